@@ -1,0 +1,1 @@
+//! The SDK for native plugins of mini-rproxy.

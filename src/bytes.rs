@@ -1,0 +1,111 @@
+//! A byte queue: bytes are appended at the end and leave at the front.
+//!
+//! It does not know sockets or messages. What has left stays in memory until the next append, so that a request which
+//! an upstream never saw can be sent again from the start ([`Queue::rewind`]).
+
+/// Bytes that wait to be written somewhere.
+#[derive(Debug, Default)]
+pub struct Queue {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Queue {
+    /// An empty queue, which owns no memory.
+    pub const fn new() -> Self {
+        Queue { bytes: Vec::new(), sent: 0 }
+    }
+
+    /// The bytes that still wait, oldest first.
+    pub fn waiting(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// How many bytes wait.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.sent == self.bytes.len()
+    }
+
+    /// Appends `bytes`.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.tail().extend_from_slice(bytes);
+    }
+
+    /// The vector to append to. What it holds already must stay as it is.
+    pub fn tail(&mut self) -> &mut Vec<u8> {
+        if self.is_empty() {
+            self.clear();
+        } else if self.sent > self.len() {
+            // More than half has left: moving the rest costs less than letting the vector grow.
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+        &mut self.bytes
+    }
+
+    /// The oldest `len` bytes have left.
+    ///
+    /// # Panics
+    /// When fewer than `len` bytes wait: the caller sent what it was never given.
+    pub fn consume(&mut self, len: usize) {
+        assert!(len <= self.len(), "consumed {len} of {} waiting bytes", self.len());
+        self.sent += len;
+    }
+
+    /// Makes all bytes since the last append to an empty queue wait again.
+    pub fn rewind(&mut self) {
+        self.sent = 0;
+    }
+
+    /// Forgets everything, but keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.sent = 0;
+    }
+
+    /// Forgets everything, and gives back memory above `capacity` bytes.
+    pub fn recycle(&mut self, capacity: usize) {
+        self.clear();
+        self.bytes.shrink_to(capacity);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_leave_in_the_order_in_which_they_came() {
+        let mut queue = Queue::new();
+        queue.extend(b"abcdef");
+        queue.consume(4);
+        queue.extend(b"gh");
+        assert_eq!(queue.waiting(), b"efgh");
+        queue.consume(4);
+        assert!(queue.is_empty());
+        queue.extend(b"i");
+        assert_eq!(queue.waiting(), b"i");
+    }
+
+    #[test]
+    fn what_was_sent_can_be_sent_again_until_the_next_append() {
+        let mut queue = Queue::new();
+        queue.extend(b"GET");
+        queue.consume(3);
+        queue.rewind();
+        assert_eq!(queue.waiting(), b"GET");
+    }
+
+    #[test]
+    #[should_panic(expected = "consumed 2 of 1")]
+    fn consuming_more_than_waits_is_a_bug_of_the_caller() {
+        let mut queue = Queue::new();
+        queue.extend(b"x");
+        queue.consume(2);
+    }
+}

@@ -1,0 +1,19 @@
+//! Floor 1: the HTTP/1.1 grammar, pure. No socket, no clock, no thread.
+//!
+//! | file | one job |
+//! |---|---|
+//! | [`chars`] | byte classes and strict numbers |
+//! | [`fields`] | ordered field lines |
+//! | [`head`] | message heads: bytes to values (httparse and a strict second pass), values to bytes |
+//! | [`target`] | request targets, authorities, dot segments |
+//! | [`framing`] | where a body ends: the one place that decides it (RFC 9112 section 6.3) |
+//! | [`chunked`] | the chunked transfer coding: decoder and encoder |
+//! | [`body`] | one body on its way: how much is left, and whether it may be relayed unseen |
+
+pub mod body;
+pub mod chars;
+pub mod chunked;
+pub mod fields;
+pub mod framing;
+pub mod head;
+pub mod target;

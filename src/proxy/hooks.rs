@@ -1,0 +1,84 @@
+//! The plugins' only door into an exchange.
+//!
+//! The exchange calls [`Hooks`] at three moments and gives each call a [`HookView`] of what it may see and change. It
+//! knows nothing of libraries and C tables; those live a floor above, in `plugin`.
+
+use std::net::SocketAddr;
+
+use crate::http::fields::Fields;
+use crate::http::head::{RequestHead, ResponseHead};
+
+/// Which bodies have to be buffered, because some plugin asked for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BodyWants {
+    pub request: bool,
+    pub response: bool,
+}
+
+/// An answer that a plugin gives in the upstream's place.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// 200 to 599.
+    pub status: u16,
+    /// Without framing and connection fields: the exchange adds those, and Date.
+    pub fields: Fields,
+    pub body: Vec<u8>,
+}
+
+/// What a chain of hooks decided.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    Continue,
+    /// The named plugin answers by itself.
+    Respond {
+        plugin: String,
+        answer: Box<Answer>,
+    },
+    /// The named plugin failed: 502.
+    Fail {
+        plugin: String,
+    },
+}
+
+/// The values that plugins share within one exchange, and how far the chain came. The exchange keeps it between the
+/// calls and looks at nothing in it.
+#[derive(Debug, Default)]
+pub struct ChainState {
+    /// Key and value; capped at 64 keys and 64 KiB by whoever writes.
+    pub values: Vec<(Vec<u8>, Vec<u8>)>,
+    /// How many plugins' `on_request` ran; `on_done` is owed to these.
+    pub started: usize,
+}
+
+/// What a hook sees of its exchange.
+#[derive(Debug)]
+pub struct HookView<'a> {
+    /// As it will be sent; hop-by-hop and framing fields are gone, Host is in `authority`. Read only in the response phase.
+    pub request: &'a mut RequestHead,
+    /// `Some` in the response phase: as it will be sent, without framing and hop-by-hop fields.
+    pub response: Option<&'a mut ResponseHead>,
+    /// The whole request body, where it was asked for.
+    pub request_body: Option<&'a mut Vec<u8>>,
+    /// The whole response body, where it was asked for.
+    pub response_body: Option<&'a mut Vec<u8>>,
+    /// The client's own target.
+    pub original_target: &'a [u8],
+    /// The client's address (behind trusted proxies: the one that they report); `None` on a unix socket.
+    pub client: Option<SocketAddr>,
+    pub route_prefix: &'a str,
+    /// Scheme and authority, no credentials.
+    pub upstream: &'a str,
+    pub state: &'a mut ChainState,
+}
+
+/// A chain of plugins.
+pub trait Hooks: Send + Sync {
+    /// Which bodies to buffer. Asked once per request.
+    fn wants(&self) -> BodyWants;
+    /// After routing and rewriting (and after the body, where it is wanted), before connecting.
+    fn on_request(&self, view: &mut HookView<'_>) -> Verdict;
+    /// After the final response head (and the body, where it is wanted), before its first byte is sent.
+    fn on_response(&self, view: &mut HookView<'_>) -> Verdict;
+    /// Once for each exchange whose `on_request` was called, when it is over, however it ended.
+    fn on_done(&self, view: &mut HookView<'_>);
+}
