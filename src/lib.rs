@@ -3,4 +3,5 @@
 pub mod bytes;
 pub mod config;
 pub mod http;
+pub mod net;
 pub mod proxy;

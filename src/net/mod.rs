@@ -1,0 +1,19 @@
+//! Floor 4: sockets, threads and the clock. No HTTP rules here.
+//!
+//! | file | one job |
+//! |---|---|
+//! | [`slab`] | numbered slots with generations |
+//! | [`token`] | what a poller's token names |
+//! | [`timers`] | one heap of deadlines, updated lazily |
+//! | [`pool`] | idle upstream connections |
+//! | [`conn`] | one socket and what is known of its readiness |
+//! | [`listen`] | listening sockets |
+//! | [`descriptors`] | the connection limit |
+
+pub mod conn;
+pub mod descriptors;
+pub mod listen;
+pub mod pool;
+pub mod slab;
+pub mod timers;
+pub mod token;
