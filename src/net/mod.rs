@@ -9,11 +9,13 @@
 //! | [`conn`] | one socket and what is known of its readiness |
 //! | [`listen`] | listening sockets |
 //! | [`descriptors`] | the connection limit |
+//! | [`resolve`] | names to addresses, on threads of their own |
 
 pub mod conn;
 pub mod descriptors;
 pub mod listen;
 pub mod pool;
+pub mod resolve;
 pub mod slab;
 pub mod timers;
 pub mod token;
