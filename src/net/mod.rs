@@ -5,17 +5,31 @@
 //! | [`slab`] | numbered slots with generations |
 //! | [`token`] | what a poller's token names |
 //! | [`timers`] | one heap of deadlines, updated lazily |
+//! | [`clock`] | the moment of the turn, and the Date field |
 //! | [`pool`] | idle upstream connections |
 //! | [`conn`] | one socket and what is known of its readiness |
-//! | [`listen`] | listening sockets |
-//! | [`descriptors`] | the connection limit |
+//! | [`listen`] | listening sockets, made at start |
+//! | [`descriptors`] | the descriptor limit and the connection limit made of it |
 //! | [`resolve`] | names to addresses, on threads of their own |
+//! | [`door`] | where new connections come in |
+//! | [`control`] | what the main thread says to the workers |
+//! | [`worker`] | what one event loop owns |
+//! | [`dial`] | connections to upstreams: lent or made |
+//! | [`drive`] | moving bytes between sockets and exchange |
+//! | [`event_loop`] | the turn |
 
+pub mod clock;
 pub mod conn;
+pub mod control;
 pub mod descriptors;
+pub mod dial;
+pub mod door;
+pub mod drive;
+pub mod event_loop;
 pub mod listen;
 pub mod pool;
 pub mod resolve;
 pub mod slab;
 pub mod timers;
 pub mod token;
+pub mod worker;
