@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::hooks::Hooks;
+use super::hooks::{BodyWants, Hooks};
 use super::route::Router;
 use crate::config::{Config, Scheme};
 
@@ -24,6 +24,8 @@ pub struct Site {
     pub config: Arc<Config>,
     pub router: Router,
     pub upstreams: Vec<Origin>,
+    /// The upstream of each route, in file order.
+    pub route_upstreams: Vec<UpstreamId>,
     pub hooks: Option<Arc<dyn Hooks>>,
     /// The body of /configz, made once.
     pub configz: String,
@@ -34,5 +36,10 @@ impl Site {
     pub fn new(config: Arc<Config>, hooks: Option<Arc<dyn Hooks>>) -> Site {
         let _ = (config, hooks);
         todo!()
+    }
+
+    /// Which bodies are buffered for plugins.
+    pub fn wants(&self) -> BodyWants {
+        self.hooks.as_ref().map_or(BodyWants::default(), |hooks| hooks.wants())
     }
 }
