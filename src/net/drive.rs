@@ -96,7 +96,7 @@ impl Worker {
         let is_leaving = client.leave == Leave::Asked;
         if is_leaving {
             client.leave = Leave::Told;
-            client.exchange.drain(&mut self.around.env());
+            client.exchange.drain();
         }
         dialed.is_some() || is_leaving
     }

@@ -12,6 +12,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use mio::Events;
@@ -173,7 +174,7 @@ impl Worker {
         let now = self.around.clock.now();
         let client = Client {
             conn: Conn::accepted(stream),
-            exchange: Exchange::new(now, Peer { address, secure: false }),
+            exchange: Exchange::new(now, Peer { address, secure: false }, Rc::clone(&self.around.site)),
             link: None,
             dialed: None,
             alarm: Alarm::default(),

@@ -17,19 +17,23 @@
 //! | [`dial`] | connections to upstreams: lent or made |
 //! | [`drive`] | moving bytes between sockets and exchange |
 //! | [`event_loop`] | the turn |
+//! | [`server`] | all workers together |
+//! | [`signal`] | signals, as values for the main thread |
 
+pub mod slab;
+pub mod token;
+pub mod timers;
 pub mod clock;
+pub mod pool;
 pub mod conn;
-pub mod control;
+pub mod listen;
 pub mod descriptors;
-pub mod dial;
+pub mod resolve;
 pub mod door;
+pub mod control;
+pub mod worker;
+pub mod dial;
 pub mod drive;
 pub mod event_loop;
-pub mod listen;
-pub mod pool;
-pub mod resolve;
-pub mod slab;
-pub mod timers;
-pub mod token;
-pub mod worker;
+pub mod server;
+pub mod signal;
