@@ -21,7 +21,7 @@ use super::fields::{Fields, Known};
 use super::lines::{judge_request_line, judge_status_line, split_field_line, strip_line_end};
 
 pub use super::lines::HeadError;
-pub use super::start_line::{reason_phrase, Method, Version};
+pub use super::start_line::{Method, Version, reason_phrase};
 
 /// How large a head may be.
 #[derive(Clone, Copy, Debug)]
@@ -369,11 +369,7 @@ fn position(whole: &[u8], part: &[u8]) -> usize {
 }
 
 fn version_of(minor: u8) -> Version {
-    if minor == 0 {
-        Version::Http10
-    } else {
-        Version::Http11
-    }
+    if minor == 0 { Version::Http10 } else { Version::Http11 }
 }
 
 fn add_field(fields: &mut Fields, name: &[u8], value: &[u8]) {
