@@ -51,7 +51,7 @@ impl Transaction {
             return Some((progress.latest() + timeouts.tunnel_idle, Timeout::TunnelIdle));
         }
         let reading_client = match &self.down {
-            Downstream::Head { since } => Some((*since + timeouts.request_head, Timeout::RequestHead)),
+            Downstream::Head { since, .. } => Some((*since + timeouts.request_head, Timeout::RequestHead)),
             Downstream::Body { .. } if self.wants_read(Side::Downstream) && !self.is_upload_held_back() => {
                 Some((progress.client_read + timeouts.body_idle, Timeout::BodyIdle))
             }

@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::http::body::Body;
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
 use crate::http::framing::{Framing, request_framing};
-use crate::http::head::{HeadLimits, parse_request};
+use crate::http::head::HeadLimits;
 
 /// The limits for heads that the configuration sets.
 pub(super) fn head_limits(config: &Config) -> HeadLimits {
@@ -59,10 +59,10 @@ impl Transaction {
         let mut taken = 0;
         loop {
             let rest = &data[taken..];
-            match &self.down {
-                Downstream::Head { .. } => {
+            match &mut self.down {
+                Downstream::Head { reader, .. } => {
                     let limits = head_limits(&turn.client.site.config);
-                    match parse_request(rest, &limits, &mut self.request) {
+                    match reader.request(rest, &limits, &mut self.request) {
                         Ok(None) => return taken,
                         Ok(Some(len)) => {
                             taken += len;
@@ -203,7 +203,7 @@ impl Transaction {
     pub(super) fn ask_for_connection(&mut self, turn: &mut Turn<'_, '_>, fresh: bool) {
         let Some(plan) = self.plan else { return };
         self.up = Upstream::Connecting { since: turn.now() };
-        turn.commands.connect(turn.client.site.route_upstreams[plan.route as usize], fresh);
+        turn.commands.connect(turn.client.site.upstream_of(plan.route), fresh);
     }
 
     fn read_request_body(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) -> usize {

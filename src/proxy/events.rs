@@ -41,7 +41,10 @@ pub enum Input<'a> {
     /// That side takes no more bytes (a write failed); what it sent may still be read.
     Unwritable(Side),
     /// The answer to [`Command::Connect`].
-    Connected { reused: bool },
+    Connected {
+        /// It comes from the pool.
+        reused: bool,
+    },
     /// The other answer to [`Command::Connect`].
     ConnectFailed(ConnectError),
     /// A deadline may have passed.
@@ -53,7 +56,12 @@ pub enum Input<'a> {
 pub enum Command {
     /// Lend a connection to this upstream: one from the pool, or a new one; `fresh`: not from the pool.
     /// Answered by `Input::Connected` or `Input::ConnectFailed`, at once or later.
-    Connect { upstream: UpstreamId, fresh: bool },
+    Connect {
+        /// Where to.
+        upstream: UpstreamId,
+        /// Not from the pool.
+        fresh: bool,
+    },
     /// The borrowed upstream connection (or the attempt at one) is not needed any more; it may serve others.
     Park,
     /// Close that side's socket; the kernel still delivers what was written. For `Upstream` also: give up an attempt to
@@ -87,32 +95,38 @@ pub struct Peer {
 pub trait Observer {
     /// A request is over.
     fn access(&mut self, record: &AccessRecord<'_>);
-    /// A plugin or a peer did something that the operator should know of.
-    fn warn(&mut self, message: std::fmt::Arguments<'_>);
 }
 
 /// One line of the access log.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessRecord<'a> {
+    /// The client: the peer, or whom trusted proxies report (then with port 0); `None` on a unix socket.
     pub client: Option<SocketAddr>,
-    /// Empty where the request line was not understood.
+    /// Empty where the request head was not understood.
     pub method: &'a [u8],
-    /// The client's target without the query; empty likewise.
+    /// The client's target without the query; empty where the request head was not understood.
     pub path: &'a [u8],
     /// `None` where no route was chosen.
     pub prefix: Option<&'a str>,
+    /// Host and port of the upstream, where a route was chosen.
     pub upstream: Option<&'a str>,
-    /// The final status; 499 when the client went away first; 0 when it was never answered.
+    /// The final status; 499 when the client went away first.
     pub status: u16,
-    /// Body bytes received from the client and sent to it (bytes in framing not counted).
+    /// Body bytes received from the client; framing is not counted.
     pub bytes_in: u64,
+    /// Body bytes given to the client; framing is not counted.
     pub bytes_out: u64,
+    /// Whether the upstream connection came from the pool.
     pub reused: bool,
+    /// How often the request was sent again.
     pub retries: u32,
-    /// Milliseconds-able durations since the first byte of the head: head read, connected, first byte of the response, end.
+    /// From the first byte of the head to its last.
     pub head: Duration,
+    /// From the first byte of the head until the upstream connection was there.
     pub connect: Option<Duration>,
+    /// From the first byte of the head to the first byte of the response.
     pub first_byte: Option<Duration>,
+    /// From the first byte of the head to the end.
     pub total: Duration,
     /// `None` for a plain success.
     pub why: Option<&'static str>,

@@ -13,7 +13,7 @@ use super::record::Record;
 use crate::bytes::Queue;
 use crate::http::body::Body;
 use crate::http::fields::Fields;
-use crate::http::head::{Method, RequestHead, ResponseHead};
+use crate::http::head::{HeadReader, Method, RequestHead, ResponseHead};
 
 /// A direction is held up while this many bytes wait: the whole of backpressure (rule E4).
 pub(super) const HIGH_WATER: usize = 16 * 1024;
@@ -28,7 +28,7 @@ const KEPT_TRANSACTIONS: usize = 64;
 #[derive(Debug)]
 pub(super) enum Downstream {
     /// The head, since its first byte (or since the response before it).
-    Head { since: Instant },
+    Head { since: Instant, reader: HeadReader },
     /// The body.
     Body { body: Body, sink: RequestSink },
     /// Nothing: the request is complete. What comes is held for later.
@@ -60,7 +60,7 @@ pub(super) enum Upstream {
     /// A connection was asked for.
     Connecting { since: Instant },
     /// The response head, after so many interim responses.
-    AwaitHead { interim: u32 },
+    AwaitHead { interim: u32, reader: HeadReader },
     /// The response body.
     Body { body: Body, sink: ResponseSink },
     /// Nothing: the response is complete, and the connection was given back.
@@ -166,7 +166,7 @@ pub(super) struct Transaction {
 impl Transaction {
     fn new(now: Instant) -> Transaction {
         Transaction {
-            down: Downstream::Head { since: now },
+            down: Downstream::Head { since: now, reader: HeadReader::new() },
             up: Upstream::None,
             client_input: Vec::new(),
             origin_input: Vec::new(),
@@ -193,7 +193,7 @@ impl Transaction {
 
     /// Makes room for the next request on the same connection. Client bytes that were held stay.
     pub fn restart(&mut self, now: Instant) {
-        self.down = Downstream::Head { since: now };
+        self.down = Downstream::Head { since: now, reader: HeadReader::new() };
         self.up = Upstream::None;
         self.origin_input.clear();
         self.to_client.clear();

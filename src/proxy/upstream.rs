@@ -27,7 +27,7 @@ use crate::http::chars::{list_members, parse_decimal};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
 use crate::http::fields::Known;
 use crate::http::framing::{Framing, response_framing};
-use crate::http::head::{Method, Version, parse_response, parse_trailers};
+use crate::http::head::{HeadReader, Method, Version, parse_trailers};
 
 /// A 502 for a response that broke `rule`.
 const fn bad_response(rule: &'static str) -> Refusal {
@@ -38,7 +38,7 @@ impl Transaction {
     /// The upstream connection is there.
     pub(super) fn on_connected(&mut self, turn: &mut Turn<'_, '_>, reused: bool) {
         let Upstream::Connecting { .. } = self.up else { return };
-        self.up = Upstream::AwaitHead { interim: 0 };
+        self.up = Upstream::AwaitHead { interim: 0, reader: HeadReader::new() };
         self.record.connected = Some(turn.now());
         self.record.reused = reused;
         self.progress.origin_read = turn.now();
@@ -80,11 +80,11 @@ impl Transaction {
         let mut taken = 0;
         loop {
             let rest = &data[taken..];
-            match &self.up {
-                Upstream::AwaitHead { interim } => {
+            match &mut self.up {
+                Upstream::AwaitHead { interim, reader } => {
                     let interim = *interim;
                     let limits = head_limits(&turn.client.site.config);
-                    match parse_response(rest, &limits, &mut self.response) {
+                    match reader.response(rest, &limits, &mut self.response) {
                         Ok(None) => return taken,
                         Ok(Some(len)) => {
                             taken += len;
@@ -135,7 +135,7 @@ impl Transaction {
         if interim >= turn.client.site.config.limits.max_interim_responses {
             return Err(bad_response("G9"));
         }
-        self.up = Upstream::AwaitHead { interim: interim + 1 };
+        self.up = Upstream::AwaitHead { interim: interim + 1, reader: HeadReader::new() };
         if self.request.version == Version::Http11 {
             forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
             write_interim_head(&self.response, self.to_client.tail());
@@ -146,13 +146,14 @@ impl Transaction {
     /// Rule G14: only what was asked for, and only one of what was offered.
     fn switch_protocols(&mut self, turn: &mut Turn<'_, '_>, options: Options) -> Result<(), Refusal> {
         let mut protocols = self.response.fields.values(Known::Upgrade);
-        let (Some(protocol), None, true) = (protocols.next(), protocols.next(), options.upgrade) else {
-            return Err(bad_response("G14"));
+        let protocol = match (protocols.next(), protocols.next(), options.upgrade) {
+            (Some(protocol), None, true) => protocol.to_vec(),
+            (None | Some(_), _, _) => return Err(bad_response("G14")),
         };
-        if !list_members(&self.offered).any(|offer| offer.eq_ignore_ascii_case(protocol)) {
+        drop(protocols);
+        if !list_members(&self.offered).any(|offer| offer.eq_ignore_ascii_case(&protocol)) {
             return Err(bad_response("G14"));
         }
-        let protocol = protocol.to_vec();
         forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
         write_switching_head(&self.response, &protocol, self.to_client.tail());
         self.record.status = 101;
