@@ -87,7 +87,7 @@ impl Worker {
         };
         if origin.scheme == Scheme::Https {
             // Never in the clear what was meant to be secret.
-            around.observer.warn(format_args!("https upstreams are not supported yet: {}", origin.host));
+            around.journal.warn(format_args!("https upstreams are not supported yet: {}", origin.host));
             self.fail(key, ConnectError::Failed);
             return;
         }

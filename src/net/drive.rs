@@ -54,7 +54,7 @@ impl Worker {
             }
             budget.steps += 1;
             if budget.is_circling() {
-                self.around.observer.warn(format_args!("a connection was ended because it went in a circle"));
+                self.around.journal.warn(format_args!("a connection was ended because it went in a circle"));
                 self.remove_client(key);
                 return;
             }
@@ -176,7 +176,7 @@ impl Worker {
         if !client.conn.is_registered()
             && let Err(error) = client.conn.register(self.poll.registry(), token)
         {
-            self.around.observer.warn(format_args!("cannot wait for a client connection: {error}"));
+            self.around.journal.warn(format_args!("cannot wait for a client connection: {error}"));
             self.remove_client(key);
         }
     }

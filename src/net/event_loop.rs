@@ -140,7 +140,7 @@ impl Worker {
         if result.is_err() {
             self.around.spares = Spares::default();
             self.remove_client(key);
-            self.around.observer.warn(format_args!("a fault in the proxy ended one connection; please report it"));
+            self.around.journal.warn(format_args!("a fault in the proxy ended one connection; please report it"));
         }
     }
 
@@ -159,7 +159,7 @@ impl Worker {
                     let (until, complaint) = self.door.close_for_a_moment(now, &error);
                     self.timers.set(&mut self.door.alarm, until, Source::Listener(0).token());
                     if let Some(complaint) = complaint {
-                        self.around.observer.warn(format_args!("{complaint}"));
+                        self.around.journal.warn(format_args!("{complaint}"));
                     }
                     break;
                 }

@@ -12,6 +12,7 @@
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
 //! | [`resolve`] | names to addresses, on threads of their own |
 //! | [`door`] | where new connections come in |
+//! | [`observer`] | what a worker says: warnings and access lines |
 //! | [`control`] | what the main thread says to the workers |
 //! | [`worker`] | what one event loop owns |
 //! | [`dial`] | connections to upstreams: lent or made |
@@ -30,6 +31,7 @@ pub mod listen;
 pub mod descriptors;
 pub mod resolve;
 pub mod door;
+pub mod observer;
 pub mod control;
 pub mod worker;
 pub mod dial;

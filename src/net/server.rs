@@ -11,7 +11,6 @@ use std::thread::{self, JoinHandle};
 use mio::{Poll, Waker};
 
 use crate::config::Config;
-use crate::proxy::exchange::Observer;
 use crate::proxy::hooks::Hooks;
 use crate::proxy::site::Site;
 
@@ -19,6 +18,7 @@ use super::control::{Control, Order};
 use super::descriptors;
 use super::door::Door;
 use super::listen::{Bound, ListenError, Listening, SocketFile, listen};
+use super::observer::Journal;
 use super::resolve::{Inbox, Resolve, Resolver};
 use super::token::Source;
 use super::worker::{Seed, Worker};
@@ -32,7 +32,7 @@ pub struct Parts {
     /// Turns names into addresses.
     pub names: Box<dyn Resolve>,
     /// Makes a log for each worker, on its thread.
-    pub observers: Arc<dyn Fn() -> Box<dyn Observer> + Send + Sync>,
+    pub journals: Arc<dyn Fn() -> Box<dyn Journal> + Send + Sync>,
     /// Called when the last worker has ended, whyever.
     pub on_end: Arc<dyn Fn() + Send + Sync>,
 }
@@ -90,7 +90,7 @@ pub struct Server {
 impl Server {
     /// Binds all addresses and starts the workers.
     pub fn start(parts: Parts) -> Result<Server, StartError> {
-        let Parts { config, hooks, names, observers, on_end } = parts;
+        let Parts { config, hooks, names, journals, on_end } = parts;
         let workers = config.workers;
         let descriptor_limit = descriptors::limit();
         let max_connections = descriptors::max_connections(config.limits.max_connections, descriptor_limit);
@@ -125,13 +125,13 @@ impl Server {
                 inbox,
                 control: Arc::clone(&control),
             };
-            let (config, hooks, observers) = (Arc::clone(&config), hooks.clone(), Arc::clone(&observers));
+            let (config, hooks, journals) = (Arc::clone(&config), hooks.clone(), Arc::clone(&journals));
             let farewell = Farewell { control: Arc::clone(&control), on_end: Arc::clone(&on_end) };
             let body = move || {
                 // Last to be dropped: also when the thread panics.
                 let _farewell = farewell;
                 let site = Rc::new(Site::new(config, hooks));
-                Worker::new(seed, site, observers()).run()
+                Worker::new(seed, site, journals()).run()
             };
             let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(body);
             match spawned {

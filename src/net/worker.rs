@@ -12,13 +12,14 @@ use std::time::Instant;
 
 use mio::Poll;
 
-use crate::proxy::exchange::{ConnectError, Env, Exchange, Observer, Spares};
+use crate::proxy::exchange::{ConnectError, Env, Exchange, Spares};
 use crate::proxy::site::{Site, UpstreamId};
 
 use super::clock::Clock;
 use super::conn::Conn;
 use super::control::Control;
 use super::door::Door;
+use super::observer::Journal;
 use super::pool::Pool;
 use super::resolve::{Inbox, Resolver};
 use super::slab::{Key, Slab};
@@ -140,13 +141,13 @@ pub struct Surroundings {
     /// Recycled memory.
     pub spares: Spares,
     /// The log.
-    pub observer: Box<dyn Observer>,
+    pub journal: Box<dyn Journal>,
 }
 
 impl Surroundings {
     /// As a call takes it.
     pub fn env(&mut self) -> Env<'_> {
-        Env { now: self.clock.now(), site: &self.site, spares: &mut self.spares, observer: self.observer.as_mut() }
+        Env { now: self.clock.now(), site: &self.site, spares: &mut self.spares, observer: &mut *self.journal }
     }
 
     /// The moment of this turn.
@@ -209,7 +210,7 @@ pub struct Seed {
 
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
-    pub fn new(seed: Seed, site: Rc<Site>, observer: Box<dyn Observer>) -> Worker {
+    pub fn new(seed: Seed, site: Rc<Site>, journal: Box<dyn Journal>) -> Worker {
         let Seed { poll, door, resolver, inbox, control } = seed;
         Worker {
             poll,
@@ -226,7 +227,7 @@ impl Worker {
             control,
             stage: Stage::Open,
             graveyard: Vec::new(),
-            around: Surroundings { clock: Clock::new(), site, spares: Spares::default(), observer },
+            around: Surroundings { clock: Clock::new(), site, spares: Spares::default(), journal },
             scratch: vec![0; SCRATCH].into_boxed_slice(),
         }
     }
