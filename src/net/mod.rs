@@ -39,3 +39,6 @@ pub mod drive;
 pub mod event_loop;
 pub mod server;
 pub mod signal;
+
+#[cfg(test)]
+mod loop_tests;
