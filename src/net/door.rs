@@ -104,9 +104,14 @@ impl Door {
         }
     }
 
+    /// Until when it stays closed.
+    pub fn closed_until(&self, now: Instant) -> Option<Instant> {
+        self.closed_until.filter(|until| *until > now)
+    }
+
     /// Whether it is worth looking who is there.
     pub fn is_open(&self, now: Instant) -> bool {
-        self.closed_until.is_none_or(|until| until <= now) && self.gates.iter().any(|gate| gate.is_ready)
+        self.closed_until(now).is_none() && self.gates.iter().any(|gate| gate.is_ready)
     }
 
     /// Takes one client in.

@@ -109,9 +109,13 @@ impl Worker {
                     }
                 }
                 Some(Source::Link(key)) => self.on_link_alarm(key, at),
-                // The door: that it is open again shows in this turn.
+                // The door: if it is open again, that shows in this turn.
                 Some(Source::Listener(_)) => {
-                    self.door.alarm.rings(at);
+                    if self.door.alarm.rings(at)
+                        && let Some(until) = self.door.closed_until(now)
+                    {
+                        self.timers.set(&mut self.door.alarm, until, token);
+                    }
                 }
                 Some(Source::Drain) => self.stage = Stage::Over,
                 Some(Source::Waker) | None => {}
@@ -161,6 +165,7 @@ impl Worker {
                     if let Some(complaint) = complaint {
                         self.around.journal.warn(format_args!("{complaint}"));
                     }
+                    self.make_room(now);
                     break;
                 }
             }
@@ -188,8 +193,8 @@ impl Worker {
         }
     }
 
-    /// The last place is taken: the client that has been idle longest is asked to leave, so that there is always one
-    /// place for someone with a request. Where nobody is idle, newcomers wait in the kernel's queue.
+    /// The last place is taken, or the last descriptor: the client that has been idle longest is asked to leave, so that
+    /// there is room for someone with a request. Where nobody is idle, newcomers wait in the kernel's queue.
     fn make_room(&mut self, now: Instant) {
         let mut longest: Option<(Instant, Key)> = None;
         for (key, client) in self.clients.iter() {

@@ -9,6 +9,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use socket2::{Domain, SockRef, Socket, Type};
+
 use crate::config::{Config, ListenAddr, RouteConfig, RouteOptions, Scheme, UpstreamUrl};
 use crate::proxy::exchange::{AccessRecord, Observer};
 
@@ -25,8 +27,12 @@ enum Said {
 
 struct Ear(Sender<Said>);
 
+/// The status of an answer that is logged with a panic.
+const TRAP: u16 = 418;
+
 impl Observer for Ear {
     fn access(&mut self, record: &AccessRecord<'_>) {
+        assert_ne!(record.status, TRAP, "on purpose: a fault within an exchange");
         let _ = self.0.send(Said::Access { status: record.status, reused: record.reused, why: record.why });
     }
 }
@@ -238,6 +244,55 @@ fn m7_a_refused_address_goes_on_to_the_next_and_all_are_used_in_turn() {
 }
 
 #[test]
+fn m7_an_address_that_does_not_answer_goes_on_to_the_next() {
+    // A queue of one place that is taken: the kernel lets further attempts wait.
+    let full = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    full.bind(&SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0).into()).expect("loopback");
+    full.listen(0).expect("a listener");
+    let dead = full.local_addr().expect("bound").as_socket().expect("an address");
+    let _filler = TcpStream::connect(dead).expect("the only place");
+    let origin = Origin::new();
+    let good = origin.0.local_addr().expect("bound");
+    let names = Names(HashMap::from([("origin.test", vec![dead, good]), ("dead.test", vec![dead])]));
+    let mut config = config(vec![route("/", "origin.test", 80), route("/dead", "dead.test", 80)]);
+    config.timeouts.connect_address = Duration::from_millis(50);
+    let proxy = Proxy::start(config, names);
+    let mut client = proxy.client();
+    client.write_all(GET).expect("write");
+    let mut upstream = origin.accept();
+    read_head(&mut upstream);
+    upstream.write_all(OK).expect("write");
+    read_until(&mut client, b"ok");
+    assert_eq!(proxy.heard(), Said::Access { status: 200, reused: false, why: None });
+    client.write_all(b"GET /dead HTTP/1.1\r\nHost: x\r\n\r\n").expect("write");
+    assert!(read_head(&mut client).starts_with("HTTP/1.1 504 "));
+    assert_eq!(proxy.heard(), Said::Access { status: 504, reused: false, why: Some("connect_timeout") });
+}
+
+#[test]
+fn g23_a_fault_ends_one_connection_only() {
+    let origin = Origin::new();
+    let proxy = Proxy::start(config(vec![route("/", "127.0.0.1", origin.port())]), Names::default());
+    let mut bystander = proxy.client();
+    bystander.write_all(GET).expect("write");
+    let mut upstream = origin.accept();
+    read_head(&mut upstream);
+    let mut unlucky = proxy.client();
+    unlucky.write_all(GET).expect("write");
+    let mut trapped = origin.accept();
+    read_head(&mut trapped);
+    trapped.write_all(b"HTTP/1.1 418 \r\nContent-Length: 0\r\n\r\n").expect("write");
+    let mut rest = Vec::new();
+    // Whatever was written before the fault, then the end; or a reset.
+    let _ = unlucky.read_to_end(&mut rest);
+    assert!(matches!(proxy.heard(), Said::Warning(text) if text.contains("a fault in the proxy ended one connection")));
+    upstream.write_all(OK).expect("write");
+    read_until(&mut bystander, b"ok");
+    assert_eq!(proxy.heard(), Said::Access { status: 200, reused: false, why: None });
+    once(&mut bystander, &mut upstream);
+}
+
+#[test]
 fn large_bodies_pass_both_ways_and_keep_their_bytes() {
     const LEN: usize = 8 * 1024 * 1024 + 13;
     let body: Arc<Vec<u8>> = Arc::new((0..LEN).map(|n| (n * 7 + n / 251) as u8).collect());
@@ -278,7 +333,7 @@ fn g12_a_client_that_goes_away_releases_the_upstream() {
     client.write_all(GET).expect("write");
     let mut upstream = origin.accept();
     read_head(&mut upstream);
-    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("linger");
     drop(client);
     assert_eq!(proxy.heard(), Said::Access { status: 499, reused: false, why: Some("client_gone") });
     let end = upstream.read(&mut [0; 8]);
@@ -305,9 +360,7 @@ fn m10_a_slow_head_is_answered_with_408_and_an_idle_connection_is_closed() {
 #[test]
 fn e5_draining_finishes_what_is_in_flight_and_closes_the_rest() {
     let origin = Origin::new();
-    let mut config = config(vec![route("/", "127.0.0.1", origin.port())]);
-    config.workers = 2;
-    let mut proxy = Proxy::start(config, Names::default());
+    let mut proxy = Proxy::start(config(vec![route("/", "127.0.0.1", origin.port())]), Names::default());
     let mut idle = proxy.client();
     let mut busy = proxy.client();
     busy.write_all(GET).expect("write");
