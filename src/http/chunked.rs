@@ -263,11 +263,7 @@ impl Decoder {
 
     fn count_line(&mut self) -> Result<(), ChunkError> {
         self.line += 1;
-        if self.line > MAX_LINE {
-            Err(ChunkError::LineTooLong)
-        } else {
-            Ok(())
-        }
+        if self.line > MAX_LINE { Err(ChunkError::LineTooLong) } else { Ok(()) }
     }
 
     /// A chunk line of this size has ended.

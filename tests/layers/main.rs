@@ -20,11 +20,8 @@ use text::{blank, declared_modules, function_names, has_word, imports, without_t
 const MAX_LINES: usize = 500;
 
 /// Rules without a test of their own by now. This list only gets shorter: a rule that has a test must not stand here.
-const NOT_YET: &[&str] = &[
-    "g1", "g2", "g3", "g4", "g5", "g6", "g7", "g8", "g9", "g10", "g11", "g12", "g13", "g14", "g15", "g16", "g17",
-    "g18", "g19", "g20", "g21", "g22", "g23", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9", "m10", "m11",
-    "m12", "m13",
-];
+const NOT_YET: &[&str] =
+    &["g2", "g3", "g4", "g5", "g6", "g8", "g18", "g21", "m1", "m2", "m3", "m6", "m7", "m9", "m10", "m11", "m13"];
 
 /// The floors, by the first step below `src/`. Everything that is not named is a base file on floor 0.
 const FLOORS: [(&str, usize); 8] =
@@ -40,7 +37,7 @@ const FORBIDDEN: [(&[usize], &[&str], &str); 5] = [
     (&[0, 1, 2, 3], &["mio"], "readiness lives in net/"),
     (&[1, 2], &["Instant::now", "SystemTime::now", "UNIX_EPOCH"], "time is an argument"),
     (&[1, 2], &["std::thread", "thread::spawn"], "the pure floors have no threads"),
-    (&[1, 2], &["io::Error", "io::Result", "std::io"], "the pure floors know no I/O errors"),
+    (&[1, 2], &["io::Error", "io::Result", "ErrorKind"], "the pure floors know no I/O errors"),
 ];
 
 /// A source file: its place in the module tree and its text.
@@ -264,7 +261,7 @@ fn a_house_in_order_has_no_violations() {
 #[test]
 fn a_bad_file_is_caught() {
     let long = "fn f() {}\n".repeat(MAX_LINES + 1);
-    let cases: [(&str, &str, &str, &str); 16] = [
+    let cases: [(&str, &str, &str, &str); 17] = [
         ("a higher floor", "src/http/head.rs", "use crate::proxy::exchange::Exchange;", "(floor 1) imports proxy"),
         ("a higher floor in a group", "src/http/head.rs", "use crate::{bytes, net::event_loop::Loop};", "imports net"),
         (
@@ -291,6 +288,7 @@ fn a_bad_file_is_caught() {
         ("the clock", "src/proxy/exchange.rs", "fn f() { std::time::Instant::now(); }", "contains Instant::now"),
         ("a thread", "src/proxy/exchange.rs", "fn f() { std::thread::yield_now(); }", "contains std::thread"),
         ("an I/O error", "src/http/head.rs", "fn f() -> Result<(), std::io::Error> {}", "contains io::Error"),
+        ("a second import", "src/http/chars.rs", "use crate::bytes;\nuse super::head::Head;", "not listed before it"),
         ("unsafe", "src/net/event_loop.rs", "fn f() { unsafe { g() } }", "contains unsafe"),
         ("mio", "src/proxy/exchange.rs", "use mio::Token;", "contains mio"),
         ("YAML", "src/proxy/exchange.rs", "use serde_yaml::Value;", "contains serde_yaml"),
@@ -310,7 +308,7 @@ fn what_only_looks_bad_passes() {
     let cases: [(&str, &str, &str); 8] = [
         ("long tests", "src/http/head.rs", &long),
         ("a comment", "src/http/head.rs", "// mio\n/* unsafe /* nested */ mio */ fn f() {}"),
-        ("a string", "src/http/head.rs", r##"const A: &str = "unsafe \" mio"; const B: &str = r#"std::io " mio"#;"##),
+        ("a string", "src/http/head.rs", r##"const A: &str = "unsafe \" mio"; const B: &str = r#"io::Error " mio"#;"##),
         ("a part of a name", "src/http/head.rs", "#![deny(unsafe_code)]\nfn mio_free() {}"),
         ("a lifetime", "src/http/head.rs", "fn f<'a>(x: &'a str) -> &'a str { x }"),
         ("an address is no socket", "src/http/head.rs", "use std::net::SocketAddr;"),

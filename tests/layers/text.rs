@@ -126,14 +126,13 @@ pub fn declared_modules(code: &str) -> Vec<String> {
 pub fn imports(code: &str, module: &[String]) -> Vec<Vec<String>> {
     let children = declared_modules(code);
     let mut found = Vec::new();
-    let mut previous_words: [&str; 2] = ["", ""];
     let mut rest = code;
     while let Some(start) = rest.find(is_name) {
-        let separator = &rest[..start];
+        let before = &code[..code.len() - rest.len() + start];
         let word_len = rest[start..].find(|c| !is_name(c)).unwrap_or(rest.len() - start);
         let word = &rest[start..start + word_len];
         let after = &rest[start + word_len..];
-        let continues_path = separator.ends_with("::");
+        let continues_path = before.ends_with("::");
         let base = match word {
             "crate" => Some(Vec::new()),
             "self" => Some(module.to_vec()),
@@ -150,18 +149,19 @@ pub fn imports(code: &str, module: &[String]) -> Vec<Vec<String>> {
             let mut paths = Vec::new();
             let len = use_tree(&after[2..], base, &mut paths);
             rest = &after[2 + len..];
-            if !is_reexport(previous_words, separator) {
+            if !is_reexport(before) {
                 found.append(&mut paths);
             }
         }
-        previous_words = [previous_words[1], word];
     }
     found
 }
 
-/// Whether the words before a path are `pub use` or `pub(...) use`.
-fn is_reexport(words: [&str; 2], separator: &str) -> bool {
-    words[1] == "use" && matches!(words[0], "pub" | "crate" | "super") && separator.trim().is_empty()
+/// Whether what stands before a path ends with `pub use` or `pub(...) use`.
+fn is_reexport(before: &str) -> bool {
+    let Some(before) = before.trim_end().strip_suffix("use").map(str::trim_end) else { return false };
+    let visibility = before.strip_suffix(')').and_then(|inner| Some(inner.rsplit_once('(')?.0)).unwrap_or(before);
+    visibility.ends_with("pub")
 }
 
 /// Reads `a::b::{c, d::e}` behind a `::`, appends the paths to `found`, and says how many bytes it took.
