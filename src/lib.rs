@@ -2,5 +2,7 @@
 #![deny(unsafe_code)]
 pub mod bytes;
 pub mod config;
+pub mod log;
 pub mod http;
 pub mod proxy;
+pub mod cli;
