@@ -2,6 +2,8 @@
 #![deny(unsafe_code)]
 pub mod bytes;
 pub mod config;
+pub mod log;
 pub mod http;
 pub mod net;
 pub mod proxy;
+pub mod cli;
