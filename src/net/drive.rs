@@ -211,13 +211,6 @@ struct Pair<'a> {
 }
 
 impl<'a> Pair<'a> {
-    fn conn(&mut self, side: Side) -> Option<&mut Conn> {
-        match side {
-            Side::Downstream => Some(self.down),
-            Side::Upstream => self.up.as_deref_mut(),
-        }
-    }
-
     fn into_conn(self, side: Side) -> Option<&'a mut Conn> {
         match side {
             Side::Downstream => Some(self.down),
