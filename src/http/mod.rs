@@ -4,16 +4,20 @@
 //! |---|---|
 //! | [`chars`] | byte classes and strict numbers |
 //! | [`fields`] | ordered field lines |
+//! | [`start_line`] | methods, versions, reason phrases |
+//! | [`lines`] | the lines of a head, one at a time, and what can be wrong with them |
 //! | [`head`] | message heads: bytes to values (httparse and a strict second pass), values to bytes |
 //! | [`target`] | request targets, authorities, dot segments |
 //! | [`framing`] | where a body ends: the one place that decides it (RFC 9112 section 6.3) |
 //! | [`chunked`] | the chunked transfer coding: decoder and encoder |
 //! | [`body`] | one body on its way: how much is left, and whether it may be relayed unseen |
 
-pub mod body;
 pub mod chars;
-pub mod chunked;
 pub mod fields;
-pub mod framing;
+pub mod start_line;
+pub mod lines;
 pub mod head;
 pub mod target;
+pub mod framing;
+pub mod chunked;
+pub mod body;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::hooks::Hooks;
+use super::hooks::{BodyWants, Hooks};
 use super::route::Router;
 use crate::config::{Config, RouteConfig, Scheme};
 
@@ -48,6 +48,11 @@ impl Site {
         let (upstreams, route_upstreams) = number_origins(&config.routes);
         let configz = if config.configz { configz(&config.routes) } else { String::new() };
         Site { config, router, upstreams, route_upstreams, hooks, configz }
+    }
+
+    /// Which bodies are buffered for plugins.
+    pub fn wants(&self) -> BodyWants {
+        self.hooks.as_ref().map_or(BodyWants::default(), |hooks| hooks.wants())
     }
 
     /// The upstream of a route that [`Router::find`] gave.
