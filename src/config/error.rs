@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use serde::de::IgnoredAny;
+
 /// Stands before the text of our own messages, so that [`ConfigError::from_yaml`] can tell it from the path that the YAML
 /// library puts before it. No text of ours holds it: [`quoted`] escapes what the file said.
 const OWN_MESSAGE: char = '\u{1}';
@@ -44,7 +46,9 @@ impl ConfigError {
     }
 
     /// What the YAML library said about `text`.
-    pub(super) fn from_yaml(file: &str, text: &str, error: &serde_yaml::Error) -> ConfigError {
+    pub(super) fn from_yaml(file: &str, text: &str, error: serde_yaml::Error) -> ConfigError {
+        // Broken syntax explains more than what was understood up to there, so it is told first.
+        let error = serde_yaml::from_str::<IgnoredAny>(text).err().unwrap_or(error);
         let place = error.location().map(|place| (place.line(), place.column()));
         let said = error.to_string();
         let message = match said.split_once(OWN_MESSAGE) {

@@ -1,5 +1,7 @@
 //! From the file to a [`Config`]: reads it, refuses what is not text, fills in what was left out.
 
+use std::fs;
+use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,18 +24,17 @@ impl Config {
     /// Reads and checks the file at `path`. The environment variable `LOG_MODE=json` changes the default of `log.format`.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|error| {
-            let remedy = match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "no such file; copy config.example.yml to make one, or name another with -config PATH"
-                }
-                std::io::ErrorKind::PermissionDenied => {
-                    "this user may not read it; change its permissions, or name another with -config PATH"
-                }
-                std::io::ErrorKind::IsADirectory => "this is a directory; name the file in it with -config PATH",
-                _ => return ConfigError::whole(&name, format!("cannot be read: {error}")),
-            };
-            ConfigError::whole(&name, remedy)
+        let bytes = read_bytes(path).map_err(|error| {
+            ConfigError::whole(
+                &name,
+                match error.kind() {
+                    ErrorKind::NotFound => NOT_FOUND.to_owned(),
+                    ErrorKind::PermissionDenied => NOT_PERMITTED.to_owned(),
+                    ErrorKind::IsADirectory => IS_DIRECTORY.to_owned(),
+                    ErrorKind::FileTooLarge => TOO_LARGE.to_owned(),
+                    _ => format!("cannot be read: {error}"),
+                },
+            )
         })?;
         let text = std::str::from_utf8(&bytes).map_err(|error| {
             ConfigError::at(&name, &bytes, error.valid_up_to(), "this byte is not UTF-8: save the file as UTF-8 text")
@@ -48,15 +49,39 @@ impl Config {
     }
 }
 
+const NOT_FOUND: &str = "no such file; copy config.example.yml to make one, or name another with -config PATH";
+const NOT_PERMITTED: &str = "this user may not read it; change its permissions, or name another with -config PATH";
+const IS_DIRECTORY: &str = "this is a directory; name the file in it with -config PATH";
+const TOO_LARGE: &str = "larger than 64MiB, which no configuration is; name another file with -config PATH";
+
+const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Reads with a cap: the path may name a device without an end.
+fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES { Err(ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+}
+
+/// The characters that YAML allows (YAML 1.2 section 5.1); a byte order mark only at the start.
+fn is_allowed((at, c): (usize, char)) -> bool {
+    match c {
+        '\t' | '\n' | '\r' | '\u{85}' => true,
+        '\u{feff}' => at == 0,
+        '\u{fffe}' | '\u{ffff}' => false,
+        _ => !c.is_control(),
+    }
+}
+
 fn parse(text: &str, name: &str, format: LogFormat) -> Result<Config, ConfigError> {
     // The YAML library would tell these without a usable place.
-    if let Some(at) = text.bytes().position(|b| (b.is_ascii_control() && !b"\t\n\r".contains(&b)) || b == 0x7f) {
-        let message = "this byte is a control character, which text has no use for: remove it";
+    if let Some((at, _)) = text.char_indices().find(|&c| !is_allowed(c)) {
+        let message = "a control character, which YAML does not allow: remove it";
         return Err(ConfigError::at(name, text.as_bytes(), at, message));
     }
     let file = read::<File>()
         .deserialize(serde_yaml::Deserializer::from_str(text))
-        .map_err(|error| ConfigError::from_yaml(name, text, &error))?;
+        .map_err(|error| ConfigError::from_yaml(name, text, error))?;
     let Some(routes) = file.routes else {
         return Err(ConfigError::whole(name, Routes::MISSING));
     };

@@ -33,8 +33,8 @@ impl Entry for PluginText {
         Ok(PluginText(value.to_string()))
     }
 
-    fn from_float(value: f64) -> Result<Self, String> {
-        Ok(PluginText(value.to_string()))
+    fn from_odd_number(value: String) -> Result<Self, String> {
+        Ok(PluginText(value))
     }
 
     fn from_text(text: &str) -> Result<Self, String> {

@@ -37,8 +37,8 @@ pub(super) trait Entry: Sized {
         Err(expected::<Self>(quoted(text)))
     }
 
-    /// From a number that is not whole, or negative.
-    fn from_float(value: f64) -> Result<Self, String> {
+    /// From any other number: negative, not whole, or above 64 bits.
+    fn from_odd_number(value: String) -> Result<Self, String> {
         Err(expected::<Self>(format_args!("the number {value}")))
     }
 
@@ -122,19 +122,19 @@ impl<'de, T: Entry, C: FnMut(&T) -> Result<(), String>> Visitor<'de> for Read<T,
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<T, E> {
-        self.judge(T::from_float(value as f64))
+        self.judge(T::from_odd_number(value.to_string()))
     }
 
     fn visit_u128<E: Error>(self, value: u128) -> Result<T, E> {
-        self.judge(T::from_float(value as f64))
+        self.judge(T::from_odd_number(value.to_string()))
     }
 
     fn visit_i128<E: Error>(self, value: i128) -> Result<T, E> {
-        self.judge(T::from_float(value as f64))
+        self.judge(T::from_odd_number(value.to_string()))
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<T, E> {
-        self.judge(T::from_float(value))
+        self.judge(T::from_odd_number(value.to_string()))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
@@ -238,7 +238,7 @@ pub(super) use section;
 
 /// A list of values of one kind.
 impl<T: Entry> Entry for Vec<T> {
-    const EXPECTED: &'static str = "a list";
+    const EXPECTED: &'static str = "a list, such as [one, two]";
 
     fn from_nothing() -> Result<Self, String> {
         Ok(Vec::new())
