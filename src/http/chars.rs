@@ -1,34 +1,206 @@
 //! Byte classes of RFC 9110 and RFC 9112, and strict numbers.
 //!
-//! Rust's own number parsers accept a leading `+`; digits of a protocol are never given to them.
+//! Rust's own number parsers accept a leading `+`; digits of a protocol are never given to them (rules S2, S5).
+
+/// What a byte may be part of; one table look-up answers for all classes.
+const CLASS: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = class_of(byte as u8);
+        byte += 1;
+    }
+    table
+};
+
+/// tchar of RFC 9110 section 5.6.2.
+const TCHAR: u8 = 1;
+/// field-vchar, SP and HTAB of RFC 9110 section 5.5.
+const FIELD: u8 = 2;
+
+const fn class_of(byte: u8) -> u8 {
+    let tchar = match byte {
+        b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~' => {
+            TCHAR
+        }
+        b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => TCHAR,
+        _ => 0,
+    };
+    let field = match byte {
+        b'\t' | b' '..=b'~' | 0x80..=0xff => FIELD,
+        _ => 0,
+    };
+    tchar | field
+}
+
+/// Whether `byte` may stand in a token (RFC 9110 section 5.6.2).
+pub const fn is_tchar(byte: u8) -> bool {
+    CLASS[byte as usize] & TCHAR != 0
+}
+
+/// Whether `byte` may stand in a field value: VCHAR, SP, HTAB, obs-text (RFC 9110 section 5.5).
+pub const fn is_field_byte(byte: u8) -> bool {
+    CLASS[byte as usize] & FIELD != 0
+}
 
 /// Whether `name` is a token (RFC 9110 section 5.6.2): at least one tchar, nothing else.
 pub fn is_token(name: &[u8]) -> bool {
-    todo!("{name:?}")
+    !name.is_empty() && name.iter().all(|&byte| is_tchar(byte))
 }
 
 /// Whether `value` may stand in a field value: VCHAR, SP, HTAB, obs-text; no CR, LF, NUL or other control,
 /// and no white space at either end (RFC 9110 section 5.5).
 pub fn is_field_value(value: &[u8]) -> bool {
-    todo!("{value:?}")
+    value.iter().all(|&byte| is_field_byte(byte)) && trim_ows(value).len() == value.len()
 }
 
 /// Digits only, no sign, no white space; `None` when empty, when anything else stands there, or above 2^63-1.
 pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
-    todo!("{digits:?}")
+    if digits.is_empty() {
+        return None;
+    }
+    let number = digits.iter().try_fold(0_u64, |number, &digit| match digit {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })?;
+    // Peers that count in signed integers must not see another number than we do.
+    (number <= i64::MAX as u64).then_some(number)
+}
+
+/// The value of one hexadecimal digit.
+pub const fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
 }
 
 /// Appends `number` in decimal.
-pub fn write_decimal(number: u64, out: &mut Vec<u8>) {
-    todo!("{number:?}{out:?}")
+pub fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
+    // 2^64-1 has 20 digits.
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[first..]);
 }
 
 /// `value` without SP and HTAB at both ends (OWS of RFC 9110 section 5.6.3).
-pub fn trim_ows(value: &[u8]) -> &[u8] {
-    todo!("{value:?}")
+pub fn trim_ows(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
 }
 
 /// The non-empty members of a comma-separated list (RFC 9110 section 5.6.1.2: a recipient ignores empty ones).
 pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&b| b == b',').map(trim_ows).filter(|member| !member.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_tchars_and_nothing_else() {
+        let expected: Vec<u8> =
+            b"!#$%&'*+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ^_`abcdefghijklmnopqrstuvwxyz|~".to_vec();
+        let found: Vec<u8> = (0..=255).filter(|&byte| is_tchar(byte)).collect();
+        assert_eq!(found, expected);
+        for (name, input, expected) in [
+            ("a name", &b"Content-Length"[..], true),
+            ("empty", b"", false),
+            ("a space", b"a b", false),
+            ("a colon", b"a:", false),
+            ("obs-text", b"\xe4", false),
+        ] {
+            assert_eq!(is_token(input), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn s8_field_values_have_no_controls_and_no_outer_white_space() {
+        for (name, input, expected) in [
+            ("empty", &b""[..], true),
+            ("text with inner space and tab", b"a b\tc", true),
+            ("obs-text", b"caf\xc3\xa9 \xff\x80", true),
+            ("CR", b"a\rb", false),
+            ("LF", b"a\nb", false),
+            ("NUL", b"a\0b", false),
+            ("DEL", b"a\x7fb", false),
+            ("vertical tab", b"a\x0bb", false),
+            ("leading space", b" a", false),
+            ("trailing tab", b"a\t", false),
+        ] {
+            assert_eq!(is_field_value(input), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn s2_decimals_are_digits_up_to_2_63_minus_1() {
+        for (name, input, expected) in [
+            ("zero", &b"0"[..], Some(0)),
+            ("leading zeros", b"000000000000000000000000042", Some(42)),
+            ("the largest", b"9223372036854775807", Some(9_223_372_036_854_775_807)),
+            ("one more", b"9223372036854775808", None),
+            ("2^64-1", b"18446744073709551615", None),
+            ("2^64", b"18446744073709551616", None),
+            ("very long", b"99999999999999999999999999999999", None),
+            ("empty", b"", None),
+            ("plus", b"+1", None),
+            ("minus", b"-0", None),
+            ("hex", b"0x1", None),
+            ("underscore", b"1_0", None),
+            ("inner space", b"1 0", None),
+            ("outer space", b" 1", None),
+            ("list", b"1,1", None),
+            ("fraction", b"1.0", None),
+        ] {
+            assert_eq!(parse_decimal(input), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn decimals_are_written_as_they_are_read() {
+        for number in [0, 1, 9, 10, 99, 100, 65_535, i64::MAX as u64] {
+            let mut out = b"x".to_vec();
+            write_decimal(number, &mut out);
+            assert_eq!(parse_decimal(&out[1..]), Some(number));
+        }
+        let mut out = Vec::new();
+        write_decimal(u64::MAX, &mut out);
+        assert_eq!(out, b"18446744073709551615");
+    }
+
+    #[test]
+    fn hex_digits_have_values() {
+        for byte in 0..=255_u8 {
+            let expected = char::from(byte).to_digit(16).map(|value| value as u8);
+            assert_eq!(hex_digit(byte), expected, "{byte:#x}");
+        }
+    }
+
+    #[test]
+    fn lists_lose_white_space_and_empty_members() {
+        for (name, input, expected) in [
+            ("one", &b"close"[..], vec![&b"close"[..]]),
+            ("first is empty", b", a", vec![b"a"]),
+            ("spaces and tabs", b" a\t,\t b c ,", vec![b"a", b"b c"]),
+            ("nothing", b" ,\t, ", vec![]),
+        ] {
+            assert_eq!(list_members(input).collect::<Vec<_>>(), expected, "{name}");
+        }
+    }
 }

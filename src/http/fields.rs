@@ -1,14 +1,16 @@
 //! Ordered field lines.
 //!
 //! Order, duplicates and the case of names are kept: a recipient may treat order as preference (RFC 9110 section 5.3).
-//! All bytes of a field section live in one vector and a line is a pair of ranges into it, so that a section which is
-//! used again and again stops allocating, and reading a head costs one copy.
+//! All bytes of a field section live in one vector, so that a section which is used again and again stops allocating,
+//! and reading a head costs one copy. Each line stands there in the form in which it will be sent; a run of lines that
+//! nobody touched is written with one copy.
 //!
 //! Nothing here judges what it is given: `head` checks what peers send, `plugin::host` what plugins write.
 
 /// Field names that the proxy itself acts upon. Told once, when a line is added; compared as numbers from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
+#[expect(missing_docs, reason = "each variant is the field name that it stands for")]
 pub enum Known {
     /// Any other name.
     Other,
@@ -45,7 +47,38 @@ pub enum Known {
 impl Known {
     /// The class of `name`, whatever its case.
     pub fn of(name: &[u8]) -> Known {
-        todo!("{name:?}")
+        // The length alone settles most names; no length has more than three candidates.
+        let candidates: &[(&[u8], Known)] = match name.len() {
+            2 => &[(b"te", Known::Te)],
+            3 => &[(b"via", Known::Via)],
+            4 => &[(b"host", Known::Host), (b"date", Known::Date)],
+            6 => &[(b"cookie", Known::Cookie), (b"expect", Known::Expect)],
+            7 => &[(b"upgrade", Known::Upgrade), (b"trailer", Known::Trailer), (b"refresh", Known::Refresh)],
+            8 => &[(b"location", Known::Location)],
+            9 => &[(b"x-real-ip", Known::XRealIp), (b"forwarded", Known::Forwarded)],
+            10 => &[
+                (b"connection", Known::Connection),
+                (b"keep-alive", Known::KeepAlive),
+                (b"set-cookie", Known::SetCookie),
+            ],
+            12 => &[(b"max-forwards", Known::MaxForwards)],
+            13 => &[(b"authorization", Known::Authorization)],
+            14 => &[(b"content-length", Known::ContentLength), (b"http2-settings", Known::Http2Settings)],
+            15 => &[(b"x-forwarded-for", Known::XForwardedFor)],
+            16 => &[
+                (b"x-forwarded-host", Known::XForwardedHost),
+                (b"proxy-connection", Known::ProxyConnection),
+                (b"content-location", Known::ContentLocation),
+            ],
+            17 => &[(b"transfer-encoding", Known::TransferEncoding), (b"x-forwarded-proto", Known::XForwardedProto)],
+            18 => {
+                &[(b"x-forwarded-prefix", Known::XForwardedPrefix), (b"proxy-authenticate", Known::ProxyAuthenticate)]
+            }
+            19 => &[(b"proxy-authorization", Known::ProxyAuthorization)],
+            _ => &[],
+        };
+        let found = candidates.iter().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name));
+        found.map_or(Known::Other, |&(_, known)| known)
     }
 }
 
@@ -60,23 +93,40 @@ pub struct Line<'a> {
     pub value: &'a [u8],
 }
 
-/// A range of `Fields::bytes`. 32 bits would do for any head that the limits allow; `usize` needs no proof (rule S10).
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    start: usize,
-    end: usize,
+impl Line<'_> {
+    /// Whether the line's name is `name`, of class `known`.
+    fn is_named(&self, name: &[u8], known: Known) -> bool {
+        self.known == known && (known != Known::Other || self.name.eq_ignore_ascii_case(name))
+    }
 }
 
+const COLON: &[u8] = b": ";
+const CRLF: &[u8] = b"\r\n";
+
+/// Where in `Fields::bytes` a line stands as `name: value CRLF`. 32 bits would do for any head that the limits allow;
+/// `usize` needs no proof (rule S10).
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    name: Span,
-    value: Span,
+    start: usize,
+    name_end: usize,
+    end: usize,
     known: Known,
+}
+
+impl Entry {
+    fn line<'a>(&self, bytes: &'a [u8]) -> Line<'a> {
+        Line {
+            known: self.known,
+            name: &bytes[self.start..self.name_end],
+            value: &bytes[self.name_end + COLON.len()..self.end - CRLF.len()],
+        }
+    }
 }
 
 /// A field section.
 #[derive(Clone, Debug, Default)]
 pub struct Fields {
+    /// The lines, and what is left of lines that were removed or given a longer value.
     bytes: Vec<u8>,
     lines: Vec<Entry>,
 }
@@ -86,66 +136,304 @@ impl Fields {
     pub const fn new() -> Self {
         Fields { bytes: Vec::new(), lines: Vec::new() }
     }
+
     /// Forgets all lines, keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.lines.clear();
     }
+
     /// Forgets all lines, gives back memory above `capacity` bytes (and above a line for each 32 of them).
     pub fn recycle(&mut self, capacity: usize) {
-        todo!("{capacity}")
+        self.clear();
+        self.bytes.shrink_to(capacity);
+        self.lines.shrink_to(capacity / 32);
     }
+
     /// How many lines there are.
     pub fn len(&self) -> usize {
         self.lines.len()
     }
+
     /// Whether there is no line.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
+
     /// Line `index`, counted from 0.
     pub fn get(&self, index: usize) -> Option<Line<'_>> {
-        todo!("{index}")
+        self.lines.get(index).map(|entry| entry.line(&self.bytes))
     }
+
     /// All lines in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Line<'_>> + '_ {
-        (0..self.len()).filter_map(|index| self.get(index))
+        self.lines.iter().map(|entry| entry.line(&self.bytes))
     }
+
     /// Appends a line.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
-        todo!("{name:?} {value:?}")
+        self.add_known(Known::of(name), name, value);
     }
+
+    fn add_known(&mut self, known: Known, name: &[u8], value: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.reserve(name.len() + COLON.len() + value.len() + CRLF.len());
+        self.bytes.extend_from_slice(name);
+        self.bytes.extend_from_slice(COLON);
+        self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(CRLF);
+        self.lines.push(Entry { start, name_end: start + name.len(), end: self.bytes.len(), known });
+    }
+
     /// All values of a name that the proxy knows, in order.
     pub fn values(&self, known: Known) -> impl Iterator<Item = &[u8]> + '_ {
-        self.iter().filter(move |line| line.known == known).map(|line| line.value)
+        self.lines.iter().filter(move |entry| entry.known == known).map(|entry| entry.line(&self.bytes).value)
     }
+
     /// The first value of a name that the proxy knows.
     pub fn first(&self, known: Known) -> Option<&[u8]> {
-        todo!("{known:?}")
+        self.values(known).next()
     }
+
     /// All values of any name, whatever its case, in order.
     pub fn values_of<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + 'a {
-        self.iter().filter(move |line| line.name.eq_ignore_ascii_case(name)).map(|line| line.value)
+        let known = Known::of(name);
+        self.iter().filter(move |line| line.is_named(name, known)).map(|line| line.value)
     }
+
     /// Gives the first line of that name the new value and removes the others; appends the line where there is none.
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
-        todo!("{name:?} {value:?}")
+        let known = Known::of(name);
+        let Some(first) = self.iter().position(|line| line.is_named(name, known)) else {
+            self.add_known(known, name, value);
+            return;
+        };
+        let mut index = 0;
+        self.retain(|line| {
+            let keep = index <= first || !line.is_named(name, known);
+            index += 1;
+            keep
+        });
+        self.set_value(first, value);
     }
+
     /// Gives line `index` a new value. Nothing happens where there is no such line.
     pub fn set_value(&mut self, index: usize, value: &[u8]) {
-        todo!("{index} {value:?}")
+        let Some(entry) = self.lines.get_mut(index) else { return };
+        let Entry { start, name_end, end, .. } = *entry;
+        let value_start = name_end + COLON.len();
+        if value.len() <= end - CRLF.len() - value_start {
+            // It fits where the old one stood, so that setting a value over and over does not grow the section.
+            let value_end = value_start + value.len();
+            entry.end = value_end + CRLF.len();
+            self.bytes[value_start..value_end].copy_from_slice(value);
+            self.bytes[value_end..value_end + CRLF.len()].copy_from_slice(CRLF);
+            return;
+        }
+        entry.start = self.bytes.len();
+        entry.name_end = entry.start + (name_end - start);
+        self.bytes.reserve(value_start - start + value.len() + CRLF.len());
+        self.bytes.extend_from_within(start..value_start);
+        self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(CRLF);
+        entry.end = self.bytes.len();
     }
+
     /// Removes all lines of that name, whatever its case; says whether there was one.
     pub fn remove(&mut self, name: &[u8]) -> bool {
-        todo!("{name:?}")
+        let (known, before) = (Known::of(name), self.len());
+        self.retain(|line| !line.is_named(name, known));
+        self.len() < before
     }
+
     /// Keeps the lines for which `keep` says so, in order.
-    pub fn retain(&mut self, keep: impl FnMut(Line<'_>) -> bool) {
-        let _ = keep;
-        todo!()
+    pub fn retain(&mut self, mut keep: impl FnMut(Line<'_>) -> bool) {
+        let Fields { bytes, lines } = self;
+        // The bytes of a removed line stay until the next `clear`: moving the others would cost more than they weigh.
+        lines.retain(|entry| keep(entry.line(bytes)));
     }
+
     /// Appends every line as `name: value CRLF`, without the empty line that ends a section.
     pub fn write(&self, out: &mut Vec<u8>) {
-        todo!("{out:?}")
+        self.write_if(out, |_| true);
+    }
+
+    /// Like [`write`](Fields::write), without the lines of a name that the proxy knows.
+    pub fn write_without(&self, known: Known, out: &mut Vec<u8>) {
+        self.write_if(out, |entry| entry.known != known);
+    }
+
+    fn write_if(&self, out: &mut Vec<u8>, wanted: impl Fn(&Entry) -> bool) {
+        out.reserve(self.bytes.len());
+        // Lines that stand side by side leave as one copy.
+        let (mut start, mut end) = (0, 0);
+        for entry in self.lines.iter().filter(|entry| wanted(entry)) {
+            if entry.start != end {
+                out.extend_from_slice(&self.bytes[start..end]);
+                start = entry.start;
+            }
+            end = entry.end;
+        }
+        out.extend_from_slice(&self.bytes[start..end]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Marsaglia's xorshift: the same numbers on every run.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 % bound as u64) as usize
+        }
+    }
+
+    const NAMES: [&[u8]; 7] = [b"Host", b"host", b"X-A", b"x-a", b"X-B", b"Connection", b"cookie"];
+
+    fn model_of(fields: &Fields) -> Vec<(Vec<u8>, Vec<u8>)> {
+        fields.iter().map(|line| (line.name.to_vec(), line.value.to_vec())).collect()
+    }
+
+    fn written(model: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+        model.iter().flat_map(|(name, value)| [name, COLON, value, CRLF].concat()).collect()
+    }
+
+    #[test]
+    fn behaves_like_a_list_of_pairs() {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let mut fields = Fields::new();
+        let mut model: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        for step in 0..20_000 {
+            let name = NAMES[random.below(NAMES.len())];
+            let value = vec![b'a' + random.below(26) as u8; random.below(12)];
+            let is_name = |pair: &(Vec<u8>, Vec<u8>)| pair.0.eq_ignore_ascii_case(name);
+            match random.below(16) {
+                0..7 => {
+                    fields.add(name, &value);
+                    model.push((name.to_vec(), value));
+                }
+                7..9 => {
+                    fields.set(name, &value);
+                    match model.iter().position(is_name) {
+                        None => model.push((name.to_vec(), value)),
+                        Some(first) => {
+                            let mut others = model.split_off(first + 1);
+                            others.retain(|pair| !is_name(pair));
+                            model[first].1 = value;
+                            model.append(&mut others);
+                        }
+                    }
+                }
+                9..12 => {
+                    let index = random.below(model.len() + 2);
+                    fields.set_value(index, &value);
+                    if let Some(pair) = model.get_mut(index) {
+                        pair.1 = value;
+                    }
+                }
+                12..14 => {
+                    let was_there = model.iter().any(is_name);
+                    assert_eq!(fields.remove(name), was_there, "step {step}");
+                    model.retain(|pair| !is_name(pair));
+                }
+                14 => {
+                    fields.retain(|line| line.value.len() % 3 != 0);
+                    model.retain(|pair| pair.1.len() % 3 != 0);
+                }
+                _ if random.below(8) == 0 => {
+                    fields.recycle(64);
+                    model.clear();
+                }
+                _ => {}
+            }
+            assert_eq!(model_of(&fields), model, "step {step}");
+            assert_eq!((fields.len(), fields.is_empty()), (model.len(), model.is_empty()));
+            let mut out = b"start\r\n".to_vec();
+            fields.write(&mut out);
+            assert_eq!(out, [b"start\r\n", &written(&model)[..]].concat(), "step {step}");
+            out.clear();
+            fields.write_without(Known::Host, &mut out);
+            let others: Vec<_> = model.iter().filter(|pair| !pair.0.eq_ignore_ascii_case(b"host")).cloned().collect();
+            assert_eq!(out, written(&others), "step {step}");
+            let values: Vec<&[u8]> = model.iter().filter(|pair| is_name(pair)).map(|pair| &pair.1[..]).collect();
+            assert_eq!(fields.values_of(name).collect::<Vec<_>>(), values, "step {step}");
+            if Known::of(name) != Known::Other {
+                assert_eq!(fields.values(Known::of(name)).collect::<Vec<_>>(), values, "step {step}");
+                assert_eq!(fields.first(Known::of(name)), values.first().copied(), "step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn known_names_are_known_whatever_their_case() {
+        let table: &[(&str, Known)] = &[
+            ("authorization", Known::Authorization),
+            ("connection", Known::Connection),
+            ("content-length", Known::ContentLength),
+            ("content-location", Known::ContentLocation),
+            ("cookie", Known::Cookie),
+            ("date", Known::Date),
+            ("expect", Known::Expect),
+            ("forwarded", Known::Forwarded),
+            ("host", Known::Host),
+            ("http2-settings", Known::Http2Settings),
+            ("keep-alive", Known::KeepAlive),
+            ("location", Known::Location),
+            ("max-forwards", Known::MaxForwards),
+            ("proxy-authenticate", Known::ProxyAuthenticate),
+            ("proxy-authorization", Known::ProxyAuthorization),
+            ("proxy-connection", Known::ProxyConnection),
+            ("refresh", Known::Refresh),
+            ("set-cookie", Known::SetCookie),
+            ("te", Known::Te),
+            ("trailer", Known::Trailer),
+            ("transfer-encoding", Known::TransferEncoding),
+            ("upgrade", Known::Upgrade),
+            ("via", Known::Via),
+            ("x-forwarded-for", Known::XForwardedFor),
+            ("x-forwarded-host", Known::XForwardedHost),
+            ("x-forwarded-prefix", Known::XForwardedPrefix),
+            ("x-forwarded-proto", Known::XForwardedProto),
+            ("x-real-ip", Known::XRealIp),
+        ];
+        assert_eq!(table.len(), Known::XRealIp as usize, "a row for each variant");
+        for &(name, known) in table {
+            assert_eq!(Known::of(name.as_bytes()), known, "{name}");
+            assert_eq!(Known::of(name.to_uppercase().as_bytes()), known, "{name}");
+            let mut changed = name.as_bytes().to_vec();
+            changed[0] = b'_';
+            assert_eq!(Known::of(&changed), Known::Other, "{name} changed");
+        }
+        for name in ["", "accept", "x", "content_length", "transfer_encoding", "content-lengthy"] {
+            assert_eq!(Known::of(name.as_bytes()), Known::Other, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_used_section_stops_allocating() {
+        let mut fields = Fields::new();
+        let fill = |fields: &mut Fields| {
+            fields.clear();
+            for name in NAMES {
+                fields.add(name, b"some value");
+            }
+            fields.set(b"x-b", b"a value that is longer than before");
+            fields.remove(b"host");
+        };
+        fill(&mut fields);
+        let before = (fields.bytes.as_ptr(), fields.bytes.capacity(), fields.lines.as_ptr(), fields.lines.capacity());
+        for _ in 0..10 {
+            fill(&mut fields);
+        }
+        let after = (fields.bytes.as_ptr(), fields.bytes.capacity(), fields.lines.as_ptr(), fields.lines.capacity());
+        assert_eq!(before, after);
+        fields.recycle(0);
+        assert_eq!((fields.bytes.capacity(), fields.lines.capacity()), (0, 0));
     }
 }

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`chars`] | byte classes and strict numbers |
 //! | [`fields`] | ordered field lines |
+//! | [`start_line`] | methods, versions, reason phrases |
+//! | [`lines`] | the lines of a head, one at a time, and what can be wrong with them |
 //! | [`head`] | message heads: bytes to values (httparse and a strict second pass), values to bytes |
 //! | [`target`] | request targets, authorities, dot segments |
 //! | [`framing`] | where a body ends: the one place that decides it (RFC 9112 section 6.3) |
@@ -16,4 +18,6 @@ pub mod chunked;
 pub mod fields;
 pub mod framing;
 pub mod head;
+pub mod lines;
+pub mod start_line;
 pub mod target;
