@@ -4,3 +4,4 @@ pub mod bytes;
 pub mod config;
 pub mod http;
 pub mod proxy;
+pub mod plugin;
