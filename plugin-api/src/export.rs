@@ -202,3 +202,78 @@ macro_rules! export_plugin {
         pub static MiniRProxyPluginInstance: $crate::Decl = $crate::decl::<$plugin>(env!("CARGO_PKG_VERSION"));
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::table;
+    use crate::testing::Exchange;
+    use crate::{Refused, RequestPhase};
+    use std::mem::offset_of;
+
+    /// Tries every function of the table that a request hook may use, and remembers what was unsupported.
+    struct Tries;
+
+    impl Plugin for Tries {
+        const NAME: &'static str = "tries";
+
+        fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
+            Ok(Tries)
+        }
+
+        fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
+            assert_eq!(x.method(), b"GET", "older than what is cut");
+            x.set_field("x-tries", "1")?;
+            assert_eq!(x.set_value("key", "value"), Err(Refused::Unsupported));
+            assert_eq!(x.value("key"), None);
+            assert_eq!(x.remove_value("key"), Err(Refused::Unsupported));
+            assert_eq!(x.respond(200, &[], "").map(|_| ()), Err(Refused::Unsupported));
+            assert_eq!(x.body(), None);
+            assert_eq!(x.set_body(""), Err(Refused::Unsupported));
+            Ok(Verdict::Continue)
+        }
+    }
+
+    #[test]
+    fn r07_functions_that_an_older_host_lacks_are_unsupported() {
+        let mut host = table::<crate::testing::View<'static>>();
+        host.struct_size = offset_of!(abi::Host, value_get) as u32;
+        // What stands behind the end of an older table is anything but a function.
+        let garbage = abi::Host { value_set: None, respond: None, body_get: None, body_set: None, ..host };
+        let record = decl::<Tries>("1").0;
+        let mut this = std::ptr::null_mut();
+        let create = record.create.expect("set");
+        // SAFETY: a table, no context (the host's log functions take null), and a place for the result.
+        let status = unsafe { create(&garbage, std::ptr::null_mut(), abi::Str::NULL, &mut this) };
+        assert_eq!(status, abi::OK);
+        let mut x = Exchange::get("/");
+        assert_eq!(x.run(record.on_request.expect("set"), this), abi::CONTINUE);
+        assert_eq!(x.request_field("x-tries"), Some("1"));
+        // SAFETY: made above, and not used again.
+        unsafe { record.destroy.expect("set")(this) }
+    }
+
+    #[test]
+    fn tables_that_make_no_sense_are_refused() {
+        let whole = table::<crate::testing::View<'static>>();
+        let change = |change: fn(&mut abi::Host)| {
+            let mut host = whole;
+            change(&mut host);
+            host
+        };
+        let rows = [
+            ("whole", whole, true),
+            ("newer", change(|host| host.struct_size += 80), true),
+            ("newer minor", change(|host| host.abi_minor = 7), true),
+            ("other major", change(|host| host.abi_major = 2), false),
+            ("no functions", change(|host| host.struct_size = 8), false),
+            ("half a function", change(|host| host.struct_size = 60), false),
+        ];
+        for (name, host, expected) in rows {
+            // SAFETY: a table with at least as many bytes as are read: no more than our own size.
+            assert_eq!(unsafe { copy_table(&host) }.is_some(), expected, "{name}");
+        }
+        // SAFETY: null is allowed.
+        assert!(unsafe { copy_table(std::ptr::null()) }.is_none());
+    }
+}

@@ -254,6 +254,14 @@ impl Exchange {
         }
     }
 
+    /// Runs a request hook by its record.
+    #[cfg(test)]
+    pub(crate) fn run(&mut self, hook: abi::HookFn, this: *mut c_void) -> abi::Verdict {
+        let mut door = Door::new(View::new(self, Phase::Request, 0));
+        // SAFETY: whoever calls this passes a hook with its own `this`.
+        unsafe { hook(this, door.as_exchange()) }
+    }
+
     /// The method as it would be sent.
     pub fn method(&self) -> &str {
         text(&self.method)
@@ -319,7 +327,7 @@ fn find<'a>(lines: &'a Lines, name: &str) -> Option<&'a str> {
 }
 
 /// What the C functions act upon during one hook.
-struct View<'a> {
+pub(crate) struct View<'a> {
     exchange: &'a mut Exchange,
     phase: Phase,
     flags: u32,

@@ -22,9 +22,9 @@ use std::time::{Duration, Instant};
 use mini_rproxy_plugin::host::{Context, Door, Limits, Phase};
 use mini_rproxy_plugin::{Decl, abi};
 
+use super::host::{PluginLog, TABLE, View};
 #[cfg(all(feature = "dlopen", not(target_feature = "crt-static")))]
 use super::load;
-use super::host::{PluginLog, TABLE, View};
 use super::record::{self, Checked, RecordError};
 use super::{Level, Sink, builtin};
 use crate::config::{Config, PluginConfig, PluginSource};
@@ -89,7 +89,10 @@ fn load_file(path: &Path) -> Result<Checked, Reason> {
     #[cfg(all(feature = "dlopen", not(target_feature = "crt-static")))]
     return load::load(path).map_err(Reason::Load);
     #[cfg(not(all(feature = "dlopen", not(target_feature = "crt-static"))))]
-    return Err((Reason::NoDlopen, path).0);
+    {
+        let _ = path;
+        Err(Reason::NoDlopen)
+    }
 }
 
 /// One plugin, created.
@@ -281,7 +284,8 @@ impl Chain {
             let count = member.slow.fetch_add(1, Ordering::Relaxed) + 1;
             // The first, the second, the fourth ...: a plugin that is always slow must not fill the log.
             if count.is_power_of_two() {
-                let text = format!("{entry} took {took:?} and held up everything else on its thread ({count} times by now)");
+                let text =
+                    format!("{entry} took {took:?} and held up everything else on its thread ({count} times by now)");
                 self.sink.log(Level::Warn, &member.name, &text);
             }
         }

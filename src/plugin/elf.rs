@@ -128,7 +128,9 @@ impl fmt::Display for ElfError {
             ElfError::HeaderCut => f.write_str("the file ends inside its ELF header; copy it again"),
             ElfError::BadIdent => f.write_str("the ELF header names no known word size or byte order"),
             ElfError::Foreign { file, own } => write!(f, "built for {file}, but this program is for {own}"),
-            ElfError::NotShared(2) => f.write_str("an executable, not a shared object; build it with -shared or as cdylib"),
+            ElfError::NotShared(2) => {
+                f.write_str("an executable, not a shared object; build it with -shared or as cdylib")
+            }
             ElfError::NotShared(1) => f.write_str("an object file, not a shared object; link it with -shared"),
             ElfError::NotShared(other) => write!(f, "ELF type {other}, not a shared object (3)"),
             ElfError::BadProgramHeaders => f.write_str("its program headers make no sense"),
@@ -241,7 +243,8 @@ impl Header {
         let (mut needs, mut has_load, mut has_dynamic) = (0, false, false);
         for entry in table.chunks_exact(self.entry_len) {
             let reader = Reader { bytes: entry, kind: self.kind };
-            let segment = || Some((reader.number(0, 4)?, reader.word(4, 8)?, reader.word(16, 32)?, reader.word(20, 40)?));
+            let segment =
+                || Some((reader.number(0, 4)?, reader.word(4, 8)?, reader.word(16, 32)?, reader.word(20, 40)?));
             let (kind, offset, in_file, in_memory) = segment().ok_or(ElfError::BadProgramHeaders)?;
             if in_file == 0 {
                 continue;
@@ -347,7 +350,8 @@ mod tests {
     #[test]
     fn a_foreign_file_names_both_machines() {
         let text = check(&with(18, &[183]), OWN).map_err(|error| error.to_string());
-        let expected = "built for AArch64 (64-bit, little-endian), but this program is for x86-64 (64-bit, little-endian)";
+        let expected =
+            "built for AArch64 (64-bit, little-endian), but this program is for x86-64 (64-bit, little-endian)";
         assert_eq!(text, Err(expected.to_owned()));
     }
 

@@ -56,9 +56,11 @@ pub fn load(path: &Path) -> Result<Checked, LoadError> {
     check_file(&path)?;
     // SAFETY: initialisers of the library run. That is what loading native plugins means: they are trusted code.
     // RTLD_NOW: what is missing shows now, not in the middle of a request. RTLD_LOCAL: plugins do not see each other.
-    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| LoadError::Open(text(&error)))?;
+    let library =
+        unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| LoadError::Open(text(&error)))?;
     // SAFETY: the symbol is used as an address only.
-    let place: Option<*const u8> = unsafe { library.get::<*const u8>(abi::SYMBOL.as_bytes()) }.ok().map(|s| s.as_raw_ptr().cast_const().cast());
+    let place: Option<*const u8> =
+        unsafe { library.get::<*const u8>(abi::SYMBOL.as_bytes()) }.ok().map(|s| s.as_raw_ptr().cast_const().cast());
     let place = place.filter(|place| !place.is_null()).ok_or(LoadError::NoSymbol)?;
     // SAFETY: a library that exports this symbol says with it that a record stands there, and it is never unloaded.
     let checked = unsafe { record::read(place) }.map_err(LoadError::Record)?;

@@ -50,7 +50,9 @@ impl fmt::Display for RecordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (major, minor) = (abi::ABI_MAJOR, abi::ABI_MINOR);
         match self {
-            RecordError::Magic => write!(f, "{} is there, but it is no mini-rproxy plugin (magic differs)", abi::SYMBOL),
+            RecordError::Magic => {
+                write!(f, "{} is there, but it is no mini-rproxy plugin (magic differs)", abi::SYMBOL)
+            }
             RecordError::Major { plugin } => {
                 write!(f, "built for plugin ABI {plugin}, this program speaks {major}; build it again with that SDK")
             }
@@ -60,7 +62,9 @@ impl fmt::Display for RecordError {
             RecordError::NeedsMinor { minor: needs } => {
                 write!(f, "needs plugin ABI {major}.{needs} (min_host_minor), this program has {major}.{minor}")
             }
-            RecordError::Flags { unknown } => write!(f, "flags has bits that ABI {major}.{minor} does not know: {unknown:#x}"),
+            RecordError::Flags { unknown } => {
+                write!(f, "flags has bits that ABI {major}.{minor} does not know: {unknown:#x}")
+            }
             RecordError::Reserved => f.write_str("a reserved field is not 0"),
             RecordError::NoCreate => f.write_str("create is null"),
             RecordError::NoHooks => f.write_str("on_request and on_response are both null"),
@@ -173,7 +177,8 @@ mod tests {
 
     fn bytes(record: &abi::Plugin) -> Vec<u8> {
         // SAFETY: the record has no padding (see the pinned layout), so every byte is set.
-        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(record).cast::<u8>(), size_of::<abi::Plugin>()) }.to_vec()
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(record).cast::<u8>(), size_of::<abi::Plugin>()) }
+            .to_vec()
     }
 
     #[test]
