@@ -14,9 +14,13 @@ mod records {
 
     const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+    static BASIC_AUTH: Decl = decl::<basic_auth::BasicAuth>(VERSION);
     static HEADER_DEMO: Decl = decl::<header_demo::HeaderDemo>(VERSION);
+    static JSON_REWRITE: Decl = decl::<json_rewrite::JsonRewrite>(VERSION);
+    static JWT_CLAIMS: Decl = decl::<jwt_claims::JwtClaims>(VERSION);
+    static RATE_LIMIT: Decl = decl::<rate_limit::RateLimit>(VERSION);
 
-    pub static ALL: &[&Decl] = &[&HEADER_DEMO];
+    pub static ALL: &[&Decl] = &[&BASIC_AUTH, &HEADER_DEMO, &JSON_REWRITE, &JWT_CLAIMS, &RATE_LIMIT];
 }
 
 /// All records of this binary.
