@@ -47,10 +47,15 @@ impl Worker {
     pub(super) fn drive(&mut self, key: Key) {
         let mut budget = Budget { bytes: 0, steps: 0 };
         let mut ticked = false;
+        if self.see_off(key) {
+            return;
+        }
         loop {
             let moved = self.step(key, &mut budget);
-            if self.clients.get(key).is_none() {
-                return;
+            match self.clients.get(key).map(|client| client.leave) {
+                None => return,
+                Some(Leave::Flushing(_)) => break,
+                Some(Leave::No | Leave::Asked | Leave::Told) => {}
             }
             budget.steps += 1;
             if budget.is_circling() {
@@ -77,6 +82,7 @@ impl Worker {
         let mut moved = self.deliver(key);
         moved |= self.carry_out(key);
         let Some(mut pair) = self.pair(key) else { return false };
+        moved |= pair.flush_stages();
         moved |= pair.flush(Side::Downstream, budget);
         moved |= pair.flush(Side::Upstream, budget);
         moved |= pair.pull(Side::Downstream, budget);
@@ -122,7 +128,10 @@ impl Worker {
                         conn.shutdown_write();
                     }
                 }
-                Command::Close(Side::Downstream) => is_over = true,
+                Command::Close(Side::Downstream) => {
+                    client.conn.say_goodbye();
+                    is_over = true;
+                }
                 Command::Abort(Side::Downstream) => {
                     client.conn.reset_on_close();
                     is_over = true;
@@ -130,9 +139,35 @@ impl Worker {
             }
         }
         if is_over {
-            self.remove_client(key);
+            self.let_go(key);
         }
         moved
+    }
+
+    /// The exchange is over. The kernel delivers what it was given; what waits in a TLS stage it was not given yet.
+    fn let_go(&mut self, key: Key) {
+        let until = self.around.now() + self.around.site.config.timeouts.write_idle;
+        match self.clients.get_mut(key) {
+            Some(client) if client.conn.has_unsent() => {
+                client.leave = Leave::Flushing(until);
+                self.timers.set(&mut client.alarm, until, Source::Client(key).token());
+            }
+            Some(_) | None => self.remove_client(key),
+        }
+    }
+
+    /// Whether this client has only its last bytes to get; if so, sends what it takes of them.
+    fn see_off(&mut self, key: Key) -> bool {
+        let now = self.around.now();
+        let Some(client) = self.clients.get_mut(key) else { return false };
+        let Leave::Flushing(until) = client.leave else { return false };
+        client.conn.flush();
+        if !client.conn.has_unsent() || until <= now {
+            self.remove_client(key);
+        } else {
+            self.rest(key);
+        }
+        true
     }
 
     fn tell(&mut self, key: Key, input: Input<'_>) {
@@ -222,6 +257,12 @@ impl<'a> Pair<'a> {
         self.exchange.handle(&mut self.around.env(), input);
     }
 
+    /// Writes what waits between exchange and sockets (rule M11), whether or not the exchange has something to say.
+    fn flush_stages(&mut self) -> bool {
+        let up = self.up.as_deref_mut().is_some_and(Conn::flush);
+        self.down.flush() || up
+    }
+
     /// Writes what waits for `side`: at once, when it arises (rule M2).
     fn flush(&mut self, side: Side, budget: &mut Budget) -> bool {
         let mut moved = false;
@@ -281,6 +322,7 @@ impl<'a> Pair<'a> {
             ReadOutcome::Blocked => return false,
             ReadOutcome::Eof => exchange.handle(&mut around.env(), Input::Eof(side)),
             ReadOutcome::Failed => exchange.handle(&mut around.env(), Input::Reset(side)),
+            ReadOutcome::Overhead(len) => budget.bytes += len,
             ReadOutcome::Bytes(len) => {
                 budget.bytes += len;
                 let bytes = &scratch[..len];

@@ -24,6 +24,7 @@ use super::pool::Pool;
 use super::resolve::{Inbox, Resolver};
 use super::slab::{Key, Slab};
 use super::timers::{Alarm, Timers};
+use super::tls::{Desk, Tls};
 use super::token::Source;
 
 /// The one read buffer of a worker. Bodies move through it in pieces of this size; with 16 KiB they would cost 30 to 50
@@ -60,6 +61,8 @@ pub enum Leave {
     Asked,
     /// Its exchange knows.
     Told,
+    /// Its exchange is over; what waits in its TLS stage may still leave, until then.
+    Flushing(Instant),
 }
 
 /// A connection to an upstream, or an attempt at one.
@@ -79,7 +82,7 @@ pub enum LinkState {
         /// Who wants it.
         owner: Key,
     },
-    /// It waits for an address to answer.
+    /// It waits for an address to answer, and where TLS is spoken for the end of the handshake.
     Dialing {
         /// Who wants it.
         owner: Key,
@@ -176,6 +179,12 @@ pub struct Worker {
     /// Sockets that were closed in this turn. They are dropped at its end, when no event of the same batch can mean
     /// them any more (rule M6).
     pub(super) graveyard: Vec<Conn>,
+    /// What TLS connections are made of.
+    pub(super) desk: Desk,
+    /// Links whose handshake may go on.
+    pub(super) securing: VecDeque<Key>,
+    /// When an upstream's failed handshake was last told.
+    pub(super) complaints: HashMap<UpstreamId, Instant>,
     pub(super) around: Surroundings,
     pub(super) scratch: Box<[u8]>,
 }
@@ -206,12 +215,14 @@ pub struct Seed {
     pub inbox: Arc<Inbox>,
     /// What the main thread has to say.
     pub control: Arc<Control>,
+    /// What TLS connections are made of.
+    pub tls: Tls,
 }
 
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
     pub fn new(seed: Seed, site: Rc<Site>, journal: Box<dyn Journal>) -> Worker {
-        let Seed { poll, door, resolver, inbox, control } = seed;
+        let Seed { poll, door, resolver, inbox, control, tls } = seed;
         Worker {
             poll,
             clients: Slab::default(),
@@ -227,6 +238,9 @@ impl Worker {
             control,
             stage: Stage::Open,
             graveyard: Vec::new(),
+            desk: Desk::new(tls, &site.upstreams),
+            securing: VecDeque::new(),
+            complaints: HashMap::new(),
             around: Surroundings { clock: Clock::new(), site, spares: Spares::default(), journal },
             scratch: vec![0; SCRATCH].into_boxed_slice(),
         }
@@ -258,8 +272,9 @@ impl Worker {
             None => {}
             Some(LinkState::Resolving { .. }) => self.resolving.retain(|waiting| *waiting != key),
             Some(LinkState::Dialing { conn, .. } | LinkState::Lent { conn, .. }) => self.graveyard.push(conn),
-            Some(LinkState::Idle { conn, .. }) => {
+            Some(LinkState::Idle { mut conn, .. }) => {
                 self.pool.remove(key);
+                conn.say_goodbye();
                 self.graveyard.push(conn);
             }
         }
