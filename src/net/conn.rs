@@ -320,6 +320,22 @@ mod tests {
     }
 
     #[test]
+    fn m3_a_spurious_event_costs_one_look() {
+        let (mut conn, mut peer) = pair();
+        let mut poll = Poll::new().expect("poll");
+        conn.register(poll.registry(), TOKEN).expect("register");
+        for _ in 0..3 {
+            conn.bits.set(Bits::READABLE | Bits::WRITABLE | Bits::TROUBLE);
+            assert_eq!(conn.read(&mut [0; 8]), ReadOutcome::Blocked);
+            assert!(!conn.can_read());
+            assert!(!conn.is_broken());
+        }
+        peer.write_all(b"x").expect("write");
+        wait(&mut poll, &mut conn, Conn::can_read);
+        assert_eq!(conn.read(&mut [0; 8]), ReadOutcome::Bytes(1));
+    }
+
+    #[test]
     fn m8_bytes_and_end_in_one_event_are_both_read() {
         let (mut conn, mut peer) = pair();
         let mut buf = [0; 64];
