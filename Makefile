@@ -9,7 +9,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: run test fmt clippy tests doc plugins bench clean
 
-run:
+run: plugins
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
 
 test: fmt clippy tests doc
@@ -20,21 +20,26 @@ fmt:
 clippy:
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 
-# Some end-to-end tests start plugins as a user builds them.
+# With the plugins, because the proxy is also tested with them as a user builds them.
 tests: plugins
 	$(CARGO) test --workspace --all-features
 
 doc:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --all-features --no-deps
 
-# Every example of examples/plugins that is a crate of its own.
+# Each folder of examples/plugins is a plugin: in Rust where it has a Cargo.toml, else in C.
 plugins:
 	@mkdir -p $(TARGET)/plugins
-	@for manifest in examples/plugins/*/Cargo.toml; do \
-		[ -e "$$manifest" ] || continue; \
-		name=$$(basename "$$(dirname "$$manifest")" | tr - _); \
-		$(CARGO) build --quiet --manifest-path "$$manifest" --target-dir $(TARGET) || exit 1; \
-		cp "$(TARGET)/debug/lib$$name.so" "$(TARGET)/plugins/$$name.so"; \
+	@set -e; for folder in examples/plugins/*/; do \
+		[ -d "$$folder" ] || continue; \
+		name=$$(basename "$$folder"); \
+		if [ -e "$$folder/Cargo.toml" ]; then \
+			$(CARGO) build --quiet --package "$$name" --examples; \
+			cp "$(TARGET)/debug/examples/lib$$name.so" "$(TARGET)/plugins/$$name.so.new"; \
+		else \
+			$(CC) -Wall -Wextra -Werror -shared -fPIC -I plugin-api/include -o "$(TARGET)/plugins/$$name.so.new" "$$folder"*.c; \
+		fi; \
+		mv "$(TARGET)/plugins/$$name.so.new" "$(TARGET)/plugins/$$name.so"; \
 	done
 
 bench:

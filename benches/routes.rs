@@ -35,13 +35,13 @@ fn lookup_with(bencher: Bencher<'_, '_>, count: u32, rest: &str) {
     });
 }
 
-#[divan::bench(args = COUNTS)]
+#[divan::bench(args = COUNTS, sample_count = 50, sample_size = 2_000)]
 fn lookup(bencher: Bencher<'_, '_>, count: u32) {
     lookup_with(bencher, count, "/users/123/orders");
 }
 
 /// The same route again and again: the table stays in the cache.
-#[divan::bench(args = COUNTS)]
+#[divan::bench(args = COUNTS, sample_count = 50, sample_size = 2_000)]
 fn lookup_of_one_route(bencher: Bencher<'_, '_>, count: u32) {
     let prefixes = prefixes(count);
     let router = Router::new(prefixes.iter().map(String::as_str));
@@ -49,7 +49,7 @@ fn lookup_of_one_route(bencher: Bencher<'_, '_>, count: u32) {
     bencher.bench_local(|| router.find(black_box(path.as_bytes())));
 }
 
-#[divan::bench(args = COUNTS)]
+#[divan::bench(args = COUNTS, sample_count = 50, sample_size = 2_000)]
 fn lookup_without_a_route(bencher: Bencher<'_, '_>, count: u32) {
     let prefixes = prefixes(count);
     let router = Router::new(prefixes.iter().map(String::as_str));

@@ -21,7 +21,7 @@ kill -0 "$upstream" 2>/dev/null || exit 1
 set -- -config config.example.yml -verbose
 for plugin in "$TARGET"/plugins/*.so; do
     if [ -e "$plugin" ]; then
-        set -- "$@" -plugindir "$TARGET/plugins"
+        set -- "$@" -plugindir "$(cd "$TARGET/plugins" && pwd)"
         break
     fi
 done

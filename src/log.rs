@@ -447,7 +447,9 @@ mod tests {
             ("caf\u{e9}".as_bytes(), "\"caf\\xc3\\xa9\""),
             (b"\xff\xfe", "\"\\xff\\xfe\""),
         ] {
-            let line = logged(LogFormat::Text, |line| drop(line.bytes("key", value)));
+            let line = logged(LogFormat::Text, |line| {
+                line.bytes("key", value);
+            });
             assert_eq!(line, format!(" level=info msg=\"hello world\" key={expected}\n"));
         }
     }
@@ -463,7 +465,9 @@ mod tests {
             ("caf\u{e9} \u{9b} \u{2028}".as_bytes(), "caf\u{e9} \\u009b \\u2028"),
             (b"a\xff\xfeb", "a\\u00ff\\u00feb"),
         ] {
-            let line = logged(LogFormat::Json, |line| drop(line.bytes("key", value)));
+            let line = logged(LogFormat::Json, |line| {
+                line.bytes("key", value);
+            });
             assert_eq!(line, format!("\",\"level\":\"info\",\"msg\":\"hello world\",\"key\":\"{expected}\"}}\n"));
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer as _};
 
 use super::hooks::{BodyWants, Hooks};
 use super::route::Router;
@@ -89,17 +89,24 @@ fn number_origins(routes: &[RouteConfig]) -> (Vec<Origin>, Vec<UpstreamId>) {
 
 /// One route, as /configz shows it: no credentials.
 #[derive(Serialize)]
-struct PublicRoute<'a> {
-    prefix: &'a str,
+struct PublicRoute {
+    prefix: String,
     upstream: String,
 }
 
+/// What JSON puts around one route.
+const FRAME_LEN: usize = r#"{"prefix":"","upstream":""},"#.len();
+
 fn configz(routes: &[RouteConfig]) -> String {
-    let routes: Vec<_> = routes
-        .iter()
-        .map(|route| PublicRoute { prefix: &route.prefix, upstream: route.upstream.to_public_string() })
-        .collect();
-    serde_json::to_string(&routes).expect("strings always become JSON")
+    let public =
+        |route: &RouteConfig| PublicRoute { prefix: route.prefix.clone(), upstream: route.upstream.to_public_string() };
+    // It stays as long as the process and is the largest part of many routes: no room is left over.
+    let len: usize = routes.iter().map(|r| r.prefix.len() + r.upstream.to_public_string().len() + FRAME_LEN).sum();
+    let mut json = Vec::with_capacity(len + 2);
+    serde_json::Serializer::new(&mut json)
+        .collect_seq(routes.iter().map(public))
+        .expect("strings always become JSON, and memory takes everything");
+    String::from_utf8(json).expect("JSON is text")
 }
 
 #[cfg(test)]

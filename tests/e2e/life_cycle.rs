@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use crate::support::{Launch, Origin, PATIENCE, Peer, Proxy, free_address};
+use crate::support::{Launch, Origin, PATIENCE, Peer, Proxy, free_address, send_signal};
 
 /// An origin that sends half of a body, tells so, and waits before it sends the rest.
 fn in_two_halves() -> (Origin, Receiver<()>, Sender<()>) {
@@ -100,6 +100,20 @@ fn e7_an_unprivileged_user_and_an_empty_environment_are_enough() {
     let origin = Origin::echo();
     let proxy = Launch::unprivileged(&origin.config("")).empty_env().start();
     assert_eq!(proxy.connect().get("/").status(), 200);
+}
+
+#[test]
+fn e7_process_1_of_an_empty_root_works_and_ends() {
+    let origin = Origin::echo();
+    let Some(launch) = Launch::as_process_1(&origin.config("")) else { return };
+    let mut proxy = launch.start();
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    let mut files: Vec<_> = std::fs::read_dir(proxy.folder().join("root")).expect("a folder").flatten().collect();
+    files.retain(|file| !file.file_name().to_string_lossy().starts_with("lib"));
+    assert_eq!(files.len(), 2, "something was written: {files:?}");
+    // The kernel drops signals that process 1 has no handler for.
+    send_signal(proxy.child_pid(), "TERM");
+    assert_eq!(proxy.wait().code(), Some(0));
 }
 
 #[test]

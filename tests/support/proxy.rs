@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use tempfile::TempDir;
 
 use super::lines::Lines;
-use super::{Peer, send_signal};
+use super::{Peer, is_missing, send_signal};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_mini-rproxy");
@@ -57,6 +57,34 @@ impl Launch {
             launch.command.uid(65534).gid(65534);
         }
         launch
+    }
+
+    /// As process 1 of a root folder that holds nothing but the binary, its shared libraries and the configuration: no
+    /// /dev, /proc, /etc. `None` where this machine does not allow it.
+    pub fn as_process_1(yaml: &str) -> Option<Launch> {
+        let unshare = ["--map-root-user", "--pid", "--fork", "--kill-child"];
+        if is_missing("unshare") || is_missing("ldd") {
+            return None;
+        }
+        if !Command::new("unshare").args(unshare).arg("true").status().is_ok_and(|status| status.success()) {
+            eprintln!("skipped: unshare is not allowed here");
+            return None;
+        }
+        let mut launch = Launch::new(yaml);
+        let root = launch.folder.path().join("root");
+        let libraries = Command::new("ldd").arg(BINARY).output().expect("ldd runs");
+        let libraries = String::from_utf8_lossy(&libraries.stdout).into_owned();
+        let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+        for (from, to) in paths.map(|path| (path, path)).chain([(BINARY, "/mini-rproxy")]) {
+            let to = root.join(&to[1..]);
+            fs::create_dir_all(to.parent().expect("a file in the root")).expect("a folder");
+            fs::copy(from, to).expect("a copy");
+        }
+        fs::copy(launch.config_path(), root.join("config.yaml")).expect("a copy");
+        launch.command = Command::new("unshare");
+        launch.command.args(unshare).arg("chroot").arg(root);
+        launch.command.args(["/mini-rproxy", "-config", "/config.yaml", "-verbose"]);
+        Some(launch)
     }
 
     fn under(wrapper: &[&str], binary: &str, yaml: &str) -> Launch {
@@ -153,6 +181,18 @@ impl Proxy {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process that the started one has started: the proxy, where it runs in a namespace of its own.
+    pub fn child_pid(&self) -> u32 {
+        let parent = self.pid().to_string();
+        let processes = fs::read_dir("/proc").expect("a Linux system").filter_map(|entry| {
+            let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let is_child = stat.rsplit(')').next()?.split_whitespace().nth(1)? == parent;
+            is_child.then_some(pid)
+        });
+        processes.last().expect("it has a child")
     }
 
     pub fn connect(&self) -> Peer {
