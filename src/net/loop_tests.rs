@@ -344,11 +344,10 @@ fn m2_each_piece_is_written_when_it_arrives() {
 
 #[test]
 fn m9_the_tail_for_a_slow_reader_is_not_lost_when_the_connection_ends() {
-    const LEN: usize = 6 * 1024 * 1024;
+    const LEN: usize = 24 * 1024 * 1024;
     let origin = Origin::new();
     let proxy = Proxy::start(config(vec![route("/", "127.0.0.1", origin.port())]), Names::default());
     let mut client = proxy.client();
-    SockRef::from(&client).set_recv_buffer_size(4096).expect("a socket");
     client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("write");
     let mut upstream = origin.accept();
     read_head(&mut upstream);
