@@ -8,6 +8,7 @@
 //! | 0 | [`bytes`], [`config`], [`log`] | byte queues, the one YAML file, log lines | sockets |
 //! | 1 | [`http`] | the HTTP/1.1 grammar: heads, targets, framing, chunks | sockets, clock, threads |
 //! | 2 | [`proxy`] | what a gateway does: routes, forwarding, the exchange | sockets, clock, threads |
+//! | 3 | [`plugin`] | loading libraries, the C function table, the chain of hooks | sockets |
 //! | 4 | [`net`] | the event loop: readiness, timers, pools, names, signals | HTTP rules |
 //! | 5 | [`cli`], `main` | flags, the start report, exit codes | logic |
 //!
@@ -36,5 +37,6 @@ pub mod config;
 pub mod log;
 pub mod http;
 pub mod proxy;
+pub mod plugin;
 pub mod net;
 pub mod cli;
