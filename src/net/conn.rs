@@ -283,7 +283,7 @@ impl Conn {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const MOST_UNSENT: u32 = 128 * 1024;
 
-/// Applies [`MOST_UNSENT`], where the system knows such a thing.
+/// Applies that limit, where the system knows such a thing.
 pub fn limit_unsent(socket: &Socket) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     // Without it the connection works all the same.
