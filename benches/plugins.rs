@@ -78,7 +78,8 @@ fn run(bencher: Bencher<'_, '_>, members: &[&'static Decl]) {
         chain.add_decl(decl, "").expect("it asks for no configuration");
     }
     let hooks: Option<Arc<dyn Hooks>> = if members.is_empty() { None } else { Some(Arc::new(chain)) };
-    let (mut request, mut response, mut state) = (RequestHead::default(), ResponseHead::default(), ChainState::default());
+    let (mut request, mut response, mut state) =
+        (RequestHead::default(), ResponseHead::default(), ChainState::default());
     request.target.extend_from_slice(b"/users/123?q=1");
     request.authority.extend_from_slice(b"upstream.example");
     response.status = 200;
