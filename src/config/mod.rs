@@ -1,15 +1,48 @@
 //! The configuration: one YAML file, checked as a whole before anything starts.
 //!
 //! This folder is the only place that knows serde_yaml. What leaves it is valid: prefixes are normalised and unique, URLs
-//! are taken apart, every key that was left out has its default.
+//! are taken apart, every key that was left out has its default. What it does not do: bind, resolve or open anything
+//! but the file itself.
+//!
+//! | file | one job |
+//! |---|---|
+//! | here | the types that the rest of the proxy sees, with their defaults |
+//! | `error` | what is wrong, as one sentence with its place |
+//! | [`prefix`] | route prefixes: what is a valid one, and how segments are compared |
+//! | `url`, `listen` | upstream URLs and listening addresses, taken apart |
+//! | `read` | from YAML to values, each mistake told in our own words |
+//! | `units`, `json`, `values` | durations, sizes and counts; plugin configuration; everything else that is one value |
+//! | `sections` | the keys of the file, mapping by mapping |
+//! | `file` | from the file to a [`Config`] |
+//! | `print` | and back |
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod error;
+pub mod prefix;
+mod url;
+mod listen;
+mod read;
+mod units;
+mod json;
+mod values;
+mod sections;
+mod file;
+mod print;
+
+pub use error::{ConfigError, did_you_mean};
+pub use listen::ListenError;
+pub use prefix::PrefixError;
+pub use url::UrlError;
+
 /// Everything that can be configured, with all defaults filled in.
-#[derive(Clone, Debug)]
+///
+/// The default has every default, and no routes: a file without routes is refused.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where to listen; never empty.
     pub listen: Vec<ListenAddr>,
@@ -17,47 +50,108 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// Event loops; at least 1.
     pub workers: usize,
+    /// Sizes and counts above which a request or a connection is refused.
     pub limits: Limits,
+    /// Idle upstream connections.
     pub pool: PoolLimits,
     /// How often names are looked up again.
     pub dns_refresh: Duration,
+    /// Whom to believe about the client, and whether to tell the upstream.
     pub forwarded: ForwardedPolicy,
     /// Time-outs of what belongs to no route: reading a head, idle connections, the drain.
     pub timeouts: Timeouts,
     /// Whether /configz answers.
     pub configz: bool,
+    /// In the order in which their request hooks run.
     pub plugins: Vec<PluginConfig>,
     /// The most bytes of a body that is buffered for plugins.
     pub plugin_body_limit: usize,
+    /// What the log looks like.
     pub log: LogConfig,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            listen: vec![ListenAddr::any(8080)],
+            routes: Vec::new(),
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            limits: Limits::default(),
+            pool: PoolLimits::default(),
+            dns_refresh: Duration::from_secs(30),
+            forwarded: ForwardedPolicy::default(),
+            timeouts: Timeouts::default(),
+            configz: true,
+            plugins: Vec::new(),
+            plugin_body_limit: 1024 * 1024,
+            log: LogConfig::default(),
+        }
+    }
+}
+
 /// One listening address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ListenAddr {
-    /// `dual_stack`: `":8080"` or `"[::]:8080"`, an IPv6 socket that takes IPv4 too. Where the host has no IPv6, ":8080"
-    /// falls back to 0.0.0.0 (then `fallback_v4` is true).
-    Tcp { addr: SocketAddr, dual_stack: bool, fallback_v4: bool },
+    /// `127.0.0.1:8080`, `[::1]:8080`, `:8080`
+    Tcp {
+        /// What to bind.
+        addr: SocketAddr,
+        /// An IPv6 socket that takes IPv4 too: `":8080"` or `"[::]:8080"`, but not `"[::]:8080?v6only"` (rule E8).
+        dual_stack: bool,
+        /// Where the host has no IPv6, bind 0.0.0.0 instead: `":8080"` only.
+        fallback_v4: bool,
+    },
     /// `unix:/path`
-    Unix { path: PathBuf, mode: Option<u32> },
+    Unix {
+        /// Where the socket is made.
+        path: PathBuf,
+        /// `?mode=0660`: the permissions it gets; `None` leaves them to the umask.
+        mode: Option<u32>,
+    },
+}
+
+impl ListenAddr {
+    /// `":port"`: all addresses of both families.
+    pub const fn any(port: u16) -> ListenAddr {
+        let addr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+        ListenAddr::Tcp { addr, dual_stack: true, fallback_v4: true }
+    }
+}
+
+/// As it is written in the file.
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddr::Tcp { addr, fallback_v4: true, .. } => write!(f, ":{}", addr.port()),
+            ListenAddr::Tcp { addr, dual_stack: false, .. } if addr.ip() == Ipv6Addr::UNSPECIFIED => {
+                write!(f, "{addr}?v6only")
+            }
+            ListenAddr::Tcp { addr, .. } => write!(f, "{addr}"),
+            ListenAddr::Unix { path, mode: Some(mode) } => write!(f, "unix:{}?mode={mode:04o}", path.display()),
+            ListenAddr::Unix { path, mode: None } => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// One route, checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteConfig {
     /// As written in the file, for people.
     pub prefix: String,
-    pub upstream: UpstreamUrl,
+    /// Shared by all routes that say the same.
+    pub upstream: Arc<UpstreamUrl>,
     /// Shared by all routes that say the same.
     pub options: Arc<RouteOptions>,
 }
 
 /// Where a route leads, taken apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct UpstreamUrl {
+    /// Before `://`.
     pub scheme: Scheme,
-    /// Name or IP literal, without brackets.
+    /// Name in lower case or IP literal, without brackets.
     pub host: String,
+    /// As written, or that of the scheme.
     pub port: u16,
     /// The Host value: brackets where needed, no default port.
     pub authority: String,
@@ -70,14 +164,43 @@ pub struct UpstreamUrl {
 impl UpstreamUrl {
     /// The URL without credentials.
     pub fn to_public_string(&self) -> String {
-        todo!()
+        format!("{}://{}{}", self.scheme.name(), self.authority, self.base_path)
     }
 }
 
+/// Without credentials: what is printed for debugging ends in logs too.
+impl fmt::Debug for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hidden = if self.authorization.is_some() { " (credentials hidden)" } else { "" };
+        write!(f, "UpstreamUrl({}{hidden})", self.to_public_string())
+    }
+}
+
+/// How to speak to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
+    /// In the clear.
     Http,
+    /// Inside TLS.
     Https,
+}
+
+impl Scheme {
+    /// As in a URL, without `://`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
+    /// The port of a URL that names none (RFC 9110 sections 4.2.1 and 4.2.2).
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
 }
 
 /// What a route may say for itself.
@@ -85,16 +208,30 @@ pub enum Scheme {
 pub struct RouteOptions {
     /// Whether the prefix is removed from the path before forwarding.
     pub strip_prefix: bool,
+    /// Which Host the upstream sees (rule G8).
     pub host: HostPolicy,
     /// Protocol tokens that a client may upgrade to, lower case.
     pub upgrade: Vec<String>,
     /// 413 above it.
     pub max_body_bytes: Option<u64>,
+    /// The route's own where it has some, else those of the whole proxy.
     pub timeouts: Timeouts,
 }
 
+impl Default for RouteOptions {
+    fn default() -> Self {
+        RouteOptions {
+            strip_prefix: true,
+            host: HostPolicy::Upstream,
+            upgrade: vec!["websocket".to_owned()],
+            max_body_bytes: None,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
 /// Which Host the upstream sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPolicy {
     /// That of the upstream URL.
     Upstream,
@@ -104,33 +241,61 @@ pub enum HostPolicy {
     Fixed(String),
 }
 
+/// Sizes and counts above which something is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Client connections over all workers. `None`: derived from the descriptor limit at start.
     pub max_connections: Option<usize>,
+    /// Request line and field section together; 431 above it.
     pub max_head_bytes: usize,
+    /// Field lines of a head; 431 above it.
     pub max_header_fields: usize,
+    /// 414 above it.
     pub max_request_line: usize,
+    /// What routes without a `max_body_bytes` of their own got. `None` = unlimited.
+    pub max_body_bytes: Option<u64>,
     /// 0 = unlimited.
     pub max_requests_per_connection: u32,
+    /// 1xx responses before a final one; more are a fault of the upstream (rule G9).
     pub max_interim_responses: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_connections: None,
+            max_head_bytes: 16 * 1024,
+            max_header_fields: 256,
+            max_request_line: 8 * 1024,
+            max_body_bytes: None,
+            max_requests_per_connection: 1000,
+            max_interim_responses: 8,
+        }
+    }
 }
 
 /// Each one measures progress, but `request_head`, which bounds the whole head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
+    /// From the first byte of a head (of a connection: from its start) to the last; 408 after it.
     pub request_head: Duration,
+    /// Between two reads of a request body.
     pub body_idle: Duration,
+    /// Between two requests of a connection.
     pub keep_alive: Duration,
+    /// For a peer that takes nothing.
     pub write_idle: Duration,
     /// For one address of an upstream.
     pub connect_address: Duration,
     /// For all addresses together.
     pub connect: Duration,
+    /// From the end of a request to the head of its response; 504 after it.
     pub response_head: Duration,
-    /// Not applied to text/event-stream.
+    /// Between two reads of a response body. Not applied to text/event-stream.
     pub response_idle: Duration,
+    /// Of an upgraded connection.
     pub tunnel_idle: Duration,
+    /// What is in flight may take so long after a request to stop.
     pub drain: Duration,
 }
 
@@ -154,13 +319,30 @@ impl Default for Timeouts {
 /// Idle upstream connections, per worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLimits {
+    /// Over all upstreams.
     pub max_idle: usize,
+    /// For one upstream.
     pub max_idle_per_upstream: usize,
+    /// How long one may wait to be used again.
     pub idle_timeout: Duration,
+    /// How old one may grow, so that the pool follows the DNS.
     pub max_age: Duration,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+impl Default for PoolLimits {
+    fn default() -> Self {
+        PoolLimits {
+            max_idle: 32,
+            max_idle_per_upstream: 8,
+            // Below the 5 s after which common origins close.
+            idle_timeout: Duration::from_secs(4),
+            max_age: Duration::from_secs(300),
+        }
+    }
+}
+
+/// X-Forwarded-*, Forwarded and X-Real-IP (rule G4).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardedPolicy {
     /// Peers whose X-Forwarded-*, Forwarded and X-Real-IP are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
@@ -168,29 +350,52 @@ pub struct ForwardedPolicy {
     pub enabled: bool,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+impl Default for ForwardedPolicy {
+    fn default() -> Self {
+        ForwardedPolicy { trusted_proxies: Vec::new(), enabled: true }
+    }
+}
+
+/// One listed plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginConfig {
+    /// Where it comes from.
     pub source: PluginSource,
+    /// Whether the proxy refuses to start without it.
     pub required: bool,
     /// As the plugin gets it: a string verbatim, a mapping or list as JSON, nothing as empty.
     pub config: String,
 }
 
+/// Where a plugin comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PluginSource {
+    /// A shared library.
     Path(PathBuf),
+    /// One that is linked into the binary, by name.
     Builtin(String),
 }
 
+/// What the log looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogConfig {
+    /// How a line is written.
     pub format: LogFormat,
     /// One line per request.
     pub access: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig { format: LogFormat::Text, access: false }
+    }
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LogFormat {
+    /// `key=value`
     Text,
+    /// One JSON object a line.
     Json,
 }

@@ -1,29 +1,165 @@
 //! The chunked transfer coding (RFC 9112 section 7.1): decoder and encoder.
 //!
-//! The decoder can stop after any byte. Chunk extensions are checked and dropped (rule S6); the trailer section is handed
-//! over whole, to be parsed by `head::parse_trailers`.
+//! The decoder can stop after any byte. Chunk extensions are checked and dropped (rule S6); the trailer section is checked
+//! and handed over whole, to be parsed by `head::parse_trailers`.
+//!
+//! ```text
+//!  Size ─CR──────────────► LineLf ─LF, size > 0─► Data ─all of it─► DataCr ─► DataLf ─► Size
+//!    └─;─► Extension ─CR─────┘└─────LF, size 0─► TrailerLine ─CR─► LastLf ─► Ended
+//! ```
+//!
+//! Invariants: what comes out does not depend on how the bytes were split; after an error there is only that error; after
+//! the end nothing more is consumed.
+
+use std::fmt;
+
+use super::chars;
+
+/// The most bytes of a chunk line with its CRLF.
+const MAX_LINE: u32 = 256;
+/// The most bytes of chunk extensions in one body.
+const MAX_EXTENSIONS: u32 = 16 << 10;
+/// The most bytes of a trailer section with its last empty line.
+const MAX_TRAILERS: usize = 8 << 10;
+/// So much framing is always allowed, however little data it carries.
+const FREE_OVERHEAD: u64 = 100 << 10;
 
 /// What is wrong with a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChunkError {
-    // one variant per sin (rules S5 to S7 and the caps), Display, rule()
+    /// A chunk line does not begin with a hexadecimal digit, or something odd follows the digits.
+    BadSize,
+    /// More than 16 digits, or a size above 2^63-1.
+    SizeTooLarge,
+    /// A chunk extension is not `;name`, `;name=token` or `;name="text"`.
+    BadExtension,
+    /// A chunk line ends with LF alone, or has a CR in it.
+    BadLineEnd,
+    /// A chunk line above the cap.
+    LineTooLong,
+    /// More chunk extensions than the cap allows.
+    TooManyExtensions,
+    /// The two bytes after the data of a chunk are not CRLF.
+    BadDataEnd,
+    /// Much framing for little data.
+    TooMuchOverhead,
+    /// A trailer line is not `name: value CRLF`.
+    BadTrailer,
+    /// A trailer section above the cap.
+    TrailersTooLarge,
 }
 
+impl ChunkError {
+    /// The rule that was broken, for the log.
+    pub const fn rule(self) -> &'static str {
+        match self {
+            ChunkError::BadSize | ChunkError::SizeTooLarge | ChunkError::BadLineEnd => "S5",
+            ChunkError::LineTooLong | ChunkError::TooManyExtensions | ChunkError::TooMuchOverhead => "S5",
+            ChunkError::BadExtension => "S6",
+            ChunkError::BadDataEnd => "S7",
+            ChunkError::BadTrailer | ChunkError::TrailersTooLarge => "S8",
+        }
+    }
+}
+
+impl fmt::Display for ChunkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ChunkError::BadSize => "expected a chunk size in hexadecimal digits, then CRLF or an extension",
+            ChunkError::SizeTooLarge => "expected a chunk size of at most 16 digits and 2^63-1",
+            ChunkError::BadExtension => "expected chunk extensions as ;name, ;name=token or ;name=\"text\"",
+            ChunkError::BadLineEnd => "expected CRLF at the end of a chunk line",
+            ChunkError::LineTooLong => "expected a shorter chunk line",
+            ChunkError::TooManyExtensions => "expected fewer bytes of chunk extensions",
+            ChunkError::BadDataEnd => "expected CRLF after the data of a chunk",
+            ChunkError::TooMuchOverhead => "expected larger chunks",
+            ChunkError::BadTrailer => "expected trailer lines as name: value CRLF",
+            ChunkError::TrailersTooLarge => "expected a smaller trailer section",
+        })
+    }
+}
+
+impl std::error::Error for ChunkError {}
+
 /// Reads a chunked body, any number of bytes at a time.
+///
+/// ```
+/// use mini_rproxy::http::chunked::{Decoded, Decoder};
+///
+/// let mut decoder = Decoder::new();
+/// let input = b"5;name=value\r\nhello\r\n0\r\n\r\nnext";
+/// assert_eq!(decoder.decode(input), Ok(Decoded::Data { data: b"hello", consumed: 19 }));
+/// assert_eq!(decoder.decode(&input[19..]), Ok(Decoded::End { consumed: 7 }));
+/// assert_eq!(decoder.trailers(), b"\r\n");
+/// ```
 #[derive(Debug)]
 pub struct Decoder {
-    _state: (),
+    state: State,
+    /// Bytes of the chunk line so far.
+    line: u32,
+    /// Bytes of chunk extensions so far.
+    extensions: u32,
+    /// Bytes of framing and of data so far.
+    overhead: u64,
+    data: u64,
+    /// The trailer section; empty where there are no trailers, so that those bodies own no memory.
+    trailers: Vec<u8>,
+}
+
+/// What the next byte is part of.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Size { size: u64, digits: u8 },
+    Extension { size: u64, place: Extension },
+    LineLf { size: u64 },
+    Data { left: u64 },
+    DataCr,
+    DataLf,
+    Trailer(Trailer),
+    LastLf,
+    Ended,
+    Failed(ChunkError),
+}
+
+/// A place in chunk-ext (RFC 9112 section 7.1.1). White space around `;` and `=` is refused, though the RFC lets a
+/// recipient skip it: nobody sends it but to be misunderstood.
+#[derive(Clone, Copy, Debug)]
+enum Extension {
+    NameStart,
+    Name,
+    ValueStart,
+    Token,
+    Quoted,
+    QuotedPair,
+    AfterQuoted,
+}
+
+/// A place in the trailer section.
+#[derive(Clone, Copy, Debug)]
+enum Trailer {
+    LineStart,
+    Name,
+    Value,
+    Lf,
 }
 
 /// What the decoder made of the start of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoded<'a> {
     /// Bytes of the body. `consumed` input bytes lead up to their end.
-    Data { data: &'a [u8], consumed: usize },
+    Data {
+        /// As many as there are of one chunk.
+        data: &'a [u8],
+        /// Framing in front of the data included.
+        consumed: usize,
+    },
     /// The whole input was framing; more is needed.
     NeedMore,
     /// The body and its trailer section have ended; `consumed` bytes lead up to the end of the message.
-    End { consumed: usize },
+    End {
+        /// What follows belongs to the next message.
+        consumed: usize,
+    },
 }
 
 impl Default for Decoder {
@@ -35,24 +171,506 @@ impl Default for Decoder {
 impl Decoder {
     /// A decoder that waits for the first chunk line.
     pub const fn new() -> Self {
-        Decoder { _state: () }
+        let state = State::Size { size: 0, digits: 0 };
+        Decoder { state, line: 0, extensions: 0, overhead: 0, data: 0, trailers: Vec::new() }
     }
+
     /// Takes the next step through `input`, which begins where the last step's `consumed` ended.
     pub fn decode<'a>(&mut self, input: &'a [u8]) -> Result<Decoded<'a>, ChunkError> {
-        todo!("{input:?}")
+        for (at, &byte) in input.iter().enumerate() {
+            self.state = match self.state {
+                State::Data { left } => return Ok(self.take_data(&input[at..], left, at)),
+                State::Ended => return Ok(Decoded::End { consumed: at }),
+                State::Failed(error) => return Err(error),
+                framing @ (State::Size { .. }
+                | State::Extension { .. }
+                | State::LineLf { .. }
+                | State::DataCr
+                | State::DataLf
+                | State::Trailer(_)
+                | State::LastLf) => {
+                    self.overhead += 1;
+                    self.step(framing, byte).inspect_err(|&error| self.state = State::Failed(error))?
+                }
+            };
+        }
+        match self.state {
+            State::Ended => Ok(Decoded::End { consumed: input.len() }),
+            State::Failed(error) => Err(error),
+            State::Size { .. } | State::Extension { .. } | State::LineLf { .. } | State::Data { .. } => {
+                Ok(Decoded::NeedMore)
+            }
+            State::DataCr | State::DataLf | State::Trailer(_) | State::LastLf => Ok(Decoded::NeedMore),
+        }
     }
+
     /// The trailer section as received, with the empty line that ends it; whole after `Decoded::End`.
     pub fn trailers(&self) -> &[u8] {
-        todo!()
+        match self.state {
+            State::Ended if self.trailers.is_empty() => b"\r\n",
+            State::Ended | State::Trailer(_) | State::LastLf => &self.trailers,
+            State::Size { .. } | State::Extension { .. } | State::LineLf { .. } | State::Data { .. } => b"",
+            State::DataCr | State::DataLf | State::Failed(_) => b"",
+        }
+    }
+
+    /// Hands out as much of the chunk as is there; `rest` is not empty and begins at `at`.
+    fn take_data<'a>(&mut self, rest: &'a [u8], left: u64, at: usize) -> Decoded<'a> {
+        // A chunk may be larger than this machine's memory (rule E9).
+        let len = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
+        let left = left - len as u64;
+        self.data += len as u64;
+        self.state = if left == 0 { State::DataCr } else { State::Data { left } };
+        Decoded::Data { data: &rest[..len], consumed: at + len }
+    }
+
+    /// Goes one byte of framing further.
+    fn step(&mut self, state: State, byte: u8) -> Result<State, ChunkError> {
+        match state {
+            State::Size { size, digits } => {
+                self.count_line()?;
+                step_size(size, digits, byte)
+            }
+            State::Extension { size, place } => {
+                self.count_line()?;
+                self.extensions += 1;
+                if self.extensions > MAX_EXTENSIONS {
+                    return Err(ChunkError::TooManyExtensions);
+                }
+                step_extension(size, place, byte)
+            }
+            State::LineLf { size } if byte == b'\n' => {
+                self.count_line()?;
+                self.end_line(size)
+            }
+            State::LineLf { .. } => Err(ChunkError::BadLineEnd),
+            // Rule S7: exactly CRLF, or the sizes of sender and recipient differ.
+            State::DataCr if byte == b'\r' => Ok(State::DataLf),
+            State::DataLf if byte == b'\n' => Ok(State::Size { size: 0, digits: 0 }),
+            State::DataCr | State::DataLf => Err(ChunkError::BadDataEnd),
+            State::Trailer(place) => self.step_trailer(place, byte),
+            State::LastLf if byte == b'\n' => {
+                if !self.trailers.is_empty() {
+                    self.keep_trailer(b"\r\n")?;
+                }
+                Ok(State::Ended)
+            }
+            State::LastLf => Err(ChunkError::BadTrailer),
+            // `decode` does not come here with these; they go nowhere.
+            State::Data { .. } | State::Ended | State::Failed(_) => Ok(state),
+        }
+    }
+
+    fn count_line(&mut self) -> Result<(), ChunkError> {
+        self.line += 1;
+        if self.line > MAX_LINE { Err(ChunkError::LineTooLong) } else { Ok(()) }
+    }
+
+    /// A chunk line of this size has ended.
+    fn end_line(&mut self, size: u64) -> Result<State, ChunkError> {
+        self.line = 0;
+        // Each byte of framing costs us more than the sender: more than three quarters is an attack (rule S5).
+        if self.overhead > FREE_OVERHEAD && self.overhead > self.data.saturating_mul(3) {
+            return Err(ChunkError::TooMuchOverhead);
+        }
+        Ok(if size == 0 { State::Trailer(Trailer::LineStart) } else { State::Data { left: size } })
+    }
+
+    /// Names and values are checked here already: who drops trailers does not parse them.
+    fn step_trailer(&mut self, place: Trailer, byte: u8) -> Result<State, ChunkError> {
+        let next = match (place, byte) {
+            // Not kept yet: where there are no trailers nothing is.
+            (Trailer::LineStart, b'\r') => return Ok(State::LastLf),
+            (Trailer::LineStart | Trailer::Name, byte) if chars::is_tchar(byte) => Trailer::Name,
+            (Trailer::Name, b':') => Trailer::Value,
+            (Trailer::Value, b'\r') => Trailer::Lf,
+            (Trailer::Value, byte) if chars::is_field_byte(byte) => Trailer::Value,
+            (Trailer::Lf, b'\n') => Trailer::LineStart,
+            (Trailer::LineStart | Trailer::Name | Trailer::Value | Trailer::Lf, _) => {
+                return Err(ChunkError::BadTrailer);
+            }
+        };
+        self.keep_trailer(&[byte])?;
+        Ok(State::Trailer(next))
+    }
+
+    fn keep_trailer(&mut self, bytes: &[u8]) -> Result<(), ChunkError> {
+        if self.trailers.len() + bytes.len() > MAX_TRAILERS {
+            return Err(ChunkError::TrailersTooLarge);
+        }
+        self.trailers.extend_from_slice(bytes);
+        Ok(())
     }
 }
+
+/// chunk-size: 1 to 16 digits, then CR or `;` (rule S5).
+fn step_size(size: u64, digits: u8, byte: u8) -> Result<State, ChunkError> {
+    match (chars::hex_digit(byte), byte) {
+        (Some(_), _) if digits == 16 => Err(ChunkError::SizeTooLarge),
+        (Some(digit), _) => {
+            // 16 digits fit into 64 bits; the highest bit is refused so that nobody reads the size as negative.
+            let size = size << 4 | u64::from(digit);
+            if size > i64::MAX as u64 {
+                return Err(ChunkError::SizeTooLarge);
+            }
+            Ok(State::Size { size, digits: digits + 1 })
+        }
+        (None, b'\r') if digits > 0 => Ok(State::LineLf { size }),
+        (None, b';') if digits > 0 => Ok(State::Extension { size, place: Extension::NameStart }),
+        (None, b'\n') if digits > 0 => Err(ChunkError::BadLineEnd),
+        (None, _) => Err(ChunkError::BadSize),
+    }
+}
+
+/// chunk-ext: `*( ";" name [ "=" ( token / quoted-string ) ] )` (rule S6).
+fn step_extension(size: u64, place: Extension, byte: u8) -> Result<State, ChunkError> {
+    let place = match (place, byte) {
+        (Extension::NameStart | Extension::Name, byte) if chars::is_tchar(byte) => Extension::Name,
+        (Extension::Name, b'=') => Extension::ValueStart,
+        (Extension::ValueStart | Extension::Token, byte) if chars::is_tchar(byte) => Extension::Token,
+        (Extension::ValueStart, b'"') => Extension::Quoted,
+        (Extension::Quoted, b'"') => Extension::AfterQuoted,
+        (Extension::Quoted, b'\\') => Extension::QuotedPair,
+        (Extension::Quoted | Extension::QuotedPair, byte) if chars::is_field_byte(byte) => Extension::Quoted,
+        (Extension::Name | Extension::Token | Extension::AfterQuoted, b';') => Extension::NameStart,
+        (Extension::Name | Extension::Token | Extension::AfterQuoted, b'\r') => return Ok(State::LineLf { size }),
+        (Extension::Name | Extension::Token | Extension::AfterQuoted, b'\n') => return Err(ChunkError::BadLineEnd),
+        (
+            Extension::NameStart
+            | Extension::Name
+            | Extension::ValueStart
+            | Extension::Token
+            | Extension::Quoted
+            | Extension::QuotedPair
+            | Extension::AfterQuoted,
+            _,
+        ) => return Err(ChunkError::BadExtension),
+    };
+    Ok(State::Extension { size, place })
+}
+
+/// Room for the size of a chunk of up to 64 KiB, which is what one read yields.
+const ROOM: &[u8] = b"....\r\n";
 
 /// Appends what `fill` appends to `out` as one chunk, and returns what `fill` returns; nothing where it appends nothing.
 ///
 /// The size is not known before the data is there, but it stands in front of it: room is left and closed again.
+///
+/// # Panics
+/// When `fill` takes bytes away that were there before.
 pub fn write_chunk<T>(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    fill(out)
+    let start = out.len();
+    out.extend_from_slice(ROOM);
+    let data_start = out.len();
+    let filled = fill(out);
+    let data_end = out.len();
+    assert!(data_end >= data_start, "what stood before a chunk was taken away");
+    let size = data_end - data_start;
+    if size == 0 {
+        out.truncate(start);
+        return filled;
+    }
+    let digits = (size.ilog2() / 4 + 1) as usize;
+    let data_moved = start + digits + 2;
+    // A size of four digits, by far the most common where it would cost much, moves nothing.
+    if data_moved > data_start {
+        out.resize(data_moved + size, 0);
+    }
+    if data_moved != data_start {
+        out.copy_within(data_start..data_end, data_moved);
+    }
+    out.truncate(data_moved + size);
+    let mut rest = size;
+    for digit in out[start..start + digits].iter_mut().rev() {
+        *digit = b"0123456789abcdef"[rest & 15];
+        rest >>= 4;
+    }
+    out[start + digits..data_moved].copy_from_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
+    filled
 }
 
 /// The last chunk, without the trailer section and the empty line that follow it.
 pub const LAST_CHUNK: &[u8] = b"0\r\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Data, trailer section, and how many bytes the message took; `None` where it has not ended.
+    type Answer = Result<Option<(Vec<u8>, Vec<u8>, usize)>, ChunkError>;
+
+    /// Decodes pieces that arrive one after the other.
+    fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Answer {
+        let mut decoder = Decoder::new();
+        let (mut data, mut consumed) = (Vec::new(), 0);
+        for mut piece in pieces {
+            loop {
+                let decoded = decoder.decode(piece);
+                if let Err(error) = decoded {
+                    assert_eq!(decoder.decode(b"0\r\n\r\n"), Err(error), "an error stays");
+                    assert_eq!(decoder.decode(b""), Err(error), "an error stays");
+                }
+                match decoded? {
+                    Decoded::Data { data: some, consumed: len } => {
+                        assert!(!some.is_empty() && piece[..len].ends_with(some));
+                        data.extend_from_slice(some);
+                        piece = &piece[len..];
+                        consumed += len;
+                    }
+                    Decoded::NeedMore => {
+                        consumed += piece.len();
+                        break;
+                    }
+                    Decoded::End { consumed: len } => {
+                        consumed += len;
+                        assert_eq!(decoder.decode(b"5\r\n"), Ok(Decoded::End { consumed: 0 }), "an end stays");
+                        assert_eq!(decoder.decode(b""), Ok(Decoded::End { consumed: 0 }), "an end stays");
+                        return Ok(Some((data, decoder.trailers().to_vec(), consumed)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The answer whole, byte by byte and in any two parts, which must be the same.
+    fn answer(name: &str, input: &[u8]) -> Answer {
+        let whole = decode([input]);
+        assert_eq!(decode(input.chunks(1)), whole, "{name}: byte by byte");
+        if input.len() < 2_000 {
+            for cut in 0..=input.len() {
+                let (first, second) = input.split_at(cut);
+                assert_eq!(decode([first, second]), whole, "{name}: cut at {cut}");
+            }
+        }
+        whole
+    }
+
+    /// A name, a message without trailers, and its data.
+    type Row<'a> = (&'a str, &'a [u8], Result<&'a [u8], ChunkError>);
+
+    fn assert_table(rows: &[Row<'_>]) {
+        for &(name, input, expected) in rows {
+            let expected = expected.map(|data| Some((data.to_vec(), b"\r\n".to_vec(), input.len())));
+            assert_eq!(answer(name, input), expected, "{name}");
+            if expected.is_ok() {
+                let followed = decode([&[input, b"5\r\n"].concat()[..]]);
+                assert_eq!(followed, expected, "{name}: the next message is not touched");
+            }
+        }
+    }
+
+    #[test]
+    fn s5_chunk_lines_are_hex_digits_and_crlf() {
+        assert_table(&[
+            ("no data", b"0\r\n\r\n", Ok(b"")),
+            ("two chunks", b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", Ok(b"abcde")),
+            ("both cases", b"a\r\n0123456789\r\nB\r\n0123456789a\r\n0\r\n\r\n", Ok(b"01234567890123456789a")),
+            ("data that looks like framing", b"5\r\n0\r\n\r\n\r\n0\r\n\r\n", Ok(b"0\r\n\r\n")),
+            ("leading zeros", b"0000000000000001\r\na\r\n0000\r\n\r\n", Ok(b"a")),
+            ("empty", b"\r\n", Err(ChunkError::BadSize)),
+            ("plus", b"+5\r\nhello\r\n", Err(ChunkError::BadSize)),
+            ("minus", b"-5\r\nhello\r\n", Err(ChunkError::BadSize)),
+            ("a prefix", b"0x5\r\nhello\r\n", Err(ChunkError::BadSize)),
+            ("an underscore", b"1_0\r\n", Err(ChunkError::BadSize)),
+            ("a space in front", b" 5\r\nhello\r\n", Err(ChunkError::BadSize)),
+            ("a space after", b"5 \r\nhello\r\n", Err(ChunkError::BadSize)),
+            ("a tab after", b"5\t\r\nhello\r\n", Err(ChunkError::BadSize)),
+            ("NUL", b"5\0\r\nhello\r\n", Err(ChunkError::BadSize)),
+            ("no digit", b"g\r\n", Err(ChunkError::BadSize)),
+            ("a full-width digit", "\u{ff15}\r\nhello\r\n".as_bytes(), Err(ChunkError::BadSize)),
+            ("only an extension", b";a=b\r\n", Err(ChunkError::BadSize)),
+            ("LF alone", b"5\nhello\r\n", Err(ChunkError::BadLineEnd)),
+            ("CR alone", b"5\rhello\r\n", Err(ChunkError::BadLineEnd)),
+            ("CR CR LF", b"5\r\r\nhello\r\n", Err(ChunkError::BadLineEnd)),
+            ("LF alone after 0", b"0\n\r\n", Err(ChunkError::BadLineEnd)),
+        ]);
+        for unfinished in [&b""[..], b"5", b"5\r\nhell", b"5\r\nhello\r\n", b"0\r\n", b"0\r\n\r", b"0\r\na: b\r\n"] {
+            assert_eq!(answer("unfinished", unfinished), Ok(None));
+        }
+    }
+
+    #[test]
+    fn s5_chunk_size_overflow_is_refused() {
+        assert_table(&[
+            ("2^63", b"8000000000000000\r\n", Err(ChunkError::SizeTooLarge)),
+            ("2^64-1", b"ffffffffffffffff\r\n", Err(ChunkError::SizeTooLarge)),
+            ("2^64", b"10000000000000000\r\n", Err(ChunkError::SizeTooLarge)),
+            ("17 digits", b"00000000000000001\r\na\r\n0\r\n\r\n", Err(ChunkError::SizeTooLarge)),
+            ("2^64 + 5", b"10000000000000005\r\nhello\r\n", Err(ChunkError::SizeTooLarge)),
+        ]);
+        let mut decoder = Decoder::new();
+        let largest = b"7fffffffffffffff\r\nabc";
+        assert_eq!(decoder.decode(largest), Ok(Decoded::Data { data: b"abc", consumed: largest.len() }));
+        assert!(matches!(decoder.state, State::Data { left: 0x7fff_ffff_ffff_fffc }));
+    }
+
+    #[test]
+    fn s5_chunk_lines_are_capped() {
+        let line = |len: usize| [&b"1;"[..], &vec![b'x'; len - 4], b"\r\na\r\n0\r\n\r\n"].concat();
+        assert_table(&[
+            ("the longest line", &line(256), Ok(b"a")),
+            ("one byte more", &line(257), Err(ChunkError::LineTooLong)),
+            ("no end", &[&b"1;"[..], &[b'x'; 1000]].concat(), Err(ChunkError::LineTooLong)),
+        ]);
+        // The bytes of an extension begin after the `;` and end with CR: 200 of them in a line of 203.
+        let lines = |count: usize| [[&b"1;"[..], &[b'x'; 199], b"\r\na\r\n"].concat().repeat(count)].concat();
+        let (most, more) = (lines(81), lines(82));
+        assert_eq!(answer("many extensions", &most), Ok(None));
+        assert_eq!(answer("too many extensions", &more), Err(ChunkError::TooManyExtensions));
+    }
+
+    #[test]
+    fn s5_tiny_chunks_are_refused_in_the_long_run() {
+        // 5 bytes of framing for each of data: above three quarters.
+        let ones = |count: usize| b"1\r\na\r\n".repeat(count);
+        assert_eq!(answer("100 KiB of framing", &ones(20_000)), Ok(None));
+        assert_eq!(answer("more", &ones(21_000)), Err(ChunkError::TooMuchOverhead));
+        // 5 bytes for 2 are below.
+        assert_eq!(answer("two bytes each", &b"2\r\naa\r\n".repeat(60_000)), Ok(None));
+    }
+
+    #[test]
+    fn s6_chunk_extensions_are_checked_and_dropped() {
+        let valid = [
+            ";a",
+            ";a=b",
+            ";a=b;c",
+            ";a=\"b c\"",
+            ";a=\"\"",
+            ";a=\"\\\"\"",
+            ";a=\"\\\\\"",
+            ";a=\";\"",
+            ";a=\"\t\u{e9}\"",
+            ";a=\"b\";c=d",
+            ";!#$%&'*+-.^_`|~9=9",
+        ];
+        for extension in valid {
+            let input = format!("5{extension}\r\nhello\r\n0{extension}\r\n\r\n");
+            assert_table(&[(extension, input.as_bytes(), Ok(b"hello"))]);
+        }
+        let refused = [
+            ";",
+            ";;",
+            ";a;",
+            ";=b",
+            ";a=",
+            ";a=;b",
+            "; a",
+            ";a =b",
+            ";a= b",
+            ";a=b ",
+            ";a=\"b\" ",
+            ";a=\"b\"c",
+            ";a\0",
+            ";a=\0",
+            ";a=\"\0\"",
+            ";a=\"\\\0\"",
+            ";a=\"\x7f\"",
+            ";a=\"b\rc\"",
+            ";a=\"b\nc\"",
+            ";a=\"b",
+            ";a=\"b\\\"",
+            ";a,b",
+            ";\u{e9}",
+            ";a\t",
+            ";a=b=c",
+            ";a\"b\"",
+        ];
+        for extension in refused {
+            let input = format!("5{extension}\r\nhello\r\n0\r\n\r\n");
+            assert_table(&[(extension, input.as_bytes(), Err(ChunkError::BadExtension))]);
+        }
+        assert_table(&[
+            ("LF ends the line", b"5;a\nhello\r\n0\r\n\r\n", Err(ChunkError::BadLineEnd)),
+            ("LF after a token", b"5;a=b\nhello\r\n0\r\n\r\n", Err(ChunkError::BadLineEnd)),
+            ("LF after quotes", b"5;a=\"b\"\nhello\r\n0\r\n\r\n", Err(ChunkError::BadLineEnd)),
+            ("CR alone", b"5;a\rb\r\nhello\r\n0\r\n\r\n", Err(ChunkError::BadLineEnd)),
+        ]);
+    }
+
+    #[test]
+    fn s7_data_is_followed_by_crlf() {
+        assert_table(&[
+            ("CRLF", b"5\r\nhello\r\n0\r\n\r\n", Ok(b"hello")),
+            ("nothing", b"5\r\nhello0\r\n\r\n", Err(ChunkError::BadDataEnd)),
+            ("two other bytes", b"5\r\nhelloXX0\r\n\r\n", Err(ChunkError::BadDataEnd)),
+            ("LF", b"5\r\nhello\n0\r\n\r\n", Err(ChunkError::BadDataEnd)),
+            ("CR and another byte", b"5\r\nhello\r0\r\n\r\n", Err(ChunkError::BadDataEnd)),
+            ("LF CR", b"5\r\nhello\n\r0\r\n\r\n", Err(ChunkError::BadDataEnd)),
+            ("more data than announced", b"4\r\nhello\r\n0\r\n\r\n", Err(ChunkError::BadDataEnd)),
+        ]);
+    }
+
+    #[test]
+    fn s8_trailers_are_kept_and_checked() {
+        for trailers in ["A: b\r\n\r\n", "a:\r\nB: \tc \r\n\r\n", "a: \u{e9}\r\n\r\n"] {
+            let input = format!("1\r\nx\r\n0\r\n{trailers}");
+            let expected = (b"x".to_vec(), trailers.as_bytes().to_vec(), input.len());
+            assert_eq!(answer(trailers, input.as_bytes()), Ok(Some(expected)));
+        }
+        for trailers in [
+            "\n",
+            "a: b\n\r\n",
+            "a: b\r\n\n",
+            "a: b\r\r\n",
+            "\r\r\n",
+            "a\r\n\r\n",
+            ": b\r\n\r\n",
+            "a : b\r\n\r\n",
+            " a: b\r\n\r\n",
+            "a: b\r\n c\r\n\r\n",
+            "a: \0\r\n\r\n",
+            "\u{e9}: b\r\n\r\n",
+            "a: b\rc\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "5\r\nhello\r\n",
+        ] {
+            let input = format!("0\r\n{trailers}");
+            assert_eq!(answer(trailers, input.as_bytes()), Err(ChunkError::BadTrailer), "{trailers:?}");
+        }
+        let section = |len: usize| [&b"0\r\na:"[..], &vec![b'b'; len - 6], b"\r\n\r\n"].concat();
+        assert!(matches!(answer("the largest", &section(8192)), Ok(Some(_))));
+        assert_eq!(answer("one byte more", &section(8193)), Err(ChunkError::TrailersTooLarge));
+        assert_eq!(answer("no end", &section(9000)[..8999]), Err(ChunkError::TrailersTooLarge));
+    }
+
+    #[test]
+    fn bodies_without_trailers_own_no_memory() {
+        let mut decoder = Decoder::new();
+        assert_eq!(decoder.decode(b"0\r\n\r\n"), Ok(Decoded::End { consumed: 5 }));
+        assert_eq!(decoder.trailers.capacity(), 0);
+        assert_eq!(decoder.trailers(), b"\r\n");
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for size in [1, 9, 15, 16, 255, 256, 4095, 4096, 65_535, 65_536, 70_000, 1_048_576] {
+            let data: Vec<u8> = (0..size).map(|index| index as u8).collect();
+            let mut out = b"before".to_vec();
+            let filled = write_chunk(&mut out, |out| {
+                data.chunks(1000).for_each(|piece| out.extend_from_slice(piece));
+                "filled"
+            });
+            assert_eq!(filled, "filled");
+            assert_eq!(out, [b"before", format!("{size:x}\r\n").as_bytes(), &data, b"\r\n"].concat(), "{size}");
+            out.extend_from_slice(LAST_CHUNK);
+            out.extend_from_slice(b"\r\n");
+            assert_eq!(decode([&out[6..]]), Ok(Some((data, b"\r\n".to_vec(), out.len() - 6))), "{size}");
+        }
+        let mut out = b"before".to_vec();
+        write_chunk(&mut out, |_| ());
+        assert_eq!(out, b"before", "an empty chunk would end the body");
+    }
+
+    #[test]
+    fn errors_name_their_rule() {
+        for (error, rule) in
+            [(ChunkError::SizeTooLarge, "S5"), (ChunkError::BadExtension, "S6"), (ChunkError::BadDataEnd, "S7")]
+        {
+            assert_eq!(error.rule(), rule);
+            assert!(error.to_string().starts_with("expected"));
+        }
+    }
+}

@@ -1,6 +1,13 @@
 //! Where a body ends: RFC 9112 section 6.3, the one place that decides it.
+//!
+//! Two recipients that find different ends are how requests are smuggled. So nothing is repaired here: a message whose
+//! framing fields could be understood in two ways is refused, even where the RFC would allow a guess.
 
-use super::head::{RequestHead, ResponseHead};
+use std::fmt;
+
+use super::chars;
+use super::fields::{Fields, Known};
+use super::head::{RequestHead, ResponseHead, Version};
 
 /// How the end of a body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,16 +25,278 @@ pub enum Framing {
 /// What is wrong with the framing fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FramingError {
-    // one variant per sin (rules S1 to S4), Display, rule(), status() -> u16 (400 or 501 for a request)
+    /// Content-Length and Transfer-Encoding in one message.
+    LengthAndCoding,
+    /// Content-Length is not made of digits, or above 2^63-1.
+    BadLength,
+    /// More than one Content-Length line, whatever they say.
+    RepeatedLength,
+    /// More than one Transfer-Encoding line.
+    RepeatedCoding,
+    /// Transfer-Encoding in an HTTP/1.0 message.
+    CodingInHttp10,
+    /// A transfer coding other than exactly `chunked`.
+    UnknownCoding,
+    /// A response that has no body, 1xx or 204, announces one.
+    BodyNotAllowed,
 }
 
+impl FramingError {
+    /// The rule that was broken, for the log.
+    pub const fn rule(self) -> &'static str {
+        match self {
+            FramingError::LengthAndCoding => "S1",
+            FramingError::BadLength | FramingError::RepeatedLength => "S2",
+            FramingError::RepeatedCoding | FramingError::CodingInHttp10 | FramingError::UnknownCoding => "S3",
+            FramingError::BodyNotAllowed => "S18",
+        }
+    }
+
+    /// How a request with such fields is answered. A response with such fields makes a 502, whatever is wrong.
+    pub const fn status(self) -> u16 {
+        match self {
+            FramingError::UnknownCoding => 501,
+            FramingError::LengthAndCoding | FramingError::BadLength | FramingError::RepeatedLength => 400,
+            FramingError::RepeatedCoding | FramingError::CodingInHttp10 | FramingError::BodyNotAllowed => 400,
+        }
+    }
+}
+
+impl fmt::Display for FramingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FramingError::LengthAndCoding => "expected either Content-Length or Transfer-Encoding",
+            FramingError::BadLength => "expected digits up to 2^63-1 in Content-Length",
+            FramingError::RepeatedLength => "expected one Content-Length line",
+            FramingError::RepeatedCoding => "expected one Transfer-Encoding line",
+            FramingError::CodingInHttp10 => "expected no Transfer-Encoding in HTTP/1.0",
+            FramingError::UnknownCoding => "expected no transfer coding but chunked",
+            FramingError::BodyNotAllowed => "expected no body in a 1xx or 204 response",
+        })
+    }
+}
+
+impl std::error::Error for FramingError {}
+
 /// The framing of a request body. `None` where neither field is there; `Length(0)` where Content-Length says 0.
+///
+/// ```
+/// use mini_rproxy::http::framing::{Framing, FramingError, request_framing};
+/// use mini_rproxy::http::head::RequestHead;
+///
+/// let mut head = RequestHead::default();
+/// assert_eq!(request_framing(&head), Ok(Framing::None));
+/// head.fields.add(b"Content-Length", b"5");
+/// assert_eq!(request_framing(&head), Ok(Framing::Length(5)));
+/// head.fields.add(b"Transfer-Encoding", b"chunked");
+/// assert_eq!(request_framing(&head), Err(FramingError::LengthAndCoding));
+/// ```
 pub fn request_framing(head: &RequestHead) -> Result<Framing, FramingError> {
-    todo!("{head:?}")
+    // A request without framing fields has no body: it is never ended by closing (rule S4).
+    Ok(announced(&head.fields, head.version)?.unwrap_or(Framing::None))
 }
 
 /// The framing of a final response's body. `to_head` says that the request was a HEAD. 1xx, 204, 304 and answers to HEAD
 /// have no body whatever their fields say, but the fields are judged all the same.
 pub fn response_framing(head: &ResponseHead, to_head: bool) -> Result<Framing, FramingError> {
-    todo!("{head:?} {to_head}")
+    let announced = announced(&head.fields, head.version)?;
+    match (head.status, announced) {
+        // RFC 9110 section 8.6 and RFC 9112 section 6.1: neither field may be there. A length of 0 does no harm.
+        (100..=199 | 204, Some(Framing::Length(1..) | Framing::Chunked)) => Err(FramingError::BodyNotAllowed),
+        (100..=199 | 204, _) => Ok(Framing::None),
+        // Here the fields tell of the body that a GET would have been given.
+        (304, _) => Ok(Framing::None),
+        (_, _) if to_head => Ok(Framing::None),
+        (_, Some(framing)) => Ok(framing),
+        (_, None) => Ok(Framing::UntilClose),
+    }
+}
+
+/// What the framing fields say, `None` where there are none.
+fn announced(fields: &Fields, version: Version) -> Result<Option<Framing>, FramingError> {
+    let mut length = None;
+    let mut coding = None;
+    for line in fields.iter() {
+        let (slot, error) = match line.known {
+            Known::ContentLength => (&mut length, FramingError::RepeatedLength),
+            Known::TransferEncoding => (&mut coding, FramingError::RepeatedCoding),
+            _ => continue,
+        };
+        if slot.replace(line.value).is_some() {
+            return Err(error);
+        }
+    }
+    match (length, coding, version) {
+        (None, None, _) => Ok(None),
+        (Some(_), Some(_), _) => Err(FramingError::LengthAndCoding),
+        (Some(digits), None, _) => {
+            chars::parse_decimal(digits).map(Framing::Length).map(Some).ok_or(FramingError::BadLength)
+        }
+        (None, Some(_), Version::Http10) => Err(FramingError::CodingInHttp10),
+        (None, Some(coding), Version::Http11) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Some(Framing::Chunked)),
+        (None, Some(_), Version::Http11) => Err(FramingError::UnknownCoding),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTH: &str = "Content-Length";
+    const CODING: &str = "transfer-encoding";
+
+    type Lines<'a> = &'a [(&'a str, &'a str)];
+
+    fn fields(lines: Lines<'_>) -> Fields {
+        let mut fields = Fields::new();
+        fields.add(b"Host", b"a");
+        lines.iter().for_each(|(name, value)| fields.add(name.as_bytes(), value.as_bytes()));
+        fields
+    }
+
+    fn request(lines: Lines<'_>, version: Version) -> Result<Framing, FramingError> {
+        request_framing(&RequestHead { fields: fields(lines), version, ..RequestHead::default() })
+    }
+
+    fn response(status: u16, lines: Lines<'_>, version: Version, to_head: bool) -> Result<Framing, FramingError> {
+        response_framing(&ResponseHead { status, fields: fields(lines), version, ..ResponseHead::default() }, to_head)
+    }
+
+    /// A message with these lines has the framing, as a request and as a response.
+    fn assert_framing(name: &str, lines: Lines<'_>, version: Version, expected: Result<Framing, FramingError>) {
+        assert_eq!(request(lines, version), expected, "{name}, request");
+        assert_eq!(response(200, lines, version, false), expected, "{name}, response");
+        if let Err(error) = expected {
+            // What is contradictory stays so where no body will come.
+            assert_eq!(response(200, lines, version, true), Err(error), "{name}, response to HEAD");
+            assert_eq!(response(304, lines, version, false), Err(error), "{name}, 304");
+            assert_eq!(response(204, lines, version, false), Err(error), "{name}, 204");
+        }
+    }
+
+    #[test]
+    fn s1_length_and_coding_together_are_refused() {
+        for (name, lines) in [
+            ("length first", &[(LENGTH, "5"), (CODING, "chunked")][..]),
+            ("coding first", &[(CODING, "chunked"), (LENGTH, "5")]),
+            ("a length of 0", &[(LENGTH, "0"), (CODING, "chunked")]),
+            ("an unknown coding", &[(CODING, "identity"), (LENGTH, "5")]),
+            ("a bad length", &[(CODING, "chunked"), (LENGTH, "x")]),
+        ] {
+            for version in [Version::Http10, Version::Http11] {
+                assert_framing(name, lines, version, Err(FramingError::LengthAndCoding));
+            }
+        }
+        assert_framing("length alone", &[(LENGTH, "5")], Version::Http11, Ok(Framing::Length(5)));
+        assert_framing("coding alone", &[(CODING, "chunked")], Version::Http11, Ok(Framing::Chunked));
+        assert_eq!(FramingError::LengthAndCoding.status(), 400);
+    }
+
+    #[test]
+    fn s2_content_length_is_one_line_of_digits() {
+        for (name, value, expected) in [
+            ("zero", "0", Ok(Framing::Length(0))),
+            ("above 32 bits", "4294967296", Ok(Framing::Length(1 << 32))),
+            ("the largest", "9223372036854775807", Ok(Framing::Length(i64::MAX as u64))),
+            ("one more", "9223372036854775808", Err(FramingError::BadLength)),
+            ("2^64", "18446744073709551616", Err(FramingError::BadLength)),
+            ("empty", "", Err(FramingError::BadLength)),
+            ("plus", "+1", Err(FramingError::BadLength)),
+            ("minus", "-0", Err(FramingError::BadLength)),
+            ("hex", "0x10", Err(FramingError::BadLength)),
+            ("underscore", "1_0", Err(FramingError::BadLength)),
+            ("inner space", "1 0", Err(FramingError::BadLength)),
+            ("a list of equals", "5, 5", Err(FramingError::BadLength)),
+            ("a list", "5,6", Err(FramingError::BadLength)),
+        ] {
+            assert_framing(name, &[(LENGTH, value)], Version::Http11, expected);
+            assert_framing(name, &[(LENGTH, value)], Version::Http10, expected);
+        }
+        for (name, second) in [("equal", "5"), ("other", "6"), ("empty", ""), ("bad", "x")] {
+            let lines = [(LENGTH, "5"), ("CONTENT-LENGTH", second)];
+            assert_framing(name, &lines, Version::Http11, Err(FramingError::RepeatedLength));
+        }
+        assert_eq!((FramingError::BadLength.status(), FramingError::RepeatedLength.status()), (400, 400));
+    }
+
+    #[test]
+    fn s3_transfer_encoding_is_chunked_once_and_nothing_else() {
+        for (name, value, expected) in [
+            ("chunked", "chunked", Ok(Framing::Chunked)),
+            ("another case", "cHUNKED", Ok(Framing::Chunked)),
+            ("identity", "identity", Err(FramingError::UnknownCoding)),
+            ("a list", "gzip, chunked", Err(FramingError::UnknownCoding)),
+            ("twice in a list", "chunked, chunked", Err(FramingError::UnknownCoding)),
+            ("an empty member", ", chunked", Err(FramingError::UnknownCoding)),
+            ("a prefix", "xchunked", Err(FramingError::UnknownCoding)),
+            ("a suffix", "chunkedx", Err(FramingError::UnknownCoding)),
+            ("a parameter", "chunked;q=1", Err(FramingError::UnknownCoding)),
+            ("quotes", "\"chunked\"", Err(FramingError::UnknownCoding)),
+            ("a vertical tab", "\x0bchunked", Err(FramingError::UnknownCoding)),
+            ("empty", "", Err(FramingError::UnknownCoding)),
+        ] {
+            assert_framing(name, &[(CODING, value)], Version::Http11, expected);
+            assert_framing(name, &[(CODING, value)], Version::Http10, Err(FramingError::CodingInHttp10));
+        }
+        for second in ["chunked", "identity", ""] {
+            let lines = [(CODING, "chunked"), ("Transfer-Encoding", second)];
+            assert_framing(second, &lines, Version::Http11, Err(FramingError::RepeatedCoding));
+            assert_framing(second, &lines, Version::Http10, Err(FramingError::RepeatedCoding));
+        }
+        for (error, status) in [
+            (FramingError::UnknownCoding, 501),
+            (FramingError::RepeatedCoding, 400),
+            (FramingError::CodingInHttp10, 400),
+        ] {
+            assert_eq!(error.status(), status);
+        }
+    }
+
+    #[test]
+    fn s4_only_responses_end_by_closing() {
+        for version in [Version::Http10, Version::Http11] {
+            assert_eq!(request(&[], version), Ok(Framing::None));
+            assert_eq!(request(&[("Connection", "close")], version), Ok(Framing::None));
+            assert_eq!(response(200, &[], version, false), Ok(Framing::UntilClose));
+        }
+    }
+
+    #[test]
+    fn s18_some_responses_have_no_body() {
+        let (none, length, zero, chunked) =
+            (&[][..], &[(LENGTH, "5")][..], &[(LENGTH, "0")][..], &[(CODING, "chunked")][..]);
+        let refused = Err(FramingError::BodyNotAllowed);
+        for (name, status, lines, to_head, expected) in [
+            ("HEAD", 200, none, true, Ok(Framing::None)),
+            ("HEAD with a length", 200, length, true, Ok(Framing::None)),
+            ("HEAD with chunked", 200, chunked, true, Ok(Framing::None)),
+            ("304", 304, none, false, Ok(Framing::None)),
+            ("304 with a length", 304, length, false, Ok(Framing::None)),
+            ("304 with chunked", 304, chunked, false, Ok(Framing::None)),
+            ("204", 204, none, false, Ok(Framing::None)),
+            ("204 with a length of 0", 204, zero, false, Ok(Framing::None)),
+            ("204 with a length", 204, length, false, refused),
+            ("204 with chunked", 204, chunked, false, refused),
+            ("204 with a length to HEAD", 204, length, true, refused),
+            ("100", 100, none, false, Ok(Framing::None)),
+            ("101 with a length of 0", 101, zero, false, Ok(Framing::None)),
+            ("101 with chunked", 101, chunked, false, refused),
+            ("103 with a length", 103, length, false, refused),
+            ("199 with a length", 199, length, false, refused),
+            ("200 with a length", 200, length, false, Ok(Framing::Length(5))),
+            ("404 with chunked", 404, chunked, false, Ok(Framing::Chunked)),
+            ("205 with a length of 0", 205, zero, false, Ok(Framing::Length(0))),
+            ("999", 999, none, false, Ok(Framing::UntilClose)),
+        ] {
+            assert_eq!(response(status, lines, Version::Http11, to_head), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn errors_name_their_rule() {
+        for (error, rule) in [(FramingError::LengthAndCoding, "S1"), (FramingError::UnknownCoding, "S3")] {
+            assert_eq!(error.rule(), rule);
+            assert!(error.to_string().starts_with("expected"));
+        }
+    }
 }

@@ -123,11 +123,7 @@ impl std::error::Error for HeadError {}
 /// A line without the CRLF at its end. `line` ends with LF.
 pub fn strip_line_end(line: &[u8]) -> Result<&[u8], HeadError> {
     let Some(content) = line.strip_suffix(b"\r\n") else { return Err(HeadError::BareLf) };
-    if content.contains(&b'\r') {
-        Err(HeadError::BareCr)
-    } else {
-        Ok(content)
-    }
+    if content.contains(&b'\r') { Err(HeadError::BareCr) } else { Ok(content) }
 }
 
 /// Judges a request line without its CRLF (RFC 9112 section 3).
@@ -188,11 +184,7 @@ pub fn split_field_line(line: &[u8]) -> Result<(&[u8], &[u8]), HeadError> {
         name if !chars::is_token(name) => return Err(HeadError::BadName),
         _ => {}
     }
-    if chars::is_field_value(value) {
-        Ok((name, value))
-    } else {
-        Err(HeadError::BadValue)
-    }
+    if chars::is_field_value(value) { Ok((name, value)) } else { Err(HeadError::BadValue) }
 }
 
 #[cfg(test)]

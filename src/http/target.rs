@@ -1,44 +1,518 @@
 //! Request targets (RFC 9112 section 3.2), authorities (RFC 9110 section 7.2) and dot segments.
+//!
+//! Nothing is decoded or normalised here: what a target means is told by ranges of the bytes as sent (rule G7).
 
-/// What is wrong with a target or a Host.
+use std::fmt;
+use std::net::Ipv6Addr;
+
+use super::chars;
+use super::fields::{Fields, Known};
+use super::head::Version;
+
+/// What is wrong with a target or a Host. The status is always 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetError {
-    // one variant per sin, Display, rule() ("S11", "S12", "S20"); the status is always 400
+    /// No byte at all.
+    Empty,
+    /// A control, a space or a byte from 0x80.
+    BadByte,
+    /// A `#`: fragments are for the client alone.
+    Fragment,
+    /// `*` with another method than OPTIONS.
+    NotOptions,
+    /// CONNECT with anything but `host:port`.
+    NotAuthorityForm,
+    /// Neither a path nor a URL with `http:` or `https:`.
+    UnknownForm,
+    /// The authority of a URL is empty or not valid.
+    BadAuthority,
+    /// No Host line in HTTP/1.1.
+    HostMissing,
+    /// More than one Host line.
+    HostRepeated,
+    /// The value of Host is empty or not an authority.
+    HostInvalid,
+    /// Host is not the authority of the URL.
+    HostMismatch,
+    /// A segment of the path is `.` or `..`; for callers of [`has_dot_segment`].
+    DotSegment,
 }
+
+impl TargetError {
+    /// The rule that was broken, for the log.
+    pub const fn rule(self) -> &'static str {
+        match self {
+            TargetError::Empty | TargetError::BadByte | TargetError::Fragment => "S12",
+            TargetError::NotOptions | TargetError::NotAuthorityForm | TargetError::UnknownForm => "S12",
+            TargetError::BadAuthority | TargetError::HostMissing | TargetError::HostRepeated => "S11",
+            TargetError::HostInvalid | TargetError::HostMismatch => "S11",
+            TargetError::DotSegment => "S20",
+        }
+    }
+}
+
+impl fmt::Display for TargetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TargetError::Empty => "expected a request target",
+            TargetError::BadByte => "expected printable ASCII without spaces in the request target",
+            TargetError::Fragment => "expected no # in the request target",
+            TargetError::NotOptions => "expected * with OPTIONS only",
+            TargetError::NotAuthorityForm => "expected host:port as target of CONNECT",
+            TargetError::UnknownForm => "expected a request target that begins with / or http:// or https://",
+            TargetError::BadAuthority => "expected host or host:port in the request target",
+            TargetError::HostMissing => "expected a Host line",
+            TargetError::HostRepeated => "expected one Host line only",
+            TargetError::HostInvalid => "expected host or host:port in Host",
+            TargetError::HostMismatch => "expected Host to be equal to the authority of the request target",
+            TargetError::DotSegment => "expected no . or .. segment in the path",
+        })
+    }
+}
+
+impl std::error::Error for TargetError {}
 
 /// A request target, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// `/path?query`; the query keeps its `?` and is empty where there is none.
-    Origin { path: &'a [u8], query: &'a [u8] },
-    /// `http://authority/path?query`; an empty path is given as `/`.
-    Absolute { secure: bool, authority: &'a [u8], path: &'a [u8], query: &'a [u8] },
+    /// `/path?query`.
+    Origin {
+        /// Begins with `/`.
+        path: &'a [u8],
+        /// Begins with `?`, or is empty where there is none.
+        query: &'a [u8],
+    },
+    /// `http://authority/path?query`.
+    Absolute {
+        /// Whether the scheme is https.
+        secure: bool,
+        /// Valid and not empty.
+        authority: &'a [u8],
+        /// Begins with `/`; an empty path is given as `/`.
+        path: &'a [u8],
+        /// Begins with `?`, or is empty where there is none.
+        query: &'a [u8],
+    },
     /// `*`
     Asterisk,
     /// `host:port`, for CONNECT only.
     Authority(&'a [u8]),
 }
 
-/// Takes `target` apart. Refuses controls, spaces, bytes from 0x80, `#`, backslashes are left to [`has_dot_segment`].
-/// `is_connect` and `is_options` say which forms the method allows.
+/// Takes `target` apart. Refuses controls, spaces, bytes from 0x80 and `#` (rule S12); backslashes are left to
+/// [`has_dot_segment`]. `is_connect` and `is_options` say which forms the method allows.
 pub fn parse_target(target: &[u8], is_connect: bool, is_options: bool) -> Result<Target<'_>, TargetError> {
-    todo!("{target:?} {is_connect} {is_options}")
+    // No early end, so that many bytes are looked at in one step.
+    if target.iter().fold(false, |bad, byte| bad | !(0x21..=0x7e).contains(byte)) {
+        return Err(TargetError::BadByte);
+    }
+    if target.iter().fold(false, |bad, &byte| bad | (byte == b'#')) {
+        return Err(TargetError::Fragment);
+    }
+    if is_connect {
+        return match split_authority(target) {
+            Some(Authority { port: Some(_), .. }) => Ok(Target::Authority(target)),
+            Some(Authority { port: None, .. }) | None => Err(TargetError::NotAuthorityForm),
+        };
+    }
+    match target {
+        [] => Err(TargetError::Empty),
+        [b'/', ..] => {
+            let (path, query) = split_query(target);
+            Ok(Target::Origin { path, query })
+        }
+        b"*" if is_options => Ok(Target::Asterisk),
+        b"*" => Err(TargetError::NotOptions),
+        _ => parse_absolute(target),
+    }
+}
+
+/// absolute-form (RFC 9112 section 3.2.2).
+fn parse_absolute(target: &[u8]) -> Result<Target<'_>, TargetError> {
+    let (secure, rest) = match (strip_prefix(target, b"http://"), strip_prefix(target, b"https://")) {
+        (Some(rest), _) => (false, rest),
+        (None, Some(rest)) => (true, rest),
+        (None, None) => return Err(TargetError::UnknownForm),
+    };
+    let authority_end = rest.iter().position(|&byte| byte == b'/' || byte == b'?').unwrap_or(rest.len());
+    let (authority, rest) = rest.split_at(authority_end);
+    if split_authority(authority).is_none() {
+        return Err(TargetError::BadAuthority);
+    }
+    let (path, query) = split_query(rest);
+    Ok(Target::Absolute { secure, authority, path: if path.is_empty() { b"/" } else { path }, query })
+}
+
+/// `bytes` after `prefix`, whatever its case.
+fn strip_prefix<'a>(bytes: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    let (start, rest) = bytes.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+/// Path, and query from its `?` on.
+fn split_query(target: &[u8]) -> (&[u8], &[u8]) {
+    target.split_at(target.iter().position(|&byte| byte == b'?').unwrap_or(target.len()))
+}
+
+/// The authority that a request was made for: the URL's, or the value of Host (rule S11).
+///
+/// Exactly one Host line, valid and not empty; where the target is a URL, both must agree (RFC 9112 section 3.2). In
+/// HTTP/1.0 Host may be missing, and the authority is empty then.
+pub fn effective_authority<'a>(
+    target: &Target<'a>,
+    version: Version,
+    fields: &'a Fields,
+) -> Result<&'a [u8], TargetError> {
+    let mut hosts = fields.values(Known::Host);
+    let host = match (hosts.next(), hosts.next(), version) {
+        (Some(_), Some(_), _) => return Err(TargetError::HostRepeated),
+        (Some(host), None, _) if split_authority(host).is_some() => Some(host),
+        (Some(_), None, _) => return Err(TargetError::HostInvalid),
+        (None, _, Version::Http11) => return Err(TargetError::HostMissing),
+        (None, _, Version::Http10) => None,
+    };
+    match (*target, host) {
+        (Target::Absolute { secure, authority, .. }, Some(host)) if !same_authority(authority, host, secure) => {
+            Err(TargetError::HostMismatch)
+        }
+        (Target::Absolute { authority, .. }, _) => Ok(authority),
+        (Target::Origin { .. } | Target::Asterisk | Target::Authority(_), host) => Ok(host.unwrap_or_default()),
+    }
 }
 
 /// Whether a segment of `path` is `.` or `..` after percent-decoding, where `/`, `\`, `%2F` and `%5C` all end a segment
 /// and `;` begins its parameters (rule S20).
 pub fn has_dot_segment(path: &[u8]) -> bool {
-    todo!("{path:?}")
+    // Most paths have neither a dot nor anything that could be one.
+    if !path.iter().fold(false, |found, &byte| found | (byte == b'.') | (byte == b'%')) {
+        return false;
+    }
+    let mut segment = Segment::Dots(0);
+    let mut rest = path;
+    loop {
+        let (byte, after) = match rest {
+            [] => return segment.is_dots(),
+            [b'%', high, low, after @ ..] => match (chars::hex_digit(*high), chars::hex_digit(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, after),
+                _ => (b'%', &rest[1..]),
+            },
+            [byte, after @ ..] => (*byte, after),
+        };
+        rest = after;
+        segment = match (byte, segment) {
+            (b'/' | b'\\' | b';', segment) if segment.is_dots() => return true,
+            (b'/' | b'\\', _) => Segment::Dots(0),
+            (b'.', Segment::Dots(count @ 0..=1)) => Segment::Dots(count + 1),
+            // Whatever else: not a dot segment, nor its parameters one.
+            (_, _) => Segment::Other,
+        };
+    }
+}
+
+/// What is known of a path segment so far.
+#[derive(Clone, Copy)]
+enum Segment {
+    /// So many dots and nothing else.
+    Dots(u8),
+    Other,
+}
+
+impl Segment {
+    fn is_dots(self) -> bool {
+        match self {
+            Segment::Dots(count) => count > 0,
+            Segment::Other => false,
+        }
+    }
+}
+
+/// An authority, taken apart.
+struct Authority<'a> {
+    /// With its brackets, where it has them; never empty.
+    host: &'a [u8],
+    port: Option<u16>,
+}
+
+/// Host and port of `authority`; `None` where it is not valid, or has no host (rule S11).
+fn split_authority(authority: &[u8]) -> Option<Authority<'_>> {
+    let host_end = match authority {
+        [b'[', rest @ ..] => {
+            let end = rest.iter().position(|&byte| byte == b']')?;
+            // A zone (RFC 6874) means something on the sender's machine only, and does not parse.
+            std::str::from_utf8(&rest[..end]).ok()?.parse::<Ipv6Addr>().ok()?;
+            end + 2
+        }
+        _ => {
+            let end = authority.iter().position(|&byte| byte == b':').unwrap_or(authority.len());
+            is_reg_name(&authority[..end]).then_some(end)?
+        }
+    };
+    let (host, rest) = authority.split_at(host_end);
+    let port = match rest {
+        [] => None,
+        [b':', digits @ ..] if digits.len() <= 5 => Some(u16::try_from(chars::parse_decimal(digits)?).ok()?),
+        _ => return None,
+    };
+    Some(Authority { host, port })
+}
+
+/// reg-name of RFC 3986 section 3.2.2, which takes in IPv4 addresses; not empty.
+fn is_reg_name(host: &[u8]) -> bool {
+    let mut rest = host;
+    while let [first, after @ ..] = rest {
+        rest = match (first, after) {
+            (b'%', [high, low, after @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => after,
+            (&byte, after) if chars::is_host_byte(byte) => after,
+            _ => return false,
+        };
+    }
+    !host.is_empty()
 }
 
 /// Whether `authority` is a valid Host value: `host`, `host:port`, `[v6]`, `[v6]:port`; no userinfo, no comma, no path.
 /// Empty is valid (RFC 9110 section 7.2) and left to the caller to judge.
 pub fn is_authority(authority: &[u8]) -> bool {
-    todo!("{authority:?}")
+    authority.is_empty() || split_authority(authority).is_some()
 }
 
 /// Whether two authorities name the same host and port: case does not matter, the default port (80, or 443 when
-/// `secure`) is equal to none.
+/// `secure`) is equal to none. What is not valid is equal to nothing but itself.
 pub fn same_authority(a: &[u8], b: &[u8], secure: bool) -> bool {
-    todo!("{a:?} {b:?} {secure}")
+    let default = if secure { 443 } else { 80 };
+    match (split_authority(a), split_authority(b)) {
+        (Some(a), Some(b)) => {
+            a.host.eq_ignore_ascii_case(b.host) && a.port.unwrap_or(default) == b.port.unwrap_or(default)
+        }
+        (Some(_), None) | (None, Some(_)) | (None, None) => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Copy)]
+    enum With {
+        Get,
+        Connect,
+        Options,
+    }
+
+    fn parse(target: &[u8], with: With) -> Result<Target<'_>, TargetError> {
+        match with {
+            With::Get => parse_target(target, false, false),
+            With::Connect => parse_target(target, true, false),
+            With::Options => parse_target(target, false, true),
+        }
+    }
+
+    fn origin<'a>(path: &'a str, query: &'a str) -> Result<Target<'a>, TargetError> {
+        Ok(Target::Origin { path: path.as_bytes(), query: query.as_bytes() })
+    }
+
+    fn absolute<'a>(
+        secure: bool,
+        authority: &'a str,
+        path: &'a str,
+        query: &'a str,
+    ) -> Result<Target<'a>, TargetError> {
+        let (authority, path, query) = (authority.as_bytes(), path.as_bytes(), query.as_bytes());
+        Ok(Target::Absolute { secure, authority, path, query })
+    }
+
+    #[test]
+    fn s12_targets_have_one_of_four_forms() {
+        for (name, input, with, expected) in [
+            ("the root", "/", With::Get, origin("/", "")),
+            ("a query", "/a?b=c?d;%zz", With::Get, origin("/a", "?b=c?d;%zz")),
+            ("an empty query", "/a?", With::Get, origin("/a", "?")),
+            ("two slashes", "//a.example/b", With::Get, origin("//a.example/b", "")),
+            ("odd but printable", "/a|{}\"<>^`\\", With::Get, origin("/a|{}\"<>^`\\", "")),
+            ("a URL", "http://a.example/b?c", With::Get, absolute(false, "a.example", "/b", "?c")),
+            ("a URL with a port", "HTTPS://a:8443/", With::Get, absolute(true, "a:8443", "/", "")),
+            ("a URL without path", "http://a", With::Get, absolute(false, "a", "/", "")),
+            ("a URL without path, with query", "http://a?x=1/2", With::Get, absolute(false, "a", "/", "?x=1/2")),
+            ("a URL with IPv6", "http://[::1]:80/a", With::Get, absolute(false, "[::1]:80", "/a", "")),
+            ("asterisk", "*", With::Options, Ok(Target::Asterisk)),
+            ("CONNECT", "a:443", With::Connect, Ok(Target::Authority(b"a:443"))),
+            ("a path with OPTIONS", "/*", With::Options, origin("/*", "")),
+            ("nothing", "", With::Get, Err(TargetError::Empty)),
+            ("a space", "/a b", With::Get, Err(TargetError::BadByte)),
+            ("LF", "/a\nb", With::Get, Err(TargetError::BadByte)),
+            ("NUL", "/a\0", With::Get, Err(TargetError::BadByte)),
+            ("DEL", "/a\x7f", With::Get, Err(TargetError::BadByte)),
+            ("from 0x80", "/\u{e9}", With::Get, Err(TargetError::BadByte)),
+            ("a fragment", "/a#b", With::Get, Err(TargetError::Fragment)),
+            ("a fragment in a URL", "http://a#b", With::Get, Err(TargetError::Fragment)),
+            ("asterisk with GET", "*", With::Get, Err(TargetError::NotOptions)),
+            ("no slash", "a/b", With::Get, Err(TargetError::UnknownForm)),
+            ("another scheme", "ftp://a/", With::Get, Err(TargetError::UnknownForm)),
+            ("no authority in the URL", "http:/a", With::Get, Err(TargetError::UnknownForm)),
+            ("host and port with GET", "a:443", With::Get, Err(TargetError::UnknownForm)),
+            ("only a query", "?a", With::Get, Err(TargetError::UnknownForm)),
+            ("CONNECT with a path", "/", With::Connect, Err(TargetError::NotAuthorityForm)),
+            ("CONNECT without a port", "a", With::Connect, Err(TargetError::NotAuthorityForm)),
+            ("CONNECT with nothing", "", With::Connect, Err(TargetError::NotAuthorityForm)),
+        ] {
+            assert_eq!(parse(input.as_bytes(), with), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn s11_urls_have_a_valid_authority() {
+        for (name, input) in [
+            ("empty", "http:///a"),
+            ("empty with query", "http://?a"),
+            ("userinfo", "http://user:password@a/"),
+            ("a comma", "http://a,b/"),
+            ("an empty port", "http://a:/"),
+            ("a backslash", "http://a\\b/"),
+        ] {
+            assert_eq!(parse(input.as_bytes(), With::Get), Err(TargetError::BadAuthority), "{name}");
+        }
+    }
+
+    #[test]
+    fn s11_host_is_an_authority() {
+        for (name, input, expected) in [
+            ("empty, left to the caller", "", true),
+            ("a name", "example.com", true),
+            ("a name and a port", "Example.COM:8080", true),
+            ("a name that ends with a dot", "example.com.", true),
+            ("an underscore", "my_service", true),
+            ("sub-delims", "a!$&'()*+;=b~", true),
+            ("percent-encoded", "a%2fb", true),
+            ("IPv4", "127.0.0.1:80", true),
+            ("IPv6", "[2001:db8::1]", true),
+            ("IPv6 and a port", "[::ffff:1.2.3.4]:65535", true),
+            ("a port with zeros", "a:00080", true),
+            ("a port of six digits", "a:000080", false),
+            ("a port too high", "a:65536", false),
+            ("an empty port", "a:", false),
+            ("an empty port after IPv6", "[::1]:", false),
+            ("a port with a sign", "a:+80", false),
+            ("a port in words", "a:http", false),
+            ("only a port", ":80", false),
+            ("two ports", "a:80:80", false),
+            ("a comma", "a,b", false),
+            ("userinfo", "user@a", false),
+            ("a path", "a/b", false),
+            ("a query", "a?b", false),
+            ("a fragment", "a#b", false),
+            ("a backslash", "a\\b", false),
+            ("a space", "a b", false),
+            ("from 0x80", "\u{e9}", false),
+            ("broken percent-encoding", "a%2", false),
+            ("percent-encoding that is none", "a%zz", false),
+            ("IPv6 without brackets", "::1", false),
+            ("IPv6 without an end", "[::1", false),
+            ("IPv6 with a zone", "[fe80::1%25eth0]", false),
+            ("something after IPv6", "[::1]a", false),
+            ("IPv4 in brackets", "[127.0.0.1]", false),
+            ("a future version", "[v1.a]", false),
+            ("empty brackets", "[]", false),
+        ] {
+            assert_eq!(is_authority(input.as_bytes()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn s11_same_authority_knows_case_and_default_ports() {
+        for (name, a, b, secure, expected) in [
+            ("itself", "a", "a", false, true),
+            ("another case", "A.example", "a.EXAMPLE", false, true),
+            ("port 80", "a:80", "a", false, true),
+            ("port 443", "a", "a:443", true, true),
+            ("port 80 in https", "a:80", "a", true, false),
+            ("port 443 in http", "a:443", "a", false, false),
+            ("zeros", "a:080", "a", false, true),
+            ("other ports", "a:81", "a:82", false, false),
+            ("other hosts", "a", "b", false, false),
+            ("a dot at the end", "a.", "a", false, false),
+            ("IPv6", "[::A]:80", "[::a]", false, true),
+            ("invalid", "a:", "a", false, false),
+            ("both empty", "", "", false, true),
+            ("one empty", "", "a", false, false),
+        ] {
+            assert_eq!(same_authority(a.as_bytes(), b.as_bytes(), secure), expected, "{name}");
+            assert_eq!(same_authority(b.as_bytes(), a.as_bytes(), secure), expected, "{name}, swapped");
+        }
+    }
+
+    #[test]
+    fn s11_a_request_has_one_host_that_agrees_with_its_target() {
+        for (name, target, hosts, version, expected) in [
+            ("one", "/", &["a:81"][..], Version::Http11, Ok("a:81")),
+            ("none in HTTP/1.0", "/", &[], Version::Http10, Ok("")),
+            ("a URL in HTTP/1.0", "http://a/", &[], Version::Http10, Ok("a")),
+            ("a URL and the same Host", "http://A:80/", &["a"], Version::Http11, Ok("A:80")),
+            ("none", "/", &[], Version::Http11, Err(TargetError::HostMissing)),
+            ("none, with a URL", "http://a/", &[], Version::Http11, Err(TargetError::HostMissing)),
+            ("two", "/", &["a", "a"], Version::Http11, Err(TargetError::HostRepeated)),
+            ("two in HTTP/1.0", "/", &["a", "b"], Version::Http10, Err(TargetError::HostRepeated)),
+            ("empty", "/", &[""], Version::Http11, Err(TargetError::HostInvalid)),
+            ("a list", "/", &["a, b"], Version::Http11, Err(TargetError::HostInvalid)),
+            ("userinfo", "/", &["a@b"], Version::Http10, Err(TargetError::HostInvalid)),
+            ("a URL and another Host", "http://a/", &["b"], Version::Http11, Err(TargetError::HostMismatch)),
+            ("a URL and another port", "https://a/", &["a:80"], Version::Http11, Err(TargetError::HostMismatch)),
+        ] {
+            let mut fields = Fields::new();
+            hosts.iter().for_each(|host| fields.add(b"Host", host.as_bytes()));
+            let target = parse(target.as_bytes(), With::Get).expect("valid");
+            let found = effective_authority(&target, version, &fields);
+            assert_eq!(found, expected.map(str::as_bytes), "{name}");
+        }
+    }
+
+    #[test]
+    fn s20_dot_segments_are_found_in_every_disguise() {
+        for (path, expected) in [
+            ("/", false),
+            ("", false),
+            ("/a/b.c/..d/e..", false),
+            ("/...", false),
+            ("/.../a", false),
+            ("/.a/a./.well-known", false),
+            ("/a%2Fb%5cc", false),
+            ("/a;.", false),
+            ("/a;x=..", false),
+            ("/a;/..a", false),
+            ("/%252e%252e/", false),
+            ("/%", false),
+            ("/%2", false),
+            ("/%zz/.%zz", false),
+            ("//", false),
+            ("/.%00/", false),
+            ("/.", true),
+            ("/..", true),
+            ("/a/../b", true),
+            ("/a/./b", true),
+            ("/a/%2e%2E/b", true),
+            ("/a/.%2e;x", true),
+            ("/a/%2e", true),
+            ("/a/..%2fb", true),
+            ("/a/..%5cb", true),
+            ("/a%2f..", true),
+            ("/a%5C%2e%2e%5Cb", true),
+            ("/a\\..\\b", true),
+            ("/a/..;/b", true),
+            ("/a/.;", true),
+            ("/a/..%3Bx", true),
+            ("/a;b/..", true),
+            ("/a;b%2f../c", true),
+            ("..", true),
+        ] {
+            assert_eq!(has_dot_segment(path.as_bytes()), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn errors_name_their_rule() {
+        for (error, rule) in
+            [(TargetError::BadByte, "S12"), (TargetError::HostRepeated, "S11"), (TargetError::DotSegment, "S20")]
+        {
+            assert_eq!(error.rule(), rule);
+            assert!(error.to_string().starts_with("expected"));
+        }
+    }
 }

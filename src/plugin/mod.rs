@@ -25,10 +25,37 @@ pub mod chain;
 
 pub use mini_rproxy_plugin::Level;
 
+use crate::log::{self, Logger};
+
 /// Where the messages of plugins, and ours about them, go.
 pub trait Sink: Send + Sync {
     /// Whether a message of that level would be written.
     fn is_enabled(&self, level: Level) -> bool;
     /// Writes a message. What a plugin says may hold any characters, line breaks too.
     fn log(&self, level: Level, plugin: &str, message: &str);
+}
+
+impl Sink for Logger {
+    fn is_enabled(&self, level: Level) -> bool {
+        line_level(level).is_some()
+    }
+
+    fn log(&self, level: Level, plugin: &str, message: &str) {
+        let Some(level) = line_level(level) else { return };
+        let mut line = self.line(level, message);
+        if !plugin.is_empty() {
+            line.text("plugin", plugin);
+        }
+        line.send();
+    }
+}
+
+/// The log's own level. It has none for what only whoever looks for a fault wants to see.
+fn line_level(level: Level) -> Option<log::Level> {
+    match level {
+        Level::Error => Some(log::Level::Error),
+        Level::Warn => Some(log::Level::Warn),
+        Level::Info => Some(log::Level::Info),
+        Level::Debug => None,
+    }
 }

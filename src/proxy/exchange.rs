@@ -2,189 +2,436 @@
 //!
 //! It owns no socket and reads no clock: bytes and events go in ([`Exchange::handle`]), bytes and commands come out
 //! ([`Exchange::output`], [`Exchange::poll_command`]). The event loop, the tests and the fuzzers drive the same code.
+//!
+//! ```text
+//!          first byte            answered, persistent
+//!  Idle ───────────────► Active ─────────────────────► Idle
+//!   │ time-out, EOF        │ answered, not persistent
+//!   ▼                      ▼
+//! Closed ◄────────────── Lingering   (only where the client may still be sending)
+//! ```
+//!
+//! What an active exchange does is told by the states of its two ends: `downstream` and `upstream` hold one machine
+//! each, and the rules that need both sit in [`Exchange::settle`].
+//!
+//! Invariants, checked by tests and fuzz targets: whatever the order of inputs, no panic; the queues stay below the high
+//! water mark plus one read; each request gets exactly one final response or a close; and there is always something
+//! that goes on - a wanted read, output, a command or a deadline.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::site::{Site, UpstreamId};
+pub use super::events::{AccessRecord, Command, ConnectError, Input, Now, Observer, Peer, Side};
+pub use super::transaction::Spares;
+pub use super::turn::Env;
 
-/// One end of an exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Towards the client.
-    Downstream,
-    /// Towards the origin.
-    Upstream,
-}
-
-/// Why no connection to an upstream could be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectError {
-    /// The name does not resolve (now).
-    DnsFail,
-    /// Every address refused.
-    Refused,
-    /// No address answered in time.
-    TimedOut,
-    /// Anything else: unreachable, out of descriptors.
-    Failed,
-}
-
-/// What happened outside.
-#[derive(Clone, Copy, Debug)]
-pub enum Input<'a> {
-    /// These bytes were read from that side. All of them are taken.
-    Bytes(Side, &'a [u8]),
-    /// So many bytes were read from that side and written to the other, unseen: at most [`Exchange::relayable`].
-    Relayed(Side, u64),
-    /// That side sends no more (FIN).
-    Eof(Side),
-    /// That side is gone (RST, or any other error of reading).
-    Reset(Side),
-    /// That side takes no more bytes (a write failed); what it sent may still be read.
-    Unwritable(Side),
-    /// The answer to [`Command::Connect`].
-    Connected { reused: bool },
-    /// The other answer to [`Command::Connect`].
-    ConnectFailed(ConnectError),
-    /// A deadline may have passed.
-    Tick,
-}
-
-/// What is to be done outside. Commands are carried out in the order in which they come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Lend a connection to this upstream: one from the pool, or a new one; `fresh`: not from the pool.
-    /// Answered by `Input::Connected` or `Input::ConnectFailed`, at once or later.
-    Connect { upstream: UpstreamId, fresh: bool },
-    /// The borrowed upstream connection (or the attempt at one) is not needed any more; it may serve others.
-    Park,
-    /// Close that side's socket; the kernel still delivers what was written. For `Upstream` also: give up an attempt to
-    /// connect. After `Close(Downstream)` the exchange is over.
-    Close(Side),
-    /// Close that side with a reset, so that the peer can tell that the message is cut.
-    Abort(Side),
-    /// Send no more to that side (shutdown of the write half), reading goes on.
-    Shutdown(Side),
-}
-
-/// The moment, as told by whoever owns the clock.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// Monotonic: all deadlines are made of it (rule E11).
-    pub instant: Instant,
-    /// The Date field's value (RFC 9110 section 5.6.7).
-    pub date: [u8; 29],
-}
-
-/// Who is at the other end of a client connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer {
-    /// `None` on a unix socket.
-    pub address: Option<SocketAddr>,
-    /// Whether the client speaks TLS to us.
-    pub secure: bool,
-}
-
-/// Hears of finished requests; all it is given is borrowed.
-pub trait Observer {
-    /// A request is over.
-    fn access(&mut self, record: &AccessRecord<'_>);
-    /// A plugin or a peer did something that the operator should know of.
-    fn warn(&mut self, message: std::fmt::Arguments<'_>);
-}
-
-/// One line of the access log.
-#[derive(Clone, Copy, Debug)]
-pub struct AccessRecord<'a> {
-    pub client: Option<SocketAddr>,
-    /// Empty where the request line was not understood.
-    pub method: &'a [u8],
-    /// The client's target without the query; empty likewise.
-    pub path: &'a [u8],
-    /// `None` where no route was chosen.
-    pub prefix: Option<&'a str>,
-    pub upstream: Option<&'a str>,
-    /// The final status; 499 when the client went away first; 0 when it was never answered.
-    pub status: u16,
-    /// Body bytes received from the client and sent to it (bytes in framing not counted).
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub reused: bool,
-    pub retries: u32,
-    /// Milliseconds-able durations since the first byte of the head: head read, connected, first byte of the response, end.
-    pub head: std::time::Duration,
-    pub connect: Option<std::time::Duration>,
-    pub first_byte: Option<std::time::Duration>,
-    pub total: std::time::Duration,
-    /// `None` for a plain success.
-    pub why: Option<&'static str>,
-}
-
-/// Recycled memory of exchanges that are over, one set per worker.
-#[derive(Default)]
-pub struct Spares {
-    _boxes: (),
-}
-
-/// What an exchange is lent for the length of a call.
-pub struct Env<'a> {
-    pub now: &'a Now,
-    pub site: &'a Rc<Site>,
-    pub spares: &'a mut Spares,
-    pub observer: &'a mut dyn Observer,
-}
+use super::cause::Cause;
+use super::deadlines::{LINGER, LINGER_IDLE};
+use super::site::Site;
+use super::transaction::{Downstream, Ending, Flow, HIGH_WATER, RequestSink, ResponseSink, Transaction, Upstream};
+use super::turn::{Client, Commands, End, Release, Turn};
 
 /// One client connection.
+#[derive(Debug)]
 pub struct Exchange {
-    _state: (),
+    client: Client,
+    commands: Commands,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Between requests. No buffer is owned.
+    Idle { since: Instant },
+    /// From the first byte of a request to the last byte of its response.
+    Active(Box<Transaction>),
+    /// Our last byte was sent; the client's are read and thrown away so that a reset does not overtake our answer.
+    Lingering { since: Instant, last_read: Instant },
+    /// Over.
+    Closed,
+}
+
+/// What follows a step of [`Exchange::settle`].
+enum Next {
+    /// Nothing to settle.
+    Wait,
+    /// The states have changed: look again.
+    Again,
+    /// The response is delivered; the connection serves on.
+    Serve,
+    /// The response is delivered; the connection ends.
+    End(End),
+    /// The response is delivered; the connection ends once the client has stopped sending.
+    Linger,
 }
 
 impl Exchange {
     /// A connection that was just accepted.
-    pub fn new(now: &Now, peer: Peer) -> Exchange {
-        todo!("{now:?} {peer:?}")
+    pub fn new(now: &Now, peer: Peer, site: Rc<Site>) -> Exchange {
+        Exchange {
+            client: Client { peer, site, served: 0, is_draining: false },
+            commands: Commands::default(),
+            state: State::Idle { since: now.instant },
+        }
     }
-    /// Takes an event. Then: carry out all commands, write all output, ask again what it wants.
+
+    /// Takes an event. Afterwards the caller carries out all commands, writes all output and asks again what is wanted.
     pub fn handle(&mut self, env: &mut Env<'_>, input: Input<'_>) {
-        let _ = (env.now, input);
-        todo!()
+        let now = env.now.instant;
+        match (&mut self.state, input) {
+            (State::Idle { .. }, Input::Bytes(Side::Downstream, data)) => {
+                if !data.is_empty() {
+                    self.state = State::Active(env.spares.take(now));
+                    self.step(env, input);
+                }
+            }
+            (State::Idle { .. }, Input::Eof(side) | Input::Reset(side) | Input::Unwritable(side)) => {
+                if side == Side::Downstream {
+                    self.end(End::Close);
+                }
+            }
+            (State::Idle { .. }, Input::Tick) => {
+                if self.deadline().is_some_and(|at| at <= now) {
+                    self.end(End::Close);
+                }
+            }
+            (State::Active(_), _) => self.step(env, input),
+            (State::Lingering { last_read, .. }, Input::Bytes(Side::Downstream, _)) => *last_read = now,
+            (
+                State::Lingering { .. },
+                Input::Eof(Side::Downstream) | Input::Reset(Side::Downstream) | Input::Unwritable(Side::Downstream),
+            ) => self.end(End::Close),
+            (State::Lingering { .. }, Input::Tick) => {
+                if self.deadline().is_some_and(|at| at <= now) {
+                    self.end(End::Close);
+                }
+            }
+            // What an upstream does that is not ours any more is nobody's business here.
+            (
+                State::Idle { .. } | State::Lingering { .. },
+                Input::Bytes(Side::Upstream, _)
+                | Input::Relayed(..)
+                | Input::Connected { .. }
+                | Input::ConnectFailed(_)
+                | Input::Eof(Side::Upstream)
+                | Input::Reset(Side::Upstream)
+                | Input::Unwritable(Side::Upstream),
+            )
+            | (State::Closed, _) => {}
+        }
     }
+
+    /// One event for the running transaction, and what follows from it.
+    fn step(&mut self, env: &mut Env<'_>, input: Input<'_>) {
+        let State::Active(transaction) = &mut self.state else { return };
+        let mut turn = Turn { env, client: &mut self.client, commands: &mut self.commands };
+        let was_empty = (transaction.to_client.is_empty(), transaction.to_origin.is_empty());
+        transaction.on_input(&mut turn, input);
+        self.settle(env);
+        // A write time-out runs from the moment at which there is something to write.
+        if let State::Active(transaction) = &mut self.state {
+            if was_empty.0 && !transaction.to_client.is_empty() {
+                transaction.progress.client_write = env.now.instant;
+            }
+            if was_empty.1 && !transaction.to_origin.is_empty() {
+                transaction.progress.origin_write = env.now.instant;
+            }
+        }
+    }
+
     /// The next thing to do.
     #[must_use]
     pub fn poll_command(&mut self) -> Option<Command> {
-        todo!()
+        self.commands.poll()
     }
-    /// Bytes that wait to be written to `side`. Upstream's may be written only between Connected and Park/Close/Abort.
+
+    /// Bytes that wait to be written to `side`.
     pub fn output(&self, side: Side) -> &[u8] {
-        todo!("{side:?}")
+        match (&self.state, side) {
+            (State::Active(transaction), Side::Downstream) => transaction.to_client.waiting(),
+            (State::Active(transaction), Side::Upstream) if transaction.is_connected() => {
+                transaction.to_origin.waiting()
+            }
+            (State::Active(_), Side::Upstream) => b"",
+            (State::Idle { .. } | State::Lingering { .. } | State::Closed, _) => b"",
+        }
     }
+
     /// The first `len` bytes of that output were written. More commands, output and wishes may follow.
     pub fn sent(&mut self, env: &mut Env<'_>, side: Side, len: usize) {
-        let _ = (env.now, side, len);
-        todo!()
+        let State::Active(transaction) = &mut self.state else { return };
+        if len == 0 {
+            return;
+        }
+        let now = env.now.instant;
+        // Progress on one side also restarts the clock of the side that it had held up.
+        match side {
+            Side::Downstream => {
+                transaction.to_client.consume(len);
+                transaction.progress.client_write = now;
+                transaction.progress.origin_read = now;
+            }
+            Side::Upstream => {
+                transaction.to_origin.consume(len);
+                transaction.progress.origin_write = now;
+                transaction.progress.client_read = now;
+            }
+        }
+        self.settle(env);
     }
-    /// Whether reading from `side` now makes sense. The whole of backpressure.
+
+    /// Whether reading from `side` makes sense now. This is the whole of backpressure.
     pub fn wants_read(&self, side: Side) -> bool {
-        todo!("{side:?}")
+        match &self.state {
+            State::Idle { .. } | State::Lingering { .. } => side == Side::Downstream,
+            State::Active(transaction) => transaction.wants_read(side),
+            State::Closed => false,
+        }
     }
+
     /// How many bytes may be moved from `side` to the other one unseen; 0 while output waits on the other side.
-    /// What could not be written after reading is given back as `Input::Bytes`, after `Relayed` for the part that was.
+    /// What could not be written after reading is given back as [`Input::Bytes`], after [`Input::Relayed`] for the part
+    /// that was.
     pub fn relayable(&self, side: Side) -> u64 {
-        todo!("{side:?}")
+        match &self.state {
+            State::Active(transaction) => transaction.relayable(side),
+            State::Idle { .. } | State::Lingering { .. } | State::Closed => 0,
+        }
     }
-    /// When to call `handle(Tick)` at the latest.
+
+    /// When to call `handle` with [`Input::Tick`] at the latest.
     pub fn deadline(&self) -> Option<Instant> {
-        todo!()
+        let timeouts = &self.client.site.config.timeouts;
+        match &self.state {
+            // A client that has never asked anything gets no longer than the head may take.
+            State::Idle { since } if self.client.served == 0 => Some(*since + timeouts.request_head),
+            State::Idle { since } => Some(*since + timeouts.keep_alive),
+            State::Active(transaction) => transaction.deadline(&self.client.site),
+            State::Lingering { since, last_read } => Some((*since + LINGER).min(*last_read + LINGER_IDLE)),
+            State::Closed => None,
+        }
     }
-    /// The process is going to stop: finish what runs, answer with `Connection: close`; close at once when idle.
-    pub fn drain(&mut self, env: &mut Env<'_>) {
-        let _ = env.now;
-        todo!()
+
+    /// The process is going to stop: what runs is finished and answered with `Connection: close`, what idles is closed.
+    pub fn drain(&mut self) {
+        self.client.is_draining = true;
+        if self.is_idle() {
+            self.end(End::Close);
+        }
     }
-    /// Whether no request is being read or answered.
+
+    /// Whether the connection waits for a request and owns nothing that belongs to one.
     pub fn is_idle(&self) -> bool {
-        todo!()
+        matches!(self.state, State::Idle { .. })
+    }
+
+    /// Whether everything has been said: after this only [`Command::Close`] or [`Command::Abort`] of the client's side
+    /// may be left to poll.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    fn end(&mut self, how: End) {
+        self.state = State::Closed;
+        self.commands.end(how);
+    }
+
+    /// The rules that need both ends, applied until nothing changes.
+    fn settle(&mut self, env: &mut Env<'_>) {
+        loop {
+            let State::Active(transaction) = &mut self.state else { return };
+            let mut turn = Turn { env, client: &mut self.client, commands: &mut self.commands };
+            let next = transaction.settle(&mut turn);
+            match next {
+                Next::Wait => return,
+                Next::Again => {}
+                Next::Serve => {
+                    transaction.finish(&mut turn);
+                    transaction.restart(env.now.instant);
+                    if transaction.client_input.is_empty() {
+                        self.leave(env, State::Idle { since: env.now.instant });
+                        return;
+                    }
+                    let mut turn = Turn { env, client: &mut self.client, commands: &mut self.commands };
+                    transaction.read_held(&mut turn);
+                }
+                Next::End(how) => {
+                    transaction.finish(&mut turn);
+                    self.leave(env, State::Closed);
+                    self.commands.end(how);
+                }
+                Next::Linger => {
+                    transaction.finish(&mut turn);
+                    turn.commands.shutdown(Side::Downstream);
+                    let now = env.now.instant;
+                    self.leave(env, State::Lingering { since: now, last_read: now });
+                }
+            }
+        }
+    }
+
+    /// Leaves the active state; its memory goes back to the spares.
+    fn leave(&mut self, env: &mut Env<'_>, state: State) {
+        if let State::Active(transaction) = std::mem::replace(&mut self.state, state) {
+            env.spares.give_back(transaction);
+        }
+    }
+}
+
+impl Transaction {
+    fn on_input(&mut self, turn: &mut Turn<'_, '_>, input: Input<'_>) {
+        match input {
+            Input::Bytes(Side::Downstream, data) => self.on_client_bytes(turn, data),
+            Input::Bytes(Side::Upstream, data) => self.on_origin_bytes(turn, data),
+            Input::Relayed(side, len) => self.on_relayed(turn, side, len),
+            Input::Eof(Side::Downstream) => self.on_client_eof(turn),
+            Input::Eof(Side::Upstream) => self.on_origin_eof(turn),
+            Input::Reset(Side::Downstream) | Input::Unwritable(Side::Downstream) => {
+                self.client_gone(turn, Cause::ClientGone);
+            }
+            Input::Reset(Side::Upstream) => self.on_origin_reset(turn),
+            Input::Unwritable(Side::Upstream) => self.on_origin_unwritable(turn),
+            Input::Connected { reused } => self.on_connected(turn, reused),
+            Input::ConnectFailed(error) => self.on_connect_failed(turn, error),
+            Input::Tick => self.on_tick(turn),
+        }
+    }
+
+    /// The client sends no more. In the middle of an exchange that means that it has gone: a client which only closes its
+    /// sending half cannot be told from one that was killed, and holding the upstream for it would be the worse mistake
+    /// (rule G12; nginx and Go's proxy judge alike).
+    fn on_client_eof(&mut self, turn: &mut Turn<'_, '_>) {
+        match (&self.down, &self.up) {
+            (Downstream::Tunnel(Flow::Open), _) => self.down = Downstream::Tunnel(Flow::Ended),
+            (Downstream::Tunnel(Flow::Ended | Flow::Told), _) => {}
+            (
+                Downstream::Head { .. } | Downstream::Body { .. } | Downstream::Done | Downstream::Discard,
+                Upstream::Local | Upstream::Done | Upstream::Cut { .. },
+            ) => {
+                // The answer is complete and only has to be delivered.
+                self.down = Downstream::Done;
+                self.is_persistent = false;
+                self.client_input.clear();
+            }
+            (Downstream::Head { .. } | Downstream::Body { .. } | Downstream::Done | Downstream::Discard, _) => {
+                self.client_gone(turn, Cause::ClientGone);
+            }
+        }
+    }
+
+    fn on_relayed(&mut self, turn: &mut Turn<'_, '_>, side: Side, len: u64) {
+        match (side, &self.down, &self.up) {
+            (Side::Downstream, Downstream::Tunnel(_), _) => {
+                self.progress.client_read = turn.now();
+                self.record.bytes_in += len;
+            }
+            (Side::Upstream, _, Upstream::Tunnel(_)) => {
+                self.progress.origin_read = turn.now();
+                self.record.bytes_out += len;
+            }
+            (Side::Downstream, _, _) => self.on_request_relayed(turn, len),
+            (Side::Upstream, _, _) => self.on_response_relayed(turn, len),
+        }
+    }
+
+    /// What the two states together ask for.
+    fn settle(&mut self, turn: &mut Turn<'_, '_>) -> Next {
+        match (&self.down, &self.up) {
+            // Rule G15: an end of one direction is passed on when its bytes are; both ended, the tunnel is over.
+            (Downstream::Tunnel(Flow::Ended), Upstream::Tunnel(_)) if self.to_origin.is_empty() => {
+                turn.commands.shutdown(Side::Upstream);
+                self.down = Downstream::Tunnel(Flow::Told);
+                Next::Again
+            }
+            (Downstream::Tunnel(_), Upstream::Tunnel(Flow::Ended)) if self.to_client.is_empty() => {
+                turn.commands.shutdown(Side::Downstream);
+                self.up = Upstream::Tunnel(Flow::Told);
+                Next::Again
+            }
+            (Downstream::Tunnel(Flow::Told), Upstream::Tunnel(Flow::Told)) => {
+                self.release_upstream(turn, Release::Close);
+                Next::End(End::Close)
+            }
+            (Downstream::Tunnel(_), Upstream::Tunnel(_)) => Next::Wait,
+            (_, Upstream::None | Upstream::Connecting { .. } | Upstream::AwaitHead { .. } | Upstream::Body { .. }) => {
+                Next::Wait
+            }
+            (_, Upstream::Local | Upstream::Done | Upstream::Cut { .. }) if !self.to_client.is_empty() => Next::Wait,
+            (_, Upstream::Cut { ending: Ending::Close }) => Next::End(End::Close),
+            (_, Upstream::Cut { ending: Ending::Abort }) => Next::End(End::Abort),
+            // RFC 9112 section 9.3: the next request follows on the same connection.
+            (Downstream::Done, Upstream::Local | Upstream::Done) if self.is_persistent => Next::Serve,
+            (Downstream::Done, Upstream::Local | Upstream::Done) if self.client_input.is_empty() => {
+                Next::End(End::Close)
+            }
+            // RFC 9112 section 9.6: closing now would make the kernel reset the connection, and the reset could destroy
+            // our answer before the client has read it (rule G20).
+            (
+                Downstream::Done
+                | Downstream::Discard
+                | Downstream::Head { .. }
+                | Downstream::Body { .. }
+                | Downstream::Tunnel(_),
+                Upstream::Local | Upstream::Done,
+            ) => Next::Linger,
+            (
+                Downstream::Done | Downstream::Discard | Downstream::Head { .. } | Downstream::Body { .. },
+                Upstream::Tunnel(_),
+            ) => Next::Wait,
+        }
+    }
+
+    pub(super) fn wants_read(&self, side: Side) -> bool {
+        match side {
+            Side::Downstream => match &self.down {
+                Downstream::Head { .. } | Downstream::Discard => true,
+                Downstream::Body { sink: RequestSink::Collect, .. } => true,
+                Downstream::Body { .. } | Downstream::Tunnel(Flow::Open) => self.to_origin.len() < HIGH_WATER,
+                // Read on, to notice a client that leaves; but do not hoard what it pipelines.
+                Downstream::Done => self.client_input.len() < HIGH_WATER,
+                Downstream::Tunnel(Flow::Ended | Flow::Told) => false,
+            },
+            Side::Upstream => match &self.up {
+                Upstream::Body { sink: ResponseSink::Collect | ResponseSink::Discard, .. } => true,
+                Upstream::AwaitHead { .. } | Upstream::Body { .. } | Upstream::Tunnel(Flow::Open) => {
+                    self.to_client.len() < HIGH_WATER
+                }
+                Upstream::Tunnel(Flow::Ended | Flow::Told)
+                | Upstream::None
+                | Upstream::Local
+                | Upstream::Connecting { .. }
+                | Upstream::Done
+                | Upstream::Cut { .. } => false,
+            },
+        }
+    }
+
+    fn relayable(&self, side: Side) -> u64 {
+        match side {
+            Side::Downstream if self.is_connected() && self.to_origin.is_empty() => match &self.down {
+                Downstream::Body { body, sink: RequestSink::Verbatim } => body.relayable(),
+                Downstream::Tunnel(Flow::Open) => u64::MAX,
+                Downstream::Body { sink: RequestSink::Chunked | RequestSink::Collect, .. }
+                | Downstream::Head { .. }
+                | Downstream::Done
+                | Downstream::Discard
+                | Downstream::Tunnel(Flow::Ended | Flow::Told) => 0,
+            },
+            Side::Upstream if self.to_client.is_empty() => match &self.up {
+                Upstream::Body { body, sink: ResponseSink::Verbatim | ResponseSink::UntilClose } => body.relayable(),
+                Upstream::Tunnel(Flow::Open) => u64::MAX,
+                Upstream::Body {
+                    sink: ResponseSink::Chunked | ResponseSink::Collect | ResponseSink::Discard, ..
+                }
+                | Upstream::None
+                | Upstream::Local
+                | Upstream::Connecting { .. }
+                | Upstream::AwaitHead { .. }
+                | Upstream::Done
+                | Upstream::Cut { .. }
+                | Upstream::Tunnel(Flow::Ended | Flow::Told) => 0,
+            },
+            Side::Downstream | Side::Upstream => 0,
+        }
     }
 }

@@ -1,6 +1,41 @@
 //! Floor 2: what a gateway does, pure. No socket, no clock, no thread.
+//!
+//! | file | one job |
+//! |---|---|
+//! | [`route`] | the longest matching prefix, and the target to forward |
+//! | [`hooks`] | the plugins' only door |
+//! | [`site`] | what all exchanges of a worker share |
+//! | [`events`] | what goes into an exchange and what comes out |
+//! | [`cause`] | why an exchange was not a plain success |
+//! | [`connection`] | the Connection field |
+//! | [`forwarded`] | X-Forwarded-*: whose word is taken |
+//! | [`admit`] | whether a request is served, and by whom |
+//! | [`forward`] | received head to forwarded head |
+//! | [`local`] | answers of our own |
+//! | [`record`] | what the access log will say |
+//! | `transaction` | one request under way: memory and states |
+//! | `turn` | what a step may touch and ask for |
+//! | `outcome` | how an exchange ends |
+//! | `downstream` | the client's end |
+//! | `upstream` | the origin's end |
+//! | `deadlines` | when patience ends |
+//! | [`exchange`] | both ends together |
 
-pub mod exchange;
-pub mod hooks;
 pub mod route;
+pub mod hooks;
 pub mod site;
+pub mod events;
+pub mod cause;
+pub mod connection;
+pub mod forwarded;
+pub mod admit;
+pub mod forward;
+pub mod local;
+pub mod record;
+mod transaction;
+mod turn;
+mod outcome;
+mod downstream;
+mod upstream;
+mod deadlines;
+pub mod exchange;

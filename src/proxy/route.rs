@@ -3,6 +3,18 @@
 //! A tree of segments: a look-up walks the path once and stops where the tree ends, so that its cost depends on the
 //! path and not on the number of routes. Segments are compared with percent-encoded unreserved characters decoded;
 //! what is forwarded is cut from the bytes as sent (rule G7).
+//!
+//! ```text
+//! prefixes  /a  /a/b  /c         nodes  root ── a ── b
+//!                                            └─ c
+//! ```
+//! The edges of the whole tree live in one hash table, keyed by parent and segment: a node costs about 30 bytes.
+
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::config::prefix::{self, MAX_SEGMENT};
 
 /// What a path led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,21 +26,232 @@ pub struct Match {
 }
 
 /// The routing table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Router {
-    _nodes: (),
+    /// `nodes[ROOT]` is the root, which stands for `/`.
+    nodes: Vec<Node>,
+    /// Indices of all nodes but the root, found by parent and segment.
+    edges: HashTable<u32>,
+    /// The segments of all nodes, end to end, normalised.
+    text: Vec<u8>,
+    hasher: DefaultHashBuilder,
+}
+
+const ROOT: u32 = 0;
+
+#[derive(Debug)]
+struct Node {
+    parent: u32,
+    /// Where in `text` the segment begins; it is never empty but at the root.
+    start: u32,
+    len: u8,
+    route: Option<u32>,
+}
+
+impl Default for Router {
+    fn default() -> Self {
+        Router::new([])
+    }
 }
 
 impl Router {
     /// Builds the table from prefixes in file order, which the configuration has checked: each begins with `/`, has no
     /// dot segments and no empty segments but perhaps a last one, and no two are the same.
     pub fn new<'a>(prefixes: impl IntoIterator<Item = &'a str>) -> Router {
-        let _ = prefixes.into_iter();
-        todo!()
+        let mut router = Router {
+            nodes: vec![Node { parent: ROOT, start: 0, len: 0, route: None }],
+            edges: HashTable::new(),
+            text: Vec::new(),
+            hasher: DefaultHashBuilder::default(),
+        };
+        let mut buf = [0; MAX_SEGMENT];
+        for (route, prefix) in (0..).zip(prefixes) {
+            let mut node = ROOT;
+            for segment in prefix::segments(prefix) {
+                let segment =
+                    prefix::normalise(segment.as_bytes(), &mut buf).expect("the configuration checked the length");
+                node = router.child(node, segment).unwrap_or_else(|| router.grow(node, segment));
+            }
+            router.nodes[node as usize].route = Some(route);
+        }
+        router.nodes.shrink_to_fit();
+        router.text.shrink_to_fit();
+        router
     }
 
     /// The route for `path` (as sent, without the query), if any.
     pub fn find(&self, path: &[u8]) -> Option<Match> {
-        todo!("{path:?}")
+        let mut best = self.matched(ROOT, 0);
+        let mut node = ROOT;
+        let mut walked = 0;
+        let mut buf = [0; MAX_SEGMENT];
+        while let Some(rest) = path[walked..].strip_prefix(b"/") {
+            let len = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
+            let Some(segment) = prefix::normalise(&rest[..len], &mut buf) else { break };
+            let Some(child) = self.child(node, segment) else { break };
+            node = child;
+            walked += 1 + len;
+            best = self.matched(node, walked).or(best);
+        }
+        best
+    }
+
+    fn matched(&self, node: u32, prefix_len: usize) -> Option<Match> {
+        self.nodes[node as usize].route.map(|route| Match { route, prefix_len })
+    }
+
+    fn child(&self, parent: u32, segment: &[u8]) -> Option<u32> {
+        let hash = self.hasher.hash_one((parent, segment));
+        self.edges
+            .find(hash, |&index| {
+                let node = &self.nodes[index as usize];
+                node.parent == parent && segment_of(node, &self.text) == segment
+            })
+            .copied()
+    }
+
+    /// Adds a child that is not there yet.
+    fn grow(&mut self, parent: u32, segment: &[u8]) -> u32 {
+        let index = u32::try_from(self.nodes.len()).expect("a configuration file has fewer than 2^32 segments");
+        let start = u32::try_from(self.text.len()).expect("a configuration file has fewer than 2^32 bytes");
+        let len = u8::try_from(segment.len()).expect("a segment has at most MAX_SEGMENT bytes");
+        self.text.extend_from_slice(segment);
+        self.nodes.push(Node { parent, start, len, route: None });
+        let (nodes, text, hasher) = (&self.nodes, &self.text, &self.hasher);
+        let hash_of = |&index: &u32| {
+            let node = &nodes[index as usize];
+            hasher.hash_one((node.parent, segment_of(node, text)))
+        };
+        self.edges.insert_unique(hash_of(&index), index, hash_of);
+        index
+    }
+}
+
+fn segment_of<'a>(node: &Node, text: &'a [u8]) -> &'a [u8] {
+    &text[node.start as usize..][..usize::from(node.len)]
+}
+
+/// Appends the target to forward: `base_path` joined with what stands in `path` after its first `prefix_len` bytes, byte
+/// for byte (rule G7), `/` where both are empty, then the query with its `?` (rule G6). A route that keeps its prefix
+/// gives a `prefix_len` of 0.
+pub fn write_target(out: &mut Vec<u8>, base_path: &str, path: &[u8], query: &[u8], prefix_len: usize) {
+    let rest = &path[prefix_len..];
+    out.extend_from_slice(base_path.as_bytes());
+    out.extend_from_slice(rest);
+    if base_path.is_empty() && rest.is_empty() {
+        out.push(b'/');
+    }
+    out.extend_from_slice(query);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::target::has_dot_segment;
+
+    /// Routes `target` by one prefix and writes what is forwarded.
+    fn forwarded(prefix: &str, base_path: &str, target: &str) -> Option<String> {
+        let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
+        let found = Router::new([prefix]).find(path.as_bytes())?;
+        let mut out = Vec::new();
+        write_target(&mut out, base_path, path.as_bytes(), query.as_bytes(), found.prefix_len);
+        Some(String::from_utf8(out).expect("ASCII in, ASCII out"))
+    }
+
+    #[test]
+    fn g7_the_truth_table_of_routing_holds() {
+        for (prefix, base_path, request, expected) in [
+            // prefix     base     request                              forwarded
+            ("/fitness", "", "/fitness/users/123?q=a%20b&q=", Some("/users/123?q=a%20b&q=")),
+            ("/fitness", "", "/fitness", Some("/")),
+            ("/fitness", "", "/fitness?x=1", Some("/?x=1")),
+            ("/fitness", "", "/fitness/", Some("/")),
+            ("/engine", "/base", "/engine/x", Some("/base/x")),
+            ("/engine", "/base", "/engine", Some("/base")),
+            ("/engine", "/base", "/engine/", Some("/base/")),
+            ("/engine", "/base", "/engine?", Some("/base?")),
+            ("/engine/", "/base", "/engine/x", Some("/base/x")),
+            ("/engine/", "/base", "/engine", Some("/base")),
+            ("/", "", "/a%2Fb//c;v=1", Some("/a%2Fb//c;v=1")),
+            ("/", "/base", "/", Some("/base/")),
+            ("/", "", "/", Some("/")),
+            // Prefixes take whole segments.
+            ("/api", "", "/api", Some("/")),
+            ("/api", "", "/api/x", Some("/x")),
+            ("/api", "", "/api?x", Some("/?x")),
+            ("/api", "", "/apiary", None),
+            ("/api", "", "/api;v=1", None),
+            ("/api", "", "/ap", None),
+            ("/api", "", "/API", None),
+            ("/api", "", "//api", None),
+            ("/api", "", "/", None),
+            ("/api", "", "/api//x", Some("//x")),
+            ("/a/b", "", "/a//b", None),
+            // The prefix part is compared decoded, the rest is forwarded as it was sent.
+            ("/fitness", "", "/%66itness/%66", Some("/%66")),
+            ("/fitness", "", "/%66%69tness", Some("/")),
+            ("/%66itness", "", "/fitness/x", Some("/x")),
+            ("/a%2fb", "", "/a%2Fb/c", Some("/c")),
+            ("/a%2Fb", "", "/a/b/c", None),
+            ("/a/b", "", "/a%2Fb/c", None),
+            ("/a", "", "/%2561", None),
+            ("/a", "", "/a%", None),
+        ] {
+            assert_eq!(forwarded(prefix, base_path, request).as_deref(), expected, "{prefix} {request}");
+        }
+    }
+
+    /// The last row of the table: these paths never come to a router.
+    #[test]
+    fn s20_paths_with_dot_segments_are_refused_before_routing() {
+        for path in ["/a/../b", "/a/./b", "/a/%2e%2E/b", "/a/.%2e;x", "/a/..%2fb", "/a/..%5cb"] {
+            assert!(has_dot_segment(path.as_bytes()), "{path}");
+        }
+        for path in ["/a/b", "/a/...", "/a/.well-known", "/a/%2Fb"] {
+            assert!(!has_dot_segment(path.as_bytes()), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_whatever_the_order() {
+        let prefixes = ["/a/b", "/a", "/", "/a/b/c/d"];
+        for (path, expected) in [
+            ("/", (2, 0)),
+            ("/x", (2, 0)),
+            ("/a", (1, 2)),
+            ("/a/", (1, 2)),
+            ("/a/x", (1, 2)),
+            ("/a/b", (0, 4)),
+            // /a/b/c is in the tree, but no route ends there.
+            ("/a/b/c", (0, 4)),
+            ("/a/b/c/d/e", (3, 8)),
+            ("/a/%62/c/%64/e", (3, 12)),
+        ] {
+            let (route, prefix_len) = expected;
+            assert_eq!(Router::new(prefixes).find(path.as_bytes()), Some(Match { route, prefix_len }), "{path}");
+            let reversed = Router::new(prefixes.into_iter().rev());
+            assert_eq!(reversed.find(path.as_bytes()), Some(Match { route: 3 - route, prefix_len }), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_kept_prefix_is_forwarded() {
+        let mut out = Vec::new();
+        write_target(&mut out, "/base", b"/engine/x", b"?q", 0);
+        assert_eq!(out, b"/base/engine/x?q");
+    }
+
+    #[test]
+    fn an_empty_table_and_an_empty_path_find_nothing() {
+        assert_eq!(Router::default().find(b"/"), None);
+        assert_eq!(Router::new(["/a"]).find(b""), None);
+        assert_eq!(Router::new(["/a"]).find(b"*"), None);
+    }
+
+    #[test]
+    fn a_long_segment_ends_the_walk() {
+        let router = Router::new(["/a", "/"]);
+        let path = format!("/a/{}", "%61".repeat(5000));
+        assert_eq!(router.find(path.as_bytes()), Some(Match { route: 0, prefix_len: 2 }));
     }
 }

@@ -1,0 +1,142 @@
+//! Why an exchange was not a plain success: the `why=` of the access log.
+//!
+//! A short fixed word each, so that they can be counted; the README's list says what each one means and what to look at.
+
+use crate::http::chunked::ChunkError;
+use crate::http::framing::FramingError;
+use crate::http::head::HeadError;
+use crate::http::target::TargetError;
+
+/// Why an exchange did not simply succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The request broke this rule and was refused.
+    Rule(&'static str),
+    /// No route takes the path.
+    NoRoute,
+    /// CONNECT or TRACE, or a built-in asked with another method than GET and HEAD.
+    MethodRefused,
+    /// An expectation other than `100-continue`.
+    ExpectationFailed,
+    /// The body is larger than `max_body_bytes`, or than what is buffered for plugins.
+    BodyTooLarge,
+    /// The head did not arrive within `timeouts.request_head`.
+    HeadTimeout,
+    /// The body stopped arriving for `timeouts.body_idle`.
+    BodyTimeout,
+    /// The client took no bytes for `timeouts.write_idle`.
+    ClientWriteTimeout,
+    /// The client went away before its answer was complete.
+    ClientGone,
+    /// The upstream's name does not resolve.
+    DnsFail,
+    /// Every address of the upstream refused.
+    ConnectRefused,
+    /// No address of the upstream answered within `timeouts.connect`.
+    ConnectTimeout,
+    /// Connecting failed in another way.
+    ConnectFailed,
+    /// The upstream took no bytes for `timeouts.write_idle`.
+    UpstreamWriteTimeout,
+    /// No response head within `timeouts.response_head`.
+    ResponseTimeout,
+    /// The response stopped arriving for `timeouts.response_idle`.
+    ResponseIdleTimeout,
+    /// The upstream closed or reset the connection before a response began.
+    UpstreamReset,
+    /// The upstream broke off within a response.
+    UpstreamTruncated,
+    /// The response broke this rule.
+    BadResponse(&'static str),
+    /// Nothing went through an upgraded connection for `timeouts.tunnel_idle`.
+    TunnelIdle,
+    /// A plugin answered in the upstream's place.
+    PluginAnswered,
+    /// A plugin failed.
+    PluginFailed,
+}
+
+impl Cause {
+    /// The word for the log.
+    pub fn why(self) -> &'static str {
+        match self {
+            Cause::Rule(rule) => rule,
+            Cause::NoRoute => "no_route",
+            Cause::MethodRefused => "method_refused",
+            Cause::ExpectationFailed => "expectation_failed",
+            Cause::BodyTooLarge => "body_too_large",
+            Cause::HeadTimeout => "head_timeout",
+            Cause::BodyTimeout => "body_timeout",
+            Cause::ClientWriteTimeout => "client_write_timeout",
+            Cause::ClientGone => "client_gone",
+            Cause::DnsFail => "dns_fail",
+            Cause::ConnectRefused => "connect_refused",
+            Cause::ConnectTimeout => "connect_timeout",
+            Cause::ConnectFailed => "connect_failed",
+            Cause::UpstreamWriteTimeout => "upstream_write_timeout",
+            Cause::ResponseTimeout => "response_timeout",
+            Cause::ResponseIdleTimeout => "response_idle_timeout",
+            Cause::UpstreamReset => "upstream_reset",
+            Cause::UpstreamTruncated => "upstream_truncated",
+            Cause::BadResponse(_) => "bad_response",
+            Cause::TunnelIdle => "tunnel_idle",
+            Cause::PluginAnswered => "plugin_answered",
+            Cause::PluginFailed => "plugin_failed",
+        }
+    }
+
+    /// The rule that a response broke, where that is the cause.
+    pub fn rule(self) -> Option<&'static str> {
+        match self {
+            Cause::BadResponse(rule) | Cause::Rule(rule) => Some(rule),
+            _ => None,
+        }
+    }
+}
+
+/// A request that is answered with an error instead of being forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status of the answer.
+    pub status: u16,
+    /// What the log says.
+    pub cause: Cause,
+    /// The methods that would have been allowed, for a 405 (RFC 9110 section 15.5.6).
+    pub allow: Option<&'static str>,
+}
+
+impl Refusal {
+    /// A refusal without an Allow field.
+    pub const fn new(status: u16, cause: Cause) -> Refusal {
+        Refusal { status, cause, allow: None }
+    }
+
+    /// Whether the connection is as good as before: the request was understood, there is just nothing for it here.
+    pub fn keeps_connection(self) -> bool {
+        matches!(self.cause, Cause::NoRoute | Cause::MethodRefused)
+    }
+}
+
+impl From<HeadError> for Refusal {
+    fn from(error: HeadError) -> Refusal {
+        Refusal::new(error.status(), Cause::Rule(error.rule()))
+    }
+}
+
+impl From<TargetError> for Refusal {
+    fn from(error: TargetError) -> Refusal {
+        Refusal::new(400, Cause::Rule(error.rule()))
+    }
+}
+
+impl From<FramingError> for Refusal {
+    fn from(error: FramingError) -> Refusal {
+        Refusal::new(error.status(), Cause::Rule(error.rule()))
+    }
+}
+
+impl From<ChunkError> for Refusal {
+    fn from(error: ChunkError) -> Refusal {
+        Refusal::new(400, Cause::Rule(error.rule()))
+    }
+}

@@ -1,0 +1,122 @@
+//! The Connection field (RFC 9110 section 7.6.1): what it says about the connection, and which fields it nominates.
+
+use crate::http::chars::list_members;
+use crate::http::fields::{Fields, Known, Line};
+use crate::http::head::Version;
+
+/// More options than this in one head are refused: each field line is compared with each of them.
+const MAX_OPTIONS: usize = 64;
+
+/// More connection options than any honest peer sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManyOptions;
+
+/// What the Connection lines of one head say, all joined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    close: bool,
+    keep_alive: bool,
+    /// Whether `upgrade` is among them.
+    pub upgrade: bool,
+}
+
+impl Options {
+    /// Whether the sender of a message of that version lets the connection live on (RFC 9112 section 9.3).
+    pub fn is_persistent(self, version: Version) -> bool {
+        match version {
+            Version::Http11 => !self.close,
+            Version::Http10 => self.keep_alive && !self.close,
+        }
+    }
+}
+
+/// Reads all Connection lines; names that are removed for being nominated are collected in `nominated`, which is cleared
+/// first. Names that are removed from every message anyway are left out of it, so that it is nearly always empty.
+pub fn read_options(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
+    nominated.clear();
+    let mut options = Options::default();
+    let members = fields.values(Known::Connection).flat_map(list_members);
+    for (count, option) in members.enumerate() {
+        if count == MAX_OPTIONS {
+            return Err(TooManyOptions);
+        }
+        if option.eq_ignore_ascii_case(b"keep-alive") {
+            options.keep_alive = true;
+        } else if option.eq_ignore_ascii_case(b"close") {
+            options.close = true;
+        } else if option.eq_ignore_ascii_case(b"upgrade") {
+            options.upgrade = true;
+        } else {
+            nominated.extend_from_slice(option);
+            nominated.push(b',');
+        }
+    }
+    Ok(options)
+}
+
+/// Rule G1: whether a field line belongs to this connection only. Framing fields are among them: each connection gets
+/// framing of its own.
+pub fn is_hop_by_hop(line: &Line<'_>, nominated: &[u8]) -> bool {
+    match line.known {
+        Known::Connection
+        | Known::ContentLength
+        | Known::Http2Settings
+        | Known::KeepAlive
+        | Known::ProxyAuthenticate
+        | Known::ProxyAuthorization
+        | Known::ProxyConnection
+        | Known::Te
+        | Known::Trailer
+        | Known::TransferEncoding
+        | Known::Upgrade => true,
+        _ => !nominated.is_empty() && list_members(nominated).any(|name| name.eq_ignore_ascii_case(line.name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(lines: &[(&str, &str)]) -> Fields {
+        let mut fields = Fields::new();
+        for (name, value) in lines {
+            fields.add(name.as_bytes(), value.as_bytes());
+        }
+        fields
+    }
+
+    #[test]
+    fn persistence_depends_on_version_and_options() {
+        let table = [
+            (Version::Http11, "", true),
+            (Version::Http11, "close", false),
+            (Version::Http11, "Keep-Alive, CLOSE", false),
+            (Version::Http10, "", false),
+            (Version::Http10, "keep-alive", true),
+            (Version::Http10, "keep-alive, close", false),
+        ];
+        for (version, value, expected) in table {
+            let options = read_options(&fields(&[("Connection", value)]), &mut Vec::new());
+            assert_eq!(options.map(|options| options.is_persistent(version)), Ok(expected), "{version:?} {value:?}");
+        }
+    }
+
+    #[test]
+    fn g1_all_connection_lines_nominate_even_after_an_empty_one() {
+        let head =
+            fields(&[("Connection", ""), ("connection", "X-Secret , ,close"), ("X-SECRET", "1"), ("X-Other", "2")]);
+        let mut nominated = Vec::new();
+        read_options(&head, &mut nominated).expect("three options are few");
+        let kept: Vec<_> = head.iter().filter(|line| !is_hop_by_hop(line, &nominated)).map(|line| line.name).collect();
+        assert_eq!(kept, [b"X-Other"]);
+    }
+
+    #[test]
+    fn g1_a_flood_of_options_is_refused() {
+        let table = [(MAX_OPTIONS, true), (MAX_OPTIONS + 1, false)];
+        for (count, accepted) in table {
+            let value = vec!["a"; count].join(",");
+            assert_eq!(read_options(&fields(&[("Connection", &value)]), &mut Vec::new()).is_ok(), accepted, "{count}");
+        }
+    }
+}

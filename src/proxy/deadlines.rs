@@ -1,0 +1,107 @@
+//! When patience ends: one function that looks at the states and says which time-out comes first.
+//!
+//! Every time-out measures progress, but the one for request heads, which bounds the whole head. A side that is held up
+//! by the other one has no time-out of its own: the other side's decides.
+
+use std::time::{Duration, Instant};
+
+use super::cause::{Cause, Refusal};
+use super::events::Side;
+use super::site::Site;
+use super::transaction::{Downstream, Transaction, Upstream};
+use super::turn::Turn;
+use crate::config::Timeouts;
+
+/// How long a client may go on sending after our last byte, and how long it may be silent meanwhile: enough to read an
+/// error that was sent while it was still uploading.
+pub(super) const LINGER: Duration = Duration::from_secs(10);
+/// See [`LINGER`].
+pub(super) const LINGER_IDLE: Duration = Duration::from_secs(2);
+
+/// Which time-out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timeout {
+    RequestHead,
+    BodyIdle,
+    ClientWrite,
+    OriginWrite,
+    Connect,
+    ResponseHead,
+    ResponseIdle,
+    TunnelIdle,
+}
+
+impl Transaction {
+    /// The nearest time-out.
+    pub(super) fn deadline(&self, site: &Site) -> Option<Instant> {
+        self.next_timeout(site).map(|(at, _)| at)
+    }
+
+    fn timeouts<'a>(&self, site: &'a Site) -> &'a Timeouts {
+        match self.plan {
+            Some(plan) => &site.config.routes[plan.route as usize].options.timeouts,
+            None => &site.config.timeouts,
+        }
+    }
+
+    fn next_timeout(&self, site: &Site) -> Option<(Instant, Timeout)> {
+        let timeouts = self.timeouts(site);
+        let progress = &self.progress;
+        if let (Downstream::Tunnel(_), Upstream::Tunnel(_)) = (&self.down, &self.up) {
+            return Some((progress.latest() + timeouts.tunnel_idle, Timeout::TunnelIdle));
+        }
+        let reading_client = match &self.down {
+            Downstream::Head { since, .. } => Some((*since + timeouts.request_head, Timeout::RequestHead)),
+            Downstream::Body { .. } if self.wants_read(Side::Downstream) && !self.is_upload_held_back() => {
+                Some((progress.client_read + timeouts.body_idle, Timeout::BodyIdle))
+            }
+            Downstream::Body { .. } | Downstream::Done | Downstream::Discard | Downstream::Tunnel(_) => None,
+        };
+        let writing_client =
+            (!self.to_client.is_empty()).then(|| (progress.client_write + timeouts.write_idle, Timeout::ClientWrite));
+        let origin_is_slow = self.is_connected() && !self.to_origin.is_empty();
+        let writing_origin =
+            origin_is_slow.then(|| (progress.origin_write + timeouts.write_idle, Timeout::OriginWrite));
+        let reading_origin = match &self.up {
+            Upstream::Connecting { since } => Some((*since + timeouts.connect, Timeout::Connect)),
+            // While the upload makes progress the upstream has no reason to answer yet.
+            Upstream::AwaitHead { .. } => {
+                let last = progress.origin_read.max(progress.origin_write);
+                Some((last + timeouts.response_head, Timeout::ResponseHead))
+            }
+            Upstream::Body { .. } if self.wants_read(Side::Upstream) && !self.is_event_stream => {
+                Some((progress.origin_read + timeouts.response_idle, Timeout::ResponseIdle))
+            }
+            Upstream::Body { .. }
+            | Upstream::None
+            | Upstream::Local
+            | Upstream::Done
+            | Upstream::Tunnel(_)
+            | Upstream::Cut { .. } => None,
+        };
+        [reading_client, writing_client, writing_origin, reading_origin].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// The client may wait for `100 Continue` for as long as the upstream makes it.
+    fn is_upload_held_back(&self) -> bool {
+        self.plan.is_some_and(|plan| plan.expects_continue) && self.record.bytes_in == 0 && !self.has_answered()
+    }
+
+    /// Carries out the time-outs that have passed.
+    pub(super) fn on_tick(&mut self, turn: &mut Turn<'_, '_>) {
+        let Some((at, timeout)) = self.next_timeout(&turn.client.site) else { return };
+        if at > turn.now() {
+            return;
+        }
+        match timeout {
+            Timeout::RequestHead => self.refuse(turn, Refusal::new(408, Cause::HeadTimeout)),
+            Timeout::BodyIdle => self.refuse(turn, Refusal::new(408, Cause::BodyTimeout)),
+            Timeout::ClientWrite => self.client_gone(turn, Cause::ClientWriteTimeout),
+            Timeout::OriginWrite => self.refuse(turn, Refusal::new(504, Cause::UpstreamWriteTimeout)),
+            Timeout::Connect => self.refuse(turn, Refusal::new(504, Cause::ConnectTimeout)),
+            Timeout::ResponseHead => self.refuse(turn, Refusal::new(504, Cause::ResponseTimeout)),
+            Timeout::ResponseIdle => self.refuse(turn, Refusal::new(504, Cause::ResponseIdleTimeout)),
+            Timeout::TunnelIdle => self.end_tunnel(turn),
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The client's end: request head, admission, request body.
+//!
+//! ```text
+//! Head ──complete──► admitted ──body──► Body ──end──► Done
+//!   │ bad or refused     └──no body───────────────────►─┘
+//!   └──────────────────► Discard   (an answer of our own is on its way; nothing more is understood from this client)
+//! ```
+
+use std::rc::Rc;
+
+use super::admit::{Answerer, FORWARDED_METHODS, Plan, admit};
+use super::cause::{Cause, Refusal};
+use super::connection::read_options;
+use super::forward::{Forwarding, forward_request, write_request_head};
+use super::forwarded::client_address;
+use super::hooks::Verdict;
+use super::local::{Envelope, HEALTH, write_json, write_options};
+use super::outcome::HookPhase;
+use super::transaction::{Downstream, Flow, RequestSink, Transaction, Upstream};
+use super::turn::Turn;
+use crate::config::Config;
+use crate::http::body::Body;
+use crate::http::chunked::{LAST_CHUNK, write_chunk};
+use crate::http::framing::{Framing, request_framing};
+use crate::http::head::HeadLimits;
+
+/// The limits for heads that the configuration sets.
+pub(super) fn head_limits(config: &Config) -> HeadLimits {
+    HeadLimits {
+        head_bytes: config.limits.max_head_bytes,
+        field_lines: config.limits.max_header_fields,
+        request_line: config.limits.max_request_line,
+    }
+}
+
+impl Transaction {
+    /// Bytes came from the client.
+    pub(super) fn on_client_bytes(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) {
+        self.progress.client_read = turn.now();
+        if self.client_input.is_empty() {
+            let taken = self.read_client(turn, data);
+            self.client_input.extend_from_slice(&data[taken..]);
+        } else {
+            self.client_input.extend_from_slice(data);
+            self.read_held(turn);
+        }
+    }
+
+    /// Reads on in the client's bytes that were held.
+    pub(super) fn read_held(&mut self, turn: &mut Turn<'_, '_>) {
+        let mut held = std::mem::take(&mut self.client_input);
+        let taken = self.read_client(turn, &held);
+        held.drain(..taken);
+        self.client_input = held;
+    }
+
+    /// Reads as far as the state allows and says how far that was.
+    fn read_client(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) -> usize {
+        let mut taken = 0;
+        loop {
+            let rest = &data[taken..];
+            match &mut self.down {
+                Downstream::Head { reader, .. } => {
+                    let limits = head_limits(&turn.client.site.config);
+                    match reader.request(rest, &limits, &mut self.request) {
+                        Ok(None) => return taken,
+                        Ok(Some(len)) => {
+                            taken += len;
+                            self.begin(turn);
+                        }
+                        Err(error) => self.refuse(turn, Refusal::from(error)),
+                    }
+                }
+                Downstream::Body { .. } if rest.is_empty() => return taken,
+                Downstream::Body { .. } => taken += self.read_request_body(turn, rest),
+                Downstream::Done => return taken,
+                Downstream::Discard | Downstream::Tunnel(Flow::Ended | Flow::Told) => return data.len(),
+                Downstream::Tunnel(Flow::Open) => {
+                    self.to_origin.extend(rest);
+                    self.record.bytes_in += rest.len() as u64;
+                    return data.len();
+                }
+            }
+        }
+    }
+
+    /// The head is complete: decide what happens with the request.
+    fn begin(&mut self, turn: &mut Turn<'_, '_>) {
+        self.record.head_read = Some(turn.now());
+        self.record.method = Some(self.request.method.clone());
+        if !Rc::ptr_eq(&turn.client.site, turn.env.site) {
+            turn.client.site = Rc::clone(turn.env.site);
+        }
+        if let Err(refusal) = self.admit(turn) {
+            let is_complete = request_framing(&self.request).is_ok_and(|framing| Body::new(framing).is_none());
+            if is_complete && refusal.keeps_connection() {
+                self.down = Downstream::Done;
+            }
+            self.refuse(turn, refusal);
+        }
+    }
+
+    fn admit(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), Refusal> {
+        let site = Rc::clone(&turn.client.site);
+        let options = read_options(&self.request.fields, &mut self.scratch.nominated)
+            .map_err(|_| Refusal::new(400, Cause::Rule("G1")))?;
+        self.is_persistent = options.is_persistent(self.request.version) && turn.client.may_serve_another();
+        let admission = admit(&self.request, options, &site, &mut self.original_target)?;
+        match admission.by {
+            Answerer::Upstream(plan) => self.forward(turn, plan, admission.framing),
+            Answerer::Health => {
+                self.answer(turn, 200, admission.framing, |envelope, out| write_json(HEALTH, envelope, out))
+            }
+            Answerer::Configz => {
+                self.answer(turn, 200, admission.framing, |envelope, out| write_json(&site.configz, envelope, out));
+            }
+            Answerer::Options => {
+                self.answer(turn, 204, admission.framing, |envelope, out| {
+                    write_options(FORWARDED_METHODS, envelope, out)
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A built-in answer. The body of such a request is of no interest: where there is one, the connection ends.
+    fn answer(
+        &mut self,
+        turn: &Turn<'_, '_>,
+        status: u16,
+        framing: Framing,
+        write: impl FnOnce(&Envelope<'_>, &mut Vec<u8>) -> u64,
+    ) {
+        self.down = if Body::new(framing).is_none() {
+            Downstream::Done
+        } else {
+            self.is_persistent = false;
+            Downstream::Discard
+        };
+        self.write_local(turn, status, write);
+    }
+
+    fn forward(&mut self, turn: &mut Turn<'_, '_>, plan: Plan, framing: Framing) {
+        let site = Rc::clone(&turn.client.site);
+        let route = &site.config.routes[plan.route as usize];
+        let policy = &site.config.forwarded;
+        let peer = &turn.client.peer;
+        self.record.route = Some(plan.route);
+        self.plan = Some(plan);
+        std::mem::swap(&mut self.request.target, &mut self.original_target);
+        self.client_address = client_address(peer, &self.request.fields, policy);
+        let forwarding = Forwarding { plan: &plan, route, peer, policy };
+        forward_request(&mut self.request, &forwarding, &mut self.offered, &mut self.scratch);
+        match Body::new(framing) {
+            None => {
+                self.down = Downstream::Done;
+                self.run_request_hooks(turn, framing);
+            }
+            Some(body) if site.wants().request => {
+                if plan.expects_continue {
+                    // Whoever buffers the body is the one who has to ask for it.
+                    self.request.fields.remove(b"Expect");
+                    self.to_client.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
+                }
+                self.down = Downstream::Body { body, sink: RequestSink::Collect };
+            }
+            Some(body) => {
+                let sink = if framing == Framing::Chunked { RequestSink::Chunked } else { RequestSink::Verbatim };
+                self.down = Downstream::Body { body, sink };
+                self.run_request_hooks(turn, framing);
+            }
+        }
+    }
+
+    /// Calls the request hooks and does what they say; the request goes on with `framing`, or with the body that was
+    /// collected for them.
+    fn run_request_hooks(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) {
+        let site = Rc::clone(&turn.client.site);
+        let Some(hooks) = &site.hooks else { return self.connect(turn, framing) };
+        let verdict = hooks.on_request(&mut self.view(&site, HookPhase::Request));
+        let framing = match framing {
+            Framing::None if self.request_body.is_empty() => Framing::None,
+            Framing::None | Framing::Length(_) | Framing::Chunked if site.wants().request => {
+                Framing::Length(self.request_body.len() as u64)
+            }
+            Framing::None | Framing::Length(_) | Framing::Chunked | Framing::UntilClose => framing,
+        };
+        match verdict {
+            Verdict::Continue => self.connect(turn, framing),
+            Verdict::Respond { answer, .. } => self.answer_for_plugin(turn, &answer),
+            Verdict::Fail { .. } => self.refuse(turn, Refusal::new(502, Cause::PluginFailed)),
+        }
+    }
+
+    /// Queues the forwarded head (and the body, where it was collected) and asks for a connection to write them to.
+    fn connect(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) {
+        write_request_head(&self.request, framing, &self.offered, self.to_origin.tail());
+        self.to_origin.extend(&self.request_body);
+        self.ask_for_connection(turn, false);
+    }
+
+    /// Asks for a connection to the upstream of the plan.
+    pub(super) fn ask_for_connection(&mut self, turn: &mut Turn<'_, '_>, fresh: bool) {
+        let Some(plan) = self.plan else { return };
+        self.up = Upstream::Connecting { since: turn.now() };
+        turn.commands.connect(turn.client.site.upstream_of(plan.route), fresh);
+    }
+
+    fn read_request_body(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) -> usize {
+        let Downstream::Body { body, sink } = &mut self.down else { return 0 };
+        let sink = *sink;
+        let mut count = 0;
+        let mut append = |out: &mut Vec<u8>, piece: &[u8]| {
+            count += piece.len() as u64;
+            out.extend_from_slice(piece);
+        };
+        let read = match sink {
+            RequestSink::Verbatim => {
+                let out = self.to_origin.tail();
+                body.read(data, |piece| append(out, piece))
+            }
+            RequestSink::Chunked => {
+                write_chunk(self.to_origin.tail(), |out| body.read(data, |piece| append(out, piece)))
+            }
+            RequestSink::Collect => body.read(data, |piece| append(&mut self.request_body, piece)),
+        };
+        self.record.bytes_in += count;
+        match read {
+            Err(error) => {
+                self.refuse(turn, Refusal::from(error));
+                data.len()
+            }
+            Ok(_) if self.is_body_too_large(turn, sink) => {
+                self.refuse(turn, Refusal::new(413, Cause::BodyTooLarge));
+                data.len()
+            }
+            Ok((taken, true)) => {
+                self.end_request_body(turn, sink);
+                taken
+            }
+            Ok((taken, false)) => taken,
+        }
+    }
+
+    /// So many body bytes went to the upstream unseen.
+    pub(super) fn on_request_relayed(&mut self, turn: &mut Turn<'_, '_>, len: u64) {
+        self.progress.client_read = turn.now();
+        self.progress.origin_write = turn.now();
+        self.record.bytes_in += len;
+        let Downstream::Body { body, sink } = &mut self.down else { return };
+        let sink = *sink;
+        if body.relayed(len) {
+            self.end_request_body(turn, sink);
+        }
+    }
+
+    /// A body whose length was announced was judged with its head; the others are judged as they come.
+    fn is_body_too_large(&self, turn: &Turn<'_, '_>, sink: RequestSink) -> bool {
+        let config = &turn.client.site.config;
+        let most = match (sink, self.plan) {
+            (RequestSink::Collect, _) if self.request_body.len() > config.plugin_body_limit => return true,
+            (RequestSink::Collect | RequestSink::Chunked | RequestSink::Verbatim, Some(plan)) => {
+                config.routes[plan.route as usize].options.max_body_bytes
+            }
+            (RequestSink::Collect | RequestSink::Chunked | RequestSink::Verbatim, None) => None,
+        };
+        most.is_some_and(|most| self.record.bytes_in > most)
+    }
+
+    fn end_request_body(&mut self, turn: &mut Turn<'_, '_>, sink: RequestSink) {
+        self.down = Downstream::Done;
+        match sink {
+            RequestSink::Verbatim => {}
+            RequestSink::Chunked => {
+                // Trailers of a request are dropped: a gateway cannot know which of them are safe to merge (rule S17).
+                self.to_origin.extend(LAST_CHUNK);
+                self.to_origin.extend(b"\r\n");
+            }
+            RequestSink::Collect => {
+                self.run_request_hooks(turn, Framing::Length(self.request_body.len() as u64));
+            }
+        }
+    }
+}

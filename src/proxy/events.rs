@@ -1,0 +1,135 @@
+//! What goes into an exchange and what comes out of it: the contract between floor 2 and whoever owns sockets and clock.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::site::UpstreamId;
+
+/// One end of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Towards the client.
+    Downstream,
+    /// Towards the origin.
+    Upstream,
+}
+
+/// Why no connection to an upstream could be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectError {
+    /// The name does not resolve (now).
+    DnsFail,
+    /// Every address refused.
+    Refused,
+    /// No address answered in time.
+    TimedOut,
+    /// Anything else: unreachable, out of descriptors.
+    Failed,
+}
+
+/// What happened outside.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// These bytes were read from that side. All of them are taken.
+    Bytes(Side, &'a [u8]),
+    /// So many bytes were read from that side and written to the other, unseen: at most [`Exchange::relayable`].
+    Relayed(Side, u64),
+    /// That side sends no more (FIN).
+    Eof(Side),
+    /// That side is gone (RST, or any other error of reading).
+    Reset(Side),
+    /// That side takes no more bytes (a write failed); what it sent may still be read.
+    Unwritable(Side),
+    /// The answer to [`Command::Connect`].
+    Connected {
+        /// It comes from the pool.
+        reused: bool,
+    },
+    /// The other answer to [`Command::Connect`].
+    ConnectFailed(ConnectError),
+    /// A deadline may have passed.
+    Tick,
+}
+
+/// What is to be done outside. Commands are carried out in the order in which they come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Lend a connection to this upstream: one from the pool, or a new one; `fresh`: not from the pool.
+    /// Answered by `Input::Connected` or `Input::ConnectFailed`, at once or later.
+    Connect {
+        /// Where to.
+        upstream: UpstreamId,
+        /// Not from the pool.
+        fresh: bool,
+    },
+    /// The borrowed upstream connection (or the attempt at one) is not needed any more; it may serve others.
+    Park,
+    /// Close that side's socket; the kernel still delivers what was written. For `Upstream` also: give up an attempt to
+    /// connect. After `Close(Downstream)` the exchange is over.
+    Close(Side),
+    /// Close that side with a reset, so that the peer can tell that the message is cut.
+    Abort(Side),
+    /// Send no more to that side (shutdown of the write half), reading goes on.
+    Shutdown(Side),
+}
+
+/// The moment, as told by whoever owns the clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Monotonic: all deadlines are made of it (rule E11).
+    pub instant: Instant,
+    /// The Date field's value (RFC 9110 section 5.6.7).
+    pub date: [u8; 29],
+}
+
+/// Who is at the other end of a client connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// `None` on a unix socket.
+    pub address: Option<SocketAddr>,
+    /// Whether the client speaks TLS to us.
+    pub secure: bool,
+}
+
+/// Hears of finished requests; all it is given is borrowed.
+pub trait Observer {
+    /// A request is over.
+    fn access(&mut self, record: &AccessRecord<'_>);
+}
+
+/// One line of the access log.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessRecord<'a> {
+    /// The client: the peer, or whom trusted proxies report (then with port 0); `None` on a unix socket.
+    pub client: Option<SocketAddr>,
+    /// Empty where the request head was not understood.
+    pub method: &'a [u8],
+    /// The client's target without the query; empty where the request head was not understood.
+    pub path: &'a [u8],
+    /// `None` where no route was chosen.
+    pub prefix: Option<&'a str>,
+    /// Host and port of the upstream, where a route was chosen.
+    pub upstream: Option<&'a str>,
+    /// The final status; 499 when the client went away first.
+    pub status: u16,
+    /// Body bytes received from the client; framing is not counted.
+    pub bytes_in: u64,
+    /// Body bytes given to the client; framing is not counted.
+    pub bytes_out: u64,
+    /// Whether the upstream connection came from the pool.
+    pub reused: bool,
+    /// How often the request was sent again.
+    pub retries: u32,
+    /// From the first byte of the head to its last.
+    pub head: Duration,
+    /// From the first byte of the head until the upstream connection was there.
+    pub connect: Option<Duration>,
+    /// From the first byte of the head to the first byte of the response.
+    pub first_byte: Option<Duration>,
+    /// From the first byte of the head to the end.
+    pub total: Duration,
+    /// `None` for a plain success.
+    pub why: Option<&'static str>,
+    /// The rule that a peer broke, where that is why.
+    pub rule: Option<&'static str>,
+}

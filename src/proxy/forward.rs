@@ -1,0 +1,222 @@
+//! From the received head to the forwarded head, in both directions.
+//!
+//! What the peer said about its own connection goes first; what we say is added afterwards and so cannot be nominated
+//! away (rule G2). Framing fields never pass: [`write_framing`] writes those of the message that leaves.
+
+use super::admit::{Plan, max_forwards};
+use super::connection::is_hop_by_hop;
+use super::events::Peer;
+use super::forwarded::{add_claims, is_claim, is_trusted};
+use crate::config::{ForwardedPolicy, HostPolicy, RouteConfig};
+use crate::http::chars::{list_members, write_decimal};
+use crate::http::fields::{Fields, Known, Line};
+use crate::http::framing::Framing;
+use crate::http::head::{Method, RequestHead, ResponseHead, Version, write_request, write_response};
+
+/// What the forwarded request depends on beside the received one.
+#[derive(Clone, Copy, Debug)]
+pub struct Forwarding<'a> {
+    /// Where the request goes and how.
+    pub plan: &'a Plan,
+    /// The route that the plan names.
+    pub route: &'a RouteConfig,
+    /// Who sent the request.
+    pub peer: &'a Peer,
+    /// Whom to believe.
+    pub policy: &'a ForwardedPolicy,
+}
+
+/// Byte strings that are needed for the length of a call and kept for their memory.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// What `connection::read_options` collected.
+    pub nominated: Vec<u8>,
+    /// The client's own Host.
+    host: Vec<u8>,
+    text: Vec<u8>,
+}
+
+/// Turns a received request head into the one to forward, in place. The target is left alone. The protocols to offer are
+/// left in `offered`, comma-separated, where the plan has an upgrade in it.
+pub fn forward_request(
+    head: &mut RequestHead,
+    forwarding: &Forwarding<'_>,
+    offered: &mut Vec<u8>,
+    scratch: &mut Scratch,
+) {
+    let Forwarding { plan, route, peer, policy } = *forwarding;
+    let trusted = peer.address.is_some_and(|address| is_trusted(address.ip(), policy));
+    offered.clear();
+    if plan.upgrade {
+        offer_protocols(&head.fields, &route.options.upgrade, offered);
+    }
+    scratch.host.clear();
+    scratch.host.extend_from_slice(head.fields.first(Known::Host).unwrap_or_default());
+    set_authority(&mut head.authority, route, &scratch.host);
+    let nominated = &scratch.nominated;
+    head.fields.retain(|line| {
+        !is_hop_by_hop(&line, nominated)
+            && match line.known {
+                Known::Host => false,
+                Known::Expect => plan.expects_continue,
+                Known::Authorization => route.upstream.authorization.is_none(),
+                known => !is_claim(known) || (trusted && policy.enabled),
+            }
+    });
+    if policy.enabled {
+        let prefix = if route.options.strip_prefix { route.prefix.trim_end_matches('/') } else { "" };
+        add_claims(head, peer, trusted, &scratch.host, prefix, &mut scratch.text);
+    }
+    if let Some(authorization) = &route.upstream.authorization {
+        head.fields.add(b"Authorization", authorization.as_bytes());
+    }
+    // RFC 9110 section 7.6.3: the version in which the message was received, then our name.
+    let via: &[u8] = match head.version {
+        Version::Http10 => b"1.0 mini-rproxy",
+        Version::Http11 => b"1.1 mini-rproxy",
+    };
+    head.fields.add(b"Via", via);
+    if head.method == Method::Options
+        && let Ok(Some(left @ 1..)) = max_forwards(&head.fields)
+    {
+        scratch.text.clear();
+        write_decimal(left - 1, &mut scratch.text);
+        head.fields.set(b"Max-Forwards", &scratch.text);
+    }
+}
+
+fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, client_host: &[u8]) {
+    authority.clear();
+    authority.extend_from_slice(match &route.options.host {
+        HostPolicy::Client if !client_host.is_empty() => client_host,
+        // An HTTP/1.0 client need not say which host it means; the upstream must be told one.
+        HostPolicy::Client | HostPolicy::Upstream => route.upstream.authority.as_bytes(),
+        HostPolicy::Fixed(name) => name.as_bytes(),
+    });
+}
+
+/// Rule G14: of what the client offers, only what the route allows is offered on, and never h2c.
+fn offer_protocols(fields: &Fields, allowed: &[String], offered: &mut Vec<u8>) {
+    for protocol in fields.values(Known::Upgrade).flat_map(list_members) {
+        let is_allowed = allowed.iter().any(|token| token.as_bytes().eq_ignore_ascii_case(protocol));
+        if is_allowed && !protocol.eq_ignore_ascii_case(b"h2c") {
+            if !offered.is_empty() {
+                offered.extend_from_slice(b", ");
+            }
+            offered.extend_from_slice(protocol);
+        }
+    }
+}
+
+/// Appends the whole forwarded request head.
+pub fn write_request_head(head: &RequestHead, framing: Framing, offered: &[u8], out: &mut Vec<u8>) {
+    write_request(head, out);
+    write_framing(framing, out);
+    if !offered.is_empty() {
+        write_upgrade(offered, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Turns a received response head into the one to forward, in place.
+pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], date: &[u8; 29]) {
+    head.fields.retain(|line| !is_hop_by_hop(&line, nominated));
+    // RFC 9110 section 6.6.1: a recipient with a clock adds the Date that an origin left out.
+    if head.status >= 200 && head.fields.first(Known::Date).is_none() {
+        head.fields.add(b"Date", date);
+    }
+}
+
+/// How a response body that was framed as `received` leaves to a client of that version. A close-delimited body becomes
+/// chunked, so that the client can tell its end from a cut (rule G11) and keeps its connection.
+pub fn client_framing(received: Framing, client: Version) -> Framing {
+    match (received, client) {
+        (Framing::None | Framing::Length(_), Version::Http10 | Version::Http11) => received,
+        (Framing::Chunked | Framing::UntilClose, Version::Http11) => Framing::Chunked,
+        (Framing::Chunked | Framing::UntilClose, Version::Http10) => Framing::UntilClose,
+    }
+}
+
+/// What becomes of the client's connection after a response, as its head says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// It is closed.
+    Close,
+    /// It lives on, which an HTTP/1.0 client has to be told.
+    KeepAlive(Version),
+}
+
+/// Appends the whole forwarded response head.
+pub fn write_response_head(head: &ResponseHead, framing: Framing, persistence: Persistence, out: &mut Vec<u8>) {
+    write_response(head, out);
+    write_framing(framing, out);
+    write_persistence(persistence, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the head of a 101 which answers with `protocol`.
+pub fn write_switching_head(head: &ResponseHead, protocol: &[u8], out: &mut Vec<u8>) {
+    write_response(head, out);
+    write_upgrade(protocol, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends an interim response.
+pub fn write_interim_head(head: &ResponseHead, out: &mut Vec<u8>) {
+    write_response(head, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the trailer section of a response and the empty line after it (rules G16 and S17): what routes, frames or
+/// authenticates a message has no business behind it.
+pub fn write_trailers(trailers: &mut Fields, out: &mut Vec<u8>) {
+    trailers.retain(|line| !is_hop_by_hop(&line, b"") && !is_forbidden_trailer(&line));
+    trailers.write(out);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn is_forbidden_trailer(line: &Line<'_>) -> bool {
+    let is_content = line.name.len() >= 8 && line.name[..8].eq_ignore_ascii_case(b"content-");
+    is_content
+        || is_claim(line.known)
+        || matches!(
+            line.known,
+            Known::Authorization
+                | Known::Cookie
+                | Known::Date
+                | Known::Expect
+                | Known::Host
+                | Known::Location
+                | Known::MaxForwards
+                | Known::Refresh
+                | Known::SetCookie
+        )
+}
+
+/// Appends the field line that announces a framing. The value is ours, never the peer's (rule S13).
+pub fn write_framing(framing: Framing, out: &mut Vec<u8>) {
+    match framing {
+        Framing::None | Framing::UntilClose => {}
+        Framing::Length(length) => {
+            out.extend_from_slice(b"Content-Length: ");
+            write_decimal(length, out);
+            out.extend_from_slice(b"\r\n");
+        }
+        Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+}
+
+/// Appends the Connection line that the client needs, if any.
+pub fn write_persistence(persistence: Persistence, out: &mut Vec<u8>) {
+    match persistence {
+        Persistence::Close => out.extend_from_slice(b"Connection: close\r\n"),
+        Persistence::KeepAlive(Version::Http10) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
+        Persistence::KeepAlive(Version::Http11) => {}
+    }
+}
+
+fn write_upgrade(protocols: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
+    out.extend_from_slice(protocols);
+    out.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,60 @@
+//! What the access log will say about one request, gathered while it runs.
+
+use std::time::Instant;
+
+use super::cause::Cause;
+use crate::http::head::Method;
+
+/// The facts of one request so far.
+#[derive(Debug)]
+pub struct Record {
+    /// When the first byte of the head was there.
+    pub started: Instant,
+    /// When the head was complete.
+    pub head_read: Option<Instant>,
+    /// When the upstream connection was there.
+    pub connected: Option<Instant>,
+    /// When the first byte of the response was there.
+    pub first_byte: Option<Instant>,
+    /// The client's method; `None` while the request line was not understood.
+    pub method: Option<Method>,
+    /// Index of the chosen route.
+    pub route: Option<u32>,
+    /// The final status; 0 while there is none.
+    pub status: u16,
+    /// Body bytes received from the client.
+    pub bytes_in: u64,
+    /// Body bytes given to the client.
+    pub bytes_out: u64,
+    /// Whether the upstream connection came from the pool.
+    pub reused: bool,
+    /// How often the request was sent again on a fresh connection.
+    pub retries: u32,
+    /// What went wrong first.
+    pub cause: Option<Cause>,
+}
+
+impl Record {
+    /// A request whose first byte came at `started`.
+    pub fn new(started: Instant) -> Record {
+        Record {
+            started,
+            head_read: None,
+            connected: None,
+            first_byte: None,
+            method: None,
+            route: None,
+            status: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            reused: false,
+            retries: 0,
+            cause: None,
+        }
+    }
+
+    /// Notes what went wrong; the first cause is the one that explains the others.
+    pub fn blame(&mut self, cause: Cause) {
+        self.cause.get_or_insert(cause);
+    }
+}

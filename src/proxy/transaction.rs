@@ -1,0 +1,282 @@
+//! One request and its response under way: the memory that only an active exchange needs, and the states of both ends.
+//!
+//! A transaction lives in a box that is recycled ([`Spares`]), so that an idle connection owns no buffer and a busy one
+//! allocates nothing.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::admit::Plan;
+use super::forward::Scratch;
+use super::hooks::ChainState;
+use super::record::Record;
+use crate::bytes::Queue;
+use crate::http::body::Body;
+use crate::http::fields::Fields;
+use crate::http::head::{HeadReader, Method, RequestHead, ResponseHead};
+
+/// A direction is held up while this many bytes wait: the whole of backpressure (rule E4).
+pub(super) const HIGH_WATER: usize = 16 * 1024;
+
+/// What a recycled buffer may keep.
+const KEPT_CAPACITY: usize = 16 * 1024;
+
+/// How many recycled transactions a worker keeps.
+const KEPT_TRANSACTIONS: usize = 64;
+
+/// What is being read from the client.
+#[derive(Debug)]
+pub(super) enum Downstream {
+    /// The head, since its first byte (or since the response before it).
+    Head { since: Instant, reader: HeadReader },
+    /// The body.
+    Body { body: Body, sink: RequestSink },
+    /// Nothing: the request is complete. What comes is held for later.
+    Done,
+    /// The rest of a request that nobody wants any more; it is thrown away.
+    Discard,
+    /// Bytes of an upgraded connection.
+    Tunnel(Flow),
+}
+
+/// Where the request body goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestSink {
+    /// On to the upstream as it is.
+    Verbatim,
+    /// On to the upstream in chunks of ours.
+    Chunked,
+    /// Into memory, for plugins.
+    Collect,
+}
+
+/// What is being read from the upstream.
+#[derive(Debug)]
+pub(super) enum Upstream {
+    /// Nothing: no upstream is needed yet.
+    None,
+    /// Nothing: the proxy answered by itself.
+    Local,
+    /// A connection was asked for.
+    Connecting { since: Instant },
+    /// The response head, after so many interim responses.
+    AwaitHead { interim: u32, reader: HeadReader },
+    /// The response body.
+    Body { body: Body, sink: ResponseSink },
+    /// Nothing: the response is complete, and the connection was given back.
+    Done,
+    /// Bytes of an upgraded connection.
+    Tunnel(Flow),
+    /// Nothing: the response broke off. The client's connection is cut when it has got what there was.
+    Cut { ending: Ending },
+}
+
+/// Where the response body goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ResponseSink {
+    /// To the client as it is.
+    Verbatim,
+    /// To the client as it is; the closing of its connection is the only sign of the end.
+    UntilClose,
+    /// To the client in chunks of ours.
+    Chunked,
+    /// Into memory, for plugins.
+    Collect,
+    /// Nowhere: the client asked with HEAD, a plugin turned it into something else.
+    Discard,
+}
+
+/// One direction of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// Bytes may come.
+    Open,
+    /// The sender has ended; the receiver is told when it has got everything.
+    Ended,
+    /// The receiver was told.
+    Told,
+}
+
+/// How a client learns that its response was cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Closing does: less came than was announced, or no last chunk.
+    Close,
+    /// Only a reset does: closing would look like the end of the body.
+    Abort,
+}
+
+/// When each end last made progress.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    pub client_read: Instant,
+    pub client_write: Instant,
+    pub origin_read: Instant,
+    pub origin_write: Instant,
+}
+
+impl Progress {
+    pub fn new(now: Instant) -> Progress {
+        Progress { client_read: now, client_write: now, origin_read: now, origin_write: now }
+    }
+
+    /// The last progress of any kind.
+    pub fn latest(&self) -> Instant {
+        self.client_read.max(self.client_write).max(self.origin_read).max(self.origin_write)
+    }
+}
+
+/// One request and its response.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    pub down: Downstream,
+    pub up: Upstream,
+    /// Bytes from the client that belong to no state yet: a partial head, pipelined requests, early bytes of a tunnel.
+    pub client_input: Vec<u8>,
+    /// Bytes from the upstream that belong to no state yet: a partial head.
+    pub origin_input: Vec<u8>,
+    pub to_client: Queue,
+    pub to_origin: Queue,
+    pub request: RequestHead,
+    pub response: ResponseHead,
+    pub trailers: Fields,
+    /// The client's own target once a plan is made; before that, scratch space.
+    pub original_target: Vec<u8>,
+    /// The protocols that were offered to the upstream.
+    pub offered: Vec<u8>,
+    /// Whole bodies, where plugins asked for them.
+    pub request_body: Vec<u8>,
+    pub response_body: Vec<u8>,
+    pub chain: ChainState,
+    pub scratch: Scratch,
+    /// The client's address: the peer's, or the one that trusted proxies report.
+    pub client_address: Option<SocketAddr>,
+    /// How the request is forwarded, once that is decided.
+    pub plan: Option<Plan>,
+    /// Whether the client's connection may serve another request.
+    pub is_persistent: bool,
+    /// Whether the upstream's connection may serve another request, as its response head said.
+    pub is_origin_persistent: bool,
+    /// Whether the response is an event stream, which may be silent for as long as it likes.
+    pub is_event_stream: bool,
+    pub progress: Progress,
+    pub record: Record,
+}
+
+impl Transaction {
+    fn new(now: Instant) -> Transaction {
+        Transaction {
+            down: Downstream::Head { since: now, reader: HeadReader::new() },
+            up: Upstream::None,
+            client_input: Vec::new(),
+            origin_input: Vec::new(),
+            to_client: Queue::new(),
+            to_origin: Queue::new(),
+            request: RequestHead::default(),
+            response: ResponseHead::default(),
+            trailers: Fields::new(),
+            original_target: Vec::new(),
+            offered: Vec::new(),
+            request_body: Vec::new(),
+            response_body: Vec::new(),
+            chain: ChainState::default(),
+            scratch: Scratch::default(),
+            client_address: None,
+            plan: None,
+            is_persistent: true,
+            is_origin_persistent: false,
+            is_event_stream: false,
+            progress: Progress::new(now),
+            record: Record::new(now),
+        }
+    }
+
+    /// Makes room for the next request on the same connection. Client bytes that were held stay.
+    pub fn restart(&mut self, now: Instant) {
+        self.down = Downstream::Head { since: now, reader: HeadReader::new() };
+        self.up = Upstream::None;
+        self.origin_input.clear();
+        self.to_client.clear();
+        self.to_origin.clear();
+        self.request_body.clear();
+        self.response_body.clear();
+        self.chain.values.clear();
+        self.chain.started = 0;
+        self.client_address = None;
+        self.plan = None;
+        self.is_persistent = true;
+        self.is_origin_persistent = false;
+        self.is_event_stream = false;
+        self.progress = Progress::new(now);
+        self.record = Record::new(now);
+    }
+
+    /// Gives back what one large message made the buffers grow to.
+    fn shrink(&mut self) {
+        for bytes in [&mut self.client_input, &mut self.origin_input, &mut self.request_body, &mut self.response_body] {
+            bytes.clear();
+            bytes.shrink_to(KEPT_CAPACITY);
+        }
+        self.to_client.recycle(KEPT_CAPACITY);
+        self.to_origin.recycle(KEPT_CAPACITY);
+        self.request.fields.recycle(KEPT_CAPACITY);
+        self.response.fields.recycle(KEPT_CAPACITY);
+        self.trailers.recycle(KEPT_CAPACITY);
+    }
+
+    /// Whether the client asked with HEAD, whatever plugins made of it.
+    pub fn is_client_head(&self) -> bool {
+        self.record.method == Some(Method::Head)
+    }
+
+    /// Whether an upstream connection is lent to us, or asked for.
+    pub fn holds_upstream(&self) -> bool {
+        match self.up {
+            Upstream::Connecting { .. } | Upstream::AwaitHead { .. } | Upstream::Body { .. } | Upstream::Tunnel(_) => {
+                true
+            }
+            Upstream::None | Upstream::Local | Upstream::Done | Upstream::Cut { .. } => false,
+        }
+    }
+
+    /// Whether bytes can be written to the upstream.
+    pub fn is_connected(&self) -> bool {
+        self.holds_upstream() && !matches!(self.up, Upstream::Connecting { .. })
+    }
+
+    /// Whether the client has been given the head of a final response, or part of one.
+    pub fn has_answered(&self) -> bool {
+        match self.up {
+            Upstream::Local | Upstream::Done | Upstream::Tunnel(_) | Upstream::Cut { .. } => true,
+            Upstream::Body { sink, .. } => sink != ResponseSink::Collect,
+            Upstream::None | Upstream::Connecting { .. } | Upstream::AwaitHead { .. } => false,
+        }
+    }
+}
+
+/// Recycled transactions, one set per worker.
+#[derive(Debug, Default)]
+pub struct Spares {
+    // The boxes themselves are what is kept: a connection's slot holds one word, and taking one allocates nothing.
+    #[expect(clippy::vec_box)]
+    boxes: Vec<Box<Transaction>>,
+}
+
+impl Spares {
+    pub(super) fn take(&mut self, now: Instant) -> Box<Transaction> {
+        match self.boxes.pop() {
+            Some(mut transaction) => {
+                transaction.restart(now);
+                transaction
+            }
+            None => Box::new(Transaction::new(now)),
+        }
+    }
+
+    pub(super) fn give_back(&mut self, mut transaction: Box<Transaction>) {
+        if self.boxes.len() < KEPT_TRANSACTIONS {
+            transaction.shrink();
+            self.boxes.push(transaction);
+        }
+    }
+}

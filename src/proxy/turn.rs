@@ -1,0 +1,125 @@
+//! What one step of the machine may touch beside its transaction, and what it may ask for.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::events::{Command, Now, Observer, Peer, Side};
+use super::site::{Site, UpstreamId};
+use super::transaction::Spares;
+
+/// What an exchange is lent for the length of a call.
+pub struct Env<'a> {
+    /// The moment.
+    pub now: &'a Now,
+    /// The configuration for requests that begin now.
+    pub site: &'a Rc<Site>,
+    /// Recycled memory.
+    pub spares: &'a mut Spares,
+    /// Who hears of finished requests.
+    pub observer: &'a mut dyn Observer,
+}
+
+/// What outlives a transaction: the client's connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub peer: Peer,
+    /// The configuration as it was when the current request's head was complete: a reload never touches a running exchange.
+    pub site: Rc<Site>,
+    /// Requests served so far.
+    pub served: u32,
+    /// The process is going to stop: no request after this one.
+    pub is_draining: bool,
+}
+
+impl Client {
+    /// Whether the connection may serve a request after the current one.
+    pub fn may_serve_another(&self) -> bool {
+        let most = self.site.config.limits.max_requests_per_connection;
+        !self.is_draining && (most == 0 || self.served + 1 < most)
+    }
+}
+
+/// Commands that wait to be carried out. There is never more than one of a kind, and the order is fixed: a borrowed
+/// connection is given back before another is asked for.
+#[derive(Debug, Default)]
+pub(super) struct Commands {
+    release: Option<Release>,
+    connect: Option<(UpstreamId, bool)>,
+    shutdown_upstream: bool,
+    shutdown_downstream: bool,
+    end: Option<End>,
+}
+
+/// What becomes of a borrowed upstream connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Release {
+    Park,
+    Close,
+    Abort,
+}
+
+/// How the client's connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Close,
+    Abort,
+}
+
+impl Commands {
+    pub fn release(&mut self, how: Release) {
+        self.release = Some(how);
+        self.connect = None;
+        self.shutdown_upstream = false;
+    }
+
+    pub fn connect(&mut self, upstream: UpstreamId, fresh: bool) {
+        self.connect = Some((upstream, fresh));
+    }
+
+    pub fn shutdown(&mut self, side: Side) {
+        match side {
+            Side::Upstream => self.shutdown_upstream = true,
+            Side::Downstream => self.shutdown_downstream = true,
+        }
+    }
+
+    pub fn end(&mut self, how: End) {
+        self.end = Some(how);
+    }
+
+    pub fn poll(&mut self) -> Option<Command> {
+        if let Some(how) = self.release.take() {
+            return Some(match how {
+                Release::Park => Command::Park,
+                Release::Close => Command::Close(Side::Upstream),
+                Release::Abort => Command::Abort(Side::Upstream),
+            });
+        }
+        if let Some((upstream, fresh)) = self.connect.take() {
+            return Some(Command::Connect { upstream, fresh });
+        }
+        if std::mem::take(&mut self.shutdown_upstream) {
+            return Some(Command::Shutdown(Side::Upstream));
+        }
+        if std::mem::take(&mut self.shutdown_downstream) {
+            return Some(Command::Shutdown(Side::Downstream));
+        }
+        match self.end.take()? {
+            End::Close => Some(Command::Close(Side::Downstream)),
+            End::Abort => Some(Command::Abort(Side::Downstream)),
+        }
+    }
+}
+
+/// What a step is lent.
+pub(super) struct Turn<'a, 'env> {
+    pub env: &'a mut Env<'env>,
+    pub client: &'a mut Client,
+    pub commands: &'a mut Commands,
+}
+
+impl Turn<'_, '_> {
+    pub fn now(&self) -> Instant {
+        self.env.now.instant
+    }
+}

@@ -1,0 +1,411 @@
+//! The upstream's end: connecting, interim responses, the final response, its body.
+//!
+//! ```text
+//! Connecting ──► AwaitHead ──1xx──► AwaitHead
+//!     │              ├──101──► Tunnel
+//!     │              └──final──► response hooks ──► Body ──end──► Done
+//!     └─failed, bad or late─► Local (an error of ours)  │broken off
+//!                                                       └──► Cut
+//! ```
+
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use super::cause::{Cause, Refusal};
+use super::connection::{Options, read_options};
+use super::downstream::head_limits;
+use super::events::ConnectError;
+use super::forward::{
+    client_framing, forward_response, write_interim_head, write_response_head, write_switching_head, write_trailers,
+};
+use super::hooks::Verdict;
+use super::outcome::HookPhase;
+use super::transaction::{Downstream, Flow, ResponseSink, Transaction, Upstream};
+use super::turn::{Release, Turn};
+use crate::http::body::Body;
+use crate::http::chars::{list_members, parse_decimal};
+use crate::http::chunked::{LAST_CHUNK, write_chunk};
+use crate::http::fields::Known;
+use crate::http::framing::{Framing, response_framing};
+use crate::http::head::{HeadReader, Method, Version, parse_trailers};
+
+/// A 502 for a response that broke `rule`.
+const fn bad_response(rule: &'static str) -> Refusal {
+    Refusal::new(502, Cause::BadResponse(rule))
+}
+
+impl Transaction {
+    /// The upstream connection is there.
+    pub(super) fn on_connected(&mut self, turn: &mut Turn<'_, '_>, reused: bool) {
+        let Upstream::Connecting { .. } = self.up else { return };
+        self.up = Upstream::AwaitHead { interim: 0, reader: HeadReader::new() };
+        self.record.connected = Some(turn.now());
+        self.record.reused = reused;
+        self.progress.origin_read = turn.now();
+        self.progress.origin_write = turn.now();
+    }
+
+    /// There is no upstream connection to be had.
+    pub(super) fn on_connect_failed(&mut self, turn: &mut Turn<'_, '_>, error: ConnectError) {
+        let Upstream::Connecting { .. } = self.up else { return };
+        // Nothing is held any more that could be given back.
+        self.up = Upstream::None;
+        let (status, cause) = match error {
+            ConnectError::DnsFail => (502, Cause::DnsFail),
+            ConnectError::Refused => (502, Cause::ConnectRefused),
+            ConnectError::TimedOut => (504, Cause::ConnectTimeout),
+            ConnectError::Failed => (502, Cause::ConnectFailed),
+        };
+        self.to_origin.clear();
+        self.refuse(turn, Refusal::new(status, cause));
+    }
+
+    /// Bytes came from the upstream.
+    pub(super) fn on_origin_bytes(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) {
+        self.progress.origin_read = turn.now();
+        self.record.first_byte.get_or_insert(turn.now());
+        if self.origin_input.is_empty() {
+            let taken = self.read_origin(turn, data);
+            self.origin_input.extend_from_slice(&data[taken..]);
+        } else {
+            let mut held = std::mem::take(&mut self.origin_input);
+            held.extend_from_slice(data);
+            let taken = self.read_origin(turn, &held);
+            held.drain(..taken);
+            self.origin_input = held;
+        }
+    }
+
+    fn read_origin(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) -> usize {
+        let mut taken = 0;
+        loop {
+            let rest = &data[taken..];
+            match &mut self.up {
+                Upstream::AwaitHead { interim, reader } => {
+                    let interim = *interim;
+                    let limits = head_limits(&turn.client.site.config);
+                    match reader.response(rest, &limits, &mut self.response) {
+                        Ok(None) => return taken,
+                        Ok(Some(len)) => {
+                            taken += len;
+                            let has_more = taken < data.len();
+                            if let Err(refusal) = self.on_response_head(turn, interim, has_more) {
+                                self.refuse(turn, refusal);
+                            }
+                        }
+                        Err(error) => self.refuse(turn, bad_response(error.rule())),
+                    }
+                }
+                Upstream::Body { .. } if rest.is_empty() => return taken,
+                Upstream::Body { .. } => taken += self.read_response_body(turn, rest),
+                Upstream::Tunnel(Flow::Open) => {
+                    self.to_client.extend(rest);
+                    self.record.bytes_out += rest.len() as u64;
+                    return data.len();
+                }
+                // Bytes behind the end of a response are nobody's; the connection was closed because of them.
+                Upstream::Tunnel(Flow::Ended | Flow::Told)
+                | Upstream::None
+                | Upstream::Local
+                | Upstream::Connecting { .. }
+                | Upstream::Done
+                | Upstream::Cut { .. } => return data.len(),
+            }
+        }
+    }
+
+    /// A response head is complete. `has_more`: bytes follow it already.
+    fn on_response_head(&mut self, turn: &mut Turn<'_, '_>, interim: u32, has_more: bool) -> Result<(), Refusal> {
+        let options =
+            read_options(&self.response.fields, &mut self.scratch.nominated).map_err(|_| bad_response("G1"))?;
+        let framing = response_framing(&self.response, self.request.method == Method::Head)
+            .map_err(|error| bad_response(error.rule()))?;
+        match self.response.status {
+            101 => self.switch_protocols(turn, options),
+            100..200 => self.on_interim(turn, interim),
+            _ => {
+                self.is_origin_persistent = options.is_persistent(self.response.version);
+                self.on_final(turn, framing, has_more)
+            }
+        }
+    }
+
+    /// Rule G9: passed on in order, but never to an HTTP/1.0 client, and not without end.
+    fn on_interim(&mut self, turn: &mut Turn<'_, '_>, interim: u32) -> Result<(), Refusal> {
+        if interim >= turn.client.site.config.limits.max_interim_responses {
+            return Err(bad_response("G9"));
+        }
+        self.up = Upstream::AwaitHead { interim: interim + 1, reader: HeadReader::new() };
+        if self.request.version == Version::Http11 {
+            forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
+            write_interim_head(&self.response, self.to_client.tail());
+        }
+        Ok(())
+    }
+
+    /// Rule G14: only what was asked for, and only one of what was offered.
+    fn switch_protocols(&mut self, turn: &mut Turn<'_, '_>, options: Options) -> Result<(), Refusal> {
+        let mut protocols = self.response.fields.values(Known::Upgrade);
+        let protocol = match (protocols.next(), protocols.next(), options.upgrade) {
+            (Some(protocol), None, true) => protocol.to_vec(),
+            (None | Some(_), _, _) => return Err(bad_response("G14")),
+        };
+        drop(protocols);
+        if !list_members(&self.offered).any(|offer| offer.eq_ignore_ascii_case(&protocol)) {
+            return Err(bad_response("G14"));
+        }
+        forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
+        write_switching_head(&self.response, &protocol, self.to_client.tail());
+        self.record.status = 101;
+        self.is_persistent = false;
+        self.up = Upstream::Tunnel(Flow::Open);
+        self.down = Downstream::Tunnel(Flow::Open);
+        // Bytes that came early were held until now; they belong to the new protocol.
+        self.read_held(turn);
+        Ok(())
+    }
+
+    fn on_final(&mut self, turn: &mut Turn<'_, '_>, framing: Framing, has_more: bool) -> Result<(), Refusal> {
+        // A close-delimited body takes its connection with it.
+        self.is_origin_persistent &= framing != Framing::UntilClose;
+        self.give_up_upload();
+        self.is_event_stream = self.response.fields.values_of(b"Content-Type").any(is_event_stream);
+        let announced = self.announced_framing(framing);
+        forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
+        match Body::new(framing) {
+            Some(body) if turn.client.site.wants().response => {
+                self.up = Upstream::Body { body, sink: ResponseSink::Collect };
+            }
+            Some(body) => {
+                let framing = client_framing(framing, self.request.version);
+                if self.respond(turn, framing)?.is_continue() {
+                    let sink = if self.is_client_head() { ResponseSink::Discard } else { sink_for(framing) };
+                    self.up = Upstream::Body { body, sink };
+                }
+            }
+            None => {
+                if self.respond(turn, announced)?.is_continue() {
+                    self.complete_response(turn, has_more);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Rule G20: a final response that says no (or answers an upload that has not begun) while the upload runs. The rest
+    /// of the upload is not wanted. A response that says yes may be an answer to what came so far, so the upload goes on.
+    fn give_up_upload(&mut self) {
+        let Downstream::Body { .. } = self.down else { return };
+        let never_began = self.plan.is_some_and(|plan| plan.expects_continue) && self.record.bytes_in == 0;
+        if never_began || self.response.status >= 300 || !self.is_origin_persistent {
+            self.abandon_request();
+        }
+    }
+
+    /// The framing that the forwarded head announces. A response without a body may still announce the length of the one
+    /// that it does not have (RFC 9110 section 8.6).
+    fn announced_framing(&self, framing: Framing) -> Framing {
+        let declared = self.response.fields.first(Known::ContentLength).and_then(parse_decimal);
+        match (framing, self.response.status) {
+            (Framing::None, 204) => Framing::None,
+            (Framing::None, _) => match declared {
+                Some(length) if self.is_client_head() || self.response.status == 304 => Framing::Length(length),
+                Some(_) | None if self.is_client_head() || self.response.status == 304 => Framing::None,
+                // A plugin turned the request into a HEAD; its client still waits for a body.
+                Some(_) | None => Framing::Length(0),
+            },
+            (Framing::Length(_) | Framing::Chunked | Framing::UntilClose, _) => framing,
+        }
+    }
+
+    /// Calls the response hooks; where they let the response pass, its head leaves with `framing`.
+    fn respond(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) -> Result<ControlFlow<()>, Refusal> {
+        let site = Rc::clone(&turn.client.site);
+        if let Some(hooks) = &site.hooks {
+            match hooks.on_response(&mut self.view(&site, HookPhase::Response)) {
+                Verdict::Continue => {}
+                Verdict::Respond { answer, .. } => {
+                    self.answer_for_plugin(turn, &answer);
+                    return Ok(ControlFlow::Break(()));
+                }
+                Verdict::Fail { .. } => return Err(Refusal::new(502, Cause::PluginFailed)),
+            }
+        }
+        // Where plugins may write the body, what they left of it is what is sent.
+        let is_collected = site.wants().response
+            && !self.is_client_head()
+            && self.response.status != 304
+            && matches!(framing, Framing::Length(_));
+        let framing = if is_collected { Framing::Length(self.response_body.len() as u64) } else { framing };
+        self.is_persistent &= framing != Framing::UntilClose && !turn.client.is_draining;
+        self.record.status = self.response.status;
+        let persistence = self.persistence();
+        write_response_head(&self.response, framing, persistence, self.to_client.tail());
+        if is_collected {
+            self.to_client.extend(&self.response_body);
+            self.record.bytes_out += self.response_body.len() as u64;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn read_response_body(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) -> usize {
+        let Upstream::Body { body, sink } = &mut self.up else { return 0 };
+        let sink = *sink;
+        let mut count = 0;
+        let mut append = |out: &mut Vec<u8>, piece: &[u8]| {
+            count += piece.len() as u64;
+            out.extend_from_slice(piece);
+        };
+        let read = match sink {
+            ResponseSink::Verbatim | ResponseSink::UntilClose => {
+                let out = self.to_client.tail();
+                body.read(data, |piece| append(out, piece))
+            }
+            ResponseSink::Chunked => {
+                write_chunk(self.to_client.tail(), |out| body.read(data, |piece| append(out, piece)))
+            }
+            ResponseSink::Collect => body.read(data, |piece| append(&mut self.response_body, piece)),
+            ResponseSink::Discard => body.read(data, |_| {}),
+        };
+        match sink {
+            ResponseSink::Collect | ResponseSink::Discard => {}
+            ResponseSink::Verbatim | ResponseSink::UntilClose | ResponseSink::Chunked => self.record.bytes_out += count,
+        }
+        match read {
+            Err(error) => {
+                self.refuse(turn, bad_response(error.rule()));
+                data.len()
+            }
+            Ok(_) if self.response_body.len() > turn.client.site.config.plugin_body_limit => {
+                self.refuse(turn, Refusal::new(502, Cause::BodyTooLarge));
+                data.len()
+            }
+            Ok((taken, true)) => {
+                self.end_response_body(turn, taken < data.len());
+                taken
+            }
+            Ok((taken, false)) => taken,
+        }
+    }
+
+    /// So many body bytes went to the client unseen.
+    pub(super) fn on_response_relayed(&mut self, turn: &mut Turn<'_, '_>, len: u64) {
+        self.progress.origin_read = turn.now();
+        self.progress.client_write = turn.now();
+        self.record.bytes_out += len;
+        let Upstream::Body { body, .. } = &mut self.up else { return };
+        if body.relayed(len) {
+            self.end_response_body(turn, false);
+        }
+    }
+
+    /// The body is complete. `has_more`: bytes follow it already.
+    fn end_response_body(&mut self, turn: &mut Turn<'_, '_>, has_more: bool) {
+        let Upstream::Body { body, sink } = &self.up else { return };
+        match sink {
+            ResponseSink::Verbatim | ResponseSink::UntilClose | ResponseSink::Discard => {}
+            ResponseSink::Chunked => {
+                let limits = head_limits(&turn.client.site.config);
+                match parse_trailers(body.trailers(), &limits, &mut self.trailers) {
+                    Ok(_) => {
+                        self.to_client.extend(LAST_CHUNK);
+                        write_trailers(&mut self.trailers, self.to_client.tail());
+                    }
+                    Err(error) => return self.refuse(turn, bad_response(error.rule())),
+                }
+            }
+            ResponseSink::Collect => match self.respond(turn, Framing::Length(self.response_body.len() as u64)) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => return,
+                Err(refusal) => return self.refuse(turn, refusal),
+            },
+        }
+        self.complete_response(turn, has_more);
+    }
+
+    /// The response is complete: the connection goes back to the pool if both ends of it are clean (rules S14 and S18).
+    fn complete_response(&mut self, turn: &mut Turn<'_, '_>, has_more: bool) {
+        let request_is_sent = matches!(self.down, Downstream::Done) && self.to_origin.is_empty();
+        let is_reusable = self.is_origin_persistent && request_is_sent && !has_more;
+        self.release_upstream(turn, if is_reusable { Release::Park } else { Release::Close });
+        self.abandon_request();
+        self.up = Upstream::Done;
+    }
+
+    /// The upstream sends no more.
+    pub(super) fn on_origin_eof(&mut self, turn: &mut Turn<'_, '_>) {
+        match &self.up {
+            Upstream::AwaitHead { .. } => self.lose_upstream(turn),
+            Upstream::Body { body: Body::UntilClose, .. } => self.end_response_body(turn, false),
+            Upstream::Body { .. } => self.refuse(turn, Refusal::new(502, Cause::UpstreamTruncated)),
+            Upstream::Tunnel(Flow::Open) => self.up = Upstream::Tunnel(Flow::Ended),
+            Upstream::Tunnel(Flow::Ended | Flow::Told)
+            | Upstream::None
+            | Upstream::Local
+            | Upstream::Connecting { .. }
+            | Upstream::Done
+            | Upstream::Cut { .. } => {}
+        }
+    }
+
+    /// The upstream is gone.
+    pub(super) fn on_origin_reset(&mut self, turn: &mut Turn<'_, '_>) {
+        match &self.up {
+            Upstream::AwaitHead { .. } => self.lose_upstream(turn),
+            Upstream::Body { .. } | Upstream::Tunnel(_) => {
+                self.refuse(turn, Refusal::new(502, Cause::UpstreamTruncated));
+            }
+            Upstream::None | Upstream::Local | Upstream::Connecting { .. } | Upstream::Done | Upstream::Cut { .. } => {}
+        }
+    }
+
+    /// The upstream takes no more bytes; it may have answered before it stopped (rule G20).
+    pub(super) fn on_origin_unwritable(&mut self, turn: &mut Turn<'_, '_>) {
+        match self.up {
+            Upstream::Tunnel(_) => self.refuse(turn, Refusal::new(502, Cause::UpstreamTruncated)),
+            Upstream::AwaitHead { .. } | Upstream::Body { .. } => {
+                // Not cleared: a stale connection may make us send the same bytes again on another.
+                self.to_origin.consume(self.to_origin.len());
+                self.is_origin_persistent = false;
+                if let Downstream::Body { .. } = self.down {
+                    self.down = Downstream::Discard;
+                    self.is_persistent = false;
+                }
+            }
+            Upstream::None | Upstream::Local | Upstream::Connecting { .. } | Upstream::Done | Upstream::Cut { .. } => {}
+        }
+    }
+
+    /// The connection ended before a response began. Rule G17: a connection from the pool may just have been stale, and
+    /// a request that may be repeated is sent once more on a fresh one, provided that none of its body is gone.
+    fn lose_upstream(&mut self, turn: &mut Turn<'_, '_>) {
+        let has_begun = self.record.first_byte.is_some();
+        let may_repeat = self.record.reused
+            && self.record.retries == 0
+            && !has_begun
+            && self.record.bytes_in == 0
+            && self.request.method.is_idempotent();
+        if may_repeat {
+            turn.commands.release(Release::Close);
+            self.record.retries += 1;
+            self.to_origin.rewind();
+            self.ask_for_connection(turn, true);
+        } else {
+            let cause = if has_begun { Cause::UpstreamTruncated } else { Cause::UpstreamReset };
+            self.refuse(turn, Refusal::new(502, cause));
+        }
+    }
+}
+
+fn sink_for(framing: Framing) -> ResponseSink {
+    match framing {
+        Framing::None | Framing::Length(_) => ResponseSink::Verbatim,
+        Framing::UntilClose => ResponseSink::UntilClose,
+        Framing::Chunked => ResponseSink::Chunked,
+    }
+}
+
+fn is_event_stream(content_type: &[u8]) -> bool {
+    let media_type = content_type.split(|&byte| byte == b';').next().unwrap_or_default();
+    media_type.trim_ascii_end().eq_ignore_ascii_case(b"text/event-stream")
+}
