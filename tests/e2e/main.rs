@@ -8,6 +8,7 @@ mod support;
 
 mod builtin_answers;
 mod bundled_upstream;
+mod crowd;
 mod curl;
 mod faults;
 mod life_cycle;
