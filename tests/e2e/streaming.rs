@@ -221,7 +221,7 @@ fn m9_the_tail_of_a_response_survives_the_close_behind_it() {
     });
     let proxy = Proxy::start(&origin.config(""));
     let mut client = proxy.connect();
-    SockRef::from(client.stream()).set_recv_buffer_size(8192).expect("a socket takes a buffer size");
+    SockRef::from(client.stream()).set_recv_buffer_size(256 * 1024).expect("a socket takes a buffer size");
     client.send("GET / HTTP/1.0\r\n\r\n");
     let head = client.head().expect("a response");
     assert_eq!((head.field("Content-Length"), head.field("Transfer-Encoding")), (None, None));
