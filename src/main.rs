@@ -9,6 +9,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use mini_rproxy::net::observer::LogJournal;
 use mini_rproxy::net::resolve::SystemResolver;
 use mini_rproxy::net::server::{Parts, Server};
 use mini_rproxy::net::signal::{Wish, Wishes};
+use mini_rproxy::plugin::chain;
+use mini_rproxy::proxy::hooks::Hooks;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -42,7 +45,7 @@ fn main() -> ExitCode {
         Command::Version => say(&format!("mini-rproxy {VERSION}\n")),
         Command::PrintConfig(options) => load(&options).and_then(|config| say(&config.to_yaml())),
         Command::Check(options) => load(&options).and_then(|_| say("the configuration is good\n")),
-        Command::Run(options) => load(&options).and_then(run),
+        Command::Run(options) => load(&options).and_then(|config| run(config, options.plugin_dir.as_deref())),
     };
     result.unwrap_or_else(|error| {
         complain(error);
@@ -65,23 +68,23 @@ fn say(text: &str) -> Result<ExitCode, String> {
 fn load(options: &Options) -> Result<Config, String> {
     let mut config = Config::load(&options.config).map_err(|error| error.to_string())?;
     config.log.access |= options.verbose;
-    if options.plugin_dir.is_some() || !config.plugins.is_empty() {
-        return Err("plugins are not supported yet; remove -plugindir and plugins".to_owned());
-    }
     Ok(config)
 }
 
 /// Serves until told to stop.
-fn run(config: Config) -> Result<ExitCode, String> {
+fn run(config: Config, plugin_dir: Option<&Path>) -> Result<ExitCode, String> {
     // Before anything else: process number 1 in a container has no default handlers.
     let mut wishes = Wishes::install().map_err(|error| format!("cannot handle signals: {error}"))?;
     let logger = Logger::to_stdout(config.log.format).map_err(|error| format!("cannot start the log: {error}"))?;
     log::log_panics(logger.clone());
+    // Plugins are created before the loops start and destroyed after they have ended: this is the last of the chain.
+    let chain = chain::load(&config.plugins, plugin_dir, chain::limits(&config), Arc::new(logger.clone()))
+        .map_err(|error| error.to_string())?;
     let config = Arc::new(config);
     let (handle, access, worker_log) = (wishes.handle(), config.log.access, logger.clone());
     let server = Server::start(Parts {
         config: Arc::clone(&config),
-        hooks: None,
+        hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
         names: Box::new(SystemResolver),
         journals: Arc::new(move || Box::new(LogJournal::new(worker_log.clone(), access))),
         on_end: Arc::new(move || handle.close()),
@@ -89,6 +92,7 @@ fn run(config: Config) -> Result<ExitCode, String> {
     .map_err(|error| error.to_string())?;
     report(&logger, &config, &server);
     let result = serve(&logger, &mut wishes, server);
+    drop(chain);
     logger.flush(LAST_WORDS);
     result
 }
@@ -125,7 +129,7 @@ fn report(logger: &Logger, config: &Config, server: &Server) {
         .number("pid", std::process::id().into())
         .number("workers", config.workers as u64)
         .number("routes", config.routes.len() as u64)
-        .text("features", features())
+        .text("features", &features())
         .send();
     let mut limits = logger.line(Level::Info, "limits");
     match server.descriptor_limit() {
@@ -147,6 +151,16 @@ fn report(logger: &Logger, config: &Config, server: &Server) {
 }
 
 /// What was chosen when this binary was built.
-fn features() -> &'static str {
-    if cfg!(target_feature = "crt-static") { "static" } else { "dynamic" }
+fn features() -> String {
+    let mut features = Vec::new();
+    for (name, is_in) in [
+        ("static", cfg!(target_feature = "crt-static")),
+        ("dlopen", chain::has_dlopen()),
+        ("builtin-plugins", cfg!(feature = "builtin-plugins")),
+    ] {
+        if is_in {
+            features.push(name);
+        }
+    }
+    features.join(",")
 }

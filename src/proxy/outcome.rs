@@ -32,13 +32,13 @@ impl Transaction {
         &mut self,
         turn: &Turn<'_, '_>,
         status: u16,
-        write: impl FnOnce(&Envelope<'_>, &mut Vec<u8>),
+        write: impl FnOnce(&Envelope<'_>, &mut Vec<u8>) -> u64,
     ) {
         self.up = Upstream::Local;
         self.record.status = status;
         let envelope =
             Envelope { date: &turn.env.now.date, persistence: self.persistence(), to_head: self.is_client_head() };
-        write(&envelope, self.to_client.tail());
+        self.record.bytes_out += write(&envelope, self.to_client.tail());
     }
 
     /// Answers with an error; where an answer has begun already, cuts it.
