@@ -15,6 +15,8 @@ mod life_cycle;
 mod limits;
 mod log_lines;
 mod nginx;
+#[cfg(feature = "dlopen")]
+mod plugins;
 mod pool;
 mod pressure;
 mod start_up;
