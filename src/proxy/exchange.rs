@@ -250,6 +250,10 @@ impl Exchange {
                     transaction.restart(env.now.instant);
                     if transaction.client_input.is_empty() {
                         self.leave(env, State::Idle { since: env.now.instant });
+                        if self.client.is_draining {
+                            // The head of the answer had left before the drain began, without `Connection: close`.
+                            self.end(End::Close);
+                        }
                         return;
                     }
                     let mut turn = Turn { env, client: &mut self.client, commands: &mut self.commands };
