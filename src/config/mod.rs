@@ -7,7 +7,14 @@
 //! | file | one job |
 //! |---|---|
 //! | here | the types that the rest of the proxy sees, with their defaults |
+//! | `error` | what is wrong, as one sentence with its place |
 //! | [`prefix`] | route prefixes: what is a valid one, and how segments are compared |
+//! | `url`, `listen` | upstream URLs and listening addresses, taken apart |
+//! | `read` | from YAML to values, each mistake told in our own words |
+//! | `units`, `json`, `values` | durations, sizes and counts; plugin configuration; everything else that is one value |
+//! | `sections` | the keys of the file, mapping by mapping |
+//! | `file` | from the file to a [`Config`] |
+//! | `print` | and back |
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -15,7 +22,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod error;
+mod file;
+mod json;
+mod listen;
 pub mod prefix;
+mod print;
+mod read;
+mod sections;
+mod units;
+mod url;
+mod values;
+
+pub use error::{ConfigError, did_you_mean};
+pub use listen::ListenError;
+pub use prefix::PrefixError;
+pub use url::UrlError;
 
 /// Everything that can be configured, with all defaults filled in.
 ///
@@ -68,7 +90,7 @@ impl Default for Config {
 }
 
 /// One listening address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ListenAddr {
     /// `127.0.0.1:8080`, `[::1]:8080`, `:8080`
     Tcp {
@@ -370,7 +392,7 @@ impl Default for LogConfig {
 }
 
 /// How a log line is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LogFormat {
     /// `key=value`
     Text,

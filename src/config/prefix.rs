@@ -51,7 +51,7 @@ impl fmt::Display for PrefixError {
 /// Checks `prefix`.
 pub fn check(prefix: &str) -> Result<(), PrefixError> {
     let bytes = prefix.as_bytes();
-    let inner = bytes.strip_prefix(b"/").ok_or(PrefixError::NoSlash)?;
+    let inner = prefix.strip_prefix('/').ok_or(PrefixError::NoSlash)?;
     for (at, &byte) in bytes.iter().enumerate() {
         match byte {
             b'?' => return Err(PrefixError::Query),
@@ -62,19 +62,19 @@ pub fn check(prefix: &str) -> Result<(), PrefixError> {
             0..=b' ' | 0x7f..=0xff => return Err(PrefixError::Byte),
         }
     }
-    let inner = inner.strip_suffix(b"/").unwrap_or(inner);
+    let inner = inner.strip_suffix('/').unwrap_or(inner);
     if inner.is_empty() {
         return if prefix.len() > 1 { Err(PrefixError::EmptySegment) } else { Ok(()) };
     }
     let mut buf = [0; MAX_SEGMENT];
-    for segment in inner.split(|&b| b == b'/') {
-        let segment = normalise(segment, &mut buf).ok_or(PrefixError::LongSegment)?;
+    for segment in inner.split('/') {
         if segment.is_empty() {
             return Err(PrefixError::EmptySegment);
         }
-        if has_dots(segment) {
+        if is_dot_segment(segment) {
             return Err(PrefixError::DotSegment);
         }
+        normalise(segment.as_bytes(), &mut buf).ok_or(PrefixError::LongSegment)?;
     }
     Ok(())
 }
@@ -146,24 +146,18 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
-/// Whether a normalised segment holds `.` or `..` where `%2F`, `\` and `%5C` end a segment too and `;` begins its
-/// parameters (rule S20).
-pub(super) fn has_dots(segment: &[u8]) -> bool {
-    let mut start = 0;
-    loop {
-        let rest = &segment[start..];
-        let end =
-            (0..rest.len()).find(|&at| rest[at] == b'\\' || matches!(encoded_byte(&rest[at..]), Some(b'/' | b'\\')));
-        let part = &rest[..end.unwrap_or(rest.len())];
-        let name = part.split(|&b| b == b';').next().unwrap_or(part);
-        if matches!(name, b"." | b"..") {
-            return true;
-        }
-        match end {
-            Some(end) => start += end + if rest[end] == b'\\' { 1 } else { 3 },
-            None => return false,
-        }
+/// Whether a segment, as written, is `.` or `..` once it is decoded, where `/` and `\` end a segment too and `;` begins
+/// its parameters (rule S20).
+pub(super) fn is_dot_segment(segment: &str) -> bool {
+    let mut decoded = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let byte = encoded_byte(rest);
+        decoded.push(byte.unwrap_or(first));
+        rest = if byte.is_some() { &rest[3..] } else { after };
     }
+    let is_dots = |part: &[u8]| matches!(part.split(|&b| b == b';').next(), Some(b"." | b".."));
+    decoded.split(|b| matches!(b, b'/' | b'\\')).any(is_dots)
 }
 
 #[cfg(test)]

@@ -1,0 +1,248 @@
+//! From the file to a [`Config`]: reads it, refuses what is not text, fills in what was left out.
+
+use std::fs;
+use std::io::{self, ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeSeed;
+
+use super::error::ConfigError;
+use super::read::read;
+use super::sections::{
+    Connect, File, LimitKeys, PluginKeys, PoolKeys, RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys,
+};
+use super::units::{BodyLimit, ConnectionLimit, Span};
+use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, Text};
+use super::{
+    Config, ForwardedPolicy, Limits, LogConfig, LogFormat, PluginConfig, PluginSource, PoolLimits, RouteConfig,
+    RouteOptions, Timeouts,
+};
+
+impl Config {
+    /// Reads and checks the file at `path`. The environment variable `LOG_MODE=json` changes the default of `log.format`.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let name = path.display().to_string();
+        let bytes = read_bytes(path).map_err(|error| {
+            ConfigError::whole(
+                &name,
+                match error.kind() {
+                    ErrorKind::NotFound => NOT_FOUND.to_owned(),
+                    ErrorKind::PermissionDenied => NOT_PERMITTED.to_owned(),
+                    ErrorKind::IsADirectory => IS_DIRECTORY.to_owned(),
+                    ErrorKind::FileTooLarge => TOO_LARGE.to_owned(),
+                    _ => format!("cannot be read: {error}"),
+                },
+            )
+        })?;
+        let text = std::str::from_utf8(&bytes).map_err(|error| {
+            ConfigError::at(&name, &bytes, error.valid_up_to(), "this byte is not UTF-8: save the file as UTF-8 text")
+        })?;
+        let json = std::env::var_os("LOG_MODE").is_some_and(|mode| mode == "json");
+        parse(text, &name, if json { LogFormat::Json } else { LogFormat::Text })
+    }
+
+    /// Checks `text`; `name` stands for the file in messages. The environment is not looked at.
+    pub fn parse(text: &str, name: &str) -> Result<Config, ConfigError> {
+        parse(text, name, LogFormat::Text)
+    }
+}
+
+const NOT_FOUND: &str = "no such file; copy config.example.yml to make one, or name another with -config PATH";
+const NOT_PERMITTED: &str = "this user may not read it; change its permissions, or name another with -config PATH";
+const IS_DIRECTORY: &str = "this is a directory; name the file in it with -config PATH";
+const TOO_LARGE: &str = "larger than 64MiB, which no configuration is; name another file with -config PATH";
+
+const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Reads with a cap: the path may name a device without an end.
+fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES { Err(ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+}
+
+/// The characters that YAML allows (YAML 1.2 section 5.1); a byte order mark only at the start.
+fn is_allowed((at, c): (usize, char)) -> bool {
+    match c {
+        '\t' | '\n' | '\r' | '\u{85}' => true,
+        '\u{feff}' => at == 0,
+        '\u{fffe}' | '\u{ffff}' => false,
+        _ => !c.is_control(),
+    }
+}
+
+fn parse(text: &str, name: &str, format: LogFormat) -> Result<Config, ConfigError> {
+    // The YAML library would tell these without a usable place.
+    if let Some((at, _)) = text.char_indices().find(|&c| !is_allowed(c)) {
+        let message = "a control character, which YAML does not allow: remove it";
+        return Err(ConfigError::at(name, text.as_bytes(), at, message));
+    }
+    let file = read::<File>()
+        .deserialize(serde_yaml::Deserializer::from_str(text))
+        .map_err(|error| ConfigError::from_yaml(name, text, error))?;
+    let Some(routes) = file.routes else {
+        return Err(ConfigError::whole(name, Routes::MISSING));
+    };
+    let default = Config::default();
+    let limits = file.limits.unwrap_or_default().resolve();
+    let timeouts = file.timeouts.unwrap_or_default().over(Timeouts::default());
+    let forwarded = file.forwarded.unwrap_or_default();
+    let log = file.log.unwrap_or_default();
+    Ok(Config {
+        listen: file.listen_addr.map_or(default.listen, |Listen(all)| all.into_iter().map(|Address(a)| a).collect()),
+        routes: resolve_routes(routes, &limits, timeouts),
+        workers: file.workers.map_or(default.workers, |count| count.to_usize()),
+        limits,
+        pool: file.pool.unwrap_or_default().resolve(),
+        dns_refresh: span(file.dns.unwrap_or_default().refresh, default.dns_refresh),
+        forwarded: ForwardedPolicy {
+            trusted_proxies: forwarded
+                .trusted_proxies
+                .unwrap_or_default()
+                .into_iter()
+                .map(|Network(net)| net)
+                .collect(),
+            enabled: forwarded.enabled.is_none_or(|Flag(on)| on),
+        },
+        timeouts,
+        configz: file.admin.unwrap_or_default().configz.is_none_or(|Flag(on)| on),
+        plugins: file.plugins.unwrap_or_default().into_iter().filter_map(PluginKeys::resolve).collect(),
+        plugin_body_limit: file.plugin_body_limit.map_or(default.plugin_body_limit, |size| size.to_usize()),
+        log: LogConfig {
+            format: log.format.map_or(format, |Format(format)| format),
+            access: log.access.is_some_and(|Flag(on)| on),
+        },
+    })
+}
+
+fn span(written: Option<Span>, default: Duration) -> Duration {
+    written.map_or(default, |Span(span)| span)
+}
+
+impl LimitKeys {
+    fn resolve(self) -> Limits {
+        let default = Limits::default();
+        let max_head_bytes = self.max_head_bytes.map_or(default.max_head_bytes, |size| size.to_usize());
+        Limits {
+            max_connections: self
+                .max_connections
+                .and_then(|ConnectionLimit(limit)| limit)
+                .map_or(default.max_connections, |count| Some(count.to_usize())),
+            max_head_bytes,
+            max_header_fields: self.max_header_fields.map_or(default.max_header_fields, |count| count.to_usize()),
+            // Whoever lowers the head only wants the line lowered with it.
+            max_request_line: self
+                .max_request_line
+                .map_or(default.max_request_line.min(max_head_bytes), |size| size.to_usize()),
+            max_body_bytes: self.max_body_bytes.map_or(default.max_body_bytes, body_limit),
+            max_requests_per_connection: self
+                .max_requests_per_connection
+                .map_or(default.max_requests_per_connection, |count| count.to_u32()),
+            max_interim_responses: self
+                .max_interim_responses
+                .map_or(default.max_interim_responses, |count| count.to_u32()),
+        }
+    }
+}
+
+fn body_limit(BodyLimit(limit): BodyLimit) -> Option<u64> {
+    limit.map(|size| size.0)
+}
+
+impl PoolKeys {
+    fn resolve(self) -> PoolLimits {
+        let default = PoolLimits::default();
+        PoolLimits {
+            max_idle: self.max_idle.map_or(default.max_idle, |count| count.to_usize()),
+            max_idle_per_upstream: self
+                .max_idle_per_upstream
+                .map_or(default.max_idle_per_upstream, |count| count.to_usize()),
+            idle_timeout: span(self.idle_timeout, default.idle_timeout),
+            max_age: span(self.max_age, default.max_age),
+        }
+    }
+}
+
+impl TimeoutKeys {
+    /// `default` with what was written in its place.
+    fn over(self, default: Timeouts) -> Timeouts {
+        let TimeoutKeys {
+            request_head,
+            body_idle,
+            keep_alive,
+            write_idle,
+            connect,
+            response_head,
+            response_idle,
+            tunnel_idle,
+            drain,
+        } = self;
+        let of_routes = RouteTimeoutKeys { body_idle, write_idle, connect, response_head, response_idle, tunnel_idle };
+        Timeouts {
+            request_head: span(request_head, default.request_head),
+            keep_alive: span(keep_alive, default.keep_alive),
+            drain: span(drain, default.drain),
+            ..of_routes.over(default)
+        }
+    }
+}
+
+impl RouteTimeoutKeys {
+    /// `default` with what was written in its place.
+    fn over(self, default: Timeouts) -> Timeouts {
+        let connect =
+            self.connect.unwrap_or(Connect { address: Span(default.connect_address), total: Span(default.connect) });
+        Timeouts {
+            body_idle: span(self.body_idle, default.body_idle),
+            write_idle: span(self.write_idle, default.write_idle),
+            connect_address: connect.address.0,
+            connect: connect.total.0,
+            response_head: span(self.response_head, default.response_head),
+            response_idle: span(self.response_idle, default.response_idle),
+            tunnel_idle: span(self.tunnel_idle, default.tunnel_idle),
+            ..default
+        }
+    }
+}
+
+fn resolve_routes(routes: Routes, limits: &Limits, timeouts: Timeouts) -> Vec<RouteConfig> {
+    let options: Vec<_> =
+        routes.options.into_iter().map(|keys| Arc::new(keys.resolve_options(limits, timeouts))).collect();
+    routes
+        .routes
+        .into_iter()
+        .map(|route| RouteConfig {
+            prefix: route.prefix,
+            upstream: route.upstream,
+            options: Arc::clone(&options[route.options]),
+        })
+        .collect()
+}
+
+impl RouteKeys {
+    fn resolve_options(self, limits: &Limits, timeouts: Timeouts) -> RouteOptions {
+        let default = RouteOptions::default();
+        RouteOptions {
+            strip_prefix: self.strip_prefix.map_or(default.strip_prefix, |Flag(on)| on),
+            host: self.host.map_or(default.host, |Host(policy)| policy),
+            upgrade: self.upgrade.map_or(default.upgrade, |all| all.into_iter().map(|Protocol(name)| name).collect()),
+            max_body_bytes: self.max_body_bytes.map_or(limits.max_body_bytes, body_limit),
+            timeouts: self.timeouts.unwrap_or_default().over(timeouts),
+        }
+    }
+}
+
+impl PluginKeys {
+    /// `None` where its check would have refused it.
+    fn resolve(self) -> Option<PluginConfig> {
+        let source = match (self.path, self.builtin) {
+            (Some(Text(path)), None) => PluginSource::Path(PathBuf::from(path)),
+            (None, Some(Text(name))) => PluginSource::Builtin(name),
+            (None, None) | (Some(_), Some(_)) => return None,
+        };
+        let required = self.required.is_none_or(|Flag(on)| on);
+        Some(PluginConfig { source, required, config: self.config.unwrap_or_default().0 })
+    }
+}

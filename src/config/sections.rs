@@ -1,0 +1,299 @@
+//! The keys of the file, mapping by mapping: the one list of what may stand where, and within which bounds.
+//!
+//! A struct here is what was written, with `None` for what was left out. Defaults are filled in by `file`.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::{MapAccess, SeqAccess};
+use serde::{Serialize, Serializer};
+
+use super::error::{quoted, refuse};
+use super::json::PluginText;
+use super::read::{Entry, Read, section};
+use super::units::{BodyLimit, Bytes, ConnectionLimit, Count, Size, Span};
+use super::values::{Flag, Format, Host, Listen, Network, Prefix, Protocol, Text, Upstream};
+use super::{UpstreamUrl, prefix};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+section! {
+    /// The whole file.
+    File as "a mapping of settings such as \"routes:\"" {
+        listen_addr: Listen,
+        routes: Routes,
+        workers: Count<1, 1024>,
+        limits: LimitKeys,
+        timeouts: TimeoutKeys,
+        pool: PoolKeys,
+        dns: DnsKeys,
+        forwarded: ForwardedKeys,
+        admin: AdminKeys,
+        plugins: Vec<PluginKeys>,
+        plugin_body_limit: Size<0, { 1024 * MIB }>,
+        log: LogKeys,
+    }
+}
+
+section! {
+    LimitKeys as "a mapping of limits such as \"max_head_bytes: 16KiB\"" {
+        max_connections: ConnectionLimit,
+        max_head_bytes: Size<KIB, MIB>,
+        max_header_fields: Count<1, 1024>,
+        max_request_line: Size<256, { 64 * KIB }>,
+        max_body_bytes: BodyLimit,
+        max_requests_per_connection: Count<0, { u32::MAX as u64 }>,
+        max_interim_responses: Count<0, 1000>,
+    } checked by check_limits
+}
+
+section! {
+    TimeoutKeys as "a mapping of time-outs such as \"request_head: 10s\"" {
+        request_head: Span,
+        body_idle: Span,
+        keep_alive: Span,
+        write_idle: Span,
+        connect: Connect,
+        response_head: Span,
+        response_idle: Span,
+        tunnel_idle: Span,
+        drain: Span,
+    }
+}
+
+section! {
+    /// Those of a request whose route is known: the others could have no effect.
+    RouteTimeoutKeys as "a mapping of time-outs such as \"response_head: 5s\"" {
+        body_idle: Span,
+        write_idle: Span,
+        connect: Connect,
+        response_head: Span,
+        response_idle: Span,
+        tunnel_idle: Span,
+    }
+}
+
+section! {
+    ConnectKeys as "a mapping with the keys address and total" {
+        address: Span,
+        total: Span,
+    }
+}
+
+section! {
+    PoolKeys as "a mapping of pool settings such as \"max_idle: 32\"" {
+        max_idle: Count<0, 65_536>,
+        max_idle_per_upstream: Count<0, 65_536>,
+        idle_timeout: Span,
+        max_age: Span,
+    }
+}
+
+section! {
+    DnsKeys as "a mapping such as \"refresh: 30s\"" {
+        refresh: Span,
+    }
+}
+
+section! {
+    ForwardedKeys as "a mapping with the keys trusted_proxies and enabled" {
+        trusted_proxies: Vec<Network>,
+        enabled: Flag,
+    }
+}
+
+section! {
+    AdminKeys as "a mapping such as \"configz: true\"" {
+        configz: Flag,
+    }
+}
+
+section! {
+    LogKeys as "a mapping with the keys format and access" {
+        format: Format,
+        access: Flag,
+    }
+}
+
+section! {
+    PluginKeys as "a mapping with the key path or builtin" {
+        path: Text,
+        builtin: Text,
+        required: Flag,
+        config: PluginText,
+    } checked by check_plugin
+}
+
+section! {
+    RouteKeys as "a mapping with the keys prefix and upstream" {
+        prefix: Prefix,
+        upstream: Upstream,
+        strip_prefix: Flag,
+        host: Host,
+        upgrade: Vec<Protocol>,
+        max_body_bytes: BodyLimit,
+        timeouts: RouteTimeoutKeys,
+    }
+}
+
+/// `5s` for all addresses together, or `{address: 3s, total: 5s}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Connect {
+    pub address: Span,
+    pub total: Span,
+}
+
+impl Connect {
+    const ADDRESS: Duration = Duration::from_secs(3);
+    const TOTAL: Duration = Duration::from_secs(5);
+}
+
+impl Entry for Connect {
+    const EXPECTED: &'static str = "a duration such as 5s, or {address: 3s, total: 5s}";
+
+    fn from_number(value: u64) -> Result<Self, String> {
+        Span::from_number(value).map(|total| Connect { address: total, total })
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let total = Span::from_text(text)?;
+        Ok(Connect { address: Span(total.0.min(Connect::ADDRESS)), total })
+    }
+
+    fn from_mapping<'de, A: MapAccess<'de>>(mapping: A) -> Result<Self, A::Error> {
+        let keys = ConnectKeys::from_mapping(mapping)?;
+        let total =
+            keys.total.unwrap_or_else(|| Span(Connect::TOTAL.max(keys.address.map_or(Duration::ZERO, |a| a.0))));
+        let address = keys.address.unwrap_or(Span(total.0.min(Connect::ADDRESS)));
+        if address.0 > total.0 {
+            let message = format!("address ({address}) is longer than total ({total}), which ends it: shorten it");
+            return Err(refuse(message));
+        }
+        Ok(Connect { address, total })
+    }
+}
+
+impl Serialize for Connect {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ConnectKeys { address: Some(self.address), total: Some(self.total) }.serialize(serializer)
+    }
+}
+
+/// All routes. What many of them say alike is kept once, so that 100,000 routes stay small.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Routes {
+    pub routes: Vec<Route>,
+    /// Without prefix and upstream.
+    pub options: Vec<RouteKeys>,
+}
+
+/// One route.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Route {
+    pub prefix: String,
+    pub upstream: Arc<UpstreamUrl>,
+    /// Index into [`Routes::options`].
+    pub options: usize,
+}
+
+const NO_ROUTES: &str = "there are no routes: add one, for example {prefix: /api, upstream: \"http://127.0.0.1:9001\"}";
+
+impl Entry for Routes {
+    const EXPECTED: &'static str = "a list of routes, each \"- prefix: /api\" with its \"upstream:\" in the line below";
+
+    fn from_nothing() -> Result<Self, String> {
+        Err(NO_ROUTES.to_owned())
+    }
+
+    fn from_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<Self, A::Error> {
+        let mut all = Routes::default();
+        let mut first_with = HashMap::new();
+        let mut upstreams: HashSet<Arc<UpstreamUrl>> = HashSet::new();
+        let mut options = HashMap::new();
+        loop {
+            let routes = &all.routes;
+            let route = Read::checked(|keys: &RouteKeys| check_route(keys, routes, &mut first_with));
+            let Some(mut keys) = list.next_element_seed(route)? else { break };
+            let (Some(Prefix(prefix)), Some(Upstream(upstream))) = (keys.prefix.take(), keys.upstream.take()) else {
+                continue; // check_route has refused it
+            };
+            let upstream = match upstreams.get(&upstream) {
+                Some(known) => Arc::clone(known),
+                None => {
+                    let new = Arc::new(upstream);
+                    upstreams.insert(Arc::clone(&new));
+                    new
+                }
+            };
+            let options = match options.get(&keys) {
+                Some(&index) => index,
+                None => {
+                    options.insert(keys.clone(), all.options.len());
+                    all.options.push(keys);
+                    all.options.len() - 1
+                }
+            };
+            all.routes.push(Route { prefix, upstream, options });
+        }
+        if all.routes.is_empty() {
+            return Err(refuse(NO_ROUTES));
+        }
+        Ok(all)
+    }
+}
+
+impl Routes {
+    /// About a file that does not say `routes` at all.
+    pub const MISSING: &str = NO_ROUTES;
+}
+
+/// Refuses a route without prefix or upstream, and a prefix that a route before it has. Numbers count from 1.
+fn check_route(keys: &RouteKeys, before: &[Route], first_with: &mut HashMap<Vec<u8>, usize>) -> Result<(), String> {
+    let Some(Prefix(prefix)) = &keys.prefix else {
+        return Err("this route has no prefix: add \"prefix: /path\"".to_owned());
+    };
+    if keys.upstream.is_none() {
+        return Err("this route has no upstream: add \"upstream: http://host:port\"".to_owned());
+    }
+    if keys.upgrade.as_ref().is_some_and(|protocols| protocols.len() > 16) {
+        return Err("a route upgrades to at most 16 protocols".to_owned());
+    }
+    match first_with.insert(prefix::normal_form(prefix), before.len()) {
+        None => Ok(()),
+        Some(first) => {
+            let (this, first, other) = (quoted(prefix), first + 1, quoted(&before[first].prefix));
+            let same = if this == other { String::new() } else { format!(", as {other}, which is the same") };
+            Err(format!("the prefix {this} has a route already: route number {first}{same}; remove one of them"))
+        }
+    }
+}
+
+impl Serialize for Routes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.routes.iter().map(|route| RouteKeys {
+            prefix: Some(Prefix(route.prefix.clone())),
+            upstream: Some(Upstream(UpstreamUrl::clone(&route.upstream))),
+            ..self.options[route.options].clone()
+        }))
+    }
+}
+
+fn check_limits(limits: &LimitKeys) -> Result<(), String> {
+    match (limits.max_request_line, limits.max_head_bytes) {
+        (Some(line), Some(head)) if line.0 > head.0 => {
+            let (line, head) = (Bytes(line.0), Bytes(head.0));
+            Err(format!("max_request_line ({line}) is above max_head_bytes ({head}), which contains it: lower it"))
+        }
+        (Some(_) | None, Some(_) | None) => Ok(()),
+    }
+}
+
+fn check_plugin(plugin: &PluginKeys) -> Result<(), String> {
+    match (&plugin.path, &plugin.builtin) {
+        (Some(_), None) | (None, Some(_)) => Ok(()),
+        (None, None) => Err("this plugin has neither path nor builtin: add one of them".to_owned()),
+        (Some(_), Some(_)) => Err("this plugin has both path and builtin: remove one of them".to_owned()),
+    }
+}

@@ -1,0 +1,276 @@
+//! Upstream URLs: `http://[user:password@]host[:port][/base]`, taken apart strictly.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+
+use super::prefix::{self, encoded_byte};
+use super::{Scheme, UpstreamUrl};
+
+/// What is wrong with an upstream URL. No variant holds text of the URL, which may contain a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UrlError {
+    /// No `http://` and no `https://` in front.
+    Scheme,
+    /// A `?`.
+    Query,
+    /// A `#`.
+    Fragment,
+    /// A space, a control, a backslash or a byte above ASCII.
+    Byte,
+    /// No host.
+    NoHost,
+    /// Neither a name nor an address.
+    Host,
+    /// Not a number from 1 to 65535.
+    Port,
+    /// More than one `@`, a colon or control in the user's name, or a stray `%`.
+    Credentials,
+    /// A `%` without two hexadecimal digits in the base path.
+    Percent,
+    /// The base path has a segment `.` or `..`.
+    DotSegment,
+}
+
+impl fmt::Display for UrlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            UrlError::Scheme => "an upstream URL begins with http:// or https://, for example http://127.0.0.1:9001/base",
+            UrlError::Query => "an upstream URL has no query: remove \"?\" and what follows",
+            UrlError::Fragment => "an upstream URL has no fragment: remove \"#\" and what follows",
+            UrlError::Byte => {
+                "an upstream URL is visible ASCII without a backslash: percent-encode its path, write its name as xn--..."
+            }
+            UrlError::NoHost => "the upstream URL names no host: write http://host:port",
+            UrlError::Host => {
+                "the host of the upstream URL is neither a name nor an address; an IPv6 address stands in brackets: http://[::1]:9001"
+            }
+            UrlError::Port => "the port of the upstream URL is a number from 1 to 65535",
+            UrlError::Credentials => {
+                "the credentials of the upstream URL are user:password@, with \"@\", \":\", \"/\" and \"%\" in them written as %40, %3A, %2F and %25"
+            }
+            UrlError::Percent => "after \"%\" stand two hexadecimal digits; a percent sign itself is %25",
+            UrlError::DotSegment => "the path of the upstream URL has a segment \".\" or \"..\": write the path that is meant",
+        })
+    }
+}
+
+impl UpstreamUrl {
+    /// Takes `url` apart.
+    pub fn parse(url: &str) -> Result<UpstreamUrl, UrlError> {
+        let (scheme, rest) = split_scheme(url).ok_or(UrlError::Scheme)?;
+        for byte in url.bytes() {
+            match byte {
+                b'?' => return Err(UrlError::Query),
+                b'#' => return Err(UrlError::Fragment),
+                b'\\' | 0..=b' ' | 0x7f..=0xff => return Err(UrlError::Byte),
+                b'!'..=b'~' => {}
+            }
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (credentials, host_port) = match authority.rsplit_once('@') {
+            Some((credentials, host_port)) => (Some(credentials), host_port),
+            None => (None, authority),
+        };
+        let authorization = credentials.map(authorization).transpose()?;
+        let (host, port) = split_port(host_port)?;
+        let host = check_host(host)?;
+        let port = port.map_or(Ok(scheme.default_port()), parse_port)?;
+        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let authority = if port == scheme.default_port() { bracketed } else { format!("{bracketed}:{port}") };
+        let base_path = check_base_path(path)?.to_owned();
+        Ok(UpstreamUrl { scheme, host, port, authority, base_path, authorization })
+    }
+}
+
+/// Schemes are compared without case (RFC 3986 section 3.1).
+fn split_scheme(url: &str) -> Option<(Scheme, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    [Scheme::Http, Scheme::Https].into_iter().find(|known| scheme.eq_ignore_ascii_case(known.name())).map(|s| (s, rest))
+}
+
+/// `host`, `host:port`, `[v6]`, `[v6]:port`; the host comes back with its brackets.
+pub(super) fn split_port(host_port: &str) -> Result<(&str, Option<&str>), UrlError> {
+    let colon = match host_port.find(']') {
+        Some(bracket) => host_port[bracket..].find(':').map(|colon| bracket + colon),
+        None => host_port.find(':'),
+    };
+    let (host, port) = match colon {
+        Some(colon) => (&host_port[..colon], Some(&host_port[colon + 1..])),
+        None => (host_port, None),
+    };
+    if port.is_some_and(|port| port.contains(':')) {
+        // An IPv6 address that has lost its brackets.
+        return Err(UrlError::Host);
+    }
+    Ok((host, port))
+}
+
+/// A name in lower case, or an address without brackets.
+pub(super) fn check_host(host: &str) -> Result<String, UrlError> {
+    if host.is_empty() {
+        return Err(UrlError::NoHost);
+    }
+    if let Some(address) = host.strip_prefix('[') {
+        let address = address.strip_suffix(']').ok_or(UrlError::Host)?;
+        return address.parse().map(|address: Ipv6Addr| address.to_string()).map_err(|_| UrlError::Host);
+    }
+    // A name whose last label is a number would be taken for an address by some resolvers and not by others.
+    let last = host.strip_suffix('.').unwrap_or(host).rsplit('.').next().unwrap_or(host);
+    if last.bytes().all(|b| b.is_ascii_digit()) {
+        return host.parse().map(|address: Ipv4Addr| address.to_string()).map_err(|_| UrlError::Host);
+    }
+    let is_label = |label: &str| {
+        matches!(label.len(), 1..=63)
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if host.len() > 253 || !host.strip_suffix('.').unwrap_or(host).split('.').all(is_label) {
+        return Err(UrlError::Host);
+    }
+    Ok(host.to_ascii_lowercase())
+}
+
+pub(super) fn parse_port(port: &str) -> Result<u16, UrlError> {
+    // Digits only: `str::parse` would take a `+`.
+    if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(UrlError::Port);
+    }
+    port.parse().ok().filter(|&port| port != 0).ok_or(UrlError::Port)
+}
+
+/// The Basic credentials (RFC 7617 section 2) for `user:password` of a URL.
+fn authorization(credentials: &str) -> Result<String, UrlError> {
+    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    let user = decode(user)?;
+    let password = decode(password)?;
+    if user.contains(&b':') {
+        return Err(UrlError::Credentials);
+    }
+    Ok(format!("Basic {}", BASE64_STANDARD.encode([&user[..], b":", &password].concat())))
+}
+
+fn decode(text: &str) -> Result<Vec<u8>, UrlError> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let (byte, left) = match first {
+            b'%' => (encoded_byte(rest).ok_or(UrlError::Credentials)?, &rest[3..]),
+            b'@' | b':' => return Err(UrlError::Credentials),
+            _ => (first, after),
+        };
+        if byte.is_ascii_control() {
+            return Err(UrlError::Credentials);
+        }
+        decoded.push(byte);
+        rest = left;
+    }
+    Ok(decoded)
+}
+
+fn check_base_path(path: &str) -> Result<&str, UrlError> {
+    let bytes = path.as_bytes();
+    let stray = |at: usize| bytes[at] == b'%' && encoded_byte(&bytes[at..]).is_none();
+    if (0..bytes.len()).any(stray) {
+        return Err(UrlError::Percent);
+    }
+    let base_path = path.trim_end_matches('/');
+    if base_path.split('/').any(prefix::is_dot_segment) {
+        return Err(UrlError::DotSegment);
+    }
+    Ok(base_path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        for (url, scheme, host, port, authority, base_path) in [
+            ("http://e.example", Scheme::Http, "e.example", 80, "e.example", ""),
+            ("http://e.example/", Scheme::Http, "e.example", 80, "e.example", ""),
+            ("HTTP://E.Example:80/Base/", Scheme::Http, "e.example", 80, "e.example", "/Base"),
+            ("http://e.example:9002/base", Scheme::Http, "e.example", 9002, "e.example:9002", "/base"),
+            ("http://e.example/a%2Fb/c;v=1//", Scheme::Http, "e.example", 80, "e.example", "/a%2Fb/c;v=1"),
+            ("https://e.example", Scheme::Https, "e.example", 443, "e.example", ""),
+            ("https://e.example:443", Scheme::Https, "e.example", 443, "e.example", ""),
+            ("https://e.example:80", Scheme::Https, "e.example", 80, "e.example:80", ""),
+            ("http://127.0.0.1:9001", Scheme::Http, "127.0.0.1", 9001, "127.0.0.1:9001", ""),
+            ("http://[::1]:9001/x", Scheme::Http, "::1", 9001, "[::1]:9001", "/x"),
+            ("http://[0:0::1]", Scheme::Http, "::1", 80, "[::1]", ""),
+            ("http://my_service", Scheme::Http, "my_service", 80, "my_service", ""),
+            ("http://e.example.", Scheme::Http, "e.example.", 80, "e.example.", ""),
+        ] {
+            let (host, authority) = (host.to_owned(), authority.to_owned());
+            let base_path = base_path.to_owned();
+            let expected = UpstreamUrl { scheme, host, port, authority, base_path, authorization: None };
+            assert_eq!(UpstreamUrl::parse(url), Ok(expected), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_url_is_refused() {
+        for (url, expected) in [
+            ("", UrlError::Scheme),
+            ("127.0.0.1:9001", UrlError::Scheme),
+            ("e.example", UrlError::Scheme),
+            ("ws://e.example", UrlError::Scheme),
+            (" http://e.example", UrlError::Scheme),
+            ("http:/e.example", UrlError::Scheme),
+            ("http://e.example/?q=1", UrlError::Query),
+            ("http://e.example/#top", UrlError::Fragment),
+            ("http://e.example/a b", UrlError::Byte),
+            ("http://e.example\r\n", UrlError::Byte),
+            ("http://caf\u{e9}.example", UrlError::Byte),
+            ("http://e.example\\a", UrlError::Byte),
+            ("http://", UrlError::NoHost),
+            ("http:///base", UrlError::NoHost),
+            ("http://:80", UrlError::NoHost),
+            ("http://user@", UrlError::NoHost),
+            ("http://::1", UrlError::Host),
+            ("http://[::1", UrlError::Host),
+            ("http://[::1]x:80", UrlError::Host),
+            ("http://[127.0.0.1]", UrlError::Host),
+            ("http://[fe80::1%25eth0]", UrlError::Host),
+            ("http://300.1.1.1", UrlError::Host),
+            ("http://1.2.3", UrlError::Host),
+            ("http://127.1", UrlError::Host),
+            ("http://a..b", UrlError::Host),
+            ("http://-a", UrlError::Host),
+            ("http://a,b", UrlError::Host),
+            ("http://a%41", UrlError::Host),
+            ("http://e.example:", UrlError::Port),
+            ("http://e.example:0", UrlError::Port),
+            ("http://e.example:+80", UrlError::Port),
+            ("http://e.example:65536", UrlError::Port),
+            ("http://e.example:http", UrlError::Port),
+            ("http://a@b@e.example", UrlError::Credentials),
+            ("http://a:b:c@e.example", UrlError::Credentials),
+            ("http://a%3Ab:c@e.example", UrlError::Credentials),
+            ("http://a:%zz@e.example", UrlError::Credentials),
+            ("http://a:%0d%0a@e.example", UrlError::Credentials),
+            ("http://e.example/%zz", UrlError::Percent),
+            ("http://e.example/a/../b", UrlError::DotSegment),
+            ("http://e.example/%2e", UrlError::DotSegment),
+        ] {
+            assert_eq!(UpstreamUrl::parse(url), Err(expected), "{url}");
+        }
+    }
+
+    #[test]
+    fn credentials_become_a_field_and_are_never_shown() {
+        for (url, expected) in [
+            ("http://user:secret@e.example/b", "Basic dXNlcjpzZWNyZXQ="),
+            ("http://user@e.example/b", "Basic dXNlcjo="),
+            ("http://us%40er:s%3Ae%2Fcret@e.example/b", "Basic dXNAZXI6czplL2NyZXQ="),
+        ] {
+            let parsed = UpstreamUrl::parse(url).expect("a valid URL");
+            assert_eq!(parsed.authorization.as_deref(), Some(expected), "{url}");
+            assert_eq!(parsed.to_public_string(), "http://e.example/b");
+            assert_eq!(format!("{parsed:?}"), "UpstreamUrl(http://e.example/b (credentials hidden))");
+        }
+    }
+}

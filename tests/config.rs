@@ -1,0 +1,396 @@
+//! Each mistake in a configuration is told as one sentence: file, line, column, what is wrong, how to mend it.
+
+use std::path::Path;
+
+use mini_rproxy::config::{Config, ListenAddr};
+
+/// A file that is valid, for the tables that are about something else than routes.
+const ROUTES: &str = "routes: [{prefix: /a, upstream: 'http://a'}]\n";
+
+#[track_caller]
+fn refused(text: &str, expected: &str) {
+    match Config::parse(text, "config.yaml") {
+        Ok(_) => panic!("accepted: {text:.500}"),
+        Err(error) => assert_eq!(error.to_string(), expected, "\nin:\n{text:.500}"),
+    }
+}
+
+#[test]
+fn mistakes_in_routes_and_syntax() {
+    for (text, expected) in [
+        (
+            "",
+            r#"config.yaml: there are no routes: add one, for example {prefix: /api, upstream: "http://127.0.0.1:9001"}"#,
+        ),
+        (
+            "# only a comment\n",
+            r#"config.yaml: there are no routes: add one, for example {prefix: /api, upstream: "http://127.0.0.1:9001"}"#,
+        ),
+        (
+            "routes:\n",
+            r#"config.yaml:1:8: there are no routes: add one, for example {prefix: /api, upstream: "http://127.0.0.1:9001"}"#,
+        ),
+        (
+            "routes: []\n",
+            r#"config.yaml:1:9: there are no routes: add one, for example {prefix: /api, upstream: "http://127.0.0.1:9001"}"#,
+        ),
+        (
+            "routes: 5\n",
+            r#"config.yaml:1:9: expected a list of routes, each "- prefix: /api" with its "upstream:" in the line below, found the number 5"#,
+        ),
+        (
+            "routes: {prefix: /a}\n",
+            r#"config.yaml:1:9: expected a list of routes, each "- prefix: /api" with its "upstream:" in the line below, found a mapping"#,
+        ),
+        ("5\n", r#"config.yaml:1:1: expected a mapping of settings such as "routes:", found the number 5"#),
+        ("- a\n", r#"config.yaml:1:1: expected a mapping of settings such as "routes:", found a list"#),
+        ("hello\n", r#"config.yaml:1:1: expected a mapping of settings such as "routes:", found "hello""#),
+        (
+            "listen_addr: :8080\n",
+            r#"config.yaml: there are no routes: add one, for example {prefix: /api, upstream: "http://127.0.0.1:9001"}"#,
+        ),
+        (
+            "routes:\n  - prefix: /a\n    upstram: http://a\n",
+            r#"config.yaml:3:5: unknown key "upstram"; did you mean "upstream"?"#,
+        ),
+        (
+            "routes:\n  - prefix: /a\n    upstream: http://a\n    zzz: 1\n",
+            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are prefix, upstream, strip_prefix, host, upgrade, max_body_bytes, timeouts"#,
+        ),
+        (
+            "routes:\n  - prefix: /a\n    prefix: /b\n    upstream: http://a\n",
+            r#"config.yaml:3:5: the key "prefix" stands twice in this mapping: remove one"#,
+        ),
+        ("routes:\n  - upstream: http://a\n", r#"config.yaml:2:5: this route has no prefix: add "prefix: /path""#),
+        (
+            "routes:\n  - prefix: /a\n",
+            r#"config.yaml:2:5: this route has no upstream: add "upstream: http://host:port""#,
+        ),
+        ("routes:\n  -\n", r#"config.yaml:2:4: this route has no prefix: add "prefix: /path""#),
+        ("routes:\n  - /a\n", r#"config.yaml:2:5: expected a mapping with the keys prefix and upstream, found "/a""#),
+        ("routes:\n  - []\n", "config.yaml:2:5: expected a mapping with the keys prefix and upstream, found a list"),
+        (
+            "routes:\n  - {prefix: /a, upstream: http://a}\n  - {prefix: /b, upstream: http://a}\n  - {prefix: /%61/, upstream: http://b}\n",
+            r#"config.yaml:4:5: the prefix "/%61/" has a route already: route number 1, as "/a", which is the same; remove one of them"#,
+        ),
+        (
+            "routes:\n  - prefix: /a\n    upstream: http://a\n  - prefix: /a\n    upstream: http://a\n",
+            r#"config.yaml:4:5: the prefix "/a" has a route already: route number 1; remove one of them"#,
+        ),
+        ("routes:\n  - {prefix: a, upstream: http://a}\n", r#"config.yaml:2:14: "a": a prefix begins with "/""#),
+        (
+            "routes:\n  - {prefix: 5, upstream: http://a}\n",
+            "config.yaml:2:14: expected a path prefix such as /api, found the number 5",
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstream: ftp://user:secret@a}\n",
+            "config.yaml:2:28: an upstream URL begins with http:// or https://, for example http://127.0.0.1:9001/base",
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstream: https://a}\n",
+            "config.yaml:2:28: this build cannot speak TLS to an upstream; use http://",
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstream: }\n",
+            "config.yaml:2:28: expected an upstream URL such as http://127.0.0.1:9001/base, found nothing",
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstream: [http://a]}\n",
+            "config.yaml:2:28: expected an upstream URL such as http://127.0.0.1:9001/base, found a list",
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstream: http://a, upgrade: websocket}\n",
+            r#"config.yaml:2:47: expected a list, such as [one, two], found "websocket""#,
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstream: http://a, upgrade: [h2c]}\n",
+            "config.yaml:2:48: upgrading to h2c is never allowed: requests in it would pass unseen (rule G14)",
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstream: http://a, host: 'a b'}\n",
+            r#"config.yaml:2:44: expected upstream, client or a host name, found "a b""#,
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstream: http://a, strip_prefix: yes}\n",
+            r#"config.yaml:2:52: expected true or false, found "yes""#,
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstream: http://a, timeouts: {drain: 1s}}\n",
+            r#"config.yaml:2:49: unknown key "drain"; the keys known here are body_idle, write_idle, connect, response_head, response_idle, tunnel_idle"#,
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstream: http://a, max_body_bytes: lots}\n",
+            r#"config.yaml:2:54: expected a size such as 65536, 64KiB or 1MiB, or unlimited, found "lots""#,
+        ),
+        (
+            "routes:\n\t- prefix: /a\n",
+            "config.yaml:2:1: not YAML: found character that cannot start any token; indent with spaces, not with tabs",
+        ),
+        (
+            "routes:\n  - prefix: /a\n\tupstream: http://a\n",
+            "config.yaml:3:1: not YAML: found a tab character that violates indentation; indent with spaces, not with tabs",
+        ),
+        (
+            "routes:\n  - prefix: /a\n   upstream: http://a\n",
+            "config.yaml:3:4: not YAML: did not find expected '-' indicator; check indentation, colons and quotes here and on the lines above",
+        ),
+        (
+            "routes:\n  - prefix: /a upstream: http://a\n",
+            r#"config.yaml:2:24: not YAML: mapping values are not allowed in this context; is a space too many before the key, or does a value that holds ": " need quotes?"#,
+        ),
+        (
+            "routes: [\n",
+            "config.yaml:2:1: not YAML: did not find expected node content; check indentation, colons and quotes here and on the lines above",
+        ),
+        (
+            "routes: \"abc\n",
+            "config.yaml:2:1: not YAML: found unexpected end of stream; check indentation, colons and quotes here and on the lines above",
+        ),
+        (
+            "a: @b\n",
+            "config.yaml:1:4: not YAML: found character that cannot start any token; a value that begins with a special character needs quotes",
+        ),
+        (
+            "a: *b\n",
+            "config.yaml:1:4: an alias (*name) needs its anchor (&name) further up; a value that begins with * needs quotes",
+        ),
+        (
+            "routes: [{prefix: /a, upstream: 'http://a'}]\n---\nroutes: [{prefix: /a, upstream: 'http://a'}]\n",
+            r#"config.yaml: one file holds one YAML document: remove the line "---" between them"#,
+        ),
+        (
+            "routes: !x [a]\n",
+            r#"config.yaml:1:9: expected a list of routes, each "- prefix: /api" with its "upstream:" in the line below, found a YAML tag: remove the word that begins with "!", or put the value in quotes"#,
+        ),
+        ("routes: \u{1}\n", "config.yaml:1:9: a control character, which YAML does not allow: remove it"),
+        (
+            "routes: \"\\0\"\n",
+            r#"config.yaml:1:9: expected a list of routes, each "- prefix: /api" with its "upstream:" in the line below, found "\0""#,
+        ),
+        ("routes: &a [*a]\n", "config.yaml:1:9: expected a mapping with the keys prefix and upstream, found a list"),
+        (
+            "<<: {a: 1}\n",
+            r#"config.yaml:1:1: unknown key "<<"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, forwarded, admin, plugins, plugin_body_limit, log"#,
+        ),
+    ] {
+        refused(text, expected);
+    }
+}
+
+#[test]
+fn mistakes_in_other_settings() {
+    for (text, expected) in [
+        (
+            "tls: {}\n",
+            r#"config.yaml:2:1: unknown key "tls"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, forwarded, admin, plugins, plugin_body_limit, log"#,
+        ),
+        (
+            "1: 2\n",
+            r#"config.yaml:2:1: unknown key "1"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, forwarded, admin, plugins, plugin_body_limit, log"#,
+        ),
+        (
+            "[a]: 2\n",
+            "config.yaml:2:1: a key is one word, not a list or a mapping; a value that begins with [ or { needs quotes",
+        ),
+        (
+            "? {a: 1}\n: 2\n",
+            "config.yaml:2:3: a key is one word, not a list or a mapping; a value that begins with [ or { needs quotes",
+        ),
+        ("workers: 1\nworkers: 2\n", r#"config.yaml:3:1: the key "workers" stands twice in this mapping: remove one"#),
+        ("timeouts: {keep_alive: 10}\n", "config.yaml:2:24: 10 has no unit: write 10s for seconds, or use ms, m or h"),
+        (
+            "timeouts: {keep_alive: 10sec}\n",
+            r#"config.yaml:2:24: expected a duration such as 500ms, 10s, 1m or 1h, found "10sec""#,
+        ),
+        (
+            "timeouts: {keep_alive: -1}\n",
+            "config.yaml:2:24: expected a duration such as 500ms, 10s, 1m or 1h, found the number -1",
+        ),
+        (
+            "timeouts: {keep_alive: 1.5}\n",
+            "config.yaml:2:24: expected a duration such as 500ms, 10s, 1m or 1h, found the number 1.5",
+        ),
+        (
+            "timeouts: 5s\n",
+            r#"config.yaml:2:11: expected a mapping of time-outs such as "request_head: 10s", found "5s""#,
+        ),
+        (
+            "timeouts: {connect: {address: 9s, total: 5s}}\n",
+            "config.yaml:2:21: address (9s) is longer than total (5s), which ends it: shorten it",
+        ),
+        ("limits: {max_head_bytes: 100}\n", "config.yaml:2:26: 100 is out of range: write a size from 1KiB to 1MiB"),
+        (
+            "limits: {max_head_bytes: 2KiB, max_request_line: 4KiB}\n",
+            "config.yaml:2:9: max_request_line (4KiB) is above max_head_bytes (2KiB), which contains it: lower it",
+        ),
+        ("limits: {max_header_fields: 0}\n", "config.yaml:2:29: 0 is out of range: write a number from 1 to 1024"),
+        ("limits: {max_connections: many}\n", r#"config.yaml:2:27: expected a whole number, or auto, found "many""#),
+        ("limits: {max_connections: 0}\n", "config.yaml:2:27: 0 is out of range: write a number from 1 to 1000000"),
+        (
+            "workers: 99999999999999999999999\n",
+            "config.yaml:2:10: expected a whole number, found the number 99999999999999999999999",
+        ),
+        ("workers: two\n", r#"config.yaml:2:10: expected a whole number, found "two""#),
+        ("workers: '2'\n", r#"config.yaml:2:10: expected a whole number, found "2""#),
+        (
+            "listen_addr: localhost:8080\n",
+            r#"config.yaml:2:14: "localhost:8080": a listening address is a number, not a name: write 127.0.0.1:8080 or "[::1]:8080" for localhost, ":8080" for all"#,
+        ),
+        ("listen_addr: 8080\n", r#"config.yaml:2:14: "8080": a port alone needs its colon: write ":8080", in quotes"#),
+        (
+            "listen_addr: [::1]:8080\n",
+            "config.yaml:2:15: not YAML: did not find expected node content; an address that begins with [ needs quotes",
+        ),
+        (
+            "listen_addr: []\n",
+            r#"config.yaml:2:14: the list of listening addresses is empty: write ":8080", or remove the key"#,
+        ),
+        ("listen_addr: [':1', ':1']\n", r#"config.yaml:2:14: the listening address ":1" stands twice: remove one"#),
+        (
+            "listen_addr: unix:/x?mode=9\n",
+            r#"config.yaml:2:14: "unix:/x?mode=9": the mode of a unix socket is up to four octal digits, at most 0777: write ?mode=0660"#,
+        ),
+        (
+            "forwarded: {trusted_proxies: [10.0.0.1/8]}\n",
+            "config.yaml:2:31: 10.0.0.1/8 is an address inside a range: write 10.0.0.0/8 for the range",
+        ),
+        (
+            "forwarded: {trusted_proxies: [all]}\n",
+            r#"config.yaml:2:31: expected an address or a range such as 10.0.0.0/8, found "all""#,
+        ),
+        (
+            "forwarded: {trusted_proxies: 127.0.0.1}\n",
+            r#"config.yaml:2:30: expected a list, such as [one, two], found "127.0.0.1""#,
+        ),
+        ("log: {format: xml}\n", r#"config.yaml:2:15: expected text or json, found "xml""#),
+        ("admin: {configz: 1}\n", "config.yaml:2:18: expected true or false, found the number 1"),
+        (
+            "plugins:\n  - required: true\n",
+            "config.yaml:3:5: this plugin has neither path nor builtin: add one of them",
+        ),
+        (
+            "plugins:\n  - {path: /a, builtin: b}\n",
+            "config.yaml:3:5: this plugin has both path and builtin: remove one of them",
+        ),
+        (
+            "plugins:\n  - {path: 5}\n",
+            "config.yaml:3:12: expected a text (put numbers and words like true in quotes), found the number 5",
+        ),
+        (
+            "plugins:\n  - {path: /a, config: {a: 1, a: 2}}\n",
+            r#"config.yaml:3:31: the key "a" stands twice in this mapping: remove one"#,
+        ),
+        (
+            "plugins:\n  - {path: /a, config: [.inf]}\n",
+            "config.yaml:3:25: JSON has no infinity and no NaN, and plugins get JSON: put the value in quotes",
+        ),
+        (
+            "plugins:\n  - {path: /a, config: {[x]: 1}}\n",
+            "config.yaml:3:25: a key is one word, not a list or a mapping; a value that begins with [ or { needs quotes",
+        ),
+        (
+            "timeouts: &t {keep_alive: 5}\npool: *t\n",
+            "config.yaml:2:27: 5 has no unit: write 5s for seconds, or use ms, m or h",
+        ),
+        ("#\u{feff}", "config.yaml:2:2: a control character, which YAML does not allow: remove it"),
+        ("# \u{80}", "config.yaml:2:3: a control character, which YAML does not allow: remove it"),
+        ("# \u{fffe}", "config.yaml:2:3: a control character, which YAML does not allow: remove it"),
+    ] {
+        refused(&format!("{ROUTES}{text}"), expected);
+    }
+}
+
+#[test]
+fn what_grows_without_end_is_refused() {
+    let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+    refused(
+        &format!("routes: {deep}\n"),
+        "config.yaml:1:10: expected a mapping with the keys prefix and upstream, found a list",
+    );
+    refused(
+        &format!("{ROUTES}plugins: [{{path: a, config: {deep}}}]\n"),
+        "config.yaml:2:154: lists and mappings are nested too deeply: at most 128 levels",
+    );
+    let mut laughs = format!("{ROUTES}plugins: [{{path: a, config: {{a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]");
+    for (name, before) in ('b'..='k').zip('a'..) {
+        laughs.push_str(&format!(", {name}: &{name} [{}]", vec![format!("*{before}"); 10].join(", ")));
+    }
+    laughs.push_str("}}]\n");
+    refused(&laughs, "config.yaml: aliases (*name) repeat too much of the file: write it out instead");
+    let long = format!("{ROUTES}plugins: [{{path: a, config: ['{}']}}]\n", "x".repeat(1024 * 1024));
+    refused(
+        &long,
+        "config.yaml:2:30: the configuration of a plugin has at most 1MiB: put the rest into a file of its own",
+    );
+    let many = format!("{ROUTES}forwarded: {{trusted_proxies: [{}]}}\n", "10.0.0.0/8,".repeat(1025));
+    let refusal = Config::parse(&many, "config.yaml").map(drop).map_err(|error| error.to_string());
+    assert!(refusal.is_err_and(|message| message.ends_with("a list has at most 1024 entries here")));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named_with_a_remedy() {
+    let missing = Path::new("/nowhere/config.yaml");
+    let expected =
+        "/nowhere/config.yaml: no such file; copy config.example.yml to make one, or name another with -config PATH";
+    assert_eq!(Config::load(missing).map(drop).map_err(|error| error.to_string()), Err(expected.to_owned()));
+    let directory = Config::load(Path::new("/")).map(drop).map_err(|error| error.to_string());
+    assert_eq!(directory, Err("/: this is a directory; name the file in it with -config PATH".to_owned()));
+    let latin1 = std::env::temp_dir().join(format!("mini-rproxy-latin1-{}.yaml", std::process::id()));
+    std::fs::write(&latin1, b"# ok\n# caf\xe9\n").expect("the temporary directory is writable");
+    let refused = Config::load(&latin1).map(drop).map_err(|error| error.to_string());
+    let expected = format!("{}:2:6: this byte is not UTF-8: save the file as UTF-8 text", latin1.display());
+    std::fs::remove_file(&latin1).expect("it was just made");
+    assert_eq!(refused, Err(expected));
+}
+
+#[test]
+fn spellings_that_are_accepted() {
+    for text in [
+        "\u{feff}routes: [{prefix: /a, upstream: 'http://a'}]\n",
+        "routes:\r\n  - prefix: /a\r\n    upstream: http://a\r\n",
+        "---\nroutes:\n- prefix: /a\n  upstream: http://a\n",
+        "{\"routes\": [{\"prefix\": \"/a\", \"upstream\": \"http://a\"}]}",
+        "routes:\n  - &a {prefix: /a, upstream: &u http://a, timeouts: &t {connect: 1s}}\n  - {prefix: /b, upstream: *u, timeouts: *t}\n",
+    ] {
+        let config = Config::parse(text, "f").unwrap_or_else(|error| panic!("{error}\nin:\n{text}"));
+        assert_eq!(config.routes[0].prefix, "/a", "{text}");
+        assert_eq!(config.listen, [ListenAddr::any(8080)], "{text}");
+    }
+}
+
+#[test]
+fn the_example_file_is_valid_with_every_key_as_it_stands_there() {
+    let example = include_str!("../config.example.yml");
+    let plain = Config::parse(example, "config.example.yml").unwrap_or_else(|error| panic!("{error}"));
+    let prefixes: Vec<_> = plain.routes.iter().map(|route| route.prefix.as_str()).collect();
+    assert_eq!(prefixes, ["/fitness", "/engine", "/connect"]);
+    // "#key: value" is a setting with its default; prose has a space after its "#".
+    let uncommented: String = example
+        .lines()
+        .map(|line| {
+            let code = line.trim_start();
+            match code.strip_prefix('#') {
+                Some(rest) if !rest.starts_with(' ') && !rest.is_empty() => {
+                    format!("{}{rest}\n", &line[..line.len() - code.len()])
+                }
+                Some(_) | None => format!("{line}\n"),
+            }
+        })
+        .collect();
+    let full = Config::parse(&uncommented, "config.example.yml, uncommented").unwrap_or_else(|error| panic!("{error}"));
+    let workers = full.workers;
+    assert_eq!(full, Config { workers, ..plain }, "the example shows the defaults");
+}
+
+/// 100,000 routes load in well under a second in release; here only that they load, and share what they can.
+#[test]
+fn many_routes_share_what_they_say_alike() {
+    let mut text = "routes:\n".to_owned();
+    for number in 0..10_000 {
+        text.push_str(&format!("  - prefix: /p{number}\n    upstream: http://h{}:9000\n", number % 3));
+    }
+    let config = Config::parse(&text, "f").unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.routes.len(), 10_000);
+    assert!(std::sync::Arc::ptr_eq(&config.routes[0].upstream, &config.routes[9_999].upstream));
+    assert!(std::sync::Arc::ptr_eq(&config.routes[0].options, &config.routes[9_999].options));
+}
