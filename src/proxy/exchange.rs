@@ -231,6 +231,16 @@ impl Exchange {
         matches!(self.state, State::Closed)
     }
 
+    /// How many bytes of `side` are held because they belong to no state yet: a partial head, pipelined requests. For
+    /// whoever counts memory.
+    pub fn held(&self, side: Side) -> usize {
+        match (&self.state, side) {
+            (State::Active(transaction), Side::Downstream) => transaction.client_input.len(),
+            (State::Active(transaction), Side::Upstream) => transaction.origin_input.len(),
+            (State::Idle { .. } | State::Lingering { .. } | State::Closed, _) => 0,
+        }
+    }
+
     fn end(&mut self, how: End) {
         self.state = State::Closed;
         self.commands.end(how);
