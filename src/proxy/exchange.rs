@@ -369,8 +369,13 @@ impl Transaction {
             (_, Upstream::Local | Upstream::Done | Upstream::Cut { .. }) if !self.to_client.is_empty() => Next::Wait,
             (_, Upstream::Cut { ending: Ending::Close }) => Next::End(End::Close),
             (_, Upstream::Cut { ending: Ending::Abort }) => Next::End(End::Abort),
-            // RFC 9112 section 9.3: the next request follows on the same connection.
-            (Downstream::Done, Upstream::Local | Upstream::Done) if self.is_persistent => Next::Serve,
+            // RFC 9112 section 9.3: the next request follows on the same connection, unless it would only idle while the
+            // process is waiting to stop.
+            (Downstream::Done, Upstream::Local | Upstream::Done)
+                if self.is_persistent && !(turn.client.is_draining && self.client_input.is_empty()) =>
+            {
+                Next::Serve
+            }
             (Downstream::Done, Upstream::Local | Upstream::Done) if self.client_input.is_empty() => {
                 Next::End(End::Close)
             }
