@@ -12,15 +12,8 @@ use super::wire::{Link, READ, Wire};
 const QUEUE_CAP: usize = 16 * 1024 + READ + 4 * 1024;
 
 /// Fields that belong to one connection (rule G1). `Connection`, `Upgrade` and `Transfer-Encoding` are ours where they stand.
-const HOP_BY_HOP: [&str; 7] = [
-    "keep-alive",
-    "te",
-    "trailer",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "http2-settings",
-];
+const HOP_BY_HOP: [&str; 7] =
+    ["keep-alive", "te", "trailer", "proxy-connection", "proxy-authenticate", "proxy-authorization", "http2-settings"];
 
 /// Fields that we write ourselves, so that they may stand in a forwarded head although the peer nominated its own.
 const OURS: [&str; 14] = [
@@ -83,9 +76,14 @@ pub fn what_leaves_pleases_the_strict_parser(wire: &Wire) -> Result<(), String> 
     if let Some(error) = &wire.answered.error {
         return Err(format!("the client was sent: {error}"));
     }
-    // A head that was not understood is answered too, once.
-    if wire.answered.unasked > 1 || (wire.answered.unasked == 1 && !may_answer_the_unasked(wire)) {
+    if wire.answered.unasked > usize::from(wire.is_refused) {
         return Err("a final response that answers nothing".to_owned());
+    }
+    let error = wire.answered.finals().last().filter(|_| wire.is_refused);
+    if error.is_some_and(|answer| {
+        answer.head.status() < 400 || !answer.head.members("connection").contains(&"close".to_owned())
+    }) {
+        return Err("what was not understood was not refused".to_owned());
     }
     let Some(loan) = wire.loans.last() else { return Ok(()) };
     if let Some(error) = &loan.requests.error {
@@ -95,11 +93,6 @@ pub fn what_leaves_pleases_the_strict_parser(wire: &Wire) -> Result<(), String> 
         return Err("two requests on one loan".to_owned());
     }
     Ok(())
-}
-
-fn may_answer_the_unasked(wire: &Wire) -> bool {
-    let is_error = wire.answered.finals().last().is_none_or(|answer| answer.head.status() >= 400);
-    is_error && (wire.asked.has_rest() || wire.asked.error.is_some())
 }
 
 pub fn hooks_run_once_per_phase(wire: &Wire) -> Result<(), String> {

@@ -98,7 +98,8 @@ impl Script {
                 items.push(Item::Text(line.to_owned()));
             } else if let Some(value) = line.strip_prefix("peer: ") {
                 let address = value.strip_prefix("tls ").unwrap_or(value);
-                let address = if address == "unix" { None } else { Some(address.parse().map_err(|_| fail("address"))?) };
+                let address =
+                    if address == "unix" { None } else { Some(address.parse().map_err(|_| fail("address"))?) };
                 peer = Peer { address, secure: value.starts_with("tls ") };
                 items.push(Item::Text(line.to_owned()));
             } else if let Some(hook) = line.strip_prefix("HOOK ") {

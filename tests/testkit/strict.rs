@@ -121,6 +121,8 @@ pub struct Parser {
     whose: Whose,
     state: State,
     rest: Vec<u8>,
+    /// No head ends before here.
+    scanned: usize,
     asked: VecDeque<Asked>,
     /// Everything so far; interim responses included.
     pub messages: Vec<Message>,
@@ -147,7 +149,7 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 impl Parser {
     pub fn new(kind: Kind, whose: Whose) -> Parser {
         let (rest, asked, messages) = (Vec::new(), VecDeque::new(), Vec::new());
-        Parser { kind, whose, state: State::Head, rest, asked, messages, error: None, unasked: 0 }
+        Parser { kind, whose, state: State::Head, rest, scanned: 0, asked, messages, error: None, unasked: 0 }
     }
 
     /// A request that the next responses answer.
@@ -261,8 +263,7 @@ impl Parser {
                 let len = usize::try_from(left).unwrap_or(usize::MAX).min(self.rest.len());
                 let data = self.take(len);
                 self.message().body.extend_from_slice(&data);
-                self.state =
-                    if left == len as u64 { State::ChunkEnd } else { State::ChunkData(left - len as u64) };
+                self.state = if left == len as u64 { State::ChunkEnd } else { State::ChunkData(left - len as u64) };
                 Ok(Some(Token::Chunk(data)))
             }
             State::ChunkEnd => {
@@ -301,7 +302,12 @@ impl Parser {
         } else {
             0
         };
-        let Some(end) = find(&self.rest[skipped..], b"\r\n\r\n") else { return Ok(None) };
+        let from = self.scanned.max(skipped);
+        let Some(end) = find(&self.rest[from..], b"\r\n\r\n").map(|end| from + end - skipped) else {
+            self.scanned = self.rest.len().saturating_sub(3);
+            return Ok(None);
+        };
+        self.scanned = 0;
         let raw = self.take(skipped + end + 4);
         let lines = &raw[skipped..raw.len() - 2];
         let start_end = find(lines, b"\r\n").expect("a head ends with CRLF");

@@ -185,6 +185,8 @@ pub struct Wire {
     /// The client's connection is over.
     pub is_over: bool,
     pub is_tunnel: bool,
+    /// Something that the client sent was no request, and was answered all the same.
+    pub is_refused: bool,
     /// How often each hook was called for the current request.
     pub hook_calls: Vec<String>,
 }
@@ -215,6 +217,7 @@ impl Wire {
             transcript: Vec::new(),
             is_over: false,
             is_tunnel: false,
+            is_refused: false,
             hook_calls: Vec::new(),
         }
     }
@@ -500,8 +503,7 @@ impl Wire {
                 let before = self.asked.messages.len();
                 self.asked.feed(bytes);
                 for message in &self.asked.messages[before..] {
-                    let asked =
-                        Asked { method: message.head.method().to_owned(), is_http10: message.head.is_http10() };
+                    let asked = Asked { method: message.head.method().to_owned(), is_http10: message.head.is_http10() };
                     self.answered.expect_answer(asked);
                 }
             }
@@ -526,6 +528,8 @@ impl Wire {
             },
         };
         let tokens = parser.feed(bytes);
+        // A head that was not understood is answered too, once.
+        self.is_refused |= self.answered.unasked == 1 && (self.asked.has_rest() || self.asked.error.is_some());
         self.transcript.extend(tokens.into_iter().map(|token| Entry::Bytes(side, token)));
     }
 
