@@ -231,6 +231,16 @@ impl Exchange {
         matches!(self.state, State::Closed)
     }
 
+    /// How many bytes of `side` are held because they belong to no state yet: a partial head, pipelined requests. For
+    /// whoever counts memory.
+    pub fn held(&self, side: Side) -> usize {
+        match (&self.state, side) {
+            (State::Active(transaction), Side::Downstream) => transaction.client_input.len(),
+            (State::Active(transaction), Side::Upstream) => transaction.origin_input.len(),
+            (State::Idle { .. } | State::Lingering { .. } | State::Closed, _) => 0,
+        }
+    }
+
     fn end(&mut self, how: End) {
         self.state = State::Closed;
         self.commands.end(how);
@@ -363,8 +373,13 @@ impl Transaction {
             (_, Upstream::Local | Upstream::Done | Upstream::Cut { .. }) if !self.to_client.is_empty() => Next::Wait,
             (_, Upstream::Cut { ending: Ending::Close }) => Next::End(End::Close),
             (_, Upstream::Cut { ending: Ending::Abort }) => Next::End(End::Abort),
-            // RFC 9112 section 9.3: the next request follows on the same connection.
-            (Downstream::Done, Upstream::Local | Upstream::Done) if self.is_persistent => Next::Serve,
+            // RFC 9112 section 9.3: the next request follows on the same connection, unless it would only idle while the
+            // process is waiting to stop.
+            (Downstream::Done, Upstream::Local | Upstream::Done)
+                if self.is_persistent && !(turn.client.is_draining && self.client_input.is_empty()) =>
+            {
+                Next::Serve
+            }
             (Downstream::Done, Upstream::Local | Upstream::Done) if self.client_input.is_empty() => {
                 Next::End(End::Close)
             }

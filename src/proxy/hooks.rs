@@ -57,9 +57,12 @@ pub struct HookView<'a> {
     pub request: &'a mut RequestHead,
     /// `Some` in the response phase: as it will be sent, without framing and hop-by-hop fields.
     pub response: Option<&'a mut ResponseHead>,
-    /// The whole request body, where it was asked for.
+    /// The whole request body, where it was asked for: empty where there is none. A plugin may replace it, also an empty
+    /// one; then the request gets the Content-Length of the new one. `None` where it was not asked for, and in the
+    /// response phase where it is not at hand any more.
     pub request_body: Option<&'a mut Vec<u8>>,
-    /// The whole response body, where it was asked for.
+    /// The whole response body, where it was asked for; may be replaced like the request's. `None` where it was not
+    /// asked for, and where there can be none: answers to HEAD, 204, 304.
     pub response_body: Option<&'a mut Vec<u8>>,
     /// The client's own target.
     pub original_target: &'a [u8],

@@ -36,6 +36,7 @@ impl Transaction {
     ) {
         self.up = Upstream::Local;
         self.record.status = status;
+        self.is_persistent &= !turn.client.is_draining;
         let envelope =
             Envelope { date: &turn.env.now.date, persistence: self.persistence(), to_head: self.is_client_head() };
         self.record.bytes_out += write(&envelope, self.to_client.tail());

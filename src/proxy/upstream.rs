@@ -41,6 +41,7 @@ impl Transaction {
         self.up = Upstream::AwaitHead { interim: 0, reader: HeadReader::new() };
         self.record.connected = Some(turn.now());
         self.record.reused = reused;
+        self.is_origin_persistent = true;
         self.progress.origin_read = turn.now();
         self.progress.origin_write = turn.now();
     }
@@ -124,7 +125,7 @@ impl Transaction {
             101 => self.switch_protocols(turn, options),
             100..200 => self.on_interim(turn, interim),
             _ => {
-                self.is_origin_persistent = options.is_persistent(self.response.version);
+                self.is_origin_persistent &= options.is_persistent(self.response.version);
                 self.on_final(turn, framing, has_more)
             }
         }
@@ -136,6 +137,13 @@ impl Transaction {
             return Err(bad_response("G9"));
         }
         self.up = Upstream::AwaitHead { interim: interim + 1, reader: HeadReader::new() };
+        if self.response.status == 100
+            && let Some(plan) = &mut self.plan
+        {
+            // From now on the client is the one who is waited for.
+            plan.expects_continue = false;
+            self.progress.client_read = turn.now();
+        }
         if self.request.version == Version::Http11 {
             forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
             write_interim_head(&self.response, self.to_client.tail());
@@ -196,8 +204,7 @@ impl Transaction {
     /// of the upload is not wanted. A response that says yes may be an answer to what came so far, so the upload goes on.
     fn give_up_upload(&mut self) {
         let Downstream::Body { .. } = self.down else { return };
-        let never_began = self.plan.is_some_and(|plan| plan.expects_continue) && self.record.bytes_in == 0;
-        if never_began || self.response.status >= 300 || !self.is_origin_persistent {
+        if self.is_upload_held_back() || self.response.status >= 300 || !self.is_origin_persistent {
             self.abandon_request();
         }
     }
@@ -383,7 +390,8 @@ impl Transaction {
         let may_repeat = self.record.reused
             && self.record.retries == 0
             && !has_begun
-            && self.record.bytes_in == 0
+            && !self.has_upload_begun
+            && !matches!(self.down, Downstream::Discard)
             && self.request.method.is_idempotent();
         if may_repeat {
             turn.commands.release(Release::Close);
