@@ -152,6 +152,7 @@ impl Transaction {
     /// What hooks may see and change now.
     pub(super) fn view<'a>(&'a mut self, site: &'a Site, phase: HookPhase) -> HookView<'a> {
         let wants = site.wants();
+        let has_body = !self.is_client_head() && !matches!(self.response.status, 204 | 304);
         let route = self.record.route.and_then(|route| site.config.routes.get(route as usize));
         HookView {
             request: &mut self.request,
@@ -160,7 +161,7 @@ impl Transaction {
                 HookPhase::Response => Some(&mut self.response),
             },
             request_body: wants.request.then_some(&mut self.request_body),
-            response_body: (wants.response && phase == HookPhase::Response).then_some(&mut self.response_body),
+            response_body: (wants.response && phase == HookPhase::Response && has_body).then_some(&mut self.response_body),
             original_target: &self.original_target,
             client: self.client_address,
             route_prefix: route.map_or("", |route| &route.prefix),
