@@ -9,7 +9,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: run test fmt clippy tests doc plugins bench clean
 
-run: plugins
+run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
 
 test: fmt clippy tests doc

@@ -8,6 +8,7 @@ TARGET=${TARGET:-${CARGO_TARGET_DIR:-target}}
 
 # A debug build: it is there in seconds on a fresh machine, and fast enough to look at.
 $CARGO build --bin mini-rproxy --example upstream
+$CARGO build --package header_demo --examples
 
 "$TARGET/debug/examples/upstream" &
 upstream=$!
@@ -19,12 +20,15 @@ sleep 1
 kill -0 "$upstream" 2>/dev/null || exit 1
 
 set -- -config config.example.yml -verbose
-for plugin in "$TARGET"/plugins/*.so; do
-    if [ -e "$plugin" ]; then
-        set -- "$@" -plugindir "$(cd "$TARGET/plugins" && pwd)"
-        break
-    fi
-done
+# One plugin, which only marks what passes; the others of examples/plugins want a configuration.
+plugin="$TARGET/debug/examples/libheader_demo.so"
+if [ -e "$plugin" ]; then
+    mkdir -p "$TARGET/demo-plugins"
+    # Replaced by rename: a proxy that still runs has the old file mapped.
+    cp "$plugin" "$TARGET/demo-plugins/new"
+    mv "$TARGET/demo-plugins/new" "$TARGET/demo-plugins/header_demo.so"
+    set -- "$@" -plugindir "$(cd "$TARGET/demo-plugins" && pwd)"
+fi
 
 cat <<'TRY'
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mini_rproxy::http::head::{Method, ResponseHead};
 use mini_rproxy::plugin::chain::Chain;
-use mini_rproxy::proxy::hooks::{BodyWants, Hooks, Verdict as Decided};
+use mini_rproxy::proxy::hooks::{BodyWants, ChainState, Hooks, Verdict as Decided};
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::{
     Decl, Done, Error, Logger, Plugin, Refused, RequestPhase, ResponsePhase, Verdict, Wants, decl,
@@ -555,4 +555,48 @@ fn limits_are_those_of_the_host() {
     assert_eq!(word(&x.on_request(&chain)), "continue");
     // GET /users?id=1 HTTP/1.1, Host: upstream.example and Accept: */* take 26 + 24 + 13 bytes, each line 20.
     assert_eq!(x.request.fields.len(), 1 + (200 - 26 - 24 - 13) / 20);
+}
+
+/// Under valgrind or a sanitizer this shows leaks and stray accesses; by itself, that nothing wears out.
+#[cfg(feature = "dlopen")]
+#[test]
+fn r20_ten_thousand_requests_through_rust_and_c() {
+    let Some((mut chain, lines)) = letters("r20", &["a"]) else { return };
+    chain.add_file(&common::build_rust("header_demo", "header_demo"), "").unwrap();
+    chain.add_decl(&FAULTY, "on_done:error").unwrap();
+    let mut x = Exchange::new();
+    for _ in 0..10_000 {
+        x.request.fields.clear();
+        x.response.fields.clear();
+        x.state = ChainState::default();
+        assert_eq!(word(&x.on_request(&chain)), "continue");
+        assert_eq!(word(&x.on_response(&chain)), "continue");
+        // Each end of these is a panic, contained: a few are enough.
+        x.state.started = if lines.of("faulty").len() < 100 { 3 } else { 2 };
+        x.on_done(&chain);
+    }
+    assert_eq!(x.response_field("x-demo-response").as_deref(), Some("true"));
+}
+
+#[cfg(all(feature = "dlopen", feature = "builtin-plugins"))]
+#[test]
+fn r21_a_shared_object_and_a_linked_in_plugin_do_the_same() {
+    let transcript = |add: &dyn Fn(&mut Chain)| {
+        let mut chain = Chain::new(LIMITS, Lines::new());
+        add(&mut chain);
+        let mut x = Exchange::new();
+        let (request, response) = (word(&x.on_request(&chain)), word(&x.on_response(&chain)));
+        let (mut sent, mut received) = (Vec::new(), Vec::new());
+        x.request.fields.write(&mut sent);
+        x.response.fields.write(&mut received);
+        (request, response, sent, received, x.state.values)
+    };
+    let rate = "{\"per_second\": 1, \"burst\": 1}";
+    let json = "{\"remove\": [\"/a\"]}";
+    for (name, config) in [("header_demo", "x"), ("rate_limit", rate), ("json_rewrite", json)] {
+        let path = common::build_rust(name, name);
+        let loaded = transcript(&|chain| chain.add_file(&path, config).unwrap());
+        let linked = transcript(&|chain| chain.add_builtin(name, config).unwrap());
+        assert_eq!(loaded, linked, "{name}");
+    }
 }

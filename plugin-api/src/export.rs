@@ -1,7 +1,8 @@
 //! From the [`Plugin`] trait to the record of C functions.
 //!
 //! Every entry catches panics: one that left a C function would end the whole process, and no other copy of the
-//! standard library could catch it. The payload of a panic is forgotten, not dropped, since its destructor may panic too.
+//! standard library could catch it. A payload of a panic that is no text is forgotten, not dropped: its destructor may
+//! panic too.
 
 use std::any::Any;
 use std::ffi::c_void;
@@ -71,15 +72,18 @@ unsafe fn copy_table(host: *const abi::Host) -> Option<abi::Host> {
     (copy.abi_major == abi::ABI_MAJOR).then_some(copy)
 }
 
-/// The text of a panic; its payload is forgotten.
+/// The text of a panic. A payload that is no text is forgotten, not dropped.
 fn panic_text(payload: Box<dyn Any + Send>) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no text".to_owned());
-    std::mem::forget(payload);
-    text
+    match payload.downcast::<String>() {
+        Ok(text) => *text,
+        Err(payload) => match payload.downcast::<&'static str>() {
+            Ok(text) => (*text).to_owned(),
+            Err(payload) => {
+                std::mem::forget(payload);
+                "no text".to_owned()
+            }
+        },
+    }
 }
 
 /// Runs `body`; a panic or an error in it is logged, and `None`.

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use mio::event::Event;
 use mio::{Registry, Token};
 
-pub use super::socket::{ConnectOutcome, ReadOutcome, Stream, WriteOutcome};
+pub use super::socket::{ConnectOutcome, ReadOutcome, Stream, WriteOutcome, limit_unsent};
 pub use super::tls::Handshake;
 
 use super::socket::Socket;

@@ -13,7 +13,7 @@ use super::slab::Key;
 use super::token::Source;
 use super::worker::{Leave, LinkState, Surroundings, Worker};
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes that one connection may move in one turn, both directions together.
 const TURN_BYTES: usize = 256 * 1024;
@@ -28,6 +28,16 @@ const DEADLINE_GRACE: Duration = Duration::from_millis(10);
 struct Budget {
     bytes: usize,
     steps: u32,
+}
+
+/// What became of a round.
+enum Step {
+    /// Something moved; more may.
+    Moved,
+    /// Nothing did.
+    Still,
+    /// The client's connection is gone, or there is nothing left to do for it but to wait.
+    Over,
 }
 
 impl Budget {
@@ -46,16 +56,30 @@ impl Worker {
     /// Drives a client's connections as far as they go.
     pub(super) fn drive(&mut self, key: Key) {
         let mut budget = Budget { bytes: 0, steps: 0 };
-        let mut ticked = false;
+        let mut was_told = false;
         if self.see_off(key) {
             return;
         }
+        // What is left of the last time goes first: then what is read now may find an empty queue and skip it.
+        if let Some(mut pair) = self.pair(key) {
+            pair.flush(Side::Downstream, &mut budget);
+            pair.flush(Side::Upstream, &mut budget);
+        }
         loop {
-            let moved = self.step(key, &mut budget);
-            match self.clients.get(key).map(|client| client.leave) {
-                None => return,
-                Some(Leave::Flushing(_)) => break,
-                Some(Leave::No | Leave::Asked | Leave::Told) => {}
+            match self.step(key, &mut budget) {
+                Step::Over => return,
+                Step::Moved => {}
+                Step::Still => {
+                    let deadline = self.deadline(key);
+                    let is_due = deadline.is_some_and(|deadline| deadline <= self.around.now());
+                    if was_told || !is_due {
+                        self.rest(key, deadline);
+                        return;
+                    }
+                    // A deadline that has passed may set something in motion.
+                    was_told = true;
+                    self.tell(key, Input::Tick);
+                }
             }
             budget.steps += 1;
             if budget.is_circling() {
@@ -65,29 +89,26 @@ impl Worker {
             }
             if budget.is_spent() {
                 self.enqueue(key);
-                break;
-            }
-            if !moved {
-                if ticked || !self.tick(key) {
-                    break;
-                }
-                ticked = true;
+                self.rest(key, self.deadline(key));
+                return;
             }
         }
-        self.rest(key);
     }
 
-    /// One round: news and commands, then writing, then reading. Tells whether anything moved.
-    fn step(&mut self, key: Key, budget: &mut Budget) -> bool {
-        let mut moved = self.deliver(key);
+    /// One round: reading, then what the exchange makes of it: commands, then writing.
+    fn step(&mut self, key: Key, budget: &mut Budget) -> Step {
+        let Some(mut pair) = self.pair(key) else { return Step::Over };
+        let mut moved = pair.pull(Side::Downstream, budget);
+        moved |= pair.pull(Side::Upstream, budget);
+        moved |= self.deliver(key);
         moved |= self.carry_out(key);
-        let Some(mut pair) = self.pair(key) else { return false };
-        moved |= pair.flush_stages();
+        if self.clients.get(key).is_some_and(|client| matches!(client.leave, Leave::Flushing(_))) {
+            return Step::Over;
+        }
+        let Some(mut pair) = self.pair(key) else { return Step::Over };
         moved |= pair.flush(Side::Downstream, budget);
         moved |= pair.flush(Side::Upstream, budget);
-        moved |= pair.pull(Side::Downstream, budget);
-        moved |= pair.pull(Side::Upstream, budget);
-        moved
+        if moved { Step::Moved } else { Step::Still }
     }
 
     /// Tells the exchange what happened since it was last driven, beside bytes.
@@ -150,7 +171,7 @@ impl Worker {
         match self.clients.get_mut(key) {
             Some(client) if client.conn.has_unsent() => {
                 client.leave = Leave::Flushing(until);
-                self.timers.set(&mut client.alarm, until, Source::Client(key).token());
+                self.rest(key, Some(until));
             }
             Some(_) | None => self.remove_client(key),
         }
@@ -165,7 +186,7 @@ impl Worker {
         if !client.conn.has_unsent() || until <= now {
             self.remove_client(key);
         } else {
-            self.rest(key);
+            self.rest(key, Some(until));
         }
         true
     }
@@ -187,24 +208,17 @@ impl Worker {
         self.remove_link(link);
     }
 
-    /// Lets the exchange see that a deadline has passed, if one has.
-    fn tick(&mut self, key: Key) -> bool {
-        let now = self.around.now();
-        let Some(client) = self.clients.get_mut(key) else { return false };
-        let is_due = client.exchange.deadline().is_some_and(|deadline| deadline <= now);
-        if is_due {
-            client.exchange.handle(&mut self.around.env(), Input::Tick);
-        }
-        is_due
+    fn deadline(&self, key: Key) -> Option<Instant> {
+        self.clients.get(key).and_then(|client| client.exchange.deadline())
     }
 
-    /// Nothing moves any more: what remains to do before waiting.
-    fn rest(&mut self, key: Key) {
+    /// Nothing is done for now: what remains to do before waiting.
+    fn rest(&mut self, key: Key, deadline: Option<Instant>) {
         let now = self.around.now();
         let Some(client) = self.clients.get_mut(key) else { return };
         client.active = now;
         let token = Source::Client(key).token();
-        if let Some(deadline) = client.exchange.deadline() {
+        if let Some(deadline) = deadline {
             self.timers.set(&mut client.alarm, deadline.max(now + DEADLINE_GRACE), token);
         }
         // Only now: what came and went at once never cost a registration.
@@ -257,12 +271,6 @@ impl<'a> Pair<'a> {
         self.exchange.handle(&mut self.around.env(), input);
     }
 
-    /// Writes what waits between exchange and sockets (rule M11), whether or not the exchange has something to say.
-    fn flush_stages(&mut self) -> bool {
-        let up = self.up.as_deref_mut().is_some_and(Conn::flush);
-        self.down.flush() || up
-    }
-
     /// Writes what waits for `side`: at once, when it arises (rule M2).
     fn flush(&mut self, side: Side, budget: &mut Budget) -> bool {
         let mut moved = false;
@@ -275,6 +283,8 @@ impl<'a> Pair<'a> {
                     None => return moved,
                 },
             };
+            // Whether or not the exchange has something to say (rule M11).
+            moved |= conn.flush();
             let output = exchange.output(side);
             if output.is_empty() || !conn.can_write() {
                 return moved;

@@ -21,6 +21,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::ListenAddr;
 
+use super::conn::limit_unsent;
+
 /// How many connections may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
 
@@ -198,8 +200,9 @@ fn tcp_socket(addr: SocketAddr, dual_stack: bool) -> io::Result<Socket> {
     if addr.is_ipv6() {
         socket.set_only_v6(!dual_stack)?;
     }
-    // Accepted sockets inherit it, which saves a call for each.
+    // Accepted sockets inherit both, which saves two calls for each.
     socket.set_tcp_nodelay(true)?;
+    limit_unsent(&socket);
     Ok(socket)
 }
 

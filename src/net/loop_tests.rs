@@ -326,6 +326,43 @@ fn large_bodies_pass_both_ways_and_keep_their_bytes() {
 }
 
 #[test]
+fn m2_each_piece_is_written_when_it_arrives() {
+    let origin = Origin::new();
+    let proxy = Proxy::start(config(vec![route("/", "127.0.0.1", origin.port())]), Names::default());
+    let mut client = proxy.client();
+    client.write_all(GET).expect("write");
+    let mut upstream = origin.accept();
+    read_head(&mut upstream);
+    upstream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").expect("write");
+    read_head(&mut client);
+    // The poller told once that the client's socket is writable, and never again: nothing was ever left over.
+    for _ in 0..5 {
+        upstream.write_all(b"data: x\n\n").expect("write");
+        read_until(&mut client, b"data: x\n\n");
+    }
+}
+
+#[test]
+fn m9_the_tail_for_a_slow_reader_is_not_lost_when_the_connection_ends() {
+    const LEN: usize = 24 * 1024 * 1024;
+    let origin = Origin::new();
+    let proxy = Proxy::start(config(vec![route("/", "127.0.0.1", origin.port())]), Names::default());
+    let mut client = proxy.client();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("write");
+    let mut upstream = origin.accept();
+    read_head(&mut upstream);
+    let sender = std::thread::spawn(move || {
+        upstream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").expect("write");
+        upstream.write_all(&vec![b'x'; LEN]).expect("write");
+    });
+    read_head(&mut client);
+    let mut body = Vec::new();
+    client.read_to_end(&mut body).expect("a clean end");
+    assert_eq!(body.iter().filter(|&&byte| byte == b'x').count(), LEN);
+    sender.join().expect("the origin");
+}
+
+#[test]
 fn g12_a_client_that_goes_away_releases_the_upstream() {
     let origin = Origin::new();
     let proxy = Proxy::start(config(vec![route("/", "127.0.0.1", origin.port())]), Names::default());

@@ -13,7 +13,7 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
-use socket2::SockRef;
+use socket2::{SockRef, Socket as AnySocket};
 
 /// A connected (or connecting) socket.
 #[derive(Debug)]
@@ -122,6 +122,7 @@ impl Socket {
                 // A small request must not wait for the acknowledgement of the one before it. Where the option is
                 // refused the connection still works.
                 let _ = stream.set_nodelay(true);
+                limit_unsent(&SockRef::from(stream));
                 self.bits.set(Bits::WRITABLE);
                 ConnectOutcome::Connected
             }
@@ -293,6 +294,23 @@ impl Socket {
     }
 }
 
+/// What the kernel may hold of what was not even sent yet.
+///
+/// Left alone it takes some megabytes for each connection that was fast once, and calls the socket writable again only
+/// when a third of them is gone. A reader that has become slow but reads on would look as if it did not, and slow readers
+/// would cost memory that nobody counts (rule E4). Throughput was the same with and without, on loopback.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const MOST_UNSENT: u32 = 128 * 1024;
+
+/// Applies that limit, where the system knows such a thing.
+pub fn limit_unsent(socket: &AnySocket) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // Without it the connection works all the same.
+    let _ = socket.set_tcp_notsent_lowat(MOST_UNSENT);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = socket;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,6 +354,22 @@ mod tests {
         peer.write_all(b"k").expect("write");
         wait(&mut poll, &mut conn, Socket::can_read);
         assert_eq!(conn.read(&mut buf), ReadOutcome::Bytes(1));
+    }
+
+    #[test]
+    fn m3_a_spurious_event_costs_one_look() {
+        let (mut conn, mut peer) = pair();
+        let mut poll = Poll::new().expect("poll");
+        conn.register(poll.registry(), TOKEN).expect("register");
+        for _ in 0..3 {
+            conn.bits.set(Bits::READABLE | Bits::WRITABLE | Bits::TROUBLE);
+            assert_eq!(conn.read(&mut [0; 8]), ReadOutcome::Blocked);
+            assert!(!conn.can_read());
+            assert!(!conn.is_broken());
+        }
+        peer.write_all(b"x").expect("write");
+        wait(&mut poll, &mut conn, Socket::can_read);
+        assert_eq!(conn.read(&mut [0; 8]), ReadOutcome::Bytes(1));
     }
 
     #[test]

@@ -252,7 +252,9 @@ impl Chain {
         self.members.iter().map(|member| (member.name.as_str(), member.slow.load(Ordering::Relaxed)))
     }
 
-    fn call(&self, member: &Member, phase: Phase, view: &mut HookView<'_>) -> Ended {
+    /// Calls one hook. `clock` is when it starts, and becomes when it has ended: one reading of the clock serves both the
+    /// end of a hook and the start of the next one.
+    fn call(&self, member: &Member, phase: Phase, view: &mut HookView<'_>, clock: &mut Instant) -> Ended {
         let (entry, hook) = match phase {
             Phase::Request => ("on_request", member.record.on_request),
             Phase::Response => ("on_response", member.record.on_response),
@@ -260,11 +262,10 @@ impl Chain {
         };
         let Some(hook) = hook else { return Ended::Continue };
         let mut door = Door::new(View::new(view, phase, member.record.flags, self.limits));
-        let start = Instant::now();
         // SAFETY: the plugin's own hook with its own `this`, not yet destroyed; the door is open until the call returns
         // and nobody else uses it meanwhile.
         let verdict = unsafe { hook(member.this, door.as_exchange()) };
-        self.note_time(member, entry, start);
+        self.note_time(member, entry, clock);
         let why = match (verdict, door.into_access().answer) {
             (abi::CONTINUE, _) => return Ended::Continue,
             (abi::RESPOND, Some(answer)) => {
@@ -278,8 +279,9 @@ impl Chain {
         Ended::Fail
     }
 
-    fn note_time(&self, member: &Member, entry: &str, start: Instant) {
-        let took = start.elapsed();
+    fn note_time(&self, member: &Member, entry: &str, clock: &mut Instant) {
+        let end = Instant::now();
+        let took = end - std::mem::replace(clock, end);
         if took > SLOW {
             let count = member.slow.fetch_add(1, Ordering::Relaxed) + 1;
             // The first, the second, the fourth ...: a plugin that is always slow must not fill the log.
@@ -298,9 +300,10 @@ impl Hooks for Chain {
     }
 
     fn on_request(&self, view: &mut HookView<'_>) -> Verdict {
+        let mut clock = Instant::now();
         for (index, member) in self.members.iter().enumerate() {
             view.state.started = index + 1;
-            match self.call(member, Phase::Request, view) {
+            match self.call(member, Phase::Request, view, &mut clock) {
                 Ended::Continue => {}
                 Ended::Respond(verdict) => return verdict,
                 Ended::Fail => return Verdict::Fail { plugin: member.name.clone() },
@@ -310,9 +313,10 @@ impl Hooks for Chain {
     }
 
     fn on_response(&self, view: &mut HookView<'_>) -> Verdict {
+        let mut clock = Instant::now();
         // The other way round: the plugin that saw the request last, as it left, sees the response first.
         for member in self.members.iter().rev() {
-            match self.call(member, Phase::Response, view) {
+            match self.call(member, Phase::Response, view, &mut clock) {
                 Ended::Continue => {}
                 Ended::Respond(verdict) => return verdict,
                 Ended::Fail => return Verdict::Fail { plugin: member.name.clone() },
@@ -323,13 +327,13 @@ impl Hooks for Chain {
 
     fn on_done(&self, view: &mut HookView<'_>) {
         let started = std::mem::take(&mut view.state.started);
+        let mut clock = Instant::now();
         for member in self.members.iter().take(started).rev() {
             let Some(hook) = member.record.on_done else { continue };
             let mut door = Door::new(View::new(view, Phase::Done, member.record.flags, self.limits));
-            let start = Instant::now();
             // SAFETY: as in `call`.
             unsafe { hook(member.this, door.as_exchange()) };
-            self.note_time(member, "on_done", start);
+            self.note_time(member, "on_done", &mut clock);
             door.into_access();
         }
     }

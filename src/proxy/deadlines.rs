@@ -62,17 +62,18 @@ impl Transaction {
         let origin_is_slow = self.is_connected() && !self.to_origin.is_empty();
         let writing_origin =
             origin_is_slow.then(|| (progress.origin_write + timeouts.write_idle, Timeout::OriginWrite));
+        let last_of_origin = progress.origin_read.max(progress.origin_write);
         let reading_origin = match &self.up {
             Upstream::Connecting { since } => Some((*since + timeouts.connect, Timeout::Connect)),
-            // While the upload makes progress the upstream has no reason to answer yet.
-            Upstream::AwaitHead { .. } => {
-                let last = progress.origin_read.max(progress.origin_write);
-                Some((last + timeouts.response_head, Timeout::ResponseHead))
+            Upstream::AwaitHead { .. } if self.is_request_sent() => {
+                Some((last_of_origin + timeouts.response_head, Timeout::ResponseHead))
             }
+            // A response may keep step with the upload.
             Upstream::Body { .. } if self.wants_read(Side::Upstream) && !self.is_event_stream => {
-                Some((progress.origin_read + timeouts.response_idle, Timeout::ResponseIdle))
+                Some((last_of_origin + timeouts.response_idle, Timeout::ResponseIdle))
             }
-            Upstream::Body { .. }
+            Upstream::AwaitHead { .. }
+            | Upstream::Body { .. }
             | Upstream::None
             | Upstream::Local
             | Upstream::Done
@@ -83,8 +84,15 @@ impl Transaction {
     }
 
     /// The client may wait for `100 Continue` for as long as the upstream makes it.
-    fn is_upload_held_back(&self) -> bool {
-        self.plan.is_some_and(|plan| plan.expects_continue) && self.record.bytes_in == 0 && !self.has_answered()
+    pub(super) fn is_upload_held_back(&self) -> bool {
+        self.plan.is_some_and(|plan| plan.expects_continue) && !self.has_upload_begun && !self.has_answered()
+    }
+
+    /// Whether it is the upstream's turn: before it has the whole request it has no reason to answer, and whoever holds
+    /// the request up is the one who is late.
+    fn is_request_sent(&self) -> bool {
+        let waits_for_client = matches!(self.down, Downstream::Body { .. }) && !self.is_upload_held_back();
+        self.to_origin.is_empty() && !waits_for_client
     }
 
     /// Carries out the time-outs that have passed.

@@ -161,6 +161,7 @@ impl Transaction {
                     // Whoever buffers the body is the one who has to ask for it.
                     self.request.fields.remove(b"Expect");
                     self.to_client.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
+                    self.plan = Some(Plan { expects_continue: false, ..plan });
                 }
                 self.down = Downstream::Body { body, sink: RequestSink::Collect };
             }
@@ -209,6 +210,8 @@ impl Transaction {
     fn read_request_body(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) -> usize {
         let Downstream::Body { body, sink } = &mut self.down else { return 0 };
         let sink = *sink;
+        // Framing that is taken counts: it will not come again either.
+        self.has_upload_begun |= sink != RequestSink::Collect;
         let mut count = 0;
         let mut append = |out: &mut Vec<u8>, piece: &[u8]| {
             count += piece.len() as u64;
@@ -247,6 +250,7 @@ impl Transaction {
         self.progress.client_read = turn.now();
         self.progress.origin_write = turn.now();
         self.record.bytes_in += len;
+        self.has_upload_begun |= len > 0;
         let Downstream::Body { body, sink } = &mut self.down else { return };
         let sink = *sink;
         if body.relayed(len) {

@@ -67,7 +67,9 @@ enum Next {
 
 impl Exchange {
     /// A connection that was just accepted.
-    pub fn new(now: &Now, peer: Peer, site: Rc<Site>) -> Exchange {
+    pub fn new(now: &Now, mut peer: Peer, site: Rc<Site>) -> Exchange {
+        // An IPv4 client of a dual-stack socket appears as ::ffff:a.b.c.d; people and lists of proxies know it as a.b.c.d.
+        peer.address.iter_mut().for_each(|address| address.set_ip(address.ip().to_canonical()));
         Exchange {
             client: Client { peer, site, served: 0, is_draining: false },
             commands: Commands::default(),
@@ -231,6 +233,16 @@ impl Exchange {
         matches!(self.state, State::Closed)
     }
 
+    /// How many bytes of `side` are held because they belong to no state yet: a partial head, pipelined requests. For
+    /// whoever counts memory.
+    pub fn held(&self, side: Side) -> usize {
+        match (&self.state, side) {
+            (State::Active(transaction), Side::Downstream) => transaction.client_input.len(),
+            (State::Active(transaction), Side::Upstream) => transaction.origin_input.len(),
+            (State::Idle { .. } | State::Lingering { .. } | State::Closed, _) => 0,
+        }
+    }
+
     fn end(&mut self, how: End) {
         self.state = State::Closed;
         self.commands.end(how);
@@ -359,8 +371,13 @@ impl Transaction {
             (_, Upstream::Local | Upstream::Done | Upstream::Cut { .. }) if !self.to_client.is_empty() => Next::Wait,
             (_, Upstream::Cut { ending: Ending::Close }) => Next::End(End::Close),
             (_, Upstream::Cut { ending: Ending::Abort }) => Next::End(End::Abort),
-            // RFC 9112 section 9.3: the next request follows on the same connection.
-            (Downstream::Done, Upstream::Local | Upstream::Done) if self.is_persistent => Next::Serve,
+            // RFC 9112 section 9.3: the next request follows on the same connection, unless it would only idle while the
+            // process is waiting to stop.
+            (Downstream::Done, Upstream::Local | Upstream::Done)
+                if self.is_persistent && !(turn.client.is_draining && self.client_input.is_empty()) =>
+            {
+                Next::Serve
+            }
             (Downstream::Done, Upstream::Local | Upstream::Done) if self.client_input.is_empty() => {
                 Next::End(End::Close)
             }

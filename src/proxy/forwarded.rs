@@ -66,8 +66,9 @@ pub fn add_claims(
 ) {
     scratch.clear();
     let earlier = if trusted { last_line(&head.fields, Known::XForwardedFor) } else { None };
-    if let Some(index) = earlier {
-        scratch.extend_from_slice(head.fields.get(index).map_or(b"", |line| line.value));
+    let list = earlier.and_then(|index| head.fields.get(index)).map_or(&b""[..], |line| line.value);
+    if !list.is_empty() {
+        scratch.extend_from_slice(list);
         scratch.extend_from_slice(b", ");
     }
     if let Some(address) = peer.address {

@@ -155,8 +155,10 @@ pub(super) struct Transaction {
     pub plan: Option<Plan>,
     /// Whether the client's connection may serve another request.
     pub is_persistent: bool,
-    /// Whether the upstream's connection may serve another request, as its response head said.
+    /// Whether the upstream's connection may serve another request, as far as is known.
     pub is_origin_persistent: bool,
+    /// Whether part of the request body was passed on: from then on the request cannot be sent again.
+    pub has_upload_begun: bool,
     /// Whether the response is an event stream, which may be silent for as long as it likes.
     pub is_event_stream: bool,
     pub progress: Progress,
@@ -185,6 +187,7 @@ impl Transaction {
             plan: None,
             is_persistent: true,
             is_origin_persistent: false,
+            has_upload_begun: false,
             is_event_stream: false,
             progress: Progress::new(now),
             record: Record::new(now),
@@ -206,6 +209,7 @@ impl Transaction {
         self.plan = None;
         self.is_persistent = true;
         self.is_origin_persistent = false;
+        self.has_upload_begun = false;
         self.is_event_stream = false;
         self.progress = Progress::new(now);
         self.record = Record::new(now);

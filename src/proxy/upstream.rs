@@ -26,8 +26,8 @@ use crate::http::body::Body;
 use crate::http::chars::{list_members, parse_decimal};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
 use crate::http::fields::Known;
-use crate::http::framing::{Framing, response_framing};
-use crate::http::head::{HeadReader, Method, Version, parse_trailers};
+use crate::http::framing::{Framing, has_no_body, response_framing};
+use crate::http::head::{HeadReader, Method, Version, parse_trailers, reason_phrase};
 
 /// A 502 for a response that broke `rule`.
 const fn bad_response(rule: &'static str) -> Refusal {
@@ -41,6 +41,7 @@ impl Transaction {
         self.up = Upstream::AwaitHead { interim: 0, reader: HeadReader::new() };
         self.record.connected = Some(turn.now());
         self.record.reused = reused;
+        self.is_origin_persistent = true;
         self.progress.origin_read = turn.now();
         self.progress.origin_write = turn.now();
     }
@@ -126,7 +127,7 @@ impl Transaction {
             101 => self.switch_protocols(turn, options),
             100..200 => self.on_interim(turn, interim),
             _ => {
-                self.is_origin_persistent = options.is_persistent(self.response.version);
+                self.is_origin_persistent &= options.is_persistent(self.response.version);
                 self.on_final(turn, framing, has_more)
             }
         }
@@ -138,6 +139,13 @@ impl Transaction {
             return Err(bad_response("G9"));
         }
         self.up = Upstream::AwaitHead { interim: interim + 1, reader: HeadReader::new() };
+        if self.response.status == 100
+            && let Some(plan) = &mut self.plan
+        {
+            // From now on the client is the one who is waited for.
+            plan.expects_continue = false;
+            self.progress.client_read = turn.now();
+        }
         if self.request.version == Version::Http11 {
             forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
             write_interim_head(&self.response, self.to_client.tail());
@@ -181,7 +189,8 @@ impl Transaction {
             Some(body) => {
                 let framing = client_framing(framing, self.request.version);
                 if self.respond(turn, framing)?.is_continue() {
-                    let sink = if self.is_client_head() { ResponseSink::Discard } else { sink_for(framing) };
+                    let is_unwanted = self.is_client_head() || has_no_body(self.response.status);
+                    let sink = if is_unwanted { ResponseSink::Discard } else { sink_for(framing) };
                     self.up = Upstream::Body { body, sink };
                 }
             }
@@ -198,8 +207,7 @@ impl Transaction {
     /// of the upload is not wanted. A response that says yes may be an answer to what came so far, so the upload goes on.
     fn give_up_upload(&mut self) {
         let Downstream::Body { .. } = self.down else { return };
-        let never_began = self.plan.is_some_and(|plan| plan.expects_continue) && self.record.bytes_in == 0;
-        if never_began || self.response.status >= 300 || !self.is_origin_persistent {
+        if self.is_upload_held_back() || self.response.status >= 300 || !self.is_origin_persistent {
             self.abandon_request();
         }
     }
@@ -223,6 +231,7 @@ impl Transaction {
     /// Calls the response hooks; where they let the response pass, its head leaves with `framing`.
     fn respond(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) -> Result<ControlFlow<()>, Refusal> {
         let site = Rc::clone(&turn.client.site);
+        let received_status = self.response.status;
         if let Some(hooks) = &site.hooks {
             match hooks.on_response(&mut self.view(&site, HookPhase::Response)) {
                 Verdict::Continue => {}
@@ -233,10 +242,20 @@ impl Transaction {
                 Verdict::Fail { .. } => return Err(Refusal::new(502, Cause::PluginFailed)),
             }
         }
+        if self.response.status != received_status {
+            self.response.reason.clear();
+            self.response.reason.extend_from_slice(reason_phrase(self.response.status).as_bytes());
+        }
+        // A plugin may turn a status with a body into one without, or the other way round.
+        let framing = match (has_no_body(received_status), has_no_body(self.response.status)) {
+            (false, true) => Framing::None,
+            (true, false) if !self.is_client_head() => Framing::Length(0),
+            (true | false, true | false) => framing,
+        };
         // Where plugins may write the body, what they left of it is what is sent.
         let is_collected = site.wants().response
             && !self.is_client_head()
-            && self.response.status != 304
+            && !has_no_body(self.response.status)
             && matches!(framing, Framing::Length(_));
         let framing = if is_collected { Framing::Length(self.response_body.len() as u64) } else { framing };
         self.is_persistent &= framing != Framing::UntilClose && !turn.client.is_draining;
@@ -385,7 +404,8 @@ impl Transaction {
         let may_repeat = self.record.reused
             && self.record.retries == 0
             && !has_begun
-            && self.record.bytes_in == 0
+            && !self.has_upload_begun
+            && !matches!(self.down, Downstream::Discard)
             && self.request.method.is_idempotent();
         if may_repeat {
             turn.commands.release(Release::Close);

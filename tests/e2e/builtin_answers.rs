@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Proxy, curl_ok, free_address, is_missing};
+use crate::support::{Proxy, curl_ok, free_address, is_missing, value};
 
 fn start() -> Proxy {
     let upstream = free_address();
@@ -23,6 +23,9 @@ fn health_and_configz_answer_before_routing() {
     assert!(seen.to_ascii_lowercase().contains("\r\ndate: "), "{seen}");
     let body = seen.split("\r\n\r\n").nth(1).expect("a body");
     assert_eq!(serde_json::from_str::<Value>(body).expect("JSON"), json!({"message": "OK"}));
+
+    let line = proxy.access("/health");
+    assert_eq!(value(&line, "bytes_out"), Some(body.len().to_string().as_str()), "{line}");
 
     let body = curl_ok(&[&proxy.url("/configz")]);
     assert!(!body.contains("secret"), "{body}");

@@ -153,12 +153,25 @@ fn g23_a_fault_ends_one_connection_only() {
 }
 
 #[test]
-fn m8_a_client_that_sends_no_more_still_gets_its_answer() {
-    let origin = Origin::echo();
+fn g12_a_client_that_sends_no_more_counts_as_gone() {
+    // A killed client looks like this, and it is far more common than one that closes its sending half only.
+    let origin = Origin::start(|mut peer, _| {
+        peer.request();
+        assert!(peer.is_closed());
+    });
     let proxy = Proxy::start(&origin.config(""));
     let mut client = proxy.connect();
     client.send("GET /half HTTP/1.1\r\nHost: test\r\n\r\n");
     client.shutdown();
-    assert!(client.response().text().starts_with("GET /half"));
+    assert_eq!(logged(&proxy, "/half"), ("499".to_owned(), "client_gone".to_owned()));
+}
+
+#[test]
+fn m8_what_came_before_the_end_is_still_answered_where_no_origin_is_needed() {
+    let proxy = Proxy::start(&format!("routes:\n  - prefix: /a\n    upstream: http://{}\n", free_address()));
+    let mut client = proxy.connect();
+    client.send("GET /health HTTP/1.1\r\nHost: test\r\n\r\n");
+    client.shutdown();
+    assert_eq!(client.response().status(), 200);
     assert_eq!(client.rest(), b"");
 }

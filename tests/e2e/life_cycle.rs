@@ -48,7 +48,8 @@ fn begin_download(proxy: &Proxy, is_half: &Receiver<()>) -> Peer {
 fn e5_a_signal_lets_the_download_finish_and_refuses_what_is_new() {
     for signal in ["TERM", "INT"] {
         let (origin, is_half, go_on) = in_two_halves();
-        let mut proxy = Proxy::start(&origin.config(""));
+        // So long that a proxy which waits for its end fails the test.
+        let mut proxy = Proxy::start(&origin.config("timeouts: { drain: 1h }"));
         let mut client = begin_download(&proxy, &is_half);
         proxy.signal(signal);
         wait_until_refused(&proxy);

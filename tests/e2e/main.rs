@@ -8,12 +8,15 @@ mod support;
 
 mod builtin_answers;
 mod bundled_upstream;
+mod crowd;
 mod curl;
 mod faults;
 mod life_cycle;
 mod limits;
 mod log_lines;
 mod nginx;
+#[cfg(feature = "dlopen")]
+mod plugins;
 mod pool;
 mod pressure;
 mod start_up;

@@ -5,6 +5,8 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use crate::support::{Origin, PATIENCE, Peer, Proxy, Stream};
 
 /// The whole process may never hold more than this, whatever passes through it.
@@ -207,6 +209,24 @@ fn a_slow_origin_stops_the_fast_client() {
     go_on.send(()).expect("the origin waits");
     stream.write_to(client.stream()).expect("all is taken");
     assert_eq!(client.response().status(), 204);
+}
+
+#[test]
+fn m9_the_tail_of_a_response_survives_the_close_behind_it() {
+    const LEN: u64 = 3 << 20;
+    let origin = Origin::start(|mut peer, _| {
+        peer.request();
+        peer.send("HTTP/1.0 200 OK\r\n\r\n");
+        Stream::new(7, LEN).write_to(peer.stream()).expect("all is taken");
+    });
+    let proxy = Proxy::start(&origin.config(""));
+    let mut client = proxy.connect();
+    SockRef::from(client.stream()).set_recv_buffer_size(256 * 1024).expect("a socket takes a buffer size");
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    let head = client.head().expect("a response");
+    assert_eq!((head.field("Content-Length"), head.field("Transfer-Encoding")), (None, None));
+    Stream::new(7, LEN).compare(&mut client).expect("the same bytes");
+    assert_eq!(client.rest(), b"");
 }
 
 #[test]

@@ -36,8 +36,9 @@ impl Origin {
                 assert!(running.fetch_add(1, Ordering::SeqCst) < MAX_CONNECTIONS, "too many connections at a time");
                 let (serve, running) = (serve.clone(), running.clone());
                 thread::spawn(move || {
+                    // Counts down however the closure ends, by a failed assertion too.
+                    let _guard = Running(running);
                     serve(Peer::new(stream), number);
-                    running.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });
@@ -86,6 +87,15 @@ impl Origin {
     /// A configuration with one route, `/`, to this origin, and `more` lines of YAML.
     pub fn config(&self, more: &str) -> String {
         format!("routes:\n  - prefix: /\n    upstream: {}\n{more}\n", self.url())
+    }
+}
+
+/// One connection that is being served.
+struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

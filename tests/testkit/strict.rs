@@ -1,0 +1,439 @@
+//! A second opinion: a small, strict, independent parser for streams of HTTP/1.1 messages.
+//!
+//! It shares no code with `src/http` and does not use httparse. Streams that the proxy writes are judged by it: whatever
+//! is unusual in them is refused. Streams that the proxy reads are followed by it with a little more patience
+//! ([`Whose::Received`]), to know what should have come out. It is slow and keeps whole bodies.
+
+use std::collections::VecDeque;
+
+/// Who wrote the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// A peer: HTTP/1.0, any white space around values, and no Host are nothing to complain of.
+    Received,
+    /// The proxy.
+    Written,
+}
+
+/// What the stream is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Requests,
+    Responses,
+}
+
+/// How the end of a body is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    None,
+    Length(u64),
+    Chunked,
+    UntilClose,
+}
+
+/// A message head. Bytes are kept as characters with the same number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub start: String,
+    pub fields: Vec<(String, String)>,
+    pub framing: Framing,
+    /// The bytes as they came, with the empty line.
+    pub raw: Vec<u8>,
+}
+
+impl Head {
+    /// All values of a field.
+    pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.fields.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// The members of all lines of a list field.
+    pub fn members(&self, name: &str) -> Vec<String> {
+        let members = self.values(name).flat_map(|value| value.split(','));
+        members.map(|m| m.trim_matches([' ', '\t']).to_ascii_lowercase()).filter(|m| !m.is_empty()).collect()
+    }
+
+    /// The status of a response.
+    pub fn status(&self) -> u16 {
+        self.start.get(9..12).and_then(|digits| digits.parse().ok()).unwrap_or(0)
+    }
+
+    /// The method of a request.
+    pub fn method(&self) -> &str {
+        self.start.split(' ').next().unwrap_or("")
+    }
+
+    /// Whether the message says HTTP/1.0.
+    pub fn is_http10(&self) -> bool {
+        self.start.ends_with(" HTTP/1.0") || self.start.starts_with("HTTP/1.0 ")
+    }
+}
+
+/// A message, as far as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub head: Head,
+    /// Without framing.
+    pub body: Vec<u8>,
+    pub trailers: Vec<(String, String)>,
+    pub is_complete: bool,
+}
+
+/// A piece of the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// A whole head, as it came.
+    Head(Vec<u8>),
+    /// Part of a body that is sent as it is.
+    Data(Vec<u8>),
+    /// Part of the data of a chunk.
+    Chunk(Vec<u8>),
+    /// The last chunk with its trailers, as it came.
+    LastChunk(Vec<u8>),
+    /// Bytes of an upgraded connection, or of a stream that is not understood any more.
+    Raw(Vec<u8>),
+}
+
+/// What a response answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub method: String,
+    pub is_http10: bool,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Head,
+    Length(u64),
+    ChunkLine,
+    ChunkData(u64),
+    ChunkEnd,
+    Trailers,
+    UntilClose,
+    Raw,
+    Failed,
+}
+
+/// Follows one stream.
+#[derive(Clone, Debug)]
+pub struct Parser {
+    kind: Kind,
+    whose: Whose,
+    state: State,
+    rest: Vec<u8>,
+    /// No head ends before here.
+    scanned: usize,
+    asked: VecDeque<Asked>,
+    /// Everything so far; interim responses included.
+    pub messages: Vec<Message>,
+    /// The first sin.
+    pub error: Option<String>,
+    /// Final responses that answer nothing that was understood.
+    pub unasked: usize,
+}
+
+type Fields = Vec<(String, String)>;
+
+fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().map(|&byte| char::from(byte)).collect()
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+impl Parser {
+    pub fn new(kind: Kind, whose: Whose) -> Parser {
+        let (rest, asked, messages) = (Vec::new(), VecDeque::new(), Vec::new());
+        Parser { kind, whose, state: State::Head, rest, scanned: 0, asked, messages, error: None, unasked: 0 }
+    }
+
+    /// A request that the next responses answer.
+    pub fn expect_answer(&mut self, asked: Asked) {
+        self.asked.push_back(asked);
+    }
+
+    /// Requests that still wait for their final response.
+    pub fn unanswered(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// What follows is not HTTP any more.
+    pub fn switch(&mut self) {
+        if matches!(self.state, State::Head) {
+            self.state = State::Raw;
+        }
+    }
+
+    /// The stream has ended.
+    pub fn finish(&mut self) {
+        if let (State::UntilClose, Some(message)) = (&self.state, self.messages.last_mut()) {
+            message.is_complete = true;
+            self.state = State::Head;
+        }
+    }
+
+    /// Whether the stream may end here.
+    pub fn is_between_messages(&self) -> bool {
+        matches!(self.state, State::Head | State::Raw | State::UntilClose) && self.rest.is_empty()
+    }
+
+    /// Whether a head or some other framing has begun and not ended.
+    pub fn has_rest(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
+    /// Final responses so far.
+    pub fn finals(&self) -> impl Iterator<Item = &Message> {
+        self.messages.iter().filter(|message| message.head.status() >= 200 || message.head.status() == 101)
+    }
+
+    /// Takes bytes, gives the pieces that they complete.
+    pub fn feed(&mut self, bytes: &[u8]) -> Vec<Token> {
+        self.rest.extend_from_slice(bytes);
+        let mut tokens = Vec::new();
+        while !self.rest.is_empty() {
+            match self.step() {
+                Ok(Some(token)) => tokens.push(token),
+                Ok(None) => break,
+                Err(error) => {
+                    self.error.get_or_insert(error);
+                    self.state = State::Failed;
+                }
+            }
+        }
+        tokens
+    }
+
+    fn take(&mut self, len: usize) -> Vec<u8> {
+        let rest = self.rest.split_off(len);
+        std::mem::replace(&mut self.rest, rest)
+    }
+
+    fn message(&mut self) -> &mut Message {
+        self.messages.last_mut().expect("a body follows a head")
+    }
+
+    fn complete(&mut self) {
+        self.message().is_complete = true;
+        self.state = State::Head;
+    }
+
+    /// The next piece; `None` where more bytes are needed.
+    fn step(&mut self) -> Result<Option<Token>, String> {
+        match self.state {
+            State::Head => self.head(),
+            State::Length(left) => {
+                let len = usize::try_from(left).unwrap_or(usize::MAX).min(self.rest.len());
+                let data = self.take(len);
+                self.message().body.extend_from_slice(&data);
+                self.state = State::Length(left - len as u64);
+                if left == len as u64 {
+                    self.complete();
+                }
+                Ok(Some(Token::Data(data)))
+            }
+            State::ChunkLine => {
+                let Some(end) = find(&self.rest, b"\r\n") else {
+                    return if self.rest.len() > 300 { Err("chunk line too long".to_owned()) } else { Ok(None) };
+                };
+                let line = self.take(end + 2);
+                let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+                let has_junk = match self.whose {
+                    Whose::Written => digits != end || line[..digits].iter().any(u8::is_ascii_uppercase),
+                    Whose::Received => digits != end && line[digits] != b';',
+                };
+                if digits == 0 || digits > 16 || has_junk || line[..end].contains(&b'\n') {
+                    return Err(format!("bad chunk line {:?}", text(&line)));
+                }
+                let size = u64::from_str_radix(&text(&line[..digits]), 16).map_err(|error| error.to_string())?;
+                if size == 0 {
+                    self.state = State::Trailers;
+                    self.rest.splice(0..0, line);
+                    return self.step();
+                }
+                self.state = State::ChunkData(size);
+                if self.rest.is_empty() { Ok(None) } else { self.step() }
+            }
+            State::ChunkData(left) => {
+                let len = usize::try_from(left).unwrap_or(usize::MAX).min(self.rest.len());
+                let data = self.take(len);
+                self.message().body.extend_from_slice(&data);
+                self.state = if left == len as u64 { State::ChunkEnd } else { State::ChunkData(left - len as u64) };
+                Ok(Some(Token::Chunk(data)))
+            }
+            State::ChunkEnd => {
+                if self.rest.len() < 2 {
+                    return Ok(None);
+                }
+                if self.take(2) != b"\r\n" {
+                    return Err("no CRLF after the data of a chunk".to_owned());
+                }
+                self.state = State::ChunkLine;
+                if self.rest.is_empty() { Ok(None) } else { self.step() }
+            }
+            State::Trailers => {
+                let Some(end) = find(&self.rest, b"\r\n\r\n") else { return Ok(None) };
+                let raw = self.take(end + 4);
+                let line_end = find(&raw, b"\r\n").expect("the line of the last chunk has an end");
+                let fields = self.fields(&raw[line_end + 2..raw.len() - 2])?;
+                self.message().trailers = fields;
+                self.complete();
+                Ok(Some(Token::LastChunk(raw)))
+            }
+            State::UntilClose => {
+                let data = self.take(self.rest.len());
+                self.message().body.extend_from_slice(&data);
+                Ok(Some(Token::Data(data)))
+            }
+            State::Raw | State::Failed => Ok(Some(Token::Raw(self.take(self.rest.len())))),
+        }
+    }
+
+    fn head(&mut self) -> Result<Option<Token>, String> {
+        // RFC 9112 section 2.2: a recipient skips an empty line.
+        let skipped = if self.whose == Whose::Received && self.kind == Kind::Requests && self.rest.starts_with(b"\r\n")
+        {
+            2
+        } else {
+            0
+        };
+        let from = self.scanned.max(skipped);
+        let Some(end) = find(&self.rest[from..], b"\r\n\r\n").map(|end| from + end - skipped) else {
+            self.scanned = self.rest.len().saturating_sub(3);
+            return Ok(None);
+        };
+        self.scanned = 0;
+        let raw = self.take(skipped + end + 4);
+        let lines = &raw[skipped..raw.len() - 2];
+        let start_end = find(lines, b"\r\n").expect("a head ends with CRLF");
+        let start = &lines[..start_end];
+        if start.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+            return Err("line breaks in a start line".to_owned());
+        }
+        let fields = self.fields(&lines[start_end + 2..])?;
+        let mut head = Head { start: text(start), fields, framing: Framing::None, raw: raw.clone() };
+        let framing = match self.kind {
+            Kind::Requests => self.request_framing(&head),
+            Kind::Responses => self.response_framing(&head),
+        };
+        let (is_switched, is_interim) = match self.kind {
+            Kind::Requests => (false, false),
+            Kind::Responses => (head.status() == 101, head.status() < 200),
+        };
+        if self.kind == Kind::Responses && (!is_interim || is_switched) {
+            self.asked.pop_front();
+        }
+        head.framing = framing.clone().unwrap_or(Framing::None);
+        self.messages.push(Message { head, body: Vec::new(), trailers: Vec::new(), is_complete: false });
+        match framing? {
+            Framing::None | Framing::Length(0) => self.complete(),
+            Framing::Length(left) => self.state = State::Length(left),
+            Framing::Chunked => self.state = State::ChunkLine,
+            Framing::UntilClose => self.state = State::UntilClose,
+        }
+        if is_switched {
+            self.state = State::Raw;
+        }
+        Ok(Some(Token::Head(raw)))
+    }
+
+    /// Whole lines, each with its CRLF.
+    fn fields(&self, lines: &[u8]) -> Result<Fields, String> {
+        let mut fields = Vec::new();
+        let mut rest = lines;
+        while let Some(end) = find(rest, b"\r\n") {
+            let line = &rest[..end];
+            rest = &rest[end + 2..];
+            let bad = |what: &str| format!("{what} in field line {:?}", text(line));
+            let colon = line.iter().position(|&byte| byte == b':').ok_or_else(|| bad("no colon"))?;
+            let (name, value) = (&line[..colon], &line[colon + 1..]);
+            if name.is_empty() || !name.iter().all(|&byte| is_tchar(byte)) {
+                return Err(bad("bad name"));
+            }
+            if value.iter().any(|&byte| byte != b'\t' && (byte < b' ' || byte == 0x7f)) {
+                return Err(bad("control character"));
+            }
+            let value = text(value);
+            let trimmed = value.trim_matches([' ', '\t']);
+            if self.whose == Whose::Written && value != format!(" {trimmed}") {
+                return Err(bad("unusual white space"));
+            }
+            fields.push((text(name), trimmed.to_owned()));
+        }
+        if rest.is_empty() { Ok(fields) } else { Err("a field section without its end".to_owned()) }
+    }
+
+    fn request_framing(&self, head: &Head) -> Result<Framing, String> {
+        let parts: Vec<&str> = head.start.split(' ').collect();
+        let [method, target, version] = parts[..] else { return Err(format!("bad request line {:?}", head.start)) };
+        let is_written = self.whose == Whose::Written;
+        let is_version = version == "HTTP/1.1" || (version == "HTTP/1.0" && !is_written);
+        if method.is_empty() || !method.bytes().all(is_tchar) || !is_version {
+            return Err(format!("bad request line {:?}", head.start));
+        }
+        if target.is_empty() || !target.chars().all(|c| ('!'..='~').contains(&c)) {
+            return Err(format!("bad target {target:?}"));
+        }
+        if is_written {
+            let is_form = target.starts_with('/') && !target.contains('#');
+            if !is_form || head.values("host").count() != 1 || head.values("host").any(str::is_empty) {
+                return Err(format!("bad target or Host in {:?}", head.start));
+            }
+        }
+        Ok(declared(head)?.unwrap_or(Framing::None))
+    }
+
+    fn response_framing(&mut self, head: &Head) -> Result<Framing, String> {
+        let start = head.start.as_bytes();
+        let is_version = head.start.starts_with("HTTP/1.1 ")
+            || (head.start.starts_with("HTTP/1.0 ") && self.whose == Whose::Received);
+        let has_code = start.len() >= 12 && start[9..12].iter().all(u8::is_ascii_digit) && head.status() >= 100;
+        let has_end = match self.whose {
+            Whose::Written => start.get(12) == Some(&b' '),
+            Whose::Received => matches!(start.get(12), None | Some(b' ')),
+        };
+        if !is_version || !has_code || !has_end {
+            return Err(format!("bad status line {:?}", head.start));
+        }
+        let declared = declared(head)?;
+        let status = head.status();
+        let Some(asked) = self.asked.front() else {
+            self.unasked += 1;
+            let framing = declared.unwrap_or(Framing::UntilClose);
+            return if (100..200).contains(&status) { Err(format!("{status} without a request")) } else { Ok(framing) };
+        };
+        let is_written = self.whose == Whose::Written;
+        if is_written && asked.is_http10 && (status < 200 || declared == Some(Framing::Chunked)) {
+            return Err(format!("{:?} with {declared:?} to an HTTP/1.0 client", head.start));
+        }
+        match (status, declared) {
+            (100..200 | 204, Some(framing)) if is_written || framing != Framing::Length(0) => {
+                Err(format!("{:?} with {framing:?}", head.start))
+            }
+            (100..200 | 204 | 304, _) => Ok(Framing::None),
+            (_, _) if asked.method == "HEAD" => Ok(Framing::None),
+            (_, Some(framing)) => Ok(framing),
+            (_, None) => Ok(Framing::UntilClose),
+        }
+    }
+}
+
+/// What the framing fields say: at most one of them, at most once.
+fn declared(head: &Head) -> Result<Option<Framing>, String> {
+    let lengths: Vec<&str> = head.values("content-length").collect();
+    let codings: Vec<&str> = head.values("transfer-encoding").collect();
+    match (&lengths[..], &codings[..]) {
+        ([], []) => Ok(None),
+        ([digits], []) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let length = digits.parse::<u64>().map_err(|error| error.to_string())?;
+            Ok(Some(Framing::Length(length)))
+        }
+        ([], [coding]) if coding.eq_ignore_ascii_case("chunked") && !head.is_http10() => Ok(Some(Framing::Chunked)),
+        _ => Err(format!("bad framing: Content-Length {lengths:?}, Transfer-Encoding {codings:?}")),
+    }
+}

@@ -1,0 +1,542 @@
+//! One exchange with everything around it, in memory: a client, upstreams, a pool, a clock, a log.
+//!
+//! What peers send is queued and given to the exchange in pieces, as far as it wants to read; what it writes is taken as
+//! far as the peer is willing. Everything that comes out is written down in one transcript, in the form in which it does
+//! not depend on how the bytes were split: data of chunks that leave side by side are one chunk.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mini_rproxy::config::Config;
+use mini_rproxy::proxy::exchange::{
+    AccessRecord, Command, ConnectError, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
+};
+use mini_rproxy::proxy::site::Site;
+
+use super::Random;
+use super::invariants;
+use super::plugin::Plugin;
+use super::strict::{Asked, Kind, Parser, Token, Whose};
+
+/// The most that is read at once, as in the event loop.
+pub const READ: usize = 64 * 1024;
+
+/// The Date of every test.
+pub const DATE: [u8; 29] = *b"Sun, 06 Nov 1994 08:49:37 GMT";
+
+/// How the bytes of a peer are cut into reads.
+#[derive(Clone, Debug)]
+pub enum Split {
+    Whole,
+    Bytes,
+    Random(Random),
+}
+
+impl Split {
+    /// How much of `len` waiting bytes is read now.
+    fn piece(&mut self, len: usize) -> usize {
+        match self {
+            Split::Whole => len.min(READ),
+            Split::Bytes => 1,
+            Split::Random(random) => {
+                let most = [1, 3, 17, 200, READ][random.below(5)];
+                1 + random.below(len.min(most))
+            }
+        }
+    }
+
+    /// How much of a piece the relay lane can write.
+    fn relayed(&mut self, len: usize) -> usize {
+        match self {
+            Split::Whole | Split::Bytes => len,
+            Split::Random(random) => random.below(len + 1),
+        }
+    }
+
+    /// How much of `len` bytes of output a peer takes at once.
+    fn taken(&mut self, len: usize) -> usize {
+        match self {
+            Split::Whole | Split::Bytes => len,
+            Split::Random(random) => match random.below(3) {
+                0 => 1 + random.below(len),
+                _ => len,
+            },
+        }
+    }
+}
+
+/// How the pool answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    Reused,
+    Fresh,
+    Fails(ConnectError),
+    Pending,
+}
+
+/// How a peer stops sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Fin,
+    Rst,
+}
+
+/// A peer, as its socket shows it.
+#[derive(Clone, Debug, Default)]
+pub struct End {
+    /// What it sent and nobody read yet.
+    pub incoming: VecDeque<u8>,
+    /// What comes behind that.
+    pub ending: Option<Ending>,
+    /// The ending was seen.
+    pub ended: bool,
+    /// `None`: takes everything; else so many bytes more.
+    pub takes: Option<usize>,
+}
+
+/// The upstream connection that is lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    None,
+    Connecting,
+    Open,
+}
+
+/// One borrowed upstream connection and what went over it.
+#[derive(Clone, Debug)]
+pub struct Loan {
+    /// Which of the client's requests it was borrowed for.
+    pub request: usize,
+    pub requests: Parser,
+    pub responses: Parser,
+}
+
+/// What came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// The next event of a script begins: nothing is merged across it.
+    Event,
+    Bytes(Side, Token),
+    /// A command, a log line, a call of a hook.
+    Note(String),
+}
+
+/// What a wire is made from.
+#[derive(Clone)]
+pub struct Setup {
+    pub config: Arc<Config>,
+    pub peer: Peer,
+    pub plugin: Option<Arc<Plugin>>,
+    pub split: Split,
+    /// Whether body bytes go by the relay lane where they may.
+    pub lane: bool,
+}
+
+/// The log: one text per request.
+#[derive(Debug, Default)]
+pub struct Log(pub Vec<String>);
+
+impl Observer for Log {
+    fn access(&mut self, record: &AccessRecord<'_>) {
+        let AccessRecord { method, path, status, bytes_in, bytes_out, .. } = record;
+        let (method, path) = (method.escape_ascii(), path.escape_ascii());
+        let mut line = format!("LOG {method} {path} status={status} in={bytes_in} out={bytes_out}");
+        if record.reused {
+            line += " reused";
+        }
+        if record.retries > 0 {
+            line += &format!(" retries={}", record.retries);
+        }
+        if record.total > Duration::ZERO {
+            line += &format!(" total={:?}", record.total);
+        }
+        if let Some(why) = record.why {
+            line += &format!(" why={why}");
+        }
+        if let Some(rule) = record.rule.filter(|rule| Some(*rule) != record.why) {
+            line += &format!(" rule={rule}");
+        }
+        self.0.push(line);
+    }
+}
+
+pub struct Wire {
+    pub exchange: Exchange,
+    pub site: Rc<Site>,
+    spares: Spares,
+    log: Log,
+    start: Instant,
+    elapsed: Duration,
+    plugin: Option<Arc<Plugin>>,
+    pub client: End,
+    pub origin: End,
+    pub link: Link,
+    pool: VecDeque<Pool>,
+    split: Split,
+    lane: bool,
+    /// What the client asked, as far as the exchange has read it.
+    pub asked: Parser,
+    /// What the client was answered.
+    pub answered: Parser,
+    pub loans: Vec<Loan>,
+    pub transcript: Vec<Entry>,
+    /// The client's connection is over.
+    pub is_over: bool,
+    pub is_tunnel: bool,
+    /// Something that the client sent was no request, and was answered all the same.
+    pub is_refused: bool,
+    /// How often each hook was called for the current request.
+    pub hook_calls: Vec<String>,
+}
+
+impl Wire {
+    pub fn new(setup: &Setup) -> Wire {
+        let hooks = setup.plugin.clone().map(|plugin| plugin as Arc<dyn mini_rproxy::proxy::hooks::Hooks>);
+        let site = Rc::new(Site::new(Arc::clone(&setup.config), hooks));
+        let start = Instant::now();
+        let exchange = Exchange::new(&Now { instant: start, date: DATE }, setup.peer, Rc::clone(&site));
+        Wire {
+            exchange,
+            site,
+            spares: Spares::default(),
+            log: Log::default(),
+            start,
+            elapsed: Duration::ZERO,
+            plugin: setup.plugin.clone(),
+            client: End::default(),
+            origin: End::default(),
+            link: Link::None,
+            pool: VecDeque::new(),
+            split: setup.split.clone(),
+            lane: setup.lane,
+            asked: Parser::new(Kind::Requests, Whose::Received),
+            answered: Parser::new(Kind::Responses, Whose::Written),
+            loans: Vec::new(),
+            transcript: Vec::new(),
+            is_over: false,
+            is_tunnel: false,
+            is_refused: false,
+            hook_calls: Vec::new(),
+        }
+    }
+
+    fn end(&mut self, side: Side) -> &mut End {
+        match side {
+            Side::Downstream => &mut self.client,
+            Side::Upstream => &mut self.origin,
+        }
+    }
+
+    /// Whether there is a peer on that side at all.
+    fn is_there(&self, side: Side) -> bool {
+        match side {
+            Side::Downstream => !self.is_over,
+            Side::Upstream => self.link == Link::Open,
+        }
+    }
+
+    /// A peer sends bytes.
+    pub fn send(&mut self, side: Side, bytes: &[u8]) {
+        if self.is_there(side) {
+            self.end(side).incoming.extend(bytes);
+        }
+    }
+
+    /// A peer stops sending, or is gone.
+    pub fn stop(&mut self, side: Side, ending: Ending) {
+        if self.is_there(side) {
+            self.end(side).ending = Some(ending);
+        }
+    }
+
+    /// A write to that side fails.
+    pub fn break_off(&mut self, side: Side) {
+        if self.is_there(side) {
+            self.end(side).takes = Some(0);
+            self.handle(Input::Unwritable(side));
+        }
+    }
+
+    /// From now on that side takes so many bytes (`None`: all).
+    pub fn takes(&mut self, side: Side, takes: Option<usize>) {
+        self.end(side).takes = takes;
+    }
+
+    /// Answers the attempt to connect that is under way, or else the next one.
+    pub fn connect(&mut self, answer: Pool) {
+        if self.link == Link::Connecting && answer != Pool::Pending {
+            self.connected(answer);
+        } else {
+            self.pool.push_back(answer);
+        }
+    }
+
+    /// The process is asked to stop.
+    pub fn drain(&mut self) {
+        self.exchange.drain();
+    }
+
+    /// Lets time pass; ticks come exactly when they are due.
+    pub fn advance(&mut self, by: Duration) -> Result<(), String> {
+        let until = self.start + self.elapsed + by;
+        let mut last = None;
+        let mut repeats = 0;
+        while let Some(at) = self.exchange.deadline().filter(|at| *at <= until) {
+            // Two time-outs may come at once; a timer that is never satisfied spins.
+            repeats = if last == Some(at) { repeats + 1 } else { 0 };
+            if repeats > 3 {
+                return Err("a deadline that has passed stays although ticks are delivered".to_owned());
+            }
+            last = Some(at);
+            self.elapsed = self.elapsed.max(at.saturating_duration_since(self.start));
+            self.handle(Input::Tick);
+            self.run()?;
+        }
+        self.elapsed = self.elapsed.max(until.saturating_duration_since(self.start));
+        self.run()
+    }
+
+    /// Moves what can be moved, and checks what must hold always.
+    pub fn run(&mut self) -> Result<(), String> {
+        for _ in 0..10_000_000 {
+            let mut moved = self.carry_out();
+            moved |= self.flush(Side::Downstream);
+            moved |= self.flush(Side::Upstream);
+            moved |= self.pull(Side::Downstream)?;
+            moved |= self.pull(Side::Upstream)?;
+            invariants::always(self)?;
+            if !moved {
+                return invariants::at_rest(self);
+            }
+        }
+        Err("never comes to rest".to_owned())
+    }
+
+    fn with_env<T>(&mut self, call: impl FnOnce(&mut Exchange, &mut Env<'_>) -> T) -> T {
+        let now = Now { instant: self.start + self.elapsed, date: DATE };
+        let mut env = Env { now: &now, site: &self.site, spares: &mut self.spares, observer: &mut self.log };
+        let result = call(&mut self.exchange, &mut env);
+        // A hook's call is seen before the log line of the request that it belongs to.
+        let calls = self.plugin.as_ref().map(|plugin| plugin.take_calls()).unwrap_or_default();
+        for call in calls {
+            self.transcript.push(Entry::Note(format!("H {call}")));
+            self.hook_calls.push(call);
+        }
+        let lines = std::mem::take(&mut self.log.0);
+        self.transcript.extend(lines.into_iter().map(Entry::Note));
+        result
+    }
+
+    fn handle(&mut self, input: Input<'_>) {
+        self.with_env(|exchange, env| exchange.handle(env, input));
+    }
+
+    fn note(&mut self, note: impl Into<String>) {
+        self.transcript.push(Entry::Note(note.into()));
+    }
+
+    fn carry_out(&mut self) -> bool {
+        let mut moved = false;
+        while let Some(command) = self.exchange.poll_command() {
+            moved = true;
+            match command {
+                Command::Connect { upstream, fresh } => {
+                    let origin = &self.site.upstreams[upstream.0 as usize];
+                    let fresh_word = if fresh { " fresh" } else { "" };
+                    let note = format!("X connect {}:{}{fresh_word}", origin.host, origin.port);
+                    self.note(note);
+                    self.link = Link::Connecting;
+                    self.origin = End::default();
+                    match self.pool.pop_front().unwrap_or(Pool::Fresh) {
+                        Pool::Pending => {}
+                        Pool::Reused if fresh => self.connected(Pool::Fresh),
+                        answer => self.connected(answer),
+                    }
+                }
+                Command::Park => {
+                    // The pool takes no connection on which something is waiting (rule M12).
+                    let is_clean = self.origin.incoming.is_empty() && self.origin.ending.is_none();
+                    self.note(if is_clean { "X park" } else { "X close upstream" });
+                    self.link = Link::None;
+                }
+                Command::Close(Side::Upstream) => {
+                    self.note("X close upstream");
+                    self.link = Link::None;
+                }
+                Command::Abort(Side::Upstream) => {
+                    self.note("X abort upstream");
+                    self.link = Link::None;
+                }
+                Command::Close(Side::Downstream) => {
+                    self.note("X close downstream");
+                    self.is_over = true;
+                }
+                Command::Abort(Side::Downstream) => {
+                    self.note("X abort downstream");
+                    self.is_over = true;
+                }
+                Command::Shutdown(Side::Upstream) => self.note("X shutdown upstream"),
+                Command::Shutdown(Side::Downstream) => self.note("X shutdown downstream"),
+            }
+            if self.link == Link::None {
+                self.origin.incoming.clear();
+            }
+        }
+        moved
+    }
+
+    fn connected(&mut self, answer: Pool) {
+        match answer {
+            Pool::Fails(error) => {
+                self.link = Link::None;
+                self.handle(Input::ConnectFailed(error));
+            }
+            Pool::Reused | Pool::Fresh => {
+                self.link = Link::Open;
+                let request = self.answered.finals().count();
+                let mut responses = Parser::new(Kind::Responses, Whose::Received);
+                if let Some(message) = self.asked.messages.get(request) {
+                    responses.expect_answer(Asked { method: message.head.method().to_owned(), is_http10: false });
+                }
+                let requests = Parser::new(Kind::Requests, Whose::Written);
+                self.loans.push(Loan { request, requests, responses });
+                self.handle(Input::Connected { reused: answer == Pool::Reused });
+            }
+            Pool::Pending => {}
+        }
+    }
+
+    /// Writes what waits for that side, as far as it takes it.
+    fn flush(&mut self, side: Side) -> bool {
+        let mut moved = false;
+        while self.is_there(side) {
+            let waiting = self.exchange.output(side);
+            let most = match side {
+                Side::Downstream => self.client.takes,
+                Side::Upstream => self.origin.takes,
+            };
+            let len = waiting.len().min(most.unwrap_or(usize::MAX));
+            if len == 0 {
+                break;
+            }
+            let len = self.split.taken(len);
+            let bytes = waiting[..len].to_vec();
+            if let Some(left) = &mut self.end(side).takes {
+                *left -= len;
+            }
+            self.written(side, &bytes);
+            self.with_env(|exchange, env| exchange.sent(env, side, len));
+            moved = true;
+        }
+        moved
+    }
+
+    /// Reads from that side once, if the exchange wants to.
+    fn pull(&mut self, side: Side) -> Result<bool, String> {
+        if !self.is_there(side) {
+            return Ok(false);
+        }
+        let wants_read = self.exchange.wants_read(side);
+        let end = match side {
+            Side::Downstream => &mut self.client,
+            Side::Upstream => &mut self.origin,
+        };
+        let is_reset = side == Side::Downstream && end.ending == Some(Ending::Rst);
+        if !end.incoming.is_empty() && (wants_read || !is_reset) {
+            if wants_read {
+                self.read(side)?;
+            }
+            return Ok(wants_read);
+        }
+        let Some(ending) = end.ending.filter(|_| !end.ended) else { return Ok(false) };
+        // The event loop sees the reset of a client at once, everything else by reading.
+        let is_seen = wants_read || is_reset;
+        if is_seen {
+            end.ended = true;
+            self.finish(side);
+            self.handle(match ending {
+                Ending::Fin => Input::Eof(side),
+                Ending::Rst => Input::Reset(side),
+            });
+        }
+        Ok(is_seen)
+    }
+
+    fn read(&mut self, side: Side) -> Result<(), String> {
+        let other = match side {
+            Side::Downstream => Side::Upstream,
+            Side::Upstream => Side::Downstream,
+        };
+        let is_open = self.is_there(other) && self.end(other).takes.is_none();
+        let relayable = if self.lane && is_open { self.exchange.relayable(side) } else { 0 };
+        let waiting = self.end(side).incoming.len();
+        let mut len = self.split.piece(waiting);
+        let mut relayed = 0;
+        if relayable > 0 {
+            if !self.exchange.output(other).is_empty() {
+                return Err("relayable although output waits".to_owned());
+            }
+            len = len.min(usize::try_from(relayable).unwrap_or(usize::MAX));
+            relayed = self.split.relayed(len);
+        }
+        let bytes: Vec<u8> = self.end(side).incoming.drain(..len).collect();
+        self.delivered(side, &bytes);
+        if relayed > 0 {
+            self.written(other, &bytes[..relayed]);
+            self.handle(Input::Relayed(side, relayed as u64));
+        }
+        if relayed < len {
+            self.handle(Input::Bytes(side, &bytes[relayed..]));
+        }
+        Ok(())
+    }
+
+    /// The exchange is given these bytes.
+    fn delivered(&mut self, side: Side, bytes: &[u8]) {
+        match side {
+            Side::Downstream => {
+                if self.is_tunnel {
+                    return;
+                }
+                let before = self.asked.messages.len();
+                self.asked.feed(bytes);
+                for message in &self.asked.messages[before..] {
+                    let asked = Asked { method: message.head.method().to_owned(), is_http10: message.head.is_http10() };
+                    self.answered.expect_answer(asked);
+                }
+            }
+            Side::Upstream => {
+                let Some(loan) = self.loans.last_mut() else { return };
+                loan.responses.feed(bytes);
+                if loan.responses.messages.last().is_some_and(|message| message.head.status() == 101) {
+                    loan.requests.switch();
+                    self.is_tunnel = true;
+                }
+            }
+        }
+    }
+
+    /// That side has taken these bytes.
+    fn written(&mut self, side: Side, bytes: &[u8]) {
+        let parser = match side {
+            Side::Downstream => &mut self.answered,
+            Side::Upstream => match self.loans.last_mut() {
+                Some(loan) => &mut loan.requests,
+                None => return self.note("bytes for an upstream that is not there"),
+            },
+        };
+        let tokens = parser.feed(bytes);
+        // A head that was not understood is answered too, once.
+        self.is_refused |= self.answered.unasked == 1 && (self.asked.has_rest() || self.asked.error.is_some());
+        self.transcript.extend(tokens.into_iter().map(|token| Entry::Bytes(side, token)));
+    }
+
+    /// That side has sent its last byte.
+    fn finish(&mut self, side: Side) {
+        if let (Side::Upstream, Some(loan)) = (side, self.loans.last_mut()) {
+            loan.responses.finish();
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Runs every script in `tests/wire`: whole, byte by byte, and in random splits, with and without the relay lane.
+//!
+//! `UPDATE_GOLDEN=1 cargo test --test wire` writes what comes out into the files; read the difference before you keep it.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+mod testkit;
+
+fn main() -> ExitCode {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire");
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let mut files: Vec<PathBuf> = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect(),
+        Err(error) => {
+            eprintln!("{}: {error}", folder.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "wire"));
+    files.sort();
+    let trials = files.into_iter().map(|path| {
+        let name = path.file_stem().map_or(String::new(), |stem| stem.to_string_lossy().into_owned());
+        Trial::test(name, move || run(&path, update))
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
+
+fn run(path: &Path, update: bool) -> Result<(), Failed> {
+    let mut text = std::fs::read_to_string(path)?;
+    if update {
+        let golden = testkit::script::golden(&text)?;
+        if golden != text {
+            std::fs::write(path, &golden)?;
+        }
+        text = golden;
+    }
+    testkit::script::check(&text)?;
+    Ok(())
+}
