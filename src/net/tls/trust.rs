@@ -188,7 +188,8 @@ fn distrust(error: &CertificateError) -> Distrust {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => Distrust::Expired,
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Distrust::NotYetValid,
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Distrust::WrongName,
-        CertificateError::UnknownIssuer => Distrust::UnknownIssuer,
+        // The latter is an issuer of the right name with another key: an authority that was made anew.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => Distrust::UnknownIssuer,
         // Not our own enum: whatever else there is, and will be.
         _ => Distrust::Unacceptable,
     }
