@@ -135,7 +135,7 @@ impl Exchange {
             original_target: b"/fitness/users?id=1",
             client: self.client,
             route_prefix: "/fitness",
-            upstream: "http://upstream.example",
+            upstream: "upstream.example",
             state: &mut self.state,
         }
     }
