@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 #[path = "plugins/common.rs"]
 mod common;
+#[allow(unused_imports, reason = "each test crate uses another part of it")]
 mod support;
 
 use support::{Launch, Origin, Peer, Proxy};
