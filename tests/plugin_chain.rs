@@ -312,7 +312,7 @@ fn r15_careless_arguments_are_refused() {
     let mut x = Exchange::new();
     assert_eq!(word(&x.on_request(&chain)), "continue", "{:?}", lines.all());
     x.on_done(&chain);
-    assert_eq!(lines.of("nulls"), ["loaded, version "], "nothing else was logged");
+    assert!(!lines.has("nulls", "line "), "{:?}", lines.all());
 }
 
 #[test]

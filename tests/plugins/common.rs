@@ -98,6 +98,9 @@ pub fn build_rust(package: &str, example: &str) -> PathBuf {
         .args(["build", "--quiet", "--offline", "--package", package, "--example", example, "--target-dir"])
         .arg(&target)
         .current_dir(root())
+        // As a user builds it, also where the tests themselves are built with a sanitizer.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .status()
         .unwrap();
     assert!(status.success(), "cargo build of {example}");
