@@ -195,7 +195,14 @@ impl Transaction {
 
     /// Queues the forwarded head (and the body, where it was collected) and asks for a connection to write them to.
     fn connect(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) {
-        write_request_head(&self.request, framing, &self.offered, self.to_origin.tail());
+        let site = Rc::clone(&turn.client.site);
+        let route = self.plan.map(|plan| &site.config.routes[plan.route as usize]);
+        let authorization = route.and_then(|route| route.upstream.authorization.as_deref());
+        if authorization.is_some() {
+            // Only now: plugins judge the client by the credentials that it sent, and never see ours.
+            self.request.fields.remove(b"Authorization");
+        }
+        write_request_head(&self.request, framing, authorization, &self.offered, self.to_origin.tail());
         self.to_origin.extend(&self.request_body);
         self.ask_for_connection(turn, false);
     }
