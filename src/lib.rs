@@ -1,6 +1,42 @@
-//! A small HTTP/1.1 reverse proxy on raw TCP.
+//! A small HTTP/1.1 reverse proxy on raw TCP: the map of its code.
+//!
+//! The code is a house of floors. A file imports only from floors below it, or from files listed before it on its own
+//! floor; `tests/layers` checks that. So reading upwards from here, nothing refers to what comes later.
+//!
+//! | floor | module | holds | may not contain |
+//! |---|---|---|---|
+//! | 0 | [`bytes`], [`config`], [`log`] | byte queues, the one YAML file, log lines | sockets |
+//! | 1 | [`http`] | the HTTP/1.1 grammar: heads, targets, framing, chunks | sockets, clock, threads |
+//! | 2 | [`proxy`] | what a gateway does: routes, forwarding, the exchange | sockets, clock, threads |
+//! | 3 | [`plugin`] | loading libraries, the C function table, the chain of hooks | sockets |
+//! | 4 | [`net`] | the event loop: readiness, timers, pools, names, signals | HTTP rules |
+//! | 5 | [`cli`], `main` | flags, the start report, exit codes | logic |
+//!
+//! # Where to begin
+//!
+//! [`proxy::exchange::Exchange`] is the heart: one client connection with the upstream connection that it currently
+//! borrows. It owns no socket and reads no clock. Events go in, bytes and commands come out, and whoever drives it - the
+//! event loop in [`net::drive`], the scripts in `tests/wire`, a fuzzer - drives the very same code.
+//!
+//! Follow one request: [`net::event_loop`] accepts it, [`net::drive`] reads its bytes into the exchange,
+//! [`http::head`] parses the head, [`proxy::admit`] decides who answers it, [`proxy::route`] finds the upstream,
+//! [`proxy::forward`] makes the head that leaves, [`net::dial`] lends a connection for it, and the response comes back
+//! through `proxy::upstream`. [`proxy::exchange`] holds the rules that need both ends.
+//!
+//! The README has the reading guide, with an exercise for each step.
+//!
+//! # Words
+//!
+//! Those of RFC 9110 and RFC 9112: field lines, content, framing, interim and final responses. *Downstream* is the
+//! connection to the client and *upstream* the one to the origin, as is usual among proxies; RFC 9110 section 3.7 uses
+//! these two words for the direction in which messages flow and says inbound and outbound for ours.
 #![deny(unsafe_code)]
+
 pub mod bytes;
 pub mod config;
+pub mod log;
 pub mod http;
 pub mod proxy;
+pub mod plugin;
+pub mod net;
+pub mod cli;

@@ -1,1 +1,166 @@
-fn main() {}
+//! The program: flags, configuration, start report, signals, exit code. What it does in between is in the library.
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | stopped by SIGTERM or SIGINT, after what was in flight had finished or `timeouts.drain` was over |
+//! | 1 | it could not start, or a part of it broke; one line on stderr says why |
+//! | 2 | the command line is wrong |
+//! | 128 + n | a second signal (number n) came while it was finishing: what was in flight is cut |
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mini_rproxy::cli::{self, Command, Options};
+use mini_rproxy::config::{Config, Scheme};
+use mini_rproxy::log::{self, Level, Logger};
+use mini_rproxy::net::observer::LogJournal;
+use mini_rproxy::net::resolve::SystemResolver;
+use mini_rproxy::net::server::{Parts, Server};
+use mini_rproxy::net::signal::{Wish, Wishes};
+use mini_rproxy::plugin::chain;
+use mini_rproxy::proxy::hooks::Hooks;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Wrong flags, by convention.
+const USAGE: u8 = 2;
+
+/// At the very end the log gets so long to reach a reader that may not be reading.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(command) => command,
+        Err(error) => {
+            complain(error);
+            return ExitCode::from(USAGE);
+        }
+    };
+    let result = match command {
+        Command::Help => say(cli::HELP),
+        Command::Version => say(&format!("mini-rproxy {VERSION}\n")),
+        Command::PrintConfig(options) => load(&options).and_then(|config| say(&config.to_yaml())),
+        Command::Check(options) => load(&options).and_then(|_| say("the configuration is good\n")),
+        Command::Run(options) => load(&options).and_then(|config| run(config, options.plugin_dir.as_deref())),
+    };
+    result.unwrap_or_else(|error| {
+        complain(error);
+        ExitCode::FAILURE
+    })
+}
+
+/// One line on stderr. If nobody can read it, there is nobody to tell.
+fn complain(error: impl Display) {
+    let _ = writeln!(io::stderr(), "mini-rproxy: {error}");
+}
+
+/// Prints what was asked for. A reader that has gone away (`| head -1`) is no error.
+fn say(text: &str) -> Result<ExitCode, String> {
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration as the file and the flags have it.
+fn load(options: &Options) -> Result<Config, String> {
+    let mut config = Config::load(&options.config).map_err(|error| error.to_string())?;
+    config.log.access |= options.verbose;
+    Ok(config)
+}
+
+/// Serves until told to stop.
+fn run(config: Config, plugin_dir: Option<&Path>) -> Result<ExitCode, String> {
+    // Before anything else: process number 1 in a container has no default handlers.
+    let mut wishes = Wishes::install().map_err(|error| format!("cannot handle signals: {error}"))?;
+    let logger = Logger::to_stdout(config.log.format).map_err(|error| format!("cannot start the log: {error}"))?;
+    log::log_panics(logger.clone());
+    // Plugins are created before the loops start and destroyed after they have ended: this is the last of the chain.
+    let chain = chain::load(&config.plugins, plugin_dir, chain::limits(&config), Arc::new(logger.clone()))
+        .map_err(|error| error.to_string())?;
+    let config = Arc::new(config);
+    let (handle, access, worker_log) = (wishes.handle(), config.log.access, logger.clone());
+    let server = Server::start(Parts {
+        config: Arc::clone(&config),
+        hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
+        names: Box::new(SystemResolver),
+        journals: Arc::new(move || Box::new(LogJournal::new(worker_log.clone(), access))),
+        on_end: Arc::new(move || handle.close()),
+    })
+    .map_err(|error| error.to_string())?;
+    report(&logger, &config, &server);
+    let result = serve(&logger, &mut wishes, server);
+    drop(chain);
+    logger.flush(LAST_WORDS);
+    result
+}
+
+/// Waits for signals, and for the end of the workers.
+fn serve(logger: &Logger, wishes: &mut Wishes, server: Server) -> Result<ExitCode, String> {
+    let mut is_draining = false;
+    while let Some(wish) = wishes.wait() {
+        match wish {
+            Wish::Reload => logger.line(Level::Warn, "reload is not supported yet; restart instead").send(),
+            Wish::End(_) if !is_draining => {
+                is_draining = true;
+                logger.line(Level::Info, "stopping: finishing what is in flight").send();
+                server.drain();
+            }
+            Wish::End(signal) => {
+                logger.line(Level::Warn, "stopping now: a second signal").send();
+                server.stop();
+                // Signal numbers are below 128.
+                return Ok(ExitCode::from(128 + signal as u8));
+            }
+        }
+    }
+    server.join().map_err(|_| "a worker has failed; the log says why".to_owned())?;
+    logger.line(Level::Info, "stopped").send();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What an operator wants to see once: what runs here, where it listens, and which limits were made of what.
+fn report(logger: &Logger, config: &Config, server: &Server) {
+    logger
+        .line(Level::Info, "mini-rproxy")
+        .text("version", VERSION)
+        .number("pid", std::process::id().into())
+        .number("workers", config.workers as u64)
+        .number("routes", config.routes.len() as u64)
+        .text("features", &features())
+        .send();
+    let mut limits = logger.line(Level::Info, "limits");
+    match server.descriptor_limit() {
+        Some(limit) => limits.number("descriptors", limit as u64),
+        None => limits.text("descriptors", "unlimited"),
+    };
+    limits.number("connections", server.max_connections() as u64).send();
+    if server.descriptor_limit().is_some_and(|limit| limit < 2 * server.max_connections() + 64) {
+        logger
+            .line(Level::Warn, "the descriptor limit is low: a client may need two, and 64 more are needed beside")
+            .send();
+    }
+    if config.routes.iter().any(|route| route.upstream.scheme == Scheme::Https) {
+        logger.line(Level::Warn, "https upstreams are not supported yet: their routes answer 502").send();
+    }
+    for address in server.addresses() {
+        logger.line(Level::Info, "listening").text("address", address).send();
+    }
+}
+
+/// What was chosen when this binary was built.
+fn features() -> String {
+    let mut features = Vec::new();
+    for (name, is_in) in [
+        ("static", cfg!(target_feature = "crt-static")),
+        ("dlopen", chain::has_dlopen()),
+        ("builtin-plugins", cfg!(feature = "builtin-plugins")),
+    ] {
+        if is_in {
+            features.push(name);
+        }
+    }
+    features.join(",")
+}

@@ -394,3 +394,51 @@ fn many_routes_share_what_they_say_alike() {
     assert!(std::sync::Arc::ptr_eq(&config.routes[0].upstream, &config.routes[9_999].upstream));
     assert!(std::sync::Arc::ptr_eq(&config.routes[0].options, &config.routes[9_999].options));
 }
+
+/// Cuts, doubles and swaps pieces of a valid file, and puts in what YAML finds special.
+#[test]
+fn no_text_makes_it_panic() {
+    let example = Config::parse(include_str!("../config.example.yml"), "f").unwrap_or_else(|error| panic!("{error}"));
+    let printed = example.to_yaml();
+    let seeds = [
+        printed.as_str(),
+        "routes:\n  - &a {prefix: /a, upstream: &u http://u:p@a, timeouts: &t {connect: {address: 1s, total: 2s}}}\n  - *a\n\
+         plugins: [{path: x, config: {a: [1, -2, 3.5, ~, !t x, \"\\u1234\"], b: |\n  text\n}}]\nlisten_addr: ['unix:/x?mode=0660', \"[::]:1\"]\n",
+    ];
+    let special = [
+        "&a ", "*a ", "- ", ": ", "? ", "!x ", "|", ">", "[", "]", "{", "}", "\"", "'", "\t", "\n", "---\n", "...\n",
+        "%", "~", "<<: *a\n", "\u{e9}", "0x", "#",
+    ];
+    // xorshift64: the same run each time.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |end: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % end.max(1) as u64).unwrap_or(0)
+    };
+    for round in 0..rounds() {
+        let mut text: Vec<char> = seeds[round % seeds.len()].chars().collect();
+        for _ in 0..1 + below(4) {
+            let (from, to) = (below(text.len()), below(text.len()));
+            match below(3) {
+                0 => drop(text.drain(from.min(to)..from.max(to).min(from.min(to) + 20))),
+                1 => drop(text.splice(from..from, special[below(special.len())].chars())),
+                _ => {
+                    let piece: Vec<char> = text[from..text.len().min(from + 15)].to_vec();
+                    text.splice(to..to, piece);
+                }
+            }
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(error) = Config::parse(&text, "f") {
+            let message = error.to_string();
+            assert!(!message.contains('\u{1}') && !message.contains(" at line "), "{message}\nin:\n{text}");
+        }
+    }
+}
+
+/// More rounds for whoever looks for trouble: `CONFIG_ROUNDS=1000000`.
+fn rounds() -> usize {
+    std::env::var("CONFIG_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(500)
+}

@@ -23,16 +23,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod error;
-mod file;
-mod json;
-mod listen;
 pub mod prefix;
-mod print;
-mod read;
-mod sections;
-mod units;
 mod url;
+mod listen;
+mod read;
+mod units;
+mod json;
 mod values;
+mod sections;
+mod file;
+mod print;
 
 pub use error::{ConfigError, did_you_mean};
 pub use listen::ListenError;

@@ -17,6 +17,8 @@ const CLASS: [u8; 256] = {
 const TCHAR: u8 = 1;
 /// field-vchar, SP and HTAB of RFC 9110 section 5.5.
 const FIELD: u8 = 2;
+/// unreserved and sub-delims of RFC 3986 section 2, without the comma (rule S11).
+const HOST: u8 = 4;
 
 const fn class_of(byte: u8) -> u8 {
     let tchar = match byte {
@@ -30,7 +32,12 @@ const fn class_of(byte: u8) -> u8 {
         b'\t' | b' '..=b'~' | 0x80..=0xff => FIELD,
         _ => 0,
     };
-    tchar | field
+    let host = match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => HOST,
+        b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=' => HOST,
+        _ => 0,
+    };
+    tchar | field | host
 }
 
 /// Whether `byte` may stand in a token (RFC 9110 section 5.6.2).
@@ -41,6 +48,12 @@ pub const fn is_tchar(byte: u8) -> bool {
 /// Whether `byte` may stand in a field value: VCHAR, SP, HTAB, obs-text (RFC 9110 section 5.5).
 pub const fn is_field_byte(byte: u8) -> bool {
     CLASS[byte as usize] & FIELD != 0
+}
+
+/// Whether `byte` may stand as itself in the name of a host (RFC 3986 section 3.2.2); no comma, at which recipients of
+/// a Host line split lists.
+pub const fn is_host_byte(byte: u8) -> bool {
+    CLASS[byte as usize] & HOST != 0
 }
 
 /// Whether `name` is a token (RFC 9110 section 5.6.2): at least one tchar, nothing else.
@@ -128,6 +141,14 @@ mod tests {
         ] {
             assert_eq!(is_token(input), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn s11_host_bytes_are_unreserved_or_sub_delims_but_no_comma() {
+        let expected: Vec<u8> =
+            b"!$&'()*+-.0123456789;=ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~".to_vec();
+        let found: Vec<u8> = (0..=255).filter(|&byte| is_host_byte(byte)).collect();
+        assert_eq!(found, expected);
     }
 
     #[test]

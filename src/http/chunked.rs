@@ -263,11 +263,7 @@ impl Decoder {
 
     fn count_line(&mut self) -> Result<(), ChunkError> {
         self.line += 1;
-        if self.line > MAX_LINE {
-            Err(ChunkError::LineTooLong)
-        } else {
-            Ok(())
-        }
+        if self.line > MAX_LINE { Err(ChunkError::LineTooLong) } else { Ok(()) }
     }
 
     /// A chunk line of this size has ended.
@@ -451,7 +447,10 @@ mod tests {
         whole
     }
 
-    fn assert_table(rows: &[(&str, &[u8], Result<&[u8], ChunkError>)]) {
+    /// A name, a message without trailers, and its data.
+    type Row<'a> = (&'a str, &'a [u8], Result<&'a [u8], ChunkError>);
+
+    fn assert_table(rows: &[Row<'_>]) {
         for &(name, input, expected) in rows {
             let expected = expected.map(|data| Some((data.to_vec(), b"\r\n".to_vec(), input.len())));
             assert_eq!(answer(name, input), expected, "{name}");

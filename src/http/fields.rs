@@ -47,38 +47,56 @@ pub enum Known {
 impl Known {
     /// The class of `name`, whatever its case.
     pub fn of(name: &[u8]) -> Known {
-        // The length alone settles most names; no length has more than three candidates.
-        let candidates: &[(&[u8], Known)] = match name.len() {
-            2 => &[(b"te", Known::Te)],
-            3 => &[(b"via", Known::Via)],
-            4 => &[(b"host", Known::Host), (b"date", Known::Date)],
-            6 => &[(b"cookie", Known::Cookie), (b"expect", Known::Expect)],
-            7 => &[(b"upgrade", Known::Upgrade), (b"trailer", Known::Trailer), (b"refresh", Known::Refresh)],
-            8 => &[(b"location", Known::Location)],
-            9 => &[(b"x-real-ip", Known::XRealIp), (b"forwarded", Known::Forwarded)],
-            10 => &[
-                (b"connection", Known::Connection),
-                (b"keep-alive", Known::KeepAlive),
-                (b"set-cookie", Known::SetCookie),
-            ],
-            12 => &[(b"max-forwards", Known::MaxForwards)],
-            13 => &[(b"authorization", Known::Authorization)],
-            14 => &[(b"content-length", Known::ContentLength), (b"http2-settings", Known::Http2Settings)],
-            15 => &[(b"x-forwarded-for", Known::XForwardedFor)],
-            16 => &[
-                (b"x-forwarded-host", Known::XForwardedHost),
-                (b"proxy-connection", Known::ProxyConnection),
-                (b"content-location", Known::ContentLocation),
-            ],
-            17 => &[(b"transfer-encoding", Known::TransferEncoding), (b"x-forwarded-proto", Known::XForwardedProto)],
-            18 => {
-                &[(b"x-forwarded-prefix", Known::XForwardedPrefix), (b"proxy-authenticate", Known::ProxyAuthenticate)]
-            }
-            19 => &[(b"proxy-authorization", Known::ProxyAuthorization)],
-            _ => &[],
+        // Length and first letter leave one candidate, and for most names none.
+        let first = name.first().map_or(0, u8::to_ascii_lowercase);
+        let (candidate, known): (&[u8], Known) = match (name.len(), first) {
+            (2, b't') => (b"te", Known::Te),
+            (3, b'v') => (b"via", Known::Via),
+            (4, b'd') => (b"date", Known::Date),
+            (4, b'h') => (b"host", Known::Host),
+            (6, b'c') => (b"cookie", Known::Cookie),
+            (6, b'e') => (b"expect", Known::Expect),
+            (7, b'r') => (b"refresh", Known::Refresh),
+            (7, b't') => (b"trailer", Known::Trailer),
+            (7, b'u') => (b"upgrade", Known::Upgrade),
+            (8, b'l') => (b"location", Known::Location),
+            (9, b'f') => (b"forwarded", Known::Forwarded),
+            (9, b'x') => (b"x-real-ip", Known::XRealIp),
+            (10, b'c') => (b"connection", Known::Connection),
+            (10, b'k') => (b"keep-alive", Known::KeepAlive),
+            (10, b's') => (b"set-cookie", Known::SetCookie),
+            (12, b'm') => (b"max-forwards", Known::MaxForwards),
+            (13, b'a') => (b"authorization", Known::Authorization),
+            (14, b'c') => (b"content-length", Known::ContentLength),
+            (14, b'h') => (b"http2-settings", Known::Http2Settings),
+            (15, b'x') => (b"x-forwarded-for", Known::XForwardedFor),
+            (16, b'c') => (b"content-location", Known::ContentLocation),
+            (16, b'p') => (b"proxy-connection", Known::ProxyConnection),
+            (16, b'x') => (b"x-forwarded-host", Known::XForwardedHost),
+            (17, b't') => (b"transfer-encoding", Known::TransferEncoding),
+            (17, b'x') => (b"x-forwarded-proto", Known::XForwardedProto),
+            (18, b'p') => (b"proxy-authenticate", Known::ProxyAuthenticate),
+            (18, b'x') => (b"x-forwarded-prefix", Known::XForwardedPrefix),
+            (19, b'p') => (b"proxy-authorization", Known::ProxyAuthorization),
+            _ => return Known::Other,
         };
-        let found = candidates.iter().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name));
-        found.map_or(Known::Other, |&(_, known)| known)
+        if is_lower_case_of(candidate, name) { known } else { Known::Other }
+    }
+}
+
+/// Whether `lower`, made of lower-case letters, digits and dashes, is `name` in lower case. Both have the same length.
+///
+/// Eight bytes at a time: this is asked for each line of each head. Digits and dashes have the bit that makes a letter
+/// lower case; besides upper-case letters only controls gain it, and they stand in no name.
+fn is_lower_case_of(lower: &[u8], name: &[u8]) -> bool {
+    const LOWER: u64 = u64::from_ne_bytes([0x20; 8]);
+    let equal = |(lower, name): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*name) | LOWER == u64::from_ne_bytes(*lower);
+    match (lower.last_chunk(), name.last_chunk()) {
+        (Some(lower_end), Some(name_end)) => {
+            // The last eight may overlap with those before them.
+            lower.as_chunks().0.iter().zip(name.as_chunks().0).all(equal) && equal((lower_end, name_end))
+        }
+        _ => lower.iter().zip(name).all(|(lower, name)| name | 0x20 == *lower),
     }
 }
 
@@ -183,6 +201,33 @@ impl Fields {
         self.bytes.extend_from_slice(value);
         self.bytes.extend_from_slice(CRLF);
         self.lines.push(Entry { start, name_end: start + name.len(), end: self.bytes.len(), known });
+    }
+
+    /// Copies `section`, of which [`add_part`](Fields::add_part) may then make lines; returns where the copy begins.
+    pub(super) fn add_section(&mut self, section: &[u8]) -> usize {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(section);
+        start
+    }
+
+    /// Appends a line, without another copy where it stands in a copied section as it would be written.
+    ///
+    /// `start` is where the name was copied to, and `value_gap` how far behind the name's end the value was. What is
+    /// written later stays made of parts that were looked at (rule S13): each byte of the line is compared here with the
+    /// form that we write, or is part of name or value.
+    pub(super) fn add_part(&mut self, start: usize, value_gap: usize, name: &[u8], value: &[u8]) {
+        let known = Known::of(name);
+        let name_end = start + name.len();
+        let value_end = name_end + COLON.len() + value.len();
+        let end = value_end + CRLF.len();
+        let is_as_written = value_gap == COLON.len()
+            && self.bytes.get(name_end..name_end + COLON.len()) == Some(COLON)
+            && self.bytes.get(value_end..end) == Some(CRLF);
+        if is_as_written {
+            self.lines.push(Entry { start, name_end, end, known });
+        } else {
+            self.add_known(known, name, value);
+        }
     }
 
     /// All values of a name that the proxy knows, in order.
@@ -406,13 +451,42 @@ mod tests {
         for &(name, known) in table {
             assert_eq!(Known::of(name.as_bytes()), known, "{name}");
             assert_eq!(Known::of(name.to_uppercase().as_bytes()), known, "{name}");
-            let mut changed = name.as_bytes().to_vec();
-            changed[0] = b'_';
-            assert_eq!(Known::of(&changed), Known::Other, "{name} changed");
+            for index in 0..name.len() {
+                let mut changed = name.as_bytes().to_vec();
+                changed[index] = b'_';
+                assert_eq!(Known::of(&changed), Known::Other, "{name} changed at {index}");
+                changed[index] = name.as_bytes()[index].to_ascii_uppercase();
+                assert_eq!(Known::of(&changed), known, "{name} with upper case at {index}");
+            }
         }
         for name in ["", "accept", "x", "content_length", "transfer_encoding", "content-lengthy"] {
             assert_eq!(Known::of(name.as_bytes()), Known::Other, "{name}");
         }
+    }
+
+    #[test]
+    fn parts_of_a_section_are_lines_like_others() {
+        let section = b"Host: a\r\nb:c\r\nd: e \r\nf: g\r\nh: \r\ni:j\n";
+        let mut fields = Fields::new();
+        fields.add(b"first", b"1");
+        let copy = fields.add_section(section);
+        for (start, gap, name, value) in [
+            (0, 2, "Host", "a"),
+            (9, 1, "b", "c"),
+            (14, 2, "d", "e"),
+            (21, 2, "f", "g"),
+            (27, 2, "h", ""),
+            (32, 1, "i", "j"),
+        ] {
+            fields.add_part(copy + start, gap, name.as_bytes(), value.as_bytes());
+        }
+        fields.set_value(4, b"a value that is longer");
+        fields.set(b"h", b"x");
+        let mut out = Vec::new();
+        fields.write(&mut out);
+        let expected = b"first: 1\r\nHost: a\r\nb: c\r\nd: e\r\nf: a value that is longer\r\nh: x\r\ni: j\r\n";
+        assert_eq!(out.escape_ascii().to_string(), expected.escape_ascii().to_string());
+        assert_eq!(fields.first(Known::Host), Some(&b"a"[..]));
     }
 
     #[test]

@@ -123,7 +123,9 @@ pub fn parse_trailers(input: &[u8], limits: &HeadLimits, fields: &mut Fields) ->
     let Some(len) = HeadReader::at(Place::Fields).judge(input, limits)? else { return Ok(None) };
     for line in input[..len - CRLF.len()].split_inclusive(|&byte| byte == b'\n') {
         let (name, value) = split_field_line(strip_line_end(line)?)?;
-        add_field(fields, name, value);
+        if !is_framing_look_alike(name) {
+            fields.add(name, value);
+        }
     }
     Ok(Some(len))
 }
@@ -349,16 +351,22 @@ fn take_response(window: &[u8], limits: &HeadLimits, head: &mut ResponseHead) ->
     Some(len)
 }
 
-/// Copies parsed lines; `None` where any line of `head` does not end with CRLF (rule S8).
+/// Takes over parsed lines; `None` where any line of `head` does not end with CRLF (rule S8).
 ///
 /// Each line of a head stands before a field name, or before the empty line at the end: httparse leaves nothing out.
 fn take_fields(head: &[u8], parsed: &[httparse::Header<'_>], fields: &mut Fields) -> Option<()> {
+    let section = parsed.first().map_or(head.len(), |first| position(head, first.name.as_bytes()));
+    let copy = fields.add_section(&head[section..]);
     for line in parsed {
         let name = line.name.as_bytes();
-        if !head[..position(head, name)].ends_with(CRLF) {
+        let start = position(head, name);
+        if !head[..start].ends_with(CRLF) {
             return None;
         }
-        add_field(fields, name, line.value);
+        if !is_framing_look_alike(name) {
+            let value_gap = position(head, line.value) - (start + name.len());
+            fields.add_part(copy + (start - section), value_gap, name, line.value);
+        }
     }
     head.ends_with(b"\r\n\r\n").then_some(())
 }
@@ -372,21 +380,15 @@ fn version_of(minor: u8) -> Version {
     if minor == 0 { Version::Http10 } else { Version::Http11 }
 }
 
-fn add_field(fields: &mut Fields, name: &[u8], value: &[u8]) {
-    if !is_framing_look_alike(name) {
-        fields.add(name, value);
-    }
-}
-
 /// Whether an origin that turns `_` into `-` would take `name` for a framing field (rule S9).
 fn is_framing_look_alike(name: &[u8]) -> bool {
-    let real: &[u8] = match name.len() {
-        14 => b"content-length",
-        17 => b"transfer-encoding",
+    let (first, second): (&[u8], &[u8]) = match name.len() {
+        14 => (b"content", b"length"),
+        17 => (b"transfer", b"encoding"),
         _ => return false,
     };
-    let dashed = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    name.contains(&b'_') && name.iter().map(dashed).eq(real.iter().copied())
+    let (start, end) = name.split_at(first.len());
+    end[0] == b'_' && start.eq_ignore_ascii_case(first) && end[1..].eq_ignore_ascii_case(second)
 }
 
 /// Appends request line, Host line and field lines; the caller adds framing fields and the empty line.
@@ -778,6 +780,38 @@ mod tests {
             accepted += usize::from(matches!(answer(&name, &input, response), Ok(Some(_))));
         }
         assert!(accepted > 200, "only {accepted}");
+    }
+
+    /// The two ways into `Fields`, taking over what was received and adding line by line, come to the same.
+    #[test]
+    fn fields_are_read_like_trailers() {
+        const PIECES: [&[u8]; 12] = [
+            b"a: b\r\n",
+            b"A:b\r\n",
+            b"c:  d\r\n",
+            b"e: f \r\n",
+            b"g:\r\n",
+            b"h: \r\n",
+            b"i:\t\r\n",
+            b"Host: a.example\r\n",
+            b"content_length: 1\r\n",
+            b"Content-Length: 12\r\n",
+            b"j:\tk: l\r\n",
+            b"m: \xff\r\n",
+        ];
+        for round in 0..12_usize.pow(3) {
+            let lines = [PIECES[round % 12], PIECES[round / 12 % 12], PIECES[round / 144]].concat();
+            let section = [&lines[..], b"\r\n"].concat();
+            let (mut head, mut fields) = (RequestHead::default(), Fields::new());
+            let whole = [b"GET / HTTP/1.1\r\n", &section[..]].concat();
+            assert_eq!(parse_request(&whole, &LIMITS, &mut head), Ok(Some(whole.len())));
+            assert_eq!(parse_trailers(&section, &LIMITS, &mut fields), Ok(Some(section.len())));
+            assert_eq!(fields_text(&head.fields), fields_text(&fields));
+            let (mut one, mut other) = (Vec::new(), Vec::new());
+            head.fields.write(&mut one);
+            fields.write(&mut other);
+            assert_eq!(one.escape_ascii().to_string(), other.escape_ascii().to_string());
+        }
     }
 
     #[test]

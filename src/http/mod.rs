@@ -12,12 +12,12 @@
 //! | [`chunked`] | the chunked transfer coding: decoder and encoder |
 //! | [`body`] | one body on its way: how much is left, and whether it may be relayed unseen |
 
-pub mod body;
 pub mod chars;
-pub mod chunked;
 pub mod fields;
-pub mod framing;
-pub mod head;
-pub mod lines;
 pub mod start_line;
+pub mod lines;
+pub mod head;
 pub mod target;
+pub mod framing;
+pub mod chunked;
+pub mod body;

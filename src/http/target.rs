@@ -256,19 +256,17 @@ fn split_authority(authority: &[u8]) -> Option<Authority<'_>> {
     Some(Authority { host, port })
 }
 
-/// reg-name of RFC 3986 section 3.2.2, which takes in IPv4 addresses; not empty, and without a comma, at which
-/// recipients split lists.
+/// reg-name of RFC 3986 section 3.2.2, which takes in IPv4 addresses; not empty.
 fn is_reg_name(host: &[u8]) -> bool {
     let mut rest = host;
-    loop {
-        rest = match rest {
-            [] => return !host.is_empty(),
-            [b'%', high, low, after @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => after,
-            [b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~', after @ ..] => after,
-            [b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=', after @ ..] => after,
+    while let [first, after @ ..] = rest {
+        rest = match (first, after) {
+            (b'%', [high, low, after @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => after,
+            (&byte, after) if chars::is_host_byte(byte) => after,
             _ => return false,
         };
     }
+    !host.is_empty()
 }
 
 /// Whether `authority` is a valid Host value: `host`, `host:port`, `[v6]`, `[v6]:port`; no userinfo, no comma, no path.

@@ -13,7 +13,7 @@ use crate::http::chars::parse_decimal;
 use crate::http::fields::{Fields, Known};
 use crate::http::framing::{Framing, request_framing};
 use crate::http::head::{Method, RequestHead, Version};
-use crate::http::target::{Target, has_dot_segment, is_authority, parse_target, same_authority};
+use crate::http::target::{Target, TargetError, effective_authority, has_dot_segment, parse_target};
 
 /// The methods that pass, for the Allow field.
 pub const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
@@ -70,17 +70,11 @@ pub fn admit(head: &RequestHead, options: Options, site: &Site, target: &mut Vec
         }
         _ => {}
     }
-    let host = host(head)?;
     let is_options = head.method == Method::Options;
-    let (path, query) = match parse_target(&head.target, false, is_options)? {
-        Target::Origin { path, query } => (path, query),
-        Target::Absolute { secure, authority, path, query } => {
-            // Rule S11: two names for one target are one too many, unless they agree.
-            if !host.is_empty() && !same_authority(host, authority, secure) {
-                return Err(Refusal::new(400, Cause::Rule("S11")));
-            }
-            (path, query)
-        }
+    let requested = parse_target(&head.target, false, is_options)?;
+    effective_authority(&requested, head.version, &head.fields)?;
+    let (path, query) = match requested {
+        Target::Origin { path, query } | Target::Absolute { path, query, .. } => (path, query),
         Target::Asterisk => return Ok(Admission { framing, by: Answerer::Options }),
         Target::Authority(_) => return Err(Refusal::new(400, Cause::Rule("S12"))),
     };
@@ -89,7 +83,7 @@ pub fn admit(head: &RequestHead, options: Options, site: &Site, target: &mut Vec
         return Ok(Admission { framing, by });
     }
     if has_dot_segment(path) {
-        return Err(Refusal::new(400, Cause::Rule("S20")));
+        return Err(Refusal::from(TargetError::DotSegment));
     }
     let found = site.router.find(path).ok_or(Refusal::new(404, Cause::NoRoute))?;
     if is_options && max_forwards(&head.fields)? == Some(0) {
@@ -105,17 +99,6 @@ pub fn admit(head: &RequestHead, options: Options, site: &Site, target: &mut Vec
     write_target(target, &route.upstream.base_path, path, query, stripped);
     let upgrade = options.upgrade && framing == Framing::None && wants_upgrade(head, &route.options);
     Ok(Admission { framing, by: Answerer::Upstream(Plan { route: found.route, upgrade, expects_continue }) })
-}
-
-/// The one Host value (rule S11); empty where an HTTP/1.0 client sent none.
-fn host(head: &RequestHead) -> Result<&[u8], Refusal> {
-    let mut hosts = head.fields.values(Known::Host);
-    match (hosts.next(), hosts.next(), head.version) {
-        (None, _, Version::Http10) => Ok(b""),
-        // An http URI never has an empty host (RFC 9110 section 4.2.1).
-        (Some(host), None, _) if !host.is_empty() && is_authority(host) => Ok(host),
-        (None | Some(_), _, _) => Err(Refusal::new(400, Cause::Rule("S11"))),
-    }
 }
 
 /// Rule G10 and RFC 9110 section 10.1.1: ignored in HTTP/1.0 and where no body follows; 417 for any other expectation.

@@ -135,7 +135,7 @@ impl Transaction {
         turn: &Turn<'_, '_>,
         status: u16,
         framing: Framing,
-        write: impl FnOnce(&Envelope<'_>, &mut Vec<u8>),
+        write: impl FnOnce(&Envelope<'_>, &mut Vec<u8>) -> u64,
     ) {
         self.down = if Body::new(framing).is_none() {
             Downstream::Done

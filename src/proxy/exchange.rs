@@ -67,7 +67,9 @@ enum Next {
 
 impl Exchange {
     /// A connection that was just accepted.
-    pub fn new(now: &Now, peer: Peer, site: Rc<Site>) -> Exchange {
+    pub fn new(now: &Now, mut peer: Peer, site: Rc<Site>) -> Exchange {
+        // An IPv4 client of a dual-stack socket appears as ::ffff:a.b.c.d; people and lists of proxies know it as a.b.c.d.
+        peer.address.iter_mut().for_each(|address| address.set_ip(address.ip().to_canonical()));
         Exchange {
             client: Client { peer, site, served: 0, is_draining: false },
             commands: Commands::default(),

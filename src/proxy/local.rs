@@ -1,11 +1,13 @@
 //! Answers that the proxy gives by itself: the built-in resources, errors, and answers of plugins.
+//!
+//! Each `write_*` appends one whole response and returns how many body bytes are in it, for the log.
 
 use super::cause::Refusal;
 use super::forward::{Persistence, write_framing, write_persistence};
 use super::hooks::Answer;
 use crate::http::chars::write_decimal;
 use crate::http::fields::Known;
-use crate::http::framing::Framing;
+use crate::http::framing::{Framing, has_no_body};
 use crate::http::head::reason_phrase;
 
 /// The body of /health.
@@ -23,51 +25,40 @@ pub struct Envelope<'a> {
 }
 
 /// Appends a 200 with a JSON body.
-pub fn write_json(json: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) {
+pub fn write_json(json: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
     write_start(200, envelope, out);
     out.extend_from_slice(b"Content-Type: application/json\r\n");
-    write_end(json.as_bytes(), envelope, out);
+    write_end(&[json.as_bytes()], envelope, out)
 }
 
 /// Appends the answer to an OPTIONS that goes no further: 204 has no body and so no framing.
-pub fn write_options(methods: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) {
+pub fn write_options(methods: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
     write_start(204, envelope, out);
     write_allow(methods, out);
-    write_persistence(envelope.persistence, out);
-    out.extend_from_slice(b"\r\n");
+    write_bodiless_end(envelope, out)
 }
 
 /// Appends an error. Its text is the reason phrase and nothing that a peer sent (rule S22).
-pub fn write_refusal(refusal: &Refusal, envelope: &Envelope<'_>, out: &mut Vec<u8>) {
+pub fn write_refusal(refusal: &Refusal, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
     write_start(refusal.status, envelope, out);
     if let Some(methods) = refusal.allow {
         write_allow(methods, out);
     }
     out.extend_from_slice(b"Content-Type: text/plain; charset=utf-8\r\n");
-    let reason = reason_phrase(refusal.status);
-    write_framing(Framing::Length(reason.len() as u64 + 1), out);
-    write_persistence(envelope.persistence, out);
-    out.extend_from_slice(b"\r\n");
-    if !envelope.to_head {
-        out.extend_from_slice(reason.as_bytes());
-        out.push(b'\n');
-    }
+    write_end(&[reason_phrase(refusal.status).as_bytes(), b"\n"], envelope, out)
 }
 
 /// Appends a plugin's answer.
-pub fn write_answer(answer: &Answer, envelope: &Envelope<'_>, out: &mut Vec<u8>) {
+pub fn write_answer(answer: &Answer, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
     write_status_line(answer.status, out);
     if answer.fields.first(Known::Date).is_none() {
         write_date(envelope.date, out);
     }
     answer.fields.write(out);
-    match answer.status {
-        // RFC 9110 sections 15.3.5 and 15.4.5: these end with their head.
-        204 | 304 => {
-            write_persistence(envelope.persistence, out);
-            out.extend_from_slice(b"\r\n");
-        }
-        _ => write_end(&answer.body, envelope, out),
+    if has_no_body(answer.status) {
+        write_bodiless_end(envelope, out)
+    } else {
+        write_end(&[&answer.body], envelope, out)
     }
 }
 
@@ -96,11 +87,19 @@ fn write_allow(methods: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_end(body: &[u8], envelope: &Envelope<'_>, out: &mut Vec<u8>) {
-    write_framing(Framing::Length(body.len() as u64), out);
+fn write_bodiless_end(envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
     write_persistence(envelope.persistence, out);
     out.extend_from_slice(b"\r\n");
-    if !envelope.to_head {
-        out.extend_from_slice(body);
+    0
+}
+
+fn write_end(body: &[&[u8]], envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
+    let len = body.iter().map(|part| part.len() as u64).sum();
+    write_framing(Framing::Length(len), out);
+    write_bodiless_end(envelope, out);
+    if envelope.to_head {
+        return 0;
     }
+    body.iter().for_each(|part| out.extend_from_slice(part));
+    len
 }

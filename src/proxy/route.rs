@@ -147,6 +147,7 @@ pub fn write_target(out: &mut Vec<u8>, base_path: &str, path: &[u8], query: &[u8
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::target::has_dot_segment;
 
     /// Routes `target` by one prefix and writes what is forwarded.
     fn forwarded(prefix: &str, base_path: &str, target: &str) -> Option<String> {
@@ -157,7 +158,6 @@ mod tests {
         Some(String::from_utf8(out).expect("ASCII in, ASCII out"))
     }
 
-    // Paths with dot segments do not come here: http::target refuses them before (rule S20).
     #[test]
     fn g7_the_truth_table_of_routing_holds() {
         for (prefix, base_path, request, expected) in [
@@ -198,6 +198,17 @@ mod tests {
             ("/a", "", "/a%", None),
         ] {
             assert_eq!(forwarded(prefix, base_path, request).as_deref(), expected, "{prefix} {request}");
+        }
+    }
+
+    /// The last row of the table: these paths never come to a router.
+    #[test]
+    fn s20_paths_with_dot_segments_are_refused_before_routing() {
+        for path in ["/a/../b", "/a/./b", "/a/%2e%2E/b", "/a/.%2e;x", "/a/..%2fb", "/a/..%5cb"] {
+            assert!(has_dot_segment(path.as_bytes()), "{path}");
+        }
+        for path in ["/a/b", "/a/...", "/a/.well-known", "/a/%2Fb"] {
+            assert!(!has_dot_segment(path.as_bytes()), "{path}");
         }
     }
 

@@ -1,0 +1,136 @@
+//! What plugins cost: a request through the chain (all three moments), with a browser's head of 16 field lines.
+//!
+//! The target is one microsecond for one header plugin. Without plugins the proxy asks nobody: `Site::hooks` is `None`.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use divan::Bencher;
+use mini_rproxy::http::head::{RequestHead, ResponseHead};
+use mini_rproxy::plugin::chain::Chain;
+use mini_rproxy::plugin::{Level, Sink};
+use mini_rproxy::proxy::hooks::{ChainState, HookView, Hooks};
+use mini_rproxy_plugin::host::Limits;
+use mini_rproxy_plugin::{Decl, Error, Logger, Plugin, RequestPhase, ResponsePhase, Verdict, decl};
+
+struct Silent;
+
+impl Sink for Silent {
+    fn is_enabled(&self, _: Level) -> bool {
+        false
+    }
+    fn log(&self, _: Level, _: &str, _: &str) {}
+}
+
+/// Sets a field on both messages, as header_demo does.
+struct Header;
+
+impl Plugin for Header {
+    const NAME: &'static str = "header";
+    fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
+        Ok(Header)
+    }
+    fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
+        x.set_field("X-Demo-Request", "true")?;
+        Ok(Verdict::Continue)
+    }
+    fn on_response(&self, x: &mut ResponsePhase<'_>) -> Result<Verdict, Error> {
+        x.set_field("X-Demo-Response", "true")?;
+        Ok(Verdict::Continue)
+    }
+}
+
+/// Does nothing: what remains is the price of the calls and of the clock.
+struct Nothing;
+
+impl Plugin for Nothing {
+    const NAME: &'static str = "nothing";
+    fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
+        Ok(Nothing)
+    }
+}
+
+static HEADER: Decl = decl::<Header>("1");
+static NOTHING: Decl = decl::<Nothing>("1");
+
+const LINES: [(&str, &str); 16] = [
+    ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
+    ("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+    ("Accept-Language", "en-US,en;q=0.5"),
+    ("Accept-Encoding", "gzip, deflate, br, zstd"),
+    ("Referer", "https://www.example.com/some/page"),
+    ("DNT", "1"),
+    ("Sec-GPC", "1"),
+    ("Cookie", "session=0123456789abcdef0123456789abcdef; theme=dark"),
+    ("Upgrade-Insecure-Requests", "1"),
+    ("Sec-Fetch-Dest", "document"),
+    ("Sec-Fetch-Mode", "navigate"),
+    ("Sec-Fetch-Site", "same-origin"),
+    ("Priority", "u=0, i"),
+    ("X-Forwarded-For", "192.0.2.1"),
+    ("X-Forwarded-Proto", "https"),
+    ("Via", "1.1 mini-rproxy"),
+];
+
+fn run(bencher: Bencher<'_, '_>, members: &[&'static Decl]) {
+    let mut chain = Chain::new(Limits { head_bytes: 16384, field_lines: 256, body_bytes: 1 << 20 }, Arc::new(Silent));
+    for decl in members {
+        chain.add_decl(decl, "").expect("it asks for no configuration");
+    }
+    let hooks: Option<Arc<dyn Hooks>> = if members.is_empty() { None } else { Some(Arc::new(chain)) };
+    let (mut request, mut response, mut state) =
+        (RequestHead::default(), ResponseHead::default(), ChainState::default());
+    request.target.extend_from_slice(b"/users/123?q=1");
+    request.authority.extend_from_slice(b"upstream.example");
+    response.status = 200;
+    for (name, value) in LINES {
+        request.fields.add(name.as_bytes(), value.as_bytes());
+        response.fields.add(name.as_bytes(), value.as_bytes());
+    }
+    let client = Some("192.0.2.1:50000".parse().expect("an address"));
+    bencher.bench_local(|| {
+        let Some(hooks) = black_box(&hooks) else { return };
+        let mut view = HookView {
+            request: &mut request,
+            response: None,
+            request_body: None,
+            response_body: None,
+            original_target: b"/fitness/users/123?q=1",
+            client,
+            route_prefix: "/fitness",
+            upstream: "http://upstream.example",
+            state: &mut state,
+        };
+        black_box(hooks.on_request(&mut view));
+        view.response = Some(&mut response);
+        black_box(hooks.on_response(&mut view));
+        hooks.on_done(&mut view);
+        // So that the field is new each time.
+        request.fields.remove(b"X-Demo-Request");
+        response.fields.remove(b"X-Demo-Response");
+    });
+}
+
+#[divan::bench]
+fn no_plugin(bencher: Bencher<'_, '_>) {
+    run(bencher, &[]);
+}
+
+#[divan::bench]
+fn one_that_does_nothing(bencher: Bencher<'_, '_>) {
+    run(bencher, &[&NOTHING]);
+}
+
+#[divan::bench]
+fn one_header_plugin(bencher: Bencher<'_, '_>) {
+    run(bencher, &[&HEADER]);
+}
+
+#[divan::bench]
+fn four_header_plugins(bencher: Bencher<'_, '_>) {
+    run(bencher, &[&HEADER, &HEADER, &HEADER, &HEADER]);
+}
+
+fn main() {
+    divan::main();
+}

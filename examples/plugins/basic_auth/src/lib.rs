@@ -1,0 +1,330 @@
+//! Asks for a name and a password (RFC 7617) and compares them with an htpasswd file.
+//!
+//! Lesson: hooks must not block, and a good password hash is slow on purpose (50 ms and more). So
+//! - a password that was right is remembered as a keyed hash: each user costs one slow check, not each request;
+//! - slow checks have a budget for each second. Above it the answer is 429: whoever guesses passwords holds up nobody;
+//! - a name that does not exist costs as much as a wrong password, so that answers do not tell names.
+//!
+//! ```yaml
+//! plugins:
+//!   - path: target/plugins/basic_auth.so
+//!     config: {htpasswd: /etc/mini-rproxy/htpasswd, realm: staff, checks_per_second: 4}
+//! ```
+//! The file is read once, at start. Its lines are `name:hash` with bcrypt (`htpasswd -B`) or SHA-crypt (`htpasswd -5`,
+//! `openssl passwd -6`); older kinds are refused with the number of the line. The upstream does not see the password, but
+//! the name, in `X-Remote-User`; other plugins find it in the value `basic_auth.user`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, Verdict, rules};
+use sha_crypt::{PasswordVerifier, ShaCrypt};
+use sha2::Sha256;
+
+/// The field in which the upstream gets the name. What the client sends under this name never comes through.
+const USER_FIELD: &str = "X-Remote-User";
+
+/// The configuration.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    htpasswd: String,
+    #[serde(default = "default_realm")]
+    realm: String,
+    /// Slow checks for all threads together.
+    #[serde(default = "default_checks")]
+    checks_per_second: u32,
+}
+
+fn default_realm() -> String {
+    "mini-rproxy".to_owned()
+}
+
+fn default_checks() -> u32 {
+    4
+}
+
+/// One line of the file.
+#[derive(Debug)]
+struct User {
+    hash: String,
+    /// The keyed hash of the password that was right. Set once: the same name has one right password.
+    verified: OnceLock<[u8; 32]>,
+}
+
+/// The plugin.
+#[derive(Debug)]
+pub struct BasicAuth {
+    users: HashMap<String, User>,
+    challenge: String,
+    key: [u8; 32],
+    checks: Budget,
+}
+
+/// So many in each second. One number for second and count, so that no lock is needed.
+#[derive(Debug)]
+struct Budget {
+    start: Instant,
+    per_second: u32,
+    /// The second in the upper half, what was spent in it in the lower one.
+    spent: AtomicU64,
+}
+
+impl Budget {
+    fn take(&self, second: u32) -> bool {
+        let spend = |spent: u64| {
+            let count = if spent >> 32 == u64::from(second) { spent & 0xffff_ffff } else { 0 };
+            (count < u64::from(self.per_second)).then_some(u64::from(second) << 32 | (count + 1))
+        };
+        self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
+    }
+
+    fn take_now(&self) -> bool {
+        self.take(self.start.elapsed().as_secs() as u32)
+    }
+}
+
+/// What became of a request's credentials.
+enum Answer {
+    Right,
+    Wrong,
+    /// The budget for slow checks is spent.
+    Later,
+}
+
+impl BasicAuth {
+    fn parse(text: &str) -> Result<HashMap<String, User>, Error> {
+        let mut users = HashMap::new();
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let number = index + 1;
+            let at = |what: &str| Error::new(format!("htpasswd line {number}: {what}"));
+            let (name, hash) = line.split_once(':').ok_or_else(|| at("expected name:hash"))?;
+            if name.is_empty() || !rules::is_field_value(name.as_bytes()) {
+                return Err(at("a name must be a field value"));
+            }
+            if !is_supported(hash) {
+                return Err(at("only bcrypt ($2y$, htpasswd -B) and SHA-crypt ($5$, $6$) are good enough"));
+            }
+            let user = User { hash: hash.to_owned(), verified: OnceLock::new() };
+            if users.insert(name.to_owned(), user).is_some() {
+                return Err(at("this name stands here twice"));
+            }
+        }
+        if users.is_empty() { Err(Error::new("the htpasswd file holds no user")) } else { Ok(users) }
+    }
+
+    /// A keyed hash of a password: without the key it helps nobody who reads our memory's remains.
+    fn mac(&self, name: &str, password: &[u8]) -> Hmac<Sha256> {
+        let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.key);
+        let mut mac = mac.expect("HMAC takes keys of any length");
+        mac.update(name.as_bytes());
+        mac.update(b"\0");
+        mac.update(password);
+        mac
+    }
+
+    fn check(&self, name: &str, password: &[u8]) -> Answer {
+        let user = self.users.get(name);
+        if let Some(known) = user.and_then(|user| user.verified.get())
+            && self.mac(name, password).verify_slice(known).is_ok()
+        {
+            return Answer::Right;
+        }
+        if !self.checks.take_now() {
+            return Answer::Later;
+        }
+        // For a name that does not exist some other hash is computed, only to take as long.
+        let Some(hash) = user.or_else(|| self.users.values().next()).map(|user| user.hash.as_str()) else {
+            return Answer::Wrong;
+        };
+        match (verify(hash, password), user) {
+            (true, Some(user)) => {
+                let _ = user.verified.set(self.mac(name, password).finalize().into_bytes().into());
+                Answer::Right
+            }
+            (_, _) => Answer::Wrong,
+        }
+    }
+}
+
+fn is_supported(hash: &str) -> bool {
+    match hash.get(..4) {
+        Some("$2a$" | "$2b$" | "$2y$") => hash.len() == 60,
+        Some(start) => start.starts_with("$5$") || start.starts_with("$6$"),
+        None => false,
+    }
+}
+
+/// Slow on purpose. Both crates compare in constant time.
+fn verify(hash: &str, password: &[u8]) -> bool {
+    if hash.starts_with("$2") {
+        return bcrypt::verify(password, hash).unwrap_or(false);
+    }
+    sha_crypt::PasswordHashRef::new(hash).is_ok_and(|hash| ShaCrypt::default().verify_password(password, hash).is_ok())
+}
+
+/// Name and password of an Authorization field (RFC 7617 section 2).
+fn credentials(field: &[u8]) -> Option<(String, Vec<u8>)> {
+    let (scheme, rest) = field.split_at_checked(6)?;
+    if !scheme.eq_ignore_ascii_case(b"basic ") {
+        return None;
+    }
+    let decoded = STANDARD.decode(rest.trim_ascii()).ok()?;
+    let colon = decoded.iter().position(|&byte| byte == b':')?;
+    let name = String::from_utf8(decoded[..colon].to_vec()).ok()?;
+    Some((name, decoded[colon + 1..].to_vec()))
+}
+
+impl Plugin for BasicAuth {
+    const NAME: &'static str = "basic_auth";
+
+    fn create(log: Logger, config: &[u8]) -> Result<Self, Error> {
+        let config: Config = serde_json::from_slice(config)
+            .map_err(|error| Error::new(format!("config must be a mapping with htpasswd: {error}")))?;
+        let text = fs::read_to_string(&config.htpasswd)
+            .map_err(|error| Error::new(format!("{}: {error}", config.htpasswd)))?;
+        let users = BasicAuth::parse(&text)?;
+        let realm = config.realm.replace('\\', "\\\\").replace('"', "\\\"");
+        if !rules::is_field_value(realm.as_bytes()) {
+            return Err(Error::new("realm must be without line breaks and spaces around it"));
+        }
+        let mut key = [0; 32];
+        getrandom::fill(&mut key)?;
+        log.info(format_args!("{} users", users.len()));
+        let checks =
+            Budget { start: Instant::now(), per_second: config.checks_per_second.max(1), spent: AtomicU64::new(0) };
+        Ok(BasicAuth { users, challenge: format!("Basic realm=\"{realm}\", charset=\"UTF-8\""), key, checks })
+    }
+
+    fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
+        let given = x.field("authorization").and_then(credentials);
+        let answer = given.as_ref().map_or(Answer::Wrong, |(name, password)| self.check(name, password));
+        match (answer, given) {
+            (Answer::Right, Some((name, _))) => {
+                x.remove_field("authorization")?;
+                x.set_field(USER_FIELD, &name)?;
+                x.set_value("basic_auth.user", &name)?;
+                Ok(Verdict::Continue)
+            }
+            (Answer::Later, _) => {
+                Ok(x.respond(429, &[("Retry-After", "1"), ("Content-Type", "text/plain")], "too many attempts\n")?)
+            }
+            (Answer::Right | Answer::Wrong, _) => {
+                let fields = [("WWW-Authenticate", self.challenge.as_str()), ("Content-Type", "text/plain")];
+                Ok(x.respond(401, &fields, "a name and a password are needed\n")?)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mini_rproxy_plugin::testing::{Exchange, Instance, Outcome};
+    use std::time::Duration;
+
+    /// An instance over a file that is gone afterwards: it is read only once.
+    fn plugin(name: &str, lines: &str, more: &str) -> Result<Instance<BasicAuth>, String> {
+        let path = std::env::temp_dir().join(format!("mini-rproxy-basic-auth-{}-{name}", std::process::id()));
+        fs::write(&path, lines).unwrap();
+        let plugin = Instance::new(format!("{{\"htpasswd\": {path:?}{more}}}"));
+        fs::remove_file(&path).unwrap();
+        plugin
+    }
+
+    fn with(name: &str, password: &str) -> Exchange {
+        let field = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
+        Exchange::get("/").field("Authorization", field)
+    }
+
+    fn users() -> String {
+        // The SHA-crypt hashes are those of `openssl passwd -5 -salt saltsalt swordfish` and `-6`.
+        format!(
+            "# people\nann:{}\nbob:{}\ncy:{}\n",
+            bcrypt::hash("swordfish", 4).unwrap(),
+            "$5$saltsalt$daAhTF6GHYZ.SNpCbCUBgMUeouPxKWlT5eTP3TzH249",
+            "$6$saltsalt$cPbDmdp7sUA1v8Yjfppi8VeFqwELnkKCqsv5H2wx/S4LZwLhIhlK7tCX/4JqgCT3onV3./FXCDD2Y6iXkj4Lp/"
+        )
+    }
+
+    #[test]
+    fn right_and_wrong_passwords() {
+        let plugin = plugin("right", &users(), ", \"checks_per_second\": 1000").unwrap();
+        for name in ["ann", "bob", "cy"] {
+            let mut x = with(name, "swordfish").field("x-remote-user", "root");
+            assert_eq!(x.request(&plugin), Outcome::Continue, "{name}");
+            assert_eq!(x.request_field("X-Remote-User"), Some(name));
+            assert_eq!(x.request_field("authorization"), None, "the upstream does not see the password");
+            assert_eq!(x.value("basic_auth.user"), Some(name));
+            assert_eq!(with(name, "Swordfish").request(&plugin).status(), Some(401), "{name}");
+            assert_eq!(with(name, "").request(&plugin).status(), Some(401), "{name}");
+        }
+        let outcome = with("nobody", "swordfish").request(&plugin);
+        assert_eq!(outcome.status(), Some(401));
+        assert_eq!(outcome.field("www-authenticate"), Some("Basic realm=\"mini-rproxy\", charset=\"UTF-8\""));
+    }
+
+    #[test]
+    fn what_is_no_credential_is_refused() {
+        let plugin = plugin("none", &users(), ", \"realm\": \"a \\\"b\\\"\"").unwrap();
+        let outcome = Exchange::get("/").request(&plugin);
+        assert_eq!(outcome.field("www-authenticate"), Some("Basic realm=\"a \\\"b\\\"\", charset=\"UTF-8\""));
+        for field in ["Basic", "Basic ", "Basic !!!", "Basic YW5u", "Bearer abc", "Basic\tYW5uOg=="] {
+            assert_eq!(
+                Exchange::get("/").field("authorization", field).request(&plugin).status(),
+                Some(401),
+                "{field}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_password_that_was_right_is_checked_slowly_once() {
+        let slow = format!("ann:{}\n", bcrypt::hash("swordfish", 8).unwrap());
+        let plugin = plugin("once", &slow, ", \"checks_per_second\": 1").unwrap();
+        let mut statuses = Vec::new();
+        let start = Instant::now();
+        for _ in 0..100 {
+            statuses.push(with("ann", "swordfish").request(&plugin).status());
+        }
+        assert_eq!(statuses, [None; 100], "one of them was slow, for which there is a budget");
+        assert!(start.elapsed() < Duration::from_secs(2));
+        // Guesses soon meet the end of the budget; who was there before is not touched by it.
+        let guesses: Vec<_> = (0..20).map(|guess| with("ann", &guess.to_string()).request(&plugin).status()).collect();
+        assert!(guesses.contains(&Some(429)), "{guesses:?}");
+        assert_eq!(with("ann", "swordfish").request(&plugin).status(), None);
+    }
+
+    #[test]
+    fn the_budget_is_new_in_each_second() {
+        let budget = Budget { start: Instant::now(), per_second: 2, spent: AtomicU64::new(0) };
+        let taken: Vec<bool> = [0, 0, 0, 1, 1, 1, 7].map(|second| budget.take(second)).to_vec();
+        assert_eq!(taken, [true, true, false, true, true, false, true]);
+    }
+
+    #[test]
+    fn weak_or_broken_files_are_refused_with_the_line() {
+        for (name, lines, part) in [
+            ("md5", "a:$apr1$abc$def", "line 1: only bcrypt"),
+            ("plain", "# x\n\na:secret", "line 3: only bcrypt"),
+            ("colon", "a", "line 1: expected name:hash"),
+            ("twice", "a:$6$s$h\na:$6$s$h", "line 2: this name stands here twice"),
+            ("empty", "# nobody\n", "no user"),
+        ] {
+            let error = plugin(name, lines, "").unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(Instance::<BasicAuth>::new("/etc/htpasswd").unwrap_err().contains("config must be a mapping"));
+        assert!(Instance::<BasicAuth>::new("{\"htpasswd\": \"/nowhere\"}").unwrap_err().contains("/nowhere"));
+    }
+}

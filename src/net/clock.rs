@@ -1,0 +1,82 @@
+//! The loop's clock: read once per turn, never per request.
+//!
+//! All deadlines are made of the monotonic clock (rule E11). The wall clock is read for the Date field only, and only
+//! when the second is over; when somebody sets it, Date follows within a second.
+
+use std::io::Write;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::proxy::exchange::Now;
+
+/// From 1970 to the first second that the Date field cannot say.
+const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
+
+/// The moment of the current turn.
+pub struct Clock {
+    now: Now,
+    /// From here on the Date field says something else.
+    next_second: Instant,
+}
+
+impl Clock {
+    /// A clock that has just been read.
+    pub fn new() -> Clock {
+        let instant = Instant::now();
+        let mut clock = Clock { now: Now { instant, date: [b' '; 29] }, next_second: instant };
+        clock.read_date(SystemTime::now());
+        clock
+    }
+
+    /// Reads the clock again: once per turn, after waiting (rule M10).
+    pub fn read(&mut self) {
+        self.now.instant = Instant::now();
+        if self.now.instant >= self.next_second {
+            self.read_date(SystemTime::now());
+        }
+    }
+
+    /// The moment of this turn.
+    pub fn now(&self) -> &Now {
+        &self.now
+    }
+
+    fn read_date(&mut self, time: SystemTime) {
+        let nanos = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+        let rest = Duration::from_secs(1) - Duration::from_nanos(nanos.into());
+        self.next_second = self.now.instant + rest;
+        // A clock before 1970 or after 9999 cannot be written in this form; the value before it stays.
+        if time.duration_since(UNIX_EPOCH).is_ok_and(|since| since < YEAR_10000) {
+            let date = httpdate::HttpDate::from(time);
+            let mut room: &mut [u8] = &mut self.now.date;
+            write!(room, "{date}").expect("a date of these years has 29 bytes");
+        }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Clock::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e11_the_date_is_made_anew_when_the_second_is_over() {
+        let mut clock = Clock::new();
+        clock.read_date(UNIX_EPOCH + Duration::from_millis(784_111_777_250));
+        assert_eq!(&clock.now().date, b"Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(clock.next_second - clock.now().instant, Duration::from_millis(750));
+    }
+
+    #[test]
+    fn e11_a_wall_clock_that_is_far_off_does_no_harm() {
+        let mut clock = Clock::new();
+        let before = clock.now().date;
+        clock.read_date(UNIX_EPOCH - Duration::from_secs(86_400));
+        clock.read_date(UNIX_EPOCH + YEAR_10000);
+        assert_eq!(clock.now().date, before);
+    }
+}

@@ -1,0 +1,66 @@
+//! How many connections the descriptor limit allows (rule E3).
+
+use rustix::process::{Resource, getrlimit};
+
+/// The most connections that are derived from a limit, however high it is. Containers often come with a limit of a
+/// thousand million; taking it at its word means to run out of memory first.
+const MOST: usize = 1024;
+
+/// Descriptors left for listeners, pollers, idle upstream connections, log and plugins.
+const RESERVED: usize = 64;
+
+/// The descriptor limit of this process; `None` where there is none.
+pub fn limit() -> Option<usize> {
+    // What does not fit into a usize is no limit for us.
+    getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok())
+}
+
+/// How many client connections may be open at once: what the configuration says, or half of what the limit leaves,
+/// because each client connection may need one to an upstream.
+pub fn max_connections(configured: Option<usize>, limit: Option<usize>) -> usize {
+    configured.unwrap_or_else(|| match limit {
+        // Too low for the reserve: run as well as it goes rather than not at all.
+        Some(limit) if limit < 2 * RESERVED => (limit / 4).max(1),
+        Some(limit) => ((limit - RESERVED) / 2).min(MOST),
+        None => MOST,
+    })
+}
+
+/// One worker's share, at least 1.
+pub fn share(max_connections: usize, workers: usize) -> usize {
+    max_connections.div_ceil(workers.max(1)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e3_the_connection_limit_is_derived_and_capped() {
+        for (name, configured, limit, expected) in [
+            ("usual", None, Some(1024), 480),
+            ("high", None, Some(20_000), 1024),
+            ("docker", None, Some(1_073_741_816), 1024),
+            ("no limit", None, None, 1024),
+            ("low", None, Some(256), 96),
+            ("just enough", None, Some(128), 32),
+            ("very low", None, Some(40), 10),
+            ("absurd", None, Some(3), 1),
+            ("configured", Some(5000), Some(1024), 5000),
+        ] {
+            assert_eq!(max_connections(configured, limit), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_worker_may_have_a_connection() {
+        for (max, workers, expected) in [(1024, 2, 512), (1, 4, 1), (10, 4, 3), (0, 1, 1)] {
+            assert_eq!(share(max, workers), expected, "{max} over {workers}");
+        }
+    }
+
+    #[test]
+    fn the_limit_of_this_process_can_be_read() {
+        assert!(limit().is_none_or(|limit| limit > 2));
+    }
+}

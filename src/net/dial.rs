@@ -1,0 +1,361 @@
+//! Connections to upstreams: lend one from the pool, or make a new one.
+//!
+//! A new one takes the upstream's addresses (or waits for them), tries each in turn with a time-out of its own, and
+//! begins each time at another one, so that the load spreads. The exchange hears of success or failure the next time it
+//! is driven. Nothing here blocks.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::Scheme;
+use crate::proxy::exchange::ConnectError;
+use crate::proxy::site::UpstreamId;
+
+use super::conn::{Conn, ConnectOutcome, ReadOutcome};
+use super::door::is_exhaustion;
+use super::resolve::Answer;
+use super::slab::Key;
+use super::token::Source;
+use super::worker::{Attempt, Known, Link, LinkState, Stage, Worker};
+
+/// The resolver is told that often that a name is in use.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// A connection on loan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loan {
+    /// From the pool, at once.
+    FromPool,
+    /// The answer comes later.
+    Pending,
+}
+
+impl Worker {
+    /// Lends a connection to the client `owner`.
+    pub(super) fn lend(&mut self, owner: Key, upstream: UpstreamId, fresh: bool) -> Loan {
+        // An exchange has one at most. It should have given the other one back.
+        if let Some(old) = self.clients.get_mut(owner).and_then(|client| client.link.take()) {
+            self.remove_link(old);
+        }
+        if !fresh && let Some(key) = self.take_idle(owner, upstream) {
+            self.set_link(owner, key);
+            return Loan::FromPool;
+        }
+        self.dial(owner, upstream);
+        Loan::Pending
+    }
+
+    /// The newest idle connection to `upstream` that is still good, now the owner's.
+    fn take_idle(&mut self, owner: Key, upstream: UpstreamId) -> Option<Key> {
+        let now = self.around.now();
+        while let Some(key) = self.pool.take(upstream) {
+            let Some(link) = self.links.get_mut(key) else { continue };
+            // Timers may be late; a connection that has outlived its time may be closed by the other end any moment.
+            if matches!(&link.state, LinkState::Idle { until, .. } if *until > now) {
+                let taken = std::mem::replace(&mut link.state, LinkState::Resolving { owner });
+                if let LinkState::Idle { conn, born, .. } = taken {
+                    link.state = LinkState::Lent { owner, conn, born };
+                    return Some(key);
+                }
+            }
+            self.remove_link(key);
+        }
+        None
+    }
+
+    fn set_link(&mut self, owner: Key, link: Key) {
+        if let Some(client) = self.clients.get_mut(owner) {
+            client.link = Some(link);
+        }
+    }
+
+    /// Begins to connect.
+    fn dial(&mut self, owner: Key, upstream: UpstreamId) {
+        let link = Link { upstream, alarm: Default::default(), state: LinkState::Resolving { owner } };
+        let Ok(key) = self.links.insert(link) else {
+            self.answer(owner, Err(ConnectError::Failed));
+            return;
+        };
+        self.set_link(owner, key);
+        let around = &self.around;
+        let now = around.now();
+        let Some(origin) = around.site.upstreams.get(upstream.0 as usize) else {
+            self.fail(key, ConnectError::Failed);
+            return;
+        };
+        if origin.scheme == Scheme::Https {
+            // Never in the clear what was meant to be secret.
+            self.fail(key, ConnectError::Failed);
+            return;
+        }
+        if let Some(known) = self.names.get_mut(&upstream) {
+            if now.saturating_duration_since(known.kept) >= KEEP_EVERY {
+                known.kept = now;
+                self.resolver.keep(now, upstream);
+            }
+            self.begin(key);
+        } else if let Ok(ip) = origin.host.parse::<IpAddr>() {
+            let address = SocketAddr::new(ip, origin.port);
+            self.learn(upstream, Arc::from([address]));
+            self.begin(key);
+        } else {
+            self.resolver.ask(now, upstream, &origin.host, origin.port);
+            self.resolving.push(key);
+        }
+    }
+
+    fn learn(&mut self, upstream: UpstreamId, addresses: Arc<[SocketAddr]>) {
+        let kept = self.around.now();
+        let next = self.names.get(&upstream).map_or(0, |known| known.next);
+        self.names.insert(upstream, Known { addresses, next, kept });
+    }
+
+    /// The resolver has news.
+    pub(super) fn on_answers(&mut self) {
+        for (upstream, answer) in self.inbox.take() {
+            let outcome = match answer {
+                Answer::Addresses(addresses) => {
+                    self.learn(upstream, addresses);
+                    Ok(())
+                }
+                Answer::Failed => Err(ConnectError::DnsFail),
+                Answer::Forget => {
+                    self.names.remove(&upstream);
+                    continue;
+                }
+            };
+            let mut waiting = std::mem::take(&mut self.resolving);
+            waiting.retain(|key| {
+                let is_meant = self.links.get(*key).is_some_and(|link| link.upstream == upstream);
+                match (is_meant, outcome) {
+                    (true, Ok(())) => self.begin(*key),
+                    (true, Err(error)) => self.fail(*key, error),
+                    (false, _) => {}
+                }
+                !is_meant
+            });
+            // Nothing was added meanwhile: neither `begin` nor `fail` asks for a name.
+            self.resolving = waiting;
+        }
+    }
+
+    /// Tries the first address. They are known.
+    fn begin(&mut self, key: Key) {
+        let Some(link) = self.links.get(key) else { return };
+        let LinkState::Resolving { owner } = link.state else { return };
+        let Some(known) = self.names.get_mut(&link.upstream) else {
+            self.fail(key, ConnectError::DnsFail);
+            return;
+        };
+        let addresses = Arc::clone(&known.addresses);
+        let attempt =
+            Attempt { next: known.next, left: addresses.len(), addresses, failure: None, until: self.around.now() };
+        known.next = known.next.wrapping_add(1);
+        self.try_next(key, owner, Box::new(attempt));
+    }
+
+    /// Tries the next address that can be tried at all; the owner hears of it when there is none left.
+    fn try_next(&mut self, key: Key, owner: Key, mut attempt: Box<Attempt>) {
+        while attempt.left > 0 {
+            let address = attempt.addresses[attempt.next % attempt.addresses.len()];
+            attempt.next = attempt.next.wrapping_add(1);
+            attempt.left -= 1;
+            match self.connect(key, address) {
+                Ok(conn) => {
+                    let until = self.around.now() + self.around.site.config.timeouts.connect_address;
+                    attempt.until = until;
+                    if let Some(link) = self.links.get_mut(key) {
+                        link.state = LinkState::Dialing { owner, conn, attempt };
+                        self.timers.set(&mut link.alarm, until, Source::Link(key).token());
+                    }
+                    return;
+                }
+                Err(error) => attempt.note(verdict(&error)),
+            }
+        }
+        self.fail(key, attempt.failure.unwrap_or(ConnectError::Failed));
+    }
+
+    /// One socket on its way to `address`, registered.
+    fn connect(&mut self, key: Key, address: SocketAddr) -> io::Result<Conn> {
+        let mut conn = match Conn::connect(address) {
+            // Out of descriptors: an idle connection is worth less than this one.
+            Err(error) if is_exhaustion(&error) && self.drop_oldest_idle() => Conn::connect(address)?,
+            result => result?,
+        };
+        conn.register(self.poll.registry(), Source::Link(key).token())?;
+        Ok(conn)
+    }
+
+    /// Frees a descriptor at once, not at the end of the turn.
+    fn drop_oldest_idle(&mut self) -> bool {
+        let Some(link) = self.pool.take_oldest().and_then(|oldest| self.links.remove(oldest)) else { return false };
+        drop(link);
+        true
+    }
+
+    /// The attempt is over, without success.
+    fn fail(&mut self, key: Key, error: ConnectError) {
+        let owner = self.links.get(key).and_then(|link| link.state.owner());
+        self.remove_link(key);
+        if let Some(owner) = owner {
+            self.answer(owner, Err(error));
+        }
+    }
+
+    /// Keeps the answer until the owner is driven.
+    fn answer(&mut self, owner: Key, outcome: Result<(), ConnectError>) {
+        if let Some(client) = self.clients.get_mut(owner) {
+            if outcome.is_err() {
+                client.link = None;
+            }
+            client.dialed = Some(outcome);
+        }
+        self.enqueue(owner);
+    }
+
+    /// The poller says that something happened on a link.
+    pub(super) fn on_link_event(&mut self, key: Key, event: &mio::event::Event) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        match &mut link.state {
+            LinkState::Resolving { .. } => {}
+            LinkState::Lent { owner, conn, .. } => {
+                conn.on_event(event);
+                let owner = *owner;
+                self.enqueue(owner);
+            }
+            LinkState::Idle { conn, .. } => {
+                conn.on_event(event);
+                if !is_quiet(conn, &mut self.scratch) {
+                    self.remove_link(key);
+                }
+            }
+            LinkState::Dialing { conn, .. } => {
+                conn.on_event(event);
+                match conn.finish_connect() {
+                    ConnectOutcome::Waiting => {}
+                    ConnectOutcome::Connected => self.connected(key),
+                    ConnectOutcome::Failed(error) => self.address_failed(key, verdict(&error)),
+                }
+            }
+        }
+    }
+
+    fn connected(&mut self, key: Key) {
+        let born = self.around.now();
+        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(owner) = link.state.owner() else { return };
+        let dialing = std::mem::replace(&mut link.state, LinkState::Resolving { owner });
+        if let LinkState::Dialing { conn, .. } = dialing {
+            link.state = LinkState::Lent { owner, conn, born };
+            self.answer(owner, Ok(()));
+        }
+    }
+
+    /// On to the next address.
+    fn address_failed(&mut self, key: Key, error: ConnectError) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(owner) = link.state.owner() else { return };
+        let dialing = std::mem::replace(&mut link.state, LinkState::Resolving { owner });
+        if let LinkState::Dialing { conn, mut attempt, .. } = dialing {
+            self.graveyard.push(conn);
+            attempt.note(error);
+            self.try_next(key, owner, attempt);
+        }
+    }
+
+    /// A link's timer came up.
+    pub(super) fn on_link_alarm(&mut self, key: Key, at: Instant) {
+        let now = self.around.now();
+        let Some(link) = self.links.get_mut(key) else { return };
+        if !link.alarm.rings(at) {
+            return;
+        }
+        let until = match &link.state {
+            LinkState::Resolving { .. } | LinkState::Lent { .. } => return,
+            LinkState::Dialing { attempt, .. } if attempt.until <= now => {
+                self.address_failed(key, ConnectError::TimedOut);
+                return;
+            }
+            LinkState::Idle { until, .. } if *until <= now => {
+                self.remove_link(key);
+                return;
+            }
+            LinkState::Dialing { attempt, .. } => attempt.until,
+            LinkState::Idle { until, .. } => *until,
+        };
+        self.timers.set(&mut link.alarm, until, Source::Link(key).token());
+    }
+
+    /// Puts the connection that `owner` borrowed into the pool.
+    pub(super) fn park(&mut self, owner: Key) {
+        let Some(key) = self.clients.get_mut(owner).and_then(|client| client.link.take()) else { return };
+        let now = self.around.now();
+        let limits = &self.around.site.config.pool;
+        let Some(link) = self.links.get_mut(key) else { return };
+        let parked = std::mem::replace(&mut link.state, LinkState::Resolving { owner });
+        let (mut conn, born) = match parked {
+            LinkState::Lent { conn, born, .. } => (conn, born),
+            other @ (LinkState::Resolving { .. } | LinkState::Dialing { .. } | LinkState::Idle { .. }) => {
+                link.state = other;
+                self.remove_link(key);
+                return;
+            }
+        };
+        let until = (now + limits.idle_timeout).min(born + limits.max_age);
+        let is_good = self.stage == Stage::Open && until > now && conn.can_write();
+        // What was not drained may hide a byte too many, or the end (rule M12).
+        let is_good = is_good && is_quiet(&mut conn, &mut self.scratch);
+        link.state = LinkState::Idle { conn, born, until };
+        if !is_good {
+            self.remove_link(key);
+            return;
+        }
+        self.timers.set(&mut link.alarm, until, Source::Link(key).token());
+        if let Some(surplus) = self.pool.park(link.upstream, key) {
+            self.remove_link(surplus);
+        }
+    }
+}
+
+impl LinkState {
+    /// Whose it is.
+    fn owner(&self) -> Option<Key> {
+        match self {
+            LinkState::Resolving { owner } | LinkState::Dialing { owner, .. } | LinkState::Lent { owner, .. } => {
+                Some(*owner)
+            }
+            LinkState::Idle { .. } => None,
+        }
+    }
+}
+
+impl Attempt {
+    /// Remembers the failure of one address. Of several, the one that says most: a time-out may pass, a refusal may
+    /// not; both are clearer than anything else.
+    fn note(&mut self, error: ConnectError) {
+        self.failure = Some(match (self.failure, error) {
+            (None, error) => error,
+            (Some(ConnectError::TimedOut), _) | (_, ConnectError::TimedOut) => ConnectError::TimedOut,
+            (Some(ConnectError::Refused), _) | (_, ConnectError::Refused) => ConnectError::Refused,
+            (Some(ConnectError::Failed | ConnectError::DnsFail), error) => error,
+        });
+    }
+}
+
+/// Whether nothing comes from an idle connection. Any byte is one too many, an end is an end: then it must not be lent
+/// (rule M12). Without news this costs no system call.
+fn is_quiet(conn: &mut Conn, scratch: &mut [u8]) -> bool {
+    !conn.can_read() || conn.read(&mut scratch[..1]) == ReadOutcome::Blocked
+}
+
+/// What a failure to connect is called.
+fn verdict(error: &io::Error) -> ConnectError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ConnectError::Refused,
+        io::ErrorKind::TimedOut => ConnectError::TimedOut,
+        _ => ConnectError::Failed,
+    }
+}

@@ -1,0 +1,241 @@
+//! Where new connections come in: a worker's listening sockets, and what happens when they cannot (rule M5).
+//!
+//! When descriptors run out, `accept` fails and the connection stays in the kernel's queue, so a loop that just tries
+//! again spins. Here the door closes for a moment, and one reserve descriptor is given up to take one client from the
+//! queue and close its connection cleanly, instead of leaving it without an answer.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, UnixListener};
+use mio::{Interest, Registry};
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
+
+use super::conn::Stream;
+use super::listen::Listening;
+use super::timers::Alarm;
+use super::token::Source;
+
+/// The door stays closed for so long when descriptors have run out.
+pub const PAUSE: Duration = Duration::from_millis(100);
+/// At most one line about it in this time.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
+
+/// One listening socket in the loop.
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// One listening socket and whether somebody may be waiting there.
+struct Gate {
+    listener: Listener,
+    is_ready: bool,
+}
+
+/// A worker's listening sockets.
+pub struct Door {
+    gates: Vec<Gate>,
+    /// How many clients may be inside.
+    pub max_clients: usize,
+    /// Its entry among the timers.
+    pub alarm: Alarm,
+    closed_until: Option<Instant>,
+    /// Given up to take a client that must be turned away. A socket, because it needs no file (rule E7).
+    reserve: Option<Socket>,
+    last_complaint: Option<Instant>,
+    turned_away: u64,
+}
+
+/// What was at the door.
+pub enum Knock {
+    /// A client.
+    Client(Stream, Option<SocketAddr>),
+    /// One who has left already.
+    Gone,
+    /// Nobody.
+    Nobody,
+    /// There may be somebody, but accepting fails.
+    Stuck(io::Error),
+}
+
+impl Door {
+    /// A door with these sockets, and room for `max_clients`.
+    pub fn new(listeners: Vec<Listening>, max_clients: usize) -> Door {
+        let gates = listeners
+            .into_iter()
+            .map(|listener| Gate {
+                listener: match listener {
+                    Listening::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)),
+                    Listening::Unix(listener) => Listener::Unix(UnixListener::from_std(listener)),
+                },
+                is_ready: true,
+            })
+            .collect();
+        Door {
+            gates,
+            max_clients,
+            alarm: Alarm::default(),
+            closed_until: None,
+            reserve: spare_socket(),
+            last_complaint: None,
+            turned_away: 0,
+        }
+    }
+
+    /// Registers the sockets.
+    pub fn register(&mut self, registry: &Registry) -> io::Result<()> {
+        for (number, gate) in self.gates.iter_mut().enumerate() {
+            let token = Source::Listener(number as u32).token();
+            match &mut gate.listener {
+                Listener::Tcp(listener) => registry.register(listener, token, Interest::READABLE)?,
+                Listener::Unix(listener) => registry.register(listener, token, Interest::READABLE)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The poller says that somebody came.
+    pub fn on_event(&mut self, number: u32) {
+        if let Some(gate) = self.gates.get_mut(number as usize) {
+            gate.is_ready = true;
+        }
+    }
+
+    /// Until when it stays closed.
+    pub fn closed_until(&self, now: Instant) -> Option<Instant> {
+        self.closed_until.filter(|until| *until > now)
+    }
+
+    /// Whether it is worth looking who is there.
+    pub fn is_open(&self, now: Instant) -> bool {
+        self.closed_until(now).is_none() && self.gates.iter().any(|gate| gate.is_ready)
+    }
+
+    /// Takes one client in.
+    pub fn accept(&mut self) -> Knock {
+        for gate in &mut self.gates {
+            if !gate.is_ready {
+                continue;
+            }
+            let error = match gate.listener.accept() {
+                Ok((stream, address)) => return Knock::Client(stream, address),
+                Err(error) => error,
+            };
+            match error.kind() {
+                ErrorKind::WouldBlock => gate.is_ready = false,
+                // The connection was broken while it waited, or a packet filter forbids it: the next one may be good.
+                ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::PermissionDenied => {
+                    return Knock::Gone;
+                }
+                _ if error.raw_os_error() == Some(Errno::PROTO.raw_os_error()) => return Knock::Gone,
+                _ => return Knock::Stuck(error),
+            }
+        }
+        Knock::Nobody
+    }
+
+    /// Closes the door for a moment after `error`; returns until when, and what to say, if it is time to say something.
+    pub fn close_for_a_moment(&mut self, now: Instant, error: &io::Error) -> (Instant, Option<String>) {
+        if is_exhaustion(error) {
+            self.turn_one_away();
+        }
+        let until = now + PAUSE;
+        self.closed_until = Some(until);
+        let is_due = self.last_complaint.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY);
+        let complaint = is_due.then(|| {
+            self.last_complaint = Some(now);
+            let turned_away = std::mem::take(&mut self.turned_away);
+            format!("cannot accept connections: {error}; turned away: {turned_away}; trying again every 100 ms")
+        });
+        (until, complaint)
+    }
+
+    /// With the reserve descriptor, one client is taken in and let go at once.
+    fn turn_one_away(&mut self) {
+        if self.reserve.take().is_some()
+            && let Knock::Client(stream, _) = self.accept()
+        {
+            drop(stream);
+            self.turned_away += 1;
+        }
+        self.reserve = spare_socket();
+    }
+
+    /// Nobody comes in any more.
+    pub fn close(&mut self) {
+        self.gates.clear();
+    }
+}
+
+impl Listener {
+    fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+        match self {
+            Listener::Tcp(listener) => listener.accept().map(|(stream, address)| (Stream::Tcp(stream), Some(address))),
+            Listener::Unix(listener) => listener.accept().map(|(stream, _)| (Stream::Unix(stream), None)),
+        }
+    }
+}
+
+fn spare_socket() -> Option<Socket> {
+    Socket::new(Domain::UNIX, Type::STREAM, None).ok()
+}
+
+/// Whether the process, or the host, has no descriptors left.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    code == Some(Errno::MFILE.raw_os_error()) || code == Some(Errno::NFILE.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::{TcpListener as StdListener, TcpStream as StdStream};
+
+    fn door() -> (Door, SocketAddr) {
+        let listener = StdListener::bind("127.0.0.1:0").expect("loopback");
+        listener.set_nonblocking(true).expect("a socket");
+        let address = listener.local_addr().expect("bound");
+        (Door::new(vec![Listening::Tcp(listener)], 8), address)
+    }
+
+    #[test]
+    fn m5_accepting_goes_on_until_nobody_is_left() {
+        let (mut door, address) = door();
+        let now = Instant::now();
+        let clients: Vec<StdStream> = (0..3).map(|_| StdStream::connect(address).expect("loopback")).collect();
+        for client in &clients {
+            let Knock::Client(_, peer) = door.accept() else { panic!("a client waits") };
+            assert_eq!(peer, client.local_addr().ok());
+        }
+        assert!(door.is_open(now), "not known yet");
+        assert!(matches!(door.accept(), Knock::Nobody));
+        assert!(!door.is_open(now), "nobody until the next event");
+        door.on_event(0);
+        assert!(door.is_open(now));
+        door.on_event(9);
+    }
+
+    #[test]
+    fn m5_without_descriptors_one_client_is_turned_away_and_the_door_closes_for_a_moment() {
+        let (mut door, address) = door();
+        let now = Instant::now();
+        let mut client = StdStream::connect(address).expect("loopback");
+        let error = io::Error::from(Errno::MFILE);
+        let (until, complaint) = door.close_for_a_moment(now, &error);
+        assert_eq!(client.read(&mut [0; 8]).expect("a clean end"), 0);
+        assert!(complaint.expect("the first complaint").contains("turned away: 1"));
+        assert!(door.reserve.is_some());
+        assert!(!door.is_open(now));
+        door.on_event(0);
+        assert!(!door.is_open(now), "no spinning");
+        assert!(door.is_open(until));
+        let (_, complaint) = door.close_for_a_moment(until, &error);
+        assert_eq!(complaint, None, "one line per second");
+        let (_, complaint) = door.close_for_a_moment(now + COMPLAIN_EVERY, &error);
+        assert!(complaint.is_some());
+    }
+}

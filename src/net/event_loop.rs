@@ -1,0 +1,255 @@
+//! The turn: wait for events, remember what they say, let new clients in, drive everyone who has something to do.
+//!
+//! ```text
+//!   poll ─► clock ─► events: set ready bits, fill the run queue ─► timers ─► accept ─► drive the run queue ─► bury
+//!    ▲                                                                                       │ budget spent
+//!    └───────────────── time-out: the next timer; zero while the run queue is not empty ◄────┘
+//! ```
+//!
+//! Events change nothing by themselves: they set bits (rule M1). So an event that is stale or spurious costs one look
+//! and does no harm (rules M3 and M6).
+
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use mio::Events;
+use mio::event::Event;
+
+use crate::proxy::exchange::{Exchange, Peer, Spares};
+
+use super::conn::{Conn, Stream};
+use super::control::Order;
+use super::door::{Knock, PAUSE};
+use super::slab::Key;
+use super::timers::Alarm;
+use super::token::Source;
+use super::worker::{Client, Leave, Stage, Worker};
+
+/// Events asked for at once. One at a time would cost 6 percent.
+const EVENTS: usize = 512;
+/// Clients let in per turn and worker (rule M5).
+const ACCEPTS: usize = 64;
+/// A client that was idle for less is not asked to leave: it may have only just come, its request on the way.
+const IDLE_ENOUGH: Duration = Duration::from_secs(1);
+
+impl Worker {
+    /// Works until told to stop.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        self.door.register(self.poll.registry())?;
+        while self.stage != Stage::Over {
+            self.turn(&mut events)?;
+        }
+        Ok(())
+    }
+
+    /// One turn.
+    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        match self.poll.poll(events, self.patience()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+            result => result?,
+        }
+        self.around.clock.read();
+        for event in events.iter() {
+            self.on_event(event);
+        }
+        self.ring_alarms();
+        self.let_in();
+        // Who is put into the queue again, because the budget is spent, waits for the next turn.
+        for _ in 0..self.run_queue.len() {
+            if let Some(key) = self.run_queue.pop_front() {
+                self.drive_contained(key);
+            }
+        }
+        self.advance_stage();
+        self.sweep_timers();
+        self.graveyard.clear();
+        Ok(())
+    }
+
+    /// How long the poller may wait.
+    fn patience(&self) -> Option<Duration> {
+        let now = self.around.now();
+        let has_work = !self.run_queue.is_empty()
+            || self.stage == Stage::Closing
+            || (self.door.is_open(now) && self.clients.len() < self.door.max_clients);
+        if has_work { Some(Duration::ZERO) } else { self.timers.next().map(|at| at.saturating_duration_since(now)) }
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        match Source::of(event.token()) {
+            Some(Source::Client(key)) => {
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.conn.on_event(event);
+                    self.enqueue(key);
+                }
+            }
+            Some(Source::Link(key)) => self.on_link_event(key, event),
+            Some(Source::Listener(number)) => self.door.on_event(number),
+            Some(Source::Waker) => {
+                self.on_answers();
+                self.on_order();
+            }
+            Some(Source::Drain) | None => {}
+        }
+    }
+
+    /// Looks at all timers whose time has come.
+    fn ring_alarms(&mut self) {
+        let now = self.around.now();
+        while let Some((at, token)) = self.timers.pop(now) {
+            match Source::of(token) {
+                Some(Source::Client(key)) => {
+                    // Being driven, it asks its exchange for the real deadline.
+                    if self.clients.get_mut(key).is_some_and(|client| client.alarm.rings(at)) {
+                        self.check_deadline(key);
+                    }
+                }
+                Some(Source::Link(key)) => self.on_link_alarm(key, at),
+                // The door: if it is open again, that shows in this turn.
+                Some(Source::Listener(_)) => {
+                    if self.door.alarm.rings(at)
+                        && let Some(until) = self.door.closed_until(now)
+                    {
+                        self.timers.set(&mut self.door.alarm, until, token);
+                    }
+                }
+                Some(Source::Drain) => self.stage = Stage::Over,
+                Some(Source::Waker) | None => {}
+            }
+        }
+    }
+
+    /// A client's alarm rang: is it serious, or has the deadline moved on?
+    fn check_deadline(&mut self, key: Key) {
+        let now = self.around.now();
+        let Some(client) = self.clients.get_mut(key) else { return };
+        match client.exchange.deadline() {
+            Some(deadline) if deadline > now => {
+                self.timers.set(&mut client.alarm, deadline, Source::Client(key).token());
+            }
+            Some(_) => self.enqueue(key),
+            None => {}
+        }
+    }
+
+    /// Drives one client. A panic on the way ends that client's connection and nothing else (rule G23).
+    fn drive_contained(&mut self, key: Key) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        client.is_queued = false;
+        let result = catch_unwind(AssertUnwindSafe(|| self.drive(key)));
+        if result.is_err() {
+            self.around.spares = Spares::default();
+            self.remove_client(key);
+            self.around.journal.warn(format_args!("a fault in the proxy ended one connection; please report it"));
+        }
+    }
+
+    /// Lets new clients in.
+    fn let_in(&mut self) {
+        let now = self.around.now();
+        for _ in 0..ACCEPTS {
+            if self.clients.len() >= self.door.max_clients || !self.door.is_open(now) {
+                break;
+            }
+            match self.door.accept() {
+                Knock::Client(stream, address) => self.welcome(stream, address),
+                Knock::Gone => {}
+                Knock::Nobody => break,
+                Knock::Stuck(error) => {
+                    let (until, complaint) = self.door.close_for_a_moment(now, &error);
+                    self.timers.set(&mut self.door.alarm, until, Source::Listener(0).token());
+                    if let Some(complaint) = complaint {
+                        self.around.journal.warn(format_args!("{complaint}"));
+                    }
+                    self.make_room(now);
+                    break;
+                }
+            }
+        }
+        if self.stage == Stage::Open && self.clients.len() >= self.door.max_clients {
+            self.make_room(now);
+        }
+    }
+
+    fn welcome(&mut self, stream: Stream, address: Option<SocketAddr>) {
+        let now = self.around.clock.now();
+        let client = Client {
+            conn: Conn::accepted(stream),
+            exchange: Exchange::new(now, Peer { address, secure: false }, Rc::clone(&self.around.site)),
+            link: None,
+            dialed: None,
+            alarm: Alarm::default(),
+            active: now.instant,
+            is_queued: false,
+            leave: Leave::No,
+        };
+        match self.clients.insert(client) {
+            Ok(key) => self.enqueue(key),
+            Err(client) => self.graveyard.push(client.conn),
+        }
+    }
+
+    /// The last place is taken, or the last descriptor: the client that has been idle longest is asked to leave, so that
+    /// there is room for someone with a request. Where nobody is idle, newcomers wait in the kernel's queue.
+    fn make_room(&mut self, now: Instant) {
+        let mut longest: Option<(Instant, Key)> = None;
+        for (key, client) in self.clients.iter() {
+            if client.leave != Leave::No {
+                // Someone is on the way out already.
+                return;
+            }
+            let is_older = longest.is_none_or(|(active, _)| client.active < active);
+            if is_older && !client.is_queued && client.exchange.is_idle() {
+                longest = Some((client.active, key));
+            }
+        }
+        match longest {
+            Some((active, key)) if now.saturating_duration_since(active) >= IDLE_ENOUGH => {
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.leave = Leave::Asked;
+                }
+                self.enqueue(key);
+            }
+            // Look again soon: being idle makes no event.
+            Some(_) | None => self.timers.set(&mut self.door.alarm, now + PAUSE, Source::Listener(0).token()),
+        }
+    }
+
+    /// Hears what the main thread has to say.
+    fn on_order(&mut self) {
+        match (self.control.order(), self.stage) {
+            (Order::Run, Stage::Open | Stage::Closing | Stage::Draining | Stage::Over) => {}
+            (Order::Drain, Stage::Open) => self.stage = Stage::Closing,
+            (Order::Drain, Stage::Closing | Stage::Draining | Stage::Over) => {}
+            (Order::Stop, Stage::Open | Stage::Closing | Stage::Draining | Stage::Over) => self.stage = Stage::Over,
+        }
+    }
+
+    /// At the end of a turn: from taking no more connections to finishing what is in flight, and to the end.
+    fn advance_stage(&mut self) {
+        if self.stage == Stage::Closing {
+            // Those who were in the kernel's queue have been let in and driven once by now.
+            self.stage = Stage::Draining;
+            self.door.close();
+            let until = self.around.now() + self.around.site.config.timeouts.drain;
+            self.timers.set(&mut Alarm::default(), until, Source::Drain.token());
+            while let Some(idle) = self.pool.take_oldest() {
+                self.remove_link(idle);
+            }
+            let everyone: Vec<Key> = self.clients.iter().map(|(key, _)| key).collect();
+            for key in everyone {
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.leave = Leave::Asked;
+                }
+                self.enqueue(key);
+            }
+        }
+        if self.stage == Stage::Draining && self.clients.is_empty() {
+            self.stage = Stage::Over;
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Floor 4: sockets, threads and the clock. No HTTP rules here.
+//!
+//! | file | one job |
+//! |---|---|
+//! | [`slab`] | numbered slots with generations |
+//! | [`token`] | what a poller's token names |
+//! | [`timers`] | one heap of deadlines, updated lazily |
+//! | [`clock`] | the moment of the turn, and the Date field |
+//! | [`pool`] | idle upstream connections |
+//! | [`conn`] | one socket and what is known of its readiness |
+//! | [`listen`] | listening sockets, made at start |
+//! | [`descriptors`] | the descriptor limit and the connection limit made of it |
+//! | [`resolve`] | names to addresses, on threads of their own |
+//! | [`door`] | where new connections come in |
+//! | [`observer`] | what a worker says: warnings and access lines |
+//! | [`control`] | what the main thread says to the workers |
+//! | [`worker`] | what one event loop owns |
+//! | [`dial`] | connections to upstreams: lent or made |
+//! | [`drive`] | moving bytes between sockets and exchange |
+//! | [`event_loop`] | the turn |
+//! | [`server`] | all workers together |
+//! | [`signal`] | signals, as values for the main thread |
+
+pub mod slab;
+pub mod token;
+pub mod timers;
+pub mod clock;
+pub mod pool;
+pub mod conn;
+pub mod listen;
+pub mod descriptors;
+pub mod resolve;
+pub mod door;
+pub mod observer;
+pub mod control;
+pub mod worker;
+pub mod dial;
+pub mod drive;
+pub mod event_loop;
+pub mod server;
+pub mod signal;
+
+#[cfg(test)]
+mod loop_tests;

@@ -1,0 +1,145 @@
+//! What a worker says: warnings, and one line for each finished request. Where nobody asked for access lines, none is
+//! built. What a line looks like and how it leaves the process is the log's business.
+
+use std::fmt;
+
+use crate::log::{Level, Logger};
+use crate::proxy::exchange::{AccessRecord, Observer};
+
+/// What a worker can say.
+pub trait Journal: Observer {
+    /// Something that the operator should know of.
+    fn warn(&mut self, message: fmt::Arguments<'_>);
+}
+
+/// One worker's journal.
+pub struct LogJournal {
+    logger: Logger,
+    /// Whether each request gets a line.
+    access: bool,
+}
+
+impl LogJournal {
+    /// A journal that writes to `logger`; `access`: a line for each request.
+    pub fn new(logger: Logger, access: bool) -> LogJournal {
+        LogJournal { logger, access }
+    }
+}
+
+impl Journal for LogJournal {
+    fn warn(&mut self, message: fmt::Arguments<'_>) {
+        self.logger.line(Level::Warn, &message.to_string()).send();
+    }
+}
+
+impl Observer for LogJournal {
+    fn access(&mut self, record: &AccessRecord<'_>) {
+        if !self.access {
+            return;
+        }
+        let mut line = self.logger.line(Level::Info, "request");
+        match record.client {
+            Some(client) => line.display("client", client),
+            None => line.text("client", "unix"),
+        };
+        line.bytes("method", record.method).bytes("path", record.path);
+        if let Some(prefix) = record.prefix {
+            line.text("prefix", prefix);
+        }
+        if let Some(upstream) = record.upstream {
+            line.text("upstream", upstream);
+        }
+        line.number("status", record.status.into())
+            .number("bytes_in", record.bytes_in)
+            .number("bytes_out", record.bytes_out)
+            .text("reused", if record.reused { "true" } else { "false" })
+            .number("retries", record.retries.into())
+            .millis("head_ms", record.head);
+        if let Some(connect) = record.connect {
+            line.millis("connect_ms", connect);
+        }
+        if let Some(first_byte) = record.first_byte {
+            line.millis("first_byte_ms", first_byte);
+        }
+        line.millis("total_ms", record.total);
+        if let Some(why) = record.why {
+            line.text("why", why);
+        }
+        if let Some(rule) = record.rule {
+            line.text("rule", rule);
+        }
+        line.send();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LogFormat;
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("whole").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn record<'a>() -> AccessRecord<'a> {
+        AccessRecord {
+            client: "192.0.2.7:4711".parse().ok(),
+            method: b"GET",
+            path: b"/fitness/a%20b",
+            prefix: Some("/fitness"),
+            upstream: Some("127.0.0.1:9001"),
+            status: 200,
+            bytes_in: 0,
+            bytes_out: 12,
+            reused: true,
+            retries: 0,
+            head: Duration::from_micros(40),
+            connect: Some(Duration::from_micros(1500)),
+            first_byte: None,
+            total: Duration::from_secs(2),
+            why: None,
+            rule: None,
+        }
+    }
+
+    fn said(access: bool, record: &AccessRecord<'_>) -> String {
+        let kept = Kept::default();
+        let logger = Logger::start(LogFormat::Text, kept.clone()).expect("a thread");
+        LogJournal::new(logger.clone(), access).access(record);
+        assert!(logger.flush(Duration::from_secs(10)));
+        let bytes = kept.0.lock().expect("whole").clone();
+        String::from_utf8(bytes).expect("ASCII")
+    }
+
+    #[test]
+    fn an_access_line_has_all_fields() {
+        let line = said(true, &record());
+        assert!(
+            line.ends_with(
+                " client=192.0.2.7:4711 method=GET path=/fitness/a%20b prefix=/fitness upstream=127.0.0.1:9001 \
+                 status=200 bytes_in=0 bytes_out=12 reused=true retries=0 head_ms=0.040 connect_ms=1.500 \
+                 total_ms=2000.000\n"
+            ),
+            "{line}"
+        );
+        let line = said(true, &AccessRecord { client: None, why: Some("bad_response"), rule: Some("S8"), ..record() });
+        assert!(line.contains(" client=unix ") && line.ends_with(" why=bad_response rule=S8\n"), "{line}");
+    }
+
+    #[test]
+    fn nothing_is_said_where_nobody_asked_for_it() {
+        assert_eq!(said(false, &record()), "");
+    }
+}

@@ -1,0 +1,408 @@
+//! Names are looked up on threads of their own, through the system's resolver, so that no loop ever waits (rule E1).
+//!
+//! A worker asks for a name that it has no addresses of, and goes on; the answer comes into its [`Inbox`], and its waker
+//! is called. Names that are in use are looked up again every `dns.refresh`; workers hear of it only when the addresses
+//! changed. A look-up that fails keeps the old addresses. A name that nobody asked for in a while is forgotten by the
+//! workers, so that the next use looks it up again. IP literals never come here.
+//!
+//! Two threads share the work: one name whose servers do not answer must not hold up the others.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mio::Waker;
+
+use crate::proxy::site::UpstreamId;
+
+/// Look-ups that run at the same time.
+const THREADS: usize = 2;
+/// A name is in use for so long after a worker asked for it.
+const IN_USE: Duration = Duration::from_secs(600);
+/// A name that does not resolve is not looked up again sooner.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// No name has more addresses than are worth trying.
+const MOST_ADDRESSES: usize = 16;
+
+/// Turns names into addresses; may block.
+pub trait Resolve: Send + Sync {
+    /// The addresses of `host`, best first.
+    fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+}
+
+/// The system's resolver: hosts file, DNS, whatever the host is set up to ask; all families, in its order.
+#[derive(Debug)]
+pub struct SystemResolver;
+
+impl Resolve for SystemResolver {
+    fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        (host, port).to_socket_addrs().map(Iterator::collect)
+    }
+}
+
+/// What became of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It has these addresses; never empty.
+    Addresses(Arc<[SocketAddr]>),
+    /// It does not resolve now.
+    Failed,
+    /// It was not used in a while: ask again before using what you know.
+    Forget,
+}
+
+/// Where a worker's answers arrive.
+pub struct Inbox {
+    answers: Mutex<Vec<(UpstreamId, Answer)>>,
+    waker: Arc<Waker>,
+}
+
+impl Inbox {
+    /// An inbox whose owner is woken by `waker`.
+    pub fn new(waker: Arc<Waker>) -> Inbox {
+        Inbox { answers: Mutex::default(), waker }
+    }
+
+    /// Takes what has arrived.
+    pub fn take(&self) -> Vec<(UpstreamId, Answer)> {
+        std::mem::take(&mut *lock(&self.answers))
+    }
+
+    fn put(&self, upstream: UpstreamId, answer: Answer) {
+        lock(&self.answers).push((upstream, answer));
+        // It fails when the worker is gone; then nobody waits.
+        let _ = self.waker.wake();
+    }
+}
+
+/// The workers' end.
+#[derive(Clone)]
+pub struct Resolver {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Something to do, or the end.
+    news: Condvar,
+    inboxes: Vec<Arc<Inbox>>,
+    refresh: Duration,
+    source: Box<dyn Resolve>,
+}
+
+#[derive(Default)]
+struct State {
+    names: BTreeMap<UpstreamId, Name>,
+    /// Asked for and not yet looked up: served before the schedule.
+    urgent: VecDeque<UpstreamId>,
+    /// When to look up again.
+    schedule: BTreeSet<(Instant, UpstreamId)>,
+    is_over: bool,
+}
+
+/// What is known of a name.
+struct Name {
+    host: Arc<str>,
+    port: u16,
+    last_asked: Instant,
+    known: Known,
+    lookup: Lookup,
+}
+
+/// The latest that is known of its addresses.
+enum Known {
+    Nothing,
+    Addresses(Arc<[SocketAddr]>),
+    Failed { at: Instant },
+}
+
+/// How a name's next look-up stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lookup {
+    /// Nobody waits for it.
+    None,
+    /// Waits for a thread, or runs; `asked`: a worker waits for the answer.
+    Running { asked: bool },
+    /// In the schedule.
+    Scheduled(Instant),
+}
+
+/// A worker or another thread panicked while it held the lock: what it guards is changed in single steps, so it is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Resolver {
+    /// Starts the threads. Answers go to all `inboxes`.
+    pub fn start(source: Box<dyn Resolve>, refresh: Duration, inboxes: Vec<Arc<Inbox>>) -> io::Result<Resolver> {
+        let shared = Arc::new(Shared { state: Mutex::default(), news: Condvar::new(), inboxes, refresh, source });
+        for _ in 0..THREADS {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new().name("resolver".to_owned()).spawn(move || shared.run())?;
+        }
+        Ok(Resolver { shared })
+    }
+
+    /// Wants the addresses of `host`; the answer comes into all inboxes, always, and soon where it is known.
+    pub fn ask(&self, now: Instant, upstream: UpstreamId, host: &str, port: u16) {
+        let mut state = lock(&self.shared.state);
+        let State { names, urgent, schedule, .. } = &mut *state;
+        let name = names.entry(upstream).or_insert_with(|| Name {
+            host: Arc::from(host),
+            port,
+            last_asked: now,
+            known: Known::Nothing,
+            lookup: Lookup::None,
+        });
+        name.last_asked = now;
+        let answer = match (&name.known, name.lookup) {
+            // Another worker, or this one before it heard, has asked already.
+            (_, Lookup::Running { .. }) => {
+                name.lookup = Lookup::Running { asked: true };
+                None
+            }
+            (Known::Addresses(addresses), Lookup::Scheduled(_)) => Some(Answer::Addresses(Arc::clone(addresses))),
+            (Known::Failed { at }, Lookup::Scheduled(_)) if now.saturating_duration_since(*at) < RETRY_AFTER => {
+                Some(Answer::Failed)
+            }
+            (_, Lookup::Scheduled(due)) => {
+                schedule.remove(&(due, upstream));
+                name.lookup = Lookup::None;
+                None
+            }
+            (_, Lookup::None) => None,
+        };
+        if name.lookup == Lookup::None {
+            name.lookup = Lookup::Running { asked: true };
+            urgent.push_back(upstream);
+            self.shared.news.notify_one();
+        }
+        drop(state);
+        if let Some(answer) = answer {
+            self.shared.tell(upstream, &answer);
+        }
+    }
+
+    /// A name that a worker has addresses of is in use: it will be looked up again.
+    pub fn keep(&self, now: Instant, upstream: UpstreamId) {
+        if let Some(name) = lock(&self.shared.state).names.get_mut(&upstream) {
+            name.last_asked = now;
+        }
+    }
+
+    /// Ends the threads, each after the look-up that it is in.
+    pub fn stop(&self) {
+        lock(&self.shared.state).is_over = true;
+        self.shared.news.notify_all();
+    }
+}
+
+impl Shared {
+    fn tell(&self, upstream: UpstreamId, answer: &Answer) {
+        for inbox in &self.inboxes {
+            inbox.put(upstream, answer.clone());
+        }
+    }
+
+    /// One thread's work.
+    fn run(&self) {
+        while let Some((upstream, host, port)) = self.next_lookup() {
+            let result = self.source.resolve(&host, port);
+            let addresses = result.unwrap_or_default();
+            self.finish(Instant::now(), upstream, &addresses[..addresses.len().min(MOST_ADDRESSES)]);
+        }
+    }
+
+    /// Waits for a name to look up; `None` at the end.
+    fn next_lookup(&self) -> Option<(UpstreamId, Arc<str>, u16)> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.is_over {
+                return None;
+            }
+            let now = Instant::now();
+            let State { names, urgent, schedule, .. } = &mut *state;
+            let due = schedule.first().copied();
+            let upstream = match (urgent.pop_front(), due) {
+                (Some(upstream), _) => upstream,
+                (None, Some((at, upstream))) if at <= now => {
+                    schedule.pop_first();
+                    upstream
+                }
+                (None, Some((at, _))) => {
+                    let wait = at.saturating_duration_since(now);
+                    state = self.news.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+                    continue;
+                }
+                (None, None) => {
+                    state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                }
+            };
+            let name = names.get_mut(&upstream).expect("names are never removed");
+            if let Lookup::Scheduled(_) = name.lookup {
+                if now.saturating_duration_since(name.last_asked) > IN_USE {
+                    name.lookup = Lookup::None;
+                    drop(state);
+                    self.tell(upstream, &Answer::Forget);
+                    state = lock(&self.state);
+                    continue;
+                }
+                name.lookup = Lookup::Running { asked: false };
+            }
+            return Some((upstream, Arc::clone(&name.host), name.port));
+        }
+    }
+
+    /// Takes down what a look-up found, tells the workers, plans the next one.
+    fn finish(&self, now: Instant, upstream: UpstreamId, found: &[SocketAddr]) {
+        let mut state = lock(&self.state);
+        let State { names, schedule, .. } = &mut *state;
+        let name = names.get_mut(&upstream).expect("names are never removed");
+        let answer = match &name.known {
+            // A failed look-up keeps the old addresses.
+            Known::Addresses(old) if found.is_empty() || **old == *found => {
+                let asked = name.lookup == (Lookup::Running { asked: true });
+                asked.then(|| Answer::Addresses(Arc::clone(old)))
+            }
+            Known::Addresses(_) | Known::Nothing | Known::Failed { .. } if !found.is_empty() => {
+                let addresses: Arc<[SocketAddr]> = Arc::from(found);
+                name.known = Known::Addresses(Arc::clone(&addresses));
+                Some(Answer::Addresses(addresses))
+            }
+            Known::Addresses(_) | Known::Nothing | Known::Failed { .. } => {
+                name.known = Known::Failed { at: now };
+                Some(Answer::Failed)
+            }
+        };
+        let due = now + self.refresh;
+        name.lookup = Lookup::Scheduled(due);
+        schedule.insert((due, upstream));
+        // A second thread may sleep until a later moment, or for ever.
+        self.news.notify_one();
+        drop(state);
+        if let Some(answer) = answer {
+            self.tell(upstream, &answer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::{Events, Poll, Token};
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    const NAME: UpstreamId = UpstreamId(3);
+
+    /// Answers as the test says, when the test says.
+    struct Script {
+        answers: Mutex<Receiver<io::Result<Vec<SocketAddr>>>>,
+    }
+
+    impl Resolve for Script {
+        fn resolve(&self, _host: &str, _port: u16) -> io::Result<Vec<SocketAddr>> {
+            lock(&self.answers).recv().unwrap_or_else(|_| Err(io::Error::other("the test is over")))
+        }
+    }
+
+    struct Bench {
+        poll: Poll,
+        inbox: Arc<Inbox>,
+        resolver: Resolver,
+        answers: Sender<io::Result<Vec<SocketAddr>>>,
+    }
+
+    impl Bench {
+        fn new(refresh: Duration) -> Bench {
+            let poll = Poll::new().expect("poll");
+            let waker = Arc::new(Waker::new(poll.registry(), Token(0)).expect("waker"));
+            let inbox = Arc::new(Inbox::new(waker));
+            let (answers, receiver) = channel();
+            let source = Box::new(Script { answers: Mutex::new(receiver) });
+            let resolver = Resolver::start(source, refresh, vec![Arc::clone(&inbox)]).expect("threads");
+            Bench { poll, inbox, resolver, answers }
+        }
+
+        fn ask(&self) {
+            self.resolver.ask(Instant::now(), NAME, "origin.test", 80);
+        }
+
+        /// The next answers that arrive.
+        fn wait(&mut self) -> Vec<(UpstreamId, Answer)> {
+            let mut events = Events::with_capacity(4);
+            loop {
+                let answers = self.inbox.take();
+                if !answers.is_empty() {
+                    return answers;
+                }
+                self.poll.poll(&mut events, Some(Duration::from_secs(5))).expect("poll");
+                assert!(!events.is_empty(), "no answer in five seconds");
+            }
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            self.resolver.stop();
+        }
+    }
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().expect("an address")).collect()
+    }
+
+    fn answer(texts: &[&str]) -> Vec<(UpstreamId, Answer)> {
+        vec![(NAME, Answer::Addresses(addresses(texts).into()))]
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn e1_all_addresses_of_both_families_arrive() {
+        let mut bench = Bench::new(HOUR);
+        bench.ask();
+        let both = ["[::1]:80", "127.0.0.1:80"];
+        bench.answers.send(Ok(addresses(&both))).expect("a thread waits");
+        assert_eq!(bench.wait(), answer(&both));
+        // Known now: answered without a look-up.
+        bench.ask();
+        assert_eq!(bench.wait(), answer(&both));
+    }
+
+    #[test]
+    fn e1_a_name_that_does_not_resolve_is_answered_and_not_asked_for_at_once_again() {
+        let mut bench = Bench::new(HOUR);
+        bench.ask();
+        bench.answers.send(Err(io::Error::other("no such name"))).expect("a thread waits");
+        assert_eq!(bench.wait(), [(NAME, Answer::Failed)]);
+        bench.ask();
+        assert_eq!(bench.wait(), [(NAME, Answer::Failed)], "without a look-up");
+        // A second later it is looked up again.
+        bench.resolver.ask(Instant::now() + RETRY_AFTER, NAME, "origin.test", 80);
+        bench.answers.send(Ok(addresses(&["127.0.0.1:80"]))).expect("a thread waits");
+        assert_eq!(bench.wait(), answer(&["127.0.0.1:80"]));
+    }
+
+    #[test]
+    fn e1_a_refresh_replaces_addresses_and_a_failed_one_keeps_them() {
+        let mut bench = Bench::new(Duration::ZERO);
+        bench.ask();
+        bench.answers.send(Ok(addresses(&["127.0.0.1:80"]))).expect("a thread waits");
+        assert_eq!(bench.wait(), answer(&["127.0.0.1:80"]));
+        bench.answers.send(Err(io::Error::other("servers down"))).expect("a thread waits");
+        bench.answers.send(Ok(addresses(&["127.0.0.1:80"]))).expect("a thread waits");
+        bench.answers.send(Ok(addresses(&["127.0.0.2:80"]))).expect("a thread waits");
+        assert_eq!(bench.wait(), answer(&["127.0.0.2:80"]), "neither the failure nor the same again is told");
+    }
+
+    #[test]
+    fn the_system_resolver_knows_this_host() {
+        let found = SystemResolver.resolve("localhost", 80).expect("localhost");
+        assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 80));
+        assert!(!found.is_empty());
+    }
+}

@@ -1,0 +1,291 @@
+//! What one event loop owns. One thread each; workers share nothing that is written on the request path.
+//!
+//! This file has the types and the small steps that all others need; what happens to them is told in
+//! [`dial`](super::dial) (connections to upstreams), [`drive`](super::drive) (moving bytes) and
+//! [`event_loop`](super::event_loop) (connections from clients, and the turn).
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mio::Poll;
+
+use crate::proxy::exchange::{ConnectError, Env, Exchange, Spares};
+use crate::proxy::site::{Site, UpstreamId};
+
+use super::clock::Clock;
+use super::conn::Conn;
+use super::control::Control;
+use super::door::Door;
+use super::observer::Journal;
+use super::pool::Pool;
+use super::resolve::{Inbox, Resolver};
+use super::slab::{Key, Slab};
+use super::timers::{Alarm, Timers};
+use super::token::Source;
+
+/// The one read buffer of a worker. Bodies move through it in pieces of this size; with 16 KiB they would cost 30 to 50
+/// percent more.
+pub const SCRATCH: usize = 64 * 1024;
+
+/// A client connection. What only a running request needs lives behind the exchange's own box: most client connections
+/// are idle, and there may be many.
+pub struct Client {
+    /// The socket.
+    pub conn: Conn,
+    /// What is said on it.
+    pub exchange: Exchange,
+    /// The connection that it borrows, or the attempt at one.
+    pub link: Option<Key>,
+    /// The answer to a connect command, not yet delivered.
+    pub dialed: Option<Result<(), ConnectError>>,
+    /// Its earliest entry among the timers.
+    pub alarm: Alarm,
+    /// When it was last driven: who has been idle longest.
+    pub active: Instant,
+    /// Whether it is in the run queue already.
+    pub is_queued: bool,
+    /// Whether it was asked to end.
+    pub leave: Leave,
+}
+
+/// How far a client connection is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// It may stay.
+    No,
+    /// It shall end: its exchange is to be told.
+    Asked,
+    /// Its exchange knows.
+    Told,
+}
+
+/// A connection to an upstream, or an attempt at one.
+pub struct Link {
+    /// Where it leads.
+    pub upstream: UpstreamId,
+    /// Its earliest entry among the timers.
+    pub alarm: Alarm,
+    /// What it is doing.
+    pub state: LinkState,
+}
+
+/// What a link is doing. Where it has an owner, that client's `link` names it, and both end together.
+pub enum LinkState {
+    /// It waits for the upstream's addresses.
+    Resolving {
+        /// Who wants it.
+        owner: Key,
+    },
+    /// It waits for an address to answer.
+    Dialing {
+        /// Who wants it.
+        owner: Key,
+        /// The socket of this attempt.
+        conn: Conn,
+        /// What else can be tried.
+        attempt: Box<Attempt>,
+    },
+    /// An exchange uses it.
+    Lent {
+        /// Whose.
+        owner: Key,
+        /// The socket.
+        conn: Conn,
+        /// When it was connected.
+        born: Instant,
+    },
+    /// It is in the pool.
+    Idle {
+        /// The socket.
+        conn: Conn,
+        /// When it was connected.
+        born: Instant,
+        /// When it has to go.
+        until: Instant,
+    },
+}
+
+/// The addresses of an upstream, tried in turn.
+pub struct Attempt {
+    /// All of them.
+    pub addresses: Arc<[SocketAddr]>,
+    /// Which one is next (modulo their number).
+    pub next: usize,
+    /// How many have not been tried.
+    pub left: usize,
+    /// What became of those that were.
+    pub failure: Option<ConnectError>,
+    /// When to give up the current one.
+    pub until: Instant,
+}
+
+/// What a worker knows of an upstream's name.
+pub struct Known {
+    /// Its addresses.
+    pub addresses: Arc<[SocketAddr]>,
+    /// Where the next attempt begins: each begins one further than the one before.
+    pub next: usize,
+    /// When the resolver was last told that the name is in use.
+    pub kept: Instant,
+}
+
+/// What exchanges are lent for the length of a call.
+pub struct Surroundings {
+    /// The moment.
+    pub clock: Clock,
+    /// The configuration.
+    pub site: Rc<Site>,
+    /// Recycled memory.
+    pub spares: Spares,
+    /// The log.
+    pub journal: Box<dyn Journal>,
+}
+
+impl Surroundings {
+    /// As a call takes it.
+    pub fn env(&mut self) -> Env<'_> {
+        Env { now: self.clock.now(), site: &self.site, spares: &mut self.spares, observer: &mut *self.journal }
+    }
+
+    /// The moment of this turn.
+    pub fn now(&self) -> Instant {
+        self.clock.now().instant
+    }
+}
+
+/// One event loop.
+pub struct Worker {
+    pub(super) poll: Poll,
+    pub(super) clients: Slab<Client>,
+    pub(super) links: Slab<Link>,
+    pub(super) pool: Pool,
+    pub(super) timers: Timers,
+    /// Who is to be driven in this turn or the next.
+    pub(super) run_queue: VecDeque<Key>,
+    pub(super) door: Door,
+    pub(super) names: HashMap<UpstreamId, Known>,
+    /// Links that wait for addresses.
+    pub(super) resolving: Vec<Key>,
+    pub(super) resolver: Resolver,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) control: Arc<Control>,
+    pub(super) stage: Stage,
+    /// Sockets that were closed in this turn. They are dropped at its end, when no event of the same batch can mean
+    /// them any more (rule M6).
+    pub(super) graveyard: Vec<Conn>,
+    pub(super) around: Surroundings,
+    pub(super) scratch: Box<[u8]>,
+}
+
+/// How far a worker is with its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It takes new connections.
+    Open,
+    /// It takes no new ones; those that it has are told at the end of the turn, so that a request that is here already
+    /// is still answered.
+    Closing,
+    /// It finishes what is in flight.
+    Draining,
+    /// It is done, or has to be.
+    Over,
+}
+
+/// What a worker is made of. Unlike the worker itself it can be sent to a thread.
+pub struct Seed {
+    /// With the waker registered.
+    pub poll: Poll,
+    /// This worker's listeners.
+    pub door: Door,
+    /// The resolver that all workers share.
+    pub resolver: Resolver,
+    /// Where its answers arrive.
+    pub inbox: Arc<Inbox>,
+    /// What the main thread has to say.
+    pub control: Arc<Control>,
+}
+
+impl Worker {
+    /// A worker with no connection. To be made on its own thread.
+    pub fn new(seed: Seed, site: Rc<Site>, journal: Box<dyn Journal>) -> Worker {
+        let Seed { poll, door, resolver, inbox, control } = seed;
+        Worker {
+            poll,
+            clients: Slab::default(),
+            links: Slab::default(),
+            pool: Pool::new(&site.config.pool),
+            timers: Timers::default(),
+            run_queue: VecDeque::new(),
+            door,
+            names: HashMap::new(),
+            resolving: Vec::new(),
+            resolver,
+            inbox,
+            control,
+            stage: Stage::Open,
+            graveyard: Vec::new(),
+            around: Surroundings { clock: Clock::new(), site, spares: Spares::default(), journal },
+            scratch: vec![0; SCRATCH].into_boxed_slice(),
+        }
+    }
+
+    /// Puts a client into the run queue, once.
+    pub(super) fn enqueue(&mut self, key: Key) {
+        if let Some(client) = self.clients.get_mut(key)
+            && !client.is_queued
+        {
+            client.is_queued = true;
+            self.run_queue.push_back(key);
+        }
+    }
+
+    /// Ends a client connection and the upstream connection that it borrows.
+    pub(super) fn remove_client(&mut self, key: Key) {
+        if let Some(client) = self.clients.remove(key) {
+            if let Some(link) = client.link {
+                self.remove_link(link);
+            }
+            self.graveyard.push(client.conn);
+        }
+    }
+
+    /// Closes an upstream connection, or gives up the attempt at one.
+    pub(super) fn remove_link(&mut self, key: Key) {
+        match self.links.remove(key).map(|link| link.state) {
+            None => {}
+            Some(LinkState::Resolving { .. }) => self.resolving.retain(|waiting| *waiting != key),
+            Some(LinkState::Dialing { conn, .. } | LinkState::Lent { conn, .. }) => self.graveyard.push(conn),
+            Some(LinkState::Idle { conn, .. }) => {
+                self.pool.remove(key);
+                self.graveyard.push(conn);
+            }
+        }
+    }
+
+    /// The entries of short connections must not fill the heap until their time comes.
+    pub(super) fn sweep_timers(&mut self) {
+        let alive = self.clients.len() + self.links.len();
+        if self.timers.len() > 8 * alive + 1024 {
+            let Worker { timers, clients, links, .. } = self;
+            timers.sweep(|token| match Source::of(token) {
+                Some(Source::Client(key)) => clients.get(key).is_some(),
+                Some(Source::Link(key)) => links.get(key).is_some(),
+                Some(Source::Listener(_) | Source::Waker | Source::Drain) => true,
+                None => false,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_slot_is_at_most_250_bytes() {
+        assert!(size_of::<Client>() <= 250, "a client slot has {} bytes", size_of::<Client>());
+    }
+}

@@ -1,0 +1,206 @@
+//! What the C functions of the host table act upon: one exchange, seen through the view that the exchange lends.
+//!
+//! The functions, their pointers and their checks are `mini_rproxy_plugin::host`; here is only how a checked wish changes
+//! our own types. No `unsafe`.
+
+use std::cell::OnceCell;
+use std::io::Write;
+
+use mini_rproxy_plugin::abi;
+use mini_rproxy_plugin::host::{Access, Attr, Limits, Log, Pair, Phase, Side, table};
+
+use super::{Level, Sink};
+use crate::http::fields::Fields;
+use crate::http::head::{Method, reason_phrase};
+use crate::proxy::hooks::{Answer, HookView};
+use std::sync::Arc;
+
+/// The table that every plugin gets. It stays until the process ends, as the interface promises.
+pub static TABLE: abi::Host = table::<View<'static, 'static>>();
+
+/// One exchange during one hook.
+#[derive(Debug)]
+pub struct View<'v, 'x> {
+    hooks: &'v mut HookView<'x>,
+    phase: Phase,
+    flags: u32,
+    limits: Limits,
+    status: [u8; 3],
+    client: OnceCell<AddressText>,
+    /// What `respond` was given.
+    pub answer: Option<Box<Answer>>,
+}
+
+/// The longest IPv6 address has 39 characters, 45 with an embedded IPv4 one.
+type AddressText = ([u8; 48], usize);
+
+impl<'v, 'x> View<'v, 'x> {
+    /// A view for a plugin with these flags.
+    pub fn new(hooks: &'v mut HookView<'x>, phase: Phase, flags: u32, limits: Limits) -> Self {
+        let status = digits(hooks.response.as_ref().map_or(0, |response| response.status));
+        View { hooks, phase, flags, limits, status, client: OnceCell::new(), answer: None }
+    }
+
+    fn fields(&self, side: Side) -> Option<&Fields> {
+        match side {
+            Side::Request => Some(&self.hooks.request.fields),
+            Side::Response => self.hooks.response.as_ref().map(|response| &response.fields),
+        }
+    }
+
+    fn fields_mut(&mut self, side: Side) -> Option<&mut Fields> {
+        match side {
+            Side::Request => Some(&mut self.hooks.request.fields),
+            Side::Response => self.hooks.response.as_mut().map(|response| &mut response.fields),
+        }
+    }
+
+    /// The client's address in text; made once, since a plugin may hold what it was given.
+    fn client(&self) -> Option<&[u8]> {
+        // A client that came over IPv4 has its IPv4 address, also where the socket is an IPv6 one.
+        let address = self.hooks.client?.ip().to_canonical();
+        let (text, len) = self.client.get_or_init(|| {
+            let mut text = [0; 48];
+            let mut rest = &mut text[..];
+            // 48 bytes hold every address; were one longer, it would be cut.
+            let _ = write!(rest, "{address}");
+            let len = 48 - rest.len();
+            (text, len)
+        });
+        text.get(..*len)
+    }
+}
+
+fn digits(status: u16) -> [u8; 3] {
+    [status / 100 % 10, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8)
+}
+
+impl Access for View<'_, '_> {
+    fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    fn flags(&self) -> u32 {
+        self.flags
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn attr(&self, attr: Attr) -> Option<&[u8]> {
+        match attr {
+            Attr::Method => Some(self.hooks.request.method.as_bytes()),
+            Attr::Target => Some(&self.hooks.request.target),
+            Attr::Authority => Some(&self.hooks.request.authority),
+            Attr::Status => self.hooks.response.is_some().then_some(&self.status),
+            Attr::ClientAddr => self.client(),
+            Attr::RoutePrefix => Some(self.hooks.route_prefix.as_bytes()),
+            Attr::Upstream => Some(self.hooks.upstream.as_bytes()),
+            Attr::OriginalTarget => Some(self.hooks.original_target),
+        }
+    }
+
+    fn set_attr(&mut self, attr: Attr, value: &[u8]) {
+        let request = &mut *self.hooks.request;
+        let place = match attr {
+            Attr::Method => return request.method = Method::of(value),
+            Attr::Target => &mut request.target,
+            Attr::Authority => &mut request.authority,
+            // The table lets none of these through.
+            Attr::Status | Attr::ClientAddr | Attr::RoutePrefix | Attr::Upstream | Attr::OriginalTarget => return,
+        };
+        place.clear();
+        place.extend_from_slice(value);
+    }
+
+    fn set_status(&mut self, status: u16) {
+        if let Some(response) = self.hooks.response.as_mut() {
+            response.status = status;
+            response.reason.clear();
+            response.reason.extend_from_slice(reason_phrase(status).as_bytes());
+            self.status = digits(status);
+        }
+    }
+
+    fn field_count(&self, side: Side) -> usize {
+        self.fields(side).map_or(0, Fields::len)
+    }
+
+    fn field_at(&self, side: Side, index: usize) -> Option<Pair<'_>> {
+        self.fields(side)?.get(index).map(|line| (line.name, line.value))
+    }
+
+    fn set_field(&mut self, side: Side, name: &[u8], value: &[u8]) {
+        if let Some(fields) = self.fields_mut(side) {
+            fields.set(name, value);
+        }
+    }
+
+    fn add_field(&mut self, side: Side, name: &[u8], value: &[u8]) {
+        if let Some(fields) = self.fields_mut(side) {
+            fields.add(name, value);
+        }
+    }
+
+    fn remove_field(&mut self, side: Side, name: &[u8]) -> bool {
+        self.fields_mut(side).is_some_and(|fields| fields.remove(name))
+    }
+
+    fn values(&self) -> &Vec<(Vec<u8>, Vec<u8>)> {
+        &self.hooks.state.values
+    }
+
+    fn values_mut(&mut self) -> &mut Vec<(Vec<u8>, Vec<u8>)> {
+        &mut self.hooks.state.values
+    }
+
+    fn body(&self, side: Side) -> Option<&[u8]> {
+        let body = match side {
+            Side::Request => &self.hooks.request_body,
+            Side::Response => &self.hooks.response_body,
+        };
+        body.as_ref().map(|body| body.as_slice())
+    }
+
+    fn set_body(&mut self, side: Side, body: Vec<u8>) {
+        let place = match side {
+            Side::Request => &mut self.hooks.request_body,
+            Side::Response => &mut self.hooks.response_body,
+        };
+        if let Some(place) = place {
+            **place = body;
+        }
+    }
+
+    fn set_answer(&mut self, status: u16, lines: Vec<(Vec<u8>, Vec<u8>)>, body: Vec<u8>) {
+        let mut fields = Fields::new();
+        for (name, value) in &lines {
+            fields.add(name, value);
+        }
+        self.answer = Some(Box::new(Answer { status, fields, body }));
+    }
+}
+
+/// The messages of one plugin, on their way to the proxy's log.
+pub struct PluginLog {
+    /// The plugin's name.
+    pub plugin: String,
+    /// Where they go.
+    pub sink: Arc<dyn Sink>,
+}
+
+impl Log for PluginLog {
+    fn is_enabled(&self, level: Level) -> bool {
+        self.sink.is_enabled(level)
+    }
+
+    fn log(&self, level: Level, message: &[u8]) {
+        /// Longer messages are cut: a log line is no place for a body.
+        const MAX: usize = 4096;
+        if self.sink.is_enabled(level) {
+            let message = message.get(..MAX).unwrap_or(message);
+            self.sink.log(level, &self.plugin, &String::from_utf8_lossy(message));
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Limits over sockets: what is too large is refused before any upstream hears of it.
+
+use crate::support::{Origin, Proxy, value};
+
+fn start(more: &str) -> (Origin, Proxy) {
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&origin.config(more));
+    (origin, proxy)
+}
+
+#[test]
+fn a_body_that_is_announced_too_long_gives_413() {
+    let (origin, proxy) = start("limits: { max_body_bytes: 1000 }");
+    let mut client = proxy.connect();
+    client.send("PUT /long HTTP/1.1\r\nHost: test\r\nContent-Length: 1001\r\n\r\n");
+    assert_eq!(client.response().status(), 413);
+    assert_eq!(origin.connections(), 0);
+    let mut client = proxy.connect();
+    client.send(format!("PUT /short HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\n{}", "x".repeat(1000)));
+    assert_eq!(client.response().status(), 200);
+}
+
+#[test]
+fn g20_a_413_can_be_read_by_a_client_that_is_still_sending() {
+    let (_origin, proxy) = start("limits: { max_body_bytes: 1000 }");
+    for head in ["Content-Length: 300000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n493e0\r\n"] {
+        let mut client = proxy.connect();
+        client.send(format!("PUT /long HTTP/1.1\r\nHost: test\r\n{head}"));
+        // Without a lingering close the unread bytes would turn the answer into a reset.
+        client.send("x".repeat(300_000));
+        let response = client.response();
+        assert_eq!(response.status(), 413, "{head}");
+        assert_eq!(response.field("Connection").map(str::to_ascii_lowercase).as_deref(), Some("close"), "{head}");
+    }
+}
+
+#[test]
+fn g20_an_early_answer_of_the_origin_reaches_a_client_that_is_still_sending() {
+    let origin = Origin::start(|mut peer, _| {
+        peer.head().expect("a request");
+        peer.send("HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\nfull");
+        peer.shutdown();
+        // Reads what comes, as a polite origin does.
+        let _ = peer.try_rest();
+    });
+    let proxy = Proxy::start(&origin.config(""));
+    let mut client = proxy.connect();
+    client.send("PUT /long HTTP/1.1\r\nHost: test\r\nContent-Length: 300000\r\n\r\n");
+    client.send("x".repeat(100_000));
+    let response = client.response();
+    assert_eq!((response.status(), response.text()), (413, "full"));
+}
+
+#[test]
+fn a_long_request_line_gives_414() {
+    let (origin, proxy) = start("limits: { max_request_line: 1000 }");
+    let mut client = proxy.connect();
+    client.send(format!("GET /{} HTTP/1.1\r\nHost: test\r\n\r\n", "x".repeat(2000)));
+    assert_eq!(client.response().status(), 414);
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn too_many_and_too_long_fields_give_431() {
+    let (origin, proxy) = start("limits: { max_head_bytes: 4KiB, max_header_fields: 20 }");
+    let many: String = (0..30).map(|n| format!("X-{n}: y\r\n")).collect();
+    let long = format!("X: {}\r\n", "y".repeat(5000));
+    for fields in [many, long] {
+        let mut client = proxy.connect();
+        client.send(format!("GET / HTTP/1.1\r\nHost: test\r\n{fields}\r\n"));
+        assert_eq!(client.response().status(), 431);
+        assert!(client.is_closed());
+    }
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
+fn a_connection_serves_so_many_requests_and_no_more() {
+    let (_origin, proxy) = start("limits: { max_requests_per_connection: 3 }");
+    let mut client = proxy.connect();
+    for number in 1..=3 {
+        let response = client.get("/");
+        assert_eq!(response.status(), 200);
+        let says_close = response.field("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        assert_eq!(says_close, number == 3);
+    }
+    assert!(client.is_closed());
+}
+
+#[test]
+fn ambiguous_requests_are_refused_with_their_rule_in_the_log() {
+    let (origin, proxy) = start("");
+    let cases = [
+        ("/both", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400, "s1"),
+        ("/plus", "Content-Length: +5\r\n", 400, "s2"),
+        ("/twice", "Content-Length: 5\r\nContent-Length: 5\r\n", 400, "s2"),
+        ("/identity", "Transfer-Encoding: identity\r\n", 501, "s3"),
+        ("/space", "Content-Length : 5\r\n", 400, "s8"),
+        ("/hosts", "Host: other\r\n", 400, "s11"),
+    ];
+    for (path, fields, status, rule) in cases {
+        let mut client = proxy.connect();
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: test\r\n{fields}\r\n"));
+        let response = client.response();
+        assert_eq!(response.status(), status, "{path}");
+        assert!(!response.text().contains(path), "error texts never echo input: {}", response.text());
+        assert!(client.is_closed(), "{path}");
+        let wanted = |line: &str| value(line, "why").is_some_and(|why| why.eq_ignore_ascii_case(rule));
+        proxy.log.wait_for(&format!("why={rule} ({path})"), wanted);
+    }
+    assert_eq!(origin.connections(), 0);
+}

@@ -1,0 +1,110 @@
+//! The access log: complete, parsable, and out of a client's reach.
+
+use serde_json::Value;
+
+use crate::support::{Launch, Origin, Proxy, value};
+
+/// Bytes that would end a line, a field or a string, were they copied out as they are. Those that the grammar refuses
+/// are in requests that get a 400; the log must survive these as well.
+const HOSTILE: [&[u8]; 6] = [
+    b"GET /a\"status=200\" HTTP/1.1\r\nHost: test\r\n\r\n",
+    b"GET /b%0Astatus=200%0D%0A HTTP/1.1\r\nHost: test\r\n\r\n",
+    b"GET /c\\\"\\n HTTP/1.1\r\nHost: test\r\n\r\n",
+    b"GET /d\x1b[31m\x00 HTTP/1.1\r\nHost: test\r\n\r\n",
+    b"GET /e HTTP/1.1\r\nHost: te\"st\nstatus=200\r\n\r\n",
+    b"G\"ET=\n /f HTTP/1.1\r\nHost: test\r\n\r\n",
+];
+
+fn provoke(proxy: &Proxy) {
+    for request in HOSTILE {
+        let mut client = proxy.connect();
+        client.send(request);
+        client.shutdown();
+        let _ = client.try_rest();
+    }
+    // The last line of the log, to be waited for.
+    assert_eq!(proxy.connect().get("/the-end").status(), 200);
+}
+
+#[test]
+fn text_lines_tell_everything_about_a_request() {
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&format!("routes:\n  - prefix: /api\n    upstream: {}\n", origin.url()));
+    let mut client = proxy.connect();
+    client.send("POST /api/x?secret=1 HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello");
+    let response = client.response();
+    let line = proxy.access("/api/x");
+    let expected = [
+        ("method", "POST"),
+        ("prefix", "/api"),
+        ("status", "200"),
+        ("bytes_in", "5"),
+        ("bytes_out", &response.body.len().to_string()),
+        ("reused", "false"),
+        ("retries", "0"),
+    ];
+    for (key, expected) in expected {
+        assert_eq!(value(&line, key), Some(expected), "{key}: {line}");
+    }
+    assert!(value(&line, "upstream").is_some_and(|url| url.contains(&origin.address.to_string())), "{line}");
+    assert!(!line.contains("secret"), "queries may hold secrets: {line}");
+    assert!(matches!(value(&line, "why"), None | Some("-")), "{line}");
+}
+
+#[test]
+fn text_lines_cannot_be_broken() {
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&origin.config(""));
+    provoke(&proxy);
+    proxy.access("/the-end");
+    for line in proxy.log.all() {
+        assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "a control byte: {line:?}");
+        assert!(!line.starts_with("status="), "a line that a client has made: {line}");
+        // Outside of quotation marks every key stands once.
+        let mut inside = false;
+        let mut outside = String::new();
+        let mut escaped = false;
+        for c in line.chars() {
+            match c {
+                _ if escaped => escaped = false,
+                '\\' if inside => escaped = true,
+                '"' => inside = !inside,
+                _ if !inside => outside.push(c),
+                _ => {}
+            }
+        }
+        assert!(!inside, "a string without an end: {line}");
+        assert!(outside.matches(" status=").count() < 2, "two statuses: {line}");
+    }
+}
+
+#[test]
+fn json_lines_parse_whatever_a_client_sends() {
+    let origin = Origin::echo();
+    let by_environment = Launch::new(&origin.config("")).env("LOG_MODE", "json").spawn();
+    let by_configuration = Launch::new(&origin.config("log: { format: json }")).spawn();
+    for mut proxy in [by_environment, by_configuration] {
+        let line = proxy.log.wait_for("the address", |line| line.contains("listening"));
+        let words = line.split(['"', ' ', '=']);
+        proxy.address = words.filter_map(|word| word.parse().ok()).next().expect("an address");
+        provoke(&proxy);
+        let end = proxy.log.wait_for("the last request", |line| line.contains("/the-end"));
+        let end: Value = serde_json::from_str(&end).expect("JSON");
+        assert_eq!(end["path"], "/the-end");
+        assert_eq!(end["status"], 200);
+        for line in proxy.log.all() {
+            let value: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            assert!(value.is_object(), "{line}");
+        }
+    }
+}
+
+#[test]
+fn without_verbose_there_is_no_line_for_a_request() {
+    let origin = Origin::echo();
+    let mut proxy = Launch::quiet(&origin.config("")).start();
+    assert_eq!(proxy.connect().get("/silence").status(), 200);
+    proxy.signal("TERM");
+    proxy.wait();
+    assert!(!proxy.log.all().iter().any(|line| line.contains("/silence")));
+}

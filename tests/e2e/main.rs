@@ -1,0 +1,25 @@
+//! End-to-end tests: the built binary, real sockets, and programs that no one here wrote.
+//!
+//! One crate, so that it is linked once. Each file is one topic. No test sleeps to wait for something: it waits for an
+//! event (a line of the log, bytes, the end of a connection) and gives up only after `support::PATIENCE`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod builtin_answers;
+mod bundled_upstream;
+mod crowd;
+mod curl;
+mod faults;
+mod life_cycle;
+mod limits;
+mod log_lines;
+mod nginx;
+#[cfg(feature = "dlopen")]
+mod plugins;
+mod pool;
+mod pressure;
+mod start_up;
+mod streaming;
+mod timeouts;
+mod websocket;

@@ -1,0 +1,92 @@
+//! Plugins as a user loads them: shared objects beside the binary, flags and configuration.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::support::proxy::BINARY;
+use crate::support::{Launch, Origin, Peer, Proxy};
+
+/// The shared object of an example plugin, which cargo builds beside the other examples. Where only this crate was built
+/// there is none.
+fn shared_object(name: &str) -> Option<PathBuf> {
+    let path = Path::new(BINARY).with_file_name("examples").join(format!("lib{name}.so"));
+    if !path.is_file() {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{name} is not built");
+        eprintln!("skipped: {name} is not built (make plugins)");
+        return None;
+    }
+    Some(path)
+}
+
+/// One list entry of `plugins`.
+fn listed(path: &Path, config: &str) -> String {
+    format!("plugins:\n  - path: {}\n    config: {config}\n", path.display())
+}
+
+#[test]
+fn a_folder_of_plugins_is_loaded_and_what_is_none_is_skipped() {
+    let Some(plugin) = shared_object("header_demo") else { return };
+    let folder = TempDir::new().expect("a temporary folder");
+    fs::copy(plugin, folder.path().join("b.so")).expect("a copy");
+    fs::write(folder.path().join("a.so"), "not a plugin").expect("a file");
+    fs::write(folder.path().join("README"), "not looked at").expect("a file");
+    let origin = Origin::echo();
+    let flag = folder.path().to_str().expect("a temporary path is text");
+    let proxy = Launch::new(&origin.config("")).arg("-plugindir").arg(flag).start();
+    let response = proxy.connect().get("/");
+    assert_eq!(response.field("X-Demo-Response"), Some("true"));
+    assert!(response.text().contains("X-Demo-Request: true\n"), "{}", response.text());
+    proxy.log.wait_for("the refused file", |line| line.contains("a.so"));
+    proxy.log.wait_for("the count", |line| line.contains("1 of 2"));
+}
+
+#[test]
+fn a_missing_folder_or_a_listed_plugin_that_does_not_load_stops_the_start() {
+    let origin = Origin::echo();
+    let missing = Path::new("/no/such/plugin.so");
+    let cases = [
+        Launch::new(&format!("{}{}", origin.config(""), listed(missing, "x"))),
+        Launch::new(&origin.config("")).arg("-plugindir=/no/such/folder"),
+    ];
+    for launch in cases {
+        let mut proxy = launch.spawn();
+        assert_eq!(proxy.wait().code(), Some(1));
+        assert!(proxy.log.all().iter().any(|line| line.contains("/no/such")), "{:?}", proxy.log.all());
+    }
+}
+
+/// A proxy in front of which `basic_auth` stands; the password of `ann` is `secret`.
+fn guarded(origin: &Origin) -> Option<(Proxy, TempDir)> {
+    let plugin = shared_object("basic_auth")?;
+    let folder = TempDir::new().expect("a temporary folder");
+    let users = folder.path().join("htpasswd");
+    fs::write(
+        &users,
+        "ann:$6$saltsalt$TVLlQcbpFVof5W3Yz4DTP6gRstiNuHwwTt6GLc1E5n0U0aDehy0S5knV8wiOQSpT0Y77vwPZN.Pq.H91p5hVO1\n",
+    )
+    .expect("a file");
+    let config = format!("{{htpasswd: {}, realm: staff}}", users.display());
+    Some((Proxy::start(&format!("{}{}", origin.config(""), listed(&plugin, &config))), folder))
+}
+
+fn ask(client: &mut Peer, fields: &str) -> u16 {
+    client.send(format!("POST /x HTTP/1.1\r\nHost: test\r\n{fields}Content-Length: 5\r\n\r\nhello"));
+    client.response().status()
+}
+
+#[test]
+fn g21_a_plugin_that_answers_keeps_the_request_from_the_origin() {
+    let origin = Origin::echo();
+    let Some((proxy, _folder)) = guarded(&origin) else { return };
+    assert_eq!(ask(&mut proxy.connect(), ""), 401);
+    // "ann:wrong"
+    assert_eq!(ask(&mut proxy.connect(), "Authorization: Basic YW5uOndyb25n\r\n"), 401);
+    assert_eq!(origin.connections(), 0);
+    // "ann:secret"
+    assert_eq!(ask(&mut proxy.connect(), "Authorization: Basic YW5uOnNlY3JldA==\r\n"), 200);
+    assert_eq!(origin.connections(), 1);
+    let lines = proxy.log.wait_for_many("access log lines", 3, |line| line.contains("path=/x"));
+    assert!(lines[0].contains("status=401") && lines[0].contains("why=plugin_answered"), "{}", lines[0]);
+}

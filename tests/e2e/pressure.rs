@@ -1,0 +1,153 @@
+//! Many connections, few descriptors, and what a request costs.
+
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{Launch, Origin, Peer, Proxy, is_missing, lines::Lines, send_signal};
+
+#[test]
+fn m5_too_few_descriptors_slow_accepting_down_and_never_stop_or_spin() {
+    let origin = Origin::echo();
+    let proxy = Launch::after("ulimit -n 64", &origin.config("workers: 1")).start();
+    let mut first = proxy.connect();
+    assert_eq!(first.get("/before").status(), 200);
+    // Far more than it has descriptors for; the kernel completes the handshakes by itself.
+    let crowd: Vec<Peer> = (0..100).map(|_| proxy.connect()).collect();
+    assert_eq!(first.get("/within").status(), 200);
+
+    // Half a second in which nothing can be done: nothing may be spent on it.
+    let before = proxy.cpu_ticks();
+    thread::sleep(Duration::from_millis(500));
+    let spent = proxy.cpu_ticks() - before;
+    assert!(spent < 15, "{spent} of 50 ticks were spent on waiting");
+    assert!(proxy.descriptors() <= 64);
+
+    assert_eq!(first.get("/still").status(), 200);
+    drop(crowd);
+    // Room again: a new client is served.
+    assert_eq!(proxy.connect().get("/after").status(), 200);
+}
+
+#[test]
+fn m4_a_busy_connection_starves_nobody() {
+    // An endless body, as fast as it goes.
+    let flood = Origin::start(|mut peer, _| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+        let block = vec![b'x'; 1 << 20];
+        while peer.try_send(&block).is_ok() {}
+    });
+    let quiet = Origin::echo();
+    let proxy = Proxy::start(&format!(
+        "workers: 1\nroutes:\n  - prefix: /flood\n    upstream: {}\n  - prefix: /\n    upstream: {}\n",
+        flood.url(),
+        quiet.url()
+    ));
+    let (stop, stopped) = channel::<()>();
+    let mut greedy = proxy.connect();
+    greedy.send("GET /flood HTTP/1.1\r\nHost: test\r\n\r\n");
+    greedy.head().expect("a response");
+    let reader = thread::spawn(move || {
+        let mut total = 0;
+        while stopped.try_recv().is_err() {
+            total += greedy.some_bytes().expect("it goes on").len();
+        }
+        total
+    });
+    let mut client = proxy.connect();
+    let start = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(client.get("/").status(), 200);
+    }
+    let elapsed = start.elapsed();
+    stop.send(()).expect("the reader runs");
+    let total = reader.join().expect("the reader does not panic");
+    assert!(total > 0);
+    assert!(elapsed < Duration::from_secs(5), "100 requests took {elapsed:?} beside a download of {total} bytes");
+}
+
+#[test]
+fn above_the_connection_limit_new_clients_wait_and_old_ones_are_served() {
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&origin.config("workers: 1\nlimits: { max_connections: 2 }"));
+    let mut held: Vec<Peer> = (0..2).map(|_| proxy.connect()).collect();
+    for client in &mut held {
+        assert_eq!(client.get("/held").status(), 200);
+    }
+    let mut waiting = proxy.connect();
+    waiting.send("GET /waits HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(held[0].get("/held").status(), 200);
+    held.clear();
+    assert_eq!(waiting.response().status(), 200);
+}
+
+/// Calls of each kind in the table that `strace -c` prints.
+fn calls(table: &[String]) -> BTreeMap<String, u64> {
+    // "% time seconds usecs/call calls [errors] syscall"
+    let row = |line: &String| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_row = (5..=6).contains(&words.len()) && words[0].parse::<f64>().is_ok();
+        is_row.then(|| Some((words.last()?.to_string(), words[3].parse().ok()?)))?
+    };
+    table.iter().filter_map(row).collect()
+}
+
+#[test]
+fn a_request_costs_four_calls_on_sockets_and_no_epoll_ctl() {
+    const CLIENTS: u64 = 8;
+    const REQUESTS: u64 = 250;
+    if is_missing("strace") {
+        return;
+    }
+    let origin = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let proxy = Launch::quiet(&origin.config("workers: 1")).start();
+    // Everything that happens once (accepting, connecting) happens before the count.
+    let mut clients: Vec<Peer> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+    let ask_all = |clients: &mut Vec<Peer>| {
+        for client in clients.iter_mut() {
+            client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        }
+        for client in clients.iter_mut() {
+            assert_eq!(client.response().status(), 200);
+        }
+    };
+    ask_all(&mut clients);
+
+    let mut strace = Command::new("strace")
+        .args(["-c", "-f", "-p", &proxy.pid().to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("strace runs");
+    let table = Lines::default();
+    table.collect(strace.stderr.take().expect("stderr is piped"));
+    let line = table.wait_for("strace", |line| line.contains("attached") || line.contains("attach:"));
+    if line.contains("attach:") {
+        let _ = strace.wait();
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "strace may not attach here: {line}");
+        eprintln!("skipped: strace may not attach here: {line}");
+        return;
+    }
+    for _ in 0..REQUESTS {
+        ask_all(&mut clients);
+    }
+    send_signal(strace.id(), "INT");
+    table.wait_for_end();
+    let _ = strace.wait();
+
+    let calls = calls(&table.all());
+    let sum = |names: &[&str]| names.iter().filter_map(|name| calls.get(*name)).sum::<u64>();
+    let requests = CLIENTS * REQUESTS;
+    let data = sum(&["read", "write", "readv", "writev", "recvfrom", "sendto", "recvmsg", "sendmsg"]);
+    // A few for timers, the log and connections that the pool gave up in between.
+    let few = requests / 50;
+    assert!(data >= requests * 4, "strace did not see everything: {calls:?}");
+    assert!(data <= requests * 4 + few, "{data} calls for {requests} requests: {calls:?}");
+    assert!(sum(&["epoll_ctl"]) <= few, "{calls:?}");
+    assert!(sum(&["epoll_wait", "epoll_pwait", "epoll_pwait2"]) <= requests * 2 + few, "{calls:?}");
+    let all: u64 = calls.iter().filter(|(name, _)| *name != "total").map(|(_, count)| count).sum();
+    assert!(all <= requests * 6 + 2 * few, "{all} calls for {requests} requests: {calls:?}");
+}

@@ -1,0 +1,146 @@
+//! The command line, and everything that can be wrong before the first connection.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+use crate::support::proxy::BINARY;
+
+const GOOD: &str = "listen_addr: 127.0.0.1:0\nroutes:\n  - prefix: /\n    upstream: http://127.0.0.1:9\n";
+
+/// Runs the binary, which is expected to end by itself, in a folder with `config.yaml`.
+fn run(yaml: &str, args: &[&str]) -> Output {
+    let folder = TempDir::new().expect("a temporary folder");
+    fs::write(folder.path().join("config.yaml"), yaml).expect("a configuration file");
+    // `timeout` is part of every system that has a shell worth the name; without it a proxy that starts would hang.
+    Command::new("timeout")
+        .args(["20", BINARY])
+        .args(args)
+        .current_dir(folder.path())
+        .output()
+        .expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn errors_are_one_line_with_a_place_and_end_with_1() {
+    let route = "  - prefix: /a\n    upstream: http://127.0.0.1:9\n";
+    let cases: [(&str, String, &[&str]); 9] = [
+        (
+            "an unknown key",
+            format!("listen_adr: \":0\"\nroutes:\n{route}"),
+            &["config.yaml", "listen_adr", "listen_addr"],
+        ),
+        ("an unknown key of a route", format!("routes:\n{route}    upstrem: x\n"), &["config.yaml", "upstrem"]),
+        ("the same prefix twice", format!("routes:\n{route}{route}"), &["config.yaml", "/a"]),
+        ("the same prefix, written otherwise", format!("routes:\n{route}{}", route.replace("/a", "/a/")), &["/a"]),
+        ("a bad URL", "routes:\n  - prefix: /\n    upstream: nonsense\n".into(), &["config.yaml:3:", "http://"]),
+        (
+            "a scheme of another kind",
+            "routes:\n  - prefix: /\n    upstream: ftp://x\n".into(),
+            &["config.yaml:3:", "http://"],
+        ),
+        ("not YAML", "routes: [\n".into(), &["config.yaml"]),
+        ("a bad duration", format!("timeouts: {{ connect: soon }}\nroutes:\n{route}"), &["soon"]),
+        ("a bad address", format!("listen_addr: nowhere\nroutes:\n{route}"), &["nowhere"]),
+    ];
+    for (name, yaml, expected) in cases {
+        for args in [&["-config", "config.yaml"][..], &["-config", "config.yaml", "-check"]] {
+            let output = run(&yaml, args);
+            let message = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{name}: {message}");
+            assert_eq!(message.trim_end().lines().count(), 1, "{name}: {message}");
+            assert!(!message.contains("panicked"), "{name}: {message}");
+            for part in expected {
+                assert!(message.contains(part), "{name}: {part} is missing in: {message}");
+            }
+        }
+    }
+}
+
+#[test]
+fn errors_of_the_file_tell_line_and_column() {
+    let output = run("routes:\n  - prefix: /\n    upstream: http://127.0.0.1:9\n    unknown: 1\n", &["-check"]);
+    let message = text(&output.stderr);
+    let place = message.split("config.yaml:").nth(1).unwrap_or_else(|| panic!("no place in: {message}"));
+    let numbers: Vec<u32> = place.split(':').map_while(|part| part.trim().parse().ok()).collect();
+    assert!(matches!(numbers[..], [4, 1..=12, ..]), "{message}");
+}
+
+#[test]
+fn a_missing_file_and_a_taken_port_are_errors_too() {
+    let output = run(GOOD, &["-config", "missing.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("missing.yaml"), "{output:?}");
+
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let output = run(&GOOD.replace("127.0.0.1:0", &address), &[]);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains(&address) && !message.contains("panicked"), "{message}");
+    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+}
+
+#[test]
+fn every_spelling_of_a_flag_works() {
+    for args in [
+        &["-check"][..],
+        &["--check"],
+        &["-config", "config.yaml", "-check"],
+        &["-config=config.yaml", "-check"],
+        &["--config", "config.yaml", "--check"],
+        &["--config=config.yaml", "--check"],
+        &["-check", "-verbose"],
+    ] {
+        let output = run(GOOD, args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn an_unknown_flag_ends_with_2() {
+    for args in [&["-nonsense"][..], &["--nonsense"], &["nonsense"], &["-config"], &["-check=yes=no"]] {
+        let output = run(GOOD, args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stderr));
+        assert!(!text(&output.stderr).contains("panicked"));
+    }
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    for flag in ["-help", "--help"] {
+        let output = run(GOOD, &[flag]);
+        let help = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0));
+        for word in ["-config", "-verbose", "-check", "-print-config", "-plugindir", "-version"] {
+            assert!(help.contains(word), "{word} is not in the help:\n{help}");
+        }
+    }
+    for flag in ["-version", "--version"] {
+        let output = run(GOOD, &[flag]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(text(&output.stdout).contains(env!("CARGO_PKG_VERSION")), "{output:?}");
+    }
+}
+
+#[test]
+fn the_printed_configuration_loads_again_and_stays_the_same() {
+    let first = run(
+        &format!("{GOOD}timeouts: {{ connect: 1500ms }}\nlimits: {{ max_head_bytes: 20KiB }}\n"),
+        &["-print-config"],
+    );
+    assert_eq!(first.status.code(), Some(0), "{}", text(&first.stderr));
+    let printed = text(&first.stdout);
+    for key in ["keep_alive", "max_idle_per_upstream", "trusted_proxies", "1500ms", "20KiB"] {
+        assert!(printed.contains(key), "{key} is missing in:\n{printed}");
+    }
+    let second = run(&printed, &["-print-config"]);
+    assert_eq!(second.status.code(), Some(0), "{}", text(&second.stderr));
+    assert_eq!(text(&second.stdout), printed);
+}

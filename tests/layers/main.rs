@@ -1,0 +1,327 @@
+//! The house rules that a compiler does not check.
+//!
+//! 1. A file imports from lower floors, or from files listed before it in the `mod` lines of its folder; there are no
+//!    circles. `pub use` lines are signposts, not imports, and do not count.
+//! 2. What a floor must not contain: sockets, clocks, threads and `unsafe` in the pure floors, and so on.
+//! 3. No file of `src/` is above 500 lines without its tests.
+//! 4. Each rule G1 to G23 and M1 to M13 has a test whose name begins with its number, or a script in `tests/wire/`.
+//!
+//! Test modules are exempt from 1 to 3. The check reads text, not syntax trees: it knows comments, literals and `use`
+//! groups, and that is enough for code that rustfmt has seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+mod text;
+
+use text::{blank, declared_modules, function_names, has_word, imports, without_tests};
+
+const MAX_LINES: usize = 500;
+
+/// Rules without a test of their own by now. This list only gets shorter: a rule that has a test must not stand here.
+const NOT_YET: &[&str] = &["g5", "m11", "m13"];
+
+/// The floors, by the first step below `src/`. Everything that is not named is a base file on floor 0.
+const FLOORS: [(&str, usize); 8] =
+    [("http", 1), ("proxy", 2), ("plugin", 3), ("net", 4), ("testkit", 5), ("cli", 5), ("lib", 5), ("main", 5)];
+
+/// Words that must not occur: the floors concerned, the words, and why.
+const FORBIDDEN: [(&[usize], &[&str], &str); 5] = [
+    (
+        &[0, 1, 2],
+        &["TcpStream", "TcpListener", "UdpSocket", "UnixStream", "UnixListener", "UnixDatagram"],
+        "sockets live in net/",
+    ),
+    (&[0, 1, 2, 3], &["mio"], "readiness lives in net/"),
+    (&[1, 2], &["Instant::now", "SystemTime::now", "UNIX_EPOCH"], "time is an argument"),
+    (&[1, 2], &["std::thread", "thread::spawn"], "the pure floors have no threads"),
+    (&[1, 2], &["io::Error", "io::Result", "ErrorKind"], "the pure floors know no I/O errors"),
+];
+
+/// A source file: its place in the module tree and its text.
+struct Source {
+    /// `["http", "head"]` for `src/http/head.rs`, `["http"]` for `src/http/mod.rs`, `[]` for `src/lib.rs`.
+    module: Vec<String>,
+    text: String,
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Source {
+        let path = path.trim_start_matches("src/").trim_end_matches(".rs");
+        let mut module: Vec<String> = path.split('/').map(String::from).collect();
+        if module.last().is_some_and(|last| last == "mod") || module == ["lib"] {
+            module.pop();
+        }
+        Source { module, text: text.to_owned() }
+    }
+
+    fn name(&self) -> String {
+        if self.module.is_empty() { "lib".to_owned() } else { self.module.join("::") }
+    }
+
+    fn floor(&self) -> usize {
+        let first = self.module.first().map_or("lib", String::as_str);
+        FLOORS.iter().find(|(name, _)| *name == first).map_or(0, |(_, floor)| *floor)
+    }
+}
+
+/// Everything that is wrong with these sources, one sentence each.
+fn violations(sources: &[Source]) -> Vec<String> {
+    let code: Vec<String> = sources.iter().map(|source| without_tests(&blank(&source.text))).collect();
+    let order: BTreeMap<&[String], Vec<String>> =
+        sources.iter().zip(&code).map(|(source, code)| (source.module.as_slice(), declared_modules(code))).collect();
+    let is_compiled = |module: &[String]| {
+        module == ["main"]
+            || (1..=module.len())
+                .all(|len| order.get(&module[..len - 1]).is_some_and(|children| children.contains(&module[len - 1])))
+    };
+    let mut found = Vec::new();
+    let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (source, code) in sources.iter().zip(&code) {
+        if !is_compiled(&source.module) {
+            // Declared under #[cfg(test)]: the whole file is a test.
+            continue;
+        }
+        let name = source.name();
+        let lines = source.text.lines().count() - (blank(&source.text).lines().count() - code.lines().count());
+        if lines > MAX_LINES {
+            found.push(format!("{name} has {lines} lines without its tests, {MAX_LINES} are allowed"));
+        }
+        for (floors, words, why) in FORBIDDEN {
+            for word in words.iter().filter(|word| floors.contains(&source.floor()) && has_word(code, word)) {
+                found.push(format!("{name} contains {word}: {why}"));
+            }
+        }
+        if has_word(code, "serde_yaml") && source.module.first().is_none_or(|first| first != "config") {
+            found.push(format!("{name} contains serde_yaml: only config knows it"));
+        }
+        if has_word(code, "unsafe") && source.floor() != 3 && name != "net::splice" {
+            found.push(format!("{name} contains unsafe: it belongs to plugin/ and, where splice needs it, net/splice"));
+        }
+        for path in imports(code, &source.module) {
+            let Some(target) = (0..=path.len())
+                .rev()
+                .find_map(|len| sources.iter().find(|other| other.module == path[..len] && !other.module.is_empty()))
+            else {
+                continue;
+            };
+            if target.module == source.module || !is_compiled(&target.module) {
+                continue;
+            }
+            edges.entry(name.clone()).or_default().insert(target.name());
+            if target.floor() > source.floor() {
+                found.push(format!(
+                    "{name} (floor {}) imports {} (floor {})",
+                    source.floor(),
+                    target.name(),
+                    target.floor()
+                ));
+                continue;
+            }
+            // Where the two part, both are children of one folder: there the order of the `mod` lines counts.
+            let shared = source.module.iter().zip(&target.module).take_while(|(a, b)| a == b).count();
+            if shared < source.module.len() && shared < target.module.len() && source.floor() == target.floor() {
+                let siblings = &order[&source.module[..shared]];
+                let place = |module: &[String]| siblings.iter().position(|sibling| *sibling == module[shared]);
+                if place(&target.module) >= place(&source.module) {
+                    found.push(format!("{name} imports {}, which is not listed before it", target.name()));
+                }
+            }
+        }
+    }
+    found.extend(circle(&edges));
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// The first circle of imports, if there is one.
+fn circle(edges: &BTreeMap<String, BTreeSet<String>>) -> Option<String> {
+    fn visit<'a>(
+        at: &'a str,
+        edges: &'a BTreeMap<String, BTreeSet<String>>,
+        way: &mut Vec<&'a str>,
+        done: &mut BTreeSet<&'a str>,
+    ) -> Option<String> {
+        if let Some(start) = way.iter().position(|step| *step == at) {
+            return Some(format!("a circle of imports: {} -> {at}", way[start..].join(" -> ")));
+        }
+        if done.contains(at) {
+            return None;
+        }
+        way.push(at);
+        let found = edges.get(at).into_iter().flatten().find_map(|next| visit(next, edges, way, done));
+        way.pop();
+        done.insert(at);
+        found
+    }
+    let mut done = BTreeSet::new();
+    edges.keys().find_map(|start| visit(start, edges, &mut Vec::new(), &mut done))
+}
+
+/// The rule numbers (`"g1"`) that names of test functions or wire scripts begin with.
+fn covered_rules(names: impl IntoIterator<Item = String>) -> BTreeSet<String> {
+    names
+        .into_iter()
+        .filter_map(|name| {
+            let number = name.split('_').next().unwrap_or_default().to_owned();
+            let digits = number.get(1..).unwrap_or_default();
+            (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())).then_some(number)
+        })
+        .collect()
+}
+
+/// Calls `visit` with path (from the root of the repository, `/` between steps) and text of every file with that ending.
+fn walk(folder: &str, ending: &str, visit: &mut dyn FnMut(&str, &str)) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let Ok(entries) = fs::read_dir(root.join(folder)) else { return };
+    let mut names: Vec<_> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    for name in names {
+        let path = format!("{folder}/{name}");
+        if root.join(&path).is_dir() {
+            if name != "target" {
+                walk(&path, ending, visit);
+            }
+        } else if name.ends_with(ending) {
+            visit(&path, &fs::read_to_string(root.join(&path)).expect("a source file is readable"));
+        }
+    }
+}
+
+#[test]
+fn every_file_stays_on_its_floor() {
+    let mut sources = Vec::new();
+    walk("src", ".rs", &mut |path, text| sources.push(Source::new(path, text)));
+    assert!(sources.len() > 10, "the sources were not found");
+    let found = violations(&sources);
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+#[test]
+fn every_rule_has_a_test() {
+    let mut names = Vec::new();
+    for folder in ["src", "tests", "plugin-api", "examples"] {
+        walk(folder, ".rs", &mut |path, text| {
+            // The names in this very file are examples.
+            if path != "tests/layers/main.rs" {
+                names.extend(function_names(&blank(text)));
+            }
+        });
+    }
+    walk("tests/wire", ".wire", &mut |path, _| names.extend(path.rsplit('/').next().map(str::to_owned)));
+    let covered = covered_rules(names);
+    let rules = (1..=23).map(|n| format!("g{n}")).chain((1..=13).map(|n| format!("m{n}")));
+    let mut wrong = Vec::new();
+    for rule in rules {
+        match (covered.contains(&rule), NOT_YET.contains(&rule.as_str())) {
+            (false, false) => wrong.push(format!("{rule} has no test whose name begins with {rule}_")),
+            (true, true) => wrong.push(format!("{rule} has a test now: take it out of NOT_YET")),
+            (true, false) | (false, true) => {}
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+/// A small house that is in order, to which each case adds a file or replaces one.
+fn house(path: &str, text: &str) -> Vec<Source> {
+    let files = [
+        (
+            "src/lib.rs",
+            "pub mod bytes;\npub mod config;\npub mod http;\npub mod proxy;\npub mod net;\n#[cfg(test)]\nmod kit;",
+        ),
+        ("src/bytes.rs", "pub struct Queue;"),
+        ("src/config/mod.rs", "mod read;\npub use self::read::load;\npub struct Config;"),
+        ("src/config/read.rs", "use super::Config;\npub fn load() -> Config {}"),
+        ("src/http/mod.rs", "pub mod chars;\npub mod fields;\npub mod head;"),
+        ("src/http/chars.rs", "//! `crate::net::event_loop` reads it."),
+        ("src/http/fields.rs", "use super::chars;"),
+        ("src/http/head.rs", "use super::fields::Fields;\nuse crate::bytes::Queue;"),
+        ("src/proxy/mod.rs", "pub mod exchange;"),
+        ("src/proxy/exchange.rs", "use crate::http::{chars, head::{Head, Method}};"),
+        ("src/net/mod.rs", "pub mod event_loop;"),
+        ("src/net/event_loop.rs", "use std::net::TcpStream;\nuse crate::proxy::exchange::Exchange;"),
+        ("src/kit.rs", "use crate::net::event_loop::EventLoop;"),
+    ];
+    let mut sources: Vec<_> =
+        files.iter().filter(|(other, _)| *other != path).map(|(path, text)| Source::new(path, text)).collect();
+    if !path.is_empty() {
+        sources.push(Source::new(path, text));
+    }
+    sources
+}
+
+#[test]
+fn a_house_in_order_has_no_violations() {
+    assert_eq!(violations(&house("", "")), Vec::<String>::new());
+}
+
+#[test]
+fn a_bad_file_is_caught() {
+    let long = "fn f() {}\n".repeat(MAX_LINES + 1);
+    let cases: [(&str, &str, &str, &str); 17] = [
+        ("a higher floor", "src/http/head.rs", "use crate::proxy::exchange::Exchange;", "(floor 1) imports proxy"),
+        ("a higher floor in a group", "src/http/head.rs", "use crate::{bytes, net::event_loop::Loop};", "imports net"),
+        (
+            "a higher floor in a line of code",
+            "src/http/head.rs",
+            "fn f() { crate::net::event_loop::run() }",
+            "imports net",
+        ),
+        ("a higher floor over super", "src/http/head.rs", "use super::super::proxy;", "imports proxy"),
+        ("a later sibling", "src/http/chars.rs", "use super::head::Head;", "not listed before it"),
+        (
+            "a later sibling in a group",
+            "src/http/fields.rs",
+            "use super::{\n    chars,\n    head,\n};",
+            "not listed before",
+        ),
+        (
+            "parent and child",
+            "src/config/mod.rs",
+            "mod read;\nuse read::load;\npub struct Config;",
+            "a circle of imports",
+        ),
+        ("a socket", "src/http/head.rs", "use std::net::TcpStream;", "contains TcpStream"),
+        ("the clock", "src/proxy/exchange.rs", "fn f() { std::time::Instant::now(); }", "contains Instant::now"),
+        ("a thread", "src/proxy/exchange.rs", "fn f() { std::thread::yield_now(); }", "contains std::thread"),
+        ("an I/O error", "src/http/head.rs", "fn f() -> Result<(), std::io::Error> {}", "contains io::Error"),
+        ("a second import", "src/http/chars.rs", "use crate::bytes;\nuse super::head::Head;", "not listed before it"),
+        ("unsafe", "src/net/event_loop.rs", "fn f() { unsafe { g() } }", "contains unsafe"),
+        ("mio", "src/proxy/exchange.rs", "use mio::Token;", "contains mio"),
+        ("YAML", "src/proxy/exchange.rs", "use serde_yaml::Value;", "contains serde_yaml"),
+        ("a long file", "src/http/head.rs", &long, "has 501 lines"),
+        ("behind a literal", "src/http/head.rs", "const A: char = '\"'; use mio::Token; const B: char = '\"';", "mio"),
+    ];
+    for (name, path, text, expected) in cases {
+        let found = violations(&house(path, text));
+        assert!(found.iter().any(|line| line.contains(expected)), "{name}: {found:?}");
+    }
+}
+
+#[test]
+fn what_only_looks_bad_passes() {
+    let tests = "fn f() {}\n".repeat(MAX_LINES);
+    let long = format!("{tests}#[cfg(test)]\nmod tests {{\n    use crate::net::event_loop::Loop;\n{tests}}}\n");
+    let cases: [(&str, &str, &str); 8] = [
+        ("long tests", "src/http/head.rs", &long),
+        ("a comment", "src/http/head.rs", "// mio\n/* unsafe /* nested */ mio */ fn f() {}"),
+        ("a string", "src/http/head.rs", r##"const A: &str = "unsafe \" mio"; const B: &str = r#"io::Error " mio"#;"##),
+        ("a part of a name", "src/http/head.rs", "#![deny(unsafe_code)]\nfn mio_free() {}"),
+        ("a lifetime", "src/http/head.rs", "fn f<'a>(x: &'a str) -> &'a str { x }"),
+        ("an address is no socket", "src/http/head.rs", "use std::net::SocketAddr;"),
+        ("a re-export", "src/http/mod.rs", "pub mod chars;\npub mod fields;\npub mod head;\npub use self::head::Head;"),
+        ("one test function", "src/http/head.rs", "#[cfg(any(test, fuzzing))]\npub fn f() { mio::x(); }\nfn g() {}"),
+    ];
+    for (name, path, text) in cases {
+        assert_eq!(violations(&house(path, text)), Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn rule_numbers_are_read_from_names() {
+    let names = ["g1_hop_by_hop", "m13_pure", "g2.wire", "grow_up", "s5_overflow_is_refused", "g_1"].map(String::from);
+    assert_eq!(covered_rules(names).into_iter().collect::<Vec<_>>(), ["g1", "m13", "s5"]);
+    assert_eq!(function_names("pub fn g1_a() {}\n    fn g2_b<T>() {}"), ["g1_a", "g2_b"]);
+}

@@ -1,0 +1,173 @@
+//! What the tests of plugins share: fixtures built on the spot, a log that remembers, an exchange made by hand.
+#![allow(dead_code, missing_docs)] // Each test file uses its part.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
+use mini_rproxy::plugin::chain::Chain;
+use mini_rproxy::plugin::{Level, Sink};
+use mini_rproxy::proxy::hooks::{ChainState, HookView, Hooks, Verdict};
+use mini_rproxy_plugin::host::Limits;
+
+pub const LIMITS: Limits = Limits { head_bytes: 16 * 1024, field_lines: 256, body_bytes: 1024 };
+
+/// Remembers what was logged.
+#[derive(Default)]
+pub struct Lines(Mutex<Vec<(Level, String, String)>>);
+
+impl Sink for Lines {
+    fn is_enabled(&self, _: Level) -> bool {
+        true
+    }
+
+    fn log(&self, level: Level, plugin: &str, message: &str) {
+        self.0.lock().unwrap().push((level, plugin.to_owned(), message.to_owned()));
+    }
+}
+
+impl Lines {
+    pub fn new() -> Arc<Lines> {
+        Arc::default()
+    }
+
+    /// Whether a line of that plugin contains `part`.
+    pub fn has(&self, plugin: &str, part: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|(_, name, text)| name == plugin && text.contains(part))
+    }
+
+    /// All texts of one plugin.
+    pub fn of(&self, plugin: &str) -> Vec<String> {
+        let lines = self.0.lock().unwrap();
+        lines.iter().filter(|(_, name, _)| name == plugin).map(|(_, _, text)| text.clone()).collect()
+    }
+
+    pub fn all(&self) -> Vec<(Level, String, String)> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// A folder for one test, empty, inside the build folder.
+pub fn folder(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The C compiler, or `None` with a printed reason.
+pub fn compiler(name: &str) -> Option<String> {
+    let found = Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
+    if !found {
+        println!("skipped: there is no compiler called {name}");
+    }
+    found.then(|| name.to_owned())
+}
+
+/// Runs `cc` with these arguments and the header's folder; its complaints fail the test.
+pub fn cc(args: &[&str]) -> Option<()> {
+    let cc = compiler("cc")?;
+    let output = Command::new(cc).arg("-I").arg(root().join("plugin-api/include")).args(args).output().unwrap();
+    assert!(output.status.success(), "cc {args:?}:\n{}", String::from_utf8_lossy(&output.stderr));
+    Some(())
+}
+
+/// Builds a C fixture of this folder as a shared object `to`; `flags` come after the usual ones.
+pub fn build_c(source: &str, to: &Path, flags: &[&str]) -> Option<PathBuf> {
+    let source = root().join("tests/plugins").join(source);
+    // Built beside its place and renamed into it: another test may have the old one mapped.
+    let new = to.with_extension(format!("new{}", std::process::id()));
+    let mut args = vec!["-std=c99", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"];
+    args.extend([new.to_str().unwrap(), source.to_str().unwrap()]);
+    args.extend(flags);
+    cc(&args)?;
+    std::fs::rename(&new, to).unwrap();
+    Some(to.to_path_buf())
+}
+
+/// Builds an example of a workspace member (a plugin as a shared object), as `make plugins` would.
+pub fn build_rust(package: &str, example: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins-target");
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--offline", "--package", package, "--example", example, "--target-dir"])
+        .arg(&target)
+        .current_dir(root())
+        .status()
+        .unwrap();
+    assert!(status.success(), "cargo build of {example}");
+    target.join("debug/examples").join(format!("lib{example}.so"))
+}
+
+/// An exchange as the proxy would lend it.
+pub struct Exchange {
+    pub request: RequestHead,
+    pub response: ResponseHead,
+    pub request_body: Option<Vec<u8>>,
+    pub response_body: Option<Vec<u8>>,
+    pub client: Option<SocketAddr>,
+    pub state: ChainState,
+}
+
+impl Exchange {
+    pub fn new() -> Exchange {
+        let mut request =
+            RequestHead { method: Method::Get, target: b"/users?id=1".to_vec(), ..RequestHead::default() };
+        request.authority = b"upstream.example".to_vec();
+        request.fields.add(b"Accept", b"*/*");
+        let mut response = ResponseHead { status: 200, reason: b"OK".to_vec(), ..ResponseHead::default() };
+        response.fields.add(b"Content-Type", b"text/plain");
+        let client = Some("192.0.2.7:50000".parse().unwrap());
+        Exchange { request, response, request_body: None, response_body: None, client, state: ChainState::default() }
+    }
+
+    fn view(&mut self, with_response: bool) -> HookView<'_> {
+        HookView {
+            request: &mut self.request,
+            response: with_response.then_some(&mut self.response),
+            request_body: self.request_body.as_mut(),
+            response_body: self.response_body.as_mut(),
+            original_target: b"/fitness/users?id=1",
+            client: self.client,
+            route_prefix: "/fitness",
+            upstream: "http://upstream.example",
+            state: &mut self.state,
+        }
+    }
+
+    pub fn on_request(&mut self, chain: &Chain) -> Verdict {
+        chain.on_request(&mut self.view(false))
+    }
+
+    pub fn on_response(&mut self, chain: &Chain) -> Verdict {
+        chain.on_response(&mut self.view(true))
+    }
+
+    pub fn on_done(&mut self, chain: &Chain) {
+        chain.on_done(&mut self.view(true));
+    }
+
+    pub fn request_field(&self, name: &str) -> Option<String> {
+        let value = self.request.fields.values_of(name.as_bytes()).next()?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    }
+
+    pub fn response_field(&self, name: &str) -> Option<String> {
+        let value = self.response.fields.values_of(name.as_bytes()).next()?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    }
+}
+
+/// A verdict in one word: `continue`, `respond 403`, `fail`.
+pub fn word(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Continue => "continue".to_owned(),
+        Verdict::Respond { answer, .. } => format!("respond {}", answer.status),
+        Verdict::Fail { .. } => "fail".to_owned(),
+    }
+}

@@ -1,0 +1,83 @@
+/* Prints where the C header puts things, one "name number" a line. */
+#include "mini_rproxy_plugin.h"
+
+#include <stdio.h>
+
+#define SIZE(type) printf("%s %lu\n", #type, (unsigned long)sizeof(type))
+#define AT(type, member) printf("%s.%s %lu\n", #type, #member, (unsigned long)offsetof(type, member))
+#define VALUE(name) printf("%s %ld\n", #name, (long)(name))
+
+int main(void)
+{
+    SIZE(mrp_str);
+    SIZE(mrp_field);
+    SIZE(mrp_host);
+    SIZE(mrp_plugin);
+    AT(mrp_str, ptr);
+    AT(mrp_str, len);
+    AT(mrp_field, name);
+    AT(mrp_field, value);
+    AT(mrp_host, struct_size);
+    AT(mrp_host, abi_major);
+    AT(mrp_host, abi_minor);
+    AT(mrp_host, log_enabled);
+    AT(mrp_host, log);
+    AT(mrp_host, attr_get);
+    AT(mrp_host, attr_set);
+    AT(mrp_host, field_count);
+    AT(mrp_host, field_at);
+    AT(mrp_host, field_get);
+    AT(mrp_host, field_set);
+    AT(mrp_host, field_add);
+    AT(mrp_host, field_remove);
+    AT(mrp_host, value_get);
+    AT(mrp_host, value_set);
+    AT(mrp_host, respond);
+    AT(mrp_host, body_get);
+    AT(mrp_host, body_set);
+    AT(mrp_plugin, magic);
+    AT(mrp_plugin, abi_major);
+    AT(mrp_plugin, abi_minor);
+    AT(mrp_plugin, struct_size);
+    AT(mrp_plugin, min_host_minor);
+    AT(mrp_plugin, reserved0);
+    AT(mrp_plugin, flags);
+    AT(mrp_plugin, reserved1);
+    AT(mrp_plugin, name);
+    AT(mrp_plugin, version);
+    AT(mrp_plugin, create);
+    AT(mrp_plugin, on_request);
+    AT(mrp_plugin, on_response);
+    AT(mrp_plugin, on_done);
+    AT(mrp_plugin, destroy);
+    VALUE(MRP_MAGIC);
+    VALUE(MRP_ABI_MAJOR);
+    VALUE(MRP_ABI_MINOR);
+    VALUE(MRP_OK);
+    VALUE(MRP_NOT_FOUND);
+    VALUE(MRP_INVALID);
+    VALUE(MRP_WRONG_PHASE);
+    VALUE(MRP_LIMIT);
+    VALUE(MRP_UNSUPPORTED);
+    VALUE(MRP_DENIED);
+    VALUE(MRP_CONTINUE);
+    VALUE(MRP_RESPOND);
+    VALUE(MRP_FAIL);
+    VALUE(MRP_REQUEST);
+    VALUE(MRP_RESPONSE);
+    VALUE(MRP_METHOD);
+    VALUE(MRP_TARGET);
+    VALUE(MRP_AUTHORITY);
+    VALUE(MRP_STATUS);
+    VALUE(MRP_CLIENT_ADDR);
+    VALUE(MRP_ROUTE_PREFIX);
+    VALUE(MRP_UPSTREAM);
+    VALUE(MRP_ORIGINAL_TARGET);
+    VALUE(MRP_WANT_REQUEST_BODY);
+    VALUE(MRP_WANT_RESPONSE_BODY);
+    VALUE(MRP_LOG_ERROR);
+    VALUE(MRP_LOG_WARN);
+    VALUE(MRP_LOG_INFO);
+    VALUE(MRP_LOG_DEBUG);
+    return 0;
+}

@@ -1,0 +1,46 @@
+//! Helpers of the end-to-end tests: the built proxy as a process, scriptable origins, raw clients, programs that no one
+//! here wrote. Everything waits for events; nothing waits longer than [`PATIENCE`].
+
+#![allow(dead_code, reason = "each test crate uses another part of it")]
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+pub mod lines;
+pub mod origin;
+pub mod peer;
+pub mod programs;
+pub mod proxy;
+pub mod stream;
+
+pub use origin::{Origin, fingerprint};
+pub use peer::Peer;
+pub use programs::{Nginx, curl, curl_ok, is_missing};
+pub use proxy::{Launch, Proxy, value};
+pub use stream::Stream;
+
+/// How long anything may take before a test gives up: far above what it needs, so that a busy machine fails no test.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An address that was free a moment ago, for programs that cannot choose a port themselves.
+pub fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("a bound listener has an address")
+}
+
+/// An address that refuses connections for as long as the socket lives: it is bound but does not listen.
+pub fn refusing_address() -> (SocketAddr, Socket) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    (socket.local_addr().expect("an address").as_socket().expect("an IP address"), socket)
+}
+
+/// Sends the signal `name` ("TERM", "INT", ...) to one process.
+pub fn send_signal(pid: u32, name: &str) {
+    // `kill` is a built-in of every shell: no package is needed for it.
+    let status = Command::new("sh").args(["-c", &format!("kill -s {name} {pid}")]).status().expect("sh runs");
+    assert!(status.success(), "signal {name} to {pid}");
+}

@@ -1,0 +1,136 @@
+//! Programs that no one here wrote: curl as a client, nginx as an origin.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::lines::Lines;
+use super::{PATIENCE, free_address};
+
+/// Whether `program` is not on this machine. Where CI=true that is an error, elsewhere the test says that it is skipped.
+#[must_use]
+pub fn is_missing(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Daemons live in sbin, which is not in every user's PATH.
+    let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    let is_there = places.into_iter().any(|folder| folder.join(program).is_file());
+    if !is_there {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{program} is missing, and CI must not skip its tests");
+        eprintln!("skipped: {program} is not installed");
+    }
+    !is_there
+}
+
+/// Runs curl, silently and with a time limit.
+pub fn curl(args: &[&str]) -> Output {
+    Command::new("curl")
+        // -q: no ~/.curlrc of whoever runs the tests; no proxy of the environment either.
+        .args(["-q", "-sS", "--noproxy", "*", "--max-time", "20"])
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("curl runs")
+}
+
+/// Runs curl, expects it to succeed, and gives what it printed.
+pub fn curl_ok(args: &[&str]) -> String {
+    let output = curl(args);
+    assert!(output.status.success(), "curl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Debian's nginx in the foreground, everything of it in a temporary folder.
+pub struct Nginx {
+    pub address: SocketAddr,
+    /// Its access log: `CONNECTION REQUESTS_ON_IT STATUS METHOD TARGET`.
+    pub log: Lines,
+    child: Child,
+    folder: TempDir,
+}
+
+impl Nginx {
+    /// `server`: what stands in the `server` block. Files are served from [`Nginx::root`].
+    pub fn start(server: &str) -> Nginx {
+        // nginx cannot tell a port that the kernel chose, so one is chosen beforehand; where another process takes it in
+        // between, the next one is tried.
+        for _ in 0..5 {
+            if let Some(nginx) = Nginx::try_start(server, free_address()) {
+                return nginx;
+            }
+        }
+        panic!("nginx does not start");
+    }
+
+    fn try_start(server: &str, address: SocketAddr) -> Option<Nginx> {
+        let folder = TempDir::new().expect("a temporary folder");
+        let at = folder.path().display();
+        fs::create_dir(folder.path().join("root")).expect("a folder");
+        let temp_paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|name| format!("    {name}_temp_path {at}/{name};\n"))
+            .concat();
+        let config = format!(
+            "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log stderr;\nevents {{ worker_connections 128; }}\n\
+             http {{\n    types {{ text/plain txt; text/html html; }}\n{temp_paths}\
+             \x20   log_format short '$connection $connection_requests $status $request';\n\
+             \x20   access_log /dev/stdout short;\n\
+             \x20   server {{\n        listen {address};\n        root {at}/root;\n{server}\n    }}\n}}\n"
+        );
+        let config_path = folder.path().join("nginx.conf");
+        fs::write(&config_path, config).expect("a configuration file");
+        let path = format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default());
+        let mut child = Command::new("nginx")
+            .env("PATH", path)
+            .args(["-e", "stderr", "-p"])
+            .arg(folder.path())
+            .arg("-c")
+            .arg(&config_path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("nginx runs");
+        let log = Lines::default();
+        log.collect(child.stdout.take().expect("stdout is piped"));
+        log.collect(child.stderr.take().expect("stderr is piped"));
+        let nginx = Nginx { address, log, child, folder };
+        nginx.is_ready().then_some(nginx)
+    }
+
+    /// nginx tells nobody when it is ready, so it is asked until it answers.
+    fn is_ready(&self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if TcpStream::connect(self.address).is_ok() {
+                return true;
+            }
+            let lines = self.log.all();
+            if lines.iter().any(|line| line.contains("[emerg]")) {
+                assert!(lines.iter().any(|line| line.contains("bind()")), "nginx: {lines:?}");
+                return false;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+
+    pub fn root(&self) -> &Path {
+        Path::new(self.folder.path())
+    }
+
+    /// Puts a file where nginx serves it.
+    pub fn put(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.root().join("root").join(name), content).expect("a file to serve");
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
