@@ -143,6 +143,10 @@ impl Observer for Log {
         let AccessRecord { method, path, status, bytes_in, bytes_out, .. } = record;
         let (method, path) = (method.escape_ascii(), path.escape_ascii());
         let mut line = format!("LOG {method} {path} status={status} in={bytes_in} out={bytes_out}");
+        // Port 0: not the peer itself, but whom it reports.
+        if let Some(client) = record.client.filter(|client| client.port() == 0) {
+            line += &format!(" client={}", client.ip());
+        }
         if record.reused {
             line += " reused";
         }
