@@ -12,7 +12,7 @@
 //! ```
 //!
 //! What an active exchange does is told by the states of its two ends: `downstream` and `upstream` hold one machine
-//! each, and the rules that need both sit in [`Exchange::settle`].
+//! each, and the rules that need both sit in `settle`.
 //!
 //! Invariants, checked by tests and fuzz targets: whatever the order of inputs, no panic; the queues stay below the high
 //! water mark plus one read; each request gets exactly one final response or a close; and there is always something
