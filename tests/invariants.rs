@@ -16,7 +16,7 @@ use proptest::sample::{Index, select};
 mod testkit;
 
 use testkit::Random;
-use testkit::plugin::Plugin;
+use testkit::plugin::{Op as PluginOp, Plugin};
 use testkit::strict::Message;
 use testkit::wire::{DATE, Ending, Entry, Log, Pool, READ, Setup, Split, Wire};
 
@@ -213,7 +213,7 @@ fn op() -> impl Strategy<Value = Op> {
 #[derive(Clone, Debug)]
 struct Proxy {
     config: &'static str,
-    plugin: Option<(bool, bool)>,
+    plugin: Option<(BodyWants, Vec<PluginOp>, Vec<PluginOp>)>,
 }
 
 fn site() -> impl Strategy<Value = Proxy> {
@@ -225,14 +225,31 @@ fn site() -> impl Strategy<Value = Proxy> {
         "routes: [{prefix: /, upstream: 'http://o', upgrade: []}]\n\
          timeouts: {response_head: 5s, body_idle: 5s, write_idle: 5s, response_idle: 5s}\n",
     ];
-    let plugin = prop_oneof![6 => Just(None), 1 => any::<(bool, bool)>().prop_map(Some)];
+    let ops = || {
+        let some = select(vec![
+            PluginOp::Respond(403, "no".to_owned()),
+            PluginOp::Respond(204, String::new()),
+            PluginOp::Fail,
+            PluginOp::Set("X-Set".to_owned(), "1".to_owned()),
+            PluginOp::Remove("X-A".to_owned()),
+            PluginOp::Body("another".to_owned()),
+            PluginOp::Body(String::new()),
+            PluginOp::Method("GET".to_owned()),
+            PluginOp::Method("HEAD".to_owned()),
+            PluginOp::Status(204),
+            PluginOp::Status(200),
+        ]);
+        vec(some, 0..2)
+    };
+    let wants = any::<(bool, bool)>().prop_map(|(request, response)| BodyWants { request, response });
+    let plugin = prop_oneof![4 => Just(None), 1 => (wants, ops(), ops()).prop_map(Some)];
     (select(configs), plugin).prop_map(|(config, plugin)| Proxy { config, plugin })
 }
 
 fn setup(site: &Proxy, split: Split, lane: bool) -> Setup {
-    let plugin = site
-        .plugin
-        .map(|(request, response)| Arc::new(Plugin { wants: BodyWants { request, response }, ..Plugin::default() }));
+    let plugin = site.plugin.clone().map(|(wants, on_request, on_response)| {
+        Arc::new(Plugin { wants, on_request, on_response, ..Plugin::default() })
+    });
     let config = Config::parse(site.config, "test").expect("the test's configuration is valid");
     let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false };
     Setup { config: Arc::new(config), peer, plugin, split, lane }
