@@ -409,7 +409,7 @@ impl Transaction {
                 Downstream::Tunnel(Flow::Ended | Flow::Told) => false,
             },
             Side::Upstream => match &self.up {
-                Upstream::Body { sink: ResponseSink::Collect | ResponseSink::Discard, .. } => true,
+                Upstream::Body { sink: ResponseSink::Collect, .. } => true,
                 Upstream::AwaitHead { .. } | Upstream::Body { .. } | Upstream::Tunnel(Flow::Open) => {
                     self.to_client.len() < HIGH_WATER
                 }
@@ -437,9 +437,7 @@ impl Transaction {
             Side::Upstream if self.to_client.is_empty() => match &self.up {
                 Upstream::Body { body, sink: ResponseSink::Verbatim | ResponseSink::UntilClose } => body.relayable(),
                 Upstream::Tunnel(Flow::Open) => u64::MAX,
-                Upstream::Body {
-                    sink: ResponseSink::Chunked | ResponseSink::Collect | ResponseSink::Discard, ..
-                }
+                Upstream::Body { sink: ResponseSink::Chunked | ResponseSink::Collect, .. }
                 | Upstream::None
                 | Upstream::Local
                 | Upstream::Connecting { .. }
