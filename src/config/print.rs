@@ -174,7 +174,7 @@ routes:
     timeouts: {connect: 1s, response_head: 90s}
   - {prefix: "/c'\"", upstream: "http://b", host: fixed.example:81, upgrade: [WebSocket, x/1], max_body_bytes: unlimited}
   - {prefix: /d, upstream: "http://b"}
-workers: 3
+HTTPSworkers: 3
 limits: {max_connections: 77, max_head_bytes: 4KiB, max_header_fields: 9, max_body_bytes: 1025, max_requests_per_connection: 0}
 timeouts: {request_head: 1500ms, connect: {address: 1s, total: 9s}, drain: 2h}
 pool: {max_idle: 0, max_idle_per_upstream: 1, idle_timeout: 1s, max_age: 2m}
@@ -193,6 +193,14 @@ log: {format: json, access: true}
 "#,
             ),
         ] {
+            let https = r#"
+  - {prefix: /e, upstream: "https://b", upstream_tls: {ca_file: "/x y", server_name: Z.example}}
+  - {prefix: /f, upstream: "https://b", upstream_tls: {insecure_skip_verify: true}}
+  - {prefix: /g, upstream: "https://b"}
+upstream_tls: {ca_file: /ca, server_name: "::1"}
+tls: {listen_addr: ":9", certificate: a, key: b, certificates: [{certificate: c, key: d}]}
+"#;
+            let text = &text.replace("\nHTTPS", if cfg!(feature = "tls") { https } else { "\n" });
             let config = Config::parse(text, name).unwrap_or_else(|error| panic!("{error}"));
             let printed = config.to_yaml();
             assert_eq!(Config::parse(&printed, "printed").as_ref(), Ok(&config), "{name}:\n{printed}");

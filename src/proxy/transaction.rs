@@ -82,8 +82,6 @@ pub(super) enum ResponseSink {
     Chunked,
     /// Into memory, for plugins.
     Collect,
-    /// Nowhere: the client asked with HEAD, a plugin turned it into something else.
-    Discard,
 }
 
 /// One direction of a tunnel.
@@ -203,6 +201,7 @@ impl Transaction {
         self.to_origin.clear();
         self.request_body.clear();
         self.response_body.clear();
+        self.response.clear();
         self.chain.values.clear();
         self.chain.started = 0;
         self.client_address = None;

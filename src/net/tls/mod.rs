@@ -4,15 +4,15 @@
 //! |---|---|
 //! | here | everything that is made at start, and one worker's share of it |
 //! | `error` | what is wrong with the files, as a sentence |
-//! | [`trust`] | whom we believe: roots, verification, and what a failed handshake is called |
 //! | [`certificates`] | who we are: certificates, keys, the choice by name, reloading |
+//! | [`trust`] | whom we believe: roots, verification, and what a failed handshake is called |
 //! | [`stage`] | the byte stage of one connection |
 //!
 //! The exchange knows nothing of it, but whether its client speaks TLS.
 
 mod error;
-pub mod trust;
 pub mod certificates;
+pub mod trust;
 pub mod stage;
 
 use std::cell::RefCell;
