@@ -439,3 +439,28 @@ fn verdict(error: &io::Error) -> ConnectError {
         _ => ConnectError::Failed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::exchange::Distrust;
+
+    #[test]
+    fn of_several_failures_the_one_that_says_most_is_told() {
+        use ConnectError::{Failed, Refused, TimedOut, TlsFailed, Untrusted};
+        let expired = Untrusted(Distrust::Expired);
+        for (name, failures, expected) in [
+            ("one", &[Refused][..], Refused),
+            ("a refusal is clearer than nothing", &[Failed, Refused, Failed], Refused),
+            ("a time-out may pass", &[Refused, TimedOut, Refused], TimedOut),
+            ("somebody was there", &[TimedOut, TlsFailed, Refused], TlsFailed),
+            ("it is known who was there", &[TlsFailed, expired, TimedOut], expired),
+            ("the first of its kind", &[expired, Untrusted(Distrust::WrongName)], expired),
+        ] {
+            let addresses = Arc::from(Vec::new());
+            let mut attempt = Attempt { addresses, next: 0, left: 0, failure: None, until: Instant::now() };
+            failures.iter().for_each(|failure| attempt.note(*failure));
+            assert_eq!(attempt.failure, Some(expected), "{name}");
+        }
+    }
+}
