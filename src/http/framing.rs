@@ -96,6 +96,11 @@ pub fn request_framing(head: &RequestHead) -> Result<Framing, FramingError> {
     Ok(announced(&head.fields, head.version)?.unwrap_or(Framing::None))
 }
 
+/// Whether responses of that status end with their head, whatever their fields say (RFC 9112 section 6.3).
+pub const fn has_no_body(status: u16) -> bool {
+    matches!(status, 204 | 304)
+}
+
 /// The framing of a final response's body. `to_head` says that the request was a HEAD. 1xx, 204, 304 and answers to HEAD
 /// have no body whatever their fields say, but the fields are judged all the same.
 pub fn response_framing(head: &ResponseHead, to_head: bool) -> Result<Framing, FramingError> {

@@ -117,6 +117,7 @@ impl Server {
             files,
         };
         let share = descriptors::share(max_connections, workers);
+        let site = Site::new(config, hooks);
         for (number, ((poll, inbox), listeners)) in polls.into_iter().zip(inboxes).zip(listeners).enumerate() {
             let seed = Seed {
                 poll,
@@ -125,13 +126,12 @@ impl Server {
                 inbox,
                 control: Arc::clone(&control),
             };
-            let (config, hooks, journals) = (Arc::clone(&config), hooks.clone(), Arc::clone(&journals));
+            let (site, journals) = (site.clone(), Arc::clone(&journals));
             let farewell = Farewell { control: Arc::clone(&control), on_end: Arc::clone(&on_end) };
             let body = move || {
                 // Last to be dropped: also when the thread panics.
                 let _farewell = farewell;
-                let site = Rc::new(Site::new(config, hooks));
-                Worker::new(seed, site, journals()).run()
+                Worker::new(seed, Rc::new(site), journals()).run()
             };
             let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(body);
             match spawned {

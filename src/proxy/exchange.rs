@@ -67,7 +67,9 @@ enum Next {
 
 impl Exchange {
     /// A connection that was just accepted.
-    pub fn new(now: &Now, peer: Peer, site: Rc<Site>) -> Exchange {
+    pub fn new(now: &Now, mut peer: Peer, site: Rc<Site>) -> Exchange {
+        // An IPv4 client of a dual-stack socket appears as ::ffff:a.b.c.d; people and lists of proxies know it as a.b.c.d.
+        peer.address.iter_mut().for_each(|address| address.set_ip(address.ip().to_canonical()));
         Exchange {
             client: Client { peer, site, served: 0, is_draining: false },
             commands: Commands::default(),
@@ -260,10 +262,6 @@ impl Exchange {
                     transaction.restart(env.now.instant);
                     if transaction.client_input.is_empty() {
                         self.leave(env, State::Idle { since: env.now.instant });
-                        if self.client.is_draining {
-                            // The head of the answer had left before the drain began, without `Connection: close`.
-                            self.end(End::Close);
-                        }
                         return;
                     }
                     let mut turn = Turn { env, client: &mut self.client, commands: &mut self.commands };

@@ -11,7 +11,9 @@ use crate::http::head::{RequestHead, ResponseHead};
 /// Which bodies have to be buffered, because some plugin asked for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BodyWants {
+    /// The request's.
     pub request: bool,
+    /// The response's.
     pub response: bool,
 }
 
@@ -22,20 +24,25 @@ pub struct Answer {
     pub status: u16,
     /// Without framing and connection fields: the exchange adds those, and Date.
     pub fields: Fields,
+    /// The whole body.
     pub body: Vec<u8>,
 }
 
 /// What a chain of hooks decided.
 #[derive(Clone, Debug)]
 pub enum Verdict {
+    /// The exchange goes on.
     Continue,
-    /// The named plugin answers by itself.
+    /// A plugin answers by itself.
     Respond {
+        /// Its name.
         plugin: String,
+        /// What the client gets.
         answer: Box<Answer>,
     },
-    /// The named plugin failed: 502.
+    /// A plugin failed: 502.
     Fail {
+        /// Its name.
         plugin: String,
     },
 }
@@ -68,9 +75,11 @@ pub struct HookView<'a> {
     pub original_target: &'a [u8],
     /// The client's address (behind trusted proxies: the one that they report); `None` on a unix socket.
     pub client: Option<SocketAddr>,
+    /// The prefix of the chosen route, as the configuration has it.
     pub route_prefix: &'a str,
-    /// Scheme and authority, no credentials.
+    /// Host and port of the upstream.
     pub upstream: &'a str,
+    /// What the chain remembers of this exchange.
     pub state: &'a mut ChainState,
 }
 

@@ -7,7 +7,7 @@ use super::forward::{Persistence, write_framing, write_persistence};
 use super::hooks::Answer;
 use crate::http::chars::write_decimal;
 use crate::http::fields::Known;
-use crate::http::framing::Framing;
+use crate::http::framing::{Framing, has_no_body};
 use crate::http::head::reason_phrase;
 
 /// The body of /health.
@@ -55,10 +55,10 @@ pub fn write_answer(answer: &Answer, envelope: &Envelope<'_>, out: &mut Vec<u8>)
         write_date(envelope.date, out);
     }
     answer.fields.write(out);
-    match answer.status {
-        // RFC 9110 sections 15.3.5 and 15.4.5: these end with their head.
-        204 | 304 => write_bodiless_end(envelope, out),
-        _ => write_end(&[&answer.body], envelope, out),
+    if has_no_body(answer.status) {
+        write_bodiless_end(envelope, out)
+    } else {
+        write_end(&[&answer.body], envelope, out)
     }
 }
 

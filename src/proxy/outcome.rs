@@ -8,6 +8,7 @@ use super::local::{Envelope, write_answer, write_refusal};
 use super::site::Site;
 use super::transaction::{Downstream, Ending, ResponseSink, Transaction, Upstream};
 use super::turn::{Release, Turn};
+use crate::http::framing::has_no_body;
 use crate::http::head::Method;
 
 /// The status in the log for a client that went away (nginx's number; never sent).
@@ -152,6 +153,7 @@ impl Transaction {
     /// What hooks may see and change now.
     pub(super) fn view<'a>(&'a mut self, site: &'a Site, phase: HookPhase) -> HookView<'a> {
         let wants = site.wants();
+        let may_have_body = !self.is_client_head() && !has_no_body(self.response.status);
         let route = self.record.route.and_then(|route| site.config.routes.get(route as usize));
         HookView {
             request: &mut self.request,
@@ -160,7 +162,8 @@ impl Transaction {
                 HookPhase::Response => Some(&mut self.response),
             },
             request_body: wants.request.then_some(&mut self.request_body),
-            response_body: (wants.response && phase == HookPhase::Response).then_some(&mut self.response_body),
+            response_body: (wants.response && phase == HookPhase::Response && may_have_body)
+                .then_some(&mut self.response_body),
             original_target: &self.original_target,
             client: self.client_address,
             route_prefix: route.map_or("", |route| &route.prefix),

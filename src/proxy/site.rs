@@ -25,20 +25,22 @@ pub struct Origin {
     pub port: u16,
 }
 
-/// What every exchange shares.
+/// What every exchange shares. A clone shares all of it: each worker has one of its own, so that counting who uses it
+/// is not a thing that workers do to each other on the request path.
+#[derive(Clone)]
 pub struct Site {
     /// As it was loaded.
     pub config: Arc<Config>,
     /// From paths to indices into `config.routes`.
-    pub router: Router,
+    pub router: Arc<Router>,
     /// Each origin once, in the order of the first route that leads there.
-    pub upstreams: Vec<Origin>,
+    pub upstreams: Arc<[Origin]>,
     /// For each of `config.routes` the upstream that it leads to.
-    pub route_upstreams: Vec<UpstreamId>,
+    pub route_upstreams: Arc<[UpstreamId]>,
     /// The plugins, if there are any.
     pub hooks: Option<Arc<dyn Hooks>>,
     /// The body of /configz, made once; empty where /configz does not answer.
-    pub configz: String,
+    pub configz: Arc<str>,
 }
 
 impl Site {
@@ -47,7 +49,14 @@ impl Site {
         let router = Router::new(config.routes.iter().map(|route| route.prefix.as_str()));
         let (upstreams, route_upstreams) = number_origins(&config.routes);
         let configz = if config.configz { configz(&config.routes) } else { String::new() };
-        Site { config, router, upstreams, route_upstreams, hooks, configz }
+        Site {
+            config,
+            router: Arc::new(router),
+            upstreams: upstreams.into(),
+            route_upstreams: route_upstreams.into(),
+            hooks,
+            configz: configz.into(),
+        }
     }
 
     /// Which bodies are buffered for plugins.
@@ -145,7 +154,7 @@ mod tests {
         let site = site(true);
         let names: Vec<_> = site.upstreams.iter().map(|origin| format!("{}:{}", origin.host, origin.port)).collect();
         assert_eq!(names, ["one.example:8000", "two.example:8000", "one.example:8001"]);
-        assert_eq!(site.route_upstreams, [UpstreamId(0), UpstreamId(1), UpstreamId(0), UpstreamId(2)]);
+        assert_eq!(site.route_upstreams[..], [UpstreamId(0), UpstreamId(1), UpstreamId(0), UpstreamId(2)]);
         let found = site.router.find(b"/c\"/x").expect("a route");
         assert_eq!(site.upstream_of(found.route), UpstreamId(0));
     }
@@ -158,7 +167,7 @@ mod tests {
             r#"{"prefix":"/c\"","upstream":"http://one.example:8000/other"},"#,
             r#"{"prefix":"/d","upstream":"http://one.example:8001"}]"#,
         );
-        assert_eq!(site(true).configz, expected);
-        assert_eq!(site(false).configz, "");
+        assert_eq!(&*site(true).configz, expected);
+        assert_eq!(&*site(false).configz, "");
     }
 }

@@ -26,8 +26,8 @@ use crate::http::body::Body;
 use crate::http::chars::{list_members, parse_decimal};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
 use crate::http::fields::Known;
-use crate::http::framing::{Framing, response_framing};
-use crate::http::head::{HeadReader, Method, Version, parse_trailers};
+use crate::http::framing::{Framing, has_no_body, response_framing};
+use crate::http::head::{HeadReader, Method, Version, parse_trailers, reason_phrase};
 
 /// A 502 for a response that broke `rule`.
 const fn bad_response(rule: &'static str) -> Refusal {
@@ -187,7 +187,8 @@ impl Transaction {
             Some(body) => {
                 let framing = client_framing(framing, self.request.version);
                 if self.respond(turn, framing)?.is_continue() {
-                    let sink = if self.is_client_head() { ResponseSink::Discard } else { sink_for(framing) };
+                    let is_unwanted = self.is_client_head() || has_no_body(self.response.status);
+                    let sink = if is_unwanted { ResponseSink::Discard } else { sink_for(framing) };
                     self.up = Upstream::Body { body, sink };
                 }
             }
@@ -228,6 +229,7 @@ impl Transaction {
     /// Calls the response hooks; where they let the response pass, its head leaves with `framing`.
     fn respond(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) -> Result<ControlFlow<()>, Refusal> {
         let site = Rc::clone(&turn.client.site);
+        let received_status = self.response.status;
         if let Some(hooks) = &site.hooks {
             match hooks.on_response(&mut self.view(&site, HookPhase::Response)) {
                 Verdict::Continue => {}
@@ -238,10 +240,20 @@ impl Transaction {
                 Verdict::Fail { .. } => return Err(Refusal::new(502, Cause::PluginFailed)),
             }
         }
+        if self.response.status != received_status {
+            self.response.reason.clear();
+            self.response.reason.extend_from_slice(reason_phrase(self.response.status).as_bytes());
+        }
+        // A plugin may turn a status with a body into one without, or the other way round.
+        let framing = match (has_no_body(received_status), has_no_body(self.response.status)) {
+            (false, true) => Framing::None,
+            (true, false) if !self.is_client_head() => Framing::Length(0),
+            (true | false, true | false) => framing,
+        };
         // Where plugins may write the body, what they left of it is what is sent.
         let is_collected = site.wants().response
             && !self.is_client_head()
-            && self.response.status != 304
+            && !has_no_body(self.response.status)
             && matches!(framing, Framing::Length(_));
         let framing = if is_collected { Framing::Length(self.response_body.len() as u64) } else { framing };
         self.is_persistent &= framing != Framing::UntilClose && !turn.client.is_draining;

@@ -1,5 +1,6 @@
 //! The built proxy as a process, started as a user starts it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -46,7 +47,7 @@ impl Launch {
         use std::os::unix::fs::PermissionsExt;
         let mut launch = Launch::new(yaml);
         let copy = launch.folder.path().join("mini-rproxy");
-        fs::copy(BINARY, &copy).expect("the binary can be copied");
+        copy_program(BINARY, &copy);
         fs::set_permissions(launch.folder.path(), fs::Permissions::from_mode(0o755)).expect("the folder is ours");
         let config = launch.config_path();
         fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).expect("the file is ours");
@@ -78,7 +79,7 @@ impl Launch {
         for (from, to) in paths.map(|path| (path, path)).chain([(BINARY, "/mini-rproxy")]) {
             let to = root.join(&to[1..]);
             fs::create_dir_all(to.parent().expect("a file in the root")).expect("a folder");
-            fs::copy(from, to).expect("a copy");
+            copy_program(from, &to);
         }
         fs::copy(launch.config_path(), root.join("config.yaml")).expect("a copy");
         launch.command = Command::new("unshare");
@@ -255,6 +256,14 @@ impl Drop for Proxy {
         let panicked = self.log.all().iter().any(|line| line.contains("panicked"));
         assert!(!panicked || std::thread::panicking(), "the proxy panicked:\n{}", self.log.all().join("\n"));
     }
+}
+
+/// Copies a file that is going to be executed. Done by a process of its own: were the copy open for writing in this one,
+/// a child that another test starts at that moment would inherit it, and the kernel executes no file that is open for
+/// writing.
+fn copy_program(from: impl AsRef<OsStr>, to: &Path) {
+    let status = Command::new("cp").arg(from).arg(to).status().expect("cp runs");
+    assert!(status.success(), "a copy of the program");
 }
 
 /// The address in a line that says `listening`.

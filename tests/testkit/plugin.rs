@@ -16,6 +16,7 @@ pub enum Op {
     Body(String),
     /// Sends another method on.
     Method(String),
+    Status(u16),
 }
 
 /// What the hooks do, in order.
@@ -60,6 +61,7 @@ impl Hooks for Plugin {
                     view.request.fields.remove(name.as_bytes());
                 }
                 Op::Method(method) => view.request.method = mini_rproxy::http::head::Method::of(method.as_bytes()),
+                Op::Status(_) => {}
                 Op::Body(text) => replace(view.request_body.as_deref_mut(), text),
             }
         }
@@ -79,6 +81,7 @@ impl Hooks for Plugin {
                     head.fields.remove(name.as_bytes());
                 }
                 Op::Method(_) => {}
+                Op::Status(status) => head.status = *status,
                 Op::Body(text) => replace(view.response_body.as_deref_mut(), text),
             }
         }

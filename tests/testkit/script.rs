@@ -6,7 +6,7 @@
 //!   routes: ...
 //! peer: 192.0.2.1:5000          who the client is (that is the default); `peer: unix`, `peer: tls 192.0.2.1:5000`
 //! HOOK request respond 403 no   a plugin: request|response, then respond STATUS TEXT, fail, set NAME: VALUE,
-//! HOOK want request             remove NAME, body TEXT, method TOKEN; or want request|response
+//! HOOK want request             remove NAME, body TEXT, method TOKEN, status NUMBER; or want request|response
 //!
 //! C> GET /a/x HTTP/1.1          the client sends a line; with a \ at the end, one without CRLF
 //! C>                            \r \n \t \0 \xNN \\ are what they are elsewhere
@@ -250,6 +250,7 @@ fn parse_op(text: &str) -> Option<Op> {
         "remove" => Op::Remove(rest.to_owned()),
         "body" => Op::Body(rest.to_owned()),
         "method" => Op::Method(rest.to_owned()),
+        "status" => Op::Status(rest.parse().ok()?),
         _ => return None,
     })
 }
