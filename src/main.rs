@@ -17,6 +17,7 @@ use std::time::Duration;
 use mini_rproxy::cli::{self, Command, Options};
 use mini_rproxy::config::{Config, Scheme};
 use mini_rproxy::log::{self, Level, Logger};
+use mini_rproxy::net::activation::{self, Notifier};
 use mini_rproxy::net::observer::LogJournal;
 use mini_rproxy::net::resolve::SystemResolver;
 use mini_rproxy::net::server::{Parts, Server};
@@ -73,17 +74,24 @@ fn load(options: &Options) -> Result<Config, String> {
 
 /// Serves until told to stop.
 fn run(config: Config, plugin_dir: Option<&Path>) -> Result<ExitCode, String> {
-    // Before anything else: process number 1 in a container has no default handlers.
+    // Before anything is opened: their numbers are all that is known of them.
+    let inherited = activation::take_sockets().map_err(|error| error.to_string())?;
+    let notifier = Notifier::from_env();
+    // Before anything else happens: process number 1 in a container has no default handlers.
     let mut wishes = Wishes::install().map_err(|error| format!("cannot handle signals: {error}"))?;
     let logger = Logger::to_stdout(config.log.format).map_err(|error| format!("cannot start the log: {error}"))?;
     log::log_panics(logger.clone());
     // Plugins are created before the loops start and destroyed after they have ended: this is the last of the chain.
     let chain = chain::load(&config.plugins, plugin_dir, chain::limits(&config), Arc::new(logger.clone()))
         .map_err(|error| error.to_string())?;
+    for socket in &inherited {
+        logger.line(Level::Info, "a socket was handed over; listen_addr is not used").text("name", &socket.name).send();
+    }
     let config = Arc::new(config);
     let (handle, access, worker_log) = (wishes.handle(), config.log.access, logger.clone());
     let server = Server::start(Parts {
         config: Arc::clone(&config),
+        inherited,
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
         names: Box::new(SystemResolver),
         journals: Arc::new(move || Box::new(LogJournal::new(worker_log.clone(), access))),
@@ -91,14 +99,15 @@ fn run(config: Config, plugin_dir: Option<&Path>) -> Result<ExitCode, String> {
     })
     .map_err(|error| error.to_string())?;
     report(&logger, &config, &server);
-    let result = serve(&logger, &mut wishes, server);
+    notifier.ready();
+    let result = serve(&logger, &notifier, &mut wishes, server);
     drop(chain);
     logger.flush(LAST_WORDS);
     result
 }
 
 /// Waits for signals, and for the end of the workers.
-fn serve(logger: &Logger, wishes: &mut Wishes, server: Server) -> Result<ExitCode, String> {
+fn serve(logger: &Logger, notifier: &Notifier, wishes: &mut Wishes, server: Server) -> Result<ExitCode, String> {
     let mut is_draining = false;
     while let Some(wish) = wishes.wait() {
         match wish {
@@ -106,6 +115,7 @@ fn serve(logger: &Logger, wishes: &mut Wishes, server: Server) -> Result<ExitCod
             Wish::End(_) if !is_draining => {
                 is_draining = true;
                 logger.line(Level::Info, "stopping: finishing what is in flight").send();
+                notifier.stopping();
                 server.drain();
             }
             Wish::End(signal) => {

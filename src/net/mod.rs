@@ -9,6 +9,7 @@
 //! | [`pool`] | idle upstream connections |
 //! | [`conn`] | one socket and what is known of its readiness |
 //! | [`listen`] | listening sockets, made at start |
+//! | [`activation`] | sockets that a service manager hands over, and what it wants to hear |
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
 //! | [`resolve`] | names to addresses, on threads of their own |
 //! | [`door`] | where new connections come in |
@@ -28,6 +29,7 @@ pub mod clock;
 pub mod pool;
 pub mod conn;
 pub mod listen;
+pub mod activation;
 pub mod descriptors;
 pub mod resolve;
 pub mod door;

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::proxy::hooks::Hooks;
 use crate::proxy::site::Site;
 
+use super::activation::Inherited;
 use super::control::{Control, Order};
 use super::descriptors;
 use super::door::Door;
@@ -27,6 +28,8 @@ use super::worker::{Seed, Worker};
 pub struct Parts {
     /// Checked.
     pub config: Arc<Config>,
+    /// Sockets to listen on instead of the configuration's addresses; usually none.
+    pub inherited: Vec<Inherited>,
     /// The plugins, if any.
     pub hooks: Option<Arc<dyn Hooks>>,
     /// Turns names into addresses.
@@ -90,12 +93,16 @@ pub struct Server {
 impl Server {
     /// Binds all addresses and starts the workers.
     pub fn start(parts: Parts) -> Result<Server, StartError> {
-        let Parts { config, hooks, names, journals, on_end } = parts;
+        let Parts { config, inherited, hooks, names, journals, on_end } = parts;
         let workers = config.workers;
         let descriptor_limit = descriptors::limit();
         let max_connections = descriptors::max_connections(config.limits.max_connections, descriptor_limit);
 
-        let bound = config.listen.iter().map(|address| listen(address, workers)).collect::<Result<Vec<_>, _>>()?;
+        let bound = if inherited.is_empty() {
+            config.listen.iter().map(|address| listen(address, workers)).collect::<Result<Vec<_>, _>>()?
+        } else {
+            inherited.into_iter().map(|socket| socket.into_bound(workers)).collect::<io::Result<Vec<_>>>()?
+        };
         let (addresses, files, listeners) = by_worker(bound, workers);
 
         let polls = (0..workers).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
