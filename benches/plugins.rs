@@ -98,7 +98,7 @@ fn run(bencher: Bencher<'_, '_>, members: &[&'static Decl]) {
             original_target: b"/fitness/users/123?q=1",
             client,
             route_prefix: "/fitness",
-            upstream: "http://upstream.example",
+            upstream: "upstream.example",
             state: &mut state,
         };
         black_box(hooks.on_request(&mut view));

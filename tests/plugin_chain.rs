@@ -312,7 +312,7 @@ fn r15_careless_arguments_are_refused() {
     let mut x = Exchange::new();
     assert_eq!(word(&x.on_request(&chain)), "continue", "{:?}", lines.all());
     x.on_done(&chain);
-    assert_eq!(lines.of("nulls"), ["loaded, version "], "nothing else was logged");
+    assert!(!lines.has("nulls", "line "), "{:?}", lines.all());
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn r15_attributes_are_read_and_written() {
             assert_eq!(x.authority(), b"upstream.example");
             assert_eq!(x.original_target(), b"/fitness/users?id=1");
             assert_eq!(x.route_prefix(), b"/fitness");
-            assert_eq!(x.upstream(), b"http://upstream.example");
+            assert_eq!(x.upstream(), b"upstream.example");
             let address = x.client_addr().unwrap_or("none").to_owned();
             x.set_field("x-client", address)?;
             x.set_method("PATCH")?;

@@ -231,6 +231,27 @@ fn r17_the_header_compiles_as_c99_c11_and_cpp11() {
     assert_eq!(refusal(&object), "");
 }
 
+/// In a static binary two plugins in C are part of one program: each gets a symbol of its own.
+#[test]
+fn r17_two_plugins_in_c_fit_into_one_program() {
+    let dir = folder("r17-two");
+    let mut objects = Vec::new();
+    for (symbol, source) in
+        [("plugin_one", "tests/plugins/letters.c"), ("plugin_two", "examples/plugins/header_demo_c/header_demo.c")]
+    {
+        let (object, source) = (dir.join(symbol).with_extension("o"), root().join(source));
+        let symbol = format!("-DMRP_PLUGIN_SYMBOL={symbol}");
+        let args = ["-std=c99", "-fPIC", "-c", &symbol, "-o", object.to_str().unwrap(), source.to_str().unwrap()];
+        if cc(&args).is_none() {
+            return;
+        }
+        objects.push(object);
+    }
+    let program = dir.join("both.so");
+    cc(&["-shared", "-o", program.to_str().unwrap(), objects[0].to_str().unwrap(), objects[1].to_str().unwrap()]);
+    assert_refused(&program, "exports no symbol MiniRProxyPluginInstance");
+}
+
 #[test]
 fn r22_the_wrapper_crate_exports_the_symbol() {
     let path = build_rust("header_demo", "header_demo");

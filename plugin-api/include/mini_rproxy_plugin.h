@@ -72,7 +72,7 @@ enum {
     MRP_STATUS = 4,           /* writable in on_response; three digits, not to or from 204 and 304 */
     MRP_CLIENT_ADDR = 16,     /* IP address in text, no port; MRP_NOT_FOUND on a unix socket */
     MRP_ROUTE_PREFIX = 17,    /* the prefix of the route */
-    MRP_UPSTREAM = 18,        /* scheme and authority */
+    MRP_UPSTREAM = 18,        /* the authority of the upstream, as in its URL */
     MRP_ORIGINAL_TARGET = 19  /* the target as the client sent it */
 };
 

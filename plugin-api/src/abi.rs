@@ -121,7 +121,7 @@ pub const STATUS: u32 = 4;
 pub const CLIENT_ADDR: u32 = 16;
 /// Attribute: the prefix of the route.
 pub const ROUTE_PREFIX: u32 = 17;
-/// Attribute: scheme and authority of the upstream.
+/// Attribute: the authority of the upstream, as in its URL.
 pub const UPSTREAM: u32 = 18;
 /// Attribute: the target as the client sent it.
 pub const ORIGINAL_TARGET: u32 = 19;

@@ -176,6 +176,11 @@ pub use export::decl;
 pub use phase::{Done, FieldLines, RequestPhase, RequestView, ResponsePhase, ResponseView};
 pub use types::{Decl, Error, Level, Logger, Refused, Responded, Verdict, Wants};
 
+/// The example of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 /// A plugin. One instance is shared by all threads of the proxy.
 pub trait Plugin: Send + Sync + Sized + 'static {
     /// How it appears in logs and in `plugins: [{builtin: ...}]`: 1 to 64 visible ASCII characters.

@@ -266,7 +266,7 @@ impl RequestView<'_> {
         self.raw.attr(abi::ROUTE_PREFIX).unwrap_or_default()
     }
 
-    /// Scheme and authority of the upstream.
+    /// The authority of the upstream, as in its URL.
     pub fn upstream(&self) -> &[u8] {
         self.raw.attr(abi::UPSTREAM).unwrap_or_default()
     }
@@ -418,7 +418,7 @@ impl<'x> Done<'x> {
         &self.request
     }
 
-    /// The upstream's response, where there was one.
+    /// The upstream's response, where there was one and the host still has it.
     pub fn response(&self) -> Option<&ResponseView<'x>> {
         self.response.raw.attr(abi::STATUS).map(|_| &self.response)
     }

@@ -181,7 +181,7 @@ impl Exchange {
             authority: b"upstream.example".to_vec(),
             client: Some("192.0.2.1".to_owned()),
             route_prefix: "/".to_owned(),
-            upstream: "http://upstream.example".to_owned(),
+            upstream: "upstream.example".to_owned(),
             request: Lines::new(),
             request_body: Vec::new(),
             status: String::new(),

@@ -286,8 +286,7 @@ impl Chain {
             let count = member.slow.fetch_add(1, Ordering::Relaxed) + 1;
             // The first, the second, the fourth ...: a plugin that is always slow must not fill the log.
             if count.is_power_of_two() {
-                let text =
-                    format!("{entry} took {took:?} and held up everything else on its thread ({count} times by now)");
+                let text = format!("{entry} took {took:?} and held up everything else on its thread; count {count}");
                 self.sink.log(Level::Warn, &member.name, &text);
             }
         }
@@ -344,7 +343,7 @@ impl Drop for Chain {
         for member in self.members.drain(..).rev() {
             let slow = member.slow.load(Ordering::Relaxed);
             if slow > 0 {
-                self.sink.log(Level::Warn, &member.name, &format!("{slow} hooks took more than {SLOW:?}"));
+                self.sink.log(Level::Warn, &member.name, &format!("hooks that took more than {SLOW:?}: {slow}"));
             }
             if let Some(destroy) = member.record.destroy {
                 // SAFETY: what `create` gave, destroyed once: whoever drops the chain is the last to have it.

@@ -5,15 +5,16 @@
 
 use std::cell::OnceCell;
 use std::io::Write;
+use std::sync::Arc;
 
 use mini_rproxy_plugin::abi;
 use mini_rproxy_plugin::host::{Access, Attr, Limits, Log, Pair, Phase, Side, table};
+use mini_rproxy_plugin::rules::is_bodiless;
 
 use super::{Level, Sink};
 use crate::http::fields::Fields;
 use crate::http::head::{Method, reason_phrase};
 use crate::proxy::hooks::{Answer, HookView};
-use std::sync::Arc;
 
 /// The table that every plugin gets. It stays until the process ends, as the interface promises.
 pub static TABLE: abi::Host = table::<View<'static, 'static>>();
@@ -158,6 +159,9 @@ impl Access for View<'_, '_> {
     fn body(&self, side: Side) -> Option<&[u8]> {
         let body = match side {
             Side::Request => &self.hooks.request_body,
+            // Answers to HEAD, 204 and 304 have none, whatever the exchange keeps in its place.
+            Side::Response if self.hooks.request.method == Method::Head => &None,
+            Side::Response if is_bodiless(self.hooks.response.as_ref().map_or(0, |response| response.status)) => &None,
             Side::Response => &self.hooks.response_body,
         };
         body.as_ref().map(|body| body.as_slice())

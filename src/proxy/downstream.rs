@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::http::body::Body;
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
 use crate::http::framing::{Framing, request_framing};
-use crate::http::head::HeadLimits;
+use crate::http::head::{HeadLimits, Method};
 
 /// The limits for heads that the configuration sets.
 pub(super) fn head_limits(config: &Config) -> HeadLimits {
@@ -68,7 +68,13 @@ impl Transaction {
                             taken += len;
                             self.begin(turn);
                         }
-                        Err(error) => self.refuse(turn, Refusal::from(error)),
+                        Err(error) => {
+                            // Whatever is wrong with it: an answer to HEAD has no body (RFC 9110 section 9.3.2).
+                            if rest.strip_prefix(b"\r\n").unwrap_or(rest).starts_with(b"HEAD ") {
+                                self.record.method = Some(Method::Head);
+                            }
+                            self.refuse(turn, Refusal::from(error));
+                        }
                     }
                 }
                 Downstream::Body { .. } if rest.is_empty() => return taken,
@@ -195,7 +201,14 @@ impl Transaction {
 
     /// Queues the forwarded head (and the body, where it was collected) and asks for a connection to write them to.
     fn connect(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) {
-        write_request_head(&self.request, framing, &self.offered, self.to_origin.tail());
+        let site = Rc::clone(&turn.client.site);
+        let route = self.plan.map(|plan| &site.config.routes[plan.route as usize]);
+        let authorization = route.and_then(|route| route.upstream.authorization.as_deref());
+        if authorization.is_some() {
+            // Only now: plugins judge the client by the credentials that it sent, and never see ours.
+            self.request.fields.remove(b"Authorization");
+        }
+        write_request_head(&self.request, framing, authorization, &self.offered, self.to_origin.tail());
         self.to_origin.extend(&self.request_body);
         self.ask_for_connection(turn, false);
     }
@@ -229,12 +242,13 @@ impl Transaction {
         };
         self.record.bytes_in += count;
         match read {
-            Err(error) => {
-                self.refuse(turn, Refusal::from(error));
+            // First, because the bytes up to an error came before it: the answer must not depend on how they were split.
+            Ok(_) | Err(_) if self.is_body_too_large(turn, sink) => {
+                self.refuse(turn, Refusal::new(413, Cause::BodyTooLarge));
                 data.len()
             }
-            Ok(_) if self.is_body_too_large(turn, sink) => {
-                self.refuse(turn, Refusal::new(413, Cause::BodyTooLarge));
+            Err(error) => {
+                self.refuse(turn, Refusal::from(error));
                 data.len()
             }
             Ok((taken, true)) => {

@@ -59,16 +59,12 @@ pub fn forward_request(
             && match line.known {
                 Known::Host => false,
                 Known::Expect => plan.expects_continue,
-                Known::Authorization => route.upstream.authorization.is_none(),
                 known => !is_claim(known) || (trusted && policy.enabled),
             }
     });
     if policy.enabled {
         let prefix = if route.options.strip_prefix { route.prefix.trim_end_matches('/') } else { "" };
         add_claims(head, peer, trusted, &scratch.host, prefix, &mut scratch.text);
-    }
-    if let Some(authorization) = &route.upstream.authorization {
-        head.fields.add(b"Authorization", authorization.as_bytes());
     }
     // RFC 9110 section 7.6.3: the version in which the message was received, then our name.
     let via: &[u8] = match head.version {
@@ -108,9 +104,21 @@ fn offer_protocols(fields: &Fields, allowed: &[String], offered: &mut Vec<u8>) {
     }
 }
 
-/// Appends the whole forwarded request head.
-pub fn write_request_head(head: &RequestHead, framing: Framing, offered: &[u8], out: &mut Vec<u8>) {
+/// Appends the whole forwarded request head. `authorization` is what the upstream's URL says, `offered` which protocols
+/// to switch to.
+pub fn write_request_head(
+    head: &RequestHead,
+    framing: Framing,
+    authorization: Option<&str>,
+    offered: &[u8],
+    out: &mut Vec<u8>,
+) {
     write_request(head, out);
+    if let Some(credentials) = authorization {
+        out.extend_from_slice(b"Authorization: ");
+        out.extend_from_slice(credentials.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
     write_framing(framing, out);
     if !offered.is_empty() {
         write_upgrade(offered, out);

@@ -24,7 +24,7 @@ pub struct Answer {
     pub status: u16,
     /// Without framing and connection fields: the exchange adds those, and Date.
     pub fields: Fields,
-    /// The whole body.
+    /// Its length becomes the Content-Length; empty where the status is 204 or 304.
     pub body: Vec<u8>,
 }
 
@@ -33,14 +33,14 @@ pub struct Answer {
 pub enum Verdict {
     /// The exchange goes on.
     Continue,
-    /// A plugin answers by itself.
+    /// The named plugin answers by itself.
     Respond {
         /// Its name.
         plugin: String,
         /// What the client gets.
         answer: Box<Answer>,
     },
-    /// A plugin failed: 502.
+    /// The named plugin failed: 502.
     Fail {
         /// Its name.
         plugin: String,
@@ -75,11 +75,11 @@ pub struct HookView<'a> {
     pub original_target: &'a [u8],
     /// The client's address (behind trusted proxies: the one that they report); `None` on a unix socket.
     pub client: Option<SocketAddr>,
-    /// The prefix of the chosen route, as the configuration has it.
+    /// As written in the configuration.
     pub route_prefix: &'a str,
-    /// Host and port of the upstream.
+    /// The authority of the upstream: no scheme, no credentials.
     pub upstream: &'a str,
-    /// What the chain remembers of this exchange.
+    /// What the chain keeps between the calls.
     pub state: &'a mut ChainState,
 }
 

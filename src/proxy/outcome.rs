@@ -158,8 +158,10 @@ impl Transaction {
         HookView {
             request: &mut self.request,
             response: match phase {
-                HookPhase::Request | HookPhase::Done => None,
+                HookPhase::Request => None,
                 HookPhase::Response => Some(&mut self.response),
+                // Where the upstream gave a final response.
+                HookPhase::Done => (self.response.status >= 200).then_some(&mut self.response),
             },
             request_body: wants.request.then_some(&mut self.request_body),
             response_body: (wants.response && phase == HookPhase::Response && may_have_body)

@@ -203,6 +203,7 @@ impl Transaction {
         self.to_origin.clear();
         self.request_body.clear();
         self.response_body.clear();
+        self.response.clear();
         self.chain.values.clear();
         self.chain.started = 0;
         self.client_address = None;

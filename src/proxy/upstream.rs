@@ -291,12 +291,13 @@ impl Transaction {
             ResponseSink::Verbatim | ResponseSink::UntilClose | ResponseSink::Chunked => self.record.bytes_out += count,
         }
         match read {
-            Err(error) => {
-                self.refuse(turn, bad_response(error.rule()));
+            // First, because the bytes up to an error came before it.
+            Ok(_) | Err(_) if self.response_body.len() > turn.client.site.config.plugin_body_limit => {
+                self.refuse(turn, Refusal::new(502, Cause::BodyTooLarge));
                 data.len()
             }
-            Ok(_) if self.response_body.len() > turn.client.site.config.plugin_body_limit => {
-                self.refuse(turn, Refusal::new(502, Cause::BodyTooLarge));
+            Err(error) => {
+                self.refuse(turn, bad_response(error.rule()));
                 data.len()
             }
             Ok((taken, true)) => {

@@ -98,6 +98,9 @@ pub fn build_rust(package: &str, example: &str) -> PathBuf {
         .args(["build", "--quiet", "--offline", "--package", package, "--example", example, "--target-dir"])
         .arg(&target)
         .current_dir(root())
+        // As a user builds it, also where the tests themselves are built with a sanitizer.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .status()
         .unwrap();
     assert!(status.success(), "cargo build of {example}");
@@ -135,7 +138,7 @@ impl Exchange {
             original_target: b"/fitness/users?id=1",
             client: self.client,
             route_prefix: "/fitness",
-            upstream: "http://upstream.example",
+            upstream: "upstream.example",
             state: &mut self.state,
         }
     }

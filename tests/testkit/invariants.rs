@@ -76,10 +76,10 @@ pub fn what_leaves_pleases_the_strict_parser(wire: &Wire) -> Result<(), String> 
     if let Some(error) = &wire.answered.error {
         return Err(format!("the client was sent: {error}"));
     }
-    if wire.answered.unasked > usize::from(wire.is_refused) {
+    if wire.answered.unasked > 0 {
         return Err("a final response that answers nothing".to_owned());
     }
-    let error = wire.answered.finals().last().filter(|_| wire.is_refused);
+    let error = wire.refused.and_then(|count| wire.answered.finals().nth(count));
     if error.is_some_and(|answer| {
         answer.head.status() < 400 || !answer.head.members("connection").contains(&"close".to_owned())
     }) {
@@ -124,7 +124,7 @@ fn is_event_stream(response: &Message) -> bool {
 
 pub fn each_request_gets_one_final_response_or_a_close(wire: &Wire) -> Result<(), String> {
     let (asked, answered) = (wire.asked.messages.len(), wire.answered.finals().count());
-    if answered > asked + wire.answered.unasked {
+    if answered > asked + usize::from(wire.refused.is_some()) {
         return Err(format!("{answered} final responses to {asked} requests"));
     }
     if !wire.is_over && wire.exchange.is_idle() && answered != asked {
@@ -175,7 +175,7 @@ pub fn responses_are_forwarded_as_they_came(wire: &Wire) -> Result<(), String> {
             continue;
         }
         let statuses = |messages: &[&Message]| -> Vec<u16> { messages.iter().map(|m| m.head.status()).collect() };
-        let received: Vec<&Message> = loan.responses.messages.iter().filter(|m| is_interim(m)).collect();
+        let received: Vec<&Message> = loan.responses.messages.iter().take_while(|m| is_interim(m)).collect();
         let is_http10 = wire.asked.messages.get(loan.request).is_some_and(|message| message.head.is_http10());
         if !is_http10 && statuses(given_interim) != statuses(&received) {
             return Err(format!("interim responses {:?} became {:?}", statuses(&received), statuses(given_interim)));

@@ -123,6 +123,8 @@ pub struct Parser {
     rest: Vec<u8>,
     /// No head ends before here.
     scanned: usize,
+    /// The head that was not understood.
+    refused: Vec<u8>,
     asked: VecDeque<Asked>,
     /// Everything so far; interim responses included.
     pub messages: Vec<Message>,
@@ -149,12 +151,28 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 impl Parser {
     pub fn new(kind: Kind, whose: Whose) -> Parser {
         let (rest, asked, messages) = (Vec::new(), VecDeque::new(), Vec::new());
-        Parser { kind, whose, state: State::Head, rest, scanned: 0, asked, messages, error: None, unasked: 0 }
+        Parser {
+            kind,
+            whose,
+            state: State::Head,
+            rest,
+            scanned: 0,
+            refused: Vec::new(),
+            asked,
+            messages,
+            error: None,
+            unasked: 0,
+        }
     }
 
     /// A request that the next responses answer.
     pub fn expect_answer(&mut self, asked: Asked) {
         self.asked.push_back(asked);
+    }
+
+    /// No more responses come.
+    pub fn expect_nothing(&mut self) {
+        self.asked.clear();
     }
 
     /// Requests that still wait for their final response.
@@ -180,6 +198,13 @@ impl Parser {
     /// Whether the stream may end here.
     pub fn is_between_messages(&self) -> bool {
         matches!(self.state, State::Head | State::Raw | State::UntilClose) && self.rest.is_empty()
+    }
+
+    /// The first word of the head that has begun, or that was not understood.
+    pub fn begun(&self) -> String {
+        let head = if self.error.is_some() { &self.refused } else { &self.rest };
+        let line = head.strip_prefix(b"\r\n").unwrap_or(head);
+        text(line.split(|&byte| byte == b' ').next().unwrap_or_default())
     }
 
     /// Whether a head or some other framing has begun and not ended.
@@ -309,6 +334,7 @@ impl Parser {
         };
         self.scanned = 0;
         let raw = self.take(skipped + end + 4);
+        self.refused.clone_from(&raw);
         let lines = &raw[skipped..raw.len() - 2];
         let start_end = find(lines, b"\r\n").expect("a head ends with CRLF");
         let start = &lines[..start_end];

@@ -143,6 +143,10 @@ impl Observer for Log {
         let AccessRecord { method, path, status, bytes_in, bytes_out, .. } = record;
         let (method, path) = (method.escape_ascii(), path.escape_ascii());
         let mut line = format!("LOG {method} {path} status={status} in={bytes_in} out={bytes_out}");
+        // Port 0: not the peer itself, but whom it reports.
+        if let Some(client) = record.client.filter(|client| client.port() == 0) {
+            line += &format!(" client={}", client.ip());
+        }
         if record.reused {
             line += " reused";
         }
@@ -174,6 +178,8 @@ pub struct Wire {
     pub origin: End,
     pub link: Link,
     pool: VecDeque<Pool>,
+    /// This becomes known when nothing else is left to do, however slowly the client's bytes come.
+    failing: Option<ConnectError>,
     split: Split,
     lane: bool,
     /// What the client asked, as far as the exchange has read it.
@@ -185,8 +191,8 @@ pub struct Wire {
     /// The client's connection is over.
     pub is_over: bool,
     pub is_tunnel: bool,
-    /// Something that the client sent was no request, and was answered all the same.
-    pub is_refused: bool,
+    /// Something that the client sent was no request, and is answered all the same, behind so many final responses.
+    pub refused: Option<usize>,
     /// How often each hook was called for the current request.
     pub hook_calls: Vec<String>,
 }
@@ -209,6 +215,7 @@ impl Wire {
             origin: End::default(),
             link: Link::None,
             pool: VecDeque::new(),
+            failing: None,
             split: setup.split.clone(),
             lane: setup.lane,
             asked: Parser::new(Kind::Requests, Whose::Received),
@@ -217,7 +224,7 @@ impl Wire {
             transcript: Vec::new(),
             is_over: false,
             is_tunnel: false,
-            is_refused: false,
+            refused: None,
             hook_calls: Vec::new(),
         }
     }
@@ -308,7 +315,9 @@ impl Wire {
             moved |= self.pull(Side::Upstream)?;
             invariants::always(self)?;
             if !moved {
-                return invariants::at_rest(self);
+                let Some(error) = self.failing.take() else { return invariants::at_rest(self) };
+                self.link = Link::None;
+                self.handle(Input::ConnectFailed(error));
             }
         }
         Err("never comes to rest".to_owned())
@@ -382,6 +391,7 @@ impl Wire {
             }
             if self.link == Link::None {
                 self.origin.incoming.clear();
+                self.failing = None;
             }
         }
         moved
@@ -389,10 +399,7 @@ impl Wire {
 
     fn connected(&mut self, answer: Pool) {
         match answer {
-            Pool::Fails(error) => {
-                self.link = Link::None;
-                self.handle(Input::ConnectFailed(error));
-            }
+            Pool::Fails(error) => self.failing = Some(error),
             Pool::Reused | Pool::Fresh => {
                 self.link = Link::Open;
                 let request = self.answered.finals().count();
@@ -502,7 +509,8 @@ impl Wire {
                 }
                 let before = self.asked.messages.len();
                 self.asked.feed(bytes);
-                for message in &self.asked.messages[before..] {
+                let new = if self.refused.is_some() { &[] } else { &self.asked.messages[before..] };
+                for message in new {
                     let asked = Asked { method: message.head.method().to_owned(), is_http10: message.head.is_http10() };
                     self.answered.expect_answer(asked);
                 }
@@ -512,7 +520,6 @@ impl Wire {
                 loan.responses.feed(bytes);
                 if loan.responses.messages.last().is_some_and(|message| message.head.status() == 101) {
                     loan.requests.switch();
-                    self.is_tunnel = true;
                 }
             }
         }
@@ -520,6 +527,17 @@ impl Wire {
 
     /// That side has taken these bytes.
     fn written(&mut self, side: Side, bytes: &[u8]) {
+        // A head that was not understood is answered too, once, and then the connection ends.
+        if side == Side::Downstream
+            && self.refused.is_none()
+            && !self.is_tunnel
+            && self.answered.is_between_messages()
+            && self.answered.unanswered() == 0
+            && (self.asked.has_rest() || self.asked.error.is_some())
+        {
+            self.refused = Some(self.answered.finals().count());
+            self.answered.expect_answer(Asked { method: self.asked.begun(), is_http10: false });
+        }
         let parser = match side {
             Side::Downstream => &mut self.answered,
             Side::Upstream => match self.loans.last_mut() {
@@ -528,8 +546,12 @@ impl Wire {
             },
         };
         let tokens = parser.feed(bytes);
-        // A head that was not understood is answered too, once.
-        self.is_refused |= self.answered.unasked == 1 && (self.asked.has_rest() || self.asked.error.is_some());
+        if !self.is_tunnel && self.answered.messages.last().is_some_and(|message| message.head.status() == 101) {
+            // What the client sent behind its request was never HTTP.
+            self.is_tunnel = true;
+            self.asked.messages.truncate(self.answered.finals().count());
+            self.answered.expect_nothing();
+        }
         self.transcript.extend(tokens.into_iter().map(|token| Entry::Bytes(side, token)));
     }
 

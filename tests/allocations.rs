@@ -1,0 +1,203 @@
+//! What a request costs in heap allocations: nothing, once a worker is warm.
+//!
+//! A global allocator counts for the thread that runs the test; the exchange is driven as the event loop drives it.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mini_rproxy::config::Config;
+use mini_rproxy::proxy::exchange::{AccessRecord, Command, Env, Exchange, Input, Now, Observer, Peer, Side, Spares};
+use mini_rproxy::proxy::site::Site;
+
+struct Counting;
+
+thread_local! {
+    // Constant and without a destructor: looking at it allocates nothing.
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    COUNT.with(|count| count.set(count.get() + 1));
+}
+
+// SAFETY: everything is handed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// As browsers send them.
+const BROWSER: &str = "Host: www.example.com\r\n\
+    Connection: keep-alive\r\n\
+    sec-ch-ua: \"Chromium\";v=\"124\", \"Not-A.Brand\";v=\"99\"\r\n\
+    sec-ch-ua-mobile: ?0\r\n\
+    sec-ch-ua-platform: \"Linux\"\r\n\
+    Upgrade-Insecure-Requests: 1\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/124.0.0.0 Safari/537.36\r\n\
+    Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n\
+    Sec-Fetch-Site: none\r\n\
+    Sec-Fetch-Mode: navigate\r\n\
+    Referer: https://www.example.com/somewhere/else\r\n\
+    Accept-Encoding: gzip, deflate, br, zstd\r\n\
+    Accept-Language: en-GB,en;q=0.9\r\n\
+    Cookie: session=0123456789abcdef0123456789abcdef; theme=dark; consent=1\r\n";
+
+/// A usual response head, without framing.
+const ORIGIN: &str = "HTTP/1.1 200 OK\r\n\
+    Server: nginx\r\n\
+    Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+    Content-Type: text/html; charset=utf-8\r\n\
+    Connection: keep-alive\r\n\
+    Cache-Control: max-age=60\r\n\
+    Set-Cookie: a=b; Path=/\r\n\
+    ETag: \"0123456789\"\r\n";
+
+struct Quiet(u64);
+
+impl Observer for Quiet {
+    fn access(&mut self, _record: &AccessRecord<'_>) {
+        self.0 += 1;
+    }
+}
+
+struct Bench {
+    exchange: Exchange,
+    site: Rc<Site>,
+    spares: Spares,
+    log: Quiet,
+    now: Now,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let text =
+            "routes: [{prefix: /app, upstream: 'http://127.0.0.1:9000/base'}, {prefix: /, upstream: 'http://o'}]\n";
+        let config = Config::parse(text, "test").expect("the test's configuration is valid");
+        let site = Rc::new(Site::new(Arc::new(config), None));
+        let now = Now { instant: Instant::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
+        let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false };
+        let exchange = Exchange::new(&now, peer, Rc::clone(&site));
+        Bench { exchange, site, spares: Spares::default(), log: Quiet(0), now }
+    }
+
+    fn handle(&mut self, input: Input<'_>) {
+        let Bench { exchange, site, spares, log, now } = self;
+        now.instant += Duration::from_micros(10);
+        let mut env = Env { now, site, spares, observer: log };
+        exchange.handle(&mut env, input);
+        loop {
+            while let Some(command) = exchange.poll_command() {
+                if let Command::Connect { .. } = command {
+                    exchange.handle(&mut env, Input::Connected { reused: true });
+                }
+            }
+            let mut moved = false;
+            for side in [Side::Downstream, Side::Upstream] {
+                let len = exchange.output(side).len();
+                if len > 0 {
+                    exchange.sent(&mut env, side, len);
+                    moved = true;
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// One request with its response, each in pieces of at most `piece` bytes.
+    fn serve(&mut self, request: &[u8], response: &[u8], piece: usize) {
+        let before = self.log.0;
+        for part in request.chunks(piece) {
+            self.handle(Input::Bytes(Side::Downstream, part));
+        }
+        for part in response.chunks(piece) {
+            self.handle(Input::Bytes(Side::Upstream, part));
+        }
+        assert_eq!(self.log.0, before + 1, "one request was served");
+        assert!(self.exchange.is_idle());
+    }
+}
+
+#[test]
+fn a_request_allocates_nothing_in_the_steady_state() {
+    let get = format!("GET /app/page?x=1 HTTP/1.1\r\n{BROWSER}\r\n").into_bytes();
+    let ok = format!("{ORIGIN}Content-Length: 1000\r\n\r\n{}", "x".repeat(1000)).into_bytes();
+    let chunked =
+        format!("{ORIGIN}Transfer-Encoding: chunked\r\n\r\n3e8\r\n{}\r\n5;a=b\r\nhello\r\n0\r\n\r\n", "x".repeat(1000));
+    let post = format!("POST /app/form HTTP/1.1\r\n{BROWSER}Content-Length: 11\r\n\r\nhello=world");
+    let upload =
+        format!("PUT /app/file HTTP/1.1\r\n{BROWSER}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    let head = format!("HEAD /app/page HTTP/1.1\r\n{BROWSER}\r\n");
+    let lost = format!("GET /app/../x HTTP/1.1\r\n{BROWSER}\r\n").replace("..", "%41");
+    let health = "GET /health HTTP/1.1\r\nHost: h\r\n\r\n";
+    let early =
+        format!("HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n{ORIGIN}Content-Length: 0\r\n\r\n");
+    let unchanged = format!("{}\r\n", ORIGIN.replace("200 OK", "304 Not Modified"));
+    for (name, request, response) in [
+        ("a page", &get[..], &ok[..]),
+        ("a chunked page", &get, chunked.as_bytes()),
+        ("a form", post.as_bytes(), &ok),
+        ("a chunked upload", upload.as_bytes(), &ok),
+        ("HEAD", head.as_bytes(), b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"),
+        ("another route", lost.as_bytes(), &ok),
+        ("early hints", &get, early.as_bytes()),
+        ("304", &get, unchanged.as_bytes()),
+        ("/health", health.as_bytes(), b""),
+    ] {
+        for piece in [usize::MAX, 100, 7] {
+            let mut bench = Bench::new();
+            for _ in 0..3 {
+                bench.serve(request, response, piece);
+            }
+            let before = COUNT.with(Cell::get);
+            for _ in 0..100 {
+                bench.serve(request, response, piece);
+            }
+            let allocated = COUNT.with(Cell::get) - before;
+            assert_eq!(allocated, 0, "{name}, in pieces of {piece}: allocations in 100 requests");
+        }
+    }
+}
+
+#[test]
+fn an_idle_connection_owns_no_buffer() {
+    // The memory of the transaction went back to the spares: a second connection takes it over and allocates nothing.
+    let request = format!("GET /app/page HTTP/1.1\r\n{BROWSER}\r\n");
+    let response = format!("{ORIGIN}Content-Length: 5\r\n\r\nhello");
+    let mut first = Bench::new();
+    for _ in 0..3 {
+        first.serve(request.as_bytes(), response.as_bytes(), usize::MAX);
+    }
+    let mut second = Bench::new();
+    second.spares = std::mem::take(&mut first.spares);
+    let before = COUNT.with(Cell::get);
+    second.serve(request.as_bytes(), response.as_bytes(), usize::MAX);
+    // The list of spares itself is there already.
+    assert_eq!(COUNT.with(Cell::get) - before, 0);
+}
+
+#[test]
+fn a_connection_slot_is_small() {
+    assert!(size_of::<Exchange>() <= 128, "{} bytes", size_of::<Exchange>());
+}
