@@ -34,11 +34,13 @@ pub struct Options {
     pub verbose: bool,
     /// `-plugindir`
     pub plugin_dir: Option<PathBuf>,
+    /// `-memory-budget`, as written.
+    pub memory_budget: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { config: PathBuf::from("config.yaml"), verbose: false, plugin_dir: None }
+        Options { config: PathBuf::from("config.yaml"), verbose: false, plugin_dir: None, memory_budget: None }
     }
 }
 
@@ -51,6 +53,7 @@ Usage: mini-rproxy [flags]
   -config PATH     the configuration file (default: config.yaml)
   -verbose         log one line per request: route, upstream, status, cause, times
   -plugindir DIR   load every *.so of this directory, in the order of their names (default: none)
+  -memory-budget SIZE  what all buffers together may take, for example 8MiB (default: unlimited)
   -check           read and check the configuration, then exit with 0 or 1
   -print-config    print the configuration with every default, without credentials
   -version         print the version
@@ -82,7 +85,8 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// All flags, as they are written after the dashes.
-const FLAGS: [&str; 8] = ["config", "verbose", "plugindir", "check", "print-config", "version", "help", "h"];
+const FLAGS: [&str; 9] =
+    ["config", "verbose", "plugindir", "memory-budget", "check", "print-config", "version", "help", "h"];
 
 /// Reads the arguments that follow the program's name. Of two flags that choose a command, the last one wins, but help
 /// and version win over everything.
@@ -95,6 +99,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Arg::Long("config") => options.config = PathBuf::from(value(&mut parser, "config", "PATH")?),
             Arg::Long("plugindir") => {
                 options.plugin_dir = Some(PathBuf::from(value(&mut parser, "plugindir", "DIR")?));
+            }
+            Arg::Long("memory-budget") => {
+                let size = value(&mut parser, "memory-budget", "SIZE")?;
+                options.memory_budget = Some(size.to_string_lossy().into_owned());
             }
             Arg::Long("verbose") => options.verbose = true,
             Arg::Long("check") => command = Command::Check,
@@ -173,6 +181,7 @@ mod tests {
             ("--verbose", Command::Run(Options { verbose: true, ..Options::default() })),
             ("-plugindir p", Command::Run(Options { plugin_dir: Some("p".into()), ..Options::default() })),
             ("--plugindir=p", Command::Run(Options { plugin_dir: Some("p".into()), ..Options::default() })),
+            ("-memory-budget=8MiB", Command::Run(Options { memory_budget: Some("8MiB".into()), ..Options::default() })),
             ("-check -config x.yaml", Command::Check(other.clone())),
             ("-config x.yaml --print-config", Command::PrintConfig(other)),
             ("-version -check", Command::Version),

@@ -69,6 +69,9 @@ fn say(text: &str) -> Result<ExitCode, String> {
 fn load(options: &Options) -> Result<Config, String> {
     let mut config = Config::load(&options.config).map_err(|error| error.to_string())?;
     config.log.access |= options.verbose;
+    if let Some(size) = &options.memory_budget {
+        config.set_memory_budget(size).map_err(|error| format!("-memory-budget: {error}"))?;
+    }
     Ok(config)
 }
 
@@ -145,6 +148,10 @@ fn report(logger: &Logger, config: &Config, server: &Server) {
     match server.descriptor_limit() {
         Some(limit) => limits.number("descriptors", limit as u64),
         None => limits.text("descriptors", "unlimited"),
+    };
+    match config.limits.memory_budget {
+        Some(budget) => limits.number("memory_budget", budget as u64),
+        None => limits.text("memory_budget", "unlimited"),
     };
     limits.number("connections", server.max_connections() as u64).send();
     if server.descriptor_limit().is_some_and(|limit| limit < 2 * server.max_connections() + 64) {

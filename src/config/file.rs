@@ -13,7 +13,7 @@ use super::read::read;
 use super::sections::{
     Connect, File, LimitKeys, PluginKeys, PoolKeys, RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys,
 };
-use super::units::{BodyLimit, ConnectionLimit, Span};
+use super::units::{BodyLimit, ConnectionLimit, MemoryLimit, Span};
 use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, Text};
 use super::{
     Config, ForwardedPolicy, Limits, LogConfig, LogFormat, PluginConfig, PluginSource, PoolLimits, RouteConfig,
@@ -90,7 +90,7 @@ fn parse(text: &str, name: &str, format: LogFormat) -> Result<Config, ConfigErro
     let timeouts = file.timeouts.unwrap_or_default().over(Timeouts::default());
     let forwarded = file.forwarded.unwrap_or_default();
     let log = file.log.unwrap_or_default();
-    Ok(Config {
+    let mut config = Config {
         listen: file.listen_addr.map_or(default.listen, |Listen(all)| all.into_iter().map(|Address(a)| a).collect()),
         routes: resolve_routes(routes, &limits, timeouts),
         workers: file.workers.map_or(default.workers, |count| count.to_usize()),
@@ -114,7 +114,9 @@ fn parse(text: &str, name: &str, format: LogFormat) -> Result<Config, ConfigErro
             format: log.format.map_or(format, |Format(format)| format),
             access: log.access.is_some_and(|Flag(on)| on),
         },
-    })
+    };
+    config.fit_workers();
+    Ok(config)
 }
 
 fn span(written: Option<Span>, default: Duration) -> Duration {
@@ -130,6 +132,10 @@ impl LimitKeys {
                 .max_connections
                 .and_then(|ConnectionLimit(limit)| limit)
                 .map_or(default.max_connections, |count| Some(count.to_usize())),
+            memory_budget: self
+                .memory_budget
+                .and_then(|MemoryLimit(limit)| limit)
+                .map_or(default.memory_budget, |size| Some(size.to_usize())),
             max_head_bytes,
             max_header_fields: self.max_header_fields.map_or(default.max_header_fields, |count| count.to_usize()),
             // Whoever lowers the head only wants the line lowered with it.

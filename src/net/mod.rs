@@ -11,6 +11,7 @@
 //! | [`listen`] | listening sockets, made at start |
 //! | [`activation`] | sockets that a service manager hands over, and what it wants to hear |
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
+//! | [`memory`] | the memory budget: what waits when it is used up |
 //! | [`resolve`] | names to addresses, on threads of their own |
 //! | [`door`] | where new connections come in |
 //! | [`observer`] | what a worker says: warnings and access lines |
@@ -31,6 +32,7 @@ pub mod conn;
 pub mod listen;
 pub mod activation;
 pub mod descriptors;
+pub mod memory;
 pub mod resolve;
 pub mod door;
 pub mod observer;

@@ -19,6 +19,7 @@ use super::control::{Control, Order};
 use super::descriptors;
 use super::door::Door;
 use super::listen::{Bound, ListenError, Listening, SocketFile, listen};
+use super::memory::{self, Ledger};
 use super::observer::Journal;
 use super::resolve::{Inbox, Resolve, Resolver};
 use super::token::Source;
@@ -97,6 +98,9 @@ impl Server {
         let workers = config.workers;
         let descriptor_limit = descriptors::limit();
         let max_connections = descriptors::max_connections(config.limits.max_connections, descriptor_limit);
+        let memory_budget = config.limits.memory_budget;
+        let max_connections =
+            memory_budget.map_or(max_connections, |most| max_connections.min(memory::connections(most)));
 
         let bound = if inherited.is_empty() {
             config.listen.iter().map(|address| listen(address, workers)).collect::<Result<Vec<_>, _>>()?
@@ -129,6 +133,7 @@ impl Server {
             let seed = Seed {
                 poll,
                 door: Door::new(listeners, share),
+                ledger: Ledger::new(memory_budget, workers),
                 resolver: resolver.clone(),
                 inbox,
                 control: Arc::clone(&control),

@@ -2,7 +2,10 @@
 //!
 //! `make static` builds the binaries that some of them run.
 
+#![allow(unused_imports, reason = "the helpers export more than these tests use")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
 mod activation;
+mod budget;

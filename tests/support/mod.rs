@@ -1,7 +1,7 @@
 //! Helpers of the end-to-end tests: the built proxy as a process, scriptable origins, raw clients, programs that no one
 //! here wrote. Everything waits for events; nothing waits longer than [`PATIENCE`].
 
-#![allow(dead_code, unused_imports, reason = "each test crate uses another part of it")]
+#![allow(dead_code, reason = "each test crate uses another part of it")]
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
