@@ -81,7 +81,9 @@ fn sockets_that_are_handed_over_are_used_instead_of_the_configured_addresses() {
 
 #[test]
 fn systemds_own_activation_works() {
-    if is_missing("systemd-socket-activate") {
+    // Not asked of CI: the manager above does the same, and not every system has this one.
+    if !std::path::Path::new("/usr/bin/systemd-socket-activate").exists() {
+        eprintln!("skipped: systemd-socket-activate is not installed");
         return;
     }
     let (origin, taken, address) = (Origin::echo(), taken(), free_address());

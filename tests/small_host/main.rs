@@ -9,3 +9,4 @@ mod support;
 
 mod activation;
 mod budget;
+mod static_binary;

@@ -88,6 +88,13 @@ impl Launch {
         Some(launch)
     }
 
+    /// By a command of the test's own, which is made of the folder that holds config.yaml.
+    pub fn with(yaml: &str, command: impl FnOnce(&Path) -> Command) -> Launch {
+        let mut launch = Launch::new(yaml);
+        launch.command = command(launch.folder.path());
+        launch
+    }
+
     /// `binary` as the last words of the command `wrapper`, which is to become it.
     pub fn under(wrapper: &[&str], binary: &str, yaml: &str) -> Launch {
         let folder = TempDir::new().expect("a temporary folder");
