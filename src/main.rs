@@ -19,6 +19,7 @@ use mini_rproxy::config::{Config, Scheme};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation::{self, Notifier};
 use mini_rproxy::net::observer::LogJournal;
+use mini_rproxy::net::probe::probe;
 use mini_rproxy::net::resolve::SystemResolver;
 use mini_rproxy::net::server::{Parts, Server};
 use mini_rproxy::net::signal::{Wish, Wishes};
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Version => say(&format!("mini-rproxy {VERSION}\n")),
         Command::PrintConfig(options) => load(&options).and_then(|config| say(&config.to_yaml())),
         Command::Check(options) => load(&options).and_then(|_| say("the configuration is good\n")),
+        Command::Healthcheck(options) => load(&options).and_then(|config| healthcheck(&config)),
         Command::Run(options) => load(&options).and_then(|config| run(config, options.plugin_dir.as_deref())),
     };
     result.unwrap_or_else(|error| {
@@ -73,6 +75,11 @@ fn load(options: &Options) -> Result<Config, String> {
         config.set_memory_budget(size).map_err(|error| format!("-memory-budget: {error}"))?;
     }
     Ok(config)
+}
+
+/// Whether the proxy that runs with this configuration answers; the first address stands for all.
+fn healthcheck(config: &Config) -> Result<ExitCode, String> {
+    config.listen.first().map_or(Ok(()), probe).map(|()| ExitCode::SUCCESS)
 }
 
 /// Serves until told to stop.

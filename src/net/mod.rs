@@ -21,6 +21,7 @@
 //! | [`drive`] | moving bytes between sockets and exchange |
 //! | [`event_loop`] | the turn |
 //! | [`server`] | all workers together |
+//! | [`probe`] | asks a running proxy for its health |
 //! | [`signal`] | signals, as values for the main thread |
 
 pub mod slab;
@@ -42,6 +43,7 @@ pub mod dial;
 pub mod drive;
 pub mod event_loop;
 pub mod server;
+pub mod probe;
 pub mod signal;
 
 #[cfg(test)]
