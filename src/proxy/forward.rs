@@ -256,7 +256,7 @@ mod tests {
         let mut offered = b"left over".to_vec();
         forward_request(&mut head, &forwarding, &mut offered, &mut scratch);
         let mut out = Vec::new();
-        write_request_head(&head, Framing::None, &offered, &mut out);
+        write_request_head(&head, Framing::None, None, &offered, &mut out);
         let all = text(&out);
         let (start, rest) = all.split_once("\r\n").expect("a request line");
         assert!(start.ends_with(" /x HTTP/1.1"), "{start}");
