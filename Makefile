@@ -26,8 +26,8 @@ fmt:
 clippy:
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 
-# With the plugins, because the proxy is also tested with them as a user builds them.
-tests: plugins
+# With the plugins and the static binaries, because they too are tested as a user builds them.
+tests: plugins static
 	$(CARGO) test --workspace --all-features
 
 doc:

@@ -9,4 +9,6 @@ mod support;
 
 mod activation;
 mod budget;
+mod image;
 mod static_binary;
+mod units;

@@ -21,14 +21,14 @@ const INSIDE: &str = "MINI_RPROXY_TEST_INSIDE";
 
 /// What `make static` made, by name and with the most bytes that it may have. The parts of glibc that every static program
 /// carries are more than 0.9 MiB, those of musl 0.1.
-fn binaries() -> Vec<(PathBuf, u64)> {
+pub fn binaries() -> Vec<(PathBuf, u64)> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let is_there = |(path, _): &(PathBuf, u64)| path.exists();
     let all = [("mini-rproxy", 5 * MIB / 2), ("mini-rproxy-tls", 4 * MIB)];
     all.map(|(name, most)| (target.join("static").join(name), most)).into_iter().filter(is_there).collect()
 }
 
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -133,8 +133,8 @@ fn answer(query: &[u8]) -> (String, Vec<u8>) {
     (name, answer)
 }
 
-/// Runs the test of that name again in a network namespace of its own. Returns whether this is inside of it already.
-fn is_inside(test: &str) -> bool {
+/// Runs the test of that name (with its module) again in a network namespace of its own. Returns whether this is inside of it already.
+pub fn is_inside(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         let status = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs");
         assert!(status.success(), "a namespace of one's own has a loopback device of one's own");
@@ -149,11 +149,10 @@ fn is_inside(test: &str) -> bool {
         return false;
     }
     let this = std::env::current_exe().expect("a path");
-    let name = format!("static_binary::{test}");
     let output = Command::new("unshare")
         .args(rights)
         .arg(this)
-        .args(["--exact", &name, "--nocapture", "--test-threads=1"])
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
         .output()
         .expect("unshare runs");
@@ -183,14 +182,16 @@ fn lay_out(folder: &Path, binary: &Path, resolv_conf: Option<&str>) -> PathBuf {
 /// Process 1 of that root. Where the test is root, as the user "nobody"; everyone else is without rights as they are.
 fn process_1(root: &Path) -> Command {
     let mut command = Command::new("unshare");
-    command.args(["--pid", "--fork", "--kill-child", "chroot"]);
-    // In a user namespace of one's own there is nobody else to become.
-    if fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_whitespace().nth(1) == Some("0")) {
-        command.arg("--userspec=65534:65534");
-    }
-    command.arg(root).args(["/mini-rproxy", "-config", "/config.yaml", "-verbose"]);
+    command.args(["--pid", "--fork", "--kill-child", "chroot"]).args(as_nobody()).arg(root);
+    command.args(["/mini-rproxy", "-config", "/config.yaml", "-verbose"]);
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     command
+}
+
+/// What makes `chroot` become nobody. In a user namespace of one's own there is nobody else to become.
+pub fn as_nobody() -> Option<&'static str> {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    (map.split_whitespace().nth(1) == Some("0")).then_some("--userspec=65534:65534")
 }
 
 /// Every file below with size and time of its last change.
@@ -215,7 +216,7 @@ fn resident_kib(pid: u32) -> u64 {
 
 #[test]
 fn e7_alone_in_an_empty_root_it_resolves_serves_stops_and_writes_nothing() {
-    if !is_inside("e7_alone_in_an_empty_root_it_resolves_serves_stops_and_writes_nothing") {
+    if !is_inside("static_binary::e7_alone_in_an_empty_root_it_resolves_serves_stops_and_writes_nothing") {
         return;
     }
     let names = NameServer::start();
@@ -258,6 +259,5 @@ fn e7_alone_in_an_empty_root_it_resolves_serves_stops_and_writes_nothing() {
 /// Whether the owner is the real root, and not one that is root in its own namespace only.
 fn is_root_outside(owner: &fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    owner.uid() == 0 && map.split_whitespace().nth(1) == Some("0")
+    owner.uid() == 0 && as_nobody().is_some()
 }
