@@ -357,7 +357,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_invariants_hold(site in site(), scenes in vec(scene(), 1..10), seed in any::<u64>()) {
+    fn m13_whatever_happens_the_invariants_hold(site in site(), scenes in vec(scene(), 1..10), seed in any::<u64>()) {
         let ops = scenes.concat();
         let whole = run(&site, &ops, Split::Whole, false)?;
         let mut random = Random::new(seed);
