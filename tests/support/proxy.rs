@@ -88,7 +88,15 @@ impl Launch {
         Some(launch)
     }
 
-    fn under(wrapper: &[&str], binary: &str, yaml: &str) -> Launch {
+    /// By a command of the test's own, which is made of the folder that holds config.yaml.
+    pub fn with(yaml: &str, command: impl FnOnce(&Path) -> Command) -> Launch {
+        let mut launch = Launch::new(yaml);
+        launch.command = command(launch.folder.path());
+        launch
+    }
+
+    /// `binary` as the last words of the command `wrapper`, which is to become it.
+    pub fn under(wrapper: &[&str], binary: &str, yaml: &str) -> Launch {
         let folder = TempDir::new().expect("a temporary folder");
         let listen = if yaml.contains("listen_addr:") { "" } else { "listen_addr: 127.0.0.1:0\n" };
         let config = folder.path().join("config.yaml");
