@@ -26,6 +26,11 @@ impl Queue {
         self.bytes.len() - self.sent
     }
 
+    /// How many bytes of memory it owns.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.sent == self.bytes.len()

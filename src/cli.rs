@@ -19,6 +19,8 @@ pub enum Command {
     Check(Options),
     /// Print the effective configuration.
     PrintConfig(Options),
+    /// Ask the proxy that runs with this configuration for its health, then exit with 0 or 1.
+    Healthcheck(Options),
     /// Print the version.
     Version,
     /// Print [`HELP`].
@@ -34,11 +36,13 @@ pub struct Options {
     pub verbose: bool,
     /// `-plugindir`
     pub plugin_dir: Option<PathBuf>,
+    /// `-memory-budget`, as written.
+    pub memory_budget: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { config: PathBuf::from("config.yaml"), verbose: false, plugin_dir: None }
+        Options { config: PathBuf::from("config.yaml"), verbose: false, plugin_dir: None, memory_budget: None }
     }
 }
 
@@ -51,7 +55,9 @@ Usage: mini-rproxy [flags]
   -config PATH     the configuration file (default: config.yaml)
   -verbose         log one line per request: route, upstream, status, cause, times
   -plugindir DIR   load every *.so of this directory, in the order of their names (default: none)
+  -memory-budget SIZE  what all buffers together may take, for example 8MiB (default: unlimited)
   -check           read and check the configuration, then exit with 0 or 1
+  -healthcheck     ask the proxy that runs with this configuration for /health, then exit with 0 or 1
   -print-config    print the configuration with every default, without credentials
   -version         print the version
   -help, -h        print this
@@ -82,7 +88,8 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// All flags, as they are written after the dashes.
-const FLAGS: [&str; 8] = ["config", "verbose", "plugindir", "check", "print-config", "version", "help", "h"];
+const FLAGS: [&str; 10] =
+    ["config", "verbose", "plugindir", "memory-budget", "check", "healthcheck", "print-config", "version", "help", "h"];
 
 /// Reads the arguments that follow the program's name. Of two flags that choose a command, the last one wins, but help
 /// and version win over everything.
@@ -96,8 +103,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Arg::Long("plugindir") => {
                 options.plugin_dir = Some(PathBuf::from(value(&mut parser, "plugindir", "DIR")?));
             }
+            Arg::Long("memory-budget") => {
+                let size = value(&mut parser, "memory-budget", "SIZE")?;
+                options.memory_budget = Some(size.to_string_lossy().into_owned());
+            }
             Arg::Long("verbose") => options.verbose = true,
             Arg::Long("check") => command = Command::Check,
+            Arg::Long("healthcheck") => command = Command::Healthcheck,
             Arg::Long("print-config") => command = Command::PrintConfig,
             Arg::Long("version") => return Ok(Command::Version),
             Arg::Long("help" | "h") | Arg::Short('h') => return Ok(Command::Help),
@@ -173,7 +185,9 @@ mod tests {
             ("--verbose", Command::Run(Options { verbose: true, ..Options::default() })),
             ("-plugindir p", Command::Run(Options { plugin_dir: Some("p".into()), ..Options::default() })),
             ("--plugindir=p", Command::Run(Options { plugin_dir: Some("p".into()), ..Options::default() })),
+            ("-memory-budget=8MiB", Command::Run(Options { memory_budget: Some("8MiB".into()), ..Options::default() })),
             ("-check -config x.yaml", Command::Check(other.clone())),
+            ("-healthcheck -config x.yaml", Command::Healthcheck(other.clone())),
             ("-config x.yaml --print-config", Command::PrintConfig(other)),
             ("-version -check", Command::Version),
             ("-check -help", Command::Help),

@@ -17,8 +17,10 @@ use std::time::Duration;
 use mini_rproxy::cli::{self, Command, Options};
 use mini_rproxy::config::{Config, Scheme};
 use mini_rproxy::log::{self, Level, Logger};
+use mini_rproxy::net::activation::{self, Notifier};
 use mini_rproxy::net::listen::Speaks;
 use mini_rproxy::net::observer::LogJournal;
+use mini_rproxy::net::probe::probe;
 use mini_rproxy::net::resolve::SystemResolver;
 use mini_rproxy::net::server::{Parts, Server};
 use mini_rproxy::net::signal::{Wish, Wishes};
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Version => say(&format!("mini-rproxy {VERSION}\n")),
         Command::PrintConfig(options) => load(&options).and_then(|config| say(&config.to_yaml())),
         Command::Check(options) => load(&options).and_then(|config| check(&config)),
+        Command::Healthcheck(options) => load(&options).and_then(|config| healthcheck(&config)),
         Command::Run(options) => load(&options).and_then(|config| run(config, options.plugin_dir.as_deref())),
     };
     result.unwrap_or_else(|error| {
@@ -70,6 +73,9 @@ fn say(text: &str) -> Result<ExitCode, String> {
 fn load(options: &Options) -> Result<Config, String> {
     let mut config = Config::load(&options.config).map_err(|error| error.to_string())?;
     config.log.access |= options.verbose;
+    if let Some(size) = &options.memory_budget {
+        config.set_memory_budget(size).map_err(|error| format!("-memory-budget: {error}"))?;
+    }
     Ok(config)
 }
 
@@ -79,19 +85,31 @@ fn check(config: &Config) -> Result<ExitCode, String> {
     say("the configuration is good\n")
 }
 
+/// Whether the proxy that runs with this configuration answers; the first address stands for all.
+fn healthcheck(config: &Config) -> Result<ExitCode, String> {
+    config.listen.first().map_or(Ok(()), probe).map(|()| ExitCode::SUCCESS)
+}
+
 /// Serves until told to stop.
 fn run(config: Config, plugin_dir: Option<&Path>) -> Result<ExitCode, String> {
-    // Before anything else: process number 1 in a container has no default handlers.
+    // Before anything is opened: their numbers are all that is known of them.
+    let inherited = activation::take_sockets().map_err(|error| error.to_string())?;
+    let notifier = Notifier::from_env();
+    // Before anything else happens: process number 1 in a container has no default handlers.
     let mut wishes = Wishes::install().map_err(|error| format!("cannot handle signals: {error}"))?;
     let logger = Logger::to_stdout(config.log.format).map_err(|error| format!("cannot start the log: {error}"))?;
     log::log_panics(logger.clone());
     // Plugins are created before the loops start and destroyed after they have ended: this is the last of the chain.
     let chain = chain::load(&config.plugins, plugin_dir, chain::limits(&config), Arc::new(logger.clone()))
         .map_err(|error| error.to_string())?;
+    for socket in &inherited {
+        logger.line(Level::Info, "a socket was handed over; listen_addr is not used").text("name", &socket.name).send();
+    }
     let config = Arc::new(config);
     let (handle, access, worker_log) = (wishes.handle(), config.log.access, logger.clone());
     let server = Server::start(Parts {
         config: Arc::clone(&config),
+        inherited,
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
         names: Box::new(SystemResolver),
         journals: Arc::new(move || Box::new(LogJournal::new(worker_log.clone(), access))),
@@ -99,14 +117,15 @@ fn run(config: Config, plugin_dir: Option<&Path>) -> Result<ExitCode, String> {
     })
     .map_err(|error| error.to_string())?;
     report(&logger, &config, &server);
-    let result = serve(&logger, &mut wishes, server);
+    notifier.ready();
+    let result = serve(&logger, &notifier, &mut wishes, server);
     drop(chain);
     logger.flush(LAST_WORDS);
     result
 }
 
 /// Waits for signals, and for the end of the workers.
-fn serve(logger: &Logger, wishes: &mut Wishes, server: Server) -> Result<ExitCode, String> {
+fn serve(logger: &Logger, notifier: &Notifier, wishes: &mut Wishes, server: Server) -> Result<ExitCode, String> {
     let mut is_draining = false;
     while let Some(wish) = wishes.wait() {
         match wish {
@@ -114,6 +133,7 @@ fn serve(logger: &Logger, wishes: &mut Wishes, server: Server) -> Result<ExitCod
             Wish::End(_) if !is_draining => {
                 is_draining = true;
                 logger.line(Level::Info, "stopping: finishing what is in flight").send();
+                notifier.stopping();
                 server.drain();
             }
             Wish::End(signal) => {
@@ -155,6 +175,10 @@ fn report(logger: &Logger, config: &Config, server: &Server) {
     match server.descriptor_limit() {
         Some(limit) => limits.number("descriptors", limit as u64),
         None => limits.text("descriptors", "unlimited"),
+    };
+    match config.limits.memory_budget {
+        Some(budget) => limits.number("memory_budget", budget as u64),
+        None => limits.text("memory_budget", "unlimited"),
     };
     limits.number("connections", server.max_connections() as u64).send();
     if server.descriptor_limit().is_some_and(|limit| limit < 2 * server.max_connections() + 64) {

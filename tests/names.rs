@@ -70,6 +70,7 @@ impl Proxy {
         let (sender, why) = channel();
         let sender = Mutex::new(sender);
         let server = Server::start(Parts {
+            inherited: Vec::new(),
             config: Arc::new(config),
             hooks: None,
             names: Box::new(names.clone()),

@@ -14,7 +14,7 @@ use super::sections::{
     CertificateKeys, Connect, File, LimitKeys, PluginKeys, PoolKeys, RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys,
     TlsKeys, UpstreamTlsKeys,
 };
-use super::units::{BodyLimit, ConnectionLimit, Span};
+use super::units::{BodyLimit, ConnectionLimit, MemoryLimit, Span};
 use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, ServerName, Text};
 use super::{
     CertificateFiles, Config, ForwardedPolicy, Limits, LogConfig, LogFormat, PluginConfig, PluginSource, PoolLimits,
@@ -92,7 +92,7 @@ fn parse(text: &str, name: &str, format: LogFormat) -> Result<Config, ConfigErro
     let upstream_tls = file.upstream_tls.unwrap_or_default().over(&UpstreamTls::default());
     let forwarded = file.forwarded.unwrap_or_default();
     let log = file.log.unwrap_or_default();
-    Ok(Config {
+    let mut config = Config {
         listen: file.listen_addr.map_or(default.listen, |Listen(all)| all.into_iter().map(|Address(a)| a).collect()),
         routes: resolve_routes(routes, &limits, timeouts, &upstream_tls),
         workers: file.workers.map_or(default.workers, |count| count.to_usize()),
@@ -118,7 +118,9 @@ fn parse(text: &str, name: &str, format: LogFormat) -> Result<Config, ConfigErro
             format: log.format.map_or(format, |Format(format)| format),
             access: log.access.is_some_and(|Flag(on)| on),
         },
-    })
+    };
+    config.fit_workers();
+    Ok(config)
 }
 
 fn span(written: Option<Span>, default: Duration) -> Duration {
@@ -134,6 +136,10 @@ impl LimitKeys {
                 .max_connections
                 .and_then(|ConnectionLimit(limit)| limit)
                 .map_or(default.max_connections, |count| Some(count.to_usize())),
+            memory_budget: self
+                .memory_budget
+                .and_then(|MemoryLimit(limit)| limit)
+                .map_or(default.memory_budget, |size| Some(size.to_usize())),
             max_head_bytes,
             max_header_fields: self.max_header_fields.map_or(default.max_header_fields, |count| count.to_usize()),
             // Whoever lowers the head only wants the line lowered with it.

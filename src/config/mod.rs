@@ -95,6 +95,26 @@ impl Default for Config {
     }
 }
 
+/// What a worker needs at least: its read buffer and a few exchanges.
+const LEAST_SHARE: usize = 512 * 1024;
+
+impl Config {
+    /// Sets the memory budget as the flag has it, for example `8MiB`.
+    pub fn set_memory_budget(&mut self, text: &str) -> Result<(), String> {
+        let units::MemoryLimit(limit) = read::Entry::from_text(text)?;
+        self.limits.memory_budget = limit.map(units::Size::to_usize);
+        self.fit_workers();
+        Ok(())
+    }
+
+    /// No more workers than the memory budget has room for.
+    fn fit_workers(&mut self) {
+        if let Some(budget) = self.limits.memory_budget {
+            self.workers = self.workers.min(budget / LEAST_SHARE).max(1);
+        }
+    }
+}
+
 /// One listening address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ListenAddr {
@@ -284,6 +304,8 @@ pub enum HostPolicy {
 pub struct Limits {
     /// Client connections over all workers. `None`: derived from the descriptor limit at start.
     pub max_connections: Option<usize>,
+    /// What all buffers together may take (`net::memory`). `None`: as much as the other limits allow.
+    pub memory_budget: Option<usize>,
     /// Request line and field section together; 431 above it.
     pub max_head_bytes: usize,
     /// Field lines of a head; 431 above it.
@@ -302,6 +324,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             max_connections: None,
+            memory_budget: None,
             max_head_bytes: 16 * 1024,
             max_header_fields: 256,
             max_request_line: 8 * 1024,

@@ -9,7 +9,7 @@ use super::sections::{
     AdminKeys, CertificateKeys, Connect, DnsKeys, File, ForwardedKeys, LimitKeys, LogKeys, PluginKeys, PoolKeys, Route,
     RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys, TlsKeys, UpstreamTlsKeys,
 };
-use super::units::{BodyLimit, ConnectionLimit, Count, Size, Span};
+use super::units::{BodyLimit, ConnectionLimit, Count, MemoryLimit, Size, Span};
 use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, ServerName, Text};
 use super::{CertificateFiles, Config, PluginConfig, PluginSource, RouteOptions, Timeouts, TlsListen, UpstreamTls};
 
@@ -28,6 +28,7 @@ impl Config {
             workers: Some(Count(self.workers as u64)),
             limits: Some(LimitKeys {
                 max_connections: Some(ConnectionLimit(limits.max_connections.map(|count| Count(count as u64)))),
+                memory_budget: Some(MemoryLimit(limits.memory_budget.map(|bytes| Size(bytes as u64)))),
                 max_head_bytes: Some(Size(limits.max_head_bytes as u64)),
                 max_header_fields: Some(Count(limits.max_header_fields as u64)),
                 max_request_line: Some(Size(limits.max_request_line as u64)),
@@ -175,7 +176,7 @@ routes:
   - {prefix: "/c'\"", upstream: "http://b", host: fixed.example:81, upgrade: [WebSocket, x/1], max_body_bytes: unlimited}
   - {prefix: /d, upstream: "http://b"}
 HTTPSworkers: 3
-limits: {max_connections: 77, max_head_bytes: 4KiB, max_header_fields: 9, max_body_bytes: 1025, max_requests_per_connection: 0}
+limits: {max_connections: 77, memory_budget: 8MiB, max_head_bytes: 4KiB, max_header_fields: 9, max_body_bytes: 1025, max_requests_per_connection: 0}
 timeouts: {request_head: 1500ms, connect: {address: 1s, total: 9s}, drain: 2h}
 pool: {max_idle: 0, max_idle_per_upstream: 1, idle_timeout: 1s, max_age: 2m}
 dns: {refresh: 1h}
@@ -224,6 +225,7 @@ routes:
 workers: 2
 limits:
   max_connections: auto
+  memory_budget: unlimited
   max_head_bytes: 16KiB
   max_header_fields: 256
   max_request_line: 8KiB

@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 use super::error::{quoted, refuse};
 use super::json::PluginText;
 use super::read::{Entry, Read, section};
-use super::units::{BodyLimit, Bytes, ConnectionLimit, Count, Size, Span};
+use super::units::{BodyLimit, Bytes, ConnectionLimit, Count, MemoryLimit, Size, Span};
 use super::values::{Flag, Format, Host, Listen, Network, Prefix, Protocol, ServerName, Text, Upstream};
 use super::{Scheme, UpstreamUrl, prefix};
 
@@ -42,6 +42,7 @@ section! {
 section! {
     LimitKeys as "a mapping of limits such as \"max_head_bytes: 16KiB\"" {
         max_connections: ConnectionLimit,
+        memory_budget: MemoryLimit,
         max_head_bytes: Size<KIB, MIB>,
         max_header_fields: Count<1, 1024>,
         max_request_line: Size<256, { 64 * KIB }>,

@@ -172,6 +172,12 @@ open_or! {
     expected "a whole number, or auto"
 }
 
+open_or! {
+    /// What all buffers together may take, or `unlimited`. The least is what one worker needs.
+    MemoryLimit(Size<MIB, { 2 * GIB }>) or "unlimited",
+    expected "a size such as 8MiB, or unlimited"
+}
+
 impl Serialize for Span {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

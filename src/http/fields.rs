@@ -168,6 +168,11 @@ impl Fields {
         self.lines.shrink_to(capacity / 32);
     }
 
+    /// How many bytes of memory it owns.
+    pub fn memory(&self) -> usize {
+        self.bytes.capacity() + self.lines.capacity() * size_of::<Entry>()
+    }
+
     /// How many lines there are.
     pub fn len(&self) -> usize {
         self.lines.len()

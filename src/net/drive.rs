@@ -5,13 +5,14 @@
 //! nothing moves any more (then an event or a timer comes) or when the budget of the turn is used up (then the run queue
 //! does), so that one busy peer starves nobody (rule M4).
 
-use crate::proxy::exchange::{Command, Exchange, Input, Side};
+use crate::proxy::exchange::{Appetite, Command, Exchange, Input, Side};
 
 use super::conn::{Conn, ReadOutcome, WriteOutcome};
 use super::dial::Loan;
+use super::memory::Grant;
 use super::slab::Key;
 use super::token::Source;
-use super::worker::{Leave, LinkState, Surroundings, Worker};
+use super::worker::{Hungry, Leave, LinkState, Surroundings, Worker};
 
 use std::time::{Duration, Instant};
 
@@ -97,6 +98,7 @@ impl Worker {
 
     /// One round: reading, then what the exchange makes of it: commands, then writing.
     fn step(&mut self, key: Key, budget: &mut Budget) -> Step {
+        self.count_memory(key);
         let Some(mut pair) = self.pair(key) else { return Step::Over };
         let mut moved = pair.pull(Side::Downstream, budget);
         moved |= pair.pull(Side::Upstream, budget);
@@ -241,6 +243,9 @@ impl Worker {
             | None => None,
         };
         Some(Pair {
+            key,
+            is_hungry: &mut client.is_hungry,
+            hungry: &mut self.hungry,
             exchange: &mut client.exchange,
             down: &mut client.conn,
             up,
@@ -252,6 +257,9 @@ impl Worker {
 
 /// Both sockets and the exchange between them, for the length of a step.
 struct Pair<'a> {
+    key: Key,
+    is_hungry: &'a mut bool,
+    hungry: &'a mut Hungry,
     exchange: &'a mut Exchange,
     down: &'a mut Conn,
     up: Option<&'a mut Conn>,
@@ -306,7 +314,7 @@ impl<'a> Pair<'a> {
 
     /// Reads from `side` once, if that may bring something and the exchange wants it.
     fn pull(&mut self, side: Side, budget: &mut Budget) -> bool {
-        let Pair { exchange, down, up, around, scratch } = self;
+        let Pair { key, is_hungry, hungry, exchange, down, up, around, scratch } = self;
         let (from, to) = match (side, up.as_deref_mut()) {
             (Side::Downstream, up) => (&mut **down, up),
             (Side::Upstream, Some(up)) => (up, Some(&mut **down)),
@@ -318,8 +326,22 @@ impl<'a> Pair<'a> {
         if !exchange.wants_read(side) {
             return self.notice_reset(side);
         }
+        let appetite = exchange.appetite(side);
+        let granted = match around.ledger.grant(appetite) {
+            Grant::Read(most) => most,
+            Grant::AfterWriting => return self.notice_reset(side),
+            Grant::AfterOthers => {
+                if !std::mem::replace(*is_hungry, true) {
+                    match appetite {
+                        Appetite::NewRequest => hungry.new.push(*key),
+                        Appetite::UnderWay | Appetite::OnTop => hungry.under_way.push(*key),
+                    }
+                }
+                return self.notice_reset(side);
+            }
+        };
         let is_slow = to.as_ref().is_some_and(|to| to.is_slow());
-        let room = if is_slow { SLOW_READ } else { scratch.len() };
+        let room = if is_slow { granted.min(SLOW_READ) } else { granted };
         let lane = match to {
             Some(to) if to.can_write() => Some((exchange.relayable(side), to)).filter(|(len, _)| *len > 0),
             Some(_) | None => None,

@@ -24,6 +24,7 @@ use super::conn::{Conn, Stream};
 use super::control::Order;
 use super::door::{Knock, PAUSE};
 use super::listen::Speaks;
+use super::memory::Level;
 use super::slab::Key;
 use super::timers::Alarm;
 use super::token::Source;
@@ -78,6 +79,7 @@ impl Worker {
                 handshakes -= 1;
             }
         }
+        self.feed();
         self.advance_stage();
         self.sweep_timers();
         self.graveyard.clear();
@@ -90,8 +92,13 @@ impl Worker {
         let has_work = !self.run_queue.is_empty()
             || !self.securing.is_empty()
             || self.stage == Stage::Closing
-            || (self.door.is_open(now) && self.clients.len() < self.door.max_clients);
+            || (self.door.is_open(now) && self.has_room());
         if has_work { Some(Duration::ZERO) } else { self.timers.next().map(|at| at.saturating_duration_since(now)) }
+    }
+
+    /// Whether there is a place and memory for one more client.
+    fn has_room(&self) -> bool {
+        self.clients.len() < self.door.max_clients && self.around.ledger.level() == Level::Plenty
     }
 
     fn on_event(&mut self, event: &Event) {
@@ -160,8 +167,9 @@ impl Worker {
         let Some(client) = self.clients.get_mut(key) else { return };
         client.is_queued = false;
         let result = catch_unwind(AssertUnwindSafe(|| self.drive(key)));
+        self.count_memory(key);
         if result.is_err() {
-            self.around.spares = Spares::default();
+            self.around.spares = Spares::of(self.around.ledger.spares());
             self.remove_client(key);
             self.around.journal.warn(format_args!("a fault in the proxy ended one connection; please report it"));
         }
@@ -171,7 +179,7 @@ impl Worker {
     fn let_in(&mut self) {
         let now = self.around.now();
         for _ in 0..ACCEPTS {
-            if self.clients.len() >= self.door.max_clients || !self.door.is_open(now) {
+            if !self.has_room() || !self.door.is_open(now) {
                 break;
             }
             match self.door.accept() {
@@ -214,6 +222,8 @@ impl Worker {
             active: now.instant,
             is_queued: false,
             leave: Leave::No,
+            counted: 0,
+            is_hungry: false,
         };
         match self.clients.insert(client) {
             Ok(key) => self.enqueue(key),

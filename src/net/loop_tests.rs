@@ -85,6 +85,7 @@ impl Proxy {
         let sender = Mutex::new(sender);
         let server = Server::start(Parts {
             config: Arc::new(config),
+            inherited: Vec::new(),
             hooks: None,
             names: Box::new(names),
             journals: Arc::new(move || Box::new(Ear(sender.lock().expect("a sender").clone()))),

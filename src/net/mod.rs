@@ -11,7 +11,9 @@
 //! | [`tls`] | TLS: certificates, trust, and the stage between socket and exchange |
 //! | [`conn`] | a socket with or without that stage |
 //! | [`listen`] | listening sockets, made at start |
+//! | [`activation`] | sockets that a service manager hands over, and what it wants to hear |
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
+//! | [`memory`] | the memory budget: what waits when it is used up |
 //! | [`resolve`] | names to addresses, on threads of their own |
 //! | [`door`] | where new connections come in |
 //! | [`observer`] | what a worker says: warnings and access lines |
@@ -21,6 +23,7 @@
 //! | [`drive`] | moving bytes between sockets and exchange |
 //! | [`event_loop`] | the turn |
 //! | [`server`] | all workers together |
+//! | [`probe`] | asks a running proxy for its health |
 //! | [`signal`] | signals, as values for the main thread |
 
 pub mod slab;
@@ -36,7 +39,9 @@ pub mod tls;
 pub mod tls;
 pub mod conn;
 pub mod listen;
+pub mod activation;
 pub mod descriptors;
+pub mod memory;
 pub mod resolve;
 pub mod door;
 pub mod observer;
@@ -46,6 +51,7 @@ pub mod dial;
 pub mod drive;
 pub mod event_loop;
 pub mod server;
+pub mod probe;
 pub mod signal;
 
 #[cfg(test)]

@@ -14,10 +14,12 @@ use crate::config::{Config, ListenAddr};
 use crate::proxy::hooks::Hooks;
 use crate::proxy::site::Site;
 
+use super::activation::Inherited;
 use super::control::{Control, Order};
 use super::descriptors;
 use super::door::Door;
 use super::listen::{Bound, ListenError, Listening, SocketFile, Speaks, listen};
+use super::memory::{self, Ledger};
 use super::observer::Journal;
 use super::resolve::{Inbox, Resolve, Resolver};
 use super::tls::{Tls, TlsError};
@@ -28,6 +30,8 @@ use super::worker::{Seed, Worker};
 pub struct Parts {
     /// Checked.
     pub config: Arc<Config>,
+    /// Sockets to listen on instead of the configuration's addresses; usually none.
+    pub inherited: Vec<Inherited>,
     /// The plugins, if any.
     pub hooks: Option<Arc<dyn Hooks>>,
     /// Turns names into addresses.
@@ -101,16 +105,29 @@ pub struct Server {
 impl Server {
     /// Binds all addresses and starts the workers.
     pub fn start(parts: Parts) -> Result<Server, StartError> {
-        let Parts { config, hooks, names, journals, on_end } = parts;
+        let Parts { config, inherited, hooks, names, journals, on_end } = parts;
         let workers = config.workers;
         let descriptor_limit = descriptors::limit();
         let max_connections = descriptors::max_connections(config.limits.max_connections, descriptor_limit);
+        let memory_budget = config.limits.memory_budget;
+        let max_connections =
+            memory_budget.map_or(max_connections, |most| max_connections.min(memory::connections(most)));
 
         // Before anything listens: a client that comes in at once must find everything in its place.
         let tls = Tls::prepare(&config)?;
-        let bound = addresses(&config)
-            .map(|(address, speaks)| listen(address, workers).map(|bound| (bound, speaks)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let bound = if inherited.is_empty() {
+            addresses(&config)
+                .map(|(address, speaks)| listen(address, workers).map(|bound| (bound, speaks)))
+                .collect::<Result<Vec<_>, _>>()?
+        } else {
+            inherited
+                .into_iter()
+                .map(|socket| {
+                    let speaks = spoken_at(&config, &socket.name);
+                    Ok((socket.into_bound(workers)?, speaks))
+                })
+                .collect::<io::Result<Vec<_>>>()?
+        };
         let (addresses, files, listeners) = by_worker(bound, workers);
 
         let polls = (0..workers).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
@@ -138,6 +155,7 @@ impl Server {
             let seed = Seed {
                 poll,
                 door: Door::new(listeners, share),
+                ledger: Ledger::new(memory_budget, workers),
                 resolver: resolver.clone(),
                 inbox,
                 control: Arc::clone(&control),
@@ -221,6 +239,14 @@ fn addresses(config: &Config) -> impl Iterator<Item = (&ListenAddr, Speaks)> {
     };
     let first = config.listen.iter().map(move |address| (address, first));
     first.chain(with_tls.iter().map(|address| (address, Speaks::Tls)))
+}
+
+/// What is spoken at a socket that was handed over: TLS where all addresses speak it, or where it is named `https`.
+fn spoken_at(config: &Config, name: &str) -> Speaks {
+    match &config.tls {
+        Some(tls) if tls.listen.is_empty() || name == "https" => Speaks::Tls,
+        Some(_) | None => Speaks::Plain,
+    }
 }
 
 /// What all listeners of one worker are.

@@ -19,6 +19,7 @@ use super::clock::Clock;
 use super::conn::Conn;
 use super::control::Control;
 use super::door::Door;
+use super::memory::{Ledger, Level};
 use super::observer::Journal;
 use super::pool::Pool;
 use super::resolve::{Inbox, Resolver};
@@ -26,10 +27,6 @@ use super::slab::{Key, Slab};
 use super::timers::{Alarm, Timers};
 use super::tls::{Desk, Tls};
 use super::token::Source;
-
-/// The one read buffer of a worker. Bodies move through it in pieces of this size; with 16 KiB they would cost 30 to 50
-/// percent more.
-pub const SCRATCH: usize = 64 * 1024;
 
 /// A client connection. What only a running request needs lives behind the exchange's own box: most client connections
 /// are idle, and there may be many.
@@ -50,6 +47,10 @@ pub struct Client {
     pub is_queued: bool,
     /// Whether it was asked to end.
     pub leave: Leave,
+    /// The memory that it was last counted with.
+    pub counted: u32,
+    /// Whether it waits for memory.
+    pub is_hungry: bool,
 }
 
 /// How far a client connection is on its way out.
@@ -143,6 +144,8 @@ pub struct Surroundings {
     pub site: Rc<Site>,
     /// Recycled memory.
     pub spares: Spares,
+    /// What may be owned, and what is.
+    pub ledger: Ledger,
     /// The log.
     pub journal: Box<dyn Journal>,
 }
@@ -169,6 +172,8 @@ pub struct Worker {
     /// Who is to be driven in this turn or the next.
     pub(super) run_queue: VecDeque<Key>,
     pub(super) door: Door,
+    /// Who waits for memory: with a new request, and with something under way.
+    pub(super) hungry: Hungry,
     pub(super) names: HashMap<UpstreamId, Known>,
     /// Links that wait for addresses.
     pub(super) resolving: Vec<Key>,
@@ -187,6 +192,15 @@ pub struct Worker {
     pub(super) complaints: HashMap<UpstreamId, Instant>,
     pub(super) around: Surroundings,
     pub(super) scratch: Box<[u8]>,
+}
+
+/// Who waits for memory.
+#[derive(Default)]
+pub struct Hungry {
+    /// With a new request: until it is plentiful.
+    pub new: Vec<Key>,
+    /// With something under way: until there is any.
+    pub under_way: Vec<Key>,
 }
 
 /// How far a worker is with its life.
@@ -209,6 +223,8 @@ pub struct Seed {
     pub poll: Poll,
     /// This worker's listeners.
     pub door: Door,
+    /// This worker's share of the memory budget.
+    pub ledger: Ledger,
     /// The resolver that all workers share.
     pub resolver: Resolver,
     /// Where its answers arrive.
@@ -222,7 +238,7 @@ pub struct Seed {
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
     pub fn new(seed: Seed, site: Rc<Site>, journal: Box<dyn Journal>) -> Worker {
-        let Seed { poll, door, resolver, inbox, control, tls } = seed;
+        let Seed { poll, door, ledger, resolver, inbox, control, tls } = seed;
         Worker {
             poll,
             clients: Slab::default(),
@@ -231,6 +247,7 @@ impl Worker {
             timers: Timers::default(),
             run_queue: VecDeque::new(),
             door,
+            hungry: Hungry::default(),
             names: HashMap::new(),
             resolving: Vec::new(),
             resolver,
@@ -241,8 +258,8 @@ impl Worker {
             desk: Desk::new(tls, &site.upstreams),
             securing: VecDeque::new(),
             complaints: HashMap::new(),
-            around: Surroundings { clock: Clock::new(), site, spares: Spares::default(), journal },
-            scratch: vec![0; SCRATCH].into_boxed_slice(),
+            around: Surroundings { clock: Clock::new(), site, spares: Spares::of(ledger.spares()), ledger, journal },
+            scratch: vec![0; ledger.largest_read()].into_boxed_slice(),
         }
     }
 
@@ -256,9 +273,38 @@ impl Worker {
         }
     }
 
+    /// Counts what a client owns now, where there is a budget to keep to.
+    pub(super) fn count_memory(&mut self, key: Key) {
+        if self.around.ledger.is_limited()
+            && let Some(client) = self.clients.get_mut(key)
+        {
+            // Nobody owns 4 GiB: heads, queues and collected bodies all have caps.
+            let now = u32::try_from(client.exchange.memory()).unwrap_or(u32::MAX);
+            self.around.ledger.count(client.counted as usize, now as usize);
+            client.counted = now;
+        }
+    }
+
+    /// Whoever waits for memory that there is now is driven again.
+    pub(super) fn feed(&mut self) {
+        let level = self.around.ledger.level();
+        let new = if level == Level::Plenty { std::mem::take(&mut self.hungry.new) } else { Vec::new() };
+        let under_way = match level {
+            Level::Plenty | Level::Scarce => std::mem::take(&mut self.hungry.under_way),
+            Level::Exhausted => Vec::new(),
+        };
+        for key in under_way.into_iter().chain(new) {
+            if let Some(client) = self.clients.get_mut(key) {
+                client.is_hungry = false;
+                self.enqueue(key);
+            }
+        }
+    }
+
     /// Ends a client connection and the upstream connection that it borrows.
     pub(super) fn remove_client(&mut self, key: Key) {
         if let Some(client) = self.clients.remove(key) {
+            self.around.ledger.count(client.counted as usize, 0);
             if let Some(link) = client.link {
                 self.remove_link(link);
             }

@@ -21,6 +21,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+pub use super::appetite::Appetite;
 pub use super::events::{AccessRecord, Command, ConnectError, Distrust, Input, Now, Observer, Peer, Side};
 pub use super::transaction::Spares;
 pub use super::turn::Env;
@@ -240,6 +241,24 @@ impl Exchange {
             (State::Active(transaction), Side::Downstream) => transaction.client_input.len(),
             (State::Active(transaction), Side::Upstream) => transaction.origin_input.len(),
             (State::Idle { .. } | State::Lingering { .. } | State::Closed, _) => 0,
+        }
+    }
+
+    /// What a read from `side` would be for, where one makes sense.
+    pub fn appetite(&self, side: Side) -> Appetite {
+        match &self.state {
+            State::Idle { .. } => Appetite::NewRequest,
+            State::Active(transaction) => transaction.appetite(side),
+            // What is read is thrown away.
+            State::Lingering { .. } | State::Closed => Appetite::UnderWay,
+        }
+    }
+
+    /// How many bytes of memory it owns beside its own slot.
+    pub fn memory(&self) -> usize {
+        match &self.state {
+            State::Active(transaction) => transaction.memory(),
+            State::Idle { .. } | State::Lingering { .. } | State::Closed => 0,
         }
     }
 

@@ -14,6 +14,7 @@
 //! | [`local`] | answers of our own |
 //! | [`record`] | what the access log will say |
 //! | `transaction` | one request under way: memory and states |
+//! | `appetite` | what a read would cost in memory |
 //! | `turn` | what a step may touch and ask for |
 //! | `outcome` | how an exchange ends |
 //! | `downstream` | the client's end |
@@ -33,6 +34,7 @@ pub mod forward;
 pub mod local;
 pub mod record;
 mod transaction;
+mod appetite;
 mod turn;
 mod outcome;
 mod downstream;

@@ -258,17 +258,32 @@ impl Transaction {
 }
 
 /// Recycled transactions, one set per worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Spares {
     // The boxes themselves are what is kept: a connection's slot holds one word, and taking one allocates nothing.
     #[expect(clippy::vec_box)]
     boxes: Vec<Box<Transaction>>,
+    /// The most bytes to keep, and how many are kept.
+    most: usize,
+    kept: usize,
+}
+
+impl Default for Spares {
+    fn default() -> Self {
+        Spares::of(usize::MAX)
+    }
 }
 
 impl Spares {
+    /// None yet; at most so many bytes are kept.
+    pub fn of(most: usize) -> Spares {
+        Spares { boxes: Vec::new(), most, kept: 0 }
+    }
+
     pub(super) fn take(&mut self, now: Instant) -> Box<Transaction> {
         match self.boxes.pop() {
             Some(mut transaction) => {
+                self.kept -= transaction.memory();
                 transaction.restart(now);
                 transaction
             }
@@ -279,7 +294,11 @@ impl Spares {
     pub(super) fn give_back(&mut self, mut transaction: Box<Transaction>) {
         if self.boxes.len() < KEPT_TRANSACTIONS {
             transaction.shrink();
-            self.boxes.push(transaction);
+            let memory = transaction.memory();
+            if self.most - self.kept >= memory {
+                self.kept += memory;
+                self.boxes.push(transaction);
+            }
         }
     }
 }

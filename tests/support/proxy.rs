@@ -88,6 +88,13 @@ impl Launch {
         Some(launch)
     }
 
+    /// By a command of the test's own, which is made of the folder that holds config.yaml.
+    pub fn with(yaml: &str, command: impl FnOnce(&Path) -> Command) -> Launch {
+        let mut launch = Launch::new(yaml);
+        launch.command = command(launch.folder.path());
+        launch
+    }
+
     /// With files of its own in the place of those of /etc that name resolution reads: `etc` is a folder with hosts,
     /// nsswitch.conf and resolv.conf. `None` where this machine does not allow it; where CI=true that is an error.
     pub fn with_etc(etc: &Path, yaml: &str) -> Option<Launch> {
@@ -107,7 +114,8 @@ impl Launch {
         Some(Launch::under(&wrapper, BINARY, yaml))
     }
 
-    fn under(wrapper: &[&str], binary: &str, yaml: &str) -> Launch {
+    /// `binary` as the last words of the command `wrapper`, which is to become it.
+    pub fn under(wrapper: &[&str], binary: &str, yaml: &str) -> Launch {
         let folder = TempDir::new().expect("a temporary folder");
         let listen = if yaml.contains("listen_addr:") { "" } else { "listen_addr: 127.0.0.1:0\n" };
         let config = folder.path().join("config.yaml");

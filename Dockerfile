@@ -1,0 +1,40 @@
+# docker build -t mini-rproxy .                     one static binary and nothing else
+# docker build -t mini-rproxy --target plugins .    on a libc, because plugins are loaded with dlopen
+#
+# docker run -p 8080:8080 -v ./config.yaml:/config.yaml:ro --read-only mini-rproxy
+
+# An alpine image (rust:1-alpine) makes a smaller static binary, because musl is smaller than glibc.
+ARG BUILDER=rust:1-slim-bookworm
+
+FROM ${BUILDER} AS build-static
+# mini-rproxy is the one without TLS.
+ARG FORM=mini-rproxy-tls
+WORKDIR /build
+COPY . .
+RUN sh examples/static.sh && cp "target/static/$FORM" /mini-rproxy
+
+FROM ${BUILDER} AS build-plugins
+WORKDIR /build
+COPY . .
+RUN cargo build --locked --release --bin mini-rproxy && cp target/release/mini-rproxy /mini-rproxy && mkdir /plugins
+
+# Plugins are mounted: -v ./plugins:/plugins:ro
+FROM debian:stable-slim AS plugins
+COPY --from=build-plugins /mini-rproxy /mini-rproxy
+COPY --from=build-plugins /plugins /plugins
+USER 65534:65534
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s CMD ["/mini-rproxy", "-healthcheck", "-config", "/config.yaml"]
+ENTRYPOINT ["/mini-rproxy"]
+CMD ["-config", "/config.yaml", "-plugindir", "/plugins"]
+
+# An orchestrator asks for GET /health itself: its httpGet probe needs nothing in the image.
+FROM scratch
+COPY --from=build-static /mini-rproxy /mini-rproxy
+USER 65534:65534
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s CMD ["/mini-rproxy", "-healthcheck", "-config", "/config.yaml"]
+ENTRYPOINT ["/mini-rproxy"]
+CMD ["-config", "/config.yaml"]

@@ -1,0 +1,174 @@
+//! What a service manager hands over and wants to hear, without its library: listening sockets that are open already
+//! (socket activation), and a datagram when the proxy is ready and when it stops (readiness notification).
+//!
+//! Sockets come as descriptors from 3 on; `LISTEN_PID` says for which process, `LISTEN_FDS` how many they are and
+//! `LISTEN_FDNAMES` what they are called. A port below 1024 needs no rights then, and no connection is lost in a restart:
+//! the manager holds the socket. Where sockets are handed over, they are used instead of `listen_addr` and
+//! `tls.listen_addr`; where both would be, the one named `https` speaks TLS.
+//!
+//! Notifications go to the unix socket that `NOTIFY_SOCKET` names; where nobody listens there, nothing happens.
+//!
+//! See sd_listen_fds(3) and sd_notify(3), which promise that this protocol stays as it is.
+#![allow(unsafe_code, reason = "a descriptor that came with the process is a bare number")]
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use socket2::{Socket, Type};
+
+use super::listen::{Bound, Listening};
+
+/// The first descriptor that is handed over.
+const FIRST: RawFd = 3;
+/// More sockets than this are a mistake.
+const MOST: RawFd = 1024;
+/// A manager that does not read must not hold up the start.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A listening socket that somebody else opened.
+#[derive(Debug)]
+pub struct Inherited {
+    /// `FileDescriptorName=` of the socket unit; `unknown` where nobody said.
+    pub name: String,
+    socket: Socket,
+}
+
+/// Why what was handed over cannot be used, with the remedy.
+#[derive(Debug)]
+pub enum ActivationError {
+    /// `LISTEN_FDS` is not a number.
+    Count(OsString),
+    /// There is no such descriptor.
+    Closed(RawFd),
+    /// It is not a stream socket that listens.
+    NotListening(RawFd),
+    /// The system refuses.
+    System(io::Error),
+}
+
+impl fmt::Display for ActivationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("socket activation: ")?;
+        match self {
+            ActivationError::Count(count) => write!(f, "LISTEN_FDS={} is not a number of sockets", count.display()),
+            ActivationError::Closed(fd) => {
+                write!(f, "LISTEN_FDS promises a socket at descriptor {fd}, which is not open; clear LISTEN_FDS")
+            }
+            ActivationError::NotListening(fd) => write!(
+                f,
+                "descriptor {fd} is no stream socket that listens; use ListenStream= and Accept=no in the socket unit"
+            ),
+            ActivationError::System(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for ActivationError {}
+
+impl From<io::Error> for ActivationError {
+    fn from(error: io::Error) -> Self {
+        ActivationError::System(error)
+    }
+}
+
+/// Takes the sockets that were handed over to this process; usually none. To be called once, before anything is opened.
+pub fn take_sockets() -> Result<Vec<Inherited>, ActivationError> {
+    let is_ours = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    let Some(count) = env::var_os("LISTEN_FDS").filter(|_| is_ours) else { return Ok(Vec::new()) };
+    let number = count.to_str().and_then(|count| count.parse().ok()).filter(|number| (0..=MOST).contains(number));
+    let number: RawFd = number.ok_or(ActivationError::Count(count))?;
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':').filter(|name| !name.is_empty());
+    (FIRST..FIRST + number)
+        .map(|fd| {
+            let name = names.next().unwrap_or("unknown").to_owned();
+            Ok(Inherited { name, socket: take(fd)? })
+        })
+        .collect()
+}
+
+/// Makes a socket of a bare number.
+fn take(fd: RawFd) -> Result<Socket, ActivationError> {
+    // SAFETY: the borrow ends with the next line, and a number that is no open descriptor only makes the call fail.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    fcntl_getfd(borrowed).map_err(|_| ActivationError::Closed(fd))?;
+    // SAFETY: it is open, as was just seen, and nobody else owns it: LISTEN_PID says that it was opened for this process
+    // before it began, and this is called before the process opens anything that it keeps.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    fcntl_setfd(&owned, FdFlags::CLOEXEC).map_err(io::Error::from)?;
+    let socket = Socket::from(owned);
+    let is_listening = socket.is_listener().is_ok_and(|yes| yes) && socket.r#type().is_ok_and(|t| t == Type::STREAM);
+    if !is_listening {
+        return Err(ActivationError::NotListening(fd));
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+impl Inherited {
+    /// One listener for each of `workers` loops; they share the socket. Its file, if it has one, is not ours to remove.
+    pub fn into_bound(self, workers: usize) -> io::Result<Bound> {
+        let address = self.socket.local_addr()?;
+        let is_unix = address.is_unix();
+        let text = match (address.as_socket(), address.as_pathname()) {
+            (Some(address), _) => address.to_string(),
+            (None, Some(path)) => format!("unix:{}", path.display()),
+            (None, None) => "unix:(no path)".to_owned(),
+        };
+        if !is_unix {
+            // Accepted sockets inherit it, as they do from our own.
+            self.socket.set_tcp_nodelay(true)?;
+        }
+        let mut listeners = Vec::with_capacity(workers);
+        for _ in 0..workers {
+            let fd = OwnedFd::from(self.socket.try_clone()?);
+            listeners.push(if is_unix { Listening::Unix(fd.into()) } else { Listening::Tcp(fd.into()) });
+        }
+        Ok(Bound { address: text, listeners, file: None })
+    }
+}
+
+/// Whoever wants to hear how the process stands.
+#[derive(Debug, Default)]
+pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
+
+impl Notifier {
+    /// The one that `NOTIFY_SOCKET` names: a path, or a name after `@`. Without one, nobody is told anything.
+    pub fn from_env() -> Notifier {
+        Notifier(env::var_os("NOTIFY_SOCKET").and_then(|name| {
+            let address = match name.as_bytes() {
+                [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+                path @ [b'/', ..] => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path)),
+                _ => return None,
+            };
+            let socket = UnixDatagram::unbound().ok()?;
+            socket.set_write_timeout(Some(PATIENCE)).ok()?;
+            Some((socket, address.ok()?))
+        }))
+    }
+
+    /// The proxy accepts connections.
+    pub fn ready(&self) {
+        self.tell("READY=1");
+    }
+
+    /// The proxy takes no more connections and will end.
+    pub fn stopping(&self) {
+        self.tell("STOPPING=1");
+    }
+
+    fn tell(&self, state: &str) {
+        if let Some((socket, address)) = &self.0 {
+            // A manager that cannot be told will see for itself.
+            let _ = socket.send_to_addr(state.as_bytes(), address);
+        }
+    }
+}

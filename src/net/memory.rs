@@ -1,0 +1,182 @@
+//! The memory budget: how much the buffers of a worker may take, and what waits when it is used up (rule E4).
+//!
+//! Each worker has an equal share of `limits.memory_budget` and counts what its exchanges own, after each time that one
+//! was driven. Of the share an eighth is for recycled memory; the rest is what exchanges may own:
+//!
+//! | owned | new connections | new requests | what is under way |
+//! |---|---|---|---|
+//! | less than three quarters | are let in | are read | goes at full speed |
+//! | three quarters or more | wait in the kernel's queue | wait, up to `timeouts.request_head` | goes on in small pieces, one at a time |
+//! | all | wait | wait | waits until something ends or is written |
+//!
+//! The last quarter is kept for what is under way: there is room for the small piece of each connection, because the
+//! budget also limits their number. So what has begun ends, and memory comes free again; nothing is ever thrown away.
+//! Only after responses with large heads, all at once, the last line of the table is reached; then the time-outs do it.
+//!
+//! What does not grow with what peers send (the code, stacks, the routing table, one read buffer for each worker, the log's
+//! queue) is not counted, nor are the kernel's socket buffers.
+
+use crate::proxy::exchange::Appetite;
+
+/// What is read at once where memory is plentiful. Bodies move in pieces of this size; with 16 KiB they would cost 30 to
+/// 50 percent more.
+const READ: usize = 64 * 1024;
+/// What is read at once where it is scarce.
+const SMALL_READ: usize = 4 * 1024;
+/// What the budget has to have for each connection: so that a quarter of it has room for a small read of everyone, twice,
+/// because vectors grow by doubling.
+const PER_CONNECTION: usize = 4 * 2 * SMALL_READ;
+
+/// How many connections a budget has room for.
+pub fn connections(budget: usize) -> usize {
+    (budget / PER_CONNECTION).max(1)
+}
+
+/// What a worker may own, and what it does.
+#[derive(Clone, Copy, Debug)]
+pub struct Ledger {
+    /// The most that exchanges may own; `usize::MAX` is no limit.
+    most: usize,
+    owned: usize,
+    read: usize,
+}
+
+/// How much is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Enough.
+    Plenty,
+    /// What is left is for what is under way.
+    Scarce,
+    /// Nothing.
+    Exhausted,
+}
+
+/// Whether to read now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// At most so many bytes.
+    Read(usize),
+    /// When what waits has been written.
+    AfterWriting,
+    /// When there is more memory.
+    AfterOthers,
+}
+
+impl Ledger {
+    /// One of `workers` shares of `budget`; `None` is no limit.
+    pub fn new(budget: Option<usize>, workers: usize) -> Ledger {
+        match budget {
+            None => Ledger { most: usize::MAX, owned: 0, read: READ },
+            Some(budget) => {
+                let share = budget / workers.max(1);
+                Ledger { most: share - share / 8, owned: 0, read: (share / 32).clamp(SMALL_READ, READ) }
+            }
+        }
+    }
+
+    /// How much recycled memory may be kept: a seventh of the rest is an eighth of the whole.
+    pub fn spares(&self) -> usize {
+        if self.is_limited() { self.most / 7 } else { usize::MAX }
+    }
+
+    /// What is read at once at most.
+    pub fn largest_read(&self) -> usize {
+        self.read
+    }
+
+    /// Whether there is a budget at all; where there is none, nobody needs to count.
+    pub fn is_limited(&self) -> bool {
+        self.most < usize::MAX
+    }
+
+    /// An exchange that owned `before` bytes owns `now` bytes now.
+    pub fn count(&mut self, before: usize, now: usize) {
+        self.owned = self.owned.saturating_sub(before).saturating_add(now);
+    }
+
+    /// How much is left.
+    pub fn level(&self) -> Level {
+        if self.owned < self.most - self.most / 4 {
+            Level::Plenty
+        } else if self.owned < self.most {
+            Level::Scarce
+        } else {
+            Level::Exhausted
+        }
+    }
+
+    /// Whether to read for `appetite` now.
+    pub fn grant(&self, appetite: Appetite) -> Grant {
+        match (self.level(), appetite) {
+            (Level::Plenty, Appetite::NewRequest | Appetite::UnderWay | Appetite::OnTop) => Grant::Read(self.read),
+            (Level::Scarce, Appetite::UnderWay) => Grant::Read(SMALL_READ),
+            (Level::Scarce | Level::Exhausted, Appetite::OnTop) => Grant::AfterWriting,
+            (Level::Scarce, Appetite::NewRequest) | (Level::Exhausted, Appetite::NewRequest | Appetite::UnderWay) => {
+                Grant::AfterOthers
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: usize = 1024;
+    const MIB: usize = 1024 * KIB;
+
+    #[test]
+    fn e4_the_budget_limits_the_number_of_connections() {
+        for (budget, expected) in [(MIB, 32), (8 * MIB, 256), (32 * MIB, 1024), (1, 1)] {
+            assert_eq!(connections(budget), expected, "{budget}");
+        }
+    }
+
+    #[test]
+    fn e4_small_shares_read_less_at_once() {
+        for (budget, workers, expected) in
+            [(None, 2, 64 * KIB), (Some(8 * MIB), 2, 64 * KIB), (Some(MIB), 1, 32 * KIB), (Some(MIB), 64, 4 * KIB)]
+        {
+            assert_eq!(Ledger::new(budget, workers).largest_read(), expected, "{budget:?} for {workers}");
+        }
+    }
+
+    #[test]
+    fn e4_shares_and_spares_are_no_more_than_the_budget() {
+        for workers in 1..9 {
+            let ledger = Ledger::new(Some(8 * MIB), workers);
+            assert!(workers * (ledger.most + ledger.spares()) <= 8 * MIB, "{workers}");
+            assert!(workers * (ledger.most + ledger.spares()) > 8 * MIB - 64 * KIB, "{workers}");
+        }
+    }
+
+    #[test]
+    fn e4_what_is_new_waits_before_what_is_under_way() {
+        use Appetite::*;
+        let share = Ledger::new(Some(8 * MIB), 1).most;
+        let table = [
+            (0, [Grant::Read(READ), Grant::Read(READ), Grant::Read(READ)]),
+            (share / 4 * 3 - 1, [Grant::Read(READ), Grant::Read(READ), Grant::Read(READ)]),
+            (share / 4 * 3, [Grant::AfterOthers, Grant::Read(SMALL_READ), Grant::AfterWriting]),
+            (share - 1, [Grant::AfterOthers, Grant::Read(SMALL_READ), Grant::AfterWriting]),
+            (share, [Grant::AfterOthers, Grant::AfterOthers, Grant::AfterWriting]),
+            (share + MIB, [Grant::AfterOthers, Grant::AfterOthers, Grant::AfterWriting]),
+        ];
+        for (owned, expected) in table {
+            let mut ledger = Ledger::new(Some(8 * MIB), 1);
+            ledger.count(0, owned);
+            assert_eq!([NewRequest, UnderWay, OnTop].map(|appetite| ledger.grant(appetite)), expected, "{owned}");
+            ledger.count(owned, 0);
+            assert_eq!(ledger.level(), Level::Plenty, "and back from {owned}");
+        }
+    }
+
+    #[test]
+    fn without_a_budget_nothing_waits() {
+        let mut ledger = Ledger::new(None, 1);
+        ledger.count(0, usize::MAX / 2);
+        assert_eq!(ledger.grant(Appetite::NewRequest), Grant::Read(READ));
+        assert!(!ledger.is_limited());
+    }
+}

@@ -1,0 +1,254 @@
+//! The memory budget, driven into the wall and back (rules E3 and E4).
+//!
+//! What is compared is anonymous memory: the pages of the binary itself depend on how it was built, not on what clients do.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::support::proxy::BINARY;
+use crate::support::{Launch, Origin, PATIENCE, Peer, Proxy, value};
+
+const BUDGET_KIB: u64 = 8 * 1024;
+/// Everything that is no buffer: stacks, configuration, read buffers of the workers, what the allocator keeps for itself.
+const BASE_KIB: u64 = 3 * 1024;
+/// What 8MiB has room for.
+const CONNECTIONS: usize = 256;
+
+/// Anonymous resident memory.
+fn memory_kib(proxy: &Proxy) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", proxy.pid())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon is there");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// A body without an end, as fast as it goes.
+fn flood() -> Origin {
+    Origin::start(|mut peer, _| {
+        if peer.request().is_some() {
+            peer.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+            let block = vec![b'x'; 1 << 18];
+            while peer.try_send(&block).is_ok() {}
+        }
+    })
+}
+
+/// Three floods, because one origin takes no more than 128 connections, and something that answers.
+struct Bench {
+    floods: Vec<Origin>,
+    echo: Origin,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench { floods: (0..3).map(|_| flood()).collect(), echo: Origin::echo() }
+    }
+
+    fn start(&self, flags: &[&str], more: &str) -> Proxy {
+        let routes: String = self
+            .floods
+            .iter()
+            .enumerate()
+            .map(|(number, origin)| format!("  - {{prefix: /flood{number}, upstream: \"{}\"}}\n", origin.url()))
+            .collect();
+        let echo = self.echo.url();
+        let yaml = format!("routes:\n{routes}  - {{prefix: /, upstream: \"{echo}\"}}\n{more}\n");
+        flags.iter().fold(Launch::quiet(&yaml), |launch, flag| launch.arg(flag)).start()
+    }
+}
+
+/// A client with a receive buffer so small that the kernel cannot hide how slow it is.
+fn slow_client(address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a socket takes a size");
+    socket.connect(&address.into()).expect("connects");
+    socket.into()
+}
+
+/// Downloads that begin and are not read, until nothing more moves; `count` of them.
+fn begin_slow_downloads(proxy: &Proxy, count: usize) -> Vec<TcpStream> {
+    (0..count)
+        .map(|number| {
+            let mut client = slow_client(proxy.address);
+            let request = format!("GET /flood{} HTTP/1.1\r\nHost: test\r\n\r\n", number % 3);
+            client.write_all(request.as_bytes()).expect("is taken");
+            client
+        })
+        .collect()
+}
+
+/// A download that is read all the time, to see that what is under way goes on.
+struct Download(Peer);
+
+impl Download {
+    fn begin(proxy: &Proxy) -> Download {
+        let mut client = proxy.connect();
+        client.send("GET /flood0 HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert_eq!(client.head().expect("a response").status(), 200);
+        Download(client)
+    }
+
+    /// Reads so much more; fails when that takes too long.
+    fn goes_on(&mut self, what: &str) {
+        let start = Instant::now();
+        let mut left = 8 << 20;
+        while left > 0 {
+            left = usize::saturating_sub(left, self.0.some_bytes().unwrap_or_else(|e| panic!("{what}: {e}")).len());
+            assert!(start.elapsed() < PATIENCE, "{what}: it stands still");
+        }
+    }
+}
+
+/// Whether a new request is answered within `time`.
+fn is_served(proxy: &Proxy, time: Duration) -> bool {
+    let mut client = TcpStream::connect(proxy.address).expect("the kernel takes the connection");
+    client.set_read_timeout(Some(time)).expect("a socket");
+    client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").expect("is taken");
+    match client.read(&mut [0; 12]) {
+        Ok(len) => len > 0,
+        Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The memory when it has stopped to change.
+fn settled_memory_kib(proxy: &Proxy) -> u64 {
+    let mut last = 0;
+    wait_until("the memory to settle", || {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = memory_kib(proxy);
+        std::mem::replace(&mut last, now) == now
+    });
+    last
+}
+
+#[test]
+fn e3_the_connection_limit_is_made_of_budget_and_descriptors_and_told() {
+    let bench = Bench::new();
+    for (flags, more, script, expected) in [
+        (&["-memory-budget", "8MiB"][..], "", "ulimit -n 2000", CONNECTIONS),
+        (&["-memory-budget=1MiB"], "", "ulimit -n 2000", 32),
+        (&[], "limits: {memory_budget: 2MiB}", "ulimit -n 2000", 64),
+        (&["-memory-budget", "4MiB"], "limits: {memory_budget: 2MiB}", "ulimit -n 2000", 128),
+        (&["-memory-budget", "8MiB"], "", "ulimit -n 264", 100),
+        (&["-memory-budget", "8MiB"], "limits: {max_connections: 7}", "ulimit -n 2000", 7),
+        (&["-memory-budget", "unlimited"], "", "ulimit -n 264", 100),
+    ] {
+        let yaml = format!("routes: [{{prefix: /, upstream: \"{}\"}}]\nworkers: 1\n{more}\n", bench.echo.url());
+        let launch = flags.iter().fold(Launch::after(script, &yaml), |launch, flag| launch.arg(flag));
+        let line = launch.start().log.wait_for("the limits", |line| line.contains("msg=\"limits\""));
+        assert_eq!(
+            value(&line, "connections"),
+            Some(expected.to_string().as_str()),
+            "{flags:?} {more} {script}: {line}"
+        );
+        assert!(value(&line, "memory_budget").is_some(), "{line}");
+    }
+}
+
+#[test]
+fn a_bad_budget_is_one_line() {
+    for (size, expected) in [
+        ("lots", "-memory-budget: expected a size such as 8MiB, or unlimited, found \"lots\""),
+        ("1KiB", "-memory-budget: 1KiB is out of range: write a size from 1MiB to 2GiB"),
+        ("-1", "-memory-budget needs a value"),
+    ] {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        fs::write(folder.path().join("config.yaml"), "routes: [{prefix: /, upstream: \"http://127.0.0.1:9\"}]")
+            .expect("a file");
+        let output = Command::new(BINARY)
+            .args(["-check", "-memory-budget", size])
+            .current_dir(folder.path())
+            .output()
+            .expect("the binary runs");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains(expected), "{size}: {message}");
+    }
+}
+
+#[test]
+fn e4_slow_readers_are_bounded_by_the_budget_and_what_is_under_way_goes_on() {
+    let bench = Bench::new();
+    let proxy = bench.start(&["-memory-budget", "8MiB"], "workers: 1\ntimeouts: {write_idle: 1h}");
+    let before = memory_kib(&proxy);
+    let mut download = Download::begin(&proxy);
+    // Fewer than the connection limit: it is memory that runs out.
+    let crowd = begin_slow_downloads(&proxy, CONNECTIONS - 40);
+    let held = settled_memory_kib(&proxy);
+    eprintln!("slow readers: {before} KiB before, {held} KiB held");
+    assert!(held <= BUDGET_KIB + BASE_KIB, "{held} KiB are held");
+    assert!(held >= BUDGET_KIB / 2, "only {held} KiB are held: no wall was reached");
+    // The wall: nobody new gets in, but what was there goes on.
+    assert!(!is_served(&proxy, Duration::from_millis(300)), "a new request is served at the wall");
+    download.goes_on("at the wall");
+    assert!(memory_kib(&proxy) <= BUDGET_KIB + BASE_KIB);
+
+    drop(crowd);
+    wait_until("a new request to be served", || is_served(&proxy, Duration::from_millis(500)));
+    download.goes_on("after the wall");
+    let clients: Vec<Peer> = (0..50).map(|_| proxy.connect()).collect();
+    for mut client in clients {
+        assert_eq!(client.get("/").status(), 200);
+    }
+    let after = settled_memory_kib(&proxy);
+    // Recycled memory, and what the allocator keeps between what is still used.
+    assert!(after <= before + BUDGET_KIB, "{before} KiB before, {after} KiB after");
+}
+
+#[test]
+fn e4_large_heads_are_bounded_by_the_budget_and_waiting_requests_are_served_afterwards() {
+    let bench = Bench::new();
+    let more = "workers: 1\nlimits: {max_head_bytes: 64KiB}\ntimeouts: {request_head: 3s}";
+    let proxy = bench.start(&["-memory-budget", "8MiB"], more);
+    let mut download = Download::begin(&proxy);
+    let field = format!("X-Filler: {}\r\n", "x".repeat(1000));
+    let head = format!("GET / HTTP/1.1\r\nHost: test\r\n{}", field.repeat(60));
+    // Heads of 60 KiB that do not end; those that the proxy does not read stay in the kernel.
+    let crowd: Vec<TcpStream> = (0..CONNECTIONS - 40)
+        .map(|_| {
+            let client = TcpStream::connect(proxy.address).expect("connects");
+            client.set_nonblocking(true).expect("a socket");
+            let _ = (&client).write(head.as_bytes());
+            client
+        })
+        .collect();
+    let mut most = 0;
+    let mut were_kept_waiting = false;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        most = most.max(memory_kib(&proxy));
+        were_kept_waiting |= !is_served(&proxy, Duration::from_millis(100));
+        download.goes_on("beside large heads");
+    }
+    eprintln!("large heads: {most} KiB held");
+    assert!(most <= BUDGET_KIB + BASE_KIB, "{most} KiB were held");
+    assert!(were_kept_waiting, "no wall was reached: {most} KiB");
+    // Their time is up: 408, and everything is served again while they are still there.
+    wait_until("a new request to be served", || is_served(&proxy, Duration::from_millis(500)));
+    drop(crowd);
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    assert!(memory_kib(&proxy) <= BUDGET_KIB + BASE_KIB);
+}
+
+#[test]
+fn e4_without_a_budget_the_same_crowd_takes_more() {
+    let bench = Bench::new();
+    let proxy = bench.start(&[], "workers: 1\ntimeouts: {write_idle: 1h}");
+    let crowd = begin_slow_downloads(&proxy, CONNECTIONS);
+    let held = settled_memory_kib(&proxy);
+    eprintln!("without a budget: {held} KiB held");
+    assert!(held > BUDGET_KIB + BASE_KIB, "{held} KiB: the tests with a budget prove nothing");
+    drop(crowd);
+}
