@@ -18,11 +18,13 @@ use mini_rproxy::cli::{self, Command, Options};
 use mini_rproxy::config::{Config, Scheme};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation::{self, Notifier};
+use mini_rproxy::net::listen::Speaks;
 use mini_rproxy::net::observer::LogJournal;
 use mini_rproxy::net::probe::probe;
 use mini_rproxy::net::resolve::SystemResolver;
 use mini_rproxy::net::server::{Parts, Server};
 use mini_rproxy::net::signal::{Wish, Wishes};
+use mini_rproxy::net::tls::Tls;
 use mini_rproxy::plugin::chain;
 use mini_rproxy::proxy::hooks::Hooks;
 
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
         Command::Help => say(cli::HELP),
         Command::Version => say(&format!("mini-rproxy {VERSION}\n")),
         Command::PrintConfig(options) => load(&options).and_then(|config| say(&config.to_yaml())),
-        Command::Check(options) => load(&options).and_then(|_| say("the configuration is good\n")),
+        Command::Check(options) => load(&options).and_then(|config| check(&config)),
         Command::Healthcheck(options) => load(&options).and_then(|config| healthcheck(&config)),
         Command::Run(options) => load(&options).and_then(|config| run(config, options.plugin_dir.as_deref())),
     };
@@ -80,6 +82,12 @@ fn load(options: &Options) -> Result<Config, String> {
 /// Whether the proxy that runs with this configuration answers; the first address stands for all.
 fn healthcheck(config: &Config) -> Result<ExitCode, String> {
     config.listen.first().map_or(Ok(()), probe).map(|()| ExitCode::SUCCESS)
+}
+
+/// The configuration is good; are the files that it names?
+fn check(config: &Config) -> Result<ExitCode, String> {
+    Tls::prepare(config).map_err(|error| error.to_string())?;
+    say("the configuration is good\n")
 }
 
 /// Serves until told to stop.
@@ -121,7 +129,7 @@ fn serve(logger: &Logger, notifier: &Notifier, wishes: &mut Wishes, server: Serv
     let mut is_draining = false;
     while let Some(wish) = wishes.wait() {
         match wish {
-            Wish::Reload => logger.line(Level::Warn, "reload is not supported yet; restart instead").send(),
+            Wish::Reload => reload(logger, &server),
             Wish::End(_) if !is_draining => {
                 is_draining = true;
                 logger.line(Level::Info, "stopping: finishing what is in flight").send();
@@ -139,6 +147,18 @@ fn serve(logger: &Logger, notifier: &Notifier, wishes: &mut Wishes, server: Serv
     server.join().map_err(|_| "a worker has failed; the log says why".to_owned())?;
     logger.line(Level::Info, "stopped").send();
     Ok(ExitCode::SUCCESS)
+}
+
+/// SIGHUP. Certificates expire while the proxy runs, so they are what is read again; everything else needs a restart.
+fn reload(logger: &Logger, server: &Server) {
+    match server.reload_certificates() {
+        Ok(0) => logger.line(Level::Warn, "there are no certificates to reload; all else needs a restart").send(),
+        Ok(count) => logger.line(Level::Info, "certificates reloaded").number("certificates", count as u64).send(),
+        Err(error) => logger
+            .line(Level::Warn, "the certificates are kept as they were, because the new ones cannot be used")
+            .text("reason", &error.to_string())
+            .send(),
+    }
 }
 
 /// What an operator wants to see once: what runs here, where it listens, and which limits were made of what.
@@ -166,11 +186,27 @@ fn report(logger: &Logger, config: &Config, server: &Server) {
             .line(Level::Warn, "the descriptor limit is low: a client may need two, and 64 more are needed beside")
             .send();
     }
-    if config.routes.iter().any(|route| route.upstream.scheme == Scheme::Https) {
-        logger.line(Level::Warn, "https upstreams are not supported yet: their routes answer 502").send();
+    for roots in server.trusted() {
+        logger.line(Level::Info, "https upstreams are verified").text("by", roots).send();
     }
-    for address in server.addresses() {
-        logger.line(Level::Info, "listening").text("address", address).send();
+    for route in &config.routes {
+        if route.upstream.scheme == Scheme::Https && route.options.upstream_tls.insecure_skip_verify {
+            logger
+                .line(
+                    Level::Warn,
+                    "insecure_skip_verify: anybody between here and the upstream can read and change all",
+                )
+                .text("prefix", &route.prefix)
+                .text("upstream", &route.upstream.authority)
+                .send();
+        }
+    }
+    for (address, speaks) in server.addresses() {
+        let protocol = match speaks {
+            Speaks::Plain => "http",
+            Speaks::Tls => "https",
+        };
+        logger.line(Level::Info, "listening").text("address", address).text("protocol", protocol).send();
     }
 }
 
@@ -180,6 +216,7 @@ fn features() -> String {
     for (name, is_in) in [
         ("static", cfg!(target_feature = "crt-static")),
         ("dlopen", chain::has_dlopen()),
+        ("tls", cfg!(feature = "tls")),
         ("builtin-plugins", cfg!(feature = "builtin-plugins")),
     ] {
         if is_in {

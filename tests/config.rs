@@ -55,7 +55,7 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - prefix: /a\n    upstream: http://a\n    zzz: 1\n",
-            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are prefix, upstream, strip_prefix, host, upgrade, max_body_bytes, timeouts"#,
+            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are prefix, upstream, strip_prefix, host, upgrade, max_body_bytes, timeouts, upstream_tls"#,
         ),
         (
             "routes:\n  - prefix: /a\n    prefix: /b\n    upstream: http://a\n",
@@ -87,8 +87,8 @@ fn mistakes_in_routes_and_syntax() {
             "config.yaml:2:28: an upstream URL begins with http:// or https://, for example http://127.0.0.1:9001/base",
         ),
         (
-            "routes:\n  - {prefix: /a, upstream: https://a}\n",
-            "config.yaml:2:28: this build cannot speak TLS to an upstream; use http://",
+            "routes:\n  - {prefix: /a, upstream: http://a, upstream_tls: {ca_file: x.pem}}\n",
+            "config.yaml:2:5: upstream_tls has no effect on an http:// upstream: write https://, or remove it",
         ),
         (
             "routes:\n  - {prefix: /a, upstream: }\n",
@@ -170,7 +170,7 @@ fn mistakes_in_routes_and_syntax() {
         ("routes: &a [*a]\n", "config.yaml:1:9: expected a mapping with the keys prefix and upstream, found a list"),
         (
             "<<: {a: 1}\n",
-            r#"config.yaml:1:1: unknown key "<<"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, forwarded, admin, plugins, plugin_body_limit, log"#,
+            r#"config.yaml:1:1: unknown key "<<"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, tls, upstream_tls, forwarded, admin, plugins, plugin_body_limit, log"#,
         ),
     ] {
         refused(text, expected);
@@ -180,13 +180,18 @@ fn mistakes_in_routes_and_syntax() {
 #[test]
 fn mistakes_in_other_settings() {
     for (text, expected) in [
+        ("tlss: {}\n", r#"config.yaml:2:1: unknown key "tlss"; did you mean "tls"?"#),
         (
-            "tls: {}\n",
-            r#"config.yaml:2:1: unknown key "tls"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, forwarded, admin, plugins, plugin_body_limit, log"#,
+            "upstream_tls: {ca_file: 5}\n",
+            "config.yaml:2:25: expected a text (put numbers and words like true in quotes), found the number 5",
+        ),
+        (
+            "upstream_tls: {server_name: 'https://a'}\n",
+            r#"config.yaml:2:29: expected a host name, or an address without brackets, found "https://a""#,
         ),
         (
             "1: 2\n",
-            r#"config.yaml:2:1: unknown key "1"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, forwarded, admin, plugins, plugin_body_limit, log"#,
+            r#"config.yaml:2:1: unknown key "1"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, tls, upstream_tls, forwarded, admin, plugins, plugin_body_limit, log"#,
         ),
         (
             "[a]: 2\n",
@@ -297,6 +302,48 @@ fn mistakes_in_other_settings() {
         ("# \u{fffe}", "config.yaml:2:3: a control character, which YAML does not allow: remove it"),
     ] {
         refused(&format!("{ROUTES}{text}"), expected);
+    }
+}
+
+/// What TLS needs is told at its place; and where this build has none, that.
+#[test]
+fn mistakes_about_tls() {
+    let has_tls = cfg!(feature = "tls");
+    let missing = r#"this build cannot listen with TLS: remove tls, or build it with the feature "tls""#;
+    for (text, place, expected) in [
+        ("tls: {}", "2:6", r#"tls needs a certificate: add "certificate: cert.pem" and "key: key.pem""#),
+        (
+            "tls: {certificates: []}",
+            "2:6",
+            r#"tls needs a certificate: add "certificate: cert.pem" and "key: key.pem""#,
+        ),
+        ("tls: {certificate: a}", "2:6", r#"this certificate has no key: add "key: key.pem" beside it"#),
+        ("tls: {key: a}", "2:6", r#"this key has no certificate: add "certificate: cert.pem" beside it"#),
+    ] {
+        let expected = if has_tls { expected } else { missing };
+        refused(&format!("{ROUTES}{text}\n"), &format!("config.yaml:{place}: {expected}"));
+    }
+    for (text, place, expected) in [
+        (
+            "tls: {certificates: [{key: a}]}",
+            "2:22",
+            r#"this key has no certificate: add "certificate: cert.pem" beside it"#,
+        ),
+        ("tls: {certificates: [{}]}", "2:22", r#"an empty entry: add "certificate: cert.pem" and "key: key.pem""#),
+    ] {
+        refused(&format!("{ROUTES}{text}\n"), &format!("config.yaml:{place}: {expected}"));
+    }
+    let https = "routes:\n  - {prefix: /a, upstream: https://a}\n";
+    if has_tls {
+        let config = Config::parse(https, "f").unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.routes[0].upstream.port, 443);
+        let text = format!("{ROUTES}tls: {{certificate: a, key: b, certificates: [{{certificate: c, key: d}}]}}\n");
+        let config = Config::parse(&text, "f").unwrap_or_else(|error| panic!("{error}"));
+        let names = config.tls.expect("it is there").certificates.into_iter().map(|pair| pair.certificate);
+        assert!(names.eq(["a", "c"].map(std::path::PathBuf::from)), "the first is the default");
+    } else {
+        let expected = "this build cannot speak TLS to an upstream: use http://, or build it with the feature \"tls\"";
+        refused(https, &format!("config.yaml:2:28: {expected}"));
     }
 }
 

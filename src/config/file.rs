@@ -11,13 +11,14 @@ use serde::de::DeserializeSeed;
 use super::error::ConfigError;
 use super::read::read;
 use super::sections::{
-    Connect, File, LimitKeys, PluginKeys, PoolKeys, RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys,
+    CertificateKeys, Connect, File, LimitKeys, PluginKeys, PoolKeys, RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys,
+    TlsKeys, UpstreamTlsKeys,
 };
 use super::units::{BodyLimit, ConnectionLimit, MemoryLimit, Span};
-use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, Text};
+use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, ServerName, Text};
 use super::{
-    Config, ForwardedPolicy, Limits, LogConfig, LogFormat, PluginConfig, PluginSource, PoolLimits, RouteConfig,
-    RouteOptions, Timeouts,
+    CertificateFiles, Config, ForwardedPolicy, Limits, LogConfig, LogFormat, PluginConfig, PluginSource, PoolLimits,
+    RouteConfig, RouteOptions, Timeouts, TlsListen, UpstreamTls,
 };
 
 impl Config {
@@ -88,15 +89,18 @@ fn parse(text: &str, name: &str, format: LogFormat) -> Result<Config, ConfigErro
     let default = Config::default();
     let limits = file.limits.unwrap_or_default().resolve();
     let timeouts = file.timeouts.unwrap_or_default().over(Timeouts::default());
+    let upstream_tls = file.upstream_tls.unwrap_or_default().over(&UpstreamTls::default());
     let forwarded = file.forwarded.unwrap_or_default();
     let log = file.log.unwrap_or_default();
     let mut config = Config {
         listen: file.listen_addr.map_or(default.listen, |Listen(all)| all.into_iter().map(|Address(a)| a).collect()),
-        routes: resolve_routes(routes, &limits, timeouts),
+        routes: resolve_routes(routes, &limits, timeouts, &upstream_tls),
         workers: file.workers.map_or(default.workers, |count| count.to_usize()),
         limits,
         pool: file.pool.unwrap_or_default().resolve(),
         dns_refresh: span(file.dns.unwrap_or_default().refresh, default.dns_refresh),
+        tls: file.tls.map(TlsKeys::resolve),
+        upstream_tls,
         forwarded: ForwardedPolicy {
             trusted_proxies: forwarded
                 .trusted_proxies
@@ -213,9 +217,39 @@ impl RouteTimeoutKeys {
     }
 }
 
-fn resolve_routes(routes: Routes, limits: &Limits, timeouts: Timeouts) -> Vec<RouteConfig> {
+impl TlsKeys {
+    fn resolve(self) -> TlsListen {
+        let first = CertificateKeys { certificate: self.certificate, key: self.key }.resolve();
+        let more = self.certificates.unwrap_or_default().into_iter().filter_map(CertificateKeys::resolve);
+        TlsListen {
+            listen: self.listen_addr.map_or(Vec::new(), |Listen(all)| all.into_iter().map(|Address(a)| a).collect()),
+            certificates: first.into_iter().chain(more).collect(),
+        }
+    }
+}
+
+impl CertificateKeys {
+    /// `None` where nothing was written.
+    fn resolve(self) -> Option<CertificateFiles> {
+        let (Text(certificate), Text(key)) = (self.certificate?, self.key?);
+        Some(CertificateFiles { certificate: PathBuf::from(certificate), key: PathBuf::from(key) })
+    }
+}
+
+impl UpstreamTlsKeys {
+    /// `default` with what was written in its place.
+    fn over(self, default: &UpstreamTls) -> UpstreamTls {
+        UpstreamTls {
+            ca_file: self.ca_file.map_or_else(|| default.ca_file.clone(), |Text(path)| Some(PathBuf::from(path))),
+            server_name: self.server_name.map_or_else(|| default.server_name.clone(), |ServerName(name)| Some(name)),
+            insecure_skip_verify: self.insecure_skip_verify.map_or(default.insecure_skip_verify, |Flag(on)| on),
+        }
+    }
+}
+
+fn resolve_routes(routes: Routes, limits: &Limits, timeouts: Timeouts, upstream_tls: &UpstreamTls) -> Vec<RouteConfig> {
     let options: Vec<_> =
-        routes.options.into_iter().map(|keys| Arc::new(keys.resolve_options(limits, timeouts))).collect();
+        routes.options.into_iter().map(|keys| Arc::new(keys.resolve_options(limits, timeouts, upstream_tls))).collect();
     routes
         .routes
         .into_iter()
@@ -228,7 +262,7 @@ fn resolve_routes(routes: Routes, limits: &Limits, timeouts: Timeouts) -> Vec<Ro
 }
 
 impl RouteKeys {
-    fn resolve_options(self, limits: &Limits, timeouts: Timeouts) -> RouteOptions {
+    fn resolve_options(self, limits: &Limits, timeouts: Timeouts, upstream_tls: &UpstreamTls) -> RouteOptions {
         let default = RouteOptions::default();
         RouteOptions {
             strip_prefix: self.strip_prefix.map_or(default.strip_prefix, |Flag(on)| on),
@@ -236,6 +270,7 @@ impl RouteKeys {
             upgrade: self.upgrade.map_or(default.upgrade, |all| all.into_iter().map(|Protocol(name)| name).collect()),
             max_body_bytes: self.max_body_bytes.map_or(limits.max_body_bytes, body_limit),
             timeouts: self.timeouts.unwrap_or_default().over(timeouts),
+            upstream_tls: self.upstream_tls.unwrap_or_default().over(upstream_tls),
         }
     }
 }

@@ -56,6 +56,10 @@ pub struct Config {
     pub pool: PoolLimits,
     /// How often names are looked up again.
     pub dns_refresh: Duration,
+    /// Listening with TLS; `None`: not at all.
+    pub tls: Option<TlsListen>,
+    /// How `https://` upstreams are verified, where a route says nothing else.
+    pub upstream_tls: UpstreamTls,
     /// Whom to believe about the client, and whether to tell the upstream.
     pub forwarded: ForwardedPolicy,
     /// Time-outs of what belongs to no route: reading a head, idle connections, the drain.
@@ -79,6 +83,8 @@ impl Default for Config {
             limits: Limits::default(),
             pool: PoolLimits::default(),
             dns_refresh: Duration::from_secs(30),
+            tls: None,
+            upstream_tls: UpstreamTls::default(),
             forwarded: ForwardedPolicy::default(),
             timeouts: Timeouts::default(),
             configz: true,
@@ -151,6 +157,35 @@ impl fmt::Display for ListenAddr {
             ListenAddr::Unix { path, mode: None } => write!(f, "unix:{}", path.display()),
         }
     }
+}
+
+/// Where TLS is spoken to clients, and with which certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsListen {
+    /// Where; empty: on every address of [`Config::listen`], none of which speaks plain HTTP then.
+    pub listen: Vec<ListenAddr>,
+    /// Never empty. A client gets the first one that has the name it asks for, else the first.
+    pub certificates: Vec<CertificateFiles>,
+}
+
+/// A certificate and its key, both in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate, followed by those of intermediate authorities.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// How an `https://` upstream is verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct UpstreamTls {
+    /// The authorities to trust, in PEM. `None`: those of the system, else those that are built in (rule E2).
+    pub ca_file: Option<PathBuf>,
+    /// The name to ask for and to verify. `None`: the host of the URL (rule G8).
+    pub server_name: Option<String>,
+    /// Take any certificate.
+    pub insecure_skip_verify: bool,
 }
 
 /// One route, checked.
@@ -236,6 +271,8 @@ pub struct RouteOptions {
     pub max_body_bytes: Option<u64>,
     /// The route's own where it has some, else those of the whole proxy.
     pub timeouts: Timeouts,
+    /// How its upstream is verified, if that is an `https://` one.
+    pub upstream_tls: UpstreamTls,
 }
 
 impl Default for RouteOptions {
@@ -246,6 +283,7 @@ impl Default for RouteOptions {
             upgrade: vec!["websocket".to_owned()],
             max_body_bytes: None,
             timeouts: Timeouts::default(),
+            upstream_tls: UpstreamTls::default(),
         }
     }
 }

@@ -1,16 +1,17 @@
 //! From a [`Config`] back to YAML, with every default written out.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::json::PluginText;
 use super::sections::{
-    AdminKeys, Connect, DnsKeys, File, ForwardedKeys, LimitKeys, LogKeys, PluginKeys, PoolKeys, Route, RouteKeys,
-    RouteTimeoutKeys, Routes, TimeoutKeys,
+    AdminKeys, CertificateKeys, Connect, DnsKeys, File, ForwardedKeys, LimitKeys, LogKeys, PluginKeys, PoolKeys, Route,
+    RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys, TlsKeys, UpstreamTlsKeys,
 };
 use super::units::{BodyLimit, ConnectionLimit, Count, MemoryLimit, Size, Span};
-use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, Text};
-use super::{Config, PluginConfig, PluginSource, RouteOptions, Timeouts};
+use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, ServerName, Text};
+use super::{CertificateFiles, Config, PluginConfig, PluginSource, RouteOptions, Timeouts, TlsListen, UpstreamTls};
 
 impl Config {
     /// The effective configuration as YAML. Read again it gives the same configuration, but for credentials in upstream
@@ -43,6 +44,8 @@ impl Config {
                 max_age: span(self.pool.max_age),
             }),
             dns: Some(DnsKeys { refresh: span(self.dns_refresh) }),
+            tls: self.tls.as_ref().map(to_tls),
+            upstream_tls: Some(to_upstream_tls(&self.upstream_tls)),
             forwarded: Some(ForwardedKeys {
                 trusted_proxies: Some(self.forwarded.trusted_proxies.iter().copied().map(Network).collect()),
                 enabled: Some(Flag(self.forwarded.enabled)),
@@ -83,7 +86,26 @@ impl Config {
             upgrade: Some(options.upgrade.iter().cloned().map(Protocol).collect()),
             max_body_bytes: Some(BodyLimit(options.max_body_bytes.map(Size))),
             timeouts,
+            // Only where it is the route's own; and then it has an effect.
+            upstream_tls: (options.upstream_tls != self.upstream_tls).then(|| to_upstream_tls(&options.upstream_tls)),
         }
+    }
+}
+
+fn to_tls(tls: &TlsListen) -> TlsKeys {
+    let text = |path: &Path| Some(Text(path.to_string_lossy().into_owned()));
+    let listen = (!tls.listen.is_empty()).then(|| Listen(tls.listen.iter().cloned().map(Address).collect()));
+    let pair =
+        |files: &CertificateFiles| CertificateKeys { certificate: text(&files.certificate), key: text(&files.key) };
+    let certificates = Some(tls.certificates.iter().map(pair).collect());
+    TlsKeys { listen_addr: listen, certificate: None, key: None, certificates }
+}
+
+fn to_upstream_tls(tls: &UpstreamTls) -> UpstreamTlsKeys {
+    UpstreamTlsKeys {
+        ca_file: tls.ca_file.as_ref().map(|path| Text(path.to_string_lossy().into_owned())),
+        server_name: tls.server_name.clone().map(ServerName),
+        insecure_skip_verify: Some(Flag(tls.insecure_skip_verify)),
     }
 }
 
@@ -153,7 +175,7 @@ routes:
     timeouts: {connect: 1s, response_head: 90s}
   - {prefix: "/c'\"", upstream: "http://b", host: fixed.example:81, upgrade: [WebSocket, x/1], max_body_bytes: unlimited}
   - {prefix: /d, upstream: "http://b"}
-workers: 3
+HTTPSworkers: 3
 limits: {max_connections: 77, memory_budget: 8MiB, max_head_bytes: 4KiB, max_header_fields: 9, max_body_bytes: 1025, max_requests_per_connection: 0}
 timeouts: {request_head: 1500ms, connect: {address: 1s, total: 9s}, drain: 2h}
 pool: {max_idle: 0, max_idle_per_upstream: 1, idle_timeout: 1s, max_age: 2m}
@@ -172,6 +194,14 @@ log: {format: json, access: true}
 "#,
             ),
         ] {
+            let https = r#"
+  - {prefix: /e, upstream: "https://b", upstream_tls: {ca_file: "/x y", server_name: Z.example}}
+  - {prefix: /f, upstream: "https://b", upstream_tls: {insecure_skip_verify: true}}
+  - {prefix: /g, upstream: "https://b"}
+upstream_tls: {ca_file: /ca, server_name: "::1"}
+tls: {listen_addr: ":9", certificate: a, key: b, certificates: [{certificate: c, key: d}]}
+"#;
+            let text = &text.replace("\nHTTPS", if cfg!(feature = "tls") { https } else { "\n" });
             let config = Config::parse(text, name).unwrap_or_else(|error| panic!("{error}"));
             let printed = config.to_yaml();
             assert_eq!(Config::parse(&printed, "printed").as_ref(), Ok(&config), "{name}:\n{printed}");
@@ -221,6 +251,8 @@ pool:
   max_age: 5m
 dns:
   refresh: 30s
+upstream_tls:
+  insecure_skip_verify: false
 forwarded:
   trusted_proxies: []
   enabled: true

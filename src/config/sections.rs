@@ -13,8 +13,8 @@ use super::error::{quoted, refuse};
 use super::json::PluginText;
 use super::read::{Entry, Read, section};
 use super::units::{BodyLimit, Bytes, ConnectionLimit, Count, MemoryLimit, Size, Span};
-use super::values::{Flag, Format, Host, Listen, Network, Prefix, Protocol, Text, Upstream};
-use super::{UpstreamUrl, prefix};
+use super::values::{Flag, Format, Host, Listen, Network, Prefix, Protocol, ServerName, Text, Upstream};
+use super::{Scheme, UpstreamUrl, prefix};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -29,6 +29,8 @@ section! {
         timeouts: TimeoutKeys,
         pool: PoolKeys,
         dns: DnsKeys,
+        tls: TlsKeys,
+        upstream_tls: UpstreamTlsKeys,
         forwarded: ForwardedKeys,
         admin: AdminKeys,
         plugins: Vec<PluginKeys>,
@@ -99,6 +101,31 @@ section! {
 }
 
 section! {
+    /// Listening with TLS. `certificate` and `key` are the first of `certificates`.
+    TlsKeys as "a mapping with the keys certificate and key" {
+        listen_addr: Listen,
+        certificate: Text,
+        key: Text,
+        certificates: Vec<CertificateKeys>,
+    } checked by check_tls
+}
+
+section! {
+    CertificateKeys as "a mapping with the keys certificate and key" {
+        certificate: Text,
+        key: Text,
+    } checked by check_certificate
+}
+
+section! {
+    UpstreamTlsKeys as "a mapping such as \"ca_file: /etc/ssl/my-ca.pem\"" {
+        ca_file: Text,
+        server_name: ServerName,
+        insecure_skip_verify: Flag,
+    }
+}
+
+section! {
     ForwardedKeys as "a mapping with the keys trusted_proxies and enabled" {
         trusted_proxies: Vec<Network>,
         enabled: Flag,
@@ -136,6 +163,7 @@ section! {
         upgrade: Vec<Protocol>,
         max_body_bytes: BodyLimit,
         timeouts: RouteTimeoutKeys,
+        upstream_tls: UpstreamTlsKeys,
     }
 }
 
@@ -255,8 +283,11 @@ fn check_route(keys: &RouteKeys, before: &[Route], first_with: &mut HashMap<Vec<
     let Some(Prefix(prefix)) = &keys.prefix else {
         return Err("this route has no prefix: add \"prefix: /path\"".to_owned());
     };
-    if keys.upstream.is_none() {
+    let Some(Upstream(upstream)) = &keys.upstream else {
         return Err("this route has no upstream: add \"upstream: http://host:port\"".to_owned());
+    };
+    if keys.upstream_tls.is_some() && upstream.scheme == Scheme::Http {
+        return Err("upstream_tls has no effect on an http:// upstream: write https://, or remove it".to_owned());
     }
     if keys.upgrade.as_ref().is_some_and(|protocols| protocols.len() > 16) {
         return Err("a route upgrades to at most 16 protocols".to_owned());
@@ -296,5 +327,31 @@ fn check_plugin(plugin: &PluginKeys) -> Result<(), String> {
         (Some(_), None) | (None, Some(_)) => Ok(()),
         (None, None) => Err("this plugin has neither path nor builtin: add one of them".to_owned()),
         (Some(_), Some(_)) => Err("this plugin has both path and builtin: remove one of them".to_owned()),
+    }
+}
+
+fn check_tls(tls: &TlsKeys) -> Result<(), String> {
+    if !cfg!(feature = "tls") {
+        return Err("this build cannot listen with TLS: remove tls, or build it with the feature \"tls\"".to_owned());
+    }
+    check_pair(&tls.certificate, &tls.key)?;
+    if tls.certificate.is_none() && tls.certificates.as_ref().is_none_or(Vec::is_empty) {
+        return Err("tls needs a certificate: add \"certificate: cert.pem\" and \"key: key.pem\"".to_owned());
+    }
+    Ok(())
+}
+
+fn check_certificate(pair: &CertificateKeys) -> Result<(), String> {
+    if pair.certificate.is_none() && pair.key.is_none() {
+        return Err("an empty entry: add \"certificate: cert.pem\" and \"key: key.pem\"".to_owned());
+    }
+    check_pair(&pair.certificate, &pair.key)
+}
+
+fn check_pair(certificate: &Option<Text>, key: &Option<Text>) -> Result<(), String> {
+    match (certificate, key) {
+        (Some(_), Some(_)) | (None, None) => Ok(()),
+        (Some(_), None) => Err("this certificate has no key: add \"key: key.pem\" beside it".to_owned()),
+        (None, Some(_)) => Err("this key has no certificate: add \"certificate: cert.pem\" beside it".to_owned()),
     }
 }

@@ -118,10 +118,12 @@ impl Entry for Upstream {
     fn from_text(text: &str) -> Result<Self, String> {
         // The text is not shown: there may be a password in it.
         let url = UpstreamUrl::parse(text).map_err(|error| error.to_string())?;
-        match url.scheme {
-            Scheme::Http => Ok(Upstream(url)),
-            Scheme::Https => Err("this build cannot speak TLS to an upstream; use http://".to_owned()),
+        if url.scheme == Scheme::Https && !cfg!(feature = "tls") {
+            let message =
+                "this build cannot speak TLS to an upstream: use http://, or build it with the feature \"tls\"";
+            return Err(message.to_owned());
         }
+        Ok(Upstream(url))
     }
 }
 
@@ -164,6 +166,22 @@ impl Serialize for Host {
             HostPolicy::Client => "client",
             HostPolicy::Fixed(name) => name,
         })
+    }
+}
+
+/// The name that an upstream's certificate has to be for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub(super) struct ServerName(pub String);
+
+impl Entry for ServerName {
+    const EXPECTED: &'static str = "a host name, or an address without brackets";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(ServerName(address.to_string()));
+        }
+        check_host(text).map(ServerName).map_err(|_| expected::<Self>(quoted(text)))
     }
 }
 

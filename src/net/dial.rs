@@ -13,15 +13,21 @@ use crate::config::Scheme;
 use crate::proxy::exchange::ConnectError;
 use crate::proxy::site::UpstreamId;
 
-use super::conn::{Conn, ConnectOutcome, ReadOutcome};
+use super::conn::{Conn, ConnectOutcome, Handshake, ReadOutcome};
 use super::door::is_exhaustion;
 use super::resolve::Answer;
 use super::slab::Key;
+use super::tls::Failure;
 use super::token::Source;
 use super::worker::{Attempt, Known, Link, LinkState, Stage, Worker};
 
 /// The resolver is told that often that a name is in use.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// How often an idle connection is read before it counts as a busy one.
+const QUIET_READS: u32 = 8;
+/// An upstream's failed handshakes are told at most that often.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// A connection on loan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,11 +91,6 @@ impl Worker {
             self.fail(key, ConnectError::Failed);
             return;
         };
-        if origin.scheme == Scheme::Https {
-            // Never in the clear what was meant to be secret.
-            self.fail(key, ConnectError::Failed);
-            return;
-        }
         if let Some(known) = self.names.get_mut(&upstream) {
             if now.saturating_duration_since(known.kept) >= KEEP_EVERY {
                 known.kept = now;
@@ -234,13 +235,72 @@ impl Worker {
             }
             LinkState::Dialing { conn, .. } => {
                 conn.on_event(event);
+                if conn.is_secured() {
+                    self.enqueue_securing(key);
+                    return;
+                }
                 match conn.finish_connect() {
                     ConnectOutcome::Waiting => {}
-                    ConnectOutcome::Connected => self.connected(key),
+                    ConnectOutcome::Connected => self.reached(key),
                     ConnectOutcome::Failed(error) => self.address_failed(key, verdict(&error)),
                 }
             }
         }
+    }
+
+    /// There is a connection. Where TLS is spoken, it is nobody's before the handshake is complete (rule S19).
+    fn reached(&mut self, key: Key) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let LinkState::Dialing { conn, .. } = &mut link.state else { return };
+        let scheme = self.around.site.upstreams.get(link.upstream.0 as usize).map(|origin| origin.scheme);
+        match (scheme, self.desk.connect(link.upstream)) {
+            (Some(Scheme::Http), _) => self.connected(key),
+            (Some(Scheme::Https), Some(stage)) => {
+                conn.secure(stage);
+                self.enqueue_securing(key);
+            }
+            // Never in the clear what was meant to be secret.
+            (Some(Scheme::Https), None) | (None, _) => self.address_failed(key, ConnectError::TlsFailed),
+        }
+    }
+
+    fn enqueue_securing(&mut self, key: Key) {
+        if !self.securing.contains(&key) {
+            self.securing.push_back(key);
+        }
+    }
+
+    /// Goes on with handshakes, at most so many.
+    pub(super) fn go_on_securing(&mut self, most: usize) {
+        for _ in 0..most.min(self.securing.len()) {
+            let Some(key) = self.securing.pop_front() else { return };
+            let Some(Link { upstream, state: LinkState::Dialing { conn, .. }, .. }) = self.links.get_mut(key) else {
+                continue;
+            };
+            let upstream = *upstream;
+            match conn.handshake() {
+                Handshake::Done => self.connected(key),
+                Handshake::Waiting => {}
+                Handshake::Busy => self.securing.push_back(key),
+                Handshake::Failed(failure) => {
+                    self.complain(upstream, &failure);
+                    self.address_failed(key, failure.verdict());
+                }
+            }
+        }
+    }
+
+    /// Tells about a failed handshake, though not each time: an upstream that has one such problem has it all the time.
+    fn complain(&mut self, upstream: UpstreamId, failure: &Failure) {
+        let now = self.around.now();
+        let last = self.complaints.get(&upstream);
+        if last.is_some_and(|last| now.saturating_duration_since(*last) < COMPLAIN_EVERY) {
+            return;
+        }
+        self.complaints.insert(upstream, now);
+        let Some(origin) = self.around.site.upstreams.get(upstream.0 as usize) else { return };
+        let (host, port) = (&origin.host, origin.port);
+        self.around.journal.warn(format_args!("no TLS connection to upstream {host}, port {port}: {failure}"));
     }
 
     fn connected(&mut self, key: Key) {
@@ -333,22 +393,37 @@ impl LinkState {
 }
 
 impl Attempt {
-    /// Remembers the failure of one address. Of several, the one that says most: a time-out may pass, a refusal may
-    /// not; both are clearer than anything else.
+    /// Remembers the failure of one address. Of several, the one that says most: a certificate says who is there, a
+    /// time-out may pass, a refusal may not; all are clearer than anything else.
     fn note(&mut self, error: ConnectError) {
-        self.failure = Some(match (self.failure, error) {
-            (None, error) => error,
-            (Some(ConnectError::TimedOut), _) | (_, ConnectError::TimedOut) => ConnectError::TimedOut,
-            (Some(ConnectError::Refused), _) | (_, ConnectError::Refused) => ConnectError::Refused,
-            (Some(ConnectError::Failed | ConnectError::DnsFail), error) => error,
-        });
+        let weight = |error: ConnectError| match error {
+            ConnectError::Untrusted(_) => 4,
+            ConnectError::TlsFailed => 3,
+            ConnectError::TimedOut => 2,
+            ConnectError::Refused => 1,
+            ConnectError::Failed | ConnectError::DnsFail => 0,
+        };
+        if self.failure.is_none_or(|known| weight(error) > weight(known)) {
+            self.failure = Some(error);
+        }
     }
 }
 
 /// Whether nothing comes from an idle connection. Any byte is one too many, an end is an end: then it must not be lent
 /// (rule M12). Without news this costs no system call.
 fn is_quiet(conn: &mut Conn, scratch: &mut [u8]) -> bool {
-    !conn.can_read() || conn.read(&mut scratch[..1]) == ReadOutcome::Blocked
+    // TLS has things to say that are nothing to us: tickets for later, mostly two. Who has more of them is not quiet.
+    for _ in 0..QUIET_READS {
+        if !conn.can_read() {
+            return true;
+        }
+        match conn.read(&mut scratch[..1]) {
+            ReadOutcome::Blocked => return true,
+            ReadOutcome::Overhead(_) => {}
+            ReadOutcome::Bytes(_) | ReadOutcome::Eof | ReadOutcome::Failed => return false,
+        }
+    }
+    false
 }
 
 /// What a failure to connect is called.

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::conn::Stream;
-use super::listen::Listening;
+use super::listen::{Listening, Speaks};
 use super::timers::Alarm;
 use super::token::Source;
 
@@ -32,6 +32,7 @@ enum Listener {
 /// One listening socket and whether somebody may be waiting there.
 struct Gate {
     listener: Listener,
+    speaks: Speaks,
     is_ready: bool,
 }
 
@@ -52,7 +53,7 @@ pub struct Door {
 /// What was at the door.
 pub enum Knock {
     /// A client.
-    Client(Stream, Option<SocketAddr>),
+    Client(Stream, Option<SocketAddr>, Speaks),
     /// One who has left already.
     Gone,
     /// Nobody.
@@ -63,10 +64,11 @@ pub enum Knock {
 
 impl Door {
     /// A door with these sockets, and room for `max_clients`.
-    pub fn new(listeners: Vec<Listening>, max_clients: usize) -> Door {
+    pub fn new(listeners: Vec<(Listening, Speaks)>, max_clients: usize) -> Door {
         let gates = listeners
             .into_iter()
-            .map(|listener| Gate {
+            .map(|(listener, speaks)| Gate {
+                speaks,
                 listener: match listener {
                     Listening::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)),
                     Listening::Unix(listener) => Listener::Unix(UnixListener::from_std(listener)),
@@ -121,7 +123,7 @@ impl Door {
                 continue;
             }
             let error = match gate.listener.accept() {
-                Ok((stream, address)) => return Knock::Client(stream, address),
+                Ok((stream, address)) => return Knock::Client(stream, address, gate.speaks),
                 Err(error) => error,
             };
             match error.kind() {
@@ -156,7 +158,7 @@ impl Door {
     /// With the reserve descriptor, one client is taken in and let go at once.
     fn turn_one_away(&mut self) {
         if self.reserve.take().is_some()
-            && let Knock::Client(stream, _) = self.accept()
+            && let Knock::Client(stream, ..) = self.accept()
         {
             drop(stream);
             self.turned_away += 1;
@@ -199,7 +201,7 @@ mod tests {
         let listener = StdListener::bind("127.0.0.1:0").expect("loopback");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("bound");
-        (Door::new(vec![Listening::Tcp(listener)], 8), address)
+        (Door::new(vec![(Listening::Tcp(listener), Speaks::Plain)], 8), address)
     }
 
     #[test]
@@ -208,7 +210,7 @@ mod tests {
         let now = Instant::now();
         let clients: Vec<StdStream> = (0..3).map(|_| StdStream::connect(address).expect("loopback")).collect();
         for client in &clients {
-            let Knock::Client(_, peer) = door.accept() else { panic!("a client waits") };
+            let Knock::Client(_, peer, _) = door.accept() else { panic!("a client waits") };
             assert_eq!(peer, client.local_addr().ok());
         }
         assert!(door.is_open(now), "not known yet");

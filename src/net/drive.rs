@@ -37,7 +37,7 @@ enum Step {
     Moved,
     /// Nothing did.
     Still,
-    /// The client's connection is gone.
+    /// The client's connection is gone, or there is nothing left to do for it but to wait.
     Over,
 }
 
@@ -58,6 +58,9 @@ impl Worker {
     pub(super) fn drive(&mut self, key: Key) {
         let mut budget = Budget { bytes: 0, steps: 0 };
         let mut was_told = false;
+        if self.see_off(key) {
+            return;
+        }
         // What is left of the last time goes first: then what is read now may find an empty queue and skip it.
         if let Some(mut pair) = self.pair(key) {
             pair.flush(Side::Downstream, &mut budget);
@@ -101,6 +104,9 @@ impl Worker {
         moved |= pair.pull(Side::Upstream, budget);
         moved |= self.deliver(key);
         moved |= self.carry_out(key);
+        if self.clients.get(key).is_some_and(|client| matches!(client.leave, Leave::Flushing(_))) {
+            return Step::Over;
+        }
         let Some(mut pair) = self.pair(key) else { return Step::Over };
         moved |= pair.flush(Side::Downstream, budget);
         moved |= pair.flush(Side::Upstream, budget);
@@ -145,7 +151,10 @@ impl Worker {
                         conn.shutdown_write();
                     }
                 }
-                Command::Close(Side::Downstream) => is_over = true,
+                Command::Close(Side::Downstream) => {
+                    client.conn.say_goodbye();
+                    is_over = true;
+                }
                 Command::Abort(Side::Downstream) => {
                     client.conn.reset_on_close();
                     is_over = true;
@@ -153,9 +162,35 @@ impl Worker {
             }
         }
         if is_over {
-            self.remove_client(key);
+            self.let_go(key);
         }
         moved
+    }
+
+    /// The exchange is over. The kernel delivers what it was given; what waits in a TLS stage it was not given yet.
+    fn let_go(&mut self, key: Key) {
+        let until = self.around.now() + self.around.site.config.timeouts.write_idle;
+        match self.clients.get_mut(key) {
+            Some(client) if client.conn.has_unsent() => {
+                client.leave = Leave::Flushing(until);
+                self.rest(key, Some(until));
+            }
+            Some(_) | None => self.remove_client(key),
+        }
+    }
+
+    /// Whether this client has only its last bytes to get; if so, sends what it takes of them.
+    fn see_off(&mut self, key: Key) -> bool {
+        let now = self.around.now();
+        let Some(client) = self.clients.get_mut(key) else { return false };
+        let Leave::Flushing(until) = client.leave else { return false };
+        client.conn.flush();
+        if !client.conn.has_unsent() || until <= now {
+            self.remove_client(key);
+        } else {
+            self.rest(key, Some(until));
+        }
+        true
     }
 
     fn tell(&mut self, key: Key, input: Input<'_>) {
@@ -256,6 +291,8 @@ impl<'a> Pair<'a> {
                     None => return moved,
                 },
             };
+            // Whether or not the exchange has something to say (rule M11).
+            moved |= conn.flush();
             let output = exchange.output(side);
             if output.is_empty() || !conn.can_write() {
                 return moved;
@@ -317,6 +354,7 @@ impl<'a> Pair<'a> {
             ReadOutcome::Blocked => return false,
             ReadOutcome::Eof => exchange.handle(&mut around.env(), Input::Eof(side)),
             ReadOutcome::Failed => exchange.handle(&mut around.env(), Input::Reset(side)),
+            ReadOutcome::Overhead(len) => budget.bytes += len,
             ReadOutcome::Bytes(len) => {
                 budget.bytes += len;
                 let bytes = &scratch[..len];

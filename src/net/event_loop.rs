@@ -23,6 +23,7 @@ use crate::proxy::exchange::{Exchange, Peer, Spares};
 use super::conn::{Conn, Stream};
 use super::control::Order;
 use super::door::{Knock, PAUSE};
+use super::listen::Speaks;
 use super::memory::Level;
 use super::slab::Key;
 use super::timers::Alarm;
@@ -33,6 +34,9 @@ use super::worker::{Client, Leave, Stage, Worker};
 const EVENTS: usize = 512;
 /// Clients let in per turn and worker (rule M5).
 const ACCEPTS: usize = 64;
+/// Steps of TLS handshakes per turn and worker, with clients and with upstreams. One takes as long as dozens of requests:
+/// more of them must not come between two looks at everybody else.
+const HANDSHAKES: usize = 4;
 /// A client that was idle for less is not asked to leave: it may have only just come, its request on the way.
 const IDLE_ENOUGH: Duration = Duration::from_secs(1);
 
@@ -59,10 +63,19 @@ impl Worker {
         }
         self.ring_alarms();
         self.let_in();
+        self.go_on_securing(HANDSHAKES);
+        let mut handshakes = HANDSHAKES;
         // Who is put into the queue again, because the budget is spent, waits for the next turn.
         for _ in 0..self.run_queue.len() {
-            if let Some(key) = self.run_queue.pop_front() {
-                self.drive_contained(key);
+            let Some(key) = self.run_queue.pop_front() else { break };
+            let is_handshaking = self.clients.get(key).is_some_and(|client| client.conn.is_handshaking());
+            if is_handshaking && handshakes == 0 {
+                self.run_queue.push_back(key);
+                continue;
+            }
+            self.drive_contained(key);
+            if is_handshaking && self.clients.get_mut(key).is_some_and(|client| client.conn.take_effort()) {
+                handshakes -= 1;
             }
         }
         self.feed();
@@ -75,8 +88,10 @@ impl Worker {
     /// How long the poller may wait.
     fn patience(&self) -> Option<Duration> {
         let now = self.around.now();
-        let has_work =
-            !self.run_queue.is_empty() || self.stage == Stage::Closing || (self.door.is_open(now) && self.has_room());
+        let has_work = !self.run_queue.is_empty()
+            || !self.securing.is_empty()
+            || self.stage == Stage::Closing
+            || (self.door.is_open(now) && self.has_room());
         if has_work { Some(Duration::ZERO) } else { self.timers.next().map(|at| at.saturating_duration_since(now)) }
     }
 
@@ -133,7 +148,11 @@ impl Worker {
     fn check_deadline(&mut self, key: Key) {
         let now = self.around.now();
         let Some(client) = self.clients.get_mut(key) else { return };
-        match client.exchange.deadline() {
+        let deadline = match client.leave {
+            Leave::Flushing(until) => Some(until),
+            Leave::No | Leave::Asked | Leave::Told => client.exchange.deadline(),
+        };
+        match deadline {
             Some(deadline) if deadline > now => {
                 self.timers.set(&mut client.alarm, deadline, Source::Client(key).token());
             }
@@ -163,7 +182,7 @@ impl Worker {
                 break;
             }
             match self.door.accept() {
-                Knock::Client(stream, address) => self.welcome(stream, address),
+                Knock::Client(stream, address, speaks) => self.welcome(stream, address, speaks),
                 Knock::Gone => {}
                 Knock::Nobody => break,
                 Knock::Stuck(error) => {
@@ -182,11 +201,20 @@ impl Worker {
         }
     }
 
-    fn welcome(&mut self, stream: Stream, address: Option<SocketAddr>) {
+    fn welcome(&mut self, stream: Stream, address: Option<SocketAddr>, speaks: Speaks) {
         let now = self.around.clock.now();
+        let mut conn = Conn::accepted(stream);
+        if speaks == Speaks::Tls {
+            match self.desk.accept() {
+                Some(stage) => conn.secure(stage),
+                // Never in the clear what is meant to be secret.
+                None => return self.graveyard.push(conn),
+            }
+        }
+        let peer = Peer { address, secure: speaks == Speaks::Tls };
         let client = Client {
-            conn: Conn::accepted(stream),
-            exchange: Exchange::new(now, Peer { address, secure: false }, Rc::clone(&self.around.site)),
+            conn,
+            exchange: Exchange::new(now, peer, Rc::clone(&self.around.site)),
             link: None,
             dialed: None,
             alarm: Alarm::default(),

@@ -35,6 +35,15 @@ pub enum Listening {
     Unix(StdUnixListener),
 }
 
+/// What is expected of whoever connects there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP at once.
+    Plain,
+    /// TLS first.
+    Tls,
+}
+
 /// What listens on one address, for all workers.
 #[derive(Debug)]
 pub struct Bound {

@@ -7,7 +7,9 @@
 //! | [`timers`] | one heap of deadlines, updated lazily |
 //! | [`clock`] | the moment of the turn, and the Date field |
 //! | [`pool`] | idle upstream connections |
-//! | [`conn`] | one socket and what is known of its readiness |
+//! | [`socket`] | one socket and what is known of its readiness |
+//! | [`tls`] | TLS: certificates, trust, and the stage between socket and exchange |
+//! | [`conn`] | a socket with or without that stage |
 //! | [`listen`] | listening sockets, made at start |
 //! | [`activation`] | sockets that a service manager hands over, and what it wants to hear |
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
@@ -29,6 +31,12 @@ pub mod token;
 pub mod timers;
 pub mod clock;
 pub mod pool;
+pub mod socket;
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls_off.rs"]
+pub mod tls;
 pub mod conn;
 pub mod listen;
 pub mod activation;

@@ -68,6 +68,9 @@ impl Observer for LogJournal {
         if let Some(rule) = record.rule {
             line.text("rule", rule);
         }
+        if let Some(detail) = record.detail {
+            line.text("detail", detail);
+        }
         line.send();
     }
 }
@@ -111,6 +114,7 @@ mod tests {
             total: Duration::from_secs(2),
             why: None,
             rule: None,
+            detail: None,
         }
     }
 

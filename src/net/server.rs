@@ -10,18 +10,19 @@ use std::thread::{self, JoinHandle};
 
 use mio::{Poll, Waker};
 
-use crate::config::Config;
+use crate::config::{Config, ListenAddr};
 use crate::proxy::hooks::Hooks;
 use crate::proxy::site::Site;
 
-use super::activation::Inherited;
+use super::activation::{ActivationError, Inherited};
 use super::control::{Control, Order};
 use super::descriptors;
 use super::door::Door;
-use super::listen::{Bound, ListenError, Listening, SocketFile, listen};
+use super::listen::{Bound, ListenError, Listening, SocketFile, Speaks, listen};
 use super::memory::{self, Ledger};
 use super::observer::Journal;
 use super::resolve::{Inbox, Resolve, Resolver};
+use super::tls::{Tls, TlsError};
 use super::token::Source;
 use super::worker::{Seed, Worker};
 
@@ -46,6 +47,10 @@ pub struct Parts {
 pub enum StartError {
     /// An address cannot be had.
     Listen(ListenError),
+    /// A socket that was handed over cannot be used.
+    Activation(ActivationError),
+    /// Something is wrong with the certificates.
+    Tls(TlsError),
     /// The system refuses a thread or a descriptor.
     System(io::Error),
 }
@@ -54,6 +59,8 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Listen(error) => error.fmt(f),
+            StartError::Activation(error) => error.fmt(f),
+            StartError::Tls(error) => error.fmt(f),
             StartError::System(error) => {
                 write!(f, "cannot start: {error}; raise the limits on descriptors and threads, or lower workers")
             }
@@ -69,6 +76,18 @@ impl From<ListenError> for StartError {
     }
 }
 
+impl From<ActivationError> for StartError {
+    fn from(error: ActivationError) -> StartError {
+        StartError::Activation(error)
+    }
+}
+
+impl From<TlsError> for StartError {
+    fn from(error: TlsError) -> StartError {
+        StartError::Tls(error)
+    }
+}
+
 impl From<io::Error> for StartError {
     fn from(error: io::Error) -> StartError {
         StartError::System(error)
@@ -81,7 +100,8 @@ pub struct WorkerLost;
 
 /// A running proxy.
 pub struct Server {
-    addresses: Vec<String>,
+    addresses: Vec<(String, Speaks)>,
+    tls: Tls,
     descriptor_limit: Option<usize>,
     max_connections: usize,
     control: Arc<Control>,
@@ -102,10 +122,17 @@ impl Server {
         let max_connections =
             memory_budget.map_or(max_connections, |most| max_connections.min(memory::connections(most)));
 
+        // Before anything listens: a client that comes in at once must find everything in its place.
+        let tls = Tls::prepare(&config)?;
         let bound = if inherited.is_empty() {
-            config.listen.iter().map(|address| listen(address, workers)).collect::<Result<Vec<_>, _>>()?
+            addresses(&config)
+                .map(|(address, speaks)| listen(address, workers).map(|bound| (bound, speaks)))
+                .collect::<Result<Vec<_>, _>>()?
         } else {
-            inherited.into_iter().map(|socket| socket.into_bound(workers)).collect::<io::Result<Vec<_>>>()?
+            inherited
+                .into_iter()
+                .map(|socket| adopt(socket, &config, workers))
+                .collect::<Result<Vec<_>, StartError>>()?
         };
         let (addresses, files, listeners) = by_worker(bound, workers);
 
@@ -120,6 +147,7 @@ impl Server {
 
         let mut server = Server {
             addresses,
+            tls: tls.clone(),
             descriptor_limit,
             max_connections,
             control: Arc::clone(&control),
@@ -137,6 +165,7 @@ impl Server {
                 resolver: resolver.clone(),
                 inbox,
                 control: Arc::clone(&control),
+                tls: tls.clone(),
             };
             let (site, journals) = (site.clone(), Arc::clone(&journals));
             let farewell = Farewell { control: Arc::clone(&control), on_end: Arc::clone(&on_end) };
@@ -157,9 +186,19 @@ impl Server {
         Ok(server)
     }
 
-    /// Where it listens, with real port numbers.
-    pub fn addresses(&self) -> &[String] {
+    /// Where it listens, with real port numbers, and what it expects there.
+    pub fn addresses(&self) -> &[(String, Speaks)] {
         &self.addresses
+    }
+
+    /// Whom `https://` upstreams are verified against: a phrase for each set of roots, none where there are none.
+    pub fn trusted(&self) -> &[String] {
+        self.tls.trusted()
+    }
+
+    /// Reads the certificates again that clients are shown; returns how many there are. On an error the old ones stay.
+    pub fn reload_certificates(&self) -> Result<usize, TlsError> {
+        self.tls.reload()
     }
 
     /// The descriptor limit; `None` where there is none.
@@ -197,18 +236,35 @@ impl Server {
     }
 }
 
+/// All addresses, and what is spoken there.
+fn addresses(config: &Config) -> impl Iterator<Item = (&ListenAddr, Speaks)> {
+    let (first, with_tls) = match &config.tls {
+        None => (Speaks::Plain, &[][..]),
+        Some(tls) if tls.listen.is_empty() => (Speaks::Tls, &[][..]),
+        Some(tls) => (Speaks::Plain, &tls.listen[..]),
+    };
+    let first = config.listen.iter().map(move |address| (address, first));
+    first.chain(with_tls.iter().map(|address| (address, Speaks::Tls)))
+}
+
+/// A socket that was handed over, and what is spoken there.
+fn adopt(socket: Inherited, config: &Config, workers: usize) -> Result<(Bound, Speaks), StartError> {
+    let speaks = socket.speaks(config.tls.as_ref())?;
+    Ok((socket.into_bound(workers)?, speaks))
+}
+
 /// What all listeners of one worker are.
-type ByWorker = Vec<Vec<Listening>>;
+type ByWorker = Vec<Vec<(Listening, Speaks)>>;
 
 /// Sorts what was bound for each address by worker.
-fn by_worker(bound: Vec<Bound>, workers: usize) -> (Vec<String>, Vec<SocketFile>, ByWorker) {
+fn by_worker(bound: Vec<(Bound, Speaks)>, workers: usize) -> (Vec<(String, Speaks)>, Vec<SocketFile>, ByWorker) {
     let (mut addresses, mut files) = (Vec::new(), Vec::new());
     let mut listeners: ByWorker = (0..workers).map(|_| Vec::new()).collect();
-    for one in bound {
-        addresses.push(one.address);
+    for (one, speaks) in bound {
+        addresses.push((one.address, speaks));
         files.extend(one.file);
         for (listener, worker) in one.listeners.into_iter().zip(&mut listeners) {
-            worker.push(listener);
+            worker.push((listener, speaks));
         }
     }
     (addresses, files, listeners)

@@ -25,6 +25,7 @@ use super::pool::Pool;
 use super::resolve::{Inbox, Resolver};
 use super::slab::{Key, Slab};
 use super::timers::{Alarm, Timers};
+use super::tls::{Desk, Tls};
 use super::token::Source;
 
 /// A client connection. What only a running request needs lives behind the exchange's own box: most client connections
@@ -61,6 +62,8 @@ pub enum Leave {
     Asked,
     /// Its exchange knows.
     Told,
+    /// Its exchange is over; what waits in its TLS stage may still leave, until then.
+    Flushing(Instant),
 }
 
 /// A connection to an upstream, or an attempt at one.
@@ -80,7 +83,7 @@ pub enum LinkState {
         /// Who wants it.
         owner: Key,
     },
-    /// It waits for an address to answer.
+    /// It waits for an address to answer, and where TLS is spoken for the end of the handshake.
     Dialing {
         /// Who wants it.
         owner: Key,
@@ -181,6 +184,12 @@ pub struct Worker {
     /// Sockets that were closed in this turn. They are dropped at its end, when no event of the same batch can mean
     /// them any more (rule M6).
     pub(super) graveyard: Vec<Conn>,
+    /// What TLS connections are made of.
+    pub(super) desk: Desk,
+    /// Links whose handshake may go on.
+    pub(super) securing: VecDeque<Key>,
+    /// When an upstream's failed handshake was last told.
+    pub(super) complaints: HashMap<UpstreamId, Instant>,
     pub(super) around: Surroundings,
     pub(super) scratch: Box<[u8]>,
 }
@@ -222,12 +231,14 @@ pub struct Seed {
     pub inbox: Arc<Inbox>,
     /// What the main thread has to say.
     pub control: Arc<Control>,
+    /// What TLS connections are made of.
+    pub tls: Tls,
 }
 
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
     pub fn new(seed: Seed, site: Rc<Site>, journal: Box<dyn Journal>) -> Worker {
-        let Seed { poll, door, ledger, resolver, inbox, control } = seed;
+        let Seed { poll, door, ledger, resolver, inbox, control, tls } = seed;
         Worker {
             poll,
             clients: Slab::default(),
@@ -244,6 +255,9 @@ impl Worker {
             control,
             stage: Stage::Open,
             graveyard: Vec::new(),
+            desk: Desk::new(tls, &site.upstreams),
+            securing: VecDeque::new(),
+            complaints: HashMap::new(),
             around: Surroundings { clock: Clock::new(), site, spares: Spares::of(ledger.spares()), ledger, journal },
             scratch: vec![0; ledger.largest_read()].into_boxed_slice(),
         }
@@ -265,7 +279,12 @@ impl Worker {
             && let Some(client) = self.clients.get_mut(key)
         {
             // Nobody owns 4 GiB: heads, queues and collected bodies all have caps.
-            let now = u32::try_from(client.exchange.memory()).unwrap_or(u32::MAX);
+            let up = match client.link.and_then(|link| self.links.get(link)).map(|link| &link.state) {
+                Some(LinkState::Dialing { conn, .. } | LinkState::Lent { conn, .. }) => conn.memory(),
+                Some(_) | None => 0,
+            };
+            let now = client.exchange.memory() + client.conn.memory() + up;
+            let now = u32::try_from(now).unwrap_or(u32::MAX);
             self.around.ledger.count(client.counted as usize, now as usize);
             client.counted = now;
         }
@@ -304,8 +323,9 @@ impl Worker {
             None => {}
             Some(LinkState::Resolving { .. }) => self.resolving.retain(|waiting| *waiting != key),
             Some(LinkState::Dialing { conn, .. } | LinkState::Lent { conn, .. }) => self.graveyard.push(conn),
-            Some(LinkState::Idle { conn, .. }) => {
+            Some(LinkState::Idle { mut conn, .. }) => {
                 self.pool.remove(key);
+                conn.say_goodbye();
                 self.graveyard.push(conn);
             }
         }

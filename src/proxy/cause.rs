@@ -2,6 +2,7 @@
 //!
 //! A short fixed word each, so that they can be counted; the README's list says what each one means and what to look at.
 
+use super::events::Distrust;
 use crate::http::chunked::ChunkError;
 use crate::http::framing::FramingError;
 use crate::http::head::HeadError;
@@ -36,6 +37,10 @@ pub enum Cause {
     ConnectTimeout,
     /// Connecting failed in another way.
     ConnectFailed,
+    /// The upstream's certificate was not accepted.
+    TlsUntrusted(Distrust),
+    /// The TLS handshake with the upstream failed in another way.
+    TlsFailed,
     /// The upstream took no bytes for `timeouts.write_idle`.
     UpstreamWriteTimeout,
     /// No response head within `timeouts.response_head`.
@@ -73,6 +78,8 @@ impl Cause {
             Cause::ConnectRefused => "connect_refused",
             Cause::ConnectTimeout => "connect_timeout",
             Cause::ConnectFailed => "connect_failed",
+            Cause::TlsUntrusted(_) => "tls_untrusted",
+            Cause::TlsFailed => "tls_failed",
             Cause::UpstreamWriteTimeout => "upstream_write_timeout",
             Cause::ResponseTimeout => "response_timeout",
             Cause::ResponseIdleTimeout => "response_idle_timeout",
@@ -90,6 +97,43 @@ impl Cause {
         match self {
             Cause::BadResponse(rule) | Cause::Rule(rule) => Some(rule),
             _ => None,
+        }
+    }
+
+    /// What happened and what can be done, as a sentence, where the word alone would not help.
+    pub fn detail(self) -> Option<&'static str> {
+        match self {
+            Cause::TlsUntrusted(distrust) => Some(distrust.sentence()),
+            Cause::TlsFailed => Some(TLS_FAILED),
+            _ => None,
+        }
+    }
+}
+
+const TLS_FAILED: &str =
+    "the TLS handshake with the upstream failed: see whether it speaks TLS 1.2 or 1.3 on that port";
+
+impl Distrust {
+    /// Reason and remedy.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Distrust::Expired => {
+                "the certificate of the upstream has expired: renew it there; or the clock of this host is wrong"
+            }
+            Distrust::NotYetValid => {
+                "the certificate of the upstream is not valid yet: see whether the clock of this host is right"
+            }
+            Distrust::WrongName => {
+                "the certificate of the upstream is for another name: set upstream_tls.server_name to one that it is for"
+            }
+            Distrust::UnknownIssuer => {
+                "nobody who is trusted here has issued the certificate of the upstream: name its authority in \
+                 upstream_tls.ca_file"
+            }
+            Distrust::Unacceptable => {
+                "the certificate of the upstream is not acceptable: it may be revoked, damaged, made for another \
+                 purpose, or a self-signed authority; get it a server's certificate"
+            }
         }
     }
 }

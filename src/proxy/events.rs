@@ -23,8 +23,27 @@ pub enum ConnectError {
     Refused,
     /// No address answered in time.
     TimedOut,
+    /// It proved to be somebody else, or nobody whom we trust.
+    Untrusted(Distrust),
+    /// The TLS handshake failed in another way.
+    TlsFailed,
     /// Anything else: unreachable, out of descriptors.
     Failed,
+}
+
+/// Why an upstream's certificate was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// Its time is over.
+    Expired,
+    /// Its time has not come.
+    NotYetValid,
+    /// It is for other names.
+    WrongName,
+    /// Nobody whom we trust has signed it.
+    UnknownIssuer,
+    /// Anything else.
+    Unacceptable,
 }
 
 /// What happened outside.
@@ -132,4 +151,6 @@ pub struct AccessRecord<'a> {
     pub why: Option<&'static str>,
     /// The rule that a peer broke, where that is why.
     pub rule: Option<&'static str>,
+    /// What is behind `why` and what can be done, as a sentence, where a word does not say it.
+    pub detail: Option<&'static str>,
 }

@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 pub use super::appetite::Appetite;
-pub use super::events::{AccessRecord, Command, ConnectError, Input, Now, Observer, Peer, Side};
+pub use super::events::{AccessRecord, Command, ConnectError, Distrust, Input, Now, Observer, Peer, Side};
 pub use super::transaction::Spares;
 pub use super::turn::Env;
 

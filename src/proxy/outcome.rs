@@ -165,6 +165,7 @@ impl Transaction {
             total,
             why: record.cause.map(Cause::why),
             rule: record.cause.and_then(Cause::rule),
+            detail: record.cause.and_then(Cause::detail),
         });
     }
 

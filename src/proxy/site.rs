@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer as _};
 
 use super::hooks::{BodyWants, Hooks};
 use super::route::Router;
-use crate::config::{Config, RouteConfig, Scheme};
+use crate::config::{Config, RouteConfig, Scheme, UpstreamTls};
 
 /// Names an upstream: an index into [`Site::upstreams`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +23,8 @@ pub struct Origin {
     pub host: String,
     /// Never 0.
     pub port: u16,
+    /// How it is verified; `None` for [`Scheme::Http`]. Connections that were verified in another way are not shared.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// What every exchange shares. A clone shares all of it: each worker has one of its own, so that counting who uses it
@@ -85,10 +87,19 @@ fn number_origins(routes: &[RouteConfig]) -> (Vec<Origin>, Vec<UpstreamId>) {
     let mut upstreams = Vec::new();
     let route_upstreams = routes
         .iter()
-        .map(|RouteConfig { upstream, .. }| {
-            *ids.entry((upstream.scheme, upstream.host.as_str(), upstream.port)).or_insert_with(|| {
+        .map(|RouteConfig { upstream, options, .. }| {
+            let tls = match upstream.scheme {
+                Scheme::Http => None,
+                Scheme::Https => Some(&options.upstream_tls),
+            };
+            *ids.entry((upstream.scheme, upstream.host.as_str(), upstream.port, tls)).or_insert_with(|| {
                 let id = u32::try_from(upstreams.len()).expect("a configuration file has fewer than 2^32 routes");
-                upstreams.push(Origin { scheme: upstream.scheme, host: upstream.host.clone(), port: upstream.port });
+                upstreams.push(Origin {
+                    scheme: upstream.scheme,
+                    host: upstream.host.clone(),
+                    port: upstream.port,
+                    tls: tls.cloned(),
+                });
                 UpstreamId(id)
             })
         })
@@ -157,6 +168,28 @@ mod tests {
         assert_eq!(site.route_upstreams[..], [UpstreamId(0), UpstreamId(1), UpstreamId(0), UpstreamId(2)]);
         let found = site.router.find(b"/c\"/x").expect("a route");
         assert_eq!(site.upstream_of(found.route), UpstreamId(0));
+    }
+
+    #[test]
+    fn g8_connections_that_are_verified_differently_are_not_shared() {
+        let https = |prefix: &str, tls: UpstreamTls| {
+            let plain = route(prefix, "one.example", 443, "");
+            let upstream = UpstreamUrl { scheme: Scheme::Https, ..UpstreamUrl::clone(&plain.upstream) };
+            let options = RouteOptions { upstream_tls: tls, ..RouteOptions::default() };
+            RouteConfig { upstream: Arc::new(upstream), options: Arc::new(options), ..plain }
+        };
+        let insecure = UpstreamTls { insecure_skip_verify: true, ..UpstreamTls::default() };
+        let named = UpstreamTls { server_name: Some("two.example".to_owned()), ..UpstreamTls::default() };
+        let routes = vec![
+            https("/a", UpstreamTls::default()),
+            https("/b", insecure.clone()),
+            https("/c", named),
+            https("/d", UpstreamTls::default()),
+            https("/e", insecure),
+            route("/f", "one.example", 443, ""),
+        ];
+        let (_, ids) = number_origins(&routes);
+        assert_eq!(ids.iter().map(|id| id.0).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 3]);
     }
 
     #[test]

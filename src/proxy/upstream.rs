@@ -55,6 +55,8 @@ impl Transaction {
             ConnectError::DnsFail => (502, Cause::DnsFail),
             ConnectError::Refused => (502, Cause::ConnectRefused),
             ConnectError::TimedOut => (504, Cause::ConnectTimeout),
+            ConnectError::Untrusted(distrust) => (502, Cause::TlsUntrusted(distrust)),
+            ConnectError::TlsFailed => (502, Cause::TlsFailed),
             ConnectError::Failed => (502, Cause::ConnectFailed),
         };
         self.to_origin.clear();

@@ -56,8 +56,8 @@ impl Message {
 }
 
 /// A connection. Every call panics with a reason when the other side takes longer than [`PATIENCE`].
-pub struct Peer {
-    reader: BufReader<TcpStream>,
+pub struct Peer<S = TcpStream> {
+    reader: BufReader<S>,
 }
 
 impl Peer {
@@ -76,10 +76,32 @@ impl Peer {
         self.reader.get_ref()
     }
 
+    /// Sends no more; reading goes on.
+    pub fn shutdown(&self) {
+        self.stream().shutdown(Shutdown::Write).expect("shutdown");
+    }
+
+    /// Closes with a reset.
+    pub fn reset(self) {
+        SockRef::from(self.stream()).set_linger(Some(Duration::ZERO)).expect("a socket takes a linger time");
+    }
+
     /// The socket, and what was read from it but not used.
     pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
         let rest = self.reader.buffer().to_vec();
         (self.reader.into_inner(), rest)
+    }
+}
+
+/// Over anything that takes and gives bytes, such as TLS.
+impl<S: Read + Write> Peer<S> {
+    /// Time-outs are the stream's own business.
+    pub fn over(stream: S) -> Peer<S> {
+        Peer { reader: BufReader::with_capacity(64 * 1024, stream) }
+    }
+
+    pub fn inner(&mut self) -> &mut S {
+        self.reader.get_mut()
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -94,16 +116,6 @@ impl Peer {
     pub fn get(&mut self, target: &str) -> Message {
         self.send(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"));
         self.response()
-    }
-
-    /// Sends no more; reading goes on.
-    pub fn shutdown(&self) {
-        self.stream().shutdown(Shutdown::Write).expect("shutdown");
-    }
-
-    /// Closes with a reset.
-    pub fn reset(self) {
-        SockRef::from(self.stream()).set_linger(Some(Duration::ZERO)).expect("a socket takes a linger time");
     }
 
     /// The next request, or `None` at the end of the connection.
@@ -234,7 +246,7 @@ impl Peer {
 }
 
 /// The `Read` half, for bodies of any size.
-impl Read for Peer {
+impl<S: Read> Read for Peer<S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.reader.read(buf)
     }

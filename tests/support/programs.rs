@@ -56,17 +56,26 @@ pub struct Nginx {
 impl Nginx {
     /// `server`: what stands in the `server` block. Files are served from [`Nginx::root`].
     pub fn start(server: &str) -> Nginx {
+        Nginx::start_listening("", server)
+    }
+
+    /// The same with TLS; `server` names the certificate.
+    pub fn start_tls(server: &str) -> Nginx {
+        Nginx::start_listening(" ssl", server)
+    }
+
+    fn start_listening(option: &str, server: &str) -> Nginx {
         // nginx cannot tell a port that the kernel chose, so one is chosen beforehand; where another process takes it in
         // between, the next one is tried.
         for _ in 0..5 {
-            if let Some(nginx) = Nginx::try_start(server, free_address()) {
+            if let Some(nginx) = Nginx::try_start(option, server, free_address()) {
                 return nginx;
             }
         }
         panic!("nginx does not start");
     }
 
-    fn try_start(server: &str, address: SocketAddr) -> Option<Nginx> {
+    fn try_start(option: &str, server: &str, address: SocketAddr) -> Option<Nginx> {
         let folder = TempDir::new().expect("a temporary folder");
         let at = folder.path().display();
         fs::create_dir(folder.path().join("root")).expect("a folder");
@@ -78,7 +87,7 @@ impl Nginx {
              http {{\n    types {{ text/plain txt; text/html html; }}\n{temp_paths}\
              \x20   log_format short '$connection $connection_requests $status $request';\n\
              \x20   access_log /dev/stdout short;\n\
-             \x20   server {{\n        listen {address};\n        root {at}/root;\n{server}\n    }}\n}}\n"
+             \x20   server {{\n        listen {address}{option};\n        root {at}/root;\n{server}\n    }}\n}}\n"
         );
         let config_path = folder.path().join("nginx.conf");
         fs::write(&config_path, config).expect("a configuration file");

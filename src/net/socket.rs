@@ -1,0 +1,465 @@
+//! One non-blocking socket with what is known of its readiness.
+//!
+//! A socket is registered once, for both directions and edge-triggered; after that this file remembers what `epoll` said.
+//! A bit is set by an event and cleared only by `WouldBlock`, or by a read that got less than it asked for: then the
+//! socket is drained, and the next byte brings a new event (rule M1). Every event may be spurious and every call may be
+//! interrupted (rule M3). What the peer's closing looks like to the poller is only a hint; the truth is a read of
+//! nothing, or an error (rule M8).
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
+use socket2::{SockRef, Socket as AnySocket};
+
+/// A connected (or connecting) socket.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP, either family.
+    Tcp(TcpStream),
+    /// A local socket.
+    Unix(UnixStream),
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// Nothing now.
+    Blocked,
+    /// So many bytes came, but none for the reader: they belong to a handshake, or to a record that is not complete.
+    Overhead(usize),
+    /// The peer sends no more.
+    Eof,
+    /// The connection is broken.
+    Failed,
+}
+
+/// What a write did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// So many bytes were taken, at least one.
+    Bytes(usize),
+    /// None now.
+    Blocked,
+    /// The peer takes no more, ever.
+    Failed,
+}
+
+/// How an attempt to connect stands.
+#[derive(Debug)]
+pub enum ConnectOutcome {
+    /// It succeeded.
+    Connected,
+    /// Not decided yet: the event was spurious.
+    Waiting,
+    /// It failed.
+    Failed(io::Error),
+}
+
+/// What is remembered of a socket, in one byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Bits(u8);
+
+impl Bits {
+    const READABLE: u8 = 1;
+    const WRITABLE: u8 = 1 << 1;
+    /// The poller saw the peer's end: a short read does not mean drained any more, the end comes right behind it.
+    const END_IN_SIGHT: u8 = 1 << 2;
+    /// The end was read, or reading failed.
+    const READ_OVER: u8 = 1 << 3;
+    /// Writing failed, or we said that we write no more.
+    const WRITE_OVER: u8 = 1 << 4;
+    /// The poller saw an error.
+    const TROUBLE: u8 = 1 << 5;
+    const REGISTERED: u8 = 1 << 6;
+    /// A write did not go through whole: the peer is slow.
+    const SLOW: u8 = 1 << 7;
+
+    fn has(self, bits: u8) -> bool {
+        self.0 & bits != 0
+    }
+    fn set(&mut self, bits: u8) {
+        self.0 |= bits;
+    }
+    fn clear(&mut self, bits: u8) {
+        self.0 &= !bits;
+    }
+}
+
+/// A socket and its readiness.
+#[derive(Debug)]
+pub struct Socket {
+    stream: Stream,
+    bits: Bits,
+}
+
+impl Socket {
+    /// A socket that was just accepted: worth a try in both directions before anyone asks the poller.
+    pub fn accepted(stream: Stream) -> Socket {
+        Socket { stream, bits: Bits(Bits::READABLE | Bits::WRITABLE) }
+    }
+
+    /// Begins to connect. The socket is of no use before [`Socket::finish_connect`] says so.
+    pub fn connect(address: SocketAddr) -> io::Result<Socket> {
+        Ok(Socket { stream: Stream::Tcp(TcpStream::connect(address)?), bits: Bits::default() })
+    }
+
+    /// Tells whether the attempt to connect is over. An error waits in the socket; without one, only an address of the
+    /// peer proves that there is a connection (rule M7).
+    pub fn finish_connect(&mut self) -> ConnectOutcome {
+        let Stream::Tcp(stream) = &self.stream else { return ConnectOutcome::Connected };
+        match stream.take_error() {
+            Ok(None) => {}
+            Ok(Some(error)) | Err(error) => return ConnectOutcome::Failed(error),
+        }
+        match stream.peer_addr() {
+            Ok(_) => {
+                // A small request must not wait for the acknowledgement of the one before it. Where the option is
+                // refused the connection still works.
+                let _ = stream.set_nodelay(true);
+                limit_unsent(&SockRef::from(stream));
+                self.bits.set(Bits::WRITABLE);
+                ConnectOutcome::Connected
+            }
+            Err(error) if error.kind() == ErrorKind::NotConnected => ConnectOutcome::Waiting,
+            Err(error) => ConnectOutcome::Failed(error),
+        }
+    }
+
+    /// Registers for both directions, once.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        match &mut self.stream {
+            Stream::Tcp(stream) => registry.register(stream, token, both)?,
+            Stream::Unix(stream) => registry.register(stream, token, both)?,
+        }
+        self.bits.set(Bits::REGISTERED);
+        Ok(())
+    }
+
+    /// Whether [`Socket::register`] succeeded.
+    pub fn is_registered(&self) -> bool {
+        self.bits.has(Bits::REGISTERED)
+    }
+
+    /// Remembers what the poller said.
+    pub fn on_event(&mut self, event: &Event) {
+        if event.is_readable() {
+            self.bits.set(Bits::READABLE);
+        }
+        if event.is_writable() {
+            self.bits.set(Bits::WRITABLE);
+        }
+        if event.is_read_closed() {
+            self.bits.set(Bits::READABLE | Bits::END_IN_SIGHT);
+        }
+        if event.is_error() {
+            self.bits.set(Bits::READABLE | Bits::WRITABLE | Bits::END_IN_SIGHT | Bits::TROUBLE);
+        }
+    }
+
+    /// Whether a read may bring something.
+    pub fn can_read(&self) -> bool {
+        self.bits.has(Bits::READABLE) && !self.bits.has(Bits::READ_OVER)
+    }
+
+    /// Whether a write may succeed.
+    pub fn can_write(&self) -> bool {
+        self.bits.has(Bits::WRITABLE) && !self.bits.has(Bits::WRITE_OVER)
+    }
+
+    /// Whether anything will ever be written again.
+    pub fn is_write_over(&self) -> bool {
+        self.bits.has(Bits::WRITE_OVER)
+    }
+
+    /// Whether the peer has left a write unfinished since the last one that went through.
+    pub fn is_slow(&self) -> bool {
+        self.bits.has(Bits::SLOW)
+    }
+
+    /// Reads once.
+    pub fn read(&mut self, buf: &mut [u8]) -> ReadOutcome {
+        loop {
+            let result = match &mut self.stream {
+                Stream::Tcp(stream) => stream.read(buf),
+                Stream::Unix(stream) => stream.read(buf),
+            };
+            match result {
+                Ok(0) => {
+                    self.bits.set(Bits::READ_OVER);
+                    return ReadOutcome::Eof;
+                }
+                Ok(len) => {
+                    if len < buf.len() && !self.bits.has(Bits::END_IN_SIGHT) {
+                        self.bits.clear(Bits::READABLE);
+                    }
+                    return ReadOutcome::Bytes(len);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.bits.clear(Bits::READABLE);
+                    return ReadOutcome::Blocked;
+                }
+                Err(_) => {
+                    self.bits.set(Bits::READ_OVER);
+                    return ReadOutcome::Failed;
+                }
+            }
+        }
+    }
+
+    /// Writes once. After a failure nothing is written any more, and a read is due: it tells what became of the peer.
+    pub fn write(&mut self, bytes: &[u8]) -> WriteOutcome {
+        self.write_with(bytes.len(), |stream| match stream {
+            Stream::Tcp(stream) => stream.write(bytes),
+            Stream::Unix(stream) => stream.write(bytes),
+        })
+    }
+
+    /// The same with bytes that lie in several places.
+    pub fn write_slices(&mut self, slices: &[IoSlice<'_>]) -> WriteOutcome {
+        let len = slices.iter().map(|slice| slice.len()).sum();
+        self.write_with(len, |stream| match stream {
+            Stream::Tcp(stream) => stream.write_vectored(slices),
+            Stream::Unix(stream) => stream.write_vectored(slices),
+        })
+    }
+
+    fn write_with(&mut self, len: usize, mut write: impl FnMut(&mut Stream) -> io::Result<usize>) -> WriteOutcome {
+        loop {
+            match write(&mut self.stream) {
+                Ok(taken) if taken > 0 || len == 0 => {
+                    if taken < len {
+                        self.bits.set(Bits::SLOW);
+                    } else {
+                        self.bits.clear(Bits::SLOW);
+                    }
+                    return WriteOutcome::Bytes(taken);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.bits.clear(Bits::WRITABLE);
+                    self.bits.set(Bits::SLOW);
+                    return WriteOutcome::Blocked;
+                }
+                Ok(_) | Err(_) => {
+                    self.bits.set(Bits::WRITE_OVER | Bits::READABLE);
+                    return WriteOutcome::Failed;
+                }
+            }
+        }
+    }
+
+    /// Whether the connection is known to be broken, without reading: asked when the poller saw an error and nobody
+    /// wants to read. The error is taken out of the socket, so this says yes once.
+    pub fn is_broken(&mut self) -> bool {
+        if !self.bits.has(Bits::TROUBLE) {
+            return false;
+        }
+        self.bits.clear(Bits::TROUBLE);
+        let error = match &self.stream {
+            Stream::Tcp(stream) => stream.take_error(),
+            Stream::Unix(stream) => stream.take_error(),
+        };
+        let is_broken = !matches!(error, Ok(None));
+        if is_broken {
+            self.bits.set(Bits::READ_OVER | Bits::WRITE_OVER);
+        }
+        is_broken
+    }
+
+    /// Sends FIN; reading goes on.
+    pub fn shutdown_write(&mut self) {
+        // It fails where the peer is gone already: that is known from reading.
+        let _ = match &self.stream {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        };
+        self.bits.set(Bits::WRITE_OVER);
+    }
+
+    /// Makes the closing a reset, so that the peer can tell that something is missing.
+    pub fn reset_on_close(&self) {
+        // A socket that does not know the option (a unix one) just closes.
+        let _ = match &self.stream {
+            Stream::Tcp(stream) => SockRef::from(stream).set_linger(Some(Duration::ZERO)),
+            Stream::Unix(stream) => SockRef::from(stream).set_linger(Some(Duration::ZERO)),
+        };
+    }
+}
+
+/// What the kernel may hold of what was not even sent yet.
+///
+/// Left alone it takes some megabytes for each connection that was fast once, and calls the socket writable again only
+/// when a third of them is gone. A reader that has become slow but reads on would look as if it did not, and slow readers
+/// would cost memory that nobody counts (rule E4). What it costs in throughput, if anything, was below the
+/// noise of the measurement on loopback.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const MOST_UNSENT: u32 = 128 * 1024;
+
+/// Applies that limit, where the system knows such a thing.
+pub fn limit_unsent(socket: &AnySocket) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    // Without it the connection works all the same.
+    let _ = socket.set_tcp_notsent_lowat(MOST_UNSENT);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = socket;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::{Events, Poll};
+    use std::net::{TcpListener, TcpStream as StdStream};
+
+    const TOKEN: Token = Token(7);
+
+    fn pair() -> (Socket, StdStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let peer = StdStream::connect(listener.local_addr().expect("bound")).expect("loopback");
+        let (stream, _) = listener.accept().expect("a connection");
+        stream.set_nonblocking(true).expect("a socket");
+        (Socket::accepted(Stream::Tcp(TcpStream::from_std(stream))), peer)
+    }
+
+    /// Waits until `done`, feeding events to `conn`.
+    fn wait(poll: &mut Poll, conn: &mut Socket, done: impl Fn(&Socket) -> bool) {
+        let mut events = Events::with_capacity(8);
+        while !done(conn) {
+            poll.poll(&mut events, Some(Duration::from_secs(5))).expect("poll");
+            assert!(!events.is_empty(), "no event in five seconds");
+            events.iter().for_each(|event| conn.on_event(event));
+        }
+    }
+
+    #[test]
+    fn m1_a_short_read_or_would_block_clears_readable_and_a_new_byte_sets_it() {
+        let (mut conn, mut peer) = pair();
+        let mut buf = [0; 8];
+        assert_eq!(conn.read(&mut buf), ReadOutcome::Blocked, "fresh: tried without an event");
+        assert!(!conn.can_read());
+        let mut poll = Poll::new().expect("poll");
+        conn.register(poll.registry(), TOKEN).expect("register");
+        peer.write_all(b"abcdefghij").expect("write");
+        wait(&mut poll, &mut conn, Socket::can_read);
+        assert_eq!(conn.read(&mut buf), ReadOutcome::Bytes(8));
+        assert!(conn.can_read(), "a full buffer: more may wait");
+        assert_eq!(conn.read(&mut buf), ReadOutcome::Bytes(2));
+        assert!(!conn.can_read(), "a short read: drained");
+        peer.write_all(b"k").expect("write");
+        wait(&mut poll, &mut conn, Socket::can_read);
+        assert_eq!(conn.read(&mut buf), ReadOutcome::Bytes(1));
+    }
+
+    #[test]
+    fn m3_a_spurious_event_costs_one_look() {
+        let (mut conn, mut peer) = pair();
+        let mut poll = Poll::new().expect("poll");
+        conn.register(poll.registry(), TOKEN).expect("register");
+        for _ in 0..3 {
+            conn.bits.set(Bits::READABLE | Bits::WRITABLE | Bits::TROUBLE);
+            assert_eq!(conn.read(&mut [0; 8]), ReadOutcome::Blocked);
+            assert!(!conn.can_read());
+            assert!(!conn.is_broken());
+        }
+        peer.write_all(b"x").expect("write");
+        wait(&mut poll, &mut conn, Socket::can_read);
+        assert_eq!(conn.read(&mut [0; 8]), ReadOutcome::Bytes(1));
+    }
+
+    #[test]
+    fn m8_bytes_and_end_in_one_event_are_both_read() {
+        let (mut conn, mut peer) = pair();
+        let mut buf = [0; 64];
+        let mut poll = Poll::new().expect("poll");
+        peer.write_all(b"last words").expect("write");
+        peer.shutdown(Shutdown::Write).expect("shutdown");
+        assert_eq!(conn.bits.0 & Bits::END_IN_SIGHT, 0);
+        conn.register(poll.registry(), TOKEN).expect("register");
+        wait(&mut poll, &mut conn, |conn| conn.bits.has(Bits::END_IN_SIGHT));
+        assert_eq!(conn.read(&mut buf), ReadOutcome::Bytes(10));
+        assert!(conn.can_read(), "the short read does not hide the end");
+        assert_eq!(conn.read(&mut buf), ReadOutcome::Eof);
+        assert!(!conn.can_read(), "the end is read once");
+        assert!(conn.can_write(), "a half-closed peer still listens");
+    }
+
+    #[test]
+    fn m1_would_block_clears_writable_until_the_peer_reads() {
+        let (mut conn, mut peer) = pair();
+        let mut poll = Poll::new().expect("poll");
+        conn.register(poll.registry(), TOKEN).expect("register");
+        let block = vec![0; 1 << 20];
+        let mut total = 0;
+        while conn.can_write() {
+            if let WriteOutcome::Bytes(len) = conn.write(&block) {
+                total += len;
+            }
+        }
+        assert!(conn.is_slow());
+        let mut read = vec![0; 1 << 20];
+        while total > 0 {
+            total -= peer.read(&mut read).expect("read");
+        }
+        wait(&mut poll, &mut conn, Socket::can_write);
+        assert_eq!(conn.write(b"x"), WriteOutcome::Bytes(1));
+        assert!(!conn.is_slow());
+    }
+
+    #[test]
+    fn m8_a_reset_is_not_an_end() {
+        let (mut conn, peer) = pair();
+        let mut poll = Poll::new().expect("poll");
+        conn.register(poll.registry(), TOKEN).expect("register");
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("linger");
+        drop(peer);
+        wait(&mut poll, &mut conn, |conn| conn.bits.has(Bits::TROUBLE));
+        assert!(conn.is_broken());
+        assert!(!conn.is_broken(), "told once");
+        assert!(!conn.can_read() && !conn.can_write());
+    }
+
+    #[test]
+    fn m8_a_failed_write_leads_to_a_read_that_tells_why() {
+        let (mut conn, peer) = pair();
+        let mut poll = Poll::new().expect("poll");
+        conn.register(poll.registry(), TOKEN).expect("register");
+        assert_eq!(conn.read(&mut [0; 8]), ReadOutcome::Blocked);
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("linger");
+        drop(peer);
+        wait(&mut poll, &mut conn, Socket::can_read);
+        assert_eq!(conn.write(b"x"), WriteOutcome::Failed);
+        assert!(!conn.can_write());
+        assert!(conn.can_read());
+    }
+
+    #[test]
+    fn m7_a_refused_attempt_is_told_from_one_that_waits_and_one_that_succeeded() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let address = listener.local_addr().expect("bound");
+        let mut poll = Poll::new().expect("poll");
+        let mut conn = Socket::connect(address).expect("a socket");
+        conn.register(poll.registry(), TOKEN).expect("register");
+        wait(&mut poll, &mut conn, |conn| conn.bits.has(Bits::WRITABLE));
+        assert!(matches!(conn.finish_connect(), ConnectOutcome::Connected));
+        drop(listener);
+        // Nobody listens there any more.
+        let mut conn = Socket::connect(address).expect("a socket");
+        conn.register(poll.registry(), TOKEN).expect("register");
+        let mut events = Events::with_capacity(8);
+        let refused = loop {
+            match conn.finish_connect() {
+                ConnectOutcome::Waiting => poll.poll(&mut events, Some(Duration::from_secs(5))).expect("poll"),
+                ConnectOutcome::Connected => break false,
+                ConnectOutcome::Failed(error) => break error.kind() == ErrorKind::ConnectionRefused,
+            }
+        };
+        assert!(refused);
+    }
+}

@@ -1,0 +1,54 @@
+//! Why TLS cannot be had as it is configured, with the remedy.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// What is wrong, and with which file.
+#[derive(Debug)]
+pub enum TlsError {
+    /// A file cannot be read.
+    Unreadable(PathBuf, io::Error),
+    /// A file has something that is not PEM between its markers.
+    NotPem(PathBuf),
+    /// There is no certificate in it.
+    NoCertificate(PathBuf),
+    /// There is no private key in it.
+    NoKey(PathBuf),
+    /// The certificate, or the key beside it, is of a kind that cannot be used.
+    Unusable(PathBuf, rustls::Error),
+    /// Certificate and key belong to different pairs.
+    Mismatch {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// The library does not start.
+    Setup(rustls::Error),
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TlsError::Unreadable(path, error) => write!(f, "{}: cannot be read: {error}", path.display()),
+            TlsError::NotPem(path) => write!(f, "{}: this is not whole PEM: write the file anew", path.display()),
+            TlsError::NoCertificate(path) => {
+                write!(f, "{}: there is no \"-----BEGIN CERTIFICATE-----\" in it", path.display())
+            }
+            TlsError::NoKey(path) => {
+                write!(f, "{}: there is no private key in it, or one that is encrypted: decrypt it", path.display())
+            }
+            TlsError::Unusable(path, error) => write!(f, "{}: cannot be used: {error}", path.display()),
+            TlsError::Mismatch { certificate, key } => write!(
+                f,
+                "{}: this key does not belong to the certificate in {}: name the two that were made together",
+                key.display(),
+                certificate.display()
+            ),
+            TlsError::Setup(error) => write!(f, "TLS cannot be set up: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for TlsError {}

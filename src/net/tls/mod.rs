@@ -1,0 +1,127 @@
+//! TLS on both sides: rustls as a machine between the socket and the exchange.
+//!
+//! | file | one job |
+//! |---|---|
+//! | here | everything that is made at start, and one worker's share of it |
+//! | `error` | what is wrong with the files, as a sentence |
+//! | [`certificates`] | who we are: certificates, keys, the choice by name, reloading |
+//! | [`trust`] | whom we believe: roots, verification, and what a failed handshake is called |
+//! | [`stage`] | the byte stage of one connection |
+//!
+//! The exchange knows nothing of it, but whether its client speaks TLS.
+
+mod error;
+pub mod certificates;
+pub mod trust;
+pub mod stage;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+
+use crate::config::{Config, Scheme};
+use crate::proxy::site::{Origin, UpstreamId};
+
+pub use error::TlsError;
+pub use stage::{Handshake, Stage};
+pub use trust::Failure;
+
+use certificates::Chooser;
+use stage::{PAD, Pad};
+use trust::Trust;
+
+/// Everything that is needed to speak TLS, shared by all workers and the main thread.
+#[derive(Clone)]
+pub struct Tls {
+    server: Option<(Arc<ServerConfig>, Arc<Chooser>)>,
+    trust: Arc<Trust>,
+}
+
+impl Tls {
+    /// Reads all files that the configuration names.
+    pub fn prepare(config: &Config) -> Result<Tls, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let server = match &config.tls {
+            Some(tls) => {
+                let chooser = Arc::new(Chooser::load(&tls.certificates, Arc::clone(&provider))?);
+                Some((server_config(Arc::clone(&chooser), Arc::clone(&provider))?, chooser))
+            }
+            None => None,
+        };
+        let of_https = config.routes.iter().filter(|route| route.upstream.scheme == Scheme::Https);
+        let trust = Trust::load(of_https.map(|route| &route.options.upstream_tls), &provider)?;
+        Ok(Tls { server, trust: Arc::new(trust) })
+    }
+
+    /// Whom upstreams are verified against, a sentence for each set of roots.
+    pub fn trusted(&self) -> &[String] {
+        self.trust.sentences()
+    }
+
+    /// Reads the certificates again; returns how many there are. On an error the old ones stay.
+    pub fn reload(&self) -> Result<usize, TlsError> {
+        self.server.as_ref().map_or(Ok(0), |(_, chooser)| chooser.reload())
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("listens", &self.server.is_some()).finish_non_exhaustive()
+    }
+}
+
+fn server_config(chooser: Arc<Chooser>, provider: Arc<CryptoProvider>) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?
+        .with_no_client_auth()
+        .with_cert_resolver(chooser);
+    // The second for clients that speak nothing newer and say so: an offer that nobody takes ends the handshake.
+    config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
+    // Sessions are resumed from tickets that the clients keep, not from memory of ours.
+    config.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
+    Ok(Arc::new(config))
+}
+
+/// One worker's share: what its connections are made of.
+pub struct Desk {
+    server: Option<Arc<ServerConfig>>,
+    /// For each upstream: how to speak to it, and whom to expect there.
+    clients: Vec<Option<(Arc<ClientConfig>, ServerName<'static>)>>,
+    pad: Pad,
+}
+
+impl Desk {
+    /// For one worker. To be made on its thread.
+    pub fn new(tls: Tls, origins: &[Origin]) -> Desk {
+        let client = |origin: &Origin| {
+            let wanted = origin.tls.as_ref()?;
+            let name = wanted.server_name.as_deref().unwrap_or(&origin.host);
+            // A name's last dot means the root of the DNS, and stands in no certificate.
+            let name = ServerName::try_from(name.strip_suffix('.').unwrap_or(name).to_owned()).ok()?;
+            Some((tls.trust.client(wanted)?, name))
+        };
+        let clients: Vec<_> = origins.iter().map(client).collect();
+        let server = tls.server.map(|(server, _)| server);
+        let len = if server.is_some() || clients.iter().any(Option::is_some) { PAD } else { 0 };
+        Desk { server, clients, pad: Rc::new(RefCell::new(vec![0; len].into_boxed_slice())) }
+    }
+
+    /// The stage of a connection to `upstream`; `None` where TLS is not spoken, or cannot be.
+    pub fn connect(&self, upstream: UpstreamId) -> Option<Stage> {
+        let (config, name) = self.clients.get(upstream.0 as usize)?.as_ref()?;
+        let session = ClientConnection::new(Arc::clone(config), name.clone()).ok()?;
+        Some(Stage::new(session.into(), Rc::clone(&self.pad)))
+    }
+
+    /// The stage of a connection from a client.
+    pub fn accept(&self) -> Option<Stage> {
+        let session = ServerConnection::new(Arc::clone(self.server.as_ref()?)).ok()?;
+        Some(Stage::new(session.into(), Rc::clone(&self.pad)))
+    }
+}

@@ -1,0 +1,63 @@
+//! SIGHUP: certificates are read again, and nothing else is disturbed.
+
+use rustls::StreamOwned;
+
+use crate::certificates::{Authority, Pair};
+use crate::ends::{client_config, connect, copy, dial, listen, session};
+use crate::support::{Origin, Proxy};
+
+/// Which certificate a new client is shown.
+fn shown(proxy: &Proxy, authority: &Authority) -> Vec<u8> {
+    let mut stream = StreamOwned::new(session(client_config(authority), "localhost"), dial(proxy.address));
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock).expect("a handshake");
+    }
+    stream.conn.peer_certificates().expect("a certificate")[0].to_vec()
+}
+
+fn replace(pair: &Pair, by: &Pair) {
+    copy(&by.certificate, &pair.certificate);
+    copy(&by.key, &pair.key);
+}
+
+#[test]
+fn certificates_are_reloaded_or_kept_as_a_whole() {
+    let authority = Authority::new();
+    let (used, old, new) =
+        (authority.issue(&["localhost"]), authority.issue(&["localhost"]), authority.issue(&["localhost"]));
+    replace(&used, &old);
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&origin.config(&listen(&used)));
+    let mut running = connect(proxy.address, &authority, "localhost");
+    assert_eq!(running.get("/").status(), 200);
+    let first = shown(&proxy, &authority);
+
+    // A key that does not belong to the certificate, as while somebody copies files.
+    copy(&new.certificate, &used.certificate);
+    proxy.signal("HUP");
+    let line = proxy.log.wait_for("the refusal", |line| line.contains("certificates are kept"));
+    assert!(line.contains("does not belong to the certificate"), "{line}");
+    assert_eq!(shown(&proxy, &authority), first);
+
+    copy(&new.key, &used.key);
+    proxy.signal("HUP");
+    proxy.log.wait_for("the reload", |line| line.contains("certificates reloaded") && line.contains("certificates=1"));
+    let second = shown(&proxy, &authority);
+    assert_ne!(second, first);
+
+    std::fs::remove_file(&used.certificate).expect("it was there");
+    proxy.signal("HUP");
+    proxy.log.wait_for("the refusal", |line| line.contains("kept") && line.contains("cannot be read"));
+    assert_eq!(shown(&proxy, &authority), second);
+
+    assert_eq!(running.get("/").status(), 200, "the connection from before goes on");
+}
+
+#[test]
+fn without_certificates_a_reload_is_told_to_be_in_vain() {
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&origin.config(""));
+    proxy.signal("HUP");
+    proxy.log.wait_for("the answer", |line| line.contains("no certificates to reload"));
+    assert_eq!(proxy.connect().get("/").status(), 200);
+}
