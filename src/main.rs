@@ -79,15 +79,15 @@ fn load(options: &Options) -> Result<Config, String> {
     Ok(config)
 }
 
-/// Whether the proxy that runs with this configuration answers; the first address stands for all.
-fn healthcheck(config: &Config) -> Result<ExitCode, String> {
-    config.listen.first().map_or(Ok(()), probe).map(|()| ExitCode::SUCCESS)
-}
-
 /// The configuration is good; are the files that it names?
 fn check(config: &Config) -> Result<ExitCode, String> {
     Tls::prepare(config).map_err(|error| error.to_string())?;
     say("the configuration is good\n")
+}
+
+/// Whether the proxy that runs with this configuration answers; the first address stands for all.
+fn healthcheck(config: &Config) -> Result<ExitCode, String> {
+    config.listen.first().map_or(Ok(()), probe).map(|()| ExitCode::SUCCESS)
 }
 
 /// Serves until told to stop.

@@ -300,7 +300,12 @@ impl Worker {
         self.complaints.insert(upstream, now);
         let Some(origin) = self.around.site.upstreams.get(upstream.0 as usize) else { return };
         let (host, port) = (&origin.host, origin.port);
-        self.around.journal.warn(format_args!("no TLS connection to upstream {host}, port {port}: {failure}"));
+        let remedy = match failure.verdict() {
+            ConnectError::Untrusted(distrust) => distrust.sentence(),
+            _ => "see whether it speaks TLS 1.2 or 1.3 on that port",
+        };
+        let journal = &mut self.around.journal;
+        journal.warn(format_args!("no TLS connection to upstream {host}, port {port}: {failure}; {remedy}"));
     }
 
     fn connected(&mut self, key: Key) {

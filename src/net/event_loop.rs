@@ -74,7 +74,8 @@ impl Worker {
                 continue;
             }
             self.drive_contained(key);
-            if is_handshaking && self.clients.get_mut(key).is_some_and(|client| client.conn.take_effort()) {
+            // Who is gone by now may have cost as much as anybody.
+            if is_handshaking && self.clients.get_mut(key).is_none_or(|client| client.conn.take_effort()) {
                 handshakes -= 1;
             }
         }
@@ -279,7 +280,9 @@ impl Worker {
             }
             let everyone: Vec<Key> = self.clients.iter().map(|(key, _)| key).collect();
             for key in everyone {
-                if let Some(client) = self.clients.get_mut(key) {
+                if let Some(client) = self.clients.get_mut(key)
+                    && client.leave == Leave::No
+                {
                     client.leave = Leave::Asked;
                 }
                 self.enqueue(key);

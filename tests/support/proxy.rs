@@ -95,6 +95,25 @@ impl Launch {
         launch
     }
 
+    /// With files of its own in the place of those of /etc that name resolution reads: `etc` is a folder with hosts,
+    /// nsswitch.conf and resolv.conf. `None` where this machine does not allow it; where CI=true that is an error.
+    pub fn with_etc(etc: &Path, yaml: &str) -> Option<Launch> {
+        let script = "for file in hosts nsswitch.conf resolv.conf; do \
+                      if [ -e /etc/$file ]; then mount --bind \"$0/$file\" /etc/$file || exit 1; fi; done; exec \"$@\"";
+        let etc = etc.to_str().expect("a path of ours");
+        let wrapper = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, etc];
+        if is_missing("unshare") {
+            return None;
+        }
+        let trial = Command::new(wrapper[0]).args(&wrapper[1..]).arg("true").output();
+        if !trial.is_ok_and(|output| output.status.success()) {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "no mount namespace, and CI must not skip its tests");
+            eprintln!("skipped: a mount namespace is not allowed here");
+            return None;
+        }
+        Some(Launch::under(&wrapper, BINARY, yaml))
+    }
+
     /// `binary` as the last words of the command `wrapper`, which is to become it.
     pub fn under(wrapper: &[&str], binary: &str, yaml: &str) -> Launch {
         let folder = TempDir::new().expect("a temporary folder");

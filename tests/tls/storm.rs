@@ -41,7 +41,9 @@ fn m4_a_storm_of_handshakes_does_not_starve_who_is_served() {
     let authority = Arc::new(Authority::new());
     let pair = authority.issue(&["localhost"]);
     let origin = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-    let proxy = Proxy::start(&origin.config(&format!("workers: 1\n{}", listen_both(&pair))));
+    let proxy = Proxy::start(
+        &origin.config(&format!("workers: 1\nlimits: {{max_requests_per_connection: 0}}\n{}", listen_both(&pair))),
+    );
     let (http, https) = (address_of(&proxy, "http"), address_of(&proxy, "https"));
     let (done, is_over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let mut client = crate::support::Peer::connect(http);

@@ -24,6 +24,8 @@ pub enum TlsError {
         /// The key's file.
         key: PathBuf,
     },
+    /// An upstream's name that no certificate can be for.
+    Name(String),
     /// The library does not start.
     Setup(rustls::Error),
 }
@@ -46,6 +48,9 @@ impl fmt::Display for TlsError {
                 key.display(),
                 certificate.display()
             ),
+            TlsError::Name(name) => {
+                write!(f, "no certificate can be for the name {name:?}: set upstream_tls.server_name of its route")
+            }
             TlsError::Setup(error) => write!(f, "TLS cannot be set up: {error}"),
         }
     }

@@ -24,7 +24,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
-use crate::config::{Config, Scheme};
+use crate::config::{Config, Scheme, UpstreamTls};
 use crate::proxy::site::{Origin, UpstreamId};
 
 pub use error::TlsError;
@@ -53,8 +53,14 @@ impl Tls {
             }
             None => None,
         };
-        let of_https = config.routes.iter().filter(|route| route.upstream.scheme == Scheme::Https);
-        let trust = Trust::load(of_https.map(|route| &route.options.upstream_tls), &provider)?;
+        let of_https = || config.routes.iter().filter(|route| route.upstream.scheme == Scheme::Https);
+        let trust = Trust::load(of_https().map(|route| &route.options.upstream_tls), &provider)?;
+        for route in of_https() {
+            let name = expected_name(&route.options.upstream_tls, &route.upstream.host);
+            if ServerName::try_from(name).is_err() {
+                return Err(TlsError::Name(name.to_owned()));
+            }
+        }
         Ok(Tls { server, trust: Arc::new(trust) })
     }
 
@@ -88,6 +94,12 @@ fn server_config(chooser: Arc<Chooser>, provider: Arc<CryptoProvider>) -> Result
     Ok(Arc::new(config))
 }
 
+/// Whom to expect behind `host`. A name's last dot means the root of the DNS, and stands in no certificate.
+fn expected_name<'a>(tls: &'a UpstreamTls, host: &'a str) -> &'a str {
+    let name = tls.server_name.as_deref().unwrap_or(host);
+    name.strip_suffix('.').unwrap_or(name)
+}
+
 /// One worker's share: what its connections are made of.
 pub struct Desk {
     server: Option<Arc<ServerConfig>>,
@@ -101,9 +113,7 @@ impl Desk {
     pub fn new(tls: Tls, origins: &[Origin]) -> Desk {
         let client = |origin: &Origin| {
             let wanted = origin.tls.as_ref()?;
-            let name = wanted.server_name.as_deref().unwrap_or(&origin.host);
-            // A name's last dot means the root of the DNS, and stands in no certificate.
-            let name = ServerName::try_from(name.strip_suffix('.').unwrap_or(name).to_owned()).ok()?;
+            let name = ServerName::try_from(expected_name(wanted, &origin.host).to_owned()).ok()?;
             Some((tls.trust.client(wanted)?, name))
         };
         let clients: Vec<_> = origins.iter().map(client).collect();
