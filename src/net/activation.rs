@@ -3,8 +3,8 @@
 //!
 //! Sockets come as descriptors from 3 on; `LISTEN_PID` says for which process, `LISTEN_FDS` how many they are and
 //! `LISTEN_FDNAMES` what they are called. A port below 1024 needs no rights then, and no connection is lost in a restart:
-//! the manager holds the socket. Where sockets are handed over, they are used instead of `listen_addr` and
-//! `tls.listen_addr`; where both would be, the one named `https` speaks TLS.
+//! the manager holds the socket. Where sockets are handed over, they are used instead of all addresses in the configuration; one
+//! that is named `https` speaks TLS.
 //!
 //! Notifications go to the unix socket that `NOTIFY_SOCKET` names; where nobody listens there, nothing happens.
 //!
@@ -24,7 +24,9 @@ use std::time::Duration;
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use socket2::{Socket, Type};
 
-use super::listen::{Bound, Listening};
+use crate::config::TlsListen;
+
+use super::listen::{Bound, Listening, Speaks};
 
 /// The first descriptor that is handed over.
 const FIRST: RawFd = 3;
@@ -48,6 +50,8 @@ pub enum ActivationError {
     Count(OsString),
     /// There is no such descriptor.
     Closed(RawFd),
+    /// Its name wants TLS, and there is no certificate.
+    NoCertificate,
     /// It is not a stream socket that listens.
     NotListening(RawFd),
     /// The system refuses.
@@ -61,6 +65,9 @@ impl fmt::Display for ActivationError {
             ActivationError::Count(count) => write!(f, "LISTEN_FDS={} is not a number of sockets", count.display()),
             ActivationError::Closed(fd) => {
                 write!(f, "LISTEN_FDS promises a socket at descriptor {fd}, which is not open; clear LISTEN_FDS")
+            }
+            ActivationError::NoCertificate => {
+                f.write_str("a socket is named https, but there is no certificate; add tls to the configuration")
             }
             ActivationError::NotListening(fd) => write!(
                 f,
@@ -114,6 +121,17 @@ fn take(fd: RawFd) -> Result<Socket, ActivationError> {
 }
 
 impl Inherited {
+    /// What is spoken there: TLS where all addresses of the configuration speak it, and where some do, on sockets with
+    /// the name `https`. A socket of that name never speaks anything else.
+    pub fn speaks(&self, tls: Option<&TlsListen>) -> Result<Speaks, ActivationError> {
+        match (tls, self.name == "https") {
+            (None, true) => Err(ActivationError::NoCertificate),
+            (None, false) => Ok(Speaks::Plain),
+            (Some(tls), false) if !tls.listen.is_empty() => Ok(Speaks::Plain),
+            (Some(_), _) => Ok(Speaks::Tls),
+        }
+    }
+
     /// One listener for each of `workers` loops; they share the socket. Its file, if it has one, is not ours to remove.
     pub fn into_bound(self, workers: usize) -> io::Result<Bound> {
         let address = self.socket.local_addr()?;

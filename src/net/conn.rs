@@ -22,6 +22,10 @@ pub use super::tls::Handshake;
 use super::socket::Socket;
 use super::tls::Stage;
 
+/// What a TLS session owns while it rests, and what waits in it for a slow peer.
+const SESSION: usize = 12 * 1024;
+const UNSENT: usize = 32 * 1024;
+
 /// A connection.
 #[derive(Debug)]
 pub struct Conn {
@@ -138,6 +142,16 @@ impl Conn {
     /// Whether bytes that were written have not reached the socket, and still may.
     pub fn has_unsent(&self) -> bool {
         self.tls.as_ref().is_some_and(|stage| stage.has_unsent(&self.socket))
+    }
+
+    /// How many bytes of memory it owns beside its own slot. A TLS session does not tell what it owns; what is said here
+    /// for it was measured.
+    pub fn memory(&self) -> usize {
+        match (self.is_secured(), self.has_unsent()) {
+            (false, _) => 0,
+            (true, false) => SESSION,
+            (true, true) => SESSION + UNSENT,
+        }
     }
 
     /// Whether the connection is known to be broken, without reading: asked when the poller saw an error and nobody

@@ -14,7 +14,7 @@ use crate::config::{Config, ListenAddr};
 use crate::proxy::hooks::Hooks;
 use crate::proxy::site::Site;
 
-use super::activation::Inherited;
+use super::activation::{ActivationError, Inherited};
 use super::control::{Control, Order};
 use super::descriptors;
 use super::door::Door;
@@ -47,6 +47,8 @@ pub struct Parts {
 pub enum StartError {
     /// An address cannot be had.
     Listen(ListenError),
+    /// A socket that was handed over cannot be used.
+    Activation(ActivationError),
     /// Something is wrong with the certificates.
     Tls(TlsError),
     /// The system refuses a thread or a descriptor.
@@ -57,6 +59,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Listen(error) => error.fmt(f),
+            StartError::Activation(error) => error.fmt(f),
             StartError::Tls(error) => error.fmt(f),
             StartError::System(error) => {
                 write!(f, "cannot start: {error}; raise the limits on descriptors and threads, or lower workers")
@@ -70,6 +73,12 @@ impl std::error::Error for StartError {}
 impl From<ListenError> for StartError {
     fn from(error: ListenError) -> StartError {
         StartError::Listen(error)
+    }
+}
+
+impl From<ActivationError> for StartError {
+    fn from(error: ActivationError) -> StartError {
+        StartError::Activation(error)
     }
 }
 
@@ -122,11 +131,8 @@ impl Server {
         } else {
             inherited
                 .into_iter()
-                .map(|socket| {
-                    let speaks = spoken_at(&config, &socket.name);
-                    Ok((socket.into_bound(workers)?, speaks))
-                })
-                .collect::<io::Result<Vec<_>>>()?
+                .map(|socket| adopt(socket, &config, workers))
+                .collect::<Result<Vec<_>, StartError>>()?
         };
         let (addresses, files, listeners) = by_worker(bound, workers);
 
@@ -241,12 +247,10 @@ fn addresses(config: &Config) -> impl Iterator<Item = (&ListenAddr, Speaks)> {
     first.chain(with_tls.iter().map(|address| (address, Speaks::Tls)))
 }
 
-/// What is spoken at a socket that was handed over: TLS where all addresses speak it, or where it is named `https`.
-fn spoken_at(config: &Config, name: &str) -> Speaks {
-    match &config.tls {
-        Some(tls) if tls.listen.is_empty() || name == "https" => Speaks::Tls,
-        Some(_) | None => Speaks::Plain,
-    }
+/// A socket that was handed over, and what is spoken there.
+fn adopt(socket: Inherited, config: &Config, workers: usize) -> Result<(Bound, Speaks), StartError> {
+    let speaks = socket.speaks(config.tls.as_ref())?;
+    Ok((socket.into_bound(workers)?, speaks))
 }
 
 /// What all listeners of one worker are.

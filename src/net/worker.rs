@@ -279,7 +279,12 @@ impl Worker {
             && let Some(client) = self.clients.get_mut(key)
         {
             // Nobody owns 4 GiB: heads, queues and collected bodies all have caps.
-            let now = u32::try_from(client.exchange.memory()).unwrap_or(u32::MAX);
+            let up = match client.link.and_then(|link| self.links.get(link)).map(|link| &link.state) {
+                Some(LinkState::Dialing { conn, .. } | LinkState::Lent { conn, .. }) => conn.memory(),
+                Some(_) | None => 0,
+            };
+            let now = client.exchange.memory() + client.conn.memory() + up;
+            let now = u32::try_from(now).unwrap_or(u32::MAX);
             self.around.ledger.count(client.counted as usize, now as usize);
             client.counted = now;
         }

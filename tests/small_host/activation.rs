@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 use crate::support::proxy::BINARY;
-use crate::support::{Launch, Origin, PATIENCE, free_address, is_missing};
+use crate::support::{Launch, Origin, PATIENCE, curl, free_address, is_missing};
 
 /// Opens listening sockets as descriptors from 3 on, sets the variables and becomes the proxy, as a manager does.
 /// Arguments: the names or `-`, the sockets (`PORT` or a path, both after `dgram:` for a wrong kind), `--`, the program.
@@ -99,6 +99,35 @@ fn systemds_own_activation_works() {
     }
     assert_eq!(proxy.connect().get("/").status(), 200);
     proxy.log.wait_for("the name", |line| line.contains("handed over") && line.ends_with("name=web"));
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_socket_named_https_speaks_tls_and_the_others_do_not() {
+    if is_missing("python3") || is_missing("curl") {
+        return;
+    }
+    let (origin, folder) = (Origin::echo(), TempDir::new().expect("a folder"));
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let [certificate, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    std::fs::write(&certificate, made.cert.pem()).expect("a file");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
+    let [plain, secure] = [free_address(), free_address()];
+    let [plain_port, secure_port] = [plain, secure].map(|address| address.port().to_string());
+    let manager = ["python3", "-c", MANAGER, "http:https", &plain_port, &secure_port, "--"];
+    let tls = format!("certificate: {}, key: {}", certificate.display(), key.display());
+    let both = format!("listen_addr: 127.0.0.1:0\ntls: {{listen_addr: \"127.0.0.1:0\", {tls}}}");
+    let proxy = Launch::under(&manager, BINARY, &origin.config(&both)).start();
+    proxy.log.wait_for("https", |line| line.contains(&secure.to_string()) && line.contains("protocol=https"));
+    for url in [format!("http://{plain}/"), format!("https://{secure}/")] {
+        let output = curl(&["-k", "-w", "%{http_code}", "-o", "/dev/null", &url]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "200", "{url}");
+    }
+    drop(proxy);
+
+    let mut proxy = Launch::under(&manager, BINARY, &origin.config("listen_addr: 127.0.0.1:0")).spawn();
+    proxy.log.wait_for("the reason", |line| line.contains("a socket is named https, but there is no certificate"));
+    assert_eq!(proxy.wait().code(), Some(1));
 }
 
 #[test]
