@@ -277,8 +277,12 @@ pub fn exchange(data: &[u8]) {
     let (lane, is_bytewise) = (scenario.seed & 1 != 0, scenario.seed & 6 == 0 && sent < 2000);
     let split = if is_bytewise { Split::Bytes } else { Split::Random(Random::new(u64::from(scenario.seed))) };
     let other = scenario.run(split, lane);
-    // Who takes four bytes gets as much as four bytes of chunks of that size hold.
-    let is_cut_short = scenario.events.iter().any(|event| matches!(event, Event::Takes(_, Some(1..))));
+    // Who takes four bytes gets as much as four bytes of chunks of that size hold; and how much was read when a full
+    // queue stopped the reading depends on the size of the reads.
+    let is_cut_short = scenario.events.iter().any(|event| match event {
+        Event::Takes(_, Some(count)) => *count > 0 || sent > 8000,
+        _ => false,
+    });
     if !is_cut_short && outcome(&whole) != outcome(&other) {
         let (whole, other) = (render(&whole.transcript).join("\n"), render(&other.transcript).join("\n"));
         panic!("splitting matters (lane {lane})\n\n{}\nwhole\n{whole}\n\nsplit\n{other}", scenario.text());
