@@ -139,3 +139,142 @@ fn wants_upgrade(head: &RequestHead, options: &RouteOptions) -> bool {
 pub fn upgrade_has(fields: &Fields, token: &str) -> bool {
     fields.values(Known::Upgrade).any(|value| list_has(value, token.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::http::head::{HeadLimits, parse_request};
+    use crate::proxy::connection::read_options;
+    use std::sync::Arc;
+
+    const LIMITS: HeadLimits = HeadLimits { head_bytes: 4096, field_lines: 64, request_line: 1024 };
+
+    fn site() -> Site {
+        let text = "routes:\n\
+            - {prefix: /a, upstream: 'http://o/base', max_body_bytes: 10}\n\
+            - {prefix: /keep, upstream: 'http://o', strip_prefix: false}\n\
+            - {prefix: /chat, upstream: 'http://o', upgrade: [websocket, irc]}\n\
+            - {prefix: /plain, upstream: 'http://o', upgrade: []}\n";
+        Site::new(Arc::new(Config::parse(text, "test").expect("valid")), None)
+    }
+
+    /// What becomes of a request; a Host line is added.
+    fn judge(site: &Site, start: &str, lines: &str) -> Result<(Admission, String), Refusal> {
+        let mut head = RequestHead::default();
+        let text = format!("{start}\r\nHost: h\r\n{lines}\r\n");
+        parse_request(text.as_bytes(), &LIMITS, &mut head).expect("a valid head").expect("a whole head");
+        let options = read_options(&head.fields, &mut Vec::new()).expect("few options");
+        let mut target = b"left over".to_vec();
+        let admission = admit(&head, options, site, &mut target)?;
+        Ok((admission, String::from_utf8(target).expect("ASCII")))
+    }
+
+    fn plan(site: &Site, start: &str, lines: &str) -> Plan {
+        match judge(site, start, lines).expect("admitted").0.by {
+            Answerer::Upstream(plan) => plan,
+            other => panic!("{start}: answered by {other:?}"),
+        }
+    }
+
+    #[test]
+    fn g7_targets_are_routed_and_rewritten() {
+        let site = site();
+        for (start, expected) in [
+            ("GET /a HTTP/1.1", Some((0, "/base"))),
+            ("GET /a/x?q=%20 HTTP/1.1", Some((0, "/base/x?q=%20"))),
+            ("GET /keep/x HTTP/1.1", Some((1, "/keep/x"))),
+            ("GET http://h/a/x HTTP/1.1", Some((0, "/base/x"))),
+            ("OPTIONS /a/x HTTP/1.1", Some((0, "/base/x"))),
+            ("GET /ab HTTP/1.1", None),
+        ] {
+            let found = judge(&site, start, "").ok().map(|(admission, target)| match admission.by {
+                Answerer::Upstream(plan) => (plan.route, target),
+                other => panic!("{start}: answered by {other:?}"),
+            });
+            assert_eq!(found, expected.map(|(route, target)| (route, target.to_owned())), "{start}");
+        }
+    }
+
+    #[test]
+    fn requests_that_are_not_served_are_refused_for_the_first_reason() {
+        let site = site();
+        for (name, start, lines, status, why) in [
+            ("no route", "GET /b HTTP/1.1", "", 404, "no_route"),
+            ("a tunnel", "CONNECT h:443 HTTP/1.1", "", 405, "S16"),
+            ("an echo", "TRACE /a HTTP/1.1", "", 405, "method_refused"),
+            ("both framings", "POST /a HTTP/1.1", "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", 400, "S1"),
+            ("framing before method", "CONNECT h:443 HTTP/1.1", "Content-Length: +1\r\n", 400, "S2"),
+            ("a second Host", "GET /a HTTP/1.1", "Host: h\r\n", 400, "S11"),
+            ("another authority", "GET http://other/a HTTP/1.1", "", 400, "S11"),
+            ("a fragment", "GET /a#b HTTP/1.1", "", 400, "S12"),
+            ("an asterisk", "GET * HTTP/1.1", "", 400, "S12"),
+            ("a dot segment", "GET /a/%2e%2e/b HTTP/1.1", "", 400, "S20"),
+            ("an expectation", "PUT /a HTTP/1.1", "Expect: x\r\nContent-Length: 1\r\n", 417, "expectation_failed"),
+            ("a long body", "PUT /a HTTP/1.1", "Content-Length: 11\r\n", 413, "body_too_large"),
+            ("built-ins have two methods", "PUT /health HTTP/1.1", "", 405, "method_refused"),
+            ("not a number", "OPTIONS /a HTTP/1.1", "Max-Forwards: -1\r\n", 400, "S2"),
+        ] {
+            let refusal = judge(&site, start, lines).expect_err(name);
+            assert_eq!((refusal.status, refusal.cause.why()), (status, why), "{name}");
+            assert_eq!(refusal.allow.is_some(), status == 405, "{name}: Allow with 405 and only there");
+        }
+    }
+
+    #[test]
+    fn the_proxy_answers_by_itself() {
+        let site = site();
+        for (start, lines, by) in [
+            ("GET /health HTTP/1.1", "", Answerer::Health),
+            ("HEAD /health?x HTTP/1.1", "", Answerer::Health),
+            ("GET /configz HTTP/1.1", "", Answerer::Configz),
+            ("OPTIONS * HTTP/1.1", "", Answerer::Options),
+            ("OPTIONS /a HTTP/1.1", "Max-Forwards: 0\r\n", Answerer::Options),
+        ] {
+            assert_eq!(judge(&site, start, lines).map(|(admission, _)| admission.by), Ok(by), "{start}");
+        }
+        let config = Config { configz: false, ..Config::clone(&site.config) };
+        let refused = judge(&Site::new(Arc::new(config), None), "GET /configz HTTP/1.1", "");
+        assert_eq!(refused.map_err(|refusal| refusal.status), Err(404), "/configz turned off");
+    }
+
+    #[test]
+    fn g10_only_a_body_can_be_waited_for() {
+        let site = site();
+        for (name, start, lines, expected) in [
+            ("a length", "PUT /a HTTP/1.1", "Expect: 100-Continue\r\nContent-Length: 1\r\n", true),
+            ("chunked", "PUT /a HTTP/1.1", "Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n", true),
+            ("no body", "PUT /a HTTP/1.1", "Expect: 100-continue\r\n", false),
+            ("an empty body", "PUT /a HTTP/1.1", "Expect: 100-continue\r\nContent-Length: 0\r\n", false),
+            ("HTTP/1.0", "PUT /a HTTP/1.0", "Expect: 100-continue\r\nContent-Length: 1\r\n", false),
+            ("HTTP/1.0, whatever it is", "PUT /a HTTP/1.0", "Expect: x\r\nContent-Length: 1\r\n", false),
+            ("none", "PUT /a HTTP/1.1", "Content-Length: 1\r\n", false),
+        ] {
+            assert_eq!(plan(&site, start, lines).expects_continue, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn g14_an_upgrade_takes_both_fields_and_a_route_that_allows_it() {
+        let site = site();
+        let both = "Connection: keep-alive, Upgrade\r\nUpgrade: x, WebSocket\r\n";
+        for (name, start, lines, expected) in [
+            ("both", "GET /a HTTP/1.1", both, true),
+            ("another token of the route", "GET /chat HTTP/1.1", "Connection: upgrade\r\nUpgrade: irc\r\n", true),
+            ("no Connection", "GET /a HTTP/1.1", "Upgrade: websocket\r\n", false),
+            ("no Upgrade", "GET /a HTTP/1.1", "Connection: upgrade\r\n", false),
+            ("an unknown token", "GET /a HTTP/1.1", "Connection: upgrade\r\nUpgrade: irc\r\n", false),
+            (
+                "a version is part of the token",
+                "GET /a HTTP/1.1",
+                "Connection: upgrade\r\nUpgrade: websocket/1\r\n",
+                false,
+            ),
+            ("a route without", "GET /plain HTTP/1.1", both, false),
+            ("HTTP/1.0", "GET /a HTTP/1.0", both, false),
+            ("a body", "GET /a HTTP/1.1", &format!("{both}Content-Length: 1\r\n"), false),
+        ] {
+            assert_eq!(plan(&site, start, lines).upgrade, expected, "{name}");
+        }
+    }
+}

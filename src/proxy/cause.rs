@@ -140,3 +140,70 @@ impl From<ChunkError> for Refusal {
         Refusal::new(400, Cause::Rule(error.rule()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s23_each_cause_has_a_word_of_its_own() {
+        let words = [
+            Cause::Rule("S1"),
+            Cause::NoRoute,
+            Cause::MethodRefused,
+            Cause::ExpectationFailed,
+            Cause::BodyTooLarge,
+            Cause::HeadTimeout,
+            Cause::BodyTimeout,
+            Cause::ClientWriteTimeout,
+            Cause::ClientGone,
+            Cause::DnsFail,
+            Cause::ConnectRefused,
+            Cause::ConnectTimeout,
+            Cause::ConnectFailed,
+            Cause::UpstreamWriteTimeout,
+            Cause::ResponseTimeout,
+            Cause::ResponseIdleTimeout,
+            Cause::UpstreamReset,
+            Cause::UpstreamTruncated,
+            Cause::BadResponse("S2"),
+            Cause::TunnelIdle,
+            Cause::PluginAnswered,
+            Cause::PluginFailed,
+        ]
+        .map(Cause::why);
+        for (index, word) in words.iter().enumerate() {
+            assert!(word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'), "{word} breaks a log line");
+            assert!(!words[..index].contains(word), "{word} twice");
+        }
+    }
+
+    #[test]
+    fn rules_are_told_of_both_sides() {
+        for (cause, why, rule) in [
+            (Cause::Rule("S1"), "S1", Some("S1")),
+            (Cause::BadResponse("S5"), "bad_response", Some("S5")),
+            (Cause::NoRoute, "no_route", None),
+        ] {
+            assert_eq!((cause.why(), cause.rule()), (why, rule));
+        }
+    }
+
+    #[test]
+    fn errors_become_refusals_with_their_status() {
+        for (refusal, status, why) in [
+            (Refusal::from(HeadError::HeadTooLarge), 431, "max_head_bytes"),
+            (Refusal::from(HeadError::RequestLineTooLong), 414, "max_request_line"),
+            (Refusal::from(HeadError::UnsupportedVersion), 505, "S21"),
+            (Refusal::from(HeadError::BareLf), 400, "S8"),
+            (Refusal::from(TargetError::HostMissing), 400, "S11"),
+            (Refusal::from(FramingError::UnknownCoding), 501, "S3"),
+            (Refusal::from(FramingError::LengthAndCoding), 400, "S1"),
+            (Refusal::from(ChunkError::BadDataEnd), 400, "S7"),
+        ] {
+            assert_eq!((refusal.status, refusal.cause.why(), refusal.allow), (status, why, None));
+            assert!(!refusal.keeps_connection(), "what was not understood ends its connection");
+        }
+        assert!(Refusal::new(404, Cause::NoRoute).keeps_connection());
+    }
+}

@@ -32,7 +32,7 @@ pub enum ConnectError {
 pub enum Input<'a> {
     /// These bytes were read from that side. All of them are taken.
     Bytes(Side, &'a [u8]),
-    /// So many bytes were read from that side and written to the other, unseen: at most [`Exchange::relayable`].
+    /// So many bytes were read from that side and written to the other, unseen: at most `Exchange::relayable`.
     Relayed(Side, u64),
     /// That side sends no more (FIN).
     Eof(Side),

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! What an active exchange does is told by the states of its two ends: `downstream` and `upstream` hold one machine
-//! each, and the rules that need both sit in [`Exchange::settle`].
+//! each, and the rules that need both sit in `settle`.
 //!
 //! Invariants, checked by tests and fuzz targets: whatever the order of inputs, no panic; the queues stay below the high
 //! water mark plus one read; each request gets exactly one final response or a close; and there is always something
@@ -409,7 +409,7 @@ impl Transaction {
                 Downstream::Tunnel(Flow::Ended | Flow::Told) => false,
             },
             Side::Upstream => match &self.up {
-                Upstream::Body { sink: ResponseSink::Collect | ResponseSink::Discard, .. } => true,
+                Upstream::Body { sink: ResponseSink::Collect, .. } => true,
                 Upstream::AwaitHead { .. } | Upstream::Body { .. } | Upstream::Tunnel(Flow::Open) => {
                     self.to_client.len() < HIGH_WATER
                 }
@@ -437,9 +437,7 @@ impl Transaction {
             Side::Upstream if self.to_client.is_empty() => match &self.up {
                 Upstream::Body { body, sink: ResponseSink::Verbatim | ResponseSink::UntilClose } => body.relayable(),
                 Upstream::Tunnel(Flow::Open) => u64::MAX,
-                Upstream::Body {
-                    sink: ResponseSink::Chunked | ResponseSink::Collect | ResponseSink::Discard, ..
-                }
+                Upstream::Body { sink: ResponseSink::Chunked | ResponseSink::Collect, .. }
                 | Upstream::None
                 | Upstream::Local
                 | Upstream::Connecting { .. }

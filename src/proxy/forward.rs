@@ -228,3 +228,176 @@ fn write_upgrade(protocols: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(protocols);
     out.extend_from_slice(b"\r\n");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::proxy::connection::read_options;
+
+    const DATE: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+
+    fn text(bytes: &[u8]) -> String {
+        String::from_utf8(bytes.to_vec()).expect("the rows are text")
+    }
+
+    /// What is forwarded of a head with these lines: all lines but the request line.
+    fn forwarded(route: &str, method: Method, upgrade: bool, lines: &[(&str, &str)]) -> String {
+        let config =
+            format!("routes: [{{prefix: /a, upstream: 'http://o:81', {route}}}]\nforwarded: {{enabled: false}}\n");
+        let config = Config::parse(&config, "test").expect("valid");
+        let plan = Plan { route: 0, upgrade, expects_continue: false };
+        let mut head = RequestHead { method, target: b"/x".to_vec(), ..RequestHead::default() };
+        lines.iter().for_each(|(name, value)| head.fields.add(name.as_bytes(), value.as_bytes()));
+        let mut scratch = Scratch::default();
+        read_options(&head.fields, &mut scratch.nominated).expect("few options");
+        let peer = Peer { address: None, secure: false };
+        let forwarding = Forwarding { plan: &plan, route: &config.routes[0], peer: &peer, policy: &config.forwarded };
+        let mut offered = b"left over".to_vec();
+        forward_request(&mut head, &forwarding, &mut offered, &mut scratch);
+        let mut out = Vec::new();
+        write_request_head(&head, Framing::None, None, &offered, &mut out);
+        let all = text(&out);
+        let (start, rest) = all.split_once("\r\n").expect("a request line");
+        assert!(start.ends_with(" /x HTTP/1.1"), "{start}");
+        rest.trim_end().replace("\r\n", "|")
+    }
+
+    #[test]
+    fn g1_what_belongs_to_one_connection_stays_there() {
+        let via = "Via: 1.1 mini-rproxy";
+        for (name, lines, expected) in [
+            ("nothing", &[("A", "1")][..], "A: 1|"),
+            ("the fixed names", &[("TE", "x"), ("Trailer", "x"), ("Keep-Alive", "x"), ("proxy-CONNECTION", "x")], ""),
+            (
+                "authentication",
+                &[("Proxy-Authorization", "x"), ("Proxy-Authenticate", "x"), ("Authorization", "y")],
+                "Authorization: y|",
+            ),
+            ("nominated", &[("Connection", "a, B"), ("A", "1"), ("b", "2"), ("C", "3")], "C: 3|"),
+            ("nominated in two lines", &[("Connection", ""), ("A", "1"), ("connection", "A")], ""),
+            ("framing", &[("Content-Length", "5"), ("Transfer-Encoding", "chunked")], ""),
+            (
+                "an upgrade that is none",
+                &[("Connection", "upgrade"), ("Upgrade", "websocket"), ("HTTP2-Settings", "x")],
+                "",
+            ),
+            ("an expectation that is none", &[("Expect", "100-continue")], ""),
+        ] {
+            let found = forwarded("host: upstream", Method::Get, false, lines);
+            assert_eq!(found, format!("Host: o:81|{expected}{via}"), "{name}");
+        }
+    }
+
+    #[test]
+    fn g2_ours_come_after_theirs_went() {
+        let found =
+            forwarded("host: client", Method::Get, false, &[("Host", "h"), ("Connection", "host, via"), ("Via", "x")]);
+        assert_eq!(found, "Host: h|Via: 1.1 mini-rproxy");
+    }
+
+    #[test]
+    fn g8_each_route_says_which_host_it_is() {
+        for (policy, sent, expected) in [
+            ("host: upstream", Some("h:1"), "o:81"),
+            ("host: client", Some("h:1"), "h:1"),
+            ("host: client", None, "o:81"),
+            ("host: fixed.example", Some("h:1"), "fixed.example"),
+        ] {
+            let lines: Vec<_> = sent.map(|host| ("Host", host)).into_iter().collect();
+            let found = forwarded(policy, Method::Get, false, &lines);
+            assert_eq!(found, format!("Host: {expected}|Via: 1.1 mini-rproxy"), "{policy} {sent:?}");
+        }
+    }
+
+    #[test]
+    fn g14_only_what_the_route_allows_is_offered() {
+        for (upgrade, expected) in [
+            ("websocket", "|Connection: Upgrade|Upgrade: websocket"),
+            ("h2c, WebSocket, x", "|Connection: Upgrade|Upgrade: WebSocket"),
+            ("h2c", ""),
+        ] {
+            let found = forwarded("upgrade: [websocket, h2d]", Method::Get, true, &[("Upgrade", upgrade)]);
+            assert_eq!(found, format!("Host: o:81|Via: 1.1 mini-rproxy{expected}"), "{upgrade}");
+        }
+    }
+
+    #[test]
+    fn max_forwards_is_counted_down_for_options_only() {
+        for (method, sent, expected) in [
+            (Method::Options, "10", "9"),
+            (Method::Options, "1", "0"),
+            (Method::Get, "10", "10"),
+            (Method::Options, "9223372036854775807", "9223372036854775806"),
+        ] {
+            let found = forwarded("host: upstream", method, false, &[("Max-Forwards", sent)]);
+            assert_eq!(found, format!("Host: o:81|Max-Forwards: {expected}|Via: 1.1 mini-rproxy"), "{sent}");
+        }
+    }
+
+    #[test]
+    fn responses_get_a_date_where_there_is_none() {
+        for (name, status, lines, expected) in [
+            ("none", 200, &[("A", "1")][..], "A: 1|Date: Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("theirs", 200, &[("Date", "x")], "Date: x"),
+            ("not in an interim response", 103, &[("A", "1")], "A: 1"),
+            ("hop by hop", 200, &[("Date", "x"), ("Keep-Alive", "5"), ("Connection", "close"), ("B", "2")], "Date: x"),
+        ] {
+            let mut head = ResponseHead { status, ..ResponseHead::default() };
+            lines.iter().for_each(|(name, value)| head.fields.add(name.as_bytes(), value.as_bytes()));
+            forward_response(&mut head, b"b,", DATE);
+            let mut out = Vec::new();
+            head.fields.write(&mut out);
+            assert_eq!(text(&out).trim_end().replace("\r\n", "|"), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn g19_the_framing_to_the_client() {
+        for (received, to_11, to_10) in [
+            (Framing::None, Framing::None, Framing::None),
+            (Framing::Length(5), Framing::Length(5), Framing::Length(5)),
+            (Framing::Chunked, Framing::Chunked, Framing::UntilClose),
+            (Framing::UntilClose, Framing::Chunked, Framing::UntilClose),
+        ] {
+            assert_eq!(client_framing(received, Version::Http11), to_11);
+            assert_eq!(client_framing(received, Version::Http10), to_10);
+        }
+    }
+
+    #[test]
+    fn s17_trailers_that_would_change_the_message_are_dropped() {
+        let mut trailers = Fields::new();
+        for name in [
+            "X-Sum",
+            "Content-Length",
+            "content-type",
+            "Host",
+            "Cookie",
+            "Set-Cookie",
+            "TE",
+            "Location",
+            "Server-Timing",
+        ] {
+            trailers.add(name.as_bytes(), b"1");
+        }
+        let mut out = Vec::new();
+        write_trailers(&mut trailers, &mut out);
+        assert_eq!(text(&out), "X-Sum: 1\r\nServer-Timing: 1\r\n\r\n");
+    }
+
+    #[test]
+    fn response_heads_say_how_they_end_and_what_follows() {
+        let head = ResponseHead { status: 200, reason: b"Fine".to_vec(), ..ResponseHead::default() };
+        for (framing, persistence, expected) in [
+            (Framing::Length(5), Persistence::KeepAlive(Version::Http11), "Content-Length: 5\r\n"),
+            (Framing::Chunked, Persistence::Close, "Transfer-Encoding: chunked\r\nConnection: close\r\n"),
+            (Framing::None, Persistence::KeepAlive(Version::Http10), "Connection: keep-alive\r\n"),
+            (Framing::UntilClose, Persistence::Close, "Connection: close\r\n"),
+        ] {
+            let mut out = Vec::new();
+            write_response_head(&head, framing, persistence, &mut out);
+            assert_eq!(text(&out), format!("HTTP/1.1 200 Fine\r\n{expected}\r\n"));
+        }
+    }
+}

@@ -113,3 +113,97 @@ fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
 pub fn list_has(value: &[u8], token: &[u8]) -> bool {
     list_members(value).any(|member| member.eq_ignore_ascii_case(token))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(address: &str) -> Peer {
+        Peer { address: Some(SocketAddr::new(address.parse().expect("an address"), 5000)), secure: false }
+    }
+
+    fn policy() -> ForwardedPolicy {
+        let trusted = ["10.0.0.0/8", "2001:db8::/32"].map(|range| range.parse().expect("a range"));
+        ForwardedPolicy { trusted_proxies: trusted.to_vec(), enabled: true }
+    }
+
+    fn fields(lines: &[(&str, &str)]) -> Fields {
+        let mut fields = Fields::new();
+        lines.iter().for_each(|(name, value)| fields.add(name.as_bytes(), value.as_bytes()));
+        fields
+    }
+
+    #[test]
+    fn g5_the_client_is_read_from_the_right() {
+        const XFF: &str = "X-Forwarded-For";
+        for (name, from, lines, expected) in [
+            ("an untrusted peer", "192.0.2.1", &[(XFF, "1.1.1.1")][..], "192.0.2.1:5000"),
+            ("a trusted peer that says nothing", "10.0.0.1", &[], "10.0.0.1:5000"),
+            ("the last one", "10.0.0.1", &[(XFF, "1.1.1.1, 2.2.2.2")], "2.2.2.2:0"),
+            ("behind trusted ones", "10.0.0.1", &[(XFF, "1.1.1.1,2.2.2.2 , 10.0.0.3")], "2.2.2.2:0"),
+            ("over several lines", "10.0.0.1", &[(XFF, "1.1.1.1"), ("x-forwarded-for", "10.0.0.3")], "1.1.1.1:0"),
+            ("all are trusted", "10.0.0.1", &[(XFF, "10.0.0.4, 10.0.0.3")], "10.0.0.4:0"),
+            ("no address", "10.0.0.1", &[(XFF, "1.1.1.1, unknown, 10.0.0.3")], "10.0.0.3:0"),
+            ("an address with a port", "10.0.0.1", &[(XFF, "1.1.1.1:80")], "10.0.0.1:5000"),
+            ("an empty line", "10.0.0.1", &[(XFF, "")], "10.0.0.1:5000"),
+            ("IPv6", "2001:db8::1", &[(XFF, "2001:470::1")], "[2001:470::1]:0"),
+            ("mapped", "::ffff:10.0.0.1", &[(XFF, "1.1.1.1")], "1.1.1.1:0"),
+        ] {
+            let found = client_address(&peer(from), &fields(lines), &policy());
+            assert_eq!(found.map(|address| address.to_string()).as_deref(), Some(expected), "{name}");
+        }
+        let unix = Peer { address: None, secure: false };
+        assert_eq!(client_address(&unix, &fields(&[(XFF, "1.1.1.1")]), &policy()), None);
+    }
+
+    #[test]
+    fn g4_what_was_not_claimed_is_claimed_once() {
+        type Lines = &'static [(&'static str, &'static str)];
+        let rows: [(&str, &str, bool, Lines, &str); 5] = [
+            ("anew", "192.0.2.1", false, &[], "for=192.0.2.1 host=h proto=http prefix=/a"),
+            (
+                "appended",
+                "10.0.0.1",
+                true,
+                &[("x-forwarded-for", "1.1.1.1")],
+                "for=1.1.1.1, 10.0.0.1 host=h proto=http prefix=/a",
+            ),
+            ("an empty list", "10.0.0.1", true, &[("x-forwarded-for", "")], "for=10.0.0.1 host=h proto=http prefix=/a"),
+            (
+                "kept",
+                "10.0.0.1",
+                true,
+                &[("X-Forwarded-Host", "o"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Prefix", "/p")],
+                "for=10.0.0.1 host=o proto=https prefix=/p",
+            ),
+            ("IPv6", "2001:db8::1", true, &[], "for=2001:db8::1 host=h proto=http prefix=/a"),
+        ];
+        for (name, from, trusted, lines, expected) in rows {
+            let mut head = RequestHead { fields: fields(lines), ..RequestHead::default() };
+            add_claims(&mut head, &peer(from), trusted, b"h", "/a", &mut b"left over".to_vec());
+            let value = |known| head.fields.first(known).unwrap_or(b"-").escape_ascii();
+            let found = format!(
+                "for={} host={} proto={} prefix={}",
+                value(Known::XForwardedFor),
+                value(Known::XForwardedHost),
+                value(Known::XForwardedProto),
+                value(Known::XForwardedPrefix),
+            );
+            assert_eq!(found, expected, "{name}");
+            assert_eq!(head.fields.len(), 4, "{name}: one line each");
+        }
+        let mut head = RequestHead::default();
+        add_claims(&mut head, &Peer { address: None, secure: true }, false, b"", "", &mut Vec::new());
+        assert_eq!(head.fields.iter().count(), 1);
+        assert_eq!(head.fields.first(Known::XForwardedProto), Some(&b"https"[..]));
+    }
+
+    #[test]
+    fn tokens_are_found_in_lists() {
+        for (value, expected) in
+            [("websocket", true), ("h2c, WebSocket", true), (" websocket ,", true), ("websockets", false), ("", false)]
+        {
+            assert_eq!(list_has(value.as_bytes(), b"websocket"), expected, "{value}");
+        }
+    }
+}

@@ -103,3 +103,71 @@ fn write_end(body: &[&[u8]], envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 
     body.iter().for_each(|part| out.extend_from_slice(part));
     len
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::fields::Fields;
+    use crate::http::head::Version;
+    use crate::proxy::cause::Cause;
+
+    const DATE: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+
+    /// What is written to a GET that keeps its connection, and to a HEAD that does not.
+    fn both(write: impl Fn(&Envelope<'_>, &mut Vec<u8>) -> u64) -> (String, String) {
+        let [get, head] = [(Persistence::KeepAlive(Version::Http11), false), (Persistence::Close, true)].map(
+            |(persistence, to_head)| {
+                let mut out = Vec::new();
+                let len = write(&Envelope { date: DATE, persistence, to_head }, &mut out);
+                let text = String::from_utf8(out).expect("text");
+                let (_, body) = text.split_once("\r\n\r\n").expect("a head");
+                assert_eq!(body.len() as u64, len, "what the log is told");
+                text.replace("Date: Sun, 06 Nov 1994 08:49:37 GMT", "D").replace("\r\n", "|")
+            },
+        );
+        (get, head)
+    }
+
+    #[test]
+    fn answers_are_whole_responses() {
+        let (get, head) = both(|envelope, out| write_json(HEALTH, envelope, out));
+        assert_eq!(get, "HTTP/1.1 200 OK|D|Content-Type: application/json|Content-Length: 16||{\"message\":\"OK\"}");
+        assert_eq!(head, "HTTP/1.1 200 OK|D|Content-Type: application/json|Content-Length: 16|Connection: close||");
+
+        let (get, head) = both(|envelope, out| write_options("GET, HEAD", envelope, out));
+        assert_eq!(get, "HTTP/1.1 204 No Content|D|Allow: GET, HEAD||");
+        assert_eq!(head, "HTTP/1.1 204 No Content|D|Allow: GET, HEAD|Connection: close||");
+    }
+
+    #[test]
+    fn s22_an_error_says_nothing_but_its_status() {
+        let refusal = Refusal { status: 405, cause: Cause::MethodRefused, allow: Some("GET") };
+        let (get, head) = both(|envelope, out| write_refusal(&refusal, envelope, out));
+        let start =
+            "HTTP/1.1 405 Method Not Allowed|D|Allow: GET|Content-Type: text/plain; charset=utf-8|Content-Length: 19|";
+        assert_eq!(get, format!("{start}|Method Not Allowed\n"));
+        assert_eq!(head, format!("{start}Connection: close||"));
+        for status in [400, 404, 408, 413, 414, 417, 431, 501, 502, 504, 505] {
+            let (get, _) = both(|envelope, out| write_refusal(&Refusal::new(status, Cause::NoRoute), envelope, out));
+            assert!(get.starts_with(&format!("HTTP/1.1 {status} {}|", reason_phrase(status))), "{get}");
+            assert!(!reason_phrase(status).is_empty() && !get.contains("Allow"), "{get}");
+        }
+    }
+
+    #[test]
+    fn g21_a_plugins_answer_gets_framing_and_date() {
+        let answer = |status, lines: &[(&str, &str)]| {
+            let mut fields = Fields::new();
+            lines.iter().for_each(|(name, value)| fields.add(name.as_bytes(), value.as_bytes()));
+            Answer { status, fields, body: b"hello".to_vec() }
+        };
+        for (name, answer, expected) in [
+            ("plain", answer(403, &[("A", "1")]), "HTTP/1.1 403 Forbidden|D|A: 1|Content-Length: 5||hello"),
+            ("its own Date", answer(200, &[("date", "x")]), "HTTP/1.1 200 OK|date: x|Content-Length: 5||hello"),
+            ("204 has no body", answer(204, &[]), "HTTP/1.1 204 No Content|D||"),
+            ("304 has no body", answer(304, &[("ETag", "x")]), "HTTP/1.1 304 Not Modified|D|ETag: x||"),
+        ] {
+            assert_eq!(both(|envelope, out| write_answer(&answer, envelope, out)).0, expected, "{name}");
+        }
+    }
+}

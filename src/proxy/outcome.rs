@@ -76,10 +76,7 @@ impl Transaction {
 
     /// The response broke off: what was received is delivered, then the client's connection is cut (rule G11).
     pub(super) fn cut(&mut self, turn: &mut Turn<'_, '_>) {
-        let ending = match self.up {
-            Upstream::Body { sink: ResponseSink::UntilClose, .. } | Upstream::Tunnel(_) => Ending::Abort,
-            _ => Ending::Close,
-        };
+        let ending = self.ending_of_a_cut();
         let release = if matches!(self.up, Upstream::Tunnel(_)) { Release::Abort } else { Release::Close };
         self.release_upstream(turn, release);
         self.abandon_request();
@@ -87,8 +84,24 @@ impl Transaction {
         self.up = Upstream::Cut { ending };
     }
 
+    /// How the client can tell that what it got is not all.
+    fn ending_of_a_cut(&self) -> Ending {
+        match self.up {
+            Upstream::Body { sink: ResponseSink::UntilClose, .. } | Upstream::Tunnel(_) => Ending::Abort,
+            Upstream::Body { .. }
+            | Upstream::None
+            | Upstream::Local
+            | Upstream::Connecting { .. }
+            | Upstream::AwaitHead { .. }
+            | Upstream::Done
+            | Upstream::Cut { .. } => Ending::Close,
+        }
+    }
+
     /// The client is gone: the upstream is released at once (rule G12), and nobody else is to blame.
     pub(super) fn client_gone(&mut self, turn: &mut Turn<'_, '_>, cause: Cause) {
+        // It may only have been too slow, and read on.
+        let ending = self.ending_of_a_cut();
         if let Upstream::Tunnel(_) = self.up {
             self.release_upstream(turn, Release::Abort);
         } else {
@@ -97,14 +110,19 @@ impl Transaction {
         }
         self.record.blame(cause);
         self.to_client.clear();
-        self.up = Upstream::Cut { ending: Ending::Close };
+        self.up = Upstream::Cut { ending };
     }
 
     /// Nobody has said anything for too long: both ends of a tunnel are closed.
     pub(super) fn end_tunnel(&mut self, turn: &mut Turn<'_, '_>) {
         self.record.blame(Cause::TunnelIdle);
-        self.release_upstream(turn, Release::Close);
-        self.up = Upstream::Cut { ending: Ending::Close };
+        // What nobody took for so long is lost, and that should be seen.
+        let is_lossless = self.to_client.is_empty() && self.to_origin.is_empty();
+        let (release, ending) =
+            if is_lossless { (Release::Close, Ending::Close) } else { (Release::Abort, Ending::Abort) };
+        self.release_upstream(turn, release);
+        self.to_client.clear();
+        self.up = Upstream::Cut { ending };
     }
 
     /// Gives the upstream connection back, if one is held.

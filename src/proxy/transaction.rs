@@ -82,8 +82,6 @@ pub(super) enum ResponseSink {
     Chunked,
     /// Into memory, for plugins.
     Collect,
-    /// Nowhere: the client asked with HEAD, a plugin turned it into something else.
-    Discard,
 }
 
 /// One direction of a tunnel.

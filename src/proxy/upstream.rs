@@ -181,15 +181,18 @@ impl Transaction {
         let announced = self.announced_framing(framing);
         forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
         match Body::new(framing) {
-            Some(body) if turn.client.site.wants().response => {
+            Some(body) if turn.client.site.wants().response && !self.is_client_head() => {
                 self.up = Upstream::Body { body, sink: ResponseSink::Collect };
             }
             Some(body) => {
                 let framing = client_framing(framing, self.request.version);
                 if self.respond(turn, framing)?.is_continue() {
-                    let is_unwanted = self.is_client_head() || has_no_body(self.response.status);
-                    let sink = if is_unwanted { ResponseSink::Discard } else { sink_for(framing) };
-                    self.up = Upstream::Body { body, sink };
+                    if self.is_client_head() || has_no_body(self.response.status) {
+                        // A plugin made it one that has no place for this body, which may be an endless one.
+                        self.complete_response(turn, true);
+                    } else {
+                        self.up = Upstream::Body { body, sink: sink_for(framing) };
+                    }
                 }
             }
             None => {
@@ -284,10 +287,9 @@ impl Transaction {
                 write_chunk(self.to_client.tail(), |out| body.read(data, |piece| append(out, piece)))
             }
             ResponseSink::Collect => body.read(data, |piece| append(&mut self.response_body, piece)),
-            ResponseSink::Discard => body.read(data, |_| {}),
         };
         match sink {
-            ResponseSink::Collect | ResponseSink::Discard => {}
+            ResponseSink::Collect => {}
             ResponseSink::Verbatim | ResponseSink::UntilClose | ResponseSink::Chunked => self.record.bytes_out += count,
         }
         match read {
@@ -323,7 +325,7 @@ impl Transaction {
     fn end_response_body(&mut self, turn: &mut Turn<'_, '_>, has_more: bool) {
         let Upstream::Body { body, sink } = &self.up else { return };
         match sink {
-            ResponseSink::Verbatim | ResponseSink::UntilClose | ResponseSink::Discard => {}
+            ResponseSink::Verbatim | ResponseSink::UntilClose => {}
             ResponseSink::Chunked => {
                 let limits = head_limits(&turn.client.site.config);
                 match parse_trailers(body.trailers(), &limits, &mut self.trailers) {

@@ -341,6 +341,9 @@ impl Parser {
         if start.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
             return Err("line breaks in a start line".to_owned());
         }
+        if self.kind == Kind::Requests && start.split(|&byte| byte == b' ').count() != 3 {
+            return Err("not a request line".to_owned());
+        }
         let fields = self.fields(&lines[start_end + 2..])?;
         let mut head = Head { start: text(start), fields, framing: Framing::None, raw: raw.clone() };
         let framing = match self.kind {

@@ -381,6 +381,8 @@ impl Wire {
                 Command::Close(Side::Downstream) => {
                     self.note("X close downstream");
                     self.is_over = true;
+                    // The client takes it for the end of a close-delimited body.
+                    self.answered.finish();
                 }
                 Command::Abort(Side::Downstream) => {
                     self.note("X abort downstream");
