@@ -4,7 +4,7 @@
 //! by the side that was chosen last, and bytes from 0x80 on are events of their own (see [`read`]), so that whatever is
 //! cut out of one script and put into another keeps its meaning.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mini_rproxy::config::Config;
@@ -29,7 +29,7 @@ const CONFIGS: [&str; 6] = [
     "routes: [{prefix: /a, upstream: 'http://u:p@o'}, {prefix: /a/b, upstream: 'http://two:81', strip_prefix: false}]\n\
      forwarded: {enabled: false}\n",
     "routes: [{prefix: /a, upstream: 'http://o', upgrade: [websocket, x]}]\nplugin_body_limit: 20\n\
-     limits: {max_head_bytes: 200, max_request_line: 60}\n",
+     limits: {max_head_bytes: 1KiB, max_request_line: 256}\n",
     "routes: [{prefix: /a, upstream: 'http://o', host: fixed.example}]\nadmin: {configz: false}\n\
      limits: {max_body_bytes: 4}\n",
 ];
@@ -74,7 +74,8 @@ fn op(line: &str) -> Option<Op> {
 
 /// A whole scenario.
 struct Scenario {
-    config: &'static str,
+    /// Which of [`CONFIGS`].
+    config: usize,
     plugin: Option<(BodyWants, [usize; 2], [usize; 2])>,
     seed: u8,
     events: Vec<Event>,
@@ -82,7 +83,7 @@ struct Scenario {
 
 fn read(data: &[u8]) -> Scenario {
     let mut input = Input(data);
-    let config = CONFIGS[usize::from(input.byte()) % CONFIGS.len()];
+    let config = usize::from(input.byte()) % CONFIGS.len();
     let flags = input.byte();
     let mut ops = [0; 4].map(|_: u8| usize::from(input.byte()) % OPS.len());
     // The hooks of a plugin that does nothing to a request run all the same.
@@ -222,13 +223,15 @@ pub fn encode<'e>(
 
 impl Scenario {
     fn setup(&self, split: Split, lane: bool) -> Setup {
-        let config = Config::parse(self.config, "fuzz").expect("the table's configurations are valid");
+        static PARSED: OnceLock<[Arc<Config>; CONFIGS.len()]> = OnceLock::new();
+        let parse = |text| Arc::new(Config::parse(text, "fuzz").expect("the table's configurations are valid"));
+        let config = Arc::clone(&PARSED.get_or_init(|| CONFIGS.map(parse))[self.config]);
         let plugin = self.plugin.map(|(wants, on_request, on_response)| {
             let ops = |numbers: [usize; 2]| numbers.iter().filter_map(|&number| op(OPS[number])).collect();
             Arc::new(Plugin { wants, on_request: ops(on_request), on_response: ops(on_response), ..Plugin::default() })
         });
         let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false };
-        Setup { config: Arc::new(config), peer, plugin, split, lane }
+        Setup { config, peer, plugin, split, lane }
     }
 
     fn run(&self, split: Split, lane: bool) -> Wire {
@@ -264,7 +267,7 @@ impl Scenario {
             hooks.extend(lines("request", on_request));
             hooks.extend(lines("response", on_response));
         }
-        write(self.config, &hooks, &self.events)
+        write(CONFIGS[self.config], &hooks, &self.events)
     }
 }
 
