@@ -88,7 +88,8 @@ impl Launch {
         Some(launch)
     }
 
-    fn under(wrapper: &[&str], binary: &str, yaml: &str) -> Launch {
+    /// As an argument of another program, for example `valgrind`.
+    pub fn under(wrapper: &[&str], binary: &str, yaml: &str) -> Launch {
         let folder = TempDir::new().expect("a temporary folder");
         let listen = if yaml.contains("listen_addr:") { "" } else { "listen_addr: 127.0.0.1:0\n" };
         let config = folder.path().join("config.yaml");
