@@ -16,9 +16,9 @@ use proptest::sample::{Index, select};
 mod testkit;
 
 use testkit::Random;
+use testkit::invariants::outcome;
 use testkit::plugin::{Op as PluginOp, Plugin};
-use testkit::strict::Message;
-use testkit::wire::{DATE, Ending, Entry, Log, Pool, READ, Setup, Split, Wire};
+use testkit::wire::{DATE, Ending, Log, Pool, READ, Setup, Split, Wire};
 
 /// Something that happens.
 #[derive(Clone, Debug)]
@@ -332,20 +332,6 @@ fn run(site: &Proxy, ops: &[Op], split: Split, lane: bool) -> Result<Wire, TestC
 
 fn story(wire: &Wire) -> String {
     testkit::script::render(&wire.transcript).join("\n")
-}
-
-/// What must not depend on how bytes were split: what the client got, and how each request ended. What an upstream got
-/// of a request that turned out to be bad may be more or less of it.
-fn outcome(wire: &Wire) -> (Vec<Message>, Vec<String>) {
-    let notes = wire.transcript.iter().filter_map(|entry| match entry {
-        Entry::Note(note) if note.starts_with("LOG") => {
-            let depends = |word: &&str| word.starts_with("in=") || word.starts_with("out=") || *word == "reused";
-            let words = note.split(' ').filter(|word| !depends(word));
-            Some(words.collect::<Vec<_>>().join(" "))
-        }
-        Entry::Note(_) | Entry::Event | Entry::Bytes(..) => None,
-    });
-    (wire.answered.messages.clone(), notes.collect())
 }
 
 /// A few seconds' worth, or what `PROPTEST_CASES` says.

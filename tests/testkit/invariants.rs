@@ -6,7 +6,7 @@
 use mini_rproxy::proxy::exchange::Side;
 
 use super::strict::{Framing, Head, Message, Parser};
-use super::wire::{Link, READ, Wire};
+use super::wire::{Entry, Link, READ, Wire};
 
 /// What may wait for a peer: the high-water mark, one read, and what we add to a head.
 const QUEUE_CAP: usize = 16 * 1024 + READ + 4 * 1024;
@@ -50,6 +50,20 @@ pub fn at_the_end(wire: &Wire) -> Result<(), String> {
     each_request_gets_one_final_response_or_a_close(wire)?;
     requests_are_forwarded_as_they_came(wire)?;
     responses_are_forwarded_as_they_came(wire)
+}
+
+/// What must not depend on how bytes were split: what the client got, and how each request ended. What an upstream got
+/// of a request that turned out to be bad may be more or less of it.
+pub fn outcome(wire: &Wire) -> (Vec<Message>, Vec<String>) {
+    let notes = wire.transcript.iter().filter_map(|entry| match entry {
+        Entry::Note(note) if note.starts_with("LOG") => {
+            let depends = |word: &&str| word.starts_with("in=") || word.starts_with("out=") || *word == "reused";
+            let words = note.split(' ').filter(|word| !depends(word));
+            Some(words.collect::<Vec<_>>().join(" "))
+        }
+        Entry::Note(_) | Entry::Event | Entry::Bytes(..) => None,
+    });
+    (wire.answered.messages.clone(), notes.collect())
 }
 
 /// Bodies that plugins asked for, and /configz, are whole in memory on purpose; everything else is bounded (rule E4).

@@ -40,8 +40,9 @@ const DEFAULT_CONFIG: &str = "routes:\n  - prefix: /a\n    upstream: http://orig
 /// How many ways of cutting at random each script is run in.
 const RANDOM_RUNS: u64 = 20;
 
+/// Something that happens.
 #[derive(Clone, Debug)]
-enum Event {
+pub enum Event {
     Bytes(Side, Vec<u8>),
     Stop(Side, Ending),
     Unwritable(Side),
@@ -74,6 +75,13 @@ fn side_of(letter: &str) -> Option<Side> {
         "C" => Some(Side::Downstream),
         "U" => Some(Side::Upstream),
         _ => None,
+    }
+}
+
+fn letter_of(side: Side) -> char {
+    match side {
+        Side::Downstream => 'C',
+        Side::Upstream => 'U',
     }
 }
 
@@ -133,6 +141,14 @@ impl Script {
         Ok(Script { items, config, peer, wants, hooks })
     }
 
+    /// What happens, in order.
+    pub fn events(&self) -> impl Iterator<Item = &Event> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Event(event, _) => Some(event),
+            Item::Text(_) => None,
+        })
+    }
+
     /// A wire on which this script can run.
     pub fn setup(&self, split: Split, lane: bool) -> Setup {
         let is_plugin = self.wants != (false, false) || !self.hooks.0.is_empty() || !self.hooks.1.is_empty();
@@ -183,7 +199,8 @@ impl Script {
     }
 }
 
-fn apply(wire: &mut Wire, event: &Event) -> Result<(), String> {
+/// Lets it happen.
+pub fn apply(wire: &mut Wire, event: &Event) -> Result<(), String> {
     match event {
         Event::Bytes(side, bytes) => wire.send(*side, bytes),
         Event::Stop(side, ending) => wire.stop(*side, *ending),
@@ -194,6 +211,47 @@ fn apply(wire: &mut Wire, event: &Event) -> Result<(), String> {
         Event::Drain => wire.drain(),
     }
     wire.run()
+}
+
+/// A scenario as a file: whoever found it by chance can keep it. The lines that are expected are missing, and made by
+/// running it.
+pub fn write(config: &str, hooks: &[String], events: &[Event]) -> String {
+    let mut text = String::from("config:\n");
+    config.lines().for_each(|line| text += &format!("  {line}\n"));
+    hooks.iter().for_each(|hook| text += &format!("HOOK {hook}\n"));
+    for event in events {
+        text.push('\n');
+        match event {
+            Event::Bytes(side, bytes) => {
+                let mut lines = Vec::new();
+                render_bytes(letter_of(*side), bytes, &mut lines);
+                lines
+                    .iter()
+                    .for_each(|line| text += &format!("{}\n", line.replacen('<', ">", 1).replacen(">*", "*", 1)));
+            }
+            Event::Stop(side, Ending::Fin) => text += &format!("{} FIN\n", letter_of(*side)),
+            Event::Stop(side, Ending::Rst) => text += &format!("{} RST\n", letter_of(*side)),
+            Event::Unwritable(side) => text += &format!("{} UNWRITABLE\n", letter_of(*side)),
+            Event::Takes(side, None) => text += &format!("{} UNBLOCK\n", letter_of(*side)),
+            Event::Takes(side, Some(0)) => text += &format!("{} BLOCK\n", letter_of(*side)),
+            Event::Takes(side, Some(count)) => text += &format!("{} TAKE {count}\n", letter_of(*side)),
+            Event::Connect(answer) => {
+                let word = match answer {
+                    Pool::Reused => "reused",
+                    Pool::Fresh => "fresh",
+                    Pool::Pending => "pending",
+                    Pool::Fails(ConnectError::Refused) => "refused",
+                    Pool::Fails(ConnectError::TimedOut) => "timeout",
+                    Pool::Fails(ConnectError::DnsFail) => "dns",
+                    Pool::Fails(_) => "failed",
+                };
+                text += &format!("CONNECT {word}\n");
+            }
+            Event::Advance(by) => text += &format!("T+{}ms\n", by.as_millis()),
+            Event::Drain => text += "DRAIN\n",
+        }
+    }
+    text
 }
 
 /// The file as it should be.

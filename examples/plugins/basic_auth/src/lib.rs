@@ -17,8 +17,14 @@
 use std::collections::HashMap;
 use std::fs;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
+
+// `make loom` runs the tests of `mod loom_tests` with an atomic number whose accesses happen in every possible order.
+#[cfg(loom)]
+use loom::sync::atomic::AtomicU64;
+#[cfg(not(loom))]
+use std::sync::atomic::AtomicU64;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -79,8 +85,10 @@ struct Budget {
 impl Budget {
     fn take(&self, second: u32) -> bool {
         let spend = |spent: u64| {
-            let count = if spent >> 32 == u64::from(second) { spent & 0xffff_ffff } else { 0 };
-            (count < u64::from(self.per_second)).then_some(u64::from(second) << 32 | (count + 1))
+            // A thread that read the clock earlier, and comes later, must not open a second anew that is spent.
+            let now = u64::from(second).max(spent >> 32);
+            let count = if spent >> 32 == now { spent & 0xffff_ffff } else { 0 };
+            (count < u64::from(self.per_second)).then_some(now << 32 | (count + 1))
         };
         self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
     }
@@ -310,6 +318,9 @@ mod tests {
         let budget = Budget { start: Instant::now(), per_second: 2, spent: AtomicU64::new(0) };
         let taken: Vec<bool> = [0, 0, 0, 1, 1, 1, 7].map(|second| budget.take(second)).to_vec();
         assert_eq!(taken, [true, true, false, true, true, false, true]);
+        // A clock that another thread read earlier belongs to the second that has begun since.
+        let taken: Vec<bool> = [6, 7, 6, 7].map(|second| budget.take(second)).to_vec();
+        assert_eq!(taken, [true, false, false, false]);
     }
 
     #[test]
@@ -326,5 +337,34 @@ mod tests {
         }
         assert!(Instance::<BasicAuth>::new("/etc/htpasswd").unwrap_err().contains("config must be a mapping"));
         assert!(Instance::<BasicAuth>::new("{\"htpasswd\": \"/nowhere\"}").unwrap_err().contains("/nowhere"));
+    }
+}
+
+/// Every order in which threads can meet is tried. What is remembered of a right password needs no such test: it is a
+/// `OnceLock`, of which std promises that nobody sees it half written.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    #[test]
+    fn loom_no_more_checks_than_the_budget_and_no_less() {
+        // Each row: the seconds that two threads read, and how many checks they get with 2 in each second.
+        for (seconds, expected) in
+            [([[0, 0], [0, 0]], 2..=2), ([[0, 1], [0, 1]], 2..=4), ([[0, 0], [1, 1]], 2..=4), ([[1, 1], [1, 0]], 2..=2)]
+        {
+            loom::model(move || {
+                let start = Instant::now();
+                let budget = Arc::new(Budget { start, per_second: 2, spent: AtomicU64::new(0) });
+                let take = |seconds: [u32; 2]| {
+                    let budget = Arc::clone(&budget);
+                    move || seconds.map(|second| budget.take(second)).into_iter().filter(|taken| *taken).count()
+                };
+                let other = thread::spawn(take(seconds[0]));
+                let count = take(seconds[1])() + other.join().unwrap();
+                assert!(expected.contains(&count), "{count} of {seconds:?}");
+            });
+        }
     }
 }

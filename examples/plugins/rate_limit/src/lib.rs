@@ -15,8 +15,14 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
+
+// `make loom` runs the tests of `mod loom_tests` with a lock that takes its turns in every possible order.
+#[cfg(loom)]
+use loom::sync::Mutex;
+#[cfg(not(loom))]
+use std::sync::Mutex;
 
 use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, Verdict};
 
@@ -222,5 +228,77 @@ mod tests {
         ] {
             assert!(Instance::<RateLimit>::new(config).is_err(), "{config}");
         }
+    }
+}
+
+/// Every order in which threads can meet is tried.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    fn limit(hasher: &RandomState, burst: u32, max_in_shard: usize) -> RateLimit {
+        RateLimit {
+            per_second: 1.0,
+            burst: f64::from(burst),
+            max_in_shard,
+            start: Instant::now(),
+            // The same in every run of the model, which repeats what happened before.
+            hasher: hasher.clone(),
+            shards: Default::default(),
+        }
+    }
+
+    /// How many of these were admitted, when each stands for a thread that takes for these clients.
+    fn admitted(limit: &Arc<RateLimit>, threads: &[&'static [(u64, Duration)]]) -> usize {
+        let take = |clients: &'static [(u64, Duration)]| {
+            let limit = Arc::clone(limit);
+            move || clients.iter().filter(|(client, now)| limit.take(*client, *now).is_ok()).count()
+        };
+        let (last, others) = threads.split_last().unwrap();
+        let others: Vec<_> = others.iter().map(|clients| thread::spawn(take(clients))).collect();
+        let own = take(last)();
+        own + others.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+    }
+
+    const NOW: Duration = Duration::ZERO;
+    const LATER: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn loom_no_more_than_the_bucket_holds_and_no_less() {
+        let hasher = RandomState::new();
+        loom::model(move || {
+            let limit = Arc::new(limit(&hasher, 3, 10));
+            assert_eq!(admitted(&limit, &[&[(1, NOW), (1, NOW)], &[(1, NOW), (1, NOW)]]), 3);
+        });
+        let hasher = RandomState::new();
+        loom::model(move || {
+            let limit = Arc::new(limit(&hasher, 2, 10));
+            assert_eq!(admitted(&limit, &[&[(1, NOW)], &[(1, NOW)], &[(1, NOW)]]), 2);
+        });
+    }
+
+    #[test]
+    fn loom_a_clock_read_earlier_gives_nothing_twice() {
+        let hasher = RandomState::new();
+        loom::model(move || {
+            let limit = Arc::new(limit(&hasher, 1, 10));
+            // One token at the start, one more after a second, whoever comes first.
+            let count = admitted(&limit, &[&[(1, LATER), (1, LATER)], &[(1, NOW), (1, NOW)]]);
+            assert!((1..=2).contains(&count), "{count}");
+        });
+    }
+
+    #[test]
+    fn loom_memory_stays_bounded() {
+        let hasher = RandomState::new();
+        loom::model(move || {
+            let limit = Arc::new(limit(&hasher, 1, 1));
+            assert_eq!(admitted(&limit, &[&[(1, NOW), (2, NOW)], &[(3, NOW), (4, NOW)]]), 4, "each its own bucket");
+            for shard in &limit.shards {
+                assert!(shard.lock().unwrap().len() <= 1);
+            }
+        });
     }
 }
