@@ -62,10 +62,11 @@ loom:
 valgrind:
 	$(CARGO) test --all-features --test plugin_memory -- --ignored
 
-# Shared objects that the tests build are left as users build them. Leaks are looked for too.
+# Shared objects that the tests build are left as users build them. Leaks are looked for too. The test of flat memory is
+# left out: the sanitizer keeps what was freed, to see whether anyone still uses it.
 asan:
 	RUSTFLAGS=-Zsanitizer=address $(CARGO) +nightly test --target x86_64-unknown-linux-gnu --target-dir '$(TARGET)/asan' \
-		--all-features --test plugin_chain --test plugin_load --test plugin_proxy
+		--all-features --test plugin_chain --test plugin_load --test plugin_proxy -- --skip r19_r20
 
 bench:
 	$(CARGO) bench
