@@ -9,7 +9,7 @@
 //! | 1 | [`http`] | the HTTP/1.1 grammar: heads, targets, framing, chunks | sockets, clock, threads |
 //! | 2 | [`proxy`] | what a gateway does: routes, forwarding, the exchange | sockets, clock, threads |
 //! | 3 | [`plugin`] | loading libraries, the C function table, the chain of hooks | sockets |
-//! | 4 | [`net`] | the event loop: readiness, timers, pools, names, signals | HTTP rules |
+//! | 4 | [`net`] | the event loop: readiness, TLS, timers, pools, names, signals | HTTP rules |
 //! | 5 | [`cli`], `main` | flags, the start report, exit codes | logic |
 //!
 //! # Where to begin

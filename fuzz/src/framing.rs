@@ -167,7 +167,8 @@ pub fn chunked_roundtrip(data: &[u8]) {
         assert_eq!(decode(&bytes[..end], &[end]), whole, "what follows does not matter");
         assert_eq!(decode(&bytes[..end - 1], &[end - 1]).end, Ok(None), "and nothing less will do");
     }
-    // The other way round: the same bytes as the data of chunks.
+    // The other way round: the same bytes as the data of chunks. Not too many: the strict parser is slow.
+    let bytes = &bytes[..bytes.len().min(1000)];
     let mut encoded = Vec::new();
     let mut from = 0;
     for end in cuts(seed, bytes.len()) {

@@ -79,7 +79,7 @@ pub fn plugin_record(data: &[u8]) {
         assert_eq!((record.magic, record.abi_major), (abi::MAGIC, abi::ABI_MAJOR));
         let says = record.struct_size as usize;
         assert!(says >= abi::MIN_PLUGIN_SIZE && data.len() >= abi::MIN_PLUGIN_SIZE);
-        assert!(record.min_host_minor <= abi::ABI_MINOR && record.flags & !abi::KNOWN_FLAGS == 0);
+        assert!((0..=abi::ABI_MINOR).contains(&record.min_host_minor) && record.flags & !abi::KNOWN_FLAGS == 0);
         assert!(record.reserved0 == 0 && record.reserved1 == 0 && record.create.is_some());
         assert!(record.on_request.is_some() || record.on_response.is_some());
         let has = |at: usize| says >= at + size_of::<usize>();

@@ -9,6 +9,10 @@ use mini_rproxy_fuzz::TARGETS;
 fn committed_inputs_hold() {
     for (name, target) in TARGETS {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
+        let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz_targets").join(format!("{name}.rs"));
+        let binary = fs::read_to_string(binary).expect("each target has a binary");
+        assert!(binary.contains(&format!("mini_rproxy_fuzz::{name}(data)")), "{name}");
+        assert!(include_str!("../Cargo.toml").contains(&format!("name = \"{name}\"")), "{name}");
         let mut count = 0;
         for entry in fs::read_dir(&folder).expect("each target has inputs") {
             let path = entry.expect("a readable folder").path();

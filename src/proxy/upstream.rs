@@ -180,7 +180,7 @@ impl Transaction {
         self.is_origin_persistent &= framing != Framing::UntilClose;
         self.give_up_upload();
         self.is_event_stream = self.response.fields.values_of(b"Content-Type").any(is_event_stream);
-        let announced = self.announced_framing(framing);
+        let announced = self.announced_framing(framing, turn.client.site.wants().response);
         forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
         match Body::new(framing) {
             Some(body) if turn.client.site.wants().response && !self.is_client_head() => {
@@ -216,9 +216,10 @@ impl Transaction {
     }
 
     /// The framing that the forwarded head announces. A response without a body may still announce the length of the one
-    /// that it does not have (RFC 9110 section 8.6).
-    fn announced_framing(&self, framing: Framing) -> Framing {
-        let declared = self.response.fields.first(Known::ContentLength).and_then(parse_decimal);
+    /// that it does not have (RFC 9110 section 8.6), unless plugins may write that body: nobody knows its length then.
+    fn announced_framing(&self, framing: Framing, may_be_rewritten: bool) -> Framing {
+        let length = self.response.fields.first(Known::ContentLength).filter(|_| !may_be_rewritten);
+        let declared = length.and_then(parse_decimal);
         match (framing, self.response.status) {
             (Framing::None, 204) => Framing::None,
             (Framing::None, _) => match declared {

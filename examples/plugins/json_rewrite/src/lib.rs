@@ -140,9 +140,13 @@ impl Plugin for JsonRewrite {
     fn on_response(&self, x: &mut ResponsePhase<'_>) -> Result<Verdict, Error> {
         let is_plain = x.field("content-encoding").is_none_or(|coding| coding.eq_ignore_ascii_case(b"identity"));
         let is_ours = x.status() == 200 && is_plain && x.field("content-type").is_some_and(is_json);
+        // An answer to HEAD shows no body, but speaks of the one that GET would be given, which would be another one.
+        let is_head = x.request().method() == b"HEAD";
         let new = if is_ours { x.body().and_then(|body| self.rewrite(body)) } else { None };
-        if let Some(new) = new {
-            x.set_body(new)?;
+        if new.is_some() || (is_ours && is_head) {
+            if let Some(new) = new {
+                x.set_body(new)?;
+            }
             for name in ["etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges"] {
                 x.remove_field(name)?;
             }
@@ -177,6 +181,16 @@ mod tests {
         for content_type in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"] {
             assert_eq!(rewritten(200, content_type, body), expected, "{content_type}");
         }
+    }
+
+    #[test]
+    fn an_answer_to_head_does_not_speak_of_another_body() {
+        let plugin = Instance::<JsonRewrite>::new(CONFIG).unwrap();
+        let mut x = Exchange::new("HEAD", "/");
+        x.upstream_answers(200, &[("Content-Type", "application/json"), ("ETag", "\"1\"")], "");
+        assert_eq!((x.response(&plugin), x.response_field("etag")), (Outcome::Continue, None));
+        x.upstream_answers(200, &[("Content-Type", "text/plain"), ("ETag", "\"1\"")], "");
+        assert_eq!((x.response(&plugin), x.response_field("etag")), (Outcome::Continue, Some("\"1\"")));
     }
 
     #[test]
