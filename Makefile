@@ -1,6 +1,7 @@
 # make run      try the proxy: builds it, starts it on :8080 in front of a bundled upstream
 # make test     everything that CI runs
 # make plugins  builds the example plugins into target/plugins/
+# make features the checks and tests that depend on which features are in
 # make static   builds the fully static binaries into target/static/, without and with TLS
 # make check-targets  type-checks for 32-bit, ARM and musl targets, where they are installed
 # make bench    benchmarks
@@ -17,12 +18,12 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run test fmt clippy tests doc plugins static check-targets bench fuzz fuzz-check loom valgrind asan clean
+.PHONY: run test fmt clippy tests features doc plugins static check-targets bench fuzz fuzz-check loom valgrind asan clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
 
-test: fmt clippy tests doc fuzz-check loom valgrind
+test: fmt clippy tests features doc fuzz-check loom valgrind
 
 fmt:
 	$(CARGO) fmt --all -- --check
@@ -33,6 +34,15 @@ clippy:
 # With the plugins and the static binaries, because they too are tested as a user builds them.
 tests: plugins static
 	$(CARGO) test --workspace --all-features
+
+# Each feature alone, and none; then what a build without dlopen says and does.
+features:
+	@set -e; for features in '' tls dlopen builtin-plugins; do \
+		echo "features: $${features:-none}"; \
+		$(CARGO) clippy --quiet --no-default-features --features "$$features" --all-targets --target-dir '$(TARGET)/features' -- -D warnings; \
+	done
+	$(CARGO) test --no-default-features --features builtin-plugins --target-dir '$(TARGET)/features' \
+		--lib --test plugin_static --test plugin_chain --test config --test wire
 
 doc:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --all-features --no-deps

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use mini_rproxy::http::head::{Method, ResponseHead};
 use mini_rproxy::plugin::chain::Chain;
-use mini_rproxy::proxy::hooks::{BodyWants, ChainState, Hooks, Verdict as Decided};
+use mini_rproxy::proxy::hooks::{BodyWants, Hooks};
+#[cfg(feature = "dlopen")]
+use mini_rproxy::proxy::hooks::{ChainState, Verdict as Decided};
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::{
     Decl, Done, Error, Logger, Plugin, Refused, RequestPhase, ResponsePhase, Verdict, Wants, decl,
