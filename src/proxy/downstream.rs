@@ -21,6 +21,7 @@ use super::turn::Turn;
 use crate::config::Config;
 use crate::http::body::Body;
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
+use crate::http::fields::Known;
 use crate::http::framing::{Framing, request_framing};
 use crate::http::head::{HeadLimits, Method};
 
@@ -163,19 +164,28 @@ impl Transaction {
                 self.run_request_hooks(turn, framing);
             }
             Some(body) if site.wants().request => {
-                if plan.expects_continue {
-                    // Whoever buffers the body is the one who has to ask for it.
-                    self.request.fields.remove(b"Expect");
-                    self.to_client.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
-                    self.plan = Some(Plan { expects_continue: false, ..plan });
-                }
+                // Whoever buffers the body is the one who has to ask for it.
+                self.request.fields.remove(b"Expect");
+                self.ask_for_body(plan);
                 self.down = Downstream::Body { body, sink: RequestSink::Collect };
             }
             Some(body) => {
+                if self.request.fields.first(Known::Expect).is_none() {
+                    // The client nominated it: what it expects, it expects of its next hop.
+                    self.ask_for_body(plan);
+                }
                 let sink = if framing == Framing::Chunked { RequestSink::Chunked } else { RequestSink::Verbatim };
                 self.down = Downstream::Body { body, sink };
                 self.run_request_hooks(turn, framing);
             }
+        }
+    }
+
+    /// Tells a client that waits for it that its body is wanted, in the upstream's place.
+    fn ask_for_body(&mut self, plan: Plan) {
+        if plan.expects_continue {
+            self.to_client.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.plan = Some(Plan { expects_continue: false, ..plan });
         }
     }
 

@@ -190,7 +190,14 @@ pub fn responses_are_forwarded_as_they_came(wire: &Wire) -> Result<(), String> {
         }
         let statuses = |messages: &[&Message]| -> Vec<u16> { messages.iter().map(|m| m.head.status()).collect() };
         let received: Vec<&Message> = loan.responses.messages.iter().take_while(|m| is_interim(m)).collect();
-        let is_http10 = wire.asked.messages.get(loan.request).is_some_and(|message| message.head.is_http10());
+        let asked = wire.asked.messages.get(loan.request).map(|message| &message.head);
+        let is_http10 = asked.is_some_and(|head| head.is_http10());
+        // An expectation that is nominated is for us to meet, before anything else is said.
+        let is_met_by_us = asked.is_some_and(|head| head.members("connection").iter().any(|name| name == "expect"));
+        let given_interim = match given_interim {
+            [first, rest @ ..] if is_met_by_us && first.head.status() == 100 => rest,
+            all => all,
+        };
         if !is_http10 && statuses(given_interim) != statuses(&received) {
             return Err(format!("interim responses {:?} became {:?}", statuses(&received), statuses(given_interim)));
         }
