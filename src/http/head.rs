@@ -181,23 +181,7 @@ impl HeadReader {
         limits: &HeadLimits,
         head: &mut RequestHead,
     ) -> Result<Option<usize>, HeadError> {
-        if self.scanned == 0 {
-            // Most heads arrive whole, and then this is all there is to do.
-            if let Some(len) = take_request(window(input, limits), limits, head) {
-                return Ok(Some(len));
-            }
-            *self = HeadReader::at(Place::RequestLine);
-        }
-        head.clear();
-        let Some(len) = self.judge(input, limits)? else { return Ok(None) };
-        *self = HeadReader::new();
-        match take_request(&input[..len], limits, head) {
-            Some(len) => Ok(Some(len)),
-            None => {
-                head.clear();
-                Err(HeadError::Ambiguous)
-            }
-        }
+        self.read(Place::RequestLine, input, limits, head, take_request, RequestHead::clear)
     }
 
     /// Like [`parse_response`], where `input` begins with all that earlier calls were given.
@@ -207,22 +191,34 @@ impl HeadReader {
         limits: &HeadLimits,
         head: &mut ResponseHead,
     ) -> Result<Option<usize>, HeadError> {
+        self.read(Place::StatusLine, input, limits, head, take_response, ResponseHead::clear)
+    }
+
+    /// Both lanes, for either kind of head: `take` reads a whole one, and `clear` empties one that was read in part.
+    fn read<H>(
+        &mut self,
+        start: Place,
+        input: &[u8],
+        limits: &HeadLimits,
+        head: &mut H,
+        take: impl Fn(&[u8], &HeadLimits, &mut H) -> Option<usize>,
+        clear: impl Fn(&mut H),
+    ) -> Result<Option<usize>, HeadError> {
         if self.scanned == 0 {
-            if let Some(len) = take_response(window(input, limits), limits, head) {
+            // Most heads arrive whole, and then this is all there is to do.
+            if let Some(len) = take(window(input, limits), limits, head) {
                 return Ok(Some(len));
             }
-            *self = HeadReader::at(Place::StatusLine);
+            *self = HeadReader::at(start);
         }
-        head.clear();
+        clear(head);
         let Some(len) = self.judge(input, limits)? else { return Ok(None) };
         *self = HeadReader::new();
-        match take_response(&input[..len], limits, head) {
-            Some(len) => Ok(Some(len)),
-            None => {
-                head.clear();
-                Err(HeadError::Ambiguous)
-            }
+        let taken = take(&input[..len], limits, head);
+        if taken.is_none() {
+            clear(head);
         }
+        taken.map(Some).ok_or(HeadError::Ambiguous)
     }
 
     /// The slow lane: judges the lines that have arrived since the last call; the length of the head when it is whole.
