@@ -122,6 +122,11 @@ pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&b| b == b',').map(trim_ows).filter(|member| !member.is_empty())
 }
 
+/// Whether a comma-separated list holds `token`, whatever its case.
+pub fn list_has(value: &[u8], token: &[u8]) -> bool {
+    list_members(value).any(|member| member.eq_ignore_ascii_case(token))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,6 +227,15 @@ mod tests {
             ("nothing", b" ,\t, ", vec![]),
         ] {
             assert_eq!(list_members(input).collect::<Vec<_>>(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_found_in_lists() {
+        for (value, expected) in
+            [("websocket", true), ("h2c, WebSocket", true), (" websocket ,", true), ("websockets", false), ("", false)]
+        {
+            assert_eq!(list_has(value.as_bytes(), b"websocket"), expected, "{value}");
         }
     }
 }

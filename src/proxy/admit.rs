@@ -4,11 +4,9 @@
 //! the proxy answers by itself, then the route and its limits.
 
 use super::cause::{Cause, Refusal};
-use super::connection::Options;
-use super::forwarded::list_has;
+use super::connection::{Options, allowed_protocols};
 use super::route::write_target;
 use super::site::Site;
-use crate::config::RouteOptions;
 use crate::http::chars::parse_decimal;
 use crate::http::fields::{Fields, Known};
 use crate::http::framing::{Framing, request_framing};
@@ -97,7 +95,10 @@ pub fn admit(head: &RequestHead, options: Options, site: &Site, target: &mut Vec
     }
     let stripped = if route.options.strip_prefix { found.prefix_len } else { 0 };
     write_target(target, &route.upstream.base_path, path, query, stripped);
-    let upgrade = options.upgrade && framing == Framing::None && wants_upgrade(head, &route.options);
+    let upgrade = options.upgrade
+        && framing == Framing::None
+        && head.version == Version::Http11
+        && allowed_protocols(&head.fields, &route.options.upgrade).next().is_some();
     Ok(Admission { framing, by: Answerer::Upstream(Plan { route: found.route, upgrade, expects_continue }) })
 }
 
@@ -128,16 +129,6 @@ fn built_in(head: &RequestHead, path: &[u8], site: &Site) -> Result<Option<Answe
 pub fn max_forwards(fields: &Fields) -> Result<Option<u64>, Refusal> {
     let Some(value) = fields.first(Known::MaxForwards) else { return Ok(None) };
     parse_decimal(value).map(Some).ok_or(Refusal::new(400, Cause::Rule("S2")))
-}
-
-/// Rule G14: only tokens that the route allows make an upgrade.
-fn wants_upgrade(head: &RequestHead, options: &RouteOptions) -> bool {
-    head.version == Version::Http11 && options.upgrade.iter().any(|token| upgrade_has(&head.fields, token))
-}
-
-/// Whether an Upgrade line names the protocol `token`.
-pub fn upgrade_has(fields: &Fields, token: &str) -> bool {
-    fields.values(Known::Upgrade).any(|value| list_has(value, token.as_bytes()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The Connection field (RFC 9110 section 7.6.1): what it says about the connection, and which fields it nominates.
 
-use crate::http::chars::list_members;
+use crate::http::chars::{list_has, list_members};
 use crate::http::fields::{Fields, Known, Line};
 use crate::http::head::Version;
 
@@ -69,8 +69,16 @@ pub fn is_hop_by_hop(line: &Line<'_>, nominated: &[u8]) -> bool {
         | Known::Trailer
         | Known::TransferEncoding
         | Known::Upgrade => true,
-        _ => !nominated.is_empty() && list_members(nominated).any(|name| name.eq_ignore_ascii_case(line.name)),
+        _ => !nominated.is_empty() && list_has(nominated, line.name),
     }
+}
+
+/// Rule G14: of the protocols that a client offers in Upgrade, those that are `allowed`, and never h2c.
+pub fn allowed_protocols<'a>(fields: &'a Fields, allowed: &'a [String]) -> impl Iterator<Item = &'a [u8]> {
+    fields.values(Known::Upgrade).flat_map(list_members).filter(|protocol| {
+        let is_allowed = allowed.iter().any(|token| token.as_bytes().eq_ignore_ascii_case(protocol));
+        is_allowed && !protocol.eq_ignore_ascii_case(b"h2c")
+    })
 }
 
 #[cfg(test)]

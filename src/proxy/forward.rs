@@ -4,11 +4,11 @@
 //! away (rule G2). Framing fields never pass: [`write_framing`] writes those of the message that leaves.
 
 use super::admit::{Plan, max_forwards};
-use super::connection::is_hop_by_hop;
+use super::connection::{allowed_protocols, is_hop_by_hop};
 use super::events::Peer;
 use super::forwarded::{add_claims, is_claim, is_trusted};
 use crate::config::{ForwardedPolicy, HostPolicy, RouteConfig};
-use crate::http::chars::{list_members, write_decimal};
+use crate::http::chars::write_decimal;
 use crate::http::fields::{Fields, Known, Line};
 use crate::http::framing::Framing;
 use crate::http::head::{Method, RequestHead, ResponseHead, Version, write_request, write_response};
@@ -48,7 +48,12 @@ pub fn forward_request(
     let trusted = peer.address.is_some_and(|address| is_trusted(address.ip(), policy));
     offered.clear();
     if plan.upgrade {
-        offer_protocols(&head.fields, &route.options.upgrade, offered);
+        for protocol in allowed_protocols(&head.fields, &route.options.upgrade) {
+            if !offered.is_empty() {
+                offered.extend_from_slice(b", ");
+            }
+            offered.extend_from_slice(protocol);
+        }
     }
     scratch.host.clear();
     scratch.host.extend_from_slice(head.fields.first(Known::Host).unwrap_or_default());
@@ -89,19 +94,6 @@ fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, client_host: &[u8
         HostPolicy::Client | HostPolicy::Upstream => route.upstream.authority.as_bytes(),
         HostPolicy::Fixed(name) => name.as_bytes(),
     });
-}
-
-/// Rule G14: of what the client offers, only what the route allows is offered on, and never h2c.
-fn offer_protocols(fields: &Fields, allowed: &[String], offered: &mut Vec<u8>) {
-    for protocol in fields.values(Known::Upgrade).flat_map(list_members) {
-        let is_allowed = allowed.iter().any(|token| token.as_bytes().eq_ignore_ascii_case(protocol));
-        if is_allowed && !protocol.eq_ignore_ascii_case(b"h2c") {
-            if !offered.is_empty() {
-                offered.extend_from_slice(b", ");
-            }
-            offered.extend_from_slice(protocol);
-        }
-    }
 }
 
 /// Appends the whole forwarded request head. `authorization` is what the upstream's URL says, `offered` which protocols

@@ -23,7 +23,7 @@ use super::outcome::HookPhase;
 use super::transaction::{Downstream, Flow, ResponseSink, Transaction, Upstream};
 use super::turn::{Release, Turn};
 use crate::http::body::Body;
-use crate::http::chars::{list_members, parse_decimal};
+use crate::http::chars::{list_has, parse_decimal};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
 use crate::http::fields::Known;
 use crate::http::framing::{Framing, has_no_body, response_framing};
@@ -161,7 +161,7 @@ impl Transaction {
             (None | Some(_), _, _) => return Err(bad_response("G14")),
         };
         drop(protocols);
-        if !list_members(&self.offered).any(|offer| offer.eq_ignore_ascii_case(&protocol)) {
+        if !list_has(&self.offered, &protocol) {
             return Err(bad_response("G14"));
         }
         forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
