@@ -30,8 +30,8 @@ pub enum Command {
 /// The flags that do not choose a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// `-config`
-    pub config: PathBuf,
+    /// Where the configuration comes from.
+    pub source: Source,
     /// `-verbose`: one line per request.
     pub verbose: bool,
     /// `-plugindir`
@@ -40,9 +40,24 @@ pub struct Options {
     pub memory_budget: Option<String>,
 }
 
+/// Where the configuration comes from: one of the two, never a mixture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// `-config`
+    File(PathBuf),
+    /// `-listen` and `-route`, as written, for init scripts that have no file (rule E10).
+    Flags {
+        /// Empty: the default.
+        listen: Vec<String>,
+        /// At least one.
+        routes: Vec<String>,
+    },
+}
+
 impl Default for Options {
     fn default() -> Self {
-        Options { config: PathBuf::from("config.yaml"), verbose: false, plugin_dir: None, memory_budget: None }
+        let source = Source::File(PathBuf::from("config.yaml"));
+        Options { source, verbose: false, plugin_dir: None, memory_budget: None }
     }
 }
 
@@ -53,6 +68,8 @@ mini-rproxy: a small HTTP/1.1 reverse proxy
 Usage: mini-rproxy [flags]
 
   -config PATH     the configuration file (default: config.yaml)
+  -route PREFIX=UPSTREAM  a route, in the place of a configuration file; as often as there are routes
+  -listen ADDRESS  where to listen, beside -route (default: :8080); as often as there are addresses
   -verbose         log one line per request: route, upstream, status, cause, times
   -plugindir DIR   load every *.so of this directory, in the order of their names (default: none)
   -memory-budget SIZE  what all buffers together may take, for example 8MiB (default: unlimited)
@@ -73,6 +90,10 @@ Example: two lines of configuration are enough.
   mini-rproxy -config config.yaml -verbose
 
 config.example.yml shows every key of the configuration.
+
+Example: no file at all. UPSTREAM is host:port or a URL.
+
+  mini-rproxy -listen :8080 -route /api=127.0.0.1:9001 -route /=https://www.example.com
 ";
 
 /// What is wrong with the command line, in one sentence that points to the help.
@@ -88,24 +109,38 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// All flags, as they are written after the dashes.
-const FLAGS: [&str; 10] =
-    ["config", "verbose", "plugindir", "memory-budget", "check", "healthcheck", "print-config", "version", "help", "h"];
+const FLAGS: [&str; 12] = [
+    "config",
+    "route",
+    "listen",
+    "verbose",
+    "plugindir",
+    "memory-budget",
+    "check",
+    "healthcheck",
+    "print-config",
+    "version",
+    "help",
+    "h",
+];
 
 /// Reads the arguments that follow the program's name. Of two flags that choose a command, the last one wins, but help
 /// and version win over everything.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     let mut options = Options::default();
+    let (mut file, mut listen, mut routes) = (None, Vec::new(), Vec::new());
     let mut command: fn(Options) -> Command = Command::Run;
     let mut parser = lexopt::Parser::from_args(args.into_iter().map(with_two_dashes));
     while let Some(arg) = parser.next().map_err(no_value)? {
         match arg {
-            Arg::Long("config") => options.config = PathBuf::from(value(&mut parser, "config", "PATH")?),
+            Arg::Long("config") => file = Some(PathBuf::from(value(&mut parser, "config", "PATH")?)),
+            Arg::Long("route") => routes.push(text(&mut parser, "route", "/prefix=host:port")?),
+            Arg::Long("listen") => listen.push(text(&mut parser, "listen", ":8080")?),
             Arg::Long("plugindir") => {
                 options.plugin_dir = Some(PathBuf::from(value(&mut parser, "plugindir", "DIR")?));
             }
             Arg::Long("memory-budget") => {
-                let size = value(&mut parser, "memory-budget", "SIZE")?;
-                options.memory_budget = Some(size.to_string_lossy().into_owned());
+                options.memory_budget = Some(text(&mut parser, "memory-budget", "SIZE")?);
             }
             Arg::Long("verbose") => options.verbose = true,
             Arg::Long("check") => command = Command::Check,
@@ -121,7 +156,24 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             }
         }
     }
+    options.source = source(file, listen, routes)?;
     Ok(command(options))
+}
+
+/// A file, or the flags that stand in its place.
+fn source(file: Option<PathBuf>, listen: Vec<String>, routes: Vec<String>) -> Result<Source, UsageError> {
+    let refuse = |message: &str| Err(UsageError(message.to_owned()));
+    match (file, listen.is_empty() && routes.is_empty()) {
+        (Some(_), false) => {
+            refuse("-route and -listen stand in the place of a file: leave -config out, or write them into the file")
+        }
+        (None, false) if routes.is_empty() => {
+            refuse("-listen needs -route beside it; with a configuration file, the address is its listen_addr")
+        }
+        (None, false) => Ok(Source::Flags { listen, routes }),
+        (Some(file), true) => Ok(Source::File(file)),
+        (None, true) => Ok(Options::default().source),
+    }
 }
 
 /// `-config` becomes `--config`. A single letter stays: `-h`.
@@ -145,6 +197,11 @@ fn value(parser: &mut lexopt::Parser, flag: &str, what: &str) -> Result<OsString
         return Err(UsageError(format!("-{flag} needs a value: -{flag} {what}")));
     }
     Ok(value)
+}
+
+/// The same, for what is text in any case.
+fn text(parser: &mut lexopt::Parser, flag: &str, what: &str) -> Result<String, UsageError> {
+    value(parser, flag, what).map(|value| value.to_string_lossy().into_owned())
 }
 
 fn no_value(error: lexopt::Error) -> UsageError {
@@ -173,14 +230,14 @@ mod tests {
 
     #[test]
     fn both_spellings_of_flags_are_understood() {
-        let other = Options { config: "x.yaml".into(), ..Options::default() };
+        let other = Options { source: Source::File("x.yaml".into()), ..Options::default() };
         for (args, expected) in [
             ("", Command::Run(Options::default())),
             ("-config x.yaml", Command::Run(other.clone())),
             ("-config=x.yaml", Command::Run(other.clone())),
             ("--config x.yaml", Command::Run(other.clone())),
             ("--config=x.yaml", Command::Run(other.clone())),
-            ("-config=a=b", Command::Run(Options { config: "a=b".into(), ..Options::default() })),
+            ("-config=a=b", Command::Run(Options { source: Source::File("a=b".into()), ..Options::default() })),
             ("-verbose", Command::Run(Options { verbose: true, ..Options::default() })),
             ("--verbose", Command::Run(Options { verbose: true, ..Options::default() })),
             ("-plugindir p", Command::Run(Options { plugin_dir: Some("p".into()), ..Options::default() })),
@@ -195,6 +252,36 @@ mod tests {
             ("--help", Command::Help),
         ] {
             assert_eq!(parsed(args), Ok(expected), "{args}");
+        }
+    }
+
+    #[test]
+    fn e10_routes_on_the_command_line_need_no_file() {
+        let flags = |listen: &[&str], routes: &[&str]| {
+            let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+            let source = Source::Flags { listen: owned(listen), routes: owned(routes) };
+            Ok(Command::Run(Options { source, ..Options::default() }))
+        };
+        for (args, expected) in [
+            ("-route /a=127.0.0.1:9001", flags(&[], &["/a=127.0.0.1:9001"])),
+            ("-listen :1 -route /a=h:1 --route=/=http://h", flags(&[":1"], &["/a=h:1", "/=http://h"])),
+            ("-route=/a=h:1 -listen :1 -listen=[::1]:2", flags(&[":1", "[::1]:2"], &["/a=h:1"])),
+            (
+                "-config x.yaml -route /a=h:1",
+                Err(
+                    "-route and -listen stand in the place of a file: leave -config out, or write them into the file; \
+                     -help lists all flags",
+                ),
+            ),
+            (
+                "-listen :1",
+                Err("-listen needs -route beside it; with a configuration file, the address is its listen_addr; \
+                     -help lists all flags"),
+            ),
+            ("-route", Err("-route needs a value: -route /prefix=host:port; -help lists all flags")),
+            ("-listen= -route /a=h", Err("-listen needs a value: -listen :8080; -help lists all flags")),
+        ] {
+            assert_eq!(parsed(args), expected.map_err(str::to_owned), "{args}");
         }
     }
 

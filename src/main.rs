@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mini_rproxy::cli::{self, Command, Options};
+use mini_rproxy::cli::{self, Command, Options, Source};
 use mini_rproxy::config::{Config, Scheme};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation::{self, Notifier};
@@ -71,7 +71,10 @@ fn say(text: &str) -> Result<ExitCode, String> {
 
 /// The configuration as the file and the flags have it.
 fn load(options: &Options) -> Result<Config, String> {
-    let mut config = Config::load(&options.config).map_err(|error| error.to_string())?;
+    let mut config = match &options.source {
+        Source::File(path) => Config::load(path).map_err(|error| error.to_string())?,
+        Source::Flags { listen, routes } => Config::from_flags(listen, routes)?,
+    };
     config.log.access |= options.verbose;
     if let Some(size) = &options.memory_budget {
         config.set_memory_budget(size).map_err(|error| format!("-memory-budget: {error}"))?;

@@ -40,14 +40,19 @@ impl Config {
         let text = std::str::from_utf8(&bytes).map_err(|error| {
             ConfigError::at(&name, &bytes, error.valid_up_to(), "this byte is not UTF-8: save the file as UTF-8 text")
         })?;
-        let json = std::env::var_os("LOG_MODE").is_some_and(|mode| mode == "json");
-        parse(text, &name, if json { LogFormat::Json } else { LogFormat::Text })
+        parse(text, &name, default_format())
     }
 
     /// Checks `text`; `name` stands for the file in messages. The environment is not looked at.
     pub fn parse(text: &str, name: &str) -> Result<Config, ConfigError> {
         parse(text, name, LogFormat::Text)
     }
+}
+
+/// What `log.format` is where nothing is said about it.
+pub(super) fn default_format() -> LogFormat {
+    let json = std::env::var_os("LOG_MODE").is_some_and(|mode| mode == "json");
+    if json { LogFormat::Json } else { LogFormat::Text }
 }
 
 const NOT_FOUND: &str = "no such file; copy config.example.yml to make one, or name another with -config PATH";
@@ -80,12 +85,17 @@ fn parse(text: &str, name: &str, format: LogFormat) -> Result<Config, ConfigErro
         let message = "a control character, which YAML does not allow: remove it";
         return Err(ConfigError::at(name, text.as_bytes(), at, message));
     }
-    let file = read::<File>()
+    let mut file = read::<File>()
         .deserialize(serde_yaml::Deserializer::from_str(text))
         .map_err(|error| ConfigError::from_yaml(name, text, error))?;
-    let Some(routes) = file.routes else {
-        return Err(ConfigError::whole(name, Routes::MISSING));
-    };
+    match file.routes.take() {
+        Some(routes) => Ok(resolve(file, routes, format)),
+        None => Err(ConfigError::whole(name, Routes::MISSING)),
+    }
+}
+
+/// `file` and its `routes`, with a default for everything that was left out.
+pub(super) fn resolve(file: File, routes: Routes, format: LogFormat) -> Config {
     let default = Config::default();
     let limits = file.limits.unwrap_or_default().resolve();
     let timeouts = file.timeouts.unwrap_or_default().over(Timeouts::default());
@@ -120,7 +130,7 @@ fn parse(text: &str, name: &str, format: LogFormat) -> Result<Config, ConfigErro
         },
     };
     config.fit_workers();
-    Ok(config)
+    config
 }
 
 fn span(written: Option<Span>, default: Duration) -> Duration {

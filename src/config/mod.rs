@@ -14,6 +14,7 @@
 //! | `units`, `json`, `values` | durations, sizes and counts; plugin configuration; everything else that is one value |
 //! | `sections` | the keys of the file, mapping by mapping |
 //! | `file` | from the file to a [`Config`] |
+//! | `flags` | from `-listen` and `-route` to a [`Config`] |
 //! | `print` | and back |
 
 use std::fmt;
@@ -32,6 +33,7 @@ mod json;
 mod values;
 mod sections;
 mod file;
+mod flags;
 mod print;
 
 pub use error::{ConfigError, did_you_mean};

@@ -276,6 +276,20 @@ impl Entry for Routes {
 impl Routes {
     /// About a file that does not say `routes` at all.
     pub const MISSING: &str = NO_ROUTES;
+
+    /// Routes that say nothing but the most necessary.
+    pub fn of(list: Vec<(Prefix, Upstream)>) -> Result<Routes, String> {
+        let mut all = Routes { routes: Vec::new(), options: vec![RouteKeys::default()] };
+        let mut first_with = HashMap::new();
+        for (prefix, upstream) in list {
+            let keys = RouteKeys { prefix: Some(prefix), upstream: Some(upstream), ..RouteKeys::default() };
+            check_route(&keys, &all.routes, &mut first_with)?;
+            if let (Some(Prefix(prefix)), Some(Upstream(upstream))) = (keys.prefix, keys.upstream) {
+                all.routes.push(Route { prefix, upstream: Arc::new(upstream), options: 0 });
+            }
+        }
+        if all.routes.is_empty() { Err(NO_ROUTES.to_owned()) } else { Ok(all) }
+    }
 }
 
 /// Refuses a route without prefix or upstream, and a prefix that a route before it has. Numbers count from 1.

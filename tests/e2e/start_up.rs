@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 use crate::support::proxy::BINARY;
+use crate::support::{Launch, Origin};
 
 const GOOD: &str = "listen_addr: 127.0.0.1:0\nroutes:\n  - prefix: /\n    upstream: http://127.0.0.1:9\n";
 
@@ -101,6 +102,40 @@ fn every_spelling_of_a_flag_works() {
         let output = run(GOOD, args);
         assert_eq!(output.status.code(), Some(0), "{args:?}: {}", text(&output.stderr));
     }
+}
+
+#[test]
+fn e10_one_line_without_a_file_is_a_proxy() {
+    let (first, second) = (Origin::echo(), Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecond"));
+    let proxy = Launch::with("", |empty| {
+        std::fs::remove_file(empty.join("config.yaml")).expect("it was made for nothing");
+        let mut command = Command::new(BINARY);
+        command.current_dir(empty).args(["-listen", "127.0.0.1:0", "-memory-budget", "8MiB"]);
+        command.args(["-route", &format!("/path={}", first.address), "-route", &format!("/={}", second.url())]);
+        command
+    });
+    let proxy = proxy.start();
+    assert!(proxy.connect().get("/path/x").text().starts_with("GET /x HTTP/1.1\n"));
+    assert_eq!(proxy.connect().get("/y").text(), "second");
+}
+
+#[test]
+fn e10_a_bad_route_on_the_command_line_is_one_line() {
+    for (args, code, expected) in [
+        (&["-route", "/a=h:99999"][..], 1, "-route: the port of the upstream URL is a number from 1 to 65535"),
+        (&["-route", "nonsense"], 1, "-route: a route is written /prefix=host:port"),
+        (&["-route", "/a=h:1", "-listen", "nowhere"], 1, "-listen: "),
+        (&["-route", "/a=h:1", "-config", "config.yaml"], 2, "leave -config out"),
+        (&["-listen", ":1"], 2, "-listen needs -route beside it"),
+    ] {
+        let output = run(GOOD, args);
+        let complaint = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {complaint}");
+        assert!(complaint.contains(expected) && complaint.lines().count() == 1, "{args:?}: {complaint}");
+    }
+    let output = run(GOOD, &["-route", "/a=user:secret@h:1", "-print-config"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("http://h:1") && !text(&output.stdout).contains("secret"), "{output:?}");
 }
 
 #[test]
