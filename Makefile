@@ -5,6 +5,7 @@
 # make static   builds the fully static binaries into target/static/, without and with TLS
 # make check-targets  type-checks for 32-bit, ARM and musl targets, where they are installed
 # make bench    benchmarks
+# make faults   a million exchanges with seeded faults, in memory (FAULT_EXCHANGES)
 # make fuzz     runs each fuzz target for FUZZ_SECONDS (default 20); needs a nightly toolchain and cargo-fuzz
 # make loom     every order in which threads can meet, for the plugins that share state
 # make valgrind ten thousand requests through plugins under valgrind
@@ -18,12 +19,12 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run test fmt clippy tests features doc plugins static check-targets bench fuzz fuzz-check loom valgrind asan clean
+.PHONY: run test fmt clippy tests features doc plugins static check-targets bench faults fuzz fuzz-check loom valgrind asan clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
 
-test: fmt clippy tests features doc fuzz-check loom valgrind
+test: fmt clippy tests features doc faults fuzz-check loom valgrind
 
 fmt:
 	$(CARGO) fmt --all -- --check
@@ -67,6 +68,11 @@ static:
 
 check-targets:
 	@CARGO='$(CARGO)' CHECK_TARGETS='$(CHECK_TARGETS)' sh examples/check-targets.sh
+
+# A failure prints its seed and the command that plays it again. Other exchanges: FAULT_FIRST=1000000000 make faults
+faults:
+	FAULT_EXCHANGES=$(or $(FAULT_EXCHANGES),1000000) $(CARGO) test --profile faults --no-default-features \
+		--test faults -- --nocapture
 
 fuzz:
 	@FUZZ_SECONDS='$(FUZZ_SECONDS)' sh fuzz/run.sh $(FUZZ_TARGETS)

@@ -88,13 +88,16 @@ impl Transaction {
     fn ending_of_a_cut(&self) -> Ending {
         match self.up {
             Upstream::Body { sink: ResponseSink::UntilClose, .. } | Upstream::Tunnel(_) => Ending::Abort,
+            // All of it is here, and part of it will not leave. Only a connection that ends with its response can have
+            // one that ends with its connection.
+            Upstream::Done if !self.to_client.is_empty() && !self.is_persistent => Ending::Abort,
+            Upstream::Cut { ending } => ending,
             Upstream::Body { .. }
             | Upstream::None
             | Upstream::Local
             | Upstream::Connecting { .. }
             | Upstream::AwaitHead { .. }
-            | Upstream::Done
-            | Upstream::Cut { .. } => Ending::Close,
+            | Upstream::Done => Ending::Close,
         }
     }
 

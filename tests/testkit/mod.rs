@@ -7,6 +7,7 @@
 //! | `wire` | one exchange, its peers, its pool and its clock, all in memory |
 //! | `invariants` | what must hold whatever happens, one function each |
 //! | `script` | the `.wire` files |
+//! | `scenes` | scenarios made of a number |
 #![allow(dead_code, missing_docs, reason = "each test binary uses a part of this")]
 
 pub mod strict;
@@ -14,6 +15,7 @@ pub mod plugin;
 pub mod wire;
 pub mod invariants;
 pub mod script;
+pub mod scenes;
 
 /// Marsaglia's xorshift: the same numbers on every run.
 #[derive(Clone, Debug)]

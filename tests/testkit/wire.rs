@@ -32,6 +32,9 @@ pub enum Split {
     Whole,
     Bytes,
     Random(Random),
+    /// As `Random`, and worse: any read or write may say that it would block, the two sides are looked at in any order,
+    /// ticks come although nothing is due.
+    Faults(Random),
 }
 
 impl Split {
@@ -40,7 +43,7 @@ impl Split {
         match self {
             Split::Whole => len.min(READ),
             Split::Bytes => 1,
-            Split::Random(random) => {
+            Split::Random(random) | Split::Faults(random) => {
                 let most = [1, 3, 17, 200, READ][random.below(5)];
                 1 + random.below(len.min(most))
             }
@@ -51,7 +54,7 @@ impl Split {
     fn relayed(&mut self, len: usize) -> usize {
         match self {
             Split::Whole | Split::Bytes => len,
-            Split::Random(random) => random.below(len + 1),
+            Split::Random(random) | Split::Faults(random) => random.below(len + 1),
         }
     }
 
@@ -59,12 +62,58 @@ impl Split {
     fn taken(&mut self, len: usize) -> usize {
         match self {
             Split::Whole | Split::Bytes => len,
-            Split::Random(random) => match random.below(3) {
+            Split::Random(random) | Split::Faults(random) => match random.below(3) {
                 0 => 1 + random.below(len),
                 _ => len,
             },
         }
     }
+
+    /// Happens once in so many times, where faults are wanted.
+    fn strikes(&mut self, once_in: usize) -> bool {
+        match self {
+            Split::Whole | Split::Bytes | Split::Random(_) => false,
+            Split::Faults(random) => random.below(once_in) == 0,
+        }
+    }
+
+    /// In which order the next round writes to both sides and reads from both.
+    fn order(&mut self) -> [Move; 4] {
+        let mut order = [
+            Move::Flush(Side::Downstream),
+            Move::Flush(Side::Upstream),
+            Move::Pull(Side::Downstream),
+            Move::Pull(Side::Upstream),
+        ];
+        if let Split::Faults(random) = self {
+            for last in (1..order.len()).rev() {
+                order.swap(last, random.below(last + 1));
+            }
+        }
+        order
+    }
+}
+
+/// A part of a round.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    Flush(Side),
+    Pull(Side),
+}
+
+/// Something that happens in the midst of moving bytes, after so many rounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Ambush {
+    pub after: u32,
+    pub what: Mishap,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Mishap {
+    Stop(Side, Ending),
+    Unwritable(Side),
+    Late(Duration),
+    Drain,
 }
 
 /// How the pool answers.
@@ -182,6 +231,9 @@ pub struct Wire {
     failing: Option<ConnectError>,
     split: Split,
     lane: bool,
+    /// The soonest one last.
+    pub ambushes: Vec<Ambush>,
+    rounds: u32,
     /// What the client asked, as far as the exchange has read it.
     pub asked: Parser,
     /// What the client was answered.
@@ -218,6 +270,8 @@ impl Wire {
             failing: None,
             split: setup.split.clone(),
             lane: setup.lane,
+            ambushes: Vec::new(),
+            rounds: 0,
             asked: Parser::new(Kind::Requests, Whose::Received),
             answered: Parser::new(Kind::Responses, Whose::Written),
             loans: Vec::new(),
@@ -309,10 +363,22 @@ impl Wire {
     pub fn run(&mut self) -> Result<(), String> {
         for _ in 0..10_000_000 {
             let mut moved = self.carry_out();
-            moved |= self.flush(Side::Downstream);
-            moved |= self.flush(Side::Upstream);
-            moved |= self.pull(Side::Downstream)?;
-            moved |= self.pull(Side::Upstream)?;
+            for step in self.split.order() {
+                // Whoever is told to come later comes later: that is not rest.
+                if self.split.strikes(4) {
+                    moved = true;
+                    continue;
+                }
+                moved |= match step {
+                    Move::Flush(side) => self.flush(side),
+                    Move::Pull(side) => self.pull(side)?,
+                };
+            }
+            if self.split.strikes(16) {
+                self.handle(Input::Tick);
+                moved = true;
+            }
+            moved |= self.spring_ambush();
             invariants::always(self)?;
             if !moved {
                 let Some(error) = self.failing.take() else { return invariants::at_rest(self) };
@@ -321,6 +387,22 @@ impl Wire {
             }
         }
         Err("never comes to rest".to_owned())
+    }
+
+    /// What lies in wait for this round.
+    fn spring_ambush(&mut self) -> bool {
+        self.rounds += 1;
+        let Some(ambush) = self.ambushes.pop_if(|next| next.after <= self.rounds) else { return false };
+        match ambush.what {
+            Mishap::Stop(side, ending) => self.stop(side, ending),
+            Mishap::Unwritable(side) => self.break_off(side),
+            Mishap::Late(by) => {
+                self.elapsed += by;
+                self.handle(Input::Tick);
+            }
+            Mishap::Drain => self.drain(),
+        }
+        true
     }
 
     fn with_env<T>(&mut self, call: impl FnOnce(&mut Exchange, &mut Env<'_>) -> T) -> T {
