@@ -15,10 +15,10 @@ use super::sections::{
     TlsKeys, UpstreamTlsKeys,
 };
 use super::units::{BodyLimit, ConnectionLimit, MemoryLimit, Span};
-use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, ServerName, Text};
+use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, Rewriting, ServerName, Text};
 use super::{
     CertificateFiles, Config, ForwardedPolicy, Limits, LogConfig, LogFormat, PluginConfig, PluginSource, PoolLimits,
-    RouteConfig, RouteOptions, Timeouts, TlsListen, UpstreamTls,
+    Rewrites, RouteConfig, RouteOptions, Timeouts, TlsListen, UpstreamTls,
 };
 
 impl Config {
@@ -100,11 +100,12 @@ pub(super) fn resolve(file: File, routes: Routes, format: LogFormat) -> Config {
     let limits = file.limits.unwrap_or_default().resolve();
     let timeouts = file.timeouts.unwrap_or_default().over(Timeouts::default());
     let upstream_tls = file.upstream_tls.unwrap_or_default().over(&UpstreamTls::default());
+    let rewrites = rewrites_over(file.rewrite_redirects, file.rewrite_cookies, Rewrites::default());
     let forwarded = file.forwarded.unwrap_or_default();
     let log = file.log.unwrap_or_default();
     let mut config = Config {
         listen: file.listen_addr.map_or(default.listen, |Listen(all)| all.into_iter().map(|Address(a)| a).collect()),
-        routes: resolve_routes(routes, &limits, timeouts, &upstream_tls),
+        routes: resolve_routes(routes, &limits, timeouts, rewrites, &upstream_tls),
         workers: file.workers.map_or(default.workers, |count| count.to_usize()),
         limits,
         pool: file.pool.unwrap_or_default().resolve(),
@@ -120,6 +121,7 @@ pub(super) fn resolve(file: File, routes: Routes, format: LogFormat) -> Config {
                 .collect(),
             enabled: forwarded.enabled.is_none_or(|Flag(on)| on),
         },
+        rewrites,
         timeouts,
         configz: file.admin.unwrap_or_default().configz.is_none_or(|Flag(on)| on),
         plugins: file.plugins.unwrap_or_default().into_iter().filter_map(PluginKeys::resolve).collect(),
@@ -257,9 +259,23 @@ impl UpstreamTlsKeys {
     }
 }
 
-fn resolve_routes(routes: Routes, limits: &Limits, timeouts: Timeouts, upstream_tls: &UpstreamTls) -> Vec<RouteConfig> {
-    let options: Vec<_> =
-        routes.options.into_iter().map(|keys| Arc::new(keys.resolve_options(limits, timeouts, upstream_tls))).collect();
+/// `default` with what was written in its place.
+fn rewrites_over(redirects: Option<Rewriting>, cookies: Option<Rewriting>, default: Rewrites) -> Rewrites {
+    Rewrites {
+        redirects: redirects.map_or(default.redirects, |Rewriting(rewrite)| rewrite),
+        cookies: cookies.map_or(default.cookies, |Rewriting(rewrite)| rewrite),
+    }
+}
+
+fn resolve_routes(
+    routes: Routes,
+    limits: &Limits,
+    timeouts: Timeouts,
+    rewrites: Rewrites,
+    upstream_tls: &UpstreamTls,
+) -> Vec<RouteConfig> {
+    let resolve = |keys: RouteKeys| Arc::new(keys.resolve_options(limits, timeouts, rewrites, upstream_tls));
+    let options: Vec<_> = routes.options.into_iter().map(resolve).collect();
     routes
         .routes
         .into_iter()
@@ -272,10 +288,17 @@ fn resolve_routes(routes: Routes, limits: &Limits, timeouts: Timeouts, upstream_
 }
 
 impl RouteKeys {
-    fn resolve_options(self, limits: &Limits, timeouts: Timeouts, upstream_tls: &UpstreamTls) -> RouteOptions {
+    fn resolve_options(
+        self,
+        limits: &Limits,
+        timeouts: Timeouts,
+        rewrites: Rewrites,
+        upstream_tls: &UpstreamTls,
+    ) -> RouteOptions {
         let default = RouteOptions::default();
         RouteOptions {
             strip_prefix: self.strip_prefix.map_or(default.strip_prefix, |Flag(on)| on),
+            rewrites: rewrites_over(self.rewrite_redirects, self.rewrite_cookies, rewrites),
             host: self.host.map_or(default.host, |Host(policy)| policy),
             upgrade: self.upgrade.map_or(default.upgrade, |all| all.into_iter().map(|Protocol(name)| name).collect()),
             max_body_bytes: self.max_body_bytes.map_or(limits.max_body_bytes, body_limit),

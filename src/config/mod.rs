@@ -64,6 +64,8 @@ pub struct Config {
     pub upstream_tls: UpstreamTls,
     /// Whom to believe about the client, and whether to tell the upstream.
     pub forwarded: ForwardedPolicy,
+    /// What is mapped back in responses, where a route says nothing else.
+    pub rewrites: Rewrites,
     /// Time-outs of what belongs to no route: reading a head, idle connections, the drain.
     pub timeouts: Timeouts,
     /// Whether /configz answers.
@@ -88,6 +90,7 @@ impl Default for Config {
             tls: None,
             upstream_tls: UpstreamTls::default(),
             forwarded: ForwardedPolicy::default(),
+            rewrites: Rewrites::default(),
             timeouts: Timeouts::default(),
             configz: true,
             plugins: Vec::new(),
@@ -265,6 +268,8 @@ impl Scheme {
 pub struct RouteOptions {
     /// Whether the prefix is removed from the path before forwarding.
     pub strip_prefix: bool,
+    /// What is mapped back in responses.
+    pub rewrites: Rewrites,
     /// Which Host the upstream sees (rule G8).
     pub host: HostPolicy,
     /// Protocol tokens that a client may upgrade to, lower case.
@@ -281,6 +286,7 @@ impl Default for RouteOptions {
     fn default() -> Self {
         RouteOptions {
             strip_prefix: true,
+            rewrites: Rewrites::default(),
             host: HostPolicy::Upstream,
             upgrade: vec!["websocket".to_owned()],
             max_body_bytes: None,
@@ -288,6 +294,25 @@ impl Default for RouteOptions {
             upstream_tls: UpstreamTls::default(),
         }
     }
+}
+
+/// What of a response is mapped from the place that the upstream knows to the one that clients see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Rewrites {
+    /// Location, Content-Location, Refresh, Link.
+    pub redirects: Rewrite,
+    /// Path and Domain of Set-Cookie.
+    pub cookies: Rewrite,
+}
+
+/// Whether something is mapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Rewrite {
+    /// Where it leads to the upstream.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// Which Host the upstream sees.

@@ -10,7 +10,7 @@ use super::sections::{
     RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys, TlsKeys, UpstreamTlsKeys,
 };
 use super::units::{BodyLimit, ConnectionLimit, Count, MemoryLimit, Size, Span};
-use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, ServerName, Text};
+use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, Rewriting, ServerName, Text};
 use super::{CertificateFiles, Config, PluginConfig, PluginSource, RouteOptions, Timeouts, TlsListen, UpstreamTls};
 
 impl Config {
@@ -50,6 +50,8 @@ impl Config {
                 trusted_proxies: Some(self.forwarded.trusted_proxies.iter().copied().map(Network).collect()),
                 enabled: Some(Flag(self.forwarded.enabled)),
             }),
+            rewrite_redirects: Some(Rewriting(self.rewrites.redirects)),
+            rewrite_cookies: Some(Rewriting(self.rewrites.cookies)),
             admin: Some(AdminKeys { configz: Some(Flag(self.configz)) }),
             plugins: Some(self.plugins.iter().map(to_plugin).collect()),
             plugin_body_limit: Some(Size(self.plugin_body_limit as u64)),
@@ -82,6 +84,8 @@ impl Config {
             prefix: None,
             upstream: None,
             strip_prefix: Some(Flag(options.strip_prefix)),
+            rewrite_redirects: Some(Rewriting(options.rewrites.redirects)),
+            rewrite_cookies: Some(Rewriting(options.rewrites.cookies)),
             host: Some(Host(options.host.clone())),
             upgrade: Some(options.upgrade.iter().cloned().map(Protocol).collect()),
             max_body_bytes: Some(BodyLimit(options.max_body_bytes.map(Size))),
@@ -169,6 +173,7 @@ routes:
   - prefix: /b/
     upstream: http://[::1]
     strip_prefix: false
+    rewrite_redirects: auto
     host: client
     upgrade: []
     max_body_bytes: 1000
@@ -180,6 +185,8 @@ limits: {max_connections: 77, memory_budget: 8MiB, max_head_bytes: 4KiB, max_hea
 timeouts: {request_head: 1500ms, connect: {address: 1s, total: 9s}, drain: 2h}
 pool: {max_idle: 0, max_idle_per_upstream: 1, idle_timeout: 1s, max_age: 2m}
 dns: {refresh: 1h}
+rewrite_redirects: off
+rewrite_cookies: off
 forwarded: {trusted_proxies: [10.0.0.0/8, 127.0.0.1, "::1"], enabled: false}
 admin: {configz: false}
 plugins:
@@ -219,6 +226,8 @@ routes:
   upstream: http://a
   strip_prefix: true
   host: upstream
+  rewrite_redirects: auto
+  rewrite_cookies: auto
   upgrade:
   - websocket
   max_body_bytes: unlimited
@@ -256,6 +265,8 @@ upstream_tls:
 forwarded:
   trusted_proxies: []
   enabled: true
+rewrite_redirects: auto
+rewrite_cookies: auto
 admin:
   configz: true
 plugins: []

@@ -13,7 +13,7 @@ use super::error::{quoted, refuse};
 use super::json::PluginText;
 use super::read::{Entry, Read, section};
 use super::units::{BodyLimit, Bytes, ConnectionLimit, Count, MemoryLimit, Size, Span};
-use super::values::{Flag, Format, Host, Listen, Network, Prefix, Protocol, ServerName, Text, Upstream};
+use super::values::{Flag, Format, Host, Listen, Network, Prefix, Protocol, Rewriting, ServerName, Text, Upstream};
 use super::{Scheme, UpstreamUrl, prefix};
 
 const KIB: u64 = 1024;
@@ -32,6 +32,8 @@ section! {
         tls: TlsKeys,
         upstream_tls: UpstreamTlsKeys,
         forwarded: ForwardedKeys,
+        rewrite_redirects: Rewriting,
+        rewrite_cookies: Rewriting,
         admin: AdminKeys,
         plugins: Vec<PluginKeys>,
         plugin_body_limit: Size<0, { 1024 * MIB }>,
@@ -160,6 +162,8 @@ section! {
         upstream: Upstream,
         strip_prefix: Flag,
         host: Host,
+        rewrite_redirects: Rewriting,
+        rewrite_cookies: Rewriting,
         upgrade: Vec<Protocol>,
         max_body_bytes: BodyLimit,
         timeouts: RouteTimeoutKeys,

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use super::error::quoted;
 use super::read::{Entry, expected};
 use super::url::{check_host, parse_port, split_port};
-use super::{HostPolicy, ListenAddr, LogFormat, Scheme, UpstreamUrl, prefix};
+use super::{HostPolicy, ListenAddr, LogFormat, Rewrite, Scheme, UpstreamUrl, prefix};
 
 /// `true` or `false`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -165,6 +165,31 @@ impl Serialize for Host {
             HostPolicy::Upstream => "upstream",
             HostPolicy::Client => "client",
             HostPolicy::Fixed(name) => name,
+        })
+    }
+}
+
+/// Whether something in responses is mapped back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Rewriting(pub Rewrite);
+
+impl Entry for Rewriting {
+    const EXPECTED: &'static str = "auto or off";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Rewriting(Rewrite::Auto)),
+            "off" => Ok(Rewriting(Rewrite::Off)),
+            _ => Err(expected::<Self>(quoted(text))),
+        }
+    }
+}
+
+impl Serialize for Rewriting {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self.0 {
+            Rewrite::Auto => "auto",
+            Rewrite::Off => "off",
         })
     }
 }

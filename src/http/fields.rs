@@ -25,6 +25,7 @@ pub enum Known {
     Host,
     Http2Settings,
     KeepAlive,
+    Link,
     Location,
     MaxForwards,
     ProxyAuthenticate,
@@ -54,6 +55,7 @@ impl Known {
             (3, b'v') => (b"via", Known::Via),
             (4, b'd') => (b"date", Known::Date),
             (4, b'h') => (b"host", Known::Host),
+            (4, b'l') => (b"link", Known::Link),
             (6, b'c') => (b"cookie", Known::Cookie),
             (6, b'e') => (b"expect", Known::Expect),
             (7, b'r') => (b"refresh", Known::Refresh),
@@ -233,6 +235,11 @@ impl Fields {
         } else {
             self.add_known(known, name, value);
         }
+    }
+
+    /// Whether there is a line of a name for which `is_wanted` says so.
+    pub fn any(&self, is_wanted: impl Fn(Known) -> bool) -> bool {
+        self.lines.iter().any(|entry| is_wanted(entry.known))
     }
 
     /// All values of a name that the proxy knows, in order.
@@ -434,6 +441,7 @@ mod tests {
             ("host", Known::Host),
             ("http2-settings", Known::Http2Settings),
             ("keep-alive", Known::KeepAlive),
+            ("link", Known::Link),
             ("location", Known::Location),
             ("max-forwards", Known::MaxForwards),
             ("proxy-authenticate", Known::ProxyAuthenticate),

@@ -7,6 +7,7 @@ use super::admit::{Plan, max_forwards};
 use super::connection::{allowed_protocols, is_hop_by_hop};
 use super::events::Peer;
 use super::forwarded::{add_claims, is_claim, is_trusted};
+use super::under_prefix::{Place, map_back};
 use crate::config::{ForwardedPolicy, HostPolicy, RouteConfig};
 use crate::http::chars::write_decimal;
 use crate::http::fields::{Fields, Known, Line};
@@ -68,8 +69,7 @@ pub fn forward_request(
             }
     });
     if policy.enabled {
-        let prefix = if route.options.strip_prefix { route.prefix.trim_end_matches('/') } else { "" };
-        add_claims(head, peer, trusted, &scratch.host, prefix, &mut scratch.text);
+        add_claims(head, peer, trusted, &scratch.host, stripped_prefix(route), &mut scratch.text);
     }
     // RFC 9110 section 7.6.3: the version in which the message was received, then our name.
     let via: &[u8] = match head.version {
@@ -84,6 +84,11 @@ pub fn forward_request(
         write_decimal(left - 1, &mut scratch.text);
         head.fields.set(b"Max-Forwards", &scratch.text);
     }
+}
+
+/// What a route takes from the path; empty for nothing.
+fn stripped_prefix(route: &RouteConfig) -> &str {
+    if route.options.strip_prefix { route.prefix.trim_end_matches('/') } else { "" }
 }
 
 fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, client_host: &[u8]) {
@@ -125,6 +130,18 @@ pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], date: &[u8; 2
     if head.status >= 200 && head.fields.first(Known::Date).is_none() {
         head.fields.add(b"Date", date);
     }
+}
+
+/// Maps what a response says of the place of its application, in place. `sent_host` is the Host that the upstream saw.
+pub fn map_response(head: &mut ResponseHead, route: &RouteConfig, sent_host: &[u8], scratch: &mut Scratch) {
+    let place = Place {
+        rewrites: route.options.rewrites,
+        prefix: stripped_prefix(route),
+        upstream: &route.upstream,
+        sent_host,
+        client_host: &scratch.host,
+    };
+    map_back(&mut head.fields, &place, &mut scratch.text);
 }
 
 /// How a response body that was framed as `received` leaves to a client of that version. A close-delimited body becomes

@@ -10,6 +10,7 @@
 //! | [`connection`] | the Connection field |
 //! | [`forwarded`] | X-Forwarded-*: whose word is taken |
 //! | [`admit`] | whether a request is served, and by whom |
+//! | [`under_prefix`] | what a response says of its application's place, mapped back |
 //! | [`forward`] | received head to forwarded head |
 //! | [`local`] | answers of our own |
 //! | [`record`] | what the access log will say |
@@ -30,6 +31,7 @@ pub mod cause;
 pub mod connection;
 pub mod forwarded;
 pub mod admit;
+pub mod under_prefix;
 pub mod forward;
 pub mod local;
 pub mod record;

@@ -16,7 +16,8 @@ use super::connection::{Options, read_options};
 use super::downstream::head_limits;
 use super::events::ConnectError;
 use super::forward::{
-    client_framing, forward_response, write_interim_head, write_response_head, write_switching_head, write_trailers,
+    client_framing, forward_response, map_response, write_interim_head, write_response_head, write_switching_head,
+    write_trailers,
 };
 use super::hooks::Verdict;
 use super::outcome::HookPhase;
@@ -133,6 +134,15 @@ impl Transaction {
         }
     }
 
+    /// The received head becomes the one that leaves, whatever its status.
+    fn forward_response_head(&mut self, turn: &Turn<'_, '_>) {
+        forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
+        if let Some(plan) = self.plan {
+            let route = &turn.client.site.config.routes[plan.route as usize];
+            map_response(&mut self.response, route, &self.request.authority, &mut self.scratch);
+        }
+    }
+
     /// Rule G9: passed on in order, but never to an HTTP/1.0 client, and not without end.
     fn on_interim(&mut self, turn: &mut Turn<'_, '_>, interim: u32) -> Result<(), Refusal> {
         if interim >= turn.client.site.config.limits.max_interim_responses {
@@ -147,7 +157,7 @@ impl Transaction {
             self.progress.client_read = turn.now();
         }
         if self.request.version == Version::Http11 {
-            forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
+            self.forward_response_head(turn);
             write_interim_head(&self.response, self.to_client.tail());
         }
         Ok(())
@@ -164,7 +174,7 @@ impl Transaction {
         if !list_has(&self.offered, &protocol) {
             return Err(bad_response("G14"));
         }
-        forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
+        self.forward_response_head(turn);
         write_switching_head(&self.response, &protocol, self.to_client.tail());
         self.record.status = 101;
         self.is_persistent = false;
@@ -181,7 +191,7 @@ impl Transaction {
         self.give_up_upload();
         self.is_event_stream = self.response.fields.values_of(b"Content-Type").any(is_event_stream);
         let announced = self.announced_framing(framing, turn.client.site.wants().response);
-        forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
+        self.forward_response_head(turn);
         match Body::new(framing) {
             Some(body) if turn.client.site.wants().response && !self.is_client_head() => {
                 self.up = Upstream::Body { body, sink: ResponseSink::Collect };

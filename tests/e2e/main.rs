@@ -22,4 +22,5 @@ mod pressure;
 mod start_up;
 mod streaming;
 mod timeouts;
+mod under_prefix;
 mod websocket;
