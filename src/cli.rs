@@ -38,6 +38,8 @@ pub struct Options {
     pub plugin_dir: Option<PathBuf>,
     /// `-memory-budget`, as written.
     pub memory_budget: Option<String>,
+    /// `-against`: with `-check`, the running proxy to compare with.
+    pub against: Option<String>,
 }
 
 /// Where the configuration comes from: one of the two, never a mixture.
@@ -57,7 +59,7 @@ pub enum Source {
 impl Default for Options {
     fn default() -> Self {
         let source = Source::File(PathBuf::from("config.yaml"));
-        Options { source, verbose: false, plugin_dir: None, memory_budget: None }
+        Options { source, verbose: false, plugin_dir: None, memory_budget: None, against: None }
     }
 }
 
@@ -74,6 +76,8 @@ Usage: mini-rproxy [flags]
   -plugindir DIR   load every *.so of this directory, in the order of their names (default: none)
   -memory-budget SIZE  what all buffers together may take, for example 8MiB (default: unlimited)
   -check           read and check the configuration, then exit with 0 or 1
+  -against URL     with -check: say what a reload would change in the proxy that runs at http://HOST:PORT or
+                   unix:/PATH (\"-\": its answer to /configz?outline on stdin), then exit with 0 (nothing), 3 or 1
   -healthcheck     ask the proxy that runs with this configuration for /health, then exit with 0 or 1
   -print-config    print the configuration with every default, without credentials
   -version         print the version
@@ -109,7 +113,7 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// All flags, as they are written after the dashes.
-const FLAGS: [&str; 12] = [
+const FLAGS: [&str; 13] = [
     "config",
     "route",
     "listen",
@@ -117,6 +121,7 @@ const FLAGS: [&str; 12] = [
     "plugindir",
     "memory-budget",
     "check",
+    "against",
     "healthcheck",
     "print-config",
     "version",
@@ -142,6 +147,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Arg::Long("memory-budget") => {
                 options.memory_budget = Some(text(&mut parser, "memory-budget", "SIZE")?);
             }
+            Arg::Long("against") => {
+                let url = value_or_dash(&mut parser, "against", "URL")?;
+                options.against = Some(url.to_string_lossy().into_owned());
+            }
             Arg::Long("verbose") => options.verbose = true,
             Arg::Long("check") => command = Command::Check,
             Arg::Long("healthcheck") => command = Command::Healthcheck,
@@ -157,7 +166,15 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         }
     }
     options.source = source(file, listen, routes)?;
-    Ok(command(options))
+    match command(options) {
+        Command::Check(options) => Ok(Command::Check(options)),
+        Command::Run(Options { against: Some(_), .. })
+        | Command::PrintConfig(Options { against: Some(_), .. })
+        | Command::Healthcheck(Options { against: Some(_), .. }) => {
+            Err(UsageError("-against goes with -check".to_owned()))
+        }
+        command => Ok(command),
+    }
 }
 
 /// A file, or the flags that stand in its place.
@@ -191,9 +208,18 @@ fn with_two_dashes(arg: OsString) -> OsString {
 }
 
 fn value(parser: &mut lexopt::Parser, flag: &str, what: &str) -> Result<OsString, UsageError> {
+    let value = value_or_dash(parser, flag, what)?;
+    // A path that begins with a dash can be written ./-path.
+    if value == "-" {
+        return Err(UsageError(format!("-{flag} needs a value: -{flag} {what}")));
+    }
+    Ok(value)
+}
+
+fn value_or_dash(parser: &mut lexopt::Parser, flag: &str, what: &str) -> Result<OsString, UsageError> {
     let value = parser.value().map_err(|_| UsageError(format!("-{flag} needs a value: -{flag} {what}")))?;
-    // A flag in its place: the value was forgotten. (A path that begins with a dash can be written ./-path.)
-    if value.is_empty() || value.as_encoded_bytes().starts_with(b"-") {
+    // A flag in its place: the value was forgotten.
+    if value.is_empty() || value != "-" && value.as_encoded_bytes().starts_with(b"-") {
         return Err(UsageError(format!("-{flag} needs a value: -{flag} {what}")));
     }
     Ok(value)
@@ -245,6 +271,11 @@ mod tests {
             ("-memory-budget=8MiB", Command::Run(Options { memory_budget: Some("8MiB".into()), ..Options::default() })),
             ("-check -config x.yaml", Command::Check(other.clone())),
             ("-healthcheck -config x.yaml", Command::Healthcheck(other.clone())),
+            (
+                "-check -against=http://127.0.0.1:8080",
+                Command::Check(Options { against: Some("http://127.0.0.1:8080".into()), ..Options::default() }),
+            ),
+            ("-against - -check", Command::Check(Options { against: Some("-".into()), ..Options::default() })),
             ("-config x.yaml --print-config", Command::PrintConfig(other)),
             ("-version -check", Command::Version),
             ("-check -help", Command::Help),
@@ -295,6 +326,9 @@ mod tests {
             ("-config", "-config needs a value: -config PATH; -help lists all flags"),
             ("-config=", "-config needs a value: -config PATH; -help lists all flags"),
             ("-config -verbose", "-config needs a value: -config PATH; -help lists all flags"),
+            ("-against x", "-against goes with -check; -help lists all flags"),
+            ("-check -against", "-against needs a value: -against URL; -help lists all flags"),
+            ("-plugindir -", "-plugindir needs a value: -plugindir DIR; -help lists all flags"),
             ("-plugindir", "-plugindir needs a value: -plugindir DIR; -help lists all flags"),
             (
                 "config.yaml",

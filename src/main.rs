@@ -5,24 +5,25 @@
 //! | 0 | stopped by SIGTERM or SIGINT, after what was in flight had finished or `timeouts.drain` was over |
 //! | 1 | it could not start, or a part of it broke; one line on stderr says why |
 //! | 2 | the command line is wrong |
+//! | 3 | `-check -against`: the configuration is good, and a reload would change something |
 //! | 128 + n | a second signal (number n) came while it was finishing: what was in flight is cut |
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mini_rproxy::cli::{self, Command, Options, Source};
-use mini_rproxy::config::{Config, Scheme};
+use mini_rproxy::config::{Config, Difference, Kind, Outline, Scheme};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation::{self, Notifier};
 use mini_rproxy::net::listen::Speaks;
 use mini_rproxy::net::observer::LogJournal;
-use mini_rproxy::net::probe::probe;
+use mini_rproxy::net::probe::{self, probe};
 use mini_rproxy::net::resolve::SystemResolver;
-use mini_rproxy::net::server::{Parts, Server};
+use mini_rproxy::net::server::{Parts, Reloaded, Server};
 use mini_rproxy::net::signal::{Wish, Wishes};
 use mini_rproxy::net::tls::Tls;
 use mini_rproxy::plugin::chain;
@@ -32,6 +33,12 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Wrong flags, by convention.
 const USAGE: u8 = 2;
+
+/// `-check -against`: there are differences.
+const DIFFERENT: u8 = 3;
+
+/// A reload tells so many differences one by one; of more of them only the number.
+const MOST_DIFFERENCES: usize = 50;
 
 /// At the very end the log gets so long to reach a reader that may not be reading.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -48,9 +55,9 @@ fn main() -> ExitCode {
         Command::Help => say(cli::HELP),
         Command::Version => say(&format!("mini-rproxy {VERSION}\n")),
         Command::PrintConfig(options) => load(&options).and_then(|config| say(&config.to_yaml())),
-        Command::Check(options) => load(&options).and_then(|config| check(&config)),
+        Command::Check(options) => load(&options).and_then(|config| check(&config, options.against.as_deref())),
         Command::Healthcheck(options) => load(&options).and_then(|config| healthcheck(&config)),
-        Command::Run(options) => load(&options).and_then(|config| run(config, options.plugin_dir.as_deref())),
+        Command::Run(options) => load(&options).and_then(|config| run(config, &options)),
     };
     result.unwrap_or_else(|error| {
         complain(error);
@@ -82,10 +89,17 @@ fn load(options: &Options) -> Result<Config, String> {
     Ok(config)
 }
 
-/// The configuration is good; are the files that it names?
-fn check(config: &Config) -> Result<ExitCode, String> {
+/// The configuration is good; are the files that it names? And what would a running proxy make of it?
+fn check(config: &Config, against: Option<&str>) -> Result<ExitCode, String> {
     Tls::prepare(config).map_err(|error| error.to_string())?;
-    say("the configuration is good\n")
+    let Some(running) = against else { return say("the configuration is good\n") };
+    let differences = probe::outline(running)?.differences(&Outline::of(config));
+    if differences.is_empty() {
+        return say("the configuration is good, and a reload would change nothing\n");
+    }
+    let lines: String = differences.iter().map(|difference| format!("{difference}\n")).collect();
+    say(&lines)?;
+    Ok(ExitCode::from(DIFFERENT))
 }
 
 /// Whether the proxy that runs with this configuration answers; the first address stands for all.
@@ -94,7 +108,7 @@ fn healthcheck(config: &Config) -> Result<ExitCode, String> {
 }
 
 /// Serves until told to stop.
-fn run(config: Config, plugin_dir: Option<&Path>) -> Result<ExitCode, String> {
+fn run(config: Config, options: &Options) -> Result<ExitCode, String> {
     // Before anything is opened: their numbers are all that is known of them.
     let inherited = activation::take_sockets().map_err(|error| error.to_string())?;
     let notifier = Notifier::from_env();
@@ -103,36 +117,49 @@ fn run(config: Config, plugin_dir: Option<&Path>) -> Result<ExitCode, String> {
     let logger = Logger::to_stdout(config.log.format).map_err(|error| format!("cannot start the log: {error}"))?;
     log::log_panics(logger.clone());
     // Plugins are created before the loops start and destroyed after they have ended: this is the last of the chain.
-    let chain = chain::load(&config.plugins, plugin_dir, chain::limits(&config), Arc::new(logger.clone()))
-        .map_err(|error| error.to_string())?;
+    let chain =
+        chain::load(&config.plugins, options.plugin_dir.as_deref(), chain::limits(&config), Arc::new(logger.clone()))
+            .map_err(|error| error.to_string())?;
     for socket in &inherited {
         logger.line(Level::Info, "a socket was handed over; listen_addr is not used").text("name", &socket.name).send();
     }
     let config = Arc::new(config);
-    let (handle, access, worker_log) = (wishes.handle(), config.log.access, logger.clone());
+    let access = Arc::new(AtomicBool::new(config.log.access));
+    let (handle, worker_access, worker_log) = (wishes.handle(), Arc::clone(&access), logger.clone());
     let server = Server::start(Parts {
         config: Arc::clone(&config),
         inherited,
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
         names: Box::new(SystemResolver),
-        journals: Arc::new(move || Box::new(LogJournal::new(worker_log.clone(), access))),
+        journals: Arc::new(move || Box::new(LogJournal::new(worker_log.clone(), Arc::clone(&worker_access)))),
         on_end: Arc::new(move || handle.close()),
     })
     .map_err(|error| error.to_string())?;
     report(&logger, &config, &server);
     notifier.ready();
-    let result = serve(&logger, &notifier, &mut wishes, server);
+    let result = serve(&logger, &notifier, &mut wishes, server, &|server| reload(&logger, options, server, &access));
     drop(chain);
     logger.flush(LAST_WORDS);
     result
 }
 
 /// Waits for signals, and for the end of the workers.
-fn serve(logger: &Logger, notifier: &Notifier, wishes: &mut Wishes, server: Server) -> Result<ExitCode, String> {
+fn serve(
+    logger: &Logger,
+    notifier: &Notifier,
+    wishes: &mut Wishes,
+    mut server: Server,
+    reload: &dyn Fn(&mut Server),
+) -> Result<ExitCode, String> {
     let mut is_draining = false;
     while let Some(wish) = wishes.wait() {
         match wish {
-            Wish::Reload => reload(logger, &server),
+            Wish::Reload if is_draining => logger.line(Level::Warn, "no reload: the proxy is stopping").send(),
+            Wish::Reload => {
+                notifier.reloading();
+                reload(&mut server);
+                notifier.ready();
+            }
             Wish::End(_) if !is_draining => {
                 is_draining = true;
                 logger.line(Level::Info, "stopping: finishing what is in flight").send();
@@ -152,16 +179,64 @@ fn serve(logger: &Logger, notifier: &Notifier, wishes: &mut Wishes, server: Serv
     Ok(ExitCode::SUCCESS)
 }
 
-/// SIGHUP. Certificates expire while the proxy runs, so they are what is read again; everything else needs a restart.
-fn reload(logger: &Logger, server: &Server) {
-    match server.reload_certificates() {
-        Ok(0) => logger.line(Level::Warn, "there are no certificates to reload; all else needs a restart").send(),
-        Ok(count) => logger.line(Level::Info, "certificates reloaded").number("certificates", count as u64).send(),
+/// SIGHUP: reads configuration and certificates again.
+fn reload(logger: &Logger, options: &Options, server: &mut Server, access: &AtomicBool) {
+    match try_reload(logger, options, server) {
+        Ok(reloaded) => {
+            access.store(server.config().log.access, Ordering::Relaxed);
+            let message = match reloaded {
+                Reloaded::Everywhere => "configuration reloaded",
+                Reloaded::Soon => {
+                    "configuration reloaded, but for a worker that is busy and takes it in when it is not"
+                }
+            };
+            logger
+                .line(Level::Info, message)
+                .number("routes", server.config().routes.len() as u64)
+                .number("certificates", server.certificates() as u64)
+                .send();
+        }
         Err(error) => logger
-            .line(Level::Warn, "the certificates are kept as they were, because the new ones cannot be used")
-            .text("reason", &error.to_string())
+            .line(
+                Level::Warn,
+                "configuration and certificates are kept as they were, because the new ones cannot be used",
+            )
+            .text("reason", &error)
             .send(),
     }
+}
+
+fn try_reload(logger: &Logger, options: &Options, server: &mut Server) -> Result<Reloaded, String> {
+    let mut config = load(options)?;
+    let old = Arc::clone(server.config());
+    if config.plugins != old.plugins {
+        return Err("the list of plugins has changed, and plugins are created before the first request and destroyed \
+                    after the last one: this needs a restart"
+            .to_owned());
+    }
+    let differences = old.differences(&config);
+    config.keep_what_is_fixed(&old);
+    let listening: Vec<String> = server.addresses().iter().map(|(address, _)| (*address).to_owned()).collect();
+    let reloaded = server.reload(Arc::new(config)).map_err(|error| error.to_string())?;
+    for difference in differences.iter().take(MOST_DIFFERENCES) {
+        tell(logger, difference);
+    }
+    if let Some(more) = differences.len().checked_sub(MOST_DIFFERENCES).filter(|more| *more > 0) {
+        logger.line(Level::Info, "reload: more of that").number("differences", more as u64).send();
+    }
+    report_listening(logger, server, &listening);
+    Ok(reloaded)
+}
+
+fn tell(logger: &Logger, difference: &Difference) {
+    let message = match (difference.needs_restart, difference.kind) {
+        (true, _) => "reload: kept as it was, since this needs a restart",
+        (false, Kind::Added) => "reload: added",
+        (false, Kind::Changed) => "reload: changed",
+        (false, Kind::Removed) => "reload: removed",
+    };
+    let level = if difference.needs_restart { Level::Warn } else { Level::Info };
+    logger.line(level, message).text("what", &difference.what).send();
 }
 
 /// What an operator wants to see once: what runs here, where it listens, and which limits were made of what.
@@ -204,12 +279,19 @@ fn report(logger: &Logger, config: &Config, server: &Server) {
                 .send();
         }
     }
+    report_listening(logger, server, &[]);
+}
+
+/// Where it listens, but for what is `known`.
+fn report_listening(logger: &Logger, server: &Server, known: &[String]) {
     for (address, speaks) in server.addresses() {
         let protocol = match speaks {
             Speaks::Plain => "http",
             Speaks::Tls => "https",
         };
-        logger.line(Level::Info, "listening").text("address", address).text("protocol", protocol).send();
+        if !known.iter().any(|known| known == address) {
+            logger.line(Level::Info, "listening").text("address", address).text("protocol", protocol).send();
+        }
     }
 }
 

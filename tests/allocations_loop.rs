@@ -105,7 +105,7 @@ fn a_keep_alive_request_allocates_nothing_in_the_whole_proxy() {
         on_end: Arc::new(|| {}),
     })
     .expect("starts");
-    let mut client = TcpStream::connect(&server.addresses()[0].0).expect("connects");
+    let mut client = TcpStream::connect(server.addresses()[0].0).expect("connects");
     let mut buf = [0; 4096];
     ask(&mut client, &mut buf, 200);
     let before = COUNT.load(Ordering::SeqCst);

@@ -16,6 +16,7 @@
 //! | `file` | from the file to a [`Config`] |
 //! | `flags` | from `-listen` and `-route` to a [`Config`] |
 //! | `print` | and back |
+//! | `outline` | what is different between two configurations, in words |
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -35,9 +36,11 @@ mod sections;
 mod file;
 mod flags;
 mod print;
+mod outline;
 
 pub use error::{ConfigError, did_you_mean};
 pub use listen::ListenError;
+pub use outline::{Difference, Kind, Outline};
 pub use prefix::PrefixError;
 pub use url::UrlError;
 

@@ -20,6 +20,16 @@ impl Config {
         serde_yaml::to_string(&self.to_file()).expect("every value here is text, a number or a list of such")
     }
 
+    /// The same as a value that can be walked through.
+    pub(super) fn to_value(&self) -> serde_json::Value {
+        serde_json::to_value(self.to_file()).expect("every value here is text, a number or a list of such")
+    }
+
+    /// What a route of this configuration says for itself.
+    pub(super) fn options_to_value(&self, options: &RouteOptions) -> serde_json::Value {
+        serde_json::to_value(self.to_options(options)).expect("every value here is text, a number or a list of such")
+    }
+
     fn to_file(&self) -> File {
         let limits = &self.limits;
         File {

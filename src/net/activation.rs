@@ -120,18 +120,18 @@ fn take(fd: RawFd) -> Result<Socket, ActivationError> {
     Ok(socket)
 }
 
-impl Inherited {
-    /// What is spoken there: TLS where all addresses of the configuration speak it, and where some do, on sockets with
-    /// the name `https`. A socket of that name never speaks anything else.
-    pub fn speaks(&self, tls: Option<&TlsListen>) -> Result<Speaks, ActivationError> {
-        match (tls, self.name == "https") {
-            (None, true) => Err(ActivationError::NoCertificate),
-            (None, false) => Ok(Speaks::Plain),
-            (Some(tls), false) if !tls.listen.is_empty() => Ok(Speaks::Plain),
-            (Some(_), _) => Ok(Speaks::Tls),
-        }
+/// What is spoken at a socket with this name: TLS where all addresses of the configuration speak it, and where some do, on
+/// sockets with the name `https`. A socket of that name never speaks anything else.
+pub fn speaks(name: &str, tls: Option<&TlsListen>) -> Result<Speaks, ActivationError> {
+    match (tls, name == "https") {
+        (None, true) => Err(ActivationError::NoCertificate),
+        (None, false) => Ok(Speaks::Plain),
+        (Some(tls), false) if !tls.listen.is_empty() => Ok(Speaks::Plain),
+        (Some(_), _) => Ok(Speaks::Tls),
     }
+}
 
+impl Inherited {
     /// One listener for each of `workers` loops; they share the socket. Its file, if it has one, is not ours to remove.
     pub fn into_bound(self, workers: usize) -> io::Result<Bound> {
         let address = self.socket.local_addr()?;
@@ -176,6 +176,14 @@ impl Notifier {
     /// The proxy accepts connections.
     pub fn ready(&self) {
         self.tell("READY=1");
+    }
+
+    /// The proxy reads its configuration again; [`Notifier::ready`] says that this is over.
+    pub fn reloading(&self) {
+        // systemd wants to know when, on the clock of its own log.
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
     /// The proxy takes no more connections and will end.

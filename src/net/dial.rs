@@ -85,9 +85,8 @@ impl Worker {
             return;
         };
         self.set_link(owner, key);
-        let around = &self.around;
-        let now = around.now();
-        let Some(origin) = around.site.upstreams.get(upstream.0 as usize) else {
+        let now = self.around.now();
+        let Some((origin, _)) = self.stations.find(&self.around.site, upstream) else {
             self.fail(key, ConnectError::Failed);
             return;
         };
@@ -252,8 +251,9 @@ impl Worker {
     fn reached(&mut self, key: Key) {
         let Some(link) = self.links.get_mut(key) else { return };
         let LinkState::Dialing { conn, .. } = &mut link.state else { return };
-        let scheme = self.around.site.upstreams.get(link.upstream.0 as usize).map(|origin| origin.scheme);
-        match (scheme, self.desk.connect(link.upstream)) {
+        let found = self.stations.find(&self.around.site, link.upstream);
+        let scheme = found.map(|(origin, _)| origin.scheme);
+        match (scheme, found.and_then(|(_, desk)| desk.connect(link.upstream))) {
             (Some(Scheme::Http), _) => self.connected(key),
             (Some(Scheme::Https), Some(stage)) => {
                 conn.secure(stage);
@@ -298,7 +298,7 @@ impl Worker {
             return;
         }
         self.complaints.insert(upstream, now);
-        let Some(origin) = self.around.site.upstreams.get(upstream.0 as usize) else { return };
+        let Some((origin, _)) = self.stations.find(&self.around.site, upstream) else { return };
         let (host, port) = (&origin.host, origin.port);
         let remedy = match failure.verdict() {
             ConnectError::Untrusted(distrust) => distrust.sentence(),
@@ -371,6 +371,8 @@ impl Worker {
         };
         let until = (now + limits.idle_timeout).min(born + limits.max_age);
         let is_good = self.stage == Stage::Open && until > now && conn.can_write();
+        // Nobody will ask for an upstream that a reload has removed.
+        let is_good = is_good && (!self.stations.has_retired() || self.around.site.origin(link.upstream).is_some());
         // What was not drained may hide a byte too many, or the end (rule M12).
         let is_good = is_good && is_quiet(&mut conn, &mut self.scratch);
         link.state = LinkState::Idle { conn, born, until };

@@ -31,9 +31,32 @@ enum Listener {
 
 /// One listening socket and whether somebody may be waiting there.
 struct Gate {
+    number: u32,
     listener: Listener,
     speaks: Speaks,
     is_ready: bool,
+    is_registered: bool,
+    fate: Fate,
+}
+
+/// What becomes of a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It stays.
+    Stays,
+    /// It closes as soon as nobody waits there: whom the kernel has let into its queue would be reset.
+    Closes,
+}
+
+/// What can change at a door. Gates have numbers, the same at each worker's.
+#[derive(Debug)]
+pub enum Change {
+    /// There is one more.
+    Open(u32, Listening, Speaks),
+    /// Nobody new comes in there.
+    Close(u32),
+    /// Something else is spoken there from now on.
+    Speak(u32, Speaks),
 }
 
 /// A worker's listening sockets.
@@ -63,47 +86,75 @@ pub enum Knock {
 }
 
 impl Door {
-    /// A door with these sockets, and room for `max_clients`.
-    pub fn new(listeners: Vec<(Listening, Speaks)>, max_clients: usize) -> Door {
-        let gates = listeners
-            .into_iter()
-            .map(|(listener, speaks)| Gate {
-                speaks,
-                listener: match listener {
-                    Listening::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)),
-                    Listening::Unix(listener) => Listener::Unix(UnixListener::from_std(listener)),
-                },
-                is_ready: true,
-            })
-            .collect();
-        Door {
-            gates,
+    /// A door with these gates, and room for `max_clients`.
+    pub fn new(gates: Vec<Change>, max_clients: usize) -> Door {
+        let mut door = Door {
+            gates: Vec::new(),
             max_clients,
             alarm: Alarm::default(),
             closed_until: None,
             reserve: spare_socket(),
             last_complaint: None,
             turned_away: 0,
+        };
+        gates.into_iter().for_each(|change| door.note(change));
+        door
+    }
+
+    /// Changes it, but for the poller.
+    fn note(&mut self, change: Change) {
+        match change {
+            Change::Open(number, listener, speaks) => {
+                let listener = match listener {
+                    Listening::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)),
+                    Listening::Unix(listener) => Listener::Unix(UnixListener::from_std(listener)),
+                };
+                // Somebody may have come before the poller knows of it.
+                self.gates.push(Gate {
+                    number,
+                    listener,
+                    speaks,
+                    is_ready: true,
+                    is_registered: false,
+                    fate: Fate::Stays,
+                });
+            }
+            Change::Close(number) => self.with_gate(number, |gate| {
+                gate.fate = Fate::Closes;
+                gate.is_ready = true;
+            }),
+            Change::Speak(number, speaks) => self.with_gate(number, |gate| gate.speaks = speaks),
         }
     }
 
-    /// Registers the sockets.
+    fn with_gate(&mut self, number: u32, change: impl FnOnce(&mut Gate)) {
+        if let Some(gate) = self.gates.iter_mut().find(|gate| gate.number == number) {
+            change(gate);
+        }
+    }
+
+    /// Changes it while it is in use.
+    pub fn change(&mut self, registry: &Registry, change: Change) -> io::Result<()> {
+        self.note(change);
+        self.register(registry)
+    }
+
+    /// Registers the sockets that are not yet.
     pub fn register(&mut self, registry: &Registry) -> io::Result<()> {
-        for (number, gate) in self.gates.iter_mut().enumerate() {
-            let token = Source::Listener(number as u32).token();
+        for gate in self.gates.iter_mut().filter(|gate| !gate.is_registered) {
+            let token = Source::Listener(gate.number).token();
             match &mut gate.listener {
                 Listener::Tcp(listener) => registry.register(listener, token, Interest::READABLE)?,
                 Listener::Unix(listener) => registry.register(listener, token, Interest::READABLE)?,
             }
+            gate.is_registered = true;
         }
         Ok(())
     }
 
     /// The poller says that somebody came.
     pub fn on_event(&mut self, number: u32) {
-        if let Some(gate) = self.gates.get_mut(number as usize) {
-            gate.is_ready = true;
-        }
+        self.with_gate(number, |gate| gate.is_ready = true);
     }
 
     /// Until when it stays closed.
@@ -118,8 +169,10 @@ impl Door {
 
     /// Takes one client in.
     pub fn accept(&mut self) -> Knock {
-        for gate in &mut self.gates {
+        let mut at = 0;
+        while let Some(gate) = self.gates.get_mut(at) {
             if !gate.is_ready {
+                at += 1;
                 continue;
             }
             let error = match gate.listener.accept() {
@@ -127,6 +180,7 @@ impl Door {
                 Err(error) => error,
             };
             match error.kind() {
+                ErrorKind::WouldBlock if gate.fate == Fate::Closes => drop(self.gates.remove(at)),
                 ErrorKind::WouldBlock => gate.is_ready = false,
                 // The connection was broken while it waited, or a packet filter forbids it: the next one may be good.
                 ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::PermissionDenied => {
@@ -201,7 +255,7 @@ mod tests {
         let listener = StdListener::bind("127.0.0.1:0").expect("loopback");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("bound");
-        (Door::new(vec![(Listening::Tcp(listener), Speaks::Plain)], 8), address)
+        (Door::new(vec![Change::Open(0, Listening::Tcp(listener), Speaks::Plain)], 8), address)
     }
 
     #[test]

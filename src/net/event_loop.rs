@@ -81,6 +81,7 @@ impl Worker {
         }
         self.feed();
         self.advance_stage();
+        self.forget_retired();
         self.sweep_timers();
         self.graveyard.clear();
         Ok(())
@@ -113,6 +114,7 @@ impl Worker {
             Some(Source::Listener(number)) => self.door.on_event(number),
             Some(Source::Waker) => {
                 self.on_answers();
+                self.on_renewals();
                 self.on_order();
             }
             Some(Source::Drain) | None => {}
@@ -206,7 +208,7 @@ impl Worker {
         let now = self.around.clock.now();
         let mut conn = Conn::accepted(stream);
         if speaks == Speaks::Tls {
-            match self.desk.accept() {
+            match self.stations.desk.accept() {
                 Some(stage) => conn.secure(stage),
                 // Never in the clear what is meant to be secret.
                 None => return self.graveyard.push(conn),

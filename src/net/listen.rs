@@ -4,7 +4,8 @@
 //! worker wakes for another's. A unix socket cannot be had twice: the workers share it.
 //!
 //! SO_REUSEPORT has a trap: a second instance of the program would quietly share the port. So the first socket of an
-//! address is bound without the option, which fails where the port is in use, and gets it afterwards for the others.
+//! address is bound without the option, which fails where the port is in use, and gets it afterwards for the others; but
+//! where sharing is meant, it has it from the start ([`UsePort`]).
 //!
 //! Accepting is done in `accept`.
 
@@ -42,6 +43,15 @@ pub enum Speaks {
     Plain,
     /// TLS first.
     Tls,
+}
+
+/// Who else may have sockets on a TCP port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsePort {
+    /// Nobody: where it is in use already, that is an error.
+    Alone,
+    /// Other sockets of this user that allow it: our own, or those of the instance that this one takes over from.
+    WithOthers,
 }
 
 /// What listens on one address, for all workers.
@@ -138,14 +148,14 @@ impl SocketFile {
 }
 
 /// Listens on `address` for each of `workers` loops.
-pub fn listen(address: &ListenAddr, workers: usize) -> Result<Bound, ListenError> {
+pub fn listen(address: &ListenAddr, workers: usize, port: UsePort) -> Result<Bound, ListenError> {
     match address {
         ListenAddr::Tcp { addr, dual_stack, fallback_v4 } => {
-            let result = listen_tcp(*addr, *dual_stack, workers);
+            let result = listen_tcp(*addr, *dual_stack, workers, port);
             let result = match result {
                 // A host without IPv6: all addresses are all IPv4 addresses then (rule E8).
                 Err(error) if *fallback_v4 && lacks_ipv6(&error) => {
-                    listen_tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), addr.port()), false, workers)
+                    listen_tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), addr.port()), false, workers, port)
                 }
                 result => result,
             };
@@ -162,13 +172,14 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     unsupported || error.kind() == ErrorKind::AddrNotAvailable
 }
 
-fn listen_tcp(addr: SocketAddr, dual_stack: bool, workers: usize) -> io::Result<Bound> {
+fn listen_tcp(addr: SocketAddr, dual_stack: bool, workers: usize, port: UsePort) -> io::Result<Bound> {
     let first = tcp_socket(addr, dual_stack)?;
-    first.bind(&addr.into())?;
-    let real = first.local_addr()?.as_socket().unwrap_or(addr);
-    if workers > 1 {
+    if port == UsePort::WithOthers {
         first.set_reuse_port(true)?;
     }
+    first.bind(&addr.into())?;
+    let real = first.local_addr()?.as_socket().unwrap_or(addr);
+    first.set_reuse_port(true)?;
     first.listen(BACKLOG)?;
     let first = StdTcpListener::from(OwnedFd::from(first));
     let mut listeners = Vec::with_capacity(workers);
@@ -270,7 +281,7 @@ mod tests {
     #[test]
     fn all_workers_get_a_socket_on_the_same_real_port() {
         for workers in [1, 2, 4] {
-            let bound = listen(&tcp("127.0.0.1:0", false, false), workers).expect("loopback");
+            let bound = listen(&tcp("127.0.0.1:0", false, false), workers, UsePort::Alone).expect("loopback");
             assert_eq!(bound.listeners.len(), workers);
             for listener in &bound.listeners {
                 let Listening::Tcp(listener) = listener else { panic!("a TCP address gave another kind of socket") };
@@ -283,8 +294,8 @@ mod tests {
     #[test]
     fn a_port_in_use_is_an_error_with_a_remedy() {
         for (first_workers, second_workers) in [(1, 1), (2, 2), (1, 2), (2, 1)] {
-            let first = listen(&tcp("127.0.0.1:0", false, false), first_workers).expect("loopback");
-            let error = listen(&tcp(&first.address, false, false), second_workers).expect_err("in use");
+            let first = listen(&tcp("127.0.0.1:0", false, false), first_workers, UsePort::Alone).expect("loopback");
+            let error = listen(&tcp(&first.address, false, false), second_workers, UsePort::Alone).expect_err("in use");
             let expected = format!(
                 "cannot listen on {}: address in use; stop the other program or choose another listen_addr",
                 first.address
@@ -295,13 +306,13 @@ mod tests {
 
     #[test]
     fn an_address_of_another_host_is_refused_with_a_remedy() {
-        let error = listen(&tcp("192.0.2.1:0", false, false), 1).expect_err("not ours");
+        let error = listen(&tcp("192.0.2.1:0", false, false), 1, UsePort::Alone).expect_err("not ours");
         assert!(error.to_string().contains("no such address"), "{error}");
     }
 
     #[test]
     fn e8_all_addresses_means_both_families_or_the_one_that_the_host_has() {
-        let bound = listen(&tcp("[::]:0", true, true), 2).expect("any family");
+        let bound = listen(&tcp("[::]:0", true, true), 2, UsePort::Alone).expect("any family");
         let port = bound.address.rsplit(':').next().expect("a port").to_owned();
         TcpStream::connect(format!("127.0.0.1:{port}")).expect("IPv4 reaches it");
     }
@@ -311,18 +322,18 @@ mod tests {
         let folder = Folder::new("unix");
         let path = folder.0.join("proxy.sock");
         let address = ListenAddr::Unix { path: path.clone(), mode: Some(0o600) };
-        let bound = listen(&address, 2).expect("a socket");
+        let bound = listen(&address, 2, UsePort::Alone).expect("a socket");
         assert_eq!(bound.listeners.len(), 2);
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
         StdUnixStream::connect(&path).expect("somebody listens");
-        let error = listen(&address, 1).expect_err("in use");
+        let error = listen(&address, 1, UsePort::Alone).expect_err("in use");
         assert!(error.to_string().contains("address in use"), "{error}");
 
         // As after SIGKILL: nobody listens, the file is there.
         let Bound { listeners, file, .. } = bound;
         drop(listeners);
         std::mem::forget(file);
-        let bound = listen(&address, 1).expect("the stale file is replaced");
+        let bound = listen(&address, 1, UsePort::Alone).expect("the stale file is replaced");
         drop(bound);
         assert!(!path.exists());
     }
@@ -332,11 +343,12 @@ mod tests {
         let folder = Folder::new("file");
         let path = folder.0.join("proxy.sock");
         fs::write(&path, "precious").expect("a file");
-        let error = listen(&ListenAddr::Unix { path: path.clone(), mode: None }, 1).expect_err("not a socket");
+        let error =
+            listen(&ListenAddr::Unix { path: path.clone(), mode: None }, 1, UsePort::Alone).expect_err("not a socket");
         assert!(error.to_string().contains("which is no socket"), "{error}");
         assert_eq!(fs::read(&path).expect("still there"), b"precious");
         let nowhere = ListenAddr::Unix { path: folder.0.join("no/such/folder.sock"), mode: None };
-        let error = listen(&nowhere, 1).expect_err("no folder");
+        let error = listen(&nowhere, 1, UsePort::Alone).expect_err("no folder");
         assert!(error.to_string().contains("the folder does not exist"), "{error}");
     }
 }

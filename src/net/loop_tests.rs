@@ -92,7 +92,7 @@ impl Proxy {
             on_end: Arc::new(|| {}),
         })
         .expect("a server");
-        Proxy { address: server.addresses()[0].0.clone(), server: Some(server), said }
+        Proxy { address: server.addresses()[0].0.to_owned(), server: Some(server), said }
     }
 
     fn client(&self) -> TcpStream {

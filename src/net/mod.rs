@@ -18,10 +18,15 @@
 //! | [`door`] | where new connections come in |
 //! | [`observer`] | what a worker says: warnings and access lines |
 //! | [`control`] | what the main thread says to the workers |
+//! | [`stations`] | what requests from before a reload still need |
+//! | [`renewal`] | a new configuration on its way to a worker |
 //! | [`worker`] | what one event loop owns |
 //! | [`dial`] | connections to upstreams: lent or made |
 //! | [`drive`] | moving bytes between sockets and exchange |
+//! | [`renew`] | a new configuration, when it has arrived |
 //! | [`event_loop`] | the turn |
+//! | [`start_error`] | why it cannot start |
+//! | [`entrances`] | what the process listens on, and what a reload changes of it |
 //! | [`server`] | all workers together |
 //! | [`probe`] | asks a running proxy for its health |
 //! | [`signal`] | signals, as values for the main thread |
@@ -46,10 +51,15 @@ pub mod resolve;
 pub mod door;
 pub mod observer;
 pub mod control;
+pub mod stations;
+pub mod renewal;
 pub mod worker;
 pub mod dial;
 pub mod drive;
+pub mod renew;
 pub mod event_loop;
+pub mod start_error;
+pub mod entrances;
 pub mod server;
 pub mod probe;
 pub mod signal;

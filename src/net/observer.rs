@@ -2,6 +2,8 @@
 //! built. What a line looks like and how it leaves the process is the log's business.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::log::{Level, Logger};
 use crate::proxy::exchange::{AccessRecord, Observer};
@@ -15,13 +17,13 @@ pub trait Journal: Observer {
 /// One worker's journal.
 pub struct LogJournal {
     logger: Logger,
-    /// Whether each request gets a line.
-    access: bool,
+    /// Whether each request gets a line. A reload may change it.
+    access: Arc<AtomicBool>,
 }
 
 impl LogJournal {
-    /// A journal that writes to `logger`; `access`: a line for each request.
-    pub fn new(logger: Logger, access: bool) -> LogJournal {
+    /// A journal that writes to `logger`; while `access` is true: a line for each request.
+    pub fn new(logger: Logger, access: Arc<AtomicBool>) -> LogJournal {
         LogJournal { logger, access }
     }
 }
@@ -34,7 +36,7 @@ impl Journal for LogJournal {
 
 impl Observer for LogJournal {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        if !self.access {
+        if !self.access.load(Ordering::Relaxed) {
             return;
         }
         let mut line = self.logger.line(Level::Info, "request");
@@ -121,7 +123,7 @@ mod tests {
     fn said(access: bool, record: &AccessRecord<'_>) -> String {
         let kept = Kept::default();
         let logger = Logger::start(LogFormat::Text, kept.clone()).expect("a thread");
-        LogJournal::new(logger.clone(), access).access(record);
+        LogJournal::new(logger.clone(), Arc::new(AtomicBool::new(access))).access(record);
         assert!(logger.flush(Duration::from_secs(10)));
         let bytes = kept.0.lock().expect("whole").clone();
         String::from_utf8(bytes).expect("ASCII")

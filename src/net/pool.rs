@@ -58,6 +58,17 @@ impl Pool {
         }
     }
 
+    /// After a reload: other limits, and of the connections only those to upstreams that are kept. Returns the others, and
+    /// the oldest of those that are too many.
+    #[must_use = "the returned connections have to be closed"]
+    pub fn renew(&mut self, limits: &PoolLimits, is_kept: impl Fn(UpstreamId) -> bool) -> Vec<Key> {
+        let all = std::mem::replace(self, Pool::new(limits)).idle;
+        let (kept, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|(upstream, _)| is_kept(*upstream));
+        let surplus = kept.into_iter().filter_map(|(upstream, key)| self.park(upstream, key));
+        let surplus: Vec<Key> = surplus.collect();
+        gone.into_iter().map(|(_, key)| key).chain(surplus).collect()
+    }
+
     /// Takes out the oldest connection, to make room for something that matters more.
     pub fn take_oldest(&mut self) -> Option<Key> {
         if self.idle.is_empty() { None } else { Some(self.idle.remove(0).1) }
@@ -118,5 +129,18 @@ mod tests {
         pool.remove(key(7));
         assert_eq!(pool.take(A), Some(key(1)));
         assert_eq!(pool.take(A), None);
+    }
+
+    #[test]
+    fn a_reload_empties_the_pool_of_what_is_gone_and_of_what_is_too_much() {
+        let mut pool = pool(8, 8);
+        for (upstream, n) in [(A, 1), (B, 2), (A, 3), (A, 4), (B, 5)] {
+            assert_eq!(pool.park(upstream, key(n)), None);
+        }
+        let (idle_timeout, max_age) = (Duration::from_secs(4), Duration::from_secs(300));
+        let limits = PoolLimits { max_idle: 8, max_idle_per_upstream: 2, idle_timeout, max_age };
+        assert_eq!(pool.renew(&limits, |id| id == A), [key(2), key(5), key(1)]);
+        assert_eq!((pool.take(A), pool.take(A), pool.take(A)), (Some(key(4)), Some(key(3)), None));
+        assert_eq!(pool.take(B), None);
     }
 }

@@ -1,38 +1,101 @@
-//! `-healthcheck`: asks a running proxy for `/health`, for images without a shell to do it with.
+//! Asks a running proxy: `-healthcheck` for `/health`, for images without a shell to do it with, and `-check -against` for
+//! its configuration in words.
 //!
-//! It blocks, and knows of the proxy only what the configuration says.
+//! It blocks, and knows of the proxy only what the configuration or the command line says.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::config::ListenAddr;
+use crate::config::{ListenAddr, Outline};
 
 /// For each step. Docker's own limit for a probe is 30 s.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
+/// More than the outline of any configuration.
+const MOST_BYTES: u64 = 256 * 1024 * 1024;
+
 /// Asks whoever listens on `address`.
 pub fn probe(address: &ListenAddr) -> Result<(), String> {
     let status = match address {
-        ListenAddr::Tcp { addr, .. } => connect(*addr).and_then(|stream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
-            ask(stream)
-        }),
-        ListenAddr::Unix { path, .. } => UnixStream::connect(path).and_then(|stream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
-            ask(stream)
-        }),
+        ListenAddr::Tcp { addr, .. } => connect(*addr).and_then(tcp).and_then(ask),
+        ListenAddr::Unix { path, .. } => UnixStream::connect(path).and_then(unix).and_then(ask),
     };
     match status {
         Ok(status) if is_alive(&status) => Ok(()),
         Ok(status) => Err(format!("{address} answers {:?}", String::from_utf8_lossy(&status))),
         Err(error) => Err(format!("{address} does not answer: {error}")),
     }
+}
+
+fn tcp(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn unix(stream: UnixStream) -> io::Result<UnixStream> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// The configuration of the proxy that runs at `place`: `http://HOST:PORT`, with or without `/configz`, or
+/// `unix:/PATH`; `-` reads from standard input what somebody else has asked for.
+pub fn outline(place: &str) -> Result<Outline, String> {
+    let not_there = |error: io::Error| format!("{place} does not answer: {error}");
+    let answer = if place == "-" {
+        let mut json = String::new();
+        io::stdin().take(MOST_BYTES).read_to_string(&mut json).map_err(not_there)?;
+        json
+    } else if let Some(path) = place.strip_prefix("unix:") {
+        UnixStream::connect(path)
+            .and_then(unix)
+            .and_then(|stream| ask_for_outline(stream, "localhost"))
+            .map_err(not_there)?
+    } else {
+        let host = authority(place)?;
+        let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+        let addresses = address.to_socket_addrs().map_err(not_there)?;
+        let stream = TcpStream::connect(addresses.collect::<Vec<_>>().as_slice()).and_then(tcp);
+        stream.and_then(|stream| ask_for_outline(stream, host)).map_err(not_there)?
+    };
+    Outline::from_json(&answer).ok_or_else(|| {
+        format!(
+            "{place} does not tell its configuration: it does so at /configz?outline to clients on its own host, where \
+             admin.configz is on"
+        )
+    })
+}
+
+/// Host and port of a URL of `/configz`.
+fn authority(url: &str) -> Result<&str, String> {
+    let wrong = || {
+        format!(
+            "-against {url}: write http://HOST:PORT or unix:/PATH; for https, curl -k 'https://HOST:PORT/configz?outline' \
+             | mini-rproxy -check -against -"
+        )
+    };
+    let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let is_ours = matches!(path, "" | "/" | "/configz");
+    if is_ours && !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'@') {
+        Ok(host)
+    } else {
+        Err(wrong())
+    }
+}
+
+/// The body of the answer; empty where it is not a good one.
+fn ask_for_outline(mut stream: impl Read + Write, host: &str) -> io::Result<String> {
+    write!(stream, "GET /configz?outline HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(MOST_BYTES).read_to_string(&mut answer)?;
+    let body = answer.split_once("\r\n\r\n").filter(|(head, _)| head.starts_with("HTTP/1.1 200 "));
+    Ok(body.map_or_else(String::new, |(_, body)| body.to_owned()))
 }
 
 /// 200; or 400, with which a TLS port answers a request in the clear: that it answers is what was asked.
@@ -95,6 +158,44 @@ mod tests {
             (b"HTTP", Err("ADDRESS does not answer: failed to fill whole buffer")),
         ] {
             assert_eq!(probe_an_answer(answer), expected.map_err(str::to_owned));
+        }
+    }
+
+    #[test]
+    fn a_running_proxy_is_named_by_a_plain_url() {
+        for (url, expected) in [
+            ("http://127.0.0.1:8080", Some("127.0.0.1:8080")),
+            ("http://[::1]:8080/", Some("[::1]:8080")),
+            ("http://proxy.example/configz", Some("proxy.example")),
+            ("http://proxy.example/other", None),
+            ("http://u:p@proxy.example", None),
+            ("https://proxy.example", None),
+            ("127.0.0.1:8080", None),
+            ("http://", None),
+            ("http://a b", None),
+        ] {
+            assert_eq!(authority(url).ok(), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_no_outline_is_told_with_what_to_do() {
+        for answer in ["HTTP/1.1 200 OK\r\n\r\n[]", "HTTP/1.1 404 Not Found\r\n\r\n{}", "SSH-2.0-OpenSSH\r\n"] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+            let url = format!("http://{}", listener.local_addr().expect("bound"));
+            let server = thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).expect("a request");
+                    request.push(byte[0]);
+                }
+                stream.write_all(answer.as_bytes()).expect("a reader");
+            });
+            let error = outline(&url).expect_err(answer);
+            assert!(error.contains("does not tell its configuration"), "{error}");
+            server.join().expect("no panic");
         }
     }
 }

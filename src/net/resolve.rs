@@ -89,12 +89,11 @@ struct Shared {
     /// Something to do, or the end.
     news: Condvar,
     inboxes: Vec<Arc<Inbox>>,
-    refresh: Duration,
     source: Box<dyn Resolve>,
 }
 
-#[derive(Default)]
 struct State {
+    refresh: Duration,
     names: BTreeMap<UpstreamId, Name>,
     /// Asked for and not yet looked up: served before the schedule.
     urgent: VecDeque<UpstreamId>,
@@ -138,7 +137,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Resolver {
     /// Starts the threads. Answers go to all `inboxes`.
     pub fn start(source: Box<dyn Resolve>, refresh: Duration, inboxes: Vec<Arc<Inbox>>) -> io::Result<Resolver> {
-        let shared = Arc::new(Shared { state: Mutex::default(), news: Condvar::new(), inboxes, refresh, source });
+        let state = State {
+            refresh,
+            names: BTreeMap::new(),
+            urgent: VecDeque::new(),
+            schedule: BTreeSet::new(),
+            is_over: false,
+        };
+        let shared = Arc::new(Shared { state: Mutex::new(state), news: Condvar::new(), inboxes, source });
         for _ in 0..THREADS {
             let shared = Arc::clone(&shared);
             thread::Builder::new().name("resolver".to_owned()).spawn(move || shared.run())?;
@@ -193,6 +199,23 @@ impl Resolver {
         }
     }
 
+    /// After a reload: look-ups are repeated so often from the next one on, and of the names only those that `is_kept` says are
+    /// kept. Whoever still waits for another gets its answer.
+    pub fn renew(&self, refresh: Duration, is_kept: impl Fn(UpstreamId) -> bool) {
+        let mut state = lock(&self.shared.state);
+        let State { refresh: old, names, schedule, .. } = &mut *state;
+        *old = refresh;
+        names.retain(|id, name| match name.lookup {
+            _ if is_kept(*id) => true,
+            Lookup::Running { .. } => true,
+            Lookup::None => false,
+            Lookup::Scheduled(due) => {
+                schedule.remove(&(due, *id));
+                false
+            }
+        });
+    }
+
     /// Ends the threads, each after the look-up that it is in.
     pub fn stop(&self) {
         lock(&self.shared.state).is_over = true;
@@ -242,7 +265,7 @@ impl Shared {
                     continue;
                 }
             };
-            let name = names.get_mut(&upstream).expect("names are never removed");
+            let name = names.get_mut(&upstream).expect("who is removed is removed from the schedule too");
             if let Lookup::Scheduled(_) = name.lookup {
                 if now.saturating_duration_since(name.last_asked) > IN_USE {
                     name.lookup = Lookup::None;
@@ -260,8 +283,8 @@ impl Shared {
     /// Takes down what a look-up found, tells the workers, plans the next one.
     fn finish(&self, now: Instant, upstream: UpstreamId, found: &[SocketAddr]) {
         let mut state = lock(&self.state);
-        let State { names, schedule, .. } = &mut *state;
-        let name = names.get_mut(&upstream).expect("names are never removed");
+        let State { refresh, names, schedule, .. } = &mut *state;
+        let name = names.get_mut(&upstream).expect("a name that is being looked up is not removed");
         let answer = match &name.known {
             // A failed look-up keeps the old addresses.
             Known::Addresses(old) if found.is_empty() || **old == *found => {
@@ -278,7 +301,7 @@ impl Shared {
                 Some(Answer::Failed)
             }
         };
-        let due = now + self.refresh;
+        let due = now + *refresh;
         name.lookup = Lookup::Scheduled(due);
         schedule.insert((due, upstream));
         // A second thread may sleep until a later moment, or for ever.
@@ -397,6 +420,24 @@ mod tests {
         bench.answers.send(Ok(addresses(&["127.0.0.1:80"]))).expect("a thread waits");
         bench.answers.send(Ok(addresses(&["127.0.0.2:80"]))).expect("a thread waits");
         assert_eq!(bench.wait(), answer(&["127.0.0.2:80"]), "neither the failure nor the same again is told");
+    }
+
+    #[test]
+    fn a_reload_drops_names_but_not_whoever_waits_for_one() {
+        let mut bench = Bench::new(HOUR);
+        let (one, two) = (&["127.0.0.1:80"], &["127.0.0.2:80"]);
+        bench.ask();
+        // It runs, or is about to: its answer comes all the same.
+        bench.resolver.renew(HOUR, |_| false);
+        bench.answers.send(Ok(addresses(one))).expect("a thread waits");
+        assert_eq!(bench.wait(), answer(one));
+        bench.resolver.renew(HOUR, |id| id == NAME);
+        bench.ask();
+        assert_eq!(bench.wait(), answer(one), "kept: without a look-up");
+        bench.resolver.renew(HOUR, |_| false);
+        bench.ask();
+        bench.answers.send(Ok(addresses(two))).expect("a thread waits");
+        assert_eq!(bench.wait(), answer(two), "forgotten: looked up again");
     }
 
     #[test]

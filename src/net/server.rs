@@ -2,29 +2,37 @@
 //!
 //! Everything that can fail at start fails here, in the caller's thread, before a worker runs.
 
-use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use mio::{Poll, Waker};
 
-use crate::config::{Config, ListenAddr};
+use crate::config::Config;
 use crate::proxy::hooks::Hooks;
 use crate::proxy::site::Site;
 
-use super::activation::{ActivationError, Inherited};
+use super::activation::Inherited;
 use super::control::{Control, Order};
 use super::descriptors;
 use super::door::Door;
-use super::listen::{Bound, ListenError, Listening, SocketFile, Speaks, listen};
+use super::entrances::Entrances;
+use super::listen::Speaks;
 use super::memory::{self, Ledger};
 use super::observer::Journal;
+use super::renewal::{Mailbox, Renewal};
 use super::resolve::{Inbox, Resolve, Resolver};
-use super::tls::{Tls, TlsError};
+use super::tls::Tls;
 use super::token::Source;
 use super::worker::{Seed, Worker};
+
+pub use super::start_error::StartError;
+
+/// A worker that is held up by a plugin takes a reload in when it can; so long it is waited for.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a server is made of.
 pub struct Parts {
@@ -42,73 +50,30 @@ pub struct Parts {
     pub on_end: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// Why it cannot start.
-#[derive(Debug)]
-pub enum StartError {
-    /// An address cannot be had.
-    Listen(ListenError),
-    /// A socket that was handed over cannot be used.
-    Activation(ActivationError),
-    /// Something is wrong with the certificates.
-    Tls(TlsError),
-    /// The system refuses a thread or a descriptor.
-    System(io::Error),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::Listen(error) => error.fmt(f),
-            StartError::Activation(error) => error.fmt(f),
-            StartError::Tls(error) => error.fmt(f),
-            StartError::System(error) => {
-                write!(f, "cannot start: {error}; raise the limits on descriptors and threads, or lower workers")
-            }
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl From<ListenError> for StartError {
-    fn from(error: ListenError) -> StartError {
-        StartError::Listen(error)
-    }
-}
-
-impl From<ActivationError> for StartError {
-    fn from(error: ActivationError) -> StartError {
-        StartError::Activation(error)
-    }
-}
-
-impl From<TlsError> for StartError {
-    fn from(error: TlsError) -> StartError {
-        StartError::Tls(error)
-    }
-}
-
-impl From<io::Error> for StartError {
-    fn from(error: io::Error) -> StartError {
-        StartError::System(error)
-    }
-}
-
 /// A worker ended before it was told to: its thread panicked, or the poller failed.
 #[derive(Debug)]
 pub struct WorkerLost;
 
+/// How a reload went that was good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    /// New requests are served by the new configuration.
+    Everywhere,
+    /// The same, but some worker is busy and will take it in when it is not.
+    Soon,
+}
+
 /// A running proxy.
 pub struct Server {
-    addresses: Vec<(String, Speaks)>,
+    site: Site,
+    entrances: Entrances,
+    mailboxes: Vec<Arc<Mailbox>>,
     tls: Tls,
     descriptor_limit: Option<usize>,
     max_connections: usize,
     control: Arc<Control>,
     resolver: Resolver,
     threads: Vec<JoinHandle<io::Result<()>>>,
-    /// Removed when the server is dropped.
-    files: Vec<SocketFile>,
 }
 
 impl Server {
@@ -117,54 +82,46 @@ impl Server {
         let Parts { config, inherited, hooks, names, journals, on_end } = parts;
         let workers = config.workers;
         let descriptor_limit = descriptors::limit();
-        let max_connections = descriptors::max_connections(config.limits.max_connections, descriptor_limit);
         let memory_budget = config.limits.memory_budget;
-        let max_connections =
-            memory_budget.map_or(max_connections, |most| max_connections.min(memory::connections(most)));
+        let max_connections = max_connections(&config, descriptor_limit);
 
         // Before anything listens: a client that comes in at once must find everything in its place.
         let tls = Tls::prepare(&config)?;
-        let bound = if inherited.is_empty() {
-            addresses(&config)
-                .map(|(address, speaks)| listen(address, workers).map(|bound| (bound, speaks)))
-                .collect::<Result<Vec<_>, _>>()?
-        } else {
-            inherited
-                .into_iter()
-                .map(|socket| adopt(socket, &config, workers))
-                .collect::<Result<Vec<_>, StartError>>()?
-        };
-        let (addresses, files, listeners) = by_worker(bound, workers);
+        let (entrances, doors) = Entrances::open(&config, inherited, workers)?;
 
         let polls = (0..workers).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
         let wakers = polls
             .iter()
             .map(|poll| Waker::new(poll.registry(), Source::Waker.token()).map(Arc::new))
             .collect::<io::Result<Vec<_>>>()?;
+        let mailboxes: Vec<_> = wakers.iter().map(|waker| Arc::new(Mailbox::new(Arc::clone(waker)))).collect();
         let inboxes: Vec<Arc<Inbox>> = wakers.iter().map(|waker| Arc::new(Inbox::new(Arc::clone(waker)))).collect();
         let resolver = Resolver::start(names, config.dns_refresh, inboxes.clone())?;
         let control = Arc::new(Control::new(wakers));
 
+        let site = Site::new(config, hooks);
         let mut server = Server {
-            addresses,
+            site: site.clone(),
+            entrances,
+            mailboxes: mailboxes.clone(),
             tls: tls.clone(),
             descriptor_limit,
             max_connections,
             control: Arc::clone(&control),
             resolver: resolver.clone(),
             threads: Vec::with_capacity(workers),
-            files,
         };
         let share = descriptors::share(max_connections, workers);
-        let site = Site::new(config, hooks);
-        for (number, ((poll, inbox), listeners)) in polls.into_iter().zip(inboxes).zip(listeners).enumerate() {
+        let ways = inboxes.into_iter().zip(mailboxes).zip(doors);
+        for (number, (poll, ((inbox, mailbox), entrances))) in polls.into_iter().zip(ways).enumerate() {
             let seed = Seed {
                 poll,
-                door: Door::new(listeners, share),
+                door: Door::new(entrances, share),
                 ledger: Ledger::new(memory_budget, workers),
                 resolver: resolver.clone(),
                 inbox,
                 control: Arc::clone(&control),
+                mailbox,
                 tls: tls.clone(),
             };
             let (site, journals) = (site.clone(), Arc::clone(&journals));
@@ -187,18 +144,48 @@ impl Server {
     }
 
     /// Where it listens, with real port numbers, and what it expects there.
-    pub fn addresses(&self) -> &[(String, Speaks)] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<(&str, Speaks)> {
+        self.entrances.addresses().collect()
+    }
+
+    /// The configuration for new requests.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.site.config
+    }
+
+    /// Serves new requests by `config`; those that run go on as they began. Files that it names are read anew, addresses
+    /// that it adds are opened. On an error nothing has changed. Plugins stay as they are, and so does what is fixed at
+    /// start: the number of workers and the memory budget.
+    pub fn reload(&mut self, config: Arc<Config>) -> Result<Reloaded, StartError> {
+        let tls = self.tls.renewed(&config)?;
+        let plan = self.entrances.plan(&config)?;
+        // From here on nothing fails.
+        self.max_connections = max_connections(&config, self.descriptor_limit);
+        self.site = self.site.succeeded_by(config);
+        self.tls = tls;
+        let max_clients = descriptors::share(self.max_connections, self.mailboxes.len());
+        let (receipt, receipts) = channel();
+        for (mailbox, door) in self.mailboxes.iter().zip(self.entrances.carry_out(plan)) {
+            let (site, tls, receipt) = (self.site.clone(), self.tls.clone(), receipt.clone());
+            mailbox.put(Renewal { site, tls, door, max_clients, receipt });
+        }
+        drop(receipt);
+        let reloaded = match receipts.recv_timeout(RELOAD_PATIENCE) {
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => Reloaded::Everywhere,
+            Err(RecvTimeoutError::Timeout) => Reloaded::Soon,
+        };
+        self.resolver.renew(self.site.config.dns_refresh, |id| self.site.origin(id).is_some());
+        Ok(reloaded)
+    }
+
+    /// How many certificates clients may be shown.
+    pub fn certificates(&self) -> usize {
+        self.tls.certificates()
     }
 
     /// Whom `https://` upstreams are verified against: a phrase for each set of roots, none where there are none.
     pub fn trusted(&self) -> &[String] {
         self.tls.trusted()
-    }
-
-    /// Reads the certificates again that clients are shown; returns how many there are. On an error the old ones stay.
-    pub fn reload_certificates(&self) -> Result<usize, TlsError> {
-        self.tls.reload()
     }
 
     /// The descriptor limit; `None` where there is none.
@@ -231,43 +218,15 @@ impl Server {
             }
         }
         self.resolver.stop();
-        self.files.clear();
+        self.entrances.close();
         result
     }
 }
 
-/// All addresses, and what is spoken there.
-fn addresses(config: &Config) -> impl Iterator<Item = (&ListenAddr, Speaks)> {
-    let (first, with_tls) = match &config.tls {
-        None => (Speaks::Plain, &[][..]),
-        Some(tls) if tls.listen.is_empty() => (Speaks::Tls, &[][..]),
-        Some(tls) => (Speaks::Plain, &tls.listen[..]),
-    };
-    let first = config.listen.iter().map(move |address| (address, first));
-    first.chain(with_tls.iter().map(|address| (address, Speaks::Tls)))
-}
-
-/// A socket that was handed over, and what is spoken there.
-fn adopt(socket: Inherited, config: &Config, workers: usize) -> Result<(Bound, Speaks), StartError> {
-    let speaks = socket.speaks(config.tls.as_ref())?;
-    Ok((socket.into_bound(workers)?, speaks))
-}
-
-/// What all listeners of one worker are.
-type ByWorker = Vec<Vec<(Listening, Speaks)>>;
-
-/// Sorts what was bound for each address by worker.
-fn by_worker(bound: Vec<(Bound, Speaks)>, workers: usize) -> (Vec<(String, Speaks)>, Vec<SocketFile>, ByWorker) {
-    let (mut addresses, mut files) = (Vec::new(), Vec::new());
-    let mut listeners: ByWorker = (0..workers).map(|_| Vec::new()).collect();
-    for (one, speaks) in bound {
-        addresses.push((one.address, speaks));
-        files.extend(one.file);
-        for (listener, worker) in one.listeners.into_iter().zip(&mut listeners) {
-            worker.push((listener, speaks));
-        }
-    }
-    (addresses, files, listeners)
+/// How many clients may be inside, over all workers.
+fn max_connections(config: &Config, descriptor_limit: Option<usize>) -> usize {
+    let most = descriptors::max_connections(config.limits.max_connections, descriptor_limit);
+    config.limits.memory_budget.map_or(most, |budget| most.min(memory::connections(budget)))
 }
 
 /// Says that a worker has ended, however it ended.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::config::Config;
 use crate::proxy::exchange::ConnectError;
-use crate::proxy::site::{Origin, UpstreamId};
+use crate::proxy::site::{Site, UpstreamId};
 
 use super::socket::{ReadOutcome, Socket, WriteOutcome};
 
@@ -105,9 +105,14 @@ impl Tls {
         &[]
     }
 
+    /// Nothing can change.
+    pub fn renewed(&self, _: &Config) -> Result<Tls, TlsError> {
+        Ok(Tls)
+    }
+
     /// There are no certificates.
-    pub fn reload(&self) -> Result<usize, TlsError> {
-        Ok(0)
+    pub fn certificates(&self) -> usize {
+        0
     }
 }
 
@@ -117,7 +122,12 @@ pub struct Desk;
 
 impl Desk {
     /// For one worker.
-    pub fn new(_: Tls, _: &[Origin]) -> Desk {
+    pub fn new(_: Tls, _: &Site) -> Desk {
+        Desk
+    }
+
+    /// The one for another configuration.
+    pub fn succeeded_by(&self, _: Tls, _: &Site) -> Desk {
         Desk
     }
 

@@ -22,8 +22,10 @@ use super::door::Door;
 use super::memory::{Ledger, Level};
 use super::observer::Journal;
 use super::pool::Pool;
+use super::renewal::Mailbox;
 use super::resolve::{Inbox, Resolver};
 use super::slab::{Key, Slab};
+use super::stations::Stations;
 use super::timers::{Alarm, Timers};
 use super::tls::{Desk, Tls};
 use super::token::Source;
@@ -180,12 +182,13 @@ pub struct Worker {
     pub(super) resolver: Resolver,
     pub(super) inbox: Arc<Inbox>,
     pub(super) control: Arc<Control>,
+    pub(super) mailbox: Arc<Mailbox>,
     pub(super) stage: Stage,
     /// Sockets that were closed in this turn. They are dropped at its end, when no event of the same batch can mean
     /// them any more (rule M6).
     pub(super) graveyard: Vec<Conn>,
-    /// What TLS connections are made of.
-    pub(super) desk: Desk,
+    /// What TLS connections are made of, and what requests from before a reload still need.
+    pub(super) stations: Stations,
     /// Links whose handshake may go on.
     pub(super) securing: VecDeque<Key>,
     /// When an upstream's failed handshake was last told.
@@ -231,6 +234,8 @@ pub struct Seed {
     pub inbox: Arc<Inbox>,
     /// What the main thread has to say.
     pub control: Arc<Control>,
+    /// Where new configurations arrive.
+    pub mailbox: Arc<Mailbox>,
     /// What TLS connections are made of.
     pub tls: Tls,
 }
@@ -238,7 +243,7 @@ pub struct Seed {
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
     pub fn new(seed: Seed, site: Rc<Site>, journal: Box<dyn Journal>) -> Worker {
-        let Seed { poll, door, ledger, resolver, inbox, control, tls } = seed;
+        let Seed { poll, door, ledger, resolver, inbox, control, mailbox, tls } = seed;
         Worker {
             poll,
             clients: Slab::default(),
@@ -255,7 +260,8 @@ impl Worker {
             control,
             stage: Stage::Open,
             graveyard: Vec::new(),
-            desk: Desk::new(tls, &site.upstreams),
+            stations: Stations::new(Desk::new(tls, &site)),
+            mailbox,
             securing: VecDeque::new(),
             complaints: HashMap::new(),
             around: Surroundings { clock: Clock::new(), site, spares: Spares::of(ledger.spares()), ledger, journal },

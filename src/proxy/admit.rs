@@ -34,6 +34,8 @@ pub enum Answerer {
     Health,
     /// The proxy: the routes, on `/configz`.
     Configz,
+    /// The proxy: on `/configz?outline` the whole configuration, to whom it may be told; to others as above.
+    Outline,
     /// The proxy: OPTIONS that goes no further (`*`, or Max-Forwards: 0).
     Options,
     /// The upstream of a route.
@@ -77,7 +79,7 @@ pub fn admit(head: &RequestHead, options: Options, site: &Site, target: &mut Vec
         Target::Authority(_) => return Err(Refusal::new(400, Cause::Rule("S12"))),
     };
     let expects_continue = expects_continue(head, framing)?;
-    if let Some(by) = built_in(head, path, site)? {
+    if let Some(by) = built_in(head, path, query, site)? {
         return Ok(Admission { framing, by });
     }
     if has_dot_segment(path) {
@@ -113,9 +115,10 @@ fn expects_continue(head: &RequestHead, framing: Framing) -> Result<bool, Refusa
 }
 
 /// The built-in resources win over routes.
-fn built_in(head: &RequestHead, path: &[u8], site: &Site) -> Result<Option<Answerer>, Refusal> {
+fn built_in(head: &RequestHead, path: &[u8], query: &[u8], site: &Site) -> Result<Option<Answerer>, Refusal> {
     let by = match path {
         b"/health" => Answerer::Health,
+        b"/configz" if site.config.configz && query == b"?outline" => Answerer::Outline,
         b"/configz" if site.config.configz => Answerer::Configz,
         _ => return Ok(None),
     };
@@ -219,6 +222,8 @@ mod tests {
             ("GET /health HTTP/1.1", "", Answerer::Health),
             ("HEAD /health?x HTTP/1.1", "", Answerer::Health),
             ("GET /configz HTTP/1.1", "", Answerer::Configz),
+            ("GET /configz?outline HTTP/1.1", "", Answerer::Outline),
+            ("GET /configz?outlines HTTP/1.1", "", Answerer::Configz),
             ("OPTIONS * HTTP/1.1", "", Answerer::Options),
             ("OPTIONS /a HTTP/1.1", "Max-Forwards: 0\r\n", Answerer::Options),
         ] {

@@ -7,18 +7,19 @@
 //! ```
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::admit::{Answerer, FORWARDED_METHODS, Plan, admit};
 use super::cause::{Cause, Refusal};
 use super::connection::read_options;
 use super::forward::{Forwarding, forward_request, write_request_head};
-use super::forwarded::client_address;
+use super::forwarded::{client_address, is_local};
 use super::hooks::Verdict;
 use super::local::{Envelope, HEALTH, write_json, write_options};
 use super::outcome::HookPhase;
 use super::transaction::{Downstream, Flow, RequestSink, Transaction, Upstream};
 use super::turn::Turn;
-use crate::config::Config;
+use crate::config::{Config, Outline};
 use crate::http::body::Body;
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
 use crate::http::fields::Known;
@@ -120,6 +121,12 @@ impl Transaction {
             }
             Answerer::Configz => {
                 self.answer(turn, 200, admission.framing, |envelope, out| write_json(&site.configz, envelope, out));
+            }
+            Answerer::Outline => {
+                let is_local = is_local(&turn.client.peer, &self.request.fields, &site.config.forwarded);
+                let text =
+                    if is_local { Outline::of(&site.config).to_json().into() } else { Arc::clone(&site.configz) };
+                self.answer(turn, 200, admission.framing, |envelope, out| write_json(&text, envelope, out));
             }
             Answerer::Options => {
                 self.answer(turn, 204, admission.framing, |envelope, out| {

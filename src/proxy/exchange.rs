@@ -223,6 +223,14 @@ impl Exchange {
         }
     }
 
+    /// There is a new configuration. A connection between two requests takes it at once, so that it does not keep the old
+    /// one in memory; a request under way keeps what it began with.
+    pub fn adopt(&mut self, site: &Rc<Site>) {
+        if self.is_idle() {
+            self.client.site = Rc::clone(site);
+        }
+    }
+
     /// Whether the connection waits for a request and owns nothing that belongs to one.
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Idle { .. })

@@ -54,6 +54,15 @@ pub fn client_address(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) ->
     Some(client)
 }
 
+/// Whether the client is on this host, as far as can be seen: its address is a loopback one or it came by a unix socket,
+/// and no proxy before us says that it asks for somebody else.
+pub fn is_local(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) -> bool {
+    let is_here = client_address(peer, fields, policy).is_none_or(|address| address.ip().is_loopback());
+    let is_passed_on = fields.iter().any(|line| is_claim(line.known) || line.name.eq_ignore_ascii_case(b"via"));
+    let is_believed = peer.address.is_some_and(|address| is_trusted(address.ip(), policy));
+    is_here && (is_believed || !is_passed_on)
+}
+
 /// Adds our own claims to a head from which those of an untrusted peer are gone. `host` is what the client asked for,
 /// `prefix` what was stripped from the path (empty for nothing).
 pub fn add_claims(
@@ -191,5 +200,31 @@ mod tests {
         add_claims(&mut head, &Peer { address: None, secure: true }, false, b"", "", &mut Vec::new());
         assert_eq!(head.fields.iter().count(), 1);
         assert_eq!(head.fields.first(Known::XForwardedProto), Some(&b"https"[..]));
+    }
+
+    #[test]
+    fn who_may_hear_of_the_configuration_is_on_this_host_and_asks_for_itself() {
+        let trusting =
+            ForwardedPolicy { trusted_proxies: vec!["127.0.0.0/8".parse().expect("a range")], enabled: true };
+        let nobody = ForwardedPolicy::default();
+        for (name, from, lines, policy, expected) in [
+            ("loopback", "127.0.0.1", &[][..], &nobody, true),
+            ("the other family", "::1", &[], &nobody, true),
+            ("mapped", "::ffff:127.0.0.1", &[], &nobody, true),
+            ("elsewhere", "192.0.2.1", &[], &nobody, false),
+            ("for somebody else", "127.0.0.1", &[("X-Forwarded-For", "192.0.2.1")], &nobody, false),
+            ("for whom it claims", "127.0.0.1", &[("X-Forwarded-For", "127.0.0.1")], &nobody, false),
+            ("by way of a proxy", "127.0.0.1", &[("via", "1.1 x")], &nobody, false),
+            ("a trusted proxy here, for itself", "127.0.0.1", &[], &trusting, true),
+            ("a trusted proxy here, for here", "127.0.0.1", &[("X-Forwarded-For", "127.0.0.2")], &trusting, true),
+            ("a trusted proxy here, for others", "127.0.0.1", &[("X-Forwarded-For", "192.0.2.1")], &trusting, false),
+        ] {
+            let peer = Peer {
+                address: from.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip.to_canonical(), 9)),
+                secure: false,
+            };
+            assert_eq!(is_local(&peer, &fields(lines), policy), expected, "{name}");
+        }
+        assert!(is_local(&Peer { address: None, secure: false }, &fields(&[]), &nobody));
     }
 }

@@ -10,7 +10,8 @@ use super::hooks::{BodyWants, Hooks};
 use super::route::Router;
 use crate::config::{Config, RouteConfig, Scheme, UpstreamTls};
 
-/// Names an upstream: an index into [`Site::upstreams`].
+/// Names an upstream, for as long as the process runs: an origin keeps its number over reloads, and the number of one that
+/// is gone is never given again. So a number that somebody kept too long finds nothing instead of a stranger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UpstreamId(pub u32);
 
@@ -35,8 +36,11 @@ pub struct Site {
     pub config: Arc<Config>,
     /// From paths to indices into `config.routes`.
     pub router: Arc<Router>,
-    /// Each origin once, in the order of the first route that leads there.
-    pub upstreams: Arc<[Origin]>,
+    /// Each origin once, in the order of the numbers. Without a reload those count from 0, in the order of the first
+    /// route that leads there.
+    upstreams: Arc<[(UpstreamId, Origin)]>,
+    /// The number of the next origin that is new.
+    next: u32,
     /// For each of `config.routes` the upstream that it leads to.
     pub route_upstreams: Arc<[UpstreamId]>,
     /// The plugins, if there are any.
@@ -48,13 +52,23 @@ pub struct Site {
 impl Site {
     /// Builds the routing table and numbers the origins.
     pub fn new(config: Arc<Config>, hooks: Option<Arc<dyn Hooks>>) -> Site {
+        Site::build(config, hooks, None)
+    }
+
+    /// What comes after this one: another configuration, the same plugins. Origins that stay keep their numbers.
+    pub fn succeeded_by(&self, config: Arc<Config>) -> Site {
+        Site::build(config, self.hooks.clone(), Some(self))
+    }
+
+    fn build(config: Arc<Config>, hooks: Option<Arc<dyn Hooks>>, before: Option<&Site>) -> Site {
         let router = Router::new(config.routes.iter().map(|route| route.prefix.as_str()));
-        let (upstreams, route_upstreams) = number_origins(&config.routes);
+        let Numbering { upstreams, route_upstreams, next } = number_origins(&config.routes, before);
         let configz = if config.configz { configz(&config.routes) } else { String::new() };
         Site {
             config,
             router: Arc::new(router),
             upstreams: upstreams.into(),
+            next,
             route_upstreams: route_upstreams.into(),
             hooks,
             configz: configz.into(),
@@ -64,6 +78,17 @@ impl Site {
     /// Which bodies are buffered for plugins.
     pub fn wants(&self) -> BodyWants {
         self.hooks.as_ref().map_or(BodyWants::default(), |hooks| hooks.wants())
+    }
+
+    /// All upstreams.
+    pub fn upstreams(&self) -> impl Iterator<Item = (UpstreamId, &Origin)> {
+        self.upstreams.iter().map(|(id, origin)| (*id, origin))
+    }
+
+    /// Where an upstream is; `None` for one that this configuration does not have.
+    pub fn origin(&self, id: UpstreamId) -> Option<&Origin> {
+        let at = self.upstreams.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        Some(&self.upstreams[at].1)
     }
 
     /// The upstream of a route that [`Router::find`] gave.
@@ -82,7 +107,21 @@ impl fmt::Debug for Site {
     }
 }
 
-fn number_origins(routes: &[RouteConfig]) -> (Vec<Origin>, Vec<UpstreamId>) {
+/// What the origins of a configuration are called.
+struct Numbering {
+    upstreams: Vec<(UpstreamId, Origin)>,
+    route_upstreams: Vec<UpstreamId>,
+    next: u32,
+}
+
+fn number_origins(routes: &[RouteConfig], before: Option<&Site>) -> Numbering {
+    type Name<'a> = (Scheme, &'a str, u16, Option<&'a UpstreamTls>);
+    let known: HashMap<Name<'_>, UpstreamId> = before
+        .iter()
+        .flat_map(|site| site.upstreams())
+        .map(|(id, origin)| ((origin.scheme, origin.host.as_str(), origin.port, origin.tls.as_ref()), id))
+        .collect();
+    let mut next = before.map_or(0, |site| site.next);
     let mut ids = HashMap::new();
     let mut upstreams = Vec::new();
     let route_upstreams = routes
@@ -92,19 +131,21 @@ fn number_origins(routes: &[RouteConfig]) -> (Vec<Origin>, Vec<UpstreamId>) {
                 Scheme::Http => None,
                 Scheme::Https => Some(&options.upstream_tls),
             };
-            *ids.entry((upstream.scheme, upstream.host.as_str(), upstream.port, tls)).or_insert_with(|| {
-                let id = u32::try_from(upstreams.len()).expect("a configuration file has fewer than 2^32 routes");
-                upstreams.push(Origin {
-                    scheme: upstream.scheme,
-                    host: upstream.host.clone(),
-                    port: upstream.port,
-                    tls: tls.cloned(),
+            let name = (upstream.scheme, upstream.host.as_str(), upstream.port, tls);
+            *ids.entry(name).or_insert_with(|| {
+                let id = known.get(&name).copied().unwrap_or_else(|| {
+                    let id = UpstreamId(next);
+                    next = next.checked_add(1).expect("a reload takes longer than it takes to count to 2^32 that way");
+                    id
                 });
-                UpstreamId(id)
+                let (host, tls) = (upstream.host.clone(), tls.cloned());
+                upstreams.push((id, Origin { scheme: upstream.scheme, host, port: upstream.port, tls }));
+                id
             })
         })
         .collect();
-    (upstreams, route_upstreams)
+    upstreams.sort_unstable_by_key(|(id, _)| *id);
+    Numbering { upstreams, route_upstreams, next }
 }
 
 /// One route, as /configz shows it: no credentials.
@@ -163,11 +204,28 @@ mod tests {
     #[test]
     fn routes_to_the_same_origin_share_an_upstream() {
         let site = site(true);
-        let names: Vec<_> = site.upstreams.iter().map(|origin| format!("{}:{}", origin.host, origin.port)).collect();
+        let names: Vec<_> = site.upstreams().map(|(_, origin)| format!("{}:{}", origin.host, origin.port)).collect();
         assert_eq!(names, ["one.example:8000", "two.example:8000", "one.example:8001"]);
         assert_eq!(site.route_upstreams[..], [UpstreamId(0), UpstreamId(1), UpstreamId(0), UpstreamId(2)]);
         let found = site.router.find(b"/c\"/x").expect("a route");
         assert_eq!(site.upstream_of(found.route), UpstreamId(0));
+    }
+
+    #[test]
+    fn origins_keep_their_numbers_over_reloads_and_no_number_is_given_twice() {
+        let with = |ports: &[u16]| {
+            let routes = ports.iter().map(|port| route(&format!("/{port}"), "one.example", *port, "")).collect();
+            Arc::new(Config { routes, ..Config::default() })
+        };
+        let numbers = |site: &Site| site.upstreams().map(|(id, origin)| (id.0, origin.port)).collect::<Vec<_>>();
+        let first = Site::new(with(&[1, 2, 3]), None);
+        let second = first.succeeded_by(with(&[4, 3, 1]));
+        assert_eq!(numbers(&second), [(0, 1), (2, 3), (3, 4)]);
+        assert_eq!(second.route_upstreams[..], [UpstreamId(3), UpstreamId(2), UpstreamId(0)]);
+        let third = second.succeeded_by(with(&[2, 3]));
+        assert_eq!(numbers(&third), [(2, 3), (4, 2)], "the one that was away is a new one");
+        assert_eq!(third.origin(UpstreamId(4)).map(|origin| origin.port), Some(2));
+        assert_eq!(third.origin(UpstreamId(1)), None);
     }
 
     #[test]
@@ -188,7 +246,7 @@ mod tests {
             https("/e", insecure),
             route("/f", "one.example", 443, ""),
         ];
-        let (_, ids) = number_origins(&routes);
+        let ids = number_origins(&routes, None).route_upstreams;
         assert_eq!(ids.iter().map(|id| id.0).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 3]);
     }
 

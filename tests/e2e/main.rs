@@ -19,6 +19,7 @@ mod nginx;
 mod plugins;
 mod pool;
 mod pressure;
+mod reload;
 mod start_up;
 mod streaming;
 mod timeouts;

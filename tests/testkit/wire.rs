@@ -434,7 +434,7 @@ impl Wire {
             moved = true;
             match command {
                 Command::Connect { upstream, fresh } => {
-                    let origin = &self.site.upstreams[upstream.0 as usize];
+                    let origin = self.site.origin(upstream).expect("an upstream of this site");
                     let fresh_word = if fresh { " fresh" } else { "" };
                     let note = format!("X connect {}:{}{fresh_word}", origin.host, origin.port);
                     self.note(note);

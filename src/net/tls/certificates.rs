@@ -1,9 +1,9 @@
-//! Who we are: certificates and their keys, the choice among them, and reading them anew.
+//! Who we are: certificates and their keys, and the choice among them. A reload makes another [`Chooser`].
 
 use std::fmt;
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
@@ -17,42 +17,35 @@ use crate::config::CertificateFiles;
 
 use super::error::TlsError;
 
-/// Chooses the certificate for a client: the first that has the name which the client asks for, else the first.
-///
-/// One for all workers. They ask it once for each handshake, so that the lock costs nothing that could be noticed, and
-/// reloading is one assignment.
+/// Chooses the certificate for a client: the first that has the name which the client asks for, else the first. One for
+/// all workers.
 pub struct Chooser {
-    files: Vec<CertificateFiles>,
-    provider: Arc<CryptoProvider>,
     /// Never empty.
-    keys: RwLock<Vec<Arc<CertifiedKey>>>,
+    keys: Vec<Arc<CertifiedKey>>,
 }
 
 impl Chooser {
     /// Reads all pairs.
-    pub(super) fn load(files: &[CertificateFiles], provider: Arc<CryptoProvider>) -> Result<Chooser, TlsError> {
-        let keys = read_all(files, &provider)?;
-        Ok(Chooser { files: files.to_vec(), provider, keys: RwLock::new(keys) })
+    pub(super) fn load(files: &[CertificateFiles], provider: &CryptoProvider) -> Result<Chooser, TlsError> {
+        let keys: Result<_, _> = files.iter().map(|pair| read_pair(pair, provider).map(Arc::new)).collect();
+        Ok(Chooser { keys: keys? })
     }
 
-    /// Reads all pairs again. If there is anything wrong with one of them, all old ones stay.
-    pub(super) fn reload(&self) -> Result<usize, TlsError> {
-        let keys = read_all(&self.files, &self.provider)?;
-        let count = keys.len();
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-        Ok(count)
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
     }
 }
 
 impl fmt::Debug for Chooser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chooser").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("Chooser").field("certificates", &self.keys.len()).finish_non_exhaustive()
     }
 }
 
 impl ResolvesServerCert for Chooser {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = &self.keys;
         let named = match hello.server_name().and_then(|name| ServerName::try_from(name).ok()) {
             Some(name) if keys.len() > 1 => keys.iter().find(|key| is_for(key, &name)),
             Some(_) | None => None,
@@ -65,10 +58,6 @@ impl ResolvesServerCert for Chooser {
 fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
     let parsed = key.end_entity_cert().and_then(ParsedCertificate::try_from);
     parsed.is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
-}
-
-fn read_all(files: &[CertificateFiles], provider: &CryptoProvider) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
-    files.iter().map(|pair| read_pair(pair, provider).map(Arc::new)).collect()
 }
 
 fn read_pair(files: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | here | everything that is made at start, and one worker's share of it |
 //! | `error` | what is wrong with the files, as a sentence |
-//! | [`certificates`] | who we are: certificates, keys, the choice by name, reloading |
+//! | [`certificates`] | who we are: certificates, keys, the choice by name |
 //! | [`trust`] | whom we believe: roots, verification, and what a failed handshake is called |
 //! | [`stage`] | the byte stage of one connection |
 //!
@@ -15,7 +15,7 @@ pub mod certificates;
 pub mod trust;
 pub mod stage;
 
-use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
 use crate::config::{Config, Scheme, UpstreamTls};
-use crate::proxy::site::{Origin, UpstreamId};
+use crate::proxy::site::{Origin, Site, UpstreamId};
 
 pub use error::TlsError;
 pub use stage::{Handshake, Stage};
@@ -48,7 +48,7 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         let server = match &config.tls {
             Some(tls) => {
-                let chooser = Arc::new(Chooser::load(&tls.certificates, Arc::clone(&provider))?);
+                let chooser = Arc::new(Chooser::load(&tls.certificates, &provider)?);
                 Some((server_config(Arc::clone(&chooser), Arc::clone(&provider))?, chooser))
             }
             None => None,
@@ -64,14 +64,24 @@ impl Tls {
         Ok(Tls { server, trust: Arc::new(trust) })
     }
 
+    /// Reads all files anew that `config` names. Clients that hold a session ticket may go on using it: who we are can
+    /// change, but not that it was us.
+    pub fn renewed(&self, config: &Config) -> Result<Tls, TlsError> {
+        let mut new = Tls::prepare(config)?;
+        if let (Some((server, _)), Some((old, _))) = (&mut new.server, &self.server) {
+            Arc::make_mut(server).ticketer = Arc::clone(&old.ticketer);
+        }
+        Ok(new)
+    }
+
     /// Whom upstreams are verified against, a sentence for each set of roots.
     pub fn trusted(&self) -> &[String] {
         self.trust.sentences()
     }
 
-    /// Reads the certificates again; returns how many there are. On an error the old ones stay.
-    pub fn reload(&self) -> Result<usize, TlsError> {
-        self.server.as_ref().map_or(Ok(0), |(_, chooser)| chooser.reload())
+    /// How many certificates clients may be shown.
+    pub fn certificates(&self) -> usize {
+        self.server.as_ref().map_or(0, |(_, chooser)| chooser.len())
     }
 }
 
@@ -103,28 +113,39 @@ fn expected_name<'a>(tls: &'a UpstreamTls, host: &'a str) -> &'a str {
 /// One worker's share: what its connections are made of.
 pub struct Desk {
     server: Option<Arc<ServerConfig>>,
-    /// For each upstream: how to speak to it, and whom to expect there.
-    clients: Vec<Option<(Arc<ClientConfig>, ServerName<'static>)>>,
+    /// For each upstream that speaks TLS: how to, and whom to expect there.
+    clients: HashMap<UpstreamId, (Arc<ClientConfig>, ServerName<'static>)>,
     pad: Pad,
 }
 
 impl Desk {
     /// For one worker. To be made on its thread.
-    pub fn new(tls: Tls, origins: &[Origin]) -> Desk {
-        let client = |origin: &Origin| {
+    pub fn new(tls: Tls, site: &Site) -> Desk {
+        Desk::with_pad(tls, site, Rc::default())
+    }
+
+    /// The one for another configuration.
+    pub fn succeeded_by(&self, tls: Tls, site: &Site) -> Desk {
+        Desk::with_pad(tls, site, Rc::clone(&self.pad))
+    }
+
+    fn with_pad(tls: Tls, site: &Site, pad: Pad) -> Desk {
+        let client = |(id, origin): (UpstreamId, &Origin)| {
             let wanted = origin.tls.as_ref()?;
             let name = ServerName::try_from(expected_name(wanted, &origin.host).to_owned()).ok()?;
-            Some((tls.trust.client(wanted)?, name))
+            Some((id, (tls.trust.client(wanted)?, name)))
         };
-        let clients: Vec<_> = origins.iter().map(client).collect();
+        let clients: HashMap<_, _> = site.upstreams().filter_map(client).collect();
         let server = tls.server.map(|(server, _)| server);
-        let len = if server.is_some() || clients.iter().any(Option::is_some) { PAD } else { 0 };
-        Desk { server, clients, pad: Rc::new(RefCell::new(vec![0; len].into_boxed_slice())) }
+        if pad.borrow().is_empty() && (server.is_some() || !clients.is_empty()) {
+            *pad.borrow_mut() = vec![0; PAD].into_boxed_slice();
+        }
+        Desk { server, clients, pad }
     }
 
     /// The stage of a connection to `upstream`; `None` where TLS is not spoken, or cannot be.
     pub fn connect(&self, upstream: UpstreamId) -> Option<Stage> {
-        let (config, name) = self.clients.get(upstream.0 as usize)?.as_ref()?;
+        let (config, name) = self.clients.get(&upstream)?;
         let session = ClientConnection::new(Arc::clone(config), name.clone()).ok()?;
         Some(Stage::new(session.into(), Rc::clone(&self.pad)))
     }

@@ -1,0 +1,254 @@
+//! What the process listens on, over all workers: opened at start, and changed by a reload without closing what stays.
+//!
+//! A reload has two steps. [`Entrances::plan`] does everything that can fail and changes nothing that is in use;
+//! [`Entrances::carry_out`] cannot fail.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use crate::config::{Config, ListenAddr, TlsListen};
+
+use super::activation::{self, Inherited};
+use super::door::Change;
+use super::listen::{Bound, SocketFile, Speaks, UsePort, listen};
+use super::start_error::StartError;
+
+/// One address.
+struct Entrance {
+    /// How the workers' doors call it.
+    number: u32,
+    place: Place,
+    /// As people should see it.
+    address: String,
+    speaks: Speaks,
+    /// Removed when this is dropped.
+    _file: Option<SocketFile>,
+}
+
+/// Where it comes from.
+enum Place {
+    /// From the configuration.
+    Configured(ListenAddr),
+    /// It was handed over, with this name.
+    HandedOver(String),
+}
+
+/// All of them.
+pub struct Entrances {
+    all: Vec<Entrance>,
+    /// The number of the next one.
+    next: u32,
+    workers: usize,
+}
+
+/// For each worker what changes at its door.
+pub type ByWorker = Vec<Vec<Change>>;
+
+/// What a reload will do.
+pub struct Plan {
+    /// For each entrance that there is, what is to be spoken there; `None`: it closes.
+    fates: Vec<Option<Speaks>>,
+    new: Vec<(Place, Speaks, Bound)>,
+}
+
+impl Entrances {
+    /// At start: all addresses of the configuration, or in their place the sockets that were handed over.
+    pub fn open(
+        config: &Config,
+        handed_over: Vec<Inherited>,
+        workers: usize,
+    ) -> Result<(Entrances, ByWorker), StartError> {
+        let mut entrances = Entrances { all: Vec::new(), next: 0, workers };
+        let plan = if handed_over.is_empty() {
+            entrances.plan(config)?
+        } else {
+            let adopt = |socket: Inherited| {
+                let speaks = activation::speaks(&socket.name, config.tls.as_ref())?;
+                Ok((Place::HandedOver(socket.name.clone()), speaks, socket.into_bound(workers)?))
+            };
+            let new = handed_over.into_iter().map(adopt).collect::<Result<Vec<_>, StartError>>()?;
+            Plan { fates: Vec::new(), new }
+        };
+        let doors = entrances.carry_out(plan);
+        Ok((entrances, doors))
+    }
+
+    /// What has to change for `config`. What is new is bound, but nobody is let in there yet.
+    pub fn plan(&self, config: &Config) -> Result<Plan, StartError> {
+        let mut wanted: Vec<(&ListenAddr, Speaks)> = addresses(config).collect();
+        let mut fates = Vec::with_capacity(self.all.len());
+        let mut modes = Vec::new();
+        for entrance in &self.all {
+            fates.push(match &entrance.place {
+                Place::HandedOver(name) => {
+                    wanted.clear();
+                    Some(activation::speaks(name, config.tls.as_ref())?)
+                }
+                Place::Configured(address) => {
+                    let stays = wanted.iter().position(|(other, _)| is_same_place(address, other));
+                    stays.map(|at| wanted.remove(at)).map(|(wanted, speaks)| {
+                        modes.extend(mode_change(address, wanted));
+                        speaks
+                    })
+                }
+            });
+        }
+        let mut new = Vec::with_capacity(wanted.len());
+        for (address, speaks) in wanted {
+            let port = if self.has_port_of(address) { UsePort::WithOthers } else { UsePort::Alone };
+            new.push((Place::Configured(address.clone()), speaks, listen(address, self.workers, port)?));
+        }
+        for (path, mode) in modes {
+            fs::set_permissions(path, Permissions::from_mode(mode))?;
+        }
+        Ok(Plan { fates, new })
+    }
+
+    /// Does it. What closes has its file removed here, so that nobody new comes; the workers let in whoever waits.
+    pub fn carry_out(&mut self, plan: Plan) -> ByWorker {
+        let mut doors: ByWorker = (0..self.workers).map(|_| Vec::new()).collect();
+        let mut tell_all = |change: fn(u32, Speaks) -> Change, number, speaks| {
+            doors.iter_mut().for_each(|door| door.push(change(number, speaks)));
+        };
+        let mut fates = plan.fates.into_iter();
+        self.all.retain_mut(|entrance| match fates.next().flatten() {
+            None => {
+                tell_all(|number, _| Change::Close(number), entrance.number, entrance.speaks);
+                false
+            }
+            Some(speaks) => {
+                if speaks != entrance.speaks {
+                    entrance.speaks = speaks;
+                    tell_all(Change::Speak, entrance.number, speaks);
+                }
+                true
+            }
+        });
+        for (place, speaks, Bound { address, listeners, file }) in plan.new {
+            let number = self.next;
+            self.next += 1;
+            for (door, listener) in doors.iter_mut().zip(listeners) {
+                door.push(Change::Open(number, listener, speaks));
+            }
+            self.all.push(Entrance { number, place, address, speaks, _file: file });
+        }
+        doors
+    }
+
+    /// Where people can connect, with real port numbers, and what is expected of them there.
+    pub fn addresses(&self) -> impl Iterator<Item = (&str, Speaks)> {
+        self.all.iter().map(|entrance| (entrance.address.as_str(), entrance.speaks))
+    }
+
+    /// Nobody can connect any more: the files of unix sockets are removed.
+    pub fn close(&mut self) {
+        self.all.clear();
+    }
+
+    /// Whether a port of ours is wanted a second time, for example first on all addresses and then on one. Then it is no
+    /// other program that has it.
+    fn has_port_of(&self, wanted: &ListenAddr) -> bool {
+        let port = |address: &ListenAddr| match address {
+            ListenAddr::Tcp { addr, .. } if addr.port() != 0 => Some(addr.port()),
+            ListenAddr::Tcp { .. } | ListenAddr::Unix { .. } => None,
+        };
+        let ours = self.all.iter().filter_map(|entrance| match &entrance.place {
+            Place::Configured(address) => port(address),
+            Place::HandedOver(_) => None,
+        });
+        port(wanted).is_some_and(|wanted| ours.into_iter().any(|port| port == wanted))
+    }
+}
+
+/// All addresses of a configuration, and what is spoken there.
+fn addresses(config: &Config) -> impl Iterator<Item = (&ListenAddr, Speaks)> {
+    let (first, with_tls) = match &config.tls {
+        None => (Speaks::Plain, &[][..]),
+        Some(TlsListen { listen, .. }) if listen.is_empty() => (Speaks::Tls, &[][..]),
+        Some(TlsListen { listen, .. }) => (Speaks::Plain, &listen[..]),
+    };
+    let first = config.listen.iter().map(move |address| (address, first));
+    first.chain(with_tls.iter().map(|address| (address, Speaks::Tls)))
+}
+
+/// Whether one socket serves both.
+fn is_same_place(one: &ListenAddr, other: &ListenAddr) -> bool {
+    match (one, other) {
+        (ListenAddr::Tcp { addr: a, dual_stack: c, .. }, ListenAddr::Tcp { addr: b, dual_stack: d, .. }) => {
+            a == b && c == d
+        }
+        (ListenAddr::Unix { path: a, .. }, ListenAddr::Unix { path: b, .. }) => a == b,
+        (ListenAddr::Tcp { .. }, ListenAddr::Unix { .. }) | (ListenAddr::Unix { .. }, ListenAddr::Tcp { .. }) => false,
+    }
+}
+
+/// Other permissions for a socket that stays.
+fn mode_change<'a>(old: &ListenAddr, new: &'a ListenAddr) -> Option<(&'a std::path::Path, u32)> {
+    match (old, new) {
+        (ListenAddr::Unix { mode: old, .. }, ListenAddr::Unix { path, mode: Some(mode) }) if *old != Some(*mode) => {
+            Some((path, *mode))
+        }
+        (ListenAddr::Unix { .. } | ListenAddr::Tcp { .. }, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(listen: &str) -> Config {
+        let text = format!("listen_addr: {listen}\nroutes: [{{prefix: /, upstream: 'http://a'}}]\n");
+        Config::parse(&text, "test").unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What one worker's door is told.
+    fn told(doors: &ByWorker) -> Vec<String> {
+        let words = |change: &Change| match change {
+            Change::Open(number, ..) => format!("open {number}"),
+            Change::Close(number) => format!("close {number}"),
+            Change::Speak(number, speaks) => format!("speak {number} {speaks:?}"),
+        };
+        let all: Vec<Vec<String>> = doors.iter().map(|door| door.iter().map(words).collect()).collect();
+        assert!(all.iter().all(|door| *door == all[0]), "all workers are told the same");
+        all[0].clone()
+    }
+
+    #[test]
+    fn what_stays_is_not_touched_what_is_new_opens_and_what_is_gone_closes() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let socket = folder.path().join("a.sock");
+        let unix = |mode: &str| format!("'unix:{}{mode}'", socket.display());
+        let (mut entrances, doors) = Entrances::open(&config("'127.0.0.1:0'"), Vec::new(), 2).expect("loopback");
+        assert_eq!(told(&doors), ["open 0"]);
+        let mode = || fs::metadata(&socket).map(|file| file.permissions().mode() & 0o777).ok();
+        for (name, listen, expected, expected_mode) in [
+            ("nothing changes", "'127.0.0.1:0'".to_owned(), &[][..], None),
+            ("one more", format!("['127.0.0.1:0', {}]", unix("?mode=0600")), &["open 1"], Some(0o600)),
+            ("other rights", format!("[{}, '127.0.0.1:0']", unix("?mode=0660")), &[], Some(0o660)),
+            ("one less", "'127.0.0.1:0'".to_owned(), &["close 1"], None),
+            ("another", "'[::1]:0'".to_owned(), &["close 0", "open 2"], None),
+        ] {
+            let plan = entrances.plan(&config(&listen)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(told(&entrances.carry_out(plan)), expected, "{name}");
+            assert_eq!(mode(), expected_mode, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_port_of_ours_can_move_between_addresses_but_one_of_others_cannot_be_had() {
+        let (mut entrances, first) = Entrances::open(&config("'127.0.0.1:0'"), Vec::new(), 1).expect("loopback");
+        let port = entrances.addresses().next().and_then(|(address, _)| address.rsplit(':').next()).expect("a port");
+        let plan = entrances.plan(&config(&format!("'127.0.0.1:{port}'")));
+        assert!(plan.is_err(), "it was port 0 that was asked for: nobody knows that this is the same one");
+        drop(first);
+        let (port, other) = (format!("127.0.0.1:{port}"), std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let fixed = config(&format!("'{port}'"));
+        drop(entrances);
+        (entrances, _) = Entrances::open(&fixed, Vec::new(), 1).expect("it is free again");
+        let everywhere = config(&format!("'0.0.0.0:{}'", port.rsplit(':').next().expect("a port")));
+        entrances.plan(&everywhere).expect("our own port");
+        let taken = config(&format!("'{}'", other.local_addr().expect("bound")));
+        let error = entrances.plan(&taken).err().expect("somebody else's").to_string();
+        assert!(error.contains("address in use"), "{error}");
+    }
+}

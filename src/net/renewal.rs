@@ -1,0 +1,53 @@
+//! A new configuration on its way to a worker.
+//!
+//! The main thread makes everything that can fail, then puts one [`Renewal`] into each worker's [`Mailbox`] and wakes it.
+//! What a worker does with it is told in [`renew`](super::renew).
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mio::Waker;
+
+use crate::proxy::site::Site;
+
+use super::door::Change;
+use super::tls::Tls;
+
+/// What changes for a worker.
+pub struct Renewal {
+    /// The configuration for requests whose head is complete from now on.
+    pub site: Site,
+    /// What TLS connections are made of from now on.
+    pub tls: Tls,
+    /// Listening sockets that come, go or change.
+    pub door: Vec<Change>,
+    /// How many clients may be inside.
+    pub max_clients: usize,
+    /// Dropped, with all else, when the worker has taken it in. Nothing is ever sent.
+    pub receipt: Sender<()>,
+}
+
+/// Where a worker's renewals arrive.
+pub struct Mailbox {
+    letters: Mutex<Vec<Renewal>>,
+    waker: Arc<Waker>,
+}
+
+impl Mailbox {
+    /// One whose owner is woken by `waker`.
+    pub fn new(waker: Arc<Waker>) -> Mailbox {
+        Mailbox { letters: Mutex::default(), waker }
+    }
+
+    /// Delivers.
+    pub fn put(&self, renewal: Renewal) {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner).push(renewal);
+        // It fails when the worker is gone; then the process is about to end.
+        let _ = self.waker.wake();
+    }
+
+    /// Takes what has arrived, oldest first.
+    pub fn take(&self) -> Vec<Renewal> {
+        std::mem::take(&mut *self.letters.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,83 @@
+//! How upstreams are reached: those of the current configuration, and those that a request from before a reload may still
+//! need. Such a request keeps the configuration that it began with, and may ask for an upstream that is in no newer one.
+
+use std::rc::Rc;
+
+use crate::proxy::site::{Origin, Site, UpstreamId};
+
+use super::tls::Desk;
+
+/// One worker's.
+pub struct Stations {
+    /// What TLS connections are made of now.
+    pub desk: Desk,
+    /// Configurations that are in use no more but by requests that began with them; the newest last. Mostly empty.
+    retired: Vec<(Rc<Site>, Desk)>,
+}
+
+impl Stations {
+    /// Those of the first configuration.
+    pub fn new(desk: Desk) -> Stations {
+        Stations { desk, retired: Vec::new() }
+    }
+
+    /// Where `upstream` is and what a TLS connection to it is made of. The newest configuration that has it is asked:
+    /// its certificates are the freshest.
+    pub fn find<'a>(&'a self, current: &'a Site, upstream: UpstreamId) -> Option<(&'a Origin, &'a Desk)> {
+        if let Some(origin) = current.origin(upstream) {
+            return Some((origin, &self.desk));
+        }
+        self.retired.iter().rev().find_map(|(site, desk)| Some((site.origin(upstream)?, desk)))
+    }
+
+    /// `old` is not the current configuration any more; `desk` belongs to the one that is.
+    pub fn retire(&mut self, old: Rc<Site>, desk: Desk) {
+        let old_desk = std::mem::replace(&mut self.desk, desk);
+        self.retired.push((old, old_desk));
+    }
+
+    /// Whether there may be requests from before a reload.
+    pub fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
+    /// Lets go of configurations that no request needs any more; tells whether there were any.
+    pub fn sweep(&mut self) -> bool {
+        let before = self.retired.len();
+        // The one that counts here is ours.
+        self.retired.retain(|(site, _)| Rc::strong_count(site) > 1);
+        self.retired.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::net::tls::Tls;
+    use std::sync::Arc;
+
+    fn config(port: u16) -> Arc<Config> {
+        let text = format!("routes: [{{prefix: /, upstream: 'http://127.0.0.1:{port}'}}]");
+        Arc::new(Config::parse(&text, "test").expect("valid"))
+    }
+
+    #[test]
+    fn an_upstream_that_is_gone_is_found_for_as_long_as_a_request_needs_it() {
+        let tls = Tls::prepare(&Config::default()).expect("no files");
+        let first = Rc::new(Site::new(config(1), None));
+        let second = Rc::new(first.succeeded_by(config(2)));
+        let (one, two) = (first.upstream_of(0), second.upstream_of(0));
+        let mut stations = Stations::new(Desk::new(tls.clone(), &first));
+        let of_a_request = Rc::clone(&first);
+        stations.retire(first, stations.desk.succeeded_by(tls, &second));
+        let port = |stations: &Stations, id| stations.find(&second, id).map(|(origin, _)| origin.port);
+        assert!(!stations.sweep(), "a request needs it");
+        assert_eq!((port(&stations, one), port(&stations, two)), (Some(1), Some(2)));
+        drop(of_a_request);
+        assert!(stations.has_retired());
+        assert!(stations.sweep());
+        assert!(!stations.has_retired());
+        assert_eq!((port(&stations, one), port(&stations, two)), (None, Some(2)));
+    }
+}
