@@ -1,7 +1,8 @@
 //! When patience ends: one function that looks at the states and says which time-out comes first.
 //!
-//! Every time-out measures progress, but the one for request heads, which bounds the whole head. A side that is held up
-//! by the other one has no time-out of its own: the other side's decides.
+//! Every time-out measures progress, and for a head only the whole of it counts: a request's from its first byte on, a
+//! response's from the end of the request or of the interim response before it. A side that is held up by the other one
+//! has no time-out of its own: the other side's decides.
 
 use std::time::{Duration, Instant};
 

@@ -66,7 +66,10 @@ impl Transaction {
 
     /// Bytes came from the upstream.
     pub(super) fn on_origin_bytes(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) {
-        self.progress.origin_read = turn.now();
+        // A part of a head is no progress: whoever sends one byte now and then would be waited for all day.
+        if !matches!(self.up, Upstream::AwaitHead { .. }) {
+            self.progress.origin_read = turn.now();
+        }
         self.record.first_byte.get_or_insert(turn.now());
         if self.origin_input.is_empty() {
             let taken = self.read_origin(turn, data);
@@ -120,6 +123,7 @@ impl Transaction {
 
     /// A response head is complete. `has_more`: bytes follow it already.
     fn on_response_head(&mut self, turn: &mut Turn<'_, '_>, interim: u32, has_more: bool) -> Result<(), Refusal> {
+        self.progress.origin_read = turn.now();
         let options =
             read_options(&self.response.fields, &mut self.scratch.nominated).map_err(|_| bad_response("G1"))?;
         let framing = response_framing(&self.response, self.request.method == Method::Head)

@@ -96,6 +96,11 @@ fn violations(sources: &[Source]) -> Vec<String> {
         if has_word(code, "serde_yaml") && source.module.first().is_none_or(|first| first != "config") {
             found.push(format!("{name} contains serde_yaml: only config knows it"));
         }
+        for word in ["SystemTime", "UNIX_EPOCH"].iter().filter(|word| has_word(code, word)) {
+            if !["net::clock", "log"].contains(&name.as_str()) {
+                found.push(format!("{name} contains {word}: the wall clock may jump, and tells dates only (rule E11)"));
+            }
+        }
         if has_word(code, "unsafe")
             && source.floor() != 3
             && !["net::splice", "net::activation"].contains(&name.as_str())
@@ -194,6 +199,18 @@ fn walk(folder: &str, ending: &str, visit: &mut dyn FnMut(&str, &str)) {
 }
 
 #[test]
+fn e11_the_wall_clock_is_read_where_dates_are_written_and_nowhere_else() {
+    let mut readers = BTreeSet::new();
+    walk("src", ".rs", &mut |path, text| {
+        if has_word(&without_tests(&blank(text)), "SystemTime") {
+            readers.insert(path.to_owned());
+        }
+    });
+    // The Date field, and the time of a log line. Every deadline is an `Instant`, which is monotonic.
+    assert_eq!(readers.into_iter().collect::<Vec<_>>(), ["src/log.rs", "src/net/clock.rs"]);
+}
+
+#[test]
 fn every_file_stays_on_its_floor() {
     let mut sources = Vec::new();
     walk("src", ".rs", &mut |path, text| sources.push(Source::new(path, text)));
@@ -265,7 +282,7 @@ fn a_house_in_order_has_no_violations() {
 #[test]
 fn a_bad_file_is_caught() {
     let long = "fn f() {}\n".repeat(MAX_LINES + 1);
-    let cases: [(&str, &str, &str, &str); 17] = [
+    let cases: [(&str, &str, &str, &str); 18] = [
         ("a higher floor", "src/http/head.rs", "use crate::proxy::exchange::Exchange;", "(floor 1) imports proxy"),
         ("a higher floor in a group", "src/http/head.rs", "use crate::{bytes, net::event_loop::Loop};", "imports net"),
         (
@@ -296,6 +313,7 @@ fn a_bad_file_is_caught() {
         ("unsafe", "src/net/event_loop.rs", "fn f() { unsafe { g() } }", "contains unsafe"),
         ("mio", "src/proxy/exchange.rs", "use mio::Token;", "contains mio"),
         ("YAML", "src/proxy/exchange.rs", "use serde_yaml::Value;", "contains serde_yaml"),
+        ("the wall clock", "src/net/event_loop.rs", "use std::time::SystemTime;", "rule E11"),
         ("a long file", "src/http/head.rs", &long, "has 501 lines"),
         ("behind a literal", "src/http/head.rs", "const A: char = '\"'; use mio::Token; const B: char = '\"';", "mio"),
     ];

@@ -253,8 +253,17 @@ impl Proxy {
 
     /// Peak resident memory in KiB.
     pub fn peak_memory_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    /// Resident memory in KiB.
+    pub fn memory_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    fn status_kib(&self, key: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM is there");
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("a line of /proc/PID/status");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
@@ -278,7 +287,8 @@ impl Drop for Proxy {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("the proxy printed:\n{}", self.log.all().join("\n"));
+            let lines = self.log.all();
+            eprintln!("the last that the proxy printed:\n{}", lines[lines.len().saturating_sub(200)..].join("\n"));
         }
         let panicked = self.log.all().iter().any(|line| line.contains("panicked"));
         assert!(!panicked || std::thread::panicking(), "the proxy panicked:\n{}", self.log.all().join("\n"));
