@@ -17,7 +17,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 # The host's own target is "make static"'s default; for musl: make static TARGET_TRIPLE=x86_64-unknown-linux-musl
 TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
-CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu x86_64-unknown-linux-musl aarch64-unknown-linux-musl
+CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
+	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
 .PHONY: run test fmt clippy tests features doc plugins static check-targets bench faults fuzz fuzz-check loom valgrind asan clean
 
