@@ -8,7 +8,8 @@ set -eu
 cd "$(dirname "$0")/.."
 CARGO=${CARGO:-cargo}
 CHECK_TARGETS=${CHECK_TARGETS:-i686-unknown-linux-gnu}
-sources="$(rustc +nightly --print sysroot 2>/dev/null || true)/lib/rustlib/src/rust/library"
+# Empty without rustup, or without a nightly toolchain.
+nightly=$(rustc +nightly --print sysroot 2>/dev/null || true)
 failed=
 
 for target in $CHECK_TARGETS; do
@@ -17,7 +18,7 @@ for target in $CHECK_TARGETS; do
         $CARGO check --quiet --locked --target "$target" --no-default-features
         continue
     fi
-    if [ -d "$sources" ]; then
+    if [ -n "$nightly" ] && [ -d "$nightly/lib/rustlib/src/rust/library" ]; then
         echo "$target: checking, with the standard library from its sources"
         $CARGO +nightly check --quiet --locked --target "$target" --no-default-features -Z build-std=std,panic_unwind
         continue
