@@ -70,9 +70,9 @@ pub fn compiler(name: &str) -> Option<String> {
     found.then(|| name.to_owned())
 }
 
-/// Runs `cc` with these arguments and the header's folder; its complaints fail the test.
+/// Runs `$CC`, else `cc`, with these arguments and the header's folder; its complaints fail the test.
 pub fn cc(args: &[&str]) -> Option<()> {
-    let cc = compiler("cc")?;
+    let cc = compiler(&std::env::var("CC").unwrap_or_else(|_| "cc".to_owned()))?;
     let output = Command::new(cc).arg("-I").arg(root().join("plugin-api/include")).args(args).output().unwrap();
     assert!(output.status.success(), "cc {args:?}:\n{}", String::from_utf8_lossy(&output.stderr));
     Some(())
