@@ -84,6 +84,22 @@ impl Known {
         };
         if is_lower_case_of(candidate, name) { known } else { Known::Other }
     }
+
+    /// Of its own in a set of 64: there are fewer classes.
+    const fn bit(self) -> u64 {
+        1 << self as u8
+    }
+}
+
+/// Whether an origin that turns `_` into `-` would take `name` for a framing field (rule S9).
+pub(super) fn is_framing_look_alike(name: &[u8]) -> bool {
+    let (first, second): (&[u8], &[u8]) = match name.len() {
+        14 => (b"content", b"length"),
+        17 => (b"transfer", b"encoding"),
+        _ => return false,
+    };
+    let (start, end) = name.split_at(first.len());
+    end[0] == b'_' && start.eq_ignore_ascii_case(first) && end[1..].eq_ignore_ascii_case(second)
 }
 
 /// Whether `lower`, made of lower-case letters, digits and dashes, is `name` in lower case. Both have the same length.
@@ -149,18 +165,21 @@ pub struct Fields {
     /// The lines, and what is left of lines that were removed or given a longer value.
     bytes: Vec<u8>,
     lines: Vec<Entry>,
+    /// The bits of all classes that lines were added of: a removed line's may be left.
+    seen: u64,
 }
 
 impl Fields {
     /// An empty section, which owns no memory.
     pub const fn new() -> Self {
-        Fields { bytes: Vec::new(), lines: Vec::new() }
+        Fields { bytes: Vec::new(), lines: Vec::new(), seen: 0 }
     }
 
     /// Forgets all lines, keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.lines.clear();
+        self.seen = 0;
     }
 
     /// Forgets all lines, gives back memory above `capacity` bytes (and above a line for each 32 of them).
@@ -207,34 +226,33 @@ impl Fields {
         self.bytes.extend_from_slice(COLON);
         self.bytes.extend_from_slice(value);
         self.bytes.extend_from_slice(CRLF);
-        self.lines.push(Entry { start, name_end: start + name.len(), end: self.bytes.len(), known });
+        self.push(Entry { start, name_end: start + name.len(), end: self.bytes.len(), known });
     }
 
-    /// Copies `section`, of which [`add_part`](Fields::add_part) may then make lines; returns where the copy begins.
-    pub(super) fn add_section(&mut self, section: &[u8]) -> usize {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(section);
-        start
-    }
-
-    /// Appends a line, without another copy where it stands in a copied section as it would be written.
+    /// Notes that a line stands `start` bytes from the beginning of the section that [`take_section`] will copy, in the
+    /// form in which it would be written (rule S13): `name: value CRLF`.
     ///
-    /// `start` is where the name was copied to, and `value_gap` how far behind the name's end the value was. What is
-    /// written later stays made of parts that were looked at (rule S13): each byte of the line is compared here with the
-    /// form that we write, or is part of name or value.
-    pub(super) fn add_part(&mut self, start: usize, value_gap: usize, name: &[u8], value: &[u8]) {
-        let known = Known::of(name);
+    /// [`take_section`]: Fields::take_section
+    pub(super) fn expect_line(&mut self, start: usize, name: &[u8], value: &[u8]) {
         let name_end = start + name.len();
-        let value_end = name_end + COLON.len() + value.len();
-        let end = value_end + CRLF.len();
-        let is_as_written = value_gap == COLON.len()
-            && self.bytes.get(name_end..name_end + COLON.len()) == Some(COLON)
-            && self.bytes.get(value_end..end) == Some(CRLF);
-        if is_as_written {
-            self.lines.push(Entry { start, name_end, end, known });
-        } else {
-            self.add_known(known, name, value);
-        }
+        let end = name_end + COLON.len() + value.len() + CRLF.len();
+        self.push(Entry { start, name_end, end, known: Known::of(name) });
+    }
+
+    /// Copies the section whose lines were expected. There must have been no other lines.
+    pub(super) fn take_section(&mut self, section: &[u8]) {
+        debug_assert!(self.bytes.is_empty(), "a section is taken over whole or not at all");
+        self.bytes.extend_from_slice(section);
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.seen |= entry.known.bit();
+        self.lines.push(entry);
+    }
+
+    /// Whether there may be a line of that name: `false` is certain, and saves a look at all lines.
+    fn may_have(&self, known: Known) -> bool {
+        self.seen & known.bit() != 0
     }
 
     /// Whether there is a line of a name for which `is_wanted` says so.
@@ -244,7 +262,8 @@ impl Fields {
 
     /// All values of a name that the proxy knows, in order.
     pub fn values(&self, known: Known) -> impl Iterator<Item = &[u8]> + '_ {
-        self.lines.iter().filter(move |entry| entry.known == known).map(|entry| entry.line(&self.bytes).value)
+        let lines = if self.may_have(known) { &self.lines[..] } else { &[] };
+        lines.iter().filter(move |entry| entry.known == known).map(|entry| entry.line(&self.bytes).value)
     }
 
     /// The first value of a name that the proxy knows.
@@ -305,7 +324,7 @@ impl Fields {
 
     /// Keeps the lines for which `keep` says so, in order.
     pub fn retain(&mut self, mut keep: impl FnMut(Line<'_>) -> bool) {
-        let Fields { bytes, lines } = self;
+        let Fields { bytes, lines, .. } = self;
         // The bytes of a removed line stay until the next `clear`: moving the others would cost more than they weigh.
         lines.retain(|entry| keep(entry.line(bytes)));
     }
@@ -478,28 +497,21 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_section_are_lines_like_others() {
-        let section = b"Host: a\r\nb:c\r\nd: e \r\nf: g\r\nh: \r\ni:j\n";
+    fn the_lines_of_a_section_are_lines_like_others() {
         let mut fields = Fields::new();
-        fields.add(b"first", b"1");
-        let copy = fields.add_section(section);
-        for (start, gap, name, value) in [
-            (0, 2, "Host", "a"),
-            (9, 1, "b", "c"),
-            (14, 2, "d", "e"),
-            (21, 2, "f", "g"),
-            (27, 2, "h", ""),
-            (32, 1, "i", "j"),
-        ] {
-            fields.add_part(copy + start, gap, name.as_bytes(), value.as_bytes());
+        for (start, name, value) in [(0, "Host", "a"), (9, "b", "c"), (15, "d", ""), (20, "e", "f")] {
+            fields.expect_line(start, name.as_bytes(), value.as_bytes());
         }
-        fields.set_value(4, b"a value that is longer");
-        fields.set(b"h", b"x");
+        fields.take_section(b"Host: a\r\nb: c\r\nd: \r\ne: f\r\n");
+        fields.add(b"g", b"h");
+        fields.set_value(3, b"a value that is longer");
+        fields.set(b"b", b"x");
         let mut out = Vec::new();
         fields.write(&mut out);
-        let expected = b"first: 1\r\nHost: a\r\nb: c\r\nd: e\r\nf: a value that is longer\r\nh: x\r\ni: j\r\n";
+        let expected = b"Host: a\r\nb: x\r\nd: \r\ne: a value that is longer\r\ng: h\r\n";
         assert_eq!(out.escape_ascii().to_string(), expected.escape_ascii().to_string());
         assert_eq!(fields.first(Known::Host), Some(&b"a"[..]));
+        assert_eq!(fields.first(Known::Date), None);
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! Message heads: bytes to values and values to bytes.
 //!
-//! httparse finds the tokens; a strict second pass refuses what it lets through (bare LF, empty lines in front). A head
-//! that has not arrived whole is `Ok(None)`; a limit turns an endless one into an error.
+//! A head that has not arrived whole is `Ok(None)`; a limit turns an endless one into an error.
 //!
-//! There are two lanes. A head that arrives whole and is in order takes the fast one: one run of httparse, then one look
-//! at each line's end. Everything else takes the slow one, which judges line by line, names what is wrong and remembers
-//! how far it came. The slow lane defines what is accepted: the fast one accepts nothing that it would refuse.
+//! There are two lanes. A head that arrives whole and looks as we would write it takes the quick one (`quick`), which
+//! looks at each byte once. Everything else takes the slow one, which judges line by line, names what is wrong and
+//! remembers how far it came. The slow lane defines what is accepted: the quick one accepts nothing that it would refuse.
 //!
 //! Invariants:
 //! 1. The answer does not depend on how the bytes were split: a line is judged when its LF is there, never before.
@@ -14,11 +13,10 @@
 //!
 //! What this file does not decide: where the body ends (`framing`), where the request goes (`proxy::route`).
 
-use std::mem::MaybeUninit;
-
 use super::chars;
-use super::fields::{Fields, Known};
-use super::lines::{judge_request_line, judge_status_line, split_field_line, strip_line_end};
+use super::fields::{Fields, Known, is_framing_look_alike};
+use super::lines::{RequestLine, StatusLine, split_field_line, split_request_line, split_status_line, strip_line_end};
+use super::quick;
 
 pub use super::lines::HeadError;
 pub use super::start_line::{Method, Version, reason_phrase};
@@ -34,7 +32,7 @@ pub struct HeadLimits {
     pub request_line: usize,
 }
 
-/// The most field lines that can be configured: the parser's line table lives on the stack.
+/// The most field lines that can be configured.
 pub const MAX_FIELD_LINES: usize = 1024;
 
 /// The head of a request.
@@ -121,12 +119,7 @@ pub fn parse_response(input: &[u8], limits: &HeadLimits, head: &mut ResponseHead
 pub fn parse_trailers(input: &[u8], limits: &HeadLimits, fields: &mut Fields) -> Result<Option<usize>, HeadError> {
     fields.clear();
     let Some(len) = HeadReader::at(Place::Fields).judge(input, limits)? else { return Ok(None) };
-    for line in input[..len - CRLF.len()].split_inclusive(|&byte| byte == b'\n') {
-        let (name, value) = split_field_line(strip_line_end(line)?)?;
-        if !is_framing_look_alike(name) {
-            fields.add(name, value);
-        }
-    }
+    fill_fields(&input[..len], fields)?;
     Ok(Some(len))
 }
 
@@ -181,7 +174,7 @@ impl HeadReader {
         limits: &HeadLimits,
         head: &mut RequestHead,
     ) -> Result<Option<usize>, HeadError> {
-        self.read(Place::RequestLine, input, limits, head, take_request, RequestHead::clear)
+        self.read(input, limits, head)
     }
 
     /// Like [`parse_response`], where `input` begins with all that earlier calls were given.
@@ -191,34 +184,28 @@ impl HeadReader {
         limits: &HeadLimits,
         head: &mut ResponseHead,
     ) -> Result<Option<usize>, HeadError> {
-        self.read(Place::StatusLine, input, limits, head, take_response, ResponseHead::clear)
+        self.read(input, limits, head)
     }
 
-    /// Both lanes, for either kind of head: `take` reads a whole one, and `clear` empties one that was read in part.
-    fn read<H>(
-        &mut self,
-        start: Place,
-        input: &[u8],
-        limits: &HeadLimits,
-        head: &mut H,
-        take: impl Fn(&[u8], &HeadLimits, &mut H) -> Option<usize>,
-        clear: impl Fn(&mut H),
-    ) -> Result<Option<usize>, HeadError> {
+    /// Both lanes, for either kind of head.
+    fn read<H: Head>(&mut self, input: &[u8], limits: &HeadLimits, head: &mut H) -> Result<Option<usize>, HeadError> {
+        head.clear();
         if self.scanned == 0 {
             // Most heads arrive whole, and then this is all there is to do.
-            if let Some(len) = take(window(input, limits), limits, head) {
+            if let Some(len) = take_quickly(window(input, limits), limits, head) {
                 return Ok(Some(len));
             }
-            *self = HeadReader::at(start);
+            *self = HeadReader::at(H::START);
         }
-        clear(head);
         let Some(len) = self.judge(input, limits)? else { return Ok(None) };
         *self = HeadReader::new();
-        let taken = take(&input[..len], limits, head);
-        if taken.is_none() {
-            clear(head);
-        }
-        taken.map(Some).ok_or(HeadError::Ambiguous)
+        let whole = &input[..len];
+        let whole = whole.strip_prefix(CRLF).unwrap_or(whole);
+        let line_end = whole.iter().position(|&byte| byte == b'\n').map_or(whole.len(), |at| at + 1);
+        let (line, section) = whole.split_at(line_end);
+        head.set_start(H::split_start(strip_line_end(line)?)?);
+        fill_fields(section, head.fields())?;
+        Ok(Some(len))
     }
 
     /// The slow lane: judges the lines that have arrived since the last call; the length of the head when it is whole.
@@ -237,11 +224,11 @@ impl HeadReader {
                     return Err(HeadError::EmptyStartLine);
                 }
                 Place::RequestLine | Place::RequestLineAfterEmpty => {
-                    judge_request_line(strip_line_end(line)?)?;
+                    split_request_line(strip_line_end(line)?)?;
                     self.place = Place::Fields;
                 }
                 Place::StatusLine => {
-                    judge_status_line(strip_line_end(line)?)?;
+                    split_status_line(strip_line_end(line)?)?;
                     self.place = Place::Fields;
                 }
                 Place::Fields => {
@@ -298,93 +285,92 @@ fn is_too_long(line: &[u8], limits: &HeadLimits) -> bool {
     content.strip_suffix(b"\r").unwrap_or(content).len() > limits.request_line
 }
 
-/// The fast lane: fills `head` and returns the head's length where a whole one in good order stands at the start of
-/// `window`. Otherwise `head` holds anything.
-fn take_request(window: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Option<usize> {
-    let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELD_LINES];
-    let mut parsed = httparse::Request::new(&mut []);
-    let status = parsed.parse_with_uninit_headers(window, &mut lines[..max_lines(limits)]);
-    let Ok(httparse::Status::Complete(len)) = status else { return None };
-    let (method, target, version) = (parsed.method?.as_bytes(), parsed.path?.as_bytes(), parsed.version?);
-    // httparse skips any number of empty lines, with or without CR.
-    let in_order = match position(window, method) {
-        0 => true,
-        2 => window.starts_with(CRLF),
-        _ => false,
-    };
-    // It has checked the single spaces and the version, of 8 bytes.
-    if !in_order || method.len() + target.len() + 10 > limits.request_line || !target.is_ascii() {
-        return None;
-    }
-    head.clear();
-    head.method = Method::of(method);
-    head.target.extend_from_slice(target);
-    head.version = version_of(version);
-    take_fields(&window[..len], parsed.headers, &mut head.fields)?;
-    Some(len)
+/// The quick lane: fills `head`, which is empty, and returns the head's length where it is one for that lane. Otherwise
+/// `head` is empty still.
+fn take_quickly<H: Head>(window: &[u8], limits: &HeadLimits, head: &mut H) -> Option<usize> {
+    let (start, line_len) = H::quick_start(window, limits)?;
+    let len = quick::field_section(&window[line_len..], max_lines(limits), head.fields())?;
+    head.set_start(start);
+    Some(line_len + len)
 }
 
-/// The fast lane for responses.
-fn take_response(window: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -> Option<usize> {
-    let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELD_LINES];
-    let mut parsed = httparse::Response::new(&mut []);
-    let config = httparse::ParserConfig::default();
-    let status = config.parse_response_with_uninit_headers(&mut parsed, window, &mut lines[..max_lines(limits)]);
-    let Ok(httparse::Status::Complete(len)) = status else { return None };
-    let (code, version) = (parsed.code?, parsed.version?);
-    // Here too empty lines in front would have been skipped.
-    if code < 100 || !window.starts_with(b"HTTP/") {
-        return None;
-    }
-    head.clear();
-    head.status = code;
-    head.version = version_of(version);
-    // httparse gives no reason phrase where there is obs-text in it.
-    let line_end = parsed.headers.first().map_or(len - CRLF.len(), |first| position(window, first.name.as_bytes()));
-    let reason = window.get("HTTP/1.1 200 ".len()..line_end - CRLF.len()).unwrap_or_default();
-    head.reason.extend_from_slice(reason);
-    take_fields(&window[..len], parsed.headers, &mut head.fields)?;
-    Some(len)
-}
-
-/// Takes over parsed lines; `None` where any line of `head` does not end with CRLF (rule S8).
-///
-/// Each line of a head stands before a field name, or before the empty line at the end: httparse leaves nothing out.
-fn take_fields(head: &[u8], parsed: &[httparse::Header<'_>], fields: &mut Fields) -> Option<()> {
-    let section = parsed.first().map_or(head.len(), |first| position(head, first.name.as_bytes()));
-    let copy = fields.add_section(&head[section..]);
-    for line in parsed {
-        let name = line.name.as_bytes();
-        let start = position(head, name);
-        if !head[..start].ends_with(CRLF) {
-            return None;
-        }
+/// Adds the lines of a whole section, which ends with an empty one, without those that rule S9 drops.
+fn fill_fields(section: &[u8], fields: &mut Fields) -> Result<(), HeadError> {
+    let lines = section.strip_suffix(CRLF).unwrap_or(section);
+    for line in lines.split_inclusive(|&byte| byte == b'\n') {
+        let (name, value) = split_field_line(strip_line_end(line)?)?;
         if !is_framing_look_alike(name) {
-            let value_gap = position(head, line.value) - (start + name.len());
-            fields.add_part(copy + (start - section), value_gap, name, line.value);
+            fields.add(name, value);
         }
     }
-    head.ends_with(b"\r\n\r\n").then_some(())
+    Ok(())
 }
 
-/// Where in `whole` its part `part` begins.
-fn position(whole: &[u8], part: &[u8]) -> usize {
-    part.as_ptr().addr() - whole.as_ptr().addr()
+/// What requests and responses differ in: the first line.
+trait Head {
+    const START: Place;
+    type Start<'a>;
+    fn clear(&mut self);
+    fn fields(&mut self) -> &mut Fields;
+    fn set_start(&mut self, start: Self::Start<'_>);
+    /// In the quick lane, with the line's length; `None` also where it is too long.
+    fn quick_start<'a>(window: &'a [u8], limits: &HeadLimits) -> Option<(Self::Start<'a>, usize)>;
+    /// In the slow lane, without CRLF.
+    fn split_start(line: &[u8]) -> Result<Self::Start<'_>, HeadError>;
 }
 
-fn version_of(minor: u8) -> Version {
-    if minor == 0 { Version::Http10 } else { Version::Http11 }
+impl Head for RequestHead {
+    const START: Place = Place::RequestLine;
+    type Start<'a> = RequestLine<'a>;
+
+    fn clear(&mut self) {
+        RequestHead::clear(self);
+    }
+
+    fn fields(&mut self) -> &mut Fields {
+        &mut self.fields
+    }
+
+    fn set_start(&mut self, start: RequestLine<'_>) {
+        self.method = Method::of(start.method);
+        self.target.extend_from_slice(start.target);
+        self.version = start.version;
+    }
+
+    fn quick_start<'a>(window: &'a [u8], limits: &HeadLimits) -> Option<(RequestLine<'a>, usize)> {
+        quick::request_line(window).filter(|(_, len)| len - CRLF.len() <= limits.request_line)
+    }
+
+    fn split_start(line: &[u8]) -> Result<RequestLine<'_>, HeadError> {
+        split_request_line(line)
+    }
 }
 
-/// Whether an origin that turns `_` into `-` would take `name` for a framing field (rule S9).
-fn is_framing_look_alike(name: &[u8]) -> bool {
-    let (first, second): (&[u8], &[u8]) = match name.len() {
-        14 => (b"content", b"length"),
-        17 => (b"transfer", b"encoding"),
-        _ => return false,
-    };
-    let (start, end) = name.split_at(first.len());
-    end[0] == b'_' && start.eq_ignore_ascii_case(first) && end[1..].eq_ignore_ascii_case(second)
+impl Head for ResponseHead {
+    const START: Place = Place::StatusLine;
+    type Start<'a> = StatusLine<'a>;
+
+    fn clear(&mut self) {
+        ResponseHead::clear(self);
+    }
+
+    fn fields(&mut self) -> &mut Fields {
+        &mut self.fields
+    }
+
+    fn set_start(&mut self, start: StatusLine<'_>) {
+        self.status = start.status;
+        self.reason.extend_from_slice(start.reason);
+        self.version = start.version;
+    }
+
+    fn quick_start<'a>(window: &'a [u8], _: &HeadLimits) -> Option<(StatusLine<'a>, usize)> {
+        quick::status_line(window)
+    }
+
+    fn split_start(line: &[u8]) -> Result<StatusLine<'_>, HeadError> {
+        split_status_line(line)
+    }
 }
 
 /// Appends request line, Host line and field lines; the caller adds framing fields and the empty line.

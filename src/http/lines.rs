@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::chars;
+use super::start_line::Version;
 
 /// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +53,13 @@ pub enum HeadError {
     HeadTooLarge,
     /// There are more field lines than the limit allows.
     TooManyLines,
-    /// The two parsers do not agree; the stricter one is right.
-    Ambiguous,
 }
 
 impl HeadError {
     /// The rule that was broken, or the configured limit, for the log.
     pub const fn rule(self) -> &'static str {
         match self {
-            HeadError::BareLf | HeadError::BareCr | HeadError::Control | HeadError::Ambiguous => "S8",
+            HeadError::BareLf | HeadError::BareCr | HeadError::Control => "S8",
             HeadError::LeadingSpace | HeadError::ObsFold | HeadError::SpaceBeforeColon => "S8",
             HeadError::MissingColon | HeadError::EmptyName | HeadError::BadName | HeadError::BadValue => "S8",
             HeadError::EmptyStartLine | HeadError::BadSpacing => "S12",
@@ -79,7 +78,7 @@ impl HeadError {
             HeadError::RequestLineTooLong => 414,
             HeadError::HeadTooLarge | HeadError::TooManyLines => 431,
             HeadError::UnsupportedVersion => 505,
-            HeadError::BareLf | HeadError::BareCr | HeadError::Control | HeadError::Ambiguous => 400,
+            HeadError::BareLf | HeadError::BareCr | HeadError::Control => 400,
             HeadError::LeadingSpace | HeadError::ObsFold | HeadError::SpaceBeforeColon => 400,
             HeadError::MissingColon | HeadError::EmptyName | HeadError::BadName | HeadError::BadValue => 400,
             HeadError::EmptyStartLine | HeadError::BadSpacing => 400,
@@ -113,7 +112,6 @@ impl fmt::Display for HeadError {
             HeadError::RequestLineTooLong => "expected a shorter request line",
             HeadError::HeadTooLarge => "expected a smaller head",
             HeadError::TooManyLines => "expected fewer field lines",
-            HeadError::Ambiguous => "expected a head that all parsers read alike",
         })
     }
 }
@@ -126,8 +124,30 @@ pub fn strip_line_end(line: &[u8]) -> Result<&[u8], HeadError> {
     if content.contains(&b'\r') { Err(HeadError::BareCr) } else { Ok(content) }
 }
 
-/// Judges a request line without its CRLF (RFC 9112 section 3).
-pub fn judge_request_line(line: &[u8]) -> Result<(), HeadError> {
+/// The parts of a request line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestLine<'a> {
+    /// A token.
+    pub method: &'a [u8],
+    /// Visible ASCII, at least one byte.
+    pub target: &'a [u8],
+    /// The client's.
+    pub version: Version,
+}
+
+/// The parts of a status line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusLine<'a> {
+    /// 100 to 999.
+    pub status: u16,
+    /// The reason phrase; may be empty.
+    pub reason: &'a [u8],
+    /// The origin's.
+    pub version: Version,
+}
+
+/// Takes a request line without its CRLF apart (RFC 9112 section 3).
+pub fn split_request_line(line: &[u8]) -> Result<RequestLine<'_>, HeadError> {
     if line.iter().any(u8::is_ascii_control) {
         return Err(HeadError::Control);
     }
@@ -143,27 +163,38 @@ pub fn judge_request_line(line: &[u8]) -> Result<(), HeadError> {
     if !target.is_ascii() {
         return Err(HeadError::NonAsciiTarget);
     }
-    judge_version(version)
+    Ok(RequestLine { method, target, version: parse_version(version)? })
 }
 
-/// Judges a status line without its CRLF (RFC 9112 section 4, rule S18). A missing reason phrase may lack its space too.
-pub fn judge_status_line(line: &[u8]) -> Result<(), HeadError> {
+/// Takes a status line without its CRLF apart (RFC 9112 section 4, rule S18). A missing reason phrase may lack its space
+/// too.
+pub fn split_status_line(line: &[u8]) -> Result<StatusLine<'_>, HeadError> {
     if !line.iter().all(|&byte| chars::is_field_byte(byte)) {
         return Err(HeadError::Control);
     }
     let version_end = line.iter().position(|&byte| byte == b' ').unwrap_or(line.len());
-    judge_version(&line[..version_end])?;
-    match &line[version_end..] {
-        [b' ', b'1'..=b'9', b'0'..=b'9', b'0'..=b'9'] => Ok(()),
-        [b' ', b'1'..=b'9', b'0'..=b'9', b'0'..=b'9', b' ', ..] => Ok(()),
-        _ => Err(HeadError::BadStatus),
-    }
+    let version = parse_version(&line[..version_end])?;
+    let (digits, reason) = match &line[version_end..] {
+        [b' ', a, b, c] => ([*a, *b, *c], &b""[..]),
+        [b' ', a, b, c, b' ', reason @ ..] => ([*a, *b, *c], reason),
+        _ => return Err(HeadError::BadStatus),
+    };
+    let status = parse_status(digits).ok_or(HeadError::BadStatus)?;
+    Ok(StatusLine { status, reason, version })
+}
+
+/// status-code of RFC 9112 section 4: three digits, 100 or more (rule S18).
+pub fn parse_status(digits: [u8; 3]) -> Option<u16> {
+    let [hundreds @ b'1'..=b'9', tens @ b'0'..=b'9', ones @ b'0'..=b'9'] = digits else { return None };
+    let [hundreds, tens, ones] = [hundreds, tens, ones].map(|digit| u16::from(digit - b'0'));
+    Some(hundreds * 100 + tens * 10 + ones)
 }
 
 /// HTTP-version of RFC 9112 section 2.3: upper case, one digit on each side of the dot (rule S21).
-fn judge_version(version: &[u8]) -> Result<(), HeadError> {
+fn parse_version(version: &[u8]) -> Result<Version, HeadError> {
     match version {
-        b"HTTP/1.0" | b"HTTP/1.1" => Ok(()),
+        b"HTTP/1.0" => Ok(Version::Http10),
+        b"HTTP/1.1" => Ok(Version::Http11),
         [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => Err(HeadError::UnsupportedVersion),
         _ => Err(HeadError::BadVersion),
     }
@@ -226,7 +257,7 @@ mod tests {
             ("no token", b"G(T / HTTP/1.1", Err(HeadError::BadMethod)),
             ("a colon in the method", b"Host: x HTTP/1.1", Err(HeadError::BadMethod)),
         ] {
-            assert_eq!(judge_request_line(input), expected, "{name}");
+            assert_eq!(split_request_line(input).map(|_| ()), expected, "{name}");
         }
     }
 
@@ -244,7 +275,7 @@ mod tests {
             ("another protocol", b"GET / HTTPS/1.1", Err((HeadError::BadVersion, 400))),
             ("a comma", b"GET / HTTP/1,1", Err((HeadError::BadVersion, 400))),
         ] {
-            let found = judge_request_line(input).map_err(|error| (error, error.status()));
+            let found = split_request_line(input).map(|_| ()).map_err(|error| (error, error.status()));
             assert_eq!(found, expected, "{name}");
         }
     }
@@ -271,7 +302,7 @@ mod tests {
             ("no version", b"200 OK", Err(HeadError::BadVersion)),
             ("nothing", b"", Err(HeadError::BadVersion)),
         ] {
-            assert_eq!(judge_status_line(input), expected, "{name}");
+            assert_eq!(split_status_line(input).map(|_| ()), expected, "{name}");
         }
     }
 

@@ -6,7 +6,8 @@
 //! | [`fields`] | ordered field lines |
 //! | [`start_line`] | methods, versions, reason phrases |
 //! | [`lines`] | the lines of a head, one at a time, and what can be wrong with them |
-//! | [`head`] | message heads: bytes to values (httparse and a strict second pass), values to bytes |
+//! | `quick` | a head that has arrived whole and looks as we would write it, in one pass |
+//! | [`head`] | message heads: bytes to values, values to bytes |
 //! | [`target`] | request targets, authorities, dot segments |
 //! | [`framing`] | where a body ends: the one place that decides it (RFC 9112 section 6.3) |
 //! | [`chunked`] | the chunked transfer coding: decoder and encoder |
@@ -16,6 +17,7 @@ pub mod chars;
 pub mod fields;
 pub mod start_line;
 pub mod lines;
+mod quick;
 pub mod head;
 pub mod target;
 pub mod framing;

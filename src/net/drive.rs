@@ -35,7 +35,7 @@ struct Budget {
 enum Step {
     /// Something moved; more may.
     Moved,
-    /// Nothing did.
+    /// Nothing did, or nothing is left that could.
     Still,
     /// The client's connection is gone, or there is nothing left to do for it but to wait.
     Over,
@@ -110,7 +110,8 @@ impl Worker {
         let Some(mut pair) = self.pair(key) else { return Step::Over };
         moved |= pair.flush(Side::Downstream, budget);
         moved |= pair.flush(Side::Upstream, budget);
-        if moved { Step::Moved } else { Step::Still }
+        // Another round, to learn that nothing moves any more, would cost a tenth of a small request.
+        if moved && pair.may_go_on() { Step::Moved } else { Step::Still }
     }
 
     /// Tells the exchange what happened since it was last driven, beside bytes.
@@ -277,6 +278,15 @@ impl<'a> Pair<'a> {
 
     fn handle(&mut self, input: Input<'_>) {
         self.exchange.handle(&mut self.around.env(), input);
+    }
+
+    /// Whether there is anything left to do that does not need an event first.
+    fn may_go_on(&self) -> bool {
+        self.down.can_read()
+            || self.up.as_ref().is_some_and(|up| up.can_read())
+            || self.exchange.has_command()
+            || !self.exchange.output(Side::Downstream).is_empty()
+            || !self.exchange.output(Side::Upstream).is_empty()
     }
 
     /// Writes what waits for `side`: at once, when it arises (rule M2).

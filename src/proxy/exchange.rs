@@ -148,6 +148,11 @@ impl Exchange {
         self.commands.poll()
     }
 
+    /// Whether [`Exchange::poll_command`] has something to say.
+    pub fn has_command(&self) -> bool {
+        self.commands.are_waiting()
+    }
+
     /// Bytes that wait to be written to `side`.
     pub fn output(&self, side: Side) -> &[u8] {
         match (&self.state, side) {

@@ -87,7 +87,20 @@ impl Commands {
         self.end = Some(how);
     }
 
+    /// Whether there is one.
+    pub fn are_waiting(&self) -> bool {
+        self.release.is_some()
+            || self.connect.is_some()
+            || self.shutdown_upstream
+            || self.shutdown_downstream
+            || self.end.is_some()
+    }
+
     pub fn poll(&mut self) -> Option<Command> {
+        if !self.are_waiting() {
+            return None;
+        }
+
         if let Some(how) = self.release.take() {
             return Some(match how {
                 Release::Park => Command::Park,
