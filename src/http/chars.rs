@@ -64,11 +64,12 @@ pub fn is_token(name: &[u8]) -> bool {
 /// How many bytes at the start of `bytes` are tchars. Names are made of letters and dashes, nearly always.
 pub fn token_len(bytes: &[u8]) -> usize {
     run_len(bytes, is_tchar, |word| {
-        let lower = word | LOW_BITS * 0x20;
-        let letters =
-            lower.wrapping_add(LOW_BITS * (0x80 - b'a' as u64)) & !lower.wrapping_add(LOW_BITS * (0x7f - b'z' as u64));
-        let others_than_dashes = (word ^ LOW_BITS * b'-' as u64).wrapping_add(LOW_BITS * 0x7f);
-        (!letters & others_than_dashes) | word
+        // The high bit of a sum tells whether a byte reached a limit: a letter reaches `a`, but not what follows `z`.
+        let lower = word | (LOW_BITS * 0x20);
+        let from_a = lower.wrapping_add(LOW_BITS * (0x80 - b'a' as u64));
+        let above_z = lower.wrapping_add(LOW_BITS * (0x7f - b'z' as u64));
+        let no_dash = (word ^ (LOW_BITS * b'-' as u64)).wrapping_add(LOW_BITS * 0x7f);
+        ((!from_a | above_z) & no_dash) | word
     })
 }
 
@@ -85,15 +86,39 @@ pub fn field_bytes_len(bytes: &[u8]) -> usize {
 
 /// How many bytes at the start of `bytes` are VCHAR: ASCII, no controls, no space (RFC 5234 appendix B.1).
 pub fn visible_len(bytes: &[u8]) -> usize {
-    run_len(
-        bytes,
-        |byte| byte.is_ascii_graphic(),
-        |word| word.wrapping_sub(LOW_BITS * 0x21) | word.wrapping_add(LOW_BITS) | word,
-    )
+    run_len(bytes, |byte| byte.is_ascii_graphic(), visible)
+}
+
+/// How many bytes at the start of `bytes` may stand in a request target (rule S12): VCHAR, but no `#`.
+pub fn target_len(bytes: &[u8]) -> usize {
+    run_len(bytes, |byte| byte.is_ascii_graphic() && byte != b'#', |word| visible(word) | equal(word, b'#'))
+}
+
+/// Where `byte` is found first; like the runs, eight at a time.
+pub fn find(bytes: &[u8], byte: u8) -> Option<usize> {
+    let len = run_len(bytes, |other| other != byte, |word| equal(word, byte));
+    (len < bytes.len()).then_some(len)
+}
+
+/// Where `a` or `b` is found first.
+pub fn find_either(bytes: &[u8], a: u8, b: u8) -> Option<usize> {
+    let len = run_len(bytes, |other| other != a && other != b, |word| equal(word, a) | equal(word, b));
+    (len < bytes.len()).then_some(len)
 }
 
 const LOW_BITS: u64 = u64::from_ne_bytes([1; 8]);
 const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
+
+/// Marks bytes below `!`, DEL, and bytes from 0x80.
+const fn visible(word: u64) -> u64 {
+    word.wrapping_sub(LOW_BITS * 0x21) | word.wrapping_add(LOW_BITS) | word
+}
+
+/// Marks bytes that are `byte`.
+const fn equal(word: u64, byte: u8) -> u64 {
+    let difference = word ^ (LOW_BITS * byte as u64);
+    difference.wrapping_sub(LOW_BITS) & !difference
+}
 
 /// How many bytes at the start of `bytes` belong to a class, looked at eight at a time: this sees nearly every byte of
 /// every head, and one at a time takes three times as many instructions.
@@ -144,6 +169,17 @@ pub const fn hex_digit(byte: u8) -> Option<u8> {
 
 /// Appends `number` in decimal.
 pub fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
+    // Statuses, octets of addresses and most lengths: no loop and no call.
+    if let Ok(small) = u16::try_from(number)
+        && small < 1000
+    {
+        let digit = |power: u16| b'0' + (small / power % 10) as u8;
+        return match small {
+            100.. => out.extend_from_slice(&[digit(100), digit(10), digit(1)]),
+            10.. => out.extend_from_slice(&[digit(10), digit(1)]),
+            _ => out.push(digit(1)),
+        };
+    }
     // 2^64-1 has 20 digits.
     let mut digits = [0; 20];
     let mut first = digits.len();
@@ -235,6 +271,14 @@ mod tests {
             ("field", field_bytes_len as Len, is_field_byte as Is, &b"a \t\xff\x80~"[..]),
             ("visible", visible_len, |byte| byte.is_ascii_graphic(), b"a!~"),
             ("token", token_len, is_tchar, b"a-0"),
+            ("target", target_len, |byte| byte.is_ascii_graphic() && byte != b'#', b"a\"$"),
+            ("find", |bytes| find(bytes, b'?').unwrap_or(bytes.len()), |byte| byte != b'?', b"a>@\xbf\xff\0"),
+            (
+                "find either",
+                |bytes| find_either(bytes, b'.', b'%').unwrap_or(bytes.len()),
+                |byte| byte != b'.' && byte != b'%',
+                b"a/-$&\xae\xa5\xff",
+            ),
         ] {
             for &filler in fillers {
                 for end in 0..=255_u8 {
@@ -278,7 +322,7 @@ mod tests {
 
     #[test]
     fn decimals_are_written_as_they_are_read() {
-        for number in [0, 1, 9, 10, 99, 100, 65_535, i64::MAX as u64] {
+        for number in [0, 1, 9, 10, 42, 99, 100, 255, 999, 1000, 65_535, 65_536 + 7, i64::MAX as u64] {
             let mut out = b"x".to_vec();
             write_decimal(number, &mut out);
             assert_eq!(parse_decimal(&out[1..]), Some(number));

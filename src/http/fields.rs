@@ -18,6 +18,7 @@ pub enum Known {
     Connection,
     ContentLength,
     ContentLocation,
+    ContentType,
     Cookie,
     Date,
     Expect,
@@ -67,6 +68,7 @@ impl Known {
             (10, b'c') => (b"connection", Known::Connection),
             (10, b'k') => (b"keep-alive", Known::KeepAlive),
             (10, b's') => (b"set-cookie", Known::SetCookie),
+            (12, b'c') => (b"content-type", Known::ContentType),
             (12, b'm') => (b"max-forwards", Known::MaxForwards),
             (13, b'a') => (b"authorization", Known::Authorization),
             (14, b'c') => (b"content-length", Known::ContentLength),
@@ -84,10 +86,38 @@ impl Known {
         };
         if is_lower_case_of(candidate, name) { known } else { Known::Other }
     }
+}
 
-    /// Of its own in a set of 64: there are fewer classes.
-    const fn bit(self) -> u64 {
-        1 << self as u8
+/// A set of classes: what is asked of many lines, and of each only by its number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Classes(u64);
+
+impl Classes {
+    /// The set of these.
+    pub const fn of(classes: &[Known]) -> Classes {
+        let mut set = Classes(0);
+        let mut rest = classes;
+        while let [first, others @ ..] = rest {
+            set = set.with(*first);
+            rest = others;
+        }
+        set
+    }
+
+    /// The set with `known` in it.
+    pub const fn with(self, known: Known) -> Classes {
+        // There are fewer than 64.
+        Classes(self.0 | 1 << known as u8)
+    }
+
+    /// What is in either.
+    pub const fn or(self, other: Classes) -> Classes {
+        Classes(self.0 | other.0)
+    }
+
+    /// Whether `known` is in it.
+    pub const fn has(self, known: Known) -> bool {
+        self.0 & (1 << known as u8) != 0
     }
 }
 
@@ -166,20 +196,20 @@ pub struct Fields {
     bytes: Vec<u8>,
     lines: Vec<Entry>,
     /// The bits of all classes that lines were added of: a removed line's may be left.
-    seen: u64,
+    seen: Classes,
 }
 
 impl Fields {
     /// An empty section, which owns no memory.
     pub const fn new() -> Self {
-        Fields { bytes: Vec::new(), lines: Vec::new(), seen: 0 }
+        Fields { bytes: Vec::new(), lines: Vec::new(), seen: Classes(0) }
     }
 
     /// Forgets all lines, keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.lines.clear();
-        self.seen = 0;
+        self.seen = Classes(0);
     }
 
     /// Forgets all lines, gives back memory above `capacity` bytes (and above a line for each 32 of them).
@@ -219,7 +249,11 @@ impl Fields {
         self.add_known(Known::of(name), name, value);
     }
 
-    fn add_known(&mut self, known: Known, name: &[u8], value: &[u8]) {
+    /// Appends a line whose name the proxy knows.
+    // Inlined for the names and values that are constants: then each is a store or two.
+    #[inline]
+    pub fn add_known(&mut self, known: Known, name: &[u8], value: &[u8]) {
+        debug_assert_eq!(known, Known::of(name), "the class of the name");
         let start = self.bytes.len();
         self.bytes.reserve(name.len() + COLON.len() + value.len() + CRLF.len());
         self.bytes.extend_from_slice(name);
@@ -246,18 +280,18 @@ impl Fields {
     }
 
     fn push(&mut self, entry: Entry) {
-        self.seen |= entry.known.bit();
+        self.seen = self.seen.with(entry.known);
         self.lines.push(entry);
     }
 
     /// Whether there may be a line of that name: `false` is certain, and saves a look at all lines.
-    fn may_have(&self, known: Known) -> bool {
-        self.seen & known.bit() != 0
+    pub fn may_have(&self, known: Known) -> bool {
+        self.seen.has(known)
     }
 
-    /// Whether there is a line of a name for which `is_wanted` says so.
-    pub fn any(&self, is_wanted: impl Fn(Known) -> bool) -> bool {
-        self.lines.iter().any(|entry| is_wanted(entry.known))
+    /// The same, asked of any of these classes.
+    pub fn may_have_any(&self, classes: Classes) -> bool {
+        self.seen.0 & classes.0 != 0
     }
 
     /// All values of a name that the proxy knows, in order.
@@ -320,6 +354,14 @@ impl Fields {
         let (known, before) = (Known::of(name), self.len());
         self.retain(|line| !line.is_named(name, known));
         self.len() < before
+    }
+
+    /// Removes all lines of these classes.
+    pub fn remove_classes(&mut self, classes: Classes) {
+        if self.may_have_any(classes) {
+            self.lines.retain(|entry| !classes.has(entry.known));
+            self.seen.0 &= !classes.0;
+        }
     }
 
     /// Keeps the lines for which `keep` says so, in order.
@@ -453,6 +495,7 @@ mod tests {
             ("connection", Known::Connection),
             ("content-length", Known::ContentLength),
             ("content-location", Known::ContentLocation),
+            ("content-type", Known::ContentType),
             ("cookie", Known::Cookie),
             ("date", Known::Date),
             ("expect", Known::Expect),
@@ -494,6 +537,21 @@ mod tests {
         for name in ["", "accept", "x", "content_length", "transfer_encoding", "content-lengthy"] {
             assert_eq!(Known::of(name.as_bytes()), Known::Other, "{name}");
         }
+    }
+
+    #[test]
+    fn classes_are_removed_together() {
+        let mut fields = Fields::new();
+        for name in ["Host", "te", "A", "TE", "Date", "b"] {
+            fields.add(name.as_bytes(), b"x");
+        }
+        fields.remove_classes(Classes::of(&[Known::Via, Known::Upgrade]));
+        assert_eq!(fields.len(), 6);
+        fields.remove_classes(Classes::of(&[Known::Te, Known::Via]).or(Classes::of(&[Known::Host])));
+        assert_eq!(fields.iter().map(|line| line.name).collect::<Vec<_>>(), [&b"A"[..], b"Date", b"b"]);
+        assert!(!fields.may_have(Known::Te) && fields.may_have(Known::Date));
+        fields.add(b"TE", b"y");
+        assert_eq!(fields.first(Known::Te), Some(&b"y"[..]));
     }
 
     #[test]

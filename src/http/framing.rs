@@ -119,6 +119,9 @@ pub fn response_framing(head: &ResponseHead, to_head: bool) -> Result<Framing, F
 
 /// What the framing fields say, `None` where there are none.
 fn announced(fields: &Fields, version: Version) -> Result<Option<Framing>, FramingError> {
+    if !fields.may_have(Known::ContentLength) && !fields.may_have(Known::TransferEncoding) {
+        return Ok(None);
+    }
     let mut length = None;
     let mut coding = None;
     for line in fields.iter() {

@@ -14,7 +14,6 @@ use super::lines::{RequestLine, StatusLine, parse_status};
 use super::start_line::Version;
 
 const CRLF: &[u8] = b"\r\n";
-const COLON: &[u8] = b": ";
 
 /// Reads `method SP request-target SP HTTP-version CRLF` (RFC 9112 section 3); the length includes CRLF.
 pub fn request_line(bytes: &[u8]) -> Option<(RequestLine<'_>, usize)> {

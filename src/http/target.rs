@@ -102,12 +102,9 @@ pub enum Target<'a> {
 /// Takes `target` apart. Refuses controls, spaces, bytes from 0x80 and `#` (rule S12); backslashes are left to
 /// [`has_dot_segment`]. `is_connect` and `is_options` say which forms the method allows.
 pub fn parse_target(target: &[u8], is_connect: bool, is_options: bool) -> Result<Target<'_>, TargetError> {
-    // No early end, so that many bytes are looked at in one step.
-    if target.iter().fold(false, |bad, byte| bad | !(0x21..=0x7e).contains(byte)) {
-        return Err(TargetError::BadByte);
-    }
-    if target.iter().fold(false, |bad, &byte| bad | (byte == b'#')) {
-        return Err(TargetError::Fragment);
+    if chars::target_len(target) < target.len() {
+        let has_bad_byte = chars::visible_len(target) < target.len();
+        return Err(if has_bad_byte { TargetError::BadByte } else { TargetError::Fragment });
     }
     if is_connect {
         return match split_authority(target) {
@@ -151,7 +148,7 @@ fn strip_prefix<'a>(bytes: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
 
 /// Path, and query from its `?` on.
 fn split_query(target: &[u8]) -> (&[u8], &[u8]) {
-    target.split_at(target.iter().position(|&byte| byte == b'?').unwrap_or(target.len()))
+    target.split_at(chars::find(target, b'?').unwrap_or(target.len()))
 }
 
 /// The authority that a request was made for: the URL's, or the value of Host (rule S11).
@@ -183,10 +180,23 @@ pub fn effective_authority<'a>(
 /// Whether a segment of `path` is `.` or `..` after percent-decoding, where `/`, `\`, `%2F` and `%5C` all end a segment
 /// and `;` begins its parameters (rule S20).
 pub fn has_dot_segment(path: &[u8]) -> bool {
-    // Most paths have neither a dot nor anything that could be one.
-    if !path.iter().fold(false, |found, &byte| found | (byte == b'.') | (byte == b'%')) {
-        return false;
+    may_have_dot_segment(path) && has_decoded_dot_segment(path)
+}
+
+/// Most paths have no dot at the start of a segment, and nothing encoded that could be one or end a segment.
+fn may_have_dot_segment(path: &[u8]) -> bool {
+    let mut searched = 0;
+    while let Some(found) = chars::find_either(&path[searched..], b'.', b'%') {
+        let at = searched + found;
+        match (path[at], path[..at].last()) {
+            (b'.', Some(before)) if !matches!(before, b'/' | b'\\') => searched = at + 1,
+            (_, _) => return true,
+        }
     }
+    false
+}
+
+fn has_decoded_dot_segment(path: &[u8]) -> bool {
     let mut segment = Segment::Dots(0);
     let mut rest = path;
     loop {
@@ -242,31 +252,40 @@ fn split_authority(authority: &[u8]) -> Option<Authority<'_>> {
             std::str::from_utf8(&rest[..end]).ok()?.parse::<Ipv6Addr>().ok()?;
             end + 2
         }
-        _ => {
-            let end = authority.iter().position(|&byte| byte == b':').unwrap_or(authority.len());
-            is_reg_name(&authority[..end]).then_some(end)?
-        }
+        _ => reg_name_len(authority)?,
     };
     let (host, rest) = authority.split_at(host_end);
     let port = match rest {
         [] => None,
-        [b':', digits @ ..] if digits.len() <= 5 => Some(u16::try_from(chars::parse_decimal(digits)?).ok()?),
+        [b':', digits @ ..] => Some(parse_port(digits)?),
         _ => return None,
     };
     Some(Authority { host, port })
 }
 
-/// reg-name of RFC 3986 section 3.2.2, which takes in IPv4 addresses; not empty.
-fn is_reg_name(host: &[u8]) -> bool {
-    let mut rest = host;
-    while let [first, after @ ..] = rest {
-        rest = match (first, after) {
-            (b'%', [high, low, after @ ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => after,
-            (&byte, after) if chars::is_host_byte(byte) => after,
-            _ => return false,
-        };
+/// How many bytes at the start of `authority` are a reg-name of RFC 3986 section 3.2.2, which takes in IPv4 addresses;
+/// `None` where there is none. What follows it is for the caller to judge.
+fn reg_name_len(authority: &[u8]) -> Option<usize> {
+    let mut len = 0;
+    loop {
+        len += authority[len..].iter().position(|&byte| !chars::is_host_byte(byte)).unwrap_or(authority.len() - len);
+        match &authority[len..] {
+            [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => len += 3,
+            _ => return (len > 0).then_some(len),
+        }
     }
-    !host.is_empty()
+}
+
+/// port of RFC 3986 section 3.2.3, where there is one: 1 to 5 digits, no more than 65535.
+fn parse_port(digits: &[u8]) -> Option<u16> {
+    if !(1..=5).contains(&digits.len()) {
+        return None;
+    }
+    let number = digits.iter().try_fold(0_u32, |number, digit| match digit {
+        b'0'..=b'9' => Some(number * 10 + u32::from(digit - b'0')),
+        _ => None,
+    })?;
+    u16::try_from(number).ok()
 }
 
 /// Whether `authority` is a valid Host value: `host`, `host:port`, `[v6]`, `[v6]:port`; no userinfo, no comma, no path.

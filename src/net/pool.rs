@@ -32,7 +32,9 @@ impl Pool {
         if self.max_idle == 0 || self.max_idle_per_upstream == 0 {
             return Some(key);
         }
-        let same = self.idle.iter().filter(|(id, _)| *id == upstream).count();
+        // Counted only where there are enough of all together.
+        let is_roomy = self.idle.len() < self.max_idle_per_upstream;
+        let same = if is_roomy { 0 } else { self.idle.iter().filter(|(id, _)| *id == upstream).count() };
         let surplus = if same >= self.max_idle_per_upstream {
             self.idle.iter().position(|(id, _)| *id == upstream)
         } else if self.idle.len() >= self.max_idle {

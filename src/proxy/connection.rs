@@ -1,7 +1,7 @@
 //! The Connection field (RFC 9110 section 7.6.1): what it says about the connection, and which fields it nominates.
 
 use crate::http::chars::{list_has, list_members};
-use crate::http::fields::{Fields, Known, Line};
+use crate::http::fields::{Classes, Fields, Known};
 use crate::http::head::Version;
 
 /// More options than this in one head are refused: each field line is compared with each of them.
@@ -54,22 +54,26 @@ pub fn read_options(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options,
     Ok(options)
 }
 
-/// Rule G1: whether a field line belongs to this connection only. Framing fields are among them: each connection gets
-/// framing of its own.
-pub fn is_hop_by_hop(line: &Line<'_>, nominated: &[u8]) -> bool {
-    match line.known {
-        Known::Connection
-        | Known::ContentLength
-        | Known::Http2Settings
-        | Known::KeepAlive
-        | Known::ProxyAuthenticate
-        | Known::ProxyAuthorization
-        | Known::ProxyConnection
-        | Known::Te
-        | Known::Trailer
-        | Known::TransferEncoding
-        | Known::Upgrade => true,
-        _ => !nominated.is_empty() && list_has(nominated, line.name),
+/// Rule G1: fields that belong to one connection only. Framing fields are among them: each connection gets framing of its
+/// own.
+pub const HOP_BY_HOP: Classes = Classes::of(&[
+    Known::Connection,
+    Known::ContentLength,
+    Known::Http2Settings,
+    Known::KeepAlive,
+    Known::ProxyAuthenticate,
+    Known::ProxyAuthorization,
+    Known::ProxyConnection,
+    Known::Te,
+    Known::Trailer,
+    Known::TransferEncoding,
+    Known::Upgrade,
+]);
+
+/// Removes what the sender nominated; see [`read_options`]. That is the other half of rule G1.
+pub fn remove_nominated(fields: &mut Fields, nominated: &[u8]) {
+    if !nominated.is_empty() {
+        fields.retain(|line| !list_has(nominated, line.name));
     }
 }
 
@@ -111,11 +115,13 @@ mod tests {
 
     #[test]
     fn g1_all_connection_lines_nominate_even_after_an_empty_one() {
-        let head =
+        let mut head =
             fields(&[("Connection", ""), ("connection", "X-Secret , ,close"), ("X-SECRET", "1"), ("X-Other", "2")]);
         let mut nominated = Vec::new();
         read_options(&head, &mut nominated).expect("three options are few");
-        let kept: Vec<_> = head.iter().filter(|line| !is_hop_by_hop(line, &nominated)).map(|line| line.name).collect();
+        head.remove_classes(HOP_BY_HOP);
+        remove_nominated(&mut head, &nominated);
+        let kept: Vec<_> = head.iter().map(|line| line.name).collect();
         assert_eq!(kept, [b"X-Other"]);
     }
 

@@ -291,11 +291,11 @@ impl Exchange {
                 Next::Again => {}
                 Next::Serve => {
                     transaction.finish(&mut turn);
-                    transaction.restart(env.now.instant);
                     if transaction.client_input.is_empty() {
                         self.leave(env, State::Idle { since: env.now.instant });
                         return;
                     }
+                    transaction.restart(env.now.instant);
                     let mut turn = Turn { env, client: &mut self.client, commands: &mut self.commands };
                     transaction.read_held(&mut turn);
                 }

@@ -4,13 +4,13 @@
 //! away (rule G2). Framing fields never pass: [`write_framing`] writes those of the message that leaves.
 
 use super::admit::{Plan, max_forwards};
-use super::connection::{allowed_protocols, is_hop_by_hop};
+use super::connection::{HOP_BY_HOP, allowed_protocols, remove_nominated};
 use super::events::Peer;
-use super::forwarded::{add_claims, is_claim, is_trusted};
+use super::forwarded::{CLAIMS, add_claims, is_trusted};
 use super::under_prefix::{Place, map_back};
 use crate::config::{ForwardedPolicy, HostPolicy, RouteConfig};
 use crate::http::chars::write_decimal;
-use crate::http::fields::{Fields, Known, Line};
+use crate::http::fields::{Classes, Fields, Known};
 use crate::http::framing::Framing;
 use crate::http::head::{Method, RequestHead, ResponseHead, Version, write_request, write_response};
 
@@ -59,15 +59,11 @@ pub fn forward_request(
     scratch.host.clear();
     scratch.host.extend_from_slice(head.fields.first(Known::Host).unwrap_or_default());
     set_authority(&mut head.authority, route, &scratch.host);
-    let nominated = &scratch.nominated;
-    head.fields.retain(|line| {
-        !is_hop_by_hop(&line, nominated)
-            && match line.known {
-                Known::Host => false,
-                Known::Expect => plan.expects_continue,
-                known => !is_claim(known) || (trusted && policy.enabled),
-            }
-    });
+    let may_claim = trusted && policy.enabled;
+    let claims = if may_claim { Classes::default() } else { CLAIMS };
+    let expect = if plan.expects_continue { Classes::default() } else { Classes::of(&[Known::Expect]) };
+    head.fields.remove_classes(HOP_BY_HOP.with(Known::Host).or(claims).or(expect));
+    remove_nominated(&mut head.fields, &scratch.nominated);
     if policy.enabled {
         add_claims(head, peer, trusted, &scratch.host, stripped_prefix(route), &mut scratch.text);
     }
@@ -76,7 +72,7 @@ pub fn forward_request(
         Version::Http10 => b"1.0 mini-rproxy",
         Version::Http11 => b"1.1 mini-rproxy",
     };
-    head.fields.add(b"Via", via);
+    head.fields.add_known(Known::Via, b"Via", via);
     if head.method == Method::Options
         && let Ok(Some(left @ 1..)) = max_forwards(&head.fields)
     {
@@ -125,10 +121,11 @@ pub fn write_request_head(
 
 /// Turns a received response head into the one to forward, in place.
 pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], date: &[u8; 29]) {
-    head.fields.retain(|line| !is_hop_by_hop(&line, nominated));
+    head.fields.remove_classes(HOP_BY_HOP);
+    remove_nominated(&mut head.fields, nominated);
     // RFC 9110 section 6.6.1: a recipient with a clock adds the Date that an origin left out.
     if head.status >= 200 && head.fields.first(Known::Date).is_none() {
-        head.fields.add(b"Date", date);
+        head.fields.add_known(Known::Date, b"Date", date);
     }
 }
 
@@ -187,28 +184,24 @@ pub fn write_interim_head(head: &ResponseHead, out: &mut Vec<u8>) {
 /// Appends the trailer section of a response and the empty line after it (rules G16 and S17): what routes, frames or
 /// authenticates a message has no business behind it.
 pub fn write_trailers(trailers: &mut Fields, out: &mut Vec<u8>) {
-    trailers.retain(|line| !is_hop_by_hop(&line, b"") && !is_forbidden_trailer(&line));
+    trailers.remove_classes(HOP_BY_HOP.or(CLAIMS).or(NOT_IN_TRAILERS));
+    trailers.retain(|line| !line.name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"content-")));
     trailers.write(out);
     out.extend_from_slice(b"\r\n");
 }
 
-fn is_forbidden_trailer(line: &Line<'_>) -> bool {
-    let is_content = line.name.len() >= 8 && line.name[..8].eq_ignore_ascii_case(b"content-");
-    is_content
-        || is_claim(line.known)
-        || matches!(
-            line.known,
-            Known::Authorization
-                | Known::Cookie
-                | Known::Date
-                | Known::Expect
-                | Known::Host
-                | Known::Location
-                | Known::MaxForwards
-                | Known::Refresh
-                | Known::SetCookie
-        )
-}
+/// Beside those that no peer's word is taken for, and beside all that describes the content.
+const NOT_IN_TRAILERS: Classes = Classes::of(&[
+    Known::Authorization,
+    Known::Cookie,
+    Known::Date,
+    Known::Expect,
+    Known::Host,
+    Known::Location,
+    Known::MaxForwards,
+    Known::Refresh,
+    Known::SetCookie,
+]);
 
 /// Appends the field line that announces a framing. The value is ours, never the peer's (rule S13).
 pub fn write_framing(framing: Framing, out: &mut Vec<u8>) {

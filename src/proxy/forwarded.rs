@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::events::Peer;
 use crate::config::ForwardedPolicy;
 use crate::http::chars::write_decimal;
-use crate::http::fields::{Fields, Known};
+use crate::http::fields::{Classes, Fields, Known};
 use crate::http::head::RequestHead;
 
 /// Whether `address` is one of the proxies whose word is taken.
@@ -19,18 +19,15 @@ pub fn is_trusted(address: IpAddr, policy: &ForwardedPolicy) -> bool {
     policy.trusted_proxies.iter().any(|range| range.contains(&address))
 }
 
-/// Whether the field is one that only a trusted peer may set.
-pub fn is_claim(known: Known) -> bool {
-    matches!(
-        known,
-        Known::XForwardedFor
-            | Known::XForwardedHost
-            | Known::XForwardedProto
-            | Known::XForwardedPrefix
-            | Known::XRealIp
-            | Known::Forwarded
-    )
-}
+/// The fields that only a trusted peer may set.
+pub const CLAIMS: Classes = Classes::of(&[
+    Known::XForwardedFor,
+    Known::XForwardedHost,
+    Known::XForwardedProto,
+    Known::XForwardedPrefix,
+    Known::XRealIp,
+    Known::Forwarded,
+]);
 
 /// The client's address: the peer's, or behind trusted proxies the last address in X-Forwarded-For that is not a trusted
 /// proxy's, read from the right (rule G5). An entry that is no address ends the search.
@@ -58,7 +55,7 @@ pub fn client_address(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) ->
 /// and no proxy before us says that it asks for somebody else.
 pub fn is_local(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) -> bool {
     let is_here = client_address(peer, fields, policy).is_none_or(|address| address.ip().is_loopback());
-    let is_passed_on = fields.iter().any(|line| is_claim(line.known) || line.name.eq_ignore_ascii_case(b"via"));
+    let is_passed_on = fields.iter().any(|line| CLAIMS.with(Known::Via).has(line.known));
     let is_believed = peer.address.is_some_and(|address| is_trusted(address.ip(), policy));
     is_here && (is_believed || !is_passed_on)
 }
@@ -84,18 +81,22 @@ pub fn add_claims(
         write_ip(address.ip(), scratch);
         match earlier {
             Some(index) => head.fields.set_value(index, scratch),
-            None => head.fields.add(b"X-Forwarded-For", scratch),
+            None => head.fields.add_known(Known::XForwardedFor, b"X-Forwarded-For", scratch),
         }
     }
     let missing = |fields: &Fields, known| fields.first(known).is_none();
     if !host.is_empty() && missing(&head.fields, Known::XForwardedHost) {
-        head.fields.add(b"X-Forwarded-Host", host);
+        head.fields.add_known(Known::XForwardedHost, b"X-Forwarded-Host", host);
     }
     if missing(&head.fields, Known::XForwardedProto) {
-        head.fields.add(b"X-Forwarded-Proto", if peer.secure { b"https" } else { b"http" });
+        head.fields.add_known(
+            Known::XForwardedProto,
+            b"X-Forwarded-Proto",
+            if peer.secure { b"https" } else { b"http" },
+        );
     }
     if !prefix.is_empty() && missing(&head.fields, Known::XForwardedPrefix) {
-        head.fields.add(b"X-Forwarded-Prefix", prefix.as_bytes());
+        head.fields.add_known(Known::XForwardedPrefix, b"X-Forwarded-Prefix", prefix.as_bytes());
     }
 }
 

@@ -8,6 +8,7 @@ use super::local::{Envelope, write_answer, write_refusal};
 use super::site::Site;
 use super::transaction::{Downstream, Ending, ResponseSink, Transaction, Upstream};
 use super::turn::{Release, Turn};
+use crate::http::chars::find;
 use crate::http::framing::has_no_body;
 use crate::http::head::Method;
 
@@ -150,7 +151,7 @@ impl Transaction {
         let since_start = |moment: std::time::Instant| moment.saturating_duration_since(record.started);
         let total = since_start(turn.now());
         let target = if self.plan.is_some() { &self.original_target } else { &self.request.target };
-        let path_len = target.iter().position(|&byte| byte == b'?').unwrap_or(target.len());
+        let path_len = find(target, b'?').unwrap_or(target.len());
         turn.env.observer.access(&AccessRecord {
             client: self.client_address.or(turn.client.peer.address),
             method: record.method.as_ref().map_or(b"", Method::as_bytes),

@@ -45,6 +45,8 @@ struct Node {
     /// Where in `text` the segment begins; it is never empty but at the root.
     start: u32,
     len: u8,
+    /// Whether a longer prefix goes on from here: most look-ups end at a node from which none does.
+    has_children: bool,
     route: Option<u32>,
 }
 
@@ -59,7 +61,7 @@ impl Router {
     /// dot segments and no empty segments but perhaps a last one, and no two are the same.
     pub fn new<'a>(prefixes: impl IntoIterator<Item = &'a str>) -> Router {
         let mut router = Router {
-            nodes: vec![Node { parent: ROOT, start: 0, len: 0, route: None }],
+            nodes: vec![Node { parent: ROOT, start: 0, len: 0, has_children: false, route: None }],
             edges: HashTable::new(),
             text: Vec::new(),
             hasher: DefaultHashBuilder::default(),
@@ -85,7 +87,9 @@ impl Router {
         let mut node = ROOT;
         let mut walked = 0;
         let mut buf = [0; MAX_SEGMENT];
-        while let Some(rest) = path[walked..].strip_prefix(b"/") {
+        while let Some(rest) = path[walked..].strip_prefix(b"/")
+            && self.nodes[node as usize].has_children
+        {
             let len = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
             let Some(segment) = prefix::normalise(&rest[..len], &mut buf) else { break };
             let Some(child) = self.child(node, segment) else { break };
@@ -116,7 +120,8 @@ impl Router {
         let start = u32::try_from(self.text.len()).expect("a configuration file has fewer than 2^32 bytes");
         let len = u8::try_from(segment.len()).expect("a segment has at most MAX_SEGMENT bytes");
         self.text.extend_from_slice(segment);
-        self.nodes.push(Node { parent, start, len, route: None });
+        self.nodes[parent as usize].has_children = true;
+        self.nodes.push(Node { parent, start, len, has_children: false, route: None });
         let (nodes, text, hasher) = (&self.nodes, &self.text, &self.hasher);
         let hash_of = |&index: &u32| {
             let node = &nodes[index as usize];

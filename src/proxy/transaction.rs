@@ -214,8 +214,13 @@ impl Transaction {
         self.record = Record::new(now);
     }
 
-    /// Gives back what one large message made the buffers grow to.
+    /// Forgets what the client sent beside its request, and gives back what one large message made the buffers grow to.
     fn shrink(&mut self) {
+        self.client_input.clear();
+        if self.memory() <= KEPT_CAPACITY {
+            // All of them together have less than each of them may keep.
+            return;
+        }
         for bytes in [&mut self.client_input, &mut self.origin_input, &mut self.request_body, &mut self.response_body] {
             bytes.clear();
             bytes.shrink_to(KEPT_CAPACITY);
@@ -261,9 +266,8 @@ impl Transaction {
 #[derive(Debug)]
 pub struct Spares {
     // The boxes themselves are what is kept: a connection's slot holds one word, and taking one allocates nothing.
-    #[expect(clippy::vec_box)]
-    boxes: Vec<Box<Transaction>>,
-    /// The most bytes to keep, and how many are kept.
+    boxes: Vec<(Box<Transaction>, usize)>,
+    /// The most bytes to keep, and how many are kept, of which each box knows its part.
     most: usize,
     kept: usize,
 }
@@ -282,8 +286,8 @@ impl Spares {
 
     pub(super) fn take(&mut self, now: Instant) -> Box<Transaction> {
         match self.boxes.pop() {
-            Some(mut transaction) => {
-                self.kept -= transaction.memory();
+            Some((mut transaction, memory)) => {
+                self.kept -= memory;
                 transaction.restart(now);
                 transaction
             }
@@ -297,7 +301,7 @@ impl Spares {
             let memory = transaction.memory();
             if self.most - self.kept >= memory {
                 self.kept += memory;
-                self.boxes.push(transaction);
+                self.boxes.push((transaction, memory));
             }
         }
     }

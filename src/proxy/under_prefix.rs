@@ -21,8 +21,10 @@
 
 use crate::config::{Rewrite, Rewrites, Scheme, UpstreamUrl};
 use crate::http::chars::trim_ows;
-use crate::http::fields::{Fields, Known};
+use crate::http::fields::{Classes, Fields, Known};
 use crate::http::target::same_authority;
+
+const REDIRECTS: Classes = Classes::of(&[Known::Location, Known::ContentLocation, Known::Refresh, Known::Link]);
 
 /// Where an application lives, seen from both sides of the proxy.
 #[derive(Clone, Copy, Debug)]
@@ -42,11 +44,12 @@ pub struct Place<'a> {
 /// Maps the fields of a response. `text` is scratch space: where it is large enough, nothing is allocated.
 pub fn map_back(fields: &mut Fields, place: &Place<'_>, text: &mut Vec<u8>) {
     // Most responses have no such field.
-    if !fields.any(|known| place.maps(known)) {
+    let mapped = place.mapped();
+    if !fields.may_have_any(mapped) {
         return;
     }
     for index in 0..fields.len() {
-        let Some(line) = fields.get(index).filter(|line| place.maps(line.known)) else { continue };
+        let Some(line) = fields.get(index).filter(|line| mapped.has(line.known)) else { continue };
         text.clear();
         match line.known {
             Known::Refresh => place.write_refresh(line.value, text),
@@ -83,13 +86,15 @@ enum Owner {
 }
 
 impl<'a> Place<'a> {
-    fn maps(&self, known: Known) -> bool {
-        match known {
-            Known::Location | Known::ContentLocation | Known::Refresh | Known::Link => {
-                self.rewrites.redirects == Rewrite::Auto
-            }
-            Known::SetCookie => self.rewrites.cookies == Rewrite::Auto,
-            _ => false,
+    /// Which fields are to be mapped.
+    fn mapped(&self) -> Classes {
+        let redirects = match self.rewrites.redirects {
+            Rewrite::Auto => REDIRECTS,
+            Rewrite::Off => Classes::default(),
+        };
+        match self.rewrites.cookies {
+            Rewrite::Auto => redirects.with(Known::SetCookie),
+            Rewrite::Off => redirects,
         }
     }
 

@@ -193,7 +193,7 @@ impl Transaction {
         // A close-delimited body takes its connection with it.
         self.is_origin_persistent &= framing != Framing::UntilClose;
         self.give_up_upload();
-        self.is_event_stream = self.response.fields.values_of(b"Content-Type").any(is_event_stream);
+        self.is_event_stream = self.response.fields.values(Known::ContentType).any(is_event_stream);
         let announced = self.announced_framing(framing, turn.client.site.wants().response);
         self.forward_response_head(turn);
         match Body::new(framing) {
