@@ -251,6 +251,39 @@ mod tests {
     }
 
     #[test]
+    fn s15_an_expectation_is_100_continue_or_refused() {
+        let site = site();
+        for (value, is_met) in [
+            ("100-continue", true),
+            ("100-CONTINUE", true),
+            ("", false),
+            ("100", false),
+            ("100-continue, 100-continue", false),
+            ("100-continue;q=1", false),
+            ("x-100-continue", false),
+            ("\"100-continue\"", false),
+        ] {
+            let lines = format!("Expect: {value}\r\nContent-Length: 1\r\n");
+            let found = judge(&site, "PUT /a HTTP/1.1", &lines).map(|_| ()).map_err(|refusal| refusal.status);
+            assert_eq!(found, if is_met { Ok(()) } else { Err(417) }, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn s16_nothing_becomes_a_tunnel_by_being_asked_for() {
+        let site = site();
+        for (start, expected) in [
+            ("CONNECT h:443 HTTP/1.1", Some(405)),
+            ("CONNECT h HTTP/1.1", Some(405)),
+            ("CONNECT /a HTTP/1.1", Some(405)),
+            ("connect /a HTTP/1.1", None),
+            ("GET /a HTTP/1.1", None),
+        ] {
+            assert_eq!(judge(&site, start, "").err().map(|refusal| refusal.status), expected, "{start}");
+        }
+    }
+
+    #[test]
     fn g14_an_upgrade_takes_both_fields_and_a_route_that_allows_it() {
         let site = site();
         let both = "Connection: keep-alive, Upgrade\r\nUpgrade: x, WebSocket\r\n";
