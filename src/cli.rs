@@ -21,6 +21,8 @@ pub enum Command {
     PrintConfig(Options),
     /// Ask the proxy that runs with this configuration for its health, then exit with 0 or 1.
     Healthcheck(Options),
+    /// Send the smuggling catalogue through this very build, then exit with 0 or 1.
+    Selftest,
     /// Print the version.
     Version,
     /// Print [`HELP`].
@@ -80,6 +82,7 @@ Usage: mini-rproxy [flags]
                    unix:/PATH (\"-\": its answer to /configz?outline on stdin), then exit with 0 (nothing), 3 or 1
   -healthcheck     ask the proxy that runs with this configuration for /health, then exit with 0 or 1
   -print-config    print the configuration with every default, without credentials
+  -selftest        send 1000 smuggling attempts through this very build, on loopback, then exit with 0 or 1
   -version         print the version
   -help, -h        print this
 
@@ -113,7 +116,7 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// All flags, as they are written after the dashes.
-const FLAGS: [&str; 13] = [
+const FLAGS: [&str; 14] = [
     "config",
     "route",
     "listen",
@@ -124,6 +127,7 @@ const FLAGS: [&str; 13] = [
     "against",
     "healthcheck",
     "print-config",
+    "selftest",
     "version",
     "help",
     "h",
@@ -155,6 +159,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Arg::Long("check") => command = Command::Check,
             Arg::Long("healthcheck") => command = Command::Healthcheck,
             Arg::Long("print-config") => command = Command::PrintConfig,
+            Arg::Long("selftest") => command = |_| Command::Selftest,
             Arg::Long("version") => return Ok(Command::Version),
             Arg::Long("help" | "h") | Arg::Short('h') => return Ok(Command::Help),
             Arg::Long(flag) => return Err(unknown(flag)),
@@ -277,6 +282,7 @@ mod tests {
             ),
             ("-against - -check", Command::Check(Options { against: Some("-".into()), ..Options::default() })),
             ("-config x.yaml --print-config", Command::PrintConfig(other)),
+            ("-selftest", Command::Selftest),
             ("-version -check", Command::Version),
             ("-check -help", Command::Help),
             ("-h", Command::Help),

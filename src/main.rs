@@ -3,7 +3,7 @@
 //! | exit code | meaning |
 //! |---|---|
 //! | 0 | stopped by SIGTERM or SIGINT, after what was in flight had finished or `timeouts.drain` was over |
-//! | 1 | it could not start, or a part of it broke; one line on stderr says why |
+//! | 1 | it could not start, or a part of it broke, or a check has failed; one line on stderr says why |
 //! | 2 | the command line is wrong |
 //! | 3 | `-check -against`: the configuration is good, and a reload would change something |
 //! | 128 + n | a second signal (number n) came while it was finishing: what was in flight is cut |
@@ -28,6 +28,7 @@ use mini_rproxy::net::signal::{Wish, Wishes};
 use mini_rproxy::net::tls::Tls;
 use mini_rproxy::plugin::chain;
 use mini_rproxy::proxy::hooks::Hooks;
+use mini_rproxy::selftest;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         Command::PrintConfig(options) => load(&options).and_then(|config| say(&config.to_yaml())),
         Command::Check(options) => load(&options).and_then(|config| check(&config, options.against.as_deref())),
         Command::Healthcheck(options) => load(&options).and_then(|config| healthcheck(&config)),
+        Command::Selftest => selftest(),
         Command::Run(options) => load(&options).and_then(|config| run(config, &options)),
     };
     result.unwrap_or_else(|error| {
@@ -105,6 +107,14 @@ fn check(config: &Config, against: Option<&str>) -> Result<ExitCode, String> {
 /// Whether the proxy that runs with this configuration answers; the first address stands for all.
 fn healthcheck(config: &Config) -> Result<ExitCode, String> {
     config.listen.first().map_or(Ok(()), probe).map(|()| ExitCode::SUCCESS)
+}
+
+/// The catalogue through this very build: no configuration is read.
+fn selftest() -> Result<ExitCode, String> {
+    let entries = selftest::catalogue::entries().map_err(|error| error.to_string())?;
+    let report = selftest::run(&entries).map_err(|error| format!("-selftest: {error}"))?;
+    say(&report.to_string())?;
+    Ok(if report.is_pass() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Serves until told to stop.

@@ -443,7 +443,7 @@ fn e9_a_download_of_5_gib_is_counted_in_64_bits() {
     bare.relay(Side::Upstream, 5 * GIB);
     assert_eq!(bare.exchange.relayable(Side::Upstream), 0);
     assert!(bare.exchange.is_idle());
-    assert_eq!(bare.log.0[0].split(" total").next(), Some("LOG GET /a status=200 in=0 out=5368709120"));
+    assert_eq!(bare.log.lines[0].split(" total").next(), Some("LOG GET /a status=200 in=0 out=5368709120"));
 }
 
 #[test]
@@ -461,7 +461,7 @@ fn e4_an_upload_and_a_download_of_4_gib_leave_nothing_behind() {
     bare.drain(Side::Downstream);
     bare.relay(Side::Upstream, 4 * GIB);
     assert!(bare.exchange.is_idle());
-    assert_eq!(bare.log.0[0].split(" total").next(), Some("LOG PUT /a status=200 in=4294967296 out=4294967296"));
+    assert_eq!(bare.log.lines[0].split(" total").next(), Some("LOG PUT /a status=200 in=4294967296 out=4294967296"));
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod plugins;
 mod pool;
 mod pressure;
 mod reload;
+mod selftest;
 mod start_up;
 mod streaming;
 mod timeouts;

@@ -1,8 +1,9 @@
 //! What tests and fuzz targets drive an exchange with: no sockets, no clock, nothing but the library and std.
 //!
+//! The independent parser that judges what leaves the proxy is [`strict`]: `-selftest` uses it too.
+//!
 //! | file | one job |
 //! |---|---|
-//! | `strict` | a second, independent parser: what leaves the proxy must please it |
 //! | `plugin` | a plugin that does what a script says |
 //! | `wire` | one exchange, its peers, its pool and its clock, all in memory |
 //! | `invariants` | what must hold whatever happens, one function each |
@@ -10,7 +11,8 @@
 //! | `scenes` | scenarios made of a number |
 #![allow(dead_code, missing_docs, reason = "each test binary uses a part of this")]
 
-pub mod strict;
+pub use mini_rproxy::selftest::strict;
+
 pub mod plugin;
 pub mod wire;
 pub mod invariants;

@@ -14,6 +14,7 @@ use mini_rproxy::proxy::exchange::{
     AccessRecord, Command, ConnectError, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
 };
 use mini_rproxy::proxy::site::Site;
+use mini_rproxy::selftest::judge::Account;
 
 use super::Random;
 use super::invariants;
@@ -183,9 +184,12 @@ pub struct Setup {
     pub lane: bool,
 }
 
-/// The log: one text per request.
+/// The log: one text per request, and what a judge wants to know of it.
 #[derive(Debug, Default)]
-pub struct Log(pub Vec<String>);
+pub struct Log {
+    pub lines: Vec<String>,
+    pub accounts: Vec<Account>,
+}
 
 impl Observer for Log {
     fn access(&mut self, record: &AccessRecord<'_>) {
@@ -211,7 +215,8 @@ impl Observer for Log {
         if let Some(rule) = record.rule.filter(|rule| Some(*rule) != record.why) {
             line += &format!(" rule={rule}");
         }
-        self.0.push(line);
+        self.lines.push(line);
+        self.accounts.push(Account::of(record));
     }
 }
 
@@ -219,7 +224,7 @@ pub struct Wire {
     pub exchange: Exchange,
     pub site: Rc<Site>,
     spares: Spares,
-    log: Log,
+    pub log: Log,
     start: Instant,
     elapsed: Duration,
     plugin: Option<Arc<Plugin>>,
@@ -415,7 +420,7 @@ impl Wire {
             self.transcript.push(Entry::Note(format!("H {call}")));
             self.hook_calls.push(call);
         }
-        let lines = std::mem::take(&mut self.log.0);
+        let lines = std::mem::take(&mut self.log.lines);
         self.transcript.extend(lines.into_iter().map(Entry::Note));
         result
     }

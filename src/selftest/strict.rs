@@ -18,24 +18,33 @@ pub enum Whose {
 /// What the stream is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// What a client sends.
     Requests,
+    /// What an origin sends.
     Responses,
 }
 
 /// How the end of a body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
+    /// There is no body.
     None,
+    /// Content-Length.
     Length(u64),
+    /// Transfer-Encoding: chunked.
     Chunked,
+    /// The connection ends with it.
     UntilClose,
 }
 
 /// A message head. Bytes are kept as characters with the same number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
+    /// The first line, without its CRLF.
     pub start: String,
+    /// Names and values in order.
     pub fields: Vec<(String, String)>,
+    /// Where the body ends.
     pub framing: Framing,
     /// The bytes as they came, with the empty line.
     pub raw: Vec<u8>,
@@ -72,10 +81,13 @@ impl Head {
 /// A message, as far as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
+    /// Its head.
     pub head: Head,
     /// Without framing.
     pub body: Vec<u8>,
+    /// Names and values in order.
     pub trailers: Vec<(String, String)>,
+    /// Whether its end has come.
     pub is_complete: bool,
 }
 
@@ -97,7 +109,9 @@ pub enum Token {
 /// What a response answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
+    /// The method of the request.
     pub method: String,
+    /// Whether the client speaks HTTP/1.0.
     pub is_http10: bool,
 }
 
@@ -149,6 +163,7 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 }
 
 impl Parser {
+    /// A parser at the start of a stream.
     pub fn new(kind: Kind, whose: Whose) -> Parser {
         let (rest, asked, messages) = (Vec::new(), VecDeque::new(), Vec::new());
         Parser {

@@ -1,0 +1,458 @@
+//! The `.smug` files: what is sent, and what must come of it.
+//!
+//! A file is a family of tricks. It is made of blocks with an empty line between them, and of comments (`#`).
+//!
+//! ```text
+//! S1 a length, then a coding          a rule and a name begin an entry
+//! > POST / HTTP/1.1                   the client sends this line; with a \ at the end, one without CRLF
+//! > Host: a                           \r \n \t \0 \xNN \\ are what they are elsewhere; \(20*ab) is twenty times ab
+//! > Content-Length: 6
+//! >
+//! > hello!\
+//! < HTTP/1.1 200 OK                   the origin answers the first request with this; left out: 200 with the body "ok"
+//! ! early                             it does so when it has the head
+//! ! upstream closes                   it closes its connection behind that
+//! = 200 length:ok                     an answer that the client gets: status and body; interim ones too
+//! ^ POST / length:hello!              a message that the origin sees: method, target, framing, body
+//! + X-A: b                            the message above has this field line
+//! - Te                                it has no field of this name
+//!
+//! frame length                        its title, and a message with a hole, for entries that differ in one place
+//! > POST / HTTP/1.1
+//! > {}
+//! ...
+//! S1 200 Content-Length: 6            rule, status, and what stands in the hole; `cut`: a response that breaks off
+//! S2 400 Content-Length: +6
+//! ```
+//!
+//! Behind a status, `/WHY` says what the log must give as the reason; where it is left out, a refusal is for the entry's
+//! own rule. `closed` and `kept` say what becomes of the client's connection; left out, it is closed after the refusals
+//! that follow from bytes nobody could understand ([`CLOSING`]), and after a cut. `begun` allows that the origin
+//! has seen the beginning of a request that is refused within its body. Bodies: `length:`, `chunked:`, `until_close:`.
+//!
+//! Without `>` lines, the client sends `GET /` and the origin must see it.
+
+use std::fmt;
+
+use super::entry::{Answer, Behind, Body, Clause, Entry, Fate, Forwarded, Moment};
+use super::strict::Framing;
+
+/// Statuses behind which the client's connection is closed unless the entry says otherwise.
+pub const CLOSING: [u16; 7] = [400, 413, 414, 417, 431, 501, 505];
+
+/// What the client sends where an entry is about the response.
+const PLAIN_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// The place of a trick in its frame.
+const HOLE: &str = "{}";
+
+/// A file that is not understood: which line of it, and what was expected there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadEntry {
+    /// The name of the file.
+    pub family: &'static str,
+    /// From 1.
+    pub line: usize,
+    /// What was expected.
+    pub expected: &'static str,
+}
+
+impl fmt::Display for BadEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.smug:{}: expected {}", self.family, self.line, self.expected)
+    }
+}
+
+impl std::error::Error for BadEntry {}
+
+/// A block of lines, each with its number.
+type Block<'a> = Vec<(usize, &'a str)>;
+
+/// All entries of a family.
+pub fn parse(family: &'static str, text: &str) -> Result<Vec<Entry>, BadEntry> {
+    let mut entries = Vec::new();
+    let mut frame: Option<(&str, Block<'_>)> = None;
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.starts_with('#'));
+    let mut block = Block::new();
+    // An empty line at the very end closes the last block.
+    for (number, line) in lines.chain([(text.lines().count() + 1, "")]) {
+        if !line.is_empty() {
+            block.push((number, line));
+            continue;
+        }
+        let block = std::mem::take(&mut block);
+        let Some(&(first, head)) = block.first() else { continue };
+        let bad = |(line, expected): Complaint| BadEntry { family, line, expected };
+        let (word, name) = split_word(head);
+        if word == "frame" {
+            frame = Some((name, block));
+        } else if !is_header(head) {
+            return Err(bad((first, "an entry, a frame or rows")));
+        } else if is_row(head) {
+            let (title, frame) = frame.as_ref().ok_or_else(|| bad((first, "a frame above the row")))?;
+            for &(number, line) in &block {
+                let row = Row::read(number, line).ok_or_else(|| bad((number, "a rule, a status and a trick")))?;
+                entries.push(
+                    Draft::new(family, number, row.rule, &format!("{title}: {}", row.trick))
+                        .read(&frame[1..], Some(row))
+                        .map_err(bad)?,
+                );
+            }
+        } else {
+            entries.push(Draft::new(family, first, word, name).read(&block[1..], None).map_err(bad)?);
+        }
+    }
+    Ok(entries)
+}
+
+/// An entry that differs from its frame.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    rule: &'a str,
+    /// A status, or `cut`.
+    word: &'a str,
+    /// What stands in the hole.
+    trick: &'a str,
+    number: usize,
+}
+
+impl<'a> Row<'a> {
+    fn read(number: usize, line: &'a str) -> Option<Row<'a>> {
+        let (rule, rest) = split_word(line);
+        let (word, trick) = split_word(rest);
+        (is_header(line) && is_row(line)).then_some(Row { rule, word, trick, number })
+    }
+}
+
+/// A line and what was expected there.
+type Complaint = (usize, &'static str);
+
+/// An entry, as far as it was read.
+struct Draft {
+    entry: Entry,
+    /// The line that it begins in.
+    number: usize,
+    has_request: bool,
+    fate: Option<Fate>,
+}
+
+/// What a `+` or `-` is about.
+enum Above {
+    Nothing,
+    Answer,
+    Forwarded,
+}
+
+impl Draft {
+    fn new(family: &'static str, number: usize, rule: &str, name: &str) -> Draft {
+        let entry = Entry {
+            family,
+            rule: rule.to_owned(),
+            name: name.to_owned(),
+            request: Vec::new(),
+            response: None,
+            moment: Moment::default(),
+            behind: Behind::default(),
+            answers: Vec::new(),
+            forwarded: Vec::new(),
+            fate: Fate::Kept,
+            may_begin: false,
+            why: None,
+        };
+        Draft { entry, number, has_request: false, fate: None }
+    }
+
+    fn read(mut self, lines: &[(usize, &str)], row: Option<Row<'_>>) -> Result<Entry, Complaint> {
+        let mut above = Above::Nothing;
+        for &(number, line) in lines {
+            let filled = row.map(|row| line.replace(HOLE, row.trick));
+            let line = filled.as_deref().unwrap_or(line);
+            let complain = move |expected| (number, expected);
+            let (sign, rest) = line.split_at(line.len().min(1));
+            let rest = rest.strip_prefix(' ').unwrap_or(rest);
+            match sign {
+                ">" => {
+                    self.has_request = true;
+                    unescape_line(rest, &mut self.entry.request).ok_or(complain("known escapes"))?;
+                }
+                "<" => {
+                    let response = self.entry.response.get_or_insert_default();
+                    unescape_line(rest, response).ok_or(complain("known escapes"))?;
+                }
+                "!" => match rest {
+                    "early" => self.entry.moment = Moment::Head,
+                    "upstream closes" => self.entry.behind = Behind::Closes,
+                    _ => return Err(complain("early, or upstream closes")),
+                },
+                "=" => {
+                    let answer = self.read_answer(rest).ok_or(complain("a status, words, and a body"))?;
+                    self.entry.answers.push(answer);
+                    above = Above::Answer;
+                }
+                "^" => {
+                    self.entry.forwarded.push(read_forwarded(rest).ok_or(complain("method, target, and a body"))?);
+                    above = Above::Forwarded;
+                }
+                "+" | "-" => {
+                    let clause = match (sign, rest.split_once(": ")) {
+                        ("+", Some((name, value))) => Clause::Has(name.to_owned(), value.to_owned()),
+                        ("-", None) => Clause::Lacks(rest.to_owned()),
+                        _ => return Err(complain("+ Name: value, or - Name")),
+                    };
+                    let fields = match above {
+                        Above::Answer => self.entry.answers.last_mut().map(|answer| &mut answer.fields),
+                        Above::Forwarded => self.entry.forwarded.last_mut().map(|message| &mut message.fields),
+                        Above::Nothing => None,
+                    };
+                    fields.ok_or(complain("= or ^ above it"))?.push(clause);
+                }
+                _ => return Err(complain("one of > < ! = ^ + -")),
+            }
+        }
+        self.finish(row)
+    }
+
+    /// `STATUS[/WHY] [closed|kept|cut|begun]... [BODY]`
+    fn read_answer(&mut self, text: &str) -> Option<Answer> {
+        let (word, mut rest) = split_word(text);
+        let (status, why) = word.split_once('/').unwrap_or((word, ""));
+        if !why.is_empty() {
+            self.entry.why = Some(why.to_owned());
+        }
+        let mut body = None;
+        while !rest.is_empty() {
+            let (word, after) = split_word(rest);
+            match word {
+                "closed" => self.fate = Some(Fate::Closed),
+                "kept" => self.fate = Some(Fate::Kept),
+                "cut" => self.fate = Some(Fate::Cut),
+                "begun" => self.entry.may_begin = true,
+                _ => {
+                    body = Some(read_body(rest)?);
+                    break;
+                }
+            }
+            rest = after;
+        }
+        Some(Answer { status: read_status(status)?, body, fields: Vec::new() })
+    }
+
+    /// What was left out is filled in.
+    fn finish(mut self, row: Option<Row<'_>>) -> Result<Entry, Complaint> {
+        if !self.has_request {
+            self.entry.request = PLAIN_REQUEST.to_vec();
+            if self.entry.forwarded.is_empty() {
+                let plain = read_forwarded("GET /").ok_or((self.number, "a plain request"))?;
+                self.entry.forwarded.push(plain);
+            }
+        }
+        if let Some(row) = row {
+            self.take_row(row).ok_or((row.number, "the status of the frame, a refusal, or cut"))?;
+        }
+        if self.entry.answers.is_empty() {
+            return Err((self.number, "an answer"));
+        }
+        let last = self.entry.answers.last().map_or(0, |answer| answer.status);
+        self.entry.fate = match self.fate {
+            Some(fate) => fate,
+            None if last == 101 => Fate::Tunnel,
+            None if CLOSING.contains(&last) => Fate::Closed,
+            None => Fate::Kept,
+        };
+        // A refusal of ours is for the rule of the entry.
+        let is_ours = last >= 400 && (self.entry.response.is_none() || last == 502);
+        if self.entry.why.is_none() && (is_ours || self.entry.fate == Fate::Cut) {
+            self.entry.why = Some(self.entry.rule.clone());
+        }
+        Ok(self.entry)
+    }
+
+    /// The frame says what comes of an accepted row; of a refused one, only one answer comes.
+    fn take_row(&mut self, row: Row<'_>) -> Option<()> {
+        let (word, why) = row.word.split_once('/').unwrap_or((row.word, ""));
+        if !why.is_empty() {
+            self.entry.why = Some(why.to_owned());
+        }
+        let accepted = self.entry.answers.last().map(|answer| answer.status);
+        if word == "cut" {
+            self.fate = Some(Fate::Cut);
+            self.entry.answers.iter_mut().for_each(|answer| answer.body = None);
+            return accepted.map(|_| ());
+        }
+        let status = read_status(word)?;
+        if accepted == Some(status) {
+            return Some(());
+        }
+        self.entry.answers = vec![Answer { status, body: None, fields: Vec::new() }];
+        self.fate = None;
+        // With 502 the origin is refused, which has seen the request.
+        if status != 502 {
+            self.entry.forwarded.clear();
+        }
+        (status >= 400).then_some(())
+    }
+}
+
+/// Whether a line begins with a rule.
+fn is_header(line: &str) -> bool {
+    let (rule, _) = split_word(line);
+    rule.len() >= 2 && rule.starts_with(['S', 'G']) && rule[1..].bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether the second word is a status, with or without a reason, or `cut`.
+fn is_row(line: &str) -> bool {
+    let (word, _) = split_word(split_word(line).1);
+    let word = word.split('/').next().unwrap_or_default();
+    word == "cut" || read_status(word).is_some()
+}
+
+fn read_status(word: &str) -> Option<u16> {
+    let is_status = word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_digit());
+    is_status.then(|| word.parse().ok()).flatten()
+}
+
+/// `METHOD TARGET [BODY]`
+fn read_forwarded(text: &str) -> Option<Forwarded> {
+    let (method, rest) = split_word(text);
+    let (target, body) = split_word(rest);
+    let mut bytes = Vec::new();
+    unescape(target, &mut bytes)?;
+    let body = if body.is_empty() { Body { framing: Framing::None, bytes: Vec::new() } } else { read_body(body)? };
+    Some(Forwarded { method: method.to_owned(), target: String::from_utf8(bytes).ok()?, body, fields: Vec::new() })
+}
+
+fn read_body(text: &str) -> Option<Body> {
+    let (framing, rest) = text.split_once(':')?;
+    let mut bytes = Vec::new();
+    unescape(rest, &mut bytes)?;
+    let framing = match framing {
+        "none" => Framing::None,
+        "length" => Framing::Length(bytes.len() as u64),
+        "chunked" => Framing::Chunked,
+        "until_close" => Framing::UntilClose,
+        _ => return None,
+    };
+    Some(Body { framing, bytes })
+}
+
+/// The first word and what follows it.
+fn split_word(text: &str) -> (&str, &str) {
+    text.split_once(' ').unwrap_or((text, ""))
+}
+
+/// Appends a line: CRLF at its end unless there is a `\`.
+fn unescape_line(text: &str, out: &mut Vec<u8>) -> Option<()> {
+    // An escaped backslash at the end is a backslash.
+    let slashes = text.len() - text.trim_end_matches('\\').len();
+    if slashes % 2 == 1 {
+        return unescape(&text[..text.len() - 1], out);
+    }
+    unescape(text, out)?;
+    out.extend_from_slice(b"\r\n");
+    Some(())
+}
+
+/// Appends what an escaped text stands for.
+fn unescape(text: &str, out: &mut Vec<u8>) -> Option<()> {
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        out.extend_from_slice(&rest.as_bytes()[..at]);
+        rest = &rest[at + 1..];
+        let code = rest.chars().next()?;
+        rest = &rest[code.len_utf8()..];
+        match code {
+            'r' => out.push(b'\r'),
+            'n' => out.push(b'\n'),
+            't' => out.push(b'\t'),
+            '0' => out.push(0),
+            '\\' => out.push(b'\\'),
+            'x' => {
+                out.push(u8::from_str_radix(rest.get(..2)?, 16).ok()?);
+                rest = &rest[2..];
+            }
+            '(' => {
+                let (inner, after) = rest.split_once(')')?;
+                let (count, text) = inner.split_once('*')?;
+                let mut piece = Vec::new();
+                unescape(text, &mut piece)?;
+                out.extend(piece.repeat(count.parse().ok()?));
+                rest = after;
+            }
+            _ => return None,
+        }
+    }
+    out.extend_from_slice(rest.as_bytes());
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(text: &str) -> Entry {
+        let mut entries = parse("test", text).expect("a good text");
+        assert_eq!(entries.len(), 1, "{entries:?}");
+        entries.remove(0)
+    }
+
+    #[test]
+    fn an_entry_says_what_is_sent_and_what_comes_of_it() {
+        let entry =
+            one("# A comment.\nS1 a name\n> A\n> b\\\n> \\x00\\t\\(3*ab)\\\\\n< x\n! early\n! upstream closes\n\
+                         = 103\n= 200 closed length:a b\n+ A: b: c\n^ POST /x chunked:\\r\\n\n- Te\n");
+        assert_eq!((entry.rule.as_str(), entry.name.as_str()), ("S1", "a name"));
+        assert_eq!(entry.request, b"A\r\nb\0\tababab\\\r\n");
+        assert_eq!(entry.response.as_deref(), Some(&b"x\r\n"[..]));
+        assert_eq!((entry.moment, entry.behind, entry.fate), (Moment::Head, Behind::Closes, Fate::Closed));
+        assert_eq!(entry.answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [103, 200]);
+        let body = Body { framing: Framing::Length(3), bytes: b"a b".to_vec() };
+        assert_eq!(entry.answers[1].body, Some(body));
+        assert_eq!(entry.answers[1].fields, [Clause::Has("A".to_owned(), "b: c".to_owned())]);
+        let sent = &entry.forwarded[0];
+        assert_eq!((sent.method.as_str(), sent.target.as_str()), ("POST", "/x"));
+        assert_eq!(sent.body, Body { framing: Framing::Chunked, bytes: b"\r\n".to_vec() });
+        assert_eq!(sent.fields, [Clause::Lacks("Te".to_owned())]);
+    }
+
+    #[test]
+    fn rows_fill_the_hole_of_their_frame() {
+        let text = "frame t\n> POST / HTTP/1.1\n> {}\n>\n= 200\n^ POST / length:\n\nS2 200 a: b\nS2 501/S3 c\\x20d\n";
+        let entries = parse("test", text).expect("a good text");
+        assert_eq!(entries[0].request, b"POST / HTTP/1.1\r\na: b\r\n\r\n");
+        assert_eq!((entries[0].forwarded.len(), entries[0].fate, &entries[0].why), (1, Fate::Kept, &None));
+        assert_eq!(entries[1].request, b"POST / HTTP/1.1\r\nc d\r\n\r\n");
+        assert_eq!((entries[1].forwarded.len(), entries[1].fate), (0, Fate::Closed));
+        assert_eq!((entries[1].name.as_str(), entries[1].why.as_deref()), ("t: c\\x20d", Some("S3")));
+    }
+
+    #[test]
+    fn a_response_needs_no_request() {
+        let text =
+            "frame t\n< HTTP/1.1 200 OK\n< {}\n<\n= 200 length:\n\nS2 200 Content-Length: 0\nS2 502 x\nS18 cut y\n";
+        let entries = parse("test", text).expect("a good text");
+        let fates: Vec<_> = entries.iter().map(|entry| (entry.fate, entry.why.as_deref())).collect();
+        assert_eq!(fates, [(Fate::Kept, None), (Fate::Kept, Some("S2")), (Fate::Cut, Some("S18"))]);
+        assert!(entries.iter().all(|entry| entry.request == PLAIN_REQUEST && entry.forwarded.len() == 1));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_told_with_its_line() {
+        for (text, line, expected) in [
+            ("hello", 1, "an entry, a frame or rows"),
+            ("S1 alone", 1, "an answer"),
+            ("frame t\n> {}\n= 200\n\nS1 200 x\nS1 y", 6, "a rule, a status and a trick"),
+            ("S1 200 no frame", 1, "a frame above the row"),
+            ("S1 a\n? x", 2, "one of > < ! = ^ + -"),
+            ("S1 a\n> \\q\n= 200", 2, "known escapes"),
+            ("S1 a\n> x\n= abc", 3, "a status, words, and a body"),
+            ("S1 a\n> x\n= 200 x", 3, "a status, words, and a body"),
+            ("S1 a\n> x\n= 200\n\nS1 b\n> x", 5, "an answer"),
+            ("S1 a\n> x\n+ A: b\n= 200", 3, "= or ^ above it"),
+            ("S1 a\n> x\n= 200\n+ A", 4, "+ Name: value, or - Name"),
+            ("S1 a\n> x\n! later\n= 200", 3, "early, or upstream closes"),
+            ("frame t\n> {}\n= 200\n\nS1 204 x", 5, "the status of the frame, a refusal, or cut"),
+        ] {
+            assert_eq!(parse("test", text), Err(BadEntry { family: "test", line, expected }), "{text}");
+        }
+    }
+}
