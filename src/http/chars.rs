@@ -19,6 +19,12 @@ const TCHAR: u8 = 1;
 const FIELD: u8 = 2;
 /// unreserved and sub-delims of RFC 3986 section 2, without the comma (rule S11).
 const HOST: u8 = 4;
+/// VCHAR of RFC 5234 appendix B.1.
+const VISIBLE: u8 = 8;
+/// What may stand in a request target (rule S12).
+const TARGET: u8 = 16;
+/// What may stand there before the query.
+const PATH: u8 = 32;
 
 const fn class_of(byte: u8) -> u8 {
     let tchar = match byte {
@@ -37,23 +43,33 @@ const fn class_of(byte: u8) -> u8 {
         b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=' => HOST,
         _ => 0,
     };
-    tchar | field | host
+    let visible = match byte {
+        b'?' => VISIBLE | TARGET,
+        b'#' => VISIBLE,
+        b'!'..=b'~' => VISIBLE | TARGET | PATH,
+        _ => 0,
+    };
+    tchar | field | host | visible
+}
+
+const fn is_of(class: u8, byte: u8) -> bool {
+    CLASS[byte as usize] & class != 0
 }
 
 /// Whether `byte` may stand in a token (RFC 9110 section 5.6.2).
 pub const fn is_tchar(byte: u8) -> bool {
-    CLASS[byte as usize] & TCHAR != 0
+    is_of(TCHAR, byte)
 }
 
 /// Whether `byte` may stand in a field value: VCHAR, SP, HTAB, obs-text (RFC 9110 section 5.5).
 pub const fn is_field_byte(byte: u8) -> bool {
-    CLASS[byte as usize] & FIELD != 0
+    is_of(FIELD, byte)
 }
 
 /// Whether `byte` may stand as itself in the name of a host (RFC 3986 section 3.2.2); no comma, at which recipients of
 /// a Host line split lists.
 pub const fn is_host_byte(byte: u8) -> bool {
-    CLASS[byte as usize] & HOST != 0
+    is_of(HOST, byte)
 }
 
 /// Whether `name` is a token (RFC 9110 section 5.6.2): at least one tchar, nothing else.
@@ -86,12 +102,17 @@ pub fn field_bytes_len(bytes: &[u8]) -> usize {
 
 /// How many bytes at the start of `bytes` are VCHAR: ASCII, no controls, no space (RFC 5234 appendix B.1).
 pub fn visible_len(bytes: &[u8]) -> usize {
-    run_len(bytes, |byte| byte.is_ascii_graphic(), visible)
+    run_len(bytes, |byte| is_of(VISIBLE, byte), visible)
 }
 
 /// How many bytes at the start of `bytes` may stand in a request target (rule S12): VCHAR, but no `#`.
 pub fn target_len(bytes: &[u8]) -> usize {
-    run_len(bytes, |byte| byte.is_ascii_graphic() && byte != b'#', |word| visible(word) | equal(word, b'#'))
+    run_len(bytes, |byte| is_of(TARGET, byte), |word| visible(word) | equal(word, b'#'))
+}
+
+/// Likewise, up to the `?` before a query.
+pub fn path_len(bytes: &[u8]) -> usize {
+    run_len(bytes, |byte| is_of(PATH, byte), |word| visible(word) | equal(word, b'#') | equal(word, b'?'))
 }
 
 /// Where `byte` is found first; like the runs, eight at a time.
@@ -207,7 +228,44 @@ pub fn trim_ows(mut value: &[u8]) -> &[u8] {
 
 /// The non-empty members of a comma-separated list (RFC 9110 section 5.6.1.2: a recipient ignores empty ones).
 pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|&b| b == b',').map(trim_ows).filter(|member| !member.is_empty())
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        while let Some(list) = rest {
+            let (member, others) = match find(list, b',') {
+                Some(comma) => (&list[..comma], Some(&list[comma + 1..])),
+                None => (list, None),
+            };
+            rest = others;
+            let member = trim_ows(member);
+            if !member.is_empty() {
+                return Some(member);
+            }
+        }
+        None
+    })
+}
+
+/// Whether `bytes`, a name or part of a value, is `word` in any case; `word` is made of lower-case letters, digits, dashes
+/// and slashes.
+///
+/// A machine word at a time: this is asked for each line of each head. Digits, dashes and slashes have the bit that makes
+/// a letter lower case; besides upper-case letters only controls gain it, and they stand in no name and no value.
+pub fn is_word(bytes: &[u8], word: &[u8]) -> bool {
+    const EIGHT: u64 = u64::from_ne_bytes([0x20; 8]);
+    const FOUR: u32 = u32::from_ne_bytes([0x20; 4]);
+    let eight = |(a, b): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*a) | EIGHT == u64::from_ne_bytes(*b);
+    let four = |(a, b): (&[u8; 4], &[u8; 4])| u32::from_ne_bytes(*a) | FOUR == u32::from_ne_bytes(*b);
+    if bytes.len() != word.len() {
+        return false;
+    }
+    // The last one may overlap with those before it.
+    if let (Some(end), Some(word_end)) = (bytes.last_chunk(), word.last_chunk()) {
+        eight((end, word_end)) && bytes.as_chunks().0.iter().zip(word.as_chunks().0).all(eight)
+    } else if let (Some(end), Some(word_end)) = (bytes.last_chunk(), word.last_chunk()) {
+        four((end, word_end)) && bytes.as_chunks().0.iter().zip(word.as_chunks().0).all(four)
+    } else {
+        bytes.iter().zip(word).all(|(byte, letter)| byte | 0x20 == *letter)
+    }
 }
 
 /// Whether a comma-separated list holds `token`, whatever its case.
@@ -272,6 +330,7 @@ mod tests {
             ("visible", visible_len, |byte| byte.is_ascii_graphic(), b"a!~"),
             ("token", token_len, is_tchar, b"a-0"),
             ("target", target_len, |byte| byte.is_ascii_graphic() && byte != b'#', b"a\"$"),
+            ("path", path_len, |byte| byte.is_ascii_graphic() && byte != b'#' && byte != b'?', b"a\"$>@"),
             ("find", |bytes| find(bytes, b'?').unwrap_or(bytes.len()), |byte| byte != b'?', b"a>@\xbf\xff\0"),
             (
                 "find either",

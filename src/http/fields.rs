@@ -7,6 +7,8 @@
 //!
 //! Nothing here judges what it is given: `head` checks what peers send, `plugin::host` what plugins write.
 
+use super::chars::is_word;
+
 /// Field names that the proxy itself acts upon. Told once, when a line is added; compared as numbers from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -84,7 +86,7 @@ impl Known {
             (19, b'p') => (b"proxy-authorization", Known::ProxyAuthorization),
             _ => return Known::Other,
         };
-        if is_lower_case_of(candidate, name) { known } else { Known::Other }
+        if is_word(name, candidate) { known } else { Known::Other }
     }
 }
 
@@ -130,22 +132,6 @@ pub(super) fn is_framing_look_alike(name: &[u8]) -> bool {
     };
     let (start, end) = name.split_at(first.len());
     end[0] == b'_' && start.eq_ignore_ascii_case(first) && end[1..].eq_ignore_ascii_case(second)
-}
-
-/// Whether `lower`, made of lower-case letters, digits and dashes, is `name` in lower case. Both have the same length.
-///
-/// Eight bytes at a time: this is asked for each line of each head. Digits and dashes have the bit that makes a letter
-/// lower case; besides upper-case letters only controls gain it, and they stand in no name.
-fn is_lower_case_of(lower: &[u8], name: &[u8]) -> bool {
-    const LOWER: u64 = u64::from_ne_bytes([0x20; 8]);
-    let equal = |(lower, name): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*name) | LOWER == u64::from_ne_bytes(*lower);
-    match (lower.last_chunk(), name.last_chunk()) {
-        (Some(lower_end), Some(name_end)) => {
-            // The last eight may overlap with those before them.
-            lower.as_chunks().0.iter().zip(name.as_chunks().0).all(equal) && equal((lower_end, name_end))
-        }
-        _ => lower.iter().zip(name).all(|(lower, name)| name | 0x20 == *lower),
-    }
 }
 
 /// One field line, borrowed.
@@ -250,8 +236,8 @@ impl Fields {
     }
 
     /// Appends a line whose name the proxy knows.
-    // Inlined for the names and values that are constants: then each is a store or two.
-    #[inline]
+    // Inlined always: most of these names and many of the values are constants, and copying those is a store or two.
+    #[inline(always)]
     pub fn add_known(&mut self, known: Known, name: &[u8], value: &[u8]) {
         debug_assert_eq!(known, Known::of(name), "the class of the name");
         let start = self.bytes.len();

@@ -119,8 +119,13 @@ pub fn response_framing(head: &ResponseHead, to_head: bool) -> Result<Framing, F
 
 /// What the framing fields say, `None` where there are none.
 fn announced(fields: &Fields, version: Version) -> Result<Option<Framing>, FramingError> {
-    if !fields.may_have(Known::ContentLength) && !fields.may_have(Known::TransferEncoding) {
-        return Ok(None);
+    if !fields.may_have(Known::TransferEncoding) {
+        let mut lengths = fields.values(Known::ContentLength);
+        return match (lengths.next(), lengths.next()) {
+            (None, _) => Ok(None),
+            (Some(digits), None) => parse_length(digits).map(Some),
+            (Some(_), Some(_)) => Err(FramingError::RepeatedLength),
+        };
     }
     let mut length = None;
     let mut coding = None;
@@ -137,13 +142,15 @@ fn announced(fields: &Fields, version: Version) -> Result<Option<Framing>, Frami
     match (length, coding, version) {
         (None, None, _) => Ok(None),
         (Some(_), Some(_), _) => Err(FramingError::LengthAndCoding),
-        (Some(digits), None, _) => {
-            chars::parse_decimal(digits).map(Framing::Length).map(Some).ok_or(FramingError::BadLength)
-        }
+        (Some(digits), None, _) => parse_length(digits).map(Some),
         (None, Some(_), Version::Http10) => Err(FramingError::CodingInHttp10),
         (None, Some(coding), Version::Http11) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Some(Framing::Chunked)),
         (None, Some(_), Version::Http11) => Err(FramingError::UnknownCoding),
     }
+}
+
+fn parse_length(digits: &[u8]) -> Result<Framing, FramingError> {
+    chars::parse_decimal(digits).map(Framing::Length).ok_or(FramingError::BadLength)
 }
 
 #[cfg(test)]

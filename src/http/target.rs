@@ -102,7 +102,9 @@ pub enum Target<'a> {
 /// Takes `target` apart. Refuses controls, spaces, bytes from 0x80 and `#` (rule S12); backslashes are left to
 /// [`has_dot_segment`]. `is_connect` and `is_options` say which forms the method allows.
 pub fn parse_target(target: &[u8], is_connect: bool, is_options: bool) -> Result<Target<'_>, TargetError> {
-    if chars::target_len(target) < target.len() {
+    // In one pass: what ends the path, and whether anything stands there that must not.
+    let (path, rest) = target.split_at(chars::path_len(target));
+    if !matches!(rest, [] | [b'?', ..]) || chars::target_len(rest) < rest.len() {
         let has_bad_byte = chars::visible_len(target) < target.len();
         return Err(if has_bad_byte { TargetError::BadByte } else { TargetError::Fragment });
     }
@@ -114,10 +116,7 @@ pub fn parse_target(target: &[u8], is_connect: bool, is_options: bool) -> Result
     }
     match target {
         [] => Err(TargetError::Empty),
-        [b'/', ..] => {
-            let (path, query) = split_query(target);
-            Ok(Target::Origin { path, query })
-        }
+        [b'/', ..] => Ok(Target::Origin { path, query: rest }),
         b"*" if is_options => Ok(Target::Asterisk),
         b"*" => Err(TargetError::NotOptions),
         _ => parse_absolute(target),

@@ -61,11 +61,6 @@ impl Worker {
         if self.see_off(key) {
             return;
         }
-        // What is left of the last time goes first: then what is read now may find an empty queue and skip it.
-        if let Some(mut pair) = self.pair(key) {
-            pair.flush(Side::Downstream, &mut budget);
-            pair.flush(Side::Upstream, &mut budget);
-        }
         loop {
             match self.step(key, &mut budget) {
                 Step::Over => return,
@@ -100,7 +95,10 @@ impl Worker {
     fn step(&mut self, key: Key, budget: &mut Budget) -> Step {
         self.count_memory(key);
         let Some(mut pair) = self.pair(key) else { return Step::Over };
-        let mut moved = pair.pull(Side::Downstream, budget);
+        // What is left of the last time goes first: then what is read now may find an empty queue and skip it.
+        let mut moved = pair.flush(Side::Downstream, budget);
+        moved |= pair.flush(Side::Upstream, budget);
+        moved |= pair.pull(Side::Downstream, budget);
         moved |= pair.pull(Side::Upstream, budget);
         moved |= self.deliver(key);
         moved |= self.carry_out(key);
@@ -285,12 +283,32 @@ impl<'a> Pair<'a> {
         self.down.can_read()
             || self.up.as_ref().is_some_and(|up| up.can_read())
             || self.exchange.has_command()
-            || !self.exchange.output(Side::Downstream).is_empty()
-            || !self.exchange.output(Side::Upstream).is_empty()
+            || self.has_unwritten()
+    }
+
+    /// Whether bytes wait to be written, or in a stage.
+    fn has_unwritten(&self) -> bool {
+        self.exchange.has_output() || self.down.has_unsent() || self.up.as_ref().is_some_and(|up| up.has_unsent())
+    }
+
+    /// The socket on that side, if there is one.
+    fn conn(&self, side: Side) -> Option<&Conn> {
+        match side {
+            Side::Downstream => Some(self.down),
+            Side::Upstream => self.up.as_deref(),
+        }
     }
 
     /// Writes what waits for `side`: at once, when it arises (rule M2).
+    // The questions are inlined, the work is not: most calls end with a question.
+    #[inline]
     fn flush(&mut self, side: Side, budget: &mut Budget) -> bool {
+        let has_unsent = self.conn(side).is_some_and(Conn::has_unsent);
+        (has_unsent || !self.exchange.output(side).is_empty()) && self.write(side, budget)
+    }
+
+    #[inline(never)]
+    fn write(&mut self, side: Side, budget: &mut Budget) -> bool {
         let mut moved = false;
         loop {
             let Pair { exchange, down, up, around, .. } = self;
@@ -323,16 +341,19 @@ impl<'a> Pair<'a> {
     }
 
     /// Reads from `side` once, if that may bring something and the exchange wants it.
+    #[inline]
     fn pull(&mut self, side: Side, budget: &mut Budget) -> bool {
+        self.conn(side).is_some_and(Conn::can_read) && self.read(side, budget)
+    }
+
+    #[inline(never)]
+    fn read(&mut self, side: Side, budget: &mut Budget) -> bool {
         let Pair { key, is_hungry, hungry, exchange, down, up, around, scratch } = self;
         let (from, to) = match (side, up.as_deref_mut()) {
             (Side::Downstream, up) => (&mut **down, up),
             (Side::Upstream, Some(up)) => (up, Some(&mut **down)),
             (Side::Upstream, None) => return false,
         };
-        if !from.can_read() {
-            return false;
-        }
         if !exchange.wants_read(side) {
             return self.notice_reset(side);
         }

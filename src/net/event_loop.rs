@@ -107,7 +107,10 @@ impl Worker {
             Some(Source::Client(key)) => {
                 if let Some(client) = self.clients.get_mut(key) {
                     client.conn.on_event(event);
-                    self.enqueue(key);
+                    // As `enqueue` does, without looking it up again.
+                    if !std::mem::replace(&mut client.is_queued, true) {
+                        self.run_queue.push_back(key);
+                    }
                 }
             }
             Some(Source::Link(key)) => self.on_link_event(key, event),

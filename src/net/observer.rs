@@ -44,7 +44,7 @@ impl Observer for LogJournal {
             Some(client) => line.display("client", client),
             None => line.text("client", "unix"),
         };
-        line.bytes("method", record.method).bytes("path", record.path);
+        line.bytes("method", record.method).bytes("path", record.path());
         if let Some(prefix) = record.prefix {
             line.text("prefix", prefix);
         }
@@ -102,7 +102,7 @@ mod tests {
         AccessRecord {
             client: "192.0.2.7:4711".parse().ok(),
             method: b"GET",
-            path: b"/fitness/a%20b",
+            target: b"/fitness/a%20b?c=d",
             prefix: Some("/fitness"),
             upstream: Some("127.0.0.1:9001"),
             status: 200,

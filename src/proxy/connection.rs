@@ -1,6 +1,6 @@
 //! The Connection field (RFC 9110 section 7.6.1): what it says about the connection, and which fields it nominates.
 
-use crate::http::chars::{list_has, list_members};
+use crate::http::chars::{is_word, list_has, list_members};
 use crate::http::fields::{Classes, Fields, Known};
 use crate::http::head::Version;
 
@@ -35,16 +35,19 @@ impl Options {
 pub fn read_options(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
     nominated.clear();
     let mut options = Options::default();
+    if !fields.may_have(Known::Connection) {
+        return Ok(options);
+    }
     let members = fields.values(Known::Connection).flat_map(list_members);
     for (count, option) in members.enumerate() {
         if count == MAX_OPTIONS {
             return Err(TooManyOptions);
         }
-        if option.eq_ignore_ascii_case(b"keep-alive") {
+        if is_word(option, b"keep-alive") {
             options.keep_alive = true;
-        } else if option.eq_ignore_ascii_case(b"close") {
+        } else if is_word(option, b"close") {
             options.close = true;
-        } else if option.eq_ignore_ascii_case(b"upgrade") {
+        } else if is_word(option, b"upgrade") {
             options.upgrade = true;
         } else {
             nominated.extend_from_slice(option);

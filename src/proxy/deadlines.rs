@@ -32,6 +32,15 @@ enum Timeout {
     TunnelIdle,
 }
 
+/// The earlier of two; the first where both are the same.
+fn earlier(a: Option<(Instant, Timeout)>, b: Option<(Instant, Timeout)>) -> Option<(Instant, Timeout)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
+        (a, None) => a,
+        (None, b) => b,
+    }
+}
+
 impl Transaction {
     /// The nearest time-out.
     pub(super) fn deadline(&self, site: &Site) -> Option<Instant> {
@@ -81,7 +90,7 @@ impl Transaction {
             | Upstream::Tunnel(_)
             | Upstream::Cut { .. } => None,
         };
-        [reading_client, writing_client, writing_origin, reading_origin].into_iter().flatten().min_by_key(|(at, _)| *at)
+        earlier(earlier(reading_client, writing_client), earlier(writing_origin, reading_origin))
     }
 
     /// The client may wait for `100 Continue` for as long as the upstream makes it.

@@ -93,6 +93,8 @@ impl Transaction {
     }
 
     /// The head is complete: decide what happens with the request.
+    // Not inlined into the loop of `read_client`, which would prepare all of it before its first round.
+    #[inline(never)]
     fn begin(&mut self, turn: &mut Turn<'_, '_>) {
         self.record.head_read = Some(turn.now());
         self.record.method = Some(self.request.method.clone());
@@ -109,20 +111,21 @@ impl Transaction {
     }
 
     fn admit(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), Refusal> {
-        let site = Rc::clone(&turn.client.site);
         let options = read_options(&self.request.fields, &mut self.scratch.nominated)
             .map_err(|_| Refusal::new(400, Cause::Rule("G1")))?;
         self.is_persistent = options.is_persistent(self.request.version) && turn.client.may_serve_another();
-        let admission = admit(&self.request, options, &site, &mut self.original_target)?;
+        let admission = admit(&self.request, options, &turn.client.site, &mut self.original_target)?;
         match admission.by {
             Answerer::Upstream(plan) => self.forward(turn, plan, admission.framing),
             Answerer::Health => {
                 self.answer(turn, 200, admission.framing, |envelope, out| write_json(HEALTH, envelope, out))
             }
             Answerer::Configz => {
+                let site = &turn.client.site;
                 self.answer(turn, 200, admission.framing, |envelope, out| write_json(&site.configz, envelope, out));
             }
             Answerer::Outline => {
+                let site = &turn.client.site;
                 let is_local = is_local(&turn.client.peer, &self.request.fields, &site.config.forwarded);
                 let text =
                     if is_local { Outline::of(&site.config).to_json().into() } else { Arc::clone(&site.configz) };
@@ -155,7 +158,7 @@ impl Transaction {
     }
 
     fn forward(&mut self, turn: &mut Turn<'_, '_>, plan: Plan, framing: Framing) {
-        let site = Rc::clone(&turn.client.site);
+        let site = &turn.client.site;
         let route = &site.config.routes[plan.route as usize];
         let policy = &site.config.forwarded;
         let peer = &turn.client.peer;
@@ -165,12 +168,13 @@ impl Transaction {
         self.client_address = client_address(peer, &self.request.fields, policy);
         let forwarding = Forwarding { plan: &plan, route, peer, policy };
         forward_request(&mut self.request, &forwarding, &mut self.offered, &mut self.scratch);
+        let is_body_wanted = site.wants().request;
         match Body::new(framing) {
             None => {
                 self.down = Downstream::Done;
                 self.run_request_hooks(turn, framing);
             }
-            Some(body) if site.wants().request => {
+            Some(body) if is_body_wanted => {
                 // Whoever buffers the body is the one who has to ask for it.
                 self.request.fields.remove(b"Expect");
                 self.ask_for_body(plan);
@@ -199,9 +203,9 @@ impl Transaction {
     /// Calls the request hooks and does what they say; the request goes on with `framing`, or with the body that was
     /// collected for them.
     fn run_request_hooks(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) {
-        let site = Rc::clone(&turn.client.site);
+        let site = &turn.client.site;
         let Some(hooks) = &site.hooks else { return self.connect(turn, framing) };
-        let verdict = hooks.on_request(&mut self.view(&site, HookPhase::Request));
+        let verdict = hooks.on_request(&mut self.view(site, HookPhase::Request));
         let framing = match framing {
             Framing::None if self.request_body.is_empty() => Framing::None,
             Framing::None | Framing::Length(_) | Framing::Chunked if site.wants().request => {
@@ -218,7 +222,7 @@ impl Transaction {
 
     /// Queues the forwarded head (and the body, where it was collected) and asks for a connection to write them to.
     fn connect(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) {
-        let site = Rc::clone(&turn.client.site);
+        let site = &turn.client.site;
         let route = self.plan.map(|plan| &site.config.routes[plan.route as usize]);
         let authorization = route.and_then(|route| route.upstream.authorization.as_deref());
         if authorization.is_some() {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::site::UpstreamId;
+use crate::http::chars::find;
 
 /// One end of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,8 +124,8 @@ pub struct AccessRecord<'a> {
     pub client: Option<SocketAddr>,
     /// Empty where the request head was not understood.
     pub method: &'a [u8],
-    /// The client's target without the query; empty where the request head was not understood.
-    pub path: &'a [u8],
+    /// The client's target; empty where the request head was not understood.
+    pub target: &'a [u8],
     /// `None` where no route was chosen.
     pub prefix: Option<&'a str>,
     /// Host and port of the upstream, where a route was chosen.
@@ -153,4 +154,11 @@ pub struct AccessRecord<'a> {
     pub rule: Option<&'static str>,
     /// What is behind `why` and what can be done, as a sentence, where a word does not say it.
     pub detail: Option<&'static str>,
+}
+
+impl AccessRecord<'_> {
+    /// The client's target without the query, which may hold what has no place in a log.
+    pub fn path(&self) -> &[u8] {
+        &self.target[..find(self.target, b'?').unwrap_or(self.target.len())]
+    }
 }

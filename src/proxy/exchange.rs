@@ -165,6 +165,14 @@ impl Exchange {
         }
     }
 
+    /// Whether bytes wait to be written to either side, be it connected or not.
+    pub fn has_output(&self) -> bool {
+        match &self.state {
+            State::Active(transaction) => !transaction.to_client.is_empty() || !transaction.to_origin.is_empty(),
+            State::Idle { .. } | State::Lingering { .. } | State::Closed => false,
+        }
+    }
+
     /// The first `len` bytes of that output were written. More commands, output and wishes may follow.
     pub fn sent(&mut self, env: &mut Env<'_>, side: Side, len: usize) {
         let State::Active(transaction) = &mut self.state else { return };
@@ -281,7 +289,18 @@ impl Exchange {
     }
 
     /// The rules that need both ends, applied until nothing changes.
+    // The question is inlined, what follows is not: most of the time there is nothing to do.
+    #[inline]
     fn settle(&mut self, env: &mut Env<'_>) {
+        if let State::Active(transaction) = &self.state
+            && !transaction.is_settled()
+        {
+            self.settle_both(env);
+        }
+    }
+
+    #[inline(never)]
+    fn settle_both(&mut self, env: &mut Env<'_>) {
         loop {
             let State::Active(transaction) = &mut self.state else { return };
             let mut turn = Turn { env, client: &mut self.client, commands: &mut self.commands };
@@ -375,6 +394,14 @@ impl Transaction {
             }
             (Side::Downstream, _, _) => self.on_request_relayed(turn, len),
             (Side::Upstream, _, _) => self.on_response_relayed(turn, len),
+        }
+    }
+
+    /// Whether the upstream's end alone tells that there is nothing to settle, as it does most of the time.
+    fn is_settled(&self) -> bool {
+        match self.up {
+            Upstream::None | Upstream::Connecting { .. } | Upstream::AwaitHead { .. } | Upstream::Body { .. } => true,
+            Upstream::Local | Upstream::Done | Upstream::Cut { .. } | Upstream::Tunnel(_) => false,
         }
     }
 

@@ -1,5 +1,7 @@
 //! How an exchange ends: answers of our own, cuts, clients that leave, and the hooks that look on.
 
+use std::time::{Duration, Instant};
+
 use super::cause::{Cause, Refusal};
 use super::events::AccessRecord;
 use super::forward::Persistence;
@@ -8,7 +10,6 @@ use super::local::{Envelope, write_answer, write_refusal};
 use super::site::Site;
 use super::transaction::{Downstream, Ending, ResponseSink, Transaction, Upstream};
 use super::turn::{Release, Turn};
-use crate::http::chars::find;
 use crate::http::framing::has_no_body;
 use crate::http::head::Method;
 
@@ -45,6 +46,7 @@ impl Transaction {
     }
 
     /// Answers with an error; where an answer has begun already, cuts it.
+    #[cold]
     pub(super) fn refuse(&mut self, turn: &mut Turn<'_, '_>, refusal: Refusal) {
         self.record.blame(refusal.cause);
         if self.has_answered() {
@@ -140,22 +142,24 @@ impl Transaction {
     /// The exchange is over: tells the hooks and the log.
     pub(super) fn finish(&mut self, turn: &mut Turn<'_, '_>) {
         turn.client.served = turn.client.served.saturating_add(1);
-        let site = std::rc::Rc::clone(&turn.client.site);
+        let site = &turn.client.site;
         if self.chain.started > 0
             && let Some(hooks) = &site.hooks
         {
-            hooks.on_done(&mut self.view(&site, HookPhase::Done));
+            hooks.on_done(&mut self.view(site, HookPhase::Done));
         }
         let record = &self.record;
         let route = record.route.and_then(|route| site.config.routes.get(route as usize));
-        let since_start = |moment: std::time::Instant| moment.saturating_duration_since(record.started);
+        // Of most requests most moments are those of one turn of the event loop.
+        let since_start = |moment: Instant| {
+            if moment == record.started { Duration::ZERO } else { moment.saturating_duration_since(record.started) }
+        };
         let total = since_start(turn.now());
         let target = if self.plan.is_some() { &self.original_target } else { &self.request.target };
-        let path_len = find(target, b'?').unwrap_or(target.len());
         turn.env.observer.access(&AccessRecord {
             client: self.client_address.or(turn.client.peer.address),
             method: record.method.as_ref().map_or(b"", Method::as_bytes),
-            path: if record.method.is_some() { &target[..path_len] } else { b"" },
+            target: if record.method.is_some() { target } else { b"" },
             prefix: route.map(|route| route.prefix.as_str()),
             upstream: route.map(|route| route.upstream.authority.as_str()),
             status: record.status,

@@ -9,7 +9,6 @@
 //! ```
 
 use std::ops::ControlFlow;
-use std::rc::Rc;
 
 use super::cause::{Cause, Refusal};
 use super::connection::{Options, read_options};
@@ -24,7 +23,7 @@ use super::outcome::HookPhase;
 use super::transaction::{Downstream, Flow, ResponseSink, Transaction, Upstream};
 use super::turn::{Release, Turn};
 use crate::http::body::Body;
-use crate::http::chars::{list_has, parse_decimal};
+use crate::http::chars::{is_word, list_has, parse_decimal};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
 use crate::http::fields::Known;
 use crate::http::framing::{Framing, has_no_body, response_framing};
@@ -122,6 +121,8 @@ impl Transaction {
     }
 
     /// A response head is complete. `has_more`: bytes follow it already.
+    // Not inlined into the loop of `read_origin`, as in `downstream`.
+    #[inline(never)]
     fn on_response_head(&mut self, turn: &mut Turn<'_, '_>, interim: u32, has_more: bool) -> Result<(), Refusal> {
         self.progress.origin_read = turn.now();
         let options =
@@ -232,26 +233,28 @@ impl Transaction {
     /// The framing that the forwarded head announces. A response without a body may still announce the length of the one
     /// that it does not have (RFC 9110 section 8.6), unless plugins may write that body: nobody knows its length then.
     fn announced_framing(&self, framing: Framing, may_be_rewritten: bool) -> Framing {
-        let length = self.response.fields.first(Known::ContentLength).filter(|_| !may_be_rewritten);
-        let declared = length.and_then(parse_decimal);
+        let declared = || {
+            let length = self.response.fields.first(Known::ContentLength).filter(|_| !may_be_rewritten);
+            length.and_then(parse_decimal)
+        };
         match (framing, self.response.status) {
-            (Framing::None, 204) => Framing::None,
-            (Framing::None, _) => match declared {
-                Some(length) if self.is_client_head() || self.response.status == 304 => Framing::Length(length),
-                Some(_) | None if self.is_client_head() || self.response.status == 304 => Framing::None,
-                // A plugin turned the request into a HEAD; its client still waits for a body.
-                Some(_) | None => Framing::Length(0),
-            },
             (Framing::Length(_) | Framing::Chunked | Framing::UntilClose, _) => framing,
+            (Framing::None, 204) => Framing::None,
+            (Framing::None, _) if self.is_client_head() || self.response.status == 304 => {
+                declared().map_or(Framing::None, Framing::Length)
+            }
+            // A plugin turned the request into a HEAD; its client still waits for a body.
+            (Framing::None, _) => Framing::Length(0),
         }
     }
 
     /// Calls the response hooks; where they let the response pass, its head leaves with `framing`.
     fn respond(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) -> Result<ControlFlow<()>, Refusal> {
-        let site = Rc::clone(&turn.client.site);
+        let site = &turn.client.site;
+        let wants = site.wants();
         let received_status = self.response.status;
         if let Some(hooks) = &site.hooks {
-            match hooks.on_response(&mut self.view(&site, HookPhase::Response)) {
+            match hooks.on_response(&mut self.view(site, HookPhase::Response)) {
                 Verdict::Continue => {}
                 Verdict::Respond { answer, .. } => {
                     self.answer_for_plugin(turn, &answer);
@@ -271,7 +274,7 @@ impl Transaction {
             (true | false, true | false) => framing,
         };
         // Where plugins may write the body, what they left of it is what is sent.
-        let is_collected = site.wants().response
+        let is_collected = wants.response
             && !self.is_client_head()
             && !has_no_body(self.response.status)
             && matches!(framing, Framing::Length(_));
@@ -445,7 +448,11 @@ fn sink_for(framing: Framing) -> ResponseSink {
     }
 }
 
+/// Whether that is `text/event-stream`, with or without parameters.
 fn is_event_stream(content_type: &[u8]) -> bool {
-    let media_type = content_type.split(|&byte| byte == b';').next().unwrap_or_default();
-    media_type.trim_ascii_end().eq_ignore_ascii_case(b"text/event-stream")
+    let Some((media_type, rest)) = content_type.split_at_checked(EVENT_STREAM.len()) else { return false };
+    let is_whole = matches!(rest.trim_ascii_start(), [] | [b';', ..]);
+    is_whole && is_word(media_type, EVENT_STREAM)
 }
+
+const EVENT_STREAM: &[u8] = b"text/event-stream";

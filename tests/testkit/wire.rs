@@ -193,7 +193,8 @@ pub struct Log {
 
 impl Observer for Log {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        let AccessRecord { method, path, status, bytes_in, bytes_out, .. } = record;
+        let AccessRecord { method, status, bytes_in, bytes_out, .. } = record;
+        let path = record.path();
         let (method, path) = (method.escape_ascii(), path.escape_ascii());
         let mut line = format!("LOG {method} {path} status={status} in={bytes_in} out={bytes_out}");
         // Port 0: not the peer itself, but whom it reports.
