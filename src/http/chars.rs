@@ -228,20 +228,17 @@ pub fn trim_ows(mut value: &[u8]) -> &[u8] {
 
 /// The non-empty members of a comma-separated list (RFC 9110 section 5.6.1.2: a recipient ignores empty ones).
 pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(value);
+    split(value, b',').map(trim_ows).filter(|member| !member.is_empty())
+}
+
+/// The parts of `bytes` between separators, empty ones included: one more than there are separators.
+pub fn split(bytes: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(bytes);
     std::iter::from_fn(move || {
-        while let Some(list) = rest {
-            let (member, others) = match find(list, b',') {
-                Some(comma) => (&list[..comma], Some(&list[comma + 1..])),
-                None => (list, None),
-            };
-            rest = others;
-            let member = trim_ows(member);
-            if !member.is_empty() {
-                return Some(member);
-            }
-        }
-        None
+        let bytes = rest.take()?;
+        let Some(at) = find(bytes, separator) else { return Some(bytes) };
+        rest = Some(&bytes[at + 1..]);
+        Some(&bytes[..at])
     })
 }
 
@@ -408,6 +405,31 @@ mod tests {
             ("nothing", b" ,\t, ", vec![]),
         ] {
             assert_eq!(list_members(input).collect::<Vec<_>>(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn parts_are_split_as_the_standard_library_splits_them() {
+        for text in ["", ";", "a", "a;b", ";;a;", "a long part; and another long one;;", "no separator in it"] {
+            let expected: Vec<_> = text.as_bytes().split(|&byte| byte == b';').collect();
+            assert_eq!(split(text.as_bytes(), b';').collect::<Vec<_>>(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn words_are_compared_whatever_their_case() {
+        for word in ["te", "via", "host", "x-a2b", "location", "keep-alive", "text/event-stream"] {
+            assert!(is_word(word.as_bytes(), word.as_bytes()), "{word}");
+            assert!(is_word(word.to_uppercase().as_bytes(), word.as_bytes()), "{word}");
+            assert!(!is_word(&word.as_bytes()[1..], word.as_bytes()), "{word} without its first letter");
+            for at in 0..word.len() {
+                for byte in (0x20..=0xff_u8).filter(|&byte| is_field_byte(byte)).chain([b'\t']) {
+                    let mut bytes = word.as_bytes().to_vec();
+                    bytes[at] = byte;
+                    let expected = bytes.eq_ignore_ascii_case(word.as_bytes());
+                    assert_eq!(is_word(&bytes, word.as_bytes()), expected, "{}", bytes.escape_ascii());
+                }
+            }
         }
     }
 

@@ -1,9 +1,9 @@
-//! What a read would cost in memory, for whoever has to live within a budget (rule E4).
+//! Reading: whether it makes sense now, how much of it may pass unseen, and what it would cost in memory.
 //!
-//! It does not decide anything: the event loop does, which knows how much there is.
+//! Whether there is memory, the event loop knows, which has to live within a budget (rule E4).
 
 use super::events::Side;
-use super::transaction::{Downstream, Transaction};
+use super::transaction::{Downstream, Flow, HIGH_WATER, RequestSink, ResponseSink, Transaction, Upstream};
 
 /// What a read from one side is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,60 @@ impl Transaction {
             (Side::Upstream, _) => !self.to_client.is_empty(),
         };
         if is_waiting { Appetite::OnTop } else { Appetite::UnderWay }
+    }
+
+    /// Whether reading from `side` makes sense now.
+    pub(super) fn wants_read(&self, side: Side) -> bool {
+        match side {
+            Side::Downstream => match &self.down {
+                Downstream::Head { .. } | Downstream::Discard => true,
+                Downstream::Body { sink: RequestSink::Collect, .. } => true,
+                Downstream::Body { .. } | Downstream::Tunnel(Flow::Open) => self.to_origin.len() < HIGH_WATER,
+                // Read on, to notice a client that leaves; but do not hoard what it pipelines.
+                Downstream::Done => self.client_input.len() < HIGH_WATER,
+                Downstream::Tunnel(Flow::Ended | Flow::Told) => false,
+            },
+            Side::Upstream => match &self.up {
+                Upstream::Body { sink: ResponseSink::Collect, .. } => true,
+                Upstream::AwaitHead { .. } | Upstream::Body { .. } | Upstream::Tunnel(Flow::Open) => {
+                    self.to_client.len() < HIGH_WATER
+                }
+                Upstream::Tunnel(Flow::Ended | Flow::Told)
+                | Upstream::None
+                | Upstream::Local
+                | Upstream::Connecting { .. }
+                | Upstream::Done
+                | Upstream::Cut { .. } => false,
+            },
+        }
+    }
+
+    /// How many bytes may be moved from `side` to the other one unseen.
+    pub(super) fn relayable(&self, side: Side) -> u64 {
+        match side {
+            Side::Downstream if self.is_connected() && self.to_origin.is_empty() => match &self.down {
+                Downstream::Body { body, sink: RequestSink::Verbatim } => body.relayable(),
+                Downstream::Tunnel(Flow::Open) => u64::MAX,
+                Downstream::Body { sink: RequestSink::Chunked | RequestSink::Collect, .. }
+                | Downstream::Head { .. }
+                | Downstream::Done
+                | Downstream::Discard
+                | Downstream::Tunnel(Flow::Ended | Flow::Told) => 0,
+            },
+            Side::Upstream if self.to_client.is_empty() => match &self.up {
+                Upstream::Body { body, sink: ResponseSink::Verbatim | ResponseSink::UntilClose } => body.relayable(),
+                Upstream::Tunnel(Flow::Open) => u64::MAX,
+                Upstream::Body { sink: ResponseSink::Chunked | ResponseSink::Collect, .. }
+                | Upstream::None
+                | Upstream::Local
+                | Upstream::Connecting { .. }
+                | Upstream::AwaitHead { .. }
+                | Upstream::Done
+                | Upstream::Cut { .. }
+                | Upstream::Tunnel(Flow::Ended | Flow::Told) => 0,
+            },
+            Side::Downstream | Side::Upstream => 0,
+        }
     }
 
     /// How many bytes of memory it owns. What cannot grow with what peers send is left out.

@@ -21,6 +21,20 @@ pub struct Options {
 }
 
 impl Options {
+    /// Notes an option; `false` where it is none of ours, but the name of a field.
+    fn note(&mut self, option: &[u8]) -> bool {
+        if is_word(option, b"keep-alive") {
+            self.keep_alive = true;
+        } else if is_word(option, b"close") {
+            self.close = true;
+        } else if is_word(option, b"upgrade") {
+            self.upgrade = true;
+        } else {
+            return false;
+        }
+        true
+    }
+
     /// Whether the sender of a message of that version lets the connection live on (RFC 9112 section 9.3).
     pub fn is_persistent(self, version: Version) -> bool {
         match version {
@@ -38,20 +52,21 @@ pub fn read_options(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options,
     if !fields.may_have(Known::Connection) {
         return Ok(options);
     }
-    let members = fields.values(Known::Connection).flat_map(list_members);
-    for (count, option) in members.enumerate() {
-        if count == MAX_OPTIONS {
-            return Err(TooManyOptions);
+    let mut count = 0;
+    for value in fields.values(Known::Connection) {
+        // Nearly always one that is known, and the only one.
+        if options.note(value) {
+            continue;
         }
-        if is_word(option, b"keep-alive") {
-            options.keep_alive = true;
-        } else if is_word(option, b"close") {
-            options.close = true;
-        } else if is_word(option, b"upgrade") {
-            options.upgrade = true;
-        } else {
-            nominated.extend_from_slice(option);
-            nominated.push(b',');
+        for option in list_members(value) {
+            count += 1;
+            if count > MAX_OPTIONS {
+                return Err(TooManyOptions);
+            }
+            if !options.note(option) {
+                nominated.extend_from_slice(option);
+                nominated.push(b',');
+            }
         }
     }
     Ok(options)

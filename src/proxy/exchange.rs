@@ -29,7 +29,7 @@ pub use super::turn::Env;
 use super::cause::Cause;
 use super::deadlines::{LINGER, LINGER_IDLE};
 use super::site::Site;
-use super::transaction::{Downstream, Ending, Flow, HIGH_WATER, RequestSink, ResponseSink, Transaction, Upstream};
+use super::transaction::{Downstream, Ending, Flow, Transaction, Upstream};
 use super::turn::{Client, Commands, End, Release, Turn};
 
 /// One client connection.
@@ -454,58 +454,6 @@ impl Transaction {
                 Downstream::Done | Downstream::Discard | Downstream::Head { .. } | Downstream::Body { .. },
                 Upstream::Tunnel(_),
             ) => Next::Wait,
-        }
-    }
-
-    pub(super) fn wants_read(&self, side: Side) -> bool {
-        match side {
-            Side::Downstream => match &self.down {
-                Downstream::Head { .. } | Downstream::Discard => true,
-                Downstream::Body { sink: RequestSink::Collect, .. } => true,
-                Downstream::Body { .. } | Downstream::Tunnel(Flow::Open) => self.to_origin.len() < HIGH_WATER,
-                // Read on, to notice a client that leaves; but do not hoard what it pipelines.
-                Downstream::Done => self.client_input.len() < HIGH_WATER,
-                Downstream::Tunnel(Flow::Ended | Flow::Told) => false,
-            },
-            Side::Upstream => match &self.up {
-                Upstream::Body { sink: ResponseSink::Collect, .. } => true,
-                Upstream::AwaitHead { .. } | Upstream::Body { .. } | Upstream::Tunnel(Flow::Open) => {
-                    self.to_client.len() < HIGH_WATER
-                }
-                Upstream::Tunnel(Flow::Ended | Flow::Told)
-                | Upstream::None
-                | Upstream::Local
-                | Upstream::Connecting { .. }
-                | Upstream::Done
-                | Upstream::Cut { .. } => false,
-            },
-        }
-    }
-
-    fn relayable(&self, side: Side) -> u64 {
-        match side {
-            Side::Downstream if self.is_connected() && self.to_origin.is_empty() => match &self.down {
-                Downstream::Body { body, sink: RequestSink::Verbatim } => body.relayable(),
-                Downstream::Tunnel(Flow::Open) => u64::MAX,
-                Downstream::Body { sink: RequestSink::Chunked | RequestSink::Collect, .. }
-                | Downstream::Head { .. }
-                | Downstream::Done
-                | Downstream::Discard
-                | Downstream::Tunnel(Flow::Ended | Flow::Told) => 0,
-            },
-            Side::Upstream if self.to_client.is_empty() => match &self.up {
-                Upstream::Body { body, sink: ResponseSink::Verbatim | ResponseSink::UntilClose } => body.relayable(),
-                Upstream::Tunnel(Flow::Open) => u64::MAX,
-                Upstream::Body { sink: ResponseSink::Chunked | ResponseSink::Collect, .. }
-                | Upstream::None
-                | Upstream::Local
-                | Upstream::Connecting { .. }
-                | Upstream::AwaitHead { .. }
-                | Upstream::Done
-                | Upstream::Cut { .. }
-                | Upstream::Tunnel(Flow::Ended | Flow::Told) => 0,
-            },
-            Side::Downstream | Side::Upstream => 0,
         }
     }
 }

@@ -15,7 +15,7 @@
 //! | [`local`] | answers of our own |
 //! | [`record`] | what the access log will say |
 //! | `transaction` | one request under way: memory and states |
-//! | `appetite` | what a read would cost in memory |
+//! | `appetite` | whether to read, and what a read would cost in memory |
 //! | `turn` | what a step may touch and ask for |
 //! | `outcome` | how an exchange ends |
 //! | `downstream` | the client's end |

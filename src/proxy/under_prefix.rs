@@ -20,7 +20,7 @@
 //! compared as they are; nothing is decoded and no dot segment resolved. Bodies are not looked at.
 
 use crate::config::{Rewrite, Rewrites, Scheme, UpstreamUrl};
-use crate::http::chars::trim_ows;
+use crate::http::chars::{find, is_word, split, trim_ows};
 use crate::http::fields::{Classes, Fields, Known};
 use crate::http::target::same_authority;
 
@@ -224,18 +224,18 @@ impl<'a> Place<'a> {
     fn write_cookie(&self, value: &[u8], out: &mut Vec<u8>) {
         // Browsers refuse a cookie of that name whose Path is not "/" or that has a Domain.
         let is_bound_to_host = trim_ows(value).get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"__Host-"));
-        for (index, part) in value.split(|&byte| byte == b';').enumerate() {
+        for (index, part) in split(value, b';').enumerate() {
             let start = out.len();
             if index > 0 {
                 out.push(b';');
             }
-            let equals = part.iter().position(|&byte| byte == b'=');
+            let equals = find(part, b'=');
             let (name, attribute) = part.split_at(equals.map_or(part.len(), |at| at + 1));
             let word = trim_ows(name.strip_suffix(b"=").unwrap_or(name));
             let trimmed = trim_ows(attribute);
             if index == 0 || is_bound_to_host {
                 out.extend_from_slice(part);
-            } else if word.eq_ignore_ascii_case(b"Path") && trimmed.starts_with(b"/") {
+            } else if is_word(word, b"path") && trimmed.starts_with(b"/") {
                 let padding = attribute.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
                 out.extend_from_slice(name);
                 out.extend_from_slice(&attribute[..padding]);
@@ -244,7 +244,7 @@ impl<'a> Place<'a> {
                     Mapped::Inside(rest) => self.write_path(rest, out),
                 }
                 out.extend_from_slice(&attribute[padding + trimmed.len()..]);
-            } else if word.eq_ignore_ascii_case(b"Domain") && self.is_foreign_domain(trimmed) {
+            } else if is_word(word, b"domain") && self.is_foreign_domain(trimmed) {
                 out.truncate(start);
             } else {
                 out.extend_from_slice(part);
