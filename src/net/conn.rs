@@ -16,10 +16,9 @@ use std::net::SocketAddr;
 use mio::event::Event;
 use mio::{Registry, Token};
 
-pub use super::socket::{ConnectOutcome, ReadOutcome, Stream, WriteOutcome, limit_unsent};
+pub use super::socket::{ConnectOutcome, ReadOutcome, Socket, Stream, WriteOutcome, limit_unsent};
 pub use super::tls::Handshake;
 
-use super::socket::Socket;
 use super::tls::Stage;
 
 /// What a TLS session owns while it rests, and what waits in it for a slow peer.
@@ -130,6 +129,14 @@ impl Conn {
         match tls {
             None => socket.write(bytes),
             Some(stage) => stage.write(socket, bytes),
+        }
+    }
+
+    /// The socket itself, where nothing stands in front of it.
+    pub fn bare(&mut self) -> Option<&mut Socket> {
+        match self.tls {
+            None => Some(&mut self.socket),
+            Some(_) => None,
         }
     }
 

@@ -1,4 +1,4 @@
-//! How many connections the descriptor limit allows (rule E3).
+//! How many connections and pipes the descriptor limit allows (rule E3).
 
 use rustix::process::{Resource, getrlimit};
 
@@ -8,6 +8,10 @@ const MOST: usize = 1024;
 
 /// Descriptors left for listeners, pollers, idle upstream connections, log and plugins.
 const RESERVED: usize = 64;
+
+/// One pipe for so many descriptors, and never more for one worker than [`MOST_PIPES`]: they are lent for moments.
+const DESCRIPTORS_PER_PIPE: usize = 64;
+const MOST_PIPES: usize = 32;
 
 /// The descriptor limit of this process; `None` where there is none.
 pub fn limit() -> Option<usize> {
@@ -21,9 +25,14 @@ pub fn max_connections(configured: Option<usize>, limit: Option<usize>) -> usize
     configured.unwrap_or_else(|| match limit {
         // Too low for the reserve: run as well as it goes rather than not at all.
         Some(limit) if limit < 2 * RESERVED => (limit / 4).max(1),
-        Some(limit) => ((limit - RESERVED) / 2).min(MOST),
+        Some(limit) => ((limit - RESERVED - 2 * (limit / DESCRIPTORS_PER_PIPE)) / 2).min(MOST),
         None => MOST,
     })
+}
+
+/// How many pipes a worker may have, each with two descriptors. None where descriptors are rare.
+pub fn pipes(limit: Option<usize>, workers: usize) -> usize {
+    limit.map_or(MOST_PIPES, |limit| (limit / DESCRIPTORS_PER_PIPE / workers.max(1)).min(MOST_PIPES))
 }
 
 /// One worker's share, at least 1.
@@ -38,17 +47,35 @@ mod tests {
     #[test]
     fn e3_the_connection_limit_is_derived_and_capped() {
         for (name, configured, limit, expected) in [
-            ("usual", None, Some(1024), 480),
+            ("usual", None, Some(1024), 464),
             ("high", None, Some(20_000), 1024),
             ("docker", None, Some(1_073_741_816), 1024),
             ("no limit", None, None, 1024),
-            ("low", None, Some(256), 96),
-            ("just enough", None, Some(128), 32),
+            ("low", None, Some(256), 92),
+            ("just enough", None, Some(128), 30),
             ("very low", None, Some(40), 10),
             ("absurd", None, Some(3), 1),
             ("configured", Some(5000), Some(1024), 5000),
         ] {
             assert_eq!(max_connections(configured, limit), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn e3_pipes_are_few_and_their_descriptors_are_left_free() {
+        for (limit, workers, expected) in [
+            (Some(1024), 2, 8),
+            (Some(1024), 32, 0),
+            (Some(64), 1, 1),
+            (Some(20_000), 2, 32),
+            (None, 4, 32),
+            (Some(63), 1, 0),
+        ] {
+            assert_eq!(pipes(limit, workers), expected, "{limit:?} for {workers}");
+        }
+        for limit in [64, 128, 129, 1024, 2000] {
+            let connections = max_connections(None, Some(limit));
+            assert!(2 * connections + 2 * pipes(Some(limit), 1) <= limit, "{limit}");
         }
     }
 

@@ -181,8 +181,10 @@ impl Worker {
     /// One socket on its way to `address`, registered.
     fn connect(&mut self, key: Key, address: SocketAddr) -> io::Result<Conn> {
         let mut conn = match Conn::connect(address) {
-            // Out of descriptors: an idle connection is worth less than this one.
-            Err(error) if is_exhaustion(&error) && self.drop_oldest_idle() => Conn::connect(address)?,
+            // Out of descriptors: an idle pipe or connection is worth less than this one.
+            Err(error) if is_exhaustion(&error) && (self.pipes.close_free() || self.drop_oldest_idle()) => {
+                Conn::connect(address)?
+            }
             result => result?,
         };
         conn.register(self.poll.registry(), Source::Link(key).token())?;

@@ -5,31 +5,19 @@
 //! nothing moves any more (then an event or a timer comes) or when the budget of the turn is used up (then the run queue
 //! does), so that one busy peer starves nobody (rule M4).
 
-use crate::proxy::exchange::{Appetite, Command, Exchange, Input, Side};
+use crate::proxy::exchange::{Command, Input, Side};
 
-use super::conn::{Conn, ReadOutcome, WriteOutcome};
+use super::conn::Conn;
 use super::dial::Loan;
-use super::memory::Grant;
+use super::pair::{Budget, Pair};
 use super::slab::Key;
 use super::token::Source;
-use super::worker::{Hungry, Leave, LinkState, Surroundings, Worker};
+use super::worker::{Client, Leave, LinkState, Worker};
 
 use std::time::{Duration, Instant};
 
-/// Bytes that one connection may move in one turn, both directions together.
-const TURN_BYTES: usize = 256 * 1024;
-/// Steps that one connection may take in one turn.
-const TURN_STEPS: u32 = 64;
-/// What is read at once for a peer that did not take all of the last write: slow readers shall cost little memory.
-const SLOW_READ: usize = 16 * 1024;
 /// An exchange that lets a deadline pass is asked again after this time, not in a circle.
 const DEADLINE_GRACE: Duration = Duration::from_millis(10);
-
-/// What a connection may still do in this turn.
-struct Budget {
-    bytes: usize,
-    steps: u32,
-}
 
 /// What became of a round.
 enum Step {
@@ -39,18 +27,6 @@ enum Step {
     Still,
     /// The client's connection is gone, or there is nothing left to do for it but to wait.
     Over,
-}
-
-impl Budget {
-    fn is_spent(&self) -> bool {
-        self.bytes >= TURN_BYTES || self.steps >= TURN_STEPS
-    }
-
-    /// All steps taken, and not one byte moved: that is no work but a fault of ours (rule M4). Nobody is ever cut off
-    /// for being busy.
-    fn is_circling(&self) -> bool {
-        self.bytes == 0 && self.steps >= TURN_STEPS
-    }
 }
 
 impl Worker {
@@ -72,9 +48,12 @@ impl Worker {
                         self.rest(key, deadline);
                         return;
                     }
-                    // A deadline that has passed may set something in motion.
-                    was_told = true;
-                    self.tell(key, Input::Tick);
+                    // A deadline that has passed may set something in motion. First the exchange gets what it does not
+                    // know of: that may be the progress which it waits for.
+                    if !self.pair(key).is_some_and(|mut pair| pair.empty_lane()) {
+                        was_told = true;
+                        self.tell(key, Input::Tick);
+                    }
                 }
             }
             budget.steps += 1;
@@ -95,8 +74,9 @@ impl Worker {
     fn step(&mut self, key: Key, budget: &mut Budget) -> Step {
         self.count_memory(key);
         let Some(mut pair) = self.pair(key) else { return Step::Over };
+        let mut moved = pair.drain_lane(budget);
         // What is left of the last time goes first: then what is read now may find an empty queue and skip it.
-        let mut moved = pair.flush(Side::Downstream, budget);
+        moved |= pair.flush(Side::Downstream, budget);
         moved |= pair.flush(Side::Upstream, budget);
         moved |= pair.pull(Side::Downstream, budget);
         moved |= pair.pull(Side::Upstream, budget);
@@ -210,7 +190,7 @@ impl Worker {
     }
 
     fn deadline(&self, key: Key) -> Option<Instant> {
-        self.clients.get(key).and_then(|client| client.exchange.deadline())
+        self.clients.get(key).and_then(Client::deadline)
     }
 
     /// Nothing is done for now: what remains to do before waiting.
@@ -248,189 +228,10 @@ impl Worker {
             exchange: &mut client.exchange,
             down: &mut client.conn,
             up,
+            lane: &mut client.lane,
+            pipes: &mut self.pipes,
             around: &mut self.around,
             scratch: &mut self.scratch,
         })
-    }
-}
-
-/// Both sockets and the exchange between them, for the length of a step.
-struct Pair<'a> {
-    key: Key,
-    is_hungry: &'a mut bool,
-    hungry: &'a mut Hungry,
-    exchange: &'a mut Exchange,
-    down: &'a mut Conn,
-    up: Option<&'a mut Conn>,
-    around: &'a mut Surroundings,
-    scratch: &'a mut [u8],
-}
-
-impl<'a> Pair<'a> {
-    fn into_conn(self, side: Side) -> Option<&'a mut Conn> {
-        match side {
-            Side::Downstream => Some(self.down),
-            Side::Upstream => self.up,
-        }
-    }
-
-    fn handle(&mut self, input: Input<'_>) {
-        self.exchange.handle(&mut self.around.env(), input);
-    }
-
-    /// Whether there is anything left to do that does not need an event first.
-    fn may_go_on(&self) -> bool {
-        self.down.can_read()
-            || self.up.as_ref().is_some_and(|up| up.can_read())
-            || self.exchange.has_command()
-            || self.has_unwritten()
-    }
-
-    /// Whether bytes wait to be written, or in a stage.
-    fn has_unwritten(&self) -> bool {
-        self.exchange.has_output() || self.down.has_unsent() || self.up.as_ref().is_some_and(|up| up.has_unsent())
-    }
-
-    /// The socket on that side, if there is one.
-    fn conn(&self, side: Side) -> Option<&Conn> {
-        match side {
-            Side::Downstream => Some(self.down),
-            Side::Upstream => self.up.as_deref(),
-        }
-    }
-
-    /// Writes what waits for `side`: at once, when it arises (rule M2).
-    // The questions are inlined, the work is not: most calls end with a question.
-    #[inline]
-    fn flush(&mut self, side: Side, budget: &mut Budget) -> bool {
-        let has_unsent = self.conn(side).is_some_and(Conn::has_unsent);
-        (has_unsent || !self.exchange.output(side).is_empty()) && self.write(side, budget)
-    }
-
-    #[inline(never)]
-    fn write(&mut self, side: Side, budget: &mut Budget) -> bool {
-        let mut moved = false;
-        loop {
-            let Pair { exchange, down, up, around, .. } = self;
-            let conn = match side {
-                Side::Downstream => &mut **down,
-                Side::Upstream => match up.as_deref_mut() {
-                    Some(conn) => conn,
-                    None => return moved,
-                },
-            };
-            // Whether or not the exchange has something to say (rule M11).
-            moved |= conn.flush();
-            let output = exchange.output(side);
-            if output.is_empty() || !conn.can_write() {
-                return moved;
-            }
-            match conn.write(output) {
-                WriteOutcome::Bytes(len) => {
-                    exchange.sent(&mut around.env(), side, len);
-                    budget.bytes += len;
-                    moved = true;
-                }
-                WriteOutcome::Blocked => return moved,
-                WriteOutcome::Failed => {
-                    exchange.handle(&mut around.env(), Input::Unwritable(side));
-                    return true;
-                }
-            }
-        }
-    }
-
-    /// Reads from `side` once, if that may bring something and the exchange wants it.
-    #[inline]
-    fn pull(&mut self, side: Side, budget: &mut Budget) -> bool {
-        self.conn(side).is_some_and(Conn::can_read) && self.read(side, budget)
-    }
-
-    #[inline(never)]
-    fn read(&mut self, side: Side, budget: &mut Budget) -> bool {
-        let Pair { key, is_hungry, hungry, exchange, down, up, around, scratch } = self;
-        let (from, to) = match (side, up.as_deref_mut()) {
-            (Side::Downstream, up) => (&mut **down, up),
-            (Side::Upstream, Some(up)) => (up, Some(&mut **down)),
-            (Side::Upstream, None) => return false,
-        };
-        if !exchange.wants_read(side) {
-            return self.notice_reset(side);
-        }
-        let appetite = exchange.appetite(side);
-        let granted = match around.ledger.grant(appetite) {
-            Grant::Read(most) => most,
-            Grant::AfterWriting => return self.notice_reset(side),
-            Grant::AfterOthers => {
-                if !std::mem::replace(*is_hungry, true) {
-                    match appetite {
-                        Appetite::NewRequest => hungry.new.push(*key),
-                        Appetite::UnderWay | Appetite::OnTop => hungry.under_way.push(*key),
-                    }
-                }
-                return self.notice_reset(side);
-            }
-        };
-        let is_slow = to.as_ref().is_some_and(|to| to.is_slow());
-        let room = if is_slow { granted.min(SLOW_READ) } else { granted };
-        let lane = match to {
-            Some(to) if to.can_write() => Some((exchange.relayable(side), to)).filter(|(len, _)| *len > 0),
-            Some(_) | None => None,
-        };
-        let room = match &lane {
-            Some((len, _)) => room.min(usize::try_from(*len).unwrap_or(usize::MAX)),
-            None => room,
-        };
-        match from.read(&mut scratch[..room]) {
-            ReadOutcome::Blocked => return false,
-            ReadOutcome::Eof => exchange.handle(&mut around.env(), Input::Eof(side)),
-            ReadOutcome::Failed => exchange.handle(&mut around.env(), Input::Reset(side)),
-            ReadOutcome::Overhead(len) => budget.bytes += len,
-            ReadOutcome::Bytes(len) => {
-                budget.bytes += len;
-                let bytes = &scratch[..len];
-                match lane {
-                    Some((_, to)) => relay(exchange, around, side, bytes, to),
-                    None => exchange.handle(&mut around.env(), Input::Bytes(side, bytes)),
-                }
-            }
-        }
-        true
-    }
-
-    /// The exchange does not want to read from the client now. If the poller saw an error there, the client is gone all
-    /// the same, and whatever is done for it is in vain (rule G12). An upstream's last bytes are worth waiting for.
-    fn notice_reset(&mut self, side: Side) -> bool {
-        let is_gone = match side {
-            Side::Downstream => self.down.is_broken(),
-            Side::Upstream => false,
-        };
-        if is_gone {
-            self.handle(Input::Reset(side));
-        }
-        is_gone
-    }
-}
-
-/// The relay lane: bytes of a body that needs no new framing go straight from the read buffer to the other socket. What
-/// that does not take is given to the exchange, which keeps it.
-fn relay(exchange: &mut Exchange, around: &mut Surroundings, side: Side, bytes: &[u8], to: &mut Conn) {
-    let outcome = to.write(bytes);
-    let len = match outcome {
-        WriteOutcome::Bytes(len) => len,
-        WriteOutcome::Blocked | WriteOutcome::Failed => 0,
-    };
-    if len > 0 {
-        exchange.handle(&mut around.env(), Input::Relayed(side, len as u64));
-    }
-    if len < bytes.len() {
-        exchange.handle(&mut around.env(), Input::Bytes(side, &bytes[len..]));
-    }
-    if outcome == WriteOutcome::Failed {
-        let other = match side {
-            Side::Downstream => Side::Upstream,
-            Side::Upstream => Side::Downstream,
-        };
-        exchange.handle(&mut around.env(), Input::Unwritable(other));
     }
 }

@@ -22,7 +22,7 @@ use crate::proxy::exchange::{Exchange, Peer, Spares};
 
 use super::conn::{Conn, Stream};
 use super::control::Order;
-use super::door::{Knock, PAUSE};
+use super::door::{Knock, PAUSE, is_exhaustion};
 use super::listen::Speaks;
 use super::memory::Level;
 use super::slab::Key;
@@ -84,6 +84,10 @@ impl Worker {
         self.forget_retired();
         self.sweep_timers();
         self.graveyard.clear();
+        if self.clients.is_empty() {
+            // Kept for the next body; nobody is there who could bring one.
+            self.pipes.close_free();
+        }
         Ok(())
     }
 
@@ -156,7 +160,7 @@ impl Worker {
         let Some(client) = self.clients.get_mut(key) else { return };
         let deadline = match client.leave {
             Leave::Flushing(until) => Some(until),
-            Leave::No | Leave::Asked | Leave::Told => client.exchange.deadline(),
+            Leave::No | Leave::Asked | Leave::Told => client.deadline(),
         };
         match deadline {
             Some(deadline) if deadline > now => {
@@ -191,6 +195,8 @@ impl Worker {
                 Knock::Client(stream, address, speaks) => self.welcome(stream, address, speaks),
                 Knock::Gone => {}
                 Knock::Nobody => break,
+                // Room at once, if it is only descriptors that are missing.
+                Knock::Stuck(error) if is_exhaustion(&error) && self.pipes.close_free() => {}
                 Knock::Stuck(error) => {
                     let (until, complaint) = self.door.close_for_a_moment(now, &error);
                     self.timers.set(&mut self.door.alarm, until, Source::Listener(0).token());
@@ -222,6 +228,7 @@ impl Worker {
             conn,
             exchange: Exchange::new(now, peer, Rc::clone(&self.around.site)),
             link: None,
+            lane: None,
             dialed: None,
             alarm: Alarm::default(),
             active: now.instant,

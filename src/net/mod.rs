@@ -7,9 +7,11 @@
 //! | [`timers`] | one heap of deadlines, updated lazily |
 //! | [`clock`] | the moment of the turn, and the Date field |
 //! | [`pool`] | idle upstream connections |
+//! | [`splice`] | pipes between sockets: bodies that are not copied |
 //! | [`socket`] | one socket and what is known of its readiness |
 //! | [`tls`] | TLS: certificates, trust, and the stage between socket and exchange |
 //! | [`conn`] | a socket with or without that stage |
+//! | [`lane`] | what is worth a pipe, and what becomes of one whose receiver stalls |
 //! | [`listen`] | listening sockets, made at start |
 //! | [`activation`] | sockets that a service manager hands over, and what it wants to hear |
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
@@ -21,6 +23,7 @@
 //! | [`stations`] | what requests from before a reload still need |
 //! | [`renewal`] | a new configuration on its way to a worker |
 //! | [`worker`] | what one event loop owns |
+//! | [`pair`] | both sockets of an exchange, and what moves between them |
 //! | [`dial`] | connections to upstreams: lent or made |
 //! | [`drive`] | moving bytes between sockets and exchange |
 //! | [`renew`] | a new configuration, when it has arrived |
@@ -36,6 +39,7 @@ pub mod token;
 pub mod timers;
 pub mod clock;
 pub mod pool;
+pub mod splice;
 pub mod socket;
 #[cfg(feature = "tls")]
 pub mod tls;
@@ -43,6 +47,7 @@ pub mod tls;
 #[path = "tls_off.rs"]
 pub mod tls;
 pub mod conn;
+pub mod lane;
 pub mod listen;
 pub mod activation;
 pub mod descriptors;
@@ -54,6 +59,7 @@ pub mod control;
 pub mod stations;
 pub mod renewal;
 pub mod worker;
+pub mod pair;
 pub mod dial;
 pub mod drive;
 pub mod renew;

@@ -25,6 +25,7 @@ use super::memory::{self, Ledger};
 use super::observer::Journal;
 use super::renewal::{Mailbox, Renewal};
 use super::resolve::{Inbox, Resolve, Resolver};
+use super::splice::Pipes;
 use super::tls::Tls;
 use super::token::Source;
 use super::worker::{Seed, Worker};
@@ -118,6 +119,7 @@ impl Server {
                 poll,
                 door: Door::new(entrances, share),
                 ledger: Ledger::new(memory_budget, workers),
+                pipes: Pipes::new(descriptors::pipes(descriptor_limit, workers)),
                 resolver: resolver.clone(),
                 inbox,
                 control: Arc::clone(&control),

@@ -19,12 +19,14 @@ use super::clock::Clock;
 use super::conn::Conn;
 use super::control::Control;
 use super::door::Door;
+use super::lane::Lane;
 use super::memory::{Ledger, Level};
 use super::observer::Journal;
 use super::pool::Pool;
 use super::renewal::Mailbox;
 use super::resolve::{Inbox, Resolver};
 use super::slab::{Key, Slab};
+use super::splice::Pipes;
 use super::stations::Stations;
 use super::timers::{Alarm, Timers};
 use super::tls::{Desk, Tls};
@@ -39,6 +41,8 @@ pub struct Client {
     pub exchange: Exchange,
     /// The connection that it borrows, or the attempt at one.
     pub link: Option<Key>,
+    /// What is on its way through a pipe.
+    pub lane: Option<Box<Lane>>,
     /// The answer to a connect command, not yet delivered.
     pub dialed: Option<Result<(), ConnectError>>,
     /// Its earliest entry among the timers.
@@ -53,6 +57,14 @@ pub struct Client {
     pub counted: u32,
     /// Whether it waits for memory.
     pub is_hungry: bool,
+}
+
+impl Client {
+    /// When to drive it at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let lease = self.lane.as_ref().map(|lane| lane.until());
+        [self.exchange.deadline(), lease].into_iter().flatten().min()
+    }
 }
 
 /// How far a client connection is on its way out.
@@ -194,6 +206,8 @@ pub struct Worker {
     /// When an upstream's failed handshake was last told.
     pub(super) complaints: HashMap<UpstreamId, Instant>,
     pub(super) around: Surroundings,
+    /// For bodies that are not copied.
+    pub(super) pipes: Pipes,
     pub(super) scratch: Box<[u8]>,
 }
 
@@ -228,6 +242,8 @@ pub struct Seed {
     pub door: Door,
     /// This worker's share of the memory budget.
     pub ledger: Ledger,
+    /// This worker's pipes.
+    pub pipes: Pipes,
     /// The resolver that all workers share.
     pub resolver: Resolver,
     /// Where its answers arrive.
@@ -243,7 +259,7 @@ pub struct Seed {
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
     pub fn new(seed: Seed, site: Rc<Site>, journal: Box<dyn Journal>) -> Worker {
-        let Seed { poll, door, ledger, resolver, inbox, control, mailbox, tls } = seed;
+        let Seed { poll, door, ledger, pipes, resolver, inbox, control, mailbox, tls } = seed;
         Worker {
             poll,
             clients: Slab::default(),
@@ -265,6 +281,7 @@ impl Worker {
             securing: VecDeque::new(),
             complaints: HashMap::new(),
             around: Surroundings { clock: Clock::new(), site, spares: Spares::of(ledger.spares()), ledger, journal },
+            pipes,
             scratch: vec![0; ledger.largest_read()].into_boxed_slice(),
         }
     }
@@ -289,7 +306,8 @@ impl Worker {
                 Some(LinkState::Dialing { conn, .. } | LinkState::Lent { conn, .. }) => conn.memory(),
                 Some(_) | None => 0,
             };
-            let now = client.exchange.memory() + client.conn.memory() + up;
+            let lane = client.lane.as_ref().map_or(0, |lane| lane.held());
+            let now = client.exchange.memory() + client.conn.memory() + up + lane;
             let now = u32::try_from(now).unwrap_or(u32::MAX);
             self.around.ledger.count(client.counted as usize, now as usize);
             client.counted = now;
@@ -316,6 +334,9 @@ impl Worker {
     pub(super) fn remove_client(&mut self, key: Key) {
         if let Some(client) = self.clients.remove(key) {
             self.around.ledger.count(client.counted as usize, 0);
+            if let Some(lane) = client.lane {
+                lane.end(&mut self.pipes);
+            }
             if let Some(link) = client.link {
                 self.remove_link(link);
             }

@@ -17,6 +17,7 @@ mod log_lines;
 mod nginx;
 #[cfg(feature = "dlopen")]
 mod plugins;
+mod pipes;
 mod pool;
 mod pressure;
 mod reload;
