@@ -189,28 +189,26 @@ pub const fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 /// Appends `number` in decimal.
-pub fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
+#[inline]
+pub fn write_decimal(number: u64, out: &mut Vec<u8>) {
     // Statuses, octets of addresses and most lengths: no loop and no call.
-    if let Ok(small) = u16::try_from(number)
-        && small < 1000
-    {
-        let digit = |power: u16| b'0' + (small / power % 10) as u8;
-        return match small {
-            100.. => out.extend_from_slice(&[digit(100), digit(10), digit(1)]),
-            10.. => out.extend_from_slice(&[digit(10), digit(1)]),
-            _ => out.push(digit(1)),
-        };
+    let digit = |power: u64| b'0' + (number / power % 10) as u8;
+    match number {
+        0..10 => out.push(digit(1)),
+        10..100 => out.extend_from_slice(&[digit(10), digit(1)]),
+        100..1000 => out.extend_from_slice(&[digit(100), digit(10), digit(1)]),
+        1000.. => write_long_decimal(number, out),
     }
+}
+
+fn write_long_decimal(mut number: u64, out: &mut Vec<u8>) {
     // 2^64-1 has 20 digits.
     let mut digits = [0; 20];
     let mut first = digits.len();
-    loop {
+    while number > 0 {
         first -= 1;
         digits[first] = b'0' + (number % 10) as u8;
         number /= 10;
-        if number == 0 {
-            break;
-        }
     }
     out.extend_from_slice(&digits[first..]);
 }
@@ -247,6 +245,7 @@ pub fn split(bytes: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
 ///
 /// A machine word at a time: this is asked for each line of each head. Digits, dashes and slashes have the bit that makes
 /// a letter lower case; besides upper-case letters only controls gain it, and they stand in no name and no value.
+#[inline]
 pub fn is_word(bytes: &[u8], word: &[u8]) -> bool {
     const EIGHT: u64 = u64::from_ne_bytes([0x20; 8]);
     const FOUR: u32 = u32::from_ne_bytes([0x20; 4]);

@@ -235,11 +235,7 @@ impl Fields {
         self.add_known(Known::of(name), name, value);
     }
 
-    /// Appends a line whose name the proxy knows.
-    // Inlined always: most of these names and many of the values are constants, and copying those is a store or two.
-    #[inline(always)]
-    pub fn add_known(&mut self, known: Known, name: &[u8], value: &[u8]) {
-        debug_assert_eq!(known, Known::of(name), "the class of the name");
+    fn add_known(&mut self, known: Known, name: &[u8], value: &[u8]) {
         let start = self.bytes.len();
         self.bytes.reserve(name.len() + COLON.len() + value.len() + CRLF.len());
         self.bytes.extend_from_slice(name);
@@ -247,6 +243,19 @@ impl Fields {
         self.bytes.extend_from_slice(value);
         self.bytes.extend_from_slice(CRLF);
         self.push(Entry { start, name_end: start + name.len(), end: self.bytes.len(), known });
+    }
+
+    /// Appends a line of ours: `start` is the name with colon and space.
+    // Inlined, because the names and many values are constants: copying those is a store or two.
+    #[inline(always)]
+    pub fn add_own(&mut self, known: Known, start: &[u8], value: &[u8]) {
+        debug_assert_eq!(start.strip_suffix(COLON).map(Known::of), Some(known), "the class of the name");
+        let line = self.bytes.len();
+        self.bytes.reserve(start.len() + value.len() + CRLF.len());
+        self.bytes.extend_from_slice(start);
+        self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(CRLF);
+        self.push(Entry { start: line, name_end: line + start.len() - COLON.len(), end: self.bytes.len(), known });
     }
 
     /// Notes that a line stands `start` bytes from the beginning of the section that [`take_section`] will copy, in the

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::chars;
-use super::fields::{Fields, Known};
+use super::fields::{Classes, Fields, Known};
 use super::head::{RequestHead, ResponseHead, Version};
 
 /// How the end of a body is told.
@@ -118,15 +118,24 @@ pub fn response_framing(head: &ResponseHead, to_head: bool) -> Result<Framing, F
 }
 
 /// What the framing fields say, `None` where there are none.
+#[inline]
 fn announced(fields: &Fields, version: Version) -> Result<Option<Framing>, FramingError> {
-    if !fields.may_have(Known::TransferEncoding) {
-        let mut lengths = fields.values(Known::ContentLength);
-        return match (lengths.next(), lengths.next()) {
-            (None, _) => Ok(None),
-            (Some(digits), None) => parse_length(digits).map(Some),
-            (Some(_), Some(_)) => Err(FramingError::RepeatedLength),
-        };
+    if !fields.may_have_any(Classes::of(&[Known::ContentLength, Known::TransferEncoding])) {
+        return Ok(None);
     }
+    if fields.may_have(Known::TransferEncoding) {
+        return announced_by_either(fields, version);
+    }
+    let mut lengths = fields.values(Known::ContentLength);
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Ok(None),
+        (Some(digits), None) => parse_length(digits).map(Some),
+        (Some(_), Some(_)) => Err(FramingError::RepeatedLength),
+    }
+}
+
+/// The same where there may be both; what is repeated first is told.
+fn announced_by_either(fields: &Fields, version: Version) -> Result<Option<Framing>, FramingError> {
     let mut length = None;
     let mut coding = None;
     for line in fields.iter() {

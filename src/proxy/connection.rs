@@ -46,12 +46,14 @@ impl Options {
 
 /// Reads all Connection lines; names that are removed for being nominated are collected in `nominated`, which is cleared
 /// first. Names that are removed from every message anyway are left out of it, so that it is nearly always empty.
+#[inline]
 pub fn read_options(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
     nominated.clear();
+    if fields.may_have(Known::Connection) { read_lines(fields, nominated) } else { Ok(Options::default()) }
+}
+
+fn read_lines(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
     let mut options = Options::default();
-    if !fields.may_have(Known::Connection) {
-        return Ok(options);
-    }
     let mut count = 0;
     for value in fields.values(Known::Connection) {
         // Nearly always one that is known, and the only one.
@@ -89,6 +91,7 @@ pub const HOP_BY_HOP: Classes = Classes::of(&[
 ]);
 
 /// Removes what the sender nominated; see [`read_options`]. That is the other half of rule G1.
+#[inline]
 pub fn remove_nominated(fields: &mut Fields, nominated: &[u8]) {
     if !nominated.is_empty() {
         fields.retain(|line| !list_has(nominated, line.name));

@@ -230,7 +230,9 @@ impl Transaction {
             self.request.fields.remove(b"Authorization");
         }
         write_request_head(&self.request, framing, authorization, &self.offered, self.to_origin.tail());
-        self.to_origin.extend(&self.request_body);
+        if !self.request_body.is_empty() {
+            self.to_origin.extend(&self.request_body);
+        }
         self.ask_for_connection(turn, false);
     }
 
@@ -241,6 +243,7 @@ impl Transaction {
         turn.commands.connect(turn.client.site.upstream_of(plan.route), fresh);
     }
 
+    #[inline(never)]
     fn read_request_body(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) -> usize {
         let Downstream::Body { body, sink } = &mut self.down else { return 0 };
         let sink = *sink;

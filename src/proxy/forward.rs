@@ -7,7 +7,7 @@ use super::admit::{Plan, max_forwards};
 use super::connection::{HOP_BY_HOP, allowed_protocols, remove_nominated};
 use super::events::Peer;
 use super::forwarded::{CLAIMS, add_claims, is_trusted};
-use super::under_prefix::{Place, map_back};
+use super::under_prefix::{MAPPABLE, Place, map_back};
 use crate::config::{ForwardedPolicy, HostPolicy, RouteConfig};
 use crate::http::chars::write_decimal;
 use crate::http::fields::{Classes, Fields, Known};
@@ -72,7 +72,7 @@ pub fn forward_request(
         Version::Http10 => b"1.0 mini-rproxy",
         Version::Http11 => b"1.1 mini-rproxy",
     };
-    head.fields.add_known(Known::Via, b"Via", via);
+    head.fields.add_own(Known::Via, b"Via: ", via);
     if head.method == Method::Options
         && let Ok(Some(left @ 1..)) = max_forwards(&head.fields)
     {
@@ -125,12 +125,15 @@ pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], date: &[u8; 2
     remove_nominated(&mut head.fields, nominated);
     // RFC 9110 section 6.6.1: a recipient with a clock adds the Date that an origin left out.
     if head.status >= 200 && head.fields.first(Known::Date).is_none() {
-        head.fields.add_known(Known::Date, b"Date", date);
+        head.fields.add_own(Known::Date, b"Date: ", date);
     }
 }
 
 /// Maps what a response says of the place of its application, in place. `sent_host` is the Host that the upstream saw.
 pub fn map_response(head: &mut ResponseHead, route: &RouteConfig, sent_host: &[u8], scratch: &mut Scratch) {
+    if !head.fields.may_have_any(MAPPABLE) {
+        return;
+    }
     let place = Place {
         rewrites: route.options.rewrites,
         prefix: stripped_prefix(route),

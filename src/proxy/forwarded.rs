@@ -6,17 +6,23 @@
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+
 use super::events::Peer;
 use crate::config::ForwardedPolicy;
-use crate::http::chars::write_decimal;
 use crate::http::fields::{Classes, Fields, Known};
 use crate::http::head::RequestHead;
 
 /// Whether `address` is one of the proxies whose word is taken.
+#[inline]
 pub fn is_trusted(address: IpAddr, policy: &ForwardedPolicy) -> bool {
+    !policy.trusted_proxies.is_empty() && is_in(address, &policy.trusted_proxies)
+}
+
+fn is_in(address: IpAddr, ranges: &[IpNet]) -> bool {
     // An IPv4 client of a dual-stack socket appears as ::ffff:a.b.c.d.
     let address = address.to_canonical();
-    policy.trusted_proxies.iter().any(|range| range.contains(&address))
+    ranges.iter().any(|range| range.contains(&address))
 }
 
 /// The fields that only a trusted peer may set.
@@ -81,22 +87,22 @@ pub fn add_claims(
         write_ip(address.ip(), scratch);
         match earlier {
             Some(index) => head.fields.set_value(index, scratch),
-            None => head.fields.add_known(Known::XForwardedFor, b"X-Forwarded-For", scratch),
+            None => head.fields.add_own(Known::XForwardedFor, b"X-Forwarded-For: ", scratch),
         }
     }
     let missing = |fields: &Fields, known| fields.first(known).is_none();
     if !host.is_empty() && missing(&head.fields, Known::XForwardedHost) {
-        head.fields.add_known(Known::XForwardedHost, b"X-Forwarded-Host", host);
+        head.fields.add_own(Known::XForwardedHost, b"X-Forwarded-Host: ", host);
     }
     if missing(&head.fields, Known::XForwardedProto) {
-        head.fields.add_known(
+        head.fields.add_own(
             Known::XForwardedProto,
-            b"X-Forwarded-Proto",
+            b"X-Forwarded-Proto: ",
             if peer.secure { b"https" } else { b"http" },
         );
     }
     if !prefix.is_empty() && missing(&head.fields, Known::XForwardedPrefix) {
-        head.fields.add_known(Known::XForwardedPrefix, b"X-Forwarded-Prefix", prefix.as_bytes());
+        head.fields.add_own(Known::XForwardedPrefix, b"X-Forwarded-Prefix: ", prefix.as_bytes());
     }
 }
 
@@ -108,12 +114,19 @@ fn last_line(fields: &Fields, known: Known) -> Option<usize> {
 fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
     match ip.to_canonical() {
         IpAddr::V4(v4) => {
-            for (index, octet) in v4.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b'.');
+            // Four octets of three digits, each with a dot behind it.
+            let mut text = [b'.'; 16];
+            let mut len = 0;
+            for octet in v4.octets() {
+                for power in [100, 10, 1] {
+                    if octet >= power || power == 1 {
+                        text[len] = b'0' + octet / power % 10;
+                        len += 1;
+                    }
                 }
-                write_decimal(u64::from(octet), out);
+                len += 1;
             }
+            out.extend_from_slice(&text[..len - 1]);
         }
         IpAddr::V6(v6) => write!(out, "{v6}").expect("a vector takes all bytes"),
     }
@@ -159,6 +172,16 @@ mod tests {
         }
         let unix = Peer { address: None, secure: false };
         assert_eq!(client_address(&unix, &fields(&[(XFF, "1.1.1.1")]), &policy()), None);
+    }
+
+    #[test]
+    fn addresses_are_written_as_the_standard_library_writes_them() {
+        for text in ["0.0.0.0", "127.0.0.1", "9.10.99.100", "192.0.2.255", "255.255.255.255", "::1", "2001:db8::7"] {
+            let ip: IpAddr = text.parse().expect("an address");
+            let mut out = b"before ".to_vec();
+            write_ip(ip, &mut out);
+            assert_eq!(out, format!("before {ip}").into_bytes());
+        }
     }
 
     #[test]

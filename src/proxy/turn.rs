@@ -43,6 +43,8 @@ impl Client {
 /// connection is given back before another is asked for.
 #[derive(Debug, Default)]
 pub(super) struct Commands {
+    /// Whether there may be one: asked far more often than commands are given.
+    are_waiting: bool,
     release: Option<Release>,
     connect: Option<(UpstreamId, bool)>,
     shutdown_upstream: bool,
@@ -67,16 +69,19 @@ pub(super) enum End {
 
 impl Commands {
     pub fn release(&mut self, how: Release) {
+        self.are_waiting = true;
         self.release = Some(how);
         self.connect = None;
         self.shutdown_upstream = false;
     }
 
     pub fn connect(&mut self, upstream: UpstreamId, fresh: bool) {
+        self.are_waiting = true;
         self.connect = Some((upstream, fresh));
     }
 
     pub fn shutdown(&mut self, side: Side) {
+        self.are_waiting = true;
         match side {
             Side::Upstream => self.shutdown_upstream = true,
             Side::Downstream => self.shutdown_downstream = true,
@@ -84,23 +89,25 @@ impl Commands {
     }
 
     pub fn end(&mut self, how: End) {
+        self.are_waiting = true;
         self.end = Some(how);
     }
 
-    /// Whether there is one.
+    /// Whether there may be one; `false` is certain.
     pub fn are_waiting(&self) -> bool {
-        self.release.is_some()
-            || self.connect.is_some()
-            || self.shutdown_upstream
-            || self.shutdown_downstream
-            || self.end.is_some()
+        self.are_waiting
     }
 
     pub fn poll(&mut self) -> Option<Command> {
-        if !self.are_waiting() {
+        if !self.are_waiting {
             return None;
         }
+        let command = self.next();
+        self.are_waiting = command.is_some();
+        command
+    }
 
+    fn next(&mut self) -> Option<Command> {
         if let Some(how) = self.release.take() {
             return Some(match how {
                 Release::Park => Command::Park,

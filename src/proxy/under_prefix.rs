@@ -41,6 +41,9 @@ pub struct Place<'a> {
     pub client_host: &'a [u8],
 }
 
+/// All fields that may be mapped.
+pub const MAPPABLE: Classes = REDIRECTS.with(Known::SetCookie);
+
 /// Maps the fields of a response. `text` is scratch space: where it is large enough, nothing is allocated.
 pub fn map_back(fields: &mut Fields, place: &Place<'_>, text: &mut Vec<u8>) {
     // Most responses have no such field.

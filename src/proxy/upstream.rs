@@ -290,6 +290,7 @@ impl Transaction {
         Ok(ControlFlow::Continue(()))
     }
 
+    #[inline(never)]
     fn read_response_body(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) -> usize {
         let Upstream::Body { body, sink } = &mut self.up else { return 0 };
         let sink = *sink;

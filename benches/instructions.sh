@@ -1,0 +1,20 @@
+#!/bin/sh
+# Instructions that a request takes between the sockets: reading both heads, routing, forwarding, framing. Two runs of
+# different length are compared, so that the start cancels. The numbers are the same on a busy machine.
+set -eu
+cd "$(dirname "$0")/.."
+command -v valgrind >/dev/null || { echo "valgrind is missing: apt-get install valgrind" >&2; exit 1; }
+cargo build --quiet --release --example requests
+program=${CARGO_TARGET_DIR:-target}/release/examples/requests
+
+# The number of instructions of a run with so many requests.
+count() {
+    valgrind --tool=callgrind --callgrind-out-file=/dev/null "$program" "$1" "$2" 2>&1 >/dev/null |
+        awk '/Collected/ { print $NF }'
+}
+
+for kind in small browser; do
+    few=$(count "$kind" 1000)
+    many=$(count "$kind" 3000)
+    echo "$kind: $(((many - few) / 2000)) instructions"
+done

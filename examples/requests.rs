@@ -1,0 +1,112 @@
+//! Requests through the exchange in memory, without sockets: for profilers, and to count what a request costs.
+//!
+//! ```text
+//! cargo run --release --example requests small 1000000      # or: browser
+//! sh benches/instructions.sh                                # instructions for each, by callgrind
+//! ```
+//!
+//! It does what the event loop does with one client connection and a pooled upstream connection: the bytes of a request
+//! come from the client, the bytes of a response from the upstream, and what is to be written is taken.
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mini_rproxy::config::Config;
+use mini_rproxy::proxy::exchange::{AccessRecord, Command, Env, Exchange, Input, Now, Observer, Peer, Side, Spares};
+use mini_rproxy::proxy::site::Site;
+
+const SMALL: [&str; 2] = [
+    "GET /app/index.html HTTP/1.1\r\nHost: localhost:8080\r\n\r\n",
+    "HTTP/1.1 200 OK\r\n\
+     Server: o\r\n\
+     Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+     Content-Type: text/plain\r\n\
+     Content-Length: 5\r\n\r\nhello",
+];
+
+/// Twelve field lines of 700 bytes in the request, twelve in the response.
+const BROWSER: [&str; 2] = [
+    "GET /app/some/where/index.html?query=1&other=2 HTTP/1.1\r\n\
+     Host: www.example.com\r\n\
+     Connection: keep-alive\r\n\
+     Upgrade-Insecure-Requests: 1\r\n\
+     User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/124.0.0.0 Safari/537.36\r\n\
+     Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8\r\n\
+     Sec-Fetch-Site: none\r\n\
+     Sec-Fetch-Mode: navigate\r\n\
+     Sec-Fetch-Dest: document\r\n\
+     Referer: https://www.example.com/somewhere/else/with/a/longer/path\r\n\
+     Accept-Encoding: gzip, deflate, br, zstd\r\n\
+     Accept-Language: en-GB,en;q=0.9,de;q=0.8\r\n\
+     Cookie: session=0123456789abcdef0123456789abcdef; theme=dark; consent=1; visited=1700000000.1234567890\r\n\r\n",
+    "HTTP/1.1 200 OK\r\n\
+     Server: nginx\r\n\
+     Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+     Content-Type: text/html; charset=utf-8\r\n\
+     Content-Length: 5\r\n\
+     Connection: keep-alive\r\n\
+     Cache-Control: max-age=60, public\r\n\
+     ETag: \"0123456789abcdef\"\r\n\
+     Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+     Vary: Accept-Encoding\r\n\
+     X-Frame-Options: SAMEORIGIN\r\n\
+     X-Content-Type-Options: nosniff\r\n\
+     Strict-Transport-Security: max-age=31536000; includeSubDomains\r\n\r\nhello",
+];
+
+/// Counts what is over.
+struct Counter(u64);
+
+impl Observer for Counter {
+    fn access(&mut self, record: &AccessRecord<'_>) {
+        assert_eq!(record.status, 200);
+        self.0 += 1;
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let chosen = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["small", count] => count.parse().map(|count| (SMALL, count)),
+        ["browser", count] => count.parse().map(|count| (BROWSER, count)),
+        _ => "".parse().map(|count| (SMALL, count)),
+    };
+    let Ok(([request, response], count)) = chosen else {
+        eprintln!("usage: requests small|browser COUNT");
+        return ExitCode::from(2);
+    };
+    let started = Instant::now();
+    run(request.as_bytes(), response.as_bytes(), count);
+    println!("{} ns for each of {count} requests", started.elapsed().as_nanos() / u128::from(count.max(1)));
+    ExitCode::SUCCESS
+}
+
+fn run(request: &[u8], response: &[u8], count: u64) {
+    let text = "routes: [{prefix: /app, upstream: 'http://127.0.0.1:9000/base'}]\n\
+        limits: {max_requests_per_connection: 0}\n";
+    let config = Config::parse(text, "requests").expect("valid");
+    let site = Rc::new(Site::new(Arc::new(config), None));
+    let now = Now { instant: Instant::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
+    let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false };
+    let mut exchange = Exchange::new(&now, peer, Rc::clone(&site));
+    let (mut spares, mut observer) = (Spares::default(), Counter(0));
+    let mut env = Env { now: &now, site: &site, spares: &mut spares, observer: &mut observer };
+    for _ in 0..count {
+        for (side, bytes) in [(Side::Downstream, request), (Side::Upstream, response)] {
+            exchange.handle(&mut env, Input::Bytes(side, black_box(bytes)));
+            while let Some(command) = exchange.poll_command() {
+                if let Command::Connect { .. } = command {
+                    exchange.handle(&mut env, Input::Connected { reused: true });
+                }
+            }
+            for side in [Side::Downstream, Side::Upstream] {
+                let len = black_box(exchange.output(side)).len();
+                exchange.sent(&mut env, side, len);
+            }
+        }
+    }
+    assert_eq!(observer.0, count, "each request was answered");
+}
