@@ -53,7 +53,7 @@ const BROWSER: [&str; 2] = [
      Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
      Vary: Accept-Encoding\r\n\
      X-Frame-Options: SAMEORIGIN\r\n\
-     X-Content-Type-Options: nosniff\r\n\
+     Set-Cookie: a=b; Path=/; HttpOnly; SameSite=Lax\r\n\
      Strict-Transport-Security: max-age=31536000; includeSubDomains\r\n\r\nhello",
 ];
 

@@ -52,7 +52,7 @@ impl Known {
     /// The class of `name`, whatever its case.
     pub fn of(name: &[u8]) -> Known {
         // Length and first letter leave one candidate, and for most names none.
-        let first = name.first().map_or(0, u8::to_ascii_lowercase);
+        let first = name.first().map_or(0, |first| first | 0x20);
         let (candidate, known): (&[u8], Known) = match (name.len(), first) {
             (2, b't') => (b"te", Known::Te),
             (3, b'v') => (b"via", Known::Via),
@@ -223,6 +223,11 @@ impl Fields {
     /// Line `index`, counted from 0.
     pub fn get(&self, index: usize) -> Option<Line<'_>> {
         self.lines.get(index).map(|entry| entry.line(&self.bytes))
+    }
+
+    /// Whether line `index` is of one of these classes.
+    pub fn is_any_of(&self, index: usize, classes: Classes) -> bool {
+        self.lines.get(index).is_some_and(|entry| classes.has(entry.known))
     }
 
     /// All lines in order.

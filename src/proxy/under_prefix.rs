@@ -52,7 +52,10 @@ pub fn map_back(fields: &mut Fields, place: &Place<'_>, text: &mut Vec<u8>) {
         return;
     }
     for index in 0..fields.len() {
-        let Some(line) = fields.get(index).filter(|line| mapped.has(line.known)) else { continue };
+        if !fields.is_any_of(index, mapped) {
+            continue;
+        }
+        let Some(line) = fields.get(index) else { continue };
         text.clear();
         match line.known {
             Known::Refresh => place.write_refresh(line.value, text),
@@ -232,22 +235,24 @@ impl<'a> Place<'a> {
             if index > 0 {
                 out.push(b';');
             }
+            if index == 0 || is_bound_to_host {
+                out.extend_from_slice(part);
+                continue;
+            }
             let equals = find(part, b'=');
             let (name, attribute) = part.split_at(equals.map_or(part.len(), |at| at + 1));
             let word = trim_ows(name.strip_suffix(b"=").unwrap_or(name));
-            let trimmed = trim_ows(attribute);
-            if index == 0 || is_bound_to_host {
-                out.extend_from_slice(part);
-            } else if is_word(word, b"path") && trimmed.starts_with(b"/") {
+            if is_word(word, b"path") && trim_ows(attribute).starts_with(b"/") {
+                let path = trim_ows(attribute);
                 let padding = attribute.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
                 out.extend_from_slice(name);
                 out.extend_from_slice(&attribute[..padding]);
-                match self.map_cookie_path(trimmed) {
-                    Mapped::Already | Mapped::Outside => out.extend_from_slice(trimmed),
+                match self.map_cookie_path(path) {
+                    Mapped::Already | Mapped::Outside => out.extend_from_slice(path),
                     Mapped::Inside(rest) => self.write_path(rest, out),
                 }
-                out.extend_from_slice(&attribute[padding + trimmed.len()..]);
-            } else if is_word(word, b"domain") && self.is_foreign_domain(trimmed) {
+                out.extend_from_slice(&attribute[padding + path.len()..]);
+            } else if is_word(word, b"domain") && self.is_foreign_domain(trim_ows(attribute)) {
                 out.truncate(start);
             } else {
                 out.extend_from_slice(part);
