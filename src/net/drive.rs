@@ -81,9 +81,10 @@ impl Worker {
         moved |= pair.pull(Side::Downstream, budget);
         moved |= pair.pull(Side::Upstream, budget);
         moved |= self.deliver(key);
-        moved |= self.carry_out(key);
-        if self.clients.get(key).is_some_and(|client| matches!(client.leave, Leave::Flushing(_))) {
-            return Step::Over;
+        match self.carry_out(key) {
+            Step::Over => return Step::Over,
+            Step::Moved => moved = true,
+            Step::Still => {}
         }
         let Some(mut pair) = self.pair(key) else { return Step::Over };
         moved |= pair.flush(Side::Downstream, budget);
@@ -110,13 +111,13 @@ impl Worker {
     }
 
     /// Does what the exchange says, in its order.
-    fn carry_out(&mut self, key: Key) -> bool {
-        let mut moved = false;
+    fn carry_out(&mut self, key: Key) -> Step {
+        let mut step = Step::Still;
         let mut is_over = false;
         while let Some(client) = self.clients.get_mut(key)
             && let Some(command) = client.exchange.poll_command()
         {
-            moved = true;
+            step = Step::Moved;
             match command {
                 Command::Connect { upstream, fresh } => match self.lend(key, upstream, fresh) {
                     Loan::FromPool => self.tell(key, Input::Connected { reused: true }),
@@ -142,8 +143,9 @@ impl Worker {
         }
         if is_over {
             self.let_go(key);
+            step = Step::Over;
         }
-        moved
+        step
     }
 
     /// The exchange is over. The kernel delivers what it was given; what waits in a TLS stage it was not given yet.
@@ -199,7 +201,9 @@ impl Worker {
         let Some(client) = self.clients.get_mut(key) else { return };
         client.active = now;
         let token = Source::Client(key).token();
-        if let Some(deadline) = deadline {
+        if let Some(deadline) = deadline
+            && client.alarm.is_after(deadline)
+        {
             self.timers.set(&mut client.alarm, deadline.max(now + DEADLINE_GRACE), token);
         }
         // Only now: what came and went at once never cost a registration.

@@ -18,6 +18,11 @@ use mio::Token;
 pub struct Alarm(Option<Instant>);
 
 impl Alarm {
+    /// Whether it comes up after `deadline`, or never: then it has to be set anew.
+    pub fn is_after(self, deadline: Instant) -> bool {
+        self.0.is_none_or(|earliest| deadline < earliest)
+    }
+
     /// Whether the entry that just came up is the one that counts: only then is the owner asked for its deadline. Older
     /// entries of the same owner are left-overs.
     pub fn rings(&mut self, at: Instant) -> bool {
@@ -38,7 +43,7 @@ pub struct Timers {
 impl Timers {
     /// Makes sure that `token` comes up at `deadline` at the latest.
     pub fn set(&mut self, alarm: &mut Alarm, deadline: Instant, token: Token) {
-        if alarm.0.is_none_or(|earliest| deadline < earliest) {
+        if alarm.is_after(deadline) {
             alarm.0 = Some(deadline);
             self.heap.push(Reverse((deadline, token)));
         }
