@@ -62,6 +62,16 @@ impl Queue {
         self.sent += len;
     }
 
+    /// The same for bytes that will never be sent again. A queue that has left in pieces gives its memory back, where that
+    /// is much: whoever took them is slow, and there may be many like that.
+    pub fn discard(&mut self, len: usize, kept_capacity: usize) {
+        let in_pieces = self.sent > 0;
+        self.consume(len);
+        if in_pieces && self.is_empty() && self.bytes.capacity() > kept_capacity {
+            *self = Queue::new();
+        }
+    }
+
     /// Makes all bytes since the last append to an empty queue wait again.
     pub fn rewind(&mut self) {
         self.sent = 0;
@@ -104,6 +114,21 @@ mod tests {
         queue.consume(3);
         queue.rewind();
         assert_eq!(queue.waiting(), b"GET");
+    }
+
+    #[test]
+    fn e4_a_large_queue_that_left_in_pieces_gives_its_memory_back() {
+        for (name, pieces, len, expected) in [
+            ("at once", &[9000][..], 9000, true),
+            ("in pieces", &[4000, 5000], 9000, false),
+            ("not all of it", &[4000, 4000], 9000, true),
+            ("a small one in pieces", &[40, 50], 90, true),
+        ] {
+            let mut queue = Queue::new();
+            queue.extend(&vec![0; len]);
+            pieces.iter().for_each(|piece| queue.discard(*piece, 4096));
+            assert_eq!(queue.capacity() > 0, expected, "{name}");
+        }
     }
 
     #[test]

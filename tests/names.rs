@@ -199,6 +199,11 @@ fn e1_a_dead_first_address_costs_no_more_than_its_time_out() {
         assert_eq!(proxy.get(), (200, None));
         assert!(start.elapsed() < Duration::from_millis(300 + 1500), "it took {:?}", start.elapsed());
     }
+    // Now connections are made there, and nobody answers: who begins there again gets no answer.
+    full.listen(16).expect("a longer queue");
+    for _ in 0..4 {
+        assert_eq!(proxy.get(), (200, None), "what failed is not tried first");
+    }
     names.set("origin.test", &[dead]);
 }
 

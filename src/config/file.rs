@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::de::DeserializeSeed;
 
 use super::error::ConfigError;
+use super::plain;
 use super::read::read;
 use super::sections::{
     CertificateKeys, Connect, File, LimitKeys, PluginKeys, PoolKeys, RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys,
@@ -85,9 +86,14 @@ fn parse(text: &str, name: &str, format: LogFormat) -> Result<Config, ConfigErro
         let message = "a control character, which YAML does not allow: remove it";
         return Err(ConfigError::at(name, text.as_bytes(), at, message));
     }
-    let mut file = read::<File>()
-        .deserialize(serde_yaml::Deserializer::from_str(text))
-        .map_err(|error| ConfigError::from_yaml(name, text, error))?;
+    let read_file = |text: &str| read::<File>().deserialize(serde_yaml::Deserializer::from_str(text));
+    if let Some((rest, routes)) = plain::take_routes(text)
+        && let Ok(mut file) = read_file(&rest)
+        && file.routes.take().is_some_and(|routes| plain::is_stand_in(&routes))
+    {
+        return Ok(resolve(file, routes, format));
+    }
+    let mut file = read_file(text).map_err(|error| ConfigError::from_yaml(name, text, error))?;
     match file.routes.take() {
         Some(routes) => Ok(resolve(file, routes, format)),
         None => Err(ConfigError::whole(name, Routes::MISSING)),

@@ -13,6 +13,7 @@
 //! | `read` | from YAML to values, each mistake told in our own words |
 //! | `units`, `json`, `values` | durations, sizes and counts; plugin configuration; everything else that is one value |
 //! | `sections` | the keys of the file, mapping by mapping |
+//! | `plain` | a short cut for very many routes |
 //! | `file` | from the file to a [`Config`] |
 //! | `flags` | from `-listen` and `-route` to a [`Config`] |
 //! | `print` | and back |
@@ -33,6 +34,7 @@ mod units;
 mod json;
 mod values;
 mod sections;
+mod plain;
 mod file;
 mod flags;
 mod print;
@@ -423,8 +425,10 @@ pub struct PoolLimits {
 impl Default for PoolLimits {
     fn default() -> Self {
         PoolLimits {
-            max_idle: 32,
-            max_idle_per_upstream: 8,
+            max_idle: 256,
+            // Where there are fewer than busy clients, clients turn each other's connections out: with 8 for 64 of them a
+            // small request took 25 percent more CPU.
+            max_idle_per_upstream: 64,
             // Below the 5 s after which common origins close.
             idle_timeout: Duration::from_secs(4),
             max_age: Duration::from_secs(300),

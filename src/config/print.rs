@@ -264,8 +264,8 @@ timeouts:
   tunnel_idle: 1h
   drain: 10s
 pool:
-  max_idle: 32
-  max_idle_per_upstream: 8
+  max_idle: 256
+  max_idle_per_upstream: 64
   idle_timeout: 4s
   max_age: 5m
 dns:

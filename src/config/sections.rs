@@ -88,7 +88,7 @@ section! {
 }
 
 section! {
-    PoolKeys as "a mapping of pool settings such as \"max_idle: 32\"" {
+    PoolKeys as "a mapping of pool settings such as \"max_idle: 256\"" {
         max_idle: Count<0, 65_536>,
         max_idle_per_upstream: Count<0, 65_536>,
         idle_timeout: Span,

@@ -114,6 +114,11 @@ impl Conn {
         self.socket.is_slow()
     }
 
+    /// Whether the peer has taken everything for a while.
+    pub fn keeps_up(&self) -> bool {
+        self.socket.keeps_up()
+    }
+
     /// Reads once.
     pub fn read(&mut self, buf: &mut [u8]) -> ReadOutcome {
         let Conn { socket, tls } = self;

@@ -1,8 +1,7 @@
 //! Connections to upstreams: lend one from the pool, or make a new one.
 //!
-//! A new one takes the upstream's addresses (or waits for them), tries each in turn with a time-out of its own, and
-//! begins each time at another one, so that the load spreads. The exchange hears of success or failure the next time it
-//! is driven. Nothing here blocks.
+//! A new one takes the upstream's addresses (or waits for them) and tries each in turn with a time-out of its own. The
+//! exchange hears of success or failure the next time it is driven. Nothing here blocks.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,13 +12,14 @@ use crate::config::Scheme;
 use crate::proxy::exchange::ConnectError;
 use crate::proxy::site::UpstreamId;
 
+use super::addresses::{Attempt, Known};
 use super::conn::{Conn, ConnectOutcome, Handshake, ReadOutcome};
 use super::door::is_exhaustion;
 use super::resolve::Answer;
 use super::slab::Key;
 use super::tls::Failure;
 use super::token::Source;
-use super::worker::{Attempt, Known, Link, LinkState, Stage, Worker};
+use super::worker::{Link, LinkState, Stage, Worker};
 
 /// The resolver is told that often that a name is in use.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
@@ -107,9 +107,13 @@ impl Worker {
     }
 
     fn learn(&mut self, upstream: UpstreamId, addresses: Arc<[SocketAddr]>) {
-        let kept = self.around.now();
-        let next = self.names.get(&upstream).map_or(0, |known| known.next);
-        self.names.insert(upstream, Known { addresses, next, kept });
+        let now = self.around.now();
+        match self.names.get_mut(&upstream) {
+            Some(known) => known.renew(now, addresses),
+            None => {
+                self.names.insert(upstream, Known::new(now, addresses));
+            }
+        }
     }
 
     /// The resolver has news.
@@ -149,19 +153,13 @@ impl Worker {
             self.fail(key, ConnectError::DnsFail);
             return;
         };
-        let addresses = Arc::clone(&known.addresses);
-        let attempt =
-            Attempt { next: known.next, left: addresses.len(), addresses, failure: None, until: self.around.now() };
-        known.next = known.next.wrapping_add(1);
+        let attempt = known.attempt(self.around.now());
         self.try_next(key, owner, Box::new(attempt));
     }
 
     /// Tries the next address that can be tried at all; the owner hears of it when there is none left.
     fn try_next(&mut self, key: Key, owner: Key, mut attempt: Box<Attempt>) {
-        while attempt.left > 0 {
-            let address = attempt.addresses[attempt.next % attempt.addresses.len()];
-            attempt.next = attempt.next.wrapping_add(1);
-            attempt.left -= 1;
+        while let Some(address) = attempt.advance() {
             match self.connect(key, address) {
                 Ok(conn) => {
                     let until = self.around.now() + self.around.site.config.timeouts.connect_address;
@@ -181,21 +179,17 @@ impl Worker {
     /// One socket on its way to `address`, registered.
     fn connect(&mut self, key: Key, address: SocketAddr) -> io::Result<Conn> {
         let mut conn = match Conn::connect(address) {
-            // Out of descriptors: an idle pipe or connection is worth less than this one.
-            Err(error) if is_exhaustion(&error) && (self.pipes.close_free() || self.drop_oldest_idle()) => {
-                Conn::connect(address)?
-            }
+            Err(error) if is_exhaustion(&error) && self.free_descriptors() => Conn::connect(address)?,
             result => result?,
         };
         conn.register(self.poll.registry(), Source::Link(key).token())?;
         Ok(conn)
     }
 
-    /// Frees a descriptor at once, not at the end of the turn.
-    fn drop_oldest_idle(&mut self) -> bool {
-        let Some(link) = self.pool.take_oldest().and_then(|oldest| self.links.remove(oldest)) else { return false };
-        drop(link);
-        true
+    /// Out of descriptors: those of idle pipes and of the oldest idle connection are worth less than a new connection.
+    /// Freed at once, not at the end of the turn; tells whether there were any.
+    pub(super) fn free_descriptors(&mut self) -> bool {
+        self.pipes.close_free() || self.pool.take_oldest().and_then(|oldest| self.links.remove(oldest)).is_some()
     }
 
     /// The attempt is over, without success.
@@ -315,8 +309,11 @@ impl Worker {
         let Some(link) = self.links.get_mut(key) else { return };
         let Some(owner) = link.state.owner() else { return };
         let dialing = std::mem::replace(&mut link.state, LinkState::Resolving { owner });
-        if let LinkState::Dialing { conn, .. } = dialing {
+        if let LinkState::Dialing { conn, attempt, .. } = dialing {
             link.state = LinkState::Lent { owner, conn, born };
+            if let (Some(known), Some(address)) = (self.names.get_mut(&link.upstream), attempt.current) {
+                known.note_success(address);
+            }
             self.answer(owner, Ok(()));
         }
     }
@@ -329,6 +326,9 @@ impl Worker {
         if let LinkState::Dialing { conn, mut attempt, .. } = dialing {
             self.graveyard.push(conn);
             attempt.note(error);
+            if let (Some(known), Some(address)) = (self.names.get_mut(&link.upstream), attempt.current) {
+                known.note_failure(self.around.clock.now().instant, address);
+            }
             self.try_next(key, owner, attempt);
         }
     }
@@ -401,23 +401,6 @@ impl LinkState {
     }
 }
 
-impl Attempt {
-    /// Remembers the failure of one address. Of several, the one that says most: a certificate says who is there, a
-    /// time-out may pass, a refusal may not; all are clearer than anything else.
-    fn note(&mut self, error: ConnectError) {
-        let weight = |error: ConnectError| match error {
-            ConnectError::Untrusted(_) => 4,
-            ConnectError::TlsFailed => 3,
-            ConnectError::TimedOut => 2,
-            ConnectError::Refused => 1,
-            ConnectError::Failed | ConnectError::DnsFail => 0,
-        };
-        if self.failure.is_none_or(|known| weight(error) > weight(known)) {
-            self.failure = Some(error);
-        }
-    }
-}
-
 /// Whether nothing comes from an idle connection. Any byte is one too many, an end is an end: then it must not be lent
 /// (rule M12). Without news this costs no system call.
 fn is_quiet(conn: &mut Conn, scratch: &mut [u8]) -> bool {
@@ -441,30 +424,5 @@ fn verdict(error: &io::Error) -> ConnectError {
         io::ErrorKind::ConnectionRefused => ConnectError::Refused,
         io::ErrorKind::TimedOut => ConnectError::TimedOut,
         _ => ConnectError::Failed,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::proxy::exchange::Distrust;
-
-    #[test]
-    fn of_several_failures_the_one_that_says_most_is_told() {
-        use ConnectError::{Failed, Refused, TimedOut, TlsFailed, Untrusted};
-        let expired = Untrusted(Distrust::Expired);
-        for (name, failures, expected) in [
-            ("one", &[Refused][..], Refused),
-            ("a refusal is clearer than nothing", &[Failed, Refused, Failed], Refused),
-            ("a time-out may pass", &[Refused, TimedOut, Refused], TimedOut),
-            ("somebody was there", &[TimedOut, TlsFailed, Refused], TlsFailed),
-            ("it is known who was there", &[TlsFailed, expired, TimedOut], expired),
-            ("the first of its kind", &[expired, Untrusted(Distrust::WrongName)], expired),
-        ] {
-            let addresses = Arc::from(Vec::new());
-            let mut attempt = Attempt { addresses, next: 0, left: 0, failure: None, until: Instant::now() };
-            failures.iter().for_each(|failure| attempt.note(*failure));
-            assert_eq!(attempt.failure, Some(expected), "{name}");
-        }
     }
 }

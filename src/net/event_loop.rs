@@ -196,7 +196,7 @@ impl Worker {
                 Knock::Gone => {}
                 Knock::Nobody => break,
                 // Room at once, if it is only descriptors that are missing.
-                Knock::Stuck(error) if is_exhaustion(&error) && self.pipes.close_free() => {}
+                Knock::Stuck(error) if is_exhaustion(&error) && self.free_descriptors() => {}
                 Knock::Stuck(error) => {
                     let (until, complaint) = self.door.close_for_a_moment(now, &error);
                     self.timers.set(&mut self.door.alarm, until, Source::Listener(0).token());

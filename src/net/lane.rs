@@ -179,13 +179,13 @@ mod tests {
         let ((mut from, mut sender), (mut ours, mut receiver)) = (abundant(), pair());
         while ours.write(&[b'.'; 4096]).is_ok() {}
         let mut to = conn(ours);
-        let body: Vec<u8> = (0..32 * 1024).map(|at| (at % 251) as u8).collect();
+        let body: Vec<u8> = (0..16 * 1024).map(|at| (at % 251) as u8).collect();
         sender.write_all(&body).expect("room");
         let (mut pipes, mut lane) = (Pipes::new(1), None);
 
         let passed = pass(now, (Side::Upstream, &mut from), &mut to, LEFT, &mut pipes, &mut lane);
         assert!(
-            matches!(passed, Passed::Moved { taken: 32768, given: 0, outcome: WriteOutcome::Blocked }),
+            matches!(passed, Passed::Moved { taken: 16384, given: 0, outcome: WriteOutcome::Blocked }),
             "{passed:?}"
         );
         let mut rests = lane.take().expect("it rests");

@@ -17,6 +17,7 @@
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
 //! | [`memory`] | the memory budget: what waits when it is used up |
 //! | [`resolve`] | names to addresses, on threads of their own |
+//! | [`addresses`] | the addresses of an upstream, and in which order they are tried |
 //! | [`door`] | where new connections come in |
 //! | [`observer`] | what a worker says: warnings and access lines |
 //! | [`control`] | what the main thread says to the workers |
@@ -53,6 +54,7 @@ pub mod activation;
 pub mod descriptors;
 pub mod memory;
 pub mod resolve;
+pub mod addresses;
 pub mod door;
 pub mod observer;
 pub mod control;

@@ -4,7 +4,7 @@
 //! noticed at once (rule M12). The newest connection of an upstream is lent first: the older ones get a chance to grow
 //! old and go, and the newest is the least likely to be closed by the other end.
 //!
-//! The list is searched from its end. It is short by construction (`pool.max_idle`, 32 by default), and a busy
+//! The list is searched from its end. It is short by construction (`pool.max_idle`, 256 by default), and a busy
 //! upstream's connections are the newest: in the steady state the first look finds one.
 
 use crate::config::PoolLimits;

@@ -29,12 +29,13 @@ pub enum Stream {
 /// A piece that is worth a trip through a pipe: for less, two calls cost more than copying.
 const WORTHWHILE: usize = 16 * 1024;
 
-/// What a receiver is first given through a pipe at once; a larger piece each time that it took all, a smaller one each
-/// time that it did not.
-const FIRST_REACH: usize = 64 * 1024;
-/// How often that doubles: up to 1 MiB. Measured with a body of 1 GiB: CPU is 0.27 s with pieces of up to 1 MiB, 0.30 s
-/// with 512 KiB, and 0.50 s with 256 KiB and the kernel's queue as short as it is for everybody else.
-const MOST_DOUBLINGS: u8 = 4;
+/// What a receiver is first given through a pipe at once. After every [`STEPS`] times that it took all it is given twice
+/// as much, each time that it did not half.
+const FIRST_REACH: usize = 16 * 1024;
+const STEPS: u8 = 4;
+/// Up to 1 MiB. Measured with a body of 1 GiB: CPU is 0.27 s with pieces of up to 1 MiB, 0.30 s with 512 KiB, and 0.50 s
+/// with 256 KiB and the kernel's queue as short as it is for everybody else.
+const MOST_STEPS: u8 = 6 * STEPS;
 
 /// What a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,34 +74,32 @@ pub enum ConnectOutcome {
     Failed(io::Error),
 }
 
-/// What is remembered of a socket.
+/// What is remembered of a socket, in one byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Bits(u16);
+struct Bits(u8);
 
 impl Bits {
-    const READABLE: u16 = 1;
-    const WRITABLE: u16 = 1 << 1;
+    const READABLE: u8 = 1;
+    const WRITABLE: u8 = 1 << 1;
     /// The poller saw the peer's end: a short read does not mean drained any more, the end comes right behind it.
-    const END_IN_SIGHT: u16 = 1 << 2;
+    const END_IN_SIGHT: u8 = 1 << 2;
     /// The end was read, or reading failed.
-    const READ_OVER: u16 = 1 << 3;
+    const READ_OVER: u8 = 1 << 3;
     /// Writing failed, or we said that we write no more.
-    const WRITE_OVER: u16 = 1 << 4;
+    const WRITE_OVER: u8 = 1 << 4;
     /// The poller saw an error.
-    const TROUBLE: u16 = 1 << 5;
-    const REGISTERED: u16 = 1 << 6;
-    /// A write did not go through whole: the peer is slow.
-    const SLOW: u16 = 1 << 7;
+    const TROUBLE: u8 = 1 << 5;
+    const REGISTERED: u8 = 1 << 6;
     /// The last read brought as much as it asked for: more is likely to wait.
-    const ABUNDANT: u16 = 1 << 8;
+    const ABUNDANT: u8 = 1 << 7;
 
-    fn has(self, bits: u16) -> bool {
+    fn has(self, bits: u8) -> bool {
         self.0 & bits != 0
     }
-    fn set(&mut self, bits: u16) {
+    fn set(&mut self, bits: u8) {
         self.0 |= bits;
     }
-    fn clear(&mut self, bits: u16) {
+    fn clear(&mut self, bits: u8) {
         self.0 &= !bits;
     }
 }
@@ -110,19 +109,24 @@ impl Bits {
 pub struct Socket {
     stream: Stream,
     bits: Bits,
-    /// How often [`FIRST_REACH`] has doubled.
-    doublings: u8,
+    /// How far it has come from [`FIRST_REACH`].
+    steps: u8,
+    /// Writes that went through whole since the last one that did not.
+    streak: u8,
 }
+
+/// After so many whole writes a receiver counts as one that keeps up.
+const KEEPS_UP: u8 = 64;
 
 impl Socket {
     /// A socket that was just accepted: worth a try in both directions before anyone asks the poller.
     pub fn accepted(stream: Stream) -> Socket {
-        Socket { stream, bits: Bits(Bits::READABLE | Bits::WRITABLE), doublings: 0 }
+        Socket { stream, bits: Bits(Bits::READABLE | Bits::WRITABLE), steps: 0, streak: 1 }
     }
 
     /// Begins to connect. The socket is of no use before [`Socket::finish_connect`] says so.
     pub fn connect(address: SocketAddr) -> io::Result<Socket> {
-        Ok(Socket { stream: Stream::Tcp(TcpStream::connect(address)?), bits: Bits::default(), doublings: 0 })
+        Ok(Socket { stream: Stream::Tcp(TcpStream::connect(address)?), bits: Bits::default(), steps: 0, streak: 1 })
     }
 
     /// Tells whether the attempt to connect is over. An error waits in the socket; without one, only an address of the
@@ -196,12 +200,17 @@ impl Socket {
 
     /// Whether the peer has left a write unfinished since the last one that went through.
     pub fn is_slow(&self) -> bool {
-        self.bits.has(Bits::SLOW)
+        self.streak == 0
+    }
+
+    /// Whether the peer has taken everything for a while.
+    pub fn keeps_up(&self) -> bool {
+        self.streak >= KEEPS_UP
     }
 
     /// How much to give it through a pipe at once.
     pub fn reach(&self) -> usize {
-        FIRST_REACH << self.doublings
+        FIRST_REACH << (self.steps / STEPS)
     }
 
     /// Whether the last read brought as much as it asked for.
@@ -309,23 +318,23 @@ impl Socket {
             return None;
         }
         match outcome {
-            WriteOutcome::Bytes(taken) if taken == len && len >= self.reach() => self.set_doublings(self.doublings + 1),
+            WriteOutcome::Bytes(taken) if taken == len && len >= self.reach() => self.set_steps(self.steps + 1),
             WriteOutcome::Bytes(taken) if taken == len => {}
-            WriteOutcome::Bytes(_) | WriteOutcome::Blocked => self.set_doublings(self.doublings.saturating_sub(1)),
+            WriteOutcome::Bytes(_) | WriteOutcome::Blocked => self.set_steps(self.steps.saturating_sub(STEPS)),
             WriteOutcome::Failed => {}
         }
         Some(outcome)
     }
 
-    /// Who takes as much as that is given a long queue too, for as long as it does.
-    fn set_doublings(&mut self, doublings: u8) {
-        let doublings = doublings.min(MOST_DOUBLINGS);
-        let most_unsent = match (self.doublings, doublings) {
-            (before, MOST_DOUBLINGS) if before < MOST_DOUBLINGS => Some(MOST_UNSENT_IN_BULK),
+    /// Who takes the largest pieces is given a long queue too, until it takes only the smallest again.
+    fn set_steps(&mut self, steps: u8) {
+        let steps = steps.min(MOST_STEPS);
+        let most_unsent = match (self.steps, steps) {
+            (before, MOST_STEPS) if before < MOST_STEPS => Some(MOST_UNSENT_IN_BULK),
             (before, 0) if before > 0 => Some(MOST_UNSENT),
             _ => None,
         };
-        self.doublings = doublings;
+        self.steps = steps;
         if let Some(most_unsent) = most_unsent
             && let Stream::Tcp(stream) = &self.stream
         {
@@ -337,17 +346,13 @@ impl Socket {
         loop {
             match write(&mut self.stream) {
                 Ok(taken) if taken > 0 || len == 0 => {
-                    if taken < len {
-                        self.bits.set(Bits::SLOW);
-                    } else {
-                        self.bits.clear(Bits::SLOW);
-                    }
+                    self.streak = if taken < len { 0 } else { self.streak.saturating_add(1) };
                     return WriteOutcome::Bytes(taken);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.bits.clear(Bits::WRITABLE);
-                    self.bits.set(Bits::SLOW);
+                    self.streak = 0;
                     return WriteOutcome::Blocked;
                 }
                 Ok(_) | Err(_) => {

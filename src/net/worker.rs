@@ -5,7 +5,6 @@
 //! [`event_loop`](super::event_loop) (connections from clients, and the turn).
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,6 +14,7 @@ use mio::Poll;
 use crate::proxy::exchange::{ConnectError, Env, Exchange, Spares};
 use crate::proxy::site::{Site, UpstreamId};
 
+use super::addresses::{Attempt, Known};
 use super::clock::Clock;
 use super::conn::Conn;
 use super::control::Control;
@@ -124,30 +124,6 @@ pub enum LinkState {
         /// When it has to go.
         until: Instant,
     },
-}
-
-/// The addresses of an upstream, tried in turn.
-pub struct Attempt {
-    /// All of them.
-    pub addresses: Arc<[SocketAddr]>,
-    /// Which one is next (modulo their number).
-    pub next: usize,
-    /// How many have not been tried.
-    pub left: usize,
-    /// What became of those that were.
-    pub failure: Option<ConnectError>,
-    /// When to give up the current one.
-    pub until: Instant,
-}
-
-/// What a worker knows of an upstream's name.
-pub struct Known {
-    /// Its addresses.
-    pub addresses: Arc<[SocketAddr]>,
-    /// Where the next attempt begins: each begins one further than the one before.
-    pub next: usize,
-    /// When the resolver was last told that the name is in use.
-    pub kept: Instant,
 }
 
 /// What exchanges are lent for the length of a call.

@@ -127,8 +127,11 @@ impl Transaction {
             Answerer::Outline => {
                 let site = &turn.client.site;
                 let is_local = is_local(&turn.client.peer, &self.request.fields, &site.config.forwarded);
-                let text =
-                    if is_local { Outline::of(&site.config).to_json().into() } else { Arc::clone(&site.configz) };
+                let text = if is_local {
+                    Arc::new(Outline::of(&site.config).to_json().into())
+                } else {
+                    Arc::clone(&site.configz)
+                };
                 self.answer(turn, 200, admission.framing, |envelope, out| write_json(&text, envelope, out));
             }
             Answerer::Options => {

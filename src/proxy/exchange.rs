@@ -29,7 +29,7 @@ pub use super::turn::Env;
 use super::cause::Cause;
 use super::deadlines::{LINGER, LINGER_IDLE};
 use super::site::Site;
-use super::transaction::{Downstream, Ending, Flow, Transaction, Upstream};
+use super::transaction::{Downstream, Ending, Flow, KEPT_CAPACITY, Transaction, Upstream};
 use super::turn::{Client, Commands, End, Release, Turn};
 
 /// One client connection.
@@ -183,7 +183,7 @@ impl Exchange {
         // Progress on one side also restarts the clock of the side that it had held up.
         match side {
             Side::Downstream => {
-                transaction.to_client.consume(len);
+                transaction.to_client.discard(len, KEPT_CAPACITY);
                 transaction.progress.client_write = now;
                 transaction.progress.origin_read = now;
             }

@@ -19,7 +19,7 @@ use crate::http::head::{HeadReader, Method, RequestHead, ResponseHead};
 pub(super) const HIGH_WATER: usize = 16 * 1024;
 
 /// What a recycled buffer may keep.
-const KEPT_CAPACITY: usize = 16 * 1024;
+pub(super) const KEPT_CAPACITY: usize = 16 * 1024;
 
 /// How many recycled transactions a worker keeps.
 const KEPT_TRANSACTIONS: usize = 64;
