@@ -10,7 +10,7 @@
 //! and [`Conn::flush`] has to be called whenever the socket may have become writable, whether or not anybody has
 //! something to say.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
 use mio::event::Event;
@@ -143,6 +143,11 @@ impl Conn {
             None => Some(&mut self.socket),
             Some(_) => None,
         }
+    }
+
+    /// Writes once what lies in two places; for a bare socket.
+    pub fn write_both(&mut self, first: &[u8], second: &[u8]) -> WriteOutcome {
+        self.socket.write_slices(&[IoSlice::new(first), IoSlice::new(second)])
     }
 
     /// Writes what a stage still holds; tells whether anything moved.

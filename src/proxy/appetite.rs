@@ -57,8 +57,17 @@ impl Transaction {
 
     /// How many bytes may be moved from `side` to the other one unseen.
     pub(super) fn relayable(&self, side: Side) -> u64 {
+        let is_output_waiting = match side {
+            Side::Downstream => !self.to_origin.is_empty(),
+            Side::Upstream => !self.to_client.is_empty(),
+        };
+        if is_output_waiting { 0 } else { self.relayable_behind_output(side) }
+    }
+
+    /// The same for bytes that leave behind what waits there.
+    pub(super) fn relayable_behind_output(&self, side: Side) -> u64 {
         match side {
-            Side::Downstream if self.is_connected() && self.to_origin.is_empty() => match &self.down {
+            Side::Downstream if self.is_connected() => match &self.down {
                 Downstream::Body { body, sink: RequestSink::Verbatim } => body.relayable(),
                 Downstream::Tunnel(Flow::Open) => u64::MAX,
                 Downstream::Body { sink: RequestSink::Chunked | RequestSink::Collect, .. }
@@ -67,7 +76,7 @@ impl Transaction {
                 | Downstream::Discard
                 | Downstream::Tunnel(Flow::Ended | Flow::Told) => 0,
             },
-            Side::Upstream if self.to_client.is_empty() => match &self.up {
+            Side::Upstream => match &self.up {
                 Upstream::Body { body, sink: ResponseSink::Verbatim | ResponseSink::UntilClose } => body.relayable(),
                 Upstream::Tunnel(Flow::Open) => u64::MAX,
                 Upstream::Body { sink: ResponseSink::Chunked | ResponseSink::Collect, .. }
@@ -79,7 +88,7 @@ impl Transaction {
                 | Upstream::Cut { .. }
                 | Upstream::Tunnel(Flow::Ended | Flow::Told) => 0,
             },
-            Side::Downstream | Side::Upstream => 0,
+            Side::Downstream => 0,
         }
     }
 

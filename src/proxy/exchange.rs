@@ -215,6 +215,15 @@ impl Exchange {
         }
     }
 
+    /// The same for bytes that would leave in one write behind the output that waits on the other side. [`Exchange::sent`]
+    /// is told first, then [`Input::Relayed`].
+    pub fn relayable_behind_output(&self, side: Side) -> u64 {
+        match &self.state {
+            State::Active(transaction) => transaction.relayable_behind_output(side),
+            State::Idle { .. } | State::Lingering { .. } | State::Closed => 0,
+        }
+    }
+
     /// When to call `handle` with [`Input::Tick`] at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         let timeouts = &self.client.site.config.timeouts;

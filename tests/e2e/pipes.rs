@@ -183,3 +183,39 @@ fn a_tunnel_moves_floods_and_single_bytes_in_both_directions() {
     client.send("goodbye");
     client.shutdown();
 }
+
+#[test]
+fn a_body_that_comes_together_with_its_head_is_whole_and_ends_where_it_should() {
+    let origin = Origin::start(|mut peer, _| {
+        while let Some(head) = peer.head() {
+            let mut numbers = head.target().split('/').skip(1).map(|number| number.parse::<u64>().expect("a number"));
+            let (len, surplus) = (numbers.next().expect("a length"), numbers.next().expect("a surplus"));
+            // In one write, so that the proxy reads as much of it as it likes at once.
+            let mut response = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n").into_bytes();
+            Stream::new(len, len).write_to(&mut response).expect("memory takes everything");
+            response.resize(response.len() + surplus as usize, b'!');
+            if peer.try_send(response).is_err() {
+                return;
+            }
+        }
+    });
+    let proxy = Proxy::start(&origin.config("workers: 1\nlimits: {max_requests_per_connection: 0}"));
+    let mut client = proxy.connect();
+    let mut ask = |len: u64, surplus: u64| {
+        client.send(format!("GET /{len}/{surplus} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        assert_eq!(client.head().expect("a response").status(), 200);
+        Stream::new(len, len).compare(&mut client).expect("the same bytes");
+    };
+    // A client that has shown for a while that it keeps up is given long pieces.
+    (0..100).for_each(|_| ask(1, 0));
+    for len in [4_000, 4_096, 28_000, 32_640, 32_768, 60_000, 65_536, 73_600, 73_728, 100_000, 300_000] {
+        ask(len, 0);
+    }
+    assert_eq!(origin.connections(), 1, "each response ended cleanly");
+    // One byte behind the body, and the connection is not used again.
+    for (number, len) in (2..).zip([40_000, 65_536, 70_000]) {
+        ask(len, 1);
+        ask(1, 0);
+        assert_eq!(origin.connections(), number, "behind {len} bytes");
+    }
+}
