@@ -78,14 +78,14 @@ impl Conn {
         }
     }
 
-    /// Registers for both directions, once.
+    /// Registers for reading, and for writing where that would not succeed now.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.socket.register(registry, token)
     }
 
-    /// Whether [`Conn::register`] succeeded.
-    pub fn is_registered(&self) -> bool {
-        self.socket.is_registered()
+    /// Whether an event that is waited for would not come without [`Conn::register`].
+    pub fn needs_registering(&self) -> bool {
+        self.socket.needs_registering()
     }
 
     /// Remembers what the poller said.

@@ -207,7 +207,7 @@ impl Worker {
             self.timers.set(&mut client.alarm, deadline.max(now + DEADLINE_GRACE), token);
         }
         // Only now: what came and went at once never cost a registration.
-        if !client.conn.is_registered()
+        if client.conn.needs_registering()
             && let Err(error) = client.conn.register(self.poll.registry(), token)
         {
             self.around.journal.warn(format_args!("cannot wait for a client connection: {error}"));

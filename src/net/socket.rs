@@ -1,10 +1,10 @@
 //! One non-blocking socket with what is known of its readiness.
 //!
-//! A socket is registered once, for both directions and edge-triggered; after that this file remembers what `epoll` said.
-//! A bit is set by an event and cleared only by `WouldBlock`, or by a read that got less than it asked for: then the
-//! socket is drained, and the next byte brings a new event (rule M1). Every event may be spurious and every call may be
-//! interrupted (rule M3). What the peer's closing looks like to the poller is only a hint; the truth is a read of
-//! nothing, or an error (rule M8).
+//! A socket is registered once, edge-triggered, and a client's once more when it is first full; after that this file
+//! remembers what `epoll` said. A bit is set by an event and cleared only by `WouldBlock`, or by a read that got less than
+//! it asked for: then the socket is drained, and the next byte brings a new event (rule M1). Every event may be spurious
+//! and every call may be interrupted (rule M3). What the peer's closing looks like to the poller is only a hint; the truth
+//! is a read of nothing, or an error (rule M8).
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -74,32 +74,34 @@ pub enum ConnectOutcome {
     Failed(io::Error),
 }
 
-/// What is remembered of a socket, in one byte.
+/// What is remembered of a socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Bits(u8);
+struct Bits(u16);
 
 impl Bits {
-    const READABLE: u8 = 1;
-    const WRITABLE: u8 = 1 << 1;
+    const READABLE: u16 = 1;
+    const WRITABLE: u16 = 1 << 1;
     /// The poller saw the peer's end: a short read does not mean drained any more, the end comes right behind it.
-    const END_IN_SIGHT: u8 = 1 << 2;
+    const END_IN_SIGHT: u16 = 1 << 2;
     /// The end was read, or reading failed.
-    const READ_OVER: u8 = 1 << 3;
+    const READ_OVER: u16 = 1 << 3;
     /// Writing failed, or we said that we write no more.
-    const WRITE_OVER: u8 = 1 << 4;
+    const WRITE_OVER: u16 = 1 << 4;
     /// The poller saw an error.
-    const TROUBLE: u8 = 1 << 5;
-    const REGISTERED: u8 = 1 << 6;
+    const TROUBLE: u16 = 1 << 5;
+    const REGISTERED: u16 = 1 << 6;
+    /// Registered for writing too.
+    const REGISTERED_TO_WRITE: u16 = 1 << 8;
     /// The last read brought as much as it asked for: more is likely to wait.
-    const ABUNDANT: u8 = 1 << 7;
+    const ABUNDANT: u16 = 1 << 7;
 
-    fn has(self, bits: u8) -> bool {
+    fn has(self, bits: u16) -> bool {
         self.0 & bits != 0
     }
-    fn set(&mut self, bits: u8) {
+    fn set(&mut self, bits: u16) {
         self.0 |= bits;
     }
-    fn clear(&mut self, bits: u8) {
+    fn clear(&mut self, bits: u16) {
         self.0 &= !bits;
     }
 }
@@ -151,19 +153,32 @@ impl Socket {
         }
     }
 
-    /// Registers for both directions, once.
+    /// Registers for reading, and for writing where that would not succeed now: a fresh client's socket is writable, and
+    /// the poller would say so in an event that nobody needs.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        let both = Interest::READABLE | Interest::WRITABLE;
-        match &mut self.stream {
-            Stream::Tcp(stream) => registry.register(stream, token, both)?,
-            Stream::Unix(stream) => registry.register(stream, token, both)?,
+        let interest = if self.can_write() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        let is_registered = self.is_registered();
+        match (&mut self.stream, is_registered) {
+            (Stream::Tcp(stream), false) => registry.register(stream, token, interest)?,
+            (Stream::Unix(stream), false) => registry.register(stream, token, interest)?,
+            (Stream::Tcp(stream), true) => registry.reregister(stream, token, interest)?,
+            (Stream::Unix(stream), true) => registry.reregister(stream, token, interest)?,
         }
         self.bits.set(Bits::REGISTERED);
+        if interest.is_writable() {
+            self.bits.set(Bits::REGISTERED_TO_WRITE);
+        }
         Ok(())
     }
 
-    /// Whether [`Socket::register`] succeeded.
-    pub fn is_registered(&self) -> bool {
+    /// Whether an event that is waited for would not come without [`Socket::register`]. Once it is registered for both
+    /// directions it stays so: a slow peer costs one call more, and never two.
+    pub fn needs_registering(&self) -> bool {
+        let is_blocked = !self.bits.has(Bits::WRITABLE | Bits::WRITE_OVER);
+        !self.is_registered() || (is_blocked && !self.bits.has(Bits::REGISTERED_TO_WRITE))
+    }
+
+    fn is_registered(&self) -> bool {
         self.bits.has(Bits::REGISTERED)
     }
 
@@ -508,7 +523,9 @@ mod tests {
     fn m1_would_block_clears_writable_until_the_peer_reads() {
         let (mut conn, mut peer) = pair();
         let mut poll = Poll::new().expect("poll");
+        assert!(conn.needs_registering());
         conn.register(poll.registry(), TOKEN).expect("register");
+        assert!(!conn.needs_registering());
         let block = vec![0; 1 << 20];
         let mut total = 0;
         while conn.can_write() {
@@ -521,9 +538,16 @@ mod tests {
         while total > 0 {
             total -= peer.read(&mut read).expect("read");
         }
+        // That there is room again already does not matter: registering looks (rule M2).
+        assert!(conn.needs_registering(), "for reading only until now");
+        conn.register(poll.registry(), TOKEN).expect("register");
         wait(&mut poll, &mut conn, Socket::can_write);
         assert_eq!(conn.write(b"x"), WriteOutcome::Bytes(1));
         assert!(!conn.is_slow());
+        while conn.can_write() {
+            conn.write(&block);
+        }
+        assert!(!conn.needs_registering(), "for both directions now, and for good");
     }
 
     #[test]
