@@ -186,10 +186,15 @@ impl Worker {
         Ok(conn)
     }
 
-    /// Out of descriptors: those of idle pipes and of the oldest idle connection are worth less than a new connection.
-    /// Freed at once, not at the end of the turn; tells whether there were any.
-    pub(super) fn free_descriptors(&mut self) -> bool {
-        self.pipes.close_free() || self.pool.take_oldest().and_then(|oldest| self.links.remove(oldest)).is_some()
+    /// Out of descriptors: those of connections that ended in this turn, of idle pipes and of the oldest idle connection
+    /// are worth less than a new connection. Tells whether there were any.
+    fn free_descriptors(&mut self) -> bool {
+        // Before the end of the turn: an event that still means one of them finds its key too old.
+        let had_dead = !self.graveyard.is_empty();
+        self.graveyard.clear();
+        had_dead
+            || self.pipes.close_free()
+            || self.pool.take_oldest().and_then(|oldest| self.links.remove(oldest)).is_some()
     }
 
     /// The attempt is over, without success.

@@ -195,8 +195,9 @@ impl Worker {
                 Knock::Client(stream, address, speaks) => self.welcome(stream, address, speaks),
                 Knock::Gone => {}
                 Knock::Nobody => break,
-                // Room at once, if it is only descriptors that are missing.
-                Knock::Stuck(error) if is_exhaustion(&error) && self.free_descriptors() => {}
+                // Room at once, if it is only descriptors that are missing. Idle upstream connections are not given up for
+                // it: those who are inside need them, and a crowd at the door would take them all.
+                Knock::Stuck(error) if is_exhaustion(&error) && self.pipes.close_free() => {}
                 Knock::Stuck(error) => {
                     let (until, complaint) = self.door.close_for_a_moment(now, &error);
                     self.timers.set(&mut self.door.alarm, until, Source::Listener(0).token());

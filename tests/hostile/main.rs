@@ -200,7 +200,14 @@ fn play(case: &Case) {
         last = proxy.memory_kib();
         last <= memory + case.slack_kib
     });
-    assert_eq!(proxy.connect().get("/good/last").status(), 200);
+    // Not always the first: of a crowd that is gone some may still stand in the kernel's queue, and take descriptors for
+    // the moment in which each worker finds that they are. A newcomer in the middle of them may be turned away.
+    wait_until("a newcomer to be served", || {
+        let mut client = proxy.connect();
+        let request = "GET /good/last HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        let answer = client.try_send(request).and_then(|()| client.try_rest());
+        answer.is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 200 "))
+    });
     eprintln!("{}: {memory} KiB resident before, {last} KiB after", case.name);
 }
 
