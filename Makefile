@@ -5,6 +5,7 @@
 # make static   builds the fully static binaries into target/static/, without and with TLS
 # make check-targets  type-checks for 32-bit, ARM and musl targets, where they are installed
 # make bench    benchmarks
+# make differential  the smuggling catalogue through this proxy, nginx and HAProxy, as a table
 # make faults   a million exchanges with seeded faults, in memory (FAULT_EXCHANGES)
 # make fuzz     runs each fuzz target for FUZZ_SECONDS (default 20); needs a nightly toolchain and cargo-fuzz
 # make loom     every order in which threads can meet, for the plugins that share state
@@ -20,7 +21,7 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run test fmt clippy tests features doc plugins static check-targets bench faults fuzz fuzz-check loom valgrind asan clean
+.PHONY: run test fmt clippy tests features doc plugins static check-targets bench differential faults fuzz fuzz-check loom valgrind asan clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -99,6 +100,10 @@ asan:
 
 bench:
 	$(CARGO) bench
+
+# DIFFERENTIAL_DETAILS=1 names each entry that they treat differently.
+differential:
+	$(CARGO) test --test differential -- --nocapture
 
 clean:
 	$(CARGO) clean

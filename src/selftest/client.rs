@@ -7,21 +7,19 @@ use std::time::Duration;
 use super::entry::{Entry, Fate};
 use super::judge::{Ending, client_parser};
 use super::script::PROBE;
-use super::strict::Parser;
+use super::strict::{Parser, Whose};
 
-/// So long the client waits for bytes. Where all goes well it never waits.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Sends the entry and the probe behind it; gives what came back and how it ended.
-pub fn ask(address: SocketAddr, entry: &Entry) -> io::Result<(Parser, Ending)> {
+/// Sends the entry and the probe behind it; gives what came back and how it ended. For bytes it waits no longer than
+/// `patience`; `whose` says how strict to be with them.
+pub fn ask(address: SocketAddr, entry: &Entry, whose: Whose, patience: Duration) -> io::Result<(Parser, Ending)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
     let mut bytes = entry.request.clone();
     bytes.extend_from_slice(PROBE);
     // One that has closed already is found out by reading.
     let _ = stream.write_all(&bytes);
-    let mut parser = client_parser(entry);
+    let mut parser = client_parser(entry, whose);
     let mut ending = Ending::Closed;
     let mut buf = [0; 16 * 1024];
     loop {

@@ -54,8 +54,8 @@ impl Account {
 }
 
 /// A parser for what the client of this entry gets. Where all is as it should be, as many answers come as it expects.
-pub fn client_parser(entry: &Entry) -> Parser {
-    let mut parser = Parser::new(Kind::Responses, Whose::Written);
+pub fn client_parser(entry: &Entry, whose: Whose) -> Parser {
+    let mut parser = Parser::new(Kind::Responses, whose);
     let line = entry.request.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let method = if line.starts_with(b"HEAD ") { "HEAD" } else { "GET" };
@@ -261,7 +261,7 @@ mod tests {
     }
 
     fn seen(entry: &Entry, answers: &str, sent: &str, accounts: Vec<Account>, ending: Ending) -> Seen {
-        let mut answered = client_parser(entry);
+        let mut answered = client_parser(entry, Whose::Written);
         answered.feed(answers.as_bytes());
         answered.finish();
         let mut heard = Parser::new(Kind::Requests, Whose::Written);

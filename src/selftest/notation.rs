@@ -259,8 +259,9 @@ impl Draft {
             None if CLOSING.contains(&last) => Fate::Closed,
             None => Fate::Kept,
         };
-        // A refusal of ours is for the rule of the entry.
-        let is_ours = last >= 400 && (self.entry.response.is_none() || last == 502);
+        // A refusal of ours is for the rule of the entry. Where the origin sees nothing, or says nothing, it is ours.
+        let is_silent = self.entry.response.is_none() || self.entry.forwarded.is_empty();
+        let is_ours = last >= 400 && (is_silent || last == 502);
         if self.entry.why.is_none() && (is_ours || self.entry.fate == Fate::Cut) {
             self.entry.why = Some(self.entry.rule.clone());
         }

@@ -22,15 +22,15 @@ pub struct Heard {
 }
 
 /// Answers on `listener` until `is_over`, and gives what it heard when every connection has ended. Whoever says that it
-/// is over has closed the other ends before, and calls [`wake`] afterwards.
-pub fn record(listener: &TcpListener, entry: &Entry, is_over: &AtomicBool) -> Heard {
+/// is over has closed the other ends before, and calls [`wake`] afterwards. `whose` says how strict to be with what is heard.
+pub fn record(listener: &TcpListener, entry: &Entry, whose: Whose, is_over: &AtomicBool) -> Heard {
     let shared = Mutex::new(Shared { script: Script::new(entry), heads: Vec::new() });
     let mut connections = Vec::new();
     thread::scope(|scope| {
         let mut threads = Vec::new();
         while let Ok((stream, _)) = listener.accept() {
             let (number, shared) = (threads.len(), &shared);
-            threads.push(scope.spawn(move || Connection::new(number, shared).serve(stream)));
+            threads.push(scope.spawn(move || Connection::new(number, whose, shared).serve(stream)));
             // The call that ended the wait stands behind all others; what is left is here already.
             if is_over.load(Ordering::Acquire) && listener.set_nonblocking(true).is_err() {
                 break;
@@ -77,8 +77,8 @@ struct Connection<'a, 'b> {
 }
 
 impl<'a, 'b> Connection<'a, 'b> {
-    fn new(number: usize, shared: &'b Mutex<Shared<'a>>) -> Connection<'a, 'b> {
-        let parser = Parser::new(Kind::Requests, Whose::Written);
+    fn new(number: usize, whose: Whose, shared: &'b Mutex<Shared<'a>>) -> Connection<'a, 'b> {
+        let parser = Parser::new(Kind::Requests, whose);
         Connection { number, shared, parser, answered: 0, raw: Vec::new() }
     }
 
@@ -105,11 +105,7 @@ impl<'a, 'b> Connection<'a, 'b> {
                         self.answered = usize::MAX;
                         self.parser.switch();
                         let tokens = self.parser.feed(b"");
-                        for token in tokens {
-                            if let Token::Raw(bytes) = token {
-                                self.raw.extend(bytes);
-                            }
-                        }
+                        self.keep_raw(tokens);
                     }
                     Then::Close => {
                         self.answered += 1;

@@ -7,17 +7,22 @@ use std::fmt::Display;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use std::{fmt, thread};
 
 use super::client::ask;
 use super::entry::Entry;
-use super::judge::{Account, Seen};
+use super::judge::{Account, Ending, Seen};
 use super::origin::{record, wake};
+use super::strict::{Parser, Whose};
 use crate::config::Config;
 use crate::net::observer::Journal;
 use crate::net::resolve::SystemResolver;
 use crate::net::server::{Parts, Server};
 use crate::proxy::exchange::{AccessRecord, Observer};
+
+/// So long the client waits for bytes. Where all goes well it never waits.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The configuration that the catalogue is written for, with its origin at `authority`. Everything else is the default.
 pub fn config_for(authority: &str) -> String {
@@ -50,7 +55,7 @@ pub fn play(entry: &Entry) -> Result<Seen, CannotPlay> {
     let origin = listener.local_addr().map_err(cannot("cannot listen on 127.0.0.1"))?;
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let recording = scope.spawn(|| record(&listener, entry, &is_over));
+        let recording = scope.spawn(|| record(&listener, entry, Whose::Written, &is_over));
         let asked = through_this_build(entry, origin);
         is_over.store(true, Ordering::Release);
         wake(origin);
@@ -61,10 +66,7 @@ pub fn play(entry: &Entry) -> Result<Seen, CannotPlay> {
 }
 
 /// What the client saw, and what the proxy accounts for. When it returns, the proxy has ended.
-fn through_this_build(
-    entry: &Entry,
-    origin: SocketAddr,
-) -> Result<(super::strict::Parser, super::judge::Ending, Vec<Account>), CannotPlay> {
+fn through_this_build(entry: &Entry, origin: SocketAddr) -> Result<(Parser, Ending, Vec<Account>), CannotPlay> {
     let config = Config::parse(&config_for(&origin.to_string()), "selftest").map_err(cannot("the configuration"))?;
     let accounts = Arc::new(Mutex::new(Vec::new()));
     let book = Arc::clone(&accounts);
@@ -78,9 +80,9 @@ fn through_this_build(
     })
     .map_err(cannot("the proxy"))?;
     let address = server.addresses().first().and_then(|(address, _)| address.parse().ok());
-    let asked = address
-        .ok_or_else(|| CannotPlay("the proxy listens nowhere".to_owned()))
-        .and_then(|address| ask(address, entry).map_err(cannot("cannot connect to the proxy")));
+    let asked = address.ok_or_else(|| CannotPlay("the proxy listens nowhere".to_owned())).and_then(|address| {
+        ask(address, entry, Whose::Written, PATIENCE).map_err(cannot("cannot connect to the proxy"))
+    });
     server.stop();
     server.join().map_err(|_| CannotPlay("a worker of the proxy has failed".to_owned()))?;
     let (answered, ending) = asked?;

@@ -179,6 +179,23 @@ fn lay_out(folder: &Path, binary: &Path, resolv_conf: Option<&str>) -> PathBuf {
     root
 }
 
+#[test]
+fn e7_the_selftest_needs_no_disk_no_rights_and_no_system() {
+    if !is_inside("static_binary::e7_the_selftest_needs_no_disk_no_rights_and_no_system") {
+        return;
+    }
+    for (binary, _) in binaries() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        fs::write(folder.path().join("config.yaml"), "").expect("a file");
+        let root = lay_out(folder.path(), &binary, None);
+        let mut command = Command::new("chroot");
+        command.args(as_nobody()).arg(&root).args(["/mini-rproxy", "-selftest"]).env_clear();
+        let output = command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().expect("chroot runs");
+        let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+        assert_eq!(output.status.code(), Some(0), "{out}{err}");
+    }
+}
+
 /// Process 1 of that root. Where the test is root, as the user "nobody"; everyone else is without rights as they are.
 fn process_1(root: &Path) -> Command {
     let mut command = Command::new("unshare");
