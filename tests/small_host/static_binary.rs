@@ -256,7 +256,10 @@ fn e7_alone_in_an_empty_root_it_resolves_serves_stops_and_writes_nothing() {
             let pid = proxy.child_pid();
             let resident = resident_kib(pid);
             eprintln!("{name}: {resident} KiB resident at start");
-            assert!(resident <= 3 * 1024, "{name}: {resident} KiB resident at start");
+            // Nearly all of it is code, mapped by the kernel in steps of up to 128 KiB: with glibc and TLS it is some 3.1 to
+            // 3.4 MiB, whatever is started; with musl it is 1.7.
+            let most = if binary.ends_with("mini-rproxy-tls") { 7 * 1024 / 2 } else { 3 * 1024 };
+            assert!(resident <= most, "{name}: {resident} KiB resident at start");
             let owner = fs::metadata(format!("/proc/{pid}")).expect("it runs");
             assert!(!is_root_outside(&owner), "{name}: it runs as root");
 
