@@ -7,6 +7,7 @@
 # make bench    benchmarks
 # make differential  the smuggling catalogue through this proxy, nginx and HAProxy, as a table
 # make faults   a million exchanges with seeded faults, in memory (FAULT_EXCHANGES)
+# make soak     ten minutes of mixed traffic, with figures (SOAK_SECONDS); not part of make test
 # make fuzz     runs each fuzz target for FUZZ_SECONDS (default 20); needs a nightly toolchain and cargo-fuzz
 # make loom     every order in which threads can meet, for the plugins that share state
 # make valgrind ten thousand requests through plugins under valgrind
@@ -21,7 +22,7 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run test fmt clippy tests features doc plugins static check-targets bench differential faults fuzz fuzz-check loom valgrind asan clean
+.PHONY: run test fmt clippy tests features doc plugins static check-targets bench differential faults soak fuzz fuzz-check loom valgrind asan clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -75,6 +76,9 @@ check-targets:
 faults:
 	FAULT_EXCHANGES=$(or $(FAULT_EXCHANGES),1000000) $(CARGO) test --profile faults --no-default-features \
 		--test faults -- --nocapture
+
+soak:
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --release --test soak -- --ignored --nocapture
 
 fuzz:
 	@FUZZ_SECONDS='$(FUZZ_SECONDS)' sh fuzz/run.sh $(FUZZ_TARGETS)
