@@ -56,13 +56,11 @@ impl Account {
 /// A parser for what the client of this entry gets. Where all is as it should be, as many answers come as it expects.
 pub fn client_parser(entry: &Entry, whose: Whose) -> Parser {
     let mut parser = Parser::new(Kind::Responses, whose);
-    let line = entry.request.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let method = if line.starts_with(b"HEAD ") { "HEAD" } else { "GET" };
+    let method = if entry.request.starts_with(b"HEAD ") { "HEAD" } else { "GET" };
     let finals = entry.answers.iter().filter(|answer| is_final(answer.status)).count();
     for number in 0..finals {
         let method = if number == 0 { method } else { "GET" };
-        parser.expect_answer(Asked { method: method.to_owned(), is_http10: line.ends_with(b" HTTP/1.0") });
+        parser.expect_answer(Asked { method: method.to_owned(), is_http10: is_http10(&entry.request) });
     }
     if entry.fate == Fate::Kept {
         parser.expect_answer(Asked { method: "GET".to_owned(), is_http10: false });
@@ -113,7 +111,7 @@ fn judge_answers(entry: &Entry, seen: &Seen, wrong: &mut Vec<String>) {
             }
         }
         Fate::Closed => {
-            let says_close = given.last().is_none_or(|last| says_close(&last.head));
+            let says_close = given.last().is_none_or(|last| says_close(entry, &last.head));
             if seen.ending == Ending::Open || !says_close {
                 wrong.push("expected the client's connection to be closed, and told so".to_owned());
             }
@@ -127,9 +125,16 @@ fn judge_answers(entry: &Entry, seen: &Seen, wrong: &mut Vec<String>) {
     }
 }
 
-/// In HTTP/1.1 a close is announced; what an HTTP/1.0 client is not told is that its connection is kept.
-fn says_close(head: &Head) -> bool {
-    !head.members("connection").iter().any(|option| option == "keep-alive")
+/// In HTTP/1.1 a close is announced (RFC 9112 section 9.6); in HTTP/1.0 it is what happens unless the other is said.
+fn says_close(entry: &Entry, head: &Head) -> bool {
+    let options = head.members("connection");
+    let says = |word: &str| options.iter().any(|option| option == word);
+    says("close") || (is_http10(&entry.request) && !says("keep-alive"))
+}
+
+/// Whether the first line of a request is one of HTTP/1.0.
+fn is_http10(request: &[u8]) -> bool {
+    request.split(|&byte| byte == b'\n').next().is_some_and(|line| line.trim_ascii_end().ends_with(b" HTTP/1.0"))
 }
 
 fn judge_answer(entry: &Entry, answer: &Answer, message: &Message, is_cut: bool, wrong: &mut Vec<String>) {
