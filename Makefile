@@ -4,7 +4,9 @@
 # make features the checks and tests that depend on which features are in
 # make static   builds the fully static binaries into target/static/, without and with TLS
 # make check-targets  type-checks for 32-bit, ARM and musl targets, where they are installed
-# make bench    benchmarks
+# make bench    what a request costs this proxy, nginx, HAProxy and a bare relay: SCENARIO=small,new REPEAT=5 REQUESTS=1000
+#               choose, BENCH_QUICK=1 gives a first look
+# make bench-micro  single steps: reading heads, routing, chunks, plugins
 # make differential  the smuggling catalogue through this proxy, nginx and HAProxy, as a table
 # make faults   a million exchanges with seeded faults, in memory (FAULT_EXCHANGES)
 # make soak     ten minutes of mixed traffic, with figures (SOAK_SECONDS); not part of make test
@@ -22,7 +24,7 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run test fmt clippy tests features doc plugins static check-targets bench differential faults soak fuzz fuzz-check loom valgrind asan clean
+.PHONY: run test fmt clippy tests features doc plugins static check-targets bench bench-micro differential faults soak fuzz fuzz-check loom valgrind asan clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -102,7 +104,15 @@ asan:
 	RUSTFLAGS=-Zsanitizer=address $(CARGO) +nightly test --target x86_64-unknown-linux-gnu --target-dir '$(TARGET)/asan' \
 		--all-features --test plugin_chain --test plugin_load --test plugin_proxy -- --skip r19_r20
 
+# The proxy is built by itself, with the features that users get. The plugin of the comparison is built as it is, too.
 bench:
+	$(CARGO) build --release
+	$(CARGO) build --release --package header_demo --examples
+	$(CARGO) build --release --package mini-rproxy-bench
+	@$(TARGET)/release/mini-rproxy-bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(REPEAT),--repeat $(REPEAT)) \
+		$(if $(REQUESTS),--requests $(REQUESTS)) $(if $(BENCH_QUICK),--quick)
+
+bench-micro:
 	$(CARGO) bench
 
 # DIFFERENTIAL_DETAILS=1 names each entry that they treat differently.

@@ -1,0 +1,357 @@
+//! The scenarios: each sets up what it needs, measures, and gives rows with their targets.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::bench::{Bench, COPYING, Fleet, PROXIES, keep_alive};
+use crate::load::{Load, Session, Style};
+use crate::origin::{CHUNKED, SMALL};
+use crate::peer::{Marking, PEERS, Peer, Running, Setup, Tls, Tool, route};
+use crate::row::{Row, Unit};
+use crate::slow::SlowReaders;
+use crate::wire::{self, Exchange, browser_get, get, last_get, upload};
+
+/// One scenario.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// What it is called on the command line.
+    pub name: &'static str,
+    /// What it is, in a sentence.
+    pub about: &'static str,
+    /// Does it.
+    pub run: fn(&Bench, &Scenario) -> Result<Vec<Row>, String>,
+}
+
+/// In the order of the table.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "small", about: "small keep-alive requests, 64 connections", run: small },
+    Scenario { name: "browser", about: "heads as browsers send them: 700 bytes, and 12 response fields", run: browser },
+    Scenario { name: "new", about: "a new connection for each request, 64 at a time", run: new_connections },
+    Scenario { name: "chunked", about: "chunked responses, 16 x 1 KiB, 64 connections", run: chunked },
+    Scenario { name: "down-64k", about: "downloads of 64 KiB, 16 connections", run: down_64k },
+    Scenario { name: "down-1m", about: "downloads of 1 MiB, 16 connections", run: down_1m },
+    Scenario { name: "down-1g", about: "downloads of 1 GiB, 1 connection", run: down_1g },
+    Scenario { name: "up-64k", about: "uploads of 64 KiB, 16 connections", run: up_64k },
+    Scenario { name: "idle", about: "10,000 idle keep-alive clients that each did one request", run: idle },
+    Scenario { name: "routes", about: "one of 10, 1,000, 100,000 routes", run: routes },
+    Scenario { name: "tls-front", about: "small requests, clients speak TLS 1.3, 64 connections", run: tls_front },
+    Scenario {
+        name: "tls-behind",
+        about: "small requests, the origin speaks TLS 1.3, 64 connections",
+        run: tls_behind,
+    },
+    Scenario { name: "plugin", about: "a field set on requests and responses, in ours by a plugin", run: plugin },
+    Scenario { name: "websocket", about: "WebSocket echo of 100 bytes, 64 connections", run: websocket },
+    Scenario { name: "slow", about: "100 fast clients beside 1,900 slow readers; 256 slow downloads", run: slow },
+    Scenario { name: "start", about: "the start, with one route", run: start },
+    Scenario { name: "workers", about: "two workers on two cores against one", run: workers },
+];
+
+const GIB: u64 = 1 << 30;
+
+fn small(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut row = cost(bench, scenario, &COPYING, 30_000, 64, get("/app/small", SMALL));
+    row.at_most(1.12, Peer::Relay);
+    row.at_most(0.90, Peer::Nginx);
+    row.at_most(0.82, Peer::HaProxy);
+    Ok(vec![row])
+}
+
+fn browser(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut row = cost(bench, scenario, &COPYING, 25_000, 64, browser_get("/app/fields", SMALL));
+    row.at_most(1.2, Peer::Relay);
+    row.at_most_better_peer(0.78);
+    Ok(vec![row])
+}
+
+fn chunked(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut row = cost(bench, scenario, &COPYING, 15_000, 64, get("/app/chunked", CHUNKED));
+    row.at_most(1.3, Peer::Relay);
+    row.at_most_better_peer(0.7);
+    Ok(vec![row])
+}
+
+fn new_connections(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut row = Row::new(scenario.name, scenario.about, Unit::MicrosPerRequest);
+    let fleet = bench.fleet(&COPYING, &Setup::default());
+    bench.cost(&mut row, &fleet, 5_000, |_, running| Load {
+        style: Style::NewConnection,
+        ..keep_alive(running, 64, last_get("/app/small", SMALL))
+    });
+    row.at_most_better_peer(0.9);
+    Ok(vec![row])
+}
+
+fn down_64k(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut row = bodies(bench, scenario, 8_000, 16, get("/app/body/65536", 65_536));
+    row.at_most(1.1, Peer::Relay);
+    row.at_most(0.65, Peer::HaProxy);
+    Ok(vec![row])
+}
+
+fn down_1m(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut row = bodies(bench, scenario, 1_000, 16, get("/app/body/1048576", 1 << 20));
+    row.at_most(0.7, Peer::Relay);
+    row.at_most(0.85, Peer::SplicingHaProxy);
+    Ok(vec![row])
+}
+
+fn down_1g(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut row = bodies(bench, scenario, 1, 1, get("/app/body/1073741824", GIB));
+    row.at_most(0.7, Peer::Relay);
+    row.at_most(0.85, Peer::SplicingHaProxy);
+    Ok(vec![row])
+}
+
+fn up_64k(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut row = bodies(bench, scenario, 8_000, 16, upload("/app/upload", 65_536, SMALL));
+    row.at_most(0.7, Peer::Relay);
+    row.at_most(0.85, Peer::SplicingHaProxy);
+    Ok(vec![row])
+}
+
+/// What a keep-alive request costs these peers.
+fn cost(
+    bench: &Bench,
+    scenario: &Scenario,
+    peers: &[Peer],
+    requests: u64,
+    connections: usize,
+    exchange: Exchange,
+) -> Row {
+    let mut row = Row::new(scenario.name, scenario.about, Unit::MicrosPerRequest);
+    let fleet = bench.fleet(peers, &Setup::default());
+    bench.cost(&mut row, &fleet, requests, |_, running| keep_alive(running, connections, exchange.clone()));
+    row
+}
+
+/// What a GiB costs all peers, with and without splicing.
+fn bodies(bench: &Bench, scenario: &Scenario, requests: u64, connections: usize, exchange: Exchange) -> Row {
+    let mut row = Row::new(scenario.name, scenario.about, Unit::SecondsPerGibibyte);
+    let fleet = bench.fleet(&PEERS, &Setup::default());
+    bench.cost(&mut row, &fleet, requests, |_, running| keep_alive(running, connections, exchange.clone()));
+    row
+}
+
+fn tls_front(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut row = Row::new(scenario.name, scenario.about, Unit::MicrosPerRequest);
+    let fleet = bench.fleet(&PROXIES, &Setup { tls: Tls::With, ..Setup::default() });
+    let client = bench.workshop.certificate.client()?;
+    bench.cost(&mut row, &fleet, 15_000, |_, running| Load {
+        address: running.tls_address,
+        tls: Some(Arc::clone(&client)),
+        ..keep_alive(running, 64, get("/app/small", SMALL))
+    });
+    Ok(vec![row])
+}
+
+fn tls_behind(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut row = Row::new(scenario.name, scenario.about, Unit::MicrosPerRequest);
+    let fleet = bench.fleet(&PROXIES, &Setup { tls: Tls::With, ..Setup::default() });
+    bench.cost(&mut row, &fleet, 15_000, |_, running| keep_alive(running, 64, get("/tls/small", SMALL)));
+    Ok(vec![row])
+}
+
+fn plugin(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut row = Row::new(scenario.name, scenario.about, Unit::MicrosPerRequest);
+    let fleet = bench.fleet(&PROXIES, &Setup { marking: Marking::On, ..Setup::default() });
+    bench.cost(&mut row, &fleet, 20_000, |_, running| keep_alive(running, 64, get("/marked/small", SMALL)));
+    Ok(vec![row])
+}
+
+fn websocket(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut row = Row::new(scenario.name, scenario.about, Unit::MicrosPerRequest);
+    let fleet = bench.fleet(&COPYING, &Setup::default());
+    bench.cost(&mut row, &fleet, 30_000, |_, running| {
+        let exchange = Exchange { request: wire::websocket("/app/ws"), content: 0 };
+        Load { style: Style::WebSocket, ..keep_alive(running, 64, exchange) }
+    });
+    Ok(vec![row])
+}
+
+fn idle(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    const AT_ONCE: usize = 50;
+    let wanted = if bench.extent.quick { 2_000 } else { 10_000 };
+    let wanted = bench.extent.requests.map_or(wanted, |requests| requests as usize);
+    let mut row = Row::new(scenario.name, scenario.about, Unit::BytesEach);
+    for peer in bench.taking_part(&COPYING) {
+        // This program has one descriptor for each, and so has a proxy; the relay has two.
+        let each = if peer == Peer::Relay { 2 } else { 1 };
+        let possible = (bench.workshop.descriptors as usize).saturating_sub(300) / each;
+        let count = wanted.min(possible).max(AT_ONCE) / AT_ONCE * AT_ONCE;
+        if count < wanted {
+            eprintln!("{}: {count} idle clients, because of the descriptor limit", peer.title());
+        }
+        let fleet = bench.fleet(&[peer], &Setup { connections: count + 200, ..Setup::default() });
+        let Some(running) = fleet.get(&peer) else { continue };
+        let load = keep_alive(running, AT_ONCE, get("/app/small", SMALL));
+        let measured = (|| {
+            // So that what comes once is there: the pool, code pages, first buffers.
+            let _warm = Session::open(load.clone())?.run(2_000)?;
+            let before = running.resident();
+            let sessions: Result<Vec<_>, String> = (0..count / AT_ONCE).map(|_| Session::open(load.clone())).collect();
+            let _idle = sessions?;
+            Ok::<_, String>(running.resident().saturating_sub(before) as f64 / count as f64)
+        })();
+        match measured {
+            Ok(bytes) => row.add(peer, bytes),
+            Err(error) => eprintln!("{} is left out of {}: {error}", peer.title(), scenario.name),
+        }
+    }
+    row.at_most_value(400.0);
+    Ok(vec![row])
+}
+
+fn routes(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let counts: &[usize] = if bench.extent.quick { &[10, 1_000] } else { &[10, 1_000, 100_000] };
+    let fleets: Vec<(usize, Fleet)> = counts
+        .iter()
+        .map(|count| (*count, bench.fleet(&PROXIES, &Setup { routes: *count, ..Setup::default() })))
+        .collect();
+    let mut rows = Vec::new();
+    let mut few = None;
+    for (count, fleet) in &fleets {
+        let what = format!("a request to one of {count} routes");
+        let mut row = Row::new(scenario.name, &what, Unit::MicrosPerRequest);
+        let path = format!("{}/small", route(count / 2));
+        bench.cost(&mut row, fleet, 15_000, |_, running| keep_alive(running, 64, get(&path, SMALL)));
+        match &few {
+            None => few = row.figures.get(&Peer::Ours).cloned(),
+            Some(few) => row.at_most_times(1.05, "10 routes", few),
+        }
+        rows.push(row);
+    }
+    for (count, fleet) in fleets {
+        let mut load = Row::new(scenario.name, &format!("exec to first answer, {count} routes"), Unit::Milliseconds);
+        let mut memory = Row::new(scenario.name, &format!("resident, {count} routes"), Unit::Mebibytes);
+        for (peer, running) in &fleet {
+            load.add(*peer, running.first_answer.as_secs_f64() * 1e3);
+            memory.add(*peer, mebibytes(running));
+        }
+        if count == 100_000 {
+            load.at_most_value(100.0);
+            memory.at_most_value(30.0);
+        }
+        rows.extend([load, memory]);
+    }
+    Ok(rows)
+}
+
+fn mebibytes(running: &Running) -> f64 {
+    running.resident() as f64 / (1 << 20) as f64
+}
+
+fn slow(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let (fast, slow) = (100, 1_900);
+    let core = bench.workshop.cores.load;
+    let requests = bench.extent.requests(15_000);
+    let mut alone = Row::new(scenario.name, "p99 of 100 fast clients alone", Unit::Milliseconds);
+    let mut beside = Row::new(scenario.name, "p99 of 100 fast clients beside 1,900 slow readers", Unit::Milliseconds);
+    let mut ratio = Row::new(scenario.name, "the one p99 over the other", Unit::Ratio);
+    let fleet = bench.fleet(&COPYING, &Setup { connections: 4_200, ..Setup::default() });
+    for _ in 0..bench.extent.repeat {
+        for (peer, running) in &fleet {
+            let measured = (|| {
+                let mut session = Session::open(keep_alive(running, fast, get("/app/small", SMALL)))?;
+                let before = session.run(requests)?.percentile(0.99).as_secs_f64() * 1e3;
+                let _readers = SlowReaders::start(running.address, slow, core)?;
+                // So that what a slow reader has in flight is stuck, and the trickle is what is left.
+                thread::sleep(Duration::from_millis(700));
+                let with = session.run(requests)?.percentile(0.99).as_secs_f64() * 1e3;
+                Ok::<_, String>((before, with))
+            })();
+            match measured {
+                Ok((before, with)) => {
+                    alone.add(*peer, before);
+                    beside.add(*peer, with);
+                    ratio.add(*peer, with / before);
+                }
+                Err(error) => eprintln!("{} is left out of {}: {error}", peer.title(), scenario.name),
+            }
+        }
+    }
+    drop(fleet);
+    ratio.at_most(1.0, Peer::Relay);
+    let mut memory = Row::new(scenario.name, "resident with 256 slow downloads", Unit::Mebibytes);
+    for peer in bench.taking_part(&COPYING) {
+        // A fresh process: what the fast clients left behind does not count.
+        let fleet = bench.fleet(&[peer], &Setup::default());
+        let Some(running) = fleet.get(&peer) else { continue };
+        match SlowReaders::start(running.address, 256, core) {
+            Ok(_readers) => {
+                // The most of two seconds: after the first burst it does not grow any more.
+                let most = (0..8).map(|_| {
+                    thread::sleep(Duration::from_millis(250));
+                    mebibytes(running)
+                });
+                memory.add(peer, most.fold(0.0, f64::max));
+            }
+            Err(error) => eprintln!("{} is left out of {}: {error}", peer.title(), scenario.name),
+        }
+    }
+    memory.at_most_value(8.0);
+    Ok(vec![alone, beside, ratio, memory])
+}
+
+fn start(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut memory = Row::new(scenario.name, "resident after the first answer", Unit::Mebibytes);
+    let mut answer = Row::new(scenario.name, "exec to first answer", Unit::Milliseconds);
+    for _ in 0..bench.extent.repeat.max(3) {
+        for peer in bench.taking_part(&COPYING) {
+            match bench.workshop.start(peer, &Setup { connections: 1024, ..Setup::default() }) {
+                Ok(running) => {
+                    memory.add(peer, mebibytes(&running));
+                    answer.add(peer, running.first_answer.as_secs_f64() * 1e3);
+                }
+                Err(error) => eprintln!("{} is left out of {}: {error}", peer.title(), scenario.name),
+            }
+        }
+    }
+    memory.at_most_value(3.0);
+    answer.at_most_value(3.0);
+    Ok(vec![memory, answer])
+}
+
+/// With few cores the load generator takes what the second worker would need, so requests in a second say little. What
+/// can be seen is how much one worker can do: requests in a second of the busiest thread's processor time. Twice as many
+/// with two is perfect; what the workers share, and how unevenly connections fall on them, shows as less.
+fn workers(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut row = Row::new(scenario.name, "requests that two workers could do over those of one", Unit::Ratio);
+    let requests = bench.extent.requests(40_000);
+    let cores = [bench.workshop.cores.proxy, bench.workshop.cores.load];
+    for peer in bench.taking_part(&PROXIES) {
+        let measured = (|| {
+            let (one, mut to_one) = crowd(bench, peer, 1, &cores[..1])?;
+            let (two, mut to_two) = crowd(bench, peer, 2, &cores)?;
+            for _ in 0..bench.extent.repeat {
+                let alone = busiest(&one, || to_one.run(requests).map(drop))?;
+                let shared = busiest(&two, || to_two.run(requests).map(drop))?;
+                row.add(peer, alone.as_secs_f64() / shared.as_secs_f64());
+            }
+            Ok::<_, String>(())
+        })();
+        if let Err(error) = measured {
+            eprintln!("{} is left out of {}: {error}", peer.title(), scenario.name);
+            row.figures.remove(&peer);
+        }
+    }
+    row.at_least_value(1.8);
+    Ok(vec![row])
+}
+
+/// A peer with so many workers, and 256 connections to it.
+fn crowd(bench: &Bench, peer: Peer, workers: usize, cores: &[usize]) -> Result<(Running, Session), String> {
+    let setup = Setup { workers, ..Setup::default() };
+    let running = bench.workshop.start_on(peer, &setup, cores, &Tool::default())?;
+    let session = Session::open(keep_alive(&running, 256, get("/app/small", SMALL)))?;
+    Ok((running, session))
+}
+
+/// The processor time that the busiest thread takes for something.
+fn busiest(running: &Running, work: impl FnOnce() -> Result<(), String>) -> Result<Duration, String> {
+    let before = running.cpu_time_by_thread();
+    work()?;
+    let used = |(thread, after): (u32, Duration)| after - before.get(&thread).copied().unwrap_or_default();
+    Ok(running.cpu_time_by_thread().into_iter().map(used).max().unwrap_or_default())
+}
