@@ -35,6 +35,12 @@ impl Clock {
         }
     }
 
+    /// For a test that makes its own time.
+    #[cfg(test)]
+    pub fn set(&mut self, instant: Instant) {
+        self.now.instant = instant;
+    }
+
     /// The moment of this turn.
     pub fn now(&self) -> &Now {
         &self.now

@@ -13,10 +13,9 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
-use mio::event::Event;
 use mio::{Registry, Token};
 
-pub use super::socket::{ConnectOutcome, ReadOutcome, Socket, Stream, WriteOutcome, limit_unsent};
+pub use super::socket::{ConnectOutcome, ReadOutcome, Readiness, Socket, Stream, WriteOutcome, limit_unsent};
 pub use super::tls::Handshake;
 
 use super::tls::Stage;
@@ -89,8 +88,8 @@ impl Conn {
     }
 
     /// Remembers what the poller said.
-    pub fn on_event(&mut self, event: &Event) {
-        self.socket.on_event(event);
+    pub fn on_event(&mut self, readiness: Readiness) {
+        self.socket.on_event(readiness);
     }
 
     /// Whether a read may bring something.

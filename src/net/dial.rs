@@ -13,7 +13,7 @@ use crate::proxy::exchange::ConnectError;
 use crate::proxy::site::UpstreamId;
 
 use super::addresses::{Attempt, Known};
-use super::conn::{Conn, ConnectOutcome, Handshake, ReadOutcome};
+use super::conn::{Conn, ConnectOutcome, Handshake, ReadOutcome, Readiness};
 use super::door::is_exhaustion;
 use super::resolve::Answer;
 use super::slab::Key;
@@ -218,23 +218,23 @@ impl Worker {
     }
 
     /// The poller says that something happened on a link.
-    pub(super) fn on_link_event(&mut self, key: Key, event: &mio::event::Event) {
+    pub(super) fn on_link_event(&mut self, key: Key, readiness: Readiness) {
         let Some(link) = self.links.get_mut(key) else { return };
         match &mut link.state {
             LinkState::Resolving { .. } => {}
             LinkState::Lent { owner, conn, .. } => {
-                conn.on_event(event);
+                conn.on_event(readiness);
                 let owner = *owner;
                 self.enqueue(owner);
             }
             LinkState::Idle { conn, .. } => {
-                conn.on_event(event);
+                conn.on_event(readiness);
                 if !is_quiet(conn, &mut self.scratch) {
                     self.remove_link(key);
                 }
             }
             LinkState::Dialing { conn, .. } => {
-                conn.on_event(event);
+                conn.on_event(readiness);
                 if conn.is_secured() {
                     self.enqueue_securing(key);
                     return;

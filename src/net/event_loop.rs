@@ -15,12 +15,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use mio::Events;
-use mio::event::Event;
+use mio::{Events, Token};
 
 use crate::proxy::exchange::{Exchange, Peer, Spares};
 
-use super::conn::{Conn, Stream};
+use super::conn::{Conn, Readiness, Stream};
 use super::control::Order;
 use super::door::{Knock, PAUSE, is_exhaustion};
 use super::listen::Speaks;
@@ -58,8 +57,14 @@ impl Worker {
             result => result?,
         }
         self.around.clock.read();
-        for event in events.iter() {
-            self.on_event(event);
+        self.act(events.iter().map(|event| (event.token(), Readiness::of(event))));
+        Ok(())
+    }
+
+    /// What is to be done at this moment, the poller having said so much.
+    pub(super) fn act(&mut self, events: impl Iterator<Item = (Token, Readiness)>) {
+        for (token, readiness) in events {
+            self.on_event(token, readiness);
         }
         self.ring_alarms();
         self.let_in();
@@ -88,11 +93,10 @@ impl Worker {
             // Kept for the next body; nobody is there who could bring one.
             self.pipes.close_free();
         }
-        Ok(())
     }
 
     /// How long the poller may wait.
-    fn patience(&self) -> Option<Duration> {
+    pub(super) fn patience(&self) -> Option<Duration> {
         let now = self.around.now();
         let has_work = !self.run_queue.is_empty()
             || !self.securing.is_empty()
@@ -106,18 +110,18 @@ impl Worker {
         self.clients.len() < self.door.max_clients && self.around.ledger.level() == Level::Plenty
     }
 
-    fn on_event(&mut self, event: &Event) {
-        match Source::of(event.token()) {
+    fn on_event(&mut self, token: Token, readiness: Readiness) {
+        match Source::of(token) {
             Some(Source::Client(key)) => {
                 if let Some(client) = self.clients.get_mut(key) {
-                    client.conn.on_event(event);
+                    client.conn.on_event(readiness);
                     // As `enqueue` does, without looking it up again.
                     if !std::mem::replace(&mut client.is_queued, true) {
                         self.run_queue.push_back(key);
                     }
                 }
             }
-            Some(Source::Link(key)) => self.on_link_event(key, event),
+            Some(Source::Link(key)) => self.on_link_event(key, readiness),
             Some(Source::Listener(number)) => self.door.on_event(number),
             Some(Source::Waker) => {
                 self.on_answers();
@@ -214,7 +218,7 @@ impl Worker {
         }
     }
 
-    fn welcome(&mut self, stream: Stream, address: Option<SocketAddr>, speaks: Speaks) {
+    pub(super) fn welcome(&mut self, stream: Stream, address: Option<SocketAddr>, speaks: Speaks) {
         let now = self.around.clock.now();
         let mut conn = Conn::accepted(stream);
         if speaks == Speaks::Tls {

@@ -73,4 +73,6 @@ pub mod probe;
 pub mod signal;
 
 #[cfg(test)]
+mod loop_faults;
+#[cfg(test)]
 mod loop_tests;

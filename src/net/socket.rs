@@ -106,6 +106,34 @@ impl Bits {
     }
 }
 
+/// What the poller says of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Readiness(Bits);
+
+impl Readiness {
+    /// Everything at once; it may be wrong (rule M3).
+    #[cfg(test)]
+    pub const ALL: Readiness = Readiness(Bits(Bits::READABLE | Bits::WRITABLE | Bits::END_IN_SIGHT | Bits::TROUBLE));
+
+    /// What `event` says.
+    pub fn of(event: &Event) -> Readiness {
+        let mut bits = Bits::default();
+        if event.is_readable() {
+            bits.set(Bits::READABLE);
+        }
+        if event.is_writable() {
+            bits.set(Bits::WRITABLE);
+        }
+        if event.is_read_closed() {
+            bits.set(Bits::READABLE | Bits::END_IN_SIGHT);
+        }
+        if event.is_error() {
+            bits.set(Bits::READABLE | Bits::WRITABLE | Bits::END_IN_SIGHT | Bits::TROUBLE);
+        }
+        Readiness(bits)
+    }
+}
+
 /// A socket and its readiness.
 #[derive(Debug)]
 pub struct Socket {
@@ -128,6 +156,10 @@ impl Socket {
 
     /// Begins to connect. The socket is of no use before [`Socket::finish_connect`] says so.
     pub fn connect(address: SocketAddr) -> io::Result<Socket> {
+        #[cfg(test)]
+        if let Some(stream) = super::loop_faults::dial(address) {
+            return Ok(Socket { stream: stream?, bits: Bits::default(), steps: 0, streak: 1 });
+        }
         Ok(Socket { stream: Stream::Tcp(TcpStream::connect(address)?), bits: Bits::default(), steps: 0, streak: 1 })
     }
 
@@ -165,6 +197,8 @@ impl Socket {
             (Stream::Unix(stream), true) => registry.reregister(stream, token, interest)?,
         }
         self.bits.set(Bits::REGISTERED);
+        #[cfg(test)]
+        super::loop_faults::registered(&self.stream, token);
         if interest.is_writable() {
             self.bits.set(Bits::REGISTERED_TO_WRITE);
         }
@@ -183,19 +217,8 @@ impl Socket {
     }
 
     /// Remembers what the poller said.
-    pub fn on_event(&mut self, event: &Event) {
-        if event.is_readable() {
-            self.bits.set(Bits::READABLE);
-        }
-        if event.is_writable() {
-            self.bits.set(Bits::WRITABLE);
-        }
-        if event.is_read_closed() {
-            self.bits.set(Bits::READABLE | Bits::END_IN_SIGHT);
-        }
-        if event.is_error() {
-            self.bits.set(Bits::READABLE | Bits::WRITABLE | Bits::END_IN_SIGHT | Bits::TROUBLE);
-        }
+    pub fn on_event(&mut self, Readiness(bits): Readiness) {
+        self.bits.set(bits.0);
     }
 
     /// Whether a read may bring something.
@@ -270,7 +293,11 @@ impl Socket {
 
     fn read_with(&mut self, most: usize, mut read: impl FnMut(&mut Stream) -> io::Result<usize>) -> ReadOutcome {
         loop {
-            match read(&mut self.stream) {
+            let result = match self.strike() {
+                Some(error) => Err(error),
+                None => read(&mut self.stream),
+            };
+            match result {
                 Ok(0) => {
                     self.bits.set(Bits::READ_OVER);
                     return ReadOutcome::Eof;
@@ -359,7 +386,11 @@ impl Socket {
 
     fn write_with(&mut self, len: usize, mut write: impl FnMut(&mut Stream) -> io::Result<usize>) -> WriteOutcome {
         loop {
-            match write(&mut self.stream) {
+            let result = match self.strike() {
+                Some(error) => Err(error),
+                None => write(&mut self.stream),
+            };
+            match result {
                 Ok(taken) if taken > 0 || len == 0 => {
                     self.streak = if taken < len { 0 } else { self.streak.saturating_add(1) };
                     return WriteOutcome::Bytes(taken);
@@ -376,6 +407,14 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// In tests: now and then the error that a call might give as well.
+    fn strike(&self) -> Option<io::Error> {
+        #[cfg(test)]
+        return super::loop_faults::strike(&self.stream);
+        #[cfg(not(test))]
+        None
     }
 
     /// Whether the connection is known to be broken, without reading: asked when the poller saw an error and nobody
@@ -463,7 +502,7 @@ mod tests {
         while !done(conn) {
             poll.poll(&mut events, Some(Duration::from_secs(5))).expect("poll");
             assert!(!events.is_empty(), "no event in five seconds");
-            events.iter().for_each(|event| conn.on_event(event));
+            events.iter().for_each(|event| conn.on_event(Readiness::of(event)));
         }
     }
 
