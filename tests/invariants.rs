@@ -18,6 +18,7 @@ mod testkit;
 use testkit::Random;
 use testkit::invariants::outcome;
 use testkit::plugin::{Op as PluginOp, Plugin};
+use testkit::scenes::CONFIGS;
 use testkit::wire::{DATE, Ending, Log, Pool, READ, Setup, Split, Wire};
 
 /// Something that happens.
@@ -251,14 +252,6 @@ struct Proxy {
 }
 
 fn site() -> impl Strategy<Value = Proxy> {
-    let configs = vec![
-        "routes: [{prefix: /a, upstream: 'http://o'}]\n",
-        "routes: [{prefix: /a, upstream: 'http://o/base', max_body_bytes: 15, host: client}]\n\
-         limits: {max_requests_per_connection: 3, max_interim_responses: 1, max_header_fields: 6}\n\
-         forwarded: {trusted_proxies: [192.0.2.0/24]}\n",
-        "routes: [{prefix: /, upstream: 'http://o', upgrade: []}]\n\
-         timeouts: {response_head: 5s, body_idle: 5s, write_idle: 5s, response_idle: 5s}\n",
-    ];
     let ops = || {
         let some = select(vec![
             PluginOp::Respond(403, "no".to_owned()),
@@ -277,7 +270,7 @@ fn site() -> impl Strategy<Value = Proxy> {
     };
     let wants = any::<(bool, bool)>().prop_map(|(request, response)| BodyWants { request, response });
     let plugin = prop_oneof![4 => Just(None), 1 => (wants, ops(), ops()).prop_map(Some)];
-    (select(configs), plugin).prop_map(|(config, plugin)| Proxy { config, plugin })
+    (select(&CONFIGS[..]), plugin).prop_map(|(config, plugin)| Proxy { config, plugin })
 }
 
 fn setup(site: &Proxy, split: Split, lane: bool) -> Setup {
