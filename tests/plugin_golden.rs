@@ -3,7 +3,7 @@
 #![cfg(all(feature = "dlopen", feature = "builtin-plugins"))]
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 #[allow(unused_imports, reason = "each test crate uses another part of it")]
 mod support;
 
-use support::proxy::BINARY;
+use support::programs::shared_object;
 use support::{Origin, Proxy};
 
 /// What the origin answers: something for each plugin to work on.
@@ -116,17 +116,6 @@ fn transcript(scenario: &Scenario, source: &str) -> String {
         transcript.push('\n');
     }
     transcript.replace(&origin.address.to_string(), "ORIGIN")
-}
-
-/// The shared object, which cargo builds beside the other examples. Where only this crate was built there is none.
-fn shared_object(name: &str) -> Option<PathBuf> {
-    let path = Path::new(BINARY).with_file_name("examples").join(format!("lib{name}.so"));
-    if !path.is_file() {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "{name} is not built");
-        eprintln!("skipped: {name} is not built (make plugins)");
-        return None;
-    }
-    Some(path)
 }
 
 #[test]

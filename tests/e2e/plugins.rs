@@ -1,24 +1,12 @@
 //! Plugins as a user loads them: shared objects beside the binary, flags and configuration.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::support::proxy::BINARY;
+use crate::support::programs::shared_object;
 use crate::support::{Launch, Origin, Peer, Proxy};
-
-/// The shared object of an example plugin, which cargo builds beside the other examples. Where only this crate was built
-/// there is none.
-fn shared_object(name: &str) -> Option<PathBuf> {
-    let path = Path::new(BINARY).with_file_name("examples").join(format!("lib{name}.so"));
-    if !path.is_file() {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "{name} is not built");
-        eprintln!("skipped: {name} is not built (make plugins)");
-        return None;
-    }
-    Some(path)
-}
 
 /// One list entry of `plugins`.
 fn listed(path: &Path, config: &str) -> String {

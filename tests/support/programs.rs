@@ -1,8 +1,8 @@
-//! Programs that no one here wrote: curl as a client, nginx as an origin.
+//! Programs that no one here wrote: curl as a client, nginx as an origin; and what is built beside the proxy.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::lines::Lines;
+use super::proxy::BINARY;
 use super::{PATIENCE, free_address};
 
 /// Whether `program` is not on this machine. Where CI=true that is an error, elsewhere the test says that it is skipped.
@@ -24,6 +25,18 @@ pub fn is_missing(program: &str) -> bool {
         eprintln!("skipped: {program} is not installed");
     }
     !is_there
+}
+
+/// The shared object of an example plugin, which cargo builds beside the other examples. Where only this crate was built
+/// there is none.
+pub fn shared_object(name: &str) -> Option<PathBuf> {
+    let path = Path::new(BINARY).with_file_name("examples").join(format!("lib{name}.so"));
+    if !path.is_file() {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{name} is not built");
+        eprintln!("skipped: {name} is not built (make plugins)");
+        return None;
+    }
+    Some(path)
 }
 
 /// Runs curl, silently and with a time limit.
