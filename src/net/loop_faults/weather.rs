@@ -1,0 +1,100 @@
+//! What stands between the worker and its sockets: calls that are interrupted or told to come later, connections that are
+//! refused. It decides nothing but that; who plays the far ends is told in [`peers`](super::peers).
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use mio::Token;
+use socket2::SockRef;
+
+use crate::net::socket::Stream;
+
+/// Marsaglia's xorshift: the same numbers on every run.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// From 0 to `bound - 1`.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % bound.max(1)
+    }
+
+    pub(super) fn is_one_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
+    }
+}
+
+/// What stands between the worker and its sockets.
+pub(super) struct Weather {
+    pub(super) random: Random,
+    /// Who was told to come later although it need not have: an event is due to it.
+    pub(super) owed: HashSet<RawFd>,
+    pub(super) tokens: HashMap<RawFd, Token>,
+    /// The far ends of connections that the worker has made.
+    pub(super) dialed: Vec<UnixStream>,
+    pub(super) is_fair: bool,
+}
+
+thread_local! {
+    pub(super) static WEATHER: RefCell<Option<Weather>> = const { RefCell::new(None) };
+}
+
+pub(super) fn with_weather<T>(call: impl FnOnce(&mut Weather) -> T) -> Option<T> {
+    WEATHER.with_borrow_mut(|weather| weather.as_mut().map(call))
+}
+
+/// Instead of a call on a socket: an error that it might give at any time.
+pub(in crate::net) fn strike(stream: &Stream) -> Option<io::Error> {
+    with_weather(|weather| match weather.random.below(12) {
+        0 => Some(ErrorKind::Interrupted.into()),
+        1 => {
+            weather.owed.insert(number_of(stream));
+            Some(ErrorKind::WouldBlock.into())
+        }
+        _ => None,
+    })?
+}
+
+/// A socket is registered.
+pub(in crate::net) fn registered(stream: &Stream, token: Token) {
+    with_weather(|weather| weather.tokens.insert(number_of(stream), token));
+}
+
+pub(super) fn number_of(stream: &Stream) -> RawFd {
+    match stream {
+        Stream::Tcp(stream) => stream.as_raw_fd(),
+        Stream::Unix(stream) => stream.as_raw_fd(),
+    }
+}
+
+/// Instead of a connection to an address; `None` outside of these tests.
+pub(in crate::net) fn dial(_: SocketAddr) -> Option<io::Result<Stream>> {
+    with_weather(|weather| {
+        if !weather.is_fair && weather.random.is_one_in(20) {
+            return Err(ErrorKind::ConnectionRefused.into());
+        }
+        let (near, far) = pair()?;
+        weather.dialed.push(far);
+        Ok(near)
+    })
+}
+
+/// Both ends of a connection. The buffers are small, so that writes go through in part.
+pub(super) fn pair() -> io::Result<(Stream, UnixStream)> {
+    let (near, far) = UnixStream::pair()?;
+    for end in [&near, &far] {
+        end.set_nonblocking(true)?;
+        SockRef::from(end).set_send_buffer_size(8 * 1024)?;
+    }
+    Ok((Stream::Unix(mio::net::UnixStream::from_std(near)), far))
+}
