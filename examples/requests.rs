@@ -90,7 +90,7 @@ fn run(request: &[u8], response: &[u8], count: u64) {
     let config = Config::parse(text, "requests").expect("valid");
     let site = Rc::new(Site::new(Arc::new(config), None));
     let now = Now { instant: Instant::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
-    let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false };
+    let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
     let mut exchange = Exchange::new(&now, peer, Rc::clone(&site));
     let (mut spares, mut observer) = (Spares::default(), Counter(0));
     let mut env = Env { now: &now, site: &site, spares: &mut spares, observer: &mut observer };

@@ -5,7 +5,7 @@
 //!
 //! | floor | module | holds | may not contain |
 //! |---|---|---|---|
-//! | 0 | [`bytes`], [`config`], [`log`] | byte queues, the one YAML file, log lines | sockets |
+//! | 0 | [`about`], [`bytes`], [`config`], [`log`] | the version, byte queues, the one YAML file, log lines | sockets |
 //! | 1 | [`http`] | the HTTP/1.1 grammar: heads, targets, framing, chunks | sockets, clock, threads |
 //! | 2 | [`proxy`] | what a gateway does: routes, forwarding, the exchange | sockets, clock, threads |
 //! | 3 | [`plugin`] | loading libraries, the C function table, the chain of hooks | sockets |
@@ -32,6 +32,7 @@
 //! these two words for the direction in which messages flow and says inbound and outbound for ours.
 #![deny(unsafe_code)]
 
+pub mod about;
 pub mod bytes;
 pub mod config;
 pub mod log;

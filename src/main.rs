@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use mini_rproxy::about;
 use mini_rproxy::cli::{self, Command, Options, Source};
 use mini_rproxy::config::{Config, Difference, Kind, Outline, Scheme};
 use mini_rproxy::log::{self, Level, Logger};
@@ -29,8 +30,6 @@ use mini_rproxy::net::tls::Tls;
 use mini_rproxy::plugin::chain;
 use mini_rproxy::proxy::hooks::Hooks;
 use mini_rproxy::selftest;
-
-const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Wrong flags, by convention.
 const USAGE: u8 = 2;
@@ -54,7 +53,7 @@ fn main() -> ExitCode {
     };
     let result = match command {
         Command::Help => say(cli::HELP),
-        Command::Version => say(&format!("mini-rproxy {VERSION}\n")),
+        Command::Version => say(&format!("mini-rproxy {}\n", about::VERSION)),
         Command::PrintConfig(options) => load(&options).and_then(|config| say(&config.to_yaml())),
         Command::Check(options) => load(&options).and_then(|config| check(&config, options.against.as_deref())),
         Command::Healthcheck(options) => load(&options).and_then(|config| healthcheck(&config)),
@@ -131,7 +130,10 @@ fn run(config: Config, options: &Options) -> Result<ExitCode, String> {
         chain::load(&config.plugins, options.plugin_dir.as_deref(), chain::limits(&config), Arc::new(logger.clone()))
             .map_err(|error| error.to_string())?;
     for socket in &inherited {
-        logger.line(Level::Info, "a socket was handed over; listen_addr is not used").text("name", &socket.name).send();
+        logger
+            .line(Level::Info, "a socket was handed over; it is used instead of the addresses in the configuration")
+            .text("name", &socket.name)
+            .send();
     }
     let config = Arc::new(config);
     let access = Arc::new(AtomicBool::new(config.log.access));
@@ -253,11 +255,11 @@ fn tell(logger: &Logger, difference: &Difference) {
 fn report(logger: &Logger, config: &Config, server: &Server) {
     logger
         .line(Level::Info, "mini-rproxy")
-        .text("version", VERSION)
+        .text("version", about::VERSION)
         .number("pid", std::process::id().into())
         .number("workers", config.workers as u64)
         .number("routes", config.routes.len() as u64)
-        .text("features", &features())
+        .text("features", &about::features())
         .send();
     let mut limits = logger.line(Level::Info, "limits");
     match server.descriptor_limit() {
@@ -298,25 +300,10 @@ fn report_listening(logger: &Logger, server: &Server, known: &[String]) {
         let protocol = match speaks {
             Speaks::Plain => "http",
             Speaks::Tls => "https",
+            Speaks::Admin => "admin",
         };
         if !known.iter().any(|known| known == address) {
             logger.line(Level::Info, "listening").text("address", address).text("protocol", protocol).send();
         }
     }
-}
-
-/// What was chosen when this binary was built.
-fn features() -> String {
-    let mut features = Vec::new();
-    for (name, is_in) in [
-        ("static", cfg!(target_feature = "crt-static")),
-        ("dlopen", chain::has_dlopen()),
-        ("tls", cfg!(feature = "tls")),
-        ("builtin-plugins", cfg!(feature = "builtin-plugins")),
-    ] {
-        if is_in {
-            features.push(name);
-        }
-    }
-    features.join(",")
 }

@@ -95,7 +95,8 @@ impl Bench {
         let config = Config::parse(text, "test").expect("the test's configuration is valid");
         let site = Rc::new(Site::new(Arc::new(config), None));
         let now = Now { instant: Instant::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
-        let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false };
+        let peer =
+            Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
         let exchange = Exchange::new(&now, peer, Rc::clone(&site));
         Bench { exchange, site, spares: Spares::default(), log: Quiet(0), now }
     }

@@ -278,6 +278,11 @@ fn mistakes_in_other_settings() {
         ("log: {format: xml}\n", r#"config.yaml:2:15: expected text or json, found "xml""#),
         ("admin: {configz: 1}\n", "config.yaml:2:18: expected true or false, found the number 1"),
         (
+            "admin: {listen_addr: []}\n",
+            r#"config.yaml:2:22: the list of listening addresses is empty: write ":8080", or remove the key"#,
+        ),
+        ("admin: {metric: true}\n", r#"config.yaml:2:9: unknown key "metric"; did you mean "metrics"?"#),
+        (
             "plugins:\n  - required: true\n",
             "config.yaml:3:5: this plugin has neither path nor builtin: add one of them",
         ),

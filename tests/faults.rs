@@ -51,7 +51,8 @@ impl Stage {
         let scene = Scene::of(&mut random);
         let split = Split::Faults(random);
         let which = CONFIGS.iter().position(|config| *config == scene.config).expect("one of the table");
-        let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false };
+        let peer =
+            Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
         let setup = if scene.hooks.is_empty() {
             Setup { config: Arc::clone(&self.configs[which]), peer, plugin: None, split, lane: scene.lane }
         } else {

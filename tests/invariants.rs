@@ -278,7 +278,7 @@ fn setup(site: &Proxy, split: Split, lane: bool) -> Setup {
         Arc::new(Plugin { wants, on_request, on_response, ..Plugin::default() })
     });
     let config = Config::parse(site.config, "test").expect("the test's configuration is valid");
-    let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false };
+    let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
     Setup { config: Arc::new(config), peer, plugin, split, lane }
 }
 

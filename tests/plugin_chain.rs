@@ -514,6 +514,30 @@ fn slow_hooks_are_counted_and_reported() {
 }
 
 #[test]
+fn what_each_plugin_did_is_told_to_whoever_counts() {
+    plugin!(Steady, Wants::NOTHING, |_| Ok(Verdict::Continue), |_| Ok(Verdict::Continue));
+    plugin!(
+        Careless,
+        Wants::NOTHING,
+        |_| {
+            std::thread::sleep(Duration::from_millis(2));
+            Ok(Verdict::Continue)
+        },
+        |_| panic!("on purpose")
+    );
+    static STEADY: Decl = decl::<Steady>("1");
+    static CARELESS: Decl = decl::<Careless>("1");
+    let (chain, _) = chain(&[(&STEADY, ""), (&CARELESS, ""), (&STEADY, "")]);
+    let mut x = Exchange::new();
+    assert_eq!(word(&x.on_request(&chain)), "continue");
+    assert_eq!(word(&x.on_response(&chain)), "fail");
+    x.on_done(&chain);
+    let did: Vec<_> = x.state.stints.iter().map(|stint| (stint.plugin, stint.faults)).collect();
+    assert_eq!(did, [("Steady", 0), ("Careless", 1), ("Steady", 0)]);
+    assert!(x.state.stints[1].time >= Duration::from_millis(2), "it slept so long");
+}
+
+#[test]
 fn the_end_is_read_only_and_knows_whether_there_was_a_response() {
     struct Ends;
     impl Plugin for Ends {

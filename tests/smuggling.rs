@@ -83,7 +83,7 @@ fn see(entry: &Entry, split: Split, lane: bool) -> Result<Seen, String> {
         let text = mini_rproxy::selftest::round::config_for("origin.example:80");
         Arc::new(Config::parse(&text, "selftest").expect("a good configuration"))
     });
-    let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false };
+    let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
     let mut wire = Wire::new(&Setup { config: Arc::clone(config), peer, plugin: None, split, lane });
     wire.send(Side::Downstream, &entry.request);
     wire.send(Side::Downstream, PROBE);

@@ -230,7 +230,8 @@ impl Scenario {
             let ops = |numbers: [usize; 2]| numbers.iter().filter_map(|&number| op(OPS[number])).collect();
             Arc::new(Plugin { wants, on_request: ops(on_request), on_response: ops(on_response), ..Plugin::default() })
         });
-        let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false };
+        let peer =
+            Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
         Setup { config, peer, plugin, split, lane }
     }
 

@@ -18,8 +18,8 @@ use super::sections::{
 use super::units::{BodyLimit, ConnectionLimit, MemoryLimit, Span};
 use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, Rewriting, ServerName, Text};
 use super::{
-    CertificateFiles, Config, ForwardedPolicy, Limits, LogConfig, LogFormat, PluginConfig, PluginSource, PoolLimits,
-    Rewrites, RouteConfig, RouteOptions, Timeouts, TlsListen, UpstreamTls,
+    CertificateFiles, Config, ForwardedPolicy, Limits, ListenAddr, LogConfig, LogFormat, PluginConfig, PluginSource,
+    PoolLimits, Rewrites, RouteConfig, RouteOptions, Timeouts, TlsListen, UpstreamTls,
 };
 
 impl Config {
@@ -108,9 +108,10 @@ pub(super) fn resolve(file: File, routes: Routes, format: LogFormat) -> Config {
     let upstream_tls = file.upstream_tls.unwrap_or_default().over(&UpstreamTls::default());
     let rewrites = rewrites_over(file.rewrite_redirects, file.rewrite_cookies, Rewrites::default());
     let forwarded = file.forwarded.unwrap_or_default();
+    let admin = file.admin.unwrap_or_default();
     let log = file.log.unwrap_or_default();
     let mut config = Config {
-        listen: file.listen_addr.map_or(default.listen, |Listen(all)| all.into_iter().map(|Address(a)| a).collect()),
+        listen: file.listen_addr.map_or(default.listen, addresses),
         routes: resolve_routes(routes, &limits, timeouts, rewrites, &upstream_tls),
         workers: file.workers.map_or(default.workers, |count| count.to_usize()),
         limits,
@@ -129,7 +130,9 @@ pub(super) fn resolve(file: File, routes: Routes, format: LogFormat) -> Config {
         },
         rewrites,
         timeouts,
-        configz: file.admin.unwrap_or_default().configz.is_none_or(|Flag(on)| on),
+        configz: admin.configz.is_none_or(|Flag(on)| on),
+        metrics: admin.metrics.is_none_or(|Flag(on)| on),
+        admin_listen: admin.listen_addr.map_or(default.admin_listen, addresses),
         plugins: file.plugins.unwrap_or_default().into_iter().filter_map(PluginKeys::resolve).collect(),
         plugin_body_limit: file.plugin_body_limit.map_or(default.plugin_body_limit, |size| size.to_usize()),
         log: LogConfig {
@@ -139,6 +142,10 @@ pub(super) fn resolve(file: File, routes: Routes, format: LogFormat) -> Config {
     };
     config.fit_workers();
     config
+}
+
+fn addresses(Listen(all): Listen) -> Vec<ListenAddr> {
+    all.into_iter().map(|Address(address)| address).collect()
 }
 
 fn span(written: Option<Span>, default: Duration) -> Duration {
@@ -240,7 +247,7 @@ impl TlsKeys {
         let first = CertificateKeys { certificate: self.certificate, key: self.key }.resolve();
         let more = self.certificates.unwrap_or_default().into_iter().filter_map(CertificateKeys::resolve);
         TlsListen {
-            listen: self.listen_addr.map_or(Vec::new(), |Listen(all)| all.into_iter().map(|Address(a)| a).collect()),
+            listen: self.listen_addr.map_or(Vec::new(), addresses),
             certificates: first.into_iter().chain(more).collect(),
         }
     }

@@ -44,7 +44,7 @@ pub use error::{ConfigError, did_you_mean};
 pub use listen::ListenError;
 pub use outline::{Difference, Kind, Outline};
 pub use prefix::PrefixError;
-pub use url::UrlError;
+pub use url::{Scheme, UpstreamUrl, UrlError};
 
 /// Everything that can be configured, with all defaults filled in.
 ///
@@ -75,6 +75,11 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Whether /configz answers.
     pub configz: bool,
+    /// Whether /metrics answers.
+    pub metrics: bool,
+    /// Where the built-in resources answer and nothing else. Empty: nowhere, and /metrics answers local clients on
+    /// every address of [`Config::listen`].
+    pub admin_listen: Vec<ListenAddr>,
     /// In the order in which their request hooks run.
     pub plugins: Vec<PluginConfig>,
     /// The most bytes of a body that is buffered for plugins.
@@ -98,6 +103,8 @@ impl Default for Config {
             rewrites: Rewrites::default(),
             timeouts: Timeouts::default(),
             configz: true,
+            metrics: true,
+            admin_listen: Vec::new(),
             plugins: Vec::new(),
             plugin_body_limit: 1024 * 1024,
             log: LogConfig::default(),
@@ -207,65 +214,6 @@ pub struct RouteConfig {
     pub upstream: Arc<UpstreamUrl>,
     /// Shared by all routes that say the same.
     pub options: Arc<RouteOptions>,
-}
-
-/// Where a route leads, taken apart.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct UpstreamUrl {
-    /// Before `://`.
-    pub scheme: Scheme,
-    /// Name in lower case or IP literal, without brackets.
-    pub host: String,
-    /// As written, or that of the scheme.
-    pub port: u16,
-    /// The Host value: brackets where needed, no default port.
-    pub authority: String,
-    /// Empty or `/base`, never with a trailing slash.
-    pub base_path: String,
-    /// The value of the Authorization field made from `user:password@`. Never shown anywhere.
-    pub authorization: Option<String>,
-}
-
-impl UpstreamUrl {
-    /// The URL without credentials.
-    pub fn to_public_string(&self) -> String {
-        format!("{}://{}{}", self.scheme.name(), self.authority, self.base_path)
-    }
-}
-
-/// Without credentials: what is printed for debugging ends in logs too.
-impl fmt::Debug for UpstreamUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hidden = if self.authorization.is_some() { " (credentials hidden)" } else { "" };
-        write!(f, "UpstreamUrl({}{hidden})", self.to_public_string())
-    }
-}
-
-/// How to speak to an upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scheme {
-    /// In the clear.
-    Http,
-    /// Inside TLS.
-    Https,
-}
-
-impl Scheme {
-    /// As in a URL, without `://`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        }
-    }
-
-    /// The port of a URL that names none (RFC 9110 sections 4.2.1 and 4.2.2).
-    pub const fn default_port(self) -> u16 {
-        match self {
-            Scheme::Http => 80,
-            Scheme::Https => 443,
-        }
-    }
 }
 
 /// What a route may say for itself.

@@ -11,7 +11,9 @@ use super::sections::{
 };
 use super::units::{BodyLimit, ConnectionLimit, Count, MemoryLimit, Size, Span};
 use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, Rewriting, ServerName, Text};
-use super::{CertificateFiles, Config, PluginConfig, PluginSource, RouteOptions, Timeouts, TlsListen, UpstreamTls};
+use super::{
+    CertificateFiles, Config, ListenAddr, PluginConfig, PluginSource, RouteOptions, Timeouts, TlsListen, UpstreamTls,
+};
 
 impl Config {
     /// The effective configuration as YAML. Read again it gives the same configuration, but for credentials in upstream
@@ -33,7 +35,7 @@ impl Config {
     fn to_file(&self) -> File {
         let limits = &self.limits;
         File {
-            listen_addr: Some(Listen(self.listen.iter().cloned().map(Address).collect())),
+            listen_addr: to_listen(&self.listen),
             routes: Some(self.to_routes()),
             workers: Some(Count(self.workers as u64)),
             limits: Some(LimitKeys {
@@ -62,7 +64,11 @@ impl Config {
             }),
             rewrite_redirects: Some(Rewriting(self.rewrites.redirects)),
             rewrite_cookies: Some(Rewriting(self.rewrites.cookies)),
-            admin: Some(AdminKeys { configz: Some(Flag(self.configz)) }),
+            admin: Some(AdminKeys {
+                listen_addr: to_listen(&self.admin_listen),
+                configz: Some(Flag(self.configz)),
+                metrics: Some(Flag(self.metrics)),
+            }),
             plugins: Some(self.plugins.iter().map(to_plugin).collect()),
             plugin_body_limit: Some(Size(self.plugin_body_limit as u64)),
             log: Some(LogKeys { format: Some(Format(self.log.format)), access: Some(Flag(self.log.access)) }),
@@ -106,9 +112,14 @@ impl Config {
     }
 }
 
+/// `None` for no address at all.
+fn to_listen(addresses: &[ListenAddr]) -> Option<Listen> {
+    (!addresses.is_empty()).then(|| Listen(addresses.iter().cloned().map(Address).collect()))
+}
+
 fn to_tls(tls: &TlsListen) -> TlsKeys {
     let text = |path: &Path| Some(Text(path.to_string_lossy().into_owned()));
-    let listen = (!tls.listen.is_empty()).then(|| Listen(tls.listen.iter().cloned().map(Address).collect()));
+    let listen = to_listen(&tls.listen);
     let pair =
         |files: &CertificateFiles| CertificateKeys { certificate: text(&files.certificate), key: text(&files.key) };
     let certificates = Some(tls.certificates.iter().map(pair).collect());
@@ -198,7 +209,7 @@ dns: {refresh: 1h}
 rewrite_redirects: off
 rewrite_cookies: off
 forwarded: {trusted_proxies: [10.0.0.0/8, 127.0.0.1, "::1"], enabled: false}
-admin: {configz: false}
+admin: {configz: false, metrics: false, listen_addr: ["127.0.0.1:9", "unix:/run/admin"]}
 plugins:
   - path: /lib/x.so
     config: {a: [1, null, "true"], b: {}}
@@ -279,6 +290,7 @@ rewrite_redirects: auto
 rewrite_cookies: auto
 admin:
   configz: true
+  metrics: true
 plugins: []
 plugin_body_limit: 1MiB
 log:

@@ -136,7 +136,9 @@ section! {
 
 section! {
     AdminKeys as "a mapping such as \"configz: true\"" {
+        listen_addr: Listen,
         configz: Flag,
+        metrics: Flag,
     }
 }
 

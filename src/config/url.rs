@@ -6,7 +6,65 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use super::prefix::{self, encoded_byte};
-use super::{Scheme, UpstreamUrl};
+
+/// Where a route leads, taken apart.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct UpstreamUrl {
+    /// Before `://`.
+    pub scheme: Scheme,
+    /// Name in lower case or IP literal, without brackets.
+    pub host: String,
+    /// As written, or that of the scheme.
+    pub port: u16,
+    /// The Host value: brackets where needed, no default port.
+    pub authority: String,
+    /// Empty or `/base`, never with a trailing slash.
+    pub base_path: String,
+    /// The value of the Authorization field made from `user:password@`. Never shown anywhere.
+    pub authorization: Option<String>,
+}
+
+impl UpstreamUrl {
+    /// The URL without credentials.
+    pub fn to_public_string(&self) -> String {
+        format!("{}://{}{}", self.scheme.name(), self.authority, self.base_path)
+    }
+}
+
+/// Without credentials: what is printed for debugging ends in logs too.
+impl fmt::Debug for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hidden = if self.authorization.is_some() { " (credentials hidden)" } else { "" };
+        write!(f, "UpstreamUrl({}{hidden})", self.to_public_string())
+    }
+}
+
+/// How to speak to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// In the clear.
+    Http,
+    /// Inside TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As in a URL, without `://`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
+    /// The port of a URL that names none (RFC 9110 sections 4.2.1 and 4.2.2).
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+}
 
 /// What is wrong with an upstream URL. No variant holds text of the URL, which may contain a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

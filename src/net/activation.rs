@@ -3,8 +3,8 @@
 //!
 //! Sockets come as descriptors from 3 on; `LISTEN_PID` says for which process, `LISTEN_FDS` how many they are and
 //! `LISTEN_FDNAMES` what they are called. A port below 1024 needs no rights then, and no connection is lost in a restart:
-//! the manager holds the socket. Where sockets are handed over, they are used instead of all addresses in the configuration; one
-//! that is named `https` speaks TLS.
+//! the manager holds the socket. Where sockets are handed over, they are used instead of the addresses in the configuration; one
+//! that is named `https` speaks TLS, one that is named `admin` is used instead of `admin.listen_addr`.
 //!
 //! Notifications go to the unix socket that `NOTIFY_SOCKET` names; where nobody listens there, nothing happens.
 //!
@@ -123,12 +123,20 @@ fn take(fd: RawFd) -> Result<Socket, ActivationError> {
 /// What is spoken at a socket with this name: TLS where all addresses of the configuration speak it, and where some do, on
 /// sockets with the name `https`. A socket of that name never speaks anything else.
 pub fn speaks(name: &str, tls: Option<&TlsListen>) -> Result<Speaks, ActivationError> {
+    if is_admin(name) {
+        return Ok(Speaks::Admin);
+    }
     match (tls, name == "https") {
         (None, true) => Err(ActivationError::NoCertificate),
         (None, false) => Ok(Speaks::Plain),
         (Some(tls), false) if !tls.listen.is_empty() => Ok(Speaks::Plain),
         (Some(_), _) => Ok(Speaks::Tls),
     }
+}
+
+/// Whether a socket with this name is for the operator.
+pub fn is_admin(name: &str) -> bool {
+    name == "admin"
 }
 
 impl Inherited {

@@ -1,7 +1,8 @@
 //! The loop's clock: read once per turn, never per request.
 //!
 //! All deadlines are made of the monotonic clock (rule E11). The wall clock is read for the Date field only, and only
-//! when the second is over; when somebody sets it, Date follows within a second.
+//! when the second is over; when somebody sets it, Date follows within a second. And once for the moment at which the process
+//! began, which /metrics tells.
 
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,6 +11,11 @@ use crate::proxy::exchange::Now;
 
 /// From 1970 to the first second that the Date field cannot say.
 const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
+
+/// The time since 1970: for people, who compare it with other dates. A clock before that is wrong anyway.
+pub fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
 
 /// The moment of the current turn.
 pub struct Clock {

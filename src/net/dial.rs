@@ -47,8 +47,10 @@ impl Worker {
         }
         if !fresh && let Some(key) = self.take_idle(owner, upstream) {
             self.set_link(owner, key);
+            self.around.journal.meter.reused.increment();
             return Loan::FromPool;
         }
+        self.around.journal.meter.dialed.increment();
         self.dial(owner, upstream);
         Loan::Pending
     }

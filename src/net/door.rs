@@ -13,6 +13,8 @@ use mio::{Interest, Registry};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
+use crate::proxy::meter::Count;
+
 use super::conn::Stream;
 use super::listen::{Listening, Speaks};
 use super::timers::Alarm;
@@ -194,9 +196,15 @@ impl Door {
     }
 
     /// Closes the door for a moment after `error`; returns until when, and what to say, if it is time to say something.
-    pub fn close_for_a_moment(&mut self, now: Instant, error: &io::Error) -> (Instant, Option<String>) {
+    /// Who was turned away is counted in `refused`.
+    pub fn close_for_a_moment(
+        &mut self,
+        now: Instant,
+        error: &io::Error,
+        refused: &Count,
+    ) -> (Instant, Option<String>) {
         if is_exhaustion(error) {
-            self.turn_one_away();
+            self.turn_one_away(refused);
         }
         let until = now + PAUSE;
         self.closed_until = Some(until);
@@ -210,12 +218,13 @@ impl Door {
     }
 
     /// With the reserve descriptor, one client is taken in and let go at once.
-    fn turn_one_away(&mut self) {
+    fn turn_one_away(&mut self, refused: &Count) {
         if self.reserve.take().is_some()
             && let Knock::Client(stream, ..) = self.accept()
         {
             drop(stream);
             self.turned_away += 1;
+            refused.increment();
         }
         self.reserve = spare_socket();
     }
@@ -280,18 +289,19 @@ mod tests {
         let (mut door, address) = door();
         let now = Instant::now();
         let mut client = StdStream::connect(address).expect("loopback");
-        let error = io::Error::from(Errno::MFILE);
-        let (until, complaint) = door.close_for_a_moment(now, &error);
+        let (error, refused) = (io::Error::from(Errno::MFILE), Count::default());
+        let (until, complaint) = door.close_for_a_moment(now, &error, &refused);
         assert_eq!(client.read(&mut [0; 8]).expect("a clean end"), 0);
         assert!(complaint.expect("the first complaint").contains("turned away: 1"));
+        assert_eq!(refused.get(), 1);
         assert!(door.reserve.is_some());
         assert!(!door.is_open(now));
         door.on_event(0);
         assert!(!door.is_open(now), "no spinning");
         assert!(door.is_open(until));
-        let (_, complaint) = door.close_for_a_moment(until, &error);
+        let (_, complaint) = door.close_for_a_moment(until, &error, &refused);
         assert_eq!(complaint, None, "one line per second");
-        let (_, complaint) = door.close_for_a_moment(now + COMPLAIN_EVERY, &error);
+        let (_, complaint) = door.close_for_a_moment(now + COMPLAIN_EVERY, &error, &refused);
         assert!(complaint.is_some());
     }
 }

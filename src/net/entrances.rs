@@ -52,24 +52,24 @@ pub struct Plan {
 }
 
 impl Entrances {
-    /// At start: all addresses of the configuration, or in their place the sockets that were handed over.
+    /// At start: all addresses of the configuration, or in their place the sockets that were handed over; for the
+    /// operator's entrance and for all others each.
     pub fn open(
         config: &Config,
         handed_over: Vec<Inherited>,
         workers: usize,
     ) -> Result<(Entrances, ByWorker), StartError> {
         let mut entrances = Entrances { all: Vec::new(), next: 0, workers };
-        let plan = if handed_over.is_empty() {
-            entrances.plan(config)?
-        } else {
-            let adopt = |socket: Inherited| {
-                let speaks = activation::speaks(&socket.name, config.tls.as_ref())?;
-                Ok((Place::HandedOver(socket.name.clone()), speaks, socket.into_bound(workers)?))
-            };
-            let new = handed_over.into_iter().map(adopt).collect::<Result<Vec<_>, StartError>>()?;
-            Plan { fates: Vec::new(), new }
+        let adopt = |socket: Inherited| {
+            let speaks = activation::speaks(&socket.name, config.tls.as_ref())?;
+            Ok((Place::HandedOver(socket.name.clone()), speaks, socket.into_bound(workers)?))
         };
-        let doors = entrances.carry_out(plan);
+        let adopted = handed_over.into_iter().map(adopt).collect::<Result<Vec<_>, StartError>>()?;
+        let mut doors = entrances.carry_out(Plan { fates: Vec::new(), new: adopted });
+        let rest = entrances.plan(config)?;
+        for (door, more) in doors.iter_mut().zip(entrances.carry_out(rest)) {
+            door.extend(more);
+        }
         Ok((entrances, doors))
     }
 
@@ -81,7 +81,8 @@ impl Entrances {
         for entrance in &self.all {
             fates.push(match &entrance.place {
                 Place::HandedOver(name) => {
-                    wanted.clear();
+                    // It takes the place of those addresses that serve the same.
+                    wanted.retain(|(_, speaks)| (*speaks == Speaks::Admin) != activation::is_admin(name));
                     Some(activation::speaks(name, config.tls.as_ref())?)
                 }
                 Place::Configured(address) => {
@@ -168,7 +169,8 @@ fn addresses(config: &Config) -> impl Iterator<Item = (&ListenAddr, Speaks)> {
         Some(TlsListen { listen, .. }) => (Speaks::Plain, &listen[..]),
     };
     let first = config.listen.iter().map(move |address| (address, first));
-    first.chain(with_tls.iter().map(|address| (address, Speaks::Tls)))
+    let admin = config.admin_listen.iter().map(|address| (address, Speaks::Admin));
+    first.chain(with_tls.iter().map(|address| (address, Speaks::Tls))).chain(admin)
 }
 
 /// Whether one socket serves both.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Token};
 
-use crate::proxy::exchange::{Exchange, Peer, Spares};
+use crate::proxy::exchange::{Entrance, Exchange, Peer, Spares};
 
 use super::conn::{Conn, Readiness, Stream};
 use super::control::Order;
@@ -181,6 +181,7 @@ impl Worker {
         client.is_queued = false;
         let result = catch_unwind(AssertUnwindSafe(|| self.drive(key)));
         self.count_memory(key);
+        self.count_busy(key);
         if result.is_err() {
             self.around.spares = Spares::of(self.around.ledger.spares());
             self.remove_client(key);
@@ -203,7 +204,8 @@ impl Worker {
                 // it: those who are inside need them, and a crowd at the door would take them all.
                 Knock::Stuck(error) if is_exhaustion(&error) && self.pipes.close_free() => {}
                 Knock::Stuck(error) => {
-                    let (until, complaint) = self.door.close_for_a_moment(now, &error);
+                    let (until, complaint) =
+                        self.door.close_for_a_moment(now, &error, &self.around.journal.meter.refused);
                     self.timers.set(&mut self.door.alarm, until, Source::Listener(0).token());
                     if let Some(complaint) = complaint {
                         self.around.journal.warn(format_args!("{complaint}"));
@@ -225,10 +227,15 @@ impl Worker {
             match self.stations.desk.accept() {
                 Some(stage) => conn.secure(stage),
                 // Never in the clear what is meant to be secret.
-                None => return self.graveyard.push(conn),
+                None => return self.turn_away(conn),
             }
         }
-        let peer = Peer { address, secure: speaks == Speaks::Tls };
+        let (secure, entrance) = match speaks {
+            Speaks::Plain => (false, Entrance::Public),
+            Speaks::Tls => (true, Entrance::Public),
+            Speaks::Admin => (false, Entrance::Admin),
+        };
+        let peer = Peer { address, secure, entrance };
         let client = Client {
             conn,
             exchange: Exchange::new(now, peer, Rc::clone(&self.around.site)),
@@ -241,11 +248,21 @@ impl Worker {
             leave: Leave::No,
             counted: 0,
             is_hungry: false,
+            is_busy: false,
         };
         match self.clients.insert(client) {
-            Ok(key) => self.enqueue(key),
-            Err(client) => self.graveyard.push(client.conn),
+            Ok(key) => {
+                self.around.journal.meter.accepted.increment();
+                self.enqueue(key);
+            }
+            Err(client) => self.turn_away(client.conn),
         }
+    }
+
+    /// There is no place for this one.
+    fn turn_away(&mut self, conn: Conn) {
+        self.around.journal.meter.refused.increment();
+        self.graveyard.push(conn);
     }
 
     /// The last place is taken, or the last descriptor: the client that has been idle longest is asked to leave, so that

@@ -43,6 +43,8 @@ pub enum Speaks {
     Plain,
     /// TLS first.
     Tls,
+    /// HTTP at once, with the operator: nothing is served there but the built-in resources.
+    Admin,
 }
 
 /// Who else may have sockets on a TCP port.

@@ -1,5 +1,7 @@
 //! What a worker says: warnings, and one line for each finished request. Where nobody asked for access lines, none is
 //! built. What a line looks like and how it leaves the process is the log's business.
+//!
+//! Whether or not anything is said, everything is counted: a [`Witness`] stands between the exchanges and the journal.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,11 +9,45 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::log::{Level, Logger};
 use crate::proxy::exchange::{AccessRecord, Observer};
+use crate::proxy::exposition::Board;
+use crate::proxy::meter::Meter;
 
 /// What a worker can say.
 pub trait Journal: Observer {
     /// Something that the operator should know of.
     fn warn(&mut self, message: fmt::Arguments<'_>);
+}
+
+/// One worker's observer: it counts what the exchanges tell it and hands it on to the journal.
+pub struct Witness {
+    /// This worker's own counters.
+    pub meter: Arc<Meter>,
+    /// Those of all workers, to be read only.
+    board: Arc<Board>,
+    journal: Box<dyn Journal>,
+}
+
+impl Witness {
+    /// For the worker with this number.
+    pub fn new(board: Arc<Board>, number: usize, journal: Box<dyn Journal>) -> Witness {
+        Witness { meter: Arc::clone(&board.meters()[number]), board, journal }
+    }
+
+    /// Something that the operator should know of.
+    pub fn warn(&mut self, message: fmt::Arguments<'_>) {
+        self.journal.warn(message);
+    }
+}
+
+impl Observer for Witness {
+    fn access(&mut self, record: &AccessRecord<'_>) {
+        self.meter.count(record);
+        self.journal.access(record);
+    }
+
+    fn metrics(&self) -> String {
+        self.board.to_text()
+    }
 }
 
 /// One worker's journal.
@@ -116,7 +152,7 @@ mod tests {
             total: Duration::from_secs(2),
             why: None,
             rule: None,
-            detail: None,
+            ..AccessRecord::default()
         }
     }
 

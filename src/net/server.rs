@@ -12,10 +12,12 @@ use std::time::Duration;
 use mio::{Poll, Waker};
 
 use crate::config::Config;
+use crate::proxy::exposition::Board;
 use crate::proxy::hooks::Hooks;
 use crate::proxy::site::Site;
 
 use super::activation::Inherited;
+use super::clock::since_1970;
 use super::control::{Control, Order};
 use super::descriptors;
 use super::door::Door;
@@ -113,6 +115,7 @@ impl Server {
             threads: Vec::with_capacity(workers),
         };
         let share = descriptors::share(max_connections, workers);
+        let board = Arc::new(Board::new(workers, Arc::clone(&site.labels), since_1970()));
         let ways = inboxes.into_iter().zip(mailboxes).zip(doors);
         for (number, (poll, ((inbox, mailbox), entrances))) in polls.into_iter().zip(ways).enumerate() {
             let seed = Seed {
@@ -125,6 +128,8 @@ impl Server {
                 control: Arc::clone(&control),
                 mailbox,
                 tls: tls.clone(),
+                board: Arc::clone(&board),
+                number,
             };
             let (site, journals) = (site.clone(), Arc::clone(&journals));
             let farewell = Farewell { control: Arc::clone(&control), on_end: Arc::clone(&on_end) };

@@ -12,6 +12,7 @@ use std::time::Instant;
 use mio::Poll;
 
 use crate::proxy::exchange::{ConnectError, Env, Exchange, Spares};
+use crate::proxy::exposition::Board;
 use crate::proxy::site::{Site, UpstreamId};
 
 use super::addresses::{Attempt, Known};
@@ -21,7 +22,7 @@ use super::control::Control;
 use super::door::Door;
 use super::lane::Lane;
 use super::memory::{Ledger, Level};
-use super::observer::Journal;
+use super::observer::{Journal, Witness};
 use super::pool::Pool;
 use super::renewal::Mailbox;
 use super::resolve::{Inbox, Resolver};
@@ -57,6 +58,8 @@ pub struct Client {
     pub counted: u32,
     /// Whether it waits for memory.
     pub is_hungry: bool,
+    /// Whether it is counted as one with a request under way.
+    pub is_busy: bool,
 }
 
 impl Client {
@@ -136,14 +139,14 @@ pub struct Surroundings {
     pub spares: Spares,
     /// What may be owned, and what is.
     pub ledger: Ledger,
-    /// The log.
-    pub journal: Box<dyn Journal>,
+    /// The log, and the counters.
+    pub journal: Witness,
 }
 
 impl Surroundings {
     /// As a call takes it.
     pub fn env(&mut self) -> Env<'_> {
-        Env { now: self.clock.now(), site: &self.site, spares: &mut self.spares, observer: &mut *self.journal }
+        Env { now: self.clock.now(), site: &self.site, spares: &mut self.spares, observer: &mut self.journal }
     }
 
     /// The moment of this turn.
@@ -230,12 +233,17 @@ pub struct Seed {
     pub mailbox: Arc<Mailbox>,
     /// What TLS connections are made of.
     pub tls: Tls,
+    /// Where all workers count.
+    pub board: Arc<Board>,
+    /// This worker's number.
+    pub number: usize,
 }
 
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
     pub fn new(seed: Seed, site: Rc<Site>, journal: Box<dyn Journal>) -> Worker {
-        let Seed { poll, door, ledger, pipes, resolver, inbox, control, mailbox, tls } = seed;
+        let Seed { poll, door, ledger, pipes, resolver, inbox, control, mailbox, tls, board, number } = seed;
+        let journal = Witness::new(board, number, journal);
         Worker {
             poll,
             clients: Slab::default(),
@@ -290,6 +298,18 @@ impl Worker {
         }
     }
 
+    /// Counts whether a client has a request under way.
+    pub(super) fn count_busy(&mut self, key: Key) {
+        if let Some(client) = self.clients.get_mut(key) {
+            match (client.is_busy, client.exchange.is_active()) {
+                (false, true) => self.around.journal.meter.busy.increment(),
+                (true, false) => self.around.journal.meter.busy.decrement(),
+                (true, true) | (false, false) => return,
+            }
+            client.is_busy = !client.is_busy;
+        }
+    }
+
     /// Whoever waits for memory that there is now is driven again.
     pub(super) fn feed(&mut self) {
         let level = self.around.ledger.level();
@@ -312,6 +332,11 @@ impl Worker {
             self.around.ledger.count(client.counted as usize, 0);
             if let Some(lane) = client.lane {
                 lane.end(&mut self.pipes);
+            }
+            let meter = &self.around.journal.meter;
+            meter.closed.increment();
+            if client.is_busy {
+                meter.busy.decrement();
             }
             if let Some(link) = client.link {
                 self.remove_link(link);

@@ -28,7 +28,7 @@ use super::load;
 use super::record::{self, Checked, RecordError};
 use super::{Level, Sink, builtin};
 use crate::config::{Config, PluginConfig, PluginSource};
-use crate::proxy::hooks::{BodyWants, HookView, Hooks, Verdict};
+use crate::proxy::hooks::{BodyWants, HookView, Hooks, Stint, Verdict};
 
 /// A hook that takes longer is reported: meanwhile nothing else moves on that thread.
 const SLOW: Duration = Duration::from_millis(5);
@@ -97,7 +97,8 @@ fn load_file(path: &Path) -> Result<Checked, Reason> {
 
 /// One plugin, created.
 struct Member {
-    name: String,
+    /// Kept for as long as the process lives, as the plugin's own log is: whoever counts what it does may keep it too.
+    name: &'static str,
     record: abi::Plugin,
     /// What `create` gave; may be null.
     this: *mut c_void,
@@ -238,23 +239,25 @@ impl Chain {
         self.wants.request |= record.flags & abi::WANT_REQUEST_BODY != 0;
         self.wants.response |= record.flags & abi::WANT_RESPONSE_BODY != 0;
         self.sink.log(Level::Info, &name, &format!("loaded, version {version}"));
+        let name = Box::leak(name.into_boxed_str());
         self.members.push(Member { name, record, this, slow: AtomicU64::new(0) });
         Ok(())
     }
 
     /// The plugins' names in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.members.iter().map(|member| member.name.as_str())
+        self.members.iter().map(|member| member.name)
     }
 
     /// How many hooks of each plugin took more than 5 ms.
     pub fn slow_hooks(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.members.iter().map(|member| (member.name.as_str(), member.slow.load(Ordering::Relaxed)))
+        self.members.iter().map(|member| (member.name, member.slow.load(Ordering::Relaxed)))
     }
 
-    /// Calls one hook. `clock` is when it starts, and becomes when it has ended: one reading of the clock serves both the
-    /// end of a hook and the start of the next one.
-    fn call(&self, member: &Member, phase: Phase, view: &mut HookView<'_>, clock: &mut Instant) -> Ended {
+    /// Calls one hook of the plugin at `index`. `clock` is when it starts, and becomes when it has ended: one reading of
+    /// the clock serves both the end of a hook and the start of the next one.
+    fn call(&self, index: usize, phase: Phase, view: &mut HookView<'_>, clock: &mut Instant) -> Ended {
+        let member = &self.members[index];
         let (entry, hook) = match phase {
             Phase::Request => ("on_request", member.record.on_request),
             Phase::Response => ("on_response", member.record.on_response),
@@ -265,21 +268,25 @@ impl Chain {
         // SAFETY: the plugin's own hook with its own `this`, not yet destroyed; the door is open until the call returns
         // and nobody else uses it meanwhile.
         let verdict = unsafe { hook(member.this, door.as_exchange()) };
-        self.note_time(member, entry, clock);
-        let why = match (verdict, door.into_access().answer) {
+        let time = self.note_time(member, entry, clock);
+        let answer = door.into_access().answer;
+        let stint = stint(view, index, member);
+        stint.time += time;
+        let why = match (verdict, answer) {
             (abi::CONTINUE, _) => return Ended::Continue,
             (abi::RESPOND, Some(answer)) => {
-                return Ended::Respond(Verdict::Respond { plugin: member.name.clone(), answer });
+                return Ended::Respond(Verdict::Respond { plugin: member.name.to_owned(), answer });
             }
             (abi::RESPOND, None) => "it answers, but gave no answer".to_owned(),
             (abi::FAIL, _) => "it failed".to_owned(),
             (other, _) => format!("it returned verdict {other}, which means nothing"),
         };
-        self.sink.log(Level::Error, &member.name, &format!("{entry}: {why}; the client gets 502"));
+        stint.faults += 1;
+        self.sink.log(Level::Error, member.name, &format!("{entry}: {why}; the client gets 502"));
         Ended::Fail
     }
 
-    fn note_time(&self, member: &Member, entry: &str, clock: &mut Instant) {
+    fn note_time(&self, member: &Member, entry: &str, clock: &mut Instant) -> Duration {
         let end = Instant::now();
         let took = end - std::mem::replace(clock, end);
         if took > SLOW {
@@ -287,10 +294,20 @@ impl Chain {
             // The first, the second, the fourth ...: a plugin that is always slow must not fill the log.
             if count.is_power_of_two() {
                 let text = format!("{entry} took {took:?} and held up everything else on its thread; count {count}");
-                self.sink.log(Level::Warn, &member.name, &text);
+                self.sink.log(Level::Warn, member.name, &text);
             }
         }
+        took
     }
+}
+
+/// What is counted for the plugin at `index`. Plugins run in their order first, so those before it have theirs already.
+fn stint<'a>(view: &'a mut HookView<'_>, index: usize, member: &Member) -> &'a mut Stint {
+    let stints = &mut view.state.stints;
+    while stints.len() <= index {
+        stints.push(Stint { plugin: member.name, time: Duration::ZERO, faults: 0 });
+    }
+    &mut stints[index]
 }
 
 impl Hooks for Chain {
@@ -302,10 +319,10 @@ impl Hooks for Chain {
         let mut clock = Instant::now();
         for (index, member) in self.members.iter().enumerate() {
             view.state.started = index + 1;
-            match self.call(member, Phase::Request, view, &mut clock) {
+            match self.call(index, Phase::Request, view, &mut clock) {
                 Ended::Continue => {}
                 Ended::Respond(verdict) => return verdict,
-                Ended::Fail => return Verdict::Fail { plugin: member.name.clone() },
+                Ended::Fail => return Verdict::Fail { plugin: member.name.to_owned() },
             }
         }
         Verdict::Continue
@@ -314,11 +331,11 @@ impl Hooks for Chain {
     fn on_response(&self, view: &mut HookView<'_>) -> Verdict {
         let mut clock = Instant::now();
         // The other way round: the plugin that saw the request last, as it left, sees the response first.
-        for member in self.members.iter().rev() {
-            match self.call(member, Phase::Response, view, &mut clock) {
+        for (index, member) in self.members.iter().enumerate().rev() {
+            match self.call(index, Phase::Response, view, &mut clock) {
                 Ended::Continue => {}
                 Ended::Respond(verdict) => return verdict,
-                Ended::Fail => return Verdict::Fail { plugin: member.name.clone() },
+                Ended::Fail => return Verdict::Fail { plugin: member.name.to_owned() },
             }
         }
         Verdict::Continue
@@ -327,13 +344,14 @@ impl Hooks for Chain {
     fn on_done(&self, view: &mut HookView<'_>) {
         let started = std::mem::take(&mut view.state.started);
         let mut clock = Instant::now();
-        for member in self.members.iter().take(started).rev() {
+        for (index, member) in self.members.iter().enumerate().take(started).rev() {
             let Some(hook) = member.record.on_done else { continue };
             let mut door = Door::new(View::new(view, Phase::Done, member.record.flags, self.limits));
             // SAFETY: as in `call`.
             unsafe { hook(member.this, door.as_exchange()) };
-            self.note_time(member, "on_done", &mut clock);
+            let time = self.note_time(member, "on_done", &mut clock);
             door.into_access();
+            stint(view, index, member).time += time;
         }
     }
 }
@@ -343,7 +361,7 @@ impl Drop for Chain {
         for member in self.members.drain(..).rev() {
             let slow = member.slow.load(Ordering::Relaxed);
             if slow > 0 {
-                self.sink.log(Level::Warn, &member.name, &format!("hooks that took more than {SLOW:?}: {slow}"));
+                self.sink.log(Level::Warn, member.name, &format!("hooks that took more than {SLOW:?}: {slow}"));
             }
             if let Some(destroy) = member.record.destroy {
                 // SAFETY: what `create` gave, destroyed once: whoever drops the chain is the last to have it.

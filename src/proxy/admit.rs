@@ -5,6 +5,8 @@
 
 use super::cause::{Cause, Refusal};
 use super::connection::{Options, allowed_protocols};
+use super::events::{Entrance, Peer};
+use super::forwarded::is_local;
 use super::route::write_target;
 use super::site::Site;
 use crate::http::chars::parse_decimal;
@@ -36,6 +38,8 @@ pub enum Answerer {
     Configz,
     /// The proxy: on `/configz?outline` the whole configuration, to whom it may be told; to others as above.
     Outline,
+    /// The proxy: what was counted, on `/metrics`.
+    Metrics,
     /// The proxy: OPTIONS that goes no further (`*`, or Max-Forwards: 0).
     Options,
     /// The upstream of a route.
@@ -57,7 +61,13 @@ pub struct Plan {
 ///
 /// # Errors
 /// The refusal to answer with.
-pub fn admit(head: &RequestHead, options: Options, site: &Site, target: &mut Vec<u8>) -> Result<Admission, Refusal> {
+pub fn admit(
+    head: &RequestHead,
+    options: Options,
+    peer: &Peer,
+    site: &Site,
+    target: &mut Vec<u8>,
+) -> Result<Admission, Refusal> {
     target.clear();
     let framing = request_framing(head)?;
     match head.method {
@@ -79,8 +89,11 @@ pub fn admit(head: &RequestHead, options: Options, site: &Site, target: &mut Vec
         Target::Authority(_) => return Err(Refusal::new(400, Cause::Rule("S12"))),
     };
     let expects_continue = expects_continue(head, framing)?;
-    if let Some(by) = built_in(head, path, query, site)? {
+    if let Some(by) = built_in(head, path, query, peer, site)? {
         return Ok(Admission { framing, by });
+    }
+    if peer.entrance == Entrance::Admin {
+        return Err(Refusal::new(404, Cause::NoRoute));
     }
     if has_dot_segment(path) {
         return Err(Refusal::from(TargetError::DotSegment));
@@ -115,17 +128,35 @@ fn expects_continue(head: &RequestHead, framing: Framing) -> Result<bool, Refusa
 }
 
 /// The built-in resources win over routes.
-fn built_in(head: &RequestHead, path: &[u8], query: &[u8], site: &Site) -> Result<Option<Answerer>, Refusal> {
+fn built_in(
+    head: &RequestHead,
+    path: &[u8],
+    query: &[u8],
+    peer: &Peer,
+    site: &Site,
+) -> Result<Option<Answerer>, Refusal> {
     let by = match path {
         b"/health" => Answerer::Health,
         b"/configz" if site.config.configz && query == b"?outline" => Answerer::Outline,
         b"/configz" if site.config.configz => Answerer::Configz,
+        b"/metrics" if has_metrics(head, peer, site) => Answerer::Metrics,
         _ => return Ok(None),
     };
     match head.method {
         Method::Get | Method::Head => Ok(Some(by)),
         _ => Err(Refusal { status: 405, cause: Cause::MethodRefused, allow: Some(BUILT_IN_METHODS) }),
     }
+}
+
+/// Whether `/metrics` is there for this client. Numbers about the traffic are nobody's business, so without an entrance
+/// of its own it is there for local clients only; to others it looks as if it did not exist.
+fn has_metrics(head: &RequestHead, peer: &Peer, site: &Site) -> bool {
+    let config = &site.config;
+    config.metrics
+        && match peer.entrance {
+            Entrance::Admin => true,
+            Entrance::Public => config.admin_listen.is_empty() && is_local(peer, &head.fields, &config.forwarded),
+        }
 }
 
 /// RFC 9110 section 7.6.2.
@@ -155,12 +186,16 @@ mod tests {
 
     /// What becomes of a request; a Host line is added.
     fn judge(site: &Site, start: &str, lines: &str) -> Result<(Admission, String), Refusal> {
+        judge_from(&Peer { address: "192.0.2.1:5000".parse().ok(), ..Peer::default() }, site, start, lines)
+    }
+
+    fn judge_from(peer: &Peer, site: &Site, start: &str, lines: &str) -> Result<(Admission, String), Refusal> {
         let mut head = RequestHead::default();
         let text = format!("{start}\r\nHost: h\r\n{lines}\r\n");
         parse_request(text.as_bytes(), &LIMITS, &mut head).expect("a valid head").expect("a whole head");
         let options = read_options(&head.fields, &mut Vec::new()).expect("few options");
         let mut target = b"left over".to_vec();
-        let admission = admit(&head, options, site, &mut target)?;
+        let admission = admit(&head, options, peer, site, &mut target)?;
         Ok((admission, String::from_utf8(target).expect("ASCII")))
     }
 
@@ -232,6 +267,60 @@ mod tests {
         let config = Config { configz: false, ..Config::clone(&site.config) };
         let refused = judge(&Site::new(Arc::new(config), None), "GET /configz HTTP/1.1", "");
         assert_eq!(refused.map_err(|refusal| refusal.status), Err(404), "/configz turned off");
+    }
+
+    #[test]
+    fn g5_metrics_are_there_for_clients_of_this_host_only() {
+        let routes = "routes: [{prefix: /, upstream: 'http://o'}]\n";
+        let trusting = "forwarded: {trusted_proxies: [127.0.0.1, 10.0.0.1]}\n";
+        let moved = "admin: {listen_addr: ':9'}\n";
+        let off = "admin: {metrics: false}\n";
+        let from = |text: &str| Peer { address: text.parse().ok(), ..Peer::default() };
+        let admin = |text: &str| Peer { entrance: Entrance::Admin, ..from(text) };
+        for (name, config, peer, lines, expected) in [
+            ("loopback", "", from("127.0.0.1:5000"), "", true),
+            ("all of it", "", from("127.9.9.9:5000"), "", true),
+            ("IPv6", "", from("[::1]:5000"), "", true),
+            ("a dual-stack socket", "", from("[::ffff:127.0.0.1]:5000"), "", true),
+            ("a unix socket", "", from(""), "", true),
+            ("elsewhere", "", from("192.0.2.1:5000"), "", false),
+            ("elsewhere, lying", "", from("192.0.2.1:5000"), "X-Forwarded-For: 127.0.0.1\r\n", false),
+            ("relayed by somebody here", "", from("127.0.0.1:5000"), "X-Forwarded-For: 127.0.0.1\r\n", false),
+            ("a mark is enough", "", from("127.0.0.1:5000"), "Via: 1.1 x\r\n", false),
+            ("also on a unix socket", "", from(""), "X-Real-IP: 192.0.2.1\r\n", false),
+            ("a trusted proxy for itself", trusting, from("127.0.0.1:5000"), "", true),
+            ("for one here", trusting, from("127.0.0.1:5000"), "X-Forwarded-For: 127.0.0.1\r\n", true),
+            ("for one elsewhere", trusting, from("127.0.0.1:5000"), "X-Forwarded-For: 192.0.2.1\r\n", false),
+            ("the loopback of another host", trusting, from("10.0.0.1:5000"), "X-Forwarded-For: 127.0.0.1\r\n", false),
+            ("they have an entrance of their own", moved, from("127.0.0.1:5000"), "", false),
+            ("there", moved, admin("192.0.2.1:5000"), "X-Forwarded-For: 192.0.2.1\r\n", true),
+            ("turned off", off, from("127.0.0.1:5000"), "", false),
+            ("turned off there", off, admin("127.0.0.1:5000"), "", false),
+        ] {
+            let config = Config::parse(&format!("{routes}{config}"), "test").expect("valid");
+            let admission = judge_from(&peer, &Site::new(Arc::new(config), None), "GET /metrics HTTP/1.1", lines);
+            let is_there = admission.is_ok_and(|(admission, _)| admission.by == Answerer::Metrics);
+            assert_eq!(is_there, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_the_built_ins_is_served_at_the_entrance_for_the_operator() {
+        let site = site();
+        let peer = Peer { entrance: Entrance::Admin, ..Peer::default() };
+        for (start, expected) in [
+            ("GET /health HTTP/1.1", Ok(Answerer::Health)),
+            ("GET /configz HTTP/1.1", Ok(Answerer::Configz)),
+            ("HEAD /metrics HTTP/1.1", Ok(Answerer::Metrics)),
+            ("OPTIONS * HTTP/1.1", Ok(Answerer::Options)),
+            ("PUT /metrics HTTP/1.1", Err(405)),
+            ("GET /a/x HTTP/1.1", Err(404)),
+            ("GET / HTTP/1.1", Err(404)),
+        ] {
+            let judged = judge_from(&peer, &site, start, "");
+            let found = judged.map(|(admission, _)| admission.by).map_err(|refusal| refusal.status);
+            assert_eq!(found, expected, "{start}");
+        }
     }
 
     #[test]

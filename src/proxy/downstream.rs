@@ -12,10 +12,11 @@ use std::sync::Arc;
 use super::admit::{Answerer, FORWARDED_METHODS, Plan, admit};
 use super::cause::{Cause, Refusal};
 use super::connection::read_options;
+use super::exposition;
 use super::forward::{Forwarding, forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
 use super::hooks::Verdict;
-use super::local::{Envelope, HEALTH, write_json, write_options};
+use super::local::{Envelope, HEALTH, write_json, write_options, write_text};
 use super::outcome::HookPhase;
 use super::transaction::{Downstream, Flow, RequestSink, Transaction, Upstream};
 use super::turn::Turn;
@@ -114,7 +115,8 @@ impl Transaction {
         let options = read_options(&self.request.fields, &mut self.scratch.nominated)
             .map_err(|_| Refusal::new(400, Cause::Rule("G1")))?;
         self.is_persistent = options.is_persistent(self.request.version) && turn.client.may_serve_another();
-        let admission = admit(&self.request, options, &turn.client.site, &mut self.original_target)?;
+        let (site, peer) = (&turn.client.site, &turn.client.peer);
+        let admission = admit(&self.request, options, peer, site, &mut self.original_target)?;
         match admission.by {
             Answerer::Upstream(plan) => self.forward(turn, plan, admission.framing),
             Answerer::Health => {
@@ -133,6 +135,12 @@ impl Transaction {
                     Arc::clone(&site.configz)
                 };
                 self.answer(turn, 200, admission.framing, |envelope, out| write_json(&text, envelope, out));
+            }
+            Answerer::Metrics => {
+                let text = turn.env.observer.metrics();
+                self.answer(turn, 200, admission.framing, |envelope, out| {
+                    write_text(exposition::CONTENT_TYPE, &text, envelope, out)
+                });
             }
             Answerer::Options => {
                 self.answer(turn, 204, admission.framing, |envelope, out| {

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::hooks::Stint;
+use super::labels::Label;
 use super::site::UpstreamId;
 use crate::http::chars::find;
 
@@ -103,22 +105,38 @@ pub struct Now {
 }
 
 /// Who is at the other end of a client connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Peer {
     /// `None` on a unix socket.
     pub address: Option<SocketAddr>,
     /// Whether the client speaks TLS to us.
     pub secure: bool,
+    /// Where it came in.
+    pub entrance: Entrance,
+}
+
+/// Where a client came in: what is served depends on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Entrance {
+    /// Where everybody may: the routes, and /metrics for local clients unless it has an entrance of its own.
+    #[default]
+    Public,
+    /// On `admin.listen_addr`: the built-in resources, and nothing else.
+    Admin,
 }
 
 /// Hears of finished requests; all it is given is borrowed.
 pub trait Observer {
     /// A request is over.
     fn access(&mut self, record: &AccessRecord<'_>);
+    /// What was counted so far, as the text of /metrics.
+    fn metrics(&self) -> String {
+        String::new()
+    }
 }
 
 /// One line of the access log.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct AccessRecord<'a> {
     /// The client: the peer, or whom trusted proxies report (then with port 0); `None` on a unix socket.
     pub client: Option<SocketAddr>,
@@ -128,6 +146,8 @@ pub struct AccessRecord<'a> {
     pub target: &'a [u8],
     /// `None` where no route was chosen.
     pub prefix: Option<&'a str>,
+    /// What the route is counted under.
+    pub label: Label,
     /// Host and port of the upstream, where a route was chosen.
     pub upstream: Option<&'a str>,
     /// The final status; 499 when the client went away first.
@@ -154,6 +174,8 @@ pub struct AccessRecord<'a> {
     pub rule: Option<&'static str>,
     /// What is behind `why` and what can be done, as a sentence, where a word does not say it.
     pub detail: Option<&'static str>,
+    /// What the plugins did.
+    pub plugins: &'a [Stint],
 }
 
 impl AccessRecord<'_> {

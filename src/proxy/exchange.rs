@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 pub use super::appetite::Appetite;
-pub use super::events::{AccessRecord, Command, ConnectError, Distrust, Input, Now, Observer, Peer, Side};
+pub use super::events::{AccessRecord, Command, ConnectError, Distrust, Entrance, Input, Now, Observer, Peer, Side};
 pub use super::transaction::Spares;
 pub use super::turn::Env;
 
@@ -256,6 +256,11 @@ impl Exchange {
     /// Whether the connection waits for a request and owns nothing that belongs to one.
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Idle { .. })
+    }
+
+    /// Whether a request is under way.
+    pub fn is_active(&self) -> bool {
+        matches!(self.state, State::Active(_))
     }
 
     /// Whether everything has been said: after this only [`Command::Close`] or [`Command::Abort`] of the client's side

@@ -256,7 +256,7 @@ mod tests {
         lines.iter().for_each(|(name, value)| head.fields.add(name.as_bytes(), value.as_bytes()));
         let mut scratch = Scratch::default();
         read_options(&head.fields, &mut scratch.nominated).expect("few options");
-        let peer = Peer { address: None, secure: false };
+        let peer = Peer { address: None, secure: false, ..Peer::default() };
         let forwarding = Forwarding { plan: &plan, route: &config.routes[0], peer: &peer, policy: &config.forwarded };
         let mut offered = b"left over".to_vec();
         forward_request(&mut head, &forwarding, &mut offered, &mut scratch);

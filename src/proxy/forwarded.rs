@@ -57,10 +57,11 @@ pub fn client_address(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) ->
     Some(client)
 }
 
-/// Whether the client is on this host, as far as can be seen: its address is a loopback one or it came by a unix socket,
-/// and no proxy before us says that it asks for somebody else.
+/// Whether the client is on this host, as far as can be seen: the connection comes from a loopback address or by a unix
+/// socket, and no proxy before us says that it asks for somebody else. The loopback address of another host says nothing.
 pub fn is_local(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) -> bool {
-    let is_here = client_address(peer, fields, policy).is_none_or(|address| address.ip().is_loopback());
+    let is_loopback = |address: Option<SocketAddr>| address.is_none_or(|a| a.ip().to_canonical().is_loopback());
+    let is_here = is_loopback(peer.address) && is_loopback(client_address(peer, fields, policy));
     let is_passed_on = fields.iter().any(|line| CLAIMS.with(Known::Via).has(line.known));
     let is_believed = peer.address.is_some_and(|address| is_trusted(address.ip(), policy));
     is_here && (is_believed || !is_passed_on)
@@ -137,7 +138,11 @@ mod tests {
     use super::*;
 
     fn peer(address: &str) -> Peer {
-        Peer { address: Some(SocketAddr::new(address.parse().expect("an address"), 5000)), secure: false }
+        Peer {
+            address: Some(SocketAddr::new(address.parse().expect("an address"), 5000)),
+            secure: false,
+            ..Peer::default()
+        }
     }
 
     fn policy() -> ForwardedPolicy {
@@ -170,7 +175,7 @@ mod tests {
             let found = client_address(&peer(from), &fields(lines), &policy());
             assert_eq!(found.map(|address| address.to_string()).as_deref(), Some(expected), "{name}");
         }
-        let unix = Peer { address: None, secure: false };
+        let unix = Peer { address: None, secure: false, ..Peer::default() };
         assert_eq!(client_address(&unix, &fields(&[(XFF, "1.1.1.1")]), &policy()), None);
     }
 
@@ -221,7 +226,14 @@ mod tests {
             assert_eq!(head.fields.len(), 4, "{name}: one line each");
         }
         let mut head = RequestHead::default();
-        add_claims(&mut head, &Peer { address: None, secure: true }, false, b"", "", &mut Vec::new());
+        add_claims(
+            &mut head,
+            &Peer { address: None, secure: true, ..Peer::default() },
+            false,
+            b"",
+            "",
+            &mut Vec::new(),
+        );
         assert_eq!(head.fields.iter().count(), 1);
         assert_eq!(head.fields.first(Known::XForwardedProto), Some(&b"https"[..]));
     }
@@ -245,10 +257,10 @@ mod tests {
         ] {
             let peer = Peer {
                 address: from.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip.to_canonical(), 9)),
-                secure: false,
+                ..Peer::default()
             };
             assert_eq!(is_local(&peer, &fields(lines), policy), expected, "{name}");
         }
-        assert!(is_local(&Peer { address: None, secure: false }, &fields(&[]), &nobody));
+        assert!(is_local(&Peer::default(), &fields(&[]), &nobody));
     }
 }

@@ -4,6 +4,7 @@
 //! knows nothing of libraries and C tables; those live a floor above, in `plugin`.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
@@ -55,6 +56,19 @@ pub struct ChainState {
     pub values: Vec<(Vec<u8>, Vec<u8>)>,
     /// How many plugins' `on_request` ran; `on_done` is owed to these.
     pub started: usize,
+    /// What they did, in the order of the chain.
+    pub stints: Vec<Stint>,
+}
+
+/// What one plugin did within one exchange, for whoever counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stint {
+    /// Its name.
+    pub plugin: &'static str,
+    /// How long its hooks took.
+    pub time: Duration,
+    /// How many of them failed.
+    pub faults: u32,
 }
 
 /// What a hook sees of its exchange.

@@ -26,9 +26,16 @@ pub struct Envelope<'a> {
 
 /// Appends a 200 with a JSON body.
 pub fn write_json(json: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
+    write_text("application/json", json, envelope, out)
+}
+
+/// Appends a 200 with a body of that media type.
+pub fn write_text(media_type: &str, text: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
     write_start(200, envelope, out);
-    out.extend_from_slice(b"Content-Type: application/json\r\n");
-    write_end(&[json.as_bytes()], envelope, out)
+    out.extend_from_slice(b"Content-Type: ");
+    out.extend_from_slice(media_type.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    write_end(&[text.as_bytes()], envelope, out)
 }
 
 /// Appends the answer to an OPTIONS that goes no further: 204 has no body and so no framing.

@@ -2,10 +2,13 @@
 //!
 //! | file | one job |
 //! |---|---|
+//! | [`labels`] | numbers for what is counted by name |
 //! | [`route`] | the longest matching prefix, and the target to forward |
 //! | [`hooks`] | the plugins' only door |
 //! | [`site`] | what all exchanges of a worker share |
 //! | [`events`] | what goes into an exchange and what comes out |
+//! | [`meter`] | what a worker has counted |
+//! | [`exposition`] | all of that as the text of /metrics |
 //! | [`cause`] | why an exchange was not a plain success |
 //! | [`connection`] | the Connection field |
 //! | [`forwarded`] | X-Forwarded-*: whose word is taken |
@@ -23,10 +26,13 @@
 //! | `deadlines` | when patience ends |
 //! | [`exchange`] | both ends together |
 
+pub mod labels;
 pub mod route;
 pub mod hooks;
 pub mod site;
 pub mod events;
+pub mod meter;
+pub mod exposition;
 pub mod cause;
 pub mod connection;
 pub mod forwarded;

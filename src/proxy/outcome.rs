@@ -150,6 +150,7 @@ impl Transaction {
         }
         let record = &self.record;
         let route = record.route.and_then(|route| site.config.routes.get(route as usize));
+        let label = record.route.and_then(|route| site.route_labels.get(route as usize));
         // Of most requests most moments are those of one turn of the event loop.
         let since_start = |moment: Instant| {
             if moment == record.started { Duration::ZERO } else { moment.saturating_duration_since(record.started) }
@@ -161,6 +162,7 @@ impl Transaction {
             method: record.method.as_ref().map_or(b"", Method::as_bytes),
             target: if record.method.is_some() { target } else { b"" },
             prefix: route.map(|route| route.prefix.as_str()),
+            label: label.copied().unwrap_or_default(),
             upstream: route.map(|route| route.upstream.authority.as_str()),
             status: record.status,
             bytes_in: record.bytes_in,
@@ -174,6 +176,7 @@ impl Transaction {
             why: record.cause.map(Cause::why),
             rule: record.cause.and_then(Cause::rule),
             detail: record.cause.and_then(Cause::detail),
+            plugins: &self.chain.stints,
         });
     }
 

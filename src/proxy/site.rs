@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer as _};
 
 use super::hooks::{BodyWants, Hooks};
+use super::labels::{Label, Labels};
 use super::route::Router;
 use crate::config::{Config, RouteConfig, Scheme, UpstreamTls};
 
@@ -43,6 +44,10 @@ pub struct Site {
     next: u32,
     /// For each of `config.routes` the upstream that it leads to.
     pub route_upstreams: Arc<[UpstreamId]>,
+    /// For each of `config.routes` what it is counted under.
+    pub route_labels: Arc<[Label]>,
+    /// The names of these labels. A site that takes the place of another one goes on with its labels.
+    pub labels: Arc<Labels>,
     /// The plugins, if there are any.
     pub hooks: Option<Arc<dyn Hooks>>,
     /// The body of /configz, made once; empty where /configz does not answer.
@@ -65,7 +70,10 @@ impl Site {
         let router = Router::new(config.routes.iter().map(|route| route.prefix.as_str()));
         let Numbering { upstreams, route_upstreams, next } = number_origins(&config.routes, before);
         let configz = if config.configz { configz(&config.routes) } else { String::new() };
+        let labels = before.map_or_else(Arc::default, |site| Arc::clone(&site.labels));
         Site {
+            route_labels: labels.assign(config.routes.iter().map(|route| route.prefix.as_str())),
+            labels,
             config,
             router: Arc::new(router),
             upstreams: upstreams.into(),

@@ -204,6 +204,7 @@ impl Transaction {
         self.response.clear();
         self.chain.values.clear();
         self.chain.started = 0;
+        self.chain.stints.clear();
         self.client_address = None;
         self.plan = None;
         self.is_persistent = true;

@@ -14,6 +14,7 @@ mod faults;
 mod life_cycle;
 mod limits;
 mod log_lines;
+mod metrics;
 mod nginx;
 #[cfg(feature = "dlopen")]
 mod plugins;

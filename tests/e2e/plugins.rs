@@ -45,6 +45,18 @@ fn a_missing_folder_or_a_listed_plugin_that_does_not_load_stops_the_start() {
     }
 }
 
+#[test]
+fn metrics_tell_what_plugins_cost() {
+    let Some(plugin) = shared_object("header_demo") else { return };
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&format!("{}{}", origin.config(""), listed(&plugin, "x")));
+    assert_eq!(proxy.connect().get("/x").status(), 200);
+    proxy.access("/x");
+    let metrics = proxy.connect().get("/metrics").text().to_owned();
+    assert!(metrics.contains("mini_rproxy_plugin_faults_total{plugin=\"header_demo\"} 0\n"), "{metrics}");
+    assert!(metrics.contains("mini_rproxy_plugin_seconds_total{plugin=\"header_demo\"} 0.0"), "{metrics}");
+}
+
 /// A proxy in front of which `basic_auth` stands; the password of `ann` is `secret`.
 fn guarded(origin: &Origin) -> Option<(Proxy, TempDir)> {
     let plugin = shared_object("basic_auth")?;

@@ -57,6 +57,30 @@ fn a_reload_switches_routes_for_new_requests_and_tells_what_is_different() {
 }
 
 #[test]
+fn what_was_counted_survives_a_reload_and_the_operators_entrance_can_move() {
+    let origin = saying("ok");
+    let routes = |order: [&str; 2]| {
+        let route = |prefix: &str| format!("  - {{prefix: {prefix}, upstream: '{}'}}\n", origin.url());
+        format!("workers: 1\nroutes:\n{}", order.map(route).concat())
+    };
+    let proxy = Proxy::start(&routes(["/a", "/b"]));
+    let mut client = proxy.connect();
+    for path in ["/a", "/b", "/b"] {
+        assert_eq!(client.get(path).status(), 200);
+    }
+    reload(&proxy, &format!("{}admin: {{listen_addr: '127.0.0.1:0'}}\n", routes(["/b", "/a"])), 0);
+    assert_eq!(client.get("/b").status(), 200);
+    assert_eq!(client.get("/metrics").status(), 404);
+    reload(&proxy, &routes(["/new", "/b"]), 1);
+    assert_eq!(client.get("/b").status(), 200);
+    let metrics = client.get("/metrics").text().to_owned();
+    for expected in [("/a", 1), ("/b", 4)] {
+        let line = format!("mini_rproxy_requests_total{{route=\"{}\",code=\"2xx\"}} {}\n", expected.0, expected.1);
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[test]
 fn a_reload_that_is_not_possible_changes_nothing_and_says_why() {
     let origin = saying("one");
     let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -216,3 +216,39 @@ fn a_manager_that_does_not_listen_is_no_reason_to_fail() {
         assert_eq!(proxy.connect().get("/").status(), 200, "{name:?}");
     }
 }
+
+#[test]
+fn a_socket_with_the_name_admin_serves_the_operator() {
+    if is_missing("python3") {
+        return;
+    }
+    let (origin, taken) = (Origin::echo(), taken());
+    let [one, two] = [free_address(), free_address()];
+    let ports = [one.port().to_string(), two.port().to_string()];
+    let manager = ["python3", "-c", MANAGER, "web:admin", &ports[0], &ports[1], "--"];
+    // Its address is in use too: the socket is used instead.
+    let admin = format!("{}admin: {{listen_addr: {}}}\n", config(&origin, &taken), taken.local_addr().expect("bound"));
+    let mut proxy = Launch::under(&manager, BINARY, &admin).start();
+    proxy.log.wait_for("the second address", |line| line.contains("protocol=admin") && line.contains(&two.to_string()));
+    proxy.address = one;
+    assert!(proxy.connect().get("/metrics").text().starts_with("GET /metrics "), "the upstream's own");
+    proxy.address = two;
+    assert!(proxy.connect().get("/metrics").text().starts_with("# HELP "));
+    assert_eq!(proxy.connect().get("/").status(), 404);
+}
+
+#[test]
+fn an_admin_address_of_the_configuration_is_opened_beside_sockets_that_are_handed_over() {
+    if is_missing("python3") {
+        return;
+    }
+    let (origin, taken, one) = (Origin::echo(), taken(), free_address());
+    let manager = ["python3", "-c", MANAGER, "web", &one.port().to_string(), "--"];
+    let admin = format!("{}admin: {{listen_addr: 127.0.0.1:0}}\n", config(&origin, &taken));
+    let mut proxy = Launch::under(&manager, BINARY, &admin).start();
+    let line = proxy.log.wait_for("the entrance", |line| line.contains("protocol=admin"));
+    let address = line.split([' ', '=']).find_map(|word| word.parse().ok()).expect("an address");
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    proxy.address = address;
+    assert!(proxy.connect().get("/metrics").text().starts_with("# HELP "));
+}
