@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mini_rproxy::config::Config;
-use mini_rproxy::proxy::exchange::{AccessRecord, Command, Env, Exchange, Input, Now, Observer, Peer, Side, Spares};
+use mini_rproxy::proxy::exchange::{
+    AccessRecord, Balance, Command, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
+};
 use mini_rproxy::proxy::site::Site;
 
 const SMALL: [&str; 2] = [
@@ -93,7 +95,8 @@ fn run(request: &[u8], response: &[u8], count: u64) {
     let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
     let mut exchange = Exchange::new(&now, peer, Rc::clone(&site));
     let (mut spares, mut observer) = (Spares::default(), Counter(0));
-    let mut env = Env { now: &now, site: &site, spares: &mut spares, observer: &mut observer };
+    let mut balance = Balance::default();
+    let mut env = Env { now: &now, site: &site, balance: &mut balance, spares: &mut spares, observer: &mut observer };
     for _ in 0..count {
         for (side, bytes) in [(Side::Downstream, request), (Side::Upstream, response)] {
             exchange.handle(&mut env, Input::Bytes(side, black_box(bytes)));

@@ -280,14 +280,15 @@ fn report(logger: &Logger, config: &Config, server: &Server) {
         logger.line(Level::Info, "https upstreams are verified").text("by", roots).send();
     }
     for route in &config.routes {
-        if route.upstream.scheme == Scheme::Https && route.options.upstream_tls.insecure_skip_verify {
+        let is_unsafe = route.options.upstream_tls.insecure_skip_verify;
+        for upstream in route.upstreams().filter(|upstream| is_unsafe && upstream.scheme == Scheme::Https) {
             logger
                 .line(
                     Level::Warn,
                     "insecure_skip_verify: anybody between here and the upstream can read and change all",
                 )
                 .text("prefix", &route.prefix)
-                .text("upstream", &route.upstream.authority)
+                .text("upstream", &upstream.authority)
                 .send();
         }
     }

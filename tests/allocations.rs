@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mini_rproxy::config::Config;
-use mini_rproxy::proxy::exchange::{AccessRecord, Command, Env, Exchange, Input, Now, Observer, Peer, Side, Spares};
+use mini_rproxy::proxy::exchange::{
+    AccessRecord, Balance, Command, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
+};
 use mini_rproxy::proxy::site::Site;
 
 struct Counting;
@@ -84,6 +86,7 @@ struct Bench {
     exchange: Exchange,
     site: Rc<Site>,
     spares: Spares,
+    balance: Balance,
     log: Quiet,
     now: Now,
 }
@@ -98,13 +101,13 @@ impl Bench {
         let peer =
             Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
         let exchange = Exchange::new(&now, peer, Rc::clone(&site));
-        Bench { exchange, site, spares: Spares::default(), log: Quiet(0), now }
+        Bench { exchange, site, spares: Spares::default(), balance: Balance::default(), log: Quiet(0), now }
     }
 
     fn handle(&mut self, input: Input<'_>) {
-        let Bench { exchange, site, spares, log, now } = self;
+        let Bench { exchange, site, spares, balance, log, now } = self;
         now.instant += Duration::from_micros(10);
-        let mut env = Env { now, site, spares, observer: log };
+        let mut env = Env { now, site, balance, spares, observer: log };
         exchange.handle(&mut env, input);
         loop {
             while let Some(command) = exchange.poll_command() {

@@ -55,7 +55,7 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - prefix: /a\n    upstream: http://a\n    zzz: 1\n",
-            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are prefix, upstream, strip_prefix, host, rewrite_redirects, rewrite_cookies, upgrade, max_body_bytes, timeouts, upstream_tls"#,
+            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are prefix, upstream, upstreams, strip_prefix, host, rewrite_redirects, rewrite_cookies, upgrade, max_body_bytes, timeouts, upstream_tls"#,
         ),
         (
             "routes:\n  - prefix: /a\n    prefix: /b\n    upstream: http://a\n",
@@ -65,6 +65,30 @@ fn mistakes_in_routes_and_syntax() {
         (
             "routes:\n  - prefix: /a\n",
             r#"config.yaml:2:5: this route has no upstream: add "upstream: http://host:port""#,
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstream: http://a, upstreams: [http://b]}\n",
+            "config.yaml:2:5: this route has both upstream and upstreams: put all into upstreams",
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstreams: []}\n",
+            r#"config.yaml:2:5: the list of upstreams is empty: add "- http://host:port""#,
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstreams: [http://a, http://b, http://A:80/]}\n",
+            r#"config.yaml:2:5: the upstream "http://a" stands twice in this route: remove one"#,
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstreams: [http://a/x, http://b]}\n",
+            r#"config.yaml:2:5: "http://b": all upstreams of a route have the same path; make them routes of their own"#,
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstreams: [http://a, http://u:p@b]}\n",
+            r#"config.yaml:2:5: "http://b": either all upstreams of a route have credentials or none"#,
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstreams: [http://a, b]}\n",
+            "config.yaml:2:40: an upstream URL begins with http:// or https://, for example http://127.0.0.1:9001/base",
         ),
         ("routes:\n  -\n", r#"config.yaml:2:4: this route has no prefix: add "prefix: /path""#),
         ("routes:\n  - /a\n", r#"config.yaml:2:5: expected a mapping with the keys prefix and upstream, found "/a""#),
@@ -96,7 +120,7 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - {prefix: /a, upstream: [http://a]}\n",
-            "config.yaml:2:28: expected an upstream URL such as http://127.0.0.1:9001/base, found a list",
+            r#"config.yaml:2:28: expected one upstream URL, found a list: several are written as "upstreams:""#,
         ),
         (
             "routes:\n  - {prefix: /a, upstream: http://a, upgrade: websocket}\n",
@@ -178,7 +202,7 @@ fn mistakes_in_routes_and_syntax() {
         ("routes: &a [*a]\n", "config.yaml:1:9: expected a mapping with the keys prefix and upstream, found a list"),
         (
             "<<: {a: 1}\n",
-            r#"config.yaml:1:1: unknown key "<<"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, tls, upstream_tls, forwarded, rewrite_redirects, rewrite_cookies, admin, plugins, plugin_body_limit, log"#,
+            r#"config.yaml:1:1: unknown key "<<"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, rewrite_redirects, rewrite_cookies, admin, plugins, plugin_body_limit, log"#,
         ),
     ] {
         refused(text, expected);
@@ -199,7 +223,7 @@ fn mistakes_in_other_settings() {
         ),
         (
             "1: 2\n",
-            r#"config.yaml:2:1: unknown key "1"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, tls, upstream_tls, forwarded, rewrite_redirects, rewrite_cookies, admin, plugins, plugin_body_limit, log"#,
+            r#"config.yaml:2:1: unknown key "1"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, rewrite_redirects, rewrite_cookies, admin, plugins, plugin_body_limit, log"#,
         ),
         (
             "[a]: 2\n",
@@ -276,6 +300,11 @@ fn mistakes_in_other_settings() {
             r#"config.yaml:2:30: expected a list, such as [one, two], found "127.0.0.1""#,
         ),
         ("log: {format: xml}\n", r#"config.yaml:2:15: expected text or json, found "xml""#),
+        (
+            "health: {eject: 10s, max_eject: 5s}\n",
+            "config.yaml:2:9: eject (10s) is longer than max_eject (5s): shorten it",
+        ),
+        ("health: {failures: 0}\n", "config.yaml:2:20: 0 is out of range: write a number from 1 to 1000"),
         ("admin: {configz: 1}\n", "config.yaml:2:18: expected true or false, found the number 1"),
         (
             "admin: {listen_addr: []}\n",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mini_rproxy::config::Config;
-use mini_rproxy::proxy::exchange::{Command, ConnectError, Env, Exchange, Input, Now, Peer, Side, Spares};
+use mini_rproxy::proxy::exchange::{Balance, Command, ConnectError, Env, Exchange, Input, Now, Peer, Side, Spares};
 use mini_rproxy::proxy::hooks::BodyWants;
 use mini_rproxy::proxy::site::Site;
 use proptest::collection::vec;
@@ -357,6 +357,7 @@ struct Bare {
     exchange: Exchange,
     site: Rc<Site>,
     spares: Spares,
+    balance: Balance,
     log: Log,
     now: Instant,
 }
@@ -371,12 +372,18 @@ impl Bare {
         let site = Rc::new(Site::new(setup.config, None));
         let now = Instant::now();
         let exchange = Exchange::new(&Now { instant: now, date: DATE }, setup.peer, Rc::clone(&site));
-        Bare { exchange, site, spares: Spares::default(), log: Log::default(), now }
+        Bare { exchange, site, spares: Spares::default(), balance: Balance::default(), log: Log::default(), now }
     }
 
     fn env<T>(&mut self, call: impl FnOnce(&mut Exchange, &mut Env<'_>) -> T) -> T {
         let now = Now { instant: self.now, date: DATE };
-        let mut env = Env { now: &now, site: &self.site, spares: &mut self.spares, observer: &mut self.log };
+        let mut env = Env {
+            now: &now,
+            site: &self.site,
+            balance: &mut self.balance,
+            spares: &mut self.spares,
+            observer: &mut self.log,
+        };
         call(&mut self.exchange, &mut env)
     }
 

@@ -19,7 +19,7 @@ use crate::testkit::script::{Event, apply, render, write};
 use crate::testkit::wire::{Ending, Pool, Setup, Split, Wire};
 
 /// The first is that of the scripts in `tests/wire`.
-const CONFIGS: [&str; 6] = [
+const CONFIGS: [&str; 7] = [
     "routes:\n  - prefix: /a\n    upstream: http://origin.example\n",
     "routes: [{prefix: /a, upstream: 'http://o/base', max_body_bytes: 15, host: client}]\n\
      limits: {max_requests_per_connection: 3, max_interim_responses: 1, max_header_fields: 6}\n\
@@ -32,6 +32,8 @@ const CONFIGS: [&str; 6] = [
      limits: {max_head_bytes: 1KiB, max_request_line: 256}\n",
     "routes: [{prefix: /a, upstream: 'http://o', host: fixed.example}]\nadmin: {configz: false}\n\
      limits: {max_body_bytes: 4}\n",
+    "routes: [{prefix: /a, upstreams: ['http://one:81', 'http://two:82/', 'http://three']}]\n\
+     health: {failures: 1, eject: 1s, max_eject: 2s}\n",
 ];
 
 /// What a plugin does, as a line of a `.wire` file says it; 0 does nothing.

@@ -12,14 +12,14 @@ use super::error::ConfigError;
 use super::plain;
 use super::read::read;
 use super::sections::{
-    CertificateKeys, Connect, File, LimitKeys, PluginKeys, PoolKeys, RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys,
-    TlsKeys, UpstreamTlsKeys,
+    CertificateKeys, Connect, File, HealthKeys, LimitKeys, PluginKeys, PoolKeys, RouteKeys, RouteTimeoutKeys, Routes,
+    TimeoutKeys, TlsKeys, UpstreamTlsKeys,
 };
 use super::units::{BodyLimit, ConnectionLimit, MemoryLimit, Span};
 use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, Rewriting, ServerName, Text};
 use super::{
-    CertificateFiles, Config, ForwardedPolicy, Limits, ListenAddr, LogConfig, LogFormat, PluginConfig, PluginSource,
-    PoolLimits, Rewrites, RouteConfig, RouteOptions, Timeouts, TlsListen, UpstreamTls,
+    CertificateFiles, Config, ForwardedPolicy, Health, Limits, ListenAddr, LogConfig, LogFormat, PluginConfig,
+    PluginSource, PoolLimits, Rewrites, RouteConfig, RouteOptions, Timeouts, TlsListen, UpstreamTls,
 };
 
 impl Config {
@@ -118,6 +118,7 @@ pub(super) fn resolve(file: File, routes: Routes, format: LogFormat) -> Config {
         pool: file.pool.unwrap_or_default().resolve(),
         dns_refresh: span(file.dns.unwrap_or_default().refresh, default.dns_refresh),
         tls: file.tls.map(TlsKeys::resolve),
+        health: file.health.unwrap_or_default().resolve(),
         upstream_tls,
         forwarded: ForwardedPolicy {
             trusted_proxies: forwarded
@@ -196,6 +197,18 @@ impl PoolKeys {
                 .map_or(default.max_idle_per_upstream, |count| count.to_usize()),
             idle_timeout: span(self.idle_timeout, default.idle_timeout),
             max_age: span(self.max_age, default.max_age),
+        }
+    }
+}
+
+impl HealthKeys {
+    fn resolve(self) -> Health {
+        let default = Health::default();
+        let eject = span(self.eject, self.max_eject.map_or(default.eject, |Span(most)| most.min(default.eject)));
+        Health {
+            failures: self.failures.map_or(default.failures, |count| count.to_u32()),
+            eject,
+            max_eject: span(self.max_eject, default.max_eject.max(eject)),
         }
     }
 }
@@ -295,6 +308,7 @@ fn resolve_routes(
         .map(|route| RouteConfig {
             prefix: route.prefix,
             upstream: route.upstream,
+            others: route.others,
             options: Arc::clone(&options[route.options]),
         })
         .collect()

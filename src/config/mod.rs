@@ -65,6 +65,8 @@ pub struct Config {
     pub dns_refresh: Duration,
     /// Listening with TLS; `None`: not at all.
     pub tls: Option<TlsListen>,
+    /// When one of several upstreams is left alone.
+    pub health: Health,
     /// How `https://` upstreams are verified, where a route says nothing else.
     pub upstream_tls: UpstreamTls,
     /// Whom to believe about the client, and whether to tell the upstream.
@@ -98,6 +100,7 @@ impl Default for Config {
             pool: PoolLimits::default(),
             dns_refresh: Duration::from_secs(30),
             tls: None,
+            health: Health::default(),
             upstream_tls: UpstreamTls::default(),
             forwarded: ForwardedPolicy::default(),
             rewrites: Rewrites::default(),
@@ -210,10 +213,31 @@ pub struct UpstreamTls {
 pub struct RouteConfig {
     /// As written in the file, for people.
     pub prefix: String,
-    /// Shared by all routes that say the same.
+    /// Shared by all routes that say the same. Where there are several, the first of them.
     pub upstream: Arc<UpstreamUrl>,
+    /// The others, where there are several: at most [`MOST_UPSTREAMS`] with the first, which all have its base path. Either
+    /// all of them have credentials or none.
+    pub others: Option<Arc<Vec<UpstreamUrl>>>,
     /// Shared by all routes that say the same.
     pub options: Arc<RouteOptions>,
+}
+
+/// A route has no more upstreams than this.
+pub const MOST_UPSTREAMS: usize = 64;
+
+impl RouteConfig {
+    /// All upstreams of the route, in file order.
+    pub fn upstreams(&self) -> impl Iterator<Item = &UpstreamUrl> {
+        std::iter::once(&*self.upstream).chain(self.others.iter().flat_map(|others| others.iter()))
+    }
+
+    /// The upstream with this number, counted from 0.
+    pub fn nth_upstream(&self, nth: usize) -> &UpstreamUrl {
+        match (nth.checked_sub(1), &self.others) {
+            (Some(nth), Some(others)) => &others[nth],
+            (None, _) | (Some(_), None) => &self.upstream,
+        }
+    }
 }
 
 /// What a route may say for itself.
@@ -354,6 +378,23 @@ impl Default for Timeouts {
             tunnel_idle: Duration::from_secs(3600),
             drain: Duration::from_secs(10),
         }
+    }
+}
+
+/// When one of several upstreams is left alone, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// After so many failures in a row; at least 1.
+    pub failures: u32,
+    /// For so long at first; each time that a try fails after it, for twice as long.
+    pub eject: Duration,
+    /// But never for longer than this.
+    pub max_eject: Duration,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health { failures: 3, eject: Duration::from_secs(1), max_eject: Duration::from_secs(60) }
     }
 }
 

@@ -12,7 +12,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Config, RouteConfig, RouteOptions};
+use super::{Config, RouteConfig, RouteOptions, UpstreamUrl};
 
 /// What only counts at start: threads, memory and plugins are set up there, and the log is begun.
 const FIXED: [&str; 4] = ["workers", "limits.memory_budget", "log.format", "plugins"];
@@ -194,7 +194,14 @@ fn outline_route(config: &Config, route: &RouteConfig) -> (String, BTreeMap<Stri
         flatten("", config.options_to_value(&ordinary), &mut others);
         words.retain(|key, words| others.get(key) != Some(words));
     }
-    words.insert("upstream".to_owned(), Words::One(route.upstream.to_public_string()));
+    let upstreams: Vec<String> = route.upstreams().map(UpstreamUrl::to_public_string).collect();
+    words.insert(
+        "upstream".to_owned(),
+        match <[String; 1]>::try_from(upstreams) {
+            Ok([one]) => Words::One(one),
+            Err(several) => Words::Many(several),
+        },
+    );
     (route.prefix.clone(), words)
 }
 

@@ -57,7 +57,7 @@ fn split(text: &str) -> Option<(String, Routes)> {
                 Arc::clone(upstreams.entry(upstream).or_insert(Arc::new(url)))
             }
         };
-        all.routes.push(Route { prefix, upstream, options: 0 });
+        all.routes.push(Route { prefix, upstream, others: None, options: 0 });
         rest = after;
     }
     // A line that is indented would go on with the last value.

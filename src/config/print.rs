@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::json::PluginText;
 use super::sections::{
-    AdminKeys, CertificateKeys, Connect, DnsKeys, File, ForwardedKeys, LimitKeys, LogKeys, PluginKeys, PoolKeys, Route,
-    RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys, TlsKeys, UpstreamTlsKeys,
+    AdminKeys, CertificateKeys, Connect, DnsKeys, File, ForwardedKeys, HealthKeys, LimitKeys, LogKeys, PluginKeys,
+    PoolKeys, Route, RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys, TlsKeys, UpstreamTlsKeys,
 };
 use super::units::{BodyLimit, ConnectionLimit, Count, MemoryLimit, Size, Span};
 use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, Rewriting, ServerName, Text};
@@ -56,6 +56,11 @@ impl Config {
                 max_age: span(self.pool.max_age),
             }),
             dns: Some(DnsKeys { refresh: span(self.dns_refresh) }),
+            health: Some(HealthKeys {
+                failures: Some(Count(self.health.failures.into())),
+                eject: span(self.health.eject),
+                max_eject: span(self.health.max_eject),
+            }),
             tls: self.tls.as_ref().map(to_tls),
             upstream_tls: Some(to_upstream_tls(&self.upstream_tls)),
             forwarded: Some(ForwardedKeys {
@@ -87,6 +92,7 @@ impl Config {
             all.routes.push(Route {
                 prefix: route.prefix.clone(),
                 upstream: Arc::clone(&route.upstream),
+                others: route.others.clone(),
                 options: all.options.len() - 1,
             });
         }
@@ -99,6 +105,7 @@ impl Config {
         RouteKeys {
             prefix: None,
             upstream: None,
+            upstreams: None,
             strip_prefix: Some(Flag(options.strip_prefix)),
             rewrite_redirects: Some(Rewriting(options.rewrites.redirects)),
             rewrite_cookies: Some(Rewriting(options.rewrites.cookies)),
@@ -201,11 +208,13 @@ routes:
     timeouts: {connect: 1s, response_head: 90s}
   - {prefix: "/c'\"", upstream: "http://b", host: fixed.example:81, upgrade: [WebSocket, x/1], max_body_bytes: unlimited}
   - {prefix: /d, upstream: "http://b"}
+  - {prefix: /several, upstreams: ["http://a/x", "http://b:1/x/", "http://[::1]/x"]}
 HTTPSworkers: 3
 limits: {max_connections: 77, memory_budget: 8MiB, max_head_bytes: 4KiB, max_header_fields: 9, max_body_bytes: 1025, max_requests_per_connection: 0}
 timeouts: {request_head: 1500ms, connect: {address: 1s, total: 9s}, drain: 2h}
 pool: {max_idle: 0, max_idle_per_upstream: 1, idle_timeout: 1s, max_age: 2m}
 dns: {refresh: 1h}
+health: {failures: 1, eject: 5s, max_eject: 2h}
 rewrite_redirects: off
 rewrite_cookies: off
 forwarded: {trusted_proxies: [10.0.0.0/8, 127.0.0.1, "::1"], enabled: false}
@@ -281,6 +290,10 @@ pool:
   max_age: 5m
 dns:
   refresh: 30s
+health:
+  failures: 3
+  eject: 1s
+  max_eject: 1m
 upstream_tls:
   insecure_skip_verify: false
 forwarded:

@@ -14,7 +14,7 @@ use super::json::PluginText;
 use super::read::{Entry, Read, section};
 use super::units::{BodyLimit, Bytes, ConnectionLimit, Count, MemoryLimit, Size, Span};
 use super::values::{Flag, Format, Host, Listen, Network, Prefix, Protocol, Rewriting, ServerName, Text, Upstream};
-use super::{Scheme, UpstreamUrl, prefix};
+use super::{MOST_UPSTREAMS, Scheme, UpstreamUrl, prefix};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -29,6 +29,7 @@ section! {
         timeouts: TimeoutKeys,
         pool: PoolKeys,
         dns: DnsKeys,
+        health: HealthKeys,
         tls: TlsKeys,
         upstream_tls: UpstreamTlsKeys,
         forwarded: ForwardedKeys,
@@ -103,6 +104,14 @@ section! {
 }
 
 section! {
+    HealthKeys as "a mapping such as \"failures: 3\"" {
+        failures: Count<1, 1000>,
+        eject: Span,
+        max_eject: Span,
+    } checked by check_health
+}
+
+section! {
     /// Listening with TLS. `certificate` and `key` are the first of `certificates`.
     TlsKeys as "a mapping with the keys certificate and key" {
         listen_addr: Listen,
@@ -162,6 +171,7 @@ section! {
     RouteKeys as "a mapping with the keys prefix and upstream" {
         prefix: Prefix,
         upstream: Upstream,
+        upstreams: Vec<Upstream>,
         strip_prefix: Flag,
         host: Host,
         rewrite_redirects: Rewriting,
@@ -229,6 +239,8 @@ pub(super) struct Routes {
 pub(super) struct Route {
     pub prefix: String,
     pub upstream: Arc<UpstreamUrl>,
+    /// Where there are several, the others.
+    pub others: Option<Arc<Vec<UpstreamUrl>>>,
     /// Index into [`Routes::options`].
     pub options: usize,
 }
@@ -251,9 +263,12 @@ impl Entry for Routes {
             let routes = &all.routes;
             let route = Read::checked(|keys: &RouteKeys| check_route(keys, routes, &mut first_with));
             let Some(mut keys) = list.next_element_seed(route)? else { break };
-            let (Some(Prefix(prefix)), Some(Upstream(upstream))) = (keys.prefix.take(), keys.upstream.take()) else {
+            let mut urls = keys.upstreams.take().unwrap_or_default().into_iter().chain(keys.upstream.take());
+            let (Some(Prefix(prefix)), Some(Upstream(upstream))) = (keys.prefix.take(), urls.next()) else {
                 continue; // check_route has refused it
             };
+            let others: Vec<_> = urls.map(|Upstream(url)| url).collect();
+            let others = (!others.is_empty()).then(|| Arc::new(others));
             let upstream = match upstreams.get(&upstream) {
                 Some(known) => Arc::clone(known),
                 None => {
@@ -270,7 +285,7 @@ impl Entry for Routes {
                     all.options.len() - 1
                 }
             };
-            all.routes.push(Route { prefix, upstream, options });
+            all.routes.push(Route { prefix, upstream, others, options });
         }
         if all.routes.is_empty() {
             return Err(refuse(NO_ROUTES));
@@ -291,7 +306,7 @@ impl Routes {
             let keys = RouteKeys { prefix: Some(prefix), upstream: Some(upstream), ..RouteKeys::default() };
             check_route(&keys, &all.routes, &mut first_with)?;
             if let (Some(Prefix(prefix)), Some(Upstream(upstream))) = (keys.prefix, keys.upstream) {
-                all.routes.push(Route { prefix, upstream: Arc::new(upstream), options: 0 });
+                all.routes.push(Route { prefix, upstream: Arc::new(upstream), others: None, options: 0 });
             }
         }
         if all.routes.is_empty() { Err(NO_ROUTES.to_owned()) } else { Ok(all) }
@@ -303,10 +318,15 @@ fn check_route(keys: &RouteKeys, before: &[Route], first_with: &mut HashMap<Vec<
     let Some(Prefix(prefix)) = &keys.prefix else {
         return Err("this route has no prefix: add \"prefix: /path\"".to_owned());
     };
-    let Some(Upstream(upstream)) = &keys.upstream else {
-        return Err("this route has no upstream: add \"upstream: http://host:port\"".to_owned());
+    let upstreams = match (&keys.upstream, &keys.upstreams) {
+        (Some(one), None) => std::slice::from_ref(one),
+        (None, Some(several)) => check_upstreams(several)?,
+        (None, None) => return Err("this route has no upstream: add \"upstream: http://host:port\"".to_owned()),
+        (Some(_), Some(_)) => {
+            return Err("this route has both upstream and upstreams: put all into upstreams".to_owned());
+        }
     };
-    if keys.upstream_tls.is_some() && upstream.scheme == Scheme::Http {
+    if keys.upstream_tls.is_some() && upstreams.iter().all(|Upstream(url)| url.scheme == Scheme::Http) {
         return Err("upstream_tls has no effect on an http:// upstream: write https://, or remove it".to_owned());
     }
     if keys.upgrade.as_ref().is_some_and(|protocols| protocols.len() > 16) {
@@ -322,11 +342,49 @@ fn check_route(keys: &RouteKeys, before: &[Route], first_with: &mut HashMap<Vec<
     }
 }
 
+/// Upstreams of one route stand for each other: a request may go to any of them.
+fn check_upstreams(upstreams: &[Upstream]) -> Result<&[Upstream], String> {
+    let [Upstream(first), others @ ..] = upstreams else {
+        return Err("the list of upstreams is empty: add \"- http://host:port\"".to_owned());
+    };
+    if upstreams.len() > MOST_UPSTREAMS {
+        return Err(format!("a route has at most {MOST_UPSTREAMS} upstreams"));
+    }
+    for (index, Upstream(url)) in others.iter().enumerate() {
+        let shown = quoted(&url.to_public_string());
+        let is_same =
+            |Upstream(other): &Upstream| (other.scheme, &other.host, other.port) == (url.scheme, &url.host, url.port);
+        if upstreams[..=index].iter().any(is_same) {
+            return Err(format!("the upstream {shown} stands twice in this route: remove one"));
+        }
+        if url.base_path != first.base_path {
+            return Err(format!("{shown}: all upstreams of a route have the same path; make them routes of their own"));
+        }
+        if url.authorization.is_some() != first.authorization.is_some() {
+            return Err(format!("{shown}: either all upstreams of a route have credentials or none"));
+        }
+    }
+    Ok(upstreams)
+}
+
+fn check_health(health: &HealthKeys) -> Result<(), String> {
+    match (health.eject, health.max_eject) {
+        (Some(eject), Some(max_eject)) if eject.0 > max_eject.0 => {
+            Err(format!("eject ({eject}) is longer than max_eject ({max_eject}): shorten it"))
+        }
+        (Some(_) | None, Some(_) | None) => Ok(()),
+    }
+}
+
 impl Serialize for Routes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.routes.iter().map(|route| RouteKeys {
             prefix: Some(Prefix(route.prefix.clone())),
-            upstream: Some(Upstream(UpstreamUrl::clone(&route.upstream))),
+            upstream: route.others.is_none().then(|| Upstream(UpstreamUrl::clone(&route.upstream))),
+            upstreams:
+                route.others.as_ref().map(|others| {
+                    std::iter::once(&*route.upstream).chain(others.iter()).cloned().map(Upstream).collect()
+                }),
             ..self.options[route.options].clone()
         }))
     }

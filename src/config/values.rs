@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::de::SeqAccess;
 use serde::{Serialize, Serializer};
 
-use super::error::quoted;
+use super::error::{quoted, refuse};
 use super::read::{Entry, expected};
 use super::url::{check_host, parse_port, split_port};
 use super::{HostPolicy, ListenAddr, LogFormat, Rewrite, Scheme, UpstreamUrl, prefix};
@@ -124,6 +124,10 @@ impl Entry for Upstream {
             return Err(message.to_owned());
         }
         Ok(Upstream(url))
+    }
+
+    fn from_list<'de, A: SeqAccess<'de>>(_: A) -> Result<Self, A::Error> {
+        Err(refuse("expected one upstream URL, found a list: several are written as \"upstreams:\""))
     }
 }
 

@@ -70,7 +70,12 @@ fn route(prefix: &str, host: &str, port: u16) -> RouteConfig {
         base_path: String::new(),
         authorization: None,
     };
-    RouteConfig { prefix: prefix.to_owned(), upstream: Arc::new(upstream), options: Arc::new(RouteOptions::default()) }
+    RouteConfig {
+        prefix: prefix.to_owned(),
+        upstream: Arc::new(upstream),
+        others: None,
+        options: Arc::new(RouteOptions::default()),
+    }
 }
 
 fn config(routes: Vec<RouteConfig>) -> Config {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::log::{Level, Logger};
-use crate::proxy::exchange::{AccessRecord, Observer};
+use crate::proxy::exchange::{AccessRecord, Observer, UpstreamEvent};
 use crate::proxy::exposition::Board;
+use crate::proxy::labels::Label;
 use crate::proxy::meter::Meter;
 
 /// What a worker can say.
@@ -43,6 +44,17 @@ impl Observer for Witness {
     fn access(&mut self, record: &AccessRecord<'_>) {
         self.meter.count(record);
         self.journal.access(record);
+    }
+
+    fn upstream(&mut self, authority: &str, label: Label, event: UpstreamEvent) {
+        self.meter.count_upstream(label, event);
+        match event {
+            UpstreamEvent::Asked | UpstreamEvent::Failed => {}
+            UpstreamEvent::Ejected(span) => self.warn(format_args!(
+                "upstream {authority} fails: this worker leaves it alone for {span:?}, then tries one request"
+            )),
+            UpstreamEvent::Returned => self.warn(format_args!("upstream {authority} answers again")),
+        }
     }
 
     fn metrics(&self) -> String {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::renewal::Renewal;
 use super::slab::Key;
 use super::token::Source;
-use super::worker::{Stage, Worker};
+use super::worker::{Stage, Surroundings, Worker};
 
 impl Worker {
     /// The main thread may have put something into the mailbox.
@@ -52,6 +52,9 @@ impl Worker {
             let Worker { stations, around, names, complaints, .. } = self;
             names.retain(|id, _| stations.find(&around.site, *id).is_some());
             complaints.retain(|id, _| stations.find(&around.site, *id).is_some());
+            let Surroundings { balance, site, journal, .. } = around;
+            balance.retain(|id| stations.find(site, id).is_some());
+            journal.meter.keep_upstreams(|label| site.upstream_labels.values().any(|other| *other == label));
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use mio::Poll;
 
-use crate::proxy::exchange::{ConnectError, Env, Exchange, Spares};
+use crate::proxy::exchange::{Balance, ConnectError, Env, Exchange, Spares};
 use crate::proxy::exposition::Board;
 use crate::proxy::site::{Site, UpstreamId};
 
@@ -135,6 +135,8 @@ pub struct Surroundings {
     pub clock: Clock,
     /// The configuration.
     pub site: Rc<Site>,
+    /// What is known of upstreams that share a route.
+    pub balance: Balance,
     /// Recycled memory.
     pub spares: Spares,
     /// What may be owned, and what is.
@@ -146,7 +148,13 @@ pub struct Surroundings {
 impl Surroundings {
     /// As a call takes it.
     pub fn env(&mut self) -> Env<'_> {
-        Env { now: self.clock.now(), site: &self.site, spares: &mut self.spares, observer: &mut self.journal }
+        Env {
+            now: self.clock.now(),
+            site: &self.site,
+            balance: &mut self.balance,
+            spares: &mut self.spares,
+            observer: &mut self.journal,
+        }
     }
 
     /// The moment of this turn.
@@ -264,7 +272,14 @@ impl Worker {
             mailbox,
             securing: VecDeque::new(),
             complaints: HashMap::new(),
-            around: Surroundings { clock: Clock::new(), site, spares: Spares::of(ledger.spares()), ledger, journal },
+            around: Surroundings {
+                clock: Clock::new(),
+                site,
+                balance: Balance::default(),
+                spares: Spares::of(ledger.spares()),
+                ledger,
+                journal,
+            },
             pipes,
             scratch: vec![0; ledger.largest_read()].into_boxed_slice(),
         }

@@ -10,7 +10,7 @@ use super::cause::{Cause, Refusal};
 use super::events::Side;
 use super::site::Site;
 use super::transaction::{Downstream, Transaction, Upstream};
-use super::turn::Turn;
+use super::turn::{Release, Turn};
 use crate::config::Timeouts;
 
 /// How long a client may go on sending after our last byte, and how long it may be silent meanwhile: enough to read an
@@ -115,9 +115,22 @@ impl Transaction {
             Timeout::RequestHead => self.refuse(turn, Refusal::new(408, Cause::HeadTimeout)),
             Timeout::BodyIdle => self.refuse(turn, Refusal::new(408, Cause::BodyTimeout)),
             Timeout::ClientWrite => self.client_gone(turn, Cause::ClientWriteTimeout),
-            Timeout::OriginWrite => self.refuse(turn, Refusal::new(504, Cause::UpstreamWriteTimeout)),
-            Timeout::Connect => self.refuse(turn, Refusal::new(504, Cause::ConnectTimeout)),
-            Timeout::ResponseHead => self.refuse(turn, Refusal::new(504, Cause::ResponseTimeout)),
+            Timeout::OriginWrite => {
+                self.note_failure(turn);
+                self.refuse(turn, Refusal::new(504, Cause::UpstreamWriteTimeout));
+            }
+            Timeout::Connect => {
+                // The attempt is given up; nothing of the request has left.
+                turn.commands.release(Release::Close);
+                if !self.try_another(turn) {
+                    self.refuse(turn, Refusal::new(504, Cause::ConnectTimeout));
+                }
+            }
+            // Never repeated: it may be slow everywhere, and the client has waited long enough.
+            Timeout::ResponseHead => {
+                self.note_failure(turn);
+                self.refuse(turn, Refusal::new(504, Cause::ResponseTimeout));
+            }
             Timeout::ResponseIdle => self.refuse(turn, Refusal::new(504, Cause::ResponseIdleTimeout)),
             Timeout::TunnelIdle => self.end_tunnel(turn),
         }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::admit::{Answerer, FORWARDED_METHODS, Plan, admit};
 use super::cause::{Cause, Refusal};
+use super::choice::Sent;
 use super::connection::read_options;
 use super::exposition;
 use super::forward::{Forwarding, forward_request, write_request_head};
@@ -18,7 +19,7 @@ use super::forwarded::{client_address, is_local};
 use super::hooks::Verdict;
 use super::local::{Envelope, HEALTH, write_json, write_options, write_text};
 use super::outcome::HookPhase;
-use super::transaction::{Downstream, Flow, RequestSink, Transaction, Upstream};
+use super::transaction::{Downstream, Flow, RequestSink, Transaction};
 use super::turn::Turn;
 use crate::config::{Config, Outline};
 use crate::http::body::Body;
@@ -169,15 +170,15 @@ impl Transaction {
     }
 
     fn forward(&mut self, turn: &mut Turn<'_, '_>, plan: Plan, framing: Framing) {
-        let site = &turn.client.site;
-        let route = &site.config.routes[plan.route as usize];
-        let policy = &site.config.forwarded;
-        let peer = &turn.client.peer;
         self.record.route = Some(plan.route);
         self.plan = Some(plan);
+        self.choose_upstream(turn, plan.route);
+        let (site, peer) = (&turn.client.site, &turn.client.peer);
+        let route = &site.config.routes[plan.route as usize];
+        let policy = &site.config.forwarded;
         std::mem::swap(&mut self.request.target, &mut self.original_target);
         self.client_address = client_address(peer, &self.request.fields, policy);
-        let forwarding = Forwarding { plan: &plan, route, peer, policy };
+        let forwarding = Forwarding { plan: &plan, route, upstream: self.upstream_of(route), peer, policy };
         forward_request(&mut self.request, &forwarding, &mut self.offered, &mut self.scratch);
         let is_body_wanted = site.wants().request;
         match Body::new(framing) {
@@ -234,24 +235,22 @@ impl Transaction {
     /// Queues the forwarded head (and the body, where it was collected) and asks for a connection to write them to.
     fn connect(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) {
         let site = &turn.client.site;
-        let route = self.plan.map(|plan| &site.config.routes[plan.route as usize]);
-        let authorization = route.and_then(|route| route.upstream.authorization.as_deref());
+        let authorization = self.plan.and_then(|plan| {
+            let route = &site.config.routes[plan.route as usize];
+            self.upstream_of(route).authorization.as_deref()
+        });
         if authorization.is_some() {
             // Only now: plugins judge the client by the credentials that it sent, and never see ours.
             self.request.fields.remove(b"Authorization");
         }
         write_request_head(&self.request, framing, authorization, &self.offered, self.to_origin.tail());
+        if let Some(choice) = &mut self.choice {
+            choice.sent = Sent { head_len: self.to_origin.len(), framing };
+        }
         if !self.request_body.is_empty() {
             self.to_origin.extend(&self.request_body);
         }
         self.ask_for_connection(turn, false);
-    }
-
-    /// Asks for a connection to the upstream of the plan.
-    pub(super) fn ask_for_connection(&mut self, turn: &mut Turn<'_, '_>, fresh: bool) {
-        let Some(plan) = self.plan else { return };
-        self.up = Upstream::Connecting { since: turn.now() };
-        turn.commands.connect(turn.client.site.upstream_of(plan.route), fresh);
     }
 
     #[inline(never)]

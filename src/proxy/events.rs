@@ -129,10 +129,27 @@ pub enum Entrance {
 pub trait Observer {
     /// A request is over.
     fn access(&mut self, record: &AccessRecord<'_>);
+    /// Something happened to an upstream that is one of several: the one with this authority, counted under `label`.
+    fn upstream(&mut self, authority: &str, label: Label, event: UpstreamEvent) {
+        let _ = (authority, label, event);
+    }
     /// What was counted so far, as the text of /metrics.
     fn metrics(&self) -> String {
         String::new()
     }
+}
+
+/// What happens to an upstream that is one of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamEvent {
+    /// A request is sent to it, or tried to.
+    Asked,
+    /// That request got no answer.
+    Failed,
+    /// After too many of those it is left alone for so long.
+    Ejected(Duration),
+    /// It answered, and gets requests again.
+    Returned,
 }
 
 /// One line of the access log.
@@ -148,7 +165,7 @@ pub struct AccessRecord<'a> {
     pub prefix: Option<&'a str>,
     /// What the route is counted under.
     pub label: Label,
-    /// Host and port of the upstream, where a route was chosen.
+    /// Host and port of the upstream, where a route was chosen; of several the one that was asked last.
     pub upstream: Option<&'a str>,
     /// The final status; 499 when the client went away first.
     pub status: u16,

@@ -22,7 +22,10 @@ use std::rc::Rc;
 use std::time::Instant;
 
 pub use super::appetite::Appetite;
-pub use super::events::{AccessRecord, Command, ConnectError, Distrust, Entrance, Input, Now, Observer, Peer, Side};
+pub use super::balance::Balance;
+pub use super::events::{
+    AccessRecord, Command, ConnectError, Distrust, Entrance, Input, Now, Observer, Peer, Side, UpstreamEvent,
+};
 pub use super::transaction::Spares;
 pub use super::turn::Env;
 

@@ -6,8 +6,8 @@ use std::fmt::{Display, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::labels::Labels;
-use super::meter::{BOUNDS, CLASSES, Count, Meter, RouteMeter};
+use super::meter::{BOUNDS, CLASSES, Count, Meter, RouteMeter, UpstreamMeter};
+use super::site::AllLabels;
 use crate::about;
 
 /// The media type of the format.
@@ -17,14 +17,14 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Debug)]
 pub struct Board {
     meters: Vec<Arc<Meter>>,
-    labels: Arc<Labels>,
+    labels: Arc<AllLabels>,
     /// When the process began, since 1970.
     started: Duration,
 }
 
 impl Board {
     /// For so many workers.
-    pub fn new(workers: usize, labels: Arc<Labels>, started: Duration) -> Board {
+    pub fn new(workers: usize, labels: Arc<AllLabels>, started: Duration) -> Board {
         Board { meters: (0..workers).map(|_| Arc::default()).collect(), labels, started }
     }
 
@@ -38,6 +38,7 @@ impl Board {
         let mut page = Page::default();
         self.write_process(&mut page);
         self.write_routes(&mut page);
+        self.write_upstreams(&mut page);
         self.write_connections(&mut page);
         self.write_causes_and_plugins(&mut page);
         page.text
@@ -51,7 +52,7 @@ impl Board {
     }
 
     fn write_routes(&self, page: &mut Page) {
-        let labels = self.labels.all();
+        let labels = self.labels.routes.all();
         let routes: Vec<(&str, Vec<&RouteMeter>)> = labels
             .iter()
             .map(|(label, name)| (&**name, self.meters.iter().filter_map(|meter| meter.route(*label)).collect()))
@@ -83,6 +84,30 @@ impl Board {
             let micros = sum(meters, &|meter| meter.micros.get());
             page.sample(&format!("{name}_sum"), &[("route", route)], Seconds::of_micros(micros));
             page.sample(&format!("{name}_count"), &[("route", route)], up_to_here);
+        }
+    }
+
+    fn write_upstreams(&self, page: &mut Page) {
+        let labels = self.labels.upstreams.all();
+        type Family = (&'static str, &'static str, &'static str, fn(&UpstreamMeter) -> &Count);
+        let families: [Family; 4] = [
+            ("requests_total", "counter", "Attempts at requests, for upstreams that are one of several.", |m| {
+                &m.requests
+            }),
+            ("failures_total", "counter", "Those of them that got no answer.", |m| &m.failures),
+            ("ejections_total", "counter", "How often an upstream was left alone for a while.", |m| &m.ejections),
+            ("ejected", "gauge", "Workers that leave the upstream alone now.", |m| &m.ejected),
+        ];
+        for (name, kind, help, of) in families {
+            let name = format!("mini_rproxy_upstream_{name}");
+            page.family(&name, kind, help);
+            for (label, upstream) in &labels {
+                let mut meters = self.meters.iter().filter_map(|meter| meter.upstream(*label)).peekable();
+                if meters.peek().is_some() {
+                    let sum = meters.fold(0_u64, |sum, meter| sum.wrapping_add(of(meter).get()));
+                    page.sample(&name, &[("upstream", upstream)], sum);
+                }
+            }
         }
     }
 
@@ -234,7 +259,7 @@ impl Display for Seconds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::events::AccessRecord;
+    use crate::proxy::events::{AccessRecord, UpstreamEvent};
     use crate::proxy::hooks::Stint;
 
     #[test]
@@ -260,8 +285,9 @@ mod tests {
 
     #[test]
     fn all_workers_are_added_up() {
-        let labels = Arc::new(Labels::default());
-        let given = labels.assign(["/a", "/never"]);
+        let labels = Arc::new(AllLabels::default());
+        let given = labels.routes.assign(["/a", "/never"]);
+        let upstreams = labels.upstreams.assign(["http://one", "http://two"]);
         let board = Board::new(2, labels, Duration::from_millis(1_700_000_000_500));
         let stints = [Stint { plugin: "demo", time: Duration::from_micros(3), faults: 1 }];
         for (worker, status, millis) in [(0, 200, 1), (1, 200, 7), (1, 502, 20_000)] {
@@ -276,6 +302,14 @@ mod tests {
             };
             board.meters()[worker].count(&record);
             board.meters()[worker].accepted.increment();
+        }
+        for (worker, event) in [
+            (0, UpstreamEvent::Asked),
+            (1, UpstreamEvent::Asked),
+            (1, UpstreamEvent::Failed),
+            (1, UpstreamEvent::Ejected(Duration::from_secs(1))),
+        ] {
+            board.meters()[worker].count_upstream(upstreams[0], event);
         }
         board.meters()[0].closed.increment();
         board.meters()[0].busy.increment();
@@ -293,6 +327,10 @@ mod tests {
             "mini_rproxy_request_duration_seconds_sum{route=\"/a\"} 20.008",
             "mini_rproxy_request_duration_seconds_count{route=\"/a\"} 3",
             "mini_rproxy_requests_in_flight 1",
+            "mini_rproxy_upstream_requests_total{upstream=\"http://one\"} 2",
+            "mini_rproxy_upstream_failures_total{upstream=\"http://one\"} 1",
+            "mini_rproxy_upstream_ejections_total{upstream=\"http://one\"} 1",
+            "mini_rproxy_upstream_ejected{upstream=\"http://one\"} 1",
             "mini_rproxy_client_connections_total 3",
             "mini_rproxy_client_connections_open 2",
             "mini_rproxy_body_bytes_total{direction=\"out\"} 30",
@@ -302,6 +340,12 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        assert!(!text.contains("/never") && !text.contains("\"none\"") && !text.contains("code=\"other\""), "{text}");
+        assert!(
+            !text.contains("/never")
+                && !text.contains("http://two")
+                && !text.contains("\"none\"")
+                && !text.contains("code=\"other\""),
+            "{text}"
+        );
     }
 }

@@ -8,7 +8,7 @@ use super::connection::{HOP_BY_HOP, allowed_protocols, remove_nominated};
 use super::events::Peer;
 use super::forwarded::{CLAIMS, add_claims, is_trusted};
 use super::under_prefix::{MAPPABLE, Place, map_back};
-use crate::config::{ForwardedPolicy, HostPolicy, RouteConfig};
+use crate::config::{ForwardedPolicy, HostPolicy, RouteConfig, UpstreamUrl};
 use crate::http::chars::write_decimal;
 use crate::http::fields::{Classes, Fields, Known};
 use crate::http::framing::Framing;
@@ -21,6 +21,8 @@ pub struct Forwarding<'a> {
     pub plan: &'a Plan,
     /// The route that the plan names.
     pub route: &'a RouteConfig,
+    /// The upstream that was chosen.
+    pub upstream: &'a UpstreamUrl,
     /// Who sent the request.
     pub peer: &'a Peer,
     /// Whom to believe.
@@ -45,7 +47,7 @@ pub fn forward_request(
     offered: &mut Vec<u8>,
     scratch: &mut Scratch,
 ) {
-    let Forwarding { plan, route, peer, policy } = *forwarding;
+    let Forwarding { plan, route, upstream, peer, policy } = *forwarding;
     let trusted = peer.address.is_some_and(|address| is_trusted(address.ip(), policy));
     offered.clear();
     if plan.upgrade {
@@ -58,7 +60,7 @@ pub fn forward_request(
     }
     scratch.host.clear();
     scratch.host.extend_from_slice(head.fields.first(Known::Host).unwrap_or_default());
-    set_authority(&mut head.authority, route, &scratch.host);
+    set_authority(&mut head.authority, route, upstream, &scratch.host);
     let may_claim = trusted && policy.enabled;
     let claims = if may_claim { Classes::default() } else { CLAIMS };
     let expect = if plan.expects_continue { Classes::default() } else { Classes::of(&[Known::Expect]) };
@@ -87,12 +89,12 @@ fn stripped_prefix(route: &RouteConfig) -> &str {
     if route.options.strip_prefix { route.prefix.trim_end_matches('/') } else { "" }
 }
 
-fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, client_host: &[u8]) {
+fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, upstream: &UpstreamUrl, client_host: &[u8]) {
     authority.clear();
     authority.extend_from_slice(match &route.options.host {
         HostPolicy::Client if !client_host.is_empty() => client_host,
         // An HTTP/1.0 client need not say which host it means; the upstream must be told one.
-        HostPolicy::Client | HostPolicy::Upstream => route.upstream.authority.as_bytes(),
+        HostPolicy::Client | HostPolicy::Upstream => upstream.authority.as_bytes(),
         HostPolicy::Fixed(name) => name.as_bytes(),
     });
 }
@@ -129,15 +131,21 @@ pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], date: &[u8; 2
     }
 }
 
-/// Maps what a response says of the place of its application, in place. `sent_host` is the Host that the upstream saw.
-pub fn map_response(head: &mut ResponseHead, route: &RouteConfig, sent_host: &[u8], scratch: &mut Scratch) {
+/// Maps what a response of `upstream` says of the place of its application, in place. `sent_host` is the Host that it saw.
+pub fn map_response(
+    head: &mut ResponseHead,
+    route: &RouteConfig,
+    upstream: &UpstreamUrl,
+    sent_host: &[u8],
+    scratch: &mut Scratch,
+) {
     if !head.fields.may_have_any(MAPPABLE) {
         return;
     }
     let place = Place {
         rewrites: route.options.rewrites,
         prefix: stripped_prefix(route),
-        upstream: &route.upstream,
+        upstream,
         sent_host,
         client_host: &scratch.host,
     };
@@ -257,7 +265,9 @@ mod tests {
         let mut scratch = Scratch::default();
         read_options(&head.fields, &mut scratch.nominated).expect("few options");
         let peer = Peer { address: None, secure: false, ..Peer::default() };
-        let forwarding = Forwarding { plan: &plan, route: &config.routes[0], peer: &peer, policy: &config.forwarded };
+        let route = &config.routes[0];
+        let forwarding =
+            Forwarding { plan: &plan, route, upstream: &route.upstream, peer: &peer, policy: &config.forwarded };
         let mut offered = b"left over".to_vec();
         forward_request(&mut head, &forwarding, &mut offered, &mut scratch);
         let mut out = Vec::new();

@@ -22,6 +22,11 @@ impl Label {
     /// How many there are.
     pub const COUNT: usize = MOST_NAMES + 2;
 
+    /// Every one there can be, in the order of [`Label::index`].
+    pub fn all() -> impl Iterator<Item = Label> {
+        (0..).map(Label).take(Label::COUNT)
+    }
+
     /// For tables with [`Label::COUNT`] places.
     pub fn index(self) -> usize {
         usize::from(self.0)

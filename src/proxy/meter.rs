@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::events::AccessRecord;
+use super::events::{AccessRecord, UpstreamEvent};
 use super::labels::Label;
 
 /// A number that one thread counts up, or sets.
@@ -23,12 +23,17 @@ impl Count {
 
     /// So many more. To be called by the one writer only.
     pub fn add(&self, more: u64) {
-        self.0.store(self.get().wrapping_add(more), Ordering::Relaxed);
+        self.set(self.get().wrapping_add(more));
     }
 
     /// One less than before, for what comes and goes.
     pub fn decrement(&self) {
-        self.0.store(self.get().wrapping_sub(1), Ordering::Relaxed);
+        self.set(self.get().wrapping_sub(1));
+    }
+
+    /// This many, for what comes and goes.
+    pub fn set(&self, number: u64) {
+        self.0.store(number, Ordering::Relaxed);
     }
 
     /// What it stands at.
@@ -61,6 +66,19 @@ pub struct PluginMeter {
     pub nanos: Count,
     /// How often it failed.
     pub faults: Count,
+}
+
+/// What is counted for each upstream that is one of several.
+#[derive(Debug, Default)]
+pub struct UpstreamMeter {
+    /// Attempts at a request.
+    pub requests: Count,
+    /// Those that got no answer.
+    pub failures: Count,
+    /// How often it was left alone.
+    pub ejections: Count,
+    /// 1 while it is left alone.
+    pub ejected: Count,
 }
 
 /// Counters for words that are written in the code, or kept for as long as the process lives: each gets a place when it
@@ -100,6 +118,8 @@ impl<T: Default, const PLACES: usize> ByWord<T, PLACES> {
 pub struct Meter {
     /// By [`Label`]; made when a route is first used.
     routes: Box<[OnceLock<Box<RouteMeter>>]>,
+    /// By [`Label`] too; most proxies have no such upstreams, and then not even the table is there.
+    upstreams: OnceLock<Box<[OnceLock<Box<UpstreamMeter>>]>>,
     /// Why requests were no plain success: the words of `Cause`.
     pub causes: ByWord<Count, 96>,
     /// By the plugin's name.
@@ -127,7 +147,8 @@ pub struct Meter {
 impl Default for Meter {
     fn default() -> Self {
         Meter {
-            routes: (0..Label::COUNT).map(|_| OnceLock::new()).collect(),
+            routes: table(),
+            upstreams: OnceLock::new(),
             causes: ByWord::default(),
             plugins: ByWord::default(),
             retries: Count::default(),
@@ -143,10 +164,46 @@ impl Default for Meter {
     }
 }
 
+/// An empty place for each label.
+fn table<T>() -> Box<[OnceLock<T>]> {
+    (0..Label::COUNT).map(|_| OnceLock::new()).collect()
+}
+
 impl Meter {
     /// What was counted for a route, if it was ever used.
     pub fn route(&self, label: Label) -> Option<&RouteMeter> {
         self.routes[label.index()].get().map(Box::as_ref)
+    }
+
+    /// What was counted for one of several upstreams, if it was ever used.
+    pub fn upstream(&self, label: Label) -> Option<&UpstreamMeter> {
+        self.upstreams.get()?[label.index()].get().map(Box::as_ref)
+    }
+
+    /// Counts what happened to one of several upstreams.
+    pub fn count_upstream(&self, label: Label, event: UpstreamEvent) {
+        let upstream = self.upstreams.get_or_init(table)[label.index()].get_or_init(Box::default);
+        match event {
+            UpstreamEvent::Asked => upstream.requests.increment(),
+            UpstreamEvent::Failed => upstream.failures.increment(),
+            UpstreamEvent::Ejected(_) => {
+                upstream.ejections.increment();
+                upstream.ejected.set(1);
+            }
+            UpstreamEvent::Returned => upstream.ejected.set(0),
+        }
+    }
+
+    /// The upstreams that are one of several are others now: who is gone is not left alone any more.
+    pub fn keep_upstreams(&self, is_there: impl Fn(Label) -> bool) {
+        let all = self.upstreams.get().into_iter().flat_map(|table| table.iter());
+        for (label, upstream) in Label::all().zip(all) {
+            if let Some(upstream) = upstream.get()
+                && !is_there(label)
+            {
+                upstream.ejected.set(0);
+            }
+        }
     }
 
     /// Counts a finished request.
@@ -242,6 +299,19 @@ mod tests {
         }
         let all: Vec<_> = words.all().map(|(word, count)| (word, count.get())).collect();
         assert_eq!(all, [("a", 1), ("b", 2), ("other", 2)]);
+    }
+
+    #[test]
+    fn an_upstream_that_is_gone_is_not_left_alone_any_more() {
+        let meter = Meter::default();
+        meter.keep_upstreams(|_| true);
+        let labels = Labels::default().assign(["http://stays", "http://goes"]);
+        for label in labels.iter() {
+            meter.count_upstream(*label, UpstreamEvent::Ejected(Duration::from_secs(1)));
+        }
+        meter.keep_upstreams(|label| label == labels[0]);
+        let ejected = labels.iter().map(|label| meter.upstream(*label).map(|upstream| upstream.ejected.get()));
+        assert_eq!(ejected.collect::<Vec<_>>(), [Some(1), Some(0)]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | [`route`] | the longest matching prefix, and the target to forward |
 //! | [`hooks`] | the plugins' only door |
 //! | [`site`] | what all exchanges of a worker share |
+//! | [`balance`] | which of several upstreams gets a request |
 //! | [`events`] | what goes into an exchange and what comes out |
 //! | [`meter`] | what a worker has counted |
 //! | [`exposition`] | all of that as the text of /metrics |
@@ -17,10 +18,12 @@
 //! | [`forward`] | received head to forwarded head |
 //! | [`local`] | answers of our own |
 //! | [`record`] | what the access log will say |
+//! | `choice` | the upstream that a request goes to, of several |
 //! | `transaction` | one request under way: memory and states |
 //! | `appetite` | whether to read, and what a read would cost in memory |
 //! | `turn` | what a step may touch and ask for |
 //! | `outcome` | how an exchange ends |
+//! | `failover` | another upstream when one fails |
 //! | `downstream` | the client's end |
 //! | `upstream` | the origin's end |
 //! | `deadlines` | when patience ends |
@@ -30,6 +33,7 @@ pub mod labels;
 pub mod route;
 pub mod hooks;
 pub mod site;
+pub mod balance;
 pub mod events;
 pub mod meter;
 pub mod exposition;
@@ -41,10 +45,12 @@ pub mod under_prefix;
 pub mod forward;
 pub mod local;
 pub mod record;
+mod choice;
 mod transaction;
 mod appetite;
 mod turn;
 mod outcome;
+mod failover;
 mod downstream;
 mod upstream;
 mod deadlines;

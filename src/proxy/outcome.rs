@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::cause::{Cause, Refusal};
+use super::choice::Choice;
 use super::events::AccessRecord;
 use super::forward::Persistence;
 use super::hooks::{Answer, HookView};
@@ -163,7 +164,7 @@ impl Transaction {
             target: if record.method.is_some() { target } else { b"" },
             prefix: route.map(|route| route.prefix.as_str()),
             label: label.copied().unwrap_or_default(),
-            upstream: route.map(|route| route.upstream.authority.as_str()),
+            upstream: route.map(|route| self.upstream_of(route).authority.as_str()),
             status: record.status,
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,
@@ -178,6 +179,8 @@ impl Transaction {
             detail: record.cause.and_then(Cause::detail),
             plugins: &self.chain.stints,
         });
+        // Whoever is chosen next should know that this one is over.
+        self.choice = None;
     }
 
     /// What hooks may see and change now.
@@ -199,7 +202,7 @@ impl Transaction {
             original_target: &self.original_target,
             client: self.client_address,
             route_prefix: route.map_or("", |route| &route.prefix),
-            upstream: route.map_or("", |route| &route.upstream.authority),
+            upstream: route.map_or("", |route| &Choice::upstream(self.choice.as_ref(), route).authority),
             state: &mut self.chain,
         }
     }

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer as _};
 use super::hooks::{BodyWants, Hooks};
 use super::labels::{Label, Labels};
 use super::route::Router;
-use crate::config::{Config, RouteConfig, Scheme, UpstreamTls};
+use crate::config::{Config, RouteConfig, Scheme, UpstreamTls, UpstreamUrl};
 
 /// Names an upstream, for as long as the process runs: an origin keeps its number over reloads, and the number of one that
 /// is gone is never given again. So a number that somebody kept too long finds nothing instead of a stranger.
@@ -29,6 +29,15 @@ pub struct Origin {
     pub tls: Option<UpstreamTls>,
 }
 
+/// The names of everything that is counted by name.
+#[derive(Debug, Default)]
+pub struct AllLabels {
+    /// Routes, by prefix.
+    pub routes: Labels,
+    /// Upstreams that are one of several, by their URL without path and credentials.
+    pub upstreams: Labels,
+}
+
 /// What every exchange shares. A clone shares all of it: each worker has one of its own, so that counting who uses it
 /// is not a thing that workers do to each other on the request path.
 #[derive(Clone)]
@@ -44,10 +53,14 @@ pub struct Site {
     next: u32,
     /// For each of `config.routes` the upstream that it leads to.
     pub route_upstreams: Arc<[UpstreamId]>,
+    /// For those routes that have several upstreams all of them, in file order.
+    pub groups: Arc<HashMap<u32, Vec<UpstreamId>>>,
+    /// For each upstream of a group what it is counted under.
+    pub upstream_labels: Arc<HashMap<UpstreamId, Label>>,
     /// For each of `config.routes` what it is counted under.
     pub route_labels: Arc<[Label]>,
     /// The names of these labels. A site that takes the place of another one goes on with its labels.
-    pub labels: Arc<Labels>,
+    pub labels: Arc<AllLabels>,
     /// The plugins, if there are any.
     pub hooks: Option<Arc<dyn Hooks>>,
     /// The body of /configz, made once; empty where /configz does not answer.
@@ -68,11 +81,14 @@ impl Site {
 
     fn build(config: Arc<Config>, hooks: Option<Arc<dyn Hooks>>, before: Option<&Site>) -> Site {
         let router = Router::new(config.routes.iter().map(|route| route.prefix.as_str()));
-        let Numbering { upstreams, route_upstreams, next } = number_origins(&config.routes, before);
-        let configz = if config.configz { configz(&config.routes) } else { String::new() };
+        let Numbering { upstreams, route_upstreams, groups, next } = number_origins(&config.routes, before);
         let labels = before.map_or_else(Arc::default, |site| Arc::clone(&site.labels));
+        let upstream_labels = label_upstreams(&config.routes, &groups, &labels.upstreams);
+        let configz = if config.configz { configz(&config.routes) } else { String::new() };
         Site {
-            route_labels: labels.assign(config.routes.iter().map(|route| route.prefix.as_str())),
+            groups: Arc::new(groups),
+            upstream_labels: Arc::new(upstream_labels),
+            route_labels: labels.routes.assign(config.routes.iter().map(|route| route.prefix.as_str())),
             labels,
             config,
             router: Arc::new(router),
@@ -100,7 +116,12 @@ impl Site {
         Some(&self.upstreams[at].1)
     }
 
-    /// The upstream of a route that [`Router::find`] gave.
+    /// All upstreams of a route that has several.
+    pub fn group_of(&self, route: u32) -> Option<&[UpstreamId]> {
+        self.groups.get(&route).map(Vec::as_slice)
+    }
+
+    /// The upstream of a route that [`Router::find`] gave; of several, the first.
     pub fn upstream_of(&self, route: u32) -> UpstreamId {
         self.route_upstreams[route as usize]
     }
@@ -120,6 +141,7 @@ impl fmt::Debug for Site {
 struct Numbering {
     upstreams: Vec<(UpstreamId, Origin)>,
     route_upstreams: Vec<UpstreamId>,
+    groups: HashMap<u32, Vec<UpstreamId>>,
     next: u32,
 }
 
@@ -133,12 +155,13 @@ fn number_origins(routes: &[RouteConfig], before: Option<&Site>) -> Numbering {
     let mut next = before.map_or(0, |site| site.next);
     let mut ids = HashMap::new();
     let mut upstreams = Vec::new();
-    let route_upstreams = routes
-        .iter()
-        .map(|RouteConfig { upstream, options, .. }| {
+    let mut groups = HashMap::new();
+    let mut route_upstreams = Vec::with_capacity(routes.len());
+    for (number, route) in (0..).zip(routes) {
+        let mut all = route.upstreams().map(|upstream| {
             let tls = match upstream.scheme {
                 Scheme::Http => None,
-                Scheme::Https => Some(&options.upstream_tls),
+                Scheme::Https => Some(&route.options.upstream_tls),
             };
             let name = (upstream.scheme, upstream.host.as_str(), upstream.port, tls);
             *ids.entry(name).or_insert_with(|| {
@@ -151,25 +174,58 @@ fn number_origins(routes: &[RouteConfig], before: Option<&Site>) -> Numbering {
                 upstreams.push((id, Origin { scheme: upstream.scheme, host, port: upstream.port, tls }));
                 id
             })
+        });
+        let first = all.next().expect("a route has an upstream");
+        route_upstreams.push(first);
+        if route.others.is_some() {
+            groups.insert(number, std::iter::once(first).chain(all).collect());
+        }
+    }
+    upstreams.sort_unstable_by_key(|(id, _)| *id);
+    Numbering { upstreams, route_upstreams, groups, next }
+}
+
+/// What the upstreams that are one of several are counted under.
+fn label_upstreams(
+    routes: &[RouteConfig],
+    groups: &HashMap<u32, Vec<UpstreamId>>,
+    labels: &Labels,
+) -> HashMap<UpstreamId, Label> {
+    // In file order, so that it is told who gets the last of the labels.
+    let in_order = (0..).zip(routes).filter_map(|(number, route)| Some((groups.get(&number)?, route)));
+    let named: Vec<(UpstreamId, String)> = in_order
+        .flat_map(|(ids, route)| {
+            let names = route.upstreams().map(|url| format!("{}://{}", url.scheme.name(), url.authority));
+            ids.iter().copied().zip(names)
         })
         .collect();
-    upstreams.sort_unstable_by_key(|(id, _)| *id);
-    Numbering { upstreams, route_upstreams, next }
+    let given = labels.assign(named.iter().map(|(_, name)| name.as_str()));
+    named.iter().map(|(id, _)| *id).zip(given.iter().copied()).collect()
 }
 
 /// One route, as /configz shows it: no credentials.
 #[derive(Serialize)]
 struct PublicRoute {
     prefix: String,
+    /// Of several the first.
     upstream: String,
+    /// All of them, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    upstreams: Vec<String>,
 }
 
 /// What JSON puts around one route.
 const FRAME_LEN: usize = r#"{"prefix":"","upstream":""},"#.len();
 
 fn configz(routes: &[RouteConfig]) -> String {
-    let public =
-        |route: &RouteConfig| PublicRoute { prefix: route.prefix.clone(), upstream: route.upstream.to_public_string() };
+    let public = |route: &RouteConfig| PublicRoute {
+        prefix: route.prefix.clone(),
+        upstream: route.upstream.to_public_string(),
+        upstreams: match route.others {
+            Some(_) => route.upstreams().map(UpstreamUrl::to_public_string).collect(),
+            None => Vec::new(),
+        },
+    };
     // It stays as long as the process and is the largest part of many routes: no room is left over.
     let len: usize = routes.iter().map(|r| r.prefix.len() + r.upstream.to_public_string().len() + FRAME_LEN).sum();
     let mut json = Vec::with_capacity(len + 2);
@@ -182,7 +238,7 @@ fn configz(routes: &[RouteConfig]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{RouteOptions, UpstreamUrl};
+    use crate::config::RouteOptions;
 
     fn route(prefix: &str, host: &str, port: u16, base_path: &str) -> RouteConfig {
         let upstream = UpstreamUrl {
@@ -196,6 +252,7 @@ mod tests {
         RouteConfig {
             prefix: prefix.to_owned(),
             upstream: Arc::new(upstream),
+            others: None,
             options: Arc::new(RouteOptions::default()),
         }
     }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::admit::Plan;
+use super::choice::Choice;
 use super::forward::Scratch;
 use super::hooks::ChainState;
 use super::record::Record;
@@ -151,6 +152,8 @@ pub(super) struct Transaction {
     pub client_address: Option<SocketAddr>,
     /// How the request is forwarded, once that is decided.
     pub plan: Option<Plan>,
+    /// Which upstream it goes to, where the route has several.
+    pub choice: Option<Choice>,
     /// Whether the client's connection may serve another request.
     pub is_persistent: bool,
     /// Whether the upstream's connection may serve another request, as far as is known.
@@ -183,6 +186,7 @@ impl Transaction {
             scratch: Scratch::default(),
             client_address: None,
             plan: None,
+            choice: None,
             is_persistent: true,
             is_origin_persistent: false,
             has_upload_begun: false,
@@ -207,6 +211,7 @@ impl Transaction {
         self.chain.stints.clear();
         self.client_address = None;
         self.plan = None;
+        self.choice = None;
         self.is_persistent = true;
         self.is_origin_persistent = false;
         self.has_upload_begun = false;

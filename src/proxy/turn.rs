@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::balance::Balance;
 use super::events::{Command, Now, Observer, Peer, Side};
 use super::site::{Site, UpstreamId};
 use super::transaction::Spares;
@@ -13,6 +14,8 @@ pub struct Env<'a> {
     pub now: &'a Now,
     /// The configuration for requests that begin now.
     pub site: &'a Rc<Site>,
+    /// What is known of upstreams that share a route.
+    pub balance: &'a mut Balance,
     /// Recycled memory.
     pub spares: &'a mut Spares,
     /// Who hears of finished requests.

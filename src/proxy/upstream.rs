@@ -11,6 +11,7 @@
 use std::ops::ControlFlow;
 
 use super::cause::{Cause, Refusal};
+use super::choice::Choice;
 use super::connection::{Options, read_options};
 use super::downstream::head_limits;
 use super::events::ConnectError;
@@ -59,8 +60,11 @@ impl Transaction {
             ConnectError::TlsFailed => (502, Cause::TlsFailed),
             ConnectError::Failed => (502, Cause::ConnectFailed),
         };
-        self.to_origin.clear();
-        self.refuse(turn, Refusal::new(status, cause));
+        // Nothing of the request has left, whatever it is (rule G17).
+        if !self.try_another(turn) {
+            self.to_origin.clear();
+            self.refuse(turn, Refusal::new(status, cause));
+        }
     }
 
     /// Bytes came from the upstream.
@@ -125,6 +129,7 @@ impl Transaction {
     #[inline(never)]
     fn on_response_head(&mut self, turn: &mut Turn<'_, '_>, interim: u32, has_more: bool) -> Result<(), Refusal> {
         self.progress.origin_read = turn.now();
+        self.note_answer(turn);
         let options =
             read_options(&self.response.fields, &mut self.scratch.nominated).map_err(|_| bad_response("G1"))?;
         let framing = response_framing(&self.response, self.request.method == Method::Head)
@@ -144,7 +149,8 @@ impl Transaction {
         forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
         if let Some(plan) = self.plan {
             let route = &turn.client.site.config.routes[plan.route as usize];
-            map_response(&mut self.response, route, &self.request.authority, &mut self.scratch);
+            let upstream = Choice::upstream(self.choice.as_ref(), route);
+            map_response(&mut self.response, route, upstream, &self.request.authority, &mut self.scratch);
         }
     }
 
@@ -420,24 +426,35 @@ impl Transaction {
     }
 
     /// The connection ended before a response began. Rule G17: a connection from the pool may just have been stale, and
-    /// a request that may be repeated is sent once more on a fresh one, provided that none of its body is gone.
+    /// a request that may be repeated is sent once more on a fresh one, provided that none of its body is gone. A fresh one
+    /// that ends so is a failure of the upstream; the request goes to another one, if the route has one.
     fn lose_upstream(&mut self, turn: &mut Turn<'_, '_>) {
         let has_begun = self.record.first_byte.is_some();
-        let may_repeat = self.record.reused
-            && self.record.retries == 0
-            && !has_begun
+        let may_repeat = !has_begun
             && !self.has_upload_begun
             && !matches!(self.down, Downstream::Discard)
             && self.request.method.is_idempotent();
-        if may_repeat {
+        let is_stale = self.record.reused && self.record.retries == 0;
+        if may_repeat && is_stale {
             turn.commands.release(Release::Close);
             self.record.retries += 1;
             self.to_origin.rewind();
-            self.ask_for_connection(turn, true);
-        } else {
-            let cause = if has_begun { Cause::UpstreamTruncated } else { Cause::UpstreamReset };
-            self.refuse(turn, Refusal::new(502, cause));
+            return self.ask_for_connection(turn, true);
         }
+        if !has_begun && !is_stale {
+            let may_go_on = may_repeat && self.choice.as_mut().is_some_and(Choice::may_lose_another);
+            if may_go_on {
+                turn.commands.release(Release::Close);
+                self.to_origin.rewind();
+                if self.try_another(turn) {
+                    return;
+                }
+            } else {
+                self.note_failure(turn);
+            }
+        }
+        let cause = if has_begun { Cause::UpstreamTruncated } else { Cause::UpstreamReset };
+        self.refuse(turn, Refusal::new(502, cause));
     }
 }
 

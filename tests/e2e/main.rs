@@ -26,5 +26,6 @@ mod selftest;
 mod start_up;
 mod streaming;
 mod timeouts;
+mod upstreams;
 mod under_prefix;
 mod websocket;

@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Launch, Origin, PATIENCE, Peer, Proxy, curl, free_address, is_missing, value};
+use crate::support::{Launch, Origin, PATIENCE, Peer, Proxy, curl, free_address, is_missing, refusing_address, value};
 
 /// Puts another configuration into place, as a careful operator does: whole or not at all.
 fn write_config(proxy: &Proxy, yaml: &str) {
@@ -54,6 +54,36 @@ fn a_reload_switches_routes_for_new_requests_and_tells_what_is_different() {
     ] {
         assert!(log.contains(&expected), "{expected}\nis not in\n{log}");
     }
+}
+
+#[test]
+fn an_upstream_that_is_left_alone_stays_so_over_a_reload_and_one_that_is_gone_is_forgotten() {
+    let (steady, other) = (saying("ok"), saying("ok"));
+    let (refusing, _socket) = refusing_address();
+    let health = "workers: 1\nhealth: {failures: 1, eject: 1h, max_eject: 1h}\n";
+    let to =
+        |urls: [String; 2]| format!("{health}routes:\n  - {{prefix: /a, upstreams: ['{}', '{}']}}\n", urls[0], urls[1]);
+    let proxy = Proxy::start(&to([format!("http://{refusing}"), steady.url()]));
+    let mut client = proxy.connect();
+    let mut ask = |path: &str| {
+        assert_eq!(client.get(path).status(), 200);
+        proxy.access(path)
+    };
+    assert_eq!(value(&ask("/a/first"), "retries"), Some("1"));
+    reload(&proxy, &to([other.url(), format!("http://{refusing}")]), 0);
+    for path in ["/a/second", "/a/third"] {
+        assert_eq!(value(&ask(path), "retries"), Some("0"), "it is still left alone");
+    }
+    let log = proxy.log.all().join("\n");
+    for (kind, origin) in [("removed", &steady), ("added", &other)] {
+        let line = format!("msg=\"reload: {kind}\" what=\"route /a: upstream {}\"", origin.url());
+        assert!(log.contains(&line), "{line}\nis not in\n{log}");
+    }
+    reload(&proxy, &to([other.url(), steady.url()]), 1);
+    ask("/a/fourth");
+    let metrics = client.get("/metrics").text().to_owned();
+    let gauge = format!("mini_rproxy_upstream_ejected{{upstream=\"http://{refusing}\"}} 0\n");
+    assert!(metrics.contains(&gauge), "{gauge} is not in\n{metrics}");
 }
 
 #[test]

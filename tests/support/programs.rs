@@ -104,13 +104,20 @@ impl Nginx {
         );
         let config_path = folder.path().join("nginx.conf");
         fs::write(&config_path, config).expect("a configuration file");
+        let (child, log) = Nginx::spawn(folder.path());
+        let nginx = Nginx { address, log, child, folder };
+        nginx.is_ready().then_some(nginx)
+    }
+
+    /// Starts the program on what was prepared in `folder`.
+    fn spawn(folder: &Path) -> (Child, Lines) {
         let path = format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default());
         let mut child = Command::new("nginx")
             .env("PATH", path)
             .args(["-e", "stderr", "-p"])
-            .arg(folder.path())
+            .arg(folder)
             .arg("-c")
-            .arg(&config_path)
+            .arg(folder.join("nginx.conf"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -119,8 +126,19 @@ impl Nginx {
         let log = Lines::default();
         log.collect(child.stdout.take().expect("stdout is piped"));
         log.collect(child.stderr.take().expect("stderr is piped"));
-        let nginx = Nginx { address, log, child, folder };
-        nginx.is_ready().then_some(nginx)
+        (child, log)
+    }
+
+    /// Ends it as a crash does: nothing is said to anybody.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// Starts it again after [`Nginx::kill`], on the same port.
+    pub fn restart(&mut self) {
+        (self.child, self.log) = Nginx::spawn(self.folder.path());
+        assert!(self.is_ready(), "nginx does not start again");
     }
 
     /// nginx tells nobody when it is ready, so it is asked until it answers.

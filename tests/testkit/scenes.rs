@@ -11,7 +11,7 @@ use super::script::Event;
 use super::wire::{Ambush, Ending, Mishap, Pool};
 
 /// Configurations, as they stand in a `.wire` file. All have a route for `/a`.
-pub const CONFIGS: [&str; 4] = [
+pub const CONFIGS: [&str; 5] = [
     "routes: [{prefix: /a, upstream: 'http://o'}]\n",
     "routes: [{prefix: /a, upstream: 'http://o/base', max_body_bytes: 15, host: client}]\n\
      limits: {max_requests_per_connection: 3, max_interim_responses: 1, max_header_fields: 6}\n\
@@ -20,6 +20,8 @@ pub const CONFIGS: [&str; 4] = [
      timeouts: {response_head: 5s, body_idle: 5s, write_idle: 5s, response_idle: 5s}\n",
     "routes: [{prefix: /a, upstream: 'http://u:p@o', upgrade: [websocket, x]}, {prefix: /a/b, upstream: 'http://two:81'}]\n\
      limits: {max_head_bytes: 1KiB, max_request_line: 256}\n",
+    "routes: [{prefix: /a, upstreams: ['http://one:81', 'http://two:82/', 'http://three']}]\n\
+     health: {failures: 1, eject: 1s, max_eject: 2s}\n",
 ];
 
 /// Plugins, as `HOOK` lines. Mostly there is none.

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use mini_rproxy::config::Config;
 use mini_rproxy::proxy::exchange::{
-    AccessRecord, Command, ConnectError, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
+    AccessRecord, Balance, Command, ConnectError, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
+    UpstreamEvent,
 };
+use mini_rproxy::proxy::labels::Label;
 use mini_rproxy::proxy::site::Site;
 use mini_rproxy::selftest::judge::Account;
 
@@ -219,12 +221,21 @@ impl Observer for Log {
         self.lines.push(line);
         self.accounts.push(Account::of(record));
     }
+
+    fn upstream(&mut self, authority: &str, _: Label, event: UpstreamEvent) {
+        match event {
+            UpstreamEvent::Asked | UpstreamEvent::Failed => {}
+            UpstreamEvent::Ejected(span) => self.lines.push(format!("LOG {authority} is left alone for {span:?}")),
+            UpstreamEvent::Returned => self.lines.push(format!("LOG {authority} answers again")),
+        }
+    }
 }
 
 pub struct Wire {
     pub exchange: Exchange,
     pub site: Rc<Site>,
     spares: Spares,
+    balance: Balance,
     pub log: Log,
     start: Instant,
     elapsed: Duration,
@@ -265,6 +276,7 @@ impl Wire {
             exchange,
             site,
             spares: Spares::default(),
+            balance: Balance::default(),
             log: Log::default(),
             start,
             elapsed: Duration::ZERO,
@@ -413,7 +425,13 @@ impl Wire {
 
     fn with_env<T>(&mut self, call: impl FnOnce(&mut Exchange, &mut Env<'_>) -> T) -> T {
         let now = Now { instant: self.start + self.elapsed, date: DATE };
-        let mut env = Env { now: &now, site: &self.site, spares: &mut self.spares, observer: &mut self.log };
+        let mut env = Env {
+            now: &now,
+            site: &self.site,
+            balance: &mut self.balance,
+            spares: &mut self.spares,
+            observer: &mut self.log,
+        };
         let result = call(&mut self.exchange, &mut env);
         // A hook's call is seen before the log line of the request that it belongs to.
         let calls = self.plugin.as_ref().map(|plugin| plugin.take_calls()).unwrap_or_default();

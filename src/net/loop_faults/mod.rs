@@ -25,6 +25,7 @@ use mio::{Events, Poll, Token, Waker};
 
 use crate::config::Config;
 use crate::proxy::exchange::{AccessRecord, Observer};
+use crate::proxy::exposition::Board;
 use crate::proxy::site::Site;
 use crate::selftest::strict::{Kind, Parser, Whose};
 
@@ -108,6 +109,8 @@ impl World {
             mailbox: Arc::new(Mailbox::new(Arc::clone(&waker))),
             control: Arc::new(Control::new(vec![waker])),
             tls: Tls::prepare(&site.config).expect("there is none"),
+            board: Arc::new(Board::new(1, Arc::clone(&site.labels), Duration::ZERO)),
+            number: 0,
         };
         let worker = Worker::new(seed, Rc::clone(site), Box::new(Ear(Rc::clone(&said), is_fair)));
         let now = worker.around.now();

@@ -1,0 +1,114 @@
+//! Asking for an upstream connection, and for one to another upstream when that fails. What happens to upstreams that
+//! are one of several is told to their balance and to the observer; a route with one upstream knows nothing of this.
+
+use std::rc::Rc;
+
+use super::balance::{Change, Tried};
+use super::choice::Choice;
+use super::events::UpstreamEvent;
+use super::forward::write_request_head;
+use super::transaction::{Transaction, Upstream};
+use super::turn::Turn;
+use crate::config::{HostPolicy, RouteConfig, UpstreamUrl};
+
+impl Transaction {
+    /// Chooses an upstream, where the route has several.
+    pub(super) fn choose_upstream(&mut self, turn: &mut Turn<'_, '_>, route: u32) {
+        if turn.client.site.config.routes[route as usize].others.is_none() {
+            return;
+        }
+        let repeatable = self.request.method.is_idempotent();
+        let mut tried = Tried::default();
+        let Some(group) = turn.client.site.group_of(route) else { return };
+        let chosen = turn.env.balance.choose(turn.env.now.instant, group, &mut tried, repeatable);
+        self.choice = chosen.map(|(nth, lease)| Choice::new(nth, lease, tried));
+    }
+
+    /// The upstream that the request goes to.
+    pub(super) fn upstream_of<'a>(&self, route: &'a RouteConfig) -> &'a UpstreamUrl {
+        Choice::upstream(self.choice.as_ref(), route)
+    }
+
+    /// Asks for a connection to the upstream of the plan.
+    pub(super) fn ask_for_connection(&mut self, turn: &mut Turn<'_, '_>, fresh: bool) {
+        let Some(plan) = self.plan else { return };
+        self.up = Upstream::Connecting { since: turn.now() };
+        let site = &turn.client.site;
+        let id = match (&self.choice, site.group_of(plan.route)) {
+            (Some(choice), Some(group)) => group[choice.nth],
+            (None, _) | (Some(_), None) => site.upstream_of(plan.route),
+        };
+        turn.commands.connect(id, fresh);
+        self.tell(turn, UpstreamEvent::Asked);
+    }
+
+    /// The upstream could not be reached, or did not answer: notes it, and goes on with another one that was not tried.
+    /// Returns whether there is one. Nothing of the request may count as sent; what is queued goes to the next one, with
+    /// a head of its own.
+    pub(super) fn try_another(&mut self, turn: &mut Turn<'_, '_>) -> bool {
+        self.note_failure(turn);
+        let (Some(plan), Some(choice)) = (self.plan, &mut self.choice) else { return false };
+        let site = Rc::clone(&turn.client.site);
+        let Some(group) = site.group_of(plan.route) else { return false };
+        let repeatable = self.request.method.is_idempotent();
+        let chosen = turn.env.balance.choose(turn.now(), group, &mut choice.tried, repeatable);
+        let Some((nth, lease)) = chosen else { return false };
+        let route = &site.config.routes[plan.route as usize];
+        let before = std::mem::replace(&mut choice.nth, nth);
+        choice.lease = lease;
+        self.record.retries += 1;
+        self.readdress(route, before);
+        // One from the pool might be stale, and there has been trouble enough.
+        self.ask_for_connection(turn, true);
+        true
+    }
+
+    /// Writes the queued head anew, for the chosen upstream instead of the one with the number `before`.
+    fn readdress(&mut self, route: &RouteConfig, before: usize) {
+        let Some(choice) = &mut self.choice else { return };
+        let (old, new) = (route.nth_upstream(before), route.nth_upstream(choice.nth));
+        // Unless a plugin has chosen another Host.
+        if route.options.host == HostPolicy::Upstream && self.request.authority == old.authority.as_bytes() {
+            self.request.authority.clear();
+            self.request.authority.extend_from_slice(new.authority.as_bytes());
+        }
+        let rest = self.to_origin.waiting()[choice.sent.head_len..].to_vec();
+        self.to_origin.clear();
+        let (framing, authorization) = (choice.sent.framing, new.authorization.as_deref());
+        write_request_head(&self.request, framing, authorization, &self.offered, self.to_origin.tail());
+        choice.sent.head_len = self.to_origin.len();
+        self.to_origin.extend(&rest);
+    }
+
+    /// The upstream did not answer, or not in time.
+    pub(super) fn note_failure(&mut self, turn: &mut Turn<'_, '_>) {
+        let Some(choice) = &mut self.choice else { return };
+        let change = choice.lease.failed(turn.now(), &turn.client.site.config.health);
+        self.tell(turn, UpstreamEvent::Failed);
+        self.tell_change(turn, change);
+    }
+
+    /// The upstream answered. Whatever it says, it is there.
+    pub(super) fn note_answer(&mut self, turn: &mut Turn<'_, '_>) {
+        let Some(choice) = &mut self.choice else { return };
+        let change = choice.lease.answered();
+        self.tell_change(turn, change);
+    }
+
+    fn tell_change(&self, turn: &mut Turn<'_, '_>, change: Change) {
+        match change {
+            Change::None => {}
+            Change::Ejected(span) => self.tell(turn, UpstreamEvent::Ejected(span)),
+            Change::Returned => self.tell(turn, UpstreamEvent::Returned),
+        }
+    }
+
+    fn tell(&self, turn: &mut Turn<'_, '_>, event: UpstreamEvent) {
+        let (Some(plan), Some(choice)) = (self.plan, &self.choice) else { return };
+        let site = &turn.client.site;
+        let route = &site.config.routes[plan.route as usize];
+        let id = site.group_of(plan.route).map(|group| group[choice.nth]);
+        let label = id.and_then(|id| site.upstream_labels.get(&id)).copied().unwrap_or_default();
+        turn.env.observer.upstream(&route.nth_upstream(choice.nth).authority, label, event);
+    }
+}
