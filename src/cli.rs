@@ -40,6 +40,8 @@ pub struct Options {
     pub plugin_dir: Option<PathBuf>,
     /// `-memory-budget`, as written.
     pub memory_budget: Option<String>,
+    /// `-takeover`: another instance may have the same addresses.
+    pub takeover: bool,
     /// `-against`: with `-check`, the running proxy to compare with.
     pub against: Option<String>,
 }
@@ -61,7 +63,7 @@ pub enum Source {
 impl Default for Options {
     fn default() -> Self {
         let source = Source::File(PathBuf::from("config.yaml"));
-        Options { source, verbose: false, plugin_dir: None, memory_budget: None, against: None }
+        Options { source, verbose: false, plugin_dir: None, memory_budget: None, takeover: false, against: None }
     }
 }
 
@@ -77,6 +79,7 @@ Usage: mini-rproxy [flags]
   -verbose         log one line per request: route, upstream, status, cause, times
   -plugindir DIR   load every *.so of this directory, in the order of their names (default: none)
   -memory-budget SIZE  what all buffers together may take, for example 8MiB (default: unlimited)
+  -takeover        listen on addresses that an older instance has, to take over from it: stop that one then
   -check           read and check the configuration, then exit with 0 or 1
   -against URL     with -check: say what a reload would change in the proxy that runs at http://HOST:PORT or
                    unix:/PATH (\"-\": its answer to /configz?outline on stdin), then exit with 0 (nothing), 3 or 1
@@ -123,6 +126,7 @@ const FLAGS: [&str; 14] = [
     "verbose",
     "plugindir",
     "memory-budget",
+    "takeover",
     "check",
     "against",
     "healthcheck",
@@ -155,6 +159,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
                 let url = value_or_dash(&mut parser, "against", "URL")?;
                 options.against = Some(url.to_string_lossy().into_owned());
             }
+            Arg::Long("takeover") => options.takeover = true,
             Arg::Long("verbose") => options.verbose = true,
             Arg::Long("check") => command = Command::Check,
             Arg::Long("healthcheck") => command = Command::Healthcheck,
@@ -269,6 +274,7 @@ mod tests {
             ("--config x.yaml", Command::Run(other.clone())),
             ("--config=x.yaml", Command::Run(other.clone())),
             ("-config=a=b", Command::Run(Options { source: Source::File("a=b".into()), ..Options::default() })),
+            ("-takeover", Command::Run(Options { takeover: true, ..Options::default() })),
             ("-verbose", Command::Run(Options { verbose: true, ..Options::default() })),
             ("--verbose", Command::Run(Options { verbose: true, ..Options::default() })),
             ("-plugindir p", Command::Run(Options { plugin_dir: Some("p".into()), ..Options::default() })),

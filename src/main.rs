@@ -20,7 +20,7 @@ use mini_rproxy::cli::{self, Command, Options, Source};
 use mini_rproxy::config::{Config, Difference, Kind, Outline, Scheme};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation::{self, Notifier};
-use mini_rproxy::net::listen::Speaks;
+use mini_rproxy::net::listen::{Speaks, UsePort};
 use mini_rproxy::net::observer::LogJournal;
 use mini_rproxy::net::probe::{self, probe};
 use mini_rproxy::net::resolve::SystemResolver;
@@ -141,6 +141,7 @@ fn run(config: Config, options: &Options) -> Result<ExitCode, String> {
     let server = Server::start(Parts {
         config: Arc::clone(&config),
         inherited,
+        port: if options.takeover { UsePort::WithOthers } else { UsePort::Alone },
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
         names: Box::new(SystemResolver),
         journals: Arc::new(move || Box::new(LogJournal::new(worker_log.clone(), Arc::clone(&worker_access)))),

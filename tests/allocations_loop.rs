@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use mini_rproxy::config::Config;
+use mini_rproxy::net::listen::UsePort;
 use mini_rproxy::net::observer::Journal;
 use mini_rproxy::net::resolve::SystemResolver;
 use mini_rproxy::net::server::{Parts, Server};
@@ -99,6 +100,7 @@ fn a_keep_alive_request_allocates_nothing_in_the_whole_proxy() {
     let server = Server::start(Parts {
         config: Arc::new(Config::parse(&yaml, "test").expect("valid")),
         inherited: Vec::new(),
+        port: UsePort::Alone,
         hooks: None,
         names: Box::new(SystemResolver),
         journals: Arc::new(|| Box::new(Silent)),

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use mini_rproxy::config::Config;
+use mini_rproxy::net::listen::UsePort;
 use mini_rproxy::net::observer::Journal;
 use mini_rproxy::net::resolve::Resolve;
 use mini_rproxy::net::server::{Parts, Server};
@@ -71,6 +72,7 @@ impl Proxy {
         let sender = Mutex::new(sender);
         let server = Server::start(Parts {
             inherited: Vec::new(),
+            port: UsePort::Alone,
             config: Arc::new(config),
             hooks: None,
             names: Box::new(names.clone()),

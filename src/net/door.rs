@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry};
 use rustix::io::Errno;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
 use crate::proxy::meter::Count;
 
@@ -22,6 +22,19 @@ use super::token::Source;
 
 /// The door stays closed for so long when descriptors have run out.
 pub const PAUSE: Duration = Duration::from_millis(100);
+/// A connection that is half made when the door shuts has so long to become whole: a round trip over a continent.
+const HALF_MADE: Duration = Duration::from_millis(200);
+
+/// For a listening socket: drops packets with SYN and without ACK, the first ones of new connections, and no others.
+/// (A classic BPF program; what it sees begins with the TCP header, RFC 9293 section 3.1, whose byte 13 has the flags.)
+const NOBODY_NEW: [SockFilter; 5] = [
+    // load byte 13; and with SYN|ACK; equal to SYN? then the next, else skip one; keep nothing; keep all
+    SockFilter::new(0x30, 0, 0, 13),
+    SockFilter::new(0x54, 0, 0, 0x12),
+    SockFilter::new(0x15, 0, 1, 0x02),
+    SockFilter::new(0x06, 0, 0, 0),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+];
 /// At most one line about it in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 
@@ -36,6 +49,7 @@ struct Gate {
     number: u32,
     listener: Listener,
     speaks: Speaks,
+    holder: Holder,
     is_ready: bool,
     is_registered: bool,
     fate: Fate,
@@ -46,15 +60,39 @@ struct Gate {
 enum Fate {
     /// It stays.
     Stays,
-    /// It closes as soon as nobody waits there: whom the kernel has let into its queue would be reset.
-    Closes,
+    /// It closes as soon as nobody waits there, but not before this moment: whom the kernel has let into its queue would be
+    /// reset.
+    Closes(Instant),
+}
+
+/// A gate that opens.
+#[derive(Debug)]
+pub struct Opening {
+    /// Its number.
+    pub number: u32,
+    /// Its socket.
+    pub listener: Listening,
+    /// What is spoken there.
+    pub speaks: Speaks,
+    /// Whether anybody else has the socket.
+    pub holder: Holder,
+}
+
+/// Who has a listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// This process: when it closes the socket, whoever waits there is reset.
+    Us,
+    /// A service manager, too: when this process closes it, nothing happens to anybody, and whoever waits there is served
+    /// by the next one.
+    Manager,
 }
 
 /// What can change at a door. Gates have numbers, the same at each worker's.
 #[derive(Debug)]
 pub enum Change {
     /// There is one more.
-    Open(u32, Listening, Speaks),
+    Open(Opening),
     /// Nobody new comes in there.
     Close(u32),
     /// Something else is spoken there from now on.
@@ -89,7 +127,7 @@ pub enum Knock {
 
 impl Door {
     /// A door with these gates, and room for `max_clients`.
-    pub fn new(gates: Vec<Change>, max_clients: usize) -> Door {
+    pub fn new(gates: Vec<Opening>, max_clients: usize) -> Door {
         let mut door = Door {
             gates: Vec::new(),
             max_clients,
@@ -99,34 +137,18 @@ impl Door {
             last_complaint: None,
             turned_away: 0,
         };
-        gates.into_iter().for_each(|change| door.note(change));
+        gates.into_iter().for_each(|gate| door.open(gate));
         door
     }
 
-    /// Changes it, but for the poller.
-    fn note(&mut self, change: Change) {
-        match change {
-            Change::Open(number, listener, speaks) => {
-                let listener = match listener {
-                    Listening::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)),
-                    Listening::Unix(listener) => Listener::Unix(UnixListener::from_std(listener)),
-                };
-                // Somebody may have come before the poller knows of it.
-                self.gates.push(Gate {
-                    number,
-                    listener,
-                    speaks,
-                    is_ready: true,
-                    is_registered: false,
-                    fate: Fate::Stays,
-                });
-            }
-            Change::Close(number) => self.with_gate(number, |gate| {
-                gate.fate = Fate::Closes;
-                gate.is_ready = true;
-            }),
-            Change::Speak(number, speaks) => self.with_gate(number, |gate| gate.speaks = speaks),
-        }
+    fn open(&mut self, Opening { number, listener, speaks, holder }: Opening) {
+        let listener = match listener {
+            Listening::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)),
+            Listening::Unix(listener) => Listener::Unix(UnixListener::from_std(listener)),
+        };
+        // Somebody may have come before the poller knows of it.
+        let (is_ready, is_registered, fate) = (true, false, Fate::Stays);
+        self.gates.push(Gate { number, listener, speaks, holder, is_ready, is_registered, fate });
     }
 
     fn with_gate(&mut self, number: u32, change: impl FnOnce(&mut Gate)) {
@@ -136,8 +158,12 @@ impl Door {
     }
 
     /// Changes it while it is in use.
-    pub fn change(&mut self, registry: &Registry, change: Change) -> io::Result<()> {
-        self.note(change);
+    pub fn change(&mut self, registry: &Registry, now: Instant, change: Change) -> io::Result<()> {
+        match change {
+            Change::Open(gate) => self.open(gate),
+            Change::Close(number) => self.with_gate(number, |gate| gate.fate = Fate::Closes(now)),
+            Change::Speak(number, speaks) => self.with_gate(number, |gate| gate.speaks = speaks),
+        }
         self.register(registry)
     }
 
@@ -169,8 +195,15 @@ impl Door {
         self.closed_until(now).is_none() && self.gates.iter().any(|gate| gate.is_ready)
     }
 
+    /// A gate that closes is looked at once more when its time has come.
+    pub fn look_again(&mut self, now: Instant) {
+        for gate in &mut self.gates {
+            gate.is_ready |= matches!(gate.fate, Fate::Closes(at) if at <= now);
+        }
+    }
+
     /// Takes one client in.
-    pub fn accept(&mut self) -> Knock {
+    pub fn accept(&mut self, now: Instant) -> Knock {
         let mut at = 0;
         while let Some(gate) = self.gates.get_mut(at) {
             if !gate.is_ready {
@@ -182,7 +215,9 @@ impl Door {
                 Err(error) => error,
             };
             match error.kind() {
-                ErrorKind::WouldBlock if gate.fate == Fate::Closes => drop(self.gates.remove(at)),
+                ErrorKind::WouldBlock if matches!(gate.fate, Fate::Closes(at) if at <= now) => {
+                    drop(self.gates.remove(at));
+                }
                 ErrorKind::WouldBlock => gate.is_ready = false,
                 // The connection was broken while it waited, or a packet filter forbids it: the next one may be good.
                 ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::PermissionDenied => {
@@ -204,7 +239,7 @@ impl Door {
         refused: &Count,
     ) -> (Instant, Option<String>) {
         if is_exhaustion(error) {
-            self.turn_one_away(refused);
+            self.turn_one_away(now, refused);
         }
         let until = now + PAUSE;
         self.closed_until = Some(until);
@@ -218,9 +253,9 @@ impl Door {
     }
 
     /// With the reserve descriptor, one client is taken in and let go at once.
-    fn turn_one_away(&mut self, refused: &Count) {
+    fn turn_one_away(&mut self, now: Instant, refused: &Count) {
         if self.reserve.take().is_some()
-            && let Knock::Client(stream, ..) = self.accept()
+            && let Knock::Client(stream, ..) = self.accept(now)
         {
             drop(stream);
             self.turned_away += 1;
@@ -229,9 +264,30 @@ impl Door {
         self.reserve = spare_socket();
     }
 
-    /// Nobody comes in any more.
-    pub fn close(&mut self) {
-        self.gates.clear();
+    /// Nobody new comes in any more; whoever has knocked already does. Returns when that is over.
+    ///
+    /// Between looking into the kernel's queue for the last time and closing the socket somebody could still enter the
+    /// queue, and would be reset. So the kernel is told first to let in nobody new: the first packet of a new connection
+    /// is dropped as if it had been lost, and when the client repeats it, a second later, it meets whoever listens then.
+    /// Connections that are half made have [`HALF_MADE`] to become whole.
+    pub fn shut(&mut self, now: Instant) -> Option<Instant> {
+        // Whoever waits at a socket that is not only ours is safe there.
+        self.gates.retain(|gate| gate.holder == Holder::Us);
+        for gate in &mut self.gates {
+            // Where the kernel does not do that, the gap stays: it is small.
+            let is_deaf = match &gate.listener {
+                Listener::Tcp(listener) => SockRef::from(listener).attach_filter(&NOBODY_NEW).is_ok(),
+                Listener::Unix(_) => false,
+            };
+            gate.fate = Fate::Closes(if is_deaf { now + HALF_MADE } else { now });
+            gate.is_ready = true;
+        }
+        (!self.gates.is_empty()).then_some(now + HALF_MADE)
+    }
+
+    /// Whether nobody will ever come in.
+    pub fn is_shut(&self) -> bool {
+        self.gates.is_empty()
     }
 }
 
@@ -264,7 +320,38 @@ mod tests {
         let listener = StdListener::bind("127.0.0.1:0").expect("loopback");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("bound");
-        (Door::new(vec![Change::Open(0, Listening::Tcp(listener), Speaks::Plain)], 8), address)
+        (Door::new(vec![opening(listener)], 8), address)
+    }
+
+    fn opening(listener: StdListener) -> Opening {
+        Opening { number: 0, listener: Listening::Tcp(listener), speaks: Speaks::Plain, holder: Holder::Us }
+    }
+
+    #[test]
+    fn a_door_that_shuts_lets_in_who_has_knocked_and_then_nobody() {
+        let (mut door, address) = door();
+        let now = Instant::now();
+        let clients: Vec<StdStream> = (0..3).map(|_| StdStream::connect(address).expect("loopback")).collect();
+        let until = door.shut(now).expect("there is a gate");
+        let late = StdStream::connect_timeout(&address, Duration::from_millis(50));
+        assert_eq!(late.map_err(|error| error.kind()).err(), Some(ErrorKind::TimedOut), "not refused, but not let in");
+        for _ in &clients {
+            assert!(matches!(door.accept(now), Knock::Client(..)));
+        }
+        assert!(matches!(door.accept(now), Knock::Nobody) && !door.is_shut(), "some may be half inside");
+        door.look_again(until);
+        assert!(matches!(door.accept(until), Knock::Nobody) && door.is_shut());
+    }
+
+    #[test]
+    fn a_socket_that_a_manager_holds_is_let_go_at_once() {
+        let listener = StdListener::bind("127.0.0.1:0").expect("loopback");
+        let (address, copy) = (listener.local_addr().expect("bound"), listener.try_clone().expect("a copy"));
+        let mut door = Door::new(vec![Opening { holder: Holder::Manager, ..opening(copy) }], 8);
+        let _client = StdStream::connect(address).expect("loopback");
+        assert_eq!(door.shut(Instant::now()), None);
+        assert!(door.is_shut());
+        listener.accept().expect("whoever waits there is served by the next one");
     }
 
     #[test]
@@ -273,11 +360,11 @@ mod tests {
         let now = Instant::now();
         let clients: Vec<StdStream> = (0..3).map(|_| StdStream::connect(address).expect("loopback")).collect();
         for client in &clients {
-            let Knock::Client(_, peer, _) = door.accept() else { panic!("a client waits") };
+            let Knock::Client(_, peer, _) = door.accept(now) else { panic!("a client waits") };
             assert_eq!(peer, client.local_addr().ok());
         }
         assert!(door.is_open(now), "not known yet");
-        assert!(matches!(door.accept(), Knock::Nobody));
+        assert!(matches!(door.accept(now), Knock::Nobody));
         assert!(!door.is_open(now), "nobody until the next event");
         door.on_event(0);
         assert!(door.is_open(now));

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use crate::config::{Config, ListenAddr, TlsListen};
 
 use super::activation::{self, Inherited};
-use super::door::Change;
+use super::door::{Change, Holder, Opening};
 use super::listen::{Bound, SocketFile, Speaks, UsePort, listen};
 use super::start_error::StartError;
 
@@ -39,10 +39,12 @@ pub struct Entrances {
     /// The number of the next one.
     next: u32,
     workers: usize,
+    /// Whether ports may be had that an older instance has.
+    port: UsePort,
 }
 
-/// For each worker what changes at its door.
-pub type ByWorker = Vec<Vec<Change>>;
+/// For each worker something about its door.
+type ByWorker<T> = Vec<Vec<T>>;
 
 /// What a reload will do.
 pub struct Plan {
@@ -58,18 +60,21 @@ impl Entrances {
         config: &Config,
         handed_over: Vec<Inherited>,
         workers: usize,
-    ) -> Result<(Entrances, ByWorker), StartError> {
-        let mut entrances = Entrances { all: Vec::new(), next: 0, workers };
+        port: UsePort,
+    ) -> Result<(Entrances, ByWorker<Opening>), StartError> {
+        let mut entrances = Entrances { all: Vec::new(), next: 0, workers, port };
         let adopt = |socket: Inherited| {
             let speaks = activation::speaks(&socket.name, config.tls.as_ref())?;
             Ok((Place::HandedOver(socket.name.clone()), speaks, socket.into_bound(workers)?))
         };
         let adopted = handed_over.into_iter().map(adopt).collect::<Result<Vec<_>, StartError>>()?;
-        let mut doors = entrances.carry_out(Plan { fates: Vec::new(), new: adopted });
+        let mut doors = entrances.install(adopted);
         let rest = entrances.plan(config)?;
-        for (door, more) in doors.iter_mut().zip(entrances.carry_out(rest)) {
+        for (door, more) in doors.iter_mut().zip(entrances.install(rest.new)) {
             door.extend(more);
         }
+        // Only at start: whoever has a port later is a stranger.
+        entrances.port = UsePort::Alone;
         Ok((entrances, doors))
     }
 
@@ -96,7 +101,7 @@ impl Entrances {
         }
         let mut new = Vec::with_capacity(wanted.len());
         for (address, speaks) in wanted {
-            let port = if self.has_port_of(address) { UsePort::WithOthers } else { UsePort::Alone };
+            let port = if self.has_port_of(address) { UsePort::WithOthers } else { self.port };
             new.push((Place::Configured(address.clone()), speaks, listen(address, self.workers, port)?));
         }
         for (path, mode) in modes {
@@ -106,8 +111,8 @@ impl Entrances {
     }
 
     /// Does it. What closes has its file removed here, so that nobody new comes; the workers let in whoever waits.
-    pub fn carry_out(&mut self, plan: Plan) -> ByWorker {
-        let mut doors: ByWorker = (0..self.workers).map(|_| Vec::new()).collect();
+    pub fn carry_out(&mut self, plan: Plan) -> ByWorker<Change> {
+        let mut doors: ByWorker<Change> = (0..self.workers).map(|_| Vec::new()).collect();
         let mut tell_all = |change: fn(u32, Speaks) -> Change, number, speaks| {
             doors.iter_mut().for_each(|door| door.push(change(number, speaks)));
         };
@@ -125,11 +130,23 @@ impl Entrances {
                 true
             }
         });
-        for (place, speaks, Bound { address, listeners, file }) in plan.new {
+        for (door, openings) in doors.iter_mut().zip(self.install(plan.new)) {
+            door.extend(openings.into_iter().map(Change::Open));
+        }
+        doors
+    }
+
+    fn install(&mut self, new: Vec<(Place, Speaks, Bound)>) -> ByWorker<Opening> {
+        let mut doors: ByWorker<Opening> = (0..self.workers).map(|_| Vec::new()).collect();
+        for (place, speaks, Bound { address, listeners, file }) in new {
             let number = self.next;
             self.next += 1;
+            let holder = match &place {
+                Place::Configured(_) => Holder::Us,
+                Place::HandedOver(_) => Holder::Manager,
+            };
             for (door, listener) in doors.iter_mut().zip(listeners) {
-                door.push(Change::Open(number, listener, speaks));
+                door.push(Opening { number, listener, speaks, holder });
             }
             self.all.push(Entrance { number, place, address, speaks, _file: file });
         }
@@ -204,9 +221,9 @@ mod tests {
     }
 
     /// What one worker's door is told.
-    fn told(doors: &ByWorker) -> Vec<String> {
+    fn told(doors: &ByWorker<Change>) -> Vec<String> {
         let words = |change: &Change| match change {
-            Change::Open(number, ..) => format!("open {number}"),
+            Change::Open(opening) => format!("open {}", opening.number),
             Change::Close(number) => format!("close {number}"),
             Change::Speak(number, speaks) => format!("speak {number} {speaks:?}"),
         };
@@ -220,8 +237,10 @@ mod tests {
         let folder = tempfile::TempDir::new().expect("a folder");
         let socket = folder.path().join("a.sock");
         let unix = |mode: &str| format!("'unix:{}{mode}'", socket.display());
-        let (mut entrances, doors) = Entrances::open(&config("'127.0.0.1:0'"), Vec::new(), 2).expect("loopback");
-        assert_eq!(told(&doors), ["open 0"]);
+        let (mut entrances, doors) =
+            Entrances::open(&config("'127.0.0.1:0'"), Vec::new(), 2, UsePort::Alone).expect("loopback");
+        let numbers: Vec<Vec<u32>> = doors.iter().map(|door| door.iter().map(|gate| gate.number).collect()).collect();
+        assert_eq!(numbers, [[0], [0]]);
         let mode = || fs::metadata(&socket).map(|file| file.permissions().mode() & 0o777).ok();
         for (name, listen, expected, expected_mode) in [
             ("nothing changes", "'127.0.0.1:0'".to_owned(), &[][..], None),
@@ -238,7 +257,8 @@ mod tests {
 
     #[test]
     fn a_port_of_ours_can_move_between_addresses_but_one_of_others_cannot_be_had() {
-        let (mut entrances, first) = Entrances::open(&config("'127.0.0.1:0'"), Vec::new(), 1).expect("loopback");
+        let (mut entrances, first) =
+            Entrances::open(&config("'127.0.0.1:0'"), Vec::new(), 1, UsePort::Alone).expect("loopback");
         let port = entrances.addresses().next().and_then(|(address, _)| address.rsplit(':').next()).expect("a port");
         let plan = entrances.plan(&config(&format!("'127.0.0.1:{port}'")));
         assert!(plan.is_err(), "it was port 0 that was asked for: nobody knows that this is the same one");
@@ -246,7 +266,7 @@ mod tests {
         let (port, other) = (format!("127.0.0.1:{port}"), std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
         let fixed = config(&format!("'{port}'"));
         drop(entrances);
-        (entrances, _) = Entrances::open(&fixed, Vec::new(), 1).expect("it is free again");
+        (entrances, _) = Entrances::open(&fixed, Vec::new(), 1, UsePort::Alone).expect("it is free again");
         let everywhere = config(&format!("'0.0.0.0:{}'", port.rsplit(':').next().expect("a port")));
         entrances.plan(&everywhere).expect("our own port");
         let taken = config(&format!("'{}'", other.local_addr().expect("bound")));

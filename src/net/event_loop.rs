@@ -19,8 +19,8 @@ use mio::{Events, Token};
 
 use crate::proxy::exchange::{Entrance, Exchange, Peer, Spares};
 
+use super::closing::IDLE_ENOUGH;
 use super::conn::{Conn, Readiness, Stream};
-use super::control::Order;
 use super::door::{Knock, PAUSE, is_exhaustion};
 use super::listen::Speaks;
 use super::memory::Level;
@@ -36,8 +36,6 @@ const ACCEPTS: usize = 64;
 /// Steps of TLS handshakes per turn and worker, with clients and with upstreams. One takes as long as dozens of requests:
 /// more of them must not come between two looks at everybody else.
 const HANDSHAKES: usize = 4;
-/// A client that was idle for less is not asked to leave: it may have only just come, its request on the way.
-const IDLE_ENOUGH: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// Works until told to stop.
@@ -161,6 +159,9 @@ impl Worker {
     /// A client's alarm rang: is it serious, or has the deadline moved on?
     fn check_deadline(&mut self, key: Key) {
         let now = self.around.now();
+        if self.stage == Stage::Draining {
+            self.ask_to_leave(key);
+        }
         let Some(client) = self.clients.get_mut(key) else { return };
         let deadline = match client.leave {
             Leave::Flushing(until) => Some(until),
@@ -192,11 +193,12 @@ impl Worker {
     /// Lets new clients in.
     fn let_in(&mut self) {
         let now = self.around.now();
+        self.door.look_again(now);
         for _ in 0..ACCEPTS {
             if !self.has_room() || !self.door.is_open(now) {
                 break;
             }
-            match self.door.accept() {
+            match self.door.accept(now) {
                 Knock::Client(stream, address, speaks) => self.welcome(stream, address, speaks),
                 Knock::Gone => {}
                 Knock::Nobody => break,
@@ -254,6 +256,9 @@ impl Worker {
             Ok(key) => {
                 self.around.journal.meter.accepted.increment();
                 self.enqueue(key);
+                if self.stage == Stage::Draining {
+                    self.ask_to_leave(key);
+                }
             }
             Err(client) => self.turn_away(client.conn),
         }
@@ -288,42 +293,6 @@ impl Worker {
             }
             // Look again soon: being idle makes no event.
             Some(_) | None => self.timers.set(&mut self.door.alarm, now + PAUSE, Source::Listener(0).token()),
-        }
-    }
-
-    /// Hears what the main thread has to say.
-    fn on_order(&mut self) {
-        match (self.control.order(), self.stage) {
-            (Order::Run, Stage::Open | Stage::Closing | Stage::Draining | Stage::Over) => {}
-            (Order::Drain, Stage::Open) => self.stage = Stage::Closing,
-            (Order::Drain, Stage::Closing | Stage::Draining | Stage::Over) => {}
-            (Order::Stop, Stage::Open | Stage::Closing | Stage::Draining | Stage::Over) => self.stage = Stage::Over,
-        }
-    }
-
-    /// At the end of a turn: from taking no more connections to finishing what is in flight, and to the end.
-    fn advance_stage(&mut self) {
-        if self.stage == Stage::Closing {
-            // Those who were in the kernel's queue have been let in and driven once by now.
-            self.stage = Stage::Draining;
-            self.door.close();
-            let until = self.around.now() + self.around.site.config.timeouts.drain;
-            self.timers.set(&mut Alarm::default(), until, Source::Drain.token());
-            while let Some(idle) = self.pool.take_oldest() {
-                self.remove_link(idle);
-            }
-            let everyone: Vec<Key> = self.clients.iter().map(|(key, _)| key).collect();
-            for key in everyone {
-                if let Some(client) = self.clients.get_mut(key)
-                    && client.leave == Leave::No
-                {
-                    client.leave = Leave::Asked;
-                }
-                self.enqueue(key);
-            }
-        }
-        if self.stage == Stage::Draining && self.clients.is_empty() {
-            self.stage = Stage::Over;
         }
     }
 }

@@ -89,7 +89,10 @@ impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot listen on {}: ", self.address)?;
         match &self.cause {
-            Cause::InUse => f.write_str("address in use; stop the other program or choose another listen_addr"),
+            Cause::InUse => f.write_str(
+                "address in use; stop the other program, choose another listen_addr, or take over from an older instance \
+                 with -takeover",
+            ),
             Cause::Denied => f.write_str(
                 "permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE, a unix socket needs a folder \
                  that this user may write to; or choose another listen_addr",
@@ -163,7 +166,7 @@ pub fn listen(address: &ListenAddr, workers: usize, port: UsePort) -> Result<Bou
             };
             result.map_err(|error| ListenError { address: addr.to_string(), cause: Cause::from(error) })
         }
-        ListenAddr::Unix { path, mode } => listen_unix(path, *mode, workers)
+        ListenAddr::Unix { path, mode } => listen_unix(path, *mode, workers, port)
             .map_err(|cause| ListenError { address: format!("unix:{}", path.display()), cause }),
     }
 }
@@ -219,17 +222,30 @@ fn tcp_socket(addr: SocketAddr, dual_stack: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn listen_unix(path: &Path, mode: Option<u32>, workers: usize) -> Result<Bound, Cause> {
-    remove_stale(path)?;
+fn listen_unix(path: &Path, mode: Option<u32>, workers: usize, port: UsePort) -> Result<Bound, Cause> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    let file = SocketFile::of(path)?;
-    if let Some(mode) = mode {
-        // Before listening, so that nobody can connect who should not.
-        fs::set_permissions(path, Permissions::from_mode(mode))?;
+    // Where another instance may have the path, the new socket is made beside it and put into its place when it is ready,
+    // so that there is one all the time. The other instance keeps its own, without a name.
+    let (at, is_beside) = match port {
+        UsePort::WithOthers if is_listened_on(path)? => (beside(path), true),
+        UsePort::Alone if is_listened_on(path)? => return Err(Cause::InUse),
+        UsePort::Alone | UsePort::WithOthers => (path.to_owned(), false),
+    };
+    socket.bind(&SockAddr::unix(&at)?)?;
+    let ready = || -> io::Result<()> {
+        if let Some(mode) = mode {
+            // Before listening, so that nobody can connect who should not.
+            fs::set_permissions(&at, Permissions::from_mode(mode))?;
+        }
+        socket.listen(BACKLOG)?;
+        if is_beside { fs::rename(&at, path) } else { Ok(()) }
+    };
+    if let Err(error) = ready() {
+        let _ = fs::remove_file(&at);
+        return Err(Cause::from(error));
     }
-    socket.listen(BACKLOG)?;
+    let file = SocketFile::of(path)?;
     let first = StdUnixListener::from(OwnedFd::from(socket));
     let mut listeners = Vec::with_capacity(workers);
     for _ in 1..workers {
@@ -239,20 +255,30 @@ fn listen_unix(path: &Path, mode: Option<u32>, workers: usize) -> Result<Bound, 
     Ok(Bound { address: format!("unix:{}", path.display()), listeners, file: Some(file) })
 }
 
-/// Removes the socket file that a killed instance left behind, but not one on which somebody listens.
-fn remove_stale(path: &Path) -> Result<(), Cause> {
+/// A name in the same folder.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
+/// Whether somebody listens there. The socket file that a killed instance left behind is removed.
+fn is_listened_on(path: &Path) -> Result<bool, Cause> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(Cause::from(error)),
     };
     if !metadata.file_type().is_socket() {
         return Err(Cause::NotASocket);
     }
     match StdUnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(Cause::from),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            fs::remove_file(path)?;
+            Ok(false)
+        }
         // A full backlog, or rights that we lack: somebody is there.
-        Ok(_) | Err(_) => Err(Cause::InUse),
+        Ok(_) | Err(_) => Ok(true),
     }
 }
 
@@ -299,11 +325,52 @@ mod tests {
             let first = listen(&tcp("127.0.0.1:0", false, false), first_workers, UsePort::Alone).expect("loopback");
             let error = listen(&tcp(&first.address, false, false), second_workers, UsePort::Alone).expect_err("in use");
             let expected = format!(
-                "cannot listen on {}: address in use; stop the other program or choose another listen_addr",
+                "cannot listen on {}: address in use; stop the other program, choose another listen_addr, or take over from \
+                 an older instance with -takeover",
                 first.address
             );
             assert_eq!(error.to_string(), expected, "{first_workers} and {second_workers} workers");
         }
+    }
+
+    #[test]
+    fn what_an_older_instance_has_can_be_shared_on_purpose() {
+        for (first_workers, second_workers) in [(1, 1), (2, 2), (1, 2), (2, 1)] {
+            let first = listen(&tcp("127.0.0.1:0", false, false), first_workers, UsePort::Alone).expect("loopback");
+            let address = tcp(&first.address, false, false);
+            let second = listen(&address, second_workers, UsePort::WithOthers).expect("on purpose");
+            assert_eq!(second.address, first.address, "{first_workers} and {second_workers} workers");
+            drop(first);
+            listen(&address, 1, UsePort::Alone).expect_err("the second has it now");
+        }
+        let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+        listen(&tcp(&other.to_string(), false, false), 1, UsePort::WithOthers).expect("nobody has it");
+        let stranger = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = tcp(&stranger.local_addr().expect("bound").to_string(), false, false);
+        listen(&address, 1, UsePort::WithOthers).expect_err("who does not share is no older instance");
+    }
+
+    #[test]
+    fn a_unix_socket_is_taken_over_without_a_moment_in_which_there_is_none() {
+        let folder = Folder::new("takeover");
+        let path = folder.0.join("proxy.sock");
+        let address = ListenAddr::Unix { path: path.clone(), mode: None };
+        let first = listen(&address, 1, UsePort::Alone).expect("a socket");
+        let before = StdUnixStream::connect(&path).expect("somebody listens");
+        let second = listen(&address, 1, UsePort::WithOthers).expect("on purpose");
+        let after = StdUnixStream::connect(&path).expect("somebody listens");
+        for (bound, client) in [(&first, before), (&second, after)] {
+            let Listening::Unix(listener) = &bound.listeners[0] else { panic!("a path gave another kind of socket") };
+            let (mut stream, _) = listener.accept().expect("each has its own client");
+            std::io::Write::write_all(&mut stream, b"x").expect("the client is there");
+            let mut byte = [0];
+            std::io::Read::read_exact(&mut &client, &mut byte).expect("the right one");
+        }
+        drop(first);
+        assert!(path.exists(), "the file is the second one's");
+        drop(second);
+        assert!(!path.exists());
+        assert_eq!(fs::read_dir(&folder.0).expect("a folder").count(), 0, "nothing is left beside it");
     }
 
     #[test]

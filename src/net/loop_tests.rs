@@ -14,6 +14,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use crate::config::{Config, ListenAddr, RouteConfig, RouteOptions, Scheme, UpstreamUrl};
 use crate::proxy::exchange::{AccessRecord, Observer};
 
+use super::listen::UsePort;
 use super::observer::Journal;
 use super::resolve::Resolve;
 use super::server::{Parts, Server};
@@ -91,6 +92,7 @@ impl Proxy {
         let server = Server::start(Parts {
             config: Arc::new(config),
             inherited: Vec::new(),
+            port: UsePort::Alone,
             hooks: None,
             names: Box::new(names),
             journals: Arc::new(move || Box::new(Ear(sender.lock().expect("a sender").clone()))),

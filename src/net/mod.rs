@@ -28,6 +28,7 @@
 //! | [`dial`] | connections to upstreams: lent or made |
 //! | [`drive`] | moving bytes between sockets and exchange |
 //! | [`renew`] | a new configuration, when it has arrived |
+//! | [`closing`] | the way out |
 //! | [`event_loop`] | the turn |
 //! | [`start_error`] | why it cannot start |
 //! | [`entrances`] | what the process listens on, and what a reload changes of it |
@@ -65,6 +66,7 @@ pub mod pair;
 pub mod dial;
 pub mod drive;
 pub mod renew;
+pub mod closing;
 pub mod event_loop;
 pub mod start_error;
 pub mod entrances;

@@ -29,8 +29,9 @@ impl Worker {
             self.remove_link(surplus);
         }
         self.door.max_clients = max_clients;
+        let now = self.around.now();
         for change in door {
-            if let Err(error) = self.door.change(self.poll.registry(), change) {
+            if let Err(error) = self.door.change(self.poll.registry(), now, change) {
                 self.around.journal.warn(format_args!("a worker cannot listen on a new address: {error}"));
             }
         }

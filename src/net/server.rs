@@ -22,7 +22,7 @@ use super::control::{Control, Order};
 use super::descriptors;
 use super::door::Door;
 use super::entrances::Entrances;
-use super::listen::Speaks;
+use super::listen::{Speaks, UsePort};
 use super::memory::{self, Ledger};
 use super::observer::Journal;
 use super::renewal::{Mailbox, Renewal};
@@ -43,6 +43,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// Sockets to listen on instead of the configuration's addresses; usually none.
     pub inherited: Vec<Inherited>,
+    /// Whether another instance may have the addresses, which this one takes over from.
+    pub port: UsePort,
     /// The plugins, if any.
     pub hooks: Option<Arc<dyn Hooks>>,
     /// Turns names into addresses.
@@ -82,7 +84,7 @@ pub struct Server {
 impl Server {
     /// Binds all addresses and starts the workers.
     pub fn start(parts: Parts) -> Result<Server, StartError> {
-        let Parts { config, inherited, hooks, names, journals, on_end } = parts;
+        let Parts { config, inherited, port, hooks, names, journals, on_end } = parts;
         let workers = config.workers;
         let descriptor_limit = descriptors::limit();
         let memory_budget = config.limits.memory_budget;
@@ -90,7 +92,7 @@ impl Server {
 
         // Before anything listens: a client that comes in at once must find everything in its place.
         let tls = Tls::prepare(&config)?;
-        let (entrances, doors) = Entrances::open(&config, inherited, workers)?;
+        let (entrances, doors) = Entrances::open(&config, inherited, workers, port)?;
 
         let polls = (0..workers).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
         let wakers = polls

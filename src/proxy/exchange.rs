@@ -242,10 +242,15 @@ impl Exchange {
 
     /// The process is going to stop: what runs is finished and answered with `Connection: close`, what idles is closed.
     pub fn drain(&mut self) {
-        self.client.is_draining = true;
+        self.serve_no_more();
         if self.is_idle() {
             self.end(End::Close);
         }
+    }
+
+    /// The next answer, or the one that is under way, is the last one; a connection that idles may still ask for it.
+    pub fn serve_no_more(&mut self) {
+        self.client.is_draining = true;
     }
 
     /// There is a new configuration. A connection between two requests takes it at once, so that it does not keep the old

@@ -25,6 +25,7 @@ mod reload;
 mod selftest;
 mod start_up;
 mod streaming;
+mod takeover;
 mod timeouts;
 mod upstreams;
 mod under_prefix;
