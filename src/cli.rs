@@ -119,7 +119,7 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// All flags, as they are written after the dashes.
-const FLAGS: [&str; 14] = [
+const FLAGS: [&str; 15] = [
     "config",
     "route",
     "listen",

@@ -314,6 +314,13 @@ fn resolve_routes(
         .collect()
 }
 
+impl Config {
+    /// What a route gets that says nothing for itself.
+    pub(super) fn bare_route(&self) -> RouteOptions {
+        RouteKeys::default().resolve_options(&self.limits, self.timeouts, self.rewrites, &self.upstream_tls)
+    }
+}
+
 impl RouteKeys {
     fn resolve_options(
         self,

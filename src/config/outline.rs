@@ -12,7 +12,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Config, RouteConfig, RouteOptions, UpstreamUrl};
+use super::{Config, RouteConfig, UpstreamUrl};
 
 /// What only counts at start: threads, memory and plugins are set up there, and the log is begun.
 const FIXED: [&str; 4] = ["workers", "limits.memory_budget", "log.format", "plugins"];
@@ -118,7 +118,7 @@ impl Config {
         let (mut old_outline, mut new_outline) = (Outline::default(), Outline::default());
         old_outline.settings = settings(self);
         new_outline.settings = settings(new);
-        let is_like_top_level = |config: &Config, route: &RouteConfig| *route.options == top_level(config);
+        let (old_bare, new_bare) = (self.bare_route(), new.bare_route());
         let before: HashMap<&str, &RouteConfig> = self.routes.iter().map(|r| (r.prefix.as_str(), r)).collect();
         let mut left = before.clone();
         let mut found = Vec::new();
@@ -128,7 +128,7 @@ impl Config {
                 continue;
             };
             let is_same = old.upstream == route.upstream
-                && (old.options == route.options || is_like_top_level(self, old) && is_like_top_level(new, route));
+                && (old.options == route.options || *old.options == old_bare && *route.options == new_bare);
             if is_same {
                 continue;
             }
@@ -175,19 +175,9 @@ fn strip(config: &Config) -> Vec<super::PluginConfig> {
     plugins
 }
 
-/// What a route gets that says nothing for itself.
-fn top_level(config: &Config) -> RouteOptions {
-    RouteOptions {
-        max_body_bytes: config.limits.max_body_bytes,
-        timeouts: config.timeouts,
-        upstream_tls: config.upstream_tls.clone(),
-        ..RouteOptions::default()
-    }
-}
-
 fn outline_route(config: &Config, route: &RouteConfig) -> (String, BTreeMap<String, Words>) {
     let mut words = BTreeMap::new();
-    let ordinary = top_level(config);
+    let ordinary = config.bare_route();
     if *route.options != ordinary {
         let mut others = BTreeMap::new();
         flatten("", config.options_to_value(&route.options), &mut words);
@@ -308,6 +298,7 @@ mod tests {
         for (name, new, expected) in [
             ("nothing", BASE.to_owned(), &[][..]),
             ("defaults that are written out", more("timeouts: {drain: 10s}\npool: {max_age: 5m}"), &[]),
+            ("one for all routes", more("rewrite_cookies: off"), &["changed: rewrite_cookies auto -> off"]),
             ("a setting", more("timeouts: {drain: 20s}"), &["changed: timeouts.drain 10s -> 20s"]),
             (
                 "one that all routes get",

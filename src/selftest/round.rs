@@ -16,6 +16,7 @@ use super::judge::{Account, Ending, Seen};
 use super::origin::{record, wake};
 use super::strict::{Parser, Whose};
 use crate::config::Config;
+use crate::net::listen::UsePort;
 use crate::net::observer::Journal;
 use crate::net::resolve::SystemResolver;
 use crate::net::server::{Parts, Server};
@@ -73,6 +74,7 @@ fn through_this_build(entry: &Entry, origin: SocketAddr) -> Result<(Parser, Endi
     let server = Server::start(Parts {
         config: Arc::new(config),
         inherited: Vec::new(),
+        port: UsePort::Alone,
         hooks: None,
         names: Box::new(SystemResolver),
         journals: Arc::new(move || Box::new(Book(Arc::clone(&book)))),
