@@ -30,7 +30,7 @@ for target in "$@"; do
     exchange) words=exchange ;;
     config) words=config ;;
     target_route) words=target ;;
-    plugin_*) words= ;;
+    plugin_* | preface) words= ;;
     *) words=http ;;
     esac
     mkdir -p "corpus/$target"

@@ -94,7 +94,7 @@ fn load(options: &Options) -> Result<Config, String> {
 fn check(config: &Config, against: Option<&str>) -> Result<ExitCode, String> {
     Tls::prepare(config).map_err(|error| error.to_string())?;
     let Some(running) = against else { return say("the configuration is good\n") };
-    let differences = probe::outline(running)?.differences(&Outline::of(config));
+    let differences = probe::outline(running, config)?.differences(&Outline::of(config));
     if differences.is_empty() {
         return say("the configuration is good, and a reload would change nothing\n");
     }
@@ -105,7 +105,7 @@ fn check(config: &Config, against: Option<&str>) -> Result<ExitCode, String> {
 
 /// Whether the proxy that runs with this configuration answers; the first address stands for all.
 fn healthcheck(config: &Config) -> Result<ExitCode, String> {
-    config.listen.first().map_or(Ok(()), probe).map(|()| ExitCode::SUCCESS)
+    probe(config).map(|()| ExitCode::SUCCESS)
 }
 
 /// The catalogue through this very build: no configuration is read.

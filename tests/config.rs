@@ -202,7 +202,7 @@ fn mistakes_in_routes_and_syntax() {
         ("routes: &a [*a]\n", "config.yaml:1:9: expected a mapping with the keys prefix and upstream, found a list"),
         (
             "<<: {a: 1}\n",
-            r#"config.yaml:1:1: unknown key "<<"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, rewrite_redirects, rewrite_cookies, admin, plugins, plugin_body_limit, log"#,
+            r#"config.yaml:1:1: unknown key "<<"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, proxy_protocol, rewrite_redirects, rewrite_cookies, admin, plugins, plugin_body_limit, log"#,
         ),
     ] {
         refused(text, expected);
@@ -223,7 +223,7 @@ fn mistakes_in_other_settings() {
         ),
         (
             "1: 2\n",
-            r#"config.yaml:2:1: unknown key "1"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, rewrite_redirects, rewrite_cookies, admin, plugins, plugin_body_limit, log"#,
+            r#"config.yaml:2:1: unknown key "1"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, proxy_protocol, rewrite_redirects, rewrite_cookies, admin, plugins, plugin_body_limit, log"#,
         ),
         (
             "[a]: 2\n",

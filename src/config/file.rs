@@ -121,14 +121,10 @@ pub(super) fn resolve(file: File, routes: Routes, format: LogFormat) -> Config {
         health: file.health.unwrap_or_default().resolve(),
         upstream_tls,
         forwarded: ForwardedPolicy {
-            trusted_proxies: forwarded
-                .trusted_proxies
-                .unwrap_or_default()
-                .into_iter()
-                .map(|Network(net)| net)
-                .collect(),
+            trusted_proxies: networks(forwarded.trusted_proxies),
             enabled: forwarded.enabled.is_none_or(|Flag(on)| on),
         },
+        preface_from: networks(file.proxy_protocol.unwrap_or_default().from),
         rewrites,
         timeouts,
         configz: admin.configz.is_none_or(|Flag(on)| on),
@@ -147,6 +143,10 @@ pub(super) fn resolve(file: File, routes: Routes, format: LogFormat) -> Config {
 
 fn addresses(Listen(all): Listen) -> Vec<ListenAddr> {
     all.into_iter().map(|Address(address)| address).collect()
+}
+
+fn networks(written: Option<Vec<Network>>) -> Vec<ipnet::IpNet> {
+    written.unwrap_or_default().into_iter().map(|Network(net)| net).collect()
 }
 
 fn span(written: Option<Span>, default: Duration) -> Duration {

@@ -71,6 +71,8 @@ pub struct Config {
     pub upstream_tls: UpstreamTls,
     /// Whom to believe about the client, and whether to tell the upstream.
     pub forwarded: ForwardedPolicy,
+    /// Peers that say in the PROXY protocol for whom they speak, and have to.
+    pub preface_from: Vec<ipnet::IpNet>,
     /// What is mapped back in responses, where a route says nothing else.
     pub rewrites: Rewrites,
     /// Time-outs of what belongs to no route: reading a head, idle connections, the drain.
@@ -103,6 +105,7 @@ impl Default for Config {
             health: Health::default(),
             upstream_tls: UpstreamTls::default(),
             forwarded: ForwardedPolicy::default(),
+            preface_from: Vec::new(),
             rewrites: Rewrites::default(),
             timeouts: Timeouts::default(),
             configz: true,
@@ -125,6 +128,13 @@ impl Config {
         self.limits.memory_budget = limit.map(units::Size::to_usize);
         self.fit_workers();
         Ok(())
+    }
+
+    /// Whether a peer with this address has to say for whom it speaks.
+    pub fn expects_preface(&self, address: IpAddr) -> bool {
+        // An IPv4 peer of a dual-stack socket appears as ::ffff:a.b.c.d.
+        let address = address.to_canonical();
+        self.preface_from.iter().any(|range| range.contains(&address))
     }
 
     /// No more workers than the memory budget has room for.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::json::PluginText;
 use super::sections::{
     AdminKeys, CertificateKeys, Connect, DnsKeys, File, ForwardedKeys, HealthKeys, LimitKeys, LogKeys, PluginKeys,
-    PoolKeys, Route, RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys, TlsKeys, UpstreamTlsKeys,
+    PoolKeys, ProxyProtocolKeys, Route, RouteKeys, RouteTimeoutKeys, Routes, TimeoutKeys, TlsKeys, UpstreamTlsKeys,
 };
 use super::units::{BodyLimit, ConnectionLimit, Count, MemoryLimit, Size, Span};
 use super::values::{Address, Flag, Format, Host, Listen, Network, Protocol, Rewriting, ServerName, Text};
@@ -66,6 +66,9 @@ impl Config {
             forwarded: Some(ForwardedKeys {
                 trusted_proxies: Some(self.forwarded.trusted_proxies.iter().copied().map(Network).collect()),
                 enabled: Some(Flag(self.forwarded.enabled)),
+            }),
+            proxy_protocol: Some(ProxyProtocolKeys {
+                from: Some(self.preface_from.iter().copied().map(Network).collect()),
             }),
             rewrite_redirects: Some(Rewriting(self.rewrites.redirects)),
             rewrite_cookies: Some(Rewriting(self.rewrites.cookies)),
@@ -218,6 +221,7 @@ health: {failures: 1, eject: 5s, max_eject: 2h}
 rewrite_redirects: off
 rewrite_cookies: off
 forwarded: {trusted_proxies: [10.0.0.0/8, 127.0.0.1, "::1"], enabled: false}
+proxy_protocol: {from: [192.0.2.7, "2001:db8::/32"]}
 admin: {configz: false, metrics: false, listen_addr: ["127.0.0.1:9", "unix:/run/admin"]}
 plugins:
   - path: /lib/x.so
@@ -299,6 +303,8 @@ upstream_tls:
 forwarded:
   trusted_proxies: []
   enabled: true
+proxy_protocol:
+  from: []
 rewrite_redirects: auto
 rewrite_cookies: auto
 admin:

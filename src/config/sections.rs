@@ -33,6 +33,7 @@ section! {
         tls: TlsKeys,
         upstream_tls: UpstreamTlsKeys,
         forwarded: ForwardedKeys,
+        proxy_protocol: ProxyProtocolKeys,
         rewrite_redirects: Rewriting,
         rewrite_cookies: Rewriting,
         admin: AdminKeys,
@@ -140,6 +141,12 @@ section! {
     ForwardedKeys as "a mapping with the keys trusted_proxies and enabled" {
         trusted_proxies: Vec<Network>,
         enabled: Flag,
+    }
+}
+
+section! {
+    ProxyProtocolKeys as "a mapping such as \"from: [10.0.0.0/8]\"" {
+        from: Vec<Network>,
     }
 }
 

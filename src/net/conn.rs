@@ -118,6 +118,16 @@ impl Conn {
         self.socket.keeps_up()
     }
 
+    /// Looks at what comes next on the socket, without taking it and past any stage.
+    pub fn peek(&mut self, buf: &mut [u8]) -> ReadOutcome {
+        self.socket.peek(buf)
+    }
+
+    /// Reads once, past any stage: what stands before a handshake.
+    pub fn read_raw(&mut self, buf: &mut [u8]) -> ReadOutcome {
+        self.socket.read(buf)
+    }
+
     /// Reads once.
     pub fn read(&mut self, buf: &mut [u8]) -> ReadOutcome {
         let Conn { socket, tls } = self;

@@ -9,10 +9,11 @@ use crate::proxy::exchange::{Command, Input, Side};
 
 use super::conn::Conn;
 use super::dial::Loan;
+use super::introduce::Acquaintance;
 use super::pair::{Budget, Pair};
 use super::slab::Key;
 use super::token::Source;
-use super::worker::{Client, Leave, LinkState, Worker};
+use super::worker::{Client, Introduction, Leave, LinkState, Worker};
 
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,13 @@ impl Worker {
         let mut was_told = false;
         if self.see_off(key) {
             return;
+        }
+        if self.clients.get(key).is_some_and(|client| client.introduction != Introduction::Over) {
+            match self.make_acquaintance(key) {
+                Acquaintance::Made => {}
+                Acquaintance::Awaited(deadline) => return self.rest(key, deadline),
+                Acquaintance::Refused => return,
+            }
         }
         loop {
             match self.step(key, &mut budget) {

@@ -27,7 +27,7 @@ use super::memory::Level;
 use super::slab::Key;
 use super::timers::Alarm;
 use super::token::Source;
-use super::worker::{Client, Leave, Stage, Worker};
+use super::worker::{Client, Introduction, Leave, Stage, Worker};
 
 /// Events asked for at once. One at a time would cost 6 percent.
 const EVENTS: usize = 512;
@@ -251,6 +251,7 @@ impl Worker {
             counted: 0,
             is_hungry: false,
             is_busy: false,
+            introduction: Introduction::of(&peer, &self.around.site.config),
         };
         match self.clients.insert(client) {
             Ok(key) => {

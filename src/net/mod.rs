@@ -26,6 +26,7 @@
 //! | [`worker`] | what one event loop owns |
 //! | [`pair`] | both sockets of an exchange, and what moves between them |
 //! | [`dial`] | connections to upstreams: lent or made |
+//! | [`introduce`] | clients that a load balancer brings |
 //! | [`drive`] | moving bytes between sockets and exchange |
 //! | [`renew`] | a new configuration, when it has arrived |
 //! | [`closing`] | the way out |
@@ -64,6 +65,7 @@ pub mod renewal;
 pub mod worker;
 pub mod pair;
 pub mod dial;
+pub mod introduce;
 pub mod drive;
 pub mod renew;
 pub mod closing;

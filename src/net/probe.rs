@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs}
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::config::{ListenAddr, Outline};
+use crate::config::{Config, ListenAddr, Outline};
 
 /// For each step. Docker's own limit for a probe is 30 s.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -18,10 +18,11 @@ const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: 
 /// More than the outline of any configuration.
 const MOST_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Asks whoever listens on `address`.
-pub fn probe(address: &ListenAddr) -> Result<(), String> {
+/// Asks the first address of a configuration, which stands for all.
+pub fn probe(config: &Config) -> Result<(), String> {
+    let Some(address) = config.listen.first() else { return Ok(()) };
     let status = match address {
-        ListenAddr::Tcp { addr, .. } => connect(*addr).and_then(tcp).and_then(ask),
+        ListenAddr::Tcp { addr, .. } => connect(*addr).and_then(|stream| tcp(stream, config)).and_then(ask),
         ListenAddr::Unix { path, .. } => UnixStream::connect(path).and_then(unix).and_then(ask),
     };
     match status {
@@ -31,9 +32,13 @@ pub fn probe(address: &ListenAddr) -> Result<(), String> {
     }
 }
 
-fn tcp(stream: TcpStream) -> io::Result<TcpStream> {
+fn tcp(mut stream: TcpStream, config: &Config) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    if config.expects_preface(stream.local_addr()?.ip()) {
+        // What a load balancer says that asks for itself.
+        stream.write_all(b"PROXY UNKNOWN\r\n")?;
+    }
     Ok(stream)
 }
 
@@ -45,7 +50,9 @@ fn unix(stream: UnixStream) -> io::Result<UnixStream> {
 
 /// The configuration of the proxy that runs at `place`: `http://HOST:PORT`, with or without `/configz`, or
 /// `unix:/PATH`; `-` reads from standard input what somebody else has asked for.
-pub fn outline(place: &str) -> Result<Outline, String> {
+///
+/// `config` is the one that it is to be compared with: the peers that have to introduce themselves are mostly the same.
+pub fn outline(place: &str, config: &Config) -> Result<Outline, String> {
     let not_there = |error: io::Error| format!("{place} does not answer: {error}");
     let answer = if place == "-" {
         let mut json = String::new();
@@ -60,8 +67,11 @@ pub fn outline(place: &str) -> Result<Outline, String> {
         let host = authority(place)?;
         let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
         let addresses = address.to_socket_addrs().map_err(not_there)?;
-        let stream = TcpStream::connect(addresses.collect::<Vec<_>>().as_slice()).and_then(tcp);
-        stream.and_then(|stream| ask_for_outline(stream, host)).map_err(not_there)?
+        let stream = TcpStream::connect(addresses.collect::<Vec<_>>().as_slice());
+        stream
+            .and_then(|stream| tcp(stream, config))
+            .and_then(|stream| ask_for_outline(stream, host))
+            .map_err(not_there)?
     };
     Outline::from_json(&answer).ok_or_else(|| {
         format!(
@@ -143,7 +153,10 @@ mod tests {
             assert_eq!(request, REQUEST);
             stream.write_all(answer).expect("a reader");
         });
-        let result = probe(&ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false });
+        let result = probe(&Config {
+            listen: vec![ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false }],
+            ..Config::default()
+        });
         server.join().expect("no panic");
         result.map_err(|error| error.replace(&addr.to_string(), "ADDRESS"))
     }
@@ -193,7 +206,7 @@ mod tests {
                 }
                 stream.write_all(answer.as_bytes()).expect("a reader");
             });
-            let error = outline(&url).expect_err(answer);
+            let error = outline(&url, &Config::default()).expect_err(answer);
             assert!(error.contains("does not tell its configuration"), "{error}");
             server.join().expect("no panic");
         }

@@ -265,6 +265,20 @@ impl Socket {
         })
     }
 
+    /// Looks at what comes next without taking it. Of no use on a local socket: nobody is introduced there.
+    pub fn peek(&mut self, buf: &mut [u8]) -> ReadOutcome {
+        let (before, len) = (self.bits, buf.len());
+        let outcome = self.read_with(len, |stream| match stream {
+            Stream::Tcp(stream) => stream.peek(buf),
+            Stream::Unix(_) => Err(ErrorKind::Unsupported.into()),
+        });
+        if matches!(outcome, ReadOutcome::Bytes(_) | ReadOutcome::Eof) {
+            // It is still there.
+            self.bits = before;
+        }
+        outcome
+    }
+
     /// Reads once, at most so many bytes into an empty pipe. `None`: that is impossible here, and nothing was read.
     pub fn read_into(&mut self, pipe: &mut Pipe, most: usize) -> Option<ReadOutcome> {
         let mut is_unsupported = false;

@@ -60,6 +60,19 @@ pub struct Client {
     pub is_hungry: bool,
     /// Whether it is counted as one with a request under way.
     pub is_busy: bool,
+    /// Whether it is known who it is.
+    pub introduction: Introduction,
+}
+
+/// How it stands with what a load balancer says of a client before the first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Introduction {
+    /// There is nothing to be said, or it was said.
+    Over,
+    /// The peer has to say it.
+    Due,
+    /// So many bytes of it, which say nothing to us, are still to come.
+    Rest(u16),
 }
 
 impl Client {
@@ -192,6 +205,8 @@ pub struct Worker {
     pub(super) securing: VecDeque<Key>,
     /// When an upstream's failed handshake was last told.
     pub(super) complaints: HashMap<UpstreamId, Instant>,
+    /// When it was last complained of a peer that did not say for whom it speaks.
+    pub(super) last_bad_preface: Option<Instant>,
     pub(super) around: Surroundings,
     /// For bodies that are not copied.
     pub(super) pipes: Pipes,
@@ -272,6 +287,7 @@ impl Worker {
             mailbox,
             securing: VecDeque::new(),
             complaints: HashMap::new(),
+            last_bad_preface: None,
             around: Surroundings {
                 clock: Clock::new(),
                 site,

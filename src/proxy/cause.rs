@@ -3,6 +3,7 @@
 //! A short fixed word each, so that they can be counted; the README's list says what each one means and what to look at.
 
 use super::events::Distrust;
+use super::preface::PrefaceError;
 use crate::http::chunked::ChunkError;
 use crate::http::framing::FramingError;
 use crate::http::head::HeadError;
@@ -13,6 +14,8 @@ use crate::http::target::TargetError;
 pub enum Cause {
     /// The request broke this rule and was refused.
     Rule(&'static str),
+    /// A listed peer did not say for whom it speaks, in the PROXY protocol.
+    BadPreface(PrefaceError),
     /// No route takes the path.
     NoRoute,
     /// CONNECT or TRACE, or a built-in asked with another method than GET and HEAD.
@@ -66,6 +69,7 @@ impl Cause {
     pub fn why(self) -> &'static str {
         match self {
             Cause::Rule(rule) => rule,
+            Cause::BadPreface(_) => "bad_preface",
             Cause::NoRoute => "no_route",
             Cause::MethodRefused => "method_refused",
             Cause::ExpectationFailed => "expectation_failed",
@@ -105,6 +109,7 @@ impl Cause {
         match self {
             Cause::TlsUntrusted(distrust) => Some(distrust.sentence()),
             Cause::TlsFailed => Some(TLS_FAILED),
+            Cause::BadPreface(error) => Some(error.sentence()),
             _ => None,
         }
     }
@@ -193,6 +198,7 @@ mod tests {
     fn s23_each_cause_has_a_word_of_its_own() {
         let words = [
             Cause::Rule("S1"),
+            Cause::BadPreface(PrefaceError::Missing),
             Cause::NoRoute,
             Cause::MethodRefused,
             Cause::ExpectationFailed,

@@ -18,6 +18,7 @@
 //! water mark plus one read; each request gets exactly one final response or a close; and there is always something
 //! that goes on - a wanted read, output, a command or a deadline.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -31,6 +32,7 @@ pub use super::turn::Env;
 
 use super::cause::Cause;
 use super::deadlines::{LINGER, LINGER_IDLE};
+use super::preface::PrefaceError;
 use super::site::Site;
 use super::transaction::{Downstream, Ending, Flow, KEPT_CAPACITY, Transaction, Upstream};
 use super::turn::{Client, Commands, End, Release, Turn};
@@ -79,6 +81,32 @@ impl Exchange {
             commands: Commands::default(),
             state: State::Idle { since: now.instant },
         }
+    }
+
+    /// The peer has said for whom it speaks; `None`: for itself. Only before the first byte.
+    pub fn introduce(&mut self, client: Option<SocketAddr>) {
+        if let Some(mut address) = client {
+            address.set_ip(address.ip().to_canonical());
+            self.client.peer.address = Some(address);
+        }
+    }
+
+    /// The peer was to say for whom it speaks, and did not do it properly. Nothing is answered: it may expect TLS.
+    pub fn refuse_preface(&mut self, env: &mut Env<'_>, error: PrefaceError) {
+        if self.is_idle() {
+            let mut transaction = env.spares.take(env.now.instant);
+            transaction.record.status = 400;
+            transaction.record.blame(Cause::BadPreface(error));
+            let mut turn = Turn { env, client: &mut self.client, commands: &mut self.commands };
+            transaction.finish(&mut turn);
+            env.spares.give_back(transaction);
+            self.end(End::Close);
+        }
+    }
+
+    /// Who is at the other end, as far as is known; `None` on a unix socket.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        self.client.peer.address
     }
 
     /// Takes an event. Afterwards the caller carries out all commands, writes all output and asks again what is wanted.

@@ -10,6 +10,7 @@
 //! | [`events`] | what goes into an exchange and what comes out |
 //! | [`meter`] | what a worker has counted |
 //! | [`exposition`] | all of that as the text of /metrics |
+//! | [`preface`] | what a load balancer says before the first byte |
 //! | [`cause`] | why an exchange was not a plain success |
 //! | [`connection`] | the Connection field |
 //! | [`forwarded`] | X-Forwarded-*: whose word is taken |
@@ -37,6 +38,7 @@ pub mod balance;
 pub mod events;
 pub mod meter;
 pub mod exposition;
+pub mod preface;
 pub mod cause;
 pub mod connection;
 pub mod forwarded;

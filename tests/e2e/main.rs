@@ -21,6 +21,7 @@ mod plugins;
 mod pipes;
 mod pool;
 mod pressure;
+mod proxy_protocol;
 mod reload;
 mod selftest;
 mod start_up;

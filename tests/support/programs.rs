@@ -1,4 +1,4 @@
-//! Programs that no one here wrote: curl as a client, nginx as an origin; and what is built beside the proxy.
+//! Programs that no one here wrote: curl as a client, nginx as an origin, HAProxy in between; what is built beside the proxy.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -169,6 +169,62 @@ impl Nginx {
 }
 
 impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Debian's HAProxy in the foreground: passes bytes on to one server.
+pub struct Haproxy {
+    pub address: SocketAddr,
+    child: Child,
+    _folder: TempDir,
+}
+
+impl Haproxy {
+    /// `options` of the server, for example `send-proxy`.
+    pub fn start(server: SocketAddr, options: &str) -> Haproxy {
+        // As with nginx: a port is chosen beforehand, and may be gone.
+        for _ in 0..5 {
+            if let Some(haproxy) = Haproxy::try_start(server, options, free_address()) {
+                return haproxy;
+            }
+        }
+        panic!("haproxy does not start");
+    }
+
+    fn try_start(server: SocketAddr, options: &str, address: SocketAddr) -> Option<Haproxy> {
+        let folder = TempDir::new().expect("a temporary folder");
+        let config = format!(
+            "defaults\n    mode tcp\n    timeout connect 20s\n    timeout client 20s\n    timeout server 20s\n\
+             listen balancer\n    bind {address}\n    server only {server} {options}\n"
+        );
+        let config_path = folder.path().join("haproxy.cfg");
+        fs::write(&config_path, config).expect("a configuration file");
+        let path = format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default());
+        let child = Command::new("haproxy")
+            .env("PATH", path)
+            .args(["-q", "-db", "-f"])
+            .arg(&config_path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("haproxy runs");
+        let mut haproxy = Haproxy { address, child, _folder: folder };
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(address).is_err() {
+            if Instant::now() > deadline || haproxy.child.try_wait().is_ok_and(|status| status.is_some()) {
+                return None;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Some(haproxy)
+    }
+}
+
+impl Drop for Haproxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

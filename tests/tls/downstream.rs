@@ -290,3 +290,30 @@ fn e4_a_client_that_does_not_read_stops_the_origin() {
     Stream::new(7, some).compare(&mut client).expect("every byte");
     assert!(proxy.peak_memory_kib() < 32 * 1024, "{} KiB", proxy.peak_memory_kib());
 }
+
+#[test]
+fn what_a_load_balancer_says_stands_before_the_handshake() {
+    let authority = Authority::new();
+    let (_origin, proxy) = start(&authority, "proxy_protocol: {from: [127.0.0.1]}\n");
+    let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x10\xc0\0\x02\x01\xc6\x33\x64\x01\x12\x67\x01\xbb\x04\0\x01x";
+    for (name, start) in [("version 1", &b"PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n"[..]), ("version 2", v2)] {
+        let mut session = session(client_config(&authority), "localhost");
+        // In one segment with what follows.
+        let mut first = start.to_vec();
+        session.write_tls(&mut first).expect("a ClientHello");
+        let mut socket = dial(proxy.address);
+        socket.write_all(&first).expect("is taken");
+        let mut client = Peer::over(StreamOwned::new(session, socket));
+        let seen = client.get("/x");
+        assert!(seen.text().contains("X-Forwarded-For: 192.0.2.1\n"), "{name}: {}", seen.text());
+        assert!(seen.text().contains("X-Forwarded-Proto: https\n"), "{name}: {}", seen.text());
+        assert_eq!(client.get("/y").status(), 200, "{name}");
+    }
+    let mut without = StreamOwned::new(session(client_config(&authority), "localhost"), dial(proxy.address));
+    assert!(without.conn.complete_io(&mut without.sock).is_err(), "a handshake that nobody has announced");
+    if !is_missing("curl") {
+        let (ca, url) = (authority.file.display().to_string(), format!("https://{}/curl", proxy.address));
+        let seen = curl_ok(&["--haproxy-protocol", "--cacert", &ca, &url]);
+        assert!(seen.contains("X-Forwarded-For: 127.0.0.1\n"), "{seen}");
+    }
+}

@@ -1,0 +1,151 @@
+//! Clients that a load balancer brings: before their first byte it says for whom it speaks (`proxy::preface`). It stands
+//! before everything else on the connection, TLS included.
+//!
+//! The header is looked at in the kernel's buffer and taken out of it when it is whole, not a byte more: what follows is read
+//! by whoever would read it without all this.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::proxy::exchange::{Entrance, Peer};
+use crate::proxy::preface::{MOST_BYTES, PrefaceError, parse_preface};
+
+use super::conn::ReadOutcome;
+use super::slab::Key;
+use super::worker::{Client, Introduction, Leave, Worker};
+
+/// At most one line about it in this time: a balancer that is set up wrongly does the same each time.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// What is known of a client.
+pub enum Acquaintance {
+    /// Who it is: it can be served.
+    Made,
+    /// Nothing yet: it is to be waited for, until then.
+    Awaited(Option<Instant>),
+    /// Nothing, and it never will be: its connection is gone.
+    Refused,
+}
+
+/// What became of listening to a peer.
+enum Heard {
+    /// All that there is to hear.
+    All,
+    /// Nothing yet.
+    Nothing,
+    /// The beginning.
+    Part,
+    /// Something that it must not be.
+    Wrong(PrefaceError),
+}
+
+impl Introduction {
+    /// What is to be expected of a peer. Who comes by the operator's own entrance speaks for itself.
+    pub fn of(peer: &Peer, config: &Config) -> Introduction {
+        match (peer.entrance, peer.address) {
+            (Entrance::Public, Some(address)) if config.expects_preface(address.ip()) => Introduction::Due,
+            (Entrance::Public | Entrance::Admin, _) => Introduction::Over,
+        }
+    }
+
+    /// While so many bytes have to be skipped.
+    fn before(rest: u16) -> Introduction {
+        if rest == 0 { Introduction::Over } else { Introduction::Rest(rest) }
+    }
+}
+
+impl Worker {
+    /// Finds out who a client is, where somebody else has to say it.
+    pub(super) fn make_acquaintance(&mut self, key: Key) -> Acquaintance {
+        let now = self.around.now();
+        let Some(client) = self.clients.get_mut(key) else { return Acquaintance::Refused };
+        // One that has to go is let go in the usual way: nothing was promised to it.
+        if client.leave == Leave::Asked {
+            client.introduction = Introduction::Over;
+        }
+        let heard = client.hear(&mut self.scratch);
+        let deadline = client.exchange.deadline();
+        let is_late = deadline.is_some_and(|deadline| deadline <= now);
+        let error = match heard {
+            // A peer that never said a word is one that checks whether the port is open. The exchange knows how to end.
+            Heard::Nothing if is_late => {
+                client.introduction = Introduction::Over;
+                return Acquaintance::Made;
+            }
+            Heard::All => return Acquaintance::Made,
+            Heard::Part if is_late => PrefaceError::Incomplete,
+            Heard::Nothing | Heard::Part => return Acquaintance::Awaited(deadline),
+            Heard::Wrong(error) => error,
+        };
+        let peer = client.exchange.peer_address();
+        client.exchange.refuse_preface(&mut self.around.env(), error);
+        self.remove_client(key);
+        self.complain_of_preface(peer, error);
+        Acquaintance::Refused
+    }
+
+    /// Says it also where nobody asked for access lines.
+    fn complain_of_preface(&mut self, peer: Option<SocketAddr>, error: PrefaceError) {
+        let now = self.around.now();
+        let last = self.last_bad_preface.replace(now);
+        if let Some(last) = last.filter(|last| now.saturating_duration_since(*last) < COMPLAIN_EVERY) {
+            self.last_bad_preface = Some(last);
+            return;
+        }
+        // Only TCP peers are expected to introduce anybody.
+        let from = peer.map_or(String::new(), |peer| format!(" from {}", peer.ip()));
+        self.around.journal.warn(format_args!("a connection{from} was closed: {error}"));
+    }
+}
+
+impl Client {
+    /// Listens as far as there is something to hear.
+    fn hear(&mut self, scratch: &mut [u8]) -> Heard {
+        if self.introduction == Introduction::Due
+            && let Err(heard) = self.hear_header(scratch)
+        {
+            return heard;
+        }
+        while let Introduction::Rest(rest) = self.introduction {
+            let most = usize::from(rest).min(scratch.len());
+            match self.conn.read_raw(&mut scratch[..most]) {
+                // Never more than was asked for.
+                ReadOutcome::Bytes(len) => self.introduction = Introduction::before(rest - len.min(most) as u16),
+                ReadOutcome::Blocked | ReadOutcome::Overhead(_) => return Heard::Part,
+                ReadOutcome::Eof | ReadOutcome::Failed => return Heard::Wrong(PrefaceError::Incomplete),
+            }
+        }
+        Heard::All
+    }
+
+    fn hear_header(&mut self, scratch: &mut [u8]) -> Result<(), Heard> {
+        let mut start = [0; MOST_BYTES];
+        let len = match self.conn.peek(&mut start) {
+            ReadOutcome::Bytes(len) => len,
+            ReadOutcome::Blocked | ReadOutcome::Overhead(_) => return Err(Heard::Nothing),
+            // The exchange will see the same, and end.
+            ReadOutcome::Eof | ReadOutcome::Failed => {
+                self.introduction = Introduction::Over;
+                return Ok(());
+            }
+        };
+        let preface = match parse_preface(&start[..len]) {
+            Ok(Some(preface)) => preface,
+            Ok(None) => return Err(Heard::Part),
+            Err(error) => return Err(Heard::Wrong(error)),
+        };
+        // What was looked at a moment ago is there in one piece.
+        match self.conn.read_raw(&mut scratch[..preface.len]) {
+            ReadOutcome::Bytes(taken) if taken == preface.len => {}
+            ReadOutcome::Bytes(_)
+            | ReadOutcome::Blocked
+            | ReadOutcome::Overhead(_)
+            | ReadOutcome::Eof
+            | ReadOutcome::Failed => return Err(Heard::Wrong(PrefaceError::Incomplete)),
+        }
+        self.exchange.introduce(preface.client);
+        self.introduction = Introduction::before(preface.skip);
+        Ok(())
+    }
+}

@@ -1,0 +1,307 @@
+//! The PROXY protocol: what a load balancer that passes bytes on says before the first of them, namely for whom it does.
+//!
+//! Both versions are read, the line of text and the binary header, as the specification has them
+//! (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>); where it leaves a choice, the strict one is taken.
+//! It is read from peers that `proxy_protocol.from` lists, which must send it, and from nobody else.
+//!
+//! ```text
+//! PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n       at most 107 bytes; UNKNOWN: nothing is told
+//!
+//! \r\n\r\n\0\r\nQUIT\n | version, command | family | length | addresses | TLVs ...
+//!         12 bytes              1             1        2       12, 36      the rest of the length: skipped
+//! ```
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::http::chars::parse_decimal;
+
+/// So many bytes are always enough to come to a decision: the longest line, and more than the longest binary header without
+/// its TLVs that is of interest here.
+pub const MOST_BYTES: usize = 107;
+
+/// Begins a binary header.
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Begins a line.
+const WORD: &[u8; 6] = b"PROXY ";
+/// The part of a binary header that is always there.
+const FIXED: usize = 16;
+/// The addresses of a binary header: two of them with their ports, or two paths.
+const V4: u16 = 12;
+const V6: u16 = 36;
+const UNIX: u16 = 216;
+
+/// What was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preface {
+    /// How many bytes it took.
+    pub len: usize,
+    /// How many bytes follow that say nothing to us. They come before the connection's own first byte.
+    pub skip: u16,
+    /// For whom the peer speaks; `None`: for itself, as when it checks our health, or for somebody without an address.
+    pub client: Option<SocketAddr>,
+}
+
+/// What is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrefaceError {
+    /// Something else came.
+    Missing,
+    /// No CRLF within 107 bytes.
+    LineLength,
+    /// Not TCP4, TCP6 or UNKNOWN.
+    LineFamily,
+    /// An address or a port that is none, one too many, or one too few.
+    LineAddress,
+    /// Not version 2.
+    Version,
+    /// Neither LOCAL nor PROXY.
+    Command,
+    /// A family or a transport that no connection here can have.
+    Family,
+    /// Shorter than the addresses that it announces.
+    Length,
+    /// The peer closed, or took too long, before it was complete.
+    Incomplete,
+}
+
+impl PrefaceError {
+    /// What was expected, for the log.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            PrefaceError::Missing => {
+                "a peer that proxy_protocol.from lists has to begin with a PROXY header; turn it on there (send-proxy), or \
+                 take the peer off the list"
+            }
+            PrefaceError::LineLength => "a PROXY line ends with CRLF within 107 bytes",
+            PrefaceError::LineFamily => "a PROXY line says TCP4, TCP6 or UNKNOWN",
+            PrefaceError::LineAddress => {
+                "a PROXY line has two addresses of its family and two ports, with one space between"
+            }
+            PrefaceError::Version => "a binary PROXY header has version 2",
+            PrefaceError::Command => "the command of a binary PROXY header is LOCAL or PROXY",
+            PrefaceError::Family => "a binary PROXY header tells of a stream: TCP over IPv4 or IPv6, or a unix socket",
+            PrefaceError::Length => "a binary PROXY header is as long as its addresses at least",
+            PrefaceError::Incomplete => "a PROXY header has to be complete within timeouts.request_head",
+        }
+    }
+}
+
+impl fmt::Display for PrefaceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sentence())
+    }
+}
+
+impl std::error::Error for PrefaceError {}
+
+/// Reads it from the first bytes of a connection; `None` while they are too few.
+pub fn parse_preface(bytes: &[u8]) -> Result<Option<Preface>, PrefaceError> {
+    if begins_with(bytes, SIGNATURE) {
+        return parse_binary(bytes);
+    }
+    if begins_with(bytes, WORD) {
+        return parse_line(bytes);
+    }
+    Err(PrefaceError::Missing)
+}
+
+/// Whether `bytes` begin with `start`, as far as they go.
+fn begins_with(bytes: &[u8], start: &[u8]) -> bool {
+    bytes.iter().zip(start).all(|(byte, expected)| byte == expected)
+}
+
+fn parse_line(bytes: &[u8]) -> Result<Option<Preface>, PrefaceError> {
+    let start = &bytes[..bytes.len().min(MOST_BYTES)];
+    let Some(end) = start.windows(2).position(|two| two == b"\r\n") else {
+        return if start.len() < MOST_BYTES { Ok(None) } else { Err(PrefaceError::LineLength) };
+    };
+    // At least the word is there: it holds no CR.
+    let rest = &start[WORD.len()..end];
+    let len = end + 2;
+    let mut words = rest.split(|&byte| byte == b' ');
+    let client = match words.next() {
+        // Whatever follows is to be ignored.
+        Some(b"UNKNOWN") => None,
+        Some(b"TCP4") => Some(parse_addresses::<Ipv4Addr>(words)?),
+        Some(b"TCP6") => Some(parse_addresses::<Ipv6Addr>(words)?),
+        Some(_) | None => return Err(PrefaceError::LineFamily),
+    };
+    Ok(Some(Preface { len, skip: 0, client }))
+}
+
+/// Source, destination, and their ports. Only the source is of interest, but all has to be right.
+fn parse_addresses<'a, A>(mut words: impl Iterator<Item = &'a [u8]>) -> Result<SocketAddr, PrefaceError>
+where
+    A: std::str::FromStr + Into<IpAddr>,
+{
+    let mut address = || -> Option<IpAddr> {
+        let text = std::str::from_utf8(words.next()?).ok()?;
+        text.parse::<A>().ok().map(Into::into)
+    };
+    let (source, destination) = (address(), address());
+    let mut port = || -> Option<u16> {
+        let digits = words.next()?;
+        let is_plain = digits == b"0" || !digits.starts_with(b"0");
+        parse_decimal(digits).filter(|_| is_plain).and_then(|number| u16::try_from(number).ok())
+    };
+    let (source_port, destination_port) = (port(), port());
+    match (source, destination, source_port, destination_port, words.next()) {
+        (Some(ip), Some(_), Some(port), Some(_), None) => Ok(SocketAddr::new(ip, port)),
+        _ => Err(PrefaceError::LineAddress),
+    }
+}
+
+fn parse_binary(bytes: &[u8]) -> Result<Option<Preface>, PrefaceError> {
+    let Some([.., what, family, high, low]) = bytes.first_chunk::<FIXED>() else { return Ok(None) };
+    let length = u16::from_be_bytes([*high, *low]);
+    let nobody = Preface { len: FIXED, skip: length, client: None };
+    match what {
+        // LOCAL: whatever else stands there means nothing.
+        0x20 => return Ok(Some(nobody)),
+        0x21 => {}
+        what if what >> 4 == 2 => return Err(PrefaceError::Command),
+        _ => return Err(PrefaceError::Version),
+    }
+    let needs = match family {
+        0x00 => return Ok(Some(nobody)),
+        0x11 => V4,
+        0x21 => V6,
+        0x31 if length >= UNIX => return Ok(Some(nobody)),
+        0x31 => return Err(PrefaceError::Length),
+        _ => return Err(PrefaceError::Family),
+    };
+    if length < needs {
+        return Err(PrefaceError::Length);
+    }
+    let Some(addresses) = bytes.get(FIXED..FIXED + usize::from(needs)) else { return Ok(None) };
+    // Source, destination, source port, destination port.
+    let port = |at: usize| u16::from_be_bytes([addresses[at], addresses[at + 1]]);
+    let client = match addresses {
+        [a, b, c, d, ..] if needs == V4 => SocketAddr::from(([*a, *b, *c, *d], port(8))),
+        _ => {
+            let ip = addresses.first_chunk::<16>().expect("an IPv6 block has 36 bytes");
+            SocketAddr::from((*ip, port(32)))
+        }
+    };
+    Ok(Some(Preface { len: FIXED + usize::from(needs), skip: length - needs, client: Some(client) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whole, and byte by byte: the decision is the same, and comes with the last byte that it needs.
+    fn read(bytes: &[u8]) -> Result<Option<Preface>, PrefaceError> {
+        let whole = parse_preface(bytes);
+        let in_pieces = (0..=bytes.len()).map(|end| parse_preface(&bytes[..end])).find(|result| *result != Ok(None));
+        assert_eq!(in_pieces.unwrap_or(Ok(None)), whole, "{}", bytes.escape_ascii());
+        whole
+    }
+
+    #[test]
+    fn lines_of_version_1() {
+        use PrefaceError::*;
+        let v6 = "2001:db8::1";
+        for (line, expected) in [
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n", Ok(Some("192.0.2.1:56324"))),
+            ("PROXY TCP4 0.0.0.0 255.255.255.255 0 65535\r\n", Ok(Some("0.0.0.0:0"))),
+            (&format!("PROXY TCP6 {v6} ::1 1 2\r\n"), Ok(Some("[2001:db8::1]:1"))),
+            ("PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2\r\n", Ok(Some("[::ffff:192.0.2.1]:1"))),
+            ("PROXY UNKNOWN\r\n", Ok(None)),
+            ("PROXY UNKNOWN ffff:f...f:ffff what ever 1\r\n", Ok(None)),
+            ("PROXY TCP5 192.0.2.1 198.51.100.1 1 2\r\n", Err(LineFamily)),
+            ("PROXY tcp4 192.0.2.1 198.51.100.1 1 2\r\n", Err(LineFamily)),
+            ("PROXY  TCP4 192.0.2.1 198.51.100.1 1 2\r\n", Err(LineFamily)),
+            ("PROXY \r\n", Err(LineFamily)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 1\r\n", Err(LineAddress)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 1 2 3\r\n", Err(LineAddress)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 1 2 \r\n", Err(LineAddress)),
+            ("PROXY TCP4 192.0.2.1  198.51.100.1 1 2\r\n", Err(LineAddress)),
+            ("PROXY TCP4 192.0.2.1\t198.51.100.1 1 2\r\n", Err(LineAddress)),
+            ("PROXY TCP4 192.0.2.01 198.51.100.1 1 2\r\n", Err(LineAddress)),
+            ("PROXY TCP4 192.0.2 198.51.100.1 1 2\r\n", Err(LineAddress)),
+            ("PROXY TCP4 192.0.2.256 198.51.100.1 1 2\r\n", Err(LineAddress)),
+            ("PROXY TCP4 192.0.2.1 ::1 1 2\r\n", Err(LineAddress)),
+            ("PROXY TCP6 192.0.2.1 ::1 1 2\r\n", Err(LineAddress)),
+            ("PROXY TCP6 [::1] ::1 1 2\r\n", Err(LineAddress)),
+            ("PROXY TCP6 ::1%1 ::1 1 2\r\n", Err(LineAddress)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 65536 2\r\n", Err(LineAddress)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 +1 2\r\n", Err(LineAddress)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 01 2\r\n", Err(LineAddress)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 1 \n2\r\n", Err(LineAddress)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 1 2\r \r\n", Err(LineAddress)),
+            ("PROXX TCP4", Err(Missing)),
+            ("proxy TCP4", Err(Missing)),
+            ("GET / HTTP/1.1\r\n", Err(Missing)),
+            ("\r\nGET / HTTP/1.1\r\n", Err(Missing)),
+        ] {
+            let found = read(line.as_bytes()).map(|preface| preface.expect("a whole line"));
+            let expected = expected.map(|client| client.map(|text| text.parse().expect("an address")));
+            assert_eq!(found.map(|preface| preface.client), expected, "{line:?}");
+            if let Ok(preface) = found {
+                assert_eq!((preface.len, preface.skip), (line.len(), 0), "{line:?}");
+                let more = format!("{line}GET / HTTP/1.1\r\n");
+                assert_eq!(parse_preface(more.as_bytes()), Ok(Some(preface)), "what follows does not matter");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_has_at_most_107_bytes() {
+        let line = |len: usize| format!("PROXY UNKNOWN {}\r\n", "x".repeat(len - 16));
+        assert_eq!(read(line(107).as_bytes()), Ok(Some(Preface { len: 107, skip: 0, client: None })));
+        assert_eq!(read(line(108).as_bytes()), Err(PrefaceError::LineLength));
+        assert_eq!(read(&line(107).as_bytes()[..106]), Ok(None));
+        for len in 0..6 {
+            assert_eq!(read(&b"PROXY "[..len]), Ok(None), "both may still come: {len}");
+            assert_eq!(read(&SIGNATURE[..len]), Ok(None), "{len}");
+        }
+    }
+
+    fn header(what: u8, family: u8, length: u16, rest: &[u8]) -> Vec<u8> {
+        [&SIGNATURE[..], &[what, family], &length.to_be_bytes(), rest].concat()
+    }
+
+    #[test]
+    fn headers_of_version_2() {
+        use PrefaceError::*;
+        let v4 = [192, 0, 2, 1, 198, 51, 100, 1, 0xdc, 0x04, 1, 187];
+        let mut v6 = [0; 36];
+        v6[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
+        v6[15] = 1;
+        v6[32..].copy_from_slice(&[0, 1, 0, 2]);
+        let told = |len, skip, client: &str| Ok(Preface { len, skip, client: client.parse().ok() });
+        for (name, bytes, expected) in [
+            ("TCP over IPv4", header(0x21, 0x11, 12, &v4), told(28, 0, "192.0.2.1:56324")),
+            ("with TLVs", header(0x21, 0x11, 12 + 7, &v4), told(28, 7, "192.0.2.1:56324")),
+            ("as long as can be", header(0x21, 0x11, 0xffff, &v4), told(28, 0xffff - 12, "192.0.2.1:56324")),
+            ("TCP over IPv6", header(0x21, 0x21, 36, &v6), told(52, 0, "[2001:db8::1]:1")),
+            ("with TLVs, over IPv6", header(0x21, 0x21, 40, &v6), told(52, 4, "[2001:db8::1]:1")),
+            ("a unix socket", header(0x21, 0x31, 216, &[]), told(16, 216, "")),
+            ("unspecified", header(0x21, 0x00, 5, &[]), told(16, 5, "")),
+            ("local", header(0x20, 0x00, 0, &[]), told(16, 0, "")),
+            ("local, with addresses", header(0x20, 0x11, 12, &v4), told(16, 12, "")),
+            ("local, with rubbish", header(0x20, 0xff, 3, &[]), told(16, 3, "")),
+            ("version 1", header(0x11, 0x11, 12, &v4), Err(Version)),
+            ("version 3", header(0x31, 0x11, 12, &v4), Err(Version)),
+            ("another command", header(0x22, 0x11, 12, &v4), Err(Command)),
+            ("UDP", header(0x21, 0x12, 12, &v4), Err(Family)),
+            ("UDP over IPv6", header(0x21, 0x22, 36, &v6), Err(Family)),
+            ("unix datagrams", header(0x21, 0x32, 216, &[]), Err(Family)),
+            ("no transport", header(0x21, 0x10, 12, &v4), Err(Family)),
+            ("another family", header(0x21, 0x41, 12, &v4), Err(Family)),
+            ("too short", header(0x21, 0x11, 11, &v4), Err(Length)),
+            ("too short for IPv6", header(0x21, 0x21, 35, &v6), Err(Length)),
+            ("too short for a path", header(0x21, 0x31, 215, &[]), Err(Length)),
+        ] {
+            assert_eq!(read(&bytes).map(|preface| preface.expect("whole")), expected, "{name}");
+            assert!(bytes.len() <= MOST_BYTES, "{name}: it is decided by then");
+        }
+        assert_eq!(read(&header(0x21, 0x11, 12, &v4[..11])), Ok(None));
+        assert_eq!(read(&SIGNATURE[..]), Ok(None));
+        let mut other = header(0x21, 0x11, 12, &v4);
+        other[11] = b'X';
+        assert_eq!(read(&other), Err(Missing));
+    }
+}
