@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::ListenAddr;
 use super::url::parse_port;
+use super::{Config, ListenAddr};
 
 /// What is wrong with a listening address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,15 @@ impl fmt::Display for ListenError {
 
 /// The size of `sun_path`, less its NUL.
 const MAX_UNIX_PATH: usize = 107;
+
+impl Config {
+    /// Whether a peer with this address has to say for whom it speaks.
+    pub fn expects_preface(&self, address: IpAddr) -> bool {
+        // An IPv4 peer of a dual-stack socket appears as ::ffff:a.b.c.d.
+        let address = address.to_canonical();
+        self.preface_from.iter().any(|range| range.contains(&address))
+    }
+}
 
 impl ListenAddr {
     /// Takes a listening address apart. Port 0 lets the system choose.

@@ -130,13 +130,6 @@ impl Config {
         Ok(())
     }
 
-    /// Whether a peer with this address has to say for whom it speaks.
-    pub fn expects_preface(&self, address: IpAddr) -> bool {
-        // An IPv4 peer of a dual-stack socket appears as ::ffff:a.b.c.d.
-        let address = address.to_canonical();
-        self.preface_from.iter().any(|range| range.contains(&address))
-    }
-
     /// No more workers than the memory budget has room for.
     fn fit_workers(&mut self) {
         if let Some(budget) = self.limits.memory_budget {

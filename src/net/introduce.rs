@@ -78,8 +78,7 @@ impl Worker {
             Heard::Nothing | Heard::Part => return Acquaintance::Awaited(deadline),
             Heard::Wrong(error) => error,
         };
-        let peer = client.exchange.peer_address();
-        client.exchange.refuse_preface(&mut self.around.env(), error);
+        let peer = client.exchange.refuse_preface(&mut self.around.env(), error);
         self.remove_client(key);
         self.complain_of_preface(peer, error);
         Acquaintance::Refused

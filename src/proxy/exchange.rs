@@ -33,9 +33,10 @@ pub use super::turn::Env;
 use super::cause::Cause;
 use super::deadlines::{LINGER, LINGER_IDLE};
 use super::preface::PrefaceError;
+use super::settle::Next;
 use super::site::Site;
-use super::transaction::{Downstream, Ending, Flow, KEPT_CAPACITY, Transaction, Upstream};
-use super::turn::{Client, Commands, End, Release, Turn};
+use super::transaction::{Downstream, Flow, KEPT_CAPACITY, Transaction, Upstream};
+use super::turn::{Client, Commands, End, Turn};
 
 /// One client connection.
 #[derive(Debug)]
@@ -55,20 +56,6 @@ enum State {
     Lingering { since: Instant, last_read: Instant },
     /// Over.
     Closed,
-}
-
-/// What follows a step of [`Exchange::settle`].
-enum Next {
-    /// Nothing to settle.
-    Wait,
-    /// The states have changed: look again.
-    Again,
-    /// The response is delivered; the connection serves on.
-    Serve,
-    /// The response is delivered; the connection ends.
-    End(End),
-    /// The response is delivered; the connection ends once the client has stopped sending.
-    Linger,
 }
 
 impl Exchange {
@@ -91,8 +78,9 @@ impl Exchange {
         }
     }
 
-    /// The peer was to say for whom it speaks, and did not do it properly. Nothing is answered: it may expect TLS.
-    pub fn refuse_preface(&mut self, env: &mut Env<'_>, error: PrefaceError) {
+    /// The peer was to say for whom it speaks, and did not do it properly. Nothing is answered: it may expect TLS. Returns
+    /// who it is.
+    pub fn refuse_preface(&mut self, env: &mut Env<'_>, error: PrefaceError) -> Option<SocketAddr> {
         if self.is_idle() {
             let mut transaction = env.spares.take(env.now.instant);
             transaction.record.status = 400;
@@ -102,10 +90,6 @@ impl Exchange {
             env.spares.give_back(transaction);
             self.end(End::Close);
         }
-    }
-
-    /// Who is at the other end, as far as is known; `None` on a unix socket.
-    pub fn peer_address(&self) -> Option<SocketAddr> {
         self.client.peer.address
     }
 
@@ -444,66 +428,6 @@ impl Transaction {
             }
             (Side::Downstream, _, _) => self.on_request_relayed(turn, len),
             (Side::Upstream, _, _) => self.on_response_relayed(turn, len),
-        }
-    }
-
-    /// Whether the upstream's end alone tells that there is nothing to settle, as it does most of the time.
-    fn is_settled(&self) -> bool {
-        match self.up {
-            Upstream::None | Upstream::Connecting { .. } | Upstream::AwaitHead { .. } | Upstream::Body { .. } => true,
-            Upstream::Local | Upstream::Done | Upstream::Cut { .. } | Upstream::Tunnel(_) => false,
-        }
-    }
-
-    /// What the two states together ask for.
-    fn settle(&mut self, turn: &mut Turn<'_, '_>) -> Next {
-        match (&self.down, &self.up) {
-            // Rule G15: an end of one direction is passed on when its bytes are; both ended, the tunnel is over.
-            (Downstream::Tunnel(Flow::Ended), Upstream::Tunnel(_)) if self.to_origin.is_empty() => {
-                turn.commands.shutdown(Side::Upstream);
-                self.down = Downstream::Tunnel(Flow::Told);
-                Next::Again
-            }
-            (Downstream::Tunnel(_), Upstream::Tunnel(Flow::Ended)) if self.to_client.is_empty() => {
-                turn.commands.shutdown(Side::Downstream);
-                self.up = Upstream::Tunnel(Flow::Told);
-                Next::Again
-            }
-            (Downstream::Tunnel(Flow::Told), Upstream::Tunnel(Flow::Told)) => {
-                self.release_upstream(turn, Release::Close);
-                Next::End(End::Close)
-            }
-            (Downstream::Tunnel(_), Upstream::Tunnel(_)) => Next::Wait,
-            (_, Upstream::None | Upstream::Connecting { .. } | Upstream::AwaitHead { .. } | Upstream::Body { .. }) => {
-                Next::Wait
-            }
-            (_, Upstream::Local | Upstream::Done | Upstream::Cut { .. }) if !self.to_client.is_empty() => Next::Wait,
-            (_, Upstream::Cut { ending: Ending::Close }) => Next::End(End::Close),
-            (_, Upstream::Cut { ending: Ending::Abort }) => Next::End(End::Abort),
-            // RFC 9112 section 9.3: the next request follows on the same connection, unless it would only idle while the
-            // process is waiting to stop.
-            (Downstream::Done, Upstream::Local | Upstream::Done)
-                if self.is_persistent && !(turn.client.is_draining && self.client_input.is_empty()) =>
-            {
-                Next::Serve
-            }
-            (Downstream::Done, Upstream::Local | Upstream::Done) if self.client_input.is_empty() => {
-                Next::End(End::Close)
-            }
-            // RFC 9112 section 9.6: closing now would make the kernel reset the connection, and the reset could destroy
-            // our answer before the client has read it (rule G20).
-            (
-                Downstream::Done
-                | Downstream::Discard
-                | Downstream::Head { .. }
-                | Downstream::Body { .. }
-                | Downstream::Tunnel(_),
-                Upstream::Local | Upstream::Done,
-            ) => Next::Linger,
-            (
-                Downstream::Done | Downstream::Discard | Downstream::Head { .. } | Downstream::Body { .. },
-                Upstream::Tunnel(_),
-            ) => Next::Wait,
         }
     }
 }

@@ -28,7 +28,8 @@
 //! | `downstream` | the client's end |
 //! | `upstream` | the origin's end |
 //! | `deadlines` | when patience ends |
-//! | [`exchange`] | both ends together |
+//! | `settle` | what both ends together ask for |
+//! | [`exchange`] | one client connection: events in, commands out |
 
 pub mod labels;
 pub mod route;
@@ -56,4 +57,5 @@ mod failover;
 mod downstream;
 mod upstream;
 mod deadlines;
+mod settle;
 pub mod exchange;
