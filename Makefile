@@ -4,6 +4,7 @@
 # make features the checks and tests that depend on which features are in
 # make static   builds the fully static binaries into target/static/, without and with TLS
 # make check-targets  type-checks for 32-bit, ARM and musl targets, where they are installed
+# make apps     logs in to two applications under prefixes, with a browser; needs node, npm, Chromium and the network
 # make bench    what a request costs this proxy, nginx, HAProxy and a bare relay: SCENARIO=small,new REPEAT=5 REQUESTS=1000
 #               choose, BENCH_QUICK=1 gives a first look
 # make bench-micro  single steps: reading heads, routing, chunks, plugins
@@ -24,7 +25,7 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run test fmt clippy tests features doc plugins static check-targets bench bench-micro differential faults soak fuzz fuzz-check loom valgrind asan clean
+.PHONY: run test fmt clippy tests features doc plugins static check-targets bench bench-micro differential faults soak fuzz fuzz-check loom valgrind asan apps clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -103,6 +104,10 @@ valgrind:
 asan:
 	RUSTFLAGS=-Zsanitizer=address $(CARGO) +nightly test --target x86_64-unknown-linux-gnu --target-dir '$(TARGET)/asan' \
 		--all-features --test plugin_chain --test plugin_load --test plugin_proxy -- --skip r19_r20
+
+apps:
+	$(CARGO) build --quiet
+	bash tests/apps/run.sh
 
 # The proxy is built by itself, with the features that users get. The plugin of the comparison is built as it is, too.
 bench:
