@@ -23,6 +23,8 @@ pub enum Command {
     Healthcheck(Options),
     /// Send the smuggling catalogue through this very build, then exit with 0 or 1.
     Selftest,
+    /// Tell what would happen to [`Options::request`], without sending anything; then exit with 0, or 1 if it is refused.
+    Explain(Options),
     /// Print the version.
     Version,
     /// Print [`HELP`].
@@ -44,6 +46,10 @@ pub struct Options {
     pub takeover: bool,
     /// `-against`: with `-check`, the running proxy to compare with.
     pub against: Option<String>,
+    /// `-explain`, as written: `GET /path`.
+    pub request: String,
+    /// `-H`, as written: `Name: value`.
+    pub fields: Vec<String>,
 }
 
 /// Where the configuration comes from: one of the two, never a mixture.
@@ -63,7 +69,16 @@ pub enum Source {
 impl Default for Options {
     fn default() -> Self {
         let source = Source::File(PathBuf::from("config.yaml"));
-        Options { source, verbose: false, plugin_dir: None, memory_budget: None, takeover: false, against: None }
+        Options {
+            source,
+            verbose: false,
+            plugin_dir: None,
+            memory_budget: None,
+            takeover: false,
+            against: None,
+            request: String::new(),
+            fields: Vec::new(),
+        }
     }
 }
 
@@ -84,6 +99,8 @@ Usage: mini-rproxy [flags]
   -against URL     with -check: say what a reload would change in the proxy that runs at http://HOST:PORT or
                    unix:/PATH (\"-\": its answer to /configz?outline on stdin), then exit with 0 (nothing), 3 or 1
   -healthcheck     ask the proxy that runs with this configuration for /health, then exit with 0 or 1
+  -explain 'GET /path'  print what would happen to this request, and why, without sending anything; -H 'Name: value'
+                   adds a field line, as often as it is given; then exit with 0 (served) or 1 (refused)
   -print-config    print the configuration with every default, without credentials
   -selftest        send 1000 smuggling attempts through this very build, on loopback, then exit with 0 or 1
   -version         print the version
@@ -119,7 +136,7 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// All flags, as they are written after the dashes.
-const FLAGS: [&str; 15] = [
+const FLAGS: [&str; 17] = [
     "config",
     "route",
     "listen",
@@ -131,6 +148,8 @@ const FLAGS: [&str; 15] = [
     "against",
     "healthcheck",
     "print-config",
+    "explain",
+    "H",
     "selftest",
     "version",
     "help",
@@ -165,6 +184,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Arg::Long("healthcheck") => command = Command::Healthcheck,
             Arg::Long("print-config") => command = Command::PrintConfig,
             Arg::Long("selftest") => command = |_| Command::Selftest,
+            Arg::Long("explain") => {
+                options.request = text(&mut parser, "explain", "'GET /path'")?;
+                command = Command::Explain;
+            }
+            Arg::Long("H") | Arg::Short('H') => options.fields.push(text(&mut parser, "H", "'Name: value'")?),
             Arg::Long("version") => return Ok(Command::Version),
             Arg::Long("help" | "h") | Arg::Short('h') => return Ok(Command::Help),
             Arg::Long(flag) => return Err(unknown(flag)),
@@ -177,9 +201,19 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
     }
     options.source = source(file, listen, routes)?;
     match command(options) {
+        Command::Explain(options) if options.against.is_none() => Ok(Command::Explain(options)),
+        Command::Run(options)
+        | Command::Check(options)
+        | Command::PrintConfig(options)
+        | Command::Healthcheck(options)
+            if !options.fields.is_empty() =>
+        {
+            Err(UsageError("-H goes with -explain".to_owned()))
+        }
         Command::Check(options) => Ok(Command::Check(options)),
         Command::Run(Options { against: Some(_), .. })
         | Command::PrintConfig(Options { against: Some(_), .. })
+        | Command::Explain(Options { against: Some(_), .. })
         | Command::Healthcheck(Options { against: Some(_), .. }) => {
             Err(UsageError("-against goes with -check".to_owned()))
         }
@@ -267,6 +301,11 @@ mod tests {
     #[test]
     fn both_spellings_of_flags_are_understood() {
         let other = Options { source: Source::File("x.yaml".into()), ..Options::default() };
+        let asked = |request: &str, fields: &[&str]| Options {
+            request: request.to_owned(),
+            fields: fields.iter().map(|&field| field.to_owned()).collect(),
+            ..Options::default()
+        };
         for (args, expected) in [
             ("", Command::Run(Options::default())),
             ("-config x.yaml", Command::Run(other.clone())),
@@ -289,6 +328,8 @@ mod tests {
             ("-against - -check", Command::Check(Options { against: Some("-".into()), ..Options::default() })),
             ("-config x.yaml --print-config", Command::PrintConfig(other)),
             ("-selftest", Command::Selftest),
+            ("-explain /x -H A:b -H=c:d", Command::Explain(asked("/x", &["A:b", "c:d"]))),
+            ("-H A:b --explain=/x", Command::Explain(asked("/x", &["A:b"]))),
             ("-version -check", Command::Version),
             ("-check -help", Command::Help),
             ("-h", Command::Help),
@@ -336,6 +377,10 @@ mod tests {
             ("-x", "unknown flag -x; -help lists all flags"),
             ("--frobnicate", "unknown flag -frobnicate; -help lists all flags"),
             ("-config", "-config needs a value: -config PATH; -help lists all flags"),
+            ("-explain", "-explain needs a value: -explain 'GET /path'; -help lists all flags"),
+            ("-H", "-H needs a value: -H 'Name: value'; -help lists all flags"),
+            ("-check -H A:b -verbose", "-H goes with -explain; -help lists all flags"),
+            ("-H A:b", "-H goes with -explain; -help lists all flags"),
             ("-config=", "-config needs a value: -config PATH; -help lists all flags"),
             ("-config -verbose", "-config needs a value: -config PATH; -help lists all flags"),
             ("-against x", "-against goes with -check; -help lists all flags"),

@@ -10,16 +10,19 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mini_rproxy::about;
 use mini_rproxy::cli::{self, Command, Options, Source};
-use mini_rproxy::config::{Config, Difference, Kind, Outline, Scheme};
+use mini_rproxy::config::{Config, Difference, Kind, ListenAddr, Outline, Scheme};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation::{self, Notifier};
+use mini_rproxy::net::clock::Clock;
 use mini_rproxy::net::listen::{Speaks, UsePort};
 use mini_rproxy::net::observer::LogJournal;
 use mini_rproxy::net::probe::{self, probe};
@@ -28,7 +31,10 @@ use mini_rproxy::net::server::{Parts, Reloaded, Server};
 use mini_rproxy::net::signal::{Wish, Wishes};
 use mini_rproxy::net::tls::Tls;
 use mini_rproxy::plugin::chain;
+use mini_rproxy::proxy::exchange::{Entrance, Peer};
+use mini_rproxy::proxy::explain::{Typed, explain};
 use mini_rproxy::proxy::hooks::Hooks;
+use mini_rproxy::proxy::site::Site;
 use mini_rproxy::selftest;
 
 /// Wrong flags, by convention.
@@ -57,6 +63,7 @@ fn main() -> ExitCode {
         Command::PrintConfig(options) => load(&options).and_then(|config| say(&config.to_yaml())),
         Command::Check(options) => load(&options).and_then(|config| check(&config, options.against.as_deref())),
         Command::Healthcheck(options) => load(&options).and_then(|config| healthcheck(&config)),
+        Command::Explain(options) => load(&options).and_then(|config| foretell(config, &options)),
         Command::Selftest => selftest(),
         Command::Run(options) => load(&options).and_then(|config| run(config, &options)),
     };
@@ -114,6 +121,23 @@ fn selftest() -> Result<ExitCode, String> {
     let report = selftest::run(&entries).map_err(|error| format!("-selftest: {error}"))?;
     say(&report.to_string())?;
     Ok(if report.is_pass() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What would happen to a request of somebody on this host.
+fn foretell(config: Config, options: &Options) -> Result<ExitCode, String> {
+    let plugins = chain::names(&config.plugins, options.plugin_dir.as_deref()).map_err(|error| error.to_string())?;
+    let host = config.listen.iter().find_map(|address| match address {
+        ListenAddr::Tcp { addr, .. } if addr.port() != 80 => Some(format!("localhost:{}", addr.port())),
+        ListenAddr::Tcp { .. } | ListenAddr::Unix { .. } => None,
+    });
+    let host = host.as_deref().unwrap_or("localhost");
+    let typed = Typed { request: &options.request, fields: &options.fields, host };
+    let peer =
+        Peer { address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))), secure: false, entrance: Entrance::Public };
+    let site = Rc::new(Site::new(Arc::new(config), None));
+    let explanation = explain(Clock::new().now(), &site, &peer, &typed, &plugins);
+    say(&explanation.text)?;
+    Ok(if explanation.is_served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Serves until told to stop.

@@ -124,7 +124,7 @@ impl Classes {
 }
 
 /// Whether an origin that turns `_` into `-` would take `name` for a framing field (rule S9).
-pub(super) fn is_framing_look_alike(name: &[u8]) -> bool {
+pub fn is_framing_look_alike(name: &[u8]) -> bool {
     let (first, second): (&[u8], &[u8]) = match name.len() {
         14 => (b"content", b"length"),
         17 => (b"transfer", b"encoding"),

@@ -178,6 +178,21 @@ pub fn load(
     Ok(if chain.members.is_empty() { None } else { Some(Arc::new(chain)) })
 }
 
+/// What [`load`] would load, in its order, for people; nothing is loaded.
+pub fn names(list: &[PluginConfig], dir: Option<&Path>) -> Result<Vec<String>, PluginError> {
+    let mut names: Vec<String> = list
+        .iter()
+        .map(|plugin| match &plugin.source {
+            PluginSource::Path(path) => path.display().to_string(),
+            PluginSource::Builtin(name) => format!("{name} (built in)"),
+        })
+        .collect();
+    if let Some(dir) = dir {
+        names.extend(shared_objects(dir)?.iter().map(|path| path.display().to_string()));
+    }
+    Ok(names)
+}
+
 /// The `*.so` entries of a folder, sorted by name.
 fn shared_objects(dir: &Path) -> Result<Vec<PathBuf>, PluginError> {
     let source = || format!("folder {}", dir.display());

@@ -96,6 +96,73 @@ impl Cause {
         }
     }
 
+    /// What it means and where to look: the README's list in short, for those who ask for an explanation.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Cause::Rule(_) => {
+                "the client broke this rule of HTTP: look at what it sends; many such requests are a scan"
+            }
+            Cause::BadPreface(_) => {
+                "a peer of proxy_protocol.from did not begin with a PROXY header: switch it on there, or take the peer off the list"
+            }
+            Cause::NoRoute => "no prefix takes the path: compare it with the routes, which /configz shows",
+            Cause::MethodRefused => {
+                "this method does not pass a gateway, or a built-in resource has no use for it: ask with another"
+            }
+            Cause::ExpectationFailed => {
+                "the only expectation that HTTP knows is 100-continue: have the client send that, or none"
+            }
+            Cause::BodyTooLarge => {
+                "the body is above max_body_bytes, or above plugin_body_limit where plugins read it: raise the limit, or send less"
+            }
+            Cause::HeadTimeout => {
+                "the head did not arrive within timeouts.request_head: a bad network, or an attack with slow heads"
+            }
+            Cause::BodyTimeout => {
+                "the request's body stopped arriving for timeouts.body_idle: look at the client and its network"
+            }
+            Cause::ClientWriteTimeout => {
+                "the client took no bytes for timeouts.write_idle: look at the client and its network"
+            }
+            Cause::ClientGone => {
+                "the client closed before its answer was complete: often a user who clicked away, or a time-out of its own"
+            }
+            Cause::DnsFail => {
+                "the name of the upstream does not resolve: look at the route and at the resolver of this host"
+            }
+            Cause::ConnectRefused => "every address of the upstream refused: is it running, and on this port?",
+            Cause::ConnectTimeout => {
+                "no address of the upstream answered within timeouts.connect: a firewall, or a dead host"
+            }
+            Cause::ConnectFailed => {
+                "the upstream could not be reached: look at the routing table and at the limit of open files"
+            }
+            Cause::TlsUntrusted(_) => {
+                "the certificate of the upstream was not accepted: see upstream_tls.ca_file and upstream_tls.server_name"
+            }
+            Cause::TlsFailed => "the TLS handshake with the upstream failed: does it speak TLS on this port?",
+            Cause::UpstreamWriteTimeout => {
+                "the upstream took no bytes for timeouts.write_idle: it hangs while it reads"
+            }
+            Cause::ResponseTimeout => {
+                "the upstream gave no response head within timeouts.response_head: it is slow, or it hangs"
+            }
+            Cause::ResponseIdleTimeout => {
+                "the response stopped arriving for timeouts.response_idle, and was cut for the client too: the upstream hangs"
+            }
+            Cause::UpstreamReset => {
+                "the upstream closed the connection before it answered: its log says whether it crashed or refused"
+            }
+            Cause::UpstreamTruncated => {
+                "the upstream broke off within its response, and it was cut for the client too: see the upstream's log"
+            }
+            Cause::BadResponse(_) => "the response broke this rule of HTTP: the upstream has to be mended",
+            Cause::TunnelIdle => "nothing went through the upgraded connection for timeouts.tunnel_idle",
+            Cause::PluginAnswered => "a plugin answered in the upstream's place: its lines in the log may say why",
+            Cause::PluginFailed => "a plugin failed: its lines in the log say why",
+        }
+    }
+
     /// The rule that a response broke, where that is the cause.
     pub fn rule(self) -> Option<&'static str> {
         match self {
@@ -194,37 +261,63 @@ impl From<ChunkError> for Refusal {
 mod tests {
     use super::*;
 
+    /// All of them, one after the other: a new one does not compile until it stands here.
+    fn after(cause: Cause) -> Option<Cause> {
+        Some(match cause {
+            Cause::Rule(_) => Cause::BadPreface(PrefaceError::Missing),
+            Cause::BadPreface(_) => Cause::NoRoute,
+            Cause::NoRoute => Cause::MethodRefused,
+            Cause::MethodRefused => Cause::ExpectationFailed,
+            Cause::ExpectationFailed => Cause::BodyTooLarge,
+            Cause::BodyTooLarge => Cause::HeadTimeout,
+            Cause::HeadTimeout => Cause::BodyTimeout,
+            Cause::BodyTimeout => Cause::ClientWriteTimeout,
+            Cause::ClientWriteTimeout => Cause::ClientGone,
+            Cause::ClientGone => Cause::DnsFail,
+            Cause::DnsFail => Cause::ConnectRefused,
+            Cause::ConnectRefused => Cause::ConnectTimeout,
+            Cause::ConnectTimeout => Cause::ConnectFailed,
+            Cause::ConnectFailed => Cause::TlsUntrusted(Distrust::Expired),
+            Cause::TlsUntrusted(_) => Cause::TlsFailed,
+            Cause::TlsFailed => Cause::UpstreamWriteTimeout,
+            Cause::UpstreamWriteTimeout => Cause::ResponseTimeout,
+            Cause::ResponseTimeout => Cause::ResponseIdleTimeout,
+            Cause::ResponseIdleTimeout => Cause::UpstreamReset,
+            Cause::UpstreamReset => Cause::UpstreamTruncated,
+            Cause::UpstreamTruncated => Cause::BadResponse("S2"),
+            Cause::BadResponse(_) => Cause::TunnelIdle,
+            Cause::TunnelIdle => Cause::PluginAnswered,
+            Cause::PluginAnswered => Cause::PluginFailed,
+            Cause::PluginFailed => return None,
+        })
+    }
+
+    fn all() -> impl Iterator<Item = Cause> {
+        std::iter::successors(Some(Cause::Rule("S8")), |&cause| after(cause))
+    }
+
     #[test]
     fn s23_each_cause_has_a_word_of_its_own() {
-        let words = [
-            Cause::Rule("S1"),
-            Cause::BadPreface(PrefaceError::Missing),
-            Cause::NoRoute,
-            Cause::MethodRefused,
-            Cause::ExpectationFailed,
-            Cause::BodyTooLarge,
-            Cause::HeadTimeout,
-            Cause::BodyTimeout,
-            Cause::ClientWriteTimeout,
-            Cause::ClientGone,
-            Cause::DnsFail,
-            Cause::ConnectRefused,
-            Cause::ConnectTimeout,
-            Cause::ConnectFailed,
-            Cause::UpstreamWriteTimeout,
-            Cause::ResponseTimeout,
-            Cause::ResponseIdleTimeout,
-            Cause::UpstreamReset,
-            Cause::UpstreamTruncated,
-            Cause::BadResponse("S2"),
-            Cause::TunnelIdle,
-            Cause::PluginAnswered,
-            Cause::PluginFailed,
-        ]
-        .map(Cause::why);
+        let words: Vec<_> = all().map(Cause::why).collect();
         for (index, word) in words.iter().enumerate() {
             assert!(word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'), "{word} breaks a log line");
             assert!(!words[..index].contains(word), "{word} twice");
+        }
+    }
+
+    /// What the access log says has its row in the README: what it means, and where to look.
+    #[test]
+    fn s23_each_cause_has_an_entry_in_the_readme() {
+        let readme = include_str!("../../README.md");
+        let table = readme.split("| why | what it means | where to look |").nth(1).expect("the table of causes");
+        let rows: Vec<_> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+        // Three of the limits of heads stand in the log by the name of their key.
+        let limits = ["max_head_bytes", "max_header_fields", "max_request_line"];
+        for word in all().map(Cause::why).chain(limits) {
+            let row =
+                rows.iter().find(|row| row.split('|').nth(1).is_some_and(|cell| cell.contains(&format!("`{word}`"))));
+            let cells: Vec<_> = row.unwrap_or_else(|| panic!("no row for {word}")).split('|').map(str::trim).collect();
+            assert!(cells.len() == 5 && cells[2].len() > 10 && cells[3].len() > 5, "{word}: {cells:?}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The Connection field (RFC 9110 section 7.6.1): what it says about the connection, and which fields it nominates.
 
 use crate::http::chars::{is_word, list_has, list_members};
-use crate::http::fields::{Classes, Fields, Known};
+use crate::http::fields::{Classes, Fields, Known, Line};
 use crate::http::head::Version;
 
 /// More options than this in one head are refused: each field line is compared with each of them.
@@ -94,8 +94,13 @@ pub const HOP_BY_HOP: Classes = Classes::of(&[
 #[inline]
 pub fn remove_nominated(fields: &mut Fields, nominated: &[u8]) {
     if !nominated.is_empty() {
-        fields.retain(|line| !list_has(nominated, line.name));
+        fields.retain(|line| !is_nominated(&line, nominated));
     }
+}
+
+/// Whether the sender nominated the line; see [`read_options`].
+pub fn is_nominated(line: &Line<'_>, nominated: &[u8]) -> bool {
+    list_has(nominated, line.name)
 }
 
 /// Rule G14: of the protocols that a client offers in Upgrade, those that are `allowed`, and never h2c.

@@ -19,6 +19,7 @@ use super::forwarded::{client_address, is_local};
 use super::hooks::Verdict;
 use super::local::{Envelope, HEALTH, write_json, write_options, write_text};
 use super::outcome::HookPhase;
+use super::reasons::late_removed;
 use super::transaction::{Downstream, Flow, RequestSink, Transaction};
 use super::turn::Turn;
 use crate::config::{Config, Outline};
@@ -235,14 +236,11 @@ impl Transaction {
     /// Queues the forwarded head (and the body, where it was collected) and asks for a connection to write them to.
     fn connect(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) {
         let site = &turn.client.site;
-        let authorization = self.plan.and_then(|plan| {
-            let route = &site.config.routes[plan.route as usize];
-            self.upstream_of(route).authorization.as_deref()
-        });
-        if authorization.is_some() {
-            // Only now: plugins judge the client by the credentials that it sent, and never see ours.
-            self.request.fields.remove(b"Authorization");
+        let upstream = self.plan.map(|plan| self.upstream_of(&site.config.routes[plan.route as usize]));
+        if let Some(upstream) = upstream {
+            self.request.fields.remove_classes(late_removed(upstream));
         }
+        let authorization = upstream.and_then(|upstream| upstream.authorization.as_deref());
         write_request_head(&self.request, framing, authorization, &self.offered, self.to_origin.tail());
         if let Some(choice) = &mut self.choice {
             choice.sent = Sent { head_len: self.to_origin.len(), framing };

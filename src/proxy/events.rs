@@ -193,6 +193,8 @@ pub struct AccessRecord<'a> {
     pub detail: Option<&'static str>,
     /// What the plugins did.
     pub plugins: &'a [Stint],
+    /// What `why` means and where to look, as the README's list has it.
+    pub advice: Option<&'static str>,
 }
 
 impl AccessRecord<'_> {

@@ -6,7 +6,8 @@
 use super::admit::{Plan, max_forwards};
 use super::connection::{HOP_BY_HOP, allowed_protocols, remove_nominated};
 use super::events::Peer;
-use super::forwarded::{CLAIMS, add_claims, is_trusted};
+use super::forwarded::{CLAIMS, add_claims};
+use super::reasons::{Claims, Terms};
 use super::under_prefix::{MAPPABLE, Place, map_back};
 use crate::config::{ForwardedPolicy, HostPolicy, RouteConfig, UpstreamUrl};
 use crate::http::chars::write_decimal;
@@ -48,7 +49,7 @@ pub fn forward_request(
     scratch: &mut Scratch,
 ) {
     let Forwarding { plan, route, upstream, peer, policy } = *forwarding;
-    let trusted = peer.address.is_some_and(|address| is_trusted(address.ip(), policy));
+    let claims = Claims::of(peer, policy);
     offered.clear();
     if plan.upgrade {
         for protocol in allowed_protocols(&head.fields, &route.options.upgrade) {
@@ -61,13 +62,10 @@ pub fn forward_request(
     scratch.host.clear();
     scratch.host.extend_from_slice(head.fields.first(Known::Host).unwrap_or_default());
     set_authority(&mut head.authority, route, upstream, &scratch.host);
-    let may_claim = trusted && policy.enabled;
-    let claims = if may_claim { Classes::default() } else { CLAIMS };
-    let expect = if plan.expects_continue { Classes::default() } else { Classes::of(&[Known::Expect]) };
-    head.fields.remove_classes(HOP_BY_HOP.with(Known::Host).or(claims).or(expect));
+    head.fields.remove_classes(Terms { plan, claims }.removed());
     remove_nominated(&mut head.fields, &scratch.nominated);
-    if policy.enabled {
-        add_claims(head, peer, trusted, &scratch.host, stripped_prefix(route), &mut scratch.text);
+    if claims != Claims::Off {
+        add_claims(head, peer, claims == Claims::Kept, &scratch.host, stripped_prefix(route), &mut scratch.text);
     }
     // RFC 9110 section 7.6.3: the version in which the message was received, then our name.
     let via: &[u8] = match head.version {

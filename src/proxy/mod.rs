@@ -15,6 +15,7 @@
 //! | [`connection`] | the Connection field |
 //! | [`forwarded`] | X-Forwarded-*: whose word is taken |
 //! | [`admit`] | whether a request is served, and by whom |
+//! | [`reasons`] | which lines of a request do not pass, and why |
 //! | [`under_prefix`] | what a response says of its application's place, mapped back |
 //! | [`forward`] | received head to forwarded head |
 //! | [`local`] | answers of our own |
@@ -30,6 +31,7 @@
 //! | `deadlines` | when patience ends |
 //! | `settle` | what both ends together ask for |
 //! | [`exchange`] | one client connection: events in, commands out |
+//! | [`explain`] | what would happen to a request, told to people |
 
 pub mod labels;
 pub mod route;
@@ -44,6 +46,7 @@ pub mod cause;
 pub mod connection;
 pub mod forwarded;
 pub mod admit;
+pub mod reasons;
 pub mod under_prefix;
 pub mod forward;
 pub mod local;
@@ -59,3 +62,4 @@ mod upstream;
 mod deadlines;
 mod settle;
 pub mod exchange;
+pub mod explain;

@@ -178,6 +178,7 @@ impl Transaction {
             rule: record.cause.and_then(Cause::rule),
             detail: record.cause.and_then(Cause::detail),
             plugins: &self.chain.stints,
+            advice: record.cause.map(Cause::advice),
         });
         // Whoever is chosen next should know that this one is over.
         self.choice = None;

@@ -10,6 +10,7 @@ mod builtin_answers;
 mod bundled_upstream;
 mod crowd;
 mod curl;
+mod explain;
 mod faults;
 mod life_cycle;
 mod limits;

@@ -1,0 +1,648 @@
+//! What would happen to a request, told to people, line by line and with the reasons. Nothing is sent.
+//!
+//! The request goes through an [`Exchange`], as one from a socket does, and what comes out is compared with what went in.
+//! The reasons are those of `reasons` and of the parsers' errors, which are what the exchange acts upon. Plugins are not
+//! run: they may do things that cannot be taken back.
+
+use std::fmt::{self, Write as _};
+use std::rc::Rc;
+
+use super::admit::{Answerer, Plan, admit};
+use super::connection::read_options;
+use super::events::{AccessRecord, Command, Input, Now, Observer, Peer, Side};
+use super::exchange::{Balance, Env, Exchange, Spares};
+use super::reasons::{Claims, Reason, Removal, Terms, addition, removal};
+use super::route::Router;
+use super::site::{Site, UpstreamId};
+use crate::config::{Rewrite, RouteConfig, UpstreamUrl};
+use crate::http::fields::{Fields, Known, Line, is_framing_look_alike};
+use crate::http::framing::request_framing;
+use crate::http::head::{HeadLimits, Method, RequestHead, parse_request};
+use crate::http::target::{Target, TargetError, effective_authority, has_dot_segment, parse_target};
+
+/// Of more routes than this, only those that come close to the path are told.
+const MOST_ROUTES: usize = 20;
+
+/// Where the reasons begin, where lines are short.
+const COLUMN: usize = 48;
+
+/// A request as somebody typed it.
+#[derive(Clone, Copy, Debug)]
+pub struct Typed<'a> {
+    /// `GET /path`, or a whole request line.
+    pub request: &'a str,
+    /// `Name: value`, in order.
+    pub fields: &'a [String],
+    /// The Host to assume where none was given.
+    pub host: &'a str,
+}
+
+/// What would happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// For people.
+    pub text: String,
+    /// Whether the request would be served, by an upstream or by the proxy itself, and not refused.
+    pub is_served: bool,
+}
+
+/// Explains what would happen to a request from `peer`. `plugins` are the names of those that would run.
+pub fn explain(now: &Now, site: &Rc<Site>, peer: &Peer, typed: &Typed<'_>, plugins: &[String]) -> Explanation {
+    let mut text = Text(String::new());
+    let client = peer.address.map_or("on a unix socket".to_owned(), |address| format!("at {}", address.ip()));
+    let transport = if peer.secure { "with TLS" } else { "without TLS" };
+    text.line(format_args!(
+        "Nothing is sent. This is what would happen to the request of a client {client}, {transport}."
+    ));
+    let received = Received::new(typed, site, &mut text);
+    let mut exchange = Exchange::new(now, *peer, Rc::clone(site));
+    let (mut spares, mut last) = (Spares::default(), Last::default());
+    let mut balance = Balance::default();
+    let mut env = Env { now, site, balance: &mut balance, spares: &mut spares, observer: &mut last };
+    exchange.handle(&mut env, Input::Bytes(Side::Downstream, &received.head));
+    let is_served = if let Some(Command::Connect { upstream, .. }) = exchange.poll_command() {
+        exchange.handle(&mut env, Input::Connected { reused: false });
+        received.explain_forwarding(peer, upstream, exchange.output(Side::Upstream), &mut text);
+        explain_plugins(plugins, &mut text);
+        true
+    } else {
+        let answer = exchange.output(Side::Downstream).to_vec();
+        exchange.sent(&mut env, Side::Downstream, answer.len());
+        received.explain_answer(&answer, &last, &mut text);
+        last.why.is_none()
+    };
+    Explanation { text: text.0, is_served }
+}
+
+/// The last line of the access log.
+#[derive(Debug, Default)]
+struct Last {
+    why: Option<&'static str>,
+    advice: Option<&'static str>,
+}
+
+impl Observer for Last {
+    fn access(&mut self, record: &AccessRecord<'_>) {
+        *self = Last { why: record.why, advice: record.advice };
+    }
+}
+
+/// What goes into the exchange.
+struct Received<'a> {
+    site: &'a Site,
+    head: Vec<u8>,
+    /// The lines as they were typed, and whether the parser kept them.
+    parsed: RequestHead,
+    limits: HeadLimits,
+}
+
+impl<'a> Received<'a> {
+    /// Completes what was typed, and says what was assumed.
+    fn new(typed: &Typed<'_>, site: &'a Site, text: &mut Text) -> Received<'a> {
+        let words: Vec<&str> = typed.request.split(' ').collect();
+        let (line, is_assumed) = match words[..] {
+            [target] => (format!("GET {target} HTTP/1.1"), true),
+            [method, target] => (format!("{method} {target} HTTP/1.1"), false),
+            _ => (typed.request.to_owned(), false),
+        };
+        if is_assumed {
+            text.line(format_args!("No method was given: GET is assumed."));
+        }
+        let mut head = format!("{line}\r\n");
+        let is_host = |field: &&String| field.split(':').next().is_some_and(|name| name.eq_ignore_ascii_case("host"));
+        if !typed.fields.iter().any(|field| is_host(&field)) && !line.ends_with(" HTTP/1.0") {
+            let target = line.split(' ').nth(1).unwrap_or_default();
+            let host = match parse_target(target.as_bytes(), false, false) {
+                Ok(Target::Absolute { authority, .. }) => String::from_utf8_lossy(authority).into_owned(),
+                Ok(Target::Origin { .. } | Target::Asterisk | Target::Authority(_)) | Err(_) => typed.host.to_owned(),
+            };
+            text.line(format_args!("No Host was given: {host} is assumed."));
+            let _ = write!(head, "Host: {host}\r\n");
+        }
+        typed.fields.iter().for_each(|field| head.push_str(&format!("{field}\r\n")));
+        head.push_str("\r\n");
+        let limits = &site.config.limits;
+        let limits = HeadLimits {
+            head_bytes: limits.max_head_bytes,
+            field_lines: limits.max_header_fields,
+            request_line: limits.max_request_line,
+        };
+        let mut parsed = RequestHead::default();
+        // An error is found again where the exchange has refused the request.
+        let _ = parse_request(head.as_bytes(), &limits, &mut parsed);
+        Received { site, head: head.into_bytes(), parsed, limits }
+    }
+
+    /// The lines as they were typed. What the parser refused never comes here.
+    fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        let lines = self.head.split(|&byte| byte == b'\n').skip(1);
+        lines.filter_map(|line| {
+            let colon = line.iter().position(|&byte| byte == b':')?;
+            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+            Some(Line { known: Known::of(name), name, value })
+        })
+    }
+
+    /// How the request is forwarded; the exchange has decided that it is.
+    fn plan(&self, peer: &Peer, nominated: &mut Vec<u8>) -> Option<Plan> {
+        let options = read_options(&self.parsed.fields, nominated).ok()?;
+        match admit(&self.parsed, options, peer, self.site, &mut Vec::new()).ok()?.by {
+            Answerer::Upstream(plan) => Some(plan),
+            Answerer::Health | Answerer::Configz | Answerer::Metrics | Answerer::Outline | Answerer::Options => None,
+        }
+    }
+
+    fn path(&self) -> Option<&[u8]> {
+        match parse_target(&self.parsed.target, false, self.parsed.method == Method::Options).ok()? {
+            Target::Origin { path, .. } | Target::Absolute { path, .. } => Some(path),
+            Target::Asterisk | Target::Authority(_) => None,
+        }
+    }
+
+    fn explain_forwarding(&self, peer: &Peer, chosen: UpstreamId, sent: &[u8], text: &mut Text) {
+        let mut nominated = Vec::new();
+        let Some(plan) = self.plan(peer, &mut nominated) else { return };
+        let route = &self.site.config.routes[plan.route as usize];
+        self.explain_routes(Some(plan.route), text);
+        let upstream = self.explain_upstream(&plan, chosen, text);
+        text.title("request line");
+        let mut forwarded = RequestHead::default();
+        // What we write has no limits but those of what we read.
+        let limits = HeadLimits { head_bytes: usize::MAX, request_line: usize::MAX, ..self.limits };
+        let _ = parse_request(sent, &limits, &mut forwarded);
+        self.explain_request_line(sent, route, text);
+        text.title("fields: passed as they are, - left out, + added");
+        let terms = Terms { plan: &plan, claims: Claims::of(peer, &self.site.config.forwarded) };
+        let removal = |line: &Line<'_>| removal(line, &terms, &nominated, upstream);
+        self.explain_fields(&forwarded.fields, removal, text);
+        explain_body(&self.parsed, text);
+        explain_response(route, upstream, text);
+    }
+
+    /// Where it goes, and where it would go else. Nothing is known of their load here: the first is as good as any.
+    fn explain_upstream(&self, plan: &Plan, chosen: UpstreamId, text: &mut Text) -> &UpstreamUrl {
+        let route = &self.site.config.routes[plan.route as usize];
+        let group = self.site.group_of(plan.route).unwrap_or_default();
+        let nth = group.iter().position(|id| *id == chosen).unwrap_or_default();
+        let upstream = route.nth_upstream(nth);
+        let timeouts = &route.options.timeouts;
+        text.title("upstream");
+        text.line(format_args!(
+            "  {}: {:?} to connect, {:?} for the response head",
+            upstream.to_public_string(),
+            timeouts.connect,
+            timeouts.response_head
+        ));
+        for (_, other) in (0..).zip(route.upstreams()).filter(|(index, _)| *index != nth) {
+            text.line(format_args!("  or {}", other.to_public_string()));
+        }
+        if !group.is_empty() {
+            text.line(format_args!(
+                "    the one with the fewest requests under way that is not left alone for its failures"
+            ));
+        }
+        upstream
+    }
+
+    fn explain_request_line(&self, sent: &[u8], route: &RouteConfig, text: &mut Text) {
+        let (received, sent) = (first_line(&self.head), first_line(sent));
+        if received == sent {
+            return text.line(format_args!("  {}", Bytes(received)));
+        }
+        text.line(format_args!("- {}", Bytes(received)));
+        text.line(format_args!("+ {}", Bytes(sent)));
+        let prefix = route.prefix.trim_end_matches('/');
+        let base = &route.upstream.base_path;
+        if !self.parsed.target.starts_with(b"/") {
+            text.line(format_args!("    RFC 9112 section 3.2.1: an origin is asked for a path; Host says the rest"));
+        }
+        if route.options.strip_prefix && !prefix.is_empty() {
+            text.line(format_args!("    {prefix} is stripped (the route's key strip_prefix)"));
+        }
+        if !base.is_empty() {
+            text.line(format_args!("    {base} of the upstream's URL comes in front"));
+        }
+        if received.ends_with(b"HTTP/1.0") {
+            text.line(format_args!("    RFC 9110 section 2.5: the version is each sender's own"));
+        }
+        text.line(format_args!("    G7, G6: what remains of path and query passes byte for byte"));
+    }
+
+    fn explain_fields(&self, sent: &Fields, removal: impl Fn(&Line<'_>) -> Option<Removal>, text: &mut Text) {
+        let mut added: Vec<Line<'_>> = sent.iter().collect();
+        for line in self.lines() {
+            let is_same = |other: &Line<'_>| other.name.eq_ignore_ascii_case(line.name) && other.value == line.value;
+            let removal = removal(&line);
+            let passed = added.iter().position(is_same).filter(|_| removal != Some(Removal::Credentials));
+            if let Some(index) = passed {
+                added.remove(index);
+                text.field(' ', &line, None);
+                continue;
+            }
+            let reason = match removal {
+                Some(removal) => removal.reason(),
+                None if is_framing_look_alike(line.name) => {
+                    Reason { rule: "S9", words: "some origins would take it for a framing field" }
+                }
+                None => Reason { rule: "", words: "changed, see below" },
+            };
+            text.field('-', &line, Some(reason));
+        }
+        for line in added {
+            // What is added of that name is the upstream's own.
+            let is_secret = line.known == Known::Authorization;
+            let shown = if is_secret { Line { value: b"(not shown)", ..line } } else { line };
+            text.field('+', &shown, addition(line.known));
+        }
+    }
+
+    fn explain_answer(&self, answer: &[u8], last: &Last, text: &mut Text) {
+        let Some(why) = last.why else {
+            text.title("answered by the proxy itself");
+            return text.indented(answer);
+        };
+        if why == "no_route" {
+            self.explain_routes(None, text);
+        }
+        text.title("refused");
+        text.line(format_args!("  why={why}"));
+        if let Some(sin) = self.sin() {
+            text.line(format_args!("  {sin}"));
+        }
+        if let Some(advice) = last.advice {
+            text.line(format_args!("  {advice}"));
+        }
+        text.title("answer");
+        text.indented(answer);
+    }
+
+    /// The error of the parser that refused the request, in the order in which they are asked.
+    fn sin(&self) -> Option<String> {
+        let mut head = RequestHead::default();
+        if let Err(error) = parse_request(&self.head, &self.limits, &mut head) {
+            return Some(error.to_string());
+        }
+        if read_options(&head.fields, &mut Vec::new()).is_err() {
+            return Some("expected fewer connection options".to_owned());
+        }
+        if let Err(error) = request_framing(&head) {
+            return Some(error.to_string());
+        }
+        let target = match parse_target(&head.target, head.method == Method::Connect, head.method == Method::Options) {
+            Ok(target) => target,
+            Err(error) => return Some(error.to_string()),
+        };
+        if let Err(error) = effective_authority(&target, head.version, &head.fields) {
+            return Some(error.to_string());
+        }
+        self.path().filter(|path| has_dot_segment(path)).map(|_| TargetError::DotSegment.to_string())
+    }
+
+    /// Which route is chosen, and why not the others: each is asked alone.
+    fn explain_routes(&self, chosen: Option<u32>, text: &mut Text) {
+        let Some(path) = self.path() else { return };
+        let routes = &self.site.config.routes;
+        text.title("route");
+        let mut untold = 0_usize;
+        for (index, route) in (0..).zip(routes) {
+            let prefix = route.prefix.as_str();
+            let takes = Router::new([prefix]).find(path).is_some();
+            let words = match (chosen == Some(index), takes) {
+                (true, _) => "takes the path, and no longer prefix does: chosen",
+                (false, true) => "takes the path too, but is shorter",
+                (false, false) if path.starts_with(prefix.trim_end_matches('/').as_bytes()) => {
+                    "does not: the path only begins with the same letters, and prefixes are whole segments"
+                }
+                (false, false) if routes.len() > MOST_ROUTES => {
+                    untold += 1;
+                    continue;
+                }
+                (false, false) => "does not take the path",
+            };
+            text.columns(
+                format_args!("{} {prefix}", if chosen == Some(index) { '>' } else { ' ' }),
+                format_args!("{words}"),
+            );
+        }
+        if untold > 0 {
+            text.line(format_args!("  and {untold} more that do not take the path"));
+        }
+        if chosen.is_none() {
+            text.line(format_args!("  none takes {}", Bytes(path)));
+        }
+    }
+}
+
+fn explain_body(head: &RequestHead, text: &mut Text) {
+    if head.fields.may_have(Known::ContentLength) || head.fields.may_have(Known::TransferEncoding) {
+        text.title("body");
+        text.line(format_args!("  passes as it arrives; trailers do not (S17)"));
+    }
+}
+
+fn explain_plugins(plugins: &[String], text: &mut Text) {
+    if !plugins.is_empty() {
+        text.title("plugins: they would run in this order, and in reverse order on the response; here they did not");
+        plugins.iter().for_each(|plugin| text.line(format_args!("  {plugin}")));
+    }
+}
+
+fn explain_response(route: &RouteConfig, upstream: &UpstreamUrl, text: &mut Text) {
+    let prefix = if route.options.strip_prefix { route.prefix.trim_end_matches('/') } else { "" };
+    let upstream = upstream.to_public_string();
+    let place = if prefix.is_empty() { "/" } else { prefix };
+    text.title("response");
+    for (key, what, rewrite) in [
+        ("rewrite_redirects", "Location, Content-Location, Refresh and Link", route.options.rewrites.redirects),
+        ("rewrite_cookies", "Path and Domain of cookies", route.options.rewrites.cookies),
+    ] {
+        match rewrite {
+            Rewrite::Auto => text.line(format_args!("  {what}: mapped from {upstream} to {place} ({key})")),
+            Rewrite::Off => text.line(format_args!("  {what}: left alone ({key}: off)")),
+        }
+    }
+}
+
+fn first_line(head: &[u8]) -> &[u8] {
+    head.split(|&byte| byte == b'\r').next().unwrap_or_default()
+}
+
+/// What is told, line by line.
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, line: fmt::Arguments<'_>) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "{line}");
+    }
+
+    fn title(&mut self, title: &str) {
+        self.line(format_args!("\n{title}"));
+    }
+
+    fn columns(&mut self, left: fmt::Arguments<'_>, right: fmt::Arguments<'_>) {
+        let left = left.to_string();
+        self.line(format_args!("{left:COLUMN$} {right}"));
+    }
+
+    fn field(&mut self, sign: char, line: &Line<'_>, reason: Option<Reason>) {
+        let left = format_args!("{sign} {}: {}", Bytes(line.name), Bytes(line.value));
+        match reason {
+            None => self.line(left),
+            Some(Reason { rule: "", words }) => self.columns(left, format_args!("{words}")),
+            Some(Reason { rule, words }) => self.columns(left, format_args!("{rule}: {words}")),
+        }
+    }
+
+    /// A message of ours, which is ASCII.
+    fn indented(&mut self, message: &[u8]) {
+        for line in String::from_utf8_lossy(message).lines().filter(|line| !line.is_empty()) {
+            self.line(format_args!("  {line}"));
+        }
+    }
+}
+
+/// Bytes that somebody typed; a terminal must not take them for commands.
+struct Bytes<'a>(&'a [u8]);
+
+impl fmt::Display for Bytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = String::from_utf8_lossy(self.0);
+        text.chars()
+            .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { f.write_char(c) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::proxy::events::Entrance;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    const ROUTES: &str = "routes:\n\
+        - {prefix: /fitness, upstream: 'http://user:secret@10.0.0.1:9001'}\n\
+        - {prefix: /fit, upstream: 'http://10.0.0.2'}\n\
+        - {prefix: /engine, upstream: 'http://10.0.0.3/base', host: client, rewrite_cookies: off}\n\
+        - {prefix: /, upstream: 'http://10.0.0.4', max_body_bytes: 10}\n";
+
+    fn explained(config: &str, peer: &str, request: &str, fields: &[&str]) -> Explanation {
+        let config = Config::parse(config, "test").expect("valid");
+        let site = Rc::new(Site::new(Arc::new(config), None));
+        let now = Now { instant: Instant::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
+        let fields: Vec<_> = fields.iter().map(|&field| field.to_owned()).collect();
+        let typed = Typed { request, fields: &fields, host: "localhost:8080" };
+        let peer = Peer {
+            address: Some(SocketAddr::new(peer.parse().expect("an address"), 5000)),
+            secure: false,
+            entrance: Entrance::Public,
+        };
+        explain(&now, &site, &peer, &typed, &["one.so".to_owned(), "two.so".to_owned()])
+    }
+
+    #[test]
+    fn each_change_stands_there_with_its_reason() {
+        let fields =
+            ["Connection: x-trace", "X-Trace: 1", "Accept: */*", "Authorization: Basic abc", "content_length: 5"];
+        let found = explained(ROUTES, "127.0.0.1", "GET /fitness/users/1?x=2", &fields);
+        let expected = "\
+Nothing is sent. This is what would happen to the request of a client at 127.0.0.1, without TLS.
+No Host was given: localhost:8080 is assumed.
+
+route
+> /fitness                                       takes the path, and no longer prefix does: chosen
+  /fit                                           does not: the path only begins with the same letters, and prefixes are whole segments
+  /engine                                        does not take the path
+  /                                              takes the path too, but is shorter
+
+upstream
+  http://10.0.0.1:9001: 5s to connect, 60s for the response head
+
+request line
+- GET /fitness/users/1?x=2 HTTP/1.1
++ GET /users/1?x=2 HTTP/1.1
+    /fitness is stripped (the route's key strip_prefix)
+    G7, G6: what remains of path and query passes byte for byte
+
+fields: passed as they are, - left out, + added
+- Host: localhost:8080                           G8: written anew, by the route's key host
+- Connection: x-trace                            G1: speaks of the client's own connection
+- X-Trace: 1                                     G1: named by Connection: meant for this hop only
+  Accept: */*
+- Authorization: Basic abc                       G8: the upstream's URL has credentials of its own
+- content_length: 5                              S9: some origins would take it for a framing field
++ Host: 10.0.0.1:9001                            G8: as the route's key host says: upstream, client, or a fixed name
++ X-Forwarded-For: 127.0.0.1                     G4: who is asking
++ X-Forwarded-Host: localhost:8080               G4: the Host that the client sent
++ X-Forwarded-Proto: http                        G4: how the client speaks to the proxy
++ X-Forwarded-Prefix: /fitness                   G4: what was stripped: applications need it for links in their pages
++ Via: 1.1 mini-rproxy                           RFC 9110 section 7.6.3: the message came through here
++ Authorization: (not shown)                     G8: the credentials of the upstream's URL
+
+response
+  Location, Content-Location, Refresh and Link: mapped from http://10.0.0.1:9001 to /fitness (rewrite_redirects)
+  Path and Domain of cookies: mapped from http://10.0.0.1:9001 to /fitness (rewrite_cookies)
+
+plugins: they would run in this order, and in reverse order on the response; here they did not
+  one.so
+  two.so
+";
+        assert_eq!(found.text, expected, "found:\n{}", found.text);
+        assert!(found.is_served);
+    }
+
+    #[test]
+    fn other_requests_have_other_lines() {
+        let trusting = format!("{ROUTES}forwarded: {{trusted_proxies: [127.0.0.1]}}\n");
+        let silent = format!("{ROUTES}forwarded: {{enabled: false}}\n");
+        for (name, config, request, fields, expected) in [
+            (
+                "a lone path",
+                ROUTES,
+                "/x",
+                &[][..],
+                &["No method was given: GET is assumed.", "\nGET /x HTTP/1.1\n"][..],
+            ),
+            ("HTTP/1.0", ROUTES, "GET /x HTTP/1.0", &[], &["+ GET /x HTTP/1.1", "RFC 9110 section 2.5"]),
+            (
+                "a URL",
+                ROUTES,
+                "GET http://h/engine/x HTTP/1.1",
+                &[],
+                &["No Host was given: h is", "+ GET /base/x HTTP/1.1", "\nHost: h\n"],
+            ),
+            (
+                "a base path",
+                ROUTES,
+                "GET /engine",
+                &["host: h"],
+                &[
+                    "+ GET /base HTTP/1.1",
+                    "/base of the upstream's",
+                    "\nhost: h\n",
+                    "left alone (rewrite_cookies: off)",
+                ],
+            ),
+            ("a claim", ROUTES, "GET /x", &["X-Real-IP: 1.2.3.4"], &["- X-Real-IP: 1.2.3.4 G4: the peer is none of"]),
+            (
+                "a claim that counts",
+                &trusting,
+                "GET /x",
+                &["X-Forwarded-For: 1.2.3.4"],
+                &["- X-Forwarded-For: 1.2.3.4 changed, see below", "+ X-Forwarded-For: 1.2.3.4, 127.0.0.1 G4"],
+            ),
+            (
+                "no claims",
+                &silent,
+                "GET /x",
+                &["Forwarded: for=x"],
+                &["- Forwarded: for=x G4: forwarded.enabled is false"],
+            ),
+            (
+                "a body",
+                ROUTES,
+                "PUT /x",
+                &["Content-Length: 5", "Expect: 100-continue"],
+                &["\nContent-Length: 5\n", "\nExpect: 100-continue\n", "passes as it arrives"],
+            ),
+            ("nothing to expect", ROUTES, "PUT /x", &["Expect: 100-continue"], &["G10: there is no body to wait for"]),
+            (
+                "an upgrade",
+                ROUTES,
+                "GET /x",
+                &["Connection: keep-alive, Upgrade", "Upgrade: x, websocket"],
+                &["- Upgrade: x, websocket ", "+ Connection: Upgrade G14", "+ Upgrade: websocket G14"],
+            ),
+            (
+                "an upgrade that is none",
+                ROUTES,
+                "GET /x",
+                &["Connection: Upgrade", "Upgrade: h2c"],
+                &["- Upgrade: h2c G14: no protocol"],
+            ),
+            (
+                "a hop less",
+                ROUTES,
+                "OPTIONS /x",
+                &["Max-Forwards: 5"],
+                &["- Max-Forwards: 5 changed", "+ Max-Forwards: 4 RFC 9110 section 7.6.2"],
+            ),
+            (
+                "the proxy's own",
+                ROUTES,
+                "/health",
+                &[],
+                &["answered by the proxy itself\nHTTP/1.1 200 OK", "{\"message\":\"OK\"}"],
+            ),
+        ] {
+            let found = explained(config, "127.0.0.1", request, fields);
+            // Without the columns.
+            let lines: Vec<_> =
+                found.text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+            let squeezed = lines.join("\n");
+            for line in expected {
+                assert!(squeezed.contains(line), "{name}: no {line:?} in\n{}", found.text);
+            }
+            assert!(found.is_served, "{name}");
+            let unexplained =
+                found.text.lines().find(|line| line.starts_with("+ ") && line.contains(": ") && line.len() < COLUMN);
+            assert_eq!(unexplained, None, "{name}");
+            assert!(!found.text.contains("secret") && !found.text.contains("dXNlcjpzZWNyZXQ"), "{name}: credentials");
+        }
+    }
+
+    #[test]
+    fn refusals_name_the_sin_the_rule_and_the_remedy() {
+        let no_root = ROUTES.replace("prefix: /,", "prefix: /root,");
+        for (request, fields, why, status, sentence) in [
+            ("GET /a/../b", &[][..], "S20", 400, "  expected no . or .. segment in the path"),
+            ("GET  /a", &[], "S12", 400, "  expected "),
+            ("GET /a HTTP/1.1", &["Host: a", "Host: a"], "S11", 400, "  expected one Host line only"),
+            ("GET http://a/ HTTP/1.1", &["Host: b"], "S11", 400, "  expected Host to be equal"),
+            ("POST /a", &["Content-Length: 1", "Transfer-Encoding: chunked"], "S1", 400, "  expected "),
+            ("POST /a", &["Transfer-Encoding: gzip"], "S3", 501, "  expected "),
+            ("GET /a", &["A : b"], "S8", 400, "  expected "),
+            ("GET /a HTTP/3.0", &[], "S21", 505, "  expected "),
+            ("GET /a#b", &[], "S12", 400, "  expected no # in the request target"),
+            ("CONNECT a:1", &["Host: a:1"], "S16", 405, "Allow: GET"),
+            ("TRACE /", &[], "method_refused", 405, "Allow: GET"),
+            ("PUT /a", &["Expect: x", "Content-Length: 1"], "expectation_failed", 417, "100-continue"),
+            ("PUT /a", &["Content-Length: 11"], "body_too_large", 413, "max_body_bytes"),
+            ("GET /a", &[], "no_route", 404, "  none takes /a"),
+        ] {
+            let config = if why == "no_route" { &no_root } else { ROUTES };
+            let found = explained(config, "192.0.2.1", request, fields);
+            for part in [&format!("  why={why}\n"), &format!("\nanswer\n  HTTP/1.1 {status} "), sentence] {
+                assert!(found.text.contains(part), "{request} {fields:?}: no {part:?} in\n{}", found.text);
+            }
+            assert!(!found.is_served, "{request}");
+        }
+    }
+
+    #[test]
+    fn of_several_upstreams_all_are_told_and_one_is_asked() {
+        let config = "routes: [{prefix: /a, upstreams: ['http://one:81/x', 'https://two/x', 'http://three/x']}]\n";
+        let found = explained(config, "192.0.2.1", "GET /a/b", &[]).text;
+        let upstreams =
+            "  http://one:81/x: 5s to connect, 60s for the response head\n  or https://two/x\n  or http://three/x\n";
+        for part in [upstreams, "+ GET /x/b HTTP/1.1\n", "+ Host: one:81 ", "mapped from http://one:81/x to /a "] {
+            assert!(found.contains(part), "no {part:?} in\n{found}");
+        }
+    }
+
+    #[test]
+    fn of_many_routes_only_the_near_ones_are_told() {
+        let mut config = "routes:\n- {prefix: /a, upstream: 'http://a'}\n".to_owned();
+        (0..30).for_each(|n| config.push_str(&format!("- {{prefix: /b{n}, upstream: 'http://b'}}\n")));
+        let found = explained(&config, "192.0.2.1", "GET /b2x", &[]).text;
+        assert!(found.contains("  /b2  ") && found.contains("  and 30 more that do not take the path"), "{found}");
+    }
+
+    #[test]
+    fn what_was_typed_cannot_command_a_terminal() {
+        let found = explained(ROUTES, "192.0.2.1", "GET /x", &["A: \u{1b}[2J\u{9b}m"]).text;
+        assert!(!found.contains('\u{1b}') && !found.contains('\u{9b}'), "{found:?}");
+    }
+}

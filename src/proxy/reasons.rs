@@ -1,0 +1,186 @@
+//! Why a forwarded request head differs from the received one.
+//!
+//! What goes is decided here, and `forward` does it; `explain` asks the same functions, line by line, and tells people.
+
+use super::admit::Plan;
+use super::connection::{HOP_BY_HOP, is_nominated};
+use super::events::Peer;
+use super::forwarded::{CLAIMS, is_trusted};
+use crate::config::{ForwardedPolicy, UpstreamUrl};
+use crate::http::fields::{Classes, Known, Line};
+
+/// A rule, and what it comes to, in a few words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// The number of the rule, or a section of an RFC.
+    pub rule: &'static str,
+    /// In plain words.
+    pub words: &'static str,
+}
+
+/// Whether what the peer says about the client is taken for true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claims {
+    /// The peer is one of `forwarded.trusted_proxies`.
+    Kept,
+    /// It is not.
+    Untrusted,
+    /// `forwarded.enabled` is false: nothing is said about clients.
+    Off,
+}
+
+impl Claims {
+    /// How it is with this peer.
+    pub fn of(peer: &Peer, policy: &ForwardedPolicy) -> Claims {
+        if !policy.enabled {
+            Claims::Off
+        } else if peer.address.is_some_and(|address| is_trusted(address.ip(), policy)) {
+            Claims::Kept
+        } else {
+            Claims::Untrusted
+        }
+    }
+}
+
+/// What the fate of a field line depends on, beside what the client nominated.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// How the request is forwarded.
+    pub plan: &'a Plan,
+    /// What becomes of X-Forwarded-* and its like.
+    pub claims: Claims,
+}
+
+impl Terms<'_> {
+    /// The lines that do not pass, whoever sent them. Framing fields are among them: each connection gets its own.
+    #[inline]
+    pub fn removed(&self) -> Classes {
+        let claims = if self.claims == Claims::Kept { Classes::default() } else { CLAIMS };
+        let expect = if self.plan.expects_continue { Classes::default() } else { Classes::of(&[Known::Expect]) };
+        HOP_BY_HOP.with(Known::Host).or(claims).or(expect)
+    }
+}
+
+/// Why a received field line does not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// It speaks of the client's own connection.
+    HopByHop,
+    /// The client's Connection names it.
+    Nominated,
+    /// An upgrade that is not offered to the upstream.
+    Upgrade,
+    /// Host is written from the route.
+    Host,
+    /// There is no body that could be waited for, or the proxy asks for it by itself.
+    Expectation,
+    /// Only a trusted proxy may say this.
+    Claim,
+    /// The configuration wants nothing said about clients.
+    ClaimsOff,
+    /// The URL of the upstream has credentials of its own.
+    Credentials,
+}
+
+impl Removal {
+    /// Told to people.
+    pub const fn reason(self) -> Reason {
+        let (rule, words) = match self {
+            Removal::HopByHop => ("G1", "speaks of the client's own connection"),
+            Removal::Nominated => ("G1", "named by Connection: meant for this hop only"),
+            Removal::Upgrade => ("G14", "no protocol that the route lets pass here (its key upgrade)"),
+            Removal::Host => ("G8", "written anew, by the route's key host"),
+            Removal::Expectation => ("G10", "there is no body to wait for"),
+            Removal::Claim => ("G4", "the peer is none of forwarded.trusted_proxies: anybody can write this"),
+            Removal::ClaimsOff => ("G4", "forwarded.enabled is false"),
+            Removal::Credentials => ("G8", "the upstream's URL has credentials of its own"),
+        };
+        Reason { rule, words }
+    }
+}
+
+/// Why a received field line is left out, where it is.
+pub fn removal(line: &Line<'_>, terms: &Terms<'_>, nominated: &[u8], upstream: &UpstreamUrl) -> Option<Removal> {
+    if late_removed(upstream).has(line.known) {
+        return Some(Removal::Credentials);
+    }
+    if !terms.removed().has(line.known) {
+        return is_nominated(line, nominated).then_some(Removal::Nominated);
+    }
+    Some(match (line.known, terms.claims) {
+        (Known::Host, _) => Removal::Host,
+        (Known::Expect, _) => Removal::Expectation,
+        (Known::Upgrade, _) if !terms.plan.upgrade => Removal::Upgrade,
+        (known, Claims::Off) if CLAIMS.has(known) => Removal::ClaimsOff,
+        (known, Claims::Kept | Claims::Untrusted) if CLAIMS.has(known) => Removal::Claim,
+        (_, Claims::Kept | Claims::Untrusted | Claims::Off) => Removal::HopByHop,
+    })
+}
+
+/// What is left out only when plugins have seen it: they judge the client by the credentials that it sent, and never see
+/// those of the upstream's URL.
+pub fn late_removed(upstream: &UpstreamUrl) -> Classes {
+    if upstream.authorization.is_some() { Classes::of(&[Known::Authorization]) } else { Classes::default() }
+}
+
+/// Why a line of that name is written by the proxy, where it writes such lines.
+pub const fn addition(known: Known) -> Option<Reason> {
+    let (rule, words) = match known {
+        Known::Host => ("G8", "as the route's key host says: upstream, client, or a fixed name"),
+        Known::XForwardedFor => ("G4", "who is asking"),
+        Known::XForwardedHost => ("G4", "the Host that the client sent"),
+        Known::XForwardedProto => ("G4", "how the client speaks to the proxy"),
+        Known::XForwardedPrefix => ("G4", "what was stripped: applications need it for links in their pages"),
+        Known::Via => ("RFC 9110 section 7.6.3", "the message came through here"),
+        Known::MaxForwards => ("RFC 9110 section 7.6.2", "one hop less"),
+        Known::Authorization => ("G8", "the credentials of the upstream's URL"),
+        Known::ContentLength | Known::TransferEncoding => ("S13", "framing of the proxy's own"),
+        Known::Connection | Known::Upgrade => ("G14", "an upgrade that the route lets pass"),
+        _ => return None,
+    };
+    Some(Reason { rule, words })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line<'a>(name: &'a str, value: &'a str) -> Line<'a> {
+        Line { known: Known::of(name.as_bytes()), name: name.as_bytes(), value: value.as_bytes() }
+    }
+
+    #[test]
+    fn each_line_that_goes_has_its_reason() {
+        let open = UpstreamUrl::parse("http://a").expect("a valid URL");
+        let locked = UpstreamUrl::parse("http://u:p@a").expect("a valid URL");
+        let plan = Plan { route: 0, upgrade: false, expects_continue: false };
+        let upload = Plan { expects_continue: true, ..plan };
+        let tunnel = Plan { upgrade: true, ..plan };
+        let of = |plan, claims| Terms { plan, claims };
+        for (name, terms, expected) in [
+            ("Accept", of(&plan, Claims::Untrusted), None),
+            ("Connection", of(&plan, Claims::Untrusted), Some(Removal::HopByHop)),
+            ("Content-Length", of(&plan, Claims::Untrusted), Some(Removal::HopByHop)),
+            ("X-A", of(&plan, Claims::Kept), Some(Removal::Nominated)),
+            ("Upgrade", of(&plan, Claims::Kept), Some(Removal::Upgrade)),
+            ("Upgrade", of(&tunnel, Claims::Kept), Some(Removal::HopByHop)),
+            ("Host", of(&plan, Claims::Kept), Some(Removal::Host)),
+            ("Expect", of(&plan, Claims::Kept), Some(Removal::Expectation)),
+            ("Expect", of(&upload, Claims::Untrusted), None),
+            ("X-Real-IP", of(&plan, Claims::Untrusted), Some(Removal::Claim)),
+            ("X-Real-IP", of(&plan, Claims::Off), Some(Removal::ClaimsOff)),
+            ("X-Real-IP", of(&plan, Claims::Kept), None),
+            ("Via", of(&plan, Claims::Off), None),
+        ] {
+            assert_eq!(removal(&line(name, "x"), &terms, b"x-a,", &open), expected, "{name} {terms:?}");
+        }
+        let terms = of(&plan, Claims::Kept);
+        for (upstream, name, expected) in [
+            (&open, "Authorization", None),
+            (&locked, "authorization", Some(Removal::Credentials)),
+            (&locked, "Cookie", None),
+        ] {
+            assert_eq!(removal(&line(name, "x"), &terms, b"", upstream), expected, "{upstream:?} {name}");
+        }
+    }
+}
