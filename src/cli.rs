@@ -38,6 +38,8 @@ pub struct Options {
     pub source: Source,
     /// `-verbose`: one line per request.
     pub verbose: bool,
+    /// `-trace`: the life of each request.
+    pub trace: bool,
     /// `-plugindir`
     pub plugin_dir: Option<PathBuf>,
     /// `-memory-budget`, as written.
@@ -72,6 +74,7 @@ impl Default for Options {
         Options {
             source,
             verbose: false,
+            trace: false,
             plugin_dir: None,
             memory_budget: None,
             takeover: false,
@@ -92,6 +95,8 @@ Usage: mini-rproxy [flags]
   -route PREFIX=UPSTREAM  a route, in the place of a configuration file; as often as there are routes
   -listen ADDRESS  where to listen, beside -route (default: :8080); as often as there are addresses
   -verbose         log one line per request: route, upstream, status, cause, times
+  -trace           tell the life of each request: what came when, who was waited for, how it ended; a running proxy
+                   begins and stops that with kill -USR1
   -plugindir DIR   load every *.so of this directory, in the order of their names (default: none)
   -memory-budget SIZE  what all buffers together may take, for example 8MiB (default: unlimited)
   -takeover        listen on addresses that an older instance has, to take over from it: stop that one then
@@ -136,7 +141,7 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// All flags, as they are written after the dashes.
-const FLAGS: [&str; 17] = [
+const FLAGS: [&str; 18] = [
     "config",
     "route",
     "listen",
@@ -144,6 +149,7 @@ const FLAGS: [&str; 17] = [
     "plugindir",
     "memory-budget",
     "takeover",
+    "trace",
     "check",
     "against",
     "healthcheck",
@@ -180,6 +186,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             }
             Arg::Long("takeover") => options.takeover = true,
             Arg::Long("verbose") => options.verbose = true,
+            Arg::Long("trace") => options.trace = true,
             Arg::Long("check") => command = Command::Check,
             Arg::Long("healthcheck") => command = Command::Healthcheck,
             Arg::Long("print-config") => command = Command::PrintConfig,
@@ -313,6 +320,7 @@ mod tests {
             ("--config x.yaml", Command::Run(other.clone())),
             ("--config=x.yaml", Command::Run(other.clone())),
             ("-config=a=b", Command::Run(Options { source: Source::File("a=b".into()), ..Options::default() })),
+            ("-trace", Command::Run(Options { trace: true, ..Options::default() })),
             ("-takeover", Command::Run(Options { takeover: true, ..Options::default() })),
             ("-verbose", Command::Run(Options { verbose: true, ..Options::default() })),
             ("--verbose", Command::Run(Options { verbose: true, ..Options::default() })),

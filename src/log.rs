@@ -243,6 +243,20 @@ impl Line<'_> {
         self.field(key, Value::Display(&value))
     }
 
+    /// Adds lines for people, as the last thing: below, set in a little; in JSON as one string.
+    pub fn lines(&mut self, key: &str, lines: &str) -> &mut Self {
+        match self.logger.format {
+            LogFormat::Json => self.text(key, lines),
+            LogFormat::Text => {
+                for line in lines.lines() {
+                    self.buf.extend_from_slice(b"\n    ");
+                    Escaped { buf: &mut self.buf, format: LogFormat::Text, bare: true }.push(line.as_bytes());
+                }
+                self
+            }
+        }
+    }
+
     fn field(&mut self, key: &str, value: Value<'_>) -> &mut Self {
         write_field(&mut self.buf, self.logger.format, key, value);
         self

@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mini_rproxy::about;
@@ -24,7 +24,7 @@ use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation::{self, Notifier};
 use mini_rproxy::net::clock::Clock;
 use mini_rproxy::net::listen::{Speaks, UsePort};
-use mini_rproxy::net::observer::LogJournal;
+use mini_rproxy::net::observer::{LogJournal, Talk};
 use mini_rproxy::net::probe::{self, probe};
 use mini_rproxy::net::resolve::SystemResolver;
 use mini_rproxy::net::server::{Parts, Reloaded, Server};
@@ -160,21 +160,22 @@ fn run(config: Config, options: &Options) -> Result<ExitCode, String> {
             .send();
     }
     let config = Arc::new(config);
-    let access = Arc::new(AtomicBool::new(config.log.access));
-    let (handle, worker_access, worker_log) = (wishes.handle(), Arc::clone(&access), logger.clone());
+    let talk = Arc::new(Talk { access: config.log.access.into(), timelines: options.trace.into() });
+    let (handle, worker_talk, worker_log) = (wishes.handle(), Arc::clone(&talk), logger.clone());
     let server = Server::start(Parts {
         config: Arc::clone(&config),
         inherited,
         port: if options.takeover { UsePort::WithOthers } else { UsePort::Alone },
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
         names: Box::new(SystemResolver),
-        journals: Arc::new(move || Box::new(LogJournal::new(worker_log.clone(), Arc::clone(&worker_access)))),
+        journals: Arc::new(move || Box::new(LogJournal::new(worker_log.clone(), Arc::clone(&worker_talk)))),
         on_end: Arc::new(move || handle.close()),
     })
     .map_err(|error| error.to_string())?;
     report(&logger, &config, &server);
     notifier.ready();
-    let result = serve(&logger, &notifier, &mut wishes, server, &|server| reload(&logger, options, server, &access));
+    let result =
+        serve(&logger, &notifier, &mut wishes, server, &talk, &|server| reload(&logger, options, server, &talk));
     drop(chain);
     logger.flush(LAST_WORDS);
     result
@@ -186,6 +187,7 @@ fn serve(
     notifier: &Notifier,
     wishes: &mut Wishes,
     mut server: Server,
+    talk: &Talk,
     reload: &dyn Fn(&mut Server),
 ) -> Result<ExitCode, String> {
     let mut is_draining = false;
@@ -196,6 +198,11 @@ fn serve(
                 notifier.reloading();
                 reload(&mut server);
                 notifier.ready();
+            }
+            Wish::Trace => {
+                let was_on = talk.timelines.fetch_xor(true, Ordering::Relaxed);
+                let message = if was_on { "no more timelines" } else { "timelines of requests from now on" };
+                logger.line(Level::Info, message).send();
             }
             Wish::End(_) if !is_draining => {
                 is_draining = true;
@@ -217,10 +224,10 @@ fn serve(
 }
 
 /// SIGHUP: reads configuration and certificates again.
-fn reload(logger: &Logger, options: &Options, server: &mut Server, access: &AtomicBool) {
+fn reload(logger: &Logger, options: &Options, server: &mut Server, talk: &Talk) {
     match try_reload(logger, options, server) {
         Ok(reloaded) => {
-            access.store(server.config().log.access, Ordering::Relaxed);
+            talk.access.store(server.config().log.access, Ordering::Relaxed);
             let message = match reloaded {
                 Reloaded::Everywhere => "configuration reloaded",
                 Reloaded::Soon => {

@@ -57,6 +57,10 @@ impl Observer for Witness {
         }
     }
 
+    fn wants_timeline(&self) -> bool {
+        self.journal.wants_timeline()
+    }
+
     fn metrics(&self) -> String {
         self.board.to_text()
     }
@@ -65,14 +69,22 @@ impl Observer for Witness {
 /// One worker's journal.
 pub struct LogJournal {
     logger: Logger,
-    /// Whether each request gets a line. A reload may change it.
-    access: Arc<AtomicBool>,
+    talk: Arc<Talk>,
+}
+
+/// How much is said of each request; it may change at any time.
+#[derive(Debug, Default)]
+pub struct Talk {
+    /// A line.
+    pub access: AtomicBool,
+    /// A line, and below it what happened, moment by moment: of requests that begin from now on.
+    pub timelines: AtomicBool,
 }
 
 impl LogJournal {
-    /// A journal that writes to `logger`; while `access` is true: a line for each request.
-    pub fn new(logger: Logger, access: Arc<AtomicBool>) -> LogJournal {
-        LogJournal { logger, access }
+    /// A journal that writes to `logger`.
+    pub fn new(logger: Logger, talk: Arc<Talk>) -> LogJournal {
+        LogJournal { logger, talk }
     }
 }
 
@@ -84,7 +96,7 @@ impl Journal for LogJournal {
 
 impl Observer for LogJournal {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        if !self.access.load(Ordering::Relaxed) {
+        if record.timeline.is_none() && !self.talk.access.load(Ordering::Relaxed) {
             return;
         }
         let mut line = self.logger.line(Level::Info, "request");
@@ -121,7 +133,17 @@ impl Observer for LogJournal {
         if let Some(detail) = record.detail {
             line.text("detail", detail);
         }
+        if let Some(timeline) = record.timeline {
+            line.lines("timeline", timeline);
+            if let Some(advice) = record.advice {
+                line.lines("advice", advice);
+            }
+        }
         line.send();
+    }
+
+    fn wants_timeline(&self) -> bool {
+        self.talk.timelines.load(Ordering::Relaxed)
     }
 }
 
@@ -171,7 +193,8 @@ mod tests {
     fn said(access: bool, record: &AccessRecord<'_>) -> String {
         let kept = Kept::default();
         let logger = Logger::start(LogFormat::Text, kept.clone()).expect("a thread");
-        LogJournal::new(logger.clone(), Arc::new(AtomicBool::new(access))).access(record);
+        let talk = Talk { access: access.into(), timelines: false.into() };
+        LogJournal::new(logger.clone(), Arc::new(talk)).access(record);
         assert!(logger.flush(Duration::from_secs(10)));
         let bytes = kept.0.lock().expect("whole").clone();
         String::from_utf8(bytes).expect("ASCII")
@@ -190,6 +213,13 @@ mod tests {
         );
         let line = said(true, &AccessRecord { client: None, why: Some("bad_response"), rule: Some("S8"), ..record() });
         assert!(line.contains(" client=unix ") && line.ends_with(" why=bad_response rule=S8\n"), "{line}");
+    }
+
+    #[test]
+    fn a_timeline_is_said_below_the_line_whether_or_not_lines_are() {
+        let record = AccessRecord { timeline: Some("one\n\u{1b}two\n"), advice: Some("look there"), ..record() };
+        let line = said(false, &record);
+        assert!(line.ends_with(" total_ms=2000.000\n    one\n    \\x1btwo\n    look there\n"), "{line}");
     }
 
     #[test]

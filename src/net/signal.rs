@@ -6,7 +6,7 @@
 
 use std::io;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
 
 /// What somebody wants of the process.
@@ -16,6 +16,8 @@ pub enum Wish {
     End(i32),
     /// SIGHUP: read the configuration again.
     Reload,
+    /// SIGUSR1: begin to tell the life of each request, or stop that.
+    Trace,
 }
 
 /// The signals that arrive.
@@ -26,7 +28,7 @@ pub struct Wishes {
 impl Wishes {
     /// Installs the handlers.
     pub fn install() -> io::Result<Wishes> {
-        Ok(Wishes { signals: Signals::new([SIGTERM, SIGINT, SIGHUP])? })
+        Ok(Wishes { signals: Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])? })
     }
 
     /// What ends the waiting from another thread.
@@ -38,6 +40,7 @@ impl Wishes {
     pub fn wait(&mut self) -> Option<Wish> {
         self.signals.forever().next().map(|signal| match signal {
             SIGHUP => Wish::Reload,
+            SIGUSR1 => Wish::Trace,
             number => Wish::End(number),
         })
     }
@@ -51,7 +54,9 @@ mod tests {
     #[test]
     fn e5_signals_arrive_as_wishes_and_a_closed_handle_ends_the_waiting() {
         let mut wishes = Wishes::install().expect("handlers");
-        for (signal, expected) in [(SIGHUP, Wish::Reload), (SIGTERM, Wish::End(SIGTERM)), (SIGINT, Wish::End(SIGINT))] {
+        for (signal, expected) in
+            [(SIGHUP, Wish::Reload), (SIGUSR1, Wish::Trace), (SIGTERM, Wish::End(SIGTERM)), (SIGINT, Wish::End(SIGINT))]
+        {
             raise(signal).expect("a signal");
             assert_eq!(wishes.wait(), Some(expected));
         }

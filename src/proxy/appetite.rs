@@ -66,6 +66,10 @@ impl Transaction {
 
     /// The same for bytes that leave behind what waits there.
     pub(super) fn relayable_behind_output(&self, side: Side) -> u64 {
+        if self.timeline.is_some() {
+            // What is within the kernel is not seen, and so not who waits for whom.
+            return 0;
+        }
         match side {
             Side::Downstream if self.is_connected() => match &self.down {
                 Downstream::Body { body, sink: RequestSink::Verbatim } => body.relayable(),

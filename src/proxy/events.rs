@@ -133,6 +133,10 @@ pub trait Observer {
     fn upstream(&mut self, authority: &str, label: Label, event: UpstreamEvent) {
         let _ = (authority, label, event);
     }
+    /// Whether the life of a request that begins now is to be told, as [`AccessRecord::timeline`].
+    fn wants_timeline(&self) -> bool {
+        false
+    }
     /// What was counted so far, as the text of /metrics.
     fn metrics(&self) -> String {
         String::new()
@@ -195,6 +199,8 @@ pub struct AccessRecord<'a> {
     pub plugins: &'a [Stint],
     /// What `why` means and where to look, as the README's list has it.
     pub advice: Option<&'static str>,
+    /// Its life, as lines for people, where the observer wants that.
+    pub timeline: Option<&'a str>,
 }
 
 impl AccessRecord<'_> {

@@ -35,6 +35,7 @@ use super::deadlines::{LINGER, LINGER_IDLE};
 use super::preface::PrefaceError;
 use super::settle::Next;
 use super::site::Site;
+use super::timeline::{Moment, Timeline};
 use super::transaction::{Downstream, Flow, KEPT_CAPACITY, Transaction, Upstream};
 use super::turn::{Client, Commands, End, Turn};
 
@@ -99,7 +100,9 @@ impl Exchange {
         match (&mut self.state, input) {
             (State::Idle { .. }, Input::Bytes(Side::Downstream, data)) => {
                 if !data.is_empty() {
-                    self.state = State::Active(env.spares.take(now));
+                    let mut transaction = env.spares.take(now);
+                    transaction.timeline = timeline(env);
+                    self.state = State::Active(transaction);
                     self.step(env, input);
                 }
             }
@@ -144,7 +147,15 @@ impl Exchange {
         let State::Active(transaction) = &mut self.state else { return };
         let mut turn = Turn { env, client: &mut self.client, commands: &mut self.commands };
         let was_empty = (transaction.to_client.is_empty(), transaction.to_origin.is_empty());
+        let moment = if transaction.timeline.is_some() { Moment::of(&input) } else { None };
+        let was_blamed = transaction.record.cause.is_some();
         transaction.on_input(&mut turn, input);
+        if transaction.timeline.is_some() {
+            let is_late = !was_blamed && transaction.record.cause.is_some();
+            if let Some(moment) = moment.or(is_late.then_some((Moment::TimeOut, 0))) {
+                transaction.trace(env.now.instant, moment);
+            }
+        }
         self.settle(env);
         // A write time-out runs from the moment at which there is something to write.
         if let State::Active(transaction) = &mut self.state {
@@ -207,6 +218,9 @@ impl Exchange {
                 transaction.progress.origin_write = now;
                 transaction.progress.client_read = now;
             }
+        }
+        if transaction.timeline.is_some() {
+            transaction.trace(now, (Moment::Took(side), len as u64));
         }
         self.settle(env);
     }
@@ -349,8 +363,13 @@ impl Exchange {
                         return;
                     }
                     transaction.restart(env.now.instant);
+                    transaction.timeline = timeline(env);
+                    let held = transaction.client_input.len() as u64;
                     let mut turn = Turn { env, client: &mut self.client, commands: &mut self.commands };
                     transaction.read_held(&mut turn);
+                    if transaction.timeline.is_some() {
+                        transaction.trace(env.now.instant, (Moment::Held, held));
+                    }
                 }
                 Next::End(how) => {
                     transaction.finish(&mut turn);
@@ -373,6 +392,11 @@ impl Exchange {
             env.spares.give_back(transaction);
         }
     }
+}
+
+/// For a request that begins now, where somebody wants to hear of it.
+fn timeline(env: &Env<'_>) -> Option<Box<Timeline>> {
+    env.observer.wants_timeline().then(|| Box::new(Timeline::new(env.now.instant)))
 }
 
 impl Transaction {

@@ -8,6 +8,7 @@
 //! | [`site`] | what all exchanges of a worker share |
 //! | [`balance`] | which of several upstreams gets a request |
 //! | [`events`] | what goes into an exchange and what comes out |
+//! | [`timeline`] | the life of a request, moment by moment |
 //! | [`meter`] | what a worker has counted |
 //! | [`exposition`] | all of that as the text of /metrics |
 //! | [`preface`] | what a load balancer says before the first byte |
@@ -39,6 +40,7 @@ pub mod hooks;
 pub mod site;
 pub mod balance;
 pub mod events;
+pub mod timeline;
 pub mod meter;
 pub mod exposition;
 pub mod preface;

@@ -158,6 +158,7 @@ impl Transaction {
         };
         let total = since_start(turn.now());
         let target = if self.plan.is_some() { &self.original_target } else { &self.request.target };
+        let timeline = self.timeline.take().map(|timeline| timeline.finish(turn.now()).to_string());
         turn.env.observer.access(&AccessRecord {
             client: self.client_address.or(turn.client.peer.address),
             method: record.method.as_ref().map_or(b"", Method::as_bytes),
@@ -179,6 +180,7 @@ impl Transaction {
             detail: record.cause.and_then(Cause::detail),
             plugins: &self.chain.stints,
             advice: record.cause.map(Cause::advice),
+            timeline: timeline.as_deref(),
         });
         // Whoever is chosen next should know that this one is over.
         self.choice = None;

@@ -11,6 +11,7 @@ use super::choice::Choice;
 use super::forward::Scratch;
 use super::hooks::ChainState;
 use super::record::Record;
+use super::timeline::{Awaited, Moment, Timeline};
 use crate::bytes::Queue;
 use crate::http::body::Body;
 use crate::http::fields::Fields;
@@ -164,6 +165,8 @@ pub(super) struct Transaction {
     pub is_event_stream: bool,
     pub progress: Progress,
     pub record: Record,
+    /// What happened so far, where somebody wants to know.
+    pub timeline: Option<Box<Timeline>>,
 }
 
 impl Transaction {
@@ -193,6 +196,7 @@ impl Transaction {
             is_event_stream: false,
             progress: Progress::new(now),
             record: Record::new(now),
+            timeline: None,
         }
     }
 
@@ -218,6 +222,7 @@ impl Transaction {
         self.is_event_stream = false;
         self.progress = Progress::new(now);
         self.record = Record::new(now);
+        self.timeline = None;
     }
 
     /// Forgets what the client sent beside its request, and gives back what one large message made the buffers grow to.
@@ -256,6 +261,33 @@ impl Transaction {
     /// Whether bytes can be written to the upstream.
     pub fn is_connected(&self) -> bool {
         self.holds_upstream() && !matches!(self.up, Upstream::Connecting { .. })
+    }
+
+    /// Notes what has just happened, for the timeline.
+    #[cold]
+    pub fn trace(&mut self, now: Instant, moment: (Moment, u64)) {
+        let awaited = self.awaited();
+        if let Some(timeline) = &mut self.timeline {
+            timeline.note(now, moment, awaited);
+        }
+    }
+
+    fn awaited(&self) -> Awaited {
+        match (&self.down, &self.up) {
+            _ if !self.to_client.is_empty() => Awaited::ClientReading,
+            (_, Upstream::Connecting { .. }) => Awaited::Connection,
+            _ if self.is_connected() && !self.to_origin.is_empty() => Awaited::UpstreamReading,
+            (Downstream::Head { .. }, _) => Awaited::RequestHead,
+            (_, Upstream::Tunnel(_)) => Awaited::Tunnel,
+            (_, Upstream::None | Upstream::Local | Upstream::Done | Upstream::Cut { .. }) => Awaited::Nobody,
+            (Downstream::Body { .. }, Upstream::AwaitHead { .. } | Upstream::Body { .. }) => Awaited::RequestBody,
+            (Downstream::Done | Downstream::Discard | Downstream::Tunnel(_), Upstream::AwaitHead { .. }) => {
+                Awaited::ResponseHead
+            }
+            (Downstream::Done | Downstream::Discard | Downstream::Tunnel(_), Upstream::Body { .. }) => {
+                Awaited::ResponseBody
+            }
+        }
     }
 
     /// Whether the client has been given the head of a final response, or part of one.

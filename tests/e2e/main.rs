@@ -29,6 +29,7 @@ mod start_up;
 mod streaming;
 mod takeover;
 mod timeouts;
+mod trace;
 mod upstreams;
 mod under_prefix;
 mod websocket;
