@@ -103,6 +103,11 @@ impl Drop for Child {
     }
 }
 
+/// Whether everything is to end. What fails from then on says nothing about a proxy.
+pub fn are_ending() -> bool {
+    groups().is_none()
+}
+
 /// Ends every child, for the way out after a signal.
 pub fn end_all() {
     let groups = groups().take().unwrap_or_default();

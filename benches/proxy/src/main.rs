@@ -212,7 +212,11 @@ fn check(options: &Options) -> Result<(), String> {
     if all { Ok(()) } else { Err("not all of them do".to_owned()) }
 }
 
+/// Ends the proxies. After a signal it does not return: the thread that has it ends the process, and there is no result.
 fn finish(bench: Bench) {
+    while child::are_ending() {
+        thread::park();
+    }
     let folder = bench.workshop.folder.clone();
     drop(bench);
     let _ = fs::remove_dir_all(folder);
