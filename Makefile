@@ -7,6 +7,7 @@
 # make apps     logs in to two applications under prefixes, with a browser; needs node, npm, Chromium and the network
 # make bench    what a request costs this proxy, nginx, HAProxy and a bare relay: SCENARIO=small,new REPEAT=5 REQUESTS=1000
 #               choose, BENCH_QUICK=1 gives a first look
+# make bench-instructions  instructions and system calls of a request, counted by valgrind and strace: the same on a busy machine
 # make bench-micro  single steps: reading heads, routing, chunks, plugins
 # make differential  the smuggling catalogue through this proxy, nginx and HAProxy, as a table
 # make faults   a million exchanges with seeded faults in memory, and 100,000 through the loop (FAULT_EXCHANGES)
@@ -25,7 +26,7 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run test fmt clippy tests features doc plugins static check-targets bench bench-micro differential faults soak fuzz fuzz-check loom valgrind asan apps clean
+.PHONY: run test fmt clippy tests features doc plugins static check-targets bench bench-instructions bench-micro differential faults soak fuzz fuzz-check loom valgrind asan apps clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -116,6 +117,11 @@ bench:
 	$(CARGO) build --release --package mini-rproxy-bench
 	@$(TARGET)/release/mini-rproxy-bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(REPEAT),--repeat $(REPEAT)) \
 		$(if $(REQUESTS),--requests $(REQUESTS)) $(if $(BENCH_QUICK),--quick)
+
+# For a whole request in each proxy; then for what lies between the sockets of this one.
+bench-instructions:
+	@$(MAKE) --no-print-directory bench SCENARIO=instructions,calls
+	@sh benches/instructions.sh
 
 bench-micro:
 	$(CARGO) bench

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::child::are_ending;
 use crate::load::{Load, Session, Style};
 use crate::peer::{PEERS, Peer, Running, Setup, Workshop, ask};
 use crate::row::{Row, Unit};
@@ -74,7 +75,7 @@ impl Bench {
         for peer in self.taking_part(peers) {
             match self.workshop.start(peer, setup).and_then(|running| proxies(peer, running)) {
                 Ok(running) => drop(fleet.insert(peer, running)),
-                Err(error) => eprintln!("{} is left out: {error}", peer.title()),
+                Err(error) => left_out(peer, "what follows", &error),
             }
         }
         fleet
@@ -91,7 +92,7 @@ impl Bench {
             });
             match opened {
                 Ok(session) => sessions.push((*peer, running, session)),
-                Err(error) => eprintln!("{} is left out of {}: {error}", peer.title(), row.scenario),
+                Err(error) => left_out(*peer, &row.scenario, &error),
             }
         }
         for repetition in 0..self.extent.repeat {
@@ -110,7 +111,7 @@ impl Bench {
                         pace.busy.0.push(used / outcome.elapsed.as_secs_f64());
                     }
                     Err(error) => {
-                        eprintln!("{} is left out of {}: {error}", peer.title(), row.scenario);
+                        left_out(*peer, &row.scenario, &error);
                         row.figures.remove(peer);
                         row.pace.remove(peer);
                         failed.push(*peer);
@@ -127,13 +128,20 @@ fn per(unit: Unit, seconds: f64, requests: u64, body_bytes: u64) -> f64 {
     match unit {
         Unit::SecondsPerGibibyte => seconds / ((requests * body_bytes) as f64 / (1u64 << 30) as f64),
         Unit::MicrosPerRequest => seconds * 1e6 / requests as f64,
-        Unit::BytesEach | Unit::Mebibytes | Unit::Milliseconds | Unit::Ratio => f64::NAN,
+        Unit::BytesEach | Unit::Mebibytes | Unit::Milliseconds | Unit::Ratio | Unit::EachRequest => f64::NAN,
+    }
+}
+
+/// Says why a peer has no figure. While everything ends, nothing that fails says anything about a proxy.
+pub fn left_out(peer: Peer, scenario: &str, error: &str) {
+    if !are_ending() {
+        eprintln!("{} is left out of {scenario}: {error}", peer.title());
     }
 }
 
 /// Plain requests over kept connections.
 pub fn keep_alive(running: &Running, connections: usize, exchange: Exchange) -> Load {
-    Load { address: running.address, tls: None, connections, exchange, style: Style::KeepAlive }
+    Load { addresses: vec![running.address], tls: None, connections, exchange, style: Style::KeepAlive }
 }
 
 /// Whether what arrives at the origin is what this peer has to make of it: status, content and the stripped path.

@@ -1,5 +1,6 @@
 //! Which core the proxy runs on, and which one everything else.
 
+use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The cores of this machine, shared out. A proxy never shares its core with who loads it.
@@ -25,11 +26,20 @@ impl Cores {
 
 /// Keeps this thread, and the processes that it starts from now on, on these cores.
 pub fn pin(cores: &[usize]) {
+    pin_to(None, cores);
+}
+
+/// Keeps any thread on a core, by its number.
+pub fn pin_thread(thread: u32, core: usize) {
+    pin_to(i32::try_from(thread).ok().and_then(Pid::from_raw), &[core]);
+}
+
+fn pin_to(thread: Option<Pid>, cores: &[usize]) {
     let mut set = CpuSet::new();
     for core in cores {
         set.set(*core);
     }
-    if let Err(error) = sched_setaffinity(None, &set) {
+    if let Err(error) = sched_setaffinity(thread, &set) {
         eprintln!("cannot pin to cores {cores:?}: {error}; the figures will be noisier");
     }
 }

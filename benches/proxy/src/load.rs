@@ -35,8 +35,8 @@ pub enum Style {
 /// What to do.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// The proxy.
-    pub address: SocketAddr,
+    /// The proxy; where there are several, connections go to them in turn.
+    pub addresses: Vec<SocketAddr>,
     /// With TLS.
     pub tls: Option<Arc<ClientConfig>>,
     /// How many connections are busy at the same time.
@@ -103,7 +103,7 @@ pub struct Session {
 impl Session {
     /// Connects, and does one request on each connection.
     pub fn open(load: Load) -> Result<Session, String> {
-        let name = load.address;
+        let name = load.addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
         let mut session = Session {
             poll: Poll::new().map_err(|error| format!("cannot make an epoll instance: {error}"))?,
             clients: Vec::with_capacity(load.connections),
@@ -131,7 +131,7 @@ impl Session {
     }
 
     fn connect(&self, slot: usize) -> io::Result<Client> {
-        let mut stream = TcpStream::connect(self.load.address)?;
+        let mut stream = TcpStream::connect(self.load.addresses[slot % self.load.addresses.len()])?;
         self.poll.registry().register(&mut stream, Token(slot), Interest::READABLE | Interest::WRITABLE)?;
         stream.set_nodelay(true)?;
         let link = match &self.load.tls {

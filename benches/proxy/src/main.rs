@@ -7,8 +7,10 @@
 //! | `wire`, `certificate`, `link` | requests and the check of responses; TLS |
 //! | `relay`, `origin`, `load`, `slow` | the bare relay, the origin behind, the load generator, slow clients |
 //! | `peer` | how each proxy is configured and started |
-//! | `row`, `bench`, `scenario` | figures and targets, the interleaved measurement, the scenarios |
-//! | `report` | tables and JSON |
+//! | `row`, `bench` | figures and targets, the interleaved measurement |
+//! | `counted`, `beside`, `scaling` | instructions and system calls, slow readers, two workers |
+//! | `scenario` | all scenarios |
+//! | `chart`, `report` | a picture; tables and JSON |
 #![deny(unsafe_code)]
 
 mod cores;
@@ -24,7 +26,11 @@ mod slow;
 mod peer;
 mod row;
 mod bench;
+mod counted;
+mod beside;
+mod scaling;
 mod scenario;
+mod chart;
 mod report;
 
 use std::ffi::OsString;
@@ -46,7 +52,7 @@ What a request costs mini-rproxy, nginx, HAProxy and a bare relay.
 
 Usage: mini-rproxy-bench [COMMAND] [flags]
 
-  run            the scenarios (default); writes results.json and results.md
+  run            the scenarios (default); writes results.md, results.json and results.svg
   check          only whether each proxy really proxies
   list           the scenarios
 
@@ -153,7 +159,7 @@ fn command(options: &Options) -> Result<(), String> {
         "help" => print!("{HELP}"),
         "list" => {
             for scenario in SCENARIOS {
-                println!("{:12}{}", scenario.name, scenario.about);
+                println!("{:14}{}", scenario.name, scenario.about);
             }
         }
         "check" => check(options)?,
@@ -249,7 +255,9 @@ fn run(options: &Options) -> Result<(), String> {
     let table = report::markdown(&rows, &circumstances);
     println!("{table}");
     let json = format!("{:#}\n", report::as_json(&rows, &circumstances));
-    for (name, text) in [("results.md", table), ("results.json", json)] {
+    let picture = chart::svg(&rows, &circumstances.place());
+    let files = [("results.md", Some(table)), ("results.json", Some(json)), ("results.svg", picture)];
+    for (name, text) in files.into_iter().filter_map(|(name, text)| Some((name, text?))) {
         let path = options.out.join(name);
         fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         eprintln!("written: {}", path.display());

@@ -342,7 +342,7 @@ impl Workshop {
             }
             Peer::Ours => {
                 for number in 0..count {
-                    let _ = writeln!(text, "  - {{prefix: {}, upstream: \"http://{}\"}}", route(number), self.origin());
+                    let _ = writeln!(text, "  - prefix: {}\n    upstream: http://{}", route(number), self.origin());
                 }
             }
             // A map from prefix to backend is what its manual recommends for many; a thousand rules would be slow.

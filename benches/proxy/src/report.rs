@@ -39,7 +39,12 @@ impl Circumstances {
 
     /// One sentence for the reader of a table.
     pub fn sentence(&self) -> String {
-        format!("{}, {}; {}. `{}`", today(), self.machine, self.versions, self.command)
+        format!("{}. `{}`", self.place(), self.command)
+    }
+
+    /// When, where and against whom.
+    pub fn place(&self) -> String {
+        format!("{}, {}; {}", today(), self.machine, self.versions)
     }
 }
 

@@ -19,6 +19,8 @@ pub enum Unit {
     Milliseconds,
     /// One figure over another.
     Ratio,
+    /// Things counted, for each request.
+    EachRequest,
 }
 
 impl Unit {
@@ -31,6 +33,7 @@ impl Unit {
             Unit::Mebibytes => "MiB",
             Unit::Milliseconds => "ms",
             Unit::Ratio => "ratio",
+            Unit::EachRequest => "a request",
         }
     }
 }

@@ -1,15 +1,15 @@
 //! The scenarios: each sets up what it needs, measures, and gives rows with their targets.
 
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
-use crate::bench::{Bench, COPYING, Fleet, PROXIES, keep_alive};
+use crate::bench::{Bench, COPYING, Fleet, PROXIES, keep_alive, left_out};
+use crate::beside;
+use crate::counted;
 use crate::load::{Load, Session, Style};
 use crate::origin::{CHUNKED, SMALL};
-use crate::peer::{Marking, PEERS, Peer, Running, Setup, Tls, Tool, route};
+use crate::peer::{Marking, PEERS, Peer, Running, Setup, Tls, route};
 use crate::row::{Row, Unit};
-use crate::slow::SlowReaders;
+use crate::scaling;
 use crate::wire::{self, Exchange, browser_get, get, last_get, upload};
 
 /// One scenario.
@@ -45,6 +45,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "websocket", about: "WebSocket echo of 100 bytes, 64 connections", run: websocket },
     Scenario { name: "slow", about: "100 fast clients beside 1,900 slow readers; 256 slow downloads", run: slow },
     Scenario { name: "start", about: "the start, with one route", run: start },
+    Scenario { name: "instructions", about: "instructions of a request, by callgrind", run: instructions },
+    Scenario { name: "calls", about: "system calls of a request, by strace", run: calls },
     Scenario { name: "workers", about: "two workers on two cores against one", run: workers },
 ];
 
@@ -139,7 +141,7 @@ fn tls_front(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
     let fleet = bench.fleet(&PROXIES, &Setup { tls: Tls::With, ..Setup::default() });
     let client = bench.workshop.certificate.client()?;
     bench.cost(&mut row, &fleet, 15_000, |_, running| Load {
-        address: running.tls_address,
+        addresses: vec![running.tls_address],
         tls: Some(Arc::clone(&client)),
         ..keep_alive(running, 64, get("/app/small", SMALL))
     });
@@ -196,7 +198,7 @@ fn idle(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
         })();
         match measured {
             Ok(bytes) => row.add(peer, bytes),
-            Err(error) => eprintln!("{} is left out of {}: {error}", peer.title(), scenario.name),
+            Err(error) => left_out(peer, scenario.name, &error),
         }
     }
     row.at_most_value(400.0);
@@ -243,55 +245,17 @@ fn mebibytes(running: &Running) -> f64 {
 }
 
 fn slow(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    let (fast, slow) = (100, 1_900);
-    let core = bench.workshop.cores.load;
-    let requests = bench.extent.requests(15_000);
-    let mut alone = Row::new(scenario.name, "p99 of 100 fast clients alone", Unit::Milliseconds);
-    let mut beside = Row::new(scenario.name, "p99 of 100 fast clients beside 1,900 slow readers", Unit::Milliseconds);
-    let mut ratio = Row::new(scenario.name, "the one p99 over the other", Unit::Ratio);
-    let fleet = bench.fleet(&COPYING, &Setup { connections: 4_200, ..Setup::default() });
-    for _ in 0..bench.extent.repeat {
-        for (peer, running) in &fleet {
-            let measured = (|| {
-                let mut session = Session::open(keep_alive(running, fast, get("/app/small", SMALL)))?;
-                let before = session.run(requests)?.percentile(0.99).as_secs_f64() * 1e3;
-                let _readers = SlowReaders::start(running.address, slow, core)?;
-                // So that what a slow reader has in flight is stuck, and the trickle is what is left.
-                thread::sleep(Duration::from_millis(700));
-                let with = session.run(requests)?.percentile(0.99).as_secs_f64() * 1e3;
-                Ok::<_, String>((before, with))
-            })();
-            match measured {
-                Ok((before, with)) => {
-                    alone.add(*peer, before);
-                    beside.add(*peer, with);
-                    ratio.add(*peer, with / before);
-                }
-                Err(error) => eprintln!("{} is left out of {}: {error}", peer.title(), scenario.name),
-            }
-        }
-    }
-    drop(fleet);
-    ratio.at_most(1.0, Peer::Relay);
-    let mut memory = Row::new(scenario.name, "resident with 256 slow downloads", Unit::Mebibytes);
-    for peer in bench.taking_part(&COPYING) {
-        // A fresh process: what the fast clients left behind does not count.
-        let fleet = bench.fleet(&[peer], &Setup::default());
-        let Some(running) = fleet.get(&peer) else { continue };
-        match SlowReaders::start(running.address, 256, core) {
-            Ok(_readers) => {
-                // The most of two seconds: after the first burst it does not grow any more.
-                let most = (0..8).map(|_| {
-                    thread::sleep(Duration::from_millis(250));
-                    mebibytes(running)
-                });
-                memory.add(peer, most.fold(0.0, f64::max));
-            }
-            Err(error) => eprintln!("{} is left out of {}: {error}", peer.title(), scenario.name),
-        }
-    }
-    memory.at_most_value(8.0);
-    Ok(vec![alone, beside, ratio, memory])
+    let mut rows = beside::latency(bench, scenario.name);
+    rows.push(beside::memory(bench, scenario.name));
+    Ok(rows)
+}
+
+fn instructions(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    counted::instructions(bench, scenario.name)
+}
+
+fn calls(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    counted::calls(bench, scenario.name)
 }
 
 fn start(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
@@ -304,7 +268,7 @@ fn start(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
                     memory.add(peer, mebibytes(&running));
                     answer.add(peer, running.first_answer.as_secs_f64() * 1e3);
                 }
-                Err(error) => eprintln!("{} is left out of {}: {error}", peer.title(), scenario.name),
+                Err(error) => left_out(peer, scenario.name, &error),
             }
         }
     }
@@ -313,45 +277,6 @@ fn start(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
     Ok(vec![memory, answer])
 }
 
-/// With few cores the load generator takes what the second worker would need, so requests in a second say little. What
-/// can be seen is how much one worker can do: requests in a second of the busiest thread's processor time. Twice as many
-/// with two is perfect; what the workers share, and how unevenly connections fall on them, shows as less.
 fn workers(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    let mut row = Row::new(scenario.name, "requests that two workers could do over those of one", Unit::Ratio);
-    let requests = bench.extent.requests(40_000);
-    let cores = [bench.workshop.cores.proxy, bench.workshop.cores.load];
-    for peer in bench.taking_part(&PROXIES) {
-        let measured = (|| {
-            let (one, mut to_one) = crowd(bench, peer, 1, &cores[..1])?;
-            let (two, mut to_two) = crowd(bench, peer, 2, &cores)?;
-            for _ in 0..bench.extent.repeat {
-                let alone = busiest(&one, || to_one.run(requests).map(drop))?;
-                let shared = busiest(&two, || to_two.run(requests).map(drop))?;
-                row.add(peer, alone.as_secs_f64() / shared.as_secs_f64());
-            }
-            Ok::<_, String>(())
-        })();
-        if let Err(error) = measured {
-            eprintln!("{} is left out of {}: {error}", peer.title(), scenario.name);
-            row.figures.remove(&peer);
-        }
-    }
-    row.at_least_value(1.8);
-    Ok(vec![row])
-}
-
-/// A peer with so many workers, and 256 connections to it.
-fn crowd(bench: &Bench, peer: Peer, workers: usize, cores: &[usize]) -> Result<(Running, Session), String> {
-    let setup = Setup { workers, ..Setup::default() };
-    let running = bench.workshop.start_on(peer, &setup, cores, &Tool::default())?;
-    let session = Session::open(keep_alive(&running, 256, get("/app/small", SMALL)))?;
-    Ok((running, session))
-}
-
-/// The processor time that the busiest thread takes for something.
-fn busiest(running: &Running, work: impl FnOnce() -> Result<(), String>) -> Result<Duration, String> {
-    let before = running.cpu_time_by_thread();
-    work()?;
-    let used = |(thread, after): (u32, Duration)| after - before.get(&thread).copied().unwrap_or_default();
-    Ok(running.cpu_time_by_thread().into_iter().map(used).max().unwrap_or_default())
+    scaling::workers(bench, scenario.name)
 }

@@ -19,6 +19,8 @@ const SIP: usize = 4096;
 /// ...and how long it takes until all have read once.
 const ROUND: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(2);
+/// What an Ethernet leaves for TCP.
+const SEGMENT: u32 = 1460;
 
 /// Slow readers at work, until this value ends.
 #[derive(Debug)]
@@ -58,6 +60,9 @@ fn open(address: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     // Before connecting, because it decides the window that is offered.
     socket.set_recv_buffer_size(16 * 1024)?;
+    // Segments of loopback are so large that the kernel gives the sender a buffer of megabytes, and nobody would ever
+    // notice that the reader is slow. With those of a real network it is some ten KiB.
+    socket.set_tcp_mss(SEGMENT)?;
     socket.connect(&address.into())?;
     let mut stream: TcpStream = socket.into();
     stream.write_all(&get(ENDLESS, 0).request)?;

@@ -1,10 +1,13 @@
 //! Every proxy really proxies, and every scenario runs to its end. Nothing here judges a time.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
-/// The benchmark, with a proxy of the same build.
-fn bench(args: &[&str]) -> Option<Output> {
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The benchmark, with a proxy of the same build and a folder of its own for results.
+fn command(args: &[&str]) -> Option<(Command, PathBuf)> {
     let program = Path::new(env!("CARGO_BIN_EXE_mini-rproxy-bench"));
     let must = std::env::var("CI").as_deref() == Ok("true");
     // Cargo builds them for the whole workspace, but not for this package alone.
@@ -16,7 +19,14 @@ fn bench(args: &[&str]) -> Option<Output> {
         }
     }
     let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(args.join(" ").replace(['-', ' '], ""));
-    let output = Command::new(program).args(args).arg("--out").arg(out).output().expect("the benchmark runs");
+    let mut command = Command::new(program);
+    command.args(args).arg("--out").arg(&out);
+    Some((command, out))
+}
+
+fn bench(args: &[&str]) -> Option<Output> {
+    let must = std::env::var("CI").as_deref() == Ok("true");
+    let output = command(args)?.0.output().expect("the benchmark runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{args:?}: {said}");
     assert!(!(must && said.contains("is not installed")), "CI must not skip: {said}");
@@ -48,4 +58,25 @@ fn each_scenario_runs_to_its_end() {
         assert!(table.lines().any(|line| line.starts_with(&format!("| {name} |"))), "{name}: {table}");
         assert!(!said.contains("is left out of"), "{name}: {said}");
     }
+}
+
+/// Proxies that were ended look like proxies that failed: there must be no results, and nothing must be left running.
+#[test]
+fn an_interrupted_run_writes_no_results() {
+    let Some((mut command, out)) = command(&["--scenario", "small", "--requests", "1000000"]) else { return };
+    let mut bench = command.stderr(Stdio::piped()).spawn().expect("the benchmark runs");
+    let mut said = BufReader::new(bench.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.starts_with("small:") {
+        line.clear();
+        assert!(said.read_line(&mut line).expect("text") > 0, "it ended by itself");
+    }
+    kill_process(Pid::from_child(&bench), Signal::INT).expect("it runs");
+    // Relay and origin have inherited stderr: it ends when they have ended too.
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).expect("text");
+    assert!(!rest.contains("is left out"), "{rest}");
+    assert_eq!(bench.wait().expect("it ended").code(), Some(130), "{rest}");
+    let left: Vec<_> = std::fs::read_dir(out).expect("the folder").flatten().map(|entry| entry.path()).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
