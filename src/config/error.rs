@@ -119,7 +119,7 @@ pub(super) fn quoted(text: &str) -> String {
 
 /// The one of `known` that was most likely meant by `word`, if any is near.
 pub fn did_you_mean<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let distance = |known: &str| strsim::damerau_levenshtein(&word.to_lowercase(), known);
+    let distance = |known: &str| strsim::damerau_levenshtein(&word.to_ascii_lowercase(), known);
     let nearest = known.iter().copied().min_by_key(|known| distance(known))?;
     // At most every fourth letter may differ, and never all of them.
     (distance(nearest) <= nearest.len().div_ceil(4).min(nearest.len() - 1)).then_some(nearest)

@@ -6,11 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::DeserializeSeed;
-
 use super::error::ConfigError;
+use super::found;
 use super::plain;
-use super::read::read;
 use super::sections::{
     CertificateKeys, Connect, File, HealthKeys, LimitKeys, PluginKeys, PoolKeys, RouteKeys, RouteTimeoutKeys, Routes,
     TimeoutKeys, TlsKeys, UpstreamTlsKeys,
@@ -86,7 +84,11 @@ fn parse(text: &str, name: &str, format: LogFormat) -> Result<Config, ConfigErro
         let message = "a control character, which YAML does not allow: remove it";
         return Err(ConfigError::at(name, text.as_bytes(), at, message));
     }
-    let read_file = |text: &str| read::<File>().deserialize(serde_yaml::Deserializer::from_str(text));
+    let read_file = |text: &str| {
+        let mut file: Option<File> = None;
+        found::read(&mut file, serde_yaml::Deserializer::from_str(text))?;
+        Ok::<File, serde_yaml::Error>(file.expect("what is read without an error has filled its slot"))
+    };
     if let Some((rest, routes)) = plain::take_routes(text)
         && let Ok(mut file) = read_file(&rest)
         && file.routes.take().is_some_and(|routes| plain::is_stand_in(&routes))

@@ -6,10 +6,11 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
+use serde_json::{Number, Value};
 
-use super::error::{quoted, refuse};
+use super::error::quoted;
+use super::found::{Fault, Found, List, Mapping, Slot};
 use super::read::Entry;
 
 /// What a plugin is given.
@@ -33,23 +34,23 @@ impl Entry for PluginText {
         Ok(PluginText(value.to_string()))
     }
 
-    fn from_odd_number(value: String) -> Result<Self, String> {
-        Ok(PluginText(value))
+    fn from_odd_number(value: &dyn fmt::Display) -> Result<Self, String> {
+        Ok(PluginText(value.to_string()))
     }
 
     fn from_text(text: &str) -> Result<Self, String> {
         if text.len() > MAX_BYTES { Err(TOO_LONG.to_owned()) } else { Ok(PluginText(text.to_owned())) }
     }
 
-    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
+    fn from_list(list: &mut dyn List) -> Result<Self, Fault> {
         let mut json = String::new();
-        Json(&mut json).visit_seq(list)?;
+        Json(&mut json).fill(Found::List(list))?;
         Ok(PluginText(json))
     }
 
-    fn from_mapping<'de, A: MapAccess<'de>>(mapping: A) -> Result<Self, A::Error> {
+    fn from_mapping(mapping: &mut dyn Mapping) -> Result<Self, Fault> {
         let mut json = String::new();
-        Json(&mut json).visit_map(mapping)?;
+        Json(&mut json).fill(Found::Mapping(mapping))?;
         Ok(PluginText(json))
     }
 }
@@ -62,134 +63,112 @@ impl Serialize for PluginText {
 
 const TOO_LONG: &str = "the configuration of a plugin has at most 1MiB: put the rest into a file of its own";
 
-/// Appends what it visits.
+/// Appends what it is given.
 struct Json<'a>(&'a mut String);
 
 impl Json<'_> {
-    fn push<E: Error>(&mut self, text: &str) -> Result<(), E> {
+    fn push(&mut self, text: &str) -> Result<(), String> {
         if self.0.len() + text.len() > MAX_BYTES {
-            return Err(refuse(TOO_LONG));
+            return Err(TOO_LONG.to_owned());
         }
         self.0.push_str(text);
         Ok(())
     }
 
-    fn push_value<E: Error>(&mut self, value: impl Serialize) -> Result<(), E> {
-        self.push(&serde_json::to_string(&value).map_err(refuse)?)
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Json<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Json<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any value")
+    fn push_text(&mut self, text: &str) -> Result<(), String> {
+        self.push(&Value::from(text).to_string())
     }
 
-    fn visit_unit<E: Error>(mut self) -> Result<(), E> {
-        self.push("null")
-    }
-
-    fn visit_bool<E: Error>(mut self, value: bool) -> Result<(), E> {
-        self.push_value(value)
-    }
-
-    fn visit_u64<E: Error>(mut self, value: u64) -> Result<(), E> {
-        self.push_value(value)
-    }
-
-    fn visit_i64<E: Error>(mut self, value: i64) -> Result<(), E> {
-        self.push_value(value)
-    }
-
-    fn visit_f64<E: Error>(mut self, value: f64) -> Result<(), E> {
-        if !value.is_finite() {
-            return Err(refuse("JSON has no infinity and no NaN, and plugins get JSON: put the value in quotes"));
-        }
-        self.push_value(value)
-    }
-
-    fn visit_str<E: Error>(mut self, text: &str) -> Result<(), E> {
-        self.push_value(text)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+    fn push_list(&mut self, list: &mut dyn List) -> Result<(), Fault> {
         self.push("[")?;
         let start = self.0.len();
-        while list.next_element_seed(Element(&mut *self.0, start))?.is_some() {}
-        self.push("]")
+        while list.next(&mut Element(&mut *self.0, start))? {}
+        Ok(self.push("]")?)
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut mapping: A) -> Result<(), A::Error> {
+    fn push_mapping(&mut self, mapping: &mut dyn Mapping) -> Result<(), Fault> {
         self.push("{")?;
         let start = self.0.len();
         let mut seen = HashSet::new();
-        while mapping.next_key_seed(JsonKey { json: &mut *self.0, start, seen: &mut seen })?.is_some() {
-            mapping.next_value_seed(Json(&mut *self.0))?;
+        while mapping.next_key(&mut |key| self.push_key(key, start, &mut seen))? {
+            mapping.value(self)?;
         }
-        self.push("}")
+        Ok(self.push("}")?)
     }
 
-    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<(), A::Error> {
-        let _ = tagged;
-        Err(refuse("JSON has no tags, and plugins get JSON: remove the word that begins with \"!\""))
+    /// A key of a mapping that began at the length `start`.
+    fn push_key(&mut self, key: &str, start: usize, seen: &mut HashSet<String>) -> Result<(), String> {
+        if !seen.insert(key.to_owned()) {
+            return Err(format!("the key {} stands twice in this mapping: remove one", quoted(key)));
+        }
+        if self.0.len() > start {
+            self.0.push(',');
+        }
+        self.push_text(key)?;
+        self.push(":")
     }
 }
 
-/// A value of a list that began at that length.
+impl Slot for Json<'_> {
+    fn fill(&mut self, found: Found<'_>) -> Result<(), Fault> {
+        match found {
+            Found::Nothing => self.push("null")?,
+            Found::Bool(value) => self.push(&value.to_string())?,
+            Found::Number(value) => self.push(&value.to_string())?,
+            Found::Negative(value) => self.push(&value.to_string())?,
+            Found::Wide(digits) => self.push(&digits)?,
+            Found::Fraction(value) => match Number::from_f64(value) {
+                Some(number) => self.push(&number.to_string())?,
+                None => return Err(NOT_FINITE.into()),
+            },
+            Found::Text(text) => self.push_text(text)?,
+            Found::List(list) => self.push_list(list)?,
+            Found::Mapping(mapping) => self.push_mapping(mapping)?,
+            Found::Tag => return Err(TAGGED.into()),
+        }
+        Ok(())
+    }
+}
+
+const NOT_FINITE: &str = "JSON has no infinity and no NaN, and plugins get JSON: put the value in quotes";
+const TAGGED: &str = "JSON has no tags, and plugins get JSON: remove the word that begins with \"!\"";
+
+/// An entry of a list that began at that length.
 struct Element<'a>(&'a mut String, usize);
 
-impl<'de> DeserializeSeed<'de> for Element<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+impl Slot for Element<'_> {
+    fn fill(&mut self, found: Found<'_>) -> Result<(), Fault> {
         let Element(json, start) = self;
-        if json.len() > start {
+        if json.len() > *start {
             json.push(',');
         }
-        Json(json).deserialize(deserializer)
+        Json(json).fill(found)
     }
 }
 
-/// A key of a mapping that began at that length.
-struct JsonKey<'a> {
-    json: &'a mut String,
-    start: usize,
-    seen: &'a mut HashSet<String>,
-}
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
 
-impl<'de> DeserializeSeed<'de> for JsonKey<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for JsonKey<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
-        if !self.seen.insert(text.to_owned()) {
-            return Err(refuse(format_args!("the key {} stands twice in this mapping: remove one", quoted(text))));
+    #[test]
+    fn any_yaml_becomes_json() {
+        for (name, yaml, json) in [
+            ("a text", "' [as: it is'", " [as: it is"),
+            ("nothing", "", ""),
+            ("one number", "-1.5", "-1.5"),
+            ("a list", "[1, -2, 3.5, 0x10, ~, true, a, []]", r#"[1,-2,3.5,16,null,true,"a",[]]"#),
+            ("nested", "{a: {b: [{}, 'c\"d']}, 'e f': ''}", r#"{"a":{"b":[{},"c\"d"]},"e f":""}"#),
+            (
+                "not in 64 bits",
+                "[18446744073709551616, -9223372036854775809]",
+                "[18446744073709551616,-9223372036854775809]",
+            ),
+        ] {
+            let text =
+                format!("routes: [{{prefix: /, upstream: 'http://a'}}]\nplugins:\n- path: x\n  config: {yaml}\n");
+            let config = Config::parse(&text, "config.yaml").map_err(|error| error.to_string());
+            let found = config.map(|config| config.plugins.into_iter().map(|plugin| plugin.config).collect::<Vec<_>>());
+            assert_eq!(found, Ok(vec![json.to_owned()]), "{name}");
         }
-        if self.json.len() > self.start {
-            self.json.push(',');
-        }
-        let mut json = Json(self.json);
-        json.push_value(text)?;
-        json.push(":")
     }
 }

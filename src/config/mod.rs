@@ -10,7 +10,7 @@
 //! | `error` | what is wrong, as one sentence with its place |
 //! | [`prefix`] | route prefixes: what is a valid one, and how segments are compared |
 //! | `url`, `listen` | upstream URLs and listening addresses, taken apart |
-//! | `read` | from YAML to values, each mistake told in our own words |
+//! | `found`, `read` | what stands at a place of the file; from that to values, each mistake told in our own words |
 //! | `units`, `json`, `values` | durations, sizes and counts; plugin configuration; everything else that is one value |
 //! | `sections` | the keys of the file, mapping by mapping |
 //! | `plain` | a short cut for very many routes |
@@ -29,6 +29,7 @@ mod error;
 pub mod prefix;
 mod url;
 mod listen;
+mod found;
 mod read;
 mod units;
 mod json;

@@ -5,8 +5,7 @@
 //! It holds no credentials and no plugin's configuration, since /configz shows it: that these differ is only seen where
 //! both configurations are at hand.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -76,7 +75,9 @@ impl fmt::Display for Difference {
 impl Outline {
     /// The whole configuration.
     pub fn of(config: &Config) -> Outline {
-        let routes = config.routes.iter().map(|route| outline_route(config, route)).collect();
+        // Not collected: that would sort a list first, and bring in a sort of its own.
+        let mut routes = BTreeMap::new();
+        routes.extend(config.routes.iter().map(|route| outline_route(config, route)));
         Outline { settings: settings(config), routes }
     }
 
@@ -231,7 +232,8 @@ fn compare(old: &BTreeMap<String, Words>, new: &BTreeMap<String, Words>, subject
         let needs_restart = subject.is_empty() && FIXED.contains(&key);
         found.push(Difference { kind, what: format!("{subject}{key} {what}"), needs_restart });
     };
-    let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let mut names = BTreeSet::new();
+    names.extend(old.keys().chain(new.keys()));
     for name in names {
         match (old.get(name), new.get(name)) {
             (None, None) => {}

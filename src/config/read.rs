@@ -1,16 +1,13 @@
 //! Reading values of a YAML file so that each mistake is told in words of the configuration, with its place.
 //!
 //! serde's derive would do the same with fewer lines, but it tells a duplicate key at the place of its mapping and speaks
-//! of "invalid type: map". A value implements [`Entry`] and says what it can be made of; [`Read`] is the one visitor. The
-//! YAML library adds line and column to the first error that leaves a visitor: a check belongs inside the visitor of the
-//! value that it judges.
+//! of "invalid type: map". A value implements [`Entry`] and says what it can be made of; an `Option` of it is the slot that
+//! is filled. A check belongs to the value that it judges, because a refusal is told at the place of that value.
 
 use std::fmt;
-use std::marker::PhantomData;
 
-use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor};
-
-use super::error::{did_you_mean, quoted, refuse};
+use super::error::{did_you_mean, quoted};
+use super::found::{Fault, Found, List, Mapping, Slot};
 
 /// A value of the configuration file. Whatever it cannot be made of is refused.
 pub(super) trait Entry: Sized {
@@ -29,17 +26,17 @@ pub(super) trait Entry: Sized {
 
     /// From a whole number.
     fn from_number(value: u64) -> Result<Self, String> {
-        Err(expected::<Self>(format_args!("the number {value}")))
+        Err(another_number(Self::EXPECTED, &value))
     }
 
     /// From anything else that is written in one piece.
     fn from_text(text: &str) -> Result<Self, String> {
-        Err(expected::<Self>(quoted(text)))
+        Err(another_text(Self::EXPECTED, text))
     }
 
     /// From any other number: negative, not whole, or above 64 bits.
-    fn from_odd_number(value: String) -> Result<Self, String> {
-        Err(expected::<Self>(format_args!("the number {value}")))
+    fn from_odd_number(value: &dyn fmt::Display) -> Result<Self, String> {
+        Err(another_number(Self::EXPECTED, value))
     }
 
     /// Refuses what no part alone could tell.
@@ -48,147 +45,103 @@ pub(super) trait Entry: Sized {
     }
 
     /// From a list.
-    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
+    fn from_list(list: &mut dyn List) -> Result<Self, Fault> {
         let _ = list;
-        Err(refuse(expected::<Self>("a list")))
+        Err(expected::<Self>("a list").into())
     }
 
     /// From a mapping.
-    fn from_mapping<'de, A: MapAccess<'de>>(mapping: A) -> Result<Self, A::Error> {
+    fn from_mapping(mapping: &mut dyn Mapping) -> Result<Self, Fault> {
         let _ = mapping;
-        Err(refuse(expected::<Self>("a mapping")))
+        Err(expected::<Self>("a mapping").into())
     }
 }
 
 /// "expected a duration, found a list"
 pub(super) fn expected<T: Entry>(found: impl fmt::Display) -> String {
-    format!("expected {}, found {found}", T::EXPECTED)
+    another(T::EXPECTED, &found)
 }
 
-/// Reads a `T`, then lets `check` judge it.
-pub(super) struct Read<T, C> {
-    check: C,
-    value: PhantomData<T>,
+// Refusals are apart from the values: each would be compiled for every kind of value otherwise.
+
+#[cold]
+fn another(expected: &str, found: &dyn fmt::Display) -> String {
+    format!("expected {expected}, found {found}")
 }
 
-/// Reads a `T`.
-pub(super) fn read<T: Entry>() -> Read<T, impl FnMut(&T) -> Result<(), String>> {
-    Read::checked(|_| Ok(()))
+#[cold]
+fn another_number(expected: &str, found: &dyn fmt::Display) -> String {
+    another(expected, &format_args!("the number {found}"))
 }
 
-impl<T: Entry, C: FnMut(&T) -> Result<(), String>> Read<T, C> {
-    /// Refuses at the value's own place what `check` refuses.
-    pub(super) fn checked(check: C) -> Self {
-        Read { check, value: PhantomData }
-    }
-
-    fn judge<E: Error>(mut self, value: Result<T, String>) -> Result<T, E> {
-        let value = value.map_err(refuse)?;
-        value.check().map_err(refuse)?;
-        (self.check)(&value).map_err(refuse)?;
-        Ok(value)
-    }
+#[cold]
+fn another_text(expected: &str, found: &str) -> String {
+    another(expected, &quoted(found))
 }
 
-impl<'de, T: Entry, C: FnMut(&T) -> Result<(), String>> DeserializeSeed<'de> for Read<T, C> {
-    type Value = T;
+const TAG: &str = "a YAML tag: remove the word that begins with \"!\", or put the value in quotes";
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de, T: Entry, C: FnMut(&T) -> Result<(), String>> Visitor<'de> for Read<T, C> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(T::EXPECTED)
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<T, E> {
-        self.judge(T::from_nothing())
-    }
-
-    fn visit_none<E: Error>(self) -> Result<T, E> {
-        self.judge(T::from_nothing())
-    }
-
-    fn visit_bool<E: Error>(self, value: bool) -> Result<T, E> {
-        self.judge(T::from_bool(value))
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<T, E> {
-        self.judge(T::from_number(value))
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<T, E> {
-        self.judge(T::from_odd_number(value.to_string()))
-    }
-
-    fn visit_u128<E: Error>(self, value: u128) -> Result<T, E> {
-        self.judge(T::from_odd_number(value.to_string()))
-    }
-
-    fn visit_i128<E: Error>(self, value: i128) -> Result<T, E> {
-        self.judge(T::from_odd_number(value.to_string()))
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<T, E> {
-        self.judge(T::from_odd_number(value.to_string()))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        self.judge(T::from_text(text))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
-        let value = T::from_list(list)?;
-        self.judge(Ok(value))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mapping: A) -> Result<T, A::Error> {
-        let value = T::from_mapping(mapping)?;
-        self.judge(Ok(value))
-    }
-
-    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<T, A::Error> {
-        let _ = tagged;
-        Err(refuse(expected::<T>("a YAML tag: remove the word that begins with \"!\", or put the value in quotes")))
-    }
-}
-
-/// Reads a key of a mapping that has only `known` ones, each once.
-pub(super) struct Key<'a> {
-    pub known: &'a [&'static str],
-    /// One bit for each of `known` that stood already.
-    pub seen: &'a mut u64,
-}
-
-impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = &'static str;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<&'static str, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Key<'_> {
-    type Value = &'static str;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<&'static str, E> {
-        let Some(index) = self.known.iter().position(|known| *known == text) else {
-            return Err(refuse(unknown_key(text, self.known)));
+/// What was left out stays `None`.
+impl<T: Entry> Slot for Option<T> {
+    fn fill(&mut self, found: Found<'_>) -> Result<(), Fault> {
+        let value = match found {
+            Found::Nothing => T::from_nothing(),
+            Found::Bool(value) => T::from_bool(value),
+            Found::Number(value) => T::from_number(value),
+            Found::Negative(value) => T::from_odd_number(&value),
+            Found::Wide(digits) => T::from_odd_number(&digits),
+            Found::Fraction(value) => T::from_odd_number(&value),
+            Found::Text(text) => T::from_text(text),
+            Found::List(list) => Ok(T::from_list(list)?),
+            Found::Mapping(mapping) => Ok(T::from_mapping(mapping)?),
+            Found::Tag => Err(expected::<T>(TAG)),
         };
-        if *self.seen & 1 << index != 0 {
-            return Err(refuse(format_args!("the key {} stands twice in this mapping: remove one", quoted(text))));
-        }
-        *self.seen |= 1 << index;
-        Ok(self.known[index])
+        let value = value?;
+        value.check()?;
+        *self = Some(value);
+        Ok(())
     }
+}
+
+/// An entry of a list, which `check` judges at its own place.
+struct Checked<'a, T> {
+    entry: Option<T>,
+    check: &'a mut dyn FnMut(&T) -> Result<(), String>,
+}
+
+impl<T: Entry> Slot for Checked<'_, T> {
+    fn fill(&mut self, found: Found<'_>) -> Result<(), Fault> {
+        self.entry.fill(found)?;
+        Ok(self.entry.as_ref().map_or(Ok(()), &mut *self.check)?)
+    }
+}
+
+/// The next entry of `list` that `check` does not refuse; `None` behind the last one.
+pub(super) fn next_of<T: Entry>(
+    list: &mut dyn List,
+    check: &mut dyn FnMut(&T) -> Result<(), String>,
+) -> Result<Option<T>, Fault> {
+    let mut slot = Checked { entry: None, check };
+    list.next(&mut slot)?;
+    Ok(slot.entry)
+}
+
+/// Fills the slots of a mapping that has only these keys, each at most once.
+pub(super) fn fill_keys(mapping: &mut dyn Mapping, keys: &mut [(&'static str, &mut dyn Slot)]) -> Result<(), Fault> {
+    let (mut seen, mut at) = (0_u64, 0);
+    while mapping.next_key(&mut |text| {
+        let Some(index) = keys.iter().position(|(name, _)| *name == text) else {
+            return Err(unknown_key(text, &keys.iter().map(|(name, _)| *name).collect::<Vec<_>>()));
+        };
+        if seen & 1 << index != 0 {
+            return Err(format!("the key {} stands twice in this mapping: remove one", quoted(text)));
+        }
+        (seen, at) = (seen | 1 << index, index);
+        Ok(())
+    })? {
+        mapping.value(keys[at].1)?;
+    }
+    Ok(())
 }
 
 fn unknown_key(text: &str, known: &[&'static str]) -> String {
@@ -218,17 +171,11 @@ macro_rules! section {
                 $check(self)
             })?
 
-            fn from_mapping<'de, A: serde::de::MapAccess<'de>>(mut mapping: A) -> Result<Self, A::Error> {
-                use $crate::config::read::{Key, read};
+            fn from_mapping(
+                mapping: &mut dyn $crate::config::found::Mapping,
+            ) -> Result<Self, $crate::config::found::Fault> {
                 let mut section = Self::default();
-                let mut seen = 0;
-                while let Some(key) =
-                    mapping.next_key_seed(Key { known: &[$(stringify!($key)),*], seen: &mut seen })?
-                {
-                    $(if key == stringify!($key) {
-                        section.$key = Some(mapping.next_value_seed(read())?);
-                    })*
-                }
+                $crate::config::read::fill_keys(mapping, &mut [$((stringify!($key), &mut section.$key)),*])?;
                 Ok(section)
             }
         }
@@ -244,12 +191,12 @@ impl<T: Entry> Entry for Vec<T> {
         Ok(Vec::new())
     }
 
-    fn from_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<Self, A::Error> {
+    fn from_list(list: &mut dyn List) -> Result<Self, Fault> {
         let mut values = Vec::new();
-        while let Some(value) = list.next_element_seed(Read::checked(|_: &T| {
-            // Aliases could make much of little; nothing that is a list here is long.
+        // Aliases could make much of little; nothing that is a list here is long.
+        while let Some(value) = next_of(list, &mut |_: &T| {
             if values.len() < MAX_LIST { Ok(()) } else { Err(format!("a list has at most {MAX_LIST} entries here")) }
-        }))? {
+        })? {
             values.push(value);
         }
         Ok(values)

@@ -6,12 +6,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::{MapAccess, SeqAccess};
 use serde::{Serialize, Serializer};
 
-use super::error::{quoted, refuse};
+use super::error::quoted;
+use super::found::{Fault, List, Mapping};
 use super::json::PluginText;
-use super::read::{Entry, Read, section};
+use super::read::{Entry, next_of, section};
 use super::units::{BodyLimit, Bytes, ConnectionLimit, Count, MemoryLimit, Size, Span};
 use super::values::{Flag, Format, Host, Listen, Network, Prefix, Protocol, Rewriting, ServerName, Text, Upstream};
 use super::{MOST_UPSTREAMS, Scheme, UpstreamUrl, prefix};
@@ -214,14 +214,14 @@ impl Entry for Connect {
         Ok(Connect { address: Span(total.0.min(Connect::ADDRESS)), total })
     }
 
-    fn from_mapping<'de, A: MapAccess<'de>>(mapping: A) -> Result<Self, A::Error> {
+    fn from_mapping(mapping: &mut dyn Mapping) -> Result<Self, Fault> {
         let keys = ConnectKeys::from_mapping(mapping)?;
         let total =
             keys.total.unwrap_or_else(|| Span(Connect::TOTAL.max(keys.address.map_or(Duration::ZERO, |a| a.0))));
         let address = keys.address.unwrap_or(Span(total.0.min(Connect::ADDRESS)));
         if address.0 > total.0 {
             let message = format!("address ({address}) is longer than total ({total}), which ends it: shorten it");
-            return Err(refuse(message));
+            return Err(message.into());
         }
         Ok(Connect { address, total })
     }
@@ -261,15 +261,15 @@ impl Entry for Routes {
         Err(NO_ROUTES.to_owned())
     }
 
-    fn from_list<'de, A: SeqAccess<'de>>(mut list: A) -> Result<Self, A::Error> {
+    fn from_list(list: &mut dyn List) -> Result<Self, Fault> {
         let mut all = Routes::default();
         let mut first_with = HashMap::new();
         let mut upstreams: HashSet<Arc<UpstreamUrl>> = HashSet::new();
         let mut options = HashMap::new();
         loop {
             let routes = &all.routes;
-            let route = Read::checked(|keys: &RouteKeys| check_route(keys, routes, &mut first_with));
-            let Some(mut keys) = list.next_element_seed(route)? else { break };
+            let check = &mut |keys: &RouteKeys| check_route(keys, routes, &mut first_with);
+            let Some(mut keys) = next_of(list, check)? else { break };
             let mut urls = keys.upstreams.take().unwrap_or_default().into_iter().chain(keys.upstream.take());
             let (Some(Prefix(prefix)), Some(Upstream(upstream))) = (keys.prefix.take(), urls.next()) else {
                 continue; // check_route has refused it
@@ -295,7 +295,7 @@ impl Entry for Routes {
             all.routes.push(Route { prefix, upstream, others, options });
         }
         if all.routes.is_empty() {
-            return Err(refuse(NO_ROUTES));
+            return Err(NO_ROUTES.into());
         }
         Ok(all)
     }

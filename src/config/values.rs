@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::de::SeqAccess;
 use serde::{Serialize, Serializer};
 
-use super::error::{quoted, refuse};
+use super::error::quoted;
+use super::found::{Fault, List};
 use super::read::{Entry, expected};
 use super::url::{check_host, parse_port, split_port};
 use super::{HostPolicy, ListenAddr, LogFormat, Rewrite, Scheme, UpstreamUrl, prefix};
@@ -53,7 +53,7 @@ impl Entry for Listen {
         Address::from_text(text).map(|address| Listen(vec![address]))
     }
 
-    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Self, A::Error> {
+    fn from_list(list: &mut dyn List) -> Result<Self, Fault> {
         Vec::from_list(list).map(Listen)
     }
 
@@ -126,8 +126,8 @@ impl Entry for Upstream {
         Ok(Upstream(url))
     }
 
-    fn from_list<'de, A: SeqAccess<'de>>(_: A) -> Result<Self, A::Error> {
-        Err(refuse("expected one upstream URL, found a list: several are written as \"upstreams:\""))
+    fn from_list(_: &mut dyn List) -> Result<Self, Fault> {
+        Err("expected one upstream URL, found a list: several are written as \"upstreams:\"".into())
     }
 }
 

@@ -55,14 +55,12 @@ impl Known {
     /// A new attempt.
     pub fn attempt(&mut self, now: Instant) -> Attempt {
         self.failed.retain(|(_, until)| *until > now);
-        let mut left = self.addresses.to_vec();
-        if !left.is_empty() {
-            let len = left.len();
-            left.rotate_left(self.next % len);
-        }
+        let (before, from) = self.addresses.split_at(self.next % self.addresses.len().max(1));
         self.next = self.next.wrapping_add(1);
-        left.sort_by_key(|address| self.has_failed(*address));
-        left.reverse();
+        // They are taken from the end: those that failed lately come last, and otherwise the order stays.
+        let backwards = from.iter().chain(before).rev().copied();
+        let (mut left, good) = backwards.partition::<Vec<_>, _>(|address| self.has_failed(*address));
+        left.extend(good);
         Attempt { left, current: None, failure: None, until: now }
     }
 
