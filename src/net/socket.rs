@@ -6,13 +6,15 @@
 //! and every call may be interrupted (rule M3). What the peer's closing looks like to the poller is only a hint; the truth
 //! is a read of nothing, or an error (rule M8).
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use mio::event::Event;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockRef, Socket as AnySocket};
 
 use super::splice::{self, Pipe};
@@ -24,6 +26,15 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A local socket.
     Unix(UnixStream),
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
+        }
+    }
 }
 
 /// A piece that is worth a trip through a pipe: for less, two calls cost more than copying.
@@ -259,10 +270,7 @@ impl Socket {
     /// Reads once.
     pub fn read(&mut self, buf: &mut [u8]) -> ReadOutcome {
         let len = buf.len();
-        self.read_with(len, |stream| match stream {
-            Stream::Tcp(stream) => stream.read(buf),
-            Stream::Unix(stream) => stream.read(buf),
-        })
+        self.read_with(len, |stream| Ok(recv(stream, &mut *buf, RecvFlags::empty())?.0))
     }
 
     /// Looks at what comes next without taking it. Of no use on a local socket: nobody is introduced there.
@@ -342,10 +350,7 @@ impl Socket {
 
     /// Writes once. After a failure nothing is written any more, and a read is due: it tells what became of the peer.
     pub fn write(&mut self, bytes: &[u8]) -> WriteOutcome {
-        self.write_with(bytes.len(), |stream| match stream {
-            Stream::Tcp(stream) => stream.write(bytes),
-            Stream::Unix(stream) => stream.write(bytes),
-        })
+        self.write_with(bytes.len(), |stream| Ok(send(stream, bytes, SendFlags::NOSIGNAL)?))
     }
 
     /// The same with bytes that lie in several places.
@@ -497,6 +502,7 @@ fn set_most_unsent(socket: &AnySocket, most: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read as _;
     use mio::{Events, Poll};
     use std::net::{TcpListener, TcpStream as StdStream};
 
