@@ -121,10 +121,18 @@ pub fn find(bytes: &[u8], byte: u8) -> Option<usize> {
     (len < bytes.len()).then_some(len)
 }
 
-/// Where `a` or `b` is found first.
-pub fn find_either(bytes: &[u8], a: u8, b: u8) -> Option<usize> {
-    let len = run_len(bytes, |other| other != a && other != b, |word| equal(word, a) | equal(word, b));
-    (len < bytes.len()).then_some(len)
+/// Whether a dot stands at the start of `path` or right behind `/` or `\`, or there is a `%`, which may stand for anything.
+/// `false` is certain.
+pub fn may_have_early_dot(path: &[u8]) -> bool {
+    let (words, tail) = path.as_chunks();
+    let tail = tail.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    let mut last = b'/';
+    words.iter().map(|word| u64::from_le_bytes(*word)).chain([tail]).any(|word| {
+        let before = word << 8 | u64::from(last);
+        last = (word >> 56) as u8;
+        let early_dot = equal(word, b'.') & (equal(before, b'/') | equal(before, b'\\'));
+        (early_dot | equal(word, b'%')) & HIGH_BITS != 0
+    })
 }
 
 const LOW_BITS: u64 = u64::from_ne_bytes([1; 8]);
@@ -328,12 +336,6 @@ mod tests {
             ("target", target_len, |byte| byte.is_ascii_graphic() && byte != b'#', b"a\"$"),
             ("path", path_len, |byte| byte.is_ascii_graphic() && byte != b'#' && byte != b'?', b"a\"$>@"),
             ("find", |bytes| find(bytes, b'?').unwrap_or(bytes.len()), |byte| byte != b'?', b"a>@\xbf\xff\0"),
-            (
-                "find either",
-                |bytes| find_either(bytes, b'.', b'%').unwrap_or(bytes.len()),
-                |byte| byte != b'.' && byte != b'%',
-                b"a/-$&\xae\xa5\xff",
-            ),
         ] {
             for &filler in fillers {
                 for end in 0..=255_u8 {
@@ -349,6 +351,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn s20_early_dots_are_found_wherever_they_stand() {
+        for before in ["", "/", "/a", "/abcdef", "/abcdefghijklmn"] {
+            for (piece, expected) in [
+                ("/.", true),
+                ("\\.", true),
+                ("/..", true),
+                ("%", true),
+                ("/a.", false),
+                ("/a.b/c", false),
+                ("/-.", false),
+                ("/a;.", false),
+            ] {
+                for after in ["", "/b", "/bcdefghijklmnop"] {
+                    let path = format!("{before}{piece}{after}");
+                    assert_eq!(may_have_early_dot(path.as_bytes()), expected, "{path}");
+                }
+            }
+        }
+        assert!(may_have_early_dot(b".") && !may_have_early_dot(b""));
     }
 
     #[test]

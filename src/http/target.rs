@@ -179,20 +179,8 @@ pub fn effective_authority<'a>(
 /// Whether a segment of `path` is `.` or `..` after percent-decoding, where `/`, `\`, `%2F` and `%5C` all end a segment
 /// and `;` begins its parameters (rule S20).
 pub fn has_dot_segment(path: &[u8]) -> bool {
-    may_have_dot_segment(path) && has_decoded_dot_segment(path)
-}
-
-/// Most paths have no dot at the start of a segment, and nothing encoded that could be one or end a segment.
-fn may_have_dot_segment(path: &[u8]) -> bool {
-    let mut searched = 0;
-    while let Some(found) = chars::find_either(&path[searched..], b'.', b'%') {
-        let at = searched + found;
-        match (path[at], path[..at].last()) {
-            (b'.', Some(before)) if !matches!(before, b'/' | b'\\') => searched = at + 1,
-            (_, _) => return true,
-        }
-    }
-    false
+    // Most paths have no dot at the start of a segment, and nothing encoded that could be one or end a segment.
+    chars::may_have_early_dot(path) && has_decoded_dot_segment(path)
 }
 
 fn has_decoded_dot_segment(path: &[u8]) -> bool {
