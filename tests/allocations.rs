@@ -6,9 +6,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mini_rproxy::config::Config;
+use mini_rproxy::instant::Instant;
 use mini_rproxy::proxy::exchange::{
     AccessRecord, Balance, Command, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
 };

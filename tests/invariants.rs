@@ -3,9 +3,10 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mini_rproxy::config::Config;
+use mini_rproxy::instant::Instant;
 use mini_rproxy::proxy::exchange::{Balance, Command, ConnectError, Env, Exchange, Input, Now, Peer, Side, Spares};
 use mini_rproxy::proxy::hooks::BodyWants;
 use mini_rproxy::proxy::site::Site;

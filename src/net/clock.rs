@@ -5,8 +5,9 @@
 //! began, which /metrics tells.
 
 use std::io::Write;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::instant::Instant;
 use crate::proxy::exchange::Now;
 
 /// From 1970 to the first second that the Date field cannot say.

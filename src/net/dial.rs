@@ -6,10 +6,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::config::Scheme;
-use crate::proxy::exchange::ConnectError;
+use crate::instant::Instant;
+use crate::proxy::exchange::{ConnectError, Input};
 use crate::proxy::site::UpstreamId;
 
 use super::addresses::{Attempt, Known};
@@ -19,7 +20,7 @@ use super::resolve::Answer;
 use super::slab::Key;
 use super::tls::Failure;
 use super::token::Source;
-use super::worker::{Link, LinkState, Stage, Worker};
+use super::worker::{Holder, Link, LinkState, Stage, Worker};
 
 /// The resolver is told that often that a name is in use.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
@@ -29,30 +30,23 @@ const QUIET_READS: u32 = 8;
 /// An upstream's failed handshakes are told at most that often.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
-/// A connection on loan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loan {
-    /// From the pool, at once.
-    FromPool,
-    /// The answer comes later.
-    Pending,
-}
-
 impl Worker {
-    /// Lends a connection to the client `owner`.
-    pub(super) fn lend(&mut self, owner: Key, upstream: UpstreamId, fresh: bool) -> Loan {
+    /// Lends a connection to the client `owner`: one from the pool at once, or another one later.
+    pub(super) fn lend(&mut self, owner: Key, upstream: UpstreamId, fresh: bool) {
         // An exchange has one at most. It should have given the other one back.
         if let Some(old) = self.clients.get_mut(owner).and_then(|client| client.link.take()) {
             self.remove_link(old);
         }
-        if !fresh && let Some(key) = self.take_idle(owner, upstream) {
-            self.set_link(owner, key);
+        let idle = if fresh { None } else { self.take_idle(owner, upstream) };
+        let Some(client) = self.clients.get_mut(owner) else { return };
+        if idle.is_some() {
+            client.link = idle;
             self.around.journal.meter.reused.increment();
-            return Loan::FromPool;
+            client.exchange.handle(&mut self.around.env(), Input::Connected { reused: true });
+        } else {
+            self.around.journal.meter.dialed.increment();
+            self.dial(owner, upstream);
         }
-        self.around.journal.meter.dialed.increment();
-        self.dial(owner, upstream);
-        Loan::Pending
     }
 
     /// The newest idle connection to `upstream` that is still good, now the owner's.
@@ -61,12 +55,11 @@ impl Worker {
         while let Some(key) = self.pool.take(upstream) {
             let Some(link) = self.links.get_mut(key) else { continue };
             // Timers may be late; a connection that has outlived its time may be closed by the other end any moment.
-            if matches!(&link.state, LinkState::Idle { until, .. } if *until > now) {
-                let taken = std::mem::replace(&mut link.state, LinkState::Resolving { owner });
-                if let LinkState::Idle { conn, born, .. } = taken {
-                    link.state = LinkState::Lent { owner, conn, born };
-                    return Some(key);
-                }
+            if let LinkState::Ready { holder, .. } = &mut link.state
+                && matches!(holder, Holder::Pool(until) if *until > now)
+            {
+                *holder = Holder::Client(owner);
+                return Some(key);
             }
             self.remove_link(key);
         }
@@ -224,12 +217,12 @@ impl Worker {
         let Some(link) = self.links.get_mut(key) else { return };
         match &mut link.state {
             LinkState::Resolving { .. } => {}
-            LinkState::Lent { owner, conn, .. } => {
+            LinkState::Ready { holder: Holder::Client(owner), conn, .. } => {
                 conn.on_event(readiness);
                 let owner = *owner;
                 self.enqueue(owner);
             }
-            LinkState::Idle { conn, .. } => {
+            LinkState::Ready { holder: Holder::Pool(_), conn, .. } => {
                 conn.on_event(readiness);
                 if !is_quiet(conn, &mut self.scratch) {
                     self.remove_link(key);
@@ -317,7 +310,7 @@ impl Worker {
         let Some(owner) = link.state.owner() else { return };
         let dialing = std::mem::replace(&mut link.state, LinkState::Resolving { owner });
         if let LinkState::Dialing { conn, attempt, .. } = dialing {
-            link.state = LinkState::Lent { owner, conn, born };
+            link.state = LinkState::Ready { conn, born, holder: Holder::Client(owner) };
             if let (Some(known), Some(address)) = (self.names.get_mut(&link.upstream), attempt.current) {
                 known.note_success(address);
             }
@@ -348,17 +341,17 @@ impl Worker {
             return;
         }
         let until = match &link.state {
-            LinkState::Resolving { .. } | LinkState::Lent { .. } => return,
+            LinkState::Resolving { .. } | LinkState::Ready { holder: Holder::Client(_), .. } => return,
             LinkState::Dialing { attempt, .. } if attempt.until <= now => {
                 self.address_failed(key, ConnectError::TimedOut);
                 return;
             }
-            LinkState::Idle { until, .. } if *until <= now => {
+            LinkState::Ready { holder: Holder::Pool(until), .. } if *until <= now => {
                 self.remove_link(key);
                 return;
             }
             LinkState::Dialing { attempt, .. } => attempt.until,
-            LinkState::Idle { until, .. } => *until,
+            LinkState::Ready { holder: Holder::Pool(until), .. } => *until,
         };
         self.timers.set(&mut link.alarm, until, Source::Link(key).token());
     }
@@ -369,22 +362,17 @@ impl Worker {
         let now = self.around.now();
         let limits = &self.around.site.config.pool;
         let Some(link) = self.links.get_mut(key) else { return };
-        let parked = std::mem::replace(&mut link.state, LinkState::Resolving { owner });
-        let (mut conn, born) = match parked {
-            LinkState::Lent { conn, born, .. } => (conn, born),
-            other @ (LinkState::Resolving { .. } | LinkState::Dialing { .. } | LinkState::Idle { .. }) => {
-                link.state = other;
-                self.remove_link(key);
-                return;
-            }
+        let LinkState::Ready { conn, born, holder } = &mut link.state else {
+            self.remove_link(key);
+            return;
         };
-        let until = (now + limits.idle_timeout).min(born + limits.max_age);
+        let until = (now + limits.idle_timeout).min(*born + limits.max_age);
         let is_good = self.stage == Stage::Open && until > now && conn.can_write();
         // Nobody will ask for an upstream that a reload has removed.
         let is_good = is_good && (!self.stations.has_retired() || self.around.site.origin(link.upstream).is_some());
         // What was not drained may hide a byte too many, or the end (rule M12).
-        let is_good = is_good && is_quiet(&mut conn, &mut self.scratch);
-        link.state = LinkState::Idle { conn, born, until };
+        let is_good = is_good && is_quiet(conn, &mut self.scratch);
+        *holder = Holder::Pool(until);
         if !is_good {
             self.remove_link(key);
             return;
@@ -400,10 +388,9 @@ impl LinkState {
     /// Whose it is.
     fn owner(&self) -> Option<Key> {
         match self {
-            LinkState::Resolving { owner } | LinkState::Dialing { owner, .. } | LinkState::Lent { owner, .. } => {
-                Some(*owner)
-            }
-            LinkState::Idle { .. } => None,
+            LinkState::Resolving { owner } | LinkState::Dialing { owner, .. } => Some(*owner),
+            LinkState::Ready { holder: Holder::Client(owner), .. } => Some(*owner),
+            LinkState::Ready { holder: Holder::Pool(_), .. } => None,
         }
     }
 }

@@ -6,13 +6,14 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry};
 use rustix::io::Errno;
 use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
+use crate::instant::Instant;
 use crate::proxy::meter::Count;
 
 use super::conn::Stream;

@@ -5,17 +5,17 @@
 //! nothing moves any more (then an event or a timer comes) or when the budget of the turn is used up (then the run queue
 //! does), so that one busy peer starves nobody (rule M4).
 
+use crate::instant::Instant;
 use crate::proxy::exchange::{Command, Input, Side};
 
 use super::conn::Conn;
-use super::dial::Loan;
 use super::introduce::Acquaintance;
 use super::pair::{Budget, Pair};
 use super::slab::Key;
 use super::token::Source;
 use super::worker::{Client, Introduction, Leave, LinkState, Worker};
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// An exchange that lets a deadline pass is asked again after this time, not in a circle.
 const DEADLINE_GRACE: Duration = Duration::from_millis(10);
@@ -35,14 +35,16 @@ impl Worker {
     pub(super) fn drive(&mut self, key: Key) {
         let mut budget = Budget { bytes: 0, steps: 0 };
         let mut was_told = false;
-        if self.see_off(key) {
-            return;
-        }
-        if self.clients.get(key).is_some_and(|client| client.introduction != Introduction::Over) {
-            match self.make_acquaintance(key) {
-                Acquaintance::Made => {}
-                Acquaintance::Awaited(deadline) => return self.rest(key, deadline),
-                Acquaintance::Refused => return,
+        let Some(client) = self.clients.get(key) else { return };
+        match (client.leave, client.introduction) {
+            (Leave::Flushing(until), _) => return self.see_off(key, until),
+            (Leave::No | Leave::Asked | Leave::Told, Introduction::Over) => {}
+            (Leave::No | Leave::Asked | Leave::Told, Introduction::Due | Introduction::Rest(_)) => {
+                match self.make_acquaintance(key) {
+                    Acquaintance::Made => {}
+                    Acquaintance::Awaited(deadline) => return self.rest(key, deadline),
+                    Acquaintance::Refused => return,
+                }
             }
         }
         loop {
@@ -78,7 +80,7 @@ impl Worker {
         }
     }
 
-    /// One round: reading, then what the exchange makes of it: commands, then writing.
+    /// One round: reading, then what the exchange makes of it: writing to the client, commands, writing to the upstream.
     fn step(&mut self, key: Key, budget: &mut Budget) -> Step {
         self.count_memory(key);
         let Some(mut pair) = self.pair(key) else { return Step::Over };
@@ -88,14 +90,18 @@ impl Worker {
         moved |= pair.flush(Side::Upstream, budget);
         moved |= pair.pull(Side::Downstream, budget);
         moved |= pair.pull(Side::Upstream, budget);
-        moved |= self.deliver(key);
-        match self.carry_out(key) {
-            Step::Over => return Step::Over,
-            Step::Moved => moved = true,
-            Step::Still => {}
-        }
-        let Some(mut pair) = self.pair(key) else { return Step::Over };
         moved |= pair.flush(Side::Downstream, budget);
+        if pair.has_orders() {
+            moved |= self.deliver(key);
+            match self.carry_out(key) {
+                Step::Over => return Step::Over,
+                Step::Moved => moved = true,
+                Step::Still => {}
+            }
+            let Some(with_orders_done) = self.pair(key) else { return Step::Over };
+            pair = with_orders_done;
+            moved |= pair.flush(Side::Downstream, budget);
+        }
         moved |= pair.flush(Side::Upstream, budget);
         // Another round, to learn that nothing moves any more, would cost a tenth of a small request.
         if moved && pair.may_go_on() { Step::Moved } else { Step::Still }
@@ -127,10 +133,7 @@ impl Worker {
         {
             step = Step::Moved;
             match command {
-                Command::Connect { upstream, fresh } => match self.lend(key, upstream, fresh) {
-                    Loan::FromPool => self.tell(key, Input::Connected { reused: true }),
-                    Loan::Pending => {}
-                },
+                Command::Connect { upstream, fresh } => self.lend(key, upstream, fresh),
                 Command::Park => self.park(key),
                 Command::Close(Side::Upstream) => self.hang_up(key, |_| {}),
                 Command::Abort(Side::Upstream) => self.hang_up(key, Conn::reset_on_close),
@@ -168,18 +171,16 @@ impl Worker {
         }
     }
 
-    /// Whether this client has only its last bytes to get; if so, sends what it takes of them.
-    fn see_off(&mut self, key: Key) -> bool {
+    /// This client has only its last bytes to get: sends what it takes of them.
+    fn see_off(&mut self, key: Key, until: Instant) {
         let now = self.around.now();
-        let Some(client) = self.clients.get_mut(key) else { return false };
-        let Leave::Flushing(until) = client.leave else { return false };
+        let Some(client) = self.clients.get_mut(key) else { return };
         client.conn.flush();
         if !client.conn.has_unsent() || until <= now {
             self.remove_client(key);
         } else {
             self.rest(key, Some(until));
         }
-        true
     }
 
     fn tell(&mut self, key: Key, input: Input<'_>) {
@@ -193,7 +194,7 @@ impl Worker {
         let Some(client) = self.clients.get_mut(key) else { return };
         client.dialed = None;
         let Some(link) = client.link.take() else { return };
-        if let Some(LinkState::Lent { conn, .. }) = self.links.get(link).map(|link| &link.state) {
+        if let Some(LinkState::Ready { conn, .. }) = self.links.get(link).map(|link| &link.state) {
             farewell(conn);
         }
         self.remove_link(link);
@@ -228,13 +229,12 @@ impl Worker {
         let client = self.clients.get_mut(key)?;
         let up = match client.link.and_then(|link| self.links.get_mut(link)).map(|link| &mut link.state) {
             // Until the exchange knows that it is connected, nothing may be written.
-            Some(LinkState::Lent { conn, .. }) if client.dialed.is_none() => Some(conn),
-            Some(LinkState::Resolving { .. } | LinkState::Dialing { .. } | LinkState::Idle { .. })
-            | Some(LinkState::Lent { .. })
-            | None => None,
+            Some(LinkState::Ready { conn, .. }) if client.dialed.is_none() => Some(conn),
+            Some(LinkState::Resolving { .. } | LinkState::Dialing { .. } | LinkState::Ready { .. }) | None => None,
         };
         Some(Pair {
             key,
+            has_news: client.dialed.is_some() || client.leave == Leave::Asked,
             is_hungry: &mut client.is_hungry,
             hungry: &mut self.hungry,
             exchange: &mut client.exchange,

@@ -13,10 +13,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::{Events, Token};
 
+use crate::instant::Instant;
 use crate::proxy::exchange::{Entrance, Exchange, Peer, Spares};
 
 use super::closing::IDLE_ENOUGH;
@@ -71,11 +72,13 @@ impl Worker {
         // Who is put into the queue again, because the budget is spent, waits for the next turn.
         for _ in 0..self.run_queue.len() {
             let Some(key) = self.run_queue.pop_front() else { break };
-            let is_handshaking = self.clients.get(key).is_some_and(|client| client.conn.is_handshaking());
+            let Some(client) = self.clients.get_mut(key) else { continue };
+            let is_handshaking = client.conn.is_handshaking();
             if is_handshaking && handshakes == 0 {
                 self.run_queue.push_back(key);
                 continue;
             }
+            client.is_queued = false;
             self.drive_contained(key);
             // Who is gone by now may have cost as much as anybody.
             if is_handshaking && self.clients.get_mut(key).is_none_or(|client| client.conn.take_effort()) {
@@ -178,8 +181,6 @@ impl Worker {
 
     /// Drives one client. A panic on the way ends that client's connection and nothing else (rule G23).
     fn drive_contained(&mut self, key: Key) {
-        let Some(client) = self.clients.get_mut(key) else { return };
-        client.is_queued = false;
         let result = catch_unwind(AssertUnwindSafe(|| self.drive(key)));
         self.count_memory(key);
         self.count_busy(key);

@@ -5,9 +5,10 @@
 //! by whoever would read it without all this.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::config::Config;
+use crate::instant::Instant;
 use crate::proxy::exchange::{Entrance, Peer};
 use crate::proxy::preface::{MOST_BYTES, PrefaceError, parse_preface};
 

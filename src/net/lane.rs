@@ -13,8 +13,9 @@
 //! the exchange's time-outs; while a pipe rests the exchange does not know of the bytes in it, so none of its
 //! deadlines passes before it has got them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::instant::Instant;
 use crate::proxy::exchange::Side;
 
 use super::conn::{Conn, ReadOutcome, WriteOutcome};

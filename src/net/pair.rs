@@ -48,6 +48,8 @@ impl Budget {
 /// Both sockets and the exchange between them, for the length of a step.
 pub(super) struct Pair<'a> {
     pub key: Key,
+    /// Whether something happened that the exchange has not heard of, beside bytes.
+    pub has_news: bool,
     pub is_hungry: &'a mut bool,
     pub hungry: &'a mut Hungry,
     pub exchange: &'a mut Exchange,
@@ -69,6 +71,11 @@ impl<'a> Pair<'a> {
 
     fn handle(&mut self, input: Input<'_>) {
         self.exchange.handle(&mut self.around.env(), input);
+    }
+
+    /// Whether there is something to do that needs more than the two sockets.
+    pub fn has_orders(&self) -> bool {
+        self.has_news || self.exchange.has_command()
     }
 
     /// Whether there is anything left to do that does not need an event first.
@@ -146,7 +153,7 @@ impl<'a> Pair<'a> {
             // Nothing overtakes what is in the pipe.
             return self.notice_reset(side);
         }
-        let Pair { key, is_hungry, hungry, exchange, down, up, lane: resting, pipes, around, scratch } = self;
+        let Pair { key, is_hungry, hungry, exchange, down, up, lane: resting, pipes, around, scratch, .. } = self;
         let (from, to) = match (side, up.as_deref_mut()) {
             (Side::Downstream, up) => (&mut **down, up),
             (Side::Upstream, Some(up)) => (up, Some(&mut **down)),

@@ -12,10 +12,11 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::Waker;
 
+use crate::instant::Instant;
 use crate::proxy::site::UpstreamId;
 
 /// Look-ups that run at the same time.

@@ -502,8 +502,8 @@ fn set_most_unsent(socket: &AnySocket, most: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read as _;
     use mio::{Events, Poll};
+    use std::io::Read as _;
     use std::net::{TcpListener, TcpStream as StdStream};
 
     const TOKEN: Token = Token(7);

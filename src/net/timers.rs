@@ -9,9 +9,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Instant;
 
 use mio::Token;
+
+use crate::instant::Instant;
 
 /// The earliest entry that an owner has in the heap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

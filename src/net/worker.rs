@@ -7,10 +7,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use mio::Poll;
 
+use crate::instant::Instant;
 use crate::proxy::exchange::{Balance, ConnectError, Env, Exchange, Spares};
 use crate::proxy::exposition::Board;
 use crate::proxy::site::{Site, UpstreamId};
@@ -122,24 +122,24 @@ pub enum LinkState {
         /// What else can be tried.
         attempt: Box<Attempt>,
     },
+    /// It is connected.
+    Ready {
+        /// The socket.
+        conn: Conn,
+        /// When it was connected.
+        born: Instant,
+        /// Who has it. Beside the socket, which stays where it is when a connection is lent and parked.
+        holder: Holder,
+    },
+}
+
+/// Who has a connection to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
     /// An exchange uses it.
-    Lent {
-        /// Whose.
-        owner: Key,
-        /// The socket.
-        conn: Conn,
-        /// When it was connected.
-        born: Instant,
-    },
-    /// It is in the pool.
-    Idle {
-        /// The socket.
-        conn: Conn,
-        /// When it was connected.
-        born: Instant,
-        /// When it has to go.
-        until: Instant,
-    },
+    Client(Key),
+    /// It is in the pool, and has to go at that moment.
+    Pool(Instant),
 }
 
 /// What exchanges are lent for the length of a call.
@@ -318,7 +318,7 @@ impl Worker {
         {
             // Nobody owns 4 GiB: heads, queues and collected bodies all have caps.
             let up = match client.link.and_then(|link| self.links.get(link)).map(|link| &link.state) {
-                Some(LinkState::Dialing { conn, .. } | LinkState::Lent { conn, .. }) => conn.memory(),
+                Some(LinkState::Dialing { conn, .. } | LinkState::Ready { conn, .. }) => conn.memory(),
                 Some(_) | None => 0,
             };
             let lane = client.lane.as_ref().map_or(0, |lane| lane.held());
@@ -381,8 +381,9 @@ impl Worker {
         match self.links.remove(key).map(|link| link.state) {
             None => {}
             Some(LinkState::Resolving { .. }) => self.resolving.retain(|waiting| *waiting != key),
-            Some(LinkState::Dialing { conn, .. } | LinkState::Lent { conn, .. }) => self.graveyard.push(conn),
-            Some(LinkState::Idle { mut conn, .. }) => {
+            Some(LinkState::Dialing { conn, .. }) => self.graveyard.push(conn),
+            Some(LinkState::Ready { conn, holder: Holder::Client(_), .. }) => self.graveyard.push(conn),
+            Some(LinkState::Ready { mut conn, holder: Holder::Pool(_), .. }) => {
                 self.pool.remove(key);
                 conn.say_goodbye();
                 self.graveyard.push(conn);

@@ -16,10 +16,11 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::site::UpstreamId;
 use crate::config::Health;
+use crate::instant::Instant;
 
 /// What a worker knows of upstreams that share routes.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@
 //! response's from the end of the request or of the interim response before it. A side that is held up by the other one
 //! has no time-out of its own: the other side's decides.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::cause::{Cause, Refusal};
 use super::events::Side;
@@ -12,6 +12,7 @@ use super::site::Site;
 use super::transaction::{Downstream, Transaction, Upstream};
 use super::turn::{Release, Turn};
 use crate::config::Timeouts;
+use crate::instant::Instant;
 
 /// How long a client may go on sending after our last byte, and how long it may be silent meanwhile: enough to read an
 /// error that was sent while it was still uploading.

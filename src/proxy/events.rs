@@ -1,12 +1,13 @@
 //! What goes into an exchange and what comes out of it: the contract between floor 2 and whoever owns sockets and clock.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::hooks::Stint;
 use super::labels::Label;
 use super::site::UpstreamId;
 use crate::http::chars::find;
+use crate::instant::Instant;
 
 /// One end of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

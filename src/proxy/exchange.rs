@@ -20,7 +20,6 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
 
 pub use super::appetite::Appetite;
 pub use super::balance::Balance;
@@ -29,6 +28,8 @@ pub use super::events::{
 };
 pub use super::transaction::Spares;
 pub use super::turn::Env;
+
+use crate::instant::Instant;
 
 use super::cause::Cause;
 use super::deadlines::{LINGER, LINGER_IDLE};

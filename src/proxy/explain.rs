@@ -417,10 +417,10 @@ impl fmt::Display for Bytes<'_> {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::instant::Instant;
     use crate::proxy::events::Entrance;
     use std::net::SocketAddr;
     use std::sync::Arc;
-    use std::time::Instant;
 
     const ROUTES: &str = "routes:\n\
         - {prefix: /fitness, upstream: 'http://user:secret@10.0.0.1:9001'}\n\

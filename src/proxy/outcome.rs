@@ -1,6 +1,6 @@
 //! How an exchange ends: answers of our own, cuts, clients that leave, and the hooks that look on.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::cause::{Cause, Refusal};
 use super::choice::Choice;
@@ -13,6 +13,7 @@ use super::transaction::{Downstream, Ending, ResponseSink, Transaction, Upstream
 use super::turn::{Release, Turn};
 use crate::http::framing::has_no_body;
 use crate::http::head::Method;
+use crate::instant::Instant;
 
 /// The status in the log for a client that went away (nginx's number; never sent).
 const CLIENT_GONE: u16 = 499;

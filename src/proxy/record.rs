@@ -1,9 +1,8 @@
 //! What the access log will say about one request, gathered while it runs.
 
-use std::time::Instant;
-
 use super::cause::Cause;
 use crate::http::head::Method;
+use crate::instant::Instant;
 
 /// The facts of one request so far.
 #[derive(Debug)]

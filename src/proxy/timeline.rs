@@ -5,9 +5,10 @@
 //! wire, heads and framing included, before TLS.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::events::{ConnectError, Input, Side};
+use crate::instant::Instant;
 
 /// Of more lines than this, the rest is counted only: a tunnel may live for days.
 const MOST_LINES: usize = 64;

@@ -4,7 +4,6 @@
 //! allocates nothing.
 
 use std::net::SocketAddr;
-use std::time::Instant;
 
 use super::admit::Plan;
 use super::choice::Choice;
@@ -16,6 +15,7 @@ use crate::bytes::Queue;
 use crate::http::body::Body;
 use crate::http::fields::Fields;
 use crate::http::head::{HeadReader, Method, RequestHead, ResponseHead};
+use crate::instant::Instant;
 
 /// A direction is held up while this many bytes wait: the whole of backpressure (rule E4).
 pub(super) const HIGH_WATER: usize = 16 * 1024;

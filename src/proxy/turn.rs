@@ -1,7 +1,8 @@
 //! What one step of the machine may touch beside its transaction, and what it may ask for.
 
 use std::rc::Rc;
-use std::time::Instant;
+
+use crate::instant::Instant;
 
 use super::balance::Balance;
 use super::events::{Command, Now, Observer, Peer, Side};

@@ -7,9 +7,10 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mini_rproxy::config::Config;
+use mini_rproxy::instant::Instant;
 use mini_rproxy::proxy::exchange::{
     AccessRecord, Balance, Command, ConnectError, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
     UpstreamEvent,

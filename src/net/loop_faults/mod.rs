@@ -19,11 +19,12 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::{Events, Poll, Token, Waker};
 
 use crate::config::Config;
+use crate::instant::Instant;
 use crate::proxy::exchange::{AccessRecord, Observer};
 use crate::proxy::exposition::Board;
 use crate::proxy::site::Site;
