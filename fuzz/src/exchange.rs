@@ -100,7 +100,7 @@ fn read(data: &[u8]) -> Scenario {
     let mut side = Side::Downstream;
     let mut bytes: Vec<u8> = Vec::new();
     let mut sent = 0;
-    while !input.0.is_empty() && events.len() < 60 && sent < MOST {
+    while !input.0.is_empty() && events.len() < 60 && sent + bytes.len() < MOST {
         let code = input.byte();
         match code {
             0xff => bytes.push(input.byte()),

@@ -72,9 +72,12 @@ impl Head {
         self.start.split(' ').next().unwrap_or("")
     }
 
-    /// Whether the message says HTTP/1.0.
+    /// Whether the message says HTTP/1.0. The reason of a response may say anything.
     pub fn is_http10(&self) -> bool {
-        self.start.ends_with(" HTTP/1.0") || self.start.starts_with("HTTP/1.0 ")
+        match self.start.strip_prefix("HTTP/1.") {
+            Some(rest) => rest.starts_with("0 "),
+            None => self.start.ends_with(" HTTP/1.0"),
+        }
     }
 }
 

@@ -149,6 +149,17 @@ pub struct End {
     pub takes: Option<usize>,
 }
 
+impl End {
+    /// The next bytes that it sent. In two copies: one byte at a time was a third of a fuzzing run.
+    fn take(&mut self, len: usize) -> Vec<u8> {
+        let (first, second) = self.incoming.as_slices();
+        let split = len.min(first.len());
+        let bytes = [&first[..split], &second[..len - split]].concat();
+        self.incoming.drain(..len);
+        bytes
+    }
+}
+
 /// The upstream connection that is lent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
@@ -597,7 +608,7 @@ impl Wire {
             len = len.min(usize::try_from(relayable).unwrap_or(usize::MAX));
             relayed = self.split.relayed(len);
         }
-        let bytes: Vec<u8> = self.end(side).incoming.drain(..len).collect();
+        let bytes = self.end(side).take(len);
         self.delivered(side, &bytes);
         if relayed > 0 {
             self.written(other, &bytes[..relayed]);
