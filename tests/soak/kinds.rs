@@ -208,7 +208,12 @@ fn rubbish(world: &World<'_>, round: u64) -> Result<(), String> {
     if matches!(status, 400 | 505) { Ok(()) } else { Err(format!("status {status}")) }
 }
 
+/// Only this sends the signal, so that one more line tells that it was carried out.
 fn reload(world: &World<'_>, _: u64) -> Result<(), String> {
+    let is_told = |line: &str| line.contains("configuration reloaded");
+    let log = &world.proxy.log;
+    let before = log.all().iter().filter(|line| is_told(line)).count();
     world.proxy.signal("HUP");
+    log.wait_for_many("reloads", before + 1, is_told);
     Ok(())
 }

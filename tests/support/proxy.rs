@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use tempfile::TempDir;
 
 use super::lines::Lines;
-use super::{Peer, is_missing, send_signal};
+use super::{Peer, is_missing, send_signal, try_signal};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_mini-rproxy");
@@ -213,6 +213,10 @@ impl Proxy {
 
     /// The process that the started one has started: the proxy, where it runs in a namespace of its own.
     pub fn child_pid(&self) -> u32 {
+        self.child_of_child().expect("it has a child")
+    }
+
+    fn child_of_child(&self) -> Option<u32> {
         let parent = self.pid().to_string();
         let processes = fs::read_dir("/proc").expect("a Linux system").filter_map(|entry| {
             let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
@@ -220,7 +224,7 @@ impl Proxy {
             let is_child = stat.rsplit(')').next()?.split_whitespace().nth(1)? == parent;
             is_child.then_some(pid)
         });
-        processes.last().expect("it has a child")
+        processes.last()
     }
 
     pub fn connect(&self) -> Peer {
@@ -284,6 +288,10 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        // A process 1 that has become another user outlives the one that started it, --kill-child or not.
+        if let (Ok(None), Some(inner)) = (self.child.try_wait(), self.child_of_child()) {
+            try_signal(inner, "KILL");
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
