@@ -17,13 +17,17 @@ const CRLF: &[u8] = b"\r\n";
 
 /// Reads `method SP request-target SP HTTP-version CRLF` (RFC 9112 section 3); the length includes CRLF.
 pub fn request_line(bytes: &[u8]) -> Option<(RequestLine<'_>, usize)> {
-    let (method, rest) = bytes.split_at(token_len(bytes));
+    let (method, rest) = bytes.split_at(if bytes.starts_with(b"GET ") { 3 } else { token_len(bytes) });
     let rest = rest.strip_prefix(b" ")?;
     let (target, rest) = rest.split_at(visible_len(rest));
-    let version = match rest.first_chunk()? {
-        b" HTTP/1.1\r\n" => Version::Http11,
-        b" HTTP/1.0\r\n" => Version::Http10,
-        _ => return None,
+    // Compared, not matched: that would be done byte by byte.
+    let end = *rest.first_chunk()?;
+    let version = if end == *b" HTTP/1.1\r\n" {
+        Version::Http11
+    } else if end == *b" HTTP/1.0\r\n" {
+        Version::Http10
+    } else {
+        return None;
     };
     if method.is_empty() || target.is_empty() {
         return None;
@@ -33,11 +37,13 @@ pub fn request_line(bytes: &[u8]) -> Option<(RequestLine<'_>, usize)> {
 
 /// Reads `HTTP-version SP status-code SP [reason-phrase] CRLF` (RFC 9112 section 4); the length includes CRLF.
 pub fn status_line(bytes: &[u8]) -> Option<(StatusLine<'_>, usize)> {
-    let (start, rest) = bytes.split_first_chunk()?;
-    let version = match start {
-        b"HTTP/1.1 " => Version::Http11,
-        b"HTTP/1.0 " => Version::Http10,
-        _ => return None,
+    let (&start, rest) = bytes.split_first_chunk()?;
+    let version = if start == *b"HTTP/1.1 " {
+        Version::Http11
+    } else if start == *b"HTTP/1.0 " {
+        Version::Http10
+    } else {
+        return None;
     };
     let (digits, rest) = rest.split_first_chunk()?;
     let status = parse_status(*digits)?;

@@ -30,7 +30,12 @@ pub enum Method {
 
 impl Method {
     /// The method that `token` names; methods are case-sensitive.
+    #[inline]
     pub fn of(token: &[u8]) -> Method {
+        if token == b"GET" { Method::Get } else { Method::of_any(token) }
+    }
+
+    fn of_any(token: &[u8]) -> Method {
         match token {
             b"GET" => Method::Get,
             b"HEAD" => Method::Head,
