@@ -112,6 +112,11 @@ impl Classes {
         Classes(self.0 | 1 << known as u8)
     }
 
+    /// The set without `known`.
+    pub const fn without(self, known: Known) -> Classes {
+        Classes(self.0 & !(1 << known as u8))
+    }
+
     /// What is in either.
     pub const fn or(self, other: Classes) -> Classes {
         Classes(self.0 | other.0)

@@ -398,7 +398,8 @@ pub fn write_response(head: &ResponseHead, out: &mut Vec<u8>) {
     out.extend_from_slice(b" ");
     out.extend_from_slice(&head.reason);
     out.extend_from_slice(CRLF);
-    head.fields.write(out);
+    // What frames the body is ours to say.
+    head.fields.write_without(Known::ContentLength, out);
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::cause::{Cause, Refusal};
 use super::choice::Sent;
 use super::connection::read_options;
 use super::exposition;
-use super::forward::{Forwarding, forward_request, write_request_head};
+use super::forward::{Forwarding, OwnLines, forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
 use super::hooks::Verdict;
 use super::local::{Envelope, HEALTH, write_json, write_options, write_text};
@@ -180,7 +180,7 @@ impl Transaction {
         std::mem::swap(&mut self.request.target, &mut self.original_target);
         self.client_address = client_address(peer, &self.request.fields, policy);
         let forwarding = Forwarding { plan: &plan, route, upstream: self.upstream_of(route), peer, policy };
-        forward_request(&mut self.request, &forwarding, &mut self.offered, &mut self.scratch);
+        forward_request(&mut self.request, &forwarding, &mut self.offered, OwnLines::of(site), &mut self.scratch);
         let is_body_wanted = site.wants().request;
         match Body::new(framing) {
             None => {
@@ -241,7 +241,8 @@ impl Transaction {
             self.request.fields.remove_classes(late_removed(upstream));
         }
         let authorization = upstream.and_then(|upstream| upstream.authorization.as_deref());
-        write_request_head(&self.request, framing, authorization, &self.offered, self.to_origin.tail());
+        let own = &self.scratch.own;
+        write_request_head(&self.request, own, framing, authorization, &self.offered, self.to_origin.tail());
         if let Some(choice) = &mut self.choice {
             choice.sent = Sent { head_len: self.to_origin.len(), framing };
         }

@@ -75,7 +75,14 @@ impl Transaction {
         let rest = self.to_origin.waiting()[choice.sent.head_len..].to_vec();
         self.to_origin.clear();
         let (framing, authorization) = (choice.sent.framing, new.authorization.as_deref());
-        write_request_head(&self.request, framing, authorization, &self.offered, self.to_origin.tail());
+        write_request_head(
+            &self.request,
+            &self.scratch.own,
+            framing,
+            authorization,
+            &self.offered,
+            self.to_origin.tail(),
+        );
         choice.sent.head_len = self.to_origin.len();
         self.to_origin.extend(&rest);
     }

@@ -6,8 +6,9 @@
 use super::admit::{Plan, max_forwards};
 use super::connection::{HOP_BY_HOP, allowed_protocols, remove_nominated};
 use super::events::Peer;
-use super::forwarded::{CLAIMS, add_claims};
+use super::forwarded::{Addition, CLAIMS, add_claims};
 use super::reasons::{Claims, Terms};
+use super::site::Site;
 use super::under_prefix::{MAPPABLE, Place, map_back};
 use crate::config::{ForwardedPolicy, HostPolicy, RouteConfig, UpstreamUrl};
 use crate::http::chars::write_decimal;
@@ -35,9 +36,27 @@ pub struct Forwarding<'a> {
 pub struct Scratch {
     /// What `connection::read_options` collected.
     pub nominated: Vec<u8>,
+    /// The lines that we add to a request, where no plugin has to find them among the others: as they are sent.
+    pub own: Vec<u8>,
     /// The client's own Host.
     host: Vec<u8>,
     text: Vec<u8>,
+}
+
+/// Where the lines that we add to a request are kept until it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnLines {
+    /// Among the client's, where plugins see and change them.
+    Among,
+    /// In [`Scratch::own`], and what only the writing has to leave out stays: 250 instructions less a request.
+    Apart,
+}
+
+impl OwnLines {
+    /// Apart, if there are no plugins.
+    pub fn of(site: &Site) -> OwnLines {
+        if site.hooks.is_some() { OwnLines::Among } else { OwnLines::Apart }
+    }
 }
 
 /// Turns a received request head into the one to forward, in place. The target is left alone. The protocols to offer are
@@ -46,9 +65,11 @@ pub fn forward_request(
     head: &mut RequestHead,
     forwarding: &Forwarding<'_>,
     offered: &mut Vec<u8>,
+    own_lines: OwnLines,
     scratch: &mut Scratch,
 ) {
     let Forwarding { plan, route, upstream, peer, policy } = *forwarding;
+    let Scratch { nominated, own, host, text } = scratch;
     let claims = Claims::of(peer, policy);
     offered.clear();
     if plan.upgrade {
@@ -59,26 +80,37 @@ pub fn forward_request(
             offered.extend_from_slice(protocol);
         }
     }
-    scratch.host.clear();
-    scratch.host.extend_from_slice(head.fields.first(Known::Host).unwrap_or_default());
-    set_authority(&mut head.authority, route, upstream, &scratch.host);
-    head.fields.remove_classes(Terms { plan, claims }.removed());
-    remove_nominated(&mut head.fields, &scratch.nominated);
+    host.clear();
+    host.extend_from_slice(head.fields.first(Known::Host).unwrap_or_default());
+    set_authority(&mut head.authority, route, upstream, host);
+    let removed = Terms { plan, claims }.removed();
+    own.clear();
+    let mut add = match own_lines {
+        OwnLines::Among => {
+            head.fields.remove_classes(removed);
+            Addition::Among
+        }
+        OwnLines::Apart => {
+            head.fields.remove_classes(removed.without(Known::Host));
+            Addition::Apart(own)
+        }
+    };
+    remove_nominated(&mut head.fields, nominated);
     if claims != Claims::Off {
-        add_claims(head, peer, claims == Claims::Kept, &scratch.host, stripped_prefix(route), &mut scratch.text);
+        add_claims(&mut head.fields, peer, claims == Claims::Kept, host, stripped_prefix(route), text, &mut add);
     }
     // RFC 9110 section 7.6.3: the version in which the message was received, then our name.
     let via: &[u8] = match head.version {
         Version::Http10 => b"1.0 mini-rproxy",
         Version::Http11 => b"1.1 mini-rproxy",
     };
-    head.fields.add_own(Known::Via, b"Via: ", via);
+    add.line(&mut head.fields, Known::Via, b"Via: ", via);
     if head.method == Method::Options
         && let Ok(Some(left @ 1..)) = max_forwards(&head.fields)
     {
-        scratch.text.clear();
-        write_decimal(left - 1, &mut scratch.text);
-        head.fields.set(b"Max-Forwards", &scratch.text);
+        text.clear();
+        write_decimal(left - 1, text);
+        head.fields.set(b"Max-Forwards", text);
     }
 }
 
@@ -97,16 +129,18 @@ fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, upstream: &Upstre
     });
 }
 
-/// Appends the whole forwarded request head. `authorization` is what the upstream's URL says, `offered` which protocols
-/// to switch to.
+/// Appends the whole forwarded request head. `own` are the lines that were kept apart, `authorization` is what the upstream's
+/// URL says, `offered` which protocols to switch to.
 pub fn write_request_head(
     head: &RequestHead,
+    own: &[u8],
     framing: Framing,
     authorization: Option<&str>,
     offered: &[u8],
     out: &mut Vec<u8>,
 ) {
     write_request(head, out);
+    out.extend_from_slice(own);
     if let Some(credentials) = authorization {
         out.extend_from_slice(b"Authorization: ");
         out.extend_from_slice(credentials.as_bytes());
@@ -119,9 +153,13 @@ pub fn write_request_head(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Turns a received response head into the one to forward, in place.
-pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], date: &[u8; 29]) {
-    head.fields.remove_classes(HOP_BY_HOP);
+/// Turns a received response head into the one to forward, in place. Content-Length, which is left out when the head is
+/// written, may stay where no plugin sees it: in most responses nothing else has to be removed.
+pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], own_lines: OwnLines, date: &[u8; 29]) {
+    head.fields.remove_classes(match own_lines {
+        OwnLines::Among => HOP_BY_HOP,
+        OwnLines::Apart => HOP_BY_HOP.without(Known::ContentLength),
+    });
     remove_nominated(&mut head.fields, nominated);
     // RFC 9110 section 6.6.1: a recipient with a clock adds the Date that an origin left out.
     if head.status >= 200 && head.fields.first(Known::Date).is_none() {
@@ -267,10 +305,17 @@ mod tests {
         let forwarding =
             Forwarding { plan: &plan, route, upstream: &route.upstream, peer: &peer, policy: &config.forwarded };
         let mut offered = b"left over".to_vec();
-        forward_request(&mut head, &forwarding, &mut offered, &mut scratch);
+        let received = head.clone();
+        forward_request(&mut head, &forwarding, &mut offered, OwnLines::Among, &mut scratch);
         let mut out = Vec::new();
-        write_request_head(&head, Framing::None, None, &offered, &mut out);
+        write_request_head(&head, &scratch.own, Framing::None, None, &offered, &mut out);
         let all = text(&out);
+        // Where our lines are kept makes no difference.
+        head = received;
+        forward_request(&mut head, &forwarding, &mut offered, OwnLines::Apart, &mut scratch);
+        out.clear();
+        write_request_head(&head, &scratch.own, Framing::None, None, &offered, &mut out);
+        assert_eq!(text(&out), all);
         let (start, rest) = all.split_once("\r\n").expect("a request line");
         assert!(start.ends_with(" /x HTTP/1.1"), "{start}");
         rest.trim_end().replace("\r\n", "|")
@@ -355,13 +400,19 @@ mod tests {
             ("theirs", 200, &[("Date", "x")], "Date: x"),
             ("not in an interim response", 103, &[("A", "1")], "A: 1"),
             ("hop by hop", 200, &[("Date", "x"), ("Keep-Alive", "5"), ("Connection", "close"), ("B", "2")], "Date: x"),
+            ("framing", 200, &[("Content-Length", "5"), ("Date", "x")], "Date: x"),
         ] {
             let mut head = ResponseHead { status, ..ResponseHead::default() };
             lines.iter().for_each(|(name, value)| head.fields.add(name.as_bytes(), value.as_bytes()));
-            forward_response(&mut head, b"b,", DATE);
-            let mut out = Vec::new();
-            head.fields.write(&mut out);
-            assert_eq!(text(&out).trim_end().replace("\r\n", "|"), expected, "{name}");
+            for own_lines in [OwnLines::Among, OwnLines::Apart] {
+                let mut head = head.clone();
+                forward_response(&mut head, b"b,", own_lines, DATE);
+                let mut out = Vec::new();
+                write_interim_head(&head, &mut out);
+                let all = text(&out);
+                let (_, lines) = all.split_once("\r\n").expect("a status line");
+                assert_eq!(lines.trim_end().replace("\r\n", "|"), expected, "{name}, {own_lines:?}");
+            }
         }
     }
 

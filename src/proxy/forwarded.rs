@@ -11,7 +11,6 @@ use ipnet::IpNet;
 use super::events::Peer;
 use crate::config::ForwardedPolicy;
 use crate::http::fields::{Classes, Fields, Known};
-use crate::http::head::RequestHead;
 
 /// Whether `address` is one of the proxies whose word is taken.
 #[inline]
@@ -38,10 +37,10 @@ pub const CLAIMS: Classes = Classes::of(&[
 /// The client's address: the peer's, or behind trusted proxies the last address in X-Forwarded-For that is not a trusted
 /// proxy's, read from the right (rule G5). An entry that is no address ends the search.
 pub fn client_address(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) -> Option<SocketAddr> {
-    let address = peer.address?;
-    if !is_trusted(address.ip(), policy) {
-        return Some(address);
-    }
+    let address = match peer.address {
+        Some(address) if is_trusted(address.ip(), policy) => address,
+        untrusted => return untrusted,
+    };
     let mut client = address;
     let lines = fields.iter().rev().filter(|line| line.known == Known::XForwardedFor);
     for entry in lines.flat_map(|line| line.value.rsplit(|&byte| byte == b',')) {
@@ -67,19 +66,45 @@ pub fn is_local(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) -> bool 
     is_here && (is_believed || !is_passed_on)
 }
 
+/// Where a line of ours goes.
+#[derive(Debug)]
+pub enum Addition<'a> {
+    /// Among the others.
+    Among,
+    /// Behind them, as it is sent.
+    Apart(&'a mut Vec<u8>),
+}
+
+impl Addition<'_> {
+    /// Adds a line to `fields`, or apart from them; see [`Fields::add_own`].
+    #[inline(always)]
+    pub fn line(&mut self, fields: &mut Fields, known: Known, start: &[u8], value: &[u8]) {
+        match self {
+            Addition::Among => fields.add_own(known, start, value),
+            Addition::Apart(out) => {
+                out.reserve(start.len() + value.len() + 2);
+                out.extend_from_slice(start);
+                out.extend_from_slice(value);
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+}
+
 /// Adds our own claims to a head from which those of an untrusted peer are gone. `host` is what the client asked for,
 /// `prefix` what was stripped from the path (empty for nothing).
 pub fn add_claims(
-    head: &mut RequestHead,
+    fields: &mut Fields,
     peer: &Peer,
     trusted: bool,
     host: &[u8],
     prefix: &str,
     scratch: &mut Vec<u8>,
+    add: &mut Addition<'_>,
 ) {
     scratch.clear();
-    let earlier = if trusted { last_line(&head.fields, Known::XForwardedFor) } else { None };
-    let list = earlier.and_then(|index| head.fields.get(index)).map_or(&b""[..], |line| line.value);
+    let earlier = if trusted { last_line(fields, Known::XForwardedFor) } else { None };
+    let list = earlier.and_then(|index| fields.get(index)).map_or(&b""[..], |line| line.value);
     if !list.is_empty() {
         scratch.extend_from_slice(list);
         scratch.extend_from_slice(b", ");
@@ -87,23 +112,19 @@ pub fn add_claims(
     if let Some(address) = peer.address {
         write_ip(address.ip(), scratch);
         match earlier {
-            Some(index) => head.fields.set_value(index, scratch),
-            None => head.fields.add_own(Known::XForwardedFor, b"X-Forwarded-For: ", scratch),
+            Some(index) => fields.set_value(index, scratch),
+            None => add.line(fields, Known::XForwardedFor, b"X-Forwarded-For: ", scratch),
         }
     }
-    let missing = |fields: &Fields, known| fields.first(known).is_none();
-    if !host.is_empty() && missing(&head.fields, Known::XForwardedHost) {
-        head.fields.add_own(Known::XForwardedHost, b"X-Forwarded-Host: ", host);
+    if !host.is_empty() && fields.first(Known::XForwardedHost).is_none() {
+        add.line(fields, Known::XForwardedHost, b"X-Forwarded-Host: ", host);
     }
-    if missing(&head.fields, Known::XForwardedProto) {
-        head.fields.add_own(
-            Known::XForwardedProto,
-            b"X-Forwarded-Proto: ",
-            if peer.secure { b"https" } else { b"http" },
-        );
+    if fields.first(Known::XForwardedProto).is_none() {
+        let proto: &[u8] = if peer.secure { b"https" } else { b"http" };
+        add.line(fields, Known::XForwardedProto, b"X-Forwarded-Proto: ", proto);
     }
-    if !prefix.is_empty() && missing(&head.fields, Known::XForwardedPrefix) {
-        head.fields.add_own(Known::XForwardedPrefix, b"X-Forwarded-Prefix: ", prefix.as_bytes());
+    if !prefix.is_empty() && fields.first(Known::XForwardedPrefix).is_none() {
+        add.line(fields, Known::XForwardedPrefix, b"X-Forwarded-Prefix: ", prefix.as_bytes());
     }
 }
 
@@ -111,21 +132,41 @@ fn last_line(fields: &Fields, known: Known) -> Option<usize> {
     (0..fields.len()).rev().find(|&index| fields.get(index).is_some_and(|line| line.known == known))
 }
 
+/// The text of each octet with a dot behind it, and its length.
+const OCTETS: [([u8; 4], usize); 256] = {
+    let mut table = [([b'.'; 4], 0); 256];
+    let mut octet = 0;
+    while octet < 256 {
+        let mut power = if octet >= 100 {
+            100
+        } else if octet >= 10 {
+            10
+        } else {
+            1
+        };
+        let (text, len) = &mut table[octet];
+        while power > 0 {
+            text[*len] = b'0' + (octet / power % 10) as u8;
+            *len += 1;
+            power /= 10;
+        }
+        *len += 1;
+        octet += 1;
+    }
+    table
+};
+
 /// Appends an address as text. IPv4 by hand: this runs for every request.
 fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
     match ip.to_canonical() {
         IpAddr::V4(v4) => {
             // Four octets of three digits, each with a dot behind it.
-            let mut text = [b'.'; 16];
+            let mut text = [0; 16];
             let mut len = 0;
             for octet in v4.octets() {
-                for power in [100, 10, 1] {
-                    if octet >= power || power == 1 {
-                        text[len] = b'0' + octet / power % 10;
-                        len += 1;
-                    }
-                }
-                len += 1;
+                let (digits, count) = OCTETS[usize::from(octet)];
+                text[len..len + 4].copy_from_slice(&digits);
+                len += count;
             }
             out.extend_from_slice(&text[..len - 1]);
         }
@@ -212,9 +253,10 @@ mod tests {
             ("IPv6", "2001:db8::1", true, &[], "for=2001:db8::1 host=h proto=http prefix=/a"),
         ];
         for (name, from, trusted, lines, expected) in rows {
-            let mut head = RequestHead { fields: fields(lines), ..RequestHead::default() };
-            add_claims(&mut head, &peer(from), trusted, b"h", "/a", &mut b"left over".to_vec());
-            let value = |known| head.fields.first(known).unwrap_or(b"-").escape_ascii();
+            let mut fields = fields(lines);
+            let mut scratch = b"left over".to_vec();
+            add_claims(&mut fields, &peer(from), trusted, b"h", "/a", &mut scratch, &mut Addition::Among);
+            let value = |known| fields.first(known).unwrap_or(b"-").escape_ascii();
             let found = format!(
                 "for={} host={} proto={} prefix={}",
                 value(Known::XForwardedFor),
@@ -223,19 +265,13 @@ mod tests {
                 value(Known::XForwardedPrefix),
             );
             assert_eq!(found, expected, "{name}");
-            assert_eq!(head.fields.len(), 4, "{name}: one line each");
+            assert_eq!(fields.len(), 4, "{name}: one line each");
         }
-        let mut head = RequestHead::default();
-        add_claims(
-            &mut head,
-            &Peer { address: None, secure: true, ..Peer::default() },
-            false,
-            b"",
-            "",
-            &mut Vec::new(),
-        );
-        assert_eq!(head.fields.iter().count(), 1);
-        assert_eq!(head.fields.first(Known::XForwardedProto), Some(&b"https"[..]));
+        let mut fields = Fields::new();
+        let peer = Peer { address: None, secure: true, ..Peer::default() };
+        add_claims(&mut fields, &peer, false, b"", "", &mut Vec::new(), &mut Addition::Among);
+        assert_eq!(fields.iter().count(), 1);
+        assert_eq!(fields.first(Known::XForwardedProto), Some(&b"https"[..]));
     }
 
     #[test]

@@ -16,8 +16,8 @@ use super::connection::{Options, read_options};
 use super::downstream::head_limits;
 use super::events::ConnectError;
 use super::forward::{
-    client_framing, forward_response, map_response, write_interim_head, write_response_head, write_switching_head,
-    write_trailers,
+    OwnLines, client_framing, forward_response, map_response, write_interim_head, write_response_head,
+    write_switching_head, write_trailers,
 };
 use super::hooks::Verdict;
 use super::outcome::HookPhase;
@@ -146,7 +146,8 @@ impl Transaction {
 
     /// The received head becomes the one that leaves, whatever its status.
     fn forward_response_head(&mut self, turn: &Turn<'_, '_>) {
-        forward_response(&mut self.response, &self.scratch.nominated, &turn.env.now.date);
+        let own_lines = OwnLines::of(&turn.client.site);
+        forward_response(&mut self.response, &self.scratch.nominated, own_lines, &turn.env.now.date);
         if let Some(plan) = self.plan {
             let route = &turn.client.site.config.routes[plan.route as usize];
             let upstream = Choice::upstream(self.choice.as_ref(), route);
