@@ -24,9 +24,19 @@ const DEADLINE_GRACE: Duration = Duration::from_millis(10);
 enum Step {
     /// Something moved; more may.
     Moved,
-    /// Nothing did, or nothing is left that could.
-    Still,
+    /// Nothing did, or nothing is left that could. When to look again at the latest.
+    Still(Option<Instant>),
     /// The client's connection is gone, or there is nothing left to do for it but to wait.
+    Over,
+}
+
+/// What became of the exchange's commands.
+enum Orders {
+    /// There were none.
+    None,
+    /// They were carried out.
+    Done,
+    /// The last one was to end the client's connection.
     Over,
 }
 
@@ -51,8 +61,7 @@ impl Worker {
             match self.step(key, &mut budget) {
                 Step::Over => return,
                 Step::Moved => {}
-                Step::Still => {
-                    let deadline = self.deadline(key);
+                Step::Still(deadline) => {
                     let is_due = deadline.is_some_and(|deadline| deadline <= self.around.now());
                     if was_told || !is_due {
                         self.rest(key, deadline);
@@ -86,17 +95,19 @@ impl Worker {
         let Some(mut pair) = self.pair(key) else { return Step::Over };
         let mut moved = pair.drain_lane(budget);
         // What is left of the last time goes first: then what is read now may find an empty queue and skip it.
-        moved |= pair.flush(Side::Downstream, budget);
-        moved |= pair.flush(Side::Upstream, budget);
+        if pair.has_unwritten() {
+            moved |= pair.flush(Side::Downstream, budget);
+            moved |= pair.flush(Side::Upstream, budget);
+        }
         moved |= pair.pull(Side::Downstream, budget);
         moved |= pair.pull(Side::Upstream, budget);
         moved |= pair.flush(Side::Downstream, budget);
         if pair.has_orders() {
             moved |= self.deliver(key);
             match self.carry_out(key) {
-                Step::Over => return Step::Over,
-                Step::Moved => moved = true,
-                Step::Still => {}
+                Orders::Over => return Step::Over,
+                Orders::Done => moved = true,
+                Orders::None => {}
             }
             let Some(with_orders_done) = self.pair(key) else { return Step::Over };
             pair = with_orders_done;
@@ -104,7 +115,7 @@ impl Worker {
         }
         moved |= pair.flush(Side::Upstream, budget);
         // Another round, to learn that nothing moves any more, would cost a tenth of a small request.
-        if moved && pair.may_go_on() { Step::Moved } else { Step::Still }
+        if moved && pair.may_go_on() { Step::Moved } else { Step::Still(pair.deadline()) }
     }
 
     /// Tells the exchange what happened since it was last driven, beside bytes.
@@ -125,13 +136,13 @@ impl Worker {
     }
 
     /// Does what the exchange says, in its order.
-    fn carry_out(&mut self, key: Key) -> Step {
-        let mut step = Step::Still;
+    fn carry_out(&mut self, key: Key) -> Orders {
+        let mut orders = Orders::None;
         let mut is_over = false;
         while let Some(client) = self.clients.get_mut(key)
             && let Some(command) = client.exchange.poll_command()
         {
-            step = Step::Moved;
+            orders = Orders::Done;
             match command {
                 Command::Connect { upstream, fresh } => self.lend(key, upstream, fresh),
                 Command::Park => self.park(key),
@@ -154,9 +165,9 @@ impl Worker {
         }
         if is_over {
             self.let_go(key);
-            step = Step::Over;
+            orders = Orders::Over;
         }
-        step
+        orders
     }
 
     /// The exchange is over. The kernel delivers what it was given; what waits in a TLS stage it was not given yet.
@@ -209,6 +220,7 @@ impl Worker {
         let now = self.around.now();
         let Some(client) = self.clients.get_mut(key) else { return };
         client.active = now;
+        client.count_busy(&self.around.journal.meter);
         let token = Source::Client(key).token();
         if let Some(deadline) = deadline
             && client.alarm.is_after(deadline)

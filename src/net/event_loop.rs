@@ -183,7 +183,6 @@ impl Worker {
     fn drive_contained(&mut self, key: Key) {
         let result = catch_unwind(AssertUnwindSafe(|| self.drive(key)));
         self.count_memory(key);
-        self.count_busy(key);
         if result.is_err() {
             self.around.spares = Spares::of(self.around.ledger.spares());
             self.remove_client(key);

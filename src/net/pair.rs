@@ -1,5 +1,6 @@
 //! Both sockets of an exchange, for the length of a step: what moves between them, and what the exchange hears of it.
 
+use crate::instant::Instant;
 use crate::proxy::exchange::{Appetite, Exchange, Input, Side};
 
 use super::conn::{Conn, ReadOutcome, WriteOutcome};
@@ -7,7 +8,7 @@ use super::lane::{self, Lane, Passed};
 use super::memory::Grant;
 use super::slab::Key;
 use super::splice::Pipes;
-use super::worker::{Hungry, Surroundings};
+use super::worker::{Hungry, Surroundings, deadline};
 
 /// Bytes that one connection may move in one turn, both directions together.
 const TURN_BYTES: usize = 256 * 1024;
@@ -73,6 +74,11 @@ impl<'a> Pair<'a> {
         self.exchange.handle(&mut self.around.env(), input);
     }
 
+    /// When to drive it at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        deadline(self.exchange, self.lane)
+    }
+
     /// Whether there is something to do that needs more than the two sockets.
     pub fn has_orders(&self) -> bool {
         self.has_news || self.exchange.has_command()
@@ -88,7 +94,7 @@ impl<'a> Pair<'a> {
     }
 
     /// Whether bytes wait to be written, or in a stage.
-    fn has_unwritten(&self) -> bool {
+    pub fn has_unwritten(&self) -> bool {
         self.exchange.has_output() || self.down.has_unsent() || self.up.as_ref().is_some_and(|up| up.has_unsent())
     }
 

@@ -13,6 +13,7 @@ use mio::Poll;
 use crate::instant::Instant;
 use crate::proxy::exchange::{Balance, ConnectError, Env, Exchange, Spares};
 use crate::proxy::exposition::Board;
+use crate::proxy::meter::Meter;
 use crate::proxy::site::{Site, UpstreamId};
 
 use super::addresses::{Attempt, Known};
@@ -76,11 +77,26 @@ pub enum Introduction {
 }
 
 impl Client {
+    /// Counts whether a request is under way.
+    pub fn count_busy(&mut self, meter: &Meter) {
+        match (self.is_busy, self.exchange.is_active()) {
+            (false, true) => meter.busy.increment(),
+            (true, false) => meter.busy.decrement(),
+            (true, true) | (false, false) => return,
+        }
+        self.is_busy = !self.is_busy;
+    }
+
     /// When to drive it at the latest.
     pub fn deadline(&self) -> Option<Instant> {
-        let lease = self.lane.as_ref().map(|lane| lane.until());
-        [self.exchange.deadline(), lease].into_iter().flatten().min()
+        deadline(&self.exchange, &self.lane)
     }
+}
+
+/// When a client with this exchange and this lane is to be driven at the latest.
+pub fn deadline(exchange: &Exchange, lane: &Option<Box<Lane>>) -> Option<Instant> {
+    let lease = lane.as_ref().map(|lane| lane.until());
+    [exchange.deadline(), lease].into_iter().flatten().min()
 }
 
 /// How far a client connection is on its way out.
@@ -326,18 +342,6 @@ impl Worker {
             let now = u32::try_from(now).unwrap_or(u32::MAX);
             self.around.ledger.count(client.counted as usize, now as usize);
             client.counted = now;
-        }
-    }
-
-    /// Counts whether a client has a request under way.
-    pub(super) fn count_busy(&mut self, key: Key) {
-        if let Some(client) = self.clients.get_mut(key) {
-            match (client.is_busy, client.exchange.is_active()) {
-                (false, true) => self.around.journal.meter.busy.increment(),
-                (true, false) => self.around.journal.meter.busy.decrement(),
-                (true, true) | (false, false) => return,
-            }
-            client.is_busy = !client.is_busy;
         }
     }
 

@@ -225,12 +225,14 @@ impl Transaction {
         self.timeline = None;
     }
 
-    /// Forgets what the client sent beside its request, and gives back what one large message made the buffers grow to.
-    fn shrink(&mut self) {
+    /// Forgets what the client sent beside its request, and gives back what one large message made the buffers grow to;
+    /// returns how much memory it still owns.
+    fn shrink(&mut self) -> usize {
         self.client_input.clear();
-        if self.memory() <= KEPT_CAPACITY {
+        let memory = self.memory();
+        if memory <= KEPT_CAPACITY {
             // All of them together have less than each of them may keep.
-            return;
+            return memory;
         }
         for bytes in [&mut self.client_input, &mut self.origin_input, &mut self.request_body, &mut self.response_body] {
             bytes.clear();
@@ -241,6 +243,7 @@ impl Transaction {
         self.request.fields.recycle(KEPT_CAPACITY);
         self.response.fields.recycle(KEPT_CAPACITY);
         self.trailers.recycle(KEPT_CAPACITY);
+        self.memory()
     }
 
     /// Whether the client asked with HEAD, whatever plugins made of it.
@@ -335,8 +338,7 @@ impl Spares {
 
     pub(super) fn give_back(&mut self, mut transaction: Box<Transaction>) {
         if self.boxes.len() < KEPT_TRANSACTIONS {
-            transaction.shrink();
-            let memory = transaction.memory();
+            let memory = transaction.shrink();
             if self.most - self.kept >= memory {
                 self.kept += memory;
                 self.boxes.push((transaction, memory));

@@ -47,7 +47,7 @@ impl Client {
 /// connection is given back before another is asked for.
 #[derive(Debug, Default)]
 pub(super) struct Commands {
-    /// Whether there may be one: asked far more often than commands are given.
+    /// Whether there is one: asked far more often than commands are given.
     are_waiting: bool,
     release: Option<Release>,
     connect: Option<(UpstreamId, bool)>,
@@ -97,7 +97,7 @@ impl Commands {
         self.end = Some(how);
     }
 
-    /// Whether there may be one; `false` is certain.
+    /// Whether there is one.
     pub fn are_waiting(&self) -> bool {
         self.are_waiting
     }
@@ -107,7 +107,12 @@ impl Commands {
             return None;
         }
         let command = self.next();
-        self.are_waiting = command.is_some();
+        // Mostly that was the only one.
+        self.are_waiting = self.release.is_some()
+            || self.connect.is_some()
+            || self.shutdown_upstream
+            || self.shutdown_downstream
+            || self.end.is_some();
         command
     }
 
