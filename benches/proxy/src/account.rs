@@ -24,9 +24,19 @@ pub fn cpu_time_by_thread(processes: &[u32]) -> BTreeMap<u32, Duration> {
 ///
 /// `VmRSS` is a counter that may lag by some hundred KiB on each core; `smaps_rollup` walks the page tables.
 pub fn resident(processes: &[u32]) -> u64 {
+    sum_of(processes, "Rss:")
+}
+
+/// Those of them that no file holds: what the processes have written. The rest are pages of program and libraries, which
+/// all processes share and which the kernel can drop and read again.
+pub fn anonymous(processes: &[u32]) -> u64 {
+    sum_of(processes, "Anonymous:")
+}
+
+fn sum_of(processes: &[u32], key: &str) -> u64 {
     let of = |process: &u32| {
         let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
-        text.lines().find_map(|line| line.strip_prefix("Rss:")).map_or(0, |rest| first_number(rest) * 1024)
+        text.lines().find_map(|line| line.strip_prefix(key)).map_or(0, |rest| first_number(rest) * 1024)
     };
     processes.iter().map(of).sum()
 }

@@ -10,10 +10,10 @@ use std::path::Path;
 
 use crate::bench::{Bench, COPYING, keep_alive, left_out};
 use crate::load::Session;
-use crate::origin::SMALL;
+use crate::origin::{CHUNKED, SMALL};
 use crate::peer::{Peer, Setup, Tool, find};
 use crate::row::{Row, Unit};
-use crate::wire::{Exchange, browser_get, get};
+use crate::wire::{Exchange, browser_get, get, upload};
 
 /// Few, so that each event loop finds about as much at a time in either run.
 const CONNECTIONS: usize = 16;
@@ -51,7 +51,7 @@ pub fn instructions(bench: &Bench, scenario: &str) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
-/// System calls of a small request.
+/// System calls of a small request; and those that move bytes for a chunked response and an upload.
 pub fn calls(bench: &Bench, scenario: &str) -> Result<Vec<Row>, String> {
     let tool = |file: &Path| Tool {
         words: ["strace", "-f", "-c", "-o"]
@@ -60,26 +60,43 @@ pub fn calls(bench: &Bench, scenario: &str) -> Result<Vec<Row>, String> {
             .chain([file.display().to_string()])
             .collect(),
     };
-    let row = |what| Row::new(scenario, what, Unit::EachRequest);
-    let (mut on_sockets, mut waiting) = (row("system calls that move bytes"), row("waits for events"));
-    let (mut arming, mut others) = (row("epoll_ctl"), row("other system calls"));
+    let row = |what: &str| Row::new(scenario, what, Unit::EachRequest);
+    let mut rows =
+        ["on sockets, small", "waits for events, small", "epoll_ctl, small", "others, small"].map(row).to_vec();
+    let more = [
+        ("on sockets, chunked response", get("/app/chunked", CHUNKED)),
+        ("on sockets, 64 KiB upload", upload("/app/upload", 65_536, SMALL)),
+    ];
     for peer in bench.taking_part(&COPYING) {
         match per_request(bench, peer, &get("/app/small", SMALL), &tool, calls_in) {
             Ok(counted) => {
-                let sum = |names: &[&str]| names.iter().filter_map(|name| counted.get(*name)).sum::<f64>();
-                on_sockets.add(peer, sum(ON_SOCKETS));
-                waiting.add(peer, sum(WAITING));
-                arming.add(peer, sum(ARMING));
-                let named = sum(ON_SOCKETS) + sum(WAITING) + sum(ARMING);
-                others.add(peer, (counted.values().sum::<f64>() - named).max(0.0));
+                let named = [ON_SOCKETS, WAITING, ARMING].map(|names| sum(&counted, names));
+                let others = counted.values().sum::<f64>() - named.iter().sum::<f64>();
+                for (row, calls) in rows.iter_mut().zip(named.into_iter().chain([others.max(0.0)])) {
+                    row.add(peer, calls);
+                }
             }
             Err(error) => left_out(peer, scenario, &error),
         }
     }
     // Half a call in a hundred requests may be one that found nothing.
-    on_sockets.at_most_value(4.005);
-    arming.at_most_value(0.005);
-    Ok(vec![on_sockets, waiting, arming, others])
+    rows[0].at_most_value(4.005);
+    rows[2].at_most_value(0.005);
+    for (what, exchange) in more {
+        let mut row = row(what);
+        for peer in bench.taking_part(&COPYING) {
+            match per_request(bench, peer, &exchange, &tool, calls_in) {
+                Ok(counted) => row.add(peer, sum(&counted, ON_SOCKETS)),
+                Err(error) => left_out(peer, scenario, &error),
+            }
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn sum(counted: &Counts, names: &[&str]) -> f64 {
+    names.iter().filter_map(|name| counted.get(*name)).sum()
 }
 
 type Counts = BTreeMap<String, f64>;

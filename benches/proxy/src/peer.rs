@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::account::{cpu_time_by_thread, raise_descriptor_limit, resident};
+use crate::account::{anonymous, cpu_time_by_thread, raise_descriptor_limit, resident};
 use crate::certificate::{Certificate, NAME};
 use crate::child::Child;
 use crate::cores::Cores;
@@ -174,6 +174,11 @@ impl Running {
     /// The memory that it has.
     pub fn resident(&self) -> u64 {
         resident(&self.child.processes())
+    }
+
+    /// The part of it that is not from files.
+    pub fn anonymous(&self) -> u64 {
+        anonymous(&self.child.processes())
     }
 }
 

@@ -7,7 +7,7 @@ use crate::beside;
 use crate::counted;
 use crate::load::{Load, Session, Style};
 use crate::origin::{CHUNKED, SMALL};
-use crate::peer::{Marking, PEERS, Peer, Running, Setup, Tls, route};
+use crate::peer::{Marking, PEERS, Peer, Setup, Tls, route};
 use crate::row::{Row, Unit};
 use crate::scaling;
 use crate::wire::{self, Exchange, browser_get, get, last_get, upload};
@@ -229,7 +229,7 @@ fn routes(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
         let mut memory = Row::new(scenario.name, &format!("resident, {count} routes"), Unit::Mebibytes);
         for (peer, running) in &fleet {
             load.add(*peer, running.first_answer.as_secs_f64() * 1e3);
-            memory.add(*peer, mebibytes(running));
+            memory.add(*peer, mebibytes(running.resident()));
         }
         if count == 100_000 {
             load.at_most_value(100.0);
@@ -240,8 +240,8 @@ fn routes(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
-fn mebibytes(running: &Running) -> f64 {
-    running.resident() as f64 / (1 << 20) as f64
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / (1 << 20) as f64
 }
 
 fn slow(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
@@ -260,12 +260,14 @@ fn calls(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
 
 fn start(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
     let mut memory = Row::new(scenario.name, "resident after the first answer", Unit::Mebibytes);
+    let mut written = Row::new(scenario.name, "of that not from files", Unit::Mebibytes);
     let mut answer = Row::new(scenario.name, "exec to first answer", Unit::Milliseconds);
     for _ in 0..bench.extent.repeat.max(3) {
         for peer in bench.taking_part(&COPYING) {
             match bench.workshop.start(peer, &Setup { connections: 1024, ..Setup::default() }) {
                 Ok(running) => {
-                    memory.add(peer, mebibytes(&running));
+                    memory.add(peer, mebibytes(running.resident()));
+                    written.add(peer, mebibytes(running.anonymous()));
                     answer.add(peer, running.first_answer.as_secs_f64() * 1e3);
                 }
                 Err(error) => left_out(peer, scenario.name, &error),
@@ -274,7 +276,7 @@ fn start(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
     }
     memory.at_most_value(3.0);
     answer.at_most_value(3.0);
-    Ok(vec![memory, answer])
+    Ok(vec![memory, written, answer])
 }
 
 fn workers(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
