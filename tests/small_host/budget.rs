@@ -193,33 +193,29 @@ fn a_bad_budget_is_one_line() {
     }
 }
 
+/// Nothing more is read for a peer that has not taken what came before, so that even hundreds of them reach no wall.
 #[test]
-fn e4_slow_readers_are_bounded_by_the_budget_and_what_is_under_way_goes_on() {
+fn e4_slow_readers_hold_one_small_read_each_and_others_are_served_beside_them() {
     let bench = Bench::new();
     let proxy = bench.start(&["-memory-budget", "8MiB"], "workers: 1\ntimeouts: {write_idle: 1h}");
     let before = memory_kib(&proxy);
     let mut download = Download::begin(&proxy);
-    // Fewer than the connection limit: it is memory that runs out.
     let crowd = begin_slow_downloads(&proxy, CONNECTIONS - 40);
     let held = settled_memory_kib(&proxy);
     eprintln!("slow readers: {before} KiB before, {held} KiB held");
-    assert!(held <= BUDGET_KIB + BASE_KIB, "{held} KiB are held");
-    assert!(held >= BUDGET_KIB / 2, "only {held} KiB are held: no wall was reached");
-    // The wall: nobody new gets in, but what was there goes on.
-    assert!(!is_served(&proxy, Duration::from_millis(300)), "a new request is served at the wall");
-    download.goes_on("at the wall");
-    assert!(memory_kib(&proxy) <= BUDGET_KIB + BASE_KIB);
+    // 8 KiB that were read, and what an exchange needs.
+    let each = (held - before) / crowd.len() as u64;
+    assert!(each <= 14, "{each} KiB for each, {held} KiB in all");
+    assert!(each >= 4, "{each} KiB for each: they are not slow, and the test proves nothing");
+    assert!(is_served(&proxy, PATIENCE), "a new request is not served");
+    download.goes_on("beside slow readers");
 
     drop(crowd);
-    wait_until("a new request to be served", || is_served(&proxy, Duration::from_millis(500)));
-    download.goes_on("after the wall");
     let clients: Vec<Peer> = (0..50).map(|_| proxy.connect()).collect();
     for mut client in clients {
         assert_eq!(client.get("/").status(), 200);
     }
-    let after = settled_memory_kib(&proxy);
-    // Recycled memory, and what the allocator keeps between what is still used.
-    assert!(after <= before + BUDGET_KIB, "{before} KiB before, {after} KiB after");
+    download.goes_on("after them");
 }
 
 #[test]
