@@ -13,8 +13,9 @@
 //! place. Whatever else is found, right or wrong, ends the attempt, and the library reads everything: mistakes are
 //! explained in one place only.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
 
 use super::UpstreamUrl;
 use super::read::Entry as _;

@@ -205,8 +205,8 @@ fn label_upstreams(
 
 /// One route, as /configz shows it: no credentials.
 #[derive(Serialize)]
-struct PublicRoute {
-    prefix: String,
+struct PublicRoute<'a> {
+    prefix: &'a str,
     /// Of several the first.
     upstream: String,
     /// All of them, where there are several.
@@ -214,24 +214,26 @@ struct PublicRoute {
     upstreams: Vec<String>,
 }
 
-/// What JSON puts around one route.
-const FRAME_LEN: usize = r#"{"prefix":"","upstream":""},"#.len();
+impl PublicRoute<'_> {
+    fn of(route: &RouteConfig) -> PublicRoute<'_> {
+        PublicRoute {
+            prefix: &route.prefix,
+            upstream: route.upstream.to_public_string(),
+            upstreams: match route.others {
+                Some(_) => route.upstreams().map(UpstreamUrl::to_public_string).collect(),
+                None => Vec::new(),
+            },
+        }
+    }
+}
 
 fn configz(routes: &[RouteConfig]) -> String {
-    let public = |route: &RouteConfig| PublicRoute {
-        prefix: route.prefix.clone(),
-        upstream: route.upstream.to_public_string(),
-        upstreams: match route.others {
-            Some(_) => route.upstreams().map(UpstreamUrl::to_public_string).collect(),
-            None => Vec::new(),
-        },
-    };
-    // It stays as long as the process and is the largest part of many routes: no room is left over.
-    let len: usize = routes.iter().map(|r| r.prefix.len() + r.upstream.to_public_string().len() + FRAME_LEN).sum();
-    let mut json = Vec::with_capacity(len + 2);
+    let mut json = Vec::new();
     serde_json::Serializer::new(&mut json)
-        .collect_seq(routes.iter().map(public))
+        .collect_seq(routes.iter().map(PublicRoute::of))
         .expect("strings always become JSON, and memory takes everything");
+    // It stays as long as the process and is the largest part of many routes: no room is left over.
+    json.shrink_to_fit();
     String::from_utf8(json).expect("JSON is text")
 }
 
