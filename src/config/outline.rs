@@ -8,7 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::{Config, RouteConfig, UpstreamUrl};
@@ -26,11 +27,40 @@ pub struct Outline {
 }
 
 /// The value of a setting.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 enum Words {
     One(String),
     Many(Vec<String>),
+}
+
+/// By hand: the derived one keeps a copy of whatever stands there, numbers and mappings too, and tries each kind.
+impl<'de> Deserialize<'de> for Words {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Words, D::Error> {
+        struct OneOrMany;
+
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Words;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Words, E> {
+                Ok(Words::One(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Words, A::Error> {
+                let mut all = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    all.push(text);
+                }
+                Ok(Words::Many(all))
+            }
+        }
+
+        deserializer.deserialize_any(OneOrMany)
+    }
 }
 
 /// One thing that is different.
@@ -243,19 +273,20 @@ fn compare(old: &BTreeMap<String, Words>, new: &BTreeMap<String, Words>, subject
             (None, Some(Words::One(new))) => note(Kind::Added, name, new.clone()),
             (old, new) => {
                 let (old, new) = (old.map_or(&[][..], Words::list), new.map_or(&[][..], Words::list));
-                let removed = old.iter().filter(|one| !new.contains(one));
-                removed.for_each(|one| note(Kind::Removed, name, one.clone()));
-                let added = new.iter().filter(|one| !old.contains(one));
-                added.for_each(|one| note(Kind::Added, name, one.clone()));
-                let mut sorted = (old.to_vec(), new.to_vec());
-                sorted.0.sort_unstable();
-                sorted.1.sort_unstable();
-                if sorted.0 == sorted.1 && !old.is_empty() {
+                let (removed, added) = (without(old, new), without(new, old));
+                removed.iter().for_each(|one| note(Kind::Removed, name, (*one).clone()));
+                added.iter().for_each(|one| note(Kind::Added, name, (*one).clone()));
+                if removed.is_empty() && added.is_empty() && old.len() == new.len() && !old.is_empty() {
                     note(Kind::Changed, name, "in another order".to_owned());
                 }
             }
         }
     }
+}
+
+/// Those of `list` that are not in `other`.
+fn without<'a>(list: &'a [String], other: &[String]) -> Vec<&'a String> {
+    list.iter().filter(|one| !other.contains(one)).collect()
 }
 
 impl Words {

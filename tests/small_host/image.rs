@@ -121,7 +121,7 @@ fn what_the_image_runs_works_in_its_layout_and_its_health_is_told() {
     let origin = Origin::echo();
     // As it is by default in the image: all addresses, port 8080.
     let yaml = origin.config("listen_addr: \":8080\"");
-    for (binary, _) in binaries() {
+    for binary in binaries() {
         let mut root = std::path::PathBuf::new();
         let launch = Launch::with(&yaml, |folder| {
             root = folder.join("image");
