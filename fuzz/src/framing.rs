@@ -35,7 +35,7 @@ fn requests(bytes: &[u8]) {
         let Ok(framing) = request_framing(&head) else { return };
         let is_connect = head.method == Method::Connect;
         let Ok(target) = parse_target(&head.target, is_connect, head.method == Method::Options) else { return };
-        if effective_authority(&target, head.version, &head.fields).is_err() {
+        if effective_authority(&target, head.version, &head.fields, None).is_err() {
             return;
         }
         let Some((end, body)) = read_body(framing, bytes, at + len) else { return };

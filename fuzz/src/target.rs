@@ -28,7 +28,7 @@ pub fn target_route(data: &[u8]) {
         fields.add(b"Host", host);
     }
     let version = if flags & 16 == 0 { Version::Http11 } else { Version::Http10 };
-    if let Ok(authority) = effective_authority(&parsed, version, &fields) {
+    if let Ok(authority) = effective_authority(&parsed, version, &fields, None) {
         assert!(is_authority(authority));
         let is_clean = |byte: &u8| byte.is_ascii_graphic() && !b"/?#@,\\".contains(byte);
         assert!(authority.iter().all(is_clean), "{}", authority.escape_ascii());

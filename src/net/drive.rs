@@ -103,7 +103,9 @@ impl Worker {
         moved |= pair.pull(Side::Upstream, budget);
         moved |= pair.flush(Side::Downstream, budget);
         if pair.has_orders() {
-            moved |= self.deliver(key);
+            if pair.has_news {
+                moved |= self.deliver(key);
+            }
             match self.carry_out(key) {
                 Orders::Over => return Step::Over,
                 Orders::Done => moved = true,

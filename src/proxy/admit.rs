@@ -57,7 +57,7 @@ pub struct Plan {
     pub expects_continue: bool,
 }
 
-/// Judges a request head. For [`Answerer::Upstream`] the target to forward is left in `target`.
+/// Judges a request head. `valid_host` is a Host that was admitted before, if there is one. For [`Answerer::Upstream`] the target to forward is left in `target`.
 ///
 /// # Errors
 /// The refusal to answer with.
@@ -66,6 +66,7 @@ pub fn admit(
     options: Options,
     peer: &Peer,
     site: &Site,
+    valid_host: Option<&[u8]>,
     target: &mut Vec<u8>,
 ) -> Result<Admission, Refusal> {
     target.clear();
@@ -82,7 +83,7 @@ pub fn admit(
     }
     let is_options = head.method == Method::Options;
     let requested = parse_target(&head.target, false, is_options)?;
-    effective_authority(&requested, head.version, &head.fields)?;
+    effective_authority(&requested, head.version, &head.fields, valid_host)?;
     let (path, query) = match requested {
         Target::Origin { path, query } | Target::Absolute { path, query, .. } => (path, query),
         Target::Asterisk => return Ok(Admission { framing, by: Answerer::Options }),
@@ -195,7 +196,7 @@ mod tests {
         parse_request(text.as_bytes(), &LIMITS, &mut head).expect("a valid head").expect("a whole head");
         let options = read_options(&head.fields, &mut Vec::new()).expect("few options");
         let mut target = b"left over".to_vec();
-        let admission = admit(&head, options, peer, site, &mut target)?;
+        let admission = admit(&head, options, peer, site, None, &mut target)?;
         Ok((admission, String::from_utf8(target).expect("ASCII")))
     }
 

@@ -118,7 +118,7 @@ impl Transaction {
             .map_err(|_| Refusal::new(400, Cause::Rule("G1")))?;
         self.is_persistent = options.is_persistent(self.request.version) && turn.client.may_serve_another();
         let (site, peer) = (&turn.client.site, &turn.client.peer);
-        let admission = admit(&self.request, options, peer, site, &mut self.original_target)?;
+        let admission = admit(&self.request, options, peer, site, self.scratch.last_host(), &mut self.original_target)?;
         match admission.by {
             Answerer::Upstream(plan) => self.forward(turn, plan, admission.framing),
             Answerer::Health => {

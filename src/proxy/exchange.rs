@@ -228,11 +228,7 @@ impl Exchange {
 
     /// Whether reading from `side` makes sense now. This is the whole of backpressure.
     pub fn wants_read(&self, side: Side) -> bool {
-        match &self.state {
-            State::Idle { .. } | State::Lingering { .. } => side == Side::Downstream,
-            State::Active(transaction) => transaction.wants_read(side),
-            State::Closed => false,
-        }
+        self.appetite(side).is_some()
     }
 
     /// How many bytes may be moved from `side` to the other one unseen; 0 while output waits on the other side.
@@ -314,13 +310,14 @@ impl Exchange {
         }
     }
 
-    /// What a read from `side` would be for, where one makes sense.
-    pub fn appetite(&self, side: Side) -> Appetite {
-        match &self.state {
-            State::Idle { .. } => Appetite::NewRequest,
-            State::Active(transaction) => transaction.appetite(side),
+    /// What a read from `side` would be for; `None` where it makes no sense now.
+    pub fn appetite(&self, side: Side) -> Option<Appetite> {
+        match (&self.state, side) {
+            (State::Idle { .. }, Side::Downstream) => Some(Appetite::NewRequest),
+            (State::Active(transaction), _) => transaction.wants_read(side).then(|| transaction.appetite(side)),
             // What is read is thrown away.
-            State::Lingering { .. } | State::Closed => Appetite::UnderWay,
+            (State::Lingering { .. }, Side::Downstream) => Some(Appetite::UnderWay),
+            (State::Idle { .. } | State::Lingering { .. }, Side::Upstream) | (State::Closed, _) => None,
         }
     }
 

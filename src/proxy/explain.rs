@@ -146,7 +146,7 @@ impl<'a> Received<'a> {
     /// How the request is forwarded; the exchange has decided that it is.
     fn plan(&self, peer: &Peer, nominated: &mut Vec<u8>) -> Option<Plan> {
         let options = read_options(&self.parsed.fields, nominated).ok()?;
-        match admit(&self.parsed, options, peer, self.site, &mut Vec::new()).ok()?.by {
+        match admit(&self.parsed, options, peer, self.site, None, &mut Vec::new()).ok()?.by {
             Answerer::Upstream(plan) => Some(plan),
             Answerer::Health | Answerer::Configz | Answerer::Metrics | Answerer::Outline | Answerer::Options => None,
         }
@@ -292,7 +292,7 @@ impl<'a> Received<'a> {
             Ok(target) => target,
             Err(error) => return Some(error.to_string()),
         };
-        if let Err(error) = effective_authority(&target, head.version, &head.fields) {
+        if let Err(error) = effective_authority(&target, head.version, &head.fields, None) {
             return Some(error.to_string());
         }
         self.path().filter(|path| has_dot_segment(path)).map(|_| TargetError::DotSegment.to_string())

@@ -43,6 +43,13 @@ pub struct Scratch {
     text: Vec<u8>,
 }
 
+impl Scratch {
+    /// The Host of the last request that was forwarded with this scratch, if it had one.
+    pub fn last_host(&self) -> Option<&[u8]> {
+        Some(&self.host[..]).filter(|host| !host.is_empty())
+    }
+}
+
 /// Where the lines that we add to a request are kept until it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OwnLines {
@@ -80,8 +87,11 @@ pub fn forward_request(
             offered.extend_from_slice(protocol);
         }
     }
-    host.clear();
-    host.extend_from_slice(head.fields.first(Known::Host).unwrap_or_default());
+    let received = head.fields.first(Known::Host).unwrap_or_default();
+    if host != received {
+        host.clear();
+        host.extend_from_slice(received);
+    }
     set_authority(&mut head.authority, route, upstream, host);
     let removed = Terms { plan, claims }.removed();
     own.clear();
