@@ -5,6 +5,7 @@
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use mini_rproxy::http::chunked::{Decoded, Decoder, write_chunk};
+use mini_rproxy::http::fields::Classes;
 use mini_rproxy::http::head::{
     HeadLimits, RequestHead, ResponseHead, parse_request, parse_response, write_request, write_response,
 };
@@ -66,7 +67,7 @@ fn write_request_head(bencher: Bencher<'_, '_>, kind: Kind) {
     let mut out = Vec::new();
     bencher.counter(BytesCount::of_str(text)).bench_local(|| {
         out.clear();
-        write_request(black_box(&head), &mut out);
+        write_request(black_box(&head), Classes::default(), &mut out);
         black_box(out.len())
     });
 }
@@ -79,7 +80,7 @@ fn write_response_head(bencher: Bencher<'_, '_>, kind: Kind) {
     let mut out = Vec::new();
     bencher.counter(BytesCount::of_str(text)).bench_local(|| {
         out.clear();
-        write_response(black_box(&head), &mut out);
+        write_response(black_box(&head), Classes::default(), &mut out);
         black_box(out.len())
     });
 }

@@ -1,6 +1,6 @@
 //! Message heads.
 
-use mini_rproxy::http::fields::Fields;
+use mini_rproxy::http::fields::{Classes, Fields};
 use mini_rproxy::http::head::{
     HeadLimits, HeadReader, RequestHead, ResponseHead, Version, parse_request, parse_response, write_request,
     write_response,
@@ -97,7 +97,7 @@ pub fn request_head(data: &[u8]) {
         assert_eq!(oracle_pairs(oracle.headers), pairs(&head.fields));
         head.authority = b"upstream.example".to_vec();
         let mut written = Vec::new();
-        write_request(&head, &mut written);
+        write_request(&head, Classes::default(), &mut written);
         written.extend_from_slice(b"\r\n");
         let mut again = RequestHead::default();
         assert_eq!(parse_request(&written, &LIMITS[1], &mut again), Ok(Some(written.len())), "what we write we read");
@@ -137,7 +137,7 @@ pub fn response_head(data: &[u8]) {
         assert_eq!(oracle.version == Some(1), head.version == Version::Http11);
         assert_eq!(oracle_pairs(oracle.headers), pairs(&head.fields));
         let mut written = Vec::new();
-        write_response(&head, &mut written);
+        write_response(&head, Classes::default(), &mut written);
         written.extend_from_slice(b"\r\n");
         let mut again = ResponseHead::default();
         assert_eq!(parse_response(&written, &LIMITS[1], &mut again), Ok(Some(written.len())), "what we write we read");

@@ -112,9 +112,9 @@ impl Classes {
         Classes(self.0 | 1 << known as u8)
     }
 
-    /// The set without `known`.
-    pub const fn without(self, known: Known) -> Classes {
-        Classes(self.0 & !(1 << known as u8))
+    /// The set without what is in `other`.
+    pub const fn without(self, other: Classes) -> Classes {
+        Classes(self.0 & !other.0)
     }
 
     /// What is in either.
@@ -381,9 +381,9 @@ impl Fields {
         self.write_if(out, |_| true);
     }
 
-    /// Like [`write`](Fields::write), without the lines of a name that the proxy knows.
-    pub fn write_without(&self, known: Known, out: &mut Vec<u8>) {
-        self.write_if(out, |entry| entry.known != known);
+    /// Like [`write`](Fields::write), without the lines of these classes.
+    pub fn write_without(&self, classes: Classes, out: &mut Vec<u8>) {
+        self.write_if(out, |entry| !classes.has(entry.known));
     }
 
     fn write_if(&self, out: &mut Vec<u8>, wanted: impl Fn(&Entry) -> bool) {
@@ -481,7 +481,7 @@ mod tests {
             fields.write(&mut out);
             assert_eq!(out, [b"start\r\n", &written(&model)[..]].concat(), "step {step}");
             out.clear();
-            fields.write_without(Known::Host, &mut out);
+            fields.write_without(Classes::of(&[Known::Host]), &mut out);
             let others: Vec<_> = model.iter().filter(|pair| !pair.0.eq_ignore_ascii_case(b"host")).cloned().collect();
             assert_eq!(out, written(&others), "step {step}");
             let values: Vec<&[u8]> = model.iter().filter(|pair| is_name(pair)).map(|pair| &pair.1[..]).collect();

@@ -14,7 +14,7 @@
 //! What this file does not decide: where the body ends (`framing`), where the request goes (`proxy::route`).
 
 use super::chars;
-use super::fields::{Fields, Known, is_framing_look_alike};
+use super::fields::{Classes, Fields, Known, is_framing_look_alike};
 use super::lines::{RequestLine, StatusLine, split_field_line, split_request_line, split_status_line, strip_line_end};
 use super::quick;
 
@@ -373,11 +373,12 @@ impl Head for ResponseHead {
     }
 }
 
-/// Appends request line, Host line and field lines; the caller adds framing fields and the empty line.
+/// Appends request line, Host line and field lines but for those of some classes; the caller adds framing fields and the
+/// empty line.
 ///
 /// The version is ours, whatever the client speaks (RFC 9110 section 2.5); Host comes first (RFC 9110 section 7.2) and
 /// once: what stands among the fields is left out.
-pub fn write_request(head: &RequestHead, out: &mut Vec<u8>) {
+pub fn write_request(head: &RequestHead, without: Classes, out: &mut Vec<u8>) {
     let method = head.method.as_bytes();
     out.reserve(method.len() + head.target.len() + head.authority.len() + 32);
     out.extend_from_slice(method);
@@ -386,20 +387,19 @@ pub fn write_request(head: &RequestHead, out: &mut Vec<u8>) {
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     out.extend_from_slice(&head.authority);
     out.extend_from_slice(CRLF);
-    head.fields.write_without(Known::Host, out);
+    head.fields.write_without(without.with(Known::Host), out);
 }
 
-/// Appends status line and field lines; the caller adds framing fields and the empty line. We always say HTTP/1.1
+/// Appends status line and field lines but for those of some classes; the caller adds framing fields and the empty line. We always say HTTP/1.1
 /// (RFC 9110 section 2.5: a version is the sender's own).
-pub fn write_response(head: &ResponseHead, out: &mut Vec<u8>) {
+pub fn write_response(head: &ResponseHead, without: Classes, out: &mut Vec<u8>) {
     out.reserve(head.reason.len() + 24);
     out.extend_from_slice(b"HTTP/1.1 ");
     chars::write_decimal(u64::from(head.status), out);
     out.extend_from_slice(b" ");
     out.extend_from_slice(&head.reason);
     out.extend_from_slice(CRLF);
-    // What frames the body is ours to say.
-    head.fields.write_without(Known::ContentLength, out);
+    head.fields.write_without(without, out);
 }
 
 #[cfg(test)]
@@ -814,14 +814,14 @@ mod tests {
         assert_eq!(parse_request(input, &LIMITS, &mut head), Ok(Some(input.len())));
         head.authority.extend_from_slice(b"new:81");
         let mut out = b"before|".to_vec();
-        write_request(&head, &mut out);
+        write_request(&head, Classes::default(), &mut out);
         assert_eq!(out, b"before|POST /a HTTP/1.1\r\nHost: new:81\r\nA: 1\r\nB: 2\r\n");
 
         let mut head = ResponseHead::default();
         let input = b"HTTP/1.0 404 Not  here\r\nA:\t1\t\r\n\r\n";
         assert_eq!(parse_response(input, &LIMITS, &mut head), Ok(Some(input.len())));
         out.clear();
-        write_response(&head, &mut out);
+        write_response(&head, Classes::default(), &mut out);
         assert_eq!(out, b"HTTP/1.1 404 Not  here\r\nA: 1\r\n");
     }
 

@@ -1,7 +1,8 @@
 //! From the received head to the forwarded head, in both directions.
 //!
 //! What the peer said about its own connection goes first; what we say is added afterwards and so cannot be nominated
-//! away (rule G2). Framing fields never pass: [`write_framing`] writes those of the message that leaves.
+//! away (rule G2). Whatever stands in a head, no line that speaks for one connection is ever written (rule G1), framing
+//! fields included: [`write_framing`] writes those of the message that leaves.
 
 use super::admit::{Plan, max_forwards};
 use super::connection::{HOP_BY_HOP, allowed_protocols, remove_nominated};
@@ -55,7 +56,8 @@ impl Scratch {
 pub enum OwnLines {
     /// Among the client's, where plugins see and change them.
     Among,
-    /// In [`Scratch::own`], and what only the writing has to leave out stays: 250 instructions less a request.
+    /// In [`Scratch::own`], and what the writing leaves out anyway is not removed before: 250 instructions less a request,
+    /// 500 with the heads of browsers.
     Apart,
 }
 
@@ -101,7 +103,7 @@ pub fn forward_request(
             Addition::Among
         }
         OwnLines::Apart => {
-            head.fields.remove_classes(removed.without(Known::Host));
+            head.fields.remove_classes(removed.without(HOP_BY_HOP.with(Known::Host)));
             Addition::Apart(own)
         }
     };
@@ -149,7 +151,7 @@ pub fn write_request_head(
     offered: &[u8],
     out: &mut Vec<u8>,
 ) {
-    write_request(head, out);
+    write_request(head, HOP_BY_HOP, out);
     out.extend_from_slice(own);
     if let Some(credentials) = authorization {
         out.extend_from_slice(b"Authorization: ");
@@ -163,13 +165,11 @@ pub fn write_request_head(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Turns a received response head into the one to forward, in place. Content-Length, which is left out when the head is
-/// written, may stay where no plugin sees it: in most responses nothing else has to be removed.
+/// Turns a received response head into the one to forward, in place.
 pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], own_lines: OwnLines, date: &[u8; 29]) {
-    head.fields.remove_classes(match own_lines {
-        OwnLines::Among => HOP_BY_HOP,
-        OwnLines::Apart => HOP_BY_HOP.without(Known::ContentLength),
-    });
+    if own_lines == OwnLines::Among {
+        head.fields.remove_classes(HOP_BY_HOP);
+    }
     remove_nominated(&mut head.fields, nominated);
     // RFC 9110 section 6.6.1: a recipient with a clock adds the Date that an origin left out.
     if head.status >= 200 && head.fields.first(Known::Date).is_none() {
@@ -219,7 +219,7 @@ pub enum Persistence {
 
 /// Appends the whole forwarded response head.
 pub fn write_response_head(head: &ResponseHead, framing: Framing, persistence: Persistence, out: &mut Vec<u8>) {
-    write_response(head, out);
+    write_response(head, HOP_BY_HOP, out);
     write_framing(framing, out);
     write_persistence(persistence, out);
     out.extend_from_slice(b"\r\n");
@@ -227,14 +227,14 @@ pub fn write_response_head(head: &ResponseHead, framing: Framing, persistence: P
 
 /// Appends the head of a 101 which answers with `protocol`.
 pub fn write_switching_head(head: &ResponseHead, protocol: &[u8], out: &mut Vec<u8>) {
-    write_response(head, out);
+    write_response(head, HOP_BY_HOP, out);
     write_upgrade(protocol, out);
     out.extend_from_slice(b"\r\n");
 }
 
 /// Appends an interim response.
 pub fn write_interim_head(head: &ResponseHead, out: &mut Vec<u8>) {
-    write_response(head, out);
+    write_response(head, HOP_BY_HOP, out);
     out.extend_from_slice(b"\r\n");
 }
 
