@@ -283,10 +283,12 @@ pub fn exchange(data: &[u8]) {
     let (lane, is_bytewise) = (scenario.seed & 1 != 0, scenario.seed & 6 == 0 && sent < 2000);
     let split = if is_bytewise { Split::Bytes } else { Split::Random(Random::new(u64::from(scenario.seed))) };
     let other = scenario.run(split, lane);
-    // Who takes four bytes gets as much as four bytes of chunks of that size hold; and how much was read when a full
-    // queue stopped the reading depends on the size of the reads.
+    // Who takes four bytes gets as much as four bytes of chunks of that size hold. And how much of a request was read when
+    // a full queue stopped the reading depends on the size of the reads; with it, whether a connection can go on.
+    let may_fill_a_queue = sent > 8000;
     let is_cut_short = scenario.events.iter().any(|event| match event {
-        Event::Takes(_, Some(count)) => *count > 0 || sent > 8000,
+        Event::Takes(_, Some(count)) => *count > 0 || may_fill_a_queue,
+        Event::Connect(Pool::Pending) => may_fill_a_queue,
         _ => false,
     });
     if !is_cut_short && outcome(&whole) != outcome(&other) {
