@@ -8,6 +8,7 @@ mod support;
 
 mod builtin_answers;
 mod bundled_upstream;
+mod clock;
 mod crowd;
 mod curl;
 mod explain;
