@@ -3,8 +3,8 @@
 #   sh fuzz/run.sh [TARGET...]
 #
 # FUZZ_TOOLCHAIN=nightly    a toolchain of rustup; else the one in use, stable too
-# FUZZ_SANITIZER=address    AddressSanitizer for all; without it only for the targets that run unsafe code (plugin_*),
-#                           since the others are two to four times as fast without
+# FUZZ_SANITIZER=address    AddressSanitizer for all; without it only for the targets that run unsafe code (plugin_*):
+#                           with it, an input takes three to five times as long
 # FUZZ_SKIP_IF_MISSING=1    without a C++ compiler say so and succeed, unless CI=true
 #
 # The binaries are built with the flags of cargo-fuzz. They are stable ones, but for the sanitizer's: RUSTC_BOOTSTRAP=1
