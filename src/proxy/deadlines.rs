@@ -61,16 +61,20 @@ impl Transaction {
         if let (Downstream::Tunnel(_), Upstream::Tunnel(_)) = (&self.down, &self.up) {
             return Some((progress.latest() + timeouts.tunnel_idle, Timeout::TunnelIdle));
         }
+        // Who has not taken what waits for him is the one who is late: meanwhile nothing may be read for him.
+        let origin_is_slow = self.is_connected() && !self.to_origin.is_empty();
+        let client_is_slow = !self.to_client.is_empty();
         let reading_client = match &self.down {
             Downstream::Head { since, .. } => Some((*since + timeouts.request_head, Timeout::RequestHead)),
-            Downstream::Body { .. } if self.wants_read(Side::Downstream) && !self.is_upload_held_back() => {
+            Downstream::Body { .. }
+                if self.wants_read(Side::Downstream) && !origin_is_slow && !self.is_upload_held_back() =>
+            {
                 Some((progress.client_read + timeouts.body_idle, Timeout::BodyIdle))
             }
             Downstream::Body { .. } | Downstream::Done | Downstream::Discard | Downstream::Tunnel(_) => None,
         };
         let writing_client =
-            (!self.to_client.is_empty()).then(|| (progress.client_write + timeouts.write_idle, Timeout::ClientWrite));
-        let origin_is_slow = self.is_connected() && !self.to_origin.is_empty();
+            client_is_slow.then(|| (progress.client_write + timeouts.write_idle, Timeout::ClientWrite));
         let writing_origin =
             origin_is_slow.then(|| (progress.origin_write + timeouts.write_idle, Timeout::OriginWrite));
         let last_of_origin = progress.origin_read.max(progress.origin_write);
@@ -80,7 +84,7 @@ impl Transaction {
                 Some((last_of_origin + timeouts.response_head, Timeout::ResponseHead))
             }
             // A response may keep step with the upload.
-            Upstream::Body { .. } if self.wants_read(Side::Upstream) && !self.is_event_stream => {
+            Upstream::Body { .. } if self.wants_read(Side::Upstream) && !client_is_slow && !self.is_event_stream => {
                 Some((last_of_origin + timeouts.response_idle, Timeout::ResponseIdle))
             }
             Upstream::AwaitHead { .. }
