@@ -245,7 +245,8 @@ fn chosen(options: &Options) -> Result<Vec<&'static Scenario>, String> {
 fn run(options: &Options) -> Result<(), String> {
     let scenarios = chosen(options)?;
     let bench = prepare(options)?;
-    let circumstances = Circumstances::find(["mini-rproxy-bench".to_owned(), options.words.join(" ")].join(" ").trim_end().to_owned());
+    let circumstances =
+        Circumstances::find(["mini-rproxy-bench".to_owned(), options.words.join(" ")].join(" ").trim_end().to_owned());
     let mut rows = Vec::new();
     for scenario in scenarios {
         eprintln!("{}: {}", scenario.name, scenario.about);

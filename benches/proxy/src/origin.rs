@@ -8,6 +8,7 @@
 //! | `/fields` | 13 bytes below 12 field lines |
 //! | `/chunked` | 16 chunks of 1 KiB, in one write |
 //! | `/body/N` | N bytes |
+//! | `/slow/N` | the same through a small send buffer: else thousands who do not read would take all memory that the kernel has for TCP |
 //! | `/upload` | `/small`, after the request's content was read |
 //! | `/ws` | 101, then every frame comes back |
 //! | any other | the path, so that it can be seen what arrived |
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use rustls::{ServerConfig, ServerConnection};
+use socket2::SockRef;
 
 use crate::certificate::Certificate;
 use crate::link::Link;
@@ -35,6 +37,8 @@ pub const CHUNKED: u64 = 16 * 1024;
 const PLAIN: Token = Token(usize::MAX);
 const TLS: Token = Token(usize::MAX - 1);
 const SCRATCH: usize = 256 * 1024;
+const SLOW: &[u8] = b"/slow/";
+const SLOW_BUFFER: usize = 64 * 1024;
 
 /// A response: its bytes, and how much content follows from the common block.
 #[derive(Debug)]
@@ -234,7 +238,7 @@ impl Conn {
         }
         let page = match site.pages.get(path) {
             Some(page) => Rc::clone(page),
-            None => match path.strip_prefix(b"/body/").and_then(decimal) {
+            None => match path.strip_prefix(b"/body/").or(path.strip_prefix(SLOW)).and_then(decimal) {
                 Some(len) => {
                     let page = Rc::new(body_page(len));
                     site.pages.insert(path.to_vec(), Rc::clone(&page));
@@ -243,6 +247,9 @@ impl Conn {
                 None => Rc::new(page("", target)),
             },
         };
+        if path.starts_with(SLOW) {
+            SockRef::from(&self.link.stream).set_send_buffer_size(SLOW_BUFFER)?;
+        }
         // Only an upload is looked at for its length: other requests here have none.
         let length = if path == b"/upload" { field(head, "content-length").and_then(decimal).unwrap_or(0) } else { 0 };
         let left = length.saturating_sub(content.len() as u64);

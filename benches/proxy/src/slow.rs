@@ -13,7 +13,7 @@ use crate::cores::pin;
 use crate::wire::get;
 
 /// Far more than such a client ever reads.
-const ENDLESS: &str = "/app/body/1073741824";
+const ENDLESS: &str = "/app/slow/1073741824";
 /// What a client reads at a time...
 const SIP: usize = 4096;
 /// ...and how long it takes until all have read once.
