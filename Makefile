@@ -112,12 +112,15 @@ valgrind:
 # Plugins, and end to end: the whole binary, and the tests too. Shared objects that the tests build are left as users build
 # them. Leaks are looked for. Left out is what measures memory (the sanitizer keeps what was freed, to see whether anyone
 # still uses it), what preloads a library, what ends without /proc, and what has a time limit of its own.
+ASAN_TESTS ?= plugin_chain plugin_load plugin_proxy e2e hostile
 ASAN_SKIPS := r19_r20 constant_memory more_stalled_receivers large_chunked_bodies two_hundred_reloads \
 	a_hundred_thousand_routes e11_a_wall_clock e7_process_1 s23_the_catalogue
-asan:
+asan: plugins
+	@mkdir -p '$(TARGET)/asan/x86_64-unknown-linux-gnu/debug/examples'
+	@for name in basic_auth header_demo json_rewrite jwt_claims rate_limit; do \
+		cp "$(TARGET)/debug/examples/lib$$name.so" '$(TARGET)/asan/x86_64-unknown-linux-gnu/debug/examples/'; done
 	HOSTILE_SLACK_KIB=300000 RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --target x86_64-unknown-linux-gnu \
-		--target-dir '$(TARGET)/asan' --all-features --test plugin_chain --test plugin_load --test plugin_proxy \
-		--test e2e --test hostile -- $(addprefix --skip ,$(ASAN_SKIPS))
+		--target-dir '$(TARGET)/asan' --all-features $(addprefix --test ,$(ASAN_TESTS)) -- $(addprefix --skip ,$(ASAN_SKIPS))
 
 apps:
 	$(CARGO) build --quiet

@@ -23,6 +23,9 @@ use crate::proxy::exchange::Appetite;
 const READ: usize = 72 * 1024;
 /// What is read at once where it is scarce.
 const SMALL_READ: usize = 4 * 1024;
+/// What a worker keeps for later where there is no budget: enough for 64 exchanges with small messages. Without a bound,
+/// 64 that have once seen slow peers and large bodies would keep 9 MiB.
+const SPARES: usize = 1024 * 1024;
 /// What the budget has to have for each connection: so that a quarter of it has room for a small read of everyone, twice,
 /// because vectors grow by doubling.
 const PER_CONNECTION: usize = 4 * 2 * SMALL_READ;
@@ -77,7 +80,7 @@ impl Ledger {
 
     /// How much recycled memory may be kept: a seventh of the rest is an eighth of the whole.
     pub fn spares(&self) -> usize {
-        if self.is_limited() { self.most / 7 } else { usize::MAX }
+        if self.is_limited() { self.most / 7 } else { SPARES }
     }
 
     /// What is read at once at most.
@@ -149,6 +152,7 @@ mod tests {
             assert!(workers * (ledger.most + ledger.spares()) <= 8 * MIB, "{workers}");
             assert!(workers * (ledger.most + ledger.spares()) > 8 * MIB - 64 * KIB, "{workers}");
         }
+        assert_eq!(Ledger::new(None, 2).spares(), MIB, "without a budget too there is an end");
     }
 
     #[test]

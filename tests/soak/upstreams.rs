@@ -87,6 +87,8 @@ pub fn websockets() -> Origin {
 /// An honest origin that is killed and started again at the same address.
 pub struct Restarted {
     pub address: SocketAddr,
+    /// Bound and never listening: between two listeners the port is nobody else's.
+    _reserved: Socket,
     running: Mutex<Option<Running>>,
 }
 
@@ -98,8 +100,9 @@ struct Running {
 
 impl Restarted {
     pub fn start() -> Restarted {
-        let running = Running::start(SocketAddr::from(([127, 0, 0, 1], 0)));
-        Restarted { address: running.address, running: Mutex::new(Some(running)) }
+        let reserved = bound(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let address = reserved.local_addr().expect("bound").as_socket().expect("an IP address");
+        Restarted { address, _reserved: reserved, running: Mutex::new(Some(Running::start(address))) }
     }
 
     /// Everything that it had is cut; for a moment nobody listens.
@@ -113,8 +116,9 @@ impl Restarted {
 
 impl Running {
     fn start(address: SocketAddr) -> Running {
-        let listener = listen(address);
-        let address = listener.local_addr().expect("bound");
+        let socket = bound(address);
+        socket.listen(128).expect("a listener");
+        let listener = TcpListener::from(socket);
         let (stop, connections) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let (stopped, all) = (Arc::clone(&stop), Arc::clone(&connections));
         thread::spawn(move || {
@@ -131,12 +135,12 @@ impl Running {
 }
 
 /// At the same address again, whatever is left of the connections before.
-fn listen(address: SocketAddr) -> TcpListener {
+fn bound(address: SocketAddr) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_reuse_address(true).expect("a socket");
-    socket.bind(&address.into()).expect("it was ours");
-    socket.listen(128).expect("a listener");
-    socket.into()
+    socket.set_reuse_port(true).expect("a socket");
+    socket.bind(&address.into()).expect("it is ours");
+    socket
 }
 
 impl Drop for Running {
