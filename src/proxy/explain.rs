@@ -623,10 +623,10 @@ plugins: they would run in this order, and in reverse order on the response; her
 
     #[test]
     fn of_several_upstreams_all_are_told_and_one_is_asked() {
-        let config = "routes: [{prefix: /a, upstreams: ['http://one:81/x', 'https://two/x', 'http://three/x']}]\n";
+        let config = "routes: [{prefix: /a, upstreams: ['http://one:81/x', 'http://two/x', 'http://three/x']}]\n";
         let found = explained(config, "192.0.2.1", "GET /a/b", &[]).text;
         let upstreams =
-            "  http://one:81/x: 5s to connect, 60s for the response head\n  or https://two/x\n  or http://three/x\n";
+            "  http://one:81/x: 5s to connect, 60s for the response head\n  or http://two/x\n  or http://three/x\n";
         for part in [upstreams, "+ GET /x/b HTTP/1.1\n", "+ Host: one:81 ", "mapped from http://one:81/x to /a "] {
             assert!(found.contains(part), "no {part:?} in\n{found}");
         }
