@@ -270,7 +270,7 @@ impl Door {
     /// Between looking into the kernel's queue for the last time and closing the socket somebody could still enter the
     /// queue, and would be reset. So the kernel is told first to let in nobody new: the first packet of a new connection
     /// is dropped as if it had been lost, and when the client repeats it, a second later, it meets whoever listens then.
-    /// Connections that are half made have [`HALF_MADE`] to become whole.
+    /// Connections that are half made have `HALF_MADE` to become whole.
     pub fn shut(&mut self, now: Instant) -> Option<Instant> {
         // Whoever waits at a socket that is not only ours is safe there.
         self.gates.retain(|gate| gate.holder == Holder::Us);

@@ -178,7 +178,7 @@ pub fn load(
     Ok(if chain.members.is_empty() { None } else { Some(Arc::new(chain)) })
 }
 
-/// What [`load`] would load, in its order, for people; nothing is loaded.
+/// What [`load()`] would load, in its order, for people; nothing is loaded.
 pub fn names(list: &[PluginConfig], dir: Option<&Path>) -> Result<Vec<String>, PluginError> {
     let mut names: Vec<String> = list
         .iter()
