@@ -10,13 +10,14 @@
 //! is caught inside the plugin and arrives here as "fail"; one that reached us would end the process.
 #![allow(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mini_rproxy_plugin::host::{Context, Door, Limits, Phase};
@@ -110,6 +111,20 @@ struct Member {
 unsafe impl Send for Member {}
 // SAFETY: as above.
 unsafe impl Sync for Member {}
+
+/// The names of all plugins that were ever created, each once.
+static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+
+/// Keeps a name for as long as the process lives, where it can be found again.
+fn keep(name: String) -> &'static str {
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(kept) = names.get(name.as_str()) {
+        return kept;
+    }
+    let kept = name.leak();
+    names.insert(kept);
+    kept
+}
 
 /// How a hook ended.
 enum Ended {
@@ -254,7 +269,7 @@ impl Chain {
         self.wants.request |= record.flags & abi::WANT_REQUEST_BODY != 0;
         self.wants.response |= record.flags & abi::WANT_RESPONSE_BODY != 0;
         self.sink.log(Level::Info, &name, &format!("loaded, version {version}"));
-        let name = Box::leak(name.into_boxed_str());
+        let name = keep(name);
         self.members.push(Member { name, record, this, slow: AtomicU64::new(0) });
         Ok(())
     }
