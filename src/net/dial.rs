@@ -289,11 +289,9 @@ impl Worker {
     /// Tells about a failed handshake, though not each time: an upstream that has one such problem has it all the time.
     fn complain(&mut self, upstream: UpstreamId, failure: &Failure) {
         let now = self.around.now();
-        let last = self.complaints.get(&upstream);
-        if last.is_some_and(|last| now.saturating_duration_since(*last) < COMPLAIN_EVERY) {
+        if !self.complaints.entry(upstream).or_default().is_due(now, COMPLAIN_EVERY) {
             return;
         }
-        self.complaints.insert(upstream, now);
         let Some((origin, _)) = self.stations.find(&self.around.site, upstream) else { return };
         let (host, port) = (&origin.host, origin.port);
         let remedy = match failure.verdict() {

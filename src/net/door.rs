@@ -18,6 +18,7 @@ use crate::proxy::meter::Count;
 
 use super::conn::Stream;
 use super::listen::{Listening, Speaks};
+use super::throttle::Throttle;
 use super::timers::Alarm;
 use super::token::Source;
 
@@ -110,7 +111,7 @@ pub struct Door {
     closed_until: Option<Instant>,
     /// Given up to take a client that must be turned away. A socket, because it needs no file (rule E7).
     reserve: Option<Socket>,
-    last_complaint: Option<Instant>,
+    complaints: Throttle,
     turned_away: u64,
 }
 
@@ -135,7 +136,7 @@ impl Door {
             alarm: Alarm::default(),
             closed_until: None,
             reserve: spare_socket(),
-            last_complaint: None,
+            complaints: Throttle::default(),
             turned_away: 0,
         };
         gates.into_iter().for_each(|gate| door.open(gate));
@@ -244,9 +245,7 @@ impl Door {
         }
         let until = now + PAUSE;
         self.closed_until = Some(until);
-        let is_due = self.last_complaint.is_none_or(|last| now.saturating_duration_since(last) >= COMPLAIN_EVERY);
-        let complaint = is_due.then(|| {
-            self.last_complaint = Some(now);
+        let complaint = self.complaints.is_due(now, COMPLAIN_EVERY).then(|| {
             let turned_away = std::mem::take(&mut self.turned_away);
             format!("cannot accept connections: {error}; turned away: {turned_away}; trying again every 100 ms")
         });

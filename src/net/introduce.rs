@@ -88,9 +88,7 @@ impl Worker {
     /// Says it also where nobody asked for access lines.
     fn complain_of_preface(&mut self, peer: Option<SocketAddr>, error: PrefaceError) {
         let now = self.around.now();
-        let last = self.last_bad_preface.replace(now);
-        if let Some(last) = last.filter(|last| now.saturating_duration_since(*last) < COMPLAIN_EVERY) {
-            self.last_bad_preface = Some(last);
+        if !self.preface_complaints.is_due(now, COMPLAIN_EVERY) {
             return;
         }
         // Only TCP peers are expected to introduce anybody.

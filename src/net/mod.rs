@@ -6,6 +6,7 @@
 //! | [`token`] | what a poller's token names |
 //! | [`timers`] | one heap of deadlines, updated lazily |
 //! | [`clock`] | the moment of the turn, and the Date field |
+//! | [`throttle`] | one line in a while |
 //! | [`pool`] | idle upstream connections |
 //! | [`splice`] | pipes between sockets: bodies that are not copied |
 //! | [`socket`] | one socket and what is known of its readiness |
@@ -41,6 +42,7 @@ pub mod slab;
 pub mod token;
 pub mod timers;
 pub mod clock;
+pub mod throttle;
 pub mod pool;
 pub mod splice;
 pub mod socket;

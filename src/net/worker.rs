@@ -30,6 +30,7 @@ use super::resolve::{Inbox, Resolver};
 use super::slab::{Key, Slab};
 use super::splice::Pipes;
 use super::stations::Stations;
+use super::throttle::Throttle;
 use super::timers::{Alarm, Timers};
 use super::tls::{Desk, Tls};
 use super::token::Source;
@@ -220,9 +221,9 @@ pub struct Worker {
     /// Links whose handshake may go on.
     pub(super) securing: VecDeque<Key>,
     /// When an upstream's failed handshake was last told.
-    pub(super) complaints: HashMap<UpstreamId, Instant>,
-    /// When it was last complained of a peer that did not say for whom it speaks.
-    pub(super) last_bad_preface: Option<Instant>,
+    pub(super) complaints: HashMap<UpstreamId, Throttle>,
+    /// When a peer that did not say for whom it speaks was last told.
+    pub(super) preface_complaints: Throttle,
     pub(super) around: Surroundings,
     /// For bodies that are not copied.
     pub(super) pipes: Pipes,
@@ -303,7 +304,7 @@ impl Worker {
             mailbox,
             securing: VecDeque::new(),
             complaints: HashMap::new(),
-            last_bad_preface: None,
+            preface_complaints: Throttle::default(),
             around: Surroundings {
                 clock: Clock::new(),
                 site,
