@@ -16,6 +16,7 @@
 # make coverage  which lines of src/http and src/proxy the tests and the committed fuzz inputs run; needs llvm_profparser
 # make loom     every order in which threads can meet, for the plugins that share state
 # make valgrind ten thousand requests through plugins under valgrind
+# make miri     the pure floors' tests and the plugin boundary under Miri, where a toolchain has it (MIRI_TOOLCHAIN: nightly)
 # make asan     the plugins' and the end-to-end tests with AddressSanitizer, with any toolchain
 # make clean    removes what was built
 
@@ -27,7 +28,7 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run test fmt clippy tests features doc plugins static check-targets bench bench-instructions bench-micro differential faults soak fuzz fuzz-short fuzz-check coverage loom valgrind asan apps clean
+.PHONY: run test fmt clippy tests features doc plugins static check-targets bench bench-instructions bench-micro differential faults soak fuzz fuzz-short fuzz-check coverage loom valgrind miri asan apps clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -108,6 +109,19 @@ loom:
 
 valgrind:
 	$(CARGO) test --all-features --test plugin_memory -- --ignored
+
+# What needs no sockets and no dlopen: the plugin boundary, where the unsafe code is, by itself and driven by the proxy's chain
+# of plugins; then the pure floors. Left out is what reads large files or much YAML: a minute and more each.
+MIRI_TOOLCHAIN ?= nightly
+MIRI_FLOORS ?= bytes:: http:: proxy:: plugin::record::
+MIRI_SKIPS ?= proxy::explain g5_metrics each_cause_has_an_entry
+miri:
+	@if ! $(CARGO) +$(MIRI_TOOLCHAIN) miri --version 2>/dev/null; then \
+		echo 'skipped: there is no Miri (rustup toolchain install $(MIRI_TOOLCHAIN) --component miri,rust-src)'; exit; fi; \
+	set -ex; export MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=4 RUST_BACKTRACE=0 CARGO_TARGET_DIR='$(TARGET)/miri'; \
+	$(CARGO) +$(MIRI_TOOLCHAIN) miri test -p mini-rproxy-plugin --lib; \
+	$(CARGO) +$(MIRI_TOOLCHAIN) miri test --no-default-features --test plugin_chain; \
+	$(CARGO) +$(MIRI_TOOLCHAIN) miri test --no-default-features --lib -- $(addprefix --skip ,$(MIRI_SKIPS)) $(MIRI_FLOORS)
 
 # Plugins, and end to end: the whole binary, and the tests too. Shared objects that the tests build are left as users build
 # them. Leaks are looked for. Left out is what measures memory (the sanitizer keeps what was freed, to see whether anyone

@@ -338,8 +338,10 @@ mod tests {
             ("find", |bytes| find(bytes, b'?').unwrap_or(bytes.len()), |byte| byte != b'?', b"a>@\xbf\xff\0"),
         ] {
             for &filler in fillers {
-                for end in 0..=255_u8 {
-                    for at in 0..20 {
+                // All of them would take Miri an hour.
+                let (bytes_on, places_on) = if cfg!(miri) { (51, 9) } else { (1, 1) };
+                for end in (0..=255_u8).step_by(bytes_on) {
+                    for at in (0..20).step_by(places_on) {
                         for after in [filler, 0, b'!', 0x80] {
                             let mut bytes = vec![filler; 20];
                             bytes[at] = end;
@@ -445,8 +447,10 @@ mod tests {
             assert!(is_word(word.as_bytes(), word.as_bytes()), "{word}");
             assert!(is_word(word.to_uppercase().as_bytes(), word.as_bytes()), "{word}");
             assert!(!is_word(&word.as_bytes()[1..], word.as_bytes()), "{word} without its first letter");
+            // Miri takes some of the bytes only.
+            let step = if cfg!(miri) { 31 } else { 1 };
             for at in 0..word.len() {
-                for byte in (0x20..=0xff_u8).filter(|&byte| is_field_byte(byte)).chain([b'\t']) {
+                for byte in (0x20..=0xff_u8).filter(|&byte| is_field_byte(byte)).chain([b'\t']).step_by(step) {
                     let mut bytes = word.as_bytes().to_vec();
                     bytes[at] = byte;
                     let expected = bytes.eq_ignore_ascii_case(word.as_bytes());

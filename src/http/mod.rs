@@ -24,6 +24,10 @@ pub mod framing;
 pub mod chunked;
 pub mod body;
 
+/// Tests that cut an input in two do so at each place; Miri, which is slow, at every so many.
+#[cfg(test)]
+const CUT_EVERY: usize = if cfg!(miri) { 13 } else { 1 };
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

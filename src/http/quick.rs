@@ -113,10 +113,13 @@ mod tests {
         b"content_length: 1\r\n",
     ];
 
+    /// How many inputs; Miri takes seconds where others take microseconds.
+    const INPUTS: usize = if cfg!(miri) { 100 } else { 8_000 };
+
     /// Some thousand inputs made of odd pieces.
     fn inputs(start: &'static [u8]) -> impl Iterator<Item = Vec<u8>> {
         let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-        (0..8_000).map(move |_| {
+        (0..INPUTS).map(move |_| {
             let mut input = start.to_vec();
             for step in 0..9 {
                 seed ^= seed << 13;
@@ -178,7 +181,7 @@ mod tests {
             assert_eq!(lines(start + len, oracle.headers), (start + len, pairs(&fields)), "{name}");
             accepted += 1;
         }
-        assert!(accepted > 1_000, "only {accepted}");
+        assert!(accepted > INPUTS / 8, "only {accepted}");
     }
 
     #[test]

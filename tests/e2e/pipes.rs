@@ -94,7 +94,7 @@ fn more_stalled_receivers_than_pipes_get_every_byte() {
 #[test]
 fn a_receiver_that_stalls_is_judged_by_its_time_out_whatever_is_in_the_pipe() {
     let origin = mirror();
-    let proxy = Proxy::start(&origin.config("workers: 1\ntimeouts: {write_idle: 2s, response_idle: 500ms}"));
+    let proxy = Proxy::start(&origin.config("workers: 1\ntimeouts: {write_idle: 4s, response_idle: 2s}"));
     let mut client = proxy.connect();
     get(&mut client, 1, 64 * MIB);
     // That it is the client who is late shows only if the proxy knows of the bytes that wait.

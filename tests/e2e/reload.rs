@@ -406,13 +406,6 @@ fn fifty_reloads_under_load_lose_nothing() {
     assert!(answered.into_inner() >= 1000);
 }
 
-/// Resident memory in KiB.
-fn resident(proxy: &Proxy) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", proxy.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS is there");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 #[test]
 fn two_hundred_reloads_leave_memory_and_descriptors_as_they_were() {
     let origin = saying("one");
@@ -435,10 +428,10 @@ fn two_hundred_reloads_leave_memory_and_descriptors_as_they_were() {
         }
         reload(&proxy, &yaml(round + 1), round);
         if round == 40 {
-            after_warming_up = (resident(&proxy), proxy.descriptors());
+            after_warming_up = (proxy.memory_kib(), proxy.descriptors());
         }
     }
-    let (memory, descriptors) = (resident(&proxy), proxy.descriptors());
+    let (memory, descriptors) = (proxy.memory_kib(), proxy.descriptors());
     // 160 configurations of 500 routes are far more than this.
     assert!(memory < after_warming_up.0 + 2048, "from {} to {memory} KiB", after_warming_up.0);
     assert!(descriptors <= after_warming_up.1 + 4, "from {} to {descriptors}", after_warming_up.1);

@@ -1,6 +1,6 @@
 //! Failing and hostile origins. Eight ordinary clients ask each of them.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -128,18 +128,22 @@ pub const CASES: &[Case] = &[
     Case {
         act: |stage| {
             let mut clients: Vec<Peer> = (0..8).map(|_| stage.connect()).collect();
-            for client in &mut clients {
-                client.stream().set_nonblocking(true).expect("a socket");
-                let _ = client.try_send("PUT /bad HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000000\r\n\r\n");
-                // As much as fits; what the origin does not take stays here.
-                while client.try_send([b'x'; 1 << 16]).is_ok() {}
-            }
-            let line = |line: &str| line.contains("upstream_write_timeout");
-            stage.proxy.log.wait_for_many("upstream_write_timeout", clients.len(), line);
+            let (count, enough) = (clients.len(), &AtomicBool::new(false));
+            thread::scope(|scope| {
+                for client in &mut clients {
+                    // Who stops when the buffers are full for a moment would be late themselves, once more fits in.
+                    scope.spawn(move || send_without_end(client, LARGE_PUT, "x", enough));
+                }
+                let line = |line: &str| line.contains("upstream_write_timeout");
+                stage.proxy.log.wait_for_many("upstream_write_timeout", count, line);
+                enough.store(true, Ordering::SeqCst);
+            });
         },
         ..origin("origins_that_never_read", |peer, _| wait_without_reading(&peer), &["upstream_write_timeout"])
     },
 ];
+
+const LARGE_PUT: &str = "PUT /bad HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000000\r\n\r\n";
 
 const RESPONSE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789";
 

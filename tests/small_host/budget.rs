@@ -224,7 +224,7 @@ fn e4_slow_readers_hold_one_small_read_each_and_others_are_served_beside_them() 
 #[test]
 fn e4_large_heads_are_bounded_by_the_budget_and_waiting_requests_are_served_afterwards() {
     let bench = Bench::new();
-    let more = "workers: 1\nlimits: {max_head_bytes: 64KiB}\ntimeouts: {request_head: 3s}";
+    let more = "workers: 1\nlimits: {max_head_bytes: 64KiB}\ntimeouts: {request_head: 8s}";
     let proxy = bench.start(&["-memory-budget", "8MiB"], more);
     let mut download = Download::begin(&proxy);
     let crowd = begin_large_heads(&proxy);

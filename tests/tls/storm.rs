@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use rustls::StreamOwned;
 
@@ -61,18 +60,14 @@ fn m4_a_storm_of_handshakes_does_not_starve_who_is_served() {
             is_over.store(true, Ordering::SeqCst);
         })
     };
-    let (mut answers, mut longest) = (0, Duration::ZERO);
+    let mut answers = 0;
     while !is_over.load(Ordering::SeqCst) {
-        let start = Instant::now();
         assert_eq!(client.get("/").status(), 200);
-        longest = longest.max(start.elapsed());
         answers += 1;
     }
     watcher.join().expect("the storm is over");
     assert_eq!(done.load(Ordering::SeqCst), AT_ONCE * THREADS * ROUNDS, "and everybody of the storm got in");
-    // Far above what it takes, because the machine may be busy; all handshakes of a round in a row would take longer than
-    // most answers here.
-    assert!(answers > ROUNDS, "only {answers} answers while the storm went on; the longest took {longest:?}");
-    assert!(longest < Duration::from_secs(5), "an answer took {longest:?}");
-    println!("{answers} answers, the longest in {longest:?}");
+    // Were all handshakes of a round carried out in a row, there would be one answer between two rounds.
+    assert!(answers > 2 * ROUNDS, "only {answers} answers while the storm went on");
+    println!("{answers} answers");
 }
