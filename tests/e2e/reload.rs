@@ -8,7 +8,9 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Launch, Origin, PATIENCE, Peer, Proxy, curl, free_address, is_missing, refusing_address, value};
+use crate::support::{
+    Launch, Origin, PATIENCE, Peer, Proxy, SetOnDrop, curl, free_address, is_missing, refusing_address, value,
+};
 
 /// Puts another configuration into place, as a careful operator does: whole or not at all.
 fn write_config(proxy: &Proxy, yaml: &str) {
@@ -388,6 +390,7 @@ fn fifty_reloads_under_load_lose_nothing() {
                 }
             });
         }
+        let _guard = SetOnDrop(&is_over);
         for round in 0..50 {
             let before = answered.load(Ordering::Relaxed);
             reload(&proxy, &yaml(round + 1), round);
@@ -398,7 +401,6 @@ fn fifty_reloads_under_load_lose_nothing() {
                 thread::sleep(Duration::from_millis(1));
             }
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     let log = proxy.log.all();
     let failed: Vec<_> = log.iter().filter(|line| value(line, "why").is_some()).collect();

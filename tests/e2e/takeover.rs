@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::support::proxy::BINARY;
-use crate::support::{Launch, Origin, PATIENCE, Peer, Proxy, free_address, is_missing, send_signal};
+use crate::support::{Launch, Origin, PATIENCE, Peer, Proxy, SetOnDrop, free_address, is_missing, send_signal};
 
 /// Clients that ask all the time, while `work` is done: half of them on connections that they keep for as long as they are
 /// told they may, half on one for each request. Whatever goes wrong for any of them fails the test.
@@ -44,9 +44,9 @@ fn under_load(address: SocketAddr, work: impl FnOnce(&dyn Fn())) {
                 thread::sleep(Duration::from_millis(1));
             }
         };
+        let _guard = SetOnDrop(&is_over);
         go_on();
         work(&go_on);
-        is_over.store(true, Ordering::Relaxed);
     });
 }
 

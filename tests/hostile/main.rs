@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Trial};
 
-use support::{Launch, Origin, PATIENCE, Peer, Proxy, value};
+use support::{Launch, Origin, PATIENCE, Peer, Proxy, SetOnDrop, value};
 
 /// What memory may grow by: what an allocator keeps for later, in a debug build.
 const SLACK_KIB: u64 = 8 * 1024;
@@ -220,14 +220,6 @@ fn play(case: &Case) {
     });
     assert_eq!(proxy.connect().get("/good/last").status(), 200);
     eprintln!("{}: {memory} KiB resident before, {last} KiB after", case.name);
-}
-
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 fn main() -> ExitCode {

@@ -22,7 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kinds::{KINDS, Kind, World};
-use support::{Launch, Proxy};
+use support::{Launch, Proxy, SetOnDrop};
 use upstreams::{Restarted, honest, websockets};
 
 /// What memory may have grown by in the end: connections and buffers that are kept for the next ones, and gaps between.
@@ -47,14 +47,6 @@ struct Look {
 impl Look {
     fn at(proxy: &Proxy) -> Look {
         Look { memory_kib: proxy.memory_kib(), descriptors: proxy.descriptors(), cpu_ticks: proxy.cpu_ticks() }
-    }
-}
-
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
     }
 }
 

@@ -50,22 +50,22 @@ impl Lines {
 
     /// The first line that `wanted` likes, as soon as it is there.
     pub fn wait_for(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        match self.wait(|state| state.lines.iter().find(|line| wanted(line)).cloned(), true) {
-            Some(line) => line,
-            None => panic!("waited for {what}; there was:\n{}", self.all().join("\n")),
-        }
+        self.wait_for_many(what, 1, wanted).pop().expect("as many as were waited for")
     }
 
     /// The first `count` lines that `wanted` likes, as soon as they are there.
     pub fn wait_for_many(&self, what: &str, count: usize, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let (mut found, mut seen) = (Vec::new(), 0);
         let enough = |state: &State| {
-            let found: Vec<String> = state.lines.iter().filter(|line| wanted(line)).take(count).cloned().collect();
-            (found.len() == count).then_some(found)
+            // Each line once: who looks through all of them for each new one is overtaken by a proxy under load.
+            let new = state.lines[seen..].iter().filter(|line| wanted(line));
+            found.extend(new.take(count - found.len()).cloned());
+            seen = state.lines.len();
+            (found.len() == count).then_some(())
         };
-        match self.wait(enough, true) {
-            Some(lines) => lines,
-            None => panic!("waited for {count} of {what}; there was:\n{}", self.all().join("\n")),
-        }
+        let is_enough = self.wait(enough, true).is_some();
+        assert!(is_enough, "waited for {count} of {what}; there was:\n{}", self.all().join("\n"));
+        found
     }
 
     /// Returns when all pipes have ended, which happens when the process has.
@@ -74,7 +74,7 @@ impl Lines {
         assert!(ended.is_some(), "the process goes on; it printed:\n{}", self.all().join("\n"));
     }
 
-    fn wait<T>(&self, look: impl Fn(&State) -> Option<T>, ends_with_pipes: bool) -> Option<T> {
+    fn wait<T>(&self, mut look: impl FnMut(&State) -> Option<T>, ends_with_pipes: bool) -> Option<T> {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.lock();
         loop {

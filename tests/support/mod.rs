@@ -5,6 +5,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -48,4 +49,14 @@ fn try_signal(pid: u32, name: &str) -> bool {
     // `kill` is a built-in of every shell: no package is needed for it.
     let status = Command::new("sh").args(["-c", &format!("kill -s {name} {pid}")]).status();
     status.is_ok_and(|status| status.success())
+}
+
+/// Sets it when it goes out of scope: threads that ask it stop however a test ends. A scope waits for its threads, so that a
+/// failure would hang otherwise.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
