@@ -68,6 +68,30 @@ routes:
 }
 
 #[test]
+fn g8_each_of_several_upstreams_is_verified_whatever_stands_first() {
+    let authority = Authority::new();
+    let secure = echo(&authority.issue(&["localhost"]));
+    let plain = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain");
+    let (plain, port, ca) = (plain.url(), secure.address.port(), authority.file.display());
+    let yaml = format!(
+        "workers: 1
+routes:
+  - prefix: /
+    upstreams: ['{plain}', 'https://localhost:{port}']
+    upstream_tls: {{ ca_file: {ca} }}
+"
+    );
+    let proxy = Proxy::start(&yaml);
+    proxy.log.wait_for("the line about roots", |line| line.contains("https upstreams are verified"));
+    let mut client = proxy.connect();
+    // Ties go in turn, so both are asked.
+    let answers: Vec<String> = (0..4).map(|_| client.get("/").text().to_owned()).collect();
+    assert!(answers.iter().any(|answer| answer == "plain"), "{answers:?}");
+    assert!(answers.iter().any(|answer| answer.contains(&format!("Host: localhost:{port}\n"))), "{answers:?}");
+    assert!(!proxy.log.all().iter().any(|line| line.contains("tls_failed")), "{:?}", proxy.log.all());
+}
+
+#[test]
 fn e2_the_start_report_says_whom_it_trusts() {
     let authority = Authority::new();
     let pair = authority.issue(&["localhost"]);

@@ -53,10 +53,16 @@ impl Tls {
             }
             None => None,
         };
-        let of_https = || config.routes.iter().filter(|route| route.upstream.scheme == Scheme::Https);
-        let trust = Trust::load(of_https().map(|route| &route.options.upstream_tls), &provider)?;
-        for route in of_https() {
-            let name = expected_name(&route.options.upstream_tls, &route.upstream.host);
+        // Each of several upstreams is asked by its own scheme, so the first says nothing about the others.
+        let of_https = || {
+            let upstreams = config.routes.iter().flat_map(|route| route.upstreams().map(move |url| (route, url)));
+            upstreams
+                .filter(|(_, url)| url.scheme == Scheme::Https)
+                .map(|(route, url)| (&route.options.upstream_tls, url))
+        };
+        let trust = Trust::load(of_https().map(|(tls, _)| tls), &provider)?;
+        for (tls, url) in of_https() {
+            let name = expected_name(tls, &url.host);
             if ServerName::try_from(name).is_err() {
                 return Err(TlsError::Name(name.to_owned()));
             }
