@@ -168,7 +168,7 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - prefix: /a upstream: http://a\n",
-            r#"config.yaml:2:24: not YAML: mapping values are not allowed in this context; is a space too many before the key, or does a value that holds ": " need quotes?"#,
+            r#"config.yaml:2:24: not YAML: mapping values are not allowed in this context; is a space too many before the key, one missing behind the ":" above, or does a value that holds ": " need quotes?"#,
         ),
         (
             "routes: [\n",
@@ -284,6 +284,22 @@ fn mistakes_in_other_settings() {
         ),
         ("listen_addr: [':1', ':1']\n", r#"config.yaml:2:14: the listening address ":1" stands twice: remove one"#),
         (
+            "listen_addr: [':1', '[::]:1']\n",
+            r#"config.yaml:2:14: the listening address "[::]:1" stands twice: remove one"#,
+        ),
+        (
+            "listen_addr: ['unix:/x?mode=0660', 'unix:/x']\n",
+            r#"config.yaml:2:14: the listening address "unix:/x" stands twice: remove one"#,
+        ),
+        (
+            "admin: {listen_addr: ':8080'}\n",
+            r#"config.yaml:1:1: ":8080" stands in both listen_addr and admin.listen_addr: choose another address for one of them"#,
+        ),
+        (
+            "listen_addr: '127.0.0.1:1'\nadmin: {listen_addr: [':2', '127.0.0.1:1']}\n",
+            r#"config.yaml:1:1: "127.0.0.1:1" stands in both listen_addr and admin.listen_addr: choose another address for one of them"#,
+        ),
+        (
             "listen_addr: unix:/x?mode=9\n",
             r#"config.yaml:2:14: "unix:/x?mode=9": the mode of a unix socket is up to four octal digits, at most 0777: write ?mode=0660"#,
         ),
@@ -377,6 +393,10 @@ fn mistakes_about_tls() {
     }
     let https = "routes:\n  - {prefix: /a, upstream: https://a}\n";
     if has_tls {
+        refused(
+            &format!("{ROUTES}tls: {{listen_addr: ':8080', certificate: a, key: b}}\n"),
+            r#"config.yaml:1:1: ":8080" stands in both listen_addr and tls.listen_addr: choose another address for one of them"#,
+        );
         let config = Config::parse(https, "f").unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(config.routes[0].upstream.port, 443);
         let text = format!("{ROUTES}tls: {{certificate: a, key: b, certificates: [{{certificate: c, key: d}}]}}\n");

@@ -94,7 +94,7 @@ fn foreign_message(said: &str, text: &str, place: Option<(usize, usize)>) -> Str
     let hint = if indentation.contains('\t') {
         "indent with spaces, not with tabs"
     } else if is("mapping values are not allowed") {
-        "is a space too many before the key, or does a value that holds \": \" need quotes?"
+        "is a space too many before the key, one missing behind the \":\" above, or does a value that holds \": \" need quotes?"
     } else if line.contains("[") && line.contains("]:") {
         "an address that begins with [ needs quotes"
     } else if is("cannot start any token") {

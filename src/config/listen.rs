@@ -67,6 +67,17 @@ impl Config {
 }
 
 impl ListenAddr {
+    /// Whether only one of the two can be listened on. Port 0 is another port each time.
+    pub(super) fn is_same_place(&self, other: &ListenAddr) -> bool {
+        match (self, other) {
+            (ListenAddr::Tcp { addr, .. }, ListenAddr::Tcp { addr: other, .. }) => addr == other && addr.port() != 0,
+            (ListenAddr::Unix { path, .. }, ListenAddr::Unix { path: other, .. }) => path == other,
+            (ListenAddr::Tcp { .. }, ListenAddr::Unix { .. }) | (ListenAddr::Unix { .. }, ListenAddr::Tcp { .. }) => {
+                false
+            }
+        }
+    }
+
     /// Takes a listening address apart. Port 0 lets the system choose.
     pub fn parse(text: &str) -> Result<ListenAddr, ListenError> {
         let (address, option) = match text.split_once('?') {

@@ -96,7 +96,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            listen: vec![ListenAddr::any(8080)],
+            listen: vec![DEFAULT_LISTEN],
             routes: Vec::new(),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             limits: Limits::default(),
@@ -118,6 +118,9 @@ impl Default for Config {
         }
     }
 }
+
+/// Where nothing is said about it.
+const DEFAULT_LISTEN: ListenAddr = ListenAddr::any(8080);
 
 /// What a worker needs at least: its read buffer and a few exchanges.
 const LEAST_SHARE: usize = 512 * 1024;

@@ -13,8 +13,10 @@ use super::found::{Fault, List, Mapping};
 use super::json::PluginText;
 use super::read::{Entry, next_of, section};
 use super::units::{BodyLimit, Bytes, ConnectionLimit, Count, MemoryLimit, Size, Span};
-use super::values::{Flag, Format, Host, Listen, Network, Prefix, Protocol, Rewriting, ServerName, Text, Upstream};
-use super::{MOST_UPSTREAMS, Scheme, UpstreamUrl, prefix};
+use super::values::{
+    Address, Flag, Format, Host, Listen, Network, Prefix, Protocol, Rewriting, ServerName, Text, Upstream,
+};
+use super::{DEFAULT_LISTEN, MOST_UPSTREAMS, Scheme, UpstreamUrl, prefix};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -40,7 +42,7 @@ section! {
         plugins: Vec<PluginKeys>,
         plugin_body_limit: Size<0, { 1024 * MIB }>,
         log: LogKeys,
-    }
+    } checked by check_file
 }
 
 section! {
@@ -395,6 +397,28 @@ impl Serialize for Routes {
             ..self.options[route.options].clone()
         }))
     }
+}
+
+/// No address is listened on twice, whatever the keys are.
+fn check_file(file: &File) -> Result<(), String> {
+    let default = Listen(vec![Address(DEFAULT_LISTEN)]);
+    let keys = [
+        ("listen_addr", Some(file.listen_addr.as_ref().unwrap_or(&default))),
+        ("tls.listen_addr", file.tls.as_ref().and_then(|tls| tls.listen_addr.as_ref())),
+        ("admin.listen_addr", file.admin.as_ref().and_then(|admin| admin.listen_addr.as_ref())),
+    ];
+    let all = || keys.iter().filter_map(|(key, listen)| Some((*key, (*listen)?)));
+    for (index, (key, Listen(addresses))) in all().enumerate() {
+        for (other, Listen(before)) in all().take(index) {
+            if let Some(Address(address)) = addresses.iter().find(|new| new.is_among(before)) {
+                let shown = quoted(&address.to_string());
+                return Err(format!(
+                    "{shown} stands in both {other} and {key}: choose another address for one of them"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_limits(limits: &LimitKeys) -> Result<(), String> {

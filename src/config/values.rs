@@ -61,9 +61,10 @@ impl Entry for Listen {
         if self.0.is_empty() {
             return Err("the list of listening addresses is empty: write \":8080\", or remove the key".to_owned());
         }
-        for (index, Address(address)) in self.0.iter().enumerate() {
-            if self.0[..index].iter().any(|Address(other)| other == address) {
-                return Err(format!("the listening address {} stands twice: remove one", quoted(&address.to_string())));
+        for (index, address) in self.0.iter().enumerate() {
+            if address.is_among(&self.0[..index]) {
+                let shown = quoted(&address.0.to_string());
+                return Err(format!("the listening address {shown} stands twice: remove one"));
             }
         }
         Ok(())
@@ -73,6 +74,13 @@ impl Entry for Listen {
 /// One listening address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Address(pub ListenAddr);
+
+impl Address {
+    /// Whether one of `others` takes the place where this one would listen.
+    pub fn is_among(&self, others: &[Address]) -> bool {
+        others.iter().any(|Address(other)| other.is_same_place(&self.0))
+    }
+}
 
 impl Entry for Address {
     const EXPECTED: &'static str = "a listening address such as \":8080\" or 127.0.0.1:8080";
