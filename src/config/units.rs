@@ -55,8 +55,8 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 
-/// From the largest unit to the smallest, in bytes.
-const SIZE_UNITS: [(&str, u64); 4] = [("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("B", 1)];
+/// From the largest unit to the smallest, in bytes. The last is a number in quotes, or in a flag.
+const SIZE_UNITS: [(&str, u64); 5] = [("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("B", 1), ("", 1)];
 
 /// A number of bytes from `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -246,7 +246,9 @@ mod tests {
             ("1MiB", Some(1_048_576)),
             ("2GiB", Some(2 << 30)),
             ("100B", Some(100)),
-            ("64", None),
+            ("64", Some(64)),
+            ("+64", None),
+            ("", None),
             ("64KB", None),
             ("64kib", None),
             ("1.5MiB", None),
