@@ -9,7 +9,7 @@
 //! | 128 + n | a second signal (number n) came while it was finishing: what was in flight is cut |
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         Command::Help => say(cli::HELP),
         Command::Version => say(&format!("mini-rproxy {}\n", about::VERSION)),
         Command::PrintConfig(options) => load(&options).and_then(|config| say(&config.to_yaml())),
-        Command::Check(options) => load(&options).and_then(|config| check(&config, options.against.as_deref())),
+        Command::Check(options) => load(&options).and_then(|config| check(&config, &options)),
         Command::Healthcheck(options) => load(&options).and_then(|config| healthcheck(&config)),
         Command::Explain(options) => load(&options).and_then(|config| foretell(config, &options)),
         Command::Selftest => selftest(),
@@ -78,10 +78,13 @@ fn complain(error: impl Display) {
     let _ = writeln!(io::stderr(), "mini-rproxy: {error}");
 }
 
-/// Prints what was asked for. A reader that has gone away (`| head -1`) is no error.
+/// Prints what was asked for. A reader that has gone away (`| head -1`) is no error; a full disk is one.
 fn say(text: &str) -> Result<ExitCode, String> {
-    let _ = io::stdout().write_all(text.as_bytes());
-    Ok(ExitCode::SUCCESS)
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("cannot write to standard output: {error}")),
+        Ok(()) | Err(_) => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// The configuration as the file and the flags have it.
@@ -98,9 +101,10 @@ fn load(options: &Options) -> Result<Config, String> {
 }
 
 /// The configuration is good; are the files that it names? And what would a running proxy make of it?
-fn check(config: &Config, against: Option<&str>) -> Result<ExitCode, String> {
+fn check(config: &Config, options: &Options) -> Result<ExitCode, String> {
     Tls::prepare(config).map_err(|error| error.to_string())?;
-    let Some(running) = against else { return say("the configuration is good\n") };
+    chain::check(&config.plugins, options.plugin_dir.as_deref()).map_err(|error| error.to_string())?;
+    let Some(running) = &options.against else { return say("the configuration is good\n") };
     let differences = probe::outline(running, config)?.differences(&Outline::of(config));
     if differences.is_empty() {
         return say("the configuration is good, and a reload would change nothing\n");

@@ -53,7 +53,7 @@ fn r01_what_is_no_plugin_is_named() {
     assert_eq!(chain.names().collect::<Vec<_>>(), ["header_demo"]);
     assert!(lines.has("", "1 of 2 plugins loaded"), "{:?}", lines.all());
     let error = chain::load(&[], Some(&dir.join("nowhere")), LIMITS, lines).unwrap_err();
-    assert!(error.to_string().contains("cannot read this plugin folder"), "{error}");
+    assert!(error.to_string().contains("make it, or name another with -plugindir DIR"), "{error}");
 }
 
 #[test]

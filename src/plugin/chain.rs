@@ -74,7 +74,9 @@ impl fmt::Display for PluginError {
             Reason::Record(error) => error.fmt(f),
             Reason::NoSuchBuiltin => write!(f, "not linked into this program; linked in: {}", builtin::names()),
             Reason::Create(status) => write!(f, "create failed with status {status}; the plugin's own log lines say why"),
-            Reason::Directory(error) => write!(f, "cannot read this plugin folder: {error}"),
+            Reason::Directory(error) => {
+                write!(f, "cannot be read: {error}; make it, or name another with -plugindir DIR")
+            }
         }
     }
 }
@@ -89,6 +91,16 @@ pub const fn has_dlopen() -> bool {
 fn load_file(path: &Path) -> Result<Checked, Reason> {
     #[cfg(all(feature = "dlopen", not(target_feature = "crt-static")))]
     return load::load(path).map_err(Reason::Load);
+    #[cfg(not(all(feature = "dlopen", not(target_feature = "crt-static"))))]
+    {
+        let _ = path;
+        Err(Reason::NoDlopen)
+    }
+}
+
+fn check_file(path: &Path) -> Result<(), Reason> {
+    #[cfg(all(feature = "dlopen", not(target_feature = "crt-static")))]
+    return load::check(path).map(drop).map_err(Reason::Load);
     #[cfg(not(all(feature = "dlopen", not(target_feature = "crt-static"))))]
     {
         let _ = path;
@@ -191,6 +203,19 @@ pub fn load(
         sink.log(Level::Info, "", &format!("{count} of {} plugins loaded from {}", files.len(), dir.display()));
     }
     Ok(if chain.members.is_empty() { None } else { Some(Arc::new(chain)) })
+}
+
+/// Whether what [`load()`] needs is there: required plugins of the list, and the folder. Nothing is loaded and no code of a
+/// plugin runs, so this cannot tell what `create` will say.
+pub fn check(list: &[PluginConfig], dir: Option<&Path>) -> Result<(), PluginError> {
+    for plugin in list.iter().filter(|plugin| plugin.required) {
+        let (source, found) = match &plugin.source {
+            PluginSource::Path(path) => (path.display().to_string(), check_file(path)),
+            PluginSource::Builtin(name) => (name.clone(), builtin::find(name).map(drop).ok_or(Reason::NoSuchBuiltin)),
+        };
+        found.map_err(|reason| PluginError { source, reason })?;
+    }
+    dir.map_or(Ok(()), |dir| shared_objects(dir).map(drop))
 }
 
 /// What [`load()`] would load, in its order, for people; nothing is loaded.

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use mini_rproxy_plugin::abi;
@@ -35,7 +35,7 @@ pub enum LoadError {
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LoadError::Read(error) => write!(f, "cannot read it: {error}"),
+            LoadError::Read(error) => write!(f, "cannot read it: {error}; correct its path, or its permissions"),
             LoadError::NotAFile => f.write_str("not a regular file"),
             LoadError::Elf(error) => error.fmt(f),
             LoadError::Open(text) => write!(f, "the dynamic loader refused it: {text}"),
@@ -50,10 +50,7 @@ impl std::error::Error for LoadError {}
 /// Loads the shared object at `path` and checks its record. Code of the plugin runs already here, where it has
 /// constructors; `create` is left to the chain.
 pub fn load(path: &Path) -> Result<Checked, LoadError> {
-    // dlopen searches the library path for names without a slash, so it gets an absolute one; links are resolved, so
-    // that a later turn of a link cannot matter.
-    let path = fs::canonicalize(path).map_err(LoadError::Read)?;
-    check_file(&path)?;
+    let path = check(path)?;
     // SAFETY: initialisers of the library run. That is what loading native plugins means: they are trusted code.
     // RTLD_NOW: what is missing shows now, not in the middle of a request. RTLD_LOCAL: plugins do not see each other.
     let library =
@@ -68,6 +65,15 @@ pub fn load(path: &Path) -> Result<Checked, LoadError> {
     Ok(checked)
 }
 
+/// Everything that can be found out about the file before it is mapped; gives what [`load`] opens.
+pub fn check(path: &Path) -> Result<PathBuf, LoadError> {
+    // dlopen searches the library path for names without a slash, so it gets an absolute one; links are resolved, so
+    // that a later turn of a link cannot matter.
+    let path = fs::canonicalize(path).map_err(LoadError::Read)?;
+    check_file(&path)?;
+    Ok(path)
+}
+
 /// What the dynamic loader says lies in the error's cause.
 fn text(error: &libloading::Error) -> String {
     match std::error::Error::source(error) {
@@ -76,7 +82,6 @@ fn text(error: &libloading::Error) -> String {
     }
 }
 
-/// Everything that can be found out about the file before it is mapped.
 fn check_file(path: &Path) -> Result<(), LoadError> {
     let metadata = fs::metadata(path).map_err(LoadError::Read)?;
     if !metadata.is_file() {

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use mini_rproxy::plugin::chain;
 use tempfile::TempDir;
 
 use crate::support::proxy::BINARY;
@@ -86,6 +87,51 @@ fn a_missing_file_and_a_taken_port_are_errors_too() {
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains(&address) && !message.contains("panicked"), "{message}");
     assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+}
+
+#[test]
+fn what_would_stop_the_start_is_found_by_check_too() {
+    for (name, yaml, args, expected) in [
+        (
+            "a plugin that is missing",
+            "plugins: [{path: /nowhere/x.so}]",
+            &[][..],
+            "plugin /nowhere/x.so: cannot read it: No such file",
+        ),
+        ("a plugin that is none", "plugins: [{path: config.yaml}]", &[], "plugin config.yaml: not an ELF file"),
+        ("a plugin that is not linked in", "plugins: [{builtin: nobody}]", &[], "plugin nobody: not linked into this"),
+        ("a folder that is missing", "", &["-plugindir", "/nowhere"], "plugin folder /nowhere: cannot be read"),
+    ] {
+        // Without dlopen there is another reason, but it is told in both cases as well.
+        let expected = if yaml.contains("builtin") || chain::has_dlopen() { expected } else { "without dlopen" };
+        for check in [&["-check"][..], &[]] {
+            let output = run(&format!("{GOOD}{yaml}\n"), &[args, check].concat());
+            let message = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{name} {check:?}: {message}");
+            assert!(message.contains(expected) && message.lines().count() == 1, "{name} {check:?}: {message}");
+        }
+    }
+    let output = run(&format!("{GOOD}plugins: [{{path: /nowhere/x.so, required: false}}]\n"), &["-check"]);
+    assert_eq!(output.status.code(), Some(0), "what is not required stops nothing: {}", text(&output.stderr));
+}
+
+#[test]
+fn what_cannot_be_printed_is_an_error_but_for_a_reader_that_went_away() {
+    let folder = TempDir::new().expect("a temporary folder");
+    fs::write(folder.path().join("config.yaml"), GOOD).expect("a configuration file");
+    let print = |out: Stdio| {
+        let mut command = Command::new(BINARY);
+        command.arg("-print-config").current_dir(folder.path()).stdout(out);
+        command.stderr(Stdio::piped()).output().expect("the binary runs")
+    };
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("every Linux has it");
+    let output = print(full.into());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cannot write to standard output: No space left"), "{output:?}");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = print(writer.into());
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
 }
 
 #[test]

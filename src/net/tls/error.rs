@@ -33,10 +33,18 @@ pub enum TlsError {
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            TlsError::Unreadable(path, error) => write!(f, "{}: cannot be read: {error}", path.display()),
+            TlsError::Unreadable(path, error) => write!(
+                f,
+                "{}: cannot be read: {error}; tls or upstream_tls names it: correct the path, or the file's permissions",
+                path.display()
+            ),
             TlsError::NotPem(path) => write!(f, "{}: this is not whole PEM: write the file anew", path.display()),
             TlsError::NoCertificate(path) => {
-                write!(f, "{}: there is no \"-----BEGIN CERTIFICATE-----\" in it", path.display())
+                write!(
+                    f,
+                    "{}: there is no \"-----BEGIN CERTIFICATE-----\" in it: name a file of certificates in PEM",
+                    path.display()
+                )
             }
             TlsError::NoKey(path) => {
                 write!(f, "{}: there is no private key in it, or one that is encrypted: decrypt it", path.display())
