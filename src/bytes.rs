@@ -1,7 +1,8 @@
 //! A byte queue: bytes are appended at the end and leave at the front.
 //!
-//! It does not know sockets or messages. What has left stays in memory until the next append, so that a request which
-//! an upstream never saw can be sent again from the start ([`Queue::rewind`]).
+//! It does not know sockets or messages. After a write of a part, the rest waits where it is (rule M9). What has left
+//! stays in memory until the next append, so that a request which an upstream never saw can be sent again from the start
+//! ([`Queue::rewind`]).
 
 /// Bytes that wait to be written somewhere.
 #[derive(Debug, Default)]

@@ -1,8 +1,8 @@
 //! The log: whole lines to stdout, without ever making the event loop wait.
 //!
 //! A [`Line`] is built in a buffer of its thread and appended to a queue with a cap; a thread of its own writes the
-//! queue, and may block for as long as the reader of the pipe pleases. When the queue is full, lines are lost; how many
-//! is logged as soon as there is room. Nothing that a client sent can break a line: values are escaped.
+//! queue, and may block for as long as the reader of the pipe pleases (rule E6). When the queue is full, lines are lost;
+//! how many is logged as soon as there is room. Nothing that a client sent can break a line: values are escaped.
 //!
 //! It knows nothing of requests: what a line says is up to whoever builds it.
 //!

@@ -118,7 +118,7 @@ pub fn admit(
     Ok(Admission { framing, by: Answerer::Upstream(Plan { route: found.route, upgrade, expects_continue }) })
 }
 
-/// Rule G10 and RFC 9110 section 10.1.1: ignored in HTTP/1.0 and where no body follows; 417 for any other expectation.
+/// Rules G10 and S15, RFC 9110 section 10.1.1: ignored in HTTP/1.0 and where no body follows; 417 for any other expectation.
 fn expects_continue(head: &RequestHead, framing: Framing) -> Result<bool, Refusal> {
     let mut expectations = head.fields.values(Known::Expect);
     let (Some(first), Version::Http11) = (expectations.next(), head.version) else { return Ok(false) };

@@ -1,6 +1,7 @@
 //! Why an exchange was not a plain success: the `why=` of the access log.
 //!
-//! A short fixed word each, so that they can be counted; the README's list says what each one means and what to look at.
+//! A short fixed word each, so that they can be counted (rule S23); the README's list says what each one means and what to
+//! look at.
 
 use super::events::Distrust;
 use super::preface::PrefaceError;

@@ -226,6 +226,7 @@ impl Transaction {
             }
             Framing::None | Framing::Length(_) | Framing::Chunked | Framing::UntilClose => framing,
         };
+        // Rule G21: whoever answers or fails here, the upstream is not contacted.
         match verdict {
             Verdict::Continue => self.connect(turn, framing),
             Verdict::Respond { answer, .. } => self.answer_for_plugin(turn, &answer),

@@ -81,6 +81,7 @@ pub fn forward_request(
     let Scratch { nominated, own, host, text } = scratch;
     let claims = Claims::of(peer, policy);
     offered.clear();
+    // Rule G3: what the client wrote as Connection and Upgrade goes, as in any request; we offer what we allow.
     if plan.upgrade {
         for protocol in allowed_protocols(&head.fields, &route.options.upgrade) {
             if !offered.is_empty() {
@@ -260,7 +261,8 @@ const NOT_IN_TRAILERS: Classes = Classes::of(&[
     Known::SetCookie,
 ]);
 
-/// Appends the field line that announces a framing. The value is ours, never the peer's (rule S13).
+/// Appends the field line that announces a framing. The value is ours, never the peer's (rule S13); the kind is the one that
+/// was received, and a message without a body announces none (rule G19).
 pub fn write_framing(framing: Framing, out: &mut Vec<u8>) {
     match framing {
         Framing::None | Framing::UntilClose => {}

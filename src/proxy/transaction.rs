@@ -131,7 +131,8 @@ impl Progress {
 pub(super) struct Transaction {
     pub down: Downstream,
     pub up: Upstream,
-    /// Bytes from the client that belong to no state yet: a partial head, pipelined requests, early bytes of a tunnel.
+    /// Bytes from the client that belong to no state yet: a partial head, pipelined requests (rule G22: they wait until the
+    /// one before is over), early bytes of a tunnel.
     pub client_input: Vec<u8>,
     /// Bytes from the upstream that belong to no state yet: a partial head.
     pub origin_input: Vec<u8>,

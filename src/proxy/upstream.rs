@@ -297,6 +297,8 @@ impl Transaction {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// Takes what has arrived of the body. It is queued for the client at once, whole or not: nothing waits for more
+    /// (rule G13), but what plugins want to see as one.
     #[inline(never)]
     fn read_response_body(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) -> usize {
         let Upstream::Body { body, sink } = &mut self.up else { return 0 };
@@ -427,8 +429,8 @@ impl Transaction {
     }
 
     /// The connection ended before a response began. Rule G17: a connection from the pool may just have been stale, and
-    /// a request that may be repeated is sent once more on a fresh one, provided that none of its body is gone. A fresh one
-    /// that ends so is a failure of the upstream; the request goes to another one, if the route has one.
+    /// a request that may be repeated is sent once more on a fresh one, provided that none of its body is gone (rule G18).
+    /// A fresh one that ends so is a failure of the upstream; the request goes to another one, if the route has one.
     fn lose_upstream(&mut self, turn: &mut Turn<'_, '_>) {
         let has_begun = self.record.first_byte.is_some();
         let may_repeat = !has_begun
