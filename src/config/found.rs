@@ -3,8 +3,9 @@
 //! serde's way is a visitor for each type, and the YAML library is then compiled anew for each of them: with fifty kinds of
 //! values that was a sixth of the program. Here is one visitor, which hands a [`Found`] to a [`Slot`] by reference.
 //!
-//! The library adds line and column to the first error that leaves a visitor, so a slot refuses at its own place. Errors of
-//! lists and mappings have a place already; they stay with the list or mapping while [`Fault::Told`] goes up in their stead.
+//! The library adds line and column to the first error that leaves a visitor, so a slot refuses at its own place.
+//! Errors of lists and mappings have a place already; they stay with the list or mapping while [`Fault::Told`] goes up
+//! in their stead.
 
 use std::fmt;
 

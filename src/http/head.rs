@@ -390,8 +390,8 @@ pub fn write_request(head: &RequestHead, without: Classes, out: &mut Vec<u8>) {
     head.fields.write_without(without.with(Known::Host), out);
 }
 
-/// Appends status line and field lines but for those of some classes; the caller adds framing fields and the empty line. We always say HTTP/1.1
-/// (RFC 9110 section 2.5: a version is the sender's own).
+/// Appends status line and field lines but for those of some classes; the caller adds framing fields and the empty
+/// line. We always say HTTP/1.1 (RFC 9110 section 2.5: a version is the sender's own).
 pub fn write_response(head: &ResponseHead, without: Classes, out: &mut Vec<u8>) {
     out.reserve(head.reason.len() + 24);
     out.extend_from_slice(b"HTTP/1.1 ");

@@ -2,9 +2,10 @@
 //! (socket activation), and a datagram when the proxy is ready and when it stops (readiness notification).
 //!
 //! Sockets come as descriptors from 3 on; `LISTEN_PID` says for which process, `LISTEN_FDS` how many they are and
-//! `LISTEN_FDNAMES` what they are called. A port below 1024 needs no rights then, and no connection is lost in a restart:
-//! the manager holds the socket. Where sockets are handed over, they are used instead of the addresses in the configuration; one
-//! that is named `https` speaks TLS, one that is named `admin` is used instead of `admin.listen_addr`.
+//! `LISTEN_FDNAMES` what they are called. A port below 1024 needs no rights then, and no connection is lost in a
+//! restart: the manager holds the socket. Where sockets are handed over, they are used instead of the addresses in the
+//! configuration; one that is named `https` speaks TLS, one that is named `admin` is used instead of
+//! `admin.listen_addr`.
 //!
 //! Notifications go to the unix socket that `NOTIFY_SOCKET` names; where nobody listens there, nothing happens.
 //!

@@ -1,8 +1,8 @@
 //! The loop's clock: read once per turn, never per request.
 //!
 //! All deadlines are made of the monotonic clock (rule E11). The wall clock is read for the Date field only, and only
-//! when the second is over; when somebody sets it, Date follows within a second. And once for the moment at which the process
-//! began, which /metrics tells.
+//! when the second is over; when somebody sets it, Date follows within a second. And once for the moment at which the
+//! process began, which /metrics tells.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

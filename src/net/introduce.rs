@@ -1,8 +1,8 @@
 //! Clients that a load balancer brings: before their first byte it says for whom it speaks (`proxy::preface`). It stands
 //! before everything else on the connection, TLS included.
 //!
-//! The header is looked at in the kernel's buffer and taken out of it when it is whole, not a byte more: what follows is read
-//! by whoever would read it without all this.
+//! The header is looked at in the kernel's buffer and taken out of it when it is whole, not a byte more: what follows
+//! is read by whoever would read it without all this.
 
 use std::net::SocketAddr;
 use std::time::Duration;

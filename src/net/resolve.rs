@@ -200,8 +200,8 @@ impl Resolver {
         }
     }
 
-    /// After a reload: look-ups are repeated so often from the next one on, and of the names only those that `is_kept` says are
-    /// kept. Whoever still waits for another gets its answer.
+    /// After a reload: look-ups are repeated so often from the next one on, and of the names only those that `is_kept`
+    /// says are kept. Whoever still waits for another gets its answer.
     pub fn renew(&self, refresh: Duration, is_kept: impl Fn(UpstreamId) -> bool) {
         let mut state = lock(&self.shared.state);
         let State { refresh: old, names, schedule, .. } = &mut *state;

@@ -57,7 +57,8 @@ pub struct Plan {
     pub expects_continue: bool,
 }
 
-/// Judges a request head. `valid_host` is a Host that was admitted before, if there is one. For [`Answerer::Upstream`] the target to forward is left in `target`.
+/// Judges a request head. `valid_host` is a Host that was admitted before, if there is one. For [`Answerer::Upstream`]
+/// the target to forward is left in `target`.
 ///
 /// # Errors
 /// The refusal to answer with.
@@ -118,7 +119,8 @@ pub fn admit(
     Ok(Admission { framing, by: Answerer::Upstream(Plan { route: found.route, upgrade, expects_continue }) })
 }
 
-/// Rules G10 and S15, RFC 9110 section 10.1.1: ignored in HTTP/1.0 and where no body follows; 417 for any other expectation.
+/// Rules G10 and S15, RFC 9110 section 10.1.1: ignored in HTTP/1.0 and where no body follows; 417 for any other
+/// expectation.
 fn expects_continue(head: &RequestHead, framing: Framing) -> Result<bool, Refusal> {
     let mut expectations = head.fields.values(Known::Expect);
     let (Some(first), Version::Http11) = (expectations.next(), head.version) else { return Ok(false) };

@@ -142,8 +142,8 @@ fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, upstream: &Upstre
     });
 }
 
-/// Appends the whole forwarded request head. `own` are the lines that were kept apart, `authorization` is what the upstream's
-/// URL says, `offered` which protocols to switch to.
+/// Appends the whole forwarded request head. `own` are the lines that were kept apart, `authorization` is what the
+/// upstream's URL says, `offered` which protocols to switch to.
 pub fn write_request_head(
     head: &RequestHead,
     own: &[u8],
@@ -261,8 +261,8 @@ const NOT_IN_TRAILERS: Classes = Classes::of(&[
     Known::SetCookie,
 ]);
 
-/// Appends the field line that announces a framing. The value is ours, never the peer's (rule S13); the kind is the one that
-/// was received, and a message without a body announces none (rule G19).
+/// Appends the field line that announces a framing. The value is ours, never the peer's (rule S13); the kind is the one
+/// that was received, and a message without a body announces none (rule G19).
 pub fn write_framing(framing: Framing, out: &mut Vec<u8>) {
     match framing {
         Framing::None | Framing::UntilClose => {}

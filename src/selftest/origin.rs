@@ -22,7 +22,8 @@ pub struct Heard {
 }
 
 /// Answers on `listener` until `is_over`, and gives what it heard when every connection has ended. Whoever says that it
-/// is over has closed the other ends before, and calls [`wake`] afterwards. `whose` says how strict to be with what is heard.
+/// is over has closed the other ends before, and calls [`wake`] afterwards. `whose` says how strict to be with what is
+/// heard.
 pub fn record(listener: &TcpListener, entry: &Entry, whose: Whose, is_over: &AtomicBool) -> Heard {
     let shared = Mutex::new(Shared { script: Script::new(entry), heads: Vec::new() });
     let mut connections = Vec::new();

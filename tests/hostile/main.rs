@@ -124,7 +124,8 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Connections that nobody has accepted yet, of all listeners at this address: what the kernel shows as their receive queue.
+/// Connections that nobody has accepted yet, of all listeners at this address: what the kernel shows as their receive
+/// queue.
 fn standing_at_the_door(address: SocketAddr) -> u64 {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("a Linux system");
     let port = format!(":{:04X}", address.port());

@@ -162,7 +162,8 @@ fn answer(query: &[u8]) -> (String, Vec<u8>) {
     (name, answer)
 }
 
-/// Runs the test of that name (with its module) again in a network namespace of its own. Returns whether this is inside of it already.
+/// Runs the test of that name (with its module) again in a network namespace of its own. Returns whether this is inside
+/// of it already.
 pub fn is_inside(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         let status = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs");

@@ -1,4 +1,5 @@
-//! Programs that no one here wrote: curl as a client, nginx as an origin, HAProxy in between; what is built beside the proxy.
+//! Programs that no one here wrote: curl as a client, nginx as an origin, HAProxy in between; what is built beside the
+//! proxy.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};

@@ -11,7 +11,8 @@ use super::wire::{Entry, Link, READ, Wire};
 /// What may wait for a peer: the high-water mark, one read, and what we add to a head.
 const QUEUE_CAP: usize = 16 * 1024 + READ + 4 * 1024;
 
-/// Fields that belong to one connection (rule G1). `Connection`, `Upgrade` and `Transfer-Encoding` are ours where they stand.
+/// Fields that belong to one connection (rule G1). `Connection`, `Upgrade` and `Transfer-Encoding` are ours where they
+/// stand.
 const HOP_BY_HOP: [&str; 7] =
     ["keep-alive", "te", "trailer", "proxy-connection", "proxy-authenticate", "proxy-authorization", "http2-settings"];
 

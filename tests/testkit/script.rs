@@ -20,8 +20,8 @@
 //! DRAIN                         the process is asked to stop
 //! ```
 //! Lines of bytes that stand together are sent together. What comes out follows each event: first `C<`, what the client
-//! got; then, for each upstream connection, `U<`, what the upstream got, `X` commands, `H` calls of hooks and `LOG` lines of
-//! the access log.
+//! got; then, for each upstream connection, `U<`, what the upstream got, `X` commands, `H` calls of hooks and `LOG`
+//! lines of the access log.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! What slow readers cost others: the latency of fast clients beside them, and memory.
 //!
-//! A latency is a time on the clock, so that anything else on the machine disturbs it. Therefore both figures of a ratio are
-//! taken right after one another, repetitions alternate between the proxies, and the bare relay is measured like them.
+//! A latency is a time on the clock, so that anything else on the machine disturbs it. Therefore both figures of a
+//! ratio are taken right after one another, repetitions alternate between the proxies, and the bare relay is measured
+//! like them.
 
 use std::thread;
 use std::time::{Duration, Instant};

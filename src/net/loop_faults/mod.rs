@@ -2,9 +2,10 @@
 //! hand, its sockets the ends of local pairs whose other ends are held here. Everything is made of one number and happens
 //! again in the same way.
 //!
-//! Any read or write of the worker may be interrupted or told to come later, events come late, in any order, twice and for
-//! nothing, connecting is refused or takes its time; peers write and read in pieces, break off, or say nothing more.
-//! [`weather`] stands between the worker and its sockets, [`peers`] are the far ends, and this file is the world around them.
+//! Any read or write of the worker may be interrupted or told to come later, events come late, in any order, twice and
+//! for nothing, connecting is refused or takes its time; peers write and read in pieces, break off, or say nothing
+//! more. [`weather`] stands between the worker and its sockets, [`peers`] are the far ends, and this file is the world
+//! around them.
 //!
 //! In a *fair* scenario nobody breaks off and no time passes: then every single answer has to be right, and a wake-up that
 //! was forgotten shows as a standstill.
