@@ -296,7 +296,11 @@ impl Worker {
         let (host, port) = (&origin.host, origin.port);
         let remedy = match failure.verdict() {
             ConnectError::Untrusted(distrust) => distrust.sentence(),
-            _ => "see whether it speaks TLS 1.2 or 1.3 on that port",
+            ConnectError::TlsFailed
+            | ConnectError::DnsFail
+            | ConnectError::Refused
+            | ConnectError::TimedOut
+            | ConnectError::Failed => "see whether it speaks TLS 1.2 or 1.3 on that port",
         };
         let journal = &mut self.around.journal;
         journal.warn(format_args!("no TLS connection to upstream {host}, port {port}: {failure}; {remedy}"));

@@ -80,7 +80,14 @@ pub fn admit(
         Method::Trace => {
             return Err(Refusal { status: 405, cause: Cause::MethodRefused, allow: Some(FORWARDED_METHODS) });
         }
-        _ => {}
+        Method::Get
+        | Method::Head
+        | Method::Post
+        | Method::Put
+        | Method::Delete
+        | Method::Options
+        | Method::Patch
+        | Method::Other(_) => {}
     }
     let is_options = head.method == Method::Options;
     let requested = parse_target(&head.target, false, is_options)?;
@@ -147,7 +154,14 @@ fn built_in(
     };
     match head.method {
         Method::Get | Method::Head => Ok(Some(by)),
-        _ => Err(Refusal { status: 405, cause: Cause::MethodRefused, allow: Some(BUILT_IN_METHODS) }),
+        Method::Post
+        | Method::Put
+        | Method::Delete
+        | Method::Connect
+        | Method::Options
+        | Method::Trace
+        | Method::Patch
+        | Method::Other(_) => Err(Refusal { status: 405, cause: Cause::MethodRefused, allow: Some(BUILT_IN_METHODS) }),
     }
 }
 

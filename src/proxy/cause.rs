@@ -164,7 +164,7 @@ impl Cause {
         }
     }
 
-    /// The rule that a response broke, where that is the cause.
+    /// The rule that was broken, by the client or by the upstream, where that is the cause.
     pub fn rule(self) -> Option<&'static str> {
         match self {
             Cause::BadResponse(rule) | Cause::Rule(rule) => Some(rule),
