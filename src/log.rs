@@ -233,6 +233,11 @@ impl Line<'_> {
         self.field(key, Value::Number(value))
     }
 
+    /// Adds `true` or `false`.
+    pub fn flag(&mut self, key: &str, value: bool) -> &mut Self {
+        self.field(key, Value::Flag(value))
+    }
+
     /// Adds a duration in milliseconds with three decimals; the key should end with `_ms`.
     pub fn millis(&mut self, key: &str, value: Duration) -> &mut Self {
         self.field(key, Value::Millis(value))
@@ -277,6 +282,7 @@ impl Line<'_> {
 enum Value<'a> {
     Bytes(&'a [u8]),
     Number(u64),
+    Flag(bool),
     Millis(Duration),
     Display(&'a dyn fmt::Display),
 }
@@ -313,6 +319,7 @@ fn write_field(buf: &mut Vec<u8>, format: LogFormat, key: &str, value: Value<'_>
             let _ = fmt::Write::write_fmt(escaped, format_args!("{value}"));
         }),
         Value::Number(number) => push(buf, format_args!("{number}")),
+        Value::Flag(flag) => push(buf, format_args!("{flag}")),
         Value::Millis(time) => push(buf, format_args!("{}.{:03}", time.as_millis(), time.subsec_micros() % 1000)),
     }
 }
@@ -490,12 +497,11 @@ mod tests {
     fn values_of_every_kind_are_written() {
         let build = |line: &mut Line<'_>| {
             line.text("a", "b").number("n", u64::MAX).millis("t_ms", Duration::from_micros(12_345_067));
-            line.display("to", "127.0.0.1:80").display("odd", format_args!("x {}", 1));
+            line.flag("yes", true).display("to", "127.0.0.1:80").display("odd", format_args!("x {}", 1));
         };
-        let text =
-            " level=info msg=\"hello world\" a=b n=18446744073709551615 t_ms=12345.067 to=127.0.0.1:80 odd=\"x 1\"\n";
+        let text = " level=info msg=\"hello world\" a=b n=18446744073709551615 t_ms=12345.067 yes=true to=127.0.0.1:80 odd=\"x 1\"\n";
         assert_eq!(logged(LogFormat::Text, build), text);
-        let json = r#"","level":"info","msg":"hello world","a":"b","n":18446744073709551615,"t_ms":12345.067,"to":"127.0.0.1:80","odd":"x 1"}"#;
+        let json = r#"","level":"info","msg":"hello world","a":"b","n":18446744073709551615,"t_ms":12345.067,"yes":true,"to":"127.0.0.1:80","odd":"x 1"}"#;
         assert_eq!(logged(LogFormat::Json, build), format!("{json}\n"));
     }
 

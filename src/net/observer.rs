@@ -114,7 +114,7 @@ impl Observer for LogJournal {
         line.number("status", record.status.into())
             .number("bytes_in", record.bytes_in)
             .number("bytes_out", record.bytes_out)
-            .text("reused", if record.reused { "true" } else { "false" })
+            .flag("reused", record.reused)
             .number("retries", record.retries.into())
             .millis("head_ms", record.head);
         if let Some(connect) = record.connect {
