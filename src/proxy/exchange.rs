@@ -148,14 +148,9 @@ impl Exchange {
         let State::Active(transaction) = &mut self.state else { return };
         let mut turn = Turn { env, client: &mut self.client, commands: &mut self.commands };
         let was_empty = (transaction.to_client.is_empty(), transaction.to_origin.is_empty());
-        let moment = if transaction.timeline.is_some() { Moment::of(&input) } else { None };
-        let was_blamed = transaction.record.cause.is_some();
-        transaction.on_input(&mut turn, input);
-        if transaction.timeline.is_some() {
-            let is_late = !was_blamed && transaction.record.cause.is_some();
-            if let Some(moment) = moment.or(is_late.then_some((Moment::TimeOut, 0))) {
-                transaction.trace(env.now.instant, moment);
-            }
+        match transaction.timeline {
+            None => transaction.on_input(&mut turn, input),
+            Some(_) => transaction.on_traced_input(&mut turn, input),
         }
         self.settle(env);
         // A write time-out runs from the moment at which there is something to write.
@@ -398,6 +393,18 @@ fn timeline(env: &Env<'_>) -> Option<Box<Timeline>> {
 }
 
 impl Transaction {
+    /// The same, and notes it in the timeline.
+    #[cold]
+    fn on_traced_input(&mut self, turn: &mut Turn<'_, '_>, input: Input<'_>) {
+        let moment = Moment::of(&input);
+        let was_blamed = self.record.cause.is_some();
+        self.on_input(turn, input);
+        let is_late = !was_blamed && self.record.cause.is_some();
+        if let Some(moment) = moment.or(is_late.then_some((Moment::TimeOut, 0))) {
+            self.trace(turn.now(), moment);
+        }
+    }
+
     fn on_input(&mut self, turn: &mut Turn<'_, '_>, input: Input<'_>) {
         match input {
             Input::Bytes(Side::Downstream, data) => self.on_client_bytes(turn, data),
