@@ -333,6 +333,71 @@ fn large_bodies_pass_both_ways_and_keep_their_bytes() {
     assert_eq!(proxy.heard(), Said::Access { status: 200, reused: false, why: None });
 }
 
+/// From the second one on they are read together with their heads, and leave so.
+#[test]
+fn s14_uploads_one_after_the_other_arrive_as_they_were_sent() {
+    let body = |len: usize| -> Vec<u8> { (0..len).map(|n| (n * 7 + n / 251) as u8).collect() };
+    let field = |len: usize| "a".repeat(len);
+    let chunks = |len: usize| [format!("{len:x}\r\n").as_bytes(), &body(len), b"\r\n0\r\n\r\n"].concat();
+    // What is behind the body belongs to the next request, and is not part of this one.
+    let table: [(&str, String, Vec<u8>, usize); 9] = [
+        ("the first", "Content-Length: 65536".to_owned(), body(65536), 65536),
+        ("the second", "Content-Length: 65536".to_owned(), body(65536), 65536),
+        ("more than one read", "Content-Length: 300000".to_owned(), body(300_000), 300_000),
+        (
+            "a head of more than the first part",
+            format!("A: {}\r\nContent-Length: 65536", field(6000)),
+            body(65536),
+            65536,
+        ),
+        ("chunks", "Transfer-Encoding: chunked".to_owned(), chunks(60000), 0),
+        ("another request behind it", "Content-Length: 50000".to_owned(), [&body(50_000)[..], GET].concat(), 50_000),
+        ("none", "Content-Length: 0".to_owned(), Vec::new(), 0),
+        ("after none", "Content-Length: 65536".to_owned(), body(65536), 65536),
+        ("after that", "Content-Length: 65536".to_owned(), body(65536), 65536),
+    ];
+    let origin = Origin::new();
+    let proxy = Proxy::start(config(vec![route("/", "127.0.0.1", origin.port())]), Names::default());
+    let mut client = proxy.client();
+    let mut upstream = None;
+    for (name, fields, sent, len) in table {
+        let mut sender = client.try_clone().expect("a socket");
+        let whole = [format!("POST /x HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\n").as_bytes(), &sent].concat();
+        let upload = std::thread::spawn(move || sender.write_all(&whole).expect("write"));
+        let upstream = upstream.get_or_insert_with(|| origin.accept());
+        let head = read_head(upstream);
+        assert!(head.starts_with("POST /x HTTP/1.1\r\n"), "{name}: {head}");
+        if head.contains("chunked") {
+            let mut received = Vec::new();
+            loop {
+                let size = read_until(upstream, b"\r\n");
+                let size = usize::from_str_radix(size.trim_end(), 16).expect("a size");
+                let mut chunk = vec![0; size + 2];
+                upstream.read_exact(&mut chunk).expect("a chunk");
+                received.extend_from_slice(&chunk[..size]);
+                if size == 0 {
+                    break;
+                }
+            }
+            assert!(received == body(60000), "{name}: the upload was changed");
+        } else {
+            let mut received = vec![0; len];
+            upstream.read_exact(&mut received).expect("the whole body");
+            assert!(received == body(len), "{name}: the upload was changed");
+        }
+        upload.join().expect("the upload");
+        upstream.write_all(OK).expect("write");
+        assert!(read_until(&mut client, b"\r\n\r\nok").starts_with("HTTP/1.1 200 OK\r\n"), "{name}");
+        assert!(matches!(proxy.heard(), Said::Access { status: 200, .. }), "{name}");
+        if sent.ends_with(GET) {
+            assert!(read_head(upstream).starts_with("GET /x HTTP/1.1\r\n"), "{name}");
+            upstream.write_all(OK).expect("write");
+            assert!(read_until(&mut client, b"\r\n\r\nok").starts_with("HTTP/1.1 200 OK\r\n"), "{name}");
+            assert!(matches!(proxy.heard(), Said::Access { status: 200, .. }), "{name}");
+        }
+    }
+}
+
 #[test]
 fn m2_each_piece_is_written_when_it_arrives() {
     let origin = Origin::new();
