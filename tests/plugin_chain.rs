@@ -380,7 +380,7 @@ fn r16_field_operations_behave_like_a_list_of_pairs() {
                 (random % bound as u64) as usize
             };
             let mut model: Vec<(Vec<u8>, Vec<u8>)> = x.fields().map(|(n, v)| (n.to_vec(), v.to_vec())).collect();
-            for _ in 0..if cfg!(miri) { 300 } else { 20_000 } {
+            for _ in 0..if cfg!(miri) { 60 } else { 20_000 } {
                 let name = NAMES[below(NAMES.len())];
                 let value = vec![b'a' + below(26) as u8; below(20)];
                 let is_same = |pair: &(Vec<u8>, Vec<u8>)| pair.0.eq_ignore_ascii_case(name.as_bytes());
@@ -429,7 +429,7 @@ fn r16_field_operations_behave_like_a_list_of_pairs() {
 
 #[test]
 fn r19_four_threads_share_one_instance() {
-    const EACH: usize = if cfg!(miri) { 25 } else { 10_000 };
+    const EACH: usize = if cfg!(miri) { 5 } else { 10_000 };
     struct Counter(AtomicU64);
     impl Plugin for Counter {
         const NAME: &'static str = "counter";

@@ -432,7 +432,7 @@ mod tests {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
         let mut fields = Fields::new();
         let mut model: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        for step in 0..if cfg!(miri) { 300 } else { 20_000 } {
+        for step in 0..if cfg!(miri) { 50 } else { 20_000 } {
             let name = NAMES[random.below(NAMES.len())];
             let value = vec![b'a' + random.below(26) as u8; random.below(12)];
             let is_name = |pair: &(Vec<u8>, Vec<u8>)| pair.0.eq_ignore_ascii_case(name);

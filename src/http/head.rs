@@ -720,7 +720,7 @@ mod tests {
     /// Both lanes must mean the same: heads made of odd pieces are read alike whole and in two parts.
     #[test]
     fn the_fast_lane_accepts_nothing_that_the_slow_one_refuses() {
-        const ROUNDS: usize = if cfg!(miri) { 100 } else { 4_000 };
+        const ROUNDS: usize = if cfg!(miri) { 20 } else { 4_000 };
         const PIECES: [&[u8]; 24] = [
             b"GET / HTTP/1.1\r\n",
             b"HTTP/1.1 200 OK\r\n",
@@ -784,7 +784,7 @@ mod tests {
             b"j:\tk: l\r\n",
             b"m: \xff\r\n",
         ];
-        for round in (0..12_usize.pow(3)).step_by(if cfg!(miri) { 29 } else { 1 }) {
+        for round in (0..12_usize.pow(3)).step_by(if cfg!(miri) { 131 } else { 1 }) {
             let lines = [PIECES[round % 12], PIECES[round / 12 % 12], PIECES[round / 144]].concat();
             let section = [&lines[..], b"\r\n"].concat();
             let (mut head, mut fields) = (RequestHead::default(), Fields::new());

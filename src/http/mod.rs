@@ -26,7 +26,7 @@ pub mod body;
 
 /// Tests that cut an input in two do so at each place; Miri, which is slow, at every so many.
 #[cfg(test)]
-const CUT_EVERY: usize = if cfg!(miri) { 13 } else { 1 };
+const CUT_EVERY: usize = if cfg!(miri) { 31 } else { 1 };
 
 #[cfg(test)]
 mod tests {

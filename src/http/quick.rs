@@ -114,7 +114,7 @@ mod tests {
     ];
 
     /// How many inputs; Miri takes seconds where others take microseconds.
-    const INPUTS: usize = if cfg!(miri) { 100 } else { 8_000 };
+    const INPUTS: usize = if cfg!(miri) { 32 } else { 8_000 };
 
     /// Some thousand inputs made of odd pieces.
     fn inputs(start: &'static [u8]) -> impl Iterator<Item = Vec<u8>> {
