@@ -26,6 +26,7 @@ use super::door::{Knock, PAUSE, is_exhaustion};
 use super::listen::Speaks;
 use super::memory::Level;
 use super::slab::Key;
+use super::surplus;
 use super::timers::Alarm;
 use super::token::Source;
 use super::worker::{Client, Habit, Introduction, Leave, Stage, Worker};
@@ -62,7 +63,9 @@ impl Worker {
 
     /// What is to be done at this moment, the poller having said so much.
     pub(super) fn act(&mut self, events: impl Iterator<Item = (Token, Readiness)>) {
+        let mut is_stirred = false;
         for (token, readiness) in events {
+            is_stirred = true;
             self.on_event(token, readiness);
         }
         self.ring_alarms();
@@ -93,6 +96,10 @@ impl Worker {
         if self.clients.is_empty() {
             // Kept for the next body; nobody is there who could bring one.
             self.pipes.close_free();
+        }
+        if is_stirred && surplus::IS_KEPT {
+            let at = self.around.now() + surplus::EVERY;
+            self.timers.set(&mut self.surplus, at, Source::Surplus.token());
         }
     }
 
@@ -129,7 +136,7 @@ impl Worker {
                 self.on_renewals();
                 self.on_order();
             }
-            Some(Source::Drain) | None => {}
+            Some(Source::Drain | Source::Surplus) | None => {}
         }
     }
 
@@ -154,7 +161,8 @@ impl Worker {
                     }
                 }
                 Some(Source::Drain) => self.stage = Stage::Over,
-                Some(Source::Waker) | None => {}
+                Some(Source::Surplus) if self.surplus.rings(at) => surplus::give_back(),
+                Some(Source::Surplus | Source::Waker) | None => {}
             }
         }
     }

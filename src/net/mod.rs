@@ -17,6 +17,7 @@
 //! | [`activation`] | sockets that a service manager hands over, and what it wants to hear |
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
 //! | [`memory`] | the memory budget: what waits when it is used up |
+//! | [`surplus`] | memory that the allocator keeps for later |
 //! | [`resolve`] | names to addresses, on threads of their own |
 //! | [`addresses`] | the addresses of an upstream, and in which order they are tried |
 //! | [`door`] | where new connections come in |
@@ -57,6 +58,7 @@ pub mod listen;
 pub mod activation;
 pub mod descriptors;
 pub mod memory;
+pub mod surplus;
 pub mod resolve;
 pub mod addresses;
 pub mod door;

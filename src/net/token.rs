@@ -17,6 +17,8 @@ pub enum Source {
     Waker,
     /// The end of the time that is left to finish.
     Drain,
+    /// Time to give memory back.
+    Surplus,
 }
 
 const CLIENT: usize = 0;
@@ -37,6 +39,7 @@ impl Source {
             Source::Listener(index) => (LISTENER, index, 0),
             Source::Waker => (OTHER, 0, 0),
             Source::Drain => (OTHER, 1, 0),
+            Source::Surplus => (OTHER, 2, 0),
         };
         Token((generation as usize) << GENERATION_SHIFT | (index as usize) << 2 | kind)
     }
@@ -51,6 +54,7 @@ impl Source {
             (LISTENER, _) => Some(Source::Listener(index)),
             (OTHER, 0) => Some(Source::Waker),
             (OTHER, 1) => Some(Source::Drain),
+            (OTHER, 2) => Some(Source::Surplus),
             _ => None,
         }
     }

@@ -212,6 +212,8 @@ pub struct Worker {
     pub(super) links: Slab<Link>,
     pub(super) pool: Pool,
     pub(super) timers: Timers,
+    /// When to give back what the allocator keeps.
+    pub(super) surplus: Alarm,
     /// Who is to be driven in this turn or the next.
     pub(super) run_queue: VecDeque<Key>,
     pub(super) door: Door,
@@ -302,6 +304,7 @@ impl Worker {
             links: Slab::default(),
             pool: Pool::new(&site.config.pool),
             timers: Timers::default(),
+            surplus: Alarm::default(),
             run_queue: VecDeque::new(),
             door,
             hungry: Hungry::default(),
@@ -416,7 +419,7 @@ impl Worker {
             timers.sweep(|token| match Source::of(token) {
                 Some(Source::Client(key)) => clients.get(key).is_some(),
                 Some(Source::Link(key)) => links.get(key).is_some(),
-                Some(Source::Listener(_) | Source::Waker | Source::Drain) => true,
+                Some(Source::Listener(_) | Source::Waker | Source::Drain | Source::Surplus) => true,
                 None => false,
             });
         }

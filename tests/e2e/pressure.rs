@@ -31,6 +31,34 @@ fn m5_too_few_descriptors_slow_accepting_down_and_never_stop_or_spin() {
     assert_eq!(proxy.connect().get("/after").status(), 200);
 }
 
+/// Between buffers that were freed stand small things that still live: an allocator gives such memory back only when asked.
+#[test]
+#[cfg(target_env = "gnu")]
+fn e4_memory_of_a_burst_is_given_back_though_others_stay() {
+    let origin = Origin::echo();
+    let more = "workers: 1\nlimits: {max_head_bytes: 64KiB}\ntimeouts: {request_head: 1h}";
+    let proxy = Launch::quiet(&origin.config(more)).start();
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    let before = proxy.own_memory_kib();
+    let begin = |size: usize| {
+        let mut client = proxy.connect();
+        client.send(format!("GET / HTTP/1.1\r\nHost: test\r\nX-Filler: {}", "x".repeat(size)));
+        client
+    };
+    let (_staying, leaving): (Vec<Peer>, Vec<Peer>) = (0..150).map(|_| (begin(10), begin(50 * 1024))).unzip();
+    let wait_until = |what: &str, is_so: &dyn Fn(u64) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_so(proxy.own_memory_kib().saturating_sub(before)) {
+            assert!(Instant::now() < deadline, "waited for {what}: {} KiB", proxy.own_memory_kib());
+            thread::sleep(Duration::from_millis(50));
+        }
+    };
+    wait_until("150 large heads to be held", &|kib| kib > 150 * 50);
+    drop(leaving);
+    // 150 small heads, and what is kept for the next requests.
+    wait_until("their memory to be given back", &|kib| kib < 150 * 16);
+}
+
 #[test]
 fn m4_a_busy_connection_starves_nobody() {
     // An endless body, as fast as it goes.

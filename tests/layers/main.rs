@@ -104,9 +104,9 @@ fn violations(sources: &[Source]) -> Vec<String> {
         }
         if has_word(code, "unsafe")
             && source.floor() != 3
-            && !["net::splice", "net::activation"].contains(&name.as_str())
+            && !["net::activation", "net::surplus"].contains(&name.as_str())
         {
-            found.push(format!("{name} contains unsafe: it belongs to plugin/, net/splice and net/activation"));
+            found.push(format!("{name} contains unsafe: it belongs to plugin/, net/activation and net/surplus"));
         }
         for path in imports(code, &source.module) {
             let Some(target) = (0..=path.len())

@@ -19,13 +19,6 @@ const BASE_KIB: u64 = 3 * 1024;
 /// What 8MiB has room for.
 const CONNECTIONS: usize = 256;
 
-/// Anonymous resident memory.
-fn memory_kib(proxy: &Proxy) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", proxy.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon is there");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 /// A body without an end, as fast as it goes.
 fn flood() -> Origin {
     Origin::start(|mut peer, _| {
@@ -142,7 +135,7 @@ fn settled_memory_kib(proxy: &Proxy) -> u64 {
     let mut last = 0;
     wait_until("the memory to settle", || {
         std::thread::sleep(Duration::from_millis(300));
-        let now = memory_kib(proxy);
+        let now = proxy.own_memory_kib();
         std::mem::replace(&mut last, now) == now
     });
     last
@@ -206,7 +199,7 @@ fn e4_slow_readers_hold_one_small_read_each_and_others_are_served_beside_them() 
     let crowd = begin_slow_downloads(&proxy, CONNECTIONS - 40);
     let each = |held: u64| held.saturating_sub(before) / crowd.len() as u64;
     // If they were not slow, the test would prove nothing.
-    wait_until("each slow reader to hold something", || each(memory_kib(&proxy)) >= 4);
+    wait_until("each slow reader to hold something", || each(proxy.own_memory_kib()) >= 4);
     let held = settled_memory_kib(&proxy);
     eprintln!("slow readers: {before} KiB before, {held} KiB held");
     // 8 KiB that were read, and what an exchange needs; a second read would be 8 KiB more.
@@ -233,7 +226,7 @@ fn e4_large_heads_are_bounded_by_the_budget_and_waiting_requests_are_served_afte
     let mut were_kept_waiting = false;
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(2) {
-        most = most.max(memory_kib(&proxy));
+        most = most.max(proxy.own_memory_kib());
         were_kept_waiting |= !is_served(&proxy, Duration::from_millis(100));
         download.goes_on("beside large heads");
     }
@@ -244,7 +237,7 @@ fn e4_large_heads_are_bounded_by_the_budget_and_waiting_requests_are_served_afte
     wait_until("a new request to be served", || is_served(&proxy, Duration::from_millis(500)));
     drop(crowd);
     assert_eq!(proxy.connect().get("/").status(), 200);
-    assert!(memory_kib(&proxy) <= BUDGET_KIB + BASE_KIB);
+    assert!(proxy.own_memory_kib() <= BUDGET_KIB + BASE_KIB);
 }
 
 #[test]

@@ -265,6 +265,11 @@ impl Proxy {
         self.status_kib("VmRSS:")
     }
 
+    /// Resident memory that belongs to no file, in KiB: which pages of the binary are there depends on how it was built.
+    pub fn own_memory_kib(&self) -> u64 {
+        self.status_kib("RssAnon:")
+    }
+
     fn status_kib(&self, key: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("a line of /proc/PID/status");
