@@ -32,7 +32,7 @@ mod allocator {
 /// Whether the allocator has to be asked.
 pub const IS_KEPT: bool = allocator::KEEPS;
 
-/// How long what was freed may lie idle. Short enough for a small host, long enough that what is needed again costs nothing that can be measured.
+/// How long what was freed may lie idle: short enough for a small host, long enough that nobody notices the system calls.
 pub const EVERY: Duration = Duration::from_secs(5);
 
 /// Gives free pages of all threads back.

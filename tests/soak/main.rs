@@ -162,7 +162,7 @@ fn mixed_traffic_leaves_nothing_behind() {
 /// Memory and descriptors: before, in each quarter of the time, after.
 fn print_figures(length: Duration, before: Look, looks: &[Look], after: Look) {
     println!("\n{} s of mixed traffic\n", length.as_secs());
-    println!("| | resident, KiB: mean | most | descriptors: mean | most | CPU, s |");
+    println!("| | own memory, KiB: mean | most | descriptors: mean | most | CPU, s |");
     println!("|---|---|---|---|---|---|");
     let row = |name: &str, looks: &[Look], since: u64| {
         let count = looks.len().max(1) as u64;
