@@ -2,6 +2,8 @@
 //!
 //! Rust's own number parsers accept a leading `+`; digits of a protocol are never given to them (rules S2, S5).
 
+use super::block::{Block, Marks, WIDTH};
+
 /// What a byte may be part of; one table look-up answers for all classes.
 const CLASS: [u8; 256] = {
     let mut table = [0; 256];
@@ -79,14 +81,7 @@ pub fn is_token(name: &[u8]) -> bool {
 
 /// How many bytes at the start of `bytes` are tchars. Names are made of letters and dashes, nearly always.
 pub fn token_len(bytes: &[u8]) -> usize {
-    run_len(bytes, is_tchar, |word| {
-        // The high bit of a sum tells whether a byte reached a limit: a letter reaches `a`, but not what follows `z`.
-        let lower = word | (LOW_BITS * 0x20);
-        let from_a = lower.wrapping_add(LOW_BITS * (0x80 - b'a' as u64));
-        let above_z = lower.wrapping_add(LOW_BITS * (0x7f - b'z' as u64));
-        let no_dash = (word ^ (LOW_BITS * b'-' as u64)).wrapping_add(LOW_BITS * 0x7f);
-        ((!from_a | above_z) & no_dash) | word
-    })
+    run_len(bytes, is_tchar, |block| (block.letters() | block.equal(b'-')).first_missing())
 }
 
 /// Whether `value` may stand in a field value: VCHAR, SP, HTAB, obs-text; no CR, LF, NUL or other control,
@@ -97,28 +92,36 @@ pub fn is_field_value(value: &[u8]) -> bool {
 
 /// How many bytes at the start of `bytes` may stand in a field value ([`is_field_byte`]).
 pub fn field_bytes_len(bytes: &[u8]) -> usize {
-    run_len(bytes, is_field_byte, |word| (word.wrapping_sub(LOW_BITS * 0x20) | word.wrapping_add(LOW_BITS)) & !word)
+    run_len(bytes, is_field_byte, |block| (block.up_to(b' ' - 1) | block.equal(DEL)).first())
 }
 
 /// How many bytes at the start of `bytes` are VCHAR: ASCII, no controls, no space (RFC 5234 appendix B.1).
 pub fn visible_len(bytes: &[u8]) -> usize {
-    run_len(bytes, |byte| is_of(VISIBLE, byte), visible)
+    run_len(bytes, |byte| is_of(VISIBLE, byte), |block| no_visible(block).first())
 }
 
 /// How many bytes at the start of `bytes` may stand in a request target (rule S12): VCHAR, but no `#`.
 pub fn target_len(bytes: &[u8]) -> usize {
-    run_len(bytes, |byte| is_of(TARGET, byte), |word| visible(word) | equal(word, b'#'))
+    run_len(bytes, |byte| is_of(TARGET, byte), |block| (no_visible(block) | block.equal(b'#')).first())
 }
 
 /// Likewise, up to the `?` before a query.
 pub fn path_len(bytes: &[u8]) -> usize {
-    run_len(bytes, |byte| is_of(PATH, byte), |word| visible(word) | equal(word, b'#') | equal(word, b'?'))
+    let suspect = |block: Block| (no_visible(block) | block.equal(b'#') | block.equal(b'?')).first();
+    run_len(bytes, |byte| is_of(PATH, byte), suspect)
 }
 
-/// Where `byte` is found first; like the runs, eight at a time.
+/// Where `byte` is found first.
 pub fn find(bytes: &[u8], byte: u8) -> Option<usize> {
-    let len = run_len(bytes, |other| other != byte, |word| equal(word, byte));
+    let len = run_len(bytes, |other| other != byte, |block| block.equal(byte).first());
     (len < bytes.len()).then_some(len)
+}
+
+const DEL: u8 = 0x7f;
+
+/// Marks controls, the space, and bytes from 0x80.
+fn no_visible(block: Block) -> Marks {
+    block.up_to(b' ') | block.equal(DEL) | block.above_ascii()
 }
 
 /// Whether a dot stands at the start of `path` or right behind `/` or `\`, or there is a `%`, which may stand for anything.
@@ -138,33 +141,24 @@ pub fn may_have_early_dot(path: &[u8]) -> bool {
 const LOW_BITS: u64 = u64::from_ne_bytes([1; 8]);
 const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
 
-/// Marks bytes below `!`, DEL, and bytes from 0x80.
-const fn visible(word: u64) -> u64 {
-    word.wrapping_sub(LOW_BITS * 0x21) | word.wrapping_add(LOW_BITS) | word
-}
-
 /// Marks bytes that are `byte`.
 const fn equal(word: u64, byte: u8) -> u64 {
     let difference = word ^ (LOW_BITS * byte as u64);
     difference.wrapping_sub(LOW_BITS) & !difference
 }
 
-/// How many bytes at the start of `bytes` belong to a class, looked at eight at a time: this sees nearly every byte of
-/// every head, and one at a time takes three times as many instructions.
+/// How many bytes at the start of `bytes` belong to a class, looked at in blocks: one at a time takes several times as many
+/// instructions.
 ///
-/// `suspects` marks, in its high bit, each byte of a word that may not belong to the class. Sums of whole words carry from
-/// one byte into the next; so it may mark a byte too many, and behind a byte that it marks it may be wrong in any way. The
-/// first mark is what counts, and `belongs` has the last word on it.
+/// `suspect` is the first byte of a block that may not belong to the class; `belongs` has the last word on it.
 #[inline(always)]
-fn run_len(bytes: &[u8], belongs: impl Fn(u8) -> bool, suspects: impl Fn(u64) -> u64) -> usize {
+fn run_len(bytes: &[u8], belongs: impl Fn(u8) -> bool, suspect: impl Fn(Block) -> Option<usize>) -> usize {
     let mut rest = bytes;
-    while let Some((eight, after)) = rest.split_first_chunk() {
-        let marks = suspects(u64::from_le_bytes(*eight)) & HIGH_BITS;
-        if marks == 0 {
+    while let Some((block, after)) = rest.split_first_chunk::<WIDTH>() {
+        let Some(at) = suspect(Block::of(block)) else {
             rest = after;
             continue;
-        }
-        let at = (marks.trailing_zeros() / 8) as usize;
+        };
         if !belongs(rest[at]) {
             return bytes.len() - rest.len() + at;
         }
@@ -327,6 +321,8 @@ mod tests {
     /// Eight at a time or one: the byte that ends a run is found wherever it stands, whatever stands before and after it.
     #[test]
     fn runs_end_at_the_first_byte_of_another_class() {
+        /// One block and a half: what comes first may be in a block, or behind the last one.
+        const LEN: usize = WIDTH + WIDTH / 2;
         type Len = fn(&[u8]) -> usize;
         type Is = fn(u8) -> bool;
         for (name, len, is, fillers) in [
@@ -341,12 +337,12 @@ mod tests {
                 // All of them would take Miri an hour.
                 let (bytes_on, places_on) = if cfg!(miri) { (51, 9) } else { (1, 1) };
                 for end in (0..=255_u8).step_by(bytes_on) {
-                    for at in (0..20).step_by(places_on) {
+                    for at in (0..LEN).step_by(places_on) {
                         for after in [filler, 0, b'!', 0x80] {
-                            let mut bytes = vec![filler; 20];
+                            let mut bytes = vec![filler; LEN];
                             bytes[at] = end;
                             bytes[at + 1..].fill(after);
-                            let expected = bytes.iter().position(|&byte| !is(byte)).unwrap_or(20);
+                            let expected = bytes.iter().position(|&byte| !is(byte)).unwrap_or(LEN);
                             assert_eq!(len(&bytes), expected, "{name}: {}", bytes.escape_ascii());
                         }
                     }

@@ -2,6 +2,7 @@
 //!
 //! | file | one job |
 //! |---|---|
+//! | `block` | several bytes looked at together |
 //! | [`chars`] | byte classes and strict numbers |
 //! | [`fields`] | ordered field lines |
 //! | [`start_line`] | methods, versions, reason phrases |
@@ -13,6 +14,7 @@
 //! | [`chunked`] | the chunked transfer coding: decoder and encoder |
 //! | [`body`] | one body on its way: how much is left, and whether it may be relayed unseen |
 
+mod block;
 pub mod chars;
 pub mod fields;
 pub mod start_line;
