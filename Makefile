@@ -6,7 +6,8 @@
 # make check-targets  type-checks for 32-bit, ARM and musl targets, where they are installed
 # make apps     logs in to two applications under prefixes, with a browser; needs node, npm, Chromium and the network
 # make bench    what a request costs this proxy, nginx, HAProxy and a bare relay: SCENARIO=small,new REPEAT=5 REQUESTS=1000
-#               choose, BENCH_QUICK=1 gives a first look
+#               choose, BENCH_QUICK=1 gives a first look, PROXY=target/pgo/mini-rproxy measures another build
+# make pgo      the release binary, compiled with a profile of itself at work, into target/pgo/; needs llvm-tools
 # make bench-instructions  instructions and system calls of a request, counted by valgrind and strace: the same on a busy machine
 # make bench-micro  single steps: reading heads, routing, chunks, plugins
 # make differential  the smuggling catalogue through this proxy, nginx and HAProxy, as a table
@@ -28,7 +29,7 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run test fmt clippy tests features doc plugins static check-targets bench bench-instructions bench-micro differential faults soak fuzz fuzz-short fuzz-check coverage loom valgrind miri asan apps clean
+.PHONY: run test fmt clippy tests features doc plugins static check-targets bench pgo bench-instructions bench-micro differential faults soak fuzz fuzz-short fuzz-check coverage loom valgrind miri asan apps clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -146,7 +147,10 @@ bench:
 	$(CARGO) build --release --package header_demo --examples
 	$(CARGO) build --release --package mini-rproxy-bench
 	@$(TARGET)/release/mini-rproxy-bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(REPEAT),--repeat $(REPEAT)) \
-		$(if $(REQUESTS),--requests $(REQUESTS)) $(if $(BENCH_QUICK),--quick)
+		$(if $(REQUESTS),--requests $(REQUESTS)) $(if $(BENCH_QUICK),--quick) $(if $(PROXY),--proxy $(PROXY))
+
+pgo:
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh benches/pgo.sh
 
 # For a whole request in each proxy; then for what lies between the sockets of this one.
 bench-instructions:
