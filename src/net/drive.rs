@@ -102,7 +102,6 @@ impl Worker {
         moved |= pair.pull(Side::Downstream, budget);
         moved |= pair.pull(Side::Upstream, budget);
         moved |= pair.flush(Side::Downstream, budget);
-        let behind_head = std::mem::take(&mut pair.behind_head);
         if pair.has_orders() {
             if pair.has_news {
                 moved |= self.deliver(key);
@@ -115,9 +114,6 @@ impl Worker {
             let Some(with_orders_done) = self.pair(key) else { return Step::Over };
             pair = with_orders_done;
             moved |= pair.flush(Side::Downstream, budget);
-        }
-        if !behind_head.is_empty() {
-            pair.pass_behind_head(behind_head);
         }
         moved |= pair.flush(Side::Upstream, budget);
         // Another round, to learn that nothing moves any more, would cost a tenth of a small request.
@@ -252,8 +248,6 @@ impl Worker {
         };
         Some(Pair {
             key,
-            habit: &mut client.habit,
-            behind_head: 0..0,
             has_news: client.dialed.is_some() || client.leave == Leave::Asked,
             is_hungry: &mut client.is_hungry,
             hungry: &mut self.hungry,

@@ -29,7 +29,7 @@ use super::slab::Key;
 use super::surplus;
 use super::timers::Alarm;
 use super::token::Source;
-use super::worker::{Client, Habit, Introduction, Leave, Stage, Worker};
+use super::worker::{Client, Introduction, Leave, Stage, Worker};
 
 /// Events asked for at once. One at a time would cost 6 percent.
 const EVENTS: usize = 512;
@@ -250,7 +250,6 @@ impl Worker {
             conn,
             exchange: Exchange::new(now, peer, Rc::clone(&self.around.site)),
             link: None,
-            habit: Habit::default(),
             lane: None,
             dialed: None,
             alarm: Alarm::default(),

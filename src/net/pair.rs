@@ -1,7 +1,5 @@
 //! Both sockets of an exchange, for the length of a step: what moves between them, and what the exchange hears of it.
 
-use std::ops::Range;
-
 use crate::instant::Instant;
 use crate::proxy::exchange::{Appetite, Exchange, Input, Side};
 
@@ -10,7 +8,7 @@ use super::lane::{self, Lane, Passed};
 use super::memory::Grant;
 use super::slab::Key;
 use super::splice::Pipes;
-use super::worker::{Habit, Hungry, Surroundings, deadline};
+use super::worker::{Hungry, Surroundings, deadline};
 
 /// Bytes that one connection may move in one turn, both directions together.
 const TURN_BYTES: usize = 256 * 1024;
@@ -22,12 +20,11 @@ const TURN_STEPS: u32 = 64;
 /// slow readers shall cost little of it.
 const UNPROVEN_READ: usize = 8 * 1024;
 /// What is read at once where the head of a request is awaited. What comes behind it in the same read has to be copied;
-/// with less of that, an upload of 64 KiB takes 12 percent less CPU. The few heads that are longer are read in pieces. Who
-/// fills such a read is likely to send a body behind the next head too, see [`Habit`].
+/// with less of that, an upload of 64 KiB takes 12 percent less CPU. The few heads that are longer are read in pieces.
 const HEAD_READ: usize = 4 * 1024;
 
-/// Of a read as long as this the first part is looked at alone. The head is in it; the body behind it can leave together
-/// with the forwarded head, in one write and without being copied to it: 64 KiB take a quarter less CPU.
+/// Of a read as long as this the first part is looked at alone. The head of a response is in it; the body behind it can
+/// leave together with the forwarded head, in one write and without being copied to it: 64 KiB take a quarter less CPU.
 const LONG_READ: usize = 32 * 1024;
 const FIRST_PART: usize = 4 * 1024;
 
@@ -52,10 +49,6 @@ impl Budget {
 /// Both sockets and the exchange between them, for the length of a step.
 pub(super) struct Pair<'a> {
     pub key: Key,
-    pub habit: &'a mut Habit,
-    /// Where in `scratch` bytes of the client stand that the exchange has not got yet: they came with a request head, which
-    /// may want a connection first.
-    pub behind_head: Range<usize>,
     /// Whether something happened that the exchange has not heard of, beside bytes.
     pub has_news: bool,
     pub is_hungry: &'a mut bool,
@@ -175,7 +168,11 @@ impl<'a> Pair<'a> {
         let Some(appetite) = exchange.appetite(side) else { return self.notice_reset(side) };
         // What a slow peer has not taken yet is enough to go on with, more would only lie in memory (rule E4): with this
         // 256 slow downloads take 6.6 MiB instead of 10.1.
-        if to.as_ref().is_some_and(|to| to.is_slow()) && !exchange.output(other_than(side)).is_empty() {
+        let other = match side {
+            Side::Downstream => Side::Upstream,
+            Side::Upstream => Side::Downstream,
+        };
+        if to.as_ref().is_some_and(|to| to.is_slow()) && !exchange.output(other).is_empty() {
             return self.notice_reset(side);
         }
         let granted = match around.ledger.grant(appetite) {
@@ -193,8 +190,7 @@ impl<'a> Pair<'a> {
         };
         let is_proven = to.as_ref().is_none_or(|to| to.keeps_up());
         let room = if is_proven { granted } else { granted.min(UNPROVEN_READ) };
-        let is_head = appetite == Appetite::NewRequest;
-        let room = if is_head && *self.habit == Habit::Heads { room.min(HEAD_READ) } else { room };
+        let room = if appetite == Appetite::NewRequest { room.min(HEAD_READ) } else { room };
         let mut to = to.filter(|to| to.can_write());
         let left = exchange.relayable(side);
         let passed = match &mut to {
@@ -225,36 +221,17 @@ impl<'a> Pair<'a> {
             ReadOutcome::Overhead(len) => budget.bytes += len,
             ReadOutcome::Bytes(len) => {
                 budget.bytes += len;
-                if is_head {
-                    *self.habit = if len < HEAD_READ { Habit::Heads } else { Habit::Bodies };
-                }
                 let bytes = &scratch[..len];
                 match to {
-                    _ if is_head && len >= LONG_READ => {
-                        exchange.handle(&mut around.env(), Input::Bytes(side, &bytes[..FIRST_PART]));
-                        self.behind_head = FIRST_PART..len;
-                    }
                     Some(to) if left > 0 => relay(exchange, around, side, bytes, to),
                     Some(to) if side == Side::Upstream && len >= LONG_READ && !to.is_secured() => {
-                        let (first, body) = bytes.split_at(FIRST_PART);
-                        exchange.handle(&mut around.env(), Input::Bytes(side, first));
-                        relay_behind_output(exchange, around, side, body, to);
+                        relay_behind_head(exchange, around, bytes, to);
                     }
                     Some(_) | None => exchange.handle(&mut around.env(), Input::Bytes(side, bytes)),
                 }
             }
         }
         true
-    }
-
-    /// Moves on what came with a request head, now that the connection for it may be there.
-    pub fn pass_behind_head(&mut self, range: Range<usize>) {
-        let Pair { exchange, up, around, scratch, .. } = self;
-        let bytes = &scratch[range];
-        match up.as_deref_mut().filter(|up| up.can_write() && !up.is_secured()) {
-            Some(up) => relay_behind_output(exchange, around, Side::Downstream, bytes, up),
-            None => exchange.handle(&mut around.env(), Input::Bytes(Side::Downstream, bytes)),
-        }
     }
 
     /// Moves on what rests in a pipe. What will not leave it soon is given to the exchange.
@@ -328,7 +305,11 @@ fn report(exchange: &mut Exchange, around: &mut Surroundings, side: Side, len: u
         exchange.handle(&mut around.env(), Input::Relayed(side, len as u64));
     }
     if outcome == WriteOutcome::Failed {
-        exchange.handle(&mut around.env(), Input::Unwritable(other_than(side)));
+        let other = match side {
+            Side::Downstream => Side::Upstream,
+            Side::Upstream => Side::Downstream,
+        };
+        exchange.handle(&mut around.env(), Input::Unwritable(other));
     }
 }
 
@@ -347,32 +328,26 @@ fn relay(exchange: &mut Exchange, around: &mut Surroundings, side: Side, bytes: 
     report(exchange, around, side, 0, outcome);
 }
 
-/// Bytes that came behind a head, which the exchange has got: what of them is body leaves with the forwarded head.
-fn relay_behind_output(exchange: &mut Exchange, around: &mut Surroundings, side: Side, bytes: &[u8], to: &mut Conn) {
+/// A long read that may begin with the head of a response: what is body behind it leaves with the forwarded head.
+fn relay_behind_head(exchange: &mut Exchange, around: &mut Surroundings, bytes: &[u8], to: &mut Conn) {
+    let (first, body) = bytes.split_at(FIRST_PART);
+    exchange.handle(&mut around.env(), Input::Bytes(Side::Upstream, first));
     // Bytes of the body only: one too many and the exchange has to see it.
-    if exchange.relayable_behind_output(side) < bytes.len() as u64 {
-        return exchange.handle(&mut around.env(), Input::Bytes(side, bytes));
+    if exchange.relayable_behind_output(Side::Upstream) < body.len() as u64 {
+        return exchange.handle(&mut around.env(), Input::Bytes(Side::Upstream, body));
     }
-    let other = other_than(side);
-    let output = exchange.output(other);
-    let outcome = to.write_both(output, bytes);
+    let output = exchange.output(Side::Downstream);
+    let outcome = to.write_both(output, body);
     let written = match outcome {
         WriteOutcome::Bytes(len) => len,
         WriteOutcome::Blocked | WriteOutcome::Failed => 0,
     };
     let of_output = written.min(output.len());
     let of_body = written - of_output;
-    exchange.sent(&mut around.env(), other, of_output);
-    report(exchange, around, side, of_body, WriteOutcome::Bytes(of_body));
-    if of_body < bytes.len() {
-        exchange.handle(&mut around.env(), Input::Bytes(side, &bytes[of_body..]));
+    exchange.sent(&mut around.env(), Side::Downstream, of_output);
+    report(exchange, around, Side::Upstream, of_body, WriteOutcome::Bytes(of_body));
+    if of_body < body.len() {
+        exchange.handle(&mut around.env(), Input::Bytes(Side::Upstream, &body[of_body..]));
     }
-    report(exchange, around, side, 0, outcome);
-}
-
-fn other_than(side: Side) -> Side {
-    match side {
-        Side::Downstream => Side::Upstream,
-        Side::Upstream => Side::Downstream,
-    }
+    report(exchange, around, Side::Upstream, 0, outcome);
 }

@@ -44,8 +44,6 @@ pub struct Client {
     pub exchange: Exchange,
     /// The connection that it borrows, or the attempt at one.
     pub link: Option<Key>,
-    /// What its requests come with.
-    pub habit: Habit,
     /// What is on its way through a pipe.
     pub lane: Option<Box<Lane>>,
     /// The answer to a connect command, not yet delivered.
@@ -66,16 +64,6 @@ pub struct Client {
     pub is_busy: bool,
     /// Whether it is known who it is.
     pub introduction: Introduction,
-}
-
-/// What a client's last request head came with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Habit {
-    /// Nothing, or little.
-    #[default]
-    Heads,
-    /// A body: the next head is read with all that is behind it, so that both can leave in one write.
-    Bodies,
 }
 
 /// How it stands with what a load balancer says of a client before the first byte.
