@@ -222,12 +222,13 @@ fn a_socket_with_the_name_admin_serves_the_operator() {
     if is_missing("python3") {
         return;
     }
-    let (origin, taken) = (Origin::echo(), taken());
+    let (origin, taken, taken_too) = (Origin::echo(), taken(), taken());
     let [one, two] = [free_address(), free_address()];
     let ports = [one.port().to_string(), two.port().to_string()];
     let manager = ["python3", "-c", MANAGER, "web:admin", &ports[0], &ports[1], "--"];
     // Its address is in use too: the socket is used instead.
-    let admin = format!("{}admin: {{listen_addr: {}}}\n", config(&origin, &taken), taken.local_addr().expect("bound"));
+    let admin = taken_too.local_addr().expect("bound");
+    let admin = format!("{}admin: {{listen_addr: {admin}}}\n", config(&origin, &taken));
     let mut proxy = Launch::under(&manager, BINARY, &admin).start();
     proxy.log.wait_for("the second address", |line| line.contains("protocol=admin") && line.contains(&two.to_string()));
     proxy.address = one;
