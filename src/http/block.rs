@@ -91,9 +91,25 @@ mod sixteen {
     }
 }
 
+/// The mark of each byte of a word.
+pub const HIGHEST: u64 = all(0x80);
+
+/// A word of this byte alone.
+const fn all(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// Marks what is `byte` in a word. For who has to shift words, too, which blocks cannot.
+pub const fn equal(word: u64, byte: u8) -> u64 {
+    let difference = word ^ all(byte);
+    difference.wrapping_sub(all(1)) & !difference
+}
+
 #[cfg(any(test, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
 mod portable {
     use std::ops::BitOr;
+
+    use super::{HIGHEST, all, equal};
 
     /// Bytes in a block.
     pub const WIDTH: usize = 8;
@@ -105,12 +121,6 @@ mod portable {
     /// The highest bit of each byte is its mark.
     #[derive(Clone, Copy)]
     pub struct Marks(u64);
-
-    const HIGHEST: u64 = all(0x80);
-
-    const fn all(byte: u8) -> u64 {
-        u64::from_ne_bytes([byte; 8])
-    }
 
     impl Block {
         /// These bytes.
@@ -126,8 +136,7 @@ mod portable {
 
         /// Marks what is `byte`.
         pub fn equal(self, byte: u8) -> Marks {
-            let difference = self.0 ^ all(byte);
-            Marks(difference.wrapping_sub(all(1)) & !difference)
+            Marks(equal(self.0, byte))
         }
 
         /// Marks what is no ASCII.

@@ -2,7 +2,7 @@
 //!
 //! Rust's own number parsers accept a leading `+`; digits of a protocol are never given to them (rules S2, S5).
 
-use super::block::{Block, Marks, WIDTH};
+use super::block::{Block, HIGHEST, Marks, WIDTH, equal};
 
 /// What a byte may be part of; one table look-up answers for all classes.
 const CLASS: [u8; 256] = {
@@ -134,17 +134,8 @@ pub fn may_have_early_dot(path: &[u8]) -> bool {
         let before = word << 8 | u64::from(last);
         last = (word >> 56) as u8;
         let early_dot = equal(word, b'.') & (equal(before, b'/') | equal(before, b'\\'));
-        (early_dot | equal(word, b'%')) & HIGH_BITS != 0
+        (early_dot | equal(word, b'%')) & HIGHEST != 0
     })
-}
-
-const LOW_BITS: u64 = u64::from_ne_bytes([1; 8]);
-const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
-
-/// Marks bytes that are `byte`.
-const fn equal(word: u64, byte: u8) -> u64 {
-    let difference = word ^ (LOW_BITS * byte as u64);
-    difference.wrapping_sub(LOW_BITS) & !difference
 }
 
 /// How many bytes at the start of `bytes` belong to a class, looked at in blocks: one at a time takes several times as many

@@ -8,34 +8,20 @@
 
 use std::time::Duration;
 
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-mod allocator {
-    // SAFETY: the prototype of malloc_trim(3). It takes the allocator's own locks and may be called at any time.
-    unsafe extern "C" {
-        safe fn malloc_trim(keep: usize) -> std::ffi::c_int;
-    }
-
-    pub const KEEPS: bool = true;
-
-    pub fn give_back() {
-        malloc_trim(0);
-    }
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-mod allocator {
-    pub const KEEPS: bool = false;
-
-    pub fn give_back() {}
-}
-
-/// Whether the allocator has to be asked.
-pub const IS_KEPT: bool = allocator::KEEPS;
-
 /// How long what was freed may lie idle: short enough for a small host, long enough that nobody notices the system calls.
 pub const EVERY: Duration = Duration::from_secs(5);
 
+/// Whether the allocator has to be asked.
+pub const IS_KEPT: bool = cfg!(all(target_os = "linux", target_env = "gnu"));
+
 /// Gives free pages of all threads back.
 pub fn give_back() {
-    allocator::give_back();
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    malloc_trim(0);
+}
+
+// SAFETY: the prototype of malloc_trim(3). It takes the allocator's own locks and may be called at any time.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+unsafe extern "C" {
+    safe fn malloc_trim(keep: usize) -> std::ffi::c_int;
 }

@@ -393,7 +393,7 @@ fn timeline(env: &Env<'_>) -> Option<Box<Timeline>> {
 }
 
 impl Transaction {
-    /// The same, and notes it in the timeline.
+    /// Like `on_input`, and notes it in the timeline.
     #[cold]
     fn on_traced_input(&mut self, turn: &mut Turn<'_, '_>, input: Input<'_>) {
         let moment = Moment::of(&input);

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::support::{Launch, Origin, Peer, Proxy, is_missing, lines::Lines, send_signal};
+use crate::support::{Launch, Origin, Peer, Proxy, is_missing, lines::Lines, send_signal, wait_until};
 
 #[test]
 fn m5_too_few_descriptors_slow_accepting_down_and_never_stop_or_spin() {
@@ -46,17 +46,11 @@ fn e4_memory_of_a_burst_is_given_back_though_others_stay() {
         client
     };
     let (_staying, leaving): (Vec<Peer>, Vec<Peer>) = (0..150).map(|_| (begin(10), begin(50 * 1024))).unzip();
-    let wait_until = |what: &str, is_so: &dyn Fn(u64) -> bool| {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !is_so(proxy.own_memory_kib().saturating_sub(before)) {
-            assert!(Instant::now() < deadline, "waited for {what}: {} KiB", proxy.own_memory_kib());
-            thread::sleep(Duration::from_millis(50));
-        }
-    };
-    wait_until("150 large heads to be held", &|kib| kib > 150 * 50);
+    let held = || proxy.own_memory_kib().saturating_sub(before);
+    wait_until("150 large heads to be held", || held() > 150 * 50);
     drop(leaving);
     // 150 small heads, and what is kept for the next requests.
-    wait_until("their memory to be given back", &|kib| kib < 150 * 16);
+    wait_until("their memory to be given back", || held() < 150 * 16);
 }
 
 #[test]

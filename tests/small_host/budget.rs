@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::support::proxy::BINARY;
-use crate::support::{Launch, Origin, PATIENCE, Peer, Proxy, value};
+use crate::support::{Launch, Origin, PATIENCE, Peer, Proxy, value, wait_until};
 
 const BUDGET_KIB: u64 = 8 * 1024;
 /// Everything that is no buffer: stacks, configuration, read buffers of the workers, what the allocator keeps for itself.
@@ -119,14 +119,6 @@ fn is_served(proxy: &Proxy, time: Duration) -> bool {
         Ok(len) => len > 0,
         Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()) => false,
         Err(error) => panic!("{error}"),
-    }
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited for {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

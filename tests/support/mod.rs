@@ -6,7 +6,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
@@ -49,6 +49,15 @@ fn try_signal(pid: u32, name: &str) -> bool {
     // `kill` is a built-in of every shell: no package is needed for it.
     let status = Command::new("sh").args(["-c", &format!("kill -s {name} {pid}")]).status();
     status.is_ok_and(|status| status.success())
+}
+
+/// Returns as soon as it is so.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Sets it when it goes out of scope: threads that ask it stop however a test ends. A scope waits for its threads, so that a
