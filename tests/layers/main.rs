@@ -3,7 +3,7 @@
 //! 1. A file imports from lower floors, or from files listed before it in the `mod` lines of its folder; there are no
 //!    circles. `pub use` lines are signposts, not imports, and do not count.
 //! 2. What a floor must not contain: sockets, clocks, threads and `unsafe` in the pure floors, and so on.
-//! 3. No file of `src/` is above 500 lines without its tests.
+//! 3. No file of `src/` is above 800 lines without its tests.
 //! 4. Each rule G1 to G23, S1 to S23, M1 to M13 and E1 to E11 has a test whose name begins with its number, or a script in
 //!    `tests/wire/`, and code that names it: one search shows rule, code and test together.
 //!
@@ -18,7 +18,7 @@ mod text;
 
 use text::{blank, declared_modules, function_names, has_word, imports, without_tests};
 
-const MAX_LINES: usize = 500;
+const MAX_LINES: usize = 800;
 
 /// Rules without a test of their own by now. This list only gets shorter: a rule that has a test must not stand here.
 const NOT_YET: &[&str] = &[];
