@@ -46,7 +46,26 @@ pub enum Known {
     XForwardedPrefix,
     XForwardedProto,
     XRealIp,
+    /// No name of the table, but a server that turns what is no letter or digit into `_` (CGI, WSGI, Rack) reads it as
+    /// one of [`SET_BY_THE_PROXY`].
+    LookAlike,
 }
+
+/// The names whose lines the proxy writes itself, or lets pass only for peers that it trusts.
+const SET_BY_THE_PROXY: Classes = Classes::of(&[
+    Known::ContentLength,
+    Known::Http2Settings,
+    Known::KeepAlive,
+    Known::ProxyAuthenticate,
+    Known::ProxyAuthorization,
+    Known::ProxyConnection,
+    Known::TransferEncoding,
+    Known::XForwardedFor,
+    Known::XForwardedHost,
+    Known::XForwardedPrefix,
+    Known::XForwardedProto,
+    Known::XRealIp,
+]);
 
 impl Known {
     /// The class of `name`, whatever its case.
@@ -86,8 +105,23 @@ impl Known {
             (19, b'p') => (b"proxy-authorization", Known::ProxyAuthorization),
             _ => return Known::Other,
         };
-        if is_word(name, candidate) { known } else { Known::Other }
+        if is_word(name, candidate) {
+            known
+        } else if SET_BY_THE_PROXY.has(known) && is_look_alike(name, candidate) {
+            Known::LookAlike
+        } else {
+            Known::Other
+        }
     }
+}
+
+/// Whether `name` is `word` (in lower case) for a reader to whom every byte that is no letter or digit is a dash.
+fn is_look_alike(name: &[u8], word: &[u8]) -> bool {
+    let same = |byte: u8, letter: u8| match letter {
+        b'-' => !byte.is_ascii_alphanumeric(),
+        _ => byte.eq_ignore_ascii_case(&letter),
+    };
+    name.len() == word.len() && name.iter().zip(word).all(|(byte, letter)| same(*byte, *letter))
 }
 
 /// A set of classes: what is asked of many lines, and of each only by its number.
@@ -128,15 +162,15 @@ impl Classes {
     }
 }
 
-/// Whether an origin that turns `_` into `-` would take `name` for a framing field (rule S9).
+/// Whether an origin to which every byte that is no letter or digit is a dash would take `name` for a framing field
+/// (rule S9). The field itself is no look-alike.
 pub fn is_framing_look_alike(name: &[u8]) -> bool {
-    let (first, second): (&[u8], &[u8]) = match name.len() {
-        14 => (b"content", b"length"),
-        17 => (b"transfer", b"encoding"),
+    let word: &[u8] = match name.len() {
+        14 => b"content-length",
+        17 => b"transfer-encoding",
         _ => return false,
     };
-    let (start, end) = name.split_at(first.len());
-    end[0] == b'_' && start.eq_ignore_ascii_case(first) && end[1..].eq_ignore_ascii_case(second)
+    is_look_alike(name, word) && !is_word(name, word)
 }
 
 /// One field line, borrowed.
@@ -153,7 +187,8 @@ pub struct Line<'a> {
 impl Line<'_> {
     /// Whether the line's name is `name`, of class `known`.
     fn is_named(&self, name: &[u8], known: Known) -> bool {
-        self.known == known && (known != Known::Other || self.name.eq_ignore_ascii_case(name))
+        let is_one_name = !matches!(known, Known::Other | Known::LookAlike);
+        self.known == known && (is_one_name || self.name.eq_ignore_ascii_case(name))
     }
 }
 
@@ -527,21 +562,44 @@ mod tests {
             ("x-forwarded-proto", Known::XForwardedProto),
             ("x-real-ip", Known::XRealIp),
         ];
-        assert_eq!(table.len(), Known::XRealIp as usize, "a row for each variant");
+        assert_eq!(table.len(), Known::LookAlike as usize - 1, "a row for each name");
         for &(name, known) in table {
             assert_eq!(Known::of(name.as_bytes()), known, "{name}");
             assert_eq!(Known::of(name.to_uppercase().as_bytes()), known, "{name}");
             for index in 0..name.len() {
                 let mut changed = name.as_bytes().to_vec();
                 changed[index] = b'_';
-                assert_eq!(Known::of(&changed), Known::Other, "{name} changed at {index}");
+                let is_look_alike = SET_BY_THE_PROXY.has(known) && name.as_bytes()[index] == b'-';
+                let expected = if is_look_alike { Known::LookAlike } else { Known::Other };
+                assert_eq!(Known::of(&changed), expected, "{name} changed at {index}");
                 changed[index] = name.as_bytes()[index].to_ascii_uppercase();
                 assert_eq!(Known::of(&changed), known, "{name} with upper case at {index}");
             }
         }
-        for name in ["", "accept", "x", "content_length", "transfer_encoding", "content-lengthy"] {
+        for name in ["", "accept", "x", "content_lengt", "content-lengthy", "set_cookie", "x_forwarded_for_", "x-real1ip"] {
             assert_eq!(Known::of(name.as_bytes()), Known::Other, "{name}");
         }
+    }
+
+    #[test]
+    fn s9_look_alikes_differ_in_what_is_no_letter_or_digit() {
+        for byte in (0x21..0x7f).filter(|&byte| crate::http::chars::is_tchar(byte)) {
+            let is_separator = !byte.is_ascii_alphanumeric();
+            for (word, is_framing) in [("x-forwarded-for", false), ("Content-Length", true), ("TRANSFER-encoding", true)] {
+                let at = word.find('-').expect("a dash");
+                let mut name = word.as_bytes().to_vec();
+                name[at] = byte;
+                let is_itself = byte == b'-';
+                let shown = name.escape_ascii();
+                assert_eq!(Known::of(&name) == Known::LookAlike, is_separator && !is_itself, "{shown}");
+                assert_eq!(is_framing_look_alike(&name), is_framing && is_separator && !is_itself, "{shown}");
+            }
+        }
+        // Two of one class are not one name.
+        let mut fields = Fields::new();
+        fields.add(b"x_real_ip", b"1");
+        fields.set(b"x.real.ip", b"2");
+        assert_eq!(fields.values_of(b"X_Real_IP").collect::<Vec<_>>(), [b"1"]);
     }
 
     #[test]

@@ -240,10 +240,10 @@ impl<'a> Received<'a> {
                 continue;
             }
             let reason = match removal {
-                Some(removal) => removal.reason(),
-                None if is_framing_look_alike(line.name) => {
+                _ if is_framing_look_alike(line.name) => {
                     Reason { rule: "S9", words: "some origins would take it for a framing field" }
                 }
+                Some(removal) => removal.reason(),
                 None => Reason { rule: "", words: "changed, see below" },
             };
             text.field('-', &line, Some(reason));

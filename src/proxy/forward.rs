@@ -250,6 +250,7 @@ pub fn write_trailers(trailers: &mut Fields, out: &mut Vec<u8>) {
 
 /// Beside those that no peer's word is taken for, and beside all that describes the content.
 const NOT_IN_TRAILERS: Classes = Classes::of(&[
+    Known::LookAlike,
     Known::Authorization,
     Known::Cookie,
     Known::Date,

@@ -52,12 +52,13 @@ pub struct Terms<'a> {
 }
 
 impl Terms<'_> {
-    /// The lines that do not pass, whoever sent them. Framing fields are among them: each connection gets its own.
+    /// The lines that do not pass, whoever sent them (look-alikes: a trusted proxy passes on what it does not know, and so
+    /// what its client has forged). Framing fields are among them: each connection gets its own.
     #[inline]
     pub fn removed(&self) -> Classes {
         let claims = if self.claims == Claims::Kept { Classes::default() } else { CLAIMS };
         let expect = if self.plan.expects_continue { Classes::default() } else { Classes::of(&[Known::Expect]) };
-        HOP_BY_HOP.with(Known::Host).or(claims).or(expect)
+        HOP_BY_HOP.with(Known::Host).with(Known::LookAlike).or(claims).or(expect)
     }
 }
 
@@ -78,6 +79,8 @@ pub enum Removal {
     Claim,
     /// The configuration wants nothing said about clients.
     ClaimsOff,
+    /// Some origins read it as a field that the proxy speaks for.
+    LookAlike,
     /// The URL of the upstream has credentials of its own.
     Credentials,
 }
@@ -93,6 +96,7 @@ impl Removal {
             Removal::Expectation => ("G10", "there is no body to wait for"),
             Removal::Claim => ("G4", "the peer is none of forwarded.trusted_proxies: anybody can write this"),
             Removal::ClaimsOff => ("G4", "forwarded.enabled is false"),
+            Removal::LookAlike => ("G4", "some origins would take it for a field that only the proxy may set"),
             Removal::Credentials => ("G8", "the upstream's URL has credentials of its own"),
         };
         Reason { rule, words }
@@ -110,6 +114,7 @@ pub fn removal(line: &Line<'_>, terms: &Terms<'_>, nominated: &[u8], upstream: &
     Some(match (line.known, terms.claims) {
         (Known::Host, _) => Removal::Host,
         (Known::Expect, _) => Removal::Expectation,
+        (Known::LookAlike, _) => Removal::LookAlike,
         (Known::Upgrade, _) if !terms.plan.upgrade => Removal::Upgrade,
         (known, Claims::Off) if CLAIMS.has(known) => Removal::ClaimsOff,
         (known, Claims::Kept | Claims::Untrusted) if CLAIMS.has(known) => Removal::Claim,
@@ -171,6 +176,9 @@ mod tests {
             ("X-Real-IP", of(&plan, Claims::Off), Some(Removal::ClaimsOff)),
             ("X-Real-IP", of(&plan, Claims::Kept), None),
             ("Via", of(&plan, Claims::Off), None),
+            ("X_Real.IP", of(&plan, Claims::Off), Some(Removal::LookAlike)),
+            ("x_forwarded~for", of(&plan, Claims::Kept), Some(Removal::LookAlike)),
+            ("proxy_connection", of(&plan, Claims::Untrusted), Some(Removal::LookAlike)),
         ] {
             assert_eq!(removal(&line(name, "x"), &terms, b"x-a,", &open), expected, "{name} {terms:?}");
         }
