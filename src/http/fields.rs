@@ -576,7 +576,9 @@ mod tests {
                 assert_eq!(Known::of(&changed), known, "{name} with upper case at {index}");
             }
         }
-        for name in ["", "accept", "x", "content_lengt", "content-lengthy", "set_cookie", "x_forwarded_for_", "x-real1ip"] {
+        for name in
+            ["", "accept", "x", "content_lengt", "content-lengthy", "set_cookie", "x_forwarded_for_", "x-real1ip"]
+        {
             assert_eq!(Known::of(name.as_bytes()), Known::Other, "{name}");
         }
     }
@@ -585,7 +587,9 @@ mod tests {
     fn s9_look_alikes_differ_in_what_is_no_letter_or_digit() {
         for byte in (0x21..0x7f).filter(|&byte| crate::http::chars::is_tchar(byte)) {
             let is_separator = !byte.is_ascii_alphanumeric();
-            for (word, is_framing) in [("x-forwarded-for", false), ("Content-Length", true), ("TRANSFER-encoding", true)] {
+            for (word, is_framing) in
+                [("x-forwarded-for", false), ("Content-Length", true), ("TRANSFER-encoding", true)]
+            {
                 let at = word.find('-').expect("a dash");
                 let mut name = word.as_bytes().to_vec();
                 name[at] = byte;

@@ -101,6 +101,8 @@ impl Observer for LogJournal {
         }
         let mut line = self.logger.line(Level::Info, "request");
         match record.client {
+            // As a proxy before us reports it, without a port.
+            Some(client) if client.port() == 0 => line.display("client", client.ip()),
             Some(client) => line.display("client", client),
             None => line.text("client", "unix"),
         };
@@ -211,6 +213,10 @@ mod tests {
             ),
             "{line}"
         );
+        for (client, expected) in [("192.0.2.7:0", " client=192.0.2.7 "), ("[2001:db8::1]:0", " client=2001:db8::1 ")] {
+            let line = said(true, &AccessRecord { client: client.parse().ok(), ..record() });
+            assert!(line.contains(expected), "{line}");
+        }
         let line = said(true, &AccessRecord { client: None, why: Some("bad_response"), rule: Some("S8"), ..record() });
         assert!(line.contains(" client=unix ") && line.ends_with(" why=bad_response rule=S8\n"), "{line}");
     }

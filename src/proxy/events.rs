@@ -160,7 +160,7 @@ pub enum UpstreamEvent {
 /// One line of the access log.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AccessRecord<'a> {
-    /// The client: the peer, or whom trusted proxies report (then with port 0); `None` on a unix socket.
+    /// The client: the peer, or whom trusted proxies report (with port 0 where they say none); `None` on a unix socket.
     pub client: Option<SocketAddr>,
     /// Empty where the request head was not understood.
     pub method: &'a [u8],

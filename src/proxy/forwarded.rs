@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::events::Peer;
 use crate::config::ForwardedPolicy;
+use crate::http::chars::{list_members, split, trim_ows};
 use crate::http::fields::{Classes, Fields, Known};
 
 /// Whether `address` is one of the proxies whose word is taken.
@@ -35,7 +36,7 @@ pub const CLAIMS: Classes = Classes::of(&[
 ]);
 
 /// The client's address: the peer's, or behind trusted proxies the last address in X-Forwarded-For that is not a trusted
-/// proxy's, read from the right (rule G5). An entry that is no address ends the search.
+/// proxy's, read from the right (rule G5). An entry that is no address ends the search. Where no port is reported it is 0.
 pub fn client_address(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) -> Option<SocketAddr> {
     let address = match peer.address {
         Some(address) if is_trusted(address.ip(), policy) => address,
@@ -44,26 +45,65 @@ pub fn client_address(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) ->
     let mut client = address;
     let lines = fields.iter().rev().filter(|line| line.known == Known::XForwardedFor);
     for entry in lines.flat_map(|line| line.value.rsplit(|&byte| byte == b',')) {
-        let Some(ip) = std::str::from_utf8(entry.trim_ascii()).ok().and_then(|text| text.parse::<IpAddr>().ok()) else {
-            break;
-        };
-        // The port of an address that somebody else reports is not known.
-        client = SocketAddr::new(ip, 0);
-        if !is_trusted(ip, policy) {
+        let Some(reported) = parse_node(entry) else { break };
+        client = reported;
+        if !is_trusted(client.ip(), policy) {
             break;
         }
     }
     Some(client)
 }
 
+/// An address as proxies report it, with port 0 where they do not say one: `ip`, `ip:port`, `[v6]` or `[v6]:port`, in
+/// quotes or without (RFC 7239 section 6).
+fn parse_node(text: &[u8]) -> Option<SocketAddr> {
+    let text = std::str::from_utf8(text.trim_ascii()).ok()?;
+    let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let ip = match bare {
+        Some(v6) => v6.parse().ok().map(IpAddr::V6),
+        None => text.parse().ok(),
+    };
+    ip.map(|ip| SocketAddr::new(ip, 0)).or_else(|| text.parse().ok())
+}
+
 /// Whether the client is on this host, as far as can be seen: the connection comes from a loopback address or by a unix
 /// socket, and no proxy before us says that it asks for somebody else. The loopback address of another host says nothing.
+///
+/// A peer that is believed and bears marks of a proxy has to tell for whom it asks: it is local if there is an address,
+/// and each one that it tells is understood and a loopback address. Whoever tells none (Via alone) asks for anybody.
 pub fn is_local(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) -> bool {
-    let is_loopback = |address: Option<SocketAddr>| address.is_none_or(|a| a.ip().to_canonical().is_loopback());
-    let is_here = is_loopback(peer.address) && is_loopback(client_address(peer, fields, policy));
-    let is_passed_on = fields.iter().any(|line| CLAIMS.with(Known::Via).has(line.known));
+    const MARKS: Classes = CLAIMS.with(Known::Via).with(Known::LookAlike);
+    let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+    if !peer.address.is_none_or(is_loopback) {
+        return false;
+    }
+    if !fields.iter().any(|line| MARKS.has(line.known)) {
+        return true;
+    }
     let is_believed = peer.address.is_some_and(|address| is_trusted(address.ip(), policy));
-    is_here && (is_believed || !is_passed_on)
+    let mut addresses = fields.iter().flat_map(|line| reported_addresses(line.known, line.value)).peekable();
+    is_believed && addresses.peek().is_some() && addresses.all(|address| address.is_some_and(is_loopback))
+}
+
+/// All addresses of clients that a line reports; `None` for what is not understood.
+fn reported_addresses(known: Known, value: &[u8]) -> impl Iterator<Item = Option<SocketAddr>> {
+    let is_list = matches!(known, Known::XForwardedFor | Known::XRealIp);
+    let is_look_alike = known == Known::LookAlike;
+    let pairs = list_members(value).flat_map(|element| split(element, b';').map(trim_ows));
+    let reported = pairs.filter_map(move |pair| match known {
+        _ if is_list => Some(parse_node(pair)),
+        Known::Forwarded => strip_word(pair, b"for=").map(parse_node),
+        _ => None,
+    });
+    // Nobody knows what its reader would take for an address.
+    reported.chain(is_look_alike.then_some(None))
+}
+
+/// What follows `word` at the start of `bytes`, whatever its case.
+fn strip_word<'a>(bytes: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
+    let (start, rest) = bytes.split_at_checked(word.len())?;
+    start.eq_ignore_ascii_case(word).then_some(rest)
 }
 
 /// Where a line of ours goes.
@@ -208,7 +248,14 @@ mod tests {
             ("over several lines", "10.0.0.1", &[(XFF, "1.1.1.1"), ("x-forwarded-for", "10.0.0.3")], "1.1.1.1:0"),
             ("all are trusted", "10.0.0.1", &[(XFF, "10.0.0.4, 10.0.0.3")], "10.0.0.4:0"),
             ("no address", "10.0.0.1", &[(XFF, "1.1.1.1, unknown, 10.0.0.3")], "10.0.0.3:0"),
-            ("an address with a port", "10.0.0.1", &[(XFF, "1.1.1.1:80")], "10.0.0.1:5000"),
+            ("an address with a port", "10.0.0.1", &[(XFF, "1.1.1.1:80")], "1.1.1.1:80"),
+            ("a port among others", "10.0.0.1", &[(XFF, "1.1.1.1:80, 10.0.0.3:99")], "1.1.1.1:80"),
+            ("brackets", "10.0.0.1", &[(XFF, "[2001:470::1]")], "[2001:470::1]:0"),
+            ("brackets and a port", "10.0.0.1", &[(XFF, "[2001:470::1]:80")], "[2001:470::1]:80"),
+            ("a bracket too few", "10.0.0.1", &[(XFF, "[2001:470::1")], "10.0.0.1:5000"),
+            ("IPv4 in brackets", "10.0.0.1", &[(XFF, "[1.1.1.1]")], "10.0.0.1:5000"),
+            ("a comma at the end", "10.0.0.1", &[(XFF, "1.1.1.1,")], "10.0.0.1:5000"),
+            ("a look-alike", "10.0.0.1", &[("X_Forwarded_For", "1.1.1.1")], "10.0.0.1:5000"),
             ("an empty line", "10.0.0.1", &[(XFF, "")], "10.0.0.1:5000"),
             ("IPv6", "2001:db8::1", &[(XFF, "2001:470::1")], "[2001:470::1]:0"),
             ("mapped", "::ffff:10.0.0.1", &[(XFF, "1.1.1.1")], "1.1.1.1:0"),
@@ -278,6 +325,7 @@ mod tests {
     fn who_may_hear_of_the_configuration_is_on_this_host_and_asks_for_itself() {
         let trusting =
             ForwardedPolicy { trusted_proxies: vec!["127.0.0.0/8".parse().expect("a range")], enabled: true };
+        const XFF: &str = "X-Forwarded-For";
         let nobody = ForwardedPolicy::default();
         for (name, from, lines, policy, expected) in [
             ("loopback", "127.0.0.1", &[][..], &nobody, true),
@@ -290,6 +338,33 @@ mod tests {
             ("a trusted proxy here, for itself", "127.0.0.1", &[], &trusting, true),
             ("a trusted proxy here, for here", "127.0.0.1", &[("X-Forwarded-For", "127.0.0.2")], &trusting, true),
             ("a trusted proxy here, for others", "127.0.0.1", &[("X-Forwarded-For", "192.0.2.1")], &trusting, false),
+            ("behind one of its own", "127.0.0.1", &[(XFF, "192.0.2.1, 127.0.0.1")], &trusting, false),
+            ("with a port", "127.0.0.1", &[(XFF, "192.0.2.1:80")], &trusting, false),
+            ("here, with a port", "127.0.0.1", &[(XFF, "127.0.0.1:80")], &trusting, true),
+            ("here, in brackets", "127.0.0.1", &[(XFF, "[::1]")], &trusting, true),
+            ("in brackets", "127.0.0.1", &[(XFF, "[2001:db8::1]:80")], &trusting, false),
+            ("unknown", "127.0.0.1", &[(XFF, "unknown")], &trusting, false),
+            ("a comma at the end", "127.0.0.1", &[(XFF, "192.0.2.1,")], &trusting, false),
+            ("nothing but a comma", "127.0.0.1", &[(XFF, ",")], &trusting, false),
+            ("an empty list", "127.0.0.1", &[(XFF, "")], &trusting, false),
+            ("Via alone", "127.0.0.1", &[("Via", "1.1 x")], &trusting, false),
+            ("a host alone", "127.0.0.1", &[("X-Forwarded-Host", "h")], &trusting, false),
+            ("X-Real-IP alone", "127.0.0.1", &[("X-Real-IP", "192.0.2.1")], &trusting, false),
+            ("X-Real-IP of one here", "127.0.0.1", &[("X-Real-IP", "127.0.0.1"), ("Via", "1.1 x")], &trusting, true),
+            ("they differ", "127.0.0.1", &[(XFF, "127.0.0.1"), ("X-Real-IP", "192.0.2.1")], &trusting, false),
+            ("Forwarded alone", "127.0.0.1", &[("Forwarded", "for=192.0.2.1;proto=http")], &trusting, false),
+            ("Forwarded for none", "127.0.0.1", &[("Forwarded", "proto=http")], &trusting, false),
+            ("Forwarded, hidden", "127.0.0.1", &[("Forwarded", "for=_hidden, for=127.0.0.1")], &trusting, false),
+            (
+                "Forwarded for one here",
+                "127.0.0.1",
+                &[("Forwarded", "By=203.0.113.4; FOR=\"[::1]:4711\" , for=127.0.0.1")],
+                &trusting,
+                true,
+            ),
+            ("a look-alike", "127.0.0.1", &[(XFF, "127.0.0.1"), ("X_Real_IP", "127.0.0.1")], &trusting, false),
+            ("a look-alike, not believed", "127.0.0.1", &[("X_Real_IP", "127.0.0.1")], &nobody, false),
+            ("not believed, with a port", "127.0.0.1", &[(XFF, "127.0.0.1:80")], &nobody, false),
         ] {
             let peer = Peer {
                 address: from.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip.to_canonical(), 9)),
