@@ -284,9 +284,12 @@ impl Worker {
     fn make_room(&mut self, now: Instant) {
         let mut longest: Option<(Instant, Key)> = None;
         for (key, client) in self.clients.iter() {
-            if client.leave != Leave::No {
+            match client.leave {
+                Leave::No => {}
                 // Someone is on the way out already.
-                return;
+                Leave::Asked => return,
+                // It goes when it has been served: that may take as long as its peer likes.
+                Leave::Told | Leave::Flushing(_) => continue,
             }
             let is_older = longest.is_none_or(|(active, _)| client.active < active);
             if is_older && !client.is_queued && client.exchange.is_idle() {

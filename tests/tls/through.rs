@@ -200,3 +200,51 @@ fn m11_a_reader_that_stops_at_the_very_end_is_given_up_in_time() {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+#[test]
+fn m5_an_unread_last_answer_does_not_keep_the_idle_from_making_room() {
+    let authority = Authority::new();
+    let pair = authority.issue(&["localhost"]);
+    let origin = origin(&pair, |mut peer, _| {
+        while let Some(request) = peer.head() {
+            let len: u64 = request.target()[1..].parse().expect("a length");
+            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n"));
+            if Stream::new(3, len).write_to(peer.inner()).is_err() {
+                return;
+            }
+        }
+    });
+    let more = format!("limits: {{max_connections: 3}}\npool: {{max_idle: 0}}\n{}", listen(&pair));
+    let proxy = Proxy::start(&config(&origin, &authority, &more));
+    // An answer whose last bytes are encrypted and find no room in the kernel. How long it is depends on the kernel.
+    let before = proxy.descriptors();
+    let ask = |len: u64| {
+        let mut client = narrow_client(&proxy, &authority);
+        client.send(format!("GET /{len} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"));
+        let path = format!("path=/{len} ");
+        let until = std::time::Instant::now() + Duration::from_millis(300);
+        while std::time::Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(40));
+            if proxy.log.all().iter().any(|line| line.contains(&path)) {
+                return (true, client);
+            }
+        }
+        (false, client)
+    };
+    let too_long = (64 * 1024_u64..16 << 20).step_by(32 * 1024).find(|&len| !ask(len).0).expect("some length is");
+    let stuck = (too_long - 32 * 1024..too_long).step_by(1024).find_map(|len| {
+        while proxy.descriptors() > before {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let (is_done, client) = ask(len);
+        std::thread::sleep(Duration::from_millis(100));
+        (is_done && proxy.descriptors() > before).then_some(client)
+    });
+    let _stuck = stuck.expect("a length at which it gets stuck");
+    let mut idle: Vec<Client> = (0..2).map(|_| connect(proxy.address, &authority, "localhost")).collect();
+    idle.iter_mut().for_each(|client| assert_eq!(client.get("/10").status(), 200));
+    let begin = std::time::Instant::now();
+    assert_eq!(connect(proxy.address, &authority, "localhost").get("/11").status(), 200);
+    // Far less than timeouts.write_idle.
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+}
