@@ -130,6 +130,8 @@ impl Client {
         };
         let preface = match parse_preface(&start[..len]) {
             Ok(Some(preface)) => preface,
+            // The peer is gone (rule G12), or has closed its side.
+            Ok(None) if self.conn.is_end_in_sight() => return Err(Heard::Wrong(PrefaceError::Incomplete)),
             Ok(None) => return Err(Heard::Part),
             Err(error) => return Err(Heard::Wrong(error)),
         };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::support::programs::Haproxy;
 use crate::support::proxy::BINARY;
-use crate::support::{Launch, Origin, Peer, Proxy, curl_ok, free_address, is_missing, value};
+use crate::support::{Launch, Origin, Peer, Proxy, curl_ok, free_address, is_missing, value, wait_until};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -202,4 +202,25 @@ fn curl_and_haproxy_speak_it_as_it_is_understood() {
     let mut without = Peer::connect(haproxy.address);
     without.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
     assert!(without.is_closed(), "a balancer that does not say it passes nothing on");
+}
+
+#[test]
+fn g12_a_listed_peer_that_leaves_before_its_header_is_complete_gives_its_place_back() {
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&origin.config(&listed("workers: 1\ntimeouts: {request_head: 10m}")));
+    let before = proxy.descriptors();
+    for start in [b"".to_vec(), b"PROXY TCP4 192.0.2.1".to_vec(), header(0x21, 0x11, 400, &V4)] {
+        for is_reset in [true, false] {
+            let mut client = proxy.connect();
+            // It is inside when the proxy waits for it.
+            wait_until("it is let in", || proxy.descriptors() > before);
+            client.send(&start);
+            if is_reset {
+                client.reset();
+            } else {
+                drop(client);
+            }
+            wait_until("its place is free", || proxy.descriptors() == before);
+        }
+    }
 }
