@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use mio::{Registry, Token};
 
 pub use super::socket::{ConnectOutcome, ReadOutcome, Readiness, Socket, Stream, WriteOutcome, limit_unsent};
-pub use super::tls::Handshake;
+pub use super::tls::{Flushed, Handshake};
 
 use super::tls::Stage;
 
@@ -123,6 +123,11 @@ impl Conn {
         self.socket.peek(buf)
     }
 
+    /// Whether what waits in the kernel is all that comes.
+    pub fn is_end_in_sight(&self) -> bool {
+        self.socket.is_end_in_sight()
+    }
+
     /// Reads once, past any stage: what stands before a handshake.
     pub fn read_raw(&mut self, buf: &mut [u8]) -> ReadOutcome {
         self.socket.read(buf)
@@ -159,10 +164,15 @@ impl Conn {
         self.socket.write_slices(&[IoSlice::new(first), IoSlice::new(second)])
     }
 
-    /// Writes what a stage still holds; tells whether anything moved.
-    pub fn flush(&mut self) -> bool {
+    /// Writes what a stage still holds.
+    pub fn flush(&mut self) -> Flushed {
         let Conn { socket, tls } = self;
-        tls.as_mut().is_some_and(|stage| stage.flush(socket))
+        tls.as_mut().map_or(Flushed::Still, |stage| stage.flush(socket))
+    }
+
+    /// Whether [`Conn::flush`] has something to do, or to tell.
+    pub fn needs_flush(&self) -> bool {
+        self.tls.as_ref().is_some_and(|stage| stage.has_unsent(&self.socket) || stage.has_write_failure())
     }
 
     /// Whether bytes that were written have not reached the socket, and still may.
@@ -180,10 +190,15 @@ impl Conn {
         }
     }
 
+    /// Whether the connection may be broken, which [`Conn::is_broken`] finds out.
+    pub fn may_be_broken(&self) -> bool {
+        self.socket.may_be_broken()
+    }
+
     /// Whether the connection is known to be broken, without reading: asked when the poller saw an error and nobody
     /// wants to read.
     pub fn is_broken(&mut self) -> bool {
-        self.socket.is_broken()
+        self.socket.is_broken() || self.tls.as_mut().is_some_and(|stage| stage.take_read_failure())
     }
 
     /// Sends the end; reading goes on.

@@ -3,7 +3,7 @@
 use crate::instant::Instant;
 use crate::proxy::exchange::{Appetite, Exchange, Input, Side};
 
-use super::conn::{Conn, ReadOutcome, WriteOutcome};
+use super::conn::{Conn, Flushed, ReadOutcome, WriteOutcome};
 use super::lane::{self, Lane, Passed};
 use super::memory::Grant;
 use super::slab::Key;
@@ -95,7 +95,7 @@ impl<'a> Pair<'a> {
 
     /// Whether bytes wait to be written, or in a stage.
     pub fn has_unwritten(&self) -> bool {
-        self.exchange.has_output() || self.down.has_unsent() || self.up.as_ref().is_some_and(|up| up.has_unsent())
+        self.exchange.has_output() || self.down.needs_flush() || self.up.as_ref().is_some_and(|up| up.needs_flush())
     }
 
     /// The socket on that side, if there is one.
@@ -110,8 +110,8 @@ impl<'a> Pair<'a> {
     // The questions are inlined, the work is not: most calls end with a question.
     #[inline]
     pub fn flush(&mut self, side: Side, budget: &mut Budget) -> bool {
-        let has_unsent = self.conn(side).is_some_and(Conn::has_unsent);
-        (has_unsent || !self.exchange.output(side).is_empty()) && self.write(side, budget)
+        let needs_flush = self.conn(side).is_some_and(Conn::needs_flush);
+        (needs_flush || !self.exchange.output(side).is_empty()) && self.write(side, budget)
     }
 
     #[inline(never)]
@@ -127,7 +127,14 @@ impl<'a> Pair<'a> {
                 },
             };
             // Whether or not the exchange has something to say (rule M11).
-            moved |= conn.flush();
+            match conn.flush() {
+                Flushed::Moved => moved = true,
+                Flushed::Still => {}
+                Flushed::Failed => {
+                    exchange.handle(&mut around.env(), Input::Unwritable(side));
+                    return true;
+                }
+            }
             let output = exchange.output(side);
             if output.is_empty() || !conn.can_write() {
                 return moved;
@@ -147,10 +154,12 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Reads from `side` once, if that may bring something and the exchange wants it.
+    /// Reads from `side` once, if that may bring something and the exchange wants it. Where the end was read already, a
+    /// reset may still come.
     #[inline]
     pub fn pull(&mut self, side: Side, budget: &mut Budget) -> bool {
-        self.conn(side).is_some_and(Conn::can_read) && self.read(side, budget)
+        let Some(conn) = self.conn(side) else { return false };
+        if conn.can_read() { self.read(side, budget) } else { conn.may_be_broken() && self.notice_reset(side) }
     }
 
     #[inline(never)]

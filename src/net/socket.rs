@@ -242,6 +242,11 @@ impl Socket {
         self.bits.has(Bits::WRITABLE) && !self.bits.has(Bits::WRITE_OVER)
     }
 
+    /// Whether the poller saw the peer's end: what waits in the kernel is all that comes.
+    pub fn is_end_in_sight(&self) -> bool {
+        self.bits.has(Bits::END_IN_SIGHT)
+    }
+
     /// Whether anything will ever be written again.
     pub fn is_write_over(&self) -> bool {
         self.bits.has(Bits::WRITE_OVER)
@@ -280,8 +285,8 @@ impl Socket {
             Stream::Tcp(stream) => stream.peek(buf),
             Stream::Unix(_) => Err(ErrorKind::Unsupported.into()),
         });
-        if matches!(outcome, ReadOutcome::Bytes(_) | ReadOutcome::Eof) {
-            // It is still there.
+        if outcome != ReadOutcome::Blocked {
+            // It is still there, or what is left of it: after an error, the end.
             self.bits = before;
         }
         outcome
@@ -434,6 +439,11 @@ impl Socket {
         return super::loop_faults::strike(&self.stream);
         #[cfg(not(test))]
         None
+    }
+
+    /// Whether the poller saw an error that nobody has looked at.
+    pub fn may_be_broken(&self) -> bool {
+        self.bits.has(Bits::TROUBLE)
     }
 
     /// Whether the connection is known to be broken, without reading: asked when the poller saw an error and nobody

@@ -39,6 +39,17 @@ pub enum Handshake {
     Failed(Failure),
 }
 
+/// What a flush did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Something moved.
+    Moved,
+    /// Nothing did.
+    Still,
+    /// The peer takes no more, ever.
+    Failed,
+}
+
 /// A byte stage between socket and exchange.
 #[derive(Debug)]
 pub enum Stage {}
@@ -66,7 +77,13 @@ impl Stage {
     pub fn write(&mut self, _: &mut Socket, _: &[u8]) -> WriteOutcome {
         match *self {}
     }
-    pub fn flush(&mut self, _: &mut Socket) -> bool {
+    pub fn flush(&mut self, _: &mut Socket) -> Flushed {
+        match *self {}
+    }
+    pub fn has_write_failure(&self) -> bool {
+        match *self {}
+    }
+    pub fn take_read_failure(&mut self) -> bool {
         match *self {}
     }
     pub fn has_unsent(&self, _: &Socket) -> bool {

@@ -11,6 +11,7 @@ mod certificates;
 mod ends;
 
 mod downstream;
+mod leaving;
 mod reload;
 mod storm;
 mod through;

@@ -28,7 +28,7 @@ use crate::config::{Config, Scheme, UpstreamTls};
 use crate::proxy::site::{Origin, Site, UpstreamId};
 
 pub use error::TlsError;
-pub use stage::{Handshake, Stage};
+pub use stage::{Flushed, Handshake, Stage};
 pub use trust::Failure;
 
 use certificates::Chooser;

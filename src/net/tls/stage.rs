@@ -13,6 +13,7 @@
 //!    unnoticed (rule G11).
 //! 3. Little waits inside: decrypted bytes up to two records, encrypted ones up to what one write made.
 //! 4. Whatever rustls wants to send is sent as soon as the socket takes it, whoever else has something to say (rule M11).
+//! 5. A failure of the socket is told once, whichever call met it.
 //!
 //! Encrypted bytes are read into the worker's pad, which all its connections share: an idle one owns no buffer here.
 
@@ -79,7 +80,20 @@ enum Writing {
     Open,
     /// close_notify waits to be sent; FIN follows it.
     Closing,
+    /// It failed; the writer has not heard of it.
+    Broken,
     Over,
+}
+
+/// What a flush did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Something moved.
+    Moved,
+    /// Nothing did.
+    Still,
+    /// The peer takes no more, ever. Told once.
+    Failed,
 }
 
 /// A byte stage.
@@ -127,7 +141,7 @@ impl Stage {
     /// Goes on with a handshake that we began.
     pub fn handshake(&mut self, socket: &mut Socket) -> Handshake {
         for _ in 0..STEP_READS {
-            self.flush(socket);
+            self.send_waiting(socket);
             if !self.session.is_handshaking() {
                 return Handshake::Done;
             }
@@ -199,7 +213,7 @@ impl Stage {
         self.effort |= self.session.is_handshaking();
         let len = self.digest(&pad[..came], buf);
         // Answers of the session's own: its part of the handshake, an alert.
-        self.flush(socket);
+        self.send_waiting(socket);
         match self.reading {
             _ if len > 0 => ReadOutcome::Bytes(len),
             Reading::Ended | Reading::Broken => self.tell_end(),
@@ -256,26 +270,49 @@ impl Stage {
     /// Encrypts and writes. Bytes that are taken are as good as sent: what the socket does not take now, it gets as soon
     /// as it can.
     pub fn write(&mut self, socket: &mut Socket, bytes: &[u8]) -> WriteOutcome {
+        if socket.is_write_over() {
+            self.writing = Writing::Over;
+            return WriteOutcome::Failed;
+        }
         if !self.can_write(socket) {
-            return if socket.is_write_over() { WriteOutcome::Failed } else { WriteOutcome::Blocked };
+            return WriteOutcome::Blocked;
         }
         let most = if socket.is_slow() { SLOW_WRITE } else { MOST_WRITTEN };
         let taken = self.session.writer().write(&bytes[..bytes.len().min(most)]);
-        self.flush(socket);
-        match taken {
-            Ok(taken) if !socket.is_write_over() && taken > 0 => WriteOutcome::Bytes(taken),
+        match (self.flush(socket), taken) {
+            (Flushed::Moved | Flushed::Still, Ok(taken)) if taken > 0 => WriteOutcome::Bytes(taken),
             // The keys are used up, or the peer is gone.
-            Ok(_) | Err(_) => WriteOutcome::Failed,
+            (Flushed::Moved | Flushed::Still | Flushed::Failed, Ok(_) | Err(_)) => WriteOutcome::Failed,
         }
     }
 
-    /// Writes what waits, as far as the socket takes it (rule M11); tells whether anything moved.
-    pub fn flush(&mut self, socket: &mut Socket) -> bool {
+    /// Writes what waits, as far as the socket takes it (rule M11). That took the error out of the socket, if there was
+    /// one: nobody else will see it, so this has to tell (rule G12).
+    pub fn flush(&mut self, socket: &mut Socket) -> Flushed {
+        let moved = self.send_waiting(socket);
+        match self.writing {
+            Writing::Broken => {
+                self.writing = Writing::Over;
+                Flushed::Failed
+            }
+            Writing::Open | Writing::Closing | Writing::Over if moved => Flushed::Moved,
+            Writing::Open | Writing::Closing | Writing::Over => Flushed::Still,
+        }
+    }
+
+    /// What [`Stage::flush`] does, but that nobody hears of a failure yet.
+    fn send_waiting(&mut self, socket: &mut Socket) -> bool {
         let mut moved = false;
         while self.session.wants_write() && socket.can_write() {
             match self.session.write_tls(&mut Wire(socket)) {
                 Ok(len) if len > 0 => moved = true,
-                Ok(_) | Err(_) => break,
+                Ok(_) => break,
+                Err(_) => {
+                    if socket.is_write_over() {
+                        self.writing = Writing::Broken;
+                    }
+                    break;
+                }
             }
         }
         if self.writing == Writing::Closing && !self.session.wants_write() {
@@ -291,12 +328,26 @@ impl Stage {
         self.session.wants_write() && !socket.is_write_over()
     }
 
+    /// Whether writing has failed, and nobody has heard of it.
+    pub fn has_write_failure(&self) -> bool {
+        self.writing == Writing::Broken
+    }
+
+    /// Whether reading has failed, and nobody has heard of it; told once.
+    pub fn take_read_failure(&mut self) -> bool {
+        let is_broken = self.reading == Reading::Broken;
+        if is_broken {
+            self.reading = Reading::Over;
+        }
+        is_broken
+    }
+
     /// Sends close_notify, then FIN. Reading goes on: a tunnel may be open in one direction only.
     pub fn shutdown_write(&mut self, socket: &mut Socket) {
         if self.writing == Writing::Open {
             self.session.send_close_notify();
             self.writing = Writing::Closing;
-            self.flush(socket);
+            self.send_waiting(socket);
         }
     }
 
