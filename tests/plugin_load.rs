@@ -159,6 +159,20 @@ fn r05_each_field_of_the_record_has_its_own_error() {
     }
 }
 
+/// Whatever is wrong with a library, a thread that it has started goes on running: unloading it would end the process.
+#[test]
+fn a_refused_library_stays_mapped() {
+    let dir = folder("thread");
+    for (name, flag, part) in [("record", "-DWITH_RECORD", "magic differs"), ("none", "-DWITHOUT_RECORD", "no symbol")] {
+        let flags = ["-std=gnu99", "-pthread", flag];
+        let Some(path) = build_c("thread.c", &dir.join(name).with_extension("so"), &flags) else { return };
+        assert_refused(&path, part);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(maps.contains(path.to_str().unwrap()), "{name} was unloaded");
+    }
+}
+
 #[test]
 fn r06_older_and_newer_plugins_load_and_run() {
     let dir = folder("r06");

@@ -1,12 +1,14 @@
 //! From a path to a record: file checks, the ELF check, `dlopen`, the symbol, the record checks.
 //!
-//! A library is never closed again: functions of it may still be on a stack, and a thread of its own may be running.
+//! A library is never closed again, also where it is refused: from the moment it is mapped, a constructor may have started
+//! a thread that runs its code.
 //! Files are replaced by renaming a new one into place, never by writing into a mapped one.
 #![allow(unsafe_code)]
 
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -53,16 +55,14 @@ pub fn load(path: &Path) -> Result<Checked, LoadError> {
     let path = check(path)?;
     // SAFETY: initialisers of the library run. That is what loading native plugins means: they are trusted code.
     // RTLD_NOW: what is missing shows now, not in the middle of a request. RTLD_LOCAL: plugins do not see each other.
-    let library =
-        unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| LoadError::Open(text(&error)))?;
+    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
+    let library = ManuallyDrop::new(library.map_err(|error| LoadError::Open(text(&error)))?);
     // SAFETY: the symbol is used as an address only.
     let place: Option<*const u8> =
         unsafe { library.get::<*const u8>(abi::SYMBOL.as_bytes()) }.ok().map(|s| s.as_raw_ptr().cast_const().cast());
     let place = place.filter(|place| !place.is_null()).ok_or(LoadError::NoSymbol)?;
     // SAFETY: a library that exports this symbol says with it that a record stands there, and it is never unloaded.
-    let checked = unsafe { record::read(place) }.map_err(LoadError::Record)?;
-    std::mem::forget(library);
-    Ok(checked)
+    unsafe { record::read(place) }.map_err(LoadError::Record)
 }
 
 /// Everything that can be found out about the file before it is mapped; gives what [`load`] opens.
