@@ -8,7 +8,7 @@
 //! plugins:
 //!   - path: target/plugins/jwt_claims.so
 //!     config:
-//!       algorithm: ES256                    # or RS256; HS256 with secret or secret_file
+//!       algorithm: ES256                    # or RS256 (2,048 to 8,192 bits); HS256 with secret or secret_file
 //!       public_key_file: /etc/mini-rproxy/issuer.pem
 //!       issuer: https://login.example       # optional
 //!       audience: api                       # optional; a token that names an audience needs it
@@ -17,6 +17,8 @@
 //! ```
 //! Expiry (`exp`) is required, `nbf` is checked. Texts are passed as they are, everything else as JSON; a claim that is
 //! missing gives no field. Other plugins find each claim in the value `jwt_claims.NAME`.
+
+mod crypto;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -74,8 +76,19 @@ impl Config {
             (Kind::HS256, Some(secret), None, None) => secret_key(secret.as_bytes()),
             (Kind::HS256, None, Some(path), None) => secret_key(read(path)?.trim_ascii_end()),
             (Kind::HS256, _, _, _) => Err(Error::new("HS256 needs one of secret and secret_file, and no public key")),
-            (Kind::RS256, None, None, Some(path)) => Ok(DecodingKey::from_rsa_pem(&read(path)?)?),
-            (Kind::ES256, None, None, Some(path)) => Ok(DecodingKey::from_ec_pem(&read(path)?)?),
+            (Kind::RS256, None, None, Some(path)) => {
+                let key = DecodingKey::from_rsa_pem(&read(path)?)?;
+                // A modulus of 2,048 bits alone has 256 bytes.
+                let is_long = key.try_get_as_bytes()?.len() > 256;
+                let short = "a key for RS256 has at least 2048 bits (RFC 7518 section 3.3)";
+                if is_long { Ok(key) } else { Err(Error::new(format!("{path}: {short}"))) }
+            }
+            (Kind::ES256, None, None, Some(path)) => {
+                let key = DecodingKey::from_ec_pem(&read(path)?)?;
+                // An uncompressed point: 4, and two coordinates.
+                let is_p256 = key.try_get_as_bytes()?.len() == 1 + 2 * 32;
+                if is_p256 { Ok(key) } else { Err(Error::new(format!("{path}: a key for ES256 is on curve P-256"))) }
+            }
             (Kind::RS256 | Kind::ES256, _, _, _) => {
                 Err(Error::new("RS256 and ES256 need public_key_file, and no secret"))
             }
@@ -156,6 +169,7 @@ impl Plugin for JwtClaims {
     const NAME: &'static str = "jwt_claims";
 
     fn create(log: Logger, config: &[u8]) -> Result<Self, Error> {
+        crypto::install();
         let config: Config = serde_json::from_slice(config)
             .map_err(|error| Error::new(format!("config must be a mapping with algorithm and its key: {error}")))?;
         for field in config.claims.values() {
@@ -317,6 +331,21 @@ mod tests {
             let public = fs::read(format!("{folder}/{file}")).unwrap();
             let forged = encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(&public)).unwrap();
             assert_eq!(with(&forged).request(&plugin).status(), Some(401), "{name}");
+        }
+    }
+
+    #[test]
+    fn keys_of_another_kind_are_refused_at_the_start() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys");
+        for (algorithm, file, why) in [
+            ("RS256", "rsa1024.pub.pem", "at least 2048 bits"),
+            ("ES256", "p384.pub.pem", "on curve P-256"),
+            ("RS256", "ec.pub.pem", ""),
+            ("ES256", "rsa.pub.pem", ""),
+        ] {
+            let config = format!("{{\"algorithm\": \"{algorithm}\", \"public_key_file\": \"{folder}/{file}\"}}");
+            let error = Instance::<JwtClaims>::new(config).err().expect(file).to_string();
+            assert!(error.contains(why), "{file}: {error}");
         }
     }
 
