@@ -95,8 +95,8 @@ Usage: mini-rproxy [flags]
   -route PREFIX=UPSTREAM  a route, in the place of a configuration file; as often as there are routes
   -listen ADDRESS  where to listen, beside -route (default: :8080); as often as there are addresses
   -verbose         log one line per request: route, upstream, status, cause, times
-  -trace           tell the life of each request: what came when, who was waited for, how it ended; a running proxy
-                   begins and stops that with kill -USR1
+  -trace           tell the life of each request: what came when, who was waited for, how it ended, and debug messages
+                   of plugins; a running proxy begins and stops that with kill -USR1
   -plugindir DIR   load every *.so of this directory, in the order of their names (default: none)
   -memory-budget SIZE  what all buffers together may take, for example 8MiB (default: unlimited)
   -takeover        listen on addresses that an older instance has, to take over from it: stop that one then

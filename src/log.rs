@@ -19,6 +19,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -34,6 +35,8 @@ pub enum Level {
     Warn,
     /// What a healthy proxy says.
     Info,
+    /// What only a search for a fault needs: written while [`Logger::set_debug`] is on.
+    Debug,
 }
 
 impl Level {
@@ -42,6 +45,7 @@ impl Level {
             Level::Error => "error",
             Level::Warn => "warn",
             Level::Info => "info",
+            Level::Debug => "debug",
         }
     }
 }
@@ -80,6 +84,7 @@ impl Drop for Handle {
 #[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
+    debug: AtomicBool,
     /// There is something to write, or nothing will come any more.
     arrived: Condvar,
     /// Everything was written, or could not be.
@@ -96,6 +101,8 @@ impl Shared {
 #[derive(Default)]
 struct Queue {
     bytes: Vec<u8>,
+    /// How many lines these are. One with lines for people below it is still one.
+    lines: u64,
     /// Lines that found the queue full, or that could not be written.
     lost: u64,
     /// The writer holds bytes that are not written yet.
@@ -124,6 +131,16 @@ impl Logger {
         Line { logger: self, buf: begin(self.format, SystemTime::now(), level, message) }
     }
 
+    /// Turns debug lines on or off, for all clones.
+    pub fn set_debug(&self, is_on: bool) {
+        self.handle.0.debug.store(is_on, Ordering::Relaxed);
+    }
+
+    /// Whether lines of that level are wanted. Only debug lines can be unwanted; who makes them asks first.
+    pub fn is_enabled(&self, level: Level) -> bool {
+        level != Level::Debug || self.handle.0.debug.load(Ordering::Relaxed)
+    }
+
     /// Waits until everything is written, but not longer than `timeout`. Returns whether it is.
     pub fn flush(&self, timeout: Duration) -> bool {
         let shared = &self.handle.0;
@@ -140,6 +157,7 @@ impl Logger {
             return;
         }
         queue.bytes.extend_from_slice(line);
+        queue.lines += 1;
         drop(queue);
         shared.arrived.notify_one();
     }
@@ -155,6 +173,7 @@ fn write_all_lines(shared: &Shared, mut sink: impl Write, format: LogFormat) {
             return;
         }
         std::mem::swap(&mut queue.bytes, &mut batch);
+        let lines = std::mem::take(&mut queue.lines);
         let lost = std::mem::take(&mut queue.lost);
         queue.writing = true;
         drop(queue);
@@ -165,9 +184,7 @@ fn write_all_lines(shared: &Shared, mut sink: impl Write, format: LogFormat) {
         let written = write_patiently(&mut sink, &batch);
         let mut queue = shared.lock();
         if written.is_err() {
-            // The line about lost lines is not one of ours to be lost.
-            let lines = batch.iter().filter(|&&b| b == b'\n').count() as u64;
-            queue.lost += if lost > 0 { lost + lines - 1 } else { lines };
+            queue.lost += lost + lines;
         }
         queue.writing = false;
         if queue.bytes.is_empty() {
@@ -527,6 +544,40 @@ mod tests {
         assert!(whole >= QUEUE_CAP / 1100, "{whole}");
         assert_eq!(whole + lost, sent);
         assert!(text.ends_with('\n'));
+    }
+
+    #[test]
+    fn a_line_with_lines_below_it_is_lost_as_one() {
+        /// Refuses what begins with the first line, and hands over the rest.
+        struct Failing(Channel, bool);
+        impl Write for Failing {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                if std::mem::replace(&mut self.1, false) { Err(ErrorKind::BrokenPipe.into()) } else { self.0.write(bytes) }
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (sender, receiver) = mpsc::sync_channel(10);
+        let logger = Logger::start(LogFormat::Text, Failing(Channel(sender), true)).expect("a thread");
+        logger.line(Level::Info, "request").lines("timeline", "0 ms begins\n1 ms ends\n").send();
+        assert!(logger.flush(SECOND));
+        logger.line(Level::Info, "next").send();
+        drop(logger);
+        let written = String::from_utf8(receiver.iter().flatten().collect()).expect("UTF-8");
+        assert!(written.contains(" lost=1\n"), "{written}");
+    }
+
+    #[test]
+    fn debug_lines_are_wanted_while_they_are_switched_on() {
+        let logger = Logger::start(LogFormat::Text, io::sink()).expect("a thread");
+        let other = logger.clone();
+        for is_on in [false, true, false] {
+            other.set_debug(is_on);
+            assert_eq!(logger.is_enabled(Level::Debug), is_on);
+            assert!(logger.is_enabled(Level::Info));
+        }
     }
 
     #[test]

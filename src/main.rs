@@ -153,6 +153,7 @@ fn run(config: Config, options: &Options) -> Result<ExitCode, String> {
     let mut wishes = Wishes::install().map_err(|error| format!("cannot handle signals: {error}"))?;
     let logger = Logger::to_stdout(config.log.format).map_err(|error| format!("cannot start the log: {error}"))?;
     log::log_panics(logger.clone());
+    logger.set_debug(options.trace);
     // Plugins are created before the loops start and destroyed after they have ended: this is the last of the chain.
     let chain =
         chain::load(&config.plugins, options.plugin_dir.as_deref(), chain::limits(&config), Arc::new(logger.clone()))
@@ -205,6 +206,7 @@ fn serve(
             }
             Wish::Trace => {
                 let was_on = talk.timelines.fetch_xor(true, Ordering::Relaxed);
+                logger.set_debug(!was_on);
                 let message = if was_on { "no more timelines" } else { "timelines of requests from now on" };
                 logger.line(Level::Info, message).send();
             }

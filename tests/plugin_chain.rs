@@ -584,6 +584,27 @@ fn limits_are_those_of_the_host() {
     assert_eq!(x.request.fields.len(), 1 + (200 - 26 - 24 - 13) / 20);
 }
 
+#[test]
+fn an_answer_has_the_limit_of_bodies() {
+    plugin!(
+        Speaks,
+        Wants::NOTHING,
+        |x| {
+            assert_eq!(x.respond(200, &[], [b'x'; 1025]).unwrap_err(), Refused::Limit);
+            Ok(x.respond(200, &[], [b'x'; 1024])?)
+        },
+        |x| {
+            assert_eq!(x.respond(200, &[], [b'x'; 1025]).unwrap_err(), Refused::Limit);
+            Ok(x.respond(200, &[], [b'x'; 1024])?)
+        }
+    );
+    static SPEAKS: Decl = decl::<Speaks>("1");
+    let (chain, _) = chain(&[(&SPEAKS, "")]);
+    let mut x = Exchange::new();
+    assert_eq!(word(&x.on_request(&chain)), "respond 200");
+    assert_eq!(word(&x.on_response(&chain)), "respond 200");
+}
+
 /// Under valgrind or a sanitizer this shows leaks and stray accesses; by itself, that nothing wears out.
 #[cfg(feature = "dlopen")]
 #[test]

@@ -49,6 +49,25 @@ fn r01_a_folder_of_plugins_is_loaded_as_far_as_it_goes() {
 }
 
 #[test]
+fn debug_messages_are_logged_while_timelines_are() {
+    let Some(letters) = letters("proxy-debug") else { return };
+    let origin = Origin::echo();
+    let is_debug = |line: &str| line.contains("level=debug") && line.contains("plugin=letters");
+    let proxy = Proxy::start(&config(&origin, &[(&letters, "a")], ""));
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    proxy.log.wait_for("the end", |line| line.contains("done a"));
+    assert!(!proxy.log.all().iter().any(|line| is_debug(line)));
+    proxy.signal("USR1");
+    proxy.log.wait_for("timelines", |line| line.contains("timelines"));
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    proxy.log.wait_for("a debug message", is_debug);
+
+    let proxy = Launch::new(&config(&origin, &[(&letters, "a")], "")).arg("-trace").start();
+    assert_eq!(proxy.connect().get("/").status(), 200);
+    proxy.log.wait_for("a debug message", is_debug);
+}
+
+#[test]
 fn r09_failures_and_panics_end_one_exchange_with_502() {
     let (faulty, header) = (faulty(), common::build_rust("header_demo", "header_demo"));
     for fault in ["on_request:panic", "on_request:bomb", "on_request:error", "on_response:panic", "on_response:error"] {

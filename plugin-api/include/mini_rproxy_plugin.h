@@ -106,7 +106,8 @@ typedef struct mrp_host {
     mrp_status (*value_get)(mrp_exchange *, mrp_str key, mrp_str *out);
     mrp_status (*value_set)(mrp_exchange *, mrp_str key, mrp_str value); /* a null ptr deletes */
 
-    /* Prepares an answer (status 200 to 599); then return MRP_RESPOND. The host adds framing, Date, Connection. */
+    /* Prepares an answer (status 200 to 599); then return MRP_RESPOND. The host adds framing, Date, Connection.
+       MRP_LIMIT: a body above plugin_body_limit, or a head above the host's limits. */
     mrp_status (*respond)(mrp_exchange *, uint32_t status, const mrp_field *fields, size_t n, mrp_str body);
 
     /* Only with the MRP_WANT flag of that side. body_get: MRP_NOT_FOUND where the message has no body at all. */

@@ -37,12 +37,11 @@ pub trait Sink: Send + Sync {
 
 impl Sink for Logger {
     fn is_enabled(&self, level: Level) -> bool {
-        line_level(level).is_some()
+        self.is_enabled(line_level(level))
     }
 
     fn log(&self, level: Level, plugin: &str, message: &str) {
-        let Some(level) = line_level(level) else { return };
-        let mut line = self.line(level, message);
+        let mut line = self.line(line_level(level), message);
         if !plugin.is_empty() {
             line.text("plugin", plugin);
         }
@@ -50,12 +49,12 @@ impl Sink for Logger {
     }
 }
 
-/// The log's own level. It has none for what only whoever looks for a fault wants to see.
-fn line_level(level: Level) -> Option<log::Level> {
+/// The log's own level.
+fn line_level(level: Level) -> log::Level {
     match level {
-        Level::Error => Some(log::Level::Error),
-        Level::Warn => Some(log::Level::Warn),
-        Level::Info => Some(log::Level::Info),
-        Level::Debug => None,
+        Level::Error => log::Level::Error,
+        Level::Warn => log::Level::Warn,
+        Level::Info => log::Level::Info,
+        Level::Debug => log::Level::Debug,
     }
 }

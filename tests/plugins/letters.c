@@ -82,6 +82,8 @@ static mrp_verdict on_request(void *self, mrp_exchange *x)
 {
     letters *l = self;
     mrp_str seen;
+    if (l->host->log_enabled(l->ctx, MRP_LOG_DEBUG))
+        l->host->log(l->ctx, MRP_LOG_DEBUG, str("passing by"));
     if (leave_letter(l, x, MRP_REQUEST) != MRP_OK)
         return MRP_FAIL;
     /* Values: a leaves one, b finds it. */

@@ -441,7 +441,7 @@ pub(super) unsafe extern "C" fn respond<A: Access>(
         if rules::is_bodiless(status) && !body.is_empty() {
             return Err(Refused::Invalid);
         }
-        if count > limits.field_lines {
+        if count > limits.field_lines || body.len() > limits.body_bytes {
             return Err(Refused::Limit);
         }
         let lines: &[abi::Field] = match count {
