@@ -88,7 +88,7 @@ impl Worker {
         if let Some(known) = self.names.get_mut(&upstream) {
             if now.saturating_duration_since(known.kept) >= KEEP_EVERY {
                 known.kept = now;
-                self.resolver.keep(now, upstream);
+                self.resolver.keep(now, &self.inbox, upstream);
             }
             self.begin(key);
         } else if let Ok(ip) = origin.host.parse::<IpAddr>() {
@@ -96,7 +96,7 @@ impl Worker {
             self.learn(upstream, Arc::from([address]));
             self.begin(key);
         } else {
-            self.resolver.ask(now, upstream, &origin.host, origin.port);
+            self.resolver.ask(now, &self.inbox, upstream, &origin.host, origin.port);
             self.resolving.push(key);
         }
     }

@@ -1,11 +1,12 @@
 //! Names are looked up on threads of their own, through the system's resolver, so that no loop ever waits (rule E1).
 //!
 //! A worker asks for a name that it has no addresses of, and goes on; the answer comes into its [`Inbox`], and its waker
-//! is called. Names that are in use are looked up again every `dns.refresh`; workers hear of it only when the addresses
-//! changed. A look-up that fails keeps the old addresses. A name that nobody asked for in a while is forgotten by the
-//! workers, so that the next use looks it up again. IP literals never come here.
+//! is called. Names that are in use are looked up again every `dns.refresh`; the workers that asked for a name hear of it
+//! only when its addresses changed. A look-up that fails keeps the old addresses. A name that nobody asked for in a while
+//! is forgotten by the workers, so that the next use looks it up again. IP literals never come here.
 //!
-//! Two threads share the work: one name whose servers do not answer must not hold up the others.
+//! One thread waits for what is due. Each look-up has a thread of its own while it lasts: a name whose servers do not
+//! answer holds up no other.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -19,8 +20,9 @@ use mio::Waker;
 use crate::instant::Instant;
 use crate::proxy::site::UpstreamId;
 
-/// Look-ups that run at the same time.
-const THREADS: usize = 2;
+/// The most look-ups, and so threads, at the same time. So many names whose servers do not answer have to come together
+/// before others wait.
+const MAX_LOOKUPS: usize = 32;
 /// A name is in use for so long after a worker asked for it.
 const IN_USE: Duration = Duration::from_secs(600);
 /// A name that does not resolve is not looked up again sooner.
@@ -86,10 +88,10 @@ pub struct Resolver {
 }
 
 struct Shared {
+    /// Answers are put into inboxes while this is locked, so that they arrive in the order in which they were found.
     state: Mutex<State>,
     /// Something to do, or the end.
     news: Condvar,
-    inboxes: Vec<Arc<Inbox>>,
     source: Box<dyn Resolve>,
 }
 
@@ -100,6 +102,8 @@ struct State {
     urgent: VecDeque<UpstreamId>,
     /// When to look up again.
     schedule: BTreeSet<(Instant, UpstreamId)>,
+    /// Look-ups that have a thread now.
+    running: usize,
     is_over: bool,
 }
 
@@ -110,6 +114,16 @@ struct Name {
     last_asked: Instant,
     known: Known,
     lookup: Lookup,
+    /// Those that wait for the look-up that is running.
+    waiting: Vec<Arc<Inbox>>,
+    /// Those that may have addresses of it: they are told when these change.
+    users: Vec<Arc<Inbox>>,
+}
+
+fn add(inboxes: &mut Vec<Arc<Inbox>>, inbox: &Arc<Inbox>) {
+    if !inboxes.iter().any(|other| Arc::ptr_eq(other, inbox)) {
+        inboxes.push(Arc::clone(inbox));
+    }
 }
 
 /// The latest that is known of its addresses.
@@ -122,10 +136,10 @@ enum Known {
 /// How a name's next look-up stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lookup {
-    /// Nobody waits for it.
+    /// There is none.
     None,
-    /// Waits for a thread, or runs; `asked`: a worker waits for the answer.
-    Running { asked: bool },
+    /// Waits for a thread, or runs.
+    Running,
     /// In the schedule.
     Scheduled(Instant),
 }
@@ -136,25 +150,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Resolver {
-    /// Starts the threads. Answers go to all `inboxes`.
-    pub fn start(source: Box<dyn Resolve>, refresh: Duration, inboxes: Vec<Arc<Inbox>>) -> io::Result<Resolver> {
+    /// Starts the thread that waits for what is due.
+    pub fn start(source: Box<dyn Resolve>, refresh: Duration) -> io::Result<Resolver> {
         let state = State {
             refresh,
             names: BTreeMap::new(),
             urgent: VecDeque::new(),
             schedule: BTreeSet::new(),
+            running: 0,
             is_over: false,
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), news: Condvar::new(), inboxes, source });
-        for _ in 0..THREADS {
-            let shared = Arc::clone(&shared);
-            thread::Builder::new().name("resolver".to_owned()).spawn(move || shared.run())?;
-        }
-        Ok(Resolver { shared })
+        let shared = Arc::new(Shared { state: Mutex::new(state), news: Condvar::new(), source });
+        let resolver = Resolver { shared: Arc::clone(&shared) };
+        thread::Builder::new().name("resolver".to_owned()).spawn(move || run(&shared))?;
+        Ok(resolver)
     }
 
-    /// Wants the addresses of `host`; the answer comes into all inboxes, always, and soon where it is known.
-    pub fn ask(&self, now: Instant, upstream: UpstreamId, host: &str, port: u16) {
+    /// Wants the addresses of `host`; the answer comes into `inbox`, always, and soon where it is known.
+    pub fn ask(&self, now: Instant, inbox: &Arc<Inbox>, upstream: UpstreamId, host: &str, port: u16) {
         let mut state = lock(&self.shared.state);
         let State { names, urgent, schedule, .. } = &mut *state;
         let name = names.entry(upstream).or_insert_with(|| Name {
@@ -163,40 +176,35 @@ impl Resolver {
             last_asked: now,
             known: Known::Nothing,
             lookup: Lookup::None,
+            waiting: Vec::new(),
+            users: Vec::new(),
         });
         name.last_asked = now;
-        let answer = match (&name.known, name.lookup) {
-            // Another worker, or this one before it heard, has asked already.
-            (_, Lookup::Running { .. }) => {
-                name.lookup = Lookup::Running { asked: true };
-                None
+        add(&mut name.users, inbox);
+        match (&name.known, name.lookup) {
+            // Also while they are being refreshed, which may take long; but not where somebody waits for a look-up: then
+            // what is known is old.
+            (Known::Addresses(addresses), Lookup::Scheduled(_) | Lookup::Running) if name.waiting.is_empty() => {
+                return inbox.put(upstream, Answer::Addresses(Arc::clone(addresses)));
             }
-            (Known::Addresses(addresses), Lookup::Scheduled(_)) => Some(Answer::Addresses(Arc::clone(addresses))),
             (Known::Failed { at }, Lookup::Scheduled(_)) if now.saturating_duration_since(*at) < RETRY_AFTER => {
-                Some(Answer::Failed)
+                return inbox.put(upstream, Answer::Failed);
             }
-            (_, Lookup::Scheduled(due)) => {
-                schedule.remove(&(due, upstream));
-                name.lookup = Lookup::None;
-                None
-            }
-            (_, Lookup::None) => None,
-        };
-        if name.lookup == Lookup::None {
-            name.lookup = Lookup::Running { asked: true };
-            urgent.push_back(upstream);
-            self.shared.news.notify_one();
+            (_, Lookup::Running) => return add(&mut name.waiting, inbox),
+            (_, Lookup::Scheduled(due)) => drop(schedule.remove(&(due, upstream))),
+            (_, Lookup::None) => {}
         }
-        drop(state);
-        if let Some(answer) = answer {
-            self.shared.tell(upstream, &answer);
-        }
+        add(&mut name.waiting, inbox);
+        name.lookup = Lookup::Running;
+        urgent.push_back(upstream);
+        self.shared.news.notify_one();
     }
 
     /// A name that a worker has addresses of is in use: it will be looked up again.
-    pub fn keep(&self, now: Instant, upstream: UpstreamId) {
+    pub fn keep(&self, now: Instant, inbox: &Arc<Inbox>, upstream: UpstreamId) {
         if let Some(name) = lock(&self.shared.state).names.get_mut(&upstream) {
             name.last_asked = now;
+            add(&mut name.users, inbox);
         }
     }
 
@@ -208,7 +216,7 @@ impl Resolver {
         *old = refresh;
         names.retain(|id, name| match name.lookup {
             _ if is_kept(*id) => true,
-            Lookup::Running { .. } => true,
+            Lookup::Running => true,
             Lookup::None => false,
             Lookup::Scheduled(due) => {
                 schedule.remove(&(due, *id));
@@ -217,27 +225,29 @@ impl Resolver {
         });
     }
 
-    /// Ends the threads, each after the look-up that it is in.
+    /// Ends the threads, those of look-ups when these are over.
     pub fn stop(&self) {
         lock(&self.shared.state).is_over = true;
         self.shared.news.notify_all();
     }
 }
 
-impl Shared {
-    fn tell(&self, upstream: UpstreamId, answer: &Answer) {
-        for inbox in &self.inboxes {
-            inbox.put(upstream, answer.clone());
+/// Gives each name that is due a thread.
+fn run(shared: &Arc<Shared>) {
+    while let Some((upstream, host, port)) = shared.next_lookup() {
+        let (theirs, name) = (Arc::clone(shared), Arc::clone(&host));
+        let lookup = thread::Builder::new().name("lookup".to_owned());
+        if lookup.spawn(move || theirs.look_up(upstream, &name, port)).is_err() {
+            // This host allows no more threads: then the others wait.
+            shared.look_up(upstream, &host, port);
         }
     }
+}
 
-    /// One thread's work.
-    fn run(&self) {
-        while let Some((upstream, host, port)) = self.next_lookup() {
-            let result = self.source.resolve(&host, port);
-            let addresses = result.unwrap_or_default();
-            self.finish(Instant::now(), upstream, &addresses[..addresses.len().min(MOST_ADDRESSES)]);
-        }
+impl Shared {
+    fn look_up(&self, upstream: UpstreamId, host: &str, port: u16) {
+        let addresses = self.source.resolve(host, port).unwrap_or_default();
+        self.finish(Instant::now(), upstream, &addresses[..addresses.len().min(MOST_ADDRESSES)]);
     }
 
     /// Waits for a name to look up; `None` at the end.
@@ -247,8 +257,12 @@ impl Shared {
             if state.is_over {
                 return None;
             }
+            if state.running == MAX_LOOKUPS {
+                state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
             let now = Instant::now();
-            let State { names, urgent, schedule, .. } = &mut *state;
+            let State { names, urgent, schedule, running, .. } = &mut *state;
             let due = schedule.first().copied();
             let upstream = match (urgent.pop_front(), due) {
                 (Some(upstream), _) => upstream,
@@ -270,13 +284,14 @@ impl Shared {
             if let Lookup::Scheduled(_) = name.lookup {
                 if now.saturating_duration_since(name.last_asked) > IN_USE {
                     name.lookup = Lookup::None;
-                    drop(state);
-                    self.tell(upstream, &Answer::Forget);
-                    state = lock(&self.state);
+                    for user in name.users.drain(..) {
+                        user.put(upstream, Answer::Forget);
+                    }
                     continue;
                 }
-                name.lookup = Lookup::Running { asked: false };
+                name.lookup = Lookup::Running;
             }
+            *running += 1;
             return Some((upstream, Arc::clone(&name.host), name.port));
         }
     }
@@ -284,33 +299,33 @@ impl Shared {
     /// Takes down what a look-up found, tells the workers, plans the next one.
     fn finish(&self, now: Instant, upstream: UpstreamId, found: &[SocketAddr]) {
         let mut state = lock(&self.state);
-        let State { refresh, names, schedule, .. } = &mut *state;
+        let State { refresh, names, schedule, running, .. } = &mut *state;
+        *running -= 1;
         let name = names.get_mut(&upstream).expect("a name that is being looked up is not removed");
-        let answer = match &name.known {
+        let waiting = std::mem::take(&mut name.waiting);
+        let (told, answer) = match &name.known {
             // A failed look-up keeps the old addresses.
             Known::Addresses(old) if found.is_empty() || **old == *found => {
-                let asked = name.lookup == (Lookup::Running { asked: true });
-                asked.then(|| Answer::Addresses(Arc::clone(old)))
+                (&waiting, Answer::Addresses(Arc::clone(old)))
             }
             Known::Addresses(_) | Known::Nothing | Known::Failed { .. } if !found.is_empty() => {
                 let addresses: Arc<[SocketAddr]> = Arc::from(found);
                 name.known = Known::Addresses(Arc::clone(&addresses));
-                Some(Answer::Addresses(addresses))
+                (&name.users, Answer::Addresses(addresses))
             }
             Known::Addresses(_) | Known::Nothing | Known::Failed { .. } => {
                 name.known = Known::Failed { at: now };
-                Some(Answer::Failed)
+                (&waiting, Answer::Failed)
             }
         };
+        for inbox in told {
+            inbox.put(upstream, answer.clone());
+        }
         let due = now + *refresh;
         name.lookup = Lookup::Scheduled(due);
         schedule.insert((due, upstream));
-        // A second thread may sleep until a later moment, or for ever.
+        // It may sleep until a later moment, or for ever.
         self.news.notify_one();
-        drop(state);
-        if let Some(answer) = answer {
-            self.tell(upstream, &answer);
-        }
     }
 }
 
@@ -318,6 +333,7 @@ impl Shared {
 mod tests {
     use super::*;
     use mio::{Events, Poll, Token};
+    use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     const NAME: UpstreamId = UpstreamId(3);
@@ -347,12 +363,12 @@ mod tests {
             let inbox = Arc::new(Inbox::new(waker));
             let (answers, receiver) = channel();
             let source = Box::new(Script { answers: Mutex::new(receiver) });
-            let resolver = Resolver::start(source, refresh, vec![Arc::clone(&inbox)]).expect("threads");
+            let resolver = Resolver::start(source, refresh).expect("a thread");
             Bench { poll, inbox, resolver, answers }
         }
 
         fn ask(&self) {
-            self.resolver.ask(Instant::now(), NAME, "origin.test", 80);
+            self.resolver.ask(Instant::now(), &self.inbox, NAME, "origin.test", 80);
         }
 
         /// The next answers that arrive.
@@ -406,7 +422,7 @@ mod tests {
         bench.ask();
         assert_eq!(bench.wait(), [(NAME, Answer::Failed)], "without a look-up");
         // A second later it is looked up again.
-        bench.resolver.ask(Instant::now() + RETRY_AFTER, NAME, "origin.test", 80);
+        bench.resolver.ask(Instant::now() + RETRY_AFTER, &bench.inbox, NAME, "origin.test", 80);
         bench.answers.send(Ok(addresses(&["127.0.0.1:80"]))).expect("a thread waits");
         assert_eq!(bench.wait(), answer(&["127.0.0.1:80"]));
     }
@@ -439,6 +455,129 @@ mod tests {
         bench.ask();
         bench.answers.send(Ok(addresses(two))).expect("a thread waits");
         assert_eq!(bench.wait(), answer(two), "forgotten: looked up again");
+    }
+
+    /// Names that begin with `h` hang until the sender is dropped; the others are numbers, and count their look-ups.
+    struct Hanging {
+        never: Mutex<Receiver<()>>,
+        lookups: AtomicU16,
+        most: Arc<AtomicUsize>,
+        now: AtomicUsize,
+    }
+
+    impl Resolve for Hanging {
+        fn resolve(&self, host: &str, _port: u16) -> io::Result<Vec<SocketAddr>> {
+            self.most.fetch_max(self.now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            if host.starts_with('h') {
+                let _ = lock(&self.never).recv();
+            }
+            self.now.fetch_sub(1, Ordering::Relaxed);
+            let port = self.lookups.fetch_add(1, Ordering::Relaxed);
+            Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))])
+        }
+    }
+
+    struct Crowd {
+        resolver: Resolver,
+        release: Option<Sender<()>>,
+        most: Arc<AtomicUsize>,
+    }
+
+    impl Crowd {
+        fn new(refresh: Duration) -> Crowd {
+            let (release, never) = channel();
+            let most = Arc::new(AtomicUsize::new(0));
+            let source = Hanging {
+                never: Mutex::new(never),
+                lookups: AtomicU16::new(0),
+                most: Arc::clone(&most),
+                now: AtomicUsize::new(0),
+            };
+            let resolver = Resolver::start(Box::new(source), refresh).expect("a thread");
+            Crowd { resolver, release: Some(release), most }
+        }
+    }
+
+    impl Drop for Crowd {
+        fn drop(&mut self) {
+            self.release = None;
+            self.resolver.stop();
+        }
+    }
+
+    fn inbox() -> (Poll, Arc<Inbox>) {
+        let poll = Poll::new().expect("poll");
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).expect("waker"));
+        (poll, Arc::new(Inbox::new(waker)))
+    }
+
+    fn wait_for(poll: &mut Poll, inbox: &Inbox, what: usize) -> Vec<(UpstreamId, Answer)> {
+        let (mut events, mut all) = (Events::with_capacity(4), Vec::new());
+        while all.len() < what {
+            poll.poll(&mut events, Some(Duration::from_secs(5))).expect("poll");
+            assert!(!events.is_empty(), "{} answers of {what} in five seconds", all.len());
+            all.extend(inbox.take());
+        }
+        all
+    }
+
+    #[test]
+    fn e1_names_that_hang_hold_up_no_other() {
+        let mut crowd = Crowd::new(HOUR);
+        let (mut poll, inbox) = inbox();
+        for id in 0..8 {
+            crowd.resolver.ask(Instant::now(), &inbox, UpstreamId(id), "hanging", 80);
+        }
+        crowd.resolver.ask(Instant::now(), &inbox, UpstreamId(100), "other", 80);
+        let answers = wait_for(&mut poll, &inbox, 1);
+        assert_eq!(answers[0].0, UpstreamId(100));
+        // More than can be looked up at a time: none is lost.
+        for id in 8..50 {
+            crowd.resolver.ask(Instant::now(), &inbox, UpstreamId(id), "hanging", 80);
+        }
+        crowd.release = None;
+        wait_for(&mut poll, &inbox, 50);
+        assert!(crowd.most.load(Ordering::Relaxed) <= MAX_LOOKUPS);
+    }
+
+    #[test]
+    fn only_who_asked_is_woken() {
+        let crowd = Crowd::new(HOUR);
+        let ((mut poll, asks), (mut other_poll, other)) = (inbox(), inbox());
+        crowd.resolver.ask(Instant::now(), &asks, NAME, "name", 80);
+        let first = wait_for(&mut poll, &asks, 1);
+        crowd.resolver.ask(Instant::now(), &asks, NAME, "name", 80);
+        assert_eq!(wait_for(&mut poll, &asks, 1), first, "known");
+        let mut events = Events::with_capacity(4);
+        other_poll.poll(&mut events, Some(Duration::ZERO)).expect("poll");
+        assert!(events.is_empty() && other.take().is_empty());
+        crowd.resolver.ask(Instant::now(), &other, NAME, "name", 80);
+        assert_eq!(wait_for(&mut other_poll, &other, 1), first);
+        assert!(asks.take().is_empty());
+    }
+
+    #[test]
+    fn answers_arrive_in_the_order_in_which_they_were_found() {
+        let crowd = Crowd::new(Duration::ZERO);
+        let end = Instant::now() + Duration::from_millis(200);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let (_poll, inbox) = inbox();
+                    let mut last = 0;
+                    while Instant::now() < end {
+                        crowd.resolver.ask(Instant::now(), &inbox, NAME, "name", 80);
+                        for (_, answer) in inbox.take() {
+                            let Answer::Addresses(addresses) = answer else { panic!("{answer:?}") };
+                            let port = addresses[0].port();
+                            // The ports count the look-ups, and may begin again.
+                            assert!(port.wrapping_sub(last) < 1 << 15, "{port} after {last}");
+                            last = port;
+                        }
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Server {
             .collect::<io::Result<Vec<_>>>()?;
         let mailboxes: Vec<_> = wakers.iter().map(|waker| Arc::new(Mailbox::new(Arc::clone(waker)))).collect();
         let inboxes: Vec<Arc<Inbox>> = wakers.iter().map(|waker| Arc::new(Inbox::new(Arc::clone(waker)))).collect();
-        let resolver = Resolver::start(names, config.dns_refresh, inboxes.clone())?;
+        let resolver = Resolver::start(names, config.dns_refresh)?;
         let control = Arc::new(Control::new(wakers));
 
         let site = Site::new(config, hooks);

@@ -319,7 +319,7 @@ const DEFAULT_EXCHANGES: u64 = 2_000;
 fn m13_whatever_the_sockets_do_everybody_gets_their_own_answers() {
     let config = "routes: [{prefix: /, upstream: 'http://127.0.0.1:9'}]\npool: {idle_timeout: 1s}\n";
     let config = Arc::new(Config::parse(config, "test").expect("it is valid"));
-    let resolver = Resolver::start(Box::new(SystemResolver), Duration::from_secs(30), Vec::new()).expect("threads");
+    let resolver = Resolver::start(Box::new(SystemResolver), Duration::from_secs(30)).expect("a thread");
     if let Some(seed) = number("FAULT_SEED") {
         let site = Rc::new(Site::new(config, None));
         let exchanges = contained(seed, &site, &resolver).unwrap_or_else(|failure| panic!("{failure}"));
