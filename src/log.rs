@@ -552,7 +552,11 @@ mod tests {
         struct Failing(Channel, bool);
         impl Write for Failing {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                if std::mem::replace(&mut self.1, false) { Err(ErrorKind::BrokenPipe.into()) } else { self.0.write(bytes) }
+                if std::mem::replace(&mut self.1, false) {
+                    Err(ErrorKind::BrokenPipe.into())
+                } else {
+                    self.0.write(bytes)
+                }
             }
 
             fn flush(&mut self) -> io::Result<()> {

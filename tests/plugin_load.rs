@@ -163,7 +163,8 @@ fn r05_each_field_of_the_record_has_its_own_error() {
 #[test]
 fn a_refused_library_stays_mapped() {
     let dir = folder("thread");
-    for (name, flag, part) in [("record", "-DWITH_RECORD", "magic differs"), ("none", "-DWITHOUT_RECORD", "no symbol")] {
+    for (name, flag, part) in [("record", "-DWITH_RECORD", "magic differs"), ("none", "-DWITHOUT_RECORD", "no symbol")]
+    {
         let flags = ["-std=gnu99", "-pthread", flag];
         let Some(path) = build_c("thread.c", &dir.join(name).with_extension("so"), &flags) else { return };
         assert_refused(&path, part);
