@@ -88,8 +88,17 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - {prefix: /a, upstreams: [http://a, b]}\n",
-            "config.yaml:2:40: an upstream URL begins with http:// or https://, for example http://127.0.0.1:9001/base",
+            "config.yaml:2:40: the upstream URL lacks its scheme: write http:// in front of it, or https:// where the upstream speaks TLS",
         ),
+        (
+            "routes:\n  - {prefix: /a, upstream: 127.0.0.1:9001}\n",
+            "config.yaml:2:28: the upstream URL lacks its scheme: write http:// in front of it, or https:// where the upstream speaks TLS",
+        ),
+        (
+            "routes:\n  - {prefix: /a, upstream: 'unix:/run/app.sock'}\n",
+            "config.yaml:2:28: an upstream is asked over TCP, not over a unix socket: let it listen on 127.0.0.1:9001, say, and write http://127.0.0.1:9001",
+        ),
+        ("listen: ':8080'\nroutes: []\n", r#"config.yaml:1:1: unknown key "listen"; did you mean "listen_addr"?"#),
         ("routes:\n  -\n", r#"config.yaml:2:4: this route has no prefix: add "prefix: /path""#),
         ("routes:\n  - /a\n", r#"config.yaml:2:5: expected a mapping with the keys prefix and upstream, found "/a""#),
         ("routes:\n  - []\n", "config.yaml:2:5: expected a mapping with the keys prefix and upstream, found a list"),

@@ -117,12 +117,17 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// The one of `known` that was most likely meant by `word`, if any is near.
+/// The one of `known` that was most likely meant by `word`, if any is near, or begins with it.
 pub fn did_you_mean<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let distance = |known: &str| strsim::damerau_levenshtein(&word.to_ascii_lowercase(), known);
+    let word = word.to_ascii_lowercase();
+    let distance = |known: &str| strsim::damerau_levenshtein(&word, known);
     let nearest = known.iter().copied().min_by_key(|known| distance(known))?;
     // At most every fourth letter may differ, and never all of them.
-    (distance(nearest) <= nearest.len().div_ceil(4).min(nearest.len() - 1)).then_some(nearest)
+    if distance(nearest) <= nearest.len().div_ceil(4).min(nearest.len() - 1) {
+        return Some(nearest);
+    }
+    let mut longer = known.iter().copied().filter(|known| word.len() >= 4 && known.starts_with(&word));
+    longer.next().filter(|_| longer.next().is_none())
 }
 
 #[cfg(test)]
@@ -131,13 +136,16 @@ mod tests {
 
     #[test]
     fn what_is_near_is_suggested() {
-        let known = ["upstream", "prefix", "host", "listen_addr"];
+        let known = ["upstream", "prefix", "host", "listen_addr", "max_first", "max_second"];
         for (word, expected) in [
             ("upstram", Some("upstream")),
             ("Upstream", Some("upstream")),
             ("perfix", Some("prefix")),
             ("hots", Some("host")),
-            ("listen", None),
+            ("listen", Some("listen_addr")),
+            ("Listen", Some("listen_addr")),
+            ("lis", None),
+            ("max_", None),
             ("x", None),
             ("", None),
         ] {

@@ -71,6 +71,10 @@ impl Scheme {
 pub enum UrlError {
     /// No `http://` and no `https://` in front.
     Scheme,
+    /// The same, and the rest would do.
+    SchemeMissing,
+    /// The path of a unix socket.
+    Unix,
     /// A `?`.
     Query,
     /// A `#`.
@@ -95,6 +99,12 @@ impl fmt::Display for UrlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             UrlError::Scheme => "an upstream URL begins with http:// or https://, for example http://127.0.0.1:9001/base",
+            UrlError::SchemeMissing => {
+                "the upstream URL lacks its scheme: write http:// in front of it, or https:// where the upstream speaks TLS"
+            }
+            UrlError::Unix => {
+                "an upstream is asked over TCP, not over a unix socket: let it listen on 127.0.0.1:9001, say, and write http://127.0.0.1:9001"
+            }
             UrlError::Query => "an upstream URL has no query: remove \"?\" and what follows",
             UrlError::Fragment => "an upstream URL has no fragment: remove \"#\" and what follows",
             UrlError::Byte => {
@@ -117,7 +127,10 @@ impl fmt::Display for UrlError {
 impl UpstreamUrl {
     /// Takes `url` apart.
     pub fn parse(url: &str) -> Result<UpstreamUrl, UrlError> {
-        let (scheme, rest) = split_scheme(url).ok_or(UrlError::Scheme)?;
+        let (scheme, rest) = split_scheme(url).ok_or_else(|| without_scheme(url))?;
+        if rest.starts_with("unix:/") {
+            return Err(UrlError::Unix);
+        }
         for byte in url.bytes() {
             match byte {
                 b'?' => return Err(UrlError::Query),
@@ -146,6 +159,21 @@ impl UpstreamUrl {
 fn split_scheme(url: &str) -> Option<(Scheme, &str)> {
     let (scheme, rest) = url.split_once("://")?;
     [Scheme::Http, Scheme::Https].into_iter().find(|known| scheme.eq_ignore_ascii_case(known.name())).map(|s| (s, rest))
+}
+
+fn without_scheme(url: &str) -> UrlError {
+    if is_unix(url) {
+        UrlError::Unix
+    } else if UpstreamUrl::parse(&format!("http://{url}")).is_ok() {
+        UrlError::SchemeMissing
+    } else {
+        UrlError::Scheme
+    }
+}
+
+/// `unix:/path` and other spellings that proxies have for it, and a path alone.
+fn is_unix(text: &str) -> bool {
+    ["unix:/", "unix//", "unix:@", "http+unix:", "/"].iter().any(|start| text.starts_with(start))
 }
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`; the host comes back with its brackets.
@@ -273,8 +301,15 @@ mod tests {
     fn what_is_not_a_url_is_refused() {
         for (url, expected) in [
             ("", UrlError::Scheme),
-            ("127.0.0.1:9001", UrlError::Scheme),
-            ("e.example", UrlError::Scheme),
+            ("127.0.0.1:9001", UrlError::SchemeMissing),
+            ("e.example", UrlError::SchemeMissing),
+            ("localhost:9001/base", UrlError::SchemeMissing),
+            ("u:p@[::1]", UrlError::SchemeMissing),
+            ("127.0.0.1:90010", UrlError::Scheme),
+            ("unix:/run/app.sock", UrlError::Unix),
+            ("unix//run/app.sock", UrlError::Unix),
+            ("http://unix:/run/app.sock:/base", UrlError::Unix),
+            ("/run/app.sock", UrlError::Unix),
             ("ws://e.example", UrlError::Scheme),
             (" http://e.example", UrlError::Scheme),
             ("http:/e.example", UrlError::Scheme),

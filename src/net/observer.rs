@@ -17,6 +17,10 @@ use crate::proxy::meter::Meter;
 pub trait Journal: Observer {
     /// Something that the operator should know of.
     fn warn(&mut self, message: fmt::Arguments<'_>);
+    /// Something that is good to know, and asks for nothing.
+    fn info(&mut self, message: fmt::Arguments<'_>) {
+        let _ = message;
+    }
 }
 
 /// One worker's observer: it counts what the exchanges tell it and hands it on to the journal.
@@ -50,10 +54,11 @@ impl Observer for Witness {
         self.meter.count_upstream(label, event);
         match event {
             UpstreamEvent::Asked | UpstreamEvent::Failed => {}
-            UpstreamEvent::Ejected(span) => self.warn(format_args!(
-                "upstream {authority} fails: this worker leaves it alone for {span:?}, then tries one request"
+            UpstreamEvent::Ejected(span, cause) => self.warn(format_args!(
+                "upstream {authority} fails ({}): this worker leaves it alone for {span:?}, then tries one request",
+                cause.why()
             )),
-            UpstreamEvent::Returned => self.warn(format_args!("upstream {authority} answers again")),
+            UpstreamEvent::Returned => self.journal.info(format_args!("upstream {authority} answers again")),
         }
     }
 
@@ -91,6 +96,10 @@ impl LogJournal {
 impl Journal for LogJournal {
     fn warn(&mut self, message: fmt::Arguments<'_>) {
         self.logger.line(Level::Warn, &message.to_string()).send();
+    }
+
+    fn info(&mut self, message: fmt::Arguments<'_>) {
+        self.logger.line(Level::Info, &message.to_string()).send();
     }
 }
 

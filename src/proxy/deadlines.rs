@@ -121,19 +121,19 @@ impl Transaction {
             Timeout::BodyIdle => self.refuse(turn, Refusal::new(408, Cause::BodyTimeout)),
             Timeout::ClientWrite => self.client_gone(turn, Cause::ClientWriteTimeout),
             Timeout::OriginWrite => {
-                self.note_failure(turn);
+                self.note_failure(turn, Cause::UpstreamWriteTimeout);
                 self.refuse(turn, Refusal::new(504, Cause::UpstreamWriteTimeout));
             }
             Timeout::Connect => {
                 // The attempt is given up; nothing of the request has left.
                 turn.commands.release(Release::Close);
-                if !self.try_another(turn) {
+                if !self.try_another(turn, Cause::ConnectTimeout) {
                     self.refuse(turn, Refusal::new(504, Cause::ConnectTimeout));
                 }
             }
             // Never repeated: it may be slow everywhere, and the client has waited long enough.
             Timeout::ResponseHead => {
-                self.note_failure(turn);
+                self.note_failure(turn, Cause::ResponseTimeout);
                 self.refuse(turn, Refusal::new(504, Cause::ResponseTimeout));
             }
             Timeout::ResponseIdle => self.refuse(turn, Refusal::new(504, Cause::ResponseIdleTimeout)),

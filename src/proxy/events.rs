@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::cause::Cause;
 use super::hooks::Stint;
 use super::labels::Label;
 use super::site::UpstreamId;
@@ -151,8 +152,8 @@ pub enum UpstreamEvent {
     Asked,
     /// That request got no answer.
     Failed,
-    /// After too many of those it is left alone for so long.
-    Ejected(Duration),
+    /// After too many of those it is left alone for so long; the last one failed like this.
+    Ejected(Duration, Cause),
     /// It answered, and gets requests again.
     Returned,
 }

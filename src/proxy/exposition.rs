@@ -259,6 +259,7 @@ impl Display for Seconds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::cause::Cause;
     use crate::proxy::events::{AccessRecord, UpstreamEvent};
     use crate::proxy::hooks::Stint;
 
@@ -307,7 +308,7 @@ mod tests {
             (0, UpstreamEvent::Asked),
             (1, UpstreamEvent::Asked),
             (1, UpstreamEvent::Failed),
-            (1, UpstreamEvent::Ejected(Duration::from_secs(1))),
+            (1, UpstreamEvent::Ejected(Duration::from_secs(1), Cause::ConnectRefused)),
         ] {
             board.meters()[worker].count_upstream(upstreams[0], event);
         }

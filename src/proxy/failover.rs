@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use super::balance::{Change, Tried};
+use super::cause::Cause;
 use super::choice::Choice;
 use super::events::UpstreamEvent;
 use super::forward::write_request_head;
@@ -42,11 +43,11 @@ impl Transaction {
         self.tell(turn, UpstreamEvent::Asked);
     }
 
-    /// The upstream could not be reached, or did not answer: notes it, and goes on with another one that was not tried.
+    /// The upstream could not be reached, or did not answer, for `cause`: notes it, and goes on with another one that was not tried.
     /// Returns whether there is one. Nothing of the request may count as sent; what is queued goes to the next one, with
     /// a head of its own.
-    pub(super) fn try_another(&mut self, turn: &mut Turn<'_, '_>) -> bool {
-        self.note_failure(turn);
+    pub(super) fn try_another(&mut self, turn: &mut Turn<'_, '_>, cause: Cause) -> bool {
+        self.note_failure(turn, cause);
         let (Some(plan), Some(choice)) = (self.plan, &mut self.choice) else { return false };
         let site = Rc::clone(&turn.client.site);
         let Some(group) = site.group_of(plan.route) else { return false };
@@ -88,25 +89,20 @@ impl Transaction {
     }
 
     /// The upstream did not answer, or not in time.
-    pub(super) fn note_failure(&mut self, turn: &mut Turn<'_, '_>) {
+    pub(super) fn note_failure(&mut self, turn: &mut Turn<'_, '_>, cause: Cause) {
         let Some(choice) = &mut self.choice else { return };
         let change = choice.lease.failed(turn.now(), &turn.client.site.config.health);
         self.tell(turn, UpstreamEvent::Failed);
-        self.tell_change(turn, change);
+        if let Change::Ejected(span) = change {
+            self.tell(turn, UpstreamEvent::Ejected(span, cause));
+        }
     }
 
     /// The upstream answered. Whatever it says, it is there.
     pub(super) fn note_answer(&mut self, turn: &mut Turn<'_, '_>) {
         let Some(choice) = &mut self.choice else { return };
-        let change = choice.lease.answered();
-        self.tell_change(turn, change);
-    }
-
-    fn tell_change(&self, turn: &mut Turn<'_, '_>, change: Change) {
-        match change {
-            Change::None => {}
-            Change::Ejected(span) => self.tell(turn, UpstreamEvent::Ejected(span)),
-            Change::Returned => self.tell(turn, UpstreamEvent::Returned),
+        if choice.lease.answered() == Change::Returned {
+            self.tell(turn, UpstreamEvent::Returned);
         }
     }
 

@@ -61,7 +61,7 @@ impl Transaction {
             ConnectError::Failed => (502, Cause::ConnectFailed),
         };
         // Nothing of the request has left, whatever it is (rule G17).
-        if !self.try_another(turn) {
+        if !self.try_another(turn, cause) {
             self.to_origin.clear();
             self.refuse(turn, Refusal::new(status, cause));
         }
@@ -449,11 +449,11 @@ impl Transaction {
             if may_go_on {
                 turn.commands.release(Release::Close);
                 self.to_origin.rewind();
-                if self.try_another(turn) {
+                if self.try_another(turn, Cause::UpstreamReset) {
                     return;
                 }
             } else {
-                self.note_failure(turn);
+                self.note_failure(turn, Cause::UpstreamReset);
             }
         }
         let cause = if has_begun { Cause::UpstreamTruncated } else { Cause::UpstreamReset };

@@ -196,7 +196,8 @@ fn where_all_fail_each_is_tried_and_the_first_that_is_back_is_used_at_once() {
     });
     assert_eq!(client.get("/a/back").text(), "back");
     server.join().expect("it answers");
-    proxy.log.wait_for("its return", |line| line.contains(&format!("upstream {address} answers again")));
+    let returned = proxy.log.wait_for("its return", |line| line.contains(&format!("upstream {address} answers again")));
+    assert_eq!(value(&returned, "level"), Some("info"));
 }
 
 #[test]

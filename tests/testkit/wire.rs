@@ -237,7 +237,10 @@ impl Observer for Log {
     fn upstream(&mut self, authority: &str, _: Label, event: UpstreamEvent) {
         match event {
             UpstreamEvent::Asked | UpstreamEvent::Failed => {}
-            UpstreamEvent::Ejected(span) => self.lines.push(format!("LOG {authority} is left alone for {span:?}")),
+            UpstreamEvent::Ejected(span, cause) => {
+                let why = cause.why();
+                self.lines.push(format!("LOG {authority} is left alone for {span:?}: {why}"));
+            }
             UpstreamEvent::Returned => self.lines.push(format!("LOG {authority} answers again")),
         }
     }
