@@ -54,9 +54,8 @@ impl Observer for Witness {
         self.meter.count_upstream(label, event);
         match event {
             UpstreamEvent::Asked | UpstreamEvent::Failed => {}
-            UpstreamEvent::Ejected(span, cause) => self.warn(format_args!(
-                "upstream {authority} fails ({}): this worker leaves it alone for {span:?}, then tries one request",
-                cause.why()
+            UpstreamEvent::Ejected(span, why) => self.warn(format_args!(
+                "upstream {authority} fails ({why}): this worker leaves it alone for {span:?}, then tries one request"
             )),
             UpstreamEvent::Returned => self.journal.info(format_args!("upstream {authority} answers again")),
         }

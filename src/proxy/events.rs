@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::cause::Cause;
 use super::hooks::Stint;
 use super::labels::Label;
 use super::site::UpstreamId;
@@ -152,8 +151,8 @@ pub enum UpstreamEvent {
     Asked,
     /// That request got no answer.
     Failed,
-    /// After too many of those it is left alone for so long; the last one failed like this.
-    Ejected(Duration, Cause),
+    /// After too many of those it is left alone for so long; the word of the log for how the last one failed.
+    Ejected(Duration, &'static str),
     /// It answered, and gets requests again.
     Returned,
 }

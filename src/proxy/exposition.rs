@@ -259,7 +259,6 @@ impl Display for Seconds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::cause::Cause;
     use crate::proxy::events::{AccessRecord, UpstreamEvent};
     use crate::proxy::hooks::Stint;
 
@@ -308,7 +307,7 @@ mod tests {
             (0, UpstreamEvent::Asked),
             (1, UpstreamEvent::Asked),
             (1, UpstreamEvent::Failed),
-            (1, UpstreamEvent::Ejected(Duration::from_secs(1), Cause::ConnectRefused)),
+            (1, UpstreamEvent::Ejected(Duration::from_secs(1), "connect_refused")),
         ] {
             board.meters()[worker].count_upstream(upstreams[0], event);
         }

@@ -94,7 +94,7 @@ impl Transaction {
         let change = choice.lease.failed(turn.now(), &turn.client.site.config.health);
         self.tell(turn, UpstreamEvent::Failed);
         if let Change::Ejected(span) = change {
-            self.tell(turn, UpstreamEvent::Ejected(span, cause));
+            self.tell(turn, UpstreamEvent::Ejected(span, cause.why()));
         }
     }
 

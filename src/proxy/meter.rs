@@ -239,7 +239,6 @@ fn whole_micros(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::cause::Cause;
     use crate::proxy::hooks::Stint;
     use crate::proxy::labels::Labels;
 
@@ -308,7 +307,7 @@ mod tests {
         meter.keep_upstreams(|_| true);
         let labels = Labels::default().assign(["http://stays", "http://goes"]);
         for label in labels.iter() {
-            meter.count_upstream(*label, UpstreamEvent::Ejected(Duration::from_secs(1), Cause::ConnectRefused));
+            meter.count_upstream(*label, UpstreamEvent::Ejected(Duration::from_secs(1), "connect_refused"));
         }
         meter.keep_upstreams(|label| label == labels[0]);
         let ejected = labels.iter().map(|label| meter.upstream(*label).map(|upstream| upstream.ejected.get()));

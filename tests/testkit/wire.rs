@@ -237,8 +237,7 @@ impl Observer for Log {
     fn upstream(&mut self, authority: &str, _: Label, event: UpstreamEvent) {
         match event {
             UpstreamEvent::Asked | UpstreamEvent::Failed => {}
-            UpstreamEvent::Ejected(span, cause) => {
-                let why = cause.why();
+            UpstreamEvent::Ejected(span, why) => {
                 self.lines.push(format!("LOG {authority} is left alone for {span:?}: {why}"));
             }
             UpstreamEvent::Returned => self.lines.push(format!("LOG {authority} answers again")),
