@@ -238,6 +238,11 @@ impl RouteConfig {
         std::iter::once(&*self.upstream).chain(self.others.iter().flat_map(|others| others.iter()))
     }
 
+    /// What the route takes from the path, without a slash at its end; empty for nothing.
+    pub fn stripped_prefix(&self) -> &str {
+        if self.options.strip_prefix { self.prefix.trim_end_matches('/') } else { "" }
+    }
+
     /// The upstream with this number, counted from 0.
     pub fn nth_upstream(&self, nth: usize) -> &UpstreamUrl {
         match (nth.checked_sub(1), &self.others) {

@@ -23,10 +23,12 @@ pub enum Known {
     ContentType,
     Cookie,
     Date,
+    Destination,
     Expect,
     Forwarded,
     Host,
     Http2Settings,
+    If,
     KeepAlive,
     Link,
     Location,
@@ -73,6 +75,7 @@ impl Known {
         // Length and first letter leave one candidate, and for most names none.
         let first = name.first().map_or(0, |first| first | 0x20);
         let (candidate, known): (&[u8], Known) = match (name.len(), first) {
+            (2, b'i') => (b"if", Known::If),
             (2, b't') => (b"te", Known::Te),
             (3, b'v') => (b"via", Known::Via),
             (4, b'd') => (b"date", Known::Date),
@@ -89,6 +92,7 @@ impl Known {
             (10, b'c') => (b"connection", Known::Connection),
             (10, b'k') => (b"keep-alive", Known::KeepAlive),
             (10, b's') => (b"set-cookie", Known::SetCookie),
+            (11, b'd') => (b"destination", Known::Destination),
             (12, b'c') => (b"content-type", Known::ContentType),
             (12, b'm') => (b"max-forwards", Known::MaxForwards),
             (13, b'a') => (b"authorization", Known::Authorization),
@@ -538,6 +542,8 @@ mod tests {
             ("content-type", Known::ContentType),
             ("cookie", Known::Cookie),
             ("date", Known::Date),
+            ("destination", Known::Destination),
+            ("if", Known::If),
             ("expect", Known::Expect),
             ("forwarded", Known::Forwarded),
             ("host", Known::Host),

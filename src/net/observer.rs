@@ -6,7 +6,10 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use super::throttle::Throttle;
+use crate::instant::Instant;
 use crate::log::{Level, Logger};
 use crate::proxy::exchange::{AccessRecord, Observer, UpstreamEvent};
 use crate::proxy::exposition::Board;
@@ -30,12 +33,13 @@ pub struct Witness {
     /// Those of all workers, to be read only.
     board: Arc<Board>,
     journal: Box<dyn Journal>,
+    unmapped: Throttle,
 }
 
 impl Witness {
     /// For the worker with this number.
     pub fn new(board: Arc<Board>, number: usize, journal: Box<dyn Journal>) -> Witness {
-        Witness { meter: Arc::clone(&board.meters()[number]), board, journal }
+        Witness { meter: Arc::clone(&board.meters()[number]), board, journal, unmapped: Throttle::default() }
     }
 
     /// Something that the operator should know of.
@@ -58,6 +62,16 @@ impl Observer for Witness {
                 "upstream {authority} fails ({why}): this worker leaves it alone for {span:?}, then tries one request"
             )),
             UpstreamEvent::Returned => self.journal.info(format_args!("upstream {authority} answers again")),
+        }
+    }
+
+    fn left_unmapped(&mut self, prefix: &str, now: Instant) {
+        self.meter.unmapped.increment();
+        if self.unmapped.is_due(now, Duration::from_secs(60)) {
+            self.warn(format_args!(
+                "route {prefix}: a response head would be larger than max_head_bytes when mapped to the prefix: it is \
+                 passed on as it came"
+            ));
         }
     }
 

@@ -110,6 +110,7 @@ impl Transaction {
             + self.trailers.memory()
             + self.original_target.capacity()
             + self.offered.capacity()
+            + self.scratch.memory()
             + self.request_body.capacity()
             + self.response_body.capacity()
     }

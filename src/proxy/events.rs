@@ -134,6 +134,10 @@ pub trait Observer {
     fn upstream(&mut self, authority: &str, label: Label, event: UpstreamEvent) {
         let _ = (authority, label, event);
     }
+    /// A response of the route with this prefix was not mapped back, because its head would have become too large.
+    fn left_unmapped(&mut self, prefix: &str, now: Instant) {
+        let _ = (prefix, now);
+    }
     /// Whether the life of a request that begins now is to be told, as [`AccessRecord::timeline`].
     fn wants_timeline(&self) -> bool {
         false

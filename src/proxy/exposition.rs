@@ -112,7 +112,7 @@ impl Board {
     }
 
     fn write_connections(&self, page: &mut Page) {
-        let simple: [(&str, &str, &str, u64); 5] = [
+        let simple: [(&str, &str, &str, u64); 6] = [
             (
                 "mini_rproxy_requests_in_flight",
                 "gauge",
@@ -124,6 +124,12 @@ impl Board {
                 "counter",
                 "Requests that were sent to an upstream again.",
                 self.sum(|meter| &meter.retries),
+            ),
+            (
+                "mini_rproxy_unmapped_responses_total",
+                "counter",
+                "Response heads that were passed on as they came, because they would have been too large when mapped.",
+                self.sum(|meter| &meter.unmapped),
             ),
             (
                 "mini_rproxy_client_connections_total",

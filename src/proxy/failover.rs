@@ -10,7 +10,9 @@ use super::events::UpstreamEvent;
 use super::forward::write_request_head;
 use super::transaction::{Transaction, Upstream};
 use super::turn::Turn;
+use super::under_prefix::MAPPABLE_IN_REQUESTS;
 use crate::config::{HostPolicy, RouteConfig, UpstreamUrl};
+use crate::http::fields::Fields;
 
 impl Transaction {
     /// Chooses an upstream, where the route has several.
@@ -72,6 +74,7 @@ impl Transaction {
         if route.options.host == HostPolicy::Upstream && self.request.authority == old.authority.as_bytes() {
             self.request.authority.clear();
             self.request.authority.extend_from_slice(new.authority.as_bytes());
+            readdress_destinations(&mut self.request.fields, old, new);
         }
         let rest = self.to_origin.waiting()[choice.sent.head_len..].to_vec();
         self.to_origin.clear();
@@ -113,5 +116,19 @@ impl Transaction {
         let id = site.group_of(plan.route).map(|group| group[choice.nth]);
         let label = id.and_then(|id| site.upstream_labels.get(&id)).copied().unwrap_or_default();
         turn.env.observer.upstream(&route.nth_upstream(choice.nth).authority, label, event);
+    }
+}
+
+/// Lets Destination and If, which were mapped to upstream `old`, name `new` instead. All upstreams of a route have one base
+/// path.
+fn readdress_destinations(fields: &mut Fields, old: &UpstreamUrl, new: &UpstreamUrl) {
+    for index in 0..fields.len() {
+        if !fields.is_any_of(index, MAPPABLE_IN_REQUESTS) {
+            continue;
+        }
+        let Some(value) = fields.get(index).and_then(|line| str::from_utf8(line.value).ok()) else { continue };
+        let origin = |upstream: &UpstreamUrl| format!("{}://{}/", upstream.scheme.name(), upstream.authority);
+        let value = value.replace(&origin(old), &origin(new));
+        fields.set_value(index, value.as_bytes());
     }
 }

@@ -7,11 +7,11 @@
 use super::admit::{Plan, max_forwards};
 use super::connection::{HOP_BY_HOP, allowed_protocols, remove_nominated};
 use super::events::Peer;
-use super::forwarded::{Addition, CLAIMS, add_claims};
+use super::forwarded::{Addition, CLAIMS, Claim, add_claims, reported_prefix};
 use super::reasons::{Claims, Terms};
 use super::site::Site;
-use super::under_prefix::{MAPPABLE, Place, map_back};
-use crate::config::{ForwardedPolicy, HostPolicy, RouteConfig, UpstreamUrl};
+use super::under_prefix::{MAPPABLE, MAPPABLE_IN_REQUESTS, Mapping, Place, map_back, map_forth};
+use crate::config::{HostPolicy, RouteConfig, UpstreamUrl};
 use crate::http::chars::write_decimal;
 use crate::http::fields::{Classes, Fields, Known};
 use crate::http::framing::Framing;
@@ -22,14 +22,12 @@ use crate::http::head::{Method, RequestHead, ResponseHead, Version, write_reques
 pub struct Forwarding<'a> {
     /// Where the request goes and how.
     pub plan: &'a Plan,
-    /// The route that the plan names.
-    pub route: &'a RouteConfig,
+    /// The route that the plan names, and whom to believe.
+    pub site: &'a Site,
     /// The upstream that was chosen.
     pub upstream: &'a UpstreamUrl,
     /// Who sent the request.
     pub peer: &'a Peer,
-    /// Whom to believe.
-    pub policy: &'a ForwardedPolicy,
 }
 
 /// Byte strings that are needed for the length of a call and kept for their memory.
@@ -41,6 +39,8 @@ pub struct Scratch {
     pub own: Vec<u8>,
     /// The client's own Host.
     host: Vec<u8>,
+    /// Where clients find the application: what was stripped from the path, here and by a trusted proxy before us.
+    public_prefix: Vec<u8>,
     text: Vec<u8>,
 }
 
@@ -48,6 +48,25 @@ impl Scratch {
     /// The Host of the last request that was forwarded with this scratch, if it had one.
     pub fn last_host(&self) -> Option<&[u8]> {
         Some(&self.host[..]).filter(|host| !host.is_empty())
+    }
+
+    /// How many bytes of memory it owns.
+    pub fn memory(&self) -> usize {
+        self.all().map(Vec::capacity).sum()
+    }
+
+    /// Gives back memory: each string keeps at most `capacity` bytes.
+    pub fn shrink(&mut self, capacity: usize) {
+        let Scratch { nominated, own, host, public_prefix, text } = self;
+        for bytes in [nominated, own, host, public_prefix, text] {
+            bytes.clear();
+            bytes.shrink_to(capacity);
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Vec<u8>> {
+        let Scratch { nominated, own, host, public_prefix, text } = self;
+        [nominated, own, host, public_prefix, text].into_iter()
     }
 }
 
@@ -77,9 +96,10 @@ pub fn forward_request(
     own_lines: OwnLines,
     scratch: &mut Scratch,
 ) {
-    let Forwarding { plan, route, upstream, peer, policy } = *forwarding;
-    let Scratch { nominated, own, host, text } = scratch;
-    let claims = Claims::of(peer, policy);
+    let Forwarding { plan, site, upstream, peer } = *forwarding;
+    let route = &site.config.routes[plan.route as usize];
+    let Scratch { nominated, own, host, public_prefix, text } = scratch;
+    let claims = Claims::of(peer, &site.config.forwarded);
     offered.clear();
     // Rule G3: what the client wrote as Connection and Upgrade goes, as in any request; we offer what we allow.
     if plan.upgrade {
@@ -109,8 +129,25 @@ pub fn forward_request(
         }
     };
     remove_nominated(&mut head.fields, nominated);
+    public_prefix.clear();
+    if claims == Claims::Kept {
+        public_prefix.extend_from_slice(reported_prefix(&head.fields).unwrap_or_default());
+    }
+    public_prefix.extend_from_slice(route.stripped_prefix().as_bytes());
     if claims != Claims::Off {
-        add_claims(&mut head.fields, peer, claims == Claims::Kept, host, stripped_prefix(route), text, &mut add);
+        let claim = Claim { trusted: claims == Claims::Kept, host, prefix: public_prefix };
+        add_claims(&mut head.fields, peer, &claim, text, &mut add);
+    }
+    if head.fields.may_have_any(MAPPABLE_IN_REQUESTS) {
+        let told_host = told_host(site, &head.fields, host).to_vec();
+        let place = Place {
+            sent_host: &head.authority,
+            told_host: &told_host,
+            client_host: host,
+            public_prefix,
+            ..Place::of(site, plan.route, upstream)
+        };
+        map_forth(&mut head.fields, &place, text);
     }
     // RFC 9110 section 7.6.3: the version in which the message was received, then our name.
     let via: &[u8] = match head.version {
@@ -127,9 +164,11 @@ pub fn forward_request(
     }
 }
 
-/// What a route takes from the path; empty for nothing.
-fn stripped_prefix(route: &RouteConfig) -> &str {
-    if route.options.strip_prefix { route.prefix.trim_end_matches('/') } else { "" }
+/// What X-Forwarded-Host says in a head that is forwarded, where `host` is what the client asked for; empty for nothing.
+fn told_host<'a>(site: &Site, fields: &'a Fields, host: &'a [u8]) -> &'a [u8] {
+    // Ours may be kept apart from the others.
+    let ours: &[u8] = if site.config.forwarded.enabled { host } else { b"" };
+    fields.first(Known::XForwardedHost).unwrap_or(ours)
 }
 
 fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, upstream: &UpstreamUrl, client_host: &[u8]) {
@@ -178,25 +217,31 @@ pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], own_lines: Ow
     }
 }
 
-/// Maps what a response of `upstream` says of the place of its application, in place. `sent_host` is the Host that it saw.
+/// Maps what a response of `upstream` says of the place of its application, in place. `request` is what it answers, as it
+/// was forwarded with the same scratch. Returns whether the head was left alone because it would have become too large.
 pub fn map_response(
     head: &mut ResponseHead,
-    route: &RouteConfig,
+    request: &RequestHead,
+    site: &Site,
+    route: u32,
     upstream: &UpstreamUrl,
-    sent_host: &[u8],
     scratch: &mut Scratch,
-) {
+) -> Mapping {
     if !head.fields.may_have_any(MAPPABLE) {
-        return;
+        return Mapping::Done;
     }
     let place = Place {
-        rewrites: route.options.rewrites,
-        prefix: stripped_prefix(route),
-        upstream,
-        sent_host,
+        sent_host: &request.authority,
+        told_host: told_host(site, &request.fields, &scratch.host),
         client_host: &scratch.host,
+        public_prefix: &scratch.public_prefix,
+        ..Place::of(site, route, upstream)
     };
-    map_back(&mut head.fields, &place, &mut scratch.text);
+    // The status line and the lines.
+    let size =
+        head.fields.iter().fold(head.reason.len() + 15, |size, line| size + line.name.len() + line.value.len() + 4);
+    let room = site.config.limits.max_head_bytes.saturating_sub(size);
+    map_back(&mut head.fields, &place, room, &mut scratch.text)
 }
 
 /// How a response body that was framed as `received` leaves to a client of that version. A close-delimited body becomes
@@ -296,6 +341,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::proxy::connection::read_options;
+    use std::sync::Arc;
 
     const DATE: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
 
@@ -308,15 +354,15 @@ mod tests {
         let config =
             format!("routes: [{{prefix: /a, upstream: 'http://o:81', {route}}}]\nforwarded: {{enabled: false}}\n");
         let config = Config::parse(&config, "test").expect("valid");
+        let site = Site::new(Arc::new(config), None);
         let plan = Plan { route: 0, upgrade, expects_continue: false };
         let mut head = RequestHead { method, target: b"/x".to_vec(), ..RequestHead::default() };
         lines.iter().for_each(|(name, value)| head.fields.add(name.as_bytes(), value.as_bytes()));
         let mut scratch = Scratch::default();
         read_options(&head.fields, &mut scratch.nominated).expect("few options");
         let peer = Peer { address: None, secure: false, ..Peer::default() };
-        let route = &config.routes[0];
         let forwarding =
-            Forwarding { plan: &plan, route, upstream: &route.upstream, peer: &peer, policy: &config.forwarded };
+            Forwarding { plan: &plan, site: &site, upstream: &site.config.routes[0].upstream, peer: &peer };
         let mut offered = b"left over".to_vec();
         let received = head.clone();
         forward_request(&mut head, &forwarding, &mut offered, OwnLines::Among, &mut scratch);

@@ -12,6 +12,7 @@ use super::events::Peer;
 use crate::config::ForwardedPolicy;
 use crate::http::chars::{list_members, split, trim_ows};
 use crate::http::fields::{Classes, Fields, Known};
+use crate::http::target::has_dot_segment;
 
 /// Whether `address` is one of the proxies whose word is taken.
 #[inline]
@@ -131,19 +132,46 @@ impl Addition<'_> {
     }
 }
 
-/// Adds our own claims to a head from which those of an untrusted peer are gone. `host` is what the client asked for,
-/// `prefix` what was stripped from the path (empty for nothing).
-pub fn add_claims(
-    fields: &mut Fields,
-    peer: &Peer,
-    trusted: bool,
-    host: &[u8],
-    prefix: &str,
-    scratch: &mut Vec<u8>,
-    add: &mut Addition<'_>,
-) {
+/// The prefix that a trusted proxy before us has stripped, without a slash at its end, as it says in X-Forwarded-Prefix:
+/// one line, and a plain path. Empty where it says none.
+///
+/// # Errors
+/// It says something else, which nothing can be put behind.
+pub fn reported_prefix(fields: &Fields) -> Result<&[u8], NotOnePath> {
+    let mut values = fields.values(Known::XForwardedPrefix);
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return if fields.first(Known::XForwardedPrefix).is_none() { Ok(b"") } else { Err(NotOnePath) };
+    };
+    let prefix = value.strip_suffix(b"/").unwrap_or(value);
+    let is_plain = prefix.iter().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+=:@".contains(byte));
+    let has_empty_segment = value.windows(2).any(|pair| pair == b"//");
+    match prefix {
+        [] => Ok(b""),
+        [b'/', _, ..] if is_plain && !has_empty_segment && !has_dot_segment(prefix) => Ok(prefix),
+        _ => Err(NotOnePath),
+    }
+}
+
+/// An X-Forwarded-Prefix that is not one plain path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotOnePath;
+
+/// What we say about the client of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// Whether the lines of the peer were kept.
+    pub trusted: bool,
+    /// The Host that the client asked for.
+    pub host: &'a [u8],
+    /// Where clients find the application: what we stripped from the path, behind what a trusted proxy stripped before. Empty
+    /// for nothing.
+    pub prefix: &'a [u8],
+}
+
+/// Adds our own claims to a head from which those of an untrusted peer are gone.
+pub fn add_claims(fields: &mut Fields, peer: &Peer, claim: &Claim<'_>, scratch: &mut Vec<u8>, add: &mut Addition<'_>) {
     scratch.clear();
-    let earlier = if trusted { last_line(fields, Known::XForwardedFor) } else { None };
+    let earlier = if claim.trusted { last_line(fields, Known::XForwardedFor) } else { None };
     let list = earlier.and_then(|index| fields.get(index)).map_or(&b""[..], |line| line.value);
     if !list.is_empty() {
         scratch.extend_from_slice(list);
@@ -156,15 +184,20 @@ pub fn add_claims(
             None => add.line(fields, Known::XForwardedFor, b"X-Forwarded-For: ", scratch),
         }
     }
-    if !host.is_empty() && fields.first(Known::XForwardedHost).is_none() {
-        add.line(fields, Known::XForwardedHost, b"X-Forwarded-Host: ", host);
+    if !claim.host.is_empty() && fields.first(Known::XForwardedHost).is_none() {
+        add.line(fields, Known::XForwardedHost, b"X-Forwarded-Host: ", claim.host);
     }
     if fields.first(Known::XForwardedProto).is_none() {
         let proto: &[u8] = if peer.secure { b"https" } else { b"http" };
         add.line(fields, Known::XForwardedProto, b"X-Forwarded-Proto: ", proto);
     }
-    if !prefix.is_empty() && fields.first(Known::XForwardedPrefix).is_none() {
-        add.line(fields, Known::XForwardedPrefix, b"X-Forwarded-Prefix: ", prefix.as_bytes());
+    if !claim.prefix.is_empty() {
+        match last_line(fields, Known::XForwardedPrefix) {
+            None => add.line(fields, Known::XForwardedPrefix, b"X-Forwarded-Prefix: ", claim.prefix),
+            Some(index) if reported_prefix(fields).is_ok() => fields.set_value(index, claim.prefix),
+            // Whatever it means: only whoever wrote it knows.
+            Some(_) => {}
+        }
     }
 }
 
@@ -295,14 +328,15 @@ mod tests {
                 "10.0.0.1",
                 true,
                 &[("X-Forwarded-Host", "o"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Prefix", "/p")],
-                "for=10.0.0.1 host=o proto=https prefix=/p",
+                "for=10.0.0.1 host=o proto=https prefix=/a",
             ),
             ("IPv6", "2001:db8::1", true, &[], "for=2001:db8::1 host=h proto=http prefix=/a"),
         ];
         for (name, from, trusted, lines, expected) in rows {
             let mut fields = fields(lines);
             let mut scratch = b"left over".to_vec();
-            add_claims(&mut fields, &peer(from), trusted, b"h", "/a", &mut scratch, &mut Addition::Among);
+            let claim = Claim { trusted, host: b"h", prefix: b"/a" };
+            add_claims(&mut fields, &peer(from), &claim, &mut scratch, &mut Addition::Among);
             let value = |known| fields.first(known).unwrap_or(b"-").escape_ascii();
             let found = format!(
                 "for={} host={} proto={} prefix={}",
@@ -316,9 +350,34 @@ mod tests {
         }
         let mut fields = Fields::new();
         let peer = Peer { address: None, secure: true, ..Peer::default() };
-        add_claims(&mut fields, &peer, false, b"", "", &mut Vec::new(), &mut Addition::Among);
+        let claim = Claim { trusted: false, host: b"", prefix: b"" };
+        add_claims(&mut fields, &peer, &claim, &mut Vec::new(), &mut Addition::Among);
         assert_eq!(fields.iter().count(), 1);
         assert_eq!(fields.first(Known::XForwardedProto), Some(&b"https"[..]));
+    }
+
+    #[test]
+    fn g4_a_reported_prefix_is_one_plain_path() {
+        const PREFIX: &str = "X-Forwarded-Prefix";
+        for (lines, expected) in [
+            (&[][..], Ok("")),
+            (&[(PREFIX, "")], Ok("")),
+            (&[(PREFIX, "/")], Ok("")),
+            (&[(PREFIX, "/a")], Ok("/a")),
+            (&[(PREFIX, "/a/b%20c/")], Ok("/a/b%20c")),
+            (&[(PREFIX, "a")], Err(NotOnePath)),
+            (&[(PREFIX, "//other.example")], Err(NotOnePath)),
+            (&[(PREFIX, "/a//")], Err(NotOnePath)),
+            (&[(PREFIX, "/a/../b")], Err(NotOnePath)),
+            (&[(PREFIX, "/a, /b")], Err(NotOnePath)),
+            (&[(PREFIX, "/a?b")], Err(NotOnePath)),
+            (&[(PREFIX, "/a\\b")], Err(NotOnePath)),
+            (&[(PREFIX, "/a"), ("x-forwarded-prefix", "/b")], Err(NotOnePath)),
+        ] {
+            let fields = fields(lines);
+            let found = reported_prefix(&fields).map(|prefix| String::from_utf8_lossy(prefix).into_owned());
+            assert_eq!(found, expected.map(str::to_owned), "{lines:?}");
+        }
     }
 
     #[test]

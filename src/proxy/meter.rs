@@ -126,6 +126,8 @@ pub struct Meter {
     pub plugins: ByWord<PluginMeter, 33>,
     /// Requests that were sent again.
     pub retries: Count,
+    /// Response heads that would have been too large when mapped back.
+    pub unmapped: Count,
     /// Body bytes received from clients.
     pub bytes_in: Count,
     /// Body bytes given to clients.
@@ -152,6 +154,7 @@ impl Default for Meter {
             causes: ByWord::default(),
             plugins: ByWord::default(),
             retries: Count::default(),
+            unmapped: Count::default(),
             bytes_in: Count::default(),
             bytes_out: Count::default(),
             accepted: Count::default(),

@@ -136,6 +136,7 @@ pub const fn addition(known: Known) -> Option<Reason> {
         Known::XForwardedHost => ("G4", "the Host that the client sent"),
         Known::XForwardedProto => ("G4", "how the client speaks to the proxy"),
         Known::XForwardedPrefix => ("G4", "what was stripped: applications need it for links in their pages"),
+        Known::Destination | Known::If => ("G8", "where the upstream has what the client named"),
         Known::Via => ("RFC 9110 section 7.6.3", "the message came through here"),
         Known::MaxForwards => ("RFC 9110 section 7.6.2", "one hop less"),
         Known::Authorization => ("G8", "the credentials of the upstream's URL"),

@@ -23,6 +23,9 @@ pub(super) const HIGH_WATER: usize = 16 * 1024;
 /// What a recycled buffer may keep.
 pub(super) const KEPT_CAPACITY: usize = 16 * 1024;
 
+/// What each string of recycled scratch memory may keep: it holds values of single fields.
+const KEPT_SCRATCH: usize = 1024;
+
 /// A recycled transaction that owns no more is kept as it is: 16 KiB in chunks, in a queue that has grown by doubling, and
 /// two heads. Cutting it down each time, to let it grow again for the next such body, would cost more than the body.
 const KEPT_AS_IT_IS: usize = 40 * 1024;
@@ -241,6 +244,7 @@ impl Transaction {
         self.request.fields.recycle(KEPT_CAPACITY);
         self.response.fields.recycle(KEPT_CAPACITY);
         self.trailers.recycle(KEPT_CAPACITY);
+        self.scratch.shrink(KEPT_SCRATCH);
         self.memory()
     }
 

@@ -3,8 +3,9 @@
 //!
 //! | field | what is mapped | key |
 //! |---|---|---|
-//! | Location, Content-Location, Refresh, Link | URLs that name the upstream, and paths | `rewrite_redirects` |
+//! | Location, Content-Location, Refresh, Link | URLs that name the application, and paths | `rewrite_redirects` |
 //! | Set-Cookie | Path and Domain | `rewrite_cookies` |
+//! | Destination and If of WebDAV requests | the other way round: URLs that name the public place, and paths | `rewrite_redirects` |
 //!
 //! ```text
 //! prefix: /engine, upstream: http://e.example/base
@@ -15,14 +16,23 @@
 //! http://other.example/x, x, ?x, #x                      ──►  as it is
 //! ```
 //!
-//! A URL that names the upstream loses scheme and authority, because a path is right whatever name, port and protocol the
-//! client used. Of what is mapped only the place changes: query, fragment and all else stay byte for byte. Bytes are
-//! compared as they are; nothing is decoded and no dot segment resolved. Bodies are not looked at.
+//! A URL names the application by the upstream's authority, or by the one that it was sent in Host or X-Forwarded-Host,
+//! whether it says http or https: many frameworks write the scheme of X-Forwarded-Proto. It loses scheme and authority,
+//! because a path is right whatever name, port and protocol the client used. Two things are different where the name is
+//! one that clients use too: a scheme that is not the upstream's is kept, with the authority, and a path that belongs to
+//! another route of ours is left alone, because it may well be meant.
+//!
+//! Where a trusted proxy before us has stripped a prefix, it stands in front of ours in what is mapped.
+//!
+//! Of what is mapped only the place changes: query, fragment and all else stay byte for byte. Bytes are compared as they
+//! are; nothing is decoded and no dot segment resolved. Bodies are not looked at.
 
+use super::route::{Router, write_target};
+use super::site::Site;
 use crate::config::{Rewrite, Rewrites, Scheme, UpstreamUrl};
-use crate::http::chars::{find, is_word, split, trim_ows};
-use crate::http::fields::{Classes, Fields, Known};
-use crate::http::target::same_authority;
+use crate::http::chars::{find, is_word, list_members, split, trim_ows};
+use crate::http::fields::{Classes, Fields, Known, Line};
+use crate::http::target::{has_dot_segment, same_authority};
 
 const REDIRECTS: Classes = Classes::of(&[Known::Location, Known::ContentLocation, Known::Refresh, Known::Link]);
 
@@ -31,25 +41,49 @@ const REDIRECTS: Classes = Classes::of(&[Known::Location, Known::ContentLocation
 pub struct Place<'a> {
     /// What to map.
     pub rewrites: Rewrites,
+    /// All routes.
+    pub router: &'a Router,
+    /// The number of this one.
+    pub route: u32,
     /// The prefix that was stripped from the path, without a slash at its end; empty for none.
     pub prefix: &'a str,
+    /// The same, behind what a trusted proxy before us has stripped: where clients find the application.
+    pub public_prefix: &'a [u8],
     /// Where the request went.
     pub upstream: &'a UpstreamUrl,
     /// The Host that was sent to the upstream.
     pub sent_host: &'a [u8],
+    /// The X-Forwarded-Host that was sent to the upstream: a name, a list of them, or empty for none.
+    pub told_host: &'a [u8],
     /// The Host that the client sent; empty for none.
     pub client_host: &'a [u8],
 }
 
-/// All fields that may be mapped.
+/// All fields of responses that may be mapped.
 pub const MAPPABLE: Classes = REDIRECTS.with(Known::SetCookie);
 
-/// Maps the fields of a response. `text` is scratch space: where it is large enough, nothing is allocated.
-pub fn map_back(fields: &mut Fields, place: &Place<'_>, text: &mut Vec<u8>) {
+/// All fields of requests that may be mapped.
+pub const MAPPABLE_IN_REQUESTS: Classes = Classes::of(&[Known::Destination, Known::If]);
+
+/// What became of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// It is mapped.
+    Done,
+    /// It is as it was: mapped, it would be too large.
+    TooLarge,
+}
+
+/// Maps the fields of a response, all or none: they may grow by `room` bytes. `text` is scratch space: where it is large
+/// enough, nothing is allocated.
+pub fn map_back(fields: &mut Fields, place: &Place<'_>, room: usize, text: &mut Vec<u8>) -> Mapping {
     // Most responses have no such field.
     let mapped = place.mapped();
     if !fields.may_have_any(mapped) {
-        return;
+        return Mapping::Done;
+    }
+    if place.most_growth(fields, mapped) > room && !place.fits(fields, mapped, room, text) {
+        return Mapping::TooLarge;
     }
     for index in 0..fields.len() {
         if !fields.is_any_of(index, mapped) {
@@ -57,11 +91,28 @@ pub fn map_back(fields: &mut Fields, place: &Place<'_>, text: &mut Vec<u8>) {
         }
         let Some(line) = fields.get(index) else { continue };
         text.clear();
+        place.write_value(&line, text, usize::MAX);
+        let is_changed = text != line.value;
+        if is_changed {
+            fields.set_value(index, text);
+        }
+    }
+    Mapping::Done
+}
+
+/// Maps Destination and If of a request (RFC 4918 sections 10.3 and 10.4) from the public place to the upstream's: a
+/// server refuses to copy to a place that is not its own.
+pub fn map_forth(fields: &mut Fields, place: &Place<'_>, text: &mut Vec<u8>) {
+    if place.rewrites.redirects == Rewrite::Off {
+        return;
+    }
+    for index in 0..fields.len() {
+        let Some(line) = fields.get(index) else { continue };
+        text.clear();
         match line.known {
-            Known::Refresh => place.write_refresh(line.value, text),
-            Known::Link => place.write_links(line.value, text),
-            Known::SetCookie => place.write_cookie(line.value, text),
-            _ => place.write_reference(line.value, text),
+            Known::Destination => place.write_destination(line.value, text),
+            Known::If => place.write_if(line.value, text),
+            _ => continue,
         }
         let is_changed = text != line.value;
         if is_changed {
@@ -73,8 +124,10 @@ pub fn map_back(fields: &mut Fields, place: &Place<'_>, text: &mut Vec<u8>) {
 /// What becomes of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mapped<'a> {
-    /// It is under the prefix already.
+    /// It is right already.
     Already,
+    /// It is under our own prefix, and lacks that of the proxy before us.
+    UnderOurs,
     /// This part of it follows the prefix.
     Inside(&'a [u8]),
     /// It is none of the application.
@@ -84,15 +137,34 @@ enum Mapped<'a> {
 /// Whose URL it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
-    /// The upstream's, by a name that only the upstream goes by.
+    /// The application's, by a name that only the upstream goes by.
     Upstream,
-    /// The upstream's, by the name that clients use too, and with another scheme than its own: it wants to be asked so.
-    Public,
+    /// The application's, perhaps, by a name that clients use too.
+    Public {
+        /// The scheme is not the upstream's: it wants to be asked so.
+        keeps_origin: bool,
+    },
     Other,
 }
 
 impl<'a> Place<'a> {
-    /// Which fields are to be mapped.
+    /// A place without the names that a single request goes by.
+    pub fn of(site: &'a Site, route: u32, upstream: &'a UpstreamUrl) -> Place<'a> {
+        let config = &site.config.routes[route as usize];
+        Place {
+            rewrites: config.options.rewrites,
+            router: &site.router,
+            route,
+            prefix: config.stripped_prefix(),
+            public_prefix: b"",
+            upstream,
+            sent_host: b"",
+            told_host: b"",
+            client_host: b"",
+        }
+    }
+
+    /// Which fields of a response are to be mapped.
     fn mapped(&self) -> Classes {
         let redirects = match self.rewrites.redirects {
             Rewrite::Auto => REDIRECTS,
@@ -104,35 +176,69 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// More than the fields can grow by: each URL gets the prefix, and perhaps `/.`.
+    fn most_growth(&self, fields: &Fields, mapped: Classes) -> usize {
+        let urls = fields.iter().filter(|line| mapped.has(line.known)).map(|line| match line.known {
+            Known::Link => line.value.iter().filter(|&&byte| byte == b'<').count(),
+            Known::SetCookie => line.value.iter().filter(|&&byte| byte == b';').count(),
+            _ => 1,
+        });
+        urls.sum::<usize>().saturating_mul(self.public_prefix.len() + 2)
+    }
+
+    /// Whether the fields grow by no more than `room`.
+    #[cold]
+    fn fits(&self, fields: &Fields, mapped: Classes, room: usize, text: &mut Vec<u8>) -> bool {
+        let lines = || fields.iter().filter(|line| mapped.has(line.known));
+        let most = lines().map(|line| line.value.len()).sum::<usize>() + room;
+        let mut len = 0;
+        lines().all(|line| {
+            text.clear();
+            self.write_value(&line, text, most);
+            len += text.len();
+            len <= most
+        })
+    }
+
+    /// Appends the value of a response's line, mapped; it may end early when `out` is longer than `most`.
+    fn write_value(&self, line: &Line<'_>, out: &mut Vec<u8>, most: usize) {
+        match line.known {
+            Known::Refresh => self.write_refresh(line.value, out),
+            Known::Link => self.write_links(line.value, out, most),
+            Known::SetCookie => self.write_cookie(line.value, out, most),
+            _ => self.write_reference(line.value, out),
+        }
+    }
+
     fn base(&self) -> &'a [u8] {
         self.upstream.base_path.as_bytes()
     }
 
+    /// What a trusted proxy before us has stripped.
+    fn outer_prefix(&self) -> &'a [u8] {
+        self.public_prefix.strip_suffix(self.prefix.as_bytes()).unwrap_or_default()
+    }
+
     /// Appends a URI reference (RFC 3986 section 4.1), mapped where it leads to the application.
     fn write_reference(&self, reference: &[u8], out: &mut Vec<u8>) {
-        let path_end = reference.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(reference.len());
-        // Browsers read a backslash as a slash and skip tabs; others do not. What two may read differently is left alone.
-        let is_plain = !reference[..path_end].iter().any(|byte| matches!(byte, b'\\' | b'\t'));
-        let (origin_len, owner) = match split_origin(&reference[..path_end]) {
-            Some((secure, authority, len)) => (len, self.owner(secure, authority)),
-            None if reference.starts_with(b"/") => (0, Owner::Upstream),
-            None => (0, Owner::Other),
+        let Some(Reference { origin, path, query }) = Reference::split(reference) else {
+            return out.extend_from_slice(reference);
         };
-        let (origin, rest) = reference.split_at(origin_len);
-        let (path, query) = rest.split_at(path_end - origin_len);
-        let path = if path.is_empty() { b"/" } else { path };
+        let owner = origin.map_or(Owner::Upstream, |origin| self.owner(&origin));
         let mapped = self.map_path(path);
-        if !is_plain || owner == Owner::Other || mapped == Mapped::Outside {
+        let is_left_alone = match owner {
+            Owner::Other => true,
+            Owner::Public { .. } => self.is_of_another_route(path),
+            Owner::Upstream => false,
+        };
+        if is_left_alone || mapped == Mapped::Outside {
             return out.extend_from_slice(reference);
         }
         let start = out.len();
-        if owner == Owner::Public {
-            out.extend_from_slice(origin);
+        if let (Owner::Public { keeps_origin: true }, Some(origin)) = (owner, origin) {
+            out.extend_from_slice(origin.text);
         }
-        match mapped {
-            Mapped::Already | Mapped::Outside => out.extend_from_slice(path),
-            Mapped::Inside(rest) => self.write_path(rest, out),
-        }
+        self.write_mapped(path, mapped, out);
         if out[start..].starts_with(b"//") {
             // It would lead to another host (RFC 3986 section 4.2).
             out.splice(start..start, *b"/.");
@@ -140,41 +246,110 @@ impl<'a> Place<'a> {
         out.extend_from_slice(query);
     }
 
-    /// Appends the path at which clients find `rest` of the application.
-    fn write_path(&self, rest: &[u8], out: &mut Vec<u8>) {
-        out.extend_from_slice(self.prefix.as_bytes());
-        out.extend_from_slice(rest);
-        if self.prefix.is_empty() && rest.is_empty() {
-            out.push(b'/');
+    /// Appends the path at which clients find what became of `path`.
+    fn write_mapped(&self, path: &[u8], mapped: Mapped<'_>, out: &mut Vec<u8>) {
+        match mapped {
+            Mapped::Already | Mapped::Outside => out.extend_from_slice(path),
+            Mapped::UnderOurs => {
+                out.extend_from_slice(self.outer_prefix());
+                out.extend_from_slice(path);
+            }
+            Mapped::Inside(rest) => {
+                out.extend_from_slice(self.public_prefix);
+                out.extend_from_slice(rest);
+                if self.public_prefix.is_empty() && rest.is_empty() {
+                    out.push(b'/');
+                }
+            }
         }
     }
 
-    fn owner(&self, secure: Option<bool>, authority: &[u8]) -> Owner {
+    fn owner(&self, origin: &Origin<'_>) -> Owner {
+        let is = |name: &[u8]| is_same_name(origin.authority, name);
+        let is_sent = is(self.sent_host);
         let upstream_secure = self.upstream.scheme == Scheme::Https;
-        let secure = secure.unwrap_or(upstream_secure);
-        let is_sent = same_authority(authority, self.sent_host, secure);
-        let is_upstream = is_sent || same_authority(authority, self.upstream.authority.as_bytes(), secure);
-        if is_upstream && secure == upstream_secure {
+        if list_members(self.told_host).any(is) || (is_sent && is(self.client_host)) {
+            Owner::Public { keeps_origin: origin.secure.is_some_and(|secure| secure != upstream_secure) }
+        } else if is_sent || is(self.upstream.authority.as_bytes()) {
             Owner::Upstream
-        } else if is_sent && same_authority(authority, self.client_host, secure) {
-            Owner::Public
         } else {
             Owner::Other
         }
     }
 
+    /// Whether a path of the public place belongs to another route of ours; one for `/` takes whatever there is, which says
+    /// nothing.
+    fn is_of_another_route(&self, path: &[u8]) -> bool {
+        let outer = self.outer_prefix();
+        let found = if is_under(path, outer) { self.router.find(&path[outer.len()..]) } else { None };
+        found.is_some_and(|found| found.route != self.route && found.prefix_len > 0)
+    }
+
     /// What becomes of `path`, which begins with a slash. Where it is under the prefix and under the base path, the longer
     /// of them decides.
     fn map_path<'p>(&self, path: &'p [u8]) -> Mapped<'p> {
-        let (prefix, base) = (self.prefix.as_bytes(), self.base());
+        let base = self.base();
         let is_inside = is_under(path, base);
-        if !prefix.is_empty() && is_under(path, prefix) && !(is_inside && base.len() > prefix.len()) {
+        let is_at =
+            |prefix: &[u8]| !prefix.is_empty() && is_under(path, prefix) && !(is_inside && base.len() > prefix.len());
+        if is_at(self.public_prefix) {
             Mapped::Already
+        } else if is_at(self.prefix.as_bytes()) {
+            Mapped::UnderOurs
         } else if is_inside {
             Mapped::Inside(&path[base.len()..])
         } else {
             Mapped::Outside
         }
+    }
+
+    /// Appends a reference to the public place of the application, mapped to where the upstream has it. RFC 4918 section 10.3:
+    /// a URL or a path.
+    fn write_destination(&self, reference: &[u8], out: &mut Vec<u8>) {
+        let as_it_is = |out: &mut Vec<u8>| out.extend_from_slice(reference);
+        let Some(Reference { origin, path, query }) = Reference::split(reference) else { return as_it_is(out) };
+        let outer = self.outer_prefix();
+        let path = if is_under(path, outer) { &path[outer.len()..] } else { path };
+        // What a request for it would become.
+        let found = self.router.find(path).filter(|found| found.route == self.route && !has_dot_segment(path));
+        let Some(found) = found else { return as_it_is(out) };
+        if let Some(origin) = origin {
+            let is = |name: &[u8]| is_same_name(origin.authority, name);
+            if !is(self.client_host) && !list_members(self.told_host).any(is) {
+                return as_it_is(out);
+            }
+            out.extend_from_slice(self.upstream.scheme.name().as_bytes());
+            out.extend_from_slice(b"://");
+            out.extend_from_slice(self.sent_host);
+        }
+        let stripped = if self.prefix.is_empty() { 0 } else { found.prefix_len };
+        write_target(out, &self.upstream.base_path, path, query, stripped);
+    }
+
+    /// Appends an If: the resources stand in angle brackets in front of the lists, state tokens and entity tags within them
+    /// (RFC 4918 section 10.4.2).
+    fn write_if(&self, value: &[u8], out: &mut Vec<u8>) {
+        let mut rest = value;
+        while let Some((&byte, after)) = rest.split_first() {
+            let end = match byte {
+                b'<' => b'>',
+                b'(' => b')',
+                _ => {
+                    out.push(byte);
+                    rest = after;
+                    continue;
+                }
+            };
+            let Some(len) = find(after, end) else { break };
+            out.push(byte);
+            if byte == b'<' {
+                self.write_destination(&after[..len], out)
+            } else {
+                out.extend_from_slice(&after[..len])
+            }
+            rest = &after[len..];
+        }
+        out.extend_from_slice(rest);
     }
 
     /// What becomes of the Path of a cookie. One that takes in the whole application takes in the whole prefix:
@@ -183,6 +358,7 @@ impl<'a> Place<'a> {
         let above = path.strip_suffix(b"/").unwrap_or(path);
         match self.map_path(path) {
             Mapped::Already => Mapped::Already,
+            Mapped::UnderOurs => Mapped::UnderOurs,
             Mapped::Inside(b"/") if self.base().is_empty() => Mapped::Inside(b""),
             Mapped::Outside if is_under(self.base(), above) => Mapped::Inside(b""),
             Mapped::Inside(rest) => Mapped::Inside(rest),
@@ -201,10 +377,12 @@ impl<'a> Place<'a> {
     }
 
     /// Appends a Link: each target stands in angle brackets, outside of quoted strings (RFC 8288 section 3).
-    fn write_links(&self, value: &[u8], out: &mut Vec<u8>) {
+    fn write_links(&self, value: &[u8], out: &mut Vec<u8>, most: usize) {
         let mut rest = value;
         let mut is_quoted = false;
-        while let Some((&byte, after)) = rest.split_first() {
+        while let Some((&byte, after)) = rest.split_first()
+            && out.len() <= most
+        {
             out.push(byte);
             rest = after;
             match byte {
@@ -227,11 +405,14 @@ impl<'a> Place<'a> {
     }
 
     /// Appends a Set-Cookie (RFC 6265 section 5.2): only Path and Domain change.
-    fn write_cookie(&self, value: &[u8], out: &mut Vec<u8>) {
+    fn write_cookie(&self, value: &[u8], out: &mut Vec<u8>, most: usize) {
         // Browsers refuse a cookie of that name whose Path is not "/" or that has a Domain.
         let is_bound_to_host = trim_ows(value).get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"__Host-"));
         for (index, part) in split(value, b';').enumerate() {
             let start = out.len();
+            if start > most {
+                return;
+            }
             if index > 0 {
                 out.push(b';');
             }
@@ -247,10 +428,7 @@ impl<'a> Place<'a> {
                 let padding = attribute.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
                 out.extend_from_slice(name);
                 out.extend_from_slice(&attribute[..padding]);
-                match self.map_cookie_path(path) {
-                    Mapped::Already | Mapped::Outside => out.extend_from_slice(path),
-                    Mapped::Inside(rest) => self.write_path(rest, out),
-                }
+                self.write_mapped(path, self.map_cookie_path(path), out);
                 out.extend_from_slice(&attribute[padding + path.len()..]);
             } else if is_word(word, b"domain") && self.is_foreign_domain(trim_ows(attribute)) {
                 out.truncate(start);
@@ -274,8 +452,49 @@ fn is_under(path: &[u8], parent: &[u8]) -> bool {
     path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || parent.is_empty() || rest.starts_with(b"/"))
 }
 
-/// Scheme (whether it is https; `None` where the reference leaves it open), authority, and the length of both.
-fn split_origin(reference: &[u8]) -> Option<(Option<bool>, &[u8], usize)> {
+/// Whether two authorities are one name, and one port whichever of both schemes has it for its own.
+fn is_same_name(a: &[u8], b: &[u8]) -> bool {
+    !b.is_empty() && (same_authority(a, b, false) || same_authority(a, b, true))
+}
+
+/// A reference that begins with a path or a host, taken apart.
+struct Reference<'a> {
+    origin: Option<Origin<'a>>,
+    /// Begins with a slash.
+    path: &'a [u8],
+    /// Query and fragment, with `?` and `#`.
+    query: &'a [u8],
+}
+
+/// Where a URL leads, before its path.
+#[derive(Clone, Copy)]
+struct Origin<'a> {
+    /// Whether it says https; `None` where it says no scheme.
+    secure: Option<bool>,
+    authority: &'a [u8],
+    /// All of it.
+    text: &'a [u8],
+}
+
+impl<'a> Reference<'a> {
+    /// `None` for a relative one, other schemes, and what two readers may read differently: browsers take a backslash for a
+    /// slash and skip tabs.
+    fn split(reference: &'a [u8]) -> Option<Reference<'a>> {
+        let path_end = reference.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(reference.len());
+        let (start, query) = reference.split_at(path_end);
+        if start.iter().any(|byte| matches!(byte, b'\\' | b'\t')) {
+            return None;
+        }
+        let origin = split_origin(start);
+        if origin.is_none() && !start.starts_with(b"/") {
+            return None;
+        }
+        let path = &start[origin.map_or(0, |origin| origin.text.len())..];
+        Some(Reference { origin, path: if path.is_empty() { b"/" } else { path }, query })
+    }
+}
+
+fn split_origin(reference: &[u8]) -> Option<Origin<'_>> {
     let scheme = |text: &[u8]| reference.get(..text.len()).is_some_and(|start| start.eq_ignore_ascii_case(text));
     let (secure, start) = if scheme(b"http://") {
         (Some(false), 7)
@@ -286,8 +505,8 @@ fn split_origin(reference: &[u8]) -> Option<(Option<bool>, &[u8], usize)> {
     } else {
         return None;
     };
-    let len = reference[start..].iter().position(|&byte| byte == b'/').unwrap_or(reference.len() - start);
-    Some((secure, &reference[start..start + len], start + len))
+    let end = reference[start..].iter().position(|&byte| byte == b'/').map_or(reference.len(), |len| start + len);
+    Some(Origin { secure, authority: &reference[start..end], text: &reference[..end] })
 }
 
 /// Where the URL of a Refresh stands (the algorithm is that of HTML, "shared declarative refresh steps").
@@ -342,36 +561,56 @@ mod tests {
 
     const AUTO: Rewrites = Rewrites { redirects: Rewrite::Auto, cookies: Rewrite::Auto };
 
-    /// A route by what it strips and where it leads, and the Host that each side sees.
+    /// A route by what it strips and where it leads, and the Host that each side sees. There are others beside it.
     struct Route {
+        router: Router,
         prefix: &'static str,
+        outer: &'static str,
         upstream: UpstreamUrl,
         sent_host: &'static str,
+        told_host: &'static str,
         client_host: &'static str,
     }
 
     fn route(prefix: &'static str, upstream: &str) -> Route {
+        let router = Router::new([if prefix.is_empty() { "/" } else { prefix }, "/other", "/another/one"]);
         let upstream = UpstreamUrl::parse(upstream).expect("a valid URL");
-        Route { prefix, upstream, sent_host: "up.example:9001", client_host: "www.example" }
+        let (sent_host, client_host) = ("up.example:9001", "www.example");
+        Route { router, prefix, outer: "", upstream, sent_host, told_host: "", client_host }
     }
 
     impl Route {
-        fn place(&self, rewrites: Rewrites) -> Place<'_> {
-            Place {
+        /// Calls `act` with the place.
+        fn with_place<T>(&self, rewrites: Rewrites, act: impl FnOnce(&Place<'_>) -> T) -> T {
+            act(&Place {
                 rewrites,
+                router: &self.router,
+                route: 0,
                 prefix: self.prefix,
+                public_prefix: [self.outer, self.prefix].concat().as_bytes(),
                 upstream: &self.upstream,
                 sent_host: self.sent_host.as_bytes(),
+                told_host: self.told_host.as_bytes(),
                 client_host: self.client_host.as_bytes(),
-            }
+            })
         }
 
         /// What becomes of one field.
         fn map(&self, name: &str, value: &[u8]) -> Vec<u8> {
             let mut fields = Fields::new();
             fields.add(name.as_bytes(), value);
-            map_back(&mut fields, &self.place(AUTO), &mut b"left over".to_vec());
+            let mut text = b"left over".to_vec();
+            let room = usize::MAX / 2;
+            assert_eq!(self.with_place(AUTO, |place| map_back(&mut fields, place, room, &mut text)), Mapping::Done);
             fields.get(0).expect("it stays").value.to_vec()
+        }
+
+        /// What becomes of one field of a request.
+        fn map_forth(&self, name: &str, value: &str) -> String {
+            let mut fields = Fields::new();
+            fields.add(name.as_bytes(), value.as_bytes());
+            self.with_place(AUTO, |place| map_forth(&mut fields, place, &mut b"left over".to_vec()));
+            String::from_utf8_lossy(fields.get(0).expect("it stays").value).into_owned()
         }
 
         #[track_caller]
@@ -408,8 +647,8 @@ mod tests {
             ("http://up.example:9001/fitness/login", "/fitness/login"),
             ("/fitnessx", "/fitness/fitnessx"),
             ("/Fitness/x", "/fitness/Fitness/x"),
+            ("https://up.example:9001/login", "/fitness/login"),
             // Somebody else's.
-            ("https://up.example:9001/login", "https://up.example:9001/login"),
             ("http://up.example/login", "http://up.example/login"),
             ("http://other.example:9001/login", "http://other.example:9001/login"),
             ("http://up.example:9001@other.example/", "http://up.example:9001@other.example/"),
@@ -520,23 +759,163 @@ mod tests {
                 "https://www.example/a/x",
             ),
             (
-                "https elsewhere",
+                "https, by a name of its own",
                 hosts("http://10.0.0.1", "app.test", "www.example"),
                 "https://app.test/x",
-                "https://app.test/x",
+                "/a/x",
             ),
+            ("https and its port", hosts("http://10.0.0.1", "app.test", "w"), "https://10.0.0.1:443/x", "/a/x"),
+            ("another port", hosts("http://10.0.0.1", "app.test", "w"), "http://10.0.0.1:81/x", "http://10.0.0.1:81/x"),
             ("https", hosts("https://up.example", "up.example", "www.example"), "https://up.example:443/x", "/a/x"),
             (
                 "from https to http",
                 hosts("https://up.example", "up.example", "www.example"),
                 "http://up.example/x",
-                "http://up.example/x",
+                "/a/x",
             ),
             ("no scheme", hosts("https://up.example", "up.example", "www.example"), "//up.example:443/x", "/a/x"),
             ("IPv6", hosts("http://[::1]:8000", "[::1]:8000", "www.example"), "http://[::1]:8000/x", "/a/x"),
         ] {
             assert_eq!(String::from_utf8_lossy(&route.map("Location", value.as_bytes())), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn the_name_that_clients_use_is_the_applications_but_not_where_another_route_is() {
+        let told = |told_host| Route { told_host, ..route("/a", "http://up.example:9001") };
+        for (told_host, value, expected) in [
+            ("www.example", "http://www.example/x", "/a/x"),
+            ("www.example", "//www.example/x?q", "/a/x?q"),
+            ("www.example", "https://www.example/x", "https://www.example/a/x"),
+            ("www.example", "https://www.example/a/x", "https://www.example/a/x"),
+            ("www.example", "https://www.example", "https://www.example/a/"),
+            ("www.example", "http://www.example:80/x", "/a/x"),
+            ("www.example", "http://www.example:81/x", "http://www.example:81/x"),
+            ("public.example, www.example", "https://public.example/x", "https://public.example/a/x"),
+            ("", "http://www.example/x", "http://www.example/x"),
+            // They belong to other routes.
+            ("www.example", "http://www.example/other", "http://www.example/other"),
+            ("www.example", "https://www.example/%6fther/x?q", "https://www.example/%6fther/x?q"),
+            ("www.example", "http://www.example/another/one", "http://www.example/another/one"),
+            ("www.example", "http://www.example/another", "/a/another"),
+            // By a name of its own, or by none, only its own paths can be meant.
+            ("www.example", "http://up.example:9001/other", "/a/other"),
+            ("www.example", "/other", "/a/other"),
+        ] {
+            told(told_host).check("Location", value, expected);
+        }
+        // A route for all that no other takes says nothing about a path.
+        let router = Router::new(["/a", "/"]);
+        let beside_all = Route { router, ..told("www.example") };
+        beside_all.check("Location", "https://www.example/x", "https://www.example/a/x");
+    }
+
+    #[test]
+    fn the_prefix_of_a_trusted_proxy_stands_in_front() {
+        let behind = |prefix, upstream| Route { outer: "/p", told_host: "www.example", ..route(prefix, upstream) };
+        let plain = behind("/b", "http://up.example:9001");
+        for (value, expected) in [
+            ("/login", "/p/b/login"),
+            ("/p/b/login", "/p/b/login"),
+            ("/p/b", "/p/b"),
+            ("/b/login", "/p/b/login"),
+            ("/p/login", "/p/b/p/login"),
+            ("https://www.example/p/b/login", "https://www.example/p/b/login"),
+            ("https://www.example/login", "https://www.example/p/b/login"),
+            ("https://www.example/p/other/x", "https://www.example/p/other/x"),
+            ("https://www.example/other/x", "https://www.example/p/b/other/x"),
+        ] {
+            plain.check("Location", value, expected);
+        }
+        plain.check("Set-Cookie", "a; Path=/", "a; Path=/p/b");
+        plain.check("Set-Cookie", "a; Path=/b/x", "a; Path=/p/b/x");
+        plain.check("Set-Cookie", "a; Path=/p/b", "a; Path=/p/b");
+        let root = behind("", "http://up.example:9001");
+        root.check("Location", "/login", "/p/login");
+        root.check("Location", "/p/login", "/p/login");
+        let base = behind("/b", "http://up.example:9001/base");
+        base.check("Location", "/base/x", "/p/b/x");
+        base.check("Location", "/elsewhere", "/elsewhere");
+    }
+
+    #[test]
+    fn destinations_lead_to_the_upstream() {
+        let dav = Route { told_host: "public.example", ..route("/dav", "https://up.example:9001/base") };
+        for (value, expected) in [
+            ("http://www.example/dav/x%20y?q", "https://up.example:9001/base/x%20y?q"),
+            ("https://WWW.example/dav/x", "https://up.example:9001/base/x"),
+            ("https://public.example/d%61v/x", "https://up.example:9001/base/x"),
+            ("http://www.example:80/dav", "https://up.example:9001/base"),
+            ("/dav/x", "/base/x"),
+            // None of this application.
+            ("http://www.example/other/x", "http://www.example/other/x"),
+            ("http://www.example/davx", "http://www.example/davx"),
+            ("http://www.example/dav/../x", "http://www.example/dav/../x"),
+            ("http://other.example/dav/x", "http://other.example/dav/x"),
+            ("http://up.example:9001/base/x", "http://up.example:9001/base/x"),
+            ("ftp://www.example/dav/x", "ftp://www.example/dav/x"),
+            ("dav/x", "dav/x"),
+            ("", ""),
+        ] {
+            assert_eq!(dav.map_forth("Destination", value), expected, "{value}");
+        }
+        for (value, expected) in [
+            ("(<urn:uuid:1> [\"/dav/x)\"])", "(<urn:uuid:1> [\"/dav/x)\"])"),
+            (
+                "<http://www.example/dav/x> (<urn:uuid:1>) (Not <DAV:no-lock>) </dav/y>(<http://www.example/dav/t>)",
+                "<https://up.example:9001/base/x> (<urn:uuid:1>) (Not <DAV:no-lock>) </base/y>(<http://www.example/dav/t>)",
+            ),
+            ("<http://www.example/dav/x", "<http://www.example/dav/x"),
+            ("(<urn:uuid:1>", "(<urn:uuid:1>"),
+            ("", ""),
+        ] {
+            assert_eq!(dav.map_forth("If", value), expected, "{value}");
+        }
+        let behind = Route { outer: "/p", ..route("/dav", "http://up.example:9001") };
+        for value in ["http://www.example/p/dav/x", "http://www.example/dav/x"] {
+            assert_eq!(behind.map_forth("Destination", value), "http://up.example:9001/x", "{value}");
+        }
+        let kept = Route { prefix: "", router: Router::new(["/dav"]), ..route("", "http://up.example:9001") };
+        assert_eq!(kept.map_forth("Destination", "http://www.example/dav/x"), "http://up.example:9001/dav/x");
+    }
+
+    #[test]
+    fn e4_a_head_that_would_be_too_large_stays_as_it_was() {
+        let route = route("/fitness", "http://up.example:9001");
+        let links = "</>,".repeat(100);
+        for (lines, room, expected) in [
+            (&[("Link", &*links)][..], 800, Mapping::Done),
+            (&[("Link", &*links)], 799, Mapping::TooLarge),
+            (&[("Link", &*links), ("Location", "/x")], 800, Mapping::TooLarge),
+            (&[("Location", "/x"), ("Link", &*links)], 807, Mapping::TooLarge),
+            (&[("Location", "/x"), ("Link", &*links)], 808, Mapping::Done),
+            // What becomes shorter makes room.
+            (&[("Location", "http://up.example:9001/x"), ("Link", &*links)], 786, Mapping::Done),
+            (&[("Location", "http://up.example:9001/x"), ("Link", &*links)], 785, Mapping::TooLarge),
+            (&[("Set-Cookie", "a;Path=/;Path=/")], 15, Mapping::Done),
+            (&[("Set-Cookie", "a;Path=/;Path=/")], 13, Mapping::TooLarge),
+            // None of it is mapped.
+            (&[("Link", "<x>,<y>,<z>")], 0, Mapping::Done),
+        ] {
+            let mut fields = Fields::new();
+            lines.iter().for_each(|(name, value)| fields.add(name.as_bytes(), value.as_bytes()));
+            let mut text = Vec::new();
+            let before: Vec<_> = fields.iter().map(|line| line.value.to_vec()).collect();
+            let len = |fields: &Fields| fields.iter().map(|line| line.value.len()).sum::<usize>();
+            let most = len(&fields) + room;
+            let found = route.with_place(AUTO, |place| map_back(&mut fields, place, room, &mut text));
+            assert_eq!(found, expected, "{lines:?} {room}");
+            if found == Mapping::TooLarge {
+                assert_eq!(fields.iter().map(|line| line.value.to_vec()).collect::<Vec<_>>(), before);
+            }
+            assert!(len(&fields) <= most, "{lines:?} {room}");
+        }
+        // What is tried is bounded too.
+        let mut fields = Fields::new();
+        fields.add(b"Link", "</>,".repeat(4096).as_bytes());
+        let mut text = Vec::new();
+        route.with_place(AUTO, |place| map_back(&mut fields, place, 100, &mut text));
+        assert!(text.capacity() <= 2 * 16_600, "{}", text.capacity());
     }
 
     #[test]
@@ -661,7 +1040,8 @@ mod tests {
         ] {
             let mut fields = Fields::new();
             lines.iter().for_each(|(name, value)| fields.add(name.as_bytes(), value.as_bytes()));
-            map_back(&mut fields, &route("/p", "http://up.example:9001").place(rewrites), &mut Vec::new());
+            let route = route("/p", "http://up.example:9001");
+            route.with_place(rewrites, |place| map_back(&mut fields, place, 1000, &mut Vec::new()));
             let found: String = fields.iter().map(|line| String::from_utf8_lossy(line.value) + "|").collect();
             assert_eq!(found, expected, "{name}");
         }

@@ -23,6 +23,7 @@ use super::hooks::Verdict;
 use super::outcome::HookPhase;
 use super::transaction::{Downstream, Flow, ResponseSink, Transaction, Upstream};
 use super::turn::{Release, Turn};
+use super::under_prefix::Mapping;
 use crate::http::body::Body;
 use crate::http::chars::{is_word, list_has, parse_decimal};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
@@ -145,13 +146,17 @@ impl Transaction {
     }
 
     /// The received head becomes the one that leaves, whatever its status.
-    fn forward_response_head(&mut self, turn: &Turn<'_, '_>) {
+    fn forward_response_head(&mut self, turn: &mut Turn<'_, '_>) {
         let own_lines = OwnLines::of(&turn.client.site);
         forward_response(&mut self.response, &self.scratch.nominated, own_lines, &turn.env.now.date);
         if let Some(plan) = self.plan {
             let route = &turn.client.site.config.routes[plan.route as usize];
             let upstream = Choice::upstream(self.choice.as_ref(), route);
-            map_response(&mut self.response, route, upstream, &self.request.authority, &mut self.scratch);
+            let (site, request) = (&turn.client.site, &self.request);
+            match map_response(&mut self.response, request, site, plan.route, upstream, &mut self.scratch) {
+                Mapping::Done => {}
+                Mapping::TooLarge => turn.env.observer.left_unmapped(&route.prefix, turn.env.now.instant),
+            }
         }
     }
 

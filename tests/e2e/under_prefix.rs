@@ -1,6 +1,6 @@
 //! An application that knows nothing of the prefix that it stands under: nginx says where it leads, curl follows.
 
-use crate::support::{Nginx, Proxy, curl_ok, is_missing};
+use crate::support::{Nginx, Origin, Proxy, curl_ok, is_missing};
 
 /// Redirects by path and by URL, and lets in who has got the cookie.
 const APPLICATION: &str = r#"
@@ -40,4 +40,24 @@ fn a_client_gets_in_through_a_stripped_prefix() {
     let head = curl_ok(&["-i", &proxy.url("/left/login")]);
     assert!(head.contains(&format!("\r\nLocation: http://{upstream}/home/\r\n")), "{head}");
     assert!(head.contains("\r\nSet-Cookie: session=1; Path=/; HttpOnly\r\n"), "{head}");
+}
+
+#[test]
+fn e4_a_head_that_would_outgrow_its_limit_passes_as_it_came_and_is_told() {
+    let links = ["</>"; 3000].join(",");
+    let origin = Origin::answering(format!(
+        "HTTP/1.1 302 Found\r\nLocation: /x\r\nLink: {links}\r\nSet-Cookie: a; Path=/\r\nContent-Length: 0\r\n\r\n"
+    ));
+    let proxy = Proxy::start(&format!("routes: [{{prefix: /{}, upstream: '{}'}}]\n", "p".repeat(100), origin.url()));
+    let mut client = proxy.connect();
+    for _ in 0..3 {
+        let response = client.get(&format!("/{}/", "p".repeat(100)));
+        let fields = ["Location", "Link", "Set-Cookie"].map(|name| response.field(name));
+        assert_eq!(fields, [Some("/x"), Some(&*links), Some("a; Path=/")]);
+    }
+    let is_warning = |line: &str| line.contains("larger than max_head_bytes");
+    proxy.log.wait_for("a warning", is_warning);
+    assert_eq!(proxy.log.all().iter().filter(|line| is_warning(line)).count(), 1, "once a minute");
+    let metrics = client.get("/metrics");
+    assert!(metrics.text().contains("\nmini_rproxy_unmapped_responses_total 3\n"), "{}", metrics.text());
 }
