@@ -55,7 +55,7 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - prefix: /a\n    upstream: http://a\n    zzz: 1\n",
-            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are prefix, upstream, upstreams, strip_prefix, host, rewrite_redirects, rewrite_cookies, upgrade, max_body_bytes, timeouts, upstream_tls"#,
+            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are prefix, upstream, upstreams, strip_prefix, host, rewrite_redirects, rewrite_cookies, redirect_to_slash, upgrade, max_body_bytes, timeouts, upstream_tls"#,
         ),
         (
             "routes:\n  - prefix: /a\n    prefix: /b\n    upstream: http://a\n",
@@ -211,7 +211,7 @@ fn mistakes_in_routes_and_syntax() {
         ("routes: &a [*a]\n", "config.yaml:1:9: expected a mapping with the keys prefix and upstream, found a list"),
         (
             "<<: {a: 1}\n",
-            r#"config.yaml:1:1: unknown key "<<"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, proxy_protocol, rewrite_redirects, rewrite_cookies, admin, plugins, plugin_body_limit, log"#,
+            r#"config.yaml:1:1: unknown key "<<"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, proxy_protocol, rewrite_redirects, rewrite_cookies, redirect_to_slash, admin, plugins, plugin_body_limit, log"#,
         ),
     ] {
         refused(text, expected);
@@ -232,7 +232,7 @@ fn mistakes_in_other_settings() {
         ),
         (
             "1: 2\n",
-            r#"config.yaml:2:1: unknown key "1"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, proxy_protocol, rewrite_redirects, rewrite_cookies, admin, plugins, plugin_body_limit, log"#,
+            r#"config.yaml:2:1: unknown key "1"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, proxy_protocol, rewrite_redirects, rewrite_cookies, redirect_to_slash, admin, plugins, plugin_body_limit, log"#,
         ),
         (
             "[a]: 2\n",

@@ -109,7 +109,8 @@ pub(super) fn resolve(file: File, routes: Routes, format: LogFormat) -> Config {
     let limits = file.limits.unwrap_or_default().resolve();
     let timeouts = file.timeouts.unwrap_or_default().over(Timeouts::default());
     let upstream_tls = file.upstream_tls.unwrap_or_default().over(&UpstreamTls::default());
-    let rewrites = rewrites_over(file.rewrite_redirects, file.rewrite_cookies, Rewrites::default());
+    let rewrites =
+        rewrites_over(file.rewrite_redirects, file.rewrite_cookies, file.redirect_to_slash, Rewrites::default());
     let forwarded = file.forwarded.unwrap_or_default();
     let admin = file.admin.unwrap_or_default();
     let log = file.log.unwrap_or_default();
@@ -289,10 +290,16 @@ impl UpstreamTlsKeys {
 }
 
 /// `default` with what was written in its place.
-fn rewrites_over(redirects: Option<Rewriting>, cookies: Option<Rewriting>, default: Rewrites) -> Rewrites {
+fn rewrites_over(
+    redirects: Option<Rewriting>,
+    cookies: Option<Rewriting>,
+    to_slash: Option<Flag>,
+    default: Rewrites,
+) -> Rewrites {
     Rewrites {
         redirects: redirects.map_or(default.redirects, |Rewriting(rewrite)| rewrite),
         cookies: cookies.map_or(default.cookies, |Rewriting(rewrite)| rewrite),
+        redirect_to_slash: to_slash.map_or(default.redirect_to_slash, |Flag(on)| on),
     }
 }
 
@@ -335,7 +342,7 @@ impl RouteKeys {
         let default = RouteOptions::default();
         RouteOptions {
             strip_prefix: self.strip_prefix.map_or(default.strip_prefix, |Flag(on)| on),
-            rewrites: rewrites_over(self.rewrite_redirects, self.rewrite_cookies, rewrites),
+            rewrites: rewrites_over(self.rewrite_redirects, self.rewrite_cookies, self.redirect_to_slash, rewrites),
             host: self.host.map_or(default.host, |Host(policy)| policy),
             upgrade: self.upgrade.map_or(default.upgrade, |all| all.into_iter().map(|Protocol(name)| name).collect()),
             max_body_bytes: self.max_body_bytes.map_or(limits.max_body_bytes, body_limit),

@@ -74,7 +74,7 @@ pub struct Config {
     pub forwarded: ForwardedPolicy,
     /// Peers that say in the PROXY protocol for whom they speak, and have to.
     pub preface_from: Vec<ipnet::IpNet>,
-    /// What is mapped back in responses, where a route says nothing else.
+    /// What is mapped and redirected for applications under a prefix, where a route says nothing else.
     pub rewrites: Rewrites,
     /// Time-outs of what belongs to no route: reading a head, idle connections, the drain.
     pub timeouts: Timeouts,
@@ -257,7 +257,7 @@ impl RouteConfig {
 pub struct RouteOptions {
     /// Whether the prefix is removed from the path before forwarding.
     pub strip_prefix: bool,
-    /// What is mapped back in responses.
+    /// What is mapped and redirected for its application.
     pub rewrites: Rewrites,
     /// Which Host the upstream sees (rule G8).
     pub host: HostPolicy,
@@ -285,13 +285,16 @@ impl Default for RouteOptions {
     }
 }
 
-/// What of a response is mapped from the place that the upstream knows to the one that clients see.
+/// What is done for applications under a prefix: what of a response is mapped from the place that the upstream knows to the
+/// one that clients see, and how the prefix itself is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rewrites {
     /// Location, Content-Location, Refresh, Link.
     pub redirects: Rewrite,
     /// Path and Domain of Set-Cookie.
     pub cookies: Rewrite,
+    /// Whether a client that asks for the prefix without a slash at its end is redirected to the one with it.
+    pub redirect_to_slash: bool,
 }
 
 /// Whether something is mapped.

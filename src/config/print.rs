@@ -72,6 +72,7 @@ impl Config {
             }),
             rewrite_redirects: Some(Rewriting(self.rewrites.redirects)),
             rewrite_cookies: Some(Rewriting(self.rewrites.cookies)),
+            redirect_to_slash: Some(Flag(self.rewrites.redirect_to_slash)),
             admin: Some(AdminKeys {
                 listen_addr: to_listen(&self.admin_listen),
                 configz: Some(Flag(self.configz)),
@@ -112,6 +113,7 @@ impl Config {
             strip_prefix: Some(Flag(options.strip_prefix)),
             rewrite_redirects: Some(Rewriting(options.rewrites.redirects)),
             rewrite_cookies: Some(Rewriting(options.rewrites.cookies)),
+            redirect_to_slash: Some(Flag(options.rewrites.redirect_to_slash)),
             host: Some(Host(options.host.clone())),
             upgrade: Some(options.upgrade.iter().cloned().map(Protocol).collect()),
             max_body_bytes: Some(BodyLimit(options.max_body_bytes.map(Size))),
@@ -205,6 +207,7 @@ routes:
     upstream: http://[::1]
     strip_prefix: false
     rewrite_redirects: auto
+    redirect_to_slash: false
     host: client
     upgrade: []
     max_body_bytes: 1000
@@ -220,6 +223,7 @@ dns: {refresh: 1h}
 health: {failures: 1, eject: 5s, max_eject: 2h}
 rewrite_redirects: off
 rewrite_cookies: off
+redirect_to_slash: true
 forwarded: {trusted_proxies: [10.0.0.0/8, 127.0.0.1, "::1"], enabled: false}
 proxy_protocol: {from: [192.0.2.7, "2001:db8::/32"]}
 admin: {configz: false, metrics: false, listen_addr: ["127.0.0.1:9", "unix:/run/admin"]}
@@ -262,6 +266,7 @@ routes:
   host: upstream
   rewrite_redirects: auto
   rewrite_cookies: auto
+  redirect_to_slash: false
   upgrade:
   - websocket
   max_body_bytes: unlimited
@@ -307,6 +312,7 @@ proxy_protocol:
   from: []
 rewrite_redirects: auto
 rewrite_cookies: auto
+redirect_to_slash: false
 admin:
   configz: true
   metrics: true

@@ -6,7 +6,7 @@
 use super::cause::{Cause, Refusal};
 use super::connection::{Options, allowed_protocols};
 use super::events::{Entrance, Peer};
-use super::forwarded::is_local;
+use super::forwarded::{believed_prefix, is_local};
 use super::route::write_target;
 use super::site::Site;
 use crate::http::chars::parse_decimal;
@@ -42,6 +42,8 @@ pub enum Answerer {
     Metrics,
     /// The proxy: OPTIONS that goes no further (`*`, or Max-Forwards: 0).
     Options,
+    /// The proxy: a redirect from the prefix of a route to the same with a slash, where the links of pages are relative to.
+    ToSlash,
     /// The upstream of a route.
     Upstream(Plan),
 }
@@ -58,7 +60,7 @@ pub struct Plan {
 }
 
 /// Judges a request head. `valid_host` is a Host that was admitted before, if there is one. For [`Answerer::Upstream`]
-/// the target to forward is left in `target`.
+/// the target to forward is left in `target`, for [`Answerer::ToSlash`] that of the redirect.
 ///
 /// # Errors
 /// The refusal to answer with.
@@ -117,12 +119,21 @@ pub fn admit(
     {
         return Err(Refusal::new(413, Cause::BodyTooLarge));
     }
-    let stripped = if route.options.strip_prefix { found.prefix_len } else { 0 };
-    write_target(target, &route.upstream.base_path, path, query, stripped);
     let upgrade = options.upgrade
         && framing == Framing::None
         && head.version == Version::Http11
         && allowed_protocols(&head.fields, &route.options.upgrade).next().is_some();
+    // Other methods would have to send their body twice, and clients of other protocols do not follow.
+    let may_follow = matches!(head.method, Method::Get | Method::Head) && !upgrade;
+    let is_bare_prefix = found.prefix_len == path.len() && found.prefix_len > 0 && !path.ends_with(b"/");
+    if route.options.rewrites.redirect_to_slash && is_bare_prefix && may_follow {
+        let outer = believed_prefix(peer, &head.fields, &site.config.forwarded);
+        // No prefix begins with two slashes, which would lead to another host.
+        [outer, path, b"/", query].iter().for_each(|part| target.extend_from_slice(part));
+        return Ok(Admission { framing, by: Answerer::ToSlash });
+    }
+    let stripped = if route.options.strip_prefix { found.prefix_len } else { 0 };
+    write_target(target, &route.upstream.base_path, path, query, stripped);
     Ok(Admission { framing, by: Answerer::Upstream(Plan { route: found.route, upgrade, expects_continue }) })
 }
 
@@ -264,6 +275,42 @@ mod tests {
             let refusal = judge(&site, start, lines).expect_err(name);
             assert_eq!((refusal.status, refusal.cause.why()), (status, why), "{name}");
             assert_eq!(refusal.allow.is_some(), status == 405, "{name}: Allow with 405 and only there");
+        }
+    }
+
+    #[test]
+    fn a_bare_prefix_is_redirected_where_that_is_on() {
+        let config = "redirect_to_slash: true\n\
+            forwarded: {trusted_proxies: [10.0.0.1]}\n\
+            routes:\n\
+            - {prefix: /, upstream: 'http://o'}\n\
+            - {prefix: /a, upstream: 'http://o'}\n\
+            - {prefix: /a/b/, upstream: 'http://o', strip_prefix: false}\n\
+            - {prefix: /off, upstream: 'http://o', redirect_to_slash: false}\n";
+        let site = Site::new(Arc::new(Config::parse(config, "test").expect("valid")), None);
+        let from = |text: &str| Peer { address: text.parse().ok(), ..Peer::default() };
+        let websocket = "Connection: upgrade\r\nUpgrade: websocket\r\n";
+        let prefix = "X-Forwarded-Prefix: /p/\r\n";
+        for (name, peer, start, lines, expected) in [
+            ("bare", "192.0.2.1:1", "GET /a HTTP/1.1", "", Some("/a/")),
+            ("HEAD", "192.0.2.1:1", "HEAD /a HTTP/1.0", "", Some("/a/")),
+            ("a query", "192.0.2.1:1", "GET /a?x=/&y HTTP/1.1", "", Some("/a/?x=/&y")),
+            ("as it was sent", "192.0.2.1:1", "GET /%61 HTTP/1.1", "", Some("/%61/")),
+            ("a URL", "192.0.2.1:1", "GET http://h/a?x HTTP/1.1", "", Some("/a/?x")),
+            ("a prefix with a slash", "192.0.2.1:1", "GET /a/b HTTP/1.1", "", Some("/a/b/")),
+            ("there already", "192.0.2.1:1", "GET /a/ HTTP/1.1", "", None),
+            ("below", "192.0.2.1:1", "GET /a/x HTTP/1.1", "", None),
+            ("the root", "192.0.2.1:1", "GET / HTTP/1.1", "", None),
+            ("a route that is off", "192.0.2.1:1", "GET /off HTTP/1.1", "", None),
+            ("another method", "192.0.2.1:1", "POST /a HTTP/1.1", "Content-Length: 1\r\n", None),
+            ("an upgrade", "192.0.2.1:1", "GET /a HTTP/1.1", websocket, None),
+            ("behind a trusted proxy", "10.0.0.1:1", "GET /a?x HTTP/1.1", prefix, Some("/p/a/?x")),
+            ("behind a proxy that is not", "192.0.2.1:1", "GET /a?x HTTP/1.1", prefix, Some("/a/?x")),
+            ("to another host", "10.0.0.1:1", "GET /a HTTP/1.1", "X-Forwarded-Prefix: //x\r\n", Some("/a/")),
+        ] {
+            let (admission, target) = judge_from(&from(peer), &site, start, lines).expect(name);
+            let found = (admission.by == Answerer::ToSlash).then_some(target);
+            assert_eq!(found.as_deref(), expected, "{name}");
         }
     }
 

@@ -17,7 +17,7 @@ use super::exposition;
 use super::forward::{Forwarding, OwnLines, forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
 use super::hooks::Verdict;
-use super::local::{Envelope, HEALTH, write_json, write_options, write_text};
+use super::local::{Envelope, HEALTH, write_json, write_options, write_redirect, write_text};
 use super::outcome::HookPhase;
 use super::reasons::late_removed;
 use super::transaction::{Downstream, Flow, RequestSink, Transaction};
@@ -143,6 +143,11 @@ impl Transaction {
                 self.answer(turn, 200, admission.framing, |envelope, out| {
                     write_text(exposition::CONTENT_TYPE, &text, envelope, out)
                 });
+            }
+            Answerer::ToSlash => {
+                let location = std::mem::take(&mut self.original_target);
+                self.answer(turn, 301, admission.framing, |envelope, out| write_redirect(&location, envelope, out));
+                self.original_target = location;
             }
             Answerer::Options => {
                 self.answer(turn, 204, admission.framing, |envelope, out| {

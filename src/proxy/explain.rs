@@ -148,7 +148,12 @@ impl<'a> Received<'a> {
         let options = read_options(&self.parsed.fields, nominated).ok()?;
         match admit(&self.parsed, options, peer, self.site, None, &mut Vec::new()).ok()?.by {
             Answerer::Upstream(plan) => Some(plan),
-            Answerer::Health | Answerer::Configz | Answerer::Metrics | Answerer::Outline | Answerer::Options => None,
+            Answerer::Health
+            | Answerer::Configz
+            | Answerer::Metrics
+            | Answerer::Outline
+            | Answerer::Options
+            | Answerer::ToSlash => None,
         }
     }
 

@@ -7,7 +7,7 @@
 use super::admit::{Plan, max_forwards};
 use super::connection::{HOP_BY_HOP, allowed_protocols, remove_nominated};
 use super::events::Peer;
-use super::forwarded::{Addition, CLAIMS, Claim, add_claims, reported_prefix};
+use super::forwarded::{Addition, CLAIMS, Claim, add_claims, believed_prefix};
 use super::reasons::{Claims, Terms};
 use super::site::Site;
 use super::under_prefix::{MAPPABLE, MAPPABLE_IN_REQUESTS, Mapping, Place, map_back, map_forth};
@@ -130,9 +130,7 @@ pub fn forward_request(
     };
     remove_nominated(&mut head.fields, nominated);
     public_prefix.clear();
-    if claims == Claims::Kept {
-        public_prefix.extend_from_slice(reported_prefix(&head.fields).unwrap_or_default());
-    }
+    public_prefix.extend_from_slice(believed_prefix(peer, &head.fields, &site.config.forwarded));
     public_prefix.extend_from_slice(route.stripped_prefix().as_bytes());
     if claims != Claims::Off {
         let claim = Claim { trusted: claims == Claims::Kept, host, prefix: public_prefix };

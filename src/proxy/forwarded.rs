@@ -152,6 +152,12 @@ pub fn reported_prefix(fields: &Fields) -> Result<&[u8], NotOnePath> {
     }
 }
 
+/// The same, where the peer is believed; else empty.
+pub fn believed_prefix<'a>(peer: &Peer, fields: &'a Fields, policy: &ForwardedPolicy) -> &'a [u8] {
+    let is_believed = policy.enabled && peer.address.is_some_and(|address| is_trusted(address.ip(), policy));
+    if is_believed { reported_prefix(fields).unwrap_or_default() } else { b"" }
+}
+
 /// An X-Forwarded-Prefix that is not one plain path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotOnePath;

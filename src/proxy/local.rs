@@ -45,6 +45,15 @@ pub fn write_options(methods: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) 
     write_bodiless_end(envelope, out)
 }
 
+/// Appends a redirect for good. `location` stays on the host that was asked.
+pub fn write_redirect(location: &[u8], envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
+    write_start(301, envelope, out);
+    out.extend_from_slice(b"Location: ");
+    out.extend_from_slice(location);
+    out.extend_from_slice(b"\r\nContent-Type: text/plain; charset=utf-8\r\n");
+    write_end(&[reason_phrase(301).as_bytes(), b"\n"], envelope, out)
+}
+
 /// Appends an error. Its text is the reason phrase and nothing that a peer sent (rule S22).
 pub fn write_refusal(refusal: &Refusal, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
     write_start(refusal.status, envelope, out);

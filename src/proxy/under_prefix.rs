@@ -559,7 +559,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
-    const AUTO: Rewrites = Rewrites { redirects: Rewrite::Auto, cookies: Rewrite::Auto };
+    const AUTO: Rewrites = Rewrites { redirects: Rewrite::Auto, cookies: Rewrite::Auto, redirect_to_slash: false };
 
     /// A route by what it strips and where it leads, and the Host that each side sees. There are others beside it.
     struct Route {
@@ -1036,7 +1036,7 @@ mod tests {
             ("both", AUTO, "/p/x|a; Path=/p|/x|</p/x>|"),
             ("no redirects", Rewrites { redirects: off, ..AUTO }, "/x|a; Path=/p|/x|</x>|"),
             ("no cookies", Rewrites { cookies: off, ..AUTO }, "/p/x|a; Path=/|/x|</p/x>|"),
-            ("neither", Rewrites { redirects: off, cookies: off }, "/x|a; Path=/|/x|</x>|"),
+            ("neither", Rewrites { redirects: off, cookies: off, ..AUTO }, "/x|a; Path=/|/x|</x>|"),
         ] {
             let mut fields = Fields::new();
             lines.iter().for_each(|(name, value)| fields.add(name.as_bytes(), value.as_bytes()));
