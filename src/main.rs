@@ -15,20 +15,20 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mini_rproxy::about;
 use mini_rproxy::cli::{self, Command, Options, Source};
 use mini_rproxy::config::{Config, Difference, Kind, ListenAddr, Outline, Scheme};
 use mini_rproxy::log::{self, Level, Logger};
-use mini_rproxy::net::activation::{self, Notifier};
+use mini_rproxy::net::activation::{self, Inherited, Notifier};
 use mini_rproxy::net::clock::Clock;
 use mini_rproxy::net::listen::{Speaks, UsePort};
 use mini_rproxy::net::observer::{LogJournal, Talk};
 use mini_rproxy::net::probe::{self, probe};
 use mini_rproxy::net::resolve::SystemResolver;
 use mini_rproxy::net::server::{Parts, Reloaded, Server};
-use mini_rproxy::net::signal::{Wish, Wishes};
+use mini_rproxy::net::signal::{self, Event, Events};
 use mini_rproxy::net::tls::Tls;
 use mini_rproxy::plugin::chain;
 use mini_rproxy::proxy::exchange::{Entrance, Peer};
@@ -48,6 +48,9 @@ const MOST_DIFFERENCES: usize = 50;
 
 /// At the very end the log gets so long to reach a reader that may not be reading.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// When `timeouts.drain` is over, workers end by themselves; so long they are waited for.
+const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let command = match cli::parse(std::env::args_os().skip(1)) {
@@ -144,16 +147,43 @@ fn foretell(config: Config, options: &Options) -> Result<ExitCode, String> {
     Ok(if explanation.is_served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Serves until told to stop.
+/// Serves until told to stop. Whatever the way out, the log is written before (rule E6).
 fn run(config: Config, options: &Options) -> Result<ExitCode, String> {
     // Before anything is opened: their numbers are all that is known of them.
     let inherited = activation::take_sockets().map_err(|error| error.to_string())?;
-    let notifier = Notifier::from_env();
-    // Before anything else happens: process number 1 in a container has no default handlers.
-    let mut wishes = Wishes::install().map_err(|error| format!("cannot handle signals: {error}"))?;
     let logger = Logger::to_stdout(config.log.format).map_err(|error| format!("cannot start the log: {error}"))?;
+    let last_log = logger.clone();
+    let on_second_stop = move |signal| {
+        last_log.line(Level::Warn, "stopping now: a second signal").send();
+        last_log.flush(LAST_WORDS);
+        // Signal numbers are below 128.
+        signal::exit_now(128 + signal as u8)
+    };
+    // Before anything else happens: process number 1 in a container has no default handlers.
+    let events = Events::install(on_second_stop).map_err(|error| format!("cannot handle signals: {error}"))?;
+    let _flush = FlushOnDrop(logger.clone());
     log::log_panics(logger.clone());
     logger.set_debug(options.trace);
+    run_logged(config, options, inherited, &events, &logger)
+}
+
+/// When it is dropped, whyever, everything that was logged is written.
+struct FlushOnDrop(Logger);
+
+impl Drop for FlushOnDrop {
+    fn drop(&mut self) {
+        self.0.flush(LAST_WORDS);
+    }
+}
+
+fn run_logged(
+    config: Config,
+    options: &Options,
+    inherited: Vec<Inherited>,
+    events: &Events,
+    logger: &Logger,
+) -> Result<ExitCode, String> {
+    let notifier = Notifier::from_env();
     // Plugins are created before the loops start and destroyed after they have ended: this is the last of the chain.
     let chain =
         chain::load(&config.plugins, options.plugin_dir.as_deref(), chain::limits(&config), Arc::new(logger.clone()))
@@ -166,7 +196,7 @@ fn run(config: Config, options: &Options) -> Result<ExitCode, String> {
     }
     let config = Arc::new(config);
     let talk = Arc::new(Talk { access: config.log.access.into(), timelines: options.trace.into() });
-    let (handle, worker_talk, worker_log) = (wishes.handle(), Arc::clone(&talk), logger.clone());
+    let (ended, worker_talk, worker_log) = (events.sender(), Arc::clone(&talk), logger.clone());
     let server = Server::start(Parts {
         config: Arc::clone(&config),
         inherited,
@@ -174,54 +204,58 @@ fn run(config: Config, options: &Options) -> Result<ExitCode, String> {
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
         names: Box::new(SystemResolver),
         journals: Arc::new(move || Box::new(LogJournal::new(worker_log.clone(), Arc::clone(&worker_talk)))),
-        on_end: Arc::new(move || handle.close()),
+        on_end: Arc::new(move || {
+            // It fails when the main thread has ended, and the process with it.
+            let _ = ended.send(Event::WorkersEnded);
+        }),
     })
     .map_err(|error| error.to_string())?;
-    report(&logger, &config, &server);
+    report(logger, &config, &server);
     notifier.ready();
-    let result =
-        serve(&logger, &notifier, &mut wishes, server, &talk, &|server| reload(&logger, options, server, &talk));
-    drop(chain);
-    logger.flush(LAST_WORDS);
-    result
+    // The chain is dropped last, when this function ends.
+    serve(logger, &notifier, events, server, &talk, &|server| reload(logger, options, server, &talk))
 }
 
 /// Waits for signals, and for the end of the workers.
 fn serve(
     logger: &Logger,
     notifier: &Notifier,
-    wishes: &mut Wishes,
+    events: &Events,
     mut server: Server,
     talk: &Talk,
     reload: &dyn Fn(&mut Server),
 ) -> Result<ExitCode, String> {
-    let mut is_draining = false;
-    while let Some(wish) = wishes.wait() {
-        match wish {
-            Wish::Reload if is_draining => logger.line(Level::Warn, "no reload: the proxy is stopping").send(),
-            Wish::Reload => {
+    let mut end_by = None;
+    loop {
+        let timeout = end_by.map(|end: Instant| end.saturating_duration_since(Instant::now()));
+        match events.wait(timeout) {
+            Event::Reload if end_by.is_some() => logger.line(Level::Warn, "no reload: the proxy is stopping").send(),
+            Event::Reload => {
                 notifier.reloading();
                 reload(&mut server);
                 notifier.ready();
             }
-            Wish::Trace => {
+            Event::Trace => {
                 let was_on = talk.timelines.fetch_xor(true, Ordering::Relaxed);
                 logger.set_debug(!was_on);
                 let message = if was_on { "no more timelines" } else { "timelines of requests from now on" };
                 logger.line(Level::Info, message).send();
             }
-            Wish::End(_) if !is_draining => {
-                is_draining = true;
+            Event::Stop => {
                 logger.line(Level::Info, "stopping: finishing what is in flight").send();
                 notifier.stopping();
+                end_by = Instant::now().checked_add(server.config().timeouts.drain + DRAIN_GRACE);
                 server.drain();
             }
-            Wish::End(signal) => {
-                logger.line(Level::Warn, "stopping now: a second signal").send();
-                server.stop();
-                // Signal numbers are below 128.
-                return Ok(ExitCode::from(128 + signal as u8));
+            // A worker that is inside a plugin's code does not see that its time is over.
+            Event::TimedOut => {
+                let message = "stopping now: a worker is held up, probably by a plugin, and does not end";
+                logger.line(Level::Error, message).send();
+                complain(message);
+                logger.flush(LAST_WORDS);
+                signal::exit_now(1);
             }
+            Event::WorkersEnded => break,
         }
     }
     server.join().map_err(|_| "a worker has failed; the log says why".to_owned())?;

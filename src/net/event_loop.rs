@@ -40,8 +40,16 @@ const ACCEPTS: usize = 64;
 const HANDSHAKES: usize = 4;
 
 impl Worker {
-    /// Works until told to stop.
+    /// Works until told to stop. An error ends it; the reason is in the log then.
     pub fn run(mut self) -> io::Result<()> {
+        let result = self.run_turns();
+        if let Err(error) = &result {
+            self.around.journal.warn(format_args!("a worker ends: it cannot wait for events: {error}"));
+        }
+        result
+    }
+
+    fn run_turns(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         self.door.register(self.poll.registry())?;
         while self.stage != Stage::Over {

@@ -208,7 +208,9 @@ impl Server {
     }
 
     /// Takes no new connections, finishes what is in flight, and ends within `timeouts.drain`.
-    pub fn drain(&self) {
+    pub fn drain(&mut self) {
+        // First the files of unix sockets, so that nobody comes between the last look into the queue and its end.
+        self.entrances.close();
         self.control.give(Order::Drain);
     }
 

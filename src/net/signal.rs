@@ -3,46 +3,87 @@
 //! The handlers are installed before anything else happens, because a process with number 1 has no default ones: without
 //! them SIGTERM would be ignored in a container (rule E5). SIGPIPE is ignored by Rust's runtime before `main` begins, so
 //! that a write to a closed socket is an error and not the end.
+//!
+//! A thread of its own receives them, so that the second signal to stop ends the process whatever the main thread does:
+//! it may be reading a file, or waiting for a plugin.
 
 use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-use signal_hook::iterator::{Handle, Signals};
+use signal_hook::iterator::Signals;
 
-/// What somebody wants of the process.
+/// What the main thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// SIGTERM, SIGINT: end, with this signal's number.
-    End(i32),
+pub enum Event {
+    /// The first SIGTERM or SIGINT: end.
+    Stop,
     /// SIGHUP: read the configuration again.
     Reload,
-    /// SIGUSR1: begin to tell the life of each request, or stop that.
+    /// SIGUSR1: begin to log the timeline of each request, or stop that.
     Trace,
+    /// The last worker has ended.
+    WorkersEnded,
+    /// Nothing came in time.
+    TimedOut,
 }
 
-/// The signals that arrive.
-pub struct Wishes {
-    signals: Signals,
+/// Ends the process at once, without running anything that is registered for its end: workers may be inside a plugin's
+/// code, whose data such handlers would destroy.
+pub fn exit_now(status: u8) -> ! {
+    signal_hook::low_level::exit(status.into())
 }
 
-impl Wishes {
-    /// Installs the handlers.
-    pub fn install() -> io::Result<Wishes> {
-        Ok(Wishes { signals: Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])? })
+/// The events that arrive.
+pub struct Events {
+    sender: Sender<Event>,
+    receiver: Receiver<Event>,
+}
+
+impl Events {
+    /// Installs the handlers. `on_second_stop` is called with the signal's number by the thread that receives signals, for
+    /// every SIGTERM or SIGINT but the first.
+    pub fn install(on_second_stop: impl Fn(i32) + Send + 'static) -> io::Result<Events> {
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+        let (sender, receiver) = channel();
+        let events = Events { sender: sender.clone(), receiver };
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let mut is_stopping = false;
+            for signal in signals.forever() {
+                let event = match signal {
+                    SIGHUP => Event::Reload,
+                    SIGUSR1 => Event::Trace,
+                    number if is_stopping => {
+                        on_second_stop(number);
+                        continue;
+                    }
+                    _ => {
+                        is_stopping = true;
+                        Event::Stop
+                    }
+                };
+                // It fails when the main thread has ended, and the process with it.
+                let _ = sender.send(event);
+            }
+        })?;
+        Ok(events)
     }
 
-    /// What ends the waiting from another thread.
-    pub fn handle(&self) -> Handle {
-        self.signals.handle()
+    /// For other threads that have something to tell.
+    pub fn sender(&self) -> Sender<Event> {
+        self.sender.clone()
     }
 
-    /// Waits for the next one; `None` when the handle was closed.
-    pub fn wait(&mut self) -> Option<Wish> {
-        self.signals.forever().next().map(|signal| match signal {
-            SIGHUP => Wish::Reload,
-            SIGUSR1 => Wish::Trace,
-            number => Wish::End(number),
-        })
+    /// Waits for the next one, where there is a `timeout` not longer than that.
+    pub fn wait(&self, timeout: Option<Duration>) -> Event {
+        let received = match timeout {
+            Some(timeout) => self.receiver.recv_timeout(timeout),
+            None => self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        // It is never disconnected: there is a sender beside the receiver.
+        received.unwrap_or(Event::TimedOut)
     }
 }
 
@@ -52,15 +93,19 @@ mod tests {
     use signal_hook::low_level::raise;
 
     #[test]
-    fn e5_signals_arrive_as_wishes_and_a_closed_handle_ends_the_waiting() {
-        let mut wishes = Wishes::install().expect("handlers");
-        for (signal, expected) in
-            [(SIGHUP, Wish::Reload), (SIGUSR1, Wish::Trace), (SIGTERM, Wish::End(SIGTERM)), (SIGINT, Wish::End(SIGINT))]
-        {
+    fn e5_signals_arrive_as_events_and_the_second_one_to_stop_does_not_need_the_main_thread() {
+        let (second, seconds) = channel();
+        let events = Events::install(move |signal| second.send(signal).expect("the test waits")).expect("handlers");
+        for (signal, expected) in [(SIGHUP, Event::Reload), (SIGUSR1, Event::Trace), (SIGTERM, Event::Stop)] {
             raise(signal).expect("a signal");
-            assert_eq!(wishes.wait(), Some(expected));
+            assert_eq!(events.wait(None), expected);
         }
-        wishes.handle().close();
-        assert_eq!(wishes.wait(), None);
+        for signal in [SIGINT, SIGTERM] {
+            raise(signal).expect("a signal");
+            assert_eq!(seconds.recv_timeout(Duration::from_secs(10)), Ok(signal));
+        }
+        assert_eq!(events.wait(Some(Duration::from_millis(1))), Event::TimedOut);
+        events.sender().send(Event::WorkersEnded).expect("a receiver");
+        assert_eq!(events.wait(None), Event::WorkersEnded);
     }
 }

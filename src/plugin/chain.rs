@@ -46,8 +46,8 @@ pub enum Reason {
     Record(RecordError),
     /// No plugin of that name was linked in.
     NoSuchBuiltin,
-    /// `create` returned this.
-    Create(abi::Status),
+    /// `create` returned this, having logged so much about it.
+    Create(abi::Status, String),
     /// The folder cannot be read.
     Directory(io::Error),
 }
@@ -73,7 +73,14 @@ impl fmt::Display for PluginError {
             ),
             Reason::Record(error) => error.fmt(f),
             Reason::NoSuchBuiltin => write!(f, "not linked into this program; linked in: {}", builtin::names()),
-            Reason::Create(status) => write!(f, "create failed with status {status}; the plugin's own log lines say why"),
+            Reason::Create(status, reason) => {
+                // One line, whatever it said.
+                let words = reason.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+                match words.collect::<Vec<_>>().join(" ").trim_start_matches("create: ") {
+                    "" => write!(f, "create failed with status {status}, and the plugin did not log why"),
+                    reason => write!(f, "create failed with status {status}: {reason}"),
+                }
+            }
             Reason::Directory(error) => {
                 write!(f, "cannot be read: {error}; make it, or name another with -plugindir DIR")
             }
@@ -282,14 +289,16 @@ impl Chain {
     fn add(&mut self, checked: Checked, config: &str) -> Result<(), Reason> {
         let Checked { record, name, version } = checked;
         let create = record.create.ok_or(Reason::Record(RecordError::NoCreate))?;
-        let log = PluginLog { plugin: name.clone(), sink: Arc::clone(&self.sink) };
+        let reason = Arc::default();
+        let log = PluginLog { plugin: name.clone(), sink: Arc::clone(&self.sink), reason: Arc::clone(&reason) };
         let ctx = Context::new(Box::new(log)).as_ctx();
         let mut this = std::ptr::null_mut();
         // SAFETY: the record passed its checks, so `create` is the plugin's function of this type. Table and context
         // stay until the process ends; configuration and result outlive the call.
         let status = unsafe { create(&raw const TABLE, ctx, abi::Str::new(config.as_bytes()), &raw mut this) };
         if status != abi::OK {
-            return Err(Reason::Create(status));
+            let reason = std::mem::take(&mut *reason.lock().unwrap_or_else(PoisonError::into_inner));
+            return Err(Reason::Create(status, reason));
         }
         self.wants.request |= record.flags & abi::WANT_REQUEST_BODY != 0;
         self.wants.response |= record.flags & abi::WANT_RESPONSE_BODY != 0;

@@ -5,7 +5,7 @@
 
 use std::cell::OnceCell;
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mini_rproxy_plugin::abi;
 use mini_rproxy_plugin::host::{Access, Attr, Limits, Log, Pair, Phase, Side, table};
@@ -192,6 +192,8 @@ pub struct PluginLog {
     pub plugin: String,
     /// Where they go.
     pub sink: Arc<dyn Sink>,
+    /// The last error of `create`, which is told again where the plugin cannot start.
+    pub reason: Arc<Mutex<String>>,
 }
 
 impl Log for PluginLog {
@@ -203,8 +205,11 @@ impl Log for PluginLog {
         /// Longer messages are cut: a log line is no place for a body.
         const MAX: usize = 4096;
         if self.sink.is_enabled(level) {
-            let message = message.get(..MAX).unwrap_or(message);
-            self.sink.log(level, &self.plugin, &String::from_utf8_lossy(message));
+            let message = String::from_utf8_lossy(message.get(..MAX).unwrap_or(message));
+            if level == Level::Error {
+                self.reason.lock().unwrap_or_else(PoisonError::into_inner).replace_range(.., &message);
+            }
+            self.sink.log(level, &self.plugin, &message);
         }
     }
 }

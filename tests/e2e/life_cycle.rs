@@ -68,7 +68,8 @@ fn e5_a_second_signal_ends_it_at_once() {
     proxy.signal("TERM");
     wait_until_refused(&proxy);
     proxy.signal("TERM");
-    proxy.wait();
+    assert_eq!(proxy.wait().code(), Some(128 + 15));
+    proxy.log.wait_for("the log's last line", |line| line.contains("stopping now: a second signal"));
     assert!(client.try_rest().is_ok_and(|rest| rest == b"12345") || client.is_closed());
     drop(go_on);
 }

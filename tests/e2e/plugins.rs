@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::support::programs::shared_object;
+use crate::support::programs::{c_plugin, shared_object};
 use crate::support::{Launch, Origin, Peer, Proxy};
 
 /// One list entry of `plugins`.
@@ -89,4 +89,52 @@ fn g21_a_plugin_that_answers_keeps_the_request_from_the_origin() {
     assert_eq!(origin.connections(), 1);
     let lines = proxy.log.wait_for_many("access log lines", 3, |line| line.contains("path=/x"));
     assert!(lines[0].contains("status=401") && lines[0].contains("why=plugin_answered"), "{}", lines[0]);
+}
+
+#[test]
+fn a_plugin_that_does_not_start_says_why_in_the_log_and_on_stderr() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some(plugin) = c_plugin("held", folder.path()) else { return };
+    let yaml = format!("{}plugins: [{{path: {}}}]\n", Origin::echo().config(""), plugin.display());
+    // The log has a thread of its own, which was overtaken by the end of the process now and then.
+    for _ in 0..10 {
+        let mut proxy = Launch::new(&yaml).spawn();
+        assert_eq!(proxy.wait().code(), Some(1));
+        let (logged, told): (Vec<_>, Vec<_>) =
+            proxy.log.all().into_iter().partition(|line| line.starts_with("time="));
+        assert!(logged.iter().any(|line| line.contains("nothing to hold:")), "{logged:?}");
+        let expected = format!("plugin {}: create failed with status", plugin.display());
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains(&expected) && told[0].ends_with(": nothing to hold: write config"), "{told:?}");
+    }
+}
+
+/// A proxy with a worker that is inside a plugin's code, for ever.
+fn held(folder: &TempDir, more: &str) -> Option<(Proxy, Peer)> {
+    let plugin = c_plugin("held", folder.path())?;
+    let proxy = Proxy::start(&format!("{}{}", Origin::echo().config(more), listed(&plugin, "x")));
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    proxy.log.wait_for("the hook", |line| line.contains("holding"));
+    Some((proxy, client))
+}
+
+#[test]
+fn e5_a_second_signal_ends_it_while_a_worker_is_inside_a_plugin() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some((mut proxy, _client)) = held(&folder, "timeouts: {drain: 1h}") else { return };
+    proxy.signal("TERM");
+    proxy.log.wait_for("the first signal", |line| line.contains("stopping: finishing"));
+    proxy.signal("INT");
+    assert_eq!(proxy.wait().code(), Some(128 + 2));
+    proxy.log.wait_for("the second signal", |line| line.contains("stopping now: a second signal"));
+}
+
+#[test]
+fn e5_the_drain_has_an_end_while_a_worker_is_inside_a_plugin() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some((mut proxy, _client)) = held(&folder, "timeouts: {drain: 100ms}") else { return };
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait().code(), Some(1));
+    proxy.log.wait_for("the reason", |line| line.contains("a worker is held up"));
 }

@@ -40,6 +40,24 @@ pub fn shared_object(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
+/// A plugin of `tests/plugins`, built into `folder`. `None` where there is no C compiler.
+pub fn c_plugin(name: &str, folder: &Path) -> Option<PathBuf> {
+    if is_missing("cc") {
+        return None;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = folder.join(format!("{name}.so"));
+    let status = Command::new("cc")
+        .args(["-std=c99", "-shared", "-fPIC", "-I"])
+        .arg(root.join("plugin-api/include"))
+        .arg(root.join("tests/plugins").join(format!("{name}.c")))
+        .arg("-o")
+        .arg(&path)
+        .status();
+    assert!(status.expect("cc runs").success(), "cc {name}.c");
+    Some(path)
+}
+
 /// Runs curl, silently and with a time limit.
 pub fn curl(args: &[&str]) -> Output {
     Command::new("curl")

@@ -1,0 +1,44 @@
+/*
+ * A plugin whose request hook never ends; without a configuration it does not start, and says why in two lines.
+ */
+#include "mini_rproxy_plugin.h"
+
+#include <string.h>
+#include <unistd.h>
+
+static mrp_str str(const char *text)
+{
+    mrp_str s;
+    s.ptr = text;
+    s.len = strlen(text);
+    return s;
+}
+
+static const mrp_host *the_host;
+static mrp_ctx *the_ctx;
+
+static mrp_status create(const mrp_host *host, mrp_ctx *ctx, mrp_str config, void **self)
+{
+    *self = NULL;
+    the_host = host;
+    the_ctx = ctx;
+    if (config.len == 0) {
+        host->log(ctx, MRP_LOG_ERROR, str("nothing to hold:\nwrite\tconfig"));
+        return MRP_INVALID;
+    }
+    return MRP_OK;
+}
+
+static mrp_verdict on_request(void *self, mrp_exchange *x)
+{
+    (void)self;
+    (void)x;
+    the_host->log(the_ctx, MRP_LOG_INFO, str("holding"));
+    for (;;)
+        pause();
+}
+
+const mrp_plugin MRP_PLUGIN_SYMBOL = {
+    MRP_MAGIC, MRP_ABI_MAJOR, MRP_ABI_MINOR, sizeof(mrp_plugin), 0, 0, 0, 0,
+    MRP_STR("held"), MRP_STR("1"), create, on_request, NULL, NULL, NULL,
+};
