@@ -117,7 +117,7 @@ fn check(config: &Config, options: &Options) -> Result<ExitCode, String> {
     Ok(ExitCode::from(DIFFERENT))
 }
 
-/// Whether the proxy that runs with this configuration answers; the first address stands for all.
+/// Whether the proxy that runs with this configuration answers.
 fn healthcheck(config: &Config) -> Result<ExitCode, String> {
     probe(config).map(|()| ExitCode::SUCCESS)
 }

@@ -104,8 +104,10 @@ pub enum Change {
 /// A worker's listening sockets.
 pub struct Door {
     gates: Vec<Gate>,
-    /// How many clients may be inside.
+    /// How many clients may be inside, beside the operator's.
     pub max_clients: usize,
+    /// Where the next look begins: behind the one where somebody was let in, so that none starves.
+    next: usize,
     /// Its entry among the timers.
     pub alarm: Alarm,
     closed_until: Option<Instant>,
@@ -113,6 +115,27 @@ pub struct Door {
     reserve: Option<Socket>,
     complaints: Throttle,
     turned_away: u64,
+}
+
+/// Whom there is a place for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Those who come to be served.
+    pub public: bool,
+    /// The operator, and what asks for the proxy's health in the operator's name.
+    pub admin: bool,
+}
+
+impl Room {
+    /// For anybody.
+    pub const ALL: Room = Room { public: true, admin: true };
+
+    fn is_for(self, speaks: Speaks) -> bool {
+        match speaks {
+            Speaks::Plain | Speaks::Tls => self.public,
+            Speaks::Admin => self.admin,
+        }
+    }
 }
 
 /// What was at the door.
@@ -133,6 +156,7 @@ impl Door {
         let mut door = Door {
             gates: Vec::new(),
             max_clients,
+            next: 0,
             alarm: Alarm::default(),
             closed_until: None,
             reserve: spare_socket(),
@@ -193,8 +217,8 @@ impl Door {
     }
 
     /// Whether it is worth looking who is there.
-    pub fn is_open(&self, now: Instant) -> bool {
-        self.closed_until(now).is_none() && self.gates.iter().any(|gate| gate.is_ready)
+    pub fn is_open(&self, now: Instant, room: Room) -> bool {
+        self.closed_until(now).is_none() && self.gates.iter().any(|gate| gate.is_ready && room.is_for(gate.speaks))
     }
 
     /// A gate that closes is looked at once more when its time has come.
@@ -204,14 +228,17 @@ impl Door {
         }
     }
 
-    /// Takes one client in.
-    pub fn accept(&mut self, now: Instant) -> Knock {
-        let mut at = 0;
-        while let Some(gate) = self.gates.get_mut(at) {
-            if !gate.is_ready {
-                at += 1;
-                continue;
+    /// Takes one client in, where there is room for it: one from each socket in turn.
+    pub fn accept(&mut self, now: Instant, room: Room) -> Knock {
+        for _ in 0..self.gates.len() {
+            if self.next >= self.gates.len() {
+                self.next = 0;
             }
+            let at = self.next;
+            self.next += 1;
+            let Some(gate) = self.gates.get_mut(at).filter(|gate| gate.is_ready && room.is_for(gate.speaks)) else {
+                continue;
+            };
             let error = match gate.listener.accept() {
                 Ok((stream, address)) => return Knock::Client(stream, address, gate.speaks),
                 Err(error) => error,
@@ -219,6 +246,7 @@ impl Door {
             match error.kind() {
                 ErrorKind::WouldBlock if matches!(gate.fate, Fate::Closes(at) if at <= now) => {
                     drop(self.gates.remove(at));
+                    self.next = at;
                 }
                 ErrorKind::WouldBlock => gate.is_ready = false,
                 // The connection was broken while it waited, or a packet filter forbids it: the next one may be good.
@@ -255,7 +283,7 @@ impl Door {
     /// With the reserve descriptor, one client is taken in and let go at once.
     fn turn_one_away(&mut self, now: Instant, refused: &Count) {
         if self.reserve.take().is_some()
-            && let Knock::Client(stream, ..) = self.accept(now)
+            && let Knock::Client(stream, ..) = self.accept(now, Room::ALL)
         {
             drop(stream);
             self.turned_away += 1;
@@ -336,11 +364,11 @@ mod tests {
         let late = StdStream::connect_timeout(&address, Duration::from_millis(50));
         assert_eq!(late.map_err(|error| error.kind()).err(), Some(ErrorKind::TimedOut), "not refused, but not let in");
         for _ in &clients {
-            assert!(matches!(door.accept(now), Knock::Client(..)));
+            assert!(matches!(door.accept(now, Room::ALL), Knock::Client(..)));
         }
-        assert!(matches!(door.accept(now), Knock::Nobody) && !door.is_shut(), "some may be half inside");
+        assert!(matches!(door.accept(now, Room::ALL), Knock::Nobody) && !door.is_shut(), "some may be half inside");
         door.look_again(until);
-        assert!(matches!(door.accept(until), Knock::Nobody) && door.is_shut());
+        assert!(matches!(door.accept(until, Room::ALL), Knock::Nobody) && door.is_shut());
     }
 
     #[test]
@@ -360,15 +388,37 @@ mod tests {
         let now = Instant::now();
         let clients: Vec<StdStream> = (0..3).map(|_| StdStream::connect(address).expect("loopback")).collect();
         for client in &clients {
-            let Knock::Client(_, peer, _) = door.accept(now) else { panic!("a client waits") };
+            let Knock::Client(_, peer, _) = door.accept(now, Room::ALL) else { panic!("a client waits") };
             assert_eq!(peer, client.local_addr().ok());
         }
-        assert!(door.is_open(now), "not known yet");
-        assert!(matches!(door.accept(now), Knock::Nobody));
-        assert!(!door.is_open(now), "nobody until the next event");
+        assert!(door.is_open(now, Room::ALL), "not known yet");
+        assert!(matches!(door.accept(now, Room::ALL), Knock::Nobody));
+        assert!(!door.is_open(now, Room::ALL), "nobody until the next event");
         door.on_event(0);
-        assert!(door.is_open(now));
+        assert!(door.is_open(now, Room::ALL));
         door.on_event(9);
+    }
+
+    #[test]
+    fn m5_a_crowd_at_one_socket_does_not_keep_others_out() {
+        let (mut door, crowded) = door();
+        let quiet = StdListener::bind("127.0.0.1:0").expect("loopback");
+        quiet.set_nonblocking(true).expect("a socket");
+        let address = quiet.local_addr().expect("bound");
+        door.open(Opening { number: 1, speaks: Speaks::Admin, ..opening(quiet) });
+        let now = Instant::now();
+        let _crowd: Vec<StdStream> = (0..6).map(|_| StdStream::connect(crowded).expect("loopback")).collect();
+        let _others: Vec<StdStream> = (0..2).map(|_| StdStream::connect(address).expect("loopback")).collect();
+        let speaks = |door: &mut Door, room| match door.accept(now, room) {
+            Knock::Client(_, _, speaks) => Some(speaks),
+            Knock::Gone | Knock::Nobody | Knock::Stuck(_) => None,
+        };
+        let turns: Vec<_> = (0..4).map(|_| speaks(&mut door, Room::ALL)).collect();
+        assert_eq!(turns, [Speaks::Plain, Speaks::Admin, Speaks::Plain, Speaks::Admin].map(Some));
+        let full = Room { public: false, admin: true };
+        assert_eq!(speaks(&mut door, full), None, "nobody waits whom there is a place for");
+        assert!(!door.is_open(now, full) && door.is_open(now, Room::ALL));
+        assert_eq!(speaks(&mut door, Room::ALL), Some(Speaks::Plain));
     }
 
     #[test]
@@ -382,10 +432,10 @@ mod tests {
         assert!(complaint.expect("the first complaint").contains("turned away: 1"));
         assert_eq!(refused.get(), 1);
         assert!(door.reserve.is_some());
-        assert!(!door.is_open(now));
+        assert!(!door.is_open(now, Room::ALL));
         door.on_event(0);
-        assert!(!door.is_open(now), "no spinning");
-        assert!(door.is_open(until));
+        assert!(!door.is_open(now, Room::ALL), "no spinning");
+        assert!(door.is_open(until, Room::ALL));
         let (_, complaint) = door.close_for_a_moment(until, &error, &refused);
         assert_eq!(complaint, None, "one line per second");
         let (_, complaint) = door.close_for_a_moment(now + COMPLAIN_EVERY, &error, &refused);

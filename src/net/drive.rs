@@ -223,12 +223,15 @@ impl Worker {
         let Some(client) = self.clients.get_mut(key) else { return };
         client.active = now;
         client.count_busy(&self.around.journal.meter);
+        let is_idle = client.leave == Leave::No && client.exchange.is_idle() && !client.conn.has_unsent();
         let token = Source::Client(key).token();
         if let Some(deadline) = deadline
             && client.alarm.is_after(deadline)
         {
             self.timers.set(&mut client.alarm, deadline.max(now + DEADLINE_GRACE), token);
         }
+        self.mark_idle(key, is_idle);
+        let Some(client) = self.clients.get_mut(key) else { return };
         // Only now: what came and went at once never cost a registration.
         if client.conn.needs_registering()
             && let Err(error) = client.conn.register(self.poll.registry(), token)

@@ -22,7 +22,8 @@ use crate::proxy::exchange::{Entrance, Exchange, Peer, Spares};
 
 use super::closing::IDLE_ENOUGH;
 use super::conn::{Conn, Readiness, Stream};
-use super::door::{Knock, PAUSE, is_exhaustion};
+use super::door::{Knock, PAUSE, Room, is_exhaustion};
+use super::idle::Neighbours;
 use super::listen::Speaks;
 use super::memory::Level;
 use super::slab::Key;
@@ -35,6 +36,10 @@ use super::worker::{Client, Introduction, Leave, Stage, Worker};
 const EVENTS: usize = 512;
 /// Clients let in per turn and worker (rule M5).
 const ACCEPTS: usize = 64;
+/// The operator's places per worker, beside all others.
+const ADMIN_CLIENTS: usize = 16;
+/// That all places are taken is told so often at most.
+const LIMIT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// Steps of TLS handshakes per turn and worker, with clients and with upstreams. One takes as long as dozens of requests:
 /// more of them must not come between two looks at everybody else.
 const HANDSHAKES: usize = 4;
@@ -44,7 +49,7 @@ impl Worker {
     pub fn run(mut self) -> io::Result<()> {
         let result = self.run_turns();
         if let Err(error) = &result {
-            self.around.journal.warn(format_args!("a worker ends: it cannot wait for events: {error}"));
+            self.around.journal.warn(format_args!("a worker ends: {error}"));
         }
         result
     }
@@ -117,13 +122,22 @@ impl Worker {
         let has_work = !self.run_queue.is_empty()
             || !self.securing.is_empty()
             || self.stage == Stage::Closing
-            || (self.door.is_open(now) && self.has_room());
+            || self.door.is_open(now, self.room());
         if has_work { Some(Duration::ZERO) } else { self.timers.next().map(|at| at.saturating_duration_since(now)) }
     }
 
-    /// Whether there is a place and memory for one more client.
-    fn has_room(&self) -> bool {
-        self.clients.len() < self.door.max_clients && self.around.ledger.level() == Level::Plenty
+    /// Whether there is a place and memory for one more client. The operator has places of its own, so that `/health` and
+    /// `/metrics` answer when all others are taken: whoever supervises the proxy would end it otherwise.
+    fn room(&self) -> Room {
+        Room {
+            public: !self.is_full() && self.around.ledger.level() == Level::Plenty,
+            admin: self.admin_clients < ADMIN_CLIENTS,
+        }
+    }
+
+    /// Whether all places are taken but the operator's.
+    fn is_full(&self) -> bool {
+        self.clients.len() - self.admin_clients >= self.door.max_clients
     }
 
     fn on_event(&mut self, token: Token, readiness: Readiness) {
@@ -211,10 +225,11 @@ impl Worker {
         let now = self.around.now();
         self.door.look_again(now);
         for _ in 0..ACCEPTS {
-            if !self.has_room() || !self.door.is_open(now) {
+            let room = self.room();
+            if !self.door.is_open(now, room) {
                 break;
             }
-            match self.door.accept(now) {
+            match self.door.accept(now, room) {
                 Knock::Client(stream, address, speaks) => self.welcome(stream, address, speaks),
                 Knock::Gone => {}
                 Knock::Nobody => break,
@@ -228,13 +243,31 @@ impl Worker {
                     if let Some(complaint) = complaint {
                         self.around.journal.warn(format_args!("{complaint}"));
                     }
-                    self.make_room(now);
+                    self.make_room(now, false);
                     break;
                 }
             }
         }
-        if self.stage == Stage::Open && self.clients.len() >= self.door.max_clients {
-            self.make_room(now);
+        if self.stage != Stage::Open {
+            return;
+        }
+        if self.admin_clients >= ADMIN_CLIENTS {
+            self.make_room(now, true);
+        }
+        let is_full = self.is_full();
+        let was_full = std::mem::replace(&mut self.is_at_limit, is_full);
+        if is_full {
+            if !was_full {
+                self.around.journal.meter.limit_reached.increment();
+            }
+            if self.limit_warnings.is_due(now, LIMIT_WARNING_INTERVAL) {
+                self.around.journal.warn(format_args!(
+                    "all {} places of this worker are taken, and further clients wait: raise limits.max_connections, or \
+                     lower timeouts.keep_alive",
+                    self.door.max_clients
+                ));
+            }
+            self.make_room(now, false);
         }
     }
 
@@ -262,6 +295,8 @@ impl Worker {
             dialed: None,
             alarm: Alarm::default(),
             active: now.instant,
+            neighbours: Neighbours::default(),
+            is_admin: entrance == Entrance::Admin,
             is_queued: false,
             leave: Leave::No,
             counted: 0,
@@ -269,8 +304,10 @@ impl Worker {
             is_busy: false,
             introduction: Introduction::of(&peer, &self.around.site.config),
         };
+        let is_admin = client.is_admin;
         match self.clients.insert(client) {
             Ok(key) => {
+                self.admin_clients += usize::from(is_admin);
                 self.around.journal.meter.accepted.increment();
                 self.enqueue(key);
                 if self.stage == Stage::Draining {
@@ -289,26 +326,13 @@ impl Worker {
 
     /// The last place is taken, or the last descriptor: the client that has been idle longest is asked to leave, so that
     /// there is room for someone with a request. Where nobody is idle, newcomers wait in the kernel's queue.
-    fn make_room(&mut self, now: Instant) {
-        let mut longest: Option<(Instant, Key)> = None;
-        for (key, client) in self.clients.iter() {
-            match client.leave {
-                Leave::No => {}
-                // Someone is on the way out already.
-                Leave::Asked => return,
-                // It goes when it has been served: that may take as long as its peer likes.
-                Leave::Told | Leave::Flushing(_) => continue,
-            }
-            let is_older = longest.is_none_or(|(active, _)| client.active < active);
-            if is_older && !client.is_queued && client.exchange.is_idle() {
-                longest = Some((client.active, key));
-            }
-        }
-        match longest {
-            Some((active, key)) if now.saturating_duration_since(active) >= IDLE_ENOUGH => {
-                if let Some(client) = self.clients.get_mut(key) {
-                    client.leave = Leave::Asked;
-                }
+    fn make_room(&mut self, now: Instant, is_admin: bool) {
+        let list = if is_admin { &self.idle_admin } else { &self.idle };
+        let oldest = list.oldest().and_then(|key| Some((key, self.clients.get_mut(key)?)));
+        match oldest {
+            Some((key, client)) if !client.is_queued && now.saturating_duration_since(client.active) >= IDLE_ENOUGH => {
+                client.leave = Leave::Asked;
+                self.mark_idle(key, false);
                 self.enqueue(key);
             }
             // Look again soon: being idle makes no event.

@@ -411,7 +411,7 @@ fn e5_draining_finishes_what_is_in_flight_and_closes_the_rest() {
     busy.write_all(GET).expect("write");
     let mut upstream = origin.accept();
     read_head(&mut upstream);
-    let server = proxy.server.take().expect("running");
+    let mut server = proxy.server.take().expect("running");
     server.drain();
     assert_eq!(idle.read(&mut [0; 8]).expect("a clean end"), 0);
     upstream.write_all(OK).expect("write");
@@ -432,7 +432,7 @@ fn e5_draining_ends_when_its_time_is_over() {
     busy.write_all(GET).expect("write");
     let mut upstream = origin.accept();
     read_head(&mut upstream);
-    let server = proxy.server.take().expect("running");
+    let mut server = proxy.server.take().expect("running");
     server.drain();
     assert!(server.join().is_ok(), "though the origin never answers");
 }
@@ -453,6 +453,45 @@ fn m5_newcomers_wait_at_the_limit_and_the_longest_idle_client_makes_room() {
         ask(client);
     }
     assert_eq!(oldest.read(&mut [0; 8]).expect("a clean end"), 0);
+}
+
+#[test]
+fn m5_the_operator_has_places_when_all_others_are_taken() {
+    let mut config = config(Vec::new());
+    config.limits.max_connections = Some(3);
+    config.admin_listen = config.listen.clone();
+    let proxy = Proxy::start(config, Names::default());
+    let admin = proxy.server.as_ref().expect("running").addresses()[1].0.to_owned();
+    let ask = |client: &mut TcpStream, path: &str, end: &[u8]| {
+        client.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        client.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).expect("write");
+        read_until(client, end)
+    };
+    // Requests that are under way: nobody is idle.
+    let mut public: Vec<TcpStream> = (0..3).map(|_| proxy.client()).collect();
+    for client in &mut public {
+        client.write_all(b"GET /x HTTP/1.1\r\n").expect("write");
+    }
+    match proxy.heard() {
+        Said::Warning(text) => assert!(text.starts_with("all 3 places of this worker are taken"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    let mut waiting = proxy.client();
+    waiting.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").expect("write");
+    // More of the operator's than there are places: the one that is idle longest makes room among themselves.
+    let mut operators: Vec<TcpStream> = (0..18).map(|_| TcpStream::connect(&admin).expect("it listens")).collect();
+    for client in &mut operators {
+        ask(client, "/health", b"\"OK\"}");
+    }
+    let operator = operators.last_mut().expect("eighteen");
+    let text = ask(operator, "/metrics", b"mini_rproxy_client_connections_refused_total 0\n");
+    assert!(text.contains("mini_rproxy_client_connections_max 3\n"), "{text}");
+    assert!(text.contains("mini_rproxy_client_connections_max_reached_total 1\n"), "{text}");
+    waiting.set_read_timeout(Some(Duration::from_millis(50))).expect("a socket");
+    waiting.read(&mut [0; 8]).expect_err("it waits");
+    drop(public.pop());
+    waiting.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    read_until(&mut waiting, b"\"OK\"}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! | file | one job |
 //! |---|---|
 //! | [`slab`] | numbered slots with generations |
+//! | `idle` | who has been idle longest |
 //! | [`token`] | what a poller's token names |
 //! | [`timers`] | one heap of deadlines, updated lazily |
 //! | [`clock`] | the moment of the turn, and the Date field |
@@ -40,6 +41,7 @@
 //! | [`signal`] | signals, as values for the main thread |
 
 pub mod slab;
+mod idle;
 pub mod token;
 pub mod timers;
 pub mod clock;

@@ -18,9 +18,10 @@ const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: 
 /// More than the outline of any configuration.
 const MOST_BYTES: u64 = 256 * 1024 * 1024;
 
-/// Asks the first address of a configuration, which stands for all.
+/// Asks the operator's address, which answers when all places are taken; without one the first address, which stands for
+/// all.
 pub fn probe(config: &Config) -> Result<(), String> {
-    let Some(address) = config.listen.first() else { return Ok(()) };
+    let Some(address) = config.admin_listen.first().or(config.listen.first()) else { return Ok(()) };
     let status = match address {
         ListenAddr::Tcp { addr, .. } => connect(*addr).and_then(|stream| tcp(stream, config)).and_then(ask),
         ListenAddr::Unix { path, .. } => UnixStream::connect(path).and_then(unix).and_then(ask),
@@ -142,6 +143,16 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
     use std::thread;
+
+    #[test]
+    fn the_operators_address_is_asked_where_there_is_one() {
+        let refusing = TcpListener::bind("127.0.0.1:0").expect("loopback").local_addr().expect("bound");
+        let tcp = |addr| vec![ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false }];
+        let path = ListenAddr::Unix { path: "/no/such/socket".into(), mode: None };
+        let config = Config { listen: tcp(refusing), admin_listen: vec![path], ..Config::default() };
+        let error = probe(&config).expect_err("nobody is there");
+        assert!(error.starts_with("unix:/no/such/socket does not answer"), "{error}");
+    }
 
     fn probe_an_answer(answer: &'static [u8]) -> Result<(), String> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");

@@ -29,6 +29,7 @@ impl Worker {
             self.remove_link(surplus);
         }
         self.door.max_clients = max_clients;
+        self.around.journal.meter.max_clients.set(max_clients as u64);
         let now = self.around.now();
         for change in door {
             if let Err(error) = self.door.change(self.poll.registry(), now, change) {

@@ -21,6 +21,7 @@ use super::clock::Clock;
 use super::conn::Conn;
 use super::control::Control;
 use super::door::Door;
+use super::idle::{IdleList, Listed, Neighbours};
 use super::lane::Lane;
 use super::memory::{Ledger, Level};
 use super::observer::{Journal, Witness};
@@ -50,8 +51,12 @@ pub struct Client {
     pub dialed: Option<Result<(), ConnectError>>,
     /// Its earliest entry among the timers.
     pub alarm: Alarm,
-    /// When it was last driven: who has been idle longest.
+    /// When it was last driven.
     pub active: Instant,
+    /// Its place among those who are idle.
+    pub neighbours: Neighbours,
+    /// Whether it came in by the operator's entrance.
+    pub is_admin: bool,
     /// Whether it is in the run queue already.
     pub is_queued: bool,
     /// Whether it was asked to end.
@@ -75,6 +80,12 @@ pub enum Introduction {
     Due,
     /// So many bytes of it, which say nothing to us, are still to come.
     Rest(u16),
+}
+
+impl Listed for Client {
+    fn neighbours(&mut self) -> &mut Neighbours {
+        &mut self.neighbours
+    }
 }
 
 impl Client {
@@ -197,6 +208,11 @@ impl Surroundings {
 pub struct Worker {
     pub(super) poll: Poll,
     pub(super) clients: Slab<Client>,
+    /// How many of them are the operator's.
+    pub(super) admin_clients: usize,
+    /// Who has been idle longest: of all others, and of the operator's.
+    pub(super) idle: IdleList,
+    pub(super) idle_admin: IdleList,
     pub(super) links: Slab<Link>,
     pub(super) pool: Pool,
     pub(super) timers: Timers,
@@ -226,6 +242,10 @@ pub struct Worker {
     pub(super) complaints: HashMap<UpstreamId, Throttle>,
     /// When a peer that did not say for whom it speaks was last told.
     pub(super) preface_complaints: Throttle,
+    /// Whether all places were taken at the end of the last turn.
+    pub(super) is_at_limit: bool,
+    /// When it was last told that all places are taken.
+    pub(super) limit_warnings: Throttle,
     pub(super) around: Surroundings,
     /// For bodies that are not copied.
     pub(super) pipes: Pipes,
@@ -286,9 +306,13 @@ impl Worker {
     pub fn new(seed: Seed, site: Rc<Site>, journal: Box<dyn Journal>) -> Worker {
         let Seed { poll, door, ledger, pipes, resolver, inbox, control, mailbox, tls, board, number } = seed;
         let journal = Witness::new(board, number, journal);
+        journal.meter.max_clients.set(door.max_clients as u64);
         Worker {
             poll,
             clients: Slab::default(),
+            admin_clients: 0,
+            idle: IdleList::default(),
+            idle_admin: IdleList::default(),
             links: Slab::default(),
             pool: Pool::new(&site.config.pool),
             timers: Timers::default(),
@@ -308,6 +332,8 @@ impl Worker {
             securing: VecDeque::new(),
             complaints: HashMap::new(),
             preface_complaints: Throttle::default(),
+            is_at_limit: false,
+            limit_warnings: Throttle::default(),
             around: Surroundings {
                 clock: Clock::new(),
                 site,
@@ -367,7 +393,9 @@ impl Worker {
 
     /// Ends a client connection and the upstream connection that it borrows.
     pub(super) fn remove_client(&mut self, key: Key) {
+        self.mark_idle(key, false);
         if let Some(client) = self.clients.remove(key) {
+            self.admin_clients -= usize::from(client.is_admin);
             self.around.ledger.count(client.counted as usize, 0);
             if let Some(lane) = client.lane {
                 lane.end(&mut self.pipes);
@@ -381,6 +409,17 @@ impl Worker {
                 self.remove_link(link);
             }
             self.graveyard.push(client.conn);
+        }
+    }
+
+    /// Whether a client is idle, from now on.
+    pub(super) fn mark_idle(&mut self, key: Key, is_idle: bool) {
+        let Some(client) = self.clients.get(key) else { return };
+        let list = if client.is_admin { &mut self.idle_admin } else { &mut self.idle };
+        if is_idle {
+            list.push(&mut self.clients, key);
+        } else {
+            list.remove(&mut self.clients, key);
         }
     }
 

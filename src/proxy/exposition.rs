@@ -112,7 +112,7 @@ impl Board {
     }
 
     fn write_connections(&self, page: &mut Page) {
-        let simple: [(&str, &str, &str, u64); 6] = [
+        let simple: [(&str, &str, &str, u64); 8] = [
             (
                 "mini_rproxy_requests_in_flight",
                 "gauge",
@@ -143,6 +143,18 @@ impl Board {
                 "Client connections that are open.",
                 // The two are not read at the same moment.
                 self.sum(|meter| &meter.accepted).saturating_sub(self.sum(|meter| &meter.closed)),
+            ),
+            (
+                "mini_rproxy_client_connections_max",
+                "gauge",
+                "Client connections that may be open at once, without those at admin.listen_addr.",
+                self.sum(|meter| &meter.max_clients),
+            ),
+            (
+                "mini_rproxy_client_connections_max_reached_total",
+                "counter",
+                "How often a worker had no place for further clients, which wait then.",
+                self.sum(|meter| &meter.limit_reached),
             ),
             (
                 "mini_rproxy_client_connections_refused_total",

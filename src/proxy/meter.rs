@@ -138,6 +138,10 @@ pub struct Meter {
     pub closed: Count,
     /// Clients that were turned away.
     pub refused: Count,
+    /// How many may be inside at once, beside the operator's.
+    pub max_clients: Count,
+    /// How often the last of these places was taken.
+    pub limit_reached: Count,
     /// Client connections on which a request is under way: goes up and down.
     pub busy: Count,
     /// Upstream connections that were lent from the pool.
@@ -160,6 +164,8 @@ impl Default for Meter {
             accepted: Count::default(),
             closed: Count::default(),
             refused: Count::default(),
+            max_clients: Count::default(),
+            limit_reached: Count::default(),
             busy: Count::default(),
             reused: Count::default(),
             dialed: Count::default(),

@@ -100,8 +100,7 @@ fn a_plugin_that_does_not_start_says_why_in_the_log_and_on_stderr() {
     for _ in 0..10 {
         let mut proxy = Launch::new(&yaml).spawn();
         assert_eq!(proxy.wait().code(), Some(1));
-        let (logged, told): (Vec<_>, Vec<_>) =
-            proxy.log.all().into_iter().partition(|line| line.starts_with("time="));
+        let (logged, told): (Vec<_>, Vec<_>) = proxy.log.all().into_iter().partition(|line| line.starts_with("time="));
         assert!(logged.iter().any(|line| line.contains("nothing to hold:")), "{logged:?}");
         let expected = format!("plugin {}: create failed with status", plugin.display());
         assert_eq!(told.len(), 1, "{told:?}");

@@ -16,7 +16,7 @@ mod peers;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,8 +32,8 @@ use crate::proxy::site::Site;
 use crate::selftest::strict::{Kind, Parser, Whose};
 
 use super::control::Control;
-use super::door::Door;
-use super::listen::Speaks;
+use super::door::{Door, Holder, Opening};
+use super::listen::{Listening, Speaks};
 use super::memory::Ledger;
 use super::observer::Journal;
 use super::renewal::Mailbox;
@@ -349,4 +349,22 @@ fn m13_whatever_the_sockets_do_everybody_gets_their_own_answers() {
     }
     let scenarios = next.load(Ordering::Relaxed) - first;
     println!("{} exchanges through the loop in {scenarios} scenarios", done.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_worker_that_ends_with_an_error_says_why() {
+    let config = "routes: [{prefix: /, upstream: 'http://127.0.0.1:9'}]\n";
+    let config = Arc::new(Config::parse(config, "test").expect("it is valid"));
+    let resolver = Resolver::start(Box::new(SystemResolver), Duration::from_secs(30), Vec::new()).expect("threads");
+    let World { mut worker, said, .. } = World::new(1, &Rc::new(Site::new(config, None)), &resolver);
+    WEATHER.set(None);
+    // Registering a second time what is registered already is refused by the kernel.
+    let mut listener = mio::net::TcpListener::bind("127.0.0.1:0".parse().expect("an address")).expect("loopback");
+    worker.poll.registry().register(&mut listener, Token(0), mio::Interest::READABLE).expect("once");
+    let listener = Listening::Tcp(OwnedFd::from(listener).into());
+    let opening = Opening { number: 0, listener, speaks: Speaks::Plain, holder: Holder::Us };
+    worker.door = Door::new(vec![opening], 100);
+    worker.run().expect_err("it is registered already");
+    resolver.stop();
+    assert!(said.borrow().bad[0].starts_with("a worker ends: "), "{:?}", said.borrow().bad);
 }
