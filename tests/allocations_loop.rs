@@ -97,7 +97,7 @@ fn a_keep_alive_request_allocates_nothing_in_the_whole_proxy() {
         "listen_addr: 127.0.0.1:0\nworkers: 1\nlimits: {{max_requests_per_connection: 0}}\n\
          routes: [{{prefix: /a, upstream: 'http://{address}'}}]\n"
     );
-    let server = Server::start(Parts {
+    let mut server = Server::start(Parts {
         config: Arc::new(Config::parse(&yaml, "test").expect("valid")),
         inherited: Vec::new(),
         port: UsePort::Alone,
