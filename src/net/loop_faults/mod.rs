@@ -355,7 +355,7 @@ fn m13_whatever_the_sockets_do_everybody_gets_their_own_answers() {
 fn a_worker_that_ends_with_an_error_says_why() {
     let config = "routes: [{prefix: /, upstream: 'http://127.0.0.1:9'}]\n";
     let config = Arc::new(Config::parse(config, "test").expect("it is valid"));
-    let resolver = Resolver::start(Box::new(SystemResolver), Duration::from_secs(30), Vec::new()).expect("threads");
+    let resolver = Resolver::start(Box::new(SystemResolver), Duration::from_secs(30)).expect("threads");
     let World { mut worker, said, .. } = World::new(1, &Rc::new(Site::new(config, None)), &resolver);
     WEATHER.set(None);
     // Registering a second time what is registered already is refused by the kernel.
