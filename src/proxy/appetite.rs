@@ -45,6 +45,8 @@ impl Transaction {
                 Upstream::AwaitHead { .. } | Upstream::Body { .. } | Upstream::Tunnel(Flow::Open) => {
                     self.to_client.len() < HIGH_WATER
                 }
+                // Only to notice that it is gone.
+                Upstream::Answered => true,
                 Upstream::Tunnel(Flow::Ended | Flow::Told)
                 | Upstream::None
                 | Upstream::Local
@@ -88,6 +90,7 @@ impl Transaction {
                 | Upstream::Local
                 | Upstream::Connecting { .. }
                 | Upstream::AwaitHead { .. }
+                | Upstream::Answered
                 | Upstream::Done
                 | Upstream::Cut { .. }
                 | Upstream::Tunnel(Flow::Ended | Flow::Told) => 0,

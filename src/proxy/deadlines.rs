@@ -91,6 +91,7 @@ impl Transaction {
             | Upstream::Body { .. }
             | Upstream::None
             | Upstream::Local
+            | Upstream::Answered
             | Upstream::Done
             | Upstream::Tunnel(_)
             | Upstream::Cut { .. } => None,

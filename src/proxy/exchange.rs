@@ -432,9 +432,9 @@ impl Transaction {
             (Downstream::Tunnel(Flow::Ended | Flow::Told), _) => {}
             (
                 Downstream::Head { .. } | Downstream::Body { .. } | Downstream::Done | Downstream::Discard,
-                Upstream::Local | Upstream::Done | Upstream::Cut { .. },
+                Upstream::Local | Upstream::Answered | Upstream::Done | Upstream::Cut { .. },
             ) => {
-                // The answer is complete and only has to be delivered.
+                // The answer is complete and only has to be delivered; of the request, what has come.
                 self.down = Downstream::Done;
                 self.is_persistent = false;
                 self.client_input.clear();

@@ -51,6 +51,9 @@ impl Transaction {
     #[cold]
     pub(super) fn refuse(&mut self, turn: &mut Turn<'_, '_>, refusal: Refusal) {
         self.record.blame(refusal.cause);
+        if let Upstream::Answered = self.up {
+            return self.end_upload(turn);
+        }
         if self.has_answered() {
             return self.cut(turn);
         }
@@ -79,6 +82,14 @@ impl Transaction {
         }
     }
 
+    /// The response is complete, and no more of the request can or need be passed on. The upstream connection is not used
+    /// again: whatever it took for its next request could be the rest of this one (rule S14).
+    pub(super) fn end_upload(&mut self, turn: &mut Turn<'_, '_>) {
+        self.release_upstream(turn, Release::Close);
+        self.abandon_request();
+        self.up = Upstream::Done;
+    }
+
     /// The response broke off: what was received is delivered, then the client's connection is cut (rule G11).
     pub(super) fn cut(&mut self, turn: &mut Turn<'_, '_>) {
         let ending = self.ending_of_a_cut();
@@ -95,13 +106,14 @@ impl Transaction {
             Upstream::Body { sink: ResponseSink::UntilClose, .. } | Upstream::Tunnel(_) => Ending::Abort,
             // All of it is here, and part of it will not leave. Only a connection that ends with its response can have
             // one that ends with its connection.
-            Upstream::Done if !self.to_client.is_empty() && !self.is_persistent => Ending::Abort,
+            Upstream::Answered | Upstream::Done if !self.to_client.is_empty() && !self.is_persistent => Ending::Abort,
             Upstream::Cut { ending } => ending,
             Upstream::Body { .. }
             | Upstream::None
             | Upstream::Local
             | Upstream::Connecting { .. }
             | Upstream::AwaitHead { .. }
+            | Upstream::Answered
             | Upstream::Done => Ending::Close,
         }
     }
@@ -113,8 +125,12 @@ impl Transaction {
         if let Upstream::Tunnel(_) = self.up {
             self.release_upstream(turn, Release::Abort);
         } else {
+            // It has got its answer, and only did not send the rest of a request that was answered early.
+            let has_all = matches!(self.up, Upstream::Answered) && self.to_client.is_empty();
             self.release_upstream(turn, Release::Close);
-            self.record.status = CLIENT_GONE;
+            if !has_all {
+                self.record.status = CLIENT_GONE;
+            }
         }
         self.record.blame(cause);
         self.to_client.clear();

@@ -23,7 +23,7 @@ impl Transaction {
     pub(super) fn is_settled(&self) -> bool {
         match self.up {
             Upstream::None | Upstream::Connecting { .. } | Upstream::AwaitHead { .. } | Upstream::Body { .. } => true,
-            Upstream::Local | Upstream::Done | Upstream::Cut { .. } | Upstream::Tunnel(_) => false,
+            Upstream::Local | Upstream::Answered | Upstream::Done | Upstream::Cut { .. } | Upstream::Tunnel(_) => false,
         }
     }
 
@@ -49,6 +49,11 @@ impl Transaction {
             (_, Upstream::None | Upstream::Connecting { .. } | Upstream::AwaitHead { .. } | Upstream::Body { .. }) => {
                 Next::Wait
             }
+            (Downstream::Done, Upstream::Answered) if self.to_origin.is_empty() => {
+                self.end_upload(turn);
+                Next::Again
+            }
+            (_, Upstream::Answered) => Next::Wait,
             (_, Upstream::Local | Upstream::Done | Upstream::Cut { .. }) if !self.to_client.is_empty() => Next::Wait,
             (_, Upstream::Cut { ending: Ending::Close }) => Next::End(End::Close),
             (_, Upstream::Cut { ending: Ending::Abort }) => Next::End(End::Abort),

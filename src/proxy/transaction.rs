@@ -72,6 +72,8 @@ pub(super) enum Upstream {
     AwaitHead { interim: u32, reader: HeadReader },
     /// The response body.
     Body { body: Body, sink: ResponseSink },
+    /// Nothing more: the response is complete, and the rest of the request is still on its way to the upstream.
+    Answered,
     /// Nothing: the response is complete, and the connection was given back.
     Done,
     /// Bytes of an upgraded connection.
@@ -256,9 +258,11 @@ impl Transaction {
     /// Whether an upstream connection is lent to us, or asked for.
     pub fn holds_upstream(&self) -> bool {
         match self.up {
-            Upstream::Connecting { .. } | Upstream::AwaitHead { .. } | Upstream::Body { .. } | Upstream::Tunnel(_) => {
-                true
-            }
+            Upstream::Connecting { .. }
+            | Upstream::AwaitHead { .. }
+            | Upstream::Body { .. }
+            | Upstream::Answered
+            | Upstream::Tunnel(_) => true,
             Upstream::None | Upstream::Local | Upstream::Done | Upstream::Cut { .. } => false,
         }
     }
@@ -285,7 +289,10 @@ impl Transaction {
             (Downstream::Head { .. }, _) => Awaited::RequestHead,
             (_, Upstream::Tunnel(_)) => Awaited::Tunnel,
             (_, Upstream::None | Upstream::Local | Upstream::Done | Upstream::Cut { .. }) => Awaited::Nobody,
-            (Downstream::Body { .. }, Upstream::AwaitHead { .. } | Upstream::Body { .. }) => Awaited::RequestBody,
+            (Downstream::Body { .. }, Upstream::AwaitHead { .. } | Upstream::Body { .. } | Upstream::Answered) => {
+                Awaited::RequestBody
+            }
+            (Downstream::Done | Downstream::Discard | Downstream::Tunnel(_), Upstream::Answered) => Awaited::Nobody,
             (Downstream::Done | Downstream::Discard | Downstream::Tunnel(_), Upstream::AwaitHead { .. }) => {
                 Awaited::ResponseHead
             }
@@ -298,7 +305,11 @@ impl Transaction {
     /// Whether the client has been given the head of a final response, or part of one.
     pub fn has_answered(&self) -> bool {
         match self.up {
-            Upstream::Local | Upstream::Done | Upstream::Tunnel(_) | Upstream::Cut { .. } => true,
+            Upstream::Local
+            | Upstream::Answered
+            | Upstream::Done
+            | Upstream::Tunnel(_)
+            | Upstream::Cut { .. } => true,
             Upstream::Body { sink, .. } => sink != ResponseSink::Collect,
             Upstream::None | Upstream::Connecting { .. } | Upstream::AwaitHead { .. } => false,
         }

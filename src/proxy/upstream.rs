@@ -109,6 +109,9 @@ impl Transaction {
                 }
                 Upstream::Body { .. } if rest.is_empty() => return taken,
                 Upstream::Body { .. } => taken += self.read_response_body(turn, rest),
+                // As below: it does not keep to the protocol, and gets no more.
+                Upstream::Answered if !rest.is_empty() => self.end_upload(turn),
+                Upstream::Answered => return taken,
                 Upstream::Tunnel(Flow::Open) => {
                     self.to_client.extend(rest);
                     self.record.bytes_out += rest.len() as u64;
@@ -205,7 +208,7 @@ impl Transaction {
     fn on_final(&mut self, turn: &mut Turn<'_, '_>, framing: Framing, has_more: bool) -> Result<(), Refusal> {
         // A close-delimited body takes its connection with it.
         self.is_origin_persistent &= framing != Framing::UntilClose;
-        self.give_up_upload();
+        self.judge_upload(turn);
         self.is_event_stream = self.response.fields.values(Known::ContentType).any(is_event_stream);
         let announced = self.announced_framing(framing, turn.client.site.wants().response);
         self.forward_response_head(turn);
@@ -233,13 +236,20 @@ impl Transaction {
         Ok(())
     }
 
-    /// Rule G20: a final response that says no (or answers an upload that has not begun) while the upload runs. The rest
-    /// of the upload is not wanted. A response that says yes may be an answer to what came so far, so the upload goes on.
-    fn give_up_upload(&mut self) {
+    /// A final response has come, perhaps while the upload runs. Rule G20 and RFC 9112 section 9.5: the rest is not wanted
+    /// where an error closes the connection. Any other may be an answer to what came so far, from an origin that answers
+    /// while it reads; so the upload goes on, also one that waited for `100 Continue`: the client decides.
+    fn judge_upload(&mut self, turn: &Turn<'_, '_>) {
         let Downstream::Body { .. } = self.down else { return };
-        if self.is_upload_held_back() || self.response.status >= 300 || !self.is_origin_persistent {
+        if !self.is_upload_wanted() {
             self.abandon_request();
+        } else if self.is_upload_held_back() {
+            self.progress.client_read = turn.now();
         }
+    }
+
+    fn is_upload_wanted(&self) -> bool {
+        self.response.status < 400 || self.is_origin_persistent
     }
 
     /// The framing that the forwarded head announces. A response without a body may still announce the length of the one
@@ -382,11 +392,17 @@ impl Transaction {
 
     /// The response is complete: the connection goes back to the pool if both ends of it are clean (rules S14 and S18).
     fn complete_response(&mut self, turn: &mut Turn<'_, '_>, has_more: bool) {
-        let request_is_sent = matches!(self.down, Downstream::Done) && self.to_origin.is_empty();
-        let is_reusable = self.is_origin_persistent && request_is_sent && !has_more;
-        self.release_upstream(turn, if is_reusable { Release::Park } else { Release::Close });
-        self.abandon_request();
-        self.up = Upstream::Done;
+        let is_all_read = matches!(self.down, Downstream::Done);
+        let is_sent = is_all_read && self.to_origin.is_empty();
+        let has_rest = is_all_read || matches!(self.down, Downstream::Body { .. });
+        if is_sent && self.is_origin_persistent && !has_more {
+            self.release_upstream(turn, Release::Park);
+            self.up = Upstream::Done;
+        } else if has_rest && !is_sent && !has_more && self.is_upload_wanted() {
+            self.up = Upstream::Answered;
+        } else {
+            self.end_upload(turn);
+        }
     }
 
     /// The upstream sends no more.
@@ -396,7 +412,9 @@ impl Transaction {
             Upstream::Body { body: Body::UntilClose, .. } => self.end_response_body(turn, false),
             Upstream::Body { .. } => self.refuse(turn, Refusal::new(502, Cause::UpstreamTruncated)),
             Upstream::Tunnel(Flow::Open) => self.up = Upstream::Tunnel(Flow::Ended),
-            Upstream::Tunnel(Flow::Ended | Flow::Told)
+            // It may have closed only its half, and read on; if not, the next write fails.
+            Upstream::Answered
+            | Upstream::Tunnel(Flow::Ended | Flow::Told)
             | Upstream::None
             | Upstream::Local
             | Upstream::Connecting { .. }
@@ -412,6 +430,7 @@ impl Transaction {
             Upstream::Body { .. } | Upstream::Tunnel(_) => {
                 self.refuse(turn, Refusal::new(502, Cause::UpstreamTruncated));
             }
+            Upstream::Answered => self.end_upload(turn),
             Upstream::None | Upstream::Local | Upstream::Connecting { .. } | Upstream::Done | Upstream::Cut { .. } => {}
         }
     }
@@ -429,6 +448,7 @@ impl Transaction {
                     self.is_persistent = false;
                 }
             }
+            Upstream::Answered => self.end_upload(turn),
             Upstream::None | Upstream::Local | Upstream::Connecting { .. } | Upstream::Done | Upstream::Cut { .. } => {}
         }
     }
