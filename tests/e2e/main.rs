@@ -13,6 +13,7 @@ mod crowd;
 mod curl;
 mod explain;
 mod faults;
+mod git;
 mod life_cycle;
 mod limits;
 mod log_lines;
