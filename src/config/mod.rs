@@ -385,7 +385,7 @@ impl Default for Timeouts {
             request_head: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
             keep_alive: Duration::from_secs(60),
-            write_idle: Duration::from_secs(30),
+            write_idle: Duration::from_secs(60),
             connect_address: Duration::from_secs(3),
             connect: Duration::from_secs(5),
             response_head: Duration::from_secs(60),

@@ -284,7 +284,7 @@ timeouts:
   request_head: 10s
   body_idle: 30s
   keep_alive: 1m
-  write_idle: 30s
+  write_idle: 1m
   connect:
     address: 3s
     total: 5s

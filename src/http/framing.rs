@@ -37,8 +37,6 @@ pub enum FramingError {
     CodingInHttp10,
     /// A transfer coding other than exactly `chunked`.
     UnknownCoding,
-    /// A response that has no body, 1xx or 204, announces one.
-    BodyNotAllowed,
 }
 
 impl FramingError {
@@ -48,7 +46,6 @@ impl FramingError {
             FramingError::LengthAndCoding => "S1",
             FramingError::BadLength | FramingError::RepeatedLength => "S2",
             FramingError::RepeatedCoding | FramingError::CodingInHttp10 | FramingError::UnknownCoding => "S3",
-            FramingError::BodyNotAllowed => "S18",
         }
     }
 
@@ -57,7 +54,7 @@ impl FramingError {
         match self {
             FramingError::UnknownCoding => 501,
             FramingError::LengthAndCoding | FramingError::BadLength | FramingError::RepeatedLength => 400,
-            FramingError::RepeatedCoding | FramingError::CodingInHttp10 | FramingError::BodyNotAllowed => 400,
+            FramingError::RepeatedCoding | FramingError::CodingInHttp10 => 400,
         }
     }
 }
@@ -71,7 +68,6 @@ impl fmt::Display for FramingError {
             FramingError::RepeatedCoding => "expected one Transfer-Encoding line",
             FramingError::CodingInHttp10 => "expected no Transfer-Encoding in HTTP/1.0",
             FramingError::UnknownCoding => "expected no transfer coding but chunked",
-            FramingError::BodyNotAllowed => "expected no body in a 1xx or 204 response",
         })
     }
 }
@@ -101,20 +97,30 @@ pub const fn has_no_body(status: u16) -> bool {
     matches!(status, 204 | 304)
 }
 
-/// The framing of a final response's body. `to_head` says that the request was a HEAD. 1xx, 204, 304 and answers to HEAD
-/// have no body whatever their fields say, but the fields are judged all the same.
+/// The framing of a response's body. `to_head` says that the request was a HEAD. 1xx, 204, 304 and answers to HEAD end
+/// with their head whatever their fields say: there is one way to read them (see [`has_false_framing`]).
 pub fn response_framing(head: &ResponseHead, to_head: bool) -> Result<Framing, FramingError> {
-    let announced = announced(&head.fields, head.version)?;
-    match (head.status, announced) {
-        // RFC 9110 section 8.6 and RFC 9112 section 6.1: neither field may be there. A length of 0 does no harm.
-        (100..=199 | 204, Some(Framing::Length(1..) | Framing::Chunked)) => Err(FramingError::BodyNotAllowed),
-        (100..=199 | 204, _) => Ok(Framing::None),
-        // Here the fields tell of the body that a GET would have been given.
-        (304, _) => Ok(Framing::None),
-        (_, _) if to_head => Ok(Framing::None),
-        (_, Some(framing)) => Ok(framing),
-        (_, None) => Ok(Framing::UntilClose),
+    if ends_with_head(head.status, to_head) {
+        return Ok(Framing::None);
     }
+    Ok(announced(&head.fields, head.version)?.unwrap_or(Framing::UntilClose))
+}
+
+fn ends_with_head(status: u16, to_head: bool) -> bool {
+    to_head || matches!(status, 100..=199) || has_no_body(status)
+}
+
+/// Whether a response that ends with its head has framing fields that it must not have, or that contradict each other: its
+/// sender may believe that a body follows, so nothing more can be understood of the connection.
+pub fn has_false_framing(head: &ResponseHead, to_head: bool) -> bool {
+    ends_with_head(head.status, to_head)
+        && match (head.status, announced(&head.fields, head.version)) {
+            (_, Err(_)) => true,
+            // RFC 9110 section 8.6 and RFC 9112 section 6.1: neither field may be there. A length of 0 does no harm.
+            (100..=199 | 204, Ok(framing)) => matches!(framing, Some(Framing::Length(1..) | Framing::Chunked)),
+            // Here the fields tell of the body that a GET would have been given.
+            (_, Ok(_)) => false,
+        }
 }
 
 /// What the framing fields say, `None` where there are none.
@@ -190,11 +196,13 @@ mod tests {
     fn assert_framing(name: &str, lines: Lines<'_>, version: Version, expected: Result<Framing, FramingError>) {
         assert_eq!(request(lines, version), expected, "{name}, request");
         assert_eq!(response(200, lines, version, false), expected, "{name}, response");
-        if let Err(error) = expected {
-            // What is contradictory stays so where no body will come.
-            assert_eq!(response(200, lines, version, true), Err(error), "{name}, response to HEAD");
-            assert_eq!(response(304, lines, version, false), Err(error), "{name}, 304");
-            assert_eq!(response(204, lines, version, false), Err(error), "{name}, 204");
+        // Where no body will come there is one way to read it, but what is contradictory is noticed.
+        for (status, to_head) in [(200, true), (304, false), (204, false), (103, false)] {
+            assert_eq!(response(status, lines, version, to_head), Ok(Framing::None), "{name}, {status}");
+            if expected.is_err() {
+                let head = ResponseHead { status, fields: fields(lines), version, ..ResponseHead::default() };
+                assert!(has_false_framing(&head, to_head), "{name}, {status}");
+            }
         }
     }
 
@@ -289,30 +297,39 @@ mod tests {
     fn s18_some_responses_have_no_body() {
         let (none, length, zero, chunked) =
             (&[][..], &[(LENGTH, "5")][..], &[(LENGTH, "0")][..], &[(CODING, "chunked")][..]);
-        let refused = Err(FramingError::BodyNotAllowed);
-        for (name, status, lines, to_head, expected) in [
-            ("HEAD", 200, none, true, Ok(Framing::None)),
-            ("HEAD with a length", 200, length, true, Ok(Framing::None)),
-            ("HEAD with chunked", 200, chunked, true, Ok(Framing::None)),
-            ("304", 304, none, false, Ok(Framing::None)),
-            ("304 with a length", 304, length, false, Ok(Framing::None)),
-            ("304 with chunked", 304, chunked, false, Ok(Framing::None)),
-            ("204", 204, none, false, Ok(Framing::None)),
-            ("204 with a length of 0", 204, zero, false, Ok(Framing::None)),
-            ("204 with a length", 204, length, false, refused),
-            ("204 with chunked", 204, chunked, false, refused),
-            ("204 with a length to HEAD", 204, length, true, refused),
-            ("100", 100, none, false, Ok(Framing::None)),
-            ("101 with a length of 0", 101, zero, false, Ok(Framing::None)),
-            ("101 with chunked", 101, chunked, false, refused),
-            ("103 with a length", 103, length, false, refused),
-            ("199 with a length", 199, length, false, refused),
-            ("200 with a length", 200, length, false, Ok(Framing::Length(5))),
-            ("404 with chunked", 404, chunked, false, Ok(Framing::Chunked)),
-            ("205 with a length of 0", 205, zero, false, Ok(Framing::Length(0))),
-            ("999", 999, none, false, Ok(Framing::UntilClose)),
+        let both = &[(LENGTH, "5"), (CODING, "chunked")][..];
+        let bad = &[(LENGTH, "x")][..];
+        let empty = Ok(Framing::None);
+        for (name, status, lines, to_head, expected, is_false) in [
+            ("HEAD", 200, none, true, empty, false),
+            ("HEAD with a length", 200, length, true, empty, false),
+            ("HEAD with chunked", 200, chunked, true, empty, false),
+            ("HEAD with both", 200, both, true, empty, true),
+            ("304", 304, none, false, empty, false),
+            ("304 with a length", 304, length, false, empty, false),
+            ("304 with chunked", 304, chunked, false, empty, false),
+            ("304 with a bad length", 304, bad, false, empty, true),
+            ("204", 204, none, false, empty, false),
+            ("204 with a length of 0", 204, zero, false, empty, false),
+            ("204 with a length", 204, length, false, empty, true),
+            ("204 with a bad length", 204, bad, false, empty, true),
+            ("204 with chunked", 204, chunked, false, empty, true),
+            ("204 with both", 204, both, false, empty, true),
+            ("204 with a length to HEAD", 204, length, true, empty, true),
+            ("100", 100, none, false, empty, false),
+            ("101 with a length of 0", 101, zero, false, empty, false),
+            ("101 with chunked", 101, chunked, false, empty, true),
+            ("103 with a length", 103, length, false, empty, true),
+            ("199 with a length", 199, length, false, empty, true),
+            ("200 with a length", 200, length, false, Ok(Framing::Length(5)), false),
+            ("200 with both", 200, both, false, Err(FramingError::LengthAndCoding), false),
+            ("404 with chunked", 404, chunked, false, Ok(Framing::Chunked), false),
+            ("205 with a length of 0", 205, zero, false, Ok(Framing::Length(0)), false),
+            ("999", 999, none, false, Ok(Framing::UntilClose), false),
         ] {
             assert_eq!(response(status, lines, Version::Http11, to_head), expected, "{name}");
+            let head = ResponseHead { status, fields: fields(lines), ..ResponseHead::default() };
+            assert_eq!(has_false_framing(&head, to_head), is_false, "{name}");
         }
     }
 

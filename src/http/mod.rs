@@ -47,7 +47,7 @@ mod tests {
             [C::BadSize, C::SizeTooLarge, C::BadExtension, C::BadLineEnd, C::LineTooLong, C::TooManyExtensions];
         let more_chunks = [C::BadDataEnd, C::TooMuchOverhead, C::BadTrailer, C::TrailersTooLarge];
         let lengths = [F::LengthAndCoding, F::BadLength, F::RepeatedLength, F::RepeatedCoding, F::CodingInHttp10];
-        let codings = [F::UnknownCoding, F::BodyNotAllowed];
+        let codings = [F::UnknownCoding];
         let ends =
             [H::BareLf, H::BareCr, H::Control, H::EmptyStartLine, H::BadSpacing, H::BadMethod, H::NonAsciiTarget];
         let starts =

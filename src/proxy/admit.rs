@@ -74,26 +74,16 @@ pub fn admit(
 ) -> Result<Admission, Refusal> {
     target.clear();
     let framing = request_framing(head)?;
-    match head.method {
+    if head.method == Method::Connect {
         // Rule S16: a tunnel to anywhere is what a gateway must never be.
-        Method::Connect => {
-            return Err(Refusal { status: 405, cause: Cause::Rule("S16"), allow: Some(FORWARDED_METHODS) });
-        }
-        Method::Trace => {
-            return Err(Refusal { status: 405, cause: Cause::MethodRefused, allow: Some(FORWARDED_METHODS) });
-        }
-        Method::Get
-        | Method::Head
-        | Method::Post
-        | Method::Put
-        | Method::Delete
-        | Method::Options
-        | Method::Patch
-        | Method::Other(_) => {}
+        return Err(Refusal { status: 405, cause: Cause::Rule("S16"), allow: Some(FORWARDED_METHODS) });
     }
     let is_options = head.method == Method::Options;
     let requested = parse_target(&head.target, false, is_options)?;
     effective_authority(&requested, head.version, &head.fields, valid_host)?;
+    if head.method == Method::Trace {
+        return Err(Refusal { status: 405, cause: Cause::MethodRefused, allow: Some(FORWARDED_METHODS) });
+    }
     let (path, query) = match requested {
         Target::Origin { path, query } | Target::Absolute { path, query, .. } => (path, query),
         Target::Asterisk => return Ok(Admission { framing, by: Answerer::Options }),
@@ -120,7 +110,7 @@ pub fn admit(
         return Err(Refusal::new(413, Cause::BodyTooLarge));
     }
     let upgrade = options.upgrade
-        && framing == Framing::None
+        && matches!(framing, Framing::None | Framing::Length(0))
         && head.version == Version::Http11
         && allowed_protocols(&head.fields, &route.options.upgrade).next().is_some();
     // Other methods would have to send their body twice, and clients of other protocols do not follow.
@@ -260,6 +250,8 @@ mod tests {
             ("no route", "GET /b HTTP/1.1", "", 404, "no_route"),
             ("a tunnel", "CONNECT h:443 HTTP/1.1", "", 405, "S16"),
             ("an echo", "TRACE /a HTTP/1.1", "", 405, "method_refused"),
+            ("an echo for two hosts", "TRACE /a HTTP/1.1", "Host: h\r\n", 400, "S11"),
+            ("an echo of a bad target", "TRACE a HTTP/1.1", "", 400, "S12"),
             ("both framings", "POST /a HTTP/1.1", "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", 400, "S1"),
             ("framing before method", "CONNECT h:443 HTTP/1.1", "Content-Length: +1\r\n", 400, "S2"),
             ("a second Host", "GET /a HTTP/1.1", "Host: h\r\n", 400, "S11"),
@@ -458,6 +450,8 @@ mod tests {
             ("a route without", "GET /plain HTTP/1.1", both, false),
             ("HTTP/1.0", "GET /a HTTP/1.0", both, false),
             ("a body", "GET /a HTTP/1.1", &format!("{both}Content-Length: 1\r\n"), false),
+            ("a body in chunks", "GET /a HTTP/1.1", &format!("{both}Transfer-Encoding: chunked\r\n"), false),
+            ("a body of no length", "POST /a HTTP/1.1", &format!("{both}Content-Length: 0\r\n"), true),
         ] {
             assert_eq!(plan(&site, start, lines).upgrade, expected, "{name}");
         }

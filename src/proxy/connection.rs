@@ -1,6 +1,6 @@
 //! The Connection field (RFC 9110 section 7.6.1): what it says about the connection, and which fields it nominates.
 
-use crate::http::chars::{is_word, list_has, list_members};
+use crate::http::chars::{is_word, list_members};
 use crate::http::fields::{Classes, Fields, Known, Line};
 use crate::http::head::Version;
 
@@ -66,12 +66,17 @@ fn read_lines(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options, TooMa
                 return Err(TooManyOptions);
             }
             if !options.note(option) {
-                nominated.extend_from_slice(option);
-                nominated.push(b',');
+                nominate(option, nominated);
             }
         }
     }
     Ok(options)
+}
+
+/// Adds the name of a field, with its length in front: see [`is_nominated`].
+pub fn nominate(name: &[u8], nominated: &mut Vec<u8>) {
+    nominated.extend_from_slice(&(name.len() as u64).to_le_bytes());
+    nominated.extend_from_slice(name);
 }
 
 /// Rule G1: fields that belong to one connection only. Framing fields are among them: each connection gets framing of its
@@ -98,9 +103,19 @@ pub fn remove_nominated(fields: &mut Fields, nominated: &[u8]) {
     }
 }
 
-/// Whether the sender nominated the line; see [`read_options`].
+/// Whether the sender nominated the line; see [`read_options`]. Lengths are compared first: there may be as many long
+/// options as long names, and a look at every byte of all of them for each line would take milliseconds.
 pub fn is_nominated(line: &Line<'_>, nominated: &[u8]) -> bool {
-    list_has(nominated, line.name)
+    let mut rest = nominated;
+    while let Some((len, after)) = rest.split_first_chunk() {
+        let len = u64::from_le_bytes(*len) as usize;
+        let (option, others) = after.split_at(len.min(after.len()));
+        if option.len() == line.name.len() && option.eq_ignore_ascii_case(line.name) {
+            return true;
+        }
+        rest = others;
+    }
+    false
 }
 
 /// Rule G14: of the protocols that a client offers in Upgrade, those that are `allowed`, and never h2c.
@@ -149,6 +164,17 @@ mod tests {
         remove_nominated(&mut head, &nominated);
         let kept: Vec<_> = head.iter().map(|line| line.name).collect();
         assert_eq!(kept, [b"X-Other"]);
+    }
+
+    #[test]
+    fn g1_names_are_compared_whole() {
+        let mut head = fields(&[("Connection", "X-Ab, close, X-A, X-Abcd"), ("x-a", "1"), ("X-Abc", "2"), ("X", "3")]);
+        let mut nominated = Vec::new();
+        read_options(&head, &mut nominated).expect("few options");
+        head.remove_classes(HOP_BY_HOP);
+        remove_nominated(&mut head, &nominated);
+        let kept: Vec<_> = head.iter().map(|line| line.name).collect();
+        assert_eq!(kept, [&b"X-Abc"[..], b"X"]);
     }
 
     #[test]

@@ -84,7 +84,7 @@ impl Transaction {
                 Some((last_of_origin + timeouts.response_head, Timeout::ResponseHead))
             }
             // A response may keep step with the upload.
-            Upstream::Body { .. } if self.wants_read(Side::Upstream) && !client_is_slow && !self.is_event_stream => {
+            Upstream::Body { .. } if self.wants_read(Side::Upstream) && !client_is_slow && !self.is_pushed => {
                 Some((last_of_origin + timeouts.response_idle, Timeout::ResponseIdle))
             }
             Upstream::AwaitHead { .. }

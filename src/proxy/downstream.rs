@@ -184,7 +184,9 @@ impl Transaction {
         let policy = &site.config.forwarded;
         std::mem::swap(&mut self.request.target, &mut self.original_target);
         self.client_address = client_address(peer, &self.request.fields, policy);
-        let forwarding = Forwarding { plan: &plan, site, upstream: self.upstream_of(route), peer };
+        let upstream = self.upstream_of(route);
+        let received_target = &self.original_target;
+        let forwarding = Forwarding { plan: &plan, site, upstream, received_target, peer };
         forward_request(&mut self.request, &forwarding, &mut self.offered, OwnLines::of(site), &mut self.scratch);
         let is_body_wanted = site.wants().request;
         match Body::new(framing) {

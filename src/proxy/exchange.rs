@@ -51,13 +51,51 @@ pub struct Exchange {
 #[derive(Debug)]
 enum State {
     /// Between requests. No buffer is owned.
-    Idle { since: Instant },
+    Idle { since: Instant, skipped: EmptyLine },
     /// From the first byte of a request to the last byte of its response.
     Active(Box<Transaction>),
     /// Our last byte was sent; the client's are read and thrown away so that a reset does not overtake our answer.
     Lingering { since: Instant, last_read: Instant },
     /// Over.
     Closed,
+}
+
+/// How much has come of an empty line in front of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EmptyLine {
+    None,
+    Half,
+    Whole,
+}
+
+impl EmptyLine {
+    /// What is known when nothing but `bytes` has come; `None` where they are more than an empty line.
+    fn of(bytes: &[u8]) -> Option<EmptyLine> {
+        match bytes {
+            b"" => Some(EmptyLine::None),
+            b"\r" => Some(EmptyLine::Half),
+            b"\r\n" => Some(EmptyLine::Whole),
+            _ => None,
+        }
+    }
+
+    fn bytes(self) -> &'static [u8] {
+        match self {
+            EmptyLine::None => b"",
+            EmptyLine::Half => b"\r",
+            EmptyLine::Whole => b"\r\n",
+        }
+    }
+
+    /// The same when `data` has come as well; `None` where that begins a request.
+    fn and(self, data: &[u8]) -> Option<EmptyLine> {
+        match (self, data) {
+            (_, []) => Some(self),
+            (EmptyLine::None, _) => EmptyLine::of(data),
+            (EmptyLine::Half, b"\n") => Some(EmptyLine::Whole),
+            (EmptyLine::Half | EmptyLine::Whole, _) => None,
+        }
+    }
 }
 
 impl Exchange {
@@ -68,7 +106,7 @@ impl Exchange {
         Exchange {
             client: Client { peer, site, served: 0, is_draining: false },
             commands: Commands::default(),
-            state: State::Idle { since: now.instant },
+            state: State::Idle { since: now.instant, skipped: EmptyLine::None },
         }
     }
 
@@ -99,14 +137,17 @@ impl Exchange {
     pub fn handle(&mut self, env: &mut Env<'_>, input: Input<'_>) {
         let now = env.now.instant;
         match (&mut self.state, input) {
-            (State::Idle { .. }, Input::Bytes(Side::Downstream, data)) => {
-                if !data.is_empty() {
+            // RFC 9112 section 2.2: an empty line behind a request is ignored. It begins nothing.
+            (State::Idle { skipped, .. }, Input::Bytes(Side::Downstream, data)) => match skipped.and(data) {
+                Some(so_far) => *skipped = so_far,
+                None => {
                     let mut transaction = env.spares.take(now);
                     transaction.timeline = timeline(env);
+                    transaction.client_input.extend_from_slice(skipped.bytes());
                     self.state = State::Active(transaction);
                     self.step(env, input);
                 }
-            }
+            },
             (State::Idle { .. }, Input::Eof(side) | Input::Reset(side) | Input::Unwritable(side)) => {
                 if side == Side::Downstream {
                     self.end(End::Close);
@@ -250,8 +291,8 @@ impl Exchange {
         let timeouts = &self.client.site.config.timeouts;
         match &self.state {
             // A client that has never asked anything gets no longer than the head may take.
-            State::Idle { since } if self.client.served == 0 => Some(*since + timeouts.request_head),
-            State::Idle { since } => Some(*since + timeouts.keep_alive),
+            State::Idle { since, .. } if self.client.served == 0 => Some(*since + timeouts.request_head),
+            State::Idle { since, .. } => Some(*since + timeouts.keep_alive),
             State::Active(transaction) => transaction.deadline(&self.client.site),
             State::Lingering { since, last_read } => Some((*since + LINGER).min(*last_read + LINGER_IDLE)),
             State::Closed => None,
@@ -351,8 +392,8 @@ impl Exchange {
                 Next::Again => {}
                 Next::Serve => {
                     transaction.finish(&mut turn);
-                    if transaction.client_input.is_empty() {
-                        self.leave(env, State::Idle { since: env.now.instant });
+                    if let Some(skipped) = EmptyLine::of(&transaction.client_input) {
+                        self.leave(env, State::Idle { since: env.now.instant, skipped });
                         return;
                     }
                     transaction.restart(env.now.instant);

@@ -12,10 +12,11 @@ use super::reasons::{Claims, Terms};
 use super::site::Site;
 use super::under_prefix::{MAPPABLE, MAPPABLE_IN_REQUESTS, Mapping, Place, map_back, map_forth};
 use crate::config::{HostPolicy, RouteConfig, UpstreamUrl};
-use crate::http::chars::write_decimal;
+use crate::http::chars::{is_token, list_members, split, write_decimal};
 use crate::http::fields::{Classes, Fields, Known};
 use crate::http::framing::Framing;
 use crate::http::head::{Method, RequestHead, ResponseHead, Version, write_request, write_response};
+use crate::http::target::{Target, parse_target};
 
 /// What the forwarded request depends on beside the received one.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +27,8 @@ pub struct Forwarding<'a> {
     pub site: &'a Site,
     /// The upstream that was chosen.
     pub upstream: &'a UpstreamUrl,
+    /// The target as it was received.
+    pub received_target: &'a [u8],
     /// Who sent the request.
     pub peer: &'a Peer,
 }
@@ -37,7 +40,7 @@ pub struct Scratch {
     pub nominated: Vec<u8>,
     /// The lines that we add to a request, where no plugin has to find them among the others: as they are sent.
     pub own: Vec<u8>,
-    /// The client's own Host.
+    /// The client's own Host; where there is none, the authority of its URL.
     host: Vec<u8>,
     /// Where clients find the application: what was stripped from the path, here and by a trusted proxy before us.
     public_prefix: Vec<u8>,
@@ -96,7 +99,7 @@ pub fn forward_request(
     own_lines: OwnLines,
     scratch: &mut Scratch,
 ) {
-    let Forwarding { plan, site, upstream, peer } = *forwarding;
+    let Forwarding { plan, site, upstream, received_target, peer } = *forwarding;
     let route = &site.config.routes[plan.route as usize];
     let Scratch { nominated, own, host, public_prefix, text } = scratch;
     let claims = Claims::of(peer, &site.config.forwarded);
@@ -110,7 +113,7 @@ pub fn forward_request(
             offered.extend_from_slice(protocol);
         }
     }
-    let received = head.fields.first(Known::Host).unwrap_or_default();
+    let received = head.fields.first(Known::Host).unwrap_or_else(|| authority_of(received_target));
     if host != received {
         host.clear();
         host.extend_from_slice(received);
@@ -159,6 +162,14 @@ pub fn forward_request(
         text.clear();
         write_decimal(left - 1, text);
         head.fields.set(b"Max-Forwards", text);
+    }
+}
+
+/// The authority of a target that is a URL: in HTTP/1.0 that may be all that is said of the host.
+fn authority_of(target: &[u8]) -> &[u8] {
+    match parse_target(target, false, false) {
+        Ok(Target::Absolute { authority, .. }) => authority,
+        Ok(Target::Origin { .. } | Target::Asterisk | Target::Authority(_)) | Err(_) => b"",
     }
 }
 
@@ -261,11 +272,36 @@ pub enum Persistence {
     KeepAlive(Version),
 }
 
-/// Appends the whole forwarded response head.
-pub fn write_response_head(head: &ResponseHead, framing: Framing, persistence: Persistence, out: &mut Vec<u8>) {
+/// The status that tells which protocols the client has to upgrade to.
+pub const UPGRADE_REQUIRED: u16 = 426;
+
+/// Lists the protocols of a response's Upgrade lines, comma-separated; what is no token, or two with a slash, is left out.
+pub fn list_protocols(fields: &Fields, out: &mut Vec<u8>) {
+    for protocol in fields.values(Known::Upgrade).flat_map(list_members) {
+        if split(protocol, b'/').all(is_token) && split(protocol, b'/').count() <= 2 {
+            if !out.is_empty() {
+                out.extend_from_slice(b", ");
+            }
+            out.extend_from_slice(protocol);
+        }
+    }
+}
+
+/// Appends the whole forwarded response head. `protocols` are those of a 426, which must name them (RFC 9110 section
+/// 15.5.22).
+pub fn write_response_head(
+    head: &ResponseHead,
+    framing: Framing,
+    persistence: Persistence,
+    protocols: &[u8],
+    out: &mut Vec<u8>,
+) {
     write_response(head, HOP_BY_HOP, out);
     write_framing(framing, out);
     write_persistence(persistence, out);
+    if !protocols.is_empty() {
+        write_upgrade(protocols, out);
+    }
     out.extend_from_slice(b"\r\n");
 }
 
@@ -338,7 +374,7 @@ fn write_upgrade(protocols: &[u8], out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::proxy::connection::read_options;
+    use crate::proxy::connection::{nominate, read_options};
     use std::sync::Arc;
 
     const DATE: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
@@ -359,8 +395,13 @@ mod tests {
         let mut scratch = Scratch::default();
         read_options(&head.fields, &mut scratch.nominated).expect("few options");
         let peer = Peer { address: None, secure: false, ..Peer::default() };
-        let forwarding =
-            Forwarding { plan: &plan, site: &site, upstream: &site.config.routes[0].upstream, peer: &peer };
+        let forwarding = Forwarding {
+            plan: &plan,
+            site: &site,
+            upstream: &site.config.routes[0].upstream,
+            received_target: b"/a/x",
+            peer: &peer,
+        };
         let mut offered = b"left over".to_vec();
         let received = head.clone();
         forward_request(&mut head, &forwarding, &mut offered, OwnLines::Among, &mut scratch);
@@ -463,7 +504,9 @@ mod tests {
             lines.iter().for_each(|(name, value)| head.fields.add(name.as_bytes(), value.as_bytes()));
             for own_lines in [OwnLines::Among, OwnLines::Apart] {
                 let mut head = head.clone();
-                forward_response(&mut head, b"b,", own_lines, DATE);
+                let mut nominated = Vec::new();
+                nominate(b"b", &mut nominated);
+                forward_response(&mut head, &nominated, own_lines, DATE);
                 let mut out = Vec::new();
                 write_interim_head(&head, &mut out);
                 let all = text(&out);
@@ -517,7 +560,7 @@ mod tests {
             (Framing::UntilClose, Persistence::Close, "Connection: close\r\n"),
         ] {
             let mut out = Vec::new();
-            write_response_head(&head, framing, persistence, &mut out);
+            write_response_head(&head, framing, persistence, b"", &mut out);
             assert_eq!(text(&out), format!("HTTP/1.1 200 Fine\r\n{expected}\r\n"));
         }
     }

@@ -60,13 +60,11 @@ impl Transaction {
             // RFC 9112 section 9.3: the next request follows on the same connection, unless it would only idle while the
             // process is waiting to stop.
             (Downstream::Done, Upstream::Local | Upstream::Done)
-                if self.is_persistent && !(turn.client.is_draining && self.client_input.is_empty()) =>
+                if self.is_persistent && (self.has_pipelined() || !turn.client.is_draining) =>
             {
                 Next::Serve
             }
-            (Downstream::Done, Upstream::Local | Upstream::Done) if self.client_input.is_empty() => {
-                Next::End(End::Close)
-            }
+            (Downstream::Done, Upstream::Local | Upstream::Done) if !self.has_pipelined() => Next::End(End::Close),
             // RFC 9112 section 9.6: closing now would make the kernel reset the connection, and the reset could destroy
             // our answer before the client has read it (rule G20).
             (

@@ -171,8 +171,8 @@ pub(super) struct Transaction {
     pub is_origin_persistent: bool,
     /// Whether part of the request body was passed on: from then on the request cannot be sent again.
     pub has_upload_begun: bool,
-    /// Whether the response is an event stream, which may be silent for as long as it likes.
-    pub is_event_stream: bool,
+    /// Whether the response is made of parts that come whenever there is news: it may be silent for as long as it likes.
+    pub is_pushed: bool,
     pub progress: Progress,
     pub record: Record,
     /// What happened so far, where somebody wants to know.
@@ -203,7 +203,7 @@ impl Transaction {
             is_persistent: true,
             is_origin_persistent: false,
             has_upload_begun: false,
-            is_event_stream: false,
+            is_pushed: false,
             progress: Progress::new(now),
             record: Record::new(now),
             timeline: None,
@@ -229,7 +229,7 @@ impl Transaction {
         self.is_persistent = true;
         self.is_origin_persistent = false;
         self.has_upload_begun = false;
-        self.is_event_stream = false;
+        self.is_pushed = false;
         self.progress = Progress::new(now);
         self.record = Record::new(now);
         self.timeline = None;
@@ -253,6 +253,11 @@ impl Transaction {
     /// Whether the client asked with HEAD, whatever plugins made of it.
     pub fn is_client_head(&self) -> bool {
         self.record.method == Some(Method::Head)
+    }
+
+    /// Whether the client has sent more behind its request than an empty line, or the half of one.
+    pub fn has_pipelined(&self) -> bool {
+        !matches!(self.client_input[..], [] | [b'\r'] | [b'\r', b'\n'])
     }
 
     /// Whether an upstream connection is lent to us, or asked for.
@@ -305,11 +310,7 @@ impl Transaction {
     /// Whether the client has been given the head of a final response, or part of one.
     pub fn has_answered(&self) -> bool {
         match self.up {
-            Upstream::Local
-            | Upstream::Answered
-            | Upstream::Done
-            | Upstream::Tunnel(_)
-            | Upstream::Cut { .. } => true,
+            Upstream::Local | Upstream::Answered | Upstream::Done | Upstream::Tunnel(_) | Upstream::Cut { .. } => true,
             Upstream::Body { sink, .. } => sink != ResponseSink::Collect,
             Upstream::None | Upstream::Connecting { .. } | Upstream::AwaitHead { .. } => false,
         }

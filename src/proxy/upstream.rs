@@ -4,8 +4,8 @@
 //! Connecting ──► AwaitHead ──1xx──► AwaitHead
 //!     │              ├──101──► Tunnel
 //!     │              └──final──► response hooks ──► Body ──end──► Done
-//!     └─failed, bad or late─► Local (an error of ours)  │broken off
-//!                                                       └──► Cut
+//!     └─failed, bad or late─► Local (an error of ours)  │  └──before the request──► Answered ──► Done
+//!                                                       └─broken off──► Cut
 //! ```
 
 use std::ops::ControlFlow;
@@ -16,8 +16,8 @@ use super::connection::{Options, read_options};
 use super::downstream::head_limits;
 use super::events::ConnectError;
 use super::forward::{
-    OwnLines, client_framing, forward_response, map_response, write_interim_head, write_response_head,
-    write_switching_head, write_trailers,
+    OwnLines, UPGRADE_REQUIRED, client_framing, forward_response, list_protocols, map_response, write_interim_head,
+    write_response_head, write_switching_head, write_trailers,
 };
 use super::hooks::Verdict;
 use super::outcome::HookPhase;
@@ -27,9 +27,11 @@ use super::under_prefix::Mapping;
 use crate::http::body::Body;
 use crate::http::chars::{is_word, list_has, parse_decimal};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
-use crate::http::fields::Known;
-use crate::http::framing::{Framing, has_no_body, response_framing};
+use crate::http::fields::{Classes, Known};
+use crate::http::framing::{Framing, has_false_framing, has_no_body, response_framing};
 use crate::http::head::{HeadReader, Method, Version, parse_trailers, reason_phrase};
+
+const FRAMING: Classes = Classes::of(&[Known::ContentLength, Known::TransferEncoding]);
 
 /// A 502 for a response that broke `rule`.
 const fn bad_response(rule: &'static str) -> Refusal {
@@ -136,8 +138,13 @@ impl Transaction {
         self.note_answer(turn);
         let options =
             read_options(&self.response.fields, &mut self.scratch.nominated).map_err(|_| bad_response("G1"))?;
-        let framing = response_framing(&self.response, self.request.method == Method::Head)
-            .map_err(|error| bad_response(error.rule()))?;
+        let to_head = self.request.method == Method::Head;
+        let framing = response_framing(&self.response, to_head).map_err(|error| bad_response(error.rule()))?;
+        if framing == Framing::None && has_false_framing(&self.response, to_head) {
+            // Rule S18: read as what it is, but whatever comes behind it is not believed.
+            self.is_origin_persistent = false;
+            self.response.fields.remove_classes(FRAMING);
+        }
         match self.response.status {
             101 => self.switch_protocols(turn, options),
             100..200 => self.on_interim(turn, interim),
@@ -209,8 +216,12 @@ impl Transaction {
         // A close-delimited body takes its connection with it.
         self.is_origin_persistent &= framing != Framing::UntilClose;
         self.judge_upload(turn);
-        self.is_event_stream = self.response.fields.values(Known::ContentType).any(is_event_stream);
+        self.is_pushed = self.response.fields.values(Known::ContentType).any(is_pushed);
         let announced = self.announced_framing(framing, turn.client.site.wants().response);
+        self.offered.clear();
+        if self.response.status == UPGRADE_REQUIRED {
+            list_protocols(&self.response.fields, &mut self.offered);
+        }
         self.forward_response_head(turn);
         match Body::new(framing) {
             Some(body) if turn.client.site.wants().response && !self.is_client_head() => {
@@ -304,7 +315,8 @@ impl Transaction {
         self.is_persistent &= framing != Framing::UntilClose && !turn.client.is_draining;
         self.record.status = self.response.status;
         let persistence = self.persistence();
-        write_response_head(&self.response, framing, persistence, self.to_client.tail());
+        let protocols = if self.response.status == UPGRADE_REQUIRED { &self.offered[..] } else { b"" };
+        write_response_head(&self.response, framing, persistence, protocols, self.to_client.tail());
         if is_collected {
             self.to_client.extend(&self.response_body);
             self.record.bytes_out += self.response_body.len() as u64;
@@ -494,11 +506,12 @@ fn sink_for(framing: Framing) -> ResponseSink {
     }
 }
 
-/// Whether that is `text/event-stream`, with or without parameters.
-fn is_event_stream(content_type: &[u8]) -> bool {
-    let Some((media_type, rest)) = content_type.split_at_checked(EVENT_STREAM.len()) else { return false };
-    let is_whole = matches!(rest.trim_ascii_start(), [] | [b';', ..]);
-    is_whole && is_word(media_type, EVENT_STREAM)
+/// Whether a body of that type, with or without parameters, is made of parts that come whenever there is news: events,
+/// or the pictures of a camera.
+fn is_pushed(content_type: &[u8]) -> bool {
+    [&b"text/event-stream"[..], b"multipart/x-mixed-replace"].iter().any(|pushed| {
+        content_type.split_at_checked(pushed.len()).is_some_and(|(media_type, rest)| {
+            is_word(media_type, pushed) && matches!(rest.trim_ascii_start(), [] | [b';', ..])
+        })
+    })
 }
-
-const EVENT_STREAM: &[u8] = b"text/event-stream";

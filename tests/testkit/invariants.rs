@@ -122,19 +122,23 @@ pub fn hooks_run_once_per_phase(wire: &Wire) -> Result<(), String> {
     Ok(())
 }
 
-/// There is always something that goes on, and everything has a deadline but an event stream that is being read.
+/// There is always something that goes on, and everything has a deadline but a stream of events or pictures that is being
+/// read.
 pub fn never_stuck(wire: &Wire) -> Result<(), String> {
     if wire.is_over || wire.exchange.deadline().is_some() {
         return Ok(());
     }
     let may_be_silent = wire.exchange.wants_read(Side::Upstream)
         && wire.link == Link::Open
-        && wire.loans.last().and_then(|loan| loan.responses.messages.last()).is_some_and(is_event_stream);
+        && wire.loans.last().and_then(|loan| loan.responses.messages.last()).is_some_and(is_pushed);
     if may_be_silent { Ok(()) } else { Err("stuck: open, and nothing is waited for".to_owned()) }
 }
 
-fn is_event_stream(response: &Message) -> bool {
-    response.head.values("content-type").any(|value| value.to_ascii_lowercase().starts_with("text/event-stream"))
+fn is_pushed(response: &Message) -> bool {
+    response.head.values("content-type").any(|value| {
+        let value = value.to_ascii_lowercase();
+        value.starts_with("text/event-stream") || value.starts_with("multipart/x-mixed-replace")
+    })
 }
 
 pub fn each_request_gets_one_final_response_or_a_close(wire: &Wire) -> Result<(), String> {
@@ -234,7 +238,7 @@ pub fn no_hop_by_hop_field_crosses(received: &Head, sent: &Head) -> Result<(), S
         let is_nominated = nominated.contains(&name) && !OURS.contains(&name.as_str());
         let is_ours = match name.as_str() {
             "connection" => ["close", "keep-alive", "Upgrade"].contains(&value.as_str()),
-            "upgrade" => sent.status() == 101 || sent.start.ends_with(" HTTP/1.1"),
+            "upgrade" => [101, 426].contains(&sent.status()) || sent.start.ends_with(" HTTP/1.1"),
             _ => !HOP_BY_HOP.contains(&name.as_str()),
         };
         if is_nominated || !is_ours {
