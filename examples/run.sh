@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 CARGO=${CARGO:-cargo}
 TARGET=${TARGET:-${CARGO_TARGET_DIR:-target}}
 
-# A debug build: it is there in seconds on a fresh machine, and fast enough to look at.
+# A debug build: sooner there than a release build, and fast enough to look at.
 $CARGO build --bin mini-rproxy --example upstream
 $CARGO build --package header_demo --examples
 
@@ -35,11 +35,11 @@ cat <<'TRY'
 Try, in another terminal:
     curl http://127.0.0.1:8080/health
     curl http://127.0.0.1:8080/configz
-    curl 'http://127.0.0.1:8080/fitness/users/123?q=a%20b'
+    curl 'http://127.0.0.1:8080/fitness/users/123?q=a%20b'      # what the upstream got: target, fields
     curl -d 'some text' http://127.0.0.1:8080/engine/x
-    curl -N http://127.0.0.1:8080/connect/sse
+    curl -N http://127.0.0.1:8080/connect/sse                   # events, each as soon as it is sent
     curl -s http://127.0.0.1:8080/fitness/chunked/1000000 | wc -c
-    curl http://127.0.0.1:8080/fitness/die
+    curl http://127.0.0.1:8080/fitness/die                      # the upstream breaks off, and curl can tell
 Ctrl-C stops everything.
 
 TRY

@@ -126,8 +126,8 @@ pub fn did_you_mean<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     if distance(nearest) <= nearest.len().div_ceil(4).min(nearest.len() - 1) {
         return Some(nearest);
     }
-    let mut longer = known.iter().copied().filter(|known| word.len() >= 4 && known.starts_with(&word));
-    longer.next().filter(|_| longer.next().is_none())
+    let longer = || known.iter().copied().filter(|known| word.len() >= 4 && known.starts_with(&word));
+    longer().min_by_key(|known| known.len()).filter(|shortest| longer().all(|known| known.starts_with(shortest)))
 }
 
 #[cfg(test)]
@@ -136,7 +136,8 @@ mod tests {
 
     #[test]
     fn what_is_near_is_suggested() {
-        let known = ["upstream", "prefix", "host", "listen_addr", "max_first", "max_second"];
+        let known =
+            ["upstream", "prefix", "host", "listen_addr", "max_first", "max_second", "certificates", "certificate"];
         for (word, expected) in [
             ("upstram", Some("upstream")),
             ("Upstream", Some("upstream")),
@@ -146,6 +147,7 @@ mod tests {
             ("Listen", Some("listen_addr")),
             ("lis", None),
             ("max_", None),
+            ("cert", Some("certificate")),
             ("x", None),
             ("", None),
         ] {

@@ -100,6 +100,9 @@ impl Cause {
     /// What it means and where to look: the README's list in short, for those who ask for an explanation.
     pub fn advice(self) -> &'static str {
         match self {
+            Cause::Rule(limit) if limit.starts_with("max_") => {
+                "the request's head is larger than this key of limits allows: often cookies; raise it, or send less"
+            }
             Cause::Rule(_) => {
                 "the client broke this rule of HTTP: look at what it sends; many such requests are a scan"
             }

@@ -24,6 +24,7 @@ use super::transaction::{Downstream, Flow, RequestSink, Transaction};
 use super::turn::Turn;
 use crate::config::{Config, Outline};
 use crate::http::body::Body;
+use crate::http::chars::{find, is_token};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
 use crate::http::fields::Known;
 use crate::http::framing::{Framing, request_framing};
@@ -78,7 +79,11 @@ impl Transaction {
                             if rest.strip_prefix(b"\r\n").unwrap_or(rest).starts_with(b"HEAD ") {
                                 self.record.method = Some(Method::Head);
                             }
-                            self.refuse(turn, Refusal::from(error));
+                            let refusal = Refusal::from(error);
+                            if matches!(refusal.status, 414 | 431) {
+                                self.note_request_line(rest, &limits);
+                            }
+                            self.refuse(turn, refusal);
                         }
                     }
                 }
@@ -92,6 +97,23 @@ impl Transaction {
                     return data.len();
                 }
             }
+        }
+    }
+
+    /// A head that is larger than allowed begins like any other: the log shows method and target, as far as they were read.
+    #[cold]
+    fn note_request_line(&mut self, head: &[u8], limits: &HeadLimits) {
+        /// A log line has no place for more.
+        const MAX_TARGET: usize = 1024;
+        let line = head.strip_prefix(b"\r\n").unwrap_or(head);
+        // Not more than one that arrives byte by byte has shown.
+        let line = &line[..line.len().min(limits.request_line).min(limits.head_bytes)];
+        let Some((method, rest)) = find(line, b' ').map(|space| (&line[..space], &line[space + 1..])) else { return };
+        if is_token(method) {
+            self.record.method = Some(Method::of(method));
+            let len = rest.iter().take(MAX_TARGET).take_while(|byte| byte.is_ascii_graphic()).count();
+            self.request.target.clear();
+            self.request.target.extend_from_slice(&rest[..len]);
         }
     }
 

@@ -401,8 +401,9 @@ impl Text {
 
     /// A message of ours, which is ASCII.
     fn indented(&mut self, message: &[u8]) {
-        for line in String::from_utf8_lossy(message).lines().filter(|line| !line.is_empty()) {
-            self.line(format_args!("  {line}"));
+        for line in String::from_utf8_lossy(message).lines() {
+            let indent = if line.is_empty() { "" } else { "  " };
+            self.line(format_args!("{indent}{line}"));
         }
     }
 }
