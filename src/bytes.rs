@@ -1,40 +1,53 @@
-//! A byte queue: bytes are appended at the end and leave at the front.
+//! A byte queue: bytes are appended at the end and leave at the front. A long text that many are sent at the same time
+//! is not copied into each of their queues but shared ([`Queue::extend_shared`]).
 //!
 //! It does not know sockets or messages. After a write of a part, the rest waits where it is (rule M9). What has left
 //! stays in memory until the next append, so that a request which an upstream never saw can be sent again from the start
 //! ([`Queue::rewind`]).
 
+use std::sync::Arc;
+
+/// A text that does not change and may be long. It is freed when the last one who is sent it has got it.
+// In a box: to make an `Arc<str>` of a string would copy it.
+pub type SharedText = Arc<Box<str>>;
+
 /// Bytes that wait to be written somewhere.
 #[derive(Debug, Default)]
 pub struct Queue {
     bytes: Vec<u8>,
+    /// What follows `bytes`; `None` once it has left.
+    shared: Option<SharedText>,
+    /// How much of both has left.
     sent: usize,
 }
 
 impl Queue {
     /// An empty queue, which owns no memory.
     pub const fn new() -> Self {
-        Queue { bytes: Vec::new(), sent: 0 }
+        Queue { bytes: Vec::new(), shared: None, sent: 0 }
     }
 
-    /// The bytes that still wait, oldest first.
+    /// The bytes that still wait, oldest first: all that are not shared, and then those that are.
     pub fn waiting(&self) -> &[u8] {
-        &self.bytes[self.sent..]
+        match &self.shared {
+            Some(text) if self.sent >= self.bytes.len() => &text.as_bytes()[self.sent - self.bytes.len()..],
+            Some(_) | None => &self.bytes[self.sent..],
+        }
     }
 
     /// How many bytes wait.
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.sent
+        self.bytes.len() + self.shared.as_ref().map_or(0, |text| text.len()) - self.sent
     }
 
-    /// How many bytes of memory it owns.
+    /// How many bytes of memory it owns; what it shares with others is not its own.
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.sent == self.bytes.len()
+        self.sent == self.bytes.len() && self.shared.is_none()
     }
 
     /// Appends `bytes`.
@@ -42,16 +55,33 @@ impl Queue {
         self.tail().extend_from_slice(bytes);
     }
 
+    /// Appends `text` without copying it.
+    pub fn extend_shared(&mut self, text: SharedText) {
+        // Also copies one that waits already.
+        self.tail();
+        self.shared = Some(text).filter(|text| !text.is_empty());
+    }
+
     /// The vector to append to. What it holds already must stay as it is.
     pub fn tail(&mut self) -> &mut Vec<u8> {
         if self.is_empty() {
             self.clear();
+        } else if self.shared.is_some() {
+            self.own();
         } else if self.sent > self.len() {
             // More than half has left: moving the rest costs less than letting the vector grow.
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
         &mut self.bytes
+    }
+
+    /// Copies what it shares, so that something can follow it.
+    #[cold]
+    fn own(&mut self) {
+        if let Some(text) = self.shared.take() {
+            self.bytes.extend_from_slice(text.as_bytes());
+        }
     }
 
     /// The oldest `len` bytes have left.
@@ -61,6 +91,12 @@ impl Queue {
     pub fn consume(&mut self, len: usize) {
         assert!(len <= self.len(), "consumed {len} of {} waiting bytes", self.len());
         self.sent += len;
+        if let Some(text) = &self.shared
+            && self.sent == self.bytes.len() + text.len()
+        {
+            self.shared = None;
+            self.sent = self.bytes.len();
+        }
     }
 
     /// The same for bytes that will never be sent again. A queue that has left in pieces gives its memory back, where that
@@ -73,7 +109,7 @@ impl Queue {
         }
     }
 
-    /// Makes all bytes since the last append to an empty queue wait again.
+    /// Makes all bytes since the last append to an empty queue wait again, but for shared ones.
     pub fn rewind(&mut self) {
         self.sent = 0;
     }
@@ -81,6 +117,7 @@ impl Queue {
     /// Forgets everything, but keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
+        self.shared = None;
         self.sent = 0;
     }
 
@@ -130,6 +167,36 @@ mod tests {
             pieces.iter().for_each(|piece| queue.discard(*piece, 4096));
             assert_eq!(queue.capacity() > 0, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn e4_a_shared_text_follows_the_bytes_before_it_and_is_freed_when_it_has_left() {
+        let text: SharedText = Arc::new("shared".into());
+        let mut queue = Queue::new();
+        queue.extend(b"own");
+        queue.extend_shared(Arc::clone(&text));
+        assert_eq!((queue.waiting(), queue.len()), (&b"own"[..], 9));
+        queue.discard(3, 0);
+        assert_eq!((queue.waiting(), queue.len()), (&b"shared"[..], 6));
+        queue.discard(2, 0);
+        assert_eq!((queue.waiting(), queue.len(), queue.is_empty()), (&b"ared"[..], 4, false));
+        assert_eq!(Arc::strong_count(&text), 2);
+        queue.discard(4, 0);
+        assert!(queue.is_empty() && queue.waiting().is_empty());
+        assert_eq!(Arc::strong_count(&text), 1);
+        for (name, text, expected) in [("nothing behind it", "", &b""[..]), ("something behind it", "ab", b"b")] {
+            let mut queue = Queue::new();
+            queue.extend_shared(Arc::new(text.into()));
+            queue.consume(text.len().min(1));
+            assert_eq!(queue.waiting(), expected, "{name}");
+            queue.extend(b"more");
+            assert_eq!(queue.waiting(), [expected, b"more"].concat(), "{name}");
+        }
+        let mut queue = Queue::new();
+        queue.extend(b"a");
+        queue.extend_shared(Arc::clone(&text));
+        queue.clear();
+        assert!(queue.is_empty() && Arc::strong_count(&text) == 1, "what nobody wants any more is not kept");
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! Whether or not anything is said, everything is counted: a [`Witness`] stands between the exchanges and the journal.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::throttle::Throttle;
+use crate::bytes::SharedText;
 use crate::instant::Instant;
 use crate::log::{Level, Logger};
 use crate::proxy::exchange::{AccessRecord, Observer, UpstreamEvent};
@@ -34,12 +35,20 @@ pub struct Witness {
     board: Arc<Board>,
     journal: Box<dyn Journal>,
     unmapped: Throttle,
+    /// The texts of /metrics that clients are still sent, the newest last, and when each was made.
+    texts: Vec<(Instant, Weak<Box<str>>)>,
 }
+
+/// Who asks for /metrics while somebody is still sent a text that is no older gets the same.
+const TEXT_AGE: Duration = Duration::from_secs(1);
+/// So many texts there may be at the same time; then the newest one has to do, whatever its age (rule E4).
+const MAX_TEXTS: usize = 4;
 
 impl Witness {
     /// For the worker with this number.
     pub fn new(board: Arc<Board>, number: usize, journal: Box<dyn Journal>) -> Witness {
-        Witness { meter: Arc::clone(&board.meters()[number]), board, journal, unmapped: Throttle::default() }
+        let meter = Arc::clone(&board.meters()[number]);
+        Witness { meter, board, journal, unmapped: Throttle::default(), texts: Vec::new() }
     }
 
     /// Something that the operator should know of.
@@ -79,8 +88,18 @@ impl Observer for Witness {
         self.journal.wants_timeline()
     }
 
-    fn metrics(&self) -> String {
-        self.board.to_text()
+    fn metrics(&mut self, now: Instant) -> SharedText {
+        self.texts.retain(|(_, text)| text.strong_count() > 0);
+        let is_full = self.texts.len() >= MAX_TEXTS;
+        if let Some((made, text)) = self.texts.last()
+            && (is_full || now.saturating_duration_since(*made) < TEXT_AGE)
+            && let Some(text) = text.upgrade()
+        {
+            return text;
+        }
+        let text = SharedText::new(self.board.to_text().into());
+        self.texts.push((now, Arc::downgrade(&text)));
+        text
     }
 }
 
@@ -222,6 +241,23 @@ mod tests {
         assert!(logger.flush(Duration::from_secs(10)));
         let bytes = kept.0.lock().expect("whole").clone();
         String::from_utf8(bytes).expect("ASCII")
+    }
+
+    #[test]
+    fn e4_few_texts_of_metrics_are_kept_for_those_who_do_not_read_them() {
+        let board = Board::new(1, Arc::default(), Duration::ZERO);
+        let logger = Logger::start(LogFormat::Text, Kept::default()).expect("a thread");
+        let journal = LogJournal::new(logger, Arc::default());
+        let mut witness = Witness::new(Arc::new(board), 0, Box::new(journal));
+        let at = |seconds| Instant::FIRST + Duration::from_secs(seconds);
+        let first = witness.metrics(at(0));
+        assert!(Arc::ptr_eq(&first, &witness.metrics(at(0))), "it is still being sent");
+        let slow: Vec<SharedText> = (1..100).map(|second| witness.metrics(at(second))).collect();
+        assert!(!Arc::ptr_eq(&first, &slow[0]), "that one is too old");
+        assert_eq!(witness.texts.len(), MAX_TEXTS);
+        drop((first, slow));
+        witness.metrics(at(100));
+        assert_eq!(witness.texts.len(), 1, "nobody is sent the others any more");
     }
 
     #[test]

@@ -16,6 +16,8 @@ const TURN_BYTES: usize = 256 * 1024;
 const SPLICED: usize = 4;
 /// Steps that one connection may take in one turn.
 const TURN_STEPS: u32 = 64;
+/// What is written at once: as much as a turn allows.
+const MAX_WRITE: usize = TURN_BYTES;
 /// What is read at once for a peer of which it is not known whether it keeps up: what it does not take stays in memory, and
 /// slow readers shall cost little of it.
 const UNPROVEN_READ: usize = 8 * 1024;
@@ -136,10 +138,11 @@ impl<'a> Pair<'a> {
                 }
             }
             let output = exchange.output(side);
-            if output.is_empty() || !conn.can_write() {
+            // A shared text may be long, and its reader fast.
+            if output.is_empty() || !conn.can_write() || budget.is_spent() {
                 return moved;
             }
-            match conn.write(output) {
+            match conn.write(&output[..output.len().min(MAX_WRITE)]) {
                 WriteOutcome::Bytes(len) => {
                     exchange.sent(&mut around.env(), side, len);
                     budget.bytes += len;

@@ -98,23 +98,4 @@ impl Transaction {
             Side::Downstream => 0,
         }
     }
-
-    /// How many bytes of memory it owns. What cannot grow with what peers send is left out.
-    pub(super) fn memory(&self) -> usize {
-        size_of::<Transaction>()
-            + self.client_input.capacity()
-            + self.origin_input.capacity()
-            + self.to_client.capacity()
-            + self.to_origin.capacity()
-            + self.request.target.capacity()
-            + self.request.authority.capacity()
-            + self.request.fields.memory()
-            + self.response.fields.memory()
-            + self.trailers.memory()
-            + self.original_target.capacity()
-            + self.offered.capacity()
-            + self.scratch.memory()
-            + self.request_body.capacity()
-            + self.response_body.capacity()
-    }
 }

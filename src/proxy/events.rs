@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::hooks::Stint;
 use super::labels::Label;
 use super::site::UpstreamId;
+use crate::bytes::SharedText;
 use crate::http::chars::find;
 use crate::instant::Instant;
 
@@ -143,8 +144,9 @@ pub trait Observer {
         false
     }
     /// What was counted so far, as the text of /metrics.
-    fn metrics(&self) -> String {
-        String::new()
+    fn metrics(&mut self, now: Instant) -> SharedText {
+        let _ = now;
+        SharedText::new("".into())
     }
 }
 

@@ -60,6 +60,22 @@ pub struct ChainState {
     pub stints: Vec<Stint>,
 }
 
+impl ChainState {
+    /// How many bytes of memory it owns.
+    pub fn memory(&self) -> usize {
+        let ChainState { values, started: _, stints } = self;
+        let within: usize = values.iter().map(|(key, value)| key.capacity() + value.capacity()).sum();
+        within + values.capacity() * size_of::<(Vec<u8>, Vec<u8>)>() + stints.capacity() * size_of::<Stint>()
+    }
+
+    /// Forgets everything; keeps no memory but that of the lists.
+    pub fn clear(&mut self) {
+        self.values.clear();
+        self.started = 0;
+        self.stints.clear();
+    }
+}
+
 /// What one plugin did within one exchange, for whoever counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stint {

@@ -31,11 +31,22 @@ pub fn write_json(json: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64
 
 /// Appends a 200 with a body of that media type.
 pub fn write_text(media_type: &str, text: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
+    write_text_start(media_type, envelope, out);
+    write_end(&[text.as_bytes()], envelope, out)
+}
+
+/// Appends the head of such an answer, for a body of `len` bytes that follows without being copied.
+pub fn write_text_head(media_type: &str, len: usize, envelope: &Envelope<'_>, out: &mut Vec<u8>) {
+    write_text_start(media_type, envelope, out);
+    write_framing(Framing::Length(len as u64), out);
+    write_bodiless_end(envelope, out);
+}
+
+fn write_text_start(media_type: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) {
     write_start(200, envelope, out);
     out.extend_from_slice(b"Content-Type: ");
     out.extend_from_slice(media_type.as_bytes());
     out.extend_from_slice(b"\r\n");
-    write_end(&[text.as_bytes()], envelope, out)
 }
 
 /// Appends the answer to an OPTIONS that goes no further: 204 has no body and so no framing.

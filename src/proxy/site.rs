@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::{Serialize, Serializer as _};
 
 use super::hooks::{BodyWants, Hooks};
 use super::labels::{Label, Labels};
 use super::route::Router;
-use crate::config::{Config, RouteConfig, Scheme, UpstreamTls, UpstreamUrl};
+use crate::bytes::SharedText;
+use crate::config::{Config, Outline, RouteConfig, Scheme, UpstreamTls, UpstreamUrl};
 
 /// Names an upstream, for as long as the process runs: an origin keeps its number over reloads, and the number of one that
 /// is gone is never given again. So a number that somebody kept too long finds nothing instead of a stranger.
@@ -64,8 +65,9 @@ pub struct Site {
     /// The plugins, if there are any.
     pub hooks: Option<Arc<dyn Hooks>>,
     /// The body of /configz, made once; empty where /configz does not answer.
-    // In a box: to make an `Arc<str>` of it would copy it.
-    pub configz: Arc<Box<str>>,
+    pub configz: SharedText,
+    /// The body of /configz?outline, while somebody is sent it.
+    outline: Arc<Mutex<Weak<Box<str>>>>,
 }
 
 impl Site {
@@ -97,12 +99,24 @@ impl Site {
             route_upstreams: route_upstreams.into(),
             hooks,
             configz: Arc::new(configz.into()),
+            outline: Arc::default(),
         }
     }
 
     /// Which bodies are buffered for plugins.
     pub fn wants(&self) -> BodyWants {
         self.hooks.as_ref().map_or(BodyWants::default(), |hooks| hooks.wants())
+    }
+
+    /// The body of /configz?outline. It is made anew when nobody is sent it any more: it may be long, and is hardly ever
+    /// asked for.
+    pub fn outline(&self) -> SharedText {
+        let mut last = self.outline.lock().unwrap_or_else(PoisonError::into_inner);
+        last.upgrade().unwrap_or_else(|| {
+            let text = Arc::new(Outline::of(&self.config).to_json().into());
+            *last = Arc::downgrade(&text);
+            text
+        })
     }
 
     /// All upstreams.

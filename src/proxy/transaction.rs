@@ -23,8 +23,8 @@ pub(super) const HIGH_WATER: usize = 16 * 1024;
 /// What a recycled buffer may keep.
 pub(super) const KEPT_CAPACITY: usize = 16 * 1024;
 
-/// What each string of recycled scratch memory may keep: it holds values of single fields.
-const KEPT_SCRATCH: usize = 1024;
+/// The same for one that holds a single part of a head, such as the target or the Host.
+const KEPT_PART: usize = 1024;
 
 /// A recycled transaction that owns no more is kept as it is: 16 KiB in chunks, in a queue that has grown by doubling, and
 /// two heads. Cutting it down each time, to let it grow again for the next such body, would cost more than the body.
@@ -220,9 +220,7 @@ impl Transaction {
         self.request_body.clear();
         self.response_body.clear();
         self.response.clear();
-        self.chain.values.clear();
-        self.chain.started = 0;
-        self.chain.stints.clear();
+        self.chain.clear();
         self.client_address = None;
         self.plan = None;
         self.choice = None;
@@ -235,7 +233,54 @@ impl Transaction {
         self.timeline = None;
     }
 
-    /// Gives back what large messages made the buffers grow to; returns how much memory it still owns.
+    /// How many bytes of memory it owns. Every field is named here: one that grows with what peers send and is in no count
+    /// would be in no limit either (rule E4).
+    pub fn memory(&self) -> usize {
+        let Transaction {
+            down: _,
+            up: _,
+            client_input,
+            origin_input,
+            to_client,
+            to_origin,
+            request,
+            response,
+            trailers,
+            original_target,
+            offered,
+            request_body,
+            response_body,
+            chain,
+            scratch,
+            client_address: _,
+            plan: _,
+            choice: _,
+            is_persistent: _,
+            is_origin_persistent: _,
+            has_upload_begun: _,
+            is_pushed: _,
+            progress: _,
+            record,
+            timeline: _,
+        } = self;
+        let heads = method_memory(&request.method)
+            + record.method.as_ref().map_or(0, method_memory)
+            + request.target.capacity()
+            + request.authority.capacity()
+            + request.fields.memory()
+            + response.reason.capacity()
+            + response.fields.memory()
+            + trailers.memory()
+            + original_target.capacity()
+            + offered.capacity();
+        let input = client_input.capacity() + origin_input.capacity();
+        let output = to_client.capacity() + to_origin.capacity();
+        let bodies = request_body.capacity() + response_body.capacity();
+        size_of::<Transaction>() + heads + input + output + bodies + chain.memory() + scratch.memory()
+    }
+
+    /// Forgets what was said, and gives back what large messages made the buffers grow to; returns how much memory it still
+    /// owns.
     fn shrink(&mut self) -> usize {
         for bytes in [&mut self.client_input, &mut self.origin_input, &mut self.request_body, &mut self.response_body] {
             bytes.clear();
@@ -243,10 +288,24 @@ impl Transaction {
         }
         self.to_client.recycle(KEPT_CAPACITY);
         self.to_origin.recycle(KEPT_CAPACITY);
-        self.request.fields.recycle(KEPT_CAPACITY);
-        self.response.fields.recycle(KEPT_CAPACITY);
-        self.trailers.recycle(KEPT_CAPACITY);
-        self.scratch.shrink(KEPT_SCRATCH);
+        for fields in [&mut self.request.fields, &mut self.response.fields, &mut self.trailers] {
+            fields.recycle(KEPT_CAPACITY);
+        }
+        self.request.clear();
+        self.response.clear();
+        for bytes in [
+            &mut self.request.target,
+            &mut self.request.authority,
+            &mut self.response.reason,
+            &mut self.original_target,
+            &mut self.offered,
+        ] {
+            bytes.clear();
+            bytes.shrink_to(KEPT_PART);
+        }
+        self.scratch.shrink(KEPT_PART);
+        self.chain.clear();
+        self.record.method = None;
         self.memory()
     }
 
@@ -317,6 +376,14 @@ impl Transaction {
     }
 }
 
+/// How many bytes of memory a method owns.
+fn method_memory(method: &Method) -> usize {
+    match method {
+        Method::Other(token) => token.len(),
+        _ => 0,
+    }
+}
+
 /// Recycled transactions, one set per worker.
 #[derive(Debug)]
 pub struct Spares {
@@ -370,6 +437,45 @@ impl Spares {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Makes one buffer own a lot.
+    type Grow = fn(&mut Transaction, Vec<u8>);
+
+    const EVERY_BUFFER: [(&str, Grow); 20] = [
+        ("client input", |transaction, bytes| transaction.client_input = bytes),
+        ("upstream input", |transaction, bytes| transaction.origin_input = bytes),
+        ("to the client", |transaction, bytes| *transaction.to_client.tail() = bytes),
+        ("to the upstream", |transaction, bytes| *transaction.to_origin.tail() = bytes),
+        ("method", |transaction, bytes| transaction.request.method = Method::of(&bytes)),
+        ("logged method", |transaction, bytes| transaction.record.method = Some(Method::of(&bytes))),
+        ("target", |transaction, bytes| transaction.request.target = bytes),
+        ("authority", |transaction, bytes| transaction.request.authority = bytes),
+        ("request fields", |transaction, bytes| transaction.request.fields.add(b"a", &bytes)),
+        ("reason", |transaction, bytes| transaction.response.reason = bytes),
+        ("response fields", |transaction, bytes| transaction.response.fields.add(b"a", &bytes)),
+        ("trailers", |transaction, bytes| transaction.trailers.add(b"a", &bytes)),
+        ("original target", |transaction, bytes| transaction.original_target = bytes),
+        ("offered protocols", |transaction, bytes| transaction.offered = bytes),
+        ("request body", |transaction, bytes| transaction.request_body = bytes),
+        ("response body", |transaction, bytes| transaction.response_body = bytes),
+        ("plugin values", |transaction, bytes| transaction.chain.values.push((b"key".to_vec(), bytes))),
+        ("plugin keys", |transaction, bytes| transaction.chain.values.push((bytes, Vec::new()))),
+        ("nominated", |transaction, bytes| transaction.scratch.nominated = bytes),
+        ("own lines", |transaction, bytes| transaction.scratch.own = bytes),
+    ];
+
+    #[test]
+    fn e4_everything_that_grows_with_what_peers_send_is_counted_and_given_back() {
+        const LEN: usize = 200 * 1024;
+        let empty = Transaction::new(Instant::FIRST).memory();
+        for (name, grow) in EVERY_BUFFER {
+            let mut transaction = Transaction::new(Instant::FIRST);
+            grow(&mut transaction, vec![b'x'; LEN]);
+            assert!(transaction.memory() >= empty + LEN, "{name} is not counted");
+            let kept = transaction.shrink();
+            assert!(kept <= empty + KEPT_CAPACITY + 4096, "{name}: {kept} bytes are kept");
+        }
+    }
 
     #[test]
     fn e4_what_is_recycled_is_cut_down_where_it_is_much_or_there_is_little_room() {

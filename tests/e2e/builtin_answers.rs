@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Proxy, curl_ok, free_address, is_missing, value};
+use crate::support::{Launch, Peer, Proxy, curl_ok, free_address, is_missing, value};
 
 fn start() -> Proxy {
     let upstream = free_address();
@@ -75,4 +75,36 @@ fn options_on_the_server_itself_is_answered() {
     assert_eq!(response.status(), 204);
     assert!(response.field("Allow").is_some_and(|allow| allow.contains("GET")), "{response:?}");
     assert_eq!(client.get("/health").status(), 200);
+}
+
+#[test]
+fn e4_clients_that_do_not_read_a_long_answer_cost_no_copy_of_it_each() {
+    let upstream = free_address();
+    let routes: String =
+        (0..8_000).map(|number| format!("  - {{prefix: /{number}, upstream: \"http://{upstream}\"}}\n")).collect();
+    let proxy = Launch::quiet(&format!("workers: 1\nroutes:\n{routes}")).start();
+    for path in ["/configz", "/configz?outline", "/metrics"] {
+        let whole = proxy.connect().get(path);
+        // What /metrics says grows with what is in use; it is shared in the same way.
+        let is_long = whole.body.len() > 128 * 1024 || path == "/metrics";
+        assert!(is_long, "{path}: {} bytes prove nothing", whole.body.len());
+        let before = proxy.own_memory_kib();
+        let mut crowd: Vec<Peer> = (0..200).map(|_| proxy.connect()).collect();
+        for client in &mut crowd {
+            // Loopback takes some megabytes for whoever reads nothing; one answer of each is in there, then another is not.
+            client.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").repeat(16));
+        }
+        // Everybody has been served as far as it goes.
+        assert_eq!(proxy.connect().get("/health").status(), 200);
+        let held = proxy.own_memory_kib().saturating_sub(before);
+        eprintln!("{path}: {} bytes, {held} KiB held for {} clients", whole.body.len(), crowd.len());
+        assert!(held < 200 * 32, "{path}: {held} KiB held");
+        // It is whole all the same, and the next one follows it.
+        let mut reader = crowd.swap_remove(100);
+        for _ in 0..2 {
+            let answer = reader.response();
+            let is_same = path == "/metrics" || answer.body == whole.body;
+            assert!(answer.status() == 200 && is_same, "{path}");
+        }
+    }
 }

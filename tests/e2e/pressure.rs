@@ -54,6 +54,39 @@ fn e4_memory_of_a_burst_is_given_back_though_others_stay() {
 }
 
 #[test]
+#[cfg(target_env = "gnu")]
+fn e4_large_parts_of_heads_are_not_kept_for_the_next_requests() {
+    let (go, gone) = channel::<()>();
+    let gone = std::sync::Mutex::new(gone);
+    let origin = Origin::start(move |mut peer, _| {
+        // All are under way at the same time.
+        if peer.request().is_some() {
+            gone.lock().expect("nobody panics").recv().expect("the test goes on");
+            let reason = "r".repeat(8_000);
+            peer.send(format!("HTTP/1.1 200 {reason}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+        }
+    });
+    let limits = "limits: {max_head_bytes: 64KiB}";
+    let route = format!("routes: [{{prefix: /, upstream: \"{}\", host: client}}]", origin.url());
+    let proxy = Launch::quiet(&format!("workers: 1\n{limits}\n{route}\n")).start();
+    assert_eq!(proxy.connect().get("/health").status(), 200);
+    let before = proxy.own_memory_kib();
+    let mut clients: Vec<Peer> = (0..64).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        let target = "t".repeat(7_000);
+        client.send(format!("GET /{target} HTTP/1.1\r\nHost: {}\r\n\r\n", "h".repeat(16_000)));
+    }
+    wait_until("all requests to be there", || origin.connections() == 64);
+    (0..64).for_each(|_| go.send(()).expect("the origin waits"));
+    for client in &mut clients {
+        assert_eq!(client.response().status(), 200);
+    }
+    let held = || proxy.own_memory_kib().saturating_sub(before);
+    // What a worker keeps is 1 MiB, all parts of heads included.
+    wait_until("the memory to be given back", || held() < 1800);
+}
+
+#[test]
 fn m4_a_busy_connection_starves_nobody() {
     // An endless body, as fast as it goes.
     let flood = Origin::start(|mut peer, _| {
