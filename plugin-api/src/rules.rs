@@ -26,8 +26,8 @@ pub fn is_target(target: &[u8]) -> bool {
     target.first() == Some(&b'/') && target.iter().all(|&byte| byte.is_ascii_graphic() && byte != b'#')
 }
 
-/// Whether `authority` may be sent as Host: a name, an IPv4 address or a bracketed IPv6 address, perhaps with a port;
-/// no user information, no list (rule S11).
+/// Whether `authority` may be sent as Host: a name, an IPv4 address or a bracketed IPv6 address, perhaps with a port of up
+/// to 65535; no user information, no list (rule S11).
 pub fn is_authority(authority: &[u8]) -> bool {
     let (host, port) = if authority.first() == Some(&b'[') {
         let Some(end) = authority.iter().position(|&byte| byte == b']') else { return false };
@@ -40,9 +40,13 @@ pub fn is_authority(authority: &[u8]) -> bool {
         authority.split_at(authority.iter().position(|&byte| byte == b':').unwrap_or(authority.len()))
     };
     let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%[]:".contains(byte);
-    !host.is_empty()
-        && host.iter().all(is_name)
-        && (port.is_empty() || (port[0] == b':' && port.len() <= 6 && port[1..].iter().all(u8::is_ascii_digit)))
+    !host.is_empty() && host.iter().all(is_name) && (port.is_empty() || (port[0] == b':' && is_port(&port[1..])))
+}
+
+/// At most five digits, no more than 65535; none at all is no port.
+fn is_port(digits: &[u8]) -> bool {
+    let number = |number: u32, digit: &u8| digit.is_ascii_digit().then(|| number * 10 + u32::from(digit - b'0'));
+    digits.len() <= 5 && digits.iter().try_fold(0, number).is_some_and(|number| number <= 65535)
 }
 
 /// Fields that only the host writes: framing, and all that speaks for one connection (RFC 9110 section 7.6.1, rule G1).
@@ -63,14 +67,15 @@ const HOST_ONLY: [&[u8]; 14] = [
     b"via",
 ];
 
-/// Whether plugins must leave fields of that name alone. `content_length` counts as `content-length` (rule S9).
+/// Whether plugins must leave fields of that name alone. `content_length` and `content.length` count as `content-length`
+/// (rule S9).
 pub fn is_host_only(name: &[u8]) -> bool {
     let same = |own: &&[u8]| {
         own.len() == name.len()
             && own
                 .iter()
                 .zip(name)
-                .all(|(&own, &byte)| own == if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() })
+                .all(|(&own, &byte)| own == if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' })
     };
     HOST_ONLY.iter().any(same)
 }
@@ -158,6 +163,12 @@ mod tests {
             (b"h/p", false),
             (b"h:8x", false),
             (b"h:123456", false),
+            (b"h:99999", false),
+            (b"h:65536", false),
+            (b"h:65535", true),
+            (b"h:00080", true),
+            (b"h:", true),
+            (b"h:+1", false),
             (b"[::1", false),
             (b"[]", false),
             (b"[::1]x", false),
@@ -171,6 +182,8 @@ mod tests {
         let rows: &[(&[u8], bool)] = &[
             (b"Content-Length", true),
             (b"TRANSFER_ENCODING", true),
+            (b"Transfer.Encoding", true),
+            (b"transfer1encoding", false),
             (b"connection", true),
             (b"Host", true),
             (b"x-connection", false),

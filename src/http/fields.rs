@@ -415,6 +415,22 @@ impl Fields {
         lines.retain(|entry| keep(entry.line(bytes)));
     }
 
+    /// Where lines that were removed or written anew have left more than `most` bytes in use, moves what is there together.
+    pub fn compact(&mut self, most: usize) {
+        if self.bytes.len() > most {
+            let mut bytes = Vec::new();
+            self.write(&mut bytes);
+            let mut start = 0;
+            for entry in &mut self.lines {
+                let len = entry.end - entry.start;
+                entry.name_end = start + (entry.name_end - entry.start);
+                (entry.start, entry.end) = (start, start + len);
+                start += len;
+            }
+            self.bytes = bytes;
+        }
+    }
+
     /// Appends every line as `name: value CRLF`, without the empty line that ends a section.
     pub fn write(&self, out: &mut Vec<u8>) {
         self.write_if(out, |_| true);
@@ -643,6 +659,25 @@ mod tests {
         assert_eq!(out.escape_ascii().to_string(), expected.escape_ascii().to_string());
         assert_eq!(fields.first(Known::Host), Some(&b"a"[..]));
         assert_eq!(fields.first(Known::Date), None);
+    }
+
+    #[test]
+    fn e4_lines_that_are_written_over_and_over_take_no_more_memory() {
+        let mut fields = Fields::new();
+        fields.add(b"first", b"1");
+        let long = [b'x'; 100];
+        for round in 0..1000_usize {
+            fields.set(b"x-a", if round % 2 == 0 { &long } else { b"short" });
+            fields.add(b"x-b", &long);
+            fields.remove(b"x-b");
+            fields.compact(500);
+            assert!(fields.bytes.len() <= 500, "{}", fields.bytes.len());
+        }
+        fields.add(b"Via", b"2");
+        let mut out = Vec::new();
+        fields.write(&mut out);
+        assert_eq!(out.escape_ascii().to_string(), b"first: 1\r\nx-a: short\r\nVia: 2\r\n".escape_ascii().to_string());
+        assert_eq!(fields.values_of(b"X-A").next(), Some(&b"short"[..]));
     }
 
     #[test]

@@ -180,51 +180,107 @@ pub fn effective_authority<'a>(
     }
 }
 
-/// Whether a segment of `path` is `.` or `..` after percent-decoding, where `/`, `\`, `%2F` and `%5C` all end a segment
-/// and `;` begins its parameters (rule S20).
+/// Whether some origin could read a segment of `path` as `.` or `..` (rule S20). A segment ends at a slash or backslash;
+/// `;` begins its parameters. Bytes may be percent-encoded, and more than once, because some decode what they are given
+/// decoded. Beside that, the following is read as others read it, where nothing else stands in the segment:
+///
+/// | written | read as | by |
+/// |---|---|---|
+/// | `..%00x` | `..` | what is written in C |
+/// | `..%3F`, `..%23` | `..` | who decodes before looking for the query |
+/// | `..%20`, `%09..`, other controls | `..` | Windows, and who trims white space |
+/// | `%u002e` | `.` | IIS |
+/// | `%c0%ae`, `%e0%80%ae` (overlong UTF-8) | `.` | old Java, old Windows |
+/// | `%ef%bc%8e`, `%e2%80%a4` (U+FF0E, U+2024) | `.` | best fit of Windows, Unicode normalisation |
+///
+/// No honest URL has any of these for a whole segment. Three dots and more are a name, as they always were.
 pub fn has_dot_segment(path: &[u8]) -> bool {
     // Most paths have no dot at the start of a segment, and nothing encoded that could be one or end a segment.
-    chars::may_have_early_dot(path) && has_decoded_dot_segment(path)
+    chars::may_have_early_dot(path) && has_disguised_dot_segment(path)
 }
 
-fn has_decoded_dot_segment(path: &[u8]) -> bool {
-    let mut segment = Segment::Dots(0);
+fn has_disguised_dot_segment(path: &[u8]) -> bool {
+    let mut segment = Segment::default();
     let mut rest = path;
-    loop {
-        let (byte, after) = match rest {
-            [] => return segment.is_dots(),
-            [b'%', high, low, after @ ..] => match (chars::hex_digit(*high), chars::hex_digit(*low)) {
-                (Some(high), Some(low)) => (high << 4 | low, after),
-                _ => (b'%', &rest[1..]),
-            },
-            [byte, after @ ..] => (*byte, after),
-        };
-        rest = after;
-        segment = match (byte, segment) {
-            (b'/' | b'\\' | b';', segment) if segment.is_dots() => return true,
-            (b'/' | b'\\', _) => Segment::Dots(0),
-            (b'.', Segment::Dots(count @ 0..=1)) => Segment::Dots(count + 1),
-            // Whatever else: not a dot segment, nor its parameters one.
-            (_, _) => Segment::Other,
-        };
+    while !rest.is_empty() {
+        let (code, len) = read_code(rest);
+        rest = &rest[len..];
+        match code {
+            DOT | 0x2024 | 0xff0e => segment.dots += 1,
+            0x2025 => segment.dots += 2,
+            0x2026 => segment.dots += 3,
+            SLASH | BACKSLASH | 0xff0f | 0xff3c if segment.is_dots() => return true,
+            SLASH | BACKSLASH | 0xff0f | 0xff3c => segment = Segment::default(),
+            // NUL, `#`, `;` and `?`: nothing that follows belongs to the name.
+            0x00 | 0x23 | 0x3b | 0x3f if segment.is_dots() => return true,
+            0x00..=0x20 | 0x7f => segment.has_blanks = true,
+            _ => segment.has_others = true,
+        }
     }
+    segment.is_dots()
 }
+
+const DOT: u32 = b'.' as u32;
+const SLASH: u32 = b'/' as u32;
+const BACKSLASH: u32 = b'\\' as u32;
 
 /// What is known of a path segment so far.
-#[derive(Clone, Copy)]
-enum Segment {
-    /// So many dots and nothing else.
-    Dots(u8),
-    Other,
+#[derive(Clone, Copy, Default)]
+struct Segment {
+    dots: usize,
+    /// Spaces and controls.
+    has_blanks: bool,
+    /// Anything else.
+    has_others: bool,
 }
 
 impl Segment {
     fn is_dots(self) -> bool {
-        match self {
-            Segment::Dots(count) => count > 0,
-            Segment::Other => false,
+        !self.has_others && (matches!(self.dots, 1 | 2) || (self.dots > 0 && self.has_blanks))
+    }
+}
+
+/// The character at the start of `bytes`, which are not empty, and how many of them it takes. UTF-8 may be overlong; where
+/// there is none, a byte stands for itself.
+fn read_code(bytes: &[u8]) -> (u32, usize) {
+    let (first, mut len) = decode_byte(bytes);
+    let (bits, more) = match first {
+        0xc0..=0xdf => (first & 0x1f, 1),
+        0xe0..=0xef => (first & 0x0f, 2),
+        0xf0..=0xf7 => (first & 0x07, 3),
+        _ => return (first, len),
+    };
+    let alone = (first, len);
+    let mut code = bits;
+    for _ in 0..more {
+        let (byte @ 0x80..=0xbf, more) = decode_byte(&bytes[len..]) else { return alone };
+        code = code << 6 | (byte & 0x3f);
+        len += more;
+    }
+    (code, len)
+}
+
+/// The byte at the start of `bytes` after percent-decoding, over and over, and how many bytes it takes; `%uXXXX` is a
+/// character. Nothing is 0 bytes long, and no UTF-8.
+fn decode_byte(bytes: &[u8]) -> (u32, usize) {
+    let Some(&first) = bytes.first() else { return (0, 0) };
+    let hex = |digits: Option<&[u8]>| {
+        let fold = |number, digit: &u8| Some(number << 4 | u32::from(chars::hex_digit(*digit)?));
+        digits.and_then(|digits| digits.iter().try_fold(0, fold))
+    };
+    let (mut byte, mut len) = (u32::from(first), 1);
+    while byte == u32::from(b'%') {
+        if let Some(decoded) = hex(bytes.get(len..len + 2)) {
+            (byte, len) = (decoded, len + 2);
+        } else if matches!(bytes.get(len), Some(b'u' | b'U'))
+            && let Some(code) = hex(bytes.get(len + 1..len + 5))
+        {
+            return (code, len + 5);
+        } else {
+            break;
         }
     }
+    (byte, len)
 }
 
 /// An authority, taken apart.
@@ -240,18 +296,31 @@ fn split_authority(authority: &[u8]) -> Option<Authority<'_>> {
         [b'[', rest @ ..] => {
             let end = rest.iter().position(|&byte| byte == b']')?;
             // A zone (RFC 6874) means something on the sender's machine only, and does not parse.
-            std::str::from_utf8(&rest[..end]).ok()?.parse::<Ipv6Addr>().ok()?;
+            let is_v6 = std::str::from_utf8(&rest[..end]).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
+            if !is_v6 && !is_ip_future(&rest[..end]) {
+                return None;
+            }
             end + 2
         }
         _ => reg_name_len(authority)?,
     };
     let (host, rest) = authority.split_at(host_end);
     let port = match rest {
-        [] => None,
+        // An empty port is as good as none (RFC 3986 section 3.2.3).
+        [] | [b':'] => None,
         [b':', digits @ ..] => Some(parse_port(digits)?),
         _ => return None,
     };
     Some(Authority { host, port })
+}
+
+/// IPvFuture of RFC 3986 section 3.2.2: `v`, a version in hexadecimal, a dot, an address that nobody knows yet.
+fn is_ip_future(literal: &[u8]) -> bool {
+    let [b'v' | b'V', rest @ ..] = literal else { return false };
+    let Some(dot) = rest.iter().position(|&byte| byte == b'.') else { return false };
+    let (version, address) = (&rest[..dot], &rest[dot + 1..]);
+    let is_address = !address.is_empty() && address.iter().all(|&byte| byte == b':' || chars::is_host_byte(byte));
+    !version.is_empty() && version.iter().all(u8::is_ascii_hexdigit) && is_address
 }
 
 /// How many bytes at the start of `authority` are a reg-name of RFC 3986 section 3.2.2, which takes in IPv4 addresses;
@@ -375,7 +444,7 @@ mod tests {
             ("empty with query", "http://?a"),
             ("userinfo", "http://user:password@a/"),
             ("a comma", "http://a,b/"),
-            ("an empty port", "http://a:/"),
+            ("only a port", "http://:80/"),
             ("a backslash", "http://a\\b/"),
         ] {
             assert_eq!(parse(input.as_bytes(), With::Get), Err(TargetError::BadAuthority), "{name}");
@@ -398,8 +467,10 @@ mod tests {
             ("a port with zeros", "a:00080", true),
             ("a port of six digits", "a:000080", false),
             ("a port too high", "a:65536", false),
-            ("an empty port", "a:", false),
-            ("an empty port after IPv6", "[::1]:", false),
+            ("an empty port", "a:", true),
+            ("an empty port after IPv6", "[::1]:", true),
+            ("nothing but an empty port", ":", false),
+            ("two empty ports", "a::", false),
             ("a port with a sign", "a:+80", false),
             ("a port in words", "a:http", false),
             ("only a port", ":80", false),
@@ -419,7 +490,14 @@ mod tests {
             ("IPv6 with a zone", "[fe80::1%25eth0]", false),
             ("something after IPv6", "[::1]a", false),
             ("IPv4 in brackets", "[127.0.0.1]", false),
-            ("a future version", "[v1.a]", false),
+            ("a future version", "[v1.a]", true),
+            ("a future version and a port", "[VaF.a:b~!]:80", true),
+            ("a future version of none", "[v.a]", false),
+            ("a future version that is no number", "[vg.a]", false),
+            ("a future address of none", "[v1.]", false),
+            ("a future address that is a list", "[v1.a,b]", false),
+            ("a future address with userinfo", "[v1.a@b]", false),
+            ("a future version without an address", "[v1]", false),
             ("empty brackets", "[]", false),
         ] {
             assert_eq!(is_authority(input.as_bytes()), expected, "{name}");
@@ -440,7 +518,10 @@ mod tests {
             ("other hosts", "a", "b", false, false),
             ("a dot at the end", "a.", "a", false, false),
             ("IPv6", "[::A]:80", "[::a]", false, true),
-            ("invalid", "a:", "a", false, false),
+            ("an empty port", "a:", "a", false, true),
+            ("an empty port and the default one", "[::1]:", "[::1]:443", true, true),
+            ("an empty port and another", "a:", "a:81", false, false),
+            ("invalid", "a::", "a", false, false),
             ("both empty", "", "", false, true),
             ("one empty", "", "a", false, false),
         ] {
@@ -490,12 +571,45 @@ mod tests {
             ("/a;.", false),
             ("/a;x=..", false),
             ("/a;/..a", false),
-            ("/%252e%252e/", false),
             ("/%", false),
             ("/%2", false),
             ("/%zz/.%zz", false),
             ("//", false),
-            ("/.%00/", false),
+            ("/a%00/%20/%00", false),
+            ("/a%20..%20b/..a%20/..%20a/%2e%2e%00a%2", true),
+            ("/a%20..%20b/..a%20/..%20a/%2e%2ea%00", false),
+            ("/%25/%2525/%25zz/%u/%u00/%u00zz", false),
+            ("/%c0/%c0%2f/%e0%80/%f0%80%80/%ff/%80", false),
+            ("/caf%c3%a9/%e2%80%a6/%ef%bc%8f", false),
+            ("/...%2f", false),
+            ("/.%00/", true),
+            ("/..%00", true),
+            ("/..%00.png", true),
+            ("/%00..", true),
+            ("/..%20", true),
+            ("/..%20/x", true),
+            ("/%20.%2e%09/x", true),
+            ("/.%0d%0a", true),
+            ("/..%7f", true),
+            ("/...%20", true),
+            ("/..%3fx", true),
+            ("/..%23x", true),
+            ("/%252e%252e/", true),
+            ("/%25252E.", true),
+            ("/a%252f..%252fb", true),
+            ("/a%255c..", true),
+            ("/%u002e%u002E/x", true),
+            ("/%25u002e", true),
+            ("/a%u002f..", true),
+            ("/%c0%ae%c0%ae/x", true),
+            ("/%e0%80%ae.", true),
+            ("/%f0%80%80%ae", true),
+            ("/a%c0%af../x", true),
+            ("/..%c1%9cx", true),
+            ("/%ef%bc%8e%ef%bc%8e", true),
+            ("/%e2%80%a5/", true),
+            ("/%e2%80%a4%uff0e", true),
+            ("/..%ef%bc%8f", true),
             ("/.", true),
             ("/..", true),
             ("/a/../b", true),

@@ -56,6 +56,12 @@ impl<'v, 'x> View<'v, 'x> {
         }
     }
 
+    /// What the lines of a head may take in memory, with those that plugins have removed or written anew: twice what they
+    /// may take on the wire, so that they are seldom moved.
+    fn most_field_bytes(&self) -> usize {
+        self.limits.head_bytes.saturating_mul(2)
+    }
+
     /// The client's address in text; made once, since a plugin may hold what it was given.
     fn client(&self) -> Option<&[u8]> {
         // A client that came over IPv4 has its IPv4 address, also where the socket is an IPv6 one.
@@ -112,7 +118,9 @@ impl Access for View<'_, '_> {
             Attr::Status | Attr::ClientAddr | Attr::RoutePrefix | Attr::Upstream | Attr::OriginalTarget => return,
         };
         place.clear();
-        place.extend_from_slice(value);
+        // An empty port is none, as in a Host that clients send.
+        let is_authority = attr == Attr::Authority;
+        place.extend_from_slice(if is_authority { value.strip_suffix(b":").unwrap_or(value) } else { value });
     }
 
     fn set_status(&mut self, status: u16) {
@@ -133,14 +141,18 @@ impl Access for View<'_, '_> {
     }
 
     fn set_field(&mut self, side: Side, name: &[u8], value: &[u8]) {
+        let most = self.most_field_bytes();
         if let Some(fields) = self.fields_mut(side) {
             fields.set(name, value);
+            fields.compact(most);
         }
     }
 
     fn add_field(&mut self, side: Side, name: &[u8], value: &[u8]) {
+        let most = self.most_field_bytes();
         if let Some(fields) = self.fields_mut(side) {
             fields.add(name, value);
+            fields.compact(most);
         }
     }
 
@@ -211,5 +223,41 @@ impl Log for PluginLog {
             }
             self.sink.log(level, &self.plugin, &message);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::head::RequestHead;
+    use crate::proxy::hooks::ChainState;
+
+    #[test]
+    fn e4_a_plugin_that_writes_over_and_over_takes_no_more_memory() {
+        let (mut request, mut state) = (RequestHead::default(), ChainState::default());
+        let mut hooks = HookView {
+            request: &mut request,
+            response: None,
+            request_body: None,
+            response_body: None,
+            original_target: b"/",
+            client: None,
+            route_prefix: "",
+            upstream: "",
+            state: &mut state,
+        };
+        let limits = Limits { head_bytes: 1024, field_lines: 10, body_bytes: 0 };
+        let mut view = View::new(&mut hooks, Phase::Request, 0, limits);
+        let long = [b'x'; 500];
+        for _ in 0..10_000 {
+            view.set_field(Side::Request, b"x-set", &long);
+            view.set_field(Side::Request, b"x-set", b"short");
+            view.add_field(Side::Request, b"x-added", &long);
+            assert!(view.remove_field(Side::Request, b"x-added"));
+        }
+        view.set_attr(Attr::Authority, b"a.example:");
+        assert_eq!(request.authority, b"a.example");
+        assert_eq!(request.fields.iter().map(|line| line.value).collect::<Vec<_>>(), [b"short"]);
+        assert!(request.fields.memory() < 10_000, "{}", request.fields.memory());
     }
 }

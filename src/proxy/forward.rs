@@ -114,6 +114,8 @@ pub fn forward_request(
         }
     }
     let received = head.fields.first(Known::Host).unwrap_or_else(|| authority_of(received_target));
+    // An empty port is none, and not every origin knows that.
+    let received = received.strip_suffix(b":").unwrap_or(received);
     if host != received {
         host.clear();
         host.extend_from_slice(received);
