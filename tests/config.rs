@@ -264,12 +264,17 @@ fn mistakes_in_other_settings() {
             "timeouts: {connect: {address: 9s, total: 5s}}\n",
             "config.yaml:2:21: address (9s) is longer than total (5s), which ends it: shorten it",
         ),
-        ("limits: {max_head_bytes: 100}\n", "config.yaml:2:26: 100 is out of range: write a size from 1KiB to 1MiB"),
+        ("limits: {max_head_bytes: 100}\n", "config.yaml:2:26: 100 is out of range: write a size from 1KiB to 64KiB"),
+        (
+            "limits: {max_head_bytes: 65KiB}\n",
+            "config.yaml:2:26: 65KiB is out of range: write a size from 1KiB to 64KiB",
+        ),
         (
             "limits: {max_head_bytes: 2KiB, max_request_line: 4KiB}\n",
             "config.yaml:2:9: max_request_line (4KiB) is above max_head_bytes (2KiB), which contains it: lower it",
         ),
-        ("limits: {max_header_fields: 0}\n", "config.yaml:2:29: 0 is out of range: write a number from 1 to 1024"),
+        ("limits: {max_header_fields: 0}\n", "config.yaml:2:29: 0 is out of range: write a number from 1 to 256"),
+        ("limits: {max_header_fields: 257}\n", "config.yaml:2:29: 257 is out of range: write a number from 1 to 256"),
         ("limits: {max_connections: many}\n", r#"config.yaml:2:27: expected a whole number, or auto, found "many""#),
         ("limits: {max_connections: 0}\n", "config.yaml:2:27: 0 is out of range: write a number from 1 to 1000000"),
         (

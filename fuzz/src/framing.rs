@@ -1,7 +1,8 @@
 //! Where messages end: our parser against the tests' own.
 
 use mini_rproxy::http::body::Body;
-use mini_rproxy::http::chunked::{ChunkError, LAST_CHUNK, write_chunk};
+use mini_rproxy::http::chunked::{LAST_CHUNK, write_chunk};
+use mini_rproxy::http::error::HttpError;
 use mini_rproxy::http::fields::Fields;
 use mini_rproxy::http::framing::{Framing, request_framing, response_framing};
 use mini_rproxy::http::head::{
@@ -9,6 +10,7 @@ use mini_rproxy::http::head::{
 };
 use mini_rproxy::http::target::{effective_authority, parse_target};
 
+use crate::head::is_dropped;
 use crate::input::{Input, cuts};
 use crate::testkit::strict::{self, Asked, Kind, Message, Parser, Whose};
 
@@ -115,10 +117,7 @@ fn judge<'p>(strict: &'p Parser, index: usize, framing: Framing, body: &Option<V
 fn same_fields(fields: &Fields, message: &Message) {
     let latin = |bytes: &[u8]| -> String { bytes.iter().map(|&byte| char::from(byte)).collect() };
     let ours: Vec<(String, String)> = fields.iter().map(|line| (latin(line.name), latin(line.value))).collect();
-    // Rule S9: we drop these.
-    let is_look_alike =
-        |name: &str| name.eq_ignore_ascii_case("content_length") || name.eq_ignore_ascii_case("transfer_encoding");
-    let theirs: Vec<_> = message.head.fields.iter().filter(|(name, _)| !is_look_alike(name)).cloned().collect();
+    let theirs: Vec<_> = message.head.fields.iter().filter(|(name, _)| !is_dropped(name)).cloned().collect();
     assert_eq!(ours, theirs);
 }
 
@@ -126,7 +125,7 @@ fn same_fields(fields: &Fields, message: &Message) {
 #[derive(Debug, PartialEq, Eq)]
 struct Decoded {
     content: Vec<u8>,
-    end: Result<Option<usize>, ChunkError>,
+    end: Result<Option<usize>, HttpError>,
     trailers: Vec<u8>,
 }
 

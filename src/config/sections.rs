@@ -50,8 +50,8 @@ section! {
     LimitKeys as "a mapping of limits such as \"max_head_bytes: 16KiB\"" {
         max_connections: ConnectionLimit,
         memory_budget: MemoryLimit,
-        max_head_bytes: Size<KIB, MIB>,
-        max_header_fields: Count<1, 1024>,
+        max_head_bytes: Size<KIB, { 64 * KIB }>,
+        max_header_fields: Count<1, 256>,
         max_request_line: Size<256, { 64 * KIB }>,
         max_body_bytes: BodyLimit,
         max_requests_per_connection: Count<0, { u32::MAX as u64 }>,

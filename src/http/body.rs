@@ -2,7 +2,8 @@
 //!
 //! Where a body ends was decided by `framing`; here it is only followed. What to do with the bytes is up to the caller.
 
-use super::chunked::{ChunkError, Decoded, Decoder};
+use super::chunked::{Decoded, Decoder};
+use super::error::HttpError;
 use super::framing::Framing;
 
 /// The rest of a body that is being read.
@@ -57,7 +58,7 @@ impl Body {
     /// Reads from `input` and hands body bytes to `sink`; returns the bytes consumed and whether the body has ended.
     ///
     /// All of `input` is consumed unless the body has ended.
-    pub fn read(&mut self, input: &[u8], mut sink: impl FnMut(&[u8])) -> Result<(usize, bool), ChunkError> {
+    pub fn read(&mut self, input: &[u8], mut sink: impl FnMut(&[u8])) -> Result<(usize, bool), HttpError> {
         match self {
             Body::Length { left } => {
                 let len = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     /// What came out of `input`, given in two parts: the data, the bytes consumed, and whether the body has ended.
-    fn read(framing: Framing, input: &[u8], cut: usize) -> Result<(Vec<u8>, usize, bool), ChunkError> {
+    fn read(framing: Framing, input: &[u8], cut: usize) -> Result<(Vec<u8>, usize, bool), HttpError> {
         let mut body = Body::new(framing).expect("a body");
         let mut data = Vec::new();
         let (first, ended) = body.read(&input[..cut], |bytes| data.extend_from_slice(bytes))?;
@@ -133,7 +134,7 @@ mod tests {
                 assert_eq!(read(framing, input, cut), Ok((data.to_vec(), consumed, ended)), "{name}, cut at {cut}");
             }
         }
-        assert_eq!(read(Framing::Chunked, b"x\r\n", 0), Err(ChunkError::BadSize));
+        assert_eq!(read(Framing::Chunked, b"x\r\n", 0), Err(HttpError::BadChunkSize));
     }
 
     #[test]

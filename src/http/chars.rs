@@ -2,8 +2,6 @@
 //!
 //! Rust's own number parsers accept a leading `+`; digits of a protocol are never given to them (rules S2, S5).
 
-use super::block::{Block, HIGHEST, Marks, WIDTH, equal};
-
 /// What a byte may be part of; one table look-up answers for all classes.
 const CLASS: [u8; 256] = {
     let mut table = [0; 256];
@@ -76,86 +74,46 @@ pub const fn is_host_byte(byte: u8) -> bool {
 
 /// Whether `name` is a token (RFC 9110 section 5.6.2): at least one tchar, nothing else.
 pub fn is_token(name: &[u8]) -> bool {
-    !name.is_empty() && token_len(name) == name.len()
-}
-
-/// How many bytes at the start of `bytes` are tchars. Names are made of letters and dashes, nearly always.
-pub fn token_len(bytes: &[u8]) -> usize {
-    run_len(bytes, is_tchar, |block| (block.letters() | block.equal(b'-')).first_missing())
+    !name.is_empty() && name.iter().all(|&byte| is_tchar(byte))
 }
 
 /// Whether `value` may stand in a field value: VCHAR, SP, HTAB, obs-text; no CR, LF, NUL or other control,
 /// and no white space at either end (RFC 9110 section 5.5).
 pub fn is_field_value(value: &[u8]) -> bool {
-    field_bytes_len(value) == value.len() && trim_ows(value).len() == value.len()
-}
-
-/// How many bytes at the start of `bytes` may stand in a field value ([`is_field_byte`]).
-pub fn field_bytes_len(bytes: &[u8]) -> usize {
-    run_len(bytes, is_field_byte, |block| (block.up_to(b' ' - 1) | block.equal(DEL)).first())
+    value.iter().all(|&byte| is_field_byte(byte)) && trim_ows(value).len() == value.len()
 }
 
 /// How many bytes at the start of `bytes` are VCHAR: ASCII, no controls, no space (RFC 5234 appendix B.1).
 pub fn visible_len(bytes: &[u8]) -> usize {
-    run_len(bytes, |byte| is_of(VISIBLE, byte), |block| no_visible(block).first())
+    run_len(VISIBLE, bytes)
 }
 
 /// How many bytes at the start of `bytes` may stand in a request target (rule S12): VCHAR, but no `#`.
 pub fn target_len(bytes: &[u8]) -> usize {
-    run_len(bytes, |byte| is_of(TARGET, byte), |block| (no_visible(block) | block.equal(b'#')).first())
+    run_len(TARGET, bytes)
 }
 
 /// Likewise, up to the `?` before a query.
 pub fn path_len(bytes: &[u8]) -> usize {
-    let suspect = |block: Block| (no_visible(block) | block.equal(b'#') | block.equal(b'?')).first();
-    run_len(bytes, |byte| is_of(PATH, byte), suspect)
+    run_len(PATH, bytes)
+}
+
+fn run_len(class: u8, bytes: &[u8]) -> usize {
+    bytes.iter().position(|&byte| !is_of(class, byte)).unwrap_or(bytes.len())
 }
 
 /// Where `byte` is found first.
 pub fn find(bytes: &[u8], byte: u8) -> Option<usize> {
-    let len = run_len(bytes, |other| other != byte, |block| block.equal(byte).first());
-    (len < bytes.len()).then_some(len)
-}
-
-const DEL: u8 = 0x7f;
-
-/// Marks controls, the space, and bytes from 0x80.
-fn no_visible(block: Block) -> Marks {
-    block.up_to(b' ') | block.equal(DEL) | block.above_ascii()
+    bytes.iter().position(|&other| other == byte)
 }
 
 /// Whether a dot stands at the start of `path` or right behind `/` or `\`, or there is a `%`, which may stand for anything.
 /// `false` is certain.
 pub fn may_have_early_dot(path: &[u8]) -> bool {
-    let (words, tail) = path.as_chunks();
-    let tail = tail.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-    let mut last = b'/';
-    words.iter().map(|word| u64::from_le_bytes(*word)).chain([tail]).any(|word| {
-        let before = word << 8 | u64::from(last);
-        last = (word >> 56) as u8;
-        let early_dot = equal(word, b'.') & (equal(before, b'/') | equal(before, b'\\'));
-        (early_dot | equal(word, b'%')) & HIGHEST != 0
-    })
-}
-
-/// How many bytes at the start of `bytes` belong to a class, looked at in blocks: one at a time takes several times as many
-/// instructions.
-///
-/// `suspect` is the first byte of a block that may not belong to the class; `belongs` has the last word on it.
-#[inline(always)]
-fn run_len(bytes: &[u8], belongs: impl Fn(u8) -> bool, suspect: impl Fn(Block) -> Option<usize>) -> usize {
-    let mut rest = bytes;
-    while let Some((block, after)) = rest.split_first_chunk::<WIDTH>() {
-        let Some(at) = suspect(Block::of(block)) else {
-            rest = after;
-            continue;
-        };
-        if !belongs(rest[at]) {
-            return bytes.len() - rest.len() + at;
-        }
-        rest = &rest[at + 1..];
-    }
-    bytes.len() - rest.len() + rest.iter().position(|&byte| !belongs(byte)).unwrap_or(rest.len())
+    // Not `any`: without a way out, several bytes are looked at together.
+    let pairs = path.iter().zip(path.get(1..).unwrap_or_default());
+    let is_early_dot = |(&last, &byte): (&u8, &u8)| (last == b'/' || last == b'\\') && byte == b'.';
+    path.starts_with(b".") || path.contains(&b'%') || pairs.fold(false, |found, pair| found | is_early_dot(pair))
 }
 
 /// Digits only, no sign, no white space; `None` when empty, when anything else stands there, or above 2^63-1.
@@ -224,13 +182,7 @@ pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// The parts of `bytes` between separators, empty ones included: one more than there are separators.
 pub fn split(bytes: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(bytes);
-    std::iter::from_fn(move || {
-        let bytes = rest.take()?;
-        let Some(at) = find(bytes, separator) else { return Some(bytes) };
-        rest = Some(&bytes[at + 1..]);
-        Some(&bytes[..at])
-    })
+    bytes.split(move |&byte| byte == separator)
 }
 
 /// Whether `bytes`, a name or part of a value, is `word` in any case; `word` is made of lower-case letters, digits, dashes
@@ -309,37 +261,17 @@ mod tests {
         }
     }
 
-    /// Eight at a time or one: the byte that ends a run is found wherever it stands, whatever stands before and after it.
     #[test]
-    fn runs_end_at_the_first_byte_of_another_class() {
-        /// One block and a half: what comes first may be in a block, or behind the last one.
-        const LEN: usize = WIDTH + WIDTH / 2;
-        type Len = fn(&[u8]) -> usize;
-        type Is = fn(u8) -> bool;
-        for (name, len, is, fillers) in [
-            ("field", field_bytes_len as Len, is_field_byte as Is, &b"a \t\xff\x80~"[..]),
-            ("visible", visible_len, |byte| byte.is_ascii_graphic(), b"a!~"),
-            ("token", token_len, is_tchar, b"a-0"),
-            ("target", target_len, |byte| byte.is_ascii_graphic() && byte != b'#', b"a\"$"),
-            ("path", path_len, |byte| byte.is_ascii_graphic() && byte != b'#' && byte != b'?', b"a\"$>@"),
-            ("find", |bytes| find(bytes, b'?').unwrap_or(bytes.len()), |byte| byte != b'?', b"a>@\xbf\xff\0"),
-        ] {
-            for &filler in fillers {
-                // All of them would take Miri an hour.
-                let (bytes_on, places_on) = if cfg!(miri) { (51, 9) } else { (1, 1) };
-                for end in (0..=255_u8).step_by(bytes_on) {
-                    for at in (0..LEN).step_by(places_on) {
-                        for after in [filler, 0, b'!', 0x80] {
-                            let mut bytes = vec![filler; LEN];
-                            bytes[at] = end;
-                            bytes[at + 1..].fill(after);
-                            let expected = bytes.iter().position(|&byte| !is(byte)).unwrap_or(LEN);
-                            assert_eq!(len(&bytes), expected, "{name}: {}", bytes.escape_ascii());
-                        }
-                    }
-                }
-            }
+    fn s12_runs_end_at_the_first_byte_of_another_class() {
+        for byte in 0..=255_u8 {
+            let input = [b'a', b'~', byte, b'a'];
+            let len = |is: bool| if is { 4 } else { 2 };
+            let is_visible = byte.is_ascii_graphic();
+            assert_eq!(visible_len(&input), len(is_visible), "{byte:#x}");
+            assert_eq!(target_len(&input), len(is_visible && byte != b'#'), "{byte:#x}");
+            assert_eq!(path_len(&input), len(is_visible && byte != b'#' && byte != b'?'), "{byte:#x}");
         }
+        assert_eq!((path_len(b""), find(b"a?b?", b'?'), find(b"a", b'?')), (0, Some(1), None));
     }
 
     #[test]
@@ -417,14 +349,6 @@ mod tests {
             ("nothing", b" ,\t, ", vec![]),
         ] {
             assert_eq!(list_members(input).collect::<Vec<_>>(), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn parts_are_split_as_the_standard_library_splits_them() {
-        for text in ["", ";", "a", "a;b", ";;a;", "a long part; and another long one;;", "no separator in it"] {
-            let expected: Vec<_> = text.as_bytes().split(|&byte| byte == b';').collect();
-            assert_eq!(split(text.as_bytes(), b';').collect::<Vec<_>>(), expected, "{text}");
         }
     }
 

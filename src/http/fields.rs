@@ -307,20 +307,36 @@ impl Fields {
         self.push(Entry { start: line, name_end: line + start.len() - COLON.len(), end: self.bytes.len(), known });
     }
 
-    /// Notes that a line stands `start` bytes from the beginning of the section that [`take_section`] will copy, in the
-    /// form in which it would be written (rule S13): `name: value CRLF`.
-    ///
-    /// [`take_section`]: Fields::take_section
-    pub(super) fn expect_line(&mut self, start: usize, name: &[u8], value: &[u8]) {
-        let name_end = start + name.len();
-        let end = name_end + COLON.len() + value.len() + CRLF.len();
-        self.push(Entry { start, name_end, end, known: Known::of(name) });
-    }
-
-    /// Copies the section whose lines were expected. There must have been no other lines.
-    pub(super) fn take_section(&mut self, section: &[u8]) {
-        debug_assert!(self.bytes.is_empty(), "a section is taken over whole or not at all");
-        self.bytes.extend_from_slice(section);
+    /// Copies `section`, in which httparse has found `lines`, if all of it stands there as it would be written (rule S13):
+    /// `name: value CRLF`, and no name that looks like a framing field's (rule S9). Otherwise this stays empty, as it has to
+    /// be before.
+    pub(super) fn copy_section(&mut self, section: &[u8], lines: &[httparse::Header<'_>]) -> bool {
+        let offset_of = |part: &[u8]| part.as_ptr().addr() - section.as_ptr().addr();
+        let (mut next, mut seen, mut is_as_written) = (0, Classes(0), true);
+        self.lines.extend(lines.iter().map(|line| {
+            let name = line.name.as_bytes();
+            let (start, known) = (offset_of(name), Known::of(name));
+            let name_end = start + name.len();
+            let value_start = name_end + COLON.len();
+            let value_end = value_start + line.value.len();
+            let end = value_end + CRLF.len();
+            is_as_written &= start == next
+                && offset_of(line.value) == value_start
+                && section.get(name_end..value_start) == Some(COLON)
+                && section.get(value_end..end) == Some(CRLF)
+                && !is_framing_look_alike(name);
+            next = end;
+            seen = seen.with(known);
+            Entry { start, name_end, end, known }
+        }));
+        is_as_written &= next == section.len();
+        if is_as_written {
+            self.bytes.extend_from_slice(section);
+            self.seen = seen;
+        } else {
+            self.lines.clear();
+        }
+        is_as_written
     }
 
     fn push(&mut self, entry: Entry) {
@@ -646,10 +662,10 @@ mod tests {
     #[test]
     fn the_lines_of_a_section_are_lines_like_others() {
         let mut fields = Fields::new();
-        for (start, name, value) in [(0, "Host", "a"), (9, "b", "c"), (15, "d", ""), (20, "e", "f")] {
-            fields.expect_line(start, name.as_bytes(), value.as_bytes());
-        }
-        fields.take_section(b"Host: a\r\nb: c\r\nd: \r\ne: f\r\n");
+        let section = b"Host: a\r\nb: c\r\nd: \r\ne: f\r\n";
+        let mut lines = [httparse::EMPTY_HEADER; 4];
+        assert_eq!(httparse::parse_headers(section, &mut lines), Ok(httparse::Status::Partial), "no empty line");
+        assert!(fields.copy_section(section, &lines));
         fields.add(b"g", b"h");
         fields.set_value(3, b"a value that is longer");
         fields.set(b"b", b"x");

@@ -3,9 +3,8 @@
 //! Two recipients that find different ends are how requests are smuggled. So nothing is repaired here: a message whose
 //! framing fields could be understood in two ways is refused, even where the RFC would allow a guess.
 
-use std::fmt;
-
 use super::chars;
+use super::error::HttpError;
 use super::fields::{Classes, Fields, Known};
 use super::head::{RequestHead, ResponseHead, Version};
 
@@ -22,62 +21,11 @@ pub enum Framing {
     UntilClose,
 }
 
-/// What is wrong with the framing fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FramingError {
-    /// Content-Length and Transfer-Encoding in one message.
-    LengthAndCoding,
-    /// Content-Length is not made of digits, or above 2^63-1.
-    BadLength,
-    /// More than one Content-Length line, whatever they say.
-    RepeatedLength,
-    /// More than one Transfer-Encoding line.
-    RepeatedCoding,
-    /// Transfer-Encoding in an HTTP/1.0 message.
-    CodingInHttp10,
-    /// A transfer coding other than exactly `chunked`.
-    UnknownCoding,
-}
-
-impl FramingError {
-    /// The rule that was broken, for the log.
-    pub const fn rule(self) -> &'static str {
-        match self {
-            FramingError::LengthAndCoding => "S1",
-            FramingError::BadLength | FramingError::RepeatedLength => "S2",
-            FramingError::RepeatedCoding | FramingError::CodingInHttp10 | FramingError::UnknownCoding => "S3",
-        }
-    }
-
-    /// How a request with such fields is answered. A response with such fields makes a 502, whatever is wrong.
-    pub const fn status(self) -> u16 {
-        match self {
-            FramingError::UnknownCoding => 501,
-            FramingError::LengthAndCoding | FramingError::BadLength | FramingError::RepeatedLength => 400,
-            FramingError::RepeatedCoding | FramingError::CodingInHttp10 => 400,
-        }
-    }
-}
-
-impl fmt::Display for FramingError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            FramingError::LengthAndCoding => "expected either Content-Length or Transfer-Encoding",
-            FramingError::BadLength => "expected digits up to 2^63-1 in Content-Length",
-            FramingError::RepeatedLength => "expected one Content-Length line",
-            FramingError::RepeatedCoding => "expected one Transfer-Encoding line",
-            FramingError::CodingInHttp10 => "expected no Transfer-Encoding in HTTP/1.0",
-            FramingError::UnknownCoding => "expected no transfer coding but chunked",
-        })
-    }
-}
-
-impl std::error::Error for FramingError {}
-
 /// The framing of a request body. `None` where neither field is there; `Length(0)` where Content-Length says 0.
 ///
 /// ```
-/// use mini_rproxy::http::framing::{Framing, FramingError, request_framing};
+/// use mini_rproxy::http::error::HttpError;
+/// use mini_rproxy::http::framing::{Framing, request_framing};
 /// use mini_rproxy::http::head::RequestHead;
 ///
 /// let mut head = RequestHead::default();
@@ -85,9 +33,9 @@ impl std::error::Error for FramingError {}
 /// head.fields.add(b"Content-Length", b"5");
 /// assert_eq!(request_framing(&head), Ok(Framing::Length(5)));
 /// head.fields.add(b"Transfer-Encoding", b"chunked");
-/// assert_eq!(request_framing(&head), Err(FramingError::LengthAndCoding));
+/// assert_eq!(request_framing(&head), Err(HttpError::LengthAndCoding));
 /// ```
-pub fn request_framing(head: &RequestHead) -> Result<Framing, FramingError> {
+pub fn request_framing(head: &RequestHead) -> Result<Framing, HttpError> {
     // A request without framing fields has no body: it is never ended by closing (rule S4).
     Ok(announced(&head.fields, head.version)?.unwrap_or(Framing::None))
 }
@@ -99,7 +47,7 @@ pub const fn has_no_body(status: u16) -> bool {
 
 /// The framing of a response's body. `to_head` says that the request was a HEAD. 1xx, 204, 304 and answers to HEAD end
 /// with their head whatever their fields say: there is one way to read them (see [`has_false_framing`]).
-pub fn response_framing(head: &ResponseHead, to_head: bool) -> Result<Framing, FramingError> {
+pub fn response_framing(head: &ResponseHead, to_head: bool) -> Result<Framing, HttpError> {
     if ends_with_head(head.status, to_head) {
         return Ok(Framing::None);
     }
@@ -125,7 +73,7 @@ pub fn has_false_framing(head: &ResponseHead, to_head: bool) -> bool {
 
 /// What the framing fields say, `None` where there are none.
 #[inline]
-fn announced(fields: &Fields, version: Version) -> Result<Option<Framing>, FramingError> {
+fn announced(fields: &Fields, version: Version) -> Result<Option<Framing>, HttpError> {
     if !fields.may_have_any(Classes::of(&[Known::ContentLength, Known::TransferEncoding])) {
         return Ok(None);
     }
@@ -136,18 +84,18 @@ fn announced(fields: &Fields, version: Version) -> Result<Option<Framing>, Frami
     match (lengths.next(), lengths.next()) {
         (None, _) => Ok(None),
         (Some(digits), None) => parse_length(digits).map(Some),
-        (Some(_), Some(_)) => Err(FramingError::RepeatedLength),
+        (Some(_), Some(_)) => Err(HttpError::RepeatedLength),
     }
 }
 
 /// The same where there may be both; what is repeated first is told.
-fn announced_by_either(fields: &Fields, version: Version) -> Result<Option<Framing>, FramingError> {
+fn announced_by_either(fields: &Fields, version: Version) -> Result<Option<Framing>, HttpError> {
     let mut length = None;
     let mut coding = None;
     for line in fields.iter() {
         let (slot, error) = match line.known {
-            Known::ContentLength => (&mut length, FramingError::RepeatedLength),
-            Known::TransferEncoding => (&mut coding, FramingError::RepeatedCoding),
+            Known::ContentLength => (&mut length, HttpError::RepeatedLength),
+            Known::TransferEncoding => (&mut coding, HttpError::RepeatedCoding),
             _ => continue,
         };
         if slot.replace(line.value).is_some() {
@@ -156,16 +104,16 @@ fn announced_by_either(fields: &Fields, version: Version) -> Result<Option<Frami
     }
     match (length, coding, version) {
         (None, None, _) => Ok(None),
-        (Some(_), Some(_), _) => Err(FramingError::LengthAndCoding),
+        (Some(_), Some(_), _) => Err(HttpError::LengthAndCoding),
         (Some(digits), None, _) => parse_length(digits).map(Some),
-        (None, Some(_), Version::Http10) => Err(FramingError::CodingInHttp10),
+        (None, Some(_), Version::Http10) => Err(HttpError::CodingInHttp10),
         (None, Some(coding), Version::Http11) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Some(Framing::Chunked)),
-        (None, Some(_), Version::Http11) => Err(FramingError::UnknownCoding),
+        (None, Some(_), Version::Http11) => Err(HttpError::UnknownCoding),
     }
 }
 
-fn parse_length(digits: &[u8]) -> Result<Framing, FramingError> {
-    chars::parse_decimal(digits).map(Framing::Length).ok_or(FramingError::BadLength)
+fn parse_length(digits: &[u8]) -> Result<Framing, HttpError> {
+    chars::parse_decimal(digits).map(Framing::Length).ok_or(HttpError::BadLength)
 }
 
 #[cfg(test)]
@@ -184,16 +132,16 @@ mod tests {
         fields
     }
 
-    fn request(lines: Lines<'_>, version: Version) -> Result<Framing, FramingError> {
+    fn request(lines: Lines<'_>, version: Version) -> Result<Framing, HttpError> {
         request_framing(&RequestHead { fields: fields(lines), version, ..RequestHead::default() })
     }
 
-    fn response(status: u16, lines: Lines<'_>, version: Version, to_head: bool) -> Result<Framing, FramingError> {
+    fn response(status: u16, lines: Lines<'_>, version: Version, to_head: bool) -> Result<Framing, HttpError> {
         response_framing(&ResponseHead { status, fields: fields(lines), version, ..ResponseHead::default() }, to_head)
     }
 
     /// A message with these lines has the framing, as a request and as a response.
-    fn assert_framing(name: &str, lines: Lines<'_>, version: Version, expected: Result<Framing, FramingError>) {
+    fn assert_framing(name: &str, lines: Lines<'_>, version: Version, expected: Result<Framing, HttpError>) {
         assert_eq!(request(lines, version), expected, "{name}, request");
         assert_eq!(response(200, lines, version, false), expected, "{name}, response");
         // Where no body will come there is one way to read it, but what is contradictory is noticed.
@@ -216,12 +164,12 @@ mod tests {
             ("a bad length", &[(CODING, "chunked"), (LENGTH, "x")]),
         ] {
             for version in [Version::Http10, Version::Http11] {
-                assert_framing(name, lines, version, Err(FramingError::LengthAndCoding));
+                assert_framing(name, lines, version, Err(HttpError::LengthAndCoding));
             }
         }
         assert_framing("length alone", &[(LENGTH, "5")], Version::Http11, Ok(Framing::Length(5)));
         assert_framing("coding alone", &[(CODING, "chunked")], Version::Http11, Ok(Framing::Chunked));
-        assert_eq!(FramingError::LengthAndCoding.status(), 400);
+        assert_eq!(HttpError::LengthAndCoding.status(), 400);
     }
 
     #[test]
@@ -230,25 +178,25 @@ mod tests {
             ("zero", "0", Ok(Framing::Length(0))),
             ("above 32 bits", "4294967296", Ok(Framing::Length(1 << 32))),
             ("the largest", "9223372036854775807", Ok(Framing::Length(i64::MAX as u64))),
-            ("one more", "9223372036854775808", Err(FramingError::BadLength)),
-            ("2^64", "18446744073709551616", Err(FramingError::BadLength)),
-            ("empty", "", Err(FramingError::BadLength)),
-            ("plus", "+1", Err(FramingError::BadLength)),
-            ("minus", "-0", Err(FramingError::BadLength)),
-            ("hex", "0x10", Err(FramingError::BadLength)),
-            ("underscore", "1_0", Err(FramingError::BadLength)),
-            ("inner space", "1 0", Err(FramingError::BadLength)),
-            ("a list of equals", "5, 5", Err(FramingError::BadLength)),
-            ("a list", "5,6", Err(FramingError::BadLength)),
+            ("one more", "9223372036854775808", Err(HttpError::BadLength)),
+            ("2^64", "18446744073709551616", Err(HttpError::BadLength)),
+            ("empty", "", Err(HttpError::BadLength)),
+            ("plus", "+1", Err(HttpError::BadLength)),
+            ("minus", "-0", Err(HttpError::BadLength)),
+            ("hex", "0x10", Err(HttpError::BadLength)),
+            ("underscore", "1_0", Err(HttpError::BadLength)),
+            ("inner space", "1 0", Err(HttpError::BadLength)),
+            ("a list of equals", "5, 5", Err(HttpError::BadLength)),
+            ("a list", "5,6", Err(HttpError::BadLength)),
         ] {
             assert_framing(name, &[(LENGTH, value)], Version::Http11, expected);
             assert_framing(name, &[(LENGTH, value)], Version::Http10, expected);
         }
         for (name, second) in [("equal", "5"), ("other", "6"), ("empty", ""), ("bad", "x")] {
             let lines = [(LENGTH, "5"), ("CONTENT-LENGTH", second)];
-            assert_framing(name, &lines, Version::Http11, Err(FramingError::RepeatedLength));
+            assert_framing(name, &lines, Version::Http11, Err(HttpError::RepeatedLength));
         }
-        assert_eq!((FramingError::BadLength.status(), FramingError::RepeatedLength.status()), (400, 400));
+        assert_eq!((HttpError::BadLength.status(), HttpError::RepeatedLength.status()), (400, 400));
     }
 
     #[test]
@@ -256,30 +204,28 @@ mod tests {
         for (name, value, expected) in [
             ("chunked", "chunked", Ok(Framing::Chunked)),
             ("another case", "cHUNKED", Ok(Framing::Chunked)),
-            ("identity", "identity", Err(FramingError::UnknownCoding)),
-            ("a list", "gzip, chunked", Err(FramingError::UnknownCoding)),
-            ("twice in a list", "chunked, chunked", Err(FramingError::UnknownCoding)),
-            ("an empty member", ", chunked", Err(FramingError::UnknownCoding)),
-            ("a prefix", "xchunked", Err(FramingError::UnknownCoding)),
-            ("a suffix", "chunkedx", Err(FramingError::UnknownCoding)),
-            ("a parameter", "chunked;q=1", Err(FramingError::UnknownCoding)),
-            ("quotes", "\"chunked\"", Err(FramingError::UnknownCoding)),
-            ("a vertical tab", "\x0bchunked", Err(FramingError::UnknownCoding)),
-            ("empty", "", Err(FramingError::UnknownCoding)),
+            ("identity", "identity", Err(HttpError::UnknownCoding)),
+            ("a list", "gzip, chunked", Err(HttpError::UnknownCoding)),
+            ("twice in a list", "chunked, chunked", Err(HttpError::UnknownCoding)),
+            ("an empty member", ", chunked", Err(HttpError::UnknownCoding)),
+            ("a prefix", "xchunked", Err(HttpError::UnknownCoding)),
+            ("a suffix", "chunkedx", Err(HttpError::UnknownCoding)),
+            ("a parameter", "chunked;q=1", Err(HttpError::UnknownCoding)),
+            ("quotes", "\"chunked\"", Err(HttpError::UnknownCoding)),
+            ("a vertical tab", "\x0bchunked", Err(HttpError::UnknownCoding)),
+            ("empty", "", Err(HttpError::UnknownCoding)),
         ] {
             assert_framing(name, &[(CODING, value)], Version::Http11, expected);
-            assert_framing(name, &[(CODING, value)], Version::Http10, Err(FramingError::CodingInHttp10));
+            assert_framing(name, &[(CODING, value)], Version::Http10, Err(HttpError::CodingInHttp10));
         }
         for second in ["chunked", "identity", ""] {
             let lines = [(CODING, "chunked"), ("Transfer-Encoding", second)];
-            assert_framing(second, &lines, Version::Http11, Err(FramingError::RepeatedCoding));
-            assert_framing(second, &lines, Version::Http10, Err(FramingError::RepeatedCoding));
+            assert_framing(second, &lines, Version::Http11, Err(HttpError::RepeatedCoding));
+            assert_framing(second, &lines, Version::Http10, Err(HttpError::RepeatedCoding));
         }
-        for (error, status) in [
-            (FramingError::UnknownCoding, 501),
-            (FramingError::RepeatedCoding, 400),
-            (FramingError::CodingInHttp10, 400),
-        ] {
+        for (error, status) in
+            [(HttpError::UnknownCoding, 501), (HttpError::RepeatedCoding, 400), (HttpError::CodingInHttp10, 400)]
+        {
             assert_eq!(error.status(), status);
         }
     }
@@ -322,7 +268,7 @@ mod tests {
             ("103 with a length", 103, length, false, empty, true),
             ("199 with a length", 199, length, false, empty, true),
             ("200 with a length", 200, length, false, Ok(Framing::Length(5)), false),
-            ("200 with both", 200, both, false, Err(FramingError::LengthAndCoding), false),
+            ("200 with both", 200, both, false, Err(HttpError::LengthAndCoding), false),
             ("404 with chunked", 404, chunked, false, Ok(Framing::Chunked), false),
             ("205 with a length of 0", 205, zero, false, Ok(Framing::Length(0)), false),
             ("999", 999, none, false, Ok(Framing::UntilClose), false),
@@ -335,7 +281,7 @@ mod tests {
 
     #[test]
     fn errors_name_their_rule() {
-        for (error, rule) in [(FramingError::LengthAndCoding, "S1"), (FramingError::UnknownCoding, "S3")] {
+        for (error, rule) in [(HttpError::LengthAndCoding, "S1"), (HttpError::UnknownCoding, "S3")] {
             assert_eq!(error.rule(), rule);
             assert!(error.to_string().starts_with("expected"));
         }

@@ -133,6 +133,8 @@ pub fn reason_phrase(status: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -160,6 +162,19 @@ mod tests {
     fn usual_statuses_have_a_phrase() {
         for (status, phrase) in [(200, "OK"), (304, "Not Modified"), (502, "Bad Gateway"), (299, ""), (0, "")] {
             assert_eq!(reason_phrase(status), phrase);
+        }
+    }
+
+    #[test]
+    fn reasons_are_clean_and_each_status_has_its_own() {
+        let mut known = HashSet::new();
+        for phrase in (0..=u16::MAX).map(reason_phrase).filter(|phrase| !phrase.is_empty()) {
+            assert!(phrase.bytes().all(|byte| byte.is_ascii_alphabetic() || b" -".contains(&byte)), "{phrase:?}");
+            assert!(known.insert(phrase), "{phrase} for two");
+        }
+        for ours in [100, 101, 200, 204, 302, 400, 403, 404, 405, 408, 413, 414, 417, 431, 500, 501, 502, 503, 504, 505]
+        {
+            assert!(!reason_phrase(ours).is_empty(), "{ours}");
         }
     }
 }

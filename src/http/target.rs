@@ -2,75 +2,12 @@
 //!
 //! Nothing is decoded or normalised here: what a target means is told by ranges of the bytes as sent (rule G7).
 
-use std::fmt;
 use std::net::Ipv6Addr;
 
 use super::chars;
+use super::error::HttpError;
 use super::fields::{Fields, Known};
 use super::head::Version;
-
-/// What is wrong with a target or a Host. The status is always 400.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TargetError {
-    /// No byte at all.
-    Empty,
-    /// A control, a space or a byte from 0x80.
-    BadByte,
-    /// A `#`: fragments are for the client alone.
-    Fragment,
-    /// `*` with another method than OPTIONS.
-    NotOptions,
-    /// CONNECT with anything but `host:port`.
-    NotAuthorityForm,
-    /// Neither a path nor a URL with `http:` or `https:`.
-    UnknownForm,
-    /// The authority of a URL is empty or not valid.
-    BadAuthority,
-    /// No Host line in HTTP/1.1.
-    HostMissing,
-    /// More than one Host line.
-    HostRepeated,
-    /// The value of Host is empty or not an authority.
-    HostInvalid,
-    /// Host is not the authority of the URL.
-    HostMismatch,
-    /// A segment of the path is `.` or `..`; for callers of [`has_dot_segment`].
-    DotSegment,
-}
-
-impl TargetError {
-    /// The rule that was broken, for the log.
-    pub const fn rule(self) -> &'static str {
-        match self {
-            TargetError::Empty | TargetError::BadByte | TargetError::Fragment => "S12",
-            TargetError::NotOptions | TargetError::NotAuthorityForm | TargetError::UnknownForm => "S12",
-            TargetError::BadAuthority | TargetError::HostMissing | TargetError::HostRepeated => "S11",
-            TargetError::HostInvalid | TargetError::HostMismatch => "S11",
-            TargetError::DotSegment => "S20",
-        }
-    }
-}
-
-impl fmt::Display for TargetError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            TargetError::Empty => "expected a request target",
-            TargetError::BadByte => "expected printable ASCII without spaces in the request target",
-            TargetError::Fragment => "expected no # in the request target",
-            TargetError::NotOptions => "expected * with OPTIONS only",
-            TargetError::NotAuthorityForm => "expected host:port as target of CONNECT",
-            TargetError::UnknownForm => "expected a request target that begins with / or http:// or https://",
-            TargetError::BadAuthority => "expected host or host:port in the request target",
-            TargetError::HostMissing => "expected a Host line",
-            TargetError::HostRepeated => "expected one Host line only",
-            TargetError::HostInvalid => "expected host or host:port in Host",
-            TargetError::HostMismatch => "expected Host to be equal to the authority of the request target",
-            TargetError::DotSegment => "expected no . or .. segment in the path",
-        })
-    }
-}
-
-impl std::error::Error for TargetError {}
 
 /// A request target, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,39 +38,39 @@ pub enum Target<'a> {
 
 /// Takes `target` apart. Refuses controls, spaces, bytes from 0x80 and `#` (rule S12); backslashes are left to
 /// [`has_dot_segment`]. `is_connect` and `is_options` say which forms the method allows.
-pub fn parse_target(target: &[u8], is_connect: bool, is_options: bool) -> Result<Target<'_>, TargetError> {
+pub fn parse_target(target: &[u8], is_connect: bool, is_options: bool) -> Result<Target<'_>, HttpError> {
     // In one pass: what ends the path, and whether anything stands there that must not.
     let (path, rest) = target.split_at(chars::path_len(target));
     if !matches!(rest, [] | [b'?', ..]) || chars::target_len(rest) < rest.len() {
         let has_bad_byte = chars::visible_len(target) < target.len();
-        return Err(if has_bad_byte { TargetError::BadByte } else { TargetError::Fragment });
+        return Err(if has_bad_byte { HttpError::BadTargetByte } else { HttpError::Fragment });
     }
     if is_connect {
         return match split_authority(target) {
             Some(Authority { port: Some(_), .. }) => Ok(Target::Authority(target)),
-            Some(Authority { port: None, .. }) | None => Err(TargetError::NotAuthorityForm),
+            Some(Authority { port: None, .. }) | None => Err(HttpError::NotAuthorityForm),
         };
     }
     match target {
-        [] => Err(TargetError::Empty),
+        [] => Err(HttpError::EmptyTarget),
         [b'/', ..] => Ok(Target::Origin { path, query: rest }),
         b"*" if is_options => Ok(Target::Asterisk),
-        b"*" => Err(TargetError::NotOptions),
+        b"*" => Err(HttpError::NotOptions),
         _ => parse_absolute(target),
     }
 }
 
 /// absolute-form (RFC 9112 section 3.2.2).
-fn parse_absolute(target: &[u8]) -> Result<Target<'_>, TargetError> {
+fn parse_absolute(target: &[u8]) -> Result<Target<'_>, HttpError> {
     let (secure, rest) = match (strip_prefix(target, b"http://"), strip_prefix(target, b"https://")) {
         (Some(rest), _) => (false, rest),
         (None, Some(rest)) => (true, rest),
-        (None, None) => return Err(TargetError::UnknownForm),
+        (None, None) => return Err(HttpError::UnknownForm),
     };
     let authority_end = rest.iter().position(|&byte| byte == b'/' || byte == b'?').unwrap_or(rest.len());
     let (authority, rest) = rest.split_at(authority_end);
     if split_authority(authority).is_none() {
-        return Err(TargetError::BadAuthority);
+        return Err(HttpError::BadAuthority);
     }
     let (path, query) = split_query(rest);
     Ok(Target::Absolute { secure, authority, path: if path.is_empty() { b"/" } else { path }, query })
@@ -162,18 +99,18 @@ pub fn effective_authority<'a>(
     version: Version,
     fields: &'a Fields,
     valid: Option<&[u8]>,
-) -> Result<&'a [u8], TargetError> {
+) -> Result<&'a [u8], HttpError> {
     let mut hosts = fields.values(Known::Host);
     let host = match (hosts.next(), hosts.next(), version) {
-        (Some(_), Some(_), _) => return Err(TargetError::HostRepeated),
+        (Some(_), Some(_), _) => return Err(HttpError::HostRepeated),
         (Some(host), None, _) if Some(host) == valid || split_authority(host).is_some() => Some(host),
-        (Some(_), None, _) => return Err(TargetError::HostInvalid),
-        (None, _, Version::Http11) => return Err(TargetError::HostMissing),
+        (Some(_), None, _) => return Err(HttpError::HostInvalid),
+        (None, _, Version::Http11) => return Err(HttpError::HostMissing),
         (None, _, Version::Http10) => None,
     };
     match (*target, host) {
         (Target::Absolute { secure, authority, .. }, Some(host)) if !same_authority(authority, host, secure) => {
-            Err(TargetError::HostMismatch)
+            Err(HttpError::HostMismatch)
         }
         (Target::Absolute { authority, .. }, _) => Ok(authority),
         (Target::Origin { .. } | Target::Asterisk | Target::Authority(_), host) => Ok(host.unwrap_or_default()),
@@ -377,7 +314,7 @@ mod tests {
         Options,
     }
 
-    fn parse(target: &[u8], with: With) -> Result<Target<'_>, TargetError> {
+    fn parse(target: &[u8], with: With) -> Result<Target<'_>, HttpError> {
         match with {
             With::Get => parse_target(target, false, false),
             With::Connect => parse_target(target, true, false),
@@ -385,16 +322,11 @@ mod tests {
         }
     }
 
-    fn origin<'a>(path: &'a str, query: &'a str) -> Result<Target<'a>, TargetError> {
+    fn origin<'a>(path: &'a str, query: &'a str) -> Result<Target<'a>, HttpError> {
         Ok(Target::Origin { path: path.as_bytes(), query: query.as_bytes() })
     }
 
-    fn absolute<'a>(
-        secure: bool,
-        authority: &'a str,
-        path: &'a str,
-        query: &'a str,
-    ) -> Result<Target<'a>, TargetError> {
+    fn absolute<'a>(secure: bool, authority: &'a str, path: &'a str, query: &'a str) -> Result<Target<'a>, HttpError> {
         let (authority, path, query) = (authority.as_bytes(), path.as_bytes(), query.as_bytes());
         Ok(Target::Absolute { secure, authority, path, query })
     }
@@ -415,23 +347,23 @@ mod tests {
             ("asterisk", "*", With::Options, Ok(Target::Asterisk)),
             ("CONNECT", "a:443", With::Connect, Ok(Target::Authority(b"a:443"))),
             ("a path with OPTIONS", "/*", With::Options, origin("/*", "")),
-            ("nothing", "", With::Get, Err(TargetError::Empty)),
-            ("a space", "/a b", With::Get, Err(TargetError::BadByte)),
-            ("LF", "/a\nb", With::Get, Err(TargetError::BadByte)),
-            ("NUL", "/a\0", With::Get, Err(TargetError::BadByte)),
-            ("DEL", "/a\x7f", With::Get, Err(TargetError::BadByte)),
-            ("from 0x80", "/\u{e9}", With::Get, Err(TargetError::BadByte)),
-            ("a fragment", "/a#b", With::Get, Err(TargetError::Fragment)),
-            ("a fragment in a URL", "http://a#b", With::Get, Err(TargetError::Fragment)),
-            ("asterisk with GET", "*", With::Get, Err(TargetError::NotOptions)),
-            ("no slash", "a/b", With::Get, Err(TargetError::UnknownForm)),
-            ("another scheme", "ftp://a/", With::Get, Err(TargetError::UnknownForm)),
-            ("no authority in the URL", "http:/a", With::Get, Err(TargetError::UnknownForm)),
-            ("host and port with GET", "a:443", With::Get, Err(TargetError::UnknownForm)),
-            ("only a query", "?a", With::Get, Err(TargetError::UnknownForm)),
-            ("CONNECT with a path", "/", With::Connect, Err(TargetError::NotAuthorityForm)),
-            ("CONNECT without a port", "a", With::Connect, Err(TargetError::NotAuthorityForm)),
-            ("CONNECT with nothing", "", With::Connect, Err(TargetError::NotAuthorityForm)),
+            ("nothing", "", With::Get, Err(HttpError::EmptyTarget)),
+            ("a space", "/a b", With::Get, Err(HttpError::BadTargetByte)),
+            ("LF", "/a\nb", With::Get, Err(HttpError::BadTargetByte)),
+            ("NUL", "/a\0", With::Get, Err(HttpError::BadTargetByte)),
+            ("DEL", "/a\x7f", With::Get, Err(HttpError::BadTargetByte)),
+            ("from 0x80", "/\u{e9}", With::Get, Err(HttpError::BadTargetByte)),
+            ("a fragment", "/a#b", With::Get, Err(HttpError::Fragment)),
+            ("a fragment in a URL", "http://a#b", With::Get, Err(HttpError::Fragment)),
+            ("asterisk with GET", "*", With::Get, Err(HttpError::NotOptions)),
+            ("no slash", "a/b", With::Get, Err(HttpError::UnknownForm)),
+            ("another scheme", "ftp://a/", With::Get, Err(HttpError::UnknownForm)),
+            ("no authority in the URL", "http:/a", With::Get, Err(HttpError::UnknownForm)),
+            ("host and port with GET", "a:443", With::Get, Err(HttpError::UnknownForm)),
+            ("only a query", "?a", With::Get, Err(HttpError::UnknownForm)),
+            ("CONNECT with a path", "/", With::Connect, Err(HttpError::NotAuthorityForm)),
+            ("CONNECT without a port", "a", With::Connect, Err(HttpError::NotAuthorityForm)),
+            ("CONNECT with nothing", "", With::Connect, Err(HttpError::NotAuthorityForm)),
         ] {
             assert_eq!(parse(input.as_bytes(), with), expected, "{name}");
         }
@@ -447,7 +379,7 @@ mod tests {
             ("only a port", "http://:80/"),
             ("a backslash", "http://a\\b/"),
         ] {
-            assert_eq!(parse(input.as_bytes(), With::Get), Err(TargetError::BadAuthority), "{name}");
+            assert_eq!(parse(input.as_bytes(), With::Get), Err(HttpError::BadAuthority), "{name}");
         }
     }
 
@@ -537,15 +469,15 @@ mod tests {
             ("none in HTTP/1.0", "/", &[], Version::Http10, Ok("")),
             ("a URL in HTTP/1.0", "http://a/", &[], Version::Http10, Ok("a")),
             ("a URL and the same Host", "http://A:80/", &["a"], Version::Http11, Ok("A:80")),
-            ("none", "/", &[], Version::Http11, Err(TargetError::HostMissing)),
-            ("none, with a URL", "http://a/", &[], Version::Http11, Err(TargetError::HostMissing)),
-            ("two", "/", &["a", "a"], Version::Http11, Err(TargetError::HostRepeated)),
-            ("two in HTTP/1.0", "/", &["a", "b"], Version::Http10, Err(TargetError::HostRepeated)),
-            ("empty", "/", &[""], Version::Http11, Err(TargetError::HostInvalid)),
-            ("a list", "/", &["a, b"], Version::Http11, Err(TargetError::HostInvalid)),
-            ("userinfo", "/", &["a@b"], Version::Http10, Err(TargetError::HostInvalid)),
-            ("a URL and another Host", "http://a/", &["b"], Version::Http11, Err(TargetError::HostMismatch)),
-            ("a URL and another port", "https://a/", &["a:80"], Version::Http11, Err(TargetError::HostMismatch)),
+            ("none", "/", &[], Version::Http11, Err(HttpError::HostMissing)),
+            ("none, with a URL", "http://a/", &[], Version::Http11, Err(HttpError::HostMissing)),
+            ("two", "/", &["a", "a"], Version::Http11, Err(HttpError::HostRepeated)),
+            ("two in HTTP/1.0", "/", &["a", "b"], Version::Http10, Err(HttpError::HostRepeated)),
+            ("empty", "/", &[""], Version::Http11, Err(HttpError::HostInvalid)),
+            ("a list", "/", &["a, b"], Version::Http11, Err(HttpError::HostInvalid)),
+            ("userinfo", "/", &["a@b"], Version::Http10, Err(HttpError::HostInvalid)),
+            ("a URL and another Host", "http://a/", &["b"], Version::Http11, Err(HttpError::HostMismatch)),
+            ("a URL and another port", "https://a/", &["a:80"], Version::Http11, Err(HttpError::HostMismatch)),
         ] {
             let mut fields = Fields::new();
             hosts.iter().for_each(|host| fields.add(b"Host", host.as_bytes()));
@@ -636,7 +568,7 @@ mod tests {
     #[test]
     fn errors_name_their_rule() {
         for (error, rule) in
-            [(TargetError::BadByte, "S12"), (TargetError::HostRepeated, "S11"), (TargetError::DotSegment, "S20")]
+            [(HttpError::BadTargetByte, "S12"), (HttpError::HostRepeated, "S11"), (HttpError::DotSegment, "S20")]
         {
             assert_eq!(error.rule(), rule);
             assert!(error.to_string().starts_with("expected"));

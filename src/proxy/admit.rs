@@ -10,10 +10,11 @@ use super::forwarded::{believed_prefix, is_local};
 use super::route::write_target;
 use super::site::Site;
 use crate::http::chars::parse_decimal;
+use crate::http::error::HttpError;
 use crate::http::fields::{Fields, Known};
 use crate::http::framing::{Framing, request_framing};
 use crate::http::head::{Method, RequestHead, Version};
-use crate::http::target::{Target, TargetError, effective_authority, has_dot_segment, parse_target};
+use crate::http::target::{Target, effective_authority, has_dot_segment, parse_target};
 
 /// The methods that pass, for the Allow field.
 pub const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
@@ -97,7 +98,7 @@ pub fn admit(
         return Err(Refusal::new(404, Cause::NoRoute));
     }
     if has_dot_segment(path) {
-        return Err(Refusal::from(TargetError::DotSegment));
+        return Err(Refusal::from(HttpError::DotSegment));
     }
     let found = site.router.find(path).ok_or(Refusal::new(404, Cause::NoRoute))?;
     if is_options && max_forwards(&head.fields)? == Some(0) {

@@ -5,10 +5,7 @@
 
 use super::events::Distrust;
 use super::preface::PrefaceError;
-use crate::http::chunked::ChunkError;
-use crate::http::framing::FramingError;
-use crate::http::head::HeadError;
-use crate::http::target::TargetError;
+use crate::http::error::HttpError;
 
 /// Why an exchange did not simply succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,27 +234,9 @@ impl Refusal {
     }
 }
 
-impl From<HeadError> for Refusal {
-    fn from(error: HeadError) -> Refusal {
+impl From<HttpError> for Refusal {
+    fn from(error: HttpError) -> Refusal {
         Refusal::new(error.status(), Cause::Rule(error.rule()))
-    }
-}
-
-impl From<TargetError> for Refusal {
-    fn from(error: TargetError) -> Refusal {
-        Refusal::new(400, Cause::Rule(error.rule()))
-    }
-}
-
-impl From<FramingError> for Refusal {
-    fn from(error: FramingError) -> Refusal {
-        Refusal::new(error.status(), Cause::Rule(error.rule()))
-    }
-}
-
-impl From<ChunkError> for Refusal {
-    fn from(error: ChunkError) -> Refusal {
-        Refusal::new(400, Cause::Rule(error.rule()))
     }
 }
 
@@ -339,14 +318,14 @@ mod tests {
     #[test]
     fn errors_become_refusals_with_their_status() {
         for (refusal, status, why) in [
-            (Refusal::from(HeadError::HeadTooLarge), 431, "max_head_bytes"),
-            (Refusal::from(HeadError::RequestLineTooLong), 414, "max_request_line"),
-            (Refusal::from(HeadError::UnsupportedVersion), 505, "S21"),
-            (Refusal::from(HeadError::BareLf), 400, "S8"),
-            (Refusal::from(TargetError::HostMissing), 400, "S11"),
-            (Refusal::from(FramingError::UnknownCoding), 501, "S3"),
-            (Refusal::from(FramingError::LengthAndCoding), 400, "S1"),
-            (Refusal::from(ChunkError::BadDataEnd), 400, "S7"),
+            (Refusal::from(HttpError::HeadTooLarge), 431, "max_head_bytes"),
+            (Refusal::from(HttpError::RequestLineTooLong), 414, "max_request_line"),
+            (Refusal::from(HttpError::UnsupportedVersion), 505, "S21"),
+            (Refusal::from(HttpError::BareLf), 400, "S8"),
+            (Refusal::from(HttpError::HostMissing), 400, "S11"),
+            (Refusal::from(HttpError::UnknownCoding), 501, "S3"),
+            (Refusal::from(HttpError::LengthAndCoding), 400, "S1"),
+            (Refusal::from(HttpError::BadDataEnd), 400, "S7"),
         ] {
             assert_eq!((refusal.status, refusal.cause.why(), refusal.allow), (status, why, None));
             assert!(!refusal.keeps_connection(), "what was not understood ends its connection");

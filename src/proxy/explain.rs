@@ -15,10 +15,11 @@ use super::reasons::{Claims, Reason, Removal, Terms, addition, removal};
 use super::route::Router;
 use super::site::{Site, UpstreamId};
 use crate::config::{Rewrite, RouteConfig, UpstreamUrl};
+use crate::http::error::HttpError;
 use crate::http::fields::{Fields, Known, Line, is_framing_look_alike};
 use crate::http::framing::request_framing;
 use crate::http::head::{HeadLimits, Method, RequestHead, parse_request};
-use crate::http::target::{Target, TargetError, effective_authority, has_dot_segment, parse_target};
+use crate::http::target::{Target, effective_authority, has_dot_segment, parse_target};
 
 /// Of more routes than this, only those that come close to the path are told.
 const MOST_ROUTES: usize = 20;
@@ -300,7 +301,7 @@ impl<'a> Received<'a> {
         if let Err(error) = effective_authority(&target, head.version, &head.fields, None) {
             return Some(error.to_string());
         }
-        self.path().filter(|path| has_dot_segment(path)).map(|_| TargetError::DotSegment.to_string())
+        self.path().filter(|path| has_dot_segment(path)).map(|_| HttpError::DotSegment.to_string())
     }
 
     /// Which route is chosen, and why not the others: each is asked alone.

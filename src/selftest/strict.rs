@@ -359,9 +359,7 @@ impl Parser {
         if start.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
             return Err("line breaks in a start line".to_owned());
         }
-        if self.kind == Kind::Requests && start.split(|&byte| byte == b' ').count() != 3 {
-            return Err("not a request line".to_owned());
-        }
+        self.start_line(&text(start))?;
         let fields = self.fields(&lines[start_end + 2..])?;
         let mut head = Head { start: text(start), fields, framing: Framing::None, raw: raw.clone() };
         let framing = match self.kind {
@@ -415,18 +413,31 @@ impl Parser {
         if rest.is_empty() { Ok(fields) } else { Err("a field section without its end".to_owned()) }
     }
 
-    fn request_framing(&self, head: &Head) -> Result<Framing, String> {
-        let parts: Vec<&str> = head.start.split(' ').collect();
-        let [method, target, version] = parts[..] else { return Err(format!("bad request line {:?}", head.start)) };
+    fn start_line(&self, line: &str) -> Result<(), String> {
         let is_written = self.whose == Whose::Written;
-        let is_version = version == "HTTP/1.1" || (version == "HTTP/1.0" && !is_written);
-        if method.is_empty() || !method.bytes().all(is_tchar) || !is_version {
-            return Err(format!("bad request line {:?}", head.start));
-        }
-        if target.is_empty() || !target.chars().all(|c| ('!'..='~').contains(&c)) {
-            return Err(format!("bad target {target:?}"));
-        }
-        if is_written {
+        let is_version = |version: &str| version == "HTTP/1.1" || (version == "HTTP/1.0" && !is_written);
+        let is_field_text = |text: &str| text.chars().all(|c| c == '\t' || (c >= ' ' && c != '\x7f'));
+        let is_good = match self.kind {
+            Kind::Requests => {
+                let parts: Vec<&str> = line.split(' ').collect();
+                let [method, target, version] = parts[..] else { return Err(format!("no request line: {line:?}")) };
+                let is_target = !target.is_empty() && target.chars().all(|c| ('!'..='~').contains(&c));
+                !method.is_empty() && method.bytes().all(is_tchar) && is_target && is_version(version)
+            }
+            Kind::Responses => {
+                let (version, rest) = line.split_once(' ').unwrap_or_default();
+                let (status, reason) = rest.split_once(' ').unwrap_or((rest, ""));
+                let is_status = status.len() == 3 && status.bytes().all(|b| b.is_ascii_digit()) && status >= "100";
+                let has_end = !is_written || rest.contains(' ');
+                is_version(version) && is_status && has_end && is_field_text(reason)
+            }
+        };
+        if is_good { Ok(()) } else { Err(format!("bad start line {line:?}")) }
+    }
+
+    fn request_framing(&self, head: &Head) -> Result<Framing, String> {
+        if self.whose == Whose::Written {
+            let target = head.start.split(' ').nth(1).unwrap_or_default();
             let is_form = target.starts_with('/') && !target.contains('#');
             if !is_form || head.values("host").count() != 1 || head.values("host").any(str::is_empty) {
                 return Err(format!("bad target or Host in {:?}", head.start));
@@ -436,17 +447,6 @@ impl Parser {
     }
 
     fn response_framing(&mut self, head: &Head) -> Result<Framing, String> {
-        let start = head.start.as_bytes();
-        let is_version = head.start.starts_with("HTTP/1.1 ")
-            || (head.start.starts_with("HTTP/1.0 ") && self.whose == Whose::Received);
-        let has_code = start.len() >= 12 && start[9..12].iter().all(u8::is_ascii_digit) && head.status() >= 100;
-        let has_end = match self.whose {
-            Whose::Written => start.get(12) == Some(&b' '),
-            Whose::Received => matches!(start.get(12), None | Some(b' ')),
-        };
-        if !is_version || !has_code || !has_end {
-            return Err(format!("bad status line {:?}", head.start));
-        }
         let declared = declared(head)?;
         let status = head.status();
         let Some(asked) = self.asked.front() else {
