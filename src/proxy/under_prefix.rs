@@ -1096,12 +1096,16 @@ mod tests {
                 ("", "http://up.example:9001"),
                 ("/a/b", "https://up.example:9001/a"),
             ] {
-                let route = route(prefix, upstream);
-                let once = route.map(name, &value);
-                let added = once.len().saturating_sub(value.len());
-                prop_assert!(!once.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
-                prop_assert!(added <= value.len().max(1) * (prefix.len() + 3), "it grows by a prefix for each URL at most");
-                prop_assert_eq!(route.map(name, &once), once);
+                for (outer, told_host) in [("", ""), ("", "www.example"), ("/p", "www.example")] {
+                    let route = Route { outer, told_host, ..route(prefix, upstream) };
+                    let once = route.map(name, &value);
+                    let mut fields = Fields::new();
+                    fields.add(name.as_bytes(), &value);
+                    let most = route.with_place(AUTO, |place| place.most_growth(&fields, MAPPABLE));
+                    prop_assert!(!once.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
+                    prop_assert!(once.len() <= value.len() + most, "it grows by a prefix for each URL at most");
+                    prop_assert_eq!(route.map(name, &once), once);
+                }
             }
         }
 

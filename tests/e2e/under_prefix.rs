@@ -61,3 +61,31 @@ fn e4_a_head_that_would_outgrow_its_limit_passes_as_it_came_and_is_told() {
     let metrics = client.get("/metrics");
     assert!(metrics.text().contains("\nmini_rproxy_unmapped_responses_total 3\n"), "{}", metrics.text());
 }
+
+/// nginx refuses a Destination that is not on its own host and scheme.
+#[test]
+fn a_file_is_moved_on_a_webdav_server() {
+    if is_missing("curl") || is_missing("nginx") {
+        return;
+    }
+    let nginx = Nginx::start("dav_methods PUT DELETE MOVE COPY; create_full_put_path on; dav_access user:rw;");
+    let proxy = Proxy::start(&format!(
+        "routes:\n- {{prefix: /dav, upstream: 'http://{0}/base'}}\n- {{prefix: /left, upstream: 'http://{0}/base', rewrite_redirects: off}}\n",
+        nginx.address
+    ));
+    let mut client = proxy.connect();
+    client.send("PUT /dav/one.txt HTTP/1.1\r\nHost: www.example\r\nContent-Length: 2\r\n\r\nhi");
+    assert_eq!(client.response().status(), 201);
+    for (prefix, method, from, to, status) in [
+        ("/left", "COPY", "one.txt", "two.txt", 400),
+        ("/dav", "COPY", "one.txt", "two.txt", 204),
+        ("/dav", "MOVE", "two.txt", "deep%20er.txt", 204),
+    ] {
+        client.send(format!(
+            "{method} {prefix}/{from} HTTP/1.1\r\nHost: www.example\r\nDestination: https://www.example{prefix}/{to}\r\n\r\n"
+        ));
+        assert_eq!(client.response().status(), status, "{method} {prefix}/{from}");
+    }
+    let found = ["one.txt", "two.txt", "deep%20er.txt"].map(|name| client.get(&format!("/dav/{name}")).status());
+    assert_eq!(found, [200, 404, 200]);
+}
