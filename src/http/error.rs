@@ -88,11 +88,16 @@ impl HttpError {
     pub const fn status(self) -> u16 {
         self.row().1
     }
+
+    /// What was expected instead, as a sentence.
+    pub const fn expected(self) -> &'static str {
+        self.row().2
+    }
 }
 
 impl fmt::Display for HttpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.row().2)
+        f.write_str(self.expected())
     }
 }
 

@@ -3,7 +3,7 @@
 //! The order is that of blame: first what makes the connection unsafe to go on with (framing, Host, target), then what
 //! the proxy answers by itself, then the route and its limits.
 
-use super::cause::{Cause, Refusal};
+use super::cause::{Cause, Refusal, Violation};
 use super::connection::{Options, allowed_protocols};
 use super::events::{Entrance, Peer};
 use super::forwarded::{believed_prefix, is_local};
@@ -77,7 +77,7 @@ pub fn admit(
     let framing = request_framing(head)?;
     if head.method == Method::Connect {
         // Rule S16: a tunnel to anywhere is what a gateway must never be.
-        return Err(Refusal { status: 405, cause: Cause::Rule("S16"), allow: Some(FORWARDED_METHODS) });
+        return Err(Refusal { status: 405, cause: Cause::Rule(Violation::CONNECT), allow: Some(FORWARDED_METHODS) });
     }
     let is_options = head.method == Method::Options;
     let requested = parse_target(&head.target, false, is_options)?;
@@ -88,7 +88,7 @@ pub fn admit(
     let (path, query) = match requested {
         Target::Origin { path, query } | Target::Absolute { path, query, .. } => (path, query),
         Target::Asterisk => return Ok(Admission { framing, by: Answerer::Options }),
-        Target::Authority(_) => return Err(Refusal::new(400, Cause::Rule("S12"))),
+        Target::Authority(_) => return Err(Refusal::new(400, Cause::Rule(HttpError::UnknownForm.into()))),
     };
     let expects_continue = expects_continue(head, framing)?;
     if let Some(by) = built_in(head, path, query, peer, site)? {
@@ -181,7 +181,7 @@ fn has_metrics(head: &RequestHead, peer: &Peer, site: &Site) -> bool {
 /// RFC 9110 section 7.6.2.
 pub fn max_forwards(fields: &Fields) -> Result<Option<u64>, Refusal> {
     let Some(value) = fields.first(Known::MaxForwards) else { return Ok(None) };
-    parse_decimal(value).map(Some).ok_or(Refusal::new(400, Cause::Rule("S2")))
+    parse_decimal(value).map(Some).ok_or(Refusal::new(400, Cause::Rule(Violation::MAX_FORWARDS)))
 }
 
 #[cfg(test)]

@@ -7,11 +7,45 @@ use super::events::Distrust;
 use super::preface::PrefaceError;
 use crate::http::error::HttpError;
 
+/// A rule of HTTP, or a limit of the configuration, that a peer did not keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its number, or the key of the limit.
+    pub rule: &'static str,
+    /// What was expected instead, as a sentence without anything that the peer sent (rule S22).
+    pub expected: &'static str,
+}
+
+impl Violation {
+    /// Each is compared with each field line.
+    pub const TOO_MANY_OPTIONS: Violation = Violation::new("G1", "expected fewer connection options");
+    /// A flood in front of the final response.
+    pub const TOO_MANY_INTERIM: Violation =
+        Violation::new("G9", "expected fewer interim responses: limits.max_interim_responses is how many");
+    /// A tunnel that only one side believes in.
+    pub const OTHER_PROTOCOL: Violation =
+        Violation::new("G14", "expected Upgrade in a 101 response to name the one protocol that was asked for");
+    /// A tunnel to anywhere.
+    pub const CONNECT: Violation = Violation::new("S16", "expected another method than CONNECT");
+    /// Not a number.
+    pub const MAX_FORWARDS: Violation = Violation::new("S2", "expected digits in Max-Forwards");
+
+    const fn new(rule: &'static str, expected: &'static str) -> Violation {
+        Violation { rule, expected }
+    }
+}
+
+impl From<HttpError> for Violation {
+    fn from(error: HttpError) -> Violation {
+        Violation::new(error.rule(), error.expected())
+    }
+}
+
 /// Why an exchange did not simply succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// The request broke this rule and was refused.
-    Rule(&'static str),
+    Rule(Violation),
     /// A listed peer did not say for whom it speaks, in the PROXY protocol.
     BadPreface(PrefaceError),
     /// No route takes the path.
@@ -53,7 +87,7 @@ pub enum Cause {
     /// The upstream broke off within a response.
     UpstreamTruncated,
     /// The response broke this rule.
-    BadResponse(&'static str),
+    BadResponse(Violation),
     /// Nothing went through an upgraded connection for `timeouts.tunnel_idle`.
     TunnelIdle,
     /// A plugin answered in the upstream's place.
@@ -66,7 +100,7 @@ impl Cause {
     /// The word for the log.
     pub fn why(self) -> &'static str {
         match self {
-            Cause::Rule(rule) => rule,
+            Cause::Rule(violation) => violation.rule,
             Cause::BadPreface(_) => "bad_preface",
             Cause::NoRoute => "no_route",
             Cause::MethodRefused => "method_refused",
@@ -97,7 +131,7 @@ impl Cause {
     /// What it means and where to look: the README's list in short, for those who ask for an explanation.
     pub fn advice(self) -> &'static str {
         match self {
-            Cause::Rule(limit) if limit.starts_with("max_") => {
+            Cause::Rule(violation) if violation.rule.starts_with("max_") => {
                 "the request's head is larger than this key of limits allows: often cookies; raise it, or send less"
             }
             Cause::Rule(_) => {
@@ -133,7 +167,7 @@ impl Cause {
             }
             Cause::ConnectRefused => "every address of the upstream refused: is it running, and on this port?",
             Cause::ConnectTimeout => {
-                "no address of the upstream answered within timeouts.connect: a firewall, or a dead host"
+                "no address of the upstream answered within timeouts.connect: a firewall, a dead host, or a port without TLS"
             }
             Cause::ConnectFailed => {
                 "the upstream could not be reached: look at the routing table and at the limit of open files"
@@ -167,7 +201,7 @@ impl Cause {
     /// The rule that was broken, by the client or by the upstream, where that is the cause.
     pub fn rule(self) -> Option<&'static str> {
         match self {
-            Cause::BadResponse(rule) | Cause::Rule(rule) => Some(rule),
+            Cause::BadResponse(violation) | Cause::Rule(violation) => Some(violation.rule),
             _ => None,
         }
     }
@@ -175,6 +209,7 @@ impl Cause {
     /// What happened and what can be done, as a sentence, where the word alone would not help.
     pub fn detail(self) -> Option<&'static str> {
         match self {
+            Cause::BadResponse(violation) | Cause::Rule(violation) => Some(violation.expected),
             Cause::TlsUntrusted(distrust) => Some(distrust.sentence()),
             Cause::TlsFailed => Some(TLS_FAILED),
             Cause::BadPreface(error) => Some(error.sentence()),
@@ -236,7 +271,7 @@ impl Refusal {
 
 impl From<HttpError> for Refusal {
     fn from(error: HttpError) -> Refusal {
-        Refusal::new(error.status(), Cause::Rule(error.rule()))
+        Refusal::new(error.status(), Cause::Rule(error.into()))
     }
 }
 
@@ -267,7 +302,7 @@ mod tests {
             Cause::ResponseTimeout => Cause::ResponseIdleTimeout,
             Cause::ResponseIdleTimeout => Cause::UpstreamReset,
             Cause::UpstreamReset => Cause::UpstreamTruncated,
-            Cause::UpstreamTruncated => Cause::BadResponse("S2"),
+            Cause::UpstreamTruncated => Cause::BadResponse(HttpError::BadLength.into()),
             Cause::BadResponse(_) => Cause::TunnelIdle,
             Cause::TunnelIdle => Cause::PluginAnswered,
             Cause::PluginAnswered => Cause::PluginFailed,
@@ -276,7 +311,7 @@ mod tests {
     }
 
     fn all() -> impl Iterator<Item = Cause> {
-        std::iter::successors(Some(Cause::Rule("S8")), |&cause| after(cause))
+        std::iter::successors(Some(Cause::Rule(HttpError::BareLf.into())), |&cause| after(cause))
     }
 
     #[test]
@@ -307,8 +342,8 @@ mod tests {
     #[test]
     fn rules_are_told_of_both_sides() {
         for (cause, why, rule) in [
-            (Cause::Rule("S1"), "S1", Some("S1")),
-            (Cause::BadResponse("S5"), "bad_response", Some("S5")),
+            (Cause::Rule(HttpError::LengthAndCoding.into()), "S1", Some("S1")),
+            (Cause::BadResponse(HttpError::BadChunkSize.into()), "bad_response", Some("S5")),
             (Cause::NoRoute, "no_route", None),
         ] {
             assert_eq!((cause.why(), cause.rule()), (why, rule));

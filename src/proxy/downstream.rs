@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::admit::{Answerer, FORWARDED_METHODS, Plan, admit};
-use super::cause::{Cause, Refusal};
+use super::cause::{Cause, Refusal, Violation};
 use super::choice::Sent;
 use super::connection::read_options;
 use super::exposition;
@@ -141,7 +141,7 @@ impl Transaction {
 
     fn admit(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), Refusal> {
         let options = read_options(&self.request.fields, &mut self.scratch.nominated)
-            .map_err(|_| Refusal::new(400, Cause::Rule("G1")))?;
+            .map_err(|_| Refusal::new(400, Cause::Rule(Violation::TOO_MANY_OPTIONS)))?;
         self.is_persistent = options.is_persistent(self.request.version) && turn.client.may_serve_another();
         let (site, peer) = (&turn.client.site, &turn.client.peer);
         let admission = admit(&self.request, options, peer, site, self.scratch.last_host(), &mut self.original_target)?;

@@ -15,11 +15,9 @@ use super::reasons::{Claims, Reason, Removal, Terms, addition, removal};
 use super::route::Router;
 use super::site::{Site, UpstreamId};
 use crate::config::{Rewrite, RouteConfig, UpstreamUrl};
-use crate::http::error::HttpError;
 use crate::http::fields::{Fields, Known, Line, is_framing_look_alike};
-use crate::http::framing::request_framing;
 use crate::http::head::{HeadLimits, Method, RequestHead, parse_request};
-use crate::http::target::{Target, effective_authority, has_dot_segment, parse_target};
+use crate::http::target::{Target, parse_target};
 
 /// Of more routes than this, only those that come close to the path are told.
 const MOST_ROUTES: usize = 20;
@@ -79,12 +77,13 @@ pub fn explain(now: &Now, site: &Rc<Site>, peer: &Peer, typed: &Typed<'_>, plugi
 #[derive(Debug, Default)]
 struct Last {
     why: Option<&'static str>,
+    detail: Option<&'static str>,
     advice: Option<&'static str>,
 }
 
 impl Observer for Last {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        *self = Last { why: record.why, advice: record.advice };
+        *self = Last { why: record.why, detail: record.detail, advice: record.advice };
     }
 }
 
@@ -272,36 +271,14 @@ impl<'a> Received<'a> {
         }
         text.title("refused");
         text.line(format_args!("  why={why}"));
-        if let Some(sin) = self.sin() {
-            text.line(format_args!("  {sin}"));
+        if let Some(detail) = last.detail {
+            text.line(format_args!("  {detail}"));
         }
         if let Some(advice) = last.advice {
             text.line(format_args!("  {advice}"));
         }
         text.title("answer");
         text.indented(answer);
-    }
-
-    /// The error of the parser that refused the request, in the order in which they are asked.
-    fn sin(&self) -> Option<String> {
-        let mut head = RequestHead::default();
-        if let Err(error) = parse_request(&self.head, &self.limits, &mut head) {
-            return Some(error.to_string());
-        }
-        if read_options(&head.fields, &mut Vec::new()).is_err() {
-            return Some("expected fewer connection options".to_owned());
-        }
-        if let Err(error) = request_framing(&head) {
-            return Some(error.to_string());
-        }
-        let target = match parse_target(&head.target, head.method == Method::Connect, head.method == Method::Options) {
-            Ok(target) => target,
-            Err(error) => return Some(error.to_string()),
-        };
-        if let Err(error) = effective_authority(&target, head.version, &head.fields, None) {
-            return Some(error.to_string());
-        }
-        self.path().filter(|path| has_dot_segment(path)).map(|_| HttpError::DotSegment.to_string())
     }
 
     /// Which route is chosen, and why not the others: each is asked alone.
@@ -613,7 +590,7 @@ plugins: they would run in this order, and in reverse order on the response; her
             ("GET /a", &["A : b"], "S8", 400, "  expected "),
             ("GET /a HTTP/3.0", &[], "S21", 505, "  expected "),
             ("GET /a#b", &[], "S12", 400, "  expected no # in the request target"),
-            ("CONNECT a:1", &["Host: a:1"], "S16", 405, "Allow: GET"),
+            ("CONNECT a:1", &["Host: a:1"], "S16", 405, "  expected another method than CONNECT"),
             ("TRACE /", &[], "method_refused", 405, "Allow: GET"),
             ("PUT /a", &["Expect: x", "Content-Length: 1"], "expectation_failed", 417, "100-continue"),
             ("PUT /a", &["Content-Length: 11"], "body_too_large", 413, "max_body_bytes"),

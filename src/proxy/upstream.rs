@@ -10,7 +10,7 @@
 
 use std::ops::ControlFlow;
 
-use super::cause::{Cause, Refusal};
+use super::cause::{Cause, Refusal, Violation};
 use super::choice::Choice;
 use super::connection::{Options, read_options};
 use super::downstream::head_limits;
@@ -33,9 +33,9 @@ use crate::http::head::{HeadReader, Method, Version, parse_trailers, reason_phra
 
 const FRAMING: Classes = Classes::of(&[Known::ContentLength, Known::TransferEncoding]);
 
-/// A 502 for a response that broke `rule`.
-const fn bad_response(rule: &'static str) -> Refusal {
-    Refusal::new(502, Cause::BadResponse(rule))
+/// A 502 for a response that broke a rule.
+fn bad_response(violation: impl Into<Violation>) -> Refusal {
+    Refusal::new(502, Cause::BadResponse(violation.into()))
 }
 
 impl Transaction {
@@ -106,7 +106,7 @@ impl Transaction {
                                 self.refuse(turn, refusal);
                             }
                         }
-                        Err(error) => self.refuse(turn, bad_response(error.rule())),
+                        Err(error) => self.refuse(turn, bad_response(error)),
                     }
                 }
                 Upstream::Body { .. } if rest.is_empty() => return taken,
@@ -136,10 +136,10 @@ impl Transaction {
     fn on_response_head(&mut self, turn: &mut Turn<'_, '_>, interim: u32, has_more: bool) -> Result<(), Refusal> {
         self.progress.origin_read = turn.now();
         self.note_answer(turn);
-        let options =
-            read_options(&self.response.fields, &mut self.scratch.nominated).map_err(|_| bad_response("G1"))?;
+        let options = read_options(&self.response.fields, &mut self.scratch.nominated)
+            .map_err(|_| bad_response(Violation::TOO_MANY_OPTIONS))?;
         let to_head = self.request.method == Method::Head;
-        let framing = response_framing(&self.response, to_head).map_err(|error| bad_response(error.rule()))?;
+        let framing = response_framing(&self.response, to_head).map_err(bad_response)?;
         if framing == Framing::None && has_false_framing(&self.response, to_head) {
             // Rule S18: read as what it is, but whatever comes behind it is not believed.
             self.is_origin_persistent = false;
@@ -173,7 +173,7 @@ impl Transaction {
     /// Rule G9: passed on in order, but never to an HTTP/1.0 client, and not without end.
     fn on_interim(&mut self, turn: &mut Turn<'_, '_>, interim: u32) -> Result<(), Refusal> {
         if interim >= turn.client.site.config.limits.max_interim_responses {
-            return Err(bad_response("G9"));
+            return Err(bad_response(Violation::TOO_MANY_INTERIM));
         }
         self.up = Upstream::AwaitHead { interim: interim + 1, reader: HeadReader::new() };
         if self.response.status == 100
@@ -195,11 +195,11 @@ impl Transaction {
         let mut protocols = self.response.fields.values(Known::Upgrade);
         let protocol = match (protocols.next(), protocols.next(), options.upgrade) {
             (Some(protocol), None, true) => protocol.to_vec(),
-            (None | Some(_), _, _) => return Err(bad_response("G14")),
+            (None | Some(_), _, _) => return Err(bad_response(Violation::OTHER_PROTOCOL)),
         };
         drop(protocols);
         if !list_has(&self.offered, &protocol) {
-            return Err(bad_response("G14"));
+            return Err(bad_response(Violation::OTHER_PROTOCOL));
         }
         self.forward_response_head(turn);
         write_switching_head(&self.response, &protocol, self.to_client.tail());
@@ -356,7 +356,7 @@ impl Transaction {
                 data.len()
             }
             Err(error) => {
-                self.refuse(turn, bad_response(error.rule()));
+                self.refuse(turn, bad_response(error));
                 data.len()
             }
             Ok((taken, true)) => {
@@ -390,7 +390,7 @@ impl Transaction {
                         self.to_client.extend(LAST_CHUNK);
                         write_trailers(&mut self.trailers, self.to_client.tail());
                     }
-                    Err(error) => return self.refuse(turn, bad_response(error.rule())),
+                    Err(error) => return self.refuse(turn, bad_response(error)),
                 }
             }
             ResponseSink::Collect => match self.respond(turn, Framing::Length(self.response_body.len() as u64)) {

@@ -52,6 +52,40 @@ fn text_lines_tell_everything_about_a_request() {
 }
 
 #[test]
+fn s22_broken_rules_are_told_with_what_was_expected() {
+    let origin = Origin::start(|mut peer, _| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n");
+    });
+    let proxy = Proxy::start(&origin.config(""));
+    for (request, status, parts) in [
+        ("GET /one two HTTP/1.1\r\nHost: a\r\n\r\n", 400, &["why=S12 ", "detail=\"expected "][..]),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: secret\r\n\r\n",
+            400,
+            &["why=S11 ", "detail=\"expected one Host line only\""],
+        ),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", 405, &["why=S16 ", "detail=\"expected another method"]),
+        (
+            "GET /bad HTTP/1.1\r\nHost: a\r\n\r\n",
+            502,
+            &["why=bad_response ", "rule=S2 ", "detail=\"expected one Content-Length line\""],
+        ),
+        (
+            &format!("GET /long?q HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "secret".repeat(4000)),
+            431,
+            &["method=GET path=/long ", "why=max_head_bytes ", "detail=\"expected a smaller head\""],
+        ),
+    ] {
+        let mut client = proxy.connect();
+        client.send(request);
+        assert_eq!(client.response().status(), status, "{request}");
+        let line = proxy.log.wait_for("its line", |line| parts.iter().all(|part| line.contains(part)));
+        assert!(!line.contains("secret"), "{line}");
+    }
+}
+
+#[test]
 fn text_lines_cannot_be_broken() {
     let origin = Origin::echo();
     let proxy = Proxy::start(&origin.config(""));
