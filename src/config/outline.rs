@@ -159,12 +159,19 @@ impl Config {
                 continue;
             };
             let is_same = old.upstream == route.upstream
+                && old.others == route.others
                 && (old.options == route.options || *old.options == old_bare && *route.options == new_bare);
             if is_same {
                 continue;
             }
             let (old_words, new_words) = (outline_route(self, old), outline_route(new, route));
-            if old_words == new_words && old.upstream.authorization != route.upstream.authorization {
+            // They are in no outline. Of an upstream that is only in one of the two it is told that it comes or goes.
+            let is_other = |old: &UpstreamUrl| {
+                let public = old.to_public_string();
+                let new = route.upstreams().find(|new| new.to_public_string() == public);
+                new.is_some_and(|new| new.authorization != old.authorization)
+            };
+            if old.upstreams().any(is_other) {
                 let what = format!("route {}: the credentials in its upstream URL", route.prefix);
                 found.push(Difference::new(Kind::Changed, what));
             }
@@ -381,6 +388,37 @@ mod tests {
         let (whole, told) = both_ways(&old, &old.replace("u:p@", "u:q@"));
         assert_eq!(whole, ["changed: route /b: the credentials in its upstream URL"]);
         assert_eq!(told, [""; 0]);
+        let several = "routes: [{prefix: /, upstreams: ['http://u:p@a', 'http://u:p@b', 'http://u:p@c']}]";
+        for (name, from, to, expected) in [
+            ("the second one's", "u:p@b", "u:q@b", &["changed: route /: the credentials in its upstream URL"][..]),
+            ("the last one's", "u:p@c", "u:q@c", &["changed: route /: the credentials in its upstream URL"]),
+            (
+                "and another address",
+                "u:p@b', 'http://u:p@c",
+                "u:q@b', 'http://u:q@d",
+                &[
+                    "changed: route /: the credentials in its upstream URL",
+                    "removed: route /: upstream http://c",
+                    "added: route /: upstream http://d",
+                ],
+            ),
+            (
+                "another second one",
+                "@b",
+                "@x",
+                &["removed: route /: upstream http://b", "added: route /: upstream http://x"],
+            ),
+            (
+                "their order",
+                "u:p@b', 'http://u:p@c",
+                "u:p@c', 'http://u:p@b",
+                &["changed: route /: upstream in another order"],
+            ),
+            ("one less", ", 'http://u:p@c'", "", &["removed: route /: upstream http://c"]),
+        ] {
+            let (whole, _) = both_ways(several, &several.replace(from, to));
+            assert_eq!(whole, expected, "{name}");
+        }
         let (whole, told) = both_ways(&old, &old.replace("secret", "other"));
         assert_eq!(whole, ["changed: plugins: the order, or what one is told (needs a restart)"]);
         assert_eq!(told, [""; 0]);

@@ -157,7 +157,8 @@ impl Worker {
         while let Some(address) = attempt.advance() {
             match self.connect(key, address) {
                 Ok(conn) => {
-                    let until = self.around.now() + self.around.site.config.timeouts.connect_address;
+                    let timeout = self.clients.get(owner).map(|client| client.exchange.connect_address_timeout());
+                    let until = self.around.now() + timeout.unwrap_or_default();
                     attempt.until = until;
                     if let Some(link) = self.links.get_mut(key) {
                         link.state = LinkState::Dialing { owner, conn, attempt };

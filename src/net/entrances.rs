@@ -5,12 +5,13 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use crate::config::{Config, ListenAddr, TlsListen};
 
 use super::activation::{self, Inherited};
 use super::door::{Change, Holder, Opening};
-use super::listen::{Bound, SocketFile, Speaks, UsePort, listen};
+use super::listen::{Bound, ListenError, SocketFile, Speaks, UsePort, listen};
 use super::start_error::StartError;
 
 /// One address.
@@ -104,9 +105,8 @@ impl Entrances {
             let port = if self.has_port_of(address) { UsePort::WithOthers } else { self.port };
             new.push((Place::Configured(address.clone()), speaks, listen(address, self.workers, port)?));
         }
-        for (path, mode) in modes {
-            fs::set_permissions(path, Permissions::from_mode(mode))?;
-        }
+        // The last thing that can fail.
+        change_modes(&modes)?;
         Ok(Plan { fates, new })
     }
 
@@ -202,13 +202,33 @@ fn is_same_place(one: &ListenAddr, other: &ListenAddr) -> bool {
 }
 
 /// Other permissions for a socket that stays.
-fn mode_change<'a>(old: &ListenAddr, new: &'a ListenAddr) -> Option<(&'a std::path::Path, u32)> {
+fn mode_change<'a>(old: &ListenAddr, new: &'a ListenAddr) -> Option<(&'a Path, u32)> {
     match (old, new) {
         (ListenAddr::Unix { mode: old, .. }, ListenAddr::Unix { path, mode: Some(mode) }) if *old != Some(*mode) => {
             Some((path, *mode))
         }
         (ListenAddr::Unix { .. } | ListenAddr::Tcp { .. }, _) => None,
     }
+}
+
+/// Changes all of them or none.
+fn change_modes(modes: &[(&Path, u32)]) -> Result<(), ListenError> {
+    let mut changed = Vec::with_capacity(modes.len());
+    for (path, mode) in modes {
+        let change = fs::metadata(path).and_then(|file| {
+            fs::set_permissions(path, Permissions::from_mode(*mode))?;
+            changed.push((*path, file.permissions()));
+            Ok(())
+        });
+        if let Err(error) = change {
+            for (path, before) in changed {
+                // It was possible a moment ago.
+                let _ = fs::set_permissions(path, before);
+            }
+            return Err(ListenError::new(format!("unix:{}", path.display()), error));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -253,6 +273,20 @@ mod tests {
             assert_eq!(told(&entrances.carry_out(plan)), expected, "{name}");
             assert_eq!(mode(), expected_mode, "{name}");
         }
+    }
+
+    #[test]
+    fn a_plan_that_fails_changes_no_mode() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let [first, second] = ["a", "b"].map(|name| folder.path().join(name));
+        let with =
+            |mode: &str| config(&format!("['unix:{}{mode}', 'unix:{}{mode}']", first.display(), second.display()));
+        let (entrances, _doors) =
+            Entrances::open(&with("?mode=0600"), Vec::new(), 1, UsePort::Alone).expect("two sockets");
+        fs::remove_file(&second).expect("it is there");
+        let error = entrances.plan(&with("?mode=0666")).err().expect("the second one is gone").to_string();
+        assert!(error.contains(&format!("unix:{}", second.display())), "{error}");
+        assert_eq!(fs::metadata(&first).expect("it is there").permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -109,6 +109,13 @@ impl fmt::Display for ListenError {
 
 impl std::error::Error for ListenError {}
 
+impl ListenError {
+    /// About this address.
+    pub fn new(address: String, error: io::Error) -> ListenError {
+        ListenError { address, cause: Cause::from(error) }
+    }
+}
+
 impl From<io::Error> for Cause {
     fn from(error: io::Error) -> Cause {
         match error.kind() {

@@ -263,7 +263,14 @@ fn m7_an_address_that_does_not_answer_goes_on_to_the_next() {
     let good = origin.0.local_addr().expect("bound");
     let names = Names(HashMap::from([("origin.test", vec![dead, good]), ("dead.test", vec![dead])]));
     let mut config = config(vec![route("/", "origin.test", 80), route("/dead", "dead.test", 80)]);
-    config.timeouts.connect_address = Duration::from_millis(50);
+    // What routes say for themselves counts.
+    config.timeouts.connect_address = 10 * PATIENCE;
+    config.timeouts.connect = 10 * PATIENCE;
+    for route in &mut config.routes {
+        let mut options = RouteOptions::default();
+        options.timeouts.connect_address = Duration::from_millis(50);
+        route.options = Arc::new(options);
+    }
     let proxy = Proxy::start(config, names);
     let mut client = proxy.client();
     client.write_all(GET).expect("write");

@@ -48,7 +48,7 @@ impl Transaction {
         self.next_timeout(site).map(|(at, _)| at)
     }
 
-    fn timeouts<'a>(&self, site: &'a Site) -> &'a Timeouts {
+    pub(super) fn timeouts<'a>(&self, site: &'a Site) -> &'a Timeouts {
         match self.plan {
             Some(plan) => &site.config.routes[plan.route as usize].options.timeouts,
             None => &site.config.timeouts,

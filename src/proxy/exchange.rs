@@ -20,6 +20,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 pub use super::appetite::Appetite;
 pub use super::balance::Balance;
@@ -296,6 +297,16 @@ impl Exchange {
             State::Active(transaction) => transaction.deadline(&self.client.site),
             State::Lingering { since, last_read } => Some((*since + LINGER).min(*last_read + LINGER_IDLE)),
             State::Closed => None,
+        }
+    }
+
+    /// How long one address of the upstream may take to answer: the route's own time-out, where it has one.
+    pub fn connect_address_timeout(&self) -> Duration {
+        match &self.state {
+            State::Active(transaction) => transaction.timeouts(&self.client.site).connect_address,
+            State::Idle { .. } | State::Lingering { .. } | State::Closed => {
+                self.client.site.config.timeouts.connect_address
+            }
         }
     }
 
