@@ -162,14 +162,30 @@ const FLAGS: [&str; 18] = [
     "h",
 ];
 
-/// Reads the arguments that follow the program's name. Of two flags that choose a command, the last one wins, but help
-/// and version win over everything.
+/// Flags that may be given more than once.
+const REPEATABLE: [&str; 3] = ["route", "listen", "H"];
+
+/// Reads the arguments that follow the program's name. Help and version win over everything that follows them.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     let mut options = Options::default();
     let (mut file, mut listen, mut routes) = (None, Vec::new(), Vec::new());
-    let mut command: fn(Options) -> Command = Command::Run;
+    let mut chosen: Option<(&str, fn(Options) -> Command)> = None;
+    let mut given = Vec::new();
     let mut parser = lexopt::Parser::from_args(args.into_iter().map(with_two_dashes));
     while let Some(arg) = parser.next().map_err(no_value)? {
+        if let Arg::Long(flag) = arg {
+            let is_known = FLAGS.iter().find(|known| **known == flag && !REPEATABLE.contains(known));
+            if let Some(flag) = is_known {
+                if given.contains(flag) {
+                    return Err(UsageError(format!("-{flag} is given twice: leave one of them out")));
+                }
+                given.push(*flag);
+            }
+        }
+        let mut choose = |flag, command| match chosen.replace((flag, command)) {
+            Some((other, _)) => Err(UsageError(format!("-{other} and -{flag} cannot be done at once: choose one"))),
+            None => Ok(()),
+        };
         match arg {
             Arg::Long("config") => file = Some(PathBuf::from(value(&mut parser, "config", "PATH")?)),
             Arg::Long("route") => routes.push(text(&mut parser, "route", "/prefix=host:port")?),
@@ -187,13 +203,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Arg::Long("takeover") => options.takeover = true,
             Arg::Long("verbose") => options.verbose = true,
             Arg::Long("trace") => options.trace = true,
-            Arg::Long("check") => command = Command::Check,
-            Arg::Long("healthcheck") => command = Command::Healthcheck,
-            Arg::Long("print-config") => command = Command::PrintConfig,
-            Arg::Long("selftest") => command = |_| Command::Selftest,
+            Arg::Long("check") => choose("check", Command::Check)?,
+            Arg::Long("healthcheck") => choose("healthcheck", Command::Healthcheck)?,
+            Arg::Long("print-config") => choose("print-config", Command::PrintConfig)?,
+            Arg::Long("selftest") => choose("selftest", |_| Command::Selftest)?,
             Arg::Long("explain") => {
+                choose("explain", Command::Explain)?;
                 options.request = text(&mut parser, "explain", "'GET /path'")?;
-                command = Command::Explain;
             }
             Arg::Long("H") | Arg::Short('H') => options.fields.push(text(&mut parser, "H", "'Name: value'")?),
             Arg::Long("version") => return Ok(Command::Version),
@@ -207,7 +223,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         }
     }
     options.source = source(file, listen, routes)?;
-    match command(options) {
+    match chosen.map_or(Command::Run as fn(Options) -> Command, |(_, command)| command)(options) {
         Command::Explain(options) if options.against.is_none() => Ok(Command::Explain(options)),
         Command::Run(options)
         | Command::Check(options)
@@ -401,6 +417,11 @@ mod tests {
             ),
             ("-", "\"-\" is not a flag; the configuration is named by -config PATH; -help lists all flags"),
             ("-verbose=yes", "-verbose takes no value; -help lists all flags"),
+            ("-check -selftest", "-check and -selftest cannot be done at once: choose one; -help lists all flags"),
+            ("-explain /x -check", "-explain and -check cannot be done at once: choose one; -help lists all flags"),
+            ("-config a -config=b", "-config is given twice: leave one of them out; -help lists all flags"),
+            ("-check --check", "-check is given twice: leave one of them out; -help lists all flags"),
+            ("-verbose -check -verbose", "-verbose is given twice: leave one of them out; -help lists all flags"),
         ] {
             assert_eq!(parsed(args), Err(expected.to_owned()), "{args}");
         }

@@ -11,6 +11,7 @@
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use mini_rproxy::about;
 use mini_rproxy::cli::{self, Command, Options, Source};
-use mini_rproxy::config::{Config, Difference, Kind, ListenAddr, Outline, Scheme};
+use mini_rproxy::config::{Config, Difference, Kind, ListenAddr, Outline, Scheme, place_of};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation::{self, Inherited, Notifier};
 use mini_rproxy::net::clock::Clock;
@@ -27,10 +28,10 @@ use mini_rproxy::net::listen::{Speaks, UsePort};
 use mini_rproxy::net::observer::{LogJournal, Talk};
 use mini_rproxy::net::probe::{self, probe};
 use mini_rproxy::net::resolve::SystemResolver;
-use mini_rproxy::net::server::{Parts, Reloaded, Server};
+use mini_rproxy::net::server::{Parts, Reloaded, Server, StartError};
 use mini_rproxy::net::signal::{self, Event, Events};
-use mini_rproxy::net::tls::Tls;
-use mini_rproxy::plugin::chain;
+use mini_rproxy::net::tls::{Tls, TlsError};
+use mini_rproxy::plugin::chain::{self, PluginError};
 use mini_rproxy::proxy::exchange::{Entrance, Peer};
 use mini_rproxy::proxy::explain::{Typed, explain};
 use mini_rproxy::proxy::hooks::Hooks;
@@ -60,20 +61,39 @@ fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    let result = match command {
-        Command::Help => say(cli::HELP),
-        Command::Version => say(&format!("mini-rproxy {}\n", about::VERSION)),
-        Command::PrintConfig(options) => load(&options).and_then(|config| say(&config.to_yaml())),
+    let result: Result<ExitCode, Failure> = match command {
+        Command::Help => say(cli::HELP).map_err(Failure::from),
+        Command::Version => say(&format!("mini-rproxy {}\n", about::VERSION)).map_err(Failure::from),
+        Command::PrintConfig(options) => load(&options).and_then(|config| Ok(say(&config.to_yaml())?)),
         Command::Check(options) => load(&options).and_then(|config| check(&config, &options)),
-        Command::Healthcheck(options) => load(&options).and_then(|config| healthcheck(&config)),
-        Command::Explain(options) => load(&options).and_then(|config| foretell(config, &options)),
-        Command::Selftest => selftest(),
+        Command::Healthcheck(options) => load(&options).and_then(|config| Ok(healthcheck(&config)?)),
+        Command::Explain(options) => load(&options).and_then(|config| Ok(foretell(config, &options)?)),
+        Command::Selftest => selftest().map_err(Failure::from),
         Command::Run(options) => load(&options).and_then(|config| run(config, &options)),
     };
-    result.unwrap_or_else(|error| {
-        complain(error);
-        ExitCode::FAILURE
+    result.unwrap_or_else(|failure| {
+        complain(failure.message);
+        ExitCode::from(failure.code)
     })
+}
+
+/// Why it ends.
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Failure {
+        Failure { message, code: 1 }
+    }
+}
+
+impl Failure {
+    /// The value of a flag is wrong.
+    fn usage(message: String) -> Failure {
+        Failure { message, code: USAGE }
+    }
 }
 
 /// One line on stderr. If nobody can read it, there is nobody to tell.
@@ -91,26 +111,50 @@ fn say(text: &str) -> Result<ExitCode, String> {
 }
 
 /// The configuration as the file and the flags have it.
-fn load(options: &Options) -> Result<Config, String> {
+fn load(options: &Options) -> Result<Config, Failure> {
     let mut config = match &options.source {
         Source::File(path) => Config::load(path).map_err(|error| error.to_string())?,
-        Source::Flags { listen, routes } => Config::from_flags(listen, routes)?,
+        Source::Flags { listen, routes } => Config::from_flags(listen, routes).map_err(Failure::usage)?,
     };
     config.log.access |= options.verbose;
     if let Some(size) = &options.memory_budget {
-        config.set_memory_budget(size).map_err(|error| format!("-memory-budget: {error}"))?;
+        config.set_memory_budget(size).map_err(|error| Failure::usage(format!("-memory-budget: {error}")))?;
     }
     Ok(config)
 }
 
+/// `message` about a file that the configuration names, with the place where it does.
+fn at_its_place(options: &Options, path: Option<&Path>, message: String) -> String {
+    let Source::File(config) = &options.source else { return message };
+    match path.and_then(|path| place_of(config, path)) {
+        Some((line, column)) => format!("{}:{line}:{column}: {message}", config.display()),
+        None => message,
+    }
+}
+
+fn tls_message(options: &Options, error: &TlsError) -> String {
+    at_its_place(options, error.path(), error.to_string())
+}
+
+fn plugin_message(options: &Options, error: &PluginError) -> String {
+    at_its_place(options, Some(Path::new(&error.source)), error.to_string())
+}
+
+fn start_message(options: &Options, error: &StartError) -> String {
+    match error {
+        StartError::Tls(error) => tls_message(options, error),
+        StartError::Listen(_) | StartError::Activation(_) | StartError::System(_) => error.to_string(),
+    }
+}
+
 /// The configuration is good; are the files that it names? And what would a running proxy make of it?
-fn check(config: &Config, options: &Options) -> Result<ExitCode, String> {
-    Tls::prepare(config).map_err(|error| error.to_string())?;
-    chain::check(&config.plugins, options.plugin_dir.as_deref()).map_err(|error| error.to_string())?;
-    let Some(running) = &options.against else { return say("the configuration is good\n") };
+fn check(config: &Config, options: &Options) -> Result<ExitCode, Failure> {
+    Tls::prepare(config).map_err(|error| tls_message(options, &error))?;
+    chain::check(&config.plugins, options.plugin_dir.as_deref()).map_err(|error| plugin_message(options, &error))?;
+    let Some(running) = &options.against else { return Ok(say("the configuration is good\n")?) };
     let differences = probe::outline(running, config)?.differences(&Outline::of(config));
     if differences.is_empty() {
-        return say("the configuration is good, and a reload would change nothing\n");
+        return Ok(say("the configuration is good, and a reload would change nothing\n")?);
     }
     let lines: String = differences.iter().map(|difference| format!("{difference}\n")).collect();
     say(&lines)?;
@@ -148,7 +192,7 @@ fn foretell(config: Config, options: &Options) -> Result<ExitCode, String> {
 }
 
 /// Serves until told to stop. Whatever the way out, the log is written before (rule E6).
-fn run(config: Config, options: &Options) -> Result<ExitCode, String> {
+fn run(config: Config, options: &Options) -> Result<ExitCode, Failure> {
     // Before anything is opened: their numbers are all that is known of them.
     let inherited = activation::take_sockets().map_err(|error| error.to_string())?;
     let logger = Logger::to_stdout(config.log.format).map_err(|error| format!("cannot start the log: {error}"))?;
@@ -164,7 +208,7 @@ fn run(config: Config, options: &Options) -> Result<ExitCode, String> {
     let _flush = FlushOnDrop(logger.clone());
     log::log_panics(logger.clone());
     logger.set_debug(options.trace);
-    run_logged(config, options, inherited, &events, &logger)
+    Ok(run_logged(config, options, inherited, &events, &logger)?)
 }
 
 /// When it is dropped, whyever, everything that was logged is written.
@@ -187,7 +231,7 @@ fn run_logged(
     // Plugins are created before the loops start and destroyed after they have ended: this is the last of the chain.
     let chain =
         chain::load(&config.plugins, options.plugin_dir.as_deref(), chain::limits(&config), Arc::new(logger.clone()))
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| plugin_message(options, &error))?;
     for socket in &inherited {
         logger
             .line(Level::Info, "a socket was handed over; it is used instead of the addresses in the configuration")
@@ -209,7 +253,7 @@ fn run_logged(
             let _ = ended.send(Event::WorkersEnded);
         }),
     })
-    .map_err(|error| error.to_string())?;
+    .map_err(|error| start_message(options, &error))?;
     report(logger, &config, &server);
     notifier.ready();
     // The chain is dropped last, when this function ends.
@@ -291,7 +335,7 @@ fn reload(logger: &Logger, options: &Options, server: &mut Server, talk: &Talk) 
 }
 
 fn try_reload(logger: &Logger, options: &Options, server: &mut Server) -> Result<Reloaded, String> {
-    let mut config = load(options)?;
+    let mut config = load(options).map_err(|failure| failure.message)?;
     let old = Arc::clone(server.config());
     if config.plugins != old.plugins {
         return Err("the list of plugins has changed, and plugins are created before the first request and destroyed \
@@ -301,7 +345,7 @@ fn try_reload(logger: &Logger, options: &Options, server: &mut Server) -> Result
     let differences = old.differences(&config);
     config.keep_what_is_fixed(&old);
     let listening: Vec<String> = server.addresses().iter().map(|(address, _)| (*address).to_owned()).collect();
-    let reloaded = server.reload(Arc::new(config)).map_err(|error| error.to_string())?;
+    let reloaded = server.reload(Arc::new(config)).map_err(|error| start_message(options, &error))?;
     for difference in differences.iter().take(MOST_DIFFERENCES) {
         tell(logger, difference);
     }

@@ -299,7 +299,7 @@ fn mistakes_in_other_settings() {
         ("listen_addr: [':1', ':1']\n", r#"config.yaml:2:14: the listening address ":1" stands twice: remove one"#),
         (
             "listen_addr: [':1', '[::]:1']\n",
-            r#"config.yaml:2:14: the listening address "[::]:1" stands twice: remove one"#,
+            r#"config.yaml:2:14: the listening addresses ":1" and "[::]:1" overlap: remove one, or choose another port"#,
         ),
         (
             "listen_addr: ['unix:/x?mode=0660', 'unix:/x']\n",
@@ -335,6 +335,23 @@ fn mistakes_in_other_settings() {
             "config.yaml:2:9: eject (10s) is longer than max_eject (5s): shorten it",
         ),
         ("health: {failures: 0}\n", "config.yaml:2:20: 0 is out of range: write a number from 1 to 1000"),
+        (
+            "admin: {configz: \"true\"}\n",
+            "config.yaml:2:18: expected true or false, found a text: write true without quotes",
+        ),
+        (
+            "limits: {max_request_line: 32KiB}\n",
+            "config.yaml:2:9: max_request_line (32KiB) is above max_head_bytes, which contains it and is 16KiB where nothing \
+             is said about it: lower the one, or raise the other",
+        ),
+        (
+            "listen_addr: [':80', '0.0.0.0:80']\n",
+            r#"config.yaml:2:14: the listening addresses ":80" and "0.0.0.0:80" overlap: remove one, or choose another port"#,
+        ),
+        (
+            "listen_addr: '0.0.0.0:80'\nadmin: {listen_addr: '127.0.0.1:80'}\n",
+            r#"config.yaml:1:1: "0.0.0.0:80" in listen_addr and "127.0.0.1:80" in admin.listen_addr overlap: choose another port for one of them"#,
+        ),
         ("admin: {configz: 1}\n", "config.yaml:2:18: expected true or false, found the number 1"),
         (
             "admin: {listen_addr: []}\n",

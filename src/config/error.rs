@@ -11,6 +11,9 @@ use serde::de::IgnoredAny;
 /// library puts before it. No text of ours holds it: [`quoted`] escapes what the file said.
 const OWN_MESSAGE: char = '\u{1}';
 
+/// More levels than the YAML library takes.
+pub(super) const TOO_DEEP: &str = "lists and mappings are nested too deeply: at most 128 levels";
+
 /// Why a configuration was refused. `Display` gives the file, line and column, what is wrong and how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
@@ -77,7 +80,7 @@ fn foreign_message(said: &str, text: &str, place: Option<(usize, usize)>) -> Str
         return "one file holds one YAML document: remove the line \"---\" between them".to_owned();
     }
     if is("recursion limit") {
-        return "lists and mappings are nested too deeply: at most 128 levels".to_owned();
+        return TOO_DEEP.to_owned();
     }
     if is("repetition limit") {
         return "aliases (*name) repeat too much of the file: write it out instead".to_owned();

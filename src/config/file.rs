@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::error::ConfigError;
+use super::error::{ConfigError, TOO_DEEP};
 use super::found;
 use super::plain;
+use super::read::Entry as _;
 use super::sections::{
     CertificateKeys, Connect, File, HealthKeys, LimitKeys, PluginKeys, PoolKeys, RouteKeys, RouteTimeoutKeys, Routes,
     TimeoutKeys, TlsKeys, UpstreamTlsKeys,
@@ -32,6 +33,7 @@ impl Config {
                     ErrorKind::PermissionDenied => NOT_PERMITTED.to_owned(),
                     ErrorKind::IsADirectory => IS_DIRECTORY.to_owned(),
                     ErrorKind::FileTooLarge => TOO_LARGE.to_owned(),
+                    ErrorKind::Unsupported => NOT_REGULAR.to_owned(),
                     _ => format!("cannot be read: {error}"),
                 },
             )
@@ -44,26 +46,54 @@ impl Config {
 
     /// Checks `text`; `name` stands for the file in messages. The environment is not looked at.
     pub fn parse(text: &str, name: &str) -> Result<Config, ConfigError> {
-        parse(text, name, LogFormat::Text)
+        parse(text, name, Ok(LogFormat::Text))
     }
 }
 
-/// What `log.format` is where nothing is said about it.
-pub(super) fn default_format() -> LogFormat {
-    let json = std::env::var_os("LOG_MODE").is_some_and(|mode| mode == "json");
-    if json { LogFormat::Json } else { LogFormat::Text }
+/// What `log.format` is where nothing is said about it; an error is one only there.
+pub(super) fn default_format() -> Result<LogFormat, String> {
+    let mode = std::env::var_os("LOG_MODE").unwrap_or_default();
+    match &*mode.to_string_lossy() {
+        "" => Ok(LogFormat::Text),
+        mode => Format::from_text(mode)
+            .map(|Format(format)| format)
+            .map_err(|error| format!("the environment variable LOG_MODE: {error}")),
+    }
 }
 
 const NOT_FOUND: &str = "no such file; copy config.example.yml to make one, or name another with -config PATH";
 const NOT_PERMITTED: &str = "this user may not read it; change its permissions, or name another with -config PATH";
 const IS_DIRECTORY: &str = "this is a directory; name the file in it with -config PATH";
+const NOT_REGULAR: &str = "this is no regular file, and a reload has to read it again; name one with -config PATH";
 const TOO_LARGE: &str = "larger than 64MiB, which no configuration is; name another file with -config PATH";
 
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Reads with a cap: the path may name a device without an end.
+/// Line and column, from 1, where the configuration `file` names the file `named`; `None` where it is not found, since it
+/// is written in another way.
+pub fn place_of(file: &Path, named: &Path) -> Option<(usize, usize)> {
+    let text = String::from_utf8(read_bytes(file).ok()?).ok()?;
+    place_in(&text, named.to_str()?)
+}
+
+fn place_in(text: &str, word: &str) -> Option<(usize, usize)> {
+    let is_end =
+        |c: Option<char>| c.is_none_or(|c| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '[' | ']' | '{' | '}'));
+    text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#')).find_map(|(number, line)| {
+        let (at, _) = line.match_indices(word).find(|(at, _)| {
+            is_end(line[..*at].chars().next_back()) && is_end(line[at + word.len()..].chars().next())
+        })?;
+        Some((number + 1, line[..at].chars().count() + 1))
+    })
+}
+
+/// Reads a regular file, with a cap: whatever else the path may name, a pipe for example, may block for ever.
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
+    let kind = fs::metadata(path)?.file_type();
+    if !kind.is_file() {
+        return Err(if kind.is_dir() { ErrorKind::IsADirectory } else { ErrorKind::Unsupported }.into());
+    }
     fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES { Err(ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
@@ -78,7 +108,27 @@ fn is_allowed((at, c): (usize, char)) -> bool {
     }
 }
 
-fn parse(text: &str, name: &str, format: LogFormat) -> Result<Config, ConfigError> {
+/// Where `[` and `{` are nested more deeply than this, the YAML library is not asked: its time grows with the square of
+/// the depth before it finds that there are more than the 128 levels that it takes.
+const MAX_DEPTH: usize = 1000;
+
+/// The first bracket that is nested too deeply. Quotes and comments are not looked at: no file has so many open ones there.
+fn too_deep(text: &str) -> Option<usize> {
+    let mut depth = 0_usize;
+    text.bytes().position(|byte| {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > MAX_DEPTH
+    })
+}
+
+fn parse(text: &str, name: &str, format: Result<LogFormat, String>) -> Result<Config, ConfigError> {
+    if let Some(at) = too_deep(text) {
+        return Err(ConfigError::at(name, text.as_bytes(), at, TOO_DEEP));
+    }
     // The YAML library would tell these without a usable place. Most text is plain ASCII, which a glance shows.
     let is_plain = text.bytes().all(|byte| matches!(byte, b'\n' | b' '..=b'~'));
     if !is_plain && let Some((at, _)) = text.char_indices().find(|&c| !is_allowed(c)) {
@@ -94,17 +144,17 @@ fn parse(text: &str, name: &str, format: LogFormat) -> Result<Config, ConfigErro
         && let Ok(mut file) = read_file(&rest)
         && file.routes.take().is_some_and(|routes| plain::is_stand_in(&routes))
     {
-        return Ok(resolve(file, routes, format));
+        return resolve(file, routes, format).map_err(|error| ConfigError::whole(name, error));
     }
     let mut file = read_file(text).map_err(|error| ConfigError::from_yaml(name, text, error))?;
     match file.routes.take() {
-        Some(routes) => Ok(resolve(file, routes, format)),
+        Some(routes) => resolve(file, routes, format).map_err(|error| ConfigError::whole(name, error)),
         None => Err(ConfigError::whole(name, Routes::MISSING)),
     }
 }
 
 /// `file` and its `routes`, with a default for everything that was left out.
-pub(super) fn resolve(file: File, routes: Routes, format: LogFormat) -> Config {
+pub(super) fn resolve(file: File, routes: Routes, format: Result<LogFormat, String>) -> Result<Config, String> {
     let default = Config::default();
     let limits = file.limits.unwrap_or_default().resolve();
     let timeouts = file.timeouts.unwrap_or_default().over(Timeouts::default());
@@ -137,12 +187,12 @@ pub(super) fn resolve(file: File, routes: Routes, format: LogFormat) -> Config {
         plugins: file.plugins.unwrap_or_default().into_iter().filter_map(PluginKeys::resolve).collect(),
         plugin_body_limit: file.plugin_body_limit.map_or(default.plugin_body_limit, |size| size.to_usize()),
         log: LogConfig {
-            format: log.format.map_or(format, |Format(format)| format),
+            format: log.format.map_or(format, |Format(format)| Ok(format))?,
             access: log.access.is_some_and(|Flag(on)| on),
         },
     };
     config.fit_workers();
-    config
+    Ok(config)
 }
 
 fn addresses(Listen(all): Listen) -> Vec<ListenAddr> {
@@ -362,5 +412,49 @@ impl PluginKeys {
         };
         let required = self.required.is_none_or(|Flag(on)| on);
         Some(PluginConfig { source, required, config: self.config.unwrap_or_default().0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_of_a_file_that_is_named_is_found() {
+        let text = "# /etc/a.pem\nplugins:\n  - {path: \"/x/b.so\"}\n  - path: /x/b.so.2\ntls: {certificate: /etc/a.pem, key: '/etc/k'}\n";
+        for (word, expected) in [
+            ("/x/b.so", Some((3, 13))),
+            ("/x/b.so.2", Some((4, 11))),
+            ("/etc/a.pem", Some((5, 20))),
+            ("/etc/k", Some((5, 38))),
+            ("/etc", None),
+        ] {
+            assert_eq!(place_in(text, word), expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn brackets_that_are_nested_too_deeply_are_told_at_once() {
+        for (open, close) in [("[", "]"), ("{a: ", "}")] {
+            let deep = |levels: usize| format!("routes: {}{}\n", open.repeat(levels), close.repeat(levels));
+            let begin = std::time::Instant::now();
+            let error = Config::parse(&deep(100_000), "f").expect_err("too deep").to_string();
+            assert!(error.starts_with("f:1:") && error.contains("at most 128 levels"), "{error}");
+            assert!(begin.elapsed() < Duration::from_secs(5));
+            let error = Config::parse(&deep(200), "f").expect_err("too deep").to_string();
+            assert!(error.contains("at most 128 levels") || error.contains("expected"), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let socket = std::env::temp_dir().join(format!("mini-rproxy-config-{}", std::process::id()));
+        let _ = fs::remove_file(&socket);
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        for path in [socket.as_path(), Path::new("/dev/null")] {
+            let error = Config::load(path).expect_err("no file").to_string();
+            assert!(error.contains("no regular file"), "{error}");
+        }
+        let _ = fs::remove_file(&socket);
     }
 }

@@ -19,7 +19,7 @@ impl Config {
         let routes = routes.iter().map(|text| route(text)).collect::<Result<Vec<_>, _>>();
         let routes = routes.and_then(Routes::of).map_err(|error| format!("-route: {error}"))?;
         let file = File { listen_addr: listen, ..File::default() };
-        Ok(file::resolve(file, routes, file::default_format()))
+        file::resolve(file, routes, file::default_format())
     }
 }
 

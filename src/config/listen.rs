@@ -67,10 +67,23 @@ impl Config {
 }
 
 impl ListenAddr {
-    /// Whether only one of the two can be listened on. Port 0 is another port each time.
-    pub(super) fn is_same_place(&self, other: &ListenAddr) -> bool {
+    /// Whether only one of the two can be listened on: the same address, or one that is part of the other. Port 0 is another
+    /// port each time.
+    pub(super) fn overlaps(&self, other: &ListenAddr) -> bool {
         match (self, other) {
-            (ListenAddr::Tcp { addr, .. }, ListenAddr::Tcp { addr: other, .. }) => addr == other && addr.port() != 0,
+            (
+                ListenAddr::Tcp { addr, dual_stack, .. },
+                ListenAddr::Tcp { addr: other, dual_stack: other_dual_stack, .. },
+            ) => {
+                let covers = |one: &SocketAddr, dual_stack: bool, other: &SocketAddr| {
+                    one.ip().is_unspecified() && (dual_stack || one.is_ipv4() == other.is_ipv4())
+                };
+                addr.port() != 0
+                    && addr.port() == other.port()
+                    && (addr.ip() == other.ip()
+                        || covers(addr, *dual_stack, other)
+                        || covers(other, *other_dual_stack, addr))
+            }
             (ListenAddr::Unix { path, .. }, ListenAddr::Unix { path: other, .. }) => path == other,
             (ListenAddr::Tcp { .. }, ListenAddr::Unix { .. }) | (ListenAddr::Unix { .. }, ListenAddr::Tcp { .. }) => {
                 false
@@ -179,6 +192,38 @@ mod tests {
             let printed = read.map(|address| address.to_string());
             assert_eq!(printed.map(|printed| ListenAddr::parse(&printed)), Ok(expected), "{text}, printed");
         }
+    }
+
+    #[test]
+    fn addresses_overlap_where_the_kernel_says_so() {
+        let listen = |text: &str| {
+            use socket2::{Domain, Socket, Type};
+            let Ok(ListenAddr::Tcp { addr, dual_stack, .. }) = ListenAddr::parse(text) else { panic!("{text}") };
+            let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None).ok()?;
+            if addr.is_ipv6() {
+                socket.set_only_v6(!dual_stack).ok()?;
+            }
+            socket.set_reuse_address(true).ok()?;
+            socket.bind(&addr.into()).ok()?;
+            socket.listen(1).ok()?;
+            Some(socket)
+        };
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+        let all = ["", "0.0.0.0", "127.0.0.1", "127.0.0.2", "[::]", "[::]?v6only", "[::1]"];
+        let all = all.map(|host| match host.strip_suffix("?v6only") {
+            Some(host) => format!("{host}:{port}?v6only"),
+            None => format!("{host}:{port}"),
+        });
+        for one in &all {
+            for other in &all {
+                let parsed = [one, other].map(|text| ListenAddr::parse(text).expect("an address"));
+                let Some(first) = listen(one) else { continue };
+                assert_eq!(parsed[0].overlaps(&parsed[1]), listen(other).is_none(), "{one} and {other}");
+                drop(first);
+            }
+        }
+        let zero = ListenAddr::parse("127.0.0.1:0").expect("an address");
+        assert!(!zero.overlaps(&zero));
     }
 
     #[test]

@@ -42,6 +42,7 @@ mod print;
 mod outline;
 
 pub use error::{ConfigError, did_you_mean};
+pub use file::place_of;
 pub use listen::ListenError;
 pub use outline::{Difference, Kind, Outline};
 pub use prefix::PrefixError;

@@ -226,7 +226,7 @@ rewrite_cookies: off
 redirect_to_slash: true
 forwarded: {trusted_proxies: [10.0.0.0/8, 127.0.0.1, "::1"], enabled: false}
 proxy_protocol: {from: [192.0.2.7, "2001:db8::/32"]}
-admin: {configz: false, metrics: false, listen_addr: ["127.0.0.1:9", "unix:/run/admin"]}
+admin: {configz: false, metrics: false, listen_addr: ["127.0.0.1:10", "unix:/run/admin"]}
 plugins:
   - path: /lib/x.so
     config: {a: [1, null, "true"], b: {}}

@@ -16,7 +16,7 @@ use super::units::{BodyLimit, Bytes, ConnectionLimit, Count, MemoryLimit, Size, 
 use super::values::{
     Address, Flag, Format, Host, Listen, Network, Prefix, Protocol, Rewriting, ServerName, Text, Upstream,
 };
-use super::{DEFAULT_LISTEN, MOST_UPSTREAMS, Scheme, UpstreamUrl, prefix};
+use super::{DEFAULT_LISTEN, Limits, ListenAddr, MOST_UPSTREAMS, Scheme, UpstreamUrl, prefix};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -412,11 +412,14 @@ fn check_file(file: &File) -> Result<(), String> {
     let all = || keys.iter().filter_map(|(key, listen)| Some((*key, (*listen)?)));
     for (index, (key, Listen(addresses))) in all().enumerate() {
         for (other, Listen(before)) in all().take(index) {
-            if let Some(Address(address)) = addresses.iter().find(|new| new.is_among(before)) {
-                let shown = quoted(&address.to_string());
-                return Err(format!(
-                    "{shown} stands in both {other} and {key}: choose another address for one of them"
-                ));
+            for Address(address) in addresses {
+                let Some(taken) = before.iter().find(|Address(taken)| taken.overlaps(address)) else { continue };
+                let (shown, taken) = (quoted(&address.to_string()), quoted(&taken.0.to_string()));
+                return Err(if shown == taken || matches!(address, ListenAddr::Unix { .. }) {
+                    format!("{shown} stands in both {other} and {key}: choose another address for one of them")
+                } else {
+                    format!("{taken} in {other} and {shown} in {key} overlap: choose another port for one of them")
+                });
             }
         }
     }
@@ -424,12 +427,22 @@ fn check_file(file: &File) -> Result<(), String> {
 }
 
 fn check_limits(limits: &LimitKeys) -> Result<(), String> {
-    match (limits.max_request_line, limits.max_head_bytes) {
-        (Some(line), Some(head)) if line.0 > head.0 => {
-            let (line, head) = (Bytes(line.0), Bytes(head.0));
-            Err(format!("max_request_line ({line}) is above max_head_bytes ({head}), which contains it: lower it"))
+    let default = Limits::default().max_head_bytes as u64;
+    let head = limits.max_head_bytes.map_or(default, |head| head.0);
+    match limits.max_request_line {
+        Some(line) if line.0 > head => {
+            let (line, head) = (Bytes(line.0), Bytes(head));
+            Err(match limits.max_head_bytes {
+                Some(_) => {
+                    format!("max_request_line ({line}) is above max_head_bytes ({head}), which contains it: lower it")
+                }
+                None => format!(
+                    "max_request_line ({line}) is above max_head_bytes, which contains it and is {head} where nothing is \
+                     said about it: lower the one, or raise the other"
+                ),
+            })
         }
-        (Some(_) | None, Some(_) | None) => Ok(()),
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -22,6 +22,13 @@ impl Entry for Flag {
     fn from_bool(value: bool) -> Result<Self, String> {
         Ok(Flag(value))
     }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "true" | "false" => Err(format!("expected true or false, found a text: write {text} without quotes")),
+            _ => Err(expected::<Self>(quoted(text))),
+        }
+    }
 }
 
 /// A text that is not empty.
@@ -61,11 +68,14 @@ impl Entry for Listen {
         if self.0.is_empty() {
             return Err("the list of listening addresses is empty: write \":8080\", or remove the key".to_owned());
         }
-        for (index, address) in self.0.iter().enumerate() {
-            if address.is_among(&self.0[..index]) {
-                let shown = quoted(&address.0.to_string());
-                return Err(format!("the listening address {shown} stands twice: remove one"));
-            }
+        for (index, Address(address)) in self.0.iter().enumerate() {
+            let Some(other) = self.0[..index].iter().find(|Address(other)| other.overlaps(address)) else { continue };
+            let (shown, other) = (quoted(&address.to_string()), quoted(&other.0.to_string()));
+            return Err(if shown == other || matches!(address, ListenAddr::Unix { .. }) {
+                format!("the listening address {shown} stands twice: remove one")
+            } else {
+                format!("the listening addresses {other} and {shown} overlap: remove one, or choose another port")
+            });
         }
         Ok(())
     }
@@ -74,13 +84,6 @@ impl Entry for Listen {
 /// One listening address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Address(pub ListenAddr);
-
-impl Address {
-    /// Whether one of `others` takes the place where this one would listen.
-    pub fn is_among(&self, others: &[Address]) -> bool {
-        others.iter().any(|Address(other)| other.is_same_place(&self.0))
-    }
-}
 
 impl Entry for Address {
     const EXPECTED: &'static str = "a listening address such as \":8080\" or 127.0.0.1:8080";

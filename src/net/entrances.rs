@@ -23,7 +23,7 @@ struct Entrance {
     address: String,
     speaks: Speaks,
     /// Removed when this is dropped.
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
 }
 
 /// Where it comes from.
@@ -148,7 +148,7 @@ impl Entrances {
             for (door, listener) in doors.iter_mut().zip(listeners) {
                 door.push(Opening { number, listener, speaks, holder });
             }
-            self.all.push(Entrance { number, place, address, speaks, _file: file });
+            self.all.push(Entrance { number, place, address, speaks, file });
         }
         doors
     }
@@ -156,6 +156,11 @@ impl Entrances {
     /// Where people can connect, with real port numbers, and what is expected of them there.
     pub fn addresses(&self) -> impl Iterator<Item = (&str, Speaks)> {
         self.all.iter().map(|entrance| (entrance.address.as_str(), entrance.speaks))
+    }
+
+    /// Takes over the files of another instance's unix sockets. The last step of a start.
+    pub fn publish(&mut self) -> Result<(), ListenError> {
+        self.all.iter_mut().filter_map(|entrance| entrance.file.as_mut()).try_for_each(SocketFile::publish)
     }
 
     /// Nobody can connect any more: the files of unix sockets are removed.

@@ -111,7 +111,8 @@ impl Worker {
             self.pipes.close_free();
         }
         if is_stirred && surplus::IS_KEPT {
-            let at = self.around.now() + surplus::EVERY;
+            self.worked = self.around.now();
+            let at = self.worked + surplus::EVERY;
             self.timers.set(&mut self.surplus, at, Source::Surplus.token());
         }
     }
@@ -183,7 +184,11 @@ impl Worker {
                     }
                 }
                 Some(Source::Drain) => self.stage = Stage::Over,
-                Some(Source::Surplus) if self.surplus.rings(at) => surplus::give_back(),
+                Some(Source::Surplus) if self.surplus.rings(at) => {
+                    if let Some(later) = surplus::give_back(now, self.worked) {
+                        self.timers.set(&mut self.surplus, later, token);
+                    }
+                }
                 Some(Source::Surplus | Source::Waker) | None => {}
             }
         }

@@ -132,14 +132,25 @@ impl From<io::Error> for Cause {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
+    /// Where it is moved to when it takes over from another instance.
+    takes_over: Option<PathBuf>,
     device_and_inode: (u64, u64),
 }
 
 impl SocketFile {
     /// The file as it is now.
-    fn of(path: &Path) -> io::Result<SocketFile> {
-        let metadata = fs::symlink_metadata(path)?;
-        Ok(SocketFile { path: path.to_owned(), device_and_inode: (metadata.dev(), metadata.ino()) })
+    fn of(path: &Path, takes_over: Option<PathBuf>) -> io::Result<SocketFile> {
+        let device_and_inode = SocketFile::identity(path)?;
+        Ok(SocketFile { path: path.to_owned(), takes_over, device_and_inode })
+    }
+
+    /// Puts it into the place of another instance's file, if there is one. To be called when nothing else can fail: until
+    /// then that instance is the one that clients reach, and it goes on if this one does not start.
+    pub fn publish(&mut self) -> Result<(), ListenError> {
+        let Some(place) = self.takes_over.take() else { return Ok(()) };
+        fs::rename(&self.path, &place).map_err(|error| ListenError::new(format!("unix:{}", place.display()), error))?;
+        self.path = place;
+        Ok(())
     }
 }
 
@@ -234,25 +245,28 @@ fn listen_unix(path: &Path, mode: Option<u32>, workers: usize, port: UsePort) ->
     socket.set_nonblocking(true)?;
     // Where another instance may have the path, the new socket is made beside it and put into its place when it is ready,
     // so that there is one all the time. The other instance keeps its own, without a name.
-    let (at, is_beside) = match port {
-        UsePort::WithOthers if is_listened_on(path)? => (beside(path), true),
-        UsePort::Alone if is_listened_on(path)? => return Err(Cause::InUse),
-        UsePort::Alone | UsePort::WithOthers => (path.to_owned(), false),
+    let (at, takes_over) = match (is_listened_on(path)?, port) {
+        (false, _) => (path.to_owned(), None),
+        (true, UsePort::Alone) => return Err(Cause::InUse),
+        (true, UsePort::WithOthers) => (beside(path), Some(path.to_owned())),
     };
+    // What an instance left there that was killed in such a moment is removed.
+    if takes_over.is_some() && is_listened_on(&at)? {
+        return Err(Cause::InUse);
+    }
     socket.bind(&SockAddr::unix(&at)?)?;
     let ready = || -> io::Result<()> {
         if let Some(mode) = mode {
             // Before listening, so that nobody can connect who should not.
             fs::set_permissions(&at, Permissions::from_mode(mode))?;
         }
-        socket.listen(BACKLOG)?;
-        if is_beside { fs::rename(&at, path) } else { Ok(()) }
+        socket.listen(BACKLOG)
     };
     if let Err(error) = ready() {
         let _ = fs::remove_file(&at);
         return Err(Cause::from(error));
     }
-    let file = SocketFile::of(path)?;
+    let file = SocketFile::of(&at, takes_over)?;
     let first = StdUnixListener::from(OwnedFd::from(socket));
     let mut listeners = Vec::with_capacity(workers);
     for _ in 1..workers {
@@ -364,7 +378,13 @@ mod tests {
         let address = ListenAddr::Unix { path: path.clone(), mode: None };
         let first = listen(&address, 1, UsePort::Alone).expect("a socket");
         let before = StdUnixStream::connect(&path).expect("somebody listens");
-        let second = listen(&address, 1, UsePort::WithOthers).expect("on purpose");
+        drop(listen(&address, 1, UsePort::WithOthers).expect("it does not get far"));
+        StdUnixStream::connect(&path).expect("the first one's is where it was");
+        assert_eq!(fs::read_dir(&folder.0).expect("a folder").count(), 1, "nothing is left beside it");
+        // As after SIGKILL.
+        drop(StdUnixListener::bind(folder.0.join("proxy.sock.new")).expect("a socket"));
+        let mut second = listen(&address, 1, UsePort::WithOthers).expect("on purpose");
+        second.file.as_mut().expect("a file").publish().expect("it can be renamed");
         let after = StdUnixStream::connect(&path).expect("somebody listens");
         for (bound, client) in [(&first, before), (&second, after)] {
             let Listening::Unix(listener) = &bound.listeners[0] else { panic!("a path gave another kind of socket") };

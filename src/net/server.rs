@@ -149,6 +149,10 @@ impl Server {
                 }
             }
         }
+        if let Err(error) = server.entrances.publish() {
+            server.stop();
+            return Err(StartError::Listen(error));
+        }
         Ok(server)
     }
 

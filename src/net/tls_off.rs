@@ -101,6 +101,13 @@ impl Stage {
 #[derive(Debug)]
 pub enum TlsError {}
 
+impl TlsError {
+    /// The file that it is about.
+    pub fn path(&self) -> Option<&std::path::Path> {
+        match *self {}
+    }
+}
+
 impl fmt::Display for TlsError {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {}

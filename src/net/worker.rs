@@ -218,6 +218,8 @@ pub struct Worker {
     pub(super) timers: Timers,
     /// When to give back what the allocator keeps.
     pub(super) surplus: Alarm,
+    /// The last turn in which there was something to do.
+    pub(super) worked: Instant,
     /// Who is to be driven in this turn or the next.
     pub(super) run_queue: VecDeque<Key>,
     pub(super) door: Door,
@@ -317,6 +319,7 @@ impl Worker {
             pool: Pool::new(&site.config.pool),
             timers: Timers::default(),
             surplus: Alarm::default(),
+            worked: Instant::now(),
             run_queue: VecDeque::new(),
             door,
             hungry: Hungry::default(),

@@ -498,3 +498,17 @@ fn configz_tells_the_whole_configuration_only_to_its_own_host() {
     assert_eq!(get("/configz?outline", "X-Forwarded-For: 192.0.2.1"), routes);
     assert_eq!(get("/configz?outline", "Via: 1.1 cache"), routes);
 }
+
+#[test]
+fn e5_a_reload_of_what_is_no_file_does_not_keep_signals_from_being_heard() {
+    let origin = Origin::echo();
+    let mut proxy = Proxy::start(&origin.config(""));
+    let path = proxy.folder().join("config.yaml");
+    std::fs::remove_file(&path).expect("it is there");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.expect("mkfifo is part of every system").success());
+    proxy.signal("HUP");
+    proxy.log.wait_for("the reason", |line| line.contains("no regular file"));
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait().code(), Some(0));
+}

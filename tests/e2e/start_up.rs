@@ -109,6 +109,7 @@ fn what_would_stop_the_start_is_found_by_check_too() {
             let message = text(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{name} {check:?}: {message}");
             assert!(message.contains(expected) && message.lines().count() == 1, "{name} {check:?}: {message}");
+            assert_eq!(message.contains("config.yaml:5:"), !yaml.is_empty(), "{name} {check:?}: {message}");
         }
     }
     let output = run(&format!("{GOOD}plugins: [{{path: /nowhere/x.so, required: false}}]\n"), &["-check"]);
@@ -168,9 +169,9 @@ fn e10_one_line_without_a_file_is_a_proxy() {
 #[test]
 fn e10_a_bad_route_on_the_command_line_is_one_line() {
     for (args, code, expected) in [
-        (&["-route", "/a=h:99999"][..], 1, "-route: the port of the upstream URL is a number from 1 to 65535"),
-        (&["-route", "nonsense"], 1, "-route: a route is written /prefix=host:port"),
-        (&["-route", "/a=h:1", "-listen", "nowhere"], 1, "-listen: "),
+        (&["-route", "/a=h:99999"][..], 2, "-route: the port of the upstream URL is a number from 1 to 65535"),
+        (&["-route", "nonsense"], 2, "-route: a route is written /prefix=host:port"),
+        (&["-route", "/a=h:1", "-listen", "nowhere"], 2, "-listen: "),
         (&["-route", "/a=h:1", "-config", "config.yaml"], 2, "leave -config out"),
         (&["-listen", ":1"], 2, "-listen needs -route beside it"),
     ] {
@@ -224,4 +225,37 @@ fn the_printed_configuration_loads_again_and_stays_the_same() {
     let second = run(&printed, &["-print-config"]);
     assert_eq!(second.status.code(), Some(0), "{}", text(&second.stderr));
     assert_eq!(text(&second.stdout), printed);
+}
+
+#[test]
+fn a_wrong_value_of_a_flag_is_a_wrong_command_line() {
+    for args in [
+        &["-listen", "nonsense", "-route", "/=h:1"][..],
+        &["-listen", ":80", "-listen", "0.0.0.0:80", "-route", "/=h:1"],
+        &["-route", "nonsense"],
+        &["-memory-budget", "much"],
+        &["-check", "-selftest"],
+        &["-check", "-check"],
+    ] {
+        let output = run(GOOD, args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_log_mode_that_is_none_is_told() {
+    let folder = TempDir::new().expect("a temporary folder");
+    for (yaml, mode, code) in [
+        (GOOD.to_owned(), "xml", 1),
+        (GOOD.to_owned(), "json", 0),
+        (GOOD.to_owned(), "", 0),
+        (format!("{GOOD}log: {{format: text}}\n"), "xml", 0),
+    ] {
+        fs::write(folder.path().join("config.yaml"), yaml).expect("a configuration file");
+        let mut command = Command::new(BINARY);
+        let output = command.arg("-check").env("LOG_MODE", mode).current_dir(folder.path()).output().expect("it runs");
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{mode}: {message}");
+        assert_eq!(message.contains("LOG_MODE: expected text or json, found \"xml\""), code == 1, "{message}");
+    }
 }

@@ -163,3 +163,24 @@ fn with_a_socket_that_is_handed_over_restarts_under_load_lose_nothing() {
         }
     });
 }
+
+#[test]
+fn a_takeover_that_fails_leaves_the_running_one_where_it_was() {
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let socket = folder.path().join("proxy.sock");
+    let stranger = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = stranger.local_addr().expect("bound");
+    let origin = Origin::echo();
+    let yaml = |more: &str| origin.config(&format!("listen_addr: ['127.0.0.1:0', 'unix:{}'{more}]", socket.display()));
+    let proxy = Proxy::start(&yaml(""));
+    let mut failed = Launch::new(&yaml(&format!(", '{taken}'"))).arg("-takeover").spawn();
+    assert_eq!(failed.wait().code(), Some(1), "{:?}", failed.log.all());
+    std::os::unix::net::UnixStream::connect(&socket).expect("the running one is reached as before");
+    assert_eq!(fs_names(folder.path()), ["proxy.sock"], "nothing is left beside it");
+    drop(proxy);
+}
+
+fn fs_names(folder: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder").flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}

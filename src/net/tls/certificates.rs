@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -86,6 +87,11 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
     }
 }
 
+/// Whatever else the path may name, a pipe for example, may block for ever.
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|error| TlsError::Unreadable(path.to_owned(), error))
+    let read = || match fs::metadata(path)?.is_file() {
+        true => fs::read(path),
+        false => Err(io::Error::other("it is no regular file")),
+    };
+    read().map_err(|error| TlsError::Unreadable(path.to_owned(), error))
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What is wrong, and with which file.
 #[derive(Debug)]
@@ -65,3 +65,18 @@ impl fmt::Display for TlsError {
 }
 
 impl std::error::Error for TlsError {}
+
+impl TlsError {
+    /// The file that it is about.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            TlsError::Unreadable(path, _)
+            | TlsError::NotPem(path)
+            | TlsError::NoCertificate(path)
+            | TlsError::NoKey(path)
+            | TlsError::Unusable(path, _)
+            | TlsError::Mismatch { key: path, .. } => Some(path),
+            TlsError::Name(_) | TlsError::Setup(_) => None,
+        }
+    }
+}
