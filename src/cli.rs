@@ -162,6 +162,9 @@ const FLAGS: [&str; 18] = [
     "h",
 ];
 
+/// From the other flags to a command.
+type MakeCommand = fn(Options) -> Command;
+
 /// Flags that may be given more than once.
 const REPEATABLE: [&str; 3] = ["route", "listen", "H"];
 
@@ -169,7 +172,7 @@ const REPEATABLE: [&str; 3] = ["route", "listen", "H"];
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
     let mut options = Options::default();
     let (mut file, mut listen, mut routes) = (None, Vec::new(), Vec::new());
-    let mut chosen: Option<(&str, fn(Options) -> Command)> = None;
+    let mut chosen: Option<(&str, MakeCommand)> = None;
     let mut given = Vec::new();
     let mut parser = lexopt::Parser::from_args(args.into_iter().map(with_two_dashes));
     while let Some(arg) = parser.next().map_err(no_value)? {
@@ -223,7 +226,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
         }
     }
     options.source = source(file, listen, routes)?;
-    match chosen.map_or(Command::Run as fn(Options) -> Command, |(_, command)| command)(options) {
+    match chosen.map_or(Command::Run as MakeCommand, |(_, command)| command)(options) {
         Command::Explain(options) if options.against.is_none() => Ok(Command::Explain(options)),
         Command::Run(options)
         | Command::Check(options)
