@@ -78,7 +78,7 @@ impl Observer for Witness {
         self.meter.unmapped.increment();
         if self.unmapped.is_due(now, Duration::from_secs(60)) {
             self.warn(format_args!(
-                "route {prefix}: a response head would be larger than max_head_bytes when mapped to the prefix: it is \
+                "route {prefix}: a head would be larger than max_head_bytes when mapped to or from the prefix: it is \
                  passed on as it came"
             ));
         }

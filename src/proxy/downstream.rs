@@ -22,6 +22,7 @@ use super::outcome::HookPhase;
 use super::reasons::late_removed;
 use super::transaction::{Downstream, Flow, RequestSink, Transaction};
 use super::turn::Turn;
+use super::under_prefix::Mapping;
 use crate::bytes::SharedText;
 use crate::config::Config;
 use crate::http::body::Body;
@@ -220,7 +221,11 @@ impl Transaction {
         let upstream = self.upstream_of(route);
         let received_target = &self.original_target;
         let forwarding = Forwarding { plan: &plan, site, upstream, received_target, peer };
-        forward_request(&mut self.request, &forwarding, &mut self.offered, OwnLines::of(site), &mut self.scratch);
+        let own_lines = OwnLines::of(site);
+        match forward_request(&mut self.request, &forwarding, &mut self.offered, own_lines, &mut self.scratch) {
+            Mapping::Done => {}
+            Mapping::TooLarge => turn.env.observer.left_unmapped(&route.prefix, turn.env.now.instant),
+        }
         let is_body_wanted = site.wants().request;
         match Body::new(framing) {
             None => {

@@ -135,7 +135,7 @@ pub trait Observer {
     fn upstream(&mut self, authority: &str, label: Label, event: UpstreamEvent) {
         let _ = (authority, label, event);
     }
-    /// A response of the route with this prefix was not mapped back, because its head would have become too large.
+    /// A head of the route with this prefix was not mapped, because it would have become too large.
     fn left_unmapped(&mut self, prefix: &str, now: Instant) {
         let _ = (prefix, now);
     }

@@ -126,9 +126,9 @@ impl Board {
                 self.sum(|meter| &meter.retries),
             ),
             (
-                "mini_rproxy_unmapped_responses_total",
+                "mini_rproxy_unmapped_heads_total",
                 "counter",
-                "Response heads that were passed on as they came, because they would have been too large when mapped.",
+                "Heads that were passed on as they came, because they would have been too large when mapped.",
                 self.sum(|meter| &meter.unmapped),
             ),
             (

@@ -91,14 +91,14 @@ impl OwnLines {
 }
 
 /// Turns a received request head into the one to forward, in place. The target is left alone. The protocols to offer are
-/// left in `offered`, comma-separated, where the plan has an upgrade in it.
+/// left in `offered`, comma-separated, where the plan has an upgrade in it. Returns what became of the places that it names.
 pub fn forward_request(
     head: &mut RequestHead,
     forwarding: &Forwarding<'_>,
     offered: &mut Vec<u8>,
     own_lines: OwnLines,
     scratch: &mut Scratch,
-) {
+) -> Mapping {
     let Forwarding { plan, site, upstream, received_target, peer } = *forwarding;
     let route = &site.config.routes[plan.route as usize];
     let Scratch { nominated, own, host, public_prefix, text } = scratch;
@@ -141,6 +141,7 @@ pub fn forward_request(
         let claim = Claim { trusted: claims == Claims::Kept, host, prefix: public_prefix };
         add_claims(&mut head.fields, peer, &claim, text, &mut add);
     }
+    let mut mapping = Mapping::Done;
     if head.fields.may_have_any(MAPPABLE_IN_REQUESTS) {
         let told_host = told_host(site, &head.fields, host).to_vec();
         let place = Place {
@@ -150,7 +151,7 @@ pub fn forward_request(
             public_prefix,
             ..Place::of(site, plan.route, upstream)
         };
-        map_forth(&mut head.fields, &place, text);
+        mapping = map_forth(&mut head.fields, &place, site.config.limits.max_head_bytes, text);
     }
     // RFC 9110 section 7.6.3: the version in which the message was received, then our name.
     let via: &[u8] = match head.version {
@@ -165,6 +166,7 @@ pub fn forward_request(
         write_decimal(left - 1, text);
         head.fields.set(b"Max-Forwards", text);
     }
+    mapping
 }
 
 /// The authority of a target that is a URL: in HTTP/1.0 that may be all that is said of the host.
@@ -229,7 +231,7 @@ pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], own_lines: Ow
 }
 
 /// Maps what a response of `upstream` says of the place of its application, in place. `request` is what it answers, as it
-/// was forwarded with the same scratch. Returns whether the head was left alone because it would have become too large.
+/// was forwarded with the same scratch.
 pub fn map_response(
     head: &mut ResponseHead,
     request: &RequestHead,

@@ -126,7 +126,7 @@ pub struct Meter {
     pub plugins: ByWord<PluginMeter, 33>,
     /// Requests that were sent again.
     pub retries: Count,
-    /// Response heads that would have been too large when mapped back.
+    /// Heads that would have been too large when mapped.
     pub unmapped: Count,
     /// Body bytes received from clients.
     pub bytes_in: Count,

@@ -101,24 +101,28 @@ pub fn map_back(fields: &mut Fields, place: &Place<'_>, room: usize, text: &mut 
 }
 
 /// Maps Destination and If of a request (RFC 4918 sections 10.3 and 10.4) from the public place to the upstream's: a
-/// server refuses to copy to a place that is not its own.
-pub fn map_forth(fields: &mut Fields, place: &Place<'_>, text: &mut Vec<u8>) {
+/// server refuses to copy to a place that is not its own. A value that would be longer than `most` stays as it is.
+pub fn map_forth(fields: &mut Fields, place: &Place<'_>, most: usize, text: &mut Vec<u8>) -> Mapping {
+    let mut mapping = Mapping::Done;
     if place.rewrites.redirects == Rewrite::Off {
-        return;
+        return mapping;
     }
     for index in 0..fields.len() {
         let Some(line) = fields.get(index) else { continue };
         text.clear();
         match line.known {
             Known::Destination => place.write_destination(line.value, text),
-            Known::If => place.write_if(line.value, text),
+            Known::If => place.write_if(line.value, text, most),
             _ => continue,
         }
         let is_changed = text != line.value;
-        if is_changed {
+        if is_changed && text.len() > most {
+            mapping = Mapping::TooLarge;
+        } else if is_changed {
             fields.set_value(index, text);
         }
     }
+    mapping
 }
 
 /// What becomes of a path.
@@ -327,10 +331,12 @@ impl<'a> Place<'a> {
     }
 
     /// Appends an If: the resources stand in angle brackets in front of the lists, state tokens and entity tags within them
-    /// (RFC 4918 section 10.4.2).
-    fn write_if(&self, value: &[u8], out: &mut Vec<u8>) {
+    /// (RFC 4918 section 10.4.2). It may end early when `out` is longer than `most`.
+    fn write_if(&self, value: &[u8], out: &mut Vec<u8>, most: usize) {
         let mut rest = value;
-        while let Some((&byte, after)) = rest.split_first() {
+        while let Some((&byte, after)) = rest.split_first()
+            && out.len() <= most
+        {
             let end = match byte {
                 b'<' => b'>',
                 b'(' => b')',
@@ -609,7 +615,7 @@ mod tests {
         fn map_forth(&self, name: &str, value: &str) -> String {
             let mut fields = Fields::new();
             fields.add(name.as_bytes(), value.as_bytes());
-            self.with_place(AUTO, |place| map_forth(&mut fields, place, &mut b"left over".to_vec()));
+            self.with_place(AUTO, |place| map_forth(&mut fields, place, 1000, &mut b"left over".to_vec()));
             String::from_utf8_lossy(fields.get(0).expect("it stays").value).into_owned()
         }
 
@@ -871,6 +877,10 @@ mod tests {
         ] {
             assert_eq!(dav.map_forth("If", value), expected, "{value}");
         }
+        // It would not be a head any more.
+        let (longest, too_long) = ("</dav>".repeat(1000 / 7), "</dav>".repeat(1000 / 7 + 1));
+        assert_eq!(dav.map_forth("If", &longest), "</base>".repeat(1000 / 7));
+        assert_eq!(dav.map_forth("If", &too_long), too_long);
         let behind = Route { outer: "/p", ..route("/dav", "http://up.example:9001") };
         for value in ["http://www.example/p/dav/x", "http://www.example/dav/x"] {
             assert_eq!(behind.map_forth("Destination", value), "http://up.example:9001/x", "{value}");

@@ -59,7 +59,7 @@ fn e4_a_head_that_would_outgrow_its_limit_passes_as_it_came_and_is_told() {
     proxy.log.wait_for("a warning", is_warning);
     assert_eq!(proxy.log.all().iter().filter(|line| is_warning(line)).count(), 1, "once a minute");
     let metrics = client.get("/metrics");
-    assert!(metrics.text().contains("\nmini_rproxy_unmapped_responses_total 3\n"), "{}", metrics.text());
+    assert!(metrics.text().contains("\nmini_rproxy_unmapped_heads_total 3\n"), "{}", metrics.text());
 }
 
 /// nginx refuses a Destination that is not on its own host and scheme.
