@@ -49,7 +49,7 @@ pub enum Known {
     XForwardedProto,
     XRealIp,
     /// No name of the table, but a server that turns what is no letter or digit into `_` (CGI, WSGI, Rack) reads it as
-    /// one of [`SET_BY_THE_PROXY`].
+    /// one of `SET_BY_THE_PROXY`.
     LookAlike,
 }
 
