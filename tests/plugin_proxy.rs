@@ -238,3 +238,55 @@ fn r23_bodies_that_plugins_asked_for() {
         }
     }
 }
+
+/// Half a body helps nobody: what may be needed is reserved, or the answer is 503.
+#[test]
+fn e4_slow_bodies_for_plugins_do_not_stop_the_proxy_and_keep_to_the_budget() {
+    const LEN: usize = 1_000_000;
+    let dir = common::folder("proxy-budget");
+    let Some(bodies) = common::build_c("bodies.c", &dir.join("bodies.so"), &[]) else { return };
+    let long = format!("HTTP/1.1 200 OK\r\nContent-Length: {LEN}\r\n\r\n{}", "x".repeat(LEN));
+    let origin = Origin::start(move |mut peer, _| {
+        while let Some(request) = peer.request() {
+            let is_long = request.target() == "/long";
+            let answer = if is_long { &long } else { "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" };
+            if peer.try_send(answer).is_err() {
+                return;
+            }
+        }
+    });
+    let more = "workers: 1\ntimeouts: {body_idle: 1h, write_idle: 1h}\nlimits: {memory_budget: 8MiB}\n";
+    let proxy = Proxy::start(&config(&origin, &[(&bodies, "")], more));
+    let put = |target: &str, framing: &str, body: &[u8]| {
+        let mut peer = proxy.connect();
+        peer.send(format!("PUT {target} HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n"));
+        // Where it is refused, not all of it is taken.
+        let _ = peer.try_send(body);
+        peer
+    };
+    let length = format!("Content-Length: {LEN}");
+    let (some, all) = (vec![b'y'; LEN / 4 * 3], vec![b'y'; LEN]);
+    let chunk = [format!("{LEN:x}\r\n").as_bytes(), &some].concat();
+    let status = |mut peer: Peer| peer.response().status();
+    for (name, target, framing, body) in
+        [("a length", "/slow", length.as_str(), &some), ("chunks", "/chunks", "Transfer-Encoding: chunked", &chunk)]
+    {
+        let slow: Vec<Peer> = (0..12).map(|_| put(target, framing, body)).collect();
+        // There is room for one, and not for twelve.
+        assert!(proxy.access(target).contains("status=503"), "{name}");
+        assert_eq!(proxy.connect().get("/").status(), 200, "{name}: without a body");
+        assert_eq!(status(put("/", "Content-Length: 5", b"hello")), 200, "{name}: a small one");
+        assert!(proxy.own_memory_kib() < (8 + 3) * 1024, "{name}: {} KiB", proxy.own_memory_kib());
+        // Those who have gone keep nothing.
+        drop(slow);
+        support::wait_until("the memory to be free again", || status(put("/again", &length, &all)) == 200);
+    }
+    // The same for bodies of responses.
+    let mut crowd: Vec<Peer> = (0..12).map(|_| proxy.connect()).collect();
+    crowd.iter_mut().for_each(|client| client.send("GET /long HTTP/1.1\r\nHost: test\r\n\r\n"));
+    assert!(proxy.access("/long").contains("status="), "some are refused, or all are served");
+    assert_eq!(proxy.connect().get("/").status(), 200, "beside long answers");
+    assert!(proxy.own_memory_kib() < (8 + 3) * 1024, "{} KiB", proxy.own_memory_kib());
+    let served = crowd.into_iter().map(status).filter(|status| *status == 200).count();
+    assert!(served > 0, "nobody got the long one");
+}

@@ -69,7 +69,7 @@ impl Worker {
                     }
                     // A deadline that has passed may set something in motion. First the exchange gets what it does not
                     // know of: that may be the progress which it waits for.
-                    if !self.pair(key).is_some_and(|mut pair| pair.empty_lane()) {
+                    if !self.pair(key).is_some_and(|mut pair| pair.end_lease()) {
                         was_told = true;
                         self.tell(key, Input::Tick);
                     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use mio::{Events, Token};
 
 use crate::instant::Instant;
-use crate::proxy::exchange::{Entrance, Exchange, Peer, Spares};
+use crate::proxy::exchange::{Entrance, Exchange, Peer};
 
 use super::closing::IDLE_ENOUGH;
 use super::conn::{Conn, Readiness, Stream};
@@ -219,7 +219,7 @@ impl Worker {
         let result = catch_unwind(AssertUnwindSafe(|| self.drive(key)));
         self.count_memory(key);
         if result.is_err() {
-            self.around.spares = Spares::of(self.around.ledger.spares());
+            self.around.spares.clear();
             self.remove_client(key);
             self.around.journal.warn(format_args!("a fault in the proxy ended one connection; please report it"));
         }

@@ -6,12 +6,16 @@
 //!                      └─► it rests with the connection, and nothing more is taken from the sender
 //!                             │ drained later: goes back     │ not within [`LEASE`]
 //!                             ▼                              ▼
-//!                                                 the bytes are given to the exchange, which keeps them
+//!                              no more than one read is inside: it is given to the exchange, and the pipe goes back
+//!                              more: a part is given to the exchange, the rest stays in the pipe
 //! ```
 //!
-//! So a pipe is lent for a moment. A receiver that stalls holds memory that is counted like that of all others, and has
-//! the exchange's time-outs; while a pipe rests the exchange does not know of the bytes in it, so none of its
-//! deadlines passes before it has got them.
+//! So a pipe is lent for a moment. A receiver that stalls has the exchange's time-outs; while a pipe rests the exchange
+//! does not know of the bytes in it, so none of its deadlines passes before it has got some of them.
+//!
+//! What a pipe holds is the kernel's memory, and must not become ours: 1 MiB for each receiver that was fast and stalls
+//! (rule E4). So what is more than one read stays in the pipe until the receiver goes on or its time is over, and only one
+//! half of the pipes is ever filled with that much; the others come back after each lease.
 
 use std::time::Duration;
 
@@ -24,6 +28,9 @@ use super::splice::{Pipe, Pipes};
 /// So long may a pipe rest.
 const LEASE: Duration = Duration::from_secs(1);
 
+/// What an exchange may be given at once when the lease is over: as much as a read brings it.
+pub const ONE_READ: usize = 72 * 1024;
+
 /// A rest of a body that is smaller is copied.
 const LEAST: u64 = 16 * 1024;
 
@@ -32,8 +39,10 @@ const LEAST: u64 = 16 * 1024;
 pub struct Lane {
     pipe: Pipe,
     from: Side,
-    /// The end of the lease.
-    until: Instant,
+    /// The end of the lease; `None` where it is over, and the exchange knows that its receiver is late.
+    until: Option<Instant>,
+    /// The bytes cannot leave this way.
+    is_blocked: bool,
 }
 
 /// What became of an attempt to move bytes.
@@ -70,7 +79,8 @@ pub fn pass(
         return Passed::Not;
     }
     let Some(mut pipe) = pipes.take() else { return Passed::Not };
-    let most = usize::try_from(left).map_or(to.reach(), |left| left.min(to.reach()));
+    let reach = if pipes.are_short() { to.reach().min(ONE_READ) } else { to.reach() };
+    let most = usize::try_from(left).map_or(reach, |left| left.min(reach));
     let taken = match from.read_into(&mut pipe, most) {
         Some(ReadOutcome::Bytes(taken)) => taken,
         Some(outcome) => {
@@ -91,7 +101,7 @@ pub fn pass(
     if pipe.held() == 0 {
         pipes.give_back(pipe);
     } else {
-        *lane = Some(Box::new(Lane { pipe, from: side, until: now + LEASE }));
+        *lane = Some(Box::new(Lane { pipe, from: side, until: Some(now + LEASE), is_blocked: false }));
     }
     Passed::Moved { taken, given, outcome: outcome.unwrap_or(WriteOutcome::Blocked) }
 }
@@ -107,19 +117,33 @@ impl Lane {
         self.pipe.held()
     }
 
-    /// When the lease ends.
-    pub fn until(&self) -> Instant {
+    /// When the lease ends, if it has not.
+    pub fn until(&self) -> Option<Instant> {
         self.until
+    }
+
+    /// The lease is over, and the exchange has got some of the bytes.
+    pub fn end_lease(&mut self) {
+        self.until = None;
+    }
+
+    /// Whether the exchange is to get all of it when the lease is over.
+    pub fn ends_with_lease(&self) -> bool {
+        self.is_blocked || self.held() <= ONE_READ
     }
 
     /// Gives the receiver what it takes.
     pub fn drain(&mut self, now: Instant, to: &mut Conn) -> WriteOutcome {
         let outcome = to.bare().and_then(|to| to.write_from(&mut self.pipe));
-        outcome.unwrap_or_else(|| {
-            // They will not get out this way.
-            self.until = now;
-            WriteOutcome::Blocked
-        })
+        match outcome {
+            Some(WriteOutcome::Bytes(_)) if self.until.is_none() => self.until = Some(now + LEASE),
+            Some(_) => {}
+            None => {
+                self.until = Some(now);
+                self.is_blocked = true;
+            }
+        }
+        outcome.unwrap_or(WriteOutcome::Blocked)
     }
 
     /// Takes bytes out into memory; nothing when there are none.
@@ -190,7 +214,7 @@ mod tests {
             "{passed:?}"
         );
         let mut rests = lane.take().expect("it rests");
-        assert_eq!((rests.from(), rests.held(), rests.until()), (Side::Upstream, body.len(), now + LEASE));
+        assert_eq!((rests.from(), rests.held(), rests.until()), (Side::Upstream, body.len(), Some(now + LEASE)));
         assert!(pipes.take().is_none(), "the only one is lent");
         assert_eq!(rests.drain(now, &mut to), WriteOutcome::Blocked);
 

@@ -11,6 +11,8 @@
 //!
 //! The last quarter is kept for what is under way: there is room for the small piece of each connection, because the
 //! budget also limits their number. So what has begun ends, and memory comes free again; nothing is ever thrown away.
+//! Bodies that are buffered whole, because a plugin reads them, are no exception: their memory is reserved, and counted,
+//! before they are read. They get at most half of what exchanges may own; then such requests are answered with 503.
 //! Only after responses with large heads, all at once, the last line of the table is reached; then the time-outs do it.
 //!
 //! What does not grow with what peers send (the code, stacks, the routing table, one read buffer for each worker, the log's
@@ -109,9 +111,17 @@ impl Ledger {
         }
     }
 
+    /// How much of what exchanges may own bodies may take that are buffered whole, for plugins. With as much again of other
+    /// things new requests are still read.
+    pub fn bodies(&self) -> usize {
+        if self.is_limited() { self.most / 2 } else { usize::MAX }
+    }
+
     /// Whether to read for `appetite` now.
     pub fn grant(&self, appetite: Appetite) -> Grant {
         match (self.level(), appetite) {
+            // It was counted when it was reserved.
+            (Level::Plenty | Level::Scarce | Level::Exhausted, Appetite::Reserved) => Grant::Read(self.read),
             (Level::Plenty, Appetite::NewRequest | Appetite::UnderWay | Appetite::OnTop) => Grant::Read(self.read),
             (Level::Scarce, Appetite::UnderWay) => Grant::Read(SMALL_READ),
             (Level::Scarce | Level::Exhausted, Appetite::OnTop) => Grant::AfterWriting,
@@ -170,6 +180,7 @@ mod tests {
         for (owned, expected) in table {
             let mut ledger = Ledger::new(Some(8 * MIB), 1);
             ledger.count(0, owned);
+            assert_eq!(ledger.grant(Reserved), Grant::Read(READ), "{owned}: it is counted already");
             assert_eq!([NewRequest, UnderWay, OnTop].map(|appetite| ledger.grant(appetite)), expected, "{owned}");
             ledger.count(owned, 0);
             assert_eq!(ledger.level(), Level::Plenty, "and back from {owned}");

@@ -3,7 +3,7 @@
 use crate::instant::Instant;
 use crate::proxy::exchange::{Appetite, Exchange, Input, Side};
 
-use super::conn::{Conn, Flushed, ReadOutcome, WriteOutcome};
+use super::conn::{Conn, Flushed, ReadOutcome, Socket, WriteOutcome};
 use super::lane::{self, Lane, Passed};
 use super::memory::Grant;
 use super::slab::Key;
@@ -24,6 +24,9 @@ const UNPROVEN_READ: usize = 8 * 1024;
 /// What is read at once where the head of a request is awaited. What comes behind it in the same read has to be copied;
 /// with less of that, an upload of 64 KiB takes 12 percent less CPU. The few heads that are longer are read in pieces.
 const HEAD_READ: usize = 4 * 1024;
+
+/// What the exchange is given of a full pipe when its lease is over: as much as holds a direction up.
+const LEASE_PART: usize = 16 * 1024;
 
 /// Of a read as long as this the first part is looked at alone. The head of a response is in it; the body behind it can
 /// leave together with the forwarded head, in one write and without being copied to it: 64 KiB take a quarter less CPU.
@@ -189,15 +192,15 @@ impl<'a> Pair<'a> {
         }
         let granted = match around.ledger.grant(appetite) {
             Grant::Read(most) => most,
-            Grant::AfterWriting => return self.notice_reset(side),
+            Grant::AfterWriting => return self.notice_end(side),
             Grant::AfterOthers => {
                 if !std::mem::replace(*is_hungry, true) {
                     match appetite {
                         Appetite::NewRequest => hungry.new.push(*key),
-                        Appetite::UnderWay | Appetite::OnTop => hungry.under_way.push(*key),
+                        Appetite::Reserved | Appetite::UnderWay | Appetite::OnTop => hungry.under_way.push(*key),
                     }
                 }
-                return self.notice_reset(side);
+                return self.notice_end(side);
             }
         };
         let is_proven = to.as_ref().is_none_or(|to| to.keeps_up());
@@ -261,12 +264,20 @@ impl<'a> Pair<'a> {
             Side::Downstream => up.as_deref_mut(),
             Side::Upstream => Some(&mut **down),
         };
+        let other = match side {
+            Side::Downstream => Side::Upstream,
+            Side::Upstream => Side::Downstream,
+        };
         let to = match to {
-            Some(to) if held.until() > around.now() && exchange.relayable(side) >= held.held() as u64 => to,
-            // The exchange has other plans, or the time is over.
+            Some(to) if exchange.relayable_behind_output(side) >= held.held() as u64 => to,
+            // The exchange has other plans.
             Some(_) | None => return self.empty_lane(),
         };
-        if !to.can_write() {
+        if held.until().is_some_and(|until| until <= around.now()) {
+            return self.end_lease();
+        }
+        // What the exchange was given before goes first.
+        if !exchange.output(other).is_empty() || !to.can_write() {
             return false;
         }
         let before = held.held();
@@ -282,8 +293,24 @@ impl<'a> Pair<'a> {
         outcome != WriteOutcome::Blocked
     }
 
-    /// Gives the exchange what rests in a pipe; says whether there was something.
-    pub fn empty_lane(&mut self) -> bool {
+    /// The exchange is to know of what rests in a pipe: gives it all, or where that is more than one read, a part. Says
+    /// whether there was something that it did not know of.
+    pub fn end_lease(&mut self) -> bool {
+        let Pair { exchange, lane, around, scratch, .. } = self;
+        let Some(lane) = lane.as_deref_mut().filter(|lane| lane.until().is_some()) else { return false };
+        if lane.ends_with_lease() {
+            return self.empty_lane();
+        }
+        let side = lane.from();
+        let len = scratch.len().min(LEASE_PART);
+        let bytes = lane.read(&mut scratch[..len]);
+        lane.end_lease();
+        exchange.handle(&mut around.env(), Input::Bytes(side, bytes));
+        true
+    }
+
+    /// Gives the exchange all that rests in a pipe; says whether there was something.
+    fn empty_lane(&mut self) -> bool {
         let Some(mut lane) = self.lane.take() else { return false };
         let side = lane.from();
         while lane.held() > 0 {
@@ -295,6 +322,20 @@ impl<'a> Pair<'a> {
         }
         lane.end(self.pipes);
         true
+    }
+
+    /// Memory is too short to read. Where there is nothing left but the end, that needs none: who has gone must not keep
+    /// what others wait for (rules E4 and G12).
+    fn notice_end(&mut self, side: Side) -> bool {
+        let conn = match side {
+            Side::Downstream => Some(&mut *self.down),
+            Side::Upstream => self.up.as_deref_mut(),
+        };
+        if conn.and_then(Conn::bare).is_some_and(Socket::has_ended) {
+            self.handle(Input::Eof(side));
+            return true;
+        }
+        self.notice_reset(side)
     }
 
     /// The exchange does not want to read from the client now. If the poller saw an error there, the client is gone all

@@ -464,6 +464,18 @@ impl Socket {
         is_broken
     }
 
+    /// Whether the peer's end is all that there is left to read. It counts as read then.
+    pub fn has_ended(&mut self) -> bool {
+        if !self.bits.has(Bits::END_IN_SIGHT) || self.bits.has(Bits::READ_OVER) {
+            return false;
+        }
+        let has_ended = matches!(recv(&self.stream, &mut [0; 1][..], RecvFlags::PEEK), Ok((0, _)));
+        if has_ended {
+            self.bits.set(Bits::READ_OVER);
+        }
+        has_ended
+    }
+
     /// Sends FIN; reading goes on.
     pub fn shutdown_write(&mut self) {
         // It fails where the peer is gone already: that is known from reading.
@@ -581,11 +593,24 @@ mod tests {
         assert_eq!(conn.bits.0 & Bits::END_IN_SIGHT, 0);
         conn.register(poll.registry(), TOKEN).expect("register");
         wait(&mut poll, &mut conn, |conn| conn.bits.has(Bits::END_IN_SIGHT));
+        assert!(!conn.has_ended(), "there are bytes before it");
         assert_eq!(conn.read(&mut buf), ReadOutcome::Bytes(10));
         assert!(conn.can_read(), "the short read does not hide the end");
         assert_eq!(conn.read(&mut buf), ReadOutcome::Eof);
         assert!(!conn.can_read(), "the end is read once");
         assert!(conn.can_write(), "a half-closed peer still listens");
+    }
+
+    #[test]
+    fn e4_an_end_with_nothing_before_it_is_noticed_without_reading_and_told_once() {
+        let (mut conn, peer) = pair();
+        let mut poll = Poll::new().expect("poll");
+        assert!(!conn.has_ended());
+        conn.register(poll.registry(), TOKEN).expect("register");
+        peer.shutdown(Shutdown::Write).expect("shutdown");
+        wait(&mut poll, &mut conn, |conn| conn.bits.has(Bits::END_IN_SIGHT));
+        assert!(conn.has_ended());
+        assert!(!conn.has_ended() && !conn.can_read());
     }
 
     #[test]

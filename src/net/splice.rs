@@ -139,6 +139,11 @@ impl Pipes {
         Some(pipe)
     }
 
+    /// Whether more than half of them are lent.
+    pub fn are_short(&self) -> bool {
+        self.lent > self.most / 2
+    }
+
     /// Takes a pipe back. One that is not empty is closed: its bytes are nobody's.
     pub fn give_back(&mut self, pipe: Pipe) {
         self.lent -= 1;
@@ -211,8 +216,9 @@ mod tests {
         let (from, mut sender) = pair();
         let mut pipes = Pipes::new(2);
         let (first, mut second) = (pipes.take().expect("a pipe"), pipes.take().expect("a pipe"));
-        assert!(pipes.take().is_none());
+        assert!(pipes.take().is_none() && pipes.are_short());
         pipes.give_back(first);
+        assert!(!pipes.are_short());
         assert_eq!(pipes.free.len(), 1);
         sender.write_all(b"x").expect("room");
         assert_eq!(second.fill(&from, 1).expect("a byte"), 1);

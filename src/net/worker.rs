@@ -11,6 +11,7 @@ use std::sync::Arc;
 use mio::Poll;
 
 use crate::instant::Instant;
+use crate::proxy::body_memory::BodyMemory;
 use crate::proxy::exchange::{Balance, ConnectError, Env, Exchange, Spares};
 use crate::proxy::exposition::Board;
 use crate::proxy::meter::Meter;
@@ -107,7 +108,7 @@ impl Client {
 
 /// When a client with this exchange and this lane is to be driven at the latest.
 pub fn deadline(exchange: &Exchange, lane: &Option<Box<Lane>>) -> Option<Instant> {
-    let lease = lane.as_ref().map(|lane| lane.until());
+    let lease = lane.as_ref().and_then(|lane| lane.until());
     [exchange.deadline(), lease].into_iter().flatten().min()
 }
 
@@ -341,7 +342,7 @@ impl Worker {
                 clock: Clock::new(),
                 site,
                 balance: Balance::default(),
-                spares: Spares::of(ledger.spares()),
+                spares: Spares::of(ledger.spares(), BodyMemory::of(ledger.bodies())),
                 ledger,
                 journal,
             },

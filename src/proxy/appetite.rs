@@ -10,6 +10,8 @@ use super::transaction::{Downstream, Flow, HIGH_WATER, RequestSink, ResponseSink
 pub enum Appetite {
     /// A request that has not been understood yet: its memory is all still to come, and nobody is served by half a head.
     NewRequest,
+    /// A body that is buffered whole: its memory is reserved.
+    Reserved,
     /// Something under way, of which nothing waits: what is read can leave at once, and brings the end nearer.
     UnderWay,
     /// Something under way, of which bytes wait already: more would only lie on top of them.
@@ -21,9 +23,13 @@ impl Transaction {
     pub(super) fn appetite(&self, side: Side) -> Appetite {
         let is_waiting = match (side, &self.down) {
             (Side::Downstream, Downstream::Head { .. }) => return Appetite::NewRequest,
+            (Side::Downstream, Downstream::Body { sink: RequestSink::Collect, .. }) => return Appetite::Reserved,
             (Side::Downstream, Downstream::Body { .. } | Downstream::Tunnel(_)) => !self.to_origin.is_empty(),
             (Side::Downstream, Downstream::Done) => !self.client_input.is_empty(),
             (Side::Downstream, Downstream::Discard) => false,
+            (Side::Upstream, _) if matches!(self.up, Upstream::Body { sink: ResponseSink::Collect, .. }) => {
+                return Appetite::Reserved;
+            }
             (Side::Upstream, _) => !self.to_client.is_empty(),
         };
         if is_waiting { Appetite::OnTop } else { Appetite::UnderWay }

@@ -56,6 +56,8 @@ pub enum Cause {
     ExpectationFailed,
     /// The body is larger than `max_body_bytes`, or than what is buffered for plugins.
     BodyTooLarge,
+    /// A plugin reads the body, and `limits.memory_budget` has no room for it now.
+    MemoryBudget,
     /// The head did not arrive within `timeouts.request_head`.
     HeadTimeout,
     /// The body stopped arriving for `timeouts.body_idle`.
@@ -106,6 +108,7 @@ impl Cause {
             Cause::MethodRefused => "method_refused",
             Cause::ExpectationFailed => "expectation_failed",
             Cause::BodyTooLarge => "body_too_large",
+            Cause::MemoryBudget => "memory_budget",
             Cause::HeadTimeout => "head_timeout",
             Cause::BodyTimeout => "body_timeout",
             Cause::ClientWriteTimeout => "client_write_timeout",
@@ -149,6 +152,9 @@ impl Cause {
             }
             Cause::BodyTooLarge => {
                 "the body is above max_body_bytes, or above plugin_body_limit where plugins read it: raise the limit, or send less"
+            }
+            Cause::MemoryBudget => {
+                "a plugin reads bodies, and those under way take all that limits.memory_budget leaves them: raise it, or lower plugin_body_limit"
             }
             Cause::HeadTimeout => {
                 "the head did not arrive within timeouts.request_head: a bad network, or an attack with slow heads"
@@ -287,7 +293,8 @@ mod tests {
             Cause::NoRoute => Cause::MethodRefused,
             Cause::MethodRefused => Cause::ExpectationFailed,
             Cause::ExpectationFailed => Cause::BodyTooLarge,
-            Cause::BodyTooLarge => Cause::HeadTimeout,
+            Cause::BodyTooLarge => Cause::MemoryBudget,
+            Cause::MemoryBudget => Cause::HeadTimeout,
             Cause::HeadTimeout => Cause::BodyTimeout,
             Cause::BodyTimeout => Cause::ClientWriteTimeout,
             Cause::ClientWriteTimeout => Cause::ClientGone,

@@ -20,7 +20,7 @@ use super::hooks::Verdict;
 use super::local::{Envelope, HEALTH, write_json, write_options, write_redirect, write_text, write_text_head};
 use super::outcome::HookPhase;
 use super::reasons::late_removed;
-use super::transaction::{Downstream, Flow, RequestSink, Transaction};
+use super::transaction::{Downstream, Flow, RequestSink, Transaction, body_step, make_room};
 use super::turn::Turn;
 use super::under_prefix::Mapping;
 use crate::bytes::SharedText;
@@ -233,6 +233,13 @@ impl Transaction {
                 self.run_request_hooks(turn, framing);
             }
             Some(body) if is_body_wanted => {
+                let limit = turn.client.site.config.plugin_body_limit;
+                if let Framing::Length(len) = framing {
+                    let len = usize::try_from(len).unwrap_or(limit).min(limit);
+                    if let Err(refusal) = self.reserve(turn.env.spares.bodies(), len, 0) {
+                        return self.refuse(turn, refusal);
+                    }
+                }
                 // Whoever buffers the body is the one who has to ask for it.
                 self.request.fields.remove(b"Expect");
                 self.ask_for_body(plan);
@@ -300,8 +307,18 @@ impl Transaction {
 
     #[inline(never)]
     fn read_request_body(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) -> usize {
-        let Downstream::Body { body, sink } = &mut self.down else { return 0 };
+        let Downstream::Body { sink, .. } = &self.down else { return 0 };
         let sink = *sink;
+        if sink == RequestSink::Collect {
+            let limit = turn.client.site.config.plugin_body_limit;
+            let most = body_step(self.request_body.len() + data.len(), self.request_body.capacity(), limit);
+            if let Err(refusal) = self.reserve(turn.env.spares.bodies(), most, 0) {
+                self.refuse(turn, refusal);
+                return data.len();
+            }
+            make_room(&mut self.request_body, data.len(), most);
+        }
+        let Downstream::Body { body, .. } = &mut self.down else { return 0 };
         // Framing that is taken counts: it will not come again either.
         self.has_upload_begun |= sink != RequestSink::Collect;
         let mut count = 0;

@@ -22,6 +22,7 @@
 //! | [`local`] | answers of our own |
 //! | [`record`] | what the access log will say |
 //! | `choice` | the upstream that a request goes to, of several |
+//! | [`body_memory`] | what bodies that plugins read may take |
 //! | `transaction` | one request under way: memory and states |
 //! | `appetite` | whether to read, and what a read would cost in memory |
 //! | `turn` | what a step may touch and ask for |
@@ -53,6 +54,7 @@ pub mod under_prefix;
 pub mod forward;
 pub mod local;
 pub mod record;
+pub mod body_memory;
 mod choice;
 mod transaction;
 mod appetite;

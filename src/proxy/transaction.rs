@@ -6,6 +6,8 @@
 use std::net::SocketAddr;
 
 use super::admit::Plan;
+use super::body_memory::{BodyMemory, Reservation};
+use super::cause::{Cause, Refusal};
 use super::choice::Choice;
 use super::forward::Scratch;
 use super::hooks::ChainState;
@@ -157,6 +159,8 @@ pub(super) struct Transaction {
     /// Whole bodies, where plugins asked for them.
     pub request_body: Vec<u8>,
     pub response_body: Vec<u8>,
+    /// The memory that these may take.
+    pub reserved: Reservation,
     pub chain: ChainState,
     pub scratch: Scratch,
     /// The client's address: the peer's, or the one that trusted proxies report.
@@ -195,6 +199,7 @@ impl Transaction {
             offered: Vec::new(),
             request_body: Vec::new(),
             response_body: Vec::new(),
+            reserved: Reservation::default(),
             chain: ChainState::default(),
             scratch: Scratch::default(),
             client_address: None,
@@ -219,6 +224,7 @@ impl Transaction {
         self.to_origin.clear();
         self.request_body.clear();
         self.response_body.clear();
+        self.reserved.shrink_to(0);
         self.response.clear();
         self.chain.clear();
         self.client_address = None;
@@ -250,6 +256,7 @@ impl Transaction {
             offered,
             request_body,
             response_body,
+            reserved,
             chain,
             scratch,
             client_address: _,
@@ -276,7 +283,9 @@ impl Transaction {
         let input = client_input.capacity() + origin_input.capacity();
         let output = to_client.capacity() + to_origin.capacity();
         let bodies = request_body.capacity() + response_body.capacity();
-        size_of::<Transaction>() + heads + input + output + bodies + chain.memory() + scratch.memory()
+        let owned = size_of::<Transaction>() + heads + input + output + bodies + chain.memory() + scratch.memory();
+        // What is reserved for bodies counts before they are there, so that nobody else takes it.
+        owned.max(reserved.bytes())
     }
 
     /// Forgets what was said, and gives back what large messages made the buffers grow to; returns how much memory it still
@@ -307,6 +316,13 @@ impl Transaction {
         self.chain.clear();
         self.record.method = None;
         self.memory()
+    }
+
+    /// Reserves memory for so many bytes of the request's body and of the response's, or more. What plugins leave of a body is
+    /// queued behind its head: it is there twice for a while.
+    pub fn reserve(&mut self, memory: &BodyMemory, request: usize, response: usize) -> Result<(), Refusal> {
+        let bytes = 2 * (request.max(self.request_body.capacity()) + response);
+        if self.reserved.grow_to(bytes, memory) { Ok(()) } else { Err(Refusal::new(503, Cause::MemoryBudget)) }
     }
 
     /// Whether the client asked with HEAD, whatever plugins made of it.
@@ -376,6 +392,20 @@ impl Transaction {
     }
 }
 
+/// What to reserve for a body of which so much is here or announced, and at most `limit` may come: it grows by doubling.
+pub(super) fn body_step(len: usize, before: usize, limit: usize) -> usize {
+    len.max((2 * before).min(limit))
+}
+
+/// Makes room for `more` bytes, by doubling up to `most`: not beyond what is reserved.
+pub(super) fn make_room(bytes: &mut Vec<u8>, more: usize, most: usize) {
+    let len = bytes.len() + more;
+    if len > bytes.capacity() {
+        let capacity = len.max((2 * bytes.capacity()).min(most));
+        bytes.reserve_exact(capacity - bytes.len());
+    }
+}
+
 /// How many bytes of memory a method owns.
 fn method_memory(method: &Method) -> usize {
     match method {
@@ -392,18 +422,30 @@ pub struct Spares {
     /// The most bytes to keep, and how many are kept, of which each box knows its part.
     most: usize,
     kept: usize,
+    /// What bodies that plugins read may take.
+    bodies: BodyMemory,
 }
 
 impl Default for Spares {
     fn default() -> Self {
-        Spares::of(usize::MAX)
+        Spares::of(usize::MAX, BodyMemory::of(usize::MAX))
     }
 }
 
 impl Spares {
     /// None yet; at most so many bytes are kept.
-    pub fn of(most: usize) -> Spares {
-        Spares { boxes: Vec::new(), most, kept: 0 }
+    pub fn of(most: usize, bodies: BodyMemory) -> Spares {
+        Spares { boxes: Vec::new(), most, kept: 0, bodies }
+    }
+
+    /// Keeps none of those that there are. What is reserved stays so.
+    pub fn clear(&mut self) {
+        self.boxes.clear();
+        self.kept = 0;
+    }
+
+    pub(super) fn bodies(&self) -> &BodyMemory {
+        &self.bodies
     }
 
     pub(super) fn take(&mut self, now: Instant) -> Box<Transaction> {
@@ -421,6 +463,7 @@ impl Spares {
         if self.boxes.len() < KEPT_TRANSACTIONS {
             // What the client sent beside its request.
             transaction.client_input.clear();
+            transaction.reserved.shrink_to(0);
             let room = self.most - self.kept;
             let mut memory = transaction.memory();
             if memory > room.min(KEPT_AS_IT_IS) {
@@ -486,7 +529,7 @@ mod tests {
             ("little room", 24 * KIB, 32 * KIB, Some(KEPT_CAPACITY)),
             ("no room", 8 * KIB, 32 * KIB, None),
         ] {
-            let mut spares = Spares::of(most);
+            let mut spares = Spares::of(most, BodyMemory::of(usize::MAX));
             let mut transaction = spares.take(Instant::FIRST);
             transaction.client_input.extend_from_slice(b"of the next request");
             transaction.to_client.tail().reserve_exact(grown);

@@ -21,7 +21,7 @@ use super::forward::{
 };
 use super::hooks::Verdict;
 use super::outcome::HookPhase;
-use super::transaction::{Downstream, Flow, ResponseSink, Transaction, Upstream};
+use super::transaction::{Downstream, Flow, KEPT_CAPACITY, ResponseSink, Transaction, Upstream, body_step, make_room};
 use super::turn::{Release, Turn};
 use super::under_prefix::Mapping;
 use crate::http::body::Body;
@@ -225,6 +225,10 @@ impl Transaction {
         self.forward_response_head(turn);
         match Body::new(framing) {
             Some(body) if turn.client.site.wants().response && !self.is_client_head() => {
+                let limit = turn.client.site.config.plugin_body_limit;
+                if let Framing::Length(len) = framing {
+                    self.reserve(turn.env.spares.bodies(), 0, usize::try_from(len).unwrap_or(limit).min(limit))?;
+                }
                 self.up = Upstream::Body { body, sink: ResponseSink::Collect };
             }
             Some(body) => {
@@ -320,6 +324,11 @@ impl Transaction {
         if is_collected {
             self.to_client.extend(&self.response_body);
             self.record.bytes_out += self.response_body.len() as u64;
+            if self.response_body.len() > KEPT_CAPACITY {
+                // The client may take long to read it, and nobody looks at this one any more.
+                self.response_body = Vec::new();
+                self.reserved.shrink_to(2 * self.request_body.capacity() + self.to_client.capacity());
+            }
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -328,8 +337,18 @@ impl Transaction {
     /// (rule G13), but what plugins want to see as one.
     #[inline(never)]
     fn read_response_body(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) -> usize {
-        let Upstream::Body { body, sink } = &mut self.up else { return 0 };
+        let Upstream::Body { sink, .. } = &self.up else { return 0 };
         let sink = *sink;
+        if sink == ResponseSink::Collect {
+            let limit = turn.client.site.config.plugin_body_limit;
+            let most = body_step(self.response_body.len() + data.len(), self.response_body.capacity(), limit);
+            if let Err(refusal) = self.reserve(turn.env.spares.bodies(), 0, most) {
+                self.refuse(turn, refusal);
+                return data.len();
+            }
+            make_room(&mut self.response_body, data.len(), most);
+        }
+        let Upstream::Body { body, .. } = &mut self.up else { return 0 };
         let mut count = 0;
         let mut append = |out: &mut Vec<u8>, piece: &[u8]| {
             count += piece.len() as u64;

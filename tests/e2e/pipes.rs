@@ -91,6 +91,61 @@ fn more_stalled_receivers_than_pipes_get_every_byte() {
     assert!(proxy.peak_memory_kib() < 32 * 1024, "{} KiB", proxy.peak_memory_kib());
 }
 
+/// What a pipe holds is the kernel's; it must not be emptied into ours (rule E4).
+#[test]
+fn e4_readers_that_were_fast_and_stop_cost_no_more_than_those_that_were_slow() {
+    use std::io::{Read, Write};
+
+    const CLIENTS: usize = 200;
+    let flood = |_| {
+        Origin::start(|mut peer, _| {
+            if peer.request().is_some() {
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+                let block = vec![b'x'; 1 << 18];
+                while peer.try_send(&block).is_ok() {}
+            }
+        })
+    };
+    let floods: Vec<Origin> = (0..2).map(flood).collect();
+    let routes: String = floods
+        .iter()
+        .enumerate()
+        .map(|(number, origin)| format!("  - {{prefix: /{number}, upstream: \"{}\"}}\n", origin.url()))
+        .collect();
+    let proxy = Launch::quiet(&format!("workers: 1\ntimeouts: {{write_idle: 1h}}\nroutes:\n{routes}")).start();
+    let mut download = |number: usize| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(128 * 1024).expect("a socket takes a size");
+        socket.connect(&proxy.address.into()).expect("connects");
+        let mut stream = std::net::TcpStream::from(socket);
+        let request = format!("GET /{} HTTP/1.1\r\nHost: test\r\n\r\n", number % 2);
+        stream.write_all(request.as_bytes()).expect("is taken");
+        let (mut left, mut buf) = (8 * MIB as usize, vec![0; 1 << 18]);
+        while left > 0 {
+            left = left.saturating_sub(stream.read(&mut buf).expect("bytes"));
+        }
+        stream
+    };
+    let first = download(0);
+    let before = proxy.own_memory_kib();
+    let crowd: Vec<_> = (0..CLIENTS).map(&mut download).collect();
+    // More than two leases.
+    thread::sleep(Duration::from_millis(2500));
+    let each = proxy.own_memory_kib().saturating_sub(before) / CLIENTS as u64;
+    eprintln!("{each} KiB for each of those who read fast and stopped");
+    assert!(each <= 16 + 72 + 12, "{each} KiB for each");
+    // And they get what waits for them, in order.
+    for mut stream in crowd.into_iter().chain([first]).step_by(20) {
+        let (mut left, mut buf) = (4 * MIB as usize, vec![0; 1 << 18]);
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        while left > 0 {
+            let len = stream.read(&mut buf).expect("it goes on");
+            assert!(len > 0 && buf[..len].iter().all(|byte| *byte == b'x'));
+            left = left.saturating_sub(len);
+        }
+    }
+}
+
 #[test]
 fn a_receiver_that_stalls_is_judged_by_its_time_out_whatever_is_in_the_pipe() {
     let origin = mirror();
