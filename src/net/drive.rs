@@ -41,9 +41,14 @@ enum Orders {
 }
 
 impl Worker {
-    /// Drives a client's connections as far as they go.
-    pub(super) fn drive(&mut self, key: Key) {
+    /// Drives a client's connections as far as they go, and tells how many bytes that moved.
+    pub(super) fn drive(&mut self, key: Key) -> usize {
         let mut budget = Budget { bytes: 0, steps: 0 };
+        self.drive_within(key, &mut budget);
+        budget.bytes
+    }
+
+    fn drive_within(&mut self, key: Key, budget: &mut Budget) {
         let mut was_told = false;
         let Some(client) = self.clients.get(key) else { return };
         match (client.leave, client.introduction) {
@@ -58,12 +63,13 @@ impl Worker {
             }
         }
         loop {
-            match self.step(key, &mut budget) {
+            match self.step(key, budget) {
                 Step::Over => return,
                 Step::Moved => {}
                 Step::Still(deadline) => {
                     let is_due = deadline.is_some_and(|deadline| deadline <= self.around.now());
                     if was_told || !is_due {
+                        self.note_moved(key, budget);
                         self.rest(key, deadline);
                         return;
                     }
@@ -82,10 +88,18 @@ impl Worker {
                 return;
             }
             if budget.is_spent() {
+                self.note_moved(key, budget);
                 self.enqueue(key);
                 self.rest(key, self.deadline(key));
                 return;
             }
+        }
+    }
+
+    /// Who moves much is driven after the others the next time.
+    fn note_moved(&mut self, key: Key, budget: &Budget) {
+        if let Some(client) = self.clients.get_mut(key) {
+            client.is_bulk = budget.is_bulk();
         }
     }
 

@@ -1,9 +1,9 @@
 //! The turn: wait for events, remember what they say, let new clients in, drive everyone who has something to do.
 //!
 //! ```text
-//!   poll ─► clock ─► events: set ready bits, fill the run queue ─► timers ─► accept ─► drive the run queue ─► bury
+//!   poll ─► clock ─► events: set ready bits, fill the run queues ─► timers ─► accept ─► drive the run queues ─► bury
 //!    ▲                                                                                       │ budget spent
-//!    └───────────────── time-out: the next timer; zero while the run queue is not empty ◄────┘
+//!    └───────────────── time-out: the next timer; zero while a run queue is not empty ◄──────┘
 //! ```
 //!
 //! Events change nothing by themselves: they set bits (rule M1). So an event that is stale or spurious costs one look
@@ -40,6 +40,8 @@ const ACCEPTS: usize = 64;
 const ADMIN_CLIENTS: usize = 16;
 /// That all places are taken is told so often at most.
 const LIMIT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// What those who move much may move in one turn, all together; the last one goes on to its own limit.
+const BULK_BYTES: usize = 1024 * 1024;
 /// Steps of TLS handshakes per turn and worker, with clients and with upstreams. One takes as long as dozens of requests:
 /// more of them must not come between two looks at everybody else.
 const HANDSHAKES: usize = 4;
@@ -101,6 +103,7 @@ impl Worker {
                 handshakes -= 1;
             }
         }
+        self.drive_bulk();
         self.feed();
         self.advance_stage();
         self.forget_retired();
@@ -121,6 +124,7 @@ impl Worker {
     pub(super) fn patience(&self) -> Option<Duration> {
         let now = self.around.now();
         let has_work = !self.run_queue.is_empty()
+            || !self.bulk_queue.is_empty()
             || !self.securing.is_empty()
             || self.stage == Stage::Closing
             || self.door.is_open(now, self.room());
@@ -148,7 +152,8 @@ impl Worker {
                     client.conn.on_event(readiness);
                     // As `enqueue` does, without looking it up again.
                     if !std::mem::replace(&mut client.is_queued, true) {
-                        self.run_queue.push_back(key);
+                        let queue = if client.is_bulk { &mut self.bulk_queue } else { &mut self.run_queue };
+                        queue.push_back(key);
                     }
                 }
             }
@@ -214,8 +219,23 @@ impl Worker {
         }
     }
 
-    /// Drives one client. A panic on the way ends that client's connection and nothing else (rule G23).
-    fn drive_contained(&mut self, key: Key) {
+    /// Drives those who moved much the last time, until this turn has moved enough: then the others are looked at again. So
+    /// a small request waits for a part of what hundreds of downloads have to move, and not for all of it (rule M4).
+    fn drive_bulk(&mut self) {
+        let mut moved = 0;
+        for _ in 0..self.bulk_queue.len() {
+            if moved >= BULK_BYTES {
+                break;
+            }
+            let Some(key) = self.bulk_queue.pop_front() else { break };
+            let Some(client) = self.clients.get_mut(key) else { continue };
+            client.is_queued = false;
+            moved += self.drive_contained(key);
+        }
+    }
+
+    /// Drives one client, and tells how many bytes that moved. A panic on the way ends that client's connection and nothing else (rule G23).
+    fn drive_contained(&mut self, key: Key) -> usize {
         let result = catch_unwind(AssertUnwindSafe(|| self.drive(key)));
         self.count_memory(key);
         if result.is_err() {
@@ -223,6 +243,7 @@ impl Worker {
             self.remove_client(key);
             self.around.journal.warn(format_args!("a fault in the proxy ended one connection; please report it"));
         }
+        result.unwrap_or(0)
     }
 
     /// Lets new clients in.
@@ -303,6 +324,7 @@ impl Worker {
             neighbours: Neighbours::default(),
             is_admin: entrance == Entrance::Admin,
             is_queued: false,
+            is_bulk: false,
             leave: Leave::No,
             counted: 0,
             is_hungry: false,
@@ -343,5 +365,119 @@ impl Worker {
             // Look again soon: being idle makes no event.
             Some(_) | None => self.timers.set(&mut self.door.alarm, now + PAUSE, Source::Listener(0).token()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use mio::{Poll, Waker};
+
+    use crate::config::Config;
+    use crate::proxy::exchange::{AccessRecord, Observer};
+    use crate::proxy::exposition::Board;
+    use crate::proxy::site::Site;
+
+    use super::super::control::Control;
+    use super::super::door::Door;
+    use super::super::memory::Ledger;
+    use super::super::observer::Journal;
+    use super::super::renewal::Mailbox;
+    use super::super::resolve::{Inbox, Resolver, SystemResolver};
+    use super::super::splice::Pipes;
+    use super::super::tls::Tls;
+    use super::super::worker::Seed;
+
+    struct Silent;
+
+    impl Observer for Silent {
+        fn access(&mut self, _: &AccessRecord<'_>) {}
+    }
+
+    impl Journal for Silent {
+        fn warn(&mut self, message: std::fmt::Arguments<'_>) {
+            panic!("{message}");
+        }
+    }
+
+    /// A worker that is driven by hand, and whose /configz is long.
+    fn worker(resolver: &Resolver) -> Worker {
+        let routes: String =
+            (0..3000).map(|n| format!("- {{prefix: /{n}, upstream: 'http://upstream.example'}}\n")).collect();
+        let config = Config::parse(&format!("routes:\n{routes}"), "test").expect("valid");
+        let site = Rc::new(Site::new(Arc::new(config), None));
+        let poll = Poll::new().expect("a poller");
+        let waker = Arc::new(Waker::new(poll.registry(), Source::Waker.token()).expect("a waker"));
+        let seed = Seed {
+            poll,
+            door: Door::new(Vec::new(), 1000),
+            ledger: Ledger::new(None, 1),
+            pipes: Pipes::new(0),
+            resolver: resolver.clone(),
+            inbox: Arc::new(Inbox::new(Arc::clone(&waker))),
+            mailbox: Arc::new(Mailbox::new(Arc::clone(&waker))),
+            control: Arc::new(Control::new(vec![waker])),
+            tls: Tls::prepare(&site.config).expect("there is none"),
+            board: Arc::new(Board::new(1, Arc::clone(&site.labels), Duration::ZERO)),
+            number: 0,
+        };
+        Worker::new(seed, site, Box::new(Silent))
+    }
+
+    /// A client of `worker`: the far end.
+    fn client(worker: &mut Worker) -> UnixStream {
+        let (near, far) = UnixStream::pair().expect("two sockets");
+        near.set_nonblocking(true).expect("a socket");
+        far.set_nonblocking(true).expect("a socket");
+        worker.welcome(Stream::Unix(mio::net::UnixStream::from_std(near)), None, Speaks::Plain);
+        far
+    }
+
+    /// Takes all that is there.
+    fn read(client: &mut UnixStream) -> usize {
+        let (mut total, mut buf) = (0, vec![0; 1 << 16]);
+        while let Ok(len @ 1..) = client.read(&mut buf) {
+            total += len;
+        }
+        total
+    }
+
+    #[test]
+    fn m4_a_turn_moves_so_much_for_all_downloads_together_and_a_small_request_waits_for_one_turn() {
+        const DOWNLOADS: usize = 64;
+        let resolver = Resolver::start(Box::new(SystemResolver), Duration::from_secs(30)).expect("threads");
+        let mut worker = worker(&resolver);
+        let mut events = Events::with_capacity(EVENTS);
+        let mut turn = |worker: &mut Worker| {
+            worker.poll.poll(&mut events, Some(Duration::ZERO)).expect("a poller");
+            worker.act(events.iter().map(|event| (event.token(), Readiness::of(event))));
+        };
+        let mut downloads: Vec<UnixStream> = (0..DOWNLOADS).map(|_| client(&mut worker)).collect();
+        let mut small = client(&mut worker);
+        let requests = "GET /configz HTTP/1.1\r\nHost: h\r\n\r\n".repeat(100);
+        downloads.iter_mut().for_each(|client| client.write_all(requests.as_bytes()).expect("room"));
+        let mut moved = [0; DOWNLOADS];
+        // Until it is known who moves much.
+        for _ in 0..4 {
+            turn(&mut worker);
+            downloads.iter_mut().for_each(|client| assert!(read(client) < 1 << 20));
+        }
+        for _ in 0..200 {
+            small.write_all(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n").expect("room");
+            turn(&mut worker);
+            assert!(read(&mut small) > 0, "it is answered in the same turn");
+            let now: Vec<usize> = downloads.iter_mut().map(read).collect();
+            let total: usize = now.iter().sum();
+            // What all may move, and what the last one may.
+            assert!(total <= BULK_BYTES + 512 * 1024, "{total} bytes in one turn");
+            moved.iter_mut().zip(now).for_each(|(sum, now)| *sum += now);
+        }
+        let (least, most) = (moved.iter().min().expect("many"), moved.iter().max().expect("many"));
+        assert!(*least > 0 && most / least <= 2, "from {least} to {most} bytes: nobody is starved");
+        resolver.stop();
     }
 }

@@ -14,6 +14,8 @@ use super::worker::{Hungry, Surroundings, deadline};
 const TURN_BYTES: usize = 256 * 1024;
 /// So many bytes through a pipe take the time of one that is copied.
 const SPLICED: usize = 4;
+/// Who moves as much in one turn is one of many that take their time.
+const BULK: usize = 16 * 1024;
 /// Steps that one connection may take in one turn.
 const TURN_STEPS: u32 = 64;
 /// What is written at once: as much as a turn allows.
@@ -42,6 +44,11 @@ pub(super) struct Budget {
 impl Budget {
     pub fn is_spent(&self) -> bool {
         self.bytes >= TURN_BYTES || self.steps >= TURN_STEPS
+    }
+
+    /// Whether it is so much that others go first the next time.
+    pub fn is_bulk(&self) -> bool {
+        self.bytes >= BULK
     }
 
     /// All steps taken, and not one byte moved: that is no work but a fault of ours (rule M4). Nobody is ever cut off

@@ -27,13 +27,21 @@ impl Alarm {
     /// Whether the entry that just came up is the one that counts: only then is the owner asked for its deadline. Older
     /// entries of the same owner are left-overs.
     pub fn rings(&mut self, at: Instant) -> bool {
-        let rings = self.0 == Some(at);
+        let rings = self.is_current(at);
         if rings {
             self.0 = None;
         }
         rings
     }
+
+    /// Whether that entry counts.
+    pub fn is_current(self, at: Instant) -> bool {
+        self.0 == Some(at)
+    }
 }
+
+/// So many entries that do not count are always left in the heap.
+const LEFT_OVERS: usize = 1024;
 
 /// The heap.
 #[derive(Default)]
@@ -73,10 +81,16 @@ impl Timers {
         self.heap.is_empty()
     }
 
-    /// Forgets the entries of owners that are gone. Many short connections would otherwise leave theirs here until the
-    /// time comes, which for tunnels is an hour.
-    pub fn sweep(&mut self, mut is_alive: impl FnMut(Token) -> bool) {
-        self.heap.retain(|Reverse((_, token))| is_alive(*token));
+    /// Forgets the entries that do not count: those of owners that are gone, and those that an earlier deadline has replaced.
+    /// They would otherwise stay until their time comes, which for tunnels is an hour. Only where they are the most: of
+    /// `owners` each has at most one that counts, so after a sweep as many have to be added before the next one. Tells
+    /// whether it was done.
+    pub fn sweep(&mut self, owners: usize, mut is_current: impl FnMut(Instant, Token) -> bool) -> bool {
+        let is_due = self.heap.len() > 2 * owners + LEFT_OVERS;
+        if is_due {
+            self.heap.retain(|Reverse((at, token))| is_current(*at, *token));
+        }
+        is_due
     }
 }
 
@@ -135,13 +149,31 @@ mod tests {
     }
 
     #[test]
-    fn m10_the_sweep_forgets_those_who_are_gone() {
+    fn m10_a_sweep_is_rare_and_forgets_what_does_not_count_of_the_living_too() {
+        const OWNERS: usize = 500;
         let start = Instant::now();
-        let mut timers = Timers::default();
-        timers.set(&mut Alarm::default(), seconds(start, 1), A);
-        timers.set(&mut Alarm::default(), seconds(start, 2), B);
-        timers.sweep(|token| token == B);
-        assert_eq!(timers.next(), Some(seconds(start, 2)));
-        assert_eq!(timers.len(), 1);
+        let (mut timers, mut alarms) = (Timers::default(), vec![Alarm::default(); OWNERS]);
+        let (mut sweeps, mut most) = (0, 0);
+        // Ten minutes of clients whose every request connects anew, which has an earlier deadline than all that follows.
+        for turn in 0..6000 {
+            let now = start + Duration::from_millis(100) * turn;
+            while let Some((at, token)) = timers.pop(now) {
+                if alarms[token.0].rings(at) {
+                    timers.set(&mut alarms[token.0], now + Duration::from_secs(3600), token);
+                }
+            }
+            for (owner, alarm) in alarms.iter_mut().enumerate() {
+                timers.set(alarm, now + Duration::from_secs(3), Token(owner));
+            }
+            sweeps += u32::from(timers.sweep(OWNERS, |at, token| alarms[token.0].is_current(at)));
+            most = most.max(timers.len());
+        }
+        assert!(most <= 2 * OWNERS + LEFT_OVERS, "{most} entries for {OWNERS} owners");
+        assert!((1..200).contains(&sweeps), "{sweeps} sweeps in 6000 turns");
+        // And those who are gone.
+        alarms.iter_mut().take(OWNERS / 2).for_each(|alarm| *alarm = Alarm::default());
+        (0..2000).for_each(|at| timers.set(&mut Alarm::default(), seconds(start, at), A));
+        assert!(timers.sweep(OWNERS, |at, token| alarms[token.0].is_current(at)));
+        assert_eq!(timers.len(), OWNERS / 2);
     }
 }

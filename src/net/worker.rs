@@ -58,8 +58,10 @@ pub struct Client {
     pub neighbours: Neighbours,
     /// Whether it came in by the operator's entrance.
     pub is_admin: bool,
-    /// Whether it is in the run queue already.
+    /// Whether it is in a run queue already.
     pub is_queued: bool,
+    /// Whether it moved so much when it was last driven that others go first.
+    pub is_bulk: bool,
     /// Whether it was asked to end.
     pub leave: Leave,
     /// The memory that it was last counted with.
@@ -221,8 +223,10 @@ pub struct Worker {
     pub(super) surplus: Alarm,
     /// The last turn in which there was something to do.
     pub(super) worked: Instant,
-    /// Who is to be driven in this turn or the next.
+    /// Who is to be driven in this turn or the next: first those who moved little the last time.
     pub(super) run_queue: VecDeque<Key>,
+    /// And then the others, as far as the bytes of a turn go.
+    pub(super) bulk_queue: VecDeque<Key>,
     pub(super) door: Door,
     /// Who waits for memory: with a new request, and with something under way.
     pub(super) hungry: Hungry,
@@ -322,6 +326,7 @@ impl Worker {
             surplus: Alarm::default(),
             worked: Instant::now(),
             run_queue: VecDeque::new(),
+            bulk_queue: VecDeque::new(),
             door,
             hungry: Hungry::default(),
             names: HashMap::new(),
@@ -357,7 +362,8 @@ impl Worker {
             && !client.is_queued
         {
             client.is_queued = true;
-            self.run_queue.push_back(key);
+            let queue = if client.is_bulk { &mut self.bulk_queue } else { &mut self.run_queue };
+            queue.push_back(key);
         }
     }
 
@@ -442,18 +448,17 @@ impl Worker {
         }
     }
 
-    /// The entries of short connections must not fill the heap until their time comes.
+    /// Entries that do not count must not fill the heap until their time comes.
     pub(super) fn sweep_timers(&mut self) {
-        let alive = self.clients.len() + self.links.len();
-        if self.timers.len() > 8 * alive + 1024 {
-            let Worker { timers, clients, links, .. } = self;
-            timers.sweep(|token| match Source::of(token) {
-                Some(Source::Client(key)) => clients.get(key).is_some(),
-                Some(Source::Link(key)) => links.get(key).is_some(),
-                Some(Source::Listener(_) | Source::Waker | Source::Drain | Source::Surplus) => true,
-                None => false,
-            });
-        }
+        let Worker { timers, clients, links, door, surplus, .. } = self;
+        timers.sweep(clients.len() + links.len(), |at, token| match Source::of(token) {
+            Some(Source::Client(key)) => clients.get(key).is_some_and(|client| client.alarm.is_current(at)),
+            Some(Source::Link(key)) => links.get(key).is_some_and(|link| link.alarm.is_current(at)),
+            Some(Source::Listener(_)) => door.alarm.is_current(at),
+            Some(Source::Surplus) => surplus.is_current(at),
+            Some(Source::Waker | Source::Drain) => true,
+            None => false,
+        });
     }
 }
 

@@ -255,8 +255,13 @@ impl World {
     }
 
     fn is_deserted(&self) -> bool {
-        let Worker { clients, links, run_queue, graveyard, securing, hungry, .. } = &self.worker;
-        let waiting = run_queue.len() + graveyard.len() + securing.len() + hungry.new.len() + hungry.under_way.len();
+        let Worker { clients, links, run_queue, bulk_queue, graveyard, securing, hungry, .. } = &self.worker;
+        let waiting = run_queue.len()
+            + bulk_queue.len()
+            + graveyard.len()
+            + securing.len()
+            + hungry.new.len()
+            + hungry.under_way.len();
         clients.len() + links.len() + waiting == 0
     }
 
