@@ -142,3 +142,21 @@ fn a_response_without_an_end_of_its_own_ends_with_its_connection() {
     assert_eq!(response.field("Transfer-Encoding"), None);
     assert_eq!(response.text(), "old style");
 }
+
+#[test]
+fn without_room_nothing_is_kept() {
+    for (pool, connections) in [
+        ("{max_age: 1h}", 1),
+        ("{max_idle: 0}", 2),
+        ("{max_idle_per_upstream: 0}", 2),
+        ("{max_idle_per_upstream: 1}", 1),
+    ] {
+        let origin = Origin::echo();
+        let proxy = Proxy::start(&origin.config(&format!("workers: 1\npool: {pool}")));
+        let mut client = proxy.connect();
+        for _ in 0..2 {
+            assert_eq!(client.get("/").status(), 200);
+        }
+        assert_eq!(origin.connections(), connections, "{pool}");
+    }
+}
