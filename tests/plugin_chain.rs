@@ -2,7 +2,7 @@
 //! The numbers in front of the tests are those of the rows in the interface's test table.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mini_rproxy::http::head::{Method, ResponseHead};
@@ -430,11 +430,11 @@ fn r16_field_operations_behave_like_a_list_of_pairs() {
 #[test]
 fn r19_four_threads_share_one_instance() {
     const EACH: usize = if cfg!(miri) { 5 } else { 10_000 };
-    struct Counter(AtomicU64);
+    struct Counter(AtomicUsize);
     impl Plugin for Counter {
         const NAME: &'static str = "counter";
         fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
-            Ok(Counter(AtomicU64::new(0)))
+            Ok(Counter(AtomicUsize::new(0)))
         }
         fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
             let count = self.0.fetch_add(1, Ordering::Relaxed) + 1;

@@ -16,7 +16,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -122,7 +122,7 @@ struct Member {
     record: abi::Plugin,
     /// What `create` gave; may be null.
     this: *mut c_void,
-    slow: AtomicU64,
+    slow: AtomicU32,
 }
 
 // SAFETY: `this` is only ever passed to the plugin's own functions, and the interface demands of these that they may
@@ -304,7 +304,7 @@ impl Chain {
         self.wants.response |= record.flags & abi::WANT_RESPONSE_BODY != 0;
         self.sink.log(Level::Info, &name, &format!("loaded, version {version}"));
         let name = keep(name);
-        self.members.push(Member { name, record, this, slow: AtomicU64::new(0) });
+        self.members.push(Member { name, record, this, slow: AtomicU32::new(0) });
         Ok(())
     }
 
@@ -315,7 +315,7 @@ impl Chain {
 
     /// How many hooks of each plugin took more than 5 ms.
     pub fn slow_hooks(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.members.iter().map(|member| (member.name, member.slow.load(Ordering::Relaxed)))
+        self.members.iter().map(|member| (member.name, u64::from(member.slow.load(Ordering::Relaxed))))
     }
 
     /// Calls one hook of the plugin at `index`. `clock` is when it starts, and becomes when it has ended: one reading of

@@ -1,11 +1,11 @@
 //! What one worker has counted. Only that worker writes, anybody may read: no counter is shared on the request path.
 //!
 //! A counter is an atomic number that is read and written in two plain steps, which is right because there is one writer
-//! only and costs no more than an ordinary addition. Whoever reads many of them gets no snapshot of one moment, which
+//! only and costs no more than an ordinary addition. Where there are no 64-bit atomics (MIPS, PowerPC) it is a number
+//! behind a lock: 32 bits of bytes or nanoseconds are used up within seconds. Whoever reads many of them gets no snapshot of one moment, which
 //! nobody needs who looks every few seconds.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::events::{AccessRecord, UpstreamEvent};
@@ -13,7 +13,7 @@ use super::labels::Label;
 
 /// A number that one thread counts up, or sets.
 #[derive(Debug, Default)]
-pub struct Count(AtomicU64);
+pub struct Count(number::Number);
 
 impl Count {
     /// One more.
@@ -33,12 +33,50 @@ impl Count {
 
     /// This many, for what comes and goes.
     pub fn set(&self, number: u64) {
-        self.0.store(number, Ordering::Relaxed);
+        self.0.store(number);
     }
 
     /// What it stands at.
     pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.load()
+    }
+}
+
+/// With 64-bit atomics.
+#[cfg(target_has_atomic = "64")]
+mod number {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[derive(Debug, Default)]
+    pub(super) struct Number(AtomicU64);
+
+    impl Number {
+        pub(super) fn load(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+
+        pub(super) fn store(&self, number: u64) {
+            self.0.store(number, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Without. Nothing panics while the lock is held, so it is never poisoned.
+#[cfg(not(target_has_atomic = "64"))]
+mod number {
+    use std::sync::{Mutex, PoisonError};
+
+    #[derive(Debug, Default)]
+    pub(super) struct Number(Mutex<u64>);
+
+    impl Number {
+        pub(super) fn load(&self) -> u64 {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        pub(super) fn store(&self, number: u64) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = number;
+        }
     }
 }
 

@@ -17,14 +17,13 @@
 use std::collections::HashMap;
 use std::fs;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-// `make loom` runs the tests of `mod loom_tests` with an atomic number whose accesses happen in every possible order.
+// `make loom` runs the tests of `mod loom_tests` with a lock that threads get in every possible order.
 #[cfg(loom)]
-use loom::sync::atomic::AtomicU64;
+use loom::sync::Mutex;
 #[cfg(not(loom))]
-use std::sync::atomic::AtomicU64;
+use std::sync::Mutex;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -73,24 +72,25 @@ pub struct BasicAuth {
     checks: Budget,
 }
 
-/// So many in each second. One number for second and count, so that no lock is needed.
+/// So many in each second. A lock costs nothing beside the slow check that it lets in.
 #[derive(Debug)]
 struct Budget {
     start: Instant,
     per_second: u32,
-    /// The second in the upper half, what was spent in it in the lower one.
-    spent: AtomicU64,
+    /// The second, and what was spent in it.
+    spent: Mutex<(u32, u32)>,
 }
 
 impl Budget {
     fn take(&self, second: u32) -> bool {
-        let spend = |spent: u64| {
-            // A thread that read the clock earlier, and comes later, must not open a second anew that is spent.
-            let now = u64::from(second).max(spent >> 32);
-            let count = if spent >> 32 == now { spent & 0xffff_ffff } else { 0 };
-            (count < u64::from(self.per_second)).then_some(now << 32 | (count + 1))
-        };
-        self.spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
+        let mut spent = self.spent.lock().unwrap();
+        // A thread that read the clock earlier, and comes later, must not open a second anew that is spent.
+        if second > spent.0 {
+            *spent = (second, 0);
+        }
+        let is_left = spent.1 < self.per_second;
+        spent.1 += u32::from(is_left);
+        is_left
     }
 
     fn take_now(&self) -> bool {
@@ -210,7 +210,7 @@ impl Plugin for BasicAuth {
         getrandom::fill(&mut key)?;
         log.info(format_args!("{} users", users.len()));
         let checks =
-            Budget { start: Instant::now(), per_second: config.checks_per_second.max(1), spent: AtomicU64::new(0) };
+            Budget { start: Instant::now(), per_second: config.checks_per_second.max(1), spent: Mutex::new((0, 0)) };
         Ok(BasicAuth { users, challenge: format!("Basic realm=\"{realm}\", charset=\"UTF-8\""), key, checks })
     }
 
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn the_budget_is_new_in_each_second() {
-        let budget = Budget { start: Instant::now(), per_second: 2, spent: AtomicU64::new(0) };
+        let budget = Budget { start: Instant::now(), per_second: 2, spent: Mutex::new((0, 0)) };
         let taken: Vec<bool> = [0, 0, 0, 1, 1, 1, 7].map(|second| budget.take(second)).to_vec();
         assert_eq!(taken, [true, true, false, true, true, false, true]);
         // A clock that another thread read earlier belongs to the second that has begun since.
@@ -356,7 +356,7 @@ mod loom_tests {
         {
             loom::model(move || {
                 let start = Instant::now();
-                let budget = Arc::new(Budget { start, per_second: 2, spent: AtomicU64::new(0) });
+                let budget = Arc::new(Budget { start, per_second: 2, spent: Mutex::new((0, 0)) });
                 let take = |seconds: [u32; 2]| {
                     let budget = Arc::clone(&budget);
                     move || seconds.map(|second| budget.take(second)).into_iter().filter(|taken| *taken).count()
