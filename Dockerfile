@@ -3,6 +3,11 @@
 #
 # docker run -p 8080:8080 -v ./config.yaml:/config.yaml:ro --read-only mini-rproxy
 
+# Without a configuration file:
+# docker run -p 8080:8080 --read-only mini-rproxy -route /=app:9001
+#
+# Dependencies are compiled once: the builder (BuildKit, or Podman's) keeps them in caches, from one change to the next.
+
 # An alpine image (rust:1-alpine) makes a smaller static binary, because musl is smaller than glibc.
 ARG BUILDER=rust:1-slim-bookworm
 
@@ -11,12 +16,17 @@ FROM ${BUILDER} AS build-static
 ARG FORM=mini-rproxy-tls
 WORKDIR /build
 COPY . .
-RUN sh examples/static.sh && cp "target/static/$FORM" /mini-rproxy
+# Times of files tell cargo what has changed, and those that come from outside may be anything.
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/target,sharing=locked \
+    find . -name '*.rs' -not -path './target/*' -exec touch {} + && \
+    sh examples/static.sh && cp "target/static/$FORM" /mini-rproxy
 
 FROM ${BUILDER} AS build-plugins
 WORKDIR /build
 COPY . .
-RUN cargo build --locked --release --bin mini-rproxy && cp target/release/mini-rproxy /mini-rproxy && mkdir /plugins
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/target,sharing=locked \
+    find . -name '*.rs' -not -path './target/*' -exec touch {} + && \
+    cargo build --locked --release --bin mini-rproxy && cp target/release/mini-rproxy /mini-rproxy && mkdir /plugins
 
 # Plugins are mounted: -v ./plugins:/plugins:ro
 FROM debian:stable-slim AS plugins
@@ -25,7 +35,7 @@ COPY --from=build-plugins /plugins /plugins
 USER 65534:65534
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s CMD ["/mini-rproxy", "-healthcheck", "-config", "/config.yaml"]
+HEALTHCHECK --interval=10s --timeout=5s CMD ["/mini-rproxy", "-healthcheck"]
 ENTRYPOINT ["/mini-rproxy"]
 CMD ["-config", "/config.yaml", "-plugindir", "/plugins"]
 
@@ -35,6 +45,6 @@ COPY --from=build-static /mini-rproxy /mini-rproxy
 USER 65534:65534
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s CMD ["/mini-rproxy", "-healthcheck", "-config", "/config.yaml"]
+HEALTHCHECK --interval=10s --timeout=5s CMD ["/mini-rproxy", "-healthcheck"]
 ENTRYPOINT ["/mini-rproxy"]
 CMD ["-config", "/config.yaml"]

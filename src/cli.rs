@@ -103,7 +103,8 @@ Usage: mini-rproxy [flags]
   -check           read and check the configuration, then exit with 0 or 1
   -against URL     with -check: say what a reload would change in the proxy that runs at http://HOST:PORT or
                    unix:/PATH (\"-\": its answer to /configz?outline on stdin), then exit with 0 (nothing), 3 or 1
-  -healthcheck     ask the proxy that runs with this configuration for /health, then exit with 0 or 1
+  -healthcheck     ask the proxy that runs with this configuration for /health, then exit with 0 or 1; without -config
+                   and -route: with the flags of process 1, where that is a mini-rproxy (in a container)
   -explain 'GET /path'  print what would happen to this request, and why, without sending anything; -H 'Name: value'
                    adds a field line, as often as it is given; then exit with 0 (served) or 1 (refused)
   -print-config    print the configuration with every default, without credentials
@@ -244,6 +245,21 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Err(UsageError("-against goes with -check".to_owned()))
         }
         command => Ok(command),
+    }
+}
+
+/// What a running proxy was started with: `command_line` is its `/proc/PID/cmdline`. An init program may stand in front of
+/// it (`docker run --init`).
+pub fn options_of(command_line: &[u8]) -> Option<Options> {
+    use std::os::unix::ffi::OsStringExt;
+    let mut args = command_line.split(|&byte| byte == 0).map(|arg| OsString::from_vec(arg.to_vec()));
+    args.find(|arg| std::path::Path::new(arg).file_name().is_some_and(|name| name == "mini-rproxy"))?;
+    // A zero stands behind the last one too.
+    let mut args: Vec<_> = args.collect();
+    args.pop();
+    match parse(args) {
+        Ok(Command::Run(options)) => Some(options),
+        Ok(_) | Err(_) => None,
     }
 }
 
@@ -434,6 +450,27 @@ mod tests {
     fn the_help_names_every_flag() {
         for flag in FLAGS {
             assert!(HELP.contains(&format!("-{flag}")), "{flag}");
+        }
+    }
+
+    #[test]
+    fn the_options_of_a_running_proxy_are_read_from_its_command_line() {
+        let flags = Options {
+            source: Source::Flags { listen: vec![":81".to_owned()], routes: vec!["/=o:1".to_owned()] },
+            ..Options::default()
+        };
+        let file = Options { source: Source::File("/c.yaml".into()), ..Options::default() };
+        for (line, expected) in [
+            ("/mini-rproxy\0-route\0/=o:1\0-listen\0:81\0", Some(flags.clone())),
+            ("/sbin/docker-init\0--\0/mini-rproxy\0-route\0/=o:1\0-listen\0:81\0", Some(flags)),
+            ("mini-rproxy\0-config\0/c.yaml\0", Some(file)),
+            ("mini-rproxy\0", Some(Options::default())),
+            ("mini-rproxy\0-selftest\0", None),
+            ("/sbin/init\0", None),
+            ("sh\0-c\0sleep 1; mini-rproxy\0", None),
+            ("", None),
+        ] {
+            assert_eq!(options_of(line.as_bytes()), expected, "{line:?}");
         }
     }
 }

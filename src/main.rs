@@ -9,6 +9,7 @@
 //! | 128 + n | a second signal (number n) came while it was finishing: what was in flight is cut |
 
 use std::fmt::Display;
+use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
         Command::Version => say(&format!("mini-rproxy {}\n", about::VERSION)).map_err(Failure::from),
         Command::PrintConfig(options) => load(&options).and_then(|config| Ok(say(&config.to_yaml())?)),
         Command::Check(options) => load(&options).and_then(|config| check(&config, &options)),
-        Command::Healthcheck(options) => load(&options).and_then(|config| Ok(healthcheck(&config)?)),
+        Command::Healthcheck(options) => load(&or_of_process_1(options)).and_then(|config| Ok(healthcheck(&config)?)),
         Command::Explain(options) => load(&options).and_then(|config| Ok(foretell(config, &options)?)),
         Command::Selftest => selftest().map_err(Failure::from),
         Command::Run(options) => load(&options).and_then(|config| run(config, &options)),
@@ -159,6 +160,14 @@ fn check(config: &Config, options: &Options) -> Result<ExitCode, Failure> {
     let lines: String = differences.iter().map(|difference| format!("{difference}\n")).collect();
     say(&lines)?;
     Ok(ExitCode::from(DIFFERENT))
+}
+
+/// In a container the proxy is process 1, and how it was started is not known to who wrote the health check.
+fn or_of_process_1(options: Options) -> Options {
+    if options.source != Options::default().source {
+        return options;
+    }
+    fs::read("/proc/1/cmdline").ok().and_then(|line| cli::options_of(&line)).unwrap_or(options)
 }
 
 /// Whether the proxy that runs with this configuration answers.

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
 use crate::static_binary::{as_nobody, binaries, is_inside, root};
-use crate::support::proxy::is_root;
-use crate::support::{Launch, Origin, send_signal};
+use crate::support::proxy::{BINARY, is_root};
+use crate::support::{Launch, Origin, is_missing, send_signal};
 
 /// One stage: where it begins from, and its instructions in order.
 #[derive(Default)]
@@ -41,7 +42,7 @@ impl Stage {
 
 /// The stages by name, in order; the last one has no name.
 fn stages() -> Vec<(String, Stage)> {
-    let text = fs::read_to_string(root().join("Dockerfile")).expect("there is a Dockerfile");
+    let text = fs::read_to_string(root().join("Dockerfile")).expect("there is a Dockerfile").replace("\\\n", " ");
     let mut stages: Vec<(String, Stage)> = Vec::new();
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (name, rest) = line.split_once(' ').expect("an instruction");
@@ -101,6 +102,38 @@ fn everything_that_is_built_is_in_the_build_context() {
     }
     for folder in ["benches", "tests", "examples"] {
         assert!(is_kept(folder), "{folder}");
+    }
+}
+
+/// `docker run mini-rproxy -route /=...`: the health check asks as process 1 was started, with an init before it or not.
+#[test]
+fn the_health_of_a_proxy_that_was_started_with_a_route_is_told() {
+    let namespace = ["--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    if is_missing("unshare") || is_missing("nsenter") {
+        return;
+    }
+    if !Command::new("unshare").args(namespace).arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: unshare is not allowed here");
+        return;
+    }
+    let origin = Origin::echo();
+    let route = format!("/={}", origin.address);
+    let (_, image) = stages().pop().expect("stages");
+    let health = image.words("HEALTHCHECK");
+    for init in [&[][..], &["sh", "-c", "\"$@\"; exit $?", "init"]] {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+        let launch = Launch::with("", |_| {
+            let mut command = Command::new("unshare");
+            command.args(namespace).args(init).arg(BINARY);
+            command.args(["-verbose", "-listen", &free.to_string(), "-route", &route]);
+            command
+        });
+        let proxy = launch.start();
+        let pid = proxy.child_pid().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &pid, "--user", "--preserve-credentials", "--pid", "--mount", BINARY]);
+        let output = command.args(&health[1..]).output().expect("nsenter runs");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
     }
 }
 
