@@ -1,13 +1,15 @@
 //! The files for service managers: systemd's units and OpenWrt's init script. What they start is what the binary takes.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::static_binary::root;
-use crate::support::proxy::BINARY;
+use crate::support::is_missing;
+use crate::support::proxy::{BINARY, is_root};
 
 fn read(path: &str) -> String {
     fs::read_to_string(root().join("examples").join(path)).expect("an example")
@@ -80,20 +82,32 @@ fn the_openwrt_script_starts_what_the_binary_takes() {
     // procd's functions, which tell what they are told.
     let stubs = "procd_open_instance() { echo open; }; procd_close_instance() { echo close; }; \
                  procd_set_param() { echo \"$*\"; }; procd_send_signal() { echo \"signal $*\"; }";
-    let run = |config: &str, function: &str| {
-        let text = format!("{stubs}; . \"$0\"; PROG=\"$1\"; CONFIG=\"$2\"; {function}");
+    let run_as = |user: &str, config: &str, function: &str| {
+        let text = format!("{stubs}; . \"$0\"; PROG=\"$1\"; CONFIG=\"$2\"; RUN_AS={user}; {function}");
         let output = Command::new("sh").args(["-euc", &text]).arg(&script).args([BINARY, config]).output();
         let output = output.expect("sh runs");
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
+    if is_missing("start-stop-daemon") {
+        return;
+    }
+    // The folder of the test is its own.
+    let run = |config: &str, function: &str| run_as("$(id -un)", config, function);
     let (is_good, said) = run(&config, "start_service");
     assert!(is_good, "{said}");
     let command: Vec<&str> =
         said.lines().find_map(|line| line.strip_prefix("command ")).expect("a command").split(' ').collect();
     assert!(command.contains(&"-memory-budget"), "{command:?}");
     is_good_command(&command, &config);
-    for line in ["open", "close", "user nobody", "respawn"] {
+    for line in ["open", "close", "respawn"] {
         assert!(said.lines().any(|said| said == line), "{line}: {said}");
+    }
+    assert!(said.lines().any(|line| line.starts_with("user ")), "{said}");
+    assert!(fs::read_to_string(&script).expect("a file").contains("RUN_AS=nobody"));
+    if is_root() {
+        fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).expect("our file");
+        let (is_good, said) = run_as("nobody", &config, "start_service");
+        assert!(!is_good && !said.contains("open"), "checked as root, what nobody cannot read: {said}");
     }
     let (is_good, said) = run("/nowhere/config.yaml", "start_service");
     assert!(!is_good && !said.contains("open"), "a broken configuration is not started: {said}");
