@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 command -v valgrind >/dev/null || { echo "valgrind is missing: apt-get install valgrind" >&2; exit 1; }
-cargo build --quiet --release --example requests
+cargo build --locked --quiet --release --example requests
 program=${CARGO_TARGET_DIR:-target}/release/examples/requests
 
 # The number of instructions of a run with so many requests.

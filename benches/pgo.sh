@@ -21,13 +21,13 @@ fi
 
 # build FOLDER FLAG: with --target, so that the flag is for the binary and not for what runs while it is built.
 build() {
-    RUSTFLAGS="${RUSTFLAGS:-} $2" $CARGO build --quiet --release --bin mini-rproxy --target "$triple" --target-dir "$pgo/$1"
+    RUSTFLAGS="${RUSTFLAGS:-} $2" $CARGO build --locked --quiet --release --bin mini-rproxy --target "$triple" --target-dir "$pgo/$1"
 }
 
 echo "1. a build that counts"
 build counting "-Cprofile-generate=$pgo/raw"
 counting=$pgo/counting/$triple/release/mini-rproxy
-$CARGO build --quiet --release --package mini-rproxy-bench
+$CARGO build --locked --quiet --release --package mini-rproxy-bench
 
 echo "2. it works"
 rm -rf "$pgo/raw"

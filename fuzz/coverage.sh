@@ -22,11 +22,11 @@ export RUSTFLAGS=-Cinstrument-coverage LLVM_PROFILE_FILE="$raw/%m.profraw"
 # Under instruments some tests measure what is not the proxy's own, or see that a file was written: the profile.
 tests="--lib --test wire --test smuggling --test invariants --test faults --test config --test e2e"
 # shellcheck disable=SC2086 # several words
-$cargo test --quiet --all-features --target-dir "$folder" --no-fail-fast $tests -- --skip e7_ --skip constant_memory >&2 ||
+$cargo test --locked --quiet --all-features --target-dir "$folder" --no-fail-fast $tests -- --skip e7_ --skip constant_memory >&2 ||
     echo "some tests failed under instruments, which is no news here" >&2
 # Proxies that were started with an empty environment know no better place.
 rm -f default_*.profraw
-$cargo test --quiet --manifest-path fuzz/Cargo.toml --target-dir "$folder/fuzz" --no-default-features --test replay >&2
+$cargo test --locked --quiet --manifest-path fuzz/Cargo.toml --target-dir "$folder/fuzz" --no-default-features --test replay >&2
 
 # The programs that were run: the newest of each name.
 programs=

@@ -40,7 +40,7 @@ build() {
     [ "$1" = none ] || flags="$flags -Zsanitizer=$1"
     folder=target/$1
     shift
-    [ $# -eq 0 ] || RUSTC_BOOTSTRAP=1 RUSTFLAGS="$flags" $cargo $toolchain build --quiet --release \
+    [ $# -eq 0 ] || RUSTC_BOOTSTRAP=1 RUSTFLAGS="$flags" $cargo $toolchain build --locked --quiet --release \
         --target "$triple" --target-dir "$folder" $(printf ' --bin %s' "$@")
 }
 
