@@ -2,7 +2,12 @@
 # make test     everything that CI runs
 # make plugins  builds the example plugins into target/plugins/
 # make features the checks and tests that depend on which features are in
-# make static   builds the fully static binaries into target/static/, without and with TLS
+# make static   builds the fully static binaries into target/static/, without and with TLS; FEATURES=builtin-plugins
+#               links the example plugins in
+# make cross    the static binaries for ARM, MIPS, RISC-V and x86, into target/cross/bin/; CROSS_TARGETS chooses. Needs zig
+#               (python3 -m pip install ziglang) and rustup component add rust-src, or rustup target add TARGET
+# make cross-test  unit tests, wire scripts, the catalogue, invariants and faults as ARM and big-endian MIPS programs under
+#               qemu; then the binary of each target, end to end. A part of CI, and not of make test
 # make check-targets  type-checks for 32-bit, ARM and musl targets, where they are installed
 # make apps     logs in to two applications under prefixes, with a browser; needs node, npm, Chromium and the network
 # make bench    what a request costs this proxy, nginx, HAProxy and a bare relay: SCENARIO=small,new REPEAT=5 REQUESTS=1000
@@ -29,7 +34,7 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run test fmt clippy tests features doc plugins static check-targets bench pgo bench-instructions bench-micro differential faults soak fuzz fuzz-short fuzz-check coverage loom valgrind miri asan apps clean
+.PHONY: run test fmt clippy tests features doc plugins static cross cross-test check-targets bench pgo bench-instructions bench-micro differential faults soak fuzz fuzz-short fuzz-check coverage loom valgrind miri asan apps clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -40,23 +45,23 @@ fmt:
 	$(CARGO) fmt --all -- --check
 
 clippy:
-	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 
 # With the plugins and the static binaries, because they too are tested as a user builds them.
 tests: plugins static
-	$(CARGO) test --workspace --all-features
+	$(CARGO) test --locked --workspace --all-features
 
 # Each feature alone, and none; then what a build without dlopen says and does.
 features:
 	@set -e; for features in '' tls dlopen builtin-plugins; do \
 		echo "features: $${features:-none}"; \
-		$(CARGO) clippy --quiet --no-default-features --features "$$features" --all-targets --target-dir '$(TARGET)/features' -- -D warnings; \
+		$(CARGO) clippy --locked --quiet --no-default-features --features "$$features" --all-targets --target-dir '$(TARGET)/features' -- -D warnings; \
 	done
-	$(CARGO) test --no-default-features --features builtin-plugins --target-dir '$(TARGET)/features' \
+	$(CARGO) test --locked --no-default-features --features builtin-plugins --target-dir '$(TARGET)/features' \
 		--lib --test plugin_static --test plugin_chain --test config --test wire
 
 doc:
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --all-features --no-deps
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --all-features --no-deps
 
 # Each folder of examples/plugins is a plugin: in Rust where it has a Cargo.toml, else in C.
 plugins:
@@ -65,8 +70,8 @@ plugins:
 		[ -d "$$folder" ] || continue; \
 		name=$$(basename "$$folder"); \
 		if [ -e "$$folder/Cargo.toml" ]; then \
-			$(CARGO) build --quiet --package "$$name" --examples; \
-			cp "$(TARGET)/debug/examples/lib$$name.so" "$(TARGET)/plugins/$$name.so.new"; \
+			$(CARGO) build --locked --quiet --release --package "$$name" --examples; \
+			cp "$(TARGET)/release/examples/lib$$name.so" "$(TARGET)/plugins/$$name.so.new"; \
 		else \
 			$(CC) -Wall -Wextra -Werror -shared -fPIC -I plugin-api/include -o "$(TARGET)/plugins/$$name.so.new" "$$folder"*.c; \
 		fi; \
@@ -74,7 +79,14 @@ plugins:
 	done
 
 static:
-	@CARGO='$(CARGO)' TARGET='$(TARGET)' TARGET_TRIPLE='$(TARGET_TRIPLE)' sh examples/static.sh
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' TARGET_TRIPLE='$(TARGET_TRIPLE)' FEATURES='$(FEATURES)' sh examples/static.sh
+
+cross:
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' CROSS_TARGETS='$(CROSS_TARGETS)' FEATURES='$(FEATURES)' sh examples/cross.sh
+
+cross-test:
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' CROSS_TARGETS='$(CROSS_TARGETS)' CROSS_TEST_TARGETS='$(CROSS_TEST_TARGETS)' \
+		$(if $(CROSS_FAULT_EXCHANGES),CROSS_FAULT_EXCHANGES=$(CROSS_FAULT_EXCHANGES)) sh tests/cross/run.sh
 
 check-targets:
 	@CARGO='$(CARGO)' CHECK_TARGETS='$(CHECK_TARGETS)' sh examples/check-targets.sh
@@ -82,10 +94,10 @@ check-targets:
 # A failure prints its seed and the command that plays it again. Other exchanges: FAULT_FIRST=1000000000 make faults
 faults:
 	FAULT_EXCHANGES=$(or $(FAULT_EXCHANGES),1000000) LOOP_FAULT_EXCHANGES=$(or $(LOOP_FAULT_EXCHANGES),100000) \
-		$(CARGO) test --profile faults --no-default-features --lib --test faults -- --nocapture faults
+		$(CARGO) test --locked --profile faults --no-default-features --lib --test faults -- --nocapture faults
 
 soak:
-	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --release --test soak -- --ignored --nocapture
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --release --test soak -- --ignored --nocapture
 
 fuzz:
 	@CARGO='$(CARGO)' FUZZ_SECONDS='$(FUZZ_SECONDS)' sh fuzz/run.sh $(FUZZ_TARGETS)
@@ -97,8 +109,8 @@ fuzz-short:
 # The targets are ordinary functions: here they run over the committed inputs, with any compiler and without libFuzzer.
 fuzz-check:
 	cd fuzz && $(CARGO) fmt -- --check
-	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir '$(TARGET)/fuzz' --no-default-features --all-targets -- -D warnings
-	$(CARGO) test --manifest-path fuzz/Cargo.toml --target-dir '$(TARGET)/fuzz' --no-default-features
+	$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml --target-dir '$(TARGET)/fuzz' --no-default-features --all-targets -- -D warnings
+	$(CARGO) test --locked --manifest-path fuzz/Cargo.toml --target-dir '$(TARGET)/fuzz' --no-default-features
 
 # Needs cov, of the crate llvm_profparser. MISSED=1 tells the lines, too.
 coverage:
@@ -106,10 +118,10 @@ coverage:
 
 # Apart from the other builds, since all crates are compiled with this flag.
 loom:
-	RUSTFLAGS='--cfg loom' $(CARGO) test -p rate_limit -p basic_auth --lib --target-dir '$(TARGET)/loom' loom
+	RUSTFLAGS='--cfg loom' $(CARGO) test --locked -p rate_limit -p basic_auth --lib --target-dir '$(TARGET)/loom' loom
 
 valgrind:
-	$(CARGO) test --all-features --test plugin_memory -- --ignored
+	$(CARGO) test --locked --all-features --test plugin_memory -- --ignored
 
 # What needs no sockets and no dlopen: the plugin boundary, where the unsafe code is, by itself and driven by the proxy's chain
 # of plugins; then the pure floors. Left out is what reads large files or much YAML: a minute and more each.
@@ -120,9 +132,9 @@ miri:
 	@if ! $(CARGO) +$(MIRI_TOOLCHAIN) miri --version 2>/dev/null; then \
 		echo 'skipped: there is no Miri (rustup toolchain install $(MIRI_TOOLCHAIN) --component miri,rust-src)'; exit; fi; \
 	set -ex; export MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=4 RUST_BACKTRACE=0 CARGO_TARGET_DIR='$(TARGET)/miri'; \
-	$(CARGO) +$(MIRI_TOOLCHAIN) miri test -p mini-rproxy-plugin --lib; \
-	$(CARGO) +$(MIRI_TOOLCHAIN) miri test --no-default-features --test plugin_chain; \
-	$(CARGO) +$(MIRI_TOOLCHAIN) miri test --no-default-features --lib -- $(addprefix --skip ,$(MIRI_SKIPS)) $(MIRI_FLOORS)
+	$(CARGO) +$(MIRI_TOOLCHAIN) miri test --locked -p mini-rproxy-plugin --lib; \
+	$(CARGO) +$(MIRI_TOOLCHAIN) miri test --locked --no-default-features --test plugin_chain; \
+	$(CARGO) +$(MIRI_TOOLCHAIN) miri test --locked --no-default-features --lib -- $(addprefix --skip ,$(MIRI_SKIPS)) $(MIRI_FLOORS)
 
 # Plugins, and end to end: the whole binary, and the tests too. Shared objects that the tests build are left as users build
 # them. Leaks are looked for. Left out is what measures memory (the sanitizer keeps what was freed, to see whether anyone
@@ -133,19 +145,19 @@ ASAN_SKIPS := r19_r20 constant_memory more_stalled_receivers large_chunked_bodie
 asan: plugins
 	@mkdir -p '$(TARGET)/asan/x86_64-unknown-linux-gnu/debug/examples'
 	@for name in basic_auth header_demo json_rewrite jwt_claims rate_limit; do \
-		cp "$(TARGET)/debug/examples/lib$$name.so" '$(TARGET)/asan/x86_64-unknown-linux-gnu/debug/examples/'; done
-	HOSTILE_SLACK_KIB=300000 RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --target x86_64-unknown-linux-gnu \
+		cp "$(TARGET)/plugins/$$name.so" "$(TARGET)/asan/x86_64-unknown-linux-gnu/debug/examples/lib$$name.so"; done
+	HOSTILE_SLACK_KIB=300000 RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --locked --target x86_64-unknown-linux-gnu \
 		--target-dir '$(TARGET)/asan' --all-features $(addprefix --test ,$(ASAN_TESTS)) -- $(addprefix --skip ,$(ASAN_SKIPS))
 
 apps:
-	$(CARGO) build --quiet
+	$(CARGO) build --locked --quiet
 	bash tests/apps/run.sh
 
 # The proxy is built by itself, with the features that users get. The plugin of the comparison is built as it is, too.
 bench:
-	$(CARGO) build --release
-	$(CARGO) build --release --package header_demo --examples
-	$(CARGO) build --release --package mini-rproxy-bench
+	$(CARGO) build --locked --release
+	$(CARGO) build --locked --release --package header_demo --examples
+	$(CARGO) build --locked --release --package mini-rproxy-bench
 	@$(TARGET)/release/mini-rproxy-bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(REPEAT),--repeat $(REPEAT)) \
 		$(if $(REQUESTS),--requests $(REQUESTS)) $(if $(BENCH_QUICK),--quick) $(if $(PROXY),--proxy $(PROXY))
 
@@ -158,11 +170,11 @@ bench-instructions:
 	@sh benches/instructions.sh
 
 bench-micro:
-	$(CARGO) bench
+	$(CARGO) bench --locked
 
 # DIFFERENTIAL_DETAILS=1 names each entry that they treat differently.
 differential:
-	$(CARGO) test --test differential -- --nocapture
+	$(CARGO) test --locked --test differential -- --nocapture
 
 clean:
 	$(CARGO) clean

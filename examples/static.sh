@@ -2,6 +2,7 @@
 # "make static": the fully static, stripped binary in two forms, without and with TLS.
 #
 #   make static                                             for this machine
+#   make static FEATURES=builtin-plugins                    with the example plugins linked in
 #   make static TARGET_TRIPLE=x86_64-unknown-linux-musl     after: rustup target add x86_64-unknown-linux-musl
 #
 # The smallest ones come from the musl targets: what glibc puts into every static program that looks up names is 0.9 MB.
@@ -56,9 +57,9 @@ build() {
     fi
 }
 
-build mini-rproxy ''
+build mini-rproxy "${FEATURES:-}"
 if grep -q '^tls *=' Cargo.toml; then
-    build mini-rproxy-tls tls
+    build mini-rproxy-tls "tls ${FEATURES:-}"
 else
     echo "no feature tls: mini-rproxy-tls is not built"
 fi
