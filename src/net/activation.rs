@@ -27,6 +27,7 @@ use socket2::{Socket, Type};
 
 use crate::config::TlsListen;
 
+use super::conn::limit_unsent;
 use super::listen::{Bound, Listening, Speaks};
 
 /// The first descriptor that is handed over.
@@ -153,6 +154,7 @@ impl Inherited {
         if !is_unix {
             // Accepted sockets inherit it, as they do from our own.
             self.socket.set_tcp_nodelay(true)?;
+            limit_unsent(&self.socket);
         }
         let mut listeners = Vec::with_capacity(workers);
         for _ in 0..workers {
@@ -205,5 +207,29 @@ impl Notifier {
             // A manager that cannot be told will see for itself.
             let _ = socket.send_to_addr(state.as_bytes(), address);
         }
+    }
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use super::*;
+    use crate::net::listen::{UsePort, listen};
+    use socket2::{Domain, SockRef};
+
+    #[test]
+    fn e4_a_socket_that_is_handed_over_has_what_our_own_have() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback");
+        socket.listen(16).expect("a port");
+        let inherited = Inherited { name: "unknown".to_owned(), socket };
+        let address = crate::config::ListenAddr::parse("127.0.0.1:0").expect("an address");
+        let own = listen(&address, 1, UsePort::Alone).expect("a port");
+        let bound = inherited.into_bound(1).expect("it listens");
+        let options = |bound: &Bound| {
+            let Listening::Tcp(listener) = &bound.listeners[0] else { panic!("TCP") };
+            let socket = SockRef::from(listener);
+            (socket.tcp_nodelay().expect("an option"), socket.tcp_notsent_lowat().expect("an option"))
+        };
+        assert_eq!(options(&bound), options(&own));
     }
 }
