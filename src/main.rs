@@ -150,7 +150,9 @@ fn start_message(options: &Options, error: &StartError) -> String {
 
 /// The configuration is good; are the files that it names? And what would a running proxy make of it?
 fn check(config: &Config, options: &Options) -> Result<ExitCode, Failure> {
-    Tls::prepare(config).map_err(|error| tls_message(options, &error))?;
+    let tls = Tls::prepare(config).map_err(|error| tls_message(options, &error))?;
+    // It would start with them: a reload may come in time, and some clients do not care.
+    tls.warnings().iter().for_each(|warning| complain(format_args!("warning: {warning}")));
     chain::check(&config.plugins, options.plugin_dir.as_deref()).map_err(|error| plugin_message(options, &error))?;
     let Some(running) = &options.against else { return Ok(say("the configuration is good\n")?) };
     let differences = probe::outline(running, config)?.differences(&Outline::of(config));
@@ -332,6 +334,7 @@ fn reload(logger: &Logger, options: &Options, server: &mut Server, talk: &Talk) 
                 .number("routes", server.config().routes.len() as u64)
                 .number("certificates", server.certificates() as u64)
                 .send();
+            warn_of_certificates(logger, server);
         }
         Err(error) => logger
             .line(
@@ -404,6 +407,7 @@ fn report(logger: &Logger, config: &Config, server: &Server) {
     for roots in server.trusted() {
         logger.line(Level::Info, "https upstreams are verified").text("by", roots).send();
     }
+    warn_of_certificates(logger, server);
     for route in &config.routes {
         let is_unsafe = route.options.upstream_tls.insecure_skip_verify;
         for upstream in route.upstreams().filter(|upstream| is_unsafe && upstream.scheme == Scheme::Https) {
@@ -418,6 +422,12 @@ fn report(logger: &Logger, config: &Config, server: &Server) {
         }
     }
     report_listening(logger, server, &[]);
+}
+
+fn warn_of_certificates(logger: &Logger, server: &Server) {
+    for warning in server.certificate_warnings() {
+        logger.line(Level::Warn, &warning).send();
+    }
 }
 
 /// Where it listens, but for what is `known`.

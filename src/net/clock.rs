@@ -1,8 +1,8 @@
 //! The loop's clock: read once per turn, never per request.
 //!
 //! All deadlines are made of the monotonic clock (rule E11). The wall clock is read for the Date field only, and only
-//! when the second is over; when somebody sets it, Date follows within a second. And once for the moment at which the
-//! process began, which /metrics tells.
+//! when the second is over; when somebody sets it, Date follows within a second. And at the start, for the moment at which
+//! the process began, which /metrics tells, and for the dates of certificates, then and at each reload.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +16,12 @@ const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
 /// The time since 1970: for people, who compare it with other dates. A clock before that is wrong anyway.
 pub fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// A time in seconds since 1970 as the log writes times; one outside of the years that can be written is moved into them.
+pub fn date_text(seconds: i64) -> String {
+    let since_1970 = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(YEAR_10000 - Duration::from_secs(1));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since_1970).to_string()
 }
 
 /// The moment of the current turn.

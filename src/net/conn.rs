@@ -18,7 +18,7 @@ use mio::{Registry, Token};
 pub use super::socket::{ConnectOutcome, ReadOutcome, Readiness, Socket, Stream, WriteOutcome, limit_unsent};
 pub use super::tls::{Flushed, Handshake};
 
-use super::tls::Stage;
+use super::tls::{Failure, Stage};
 
 /// What a TLS session owns while it rests, and what waits in it for a slow peer.
 const SESSION: usize = 12 * 1024;
@@ -75,6 +75,11 @@ impl Conn {
             None => Handshake::Done,
             Some(stage) => stage.handshake(socket),
         }
+    }
+
+    /// Why the handshake with a client that is going to be left was never complete, if it had begun.
+    pub fn take_handshake_failure(&mut self) -> Option<Failure> {
+        self.tls.as_mut().and_then(|stage| stage.take_handshake_failure())
     }
 
     /// Registers for reading, and for writing where that would not succeed now.

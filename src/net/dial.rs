@@ -295,14 +295,7 @@ impl Worker {
         }
         let Some((origin, _)) = self.stations.find(&self.around.site, upstream) else { return };
         let (host, port) = (&origin.host, origin.port);
-        let remedy = match failure.verdict() {
-            ConnectError::Untrusted(distrust) => distrust.sentence(),
-            ConnectError::TlsFailed
-            | ConnectError::DnsFail
-            | ConnectError::Refused
-            | ConnectError::TimedOut
-            | ConnectError::Failed => "see whether it speaks TLS 1.2 or 1.3 on that port",
-        };
+        let remedy = failure.remedy();
         let journal = &mut self.around.journal;
         journal.warn(format_args!("no TLS connection to upstream {host}, port {port}: {failure}; {remedy}"));
     }

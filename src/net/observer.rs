@@ -55,6 +55,11 @@ impl Witness {
     pub fn warn(&mut self, message: fmt::Arguments<'_>) {
         self.journal.warn(message);
     }
+
+    /// Something that is good to know, and asks for nothing.
+    pub fn info(&mut self, message: fmt::Arguments<'_>) {
+        self.journal.info(message);
+    }
 }
 
 impl Observer for Witness {

@@ -196,6 +196,11 @@ impl Server {
         self.tls.certificates()
     }
 
+    /// A sentence for each of our certificates that clients will refuse now.
+    pub fn certificate_warnings(&self) -> Vec<String> {
+        self.tls.warnings()
+    }
+
     /// Whom `https://` upstreams are verified against: a phrase for each set of roots, none where there are none.
     pub fn trusted(&self) -> &[String] {
         self.tls.trusted()

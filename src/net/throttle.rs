@@ -1,5 +1,6 @@
 //! One line in a while: what is wrong stays wrong, and the log need not say so each time.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::instant::Instant;
@@ -21,6 +22,22 @@ impl Throttle {
     }
 }
 
+/// A [`Throttle`] that several threads share. It also counts what was not said.
+#[derive(Debug, Default)]
+pub struct SharedThrottle(Mutex<(Throttle, u64)>);
+
+impl SharedThrottle {
+    /// If it is time to say it again: how often it was not said since the last time.
+    pub fn is_due(&self, now: Instant, every: Duration) -> Option<u64> {
+        let (throttle, unsaid) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if throttle.is_due(now, every) {
+            return Some(std::mem::take(unsaid));
+        }
+        *unsaid += 1;
+        None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,6 +49,15 @@ mod tests {
         for (seconds, expected) in [(0, true), (1, false), (59, false), (60, true), (61, false), (120, true)] {
             let now = begin + Duration::from_secs(seconds);
             assert_eq!(throttle.is_due(now, every), expected, "after {seconds} s");
+        }
+    }
+    #[test]
+    fn what_several_say_is_said_once_and_the_rest_is_counted() {
+        let (begin, every) = (Instant::now(), Duration::from_secs(1));
+        let throttle = SharedThrottle::default();
+        for (millis, expected) in [(0, Some(0)), (1, None), (999, None), (1000, Some(2)), (1500, None), (5000, Some(1))]
+        {
+            assert_eq!(throttle.is_due(begin + Duration::from_millis(millis), every), expected, "after {millis} ms");
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use crate::config::Config;
+use crate::instant::Instant;
 use crate::proxy::exchange::ConnectError;
 use crate::proxy::site::{Site, UpstreamId};
 
@@ -16,6 +17,16 @@ pub enum Failure {}
 impl Failure {
     /// For the exchange.
     pub fn verdict(&self) -> ConnectError {
+        match *self {}
+    }
+
+    /// A word for the counters.
+    pub fn reason(&self) -> &'static str {
+        match *self {}
+    }
+
+    /// What can be done about it.
+    pub fn remedy(&self) -> &'static str {
         match *self {}
     }
 }
@@ -63,6 +74,9 @@ impl Stage {
         match *self {}
     }
     pub fn handshake(&mut self, _: &mut Socket) -> Handshake {
+        match *self {}
+    }
+    pub fn take_handshake_failure(&mut self) -> Option<Failure> {
         match *self {}
     }
     pub fn can_read(&self, _: &Socket) -> bool {
@@ -129,6 +143,11 @@ impl Tls {
         &[]
     }
 
+    /// There are no certificates.
+    pub fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Nothing can change.
     pub fn renewed(&self, _: &Config) -> Result<Tls, TlsError> {
         Ok(Tls)
@@ -153,6 +172,11 @@ impl Desk {
     /// The one for another configuration.
     pub fn succeeded_by(&self, _: Tls, _: &Site) -> Desk {
         Desk
+    }
+
+    /// Nothing can fail.
+    pub fn tells_failure(&self, _: Instant) -> Option<u64> {
+        None
     }
 
     /// Nobody is spoken to.

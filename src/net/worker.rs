@@ -12,7 +12,7 @@ use mio::Poll;
 
 use crate::instant::Instant;
 use crate::proxy::body_memory::BodyMemory;
-use crate::proxy::exchange::{Balance, ConnectError, Env, Exchange, Spares};
+use crate::proxy::exchange::{Balance, ConnectError, Env, Exchange, Peer, Spares};
 use crate::proxy::exposition::Board;
 use crate::proxy::meter::Meter;
 use crate::proxy::site::{Site, UpstreamId};
@@ -34,7 +34,7 @@ use super::splice::Pipes;
 use super::stations::Stations;
 use super::throttle::Throttle;
 use super::timers::{Alarm, Timers};
-use super::tls::{Desk, Tls};
+use super::tls::{Desk, Failure, Tls};
 use super::token::Source;
 
 /// A client connection. What only a running request needs lives behind the exchange's own box: most client connections
@@ -404,8 +404,11 @@ impl Worker {
     /// Ends a client connection and the upstream connection that it borrows.
     pub(super) fn remove_client(&mut self, key: Key) {
         self.mark_idle(key, false);
-        if let Some(client) = self.clients.remove(key) {
+        if let Some(mut client) = self.clients.remove(key) {
             self.admin_clients -= usize::from(client.is_admin);
+            if let Some(failure) = client.conn.take_handshake_failure() {
+                self.on_handshake_failure(client.exchange.peer(), &failure);
+            }
             self.around.ledger.count(client.counted as usize, 0);
             if let Some(lane) = client.lane {
                 lane.end(&mut self.pipes);
@@ -431,6 +434,17 @@ impl Worker {
         } else {
             list.remove(&mut self.clients, key);
         }
+    }
+
+    /// A client is gone that never completed its handshake.
+    #[cold]
+    fn on_handshake_failure(&mut self, peer: &Peer, failure: &Failure) {
+        let journal = &mut self.around.journal;
+        journal.meter.handshake_failures.of(failure.reason()).increment();
+        let Some(unsaid) = self.stations.desk.tells_failure(self.around.clock.now().instant) else { return };
+        let client = peer.address.map_or("a local client".to_owned(), |address| address.to_string());
+        let more = if unsaid > 0 { format!("; {unsaid} more since the last such line") } else { String::new() };
+        journal.info(format_args!("no TLS connection with {client} ({}): {failure}{more}", failure.reason()));
     }
 
     /// Closes an upstream connection, or gives up the attempt at one.

@@ -46,6 +46,8 @@ impl From<HttpError> for Violation {
 pub enum Cause {
     /// The request broke this rule and was refused.
     Rule(Violation),
+    /// A TLS handshake came where plain HTTP is spoken.
+    TlsOnPlainPort,
     /// A listed peer did not say for whom it speaks, in the PROXY protocol.
     BadPreface(PrefaceError),
     /// No route takes the path.
@@ -103,6 +105,7 @@ impl Cause {
     pub fn why(self) -> &'static str {
         match self {
             Cause::Rule(violation) => violation.rule,
+            Cause::TlsOnPlainPort => "tls_on_plain_port",
             Cause::BadPreface(_) => "bad_preface",
             Cause::NoRoute => "no_route",
             Cause::MethodRefused => "method_refused",
@@ -139,6 +142,10 @@ impl Cause {
             }
             Cause::Rule(_) => {
                 "the client broke this rule of HTTP: look at what it sends; many such requests are a scan"
+            }
+            Cause::TlsOnPlainPort => {
+                "the client began with a TLS handshake, and this port speaks plain HTTP: see whether its URL should begin \
+                 with http:, and the listening addresses of tls"
             }
             Cause::BadPreface(_) => {
                 "a peer of proxy_protocol.from did not begin with a PROXY header: switch it on there, or take the peer off the list"
@@ -288,7 +295,8 @@ mod tests {
     /// All of them, one after the other: a new one does not compile until it stands here.
     fn after(cause: Cause) -> Option<Cause> {
         Some(match cause {
-            Cause::Rule(_) => Cause::BadPreface(PrefaceError::Missing),
+            Cause::Rule(_) => Cause::TlsOnPlainPort,
+            Cause::TlsOnPlainPort => Cause::BadPreface(PrefaceError::Missing),
             Cause::BadPreface(_) => Cause::NoRoute,
             Cause::NoRoute => Cause::MethodRefused,
             Cause::MethodRefused => Cause::ExpectationFailed,

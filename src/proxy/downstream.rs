@@ -35,6 +35,9 @@ use crate::http::head::{HeadLimits, Method};
 /// A built-in answer that is no longer is copied behind its head, so that both leave in one write.
 const COPIED_TEXT: usize = 4 * 1024;
 
+/// The first byte of a TLS connection: the type of the record that a ClientHello comes in. No request begins with it.
+const TLS_HANDSHAKE: u8 = 22;
+
 /// The limits for heads that the configuration sets.
 pub(super) fn head_limits(config: &Config) -> HeadLimits {
     HeadLimits {
@@ -84,7 +87,10 @@ impl Transaction {
                             if rest.strip_prefix(b"\r\n").unwrap_or(rest).starts_with(b"HEAD ") {
                                 self.record.method = Some(Method::Head);
                             }
-                            let refusal = Refusal::from(error);
+                            let refusal = match rest.first() {
+                                Some(&TLS_HANDSHAKE) => Refusal::new(400, Cause::TlsOnPlainPort),
+                                Some(_) | None => Refusal::from(error),
+                            };
                             if matches!(refusal.status, 414 | 431) {
                                 self.note_request_line(rest, &limits);
                             }

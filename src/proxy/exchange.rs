@@ -111,6 +111,11 @@ impl Exchange {
         }
     }
 
+    /// Who is at the other end of the connection.
+    pub fn peer(&self) -> &Peer {
+        &self.client.peer
+    }
+
     /// The peer has said for whom it speaks; `None`: for itself. Only before the first byte.
     pub fn introduce(&mut self, client: Option<SocketAddr>) {
         if let Some(mut address) = client {
@@ -119,11 +124,17 @@ impl Exchange {
         }
     }
 
+    /// The peer has said that the client for which it speaks does so with TLS.
+    pub fn client_speaks_tls(&mut self) {
+        self.client.peer.secure = true;
+    }
+
     /// The peer was to say for whom it speaks, and did not do it properly. Nothing is answered: it may expect TLS. Returns
     /// who it is.
     pub fn refuse_preface(&mut self, env: &mut Env<'_>, error: PrefaceError) -> Option<SocketAddr> {
         if self.is_idle() {
             let mut transaction = env.spares.take(env.now.instant);
+            transaction.timeline = timeline(env);
             transaction.record.status = 400;
             transaction.record.blame(Cause::BadPreface(error));
             let mut turn = Turn { env, client: &mut self.client, commands: &mut self.commands };

@@ -188,6 +188,12 @@ impl Board {
         {
             page.sample(name, &[("why", why)], count);
         }
+        let name = "mini_rproxy_tls_handshake_failures_total";
+        page.family(name, "counter", "TLS handshakes with clients that had begun and were never complete, by reason.");
+        let failures = self.meters.iter().flat_map(|meter| meter.handshake_failures.all());
+        for (reason, count) in by_word(failures.map(|(reason, count)| (reason, count.get()))) {
+            page.sample(name, &[("reason", reason)], count);
+        }
         let plugins = || self.meters.iter().flat_map(|meter| meter.plugins.all());
         let name = "mini_rproxy_plugin_seconds_total";
         page.family(name, "counter", "Time that the hooks of a plugin took.");

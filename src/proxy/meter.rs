@@ -162,6 +162,8 @@ pub struct Meter {
     pub causes: ByWord<Count, 96>,
     /// By the plugin's name.
     pub plugins: ByWord<PluginMeter, 33>,
+    /// TLS handshakes with clients that failed, by reason.
+    pub handshake_failures: ByWord<Count, 16>,
     /// Requests that were sent again.
     pub retries: Count,
     /// Heads that would have been too large when mapped.
@@ -195,6 +197,7 @@ impl Default for Meter {
             upstreams: OnceLock::new(),
             causes: ByWord::default(),
             plugins: ByWord::default(),
+            handshake_failures: ByWord::default(),
             retries: Count::default(),
             unmapped: Count::default(),
             bytes_in: Count::default(),

@@ -204,20 +204,29 @@ pub struct Haproxy {
 impl Haproxy {
     /// `options` of the server, for example `send-proxy`.
     pub fn start(server: SocketAddr, options: &str) -> Haproxy {
+        Haproxy::start_at(server, options, "")
+    }
+
+    /// With TLS for its clients; `pem` has certificate and key.
+    pub fn start_tls(server: SocketAddr, options: &str, pem: &Path) -> Haproxy {
+        Haproxy::start_at(server, options, &format!("ssl crt {}", pem.display()))
+    }
+
+    fn start_at(server: SocketAddr, options: &str, bind: &str) -> Haproxy {
         // As with nginx: a port is chosen beforehand, and may be gone.
         for _ in 0..5 {
-            if let Some(haproxy) = Haproxy::try_start(server, options, free_address()) {
+            if let Some(haproxy) = Haproxy::try_start(server, options, free_address(), bind) {
                 return haproxy;
             }
         }
         panic!("haproxy does not start");
     }
 
-    fn try_start(server: SocketAddr, options: &str, address: SocketAddr) -> Option<Haproxy> {
+    fn try_start(server: SocketAddr, options: &str, address: SocketAddr, bind: &str) -> Option<Haproxy> {
         let folder = TempDir::new().expect("a temporary folder");
         let config = format!(
             "defaults\n    mode tcp\n    timeout connect 20s\n    timeout client 20s\n    timeout server 20s\n\
-             listen balancer\n    bind {address}\n    server only {server} {options}\n"
+             listen balancer\n    bind {address} {bind}\n    server only {server} {options}\n"
         );
         let config_path = folder.path().join("haproxy.cfg");
         fs::write(&config_path, config).expect("a configuration file");

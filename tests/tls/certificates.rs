@@ -63,8 +63,15 @@ impl Authority {
 
     /// Signed by nobody else.
     pub fn self_signed(&self, names: &[&str]) -> Pair {
+        self.self_signed_with(names, |_| {})
+    }
+
+    /// The same, with something else about it.
+    pub fn self_signed_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let key = new_key();
-        let certificate = params(names).self_signed(&key).expect("a certificate");
+        let mut params = params(names);
+        change(&mut params);
+        let certificate = params.self_signed(&key).expect("a certificate");
         self.write(&certificate.pem(), &key)
     }
 

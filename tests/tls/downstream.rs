@@ -1,12 +1,15 @@
 //! Clients with TLS: curl, openssl, and what no honest client does.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use rustls::StreamOwned;
 
 use crate::certificates::Authority;
-use crate::ends::{SClient, address_of, client_config, connect, dial, end, listen, listen_both, rest, session};
+use crate::ends::{
+    SClient, address_of, client_config, connect, dial, end, listen, listen_both, openssl, rest, session,
+};
+use crate::support::programs::Haproxy;
 use crate::support::{Origin, PATIENCE, Peer, Proxy, Stream, curl, curl_ok, fingerprint, is_missing};
 
 /// A proxy that speaks TLS only, in front of an origin that tells requests back.
@@ -316,4 +319,143 @@ fn what_a_load_balancer_says_stands_before_the_handshake() {
         let seen = curl_ok(&["--haproxy-protocol", "--cacert", &ca, &url]);
         assert!(seen.contains("X-Forwarded-For: 127.0.0.1\n"), "{seen}");
     }
+}
+
+#[test]
+fn each_client_gets_a_certificate_that_it_can_use() {
+    if is_missing("openssl") {
+        return;
+    }
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut certificates = String::new();
+    for (name, args) in [
+        ("ec", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"][..]),
+        ("rsa", &["-newkey", "rsa:2048"]),
+        ("other", &["-newkey", "ed25519"]),
+    ] {
+        let (key, certificate) = (path(&format!("{name}.key")), path(&format!("{name}.pem")));
+        let san = if name == "other" { "subjectAltName=DNS:other.test" } else { "subjectAltName=DNS:one.test" };
+        let common =
+            ["req", "-x509", "-nodes", "-subj", "/CN=x", "-addext", san, "-keyout", &key, "-out", &certificate];
+        openssl(folder.path(), &[&common, args].concat());
+        certificates.push_str(&format!("{{certificate: {certificate}, key: {key}}}, "));
+    }
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&origin.config(&format!("workers: 1\ntls: {{certificates: [{certificates}]}}\n")));
+    for (args, expected) in [
+        (&["-servername", "one.test"][..], "ECDSA"),
+        (&["-servername", "one.test", "-tls1_2"], "ECDSA"),
+        (&["-servername", "one.test", "-sigalgs", "rsa_pss_rsae_sha256"], "RSA-PSS"),
+        (&["-servername", "one.test", "-tls1_2", "-sigalgs", "RSA+SHA256"], "RSA"),
+        // It could verify ECDSA, and has no cipher suite that goes with it.
+        (&["-servername", "one.test", "-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], "RSA-PSS"),
+        (&["-servername", "other.test"], "ed25519"),
+        (&["-noservername"], "ECDSA"),
+        (&["-noservername", "-tls1_2", "-sigalgs", "RSA+SHA256"], "RSA"),
+        (&["-servername", "third.test", "-sigalgs", "ed25519"], "ed25519"),
+    ] {
+        let client = SClient::start(proxy.address, args);
+        let line = client.lines.wait_for("the signature", |line| line.starts_with("Peer signature type: "));
+        assert!(line.ends_with(&format!(": {expected}")), "{args:?}: {line}");
+    }
+}
+
+#[test]
+fn s23_failed_handshakes_are_told_and_counted() {
+    if is_missing("openssl") || is_missing("curl") {
+        return;
+    }
+    let authority = Authority::new();
+    let (_origin, proxy) = start(&authority, "timeouts: {request_head: 500ms}\n");
+    let url = format!("https://{}/", proxy.address);
+    let failures = || {
+        let text = connect(proxy.address, &authority, "localhost").get("/metrics").text().to_owned();
+        let counts = text.lines().filter_map(|line| {
+            line.strip_prefix("mini_rproxy_tls_handshake_failures_total{reason=\"")?.split_once("\"} ")
+        });
+        counts.map(|(reason, count)| (reason.to_owned(), count.to_owned())).collect::<Vec<_>>()
+    };
+    assert_eq!(failures(), [], "what succeeds is no failure");
+    // Whoever only looks whether the port is open is no news.
+    drop(dial(proxy.address));
+    let mut told = 0;
+    for (reason, said, act) in [
+        ("plain_http", "it speaks plain HTTP", &(|| drop(proxy.connect().get("/"))) as &dyn Fn()),
+        ("certificate_refused", "alert UnknownCA", &|| drop(curl(&[&url]))),
+        ("old_version", "no version from TLS 1.2 on", &|| {
+            let client = SClient::start(proxy.address, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]);
+            client.lines.wait_for("an alert", |line| line.contains("alert"));
+        }),
+        ("no_common_cipher", "no common cipher suite", &|| {
+            let client = SClient::start(proxy.address, &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA256"]);
+            client.lines.wait_for("an alert", |line| line.contains("alert"));
+        }),
+        ("not_tls", "it does not speak TLS", &|| {
+            let mut client = dial(proxy.address);
+            client.write_all(b"\0\0\0\0\0\0\0\0").expect("is taken");
+            let _ = client.read(&mut [0; 8]);
+        }),
+        ("cut_off", "ended within the handshake", &|| {
+            dial(proxy.address).write_all(b"\x16\x03\x01").expect("is taken")
+        }),
+        ("unfinished", "not finished in time", &|| {
+            let mut client = dial(proxy.address);
+            client.write_all(b"\x16\x03\x01").expect("is taken");
+            let _ = client.read(&mut [0; 8]);
+        }),
+    ] {
+        act();
+        // At most one line a second.
+        let line = proxy.log.wait_for_many("failures", told + 1, |line| line.contains("no TLS connection with")).pop();
+        let line = line.expect("one");
+        assert!(line.contains("with 127.0.0.1:") && line.contains(said), "{reason}: {line}");
+        assert!(line.contains(&format!("({reason})")), "{reason}: {line}");
+        told += 1;
+        assert!(failures().contains(&(reason.to_owned(), "1".to_owned())), "{reason}: {:?}", failures());
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    for _ in 0..20 {
+        drop(curl(&[&url]));
+    }
+    let lines = proxy.log.all();
+    let lines: Vec<_> = lines.iter().filter(|line| line.contains("no TLS connection with")).collect();
+    assert!(lines.len() < told + 10, "{lines:?}");
+    assert!(failures().contains(&("certificate_refused".to_owned(), "21".to_owned())), "{:?}", failures());
+}
+
+#[test]
+fn s23_tls_on_a_plain_port_is_called_so() {
+    let authority = Authority::new();
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&origin.config("workers: 1"));
+    let mut stream = StreamOwned::new(session(client_config(&authority), "localhost"), dial(proxy.address));
+    assert!(stream.conn.complete_io(&mut stream.sock).is_err());
+    let line = proxy.log.wait_for("the request", |line| line.contains("why=tls_on_plain_port"));
+    assert!(line.contains("status=400"), "{line}");
+}
+
+#[test]
+fn a_balancer_that_ends_tls_says_so() {
+    if is_missing("haproxy") || is_missing("curl") {
+        return;
+    }
+    let authority = Authority::new();
+    let pair = authority.issue(&["127.0.0.1"]);
+    let pem = authority.folder().join("both.pem");
+    let read = |path| std::fs::read_to_string(path).expect("a file");
+    std::fs::write(&pem, read(&pair.certificate) + &read(&pair.key)).expect("a file");
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&origin.config("proxy_protocol: {from: [127.0.0.1]}"));
+    for (option, proto) in
+        [("send-proxy-v2-ssl", "https"), ("send-proxy-v2-ssl-cn", "https"), ("send-proxy-v2", "http")]
+    {
+        let haproxy = Haproxy::start_tls(proxy.address, option, &pem);
+        let url = format!("https://{}/", haproxy.address);
+        let seen = curl_ok(&["--cacert", &authority.file.display().to_string(), &url]);
+        assert!(seen.contains(&format!("X-Forwarded-Proto: {proto}\n")), "{option}: {seen}");
+    }
+    let haproxy = Haproxy::start(proxy.address, "send-proxy-v2-ssl");
+    let seen = curl_ok(&[&format!("http://{}/", haproxy.address)]);
+    assert!(seen.contains("X-Forwarded-Proto: http\n"), "{seen}");
 }

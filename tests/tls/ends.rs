@@ -16,7 +16,7 @@ use rustls::{
 
 use crate::certificates::{Authority, Pair};
 use crate::support::lines::Lines;
-use crate::support::{Origin, PATIENCE, Peer, Proxy};
+use crate::support::{Origin, PATIENCE, Peer, Proxy, free_address};
 
 pub type Client = Peer<StreamOwned<ClientConnection, TcpStream>>;
 pub type Served = Peer<StreamOwned<ServerConnection, TcpStream>>;
@@ -149,6 +149,48 @@ impl SClient {
 }
 
 impl Drop for SClient {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs openssl to make something in `folder`; what it prints matters only when it fails.
+pub fn openssl(folder: &Path, args: &[&str]) {
+    let output = Command::new("openssl").args(args).current_dir(folder).output().expect("openssl runs");
+    assert!(output.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// `openssl s_server`, which answers each GET with a page.
+pub struct SServer {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl SServer {
+    pub fn start(pair: &Pair, args: &[&str]) -> SServer {
+        let address = free_address();
+        let mut child = Command::new("openssl")
+            .args(["s_server", "-www", "-accept", &address.to_string()])
+            .arg("-cert")
+            .arg(&pair.certificate)
+            .arg("-key")
+            .arg(&pair.key)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("openssl runs");
+        let lines = Lines::default();
+        lines.collect(child.stdout.take().expect("piped"));
+        lines.collect(child.stderr.take().expect("piped"));
+        lines.wait_for("openssl listens", |line| line.contains("ACCEPT"));
+        SServer { child, address }
+    }
+}
+
+impl Drop for SServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

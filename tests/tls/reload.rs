@@ -4,7 +4,7 @@ use rustls::StreamOwned;
 
 use crate::certificates::{Authority, Pair};
 use crate::ends::{client_config, connect, copy, dial, listen, session};
-use crate::support::{Origin, Proxy};
+use crate::support::{Launch, Origin, Proxy};
 
 /// Which certificate a new client is shown.
 fn shown(proxy: &Proxy, authority: &Authority) -> Vec<u8> {
@@ -51,4 +51,31 @@ fn certificates_are_reloaded_or_kept_as_a_whole() {
     assert_eq!(shown(&proxy, &authority), second);
 
     assert_eq!(running.get("/").status(), 200, "the connection from before goes on");
+}
+
+#[test]
+fn certificates_out_of_their_time_are_told() {
+    let authority = Authority::new();
+    let (used, good) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
+    let origin = Origin::echo();
+    let yaml = origin.config(&listen(&used));
+    for (first, last, expected) in
+        [(2010, 2011, "has expired, on 2011-01-01T00:00:00Z"), (2090, 2091, "not valid before 2090-01-01T00:00:00Z")]
+    {
+        let bad = authority.issue_for_years(&["localhost"], first, last);
+        let is_told = |line: &str| line.contains(expected) && line.contains(&used.certificate.display().to_string());
+        replace(&used, &bad);
+        let mut check = Launch::new(&yaml).arg("-check").spawn();
+        assert_eq!(check.wait().code(), Some(0), "it would start");
+        check.log.wait_for("the warning of -check", |line| line.contains("warning: ") && is_told(line));
+        let proxy = Proxy::start(&yaml);
+        proxy.log.wait_for("the warning", |line| line.contains("level=warn") && is_told(line));
+        replace(&used, &good);
+        proxy.signal("HUP");
+        proxy.log.wait_for("the reload", |line| line.contains("configuration reloaded"));
+        assert_eq!(connect(proxy.address, &authority, "localhost").get("/").status(), 200);
+        replace(&used, &bad);
+        proxy.signal("HUP");
+        proxy.log.wait_for_many("the second warning", 2, |line| line.contains("level=warn") && is_told(line));
+    }
 }

@@ -1,8 +1,10 @@
 //! Whom the proxy believes, and what it says about the others.
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, date_time_ymd};
+
 use crate::certificates::{Authority, Pair};
-use crate::ends::{config, echo, origin};
-use crate::support::{Launch, Origin, Proxy, value};
+use crate::ends::{SServer, config, echo, openssl, origin};
+use crate::support::{Launch, Origin, Proxy, is_missing, value};
 
 fn get(proxy: &Proxy) -> u16 {
     proxy.connect().get("/").status()
@@ -185,4 +187,141 @@ routes:
         assert_eq!(client.get("/any").status(), 200);
         assert_eq!(client.get("/").status(), 502);
     }
+}
+
+#[test]
+fn where_nothing_is_verified_any_certificate_will_do() {
+    if is_missing("openssl") {
+        return;
+    }
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let authority = Authority::new();
+    let new = |name: &str, args: &[&str]| {
+        let pair = Pair {
+            certificate: folder.path().join(format!("{name}.pem")),
+            key: folder.path().join(format!("{name}.key")),
+        };
+        let (key, certificate) = (format!("{name}.key"), format!("{name}.pem"));
+        let common = ["req", "-x509", "-nodes", "-subj", "/CN=device", "-keyout", &key, "-out", &certificate];
+        openssl(folder.path(), &[&common, args].concat());
+        pair
+    };
+    // As old devices have it: there is no request for one of version 1, but signing a request makes one.
+    let version_1 = new("v1", &["-newkey", "rsa:2048"]);
+    openssl(folder.path(), &["req", "-new", "-key", "v1.key", "-subj", "/CN=device", "-out", "v1.csr"]);
+    openssl(folder.path(), &["x509", "-req", "-in", "v1.csr", "-signkey", "v1.key", "-out", "v1.pem"]);
+    let weak = "ALL:@SECLEVEL=0";
+    let servers: [(&str, Pair, &[&str]); 11] = [
+        ("version 1", version_1.clone(), &[]),
+        ("version 1, TLS 1.2", version_1, &["-tls1_2"]),
+        (
+            "an unknown critical extension",
+            new("crit", &["-newkey", "rsa:2048", "-addext", "1.2.3.4=critical,DER:05:00"]),
+            &[],
+        ),
+        ("RSA 1024", new("r1024", &["-newkey", "rsa:1024"]), &["-cipher", weak]),
+        ("RSA 1024, TLS 1.2", new("r1024b", &["-newkey", "rsa:1024"]), &["-cipher", weak, "-tls1_2"]),
+        ("RSA 512, TLS 1.2", new("r512", &["-newkey", "rsa:512", "-sha1"]), &["-cipher", weak, "-tls1_2"]),
+        (
+            "SHA-1",
+            new("sha1", &["-newkey", "rsa:2048", "-sha1"]),
+            &["-cipher", weak, "-tls1_2", "-sigalgs", "RSA+SHA1"],
+        ),
+        ("Ed448", new("ed448", &["-newkey", "ed448"]), &[]),
+        ("Ed448, TLS 1.2", new("ed448b", &["-newkey", "ed448"]), &["-tls1_2"]),
+        ("P-521", new("p521", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-521"]), &[]),
+        ("expired, for another name", authority.issue_for_years(&["other.test"], 2010, 2011), &[]),
+    ];
+    for (name, pair, args) in servers {
+        let server = SServer::start(&pair, args);
+        let yaml = format!(
+            "workers: 1\nroutes: [{{prefix: /, upstream: 'https://{}', upstream_tls: {{insecure_skip_verify: true}}}}]\n",
+            server.address
+        );
+        let proxy = Proxy::start(&yaml);
+        let mut client = proxy.connect();
+        client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        let status = client.head().expect("a response").status();
+        assert_eq!(status, 200, "{name}: {}", proxy.log.all().join("\n"));
+    }
+}
+
+#[test]
+fn a_certificate_that_stands_in_ca_file_is_trusted_for_its_name() {
+    let authority = Authority::new();
+    let ca = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let with_dates = |first: i32, last: i32| {
+        move |params: &mut CertificateParams| {
+            ca(params);
+            params.not_before = date_time_ymd(first, 1, 1);
+            params.not_after = date_time_ymd(last, 1, 1);
+        }
+    };
+    let common_name = |params: &mut CertificateParams| {
+        ca(params);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "localhost");
+    };
+    let wrong_name = "is for another name";
+    for (name, pair, refusal) in [
+        ("self-signed", authority.self_signed(&["localhost"]), None),
+        ("an authority of itself", authority.self_signed_with(&["localhost"], ca), None),
+        ("with a common name only", authority.self_signed_with(&[], common_name), None),
+        ("issued by somebody else", authority.issue(&["localhost"]), None),
+        ("another name", authority.self_signed_with(&["other.test"], ca), Some(wrong_name)),
+        (
+            "another name, and the common name",
+            authority.self_signed_with(&["other.test"], common_name),
+            Some(wrong_name),
+        ),
+        ("no name", authority.self_signed_with(&[], ca), Some(wrong_name)),
+        ("expired", authority.self_signed_with(&["localhost"], with_dates(2010, 2011)), Some("has expired")),
+        ("from the future", authority.self_signed_with(&["localhost"], with_dates(2090, 2091)), Some("not valid yet")),
+    ] {
+        let origin = echo(&pair);
+        let yaml = format!(
+            "workers: 1\nroutes: [{{prefix: /, upstream: 'https://localhost:{}'}}]\nupstream_tls: {{ca_file: {}}}\n",
+            origin.address.port(),
+            pair.certificate.display()
+        );
+        let proxy = Proxy::start(&yaml);
+        assert_eq!(get(&proxy), if refusal.is_some() { 502 } else { 200 }, "{name}: {}", proxy.log.all().join("\n"));
+        if let Some(refusal) = refusal {
+            let line = proxy.access("/");
+            assert!(value(&line, "detail").is_some_and(|detail| detail.contains(refusal)), "{name}: {line}");
+        }
+    }
+}
+
+#[test]
+fn a_certificate_that_stands_in_ca_file_is_of_no_use_without_its_key() {
+    let authority = Authority::new();
+    let ca = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let (pinned, other) =
+        (authority.self_signed_with(&["localhost"], ca), authority.self_signed_with(&["localhost"], ca));
+    // Of the same name, and with another key.
+    let origin = echo(&other);
+    let yaml = format!(
+        "routes: [{{prefix: /, upstream: 'https://localhost:{}'}}]\nupstream_tls: {{ca_file: {}}}\n",
+        origin.address.port(),
+        pinned.certificate.display()
+    );
+    assert_eq!(get(&Proxy::start(&yaml)), 502);
+}
+
+#[test]
+fn an_upstream_that_knows_cbc_only_is_told_what_is_missing() {
+    if is_missing("openssl") {
+        return;
+    }
+    let authority = Authority::new();
+    let server = SServer::start(&authority.issue(&["127.0.0.1"]), &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA256"]);
+    let yaml = format!(
+        "routes: [{{prefix: /, upstream: 'https://{}'}}]\nupstream_tls: {{ca_file: {}}}\n",
+        server.address,
+        authority.file.display()
+    );
+    let proxy = Proxy::start(&yaml);
+    assert_eq!(get(&proxy), 502);
+    let line = proxy.log.wait_for("the reason", |line| line.contains("no TLS connection to upstream"));
+    assert!(line.contains("no common cipher suite") && line.contains("CBC"), "{line}");
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::verify_server_name;
@@ -15,21 +15,46 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
 
 use crate::config::CertificateFiles;
+use crate::net::clock::date_text;
 
 use super::error::TlsError;
+use super::x509::{self, Validity};
 
-/// Chooses the certificate for a client: the first that has the name which the client asks for, else the first. One for
-/// all workers.
+/// Chooses the certificate for a client: the first that has the name which the client asks for, or the first of all where
+/// none has it; and of several with that name the first that the client can use. One for all workers.
 pub struct Chooser {
     /// Never empty.
     keys: Vec<Arc<CertifiedKey>>,
+    /// Their files and dates.
+    dates: Vec<(PathBuf, Validity)>,
 }
 
 impl Chooser {
     /// Reads all pairs.
     pub(super) fn load(files: &[CertificateFiles], provider: &CryptoProvider) -> Result<Chooser, TlsError> {
-        let keys: Result<_, _> = files.iter().map(|pair| read_pair(pair, provider).map(Arc::new)).collect();
-        Ok(Chooser { keys: keys? })
+        let keys: Result<Vec<_>, _> = files.iter().map(|pair| read_pair(pair, provider).map(Arc::new)).collect();
+        let keys = keys?;
+        let dates = files.iter().zip(&keys).filter_map(|(pair, key)| {
+            let dates = x509::validity(key.end_entity_cert().ok()?)?;
+            Some((pair.certificate.clone(), dates))
+        });
+        Ok(Chooser { dates: dates.collect(), keys })
+    }
+
+    /// A sentence for each certificate that clients will refuse at this time, in seconds since 1970.
+    pub(super) fn warnings(&self, now: i64) -> impl Iterator<Item = String> {
+        self.dates.iter().filter_map(move |(path, dates)| {
+            let path = path.display();
+            if now > dates.not_after {
+                let end = date_text(dates.not_after);
+                Some(format!("{path}: this certificate has expired, on {end}: get a new one and reload"))
+            } else if now < dates.not_before {
+                let begin = date_text(dates.not_before);
+                Some(format!("{path}: this certificate is not valid before {begin}: is the clock of this host right?"))
+            } else {
+                None
+            }
+        })
     }
 
     /// How many there are.
@@ -46,12 +71,15 @@ impl fmt::Debug for Chooser {
 
 impl ResolvesServerCert for Chooser {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let keys = &self.keys;
-        let named = match hello.server_name().and_then(|name| ServerName::try_from(name).ok()) {
-            Some(name) if keys.len() > 1 => keys.iter().find(|key| is_for(key, &name)),
-            Some(_) | None => None,
-        };
-        named.or_else(|| keys.first()).cloned()
+        let [first, .., _] = &*self.keys else { return self.keys.first().cloned() };
+        let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
+        let has_name = |key: &CertifiedKey| name.as_ref().is_none_or(|name| is_for(key, name));
+        // rustls has left out what none of the client's cipher suites goes with.
+        let is_usable = |key: &CertifiedKey| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let named: Vec<_> = self.keys.iter().filter(|key| has_name(key)).collect();
+        let candidates = if named.is_empty() { self.keys.iter().collect() } else { named };
+        let usable = candidates.iter().find(|key| is_usable(key));
+        Some(Arc::clone(usable.or(candidates.first()).map_or(first, |key| key)))
     }
 }
 

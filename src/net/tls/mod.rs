@@ -4,13 +4,17 @@
 //! |---|---|
 //! | here | everything that is made at start, and one worker's share of it |
 //! | `error` | what is wrong with the files, as a sentence |
+//! | `x509` | the fields of a certificate that rustls does not tell |
+//! | `failure` | what a failed handshake is called |
 //! | [`certificates`] | who we are: certificates, keys, the choice by name |
-//! | [`trust`] | whom we believe: roots, verification, and what a failed handshake is called |
+//! | [`trust`] | whom we believe: roots and verification |
 //! | [`stage`] | the byte stage of one connection |
 //!
 //! The exchange knows nothing of it, but whether its client speaks TLS.
 
 mod error;
+mod x509;
+mod failure;
 pub mod certificates;
 pub mod trust;
 pub mod stage;
@@ -19,27 +23,36 @@ use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
 use crate::config::{Config, Scheme, UpstreamTls};
+use crate::instant::Instant;
+use crate::net::clock::since_1970;
+use crate::net::throttle::SharedThrottle;
 use crate::proxy::site::{Origin, Site, UpstreamId};
 
 pub use error::TlsError;
+pub use failure::Failure;
 pub use stage::{Flushed, Handshake, Stage};
-pub use trust::Failure;
 
 use certificates::Chooser;
 use stage::{PAD, Pad};
 use trust::Trust;
+
+/// At most one line about clients' failed handshakes in this time, of all workers together.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Everything that is needed to speak TLS, shared by all workers and the main thread.
 #[derive(Clone)]
 pub struct Tls {
     server: Option<(Arc<ServerConfig>, Arc<Chooser>)>,
     trust: Arc<Trust>,
+    /// When a client's failed handshake was last told.
+    failures: Arc<SharedThrottle>,
 }
 
 impl Tls {
@@ -67,13 +80,13 @@ impl Tls {
                 return Err(TlsError::Name(name.to_owned()));
             }
         }
-        Ok(Tls { server, trust: Arc::new(trust) })
+        Ok(Tls { server, trust: Arc::new(trust), failures: Arc::default() })
     }
 
     /// Reads all files anew that `config` names. Clients that hold a session ticket may go on using it: who we are can
     /// change, but not that it was us.
     pub fn renewed(&self, config: &Config) -> Result<Tls, TlsError> {
-        let mut new = Tls::prepare(config)?;
+        let mut new = Tls { failures: Arc::clone(&self.failures), ..Tls::prepare(config)? };
         if let (Some((server, _)), Some((old, _))) = (&mut new.server, &self.server) {
             Arc::make_mut(server).ticketer = Arc::clone(&old.ticketer);
         }
@@ -83,6 +96,12 @@ impl Tls {
     /// Whom upstreams are verified against, a sentence for each set of roots.
     pub fn trusted(&self) -> &[String] {
         self.trust.sentences()
+    }
+
+    /// A sentence for each of our certificates that clients will refuse now.
+    pub fn warnings(&self) -> Vec<String> {
+        let now = i64::try_from(since_1970().as_secs()).unwrap_or(i64::MAX);
+        self.server.iter().flat_map(|(_, chooser)| chooser.warnings(now)).collect()
     }
 
     /// How many certificates clients may be shown.
@@ -122,6 +141,7 @@ pub struct Desk {
     /// For each upstream that speaks TLS: how to, and whom to expect there.
     clients: HashMap<UpstreamId, (Arc<ClientConfig>, ServerName<'static>)>,
     pad: Pad,
+    failures: Arc<SharedThrottle>,
 }
 
 impl Desk {
@@ -146,7 +166,12 @@ impl Desk {
         if pad.borrow().is_empty() && (server.is_some() || !clients.is_empty()) {
             *pad.borrow_mut() = vec![0; PAD].into_boxed_slice();
         }
-        Desk { server, clients, pad }
+        Desk { server, clients, pad, failures: tls.failures }
+    }
+
+    /// Whether a client's failed handshake is to be told, and how many were not: any stranger can make many.
+    pub fn tells_failure(&self, now: Instant) -> Option<u64> {
+        self.failures.is_due(now, TELL_EVERY)
     }
 
     /// The stage of a connection to `upstream`; `None` where TLS is not spoken, or cannot be.

@@ -25,7 +25,7 @@ use rustls::Connection;
 
 use crate::net::socket::{ReadOutcome, Socket, WriteOutcome};
 
-use super::trust::Failure;
+use super::failure::Failure;
 
 /// Where encrypted bytes are read to.
 pub(super) type Pad = Rc<RefCell<Box<[u8]>>>;
@@ -106,6 +106,7 @@ pub struct Stage {
     unread: usize,
     reading: Reading,
     writing: Writing,
+    /// Why the handshake has failed.
     failure: Option<Failure>,
     /// Nothing was read yet.
     is_fresh: bool,
@@ -154,6 +155,14 @@ impl Stage {
             }
         }
         if self.session.is_handshaking() { Handshake::Busy } else { Handshake::Done }
+    }
+
+    /// Why the handshake with a peer that is going to be left was never complete, if it had begun; told once.
+    pub fn take_handshake_failure(&mut self) -> Option<Failure> {
+        let has_begun = self.session.is_handshaking() && !std::mem::replace(&mut self.is_fresh, true);
+        let is_our_doing = self.reading == Reading::Open;
+        let otherwise = if is_our_doing { Failure::Unfinished } else { Failure::CutOff };
+        has_begun.then(|| self.failure.take().unwrap_or(otherwise))
     }
 
     /// Whether a read may bring something.
@@ -249,7 +258,9 @@ impl Stage {
                     len += self.take_unread(&mut buf[len..]);
                 }
                 Err(error) => {
-                    self.failure = Some(Failure::Refused(error));
+                    if self.session.is_handshaking() {
+                        self.failure = Some(Failure::of(error, self.session.negotiated_cipher_suite().is_some()));
+                    }
                     self.reading = Reading::Broken;
                     return len + self.take_unread(&mut buf[len..]);
                 }
@@ -367,6 +378,7 @@ impl Stage {
         // The socket is new: it takes all of this, or there is nobody.
         let _ = socket.write(PLAIN_ANSWER);
         socket.shutdown_write();
+        self.failure = Some(Failure::PlainHttp);
         self.reading = Reading::TurnedAway;
         self.writing = Writing::Over;
     }
