@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::instant::Instant;
 use crate::proxy::exchange::{Entrance, Peer};
-use crate::proxy::preface::{MOST_BYTES, PrefaceError, parse_preface};
+use crate::proxy::preface::{MOST_BYTES, PrefaceError, Tlvs, parse_preface};
 
 use super::conn::ReadOutcome;
 use super::slab::Key;
@@ -50,9 +50,9 @@ impl Introduction {
         }
     }
 
-    /// While so many bytes have to be skipped.
-    fn before(rest: u16) -> Introduction {
-        if rest == 0 { Introduction::Over } else { Introduction::Rest(rest) }
+    /// While this much is still to come.
+    fn before(rest: Tlvs) -> Introduction {
+        if rest.left() == 0 { Introduction::Over } else { Introduction::Rest(rest) }
     }
 }
 
@@ -69,12 +69,8 @@ impl Worker {
         let deadline = client.exchange.deadline();
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
         let error = match heard {
-            // A peer that never said a word is one that checks whether the port is open. The exchange knows how to end.
-            Heard::Nothing if is_late => {
-                client.introduction = Introduction::Over;
-                return Acquaintance::Made;
-            }
             Heard::All => return Acquaintance::Made,
+            Heard::Nothing if is_late => PrefaceError::Silent,
             Heard::Part if is_late => PrefaceError::Incomplete,
             Heard::Nothing | Heard::Part => return Acquaintance::Awaited(deadline),
             Heard::Wrong(error) => error,
@@ -105,11 +101,16 @@ impl Client {
         {
             return heard;
         }
-        while let Introduction::Rest(rest) = self.introduction {
-            let most = usize::from(rest).min(scratch.len());
+        while let Introduction::Rest(mut rest) = self.introduction {
+            let most = usize::from(rest.left()).min(scratch.len());
             match self.conn.read_raw(&mut scratch[..most]) {
-                // Never more than was asked for.
-                ReadOutcome::Bytes(len) => self.introduction = Introduction::before(rest - len.min(most) as u16),
+                ReadOutcome::Bytes(len) => {
+                    rest.read(&scratch[..len]);
+                    if rest.is_tls() {
+                        self.exchange.client_speaks_tls();
+                    }
+                    self.introduction = Introduction::before(rest);
+                }
                 ReadOutcome::Blocked | ReadOutcome::Overhead(_) => return Heard::Part,
                 ReadOutcome::Eof | ReadOutcome::Failed => return Heard::Wrong(PrefaceError::Incomplete),
             }
@@ -145,7 +146,7 @@ impl Client {
             | ReadOutcome::Failed => return Err(Heard::Wrong(PrefaceError::Incomplete)),
         }
         self.exchange.introduce(preface.client);
-        self.introduction = Introduction::before(preface.skip);
+        self.introduction = Introduction::before(preface.tlvs);
         Ok(())
     }
 }

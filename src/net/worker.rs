@@ -15,6 +15,7 @@ use crate::proxy::body_memory::BodyMemory;
 use crate::proxy::exchange::{Balance, ConnectError, Env, Exchange, Peer, Spares};
 use crate::proxy::exposition::Board;
 use crate::proxy::meter::Meter;
+use crate::proxy::preface::Tlvs;
 use crate::proxy::site::{Site, UpstreamId};
 
 use super::addresses::{Attempt, Known};
@@ -81,8 +82,8 @@ pub enum Introduction {
     Over,
     /// The peer has to say it.
     Due,
-    /// So many bytes of it, which say nothing to us, are still to come.
-    Rest(u16),
+    /// Its last part is still to come.
+    Rest(Tlvs),
 }
 
 impl Listed for Client {

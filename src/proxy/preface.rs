@@ -8,8 +8,10 @@
 //! PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n       at most 107 bytes; UNKNOWN: nothing is told
 //!
 //! \r\n\r\n\0\r\nQUIT\n | version, command | family | length | addresses | TLVs ...
-//!         12 bytes              1             1        2       12, 36      the rest of the length: skipped
+//!         12 bytes              1             1        2       12, 36      the rest of the length
 //! ```
+//!
+//! Of the TLVs one matters: what the balancer says of TLS between the client and itself.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -36,10 +38,74 @@ const UNIX: u16 = 216;
 pub struct Preface {
     /// How many bytes it took.
     pub len: usize,
-    /// How many bytes follow that say nothing to us. They come before the connection's own first byte.
-    pub skip: u16,
+    /// What follows, before the connection's own first byte.
+    pub tlvs: Tlvs,
     /// For whom the peer speaks; `None`: for itself, as when it checks our health, or for somebody without an address.
     pub client: Option<SocketAddr>,
+}
+
+/// The type of the TLV about TLS, the length of its fixed part, and the bit in its first byte that says that the client
+/// speaks TLS with the balancer.
+const TLV_SSL: u8 = 0x20;
+const TLV_SSL_LEN: u16 = 5;
+const CLIENT_SSL: u8 = 0x01;
+
+/// The bytes behind the addresses, as far as they have come. They are read in pieces of any size; one that announces more
+/// than there is ends with the header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tlvs {
+    /// How many are still to come, of all.
+    left: u16,
+    /// How many of them say nothing to us: of the addresses, or of the present value.
+    skip: u16,
+    /// Type and length of the next, as far as they are here.
+    header: [u8; 3],
+    header_len: u8,
+    /// The next byte begins the value of the TLV about TLS.
+    is_at_ssl: bool,
+    is_tls: bool,
+}
+
+impl Tlvs {
+    fn new(left: u16, skip: u16) -> Tlvs {
+        Tlvs { left, skip, ..Tlvs::default() }
+    }
+
+    /// How many bytes are still to come.
+    pub fn left(&self) -> u16 {
+        self.left
+    }
+
+    /// Whether the balancer has said that its client speaks TLS with it.
+    pub fn is_tls(&self) -> bool {
+        self.is_tls
+    }
+
+    /// Reads on; not more than is left.
+    pub fn read(&mut self, mut bytes: &[u8]) {
+        self.left = self.left.saturating_sub(u16::try_from(bytes.len()).unwrap_or(u16::MAX));
+        while let [first, rest @ ..] = bytes {
+            if std::mem::take(&mut self.is_at_ssl) {
+                self.is_tls |= first & CLIENT_SSL != 0;
+            } else if self.skip > 0 {
+                let len = bytes.len().min(usize::from(self.skip));
+                // Not more than `skip`.
+                self.skip -= len as u16;
+                bytes = &bytes[len..];
+                continue;
+            } else {
+                self.header[usize::from(self.header_len)] = *first;
+                self.header_len += 1;
+                if let (3, [kind, high, low]) = (self.header_len, self.header) {
+                    let len = u16::from_be_bytes([high, low]);
+                    self.is_at_ssl = kind == TLV_SSL && len >= TLV_SSL_LEN;
+                    self.skip = len - u16::from(self.is_at_ssl);
+                    self.header_len = 0;
+                }
+            }
+            bytes = rest;
+        }
+    }
 }
 
 /// What is wrong with it.
@@ -63,6 +129,8 @@ pub enum PrefaceError {
     Length,
     /// The peer closed, or took too long, before it was complete.
     Incomplete,
+    /// Nothing came at all, for too long.
+    Silent,
 }
 
 impl PrefaceError {
@@ -83,6 +151,10 @@ impl PrefaceError {
             PrefaceError::Family => "a binary PROXY header tells of a stream: TCP over IPv4 or IPv6, or a unix socket",
             PrefaceError::Length => "a binary PROXY header is as long as its addresses at least",
             PrefaceError::Incomplete => "a PROXY header has to be complete within timeouts.request_head",
+            PrefaceError::Silent => {
+                "a peer that proxy_protocol.from lists has to begin with a PROXY header within timeouts.request_head, and \
+                 said nothing"
+            }
         }
     }
 }
@@ -127,7 +199,7 @@ fn parse_line(bytes: &[u8]) -> Result<Option<Preface>, PrefaceError> {
         Some(b"TCP6") => Some(parse_addresses::<Ipv6Addr>(words)?),
         Some(_) | None => return Err(PrefaceError::LineFamily),
     };
-    Ok(Some(Preface { len, skip: 0, client }))
+    Ok(Some(Preface { len, tlvs: Tlvs::default(), client }))
 }
 
 /// Source, destination, and their ports. Only the source is of interest, but all has to be right.
@@ -155,19 +227,19 @@ where
 fn parse_binary(bytes: &[u8]) -> Result<Option<Preface>, PrefaceError> {
     let Some([.., what, family, high, low]) = bytes.first_chunk::<FIXED>() else { return Ok(None) };
     let length = u16::from_be_bytes([*high, *low]);
-    let nobody = Preface { len: FIXED, skip: length, client: None };
+    let nobody = |skip| Preface { len: FIXED, tlvs: Tlvs::new(length, skip), client: None };
     match what {
         // LOCAL: whatever else stands there means nothing.
-        0x20 => return Ok(Some(nobody)),
+        0x20 => return Ok(Some(nobody(length))),
         0x21 => {}
         what if what >> 4 == 2 => return Err(PrefaceError::Command),
         _ => return Err(PrefaceError::Version),
     }
     let needs = match family {
-        0x00 => return Ok(Some(nobody)),
+        0x00 => return Ok(Some(nobody(0))),
         0x11 => V4,
         0x21 => V6,
-        0x31 if length >= UNIX => return Ok(Some(nobody)),
+        0x31 if length >= UNIX => return Ok(Some(nobody(UNIX))),
         0x31 => return Err(PrefaceError::Length),
         _ => return Err(PrefaceError::Family),
     };
@@ -184,7 +256,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Preface>, PrefaceError> {
             SocketAddr::from((*ip, port(32)))
         }
     };
-    Ok(Some(Preface { len: FIXED + usize::from(needs), skip: length - needs, client: Some(client) }))
+    Ok(Some(Preface { len: FIXED + usize::from(needs), tlvs: Tlvs::new(length - needs, 0), client: Some(client) }))
 }
 
 #[cfg(test)]
@@ -240,7 +312,7 @@ mod tests {
             let expected = expected.map(|client| client.map(|text| text.parse().expect("an address")));
             assert_eq!(found.map(|preface| preface.client), expected, "{line:?}");
             if let Ok(preface) = found {
-                assert_eq!((preface.len, preface.skip), (line.len(), 0), "{line:?}");
+                assert_eq!((preface.len, preface.tlvs.left()), (line.len(), 0), "{line:?}");
                 let more = format!("{line}GET / HTTP/1.1\r\n");
                 assert_eq!(parse_preface(more.as_bytes()), Ok(Some(preface)), "what follows does not matter");
             }
@@ -250,7 +322,7 @@ mod tests {
     #[test]
     fn a_line_has_at_most_107_bytes() {
         let line = |len: usize| format!("PROXY UNKNOWN {}\r\n", "x".repeat(len - 16));
-        assert_eq!(read(line(107).as_bytes()), Ok(Some(Preface { len: 107, skip: 0, client: None })));
+        assert_eq!(read(line(107).as_bytes()), Ok(Some(Preface { len: 107, tlvs: Tlvs::default(), client: None })));
         assert_eq!(read(line(108).as_bytes()), Err(PrefaceError::LineLength));
         assert_eq!(read(&line(107).as_bytes()[..106]), Ok(None));
         for len in 0..6 {
@@ -271,7 +343,7 @@ mod tests {
         v6[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
         v6[15] = 1;
         v6[32..].copy_from_slice(&[0, 1, 0, 2]);
-        let told = |len, skip, client: &str| Ok(Preface { len, skip, client: client.parse().ok() });
+        let told = |len, left, client: &str| Ok((len, left, client.parse().ok()));
         for (name, bytes, expected) in [
             ("TCP over IPv4", header(0x21, 0x11, 12, &v4), told(28, 0, "192.0.2.1:56324")),
             ("with TLVs", header(0x21, 0x11, 12 + 7, &v4), told(28, 7, "192.0.2.1:56324")),
@@ -295,7 +367,8 @@ mod tests {
             ("too short for IPv6", header(0x21, 0x21, 35, &v6), Err(Length)),
             ("too short for a path", header(0x21, 0x31, 215, &[]), Err(Length)),
         ] {
-            assert_eq!(read(&bytes).map(|preface| preface.expect("whole")), expected, "{name}");
+            let found = read(&bytes).map(|preface| preface.expect("whole"));
+            assert_eq!(found.map(|found| (found.len, found.tlvs.left(), found.client)), expected, "{name}");
             assert!(bytes.len() <= MOST_BYTES, "{name}: it is decided by then");
         }
         assert_eq!(read(&header(0x21, 0x11, 12, &v4[..11])), Ok(None));
@@ -303,5 +376,34 @@ mod tests {
         let mut other = header(0x21, 0x11, 12, &v4);
         other[11] = b'X';
         assert_eq!(read(&other), Err(Missing));
+    }
+    #[test]
+    fn tls_between_client_and_balancer_is_found_among_the_tlvs() {
+        let ssl = |flags: u8| [&[0x20, 0, 8, flags, 0, 0, 0, 0, 0x21, 0, 0][..]].concat();
+        let (v4, path) = ([0; 12], [b'/'; 216]);
+        let other = b"\x01\0\x08http/1.1\x04\0\0";
+        for (name, what, family, rest, expected) in [
+            ("alone", 0x21, 0x11, [&v4[..], &ssl(1)].concat(), true),
+            ("behind others", 0x21, 0x11, [&v4[..], other, &ssl(7)].concat(), true),
+            ("before others", 0x21, 0x11, [&v4[..], &ssl(1), other].concat(), true),
+            ("over a unix socket", 0x21, 0x31, [&path[..], other, &ssl(1)].concat(), true),
+            ("without an address", 0x21, 0x00, ssl(1), true),
+            ("a client without TLS", 0x21, 0x11, [&v4[..], &ssl(0)].concat(), false),
+            ("with a certificate only", 0x21, 0x11, [&v4[..], &ssl(2)].concat(), false),
+            ("too short", 0x21, 0x11, [&v4[..], b"\x20\0\x04\x01\0\0\0"].concat(), false),
+            ("within another value", 0x21, 0x11, [&v4[..], b"\x05\0\x0b", &ssl(1)].concat(), false),
+            ("local", 0x20, 0x11, [&v4[..], &ssl(1)].concat(), false),
+            ("cut", 0x21, 0x11, [&v4[..], &ssl(1)[..3]].concat(), false),
+            ("longer than the header", 0x21, 0x11, [&v4[..], b"\x05\xff\xff", &ssl(1)].concat(), false),
+            ("none", 0x21, 0x11, v4.to_vec(), false),
+        ] {
+            let bytes = header(what, family, rest.len() as u16, &rest);
+            let preface = parse_preface(&bytes).expect("valid").expect("whole");
+            for size in [1, 2, 3, 5, 1000] {
+                let mut tlvs = preface.tlvs;
+                bytes[preface.len..].chunks(size).for_each(|piece| tlvs.read(piece));
+                assert_eq!((tlvs.is_tls(), tlvs.left()), (expected, 0), "{name}, {size}");
+            }
+        }
     }
 }

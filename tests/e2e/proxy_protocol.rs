@@ -97,17 +97,24 @@ fn what_is_missing_or_wrong_closes_the_connection_and_is_told() {
         assert!(client.is_closed());
     }
     late.log.wait_for_many("refusals", 2, |line| line.contains("has to be complete within timeouts.request_head"));
-    // Whoever only looks whether the port is open is no news.
     let mut silent = late.connect();
     assert!(silent.is_closed());
+    let line = late.log.wait_for("the silent one", |line| line.contains("said nothing"));
+    assert!(line.contains("why=bad_preface") || line.contains("level=warn"), "{line}");
+    // Whoever only looks whether the port is open is no news.
     drop(late.connect());
     let mut good = proxy.connect();
     good.send("PROXY UNKNOWN\r\n");
     assert_eq!(good.get("/").status(), 200);
     let warnings = proxy.log.all().into_iter().filter(|line| line.contains("level=warn")).collect::<Vec<_>>();
     assert!(warnings.len() == 1 && warnings[0].contains("from 127.0.0.1 was closed"), "once a minute: {warnings:?}");
-    let refusals = late.log.all().into_iter().filter(|line| value(line, "why").is_some()).count();
-    assert_eq!(refusals, 2);
+    late.log.wait_for_many("refusals", 3, |line| value(line, "why") == Some("bad_preface"));
+    let metrics = {
+        let mut client = late.connect();
+        client.send("PROXY UNKNOWN\r\n");
+        client.get("/metrics").text().to_owned()
+    };
+    assert!(metrics.contains("mini_rproxy_causes_total{why=\"bad_preface\"} 3\n"), "{metrics}");
 }
 
 #[test]
@@ -202,6 +209,34 @@ fn curl_and_haproxy_speak_it_as_it_is_understood() {
     let mut without = Peer::connect(haproxy.address);
     without.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
     assert!(without.is_closed(), "a balancer that does not say it passes nothing on");
+}
+
+#[test]
+fn a_client_that_speaks_tls_with_the_balancer_is_told_to_upstreams() {
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&origin.config(&listed("")));
+    let tlv = |flags: u8| [&[4, 0, 2, 0, 0, 0x20, 0, 5, flags, 0, 0, 0, 0][..], b"\x05\0\x01x"].concat();
+    for (name, header, proto) in [
+        ("with TLS", header(0x21, 0x11, 29, &[&V4[..], &tlv(1)].concat()), "https"),
+        ("with TLS, IPv6", header(0x21, 0x21, 53, &[&ipv6()[..], &tlv(1)].concat()), "https"),
+        ("with TLS, without an address", header(0x21, 0, 17, &tlv(1)), "https"),
+        ("without TLS", header(0x21, 0x11, 29, &[&V4[..], &tlv(0)].concat()), "http"),
+        ("the balancer's own", header(0x20, 0x11, 29, &[&V4[..], &tlv(1)].concat()), "http"),
+    ] {
+        for in_pieces in [false, true] {
+            let mut client = proxy.connect();
+            if in_pieces {
+                header.iter().for_each(|byte| client.send([*byte]));
+            } else {
+                client.send(&header);
+            }
+            let expected = format!("X-Forwarded-Proto: {proto}\n");
+            for _ in 0..2 {
+                let seen = client.get("/");
+                assert!(seen.text().contains(&expected), "{name}, in pieces: {in_pieces}: {}", seen.text());
+            }
+        }
+    }
 }
 
 #[test]
