@@ -135,6 +135,32 @@ impl Config {
         Ok(())
     }
 
+    /// The same with these routes, for requests that are under way: without what only a start needs. `routes` may be a
+    /// hundred thousand, and are not copied first.
+    pub fn with_routes(&self, routes: Vec<RouteConfig>) -> Config {
+        Config {
+            routes,
+            listen: Vec::new(),
+            admin_listen: Vec::new(),
+            plugins: Vec::new(),
+            workers: self.workers,
+            limits: self.limits,
+            pool: self.pool,
+            dns_refresh: self.dns_refresh,
+            tls: None,
+            health: self.health,
+            upstream_tls: self.upstream_tls.clone(),
+            forwarded: self.forwarded.clone(),
+            preface_from: self.preface_from.clone(),
+            rewrites: self.rewrites,
+            timeouts: self.timeouts,
+            configz: self.configz,
+            metrics: self.metrics,
+            plugin_body_limit: self.plugin_body_limit,
+            log: self.log,
+        }
+    }
+
     /// No more workers than the memory budget has room for.
     fn fit_workers(&mut self) {
         if let Some(budget) = self.limits.memory_budget {

@@ -365,7 +365,7 @@ impl Worker {
         let until = (now + limits.idle_timeout).min(*born + limits.max_age);
         let is_good = self.stage == Stage::Open && until > now && conn.can_write();
         // Nobody will ask for an upstream that a reload has removed.
-        let is_good = is_good && (!self.stations.has_retired() || self.around.site.origin(link.upstream).is_some());
+        let is_good = is_good && (!self.stations.has_renewed() || self.around.site.origin(link.upstream).is_some());
         // What was not drained may hide a byte too many, or the end (rule M12).
         let is_good = is_good && is_quiet(conn, &mut self.scratch);
         *holder = Holder::Pool(until);

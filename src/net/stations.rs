@@ -13,12 +13,14 @@ pub struct Stations {
     pub desk: Desk,
     /// Configurations that are in use no more but by requests that began with them; the newest last. Mostly empty.
     retired: Vec<(Rc<Site>, Desk)>,
+    /// Whether there was ever another one.
+    has_renewed: bool,
 }
 
 impl Stations {
     /// Those of the first configuration.
     pub fn new(desk: Desk) -> Stations {
-        Stations { desk, retired: Vec::new() }
+        Stations { desk, retired: Vec::new(), has_renewed: false }
     }
 
     /// Where `upstream` is and what a TLS connection to it is made of. The newest configuration that has it is asked:
@@ -34,9 +36,15 @@ impl Stations {
     pub fn retire(&mut self, old: Rc<Site>, desk: Desk) {
         let old_desk = std::mem::replace(&mut self.desk, desk);
         self.retired.push((old, old_desk));
+        self.has_renewed = true;
     }
 
-    /// Whether there may be requests from before a reload.
+    /// Whether there may be connections to upstreams that are in no configuration any more.
+    pub fn has_renewed(&self) -> bool {
+        self.has_renewed
+    }
+
+    /// Whether there may be requests from before a reload that have not got their answers.
     pub fn has_retired(&self) -> bool {
         !self.retired.is_empty()
     }

@@ -335,10 +335,16 @@ impl Exchange {
     }
 
     /// There is a new configuration. A connection between two requests takes it at once, so that it does not keep the old
-    /// one in memory; a request under way keeps what it began with.
+    /// one in memory; a request under way keeps what it began with, and once its response has begun no more than that.
     pub fn adopt(&mut self, site: &Rc<Site>) {
-        if self.is_idle() {
-            self.client.site = Rc::clone(site);
+        match &mut self.state {
+            State::Idle { .. } | State::Lingering { .. } => self.client.site = Rc::clone(site),
+            State::Active(transaction) => {
+                if let Some(narrowed) = transaction.narrow(&self.client.site) {
+                    self.client.site = Rc::new(narrowed);
+                }
+            }
+            State::Closed => {}
         }
     }
 

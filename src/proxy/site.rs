@@ -103,6 +103,29 @@ impl Site {
         }
     }
 
+    /// What a request on `route` that has got its answer's head still needs of this configuration: that route alone, which
+    /// is number 0 then. Tunnels and event streams may go on for hours, over many reloads, and each of them would keep a
+    /// whole configuration in memory. No other request can begin with it.
+    pub(super) fn narrowed_to(&self, route: u32) -> Site {
+        let at = route as usize;
+        let group = self.group_of(route).map(<[UpstreamId]>::to_vec);
+        let labels = group.iter().flatten().filter_map(|id| Some((*id, *self.upstream_labels.get(id)?)));
+        Site {
+            config: Arc::new(self.config.with_routes(vec![self.config.routes[at].clone()])),
+            router: Arc::new(Router::new(std::iter::empty())),
+            upstreams: Arc::new([]),
+            next: self.next,
+            route_upstreams: Arc::new([self.route_upstreams[at]]),
+            upstream_labels: Arc::new(labels.collect()),
+            groups: Arc::new(group.into_iter().map(|group| (0, group)).collect()),
+            route_labels: Arc::new([self.route_labels[at]]),
+            labels: Arc::clone(&self.labels),
+            hooks: self.hooks.clone(),
+            configz: SharedText::new("".into()),
+            outline: Arc::default(),
+        }
+    }
+
     /// Which bodies are buffered for plugins.
     pub fn wants(&self) -> BodyWants {
         self.hooks.as_ref().map_or(BodyWants::default(), |hooks| hooks.wants())
@@ -330,6 +353,16 @@ mod tests {
         ];
         let ids = number_origins(&routes, None).route_upstreams;
         assert_eq!(ids.iter().map(|id| id.0).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 3]);
+    }
+
+    #[test]
+    fn what_a_running_request_needs_of_its_configuration_is_its_route() {
+        let site = site(true);
+        let narrowed = site.narrowed_to(1);
+        assert_eq!(narrowed.config.routes.len(), 1);
+        assert!(Arc::ptr_eq(&narrowed.config.routes[0].upstream, &site.config.routes[1].upstream));
+        assert_eq!(narrowed.config.timeouts, site.config.timeouts);
+        assert_eq!((narrowed.upstream_of(0), narrowed.route_labels[0]), (site.upstream_of(1), site.route_labels[1]));
     }
 
     #[test]

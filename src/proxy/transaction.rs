@@ -12,6 +12,7 @@ use super::choice::Choice;
 use super::forward::Scratch;
 use super::hooks::ChainState;
 use super::record::Record;
+use super::site::Site;
 use super::timeline::{Awaited, Moment, Timeline};
 use crate::bytes::Queue;
 use crate::http::body::Body;
@@ -323,6 +324,18 @@ impl Transaction {
     pub fn reserve(&mut self, memory: &BodyMemory, request: usize, response: usize) -> Result<(), Refusal> {
         let bytes = 2 * (request.max(self.request_body.capacity()) + response);
         if self.reserved.grow_to(bytes, memory) { Ok(()) } else { Err(Refusal::new(503, Cause::MemoryBudget)) }
+    }
+
+    /// What it still needs of `site`, if that is less: from the head of the response on it connects to nobody else.
+    pub fn narrow(&mut self, site: &Site) -> Option<Site> {
+        if !self.has_answered() || site.config.routes.len() == 1 {
+            return None;
+        }
+        let plan = self.plan.as_mut()?;
+        let narrowed = site.narrowed_to(plan.route);
+        plan.route = 0;
+        self.record.route = Some(0);
+        Some(narrowed)
     }
 
     /// Whether the client asked with HEAD, whatever plugins made of it.

@@ -512,3 +512,60 @@ fn e5_a_reload_of_what_is_no_file_does_not_keep_signals_from_being_heard() {
     proxy.signal("TERM");
     assert_eq!(proxy.wait().code(), Some(0));
 }
+
+/// Tunnels and streams live for hours; each keeps its route, and not the configuration that it began with.
+#[test]
+fn e4_tunnels_and_streams_do_not_keep_old_configurations() {
+    const ROUTES: usize = 3_000;
+    const RELOADS: usize = 12;
+    let origin = Origin::start(|mut peer, _| {
+        let Some(head) = peer.head() else { return };
+        if head.target().starts_with("/events") {
+            peer.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: a\n\n");
+        } else {
+            peer.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        }
+        while let Ok(bytes @ [_, ..]) = peer.some_bytes().as_deref() {
+            peer.send(bytes);
+        }
+    });
+    // Another address of the same name each time: no configuration shares its routes with another.
+    let config = |number: usize| {
+        let others: String =
+            (0..ROUTES).map(|n| format!("  - {{prefix: /r{n}, upstream: 'http://u{number}.example'}}\n")).collect();
+        let live = format!("  - {{prefix: /live, strip_prefix: false, upstream: '{}'}}\n", origin.url());
+        format!(
+            "workers: 1\nroutes:\n{others}{live}  - {{prefix: /events, strip_prefix: false, upstream: '{}'}}\n",
+            origin.url()
+        )
+    };
+    let proxy = Proxy::start(&config(0));
+    let tunnel = || {
+        let mut client = proxy.connect();
+        client.send("GET /live HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        assert_eq!(client.head().expect("a response").status(), 101);
+        let mut stream = proxy.connect();
+        stream.send("GET /events HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert_eq!(stream.head().expect("a response").status(), 200);
+        (client, stream)
+    };
+    // Two first, so that what one reload needs for itself is there.
+    (1..3).for_each(|number| reload(&proxy, &config(number), number - 1));
+    let before = proxy.own_memory_kib();
+    let open: Vec<_> = (3..3 + RELOADS)
+        .map(|number| {
+            let pair = tunnel();
+            reload(&proxy, &config(number), number - 1);
+            pair
+        })
+        .collect();
+    let grown = proxy.own_memory_kib().saturating_sub(before);
+    eprintln!("{grown} KiB more after {RELOADS} reloads with {ROUTES} routes");
+    for (mut client, _stream) in open {
+        client.send("still there");
+        assert_eq!(client.bytes(11), b"still there");
+    }
+    let line = proxy.access("/live");
+    assert_eq!((value(&line, "prefix"), value(&line, "status")), (Some("/live"), Some("101")), "{line}");
+    assert!(grown < RELOADS as u64 * 250, "{grown} KiB");
+}
