@@ -37,7 +37,8 @@ impl Worker {
         if let Some(old) = self.clients.get_mut(owner).and_then(|client| client.link.take()) {
             self.remove_link(old);
         }
-        let idle = if fresh { None } else { self.take_idle(owner, upstream) };
+        let idle =
+            if fresh { None } else { self.take_bound(owner, upstream).or_else(|| self.take_idle(owner, upstream)) };
         let Some(client) = self.clients.get_mut(owner) else { return };
         if idle.is_some() {
             client.link = idle;
@@ -66,6 +67,15 @@ impl Worker {
         None
     }
 
+    /// The connection to `upstream` that is kept for the owner.
+    fn take_bound(&mut self, owner: Key, upstream: UpstreamId) -> Option<Key> {
+        let key = self.bound.take(owner, upstream)?;
+        if let LinkState::Ready { holder, .. } = &mut self.links.get_mut(key)?.state {
+            *holder = Holder::Client(owner);
+        }
+        Some(key)
+    }
+
     fn set_link(&mut self, owner: Key, link: Key) {
         if let Some(client) = self.clients.get_mut(owner) {
             client.link = Some(link);
@@ -74,7 +84,8 @@ impl Worker {
 
     /// Begins to connect.
     fn dial(&mut self, owner: Key, upstream: UpstreamId) {
-        let link = Link { upstream, alarm: Default::default(), state: LinkState::Resolving { owner } };
+        let link =
+            Link { upstream, alarm: Default::default(), is_reserved: false, state: LinkState::Resolving { owner } };
         let Ok(key) = self.links.insert(link) else {
             self.answer(owner, Err(ConnectError::Failed));
             return;
@@ -223,7 +234,7 @@ impl Worker {
                 let owner = *owner;
                 self.enqueue(owner);
             }
-            LinkState::Ready { holder: Holder::Pool(_), conn, .. } => {
+            LinkState::Ready { holder: Holder::Pool(_) | Holder::Reserved(_), conn, .. } => {
                 conn.on_event(readiness);
                 if !is_quiet(conn, &mut self.scratch) {
                     self.remove_link(key);
@@ -337,7 +348,8 @@ impl Worker {
             return;
         }
         let until = match &link.state {
-            LinkState::Resolving { .. } | LinkState::Ready { holder: Holder::Client(_), .. } => return,
+            LinkState::Resolving { .. } => return,
+            LinkState::Ready { holder: Holder::Client(_) | Holder::Reserved(_), .. } => return,
             LinkState::Dialing { attempt, .. } if attempt.until <= now => {
                 self.address_failed(key, ConnectError::TimedOut);
                 return;
@@ -352,25 +364,35 @@ impl Worker {
         self.timers.set(&mut link.alarm, until, Source::Link(key).token());
     }
 
-    /// Puts the connection that `owner` borrowed into the pool.
-    pub(super) fn park(&mut self, owner: Key) {
+    /// Puts the connection that `owner` borrowed into the pool, or keeps it for the owner alone.
+    pub(super) fn park(&mut self, owner: Key, is_reserved: bool) {
         let Some(key) = self.clients.get_mut(owner).and_then(|client| client.link.take()) else { return };
         let now = self.around.now();
         let limits = &self.around.site.config.pool;
         let Some(link) = self.links.get_mut(key) else { return };
+        // Whoever logged in stays so, although later requests do not say it.
+        link.is_reserved |= is_reserved;
+        let is_reserved = link.is_reserved;
         let LinkState::Ready { conn, born, holder } = &mut link.state else {
             self.remove_link(key);
             return;
         };
         let until = (now + limits.idle_timeout).min(*born + limits.max_age);
-        let is_good = self.stage == Stage::Open && until > now && conn.can_write();
+        // A login is kept for as long as its client stays.
+        let is_good = self.stage == Stage::Open && (is_reserved || until > now) && conn.can_write();
         // Nobody will ask for an upstream that a reload has removed.
         let is_good = is_good && (!self.stations.has_renewed() || self.around.site.origin(link.upstream).is_some());
         // What was not drained may hide a byte too many, or the end (rule M12).
         let is_good = is_good && is_quiet(conn, &mut self.scratch);
-        *holder = Holder::Pool(until);
+        *holder = if is_reserved { Holder::Reserved(owner) } else { Holder::Pool(until) };
         if !is_good {
             self.remove_link(key);
+            return;
+        }
+        if is_reserved {
+            if let Some(surplus) = self.bound.keep(owner, link.upstream, key) {
+                self.remove_link(surplus);
+            }
             return;
         }
         self.timers.set(&mut link.alarm, until, Source::Link(key).token());
@@ -386,7 +408,7 @@ impl LinkState {
         match self {
             LinkState::Resolving { owner } | LinkState::Dialing { owner, .. } => Some(*owner),
             LinkState::Ready { holder: Holder::Client(owner), .. } => Some(*owner),
-            LinkState::Ready { holder: Holder::Pool(_), .. } => None,
+            LinkState::Ready { holder: Holder::Pool(_) | Holder::Reserved(_), .. } => None,
         }
     }
 }

@@ -161,7 +161,8 @@ impl Worker {
             orders = Orders::Done;
             match command {
                 Command::Connect { upstream, fresh } => self.lend(key, upstream, fresh),
-                Command::Park => self.park(key),
+                Command::Park => self.park(key, false),
+                Command::Reserve => self.park(key, true),
                 Command::Close(Side::Upstream) => self.hang_up(key, |_| {}),
                 Command::Abort(Side::Upstream) => self.hang_up(key, Conn::reset_on_close),
                 Command::Shutdown(side) => {

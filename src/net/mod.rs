@@ -9,6 +9,7 @@
 //! | [`clock`] | the moment of the turn, and the Date field |
 //! | [`throttle`] | one line in a while |
 //! | [`pool`] | idle upstream connections |
+//! | [`bound_links`] | those on which a client has logged in |
 //! | [`splice`] | pipes between sockets: bodies that are not copied |
 //! | [`socket`] | one socket and what is known of its readiness |
 //! | [`tls`] | TLS: certificates, trust, and the stage between socket and exchange |
@@ -47,6 +48,7 @@ pub mod timers;
 pub mod clock;
 pub mod throttle;
 pub mod pool;
+pub mod bound_links;
 pub mod splice;
 pub mod socket;
 #[cfg(feature = "tls")]

@@ -28,6 +28,9 @@ impl Worker {
         for surplus in self.pool.renew(&site.config.pool, |id| site.origin(id).is_some()) {
             self.remove_link(surplus);
         }
+        for link in self.bound.leading_elsewhere(|id| site.origin(id).is_some()) {
+            self.remove_link(link);
+        }
         self.door.max_clients = max_clients;
         self.around.journal.meter.max_clients.set(max_clients as u64);
         let now = self.around.now();

@@ -19,6 +19,7 @@ use crate::proxy::preface::Tlvs;
 use crate::proxy::site::{Site, UpstreamId};
 
 use super::addresses::{Attempt, Known};
+use super::bound_links::BoundLinks;
 use super::clock::Clock;
 use super::conn::Conn;
 use super::control::Control;
@@ -134,6 +135,8 @@ pub struct Link {
     pub upstream: UpstreamId,
     /// Its earliest entry among the timers.
     pub alarm: Alarm,
+    /// Whether it never serves anybody but its first client from now on.
+    pub is_reserved: bool,
     /// What it is doing.
     pub state: LinkState,
 }
@@ -172,6 +175,8 @@ pub enum Holder {
     Client(Key),
     /// It is in the pool, and has to go at that moment.
     Pool(Instant),
+    /// It idles, and is kept for that client alone.
+    Reserved(Key),
 }
 
 /// What exchanges are lent for the length of a call.
@@ -219,6 +224,7 @@ pub struct Worker {
     pub(super) idle_admin: IdleList,
     pub(super) links: Slab<Link>,
     pub(super) pool: Pool,
+    pub(super) bound: BoundLinks,
     pub(super) timers: Timers,
     /// When to give back what the allocator keeps.
     pub(super) surplus: Alarm,
@@ -323,6 +329,7 @@ impl Worker {
             idle_admin: IdleList::default(),
             links: Slab::default(),
             pool: Pool::new(&site.config.pool),
+            bound: BoundLinks::default(),
             timers: Timers::default(),
             surplus: Alarm::default(),
             worked: Instant::now(),
@@ -422,6 +429,9 @@ impl Worker {
             if let Some(link) = client.link {
                 self.remove_link(link);
             }
+            for link in self.bound.remove_client(key) {
+                self.remove_link(link);
+            }
             self.graveyard.push(client.conn);
         }
     }
@@ -455,8 +465,11 @@ impl Worker {
             Some(LinkState::Resolving { .. }) => self.resolving.retain(|waiting| *waiting != key),
             Some(LinkState::Dialing { conn, .. }) => self.graveyard.push(conn),
             Some(LinkState::Ready { conn, holder: Holder::Client(_), .. }) => self.graveyard.push(conn),
-            Some(LinkState::Ready { mut conn, holder: Holder::Pool(_), .. }) => {
-                self.pool.remove(key);
+            Some(LinkState::Ready { mut conn, holder, .. }) => {
+                match holder {
+                    Holder::Reserved(client) => self.bound.remove(client, key),
+                    Holder::Pool(_) | Holder::Client(_) => self.pool.remove(key),
+                }
                 conn.say_goodbye();
                 self.graveyard.push(conn);
             }

@@ -55,6 +55,8 @@ enum State {
 /// Who is chosen first: the smallest.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
+    /// The client has logged in there.
+    Preferred,
     /// Somebody has to find out, and this request may be repeated elsewhere.
     Probe(Instant),
     /// Requests under way, and when it was last chosen.
@@ -98,13 +100,14 @@ impl Tried {
 
 impl Balance {
     /// Chooses one of `upstreams` that is not in `tried`, and puts it there; `None` where all are. `repeatable`: the
-    /// request may be sent to another one when it fails on this one.
+    /// request may be sent to another one when it fails on this one. `preferred` is chosen if it is up.
     pub fn choose(
         &mut self,
         now: Instant,
         upstreams: &[UpstreamId],
         tried: &mut Tried,
         repeatable: bool,
+        preferred: Option<UpstreamId>,
     ) -> Option<(usize, Lease)> {
         let members = &mut self.members;
         let (_, nth, member) = upstreams
@@ -113,7 +116,9 @@ impl Balance {
             .filter(|(nth, _)| !tried.has(*nth))
             .map(|(nth, id)| {
                 let member = members.entry(*id).or_default();
-                (member.rank(now, repeatable), nth, Rc::clone(member))
+                let is_preferred = preferred == Some(*id) && member.is_up();
+                let rank = if is_preferred { Rank::Preferred } else { member.rank(now, repeatable) };
+                (rank, nth, Rc::clone(member))
             })
             .min_by(|one, other| one.0.cmp(&other.0))?;
         tried.add(nth);
@@ -140,6 +145,10 @@ impl Default for Member {
 }
 
 impl Member {
+    fn is_up(&self) -> bool {
+        matches!(self.state.get(), State::Up { .. })
+    }
+
     fn rank(&self, now: Instant, repeatable: bool) -> Rank {
         match self.state.get() {
             State::Up { .. } => Rank::Up(self.in_flight.get(), self.chosen.get()),
@@ -226,7 +235,7 @@ mod tests {
         }
 
         fn choose(&mut self, upstreams: &[UpstreamId]) -> (usize, Lease) {
-            self.balance.choose(self.now, upstreams, &mut Tried::default(), true).expect("one")
+            self.balance.choose(self.now, upstreams, &mut Tried::default(), true, None).expect("one")
         }
 
         fn wait(&mut self, seconds: u64) {
@@ -243,6 +252,20 @@ mod tests {
         fn next(&mut self, count: usize) -> Vec<usize> {
             (0..count).map(|_| self.choose(&ALL).0).collect()
         }
+    }
+
+    #[test]
+    fn who_has_logged_in_somewhere_goes_there_while_it_is_up() {
+        let mut play = Play::new();
+        let ask = |play: &mut Play, preferred| {
+            play.balance.choose(play.now, &ALL, &mut Tried::default(), true, preferred).map(|(nth, _)| nth)
+        };
+        assert_eq!(ask(&mut play, Some(ALL[2])), Some(2));
+        assert_eq!(ask(&mut play, Some(ALL[2])), Some(2));
+        assert_eq!(ask(&mut play, Some(UpstreamId(1))), Some(0), "it is not one of these");
+        play.fail(ALL[2]);
+        play.fail(ALL[2]);
+        assert_eq!(ask(&mut play, Some(ALL[2])), Some(1), "it is left alone");
     }
 
     #[test]
@@ -326,7 +349,7 @@ mod tests {
         play.fail(ALL[0]);
         play.fail(ALL[0]);
         play.wait(1);
-        let chosen = play.balance.choose(play.now, &ALL, &mut Tried::default(), false).map(|(nth, _)| nth);
+        let chosen = play.balance.choose(play.now, &ALL, &mut Tried::default(), false, None).map(|(nth, _)| nth);
         assert_eq!(chosen, Some(1));
         assert_eq!(play.choose(&ALL).0, 0);
     }
@@ -341,7 +364,7 @@ mod tests {
         }
         let mut tried = Tried::default();
         let mut order = Vec::new();
-        while let Some((nth, mut lease)) = play.balance.choose(play.now, &ALL, &mut tried, true) {
+        while let Some((nth, mut lease)) = play.balance.choose(play.now, &ALL, &mut tried, true, None) {
             order.push(nth);
             assert_eq!(lease.failed(play.now, &HEALTH), Change::None, "nothing new");
         }

@@ -126,6 +126,16 @@ pub fn allowed_protocols<'a>(fields: &'a Fields, allowed: &'a [String]) -> impl 
     })
 }
 
+/// Whether credentials or challenges in lines of that name are of a scheme that logs in a connection and not a request: NTLM,
+/// and Negotiate, which may be NTLM. No other client may use such a connection (RFC 9110 section 3.3, RFC 4559).
+pub fn has_connection_login(fields: &Fields, name: Known) -> bool {
+    fields.may_have(name)
+        && fields.values(name).flat_map(list_members).any(|member| {
+            let scheme = member.split(|byte| *byte == b' ').next().unwrap_or_default();
+            scheme.eq_ignore_ascii_case(b"NTLM") || scheme.eq_ignore_ascii_case(b"Negotiate")
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +174,25 @@ mod tests {
         remove_nominated(&mut head, &nominated);
         let kept: Vec<_> = head.iter().map(|line| line.name).collect();
         assert_eq!(kept, [b"X-Other"]);
+    }
+
+    #[test]
+    fn logins_of_connections_are_known_by_their_scheme() {
+        for (value, expected) in [
+            ("NTLM", true),
+            ("negotiate", true),
+            ("NTLM TlRMTVNTUAABAAAA", true),
+            ("Basic realm=\"a, b\", Negotiate YII=", true),
+            ("Basic dTpw", false),
+            ("Bearer NTLM", false),
+            ("NTLMv2", false),
+            ("Digest realm=\"NTLM\"", false),
+            ("", false),
+        ] {
+            let fields = fields(&[("WWW-Authenticate", value)]);
+            assert_eq!(has_connection_login(&fields, Known::WwwAuthenticate), expected, "{value:?}");
+            assert!(!has_connection_login(&fields, Known::Authorization), "{value:?}");
+        }
     }
 
     #[test]

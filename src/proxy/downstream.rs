@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::admit::{Answerer, FORWARDED_METHODS, Plan, admit};
 use super::cause::{Cause, Refusal, Violation};
 use super::choice::Sent;
-use super::connection::read_options;
+use super::connection::{has_connection_login, read_options};
 use super::exposition;
 use super::forward::{Forwarding, OwnLines, forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
@@ -299,6 +299,7 @@ impl Transaction {
         if let Some(upstream) = upstream {
             self.request.fields.remove_classes(late_removed(upstream));
         }
+        self.has_login = has_connection_login(&self.request.fields, Known::Authorization);
         let authorization = upstream.and_then(|upstream| upstream.authorization.as_deref());
         let own = &self.scratch.own;
         write_request_head(&self.request, own, framing, authorization, &self.offered, self.to_origin.tail());
@@ -306,6 +307,7 @@ impl Transaction {
             choice.sent = Sent { head_len: self.to_origin.len(), framing };
         }
         if !self.request_body.is_empty() {
+            self.has_upload_begun = true;
             self.to_origin.extend(&self.request_body);
         }
         self.ask_for_connection(turn, false);

@@ -88,6 +88,9 @@ pub enum Command {
     },
     /// The borrowed upstream connection (or the attempt at one) is not needed any more; it may serve others.
     Park,
+    /// The same, but somebody may have logged in on it: from now on it may serve this client's connection and nobody else,
+    /// also when it is parked later, and it is closed with it.
+    Reserve,
     /// Close that side's socket; the kernel still delivers what was written. For `Upstream` also: give up an attempt to
     /// connect. After `Close(Downstream)` the exchange is over.
     Close(Side),

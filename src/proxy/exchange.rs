@@ -105,7 +105,7 @@ impl Exchange {
         // An IPv4 client of a dual-stack socket appears as ::ffff:a.b.c.d; people and lists of proxies know it as a.b.c.d.
         peer.address.iter_mut().for_each(|address| address.set_ip(address.ip().to_canonical()));
         Exchange {
-            client: Client { peer, site, served: 0, is_draining: false },
+            client: Client { peer, site, reserved: None, served: 0, is_draining: false },
             commands: Commands::default(),
             state: State::Idle { since: now.instant, skipped: EmptyLine::None },
         }
@@ -148,6 +148,11 @@ impl Exchange {
     /// Takes an event. Afterwards the caller carries out all commands, writes all output and asks again what is wanted.
     pub fn handle(&mut self, env: &mut Env<'_>, input: Input<'_>) {
         let now = env.now.instant;
+        if let Input::Bytes(Side::Upstream, _) = input
+            && self.commands.on_surplus()
+        {
+            return;
+        }
         match (&mut self.state, input) {
             // RFC 9112 section 2.2: an empty line behind a request is ignored. It begins nothing.
             (State::Idle { skipped, .. }, Input::Bytes(Side::Downstream, data)) => match skipped.and(data) {

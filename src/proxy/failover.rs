@@ -8,6 +8,7 @@ use super::cause::Cause;
 use super::choice::Choice;
 use super::events::UpstreamEvent;
 use super::forward::write_request_head;
+use super::site::{Site, UpstreamId};
 use super::transaction::{Transaction, Upstream};
 use super::turn::Turn;
 use super::under_prefix::MAPPABLE_IN_REQUESTS;
@@ -23,7 +24,7 @@ impl Transaction {
         let repeatable = self.request.method.is_idempotent();
         let mut tried = Tried::default();
         let Some(group) = turn.client.site.group_of(route) else { return };
-        let chosen = turn.env.balance.choose(turn.env.now.instant, group, &mut tried, repeatable);
+        let chosen = turn.env.balance.choose(turn.now(), group, &mut tried, repeatable, turn.client.reserved);
         self.choice = chosen.map(|(nth, lease)| Choice::new(nth, lease, tried));
     }
 
@@ -32,15 +33,19 @@ impl Transaction {
         Choice::upstream(self.choice.as_ref(), route)
     }
 
+    /// The name of that upstream.
+    pub(super) fn upstream_id(&self, site: &Site, route: u32) -> UpstreamId {
+        match (&self.choice, site.group_of(route)) {
+            (Some(choice), Some(group)) => group[choice.nth],
+            (None, _) | (Some(_), None) => site.upstream_of(route),
+        }
+    }
+
     /// Asks for a connection to the upstream of the plan.
     pub(super) fn ask_for_connection(&mut self, turn: &mut Turn<'_, '_>, fresh: bool) {
         let Some(plan) = self.plan else { return };
         self.up = Upstream::Connecting { since: turn.now() };
-        let site = &turn.client.site;
-        let id = match (&self.choice, site.group_of(plan.route)) {
-            (Some(choice), Some(group)) => group[choice.nth],
-            (None, _) | (Some(_), None) => site.upstream_of(plan.route),
-        };
+        let id = self.upstream_id(&turn.client.site, plan.route);
         turn.commands.connect(id, fresh);
         self.tell(turn, UpstreamEvent::Asked);
     }
@@ -54,7 +59,7 @@ impl Transaction {
         let site = Rc::clone(&turn.client.site);
         let Some(group) = site.group_of(plan.route) else { return false };
         let repeatable = self.request.method.is_idempotent();
-        let chosen = turn.env.balance.choose(turn.now(), group, &mut choice.tried, repeatable);
+        let chosen = turn.env.balance.choose(turn.now(), group, &mut choice.tried, repeatable, None);
         let Some((nth, lease)) = chosen else { return false };
         let route = &site.config.routes[plan.route as usize];
         let before = std::mem::replace(&mut choice.nth, nth);

@@ -174,6 +174,8 @@ pub(super) struct Transaction {
     pub is_persistent: bool,
     /// Whether the upstream's connection may serve another request, as far as is known.
     pub is_origin_persistent: bool,
+    /// Whether somebody may have logged in on the upstream's connection, for as long as that lives.
+    pub has_login: bool,
     /// Whether part of the request body was passed on: from then on the request cannot be sent again.
     pub has_upload_begun: bool,
     /// Whether the response is made of parts that come whenever there is news: it may be silent for as long as it likes.
@@ -208,6 +210,7 @@ impl Transaction {
             choice: None,
             is_persistent: true,
             is_origin_persistent: false,
+            has_login: false,
             has_upload_begun: false,
             is_pushed: false,
             progress: Progress::new(now),
@@ -233,6 +236,7 @@ impl Transaction {
         self.choice = None;
         self.is_persistent = true;
         self.is_origin_persistent = false;
+        self.has_login = false;
         self.has_upload_begun = false;
         self.is_pushed = false;
         self.progress = Progress::new(now);

@@ -29,6 +29,8 @@ pub(super) struct Client {
     pub peer: Peer,
     /// The configuration as it was when the current request's head was complete: a reload never touches a running exchange.
     pub site: Rc<Site>,
+    /// Where it may have logged in for the length of the connection. Of several upstreams that is the one to go to.
+    pub reserved: Option<UpstreamId>,
     /// Requests served so far.
     pub served: u32,
     /// The process is going to stop: no request after this one.
@@ -60,6 +62,8 @@ pub(super) struct Commands {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Release {
     Park,
+    /// Kept for this client alone.
+    Reserve,
     Close,
     Abort,
 }
@@ -77,6 +81,15 @@ impl Commands {
         self.release = Some(how);
         self.connect = None;
         self.shutdown_upstream = false;
+    }
+
+    /// Bytes came from the upstream. If its connection is about to be given back nobody asked for them, and it is closed
+    /// instead (rule S18); says whether that is so.
+    pub fn on_surplus(&mut self) -> bool {
+        if let Some(Release::Park | Release::Reserve) = self.release {
+            self.release = Some(Release::Close);
+        }
+        self.release.is_some()
     }
 
     pub fn connect(&mut self, upstream: UpstreamId, fresh: bool) {
@@ -120,6 +133,7 @@ impl Commands {
         if let Some(how) = self.release.take() {
             return Some(match how {
                 Release::Park => Command::Park,
+                Release::Reserve => Command::Reserve,
                 Release::Close => Command::Close(Side::Upstream),
                 Release::Abort => Command::Abort(Side::Upstream),
             });

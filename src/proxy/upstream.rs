@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 
 use super::cause::{Cause, Refusal, Violation};
 use super::choice::Choice;
-use super::connection::{Options, read_options};
+use super::connection::{Options, has_connection_login, read_options};
 use super::downstream::head_limits;
 use super::events::ConnectError;
 use super::forward::{
@@ -215,6 +215,7 @@ impl Transaction {
     fn on_final(&mut self, turn: &mut Turn<'_, '_>, framing: Framing, has_more: bool) -> Result<(), Refusal> {
         // A close-delimited body takes its connection with it.
         self.is_origin_persistent &= framing != Framing::UntilClose;
+        self.has_login |= has_connection_login(&self.response.fields, Known::WwwAuthenticate);
         self.judge_upload(turn);
         self.is_pushed = self.response.fields.values(Known::ContentType).any(is_pushed);
         let announced = self.announced_framing(framing, turn.client.site.wants().response);
@@ -427,7 +428,10 @@ impl Transaction {
         let is_sent = is_all_read && self.to_origin.is_empty();
         let has_rest = is_all_read || matches!(self.down, Downstream::Body { .. });
         if is_sent && self.is_origin_persistent && !has_more {
-            self.release_upstream(turn, Release::Park);
+            self.release_upstream(turn, if self.has_login { Release::Reserve } else { Release::Park });
+            if let (true, Some(plan)) = (self.has_login, self.plan) {
+                turn.client.reserved = Some(self.upstream_id(&turn.client.site, plan.route));
+            }
             self.up = Upstream::Done;
         } else if has_rest && !is_sent && !has_more && self.is_upload_wanted() {
             self.up = Upstream::Answered;

@@ -17,6 +17,7 @@ mod git;
 mod life_cycle;
 mod limits;
 mod log_lines;
+mod logins;
 mod metrics;
 mod nginx;
 #[cfg(feature = "dlopen")]

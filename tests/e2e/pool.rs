@@ -160,3 +160,30 @@ fn without_room_nothing_is_kept() {
         assert_eq!(origin.connections(), connections, "{pool}");
     }
 }
+
+/// The first part of a long read is looked at alone: a response that ends exactly there, and bytes behind it.
+#[test]
+fn s18_bytes_behind_a_response_of_exactly_one_part_end_its_connection() {
+    for len in [4095, 4096, 4097] {
+        let origin = Origin::start(move |mut peer, number| {
+            while peer.request().is_some() {
+                let head = "HTTP/1.1 200 OK\r\nX-Connection: N\r\nContent-Length: 4000\r\nX-Fill: "
+                    .replace('N', &number.to_string());
+                let fill = "x".repeat(len - 4000 - head.len() - 4);
+                let body = "y".repeat(4000);
+                // As much as makes a long read, in one write.
+                let surplus = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil".repeat(1500);
+                if peer.try_send(format!("{head}{fill}\r\n\r\n{body}{surplus}")).is_err() {
+                    return;
+                }
+            }
+        });
+        let proxy = Proxy::start(&origin.config("workers: 1"));
+        let mut client = proxy.connect();
+        for expected in 0..4 {
+            let response = client.get("/");
+            assert_eq!(response.field("X-Connection"), Some(&*expected.to_string()), "{len}");
+            assert_eq!(response.body.len(), 4000, "{len}");
+        }
+    }
+}

@@ -484,10 +484,11 @@ impl Wire {
                         answer => self.connected(answer),
                     }
                 }
-                Command::Park => {
+                Command::Park | Command::Reserve => {
                     // The pool takes no connection on which something is waiting (rule M12).
                     let is_clean = self.origin.incoming.is_empty() && self.origin.ending.is_none();
-                    self.note(if is_clean { "X park" } else { "X close upstream" });
+                    let note = if command == Command::Park { "X park" } else { "X reserve" };
+                    self.note(if is_clean { note } else { "X close upstream" });
                     self.link = Link::None;
                 }
                 Command::Close(Side::Upstream) => {

@@ -248,3 +248,29 @@ fn m5_an_unread_last_answer_does_not_keep_the_idle_from_making_room() {
     // Far less than timeouts.write_idle.
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 }
+
+#[test]
+fn a_login_that_holds_for_a_connection_is_its_clients_alone() {
+    let authority = Authority::new();
+    let (_origin, proxy) = start(&authority, |mut peer, number| {
+        let mut user = String::new();
+        while let Some(request) = peer.head() {
+            if let Some(value) = request.field("Authorization") {
+                user = value.trim_start_matches("NTLM ").to_owned();
+            }
+            let body = format!("{number} {user}");
+            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        }
+    });
+    let ask = |client: &mut Client, more: &str| {
+        client.send(format!("GET / HTTP/1.1\r\nHost: test\r\n{more}\r\n"));
+        client.response().text().to_owned()
+    };
+    let mut alice = connect(proxy.address, &authority, "localhost");
+    assert_eq!(ask(&mut alice, "Authorization: NTLM alice\r\n"), "0 alice");
+    let mut bob = connect(proxy.address, &authority, "localhost");
+    // Whatever worker he is at.
+    let other = ask(&mut bob, "");
+    assert!(other.ends_with(' ') && !other.starts_with('0'), "{other}");
+    assert_eq!(ask(&mut alice, ""), "0 alice");
+}
