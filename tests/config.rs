@@ -157,7 +157,7 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - {prefix: /a, upstream: http://a, timeouts: {drain: 1s}}\n",
-            r#"config.yaml:2:49: unknown key "drain"; the keys known here are body_idle, write_idle, connect, response_head, response_idle, tunnel_idle"#,
+            r#"config.yaml:2:49: unknown key "drain"; the keys known here are body_idle, write_idle, connect, response_head, response_idle, tunnel_idle, tunnel_half_closed"#,
         ),
         (
             "routes:\n  - {prefix: /a, upstream: http://a, max_body_bytes: lots}\n",

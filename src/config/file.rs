@@ -279,9 +279,18 @@ impl TimeoutKeys {
             response_head,
             response_idle,
             tunnel_idle,
+            tunnel_half_closed,
             drain,
         } = self;
-        let of_routes = RouteTimeoutKeys { body_idle, write_idle, connect, response_head, response_idle, tunnel_idle };
+        let of_routes = RouteTimeoutKeys {
+            body_idle,
+            write_idle,
+            connect,
+            response_head,
+            response_idle,
+            tunnel_idle,
+            tunnel_half_closed,
+        };
         Timeouts {
             request_head: span(request_head, default.request_head),
             keep_alive: span(keep_alive, default.keep_alive),
@@ -304,6 +313,7 @@ impl RouteTimeoutKeys {
             response_head: span(self.response_head, default.response_head),
             response_idle: span(self.response_idle, default.response_idle),
             tunnel_idle: span(self.tunnel_idle, default.tunnel_idle),
+            tunnel_half_closed: span(self.tunnel_half_closed, default.tunnel_half_closed),
             ..default
         }
     }

@@ -398,10 +398,12 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the end of a request to the head of its response; 504 after it.
     pub response_head: Duration,
-    /// Between two reads of a response body. Not applied to text/event-stream.
+    /// Between two reads of a response body. Not applied to text/event-stream and multipart/x-mixed-replace.
     pub response_idle: Duration,
     /// Of an upgraded connection.
     pub tunnel_idle: Duration,
+    /// Of one of which one side has ended, where that is less.
+    pub tunnel_half_closed: Duration,
     /// What is in flight may take so long after a request to stop.
     pub drain: Duration,
 }
@@ -418,6 +420,7 @@ impl Default for Timeouts {
             response_head: Duration::from_secs(60),
             response_idle: Duration::from_secs(60),
             tunnel_idle: Duration::from_secs(3600),
+            tunnel_half_closed: Duration::from_secs(30),
             drain: Duration::from_secs(10),
         }
     }

@@ -164,6 +164,7 @@ fn to_timeouts(timeouts: &Timeouts) -> TimeoutKeys {
         response_head: span(timeouts.response_head),
         response_idle: span(timeouts.response_idle),
         tunnel_idle: span(timeouts.tunnel_idle),
+        tunnel_half_closed: span(timeouts.tunnel_half_closed),
         drain: span(timeouts.drain),
     }
 }
@@ -176,6 +177,7 @@ fn to_route_timeouts(timeouts: &Timeouts) -> RouteTimeoutKeys {
         response_head: span(timeouts.response_head),
         response_idle: span(timeouts.response_idle),
         tunnel_idle: span(timeouts.tunnel_idle),
+        tunnel_half_closed: span(timeouts.tunnel_half_closed),
     }
 }
 
@@ -291,6 +293,7 @@ timeouts:
   response_head: 1m
   response_idle: 1m
   tunnel_idle: 1h
+  tunnel_half_closed: 30s
   drain: 10s
 pool:
   max_idle: 256

@@ -69,6 +69,7 @@ section! {
         response_head: Span,
         response_idle: Span,
         tunnel_idle: Span,
+        tunnel_half_closed: Span,
         drain: Span,
     }
 }
@@ -82,6 +83,7 @@ section! {
         response_head: Span,
         response_idle: Span,
         tunnel_idle: Span,
+        tunnel_half_closed: Span,
     }
 }
 

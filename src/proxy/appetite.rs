@@ -44,7 +44,7 @@ impl Transaction {
                 Downstream::Body { .. } | Downstream::Tunnel(Flow::Open) => self.to_origin.len() < HIGH_WATER,
                 // Read on, to notice a client that leaves; but do not hoard what it pipelines.
                 Downstream::Done => self.client_input.len() < HIGH_WATER,
-                Downstream::Tunnel(Flow::Ended | Flow::Told) => false,
+                Downstream::Tunnel(Flow::Ended | Flow::Told | Flow::Lost) => false,
             },
             Side::Upstream => match &self.up {
                 Upstream::Body { sink: ResponseSink::Collect, .. } => true,
@@ -53,7 +53,7 @@ impl Transaction {
                 }
                 // Only to notice that it is gone.
                 Upstream::Answered => true,
-                Upstream::Tunnel(Flow::Ended | Flow::Told)
+                Upstream::Tunnel(Flow::Ended | Flow::Told | Flow::Lost)
                 | Upstream::None
                 | Upstream::Local
                 | Upstream::Connecting { .. }
@@ -86,7 +86,7 @@ impl Transaction {
                 | Downstream::Head { .. }
                 | Downstream::Done
                 | Downstream::Discard
-                | Downstream::Tunnel(Flow::Ended | Flow::Told) => 0,
+                | Downstream::Tunnel(Flow::Ended | Flow::Told | Flow::Lost) => 0,
             },
             Side::Upstream => match &self.up {
                 Upstream::Body { body, sink: ResponseSink::Verbatim | ResponseSink::UntilClose } => body.relayable(),
@@ -99,7 +99,7 @@ impl Transaction {
                 | Upstream::Answered
                 | Upstream::Done
                 | Upstream::Cut { .. }
-                | Upstream::Tunnel(Flow::Ended | Flow::Told) => 0,
+                | Upstream::Tunnel(Flow::Ended | Flow::Told | Flow::Lost) => 0,
             },
             Side::Downstream => 0,
         }

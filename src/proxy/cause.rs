@@ -94,6 +94,8 @@ pub enum Cause {
     BadResponse(Violation),
     /// Nothing went through an upgraded connection for `timeouts.tunnel_idle`.
     TunnelIdle,
+    /// One side of it had ended, and the other did nothing for `timeouts.tunnel_half_closed`.
+    TunnelHalfClosed,
     /// A plugin answered in the upstream's place.
     PluginAnswered,
     /// A plugin failed.
@@ -129,6 +131,7 @@ impl Cause {
             Cause::UpstreamTruncated => "upstream_truncated",
             Cause::BadResponse(_) => "bad_response",
             Cause::TunnelIdle => "tunnel_idle",
+            Cause::TunnelHalfClosed => "tunnel_half_closed",
             Cause::PluginAnswered => "plugin_answered",
             Cause::PluginFailed => "plugin_failed",
         }
@@ -206,6 +209,9 @@ impl Cause {
             }
             Cause::BadResponse(_) => "the response broke this rule of HTTP: the upstream has to be mended",
             Cause::TunnelIdle => "nothing went through the upgraded connection for timeouts.tunnel_idle",
+            Cause::TunnelHalfClosed => {
+                "one side of the upgraded connection ended, and the other did nothing for timeouts.tunnel_half_closed"
+            }
             Cause::PluginAnswered => "a plugin answered in the upstream's place: its lines in the log may say why",
             Cause::PluginFailed => "a plugin failed: its lines in the log say why",
         }
@@ -319,7 +325,8 @@ mod tests {
             Cause::UpstreamReset => Cause::UpstreamTruncated,
             Cause::UpstreamTruncated => Cause::BadResponse(HttpError::BadLength.into()),
             Cause::BadResponse(_) => Cause::TunnelIdle,
-            Cause::TunnelIdle => Cause::PluginAnswered,
+            Cause::TunnelIdle => Cause::TunnelHalfClosed,
+            Cause::TunnelHalfClosed => Cause::PluginAnswered,
             Cause::PluginAnswered => Cause::PluginFailed,
             Cause::PluginFailed => return None,
         })

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::cause::{Cause, Refusal};
 use super::events::Side;
 use super::site::Site;
-use super::transaction::{Downstream, Transaction, Upstream};
+use super::transaction::{Downstream, Flow, Transaction, Upstream};
 use super::turn::{Release, Turn};
 use crate::config::Timeouts;
 use crate::instant::Instant;
@@ -31,6 +31,7 @@ enum Timeout {
     ResponseHead,
     ResponseIdle,
     TunnelIdle,
+    TunnelHalfClosed,
 }
 
 /// The earlier of two; the first where both are the same.
@@ -58,8 +59,12 @@ impl Transaction {
     fn next_timeout(&self, site: &Site) -> Option<(Instant, Timeout)> {
         let timeouts = self.timeouts(site);
         let progress = &self.progress;
-        if let (Downstream::Tunnel(_), Upstream::Tunnel(_)) = (&self.down, &self.up) {
-            return Some((progress.latest() + timeouts.tunnel_idle, Timeout::TunnelIdle));
+        if let (Downstream::Tunnel(down), Upstream::Tunnel(up)) = (&self.down, &self.up) {
+            let (span, timeout) = match (down, up) {
+                (Flow::Open, Flow::Open) => (timeouts.tunnel_idle, Timeout::TunnelIdle),
+                _ => (timeouts.tunnel_half_closed.min(timeouts.tunnel_idle), Timeout::TunnelHalfClosed),
+            };
+            return Some((progress.latest() + span, timeout));
         }
         // Who has not taken what waits for him is the one who is late: meanwhile nothing may be read for him.
         let origin_is_slow = self.is_connected() && !self.to_origin.is_empty();
@@ -138,7 +143,8 @@ impl Transaction {
                 self.refuse(turn, Refusal::new(504, Cause::ResponseTimeout));
             }
             Timeout::ResponseIdle => self.refuse(turn, Refusal::new(504, Cause::ResponseIdleTimeout)),
-            Timeout::TunnelIdle => self.end_tunnel(turn),
+            Timeout::TunnelIdle => self.end_tunnel(turn, Cause::TunnelIdle),
+            Timeout::TunnelHalfClosed => self.end_tunnel(turn, Cause::TunnelHalfClosed),
         }
     }
 }

@@ -101,7 +101,7 @@ impl Transaction {
                 Downstream::Body { .. } if rest.is_empty() => return taken,
                 Downstream::Body { .. } => taken += self.read_request_body(turn, rest),
                 Downstream::Done => return taken,
-                Downstream::Discard | Downstream::Tunnel(Flow::Ended | Flow::Told) => return data.len(),
+                Downstream::Discard | Downstream::Tunnel(Flow::Ended | Flow::Told | Flow::Lost) => return data.len(),
                 Downstream::Tunnel(Flow::Open) => {
                     self.to_origin.extend(rest);
                     self.record.bytes_in += rest.len() as u64;

@@ -502,8 +502,11 @@ impl Transaction {
     /// (rule G12; nginx and Go's proxy judge alike).
     fn on_client_eof(&mut self, turn: &mut Turn<'_, '_>) {
         match (&self.down, &self.up) {
-            (Downstream::Tunnel(Flow::Open), _) => self.down = Downstream::Tunnel(Flow::Ended),
-            (Downstream::Tunnel(Flow::Ended | Flow::Told), _) => {}
+            (Downstream::Tunnel(Flow::Open), _) => {
+                self.progress.client_read = turn.now();
+                self.down = Downstream::Tunnel(Flow::Ended);
+            }
+            (Downstream::Tunnel(Flow::Ended | Flow::Told | Flow::Lost), _) => {}
             (
                 Downstream::Head { .. } | Downstream::Body { .. } | Downstream::Done | Downstream::Discard,
                 Upstream::Local | Upstream::Answered | Upstream::Done | Upstream::Cut { .. },

@@ -9,7 +9,7 @@ use super::forward::Persistence;
 use super::hooks::{Answer, HookView};
 use super::local::{Envelope, write_answer, write_refusal};
 use super::site::Site;
-use super::transaction::{Downstream, Ending, ResponseSink, Transaction, Upstream};
+use super::transaction::{Downstream, Ending, Flow, ResponseSink, Transaction, Upstream};
 use super::turn::{Release, Turn};
 use crate::http::framing::has_no_body;
 use crate::http::head::Method;
@@ -138,10 +138,11 @@ impl Transaction {
     }
 
     /// Nobody has said anything for too long: both ends of a tunnel are closed.
-    pub(super) fn end_tunnel(&mut self, turn: &mut Turn<'_, '_>) {
-        self.record.blame(Cause::TunnelIdle);
+    pub(super) fn end_tunnel(&mut self, turn: &mut Turn<'_, '_>, cause: Cause) {
+        self.record.blame(cause);
         // What nobody took for so long is lost, and that should be seen.
-        let is_lossless = self.to_client.is_empty() && self.to_origin.is_empty();
+        let is_lost = matches!(self.down, Downstream::Tunnel(Flow::Lost));
+        let is_lossless = !is_lost && self.to_client.is_empty() && self.to_origin.is_empty();
         let (release, ending) =
             if is_lossless { (Release::Close, Ending::Close) } else { (Release::Abort, Ending::Abort) };
         self.release_upstream(turn, release);

@@ -107,6 +107,8 @@ pub(super) enum Flow {
     Ended,
     /// The receiver was told.
     Told,
+    /// The receiver takes no more. It may still be sending.
+    Lost,
 }
 
 /// How a client learns that its response was cut.

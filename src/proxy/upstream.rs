@@ -120,7 +120,7 @@ impl Transaction {
                     return data.len();
                 }
                 // Bytes behind the end of a response are nobody's; the connection was closed because of them.
-                Upstream::Tunnel(Flow::Ended | Flow::Told)
+                Upstream::Tunnel(Flow::Ended | Flow::Told | Flow::Lost)
                 | Upstream::None
                 | Upstream::Local
                 | Upstream::Connecting { .. }
@@ -446,10 +446,17 @@ impl Transaction {
             Upstream::AwaitHead { .. } => self.lose_upstream(turn),
             Upstream::Body { body: Body::UntilClose, .. } => self.end_response_body(turn, false),
             Upstream::Body { .. } => self.refuse(turn, Refusal::new(502, Cause::UpstreamTruncated)),
-            Upstream::Tunnel(Flow::Open) => self.up = Upstream::Tunnel(Flow::Ended),
+            // Its own last write had failed: it did not end, it is gone.
+            Upstream::Tunnel(Flow::Open) if matches!(self.down, Downstream::Tunnel(Flow::Lost)) => {
+                self.refuse(turn, Refusal::new(502, Cause::UpstreamTruncated));
+            }
+            Upstream::Tunnel(Flow::Open) => {
+                self.progress.origin_read = turn.now();
+                self.up = Upstream::Tunnel(Flow::Ended);
+            }
             // It may have closed only its half, and read on; if not, the next write fails.
             Upstream::Answered
-            | Upstream::Tunnel(Flow::Ended | Flow::Told)
+            | Upstream::Tunnel(Flow::Ended | Flow::Told | Flow::Lost)
             | Upstream::None
             | Upstream::Local
             | Upstream::Connecting { .. }
@@ -473,6 +480,12 @@ impl Transaction {
     /// The upstream takes no more bytes; it may have answered before it stopped (rule G20).
     pub(super) fn on_origin_unwritable(&mut self, turn: &mut Turn<'_, '_>) {
         match self.up {
+            // Rule G11: what it sent before is read, and delivered, first.
+            Upstream::Tunnel(Flow::Open) => {
+                self.to_origin.clear();
+                self.down = Downstream::Tunnel(Flow::Lost);
+                self.progress.origin_read = turn.now();
+            }
             Upstream::Tunnel(_) => self.refuse(turn, Refusal::new(502, Cause::UpstreamTruncated)),
             Upstream::AwaitHead { .. } | Upstream::Body { .. } => {
                 // Not cleared: a stale connection may make us send the same bytes again on another.
