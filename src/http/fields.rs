@@ -596,6 +596,7 @@ mod tests {
             ("transfer-encoding", Known::TransferEncoding),
             ("upgrade", Known::Upgrade),
             ("via", Known::Via),
+            ("www-authenticate", Known::WwwAuthenticate),
             ("x-forwarded-for", Known::XForwardedFor),
             ("x-forwarded-host", Known::XForwardedHost),
             ("x-forwarded-prefix", Known::XForwardedPrefix),

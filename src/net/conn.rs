@@ -15,7 +15,9 @@ use std::net::SocketAddr;
 
 use mio::{Registry, Token};
 
-pub use super::socket::{ConnectOutcome, ReadOutcome, Readiness, Socket, Stream, WriteOutcome, limit_unsent};
+pub use super::socket::{
+    ConnectOutcome, ReadOutcome, Readiness, Socket, Stream, WriteOutcome, limit_unsent, probe_when_idle,
+};
 pub use super::tls::{Flushed, Handshake};
 
 use super::tls::{Failure, Stage};
@@ -183,6 +185,11 @@ impl Conn {
     /// Whether bytes that were written have not reached the socket, and still may.
     pub fn has_unsent(&self) -> bool {
         self.tls.as_ref().is_some_and(|stage| stage.has_unsent(&self.socket))
+    }
+
+    /// Whether bytes have arrived at the peer since a write was left unfinished, or since this was last asked.
+    pub fn has_drained(&mut self) -> bool {
+        self.socket.has_drained()
     }
 
     /// How many bytes of memory it owns beside its own slot. A TLS session does not tell what it owns; what is said here

@@ -49,7 +49,7 @@ impl Worker {
     }
 
     fn drive_within(&mut self, key: Key, budget: &mut Budget) {
-        let mut was_told = false;
+        let (mut was_asked, mut was_told) = (false, false);
         let Some(client) = self.clients.get(key) else { return };
         match (client.leave, client.introduction) {
             (Leave::Flushing(until), _) => return self.see_off(key, until),
@@ -75,7 +75,9 @@ impl Worker {
                     }
                     // A deadline that has passed may set something in motion. First the exchange gets what it does not
                     // know of: that may be the progress which it waits for.
-                    if !self.pair(key).is_some_and(|mut pair| pair.end_lease()) {
+                    let is_first = !std::mem::replace(&mut was_asked, true);
+                    let has_progress = |mut pair: Pair<'_>| pair.end_lease() || (is_first && pair.notice_drained());
+                    if !self.pair(key).is_some_and(has_progress) {
                         was_told = true;
                         self.tell(key, Input::Tick);
                     }

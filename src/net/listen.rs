@@ -22,7 +22,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::ListenAddr;
 
-use super::conn::limit_unsent;
+use super::conn::{limit_unsent, probe_when_idle};
 
 /// How many connections may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
@@ -237,6 +237,7 @@ fn tcp_socket(addr: SocketAddr, dual_stack: bool) -> io::Result<Socket> {
     // Accepted sockets inherit both, which saves two calls for each.
     socket.set_tcp_nodelay(true)?;
     limit_unsent(&socket);
+    probe_when_idle(&socket);
     Ok(socket)
 }
 

@@ -8,6 +8,7 @@
 //! | [`timers`] | one heap of deadlines, updated lazily |
 //! | [`clock`] | the moment of the turn, and the Date field |
 //! | [`throttle`] | one line in a while |
+//! | [`unsent`] | how many bytes of a socket have not arrived |
 //! | [`pool`] | idle upstream connections |
 //! | [`bound_links`] | those on which a client has logged in |
 //! | [`splice`] | pipes between sockets: bodies that are not copied |
@@ -50,6 +51,7 @@ pub mod throttle;
 pub mod pool;
 pub mod bound_links;
 pub mod splice;
+pub mod unsent;
 pub mod socket;
 #[cfg(feature = "tls")]
 pub mod tls;

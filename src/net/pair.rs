@@ -345,6 +345,23 @@ impl<'a> Pair<'a> {
         self.notice_reset(side)
     }
 
+    /// Tells the exchange of peers that have taken some of what the kernel holds for them, while it still has more: a slow
+    /// reader is no silent one. Says whether there was one.
+    pub fn notice_drained(&mut self) -> bool {
+        let mut is_any = false;
+        for side in [Side::Downstream, Side::Upstream] {
+            let conn = match side {
+                Side::Downstream => Some(&mut *self.down),
+                Side::Upstream => self.up.as_deref_mut(),
+            };
+            if !self.exchange.output(side).is_empty() && conn.is_some_and(Conn::has_drained) {
+                self.handle(Input::Drained(side));
+                is_any = true;
+            }
+        }
+        is_any
+    }
+
     /// The exchange does not want to read from the client now. If the poller saw an error there, the client is gone all
     /// the same, and whatever is done for it is in vain (rule G12). An upstream's last bytes are worth waiting for.
     fn notice_reset(&mut self, side: Side) -> bool {

@@ -15,9 +15,10 @@ use mio::event::Event;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use socket2::{SockRef, Socket as AnySocket};
+use socket2::{SockRef, Socket as AnySocket, TcpKeepalive};
 
 use super::splice::{self, Pipe};
+use super::unsent::unsent;
 
 /// A connected (or connecting) socket.
 #[derive(Debug)]
@@ -154,6 +155,8 @@ pub struct Socket {
     steps: u8,
     /// Writes that went through whole since the last one that did not.
     streak: u8,
+    /// What had not arrived when a write was last left unfinished, or when [`Socket::has_drained`] was last asked.
+    unsent: u32,
 }
 
 /// After so many whole writes a receiver counts as one that keeps up.
@@ -162,16 +165,22 @@ const KEEPS_UP: u8 = 64;
 impl Socket {
     /// A socket that was just accepted: worth a try in both directions before anyone asks the poller.
     pub fn accepted(stream: Stream) -> Socket {
-        Socket { stream, bits: Bits(Bits::READABLE | Bits::WRITABLE), steps: 0, streak: 1 }
+        Socket { stream, bits: Bits(Bits::READABLE | Bits::WRITABLE), steps: 0, streak: 1, unsent: 0 }
     }
 
     /// Begins to connect. The socket is of no use before [`Socket::finish_connect`] says so.
     pub fn connect(address: SocketAddr) -> io::Result<Socket> {
         #[cfg(test)]
         if let Some(stream) = super::loop_faults::dial(address) {
-            return Ok(Socket { stream: stream?, bits: Bits::default(), steps: 0, streak: 1 });
+            return Ok(Socket { stream: stream?, bits: Bits::default(), steps: 0, streak: 1, unsent: 0 });
         }
-        Ok(Socket { stream: Stream::Tcp(TcpStream::connect(address)?), bits: Bits::default(), steps: 0, streak: 1 })
+        Ok(Socket {
+            stream: Stream::Tcp(TcpStream::connect(address)?),
+            bits: Bits::default(),
+            steps: 0,
+            streak: 1,
+            unsent: 0,
+        })
     }
 
     /// Tells whether the attempt to connect is over. An error waits in the socket; without one, only an address of the
@@ -188,6 +197,7 @@ impl Socket {
                 // refused the connection still works.
                 let _ = stream.set_nodelay(true);
                 limit_unsent(&SockRef::from(stream));
+                probe_when_idle(&SockRef::from(stream));
                 self.bits.set(Bits::WRITABLE);
                 ConnectOutcome::Connected
             }
@@ -416,13 +426,16 @@ impl Socket {
             };
             match result {
                 Ok(taken) if taken > 0 || len == 0 => {
-                    self.streak = if taken < len { 0 } else { self.streak.saturating_add(1) };
+                    self.streak = self.streak.saturating_add(1);
+                    if taken < len {
+                        self.left_unfinished();
+                    }
                     return WriteOutcome::Bytes(taken);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.bits.clear(Bits::WRITABLE);
-                    self.streak = 0;
+                    self.left_unfinished();
                     return WriteOutcome::Blocked;
                 }
                 Ok(_) | Err(_) => {
@@ -431,6 +444,22 @@ impl Socket {
                 }
             }
         }
+    }
+
+    fn left_unfinished(&mut self) {
+        self.streak = 0;
+        self.unsent = self.unsent();
+    }
+
+    /// How many bytes that were written have not arrived, as far as the system says it.
+    pub fn unsent(&self) -> u32 {
+        unsent(&self.stream).unwrap_or(0)
+    }
+
+    /// Whether any have arrived since a write was left unfinished, or since this was last asked.
+    pub fn has_drained(&mut self) -> bool {
+        let now = self.unsent();
+        std::mem::replace(&mut self.unsent, now) > now
     }
 
     /// In tests: now and then the error that a call might give as well.
@@ -506,6 +535,15 @@ const MOST_UNSENT: u32 = 128 * 1024;
 /// The same for a receiver that takes large pieces through a pipe. With the shorter queue a body of 1 GiB costs half as
 /// much again: the pipe is full before the queue is empty.
 const MOST_UNSENT_IN_BULK: u32 = 1024 * 1024;
+
+/// Lets the kernel ask whether an idle peer is still there: a tunnel or a stream of events may be silent for hours, and who
+/// is switched off says no word. So it is noticed within two minutes.
+pub fn probe_when_idle(socket: &AnySocket) {
+    let probes =
+        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
+    // Without it the connection works all the same.
+    let _ = socket.set_tcp_keepalive(&probes);
+}
 
 /// Applies the limit for a connection of which nothing is known yet.
 pub fn limit_unsent(socket: &AnySocket) {

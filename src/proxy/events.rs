@@ -64,6 +64,8 @@ pub enum Input<'a> {
     Reset(Side),
     /// That side takes no more bytes (a write failed); what it sent may still be read.
     Unwritable(Side),
+    /// Of what was written to that side before, some has arrived: it is slow, but it takes bytes.
+    Drained(Side),
     /// The answer to [`Command::Connect`].
     Connected {
         /// It comes from the pool.

@@ -191,6 +191,7 @@ impl Exchange {
                 State::Idle { .. } | State::Lingering { .. },
                 Input::Bytes(Side::Upstream, _)
                 | Input::Relayed(..)
+                | Input::Drained(_)
                 | Input::Connected { .. }
                 | Input::ConnectFailed(_)
                 | Input::Eof(Side::Upstream)
@@ -260,19 +261,11 @@ impl Exchange {
             return;
         }
         let now = env.now.instant;
-        // Progress on one side also restarts the clock of the side that it had held up.
         match side {
-            Side::Downstream => {
-                transaction.to_client.discard(len, KEPT_CAPACITY);
-                transaction.progress.client_write = now;
-                transaction.progress.origin_read = now;
-            }
-            Side::Upstream => {
-                transaction.to_origin.consume(len);
-                transaction.progress.origin_write = now;
-                transaction.progress.client_read = now;
-            }
+            Side::Downstream => transaction.to_client.discard(len, KEPT_CAPACITY),
+            Side::Upstream => transaction.to_origin.consume(len),
         }
+        transaction.progress.on_written(now, side);
         if transaction.timeline.is_some() {
             transaction.trace(now, (Moment::Took(side), len as u64));
         }
@@ -491,6 +484,7 @@ impl Transaction {
             }
             Input::Reset(Side::Upstream) => self.on_origin_reset(turn),
             Input::Unwritable(Side::Upstream) => self.on_origin_unwritable(turn),
+            Input::Drained(side) => self.progress.on_written(turn.now(), side),
             Input::Connected { reused } => self.on_connected(turn, reused),
             Input::ConnectFailed(error) => self.on_connect_failed(turn, error),
             Input::Tick => self.on_tick(turn),

@@ -104,7 +104,7 @@ impl Moment {
             Input::Unwritable(side) => (Moment::Unwritable(side), 0),
             Input::Connected { reused } => (Moment::Connected { reused }, 0),
             Input::ConnectFailed(error) => (Moment::ConnectFailed(error), 0),
-            Input::Tick => return None,
+            Input::Drained(_) | Input::Tick => return None,
         })
     }
 }

@@ -9,6 +9,7 @@ use super::admit::Plan;
 use super::body_memory::{BodyMemory, Reservation};
 use super::cause::{Cause, Refusal};
 use super::choice::Choice;
+use super::events::Side;
 use super::forward::Scratch;
 use super::hooks::ChainState;
 use super::record::Record;
@@ -132,6 +133,14 @@ pub(super) struct Progress {
 impl Progress {
     pub fn new(now: Instant) -> Progress {
         Progress { client_read: now, client_write: now, origin_read: now, origin_write: now }
+    }
+
+    /// A peer has taken bytes. That also restarts the clock of the side that it had held up.
+    pub fn on_written(&mut self, now: Instant, side: Side) {
+        match side {
+            Side::Downstream => (self.client_write, self.origin_read) = (now, now),
+            Side::Upstream => (self.origin_write, self.client_read) = (now, now),
+        }
     }
 
     /// The last progress of any kind.

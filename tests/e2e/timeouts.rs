@@ -3,6 +3,8 @@
 use std::net::TcpStream;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -119,4 +121,42 @@ fn a_client_that_does_not_read_is_given_up() {
     let mut client = proxy.connect();
     client.send("GET /unread HTTP/1.1\r\nHost: test\r\n\r\n");
     noticed.recv_timeout(PATIENCE).expect("the origin is released");
+}
+
+/// To a reader that was fast the kernel holds 1 MiB that was not sent, and calls the socket writable when half of that is
+/// gone. One that takes longer for it is slow, and not silent.
+#[test]
+fn a_steady_reader_is_not_cut_although_it_was_fast_before() {
+    use std::io::{Read, Write};
+
+    const LEN: usize = 40_000_000;
+    let origin = Origin::start(|mut peer, _| {
+        while peer.request().is_some() {
+            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LEN}\r\n\r\n"));
+            let _ = peer.try_send(vec![b'x'; LEN]);
+        }
+    });
+    let proxy = Proxy::start(&origin.config("workers: 1\ntimeouts: { write_idle: 800ms }"));
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(64 * 1024).expect("an option");
+    socket.connect(&proxy.address.into()).expect("a connection");
+    let mut client = TcpStream::from(socket);
+    client.write_all(b"GET /read HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("it is taken");
+    let mut buf = vec![0; 20_000];
+    let mut count = 0;
+    while count < LEN / 2 {
+        count += client.read(&mut buf).expect("it goes on");
+    }
+    // 200 kB a second, then as fast as it comes.
+    for _ in 0..50 {
+        thread::sleep(Duration::from_millis(100));
+        client.read_exact(&mut buf).expect("it goes on");
+        count += buf.len();
+    }
+    while let Ok(len @ 1..) = client.read(&mut buf) {
+        count += len;
+    }
+    assert!(count > LEN, "{count} bytes of head and body");
+    let line = proxy.log.wait_for("the end", |line| value(line, "path") == Some("/read"));
+    assert_eq!(value(&line, "why"), None, "{line}");
 }
