@@ -280,6 +280,7 @@ impl Transaction {
             choice: _,
             is_persistent: _,
             is_origin_persistent: _,
+            has_login: _,
             has_upload_begun: _,
             is_pushed: _,
             progress: _,
