@@ -137,3 +137,16 @@ fn e5_the_drain_has_an_end_while_a_worker_is_inside_a_plugin() {
     assert_eq!(proxy.wait().code(), Some(1));
     proxy.log.wait_for("the reason", |line| line.contains("a worker is held up"));
 }
+
+#[test]
+fn e5_a_second_signal_ends_it_while_a_reload_waits_for_a_worker() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some((mut proxy, _client)) = held(&folder, "timeouts: {drain: 1h}") else { return };
+    let begin = std::time::Instant::now();
+    proxy.signal("HUP");
+    // Two that cannot become one while they are on their way; which of them is the second is not known.
+    proxy.signal("TERM");
+    proxy.signal("INT");
+    assert!(matches!(proxy.wait().code(), Some(130 | 143)));
+    assert!(begin.elapsed() < std::time::Duration::from_secs(4), "the reload waits for 5 s");
+}

@@ -139,6 +139,8 @@ fn what_is_wrong_with_the_files_is_told_at_start() {
     let (cert, key) = (one.certificate.display().to_string(), one.key.display().to_string());
     let (other_key, text, cut) = (other.key.display().to_string(), text.display(), cut.display());
     let missing = "/does/not/exist.pem";
+    let pipe = authority.folder().join("pipe").display().to_string();
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("it is everywhere").success());
     let listen = |cert: &str, key: &str| format!("tls: {{ certificate: {cert}, key: {key} }}\n");
     for (name, yaml, expected) in [
         (
@@ -152,14 +154,16 @@ fn what_is_wrong_with_the_files_is_told_at_start() {
         ("key without a key", listen(&cert, &text.to_string()), format!("{text}: there is no private key in it")),
         ("no PEM", listen(&text.to_string(), &key), format!("{text}: there is no \"-----BEGIN CERT")),
         ("cut PEM", listen(&cut.to_string(), &key), format!("{cut}: ")),
+        ("a pipe", listen(&pipe, &key), format!("{pipe}: cannot be read: it is no regular file")),
         ("no CA", format!("upstream_tls: {{ ca_file: {missing} }}\n"), format!("{missing}: cannot be read")),
     ] {
         let yaml = format!("{yaml}routes: [{{ prefix: /, upstream: 'https://localhost:1' }}]\n");
         for arg in ["-verbose", "-check"] {
-            let mut proxy = Launch::new(&yaml).arg(arg).spawn();
+            let mut proxy = Launch::quiet(&yaml).arg(arg).spawn();
             assert_eq!(proxy.wait().code(), Some(1), "{name} {arg}");
             let said = proxy.log.all().join("\n");
             assert!(said.contains(&expected), "{name} {arg}: {said}");
+            assert!(said.contains("config.yaml:2:"), "{name} {arg}, with its place: {said}");
         }
     }
 }
