@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use mini_rproxy::proxy::preface::{MOST_BYTES, Preface, parse_preface};
+use mini_rproxy::proxy::preface::{MOST_BYTES, Preface, Tlvs, parse_preface};
 
 /// The verdict does not depend on how the bytes come and is there in time; what it says stands in the bytes.
 pub fn preface(bytes: &[u8]) {
@@ -11,12 +11,25 @@ pub fn preface(bytes: &[u8]) {
     assert_eq!(first.unwrap_or(Ok(None)), whole, "in pieces");
     match whole {
         Ok(None) => assert!(bytes.len() < MOST_BYTES, "that was enough to decide"),
-        Ok(Some(found)) => check(&bytes[..found.len], found),
+        Ok(Some(found)) => {
+            check(&bytes[..found.len], found);
+            let rest = &bytes[found.len..];
+            check_tlvs(&rest[..rest.len().min(found.tlvs.left().into())], found.tlvs);
+        }
         Err(error) => assert!(error.to_string().len() > 20, "a sentence"),
     }
 }
 
-fn check(header: &[u8], Preface { skip, client, .. }: Preface) {
+fn check_tlvs(rest: &[u8], tlvs: Tlvs) {
+    let (mut whole, mut in_pieces) = (tlvs, tlvs);
+    whole.read(rest);
+    rest.iter().for_each(|byte| in_pieces.read(&[*byte]));
+    assert_eq!(whole, in_pieces);
+    assert_eq!(usize::from(tlvs.left() - whole.left()), rest.len());
+}
+
+fn check(header: &[u8], Preface { tlvs, client, .. }: Preface) {
+    let skip = tlvs.left();
     assert!(header.len() <= MOST_BYTES);
     if header.starts_with(b"PROXY ") {
         assert_eq!(skip, 0);
