@@ -46,7 +46,8 @@ for triple in $CROSS_TEST_TARGETS; do
 done
 
 sh examples/cross.sh
-$CARGO build --quiet --locked --example upstream --target-dir "$TARGET"
+# For this machine, without what use_target has set.
+env -u RUSTFLAGS -u RUSTC -u RUSTC_BOOTSTRAP $CARGO build --quiet --locked --example upstream --target-dir "$TARGET"
 for triple in $CROSS_TARGETS; do
     use_target "$triple"
     for name in mini-rproxy mini-rproxy-tls; do
