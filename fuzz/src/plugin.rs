@@ -304,7 +304,8 @@ impl Model {
                 Answer::Done(if is_valid { self.start(|model| &mut model.target, new) } else { Err(Refused::Invalid) })
             }
             Op::Authority(new) => Answer::Done(if rules::is_authority(new) {
-                self.start(|model| &mut model.authority, new)
+                // An empty port is none.
+                self.start(|model| &mut model.authority, new.strip_suffix(b":").unwrap_or(new))
             } else {
                 Err(Refused::Invalid)
             }),

@@ -110,10 +110,12 @@ pub fn find(bytes: &[u8], byte: u8) -> Option<usize> {
 /// Whether a dot stands at the start of `path` or right behind `/` or `\`, or there is a `%`, which may stand for anything.
 /// `false` is certain.
 pub fn may_have_early_dot(path: &[u8]) -> bool {
-    // Not `any`: without a way out, several bytes are looked at together.
-    let pairs = path.iter().zip(path.get(1..).unwrap_or_default());
-    let is_early_dot = |(&last, &byte): (&u8, &u8)| (last == b'/' || last == b'\\') && byte == b'.';
-    path.starts_with(b".") || path.contains(&b'%') || pairs.fold(false, |found, pair| found | is_early_dot(pair))
+    let mut last = b'/';
+    path.iter().any(|&byte| {
+        let is_early_dot = byte == b'.' && matches!(last, b'/' | b'\\');
+        last = byte;
+        is_early_dot || byte == b'%'
+    })
 }
 
 /// Digits only, no sign, no white space; `None` when empty, when anything else stands there, or above 2^63-1.

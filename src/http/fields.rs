@@ -310,7 +310,7 @@ impl Fields {
     }
 
     /// Copies `section`, in which httparse has found `lines`, if all of it stands there as it would be written (rule S13):
-    /// `name: value CRLF`, and no name that looks like a framing field's (rule S9). Otherwise this stays empty, as it has to
+    /// `name: value CRLF`, and no name that looks like another (rule S9). Otherwise this stays empty, as it has to
     /// be before.
     pub(super) fn copy_section(&mut self, section: &[u8], lines: &[httparse::Header<'_>]) -> bool {
         let offset_of = |part: &[u8]| part.as_ptr().addr() - section.as_ptr().addr();
@@ -322,11 +322,12 @@ impl Fields {
             let value_start = name_end + COLON.len();
             let value_end = value_start + line.value.len();
             let end = value_end + CRLF.len();
+            // httparse has seen a colon behind the name, and LF behind a CR at the end.
             is_as_written &= start == next
                 && offset_of(line.value) == value_start
-                && section.get(name_end..value_start) == Some(COLON)
-                && section.get(value_end..end) == Some(CRLF)
-                && !is_framing_look_alike(name);
+                && section.get(value_start - 1) == Some(&b' ')
+                && section.get(value_end) == Some(&b'\r')
+                && known != Known::LookAlike;
             next = end;
             seen = seen.with(known);
             Entry { start, name_end, end, known }
