@@ -187,6 +187,11 @@ impl Conn {
         self.tls.as_ref().is_some_and(|stage| stage.has_unsent(&self.socket))
     }
 
+    /// Whether closing it now would take back bytes that were written.
+    pub fn would_lose_bytes(&self) -> bool {
+        self.socket.would_lose_bytes()
+    }
+
     /// Whether bytes have arrived at the peer since a write was left unfinished, or since this was last asked.
     pub fn has_drained(&mut self) -> bool {
         self.socket.has_drained()
@@ -231,7 +236,7 @@ impl Conn {
     }
 
     /// Makes the closing a reset, so that the peer can tell that something is missing.
-    pub fn reset_on_close(&self) {
+    pub fn reset_on_close(&mut self) {
         self.socket.reset_on_close();
     }
 }

@@ -8,17 +8,21 @@
 use crate::instant::Instant;
 use crate::proxy::exchange::{Command, Input, Side};
 
-use super::conn::Conn;
+use super::conn::{Conn, Flushed};
 use super::introduce::Acquaintance;
 use super::pair::{Budget, Pair};
 use super::slab::Key;
 use super::token::Source;
-use super::worker::{Client, Introduction, Leave, LinkState, Worker};
+use super::worker::{Client, Introduction, Leave, LinkState, Listing, Worker};
 
 use std::time::Duration;
 
 /// An exchange that lets a deadline pass is asked again after this time, not in a circle.
 const DEADLINE_GRACE: Duration = Duration::from_millis(10);
+
+/// A client whose connection is going to be reset may take nothing of its last bytes for so long, and is looked at that often.
+const LAST_BYTES_IDLE: Duration = Duration::from_secs(5);
+const LAST_BYTES_LOOK: Duration = Duration::from_millis(50);
 
 /// What became of a round.
 enum Step {
@@ -148,7 +152,7 @@ impl Worker {
         let is_leaving = client.leave == Leave::Asked;
         if is_leaving {
             client.leave = Leave::Told;
-            client.exchange.drain();
+            client.exchange.evict(&mut self.around.env());
         }
         dialed.is_some() || is_leaving
     }
@@ -189,28 +193,43 @@ impl Worker {
         orders
     }
 
-    /// The exchange is over. The kernel delivers what it was given; what waits in a TLS stage it was not given yet.
+    /// The exchange is over. The kernel delivers what it was given, unless the connection is reset; what waits in a TLS
+    /// stage it was not given yet.
     fn let_go(&mut self, key: Key) {
-        let until = self.around.now() + self.around.site.config.timeouts.write_idle;
         match self.clients.get_mut(key) {
-            Some(client) if client.conn.has_unsent() => {
-                client.leave = Leave::Flushing(until);
-                self.rest(key, Some(until));
+            Some(client) if client.conn.has_unsent() || client.conn.would_lose_bytes() => {
+                let until = self.around.now() + self.see_off_time(key);
+                self.see_off(key, until);
             }
             Some(_) | None => self.remove_client(key),
         }
     }
 
-    /// This client has only its last bytes to get: sends what it takes of them.
+    /// How long a client may take nothing of its last bytes.
+    fn see_off_time(&self, key: Key) -> Duration {
+        let most = self.around.site.config.timeouts.write_idle;
+        match self.clients.get(key) {
+            Some(client) if client.conn.would_lose_bytes() => most.min(LAST_BYTES_IDLE),
+            Some(_) | None => most,
+        }
+    }
+
+    /// This client has only its last bytes to get: sends what it takes of them. Rule G11: also where a reset is to tell it
+    /// that they are not all, they come first.
     fn see_off(&mut self, key: Key, until: Instant) {
         let now = self.around.now();
+        let span = self.see_off_time(key);
         let Some(client) = self.clients.get_mut(key) else { return };
-        client.conn.flush();
-        if !client.conn.has_unsent() || until <= now {
-            self.remove_client(key);
-        } else {
-            self.rest(key, Some(until));
+        let has_moved = client.conn.flush() == Flushed::Moved || client.conn.has_drained();
+        let until = if has_moved { now + span } else { until };
+        let would_lose_bytes = client.conn.would_lose_bytes();
+        if until <= now || (!client.conn.has_unsent() && !would_lose_bytes) {
+            return self.remove_client(key);
         }
+        client.leave = Leave::Flushing(until);
+        // No event tells when the last of them has arrived.
+        let look_again = if would_lose_bytes { until.min(now + LAST_BYTES_LOOK) } else { until };
+        self.rest(key, Some(look_again));
     }
 
     fn tell(&mut self, key: Key, input: Input<'_>) {
@@ -220,11 +239,11 @@ impl Worker {
     }
 
     /// Ends the borrowed upstream connection, or the attempt at one, after `farewell`.
-    fn hang_up(&mut self, key: Key, farewell: impl FnOnce(&Conn)) {
+    fn hang_up(&mut self, key: Key, farewell: impl FnOnce(&mut Conn)) {
         let Some(client) = self.clients.get_mut(key) else { return };
         client.dialed = None;
         let Some(link) = client.link.take() else { return };
-        if let Some(LinkState::Ready { conn, .. }) = self.links.get(link).map(|link| &link.state) {
+        if let Some(LinkState::Ready { conn, .. }) = self.links.get_mut(link).map(|link| &mut link.state) {
             farewell(conn);
         }
         self.remove_link(link);
@@ -240,14 +259,18 @@ impl Worker {
         let Some(client) = self.clients.get_mut(key) else { return };
         client.active = now;
         client.count_busy(&self.around.journal.meter);
-        let is_idle = client.leave == Leave::No && client.exchange.is_idle() && !client.conn.has_unsent();
+        let listing = match client.leave {
+            Leave::No if client.exchange.is_idle() && !client.conn.has_unsent() => Listing::Idle,
+            Leave::No if client.exchange.is_tunnel() => Listing::Tunnel,
+            Leave::No | Leave::Asked | Leave::Told | Leave::Flushing(_) => Listing::None,
+        };
         let token = Source::Client(key).token();
         if let Some(deadline) = deadline
             && client.alarm.is_after(deadline)
         {
             self.timers.set(&mut client.alarm, deadline.max(now + DEADLINE_GRACE), token);
         }
-        self.mark_idle(key, is_idle);
+        self.list(key, listing);
         let Some(client) = self.clients.get_mut(key) else { return };
         // Only now: what came and went at once never cost a registration.
         if client.conn.needs_registering()

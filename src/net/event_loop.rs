@@ -23,6 +23,7 @@ use crate::proxy::exchange::{Entrance, Exchange, Peer};
 use super::closing::IDLE_ENOUGH;
 use super::conn::{Conn, Readiness, Stream};
 use super::door::{Knock, PAUSE, Room, is_exhaustion};
+use super::idle::IdleList;
 use super::idle::Neighbours;
 use super::listen::Speaks;
 use super::memory::Level;
@@ -30,7 +31,7 @@ use super::slab::Key;
 use super::surplus;
 use super::timers::Alarm;
 use super::token::Source;
-use super::worker::{Client, Introduction, Leave, Stage, Worker};
+use super::worker::{Client, Introduction, Leave, Listing, Stage, Worker};
 
 /// Events asked for at once. One at a time would cost 6 percent.
 const EVENTS: usize = 512;
@@ -45,6 +46,10 @@ const BULK_BYTES: usize = 1024 * 1024;
 /// Steps of TLS handshakes per turn and worker, with clients and with upstreams. One takes as long as dozens of requests:
 /// more of them must not come between two looks at everybody else.
 const HANDSHAKES: usize = 4;
+
+/// A tunnel in which nothing moves for so long, or for half of `timeouts.tunnel_idle`, makes room where places are short and
+/// nobody is idle: applications that want to keep theirs say something every minute.
+const QUIET_TUNNEL: Duration = Duration::from_secs(300);
 
 impl Worker {
     /// Works until told to stop. An error ends it; the reason is in the log then.
@@ -207,7 +212,8 @@ impl Worker {
         }
         let Some(client) = self.clients.get_mut(key) else { return };
         let deadline = match client.leave {
-            Leave::Flushing(until) => Some(until),
+            // Being driven, it is seen off.
+            Leave::Flushing(_) => Some(now),
             Leave::No | Leave::Asked | Leave::Told => client.deadline(),
         };
         match deadline {
@@ -323,6 +329,7 @@ impl Worker {
             active: now.instant,
             neighbours: Neighbours::default(),
             is_admin: entrance == Entrance::Admin,
+            listing: Listing::None,
             is_queued: false,
             is_bulk: false,
             leave: Leave::No,
@@ -354,16 +361,23 @@ impl Worker {
     /// The last place is taken, or the last descriptor: the client that has been idle longest is asked to leave, so that
     /// there is room for someone with a request. Where nobody is idle, newcomers wait in the kernel's queue.
     fn make_room(&mut self, now: Instant, is_admin: bool) {
-        let list = if is_admin { &self.idle_admin } else { &self.idle };
-        let oldest = list.oldest().and_then(|key| Some((key, self.clients.get_mut(key)?)));
-        match oldest {
-            Some((key, client)) if !client.is_queued && now.saturating_duration_since(client.active) >= IDLE_ENOUGH => {
+        let oldest = |list: &IdleList, age: Duration| {
+            let is_old = |client: &Client| !client.is_queued && now.saturating_duration_since(client.active) >= age;
+            list.oldest().filter(|key| self.clients.get(*key).is_some_and(is_old))
+        };
+        let long = QUIET_TUNNEL.min(self.around.site.config.timeouts.tunnel_idle / 2);
+        let chosen = match is_admin {
+            true => oldest(&self.idle_admin, IDLE_ENOUGH),
+            false => oldest(&self.idle, IDLE_ENOUGH).or_else(|| oldest(&self.tunnels, long)),
+        };
+        match chosen.and_then(|key| Some((key, self.clients.get_mut(key)?))) {
+            Some((key, client)) => {
                 client.leave = Leave::Asked;
-                self.mark_idle(key, false);
+                self.list(key, Listing::None);
                 self.enqueue(key);
             }
             // Look again soon: being idle makes no event.
-            Some(_) | None => self.timers.set(&mut self.door.alarm, now + PAUSE, Source::Listener(0).token()),
+            None => self.timers.set(&mut self.door.alarm, now + PAUSE, Source::Listener(0).token()),
         }
     }
 }

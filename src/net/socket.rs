@@ -104,6 +104,8 @@ impl Bits {
     const REGISTERED: u16 = 1 << 6;
     /// Registered for writing too.
     const REGISTERED_TO_WRITE: u16 = 1 << 8;
+    /// It is to be closed with a reset.
+    const RESET: u16 = 1 << 9;
     /// The last read brought as much as it asked for: more is likely to wait.
     const ABUNDANT: u16 = 1 << 7;
 
@@ -451,6 +453,11 @@ impl Socket {
         self.unsent = self.unsent();
     }
 
+    /// Whether closing it now would take back bytes that were written: a reset does.
+    pub fn would_lose_bytes(&self) -> bool {
+        self.bits.has(Bits::RESET) && self.unsent() > 0
+    }
+
     /// How many bytes that were written have not arrived, as far as the system says it.
     pub fn unsent(&self) -> u32 {
         unsent(&self.stream).unwrap_or(0)
@@ -516,7 +523,10 @@ impl Socket {
     }
 
     /// Makes the closing a reset, so that the peer can tell that something is missing.
-    pub fn reset_on_close(&self) {
+    pub fn reset_on_close(&mut self) {
+        if let Stream::Tcp(_) = self.stream {
+            self.bits.set(Bits::RESET);
+        }
         // A socket that does not know the option (a unix one) just closes.
         let _ = match &self.stream {
             Stream::Tcp(stream) => SockRef::from(stream).set_linger(Some(Duration::ZERO)),

@@ -60,6 +60,8 @@ pub struct Client {
     pub neighbours: Neighbours,
     /// Whether it came in by the operator's entrance.
     pub is_admin: bool,
+    /// In which list it is.
+    pub listing: Listing,
     /// Whether it is in a run queue already.
     pub is_queued: bool,
     /// Whether it moved so much when it was last driven that others go first.
@@ -114,6 +116,17 @@ impl Client {
 pub fn deadline(exchange: &Exchange, lane: &Option<Box<Lane>>) -> Option<Instant> {
     let lease = lane.as_ref().and_then(|lane| lane.until());
     [exchange.deadline(), lease].into_iter().flatten().min()
+}
+
+/// Where those clients are found that can be done without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// In no list.
+    None,
+    /// Among the idle ones.
+    Idle,
+    /// Among the tunnels.
+    Tunnel,
 }
 
 /// How far a client connection is on its way out.
@@ -222,6 +235,8 @@ pub struct Worker {
     /// Who has been idle longest: of all others, and of the operator's.
     pub(super) idle: IdleList,
     pub(super) idle_admin: IdleList,
+    /// The tunnels: in which nothing has moved for longest.
+    pub(super) tunnels: IdleList,
     pub(super) links: Slab<Link>,
     pub(super) pool: Pool,
     pub(super) bound: BoundLinks,
@@ -327,6 +342,7 @@ impl Worker {
             admin_clients: 0,
             idle: IdleList::default(),
             idle_admin: IdleList::default(),
+            tunnels: IdleList::default(),
             links: Slab::default(),
             pool: Pool::new(&site.config.pool),
             bound: BoundLinks::default(),
@@ -411,7 +427,7 @@ impl Worker {
 
     /// Ends a client connection and the upstream connection that it borrows.
     pub(super) fn remove_client(&mut self, key: Key) {
-        self.mark_idle(key, false);
+        self.list(key, Listing::None);
         if let Some(mut client) = self.clients.remove(key) {
             self.admin_clients -= usize::from(client.is_admin);
             if let Some(failure) = client.conn.take_handshake_failure() {
@@ -436,14 +452,21 @@ impl Worker {
         }
     }
 
-    /// Whether a client is idle, from now on.
-    pub(super) fn mark_idle(&mut self, key: Key, is_idle: bool) {
-        let Some(client) = self.clients.get(key) else { return };
-        let list = if client.is_admin { &mut self.idle_admin } else { &mut self.idle };
-        if is_idle {
-            list.push(&mut self.clients, key);
-        } else {
-            list.remove(&mut self.clients, key);
+    /// Puts a client where those are looked for that can be done without. It has just been driven, or is leaving.
+    pub(super) fn list(&mut self, key: Key, listing: Listing) {
+        let Worker { clients, idle, idle_admin, tunnels, .. } = self;
+        let Some(client) = clients.get_mut(key) else { return };
+        let before = std::mem::replace(&mut client.listing, listing);
+        let idle = if client.is_admin { idle_admin } else { idle };
+        match before {
+            Listing::Idle if listing != before => idle.remove(clients, key),
+            Listing::Tunnel if listing != before => tunnels.remove(clients, key),
+            Listing::Idle | Listing::Tunnel | Listing::None => {}
+        }
+        match listing {
+            Listing::Idle => idle.push(clients, key),
+            Listing::Tunnel => tunnels.push(clients, key),
+            Listing::None => {}
         }
     }
 

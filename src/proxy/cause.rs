@@ -96,6 +96,8 @@ pub enum Cause {
     TunnelIdle,
     /// One side of it had ended, and the other did nothing for `timeouts.tunnel_half_closed`.
     TunnelHalfClosed,
+    /// Places were short, and nothing had gone through it for long.
+    TunnelEvicted,
     /// A plugin answered in the upstream's place.
     PluginAnswered,
     /// A plugin failed.
@@ -132,6 +134,7 @@ impl Cause {
             Cause::BadResponse(_) => "bad_response",
             Cause::TunnelIdle => "tunnel_idle",
             Cause::TunnelHalfClosed => "tunnel_half_closed",
+            Cause::TunnelEvicted => "tunnel_evicted",
             Cause::PluginAnswered => "plugin_answered",
             Cause::PluginFailed => "plugin_failed",
         }
@@ -211,6 +214,9 @@ impl Cause {
             Cause::TunnelIdle => "nothing went through the upgraded connection for timeouts.tunnel_idle",
             Cause::TunnelHalfClosed => {
                 "one side of the upgraded connection ended, and the other did nothing for timeouts.tunnel_half_closed"
+            }
+            Cause::TunnelEvicted => {
+                "all places were taken, and nothing had gone through the upgraded connection for minutes: limits.max_connections"
             }
             Cause::PluginAnswered => "a plugin answered in the upstream's place: its lines in the log may say why",
             Cause::PluginFailed => "a plugin failed: its lines in the log say why",
@@ -326,7 +332,8 @@ mod tests {
             Cause::UpstreamTruncated => Cause::BadResponse(HttpError::BadLength.into()),
             Cause::BadResponse(_) => Cause::TunnelIdle,
             Cause::TunnelIdle => Cause::TunnelHalfClosed,
-            Cause::TunnelHalfClosed => Cause::PluginAnswered,
+            Cause::TunnelHalfClosed => Cause::TunnelEvicted,
+            Cause::TunnelEvicted => Cause::PluginAnswered,
             Cause::PluginAnswered => Cause::PluginFailed,
             Cause::PluginFailed => return None,
         })

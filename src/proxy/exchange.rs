@@ -327,6 +327,23 @@ impl Exchange {
         }
     }
 
+    /// Somebody else needs the place: an idle connection ends, and a tunnel.
+    pub fn evict(&mut self, env: &mut Env<'_>) {
+        self.drain();
+        if let State::Active(transaction) = &mut self.state
+            && transaction.is_tunnel()
+        {
+            let mut turn = Turn { env, client: &mut self.client, commands: &mut self.commands };
+            transaction.end_tunnel(&mut turn, Cause::TunnelEvicted);
+            self.settle(env);
+        }
+    }
+
+    /// Whether the connection is a tunnel.
+    pub fn is_tunnel(&self) -> bool {
+        matches!(&self.state, State::Active(transaction) if transaction.is_tunnel())
+    }
+
     /// The next answer, or the one that is under way, is the last one; a connection that idles may still ask for it.
     pub fn serve_no_more(&mut self) {
         self.client.is_draining = true;

@@ -359,6 +359,11 @@ impl Transaction {
         self.record.method == Some(Method::Head)
     }
 
+    /// Whether the connections are a tunnel.
+    pub fn is_tunnel(&self) -> bool {
+        matches!(self.up, Upstream::Tunnel(_))
+    }
+
     /// Whether the client has sent more behind its request than an empty line, or the half of one.
     pub fn has_pipelined(&self) -> bool {
         !matches!(self.client_input[..], [] | [b'\r'] | [b'\r', b'\n'])

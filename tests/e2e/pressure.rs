@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Launch, Origin, Peer, Proxy, is_missing, lines::Lines, send_signal, wait_until};
+use crate::support::{Launch, Origin, Peer, Proxy, is_missing, lines::Lines, send_signal, value, wait_until};
 
 #[test]
 fn m5_too_few_descriptors_slow_accepting_down_and_never_stop_or_spin() {
@@ -203,4 +203,42 @@ fn a_request_costs_four_calls_on_sockets_and_no_epoll_ctl() {
     assert!(sum(&["epoll_wait", "epoll_pwait", "epoll_pwait2"]) <= requests * 2 + few, "{calls:?}");
     let all: u64 = calls.iter().filter(|(name, _)| *name != "total").map(|(_, count)| count).sum();
     assert!(all <= requests * 6 + 2 * few, "{all} calls for {requests} requests: {calls:?}");
+}
+
+#[test]
+fn m5_a_tunnel_in_which_nothing_moves_makes_room() {
+    const UPGRADE: &str = "GET /t HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let origin = Origin::start(|mut peer, _| {
+        peer.head();
+        peer.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        while let Ok(bytes) = peer.some_bytes()
+            && !bytes.is_empty()
+        {
+            peer.send(bytes);
+        }
+    });
+    let limits = "workers: 1\nlimits: { max_connections: 2 }\ntimeouts: { tunnel_idle: 3s }";
+    let proxy = Proxy::start(&origin.config(limits));
+    let open = || {
+        let mut client = proxy.connect();
+        client.send(UPGRADE);
+        assert_eq!(client.head().expect("a response").status(), 101);
+        client
+    };
+    let mut quiet = open();
+    let mut busy = open();
+    let mut newcomer = proxy.connect();
+    newcomer.send("GET /health HTTP/1.1\r\nHost: a\r\n\r\n");
+    let start = std::time::Instant::now();
+    while start.elapsed() < Duration::from_millis(1400) {
+        busy.send("ping");
+        assert_eq!(busy.bytes(4), b"ping");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let line = proxy.log.wait_for("the end of one", |line| value(line, "why").is_some());
+    assert_eq!(value(&line, "why"), Some("tunnel_evicted"), "{line}");
+    assert!(quiet.is_closed());
+    assert_eq!(newcomer.response().status(), 200);
+    busy.send("ping");
+    assert_eq!(busy.bytes(4), b"ping");
 }

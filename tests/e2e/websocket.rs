@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use tungstenite::protocol::{CloseFrame, WebSocket, frame::coding::CloseCode};
 use tungstenite::{Message, error::Error};
 
-use crate::support::{Origin, Proxy};
+use crate::support::{Origin, Proxy, value};
 
 /// A server that sends messages back and answers pings and closes as the library does.
 fn echo_server() -> Origin {
@@ -161,4 +161,39 @@ fn an_idle_tunnel_ends() {
     client.send(HANDSHAKE);
     assert_eq!(client.head().expect("a response").status(), 101);
     assert!(client.is_closed());
+}
+
+/// What the upstream sent before it was gone is delivered, and the reset comes behind it.
+#[test]
+fn g11_a_tunnel_that_is_reset_delivers_what_came_before() {
+    use std::io::{Read, Write};
+
+    const LEN: usize = 100_000;
+    let origin = Origin::start(|mut peer, _| {
+        peer.head();
+        peer.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        peer.send(vec![b'x'; LEN]);
+        // Until the proxy has it.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        peer.reset();
+    });
+    let proxy = Proxy::start(&origin.config("workers: 1"));
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("an option");
+    socket.connect(&proxy.address.into()).expect("a connection");
+    let mut client = TcpStream::from(socket);
+    client
+        .write_all(b"GET /t HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .expect("it is taken");
+    let line = proxy.log.wait_for("the end", |line| value(line, "path") == Some("/t"));
+    assert_eq!(value(&line, "why"), Some("upstream_truncated"), "{line}");
+    let (mut count, mut buf) = (0, [0; 4096]);
+    let end = loop {
+        match client.read(&mut buf) {
+            Ok(0) => break None,
+            Ok(len) => count += buf[..len].iter().filter(|byte| **byte == b'x').count(),
+            Err(error) => break Some(error.kind()),
+        }
+    };
+    assert_eq!((count, end), (LEN, Some(std::io::ErrorKind::ConnectionReset)));
 }
