@@ -333,6 +333,8 @@ fn r15_attributes_are_read_and_written() {
             x.set_field("x-client", address)?;
             x.set_method("PATCH")?;
             x.set_target("/other")?;
+            x.set_authority("a.example:")?;
+            assert_eq!(x.authority(), b"a.example", "an empty port is none");
             x.set_authority("[::1]:8080")?;
             assert_eq!((x.method(), x.path(), x.query()), (&b"PATCH"[..], &b"/other"[..], None));
             Ok(Verdict::Continue)

@@ -118,9 +118,7 @@ impl Access for View<'_, '_> {
             Attr::Status | Attr::ClientAddr | Attr::RoutePrefix | Attr::Upstream | Attr::OriginalTarget => return,
         };
         place.clear();
-        // An empty port is none, as in a Host that clients send.
-        let is_authority = attr == Attr::Authority;
-        place.extend_from_slice(if is_authority { value.strip_suffix(b":").unwrap_or(value) } else { value });
+        place.extend_from_slice(value);
     }
 
     fn set_status(&mut self, status: u16) {
@@ -255,8 +253,6 @@ mod tests {
             view.add_field(Side::Request, b"x-added", &long);
             assert!(view.remove_field(Side::Request, b"x-added"));
         }
-        view.set_attr(Attr::Authority, b"a.example:");
-        assert_eq!(request.authority, b"a.example");
         assert_eq!(request.fields.iter().map(|line| line.value).collect::<Vec<_>>(), [b"short"]);
         assert!(request.fields.memory() < 10_000, "{}", request.fields.memory());
     }

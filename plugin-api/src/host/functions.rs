@@ -221,6 +221,8 @@ pub(super) unsafe extern "C" fn attr_set<A: Access>(x: *mut abi::Exchange, attr:
         if !is_valid {
             return Err(Refused::Invalid);
         }
+        // An empty port is none, as in a Host that clients send.
+        let value = if attr == Attr::Authority { value.strip_suffix(b":").unwrap_or(value) } else { value };
         let old = access.attr(attr).unwrap_or_default();
         if attr == Attr::Method && !rules::may_change_method(old, value) {
             return Err(Refused::Denied);
