@@ -201,23 +201,36 @@ fn read_code(bytes: &[u8]) -> (u32, usize) {
 /// character. Nothing is 0 bytes long, and no UTF-8.
 fn decode_byte(bytes: &[u8]) -> (u32, usize) {
     let Some(&first) = bytes.first() else { return (0, 0) };
-    let hex = |digits: Option<&[u8]>| {
-        let fold = |number, digit: &u8| Some(number << 4 | u32::from(chars::hex_digit(*digit)?));
-        digits.and_then(|digits| digits.iter().try_fold(0, fold))
-    };
     let (mut byte, mut len) = (u32::from(first), 1);
     while byte == u32::from(b'%') {
-        if let Some(decoded) = hex(bytes.get(len..len + 2)) {
-            (byte, len) = (decoded, len + 2);
-        } else if matches!(bytes.get(len), Some(b'u' | b'U'))
-            && let Some(code) = hex(bytes.get(len + 1..len + 5))
+        let rest = &bytes[len..];
+        if let Some((decoded, digits_len)) = decode_digits(rest, 2) {
+            (byte, len) = (decoded, len + digits_len);
+        } else if let [b'u' | b'U', rest @ ..] = rest
+            && let Some((code, digits_len)) = decode_digits(rest, 4)
         {
-            return (code, len + 5);
+            return (code, len + 1 + digits_len);
         } else {
             break;
         }
     }
     (byte, len)
+}
+
+/// The number that `count` hexadecimal digits at the start of `bytes` make, and how many bytes they take. A digit may be
+/// percent-encoded itself: who decodes twice reads `%25%32%65` as a dot.
+fn decode_digits(bytes: &[u8], count: usize) -> Option<(u32, usize)> {
+    let (mut number, mut len) = (0, 0);
+    for _ in 0..count {
+        let (digit, digit_len) = match bytes[len..] {
+            [b'%', high, low, ..] => (chars::hex_digit(high)? << 4 | chars::hex_digit(low)?, 3),
+            [digit, ..] => (digit, 1),
+            [] => return None,
+        };
+        number = number << 4 | u32::from(chars::hex_digit(digit)?);
+        len += digit_len;
+    }
+    Some((number, len))
 }
 
 /// An authority, taken apart.
@@ -528,6 +541,14 @@ mod tests {
             ("/..%23x", true),
             ("/%252e%252e/", true),
             ("/%25252E.", true),
+            ("/%25%32%65%25%32%65/b", true),
+            ("/%%32%65%2%65", true),
+            ("/a/..%25%32%66b", true),
+            ("/a/..%%35cb", true),
+            ("/%u00%32e", true),
+            ("/%25%32%65a", false),
+            ("/%%32%3", false),
+            ("/%25%32%25", false),
             ("/a%252f..%252fb", true),
             ("/a%255c..", true),
             ("/%u002e%u002E/x", true),

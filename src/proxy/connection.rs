@@ -131,7 +131,8 @@ pub fn allowed_protocols<'a>(fields: &'a Fields, allowed: &'a [String]) -> impl 
 pub fn has_connection_login(fields: &Fields, name: Known) -> bool {
     fields.may_have(name)
         && fields.values(name).flat_map(list_members).any(|member| {
-            let scheme = member.split(|byte| *byte == b' ').next().unwrap_or_default();
+            // A space follows it; an origin may take a tab for one.
+            let scheme = member.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or_default();
             scheme.eq_ignore_ascii_case(b"NTLM") || scheme.eq_ignore_ascii_case(b"Negotiate")
         })
 }
@@ -182,6 +183,7 @@ mod tests {
             ("NTLM", true),
             ("negotiate", true),
             ("NTLM TlRMTVNTUAABAAAA", true),
+            ("NTLM\tTlRMTVNTUAABAAAA", true),
             ("Basic realm=\"a, b\", Negotiate YII=", true),
             ("Basic dTpw", false),
             ("Bearer NTLM", false),

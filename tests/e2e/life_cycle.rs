@@ -166,11 +166,11 @@ fn e6_a_full_pipe_stops_the_log_and_not_the_proxy() {
 #[test]
 fn the_start_is_reported() {
     let origin = Origin::echo();
-    let proxy = Proxy::start(&origin.config("workers: 1"));
+    let proxy = Proxy::start(&origin.config("workers: 3"));
     assert_eq!(proxy.connect().get("/").status(), 200);
     proxy.access("/");
     let report = proxy.log.all().join("\n");
-    for word in ["listening", "workers", "routes", "connections"] {
+    for word in ["listening", "workers=3", "routes", "connections"] {
         assert!(report.contains(word), "{word} is not in the report:\n{report}");
     }
 }

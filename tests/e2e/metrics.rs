@@ -195,6 +195,16 @@ fn with_an_entrance_of_its_own_it_is_nowhere_else() {
 }
 
 #[test]
+fn it_can_be_turned_off() {
+    let origin = Origin::echo();
+    for (more, is_there) in [("admin: {metrics: false}", false), ("", true)] {
+        let response = Proxy::start(&origin.config(more)).connect().get("/metrics");
+        let text = response.text();
+        assert_eq!(text.contains("mini_rproxy_"), is_there, "{text}");
+    }
+}
+
+#[test]
 fn clients_from_elsewhere_see_nothing_of_it() {
     let origin = Origin::echo();
     let proxy = Proxy::start(&origin.config("forwarded: { trusted_proxies: [127.0.0.1] }"));

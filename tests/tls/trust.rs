@@ -70,6 +70,23 @@ routes:
 }
 
 #[test]
+fn g8_what_the_top_says_of_verification_is_for_all_routes() {
+    let authority = Authority::new();
+    let origin = echo(&authority.issue(&["inner.test"]));
+    let (port, ca) = (origin.address.port(), authority.file.display());
+    for (verification, status) in [
+        (format!("ca_file: {ca}"), 502),
+        (format!("ca_file: {ca}, server_name: inner.test"), 200),
+        ("insecure_skip_verify: true".to_owned(), 200),
+    ] {
+        let yaml = format!(
+            "workers: 1\nroutes: [{{prefix: /, upstream: 'https://localhost:{port}'}}]\nupstream_tls: {{{verification}}}\n"
+        );
+        assert_eq!(get(&Proxy::start(&yaml)), status, "{verification}");
+    }
+}
+
+#[test]
 fn g8_each_of_several_upstreams_is_verified_whatever_stands_first() {
     let authority = Authority::new();
     let secure = echo(&authority.issue(&["localhost"]));
