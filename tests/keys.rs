@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use mini_rproxy::config::Config;
+use serde_yaml::Value;
 
 /// For each key a test that fails where it has no effect: `file::function`, or the name of a wire script.
 const SHOWN_BY: &[(&str, &str)] = &[
@@ -30,7 +31,7 @@ const SHOWN_BY: &[(&str, &str)] = &[
     ("timeouts.keep_alive", "e2e/timeouts::an_idle_connection_is_closed_without_a_word"),
     ("timeouts.write_idle", "e2e/timeouts::a_client_that_does_not_read_is_given_up"),
     ("timeouts.connect.address", "names::e1_a_dead_first_address_costs_no_more_than_its_time_out"),
-    ("timeouts.connect.total", "names::e1_a_dead_first_address_costs_no_more_than_its_time_out"),
+    ("timeouts.connect.total", "timeout_connect"),
     ("timeouts.response_head", "e2e/timeouts::an_origin_that_does_not_answer_gives_504"),
     ("timeouts.response_idle", "e2e/timeouts::g11_an_origin_that_stops_within_the_body_cuts_the_client_off"),
     ("timeouts.tunnel_idle", "e2e/websocket::an_idle_tunnel_ends"),
@@ -102,6 +103,9 @@ fn every_key_has_a_test_that_shows_what_it_changes() {
         let names = [name, if key.contains("connect.") { "connect" } else { name }, "connect_address"];
         let shows = |name: &&str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == *name);
         assert!(names.iter().any(shows), "{test} does not mention {key}");
+        if !test.contains("::") && !test.starts_with("m7_") {
+            assert!(is_set(&config_of(&text), key), "{test} does not set {key}");
+        }
     }
 }
 
@@ -118,6 +122,23 @@ fn text_of(test: &str) -> String {
     let file = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let (_, rest) = file.split_once(&format!("\nfn {function}()")).unwrap_or_else(|| panic!("there is no {test}"));
     rest.split("\n#[test]").next().unwrap_or(rest).to_owned()
+}
+
+/// The configuration of a wire script.
+fn config_of(script: &str) -> Value {
+    let (_, rest) = script.split_once("config:\n").unwrap_or_default();
+    let lines: Vec<&str> = rest.lines().take_while(|line| line.starts_with(' ')).collect();
+    serde_yaml::from_str(&lines.join("\n")).expect("YAML")
+}
+
+/// Whether the key stands there, on its own level: `routes.x` and `x` are two.
+fn is_set(config: &Value, key: &str) -> bool {
+    let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
+    match config {
+        Value::Sequence(items) => items.iter().any(|item| is_set(item, key)),
+        Value::Mapping(_) => config.get(first).is_some_and(|inner| rest.is_none_or(|rest| is_set(inner, rest))),
+        _ => false,
+    }
 }
 
 /// The keys that the parser knows where `document` puts the text.
