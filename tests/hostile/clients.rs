@@ -152,7 +152,7 @@ pub const CASES: &[Case] = &[
     Case {
         name: "garbage_without_end",
         act: |stage| refused(stage, "", "\x16\x03\x01\r\n\u{7f}\0", 400),
-        why: &["S8"],
+        why: &["tls_on_plain_port"],
         ..Case::NONE
     },
     Case {
