@@ -615,6 +615,40 @@ mod tests {
         assert_eq!(conn.read(&mut buf), ReadOutcome::Bytes(1));
     }
 
+    /// A write time-out depends on it: a slow reader takes bytes for a long time before the socket is writable again.
+    #[test]
+    fn a_slow_reader_is_noticed_although_the_socket_is_not_writable() {
+        let listener = AnySocket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+        listener.listen(1).expect("a listener");
+        let peer = AnySocket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        peer.set_recv_buffer_size(16 * 1024).expect("an option");
+        peer.connect(&listener.local_addr().expect("bound")).expect("loopback");
+        let mut peer = StdStream::from(peer);
+        let (stream, _) = listener.accept().expect("a connection");
+        stream.set_send_buffer_size(200 * 1024).expect("an option");
+        stream.set_nonblocking(true).expect("a socket");
+        let mut conn = Socket::accepted(Stream::Tcp(TcpStream::from_std(stream.into())));
+        let mut poll = Poll::new().expect("poll");
+        while conn.write(&[b'x'; 16 * 1024]) != WriteOutcome::Blocked {}
+        conn.register(poll.registry(), TOKEN).expect("register");
+        assert!(!conn.has_drained(), "nobody has read");
+
+        let until = std::time::Instant::now() + Duration::from_secs(5);
+        let mut taken = 0;
+        while !conn.has_drained() {
+            assert!(std::time::Instant::now() < until, "nothing was noticed in five seconds");
+            if taken < 24 * 1024 {
+                taken += peer.read(&mut [0; 4096]).expect("it was sent");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, Some(Duration::ZERO)).expect("poll");
+        events.iter().for_each(|event| conn.on_event(Readiness::of(event)));
+        assert!(!conn.can_write(), "no event says it");
+    }
+
     #[test]
     fn m3_a_spurious_event_costs_one_look() {
         let (mut conn, mut peer) = pair();

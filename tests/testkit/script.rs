@@ -13,6 +13,7 @@
 //! U> HTTP/1.1 200 OK            the upstream does
 //! C* 20000 x                    twenty thousand times x, without CRLF
 //! C FIN, C RST, C UNWRITABLE    and U: stops sending; is gone; a write to it fails
+//! C DRAINED                     and U: takes some of what the kernel holds for it, but no write is possible yet
 //! C BLOCK, C TAKE 10, C UNBLOCK and U: takes nothing any more; takes ten bytes more; takes all
 //! CONNECT reused                how the attempt to connect ends, or else the next one: reused, fresh, refused,
 //!                               timeout, dns, failed; pending: it goes on
@@ -46,6 +47,7 @@ pub enum Event {
     Bytes(Side, Vec<u8>),
     Stop(Side, Ending),
     Unwritable(Side),
+    Drained(Side),
     Takes(Side, Option<usize>),
     Connect(Pool),
     Advance(Duration),
@@ -206,6 +208,7 @@ pub fn apply(wire: &mut Wire, event: &Event) -> Result<(), String> {
         Event::Bytes(side, bytes) => wire.send(*side, bytes),
         Event::Stop(side, ending) => wire.stop(*side, *ending),
         Event::Unwritable(side) => wire.break_off(*side),
+        Event::Drained(side) => wire.drained(*side),
         Event::Takes(side, takes) => wire.takes(*side, *takes),
         Event::Connect(answer) => wire.connect(*answer),
         Event::Advance(by) => return wire.advance(*by),
@@ -233,6 +236,7 @@ pub fn write(config: &str, hooks: &[String], events: &[Event]) -> String {
             Event::Stop(side, Ending::Fin) => text += &format!("{} FIN\n", letter_of(*side)),
             Event::Stop(side, Ending::Rst) => text += &format!("{} RST\n", letter_of(*side)),
             Event::Unwritable(side) => text += &format!("{} UNWRITABLE\n", letter_of(*side)),
+            Event::Drained(side) => text += &format!("{} DRAINED\n", letter_of(*side)),
             Event::Takes(side, None) => text += &format!("{} UNBLOCK\n", letter_of(*side)),
             Event::Takes(side, Some(0)) => text += &format!("{} BLOCK\n", letter_of(*side)),
             Event::Takes(side, Some(count)) => text += &format!("{} TAKE {count}\n", letter_of(*side)),
@@ -355,6 +359,7 @@ fn parse_event(line: &str) -> Option<Event> {
         ("FIN", _) => Event::Stop(side, Ending::Fin),
         ("RST", _) => Event::Stop(side, Ending::Rst),
         ("UNWRITABLE", _) => Event::Unwritable(side),
+        ("DRAINED", _) => Event::Drained(side),
         ("BLOCK", _) => Event::Takes(side, Some(0)),
         ("UNBLOCK", _) => Event::Takes(side, End::default().takes),
         ("TAKE", count) => Event::Takes(side, Some(count.parse().ok()?)),

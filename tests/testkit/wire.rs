@@ -352,6 +352,13 @@ impl Wire {
         }
     }
 
+    /// That side takes some of what the kernel holds for it.
+    pub fn drained(&mut self, side: Side) {
+        if self.is_there(side) {
+            self.handle(Input::Drained(side));
+        }
+    }
+
     /// From now on that side takes so many bytes (`None`: all).
     pub fn takes(&mut self, side: Side, takes: Option<usize>) {
         self.end(side).takes = takes;
