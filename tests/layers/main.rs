@@ -4,8 +4,7 @@
 //!    circles. `pub use` lines are signposts, not imports, and do not count.
 //! 2. What a floor must not contain: sockets, clocks, threads and `unsafe` in the pure floors, and so on.
 //! 3. No file of `src/` is above 800 lines without its tests.
-//! 4. Each rule G1 to G23, S1 to S23, M1 to M13 and E1 to E11 has a test whose name begins with its number, or a script in
-//!    `tests/wire/`, and code that names it: one search shows rule, code and test together.
+//! 4. Each rule of `docs/rules.md` has code that names it and a test whose name begins with its number: see `rules`.
 //!
 //! Test modules are exempt from 1 to 3. The check reads text, not syntax trees: it knows comments, literals and `use`
 //! groups, and that is enough for code that rustfmt has seen.
@@ -14,14 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+mod rules;
 mod text;
 
-use text::{blank, declared_modules, function_names, has_word, imports, without_tests};
+use text::{blank, declared_modules, has_word, imports, without_tests};
 
 const MAX_LINES: usize = 800;
-
-/// Rules without a test of their own by now. This list only gets shorter: a rule that has a test must not stand here.
-const NOT_YET: &[&str] = &[];
 
 /// The floors, by the first step below `src/`. Everything that is not named is a base file on floor 0.
 const FLOORS: [(&str, usize); 8] =
@@ -171,18 +168,6 @@ fn circle(edges: &BTreeMap<String, BTreeSet<String>>) -> Option<String> {
     edges.keys().find_map(|start| visit(start, edges, &mut Vec::new(), &mut done))
 }
 
-/// The rule numbers (`"g1"`) that names of test functions or wire scripts begin with.
-fn covered_rules(names: impl IntoIterator<Item = String>) -> BTreeSet<String> {
-    names
-        .into_iter()
-        .filter_map(|name| {
-            let number = name.split('_').next().unwrap_or_default().to_owned();
-            let digits = number.get(1..).unwrap_or_default();
-            (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())).then_some(number)
-        })
-        .collect()
-}
-
 /// Calls `visit` with path (from the root of the repository, `/` between steps) and text of every file with that ending.
 fn walk(folder: &str, ending: &str, visit: &mut dyn FnMut(&str, &str)) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -220,51 +205,6 @@ fn every_file_stays_on_its_floor() {
     assert!(sources.len() > 10, "the sources were not found");
     let found = violations(&sources);
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
-}
-
-/// All rule numbers: `"g1"` and so on.
-fn rules() -> impl Iterator<Item = String> {
-    let last_ones = [("g", 23), ("s", 23), ("m", 13), ("e", 11)];
-    last_ones.into_iter().flat_map(|(letter, last)| (1..=last).map(move |number| format!("{letter}{number}")))
-}
-
-#[test]
-fn every_rule_is_named_where_it_is_enforced() {
-    let mut unnamed: BTreeSet<String> = rules().map(|rule| rule.to_uppercase()).collect();
-    for folder in ["src", "plugin-api/src"] {
-        // The catalogue of tricks names rules that it tries, and tests those that they prove.
-        walk(folder, ".rs", &mut |path, text| {
-            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text);
-            if !path.contains("test") {
-                unnamed.retain(|rule| !has_word(code, rule));
-            }
-        });
-    }
-    assert!(unnamed.is_empty(), "no code names {unnamed:?}");
-}
-
-#[test]
-fn every_rule_has_a_test() {
-    let mut names = Vec::new();
-    for folder in ["src", "tests", "plugin-api", "examples"] {
-        walk(folder, ".rs", &mut |path, text| {
-            // The names in this very file are examples.
-            if path != "tests/layers/main.rs" {
-                names.extend(function_names(&blank(text)));
-            }
-        });
-    }
-    walk("tests/wire", ".wire", &mut |path, _| names.extend(path.rsplit('/').next().map(str::to_owned)));
-    let covered = covered_rules(names);
-    let mut wrong = Vec::new();
-    for rule in rules() {
-        match (covered.contains(&rule), NOT_YET.contains(&rule.as_str())) {
-            (false, false) => wrong.push(format!("{rule} has no test whose name begins with {rule}_")),
-            (true, true) => wrong.push(format!("{rule} has a test now: take it out of NOT_YET")),
-            (true, false) | (false, true) => {}
-        }
-    }
-    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
 
 /// A small house that is in order, to which each case adds a file or replaces one.
@@ -361,11 +301,4 @@ fn what_only_looks_bad_passes() {
     for (name, path, text) in cases {
         assert_eq!(violations(&house(path, text)), Vec::<String>::new(), "{name}");
     }
-}
-
-#[test]
-fn rule_numbers_are_read_from_names() {
-    let names = ["g1_hop_by_hop", "m13_pure", "g2.wire", "grow_up", "s5_overflow_is_refused", "g_1"].map(String::from);
-    assert_eq!(covered_rules(names).into_iter().collect::<Vec<_>>(), ["g1", "m13", "s5"]);
-    assert_eq!(function_names("pub fn g1_a() {}\n    fn g2_b<T>() {}"), ["g1_a", "g2_b"]);
 }
