@@ -494,4 +494,29 @@ mod tests {
         assert!(*least > 0 && most / least <= 2, "from {least} to {most} bytes: nobody is starved");
         resolver.stop();
     }
+
+    #[test]
+    fn a_client_that_takes_what_the_kernel_holds_is_not_late() {
+        let resolver = Resolver::start(Box::new(SystemResolver), Duration::from_secs(30)).expect("threads");
+        let mut worker = worker(&resolver);
+        let mut slow = client(&mut worker);
+        slow.write_all("GET /configz HTTP/1.1\r\nHost: h\r\n\r\n".repeat(20).as_bytes()).expect("room");
+        let mut events = Events::with_capacity(EVENTS);
+        let mut turn_after = |worker: &mut Worker, seconds| {
+            worker.around.clock.set(worker.around.now() + Duration::from_secs(seconds));
+            worker.poll.poll(&mut events, Some(Duration::ZERO)).expect("a poller");
+            worker.act(events.iter().map(|event| (event.token(), Readiness::of(event))));
+            worker.clients.iter().count()
+        };
+        while turn_after(&mut worker, 0) == 1 && !worker.run_queue.is_empty() {}
+        // Until three quarters of the buffer are free, a local socket is not writable; `write_idle` is 60 seconds.
+        let mut piece = [0; 32 * 1024];
+        for round in 1..=3 {
+            slow.read_exact(&mut piece).expect("there is more");
+            assert_eq!(turn_after(&mut worker, 40), 1, "round {round}");
+        }
+        assert_eq!(turn_after(&mut worker, 61), 1, "it has taken something since it was last asked about");
+        assert_eq!(turn_after(&mut worker, 61), 0, "it takes nothing any more");
+        resolver.stop();
+    }
 }
