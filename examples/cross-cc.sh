@@ -7,6 +7,8 @@ for argument; do
     case $argument in
     # The crate cc tells clang the target by the name that Rust has for it; zig has names of its own.
     --target=*) ;;
+    # The machine is known, and zig's linker takes no such argument.
+    -Wl,-m*) ;;
     *) set -- "$@" "$argument" ;;
     esac
 done
