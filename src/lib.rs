@@ -23,7 +23,7 @@
 //! [`proxy::forward`] makes the head that leaves, [`net::dial`] lends a connection for it, and the response comes back
 //! through `proxy::upstream`. [`proxy::exchange`] holds the rules that need both ends.
 //!
-//! The README has the reading guide, with an exercise for each step.
+//! `docs/architecture.md` has the reading guide, with an exercise for each step, and `docs/rules.md` the rules by number.
 //!
 //! # Words
 //!

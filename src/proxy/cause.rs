@@ -1,6 +1,6 @@
 //! Why an exchange was not a plain success: the `why=` of the access log.
 //!
-//! A short fixed word each, so that they can be counted (rule S23); the README's list says what each one means and what to
+//! A short fixed word each, so that they can be counted (rule S23); the list in docs/log.md says what each one means and what to
 //! look at.
 
 use super::events::Distrust;
@@ -140,7 +140,7 @@ impl Cause {
         }
     }
 
-    /// What it means and where to look: the README's list in short, for those who ask for an explanation.
+    /// What it means and where to look: the list of docs/log.md in short, for those who ask for an explanation.
     pub fn advice(self) -> &'static str {
         match self {
             Cause::Rule(violation) if violation.rule.starts_with("max_") => {
@@ -352,11 +352,11 @@ mod tests {
         }
     }
 
-    /// What the access log says has its row in the README: what it means, and where to look.
+    /// What the access log says has its row in docs/log.md: what it means, and where to look.
     #[test]
-    fn s23_each_cause_has_an_entry_in_the_readme() {
-        let readme = include_str!("../../README.md");
-        let table = readme.split("| why | what it means | where to look |").nth(1).expect("the table of causes");
+    fn s23_each_cause_has_an_entry_in_the_page_of_the_log() {
+        let page = include_str!("../../docs/log.md");
+        let table = page.split("| why | what it means | where to look |").nth(1).expect("the table of causes");
         let rows: Vec<_> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
         // Three of the limits of heads stand in the log by the name of their key.
         let limits = ["max_head_bytes", "max_header_fields", "max_request_line"];

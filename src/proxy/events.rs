@@ -209,7 +209,7 @@ pub struct AccessRecord<'a> {
     pub detail: Option<&'static str>,
     /// What the plugins did.
     pub plugins: &'a [Stint],
-    /// What `why` means and where to look, as the README's list has it.
+    /// What `why` means and where to look, as the list of docs/log.md has it.
     pub advice: Option<&'static str>,
     /// Its life, as lines for people, where the observer wants that.
     pub timeline: Option<&'a str>,

@@ -1,6 +1,6 @@
 //! The smuggling catalogue through this proxy, nginx and HAProxy, each in front of the same recording origin.
 //!
-//! `make differential` prints the table of the README. What the others do differs from version to version and is printed,
+//! `make differential` prints the table of docs/smuggling.md. What the others do differs from version to version and is printed,
 //! not judged. What is judged is ours: whatever it passes on that both others refuse must be what the catalogue says, and
 //! clean for the strict parser.
 

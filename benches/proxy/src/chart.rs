@@ -1,4 +1,4 @@
-//! The costs as a picture for the README: bars of processor time, mini-rproxy's always of the same length.
+//! The costs as a picture for docs/performance.md: bars of processor time, mini-rproxy's always of the same length.
 //!
 //! It brings its own ground and both sets of colours, since nobody knows on what page it will stand.
 

@@ -83,7 +83,7 @@ fn columns(rows: &[Row]) -> Vec<Peer> {
     PEERS.into_iter().filter(|peer| rows.iter().any(|row| row.figures.contains_key(peer))).collect()
 }
 
-/// The main table and, below it, requests in a second. Markdown, so that it can go into a README as it is.
+/// The main table and, below it, requests in a second. Markdown, so that it can go into a page as it is.
 pub fn markdown(rows: &[Row], circumstances: &Circumstances) -> String {
     let peers = columns(rows);
     let mut text = format!("{}\n\n", circumstances.sentence());
