@@ -120,6 +120,15 @@ pub fn address_of(proxy: &Proxy, protocol: &str) -> SocketAddr {
     address.and_then(|text| text.parse().ok()).expect("an address")
 }
 
+/// Starts `openssl` and collects what it prints.
+fn spawn(mut openssl: Command) -> (Child, Lines) {
+    let mut child = openssl.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("openssl runs");
+    let lines = Lines::default();
+    lines.collect(child.stdout.take().expect("piped"));
+    lines.collect(child.stderr.take().expect("piped"));
+    (child, lines)
+}
+
 /// `openssl s_client`, to be talked to.
 pub struct SClient {
     child: Child,
@@ -128,17 +137,9 @@ pub struct SClient {
 
 impl SClient {
     pub fn start(address: SocketAddr, args: &[&str]) -> SClient {
-        let mut child = Command::new("openssl")
-            .args(["s_client", "-connect", &address.to_string()])
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("openssl runs");
-        let lines = Lines::default();
-        lines.collect(child.stdout.take().expect("piped"));
-        lines.collect(child.stderr.take().expect("piped"));
+        let mut openssl = Command::new("openssl");
+        openssl.args(["s_client", "-connect", &address.to_string()]).args(args).stdin(Stdio::piped());
+        let (child, lines) = spawn(openssl);
         SClient { child, lines }
     }
 
@@ -170,21 +171,10 @@ pub struct SServer {
 impl SServer {
     pub fn start(pair: &Pair, args: &[&str]) -> SServer {
         let address = free_address();
-        let mut child = Command::new("openssl")
-            .args(["s_server", "-www", "-accept", &address.to_string()])
-            .arg("-cert")
-            .arg(&pair.certificate)
-            .arg("-key")
-            .arg(&pair.key)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("openssl runs");
-        let lines = Lines::default();
-        lines.collect(child.stdout.take().expect("piped"));
-        lines.collect(child.stderr.take().expect("piped"));
+        let mut openssl = Command::new("openssl");
+        openssl.args(["s_server", "-www", "-accept", &address.to_string()]);
+        openssl.arg("-cert").arg(&pair.certificate).arg("-key").arg(&pair.key).args(args).stdin(Stdio::null());
+        let (child, lines) = spawn(openssl);
         lines.wait_for("openssl listens", |line| line.contains("ACCEPT"));
         SServer { child, address }
     }
