@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mini_rproxy::config::Config;
-use mini_rproxy::instant::Instant;
+use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::proxy::exchange::{
     AccessRecord, Balance, Command, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
 };
@@ -49,9 +49,9 @@ fn main() -> ExitCode {
         eprintln!("usage: requests small|browser COUNT");
         return ExitCode::from(2);
     };
-    let started = Instant::now();
+    let started = MonoTime::now();
     run(request.as_bytes(), [response, CONTENT].concat().as_bytes(), count);
-    println!("{} ns for each of {count} requests", (Instant::now() - started).as_nanos() / u128::from(count.max(1)));
+    println!("{} ns for each of {count} requests", (MonoTime::now() - started).as_nanos() / u128::from(count.max(1)));
     ExitCode::SUCCESS
 }
 
@@ -60,7 +60,7 @@ fn run(request: &[u8], response: &[u8], count: u64) {
         limits: {max_requests_per_connection: 0}\n";
     let config = Config::parse(text, "requests").expect("valid");
     let site = Rc::new(Site::new(Arc::new(config), None));
-    let now = Now { instant: Instant::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
+    let now = Now { instant: MonoTime::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
     let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
     let mut exchange = Exchange::new(&now, peer, Rc::clone(&site));
     let (mut spares, mut observer) = (Spares::default(), Counter(0));

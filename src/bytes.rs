@@ -1,9 +1,9 @@
 //! A byte queue: bytes are appended at the end and leave at the front. A long text that many are sent at the same time
-//! is not copied into each of their queues but shared ([`Queue::extend_shared`]).
+//! is not copied into each of their queues but shared ([`ByteQueue::extend_shared`]).
 //!
 //! It does not know sockets or messages. After a write of a part, the rest waits where it is (rule M9). What has left
 //! stays in memory until the next append, so that a request which an upstream never saw can be sent again from the start
-//! ([`Queue::rewind`]).
+//! ([`ByteQueue::rewind`]).
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ pub type SharedText = Arc<Box<str>>;
 
 /// Bytes that wait to be written somewhere.
 #[derive(Debug, Default)]
-pub struct Queue {
+pub struct ByteQueue {
     bytes: Vec<u8>,
     /// What follows `bytes`; `None` once it has left.
     shared: Option<SharedText>,
@@ -21,14 +21,14 @@ pub struct Queue {
     sent: usize,
 }
 
-impl Queue {
+impl ByteQueue {
     /// An empty queue, which owns no memory.
     pub const fn new() -> Self {
-        Queue { bytes: Vec::new(), shared: None, sent: 0 }
+        ByteQueue { bytes: Vec::new(), shared: None, sent: 0 }
     }
 
     /// The bytes that still wait, oldest first: all that are not shared, and then those that are.
-    pub fn waiting(&self) -> &[u8] {
+    pub fn pending(&self) -> &[u8] {
         match &self.shared {
             Some(text) if self.sent >= self.bytes.len() => &text.as_bytes()[self.sent - self.bytes.len()..],
             Some(_) | None => &self.bytes[self.sent..],
@@ -52,18 +52,18 @@ impl Queue {
 
     /// Appends `bytes`.
     pub fn extend(&mut self, bytes: &[u8]) {
-        self.tail().extend_from_slice(bytes);
+        self.buf().extend_from_slice(bytes);
     }
 
     /// Appends `text` without copying it.
     pub fn extend_shared(&mut self, text: SharedText) {
         // Also copies one that waits already.
-        self.tail();
+        self.buf();
         self.shared = Some(text).filter(|text| !text.is_empty());
     }
 
     /// The vector to append to. What it holds already must stay as it is.
-    pub fn tail(&mut self) -> &mut Vec<u8> {
+    pub fn buf(&mut self) -> &mut Vec<u8> {
         if self.is_empty() {
             self.clear();
         } else if self.shared.is_some() {
@@ -105,7 +105,7 @@ impl Queue {
         let in_pieces = self.sent > 0;
         self.consume(len);
         if in_pieces && self.is_empty() && self.bytes.capacity() > kept_capacity {
-            *self = Queue::new();
+            *self = ByteQueue::new();
         }
     }
 
@@ -134,24 +134,24 @@ mod tests {
 
     #[test]
     fn bytes_leave_in_the_order_in_which_they_came() {
-        let mut queue = Queue::new();
+        let mut queue = ByteQueue::new();
         queue.extend(b"abcdef");
         queue.consume(4);
         queue.extend(b"gh");
-        assert_eq!(queue.waiting(), b"efgh");
+        assert_eq!(queue.pending(), b"efgh");
         queue.consume(4);
         assert!(queue.is_empty());
         queue.extend(b"i");
-        assert_eq!(queue.waiting(), b"i");
+        assert_eq!(queue.pending(), b"i");
     }
 
     #[test]
     fn what_was_sent_can_be_sent_again_until_the_next_append() {
-        let mut queue = Queue::new();
+        let mut queue = ByteQueue::new();
         queue.extend(b"GET");
         queue.consume(3);
         queue.rewind();
-        assert_eq!(queue.waiting(), b"GET");
+        assert_eq!(queue.pending(), b"GET");
     }
 
     #[test]
@@ -162,7 +162,7 @@ mod tests {
             ("not all of it", &[4000, 4000], 9000, true),
             ("a small one in pieces", &[40, 50], 90, true),
         ] {
-            let mut queue = Queue::new();
+            let mut queue = ByteQueue::new();
             queue.extend(&vec![0; len]);
             pieces.iter().for_each(|piece| queue.discard(*piece, 4096));
             assert_eq!(queue.capacity() > 0, expected, "{name}");
@@ -172,27 +172,27 @@ mod tests {
     #[test]
     fn e4_a_shared_text_follows_the_bytes_before_it_and_is_freed_when_it_has_left() {
         let text: SharedText = Arc::new("shared".into());
-        let mut queue = Queue::new();
+        let mut queue = ByteQueue::new();
         queue.extend(b"own");
         queue.extend_shared(Arc::clone(&text));
-        assert_eq!((queue.waiting(), queue.len()), (&b"own"[..], 9));
+        assert_eq!((queue.pending(), queue.len()), (&b"own"[..], 9));
         queue.discard(3, 0);
-        assert_eq!((queue.waiting(), queue.len()), (&b"shared"[..], 6));
+        assert_eq!((queue.pending(), queue.len()), (&b"shared"[..], 6));
         queue.discard(2, 0);
-        assert_eq!((queue.waiting(), queue.len(), queue.is_empty()), (&b"ared"[..], 4, false));
+        assert_eq!((queue.pending(), queue.len(), queue.is_empty()), (&b"ared"[..], 4, false));
         assert_eq!(Arc::strong_count(&text), 2);
         queue.discard(4, 0);
-        assert!(queue.is_empty() && queue.waiting().is_empty());
+        assert!(queue.is_empty() && queue.pending().is_empty());
         assert_eq!(Arc::strong_count(&text), 1);
         for (name, text, expected) in [("nothing behind it", "", &b""[..]), ("something behind it", "ab", b"b")] {
-            let mut queue = Queue::new();
+            let mut queue = ByteQueue::new();
             queue.extend_shared(Arc::new(text.into()));
             queue.consume(text.len().min(1));
-            assert_eq!(queue.waiting(), expected, "{name}");
+            assert_eq!(queue.pending(), expected, "{name}");
             queue.extend(b"more");
-            assert_eq!(queue.waiting(), [expected, b"more"].concat(), "{name}");
+            assert_eq!(queue.pending(), [expected, b"more"].concat(), "{name}");
         }
-        let mut queue = Queue::new();
+        let mut queue = ByteQueue::new();
         queue.extend(b"a");
         queue.extend_shared(Arc::clone(&text));
         queue.clear();
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "consumed 2 of 1")]
     fn consuming_more_than_waits_is_a_bug_of_the_caller() {
-        let mut queue = Queue::new();
+        let mut queue = ByteQueue::new();
         queue.extend(b"x");
         queue.consume(2);
     }

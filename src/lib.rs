@@ -5,7 +5,7 @@
 //!
 //! | floor | module | holds | may not contain |
 //! |---|---|---|---|
-//! | 0 | [`about`], [`bytes`], [`instant`], [`config`], [`log`] | the version, byte queues, the clock, the one YAML file, log lines | sockets |
+//! | 0 | [`about`], [`bytes`], [`mono_time`], [`config`], [`log`] | the version, byte queues, the clock, the one YAML file, log lines | sockets |
 //! | 1 | [`http`] | the HTTP/1.1 grammar: heads, targets, framing, chunks | sockets, clock, threads |
 //! | 2 | [`proxy`] | what a gateway does: routes, forwarding, the exchange | sockets, clock, threads |
 //! | 3 | [`plugin`] | loading libraries, the C function table, the chain of hooks | sockets |
@@ -34,7 +34,7 @@
 
 pub mod about;
 pub mod bytes;
-pub mod instant;
+pub mod mono_time;
 pub mod config;
 pub mod log;
 pub mod http;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mini_rproxy::config::Config;
-use mini_rproxy::instant::Instant;
+use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::proxy::exchange::{
     AccessRecord, Balance, Command, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
 };
@@ -98,7 +98,7 @@ impl Bench {
             "routes: [{prefix: /app, upstream: 'http://127.0.0.1:9000/base'}, {prefix: /, upstream: 'http://o'}]\n";
         let config = Config::parse(text, "test").expect("the test's configuration is valid");
         let site = Rc::new(Site::new(Arc::new(config), None));
-        let now = Now { instant: Instant::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
+        let now = Now { instant: MonoTime::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
         let peer =
             Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
         let exchange = Exchange::new(&now, peer, Rc::clone(&site));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mini_rproxy::config::Config;
-use mini_rproxy::instant::Instant;
+use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::proxy::exchange::{Balance, Command, ConnectError, Env, Exchange, Input, Now, Peer, Side, Spares};
 use mini_rproxy::proxy::hooks::BodyWants;
 use mini_rproxy::proxy::site::Site;
@@ -360,7 +360,7 @@ struct Bare {
     spares: Spares,
     balance: Balance,
     log: Log,
-    now: Instant,
+    now: MonoTime,
 }
 
 impl Bare {
@@ -371,7 +371,7 @@ impl Bare {
             true,
         );
         let site = Rc::new(Site::new(setup.config, None));
-        let now = Instant::now();
+        let now = MonoTime::now();
         let exchange = Exchange::new(&Now { instant: now, date: DATE }, setup.peer, Rc::clone(&site));
         Bare { exchange, site, spares: Spares::default(), balance: Balance::default(), log: Log::default(), now }
     }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::proxy::exchange::ConnectError;
 
 /// So long an address that failed comes last; then it may have come back.
@@ -22,9 +22,9 @@ pub struct Known {
     /// Where the next attempt begins.
     next: usize,
     /// Those that failed, each until when it comes last. Mostly empty.
-    failed: Vec<(SocketAddr, Instant)>,
+    failed: Vec<(SocketAddr, MonoTime)>,
     /// When the resolver was last told that the name is in use.
-    pub kept: Instant,
+    pub kept: MonoTime,
 }
 
 /// Addresses that are tried in turn.
@@ -37,24 +37,24 @@ pub struct Attempt {
     /// What became of those that were tried.
     pub failure: Option<ConnectError>,
     /// When to give up the current one.
-    pub until: Instant,
+    pub until: MonoTime,
 }
 
 impl Known {
     /// Nothing failed yet.
-    pub fn new(now: Instant, addresses: Arc<[SocketAddr]>) -> Known {
+    pub fn new(now: MonoTime, addresses: Arc<[SocketAddr]>) -> Known {
         Known { addresses, next: 0, failed: Vec::new(), kept: now }
     }
 
     /// The name has these addresses now. What is known of those that it keeps is kept.
-    pub fn renew(&mut self, now: Instant, addresses: Arc<[SocketAddr]>) {
+    pub fn renew(&mut self, now: MonoTime, addresses: Arc<[SocketAddr]>) {
         self.failed.retain(|(address, _)| addresses.contains(address));
         self.addresses = addresses;
         self.kept = now;
     }
 
     /// A new attempt.
-    pub fn attempt(&mut self, now: Instant) -> Attempt {
+    pub fn attempt(&mut self, now: MonoTime) -> Attempt {
         self.failed.retain(|(_, until)| *until > now);
         let (before, from) = self.addresses.split_at(self.next % self.addresses.len().max(1));
         self.next = self.next.wrapping_add(1);
@@ -66,7 +66,7 @@ impl Known {
     }
 
     /// No connection to `address` could be made.
-    pub fn note_failure(&mut self, now: Instant, address: SocketAddr) {
+    pub fn note_failure(&mut self, now: MonoTime, address: SocketAddr) {
         self.note_success(address);
         self.failed.push((address, now + AVOIDED));
     }
@@ -113,19 +113,19 @@ mod tests {
         SocketAddr::from(([127, 0, 0, 1], port))
     }
 
-    fn known(now: Instant, ports: &[u16]) -> Known {
+    fn known(now: MonoTime, ports: &[u16]) -> Known {
         Known::new(now, ports.iter().map(|port| address(*port)).collect())
     }
 
     /// The ports in the order in which a new attempt tries them.
-    fn order(known: &mut Known, now: Instant) -> Vec<u16> {
+    fn order(known: &mut Known, now: MonoTime) -> Vec<u16> {
         let mut attempt = known.attempt(now);
         std::iter::from_fn(|| attempt.advance()).map(|address| address.port()).collect()
     }
 
     #[test]
     fn each_attempt_begins_at_another_address() {
-        let now = Instant::now();
+        let now = MonoTime::now();
         let mut known = known(now, &[1, 2, 3]);
         let orders: Vec<_> = (0..4).map(|_| order(&mut known, now)).collect();
         assert_eq!(orders, [[1, 2, 3], [2, 3, 1], [3, 1, 2], [1, 2, 3]]);
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn e1_an_address_that_failed_comes_last_until_it_works_or_time_has_passed() {
-        let now = Instant::now();
+        let now = MonoTime::now();
         let mut known = known(now, &[1, 2, 3]);
         known.note_failure(now, address(1));
         assert_eq!(order(&mut known, now), [2, 3, 1], "begins at 1");
@@ -164,7 +164,7 @@ mod tests {
             ("it is known who was there", &[TlsFailed, expired, TimedOut], expired),
             ("the first of its kind", &[expired, Untrusted(Distrust::WrongName)], expired),
         ] {
-            let mut attempt = known(Instant::now(), &[]).attempt(Instant::now());
+            let mut attempt = known(MonoTime::now(), &[]).attempt(MonoTime::now());
             failures.iter().for_each(|failure| attempt.note(*failure));
             assert_eq!(attempt.failure, Some(expected), "{name}");
         }

@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::proxy::exchange::Now;
 
 /// From 1970 to the first second that the Date field cannot say.
@@ -28,13 +28,13 @@ pub fn date_text(seconds: i64) -> String {
 pub struct Clock {
     now: Now,
     /// From here on the Date field says something else.
-    next_second: Instant,
+    next_second: MonoTime,
 }
 
 impl Clock {
     /// A clock that has just been read.
     pub fn new() -> Clock {
-        let instant = Instant::now();
+        let instant = MonoTime::now();
         let mut clock = Clock { now: Now { instant, date: [b' '; 29] }, next_second: instant };
         clock.read_date(SystemTime::now());
         clock
@@ -42,7 +42,7 @@ impl Clock {
 
     /// Reads the clock again: once per turn, after waiting (rule M10).
     pub fn read(&mut self) {
-        self.now.instant = Instant::now();
+        self.now.instant = MonoTime::now();
         if self.now.instant >= self.next_second {
             self.read_date(SystemTime::now());
         }
@@ -50,7 +50,7 @@ impl Clock {
 
     /// For a test that makes its own time.
     #[cfg(test)]
-    pub fn set(&mut self, instant: Instant) {
+    pub fn set(&mut self, instant: MonoTime) {
         self.now.instant = instant;
     }
 

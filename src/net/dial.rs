@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Scheme;
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::proxy::exchange::{ConnectError, Input};
 use crate::proxy::site::UpstreamId;
 
@@ -341,7 +341,7 @@ impl Worker {
     }
 
     /// A link's timer came up.
-    pub(super) fn on_link_alarm(&mut self, key: Key, at: Instant) {
+    pub(super) fn on_link_alarm(&mut self, key: Key, at: MonoTime) {
         let now = self.around.now();
         let Some(link) = self.links.get_mut(key) else { return };
         if !link.alarm.rings(at) {

@@ -13,7 +13,7 @@ use mio::{Interest, Registry};
 use rustix::io::Errno;
 use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::proxy::meter::Count;
 
 use super::conn::Stream;
@@ -64,7 +64,7 @@ enum Fate {
     Stays,
     /// It closes as soon as nobody waits there, but not before this moment: whom the kernel has let into its queue would be
     /// reset.
-    Closes(Instant),
+    Closes(MonoTime),
 }
 
 /// A gate that opens.
@@ -110,7 +110,7 @@ pub struct Door {
     next: usize,
     /// Its entry among the timers.
     pub alarm: Alarm,
-    closed_until: Option<Instant>,
+    closed_until: Option<MonoTime>,
     /// Given up to take a client that must be turned away. A socket, because it needs no file (rule E7).
     reserve: Option<Socket>,
     complaints: Throttle,
@@ -184,7 +184,7 @@ impl Door {
     }
 
     /// Changes it while it is in use.
-    pub fn change(&mut self, registry: &Registry, now: Instant, change: Change) -> io::Result<()> {
+    pub fn change(&mut self, registry: &Registry, now: MonoTime, change: Change) -> io::Result<()> {
         match change {
             Change::Open(gate) => self.open(gate),
             Change::Close(number) => self.with_gate(number, |gate| gate.fate = Fate::Closes(now)),
@@ -212,24 +212,24 @@ impl Door {
     }
 
     /// Until when it stays closed.
-    pub fn closed_until(&self, now: Instant) -> Option<Instant> {
+    pub fn closed_until(&self, now: MonoTime) -> Option<MonoTime> {
         self.closed_until.filter(|until| *until > now)
     }
 
     /// Whether it is worth looking who is there.
-    pub fn is_open(&self, now: Instant, room: Room) -> bool {
+    pub fn is_open(&self, now: MonoTime, room: Room) -> bool {
         self.closed_until(now).is_none() && self.gates.iter().any(|gate| gate.is_ready && room.is_for(gate.speaks))
     }
 
     /// A gate that closes is looked at once more when its time has come.
-    pub fn look_again(&mut self, now: Instant) {
+    pub fn look_again(&mut self, now: MonoTime) {
         for gate in &mut self.gates {
             gate.is_ready |= matches!(gate.fate, Fate::Closes(at) if at <= now);
         }
     }
 
     /// Takes one client in, where there is room for it: one from each socket in turn.
-    pub fn accept(&mut self, now: Instant, room: Room) -> Knock {
+    pub fn accept(&mut self, now: MonoTime, room: Room) -> Knock {
         for _ in 0..self.gates.len() {
             if self.next >= self.gates.len() {
                 self.next = 0;
@@ -264,10 +264,10 @@ impl Door {
     /// Who was turned away is counted in `refused`.
     pub fn close_for_a_moment(
         &mut self,
-        now: Instant,
+        now: MonoTime,
         error: &io::Error,
         refused: &Count,
-    ) -> (Instant, Option<String>) {
+    ) -> (MonoTime, Option<String>) {
         if is_exhaustion(error) {
             self.turn_one_away(now, refused);
         }
@@ -281,7 +281,7 @@ impl Door {
     }
 
     /// With the reserve descriptor, one client is taken in and let go at once.
-    fn turn_one_away(&mut self, now: Instant, refused: &Count) {
+    fn turn_one_away(&mut self, now: MonoTime, refused: &Count) {
         if self.reserve.take().is_some()
             && let Knock::Client(stream, ..) = self.accept(now, Room::ALL)
         {
@@ -298,7 +298,7 @@ impl Door {
     /// queue, and would be reset. So the kernel is told first to let in nobody new: the first packet of a new connection
     /// is dropped as if it had been lost, and when the client repeats it, a second later, it meets whoever listens then.
     /// Connections that are half made have `HALF_MADE` to become whole.
-    pub fn shut(&mut self, now: Instant) -> Option<Instant> {
+    pub fn shut(&mut self, now: MonoTime) -> Option<MonoTime> {
         // Whoever waits at a socket that is not only ours is safe there.
         self.gates.retain(|gate| gate.holder == Holder::Us);
         for gate in &mut self.gates {
@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn a_door_that_shuts_lets_in_who_has_knocked_and_then_nobody() {
         let (mut door, address) = door();
-        let now = Instant::now();
+        let now = MonoTime::now();
         let clients: Vec<StdStream> = (0..3).map(|_| StdStream::connect(address).expect("loopback")).collect();
         let until = door.shut(now).expect("there is a gate");
         let late = StdStream::connect_timeout(&address, Duration::from_millis(50));
@@ -377,7 +377,7 @@ mod tests {
         let (address, copy) = (listener.local_addr().expect("bound"), listener.try_clone().expect("a copy"));
         let mut door = Door::new(vec![Opening { holder: Holder::Manager, ..opening(copy) }], 8);
         let _client = StdStream::connect(address).expect("loopback");
-        assert_eq!(door.shut(Instant::now()), None);
+        assert_eq!(door.shut(MonoTime::now()), None);
         assert!(door.is_shut());
         listener.accept().expect("whoever waits there is served by the next one");
     }
@@ -385,7 +385,7 @@ mod tests {
     #[test]
     fn m5_accepting_goes_on_until_nobody_is_left() {
         let (mut door, address) = door();
-        let now = Instant::now();
+        let now = MonoTime::now();
         let clients: Vec<StdStream> = (0..3).map(|_| StdStream::connect(address).expect("loopback")).collect();
         for client in &clients {
             let Knock::Client(_, peer, _) = door.accept(now, Room::ALL) else { panic!("a client waits") };
@@ -406,7 +406,7 @@ mod tests {
         quiet.set_nonblocking(true).expect("a socket");
         let address = quiet.local_addr().expect("bound");
         door.open(Opening { number: 1, speaks: Speaks::Admin, ..opening(quiet) });
-        let now = Instant::now();
+        let now = MonoTime::now();
         let _crowd: Vec<StdStream> = (0..6).map(|_| StdStream::connect(crowded).expect("loopback")).collect();
         let _others: Vec<StdStream> = (0..2).map(|_| StdStream::connect(address).expect("loopback")).collect();
         let speaks = |door: &mut Door, room| match door.accept(now, room) {
@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn m5_without_descriptors_one_client_is_turned_away_and_the_door_closes_for_a_moment() {
         let (mut door, address) = door();
-        let now = Instant::now();
+        let now = MonoTime::now();
         let mut client = StdStream::connect(address).expect("loopback");
         let (error, refused) = (io::Error::from(Errno::MFILE), Count::default());
         let (until, complaint) = door.close_for_a_moment(now, &error, &refused);

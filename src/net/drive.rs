@@ -5,7 +5,7 @@
 //! nothing moves any more (then an event or a timer comes) or when the budget of the turn is used up (then the run queue
 //! does), so that one busy peer starves nobody (rule M4).
 
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::proxy::exchange::{Command, Input, Side};
 
 use super::conn::{Conn, Flushed};
@@ -29,7 +29,7 @@ enum Step {
     /// Something moved; more may.
     Moved,
     /// Nothing did, or nothing is left that could. When to look again at the latest.
-    Still(Option<Instant>),
+    Still(Option<MonoTime>),
     /// The client's connection is gone, or there is nothing left to do for it but to wait.
     Over,
 }
@@ -216,7 +216,7 @@ impl Worker {
 
     /// This client has only its last bytes to get: sends what it takes of them. Rule G11: also where a reset is to tell it
     /// that they are not all, they come first.
-    fn see_off(&mut self, key: Key, until: Instant) {
+    fn see_off(&mut self, key: Key, until: MonoTime) {
         let now = self.around.now();
         let span = self.see_off_time(key);
         let Some(client) = self.clients.get_mut(key) else { return };
@@ -249,12 +249,12 @@ impl Worker {
         self.remove_link(link);
     }
 
-    fn deadline(&self, key: Key) -> Option<Instant> {
+    fn deadline(&self, key: Key) -> Option<MonoTime> {
         self.clients.get(key).and_then(Client::deadline)
     }
 
     /// Nothing is done for now: what remains to do before waiting.
-    fn rest(&mut self, key: Key, deadline: Option<Instant>) {
+    fn rest(&mut self, key: Key, deadline: Option<MonoTime>) {
         let now = self.around.now();
         let Some(client) = self.clients.get_mut(key) else { return };
         client.active = now;

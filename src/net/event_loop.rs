@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use mio::{Events, Token};
 
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::proxy::exchange::{Entrance, Exchange, Peer};
 
 use super::closing::IDLE_ENOUGH;
@@ -360,7 +360,7 @@ impl Worker {
 
     /// The last place is taken, or the last descriptor: the client that has been idle longest is asked to leave, so that
     /// there is room for someone with a request. Where nobody is idle, newcomers wait in the kernel's queue.
-    fn make_room(&mut self, now: Instant, is_admin: bool) {
+    fn make_room(&mut self, now: MonoTime, is_admin: bool) {
         let oldest = |list: &IdleList, age: Duration| {
             let is_old = |client: &Client| !client.is_queued && now.saturating_duration_since(client.active) >= age;
             list.oldest().filter(|key| self.clients.get(*key).is_some_and(is_old))

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::proxy::exchange::{Entrance, Peer};
 use crate::proxy::preface::{MOST_BYTES, PrefaceError, Tlvs, parse_preface};
 
@@ -24,7 +24,7 @@ pub enum Acquaintance {
     /// Who it is: it can be served.
     Made,
     /// Nothing yet: it is to be waited for, until then.
-    Awaited(Option<Instant>),
+    Awaited(Option<MonoTime>),
     /// Nothing, and it never will be: its connection is gone.
     Refused,
 }

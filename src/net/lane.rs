@@ -19,7 +19,7 @@
 
 use std::time::Duration;
 
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::proxy::exchange::Side;
 
 use super::conn::{Conn, ReadOutcome, WriteOutcome};
@@ -40,7 +40,7 @@ pub struct Lane {
     pipe: Pipe,
     from: Side,
     /// The end of the lease; `None` where it is over, and the exchange knows that its receiver is late.
-    until: Option<Instant>,
+    until: Option<MonoTime>,
     /// The bytes cannot leave this way.
     is_blocked: bool,
 }
@@ -66,7 +66,7 @@ pub enum Passed {
 /// Moves what `from` has, at most `left` bytes, on to `to`, if that is worthwhile and possible. What the receiver does not
 /// take rests in `lane`, which has to be empty.
 pub fn pass(
-    now: Instant,
+    now: MonoTime,
     (side, from): (Side, &mut Conn),
     to: &mut Conn,
     left: u64,
@@ -118,7 +118,7 @@ impl Lane {
     }
 
     /// When the lease ends, if it has not.
-    pub fn until(&self) -> Option<Instant> {
+    pub fn until(&self) -> Option<MonoTime> {
         self.until
     }
 
@@ -133,7 +133,7 @@ impl Lane {
     }
 
     /// Gives the receiver what it takes.
-    pub fn drain(&mut self, now: Instant, to: &mut Conn) -> WriteOutcome {
+    pub fn drain(&mut self, now: MonoTime, to: &mut Conn) -> WriteOutcome {
         let outcome = to.bare().and_then(|to| to.write_from(&mut self.pipe));
         match outcome {
             Some(WriteOutcome::Bytes(_)) if self.until.is_none() => self.until = Some(now + LEASE),
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn what_a_receiver_does_not_take_rests_and_follows_in_order() {
-        let now = Instant::now();
+        let now = MonoTime::now();
         let ((mut from, mut sender), (mut ours, mut receiver)) = (abundant(), pair());
         while ours.write(&[b'.'; 4096]).is_ok() {}
         let mut to = conn(ours);
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_is_not_worthwhile_or_not_possible_is_left_to_copying() {
-        let now = Instant::now();
+        let now = MonoTime::now();
         let (slow, _idle) = pair();
         let mut slow = conn(slow);
         while let WriteOutcome::Bytes(_) = slow.write(&[0; 4096]) {}

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::throttle::Throttle;
 use crate::bytes::SharedText;
-use crate::instant::Instant;
 use crate::log::{Level, Logger};
+use crate::mono_time::MonoTime;
 use crate::proxy::exchange::{AccessRecord, Observer, UpstreamEvent};
 use crate::proxy::exposition::Board;
 use crate::proxy::labels::Label;
@@ -36,7 +36,7 @@ pub struct Witness {
     journal: Box<dyn Journal>,
     unmapped: Throttle,
     /// The texts of /metrics that clients are still sent, the newest last, and when each was made.
-    texts: Vec<(Instant, Weak<Box<str>>)>,
+    texts: Vec<(MonoTime, Weak<Box<str>>)>,
 }
 
 /// Who asks for /metrics while somebody is still sent a text that is no older gets the same.
@@ -79,7 +79,7 @@ impl Observer for Witness {
         }
     }
 
-    fn left_unmapped(&mut self, prefix: &str, now: Instant) {
+    fn left_unmapped(&mut self, prefix: &str, now: MonoTime) {
         self.meter.unmapped.increment();
         if self.unmapped.is_due(now, Duration::from_secs(60)) {
             self.warn(format_args!(
@@ -93,7 +93,7 @@ impl Observer for Witness {
         self.journal.wants_timeline()
     }
 
-    fn metrics(&mut self, now: Instant) -> SharedText {
+    fn metrics(&mut self, now: MonoTime) -> SharedText {
         self.texts.retain(|(_, text)| text.strong_count() > 0);
         let is_full = self.texts.len() >= MAX_TEXTS;
         if let Some((made, text)) = self.texts.last()
@@ -254,7 +254,7 @@ mod tests {
         let logger = Logger::start(LogFormat::Text, Kept::default()).expect("a thread");
         let journal = LogJournal::new(logger, Arc::default());
         let mut witness = Witness::new(Arc::new(board), 0, Box::new(journal));
-        let at = |seconds| Instant::FIRST + Duration::from_secs(seconds);
+        let at = |seconds| MonoTime::FIRST + Duration::from_secs(seconds);
         let first = witness.metrics(at(0));
         assert!(Arc::ptr_eq(&first, &witness.metrics(at(0))), "it is still being sent");
         let slow: Vec<SharedText> = (1..100).map(|second| witness.metrics(at(second))).collect();

@@ -1,6 +1,6 @@
 //! Both sockets of an exchange, for the length of a step: what moves between them, and what the exchange hears of it.
 
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::proxy::exchange::{Appetite, Exchange, Input, Side};
 
 use super::conn::{Conn, Flushed, ReadOutcome, Socket, WriteOutcome};
@@ -87,7 +87,7 @@ impl<'a> Pair<'a> {
     }
 
     /// When to drive it at the latest.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<MonoTime> {
         deadline(self.exchange, self.lane)
     }
 

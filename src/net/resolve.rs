@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use mio::Waker;
 
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::proxy::site::UpstreamId;
 
 /// The most look-ups, and so threads, at the same time. So many names whose servers do not answer have to come together
@@ -111,7 +111,7 @@ struct State {
     /// Asked for and not yet looked up: served before the schedule.
     urgent: VecDeque<UpstreamId>,
     /// When to look up again.
-    schedule: BTreeSet<(Instant, UpstreamId)>,
+    schedule: BTreeSet<(MonoTime, UpstreamId)>,
     /// Look-ups that have a thread now.
     running: usize,
     is_over: bool,
@@ -121,7 +121,7 @@ struct State {
 struct Name {
     host: Arc<str>,
     port: u16,
-    last_asked: Instant,
+    last_asked: MonoTime,
     known: Known,
     lookup: Lookup,
     /// Those that wait for the look-up that is running.
@@ -140,7 +140,7 @@ fn add(inboxes: &mut Vec<Arc<Inbox>>, inbox: &Arc<Inbox>) {
 enum Known {
     Nothing,
     Addresses(Arc<[SocketAddr]>),
-    Failed { at: Instant },
+    Failed { at: MonoTime },
 }
 
 /// How a name's next look-up stands.
@@ -151,7 +151,7 @@ enum Lookup {
     /// Waits for a thread, or runs.
     Running,
     /// In the schedule.
-    Scheduled(Instant),
+    Scheduled(MonoTime),
 }
 
 /// A worker or another thread panicked while it held the lock: what it guards is changed in single steps, so it is whole.
@@ -177,7 +177,7 @@ impl Resolver {
     }
 
     /// Wants the addresses of `host`; the answer comes into `inbox`, always, and soon where it is known.
-    pub fn ask(&self, now: Instant, inbox: &Arc<Inbox>, upstream: UpstreamId, host: &str, port: u16) {
+    pub fn ask(&self, now: MonoTime, inbox: &Arc<Inbox>, upstream: UpstreamId, host: &str, port: u16) {
         let mut state = lock(&self.shared.state);
         let State { names, urgent, schedule, .. } = &mut *state;
         let name = names.entry(upstream).or_insert_with(|| Name {
@@ -211,7 +211,7 @@ impl Resolver {
     }
 
     /// A name that a worker has addresses of is in use: it will be looked up again.
-    pub fn keep(&self, now: Instant, inbox: &Arc<Inbox>, upstream: UpstreamId) {
+    pub fn keep(&self, now: MonoTime, inbox: &Arc<Inbox>, upstream: UpstreamId) {
         if let Some(name) = lock(&self.shared.state).names.get_mut(&upstream) {
             name.last_asked = now;
             add(&mut name.users, inbox);
@@ -257,7 +257,7 @@ fn run(shared: &Arc<Shared>) {
 impl Shared {
     fn look_up(&self, upstream: UpstreamId, host: &str, port: u16) {
         let addresses = self.source.resolve(host, port).unwrap_or_default();
-        self.finish(Instant::now(), upstream, &addresses[..addresses.len().min(MOST_ADDRESSES)]);
+        self.finish(MonoTime::now(), upstream, &addresses[..addresses.len().min(MOST_ADDRESSES)]);
     }
 
     /// Waits for a name to look up; `None` at the end.
@@ -271,7 +271,7 @@ impl Shared {
                 state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            let now = Instant::now();
+            let now = MonoTime::now();
             let State { names, urgent, schedule, running, .. } = &mut *state;
             let due = schedule.first().copied();
             let upstream = match (urgent.pop_front(), due) {
@@ -307,7 +307,7 @@ impl Shared {
     }
 
     /// Takes down what a look-up found, tells the workers, plans the next one.
-    fn finish(&self, now: Instant, upstream: UpstreamId, found: &[SocketAddr]) {
+    fn finish(&self, now: MonoTime, upstream: UpstreamId, found: &[SocketAddr]) {
         let mut state = lock(&self.state);
         let State { refresh, names, schedule, running, .. } = &mut *state;
         *running -= 1;
@@ -378,7 +378,7 @@ mod tests {
         }
 
         fn ask(&self) {
-            self.resolver.ask(Instant::now(), &self.inbox, NAME, "origin.test", 80);
+            self.resolver.ask(MonoTime::now(), &self.inbox, NAME, "origin.test", 80);
         }
 
         /// The next answers that arrive.
@@ -432,7 +432,7 @@ mod tests {
         bench.ask();
         assert_eq!(bench.wait(), [(NAME, Answer::Failed)], "without a look-up");
         // A second later it is looked up again.
-        bench.resolver.ask(Instant::now() + RETRY_AFTER, &bench.inbox, NAME, "origin.test", 80);
+        bench.resolver.ask(MonoTime::now() + RETRY_AFTER, &bench.inbox, NAME, "origin.test", 80);
         bench.answers.send(Ok(addresses(&["127.0.0.1:80"]))).expect("a thread waits");
         assert_eq!(bench.wait(), answer(&["127.0.0.1:80"]));
     }
@@ -536,14 +536,14 @@ mod tests {
         let mut crowd = Crowd::new(HOUR);
         let (mut poll, inbox) = inbox();
         for id in 0..8 {
-            crowd.resolver.ask(Instant::now(), &inbox, UpstreamId(id), "hanging", 80);
+            crowd.resolver.ask(MonoTime::now(), &inbox, UpstreamId(id), "hanging", 80);
         }
-        crowd.resolver.ask(Instant::now(), &inbox, UpstreamId(100), "other", 80);
+        crowd.resolver.ask(MonoTime::now(), &inbox, UpstreamId(100), "other", 80);
         let answers = wait_for(&mut poll, &inbox, 1);
         assert_eq!(answers[0].0, UpstreamId(100));
         // More than can be looked up at a time: none is lost.
         for id in 8..50 {
-            crowd.resolver.ask(Instant::now(), &inbox, UpstreamId(id), "hanging", 80);
+            crowd.resolver.ask(MonoTime::now(), &inbox, UpstreamId(id), "hanging", 80);
         }
         crowd.release = None;
         wait_for(&mut poll, &inbox, 50);
@@ -554,14 +554,14 @@ mod tests {
     fn only_who_asked_is_woken() {
         let crowd = Crowd::new(HOUR);
         let ((mut poll, asks), (mut other_poll, other)) = (inbox(), inbox());
-        crowd.resolver.ask(Instant::now(), &asks, NAME, "name", 80);
+        crowd.resolver.ask(MonoTime::now(), &asks, NAME, "name", 80);
         let first = wait_for(&mut poll, &asks, 1);
-        crowd.resolver.ask(Instant::now(), &asks, NAME, "name", 80);
+        crowd.resolver.ask(MonoTime::now(), &asks, NAME, "name", 80);
         assert_eq!(wait_for(&mut poll, &asks, 1), first, "known");
         let mut events = Events::with_capacity(4);
         other_poll.poll(&mut events, Some(Duration::ZERO)).expect("poll");
         assert!(events.is_empty() && other.take().is_empty());
-        crowd.resolver.ask(Instant::now(), &other, NAME, "name", 80);
+        crowd.resolver.ask(MonoTime::now(), &other, NAME, "name", 80);
         assert_eq!(wait_for(&mut other_poll, &other, 1), first);
         assert!(asks.take().is_empty());
     }
@@ -569,14 +569,14 @@ mod tests {
     #[test]
     fn answers_arrive_in_the_order_in_which_they_were_found() {
         let crowd = Crowd::new(Duration::ZERO);
-        let end = Instant::now() + Duration::from_millis(200);
+        let end = MonoTime::now() + Duration::from_millis(200);
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
                     let (_poll, inbox) = inbox();
                     let mut last = 0;
-                    while Instant::now() < end {
-                        crowd.resolver.ask(Instant::now(), &inbox, NAME, "name", 80);
+                    while MonoTime::now() < end {
+                        crowd.resolver.ask(MonoTime::now(), &inbox, NAME, "name", 80);
                         for (_, answer) in inbox.take() {
                             let Answer::Addresses(addresses) = answer else { panic!("{answer:?}") };
                             let port = addresses[0].port();

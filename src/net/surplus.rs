@@ -9,7 +9,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 
 /// How long what was freed may lie idle: short enough for a small host, long enough that nobody notices the system calls.
 pub const EVERY: Duration = Duration::from_secs(5);
@@ -18,11 +18,11 @@ pub const EVERY: Duration = Duration::from_secs(5);
 pub const IS_KEPT: bool = cfg!(all(target_os = "linux", target_env = "gnu"));
 
 /// When it was last done, by whichever worker.
-static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+static LAST: Mutex<Option<MonoTime>> = Mutex::new(None);
 
 /// Gives free pages of all threads back, for a worker that last had something to do at `worked`. It locks the allocator for
 /// everybody, so that one worker does it for all: returns when to ask again, where another one has done it too lately.
-pub fn give_back(now: Instant, worked: Instant) -> Option<Instant> {
+pub fn give_back(now: MonoTime, worked: MonoTime) -> Option<MonoTime> {
     // Where it is being done at this moment, a little later is soon enough.
     let Ok(mut last) = LAST.try_lock() else { return Some(now + EVERY) };
     match turn(*last, now, worked) {
@@ -41,12 +41,12 @@ pub fn give_back(now: Instant, worked: Instant) -> Option<Instant> {
 #[derive(Debug, PartialEq, Eq)]
 enum Turn {
     Now,
-    At(Instant),
+    At(MonoTime),
     /// Another worker has done it since this one had something to do.
     Done,
 }
 
-fn turn(last: Option<Instant>, now: Instant, worked: Instant) -> Turn {
+fn turn(last: Option<MonoTime>, now: MonoTime, worked: MonoTime) -> Turn {
     match last {
         Some(last) if last > worked => Turn::Done,
         Some(last) if last + EVERY > now => Turn::At(last + EVERY),
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn one_worker_does_it_for_all() {
-        let start = Instant::now();
+        let start = MonoTime::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         for (name, last, now, worked, expected) in [
             ("the first time", None, 5, 3, Turn::Now),

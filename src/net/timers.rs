@@ -12,21 +12,21 @@ use std::collections::BinaryHeap;
 
 use mio::Token;
 
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 
 /// The earliest entry that an owner has in the heap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Alarm(Option<Instant>);
+pub struct Alarm(Option<MonoTime>);
 
 impl Alarm {
     /// Whether it comes up after `deadline`, or never: then it has to be set anew.
-    pub fn is_after(self, deadline: Instant) -> bool {
+    pub fn is_after(self, deadline: MonoTime) -> bool {
         self.0.is_none_or(|earliest| deadline < earliest)
     }
 
     /// Whether the entry that just came up is the one that counts: only then is the owner asked for its deadline. Older
     /// entries of the same owner are left-overs.
-    pub fn rings(&mut self, at: Instant) -> bool {
+    pub fn rings(&mut self, at: MonoTime) -> bool {
         let rings = self.is_current(at);
         if rings {
             self.0 = None;
@@ -35,7 +35,7 @@ impl Alarm {
     }
 
     /// Whether that entry counts.
-    pub fn is_current(self, at: Instant) -> bool {
+    pub fn is_current(self, at: MonoTime) -> bool {
         self.0 == Some(at)
     }
 }
@@ -46,12 +46,12 @@ const LEFT_OVERS: usize = 1024;
 /// The heap.
 #[derive(Default)]
 pub struct Timers {
-    heap: BinaryHeap<Reverse<(Instant, Token)>>,
+    heap: BinaryHeap<Reverse<(MonoTime, Token)>>,
 }
 
 impl Timers {
     /// Makes sure that `token` comes up at `deadline` at the latest.
-    pub fn set(&mut self, alarm: &mut Alarm, deadline: Instant, token: Token) {
+    pub fn set(&mut self, alarm: &mut Alarm, deadline: MonoTime, token: Token) {
         if alarm.is_after(deadline) {
             alarm.0 = Some(deadline);
             self.heap.push(Reverse((deadline, token)));
@@ -59,12 +59,12 @@ impl Timers {
     }
 
     /// When the next entry comes up.
-    pub fn next(&self) -> Option<Instant> {
+    pub fn next(&self) -> Option<MonoTime> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
     /// Takes out an entry whose time has come.
-    pub fn pop(&mut self, now: Instant) -> Option<(Instant, Token)> {
+    pub fn pop(&mut self, now: MonoTime) -> Option<(MonoTime, Token)> {
         if self.next()? > now {
             return None;
         }
@@ -85,7 +85,7 @@ impl Timers {
     /// They would otherwise stay until their time comes, which for tunnels is an hour. Only where they are the most: of
     /// `owners` each has at most one that counts, so after a sweep as many have to be added before the next one. Tells
     /// whether it was done.
-    pub fn sweep(&mut self, owners: usize, mut is_current: impl FnMut(Instant, Token) -> bool) -> bool {
+    pub fn sweep(&mut self, owners: usize, mut is_current: impl FnMut(MonoTime, Token) -> bool) -> bool {
         let is_due = self.heap.len() > 2 * owners + LEFT_OVERS;
         if is_due {
             self.heap.retain(|Reverse((at, token))| is_current(*at, *token));
@@ -102,13 +102,13 @@ mod tests {
     const A: Token = Token(1);
     const B: Token = Token(2);
 
-    fn seconds(start: Instant, n: u64) -> Instant {
+    fn seconds(start: MonoTime, n: u64) -> MonoTime {
         start + Duration::from_secs(n)
     }
 
     #[test]
     fn m10_a_later_deadline_does_not_touch_the_heap() {
-        let start = Instant::now();
+        let start = MonoTime::now();
         let (mut timers, mut alarm) = (Timers::default(), Alarm::default());
         timers.set(&mut alarm, seconds(start, 60), A);
         for request in 0..1000 {
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn m10_an_earlier_deadline_comes_up_first_and_the_older_entry_is_a_left_over() {
-        let start = Instant::now();
+        let start = MonoTime::now();
         let (mut timers, mut alarm) = (Timers::default(), Alarm::default());
         timers.set(&mut alarm, seconds(start, 60), A);
         timers.set(&mut alarm, seconds(start, 10), A);
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn m10_entries_come_up_in_the_order_of_time() {
-        let start = Instant::now();
+        let start = MonoTime::now();
         let mut timers = Timers::default();
         timers.set(&mut Alarm::default(), seconds(start, 3), A);
         timers.set(&mut Alarm::default(), seconds(start, 1), B);
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn m10_a_sweep_is_rare_and_forgets_what_does_not_count_of_the_living_too() {
         const OWNERS: usize = 500;
-        let start = Instant::now();
+        let start = MonoTime::now();
         let (mut timers, mut alarms) = (Timers::default(), vec![Alarm::default(); OWNERS]);
         let (mut sweeps, mut most) = (0, 0);
         // Ten minutes of clients whose every request connects anew, which has an earlier deadline than all that follows.

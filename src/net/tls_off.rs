@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::config::Config;
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::proxy::exchange::ConnectError;
 use crate::proxy::site::{Site, UpstreamId};
 
@@ -175,7 +175,7 @@ impl Desk {
     }
 
     /// Nothing can fail.
-    pub fn tells_failure(&self, _: Instant) -> Option<u64> {
+    pub fn tells_failure(&self, _: MonoTime) -> Option<u64> {
         None
     }
 

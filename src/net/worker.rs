@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use mio::Poll;
 
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::proxy::body_memory::BodyMemory;
 use crate::proxy::exchange::{Balance, ConnectError, Env, Exchange, Peer, Spares};
 use crate::proxy::exposition::Board;
@@ -55,7 +55,7 @@ pub struct Client {
     /// Its earliest entry among the timers.
     pub alarm: Alarm,
     /// When it was last driven.
-    pub active: Instant,
+    pub active: MonoTime,
     /// Its place among those who are idle.
     pub neighbours: Neighbours,
     /// Whether it came in by the operator's entrance.
@@ -107,13 +107,13 @@ impl Client {
     }
 
     /// When to drive it at the latest.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<MonoTime> {
         deadline(&self.exchange, &self.lane)
     }
 }
 
 /// When a client with this exchange and this lane is to be driven at the latest.
-pub fn deadline(exchange: &Exchange, lane: &Option<Box<Lane>>) -> Option<Instant> {
+pub fn deadline(exchange: &Exchange, lane: &Option<Box<Lane>>) -> Option<MonoTime> {
     let lease = lane.as_ref().and_then(|lane| lane.until());
     [exchange.deadline(), lease].into_iter().flatten().min()
 }
@@ -139,7 +139,7 @@ pub enum Leave {
     /// Its exchange knows.
     Told,
     /// Its exchange is over; what waits in its TLS stage may still leave, until then.
-    Flushing(Instant),
+    Flushing(MonoTime),
 }
 
 /// A connection to an upstream, or an attempt at one.
@@ -175,7 +175,7 @@ pub enum LinkState {
         /// The socket.
         conn: Conn,
         /// When it was connected.
-        born: Instant,
+        born: MonoTime,
         /// Who has it. Beside the socket, which stays where it is when a connection is lent and parked.
         holder: Holder,
     },
@@ -187,7 +187,7 @@ pub enum Holder {
     /// An exchange uses it.
     Client(Key),
     /// It is in the pool, and has to go at that moment.
-    Pool(Instant),
+    Pool(MonoTime),
     /// It idles, and is kept for that client alone.
     Reserved(Key),
 }
@@ -221,7 +221,7 @@ impl Surroundings {
     }
 
     /// The moment of this turn.
-    pub fn now(&self) -> Instant {
+    pub fn now(&self) -> MonoTime {
         self.clock.now().instant
     }
 }
@@ -244,7 +244,7 @@ pub struct Worker {
     /// When to give back what the allocator keeps.
     pub(super) surplus: Alarm,
     /// The last turn in which there was something to do.
-    pub(super) worked: Instant,
+    pub(super) worked: MonoTime,
     /// Who is to be driven in this turn or the next: first those who moved little the last time.
     pub(super) run_queue: VecDeque<Key>,
     /// And then the others, as far as the bytes of a turn go.
@@ -348,7 +348,7 @@ impl Worker {
             bound: BoundLinks::default(),
             timers: Timers::default(),
             surplus: Alarm::default(),
-            worked: Instant::now(),
+            worked: MonoTime::now(),
             run_queue: VecDeque::new(),
             bulk_queue: VecDeque::new(),
             door,

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use super::site::UpstreamId;
 use crate::config::Health;
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 
 /// What a worker knows of upstreams that share routes.
 #[derive(Debug, Default)]
@@ -47,9 +47,9 @@ enum State {
     /// It gets requests; so many failed since the last answer.
     Up { failures: u32 },
     /// It gets none until then; for the so-many-th time without an answer in between.
-    Ejected { until: Instant, times: u32 },
+    Ejected { until: MonoTime, times: u32 },
     /// One request is finding out. If it comes to no result, another one may.
-    Probing { until: Instant, times: u32 },
+    Probing { until: MonoTime, times: u32 },
 }
 
 /// Who is chosen first: the smallest.
@@ -58,11 +58,11 @@ enum Rank {
     /// The client has logged in there.
     Preferred,
     /// Somebody has to find out, and this request may be repeated elsewhere.
-    Probe(Instant),
+    Probe(MonoTime),
     /// Requests under way, and when it was last chosen.
     Up(u32, u64),
     /// All are ejected: better a try than an error at once, and best where the end of the ejection is next.
-    LastResort(Instant),
+    LastResort(MonoTime),
 }
 
 /// The right to send a request to an upstream. Dropping it ends the request, however it ended.
@@ -103,7 +103,7 @@ impl Balance {
     /// request may be sent to another one when it fails on this one. `preferred` is chosen if it is up.
     pub fn choose(
         &mut self,
-        now: Instant,
+        now: MonoTime,
         upstreams: &[UpstreamId],
         tried: &mut Tried,
         repeatable: bool,
@@ -149,7 +149,7 @@ impl Member {
         matches!(self.state.get(), State::Up { .. })
     }
 
-    fn rank(&self, now: Instant, repeatable: bool) -> Rank {
+    fn rank(&self, now: MonoTime, repeatable: bool) -> Rank {
         match self.state.get() {
             State::Up { .. } => Rank::Up(self.in_flight.get(), self.chosen.get()),
             State::Ejected { until, .. } if until <= now && repeatable => Rank::Probe(until),
@@ -157,7 +157,7 @@ impl Member {
         }
     }
 
-    fn eject(&self, now: Instant, times: u32, health: &Health) -> Change {
+    fn eject(&self, now: MonoTime, times: u32, health: &Health) -> Change {
         // 2^16 times the shortest ejection is above the longest one.
         let span = health.eject.saturating_mul(1 << times.min(16)).min(health.max_eject);
         self.state.set(State::Ejected { until: now + span, times: times + 1 });
@@ -167,7 +167,7 @@ impl Member {
 }
 
 impl Lease {
-    fn new(member: Rc<Member>, now: Instant) -> Lease {
+    fn new(member: Rc<Member>, now: MonoTime) -> Lease {
         member.in_flight.set(member.in_flight.get() + 1);
         let is_probe = match member.state.get() {
             State::Ejected { until, times } if until <= now => {
@@ -180,7 +180,7 @@ impl Lease {
     }
 
     /// The upstream could not be reached, or did not answer.
-    pub fn failed(&mut self, now: Instant, health: &Health) -> Change {
+    pub fn failed(&mut self, now: MonoTime, health: &Health) -> Change {
         if self.epoch != self.member.epoch.get() {
             return Change::None;
         }
@@ -226,12 +226,12 @@ mod tests {
 
     struct Play {
         balance: Balance,
-        now: Instant,
+        now: MonoTime,
     }
 
     impl Play {
         fn new() -> Play {
-            Play { balance: Balance::default(), now: Instant::now() }
+            Play { balance: Balance::default(), now: MonoTime::now() }
         }
 
         fn choose(&mut self, upstreams: &[UpstreamId]) -> (usize, Lease) {

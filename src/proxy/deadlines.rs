@@ -12,7 +12,7 @@ use super::site::Site;
 use super::transaction::{Downstream, Flow, Transaction, Upstream};
 use super::turn::{Release, Turn};
 use crate::config::Timeouts;
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 
 /// How long a client may go on sending after our last byte, and how long it may be silent meanwhile: enough to read an
 /// error that was sent while it was still uploading.
@@ -35,7 +35,7 @@ enum Timeout {
 }
 
 /// The earlier of two; the first where both are the same.
-fn earlier(a: Option<(Instant, Timeout)>, b: Option<(Instant, Timeout)>) -> Option<(Instant, Timeout)> {
+fn earlier(a: Option<(MonoTime, Timeout)>, b: Option<(MonoTime, Timeout)>) -> Option<(MonoTime, Timeout)> {
     match (a, b) {
         (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
         (a, None) => a,
@@ -45,7 +45,7 @@ fn earlier(a: Option<(Instant, Timeout)>, b: Option<(Instant, Timeout)>) -> Opti
 
 impl Transaction {
     /// The nearest time-out.
-    pub(super) fn deadline(&self, site: &Site) -> Option<Instant> {
+    pub(super) fn deadline(&self, site: &Site) -> Option<MonoTime> {
         self.next_timeout(site).map(|(at, _)| at)
     }
 
@@ -56,7 +56,7 @@ impl Transaction {
         }
     }
 
-    fn next_timeout(&self, site: &Site) -> Option<(Instant, Timeout)> {
+    fn next_timeout(&self, site: &Site) -> Option<(MonoTime, Timeout)> {
         let timeouts = self.timeouts(site);
         let progress = &self.progress;
         if let (Downstream::Tunnel(down), Upstream::Tunnel(up)) = (&self.down, &self.up) {

@@ -302,7 +302,7 @@ impl Transaction {
         self.has_login = has_connection_login(&self.request.fields, Known::Authorization);
         let authorization = upstream.and_then(|upstream| upstream.authorization.as_deref());
         let own = &self.scratch.own;
-        write_request_head(&self.request, own, framing, authorization, &self.offered, self.to_origin.tail());
+        write_request_head(&self.request, own, framing, authorization, &self.offered, self.to_origin.buf());
         if let Some(choice) = &mut self.choice {
             choice.sent = Sent { head_len: self.to_origin.len(), framing };
         }
@@ -336,11 +336,11 @@ impl Transaction {
         };
         let read = match sink {
             RequestSink::Verbatim => {
-                let out = self.to_origin.tail();
+                let out = self.to_origin.buf();
                 body.read(data, |piece| append(out, piece))
             }
             RequestSink::Chunked => {
-                write_chunk(self.to_origin.tail(), |out| body.read(data, |piece| append(out, piece)))
+                write_chunk(self.to_origin.buf(), |out| body.read(data, |piece| append(out, piece)))
             }
             RequestSink::Collect => body.read(data, |piece| append(&mut self.request_body, piece)),
         };

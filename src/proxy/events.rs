@@ -8,7 +8,7 @@ use super::labels::Label;
 use super::site::UpstreamId;
 use crate::bytes::SharedText;
 use crate::http::chars::find;
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 
 /// One end of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,7 @@ pub enum Command {
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// Monotonic: all deadlines are made of it (rule E11).
-    pub instant: Instant,
+    pub instant: MonoTime,
     /// The Date field's value (RFC 9110 section 5.6.7).
     pub date: [u8; 29],
 }
@@ -141,7 +141,7 @@ pub trait Observer {
         let _ = (authority, label, event);
     }
     /// A head of the route with this prefix was not mapped, because it would have become too large.
-    fn left_unmapped(&mut self, prefix: &str, now: Instant) {
+    fn left_unmapped(&mut self, prefix: &str, now: MonoTime) {
         let _ = (prefix, now);
     }
     /// Whether the life of a request that begins now is to be told, as [`AccessRecord::timeline`].
@@ -149,7 +149,7 @@ pub trait Observer {
         false
     }
     /// What was counted so far, as the text of /metrics.
-    fn metrics(&mut self, now: Instant) -> SharedText {
+    fn metrics(&mut self, now: MonoTime) -> SharedText {
         let _ = now;
         SharedText::new("".into())
     }

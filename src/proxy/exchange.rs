@@ -30,7 +30,7 @@ pub use super::events::{
 pub use super::transaction::Spares;
 pub use super::turn::Env;
 
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 
 use super::cause::Cause;
 use super::deadlines::{LINGER, LINGER_IDLE};
@@ -52,11 +52,11 @@ pub struct Exchange {
 #[derive(Debug)]
 enum State {
     /// Between requests. No buffer is owned.
-    Idle { since: Instant, skipped: EmptyLine },
+    Idle { since: MonoTime, skipped: EmptyLine },
     /// From the first byte of a request to the last byte of its response.
     Active(Box<Transaction>),
     /// Our last byte was sent; the client's are read and thrown away so that a reset does not overtake our answer.
-    Lingering { since: Instant, last_read: Instant },
+    Lingering { since: MonoTime, last_read: MonoTime },
     /// Over.
     Closed,
 }
@@ -237,9 +237,9 @@ impl Exchange {
     /// Bytes that wait to be written to `side`.
     pub fn output(&self, side: Side) -> &[u8] {
         match (&self.state, side) {
-            (State::Active(transaction), Side::Downstream) => transaction.to_client.waiting(),
+            (State::Active(transaction), Side::Downstream) => transaction.to_client.pending(),
             (State::Active(transaction), Side::Upstream) if transaction.is_connected() => {
-                transaction.to_origin.waiting()
+                transaction.to_origin.pending()
             }
             (State::Active(_), Side::Upstream) => b"",
             (State::Idle { .. } | State::Lingering { .. } | State::Closed, _) => b"",
@@ -297,7 +297,7 @@ impl Exchange {
     }
 
     /// When to call `handle` with [`Input::Tick`] at the latest.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<MonoTime> {
         let timeouts = &self.client.site.config.timeouts;
         match &self.state {
             // A client that has never asked anything gets no longer than the head may take.

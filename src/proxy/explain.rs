@@ -401,7 +401,7 @@ impl fmt::Display for Bytes<'_> {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::instant::Instant;
+    use crate::mono_time::MonoTime;
     use crate::proxy::events::Entrance;
     use std::net::SocketAddr;
     use std::sync::Arc;
@@ -415,7 +415,7 @@ mod tests {
     fn explained(config: &str, peer: &str, request: &str, fields: &[&str]) -> Explanation {
         let config = Config::parse(config, "test").expect("valid");
         let site = Rc::new(Site::new(Arc::new(config), None));
-        let now = Now { instant: Instant::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
+        let now = Now { instant: MonoTime::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
         let fields: Vec<_> = fields.iter().map(|&field| field.to_owned()).collect();
         let typed = Typed { request, fields: &fields, host: "localhost:8080" };
         let peer = Peer {

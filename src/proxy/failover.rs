@@ -81,7 +81,7 @@ impl Transaction {
             self.request.authority.extend_from_slice(new.authority.as_bytes());
             readdress_destinations(&mut self.request.fields, old, new);
         }
-        let rest = self.to_origin.waiting()[choice.sent.head_len..].to_vec();
+        let rest = self.to_origin.pending()[choice.sent.head_len..].to_vec();
         self.to_origin.clear();
         let (framing, authorization) = (choice.sent.framing, new.authorization.as_deref());
         write_request_head(
@@ -90,7 +90,7 @@ impl Transaction {
             framing,
             authorization,
             &self.offered,
-            self.to_origin.tail(),
+            self.to_origin.buf(),
         );
         choice.sent.head_len = self.to_origin.len();
         self.to_origin.extend(&rest);

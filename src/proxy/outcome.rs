@@ -13,7 +13,7 @@ use super::transaction::{Downstream, Ending, Flow, ResponseSink, Transaction, Up
 use super::turn::{Release, Turn};
 use crate::http::framing::has_no_body;
 use crate::http::head::Method;
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 
 /// The status in the log for a client that went away (nginx's number; never sent).
 const CLIENT_GONE: u16 = 499;
@@ -44,7 +44,7 @@ impl Transaction {
         self.is_persistent &= !turn.client.is_draining;
         let envelope =
             Envelope { date: &turn.env.now.date, persistence: self.persistence(), to_head: self.is_client_head() };
-        self.record.bytes_out += write(&envelope, self.to_client.tail());
+        self.record.bytes_out += write(&envelope, self.to_client.buf());
     }
 
     /// Answers with an error; where an answer has begun already, cuts it.
@@ -171,7 +171,7 @@ impl Transaction {
         let route = record.route.and_then(|route| site.config.routes.get(route as usize));
         let label = record.route.and_then(|route| site.route_labels.get(route as usize));
         // Of most requests most moments are those of one turn of the event loop.
-        let since_start = |moment: Instant| {
+        let since_start = |moment: MonoTime| {
             if moment == record.started { Duration::ZERO } else { moment.saturating_duration_since(record.started) }
         };
         let total = since_start(turn.now());

@@ -2,19 +2,19 @@
 
 use super::cause::Cause;
 use crate::http::head::Method;
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 
 /// The facts of one request so far.
 #[derive(Debug)]
 pub struct Record {
     /// When the first byte of the head was there.
-    pub started: Instant,
+    pub started: MonoTime,
     /// When the head was complete.
-    pub head_read: Option<Instant>,
+    pub head_read: Option<MonoTime>,
     /// When the upstream connection was there.
-    pub connected: Option<Instant>,
+    pub connected: Option<MonoTime>,
     /// When the first byte of the response was there.
-    pub first_byte: Option<Instant>,
+    pub first_byte: Option<MonoTime>,
     /// The client's method; `None` while the request line was not understood.
     pub method: Option<Method>,
     /// Index of the chosen route.
@@ -35,7 +35,7 @@ pub struct Record {
 
 impl Record {
     /// A request whose first byte came at `started`.
-    pub fn new(started: Instant) -> Record {
+    pub fn new(started: MonoTime) -> Record {
         Record {
             started,
             head_read: None,

@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::events::{ConnectError, Input, Side};
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 
 /// Of more lines than this, the rest is counted only: a tunnel may live for days.
 const MOST_LINES: usize = 64;
@@ -112,8 +112,8 @@ impl Moment {
 /// One line.
 #[derive(Clone, Copy, Debug)]
 struct Line {
-    first: Instant,
-    last: Instant,
+    first: MonoTime,
+    last: MonoTime,
     moment: Moment,
     bytes: u64,
     times: u32,
@@ -124,9 +124,9 @@ struct Line {
 /// What happened to one request, and who was waited for how long.
 #[derive(Clone, Debug)]
 pub struct Timeline {
-    begun: Instant,
+    begun: MonoTime,
     /// Until when the waiting is accounted for, and what goes on since.
-    until: Instant,
+    until: MonoTime,
     awaited: Awaited,
     waited: [Duration; Awaited::ALL.len()],
     lines: Vec<Line>,
@@ -136,7 +136,7 @@ pub struct Timeline {
 
 impl Timeline {
     /// For a request that begins now.
-    pub fn new(now: Instant) -> Timeline {
+    pub fn new(now: MonoTime) -> Timeline {
         Timeline {
             begun: now,
             until: now,
@@ -148,7 +148,7 @@ impl Timeline {
     }
 
     /// Something happened, and from now on `then` is waited for.
-    pub fn note(&mut self, now: Instant, (moment, bytes): (Moment, u64), then: Awaited) {
+    pub fn note(&mut self, now: MonoTime, (moment, bytes): (Moment, u64), then: Awaited) {
         self.wait_until(now);
         self.awaited = then;
         let mut near = self.lines.iter_mut().rev().take(NEAR);
@@ -164,12 +164,12 @@ impl Timeline {
     }
 
     /// The request is over.
-    pub fn finish(mut self, now: Instant) -> Timeline {
+    pub fn finish(mut self, now: MonoTime) -> Timeline {
         self.wait_until(now);
         self
     }
 
-    fn wait_until(&mut self, now: Instant) {
+    fn wait_until(&mut self, now: MonoTime) {
         self.waited[self.awaited as usize] += now.saturating_duration_since(self.until);
         self.until = now;
     }
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn bodies_that_go_to_and_fro_are_one_line_for_each_direction() {
-        let begun = Instant::now();
+        let begun = MonoTime::now();
         let at = |millis| begun + Duration::from_millis(millis);
         let mut timeline = Timeline::new(begun);
         timeline.note(at(0), (Moment::Sent(Side::Downstream), 78), Awaited::Connection);
@@ -279,7 +279,7 @@ for the upstream's response body, 3.000 ms for the client to take the response, 
 
     #[test]
     fn a_long_life_takes_no_more_memory_than_a_short_one() {
-        let now = Instant::now();
+        let now = MonoTime::now();
         let mut timeline = Timeline::new(now);
         for turn in 0..1000 {
             let moments = [Moment::Sent(Side::Upstream), Moment::TimeOut, Moment::Held, Moment::Took(Side::Upstream)];

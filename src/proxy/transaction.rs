@@ -15,11 +15,11 @@ use super::hooks::ChainState;
 use super::record::Record;
 use super::site::Site;
 use super::timeline::{Awaited, Moment, Timeline};
-use crate::bytes::Queue;
+use crate::bytes::ByteQueue;
 use crate::http::body::Body;
 use crate::http::fields::Fields;
 use crate::http::head::{HeadReader, Method, RequestHead, ResponseHead};
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 
 /// A direction is held up while this many bytes wait: the whole of backpressure (rule E4).
 pub(super) const HIGH_WATER: usize = 16 * 1024;
@@ -41,7 +41,7 @@ const KEPT_TRANSACTIONS: usize = 64;
 #[derive(Debug)]
 pub(super) enum Downstream {
     /// The head, since its first byte (or since the response before it).
-    Head { since: Instant, reader: HeadReader },
+    Head { since: MonoTime, reader: HeadReader },
     /// The body.
     Body { body: Body, sink: RequestSink },
     /// Nothing: the request is complete. What comes is held for later.
@@ -71,7 +71,7 @@ pub(super) enum Upstream {
     /// Nothing: the proxy answered by itself.
     Local,
     /// A connection was asked for.
-    Connecting { since: Instant },
+    Connecting { since: MonoTime },
     /// The response head, after so many interim responses.
     AwaitHead { interim: u32, reader: HeadReader },
     /// The response body.
@@ -124,19 +124,19 @@ pub(super) enum Ending {
 /// When each end last made progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
-    pub client_read: Instant,
-    pub client_write: Instant,
-    pub origin_read: Instant,
-    pub origin_write: Instant,
+    pub client_read: MonoTime,
+    pub client_write: MonoTime,
+    pub origin_read: MonoTime,
+    pub origin_write: MonoTime,
 }
 
 impl Progress {
-    pub fn new(now: Instant) -> Progress {
+    pub fn new(now: MonoTime) -> Progress {
         Progress { client_read: now, client_write: now, origin_read: now, origin_write: now }
     }
 
     /// A peer has taken bytes. That also restarts the clock of the side that it had held up.
-    pub fn on_written(&mut self, now: Instant, side: Side) {
+    pub fn on_written(&mut self, now: MonoTime, side: Side) {
         match side {
             Side::Downstream => (self.client_write, self.origin_read) = (now, now),
             Side::Upstream => (self.origin_write, self.client_read) = (now, now),
@@ -144,7 +144,7 @@ impl Progress {
     }
 
     /// The last progress of any kind.
-    pub fn latest(&self) -> Instant {
+    pub fn latest(&self) -> MonoTime {
         self.client_read.max(self.client_write).max(self.origin_read).max(self.origin_write)
     }
 }
@@ -159,8 +159,8 @@ pub(super) struct Transaction {
     pub client_input: Vec<u8>,
     /// Bytes from the upstream that belong to no state yet: a partial head.
     pub origin_input: Vec<u8>,
-    pub to_client: Queue,
-    pub to_origin: Queue,
+    pub to_client: ByteQueue,
+    pub to_origin: ByteQueue,
     pub request: RequestHead,
     pub response: ResponseHead,
     pub trailers: Fields,
@@ -198,14 +198,14 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
-    fn new(now: Instant) -> Transaction {
+    fn new(now: MonoTime) -> Transaction {
         Transaction {
             down: Downstream::Head { since: now, reader: HeadReader::new() },
             up: Upstream::None,
             client_input: Vec::new(),
             origin_input: Vec::new(),
-            to_client: Queue::new(),
-            to_origin: Queue::new(),
+            to_client: ByteQueue::new(),
+            to_origin: ByteQueue::new(),
             request: RequestHead::default(),
             response: ResponseHead::default(),
             trailers: Fields::new(),
@@ -231,7 +231,7 @@ impl Transaction {
     }
 
     /// Makes room for the next request on the same connection. Client bytes that were held stay.
-    pub fn restart(&mut self, now: Instant) {
+    pub fn restart(&mut self, now: MonoTime) {
         self.down = Downstream::Head { since: now, reader: HeadReader::new() };
         self.up = Upstream::None;
         self.origin_input.clear();
@@ -388,7 +388,7 @@ impl Transaction {
 
     /// Notes what has just happened, for the timeline.
     #[cold]
-    pub fn trace(&mut self, now: Instant, moment: (Moment, u64)) {
+    pub fn trace(&mut self, now: MonoTime, moment: (Moment, u64)) {
         let awaited = self.awaited();
         if let Some(timeline) = &mut self.timeline {
             timeline.note(now, moment, awaited);
@@ -482,7 +482,7 @@ impl Spares {
         &self.bodies
     }
 
-    pub(super) fn take(&mut self, now: Instant) -> Box<Transaction> {
+    pub(super) fn take(&mut self, now: MonoTime) -> Box<Transaction> {
         match self.boxes.pop() {
             Some((mut transaction, memory)) => {
                 self.kept -= memory;
@@ -521,8 +521,8 @@ mod tests {
     const EVERY_BUFFER: [(&str, Grow); 20] = [
         ("client input", |transaction, bytes| transaction.client_input = bytes),
         ("upstream input", |transaction, bytes| transaction.origin_input = bytes),
-        ("to the client", |transaction, bytes| *transaction.to_client.tail() = bytes),
-        ("to the upstream", |transaction, bytes| *transaction.to_origin.tail() = bytes),
+        ("to the client", |transaction, bytes| *transaction.to_client.buf() = bytes),
+        ("to the upstream", |transaction, bytes| *transaction.to_origin.buf() = bytes),
         ("method", |transaction, bytes| transaction.request.method = Method::of(&bytes)),
         ("logged method", |transaction, bytes| transaction.record.method = Some(Method::of(&bytes))),
         ("target", |transaction, bytes| transaction.request.target = bytes),
@@ -544,9 +544,9 @@ mod tests {
     #[test]
     fn e4_everything_that_grows_with_what_peers_send_is_counted_and_given_back() {
         const LEN: usize = 200 * 1024;
-        let empty = Transaction::new(Instant::FIRST).memory();
+        let empty = Transaction::new(MonoTime::FIRST).memory();
         for (name, grow) in EVERY_BUFFER {
-            let mut transaction = Transaction::new(Instant::FIRST);
+            let mut transaction = Transaction::new(MonoTime::FIRST);
             grow(&mut transaction, vec![b'x'; LEN]);
             assert!(transaction.memory() >= empty + LEN, "{name} is not counted");
             let kept = transaction.shrink();
@@ -564,14 +564,14 @@ mod tests {
             ("no room", 8 * KIB, 32 * KIB, None),
         ] {
             let mut spares = Spares::of(most, BodyMemory::of(usize::MAX));
-            let mut transaction = spares.take(Instant::FIRST);
+            let mut transaction = spares.take(MonoTime::FIRST);
             transaction.client_input.extend_from_slice(b"of the next request");
-            transaction.to_client.tail().reserve_exact(grown);
+            transaction.to_client.buf().reserve_exact(grown);
             spares.give_back(transaction);
             let kept = spares.boxes.first().map(|(transaction, _)| transaction.to_client.capacity());
             assert_eq!(kept, expected, "{name}");
             assert!(spares.kept <= most, "{name}");
-            let again = spares.take(Instant::FIRST);
+            let again = spares.take(MonoTime::FIRST);
             assert!(again.client_input.is_empty(), "{name}: nobody gets what another client sent");
             assert_eq!(spares.kept, 0, "{name}");
         }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 
 use super::balance::Balance;
 use super::events::{Command, Now, Observer, Peer, Side};
@@ -162,7 +162,7 @@ pub(super) struct Turn<'a, 'env> {
 }
 
 impl Turn<'_, '_> {
-    pub fn now(&self) -> Instant {
+    pub fn now(&self) -> MonoTime {
         self.env.now.instant
     }
 }

@@ -185,7 +185,7 @@ impl Transaction {
         }
         if self.request.version == Version::Http11 {
             self.forward_response_head(turn);
-            write_interim_head(&self.response, self.to_client.tail());
+            write_interim_head(&self.response, self.to_client.buf());
         }
         Ok(())
     }
@@ -202,7 +202,7 @@ impl Transaction {
             return Err(bad_response(Violation::OTHER_PROTOCOL));
         }
         self.forward_response_head(turn);
-        write_switching_head(&self.response, &protocol, self.to_client.tail());
+        write_switching_head(&self.response, &protocol, self.to_client.buf());
         self.record.status = 101;
         self.is_persistent = false;
         self.up = Upstream::Tunnel(Flow::Open);
@@ -321,7 +321,7 @@ impl Transaction {
         self.record.status = self.response.status;
         let persistence = self.persistence();
         let protocols = if self.response.status == UPGRADE_REQUIRED { &self.offered[..] } else { b"" };
-        write_response_head(&self.response, framing, persistence, protocols, self.to_client.tail());
+        write_response_head(&self.response, framing, persistence, protocols, self.to_client.buf());
         if is_collected {
             self.to_client.extend(&self.response_body);
             self.record.bytes_out += self.response_body.len() as u64;
@@ -357,11 +357,11 @@ impl Transaction {
         };
         let read = match sink {
             ResponseSink::Verbatim | ResponseSink::UntilClose => {
-                let out = self.to_client.tail();
+                let out = self.to_client.buf();
                 body.read(data, |piece| append(out, piece))
             }
             ResponseSink::Chunked => {
-                write_chunk(self.to_client.tail(), |out| body.read(data, |piece| append(out, piece)))
+                write_chunk(self.to_client.buf(), |out| body.read(data, |piece| append(out, piece)))
             }
             ResponseSink::Collect => body.read(data, |piece| append(&mut self.response_body, piece)),
         };
@@ -408,7 +408,7 @@ impl Transaction {
                 match parse_trailers(body.trailers(), &limits, &mut self.trailers) {
                     Ok(_) => {
                         self.to_client.extend(LAST_CHUNK);
-                        write_trailers(&mut self.trailers, self.to_client.tail());
+                        write_trailers(&mut self.trailers, self.to_client.buf());
                     }
                     Err(error) => return self.refuse(turn, bad_response(error)),
                 }

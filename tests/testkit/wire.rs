@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mini_rproxy::config::Config;
-use mini_rproxy::instant::Instant;
+use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::proxy::exchange::{
     AccessRecord, Balance, Command, ConnectError, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
     UpstreamEvent,
@@ -251,7 +251,7 @@ pub struct Wire {
     spares: Spares,
     balance: Balance,
     pub log: Log,
-    start: Instant,
+    start: MonoTime,
     elapsed: Duration,
     plugin: Option<Arc<Plugin>>,
     pub client: End,
@@ -284,7 +284,7 @@ impl Wire {
     pub fn new(setup: &Setup) -> Wire {
         let hooks = setup.plugin.clone().map(|plugin| plugin as Arc<dyn mini_rproxy::proxy::hooks::Hooks>);
         let site = Rc::new(Site::new(Arc::clone(&setup.config), hooks));
-        let start = Instant::now();
+        let start = MonoTime::now();
         let exchange = Exchange::new(&Now { instant: start, date: DATE }, setup.peer, Rc::clone(&site));
         Wire {
             exchange,

@@ -25,7 +25,7 @@ use std::time::Duration;
 use mio::{Events, Poll, Token, Waker};
 
 use crate::config::Config;
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::proxy::exchange::{AccessRecord, Observer};
 use crate::proxy::exposition::Board;
 use crate::proxy::site::Site;
@@ -78,7 +78,7 @@ struct World {
     random: Random,
     worker: Worker,
     events: Events,
-    now: Instant,
+    now: MonoTime,
     /// Events that have not been handed over yet.
     held: Vec<(Token, Readiness)>,
     clients: Vec<Client>,

@@ -30,7 +30,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
 use crate::config::{Config, Scheme, UpstreamTls};
-use crate::instant::Instant;
+use crate::mono_time::MonoTime;
 use crate::net::clock::since_1970;
 use crate::net::throttle::SharedThrottle;
 use crate::proxy::site::{Origin, Site, UpstreamId};
@@ -170,7 +170,7 @@ impl Desk {
     }
 
     /// Whether a client's failed handshake is to be told, and how many were not: any stranger can make many.
-    pub fn tells_failure(&self, now: Instant) -> Option<u64> {
+    pub fn tells_failure(&self, now: MonoTime) -> Option<u64> {
         self.failures.is_due(now, TELL_EVERY)
     }
 
