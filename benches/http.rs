@@ -4,8 +4,8 @@
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use mini_rproxy::http::chunked::{Decoded, Decoder, write_chunk};
-use mini_rproxy::http::fields::Classes;
+use mini_rproxy::http::chunked::{ChunkEvent, ChunkedDecoder, write_chunk};
+use mini_rproxy::http::fields::HeaderSet;
 use mini_rproxy::http::head::{
     HeadLimits, RequestHead, ResponseHead, parse_request, parse_response, write_request, write_response,
 };
@@ -67,7 +67,7 @@ fn write_request_head(bencher: Bencher<'_, '_>, kind: Kind) {
     let mut out = Vec::new();
     bencher.counter(BytesCount::of_str(text)).bench_local(|| {
         out.clear();
-        write_request(black_box(&head), Classes::default(), &mut out);
+        write_request(black_box(&head), HeaderSet::default(), &mut out);
         black_box(out.len())
     });
 }
@@ -80,7 +80,7 @@ fn write_response_head(bencher: Bencher<'_, '_>, kind: Kind) {
     let mut out = Vec::new();
     bencher.counter(BytesCount::of_str(text)).bench_local(|| {
         out.clear();
-        write_response(black_box(&head), Classes::default(), &mut out);
+        write_response(black_box(&head), HeaderSet::default(), &mut out);
         black_box(out.len())
     });
 }
@@ -101,15 +101,15 @@ fn chunked(size: usize) -> Vec<u8> {
 fn read_16_kib_in_chunks_of(bencher: Bencher<'_, '_>, size: usize) {
     let text = chunked(size);
     bencher.counter(BytesCount::new(CONTENT)).bench_local(|| {
-        let (mut decoder, mut rest, mut content) = (Decoder::new(), black_box(&text[..]), 0);
+        let (mut decoder, mut rest, mut content) = (ChunkedDecoder::new(), black_box(&text[..]), 0);
         loop {
             match decoder.decode(rest) {
-                Ok(Decoded::Data { data, consumed }) => {
+                Ok(ChunkEvent::Data { data, consumed }) => {
                     content += data.len();
                     rest = &rest[consumed..];
                 }
-                Ok(Decoded::End { .. }) => break,
-                Ok(Decoded::NeedMore) | Err(_) => panic!("it is whole and good"),
+                Ok(ChunkEvent::End { .. }) => break,
+                Ok(ChunkEvent::NeedMore) | Err(_) => panic!("it is whole and good"),
             }
         }
         assert_eq!(content, CONTENT);

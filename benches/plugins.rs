@@ -1,6 +1,6 @@
 //! What plugins cost: a request through the chain (all three moments), with a browser's head of 16 field lines.
 //!
-//! The target is one microsecond for one header plugin. Without plugins the proxy asks nobody: `Site::hooks` is `None`.
+//! The target is one microsecond for one header plugin. Without plugins the proxy asks nobody: `Runtime::hooks` is `None`.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use divan::Bencher;
 use mini_rproxy::http::head::{RequestHead, ResponseHead};
 use mini_rproxy::plugin::chain::Chain;
 use mini_rproxy::plugin::{Level, Sink};
-use mini_rproxy::proxy::hooks::{ChainState, HookView, Hooks};
+use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks};
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::{Decl, Error, Logger, Plugin, RequestPhase, ResponsePhase, Verdict, decl};
 
@@ -90,7 +90,7 @@ fn run(bencher: Bencher<'_, '_>, members: &[&'static Decl]) {
     let client = Some("192.0.2.1:50000".parse().expect("an address"));
     bencher.bench_local(|| {
         let Some(hooks) = black_box(&hooks) else { return };
-        let mut view = HookView {
+        let mut view = HookContext {
             request: &mut request,
             response: None,
             request_body: None,

@@ -1,5 +1,5 @@
 //! A look-up costs what the path costs, not what the number of routes costs: compare the lines of `lookup`. And 100,000
-//! routes load, from YAML text to a [`Site`], in well under a second.
+//! routes load, from YAML text to a [`Runtime`], in well under a second.
 //!
 //! `cargo bench --bench routes`
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use divan::{Bencher, black_box};
 use mini_rproxy::config::Config;
 use mini_rproxy::proxy::route::Router;
-use mini_rproxy::proxy::site::Site;
+use mini_rproxy::proxy::runtime::Runtime;
 
 fn main() {
     divan::main();
@@ -56,7 +56,7 @@ fn lookup_without_a_route(bencher: Bencher<'_, '_>, count: u32) {
     bencher.bench_local(|| router.find(black_box(b"/api/v1/service-xxxxxx/users/123/orders")));
 }
 
-/// From the text of the file to a [`Site`].
+/// From the text of the file to a [`Runtime`].
 #[divan::bench(args = [1_000, 100_000], sample_count = 10, sample_size = 1)]
 fn load(bencher: Bencher<'_, '_>, count: u32) {
     let mut text = "routes:\n".to_owned();
@@ -66,6 +66,6 @@ fn load(bencher: Bencher<'_, '_>, count: u32) {
     }
     bencher.bench_local(|| {
         let config = Config::parse(&text, "bench").unwrap_or_else(|error| panic!("{error}"));
-        Site::new(Arc::new(config), None)
+        Runtime::new(Arc::new(config), None)
     });
 }

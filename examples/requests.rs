@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::mono_time::MonoTime;
-use mini_rproxy::proxy::exchange::{
-    AccessRecord, Balance, Command, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
+use mini_rproxy::proxy::proxy_connection::{
+    AccessRecord, Balance, Command, Input, Now, Observer, Peer, ProxyConnection, Side, TransactionPool, WorkerCtx,
 };
-use mini_rproxy::proxy::site::Site;
+use mini_rproxy::proxy::runtime::Runtime;
 
 #[path = "../benches/heads/mod.rs"]
 mod heads;
@@ -59,22 +59,28 @@ fn run(request: &[u8], response: &[u8], count: u64) {
     let text = "routes: [{prefix: /app, upstream: 'http://127.0.0.1:9000/base'}]\n\
         limits: {max_requests_per_connection: 0}\n";
     let config = Config::parse(text, "requests").expect("valid");
-    let site = Rc::new(Site::new(Arc::new(config), None));
+    let runtime = Rc::new(Runtime::new(Arc::new(config), None));
     let now = Now { instant: MonoTime::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
     let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
-    let mut exchange = Exchange::new(&now, peer, Rc::clone(&site));
-    let (mut spares, mut observer) = (Spares::default(), Counter(0));
+    let mut exchange = ProxyConnection::new(&now, peer, Rc::clone(&runtime));
+    let (mut transactions, mut observer) = (TransactionPool::default(), Counter(0));
     let mut balance = Balance::default();
-    let mut env = Env { now: &now, site: &site, balance: &mut balance, spares: &mut spares, observer: &mut observer };
+    let mut env = WorkerCtx {
+        now: &now,
+        runtime: &runtime,
+        balance: &mut balance,
+        transactions: &mut transactions,
+        observer: &mut observer,
+    };
     for _ in 0..count {
-        for (side, bytes) in [(Side::Downstream, request), (Side::Upstream, response)] {
+        for (side, bytes) in [(Side::Client, request), (Side::Upstream, response)] {
             exchange.handle(&mut env, Input::Bytes(side, black_box(bytes)));
             while let Some(command) = exchange.poll_command() {
                 if let Command::Connect { .. } = command {
                     exchange.handle(&mut env, Input::Connected { reused: true });
                 }
             }
-            for side in [Side::Downstream, Side::Upstream] {
+            for side in [Side::Client, Side::Upstream] {
                 let len = black_box(exchange.output(side)).len();
                 exchange.sent(&mut env, side, len);
             }

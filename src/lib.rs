@@ -14,22 +14,21 @@
 //!
 //! # Where to begin
 //!
-//! [`proxy::exchange::Exchange`] is the heart: one client connection with the upstream connection that it currently
+//! [`proxy::proxy_connection::ProxyConnection`] is the heart: one client connection with the upstream connection that it currently
 //! borrows. It owns no socket and reads no clock. Events go in, bytes and commands come out, and whoever drives it - the
 //! event loop in [`net::drive`], the scripts in `tests/wire`, a fuzzer - drives the very same code.
 //!
 //! Follow one request: [`net::event_loop`] accepts it, [`net::drive`] reads its bytes into the exchange,
 //! [`http::head`] parses the head, [`proxy::admit`] decides who answers it, [`proxy::route`] finds the upstream,
 //! [`proxy::forward`] makes the head that leaves, [`net::dial`] lends a connection for it, and the response comes back
-//! through `proxy::upstream`. [`proxy::exchange`] holds the rules that need both ends.
+//! through `proxy::response_side`. [`proxy::proxy_connection`] holds the rules that need both ends.
 //!
 //! `docs/architecture.md` has the reading guide, with an exercise for each step, and `docs/rules.md` the rules by number.
 //!
 //! # Words
 //!
-//! Those of RFC 9110 and RFC 9112: field lines, content, framing, interim and final responses. *Downstream* is the
-//! connection to the client and *upstream* the one to the origin, as is usual among proxies; RFC 9110 section 3.7 uses
-//! these two words for the direction in which messages flow and says inbound and outbound for ours.
+//! Those of RFC 9110 and RFC 9112: field lines, content, framing, interim and final responses. The two sides of a
+//! connection are the *client* and the *upstream*.
 #![deny(unsafe_code)]
 
 pub mod about;

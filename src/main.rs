@@ -33,10 +33,10 @@ use mini_rproxy::net::server::{Parts, Reloaded, Server, StartError};
 use mini_rproxy::net::signal::{self, Event, Events};
 use mini_rproxy::net::tls::{Tls, TlsError};
 use mini_rproxy::plugin::chain::{self, PluginError};
-use mini_rproxy::proxy::exchange::{Entrance, Peer};
 use mini_rproxy::proxy::explain::{Typed, explain};
 use mini_rproxy::proxy::hooks::Hooks;
-use mini_rproxy::proxy::site::Site;
+use mini_rproxy::proxy::proxy_connection::{ListenerKind, Peer};
+use mini_rproxy::proxy::runtime::Runtime;
 use mini_rproxy::selftest;
 
 /// Wrong flags, by convention.
@@ -194,9 +194,12 @@ fn foretell(config: Config, options: &Options) -> Result<ExitCode, String> {
     });
     let host = host.as_deref().unwrap_or("localhost");
     let typed = Typed { request: &options.request, fields: &options.fields, host };
-    let peer =
-        Peer { address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))), secure: false, entrance: Entrance::Public };
-    let site = Rc::new(Site::new(Arc::new(config), None));
+    let peer = Peer {
+        address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+        secure: false,
+        entrance: ListenerKind::Public,
+    };
+    let site = Rc::new(Runtime::new(Arc::new(config), None));
     let explanation = explain(Clock::new().now(), &site, &peer, &typed, &plugins);
     say(&explanation.text)?;
     Ok(if explanation.is_served { ExitCode::SUCCESS } else { ExitCode::FAILURE })

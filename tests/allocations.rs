@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::mono_time::MonoTime;
-use mini_rproxy::proxy::exchange::{
-    AccessRecord, Balance, Command, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
+use mini_rproxy::proxy::proxy_connection::{
+    AccessRecord, Balance, Command, Input, Now, Observer, Peer, ProxyConnection, Side, TransactionPool, WorkerCtx,
 };
-use mini_rproxy::proxy::site::Site;
+use mini_rproxy::proxy::runtime::Runtime;
 
 struct Counting;
 
@@ -84,9 +84,9 @@ impl Observer for Quiet {
 }
 
 struct Bench {
-    exchange: Exchange,
-    site: Rc<Site>,
-    spares: Spares,
+    exchange: ProxyConnection,
+    runtime: Rc<Runtime>,
+    transactions: TransactionPool,
     balance: Balance,
     log: Quiet,
     now: Now,
@@ -97,18 +97,25 @@ impl Bench {
         let text =
             "routes: [{prefix: /app, upstream: 'http://127.0.0.1:9000/base'}, {prefix: /, upstream: 'http://o'}]\n";
         let config = Config::parse(text, "test").expect("the test's configuration is valid");
-        let site = Rc::new(Site::new(Arc::new(config), None));
+        let runtime = Rc::new(Runtime::new(Arc::new(config), None));
         let now = Now { instant: MonoTime::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
         let peer =
             Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
-        let exchange = Exchange::new(&now, peer, Rc::clone(&site));
-        Bench { exchange, site, spares: Spares::default(), balance: Balance::default(), log: Quiet(0), now }
+        let exchange = ProxyConnection::new(&now, peer, Rc::clone(&runtime));
+        Bench {
+            exchange,
+            runtime,
+            transactions: TransactionPool::default(),
+            balance: Balance::default(),
+            log: Quiet(0),
+            now,
+        }
     }
 
     fn handle(&mut self, input: Input<'_>) {
-        let Bench { exchange, site, spares, balance, log, now } = self;
+        let Bench { exchange, runtime, transactions, balance, log, now } = self;
         now.instant += Duration::from_micros(10);
-        let mut env = Env { now, site, balance, spares, observer: log };
+        let mut env = WorkerCtx { now, runtime, balance, transactions, observer: log };
         exchange.handle(&mut env, input);
         loop {
             while let Some(command) = exchange.poll_command() {
@@ -117,7 +124,7 @@ impl Bench {
                 }
             }
             let mut moved = false;
-            for side in [Side::Downstream, Side::Upstream] {
+            for side in [Side::Client, Side::Upstream] {
                 let len = exchange.output(side).len();
                 if len > 0 {
                     exchange.sent(&mut env, side, len);
@@ -134,7 +141,7 @@ impl Bench {
     fn serve(&mut self, request: &[u8], response: &[u8], piece: usize) {
         let before = self.log.0;
         for part in request.chunks(piece) {
-            self.handle(Input::Bytes(Side::Downstream, part));
+            self.handle(Input::Bytes(Side::Client, part));
         }
         for part in response.chunks(piece) {
             self.handle(Input::Bytes(Side::Upstream, part));
@@ -195,7 +202,7 @@ fn an_idle_connection_owns_no_buffer() {
         first.serve(request.as_bytes(), response.as_bytes(), usize::MAX);
     }
     let mut second = Bench::new();
-    second.spares = std::mem::take(&mut first.spares);
+    second.transactions = std::mem::take(&mut first.transactions);
     let before = COUNT.with(Cell::get);
     second.serve(request.as_bytes(), response.as_bytes(), usize::MAX);
     // The list of spares itself is there already.
@@ -204,5 +211,5 @@ fn an_idle_connection_owns_no_buffer() {
 
 #[test]
 fn a_connection_slot_is_small() {
-    assert!(size_of::<Exchange>() <= 128, "{} bytes", size_of::<Exchange>());
+    assert!(size_of::<ProxyConnection>() <= 128, "{} bytes", size_of::<ProxyConnection>());
 }

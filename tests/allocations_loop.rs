@@ -17,7 +17,7 @@ use mini_rproxy::net::listen::UsePort;
 use mini_rproxy::net::observer::Journal;
 use mini_rproxy::net::resolve::SystemResolver;
 use mini_rproxy::net::server::{Parts, Server};
-use mini_rproxy::proxy::exchange::{AccessRecord, Observer};
+use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
 
 struct Counting;
 

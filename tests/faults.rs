@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use mini_rproxy::config::Config;
-use mini_rproxy::proxy::exchange::{Peer, Side};
+use mini_rproxy::proxy::proxy_connection::{Peer, Side};
 
 mod testkit;
 
@@ -83,7 +83,7 @@ fn run(wire: &mut Wire, scene: &Scene) -> Result<(), String> {
         apply(wire, event)?;
     }
     // Whoever was blocked gets in the end what waits for it.
-    wire.takes(Side::Downstream, None);
+    wire.takes(Side::Client, None);
     wire.takes(Side::Upstream, None);
     wire.run()?;
     at_the_end(wire)

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::mono_time::MonoTime;
-use mini_rproxy::proxy::exchange::{Balance, Command, ConnectError, Env, Exchange, Input, Now, Peer, Side, Spares};
-use mini_rproxy::proxy::hooks::BodyWants;
-use mini_rproxy::proxy::site::Site;
+use mini_rproxy::proxy::hooks::BufferBodies;
+use mini_rproxy::proxy::proxy_connection::{
+    Balance, Command, ConnectError, Input, Now, Peer, ProxyConnection, Side, TransactionPool, WorkerCtx,
+};
+use mini_rproxy::proxy::runtime::Runtime;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -193,7 +195,7 @@ fn response() -> impl Strategy<Value = Bytes> {
 }
 
 fn side() -> impl Strategy<Value = Side> {
-    select(vec![Side::Downstream, Side::Upstream])
+    select(vec![Side::Client, Side::Upstream])
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -205,7 +207,7 @@ fn op() -> impl Strategy<Value = Op> {
         Pool::Fails(ConnectError::TimedOut),
     ]);
     prop_oneof![
-        10 => request().prop_map(|bytes| Op::Send(Side::Downstream, bytes)),
+        10 => request().prop_map(|bytes| Op::Send(Side::Client, bytes)),
         10 => response().prop_map(|bytes| Op::Send(Side::Upstream, bytes)),
         2 => (side(), text()).prop_map(|(side, text)| Op::Send(side, Bytes(text.into_bytes()))),
         2 => (side(), ending()).prop_map(|(side, ending)| Op::Stop(side, ending)),
@@ -230,12 +232,12 @@ fn scene() -> impl Strategy<Value = Vec<Op>> {
     const UPGRADE: &str = "GET /a/ws HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     const SWITCH: &str = "HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let exchange = (request(), response())
-        .prop_map(|(request, response)| vec![Op::Send(Side::Downstream, request), Op::Send(Side::Upstream, response)]);
+        .prop_map(|(request, response)| vec![Op::Send(Side::Client, request), Op::Send(Side::Upstream, response)]);
     let tunnel = (text(), text()).prop_map(|(early, first)| {
-        vec![send(Side::Downstream, format!("{UPGRADE}{early}")), send(Side::Upstream, format!("{SWITCH}{first}"))]
+        vec![send(Side::Client, format!("{UPGRADE}{early}")), send(Side::Upstream, format!("{SWITCH}{first}"))]
     });
     let stale = (request(), ending()).prop_map(|(request, ending)| {
-        vec![Op::Connect(Pool::Reused), Op::Send(Side::Downstream, request), Op::Stop(Side::Upstream, ending)]
+        vec![Op::Connect(Pool::Reused), Op::Send(Side::Client, request), Op::Stop(Side::Upstream, ending)]
     });
     prop_oneof![
         6 => op().prop_map(|op| vec![op]),
@@ -249,10 +251,10 @@ fn scene() -> impl Strategy<Value = Vec<Op>> {
 #[derive(Clone, Debug)]
 struct Proxy {
     config: &'static str,
-    plugin: Option<(BodyWants, Vec<PluginOp>, Vec<PluginOp>)>,
+    plugin: Option<(BufferBodies, Vec<PluginOp>, Vec<PluginOp>)>,
 }
 
-fn site() -> impl Strategy<Value = Proxy> {
+fn runtime() -> impl Strategy<Value = Proxy> {
     let ops = || {
         let some = select(vec![
             PluginOp::Respond(403, "no".to_owned()),
@@ -269,22 +271,22 @@ fn site() -> impl Strategy<Value = Proxy> {
         ]);
         vec(some, 0..2)
     };
-    let wants = any::<(bool, bool)>().prop_map(|(request, response)| BodyWants { request, response });
+    let wants = any::<(bool, bool)>().prop_map(|(request, response)| BufferBodies { request, response });
     let plugin = prop_oneof![4 => Just(None), 1 => (wants, ops(), ops()).prop_map(Some)];
     (select(&CONFIGS[..]), plugin).prop_map(|(config, plugin)| Proxy { config, plugin })
 }
 
-fn setup(site: &Proxy, split: Split, lane: bool) -> Setup {
-    let plugin = site.plugin.clone().map(|(wants, on_request, on_response)| {
+fn setup(runtime: &Proxy, split: Split, lane: bool) -> Setup {
+    let plugin = runtime.plugin.clone().map(|(wants, on_request, on_response)| {
         Arc::new(Plugin { wants, on_request, on_response, ..Plugin::default() })
     });
-    let config = Config::parse(site.config, "test").expect("the test's configuration is valid");
+    let config = Config::parse(runtime.config, "test").expect("the test's configuration is valid");
     let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
     Setup { config: Arc::new(config), peer, plugin, split, lane }
 }
 
-fn run(site: &Proxy, ops: &[Op], split: Split, lane: bool) -> Result<Wire, TestCaseError> {
-    let mut wire = Wire::new(&setup(site, split, lane));
+fn run(runtime: &Proxy, ops: &[Op], split: Split, lane: bool) -> Result<Wire, TestCaseError> {
+    let mut wire = Wire::new(&setup(runtime, split, lane));
     for op in ops {
         let result = match op {
             Op::Advance(by) => wire.advance(Duration::from_millis(*by)),
@@ -316,7 +318,7 @@ fn run(site: &Proxy, ops: &[Op], split: Split, lane: bool) -> Result<Wire, TestC
         result.map_err(|error| TestCaseError::fail(format!("{error}\nafter {op:?}, lane {lane}\n{}", story(&wire))))?;
     }
     // Whoever was blocked gets in the end what waits for it.
-    wire.takes(Side::Downstream, None);
+    wire.takes(Side::Client, None);
     wire.takes(Side::Upstream, None);
     wire.run()
         .and_then(|()| testkit::invariants::at_the_end(&wire))
@@ -337,13 +339,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn m13_whatever_happens_the_invariants_hold(site in site(), scenes in vec(scene(), 1..10), seed in any::<u64>()) {
+    fn m13_whatever_happens_the_invariants_hold(runtime in runtime(), scenes in vec(scene(), 1..10), seed in any::<u64>()) {
         let ops = scenes.concat();
-        let whole = run(&site, &ops, Split::Whole, false)?;
+        let whole = run(&runtime, &ops, Split::Whole, false)?;
         let mut random = Random::new(seed);
         let lane = random.below(2) == 0;
         let split = if random.below(3) == 0 { Split::Bytes } else { Split::Random(random) };
-        let other = run(&site, &ops, split, lane)?;
+        let other = run(&runtime, &ops, split, lane)?;
         // Who takes four bytes gets as much as four bytes of chunks of that size hold.
         let is_cut_short = ops.iter().any(|op| matches!(op, Op::Takes(_, Some(1..))));
         prop_assert!(
@@ -355,9 +357,9 @@ proptest! {
 
 /// An exchange without anything around it, for bodies that nobody wants to hold.
 struct Bare {
-    exchange: Exchange,
-    site: Rc<Site>,
-    spares: Spares,
+    exchange: ProxyConnection,
+    runtime: Rc<Runtime>,
+    transactions: TransactionPool,
     balance: Balance,
     log: Log,
     now: MonoTime,
@@ -370,19 +372,26 @@ impl Bare {
             Split::Whole,
             true,
         );
-        let site = Rc::new(Site::new(setup.config, None));
+        let runtime = Rc::new(Runtime::new(setup.config, None));
         let now = MonoTime::now();
-        let exchange = Exchange::new(&Now { instant: now, date: DATE }, setup.peer, Rc::clone(&site));
-        Bare { exchange, site, spares: Spares::default(), balance: Balance::default(), log: Log::default(), now }
+        let exchange = ProxyConnection::new(&Now { instant: now, date: DATE }, setup.peer, Rc::clone(&runtime));
+        Bare {
+            exchange,
+            runtime,
+            transactions: TransactionPool::default(),
+            balance: Balance::default(),
+            log: Log::default(),
+            now,
+        }
     }
 
-    fn env<T>(&mut self, call: impl FnOnce(&mut Exchange, &mut Env<'_>) -> T) -> T {
+    fn env<T>(&mut self, call: impl FnOnce(&mut ProxyConnection, &mut WorkerCtx<'_>) -> T) -> T {
         let now = Now { instant: self.now, date: DATE };
-        let mut env = Env {
+        let mut env = WorkerCtx {
             now: &now,
-            site: &self.site,
+            runtime: &self.runtime,
             balance: &mut self.balance,
-            spares: &mut self.spares,
+            transactions: &mut self.transactions,
             observer: &mut self.log,
         };
         call(&mut self.exchange, &mut env)
@@ -406,7 +415,7 @@ impl Bare {
 
     /// Moves `total` bytes from `side` by the relay lane; a slow peer makes every hundredth piece take the other lane.
     fn relay(&mut self, side: Side, total: u64) {
-        let other = if side == Side::Downstream { Side::Upstream } else { Side::Downstream };
+        let other = if side == Side::Client { Side::Upstream } else { Side::Client };
         let piece = vec![b'x'; READ];
         let mut left = total;
         let mut count = 0;
@@ -435,11 +444,11 @@ const GIB: u64 = 1 << 30;
 #[test]
 fn e9_a_download_of_5_gib_is_counted_in_64_bits() {
     let mut bare = Bare::new();
-    bare.handle(Input::Bytes(Side::Downstream, b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"));
+    bare.handle(Input::Bytes(Side::Client, b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"));
     bare.drain(Side::Upstream);
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 5 * GIB);
     bare.handle(Input::Bytes(Side::Upstream, head.as_bytes()));
-    let head = String::from_utf8(bare.drain(Side::Downstream)).expect("a head is text");
+    let head = String::from_utf8(bare.drain(Side::Client)).expect("a head is text");
     assert!(head.contains(&format!("Content-Length: {}\r\n", 5 * GIB)), "{head}");
     bare.relay(Side::Upstream, 5 * GIB);
     assert_eq!(bare.exchange.relayable(Side::Upstream), 0);
@@ -451,15 +460,15 @@ fn e9_a_download_of_5_gib_is_counted_in_64_bits() {
 fn e4_an_upload_and_a_download_of_4_gib_leave_nothing_behind() {
     let mut bare = Bare::new();
     let head = format!("PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", 4 * GIB);
-    bare.handle(Input::Bytes(Side::Downstream, head.as_bytes()));
+    bare.handle(Input::Bytes(Side::Client, head.as_bytes()));
     bare.drain(Side::Upstream);
-    bare.relay(Side::Downstream, 4 * GIB);
+    bare.relay(Side::Client, 4 * GIB);
     // No length: the other kind of body that needs no new framing.
     bare.handle(Input::Bytes(
         Side::Upstream,
         format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 4 * GIB).as_bytes(),
     ));
-    bare.drain(Side::Downstream);
+    bare.drain(Side::Client);
     bare.relay(Side::Upstream, 4 * GIB);
     assert!(bare.exchange.is_idle());
     assert_eq!(bare.log.lines[0].split(" total").next(), Some("LOG PUT /a status=200 in=4294967296 out=4294967296"));
@@ -468,10 +477,10 @@ fn e4_an_upload_and_a_download_of_4_gib_leave_nothing_behind() {
 #[test]
 fn e4_chunks_for_a_slow_reader_wait_outside() {
     let mut bare = Bare::new();
-    bare.handle(Input::Bytes(Side::Downstream, b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"));
+    bare.handle(Input::Bytes(Side::Client, b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"));
     bare.drain(Side::Upstream);
     bare.handle(Input::Bytes(Side::Upstream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"));
-    bare.drain(Side::Downstream);
+    bare.drain(Side::Client);
     let chunk = [b"3fee\r\n", &[b'x'; 0x3fee][..], b"\r\n"].concat();
     let mut received = 0;
     for _ in 0..4096 {
@@ -479,9 +488,9 @@ fn e4_chunks_for_a_slow_reader_wait_outside() {
         while bare.exchange.wants_read(Side::Upstream) {
             bare.handle(Input::Bytes(Side::Upstream, &chunk));
             received += chunk.len();
-            assert!(bare.exchange.output(Side::Downstream).len() <= 16 * 1024 + READ);
+            assert!(bare.exchange.output(Side::Client).len() <= 16 * 1024 + READ);
         }
-        bare.env(|exchange, env| exchange.sent(env, Side::Downstream, 1000));
+        bare.env(|exchange, env| exchange.sent(env, Side::Client, 1000));
     }
     assert!(received < 4096 * 1000 + 2 * READ);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mini_rproxy::http::head::{Method, ResponseHead};
 use mini_rproxy::plugin::chain::Chain;
-use mini_rproxy::proxy::hooks::{BodyWants, Hooks};
+use mini_rproxy::proxy::hooks::{BufferBodies, Hooks};
 #[cfg(feature = "dlopen")]
 use mini_rproxy::proxy::hooks::{ChainState, Verdict as Decided};
 use mini_rproxy_plugin::host::Limits;
@@ -482,8 +482,8 @@ fn r23_bodies_are_there_when_asked_for() {
     );
     static BODIES: Decl = decl::<Bodies>("1");
     let (with, lines) = chain(&[(&BODIES, ""), (&FAULTY, "")]);
-    assert_eq!(with.wants(), BodyWants { request: true, response: true });
-    assert_eq!(chain(&[(&FAULTY, "")]).0.wants(), BodyWants::default());
+    assert_eq!(with.wants(), BufferBodies { request: true, response: true });
+    assert_eq!(chain(&[(&FAULTY, "")]).0.wants(), BufferBodies::default());
     let mut x = Exchange::new();
     x.request_body = Some(b"hello".to_vec());
     x.response_body = Some(b"world".to_vec());

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use mini_rproxy::config::Config;
-use mini_rproxy::proxy::exchange::{Peer, Side};
+use mini_rproxy::proxy::proxy_connection::{Peer, Side};
 use mini_rproxy::selftest::catalogue::entries;
 use mini_rproxy::selftest::entry::Entry;
 use mini_rproxy::selftest::judge::{Ending, Seen, judge};
@@ -85,8 +85,8 @@ fn see(entry: &Entry, split: Split, lane: bool) -> Result<Seen, String> {
     });
     let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
     let mut wire = Wire::new(&Setup { config: Arc::clone(config), peer, plugin: None, split, lane });
-    wire.send(Side::Downstream, &entry.request);
-    wire.send(Side::Downstream, PROBE);
+    wire.send(Side::Client, &entry.request);
+    wire.send(Side::Client, PROBE);
     wire.run()?;
     let mut script = Script::new(entry);
     // How many requests were answered on the loan with this number.
@@ -111,7 +111,7 @@ fn see(entry: &Entry, split: Split, lane: bool) -> Result<Seen, String> {
     }
     let is_closing = |note: &str| note.starts_with("X ") && note.ends_with(" downstream");
     let is_closed = wire.transcript.iter().any(|noted| matches!(noted, Noted::Note(note) if is_closing(note)));
-    wire.stop(Side::Downstream, Stop::Fin);
+    wire.stop(Side::Client, Stop::Fin);
     wire.stop(Side::Upstream, Stop::Fin);
     wire.run()?;
     testkit::invariants::at_the_end(&wire)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::plugin::chain;
-use mini_rproxy::proxy::site::Site;
+use mini_rproxy::proxy::runtime::Runtime;
 
 /// Any text.
 pub fn config(data: &[u8]) {
@@ -23,6 +23,6 @@ pub fn config(data: &[u8]) {
         Err(error) => panic!("what is printed is refused: {error}\n{printed}"),
     }
     chain::limits(&config);
-    let site = Site::new(Arc::new(config), None);
+    let site = Runtime::new(Arc::new(config), None);
     assert!(site.upstreams().next().is_some());
 }

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mini_rproxy::config::Config;
-use mini_rproxy::proxy::exchange::{ConnectError, Peer, Side};
-use mini_rproxy::proxy::hooks::BodyWants;
+use mini_rproxy::proxy::proxy_connection::{ConnectError, Peer, Side};
+use mini_rproxy::proxy::hooks::BufferBodies;
 
 use crate::input::Input;
 use crate::testkit::Random;
@@ -78,7 +78,7 @@ fn op(line: &str) -> Option<Op> {
 struct Scenario {
     /// Which of [`CONFIGS`].
     config: usize,
-    plugin: Option<(BodyWants, [usize; 2], [usize; 2])>,
+    plugin: Option<(BufferBodies, [usize; 2], [usize; 2])>,
     seed: u8,
     events: Vec<Event>,
 }
@@ -89,7 +89,7 @@ fn read(data: &[u8]) -> Scenario {
     let flags = input.byte();
     let mut ops = [0; 4].map(|_: u8| usize::from(input.byte()) % OPS.len());
     // The hooks of a plugin that does nothing to a request run all the same.
-    let wants = BodyWants { request: flags & 2 != 0, response: flags & 4 != 0 };
+    let wants = BufferBodies { request: flags & 2 != 0, response: flags & 4 != 0 };
     let on_response = [ops[2], ops[3]];
     if flags & 1 == 0 {
         ops = [0; 4];
@@ -97,7 +97,7 @@ fn read(data: &[u8]) -> Scenario {
     let plugin = (flags & 1 != 0).then_some((wants, [ops[0], ops[1]], on_response));
     let seed = input.byte();
     let mut events = Vec::new();
-    let mut side = Side::Downstream;
+    let mut side = Side::Client;
     let mut bytes: Vec<u8> = Vec::new();
     let mut sent = 0;
     while !input.0.is_empty() && events.len() < 60 && sent + bytes.len() < MOST {
@@ -127,7 +127,7 @@ fn read(data: &[u8]) -> Scenario {
 
 /// What a byte from 0x80 to 0xaf says.
 fn event(code: u8, input: &mut Input<'_>, side: &mut Side) -> Option<Event> {
-    let (down, up) = (Side::Downstream, Side::Upstream);
+    let (down, up) = (Side::Client, Side::Upstream);
     Some(match code {
         0x80 | 0x81 => {
             *side = if code == 0x80 { down } else { up };
@@ -180,7 +180,7 @@ pub fn encode<'e>(
     for event in events {
         match event {
             Event::Bytes(from, bytes) => {
-                data.push(if *from == Side::Downstream { 0x80 } else { 0x81 });
+                data.push(if *from == Side::Client { 0x80 } else { 0x81 });
                 let mut rest = &bytes[..];
                 while let Some((&byte, after)) = rest.split_first() {
                     if byte >= 0x80 {
@@ -197,19 +197,19 @@ pub fn encode<'e>(
                     }
                 }
             }
-            Event::Stop(Side::Downstream, Ending::Fin) => data.push(0x82),
+            Event::Stop(Side::Client, Ending::Fin) => data.push(0x82),
             Event::Stop(Side::Upstream, Ending::Fin) => data.push(0x83),
-            Event::Stop(Side::Downstream, Ending::Rst) => data.push(0x84),
+            Event::Stop(Side::Client, Ending::Rst) => data.push(0x84),
             Event::Stop(Side::Upstream, Ending::Rst) => data.push(0x85),
-            Event::Unwritable(Side::Downstream) => data.push(0x86),
+            Event::Unwritable(Side::Client) => data.push(0x86),
             Event::Unwritable(Side::Upstream) => data.push(0x87),
-            Event::Takes(Side::Downstream, Some(0)) => data.push(0x88),
+            Event::Takes(Side::Client, Some(0)) => data.push(0x88),
             Event::Takes(Side::Upstream, Some(0)) => data.push(0x89),
-            Event::Takes(Side::Downstream, None) => data.push(0x8a),
+            Event::Takes(Side::Client, None) => data.push(0x8a),
             Event::Takes(Side::Upstream, None) => data.push(0x8b),
-            Event::Takes(Side::Downstream, Some(count)) => data.extend([0x8c, (*count).min(255) as u8]),
+            Event::Takes(Side::Client, Some(count)) => data.extend([0x8c, (*count).min(255) as u8]),
             Event::Takes(Side::Upstream, Some(count)) => data.extend([0x8d, (*count).min(255) as u8]),
-            Event::Drained(Side::Downstream) => data.push(0x8e),
+            Event::Drained(Side::Client) => data.push(0x8e),
             Event::Drained(Side::Upstream) => data.push(0x8f),
             Event::Connect(Pool::Reused) => data.push(0x90),
             Event::Connect(Pool::Fresh) => data.push(0x91),
@@ -249,7 +249,7 @@ impl Scenario {
             }
         }
         // Whoever was blocked gets in the end what waits for it.
-        wire.takes(Side::Downstream, None);
+        wire.takes(Side::Client, None);
         wire.takes(Side::Upstream, None);
         if let Err(error) = wire.run().and_then(|()| at_the_end(&wire)) {
             self.fail(&wire, lane, &error);

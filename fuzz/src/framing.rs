@@ -127,13 +127,13 @@ fn same_fields(fields: &Fields, message: &Message) {
 
 /// Everything that comes of a chunked body.
 #[derive(Debug, PartialEq, Eq)]
-struct Decoded {
+struct ChunkEvent {
     content: Vec<u8>,
     end: Result<Option<usize>, HttpError>,
     trailers: Vec<u8>,
 }
 
-fn decode(bytes: &[u8], cuts: &[usize]) -> Decoded {
+fn decode(bytes: &[u8], cuts: &[usize]) -> ChunkEvent {
     let mut body = Body::new(Framing::Chunked).expect("chunked bodies are there");
     let mut content = Vec::new();
     let (mut at, mut end) = (0, Ok(None));
@@ -152,7 +152,7 @@ fn decode(bytes: &[u8], cuts: &[usize]) -> Decoded {
         }
         at = cut;
     }
-    Decoded { content, end, trailers: body.trailers().to_vec() }
+    ChunkEvent { content, end, trailers: body.trailers().to_vec() }
 }
 
 /// Decodes anything, and encodes anything.

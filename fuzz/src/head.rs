@@ -1,8 +1,8 @@
 //! Message heads.
 
-use mini_rproxy::http::fields::{Classes, Fields};
+use mini_rproxy::http::fields::{HeaderSet, Fields};
 use mini_rproxy::http::head::{
-    HeadLimits, HeadReader, RequestHead, ResponseHead, Version, parse_request, parse_response, write_request,
+    HeadLimits, HeadParser, RequestHead, ResponseHead, Version, parse_request, parse_response, write_request,
     write_response,
 };
 use mini_rproxy_plugin::rules::{is_field_value, is_token};
@@ -120,7 +120,7 @@ pub fn request_head(data: &[u8]) {
             let mut head = RequestHead::default();
             (parse_request(bytes, limits, &mut head), request_text(&head))
         };
-        let (mut reader, mut in_pieces) = (HeadReader::new(), RequestHead::default());
+        let (mut reader, mut in_pieces) = (HeadParser::new(), RequestHead::default());
         let read = |bytes: &[u8]| (reader.request(bytes, limits, &mut in_pieces), request_text(&in_pieces));
         if !check(bytes, seed, limits, parse, read) {
             if limits.head_bytes == LIMITS[1].head_bytes {
@@ -135,7 +135,7 @@ pub fn request_head(data: &[u8]) {
         assert_eq!(oracle_text(&message), (start, pairs(&head.fields)));
         head.authority = b"upstream.example".to_vec();
         let mut written = Vec::new();
-        write_request(&head, Classes::default(), &mut written);
+        write_request(&head, HeaderSet::default(), &mut written);
         written.extend_from_slice(b"\r\n");
         let mut again = RequestHead::default();
         assert_eq!(parse_request(&written, &LIMITS[1], &mut again), Ok(Some(written.len())), "what we write we read");
@@ -159,7 +159,7 @@ pub fn response_head(data: &[u8]) {
             let mut head = ResponseHead::default();
             (parse_response(bytes, limits, &mut head), response_text(&head))
         };
-        let (mut reader, mut in_pieces) = (HeadReader::new(), ResponseHead::default());
+        let (mut reader, mut in_pieces) = (HeadParser::new(), ResponseHead::default());
         let read = |bytes: &[u8]| (reader.response(bytes, limits, &mut in_pieces), response_text(&in_pieces));
         if !check(bytes, seed, limits, parse, read) {
             if limits.head_bytes == LIMITS[1].head_bytes {
@@ -176,7 +176,7 @@ pub fn response_head(data: &[u8]) {
         let (theirs, fields) = oracle_text(&message);
         assert_eq!((theirs.trim_end_matches(' '), fields), (start.trim_end_matches(' '), pairs(&head.fields)));
         let mut written = Vec::new();
-        write_response(&head, Classes::default(), &mut written);
+        write_response(&head, HeaderSet::default(), &mut written);
         written.extend_from_slice(b"\r\n");
         let mut again = ResponseHead::default();
         assert_eq!(parse_response(&written, &LIMITS[1], &mut again), Ok(Some(written.len())), "what we write we read");

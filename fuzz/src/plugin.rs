@@ -8,9 +8,9 @@ use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
 use mini_rproxy::plugin::chain::Chain;
 use mini_rproxy::plugin::elf::{self, Class, Header, Kind, Order};
 use mini_rproxy::plugin::{Level, Sink, record};
-use mini_rproxy::proxy::hooks::{ChainState, HookView, Hooks, Verdict as ChainVerdict};
+use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Verdict as ChainVerdict};
 use mini_rproxy_plugin::host::Limits;
-use mini_rproxy_plugin::testing::{Exchange, Instance, Outcome};
+use mini_rproxy_plugin::testing::{ProxyConnection, Instance, Outcome};
 use mini_rproxy_plugin::{
     Decl, Error, Logger, Plugin, Refused, RequestPhase, ResponsePhase, Verdict, Wants, abi, decl, rules,
 };
@@ -496,7 +496,7 @@ fn in_the_proxy(ops: &[Op], model: &Model) {
     model.lines.iter().for_each(|(name, value)| fields.add(name, value));
     let (mut request_body, mut response_body) = (model.body.clone(), model.body.clone());
     let mut state = ChainState::default();
-    let mut view = HookView {
+    let mut view = HookContext {
         request: &mut request,
         response: model.is_response.then_some(&mut response),
         request_body: Some(&mut request_body),
@@ -527,7 +527,7 @@ fn in_the_proxy(ops: &[Op], model: &Model) {
 fn in_the_sdk(ops: &[Op], model: &Model) {
     let plugin = &hosts().1;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let mut x = Exchange::get("/a").limits(model.limits).body("body");
+    let mut x = ProxyConnection::get("/a").limits(model.limits).body("body");
     SCRIPT.set(Some((ops.to_vec(), model.clone())));
     let outcome = if model.is_response {
         let lines: Vec<_> = model.lines.iter().map(|(name, value)| (text(name), text(value))).collect();

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use mini_rproxy::proxy::preface::{MOST_BYTES, Preface, Tlvs, parse_preface};
+use mini_rproxy::proxy::proxy_protocol::{MOST_BYTES, Preface, Tlvs, parse_preface};
 
 /// The verdict does not depend on how the bytes come and is there in time; what it says stands in the bytes.
 pub fn preface(bytes: &[u8]) {

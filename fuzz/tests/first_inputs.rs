@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mini_rproxy::proxy::exchange::Side;
+use mini_rproxy::proxy::proxy_connection::Side;
 use mini_rproxy_fuzz::encode;
 use mini_rproxy_fuzz::testkit::script::{Event, Script};
 

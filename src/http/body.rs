@@ -2,7 +2,7 @@
 //!
 //! Where a body ends was decided by `framing`; here it is only followed. What to do with the bytes is up to the caller.
 
-use super::chunked::{Decoded, Decoder};
+use super::chunked::{ChunkEvent, ChunkedDecoder};
 use super::error::HttpError;
 use super::framing::Framing;
 
@@ -15,7 +15,7 @@ pub enum Body {
         left: u64,
     },
     /// The chunked transfer coding.
-    Chunked(Decoder),
+    Chunked(ChunkedDecoder),
     /// Whatever comes until the connection closes.
     UntilClose,
 }
@@ -26,7 +26,7 @@ impl Body {
         match framing {
             Framing::None | Framing::Length(0) => None,
             Framing::Length(left) => Some(Body::Length { left }),
-            Framing::Chunked => Some(Body::Chunked(Decoder::new())),
+            Framing::Chunked => Some(Body::Chunked(ChunkedDecoder::new())),
             Framing::UntilClose => Some(Body::UntilClose),
         }
     }
@@ -72,12 +72,12 @@ impl Body {
                 let mut at = 0;
                 loop {
                     match decoder.decode(&input[at..])? {
-                        Decoded::Data { data, consumed } => {
+                        ChunkEvent::Data { data, consumed } => {
                             sink(data);
                             at += consumed;
                         }
-                        Decoded::NeedMore => return Ok((input.len(), false)),
-                        Decoded::End { consumed } => return Ok((at + consumed, true)),
+                        ChunkEvent::NeedMore => return Ok((input.len(), false)),
+                        ChunkEvent::End { consumed } => return Ok((at + consumed, true)),
                     }
                 }
             }
@@ -170,12 +170,12 @@ mod tests {
     #[test]
     #[should_panic(expected = "relayed 1 of 0 bytes")]
     fn chunked_bodies_cannot_be_relayed() {
-        Body::Chunked(Decoder::new()).relayed(1);
+        Body::Chunked(ChunkedDecoder::new()).relayed(1);
     }
 
     #[test]
     fn trailers_are_there_at_the_end() {
-        let mut body = Body::Chunked(Decoder::new());
+        let mut body = Body::Chunked(ChunkedDecoder::new());
         assert_eq!(body.read(b"0\r\na: b\r\n\r\n", |_| ()), Ok((11, true)));
         assert_eq!(body.trailers(), b"a: b\r\n\r\n");
         assert_eq!(Body::UntilClose.trailers(), b"");

@@ -27,16 +27,16 @@ const FREE_OVERHEAD: u64 = 100 << 10;
 /// Reads a chunked body, any number of bytes at a time.
 ///
 /// ```
-/// use mini_rproxy::http::chunked::{Decoded, Decoder};
+/// use mini_rproxy::http::chunked::{ChunkEvent, ChunkedDecoder};
 ///
-/// let mut decoder = Decoder::new();
+/// let mut decoder = ChunkedDecoder::new();
 /// let input = b"5;name=value\r\nhello\r\n0\r\n\r\nnext";
-/// assert_eq!(decoder.decode(input), Ok(Decoded::Data { data: b"hello", consumed: 19 }));
-/// assert_eq!(decoder.decode(&input[19..]), Ok(Decoded::End { consumed: 7 }));
+/// assert_eq!(decoder.decode(input), Ok(ChunkEvent::Data { data: b"hello", consumed: 19 }));
+/// assert_eq!(decoder.decode(&input[19..]), Ok(ChunkEvent::End { consumed: 7 }));
 /// assert_eq!(decoder.trailers(), b"\r\n");
 /// ```
 #[derive(Debug)]
-pub struct Decoder {
+pub struct ChunkedDecoder {
     state: State,
     /// Bytes of the chunk line so far.
     line: u32,
@@ -92,7 +92,7 @@ enum Extension {
 
 /// What the decoder made of the start of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decoded<'a> {
+pub enum ChunkEvent<'a> {
     /// Bytes of the body. `consumed` input bytes lead up to their end.
     Data {
         /// As many as there are of one chunk.
@@ -109,26 +109,26 @@ pub enum Decoded<'a> {
     },
 }
 
-impl Default for Decoder {
+impl Default for ChunkedDecoder {
     fn default() -> Self {
-        Decoder::new()
+        ChunkedDecoder::new()
     }
 }
 
-impl Decoder {
+impl ChunkedDecoder {
     /// A decoder that waits for the first chunk line.
     pub const fn new() -> Self {
         let state = State::Size { size: 0, digits: 0 };
-        Decoder { state, line: 0, extensions: 0, overhead: 0, data: 0, trailers: Vec::new() }
+        ChunkedDecoder { state, line: 0, extensions: 0, overhead: 0, data: 0, trailers: Vec::new() }
     }
 
     /// Takes the next step through `input`, which begins where the last step's `consumed` ended.
-    pub fn decode<'a>(&mut self, input: &'a [u8]) -> Result<Decoded<'a>, HttpError> {
+    pub fn decode<'a>(&mut self, input: &'a [u8]) -> Result<ChunkEvent<'a>, HttpError> {
         let begun = self.take_plain_line(input)?;
         for (at, &byte) in (begun..).zip(&input[begun..]) {
             self.state = match self.state {
                 State::Data { left } => return Ok(self.take_data(&input[at..], left, at)),
-                State::Ended => return Ok(Decoded::End { consumed: at }),
+                State::Ended => return Ok(ChunkEvent::End { consumed: at }),
                 State::Failed(error) => return Err(error),
                 framing @ (State::Size { .. }
                 | State::Extension { .. }
@@ -143,12 +143,12 @@ impl Decoder {
             };
         }
         match self.state {
-            State::Ended => Ok(Decoded::End { consumed: input.len() }),
+            State::Ended => Ok(ChunkEvent::End { consumed: input.len() }),
             State::Failed(error) => Err(error),
             State::Size { .. } | State::Extension { .. } | State::LineLf { .. } | State::Data { .. } => {
-                Ok(Decoded::NeedMore)
+                Ok(ChunkEvent::NeedMore)
             }
-            State::DataCr | State::DataLf | State::Trailer { .. } | State::LastLf => Ok(Decoded::NeedMore),
+            State::DataCr | State::DataLf | State::Trailer { .. } | State::LastLf => Ok(ChunkEvent::NeedMore),
         }
     }
 
@@ -171,7 +171,7 @@ impl Decoder {
         Ok(len)
     }
 
-    /// The trailer section as received, with the empty line that ends it; whole after `Decoded::End`.
+    /// The trailer section as received, with the empty line that ends it; whole after `ChunkEvent::End`.
     pub fn trailers(&self) -> &[u8] {
         match self.state {
             State::Ended if self.trailers.is_empty() => b"\r\n",
@@ -182,13 +182,13 @@ impl Decoder {
     }
 
     /// Hands out as much of the chunk as is there; `rest` is not empty and begins at `at`.
-    fn take_data<'a>(&mut self, rest: &'a [u8], left: u64, at: usize) -> Decoded<'a> {
+    fn take_data<'a>(&mut self, rest: &'a [u8], left: u64, at: usize) -> ChunkEvent<'a> {
         // A chunk may be larger than this machine's memory (rule E9).
         let len = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
         let left = left - len as u64;
         self.data += len as u64;
         self.state = if left == 0 { State::DataCr } else { State::Data { left } };
-        Decoded::Data { data: &rest[..len], consumed: at + len }
+        ChunkEvent::Data { data: &rest[..len], consumed: at + len }
     }
 
     /// Goes one byte of framing further.
@@ -381,7 +381,7 @@ mod tests {
 
     /// Decodes pieces that arrive one after the other.
     fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Answer {
-        let mut decoder = Decoder::new();
+        let mut decoder = ChunkedDecoder::new();
         let (mut data, mut consumed) = (Vec::new(), 0);
         for mut piece in pieces {
             loop {
@@ -391,20 +391,20 @@ mod tests {
                     assert_eq!(decoder.decode(b""), Err(error), "an error stays");
                 }
                 match decoded? {
-                    Decoded::Data { data: some, consumed: len } => {
+                    ChunkEvent::Data { data: some, consumed: len } => {
                         assert!(!some.is_empty() && piece[..len].ends_with(some));
                         data.extend_from_slice(some);
                         piece = &piece[len..];
                         consumed += len;
                     }
-                    Decoded::NeedMore => {
+                    ChunkEvent::NeedMore => {
                         consumed += piece.len();
                         break;
                     }
-                    Decoded::End { consumed: len } => {
+                    ChunkEvent::End { consumed: len } => {
                         consumed += len;
-                        assert_eq!(decoder.decode(b"5\r\n"), Ok(Decoded::End { consumed: 0 }), "an end stays");
-                        assert_eq!(decoder.decode(b""), Ok(Decoded::End { consumed: 0 }), "an end stays");
+                        assert_eq!(decoder.decode(b"5\r\n"), Ok(ChunkEvent::End { consumed: 0 }), "an end stays");
+                        assert_eq!(decoder.decode(b""), Ok(ChunkEvent::End { consumed: 0 }), "an end stays");
                         return Ok(Some((data, decoder.trailers().to_vec(), consumed)));
                     }
                 }
@@ -486,9 +486,9 @@ mod tests {
             ("17 digits", b"00000000000000001\r\na\r\n0\r\n\r\n", Err(HttpError::ChunkTooLarge)),
             ("2^64 + 5", b"10000000000000005\r\nhello\r\n", Err(HttpError::ChunkTooLarge)),
         ]);
-        let mut decoder = Decoder::new();
+        let mut decoder = ChunkedDecoder::new();
         let largest = b"7fffffffffffffff\r\nabc";
-        assert_eq!(decoder.decode(largest), Ok(Decoded::Data { data: b"abc", consumed: largest.len() }));
+        assert_eq!(decoder.decode(largest), Ok(ChunkEvent::Data { data: b"abc", consumed: largest.len() }));
         assert!(matches!(decoder.state, State::Data { left: 0x7fff_ffff_ffff_fffc }));
     }
 
@@ -630,8 +630,8 @@ mod tests {
 
     #[test]
     fn bodies_without_trailers_own_no_memory() {
-        let mut decoder = Decoder::new();
-        assert_eq!(decoder.decode(b"0\r\n\r\n"), Ok(Decoded::End { consumed: 5 }));
+        let mut decoder = ChunkedDecoder::new();
+        assert_eq!(decoder.decode(b"0\r\n\r\n"), Ok(ChunkEvent::End { consumed: 5 }));
         assert_eq!(decoder.trailers.capacity(), 0);
         assert_eq!(decoder.trailers(), b"\r\n");
     }

@@ -13,7 +13,7 @@ use super::chars::is_word;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 #[expect(missing_docs, reason = "each variant is the field name that it stands for")]
-pub enum Known {
+pub enum HeaderId {
     /// Any other name.
     Other,
     Authorization,
@@ -55,68 +55,68 @@ pub enum Known {
 }
 
 /// The names whose lines the proxy writes itself, or lets pass only for peers that it trusts.
-const SET_BY_THE_PROXY: Classes = Classes::of(&[
-    Known::ContentLength,
-    Known::Http2Settings,
-    Known::KeepAlive,
-    Known::ProxyAuthenticate,
-    Known::ProxyAuthorization,
-    Known::ProxyConnection,
-    Known::TransferEncoding,
-    Known::XForwardedFor,
-    Known::XForwardedHost,
-    Known::XForwardedPrefix,
-    Known::XForwardedProto,
-    Known::XRealIp,
+const SET_BY_THE_PROXY: HeaderSet = HeaderSet::of(&[
+    HeaderId::ContentLength,
+    HeaderId::Http2Settings,
+    HeaderId::KeepAlive,
+    HeaderId::ProxyAuthenticate,
+    HeaderId::ProxyAuthorization,
+    HeaderId::ProxyConnection,
+    HeaderId::TransferEncoding,
+    HeaderId::XForwardedFor,
+    HeaderId::XForwardedHost,
+    HeaderId::XForwardedPrefix,
+    HeaderId::XForwardedProto,
+    HeaderId::XRealIp,
 ]);
 
-impl Known {
+impl HeaderId {
     /// The class of `name`, whatever its case.
-    pub fn of(name: &[u8]) -> Known {
+    pub fn of(name: &[u8]) -> HeaderId {
         // Length and first letter leave one candidate, and for most names none.
         let first = name.first().map_or(0, |first| first | 0x20);
-        let (candidate, known): (&[u8], Known) = match (name.len(), first) {
-            (2, b'i') => (b"if", Known::If),
-            (2, b't') => (b"te", Known::Te),
-            (3, b'v') => (b"via", Known::Via),
-            (4, b'd') => (b"date", Known::Date),
-            (4, b'h') => (b"host", Known::Host),
-            (4, b'l') => (b"link", Known::Link),
-            (6, b'c') => (b"cookie", Known::Cookie),
-            (6, b'e') => (b"expect", Known::Expect),
-            (7, b'r') => (b"refresh", Known::Refresh),
-            (7, b't') => (b"trailer", Known::Trailer),
-            (7, b'u') => (b"upgrade", Known::Upgrade),
-            (8, b'l') => (b"location", Known::Location),
-            (9, b'f') => (b"forwarded", Known::Forwarded),
-            (9, b'x') => (b"x-real-ip", Known::XRealIp),
-            (10, b'c') => (b"connection", Known::Connection),
-            (10, b'k') => (b"keep-alive", Known::KeepAlive),
-            (10, b's') => (b"set-cookie", Known::SetCookie),
-            (11, b'd') => (b"destination", Known::Destination),
-            (12, b'c') => (b"content-type", Known::ContentType),
-            (12, b'm') => (b"max-forwards", Known::MaxForwards),
-            (13, b'a') => (b"authorization", Known::Authorization),
-            (14, b'c') => (b"content-length", Known::ContentLength),
-            (14, b'h') => (b"http2-settings", Known::Http2Settings),
-            (15, b'x') => (b"x-forwarded-for", Known::XForwardedFor),
-            (16, b'c') => (b"content-location", Known::ContentLocation),
-            (16, b'p') => (b"proxy-connection", Known::ProxyConnection),
-            (16, b'w') => (b"www-authenticate", Known::WwwAuthenticate),
-            (16, b'x') => (b"x-forwarded-host", Known::XForwardedHost),
-            (17, b't') => (b"transfer-encoding", Known::TransferEncoding),
-            (17, b'x') => (b"x-forwarded-proto", Known::XForwardedProto),
-            (18, b'p') => (b"proxy-authenticate", Known::ProxyAuthenticate),
-            (18, b'x') => (b"x-forwarded-prefix", Known::XForwardedPrefix),
-            (19, b'p') => (b"proxy-authorization", Known::ProxyAuthorization),
-            _ => return Known::Other,
+        let (candidate, known): (&[u8], HeaderId) = match (name.len(), first) {
+            (2, b'i') => (b"if", HeaderId::If),
+            (2, b't') => (b"te", HeaderId::Te),
+            (3, b'v') => (b"via", HeaderId::Via),
+            (4, b'd') => (b"date", HeaderId::Date),
+            (4, b'h') => (b"host", HeaderId::Host),
+            (4, b'l') => (b"link", HeaderId::Link),
+            (6, b'c') => (b"cookie", HeaderId::Cookie),
+            (6, b'e') => (b"expect", HeaderId::Expect),
+            (7, b'r') => (b"refresh", HeaderId::Refresh),
+            (7, b't') => (b"trailer", HeaderId::Trailer),
+            (7, b'u') => (b"upgrade", HeaderId::Upgrade),
+            (8, b'l') => (b"location", HeaderId::Location),
+            (9, b'f') => (b"forwarded", HeaderId::Forwarded),
+            (9, b'x') => (b"x-real-ip", HeaderId::XRealIp),
+            (10, b'c') => (b"connection", HeaderId::Connection),
+            (10, b'k') => (b"keep-alive", HeaderId::KeepAlive),
+            (10, b's') => (b"set-cookie", HeaderId::SetCookie),
+            (11, b'd') => (b"destination", HeaderId::Destination),
+            (12, b'c') => (b"content-type", HeaderId::ContentType),
+            (12, b'm') => (b"max-forwards", HeaderId::MaxForwards),
+            (13, b'a') => (b"authorization", HeaderId::Authorization),
+            (14, b'c') => (b"content-length", HeaderId::ContentLength),
+            (14, b'h') => (b"http2-settings", HeaderId::Http2Settings),
+            (15, b'x') => (b"x-forwarded-for", HeaderId::XForwardedFor),
+            (16, b'c') => (b"content-location", HeaderId::ContentLocation),
+            (16, b'p') => (b"proxy-connection", HeaderId::ProxyConnection),
+            (16, b'w') => (b"www-authenticate", HeaderId::WwwAuthenticate),
+            (16, b'x') => (b"x-forwarded-host", HeaderId::XForwardedHost),
+            (17, b't') => (b"transfer-encoding", HeaderId::TransferEncoding),
+            (17, b'x') => (b"x-forwarded-proto", HeaderId::XForwardedProto),
+            (18, b'p') => (b"proxy-authenticate", HeaderId::ProxyAuthenticate),
+            (18, b'x') => (b"x-forwarded-prefix", HeaderId::XForwardedPrefix),
+            (19, b'p') => (b"proxy-authorization", HeaderId::ProxyAuthorization),
+            _ => return HeaderId::Other,
         };
         if is_word(name, candidate) {
             known
         } else if SET_BY_THE_PROXY.has(known) && is_look_alike(name, candidate) {
-            Known::LookAlike
+            HeaderId::LookAlike
         } else {
-            Known::Other
+            HeaderId::Other
         }
     }
 }
@@ -132,12 +132,12 @@ fn is_look_alike(name: &[u8], word: &[u8]) -> bool {
 
 /// A set of classes: what is asked of many lines, and of each only by its number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Classes(u64);
+pub struct HeaderSet(u64);
 
-impl Classes {
+impl HeaderSet {
     /// The set of these.
-    pub const fn of(classes: &[Known]) -> Classes {
-        let mut set = Classes(0);
+    pub const fn of(classes: &[HeaderId]) -> HeaderSet {
+        let mut set = HeaderSet(0);
         let mut rest = classes;
         while let [first, others @ ..] = rest {
             set = set.with(*first);
@@ -147,23 +147,23 @@ impl Classes {
     }
 
     /// The set with `known` in it.
-    pub const fn with(self, known: Known) -> Classes {
+    pub const fn with(self, known: HeaderId) -> HeaderSet {
         // There are fewer than 64.
-        Classes(self.0 | 1 << known as u8)
+        HeaderSet(self.0 | 1 << known as u8)
     }
 
     /// The set without what is in `other`.
-    pub const fn without(self, other: Classes) -> Classes {
-        Classes(self.0 & !other.0)
+    pub const fn without(self, other: HeaderSet) -> HeaderSet {
+        HeaderSet(self.0 & !other.0)
     }
 
     /// What is in either.
-    pub const fn or(self, other: Classes) -> Classes {
-        Classes(self.0 | other.0)
+    pub const fn or(self, other: HeaderSet) -> HeaderSet {
+        HeaderSet(self.0 | other.0)
     }
 
     /// Whether `known` is in it.
-    pub const fn has(self, known: Known) -> bool {
+    pub const fn has(self, known: HeaderId) -> bool {
         self.0 & (1 << known as u8) != 0
     }
 }
@@ -183,7 +183,7 @@ pub fn is_framing_look_alike(name: &[u8]) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
     /// The class of the name.
-    pub known: Known,
+    pub known: HeaderId,
     /// The name as it was written.
     pub name: &'a [u8],
     /// The value without white space around it.
@@ -192,8 +192,8 @@ pub struct Line<'a> {
 
 impl Line<'_> {
     /// Whether the line's name is `name`, of class `known`.
-    fn is_named(&self, name: &[u8], known: Known) -> bool {
-        let is_one_name = !matches!(known, Known::Other | Known::LookAlike);
+    fn is_named(&self, name: &[u8], known: HeaderId) -> bool {
+        let is_one_name = !matches!(known, HeaderId::Other | HeaderId::LookAlike);
         self.known == known && (is_one_name || self.name.eq_ignore_ascii_case(name))
     }
 }
@@ -208,7 +208,7 @@ struct Entry {
     start: usize,
     name_end: usize,
     end: usize,
-    known: Known,
+    known: HeaderId,
 }
 
 impl Entry {
@@ -228,20 +228,20 @@ pub struct Fields {
     bytes: Vec<u8>,
     lines: Vec<Entry>,
     /// The bits of all classes that lines were added of: a removed line's may be left.
-    seen: Classes,
+    seen: HeaderSet,
 }
 
 impl Fields {
     /// An empty section, which owns no memory.
     pub const fn new() -> Self {
-        Fields { bytes: Vec::new(), lines: Vec::new(), seen: Classes(0) }
+        Fields { bytes: Vec::new(), lines: Vec::new(), seen: HeaderSet(0) }
     }
 
     /// Forgets all lines, keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.lines.clear();
-        self.seen = Classes(0);
+        self.seen = HeaderSet(0);
     }
 
     /// Forgets all lines, gives back memory above `capacity` bytes (and above a line for each 32 of them).
@@ -272,7 +272,7 @@ impl Fields {
     }
 
     /// Whether line `index` is of one of these classes.
-    pub fn is_any_of(&self, index: usize, classes: Classes) -> bool {
+    pub fn is_any_of(&self, index: usize, classes: HeaderSet) -> bool {
         self.lines.get(index).is_some_and(|entry| classes.has(entry.known))
     }
 
@@ -283,10 +283,10 @@ impl Fields {
 
     /// Appends a line.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
-        self.add_known(Known::of(name), name, value);
+        self.add_known(HeaderId::of(name), name, value);
     }
 
-    fn add_known(&mut self, known: Known, name: &[u8], value: &[u8]) {
+    fn add_known(&mut self, known: HeaderId, name: &[u8], value: &[u8]) {
         let start = self.bytes.len();
         self.bytes.reserve(name.len() + COLON.len() + value.len() + CRLF.len());
         self.bytes.extend_from_slice(name);
@@ -299,8 +299,8 @@ impl Fields {
     /// Appends a line of ours: `start` is the name with colon and space.
     // Inlined, because the names and many values are constants: copying those is a store or two.
     #[inline(always)]
-    pub fn add_own(&mut self, known: Known, start: &[u8], value: &[u8]) {
-        debug_assert_eq!(start.strip_suffix(COLON).map(Known::of), Some(known), "the class of the name");
+    pub fn add_own(&mut self, known: HeaderId, start: &[u8], value: &[u8]) {
+        debug_assert_eq!(start.strip_suffix(COLON).map(HeaderId::of), Some(known), "the class of the name");
         let line = self.bytes.len();
         self.bytes.reserve(start.len() + value.len() + CRLF.len());
         self.bytes.extend_from_slice(start);
@@ -314,10 +314,10 @@ impl Fields {
     /// be before.
     pub(super) fn copy_section(&mut self, section: &[u8], lines: &[httparse::Header<'_>]) -> bool {
         let offset_of = |part: &[u8]| part.as_ptr().addr() - section.as_ptr().addr();
-        let (mut next, mut seen, mut is_as_written) = (0, Classes(0), true);
+        let (mut next, mut seen, mut is_as_written) = (0, HeaderSet(0), true);
         self.lines.extend(lines.iter().map(|line| {
             let name = line.name.as_bytes();
-            let (start, known) = (offset_of(name), Known::of(name));
+            let (start, known) = (offset_of(name), HeaderId::of(name));
             let name_end = start + name.len();
             let value_start = name_end + COLON.len();
             let value_end = value_start + line.value.len();
@@ -327,7 +327,7 @@ impl Fields {
                 && offset_of(line.value) == value_start
                 && section.get(value_start - 1) == Some(&b' ')
                 && section.get(value_end) == Some(&b'\r')
-                && known != Known::LookAlike;
+                && known != HeaderId::LookAlike;
             next = end;
             seen = seen.with(known);
             Entry { start, name_end, end, known }
@@ -348,35 +348,35 @@ impl Fields {
     }
 
     /// Whether there may be a line of that name: `false` is certain, and saves a look at all lines.
-    pub fn may_have(&self, known: Known) -> bool {
+    pub fn may_have(&self, known: HeaderId) -> bool {
         self.seen.has(known)
     }
 
     /// The same, asked of any of these classes.
-    pub fn may_have_any(&self, classes: Classes) -> bool {
+    pub fn may_have_any(&self, classes: HeaderSet) -> bool {
         self.seen.0 & classes.0 != 0
     }
 
     /// All values of a name that the proxy knows, in order.
-    pub fn values(&self, known: Known) -> impl Iterator<Item = &[u8]> + '_ {
+    pub fn values(&self, known: HeaderId) -> impl Iterator<Item = &[u8]> + '_ {
         let lines = if self.may_have(known) { &self.lines[..] } else { &[] };
         lines.iter().filter(move |entry| entry.known == known).map(|entry| entry.line(&self.bytes).value)
     }
 
     /// The first value of a name that the proxy knows.
-    pub fn first(&self, known: Known) -> Option<&[u8]> {
+    pub fn first(&self, known: HeaderId) -> Option<&[u8]> {
         self.values(known).next()
     }
 
     /// All values of any name, whatever its case, in order.
     pub fn values_of<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + 'a {
-        let known = Known::of(name);
+        let known = HeaderId::of(name);
         self.iter().filter(move |line| line.is_named(name, known)).map(|line| line.value)
     }
 
     /// Gives the first line of that name the new value and removes the others; appends the line where there is none.
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
-        let known = Known::of(name);
+        let known = HeaderId::of(name);
         let Some(first) = self.iter().position(|line| line.is_named(name, known)) else {
             self.add_known(known, name, value);
             return;
@@ -414,13 +414,13 @@ impl Fields {
 
     /// Removes all lines of that name, whatever its case; says whether there was one.
     pub fn remove(&mut self, name: &[u8]) -> bool {
-        let (known, before) = (Known::of(name), self.len());
+        let (known, before) = (HeaderId::of(name), self.len());
         self.retain(|line| !line.is_named(name, known));
         self.len() < before
     }
 
     /// Removes all lines of these classes.
-    pub fn remove_classes(&mut self, classes: Classes) {
+    pub fn remove_classes(&mut self, classes: HeaderSet) {
         if self.may_have_any(classes) {
             self.lines.retain(|entry| !classes.has(entry.known));
             self.seen.0 &= !classes.0;
@@ -456,7 +456,7 @@ impl Fields {
     }
 
     /// Like [`write`](Fields::write), without the lines of these classes.
-    pub fn write_without(&self, classes: Classes, out: &mut Vec<u8>) {
+    pub fn write_without(&self, classes: HeaderSet, out: &mut Vec<u8>) {
         self.write_if(out, |entry| !classes.has(entry.known));
     }
 
@@ -555,73 +555,73 @@ mod tests {
             fields.write(&mut out);
             assert_eq!(out, [b"start\r\n", &written(&model)[..]].concat(), "step {step}");
             out.clear();
-            fields.write_without(Classes::of(&[Known::Host]), &mut out);
+            fields.write_without(HeaderSet::of(&[HeaderId::Host]), &mut out);
             let others: Vec<_> = model.iter().filter(|pair| !pair.0.eq_ignore_ascii_case(b"host")).cloned().collect();
             assert_eq!(out, written(&others), "step {step}");
             let values: Vec<&[u8]> = model.iter().filter(|pair| is_name(pair)).map(|pair| &pair.1[..]).collect();
             assert_eq!(fields.values_of(name).collect::<Vec<_>>(), values, "step {step}");
-            if Known::of(name) != Known::Other {
-                assert_eq!(fields.values(Known::of(name)).collect::<Vec<_>>(), values, "step {step}");
-                assert_eq!(fields.first(Known::of(name)), values.first().copied(), "step {step}");
+            if HeaderId::of(name) != HeaderId::Other {
+                assert_eq!(fields.values(HeaderId::of(name)).collect::<Vec<_>>(), values, "step {step}");
+                assert_eq!(fields.first(HeaderId::of(name)), values.first().copied(), "step {step}");
             }
         }
     }
 
     #[test]
     fn known_names_are_known_whatever_their_case() {
-        let table: &[(&str, Known)] = &[
-            ("authorization", Known::Authorization),
-            ("connection", Known::Connection),
-            ("content-length", Known::ContentLength),
-            ("content-location", Known::ContentLocation),
-            ("content-type", Known::ContentType),
-            ("cookie", Known::Cookie),
-            ("date", Known::Date),
-            ("destination", Known::Destination),
-            ("if", Known::If),
-            ("expect", Known::Expect),
-            ("forwarded", Known::Forwarded),
-            ("host", Known::Host),
-            ("http2-settings", Known::Http2Settings),
-            ("keep-alive", Known::KeepAlive),
-            ("link", Known::Link),
-            ("location", Known::Location),
-            ("max-forwards", Known::MaxForwards),
-            ("proxy-authenticate", Known::ProxyAuthenticate),
-            ("proxy-authorization", Known::ProxyAuthorization),
-            ("proxy-connection", Known::ProxyConnection),
-            ("refresh", Known::Refresh),
-            ("set-cookie", Known::SetCookie),
-            ("te", Known::Te),
-            ("trailer", Known::Trailer),
-            ("transfer-encoding", Known::TransferEncoding),
-            ("upgrade", Known::Upgrade),
-            ("via", Known::Via),
-            ("www-authenticate", Known::WwwAuthenticate),
-            ("x-forwarded-for", Known::XForwardedFor),
-            ("x-forwarded-host", Known::XForwardedHost),
-            ("x-forwarded-prefix", Known::XForwardedPrefix),
-            ("x-forwarded-proto", Known::XForwardedProto),
-            ("x-real-ip", Known::XRealIp),
+        let table: &[(&str, HeaderId)] = &[
+            ("authorization", HeaderId::Authorization),
+            ("connection", HeaderId::Connection),
+            ("content-length", HeaderId::ContentLength),
+            ("content-location", HeaderId::ContentLocation),
+            ("content-type", HeaderId::ContentType),
+            ("cookie", HeaderId::Cookie),
+            ("date", HeaderId::Date),
+            ("destination", HeaderId::Destination),
+            ("if", HeaderId::If),
+            ("expect", HeaderId::Expect),
+            ("forwarded", HeaderId::Forwarded),
+            ("host", HeaderId::Host),
+            ("http2-settings", HeaderId::Http2Settings),
+            ("keep-alive", HeaderId::KeepAlive),
+            ("link", HeaderId::Link),
+            ("location", HeaderId::Location),
+            ("max-forwards", HeaderId::MaxForwards),
+            ("proxy-authenticate", HeaderId::ProxyAuthenticate),
+            ("proxy-authorization", HeaderId::ProxyAuthorization),
+            ("proxy-connection", HeaderId::ProxyConnection),
+            ("refresh", HeaderId::Refresh),
+            ("set-cookie", HeaderId::SetCookie),
+            ("te", HeaderId::Te),
+            ("trailer", HeaderId::Trailer),
+            ("transfer-encoding", HeaderId::TransferEncoding),
+            ("upgrade", HeaderId::Upgrade),
+            ("via", HeaderId::Via),
+            ("www-authenticate", HeaderId::WwwAuthenticate),
+            ("x-forwarded-for", HeaderId::XForwardedFor),
+            ("x-forwarded-host", HeaderId::XForwardedHost),
+            ("x-forwarded-prefix", HeaderId::XForwardedPrefix),
+            ("x-forwarded-proto", HeaderId::XForwardedProto),
+            ("x-real-ip", HeaderId::XRealIp),
         ];
-        assert_eq!(table.len(), Known::LookAlike as usize - 1, "a row for each name");
+        assert_eq!(table.len(), HeaderId::LookAlike as usize - 1, "a row for each name");
         for &(name, known) in table {
-            assert_eq!(Known::of(name.as_bytes()), known, "{name}");
-            assert_eq!(Known::of(name.to_uppercase().as_bytes()), known, "{name}");
+            assert_eq!(HeaderId::of(name.as_bytes()), known, "{name}");
+            assert_eq!(HeaderId::of(name.to_uppercase().as_bytes()), known, "{name}");
             for index in 0..name.len() {
                 let mut changed = name.as_bytes().to_vec();
                 changed[index] = b'_';
                 let is_look_alike = SET_BY_THE_PROXY.has(known) && name.as_bytes()[index] == b'-';
-                let expected = if is_look_alike { Known::LookAlike } else { Known::Other };
-                assert_eq!(Known::of(&changed), expected, "{name} changed at {index}");
+                let expected = if is_look_alike { HeaderId::LookAlike } else { HeaderId::Other };
+                assert_eq!(HeaderId::of(&changed), expected, "{name} changed at {index}");
                 changed[index] = name.as_bytes()[index].to_ascii_uppercase();
-                assert_eq!(Known::of(&changed), known, "{name} with upper case at {index}");
+                assert_eq!(HeaderId::of(&changed), known, "{name} with upper case at {index}");
             }
         }
         for name in
             ["", "accept", "x", "content_lengt", "content-lengthy", "set_cookie", "x_forwarded_for_", "x-real1ip"]
         {
-            assert_eq!(Known::of(name.as_bytes()), Known::Other, "{name}");
+            assert_eq!(HeaderId::of(name.as_bytes()), HeaderId::Other, "{name}");
         }
     }
 
@@ -637,7 +637,7 @@ mod tests {
                 name[at] = byte;
                 let is_itself = byte == b'-';
                 let shown = name.escape_ascii();
-                assert_eq!(Known::of(&name) == Known::LookAlike, is_separator && !is_itself, "{shown}");
+                assert_eq!(HeaderId::of(&name) == HeaderId::LookAlike, is_separator && !is_itself, "{shown}");
                 assert_eq!(is_framing_look_alike(&name), is_framing && is_separator && !is_itself, "{shown}");
             }
         }
@@ -654,13 +654,13 @@ mod tests {
         for name in ["Host", "te", "A", "TE", "Date", "b"] {
             fields.add(name.as_bytes(), b"x");
         }
-        fields.remove_classes(Classes::of(&[Known::Via, Known::Upgrade]));
+        fields.remove_classes(HeaderSet::of(&[HeaderId::Via, HeaderId::Upgrade]));
         assert_eq!(fields.len(), 6);
-        fields.remove_classes(Classes::of(&[Known::Te, Known::Via]).or(Classes::of(&[Known::Host])));
+        fields.remove_classes(HeaderSet::of(&[HeaderId::Te, HeaderId::Via]).or(HeaderSet::of(&[HeaderId::Host])));
         assert_eq!(fields.iter().map(|line| line.name).collect::<Vec<_>>(), [&b"A"[..], b"Date", b"b"]);
-        assert!(!fields.may_have(Known::Te) && fields.may_have(Known::Date));
+        assert!(!fields.may_have(HeaderId::Te) && fields.may_have(HeaderId::Date));
         fields.add(b"TE", b"y");
-        assert_eq!(fields.first(Known::Te), Some(&b"y"[..]));
+        assert_eq!(fields.first(HeaderId::Te), Some(&b"y"[..]));
     }
 
     #[test]
@@ -677,8 +677,8 @@ mod tests {
         fields.write(&mut out);
         let expected = b"Host: a\r\nb: x\r\nd: \r\ne: a value that is longer\r\ng: h\r\n";
         assert_eq!(out.escape_ascii().to_string(), expected.escape_ascii().to_string());
-        assert_eq!(fields.first(Known::Host), Some(&b"a"[..]));
-        assert_eq!(fields.first(Known::Date), None);
+        assert_eq!(fields.first(HeaderId::Host), Some(&b"a"[..]));
+        assert_eq!(fields.first(HeaderId::Date), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::chars;
 use super::error::HttpError;
-use super::fields::{Classes, Fields, Known};
+use super::fields::{Fields, HeaderId, HeaderSet};
 use super::head::{RequestHead, ResponseHead, Version};
 
 /// How the end of a body is told.
@@ -74,13 +74,13 @@ pub fn has_false_framing(head: &ResponseHead, to_head: bool) -> bool {
 /// What the framing fields say, `None` where there are none.
 #[inline]
 fn announced(fields: &Fields, version: Version) -> Result<Option<Framing>, HttpError> {
-    if !fields.may_have_any(Classes::of(&[Known::ContentLength, Known::TransferEncoding])) {
+    if !fields.may_have_any(HeaderSet::of(&[HeaderId::ContentLength, HeaderId::TransferEncoding])) {
         return Ok(None);
     }
-    if fields.may_have(Known::TransferEncoding) {
+    if fields.may_have(HeaderId::TransferEncoding) {
         return announced_by_either(fields, version);
     }
-    let mut lengths = fields.values(Known::ContentLength);
+    let mut lengths = fields.values(HeaderId::ContentLength);
     match (lengths.next(), lengths.next()) {
         (None, _) => Ok(None),
         (Some(digits), None) => parse_length(digits).map(Some),
@@ -94,8 +94,8 @@ fn announced_by_either(fields: &Fields, version: Version) -> Result<Option<Frami
     let mut coding = None;
     for line in fields.iter() {
         let (slot, error) = match line.known {
-            Known::ContentLength => (&mut length, HttpError::RepeatedLength),
-            Known::TransferEncoding => (&mut coding, HttpError::RepeatedCoding),
+            HeaderId::ContentLength => (&mut length, HttpError::RepeatedLength),
+            HeaderId::TransferEncoding => (&mut coding, HttpError::RepeatedCoding),
             _ => continue,
         };
         if slot.replace(line.value).is_some() {

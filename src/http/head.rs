@@ -18,7 +18,7 @@
 //! Invariants:
 //! 1. The answer does not depend on how the bytes were split: only whole lines are judged, and the first bad one counts.
 //! 2. It does not depend on bytes after the head.
-//! 3. [`HeadReader`] searches each byte for a line's end once, and runs httparse again only when a line has ended.
+//! 3. [`HeadParser`] searches each byte for a line's end once, and runs httparse again only when a line has ended.
 //!
 //! What this file does not decide: where the body ends (`framing`), where the request goes (`proxy::route`).
 
@@ -28,7 +28,7 @@ use httparse::{Header, ParserConfig, Status};
 
 use super::chars;
 use super::error::HttpError;
-use super::fields::{Classes, Fields, Known, is_framing_look_alike};
+use super::fields::{Fields, HeaderId, HeaderSet, is_framing_look_alike};
 
 pub use super::start_line::{Method, Version, reason_phrase};
 
@@ -100,7 +100,7 @@ impl ResponseHead {
 /// Returns its length in bytes, `None` when more bytes are needed. One empty line before the request line is skipped
 /// (RFC 9112 section 2.2) and counts into the length. `head` is empty unless a length is returned.
 ///
-/// Where a head may come in many pieces, a [`HeadReader`] does the same without starting over.
+/// Where a head may come in many pieces, a [`HeadParser`] does the same without starting over.
 ///
 /// ```
 /// use mini_rproxy::http::head::{HeadLimits, Method, RequestHead, parse_request};
@@ -118,12 +118,12 @@ impl ResponseHead {
 /// assert_eq!((refused.rule(), refused.status()), ("S8", 400));
 /// ```
 pub fn parse_request(input: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Result<Option<usize>, HttpError> {
-    HeadReader::new().request(input, limits, head)
+    HeadParser::new().request(input, limits, head)
 }
 
 /// Reads a response head at the start of `input` into `head`; returns like [`parse_request`].
 pub fn parse_response(input: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -> Result<Option<usize>, HttpError> {
-    HeadReader::new().response(input, limits, head)
+    HeadParser::new().response(input, limits, head)
 }
 
 /// Reads a whole trailer section (field lines and the empty line that ends it) into `fields`.
@@ -132,7 +132,7 @@ pub fn parse_trailers(input: &[u8], limits: &HeadLimits, fields: &mut Fields) ->
         fields.clear();
         return Ok(Some(CRLF.len()));
     }
-    HeadReader::new().read(input, limits, fields)
+    HeadParser::new().read(input, limits, fields)
 }
 
 /// Remembers what it has seen of a head, so that one which arrives in small pieces is not searched over and over.
@@ -140,7 +140,7 @@ pub fn parse_trailers(input: &[u8], limits: &HeadLimits, fields: &mut Fields) ->
 /// Each call is given all bytes received so far. A reader reads one head after the other; after an error it keeps giving
 /// that error.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct HeadReader {
+pub struct HeadParser {
     /// So many bytes were searched for line ends.
     seen: usize,
     /// Where the line begins that has not ended yet. All before it was accepted.
@@ -150,10 +150,10 @@ pub struct HeadReader {
 const CRLF: &[u8] = b"\r\n";
 const END: &[u8] = b"\r\n\r\n";
 
-impl HeadReader {
+impl HeadParser {
     /// A reader at the start of a head.
     pub const fn new() -> Self {
-        HeadReader { seen: 0, line_start: 0 }
+        HeadParser { seen: 0, line_start: 0 }
     }
 
     /// Like [`parse_request`], where `input` begins with all that earlier calls were given.
@@ -206,7 +206,7 @@ impl HeadReader {
             let is_bare = |line: &[u8]| !line.ends_with(CRLF);
             match head.take(lines, limits) {
                 Ok(Some(len)) => {
-                    *self = HeadReader::new();
+                    *self = HeadParser::new();
                     return Ok(Some(len));
                 }
                 Ok(None) if !lines_of(&lines[self.line_start..]).any(is_bare) => self.line_start = lines.len(),
@@ -478,7 +478,7 @@ fn count_run() {
 ///
 /// The version is ours, whatever the client speaks (RFC 9110 section 2.5); Host comes first (RFC 9110 section 7.2) and
 /// once: what stands among the fields is left out.
-pub fn write_request(head: &RequestHead, without: Classes, out: &mut Vec<u8>) {
+pub fn write_request(head: &RequestHead, without: HeaderSet, out: &mut Vec<u8>) {
     let method = head.method.as_bytes();
     out.reserve(method.len() + head.target.len() + head.authority.len() + 32);
     out.extend_from_slice(method);
@@ -487,12 +487,12 @@ pub fn write_request(head: &RequestHead, without: Classes, out: &mut Vec<u8>) {
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     out.extend_from_slice(&head.authority);
     out.extend_from_slice(CRLF);
-    head.fields.write_without(without.with(Known::Host), out);
+    head.fields.write_without(without.with(HeaderId::Host), out);
 }
 
 /// Appends status line and field lines but for those of some classes; the caller adds framing fields and the empty
 /// line. We always say HTTP/1.1 (RFC 9110 section 2.5: a version is the sender's own).
-pub fn write_response(head: &ResponseHead, without: Classes, out: &mut Vec<u8>) {
+pub fn write_response(head: &ResponseHead, without: HeaderSet, out: &mut Vec<u8>) {
     out.reserve(head.reason.len() + 24);
     out.extend_from_slice(b"HTTP/1.1 ");
     chars::write_decimal(u64::from(head.status), out);
@@ -538,7 +538,7 @@ mod tests {
         fields.iter().map(line).collect()
     }
 
-    fn request(reader: &mut HeadReader, input: &[u8]) -> Parsed {
+    fn request(reader: &mut HeadParser, input: &[u8]) -> Parsed {
         let mut head = RequestHead { target: b"left over".to_vec(), ..RequestHead::default() };
         head.fields.add(b"Left", b"over");
         let parsed = reader.request(input, &LIMITS, &mut head);
@@ -548,7 +548,7 @@ mod tests {
         Ok(parsed?.map(|len| (len, request_text(&head))))
     }
 
-    fn response(reader: &mut HeadReader, input: &[u8]) -> Parsed {
+    fn response(reader: &mut HeadParser, input: &[u8]) -> Parsed {
         let mut head = ResponseHead { reason: b"left over".to_vec(), status: 1, ..ResponseHead::default() };
         head.fields.add(b"Left", b"over");
         let parsed = reader.response(input, &LIMITS, &mut head);
@@ -558,25 +558,25 @@ mod tests {
         Ok(parsed?.map(|len| (len, response_text(&head))))
     }
 
-    fn trailers(_: &mut HeadReader, input: &[u8]) -> Parsed {
+    fn trailers(_: &mut HeadParser, input: &[u8]) -> Parsed {
         let mut fields = Fields::new();
         fields.add(b"Left", b"over");
         Ok(parse_trailers(input, &LIMITS, &mut fields)?.map(|len| (len, fields_text(&fields))))
     }
 
     /// Invariants 1 and 2: the same answer whole, byte by byte, as any prefix, and whatever follows.
-    fn answer(name: &str, input: &[u8], parse: fn(&mut HeadReader, &[u8]) -> Parsed) -> Parsed {
-        let whole = parse(&mut HeadReader::new(), input);
+    fn answer(name: &str, input: &[u8], parse: fn(&mut HeadParser, &[u8]) -> Parsed) -> Parsed {
+        let whole = parse(&mut HeadParser::new(), input);
         for junk in [&b"\n"[..], b"\r\n\r\n", b"\0 \xff: GET / HTTP/1.1\r\n", &[b'x'; 300]] {
             if whole != Ok(None) {
-                let followed = parse(&mut HeadReader::new(), &[input, junk].concat());
+                let followed = parse(&mut HeadParser::new(), &[input, junk].concat());
                 assert_eq!(followed, whole, "{name}: followed by {:?}", junk.escape_ascii().to_string());
             }
         }
-        let mut reader = HeadReader::new();
+        let mut reader = HeadParser::new();
         let mut decided = false;
         for len in (0..=input.len()).step_by(CUT_EVERY) {
-            let fresh = parse(&mut HeadReader::new(), &input[..len]);
+            let fresh = parse(&mut HeadParser::new(), &input[..len]);
             if !decided {
                 assert_eq!(parse(&mut reader, &input[..len]), fresh, "{name}: {len} bytes, one at a time");
             }
@@ -584,7 +584,7 @@ mod tests {
             assert_eq!(fresh, if decided { whole.clone() } else { Ok(None) }, "{name}: {len} bytes at once");
         }
         for first in (0..=input.len()).step_by(CUT_EVERY) {
-            let mut reader = HeadReader::new();
+            let mut reader = HeadParser::new();
             let found = match parse(&mut reader, &input[..first]) {
                 Ok(None) => parse(&mut reader, input),
                 decided => decided,
@@ -594,13 +594,13 @@ mod tests {
         whole
     }
 
-    fn assert_accepts(parse: fn(&mut HeadReader, &[u8]) -> Parsed, rows: &[(&str, &[u8], &str)]) {
+    fn assert_accepts(parse: fn(&mut HeadParser, &[u8]) -> Parsed, rows: &[(&str, &[u8], &str)]) {
         for &(name, input, expected) in rows {
             assert_eq!(answer(name, input, parse), Ok(Some((input.len(), expected.to_owned()))), "{name}");
         }
     }
 
-    fn assert_refuses(parse: fn(&mut HeadReader, &[u8]) -> Parsed, rows: &[(&str, &[u8], HttpError)]) {
+    fn assert_refuses(parse: fn(&mut HeadParser, &[u8]) -> Parsed, rows: &[(&str, &[u8], HttpError)]) {
         for &(name, input, expected) in rows {
             assert_eq!(answer(name, input, parse), Err(expected), "{name}");
         }
@@ -673,7 +673,7 @@ mod tests {
     #[test]
     fn s8_field_lines_are_strict() {
         for (parse, start) in [
-            (request as fn(&mut HeadReader, &[u8]) -> Parsed, &b"GET / HTTP/1.1\r\n"[..]),
+            (request as fn(&mut HeadParser, &[u8]) -> Parsed, &b"GET / HTTP/1.1\r\n"[..]),
             (response, b"HTTP/1.1 200 OK\r\n"),
             (trailers, b""),
         ] {
@@ -703,7 +703,7 @@ mod tests {
         let fields = b"content_length: 1\r\nTRANSFER_Encoding: x\r\nmy_name: 2\r\ncontent-length: 3\r\n\r\n";
         let kept = "|my_name=2|content-length=3";
         for (name, parse, start, text) in [
-            ("request", request as fn(&mut HeadReader, &[u8]) -> Parsed, "GET / HTTP/1.1\r\n", "Http11 GET /"),
+            ("request", request as fn(&mut HeadParser, &[u8]) -> Parsed, "GET / HTTP/1.1\r\n", "Http11 GET /"),
             ("response", response, "HTTP/1.1 200 OK\r\n", "Http11 200 OK"),
             ("trailers", trailers, "", ""),
         ] {
@@ -813,7 +813,7 @@ mod tests {
 
     #[test]
     fn a_reader_reads_one_head_after_the_other() {
-        let mut reader = HeadReader::new();
+        let mut reader = HeadParser::new();
         for cut in [3, 20, 23] {
             let input = b"GET / HTTP/1.1\r\na: b\r\n\r\n";
             assert_eq!(request(&mut reader, &input[..cut]), Ok(None));
@@ -924,7 +924,7 @@ mod tests {
         let lines = MAX_FIELD_LINES + 3;
         for piece in [1, 7, 155, 160, 4096, input.len()] {
             RUNS.set(0);
-            let (mut reader, mut head) = (HeadReader::new(), RequestHead::default());
+            let (mut reader, mut head) = (HeadParser::new(), RequestHead::default());
             let ends = (1..=input.len()).filter(|end| end % piece == 0 || *end == input.len());
             let pieces = ends.clone().count();
             let mut read = Ok(None);
@@ -986,14 +986,14 @@ mod tests {
         assert_eq!(parse_request(input, &LIMITS, &mut head), Ok(Some(input.len())));
         head.authority.extend_from_slice(b"new:81");
         let mut out = b"before|".to_vec();
-        write_request(&head, Classes::default(), &mut out);
+        write_request(&head, HeaderSet::default(), &mut out);
         assert_eq!(out, b"before|POST /a HTTP/1.1\r\nHost: new:81\r\nA: 1\r\nB: 2\r\n");
 
         let mut head = ResponseHead::default();
         let input = b"HTTP/1.0 404 Not  here\r\nA:\t1\t\r\n\r\n";
         assert_eq!(parse_response(input, &LIMITS, &mut head), Ok(Some(input.len())));
         out.clear();
-        write_response(&head, Classes::default(), &mut out);
+        write_response(&head, HeaderSet::default(), &mut out);
         assert_eq!(out, b"HTTP/1.1 404 Not  here\r\nA: 1\r\n");
     }
 

@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 
 use super::chars;
 use super::error::HttpError;
-use super::fields::{Fields, Known};
+use super::fields::{Fields, HeaderId};
 use super::head::Version;
 
 /// A request target, taken apart.
@@ -100,7 +100,7 @@ pub fn effective_authority<'a>(
     fields: &'a Fields,
     valid: Option<&[u8]>,
 ) -> Result<&'a [u8], HttpError> {
-    let mut hosts = fields.values(Known::Host);
+    let mut hosts = fields.values(HeaderId::Host);
     let host = match (hosts.next(), hosts.next(), version) {
         (Some(_), Some(_), _) => return Err(HttpError::HostRepeated),
         (Some(host), None, _) if Some(host) == valid || split_authority(host).is_some() => Some(host),

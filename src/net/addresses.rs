@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mono_time::MonoTime;
-use crate::proxy::exchange::ConnectError;
+use crate::proxy::proxy_connection::ConnectError;
 
 /// So long an address that failed comes last; then it may have come back.
 const AVOIDED: Duration = Duration::from_secs(30);
@@ -107,7 +107,7 @@ impl Attempt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::exchange::Distrust;
+    use crate::proxy::proxy_connection::Distrust;
 
     fn address(port: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], port))

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use crate::proxy::site::UpstreamId;
+use crate::proxy::runtime::UpstreamId;
 
 use super::slab::Key;
 

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::mono_time::MonoTime;
-use crate::proxy::exchange::Now;
+use crate::proxy::proxy_connection::Now;
 
 /// From 1970 to the first second that the Date field cannot say.
 const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);

@@ -34,11 +34,11 @@ impl Worker {
     pub(super) fn advance_stage(&mut self) {
         if self.stage == Stage::Closing {
             self.stage = Stage::Draining;
-            let now = self.around.now();
+            let now = self.ctx.now();
             if let Some(until) = self.door.shut(now) {
                 self.timers.set(&mut self.door.alarm, until, Source::Listener(0).token());
             }
-            let until = now + self.around.site.config.timeouts.drain;
+            let until = now + self.ctx.runtime.config.timeouts.drain;
             self.timers.set(&mut Alarm::default(), until, Source::Drain.token());
             while let Some(idle) = self.pool.take_oldest() {
                 self.remove_link(idle);
@@ -56,13 +56,13 @@ impl Worker {
     /// A client's next answer is its last one. One that idles is let go; but where it was active a moment ago, that moment
     /// is waited for, since a request may be on its way.
     pub(super) fn ask_to_leave(&mut self, key: Key) {
-        let now = self.around.now();
+        let now = self.ctx.now();
         let Some(client) = self.clients.get_mut(key) else { return };
         if client.leave != Leave::No {
             return;
         }
-        client.exchange.serve_no_more();
-        if client.exchange.is_idle() {
+        client.connection.serve_no_more();
+        if client.connection.is_idle() {
             let until = client.active + IDLE_ENOUGH;
             if until > now {
                 self.timers.set(&mut client.alarm, until, Source::Client(key).token());

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::config::Scheme;
 use crate::mono_time::MonoTime;
-use crate::proxy::exchange::{ConnectError, Input};
-use crate::proxy::site::UpstreamId;
+use crate::proxy::proxy_connection::{ConnectError, Input};
+use crate::proxy::runtime::UpstreamId;
 
 use super::addresses::{Attempt, Known};
 use super::conn::{Conn, ConnectOutcome, Handshake, ReadOutcome, Readiness};
@@ -42,17 +42,17 @@ impl Worker {
         let Some(client) = self.clients.get_mut(owner) else { return };
         if idle.is_some() {
             client.link = idle;
-            self.around.journal.meter.reused.increment();
-            client.exchange.handle(&mut self.around.env(), Input::Connected { reused: true });
+            self.ctx.journal.meter.reused.increment();
+            client.connection.handle(&mut self.ctx.worker(), Input::Connected { reused: true });
         } else {
-            self.around.journal.meter.dialed.increment();
+            self.ctx.journal.meter.dialed.increment();
             self.dial(owner, upstream);
         }
     }
 
     /// The newest idle connection to `upstream` that is still good, now the owner's.
     fn take_idle(&mut self, owner: Key, upstream: UpstreamId) -> Option<Key> {
-        let now = self.around.now();
+        let now = self.ctx.now();
         while let Some(key) = self.pool.take(upstream) {
             let Some(link) = self.links.get_mut(key) else { continue };
             // Timers may be late; a connection that has outlived its time may be closed by the other end any moment.
@@ -91,8 +91,8 @@ impl Worker {
             return;
         };
         self.set_link(owner, key);
-        let now = self.around.now();
-        let Some((origin, _)) = self.stations.find(&self.around.site, upstream) else {
+        let now = self.ctx.now();
+        let Some((origin, _)) = self.stations.find(&self.ctx.runtime, upstream) else {
             self.fail(key, ConnectError::Failed);
             return;
         };
@@ -113,7 +113,7 @@ impl Worker {
     }
 
     fn learn(&mut self, upstream: UpstreamId, addresses: Arc<[SocketAddr]>) {
-        let now = self.around.now();
+        let now = self.ctx.now();
         match self.names.get_mut(&upstream) {
             Some(known) => known.renew(now, addresses),
             None => {
@@ -159,7 +159,7 @@ impl Worker {
             self.fail(key, ConnectError::DnsFail);
             return;
         };
-        let attempt = known.attempt(self.around.now());
+        let attempt = known.attempt(self.ctx.now());
         self.try_next(key, owner, Box::new(attempt));
     }
 
@@ -168,8 +168,8 @@ impl Worker {
         while let Some(address) = attempt.advance() {
             match self.connect(key, address) {
                 Ok(conn) => {
-                    let timeout = self.clients.get(owner).map(|client| client.exchange.connect_address_timeout());
-                    let until = self.around.now() + timeout.unwrap_or_default();
+                    let timeout = self.clients.get(owner).map(|client| client.connection.connect_address_timeout());
+                    let until = self.ctx.now() + timeout.unwrap_or_default();
                     attempt.until = until;
                     if let Some(link) = self.links.get_mut(key) {
                         link.state = LinkState::Dialing { owner, conn, attempt };
@@ -259,7 +259,7 @@ impl Worker {
     fn reached(&mut self, key: Key) {
         let Some(link) = self.links.get_mut(key) else { return };
         let LinkState::Dialing { conn, .. } = &mut link.state else { return };
-        let found = self.stations.find(&self.around.site, link.upstream);
+        let found = self.stations.find(&self.ctx.runtime, link.upstream);
         let scheme = found.map(|(origin, _)| origin.scheme);
         match (scheme, found.and_then(|(_, desk)| desk.connect(link.upstream))) {
             (Some(Scheme::Http), _) => self.connected(key),
@@ -300,19 +300,19 @@ impl Worker {
 
     /// Tells about a failed handshake, though not each time: an upstream that has one such problem has it all the time.
     fn complain(&mut self, upstream: UpstreamId, failure: &Failure) {
-        let now = self.around.now();
+        let now = self.ctx.now();
         if !self.complaints.entry(upstream).or_default().is_due(now, COMPLAIN_EVERY) {
             return;
         }
-        let Some((origin, _)) = self.stations.find(&self.around.site, upstream) else { return };
+        let Some((origin, _)) = self.stations.find(&self.ctx.runtime, upstream) else { return };
         let (host, port) = (&origin.host, origin.port);
         let remedy = failure.remedy();
-        let journal = &mut self.around.journal;
+        let journal = &mut self.ctx.journal;
         journal.warn(format_args!("no TLS connection to upstream {host}, port {port}: {failure}; {remedy}"));
     }
 
     fn connected(&mut self, key: Key) {
-        let born = self.around.now();
+        let born = self.ctx.now();
         let Some(link) = self.links.get_mut(key) else { return };
         let Some(owner) = link.state.owner() else { return };
         let dialing = std::mem::replace(&mut link.state, LinkState::Resolving { owner });
@@ -334,7 +334,7 @@ impl Worker {
             self.graveyard.push(conn);
             attempt.note(error);
             if let (Some(known), Some(address)) = (self.names.get_mut(&link.upstream), attempt.current) {
-                known.note_failure(self.around.clock.now().instant, address);
+                known.note_failure(self.ctx.clock.now().instant, address);
             }
             self.try_next(key, owner, attempt);
         }
@@ -342,7 +342,7 @@ impl Worker {
 
     /// A link's timer came up.
     pub(super) fn on_link_alarm(&mut self, key: Key, at: MonoTime) {
-        let now = self.around.now();
+        let now = self.ctx.now();
         let Some(link) = self.links.get_mut(key) else { return };
         if !link.alarm.rings(at) {
             return;
@@ -367,8 +367,8 @@ impl Worker {
     /// Puts the connection that `owner` borrowed into the pool, or keeps it for the owner alone.
     pub(super) fn park(&mut self, owner: Key, is_reserved: bool) {
         let Some(key) = self.clients.get_mut(owner).and_then(|client| client.link.take()) else { return };
-        let now = self.around.now();
-        let limits = &self.around.site.config.pool;
+        let now = self.ctx.now();
+        let limits = &self.ctx.runtime.config.pool;
         let Some(link) = self.links.get_mut(key) else { return };
         // Whoever logged in stays so, although later requests do not say it.
         link.is_reserved |= is_reserved;
@@ -381,7 +381,7 @@ impl Worker {
         // A login is kept for as long as its client stays.
         let is_good = self.stage == Stage::Open && (is_reserved || until > now) && conn.can_write();
         // Nobody will ask for an upstream that a reload has removed.
-        let is_good = is_good && (!self.stations.has_renewed() || self.around.site.origin(link.upstream).is_some());
+        let is_good = is_good && (!self.stations.has_renewed() || self.ctx.runtime.origin(link.upstream).is_some());
         // What was not drained may hide a byte too many, or the end (rule M12).
         let is_good = is_good && is_quiet(conn, &mut self.scratch);
         *holder = if is_reserved { Holder::Reserved(owner) } else { Holder::Pool(until) };

@@ -6,7 +6,7 @@
 //! does), so that one busy peer starves nobody (rule M4).
 
 use crate::mono_time::MonoTime;
-use crate::proxy::exchange::{Command, Input, Side};
+use crate::proxy::proxy_connection::{Command, Input, Side};
 
 use super::conn::{Conn, Flushed};
 use super::introduce::Acquaintance;
@@ -71,7 +71,7 @@ impl Worker {
                 Step::Over => return,
                 Step::Moved => {}
                 Step::Still(deadline) => {
-                    let is_due = deadline.is_some_and(|deadline| deadline <= self.around.now());
+                    let is_due = deadline.is_some_and(|deadline| deadline <= self.ctx.now());
                     if was_told || !is_due {
                         self.note_moved(key, budget);
                         self.rest(key, deadline);
@@ -89,7 +89,7 @@ impl Worker {
             }
             budget.steps += 1;
             if budget.is_circling() {
-                self.around.journal.warn(format_args!("a connection was ended because it went in a circle"));
+                self.ctx.journal.warn(format_args!("a connection was ended because it went in a circle"));
                 self.remove_client(key);
                 return;
             }
@@ -116,12 +116,12 @@ impl Worker {
         let mut moved = pair.drain_lane(budget);
         // What is left of the last time goes first: then what is read now may find an empty queue and skip it.
         if pair.has_unwritten() {
-            moved |= pair.flush(Side::Downstream, budget);
+            moved |= pair.flush(Side::Client, budget);
             moved |= pair.flush(Side::Upstream, budget);
         }
-        moved |= pair.pull(Side::Downstream, budget);
+        moved |= pair.pull(Side::Client, budget);
         moved |= pair.pull(Side::Upstream, budget);
-        moved |= pair.flush(Side::Downstream, budget);
+        moved |= pair.flush(Side::Client, budget);
         if pair.has_orders() {
             if pair.has_news {
                 moved |= self.deliver(key);
@@ -133,7 +133,7 @@ impl Worker {
             }
             let Some(with_orders_done) = self.pair(key) else { return Step::Over };
             pair = with_orders_done;
-            moved |= pair.flush(Side::Downstream, budget);
+            moved |= pair.flush(Side::Client, budget);
         }
         moved |= pair.flush(Side::Upstream, budget);
         // Another round, to learn that nothing moves any more, would cost a tenth of a small request.
@@ -145,14 +145,14 @@ impl Worker {
         let Some(client) = self.clients.get_mut(key) else { return false };
         let dialed = client.dialed.take();
         match dialed {
-            Some(Ok(())) => client.exchange.handle(&mut self.around.env(), Input::Connected { reused: false }),
-            Some(Err(error)) => client.exchange.handle(&mut self.around.env(), Input::ConnectFailed(error)),
+            Some(Ok(())) => client.connection.handle(&mut self.ctx.worker(), Input::Connected { reused: false }),
+            Some(Err(error)) => client.connection.handle(&mut self.ctx.worker(), Input::ConnectFailed(error)),
             None => {}
         }
         let is_leaving = client.leave == Leave::Asked;
         if is_leaving {
             client.leave = Leave::Told;
-            client.exchange.evict(&mut self.around.env());
+            client.connection.evict(&mut self.ctx.worker());
         }
         dialed.is_some() || is_leaving
     }
@@ -162,7 +162,7 @@ impl Worker {
         let mut orders = Orders::None;
         let mut is_over = false;
         while let Some(client) = self.clients.get_mut(key)
-            && let Some(command) = client.exchange.poll_command()
+            && let Some(command) = client.connection.poll_command()
         {
             orders = Orders::Done;
             match command {
@@ -176,11 +176,11 @@ impl Worker {
                         conn.shutdown_write();
                     }
                 }
-                Command::Close(Side::Downstream) => {
+                Command::Close(Side::Client) => {
                     client.conn.say_goodbye();
                     is_over = true;
                 }
-                Command::Abort(Side::Downstream) => {
+                Command::Abort(Side::Client) => {
                     client.conn.reset_on_close();
                     is_over = true;
                 }
@@ -198,7 +198,7 @@ impl Worker {
     fn let_go(&mut self, key: Key) {
         match self.clients.get_mut(key) {
             Some(client) if client.conn.has_unsent() || client.conn.would_lose_bytes() => {
-                let until = self.around.now() + self.see_off_time(key);
+                let until = self.ctx.now() + self.see_off_time(key);
                 self.see_off(key, until);
             }
             Some(_) | None => self.remove_client(key),
@@ -207,7 +207,7 @@ impl Worker {
 
     /// How long a client may take nothing of its last bytes.
     fn see_off_time(&self, key: Key) -> Duration {
-        let most = self.around.site.config.timeouts.write_idle;
+        let most = self.ctx.runtime.config.timeouts.write_idle;
         match self.clients.get(key) {
             Some(client) if client.conn.would_lose_bytes() => most.min(LAST_BYTES_IDLE),
             Some(_) | None => most,
@@ -217,7 +217,7 @@ impl Worker {
     /// This client has only its last bytes to get: sends what it takes of them. Rule G11: also where a reset is to tell it
     /// that they are not all, they come first.
     fn see_off(&mut self, key: Key, until: MonoTime) {
-        let now = self.around.now();
+        let now = self.ctx.now();
         let span = self.see_off_time(key);
         let Some(client) = self.clients.get_mut(key) else { return };
         let has_moved = client.conn.flush() == Flushed::Moved || client.conn.has_drained();
@@ -234,7 +234,7 @@ impl Worker {
 
     fn tell(&mut self, key: Key, input: Input<'_>) {
         if let Some(client) = self.clients.get_mut(key) {
-            client.exchange.handle(&mut self.around.env(), input);
+            client.connection.handle(&mut self.ctx.worker(), input);
         }
     }
 
@@ -255,13 +255,13 @@ impl Worker {
 
     /// Nothing is done for now: what remains to do before waiting.
     fn rest(&mut self, key: Key, deadline: Option<MonoTime>) {
-        let now = self.around.now();
+        let now = self.ctx.now();
         let Some(client) = self.clients.get_mut(key) else { return };
         client.active = now;
-        client.count_busy(&self.around.journal.meter);
+        client.count_busy(&self.ctx.journal.meter);
         let listing = match client.leave {
-            Leave::No if client.exchange.is_idle() && !client.conn.has_unsent() => Listing::Idle,
-            Leave::No if client.exchange.is_tunnel() => Listing::Tunnel,
+            Leave::No if client.connection.is_idle() && !client.conn.has_unsent() => Listing::Idle,
+            Leave::No if client.connection.is_tunnel() => Listing::Tunnel,
             Leave::No | Leave::Asked | Leave::Told | Leave::Flushing(_) => Listing::None,
         };
         let token = Source::Client(key).token();
@@ -276,7 +276,7 @@ impl Worker {
         if client.conn.needs_registering()
             && let Err(error) = client.conn.register(self.poll.registry(), token)
         {
-            self.around.journal.warn(format_args!("cannot wait for a client connection: {error}"));
+            self.ctx.journal.warn(format_args!("cannot wait for a client connection: {error}"));
             self.remove_client(key);
         }
     }
@@ -294,12 +294,12 @@ impl Worker {
             has_news: client.dialed.is_some() || client.leave == Leave::Asked,
             is_hungry: &mut client.is_hungry,
             hungry: &mut self.hungry,
-            exchange: &mut client.exchange,
+            connection: &mut client.connection,
             down: &mut client.conn,
             up,
             lane: &mut client.lane,
             pipes: &mut self.pipes,
-            around: &mut self.around,
+            ctx: &mut self.ctx,
             scratch: &mut self.scratch,
         })
     }

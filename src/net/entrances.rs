@@ -15,7 +15,7 @@ use super::listen::{Bound, ListenError, SocketFile, Speaks, UsePort, listen};
 use super::start_error::StartError;
 
 /// One address.
-struct Entrance {
+struct ListenerKind {
     /// How the workers' doors call it.
     number: u32,
     place: Place,
@@ -36,7 +36,7 @@ enum Place {
 
 /// All of them.
 pub struct Entrances {
-    all: Vec<Entrance>,
+    all: Vec<ListenerKind>,
     /// The number of the next one.
     next: u32,
     workers: usize,
@@ -148,7 +148,7 @@ impl Entrances {
             for (door, listener) in doors.iter_mut().zip(listeners) {
                 door.push(Opening { number, listener, speaks, holder });
             }
-            self.all.push(Entrance { number, place, address, speaks, file });
+            self.all.push(ListenerKind { number, place, address, speaks, file });
         }
         doors
     }

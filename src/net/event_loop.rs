@@ -18,7 +18,7 @@ use std::time::Duration;
 use mio::{Events, Token};
 
 use crate::mono_time::MonoTime;
-use crate::proxy::exchange::{Entrance, Exchange, Peer};
+use crate::proxy::proxy_connection::{ListenerKind, Peer, ProxyConnection};
 
 use super::closing::IDLE_ENOUGH;
 use super::conn::{Conn, Readiness, Stream};
@@ -56,7 +56,7 @@ impl Worker {
     pub fn run(mut self) -> io::Result<()> {
         let result = self.run_turns();
         if let Err(error) = &result {
-            self.around.journal.warn(format_args!("a worker ends: {error}"));
+            self.ctx.journal.warn(format_args!("a worker ends: {error}"));
         }
         result
     }
@@ -76,7 +76,7 @@ impl Worker {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
             result => result?,
         }
-        self.around.clock.read();
+        self.ctx.clock.read();
         self.act(events.iter().map(|event| (event.token(), Readiness::of(event))));
         Ok(())
     }
@@ -119,7 +119,7 @@ impl Worker {
             self.pipes.close_free();
         }
         if is_stirred && surplus::IS_KEPT {
-            self.worked = self.around.now();
+            self.worked = self.ctx.now();
             let at = self.worked + surplus::EVERY;
             self.timers.set(&mut self.surplus, at, Source::Surplus.token());
         }
@@ -127,7 +127,7 @@ impl Worker {
 
     /// How long the poller may wait.
     pub(super) fn patience(&self) -> Option<Duration> {
-        let now = self.around.now();
+        let now = self.ctx.now();
         let has_work = !self.run_queue.is_empty()
             || !self.bulk_queue.is_empty()
             || !self.securing.is_empty()
@@ -140,7 +140,7 @@ impl Worker {
     /// `/metrics` answer when all others are taken: whoever supervises the proxy would end it otherwise.
     fn room(&self) -> Room {
         Room {
-            public: !self.is_full() && self.around.ledger.level() == Level::Plenty,
+            public: !self.is_full() && self.ctx.ledger.level() == Level::Plenty,
             admin: self.admin_clients < ADMIN_CLIENTS,
         }
     }
@@ -175,7 +175,7 @@ impl Worker {
 
     /// Looks at all timers whose time has come.
     fn ring_alarms(&mut self) {
-        let now = self.around.now();
+        let now = self.ctx.now();
         while let Some((at, token)) = self.timers.pop(now) {
             match Source::of(token) {
                 Some(Source::Client(key)) => {
@@ -206,7 +206,7 @@ impl Worker {
 
     /// A client's alarm rang: is it serious, or has the deadline moved on?
     fn check_deadline(&mut self, key: Key) {
-        let now = self.around.now();
+        let now = self.ctx.now();
         if self.stage == Stage::Draining {
             self.ask_to_leave(key);
         }
@@ -245,16 +245,16 @@ impl Worker {
         let result = catch_unwind(AssertUnwindSafe(|| self.drive(key)));
         self.count_memory(key);
         if result.is_err() {
-            self.around.spares.clear();
+            self.ctx.transactions.clear();
             self.remove_client(key);
-            self.around.journal.warn(format_args!("a fault in the proxy ended one connection; please report it"));
+            self.ctx.journal.warn(format_args!("a fault in the proxy ended one connection; please report it"));
         }
         result.unwrap_or(0)
     }
 
     /// Lets new clients in.
     fn let_in(&mut self) {
-        let now = self.around.now();
+        let now = self.ctx.now();
         self.door.look_again(now);
         for _ in 0..ACCEPTS {
             let room = self.room();
@@ -269,11 +269,10 @@ impl Worker {
                 // it: those who are inside need them, and a crowd at the door would take them all.
                 Knock::Stuck(error) if is_exhaustion(&error) && self.pipes.close_free() => {}
                 Knock::Stuck(error) => {
-                    let (until, complaint) =
-                        self.door.close_for_a_moment(now, &error, &self.around.journal.meter.refused);
+                    let (until, complaint) = self.door.close_for_a_moment(now, &error, &self.ctx.journal.meter.refused);
                     self.timers.set(&mut self.door.alarm, until, Source::Listener(0).token());
                     if let Some(complaint) = complaint {
-                        self.around.journal.warn(format_args!("{complaint}"));
+                        self.ctx.journal.warn(format_args!("{complaint}"));
                     }
                     self.make_room(now, false);
                     break;
@@ -290,10 +289,10 @@ impl Worker {
         let was_full = std::mem::replace(&mut self.is_at_limit, is_full);
         if is_full {
             if !was_full {
-                self.around.journal.meter.limit_reached.increment();
+                self.ctx.journal.meter.limit_reached.increment();
             }
             if self.limit_warnings.is_due(now, LIMIT_WARNING_INTERVAL) {
-                self.around.journal.warn(format_args!(
+                self.ctx.journal.warn(format_args!(
                     "all {} places of this worker are taken, and further clients wait: raise limits.max_connections, or \
                      lower timeouts.keep_alive",
                     self.door.max_clients
@@ -304,7 +303,7 @@ impl Worker {
     }
 
     pub(super) fn welcome(&mut self, stream: Stream, address: Option<SocketAddr>, speaks: Speaks) {
-        let now = self.around.clock.now();
+        let now = self.ctx.clock.now();
         let mut conn = Conn::accepted(stream);
         if speaks == Speaks::Tls {
             match self.stations.desk.accept() {
@@ -314,21 +313,21 @@ impl Worker {
             }
         }
         let (secure, entrance) = match speaks {
-            Speaks::Plain => (false, Entrance::Public),
-            Speaks::Tls => (true, Entrance::Public),
-            Speaks::Admin => (false, Entrance::Admin),
+            Speaks::Plain => (false, ListenerKind::Public),
+            Speaks::Tls => (true, ListenerKind::Public),
+            Speaks::Admin => (false, ListenerKind::Admin),
         };
         let peer = Peer { address, secure, entrance };
         let client = Client {
             conn,
-            exchange: Exchange::new(now, peer, Rc::clone(&self.around.site)),
+            connection: ProxyConnection::new(now, peer, Rc::clone(&self.ctx.runtime)),
             link: None,
             lane: None,
             dialed: None,
             alarm: Alarm::default(),
             active: now.instant,
             neighbours: Neighbours::default(),
-            is_admin: entrance == Entrance::Admin,
+            is_admin: entrance == ListenerKind::Admin,
             listing: Listing::None,
             is_queued: false,
             is_bulk: false,
@@ -336,13 +335,13 @@ impl Worker {
             counted: 0,
             is_hungry: false,
             is_busy: false,
-            introduction: Introduction::of(&peer, &self.around.site.config),
+            introduction: Introduction::of(&peer, &self.ctx.runtime.config),
         };
         let is_admin = client.is_admin;
         match self.clients.insert(client) {
             Ok(key) => {
                 self.admin_clients += usize::from(is_admin);
-                self.around.journal.meter.accepted.increment();
+                self.ctx.journal.meter.accepted.increment();
                 self.enqueue(key);
                 if self.stage == Stage::Draining {
                     self.ask_to_leave(key);
@@ -354,7 +353,7 @@ impl Worker {
 
     /// There is no place for this one.
     fn turn_away(&mut self, conn: Conn) {
-        self.around.journal.meter.refused.increment();
+        self.ctx.journal.meter.refused.increment();
         self.graveyard.push(conn);
     }
 
@@ -365,7 +364,7 @@ impl Worker {
             let is_old = |client: &Client| !client.is_queued && now.saturating_duration_since(client.active) >= age;
             list.oldest().filter(|key| self.clients.get(*key).is_some_and(is_old))
         };
-        let long = QUIET_TUNNEL.min(self.around.site.config.timeouts.tunnel_idle / 2);
+        let long = QUIET_TUNNEL.min(self.ctx.runtime.config.timeouts.tunnel_idle / 2);
         let chosen = match is_admin {
             true => oldest(&self.idle_admin, IDLE_ENOUGH),
             false => oldest(&self.idle, IDLE_ENOUGH).or_else(|| oldest(&self.tunnels, long)),
@@ -392,9 +391,9 @@ mod tests {
     use mio::{Poll, Waker};
 
     use crate::config::Config;
-    use crate::proxy::exchange::{AccessRecord, Observer};
-    use crate::proxy::exposition::Board;
-    use crate::proxy::site::Site;
+    use crate::proxy::prometheus::Board;
+    use crate::proxy::proxy_connection::{AccessRecord, Observer};
+    use crate::proxy::runtime::Runtime;
 
     use super::super::control::Control;
     use super::super::door::Door;
@@ -423,7 +422,7 @@ mod tests {
         let routes: String =
             (0..3000).map(|n| format!("- {{prefix: /{n}, upstream: 'http://upstream.example'}}\n")).collect();
         let config = Config::parse(&format!("routes:\n{routes}"), "test").expect("valid");
-        let site = Rc::new(Site::new(Arc::new(config), None));
+        let runtime = Rc::new(Runtime::new(Arc::new(config), None));
         let poll = Poll::new().expect("a poller");
         let waker = Arc::new(Waker::new(poll.registry(), Source::Waker.token()).expect("a waker"));
         let seed = Seed {
@@ -435,11 +434,11 @@ mod tests {
             inbox: Arc::new(Inbox::new(Arc::clone(&waker))),
             mailbox: Arc::new(Mailbox::new(Arc::clone(&waker))),
             control: Arc::new(Control::new(vec![waker])),
-            tls: Tls::prepare(&site.config).expect("there is none"),
-            board: Arc::new(Board::new(1, Arc::clone(&site.labels), Duration::ZERO)),
+            tls: Tls::prepare(&runtime.config).expect("there is none"),
+            board: Arc::new(Board::new(1, Arc::clone(&runtime.labels), Duration::ZERO)),
             number: 0,
         };
-        Worker::new(seed, site, Box::new(Silent))
+        Worker::new(seed, runtime, Box::new(Silent))
     }
 
     /// A client of `worker`: the far end.
@@ -503,7 +502,7 @@ mod tests {
         slow.write_all("GET /configz HTTP/1.1\r\nHost: h\r\n\r\n".repeat(20).as_bytes()).expect("room");
         let mut events = Events::with_capacity(EVENTS);
         let mut turn_after = |worker: &mut Worker, seconds| {
-            worker.around.clock.set(worker.around.now() + Duration::from_secs(seconds));
+            worker.ctx.clock.set(worker.ctx.now() + Duration::from_secs(seconds));
             worker.poll.poll(&mut events, Some(Duration::ZERO)).expect("a poller");
             worker.act(events.iter().map(|event| (event.token(), Readiness::of(event))));
             worker.clients.iter().count()

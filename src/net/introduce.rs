@@ -1,4 +1,4 @@
-//! Clients that a load balancer brings: before their first byte it says for whom it speaks (`proxy::preface`). It stands
+//! Clients that a load balancer brings: before their first byte it says for whom it speaks (`proxy::proxy_protocol`). It stands
 //! before everything else on the connection, TLS included.
 //!
 //! The header is looked at in the kernel's buffer and taken out of it when it is whole, not a byte more: what follows
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::mono_time::MonoTime;
-use crate::proxy::exchange::{Entrance, Peer};
-use crate::proxy::preface::{MOST_BYTES, PrefaceError, Tlvs, parse_preface};
+use crate::proxy::proxy_connection::{ListenerKind, Peer};
+use crate::proxy::proxy_protocol::{MOST_BYTES, PrefaceError, Tlvs, parse_preface};
 
 use super::conn::ReadOutcome;
 use super::slab::Key;
@@ -45,8 +45,8 @@ impl Introduction {
     /// What is to be expected of a peer. Who comes by the operator's own entrance speaks for itself.
     pub fn of(peer: &Peer, config: &Config) -> Introduction {
         match (peer.entrance, peer.address) {
-            (Entrance::Public, Some(address)) if config.expects_preface(address.ip()) => Introduction::Due,
-            (Entrance::Public | Entrance::Admin, _) => Introduction::Over,
+            (ListenerKind::Public, Some(address)) if config.expects_preface(address.ip()) => Introduction::Due,
+            (ListenerKind::Public | ListenerKind::Admin, _) => Introduction::Over,
         }
     }
 
@@ -59,14 +59,14 @@ impl Introduction {
 impl Worker {
     /// Finds out who a client is, where somebody else has to say it.
     pub(super) fn make_acquaintance(&mut self, key: Key) -> Acquaintance {
-        let now = self.around.now();
+        let now = self.ctx.now();
         let Some(client) = self.clients.get_mut(key) else { return Acquaintance::Refused };
         // One that has to go is let go in the usual way: nothing was promised to it.
         if client.leave == Leave::Asked {
             client.introduction = Introduction::Over;
         }
         let heard = client.hear(&mut self.scratch);
-        let deadline = client.exchange.deadline();
+        let deadline = client.connection.deadline();
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
         let error = match heard {
             Heard::All => return Acquaintance::Made,
@@ -75,7 +75,7 @@ impl Worker {
             Heard::Nothing | Heard::Part => return Acquaintance::Awaited(deadline),
             Heard::Wrong(error) => error,
         };
-        let peer = client.exchange.refuse_preface(&mut self.around.env(), error);
+        let peer = client.connection.refuse_preface(&mut self.ctx.worker(), error);
         self.remove_client(key);
         self.complain_of_preface(peer, error);
         Acquaintance::Refused
@@ -83,13 +83,13 @@ impl Worker {
 
     /// Says it also where nobody asked for access lines.
     fn complain_of_preface(&mut self, peer: Option<SocketAddr>, error: PrefaceError) {
-        let now = self.around.now();
+        let now = self.ctx.now();
         if !self.preface_complaints.is_due(now, COMPLAIN_EVERY) {
             return;
         }
         // Only TCP peers are expected to introduce anybody.
         let from = peer.map_or(String::new(), |peer| format!(" from {}", peer.ip()));
-        self.around.journal.warn(format_args!("a connection{from} was closed: {error}"));
+        self.ctx.journal.warn(format_args!("a connection{from} was closed: {error}"));
     }
 }
 
@@ -107,7 +107,7 @@ impl Client {
                 ReadOutcome::Bytes(len) => {
                     rest.read(&scratch[..len]);
                     if rest.is_tls() {
-                        self.exchange.client_speaks_tls();
+                        self.connection.client_speaks_tls();
                     }
                     self.introduction = Introduction::before(rest);
                 }
@@ -145,7 +145,7 @@ impl Client {
             | ReadOutcome::Eof
             | ReadOutcome::Failed => return Err(Heard::Wrong(PrefaceError::Incomplete)),
         }
-        self.exchange.introduce(preface.client);
+        self.connection.introduce(preface.client);
         self.introduction = Introduction::before(preface.tlvs);
         Ok(())
     }

@@ -20,7 +20,7 @@
 use std::time::Duration;
 
 use crate::mono_time::MonoTime;
-use crate::proxy::exchange::Side;
+use crate::proxy::proxy_connection::Side;
 
 use super::conn::{Conn, ReadOutcome, WriteOutcome};
 use super::splice::{Pipe, Pipes};
@@ -242,14 +242,14 @@ mod tests {
         let mut to = conn(ours);
         sender.write_all(b"all of it").expect("room");
         let refused = |name: &str, from: &mut Conn, to: &mut Conn, left, pipes| {
-            let passed = pass(now, (Side::Downstream, from), to, left, &mut Pipes::new(pipes), &mut None);
+            let passed = pass(now, (Side::Client, from), to, left, &mut Pipes::new(pipes), &mut None);
             assert!(matches!(passed, Passed::Not), "{name}: {passed:?}");
         };
         refused("a small rest", &mut rich, &mut to, LEAST - 1, 1);
         refused("a slow receiver", &mut rich, &mut slow, LEFT, 1);
         refused("no pipe", &mut rich, &mut to, LEFT, 0);
         refused("a sender of single bytes", &mut trickle, &mut to, LEFT, 1);
-        let passed = pass(now, (Side::Downstream, &mut rich), &mut to, LEFT, &mut Pipes::new(1), &mut None);
+        let passed = pass(now, (Side::Client, &mut rich), &mut to, LEFT, &mut Pipes::new(1), &mut None);
         assert!(matches!(passed, Passed::Moved { taken: 9, given: 9, .. }), "{passed:?}");
         assert_eq!(read_all(&mut receiver), b"all of it");
     }

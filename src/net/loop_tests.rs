@@ -12,7 +12,7 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::config::{Config, ListenAddr, RouteConfig, RouteOptions, Scheme, UpstreamUrl};
-use crate::proxy::exchange::{AccessRecord, Observer};
+use crate::proxy::proxy_connection::{AccessRecord, Observer};
 
 use super::listen::UsePort;
 use super::observer::Journal;

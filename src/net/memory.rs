@@ -18,7 +18,7 @@
 //! What does not grow with what peers send (the code, stacks, the routing table, one read buffer for each worker, the log's
 //! queue) is not counted, nor are the kernel's socket buffers.
 
-use crate::proxy::exchange::Appetite;
+use crate::proxy::proxy_connection::ReadPurpose;
 
 /// What is read at once where memory is plentiful. Bodies move in pieces of this size; with 16 KiB they would cost 30 to
 /// 50 percent more. A body of 64 KiB and its head come in one piece.
@@ -81,7 +81,7 @@ impl Ledger {
     }
 
     /// How much recycled memory may be kept: a seventh of the rest is an eighth of the whole.
-    pub fn spares(&self) -> usize {
+    pub fn transactions(&self) -> usize {
         if self.is_limited() { self.most / 7 } else { SPARES }
     }
 
@@ -118,16 +118,17 @@ impl Ledger {
     }
 
     /// Whether to read for `appetite` now.
-    pub fn grant(&self, appetite: Appetite) -> Grant {
+    pub fn grant(&self, appetite: ReadPurpose) -> Grant {
         match (self.level(), appetite) {
             // It was counted when it was reserved.
-            (Level::Plenty | Level::Scarce | Level::Exhausted, Appetite::Reserved) => Grant::Read(self.read),
-            (Level::Plenty, Appetite::NewRequest | Appetite::UnderWay | Appetite::OnTop) => Grant::Read(self.read),
-            (Level::Scarce, Appetite::UnderWay) => Grant::Read(SMALL_READ),
-            (Level::Scarce | Level::Exhausted, Appetite::OnTop) => Grant::AfterWriting,
-            (Level::Scarce, Appetite::NewRequest) | (Level::Exhausted, Appetite::NewRequest | Appetite::UnderWay) => {
-                Grant::AfterOthers
+            (Level::Plenty | Level::Scarce | Level::Exhausted, ReadPurpose::Reserved) => Grant::Read(self.read),
+            (Level::Plenty, ReadPurpose::NewRequest | ReadPurpose::InFlight | ReadPurpose::Backlogged) => {
+                Grant::Read(self.read)
             }
+            (Level::Scarce, ReadPurpose::InFlight) => Grant::Read(SMALL_READ),
+            (Level::Scarce | Level::Exhausted, ReadPurpose::Backlogged) => Grant::AfterWriting,
+            (Level::Scarce, ReadPurpose::NewRequest)
+            | (Level::Exhausted, ReadPurpose::NewRequest | ReadPurpose::InFlight) => Grant::AfterOthers,
         }
     }
 }
@@ -159,15 +160,15 @@ mod tests {
     fn e4_shares_and_spares_are_no_more_than_the_budget() {
         for workers in 1..9 {
             let ledger = Ledger::new(Some(8 * MIB), workers);
-            assert!(workers * (ledger.most + ledger.spares()) <= 8 * MIB, "{workers}");
-            assert!(workers * (ledger.most + ledger.spares()) > 8 * MIB - 64 * KIB, "{workers}");
+            assert!(workers * (ledger.most + ledger.transactions()) <= 8 * MIB, "{workers}");
+            assert!(workers * (ledger.most + ledger.transactions()) > 8 * MIB - 64 * KIB, "{workers}");
         }
-        assert_eq!(Ledger::new(None, 2).spares(), MIB, "without a budget too there is an end");
+        assert_eq!(Ledger::new(None, 2).transactions(), MIB, "without a budget too there is an end");
     }
 
     #[test]
     fn e4_what_is_new_waits_before_what_is_under_way() {
-        use Appetite::*;
+        use ReadPurpose::*;
         let share = Ledger::new(Some(8 * MIB), 1).most;
         let table = [
             (0, [Grant::Read(READ), Grant::Read(READ), Grant::Read(READ)]),
@@ -181,7 +182,7 @@ mod tests {
             let mut ledger = Ledger::new(Some(8 * MIB), 1);
             ledger.count(0, owned);
             assert_eq!(ledger.grant(Reserved), Grant::Read(READ), "{owned}: it is counted already");
-            assert_eq!([NewRequest, UnderWay, OnTop].map(|appetite| ledger.grant(appetite)), expected, "{owned}");
+            assert_eq!([NewRequest, InFlight, Backlogged].map(|appetite| ledger.grant(appetite)), expected, "{owned}");
             ledger.count(owned, 0);
             assert_eq!(ledger.level(), Level::Plenty, "and back from {owned}");
         }
@@ -191,7 +192,7 @@ mod tests {
     fn without_a_budget_nothing_waits() {
         let mut ledger = Ledger::new(None, 1);
         ledger.count(0, usize::MAX / 2);
-        assert_eq!(ledger.grant(Appetite::NewRequest), Grant::Read(READ));
+        assert_eq!(ledger.grant(ReadPurpose::NewRequest), Grant::Read(READ));
         assert!(!ledger.is_limited());
     }
 }

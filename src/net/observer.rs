@@ -12,10 +12,10 @@ use super::throttle::Throttle;
 use crate::bytes::SharedText;
 use crate::log::{Level, Logger};
 use crate::mono_time::MonoTime;
-use crate::proxy::exchange::{AccessRecord, Observer, UpstreamEvent};
-use crate::proxy::exposition::Board;
 use crate::proxy::labels::Label;
 use crate::proxy::meter::Meter;
+use crate::proxy::prometheus::Board;
+use crate::proxy::proxy_connection::{AccessRecord, Observer, UpstreamEvent};
 
 /// What a worker can say.
 pub trait Journal: Observer {

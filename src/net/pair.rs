@@ -1,14 +1,14 @@
 //! Both sockets of an exchange, for the length of a step: what moves between them, and what the exchange hears of it.
 
 use crate::mono_time::MonoTime;
-use crate::proxy::exchange::{Appetite, Exchange, Input, Side};
+use crate::proxy::proxy_connection::{Input, ProxyConnection, ReadPurpose, Side};
 
 use super::conn::{Conn, Flushed, ReadOutcome, Socket, WriteOutcome};
 use super::lane::{self, Lane, Passed};
 use super::memory::Grant;
 use super::slab::Key;
 use super::splice::Pipes;
-use super::worker::{Hungry, Surroundings, deadline};
+use super::worker::{Hungry, LoopContext, deadline};
 
 /// Bytes that one connection may move in one turn, both directions together.
 const TURN_BYTES: usize = 256 * 1024;
@@ -65,35 +65,35 @@ pub(super) struct Pair<'a> {
     pub has_news: bool,
     pub is_hungry: &'a mut bool,
     pub hungry: &'a mut Hungry,
-    pub exchange: &'a mut Exchange,
+    pub connection: &'a mut ProxyConnection,
     pub down: &'a mut Conn,
     pub up: Option<&'a mut Conn>,
     pub lane: &'a mut Option<Box<Lane>>,
     pub pipes: &'a mut Pipes,
-    pub around: &'a mut Surroundings,
+    pub ctx: &'a mut LoopContext,
     pub scratch: &'a mut [u8],
 }
 
 impl<'a> Pair<'a> {
     pub fn into_conn(self, side: Side) -> Option<&'a mut Conn> {
         match side {
-            Side::Downstream => Some(self.down),
+            Side::Client => Some(self.down),
             Side::Upstream => self.up,
         }
     }
 
     fn handle(&mut self, input: Input<'_>) {
-        self.exchange.handle(&mut self.around.env(), input);
+        self.connection.handle(&mut self.ctx.worker(), input);
     }
 
     /// When to drive it at the latest.
     pub fn deadline(&self) -> Option<MonoTime> {
-        deadline(self.exchange, self.lane)
+        deadline(self.connection, self.lane)
     }
 
     /// Whether there is something to do that needs more than the two sockets.
     pub fn has_orders(&self) -> bool {
-        self.has_news || self.exchange.has_command()
+        self.has_news || self.connection.has_command()
     }
 
     /// Whether there is anything left to do that does not need an event first.
@@ -101,19 +101,19 @@ impl<'a> Pair<'a> {
         self.down.can_read()
             || self.up.as_ref().is_some_and(|up| up.can_read())
             || self.lane.is_some()
-            || self.exchange.has_command()
+            || self.connection.has_command()
             || self.has_unwritten()
     }
 
     /// Whether bytes wait to be written, or in a stage.
     pub fn has_unwritten(&self) -> bool {
-        self.exchange.has_output() || self.down.needs_flush() || self.up.as_ref().is_some_and(|up| up.needs_flush())
+        self.connection.has_output() || self.down.needs_flush() || self.up.as_ref().is_some_and(|up| up.needs_flush())
     }
 
     /// The socket on that side, if there is one.
     fn conn(&self, side: Side) -> Option<&Conn> {
         match side {
-            Side::Downstream => Some(self.down),
+            Side::Client => Some(self.down),
             Side::Upstream => self.up.as_deref(),
         }
     }
@@ -123,16 +123,16 @@ impl<'a> Pair<'a> {
     #[inline]
     pub fn flush(&mut self, side: Side, budget: &mut Budget) -> bool {
         let needs_flush = self.conn(side).is_some_and(Conn::needs_flush);
-        (needs_flush || !self.exchange.output(side).is_empty()) && self.write(side, budget)
+        (needs_flush || !self.connection.output(side).is_empty()) && self.write(side, budget)
     }
 
     #[inline(never)]
     fn write(&mut self, side: Side, budget: &mut Budget) -> bool {
         let mut moved = false;
         loop {
-            let Pair { exchange, down, up, around, .. } = self;
+            let Pair { connection, down, up, ctx, .. } = self;
             let conn = match side {
-                Side::Downstream => &mut **down,
+                Side::Client => &mut **down,
                 Side::Upstream => match up.as_deref_mut() {
                     Some(conn) => conn,
                     None => return moved,
@@ -143,24 +143,24 @@ impl<'a> Pair<'a> {
                 Flushed::Moved => moved = true,
                 Flushed::Still => {}
                 Flushed::Failed => {
-                    exchange.handle(&mut around.env(), Input::Unwritable(side));
+                    connection.handle(&mut ctx.worker(), Input::Unwritable(side));
                     return true;
                 }
             }
-            let output = exchange.output(side);
+            let output = connection.output(side);
             // A shared text may be long, and its reader fast.
             if output.is_empty() || !conn.can_write() || budget.is_spent() {
                 return moved;
             }
             match conn.write(&output[..output.len().min(MAX_WRITE)]) {
                 WriteOutcome::Bytes(len) => {
-                    exchange.sent(&mut around.env(), side, len);
+                    connection.sent(&mut ctx.worker(), side, len);
                     budget.bytes += len;
                     moved = true;
                 }
                 WriteOutcome::Blocked => return moved,
                 WriteOutcome::Failed => {
-                    exchange.handle(&mut around.env(), Input::Unwritable(side));
+                    connection.handle(&mut ctx.worker(), Input::Unwritable(side));
                     return true;
                 }
             }
@@ -181,30 +181,32 @@ impl<'a> Pair<'a> {
             // Nothing overtakes what is in the pipe.
             return self.notice_reset(side);
         }
-        let Pair { key, is_hungry, hungry, exchange, down, up, lane: resting, pipes, around, scratch, .. } = self;
+        let Pair { key, is_hungry, hungry, connection, down, up, lane: resting, pipes, ctx, scratch, .. } = self;
         let (from, to) = match (side, up.as_deref_mut()) {
-            (Side::Downstream, up) => (&mut **down, up),
+            (Side::Client, up) => (&mut **down, up),
             (Side::Upstream, Some(up)) => (up, Some(&mut **down)),
             (Side::Upstream, None) => return false,
         };
-        let Some(appetite) = exchange.appetite(side) else { return self.notice_reset(side) };
+        let Some(appetite) = connection.appetite(side) else { return self.notice_reset(side) };
         // What a slow peer has not taken yet is enough to go on with, more would only lie in memory (rule E4): with this
         // 256 slow downloads take 6.6 MiB instead of 10.1.
         let other = match side {
-            Side::Downstream => Side::Upstream,
-            Side::Upstream => Side::Downstream,
+            Side::Client => Side::Upstream,
+            Side::Upstream => Side::Client,
         };
-        if to.as_ref().is_some_and(|to| to.is_slow()) && !exchange.output(other).is_empty() {
+        if to.as_ref().is_some_and(|to| to.is_slow()) && !connection.output(other).is_empty() {
             return self.notice_reset(side);
         }
-        let granted = match around.ledger.grant(appetite) {
+        let granted = match ctx.ledger.grant(appetite) {
             Grant::Read(most) => most,
             Grant::AfterWriting => return self.notice_end(side),
             Grant::AfterOthers => {
                 if !std::mem::replace(*is_hungry, true) {
                     match appetite {
-                        Appetite::NewRequest => hungry.new.push(*key),
-                        Appetite::Reserved | Appetite::UnderWay | Appetite::OnTop => hungry.under_way.push(*key),
+                        ReadPurpose::NewRequest => hungry.new.push(*key),
+                        ReadPurpose::Reserved | ReadPurpose::InFlight | ReadPurpose::Backlogged => {
+                            hungry.under_way.push(*key)
+                        }
                     }
                 }
                 return self.notice_end(side);
@@ -212,20 +214,20 @@ impl<'a> Pair<'a> {
         };
         let is_proven = to.as_ref().is_none_or(|to| to.keeps_up());
         let room = if is_proven { granted } else { granted.min(UNPROVEN_READ) };
-        let room = if appetite == Appetite::NewRequest { room.min(HEAD_READ) } else { room };
+        let room = if appetite == ReadPurpose::NewRequest { room.min(HEAD_READ) } else { room };
         let mut to = to.filter(|to| to.can_write());
-        let left = exchange.relayable(side);
+        let left = connection.relayable(side);
         let passed = match &mut to {
-            Some(to) if left > 0 && resting.is_none() && granted == around.ledger.largest_read() => {
-                let most = if around.ledger.is_limited() { left.min(granted as u64) } else { left };
-                lane::pass(around.now(), (side, from), to, most, pipes, resting)
+            Some(to) if left > 0 && resting.is_none() && granted == ctx.ledger.largest_read() => {
+                let most = if ctx.ledger.is_limited() { left.min(granted as u64) } else { left };
+                lane::pass(ctx.now(), (side, from), to, most, pipes, resting)
             }
             Some(_) | None => Passed::Not,
         };
         let outcome = match passed {
             Passed::Moved { taken, given, outcome } => {
                 budget.bytes += taken.div_ceil(SPLICED);
-                report(exchange, around, side, given, outcome);
+                report(connection, ctx, side, given, outcome);
                 return true;
             }
             Passed::Read(outcome) => outcome,
@@ -238,18 +240,18 @@ impl<'a> Pair<'a> {
         };
         match outcome {
             ReadOutcome::Blocked => return false,
-            ReadOutcome::Eof => exchange.handle(&mut around.env(), Input::Eof(side)),
-            ReadOutcome::Failed => exchange.handle(&mut around.env(), Input::Reset(side)),
+            ReadOutcome::Eof => connection.handle(&mut ctx.worker(), Input::Eof(side)),
+            ReadOutcome::Failed => connection.handle(&mut ctx.worker(), Input::Reset(side)),
             ReadOutcome::Overhead(len) => budget.bytes += len,
             ReadOutcome::Bytes(len) => {
                 budget.bytes += len;
                 let bytes = &scratch[..len];
                 match to {
-                    Some(to) if left > 0 => relay(exchange, around, side, bytes, to),
+                    Some(to) if left > 0 => relay(connection, ctx, side, bytes, to),
                     Some(to) if side == Side::Upstream && len >= LONG_READ && !to.is_secured() => {
-                        relay_behind_head(exchange, around, bytes, to);
+                        relay_behind_head(connection, ctx, bytes, to);
                     }
-                    Some(_) | None => exchange.handle(&mut around.env(), Input::Bytes(side, bytes)),
+                    Some(_) | None => connection.handle(&mut ctx.worker(), Input::Bytes(side, bytes)),
                 }
             }
         }
@@ -264,31 +266,31 @@ impl<'a> Pair<'a> {
 
     #[inline(never)]
     fn drain(&mut self, budget: &mut Budget) -> bool {
-        let Pair { exchange, down, up, lane, pipes, around, .. } = self;
+        let Pair { connection, down, up, lane, pipes, ctx, .. } = self;
         let Some(held) = lane.as_deref_mut() else { return false };
         let side = held.from();
         let to = match side {
-            Side::Downstream => up.as_deref_mut(),
+            Side::Client => up.as_deref_mut(),
             Side::Upstream => Some(&mut **down),
         };
         let other = match side {
-            Side::Downstream => Side::Upstream,
-            Side::Upstream => Side::Downstream,
+            Side::Client => Side::Upstream,
+            Side::Upstream => Side::Client,
         };
         let to = match to {
-            Some(to) if exchange.relayable_behind_output(side) >= held.held() as u64 => to,
+            Some(to) if connection.relayable_behind_output(side) >= held.held() as u64 => to,
             // The exchange has other plans.
             Some(_) | None => return self.empty_lane(),
         };
-        if held.until().is_some_and(|until| until <= around.now()) {
+        if held.until().is_some_and(|until| until <= ctx.now()) {
             return self.end_lease();
         }
         // What the exchange was given before goes first.
-        if !exchange.output(other).is_empty() || !to.can_write() {
+        if !connection.output(other).is_empty() || !to.can_write() {
             return false;
         }
         let before = held.held();
-        let outcome = held.drain(around.now(), to);
+        let outcome = held.drain(ctx.now(), to);
         let given = before - held.held();
         if held.held() == 0
             && let Some(lane) = lane.take()
@@ -296,14 +298,14 @@ impl<'a> Pair<'a> {
             lane.end(pipes);
         }
         budget.bytes += given.div_ceil(SPLICED);
-        report(exchange, around, side, given, outcome);
+        report(connection, ctx, side, given, outcome);
         outcome != WriteOutcome::Blocked
     }
 
     /// The exchange is to know of what rests in a pipe: gives it all, or where that is more than one read, a part. Says
     /// whether there was something that it did not know of.
     pub fn end_lease(&mut self) -> bool {
-        let Pair { exchange, lane, around, scratch, .. } = self;
+        let Pair { connection, lane, ctx, scratch, .. } = self;
         let Some(lane) = lane.as_deref_mut().filter(|lane| lane.until().is_some()) else { return false };
         if lane.ends_with_lease() {
             return self.empty_lane();
@@ -312,7 +314,7 @@ impl<'a> Pair<'a> {
         let len = scratch.len().min(LEASE_PART);
         let bytes = lane.read(&mut scratch[..len]);
         lane.end_lease();
-        exchange.handle(&mut around.env(), Input::Bytes(side, bytes));
+        connection.handle(&mut ctx.worker(), Input::Bytes(side, bytes));
         true
     }
 
@@ -325,7 +327,7 @@ impl<'a> Pair<'a> {
             if bytes.is_empty() {
                 break;
             }
-            self.exchange.handle(&mut self.around.env(), Input::Bytes(side, bytes));
+            self.connection.handle(&mut self.ctx.worker(), Input::Bytes(side, bytes));
         }
         lane.end(self.pipes);
         true
@@ -335,7 +337,7 @@ impl<'a> Pair<'a> {
     /// what others wait for (rules E4 and G12).
     fn notice_end(&mut self, side: Side) -> bool {
         let conn = match side {
-            Side::Downstream => Some(&mut *self.down),
+            Side::Client => Some(&mut *self.down),
             Side::Upstream => self.up.as_deref_mut(),
         };
         if conn.and_then(Conn::bare).is_some_and(Socket::has_ended) {
@@ -349,12 +351,12 @@ impl<'a> Pair<'a> {
     /// reader is no silent one. Says whether there was one.
     pub fn notice_drained(&mut self) -> bool {
         let mut is_any = false;
-        for side in [Side::Downstream, Side::Upstream] {
+        for side in [Side::Client, Side::Upstream] {
             let conn = match side {
-                Side::Downstream => Some(&mut *self.down),
+                Side::Client => Some(&mut *self.down),
                 Side::Upstream => self.up.as_deref_mut(),
             };
-            if !self.exchange.output(side).is_empty() && conn.is_some_and(Conn::has_drained) {
+            if !self.connection.output(side).is_empty() && conn.is_some_and(Conn::has_drained) {
                 self.handle(Input::Drained(side));
                 is_any = true;
             }
@@ -366,7 +368,7 @@ impl<'a> Pair<'a> {
     /// the same, and whatever is done for it is in vain (rule G12). An upstream's last bytes are worth waiting for.
     fn notice_reset(&mut self, side: Side) -> bool {
         let is_gone = match side {
-            Side::Downstream => self.down.is_broken(),
+            Side::Client => self.down.is_broken(),
             Side::Upstream => false,
         };
         if is_gone {
@@ -377,43 +379,43 @@ impl<'a> Pair<'a> {
 }
 
 /// Tells the exchange of bytes that went from `side` to the other one.
-fn report(exchange: &mut Exchange, around: &mut Surroundings, side: Side, len: usize, outcome: WriteOutcome) {
+fn report(connection: &mut ProxyConnection, ctx: &mut LoopContext, side: Side, len: usize, outcome: WriteOutcome) {
     if len > 0 {
-        exchange.handle(&mut around.env(), Input::Relayed(side, len as u64));
+        connection.handle(&mut ctx.worker(), Input::Relayed(side, len as u64));
     }
     if outcome == WriteOutcome::Failed {
         let other = match side {
-            Side::Downstream => Side::Upstream,
-            Side::Upstream => Side::Downstream,
+            Side::Client => Side::Upstream,
+            Side::Upstream => Side::Client,
         };
-        exchange.handle(&mut around.env(), Input::Unwritable(other));
+        connection.handle(&mut ctx.worker(), Input::Unwritable(other));
     }
 }
 
 /// The relay lane: bytes of a body that needs no new framing go straight from the read buffer to the other socket. What
 /// that does not take is given to the exchange, which keeps it.
-fn relay(exchange: &mut Exchange, around: &mut Surroundings, side: Side, bytes: &[u8], to: &mut Conn) {
+fn relay(connection: &mut ProxyConnection, ctx: &mut LoopContext, side: Side, bytes: &[u8], to: &mut Conn) {
     let outcome = to.write(bytes);
     let len = match outcome {
         WriteOutcome::Bytes(len) => len,
         WriteOutcome::Blocked | WriteOutcome::Failed => 0,
     };
-    report(exchange, around, side, len, WriteOutcome::Bytes(len));
+    report(connection, ctx, side, len, WriteOutcome::Bytes(len));
     if len < bytes.len() {
-        exchange.handle(&mut around.env(), Input::Bytes(side, &bytes[len..]));
+        connection.handle(&mut ctx.worker(), Input::Bytes(side, &bytes[len..]));
     }
-    report(exchange, around, side, 0, outcome);
+    report(connection, ctx, side, 0, outcome);
 }
 
 /// A long read that may begin with the head of a response: what is body behind it leaves with the forwarded head.
-fn relay_behind_head(exchange: &mut Exchange, around: &mut Surroundings, bytes: &[u8], to: &mut Conn) {
+fn relay_behind_head(connection: &mut ProxyConnection, ctx: &mut LoopContext, bytes: &[u8], to: &mut Conn) {
     let (first, body) = bytes.split_at(FIRST_PART);
-    exchange.handle(&mut around.env(), Input::Bytes(Side::Upstream, first));
+    connection.handle(&mut ctx.worker(), Input::Bytes(Side::Upstream, first));
     // Bytes of the body only: one too many and the exchange has to see it.
-    if exchange.relayable_behind_output(Side::Upstream) < body.len() as u64 {
-        return exchange.handle(&mut around.env(), Input::Bytes(Side::Upstream, body));
+    if connection.relayable_behind_output(Side::Upstream) < body.len() as u64 {
+        return connection.handle(&mut ctx.worker(), Input::Bytes(Side::Upstream, body));
     }
-    let output = exchange.output(Side::Downstream);
+    let output = connection.output(Side::Client);
     let outcome = to.write_both(output, body);
     let written = match outcome {
         WriteOutcome::Bytes(len) => len,
@@ -421,10 +423,10 @@ fn relay_behind_head(exchange: &mut Exchange, around: &mut Surroundings, bytes: 
     };
     let of_output = written.min(output.len());
     let of_body = written - of_output;
-    exchange.sent(&mut around.env(), Side::Downstream, of_output);
-    report(exchange, around, Side::Upstream, of_body, WriteOutcome::Bytes(of_body));
+    connection.sent(&mut ctx.worker(), Side::Client, of_output);
+    report(connection, ctx, Side::Upstream, of_body, WriteOutcome::Bytes(of_body));
     if of_body < body.len() {
-        exchange.handle(&mut around.env(), Input::Bytes(Side::Upstream, &body[of_body..]));
+        connection.handle(&mut ctx.worker(), Input::Bytes(Side::Upstream, &body[of_body..]));
     }
-    report(exchange, around, Side::Upstream, 0, outcome);
+    report(connection, ctx, Side::Upstream, 0, outcome);
 }

@@ -8,7 +8,7 @@
 //! upstream's connections are the newest: in the steady state the first look finds one.
 
 use crate::config::PoolLimits;
-use crate::proxy::site::UpstreamId;
+use crate::proxy::runtime::UpstreamId;
 
 use super::slab::Key;
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::renewal::Renewal;
 use super::slab::Key;
 use super::token::Source;
-use super::worker::{Stage, Surroundings, Worker};
+use super::worker::{LoopContext, Stage, Worker};
 
 impl Worker {
     /// The main thread may have put something into the mailbox.
@@ -20,31 +20,31 @@ impl Worker {
     }
 
     fn renew(&mut self, renewal: Renewal) {
-        let Renewal { site, tls, door, max_clients, receipt } = renewal;
-        let site = Rc::new(site);
-        let desk = self.stations.desk.succeeded_by(tls, &site);
-        let old = std::mem::replace(&mut self.around.site, Rc::clone(&site));
+        let Renewal { runtime, tls, door, max_clients, receipt } = renewal;
+        let runtime = Rc::new(runtime);
+        let desk = self.stations.desk.succeeded_by(tls, &runtime);
+        let old = std::mem::replace(&mut self.ctx.runtime, Rc::clone(&runtime));
         self.stations.retire(old, desk);
-        for surplus in self.pool.renew(&site.config.pool, |id| site.origin(id).is_some()) {
+        for surplus in self.pool.renew(&runtime.config.pool, |id| runtime.origin(id).is_some()) {
             self.remove_link(surplus);
         }
-        for link in self.bound.leading_elsewhere(|id| site.origin(id).is_some()) {
+        for link in self.bound.leading_elsewhere(|id| runtime.origin(id).is_some()) {
             self.remove_link(link);
         }
         self.door.max_clients = max_clients;
-        self.around.journal.meter.max_clients.set(max_clients as u64);
-        let now = self.around.now();
+        self.ctx.journal.meter.max_clients.set(max_clients as u64);
+        let now = self.ctx.now();
         for change in door {
             if let Err(error) = self.door.change(self.poll.registry(), now, change) {
-                self.around.journal.warn(format_args!("a worker cannot listen on a new address: {error}"));
+                self.ctx.journal.warn(format_args!("a worker cannot listen on a new address: {error}"));
             }
         }
         let everyone: Vec<Key> = self.clients.iter().map(|(key, _)| key).collect();
         for key in everyone {
             let Some(client) = self.clients.get_mut(key) else { continue };
-            client.exchange.adopt(&site);
+            client.connection.adopt(&runtime);
             // Time-outs may be shorter now.
-            if let Some(deadline) = client.exchange.deadline() {
+            if let Some(deadline) = client.connection.deadline() {
                 self.timers.set(&mut client.alarm, deadline, Source::Client(key).token());
             }
         }
@@ -54,12 +54,12 @@ impl Worker {
     /// Lets go of what only requests from before a reload needed, when the last of them is over.
     pub(super) fn forget_retired(&mut self) {
         if self.stations.has_retired() && self.stations.sweep() {
-            let Worker { stations, around, names, complaints, .. } = self;
-            names.retain(|id, _| stations.find(&around.site, *id).is_some());
-            complaints.retain(|id, _| stations.find(&around.site, *id).is_some());
-            let Surroundings { balance, site, journal, .. } = around;
-            balance.retain(|id| stations.find(site, id).is_some());
-            journal.meter.keep_upstreams(|label| site.upstream_labels.values().any(|other| *other == label));
+            let Worker { stations, ctx, names, complaints, .. } = self;
+            names.retain(|id, _| stations.find(&ctx.runtime, *id).is_some());
+            complaints.retain(|id, _| stations.find(&ctx.runtime, *id).is_some());
+            let LoopContext { balance, runtime, journal, .. } = ctx;
+            balance.retain(|id| stations.find(runtime, id).is_some());
+            journal.meter.keep_upstreams(|label| runtime.upstream_labels.values().any(|other| *other == label));
         }
     }
 }

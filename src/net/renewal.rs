@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mio::Waker;
 
-use crate::proxy::site::Site;
+use crate::proxy::runtime::Runtime;
 
 use super::door::Change;
 use super::tls::Tls;
@@ -16,7 +16,7 @@ use super::tls::Tls;
 /// What changes for a worker.
 pub struct Renewal {
     /// The configuration for requests whose head is complete from now on.
-    pub site: Site,
+    pub runtime: Runtime,
     /// What TLS connections are made of from now on.
     pub tls: Tls,
     /// Listening sockets that come, go or change.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use mio::Waker;
 
 use crate::mono_time::MonoTime;
-use crate::proxy::site::UpstreamId;
+use crate::proxy::runtime::UpstreamId;
 
 /// The most look-ups, and so threads, at the same time. So many names whose servers do not answer have to come together
 /// before others wait.

@@ -12,9 +12,9 @@ use std::time::Duration;
 use mio::{Poll, Waker};
 
 use crate::config::Config;
-use crate::proxy::exposition::Board;
 use crate::proxy::hooks::Hooks;
-use crate::proxy::site::Site;
+use crate::proxy::prometheus::Board;
+use crate::proxy::runtime::Runtime;
 
 use super::activation::Inherited;
 use super::clock::since_1970;
@@ -70,7 +70,7 @@ pub enum Reloaded {
 
 /// A running proxy.
 pub struct Server {
-    site: Site,
+    runtime: Runtime,
     entrances: Entrances,
     mailboxes: Vec<Arc<Mailbox>>,
     tls: Tls,
@@ -104,9 +104,9 @@ impl Server {
         let resolver = Resolver::start(names, config.dns_refresh)?;
         let control = Arc::new(Control::new(wakers));
 
-        let site = Site::new(config, hooks);
+        let runtime = Runtime::new(config, hooks);
         let mut server = Server {
-            site: site.clone(),
+            runtime: runtime.clone(),
             entrances,
             mailboxes: mailboxes.clone(),
             tls: tls.clone(),
@@ -117,7 +117,7 @@ impl Server {
             threads: Vec::with_capacity(workers),
         };
         let share = descriptors::share(max_connections, workers);
-        let board = Arc::new(Board::new(workers, Arc::clone(&site.labels), since_1970()));
+        let board = Arc::new(Board::new(workers, Arc::clone(&runtime.labels), since_1970()));
         let ways = inboxes.into_iter().zip(mailboxes).zip(doors);
         for (number, (poll, ((inbox, mailbox), entrances))) in polls.into_iter().zip(ways).enumerate() {
             let seed = Seed {
@@ -133,12 +133,12 @@ impl Server {
                 board: Arc::clone(&board),
                 number,
             };
-            let (site, journals) = (site.clone(), Arc::clone(&journals));
+            let (runtime, journals) = (runtime.clone(), Arc::clone(&journals));
             let farewell = Farewell { control: Arc::clone(&control), on_end: Arc::clone(&on_end) };
             let body = move || {
                 // Last to be dropped: also when the thread panics.
                 let _farewell = farewell;
-                Worker::new(seed, Rc::new(site), journals()).run()
+                Worker::new(seed, Rc::new(runtime), journals()).run()
             };
             let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(body);
             match spawned {
@@ -163,7 +163,7 @@ impl Server {
 
     /// The configuration for new requests.
     pub fn config(&self) -> &Arc<Config> {
-        &self.site.config
+        &self.runtime.config
     }
 
     /// Serves new requests by `config`; those that run go on as they began. Files that it names are read anew, addresses
@@ -174,20 +174,20 @@ impl Server {
         let plan = self.entrances.plan(&config)?;
         // From here on nothing fails.
         self.max_connections = max_connections(&config, self.descriptor_limit);
-        self.site = self.site.succeeded_by(config);
+        self.runtime = self.runtime.succeeded_by(config);
         self.tls = tls;
         let max_clients = descriptors::share(self.max_connections, self.mailboxes.len());
         let (receipt, receipts) = channel();
         for (mailbox, door) in self.mailboxes.iter().zip(self.entrances.carry_out(plan)) {
-            let (site, tls, receipt) = (self.site.clone(), self.tls.clone(), receipt.clone());
-            mailbox.put(Renewal { site, tls, door, max_clients, receipt });
+            let (runtime, tls, receipt) = (self.runtime.clone(), self.tls.clone(), receipt.clone());
+            mailbox.put(Renewal { runtime, tls, door, max_clients, receipt });
         }
         drop(receipt);
         let reloaded = match receipts.recv_timeout(RELOAD_PATIENCE) {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => Reloaded::Everywhere,
             Err(RecvTimeoutError::Timeout) => Reloaded::Soon,
         };
-        self.resolver.renew(self.site.config.dns_refresh, |id| self.site.origin(id).is_some());
+        self.resolver.renew(self.runtime.config.dns_refresh, |id| self.runtime.origin(id).is_some());
         Ok(reloaded)
     }
 

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use crate::proxy::site::{Origin, Site, UpstreamId};
+use crate::proxy::runtime::{Origin, Runtime, UpstreamId};
 
 use super::tls::Desk;
 
@@ -12,7 +12,7 @@ pub struct Stations {
     /// What TLS connections are made of now.
     pub desk: Desk,
     /// Configurations that are in use no more but by requests that began with them; the newest last. Mostly empty.
-    retired: Vec<(Rc<Site>, Desk)>,
+    retired: Vec<(Rc<Runtime>, Desk)>,
     /// Whether there was ever another one.
     has_renewed: bool,
 }
@@ -25,15 +25,15 @@ impl Stations {
 
     /// Where `upstream` is and what a TLS connection to it is made of. The newest configuration that has it is asked:
     /// its certificates are the freshest.
-    pub fn find<'a>(&'a self, current: &'a Site, upstream: UpstreamId) -> Option<(&'a Origin, &'a Desk)> {
+    pub fn find<'a>(&'a self, current: &'a Runtime, upstream: UpstreamId) -> Option<(&'a Origin, &'a Desk)> {
         if let Some(origin) = current.origin(upstream) {
             return Some((origin, &self.desk));
         }
-        self.retired.iter().rev().find_map(|(site, desk)| Some((site.origin(upstream)?, desk)))
+        self.retired.iter().rev().find_map(|(runtime, desk)| Some((runtime.origin(upstream)?, desk)))
     }
 
     /// `old` is not the current configuration any more; `desk` belongs to the one that is.
-    pub fn retire(&mut self, old: Rc<Site>, desk: Desk) {
+    pub fn retire(&mut self, old: Rc<Runtime>, desk: Desk) {
         let old_desk = std::mem::replace(&mut self.desk, desk);
         self.retired.push((old, old_desk));
         self.has_renewed = true;
@@ -53,7 +53,7 @@ impl Stations {
     pub fn sweep(&mut self) -> bool {
         let before = self.retired.len();
         // The one that counts here is ours.
-        self.retired.retain(|(site, _)| Rc::strong_count(site) > 1);
+        self.retired.retain(|(runtime, _)| Rc::strong_count(runtime) > 1);
         self.retired.len() < before
     }
 }
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn an_upstream_that_is_gone_is_found_for_as_long_as_a_request_needs_it() {
         let tls = Tls::prepare(&Config::default()).expect("no files");
-        let first = Rc::new(Site::new(config(1), None));
+        let first = Rc::new(Runtime::new(config(1), None));
         let second = Rc::new(first.succeeded_by(config(2)));
         let (one, two) = (first.upstream_of(0), second.upstream_of(0));
         let mut stations = Stations::new(Desk::new(tls.clone(), &first));

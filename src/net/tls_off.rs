@@ -5,8 +5,8 @@ use std::fmt;
 
 use crate::config::Config;
 use crate::mono_time::MonoTime;
-use crate::proxy::exchange::ConnectError;
-use crate::proxy::site::{Site, UpstreamId};
+use crate::proxy::proxy_connection::ConnectError;
+use crate::proxy::runtime::{Runtime, UpstreamId};
 
 use super::socket::{ReadOutcome, Socket, WriteOutcome};
 
@@ -165,12 +165,12 @@ pub struct Desk;
 
 impl Desk {
     /// For one worker.
-    pub fn new(_: Tls, _: &Site) -> Desk {
+    pub fn new(_: Tls, _: &Runtime) -> Desk {
         Desk
     }
 
     /// The one for another configuration.
-    pub fn succeeded_by(&self, _: Tls, _: &Site) -> Desk {
+    pub fn succeeded_by(&self, _: Tls, _: &Runtime) -> Desk {
         Desk
     }
 

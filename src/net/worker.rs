@@ -12,11 +12,11 @@ use mio::Poll;
 
 use crate::mono_time::MonoTime;
 use crate::proxy::body_memory::BodyMemory;
-use crate::proxy::exchange::{Balance, ConnectError, Env, Exchange, Peer, Spares};
-use crate::proxy::exposition::Board;
 use crate::proxy::meter::Meter;
-use crate::proxy::preface::Tlvs;
-use crate::proxy::site::{Site, UpstreamId};
+use crate::proxy::prometheus::Board;
+use crate::proxy::proxy_connection::{Balance, ConnectError, Peer, ProxyConnection, TransactionPool, WorkerCtx};
+use crate::proxy::proxy_protocol::Tlvs;
+use crate::proxy::runtime::{Runtime, UpstreamId};
 
 use super::addresses::{Attempt, Known};
 use super::bound_links::BoundLinks;
@@ -45,7 +45,7 @@ pub struct Client {
     /// The socket.
     pub conn: Conn,
     /// What is said on it.
-    pub exchange: Exchange,
+    pub connection: ProxyConnection,
     /// The connection that it borrows, or the attempt at one.
     pub link: Option<Key>,
     /// What is on its way through a pipe.
@@ -98,7 +98,7 @@ impl Listed for Client {
 impl Client {
     /// Counts whether a request is under way.
     pub fn count_busy(&mut self, meter: &Meter) {
-        match (self.is_busy, self.exchange.is_active()) {
+        match (self.is_busy, self.connection.is_active()) {
             (false, true) => meter.busy.increment(),
             (true, false) => meter.busy.decrement(),
             (true, true) | (false, false) => return,
@@ -108,14 +108,14 @@ impl Client {
 
     /// When to drive it at the latest.
     pub fn deadline(&self) -> Option<MonoTime> {
-        deadline(&self.exchange, &self.lane)
+        deadline(&self.connection, &self.lane)
     }
 }
 
 /// When a client with this exchange and this lane is to be driven at the latest.
-pub fn deadline(exchange: &Exchange, lane: &Option<Box<Lane>>) -> Option<MonoTime> {
+pub fn deadline(connection: &ProxyConnection, lane: &Option<Box<Lane>>) -> Option<MonoTime> {
     let lease = lane.as_ref().and_then(|lane| lane.until());
-    [exchange.deadline(), lease].into_iter().flatten().min()
+    [connection.deadline(), lease].into_iter().flatten().min()
 }
 
 /// Where those clients are found that can be done without.
@@ -193,29 +193,29 @@ pub enum Holder {
 }
 
 /// What exchanges are lent for the length of a call.
-pub struct Surroundings {
+pub struct LoopContext {
     /// The moment.
     pub clock: Clock,
     /// The configuration.
-    pub site: Rc<Site>,
+    pub runtime: Rc<Runtime>,
     /// What is known of upstreams that share a route.
     pub balance: Balance,
     /// Recycled memory.
-    pub spares: Spares,
+    pub transactions: TransactionPool,
     /// What may be owned, and what is.
     pub ledger: Ledger,
     /// The log, and the counters.
     pub journal: Witness,
 }
 
-impl Surroundings {
+impl LoopContext {
     /// As a call takes it.
-    pub fn env(&mut self) -> Env<'_> {
-        Env {
+    pub fn worker(&mut self) -> WorkerCtx<'_> {
+        WorkerCtx {
             now: self.clock.now(),
-            site: &self.site,
+            runtime: &self.runtime,
             balance: &mut self.balance,
-            spares: &mut self.spares,
+            transactions: &mut self.transactions,
             observer: &mut self.journal,
         }
     }
@@ -275,7 +275,7 @@ pub struct Worker {
     pub(super) is_at_limit: bool,
     /// When it was last told that all places are taken.
     pub(super) limit_warnings: Throttle,
-    pub(super) around: Surroundings,
+    pub(super) ctx: LoopContext,
     /// For bodies that are not copied.
     pub(super) pipes: Pipes,
     pub(super) scratch: Box<[u8]>,
@@ -332,7 +332,7 @@ pub struct Seed {
 
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
-    pub fn new(seed: Seed, site: Rc<Site>, journal: Box<dyn Journal>) -> Worker {
+    pub fn new(seed: Seed, runtime: Rc<Runtime>, journal: Box<dyn Journal>) -> Worker {
         let Seed { poll, door, ledger, pipes, resolver, inbox, control, mailbox, tls, board, number } = seed;
         let journal = Witness::new(board, number, journal);
         journal.meter.max_clients.set(door.max_clients as u64);
@@ -344,7 +344,7 @@ impl Worker {
             idle_admin: IdleList::default(),
             tunnels: IdleList::default(),
             links: Slab::default(),
-            pool: Pool::new(&site.config.pool),
+            pool: Pool::new(&runtime.config.pool),
             bound: BoundLinks::default(),
             timers: Timers::default(),
             surplus: Alarm::default(),
@@ -360,18 +360,18 @@ impl Worker {
             control,
             stage: Stage::Open,
             graveyard: Vec::new(),
-            stations: Stations::new(Desk::new(tls, &site)),
+            stations: Stations::new(Desk::new(tls, &runtime)),
             mailbox,
             securing: VecDeque::new(),
             complaints: HashMap::new(),
             preface_complaints: Throttle::default(),
             is_at_limit: false,
             limit_warnings: Throttle::default(),
-            around: Surroundings {
+            ctx: LoopContext {
                 clock: Clock::new(),
-                site,
+                runtime,
                 balance: Balance::default(),
-                spares: Spares::of(ledger.spares(), BodyMemory::of(ledger.bodies())),
+                transactions: TransactionPool::of(ledger.transactions(), BodyMemory::of(ledger.bodies())),
                 ledger,
                 journal,
             },
@@ -393,7 +393,7 @@ impl Worker {
 
     /// Counts what a client owns now, where there is a budget to keep to.
     pub(super) fn count_memory(&mut self, key: Key) {
-        if self.around.ledger.is_limited()
+        if self.ctx.ledger.is_limited()
             && let Some(client) = self.clients.get_mut(key)
         {
             // Nobody owns 4 GiB: heads, queues and collected bodies all have caps.
@@ -402,16 +402,16 @@ impl Worker {
                 Some(_) | None => 0,
             };
             let lane = client.lane.as_ref().map_or(0, |lane| lane.held());
-            let now = client.exchange.memory() + client.conn.memory() + up + lane;
+            let now = client.connection.memory() + client.conn.memory() + up + lane;
             let now = u32::try_from(now).unwrap_or(u32::MAX);
-            self.around.ledger.count(client.counted as usize, now as usize);
+            self.ctx.ledger.count(client.counted as usize, now as usize);
             client.counted = now;
         }
     }
 
     /// Whoever waits for memory that there is now is driven again.
     pub(super) fn feed(&mut self) {
-        let level = self.around.ledger.level();
+        let level = self.ctx.ledger.level();
         let new = if level == Level::Plenty { std::mem::take(&mut self.hungry.new) } else { Vec::new() };
         let under_way = match level {
             Level::Plenty | Level::Scarce => std::mem::take(&mut self.hungry.under_way),
@@ -431,13 +431,13 @@ impl Worker {
         if let Some(mut client) = self.clients.remove(key) {
             self.admin_clients -= usize::from(client.is_admin);
             if let Some(failure) = client.conn.take_handshake_failure() {
-                self.on_handshake_failure(client.exchange.peer(), &failure);
+                self.on_handshake_failure(client.connection.peer(), &failure);
             }
-            self.around.ledger.count(client.counted as usize, 0);
+            self.ctx.ledger.count(client.counted as usize, 0);
             if let Some(lane) = client.lane {
                 lane.end(&mut self.pipes);
             }
-            let meter = &self.around.journal.meter;
+            let meter = &self.ctx.journal.meter;
             meter.closed.increment();
             if client.is_busy {
                 meter.busy.decrement();
@@ -473,9 +473,9 @@ impl Worker {
     /// A client is gone that never completed its handshake.
     #[cold]
     fn on_handshake_failure(&mut self, peer: &Peer, failure: &Failure) {
-        let journal = &mut self.around.journal;
+        let journal = &mut self.ctx.journal;
         journal.meter.handshake_failures.of(failure.reason()).increment();
-        let Some(unsaid) = self.stations.desk.tells_failure(self.around.clock.now().instant) else { return };
+        let Some(unsaid) = self.stations.desk.tells_failure(self.ctx.clock.now().instant) else { return };
         let client = peer.address.map_or("a local client".to_owned(), |address| address.to_string());
         let more = if unsaid > 0 { format!("; {unsaid} more since the last such line") } else { String::new() };
         journal.info(format_args!("no TLS connection with {client} ({}): {failure}{more}", failure.reason()));

@@ -29,7 +29,7 @@ use super::load;
 use super::record::{self, Checked, RecordError};
 use super::{Level, Sink, builtin};
 use crate::config::{Config, PluginConfig, PluginSource};
-use crate::proxy::hooks::{BodyWants, HookView, Hooks, Stint, Verdict};
+use crate::proxy::hooks::{BufferBodies, HookContext, Hooks, PluginTiming, Verdict};
 
 /// A hook that takes longer is reported: meanwhile nothing else moves on that thread.
 const SLOW: Duration = Duration::from_millis(5);
@@ -155,7 +155,7 @@ enum Ended {
 /// All plugins in their order. Dropping it destroys them: keep the last one for the main thread, after the loops.
 pub struct Chain {
     members: Vec<Member>,
-    wants: BodyWants,
+    wants: BufferBodies,
     limits: Limits,
     sink: Arc<dyn Sink>,
 }
@@ -258,7 +258,7 @@ fn shared_objects(dir: &Path) -> Result<Vec<PathBuf>, PluginError> {
 impl Chain {
     /// An empty chain.
     pub fn new(limits: Limits, sink: Arc<dyn Sink>) -> Chain {
-        Chain { members: Vec::new(), wants: BodyWants::default(), limits, sink }
+        Chain { members: Vec::new(), wants: BufferBodies::default(), limits, sink }
     }
 
     /// Loads a file and appends the plugin.
@@ -320,7 +320,7 @@ impl Chain {
 
     /// Calls one hook of the plugin at `index`. `clock` is when it starts, and becomes when it has ended: one reading of
     /// the clock serves both the end of a hook and the start of the next one.
-    fn call(&self, index: usize, phase: Phase, view: &mut HookView<'_>, clock: &mut Instant) -> Ended {
+    fn call(&self, index: usize, phase: Phase, view: &mut HookContext<'_>, clock: &mut Instant) -> Ended {
         let member = &self.members[index];
         let (entry, hook) = match phase {
             Phase::Request => ("on_request", member.record.on_request),
@@ -366,20 +366,20 @@ impl Chain {
 }
 
 /// What is counted for the plugin at `index`. Plugins run in their order first, so those before it have theirs already.
-fn stint<'a>(view: &'a mut HookView<'_>, index: usize, member: &Member) -> &'a mut Stint {
+fn stint<'a>(view: &'a mut HookContext<'_>, index: usize, member: &Member) -> &'a mut PluginTiming {
     let stints = &mut view.state.stints;
     while stints.len() <= index {
-        stints.push(Stint { plugin: member.name, time: Duration::ZERO, faults: 0 });
+        stints.push(PluginTiming { plugin: member.name, time: Duration::ZERO, faults: 0 });
     }
     &mut stints[index]
 }
 
 impl Hooks for Chain {
-    fn wants(&self) -> BodyWants {
+    fn wants(&self) -> BufferBodies {
         self.wants
     }
 
-    fn on_request(&self, view: &mut HookView<'_>) -> Verdict {
+    fn on_request(&self, view: &mut HookContext<'_>) -> Verdict {
         let mut clock = Instant::now();
         for (index, member) in self.members.iter().enumerate() {
             view.state.started = index + 1;
@@ -392,7 +392,7 @@ impl Hooks for Chain {
         Verdict::Continue
     }
 
-    fn on_response(&self, view: &mut HookView<'_>) -> Verdict {
+    fn on_response(&self, view: &mut HookContext<'_>) -> Verdict {
         let mut clock = Instant::now();
         // The other way round: the plugin that saw the request last, as it left, sees the response first.
         for (index, member) in self.members.iter().enumerate().rev() {
@@ -405,7 +405,7 @@ impl Hooks for Chain {
         Verdict::Continue
     }
 
-    fn on_done(&self, view: &mut HookView<'_>) {
+    fn on_done(&self, view: &mut HookContext<'_>) {
         let started = std::mem::take(&mut view.state.started);
         let mut clock = Instant::now();
         for (index, member) in self.members.iter().enumerate().take(started).rev() {

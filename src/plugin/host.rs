@@ -14,7 +14,7 @@ use mini_rproxy_plugin::rules::is_bodiless;
 use super::{Level, Sink};
 use crate::http::fields::Fields;
 use crate::http::head::{Method, reason_phrase};
-use crate::proxy::hooks::{Answer, HookView};
+use crate::proxy::hooks::{Answer, HookContext};
 
 /// The table that every plugin gets. It stays until the process ends, as the interface promises.
 pub static TABLE: abi::Host = table::<View<'static, 'static>>();
@@ -22,7 +22,7 @@ pub static TABLE: abi::Host = table::<View<'static, 'static>>();
 /// One exchange during one hook.
 #[derive(Debug)]
 pub struct View<'v, 'x> {
-    hooks: &'v mut HookView<'x>,
+    hooks: &'v mut HookContext<'x>,
     phase: Phase,
     flags: u32,
     limits: Limits,
@@ -37,7 +37,7 @@ type AddressText = ([u8; 48], usize);
 
 impl<'v, 'x> View<'v, 'x> {
     /// A view for a plugin with these flags.
-    pub fn new(hooks: &'v mut HookView<'x>, phase: Phase, flags: u32, limits: Limits) -> Self {
+    pub fn new(hooks: &'v mut HookContext<'x>, phase: Phase, flags: u32, limits: Limits) -> Self {
         let status = digits(hooks.response.as_ref().map_or(0, |response| response.status));
         View { hooks, phase, flags, limits, status, client: OnceCell::new(), answer: None }
     }
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn e4_a_plugin_that_writes_over_and_over_takes_no_more_memory() {
         let (mut request, mut state) = (RequestHead::default(), ChainState::default());
-        let mut hooks = HookView {
+        let mut hooks = HookContext {
             request: &mut request,
             response: None,
             request_body: None,

@@ -5,13 +5,13 @@
 
 use super::cause::{Cause, Refusal, Violation};
 use super::connection::{Options, allowed_protocols};
-use super::events::{Entrance, Peer};
+use super::events::{ListenerKind, Peer};
 use super::forwarded::{believed_prefix, is_local};
 use super::route::write_target;
-use super::site::Site;
+use super::runtime::Runtime;
 use crate::http::chars::parse_decimal;
 use crate::http::error::HttpError;
-use crate::http::fields::{Fields, Known};
+use crate::http::fields::{Fields, HeaderId};
 use crate::http::framing::{Framing, request_framing};
 use crate::http::head::{Method, RequestHead, Version};
 use crate::http::target::{Target, effective_authority, has_dot_segment, parse_target};
@@ -27,12 +27,12 @@ pub struct Admission {
     /// The framing of the request body.
     pub framing: Framing,
     /// Who answers.
-    pub by: Answerer,
+    pub by: Handler,
 }
 
 /// Who answers a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answerer {
+pub enum Handler {
     /// The proxy: 200 on `/health`.
     Health,
     /// The proxy: the routes, on `/configz`.
@@ -60,8 +60,8 @@ pub struct Plan {
     pub expects_continue: bool,
 }
 
-/// Judges a request head. `valid_host` is a Host that was admitted before, if there is one. For [`Answerer::Upstream`]
-/// the target to forward is left in `target`, for [`Answerer::ToSlash`] that of the redirect.
+/// Judges a request head. `valid_host` is a Host that was admitted before, if there is one. For [`Handler::Upstream`]
+/// the target to forward is left in `target`, for [`Handler::ToSlash`] that of the redirect.
 ///
 /// # Errors
 /// The refusal to answer with.
@@ -69,7 +69,7 @@ pub fn admit(
     head: &RequestHead,
     options: Options,
     peer: &Peer,
-    site: &Site,
+    runtime: &Runtime,
     valid_host: Option<&[u8]>,
     target: &mut Vec<u8>,
 ) -> Result<Admission, Refusal> {
@@ -87,24 +87,24 @@ pub fn admit(
     }
     let (path, query) = match requested {
         Target::Origin { path, query } | Target::Absolute { path, query, .. } => (path, query),
-        Target::Asterisk => return Ok(Admission { framing, by: Answerer::Options }),
+        Target::Asterisk => return Ok(Admission { framing, by: Handler::Options }),
         Target::Authority(_) => return Err(Refusal::new(400, Cause::Rule(HttpError::UnknownForm.into()))),
     };
     let expects_continue = expects_continue(head, framing)?;
-    if let Some(by) = built_in(head, path, query, peer, site)? {
+    if let Some(by) = built_in(head, path, query, peer, runtime)? {
         return Ok(Admission { framing, by });
     }
-    if peer.entrance == Entrance::Admin {
+    if peer.entrance == ListenerKind::Admin {
         return Err(Refusal::new(404, Cause::NoRoute));
     }
     if has_dot_segment(path) {
         return Err(Refusal::from(HttpError::DotSegment));
     }
-    let found = site.router.find(path).ok_or(Refusal::new(404, Cause::NoRoute))?;
+    let found = runtime.router.find(path).ok_or(Refusal::new(404, Cause::NoRoute))?;
     if is_options && max_forwards(&head.fields)? == Some(0) {
-        return Ok(Admission { framing, by: Answerer::Options });
+        return Ok(Admission { framing, by: Handler::Options });
     }
-    let route = &site.config.routes[found.route as usize];
+    let route = &runtime.config.routes[found.route as usize];
     if let (Framing::Length(length), Some(most)) = (framing, route.options.max_body_bytes)
         && length > most
     {
@@ -118,20 +118,20 @@ pub fn admit(
     let may_follow = matches!(head.method, Method::Get | Method::Head) && !upgrade;
     let is_bare_prefix = found.prefix_len == path.len() && found.prefix_len > 0 && !path.ends_with(b"/");
     if route.options.rewrites.redirect_to_slash && is_bare_prefix && may_follow {
-        let outer = believed_prefix(peer, &head.fields, &site.config.forwarded);
+        let outer = believed_prefix(peer, &head.fields, &runtime.config.forwarded);
         // No prefix begins with two slashes, which would lead to another host.
         [outer, path, b"/", query].iter().for_each(|part| target.extend_from_slice(part));
-        return Ok(Admission { framing, by: Answerer::ToSlash });
+        return Ok(Admission { framing, by: Handler::ToSlash });
     }
     let stripped = if route.options.strip_prefix { found.prefix_len } else { 0 };
     write_target(target, &route.upstream.base_path, path, query, stripped);
-    Ok(Admission { framing, by: Answerer::Upstream(Plan { route: found.route, upgrade, expects_continue }) })
+    Ok(Admission { framing, by: Handler::Upstream(Plan { route: found.route, upgrade, expects_continue }) })
 }
 
 /// Rules G10 and S15, RFC 9110 section 10.1.1: ignored in HTTP/1.0 and where no body follows; 417 for any other
 /// expectation.
 fn expects_continue(head: &RequestHead, framing: Framing) -> Result<bool, Refusal> {
-    let mut expectations = head.fields.values(Known::Expect);
+    let mut expectations = head.fields.values(HeaderId::Expect);
     let (Some(first), Version::Http11) = (expectations.next(), head.version) else { return Ok(false) };
     if expectations.next().is_some() || !first.eq_ignore_ascii_case(b"100-continue") {
         return Err(Refusal::new(417, Cause::ExpectationFailed));
@@ -145,13 +145,13 @@ fn built_in(
     path: &[u8],
     query: &[u8],
     peer: &Peer,
-    site: &Site,
-) -> Result<Option<Answerer>, Refusal> {
+    runtime: &Runtime,
+) -> Result<Option<Handler>, Refusal> {
     let by = match path {
-        b"/health" => Answerer::Health,
-        b"/configz" if site.config.configz && query == b"?outline" => Answerer::Outline,
-        b"/configz" if site.config.configz => Answerer::Configz,
-        b"/metrics" if has_metrics(head, peer, site) => Answerer::Metrics,
+        b"/health" => Handler::Health,
+        b"/configz" if runtime.config.configz && query == b"?outline" => Handler::Outline,
+        b"/configz" if runtime.config.configz => Handler::Configz,
+        b"/metrics" if has_metrics(head, peer, runtime) => Handler::Metrics,
         _ => return Ok(None),
     };
     match head.method {
@@ -169,18 +169,18 @@ fn built_in(
 
 /// Whether `/metrics` is there for this client. Numbers about the traffic are nobody's business, so without an entrance
 /// of its own it is there for local clients only; to others it looks as if it did not exist.
-fn has_metrics(head: &RequestHead, peer: &Peer, site: &Site) -> bool {
-    let config = &site.config;
+fn has_metrics(head: &RequestHead, peer: &Peer, runtime: &Runtime) -> bool {
+    let config = &runtime.config;
     config.metrics
         && match peer.entrance {
-            Entrance::Admin => true,
-            Entrance::Public => config.admin_listen.is_empty() && is_local(peer, &head.fields, &config.forwarded),
+            ListenerKind::Admin => true,
+            ListenerKind::Public => config.admin_listen.is_empty() && is_local(peer, &head.fields, &config.forwarded),
         }
 }
 
 /// RFC 9110 section 7.6.2.
 pub fn max_forwards(fields: &Fields) -> Result<Option<u64>, Refusal> {
-    let Some(value) = fields.first(Known::MaxForwards) else { return Ok(None) };
+    let Some(value) = fields.first(HeaderId::MaxForwards) else { return Ok(None) };
     parse_decimal(value).map(Some).ok_or(Refusal::new(400, Cause::Rule(Violation::MAX_FORWARDS)))
 }
 
@@ -194,40 +194,40 @@ mod tests {
 
     const LIMITS: HeadLimits = HeadLimits { head_bytes: 4096, field_lines: 64, request_line: 1024 };
 
-    fn site() -> Site {
+    fn runtime() -> Runtime {
         let text = "routes:\n\
             - {prefix: /a, upstream: 'http://o/base', max_body_bytes: 10}\n\
             - {prefix: /keep, upstream: 'http://o', strip_prefix: false}\n\
             - {prefix: /chat, upstream: 'http://o', upgrade: [websocket, irc]}\n\
             - {prefix: /plain, upstream: 'http://o', upgrade: []}\n";
-        Site::new(Arc::new(Config::parse(text, "test").expect("valid")), None)
+        Runtime::new(Arc::new(Config::parse(text, "test").expect("valid")), None)
     }
 
     /// What becomes of a request; a Host line is added.
-    fn judge(site: &Site, start: &str, lines: &str) -> Result<(Admission, String), Refusal> {
-        judge_from(&Peer { address: "192.0.2.1:5000".parse().ok(), ..Peer::default() }, site, start, lines)
+    fn judge(runtime: &Runtime, start: &str, lines: &str) -> Result<(Admission, String), Refusal> {
+        judge_from(&Peer { address: "192.0.2.1:5000".parse().ok(), ..Peer::default() }, runtime, start, lines)
     }
 
-    fn judge_from(peer: &Peer, site: &Site, start: &str, lines: &str) -> Result<(Admission, String), Refusal> {
+    fn judge_from(peer: &Peer, runtime: &Runtime, start: &str, lines: &str) -> Result<(Admission, String), Refusal> {
         let mut head = RequestHead::default();
         let text = format!("{start}\r\nHost: h\r\n{lines}\r\n");
         parse_request(text.as_bytes(), &LIMITS, &mut head).expect("a valid head").expect("a whole head");
         let options = read_options(&head.fields, &mut Vec::new()).expect("few options");
         let mut target = b"left over".to_vec();
-        let admission = admit(&head, options, peer, site, None, &mut target)?;
+        let admission = admit(&head, options, peer, runtime, None, &mut target)?;
         Ok((admission, String::from_utf8(target).expect("ASCII")))
     }
 
-    fn plan(site: &Site, start: &str, lines: &str) -> Plan {
-        match judge(site, start, lines).expect("admitted").0.by {
-            Answerer::Upstream(plan) => plan,
+    fn plan(runtime: &Runtime, start: &str, lines: &str) -> Plan {
+        match judge(runtime, start, lines).expect("admitted").0.by {
+            Handler::Upstream(plan) => plan,
             other => panic!("{start}: answered by {other:?}"),
         }
     }
 
     #[test]
     fn g7_targets_are_routed_and_rewritten() {
-        let site = site();
+        let runtime = runtime();
         for (start, expected) in [
             ("GET /a HTTP/1.1", Some((0, "/base"))),
             ("GET /a/x?q=%20 HTTP/1.1", Some((0, "/base/x?q=%20"))),
@@ -236,8 +236,8 @@ mod tests {
             ("OPTIONS /a/x HTTP/1.1", Some((0, "/base/x"))),
             ("GET /ab HTTP/1.1", None),
         ] {
-            let found = judge(&site, start, "").ok().map(|(admission, target)| match admission.by {
-                Answerer::Upstream(plan) => (plan.route, target),
+            let found = judge(&runtime, start, "").ok().map(|(admission, target)| match admission.by {
+                Handler::Upstream(plan) => (plan.route, target),
                 other => panic!("{start}: answered by {other:?}"),
             });
             assert_eq!(found, expected.map(|(route, target)| (route, target.to_owned())), "{start}");
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn requests_that_are_not_served_are_refused_for_the_first_reason() {
-        let site = site();
+        let runtime = runtime();
         for (name, start, lines, status, why) in [
             ("no route", "GET /b HTTP/1.1", "", 404, "no_route"),
             ("a tunnel", "CONNECT h:443 HTTP/1.1", "", 405, "S16"),
@@ -265,7 +265,7 @@ mod tests {
             ("built-ins have two methods", "PUT /health HTTP/1.1", "", 405, "method_refused"),
             ("not a number", "OPTIONS /a HTTP/1.1", "Max-Forwards: -1\r\n", 400, "S2"),
         ] {
-            let refusal = judge(&site, start, lines).expect_err(name);
+            let refusal = judge(&runtime, start, lines).expect_err(name);
             assert_eq!((refusal.status, refusal.cause.why()), (status, why), "{name}");
             assert_eq!(refusal.allow.is_some(), status == 405, "{name}: Allow with 405 and only there");
         }
@@ -280,7 +280,7 @@ mod tests {
             - {prefix: /a, upstream: 'http://o'}\n\
             - {prefix: /a/b/, upstream: 'http://o', strip_prefix: false}\n\
             - {prefix: /off, upstream: 'http://o', redirect_to_slash: false}\n";
-        let site = Site::new(Arc::new(Config::parse(config, "test").expect("valid")), None);
+        let runtime = Runtime::new(Arc::new(Config::parse(config, "test").expect("valid")), None);
         let from = |text: &str| Peer { address: text.parse().ok(), ..Peer::default() };
         let websocket = "Connection: upgrade\r\nUpgrade: websocket\r\n";
         let prefix = "X-Forwarded-Prefix: /p/\r\n";
@@ -301,28 +301,28 @@ mod tests {
             ("behind a proxy that is not", "192.0.2.1:1", "GET /a?x HTTP/1.1", prefix, Some("/a/?x")),
             ("to another host", "10.0.0.1:1", "GET /a HTTP/1.1", "X-Forwarded-Prefix: //x\r\n", Some("/a/")),
         ] {
-            let (admission, target) = judge_from(&from(peer), &site, start, lines).expect(name);
-            let found = (admission.by == Answerer::ToSlash).then_some(target);
+            let (admission, target) = judge_from(&from(peer), &runtime, start, lines).expect(name);
+            let found = (admission.by == Handler::ToSlash).then_some(target);
             assert_eq!(found.as_deref(), expected, "{name}");
         }
     }
 
     #[test]
     fn the_proxy_answers_by_itself() {
-        let site = site();
+        let runtime = runtime();
         for (start, lines, by) in [
-            ("GET /health HTTP/1.1", "", Answerer::Health),
-            ("HEAD /health?x HTTP/1.1", "", Answerer::Health),
-            ("GET /configz HTTP/1.1", "", Answerer::Configz),
-            ("GET /configz?outline HTTP/1.1", "", Answerer::Outline),
-            ("GET /configz?outlines HTTP/1.1", "", Answerer::Configz),
-            ("OPTIONS * HTTP/1.1", "", Answerer::Options),
-            ("OPTIONS /a HTTP/1.1", "Max-Forwards: 0\r\n", Answerer::Options),
+            ("GET /health HTTP/1.1", "", Handler::Health),
+            ("HEAD /health?x HTTP/1.1", "", Handler::Health),
+            ("GET /configz HTTP/1.1", "", Handler::Configz),
+            ("GET /configz?outline HTTP/1.1", "", Handler::Outline),
+            ("GET /configz?outlines HTTP/1.1", "", Handler::Configz),
+            ("OPTIONS * HTTP/1.1", "", Handler::Options),
+            ("OPTIONS /a HTTP/1.1", "Max-Forwards: 0\r\n", Handler::Options),
         ] {
-            assert_eq!(judge(&site, start, lines).map(|(admission, _)| admission.by), Ok(by), "{start}");
+            assert_eq!(judge(&runtime, start, lines).map(|(admission, _)| admission.by), Ok(by), "{start}");
         }
-        let config = Config { configz: false, ..Config::clone(&site.config) };
-        let refused = judge(&Site::new(Arc::new(config), None), "GET /configz HTTP/1.1", "");
+        let config = Config { configz: false, ..Config::clone(&runtime.config) };
+        let refused = judge(&Runtime::new(Arc::new(config), None), "GET /configz HTTP/1.1", "");
         assert_eq!(refused.map_err(|refusal| refusal.status), Err(404), "/configz turned off");
     }
 
@@ -333,7 +333,7 @@ mod tests {
         let moved = "admin: {listen_addr: ':9'}\n";
         let off = "admin: {metrics: false}\n";
         let from = |text: &str| Peer { address: text.parse().ok(), ..Peer::default() };
-        let admin = |text: &str| Peer { entrance: Entrance::Admin, ..from(text) };
+        let admin = |text: &str| Peer { entrance: ListenerKind::Admin, ..from(text) };
         for (name, config, peer, lines, expected) in [
             ("loopback", "", from("127.0.0.1:5000"), "", true),
             ("all of it", "", from("127.9.9.9:5000"), "", true),
@@ -358,26 +358,26 @@ mod tests {
             ("turned off there", off, admin("127.0.0.1:5000"), "", false),
         ] {
             let config = Config::parse(&format!("{routes}{config}"), "test").expect("valid");
-            let admission = judge_from(&peer, &Site::new(Arc::new(config), None), "GET /metrics HTTP/1.1", lines);
-            let is_there = admission.is_ok_and(|(admission, _)| admission.by == Answerer::Metrics);
+            let admission = judge_from(&peer, &Runtime::new(Arc::new(config), None), "GET /metrics HTTP/1.1", lines);
+            let is_there = admission.is_ok_and(|(admission, _)| admission.by == Handler::Metrics);
             assert_eq!(is_there, expected, "{name}");
         }
     }
 
     #[test]
     fn nothing_but_the_built_ins_is_served_at_the_entrance_for_the_operator() {
-        let site = site();
-        let peer = Peer { entrance: Entrance::Admin, ..Peer::default() };
+        let runtime = runtime();
+        let peer = Peer { entrance: ListenerKind::Admin, ..Peer::default() };
         for (start, expected) in [
-            ("GET /health HTTP/1.1", Ok(Answerer::Health)),
-            ("GET /configz HTTP/1.1", Ok(Answerer::Configz)),
-            ("HEAD /metrics HTTP/1.1", Ok(Answerer::Metrics)),
-            ("OPTIONS * HTTP/1.1", Ok(Answerer::Options)),
+            ("GET /health HTTP/1.1", Ok(Handler::Health)),
+            ("GET /configz HTTP/1.1", Ok(Handler::Configz)),
+            ("HEAD /metrics HTTP/1.1", Ok(Handler::Metrics)),
+            ("OPTIONS * HTTP/1.1", Ok(Handler::Options)),
             ("PUT /metrics HTTP/1.1", Err(405)),
             ("GET /a/x HTTP/1.1", Err(404)),
             ("GET / HTTP/1.1", Err(404)),
         ] {
-            let judged = judge_from(&peer, &site, start, "");
+            let judged = judge_from(&peer, &runtime, start, "");
             let found = judged.map(|(admission, _)| admission.by).map_err(|refusal| refusal.status);
             assert_eq!(found, expected, "{start}");
         }
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn g10_only_a_body_can_be_waited_for() {
-        let site = site();
+        let runtime = runtime();
         for (name, start, lines, expected) in [
             ("a length", "PUT /a HTTP/1.1", "Expect: 100-Continue\r\nContent-Length: 1\r\n", true),
             ("chunked", "PUT /a HTTP/1.1", "Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n", true),
@@ -395,13 +395,13 @@ mod tests {
             ("HTTP/1.0, whatever it is", "PUT /a HTTP/1.0", "Expect: x\r\nContent-Length: 1\r\n", false),
             ("none", "PUT /a HTTP/1.1", "Content-Length: 1\r\n", false),
         ] {
-            assert_eq!(plan(&site, start, lines).expects_continue, expected, "{name}");
+            assert_eq!(plan(&runtime, start, lines).expects_continue, expected, "{name}");
         }
     }
 
     #[test]
     fn s15_an_expectation_is_100_continue_or_refused() {
-        let site = site();
+        let runtime = runtime();
         for (value, is_met) in [
             ("100-continue", true),
             ("100-CONTINUE", true),
@@ -413,14 +413,14 @@ mod tests {
             ("\"100-continue\"", false),
         ] {
             let lines = format!("Expect: {value}\r\nContent-Length: 1\r\n");
-            let found = judge(&site, "PUT /a HTTP/1.1", &lines).map(|_| ()).map_err(|refusal| refusal.status);
+            let found = judge(&runtime, "PUT /a HTTP/1.1", &lines).map(|_| ()).map_err(|refusal| refusal.status);
             assert_eq!(found, if is_met { Ok(()) } else { Err(417) }, "{value:?}");
         }
     }
 
     #[test]
     fn s16_nothing_becomes_a_tunnel_by_being_asked_for() {
-        let site = site();
+        let runtime = runtime();
         for (start, expected) in [
             ("CONNECT h:443 HTTP/1.1", Some(405)),
             ("CONNECT h HTTP/1.1", Some(405)),
@@ -428,13 +428,13 @@ mod tests {
             ("connect /a HTTP/1.1", None),
             ("GET /a HTTP/1.1", None),
         ] {
-            assert_eq!(judge(&site, start, "").err().map(|refusal| refusal.status), expected, "{start}");
+            assert_eq!(judge(&runtime, start, "").err().map(|refusal| refusal.status), expected, "{start}");
         }
     }
 
     #[test]
     fn g14_an_upgrade_takes_both_fields_and_a_route_that_allows_it() {
-        let site = site();
+        let runtime = runtime();
         let both = "Connection: keep-alive, Upgrade\r\nUpgrade: x, WebSocket\r\n";
         for (name, start, lines, expected) in [
             ("both", "GET /a HTTP/1.1", both, true),
@@ -454,7 +454,7 @@ mod tests {
             ("a body in chunks", "GET /a HTTP/1.1", &format!("{both}Transfer-Encoding: chunked\r\n"), false),
             ("a body of no length", "POST /a HTTP/1.1", &format!("{both}Content-Length: 0\r\n"), true),
         ] {
-            assert_eq!(plan(&site, start, lines).upgrade, expected, "{name}");
+            assert_eq!(plan(&runtime, start, lines).upgrade, expected, "{name}");
         }
     }
 }

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::site::UpstreamId;
+use super::runtime::UpstreamId;
 use crate::config::Health;
 use crate::mono_time::MonoTime;
 

@@ -4,7 +4,7 @@
 //! look at.
 
 use super::events::Distrust;
-use super::preface::PrefaceError;
+use super::proxy_protocol::PrefaceError;
 use crate::http::error::HttpError;
 
 /// A rule of HTTP, or a limit of the configuration, that a peer did not keep to.

@@ -10,7 +10,7 @@ const MOST_LOSSES: u8 = 2;
 
 /// Which upstream, and what was tried before.
 #[derive(Debug)]
-pub(super) struct Choice {
+pub(super) struct UpstreamAttempt {
     /// Its number within the route.
     pub nth: usize,
     /// The right to use it.
@@ -32,10 +32,10 @@ pub(super) struct Sent {
     pub framing: Framing,
 }
 
-impl Choice {
+impl UpstreamAttempt {
     /// The first one for a request.
-    pub fn new(nth: usize, lease: Lease, tried: Tried) -> Choice {
-        Choice { nth, lease, tried, sent: Sent { head_len: 0, framing: Framing::None }, losses: 0 }
+    pub fn new(nth: usize, lease: Lease, tried: Tried) -> UpstreamAttempt {
+        UpstreamAttempt { nth, lease, tried, sent: Sent { head_len: 0, framing: Framing::None }, losses: 0 }
     }
 
     /// Counts a connection that ended without an answer, and tells whether the request may go to another upstream.
@@ -45,7 +45,7 @@ impl Choice {
     }
 
     /// Where a request goes to on `route`: the chosen upstream, or the only one.
-    pub fn upstream<'a>(choice: Option<&Choice>, route: &'a RouteConfig) -> &'a UpstreamUrl {
+    pub fn upstream<'a>(choice: Option<&UpstreamAttempt>, route: &'a RouteConfig) -> &'a UpstreamUrl {
         choice.map_or(&*route.upstream, |choice| route.nth_upstream(choice.nth))
     }
 }

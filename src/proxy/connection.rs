@@ -1,7 +1,7 @@
 //! The Connection field (RFC 9110 section 7.6.1): what it says about the connection, and which fields it nominates.
 
 use crate::http::chars::{is_word, list_members};
-use crate::http::fields::{Classes, Fields, Known, Line};
+use crate::http::fields::{Fields, HeaderId, HeaderSet, Line};
 use crate::http::head::Version;
 
 /// More options than this in one head are refused: each field line is compared with each of them.
@@ -49,13 +49,13 @@ impl Options {
 #[inline]
 pub fn read_options(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
     nominated.clear();
-    if fields.may_have(Known::Connection) { read_lines(fields, nominated) } else { Ok(Options::default()) }
+    if fields.may_have(HeaderId::Connection) { read_lines(fields, nominated) } else { Ok(Options::default()) }
 }
 
 fn read_lines(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
     let mut options = Options::default();
     let mut count = 0;
-    for value in fields.values(Known::Connection) {
+    for value in fields.values(HeaderId::Connection) {
         // Nearly always one that is known, and the only one.
         if options.note(value) {
             continue;
@@ -81,18 +81,18 @@ pub fn nominate(name: &[u8], nominated: &mut Vec<u8>) {
 
 /// Rule G1: fields that belong to one connection only. Framing fields are among them: each connection gets framing of its
 /// own.
-pub const HOP_BY_HOP: Classes = Classes::of(&[
-    Known::Connection,
-    Known::ContentLength,
-    Known::Http2Settings,
-    Known::KeepAlive,
-    Known::ProxyAuthenticate,
-    Known::ProxyAuthorization,
-    Known::ProxyConnection,
-    Known::Te,
-    Known::Trailer,
-    Known::TransferEncoding,
-    Known::Upgrade,
+pub const HOP_BY_HOP: HeaderSet = HeaderSet::of(&[
+    HeaderId::Connection,
+    HeaderId::ContentLength,
+    HeaderId::Http2Settings,
+    HeaderId::KeepAlive,
+    HeaderId::ProxyAuthenticate,
+    HeaderId::ProxyAuthorization,
+    HeaderId::ProxyConnection,
+    HeaderId::Te,
+    HeaderId::Trailer,
+    HeaderId::TransferEncoding,
+    HeaderId::Upgrade,
 ]);
 
 /// Removes what the sender nominated; see [`read_options`]. That is the other half of rule G1.
@@ -120,7 +120,7 @@ pub fn is_nominated(line: &Line<'_>, nominated: &[u8]) -> bool {
 
 /// Rule G14: of the protocols that a client offers in Upgrade, those that are `allowed`, and never h2c.
 pub fn allowed_protocols<'a>(fields: &'a Fields, allowed: &'a [String]) -> impl Iterator<Item = &'a [u8]> {
-    fields.values(Known::Upgrade).flat_map(list_members).filter(|protocol| {
+    fields.values(HeaderId::Upgrade).flat_map(list_members).filter(|protocol| {
         let is_allowed = allowed.iter().any(|token| token.as_bytes().eq_ignore_ascii_case(protocol));
         is_allowed && !protocol.eq_ignore_ascii_case(b"h2c")
     })
@@ -128,7 +128,7 @@ pub fn allowed_protocols<'a>(fields: &'a Fields, allowed: &'a [String]) -> impl 
 
 /// Whether credentials or challenges in lines of that name are of a scheme that logs in a connection and not a request: NTLM,
 /// and Negotiate, which may be NTLM. No other client may use such a connection (RFC 9110 section 3.3, RFC 4559).
-pub fn has_connection_login(fields: &Fields, name: Known) -> bool {
+pub fn has_connection_login(fields: &Fields, name: HeaderId) -> bool {
     fields.may_have(name)
         && fields.values(name).flat_map(list_members).any(|member| {
             // A space follows it; an origin may take a tab for one.
@@ -192,8 +192,8 @@ mod tests {
             ("", false),
         ] {
             let fields = fields(&[("WWW-Authenticate", value)]);
-            assert_eq!(has_connection_login(&fields, Known::WwwAuthenticate), expected, "{value:?}");
-            assert!(!has_connection_login(&fields, Known::Authorization), "{value:?}");
+            assert_eq!(has_connection_login(&fields, HeaderId::WwwAuthenticate), expected, "{value:?}");
+            assert!(!has_connection_login(&fields, HeaderId::Authorization), "{value:?}");
         }
     }
 

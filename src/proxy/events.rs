@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::hooks::Stint;
+use super::hooks::PluginTiming;
 use super::labels::Label;
-use super::site::UpstreamId;
+use super::runtime::UpstreamId;
 use crate::bytes::SharedText;
 use crate::http::chars::find;
 use crate::mono_time::MonoTime;
@@ -14,7 +14,7 @@ use crate::mono_time::MonoTime;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Towards the client.
-    Downstream,
+    Client,
     /// Towards the origin.
     Upstream,
 }
@@ -56,7 +56,7 @@ pub enum Distrust {
 pub enum Input<'a> {
     /// These bytes were read from that side. All of them are taken.
     Bytes(Side, &'a [u8]),
-    /// So many bytes were read from that side and written to the other, unseen: at most `Exchange::relayable`.
+    /// So many bytes were read from that side and written to the other, unseen: at most `ProxyConnection::relayable`.
     Relayed(Side, u64),
     /// That side sends no more (FIN).
     Eof(Side),
@@ -94,7 +94,7 @@ pub enum Command {
     /// also when it is parked later, and it is closed with it.
     Reserve,
     /// Close that side's socket; the kernel still delivers what was written. For `Upstream` also: give up an attempt to
-    /// connect. After `Close(Downstream)` the exchange is over.
+    /// connect. After `Close(Client)` the exchange is over.
     Close(Side),
     /// Close that side with a reset, so that the peer can tell that the message is cut.
     Abort(Side),
@@ -119,12 +119,12 @@ pub struct Peer {
     /// Whether the client speaks TLS to us.
     pub secure: bool,
     /// Where it came in.
-    pub entrance: Entrance,
+    pub entrance: ListenerKind,
 }
 
 /// Where a client came in: what is served depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Entrance {
+pub enum ListenerKind {
     /// Where everybody may: the routes, and /metrics for local clients unless it has an entrance of its own.
     #[default]
     Public,
@@ -208,7 +208,7 @@ pub struct AccessRecord<'a> {
     /// What is behind `why` and what can be done, as a sentence, where a word does not say it.
     pub detail: Option<&'static str>,
     /// What the plugins did.
-    pub plugins: &'a [Stint],
+    pub plugins: &'a [PluginTiming],
     /// What `why` means and where to look, as the list of docs/log.md has it.
     pub advice: Option<&'static str>,
     /// Its life, as lines for people, where the observer wants that.

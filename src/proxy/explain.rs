@@ -1,21 +1,21 @@
 //! What would happen to a request, told to people, line by line and with the reasons. Nothing is sent.
 //!
-//! The request goes through an [`Exchange`], as one from a socket does, and what comes out is compared with what went in.
+//! The request goes through an [`ProxyConnection`], as one from a socket does, and what comes out is compared with what went in.
 //! The reasons are those of `reasons` and of the parsers' errors, which are what the exchange acts upon. Plugins are not
 //! run: they may do things that cannot be taken back.
 
 use std::fmt::{self, Write as _};
 use std::rc::Rc;
 
-use super::admit::{Answerer, Plan, admit};
+use super::admit::{Handler, Plan, admit};
 use super::connection::read_options;
 use super::events::{AccessRecord, Command, Input, Now, Observer, Peer, Side};
-use super::exchange::{Balance, Env, Exchange, Spares};
-use super::reasons::{Claims, Reason, Removal, Terms, addition, removal};
+use super::proxy_connection::{Balance, ProxyConnection, TransactionPool, WorkerCtx};
 use super::route::Router;
-use super::site::{Site, UpstreamId};
+use super::runtime::{Runtime, UpstreamId};
+use super::strip::{Claims, Reason, StripReason, StripRules, addition, removal};
 use crate::config::{Rewrite, RouteConfig, UpstreamUrl};
-use crate::http::fields::{Fields, Known, Line, is_framing_look_alike};
+use crate::http::fields::{Fields, HeaderId, Line, is_framing_look_alike};
 use crate::http::head::{HeadLimits, Method, RequestHead, parse_request};
 use crate::http::target::{Target, parse_target};
 
@@ -46,27 +46,28 @@ pub struct Explanation {
 }
 
 /// Explains what would happen to a request from `peer`. `plugins` are the names of those that would run.
-pub fn explain(now: &Now, site: &Rc<Site>, peer: &Peer, typed: &Typed<'_>, plugins: &[String]) -> Explanation {
+pub fn explain(now: &Now, runtime: &Rc<Runtime>, peer: &Peer, typed: &Typed<'_>, plugins: &[String]) -> Explanation {
     let mut text = Text(String::new());
     let client = peer.address.map_or("on a unix socket".to_owned(), |address| format!("at {}", address.ip()));
     let transport = if peer.secure { "with TLS" } else { "without TLS" };
     text.line(format_args!(
         "Nothing is sent. This is what would happen to the request of a client {client}, {transport}."
     ));
-    let received = Received::new(typed, site, &mut text);
-    let mut exchange = Exchange::new(now, *peer, Rc::clone(site));
-    let (mut spares, mut last) = (Spares::default(), Last::default());
+    let received = Received::new(typed, runtime, &mut text);
+    let mut exchange = ProxyConnection::new(now, *peer, Rc::clone(runtime));
+    let (mut transactions, mut last) = (TransactionPool::default(), Last::default());
     let mut balance = Balance::default();
-    let mut env = Env { now, site, balance: &mut balance, spares: &mut spares, observer: &mut last };
-    exchange.handle(&mut env, Input::Bytes(Side::Downstream, &received.head));
+    let mut worker =
+        WorkerCtx { now, runtime, balance: &mut balance, transactions: &mut transactions, observer: &mut last };
+    exchange.handle(&mut worker, Input::Bytes(Side::Client, &received.head));
     let is_served = if let Some(Command::Connect { upstream, .. }) = exchange.poll_command() {
-        exchange.handle(&mut env, Input::Connected { reused: false });
+        exchange.handle(&mut worker, Input::Connected { reused: false });
         received.explain_forwarding(peer, upstream, exchange.output(Side::Upstream), &mut text);
         explain_plugins(plugins, &mut text);
         true
     } else {
-        let answer = exchange.output(Side::Downstream).to_vec();
-        exchange.sent(&mut env, Side::Downstream, answer.len());
+        let answer = exchange.output(Side::Client).to_vec();
+        exchange.sent(&mut worker, Side::Client, answer.len());
         received.explain_answer(&answer, &last, &mut text);
         last.why.is_none()
     };
@@ -89,7 +90,7 @@ impl Observer for Last {
 
 /// What goes into the exchange.
 struct Received<'a> {
-    site: &'a Site,
+    runtime: &'a Runtime,
     head: Vec<u8>,
     /// The lines as they were typed, and whether the parser kept them.
     parsed: RequestHead,
@@ -98,7 +99,7 @@ struct Received<'a> {
 
 impl<'a> Received<'a> {
     /// Completes what was typed, and says what was assumed.
-    fn new(typed: &Typed<'_>, site: &'a Site, text: &mut Text) -> Received<'a> {
+    fn new(typed: &Typed<'_>, runtime: &'a Runtime, text: &mut Text) -> Received<'a> {
         let words: Vec<&str> = typed.request.split(' ').collect();
         let (line, is_assumed) = match words[..] {
             [target] => (format!("GET {target} HTTP/1.1"), true),
@@ -121,7 +122,7 @@ impl<'a> Received<'a> {
         }
         typed.fields.iter().for_each(|field| head.push_str(&format!("{field}\r\n")));
         head.push_str("\r\n");
-        let limits = &site.config.limits;
+        let limits = &runtime.config.limits;
         let limits = HeadLimits {
             head_bytes: limits.max_head_bytes,
             field_lines: limits.max_header_fields,
@@ -130,7 +131,7 @@ impl<'a> Received<'a> {
         let mut parsed = RequestHead::default();
         // An error is found again where the exchange has refused the request.
         let _ = parse_request(head.as_bytes(), &limits, &mut parsed);
-        Received { site, head: head.into_bytes(), parsed, limits }
+        Received { runtime, head: head.into_bytes(), parsed, limits }
     }
 
     /// The lines as they were typed. What the parser refused never comes here.
@@ -139,21 +140,21 @@ impl<'a> Received<'a> {
         lines.filter_map(|line| {
             let colon = line.iter().position(|&byte| byte == b':')?;
             let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-            Some(Line { known: Known::of(name), name, value })
+            Some(Line { known: HeaderId::of(name), name, value })
         })
     }
 
     /// How the request is forwarded; the exchange has decided that it is.
     fn plan(&self, peer: &Peer, nominated: &mut Vec<u8>) -> Option<Plan> {
         let options = read_options(&self.parsed.fields, nominated).ok()?;
-        match admit(&self.parsed, options, peer, self.site, None, &mut Vec::new()).ok()?.by {
-            Answerer::Upstream(plan) => Some(plan),
-            Answerer::Health
-            | Answerer::Configz
-            | Answerer::Metrics
-            | Answerer::Outline
-            | Answerer::Options
-            | Answerer::ToSlash => None,
+        match admit(&self.parsed, options, peer, self.runtime, None, &mut Vec::new()).ok()?.by {
+            Handler::Upstream(plan) => Some(plan),
+            Handler::Health
+            | Handler::Configz
+            | Handler::Metrics
+            | Handler::Outline
+            | Handler::Options
+            | Handler::ToSlash => None,
         }
     }
 
@@ -167,7 +168,7 @@ impl<'a> Received<'a> {
     fn explain_forwarding(&self, peer: &Peer, chosen: UpstreamId, sent: &[u8], text: &mut Text) {
         let mut nominated = Vec::new();
         let Some(plan) = self.plan(peer, &mut nominated) else { return };
-        let route = &self.site.config.routes[plan.route as usize];
+        let route = &self.runtime.config.routes[plan.route as usize];
         self.explain_routes(Some(plan.route), text);
         let upstream = self.explain_upstream(&plan, chosen, text);
         text.title("request line");
@@ -177,7 +178,7 @@ impl<'a> Received<'a> {
         let _ = parse_request(sent, &limits, &mut forwarded);
         self.explain_request_line(sent, route, text);
         text.title("fields: passed as they are, - left out, + added");
-        let terms = Terms { plan: &plan, claims: Claims::of(peer, &self.site.config.forwarded) };
+        let terms = StripRules { plan: &plan, claims: Claims::of(peer, &self.runtime.config.forwarded) };
         let removal = |line: &Line<'_>| removal(line, &terms, &nominated, upstream);
         self.explain_fields(&forwarded.fields, removal, text);
         explain_body(&self.parsed, text);
@@ -186,8 +187,8 @@ impl<'a> Received<'a> {
 
     /// Where it goes, and where it would go else. Nothing is known of their load here: the first is as good as any.
     fn explain_upstream(&self, plan: &Plan, chosen: UpstreamId, text: &mut Text) -> &UpstreamUrl {
-        let route = &self.site.config.routes[plan.route as usize];
-        let group = self.site.group_of(plan.route).unwrap_or_default();
+        let route = &self.runtime.config.routes[plan.route as usize];
+        let group = self.runtime.group_of(plan.route).unwrap_or_default();
         let nth = group.iter().position(|id| *id == chosen).unwrap_or_default();
         let upstream = route.nth_upstream(nth);
         let timeouts = &route.options.timeouts;
@@ -233,12 +234,12 @@ impl<'a> Received<'a> {
         text.line(format_args!("    G7, G6: what remains of path and query passes byte for byte"));
     }
 
-    fn explain_fields(&self, sent: &Fields, removal: impl Fn(&Line<'_>) -> Option<Removal>, text: &mut Text) {
+    fn explain_fields(&self, sent: &Fields, removal: impl Fn(&Line<'_>) -> Option<StripReason>, text: &mut Text) {
         let mut added: Vec<Line<'_>> = sent.iter().collect();
         for line in self.lines() {
             let is_same = |other: &Line<'_>| other.name.eq_ignore_ascii_case(line.name) && other.value == line.value;
             let removal = removal(&line);
-            let passed = added.iter().position(is_same).filter(|_| removal != Some(Removal::Credentials));
+            let passed = added.iter().position(is_same).filter(|_| removal != Some(StripReason::Credentials));
             if let Some(index) = passed {
                 added.remove(index);
                 text.field(' ', &line, None);
@@ -255,7 +256,7 @@ impl<'a> Received<'a> {
         }
         for line in added {
             // What is added of that name is the upstream's own.
-            let is_secret = line.known == Known::Authorization;
+            let is_secret = line.known == HeaderId::Authorization;
             let shown = if is_secret { Line { value: b"(not shown)", ..line } } else { line };
             text.field('+', &shown, addition(line.known));
         }
@@ -284,7 +285,7 @@ impl<'a> Received<'a> {
     /// Which route is chosen, and why not the others: each is asked alone.
     fn explain_routes(&self, chosen: Option<u32>, text: &mut Text) {
         let Some(path) = self.path() else { return };
-        let routes = &self.site.config.routes;
+        let routes = &self.runtime.config.routes;
         text.title("route");
         let mut untold = 0_usize;
         for (index, route) in (0..).zip(routes) {
@@ -317,7 +318,7 @@ impl<'a> Received<'a> {
 }
 
 fn explain_body(head: &RequestHead, text: &mut Text) {
-    if head.fields.may_have(Known::ContentLength) || head.fields.may_have(Known::TransferEncoding) {
+    if head.fields.may_have(HeaderId::ContentLength) || head.fields.may_have(HeaderId::TransferEncoding) {
         text.title("body");
         text.line(format_args!("  passes as it arrives; trailers do not (S17)"));
     }
@@ -402,7 +403,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::mono_time::MonoTime;
-    use crate::proxy::events::Entrance;
+    use crate::proxy::events::ListenerKind;
     use std::net::SocketAddr;
     use std::sync::Arc;
 
@@ -414,16 +415,16 @@ mod tests {
 
     fn explained(config: &str, peer: &str, request: &str, fields: &[&str]) -> Explanation {
         let config = Config::parse(config, "test").expect("valid");
-        let site = Rc::new(Site::new(Arc::new(config), None));
+        let runtime = Rc::new(Runtime::new(Arc::new(config), None));
         let now = Now { instant: MonoTime::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
         let fields: Vec<_> = fields.iter().map(|&field| field.to_owned()).collect();
         let typed = Typed { request, fields: &fields, host: "localhost:8080" };
         let peer = Peer {
             address: Some(SocketAddr::new(peer.parse().expect("an address"), 5000)),
             secure: false,
-            entrance: Entrance::Public,
+            entrance: ListenerKind::Public,
         };
-        explain(&now, &site, &peer, &typed, &["one.so".to_owned(), "two.so".to_owned()])
+        explain(&now, &runtime, &peer, &typed, &["one.so".to_owned(), "two.so".to_owned()])
     }
 
     #[test]

@@ -5,69 +5,69 @@ use std::rc::Rc;
 
 use super::balance::{Change, Tried};
 use super::cause::Cause;
-use super::choice::Choice;
+use super::choice::UpstreamAttempt;
+use super::context::Ctx;
 use super::events::UpstreamEvent;
 use super::forward::write_request_head;
-use super::site::{Site, UpstreamId};
-use super::transaction::{Transaction, Upstream};
-use super::turn::Turn;
-use super::under_prefix::MAPPABLE_IN_REQUESTS;
+use super::response_rewrite::MAPPABLE_IN_REQUESTS;
+use super::runtime::{Runtime, UpstreamId};
+use super::transaction::{ResponseState, Transaction};
 use crate::config::{HostPolicy, RouteConfig, UpstreamUrl};
 use crate::http::fields::Fields;
 
 impl Transaction {
     /// Chooses an upstream, where the route has several.
-    pub(super) fn choose_upstream(&mut self, turn: &mut Turn<'_, '_>, route: u32) {
-        if turn.client.site.config.routes[route as usize].others.is_none() {
+    pub(super) fn choose_upstream(&mut self, ctx: &mut Ctx<'_, '_>, route: u32) {
+        if ctx.client.runtime.config.routes[route as usize].others.is_none() {
             return;
         }
         let repeatable = self.request.method.is_idempotent();
         let mut tried = Tried::default();
-        let Some(group) = turn.client.site.group_of(route) else { return };
-        let chosen = turn.env.balance.choose(turn.now(), group, &mut tried, repeatable, turn.client.reserved);
-        self.choice = chosen.map(|(nth, lease)| Choice::new(nth, lease, tried));
+        let Some(group) = ctx.client.runtime.group_of(route) else { return };
+        let chosen = ctx.worker.balance.choose(ctx.now(), group, &mut tried, repeatable, ctx.client.reserved);
+        self.choice = chosen.map(|(nth, lease)| UpstreamAttempt::new(nth, lease, tried));
     }
 
     /// The upstream that the request goes to.
     pub(super) fn upstream_of<'a>(&self, route: &'a RouteConfig) -> &'a UpstreamUrl {
-        Choice::upstream(self.choice.as_ref(), route)
+        UpstreamAttempt::upstream(self.choice.as_ref(), route)
     }
 
     /// The name of that upstream.
-    pub(super) fn upstream_id(&self, site: &Site, route: u32) -> UpstreamId {
-        match (&self.choice, site.group_of(route)) {
+    pub(super) fn upstream_id(&self, runtime: &Runtime, route: u32) -> UpstreamId {
+        match (&self.choice, runtime.group_of(route)) {
             (Some(choice), Some(group)) => group[choice.nth],
-            (None, _) | (Some(_), None) => site.upstream_of(route),
+            (None, _) | (Some(_), None) => runtime.upstream_of(route),
         }
     }
 
     /// Asks for a connection to the upstream of the plan.
-    pub(super) fn ask_for_connection(&mut self, turn: &mut Turn<'_, '_>, fresh: bool) {
+    pub(super) fn ask_for_connection(&mut self, ctx: &mut Ctx<'_, '_>, fresh: bool) {
         let Some(plan) = self.plan else { return };
-        self.up = Upstream::Connecting { since: turn.now() };
-        let id = self.upstream_id(&turn.client.site, plan.route);
-        turn.commands.connect(id, fresh);
-        self.tell(turn, UpstreamEvent::Asked);
+        self.response_state = ResponseState::Connecting { since: ctx.now() };
+        let id = self.upstream_id(&ctx.client.runtime, plan.route);
+        ctx.commands.connect(id, fresh);
+        self.tell(ctx, UpstreamEvent::Asked);
     }
 
     /// The upstream could not be reached, or did not answer, for `cause`: notes it, and goes on with another one that was not tried.
     /// Returns whether there is one. Nothing of the request may count as sent; what is queued goes to the next one, with
     /// a head of its own.
-    pub(super) fn try_another(&mut self, turn: &mut Turn<'_, '_>, cause: Cause) -> bool {
-        self.note_failure(turn, cause);
+    pub(super) fn try_another(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) -> bool {
+        self.note_failure(ctx, cause);
         let (Some(plan), Some(choice)) = (self.plan, &mut self.choice) else { return false };
-        let site = Rc::clone(&turn.client.site);
-        let Some(group) = site.group_of(plan.route) else { return false };
+        let runtime = Rc::clone(&ctx.client.runtime);
+        let Some(group) = runtime.group_of(plan.route) else { return false };
         let repeatable = self.request.method.is_idempotent();
-        let chosen = turn.env.balance.choose(turn.now(), group, &mut choice.tried, repeatable, None);
+        let chosen = ctx.worker.balance.choose(ctx.now(), group, &mut choice.tried, repeatable, None);
         let Some((nth, lease)) = chosen else { return false };
-        let route = &site.config.routes[plan.route as usize];
+        let route = &runtime.config.routes[plan.route as usize];
         let before = std::mem::replace(&mut choice.nth, nth);
         choice.lease = lease;
         self.record.retries += 1;
         self.readdress(route, before);
         // One from the pool might be stale, and there has been trouble enough.
-        self.ask_for_connection(turn, true);
+        self.ask_for_connection(ctx, true);
         true
     }
 
@@ -81,8 +81,8 @@ impl Transaction {
             self.request.authority.extend_from_slice(new.authority.as_bytes());
             readdress_destinations(&mut self.request.fields, old, new);
         }
-        let rest = self.to_origin.pending()[choice.sent.head_len..].to_vec();
-        self.to_origin.clear();
+        let rest = self.to_upstream.pending()[choice.sent.head_len..].to_vec();
+        self.to_upstream.clear();
         let (framing, authorization) = (choice.sent.framing, new.authorization.as_deref());
         write_request_head(
             &self.request,
@@ -90,37 +90,37 @@ impl Transaction {
             framing,
             authorization,
             &self.offered,
-            self.to_origin.buf(),
+            self.to_upstream.buf(),
         );
-        choice.sent.head_len = self.to_origin.len();
-        self.to_origin.extend(&rest);
+        choice.sent.head_len = self.to_upstream.len();
+        self.to_upstream.extend(&rest);
     }
 
     /// The upstream did not answer, or not in time.
-    pub(super) fn note_failure(&mut self, turn: &mut Turn<'_, '_>, cause: Cause) {
+    pub(super) fn note_failure(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
         let Some(choice) = &mut self.choice else { return };
-        let change = choice.lease.failed(turn.now(), &turn.client.site.config.health);
-        self.tell(turn, UpstreamEvent::Failed);
+        let change = choice.lease.failed(ctx.now(), &ctx.client.runtime.config.health);
+        self.tell(ctx, UpstreamEvent::Failed);
         if let Change::Ejected(span) = change {
-            self.tell(turn, UpstreamEvent::Ejected(span, cause.why()));
+            self.tell(ctx, UpstreamEvent::Ejected(span, cause.why()));
         }
     }
 
     /// The upstream answered. Whatever it says, it is there.
-    pub(super) fn note_answer(&mut self, turn: &mut Turn<'_, '_>) {
+    pub(super) fn note_answer(&mut self, ctx: &mut Ctx<'_, '_>) {
         let Some(choice) = &mut self.choice else { return };
         if choice.lease.answered() == Change::Returned {
-            self.tell(turn, UpstreamEvent::Returned);
+            self.tell(ctx, UpstreamEvent::Returned);
         }
     }
 
-    fn tell(&self, turn: &mut Turn<'_, '_>, event: UpstreamEvent) {
+    fn tell(&self, ctx: &mut Ctx<'_, '_>, event: UpstreamEvent) {
         let (Some(plan), Some(choice)) = (self.plan, &self.choice) else { return };
-        let site = &turn.client.site;
-        let route = &site.config.routes[plan.route as usize];
-        let id = site.group_of(plan.route).map(|group| group[choice.nth]);
-        let label = id.and_then(|id| site.upstream_labels.get(&id)).copied().unwrap_or_default();
-        turn.env.observer.upstream(&route.nth_upstream(choice.nth).authority, label, event);
+        let runtime = &ctx.client.runtime;
+        let route = &runtime.config.routes[plan.route as usize];
+        let id = runtime.group_of(plan.route).map(|group| group[choice.nth]);
+        let label = id.and_then(|id| runtime.upstream_labels.get(&id)).copied().unwrap_or_default();
+        ctx.worker.observer.upstream(&route.nth_upstream(choice.nth).authority, label, event);
     }
 }
 

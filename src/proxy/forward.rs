@@ -8,12 +8,12 @@ use super::admit::{Plan, max_forwards};
 use super::connection::{HOP_BY_HOP, allowed_protocols, remove_nominated};
 use super::events::Peer;
 use super::forwarded::{Addition, CLAIMS, Claim, add_claims, believed_prefix};
-use super::reasons::{Claims, Terms};
-use super::site::Site;
-use super::under_prefix::{MAPPABLE, MAPPABLE_IN_REQUESTS, Mapping, Place, map_back, map_forth};
+use super::response_rewrite::{MAPPABLE, MAPPABLE_IN_REQUESTS, Mapping, Place, map_back, map_forth};
+use super::runtime::Runtime;
+use super::strip::{Claims, StripRules};
 use crate::config::{HostPolicy, RouteConfig, UpstreamUrl};
 use crate::http::chars::{is_token, list_members, split, write_decimal};
-use crate::http::fields::{Classes, Fields, Known};
+use crate::http::fields::{Fields, HeaderId, HeaderSet};
 use crate::http::framing::Framing;
 use crate::http::head::{Method, RequestHead, ResponseHead, Version, write_request, write_response};
 use crate::http::target::{Target, parse_target};
@@ -24,7 +24,7 @@ pub struct Forwarding<'a> {
     /// Where the request goes and how.
     pub plan: &'a Plan,
     /// The route that the plan names, and whom to believe.
-    pub site: &'a Site,
+    pub runtime: &'a Runtime,
     /// The upstream that was chosen.
     pub upstream: &'a UpstreamUrl,
     /// The target as it was received.
@@ -85,8 +85,8 @@ pub enum OwnLines {
 
 impl OwnLines {
     /// Apart, if there are no plugins.
-    pub fn of(site: &Site) -> OwnLines {
-        if site.hooks.is_some() { OwnLines::Among } else { OwnLines::Apart }
+    pub fn of(runtime: &Runtime) -> OwnLines {
+        if runtime.hooks.is_some() { OwnLines::Among } else { OwnLines::Apart }
     }
 }
 
@@ -99,10 +99,10 @@ pub fn forward_request(
     own_lines: OwnLines,
     scratch: &mut Scratch,
 ) -> Mapping {
-    let Forwarding { plan, site, upstream, received_target, peer } = *forwarding;
-    let route = &site.config.routes[plan.route as usize];
+    let Forwarding { plan, runtime, upstream, received_target, peer } = *forwarding;
+    let route = &runtime.config.routes[plan.route as usize];
     let Scratch { nominated, own, host, public_prefix, text } = scratch;
-    let claims = Claims::of(peer, &site.config.forwarded);
+    let claims = Claims::of(peer, &runtime.config.forwarded);
     offered.clear();
     // Rule G3: what the client wrote as Connection and Upgrade goes, as in any request; we offer what we allow.
     if plan.upgrade {
@@ -113,7 +113,7 @@ pub fn forward_request(
             offered.extend_from_slice(protocol);
         }
     }
-    let received = head.fields.first(Known::Host).unwrap_or_else(|| authority_of(received_target));
+    let received = head.fields.first(HeaderId::Host).unwrap_or_else(|| authority_of(received_target));
     // An empty port is none, and not every origin knows that.
     let received = received.strip_suffix(b":").unwrap_or(received);
     if host != received {
@@ -121,7 +121,7 @@ pub fn forward_request(
         host.extend_from_slice(received);
     }
     set_authority(&mut head.authority, route, upstream, host);
-    let removed = Terms { plan, claims }.removed();
+    let removed = StripRules { plan, claims }.removed();
     own.clear();
     let mut add = match own_lines {
         OwnLines::Among => {
@@ -129,13 +129,13 @@ pub fn forward_request(
             Addition::Among
         }
         OwnLines::Apart => {
-            head.fields.remove_classes(removed.without(HOP_BY_HOP.with(Known::Host)));
+            head.fields.remove_classes(removed.without(HOP_BY_HOP.with(HeaderId::Host)));
             Addition::Apart(own)
         }
     };
     remove_nominated(&mut head.fields, nominated);
     public_prefix.clear();
-    public_prefix.extend_from_slice(believed_prefix(peer, &head.fields, &site.config.forwarded));
+    public_prefix.extend_from_slice(believed_prefix(peer, &head.fields, &runtime.config.forwarded));
     public_prefix.extend_from_slice(route.stripped_prefix().as_bytes());
     if claims != Claims::Off {
         let claim = Claim { trusted: claims == Claims::Kept, host, prefix: public_prefix };
@@ -143,22 +143,22 @@ pub fn forward_request(
     }
     let mut mapping = Mapping::Done;
     if head.fields.may_have_any(MAPPABLE_IN_REQUESTS) {
-        let told_host = told_host(site, &head.fields, host).to_vec();
+        let told_host = told_host(runtime, &head.fields, host).to_vec();
         let place = Place {
             sent_host: &head.authority,
             told_host: &told_host,
             client_host: host,
             public_prefix,
-            ..Place::of(site, plan.route, upstream)
+            ..Place::of(runtime, plan.route, upstream)
         };
-        mapping = map_forth(&mut head.fields, &place, site.config.limits.max_head_bytes, text);
+        mapping = map_forth(&mut head.fields, &place, runtime.config.limits.max_head_bytes, text);
     }
     // RFC 9110 section 7.6.3: the version in which the message was received, then our name.
     let via: &[u8] = match head.version {
         Version::Http10 => b"1.0 mini-rproxy",
         Version::Http11 => b"1.1 mini-rproxy",
     };
-    add.line(&mut head.fields, Known::Via, b"Via: ", via);
+    add.line(&mut head.fields, HeaderId::Via, b"Via: ", via);
     if head.method == Method::Options
         && let Ok(Some(left @ 1..)) = max_forwards(&head.fields)
     {
@@ -178,10 +178,10 @@ fn authority_of(target: &[u8]) -> &[u8] {
 }
 
 /// What X-Forwarded-Host says in a head that is forwarded, where `host` is what the client asked for; empty for nothing.
-fn told_host<'a>(site: &Site, fields: &'a Fields, host: &'a [u8]) -> &'a [u8] {
+fn told_host<'a>(runtime: &Runtime, fields: &'a Fields, host: &'a [u8]) -> &'a [u8] {
     // Ours may be kept apart from the others.
-    let ours: &[u8] = if site.config.forwarded.enabled { host } else { b"" };
-    fields.first(Known::XForwardedHost).unwrap_or(ours)
+    let ours: &[u8] = if runtime.config.forwarded.enabled { host } else { b"" };
+    fields.first(HeaderId::XForwardedHost).unwrap_or(ours)
 }
 
 fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, upstream: &UpstreamUrl, client_host: &[u8]) {
@@ -225,8 +225,8 @@ pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], own_lines: Ow
     }
     remove_nominated(&mut head.fields, nominated);
     // RFC 9110 section 6.6.1: a recipient with a clock adds the Date that an origin left out.
-    if head.status >= 200 && head.fields.first(Known::Date).is_none() {
-        head.fields.add_own(Known::Date, b"Date: ", date);
+    if head.status >= 200 && head.fields.first(HeaderId::Date).is_none() {
+        head.fields.add_own(HeaderId::Date, b"Date: ", date);
     }
 }
 
@@ -235,7 +235,7 @@ pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], own_lines: Ow
 pub fn map_response(
     head: &mut ResponseHead,
     request: &RequestHead,
-    site: &Site,
+    runtime: &Runtime,
     route: u32,
     upstream: &UpstreamUrl,
     scratch: &mut Scratch,
@@ -245,15 +245,15 @@ pub fn map_response(
     }
     let place = Place {
         sent_host: &request.authority,
-        told_host: told_host(site, &request.fields, &scratch.host),
+        told_host: told_host(runtime, &request.fields, &scratch.host),
         client_host: &scratch.host,
         public_prefix: &scratch.public_prefix,
-        ..Place::of(site, route, upstream)
+        ..Place::of(runtime, route, upstream)
     };
     // The status line and the lines.
     let size =
         head.fields.iter().fold(head.reason.len() + 15, |size, line| size + line.name.len() + line.value.len() + 4);
-    let room = site.config.limits.max_head_bytes.saturating_sub(size);
+    let room = runtime.config.limits.max_head_bytes.saturating_sub(size);
     map_back(&mut head.fields, &place, room, &mut scratch.text)
 }
 
@@ -281,7 +281,7 @@ pub const UPGRADE_REQUIRED: u16 = 426;
 
 /// Lists the protocols of a response's Upgrade lines, comma-separated; what is no token, or two with a slash, is left out.
 pub fn list_protocols(fields: &Fields, out: &mut Vec<u8>) {
-    for protocol in fields.values(Known::Upgrade).flat_map(list_members) {
+    for protocol in fields.values(HeaderId::Upgrade).flat_map(list_members) {
         if split(protocol, b'/').all(is_token) && split(protocol, b'/').count() <= 2 {
             if !out.is_empty() {
                 out.extend_from_slice(b", ");
@@ -332,17 +332,17 @@ pub fn write_trailers(trailers: &mut Fields, out: &mut Vec<u8>) {
 }
 
 /// Beside those that no peer's word is taken for, and beside all that describes the content.
-const NOT_IN_TRAILERS: Classes = Classes::of(&[
-    Known::LookAlike,
-    Known::Authorization,
-    Known::Cookie,
-    Known::Date,
-    Known::Expect,
-    Known::Host,
-    Known::Location,
-    Known::MaxForwards,
-    Known::Refresh,
-    Known::SetCookie,
+const NOT_IN_TRAILERS: HeaderSet = HeaderSet::of(&[
+    HeaderId::LookAlike,
+    HeaderId::Authorization,
+    HeaderId::Cookie,
+    HeaderId::Date,
+    HeaderId::Expect,
+    HeaderId::Host,
+    HeaderId::Location,
+    HeaderId::MaxForwards,
+    HeaderId::Refresh,
+    HeaderId::SetCookie,
 ]);
 
 /// Appends the field line that announces a framing. The value is ours, never the peer's (rule S13); the kind is the one
@@ -392,7 +392,7 @@ mod tests {
         let config =
             format!("routes: [{{prefix: /a, upstream: 'http://o:81', {route}}}]\nforwarded: {{enabled: false}}\n");
         let config = Config::parse(&config, "test").expect("valid");
-        let site = Site::new(Arc::new(config), None);
+        let runtime = Runtime::new(Arc::new(config), None);
         let plan = Plan { route: 0, upgrade, expects_continue: false };
         let mut head = RequestHead { method, target: b"/x".to_vec(), ..RequestHead::default() };
         lines.iter().for_each(|(name, value)| head.fields.add(name.as_bytes(), value.as_bytes()));
@@ -401,8 +401,8 @@ mod tests {
         let peer = Peer { address: None, secure: false, ..Peer::default() };
         let forwarding = Forwarding {
             plan: &plan,
-            site: &site,
-            upstream: &site.config.routes[0].upstream,
+            runtime: &runtime,
+            upstream: &runtime.config.routes[0].upstream,
             received_target: b"/a/x",
             peer: &peer,
         };

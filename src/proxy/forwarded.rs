@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::events::Peer;
 use crate::config::ForwardedPolicy;
 use crate::http::chars::{list_members, split, trim_ows};
-use crate::http::fields::{Classes, Fields, Known};
+use crate::http::fields::{Fields, HeaderId, HeaderSet};
 use crate::http::target::has_dot_segment;
 
 /// Whether `address` is one of the proxies whose word is taken.
@@ -27,13 +27,13 @@ fn is_in(address: IpAddr, ranges: &[IpNet]) -> bool {
 }
 
 /// The fields that only a trusted peer may set.
-pub const CLAIMS: Classes = Classes::of(&[
-    Known::XForwardedFor,
-    Known::XForwardedHost,
-    Known::XForwardedProto,
-    Known::XForwardedPrefix,
-    Known::XRealIp,
-    Known::Forwarded,
+pub const CLAIMS: HeaderSet = HeaderSet::of(&[
+    HeaderId::XForwardedFor,
+    HeaderId::XForwardedHost,
+    HeaderId::XForwardedProto,
+    HeaderId::XForwardedPrefix,
+    HeaderId::XRealIp,
+    HeaderId::Forwarded,
 ]);
 
 /// The client's address: the peer's, or behind trusted proxies the last address in X-Forwarded-For that is not a trusted
@@ -44,7 +44,7 @@ pub fn client_address(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) ->
         untrusted => return untrusted,
     };
     let mut client = address;
-    let lines = fields.iter().rev().filter(|line| line.known == Known::XForwardedFor);
+    let lines = fields.iter().rev().filter(|line| line.known == HeaderId::XForwardedFor);
     for entry in lines.flat_map(|line| line.value.rsplit(|&byte| byte == b',')) {
         let Some(reported) = parse_node(entry) else { break };
         client = reported;
@@ -74,7 +74,7 @@ fn parse_node(text: &[u8]) -> Option<SocketAddr> {
 /// A peer that is believed and bears marks of a proxy has to tell for whom it asks: it is local if there is an address,
 /// and each one that it tells is understood and a loopback address. Whoever tells none (Via alone) asks for anybody.
 pub fn is_local(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) -> bool {
-    const MARKS: Classes = CLAIMS.with(Known::Via).with(Known::LookAlike);
+    const MARKS: HeaderSet = CLAIMS.with(HeaderId::Via).with(HeaderId::LookAlike);
     let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
     if !peer.address.is_none_or(is_loopback) {
         return false;
@@ -88,13 +88,13 @@ pub fn is_local(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) -> bool 
 }
 
 /// All addresses of clients that a line reports; `None` for what is not understood.
-fn reported_addresses(known: Known, value: &[u8]) -> impl Iterator<Item = Option<SocketAddr>> {
-    let is_list = matches!(known, Known::XForwardedFor | Known::XRealIp);
-    let is_look_alike = known == Known::LookAlike;
+fn reported_addresses(known: HeaderId, value: &[u8]) -> impl Iterator<Item = Option<SocketAddr>> {
+    let is_list = matches!(known, HeaderId::XForwardedFor | HeaderId::XRealIp);
+    let is_look_alike = known == HeaderId::LookAlike;
     let pairs = list_members(value).flat_map(|element| split(element, b';').map(trim_ows));
     let reported = pairs.filter_map(move |pair| match known {
         _ if is_list => Some(parse_node(pair)),
-        Known::Forwarded => strip_word(pair, b"for=").map(parse_node),
+        HeaderId::Forwarded => strip_word(pair, b"for=").map(parse_node),
         _ => None,
     });
     // Nobody knows what its reader would take for an address.
@@ -119,7 +119,7 @@ pub enum Addition<'a> {
 impl Addition<'_> {
     /// Adds a line to `fields`, or apart from them; see [`Fields::add_own`].
     #[inline(always)]
-    pub fn line(&mut self, fields: &mut Fields, known: Known, start: &[u8], value: &[u8]) {
+    pub fn line(&mut self, fields: &mut Fields, known: HeaderId, start: &[u8], value: &[u8]) {
         match self {
             Addition::Among => fields.add_own(known, start, value),
             Addition::Apart(out) => {
@@ -138,9 +138,9 @@ impl Addition<'_> {
 /// # Errors
 /// It says something else, which nothing can be put behind.
 pub fn reported_prefix(fields: &Fields) -> Result<&[u8], NotOnePath> {
-    let mut values = fields.values(Known::XForwardedPrefix);
+    let mut values = fields.values(HeaderId::XForwardedPrefix);
     let (Some(value), None) = (values.next(), values.next()) else {
-        return if fields.first(Known::XForwardedPrefix).is_none() { Ok(b"") } else { Err(NotOnePath) };
+        return if fields.first(HeaderId::XForwardedPrefix).is_none() { Ok(b"") } else { Err(NotOnePath) };
     };
     let prefix = value.strip_suffix(b"/").unwrap_or(value);
     let is_plain = prefix.iter().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+=:@".contains(byte));
@@ -177,7 +177,7 @@ pub struct Claim<'a> {
 /// Adds our own claims to a head from which those of an untrusted peer are gone.
 pub fn add_claims(fields: &mut Fields, peer: &Peer, claim: &Claim<'_>, scratch: &mut Vec<u8>, add: &mut Addition<'_>) {
     scratch.clear();
-    let earlier = if claim.trusted { last_line(fields, Known::XForwardedFor) } else { None };
+    let earlier = if claim.trusted { last_line(fields, HeaderId::XForwardedFor) } else { None };
     let list = earlier.and_then(|index| fields.get(index)).map_or(&b""[..], |line| line.value);
     if !list.is_empty() {
         scratch.extend_from_slice(list);
@@ -187,19 +187,19 @@ pub fn add_claims(fields: &mut Fields, peer: &Peer, claim: &Claim<'_>, scratch: 
         write_ip(address.ip(), scratch);
         match earlier {
             Some(index) => fields.set_value(index, scratch),
-            None => add.line(fields, Known::XForwardedFor, b"X-Forwarded-For: ", scratch),
+            None => add.line(fields, HeaderId::XForwardedFor, b"X-Forwarded-For: ", scratch),
         }
     }
-    if !claim.host.is_empty() && fields.first(Known::XForwardedHost).is_none() {
-        add.line(fields, Known::XForwardedHost, b"X-Forwarded-Host: ", claim.host);
+    if !claim.host.is_empty() && fields.first(HeaderId::XForwardedHost).is_none() {
+        add.line(fields, HeaderId::XForwardedHost, b"X-Forwarded-Host: ", claim.host);
     }
-    if fields.first(Known::XForwardedProto).is_none() {
+    if fields.first(HeaderId::XForwardedProto).is_none() {
         let proto: &[u8] = if peer.secure { b"https" } else { b"http" };
-        add.line(fields, Known::XForwardedProto, b"X-Forwarded-Proto: ", proto);
+        add.line(fields, HeaderId::XForwardedProto, b"X-Forwarded-Proto: ", proto);
     }
     if !claim.prefix.is_empty() {
-        match last_line(fields, Known::XForwardedPrefix) {
-            None => add.line(fields, Known::XForwardedPrefix, b"X-Forwarded-Prefix: ", claim.prefix),
+        match last_line(fields, HeaderId::XForwardedPrefix) {
+            None => add.line(fields, HeaderId::XForwardedPrefix, b"X-Forwarded-Prefix: ", claim.prefix),
             Some(index) if reported_prefix(fields).is_ok() => fields.set_value(index, claim.prefix),
             // Whatever it means: only whoever wrote it knows.
             Some(_) => {}
@@ -207,7 +207,7 @@ pub fn add_claims(fields: &mut Fields, peer: &Peer, claim: &Claim<'_>, scratch: 
     }
 }
 
-fn last_line(fields: &Fields, known: Known) -> Option<usize> {
+fn last_line(fields: &Fields, known: HeaderId) -> Option<usize> {
     (0..fields.len()).rev().find(|&index| fields.get(index).is_some_and(|line| line.known == known))
 }
 
@@ -346,10 +346,10 @@ mod tests {
             let value = |known| fields.first(known).unwrap_or(b"-").escape_ascii();
             let found = format!(
                 "for={} host={} proto={} prefix={}",
-                value(Known::XForwardedFor),
-                value(Known::XForwardedHost),
-                value(Known::XForwardedProto),
-                value(Known::XForwardedPrefix),
+                value(HeaderId::XForwardedFor),
+                value(HeaderId::XForwardedHost),
+                value(HeaderId::XForwardedProto),
+                value(HeaderId::XForwardedPrefix),
             );
             assert_eq!(found, expected, "{name}");
             assert_eq!(fields.len(), 4, "{name}: one line each");
@@ -359,7 +359,7 @@ mod tests {
         let claim = Claim { trusted: false, host: b"", prefix: b"" };
         add_claims(&mut fields, &peer, &claim, &mut Vec::new(), &mut Addition::Among);
         assert_eq!(fields.iter().count(), 1);
-        assert_eq!(fields.first(Known::XForwardedProto), Some(&b"https"[..]));
+        assert_eq!(fields.first(HeaderId::XForwardedProto), Some(&b"https"[..]));
     }
 
     #[test]

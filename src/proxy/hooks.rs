@@ -1,6 +1,6 @@
 //! The plugins' only door into an exchange.
 //!
-//! The exchange calls [`Hooks`] at three moments and gives each call a [`HookView`] of what it may see and change. It
+//! The exchange calls [`Hooks`] at three moments and gives each call a [`HookContext`] of what it may see and change. It
 //! knows nothing of libraries and C tables; those live a floor above, in `plugin`.
 
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use crate::http::head::{RequestHead, ResponseHead};
 
 /// Which bodies have to be buffered, because some plugin asked for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BodyWants {
+pub struct BufferBodies {
     /// The request's.
     pub request: bool,
     /// The response's.
@@ -57,7 +57,7 @@ pub struct ChainState {
     /// How many plugins' `on_request` ran; `on_done` is owed to these.
     pub started: usize,
     /// What they did, in the order of the chain.
-    pub stints: Vec<Stint>,
+    pub stints: Vec<PluginTiming>,
 }
 
 impl ChainState {
@@ -65,7 +65,7 @@ impl ChainState {
     pub fn memory(&self) -> usize {
         let ChainState { values, started: _, stints } = self;
         let within: usize = values.iter().map(|(key, value)| key.capacity() + value.capacity()).sum();
-        within + values.capacity() * size_of::<(Vec<u8>, Vec<u8>)>() + stints.capacity() * size_of::<Stint>()
+        within + values.capacity() * size_of::<(Vec<u8>, Vec<u8>)>() + stints.capacity() * size_of::<PluginTiming>()
     }
 
     /// Forgets everything; keeps no memory but that of the lists.
@@ -78,7 +78,7 @@ impl ChainState {
 
 /// What one plugin did within one exchange, for whoever counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stint {
+pub struct PluginTiming {
     /// Its name.
     pub plugin: &'static str,
     /// How long its hooks took.
@@ -89,7 +89,7 @@ pub struct Stint {
 
 /// What a hook sees of its exchange.
 #[derive(Debug)]
-pub struct HookView<'a> {
+pub struct HookContext<'a> {
     /// As it will be sent; hop-by-hop and framing fields are gone, Host is in `authority`. Read only in the response phase.
     pub request: &'a mut RequestHead,
     /// `Some` in the response phase: as it will be sent, without framing and hop-by-hop fields.
@@ -116,11 +116,11 @@ pub struct HookView<'a> {
 /// A chain of plugins.
 pub trait Hooks: Send + Sync {
     /// Which bodies to buffer. Asked once per request.
-    fn wants(&self) -> BodyWants;
+    fn wants(&self) -> BufferBodies;
     /// After routing and rewriting (and after the body, where it is wanted), before connecting.
-    fn on_request(&self, view: &mut HookView<'_>) -> Verdict;
+    fn on_request(&self, view: &mut HookContext<'_>) -> Verdict;
     /// After the final response head (and the body, where it is wanted), before its first byte is sent.
-    fn on_response(&self, view: &mut HookView<'_>) -> Verdict;
+    fn on_response(&self, view: &mut HookContext<'_>) -> Verdict;
     /// Once for each exchange whose `on_request` was called, when it is over, however it ended.
-    fn on_done(&self, view: &mut HookView<'_>);
+    fn on_done(&self, view: &mut HookContext<'_>);
 }

@@ -6,7 +6,7 @@ use super::cause::Refusal;
 use super::forward::{Persistence, write_framing, write_persistence};
 use super::hooks::Answer;
 use crate::http::chars::write_decimal;
-use crate::http::fields::Known;
+use crate::http::fields::HeaderId;
 use crate::http::framing::{Framing, has_no_body};
 use crate::http::head::reason_phrase;
 
@@ -15,7 +15,7 @@ pub const HEALTH: &str = "{\"message\":\"OK\"}";
 
 /// What every answer needs, whatever it says.
 #[derive(Clone, Copy, Debug)]
-pub struct Envelope<'a> {
+pub struct ResponseContext<'a> {
     /// The Date field.
     pub date: &'a [u8; 29],
     /// What becomes of the connection.
@@ -25,24 +25,24 @@ pub struct Envelope<'a> {
 }
 
 /// Appends a 200 with a JSON body.
-pub fn write_json(json: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
+pub fn write_json(json: &str, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
     write_text("application/json", json, envelope, out)
 }
 
 /// Appends a 200 with a body of that media type.
-pub fn write_text(media_type: &str, text: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
+pub fn write_text(media_type: &str, text: &str, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
     write_text_start(media_type, envelope, out);
     write_end(&[text.as_bytes()], envelope, out)
 }
 
 /// Appends the head of such an answer, for a body of `len` bytes that follows without being copied.
-pub fn write_text_head(media_type: &str, len: usize, envelope: &Envelope<'_>, out: &mut Vec<u8>) {
+pub fn write_text_head(media_type: &str, len: usize, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) {
     write_text_start(media_type, envelope, out);
     write_framing(Framing::Length(len as u64), out);
     write_bodiless_end(envelope, out);
 }
 
-fn write_text_start(media_type: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) {
+fn write_text_start(media_type: &str, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) {
     write_start(200, envelope, out);
     out.extend_from_slice(b"Content-Type: ");
     out.extend_from_slice(media_type.as_bytes());
@@ -50,14 +50,14 @@ fn write_text_start(media_type: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>
 }
 
 /// Appends the answer to an OPTIONS that goes no further: 204 has no body and so no framing.
-pub fn write_options(methods: &str, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
+pub fn write_options(methods: &str, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
     write_start(204, envelope, out);
     write_allow(methods, out);
     write_bodiless_end(envelope, out)
 }
 
 /// Appends a redirect for good. `location` stays on the host that was asked.
-pub fn write_redirect(location: &[u8], envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
+pub fn write_redirect(location: &[u8], envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
     write_start(301, envelope, out);
     out.extend_from_slice(b"Location: ");
     out.extend_from_slice(location);
@@ -66,7 +66,7 @@ pub fn write_redirect(location: &[u8], envelope: &Envelope<'_>, out: &mut Vec<u8
 }
 
 /// Appends an error. Its text is the reason phrase and nothing that a peer sent (rule S22).
-pub fn write_refusal(refusal: &Refusal, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
+pub fn write_refusal(refusal: &Refusal, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
     write_start(refusal.status, envelope, out);
     if let Some(methods) = refusal.allow {
         write_allow(methods, out);
@@ -76,9 +76,9 @@ pub fn write_refusal(refusal: &Refusal, envelope: &Envelope<'_>, out: &mut Vec<u
 }
 
 /// Appends a plugin's answer.
-pub fn write_answer(answer: &Answer, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
+pub fn write_answer(answer: &Answer, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
     write_status_line(answer.status, out);
-    if answer.fields.first(Known::Date).is_none() {
+    if answer.fields.first(HeaderId::Date).is_none() {
         write_date(envelope.date, out);
     }
     answer.fields.write(out);
@@ -89,7 +89,7 @@ pub fn write_answer(answer: &Answer, envelope: &Envelope<'_>, out: &mut Vec<u8>)
     }
 }
 
-fn write_start(status: u16, envelope: &Envelope<'_>, out: &mut Vec<u8>) {
+fn write_start(status: u16, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) {
     write_status_line(status, out);
     write_date(envelope.date, out);
 }
@@ -114,13 +114,13 @@ fn write_allow(methods: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_bodiless_end(envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
+fn write_bodiless_end(envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
     write_persistence(envelope.persistence, out);
     out.extend_from_slice(b"\r\n");
     0
 }
 
-fn write_end(body: &[&[u8]], envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
+fn write_end(body: &[&[u8]], envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
     let len = body.iter().map(|part| part.len() as u64).sum();
     write_framing(Framing::Length(len), out);
     write_bodiless_end(envelope, out);
@@ -141,11 +141,11 @@ mod tests {
     const DATE: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
 
     /// What is written to a GET that keeps its connection, and to a HEAD that does not.
-    fn both(write: impl Fn(&Envelope<'_>, &mut Vec<u8>) -> u64) -> (String, String) {
+    fn both(write: impl Fn(&ResponseContext<'_>, &mut Vec<u8>) -> u64) -> (String, String) {
         let [get, head] = [(Persistence::KeepAlive(Version::Http11), false), (Persistence::Close, true)].map(
             |(persistence, to_head)| {
                 let mut out = Vec::new();
-                let len = write(&Envelope { date: DATE, persistence, to_head }, &mut out);
+                let len = write(&ResponseContext { date: DATE, persistence, to_head }, &mut out);
                 let text = String::from_utf8(out).expect("text");
                 let (_, body) = text.split_once("\r\n\r\n").expect("a head");
                 assert_eq!(body.len() as u64, len, "what the log is told");

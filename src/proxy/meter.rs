@@ -122,17 +122,17 @@ pub struct UpstreamMeter {
 /// Counters for words that are written in the code, or kept for as long as the process lives: each gets a place when it
 /// first comes up. The last place is for all that come after the others are taken.
 #[derive(Debug)]
-pub struct ByWord<T, const PLACES: usize> {
+pub struct LabeledCounters<T, const PLACES: usize> {
     places: [OnceLock<(&'static str, T)>; PLACES],
 }
 
-impl<T, const PLACES: usize> Default for ByWord<T, PLACES> {
+impl<T, const PLACES: usize> Default for LabeledCounters<T, PLACES> {
     fn default() -> Self {
-        ByWord { places: [const { OnceLock::new() }; PLACES] }
+        LabeledCounters { places: [const { OnceLock::new() }; PLACES] }
     }
 }
 
-impl<T: Default, const PLACES: usize> ByWord<T, PLACES> {
+impl<T: Default, const PLACES: usize> LabeledCounters<T, PLACES> {
     /// The place of `word`.
     pub fn of(&self, word: &'static str) -> &T {
         let (last, places) = self.places.split_last().expect("there are places");
@@ -159,11 +159,11 @@ pub struct Meter {
     /// By [`Label`] too; most proxies have no such upstreams, and then not even the table is there.
     upstreams: OnceLock<Box<[OnceLock<Box<UpstreamMeter>>]>>,
     /// Why requests were no plain success: the words of `Cause`.
-    pub causes: ByWord<Count, 96>,
+    pub causes: LabeledCounters<Count, 96>,
     /// By the plugin's name.
-    pub plugins: ByWord<PluginMeter, 33>,
+    pub plugins: LabeledCounters<PluginMeter, 33>,
     /// TLS handshakes with clients that failed, by reason.
-    pub handshake_failures: ByWord<Count, 16>,
+    pub handshake_failures: LabeledCounters<Count, 16>,
     /// Requests that were sent again.
     pub retries: Count,
     /// Heads that would have been too large when mapped.
@@ -195,9 +195,9 @@ impl Default for Meter {
         Meter {
             routes: table(),
             upstreams: OnceLock::new(),
-            causes: ByWord::default(),
-            plugins: ByWord::default(),
-            handshake_failures: ByWord::default(),
+            causes: LabeledCounters::default(),
+            plugins: LabeledCounters::default(),
+            handshake_failures: LabeledCounters::default(),
             retries: Count::default(),
             unmapped: Count::default(),
             bytes_in: Count::default(),
@@ -289,7 +289,7 @@ fn whole_micros(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::hooks::Stint;
+    use crate::proxy::hooks::PluginTiming;
     use crate::proxy::labels::Labels;
 
     fn record<'a>(status: u16, total: Duration) -> AccessRecord<'a> {
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn words_beyond_the_places_share_the_last_one() {
-        let words: ByWord<Count, 3> = ByWord::default();
+        let words: LabeledCounters<Count, 3> = LabeledCounters::default();
         for word in ["a", "b", "c", "d", "b"] {
             words.of(word).increment();
         }
@@ -368,8 +368,8 @@ mod tests {
     fn plugins_bytes_and_retries_add_up() {
         let meter = Meter::default();
         let stints = [
-            Stint { plugin: "one", time: Duration::from_nanos(1500), faults: 0 },
-            Stint { plugin: "two", time: Duration::from_nanos(1), faults: 1 },
+            PluginTiming { plugin: "one", time: Duration::from_nanos(1500), faults: 0 },
+            PluginTiming { plugin: "two", time: Duration::from_nanos(1), faults: 1 },
         ];
         for _ in 0..2 {
             meter.count(&AccessRecord {

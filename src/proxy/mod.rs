@@ -5,65 +5,65 @@
 //! | [`labels`] | numbers for what is counted by name |
 //! | [`route`] | the longest matching prefix, and the target to forward |
 //! | [`hooks`] | the plugins' only door |
-//! | [`site`] | what all exchanges of a worker share |
+//! | [`runtime`] | what all exchanges of a worker share |
 //! | [`balance`] | which of several upstreams gets a request |
 //! | [`events`] | what goes into an exchange and what comes out |
 //! | [`timeline`] | the life of a request, moment by moment |
 //! | [`meter`] | what a worker has counted |
-//! | [`exposition`] | all of that as the text of /metrics |
-//! | [`preface`] | what a load balancer says before the first byte |
+//! | [`prometheus`] | all of that as the text of /metrics |
+//! | [`proxy_protocol`] | what a load balancer says before the first byte |
 //! | [`cause`] | why an exchange was not a plain success |
 //! | [`connection`] | the Connection field |
 //! | [`forwarded`] | X-Forwarded-*: whose word is taken |
 //! | [`admit`] | whether a request is served, and by whom |
-//! | [`reasons`] | which lines of a request do not pass, and why |
-//! | [`under_prefix`] | what a response says of its application's place, mapped back |
+//! | [`strip`] | which lines of a request do not pass, and why |
+//! | [`response_rewrite`] | what a response says of its application's place, mapped back |
 //! | [`forward`] | received head to forwarded head |
 //! | [`local`] | answers of our own |
 //! | [`record`] | what the access log will say |
 //! | `choice` | the upstream that a request goes to, of several |
 //! | [`body_memory`] | what bodies that plugins read may take |
 //! | `transaction` | one request under way: memory and states |
-//! | `appetite` | whether to read, and what a read would cost in memory |
-//! | `turn` | what a step may touch and ask for |
+//! | `read_interest` | whether to read, and what a read would cost in memory |
+//! | `context` | what a step may touch and ask for |
 //! | `outcome` | how an exchange ends |
 //! | `failover` | another upstream when one fails |
-//! | `downstream` | the client's end |
-//! | `upstream` | the origin's end |
-//! | `deadlines` | when patience ends |
+//! | `request_side` | the client's end |
+//! | `response_side` | the origin's end |
+//! | `timeouts` | when patience ends |
 //! | `settle` | what both ends together ask for |
-//! | [`exchange`] | one client connection: events in, commands out |
+//! | [`proxy_connection`] | one client connection: events in, commands out |
 //! | [`explain`] | what would happen to a request, told to people |
 
 pub mod labels;
 pub mod route;
 pub mod hooks;
-pub mod site;
+pub mod runtime;
 pub mod balance;
 pub mod events;
 pub mod timeline;
 pub mod meter;
-pub mod exposition;
-pub mod preface;
+pub mod prometheus;
+pub mod proxy_protocol;
 pub mod cause;
 pub mod connection;
 pub mod forwarded;
 pub mod admit;
-pub mod reasons;
-pub mod under_prefix;
+pub mod strip;
+pub mod response_rewrite;
 pub mod forward;
 pub mod local;
 pub mod record;
 pub mod body_memory;
 mod choice;
 mod transaction;
-mod appetite;
-mod turn;
+mod read_interest;
+mod context;
 mod outcome;
 mod failover;
-mod downstream;
-mod upstream;
-mod deadlines;
+mod request_side;
+mod response_side;
+mod timeouts;
 mod settle;
-pub mod exchange;
+pub mod proxy_connection;
 pub mod explain;

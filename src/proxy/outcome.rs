@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::cause::{Cause, Refusal};
-use super::choice::Choice;
+use super::choice::UpstreamAttempt;
+use super::context::{Ctx, Release};
 use super::events::AccessRecord;
 use super::forward::Persistence;
-use super::hooks::{Answer, HookView};
-use super::local::{Envelope, write_answer, write_refusal};
-use super::site::Site;
-use super::transaction::{Downstream, Ending, Flow, ResponseSink, Transaction, Upstream};
-use super::turn::{Release, Turn};
+use super::hooks::{Answer, HookContext};
+use super::local::{ResponseContext, write_answer, write_refusal};
+use super::runtime::Runtime;
+use super::transaction::{Ending, HalfClose, RequestState, ResponseSink, ResponseState, Transaction};
 use crate::http::framing::has_no_body;
 use crate::http::head::Method;
 use crate::mono_time::MonoTime;
@@ -35,150 +35,156 @@ impl Transaction {
     /// Queues an answer of our own; it is the final response.
     pub(super) fn write_local(
         &mut self,
-        turn: &Turn<'_, '_>,
+        ctx: &Ctx<'_, '_>,
         status: u16,
-        write: impl FnOnce(&Envelope<'_>, &mut Vec<u8>) -> u64,
+        write: impl FnOnce(&ResponseContext<'_>, &mut Vec<u8>) -> u64,
     ) {
-        self.up = Upstream::Local;
+        self.response_state = ResponseState::Local;
         self.record.status = status;
-        self.is_persistent &= !turn.client.is_draining;
-        let envelope =
-            Envelope { date: &turn.env.now.date, persistence: self.persistence(), to_head: self.is_client_head() };
+        self.is_persistent &= !ctx.client.is_draining;
+        let envelope = ResponseContext {
+            date: &ctx.worker.now.date,
+            persistence: self.persistence(),
+            to_head: self.is_client_head(),
+        };
         self.record.bytes_out += write(&envelope, self.to_client.buf());
     }
 
     /// Answers with an error; where an answer has begun already, cuts it.
     #[cold]
-    pub(super) fn refuse(&mut self, turn: &mut Turn<'_, '_>, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, ctx: &mut Ctx<'_, '_>, refusal: Refusal) {
         self.record.blame(refusal.cause);
-        if let Upstream::Answered = self.up {
-            return self.end_upload(turn);
+        if let ResponseState::Answered = self.response_state {
+            return self.end_upload(ctx);
         }
         if self.has_answered() {
-            return self.cut(turn);
+            return self.cut(ctx);
         }
-        self.release_upstream(turn, Release::Close);
+        self.release_upstream(ctx, Release::Close);
         self.abandon_request();
-        self.write_local(turn, refusal.status, |envelope, out| write_refusal(&refusal, envelope, out));
+        self.write_local(ctx, refusal.status, |envelope, out| write_refusal(&refusal, envelope, out));
     }
 
     /// A plugin answers in the upstream's place.
-    pub(super) fn answer_for_plugin(&mut self, turn: &mut Turn<'_, '_>, answer: &Answer) {
+    pub(super) fn answer_for_plugin(&mut self, ctx: &mut Ctx<'_, '_>, answer: &Answer) {
         self.record.blame(Cause::PluginAnswered);
-        self.release_upstream(turn, Release::Close);
+        self.release_upstream(ctx, Release::Close);
         self.abandon_request();
-        self.write_local(turn, answer.status, |envelope, out| write_answer(answer, envelope, out));
+        self.write_local(ctx, answer.status, |envelope, out| write_answer(answer, envelope, out));
     }
 
     /// Nothing more of the request is wanted. Where it is incomplete, the connection cannot serve another.
     pub(super) fn abandon_request(&mut self) {
-        match self.down {
-            Downstream::Done => {}
-            Downstream::Head { .. } | Downstream::Body { .. } | Downstream::Discard | Downstream::Tunnel(_) => {
-                self.down = Downstream::Discard;
+        match self.request_state {
+            RequestState::Done => {}
+            RequestState::Head { .. } | RequestState::Body { .. } | RequestState::Discard | RequestState::Tunnel(_) => {
+                self.request_state = RequestState::Discard;
                 self.is_persistent = false;
-                self.to_origin.clear();
+                self.to_upstream.clear();
             }
         }
     }
 
     /// The response is complete, and no more of the request can or need be passed on. The upstream connection is not used
     /// again: whatever it took for its next request could be the rest of this one (rule S14).
-    pub(super) fn end_upload(&mut self, turn: &mut Turn<'_, '_>) {
-        self.release_upstream(turn, Release::Close);
+    pub(super) fn end_upload(&mut self, ctx: &mut Ctx<'_, '_>) {
+        self.release_upstream(ctx, Release::Close);
         self.abandon_request();
-        self.up = Upstream::Done;
+        self.response_state = ResponseState::Done;
     }
 
     /// The response broke off: what was received is delivered, then the client's connection is cut (rule G11).
-    pub(super) fn cut(&mut self, turn: &mut Turn<'_, '_>) {
+    pub(super) fn cut(&mut self, ctx: &mut Ctx<'_, '_>) {
         let ending = self.ending_of_a_cut();
-        let release = if matches!(self.up, Upstream::Tunnel(_)) { Release::Abort } else { Release::Close };
-        self.release_upstream(turn, release);
+        let release =
+            if matches!(self.response_state, ResponseState::Tunnel(_)) { Release::Abort } else { Release::Close };
+        self.release_upstream(ctx, release);
         self.abandon_request();
         self.is_persistent = false;
-        self.up = Upstream::Cut { ending };
+        self.response_state = ResponseState::Cut { ending };
     }
 
     /// How the client can tell that what it got is not all.
     fn ending_of_a_cut(&self) -> Ending {
-        match self.up {
-            Upstream::Body { sink: ResponseSink::UntilClose, .. } | Upstream::Tunnel(_) => Ending::Abort,
+        match self.response_state {
+            ResponseState::Body { sink: ResponseSink::UntilClose, .. } | ResponseState::Tunnel(_) => Ending::Abort,
             // All of it is here, and part of it will not leave. Only a connection that ends with its response can have
             // one that ends with its connection.
-            Upstream::Answered | Upstream::Done if !self.to_client.is_empty() && !self.is_persistent => Ending::Abort,
-            Upstream::Cut { ending } => ending,
-            Upstream::Body { .. }
-            | Upstream::None
-            | Upstream::Local
-            | Upstream::Connecting { .. }
-            | Upstream::AwaitHead { .. }
-            | Upstream::Answered
-            | Upstream::Done => Ending::Close,
+            ResponseState::Answered | ResponseState::Done if !self.to_client.is_empty() && !self.is_persistent => {
+                Ending::Abort
+            }
+            ResponseState::Cut { ending } => ending,
+            ResponseState::Body { .. }
+            | ResponseState::None
+            | ResponseState::Local
+            | ResponseState::Connecting { .. }
+            | ResponseState::AwaitHead { .. }
+            | ResponseState::Answered
+            | ResponseState::Done => Ending::Close,
         }
     }
 
     /// The client is gone: the upstream is released at once (rule G12), and nobody else is to blame.
-    pub(super) fn client_gone(&mut self, turn: &mut Turn<'_, '_>, cause: Cause) {
+    pub(super) fn client_gone(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
         // It may only have been too slow, and read on.
         let ending = self.ending_of_a_cut();
-        if let Upstream::Tunnel(_) = self.up {
-            self.release_upstream(turn, Release::Abort);
+        if let ResponseState::Tunnel(_) = self.response_state {
+            self.release_upstream(ctx, Release::Abort);
         } else {
             // It has got its answer, and only did not send the rest of a request that was answered early.
-            let has_all = matches!(self.up, Upstream::Answered) && self.to_client.is_empty();
-            self.release_upstream(turn, Release::Close);
+            let has_all = matches!(self.response_state, ResponseState::Answered) && self.to_client.is_empty();
+            self.release_upstream(ctx, Release::Close);
             if !has_all {
                 self.record.status = CLIENT_GONE;
             }
         }
         self.record.blame(cause);
         self.to_client.clear();
-        self.up = Upstream::Cut { ending };
+        self.response_state = ResponseState::Cut { ending };
     }
 
     /// Nobody has said anything for too long: both ends of a tunnel are closed.
-    pub(super) fn end_tunnel(&mut self, turn: &mut Turn<'_, '_>, cause: Cause) {
+    pub(super) fn end_tunnel(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
         self.record.blame(cause);
         // What nobody took for so long is lost, and that should be seen.
-        let is_lost = matches!(self.down, Downstream::Tunnel(Flow::Lost));
-        let is_lossless = !is_lost && self.to_client.is_empty() && self.to_origin.is_empty();
+        let is_lost = matches!(self.request_state, RequestState::Tunnel(HalfClose::Lost));
+        let is_lossless = !is_lost && self.to_client.is_empty() && self.to_upstream.is_empty();
         let (release, ending) =
             if is_lossless { (Release::Close, Ending::Close) } else { (Release::Abort, Ending::Abort) };
-        self.release_upstream(turn, release);
+        self.release_upstream(ctx, release);
         self.to_client.clear();
-        self.up = Upstream::Cut { ending };
+        self.response_state = ResponseState::Cut { ending };
     }
 
     /// Gives the upstream connection back, if one is held.
-    pub(super) fn release_upstream(&mut self, turn: &mut Turn<'_, '_>, how: Release) {
+    pub(super) fn release_upstream(&mut self, ctx: &mut Ctx<'_, '_>, how: Release) {
         if self.holds_upstream() {
-            turn.commands.release(how);
-            self.to_origin.clear();
+            ctx.commands.release(how);
+            self.to_upstream.clear();
         }
     }
 
     /// The exchange is over: tells the hooks and the log.
-    pub(super) fn finish(&mut self, turn: &mut Turn<'_, '_>) {
-        turn.client.served = turn.client.served.saturating_add(1);
-        let site = &turn.client.site;
+    pub(super) fn finish(&mut self, ctx: &mut Ctx<'_, '_>) {
+        ctx.client.served = ctx.client.served.saturating_add(1);
+        let runtime = &ctx.client.runtime;
         if self.chain.started > 0
-            && let Some(hooks) = &site.hooks
+            && let Some(hooks) = &runtime.hooks
         {
-            hooks.on_done(&mut self.view(site, HookPhase::Done));
+            hooks.on_done(&mut self.view(runtime, HookPhase::Done));
         }
         let record = &self.record;
-        let route = record.route.and_then(|route| site.config.routes.get(route as usize));
-        let label = record.route.and_then(|route| site.route_labels.get(route as usize));
+        let route = record.route.and_then(|route| runtime.config.routes.get(route as usize));
+        let label = record.route.and_then(|route| runtime.route_labels.get(route as usize));
         // Of most requests most moments are those of one turn of the event loop.
         let since_start = |moment: MonoTime| {
             if moment == record.started { Duration::ZERO } else { moment.saturating_duration_since(record.started) }
         };
-        let total = since_start(turn.now());
+        let total = since_start(ctx.now());
         let target = if self.plan.is_some() { &self.original_target } else { &self.request.target };
-        let timeline = self.timeline.take().map(|timeline| timeline.finish(turn.now()).to_string());
-        turn.env.observer.access(&AccessRecord {
-            client: self.client_address.or(turn.client.peer.address),
+        let timeline = self.timeline.take().map(|timeline| timeline.finish(ctx.now()).to_string());
+        ctx.worker.observer.access(&AccessRecord {
+            client: self.client_address.or(ctx.client.peer.address),
             method: record.method.as_ref().map_or(b"", Method::as_bytes),
             target: if record.method.is_some() { target } else { b"" },
             prefix: route.map(|route| route.prefix.as_str()),
@@ -205,11 +211,11 @@ impl Transaction {
     }
 
     /// What hooks may see and change now.
-    pub(super) fn view<'a>(&'a mut self, site: &'a Site, phase: HookPhase) -> HookView<'a> {
-        let wants = site.wants();
+    pub(super) fn view<'a>(&'a mut self, runtime: &'a Runtime, phase: HookPhase) -> HookContext<'a> {
+        let wants = runtime.wants();
         let may_have_body = !self.is_client_head() && !has_no_body(self.response.status);
-        let route = self.record.route.and_then(|route| site.config.routes.get(route as usize));
-        HookView {
+        let route = self.record.route.and_then(|route| runtime.config.routes.get(route as usize));
+        HookContext {
             request: &mut self.request,
             response: match phase {
                 HookPhase::Request => None,
@@ -223,7 +229,7 @@ impl Transaction {
             original_target: &self.original_target,
             client: self.client_address,
             route_prefix: route.map_or("", |route| &route.prefix),
-            upstream: route.map_or("", |route| &Choice::upstream(self.choice.as_ref(), route).authority),
+            upstream: route.map_or("", |route| &UpstreamAttempt::upstream(self.choice.as_ref(), route).authority),
             state: &mut self.chain,
         }
     }

@@ -18,7 +18,7 @@ const NEAR: usize = 3;
 
 /// What an exchange waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaited {
+pub enum WaitReason {
     /// The client is still sending its head.
     RequestHead,
     /// The client is still sending its body.
@@ -39,37 +39,37 @@ pub enum Awaited {
     Nobody,
 }
 
-impl Awaited {
-    const ALL: [Awaited; 9] = [
-        Awaited::RequestHead,
-        Awaited::RequestBody,
-        Awaited::Connection,
-        Awaited::UpstreamReading,
-        Awaited::ResponseHead,
-        Awaited::ResponseBody,
-        Awaited::ClientReading,
-        Awaited::Tunnel,
-        Awaited::Nobody,
+impl WaitReason {
+    const ALL: [WaitReason; 9] = [
+        WaitReason::RequestHead,
+        WaitReason::RequestBody,
+        WaitReason::Connection,
+        WaitReason::UpstreamReading,
+        WaitReason::ResponseHead,
+        WaitReason::ResponseBody,
+        WaitReason::ClientReading,
+        WaitReason::Tunnel,
+        WaitReason::Nobody,
     ];
 
     const fn words(self) -> &'static str {
         match self {
-            Awaited::RequestHead => "the client's request head",
-            Awaited::RequestBody => "the client's request body",
-            Awaited::Connection => "a connection to the upstream",
-            Awaited::UpstreamReading => "the upstream to take the request",
-            Awaited::ResponseHead => "the upstream's response head",
-            Awaited::ResponseBody => "the upstream's response body",
-            Awaited::ClientReading => "the client to take the response",
-            Awaited::Tunnel => "either end of the tunnel",
-            Awaited::Nobody => "nobody",
+            WaitReason::RequestHead => "the client's request head",
+            WaitReason::RequestBody => "the client's request body",
+            WaitReason::Connection => "a connection to the upstream",
+            WaitReason::UpstreamReading => "the upstream to take the request",
+            WaitReason::ResponseHead => "the upstream's response head",
+            WaitReason::ResponseBody => "the upstream's response body",
+            WaitReason::ClientReading => "the client to take the response",
+            WaitReason::Tunnel => "either end of the tunnel",
+            WaitReason::Nobody => "nobody",
         }
     }
 }
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub enum TraceEvent {
     /// That side sent bytes.
     Sent(Side),
     /// Bytes of the client were there already, behind the request before this one.
@@ -93,17 +93,17 @@ pub enum Moment {
     TimeOut,
 }
 
-impl Moment {
+impl TraceEvent {
     /// What an input is, and how many bytes came with it. A tick is nothing yet: mostly it comes too early.
-    pub fn of(input: &Input<'_>) -> Option<(Moment, u64)> {
+    pub fn of(input: &Input<'_>) -> Option<(TraceEvent, u64)> {
         Some(match *input {
-            Input::Bytes(side, bytes) => (Moment::Sent(side), bytes.len() as u64),
-            Input::Relayed(side, len) => (Moment::Sent(side), len),
-            Input::Eof(side) => (Moment::Ended(side), 0),
-            Input::Reset(side) => (Moment::Reset(side), 0),
-            Input::Unwritable(side) => (Moment::Unwritable(side), 0),
-            Input::Connected { reused } => (Moment::Connected { reused }, 0),
-            Input::ConnectFailed(error) => (Moment::ConnectFailed(error), 0),
+            Input::Bytes(side, bytes) => (TraceEvent::Sent(side), bytes.len() as u64),
+            Input::Relayed(side, len) => (TraceEvent::Sent(side), len),
+            Input::Eof(side) => (TraceEvent::Ended(side), 0),
+            Input::Reset(side) => (TraceEvent::Reset(side), 0),
+            Input::Unwritable(side) => (TraceEvent::Unwritable(side), 0),
+            Input::Connected { reused } => (TraceEvent::Connected { reused }, 0),
+            Input::ConnectFailed(error) => (TraceEvent::ConnectFailed(error), 0),
             Input::Drained(_) | Input::Tick => return None,
         })
     }
@@ -114,11 +114,11 @@ impl Moment {
 struct Line {
     first: MonoTime,
     last: MonoTime,
-    moment: Moment,
+    moment: TraceEvent,
     bytes: u64,
     times: u32,
     /// What was waited for then.
-    then: Awaited,
+    then: WaitReason,
 }
 
 /// What happened to one request, and who was waited for how long.
@@ -127,8 +127,8 @@ pub struct Timeline {
     begun: MonoTime,
     /// Until when the waiting is accounted for, and what goes on since.
     until: MonoTime,
-    awaited: Awaited,
-    waited: [Duration; Awaited::ALL.len()],
+    awaited: WaitReason,
+    waited: [Duration; WaitReason::ALL.len()],
     lines: Vec<Line>,
     /// How many moments found no room.
     left_out: u32,
@@ -140,15 +140,15 @@ impl Timeline {
         Timeline {
             begun: now,
             until: now,
-            awaited: Awaited::RequestHead,
-            waited: [Duration::ZERO; Awaited::ALL.len()],
+            awaited: WaitReason::RequestHead,
+            waited: [Duration::ZERO; WaitReason::ALL.len()],
             lines: Vec::new(),
             left_out: 0,
         }
     }
 
     /// Something happened, and from now on `then` is waited for.
-    pub fn note(&mut self, now: MonoTime, (moment, bytes): (Moment, u64), then: Awaited) {
+    pub fn note(&mut self, now: MonoTime, (moment, bytes): (TraceEvent, u64), then: WaitReason) {
         self.wait_until(now);
         self.awaited = then;
         let mut near = self.lines.iter_mut().rev().take(NEAR);
@@ -185,7 +185,7 @@ impl fmt::Display for Timeline {
                 let last = Millis(line.last.saturating_duration_since(self.begun));
                 write!(f, " in {} pieces, until {last}", line.times)?;
             }
-            if before != Some(line.then) && line.then != Awaited::Nobody {
+            if before != Some(line.then) && line.then != WaitReason::Nobody {
                 write!(f, "; waiting for {}", line.then.words())?;
             }
             before = Some(line.then);
@@ -197,7 +197,7 @@ impl fmt::Display for Timeline {
         let total = self.until.saturating_duration_since(self.begun);
         write!(f, "{:>12}  over", Millis(total))?;
         let mut between = "; waited ";
-        for (awaited, waited) in Awaited::ALL.iter().zip(self.waited).filter(|(_, waited)| !waited.is_zero()) {
+        for (awaited, waited) in WaitReason::ALL.iter().zip(self.waited).filter(|(_, waited)| !waited.is_zero()) {
             write!(f, "{between}{} for {}", Millis(waited), awaited.words())?;
             between = ", ";
         }
@@ -212,19 +212,19 @@ impl fmt::Display for What<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0.bytes;
         let name = |side| match side {
-            Side::Downstream => "the client",
+            Side::Client => "the client",
             Side::Upstream => "the upstream",
         };
         match self.0.moment {
-            Moment::Sent(side) => write!(f, "{} sent {bytes} bytes", name(side)),
-            Moment::Held => write!(f, "{bytes} bytes had come behind the request before"),
-            Moment::Took(side) => write!(f, "{} took {bytes} bytes", name(side)),
-            Moment::Ended(side) => write!(f, "{} ended its sending", name(side)),
-            Moment::Reset(side) => write!(f, "{} reset the connection", name(side)),
-            Moment::Unwritable(side) => write!(f, "{} takes no more", name(side)),
-            Moment::Connected { reused: true } => f.write_str("a connection from the pool"),
-            Moment::Connected { reused: false } => f.write_str("a new connection"),
-            Moment::ConnectFailed(error) => f.write_str(match error {
+            TraceEvent::Sent(side) => write!(f, "{} sent {bytes} bytes", name(side)),
+            TraceEvent::Held => write!(f, "{bytes} bytes had come behind the request before"),
+            TraceEvent::Took(side) => write!(f, "{} took {bytes} bytes", name(side)),
+            TraceEvent::Ended(side) => write!(f, "{} ended its sending", name(side)),
+            TraceEvent::Reset(side) => write!(f, "{} reset the connection", name(side)),
+            TraceEvent::Unwritable(side) => write!(f, "{} takes no more", name(side)),
+            TraceEvent::Connected { reused: true } => f.write_str("a connection from the pool"),
+            TraceEvent::Connected { reused: false } => f.write_str("a new connection"),
+            TraceEvent::ConnectFailed(error) => f.write_str(match error {
                 ConnectError::DnsFail => "no connection: the name does not resolve",
                 ConnectError::Refused => "no connection: refused",
                 ConnectError::TimedOut => "no connection: no answer in time",
@@ -232,7 +232,7 @@ impl fmt::Display for What<'_> {
                 ConnectError::TlsFailed => "no connection: the TLS handshake failed",
                 ConnectError::Failed => "no connection: unreachable, or no descriptor",
             }),
-            Moment::TimeOut => f.write_str("time-out"),
+            TraceEvent::TimeOut => f.write_str("time-out"),
         }
     }
 }
@@ -255,14 +255,14 @@ mod tests {
         let begun = MonoTime::now();
         let at = |millis| begun + Duration::from_millis(millis);
         let mut timeline = Timeline::new(begun);
-        timeline.note(at(0), (Moment::Sent(Side::Downstream), 78), Awaited::Connection);
-        timeline.note(at(2), (Moment::Connected { reused: false }, 0), Awaited::UpstreamReading);
-        timeline.note(at(2), (Moment::Took(Side::Upstream), 90), Awaited::ResponseHead);
+        timeline.note(at(0), (TraceEvent::Sent(Side::Client), 78), WaitReason::Connection);
+        timeline.note(at(2), (TraceEvent::Connected { reused: false }, 0), WaitReason::UpstreamReading);
+        timeline.note(at(2), (TraceEvent::Took(Side::Upstream), 90), WaitReason::ResponseHead);
         for millis in [12, 14, 19] {
-            timeline.note(at(millis), (Moment::Sent(Side::Upstream), 1000), Awaited::ClientReading);
-            timeline.note(at(millis + 1), (Moment::Took(Side::Downstream), 1000), Awaited::ResponseBody);
+            timeline.note(at(millis), (TraceEvent::Sent(Side::Upstream), 1000), WaitReason::ClientReading);
+            timeline.note(at(millis + 1), (TraceEvent::Took(Side::Client), 1000), WaitReason::ResponseBody);
         }
-        timeline.note(at(25), (Moment::Ended(Side::Upstream), 0), Awaited::Nobody);
+        timeline.note(at(25), (TraceEvent::Ended(Side::Upstream), 0), WaitReason::Nobody);
         let timeline = timeline.finish(at(26));
         let expected = "    \
     0.000 ms  the client sent 78 bytes; waiting for a connection to the upstream
@@ -281,10 +281,15 @@ for the upstream's response body, 3.000 ms for the client to take the response, 
     fn a_long_life_takes_no_more_memory_than_a_short_one() {
         let now = MonoTime::now();
         let mut timeline = Timeline::new(now);
-        for turn in 0..1000 {
-            let moments = [Moment::Sent(Side::Upstream), Moment::TimeOut, Moment::Held, Moment::Took(Side::Upstream)];
+        for ctx in 0..1000 {
+            let moments = [
+                TraceEvent::Sent(Side::Upstream),
+                TraceEvent::TimeOut,
+                TraceEvent::Held,
+                TraceEvent::Took(Side::Upstream),
+            ];
             for moment in moments {
-                timeline.note(now, (moment, turn), Awaited::Tunnel);
+                timeline.note(now, (moment, ctx), WaitReason::Tunnel);
             }
         }
         assert_eq!(timeline.lines.len(), MOST_LINES);

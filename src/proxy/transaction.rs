@@ -1,6 +1,6 @@
 //! One request and its response under way: the memory that only an active exchange needs, and the states of both ends.
 //!
-//! A transaction lives in a box that is recycled ([`Spares`]), so that an idle connection owns no buffer and a busy one
+//! A transaction lives in a box that is recycled ([`TransactionPool`]), so that an idle connection owns no buffer and a busy one
 //! allocates nothing.
 
 use std::net::SocketAddr;
@@ -8,17 +8,17 @@ use std::net::SocketAddr;
 use super::admit::Plan;
 use super::body_memory::{BodyMemory, Reservation};
 use super::cause::{Cause, Refusal};
-use super::choice::Choice;
+use super::choice::UpstreamAttempt;
 use super::events::Side;
 use super::forward::Scratch;
 use super::hooks::ChainState;
 use super::record::Record;
-use super::site::Site;
-use super::timeline::{Awaited, Moment, Timeline};
+use super::runtime::Runtime;
+use super::timeline::{Timeline, TraceEvent, WaitReason};
 use crate::bytes::ByteQueue;
 use crate::http::body::Body;
 use crate::http::fields::Fields;
-use crate::http::head::{HeadReader, Method, RequestHead, ResponseHead};
+use crate::http::head::{HeadParser, Method, RequestHead, ResponseHead};
 use crate::mono_time::MonoTime;
 
 /// A direction is held up while this many bytes wait: the whole of backpressure (rule E4).
@@ -39,9 +39,9 @@ const KEPT_TRANSACTIONS: usize = 64;
 
 /// What is being read from the client.
 #[derive(Debug)]
-pub(super) enum Downstream {
+pub(super) enum RequestState {
     /// The head, since its first byte (or since the response before it).
-    Head { since: MonoTime, reader: HeadReader },
+    Head { since: MonoTime, reader: HeadParser },
     /// The body.
     Body { body: Body, sink: RequestSink },
     /// Nothing: the request is complete. What comes is held for later.
@@ -49,7 +49,7 @@ pub(super) enum Downstream {
     /// The rest of a request that nobody wants any more; it is thrown away.
     Discard,
     /// Bytes of an upgraded connection.
-    Tunnel(Flow),
+    Tunnel(HalfClose),
 }
 
 /// Where the request body goes.
@@ -65,7 +65,7 @@ pub(super) enum RequestSink {
 
 /// What is being read from the upstream.
 #[derive(Debug)]
-pub(super) enum Upstream {
+pub(super) enum ResponseState {
     /// Nothing: no upstream is needed yet.
     None,
     /// Nothing: the proxy answered by itself.
@@ -73,7 +73,7 @@ pub(super) enum Upstream {
     /// A connection was asked for.
     Connecting { since: MonoTime },
     /// The response head, after so many interim responses.
-    AwaitHead { interim: u32, reader: HeadReader },
+    AwaitHead { interim: u32, reader: HeadParser },
     /// The response body.
     Body { body: Body, sink: ResponseSink },
     /// Nothing more: the response is complete, and the rest of the request is still on its way to the upstream.
@@ -81,7 +81,7 @@ pub(super) enum Upstream {
     /// Nothing: the response is complete, and the connection was given back.
     Done,
     /// Bytes of an upgraded connection.
-    Tunnel(Flow),
+    Tunnel(HalfClose),
     /// Nothing: the response broke off. The client's connection is cut when it has got what there was.
     Cut { ending: Ending },
 }
@@ -101,13 +101,13 @@ pub(super) enum ResponseSink {
 
 /// One direction of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flow {
+pub(super) enum HalfClose {
     /// Bytes may come.
     Open,
     /// The sender has ended; the receiver is told when it has got everything.
-    Ended,
+    EofReceived,
     /// The receiver was told.
-    Told,
+    ShutdownSent,
     /// The receiver takes no more. It may still be sending.
     Lost,
 }
@@ -123,44 +123,44 @@ pub(super) enum Ending {
 
 /// When each end last made progress.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Progress {
+pub(super) struct LastActivity {
     pub client_read: MonoTime,
     pub client_write: MonoTime,
-    pub origin_read: MonoTime,
-    pub origin_write: MonoTime,
+    pub upstream_read: MonoTime,
+    pub upstream_write: MonoTime,
 }
 
-impl Progress {
-    pub fn new(now: MonoTime) -> Progress {
-        Progress { client_read: now, client_write: now, origin_read: now, origin_write: now }
+impl LastActivity {
+    pub fn new(now: MonoTime) -> LastActivity {
+        LastActivity { client_read: now, client_write: now, upstream_read: now, upstream_write: now }
     }
 
     /// A peer has taken bytes. That also restarts the clock of the side that it had held up.
     pub fn on_written(&mut self, now: MonoTime, side: Side) {
         match side {
-            Side::Downstream => (self.client_write, self.origin_read) = (now, now),
-            Side::Upstream => (self.origin_write, self.client_read) = (now, now),
+            Side::Client => (self.client_write, self.upstream_read) = (now, now),
+            Side::Upstream => (self.upstream_write, self.client_read) = (now, now),
         }
     }
 
     /// The last progress of any kind.
     pub fn latest(&self) -> MonoTime {
-        self.client_read.max(self.client_write).max(self.origin_read).max(self.origin_write)
+        self.client_read.max(self.client_write).max(self.upstream_read).max(self.upstream_write)
     }
 }
 
 /// One request and its response.
 #[derive(Debug)]
 pub(super) struct Transaction {
-    pub down: Downstream,
-    pub up: Upstream,
+    pub request_state: RequestState,
+    pub response_state: ResponseState,
     /// Bytes from the client that belong to no state yet: a partial head, pipelined requests (rule G22: they wait until the
     /// one before is over), early bytes of a tunnel.
     pub client_input: Vec<u8>,
     /// Bytes from the upstream that belong to no state yet: a partial head.
-    pub origin_input: Vec<u8>,
+    pub upstream_input: Vec<u8>,
     pub to_client: ByteQueue,
-    pub to_origin: ByteQueue,
+    pub to_upstream: ByteQueue,
     pub request: RequestHead,
     pub response: ResponseHead,
     pub trailers: Fields,
@@ -180,18 +180,18 @@ pub(super) struct Transaction {
     /// How the request is forwarded, once that is decided.
     pub plan: Option<Plan>,
     /// Which upstream it goes to, where the route has several.
-    pub choice: Option<Choice>,
+    pub choice: Option<UpstreamAttempt>,
     /// Whether the client's connection may serve another request.
     pub is_persistent: bool,
     /// Whether the upstream's connection may serve another request, as far as is known.
-    pub is_origin_persistent: bool,
+    pub is_upstream_persistent: bool,
     /// Whether somebody may have logged in on the upstream's connection, for as long as that lives.
     pub has_login: bool,
     /// Whether part of the request body was passed on: from then on the request cannot be sent again.
     pub has_upload_begun: bool,
     /// Whether the response is made of parts that come whenever there is news: it may be silent for as long as it likes.
     pub is_pushed: bool,
-    pub progress: Progress,
+    pub progress: LastActivity,
     pub record: Record,
     /// What happened so far, where somebody wants to know.
     pub timeline: Option<Box<Timeline>>,
@@ -200,12 +200,12 @@ pub(super) struct Transaction {
 impl Transaction {
     fn new(now: MonoTime) -> Transaction {
         Transaction {
-            down: Downstream::Head { since: now, reader: HeadReader::new() },
-            up: Upstream::None,
+            request_state: RequestState::Head { since: now, reader: HeadParser::new() },
+            response_state: ResponseState::None,
             client_input: Vec::new(),
-            origin_input: Vec::new(),
+            upstream_input: Vec::new(),
             to_client: ByteQueue::new(),
-            to_origin: ByteQueue::new(),
+            to_upstream: ByteQueue::new(),
             request: RequestHead::default(),
             response: ResponseHead::default(),
             trailers: Fields::new(),
@@ -220,11 +220,11 @@ impl Transaction {
             plan: None,
             choice: None,
             is_persistent: true,
-            is_origin_persistent: false,
+            is_upstream_persistent: false,
             has_login: false,
             has_upload_begun: false,
             is_pushed: false,
-            progress: Progress::new(now),
+            progress: LastActivity::new(now),
             record: Record::new(now),
             timeline: None,
         }
@@ -232,11 +232,11 @@ impl Transaction {
 
     /// Makes room for the next request on the same connection. Client bytes that were held stay.
     pub fn restart(&mut self, now: MonoTime) {
-        self.down = Downstream::Head { since: now, reader: HeadReader::new() };
-        self.up = Upstream::None;
-        self.origin_input.clear();
+        self.request_state = RequestState::Head { since: now, reader: HeadParser::new() };
+        self.response_state = ResponseState::None;
+        self.upstream_input.clear();
         self.to_client.clear();
-        self.to_origin.clear();
+        self.to_upstream.clear();
         self.request_body.clear();
         self.response_body.clear();
         self.reserved.shrink_to(0);
@@ -246,11 +246,11 @@ impl Transaction {
         self.plan = None;
         self.choice = None;
         self.is_persistent = true;
-        self.is_origin_persistent = false;
+        self.is_upstream_persistent = false;
         self.has_login = false;
         self.has_upload_begun = false;
         self.is_pushed = false;
-        self.progress = Progress::new(now);
+        self.progress = LastActivity::new(now);
         self.record = Record::new(now);
         self.timeline = None;
     }
@@ -259,12 +259,12 @@ impl Transaction {
     /// would be in no limit either (rule E4).
     pub fn memory(&self) -> usize {
         let Transaction {
-            down: _,
-            up: _,
+            request_state: _,
+            response_state: _,
             client_input,
-            origin_input,
+            upstream_input,
             to_client,
-            to_origin,
+            to_upstream,
             request,
             response,
             trailers,
@@ -279,7 +279,7 @@ impl Transaction {
             plan: _,
             choice: _,
             is_persistent: _,
-            is_origin_persistent: _,
+            is_upstream_persistent: _,
             has_login: _,
             has_upload_begun: _,
             is_pushed: _,
@@ -297,8 +297,8 @@ impl Transaction {
             + trailers.memory()
             + original_target.capacity()
             + offered.capacity();
-        let input = client_input.capacity() + origin_input.capacity();
-        let output = to_client.capacity() + to_origin.capacity();
+        let input = client_input.capacity() + upstream_input.capacity();
+        let output = to_client.capacity() + to_upstream.capacity();
         let bodies = request_body.capacity() + response_body.capacity();
         let owned = size_of::<Transaction>() + heads + input + output + bodies + chain.memory() + scratch.memory();
         // What is reserved for bodies counts before they are there, so that nobody else takes it.
@@ -308,12 +308,13 @@ impl Transaction {
     /// Forgets what was said, and gives back what large messages made the buffers grow to; returns how much memory it still
     /// owns.
     fn shrink(&mut self) -> usize {
-        for bytes in [&mut self.client_input, &mut self.origin_input, &mut self.request_body, &mut self.response_body] {
+        for bytes in [&mut self.client_input, &mut self.upstream_input, &mut self.request_body, &mut self.response_body]
+        {
             bytes.clear();
             bytes.shrink_to(KEPT_CAPACITY);
         }
         self.to_client.recycle(KEPT_CAPACITY);
-        self.to_origin.recycle(KEPT_CAPACITY);
+        self.to_upstream.recycle(KEPT_CAPACITY);
         for fields in [&mut self.request.fields, &mut self.response.fields, &mut self.trailers] {
             fields.recycle(KEPT_CAPACITY);
         }
@@ -343,12 +344,12 @@ impl Transaction {
     }
 
     /// What it still needs of `site`, if that is less: from the head of the response on it connects to nobody else.
-    pub fn narrow(&mut self, site: &Site) -> Option<Site> {
-        if !self.has_answered() || site.config.routes.len() == 1 {
+    pub fn narrow(&mut self, runtime: &Runtime) -> Option<Runtime> {
+        if !self.has_answered() || runtime.config.routes.len() == 1 {
             return None;
         }
         let plan = self.plan.as_mut()?;
-        let narrowed = site.narrowed_to(plan.route);
+        let narrowed = runtime.narrowed_to(plan.route);
         plan.route = 0;
         self.record.route = Some(0);
         Some(narrowed)
@@ -361,7 +362,7 @@ impl Transaction {
 
     /// Whether the connections are a tunnel.
     pub fn is_tunnel(&self) -> bool {
-        matches!(self.up, Upstream::Tunnel(_))
+        matches!(self.response_state, ResponseState::Tunnel(_))
     }
 
     /// Whether the client has sent more behind its request than an empty line, or the half of one.
@@ -371,57 +372,66 @@ impl Transaction {
 
     /// Whether an upstream connection is lent to us, or asked for.
     pub fn holds_upstream(&self) -> bool {
-        match self.up {
-            Upstream::Connecting { .. }
-            | Upstream::AwaitHead { .. }
-            | Upstream::Body { .. }
-            | Upstream::Answered
-            | Upstream::Tunnel(_) => true,
-            Upstream::None | Upstream::Local | Upstream::Done | Upstream::Cut { .. } => false,
+        match self.response_state {
+            ResponseState::Connecting { .. }
+            | ResponseState::AwaitHead { .. }
+            | ResponseState::Body { .. }
+            | ResponseState::Answered
+            | ResponseState::Tunnel(_) => true,
+            ResponseState::None | ResponseState::Local | ResponseState::Done | ResponseState::Cut { .. } => false,
         }
     }
 
     /// Whether bytes can be written to the upstream.
     pub fn is_connected(&self) -> bool {
-        self.holds_upstream() && !matches!(self.up, Upstream::Connecting { .. })
+        self.holds_upstream() && !matches!(self.response_state, ResponseState::Connecting { .. })
     }
 
     /// Notes what has just happened, for the timeline.
     #[cold]
-    pub fn trace(&mut self, now: MonoTime, moment: (Moment, u64)) {
+    pub fn trace(&mut self, now: MonoTime, moment: (TraceEvent, u64)) {
         let awaited = self.awaited();
         if let Some(timeline) = &mut self.timeline {
             timeline.note(now, moment, awaited);
         }
     }
 
-    fn awaited(&self) -> Awaited {
-        match (&self.down, &self.up) {
-            _ if !self.to_client.is_empty() => Awaited::ClientReading,
-            (_, Upstream::Connecting { .. }) => Awaited::Connection,
-            _ if self.is_connected() && !self.to_origin.is_empty() => Awaited::UpstreamReading,
-            (Downstream::Head { .. }, _) => Awaited::RequestHead,
-            (_, Upstream::Tunnel(_)) => Awaited::Tunnel,
-            (_, Upstream::None | Upstream::Local | Upstream::Done | Upstream::Cut { .. }) => Awaited::Nobody,
-            (Downstream::Body { .. }, Upstream::AwaitHead { .. } | Upstream::Body { .. } | Upstream::Answered) => {
-                Awaited::RequestBody
+    fn awaited(&self) -> WaitReason {
+        match (&self.request_state, &self.response_state) {
+            _ if !self.to_client.is_empty() => WaitReason::ClientReading,
+            (_, ResponseState::Connecting { .. }) => WaitReason::Connection,
+            _ if self.is_connected() && !self.to_upstream.is_empty() => WaitReason::UpstreamReading,
+            (RequestState::Head { .. }, _) => WaitReason::RequestHead,
+            (_, ResponseState::Tunnel(_)) => WaitReason::Tunnel,
+            (_, ResponseState::None | ResponseState::Local | ResponseState::Done | ResponseState::Cut { .. }) => {
+                WaitReason::Nobody
             }
-            (Downstream::Done | Downstream::Discard | Downstream::Tunnel(_), Upstream::Answered) => Awaited::Nobody,
-            (Downstream::Done | Downstream::Discard | Downstream::Tunnel(_), Upstream::AwaitHead { .. }) => {
-                Awaited::ResponseHead
+            (
+                RequestState::Body { .. },
+                ResponseState::AwaitHead { .. } | ResponseState::Body { .. } | ResponseState::Answered,
+            ) => WaitReason::RequestBody,
+            (RequestState::Done | RequestState::Discard | RequestState::Tunnel(_), ResponseState::Answered) => {
+                WaitReason::Nobody
             }
-            (Downstream::Done | Downstream::Discard | Downstream::Tunnel(_), Upstream::Body { .. }) => {
-                Awaited::ResponseBody
+            (RequestState::Done | RequestState::Discard | RequestState::Tunnel(_), ResponseState::AwaitHead { .. }) => {
+                WaitReason::ResponseHead
+            }
+            (RequestState::Done | RequestState::Discard | RequestState::Tunnel(_), ResponseState::Body { .. }) => {
+                WaitReason::ResponseBody
             }
         }
     }
 
     /// Whether the client has been given the head of a final response, or part of one.
     pub fn has_answered(&self) -> bool {
-        match self.up {
-            Upstream::Local | Upstream::Answered | Upstream::Done | Upstream::Tunnel(_) | Upstream::Cut { .. } => true,
-            Upstream::Body { sink, .. } => sink != ResponseSink::Collect,
-            Upstream::None | Upstream::Connecting { .. } | Upstream::AwaitHead { .. } => false,
+        match self.response_state {
+            ResponseState::Local
+            | ResponseState::Answered
+            | ResponseState::Done
+            | ResponseState::Tunnel(_)
+            | ResponseState::Cut { .. } => true,
+            ResponseState::Body { sink, .. } => sink != ResponseSink::Collect,
+            ResponseState::None | ResponseState::Connecting { .. } | ResponseState::AwaitHead { .. } => false,
         }
     }
 }
@@ -450,7 +460,7 @@ fn method_memory(method: &Method) -> usize {
 
 /// Recycled transactions, one set per worker.
 #[derive(Debug)]
-pub struct Spares {
+pub struct TransactionPool {
     // The boxes themselves are what is kept: a connection's slot holds one word, and taking one allocates nothing.
     boxes: Vec<(Box<Transaction>, usize)>,
     /// The most bytes to keep, and how many are kept, of which each box knows its part.
@@ -460,16 +470,16 @@ pub struct Spares {
     bodies: BodyMemory,
 }
 
-impl Default for Spares {
+impl Default for TransactionPool {
     fn default() -> Self {
-        Spares::of(usize::MAX, BodyMemory::of(usize::MAX))
+        TransactionPool::of(usize::MAX, BodyMemory::of(usize::MAX))
     }
 }
 
-impl Spares {
+impl TransactionPool {
     /// None yet; at most so many bytes are kept.
-    pub fn of(most: usize, bodies: BodyMemory) -> Spares {
-        Spares { boxes: Vec::new(), most, kept: 0, bodies }
+    pub fn of(most: usize, bodies: BodyMemory) -> TransactionPool {
+        TransactionPool { boxes: Vec::new(), most, kept: 0, bodies }
     }
 
     /// Keeps none of those that there are. What is reserved stays so.
@@ -520,9 +530,9 @@ mod tests {
 
     const EVERY_BUFFER: [(&str, Grow); 20] = [
         ("client input", |transaction, bytes| transaction.client_input = bytes),
-        ("upstream input", |transaction, bytes| transaction.origin_input = bytes),
+        ("upstream input", |transaction, bytes| transaction.upstream_input = bytes),
         ("to the client", |transaction, bytes| *transaction.to_client.buf() = bytes),
-        ("to the upstream", |transaction, bytes| *transaction.to_origin.buf() = bytes),
+        ("to the upstream", |transaction, bytes| *transaction.to_upstream.buf() = bytes),
         ("method", |transaction, bytes| transaction.request.method = Method::of(&bytes)),
         ("logged method", |transaction, bytes| transaction.record.method = Some(Method::of(&bytes))),
         ("target", |transaction, bytes| transaction.request.target = bytes),
@@ -563,17 +573,17 @@ mod tests {
             ("little room", 24 * KIB, 32 * KIB, Some(KEPT_CAPACITY)),
             ("no room", 8 * KIB, 32 * KIB, None),
         ] {
-            let mut spares = Spares::of(most, BodyMemory::of(usize::MAX));
-            let mut transaction = spares.take(MonoTime::FIRST);
+            let mut transactions = TransactionPool::of(most, BodyMemory::of(usize::MAX));
+            let mut transaction = transactions.take(MonoTime::FIRST);
             transaction.client_input.extend_from_slice(b"of the next request");
             transaction.to_client.buf().reserve_exact(grown);
-            spares.give_back(transaction);
-            let kept = spares.boxes.first().map(|(transaction, _)| transaction.to_client.capacity());
+            transactions.give_back(transaction);
+            let kept = transactions.boxes.first().map(|(transaction, _)| transaction.to_client.capacity());
             assert_eq!(kept, expected, "{name}");
-            assert!(spares.kept <= most, "{name}");
-            let again = spares.take(MonoTime::FIRST);
+            assert!(transactions.kept <= most, "{name}");
+            let again = transactions.take(MonoTime::FIRST);
             assert!(again.client_input.is_empty(), "{name}: nobody gets what another client sent");
-            assert_eq!(spares.kept, 0, "{name}");
+            assert_eq!(transactions.kept, 0, "{name}");
         }
     }
 }

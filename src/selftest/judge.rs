@@ -6,7 +6,7 @@
 use super::entry::{Answer, Body, Clause, Entry, Fate, Forwarded};
 use super::script::{PROBE, PROBE_BODY, is_probe};
 use super::strict::{Asked, Framing, Head, Kind, Message, Parser, Whose};
-use crate::proxy::exchange::AccessRecord;
+use crate::proxy::proxy_connection::AccessRecord;
 
 /// Everything that was seen of an entry.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use crate::net::listen::UsePort;
 use crate::net::observer::Journal;
 use crate::net::resolve::SystemResolver;
 use crate::net::server::{Parts, Server};
-use crate::proxy::exchange::{AccessRecord, Observer};
+use crate::proxy::proxy_connection::{AccessRecord, Observer};
 
 /// So long the client waits for bytes. Where all goes well it never waits.
 const PATIENCE: Duration = Duration::from_secs(2);

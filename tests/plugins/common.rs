@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
 use mini_rproxy::plugin::chain::Chain;
 use mini_rproxy::plugin::{Level, Sink};
-use mini_rproxy::proxy::hooks::{ChainState, HookView, Hooks, Verdict};
+use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Verdict};
 use mini_rproxy_plugin::host::Limits;
 
 pub const LIMITS: Limits = Limits { head_bytes: 16 * 1024, field_lines: 256, body_bytes: 1024 };
@@ -129,8 +129,8 @@ impl Exchange {
         Exchange { request, response, request_body: None, response_body: None, client, state: ChainState::default() }
     }
 
-    fn view(&mut self, with_response: bool) -> HookView<'_> {
-        HookView {
+    fn view(&mut self, with_response: bool) -> HookContext<'_> {
+        HookContext {
             request: &mut self.request,
             response: with_response.then_some(&mut self.response),
             request_body: self.request_body.as_mut(),

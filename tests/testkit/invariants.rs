@@ -3,7 +3,7 @@
 //! That nothing panics is checked by running at all; that the way in which bytes are split does not matter, by whoever
 //! runs one script in several ways.
 
-use mini_rproxy::proxy::exchange::Side;
+use mini_rproxy::proxy::proxy_connection::Side;
 
 use super::strict::{Framing, Head, Message, Parser};
 use super::wire::{Entry, Link, READ, Wire};
@@ -69,14 +69,14 @@ pub fn outcome(wire: &Wire) -> (Vec<Message>, Vec<String>) {
 
 /// Bodies that plugins asked for, and /configz, are whole in memory on purpose; everything else is bounded (rule E4).
 pub fn queues_stay_below_their_caps(wire: &Wire) -> Result<(), String> {
-    let wants = wire.site.wants();
-    if wants.request || wants.response || wire.site.hooks.is_some() {
+    let wants = wire.runtime.wants();
+    if wants.request || wants.response || wire.runtime.hooks.is_some() {
         return Ok(());
     }
     for (name, len) in [
-        ("output to the client", wire.exchange.output(Side::Downstream).len()),
+        ("output to the client", wire.exchange.output(Side::Client).len()),
         ("output to the upstream", wire.exchange.output(Side::Upstream).len()),
-        ("input from the client", wire.exchange.held(Side::Downstream)),
+        ("input from the client", wire.exchange.held(Side::Client)),
         ("input from the upstream", wire.exchange.held(Side::Upstream)),
     ] {
         if len > QUEUE_CAP {
@@ -154,7 +154,7 @@ pub fn each_request_gets_one_final_response_or_a_close(wire: &Wire) -> Result<()
 
 /// Same number, same method, same framing, same body; nothing behind an error; nothing that was for us only.
 pub fn requests_are_forwarded_as_they_came(wire: &Wire) -> Result<(), String> {
-    let has_plugin = wire.site.hooks.is_some();
+    let has_plugin = wire.runtime.hooks.is_some();
     for loan in &wire.loans {
         let Some(sent) = loan.requests.messages.first() else { continue };
         let Some(received) = wire.asked.messages.get(loan.request) else {
@@ -174,7 +174,7 @@ pub fn requests_are_forwarded_as_they_came(wire: &Wire) -> Result<(), String> {
 
 /// Interim responses in order, the final response with its body; a body that broke off never looks whole.
 pub fn responses_are_forwarded_as_they_came(wire: &Wire) -> Result<(), String> {
-    if wire.site.hooks.is_some() {
+    if wire.runtime.hooks.is_some() {
         return Ok(());
     }
     let mut answers = Vec::new();

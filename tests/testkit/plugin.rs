@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use mini_rproxy::http::fields::Fields;
-use mini_rproxy::proxy::hooks::{Answer, BodyWants, HookView, Hooks, Verdict};
+use mini_rproxy::proxy::hooks::{Answer, BufferBodies, HookContext, Hooks, Verdict};
 
 /// One thing to do in a hook.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub enum Op {
 /// What the hooks do, in order.
 #[derive(Debug, Default)]
 pub struct Plugin {
-    pub wants: BodyWants,
+    pub wants: BufferBodies,
     pub on_request: Vec<Op>,
     pub on_response: Vec<Op>,
     pub calls: Mutex<Vec<String>>,
@@ -44,11 +44,11 @@ fn body_of(body: Option<&Vec<u8>>) -> String {
 }
 
 impl Hooks for Plugin {
-    fn wants(&self) -> BodyWants {
+    fn wants(&self) -> BufferBodies {
         self.wants
     }
 
-    fn on_request(&self, view: &mut HookView<'_>) -> Verdict {
+    fn on_request(&self, view: &mut HookContext<'_>) -> Verdict {
         view.state.started = 1;
         let (method, target) = (view.request.method.as_bytes().escape_ascii(), view.request.target.escape_ascii());
         self.note(format!("request {method} {target}{}", body_of(view.request_body.as_deref())));
@@ -68,7 +68,7 @@ impl Hooks for Plugin {
         Verdict::Continue
     }
 
-    fn on_response(&self, view: &mut HookView<'_>) -> Verdict {
+    fn on_response(&self, view: &mut HookContext<'_>) -> Verdict {
         let status = view.response.as_ref().map_or(0, |head| head.status);
         self.note(format!("response {status}{}", body_of(view.response_body.as_deref())));
         for op in &self.on_response {
@@ -88,7 +88,7 @@ impl Hooks for Plugin {
         Verdict::Continue
     }
 
-    fn on_done(&self, _view: &mut HookView<'_>) {
+    fn on_done(&self, _view: &mut HookContext<'_>) {
         self.note("done".to_owned());
     }
 }

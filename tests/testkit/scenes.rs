@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use mini_rproxy::proxy::exchange::{ConnectError, Side};
+use mini_rproxy::proxy::proxy_connection::{ConnectError, Side};
 
 use super::Random;
 use super::script::Event;
@@ -64,7 +64,7 @@ fn pick<T: Copy>(random: &mut Random, from: &[T]) -> T {
 }
 
 fn side(random: &mut Random) -> Side {
-    pick(random, &[Side::Downstream, Side::Upstream])
+    pick(random, &[Side::Client, Side::Upstream])
 }
 
 fn ending(random: &mut Random) -> Ending {
@@ -87,7 +87,7 @@ fn span_ms(random: &mut Random) -> u64 {
 
 /// One thing, or several that belong together.
 fn act(random: &mut Random, events: &mut Vec<Event>) {
-    let (down, up) = (Side::Downstream, Side::Upstream);
+    let (down, up) = (Side::Client, Side::Upstream);
     match random.below(40) {
         // An exchange, with luck a complete one.
         0..18 => {

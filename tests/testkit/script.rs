@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mini_rproxy::config::Config;
-use mini_rproxy::proxy::exchange::{ConnectError, Peer, Side};
+use mini_rproxy::proxy::proxy_connection::{ConnectError, Peer, Side};
 
 use super::Random;
 use super::invariants;
@@ -74,7 +74,7 @@ pub struct Script {
 
 fn side_of(letter: &str) -> Option<Side> {
     match letter {
-        "C" => Some(Side::Downstream),
+        "C" => Some(Side::Client),
         "U" => Some(Side::Upstream),
         _ => None,
     }
@@ -82,7 +82,7 @@ fn side_of(letter: &str) -> Option<Side> {
 
 fn letter_of(side: Side) -> char {
     match side {
-        Side::Downstream => 'C',
+        Side::Client => 'C',
         Side::Upstream => 'U',
     }
 }
@@ -482,7 +482,7 @@ pub fn render(entries: &[Entry]) -> Vec<String> {
     for entry in entries {
         match entry {
             Entry::Event => {}
-            Entry::Bytes(Side::Downstream, token) => client.add(token),
+            Entry::Bytes(Side::Client, token) => client.add(token),
             Entry::Bytes(Side::Upstream, token) => {
                 parts.last_mut().expect("there is always one").0.add(token);
             }

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::mono_time::MonoTime;
-use mini_rproxy::proxy::exchange::{
-    AccessRecord, Balance, Command, ConnectError, Env, Exchange, Input, Now, Observer, Peer, Side, Spares,
-    UpstreamEvent,
-};
 use mini_rproxy::proxy::labels::Label;
-use mini_rproxy::proxy::site::Site;
+use mini_rproxy::proxy::proxy_connection::{
+    AccessRecord, Balance, Command, ConnectError, Input, Now, Observer, Peer, ProxyConnection, Side, TransactionPool,
+    UpstreamEvent, WorkerCtx,
+};
+use mini_rproxy::proxy::runtime::Runtime;
 use mini_rproxy::selftest::judge::Account;
 
 use super::Random;
@@ -84,9 +84,9 @@ impl Split {
     /// In which order the next round writes to both sides and reads from both.
     fn order(&mut self) -> [Move; 4] {
         let mut order = [
-            Move::Flush(Side::Downstream),
+            Move::Flush(Side::Client),
             Move::Flush(Side::Upstream),
-            Move::Pull(Side::Downstream),
+            Move::Pull(Side::Client),
             Move::Pull(Side::Upstream),
         ];
         if let Split::Faults(random) = self {
@@ -246,9 +246,9 @@ impl Observer for Log {
 }
 
 pub struct Wire {
-    pub exchange: Exchange,
-    pub site: Rc<Site>,
-    spares: Spares,
+    pub exchange: ProxyConnection,
+    pub runtime: Rc<Runtime>,
+    transactions: TransactionPool,
     balance: Balance,
     pub log: Log,
     start: MonoTime,
@@ -283,13 +283,13 @@ pub struct Wire {
 impl Wire {
     pub fn new(setup: &Setup) -> Wire {
         let hooks = setup.plugin.clone().map(|plugin| plugin as Arc<dyn mini_rproxy::proxy::hooks::Hooks>);
-        let site = Rc::new(Site::new(Arc::clone(&setup.config), hooks));
+        let runtime = Rc::new(Runtime::new(Arc::clone(&setup.config), hooks));
         let start = MonoTime::now();
-        let exchange = Exchange::new(&Now { instant: start, date: DATE }, setup.peer, Rc::clone(&site));
+        let exchange = ProxyConnection::new(&Now { instant: start, date: DATE }, setup.peer, Rc::clone(&runtime));
         Wire {
             exchange,
-            site,
-            spares: Spares::default(),
+            runtime,
+            transactions: TransactionPool::default(),
             balance: Balance::default(),
             log: Log::default(),
             start,
@@ -317,7 +317,7 @@ impl Wire {
 
     fn end(&mut self, side: Side) -> &mut End {
         match side {
-            Side::Downstream => &mut self.client,
+            Side::Client => &mut self.client,
             Side::Upstream => &mut self.origin,
         }
     }
@@ -325,7 +325,7 @@ impl Wire {
     /// Whether there is a peer on that side at all.
     fn is_there(&self, side: Side) -> bool {
         match side {
-            Side::Downstream => !self.is_over,
+            Side::Client => !self.is_over,
             Side::Upstream => self.link == Link::Open,
         }
     }
@@ -444,13 +444,13 @@ impl Wire {
         true
     }
 
-    fn with_env<T>(&mut self, call: impl FnOnce(&mut Exchange, &mut Env<'_>) -> T) -> T {
+    fn with_env<T>(&mut self, call: impl FnOnce(&mut ProxyConnection, &mut WorkerCtx<'_>) -> T) -> T {
         let now = Now { instant: self.start + self.elapsed, date: DATE };
-        let mut env = Env {
+        let mut env = WorkerCtx {
             now: &now,
-            site: &self.site,
+            runtime: &self.runtime,
             balance: &mut self.balance,
-            spares: &mut self.spares,
+            transactions: &mut self.transactions,
             observer: &mut self.log,
         };
         let result = call(&mut self.exchange, &mut env);
@@ -479,7 +479,7 @@ impl Wire {
             moved = true;
             match command {
                 Command::Connect { upstream, fresh } => {
-                    let origin = self.site.origin(upstream).expect("an upstream of this site");
+                    let origin = self.runtime.origin(upstream).expect("an upstream of this runtime");
                     let fresh_word = if fresh { " fresh" } else { "" };
                     let note = format!("X connect {}:{}{fresh_word}", origin.host, origin.port);
                     self.note(note);
@@ -506,18 +506,18 @@ impl Wire {
                     self.note("X abort upstream");
                     self.link = Link::None;
                 }
-                Command::Close(Side::Downstream) => {
+                Command::Close(Side::Client) => {
                     self.note("X close downstream");
                     self.is_over = true;
                     // The client takes it for the end of a close-delimited body.
                     self.answered.finish();
                 }
-                Command::Abort(Side::Downstream) => {
+                Command::Abort(Side::Client) => {
                     self.note("X abort downstream");
                     self.is_over = true;
                 }
                 Command::Shutdown(Side::Upstream) => self.note("X shutdown upstream"),
-                Command::Shutdown(Side::Downstream) => self.note("X shutdown downstream"),
+                Command::Shutdown(Side::Client) => self.note("X shutdown downstream"),
             }
             if self.link == Link::None {
                 self.origin.incoming.clear();
@@ -551,7 +551,7 @@ impl Wire {
         while self.is_there(side) {
             let waiting = self.exchange.output(side);
             let most = match side {
-                Side::Downstream => self.client.takes,
+                Side::Client => self.client.takes,
                 Side::Upstream => self.origin.takes,
             };
             let len = waiting.len().min(most.unwrap_or(usize::MAX));
@@ -577,10 +577,10 @@ impl Wire {
         }
         let wants_read = self.exchange.wants_read(side);
         let end = match side {
-            Side::Downstream => &mut self.client,
+            Side::Client => &mut self.client,
             Side::Upstream => &mut self.origin,
         };
-        let is_reset = side == Side::Downstream && end.ending == Some(Ending::Rst);
+        let is_reset = side == Side::Client && end.ending == Some(Ending::Rst);
         if !end.incoming.is_empty() && (wants_read || !is_reset) {
             if wants_read {
                 self.read(side)?;
@@ -603,8 +603,8 @@ impl Wire {
 
     fn read(&mut self, side: Side) -> Result<(), String> {
         let other = match side {
-            Side::Downstream => Side::Upstream,
-            Side::Upstream => Side::Downstream,
+            Side::Client => Side::Upstream,
+            Side::Upstream => Side::Client,
         };
         let is_open = self.is_there(other) && self.end(other).takes.is_none();
         let relayable = if self.lane && is_open { self.exchange.relayable(side) } else { 0 };
@@ -633,7 +633,7 @@ impl Wire {
     /// The exchange is given these bytes.
     fn delivered(&mut self, side: Side, bytes: &[u8]) {
         match side {
-            Side::Downstream => {
+            Side::Client => {
                 if self.is_tunnel {
                     return;
                 }
@@ -658,7 +658,7 @@ impl Wire {
     /// That side has taken these bytes.
     fn written(&mut self, side: Side, bytes: &[u8]) {
         // A head that was not understood is answered too, once, and then the connection ends.
-        if side == Side::Downstream
+        if side == Side::Client
             && self.refused.is_none()
             && !self.is_tunnel
             && self.answered.is_between_messages()
@@ -669,7 +669,7 @@ impl Wire {
             self.answered.expect_answer(Asked { method: self.asked.begun(), is_http10: false });
         }
         let parser = match side {
-            Side::Downstream => &mut self.answered,
+            Side::Client => &mut self.answered,
             Side::Upstream => match self.loans.last_mut() {
                 Some(loan) => &mut loan.requests,
                 None => return self.note("bytes for an upstream that is not there"),

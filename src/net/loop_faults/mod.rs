@@ -26,9 +26,9 @@ use mio::{Events, Poll, Token, Waker};
 
 use crate::config::Config;
 use crate::mono_time::MonoTime;
-use crate::proxy::exchange::{AccessRecord, Observer};
-use crate::proxy::exposition::Board;
-use crate::proxy::site::Site;
+use crate::proxy::prometheus::Board;
+use crate::proxy::proxy_connection::{AccessRecord, Observer};
+use crate::proxy::runtime::Runtime;
 use crate::selftest::strict::{Kind, Parser, Whose};
 
 use super::control::Control;
@@ -91,7 +91,7 @@ struct World {
 const STILL: u32 = 60;
 
 impl World {
-    fn new(seed: u64, site: &Rc<Site>, resolver: &Resolver) -> World {
+    fn new(seed: u64, runtime: &Rc<Runtime>, resolver: &Resolver) -> World {
         let mut random = Random::new(seed);
         let is_fair = random.below(2) == 0;
         let tokens = HashMap::new();
@@ -110,12 +110,12 @@ impl World {
             inbox: Arc::new(Inbox::new(Arc::clone(&waker))),
             mailbox: Arc::new(Mailbox::new(Arc::clone(&waker))),
             control: Arc::new(Control::new(vec![waker])),
-            tls: Tls::prepare(&site.config).expect("there is none"),
-            board: Arc::new(Board::new(1, Arc::clone(&site.labels), Duration::ZERO)),
+            tls: Tls::prepare(&runtime.config).expect("there is none"),
+            board: Arc::new(Board::new(1, Arc::clone(&runtime.labels), Duration::ZERO)),
             number: 0,
         };
-        let worker = Worker::new(seed, Rc::clone(site), Box::new(Ear(Rc::clone(&said), is_fair)));
-        let now = worker.around.now();
+        let worker = Worker::new(seed, Rc::clone(runtime), Box::new(Ear(Rc::clone(&said), is_fair)));
+        let now = worker.ctx.now();
         let (held, clients, origins) = (Vec::new(), Vec::new(), Vec::new());
         World { random, worker, events: Events::with_capacity(64), now, held, clients, origins, said, is_fair }
     }
@@ -158,7 +158,7 @@ impl World {
             given.swap(last, self.random.below(last + 1));
         }
         let moved = had_owed || !given.is_empty() || !self.held.is_empty();
-        self.worker.around.clock.set(self.now);
+        self.worker.ctx.clock.set(self.now);
         self.worker.act(given.into_iter());
         for far in with_weather(|weather| std::mem::take(&mut weather.dialed)).unwrap_or_default() {
             self.origins.push(Origin {
@@ -290,8 +290,8 @@ impl World {
 }
 
 /// Plays one scenario; returns how many exchanges it had.
-fn scenario(seed: u64, site: &Rc<Site>, resolver: &Resolver) -> Result<u64, String> {
-    let mut world = World::new(seed, site, resolver);
+fn scenario(seed: u64, runtime: &Rc<Runtime>, resolver: &Resolver) -> Result<u64, String> {
+    let mut world = World::new(seed, runtime, resolver);
     for number in 0..1 + world.random.below(4) {
         world.add_client(1000 * (1 + number));
     }
@@ -301,8 +301,8 @@ fn scenario(seed: u64, site: &Rc<Site>, resolver: &Resolver) -> Result<u64, Stri
     result.map(|()| answered)
 }
 
-fn contained(seed: u64, site: &Rc<Site>, resolver: &Resolver) -> Result<u64, String> {
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(seed, site, resolver)));
+fn contained(seed: u64, runtime: &Rc<Runtime>, resolver: &Resolver) -> Result<u64, String> {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(seed, runtime, resolver)));
     let result = outcome.unwrap_or_else(|_| Err("a panic, see above".to_owned()));
     let again = format!("again: FAULT_SEED={seed:#x} cargo test --lib net::loop_faults");
     result.map_err(|error| format!("seed {seed:#x}: {error}\n{again}"))
@@ -326,8 +326,8 @@ fn m13_whatever_the_sockets_do_everybody_gets_their_own_answers() {
     let config = Arc::new(Config::parse(config, "test").expect("it is valid"));
     let resolver = Resolver::start(Box::new(SystemResolver), Duration::from_secs(30)).expect("a thread");
     if let Some(seed) = number("FAULT_SEED") {
-        let site = Rc::new(Site::new(config, None));
-        let exchanges = contained(seed, &site, &resolver).unwrap_or_else(|failure| panic!("{failure}"));
+        let runtime = Rc::new(Runtime::new(config, None));
+        let exchanges = contained(seed, &runtime, &resolver).unwrap_or_else(|failure| panic!("{failure}"));
         println!("seed {seed:#x}: {exchanges} exchanges");
         resolver.stop();
         return;
@@ -338,9 +338,9 @@ fn m13_whatever_the_sockets_do_everybody_gets_their_own_answers() {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let failure = std::thread::scope(|scope| {
         let work = || {
-            let site = Rc::new(Site::new(Arc::clone(&config), None));
+            let runtime = Rc::new(Runtime::new(Arc::clone(&config), None));
             while (done.load(Ordering::Relaxed) as u64) < wanted {
-                let exchanges = contained(first + next.fetch_add(1, Ordering::Relaxed) as u64, &site, &resolver)?;
+                let exchanges = contained(first + next.fetch_add(1, Ordering::Relaxed) as u64, &runtime, &resolver)?;
                 done.fetch_add(exchanges as usize, Ordering::Relaxed);
             }
             Ok::<(), String>(())
@@ -361,7 +361,7 @@ fn a_worker_that_ends_with_an_error_says_why() {
     let config = "routes: [{prefix: /, upstream: 'http://127.0.0.1:9'}]\n";
     let config = Arc::new(Config::parse(config, "test").expect("it is valid"));
     let resolver = Resolver::start(Box::new(SystemResolver), Duration::from_secs(30)).expect("threads");
-    let World { mut worker, said, .. } = World::new(1, &Rc::new(Site::new(config, None)), &resolver);
+    let World { mut worker, said, .. } = World::new(1, &Rc::new(Runtime::new(config, None)), &resolver);
     WEATHER.set(None);
     // Registering a second time what is registered already is refused by the kernel.
     let mut listener = mio::net::TcpListener::bind("127.0.0.1:0".parse().expect("an address")).expect("loopback");

@@ -4,7 +4,7 @@ use std::fmt;
 
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
-use crate::proxy::exchange::{ConnectError, Distrust};
+use crate::proxy::proxy_connection::{ConnectError, Distrust};
 
 /// What a handshake failed of, with either side.
 #[derive(Debug)]

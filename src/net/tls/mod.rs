@@ -33,7 +33,7 @@ use crate::config::{Config, Scheme, UpstreamTls};
 use crate::mono_time::MonoTime;
 use crate::net::clock::since_1970;
 use crate::net::throttle::SharedThrottle;
-use crate::proxy::site::{Origin, Site, UpstreamId};
+use crate::proxy::runtime::{Origin, Runtime, UpstreamId};
 
 pub use error::TlsError;
 pub use failure::Failure;
@@ -146,22 +146,22 @@ pub struct Desk {
 
 impl Desk {
     /// For one worker. To be made on its thread.
-    pub fn new(tls: Tls, site: &Site) -> Desk {
-        Desk::with_pad(tls, site, Rc::default())
+    pub fn new(tls: Tls, runtime: &Runtime) -> Desk {
+        Desk::with_pad(tls, runtime, Rc::default())
     }
 
     /// The one for another configuration.
-    pub fn succeeded_by(&self, tls: Tls, site: &Site) -> Desk {
-        Desk::with_pad(tls, site, Rc::clone(&self.pad))
+    pub fn succeeded_by(&self, tls: Tls, runtime: &Runtime) -> Desk {
+        Desk::with_pad(tls, runtime, Rc::clone(&self.pad))
     }
 
-    fn with_pad(tls: Tls, site: &Site, pad: Pad) -> Desk {
+    fn with_pad(tls: Tls, runtime: &Runtime, pad: Pad) -> Desk {
         let client = |(id, origin): (UpstreamId, &Origin)| {
             let wanted = origin.tls.as_ref()?;
             let name = ServerName::try_from(expected_name(wanted, &origin.host).to_owned()).ok()?;
             Some((id, (tls.trust.client(wanted)?, name)))
         };
-        let clients: HashMap<_, _> = site.upstreams().filter_map(client).collect();
+        let clients: HashMap<_, _> = runtime.upstreams().filter_map(client).collect();
         let server = tls.server.map(|(server, _)| server);
         if pad.borrow().is_empty() && (server.is_some() || !clients.is_empty()) {
             *pad.borrow_mut() = vec![0; PAD].into_boxed_slice();

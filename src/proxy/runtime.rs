@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::{Serialize, Serializer as _};
 
-use super::hooks::{BodyWants, Hooks};
+use super::hooks::{BufferBodies, Hooks};
 use super::labels::{Label, Labels};
 use super::route::Router;
 use crate::bytes::SharedText;
@@ -42,7 +42,7 @@ pub struct AllLabels {
 /// What every exchange shares. A clone shares all of it: each worker has one of its own, so that counting who uses it
 /// is not a thing that workers do to each other on the request path.
 #[derive(Clone)]
-pub struct Site {
+pub struct Runtime {
     /// As it was loaded.
     pub config: Arc<Config>,
     /// From paths to indices into `config.routes`.
@@ -70,24 +70,24 @@ pub struct Site {
     outline: Arc<Mutex<Weak<Box<str>>>>,
 }
 
-impl Site {
+impl Runtime {
     /// Builds the routing table and numbers the origins.
-    pub fn new(config: Arc<Config>, hooks: Option<Arc<dyn Hooks>>) -> Site {
-        Site::build(config, hooks, None)
+    pub fn new(config: Arc<Config>, hooks: Option<Arc<dyn Hooks>>) -> Runtime {
+        Runtime::build(config, hooks, None)
     }
 
     /// What comes after this one: another configuration, the same plugins. Origins that stay keep their numbers.
-    pub fn succeeded_by(&self, config: Arc<Config>) -> Site {
-        Site::build(config, self.hooks.clone(), Some(self))
+    pub fn succeeded_by(&self, config: Arc<Config>) -> Runtime {
+        Runtime::build(config, self.hooks.clone(), Some(self))
     }
 
-    fn build(config: Arc<Config>, hooks: Option<Arc<dyn Hooks>>, before: Option<&Site>) -> Site {
+    fn build(config: Arc<Config>, hooks: Option<Arc<dyn Hooks>>, before: Option<&Runtime>) -> Runtime {
         let router = Router::new(config.routes.iter().map(|route| route.prefix.as_str()));
         let Numbering { upstreams, route_upstreams, groups, next } = number_origins(&config.routes, before);
-        let labels = before.map_or_else(Arc::default, |site| Arc::clone(&site.labels));
+        let labels = before.map_or_else(Arc::default, |runtime| Arc::clone(&runtime.labels));
         let upstream_labels = label_upstreams(&config.routes, &groups, &labels.upstreams);
         let configz = if config.configz { configz(&config.routes) } else { String::new() };
-        Site {
+        Runtime {
             groups: Arc::new(groups),
             upstream_labels: Arc::new(upstream_labels),
             route_labels: labels.routes.assign(config.routes.iter().map(|route| route.prefix.as_str())),
@@ -106,11 +106,11 @@ impl Site {
     /// What a request on `route` that has got its answer's head still needs of this configuration: that route alone, which
     /// is number 0 then. Tunnels and event streams may go on for hours, over many reloads, and each of them would keep a
     /// whole configuration in memory. No other request can begin with it.
-    pub(super) fn narrowed_to(&self, route: u32) -> Site {
+    pub(super) fn narrowed_to(&self, route: u32) -> Runtime {
         let at = route as usize;
         let group = self.group_of(route).map(<[UpstreamId]>::to_vec);
         let labels = group.iter().flatten().filter_map(|id| Some((*id, *self.upstream_labels.get(id)?)));
-        Site {
+        Runtime {
             config: Arc::new(self.config.with_routes(vec![self.config.routes[at].clone()])),
             router: Arc::new(Router::new(std::iter::empty())),
             upstreams: Arc::new([]),
@@ -127,8 +127,8 @@ impl Site {
     }
 
     /// Which bodies are buffered for plugins.
-    pub fn wants(&self) -> BodyWants {
-        self.hooks.as_ref().map_or(BodyWants::default(), |hooks| hooks.wants())
+    pub fn wants(&self) -> BufferBodies {
+        self.hooks.as_ref().map_or(BufferBodies::default(), |hooks| hooks.wants())
     }
 
     /// The body of /configz?outline. It is made anew when nobody is sent it any more: it may be long, and is hardly ever
@@ -164,9 +164,9 @@ impl Site {
     }
 }
 
-impl fmt::Debug for Site {
+impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Site")
+        f.debug_struct("Runtime")
             .field("routes", &self.config.routes.len())
             .field("upstreams", &self.upstreams.len())
             .field("hooks", &self.hooks.is_some())
@@ -182,14 +182,14 @@ struct Numbering {
     next: u32,
 }
 
-fn number_origins(routes: &[RouteConfig], before: Option<&Site>) -> Numbering {
+fn number_origins(routes: &[RouteConfig], before: Option<&Runtime>) -> Numbering {
     type Name<'a> = (Scheme, &'a str, u16, Option<&'a UpstreamTls>);
     let known: HashMap<Name<'_>, UpstreamId> = before
         .iter()
-        .flat_map(|site| site.upstreams())
+        .flat_map(|runtime| runtime.upstreams())
         .map(|(id, origin)| ((origin.scheme, origin.host.as_str(), origin.port, origin.tls.as_ref()), id))
         .collect();
-    let mut next = before.map_or(0, |site| site.next);
+    let mut next = before.map_or(0, |runtime| runtime.next);
     let mut ids = HashMap::new();
     let mut upstreams = Vec::new();
     let mut groups = HashMap::new();
@@ -296,24 +296,24 @@ mod tests {
         }
     }
 
-    fn site(configz: bool) -> Site {
+    fn runtime(configz: bool) -> Runtime {
         let routes = vec![
             route("/a/", "one.example", 8000, ""),
             route("/b", "two.example", 8000, "/base"),
             route("/c\"", "one.example", 8000, "/other"),
             route("/d", "one.example", 8001, ""),
         ];
-        Site::new(Arc::new(Config { routes, configz, ..Config::default() }), None)
+        Runtime::new(Arc::new(Config { routes, configz, ..Config::default() }), None)
     }
 
     #[test]
     fn routes_to_the_same_origin_share_an_upstream() {
-        let site = site(true);
-        let names: Vec<_> = site.upstreams().map(|(_, origin)| format!("{}:{}", origin.host, origin.port)).collect();
+        let runtime = runtime(true);
+        let names: Vec<_> = runtime.upstreams().map(|(_, origin)| format!("{}:{}", origin.host, origin.port)).collect();
         assert_eq!(names, ["one.example:8000", "two.example:8000", "one.example:8001"]);
-        assert_eq!(site.route_upstreams[..], [UpstreamId(0), UpstreamId(1), UpstreamId(0), UpstreamId(2)]);
-        let found = site.router.find(b"/c\"/x").expect("a route");
-        assert_eq!(site.upstream_of(found.route), UpstreamId(0));
+        assert_eq!(runtime.route_upstreams[..], [UpstreamId(0), UpstreamId(1), UpstreamId(0), UpstreamId(2)]);
+        let found = runtime.router.find(b"/c\"/x").expect("a route");
+        assert_eq!(runtime.upstream_of(found.route), UpstreamId(0));
     }
 
     #[test]
@@ -322,8 +322,9 @@ mod tests {
             let routes = ports.iter().map(|port| route(&format!("/{port}"), "one.example", *port, "")).collect();
             Arc::new(Config { routes, ..Config::default() })
         };
-        let numbers = |site: &Site| site.upstreams().map(|(id, origin)| (id.0, origin.port)).collect::<Vec<_>>();
-        let first = Site::new(with(&[1, 2, 3]), None);
+        let numbers =
+            |runtime: &Runtime| runtime.upstreams().map(|(id, origin)| (id.0, origin.port)).collect::<Vec<_>>();
+        let first = Runtime::new(with(&[1, 2, 3]), None);
         let second = first.succeeded_by(with(&[4, 3, 1]));
         assert_eq!(numbers(&second), [(0, 1), (2, 3), (3, 4)]);
         assert_eq!(second.route_upstreams[..], [UpstreamId(3), UpstreamId(2), UpstreamId(0)]);
@@ -357,12 +358,15 @@ mod tests {
 
     #[test]
     fn what_a_running_request_needs_of_its_configuration_is_its_route() {
-        let site = site(true);
-        let narrowed = site.narrowed_to(1);
+        let runtime = runtime(true);
+        let narrowed = runtime.narrowed_to(1);
         assert_eq!(narrowed.config.routes.len(), 1);
-        assert!(Arc::ptr_eq(&narrowed.config.routes[0].upstream, &site.config.routes[1].upstream));
-        assert_eq!(narrowed.config.timeouts, site.config.timeouts);
-        assert_eq!((narrowed.upstream_of(0), narrowed.route_labels[0]), (site.upstream_of(1), site.route_labels[1]));
+        assert!(Arc::ptr_eq(&narrowed.config.routes[0].upstream, &runtime.config.routes[1].upstream));
+        assert_eq!(narrowed.config.timeouts, runtime.config.timeouts);
+        assert_eq!(
+            (narrowed.upstream_of(0), narrowed.route_labels[0]),
+            (runtime.upstream_of(1), runtime.route_labels[1])
+        );
     }
 
     #[test]
@@ -373,7 +377,7 @@ mod tests {
             r#"{"prefix":"/c\"","upstream":"http://one.example:8000/other"},"#,
             r#"{"prefix":"/d","upstream":"http://one.example:8001"}]"#,
         );
-        assert_eq!(&**site(true).configz, expected);
-        assert_eq!(&**site(false).configz, "");
+        assert_eq!(&**runtime(true).configz, expected);
+        assert_eq!(&**runtime(false).configz, "");
     }
 }

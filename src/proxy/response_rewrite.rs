@@ -28,13 +28,14 @@
 //! are; nothing is decoded and no dot segment resolved. Bodies are not looked at.
 
 use super::route::{Router, write_target};
-use super::site::Site;
+use super::runtime::Runtime;
 use crate::config::{Rewrite, Rewrites, Scheme, UpstreamUrl};
 use crate::http::chars::{find, is_word, list_members, split, trim_ows};
-use crate::http::fields::{Classes, Fields, Known, Line};
+use crate::http::fields::{Fields, HeaderId, HeaderSet, Line};
 use crate::http::target::{has_dot_segment, same_authority};
 
-const REDIRECTS: Classes = Classes::of(&[Known::Location, Known::ContentLocation, Known::Refresh, Known::Link]);
+const REDIRECTS: HeaderSet =
+    HeaderSet::of(&[HeaderId::Location, HeaderId::ContentLocation, HeaderId::Refresh, HeaderId::Link]);
 
 /// Where an application lives, seen from both sides of the proxy.
 #[derive(Clone, Copy, Debug)]
@@ -60,10 +61,10 @@ pub struct Place<'a> {
 }
 
 /// All fields of responses that may be mapped.
-pub const MAPPABLE: Classes = REDIRECTS.with(Known::SetCookie);
+pub const MAPPABLE: HeaderSet = REDIRECTS.with(HeaderId::SetCookie);
 
 /// All fields of requests that may be mapped.
-pub const MAPPABLE_IN_REQUESTS: Classes = Classes::of(&[Known::Destination, Known::If]);
+pub const MAPPABLE_IN_REQUESTS: HeaderSet = HeaderSet::of(&[HeaderId::Destination, HeaderId::If]);
 
 /// What became of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,8 +112,8 @@ pub fn map_forth(fields: &mut Fields, place: &Place<'_>, most: usize, text: &mut
         let Some(line) = fields.get(index) else { continue };
         text.clear();
         match line.known {
-            Known::Destination => place.write_destination(line.value, text),
-            Known::If => place.write_if(line.value, text, most),
+            HeaderId::Destination => place.write_destination(line.value, text),
+            HeaderId::If => place.write_if(line.value, text, most),
             _ => continue,
         }
         let is_changed = text != line.value;
@@ -153,11 +154,11 @@ enum Owner {
 
 impl<'a> Place<'a> {
     /// A place without the names that a single request goes by.
-    pub fn of(site: &'a Site, route: u32, upstream: &'a UpstreamUrl) -> Place<'a> {
-        let config = &site.config.routes[route as usize];
+    pub fn of(runtime: &'a Runtime, route: u32, upstream: &'a UpstreamUrl) -> Place<'a> {
+        let config = &runtime.config.routes[route as usize];
         Place {
             rewrites: config.options.rewrites,
-            router: &site.router,
+            router: &runtime.router,
             route,
             prefix: config.stripped_prefix(),
             public_prefix: b"",
@@ -169,22 +170,22 @@ impl<'a> Place<'a> {
     }
 
     /// Which fields of a response are to be mapped.
-    fn mapped(&self) -> Classes {
+    fn mapped(&self) -> HeaderSet {
         let redirects = match self.rewrites.redirects {
             Rewrite::Auto => REDIRECTS,
-            Rewrite::Off => Classes::default(),
+            Rewrite::Off => HeaderSet::default(),
         };
         match self.rewrites.cookies {
-            Rewrite::Auto => redirects.with(Known::SetCookie),
+            Rewrite::Auto => redirects.with(HeaderId::SetCookie),
             Rewrite::Off => redirects,
         }
     }
 
     /// More than the fields can grow by: each URL gets the prefix, and perhaps `/.`.
-    fn most_growth(&self, fields: &Fields, mapped: Classes) -> usize {
+    fn most_growth(&self, fields: &Fields, mapped: HeaderSet) -> usize {
         let urls = fields.iter().filter(|line| mapped.has(line.known)).map(|line| match line.known {
-            Known::Link => line.value.iter().filter(|&&byte| byte == b'<').count(),
-            Known::SetCookie => line.value.iter().filter(|&&byte| byte == b';').count(),
+            HeaderId::Link => line.value.iter().filter(|&&byte| byte == b'<').count(),
+            HeaderId::SetCookie => line.value.iter().filter(|&&byte| byte == b';').count(),
             _ => 1,
         });
         urls.sum::<usize>().saturating_mul(self.public_prefix.len() + 2)
@@ -192,7 +193,7 @@ impl<'a> Place<'a> {
 
     /// Whether the fields grow by no more than `room`.
     #[cold]
-    fn fits(&self, fields: &Fields, mapped: Classes, room: usize, text: &mut Vec<u8>) -> bool {
+    fn fits(&self, fields: &Fields, mapped: HeaderSet, room: usize, text: &mut Vec<u8>) -> bool {
         let lines = || fields.iter().filter(|line| mapped.has(line.known));
         let most = lines().map(|line| line.value.len()).sum::<usize>() + room;
         let mut len = 0;
@@ -207,9 +208,9 @@ impl<'a> Place<'a> {
     /// Appends the value of a response's line, mapped; it may end early when `out` is longer than `most`.
     fn write_value(&self, line: &Line<'_>, out: &mut Vec<u8>, most: usize) {
         match line.known {
-            Known::Refresh => self.write_refresh(line.value, out),
-            Known::Link => self.write_links(line.value, out, most),
-            Known::SetCookie => self.write_cookie(line.value, out, most),
+            HeaderId::Refresh => self.write_refresh(line.value, out),
+            HeaderId::Link => self.write_links(line.value, out, most),
+            HeaderId::SetCookie => self.write_cookie(line.value, out, most),
             _ => self.write_reference(line.value, out),
         }
     }

@@ -9,26 +9,26 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::admit::{Answerer, FORWARDED_METHODS, Plan, admit};
+use super::admit::{FORWARDED_METHODS, Handler, Plan, admit};
 use super::cause::{Cause, Refusal, Violation};
 use super::choice::Sent;
 use super::connection::{has_connection_login, read_options};
-use super::exposition;
+use super::context::Ctx;
 use super::forward::{Forwarding, OwnLines, forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
 use super::hooks::Verdict;
-use super::local::{Envelope, HEALTH, write_json, write_options, write_redirect, write_text, write_text_head};
+use super::local::{HEALTH, ResponseContext, write_json, write_options, write_redirect, write_text, write_text_head};
 use super::outcome::HookPhase;
-use super::reasons::late_removed;
-use super::transaction::{Downstream, Flow, RequestSink, Transaction, body_step, make_room};
-use super::turn::Turn;
-use super::under_prefix::Mapping;
+use super::prometheus as exposition;
+use super::response_rewrite::Mapping;
+use super::strip::late_removed;
+use super::transaction::{HalfClose, RequestSink, RequestState, Transaction, body_step, make_room};
 use crate::bytes::SharedText;
 use crate::config::Config;
 use crate::http::body::Body;
 use crate::http::chars::{find, is_token};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
-use crate::http::fields::Known;
+use crate::http::fields::HeaderId;
 use crate::http::framing::{Framing, request_framing};
 use crate::http::head::{HeadLimits, Method};
 
@@ -49,38 +49,38 @@ pub(super) fn head_limits(config: &Config) -> HeadLimits {
 
 impl Transaction {
     /// Bytes came from the client.
-    pub(super) fn on_client_bytes(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) {
-        self.progress.client_read = turn.now();
+    pub(super) fn on_client_bytes(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) {
+        self.progress.client_read = ctx.now();
         if self.client_input.is_empty() {
-            let taken = self.read_client(turn, data);
+            let taken = self.read_client(ctx, data);
             self.client_input.extend_from_slice(&data[taken..]);
         } else {
             self.client_input.extend_from_slice(data);
-            self.read_held(turn);
+            self.read_held(ctx);
         }
     }
 
     /// Reads on in the client's bytes that were held.
-    pub(super) fn read_held(&mut self, turn: &mut Turn<'_, '_>) {
+    pub(super) fn read_held(&mut self, ctx: &mut Ctx<'_, '_>) {
         let mut held = std::mem::take(&mut self.client_input);
-        let taken = self.read_client(turn, &held);
+        let taken = self.read_client(ctx, &held);
         held.drain(..taken);
         self.client_input = held;
     }
 
     /// Reads as far as the state allows and says how far that was.
-    fn read_client(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) -> usize {
+    fn read_client(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) -> usize {
         let mut taken = 0;
         loop {
             let rest = &data[taken..];
-            match &mut self.down {
-                Downstream::Head { reader, .. } => {
-                    let limits = head_limits(&turn.client.site.config);
+            match &mut self.request_state {
+                RequestState::Head { reader, .. } => {
+                    let limits = head_limits(&ctx.client.runtime.config);
                     match reader.request(rest, &limits, &mut self.request) {
                         Ok(None) => return taken,
                         Ok(Some(len)) => {
                             taken += len;
-                            self.begin(turn);
+                            self.begin(ctx);
                         }
                         Err(error) => {
                             // Whatever is wrong with it: an answer to HEAD has no body (RFC 9110 section 9.3.2).
@@ -94,16 +94,19 @@ impl Transaction {
                             if matches!(refusal.status, 414 | 431) {
                                 self.note_request_line(rest, &limits);
                             }
-                            self.refuse(turn, refusal);
+                            self.refuse(ctx, refusal);
                         }
                     }
                 }
-                Downstream::Body { .. } if rest.is_empty() => return taken,
-                Downstream::Body { .. } => taken += self.read_request_body(turn, rest),
-                Downstream::Done => return taken,
-                Downstream::Discard | Downstream::Tunnel(Flow::Ended | Flow::Told | Flow::Lost) => return data.len(),
-                Downstream::Tunnel(Flow::Open) => {
-                    self.to_origin.extend(rest);
+                RequestState::Body { .. } if rest.is_empty() => return taken,
+                RequestState::Body { .. } => taken += self.read_request_body(ctx, rest),
+                RequestState::Done => return taken,
+                RequestState::Discard
+                | RequestState::Tunnel(HalfClose::EofReceived | HalfClose::ShutdownSent | HalfClose::Lost) => {
+                    return data.len();
+                }
+                RequestState::Tunnel(HalfClose::Open) => {
+                    self.to_upstream.extend(rest);
                     self.record.bytes_in += rest.len() as u64;
                     return data.len();
                 }
@@ -131,53 +134,54 @@ impl Transaction {
     /// The head is complete: decide what happens with the request.
     // Not inlined into the loop of `read_client`, which would prepare all of it before its first round.
     #[inline(never)]
-    fn begin(&mut self, turn: &mut Turn<'_, '_>) {
-        self.record.head_read = Some(turn.now());
+    fn begin(&mut self, ctx: &mut Ctx<'_, '_>) {
+        self.record.head_read = Some(ctx.now());
         self.record.method = Some(self.request.method.clone());
-        if !Rc::ptr_eq(&turn.client.site, turn.env.site) {
-            turn.client.site = Rc::clone(turn.env.site);
+        if !Rc::ptr_eq(&ctx.client.runtime, ctx.worker.runtime) {
+            ctx.client.runtime = Rc::clone(ctx.worker.runtime);
         }
-        if let Err(refusal) = self.admit(turn) {
+        if let Err(refusal) = self.admit(ctx) {
             let is_complete = request_framing(&self.request).is_ok_and(|framing| Body::new(framing).is_none());
             if is_complete && refusal.keeps_connection() {
-                self.down = Downstream::Done;
+                self.request_state = RequestState::Done;
             }
-            self.refuse(turn, refusal);
+            self.refuse(ctx, refusal);
         }
     }
 
-    fn admit(&mut self, turn: &mut Turn<'_, '_>) -> Result<(), Refusal> {
+    fn admit(&mut self, ctx: &mut Ctx<'_, '_>) -> Result<(), Refusal> {
         let options = read_options(&self.request.fields, &mut self.scratch.nominated)
             .map_err(|_| Refusal::new(400, Cause::Rule(Violation::TOO_MANY_OPTIONS)))?;
-        self.is_persistent = options.is_persistent(self.request.version) && turn.client.may_serve_another();
-        let (site, peer) = (&turn.client.site, &turn.client.peer);
-        let admission = admit(&self.request, options, peer, site, self.scratch.last_host(), &mut self.original_target)?;
+        self.is_persistent = options.is_persistent(self.request.version) && ctx.client.may_serve_another();
+        let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
+        let admission =
+            admit(&self.request, options, peer, runtime, self.scratch.last_host(), &mut self.original_target)?;
         match admission.by {
-            Answerer::Upstream(plan) => self.forward(turn, plan, admission.framing),
-            Answerer::Health => {
-                self.answer(turn, 200, admission.framing, |envelope, out| write_json(HEALTH, envelope, out))
+            Handler::Upstream(plan) => self.forward(ctx, plan, admission.framing),
+            Handler::Health => {
+                self.answer(ctx, 200, admission.framing, |envelope, out| write_json(HEALTH, envelope, out))
             }
-            Answerer::Configz => {
-                let text = Arc::clone(&turn.client.site.configz);
-                self.answer_with_text(turn, "application/json", text, admission.framing);
+            Handler::Configz => {
+                let text = Arc::clone(&ctx.client.runtime.configz);
+                self.answer_with_text(ctx, "application/json", text, admission.framing);
             }
-            Answerer::Outline => {
-                let site = &turn.client.site;
-                let is_local = is_local(&turn.client.peer, &self.request.fields, &site.config.forwarded);
-                let text = if is_local { site.outline() } else { Arc::clone(&site.configz) };
-                self.answer_with_text(turn, "application/json", text, admission.framing);
+            Handler::Outline => {
+                let runtime = &ctx.client.runtime;
+                let is_local = is_local(&ctx.client.peer, &self.request.fields, &runtime.config.forwarded);
+                let text = if is_local { runtime.outline() } else { Arc::clone(&runtime.configz) };
+                self.answer_with_text(ctx, "application/json", text, admission.framing);
             }
-            Answerer::Metrics => {
-                let text = turn.env.observer.metrics(turn.now());
-                self.answer_with_text(turn, exposition::CONTENT_TYPE, text, admission.framing);
+            Handler::Metrics => {
+                let text = ctx.worker.observer.metrics(ctx.now());
+                self.answer_with_text(ctx, exposition::CONTENT_TYPE, text, admission.framing);
             }
-            Answerer::ToSlash => {
+            Handler::ToSlash => {
                 let location = std::mem::take(&mut self.original_target);
-                self.answer(turn, 301, admission.framing, |envelope, out| write_redirect(&location, envelope, out));
+                self.answer(ctx, 301, admission.framing, |envelope, out| write_redirect(&location, envelope, out));
                 self.original_target = location;
             }
-            Answerer::Options => {
-                self.answer(turn, 204, admission.framing, |envelope, out| {
+            Handler::Options => {
+                self.answer(ctx, 204, admission.framing, |envelope, out| {
                     write_options(FORWARDED_METHODS, envelope, out)
                 });
             }
@@ -188,77 +192,77 @@ impl Transaction {
     /// A built-in answer. The body of such a request is of no interest: where there is one, the connection ends.
     fn answer(
         &mut self,
-        turn: &Turn<'_, '_>,
+        ctx: &Ctx<'_, '_>,
         status: u16,
         framing: Framing,
-        write: impl FnOnce(&Envelope<'_>, &mut Vec<u8>) -> u64,
+        write: impl FnOnce(&ResponseContext<'_>, &mut Vec<u8>) -> u64,
     ) {
-        self.down = if Body::new(framing).is_none() {
-            Downstream::Done
+        self.request_state = if Body::new(framing).is_none() {
+            RequestState::Done
         } else {
             self.is_persistent = false;
-            Downstream::Discard
+            RequestState::Discard
         };
-        self.write_local(turn, status, write);
+        self.write_local(ctx, status, write);
     }
 
     /// A built-in answer that may be long. Where it is, the client is sent it from the shared text: those who do not read
     /// cost no copy each (rule E4).
-    fn answer_with_text(&mut self, turn: &Turn<'_, '_>, media_type: &str, text: SharedText, framing: Framing) {
+    fn answer_with_text(&mut self, ctx: &Ctx<'_, '_>, media_type: &str, text: SharedText, framing: Framing) {
         if text.len() <= COPIED_TEXT || self.is_client_head() {
-            return self.answer(turn, 200, framing, |envelope, out| write_text(media_type, &text, envelope, out));
+            return self.answer(ctx, 200, framing, |envelope, out| write_text(media_type, &text, envelope, out));
         }
-        self.answer(turn, 200, framing, |envelope, out| {
+        self.answer(ctx, 200, framing, |envelope, out| {
             write_text_head(media_type, text.len(), envelope, out);
             text.len() as u64
         });
         self.to_client.extend_shared(text);
     }
 
-    fn forward(&mut self, turn: &mut Turn<'_, '_>, plan: Plan, framing: Framing) {
+    fn forward(&mut self, ctx: &mut Ctx<'_, '_>, plan: Plan, framing: Framing) {
         self.record.route = Some(plan.route);
         self.plan = Some(plan);
-        self.choose_upstream(turn, plan.route);
-        let (site, peer) = (&turn.client.site, &turn.client.peer);
-        let route = &site.config.routes[plan.route as usize];
-        let policy = &site.config.forwarded;
+        self.choose_upstream(ctx, plan.route);
+        let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
+        let route = &runtime.config.routes[plan.route as usize];
+        let policy = &runtime.config.forwarded;
         std::mem::swap(&mut self.request.target, &mut self.original_target);
         self.client_address = client_address(peer, &self.request.fields, policy);
         let upstream = self.upstream_of(route);
         let received_target = &self.original_target;
-        let forwarding = Forwarding { plan: &plan, site, upstream, received_target, peer };
-        let own_lines = OwnLines::of(site);
+        let forwarding = Forwarding { plan: &plan, runtime, upstream, received_target, peer };
+        let own_lines = OwnLines::of(runtime);
         match forward_request(&mut self.request, &forwarding, &mut self.offered, own_lines, &mut self.scratch) {
             Mapping::Done => {}
-            Mapping::TooLarge => turn.env.observer.left_unmapped(&route.prefix, turn.env.now.instant),
+            Mapping::TooLarge => ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant),
         }
-        let is_body_wanted = site.wants().request;
+        let is_body_wanted = runtime.wants().request;
         match Body::new(framing) {
             None => {
-                self.down = Downstream::Done;
-                self.run_request_hooks(turn, framing);
+                self.request_state = RequestState::Done;
+                self.run_request_hooks(ctx, framing);
             }
             Some(body) if is_body_wanted => {
-                let limit = turn.client.site.config.plugin_body_limit;
+                let limit = ctx.client.runtime.config.plugin_body_limit;
                 if let Framing::Length(len) = framing {
                     let len = usize::try_from(len).unwrap_or(limit).min(limit);
-                    if let Err(refusal) = self.reserve(turn.env.spares.bodies(), len, 0) {
-                        return self.refuse(turn, refusal);
+                    if let Err(refusal) = self.reserve(ctx.worker.transactions.bodies(), len, 0) {
+                        return self.refuse(ctx, refusal);
                     }
                 }
                 // Whoever buffers the body is the one who has to ask for it.
                 self.request.fields.remove(b"Expect");
                 self.ask_for_body(plan);
-                self.down = Downstream::Body { body, sink: RequestSink::Collect };
+                self.request_state = RequestState::Body { body, sink: RequestSink::Collect };
             }
             Some(body) => {
-                if self.request.fields.first(Known::Expect).is_none() {
+                if self.request.fields.first(HeaderId::Expect).is_none() {
                     // The client nominated it: what it expects, it expects of its next hop.
                     self.ask_for_body(plan);
                 }
                 let sink = if framing == Framing::Chunked { RequestSink::Chunked } else { RequestSink::Verbatim };
-                self.down = Downstream::Body { body, sink };
-                self.run_request_hooks(turn, framing);
+                self.request_state = RequestState::Body { body, sink };
+                self.run_request_hooks(ctx, framing);
             }
         }
     }
@@ -273,60 +277,60 @@ impl Transaction {
 
     /// Calls the request hooks and does what they say; the request goes on with `framing`, or with the body that was
     /// collected for them.
-    fn run_request_hooks(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) {
-        let site = &turn.client.site;
-        let Some(hooks) = &site.hooks else { return self.connect(turn, framing) };
-        let verdict = hooks.on_request(&mut self.view(site, HookPhase::Request));
+    fn run_request_hooks(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing) {
+        let runtime = &ctx.client.runtime;
+        let Some(hooks) = &runtime.hooks else { return self.connect(ctx, framing) };
+        let verdict = hooks.on_request(&mut self.view(runtime, HookPhase::Request));
         let framing = match framing {
             Framing::None if self.request_body.is_empty() => Framing::None,
-            Framing::None | Framing::Length(_) | Framing::Chunked if site.wants().request => {
+            Framing::None | Framing::Length(_) | Framing::Chunked if runtime.wants().request => {
                 Framing::Length(self.request_body.len() as u64)
             }
             Framing::None | Framing::Length(_) | Framing::Chunked | Framing::UntilClose => framing,
         };
         // Rule G21: whoever answers or fails here, the upstream is not contacted.
         match verdict {
-            Verdict::Continue => self.connect(turn, framing),
-            Verdict::Respond { answer, .. } => self.answer_for_plugin(turn, &answer),
-            Verdict::Fail { .. } => self.refuse(turn, Refusal::new(502, Cause::PluginFailed)),
+            Verdict::Continue => self.connect(ctx, framing),
+            Verdict::Respond { answer, .. } => self.answer_for_plugin(ctx, &answer),
+            Verdict::Fail { .. } => self.refuse(ctx, Refusal::new(502, Cause::PluginFailed)),
         }
     }
 
     /// Queues the forwarded head (and the body, where it was collected) and asks for a connection to write them to.
-    fn connect(&mut self, turn: &mut Turn<'_, '_>, framing: Framing) {
-        let site = &turn.client.site;
-        let upstream = self.plan.map(|plan| self.upstream_of(&site.config.routes[plan.route as usize]));
+    fn connect(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing) {
+        let runtime = &ctx.client.runtime;
+        let upstream = self.plan.map(|plan| self.upstream_of(&runtime.config.routes[plan.route as usize]));
         if let Some(upstream) = upstream {
             self.request.fields.remove_classes(late_removed(upstream));
         }
-        self.has_login = has_connection_login(&self.request.fields, Known::Authorization);
+        self.has_login = has_connection_login(&self.request.fields, HeaderId::Authorization);
         let authorization = upstream.and_then(|upstream| upstream.authorization.as_deref());
         let own = &self.scratch.own;
-        write_request_head(&self.request, own, framing, authorization, &self.offered, self.to_origin.buf());
+        write_request_head(&self.request, own, framing, authorization, &self.offered, self.to_upstream.buf());
         if let Some(choice) = &mut self.choice {
-            choice.sent = Sent { head_len: self.to_origin.len(), framing };
+            choice.sent = Sent { head_len: self.to_upstream.len(), framing };
         }
         if !self.request_body.is_empty() {
             self.has_upload_begun = true;
-            self.to_origin.extend(&self.request_body);
+            self.to_upstream.extend(&self.request_body);
         }
-        self.ask_for_connection(turn, false);
+        self.ask_for_connection(ctx, false);
     }
 
     #[inline(never)]
-    fn read_request_body(&mut self, turn: &mut Turn<'_, '_>, data: &[u8]) -> usize {
-        let Downstream::Body { sink, .. } = &self.down else { return 0 };
+    fn read_request_body(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) -> usize {
+        let RequestState::Body { sink, .. } = &self.request_state else { return 0 };
         let sink = *sink;
         if sink == RequestSink::Collect {
-            let limit = turn.client.site.config.plugin_body_limit;
+            let limit = ctx.client.runtime.config.plugin_body_limit;
             let most = body_step(self.request_body.len() + data.len(), self.request_body.capacity(), limit);
-            if let Err(refusal) = self.reserve(turn.env.spares.bodies(), most, 0) {
-                self.refuse(turn, refusal);
+            if let Err(refusal) = self.reserve(ctx.worker.transactions.bodies(), most, 0) {
+                self.refuse(ctx, refusal);
                 return data.len();
             }
             make_room(&mut self.request_body, data.len(), most);
         }
-        let Downstream::Body { body, .. } = &mut self.down else { return 0 };
+        let RequestState::Body { body, .. } = &mut self.request_state else { return 0 };
         // Framing that is taken counts: it will not come again either.
         self.has_upload_begun |= sink != RequestSink::Collect;
         let mut count = 0;
@@ -336,27 +340,27 @@ impl Transaction {
         };
         let read = match sink {
             RequestSink::Verbatim => {
-                let out = self.to_origin.buf();
+                let out = self.to_upstream.buf();
                 body.read(data, |piece| append(out, piece))
             }
             RequestSink::Chunked => {
-                write_chunk(self.to_origin.buf(), |out| body.read(data, |piece| append(out, piece)))
+                write_chunk(self.to_upstream.buf(), |out| body.read(data, |piece| append(out, piece)))
             }
             RequestSink::Collect => body.read(data, |piece| append(&mut self.request_body, piece)),
         };
         self.record.bytes_in += count;
         match read {
             // First, because the bytes up to an error came before it: the answer must not depend on how they were split.
-            Ok(_) | Err(_) if self.is_body_too_large(turn, sink) => {
-                self.refuse(turn, Refusal::new(413, Cause::BodyTooLarge));
+            Ok(_) | Err(_) if self.is_body_too_large(ctx, sink) => {
+                self.refuse(ctx, Refusal::new(413, Cause::BodyTooLarge));
                 data.len()
             }
             Err(error) => {
-                self.refuse(turn, Refusal::from(error));
+                self.refuse(ctx, Refusal::from(error));
                 data.len()
             }
             Ok((taken, true)) => {
-                self.end_request_body(turn, sink);
+                self.end_request_body(ctx, sink);
                 taken
             }
             Ok((taken, false)) => taken,
@@ -364,21 +368,21 @@ impl Transaction {
     }
 
     /// So many body bytes went to the upstream unseen.
-    pub(super) fn on_request_relayed(&mut self, turn: &mut Turn<'_, '_>, len: u64) {
-        self.progress.client_read = turn.now();
-        self.progress.origin_write = turn.now();
+    pub(super) fn on_request_relayed(&mut self, ctx: &mut Ctx<'_, '_>, len: u64) {
+        self.progress.client_read = ctx.now();
+        self.progress.upstream_write = ctx.now();
         self.record.bytes_in += len;
         self.has_upload_begun |= len > 0;
-        let Downstream::Body { body, sink } = &mut self.down else { return };
+        let RequestState::Body { body, sink } = &mut self.request_state else { return };
         let sink = *sink;
         if body.relayed(len) {
-            self.end_request_body(turn, sink);
+            self.end_request_body(ctx, sink);
         }
     }
 
     /// A body whose length was announced was judged with its head; the others are judged as they come.
-    fn is_body_too_large(&self, turn: &Turn<'_, '_>, sink: RequestSink) -> bool {
-        let config = &turn.client.site.config;
+    fn is_body_too_large(&self, ctx: &Ctx<'_, '_>, sink: RequestSink) -> bool {
+        let config = &ctx.client.runtime.config;
         let most = match (sink, self.plan) {
             (RequestSink::Collect, _) if self.request_body.len() > config.plugin_body_limit => return true,
             (RequestSink::Collect | RequestSink::Chunked | RequestSink::Verbatim, Some(plan)) => {
@@ -389,17 +393,17 @@ impl Transaction {
         most.is_some_and(|most| self.record.bytes_in > most)
     }
 
-    fn end_request_body(&mut self, turn: &mut Turn<'_, '_>, sink: RequestSink) {
-        self.down = Downstream::Done;
+    fn end_request_body(&mut self, ctx: &mut Ctx<'_, '_>, sink: RequestSink) {
+        self.request_state = RequestState::Done;
         match sink {
             RequestSink::Verbatim => {}
             RequestSink::Chunked => {
                 // Trailers of a request are dropped: a gateway cannot know which of them are safe to merge (rule S17).
-                self.to_origin.extend(LAST_CHUNK);
-                self.to_origin.extend(b"\r\n");
+                self.to_upstream.extend(LAST_CHUNK);
+                self.to_upstream.extend(b"\r\n");
             }
             RequestSink::Collect => {
-                self.run_request_hooks(turn, Framing::Length(self.request_body.len() as u64));
+                self.run_request_hooks(ctx, Framing::Length(self.request_body.len() as u64));
             }
         }
     }

@@ -6,19 +6,19 @@ use crate::mono_time::MonoTime;
 
 use super::balance::Balance;
 use super::events::{Command, Now, Observer, Peer, Side};
-use super::site::{Site, UpstreamId};
-use super::transaction::Spares;
+use super::runtime::{Runtime, UpstreamId};
+use super::transaction::TransactionPool;
 
 /// What an exchange is lent for the length of a call.
-pub struct Env<'a> {
+pub struct WorkerCtx<'a> {
     /// The moment.
     pub now: &'a Now,
     /// The configuration for requests that begin now.
-    pub site: &'a Rc<Site>,
+    pub runtime: &'a Rc<Runtime>,
     /// What is known of upstreams that share a route.
     pub balance: &'a mut Balance,
     /// Recycled memory.
-    pub spares: &'a mut Spares,
+    pub transactions: &'a mut TransactionPool,
     /// Who hears of finished requests.
     pub observer: &'a mut dyn Observer,
 }
@@ -28,7 +28,7 @@ pub struct Env<'a> {
 pub(super) struct Client {
     pub peer: Peer,
     /// The configuration as it was when the current request's head was complete: a reload never touches a running exchange.
-    pub site: Rc<Site>,
+    pub runtime: Rc<Runtime>,
     /// Where it may have logged in for the length of the connection. Of several upstreams that is the one to go to.
     pub reserved: Option<UpstreamId>,
     /// Requests served so far.
@@ -40,7 +40,7 @@ pub(super) struct Client {
 impl Client {
     /// Whether the connection may serve a request after the current one.
     pub fn may_serve_another(&self) -> bool {
-        let most = self.site.config.limits.max_requests_per_connection;
+        let most = self.runtime.config.limits.max_requests_per_connection;
         !self.is_draining && (most == 0 || self.served + 1 < most)
     }
 }
@@ -101,7 +101,7 @@ impl Commands {
         self.are_waiting = true;
         match side {
             Side::Upstream => self.shutdown_upstream = true,
-            Side::Downstream => self.shutdown_downstream = true,
+            Side::Client => self.shutdown_downstream = true,
         }
     }
 
@@ -145,24 +145,24 @@ impl Commands {
             return Some(Command::Shutdown(Side::Upstream));
         }
         if std::mem::take(&mut self.shutdown_downstream) {
-            return Some(Command::Shutdown(Side::Downstream));
+            return Some(Command::Shutdown(Side::Client));
         }
         match self.end.take()? {
-            End::Close => Some(Command::Close(Side::Downstream)),
-            End::Abort => Some(Command::Abort(Side::Downstream)),
+            End::Close => Some(Command::Close(Side::Client)),
+            End::Abort => Some(Command::Abort(Side::Client)),
         }
     }
 }
 
 /// What a step is lent.
-pub(super) struct Turn<'a, 'env> {
-    pub env: &'a mut Env<'env>,
+pub(super) struct Ctx<'a, 'env> {
+    pub worker: &'a mut WorkerCtx<'env>,
     pub client: &'a mut Client,
     pub commands: &'a mut Commands,
 }
 
-impl Turn<'_, '_> {
+impl Ctx<'_, '_> {
     pub fn now(&self) -> MonoTime {
-        self.env.now.instant
+        self.worker.now.instant
     }
 }

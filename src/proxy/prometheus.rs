@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::meter::{BOUNDS, CLASSES, Count, Meter, RouteMeter, UpstreamMeter};
-use super::site::AllLabels;
+use super::runtime::AllLabels;
 use crate::about;
 
 /// The media type of the format.
@@ -284,7 +284,7 @@ impl Display for Seconds {
 mod tests {
     use super::*;
     use crate::proxy::events::{AccessRecord, UpstreamEvent};
-    use crate::proxy::hooks::Stint;
+    use crate::proxy::hooks::PluginTiming;
 
     #[test]
     fn seconds_are_written_without_noise() {
@@ -313,7 +313,7 @@ mod tests {
         let given = labels.routes.assign(["/a", "/never"]);
         let upstreams = labels.upstreams.assign(["http://one", "http://two"]);
         let board = Board::new(2, labels, Duration::from_millis(1_700_000_000_500));
-        let stints = [Stint { plugin: "demo", time: Duration::from_micros(3), faults: 1 }];
+        let stints = [PluginTiming { plugin: "demo", time: Duration::from_micros(3), faults: 1 }];
         for (worker, status, millis) in [(0, 200, 1), (1, 200, 7), (1, 502, 20_000)] {
             let record = AccessRecord {
                 status,

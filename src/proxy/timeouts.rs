@@ -1,0 +1,150 @@
+//! When patience ends: one function that looks at the states and says which time-out comes first.
+//!
+//! Every time-out measures progress, and for a head only the whole of it counts: a request's from its first byte on, a
+//! response's from the end of the request or of the interim response before it. A side that is held up by the other one
+//! has no time-out of its own: the other side's decides.
+
+use std::time::Duration;
+
+use super::cause::{Cause, Refusal};
+use super::context::{Ctx, Release};
+use super::events::Side;
+use super::runtime::Runtime;
+use super::transaction::{HalfClose, RequestState, ResponseState, Transaction};
+use crate::config::Timeouts;
+use crate::mono_time::MonoTime;
+
+/// How long a client may go on sending after our last byte, and how long it may be silent meanwhile: enough to read an
+/// error that was sent while it was still uploading.
+pub(super) const LINGER: Duration = Duration::from_secs(10);
+/// See [`LINGER`].
+pub(super) const LINGER_IDLE: Duration = Duration::from_secs(2);
+
+/// Which time-out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timeout {
+    RequestHead,
+    BodyIdle,
+    ClientWrite,
+    OriginWrite,
+    Connect,
+    ResponseHead,
+    ResponseIdle,
+    TunnelIdle,
+    TunnelHalfClosed,
+}
+
+/// The earlier of two; the first where both are the same.
+fn earlier(a: Option<(MonoTime, Timeout)>, b: Option<(MonoTime, Timeout)>) -> Option<(MonoTime, Timeout)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
+        (a, None) => a,
+        (None, b) => b,
+    }
+}
+
+impl Transaction {
+    /// The nearest time-out.
+    pub(super) fn deadline(&self, runtime: &Runtime) -> Option<MonoTime> {
+        self.next_timeout(runtime).map(|(at, _)| at)
+    }
+
+    pub(super) fn timeouts<'a>(&self, runtime: &'a Runtime) -> &'a Timeouts {
+        match self.plan {
+            Some(plan) => &runtime.config.routes[plan.route as usize].options.timeouts,
+            None => &runtime.config.timeouts,
+        }
+    }
+
+    fn next_timeout(&self, runtime: &Runtime) -> Option<(MonoTime, Timeout)> {
+        let timeouts = self.timeouts(runtime);
+        let progress = &self.progress;
+        if let (RequestState::Tunnel(down), ResponseState::Tunnel(up)) = (&self.request_state, &self.response_state) {
+            let (span, timeout) = match (down, up) {
+                (HalfClose::Open, HalfClose::Open) => (timeouts.tunnel_idle, Timeout::TunnelIdle),
+                _ => (timeouts.tunnel_half_closed.min(timeouts.tunnel_idle), Timeout::TunnelHalfClosed),
+            };
+            return Some((progress.latest() + span, timeout));
+        }
+        // Who has not taken what waits for him is the one who is late: meanwhile nothing may be read for him.
+        let origin_is_slow = self.is_connected() && !self.to_upstream.is_empty();
+        let client_is_slow = !self.to_client.is_empty();
+        let reading_client = match &self.request_state {
+            RequestState::Head { since, .. } => Some((*since + timeouts.request_head, Timeout::RequestHead)),
+            RequestState::Body { .. }
+                if self.wants_read(Side::Client) && !origin_is_slow && !self.is_upload_held_back() =>
+            {
+                Some((progress.client_read + timeouts.body_idle, Timeout::BodyIdle))
+            }
+            RequestState::Body { .. } | RequestState::Done | RequestState::Discard | RequestState::Tunnel(_) => None,
+        };
+        let writing_client =
+            client_is_slow.then(|| (progress.client_write + timeouts.write_idle, Timeout::ClientWrite));
+        let writing_origin =
+            origin_is_slow.then(|| (progress.upstream_write + timeouts.write_idle, Timeout::OriginWrite));
+        let last_of_origin = progress.upstream_read.max(progress.upstream_write);
+        let reading_origin = match &self.response_state {
+            ResponseState::Connecting { since } => Some((*since + timeouts.connect, Timeout::Connect)),
+            ResponseState::AwaitHead { .. } if self.is_request_sent() => {
+                Some((last_of_origin + timeouts.response_head, Timeout::ResponseHead))
+            }
+            // A response may keep step with the upload.
+            ResponseState::Body { .. } if self.wants_read(Side::Upstream) && !client_is_slow && !self.is_pushed => {
+                Some((last_of_origin + timeouts.response_idle, Timeout::ResponseIdle))
+            }
+            ResponseState::AwaitHead { .. }
+            | ResponseState::Body { .. }
+            | ResponseState::None
+            | ResponseState::Local
+            | ResponseState::Answered
+            | ResponseState::Done
+            | ResponseState::Tunnel(_)
+            | ResponseState::Cut { .. } => None,
+        };
+        earlier(earlier(reading_client, writing_client), earlier(writing_origin, reading_origin))
+    }
+
+    /// The client may wait for `100 Continue` for as long as the upstream makes it.
+    pub(super) fn is_upload_held_back(&self) -> bool {
+        self.plan.is_some_and(|plan| plan.expects_continue) && !self.has_upload_begun && !self.has_answered()
+    }
+
+    /// Whether it is the upstream's turn: before it has the whole request it has no reason to answer, and whoever holds
+    /// the request up is the one who is late.
+    fn is_request_sent(&self) -> bool {
+        let waits_for_client = matches!(self.request_state, RequestState::Body { .. }) && !self.is_upload_held_back();
+        self.to_upstream.is_empty() && !waits_for_client
+    }
+
+    /// Carries out the time-outs that have passed.
+    pub(super) fn on_tick(&mut self, ctx: &mut Ctx<'_, '_>) {
+        let Some((at, timeout)) = self.next_timeout(&ctx.client.runtime) else { return };
+        if at > ctx.now() {
+            return;
+        }
+        match timeout {
+            Timeout::RequestHead => self.refuse(ctx, Refusal::new(408, Cause::HeadTimeout)),
+            Timeout::BodyIdle => self.refuse(ctx, Refusal::new(408, Cause::BodyTimeout)),
+            Timeout::ClientWrite => self.client_gone(ctx, Cause::ClientWriteTimeout),
+            Timeout::OriginWrite => {
+                self.note_failure(ctx, Cause::UpstreamWriteTimeout);
+                self.refuse(ctx, Refusal::new(504, Cause::UpstreamWriteTimeout));
+            }
+            Timeout::Connect => {
+                // The attempt is given up; nothing of the request has left.
+                ctx.commands.release(Release::Close);
+                if !self.try_another(ctx, Cause::ConnectTimeout) {
+                    self.refuse(ctx, Refusal::new(504, Cause::ConnectTimeout));
+                }
+            }
+            // Never repeated: it may be slow everywhere, and the client has waited long enough.
+            Timeout::ResponseHead => {
+                self.note_failure(ctx, Cause::ResponseTimeout);
+                self.refuse(ctx, Refusal::new(504, Cause::ResponseTimeout));
+            }
+            Timeout::ResponseIdle => self.refuse(ctx, Refusal::new(504, Cause::ResponseIdleTimeout)),
+            Timeout::TunnelIdle => self.end_tunnel(ctx, Cause::TunnelIdle),
+            Timeout::TunnelHalfClosed => self.end_tunnel(ctx, Cause::TunnelHalfClosed),
+        }
+    }
+}
