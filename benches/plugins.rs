@@ -11,7 +11,7 @@ use mini_rproxy::plugin::chain::Chain;
 use mini_rproxy::plugin::{Level, Sink};
 use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks};
 use mini_rproxy_plugin::host::Limits;
-use mini_rproxy_plugin::{Decl, Error, Logger, Plugin, RequestPhase, ResponsePhase, Verdict, decl};
+use mini_rproxy_plugin::{Descriptor, Error, Logger, Plugin, RequestPhase, ResponsePhase, Verdict, descriptor};
 
 struct Silent;
 
@@ -50,8 +50,8 @@ impl Plugin for Nothing {
     }
 }
 
-static HEADER: Decl = decl::<Header>("1");
-static NOTHING: Decl = decl::<Nothing>("1");
+static HEADER: Descriptor = descriptor::<Header>("1");
+static NOTHING: Descriptor = descriptor::<Nothing>("1");
 
 const LINES: [(&str, &str); 16] = [
     ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
@@ -72,10 +72,10 @@ const LINES: [(&str, &str); 16] = [
     ("Via", "1.1 mini-rproxy"),
 ];
 
-fn run(bencher: Bencher<'_, '_>, members: &[&'static Decl]) {
+fn run(bencher: Bencher<'_, '_>, members: &[&'static Descriptor]) {
     let mut chain = Chain::new(Limits { head_bytes: 16384, field_lines: 256, body_bytes: 1 << 20 }, Arc::new(Silent));
-    for decl in members {
-        chain.add_decl(decl, "").expect("it asks for no configuration");
+    for descriptor in members {
+        chain.add_descriptor(descriptor, "").expect("it asks for no configuration");
     }
     let hooks: Option<Arc<dyn Hooks>> = if members.is_empty() { None } else { Some(Arc::new(chain)) };
     let (mut request, mut response, mut state) =

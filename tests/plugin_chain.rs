@@ -12,7 +12,7 @@ use mini_rproxy::proxy::hooks::{BufferBodies, Hooks};
 use mini_rproxy::proxy::hooks::{ChainState, Verdict as Decided};
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::{
-    Decl, Done, Error, Logger, Plugin, Refused, RequestPhase, ResponsePhase, Verdict, Wants, decl,
+    Descriptor, DonePhase, Error, HostError, Logger, Needs, Plugin, RequestPhase, ResponsePhase, Verdict, descriptor,
 };
 
 #[path = "plugins/common.rs"]
@@ -23,11 +23,11 @@ mod faulty;
 use common::{Exchange, LIMITS, Lines, word};
 
 /// A chain of linked-in plugins, with its log.
-fn chain(members: &[(&'static Decl, &str)]) -> (Chain, Arc<Lines>) {
+fn chain(members: &[(&'static Descriptor, &str)]) -> (Chain, Arc<Lines>) {
     let lines = Lines::new();
     let mut chain = Chain::new(LIMITS, lines.clone());
-    for (decl, config) in members {
-        chain.add_decl(decl, config).unwrap();
+    for (descriptor, config) in members {
+        chain.add_descriptor(descriptor, config).unwrap();
     }
     (chain, lines)
 }
@@ -50,7 +50,7 @@ macro_rules! plugin {
         struct $name;
         impl Plugin for $name {
             const NAME: &'static str = stringify!($name);
-            const WANTS: Wants = $wants;
+            const NEEDS: Needs = $wants;
             fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
                 Ok($name)
             }
@@ -66,7 +66,7 @@ macro_rules! plugin {
     };
 }
 
-static FAULTY: Decl = decl::<faulty::Faulty>("1");
+static FAULTY: Descriptor = descriptor::<faulty::Faulty>("1");
 
 #[test]
 fn r09_panics_are_contained_linked_in() {
@@ -203,76 +203,76 @@ fn r14_values_belong_to_one_exchange() {
 fn r15_what_breaks_framing_is_refused_and_changes_nothing() {
     plugin!(
         Breaker,
-        Wants::NOTHING,
+        Needs::NOTHING,
         |x| {
-            let rows: &[(&[u8], &[u8], Refused)] = &[
-                (b"x-a", b"a\r\nb: c", Refused::Invalid),
-                (b"x-a", b"a\nb", Refused::Invalid),
-                (b"x-a", b"a\0", Refused::Invalid),
-                (b"x a", b"1", Refused::Invalid),
-                (b"", b"1", Refused::Invalid),
-                (b"x-a:", b"1", Refused::Invalid),
-                (b"Content-Length", b"1", Refused::Denied),
-                (b"content_length", b"1", Refused::Denied),
-                (b"Transfer-Encoding", b"chunked", Refused::Denied),
-                (b"Connection", b"close", Refused::Denied),
-                (b"Keep-Alive", b"1", Refused::Denied),
-                (b"Upgrade", b"h2c", Refused::Denied),
-                (b"TE", b"trailers", Refused::Denied),
-                (b"Host", b"elsewhere", Refused::Denied),
-                (b"x-long", &[b'a'; 16 * 1024], Refused::Limit),
+            let rows: &[(&[u8], &[u8], HostError)] = &[
+                (b"x-a", b"a\r\nb: c", HostError::Invalid),
+                (b"x-a", b"a\nb", HostError::Invalid),
+                (b"x-a", b"a\0", HostError::Invalid),
+                (b"x a", b"1", HostError::Invalid),
+                (b"", b"1", HostError::Invalid),
+                (b"x-a:", b"1", HostError::Invalid),
+                (b"Content-Length", b"1", HostError::Denied),
+                (b"content_length", b"1", HostError::Denied),
+                (b"Transfer-Encoding", b"chunked", HostError::Denied),
+                (b"Connection", b"close", HostError::Denied),
+                (b"Keep-Alive", b"1", HostError::Denied),
+                (b"Upgrade", b"h2c", HostError::Denied),
+                (b"TE", b"trailers", HostError::Denied),
+                (b"Host", b"elsewhere", HostError::Denied),
+                (b"x-long", &[b'a'; 16 * 1024], HostError::Limit),
             ];
             for &(name, value, refused) in rows {
                 let text = name.escape_ascii().to_string();
                 assert_eq!(x.set_field(name, value), Err(refused), "set {text}");
                 assert_eq!(x.add_field(name, value), Err(refused), "add {text}");
-                if refused != Refused::Limit && name != b"x-a" {
+                if refused != HostError::Limit && name != b"x-a" {
                     assert_eq!(x.remove_field(name), Err(refused), "remove {text}");
                 }
             }
-            let attrs: &[(&[u8], Refused)] = &[
-                (b"GET /x HTTP/1.1\r\nX: y", Refused::Invalid),
-                (b"", Refused::Invalid),
-                (b"CONNECT", Refused::Denied),
-                (b"TRACE", Refused::Denied),
-                (b"HEAD", Refused::Denied),
+            let attrs: &[(&[u8], HostError)] = &[
+                (b"GET /x HTTP/1.1\r\nX: y", HostError::Invalid),
+                (b"", HostError::Invalid),
+                (b"CONNECT", HostError::Denied),
+                (b"TRACE", HostError::Denied),
+                (b"HEAD", HostError::Denied),
             ];
             for &(method, refused) in attrs {
                 assert_eq!(x.set_method(method), Err(refused));
             }
             for target in ["", "*", "relative", "http://a/", "/a b", "/a\r\nHost: b", "/#f"] {
-                assert_eq!(x.set_target(target), Err(Refused::Invalid), "{target:?}");
+                assert_eq!(x.set_target(target), Err(HostError::Invalid), "{target:?}");
             }
             for authority in ["", "a b", "a,b", "u@a", "a/", "a\r\nX: y"] {
-                assert_eq!(x.set_authority(authority), Err(Refused::Invalid), "{authority:?}");
+                assert_eq!(x.set_authority(authority), Err(HostError::Invalid), "{authority:?}");
             }
-            assert_eq!(x.set_target(format!("/{}", "a".repeat(16 * 1024))), Err(Refused::Limit));
+            assert_eq!(x.set_target(format!("/{}", "a".repeat(16 * 1024))), Err(HostError::Limit));
             for status in [0, 99, 101, 199, 600, 65535] {
-                assert_eq!(x.respond(status, &[], "").unwrap_err(), Refused::Invalid, "{status}");
+                assert_eq!(x.respond(status, &[], "").unwrap_err(), HostError::Invalid, "{status}");
             }
-            assert_eq!(x.respond(200, &[("content-length", "5")], "").unwrap_err(), Refused::Denied);
-            assert_eq!(x.respond(200, &[("date", "now")], "").unwrap_err(), Refused::Denied);
-            assert_eq!(x.respond(200, &[("x", "a\nb")], "").unwrap_err(), Refused::Invalid);
-            assert_eq!(x.respond(304, &[], "body").unwrap_err(), Refused::Invalid);
+            assert_eq!(x.respond(200, &[("content-length", "5")], "").unwrap_err(), HostError::Denied);
+            assert_eq!(x.respond(200, &[("date", "now")], "").unwrap_err(), HostError::Denied);
+            assert_eq!(x.respond(200, &[("x", "a\nb")], "").unwrap_err(), HostError::Invalid);
+            assert_eq!(x.respond(304, &[], "body").unwrap_err(), HostError::Invalid);
             // Without the flag there is no body, whatever others asked for.
             assert_eq!(x.body(), None);
-            assert_eq!(x.set_body("x"), Err(Refused::Unsupported));
+            assert_eq!(x.set_body("x"), Err(HostError::Unsupported));
             // Up to the limit of lines, and one more.
             let count = x.fields().count();
             for _ in count..256 {
                 x.add_field("x-many", "1")?;
             }
-            assert_eq!(x.add_field("x-many", "1"), Err(Refused::Limit));
-            assert_eq!(x.set_field("x-new", "1"), Err(Refused::Limit));
+            assert_eq!(x.add_field("x-many", "1"), Err(HostError::Limit));
+            assert_eq!(x.set_field("x-new", "1"), Err(HostError::Limit));
             x.set_field("x-many", "2")?;
             x.remove_field("x-many")?;
             // Values: 64 keys, 64 KiB.
-            assert_eq!(x.set_value("", "x"), Err(Refused::Invalid));
-            assert_eq!(x.set_value("big", vec![0; 64 * 1024]), Err(Refused::Limit));
+            assert_eq!(x.set_value("", "x"), Err(HostError::Invalid));
+            assert_eq!(x.set_value("big", vec![0; 64 * 1024]), Err(HostError::Limit));
             for key in 0..64 {
                 x.set_value(format!("key{key}"), "")?;
             }
-            assert_eq!(x.set_value("key64", ""), Err(Refused::Limit));
+            assert_eq!(x.set_value("key64", ""), Err(HostError::Limit));
             x.set_value("key63", "replaced")?;
             assert_eq!(x.value("key62"), Some(&b""[..]), "empty is not absent");
             assert_eq!(x.remove_value("key63"), Ok(true));
@@ -282,16 +282,16 @@ fn r15_what_breaks_framing_is_refused_and_changes_nothing() {
         },
         |x| {
             for status in [0, 100, 199, 600, 204, 304] {
-                let refused = if matches!(status, 204 | 304) { Refused::Denied } else { Refused::Invalid };
+                let refused = if matches!(status, 204 | 304) { HostError::Denied } else { HostError::Invalid };
                 assert_eq!(x.set_status(status), Err(refused), "{status}");
             }
-            assert_eq!(x.set_field("content-length", "1"), Err(Refused::Denied));
-            assert_eq!(x.set_field("x-a", "a\r\nb: c"), Err(Refused::Invalid));
+            assert_eq!(x.set_field("content-length", "1"), Err(HostError::Denied));
+            assert_eq!(x.set_field("x-a", "a\r\nb: c"), Err(HostError::Invalid));
             x.set_status(404)?;
             Ok(Verdict::Continue)
         }
     );
-    static BREAKER: Decl = decl::<Breaker>("1");
+    static BREAKER: Descriptor = descriptor::<Breaker>("1");
     let (chain, lines) = chain(&[(&BREAKER, "")]);
     let mut x = Exchange::new();
     assert_eq!(word(&x.on_request(&chain)), "continue", "{:?}", lines.all());
@@ -321,7 +321,7 @@ fn r15_careless_arguments_are_refused() {
 fn r15_attributes_are_read_and_written() {
     plugin!(
         Attributes,
-        Wants::NOTHING,
+        Needs::NOTHING,
         |x| {
             assert_eq!(x.method(), b"GET");
             assert_eq!((x.target(), x.path(), x.query()), (&b"/users?id=1"[..], &b"/users"[..], Some(&b"id=1"[..])));
@@ -347,7 +347,7 @@ fn r15_attributes_are_read_and_written() {
             Ok(Verdict::Continue)
         }
     );
-    static ATTRIBUTES: Decl = decl::<Attributes>("1");
+    static ATTRIBUTES: Descriptor = descriptor::<Attributes>("1");
     let (chain, lines) = chain(&[(&ATTRIBUTES, "")]);
     let rows = [
         (Some("192.0.2.7:1"), "192.0.2.7"),
@@ -372,7 +372,7 @@ fn r16_field_operations_behave_like_a_list_of_pairs() {
     const NAMES: [&str; 6] = ["X-A", "x-a", "X-B", "x-b", "Cookie", "cookie"];
     plugin!(
         Model,
-        Wants::NOTHING,
+        Needs::NOTHING,
         |x| {
             let mut random = 0x9e37_79b9_7f4a_7c15_u64;
             let mut below = |bound: usize| {
@@ -420,7 +420,7 @@ fn r16_field_operations_behave_like_a_list_of_pairs() {
         },
         |_| Ok(Verdict::Continue)
     );
-    static MODEL: Decl = decl::<Model>("1");
+    static MODEL: Descriptor = descriptor::<Model>("1");
     let (chain, lines) = chain(&[(&MODEL, "")]);
     assert_eq!(word(&Exchange::new().on_request(&chain)), "continue", "{:?}", lines.all());
     // The host for unit tests gives the same answers.
@@ -444,7 +444,7 @@ fn r19_four_threads_share_one_instance() {
             Ok(Verdict::Continue)
         }
     }
-    static COUNTER: Decl = decl::<Counter>("1");
+    static COUNTER: Descriptor = descriptor::<Counter>("1");
     let (chain, _) = chain(&[(&COUNTER, "")]);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -464,23 +464,23 @@ fn r19_four_threads_share_one_instance() {
 fn r23_bodies_are_there_when_asked_for() {
     plugin!(
         Bodies,
-        Wants::REQUEST_BODY.and(Wants::RESPONSE_BODY),
+        Needs::REQUEST_BODY.and(Needs::RESPONSE_BODY),
         |x| {
             let Some(body) = x.body() else { return Ok(Verdict::Continue) };
             let upper = body.to_ascii_uppercase();
             x.set_body(upper)?;
-            assert_eq!(x.set_body(vec![0; 1025]), Err(Refused::Limit));
+            assert_eq!(x.set_body(vec![0; 1025]), Err(HostError::Limit));
             Ok(Verdict::Continue)
         },
         |x| {
             match x.body().map(<[u8]>::to_ascii_uppercase) {
                 Some(upper) => x.set_body(upper)?,
-                None => assert_eq!(x.set_body("x"), Err(Refused::NotFound), "HEAD, 204, 304"),
+                None => assert_eq!(x.set_body("x"), Err(HostError::NotFound), "HEAD, 204, 304"),
             }
             Ok(Verdict::Continue)
         }
     );
-    static BODIES: Decl = decl::<Bodies>("1");
+    static BODIES: Descriptor = descriptor::<Bodies>("1");
     let (with, lines) = chain(&[(&BODIES, ""), (&FAULTY, "")]);
     assert_eq!(with.wants(), BufferBodies { request: true, response: true });
     assert_eq!(chain(&[(&FAULTY, "")]).0.wants(), BufferBodies::default());
@@ -499,14 +499,14 @@ fn r23_bodies_are_there_when_asked_for() {
 fn slow_hooks_are_counted_and_reported() {
     plugin!(
         Slow,
-        Wants::NOTHING,
+        Needs::NOTHING,
         |_| {
             std::thread::sleep(Duration::from_millis(6));
             Ok(Verdict::Continue)
         },
         |_| Ok(Verdict::Continue)
     );
-    static SLOW: Decl = decl::<Slow>("1");
+    static SLOW: Descriptor = descriptor::<Slow>("1");
     let (chain, lines) = chain(&[(&SLOW, "")]);
     for _ in 0..3 {
         assert_eq!(word(&Exchange::new().on_request(&chain)), "continue");
@@ -518,18 +518,18 @@ fn slow_hooks_are_counted_and_reported() {
 
 #[test]
 fn what_each_plugin_did_is_told_to_whoever_counts() {
-    plugin!(Steady, Wants::NOTHING, |_| Ok(Verdict::Continue), |_| Ok(Verdict::Continue));
+    plugin!(Steady, Needs::NOTHING, |_| Ok(Verdict::Continue), |_| Ok(Verdict::Continue));
     plugin!(
         Careless,
-        Wants::NOTHING,
+        Needs::NOTHING,
         |_| {
             std::thread::sleep(Duration::from_millis(2));
             Ok(Verdict::Continue)
         },
         |_| panic!("on purpose")
     );
-    static STEADY: Decl = decl::<Steady>("1");
-    static CARELESS: Decl = decl::<Careless>("1");
+    static STEADY: Descriptor = descriptor::<Steady>("1");
+    static CARELESS: Descriptor = descriptor::<Careless>("1");
     let (chain, _) = chain(&[(&STEADY, ""), (&CARELESS, ""), (&STEADY, "")]);
     let mut x = Exchange::new();
     assert_eq!(word(&x.on_request(&chain)), "continue");
@@ -552,13 +552,13 @@ fn the_end_is_read_only_and_knows_whether_there_was_a_response() {
             x.set_value("ends.seen", "yes")?;
             Ok(Verdict::Continue)
         }
-        fn on_done(&self, x: &Done<'_>) {
+        fn on_done(&self, x: &DonePhase<'_>) {
             assert_eq!(x.value("ends.seen"), Some(&b"yes"[..]));
             assert_eq!(x.request().path(), b"/users");
             assert_eq!(x.response().map(|response| response.status()), Some(200));
         }
     }
-    static ENDS: Decl = decl::<Ends>("1");
+    static ENDS: Descriptor = descriptor::<Ends>("1");
     let (chain, lines) = chain(&[(&ENDS, "")]);
     let mut x = Exchange::new();
     assert_eq!(word(&x.on_request(&chain)), "continue");
@@ -570,16 +570,16 @@ fn the_end_is_read_only_and_knows_whether_there_was_a_response() {
 fn limits_are_those_of_the_host() {
     plugin!(
         Grows,
-        Wants::NOTHING,
+        Needs::NOTHING,
         |x| {
             while x.add_field("x-grow", "0123456789").is_ok() {}
             Ok(Verdict::Continue)
         },
         |_| Ok(Verdict::Continue)
     );
-    static GROWS: Decl = decl::<Grows>("1");
+    static GROWS: Descriptor = descriptor::<Grows>("1");
     let mut chain = Chain::new(Limits { head_bytes: 200, field_lines: 100, body_bytes: 0 }, Lines::new());
-    chain.add_decl(&GROWS, "").unwrap();
+    chain.add_descriptor(&GROWS, "").unwrap();
     let mut x = Exchange::new();
     assert_eq!(word(&x.on_request(&chain)), "continue");
     // GET /users?id=1 HTTP/1.1, Host: upstream.example and Accept: */* take 26 + 24 + 13 bytes, each line 20.
@@ -590,17 +590,17 @@ fn limits_are_those_of_the_host() {
 fn an_answer_has_the_limit_of_bodies() {
     plugin!(
         Speaks,
-        Wants::NOTHING,
+        Needs::NOTHING,
         |x| {
-            assert_eq!(x.respond(200, &[], [b'x'; 1025]).unwrap_err(), Refused::Limit);
+            assert_eq!(x.respond(200, &[], [b'x'; 1025]).unwrap_err(), HostError::Limit);
             Ok(x.respond(200, &[], [b'x'; 1024])?)
         },
         |x| {
-            assert_eq!(x.respond(200, &[], [b'x'; 1025]).unwrap_err(), Refused::Limit);
+            assert_eq!(x.respond(200, &[], [b'x'; 1025]).unwrap_err(), HostError::Limit);
             Ok(x.respond(200, &[], [b'x'; 1024])?)
         }
     );
-    static SPEAKS: Decl = decl::<Speaks>("1");
+    static SPEAKS: Descriptor = descriptor::<Speaks>("1");
     let (chain, _) = chain(&[(&SPEAKS, "")]);
     let mut x = Exchange::new();
     assert_eq!(word(&x.on_request(&chain)), "respond 200");
@@ -613,7 +613,7 @@ fn an_answer_has_the_limit_of_bodies() {
 fn r20_ten_thousand_requests_through_rust_and_c() {
     let Some((mut chain, lines)) = letters("r20", &["a"]) else { return };
     chain.add_file(&common::build_rust("header_demo", "header_demo"), "").unwrap();
-    chain.add_decl(&FAULTY, "on_done:error").unwrap();
+    chain.add_descriptor(&FAULTY, "on_done:error").unwrap();
     let mut x = Exchange::new();
     for _ in 0..10_000 {
         x.request.fields.clear();

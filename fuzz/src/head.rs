@@ -5,7 +5,7 @@ use mini_rproxy::http::head::{
     HeadLimits, HeadParser, RequestHead, ResponseHead, Version, parse_request, parse_response, write_request,
     write_response,
 };
-use mini_rproxy_plugin::rules::{is_field_value, is_token};
+use mini_rproxy_plugin::validate::{is_field_value, is_token};
 
 use crate::input::{Input, cuts};
 use crate::testkit::strict::{Kind, Message, Parser, Whose};

@@ -12,7 +12,7 @@ use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Verdict as Chain
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::testing::{ProxyConnection, Instance, Outcome};
 use mini_rproxy_plugin::{
-    Decl, Error, Logger, Plugin, Refused, RequestPhase, ResponsePhase, Verdict, Wants, abi, decl, rules,
+    Descriptor, Error, Logger, Plugin, HostError, RequestPhase, ResponsePhase, Verdict, Needs, abi, descriptor, validate,
 };
 
 use crate::input::Input;
@@ -132,8 +132,8 @@ enum Op {
 /// What the host answers.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
-    Done(Result<(), Refused>),
-    Found(Result<bool, Refused>),
+    Done(Result<(), HostError>),
+    Found(Result<bool, HostError>),
     Bytes(Option<Vec<u8>>),
 }
 
@@ -207,16 +207,16 @@ impl Model {
     }
 
     /// Whether the message may become so large.
-    fn judge_size(&self, bytes: usize, lines: usize) -> Result<(), Refused> {
+    fn judge_size(&self, bytes: usize, lines: usize) -> Result<(), HostError> {
         let fits = bytes <= self.limits.head_bytes && lines <= self.limits.field_lines;
-        if fits { Ok(()) } else { Err(Refused::Limit) }
+        if fits { Ok(()) } else { Err(HostError::Limit) }
     }
 
-    fn put(&mut self, name: &[u8], value: &[u8], keeps_others: bool) -> Result<(), Refused> {
+    fn put(&mut self, name: &[u8], value: &[u8], keeps_others: bool) -> Result<(), HostError> {
         judge_name(name)?;
         let is_clean = value.iter().all(|byte| !byte.is_ascii_control() || *byte == b'\t');
         if !is_clean || value.trim_ascii() != value {
-            return Err(Refused::Invalid);
+            return Err(HostError::Invalid);
         }
         let mut after = self.lines.clone();
         match after.iter().position(|line| line.0.eq_ignore_ascii_case(name)) {
@@ -238,7 +238,7 @@ impl Model {
         result
     }
 
-    fn start(&mut self, place: fn(&mut Model) -> &mut Vec<u8>, new: &[u8]) -> Result<(), Refused> {
+    fn start(&mut self, place: fn(&mut Model) -> &mut Vec<u8>, new: &[u8]) -> Result<(), HostError> {
         let before = std::mem::replace(place(self), new.to_vec());
         let result = self.judge_size(self.head_bytes(), self.lines.len());
         if result.is_err() && new.len() > before.len() {
@@ -267,9 +267,9 @@ impl Model {
                 after.retain(|(other, _)| other != key);
                 let size: usize = after.iter().map(|(key, value)| key.len() + value.len()).sum();
                 if key.is_empty() {
-                    Err(Refused::Invalid)
+                    Err(HostError::Invalid)
                 } else if after.len() >= 64 || size + key.len() + value.len() > 64 * 1024 {
-                    Err(Refused::Limit)
+                    Err(HostError::Limit)
                 } else {
                     after.push((key.clone(), value.clone()));
                     self.values = after;
@@ -277,7 +277,7 @@ impl Model {
                 }
             }),
             Op::Value(key, None) => Answer::Found(if key.is_empty() {
-                Err(Refused::Invalid)
+                Err(HostError::Invalid)
             } else {
                 let before = self.values.len();
                 self.values.retain(|(other, _)| other != key);
@@ -287,35 +287,35 @@ impl Model {
                 Answer::Bytes(self.values.iter().find(|(other, _)| other == key).map(|(_, value)| value.clone()))
             }
             Op::Body(body) => Answer::Done(if body.len() > self.limits.body_bytes {
-                Err(Refused::Limit)
+                Err(HostError::Limit)
             } else {
                 self.body.clone_from(body);
                 Ok(())
             }),
-            Op::Method(new) => Answer::Done(if !rules::is_token(new) {
-                Err(Refused::Invalid)
+            Op::Method(new) => Answer::Done(if !validate::is_token(new) {
+                Err(HostError::Invalid)
             } else if [&b"HEAD"[..], b"CONNECT", b"TRACE"].contains(&new.as_slice()) {
-                Err(Refused::Denied)
+                Err(HostError::Denied)
             } else {
                 self.start(|model| &mut model.method, new)
             }),
             Op::Target(new) => {
                 let is_valid = new.starts_with(b"/") && new.iter().all(|b| (0x21..0x7f).contains(b) && *b != b'#');
-                Answer::Done(if is_valid { self.start(|model| &mut model.target, new) } else { Err(Refused::Invalid) })
+                Answer::Done(if is_valid { self.start(|model| &mut model.target, new) } else { Err(HostError::Invalid) })
             }
-            Op::Authority(new) => Answer::Done(if rules::is_authority(new) {
+            Op::Authority(new) => Answer::Done(if validate::is_authority(new) {
                 // An empty port is none.
                 self.start(|model| &mut model.authority, new.strip_suffix(b":").unwrap_or(new))
             } else {
-                Err(Refused::Invalid)
+                Err(HostError::Invalid)
             }),
             Op::Status(new) => Answer::Done(match new {
-                204 | 304 => Err(Refused::Denied),
+                204 | 304 => Err(HostError::Denied),
                 200..600 => {
                     self.status = *new;
                     Ok(())
                 }
-                _ => Err(Refused::Invalid),
+                _ => Err(HostError::Invalid),
             }),
         }
     }
@@ -325,7 +325,7 @@ fn format_len(name: &[u8], value: &[u8]) -> usize {
     name.len() + ": ".len() + value.len() + "\r\n".len()
 }
 
-fn judge_name(name: &[u8]) -> Result<(), Refused> {
+fn judge_name(name: &[u8]) -> Result<(), HostError> {
     const DENIED: [&str; 14] = [
         "connection",
         "content-length",
@@ -342,11 +342,11 @@ fn judge_name(name: &[u8]) -> Result<(), Refused> {
         "upgrade",
         "via",
     ];
-    if !rules::is_token(name) {
-        return Err(Refused::Invalid);
+    if !validate::is_token(name) {
+        return Err(HostError::Invalid);
     }
     let plain = String::from_utf8_lossy(name).to_lowercase().replace('_', "-");
-    if DENIED.contains(&plain.as_str()) { Err(Refused::Denied) } else { Ok(()) }
+    if DENIED.contains(&plain.as_str()) { Err(HostError::Denied) } else { Ok(()) }
 }
 
 /// Both phases have these, as methods of the same names.
@@ -377,7 +377,7 @@ struct Scripted;
 
 impl Plugin for Scripted {
     const NAME: &'static str = "scripted";
-    const WANTS: Wants = Wants::REQUEST_BODY.and(Wants::RESPONSE_BODY);
+    const NEEDS: Needs = Needs::REQUEST_BODY.and(Needs::RESPONSE_BODY);
 
     fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
         Ok(Scripted)
@@ -447,11 +447,11 @@ const LIMITS: [Limits; 2] = [
 /// The plugin in a chain of the proxy, once for each of the limits, and in the SDK's host for unit tests.
 fn hosts() -> &'static ([Chain; 2], Instance<Scripted>) {
     static HOSTS: OnceLock<([Chain; 2], Instance<Scripted>)> = OnceLock::new();
-    static DECL: Decl = decl::<Scripted>("1");
+    static DECL: Descriptor = descriptor::<Scripted>("1");
     HOSTS.get_or_init(|| {
         let chains = LIMITS.map(|limits| {
             let mut chain = Chain::new(limits, Arc::new(Silent));
-            chain.add_decl(&DECL, "").expect("its record is in order");
+            chain.add_descriptor(&DECL, "").expect("its record is in order");
             chain
         });
         (chains, Instance::new("").expect("it can be created"))

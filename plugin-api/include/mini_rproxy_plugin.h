@@ -4,7 +4,7 @@
  * A plugin is a shared object which exports one data symbol, MiniRProxyPluginInstance, of type mrp_plugin.
  * The host calls on_request before it forwards a request and on_response after the upstream has responded.
  *
- * Memory:  (1) Arguments are borrowed for the length of the call; who wants to keep bytes, copies them.
+ * Memory:  (1) Arguments are borrowed for the length of the call; bytes that are kept longer must be copied.
  *          (2) Bytes which the host hands out live until the next changing call on that exchange, or the end of the hook.
  *          (3) Nobody frees what the other one allocated. destroy() is where a plugin disposes of its own.
  * Threads: create and destroy run on the main thread, before and after all requests. The hooks run on every loop
@@ -145,7 +145,7 @@ typedef struct mrp_plugin {
 /* whether this host has a function: MRP_HAS(host, body_set) */
 #define MRP_HAS(host, m) ((host)->struct_size >= offsetof(mrp_host, m) + sizeof((host)->m))
 
-/* the record is visible even where the compiler hides symbols by default, and has C linkage in C++ */
+/* the descriptor is visible even where the compiler hides symbols by default, and has C linkage in C++ */
 #if defined(__GNUC__) || defined(__clang__)
 #define MRP_EXPORT __attribute__((visibility("default")))
 #else

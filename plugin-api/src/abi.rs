@@ -1,6 +1,6 @@
 //! The binary interface between host and plugin, version 1.0: the Rust twin of `include/mini_rproxy_plugin.h`.
 //!
-//! One exported data symbol ([`SYMBOL`]) holds a [`Plugin`] record; the host hands a [`Host`] table to `create`. Within
+//! One exported data symbol ([`SYMBOL`]) holds a [`Plugin`] descriptor; the host hands a [`Host`] table to `create`. Within
 //! a major version both only grow at the end and nothing in them changes its meaning. Each side copies
 //! `min(struct_size, what it knows)` bytes into a zeroed struct of its own, so that an older or a newer peer reads as
 //! "function absent", never as a wild pointer.
@@ -10,9 +10,9 @@
 
 use std::ffi::c_void;
 
-/// First four bytes of every plugin record.
+/// First four bytes of every plugin descriptor.
 pub const MAGIC: u32 = 0x4D52_5031;
-/// A change of this number breaks all plugins; it is part of the record's part that never moves.
+/// A change of this number breaks all plugins; it is part of the descriptor's part that never moves.
 pub const ABI_MAJOR: u16 = 1;
 /// Grows when a function or field is appended.
 pub const ABI_MINOR: u16 = 0;
@@ -33,7 +33,7 @@ impl Str {
     /// No bytes, and no address: `value_set` reads it as "delete".
     pub const NULL: Str = Str { ptr: std::ptr::null(), len: 0 };
 
-    /// Borrows `bytes`; whoever uses the result sees to it that they live long enough.
+    /// Borrows `bytes`; the caller makes sure that they live long enough.
     pub const fn new(bytes: &[u8]) -> Str {
         Str { ptr: bytes.as_ptr(), len: bytes.len() }
     }
@@ -232,7 +232,7 @@ pub struct Plugin {
     pub abi_major: u16,
     /// The [`ABI_MINOR`] that the plugin was built for.
     pub abi_minor: u16,
-    /// Bytes of this record as the plugin knows it.
+    /// Bytes of this descriptor as the plugin knows it.
     pub struct_size: u32,
     /// The oldest host that the plugin can do its work with.
     pub min_host_minor: u16,
@@ -258,7 +258,7 @@ pub struct Plugin {
     pub destroy: Option<DestroyFn>,
 }
 
-/// The record up to its last hook: no plugin can do with less. What stands behind it may be missing.
+/// The descriptor up to its last hook: no plugin can do with less. What stands behind it may be missing.
 pub const MIN_PLUGIN_SIZE: usize = std::mem::offset_of!(Plugin, on_done);
 
 /// The table up to its log functions: no host has less.
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(size_of::<Plugin>(), 96);
         assert_eq!(MIN_PLUGIN_SIZE, 80);
         assert_eq!(MIN_HOST_SIZE, 24);
-        let record = [
+        let descriptor = [
             (offset_of!(Plugin, magic), 0),
             (offset_of!(Plugin, abi_major), 4),
             (offset_of!(Plugin, abi_minor), 6),
@@ -295,7 +295,7 @@ mod tests {
             (offset_of!(Plugin, on_done), 80),
             (offset_of!(Plugin, destroy), 88),
         ];
-        assert!(record.iter().all(|(is, pinned)| is == pinned), "{record:?}");
+        assert!(descriptor.iter().all(|(is, pinned)| is == pinned), "{descriptor:?}");
         let table = [
             offset_of!(Host, log_enabled),
             offset_of!(Host, log),

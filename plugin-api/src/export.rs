@@ -1,8 +1,7 @@
-//! From the [`Plugin`] trait to the record of C functions.
+//! From the [`Plugin`] trait to the descriptor of C functions.
 //!
-//! Every entry catches panics: one that left a C function would end the whole process, and no other copy of the
-//! standard library could catch it. A payload of a panic that is no text is forgotten, not dropped: its destructor may
-//! panic too.
+//! Every entry catches panics: a panic that leaves a C function ends the process. A payload that is no text is forgotten,
+//! not dropped, because its destructor may panic too.
 
 use std::any::Any;
 use std::ffi::c_void;
@@ -10,22 +9,22 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::Plugin;
 use crate::abi::{self, Status};
-use crate::phase::{Done, RequestPhase, ResponsePhase};
-use crate::types::{Decl, Error, Logger, Verdict};
+use crate::phase::{DonePhase, RequestPhase, ResponsePhase};
+use crate::types::{Descriptor, Error, Logger, Verdict};
 
-/// The record of plugin `P`.
+/// The descriptor of plugin `P`.
 ///
 /// [`export_plugin!`](crate::export_plugin) puts it into a shared object; a static build lists it by itself.
-pub const fn decl<P: Plugin>(version: &'static str) -> Decl {
-    Decl(abi::Plugin {
+pub const fn descriptor<P: Plugin>(version: &'static str) -> Descriptor {
+    Descriptor(abi::Plugin {
         magic: abi::MAGIC,
         abi_major: abi::ABI_MAJOR,
         abi_minor: abi::ABI_MINOR,
         struct_size: size_of::<abi::Plugin>() as u32,
-        // Nothing here needs more than the first host offers: what is newer answers `Refused::Unsupported`.
+        // Nothing here needs more than the first host offers: what is newer answers `HostError::Unsupported`.
         min_host_minor: 0,
         reserved0: 0,
-        flags: P::WANTS.flags(),
+        flags: P::NEEDS.flags(),
         reserved1: 0,
         name: abi::Str::new(P::NAME.as_bytes()),
         version: abi::Str::new(version.as_bytes()),
@@ -129,7 +128,7 @@ unsafe extern "C" fn create<P: Plugin>(
 /// # Safety
 /// `this` must come from `create::<P>` and must not have been destroyed.
 unsafe fn instance<'a, P>(this: *mut c_void) -> &'a Instance<P> {
-    // SAFETY: `create` made it from a Box of that very type, and nobody writes to it until `destroy`.
+    // SAFETY: `create` made it from a Box of that very type, and nothing writes to it until `destroy`.
     unsafe { &*this.cast::<Instance<P>>() }
 }
 
@@ -168,7 +167,7 @@ unsafe extern "C" fn on_done<P: Plugin>(this: *mut c_void, x: *mut abi::Exchange
     let instance = unsafe { instance::<P>(this) };
     contain(&instance.log, "on_done", || {
         // SAFETY: the exchange that the host lends for this hook.
-        let done = unsafe { Done::new(&instance.host, x) };
+        let done = unsafe { DonePhase::new(&instance.host, x) };
         instance.plugin.on_done(&done);
         Ok(())
     });
@@ -203,7 +202,8 @@ macro_rules! export_plugin {
         #[allow(unsafe_code, non_upper_case_globals)]
         // SAFETY: the name belongs to this interface, and nothing else in a plugin has a reason to use it.
         #[unsafe(no_mangle)]
-        pub static MiniRProxyPluginInstance: $crate::Decl = $crate::decl::<$plugin>(env!("CARGO_PKG_VERSION"));
+        pub static MiniRProxyPluginInstance: $crate::Descriptor =
+            $crate::descriptor::<$plugin>(env!("CARGO_PKG_VERSION"));
     };
 }
 
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
     use crate::host::table;
     use crate::testing::Exchange;
-    use crate::{Refused, RequestPhase};
+    use crate::{HostError, RequestPhase};
     use std::mem::offset_of;
 
     /// Tries every function of the table that a request hook may use, and remembers what was unsupported.
@@ -228,38 +228,38 @@ mod tests {
         fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
             assert_eq!(x.method(), b"GET", "older than what is cut");
             x.set_field("x-tries", "1")?;
-            assert_eq!(x.set_value("key", "value"), Err(Refused::Unsupported));
+            assert_eq!(x.set_value("key", "value"), Err(HostError::Unsupported));
             assert_eq!(x.value("key"), None);
-            assert_eq!(x.remove_value("key"), Err(Refused::Unsupported));
-            assert_eq!(x.respond(200, &[], "").map(|_| ()), Err(Refused::Unsupported));
+            assert_eq!(x.remove_value("key"), Err(HostError::Unsupported));
+            assert_eq!(x.respond(200, &[], "").map(|_| ()), Err(HostError::Unsupported));
             assert_eq!(x.body(), None);
-            assert_eq!(x.set_body(""), Err(Refused::Unsupported));
+            assert_eq!(x.set_body(""), Err(HostError::Unsupported));
             Ok(Verdict::Continue)
         }
     }
 
     #[test]
     fn r07_functions_that_an_older_host_lacks_are_unsupported() {
-        let mut host = table::<crate::testing::View<'static>>();
+        let mut host = table::<crate::testing::TestAccess<'static>>();
         host.struct_size = offset_of!(abi::Host, value_get) as u32;
         // What stands behind the end of an older table is anything but a function.
         let garbage = abi::Host { value_set: None, respond: None, body_get: None, body_set: None, ..host };
-        let record = decl::<Tries>("1").0;
+        let descriptor = descriptor::<Tries>("1").0;
         let mut this = std::ptr::null_mut();
-        let create = record.create.expect("set");
+        let create = descriptor.create.expect("set");
         // SAFETY: a table, no context (the host's log functions take null), and a place for the result.
         let status = unsafe { create(&garbage, std::ptr::null_mut(), abi::Str::NULL, &mut this) };
         assert_eq!(status, abi::OK);
         let mut x = Exchange::get("/");
-        assert_eq!(x.run(record.on_request.expect("set"), this), abi::CONTINUE);
+        assert_eq!(x.run(descriptor.on_request.expect("set"), this), abi::CONTINUE);
         assert_eq!(x.request_field("x-tries"), Some("1"));
         // SAFETY: made above, and not used again.
-        unsafe { record.destroy.expect("set")(this) }
+        unsafe { descriptor.destroy.expect("set")(this) }
     }
 
     #[test]
     fn tables_that_make_no_sense_are_refused() {
-        let whole = table::<crate::testing::View<'static>>();
+        let whole = table::<crate::testing::TestAccess<'static>>();
         let change = |change: fn(&mut abi::Host)| {
             let mut host = whole;
             change(&mut host);

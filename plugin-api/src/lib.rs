@@ -9,7 +9,7 @@
 //!
 //! use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, ResponsePhase, Verdict};
 //!
-//! /// Lets nobody pass without the key that the configuration names.
+//! /// Refuses requests without the key that the configuration names.
 //! pub struct KeyGate {
 //!     key: Vec<u8>,
 //!     start: Instant,
@@ -104,7 +104,7 @@
 //!
 //! ```compile_fail,E0599
 //! # use mini_rproxy_plugin::*;
-//! fn on_done(x: &Done<'_>) {
+//! fn on_done(x: &DonePhase<'_>) {
 //!     let _ = x.set_value("a", "b");
 //! }
 //! ```
@@ -141,7 +141,7 @@
 //! ```compile_fail,E0423
 //! # use mini_rproxy_plugin::*;
 //! fn on_request(_x: &mut RequestPhase<'_>) -> Verdict {
-//!     Verdict::Respond(Responded(()))
+//!     Verdict::Respond(ResponseToken(()))
 //! }
 //! ```
 //!
@@ -168,13 +168,13 @@ pub mod abi;
 mod export;
 pub mod host;
 mod phase;
-pub mod rules;
+pub mod validate;
 pub mod testing;
 mod types;
 
-pub use export::decl;
-pub use phase::{Done, FieldLines, RequestPhase, RequestView, ResponsePhase, ResponseView};
-pub use types::{Decl, Error, Level, Logger, Refused, Responded, Verdict, Wants};
+pub use export::descriptor;
+pub use phase::{DonePhase, FieldLines, RequestPhase, RequestView, ResponsePhase, ResponseView};
+pub use types::{Descriptor, Error, HostError, Level, Logger, Needs, ResponseToken, Verdict};
 
 /// The example of the README compiles.
 #[cfg(doctest)]
@@ -187,7 +187,7 @@ pub trait Plugin: Send + Sync + Sized + 'static {
     const NAME: &'static str;
 
     /// What has to be there before the hooks run. A body costs memory and time: ask only for what you need.
-    const WANTS: Wants = Wants::NOTHING;
+    const NEEDS: Needs = Needs::NOTHING;
 
     /// Makes an instance. `config` is what stands under `config:` in the proxy's configuration: a string as it is, a
     /// mapping or a list as JSON, nothing as nothing. Called once for each time that the plugin is listed, on the main
@@ -209,7 +209,7 @@ pub trait Plugin: Send + Sync + Sized + 'static {
     }
 
     /// After the exchange, however it ended; once for each exchange whose request reached this plugin.
-    fn on_done(&self, x: &Done<'_>) {
+    fn on_done(&self, x: &DonePhase<'_>) {
         let _ = x;
     }
 }

@@ -1,29 +1,28 @@
-//! What a hook may see and change, as one type for each phase.
-//!
-//! The phases are separate types, so that writing to the request after it has left does not compile. Getters borrow
-//! `&self` and setters `&mut self`: that bytes of the host live until the next change is checked by the compiler.
+//! What a hook may see and change: one type for each phase, so that changing the request after it was sent does not
+//! compile. Getters borrow `&self` and setters `&mut self`: the compiler checks that no bytes of the host are used after
+//! the next change.
 
 use std::marker::PhantomData;
 use std::ops::Deref;
 
 use crate::abi::{self, Str};
-use crate::types::{Refused, Responded, Verdict};
+use crate::types::{HostError, ResponseToken, Verdict};
 
 /// The host's table and the exchange that it is for: both valid for `'x`.
 #[derive(Clone, Copy, Debug)]
-struct Raw<'x> {
+struct RawExchange<'x> {
     host: &'x abi::Host,
     x: *mut abi::Exchange,
     _hook: PhantomData<&'x ()>,
 }
 
-// Each call below is sound for the same reason: `Raw::new` got an exchange that is valid for 'x together with the table
+// Each call below is sound for the same reason: `RawExchange::new` got an exchange that is valid for 'x together with the table
 // of the host that owns it, and arguments are slices, which outlive the call.
-impl<'x> Raw<'x> {
+impl<'x> RawExchange<'x> {
     /// # Safety
-    /// `x` must be an exchange of the host that `host` came from, valid for `'x` and used by nobody else meanwhile.
-    unsafe fn new(host: &'x abi::Host, x: *mut abi::Exchange) -> Raw<'x> {
-        Raw { host, x, _hook: PhantomData }
+    /// `x` must be an exchange of the host that `host` came from, valid for `'x` and not used otherwise meanwhile.
+    unsafe fn new(host: &'x abi::Host, x: *mut abi::Exchange) -> RawExchange<'x> {
+        RawExchange { host, x, _hook: PhantomData }
     }
 
     /// Calls a getter of one `Str`. The bytes are borrowed from `self`, which every setter borrows mutably.
@@ -38,25 +37,25 @@ impl<'x> Raw<'x> {
 
     fn attr(&self, attr: u32) -> Option<&[u8]> {
         let get = self.host.attr_get?;
-        // SAFETY: see the head of this block.
+        // SAFETY: see above `impl RawExchange`.
         self.read(|out| unsafe { get(self.x, attr, out) })
     }
 
-    fn set_attr(&self, attr: u32, value: &[u8]) -> Result<(), Refused> {
-        let set = self.host.attr_set.ok_or(Refused::Unsupported)?;
-        // SAFETY: see the head of this block.
-        Refused::check(unsafe { set(self.x, attr, Str::new(value)) })
+    fn set_attr(&self, attr: u32, value: &[u8]) -> Result<(), HostError> {
+        let set = self.host.attr_set.ok_or(HostError::Unsupported)?;
+        // SAFETY: see above `impl RawExchange`.
+        HostError::check(unsafe { set(self.x, attr, Str::new(value)) })
     }
 
     fn count(&self, side: u32) -> usize {
-        // SAFETY: see the head of this block.
+        // SAFETY: see above `impl RawExchange`.
         self.host.field_count.map_or(0, |count| unsafe { count(self.x, side) })
     }
 
     fn field_at(&self, side: u32, index: usize) -> Option<(&[u8], &[u8])> {
         let get = self.host.field_at?;
         let mut out = abi::Field { name: Str::NULL, value: Str::NULL };
-        // SAFETY: see the head of this block.
+        // SAFETY: see above `impl RawExchange`.
         if unsafe { get(self.x, side, index, &mut out) } != abi::OK {
             return None;
         }
@@ -66,70 +65,70 @@ impl<'x> Raw<'x> {
 
     fn field(&self, side: u32, name: &[u8], nth: usize) -> Option<&[u8]> {
         let get = self.host.field_get?;
-        // SAFETY: see the head of this block.
+        // SAFETY: see above `impl RawExchange`.
         self.read(|out| unsafe { get(self.x, side, Str::new(name), nth, out) })
     }
 
-    fn put(&self, put: Option<abi::FieldPutFn>, side: u32, name: &[u8], value: &[u8]) -> Result<(), Refused> {
-        let put = put.ok_or(Refused::Unsupported)?;
-        // SAFETY: see the head of this block.
-        Refused::check(unsafe { put(self.x, side, Str::new(name), Str::new(value)) })
+    fn put(&self, put: Option<abi::FieldPutFn>, side: u32, name: &[u8], value: &[u8]) -> Result<(), HostError> {
+        let put = put.ok_or(HostError::Unsupported)?;
+        // SAFETY: see above `impl RawExchange`.
+        HostError::check(unsafe { put(self.x, side, Str::new(name), Str::new(value)) })
     }
 
-    fn remove(&self, side: u32, name: &[u8]) -> Result<bool, Refused> {
-        let remove = self.host.field_remove.ok_or(Refused::Unsupported)?;
-        // SAFETY: see the head of this block.
+    fn remove(&self, side: u32, name: &[u8]) -> Result<bool, HostError> {
+        let remove = self.host.field_remove.ok_or(HostError::Unsupported)?;
+        // SAFETY: see above `impl RawExchange`.
         found(unsafe { remove(self.x, side, Str::new(name)) })
     }
 
     fn value(&self, key: &[u8]) -> Option<&[u8]> {
         let get = self.host.value_get?;
-        // SAFETY: see the head of this block.
+        // SAFETY: see above `impl RawExchange`.
         self.read(|out| unsafe { get(self.x, Str::new(key), out) })
     }
 
     fn set_value(&self, key: &[u8], value: Str) -> abi::Status {
-        // SAFETY: see the head of this block.
+        // SAFETY: see above `impl RawExchange`.
         self.host.value_set.map_or(abi::UNSUPPORTED, |set| unsafe { set(self.x, Str::new(key), value) })
     }
 
     fn body(&self, side: u32) -> Option<&[u8]> {
         let get = self.host.body_get?;
-        // SAFETY: see the head of this block.
+        // SAFETY: see above `impl RawExchange`.
         self.read(|out| unsafe { get(self.x, side, out) })
     }
 
-    fn set_body(&self, side: u32, body: &[u8]) -> Result<(), Refused> {
-        let set = self.host.body_set.ok_or(Refused::Unsupported)?;
-        // SAFETY: see the head of this block.
-        Refused::check(unsafe { set(self.x, side, Str::new(body)) })
+    fn set_body(&self, side: u32, body: &[u8]) -> Result<(), HostError> {
+        let set = self.host.body_set.ok_or(HostError::Unsupported)?;
+        // SAFETY: see above `impl RawExchange`.
+        HostError::check(unsafe { set(self.x, side, Str::new(body)) })
     }
 
-    fn respond(&self, status: u16, fields: &[(&str, &str)], body: &[u8]) -> Result<Verdict, Refused> {
-        let respond = self.host.respond.ok_or(Refused::Unsupported)?;
+    fn respond(&self, status: u16, fields: &[(&str, &str)], body: &[u8]) -> Result<Verdict, HostError> {
+        let respond = self.host.respond.ok_or(HostError::Unsupported)?;
         let line = |(name, value): &(&str, &str)| abi::Field {
             name: Str::new(name.as_bytes()),
             value: Str::new(value.as_bytes()),
         };
         let lines: Vec<abi::Field> = fields.iter().map(line).collect();
-        // SAFETY: see the head of this block; the lines point into `fields`, which outlives the call.
+        // SAFETY: see above `impl RawExchange`; the lines point into `fields`, which outlives the call.
         let status = unsafe { respond(self.x, u32::from(status), lines.as_ptr(), lines.len(), Str::new(body)) };
-        Refused::check(status).map(|()| Verdict::Respond(Responded(())))
+        HostError::check(status).map(|()| Verdict::Respond(ResponseToken(())))
     }
 }
 
-fn found(status: abi::Status) -> Result<bool, Refused> {
-    match Refused::check(status) {
+fn found(status: abi::Status) -> Result<bool, HostError> {
+    match HostError::check(status) {
         Ok(()) => Ok(true),
-        Err(Refused::NotFound) => Ok(false),
-        Err(refused) => Err(refused),
+        Err(HostError::NotFound) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
 /// Field lines in order, as `(name, value)`.
 #[derive(Clone, Debug)]
 pub struct FieldLines<'v> {
-    raw: &'v Raw<'v>,
+    raw: &'v RawExchange<'v>,
     side: u32,
     next: usize,
     count: usize,
@@ -168,7 +167,7 @@ macro_rules! field_readers {
             FieldLines { raw: &self.raw, side: $side, next: 0, count: self.raw.count($side) }
         }
 
-        /// The whole body, where [`Plugin::WANTS`](crate::Plugin::WANTS) asks for it. `None` where it does not, where
+        /// The whole body, where [`Plugin::NEEDS`](crate::Plugin::NEEDS) asks for it. `None` where it does not, where
         /// the message cannot have a body (answers to HEAD, 204, 304), or where it has passed already.
         pub fn body(&self) -> Option<&[u8]> {
             self.raw.body($side)
@@ -179,24 +178,24 @@ macro_rules! field_readers {
 macro_rules! writers {
     ($side:expr) => {
         /// Gives the first field line of that name a new value and removes the others; appends it where there is none.
-        pub fn set_field(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), Refused> {
+        pub fn set_field(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), HostError> {
             let raw = self.raw();
             raw.put(raw.host.field_set, $side, name.as_ref(), value.as_ref())
         }
 
         /// Appends a field line.
-        pub fn add_field(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), Refused> {
+        pub fn add_field(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), HostError> {
             let raw = self.raw();
             raw.put(raw.host.field_add, $side, name.as_ref(), value.as_ref())
         }
 
         /// Removes all field lines of that name; says whether there was one.
-        pub fn remove_field(&mut self, name: impl AsRef<[u8]>) -> Result<bool, Refused> {
+        pub fn remove_field(&mut self, name: impl AsRef<[u8]>) -> Result<bool, HostError> {
             self.raw().remove($side, name.as_ref())
         }
 
-        /// Replaces the body; needs the flag in [`Plugin::WANTS`](crate::Plugin::WANTS). The host sees to Content-Length.
-        pub fn set_body(&mut self, body: impl AsRef<[u8]>) -> Result<(), Refused> {
+        /// Replaces the body; needs the flag in [`Plugin::NEEDS`](crate::Plugin::NEEDS). The host sees to Content-Length.
+        pub fn set_body(&mut self, body: impl AsRef<[u8]>) -> Result<(), HostError> {
             self.raw().set_body($side, body.as_ref())
         }
 
@@ -206,12 +205,12 @@ macro_rules! writers {
         }
 
         /// Remembers `value` for this exchange, for all plugins and phases that follow. Convention: `plugin.key`.
-        pub fn set_value(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), Refused> {
-            Refused::check(self.raw().set_value(key.as_ref(), Str::new(value.as_ref())))
+        pub fn set_value(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), HostError> {
+            HostError::check(self.raw().set_value(key.as_ref(), Str::new(value.as_ref())))
         }
 
         /// Forgets the value under `key`; says whether there was one.
-        pub fn remove_value(&mut self, key: impl AsRef<[u8]>) -> Result<bool, Refused> {
+        pub fn remove_value(&mut self, key: impl AsRef<[u8]>) -> Result<bool, HostError> {
             found(self.raw().set_value(key.as_ref(), Str::NULL))
         }
     };
@@ -220,7 +219,7 @@ macro_rules! writers {
 /// The request, read only.
 #[derive(Debug)]
 pub struct RequestView<'x> {
-    raw: Raw<'x>,
+    raw: RawExchange<'x>,
 }
 
 impl RequestView<'_> {
@@ -277,7 +276,7 @@ impl RequestView<'_> {
 /// The response, read only.
 #[derive(Debug)]
 pub struct ResponseView<'x> {
-    raw: Raw<'x>,
+    raw: RawExchange<'x>,
 }
 
 impl ResponseView<'_> {
@@ -308,28 +307,28 @@ impl<'x> Deref for RequestPhase<'x> {
 
 impl<'x> RequestPhase<'x> {
     /// # Safety
-    /// As [`Raw::new`], in the request phase.
+    /// As [`RawExchange::new`], in the request phase.
     pub(crate) unsafe fn new(host: &'x abi::Host, x: *mut abi::Exchange) -> Self {
         // SAFETY: passed on to the caller.
-        RequestPhase { view: RequestView { raw: unsafe { Raw::new(host, x) } } }
+        RequestPhase { view: RequestView { raw: unsafe { RawExchange::new(host, x) } } }
     }
 
-    fn raw(&self) -> &Raw<'x> {
+    fn raw(&self) -> &RawExchange<'x> {
         &self.view.raw
     }
 
     /// Changes the method: any token but CONNECT and TRACE, and not to or from HEAD.
-    pub fn set_method(&mut self, method: impl AsRef<[u8]>) -> Result<(), Refused> {
+    pub fn set_method(&mut self, method: impl AsRef<[u8]>) -> Result<(), HostError> {
         self.raw().set_attr(abi::METHOD, method.as_ref())
     }
 
     /// Changes the request target: visible ASCII beginning with `/`.
-    pub fn set_target(&mut self, target: impl AsRef<[u8]>) -> Result<(), Refused> {
+    pub fn set_target(&mut self, target: impl AsRef<[u8]>) -> Result<(), HostError> {
         self.raw().set_attr(abi::TARGET, target.as_ref())
     }
 
     /// Changes the Host to send.
-    pub fn set_authority(&mut self, authority: impl AsRef<[u8]>) -> Result<(), Refused> {
+    pub fn set_authority(&mut self, authority: impl AsRef<[u8]>) -> Result<(), HostError> {
         self.raw().set_attr(abi::AUTHORITY, authority.as_ref())
     }
 
@@ -339,7 +338,7 @@ impl<'x> RequestPhase<'x> {
         status: u16,
         fields: &[(&str, &str)],
         body: impl AsRef<[u8]>,
-    ) -> Result<Verdict, Refused> {
+    ) -> Result<Verdict, HostError> {
         self.raw().respond(status, fields, body.as_ref())
     }
 
@@ -363,14 +362,14 @@ impl<'x> Deref for ResponsePhase<'x> {
 
 impl<'x> ResponsePhase<'x> {
     /// # Safety
-    /// As [`Raw::new`], in the response phase.
+    /// As [`RawExchange::new`], in the response phase.
     pub(crate) unsafe fn new(host: &'x abi::Host, x: *mut abi::Exchange) -> Self {
         // SAFETY: passed on to the caller.
-        let raw = unsafe { Raw::new(host, x) };
+        let raw = unsafe { RawExchange::new(host, x) };
         ResponsePhase { request: RequestView { raw }, view: ResponseView { raw } }
     }
 
-    fn raw(&self) -> &Raw<'x> {
+    fn raw(&self) -> &RawExchange<'x> {
         &self.view.raw
     }
 
@@ -380,7 +379,7 @@ impl<'x> ResponsePhase<'x> {
     }
 
     /// Changes the status code: 200 to 599, and not to or from 204 and 304, which have no body.
-    pub fn set_status(&mut self, status: u16) -> Result<(), Refused> {
+    pub fn set_status(&mut self, status: u16) -> Result<(), HostError> {
         self.raw().set_attr(abi::STATUS, status.to_string().as_bytes())
     }
 
@@ -390,7 +389,7 @@ impl<'x> ResponsePhase<'x> {
         status: u16,
         fields: &[(&str, &str)],
         body: impl AsRef<[u8]>,
-    ) -> Result<Verdict, Refused> {
+    ) -> Result<Verdict, HostError> {
         self.raw().respond(status, fields, body.as_ref())
     }
 
@@ -399,18 +398,18 @@ impl<'x> ResponsePhase<'x> {
 
 /// After the exchange, however it ended: read only.
 #[derive(Debug)]
-pub struct Done<'x> {
+pub struct DonePhase<'x> {
     request: RequestView<'x>,
     response: ResponseView<'x>,
 }
 
-impl<'x> Done<'x> {
+impl<'x> DonePhase<'x> {
     /// # Safety
-    /// As [`Raw::new`], at the end.
+    /// As [`RawExchange::new`], at the end.
     pub(crate) unsafe fn new(host: &'x abi::Host, x: *mut abi::Exchange) -> Self {
         // SAFETY: passed on to the caller.
-        let raw = unsafe { Raw::new(host, x) };
-        Done { request: RequestView { raw }, response: ResponseView { raw } }
+        let raw = unsafe { RawExchange::new(host, x) };
+        DonePhase { request: RequestView { raw }, response: ResponseView { raw } }
     }
 
     /// The request, as it was sent or would have been.

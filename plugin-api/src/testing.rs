@@ -1,6 +1,6 @@
 //! A host in memory, for unit tests of plugins: no proxy, no socket.
 //!
-//! [`Instance`] makes a plugin through the same C record that the proxy reads, and [`Exchange`] runs its hooks through
+//! [`Instance`] makes a plugin through the same C descriptor that the proxy reads, and [`Exchange`] runs its hooks through
 //! the same functions with the same checks (module [`crate::host`]), so that what passes here passes there.
 //!
 //! What it does not do: route, speak HTTP, order a chain. Limits are those of the proxy's defaults.
@@ -32,9 +32,9 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::abi;
-use crate::host::{Access, Attr, Context, Door, Limits, Log, Pair, Phase, Side, table};
+use crate::host::{Attr, Context, ExchangeAccess, ExchangeHandle, Limits, Log, Pair, Phase, Side, table};
 use crate::types::Level;
-use crate::{Plugin, decl};
+use crate::{Plugin, descriptor};
 
 type Lines = Vec<(Vec<u8>, Vec<u8>)>;
 type Messages = Vec<(Level, String)>;
@@ -42,7 +42,7 @@ type Messages = Vec<(Level, String)>;
 /// A plugin, created as the proxy would create it.
 #[derive(Debug)]
 pub struct Instance<P: Plugin> {
-    record: abi::Plugin,
+    descriptor: abi::Plugin,
     this: *mut c_void,
     log: Arc<Mutex<Messages>>,
     _plugin: PhantomData<P>,
@@ -53,19 +53,19 @@ unsafe impl<P: Plugin> Send for Instance<P> {}
 // SAFETY: as above.
 unsafe impl<P: Plugin> Sync for Instance<P> {}
 
-static TABLE: abi::Host = table::<View<'static>>();
+static TABLE: abi::Host = table::<TestAccess<'static>>();
 
 impl<P: Plugin> Instance<P> {
     /// Creates the plugin with this configuration. An error holds what the plugin logged.
     pub fn new(config: impl AsRef<[u8]>) -> Result<Self, String> {
-        let record = *decl::<P>("test").record();
+        let descriptor = *descriptor::<P>("test").raw();
         let log = Arc::new(Mutex::new(Messages::new()));
-        let ctx = Context::new(Box::new(Kept(Arc::clone(&log)))).as_ctx();
+        let ctx = Context::new(Box::new(LogBuffer(Arc::clone(&log)))).as_ctx();
         let mut this = std::ptr::null_mut();
-        let create = record.create.expect("decl sets it");
-        // SAFETY: the record of `decl`, a static table, a context that stays, and arguments that outlive the call.
+        let create = descriptor.create.expect("descriptor sets it");
+        // SAFETY: the descriptor of `descriptor`, a static table, a context that stays, and arguments that outlive the call.
         let status = unsafe { create(&TABLE, ctx, abi::Str::new(config.as_ref()), &mut this) };
-        let instance = Instance { record, this, log, _plugin: PhantomData };
+        let instance = Instance { descriptor, this, log, _plugin: PhantomData };
         if status == abi::OK { Ok(instance) } else { Err(instance.texts().join("\n")) }
     }
 
@@ -85,16 +85,16 @@ impl<P: Plugin> Instance<P> {
 
 impl<P: Plugin> Drop for Instance<P> {
     fn drop(&mut self) {
-        if let Some(destroy) = self.record.destroy {
+        if let Some(destroy) = self.descriptor.destroy {
             // SAFETY: `this` is what `create` made (or null, which destroy ignores), and no hook is running.
             unsafe { destroy(self.this) }
         }
     }
 }
 
-struct Kept(Arc<Mutex<Messages>>);
+struct LogBuffer(Arc<Mutex<Messages>>);
 
-impl Log for Kept {
+impl Log for LogBuffer {
     fn is_enabled(&self, _: Level) -> bool {
         true
     }
@@ -225,41 +225,41 @@ impl Exchange {
 
     /// Runs `on_request`.
     pub fn request<P: Plugin>(&mut self, plugin: &Instance<P>) -> Outcome {
-        self.hook(plugin, Phase::Request, plugin.record.on_request)
+        self.hook(plugin, Phase::Request, plugin.descriptor.on_request)
     }
 
     /// Runs `on_response`.
     pub fn response<P: Plugin>(&mut self, plugin: &Instance<P>) -> Outcome {
-        self.hook(plugin, Phase::Response, plugin.record.on_response)
+        self.hook(plugin, Phase::Response, plugin.descriptor.on_response)
     }
 
     /// Runs `on_done`.
     pub fn done<P: Plugin>(&mut self, plugin: &Instance<P>) {
-        if let Some(on_done) = plugin.record.on_done {
-            let mut door = Door::new(View::new(self, Phase::Done, plugin.record.flags));
+        if let Some(on_done) = plugin.descriptor.on_done {
+            let mut handle = ExchangeHandle::new(TestAccess::new(self, Phase::Done, plugin.descriptor.flags));
             // SAFETY: the hook of the instance with its own `this`, and an exchange that is valid for the call.
-            unsafe { on_done(plugin.this, door.as_exchange()) }
+            unsafe { on_done(plugin.this, handle.as_exchange()) }
         }
     }
 
     fn hook<P: Plugin>(&mut self, plugin: &Instance<P>, phase: Phase, hook: Option<abi::HookFn>) -> Outcome {
         let Some(hook) = hook else { return Outcome::Continue };
-        let mut door = Door::new(View::new(self, phase, plugin.record.flags));
+        let mut handle = ExchangeHandle::new(TestAccess::new(self, phase, plugin.descriptor.flags));
         // SAFETY: the hook of the instance with its own `this`, and an exchange that is valid for the call.
-        let verdict = unsafe { hook(plugin.this, door.as_exchange()) };
-        match (verdict, door.into_access().answer) {
+        let verdict = unsafe { hook(plugin.this, handle.as_exchange()) };
+        match (verdict, handle.into_access().answer) {
             (abi::CONTINUE, _) => Outcome::Continue,
             (abi::RESPOND, Some(answer)) => Outcome::Respond(answer),
             (_, _) => Outcome::Fail,
         }
     }
 
-    /// Runs a request hook by its record.
+    /// Runs a request hook by its descriptor.
     #[cfg(test)]
     pub(crate) fn run(&mut self, hook: abi::HookFn, this: *mut c_void) -> abi::Verdict {
-        let mut door = Door::new(View::new(self, Phase::Request, 0));
-        // SAFETY: whoever calls this passes a hook with its own `this`.
-        unsafe { hook(this, door.as_exchange()) }
+        let mut handle = ExchangeHandle::new(TestAccess::new(self, Phase::Request, 0));
+        // SAFETY: the caller passes a hook with its own `this`.
+        unsafe { hook(this, handle.as_exchange()) }
     }
 
     /// The method as it would be sent.
@@ -327,16 +327,16 @@ fn find<'a>(lines: &'a Lines, name: &str) -> Option<&'a str> {
 }
 
 /// What the C functions act upon during one hook.
-pub(crate) struct View<'a> {
+pub(crate) struct TestAccess<'a> {
     exchange: &'a mut Exchange,
     phase: Phase,
     flags: u32,
     answer: Option<Answer>,
 }
 
-impl<'a> View<'a> {
+impl<'a> TestAccess<'a> {
     fn new(exchange: &'a mut Exchange, phase: Phase, flags: u32) -> Self {
-        View { exchange, phase, flags, answer: None }
+        TestAccess { exchange, phase, flags, answer: None }
     }
 
     fn lines(&self, side: Side) -> &Lines {
@@ -354,7 +354,7 @@ impl<'a> View<'a> {
     }
 }
 
-impl Access for View<'_> {
+impl ExchangeAccess for TestAccess<'_> {
     fn phase(&self) -> Phase {
         self.phase
     }

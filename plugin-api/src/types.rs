@@ -1,4 +1,4 @@
-//! The small types of the SDK: verdicts, errors, the logger, what a plugin wants, and its record.
+//! The small types of the SDK: verdicts, errors, the logger, what a plugin needs, and its descriptor.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use crate::abi;
 pub enum Verdict {
     /// Go on: the next plugin, then the upstream or the client.
     Continue,
-    /// This plugin has answered; only `respond` of a phase makes the token, so a verdict without an answer does not exist.
-    Respond(Responded),
+    /// This plugin has answered. Only `respond` of a phase makes the token, so there is no such verdict without an answer.
+    Respond(ResponseToken),
 }
 
 /// Proof that `respond` was called.
 #[derive(Debug)]
-pub struct Responded(pub(crate) ());
+pub struct ResponseToken(pub(crate) ());
 
 /// Why a plugin failed. The text goes to the log, never to the client.
 ///
@@ -54,9 +54,9 @@ impl<E: std::error::Error> From<E> for Error {
     }
 }
 
-/// Why the host did not do what a plugin asked for.
+/// Why the host did not do what a plugin asked of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum HostError {
     /// There is no such thing.
     NotFound,
     /// A name that is no token, a value with CR, LF or NUL, a target that is none.
@@ -65,7 +65,7 @@ pub enum Refused {
     WrongPhase,
     /// Larger than a limit of the host.
     Limit,
-    /// This host is older than the function, or the plugin did not ask for it in [`crate::Plugin::WANTS`].
+    /// This host is older than the function, or the plugin did not ask for it in [`crate::Plugin::NEEDS`].
     Unsupported,
     /// The host keeps this to itself: framing and connection fields, for example.
     Denied,
@@ -73,65 +73,65 @@ pub enum Refused {
     Other(i32),
 }
 
-impl Refused {
-    pub(crate) fn check(status: abi::Status) -> Result<(), Refused> {
+impl HostError {
+    pub(crate) fn check(status: abi::Status) -> Result<(), HostError> {
         match status {
             abi::OK => Ok(()),
-            abi::NOT_FOUND => Err(Refused::NotFound),
-            abi::INVALID => Err(Refused::Invalid),
-            abi::WRONG_PHASE => Err(Refused::WrongPhase),
-            abi::LIMIT => Err(Refused::Limit),
-            abi::UNSUPPORTED => Err(Refused::Unsupported),
-            abi::DENIED => Err(Refused::Denied),
-            other => Err(Refused::Other(other)),
+            abi::NOT_FOUND => Err(HostError::NotFound),
+            abi::INVALID => Err(HostError::Invalid),
+            abi::WRONG_PHASE => Err(HostError::WrongPhase),
+            abi::LIMIT => Err(HostError::Limit),
+            abi::UNSUPPORTED => Err(HostError::Unsupported),
+            abi::DENIED => Err(HostError::Denied),
+            other => Err(HostError::Other(other)),
         }
     }
 
     /// The number that stands for it in the binary interface.
     pub fn status(self) -> abi::Status {
         match self {
-            Refused::NotFound => abi::NOT_FOUND,
-            Refused::Invalid => abi::INVALID,
-            Refused::WrongPhase => abi::WRONG_PHASE,
-            Refused::Limit => abi::LIMIT,
-            Refused::Unsupported => abi::UNSUPPORTED,
-            Refused::Denied => abi::DENIED,
-            Refused::Other(status) => status,
+            HostError::NotFound => abi::NOT_FOUND,
+            HostError::Invalid => abi::INVALID,
+            HostError::WrongPhase => abi::WRONG_PHASE,
+            HostError::Limit => abi::LIMIT,
+            HostError::Unsupported => abi::UNSUPPORTED,
+            HostError::Denied => abi::DENIED,
+            HostError::Other(status) => status,
         }
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refused::NotFound => f.write_str("there is no such thing"),
-            Refused::Invalid => f.write_str("not a valid name or value"),
-            Refused::WrongPhase => f.write_str("not in this phase"),
-            Refused::Limit => f.write_str("larger than a limit of the host"),
-            Refused::Unsupported => f.write_str("unknown to this host, or not asked for in WANTS"),
-            Refused::Denied => f.write_str("only the host may write this"),
-            Refused::Other(status) => write!(f, "refused by the host with status {status}"),
+            HostError::NotFound => f.write_str("there is no such thing"),
+            HostError::Invalid => f.write_str("not a valid name or value"),
+            HostError::WrongPhase => f.write_str("not in this phase"),
+            HostError::Limit => f.write_str("larger than a limit of the host"),
+            HostError::Unsupported => f.write_str("unknown to this host, or not asked for in NEEDS"),
+            HostError::Denied => f.write_str("only the host may write this"),
+            HostError::Other(status) => write!(f, "refused by the host with status {status}"),
         }
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for HostError {}
 
-/// What a plugin has to be given before its hooks can run.
+/// What a plugin needs before its hooks can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wants(u32);
+pub struct Needs(u32);
 
-impl Wants {
+impl Needs {
     /// Heads only; bodies stream past.
-    pub const NOTHING: Wants = Wants(0);
+    pub const NOTHING: Needs = Needs(0);
     /// `on_request` waits for the whole request body. A body above the host's limit is answered with 413.
-    pub const REQUEST_BODY: Wants = Wants(abi::WANT_REQUEST_BODY);
+    pub const REQUEST_BODY: Needs = Needs(abi::WANT_REQUEST_BODY);
     /// `on_response` waits for the whole response body. A body above the host's limit is answered with 502.
-    pub const RESPONSE_BODY: Wants = Wants(abi::WANT_RESPONSE_BODY);
+    pub const RESPONSE_BODY: Needs = Needs(abi::WANT_RESPONSE_BODY);
 
     /// Both.
-    pub const fn and(self, other: Wants) -> Wants {
-        Wants(self.0 | other.0)
+    pub const fn and(self, other: Needs) -> Needs {
+        Needs(self.0 | other.0)
     }
 
     pub(crate) const fn flags(self) -> u32 {
@@ -148,7 +148,7 @@ pub enum Level {
     Warn,
     /// Something worth knowing happened.
     Info,
-    /// For whoever looks for a fault.
+    /// For the search for a fault.
     Debug,
 }
 
@@ -228,29 +228,29 @@ impl Logger {
         self.log(Level::Info, message);
     }
 
-    /// For whoever looks for a fault.
+    /// For the search for a fault.
     pub fn debug(&self, message: impl fmt::Display) {
         self.log(Level::Debug, message);
     }
 }
 
-/// A plugin's record, ready to be exported from a shared object or to be linked into the proxy.
+/// A plugin's descriptor, ready to be exported from a shared object or to be linked into the proxy.
 #[repr(transparent)]
 #[derive(Debug)]
-pub struct Decl(pub(crate) abi::Plugin);
+pub struct Descriptor(pub(crate) abi::Plugin);
 
-// SAFETY: the record is never written, and what its pointers lead to is 'static: string literals and functions.
-unsafe impl Sync for Decl {}
+// SAFETY: the descriptor is never written, and what its pointers lead to is 'static: string literals and functions.
+unsafe impl Sync for Descriptor {}
 
-impl Decl {
-    /// The record as the host reads it.
-    pub const fn record(&self) -> &abi::Plugin {
+impl Descriptor {
+    /// The descriptor as the host reads it.
+    pub const fn raw(&self) -> &abi::Plugin {
         &self.0
     }
 
     /// The plugin's name.
     pub fn name(&self) -> &'static str {
-        // SAFETY: `decl` is the only constructor, and it takes the name from a `&'static str`.
+        // SAFETY: `descriptor` is the only constructor, and it takes the name from a `&'static str`.
         let bytes = unsafe { self.0.name.bytes() };
         bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or("")
     }

@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mini_rproxy_plugin::host::{Context, Door, Limits, Phase};
-use mini_rproxy_plugin::{Decl, abi};
+use mini_rproxy_plugin::host::{Context, ExchangeHandle, Limits, Phase};
+use mini_rproxy_plugin::{Descriptor, abi};
 
 use super::host::{PluginLog, TABLE, View};
 #[cfg(all(feature = "dlopen", not(target_feature = "crt-static")))]
@@ -270,19 +270,20 @@ impl Chain {
 
     /// Appends a plugin that was linked in.
     pub fn add_builtin(&mut self, name: &str, config: &str) -> Result<(), PluginError> {
-        let added = builtin::find(name).ok_or(Reason::NoSuchBuiltin).and_then(|decl| self.add_record(decl, config));
+        let added =
+            builtin::find(name).ok_or(Reason::NoSuchBuiltin).and_then(|descriptor| self.add_record(descriptor, config));
         added.map_err(|reason| PluginError { source: name.to_owned(), reason })
     }
 
     /// Appends a plugin whose record is at hand.
-    pub fn add_decl(&mut self, decl: &'static Decl, config: &str) -> Result<(), PluginError> {
-        let added = self.add_record(decl, config);
-        added.map_err(|reason| PluginError { source: decl.name().to_owned(), reason })
+    pub fn add_descriptor(&mut self, descriptor: &'static Descriptor, config: &str) -> Result<(), PluginError> {
+        let added = self.add_record(descriptor, config);
+        added.map_err(|reason| PluginError { source: descriptor.name().to_owned(), reason })
     }
 
-    fn add_record(&mut self, decl: &'static Decl, config: &str) -> Result<(), Reason> {
-        // SAFETY: a `Decl` is a whole record, and a static one stays.
-        let checked = unsafe { record::read(std::ptr::from_ref(decl.record()).cast()) };
+    fn add_record(&mut self, descriptor: &'static Descriptor, config: &str) -> Result<(), Reason> {
+        // SAFETY: a `Descriptor` is a whole record, and a static one stays.
+        let checked = unsafe { record::read(std::ptr::from_ref(descriptor.raw()).cast()) };
         self.add(checked.map_err(Reason::Record)?, config)
     }
 
@@ -328,7 +329,7 @@ impl Chain {
             Phase::Done => return Ended::Continue,
         };
         let Some(hook) = hook else { return Ended::Continue };
-        let mut door = Door::new(View::new(view, phase, member.record.flags, self.limits));
+        let mut door = ExchangeHandle::new(View::new(view, phase, member.record.flags, self.limits));
         // SAFETY: the plugin's own hook with its own `this`, not yet destroyed; the door is open until the call returns
         // and nobody else uses it meanwhile.
         let verdict = unsafe { hook(member.this, door.as_exchange()) };
@@ -410,7 +411,7 @@ impl Hooks for Chain {
         let mut clock = Instant::now();
         for (index, member) in self.members.iter().enumerate().take(started).rev() {
             let Some(hook) = member.record.on_done else { continue };
-            let mut door = Door::new(View::new(view, Phase::Done, member.record.flags, self.limits));
+            let mut door = ExchangeHandle::new(View::new(view, Phase::Done, member.record.flags, self.limits));
             // SAFETY: as in `call`.
             unsafe { hook(member.this, door.as_exchange()) };
             let time = self.note_time(member, "on_done", &mut clock);

@@ -8,8 +8,8 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mini_rproxy_plugin::abi;
-use mini_rproxy_plugin::host::{Access, Attr, Limits, Log, Pair, Phase, Side, table};
-use mini_rproxy_plugin::rules::is_bodiless;
+use mini_rproxy_plugin::host::{Attr, ExchangeAccess, Limits, Log, Pair, Phase, Side, table};
+use mini_rproxy_plugin::validate::is_bodiless;
 
 use super::{Level, Sink};
 use crate::http::fields::Fields;
@@ -82,7 +82,7 @@ fn digits(status: u16) -> [u8; 3] {
     [status / 100 % 10, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8)
 }
 
-impl Access for View<'_, '_> {
+impl ExchangeAccess for View<'_, '_> {
     fn phase(&self) -> Phase {
         self.phase
     }

@@ -160,7 +160,7 @@ unsafe fn text(text: abi::Str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mini_rproxy_plugin::{Error, Logger, Plugin, decl};
+    use mini_rproxy_plugin::{Error, Logger, Plugin, descriptor};
     use std::mem::offset_of;
 
     struct Nothing;
@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn good() -> abi::Plugin {
-        *decl::<Nothing>("1.2").record()
+        *descriptor::<Nothing>("1.2").raw()
     }
 
     fn bytes(record: &abi::Plugin) -> Vec<u8> {

@@ -1,20 +1,20 @@
-//! The C functions themselves. Each has two halves: it judges with shared access, then it changes with exclusive access.
+//! The C functions. A setter has two halves: it checks with shared access, then it changes with exclusive access.
 //!
-//! What a plugin passes may point into the very message that is about to change (a value it has just got, say). So
-//! between the halves arguments are copied, and no borrowed byte is looked at in the second one.
+//! An argument may point into the message that is about to change (a value that a getter has just returned). So arguments
+//! are copied between the halves, and the second one reads no borrowed byte.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Access, Attr, Context, Door, Phase, STAMP, Side};
+use super::{Attr, Context, ExchangeAccess, ExchangeHandle, OPEN, Phase, Side};
 use crate::abi::{self, Status, Str};
-use crate::rules;
-use crate::types::{Level, Refused};
+use crate::types::{HostError, Level};
+use crate::validate;
 
-/// Runs `body`. A panic in it would be a mistake of the host: the plugin is told "invalid", and its payload forgotten.
-fn guard(body: impl FnOnce() -> Result<(), Refused>) -> Status {
+/// Runs `body`. A panic in it is a bug of the host: the plugin gets "invalid", and the payload is forgotten.
+fn guard(body: impl FnOnce() -> Result<(), HostError>) -> Status {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => abi::OK,
-        Ok(Err(refused)) => refused.status(),
+        Ok(Err(error)) => error.status(),
         Err(payload) => {
             std::mem::forget(payload);
             abi::INVALID
@@ -25,54 +25,54 @@ fn guard(body: impl FnOnce() -> Result<(), Refused>) -> Status {
 /// The access behind an exchange pointer, to read.
 ///
 /// # Safety
-/// `x` must be null or come from [`Door::as_exchange`] of a `Door<A>` (up to lifetimes) whose hook is running. The
-/// result must not be used after the C function has returned, or beside what [`change`] gives.
-unsafe fn reader<'x, A>(x: *mut abi::Exchange) -> Result<&'x A, Refused> {
-    let door = x.cast::<Door<A>>();
-    if door.is_null() || !door.is_aligned() {
-        return Err(Refused::Invalid);
+/// `x` must be null or come from [`ExchangeHandle::as_exchange`] of a `ExchangeHandle<A>` (up to lifetimes) whose hook is running. The
+/// result must not be used after the C function has returned, or beside that of [`exclusive`].
+unsafe fn shared<'x, A>(x: *mut abi::Exchange) -> Result<&'x A, HostError> {
+    let handle = x.cast::<ExchangeHandle<A>>();
+    if handle.is_null() || !handle.is_aligned() {
+        return Err(HostError::Invalid);
     }
     // SAFETY: by the contract of this function. Only shared, since the plugin may hold bytes of earlier getters.
-    let door = unsafe { &*door };
-    if door.stamp == STAMP { Ok(&door.access) } else { Err(Refused::Invalid) }
+    let handle = unsafe { &*handle };
+    if handle.magic == OPEN { Ok(&handle.access) } else { Err(HostError::Invalid) }
 }
 
-/// Like [`reader`], for the first half of a change: refuses outside of `phases`.
+/// Like [`shared`], for the first half of a change: refuses outside of `phases`.
 ///
 /// # Safety
-/// As [`reader`].
-unsafe fn judge<'x, A: Access>(x: *mut abi::Exchange, phases: &[Phase]) -> Result<&'x A, Refused> {
+/// As [`shared`].
+unsafe fn checked<'x, A: ExchangeAccess>(x: *mut abi::Exchange, phases: &[Phase]) -> Result<&'x A, HostError> {
     // SAFETY: passed on to the caller.
-    let access = unsafe { reader::<A>(x) }?;
-    if phases.contains(&access.phase()) { Ok(access) } else { Err(Refused::WrongPhase) }
+    let access = unsafe { shared::<A>(x) }?;
+    if phases.contains(&access.phase()) { Ok(access) } else { Err(HostError::WrongPhase) }
 }
 
-/// The access behind an exchange pointer that [`judge`] has looked at, to write.
+/// The access behind an exchange pointer that [`checked`] has checked, to write.
 ///
 /// # Safety
-/// As [`reader`]; and no reference into the exchange is used while the result is.
-unsafe fn change<'x, A>(x: *mut abi::Exchange) -> &'x mut A {
-    // SAFETY: by the contract; hooks are on one thread and never re-entered, so nobody else has it.
-    unsafe { &mut (*x.cast::<Door<A>>()).access }
+/// As [`shared`]; and no reference into the exchange is used while the result is.
+unsafe fn exclusive<'x, A>(x: *mut abi::Exchange) -> &'x mut A {
+    // SAFETY: by the contract; a hook runs on one thread and is never re-entered, so there is no other reference.
+    unsafe { &mut (*x.cast::<ExchangeHandle<A>>()).access }
 }
 
-fn bytes<'a>(text: Str) -> Result<&'a [u8], Refused> {
+fn bytes<'a>(text: Str) -> Result<&'a [u8], HostError> {
     // SAFETY: the plugin lends it for this call, and nothing below keeps it beyond.
-    unsafe { text.bytes() }.ok_or(Refused::Invalid)
+    unsafe { text.bytes() }.ok_or(HostError::Invalid)
 }
 
 /// # Safety
 /// `out` must be null or writable.
-unsafe fn give<T>(out: *mut T, value: T) -> Result<(), Refused> {
+unsafe fn write_out<T>(out: *mut T, value: T) -> Result<(), HostError> {
     if out.is_null() {
-        return Err(Refused::Invalid);
+        return Err(HostError::Invalid);
     }
     // SAFETY: not null, and writable by contract.
     unsafe { out.write(value) };
     Ok(())
 }
 
-/// A copy of an argument: short ones, which are nearly all, stay on the stack.
+/// A copy of an argument. Short ones, which are nearly all, stay on the stack.
 struct Copied {
     len: usize,
     short: [u8; 256],
@@ -94,18 +94,18 @@ impl Copied {
     }
 }
 
-fn side(number: u32) -> Result<Side, Refused> {
+fn side(number: u32) -> Result<Side, HostError> {
     match number {
         abi::REQUEST => Ok(Side::Request),
         abi::RESPONSE => Ok(Side::Response),
-        _ => Err(Refused::Unsupported),
+        _ => Err(HostError::Unsupported),
     }
 }
 
 /// The side of a getter: there is no response in the request phase.
-fn readable(access: &impl Access, number: u32) -> Result<Side, Refused> {
+fn readable(access: &impl ExchangeAccess, number: u32) -> Result<Side, HostError> {
     match (side(number)?, access.phase()) {
-        (Side::Response, Phase::Request) => Err(Refused::WrongPhase),
+        (Side::Response, Phase::Request) => Err(HostError::WrongPhase),
         (side, _) => Ok(side),
     }
 }
@@ -125,7 +125,7 @@ const LINE_EXTRA: usize = 4;
 const STATUS_LINE: usize = "HTTP/1.1 200 \r\n".len();
 
 /// Bytes of a head: start line, the Host line of a request, all lines, each with its separators.
-fn head_bytes(access: &impl Access, side: Side) -> usize {
+fn head_bytes(access: &impl ExchangeAccess, side: Side) -> usize {
     let attr = |attr, extra| access.attr(attr).map_or(0, |value| value.len() + extra);
     let start = match side {
         Side::Request => {
@@ -139,27 +139,27 @@ fn head_bytes(access: &impl Access, side: Side) -> usize {
 }
 
 /// Whether a head that grows by `more` bytes and `lines` lines stays within the limits.
-fn check_growth(access: &impl Access, side: Side, more: usize, lines: usize) -> Result<(), Refused> {
+fn check_growth(access: &impl ExchangeAccess, side: Side, more: usize, lines: usize) -> Result<(), HostError> {
     let limits = access.limits();
     if access.field_count(side).saturating_add(lines) > limits.field_lines
         || head_bytes(access, side).saturating_add(more) > limits.head_bytes
     {
-        return Err(Refused::Limit);
+        return Err(HostError::Limit);
     }
     Ok(())
 }
 
-fn check_name(name: &[u8]) -> Result<(), Refused> {
+fn check_name(name: &[u8]) -> Result<(), HostError> {
     match name {
-        name if !rules::is_token(name) => Err(Refused::Invalid),
-        name if rules::is_host_only(name) => Err(Refused::Denied),
+        name if !validate::is_token(name) => Err(HostError::Invalid),
+        name if validate::is_host_only(name) => Err(HostError::Denied),
         _ => Ok(()),
     }
 }
 
-fn check_line(name: &[u8], value: &[u8]) -> Result<(), Refused> {
+fn check_line(name: &[u8], value: &[u8]) -> Result<(), HostError> {
     check_name(name)?;
-    if rules::is_field_value(value) { Ok(()) } else { Err(Refused::Invalid) }
+    if validate::is_field_value(value) { Ok(()) } else { Err(HostError::Invalid) }
 }
 
 /// # Safety
@@ -176,89 +176,89 @@ pub(super) unsafe extern "C" fn log_enabled(ctx: *mut abi::Ctx, level: i32) -> i
 pub(super) unsafe extern "C" fn log(ctx: *mut abi::Ctx, level: i32, message: Str) {
     guard(|| {
         // SAFETY: as in `log_enabled`.
-        let context = unsafe { ctx.cast::<Context>().as_ref() }.ok_or(Refused::Invalid)?;
+        let context = unsafe { ctx.cast::<Context>().as_ref() }.ok_or(HostError::Invalid)?;
         context.0.log(Level::from_number(level), bytes(message)?);
         Ok(())
     });
 }
 
-// The functions below share one contract (Safety): `x` is the exchange of the hook that is running (see `reader`), every
+// The functions below share one contract (Safety): `x` is the exchange of the hook that is running (see `shared`), every
 // `Str` and array is readable, and every out pointer is null or writable, for the length of the call.
 
 /// # Safety
 /// The contract of this file.
-pub(super) unsafe extern "C" fn attr_get<A: Access>(x: *mut abi::Exchange, attr: u32, out: *mut Str) -> Status {
+pub(super) unsafe extern "C" fn attr_get<A: ExchangeAccess>(x: *mut abi::Exchange, attr: u32, out: *mut Str) -> Status {
     guard(|| {
         // SAFETY: the contract of this file.
-        let access = unsafe { reader::<A>(x) }?;
+        let access = unsafe { shared::<A>(x) }?;
         let attr = Attr::from_number(attr)?;
         if attr == Attr::Status && access.phase() == Phase::Request {
-            return Err(Refused::WrongPhase);
+            return Err(HostError::WrongPhase);
         }
-        let value = access.attr(attr).ok_or(Refused::NotFound)?;
+        let value = access.attr(attr).ok_or(HostError::NotFound)?;
         // SAFETY: the contract of this file.
-        unsafe { give(out, Str::new(value)) }
+        unsafe { write_out(out, Str::new(value)) }
     })
 }
 
 /// # Safety
 /// The contract of this file.
-pub(super) unsafe extern "C" fn attr_set<A: Access>(x: *mut abi::Exchange, attr: u32, value: Str) -> Status {
+pub(super) unsafe extern "C" fn attr_set<A: ExchangeAccess>(x: *mut abi::Exchange, attr: u32, value: Str) -> Status {
     guard(|| {
         let attr = Attr::from_number(attr)?;
         let value = bytes(value)?;
         let is_valid = match attr {
-            Attr::Method => rules::is_token(value),
-            Attr::Target => rules::is_target(value),
-            Attr::Authority => rules::is_authority(value),
+            Attr::Method => validate::is_token(value),
+            Attr::Target => validate::is_target(value),
+            Attr::Authority => validate::is_authority(value),
             Attr::Status => return set_status::<A>(x, value),
             Attr::ClientAddr | Attr::RoutePrefix | Attr::Upstream | Attr::OriginalTarget => {
-                return Err(Refused::Denied);
+                return Err(HostError::Denied);
             }
         };
         // SAFETY: the contract of this file.
-        let access = unsafe { judge::<A>(x, &[Phase::Request]) }?;
+        let access = unsafe { checked::<A>(x, &[Phase::Request]) }?;
         if !is_valid {
-            return Err(Refused::Invalid);
+            return Err(HostError::Invalid);
         }
         // An empty port is none, as in a Host that clients send.
         let value = if attr == Attr::Authority { value.strip_suffix(b":").unwrap_or(value) } else { value };
         let old = access.attr(attr).unwrap_or_default();
-        if attr == Attr::Method && !rules::may_change_method(old, value) {
-            return Err(Refused::Denied);
+        if attr == Attr::Method && !validate::may_change_method(old, value) {
+            return Err(HostError::Denied);
         }
         if value.len() > old.len() {
             check_growth(access, Side::Request, value.len() - old.len(), 0)?;
         }
         let value = Copied::new(value);
         // SAFETY: the contract of this file; what was borrowed is not used below.
-        unsafe { change::<A>(x) }.set_attr(attr, value.get());
+        unsafe { exclusive::<A>(x) }.set_attr(attr, value.get());
         Ok(())
     })
 }
 
-fn set_status<A: Access>(x: *mut abi::Exchange, value: &[u8]) -> Result<(), Refused> {
+fn set_status<A: ExchangeAccess>(x: *mut abi::Exchange, value: &[u8]) -> Result<(), HostError> {
     // SAFETY: the contract of this file, held by `attr_set`.
-    let access = unsafe { judge::<A>(x, &[Phase::Response]) }?;
-    let new = rules::parse_status(value).ok_or(Refused::Invalid)?;
+    let access = unsafe { checked::<A>(x, &[Phase::Response]) }?;
+    let new = validate::parse_status(value).ok_or(HostError::Invalid)?;
     let old = access.attr(Attr::Status).unwrap_or_default();
     // Whether there is a body is not a choice of the head alone: the body is on its way already, or there is none.
     let is_bodiless = matches!(old, b"204" | b"304");
-    if is_bodiless != rules::is_bodiless(new) {
-        return Err(Refused::Denied);
+    if is_bodiless != validate::is_bodiless(new) {
+        return Err(HostError::Denied);
     }
     // SAFETY: the contract of this file; what was borrowed is not used below.
-    unsafe { change::<A>(x) }.set_status(new);
+    unsafe { exclusive::<A>(x) }.set_status(new);
     Ok(())
 }
 
 /// # Safety
 /// The contract of this file.
-pub(super) unsafe extern "C" fn field_count<A: Access>(x: *mut abi::Exchange, number: u32) -> usize {
+pub(super) unsafe extern "C" fn field_count<A: ExchangeAccess>(x: *mut abi::Exchange, number: u32) -> usize {
     let mut count = 0;
     guard(|| {
         // SAFETY: the contract of this file.
-        let access = unsafe { reader::<A>(x) }?;
+        let access = unsafe { shared::<A>(x) }?;
         count = access.field_count(readable(access, number)?);
         Ok(())
     });
@@ -267,7 +267,7 @@ pub(super) unsafe extern "C" fn field_count<A: Access>(x: *mut abi::Exchange, nu
 
 /// # Safety
 /// The contract of this file.
-pub(super) unsafe extern "C" fn field_at<A: Access>(
+pub(super) unsafe extern "C" fn field_at<A: ExchangeAccess>(
     x: *mut abi::Exchange,
     number: u32,
     index: usize,
@@ -275,16 +275,16 @@ pub(super) unsafe extern "C" fn field_at<A: Access>(
 ) -> Status {
     guard(|| {
         // SAFETY: the contract of this file.
-        let access = unsafe { reader::<A>(x) }?;
-        let (name, value) = access.field_at(readable(access, number)?, index).ok_or(Refused::NotFound)?;
+        let access = unsafe { shared::<A>(x) }?;
+        let (name, value) = access.field_at(readable(access, number)?, index).ok_or(HostError::NotFound)?;
         // SAFETY: the contract of this file.
-        unsafe { give(out, abi::Field { name: Str::new(name), value: Str::new(value) }) }
+        unsafe { write_out(out, abi::Field { name: Str::new(name), value: Str::new(value) }) }
     })
 }
 
 /// # Safety
 /// The contract of this file.
-pub(super) unsafe extern "C" fn field_get<A: Access>(
+pub(super) unsafe extern "C" fn field_get<A: ExchangeAccess>(
     x: *mut abi::Exchange,
     number: u32,
     name: Str,
@@ -293,21 +293,21 @@ pub(super) unsafe extern "C" fn field_get<A: Access>(
 ) -> Status {
     guard(|| {
         // SAFETY: the contract of this file.
-        let access = unsafe { reader::<A>(x) }?;
+        let access = unsafe { shared::<A>(x) }?;
         let side = readable(access, number)?;
         let name = bytes(name)?;
         let mut values = (0..access.field_count(side))
             .filter_map(|index| access.field_at(side, index))
             .filter(|(other, _)| other.eq_ignore_ascii_case(name));
-        let (_, value) = values.nth(nth).ok_or(Refused::NotFound)?;
+        let (_, value) = values.nth(nth).ok_or(HostError::NotFound)?;
         // SAFETY: the contract of this file.
-        unsafe { give(out, Str::new(value)) }
+        unsafe { write_out(out, Str::new(value)) }
     })
 }
 
 /// # Safety
 /// The contract of this file.
-pub(super) unsafe extern "C" fn field_set<A: Access>(
+pub(super) unsafe extern "C" fn field_set<A: ExchangeAccess>(
     x: *mut abi::Exchange,
     number: u32,
     name: Str,
@@ -316,7 +316,7 @@ pub(super) unsafe extern "C" fn field_set<A: Access>(
     guard(|| {
         let side = side(number)?;
         // SAFETY: the contract of this file.
-        let access = unsafe { judge::<A>(x, &written_in(side)) }?;
+        let access = unsafe { checked::<A>(x, &written_in(side)) }?;
         let (name, value) = (bytes(name)?, bytes(value)?);
         check_line(name, value)?;
         // What the lines of that name take now becomes free.
@@ -335,14 +335,14 @@ pub(super) unsafe extern "C" fn field_set<A: Access>(
         }
         let (name, value) = (Copied::new(name), Copied::new(value));
         // SAFETY: the contract of this file; what was borrowed is not used below.
-        unsafe { change::<A>(x) }.set_field(side, name.get(), value.get());
+        unsafe { exclusive::<A>(x) }.set_field(side, name.get(), value.get());
         Ok(())
     })
 }
 
 /// # Safety
 /// The contract of this file.
-pub(super) unsafe extern "C" fn field_add<A: Access>(
+pub(super) unsafe extern "C" fn field_add<A: ExchangeAccess>(
     x: *mut abi::Exchange,
     number: u32,
     name: Str,
@@ -351,55 +351,59 @@ pub(super) unsafe extern "C" fn field_add<A: Access>(
     guard(|| {
         let side = side(number)?;
         // SAFETY: the contract of this file.
-        let access = unsafe { judge::<A>(x, &written_in(side)) }?;
+        let access = unsafe { checked::<A>(x, &written_in(side)) }?;
         let (name, value) = (bytes(name)?, bytes(value)?);
         check_line(name, value)?;
         check_growth(access, side, name.len() + value.len() + LINE_EXTRA, 1)?;
         let (name, value) = (Copied::new(name), Copied::new(value));
         // SAFETY: the contract of this file; what was borrowed is not used below.
-        unsafe { change::<A>(x) }.add_field(side, name.get(), value.get());
+        unsafe { exclusive::<A>(x) }.add_field(side, name.get(), value.get());
         Ok(())
     })
 }
 
 /// # Safety
 /// The contract of this file.
-pub(super) unsafe extern "C" fn field_remove<A: Access>(x: *mut abi::Exchange, number: u32, name: Str) -> Status {
+pub(super) unsafe extern "C" fn field_remove<A: ExchangeAccess>(
+    x: *mut abi::Exchange,
+    number: u32,
+    name: Str,
+) -> Status {
     guard(|| {
         let side = side(number)?;
         // SAFETY: the contract of this file.
-        unsafe { judge::<A>(x, &written_in(side)) }?;
+        unsafe { checked::<A>(x, &written_in(side)) }?;
         let name = bytes(name)?;
         check_name(name)?;
         let name = Copied::new(name);
         // SAFETY: the contract of this file; what was borrowed is not used below.
-        if unsafe { change::<A>(x) }.remove_field(side, name.get()) { Ok(()) } else { Err(Refused::NotFound) }
+        if unsafe { exclusive::<A>(x) }.remove_field(side, name.get()) { Ok(()) } else { Err(HostError::NotFound) }
     })
 }
 
 /// # Safety
 /// The contract of this file.
-pub(super) unsafe extern "C" fn value_get<A: Access>(x: *mut abi::Exchange, key: Str, out: *mut Str) -> Status {
+pub(super) unsafe extern "C" fn value_get<A: ExchangeAccess>(x: *mut abi::Exchange, key: Str, out: *mut Str) -> Status {
     guard(|| {
         // SAFETY: the contract of this file.
-        let access = unsafe { reader::<A>(x) }?;
+        let access = unsafe { shared::<A>(x) }?;
         let key = bytes(key)?;
-        let (_, value) = access.values().iter().find(|(other, _)| other == key).ok_or(Refused::NotFound)?;
+        let (_, value) = access.values().iter().find(|(other, _)| other == key).ok_or(HostError::NotFound)?;
         // SAFETY: the contract of this file.
-        unsafe { give(out, Str::new(value)) }
+        unsafe { write_out(out, Str::new(value)) }
     })
 }
 
 /// # Safety
 /// The contract of this file.
-pub(super) unsafe extern "C" fn value_set<A: Access>(x: *mut abi::Exchange, key: Str, value: Str) -> Status {
+pub(super) unsafe extern "C" fn value_set<A: ExchangeAccess>(x: *mut abi::Exchange, key: Str, value: Str) -> Status {
     guard(|| {
         // SAFETY: the contract of this file.
-        let access = unsafe { judge::<A>(x, &BOTH) }?;
+        let access = unsafe { checked::<A>(x, &BOTH) }?;
         let is_removal = value.ptr.is_null() && value.len == 0;
         let (key, value) = (bytes(key)?, bytes(value)?);
         if key.is_empty() {
-            return Err(Refused::Invalid);
+            return Err(HostError::Invalid);
         }
         let values = access.values();
         let size = |(key, value): &(Vec<u8>, Vec<u8>)| key.len() + value.len();
@@ -408,17 +412,17 @@ pub(super) unsafe extern "C" fn value_set<A: Access>(x: *mut abi::Exchange, key:
             let kept = values.iter().map(size).sum::<usize>() - place.map_or(0, |place| size(&values[place]));
             let keys = values.len() + usize::from(place.is_none());
             let bytes = kept.saturating_add(key.len()).saturating_add(value.len());
-            if keys > rules::MAX_VALUE_KEYS || bytes > rules::MAX_VALUE_BYTES {
-                return Err(Refused::Limit);
+            if keys > validate::MAX_VALUE_KEYS || bytes > validate::MAX_VALUE_BYTES {
+                return Err(HostError::Limit);
             }
         }
         let (key, value) = (key.to_vec(), value.to_vec());
         // SAFETY: the contract of this file; what was borrowed is not used below.
-        let values = unsafe { change::<A>(x) }.values_mut();
+        let values = unsafe { exclusive::<A>(x) }.values_mut();
         match place {
             Some(place) if is_removal => drop(values.remove(place)),
             Some(place) => values[place].1 = value,
-            None if is_removal => return Err(Refused::NotFound),
+            None if is_removal => return Err(HostError::NotFound),
             None => values.push((key, value)),
         }
         Ok(())
@@ -427,7 +431,7 @@ pub(super) unsafe extern "C" fn value_set<A: Access>(x: *mut abi::Exchange, key:
 
 /// # Safety
 /// The contract of this file.
-pub(super) unsafe extern "C" fn respond<A: Access>(
+pub(super) unsafe extern "C" fn respond<A: ExchangeAccess>(
     x: *mut abi::Exchange,
     status: u32,
     fields: *const abi::Field,
@@ -436,19 +440,19 @@ pub(super) unsafe extern "C" fn respond<A: Access>(
 ) -> Status {
     guard(|| {
         // SAFETY: the contract of this file.
-        let limits = unsafe { judge::<A>(x, &BOTH) }?.limits();
+        let limits = unsafe { checked::<A>(x, &BOTH) }?.limits();
         let body = bytes(body)?;
         let status =
-            u16::try_from(status).ok().filter(|status| (200..=599).contains(status)).ok_or(Refused::Invalid)?;
-        if rules::is_bodiless(status) && !body.is_empty() {
-            return Err(Refused::Invalid);
+            u16::try_from(status).ok().filter(|status| (200..=599).contains(status)).ok_or(HostError::Invalid)?;
+        if validate::is_bodiless(status) && !body.is_empty() {
+            return Err(HostError::Invalid);
         }
         if count > limits.field_lines || body.len() > limits.body_bytes {
-            return Err(Refused::Limit);
+            return Err(HostError::Limit);
         }
         let lines: &[abi::Field] = match count {
             0 => &[],
-            _ if fields.is_null() || !fields.is_aligned() => return Err(Refused::Invalid),
+            _ if fields.is_null() || !fields.is_aligned() => return Err(HostError::Invalid),
             // SAFETY: not null, aligned, of a sane length, and by the contract of this file readable.
             _ => unsafe { std::slice::from_raw_parts(fields, count) },
         };
@@ -459,64 +463,68 @@ pub(super) unsafe extern "C" fn respond<A: Access>(
             check_line(name, value)?;
             // The host writes Date itself (RFC 9110 section 6.6.1).
             if name.eq_ignore_ascii_case(b"date") {
-                return Err(Refused::Denied);
+                return Err(HostError::Denied);
             }
             size = size.saturating_add(name.len() + value.len() + LINE_EXTRA);
             if size > limits.head_bytes {
-                return Err(Refused::Limit);
+                return Err(HostError::Limit);
             }
             copies.push((name.to_vec(), value.to_vec()));
         }
         let body = body.to_vec();
         // SAFETY: the contract of this file; what was borrowed is not used below.
-        unsafe { change::<A>(x) }.set_answer(status, copies, body);
+        unsafe { exclusive::<A>(x) }.set_answer(status, copies, body);
         Ok(())
     })
 }
 
 /// Whether the plugin asked for the body of that side.
-fn check_wanted(access: &impl Access, side: Side) -> Result<(), Refused> {
+fn check_wanted(access: &impl ExchangeAccess, side: Side) -> Result<(), HostError> {
     let flag = match side {
         Side::Request => abi::WANT_REQUEST_BODY,
         Side::Response => abi::WANT_RESPONSE_BODY,
     };
     // Whether a neighbour asked must not matter: a plugin behaves the same in every chain.
-    if access.flags() & flag == 0 { Err(Refused::Unsupported) } else { Ok(()) }
+    if access.flags() & flag == 0 { Err(HostError::Unsupported) } else { Ok(()) }
 }
 
 /// # Safety
 /// The contract of this file.
-pub(super) unsafe extern "C" fn body_get<A: Access>(x: *mut abi::Exchange, number: u32, out: *mut Str) -> Status {
+pub(super) unsafe extern "C" fn body_get<A: ExchangeAccess>(
+    x: *mut abi::Exchange,
+    number: u32,
+    out: *mut Str,
+) -> Status {
     guard(|| {
         // SAFETY: the contract of this file.
-        let access = unsafe { reader::<A>(x) }?;
+        let access = unsafe { shared::<A>(x) }?;
         let side = readable(access, number)?;
         check_wanted(access, side)?;
-        let body = access.body(side).ok_or(Refused::NotFound)?;
+        let body = access.body(side).ok_or(HostError::NotFound)?;
         // SAFETY: the contract of this file.
-        unsafe { give(out, Str::new(body)) }
+        unsafe { write_out(out, Str::new(body)) }
     })
 }
 
 /// # Safety
 /// The contract of this file.
-pub(super) unsafe extern "C" fn body_set<A: Access>(x: *mut abi::Exchange, number: u32, body: Str) -> Status {
+pub(super) unsafe extern "C" fn body_set<A: ExchangeAccess>(x: *mut abi::Exchange, number: u32, body: Str) -> Status {
     guard(|| {
         let side = side(number)?;
         // SAFETY: the contract of this file.
-        let access = unsafe { judge::<A>(x, &written_in(side)) }?;
+        let access = unsafe { checked::<A>(x, &written_in(side)) }?;
         check_wanted(access, side)?;
         let body = bytes(body)?;
         if access.body(side).is_none() {
             // The answer to a HEAD, a 204 or a 304: there is no place for a body.
-            return Err(Refused::NotFound);
+            return Err(HostError::NotFound);
         }
         if body.len() > access.limits().body_bytes {
-            return Err(Refused::Limit);
+            return Err(HostError::Limit);
         }
         let body = body.to_vec();
         // SAFETY: the contract of this file; what was borrowed is not used below.
-        unsafe { change::<A>(x) }.set_body(side, body);
+        unsafe { exclusive::<A>(x) }.set_body(side, body);
         Ok(())
     })
 }

@@ -1,18 +1,19 @@
-//! The other side of the door, for those who load plugins: the proxy and [`crate::testing`]. Plugins do not need it.
+//! The host's side of the interface, for programs that load plugins: the proxy and [`crate::testing`]. Plugins do not
+//! need it.
 //!
-//! [`table`] makes the C functions of a [`abi::Host`] from an implementation of [`Access`]. The functions judge all that
-//! a plugin passes (null pointers, lengths, phase, names and values, limits); an `Access` gets only what has passed, and
-//! knows neither pointers nor rules. They never panic across the boundary: each runs inside `catch_unwind`.
+//! [`table`] makes the C functions of an [`abi::Host`] from an implementation of [`ExchangeAccess`]. The functions check
+//! everything that a plugin passes (null pointers, lengths, phase, names and values, limits), so that an `ExchangeAccess`
+//! gets only valid arguments. Each runs inside `catch_unwind`: no panic crosses the boundary.
 //!
 //! ```text
-//! plugin ── C call ──► functions of `table::<A>()` ── checked ──► A: Access ──► message in memory
-//!                        finds the `Door<A>` behind the exchange pointer
+//! plugin ── C call ──► functions of `table::<A>()` ── checked ──► A: ExchangeAccess ──► message in memory
+//!                        the exchange pointer leads to an `ExchangeHandle<A>`
 //! ```
 
 mod functions;
 
 use crate::abi;
-use crate::types::{Level, Refused};
+use crate::types::{HostError, Level};
 use functions::*;
 
 /// Which hook is running.
@@ -35,7 +36,7 @@ pub enum Side {
     Response,
 }
 
-/// An attribute. What is above 1.0 is unknown and answered with `UNSUPPORTED`.
+/// An attribute. Numbers that 1.0 does not have are answered with `UNSUPPORTED`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // The names are those of `abi`.
 pub enum Attr {
@@ -50,7 +51,7 @@ pub enum Attr {
 }
 
 impl Attr {
-    fn from_number(number: u32) -> Result<Attr, Refused> {
+    fn from_number(number: u32) -> Result<Attr, HostError> {
         match number {
             abi::METHOD => Ok(Attr::Method),
             abi::TARGET => Ok(Attr::Target),
@@ -60,12 +61,12 @@ impl Attr {
             abi::ROUTE_PREFIX => Ok(Attr::RoutePrefix),
             abi::UPSTREAM => Ok(Attr::Upstream),
             abi::ORIGINAL_TARGET => Ok(Attr::OriginalTarget),
-            _ => Err(Refused::Unsupported),
+            _ => Err(HostError::Unsupported),
         }
     }
 }
 
-/// How large plugins may make things.
+/// How large a plugin may make a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a head.
@@ -79,15 +80,15 @@ pub struct Limits {
 /// A field line, or a key and its value.
 pub type Pair<'a> = (&'a [u8], &'a [u8]);
 
-/// The messages of one exchange, as the host keeps them. Every argument has been judged before.
+/// The messages of one exchange, as the host keeps them. Every argument has been checked before.
 ///
-/// Getters take `&self` and must not change what they have handed out before: a plugin may hold the results of several.
-pub trait Access {
+/// Getters take `&self` and must leave what they have returned before in place: a plugin may hold several results.
+pub trait ExchangeAccess {
     /// Which hook is running.
     fn phase(&self) -> Phase;
     /// What the plugin asked for: `abi::WANT_...`.
     fn flags(&self) -> u32;
-    /// How large things may become.
+    /// How large the messages may become.
     fn limits(&self) -> Limits;
     /// An attribute's value, where it has one now.
     fn attr(&self, attr: Attr) -> Option<&[u8]>;
@@ -109,42 +110,42 @@ pub trait Access {
     fn values(&self) -> &Vec<(Vec<u8>, Vec<u8>)>;
     /// The values of this exchange.
     fn values_mut(&mut self) -> &mut Vec<(Vec<u8>, Vec<u8>)>;
-    /// A buffered body; `None` where none is at hand, or where the message cannot have one.
+    /// A buffered body; `None` where none is kept, or where the message cannot have one.
     fn body(&self, side: Side) -> Option<&[u8]>;
     /// Replaces a body that [`Self::body`] gave.
     fn set_body(&mut self, side: Side, body: Vec<u8>);
-    /// Keeps an answer for the case that the hook returns `RESPOND`; a later one replaces it.
+    /// Keeps an answer, which counts if the hook returns `RESPOND`; a later one replaces it.
     fn set_answer(&mut self, status: u16, fields: Vec<(Vec<u8>, Vec<u8>)>, body: Vec<u8>);
 }
 
 /// What an exchange pointer points to while a hook runs.
 #[derive(Debug)]
 #[repr(C)]
-pub struct Door<A> {
-    /// [`STAMP`] while it is open. A pointer kept by a plugin finds something else here, as long as the memory is still
-    /// readable: no more than a chance to notice a mistake.
-    stamp: u64,
+pub struct ExchangeHandle<A> {
+    /// [`OPEN`] while the hook runs. A plugin that keeps the pointer too long may be noticed by this, where the memory is
+    /// still readable.
+    magic: u64,
     /// What the functions act upon.
     pub access: A,
 }
 
-const STAMP: u64 = 0x6d72_7020_6f70_656e;
+const OPEN: u64 = 0x6d72_7020_6f70_656e;
 
-impl<A: Access> Door<A> {
-    /// Opens a door to `access`.
-    pub fn new(access: A) -> Door<A> {
-        Door { stamp: STAMP, access }
+impl<A: ExchangeAccess> ExchangeHandle<A> {
+    /// A handle to `access`.
+    pub fn new(access: A) -> ExchangeHandle<A> {
+        ExchangeHandle { magic: OPEN, access }
     }
 
-    /// What the hook is given. Good until the door is used or moved in any other way.
+    /// The pointer that the hook is given. Valid until the handle is used or moved in any other way.
     pub fn as_exchange(&mut self) -> *mut abi::Exchange {
         std::ptr::from_mut(self).cast()
     }
 
-    /// Closes it.
+    /// Ends it; the pointer is not valid any more.
     pub fn into_access(mut self) -> A {
-        // SAFETY: an ordinary field of ours; volatile, or else the compiler would leave the write out.
-        unsafe { (&raw mut self.stamp).write_volatile(0) };
+        // SAFETY: an ordinary field of ours; volatile, because the compiler would leave the write out.
+        unsafe { (&raw mut self.magic).write_volatile(0) };
         self.access
     }
 }
@@ -157,7 +158,7 @@ pub trait Log: Send + Sync {
     fn log(&self, level: Level, message: &[u8]);
 }
 
-/// What a ctx pointer points to: it must live until the process ends.
+/// What a ctx pointer points to. It must live until the process ends.
 pub struct Context(Box<dyn Log>);
 
 impl std::fmt::Debug for Context {
@@ -167,8 +168,7 @@ impl std::fmt::Debug for Context {
 }
 
 impl Context {
-    /// Makes a context that lives until the process ends. It stays reachable from a static, so that tools which look
-    /// for leaked memory do not take it for such.
+    /// Makes a context that lives until the process ends. A static refers to it, so that leak checkers do not report it.
     pub fn new(log: Box<dyn Log>) -> &'static Context {
         static ALL: std::sync::Mutex<Vec<&'static Context>> = std::sync::Mutex::new(Vec::new());
         let context: &'static Context = Box::leak(Box::new(Context(log)));
@@ -176,16 +176,16 @@ impl Context {
         context
     }
 
-    /// What `create` is given.
+    /// The pointer that `create` is given.
     pub fn as_ctx(&'static self) -> *mut abi::Ctx {
         std::ptr::from_ref(self).cast_mut().cast()
     }
 }
 
-/// The host's table for exchanges that are `Door<A>`s and contexts that are [`Context`]s.
+/// The host's table for exchanges that are `ExchangeHandle<A>`s and contexts that are [`Context`]s.
 ///
-/// Where `A` has lifetimes, one table serves them all: the functions know `A` only through [`Access`].
-pub const fn table<A: Access>() -> abi::Host {
+/// Where `A` has lifetimes, one table serves them all: the functions know `A` only through [`ExchangeAccess`].
+pub const fn table<A: ExchangeAccess>() -> abi::Host {
     abi::Host {
         struct_size: size_of::<abi::Host>() as u32,
         abi_major: abi::ABI_MAJOR,

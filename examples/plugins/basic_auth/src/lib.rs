@@ -28,7 +28,7 @@ use std::sync::Mutex;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, Verdict, rules};
+use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, Verdict, validate};
 use sha_crypt::{PasswordVerifier, ShaCrypt};
 use sha2::Sha256;
 
@@ -117,7 +117,7 @@ impl BasicAuth {
             let number = index + 1;
             let at = |what: &str| Error::new(format!("htpasswd line {number}: {what}"));
             let (name, hash) = line.split_once(':').ok_or_else(|| at("expected name:hash"))?;
-            if name.is_empty() || !rules::is_field_value(name.as_bytes()) {
+            if name.is_empty() || !validate::is_field_value(name.as_bytes()) {
                 return Err(at("a name must be a field value"));
             }
             if !is_supported(hash) {
@@ -203,7 +203,7 @@ impl Plugin for BasicAuth {
             .map_err(|error| Error::new(format!("{}: {error}", config.htpasswd)))?;
         let users = BasicAuth::parse(&text)?;
         let realm = config.realm.replace('\\', "\\\\").replace('"', "\\\"");
-        if !rules::is_field_value(realm.as_bytes()) {
+        if !validate::is_field_value(realm.as_bytes()) {
             return Err(Error::new("realm must be without line breaks and spaces around it"));
         }
         let mut key = [0; 32];

@@ -21,7 +21,7 @@ impl Plugin for HeaderDemo {
 
     fn create(log: Logger, config: &[u8]) -> Result<Self, Error> {
         let value = if config.is_empty() { b"true" } else { config };
-        if !mini_rproxy_plugin::rules::is_field_value(value) {
+        if !mini_rproxy_plugin::validate::is_field_value(value) {
             return Err(Error::new("config must be a field value: no line breaks, no spaces around it"));
         }
         log.debug("header_demo is there");

@@ -1,6 +1,6 @@
 //! Sets and removes members of JSON responses.
 //!
-//! Lesson: a plugin that needs a whole body asks for it in `WANTS`, and pays: every response is buffered, up to the
+//! Lesson: a plugin that needs a whole body asks for it in `NEEDS`, and pays: every response is buffered, up to the
 //! proxy's `plugin_body_limit` (above it the client gets 502), and nothing streams. And who changes a body must see to
 //! what describes it: a compressed body cannot be read (so the request must not ask for one), parts of a body cannot be
 //! changed (so no ranges), and an entity tag would name bytes that the client never gets.
@@ -16,7 +16,7 @@
 //! find is left alone. Bodies that are no JSON, and answers that are no success, pass unchanged. Integers beyond 64 bits
 //! become floating point numbers, as in most JSON parsers.
 
-use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, ResponsePhase, Verdict, Wants};
+use mini_rproxy_plugin::{Error, Logger, Needs, Plugin, RequestPhase, ResponsePhase, Verdict};
 use serde_json::{Map, Value};
 
 /// The configuration.
@@ -117,7 +117,7 @@ fn is_json(content_type: &[u8]) -> bool {
 
 impl Plugin for JsonRewrite {
     const NAME: &'static str = "json_rewrite";
-    const WANTS: Wants = Wants::RESPONSE_BODY;
+    const NEEDS: Needs = Needs::RESPONSE_BODY;
 
     fn create(log: Logger, config: &[u8]) -> Result<Self, Error> {
         let config: Config = serde_json::from_slice(config)

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
-use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, Verdict, rules};
+use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, Verdict, validate};
 use serde_json::{Map, Value};
 
 /// The configuration.
@@ -173,8 +173,8 @@ impl Plugin for JwtClaims {
         let config: Config = serde_json::from_slice(config)
             .map_err(|error| Error::new(format!("config must be a mapping with algorithm and its key: {error}")))?;
         for field in config.claims.values() {
-            if !rules::is_token(field.as_bytes())
-                || rules::is_host_only(field.as_bytes())
+            if !validate::is_token(field.as_bytes())
+                || validate::is_host_only(field.as_bytes())
                 || looks_like(field.as_bytes(), "authorization")
             {
                 return Err(Error::new(format!("{field:?} cannot be the name of a field for a claim")));
@@ -205,7 +205,7 @@ impl Plugin for JwtClaims {
                 Some(Value::String(text)) => text.clone(),
                 Some(other) => other.to_string(),
             };
-            if !rules::is_field_value(text.as_bytes()) {
+            if !validate::is_field_value(text.as_bytes()) {
                 self.log.warn(format_args!("claim {claim} of a good token cannot be a field value"));
                 return refuse(x, "Bearer error=\"invalid_token\"");
             }

@@ -1,7 +1,5 @@
-//! What a plugin may write into a message. The proxy and [`crate::testing`] ask the same functions.
-//!
-//! Plugins are trusted, their mistakes are not: nothing that passes here can break the framing of a message, add a
-//! second line to a field, or speak for the connection.
+//! Checks of what a plugin writes into a message, the same in the proxy and in [`crate::testing`]. Nothing that passes can
+//! break the framing of a message, add a second line to a field, or change what concerns the connection.
 
 /// Keys in the values of one exchange.
 pub const MAX_VALUE_KEYS: usize = 64;
@@ -49,7 +47,7 @@ fn is_port(digits: &[u8]) -> bool {
     digits.len() <= 5 && digits.iter().try_fold(0, number).is_some_and(|number| number <= 65535)
 }
 
-/// Fields that only the host writes: framing, and all that speaks for one connection (RFC 9110 section 7.6.1, rule G1).
+/// Fields that only the host writes: framing, and what concerns one connection only (RFC 9110 section 7.6.1, rule G1).
 const HOST_ONLY: [&[u8]; 14] = [
     b"connection",
     b"content-length",
