@@ -8,7 +8,7 @@ use mini_rproxy::http::framing::{Framing, has_false_framing, request_framing, re
 use mini_rproxy::http::head::{
     HeadLimits, Method, RequestHead, ResponseHead, Version, parse_request, parse_response, parse_trailers,
 };
-use mini_rproxy::http::target::{effective_authority, parse_target};
+use mini_rproxy::http::target::{check_host, parse_target};
 
 use crate::head::is_dropped;
 use crate::input::{Input, cuts};
@@ -37,7 +37,7 @@ fn requests(bytes: &[u8]) {
         let Ok(framing) = request_framing(&head) else { return };
         let is_connect = head.method == Method::Connect;
         let Ok(target) = parse_target(&head.target, is_connect, head.method == Method::Options) else { return };
-        if effective_authority(&target, head.version, &head.fields, None).is_err() {
+        if check_host(&target, head.version, &head.fields, None).is_err() {
             return;
         }
         let Some((end, body)) = read_body(framing, bytes, at + len) else { return };

@@ -4,7 +4,7 @@ use mini_rproxy::config::prefix;
 use mini_rproxy::http::fields::Fields;
 use mini_rproxy::http::head::Version;
 use mini_rproxy::http::target::{
-    Target, effective_authority, has_dot_segment, is_authority, parse_target, same_authority,
+    Target, check_host, has_dot_segment, is_authority, parse_target, same_authority,
 };
 use mini_rproxy::proxy::route::{Match, Router, write_target};
 
@@ -34,7 +34,7 @@ pub fn target_route(data: &[u8]) {
         fields.add(b"Host", host);
     }
     let version = if flags & 16 == 0 { Version::Http11 } else { Version::Http10 };
-    if let Ok(authority) = effective_authority(&parsed, version, &fields, None) {
+    if let Ok(authority) = check_host(&parsed, version, &fields, None) {
         assert!(is_authority(authority));
         let is_clean = |byte: &u8| byte.is_ascii_graphic() && !b"/?#@,\\".contains(byte);
         assert!(authority.iter().all(is_clean), "{}", authority.escape_ascii());

@@ -32,7 +32,7 @@ impl Body {
     }
 
     /// How many bytes may be moved without being looked at: 0 for chunked.
-    pub fn relayable(&self) -> u64 {
+    pub fn bypass_limit(&self) -> u64 {
         match self {
             Body::Length { left } => *left,
             Body::Chunked(_) => 0,
@@ -43,9 +43,9 @@ impl Body {
     /// `len` bytes were moved without being looked at; says whether the body has ended.
     ///
     /// # Panics
-    /// When that is more than [`relayable`](Body::relayable): bytes of the next message were moved, or framing.
-    pub fn relayed(&mut self, len: u64) -> bool {
-        assert!(len <= self.relayable(), "relayed {len} of {} bytes", self.relayable());
+    /// When that is more than [`bypass_limit`](Body::bypass_limit): bytes of the next message were moved, or framing.
+    pub fn bypassed(&mut self, len: u64) -> bool {
+        assert!(len <= self.bypass_limit(), "bypassed {len} of {} bytes", self.bypass_limit());
         match self {
             Body::Length { left } => {
                 *left -= len;
@@ -156,21 +156,21 @@ mod tests {
     #[test]
     fn e9_lengths_are_counted_in_64_bits() {
         let mut body = Body::new(Framing::Length(5_000_000_000)).expect("a body");
-        assert_eq!(body.relayable(), 5_000_000_000);
-        assert!(!body.relayed(4_999_999_998));
+        assert_eq!(body.bypass_limit(), 5_000_000_000);
+        assert!(!body.bypassed(4_999_999_998));
         assert_eq!(body.read(b"abc", |data| assert_eq!(data, b"ab")), Ok((2, true)));
-        assert!(body.relayed(0));
+        assert!(body.bypassed(0));
 
         let mut body = Body::UntilClose;
-        assert_eq!(body.relayable(), u64::MAX);
-        assert!(!body.relayed(u64::MAX));
-        assert_eq!(body.relayable(), u64::MAX);
+        assert_eq!(body.bypass_limit(), u64::MAX);
+        assert!(!body.bypassed(u64::MAX));
+        assert_eq!(body.bypass_limit(), u64::MAX);
     }
 
     #[test]
-    #[should_panic(expected = "relayed 1 of 0 bytes")]
+    #[should_panic(expected = "bypassed 1 of 0 bytes")]
     fn chunked_bodies_cannot_be_relayed() {
-        Body::Chunked(ChunkedDecoder::new()).relayed(1);
+        Body::Chunked(ChunkedDecoder::new()).bypassed(1);
     }
 
     #[test]

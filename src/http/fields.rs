@@ -71,7 +71,7 @@ const SET_BY_THE_PROXY: HeaderSet = HeaderSet::of(&[
 ]);
 
 impl HeaderId {
-    /// The class of `name`, whatever its case.
+    /// The name that `name` is, whatever its case.
     pub fn of(name: &[u8]) -> HeaderId {
         // Length and first letter leave one candidate, and for most names none.
         let first = name.first().map_or(0, |first| first | 0x20);
@@ -130,7 +130,7 @@ fn is_look_alike(name: &[u8], word: &[u8]) -> bool {
     name.len() == word.len() && name.iter().zip(word).all(|(byte, letter)| same(*byte, *letter))
 }
 
-/// A set of classes: what is asked of many lines, and of each only by its number.
+/// A set of names that the proxy knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeaderSet(u64);
 
@@ -181,20 +181,20 @@ pub fn is_framing_look_alike(name: &[u8]) -> bool {
 
 /// One field line, borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Line<'a> {
+pub struct HeaderRef<'a> {
     /// The class of the name.
-    pub known: HeaderId,
+    pub id: HeaderId,
     /// The name as it was written.
     pub name: &'a [u8],
     /// The value without white space around it.
     pub value: &'a [u8],
 }
 
-impl Line<'_> {
+impl HeaderRef<'_> {
     /// Whether the line's name is `name`, of class `known`.
     fn is_named(&self, name: &[u8], known: HeaderId) -> bool {
         let is_one_name = !matches!(known, HeaderId::Other | HeaderId::LookAlike);
-        self.known == known && (is_one_name || self.name.eq_ignore_ascii_case(name))
+        self.id == known && (is_one_name || self.name.eq_ignore_ascii_case(name))
     }
 }
 
@@ -204,17 +204,17 @@ const CRLF: &[u8] = b"\r\n";
 /// Where in `Fields::bytes` a line stands as `name: value CRLF`. 32 bits would do for any head that the limits allow;
 /// `usize` needs no proof (rule S10).
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct Slot {
     start: usize,
     name_end: usize,
     end: usize,
-    known: HeaderId,
+    id: HeaderId,
 }
 
-impl Entry {
-    fn line<'a>(&self, bytes: &'a [u8]) -> Line<'a> {
-        Line {
-            known: self.known,
+impl Slot {
+    fn line<'a>(&self, bytes: &'a [u8]) -> HeaderRef<'a> {
+        HeaderRef {
+            id: self.id,
             name: &bytes[self.start..self.name_end],
             value: &bytes[self.name_end + COLON.len()..self.end - CRLF.len()],
         }
@@ -226,7 +226,7 @@ impl Entry {
 pub struct Fields {
     /// The lines, and what is left of lines that were removed or given a longer value.
     bytes: Vec<u8>,
-    lines: Vec<Entry>,
+    lines: Vec<Slot>,
     /// The bits of all classes that lines were added of: a removed line's may be left.
     seen: HeaderSet,
 }
@@ -245,15 +245,15 @@ impl Fields {
     }
 
     /// Forgets all lines, gives back memory above `capacity` bytes (and above a line for each 32 of them).
-    pub fn recycle(&mut self, capacity: usize) {
+    pub fn clear_and_shrink(&mut self, capacity: usize) {
         self.clear();
         self.bytes.shrink_to(capacity);
         self.lines.shrink_to(capacity / 32);
     }
 
     /// How many bytes of memory it owns.
-    pub fn memory(&self) -> usize {
-        self.bytes.capacity() + self.lines.capacity() * size_of::<Entry>()
+    pub fn heap_size(&self) -> usize {
+        self.bytes.capacity() + self.lines.capacity() * size_of::<Slot>()
     }
 
     /// How many lines there are.
@@ -266,19 +266,19 @@ impl Fields {
         self.lines.is_empty()
     }
 
-    /// Line `index`, counted from 0.
-    pub fn get(&self, index: usize) -> Option<Line<'_>> {
-        self.lines.get(index).map(|entry| entry.line(&self.bytes))
+    /// HeaderRef `index`, counted from 0.
+    pub fn nth(&self, index: usize) -> Option<HeaderRef<'_>> {
+        self.lines.get(index).map(|slot| slot.line(&self.bytes))
     }
 
     /// Whether line `index` is of one of these classes.
     pub fn is_any_of(&self, index: usize, classes: HeaderSet) -> bool {
-        self.lines.get(index).is_some_and(|entry| classes.has(entry.known))
+        self.lines.get(index).is_some_and(|slot| classes.has(slot.id))
     }
 
     /// All lines in order.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Line<'_>> + '_ {
-        self.lines.iter().map(|entry| entry.line(&self.bytes))
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = HeaderRef<'_>> + '_ {
+        self.lines.iter().map(|slot| slot.line(&self.bytes))
     }
 
     /// Appends a line.
@@ -293,20 +293,20 @@ impl Fields {
         self.bytes.extend_from_slice(COLON);
         self.bytes.extend_from_slice(value);
         self.bytes.extend_from_slice(CRLF);
-        self.push(Entry { start, name_end: start + name.len(), end: self.bytes.len(), known });
+        self.push(Slot { start, name_end: start + name.len(), end: self.bytes.len(), id: known });
     }
 
     /// Appends a line of ours: `start` is the name with colon and space.
     // Inlined, because the names and many values are constants: copying those is a store or two.
     #[inline(always)]
-    pub fn add_own(&mut self, known: HeaderId, start: &[u8], value: &[u8]) {
+    pub fn add_static(&mut self, known: HeaderId, start: &[u8], value: &[u8]) {
         debug_assert_eq!(start.strip_suffix(COLON).map(HeaderId::of), Some(known), "the class of the name");
         let line = self.bytes.len();
         self.bytes.reserve(start.len() + value.len() + CRLF.len());
         self.bytes.extend_from_slice(start);
         self.bytes.extend_from_slice(value);
         self.bytes.extend_from_slice(CRLF);
-        self.push(Entry { start: line, name_end: line + start.len() - COLON.len(), end: self.bytes.len(), known });
+        self.push(Slot { start: line, name_end: line + start.len() - COLON.len(), end: self.bytes.len(), id: known });
     }
 
     /// Copies `section`, in which httparse has found `lines`, if all of it stands there as it would be written (rule S13):
@@ -330,7 +330,7 @@ impl Fields {
                 && known != HeaderId::LookAlike;
             next = end;
             seen = seen.with(known);
-            Entry { start, name_end, end, known }
+            Slot { start, name_end, end, id: known }
         }));
         is_as_written &= next == section.len();
         if is_as_written {
@@ -342,29 +342,29 @@ impl Fields {
         is_as_written
     }
 
-    fn push(&mut self, entry: Entry) {
-        self.seen = self.seen.with(entry.known);
-        self.lines.push(entry);
+    fn push(&mut self, slot: Slot) {
+        self.seen = self.seen.with(slot.id);
+        self.lines.push(slot);
     }
 
     /// Whether there may be a line of that name: `false` is certain, and saves a look at all lines.
-    pub fn may_have(&self, known: HeaderId) -> bool {
+    pub fn may_contain(&self, known: HeaderId) -> bool {
         self.seen.has(known)
     }
 
     /// The same, asked of any of these classes.
-    pub fn may_have_any(&self, classes: HeaderSet) -> bool {
+    pub fn may_contain_any(&self, classes: HeaderSet) -> bool {
         self.seen.0 & classes.0 != 0
     }
 
     /// All values of a name that the proxy knows, in order.
     pub fn values(&self, known: HeaderId) -> impl Iterator<Item = &[u8]> + '_ {
-        let lines = if self.may_have(known) { &self.lines[..] } else { &[] };
-        lines.iter().filter(move |entry| entry.known == known).map(|entry| entry.line(&self.bytes).value)
+        let lines = if self.may_contain(known) { &self.lines[..] } else { &[] };
+        lines.iter().filter(move |slot| slot.id == known).map(|slot| slot.line(&self.bytes).value)
     }
 
     /// The first value of a name that the proxy knows.
-    pub fn first(&self, known: HeaderId) -> Option<&[u8]> {
+    pub fn get(&self, known: HeaderId) -> Option<&[u8]> {
         self.values(known).next()
     }
 
@@ -392,24 +392,24 @@ impl Fields {
 
     /// Gives line `index` a new value. Nothing happens where there is no such line.
     pub fn set_value(&mut self, index: usize, value: &[u8]) {
-        let Some(entry) = self.lines.get_mut(index) else { return };
-        let Entry { start, name_end, end, .. } = *entry;
+        let Some(slot) = self.lines.get_mut(index) else { return };
+        let Slot { start, name_end, end, .. } = *slot;
         let value_start = name_end + COLON.len();
         if value.len() <= end - CRLF.len() - value_start {
             // It fits where the old one stood, so that setting a value over and over does not grow the section.
             let value_end = value_start + value.len();
-            entry.end = value_end + CRLF.len();
+            slot.end = value_end + CRLF.len();
             self.bytes[value_start..value_end].copy_from_slice(value);
             self.bytes[value_end..value_end + CRLF.len()].copy_from_slice(CRLF);
             return;
         }
-        entry.start = self.bytes.len();
-        entry.name_end = entry.start + (name_end - start);
+        slot.start = self.bytes.len();
+        slot.name_end = slot.start + (name_end - start);
         self.bytes.reserve(value_start - start + value.len() + CRLF.len());
         self.bytes.extend_from_within(start..value_start);
         self.bytes.extend_from_slice(value);
         self.bytes.extend_from_slice(CRLF);
-        entry.end = self.bytes.len();
+        slot.end = self.bytes.len();
     }
 
     /// Removes all lines of that name, whatever its case; says whether there was one.
@@ -420,18 +420,18 @@ impl Fields {
     }
 
     /// Removes all lines of these classes.
-    pub fn remove_classes(&mut self, classes: HeaderSet) {
-        if self.may_have_any(classes) {
-            self.lines.retain(|entry| !classes.has(entry.known));
+    pub fn remove_all(&mut self, classes: HeaderSet) {
+        if self.may_contain_any(classes) {
+            self.lines.retain(|slot| !classes.has(slot.id));
             self.seen.0 &= !classes.0;
         }
     }
 
     /// Keeps the lines for which `keep` says so, in order.
-    pub fn retain(&mut self, mut keep: impl FnMut(Line<'_>) -> bool) {
+    pub fn retain(&mut self, mut keep: impl FnMut(HeaderRef<'_>) -> bool) {
         let Fields { bytes, lines, .. } = self;
         // The bytes of a removed line stay until the next `clear`: moving the others would cost more than they weigh.
-        lines.retain(|entry| keep(entry.line(bytes)));
+        lines.retain(|slot| keep(slot.line(bytes)));
     }
 
     /// Where lines that were removed or written anew have left more than `most` bytes in use, moves what is there together.
@@ -440,10 +440,10 @@ impl Fields {
             let mut bytes = Vec::new();
             self.write(&mut bytes);
             let mut start = 0;
-            for entry in &mut self.lines {
-                let len = entry.end - entry.start;
-                entry.name_end = start + (entry.name_end - entry.start);
-                (entry.start, entry.end) = (start, start + len);
+            for slot in &mut self.lines {
+                let len = slot.end - slot.start;
+                slot.name_end = start + (slot.name_end - slot.start);
+                (slot.start, slot.end) = (start, start + len);
                 start += len;
             }
             self.bytes = bytes;
@@ -457,19 +457,19 @@ impl Fields {
 
     /// Like [`write`](Fields::write), without the lines of these classes.
     pub fn write_without(&self, classes: HeaderSet, out: &mut Vec<u8>) {
-        self.write_if(out, |entry| !classes.has(entry.known));
+        self.write_if(out, |slot| !classes.has(slot.id));
     }
 
-    fn write_if(&self, out: &mut Vec<u8>, wanted: impl Fn(&Entry) -> bool) {
+    fn write_if(&self, out: &mut Vec<u8>, wanted: impl Fn(&Slot) -> bool) {
         out.reserve(self.bytes.len());
         // Lines that stand side by side leave as one copy.
         let (mut start, mut end) = (0, 0);
-        for entry in self.lines.iter().filter(|entry| wanted(entry)) {
-            if entry.start != end {
+        for slot in self.lines.iter().filter(|slot| wanted(slot)) {
+            if slot.start != end {
                 out.extend_from_slice(&self.bytes[start..end]);
-                start = entry.start;
+                start = slot.start;
             }
-            end = entry.end;
+            end = slot.end;
         }
         out.extend_from_slice(&self.bytes[start..end]);
     }
@@ -544,7 +544,7 @@ mod tests {
                     model.retain(|pair| pair.1.len() % 3 != 0);
                 }
                 _ if random.below(8) == 0 => {
-                    fields.recycle(64);
+                    fields.clear_and_shrink(64);
                     model.clear();
                 }
                 _ => {}
@@ -562,7 +562,7 @@ mod tests {
             assert_eq!(fields.values_of(name).collect::<Vec<_>>(), values, "step {step}");
             if HeaderId::of(name) != HeaderId::Other {
                 assert_eq!(fields.values(HeaderId::of(name)).collect::<Vec<_>>(), values, "step {step}");
-                assert_eq!(fields.first(HeaderId::of(name)), values.first().copied(), "step {step}");
+                assert_eq!(fields.get(HeaderId::of(name)), values.first().copied(), "step {step}");
             }
         }
     }
@@ -654,13 +654,13 @@ mod tests {
         for name in ["Host", "te", "A", "TE", "Date", "b"] {
             fields.add(name.as_bytes(), b"x");
         }
-        fields.remove_classes(HeaderSet::of(&[HeaderId::Via, HeaderId::Upgrade]));
+        fields.remove_all(HeaderSet::of(&[HeaderId::Via, HeaderId::Upgrade]));
         assert_eq!(fields.len(), 6);
-        fields.remove_classes(HeaderSet::of(&[HeaderId::Te, HeaderId::Via]).or(HeaderSet::of(&[HeaderId::Host])));
+        fields.remove_all(HeaderSet::of(&[HeaderId::Te, HeaderId::Via]).or(HeaderSet::of(&[HeaderId::Host])));
         assert_eq!(fields.iter().map(|line| line.name).collect::<Vec<_>>(), [&b"A"[..], b"Date", b"b"]);
-        assert!(!fields.may_have(HeaderId::Te) && fields.may_have(HeaderId::Date));
+        assert!(!fields.may_contain(HeaderId::Te) && fields.may_contain(HeaderId::Date));
         fields.add(b"TE", b"y");
-        assert_eq!(fields.first(HeaderId::Te), Some(&b"y"[..]));
+        assert_eq!(fields.get(HeaderId::Te), Some(&b"y"[..]));
     }
 
     #[test]
@@ -677,8 +677,8 @@ mod tests {
         fields.write(&mut out);
         let expected = b"Host: a\r\nb: x\r\nd: \r\ne: a value that is longer\r\ng: h\r\n";
         assert_eq!(out.escape_ascii().to_string(), expected.escape_ascii().to_string());
-        assert_eq!(fields.first(HeaderId::Host), Some(&b"a"[..]));
-        assert_eq!(fields.first(HeaderId::Date), None);
+        assert_eq!(fields.get(HeaderId::Host), Some(&b"a"[..]));
+        assert_eq!(fields.get(HeaderId::Date), None);
     }
 
     #[test]
@@ -718,7 +718,7 @@ mod tests {
         }
         let after = (fields.bytes.as_ptr(), fields.bytes.capacity(), fields.lines.as_ptr(), fields.lines.capacity());
         assert_eq!(before, after);
-        fields.recycle(0);
+        fields.clear_and_shrink(0);
         assert_eq!((fields.bytes.capacity(), fields.lines.capacity()), (0, 0));
     }
 }

@@ -37,7 +37,7 @@ pub enum Framing {
 /// ```
 pub fn request_framing(head: &RequestHead) -> Result<Framing, HttpError> {
     // A request without framing fields has no body: it is never ended by closing (rule S4).
-    Ok(announced(&head.fields, head.version)?.unwrap_or(Framing::None))
+    Ok(declared_framing(&head.fields, head.version)?.unwrap_or(Framing::None))
 }
 
 /// Whether responses of that status end with their head, whatever their fields say (RFC 9112 section 6.3).
@@ -51,7 +51,7 @@ pub fn response_framing(head: &ResponseHead, to_head: bool) -> Result<Framing, H
     if ends_with_head(head.status, to_head) {
         return Ok(Framing::None);
     }
-    Ok(announced(&head.fields, head.version)?.unwrap_or(Framing::UntilClose))
+    Ok(declared_framing(&head.fields, head.version)?.unwrap_or(Framing::UntilClose))
 }
 
 fn ends_with_head(status: u16, to_head: bool) -> bool {
@@ -62,7 +62,7 @@ fn ends_with_head(status: u16, to_head: bool) -> bool {
 /// sender may believe that a body follows, so nothing more can be understood of the connection.
 pub fn has_false_framing(head: &ResponseHead, to_head: bool) -> bool {
     ends_with_head(head.status, to_head)
-        && match (head.status, announced(&head.fields, head.version)) {
+        && match (head.status, declared_framing(&head.fields, head.version)) {
             (_, Err(_)) => true,
             // RFC 9110 section 8.6 and RFC 9112 section 6.1: neither field may be there. A length of 0 does no harm.
             (100..=199 | 204, Ok(framing)) => matches!(framing, Some(Framing::Length(1..) | Framing::Chunked)),
@@ -73,12 +73,12 @@ pub fn has_false_framing(head: &ResponseHead, to_head: bool) -> bool {
 
 /// What the framing fields say, `None` where there are none.
 #[inline]
-fn announced(fields: &Fields, version: Version) -> Result<Option<Framing>, HttpError> {
-    if !fields.may_have_any(HeaderSet::of(&[HeaderId::ContentLength, HeaderId::TransferEncoding])) {
+fn declared_framing(fields: &Fields, version: Version) -> Result<Option<Framing>, HttpError> {
+    if !fields.may_contain_any(HeaderSet::of(&[HeaderId::ContentLength, HeaderId::TransferEncoding])) {
         return Ok(None);
     }
-    if fields.may_have(HeaderId::TransferEncoding) {
-        return announced_by_either(fields, version);
+    if fields.may_contain(HeaderId::TransferEncoding) {
+        return declared_by_either(fields, version);
     }
     let mut lengths = fields.values(HeaderId::ContentLength);
     match (lengths.next(), lengths.next()) {
@@ -89,11 +89,11 @@ fn announced(fields: &Fields, version: Version) -> Result<Option<Framing>, HttpE
 }
 
 /// The same where there may be both; what is repeated first is told.
-fn announced_by_either(fields: &Fields, version: Version) -> Result<Option<Framing>, HttpError> {
+fn declared_by_either(fields: &Fields, version: Version) -> Result<Option<Framing>, HttpError> {
     let mut length = None;
     let mut coding = None;
     for line in fields.iter() {
-        let (slot, error) = match line.known {
+        let (slot, error) = match line.id {
             HeaderId::ContentLength => (&mut length, HttpError::RepeatedLength),
             HeaderId::TransferEncoding => (&mut coding, HttpError::RepeatedCoding),
             _ => continue,

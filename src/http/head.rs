@@ -244,7 +244,7 @@ trait Head {
         usize::MAX
     }
     /// Takes the first line off `lines` and judges it.
-    fn judge_start<'a>(lines: &mut impl Iterator<Item = &'a [u8]>, limits: &HeadLimits) -> Result<(), HttpError>;
+    fn check_start_line<'a>(lines: &mut impl Iterator<Item = &'a [u8]>, limits: &HeadLimits) -> Result<(), HttpError>;
 }
 
 fn max_lines(limits: &HeadLimits) -> usize {
@@ -283,7 +283,7 @@ impl Head for RequestHead {
         limits.request_line
     }
 
-    fn judge_start<'a>(lines: &mut impl Iterator<Item = &'a [u8]>, limits: &HeadLimits) -> Result<(), HttpError> {
+    fn check_start_line<'a>(lines: &mut impl Iterator<Item = &'a [u8]>, limits: &HeadLimits) -> Result<(), HttpError> {
         let mut line = lines.next().unwrap_or_default();
         if line == CRLF {
             line = lines.next().unwrap_or_default();
@@ -292,7 +292,7 @@ impl Head for RequestHead {
         if content.strip_suffix(b"\r").unwrap_or(content).len() > limits.request_line {
             return Err(HttpError::RequestLineTooLong);
         }
-        judge_request_line(strip_start_line(line)?)
+        check_request_line(strip_start_line(line)?)
     }
 }
 
@@ -321,8 +321,8 @@ impl Head for ResponseHead {
         Ok(Some(len))
     }
 
-    fn judge_start<'a>(lines: &mut impl Iterator<Item = &'a [u8]>, _: &HeadLimits) -> Result<(), HttpError> {
-        judge_status_line(strip_start_line(lines.next().unwrap_or_default())?)
+    fn check_start_line<'a>(lines: &mut impl Iterator<Item = &'a [u8]>, _: &HeadLimits) -> Result<(), HttpError> {
+        check_status_line(strip_start_line(lines.next().unwrap_or_default())?)
     }
 }
 
@@ -339,7 +339,7 @@ impl Head for Fields {
         }
     }
 
-    fn judge_start<'a>(_: &mut impl Iterator<Item = &'a [u8]>, _: &HeadLimits) -> Result<(), HttpError> {
+    fn check_start_line<'a>(_: &mut impl Iterator<Item = &'a [u8]>, _: &HeadLimits) -> Result<(), HttpError> {
         Ok(())
     }
 }
@@ -392,7 +392,7 @@ fn lines_of(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[cold]
 fn first_error<H: Head>(lines: &[u8], limits: &HeadLimits) -> HttpError {
     let mut lines = lines_of(lines);
-    if let Err(error) = H::judge_start(&mut lines, limits) {
+    if let Err(error) = H::check_start_line(&mut lines, limits) {
         return error;
     }
     for (before, line) in lines.enumerate() {
@@ -429,7 +429,7 @@ fn strip_start_line(line: &[u8]) -> Result<&[u8], HttpError> {
 }
 
 /// What a request line without its CRLF breaks (RFC 9112 section 3, rule S12).
-fn judge_request_line(line: &[u8]) -> Result<(), HttpError> {
+fn check_request_line(line: &[u8]) -> Result<(), HttpError> {
     if line.iter().any(u8::is_ascii_control) {
         return Err(HttpError::Control);
     }
@@ -438,18 +438,18 @@ fn judge_request_line(line: &[u8]) -> Result<(), HttpError> {
         [[_, ..], [_, ..]] => Err(HttpError::MissingVersion),
         [method @ [_, ..], [_, ..], [_, ..]] if !chars::is_token(method) => Err(HttpError::BadMethod),
         [[_, ..], target @ [_, ..], [_, ..]] if !target.is_ascii() => Err(HttpError::NonAsciiTarget),
-        [[_, ..], [_, ..], version @ [_, ..]] => judge_version(version),
+        [[_, ..], [_, ..], version @ [_, ..]] => check_version(version),
         _ => Err(HttpError::BadSpacing),
     }
 }
 
 /// What a status line without its CRLF breaks (RFC 9112 section 4, rule S18).
-fn judge_status_line(line: &[u8]) -> Result<(), HttpError> {
+fn check_status_line(line: &[u8]) -> Result<(), HttpError> {
     if !line.iter().all(|&byte| chars::is_field_byte(byte)) {
         return Err(HttpError::Control);
     }
     let (version, rest) = line.split_at(line.iter().position(|&byte| byte == b' ').unwrap_or(line.len()));
-    judge_version(version)?;
+    check_version(version)?;
     match rest {
         [b' ', b'1'..=b'9', b'0'..=b'9', b'0'..=b'9'] | [b' ', b'1'..=b'9', b'0'..=b'9', b'0'..=b'9', b' ', ..] => {
             Ok(())
@@ -459,7 +459,7 @@ fn judge_status_line(line: &[u8]) -> Result<(), HttpError> {
 }
 
 /// HTTP-version of RFC 9112 section 2.3: upper case, one digit on each side of the dot (rule S21).
-fn judge_version(version: &[u8]) -> Result<(), HttpError> {
+fn check_version(version: &[u8]) -> Result<(), HttpError> {
     match version {
         b"HTTP/1.0" | b"HTTP/1.1" => Ok(()),
         [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => Err(HttpError::UnsupportedVersion),
@@ -532,7 +532,7 @@ mod tests {
     }
 
     fn fields_text(fields: &Fields) -> String {
-        let line = |line: crate::http::fields::Line<'_>| {
+        let line = |line: crate::http::fields::HeaderRef<'_>| {
             format!("|{}={}", line.name.escape_ascii(), line.value.escape_ascii())
         };
         fields.iter().map(line).collect()
@@ -974,9 +974,9 @@ mod tests {
         let input = b"GET /a/b/c?d HTTP/1.1\r\nHost: a\r\nUser-Agent: b\r\n\r\n";
         let mut head = RequestHead::default();
         assert_eq!(parse_request(input, &LIMITS, &mut head), Ok(Some(input.len())));
-        let before = (head.target.as_ptr(), head.fields.get(0).map(|line| line.name.as_ptr()));
+        let before = (head.target.as_ptr(), head.fields.nth(0).map(|line| line.name.as_ptr()));
         assert_eq!(parse_request(input, &LIMITS, &mut head), Ok(Some(input.len())));
-        assert_eq!((head.target.as_ptr(), head.fields.get(0).map(|line| line.name.as_ptr())), before);
+        assert_eq!((head.target.as_ptr(), head.fields.nth(0).map(|line| line.name.as_ptr())), before);
     }
 
     #[test]

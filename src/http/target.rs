@@ -94,7 +94,7 @@ fn split_query(target: &[u8]) -> (&[u8], &[u8]) {
 ///
 /// `valid` is a Host value that this has accepted before, if there is one: most requests on a connection, and most of a
 /// proxy's, are for the same. That saves 150 instructions.
-pub fn effective_authority<'a>(
+pub fn check_host<'a>(
     target: &Target<'a>,
     version: Version,
     fields: &'a Fields,
@@ -497,7 +497,7 @@ mod tests {
             let target = parse(target.as_bytes(), With::Get).expect("valid");
             // What was accepted before changes nothing.
             for valid in [None, Some(&b"a"[..])] {
-                let found = effective_authority(&target, version, &fields, valid);
+                let found = check_host(&target, version, &fields, valid);
                 assert_eq!(found, expected.map(str::as_bytes), "{name}, after {valid:?}");
             }
         }

@@ -14,7 +14,7 @@ use crate::http::error::HttpError;
 use crate::http::fields::{Fields, HeaderId};
 use crate::http::framing::{Framing, request_framing};
 use crate::http::head::{Method, RequestHead, Version};
-use crate::http::target::{Target, effective_authority, has_dot_segment, parse_target};
+use crate::http::target::{Target, check_host, has_dot_segment, parse_target};
 
 /// The methods that pass, for the Allow field.
 pub const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
@@ -81,7 +81,7 @@ pub fn admit(
     }
     let is_options = head.method == Method::Options;
     let requested = parse_target(&head.target, false, is_options)?;
-    effective_authority(&requested, head.version, &head.fields, valid_host)?;
+    check_host(&requested, head.version, &head.fields, valid_host)?;
     if head.method == Method::Trace {
         return Err(Refusal { status: 405, cause: Cause::MethodRefused, allow: Some(FORWARDED_METHODS) });
     }
@@ -180,7 +180,7 @@ fn has_metrics(head: &RequestHead, peer: &Peer, runtime: &Runtime) -> bool {
 
 /// RFC 9110 section 7.6.2.
 pub fn max_forwards(fields: &Fields) -> Result<Option<u64>, Refusal> {
-    let Some(value) = fields.first(HeaderId::MaxForwards) else { return Ok(None) };
+    let Some(value) = fields.get(HeaderId::MaxForwards) else { return Ok(None) };
     parse_decimal(value).map(Some).ok_or(Refusal::new(400, Cause::Rule(Violation::MAX_FORWARDS)))
 }
 

@@ -1,7 +1,7 @@
 //! The Connection field (RFC 9110 section 7.6.1): what it says about the connection, and which fields it nominates.
 
 use crate::http::chars::{is_word, list_members};
-use crate::http::fields::{Fields, HeaderId, HeaderSet, Line};
+use crate::http::fields::{Fields, HeaderId, HeaderRef, HeaderSet};
 use crate::http::head::Version;
 
 /// More options than this in one head are refused: each field line is compared with each of them.
@@ -49,7 +49,7 @@ impl Options {
 #[inline]
 pub fn read_options(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
     nominated.clear();
-    if fields.may_have(HeaderId::Connection) { read_lines(fields, nominated) } else { Ok(Options::default()) }
+    if fields.may_contain(HeaderId::Connection) { read_lines(fields, nominated) } else { Ok(Options::default()) }
 }
 
 fn read_lines(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
@@ -105,7 +105,7 @@ pub fn remove_nominated(fields: &mut Fields, nominated: &[u8]) {
 
 /// Whether the sender nominated the line; see [`read_options`]. Lengths are compared first: there may be as many long
 /// options as long names, and a look at every byte of all of them for each line would take milliseconds.
-pub fn is_nominated(line: &Line<'_>, nominated: &[u8]) -> bool {
+pub fn is_nominated(line: &HeaderRef<'_>, nominated: &[u8]) -> bool {
     let mut rest = nominated;
     while let Some((len, after)) = rest.split_first_chunk() {
         let len = u64::from_le_bytes(*len) as usize;
@@ -129,7 +129,7 @@ pub fn allowed_protocols<'a>(fields: &'a Fields, allowed: &'a [String]) -> impl 
 /// Whether credentials or challenges in lines of that name are of a scheme that logs in a connection and not a request: NTLM,
 /// and Negotiate, which may be NTLM. No other client may use such a connection (RFC 9110 section 3.3, RFC 4559).
 pub fn has_connection_login(fields: &Fields, name: HeaderId) -> bool {
-    fields.may_have(name)
+    fields.may_contain(name)
         && fields.values(name).flat_map(list_members).any(|member| {
             // A space follows it; an origin may take a tab for one.
             let scheme = member.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or_default();
@@ -171,7 +171,7 @@ mod tests {
             fields(&[("Connection", ""), ("connection", "X-Secret , ,close"), ("X-SECRET", "1"), ("X-Other", "2")]);
         let mut nominated = Vec::new();
         read_options(&head, &mut nominated).expect("three options are few");
-        head.remove_classes(HOP_BY_HOP);
+        head.remove_all(HOP_BY_HOP);
         remove_nominated(&mut head, &nominated);
         let kept: Vec<_> = head.iter().map(|line| line.name).collect();
         assert_eq!(kept, [b"X-Other"]);
@@ -202,7 +202,7 @@ mod tests {
         let mut head = fields(&[("Connection", "X-Ab, close, X-A, X-Abcd"), ("x-a", "1"), ("X-Abc", "2"), ("X", "3")]);
         let mut nominated = Vec::new();
         read_options(&head, &mut nominated).expect("few options");
-        head.remove_classes(HOP_BY_HOP);
+        head.remove_all(HOP_BY_HOP);
         remove_nominated(&mut head, &nominated);
         let kept: Vec<_> = head.iter().map(|line| line.name).collect();
         assert_eq!(kept, [&b"X-Abc"[..], b"X"]);

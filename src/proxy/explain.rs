@@ -15,7 +15,7 @@ use super::route::Router;
 use super::runtime::{Runtime, UpstreamId};
 use super::strip::{Claims, Reason, StripReason, StripRules, addition, removal};
 use crate::config::{Rewrite, RouteConfig, UpstreamUrl};
-use crate::http::fields::{Fields, HeaderId, Line, is_framing_look_alike};
+use crate::http::fields::{Fields, HeaderId, HeaderRef, is_framing_look_alike};
 use crate::http::head::{HeadLimits, Method, RequestHead, parse_request};
 use crate::http::target::{Target, parse_target};
 
@@ -135,12 +135,12 @@ impl<'a> Received<'a> {
     }
 
     /// The lines as they were typed. What the parser refused never comes here.
-    fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+    fn lines(&self) -> impl Iterator<Item = HeaderRef<'_>> {
         let lines = self.head.split(|&byte| byte == b'\n').skip(1);
         lines.filter_map(|line| {
             let colon = line.iter().position(|&byte| byte == b':')?;
             let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-            Some(Line { known: HeaderId::of(name), name, value })
+            Some(HeaderRef { id: HeaderId::of(name), name, value })
         })
     }
 
@@ -179,7 +179,7 @@ impl<'a> Received<'a> {
         self.explain_request_line(sent, route, text);
         text.title("fields: passed as they are, - left out, + added");
         let terms = StripRules { plan: &plan, claims: Claims::of(peer, &self.runtime.config.forwarded) };
-        let removal = |line: &Line<'_>| removal(line, &terms, &nominated, upstream);
+        let removal = |line: &HeaderRef<'_>| removal(line, &terms, &nominated, upstream);
         self.explain_fields(&forwarded.fields, removal, text);
         explain_body(&self.parsed, text);
         explain_response(route, upstream, text);
@@ -234,10 +234,11 @@ impl<'a> Received<'a> {
         text.line(format_args!("    G7, G6: what remains of path and query passes byte for byte"));
     }
 
-    fn explain_fields(&self, sent: &Fields, removal: impl Fn(&Line<'_>) -> Option<StripReason>, text: &mut Text) {
-        let mut added: Vec<Line<'_>> = sent.iter().collect();
+    fn explain_fields(&self, sent: &Fields, removal: impl Fn(&HeaderRef<'_>) -> Option<StripReason>, text: &mut Text) {
+        let mut added: Vec<HeaderRef<'_>> = sent.iter().collect();
         for line in self.lines() {
-            let is_same = |other: &Line<'_>| other.name.eq_ignore_ascii_case(line.name) && other.value == line.value;
+            let is_same =
+                |other: &HeaderRef<'_>| other.name.eq_ignore_ascii_case(line.name) && other.value == line.value;
             let removal = removal(&line);
             let passed = added.iter().position(is_same).filter(|_| removal != Some(StripReason::Credentials));
             if let Some(index) = passed {
@@ -256,9 +257,9 @@ impl<'a> Received<'a> {
         }
         for line in added {
             // What is added of that name is the upstream's own.
-            let is_secret = line.known == HeaderId::Authorization;
-            let shown = if is_secret { Line { value: b"(not shown)", ..line } } else { line };
-            text.field('+', &shown, addition(line.known));
+            let is_secret = line.id == HeaderId::Authorization;
+            let shown = if is_secret { HeaderRef { value: b"(not shown)", ..line } } else { line };
+            text.field('+', &shown, addition(line.id));
         }
     }
 
@@ -318,7 +319,7 @@ impl<'a> Received<'a> {
 }
 
 fn explain_body(head: &RequestHead, text: &mut Text) {
-    if head.fields.may_have(HeaderId::ContentLength) || head.fields.may_have(HeaderId::TransferEncoding) {
+    if head.fields.may_contain(HeaderId::ContentLength) || head.fields.may_contain(HeaderId::TransferEncoding) {
         text.title("body");
         text.line(format_args!("  passes as it arrives; trailers do not (S17)"));
     }
@@ -369,7 +370,7 @@ impl Text {
         self.line(format_args!("{left:COLUMN$} {right}"));
     }
 
-    fn field(&mut self, sign: char, line: &Line<'_>, reason: Option<Reason>) {
+    fn field(&mut self, sign: char, line: &HeaderRef<'_>, reason: Option<Reason>) {
         let left = format_args!("{sign} {}: {}", Bytes(line.name), Bytes(line.value));
         match reason {
             None => self.line(left),

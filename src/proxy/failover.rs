@@ -131,7 +131,7 @@ fn readdress_destinations(fields: &mut Fields, old: &UpstreamUrl, new: &Upstream
         if !fields.is_any_of(index, MAPPABLE_IN_REQUESTS) {
             continue;
         }
-        let Some(value) = fields.get(index).and_then(|line| str::from_utf8(line.value).ok()) else { continue };
+        let Some(value) = fields.nth(index).and_then(|line| str::from_utf8(line.value).ok()) else { continue };
         let origin = |upstream: &UpstreamUrl| format!("{}://{}/", upstream.scheme.name(), upstream.authority);
         let value = value.replace(&origin(old), &origin(new));
         fields.set_value(index, value.as_bytes());

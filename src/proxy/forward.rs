@@ -113,7 +113,7 @@ pub fn forward_request(
             offered.extend_from_slice(protocol);
         }
     }
-    let received = head.fields.first(HeaderId::Host).unwrap_or_else(|| authority_of(received_target));
+    let received = head.fields.get(HeaderId::Host).unwrap_or_else(|| authority_of(received_target));
     // An empty port is none, and not every origin knows that.
     let received = received.strip_suffix(b":").unwrap_or(received);
     if host != received {
@@ -125,11 +125,11 @@ pub fn forward_request(
     own.clear();
     let mut add = match own_lines {
         OwnLines::Among => {
-            head.fields.remove_classes(removed);
+            head.fields.remove_all(removed);
             Addition::Among
         }
         OwnLines::Apart => {
-            head.fields.remove_classes(removed.without(HOP_BY_HOP.with(HeaderId::Host)));
+            head.fields.remove_all(removed.without(HOP_BY_HOP.with(HeaderId::Host)));
             Addition::Apart(own)
         }
     };
@@ -142,7 +142,7 @@ pub fn forward_request(
         add_claims(&mut head.fields, peer, &claim, text, &mut add);
     }
     let mut mapping = Mapping::Done;
-    if head.fields.may_have_any(MAPPABLE_IN_REQUESTS) {
+    if head.fields.may_contain_any(MAPPABLE_IN_REQUESTS) {
         let told_host = told_host(runtime, &head.fields, host).to_vec();
         let place = Place {
             sent_host: &head.authority,
@@ -181,7 +181,7 @@ fn authority_of(target: &[u8]) -> &[u8] {
 fn told_host<'a>(runtime: &Runtime, fields: &'a Fields, host: &'a [u8]) -> &'a [u8] {
     // Ours may be kept apart from the others.
     let ours: &[u8] = if runtime.config.forwarded.enabled { host } else { b"" };
-    fields.first(HeaderId::XForwardedHost).unwrap_or(ours)
+    fields.get(HeaderId::XForwardedHost).unwrap_or(ours)
 }
 
 fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, upstream: &UpstreamUrl, client_host: &[u8]) {
@@ -221,12 +221,12 @@ pub fn write_request_head(
 /// Turns a received response head into the one to forward, in place.
 pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], own_lines: OwnLines, date: &[u8; 29]) {
     if own_lines == OwnLines::Among {
-        head.fields.remove_classes(HOP_BY_HOP);
+        head.fields.remove_all(HOP_BY_HOP);
     }
     remove_nominated(&mut head.fields, nominated);
     // RFC 9110 section 6.6.1: a recipient with a clock adds the Date that an origin left out.
-    if head.status >= 200 && head.fields.first(HeaderId::Date).is_none() {
-        head.fields.add_own(HeaderId::Date, b"Date: ", date);
+    if head.status >= 200 && head.fields.get(HeaderId::Date).is_none() {
+        head.fields.add_static(HeaderId::Date, b"Date: ", date);
     }
 }
 
@@ -240,7 +240,7 @@ pub fn map_response(
     upstream: &UpstreamUrl,
     scratch: &mut Scratch,
 ) -> Mapping {
-    if !head.fields.may_have_any(MAPPABLE) {
+    if !head.fields.may_contain_any(MAPPABLE) {
         return Mapping::Done;
     }
     let place = Place {
@@ -325,7 +325,7 @@ pub fn write_interim_head(head: &ResponseHead, out: &mut Vec<u8>) {
 /// Appends the trailer section of a response and the empty line after it (rules G16 and S17): what routes, frames or
 /// authenticates a message has no business behind it.
 pub fn write_trailers(trailers: &mut Fields, out: &mut Vec<u8>) {
-    trailers.remove_classes(HOP_BY_HOP.or(CLAIMS).or(NOT_IN_TRAILERS));
+    trailers.remove_all(HOP_BY_HOP.or(CLAIMS).or(NOT_IN_TRAILERS));
     trailers.retain(|line| !line.name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"content-")));
     trailers.write(out);
     out.extend_from_slice(b"\r\n");

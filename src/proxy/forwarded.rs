@@ -44,7 +44,7 @@ pub fn client_address(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) ->
         untrusted => return untrusted,
     };
     let mut client = address;
-    let lines = fields.iter().rev().filter(|line| line.known == HeaderId::XForwardedFor);
+    let lines = fields.iter().rev().filter(|line| line.id == HeaderId::XForwardedFor);
     for entry in lines.flat_map(|line| line.value.rsplit(|&byte| byte == b',')) {
         let Some(reported) = parse_node(entry) else { break };
         client = reported;
@@ -79,11 +79,11 @@ pub fn is_local(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) -> bool 
     if !peer.address.is_none_or(is_loopback) {
         return false;
     }
-    if !fields.iter().any(|line| MARKS.has(line.known)) {
+    if !fields.iter().any(|line| MARKS.has(line.id)) {
         return true;
     }
     let is_believed = peer.address.is_some_and(|address| is_trusted(address.ip(), policy));
-    let mut addresses = fields.iter().flat_map(|line| reported_addresses(line.known, line.value)).peekable();
+    let mut addresses = fields.iter().flat_map(|line| reported_addresses(line.id, line.value)).peekable();
     is_believed && addresses.peek().is_some() && addresses.all(|address| address.is_some_and(is_loopback))
 }
 
@@ -117,11 +117,11 @@ pub enum Addition<'a> {
 }
 
 impl Addition<'_> {
-    /// Adds a line to `fields`, or apart from them; see [`Fields::add_own`].
+    /// Adds a line to `fields`, or apart from them; see [`Fields::add_static`].
     #[inline(always)]
     pub fn line(&mut self, fields: &mut Fields, known: HeaderId, start: &[u8], value: &[u8]) {
         match self {
-            Addition::Among => fields.add_own(known, start, value),
+            Addition::Among => fields.add_static(known, start, value),
             Addition::Apart(out) => {
                 out.reserve(start.len() + value.len() + 2);
                 out.extend_from_slice(start);
@@ -140,7 +140,7 @@ impl Addition<'_> {
 pub fn reported_prefix(fields: &Fields) -> Result<&[u8], NotOnePath> {
     let mut values = fields.values(HeaderId::XForwardedPrefix);
     let (Some(value), None) = (values.next(), values.next()) else {
-        return if fields.first(HeaderId::XForwardedPrefix).is_none() { Ok(b"") } else { Err(NotOnePath) };
+        return if fields.get(HeaderId::XForwardedPrefix).is_none() { Ok(b"") } else { Err(NotOnePath) };
     };
     let prefix = value.strip_suffix(b"/").unwrap_or(value);
     let is_plain = prefix.iter().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+=:@".contains(byte));
@@ -178,7 +178,7 @@ pub struct Claim<'a> {
 pub fn add_claims(fields: &mut Fields, peer: &Peer, claim: &Claim<'_>, scratch: &mut Vec<u8>, add: &mut Addition<'_>) {
     scratch.clear();
     let earlier = if claim.trusted { last_line(fields, HeaderId::XForwardedFor) } else { None };
-    let list = earlier.and_then(|index| fields.get(index)).map_or(&b""[..], |line| line.value);
+    let list = earlier.and_then(|index| fields.nth(index)).map_or(&b""[..], |line| line.value);
     if !list.is_empty() {
         scratch.extend_from_slice(list);
         scratch.extend_from_slice(b", ");
@@ -190,10 +190,10 @@ pub fn add_claims(fields: &mut Fields, peer: &Peer, claim: &Claim<'_>, scratch: 
             None => add.line(fields, HeaderId::XForwardedFor, b"X-Forwarded-For: ", scratch),
         }
     }
-    if !claim.host.is_empty() && fields.first(HeaderId::XForwardedHost).is_none() {
+    if !claim.host.is_empty() && fields.get(HeaderId::XForwardedHost).is_none() {
         add.line(fields, HeaderId::XForwardedHost, b"X-Forwarded-Host: ", claim.host);
     }
-    if fields.first(HeaderId::XForwardedProto).is_none() {
+    if fields.get(HeaderId::XForwardedProto).is_none() {
         let proto: &[u8] = if peer.secure { b"https" } else { b"http" };
         add.line(fields, HeaderId::XForwardedProto, b"X-Forwarded-Proto: ", proto);
     }
@@ -208,7 +208,7 @@ pub fn add_claims(fields: &mut Fields, peer: &Peer, claim: &Claim<'_>, scratch: 
 }
 
 fn last_line(fields: &Fields, known: HeaderId) -> Option<usize> {
-    (0..fields.len()).rev().find(|&index| fields.get(index).is_some_and(|line| line.known == known))
+    (0..fields.len()).rev().find(|&index| fields.nth(index).is_some_and(|line| line.id == known))
 }
 
 /// The text of each octet with a dot behind it, and its length.
@@ -343,7 +343,7 @@ mod tests {
             let mut scratch = b"left over".to_vec();
             let claim = Claim { trusted, host: b"h", prefix: b"/a" };
             add_claims(&mut fields, &peer(from), &claim, &mut scratch, &mut Addition::Among);
-            let value = |known| fields.first(known).unwrap_or(b"-").escape_ascii();
+            let value = |known| fields.get(known).unwrap_or(b"-").escape_ascii();
             let found = format!(
                 "for={} host={} proto={} prefix={}",
                 value(HeaderId::XForwardedFor),
@@ -359,7 +359,7 @@ mod tests {
         let claim = Claim { trusted: false, host: b"", prefix: b"" };
         add_claims(&mut fields, &peer, &claim, &mut Vec::new(), &mut Addition::Among);
         assert_eq!(fields.iter().count(), 1);
-        assert_eq!(fields.first(HeaderId::XForwardedProto), Some(&b"https"[..]));
+        assert_eq!(fields.get(HeaderId::XForwardedProto), Some(&b"https"[..]));
     }
 
     #[test]

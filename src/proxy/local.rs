@@ -78,7 +78,7 @@ pub fn write_refusal(refusal: &Refusal, envelope: &ResponseContext<'_>, out: &mu
 /// Appends a plugin's answer.
 pub fn write_answer(answer: &Answer, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
     write_status_line(answer.status, out);
-    if answer.fields.first(HeaderId::Date).is_none() {
+    if answer.fields.get(HeaderId::Date).is_none() {
         write_date(envelope.date, out);
     }
     answer.fields.write(out);

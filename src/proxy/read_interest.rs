@@ -84,7 +84,7 @@ impl Transaction {
         }
         match side {
             Side::Client if self.is_connected() => match &self.request_state {
-                RequestState::Body { body, sink: RequestSink::Verbatim } => body.relayable(),
+                RequestState::Body { body, sink: RequestSink::Verbatim } => body.bypass_limit(),
                 RequestState::Tunnel(HalfClose::Open) => u64::MAX,
                 RequestState::Body { sink: RequestSink::Chunked | RequestSink::Collect, .. }
                 | RequestState::Head { .. }
@@ -94,7 +94,7 @@ impl Transaction {
             },
             Side::Upstream => match &self.response_state {
                 ResponseState::Body { body, sink: ResponseSink::Verbatim | ResponseSink::UntilClose } => {
-                    body.relayable()
+                    body.bypass_limit()
                 }
                 ResponseState::Tunnel(HalfClose::Open) => u64::MAX,
                 ResponseState::Body { sink: ResponseSink::Chunked | ResponseSink::Collect, .. }

@@ -256,7 +256,7 @@ impl Transaction {
                 self.request_state = RequestState::Body { body, sink: RequestSink::Collect };
             }
             Some(body) => {
-                if self.request.fields.first(HeaderId::Expect).is_none() {
+                if self.request.fields.get(HeaderId::Expect).is_none() {
                     // The client nominated it: what it expects, it expects of its next hop.
                     self.ask_for_body(plan);
                 }
@@ -301,7 +301,7 @@ impl Transaction {
         let runtime = &ctx.client.runtime;
         let upstream = self.plan.map(|plan| self.upstream_of(&runtime.config.routes[plan.route as usize]));
         if let Some(upstream) = upstream {
-            self.request.fields.remove_classes(late_removed(upstream));
+            self.request.fields.remove_all(late_removed(upstream));
         }
         self.has_login = has_connection_login(&self.request.fields, HeaderId::Authorization);
         let authorization = upstream.and_then(|upstream| upstream.authorization.as_deref());
@@ -375,7 +375,7 @@ impl Transaction {
         self.has_upload_begun |= len > 0;
         let RequestState::Body { body, sink } = &mut self.request_state else { return };
         let sink = *sink;
-        if body.relayed(len) {
+        if body.bypassed(len) {
             self.end_request_body(ctx, sink);
         }
     }

@@ -31,7 +31,7 @@ use super::route::{Router, write_target};
 use super::runtime::Runtime;
 use crate::config::{Rewrite, Rewrites, Scheme, UpstreamUrl};
 use crate::http::chars::{find, is_word, list_members, split, trim_ows};
-use crate::http::fields::{Fields, HeaderId, HeaderSet, Line};
+use crate::http::fields::{Fields, HeaderId, HeaderRef, HeaderSet};
 use crate::http::target::{has_dot_segment, same_authority};
 
 const REDIRECTS: HeaderSet =
@@ -80,7 +80,7 @@ pub enum Mapping {
 pub fn map_back(fields: &mut Fields, place: &Place<'_>, room: usize, text: &mut Vec<u8>) -> Mapping {
     // Most responses have no such field.
     let mapped = place.mapped();
-    if !fields.may_have_any(mapped) {
+    if !fields.may_contain_any(mapped) {
         return Mapping::Done;
     }
     if place.most_growth(fields, mapped) > room && !place.fits(fields, mapped, room, text) {
@@ -90,7 +90,7 @@ pub fn map_back(fields: &mut Fields, place: &Place<'_>, room: usize, text: &mut 
         if !fields.is_any_of(index, mapped) {
             continue;
         }
-        let Some(line) = fields.get(index) else { continue };
+        let Some(line) = fields.nth(index) else { continue };
         text.clear();
         place.write_value(&line, text, usize::MAX);
         let is_changed = text != line.value;
@@ -109,9 +109,9 @@ pub fn map_forth(fields: &mut Fields, place: &Place<'_>, most: usize, text: &mut
         return mapping;
     }
     for index in 0..fields.len() {
-        let Some(line) = fields.get(index) else { continue };
+        let Some(line) = fields.nth(index) else { continue };
         text.clear();
-        match line.known {
+        match line.id {
             HeaderId::Destination => place.write_destination(line.value, text),
             HeaderId::If => place.write_if(line.value, text, most),
             _ => continue,
@@ -183,7 +183,7 @@ impl<'a> Place<'a> {
 
     /// More than the fields can grow by: each URL gets the prefix, and perhaps `/.`.
     fn most_growth(&self, fields: &Fields, mapped: HeaderSet) -> usize {
-        let urls = fields.iter().filter(|line| mapped.has(line.known)).map(|line| match line.known {
+        let urls = fields.iter().filter(|line| mapped.has(line.id)).map(|line| match line.id {
             HeaderId::Link => line.value.iter().filter(|&&byte| byte == b'<').count(),
             HeaderId::SetCookie => line.value.iter().filter(|&&byte| byte == b';').count(),
             _ => 1,
@@ -194,7 +194,7 @@ impl<'a> Place<'a> {
     /// Whether the fields grow by no more than `room`.
     #[cold]
     fn fits(&self, fields: &Fields, mapped: HeaderSet, room: usize, text: &mut Vec<u8>) -> bool {
-        let lines = || fields.iter().filter(|line| mapped.has(line.known));
+        let lines = || fields.iter().filter(|line| mapped.has(line.id));
         let most = lines().map(|line| line.value.len()).sum::<usize>() + room;
         let mut len = 0;
         lines().all(|line| {
@@ -206,8 +206,8 @@ impl<'a> Place<'a> {
     }
 
     /// Appends the value of a response's line, mapped; it may end early when `out` is longer than `most`.
-    fn write_value(&self, line: &Line<'_>, out: &mut Vec<u8>, most: usize) {
-        match line.known {
+    fn write_value(&self, line: &HeaderRef<'_>, out: &mut Vec<u8>, most: usize) {
+        match line.id {
             HeaderId::Refresh => self.write_refresh(line.value, out),
             HeaderId::Link => self.write_links(line.value, out, most),
             HeaderId::SetCookie => self.write_cookie(line.value, out, most),
@@ -609,7 +609,7 @@ mod tests {
             let mut text = b"left over".to_vec();
             let room = usize::MAX / 2;
             assert_eq!(self.with_place(AUTO, |place| map_back(&mut fields, place, room, &mut text)), Mapping::Done);
-            fields.get(0).expect("it stays").value.to_vec()
+            fields.nth(0).expect("it stays").value.to_vec()
         }
 
         /// What becomes of one field of a request.
@@ -617,7 +617,7 @@ mod tests {
             let mut fields = Fields::new();
             fields.add(name.as_bytes(), value.as_bytes());
             self.with_place(AUTO, |place| map_forth(&mut fields, place, 1000, &mut b"left over".to_vec()));
-            String::from_utf8_lossy(fields.get(0).expect("it stays").value).into_owned()
+            String::from_utf8_lossy(fields.nth(0).expect("it stays").value).into_owned()
         }
 
         #[track_caller]

@@ -145,7 +145,7 @@ impl Transaction {
         if framing == Framing::None && has_false_framing(&self.response, to_head) {
             // Rule S18: read as what it is, but whatever comes behind it is not believed.
             self.is_upstream_persistent = false;
-            self.response.fields.remove_classes(FRAMING);
+            self.response.fields.remove_all(FRAMING);
         }
         match self.response.status {
             101 => self.switch_protocols(ctx, options),
@@ -220,7 +220,7 @@ impl Transaction {
         self.has_login |= has_connection_login(&self.response.fields, HeaderId::WwwAuthenticate);
         self.judge_upload(ctx);
         self.is_pushed = self.response.fields.values(HeaderId::ContentType).any(is_pushed);
-        let announced = self.announced_framing(framing, ctx.client.runtime.wants().response);
+        let announced = self.declared_framing(framing, ctx.client.runtime.wants().response);
         self.offered.clear();
         if self.response.status == UPGRADE_REQUIRED {
             list_protocols(&self.response.fields, &mut self.offered);
@@ -276,9 +276,9 @@ impl Transaction {
 
     /// The framing that the forwarded head announces. A response without a body may still announce the length of the one
     /// that it does not have (RFC 9110 section 8.6), unless plugins may write that body: nobody knows its length then.
-    fn announced_framing(&self, framing: Framing, may_be_rewritten: bool) -> Framing {
+    fn declared_framing(&self, framing: Framing, may_be_rewritten: bool) -> Framing {
         let declared = || {
-            let length = self.response.fields.first(HeaderId::ContentLength).filter(|_| !may_be_rewritten);
+            let length = self.response.fields.get(HeaderId::ContentLength).filter(|_| !may_be_rewritten);
             length.and_then(parse_decimal)
         };
         match (framing, self.response.status) {
@@ -399,7 +399,7 @@ impl Transaction {
         self.progress.client_write = ctx.now();
         self.record.bytes_out += len;
         let ResponseState::Body { body, .. } = &mut self.response_state else { return };
-        if body.relayed(len) {
+        if body.bypassed(len) {
             self.end_response_body(ctx, false);
         }
     }

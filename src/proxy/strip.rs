@@ -7,7 +7,7 @@ use super::connection::{HOP_BY_HOP, is_nominated};
 use super::events::Peer;
 use super::forwarded::{CLAIMS, is_trusted};
 use crate::config::{ForwardedPolicy, UpstreamUrl};
-use crate::http::fields::{HeaderId, HeaderSet, Line};
+use crate::http::fields::{HeaderId, HeaderRef, HeaderSet};
 
 /// A rule, and what it comes to, in a few words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,18 +105,18 @@ impl StripReason {
 
 /// Why a received field line is left out, where it is.
 pub fn removal(
-    line: &Line<'_>,
+    line: &HeaderRef<'_>,
     terms: &StripRules<'_>,
     nominated: &[u8],
     upstream: &UpstreamUrl,
 ) -> Option<StripReason> {
-    if late_removed(upstream).has(line.known) {
+    if late_removed(upstream).has(line.id) {
         return Some(StripReason::Credentials);
     }
-    if !terms.removed().has(line.known) {
+    if !terms.removed().has(line.id) {
         return is_nominated(line, nominated).then_some(StripReason::Nominated);
     }
-    Some(match (line.known, terms.claims) {
+    Some(match (line.id, terms.claims) {
         (HeaderId::Host, _) => StripReason::Host,
         (HeaderId::Expect, _) => StripReason::Expectation,
         (HeaderId::LookAlike, _) => StripReason::LookAlike,
@@ -157,8 +157,8 @@ mod tests {
     use super::*;
     use crate::proxy::connection::nominate;
 
-    fn line<'a>(name: &'a str, value: &'a str) -> Line<'a> {
-        Line { known: HeaderId::of(name.as_bytes()), name: name.as_bytes(), value: value.as_bytes() }
+    fn line<'a>(name: &'a str, value: &'a str) -> HeaderRef<'a> {
+        HeaderRef { id: HeaderId::of(name.as_bytes()), name: name.as_bytes(), value: value.as_bytes() }
     }
 
     #[test]

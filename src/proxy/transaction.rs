@@ -291,10 +291,10 @@ impl Transaction {
             + record.method.as_ref().map_or(0, method_memory)
             + request.target.capacity()
             + request.authority.capacity()
-            + request.fields.memory()
+            + request.fields.heap_size()
             + response.reason.capacity()
-            + response.fields.memory()
-            + trailers.memory()
+            + response.fields.heap_size()
+            + trailers.heap_size()
             + original_target.capacity()
             + offered.capacity();
         let input = client_input.capacity() + upstream_input.capacity();
@@ -316,7 +316,7 @@ impl Transaction {
         self.to_client.recycle(KEPT_CAPACITY);
         self.to_upstream.recycle(KEPT_CAPACITY);
         for fields in [&mut self.request.fields, &mut self.response.fields, &mut self.trailers] {
-            fields.recycle(KEPT_CAPACITY);
+            fields.clear_and_shrink(KEPT_CAPACITY);
         }
         self.request.clear();
         self.response.clear();
