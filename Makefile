@@ -16,6 +16,7 @@
 # make pgo      the release binary, compiled with a profile of itself at work, into target/pgo/; needs llvm-tools
 # make bench-instructions  instructions and system calls of a request, counted by valgrind and strace: the same on a busy machine
 # make bench-micro  single steps: reading heads, routing, chunks, plugins
+# make selftest  the smuggling catalogue through the binary; docs/smuggling.md tells how to play it against any proxy
 # make differential  the smuggling catalogue through this proxy, nginx and HAProxy, as a table
 # make faults   a million exchanges with seeded faults in memory, and 100,000 through the loop (FAULT_EXCHANGES)
 # make soak     ten minutes of mixed traffic, with figures (SOAK_SECONDS); not part of make test
@@ -35,7 +36,7 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run check test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-micro differential faults soak fuzz fuzz-short fuzz-check coverage loom valgrind miri asan apps clean
+.PHONY: run check test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-micro selftest differential faults soak fuzz fuzz-short fuzz-check coverage loom valgrind miri asan apps clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -181,6 +182,10 @@ bench-instructions:
 
 bench-micro:
 	$(CARGO) bench --locked
+
+selftest:
+	$(CARGO) build --locked --package mini-rproxy --package selftest --bin mini-rproxy --bin selftest
+	@$(TARGET)/debug/selftest --binary $(TARGET)/debug/mini-rproxy
 
 # DIFFERENTIAL_DETAILS=1 names each entry that they treat differently.
 differential:

@@ -2,7 +2,7 @@
 # "make pgo": the release binary, compiled with a profile of itself at work (profile-guided optimisation). The compiler learns
 # from a first, instrumented build which branches are taken and which calls matter, and lays the code out for them.
 #
-# Trained with the traffic of the benchmark, all of which is on loopback, and with the self-test, so that what is refused is
+# Trained with the traffic of the benchmark, all of which is on loopback, and with the smuggling catalogue, so that what is refused is
 # known as well. The profile fits one compiler and one state of the source; it is made anew each time.
 set -eu
 cd "$(dirname "$0")/.."
@@ -33,7 +33,7 @@ echo "2. it works"
 rm -rf "$pgo/raw"
 "$TARGET/release/mini-rproxy-bench" --scenario small,browser,new,chunked,down-64k,up-64k,websocket,tls-front,tls-behind \
     --repeat 1 --requests 20000 --proxy "$counting" --out "$pgo/bench" >"$pgo/training.log"
-"$counting" -selftest >>"$pgo/training.log"
+$CARGO run --locked --quiet --package selftest -- --binary "$counting" >>"$pgo/training.log"
 
 echo "3. a build that knows"
 "$profdata" merge -o "$pgo/mini-rproxy.profdata" "$pgo/raw"

@@ -21,8 +21,6 @@ pub enum Command {
     PrintConfig(Options),
     /// Ask the proxy that runs with this configuration for its health, then exit with 0 or 1.
     Healthcheck(Options),
-    /// Send the smuggling catalogue through this very build, then exit with 0 or 1.
-    Selftest,
     /// Tell what would happen to [`Options::request`], without sending anything; then exit with 0, or 1 if it is refused.
     Explain(Options),
     /// Print the version.
@@ -108,7 +106,6 @@ Usage: mini-rproxy [flags]
   -explain 'GET /path'  print what would happen to this request, and why, without sending anything; -H 'Name: value'
                    adds a field line, as often as it is given; then exit with 0 (served) or 1 (refused)
   -print-config    print the configuration with every default, without credentials
-  -selftest        send 1000 smuggling attempts through this very build, on loopback, then exit with 0 or 1
   -version         print the version
   -help, -h        print this
 
@@ -142,7 +139,7 @@ impl fmt::Display for UsageError {
 impl std::error::Error for UsageError {}
 
 /// All flags, as they are written after the dashes.
-const FLAGS: [&str; 18] = [
+const FLAGS: [&str; 17] = [
     "config",
     "route",
     "listen",
@@ -157,7 +154,6 @@ const FLAGS: [&str; 18] = [
     "print-config",
     "explain",
     "H",
-    "selftest",
     "version",
     "help",
     "h",
@@ -210,7 +206,6 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageE
             Arg::Long("check") => choose("check", Command::Check)?,
             Arg::Long("healthcheck") => choose("healthcheck", Command::Healthcheck)?,
             Arg::Long("print-config") => choose("print-config", Command::PrintConfig)?,
-            Arg::Long("selftest") => choose("selftest", |_| Command::Selftest)?,
             Arg::Long("explain") => {
                 choose("explain", Command::Explain)?;
                 options.request = text(&mut parser, "explain", "'GET /path'")?;
@@ -370,7 +365,6 @@ mod tests {
             ),
             ("-against - -check", Command::Check(Options { against: Some("-".into()), ..Options::default() })),
             ("-config x.yaml --print-config", Command::PrintConfig(other)),
-            ("-selftest", Command::Selftest),
             ("-explain /x -H A:b -H=c:d", Command::Explain(asked("/x", &["A:b", "c:d"]))),
             ("-H A:b --explain=/x", Command::Explain(asked("/x", &["A:b"]))),
             ("-version -check", Command::Version),
@@ -436,7 +430,10 @@ mod tests {
             ),
             ("-", "\"-\" is not a flag; the configuration is named by -config PATH; -help lists all flags"),
             ("-verbose=yes", "-verbose takes no value; -help lists all flags"),
-            ("-check -selftest", "-check and -selftest cannot be done at once: choose one; -help lists all flags"),
+            (
+                "-check -healthcheck",
+                "-check and -healthcheck cannot be done at once: choose one; -help lists all flags",
+            ),
             ("-explain /x -check", "-explain and -check cannot be done at once: choose one; -help lists all flags"),
             ("-config a -config=b", "-config is given twice: leave one of them out; -help lists all flags"),
             ("-check --check", "-check is given twice: leave one of them out; -help lists all flags"),
@@ -465,7 +462,7 @@ mod tests {
             ("/sbin/docker-init\0--\0/mini-rproxy\0-route\0/=o:1\0-listen\0:81\0", Some(flags)),
             ("mini-rproxy\0-config\0/c.yaml\0", Some(file)),
             ("mini-rproxy\0", Some(Options::default())),
-            ("mini-rproxy\0-selftest\0", None),
+            ("mini-rproxy\0-check\0", None),
             ("/sbin/init\0", None),
             ("sh\0-c\0sleep 1; mini-rproxy\0", None),
             ("", None),

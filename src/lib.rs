@@ -10,7 +10,7 @@
 //! | 2 | [`proxy`] | what a gateway does: routes, forwarding, the exchange | sockets, clock, threads |
 //! | 3 | [`plugin`] | loading libraries, the C function table, the chain of hooks | sockets |
 //! | 4 | [`net`] | the event loop: readiness, TLS, timers, pools, names, signals | HTTP rules |
-//! | 5 | [`selftest`], [`cli`], `main` | the smuggling catalogue against this very build; flags, the start report, exit codes | logic |
+//! | 5 | [`cli`], `main` | flags, the start report, exit codes | logic |
 //!
 //! # Where to begin
 //!
@@ -40,5 +40,4 @@ pub mod http;
 pub mod proxy;
 pub mod plugin;
 pub mod net;
-pub mod selftest;
 pub mod cli;

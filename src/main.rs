@@ -37,7 +37,6 @@ use mini_rproxy::proxy::explain::{Typed, explain};
 use mini_rproxy::proxy::hooks::Hooks;
 use mini_rproxy::proxy::proxy_connection::{ListenerKind, Peer};
 use mini_rproxy::proxy::runtime::Runtime;
-use mini_rproxy::selftest;
 
 /// Wrong flags, by convention.
 const USAGE: u8 = 2;
@@ -69,7 +68,6 @@ fn main() -> ExitCode {
         Command::Check(options) => load(&options).and_then(|config| check(&config, &options)),
         Command::Healthcheck(options) => load(&or_of_process_1(options)).and_then(|config| Ok(healthcheck(&config)?)),
         Command::Explain(options) => load(&options).and_then(|config| Ok(foretell(config, &options)?)),
-        Command::Selftest => selftest().map_err(Failure::from),
         Command::Run(options) => load(&options).and_then(|config| run(config, &options)),
     };
     result.unwrap_or_else(|failure| {
@@ -175,14 +173,6 @@ fn or_of_process_1(options: Options) -> Options {
 /// Whether the proxy that runs with this configuration answers.
 fn healthcheck(config: &Config) -> Result<ExitCode, String> {
     probe(config).map(|()| ExitCode::SUCCESS)
-}
-
-/// The catalogue through this very build: no configuration is read.
-fn selftest() -> Result<ExitCode, String> {
-    let entries = selftest::catalogue::entries().map_err(|error| error.to_string())?;
-    let report = selftest::run(&entries).map_err(|error| format!("-selftest: {error}"))?;
-    say(&report.to_string())?;
-    Ok(if report.is_pass() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What would happen to a request of somebody on this host.

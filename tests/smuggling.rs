@@ -1,7 +1,6 @@
 //! The smuggling catalogue, in memory: every entry of `tests/smuggling` whole, byte by byte, and in random splits.
 //!
-//! What each file says is explained in `src/selftest/notation.rs`. `mini-rproxy -selftest` runs the same entries over
-//! real sockets.
+//! `tests/smuggling/src/smug_format.rs` explains the files. `make selftest` plays the same entries over real sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -10,13 +9,12 @@ use std::sync::{Arc, OnceLock};
 use libtest_mimic::{Arguments, Failed, Trial};
 use mini_rproxy::config::Config;
 use mini_rproxy::proxy::proxy_connection::{Peer, Side};
-use mini_rproxy::selftest::catalogue::entries;
-use mini_rproxy::selftest::entry::Entry;
-use mini_rproxy::selftest::judge::{Ending, Seen, judge};
-use mini_rproxy::selftest::script::{PROBE, Script, Then};
-use mini_rproxy::selftest::strict::Token;
+use selftest::entry::{Entry, entries};
+use selftest::judge::{Observed, judge};
+use selftest::strict::Token;
+use selftest::upstream::{ConnectionAction, PROBE, Script};
 use testkit::Random;
-use testkit::wire::{Ending as Stop, Entry as Noted, Link, Setup, Split, Wire};
+use testkit::wire::{Ending, Entry as Noted, Link, Setup, Split, Wire};
 
 mod testkit;
 
@@ -65,8 +63,8 @@ fn run(entry: &Entry) -> Result<(), Failed> {
         (1..=RANDOM_RUNS).map(|seed| (format!("seed {seed}"), Split::Random(Random::new(seed)), seed % 2 == 0)),
     );
     for (name, split, lane) in ways {
-        let wrong = match see(entry, split, lane) {
-            Ok(seen) => judge(entry, &seen),
+        let wrong = match play(entry, split, lane) {
+            Ok(observed) => judge(entry, &observed),
             Err(error) => vec![error],
         };
         if !wrong.is_empty() {
@@ -77,11 +75,12 @@ fn run(entry: &Entry) -> Result<(), Failed> {
 }
 
 /// Plays the entry in memory.
-fn see(entry: &Entry, split: Split, lane: bool) -> Result<Seen, String> {
+fn play(entry: &Entry, split: Split, lane: bool) -> Result<Observed, String> {
     static CONFIG: OnceLock<Arc<Config>> = OnceLock::new();
     let config = CONFIG.get_or_init(|| {
-        let text = mini_rproxy::selftest::round::config_for("origin.example:80");
-        Arc::new(Config::parse(&text, "selftest").expect("a good configuration"))
+        let text = "routes:\n  - {prefix: /, upstream: \"http://origin.example\"}\n  - {prefix: /sub, upstream: \
+                    \"http://origin.example/base\"}\n";
+        Arc::new(Config::parse(text, "smuggling").expect("a good configuration"))
     });
     let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
     let mut wire = Wire::new(&Setup { config: Arc::clone(config), peer, plugin: None, split, lane });
@@ -99,20 +98,20 @@ fn see(entry: &Entry, split: Split, lane: bool) -> Result<Seen, String> {
         let Some(reply) = script.next(&loan.requests, answered.1) else { break };
         wire.send(Side::Upstream, reply.bytes);
         match reply.then {
-            Then::More => {}
-            Then::Next => answered.1 += 1,
-            Then::Tunnel => answered.1 = usize::MAX,
-            Then::Close => {
+            ConnectionAction::SameRequest => {}
+            ConnectionAction::NextRequest => answered.1 += 1,
+            ConnectionAction::Tunnel => answered.1 = usize::MAX,
+            ConnectionAction::Close => {
                 answered.1 += 1;
-                wire.stop(Side::Upstream, Stop::Fin);
+                wire.stop(Side::Upstream, Ending::Fin);
             }
         }
         wire.run()?;
     }
     let is_closing = |note: &str| note.starts_with("X ") && note.ends_with(" downstream");
     let is_closed = wire.transcript.iter().any(|noted| matches!(noted, Noted::Note(note) if is_closing(note)));
-    wire.stop(Side::Client, Stop::Fin);
-    wire.stop(Side::Upstream, Stop::Fin);
+    wire.stop(Side::Client, Ending::Fin);
+    wire.stop(Side::Upstream, Ending::Fin);
     wire.run()?;
     testkit::invariants::at_the_end(&wire)?;
     let tunnelled = wire.transcript.iter().filter_map(|noted| match noted {
@@ -120,13 +119,13 @@ fn see(entry: &Entry, split: Split, lane: bool) -> Result<Seen, String> {
         Noted::Bytes(..) | Noted::Note(_) | Noted::Event => None,
     });
     let tunnelled = tunnelled.collect::<Vec<_>>().concat();
-    Ok(Seen {
-        answered: wire.answered.clone(),
-        ending: if is_closed { Ending::Closed } else { Ending::Open },
-        forwarded: wire.loans.iter().flat_map(|loan| loan.requests.messages.iter().cloned()).collect(),
-        sins: wire.loans.iter().filter_map(|loan| loan.requests.error.clone()).collect(),
+    Ok(Observed {
+        client: wire.answered.clone(),
+        is_closed,
+        requests: wire.loans.iter().flat_map(|loan| loan.requests.messages.iter().cloned()).collect(),
+        violations: wire.loans.iter().filter_map(|loan| loan.requests.error.clone()).collect(),
         tunnelled,
-        accounts: std::mem::take(&mut wire.log.accounts),
+        log: std::mem::take(&mut wire.log.entries),
     })
 }
 
@@ -161,7 +160,7 @@ fn has_both_kinds(entries: &[Entry]) -> Result<(), Failed> {
         let of_side = BOTH_SIDES.contains(&entry.rule.as_str()).then_some((side, entry.rule.as_str()));
         for key in [("family", entry.family), ("rule", entry.rule.as_str())].into_iter().chain(of_side) {
             let counts = kinds.entry(key).or_default();
-            if entry.why.is_some() { counts.1 += 1 } else { counts.0 += 1 }
+            if entry.is_attack() { counts.1 += 1 } else { counts.0 += 1 }
         }
     }
     let missing = |side, rule| (!kinds.contains_key(&(side, rule))).then(|| format!("no {side} for {rule}"));

@@ -12,7 +12,7 @@ use mini_rproxy::http::target::{check_host, parse_target};
 
 use crate::head::is_dropped;
 use crate::input::{Input, cuts};
-use crate::testkit::strict::{self, Asked, Kind, Message, Parser, Whose};
+use crate::testkit::strict::{self, RequestInfo, Kind, Message, Parser, Strictness};
 
 const LIMITS: HeadLimits = HeadLimits { head_bytes: 16 << 10, field_lines: 256, request_line: 8 << 10 };
 
@@ -29,7 +29,7 @@ pub fn framing_pair(data: &[u8]) {
 
 /// What we accept, the strict parser must accept, and find the same in it.
 fn requests(bytes: &[u8]) {
-    let mut strict = Parser::new(Kind::Requests, Whose::Received);
+    let mut strict = Parser::new(Kind::Requests, Strictness::Lenient);
     let mut at = 0;
     for index in 0.. {
         let mut head = RequestHead::default();
@@ -54,11 +54,11 @@ fn requests(bytes: &[u8]) {
 }
 
 fn responses(asked: u8, bytes: &[u8]) {
-    let mut strict = Parser::new(Kind::Responses, Whose::Received);
+    let mut strict = Parser::new(Kind::Responses, Strictness::Lenient);
     let mut at = 0;
     let mut finals = 0;
     let ask = |finals: u32| if asked >> (finals % 7) & 1 == 1 { "HEAD" } else { "GET" };
-    strict.expect_answer(Asked { method: ask(0).to_owned(), is_http10: false });
+    strict.expect_response(RequestInfo { method: ask(0).to_owned(), is_http10: false });
     for index in 0.. {
         let mut head = ResponseHead::default();
         let Ok(Some(len)) = parse_response(&bytes[at..], &LIMITS, &mut head) else { return };
@@ -80,7 +80,7 @@ fn responses(asked: u8, bytes: &[u8]) {
         }
         if head.status >= 200 {
             finals += 1;
-            strict.expect_answer(Asked { method: ask(finals).to_owned(), is_http10: false });
+            strict.expect_response(RequestInfo { method: ask(finals).to_owned(), is_http10: false });
         }
         at = end;
     }
@@ -182,7 +182,7 @@ pub fn chunked_roundtrip(data: &[u8]) {
     encoded.extend_from_slice(b"\r\n");
     let decoded = decode(&encoded, &cuts(seed.wrapping_add(1), encoded.len()));
     assert_eq!((decoded.content.as_slice(), decoded.end), (bytes, Ok(Some(encoded.len()))));
-    let mut strict = Parser::new(Kind::Requests, Whose::Written);
+    let mut strict = Parser::new(Kind::Requests, Strictness::Strict);
     strict.feed(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
     strict.feed(&encoded);
     assert!(strict.error.is_none() && strict.is_between_messages());

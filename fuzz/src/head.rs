@@ -8,7 +8,7 @@ use mini_rproxy::http::head::{
 use mini_rproxy_plugin::validate::{is_field_value, is_token};
 
 use crate::input::{Input, cuts};
-use crate::testkit::strict::{Kind, Message, Parser, Whose};
+use crate::testkit::strict::{Kind, Message, Parser, Strictness};
 
 /// Small enough to be met, and large enough to be out of the way.
 const LIMITS: [HeadLimits; 2] = [
@@ -73,7 +73,7 @@ pub fn is_dropped(name: &str) -> bool {
 
 /// What the independent parser finds at the start of `bytes`; `None` where it finds no head or refuses it.
 fn oracle(kind: Kind, bytes: &[u8]) -> Option<Message> {
-    let mut parser = Parser::new(kind, Whose::Received);
+    let mut parser = Parser::new(kind, Strictness::Lenient);
     parser.feed(bytes);
     parser.messages.into_iter().next()
 }

@@ -508,7 +508,7 @@ mod tests {
 
     use super::*;
     use crate::http::CUT_EVERY;
-    use crate::selftest::strict::{Kind, Parser, Whose};
+    use selftest::strict::{Kind, Parser, Strictness};
 
     thread_local! {
         /// How often httparse ran over heads.
@@ -827,7 +827,7 @@ mod tests {
 
     /// What the independent parser makes of the head at the start of `input`, as text; `Err` where it refuses it.
     fn strict_text(kind: Kind, input: &[u8]) -> Result<Option<String>, String> {
-        let mut parser = Parser::new(kind, Whose::Received);
+        let mut parser = Parser::new(kind, Strictness::Lenient);
         parser.feed(input);
         let Some(message) = parser.messages.first() else { return parser.error.map_or(Ok(None), Err) };
         let latin = |text: &str| text.chars().map(|c| c as u8).collect::<Vec<u8>>().escape_ascii().to_string();

@@ -3,15 +3,13 @@
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mini_rproxy::selftest::client::ask;
-use mini_rproxy::selftest::entry::Entry;
-use mini_rproxy::selftest::judge::Seen;
-use mini_rproxy::selftest::origin::{record, wake};
-use mini_rproxy::selftest::strict::Whose;
+use selftest::entry::Entry;
+use selftest::judge::Observed;
+use selftest::runner::run_entry;
+use selftest::strict::Strictness;
 use tempfile::TempDir;
 
 use crate::support::PATIENCE;
@@ -41,38 +39,23 @@ impl Peer {
     }
 
     /// Plays all of these entries at the same time, most of which is waiting.
-    pub fn play(&self, entries: &[Entry]) -> Vec<Seen> {
+    pub fn play(&self, entries: &[Entry]) -> Vec<Observed> {
         let origins: Vec<TcpListener> =
             entries.iter().map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
         // Another process may take a port in between.
         let (mut child, addresses, _folder) = (0..5).find_map(|_| self.start(&origins)).expect("the peer starts");
-        let is_over = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let recordings: Vec<_> = (origins.iter().zip(entries))
-                .map(|(origin, entry)| scope.spawn(|| record(origin, entry, Whose::Received, &is_over)))
-                .collect();
-            let clients: Vec<_> = (addresses.into_iter().zip(entries))
-                .map(|(address, entry)| scope.spawn(move || ask(address, entry, Whose::Received, SHORT)))
-                .collect();
-            let asked: Vec<_> = clients.into_iter().map(|client| client.join().expect("no panic")).collect();
-            // One process, which we started: its connections to the origins end with it.
-            child.kill().expect("it runs");
-            child.wait().expect("it is ours");
-            is_over.store(true, Ordering::Release);
-            for origin in &origins {
-                wake(origin.local_addr().expect("an address"));
-            }
-            let heard = recordings.into_iter().map(|recording| recording.join().expect("no panic"));
-            asked
-                .into_iter()
-                .zip(heard)
-                .map(|(asked, heard)| {
-                    let (answered, ending) = asked.expect("the peer listens");
-                    let (forwarded, sins, tunnelled) = (heard.messages, heard.sins, heard.tunnelled);
-                    Seen { answered, ending, forwarded, sins, tunnelled, accounts: Vec::new() }
+        let observed = thread::scope(|scope| {
+            let players: Vec<_> = (entries.iter().zip(&origins).zip(addresses))
+                .map(|((entry, origin), address)| {
+                    scope.spawn(move || run_entry(address, origin, entry, Strictness::Lenient, SHORT))
                 })
-                .collect()
-        })
+                .collect();
+            let results = players.into_iter().map(|player| player.join().expect("no panic").expect("the peer listens"));
+            results.map(|(observed, _)| observed).collect()
+        });
+        child.kill().expect("it runs");
+        child.wait().expect("it is ours");
+        observed
     }
 
     fn command(&self) -> Command {

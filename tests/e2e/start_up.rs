@@ -234,7 +234,7 @@ fn a_wrong_value_of_a_flag_is_a_wrong_command_line() {
         &["-listen", ":80", "-listen", "0.0.0.0:80", "-route", "/=h:1"],
         &["-route", "nonsense"],
         &["-memory-budget", "much"],
-        &["-check", "-selftest"],
+        &["-check", "-healthcheck"],
         &["-check", "-check"],
     ] {
         let output = run(GOOD, args);

@@ -58,7 +58,6 @@ fn places() -> BTreeMap<String, Places> {
     let mut found: BTreeMap<String, Places> = BTreeMap::new();
     for folder in ["src", "plugin-api/src"] {
         walk(folder, ".rs", &mut |path, text| {
-            // The catalogue names the rules that it tries, and does not enforce them.
             if path.contains("test") {
                 return;
             }

@@ -91,10 +91,10 @@ pub fn what_leaves_pleases_the_strict_parser(wire: &Wire) -> Result<(), String> 
     if let Some(error) = &wire.answered.error {
         return Err(format!("the client was sent: {error}"));
     }
-    if wire.answered.unasked > 0 {
+    if wire.answered.unsolicited > 0 {
         return Err("a final response that answers nothing".to_owned());
     }
-    let error = wire.refused.and_then(|count| wire.answered.finals().nth(count));
+    let error = wire.refused.and_then(|count| wire.answered.final_responses().nth(count));
     if error.is_some_and(|answer| {
         answer.head.status() < 400 || !answer.head.members("connection").contains(&"close".to_owned())
     }) {
@@ -142,7 +142,7 @@ fn is_pushed(response: &Message) -> bool {
 }
 
 pub fn each_request_gets_one_final_response_or_a_close(wire: &Wire) -> Result<(), String> {
-    let (asked, answered) = (wire.asked.messages.len(), wire.answered.finals().count());
+    let (asked, answered) = (wire.asked.messages.len(), wire.answered.final_responses().count());
     if answered > asked + usize::from(wire.refused.is_some()) {
         return Err(format!("{answered} final responses to {asked} requests"));
     }

@@ -1,6 +1,6 @@
 //! What tests and fuzz targets drive an exchange with: no sockets, no clock, nothing but the library and std.
 //!
-//! The independent parser that judges what leaves the proxy is [`strict`]: `-selftest` uses it too.
+//! The independent parser that judges what leaves the proxy is [`strict`], of the crate `selftest`.
 //!
 //! | file | one job |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | `scenes` | scenarios made of a number |
 #![allow(dead_code, missing_docs, reason = "each test binary uses a part of this")]
 
-pub use mini_rproxy::selftest::strict;
+pub use selftest::strict;
 
 pub mod plugin;
 pub mod wire;

@@ -17,12 +17,12 @@ use mini_rproxy::proxy::proxy_connection::{
     UpstreamEvent, WorkerCtx,
 };
 use mini_rproxy::proxy::runtime::Runtime;
-use mini_rproxy::selftest::judge::Account;
+use selftest::judge::LogEntry;
 
 use super::Random;
 use super::invariants;
 use super::plugin::Plugin;
-use super::strict::{Asked, Kind, Parser, Token, Whose};
+use super::strict::{Kind, Parser, RequestInfo, Strictness, Token};
 
 /// The most that is read at once, as in the event loop.
 pub const READ: usize = 64 * 1024;
@@ -202,7 +202,7 @@ pub struct Setup {
 #[derive(Debug, Default)]
 pub struct Log {
     pub lines: Vec<String>,
-    pub accounts: Vec<Account>,
+    pub entries: Vec<LogEntry>,
 }
 
 impl Observer for Log {
@@ -231,7 +231,9 @@ impl Observer for Log {
             line += &format!(" rule={rule}");
         }
         self.lines.push(line);
-        self.accounts.push(Account::of(record));
+        let method = String::from_utf8_lossy(record.method).into_owned();
+        let why = record.rule.or(record.why).map(str::to_owned);
+        self.entries.push(LogEntry { method, status: *status, why });
     }
 
     fn upstream(&mut self, authority: &str, _: Label, event: UpstreamEvent) {
@@ -304,8 +306,8 @@ impl Wire {
             lane: setup.lane,
             ambushes: Vec::new(),
             rounds: 0,
-            asked: Parser::new(Kind::Requests, Whose::Received),
-            answered: Parser::new(Kind::Responses, Whose::Written),
+            asked: Parser::new(Kind::Requests, Strictness::Lenient),
+            answered: Parser::new(Kind::Responses, Strictness::Strict),
             loans: Vec::new(),
             transcript: Vec::new(),
             is_over: false,
@@ -532,12 +534,13 @@ impl Wire {
             Pool::Fails(error) => self.failing = Some(error),
             Pool::Reused | Pool::Fresh => {
                 self.link = Link::Open;
-                let request = self.answered.finals().count();
-                let mut responses = Parser::new(Kind::Responses, Whose::Received);
+                let request = self.answered.final_responses().count();
+                let mut responses = Parser::new(Kind::Responses, Strictness::Lenient);
                 if let Some(message) = self.asked.messages.get(request) {
-                    responses.expect_answer(Asked { method: message.head.method().to_owned(), is_http10: false });
+                    responses
+                        .expect_response(RequestInfo { method: message.head.method().to_owned(), is_http10: false });
                 }
-                let requests = Parser::new(Kind::Requests, Whose::Written);
+                let requests = Parser::new(Kind::Requests, Strictness::Strict);
                 self.loans.push(Loan { request, requests, responses });
                 self.handle(Input::Connected { reused: answer == Pool::Reused });
             }
@@ -641,8 +644,9 @@ impl Wire {
                 self.asked.feed(bytes);
                 let new = if self.refused.is_some() { &[] } else { &self.asked.messages[before..] };
                 for message in new {
-                    let asked = Asked { method: message.head.method().to_owned(), is_http10: message.head.is_http10() };
-                    self.answered.expect_answer(asked);
+                    let asked =
+                        RequestInfo { method: message.head.method().to_owned(), is_http10: message.head.is_http10() };
+                    self.answered.expect_response(asked);
                 }
             }
             Side::Upstream => {
@@ -665,8 +669,8 @@ impl Wire {
             && self.answered.unanswered() == 0
             && (self.asked.has_rest() || self.asked.error.is_some())
         {
-            self.refused = Some(self.answered.finals().count());
-            self.answered.expect_answer(Asked { method: self.asked.begun(), is_http10: false });
+            self.refused = Some(self.answered.final_responses().count());
+            self.answered.expect_response(RequestInfo { method: self.asked.first_word(), is_http10: false });
         }
         let parser = match side {
             Side::Client => &mut self.answered,
@@ -679,8 +683,8 @@ impl Wire {
         if !self.is_tunnel && self.answered.messages.last().is_some_and(|message| message.head.status() == 101) {
             // What the client sent behind its request was never HTTP.
             self.is_tunnel = true;
-            self.asked.messages.truncate(self.answered.finals().count());
-            self.answered.expect_nothing();
+            self.asked.messages.truncate(self.answered.final_responses().count());
+            self.answered.expect_no_more();
         }
         self.transcript.extend(tokens.into_iter().map(|token| Entry::Bytes(side, token)));
     }

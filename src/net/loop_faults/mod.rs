@@ -29,7 +29,7 @@ use crate::mono_time::MonoTime;
 use crate::proxy::prometheus::Board;
 use crate::proxy::proxy_connection::{AccessRecord, Observer};
 use crate::proxy::runtime::Runtime;
-use crate::selftest::strict::{Kind, Parser, Whose};
+use selftest::strict::{Kind, Parser, Strictness};
 
 use super::control::Control;
 use super::door::{Door, Holder, Opening};
@@ -130,7 +130,7 @@ impl World {
             asks: Vec::new(),
             unasked,
             pipelines: self.random.is_one_in(3),
-            answers: Parser::new(Kind::Responses, Whose::Written),
+            answers: Parser::new(Kind::Responses, Strictness::Strict),
             checked: 0,
             is_over: false,
         });
@@ -163,7 +163,7 @@ impl World {
         for far in with_weather(|weather| std::mem::take(&mut weather.dialed)).unwrap_or_default() {
             self.origins.push(Origin {
                 wire: Wire::new(far),
-                requests: Parser::new(Kind::Requests, Whose::Written),
+                requests: Parser::new(Kind::Requests, Strictness::Strict),
                 answered: 0,
                 closes: false,
                 is_mute: !self.is_fair && self.random.is_one_in(12),

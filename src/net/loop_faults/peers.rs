@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
-use crate::selftest::strict::{Asked, Parser};
+use selftest::strict::{Parser, RequestInfo};
 
 use super::weather::Random;
 
@@ -177,12 +177,14 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn finals(&self) -> usize {
-        self.answers.finals().filter(|message| message.is_complete).count()
+    pub(super) fn final_responses(&self) -> usize {
+        self.answers.final_responses().filter(|message| message.is_complete).count()
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.is_over || self.wire.socket.is_none() || (self.unasked.is_empty() && self.finals() == self.asks.len())
+        self.is_over
+            || self.wire.socket.is_none()
+            || (self.unasked.is_empty() && self.final_responses() == self.asks.len())
     }
 
     /// Asks the next, if it is time; reads what there is.
@@ -191,10 +193,10 @@ impl Client {
             return Ok(false);
         }
         if self.wire.outgoing.is_empty()
-            && (self.pipelines || self.finals() == self.asks.len())
+            && (self.pipelines || self.final_responses() == self.asks.len())
             && let Some(ask) = self.unasked.pop()
         {
-            self.answers.expect_answer(Asked { method: ask.method().to_owned(), is_http10: false });
+            self.answers.expect_response(RequestInfo { method: ask.method().to_owned(), is_http10: false });
             self.wire.outgoing.extend(ask.request());
             self.asks.push(ask);
         }
@@ -221,10 +223,10 @@ impl Client {
         if let Some(error) = &self.answers.error {
             return Err(format!("a client was sent: {error}"));
         }
-        if self.answers.unasked > 0 {
+        if self.answers.unsolicited > 0 {
             return Err("a client got an answer that it never asked for".to_owned());
         }
-        let finals: Vec<_> = self.answers.finals().collect();
+        let finals: Vec<_> = self.answers.final_responses().collect();
         for (message, ask) in finals.iter().zip(&self.asks).skip(self.checked) {
             let Some(id) = message.head.values("x-id").next() else { continue };
             if id != ask.id.to_string() {

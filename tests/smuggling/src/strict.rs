@@ -1,30 +1,30 @@
-//! A second opinion: a small, strict, independent parser for streams of HTTP/1.1 messages.
+//! A small, independent parser for streams of HTTP/1.1 messages: the oracle of all tests.
 //!
-//! It shares no code with `src/http` and does not use httparse. Streams that the proxy writes are judged by it: whatever
-//! is unusual in them is refused. Streams that the proxy reads are followed by it with a little more patience
-//! ([`Whose::Received`]), to know what should have come out. It is slow and keeps whole bodies.
+//! It shares no code with the proxy and does not use httparse. What the proxy writes is parsed with
+//! [`Strictness::Strict`], which refuses whatever is unusual; what its peers send, with [`Strictness::Lenient`]. It is
+//! slow and keeps whole bodies.
 
 use std::collections::VecDeque;
 
-/// Who wrote the stream.
+/// How much is allowed beside the plain form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
-    /// A peer: HTTP/1.0, any white space around values, and no Host are nothing to complain of.
-    Received,
-    /// The proxy.
-    Written,
+pub enum Strictness {
+    /// HTTP/1.0, any white space around values, chunk extensions and a missing Host are allowed.
+    Lenient,
+    /// Only what mini-rproxy itself writes.
+    Strict,
 }
 
-/// What the stream is made of.
+/// What a stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// What a client sends.
+    /// Requests of a client.
     Requests,
-    /// What an origin sends.
+    /// Responses of an upstream.
     Responses,
 }
 
-/// How the end of a body is told.
+/// How the end of a body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// There is no body.
@@ -109,10 +109,10 @@ pub enum Token {
     Raw(Vec<u8>),
 }
 
-/// What a response answers.
+/// What decides about the framing of the response to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// The method of the request.
+pub struct RequestInfo {
+    /// Its method.
     pub method: String,
     /// Whether the client speaks HTTP/1.0.
     pub is_http10: bool,
@@ -131,24 +131,24 @@ enum State {
     Failed,
 }
 
-/// Follows one stream.
+/// Parses one stream.
 #[derive(Clone, Debug)]
 pub struct Parser {
     kind: Kind,
-    whose: Whose,
+    strictness: Strictness,
     state: State,
     rest: Vec<u8>,
-    /// No head ends before here.
+    /// No head ends before this index.
     scanned: usize,
-    /// The head that was not understood.
+    /// The head that was refused.
     refused: Vec<u8>,
-    asked: VecDeque<Asked>,
+    pending: VecDeque<RequestInfo>,
     /// Everything so far; interim responses included.
     pub messages: Vec<Message>,
-    /// The first sin.
+    /// The first violation.
     pub error: Option<String>,
-    /// Final responses that answer nothing that was understood.
-    pub unasked: usize,
+    /// Final responses without a request.
+    pub unsolicited: usize,
 }
 
 type Fields = Vec<(String, String)>;
@@ -167,38 +167,38 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 
 impl Parser {
     /// A parser at the start of a stream.
-    pub fn new(kind: Kind, whose: Whose) -> Parser {
-        let (rest, asked, messages) = (Vec::new(), VecDeque::new(), Vec::new());
+    pub fn new(kind: Kind, strictness: Strictness) -> Parser {
+        let (rest, pending, messages) = (Vec::new(), VecDeque::new(), Vec::new());
         Parser {
             kind,
-            whose,
+            strictness,
             state: State::Head,
             rest,
             scanned: 0,
             refused: Vec::new(),
-            asked,
+            pending,
             messages,
             error: None,
-            unasked: 0,
+            unsolicited: 0,
         }
     }
 
-    /// A request that the next responses answer.
-    pub fn expect_answer(&mut self, asked: Asked) {
-        self.asked.push_back(asked);
+    /// Adds a request to those that wait for their response.
+    pub fn expect_response(&mut self, request: RequestInfo) {
+        self.pending.push_back(request);
     }
 
-    /// No more responses come.
-    pub fn expect_nothing(&mut self) {
-        self.asked.clear();
+    /// Forgets the requests that wait for their response.
+    pub fn expect_no_more(&mut self) {
+        self.pending.clear();
     }
 
     /// Requests that still wait for their final response.
     pub fn unanswered(&self) -> usize {
-        self.asked.len()
+        self.pending.len()
     }
 
-    /// What follows is not HTTP any more.
+    /// From here on the stream is not HTTP.
     pub fn switch(&mut self) {
         if matches!(self.state, State::Head) {
             self.state = State::Raw;
@@ -218,24 +218,24 @@ impl Parser {
         matches!(self.state, State::Head | State::Raw | State::UntilClose) && self.rest.is_empty()
     }
 
-    /// The first word of the head that has begun, or that was not understood.
-    pub fn begun(&self) -> String {
+    /// The first word of the head that has begun, or that was refused.
+    pub fn first_word(&self) -> String {
         let head = if self.error.is_some() { &self.refused } else { &self.rest };
         let line = head.strip_prefix(b"\r\n").unwrap_or(head);
         text(line.split(|&byte| byte == b' ').next().unwrap_or_default())
     }
 
-    /// Whether a head or some other framing has begun and not ended.
+    /// Whether bytes wait for the rest of a head or line.
     pub fn has_rest(&self) -> bool {
         !self.rest.is_empty()
     }
 
     /// Final responses so far.
-    pub fn finals(&self) -> impl Iterator<Item = &Message> {
+    pub fn final_responses(&self) -> impl Iterator<Item = &Message> {
         self.messages.iter().filter(|message| message.head.status() >= 200 || message.head.status() == 101)
     }
 
-    /// Takes bytes, gives the pieces that they complete.
+    /// Takes bytes and returns the pieces that they complete.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<Token> {
         self.rest.extend_from_slice(bytes);
         let mut tokens = Vec::new();
@@ -286,9 +286,9 @@ impl Parser {
                 };
                 let line = self.take(end + 2);
                 let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-                let has_junk = match self.whose {
-                    Whose::Written => digits != end || line[..digits].iter().any(u8::is_ascii_uppercase),
-                    Whose::Received => digits != end && line[digits] != b';',
+                let has_junk = match self.strictness {
+                    Strictness::Strict => digits != end || line[..digits].iter().any(u8::is_ascii_uppercase),
+                    Strictness::Lenient => digits != end && line[digits] != b';',
                 };
                 if digits == 0 || digits > 16 || has_junk || line[..end].contains(&b'\n') {
                     return Err(format!("bad chunk line {:?}", text(&line)));
@@ -339,7 +339,9 @@ impl Parser {
 
     fn head(&mut self) -> Result<Option<Token>, String> {
         // RFC 9112 section 2.2: a recipient skips an empty line.
-        let skipped = if self.whose == Whose::Received && self.kind == Kind::Requests && self.rest.starts_with(b"\r\n")
+        let skipped = if self.strictness == Strictness::Lenient
+            && self.kind == Kind::Requests
+            && self.rest.starts_with(b"\r\n")
         {
             2
         } else {
@@ -371,7 +373,7 @@ impl Parser {
             Kind::Responses => (head.status() == 101, head.status() < 200),
         };
         if self.kind == Kind::Responses && (!is_interim || is_switched) {
-            self.asked.pop_front();
+            self.pending.pop_front();
         }
         head.framing = framing.clone().unwrap_or(Framing::None);
         self.messages.push(Message { head, body: Vec::new(), trailers: Vec::new(), is_complete: false });
@@ -405,7 +407,7 @@ impl Parser {
             }
             let value = text(value);
             let trimmed = value.trim_matches([' ', '\t']);
-            if self.whose == Whose::Written && value != format!(" {trimmed}") {
+            if self.strictness == Strictness::Strict && value != format!(" {trimmed}") {
                 return Err(bad("unusual white space"));
             }
             fields.push((text(name), trimmed.to_owned()));
@@ -414,8 +416,8 @@ impl Parser {
     }
 
     fn start_line(&self, line: &str) -> Result<(), String> {
-        let is_written = self.whose == Whose::Written;
-        let is_version = |version: &str| version == "HTTP/1.1" || (version == "HTTP/1.0" && !is_written);
+        let is_strict = self.strictness == Strictness::Strict;
+        let is_version = |version: &str| version == "HTTP/1.1" || (version == "HTTP/1.0" && !is_strict);
         let is_field_text = |text: &str| text.chars().all(|c| c == '\t' || (c >= ' ' && c != '\x7f'));
         let is_good = match self.kind {
             Kind::Requests => {
@@ -428,7 +430,7 @@ impl Parser {
                 let (version, rest) = line.split_once(' ').unwrap_or_default();
                 let (status, reason) = rest.split_once(' ').unwrap_or((rest, ""));
                 let is_status = status.len() == 3 && status.bytes().all(|b| b.is_ascii_digit()) && status >= "100";
-                let has_end = !is_written || rest.contains(' ');
+                let has_end = !is_strict || rest.contains(' ');
                 is_version(version) && is_status && has_end && is_field_text(reason)
             }
         };
@@ -436,7 +438,7 @@ impl Parser {
     }
 
     fn request_framing(&self, head: &Head) -> Result<Framing, String> {
-        if self.whose == Whose::Written {
+        if self.strictness == Strictness::Strict {
             let target = head.start.split(' ').nth(1).unwrap_or_default();
             let is_form = target.starts_with('/') && !target.contains('#');
             if !is_form || head.values("host").count() != 1 || head.values("host").any(str::is_empty) {
@@ -449,28 +451,28 @@ impl Parser {
     fn response_framing(&mut self, head: &Head) -> Result<Framing, String> {
         let declared = declared(head)?;
         let status = head.status();
-        let Some(asked) = self.asked.front() else {
-            self.unasked += 1;
+        let Some(request) = self.pending.front() else {
+            self.unsolicited += 1;
             let framing = declared.unwrap_or(Framing::UntilClose);
             return if (100..200).contains(&status) { Err(format!("{status} without a request")) } else { Ok(framing) };
         };
-        let is_written = self.whose == Whose::Written;
-        if is_written && asked.is_http10 && (status < 200 || declared == Some(Framing::Chunked)) {
+        let is_strict = self.strictness == Strictness::Strict;
+        if is_strict && request.is_http10 && (status < 200 || declared == Some(Framing::Chunked)) {
             return Err(format!("{:?} with {declared:?} to an HTTP/1.0 client", head.start));
         }
         match (status, declared) {
-            (100..200 | 204, Some(framing)) if is_written || framing != Framing::Length(0) => {
+            (100..200 | 204, Some(framing)) if is_strict || framing != Framing::Length(0) => {
                 Err(format!("{:?} with {framing:?}", head.start))
             }
             (100..200 | 204 | 304, _) => Ok(Framing::None),
-            (_, _) if asked.method == "HEAD" => Ok(Framing::None),
+            (_, _) if request.method == "HEAD" => Ok(Framing::None),
             (_, Some(framing)) => Ok(framing),
             (_, None) => Ok(Framing::UntilClose),
         }
     }
 }
 
-/// What the framing fields say: at most one of them, at most once.
+/// The framing that the fields declare: at most one of them, at most once.
 fn declared(head: &Head) -> Result<Option<Framing>, String> {
     let lengths: Vec<&str> = head.values("content-length").collect();
     let codings: Vec<&str> = head.values("transfer-encoding").collect();

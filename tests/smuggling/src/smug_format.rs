@@ -1,19 +1,19 @@
-//! The `.smug` files: what is sent, and what must come of it.
+//! The `.smug` files.
 //!
-//! A file is a family of tricks. It is made of blocks with an empty line between them, and of comments (`#`).
+//! A file is a family of attempts. It is made of blocks with an empty line between them, and of comments (`#`).
 //!
 //! ```text
 //! S1 a length, then a coding          a rule and a name begin an entry
 //! > POST / HTTP/1.1                   the client sends this line; with a \ at the end, one without CRLF
-//! > Host: a                           \r \n \t \0 \xNN \\ are what they are elsewhere; \(20*ab) is twenty times ab
+//! > Host: a                           \r \n \t \0 \xNN \\ are escapes; \(20*ab) is twenty times ab
 //! > Content-Length: 6
 //! >
 //! > hello!\
-//! < HTTP/1.1 200 OK                   the origin answers the first request with this; left out: 200 with the body "ok"
+//! < HTTP/1.1 200 OK                   the upstream answers the first request with this; left out: 200 with the body "ok"
 //! ! early                             it does so when it has the head
 //! ! upstream closes                   it closes its connection behind that
 //! = 200 length:ok                     an answer that the client gets: status and body; interim ones too
-//! ^ POST / length:hello!              a message that the origin sees: method, target, framing, body
+//! ^ POST / length:hello!              a request that the upstream gets: method, target, framing, body
 //! + X-A: b                            the message above has this field line
 //! - Te                                it has no field of this name
 //!
@@ -25,30 +25,31 @@
 //! S2 400 Content-Length: +6
 //! ```
 //!
-//! Behind a status, `/WHY` says what the log must give as the reason; where it is left out, a refusal is for the entry's
-//! own rule. `closed` and `kept` say what becomes of the client's connection; left out, it is closed after the refusals
-//! that follow from bytes nobody could understand ([`CLOSING`]), and after a cut. `begun` allows that the origin
-//! has seen the beginning of a request that is refused within its body. Bodies: `length:`, `chunked:`, `until_close:`.
+//! Behind a status, `/WHY` is the reason that the log must give; where it is left out, a refusal is for the entry's own rule.
+//! `closed` and `kept` say what becomes of the client's connection; left out, it is closed after [`CLOSING`] statuses and
+//! after `cut`. `begun` allows that the upstream gets the beginning of a request that is refused within its body. Bodies:
+//! `length:`, `chunked:`, `until_close:`, `none:`.
 //!
-//! Without `>` lines, the client sends `GET /` and the origin must see it.
+//! Without `>` lines, the client sends `GET /` and the upstream must get it.
 
 use std::fmt;
 
-use super::entry::{Answer, Behind, Body, Clause, Entry, Fate, Forwarded, Moment};
-use super::strict::Framing;
+use crate::entry::{AfterResponse, Answer, Body, ClientOutcome, Entry, FieldCheck, Forwarded};
+use crate::strict::Framing;
 
-/// Statuses behind which the client's connection is closed unless the entry says otherwise.
+/// Statuses behind which the client's connection is closed, unless the entry says otherwise: the end of the request is
+/// unknown.
 pub const CLOSING: [u16; 7] = [400, 413, 414, 417, 431, 501, 505];
 
 /// What the client sends where an entry is about the response.
 const PLAIN_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// The place of a trick in its frame.
+/// The place in a frame that each row fills.
 const HOLE: &str = "{}";
 
-/// A file that is not understood: which line of it, and what was expected there.
+/// A line that is not understood, and what was expected there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadEntry {
+pub struct ParseError {
     /// The name of the file.
     pub family: &'static str,
     /// From 1.
@@ -57,19 +58,19 @@ pub struct BadEntry {
     pub expected: &'static str,
 }
 
-impl fmt::Display for BadEntry {
+impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.smug:{}: expected {}", self.family, self.line, self.expected)
     }
 }
 
-impl std::error::Error for BadEntry {}
+impl std::error::Error for ParseError {}
 
 /// A block of lines, each with its number.
 type Block<'a> = Vec<(usize, &'a str)>;
 
 /// All entries of a family.
-pub fn parse(family: &'static str, text: &str) -> Result<Vec<Entry>, BadEntry> {
+pub fn parse(family: &'static str, text: &str) -> Result<Vec<Entry>, ParseError> {
     let mut entries = Vec::new();
     let mut frame: Option<(&str, Block<'_>)> = None;
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.starts_with('#'));
@@ -82,24 +83,21 @@ pub fn parse(family: &'static str, text: &str) -> Result<Vec<Entry>, BadEntry> {
         }
         let block = std::mem::take(&mut block);
         let Some(&(first, head)) = block.first() else { continue };
-        let bad = |(line, expected): Complaint| BadEntry { family, line, expected };
+        let bad = |line, expected| ParseError { family, line, expected };
         let (word, name) = split_word(head);
         if word == "frame" {
             frame = Some((name, block));
         } else if !is_header(head) {
-            return Err(bad((first, "an entry, a frame or rows")));
+            return Err(bad(first, "an entry, a frame or rows"));
         } else if is_row(head) {
-            let (title, frame) = frame.as_ref().ok_or_else(|| bad((first, "a frame above the row")))?;
+            let (title, frame) = frame.as_ref().ok_or_else(|| bad(first, "a frame above the row"))?;
             for &(number, line) in &block {
-                let row = Row::read(number, line).ok_or_else(|| bad((number, "a rule, a status and a trick")))?;
-                entries.push(
-                    Draft::new(family, number, row.rule, &format!("{title}: {}", row.trick))
-                        .read(&frame[1..], Some(row))
-                        .map_err(bad)?,
-                );
+                let row = Row::read(number, line).ok_or_else(|| bad(number, "a rule, a status and a text"))?;
+                let draft = Draft::new(family, number, row.rule, &format!("{title}: {}", row.text));
+                entries.push(draft.read(&frame[1..], Some(row))?);
             }
         } else {
-            entries.push(Draft::new(family, first, word, name).read(&block[1..], None).map_err(bad)?);
+            entries.push(Draft::new(family, first, word, name).read(&block[1..], None)?);
         }
     }
     Ok(entries)
@@ -111,21 +109,18 @@ struct Row<'a> {
     rule: &'a str,
     /// A status, or `cut`.
     word: &'a str,
-    /// What stands in the hole.
-    trick: &'a str,
+    /// What fills the hole.
+    text: &'a str,
     number: usize,
 }
 
 impl<'a> Row<'a> {
     fn read(number: usize, line: &'a str) -> Option<Row<'a>> {
         let (rule, rest) = split_word(line);
-        let (word, trick) = split_word(rest);
-        (is_header(line) && is_row(line)).then_some(Row { rule, word, trick, number })
+        let (word, text) = split_word(rest);
+        (is_header(line) && is_row(line)).then_some(Row { rule, word, text, number })
     }
 }
-
-/// A line and what was expected there.
-type Complaint = (usize, &'static str);
 
 /// An entry, as far as it was read.
 struct Draft {
@@ -133,7 +128,7 @@ struct Draft {
     /// The line that it begins in.
     number: usize,
     has_request: bool,
-    fate: Option<Fate>,
+    outcome: Option<ClientOutcome>,
 }
 
 /// What a `+` or `-` is about.
@@ -151,62 +146,63 @@ impl Draft {
             name: name.to_owned(),
             request: Vec::new(),
             response: None,
-            moment: Moment::default(),
-            behind: Behind::default(),
+            is_early: false,
+            after_response: AfterResponse::KeepOpen,
             answers: Vec::new(),
             forwarded: Vec::new(),
-            fate: Fate::Kept,
+            outcome: ClientOutcome::Kept,
             may_begin: false,
             why: None,
         };
-        Draft { entry, number, has_request: false, fate: None }
+        Draft { entry, number, has_request: false, outcome: None }
     }
 
-    fn read(mut self, lines: &[(usize, &str)], row: Option<Row<'_>>) -> Result<Entry, Complaint> {
+    fn read(mut self, lines: &[(usize, &str)], row: Option<Row<'_>>) -> Result<Entry, ParseError> {
         let mut above = Above::Nothing;
         for &(number, line) in lines {
-            let filled = row.map(|row| line.replace(HOLE, row.trick));
+            let filled = row.map(|row| line.replace(HOLE, row.text));
             let line = filled.as_deref().unwrap_or(line);
-            let complain = move |expected| (number, expected);
+            let family = self.entry.family;
+            let bad = move |expected| ParseError { family, line: number, expected };
             let (sign, rest) = line.split_at(line.len().min(1));
             let rest = rest.strip_prefix(' ').unwrap_or(rest);
             match sign {
                 ">" => {
                     self.has_request = true;
-                    unescape_line(rest, &mut self.entry.request).ok_or(complain("known escapes"))?;
+                    unescape_line(rest, &mut self.entry.request).ok_or(bad("known escapes"))?;
                 }
                 "<" => {
                     let response = self.entry.response.get_or_insert_default();
-                    unescape_line(rest, response).ok_or(complain("known escapes"))?;
+                    unescape_line(rest, response).ok_or(bad("known escapes"))?;
                 }
                 "!" => match rest {
-                    "early" => self.entry.moment = Moment::Head,
-                    "upstream closes" => self.entry.behind = Behind::Closes,
-                    _ => return Err(complain("early, or upstream closes")),
+                    "early" => self.entry.is_early = true,
+                    "upstream closes" => self.entry.after_response = AfterResponse::Close,
+                    _ => return Err(bad("early, or upstream closes")),
                 },
                 "=" => {
-                    let answer = self.read_answer(rest).ok_or(complain("a status, words, and a body"))?;
+                    let answer = self.read_answer(rest).ok_or(bad("a status, words, and a body"))?;
                     self.entry.answers.push(answer);
                     above = Above::Answer;
                 }
                 "^" => {
-                    self.entry.forwarded.push(read_forwarded(rest).ok_or(complain("method, target, and a body"))?);
+                    self.entry.forwarded.push(read_forwarded(rest).ok_or(bad("method, target, and a body"))?);
                     above = Above::Forwarded;
                 }
                 "+" | "-" => {
-                    let clause = match (sign, rest.split_once(": ")) {
-                        ("+", Some((name, value))) => Clause::Has(name.to_owned(), value.to_owned()),
-                        ("-", None) => Clause::Lacks(rest.to_owned()),
-                        _ => return Err(complain("+ Name: value, or - Name")),
+                    let check = match (sign, rest.split_once(": ")) {
+                        ("+", Some((name, value))) => FieldCheck::Has(name.to_owned(), value.to_owned()),
+                        ("-", None) => FieldCheck::Lacks(rest.to_owned()),
+                        _ => return Err(bad("+ Name: value, or - Name")),
                     };
                     let fields = match above {
                         Above::Answer => self.entry.answers.last_mut().map(|answer| &mut answer.fields),
                         Above::Forwarded => self.entry.forwarded.last_mut().map(|message| &mut message.fields),
                         Above::Nothing => None,
                     };
-                    fields.ok_or(complain("= or ^ above it"))?.push(clause);
+                    fields.ok_or(bad("= or ^ above it"))?.push(check);
                 }
-                _ => return Err(complain("one of > < ! = ^ + -")),
+                _ => return Err(bad("one of > < ! = ^ + -")),
             }
         }
         self.finish(row)
@@ -223,9 +219,9 @@ impl Draft {
         while !rest.is_empty() {
             let (word, after) = split_word(rest);
             match word {
-                "closed" => self.fate = Some(Fate::Closed),
-                "kept" => self.fate = Some(Fate::Kept),
-                "cut" => self.fate = Some(Fate::Cut),
+                "closed" => self.outcome = Some(ClientOutcome::Closed),
+                "kept" => self.outcome = Some(ClientOutcome::Kept),
+                "cut" => self.outcome = Some(ClientOutcome::Truncated),
                 "begun" => self.entry.may_begin = true,
                 _ => {
                     body = Some(read_body(rest)?);
@@ -237,38 +233,39 @@ impl Draft {
         Some(Answer { status: read_status(status)?, body, fields: Vec::new() })
     }
 
-    /// What was left out is filled in.
-    fn finish(mut self, row: Option<Row<'_>>) -> Result<Entry, Complaint> {
+    /// Fills in what the entry leaves out.
+    fn finish(mut self, row: Option<Row<'_>>) -> Result<Entry, ParseError> {
         if !self.has_request {
             self.entry.request = PLAIN_REQUEST.to_vec();
             if self.entry.forwarded.is_empty() {
-                let plain = read_forwarded("GET /").ok_or((self.number, "a plain request"))?;
-                self.entry.forwarded.push(plain);
+                self.entry.forwarded.extend(read_forwarded("GET /"));
             }
         }
+        let family = self.entry.family;
+        let bad = |line, expected| ParseError { family, line, expected };
         if let Some(row) = row {
-            self.take_row(row).ok_or((row.number, "the status of the frame, a refusal, or cut"))?;
+            self.take_row(row).ok_or(bad(row.number, "the status of the frame, a refusal, or cut"))?;
         }
         if self.entry.answers.is_empty() {
-            return Err((self.number, "an answer"));
+            return Err(bad(self.number, "an answer"));
         }
         let last = self.entry.answers.last().map_or(0, |answer| answer.status);
-        self.entry.fate = match self.fate {
-            Some(fate) => fate,
-            None if last == 101 => Fate::Tunnel,
-            None if CLOSING.contains(&last) => Fate::Closed,
-            None => Fate::Kept,
+        self.entry.outcome = match self.outcome {
+            Some(outcome) => outcome,
+            None if last == 101 => ClientOutcome::Tunnel,
+            None if CLOSING.contains(&last) => ClientOutcome::Closed,
+            None => ClientOutcome::Kept,
         };
-        // A refusal of ours is for the rule of the entry. Where the origin sees nothing, or says nothing, it is ours.
+        // The proxy's own refusal is for the rule of the entry. It is its own where the upstream gets or sends nothing.
         let is_silent = self.entry.response.is_none() || self.entry.forwarded.is_empty();
         let is_ours = last >= 400 && (is_silent || last == 502);
-        if self.entry.why.is_none() && (is_ours || self.entry.fate == Fate::Cut) {
+        if self.entry.why.is_none() && (is_ours || self.entry.outcome == ClientOutcome::Truncated) {
             self.entry.why = Some(self.entry.rule.clone());
         }
         Ok(self.entry)
     }
 
-    /// The frame says what comes of an accepted row; of a refused one, only one answer comes.
+    /// The frame tells what comes of an accepted row; a refused one gets one answer and is not forwarded.
     fn take_row(&mut self, row: Row<'_>) -> Option<()> {
         let (word, why) = row.word.split_once('/').unwrap_or((row.word, ""));
         if !why.is_empty() {
@@ -276,7 +273,7 @@ impl Draft {
         }
         let accepted = self.entry.answers.last().map(|answer| answer.status);
         if word == "cut" {
-            self.fate = Some(Fate::Cut);
+            self.outcome = Some(ClientOutcome::Truncated);
             self.entry.answers.iter_mut().for_each(|answer| answer.body = None);
             return accepted.map(|_| ());
         }
@@ -285,8 +282,8 @@ impl Draft {
             return Some(());
         }
         self.entry.answers = vec![Answer { status, body: None, fields: Vec::new() }];
-        self.fate = None;
-        // With 502 the origin is refused, which has seen the request.
+        self.outcome = None;
+        // 502 refuses the upstream, which has got the request.
         if status != 502 {
             self.entry.forwarded.clear();
         }
@@ -404,15 +401,16 @@ mod tests {
         assert_eq!((entry.rule.as_str(), entry.name.as_str()), ("S1", "a name"));
         assert_eq!(entry.request, b"A\r\nb\0\tababab\\\r\n");
         assert_eq!(entry.response.as_deref(), Some(&b"x\r\n"[..]));
-        assert_eq!((entry.moment, entry.behind, entry.fate), (Moment::Head, Behind::Closes, Fate::Closed));
+        assert_eq!((entry.is_early, entry.after_response), (true, AfterResponse::Close));
         assert_eq!(entry.answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [103, 200]);
+        assert_eq!(entry.outcome, ClientOutcome::Closed);
         let body = Body { framing: Framing::Length(3), bytes: b"a b".to_vec() };
         assert_eq!(entry.answers[1].body, Some(body));
-        assert_eq!(entry.answers[1].fields, [Clause::Has("A".to_owned(), "b: c".to_owned())]);
+        assert_eq!(entry.answers[1].fields, [FieldCheck::Has("A".to_owned(), "b: c".to_owned())]);
         let sent = &entry.forwarded[0];
         assert_eq!((sent.method.as_str(), sent.target.as_str()), ("POST", "/x"));
         assert_eq!(sent.body, Body { framing: Framing::Chunked, bytes: b"\r\n".to_vec() });
-        assert_eq!(sent.fields, [Clause::Lacks("Te".to_owned())]);
+        assert_eq!(sent.fields, [FieldCheck::Lacks("Te".to_owned())]);
     }
 
     #[test]
@@ -420,9 +418,9 @@ mod tests {
         let text = "frame t\n> POST / HTTP/1.1\n> {}\n>\n= 200\n^ POST / length:\n\nS2 200 a: b\nS2 501/S3 c\\x20d\n";
         let entries = parse("test", text).expect("a good text");
         assert_eq!(entries[0].request, b"POST / HTTP/1.1\r\na: b\r\n\r\n");
-        assert_eq!((entries[0].forwarded.len(), entries[0].fate, &entries[0].why), (1, Fate::Kept, &None));
+        assert_eq!((entries[0].forwarded.len(), entries[0].outcome, &entries[0].why), (1, ClientOutcome::Kept, &None));
         assert_eq!(entries[1].request, b"POST / HTTP/1.1\r\nc d\r\n\r\n");
-        assert_eq!((entries[1].forwarded.len(), entries[1].fate), (0, Fate::Closed));
+        assert_eq!((entries[1].forwarded.len(), entries[1].outcome), (0, ClientOutcome::Closed));
         assert_eq!((entries[1].name.as_str(), entries[1].why.as_deref()), ("t: c\\x20d", Some("S3")));
     }
 
@@ -431,17 +429,20 @@ mod tests {
         let text =
             "frame t\n< HTTP/1.1 200 OK\n< {}\n<\n= 200 length:\n\nS2 200 Content-Length: 0\nS2 502 x\nS18 cut y\n";
         let entries = parse("test", text).expect("a good text");
-        let fates: Vec<_> = entries.iter().map(|entry| (entry.fate, entry.why.as_deref())).collect();
-        assert_eq!(fates, [(Fate::Kept, None), (Fate::Kept, Some("S2")), (Fate::Cut, Some("S18"))]);
+        let outcomes: Vec<_> = entries.iter().map(|entry| (entry.outcome, entry.why.as_deref())).collect();
+        assert_eq!(
+            outcomes,
+            [(ClientOutcome::Kept, None), (ClientOutcome::Kept, Some("S2")), (ClientOutcome::Truncated, Some("S18"))]
+        );
         assert!(entries.iter().all(|entry| entry.request == PLAIN_REQUEST && entry.forwarded.len() == 1));
     }
 
     #[test]
-    fn what_is_not_understood_is_told_with_its_line() {
+    fn an_error_names_its_line() {
         for (text, line, expected) in [
             ("hello", 1, "an entry, a frame or rows"),
             ("S1 alone", 1, "an answer"),
-            ("frame t\n> {}\n= 200\n\nS1 200 x\nS1 y", 6, "a rule, a status and a trick"),
+            ("frame t\n> {}\n= 200\n\nS1 200 x\nS1 y", 6, "a rule, a status and a text"),
             ("S1 200 no frame", 1, "a frame above the row"),
             ("S1 a\n? x", 2, "one of > < ! = ^ + -"),
             ("S1 a\n> \\q\n= 200", 2, "known escapes"),
@@ -453,7 +454,7 @@ mod tests {
             ("S1 a\n> x\n! later\n= 200", 3, "early, or upstream closes"),
             ("frame t\n> {}\n= 200\n\nS1 204 x", 5, "the status of the frame, a refusal, or cut"),
         ] {
-            assert_eq!(parse("test", text), Err(BadEntry { family: "test", line, expected }), "{text}");
+            assert_eq!(parse("test", text), Err(ParseError { family: "test", line, expected }), "{text}");
         }
     }
 }
