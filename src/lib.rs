@@ -38,6 +38,7 @@ pub mod config;
 pub mod log;
 pub mod http;
 pub mod proxy;
+pub mod extras;
 pub mod plugin;
 pub mod net;
 pub mod cli;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Scheme;
+use crate::extras::metrics::Counter;
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{ConnectError, Input};
 use crate::proxy::runtime::UpstreamId;
@@ -42,10 +43,10 @@ impl Worker {
         let Some(client) = self.clients.get_mut(owner) else { return };
         if idle.is_some() {
             client.link = idle;
-            self.ctx.journal.meter.reused.increment();
+            self.ctx.journal.metrics.increment(Counter::Reused);
             client.connection.handle(&mut self.ctx.worker(), Input::Connected { reused: true });
         } else {
-            self.ctx.journal.meter.dialed.increment();
+            self.ctx.journal.metrics.increment(Counter::Dialed);
             self.dial(owner, upstream);
         }
     }

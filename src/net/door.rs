@@ -13,8 +13,8 @@ use mio::{Interest, Registry};
 use rustix::io::Errno;
 use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 
+use crate::extras::metrics::{Counter, Metrics};
 use crate::mono_time::MonoTime;
-use crate::proxy::meter::Count;
 
 use super::conn::Stream;
 use super::listen::{Listening, Speaks};
@@ -261,15 +261,15 @@ impl Door {
     }
 
     /// Closes the door for a moment after `error`; returns until when, and what to say, if it is time to say something.
-    /// Who was turned away is counted in `refused`.
+    /// Who was turned away is counted.
     pub fn close_for_a_moment(
         &mut self,
         now: MonoTime,
         error: &io::Error,
-        refused: &Count,
+        metrics: &Metrics,
     ) -> (MonoTime, Option<String>) {
         if is_exhaustion(error) {
-            self.turn_one_away(now, refused);
+            self.turn_one_away(now, metrics);
         }
         let until = now + PAUSE;
         self.closed_until = Some(until);
@@ -281,13 +281,13 @@ impl Door {
     }
 
     /// With the reserve descriptor, one client is taken in and let go at once.
-    fn turn_one_away(&mut self, now: MonoTime, refused: &Count) {
+    fn turn_one_away(&mut self, now: MonoTime, metrics: &Metrics) {
         if self.reserve.take().is_some()
             && let Knock::Client(stream, ..) = self.accept(now, Room::ALL)
         {
             drop(stream);
             self.turned_away += 1;
-            refused.increment();
+            metrics.increment(Counter::Refused);
         }
         self.reserve = spare_socket();
     }
@@ -341,6 +341,7 @@ pub fn is_exhaustion(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::extras::metrics::Registry;
     use std::io::Read;
     use std::net::{TcpListener as StdListener, TcpStream as StdStream};
 
@@ -426,19 +427,19 @@ mod tests {
         let (mut door, address) = door();
         let now = MonoTime::now();
         let mut client = StdStream::connect(address).expect("loopback");
-        let (error, refused) = (io::Error::from(Errno::MFILE), Count::default());
-        let (until, complaint) = door.close_for_a_moment(now, &error, &refused);
+        let (error, registry) = (io::Error::from(Errno::MFILE), Registry::new(1, Duration::ZERO));
+        let (until, complaint) = door.close_for_a_moment(now, &error, registry.of_worker(0));
         assert_eq!(client.read(&mut [0; 8]).expect("a clean end"), 0);
         assert!(complaint.expect("the first complaint").contains("turned away: 1"));
-        assert_eq!(refused.get(), 1);
+        assert_eq!(registry.total().get(Counter::Refused), 1);
         assert!(door.reserve.is_some());
         assert!(!door.is_open(now, Room::ALL));
         door.on_event(0);
         assert!(!door.is_open(now, Room::ALL), "no spinning");
         assert!(door.is_open(until, Room::ALL));
-        let (_, complaint) = door.close_for_a_moment(until, &error, &refused);
+        let (_, complaint) = door.close_for_a_moment(until, &error, registry.of_worker(0));
         assert_eq!(complaint, None, "one line per second");
-        let (_, complaint) = door.close_for_a_moment(now + COMPLAIN_EVERY, &error, &refused);
+        let (_, complaint) = door.close_for_a_moment(now + COMPLAIN_EVERY, &error, registry.of_worker(0));
         assert!(complaint.is_some());
     }
 }

@@ -258,7 +258,7 @@ impl Worker {
         let now = self.ctx.now();
         let Some(client) = self.clients.get_mut(key) else { return };
         client.active = now;
-        client.count_busy(&self.ctx.journal.meter);
+        client.count_busy(&self.ctx.journal.metrics);
         let listing = match client.leave {
             Leave::No if client.connection.is_idle() && !client.conn.has_unsent() => Listing::Idle,
             Leave::No if client.connection.is_tunnel() => Listing::Tunnel,

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use mio::{Events, Token};
 
+use crate::extras::metrics::Counter;
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{ListenerKind, Peer, ProxyConnection};
 
@@ -269,7 +270,7 @@ impl Worker {
                 // it: those who are inside need them, and a crowd at the door would take them all.
                 Knock::Stuck(error) if is_exhaustion(&error) && self.pipes.close_free() => {}
                 Knock::Stuck(error) => {
-                    let (until, complaint) = self.door.close_for_a_moment(now, &error, &self.ctx.journal.meter.refused);
+                    let (until, complaint) = self.door.close_for_a_moment(now, &error, &self.ctx.journal.metrics);
                     self.timers.set(&mut self.door.alarm, until, Source::Listener(0).token());
                     if let Some(complaint) = complaint {
                         self.ctx.journal.warn(format_args!("{complaint}"));
@@ -289,7 +290,7 @@ impl Worker {
         let was_full = std::mem::replace(&mut self.is_at_limit, is_full);
         if is_full {
             if !was_full {
-                self.ctx.journal.meter.limit_reached.increment();
+                self.ctx.journal.metrics.increment(Counter::LimitReached);
             }
             if self.limit_warnings.is_due(now, LIMIT_WARNING_INTERVAL) {
                 self.ctx.journal.warn(format_args!(
@@ -341,7 +342,7 @@ impl Worker {
         match self.clients.insert(client) {
             Ok(key) => {
                 self.admin_clients += usize::from(is_admin);
-                self.ctx.journal.meter.accepted.increment();
+                self.ctx.journal.metrics.increment(Counter::Accepted);
                 self.enqueue(key);
                 if self.stage == Stage::Draining {
                     self.ask_to_leave(key);
@@ -353,7 +354,7 @@ impl Worker {
 
     /// There is no place for this one.
     fn turn_away(&mut self, conn: Conn) {
-        self.ctx.journal.meter.refused.increment();
+        self.ctx.journal.metrics.increment(Counter::Refused);
         self.graveyard.push(conn);
     }
 
@@ -391,7 +392,7 @@ mod tests {
     use mio::{Poll, Waker};
 
     use crate::config::Config;
-    use crate::proxy::prometheus::Board;
+    use crate::extras::metrics::Registry;
     use crate::proxy::proxy_connection::{AccessRecord, Observer};
     use crate::proxy::runtime::Runtime;
 
@@ -435,7 +436,7 @@ mod tests {
             mailbox: Arc::new(Mailbox::new(Arc::clone(&waker))),
             control: Arc::new(Control::new(vec![waker])),
             tls: Tls::prepare(&runtime.config).expect("there is none"),
-            board: Arc::new(Board::new(1, Arc::clone(&runtime.labels), Duration::ZERO)),
+            registry: Arc::new(Registry::new(1, Duration::ZERO)),
             number: 0,
         };
         Worker::new(seed, runtime, Box::new(Silent))

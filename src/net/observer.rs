@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use super::throttle::Throttle;
 use crate::bytes::SharedText;
+use crate::config::UpstreamUrl;
+use crate::extras::metrics::{Counter, Metrics, Registry};
+use crate::extras::prometheus;
 use crate::log::{Level, Logger};
 use crate::mono_time::MonoTime;
-use crate::proxy::labels::Label;
-use crate::proxy::meter::Meter;
-use crate::proxy::prometheus::Board;
 use crate::proxy::proxy_connection::{AccessRecord, Observer, UpstreamEvent};
 
 /// What a worker can say.
@@ -30,9 +30,9 @@ pub trait Journal: Observer {
 /// One worker's observer: it counts what the exchanges tell it and hands it on to the journal.
 pub struct Witness {
     /// This worker's own counters.
-    pub meter: Arc<Meter>,
+    pub metrics: Arc<Metrics>,
     /// Those of all workers, to be read only.
-    board: Arc<Board>,
+    registry: Arc<Registry>,
     journal: Box<dyn Journal>,
     unmapped: Throttle,
     /// The texts of /metrics that clients are still sent, the newest last, and when each was made.
@@ -46,9 +46,9 @@ const MAX_TEXTS: usize = 4;
 
 impl Witness {
     /// For the worker with this number.
-    pub fn new(board: Arc<Board>, number: usize, journal: Box<dyn Journal>) -> Witness {
-        let meter = Arc::clone(&board.meters()[number]);
-        Witness { meter, board, journal, unmapped: Throttle::default(), texts: Vec::new() }
+    pub fn new(registry: Arc<Registry>, number: usize, journal: Box<dyn Journal>) -> Witness {
+        let metrics = Arc::clone(registry.of_worker(number));
+        Witness { metrics, registry, journal, unmapped: Throttle::default(), texts: Vec::new() }
     }
 
     /// Something that the operator should know of.
@@ -64,12 +64,13 @@ impl Witness {
 
 impl Observer for Witness {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        self.meter.count(record);
+        self.metrics.count_request(record);
         self.journal.access(record);
     }
 
-    fn upstream(&mut self, authority: &str, label: Label, event: UpstreamEvent) {
-        self.meter.count_upstream(label, event);
+    fn upstream(&mut self, upstream: &UpstreamUrl, event: UpstreamEvent) {
+        self.metrics.count_upstream(upstream, event);
+        let authority = &upstream.authority;
         match event {
             UpstreamEvent::Asked | UpstreamEvent::Failed => {}
             UpstreamEvent::Ejected(span, why) => self.warn(format_args!(
@@ -80,7 +81,7 @@ impl Observer for Witness {
     }
 
     fn left_unmapped(&mut self, prefix: &str, now: MonoTime) {
-        self.meter.unmapped.increment();
+        self.metrics.increment(Counter::UnmappedHeads);
         if self.unmapped.is_due(now, Duration::from_secs(60)) {
             self.warn(format_args!(
                 "route {prefix}: a head would be larger than max_head_bytes when mapped to or from the prefix: it is \
@@ -102,7 +103,7 @@ impl Observer for Witness {
         {
             return text;
         }
-        let text = SharedText::new(self.board.to_text().into());
+        let text = SharedText::new(prometheus::to_text(&self.registry).into());
         self.texts.push((now, Arc::downgrade(&text)));
         text
     }
@@ -250,10 +251,10 @@ mod tests {
 
     #[test]
     fn e4_few_texts_of_metrics_are_kept_for_those_who_do_not_read_them() {
-        let board = Board::new(1, Arc::default(), Duration::ZERO);
+        let registry = Registry::new(1, Duration::ZERO);
         let logger = Logger::start(LogFormat::Text, Kept::default()).expect("a thread");
         let journal = LogJournal::new(logger, Arc::default());
-        let mut witness = Witness::new(Arc::new(board), 0, Box::new(journal));
+        let mut witness = Witness::new(Arc::new(registry), 0, Box::new(journal));
         let at = |seconds| MonoTime::FIRST + Duration::from_secs(seconds);
         let first = witness.metrics(at(0));
         assert!(Arc::ptr_eq(&first, &witness.metrics(at(0))), "it is still being sent");

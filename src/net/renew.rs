@@ -7,6 +7,7 @@ use super::renewal::Renewal;
 use super::slab::Key;
 use super::token::Source;
 use super::worker::{LoopContext, Stage, Worker};
+use crate::extras::metrics::Counter;
 
 impl Worker {
     /// The main thread may have put something into the mailbox.
@@ -32,7 +33,7 @@ impl Worker {
             self.remove_link(link);
         }
         self.door.max_clients = max_clients;
-        self.ctx.journal.meter.max_clients.set(max_clients as u64);
+        self.ctx.journal.metrics.set(Counter::MaxClients, max_clients as u64);
         let now = self.ctx.now();
         for change in door {
             if let Err(error) = self.door.change(self.poll.registry(), now, change) {
@@ -59,7 +60,7 @@ impl Worker {
             complaints.retain(|id, _| stations.find(&ctx.runtime, *id).is_some());
             let LoopContext { balance, runtime, journal, .. } = ctx;
             balance.retain(|id| stations.find(runtime, id).is_some());
-            journal.meter.keep_upstreams(|label| runtime.upstream_labels.values().any(|other| *other == label));
+            journal.metrics.forget_ejected(&runtime.config);
         }
     }
 }

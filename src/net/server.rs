@@ -12,8 +12,8 @@ use std::time::Duration;
 use mio::{Poll, Waker};
 
 use crate::config::Config;
+use crate::extras::metrics::Registry;
 use crate::proxy::hooks::Hooks;
-use crate::proxy::prometheus::Board;
 use crate::proxy::runtime::Runtime;
 
 use super::activation::Inherited;
@@ -117,7 +117,7 @@ impl Server {
             threads: Vec::with_capacity(workers),
         };
         let share = descriptors::share(max_connections, workers);
-        let board = Arc::new(Board::new(workers, Arc::clone(&runtime.labels), since_1970()));
+        let registry = Arc::new(Registry::new(workers, since_1970()));
         let ways = inboxes.into_iter().zip(mailboxes).zip(doors);
         for (number, (poll, ((inbox, mailbox), entrances))) in polls.into_iter().zip(ways).enumerate() {
             let seed = Seed {
@@ -130,7 +130,7 @@ impl Server {
                 control: Arc::clone(&control),
                 mailbox,
                 tls: tls.clone(),
-                board: Arc::clone(&board),
+                registry: Arc::clone(&registry),
                 number,
             };
             let (runtime, journals) = (runtime.clone(), Arc::clone(&journals));

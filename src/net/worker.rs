@@ -10,10 +10,9 @@ use std::sync::Arc;
 
 use mio::Poll;
 
+use crate::extras::metrics::{Counter, Metrics, Registry};
 use crate::mono_time::MonoTime;
 use crate::proxy::body_memory::BodyMemory;
-use crate::proxy::meter::Meter;
-use crate::proxy::prometheus::Board;
 use crate::proxy::proxy_connection::{Balance, ConnectError, Peer, ProxyConnection, TransactionPool, WorkerCtx};
 use crate::proxy::proxy_protocol::Tlvs;
 use crate::proxy::runtime::{Runtime, UpstreamId};
@@ -97,10 +96,10 @@ impl Listed for Client {
 
 impl Client {
     /// Counts whether a request is under way.
-    pub fn count_busy(&mut self, meter: &Meter) {
+    pub fn count_busy(&mut self, metrics: &Metrics) {
         match (self.is_busy, self.connection.is_active()) {
-            (false, true) => meter.busy.increment(),
-            (true, false) => meter.busy.decrement(),
+            (false, true) => metrics.increment(Counter::BecameBusy),
+            (true, false) => metrics.increment(Counter::BecameIdle),
             (true, true) | (false, false) => return,
         }
         self.is_busy = !self.is_busy;
@@ -325,7 +324,7 @@ pub struct Seed {
     /// What TLS connections are made of.
     pub tls: Tls,
     /// Where all workers count.
-    pub board: Arc<Board>,
+    pub registry: Arc<Registry>,
     /// This worker's number.
     pub number: usize,
 }
@@ -333,9 +332,9 @@ pub struct Seed {
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
     pub fn new(seed: Seed, runtime: Rc<Runtime>, journal: Box<dyn Journal>) -> Worker {
-        let Seed { poll, door, ledger, pipes, resolver, inbox, control, mailbox, tls, board, number } = seed;
-        let journal = Witness::new(board, number, journal);
-        journal.meter.max_clients.set(door.max_clients as u64);
+        let Seed { poll, door, ledger, pipes, resolver, inbox, control, mailbox, tls, registry, number } = seed;
+        let journal = Witness::new(registry, number, journal);
+        journal.metrics.set(Counter::MaxClients, door.max_clients as u64);
         Worker {
             poll,
             clients: Slab::default(),
@@ -437,10 +436,10 @@ impl Worker {
             if let Some(lane) = client.lane {
                 lane.end(&mut self.pipes);
             }
-            let meter = &self.ctx.journal.meter;
-            meter.closed.increment();
+            let metrics = &self.ctx.journal.metrics;
+            metrics.increment(Counter::Closed);
             if client.is_busy {
-                meter.busy.decrement();
+                metrics.increment(Counter::BecameIdle);
             }
             if let Some(link) = client.link {
                 self.remove_link(link);
@@ -474,7 +473,7 @@ impl Worker {
     #[cold]
     fn on_handshake_failure(&mut self, peer: &Peer, failure: &Failure) {
         let journal = &mut self.ctx.journal;
-        journal.meter.handshake_failures.of(failure.reason()).increment();
+        journal.metrics.count_handshake_failure(failure.reason());
         let Some(unsaid) = self.stations.desk.tells_failure(self.ctx.clock.now().instant) else { return };
         let client = peer.address.map_or("a local client".to_owned(), |address| address.to_string());
         let more = if unsaid > 0 { format!("; {unsaid} more since the last such line") } else { String::new() };

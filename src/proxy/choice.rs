@@ -1,7 +1,7 @@
 //! The upstream that a request goes to, where its route has several.
 
-use super::balance::{Lease, Tried};
 use crate::config::{RouteConfig, UpstreamUrl};
+use crate::extras::balance::{Lease, Tried};
 use crate::http::framing::Framing;
 
 /// A request of which bytes have left is sent to so many other upstreams when it gets no answer: one that ends whoever

@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use crate::mono_time::MonoTime;
 
-use super::balance::Balance;
 use super::events::{Command, Now, Observer, Peer, Side};
 use super::runtime::{Runtime, UpstreamId};
 use super::transaction::TransactionPool;
+use crate::extras::balance::Balance;
 
 /// What an exchange is lent for the length of a call.
 pub struct WorkerCtx<'a> {

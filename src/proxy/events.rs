@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::hooks::PluginTiming;
-use super::labels::Label;
 use super::runtime::UpstreamId;
 use crate::bytes::SharedText;
+use crate::config::UpstreamUrl;
 use crate::http::chars::find;
 use crate::mono_time::MonoTime;
 
@@ -136,9 +136,9 @@ pub enum ListenerKind {
 pub trait Observer {
     /// A request is over.
     fn access(&mut self, record: &AccessRecord<'_>);
-    /// Something happened to an upstream that is one of several: the one with this authority, counted under `label`.
-    fn upstream(&mut self, authority: &str, label: Label, event: UpstreamEvent) {
-        let _ = (authority, label, event);
+    /// Something happened to an upstream that is one of several.
+    fn upstream(&mut self, upstream: &UpstreamUrl, event: UpstreamEvent) {
+        let _ = (upstream, event);
     }
     /// A head of the route with this prefix was not mapped, because it would have become too large.
     fn left_unmapped(&mut self, prefix: &str, now: MonoTime) {
@@ -179,8 +179,8 @@ pub struct AccessRecord<'a> {
     pub target: &'a [u8],
     /// `None` where no route was chosen.
     pub prefix: Option<&'a str>,
-    /// What the route is counted under.
-    pub label: Label,
+    /// Whether the route has counters of its own: of very many routes only the first ones do.
+    pub is_counted_by_prefix: bool,
     /// Host and port of the upstream, where a route was chosen; of several the one that was asked last.
     pub upstream: Option<&'a str>,
     /// The final status; 499 when the client went away first.

@@ -3,16 +3,16 @@
 
 use std::rc::Rc;
 
-use super::balance::{Change, Tried};
 use super::cause::Cause;
 use super::choice::UpstreamAttempt;
 use super::context::Ctx;
 use super::events::UpstreamEvent;
 use super::forward::write_request_head;
-use super::response_rewrite::MAPPABLE_IN_REQUESTS;
 use super::runtime::{Runtime, UpstreamId};
 use super::transaction::{ResponseState, Transaction};
 use crate::config::{HostPolicy, RouteConfig, UpstreamUrl};
+use crate::extras::balance::{Change, Tried};
+use crate::extras::response_rewrite::MAPPABLE_IN_REQUESTS;
 use crate::http::fields::Fields;
 
 impl Transaction {
@@ -116,11 +116,8 @@ impl Transaction {
 
     fn tell(&self, ctx: &mut Ctx<'_, '_>, event: UpstreamEvent) {
         let (Some(plan), Some(choice)) = (self.plan, &self.choice) else { return };
-        let runtime = &ctx.client.runtime;
-        let route = &runtime.config.routes[plan.route as usize];
-        let id = runtime.group_of(plan.route).map(|group| group[choice.nth]);
-        let label = id.and_then(|id| runtime.upstream_labels.get(&id)).copied().unwrap_or_default();
-        ctx.worker.observer.upstream(&route.nth_upstream(choice.nth).authority, label, event);
+        let route = &ctx.client.runtime.config.routes[plan.route as usize];
+        ctx.worker.observer.upstream(route.nth_upstream(choice.nth), event);
     }
 }
 

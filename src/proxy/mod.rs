@@ -2,22 +2,16 @@
 //!
 //! | file | one job |
 //! |---|---|
-//! | [`labels`] | numbers for what is counted by name |
 //! | [`route`] | the longest matching prefix, and the target to forward |
 //! | [`hooks`] | the plugins' only door |
 //! | [`runtime`] | what all exchanges of a worker share |
-//! | [`balance`] | which of several upstreams gets a request |
 //! | [`events`] | what goes into an exchange and what comes out |
-//! | [`timeline`] | the life of a request, moment by moment |
-//! | [`meter`] | what a worker has counted |
-//! | [`prometheus`] | all of that as the text of /metrics |
 //! | [`proxy_protocol`] | what a load balancer says before the first byte |
 //! | [`cause`] | why an exchange was not a plain success |
 //! | [`connection`] | the Connection field |
 //! | [`forwarded`] | X-Forwarded-*: whose word is taken |
 //! | [`admit`] | whether a request is served, and by whom |
 //! | [`strip`] | which lines of a request do not pass, and why |
-//! | [`response_rewrite`] | what a response says of its application's place, mapped back |
 //! | [`forward`] | received head to forwarded head |
 //! | [`local`] | answers of our own |
 //! | [`record`] | what the access log will say |
@@ -33,24 +27,17 @@
 //! | `timeouts` | when patience ends |
 //! | `settle` | what both ends together ask for |
 //! | [`proxy_connection`] | one client connection: events in, commands out |
-//! | [`explain`] | what would happen to a request, told to people |
 
-pub mod labels;
 pub mod route;
 pub mod hooks;
 pub mod runtime;
-pub mod balance;
 pub mod events;
-pub mod timeline;
-pub mod meter;
-pub mod prometheus;
 pub mod proxy_protocol;
 pub mod cause;
 pub mod connection;
 pub mod forwarded;
 pub mod admit;
 pub mod strip;
-pub mod response_rewrite;
 pub mod forward;
 pub mod local;
 pub mod record;
@@ -66,4 +53,3 @@ mod response_side;
 mod timeouts;
 mod settle;
 pub mod proxy_connection;
-pub mod explain;

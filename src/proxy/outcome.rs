@@ -175,7 +175,6 @@ impl Transaction {
         }
         let record = &self.record;
         let route = record.route.and_then(|route| runtime.config.routes.get(route as usize));
-        let label = record.route.and_then(|route| runtime.route_labels.get(route as usize));
         // Of most requests most moments are those of one turn of the event loop.
         let since_start = |moment: MonoTime| {
             if moment == record.started { Duration::ZERO } else { moment.saturating_duration_since(record.started) }
@@ -188,7 +187,7 @@ impl Transaction {
             method: record.method.as_ref().map_or(b"", Method::as_bytes),
             target: if record.method.is_some() { target } else { b"" },
             prefix: route.map(|route| route.prefix.as_str()),
-            label: label.copied().unwrap_or_default(),
+            is_counted_by_prefix: record.route.is_some_and(|route| route < runtime.counted_routes),
             upstream: route.map(|route| self.upstream_of(route).authority.as_str()),
             status: record.status,
             bytes_in: record.bytes_in,

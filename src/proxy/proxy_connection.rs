@@ -22,13 +22,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub use super::balance::Balance;
 pub use super::context::WorkerCtx;
 pub use super::events::{
     AccessRecord, Command, ConnectError, Distrust, Input, ListenerKind, Now, Observer, Peer, Side, UpstreamEvent,
 };
 pub use super::read_interest::ReadPurpose;
 pub use super::transaction::TransactionPool;
+pub use crate::extras::balance::Balance;
 
 use crate::mono_time::MonoTime;
 
@@ -37,9 +37,9 @@ use super::context::{Client, Commands, Ctx, End};
 use super::proxy_protocol::PrefaceError;
 use super::runtime::Runtime;
 use super::settle::Next;
-use super::timeline::{Timeline, TraceEvent};
 use super::timeouts::{LINGER, LINGER_IDLE};
 use super::transaction::{HalfClose, KEPT_CAPACITY, RequestState, ResponseState, Transaction};
+use crate::extras::timeline::{Timeline, TraceEvent};
 
 /// One client connection.
 #[derive(Debug)]

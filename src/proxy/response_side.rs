@@ -22,10 +22,10 @@ use super::forward::{
 use super::hooks::Verdict;
 use super::outcome::HookPhase;
 use super::request_side::head_limits;
-use super::response_rewrite::Mapping;
 use super::transaction::{
     HalfClose, KEPT_CAPACITY, RequestState, ResponseSink, ResponseState, Transaction, body_step, make_room,
 };
+use crate::extras::response_rewrite::Mapping;
 use crate::http::body::Body;
 use crate::http::chars::{is_word, list_has, parse_decimal};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use serde::{Serialize, Serializer as _};
 
 use super::hooks::{BufferBodies, Hooks};
-use super::labels::{Label, Labels};
 use super::route::Router;
 use crate::bytes::SharedText;
 use crate::config::{Config, Outline, RouteConfig, Scheme, UpstreamTls, UpstreamUrl};
@@ -30,14 +29,8 @@ pub struct Origin {
     pub tls: Option<UpstreamTls>,
 }
 
-/// The names of everything that is counted by name.
-#[derive(Debug, Default)]
-pub struct AllLabels {
-    /// Routes, by prefix.
-    pub routes: Labels,
-    /// Upstreams that are one of several, by their URL without path and credentials.
-    pub upstreams: Labels,
-}
+/// So many routes have counters of their own; the others share some, so that what is counted stays bounded.
+const MAX_COUNTED_ROUTES: u32 = 1000;
 
 /// What every exchange shares. A clone shares all of it: each worker has one of its own, so that counting who uses it
 /// is not a thing that workers do to each other on the request path.
@@ -56,12 +49,8 @@ pub struct Runtime {
     pub route_upstreams: Arc<[UpstreamId]>,
     /// For those routes that have several upstreams all of them, in file order.
     pub groups: Arc<HashMap<u32, Vec<UpstreamId>>>,
-    /// For each upstream of a group what it is counted under.
-    pub upstream_labels: Arc<HashMap<UpstreamId, Label>>,
-    /// For each of `config.routes` what it is counted under.
-    pub route_labels: Arc<[Label]>,
-    /// The names of these labels. A site that takes the place of another one goes on with its labels.
-    pub labels: Arc<AllLabels>,
+    /// So many of `config.routes`, from the first one, are counted by their prefix.
+    pub counted_routes: u32,
     /// The plugins, if there are any.
     pub hooks: Option<Arc<dyn Hooks>>,
     /// The body of /configz, made once; empty where /configz does not answer.
@@ -84,14 +73,10 @@ impl Runtime {
     fn build(config: Arc<Config>, hooks: Option<Arc<dyn Hooks>>, before: Option<&Runtime>) -> Runtime {
         let router = Router::new(config.routes.iter().map(|route| route.prefix.as_str()));
         let Numbering { upstreams, route_upstreams, groups, next } = number_origins(&config.routes, before);
-        let labels = before.map_or_else(Arc::default, |runtime| Arc::clone(&runtime.labels));
-        let upstream_labels = label_upstreams(&config.routes, &groups, &labels.upstreams);
         let configz = if config.configz { configz(&config.routes) } else { String::new() };
         Runtime {
             groups: Arc::new(groups),
-            upstream_labels: Arc::new(upstream_labels),
-            route_labels: labels.routes.assign(config.routes.iter().map(|route| route.prefix.as_str())),
-            labels,
+            counted_routes: MAX_COUNTED_ROUTES,
             config,
             router: Arc::new(router),
             upstreams: upstreams.into(),
@@ -109,17 +94,14 @@ impl Runtime {
     pub(super) fn narrowed_to(&self, route: u32) -> Runtime {
         let at = route as usize;
         let group = self.group_of(route).map(<[UpstreamId]>::to_vec);
-        let labels = group.iter().flatten().filter_map(|id| Some((*id, *self.upstream_labels.get(id)?)));
         Runtime {
             config: Arc::new(self.config.with_routes(vec![self.config.routes[at].clone()])),
             router: Arc::new(Router::new(std::iter::empty())),
             upstreams: Arc::new([]),
             next: self.next,
             route_upstreams: Arc::new([self.route_upstreams[at]]),
-            upstream_labels: Arc::new(labels.collect()),
             groups: Arc::new(group.into_iter().map(|group| (0, group)).collect()),
-            route_labels: Arc::new([self.route_labels[at]]),
-            labels: Arc::clone(&self.labels),
+            counted_routes: (route < self.counted_routes).into(),
             hooks: self.hooks.clone(),
             configz: SharedText::new("".into()),
             outline: Arc::default(),
@@ -220,24 +202,6 @@ fn number_origins(routes: &[RouteConfig], before: Option<&Runtime>) -> Numbering
     }
     upstreams.sort_unstable_by_key(|(id, _)| *id);
     Numbering { upstreams, route_upstreams, groups, next }
-}
-
-/// What the upstreams that are one of several are counted under.
-fn label_upstreams(
-    routes: &[RouteConfig],
-    groups: &HashMap<u32, Vec<UpstreamId>>,
-    labels: &Labels,
-) -> HashMap<UpstreamId, Label> {
-    // In file order, so that it is told who gets the last of the labels.
-    let in_order = (0..).zip(routes).filter_map(|(number, route)| Some((groups.get(&number)?, route)));
-    let named: Vec<(UpstreamId, String)> = in_order
-        .flat_map(|(ids, route)| {
-            let names = route.upstreams().map(|url| format!("{}://{}", url.scheme.name(), url.authority));
-            ids.iter().copied().zip(names)
-        })
-        .collect();
-    let given = labels.assign(named.iter().map(|(_, name)| name.as_str()));
-    named.iter().map(|(id, _)| *id).zip(given.iter().copied()).collect()
 }
 
 /// One route, as /configz shows it: no credentials.
@@ -363,10 +327,7 @@ mod tests {
         assert_eq!(narrowed.config.routes.len(), 1);
         assert!(Arc::ptr_eq(&narrowed.config.routes[0].upstream, &runtime.config.routes[1].upstream));
         assert_eq!(narrowed.config.timeouts, runtime.config.timeouts);
-        assert_eq!(
-            (narrowed.upstream_of(0), narrowed.route_labels[0]),
-            (runtime.upstream_of(1), runtime.route_labels[1])
-        );
+        assert_eq!((narrowed.upstream_of(0), narrowed.counted_routes), (runtime.upstream_of(1), 1));
     }
 
     #[test]

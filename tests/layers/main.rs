@@ -4,9 +4,10 @@
 //!    circles. `pub use` lines are signposts, not imports, and do not count.
 //! 2. What a floor must not contain: sockets, clocks, threads and `unsafe` in the pure floors, and so on.
 //! 3. No file of `src/` is above 800 lines without its tests.
-//! 4. Each rule of `docs/rules.md` has code that names it and a test whose name begins with its number: see `rules`.
+//! 4. An extra of `src/extras/` is reached from the places that [`EXTRAS`] names, by at most three calls.
+//! 5. Each rule of `docs/rules.md` has code that names it and a test whose name begins with its number: see `rules`.
 //!
-//! Test modules are exempt from 1 to 3. The check reads text, not syntax trees: it knows comments, literals and `use`
+//! Test modules are exempt from 1 to 4. The check reads text, not syntax trees: it knows comments, literals and `use`
 //! groups, and that is enough for code that rustfmt has seen.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,56 @@ const MAX_LINES: usize = 800;
 /// The floors, by the first step below `src/`. Everything that is not named is a base file on floor 0.
 const FLOORS: [(&str, usize); 7] =
     [("http", 1), ("proxy", 2), ("plugin", 3), ("net", 4), ("cli", 5), ("lib", 5), ("main", 5)];
+
+/// An extra: a module of `src/extras/`, the floor that it stands on, and how the core reaches it. Which is listed before
+/// the other does not matter between core and extras; the places are fixed instead.
+struct Extra {
+    name: &'static str,
+    floor: usize,
+    /// Module and function, at most three: what would go if the extra went.
+    calls: &'static [(&'static str, &'static str)],
+    /// Modules that only hold its state or pass it on.
+    holders: &'static [&'static str],
+}
+
+const EXTRAS: [Extra; 6] = [
+    Extra {
+        name: "balance",
+        floor: 2,
+        calls: &[("proxy::failover", "choose"), ("proxy::failover", "failed"), ("proxy::failover", "answered")],
+        holders: &["proxy::choice", "proxy::context"],
+    },
+    Extra {
+        name: "response_rewrite",
+        floor: 2,
+        calls: &[("proxy::forward", "map_forth"), ("proxy::forward", "map_back")],
+        holders: &["proxy::failover", "proxy::request_side", "proxy::response_side"],
+    },
+    Extra {
+        name: "timeline",
+        floor: 2,
+        calls: &[("proxy::proxy_connection", "new"), ("proxy::transaction", "note"), ("proxy::outcome", "finish")],
+        holders: &[],
+    },
+    Extra {
+        name: "metrics",
+        floor: 2,
+        calls: &[
+            ("net::observer", "count_request"),
+            ("net::observer", "count_upstream"),
+            ("net::renew", "forget_ejected"),
+        ],
+        // Those that count what happens in the loop.
+        holders: &["net::door", "net::worker", "net::event_loop", "net::dial", "net::server", "extras::prometheus"],
+    },
+    Extra {
+        name: "prometheus",
+        floor: 2,
+        calls: &[("net::observer", "to_text"), ("proxy::request_side", "CONTENT_TYPE")],
+        holders: &[],
+    },
+    Extra { name: "explain", floor: 2, calls: &[("main", "explain")], holders: &[] },
+];
 
 /// Words that must not occur: the floors concerned, the words, and why.
 const FORBIDDEN: [(&[usize], &[&str], &str); 5] = [
@@ -59,8 +110,18 @@ impl Source {
     }
 
     fn floor(&self) -> usize {
+        if let Some(extra) = self.extra() {
+            return extra.floor;
+        }
         let first = self.module.first().map_or("lib", String::as_str);
         FLOORS.iter().find(|(name, _)| *name == first).map_or(0, |(_, floor)| *floor)
+    }
+}
+
+impl Source {
+    fn extra(&self) -> Option<&'static Extra> {
+        let [folder, name, ..] = &self.module[..] else { return None };
+        EXTRAS.iter().find(|extra| folder == "extras" && extra.name == name)
     }
 }
 
@@ -118,6 +179,13 @@ fn violations(sources: &[Source]) -> Vec<String> {
                 continue;
             }
             edges.entry(name.clone()).or_default().insert(target.name());
+            if let Some(extra) = target.extra()
+                && source.name() != "extras"
+                && !extra.holders.contains(&name.as_str())
+                && !extra.calls.iter().any(|(module, _)| *module == name)
+            {
+                found.push(format!("{name} imports {}, and EXTRAS does not name it", target.name()));
+            }
             if target.floor() > source.floor() {
                 found.push(format!(
                     "{name} (floor {}) imports {} (floor {})",
@@ -129,7 +197,12 @@ fn violations(sources: &[Source]) -> Vec<String> {
             }
             // Where the two part, both are children of one folder: there the order of the `mod` lines counts.
             let shared = source.module.iter().zip(&target.module).take_while(|(a, b)| a == b).count();
-            if shared < source.module.len() && shared < target.module.len() && source.floor() == target.floor() {
+            let are_ordered = source.extra().is_none() && target.extra().is_none();
+            if shared < source.module.len()
+                && shared < target.module.len()
+                && source.floor() == target.floor()
+                && are_ordered
+            {
                 let siblings = &order[&source.module[..shared]];
                 let place = |module: &[String]| siblings.iter().position(|sibling| *sibling == module[shared]);
                 if place(&target.module) >= place(&source.module) {
@@ -205,6 +278,37 @@ fn every_file_stays_on_its_floor() {
     assert!(sources.len() > 10, "the sources were not found");
     let found = violations(&sources);
     assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+#[test]
+fn extras_are_reached_by_few_calls_which_the_page_of_the_architecture_names() {
+    let page = include_str!("../../docs/architecture.md");
+    let mut sources = BTreeMap::new();
+    walk("src", ".rs", &mut |path, text| {
+        let source = Source::new(path, text);
+        sources.insert(source.name(), without_tests(&blank(text)));
+    });
+    let extras: Vec<&str> = EXTRAS.iter().map(|extra| extra.name).collect();
+    let mut declared = declared_modules(&sources["extras"]);
+    declared.sort_by_key(|name| extras.iter().position(|extra| extra == name));
+    assert_eq!(declared, extras);
+    for Extra { name, calls, holders, .. } in &EXTRAS {
+        assert!((1..=3).contains(&calls.len()), "{name} is called in {} places", calls.len());
+        let importers = |module: &str| {
+            let path: Vec<String> = module.split("::").map(String::from).collect();
+            imports(&sources[module], &path).iter().any(|import| import.starts_with(&["extras".into(), (*name).into()]))
+        };
+        for (module, function) in *calls {
+            assert!(has_word(&sources[*module], function), "{module} does not call {name}::{function}");
+            assert!(has_word(&sources[&format!("extras::{name}")], function), "{name} has no {function}");
+            let row = page.lines().find(|line| line.starts_with(&format!("| `{name}` ")));
+            let row = row.unwrap_or_else(|| panic!("docs/architecture.md has no row for {name}"));
+            assert!(row.contains(&format!("`{function}`")), "the row for {name} lacks {function}");
+        }
+        for module in *holders {
+            assert!(importers(module), "{module} has nothing of {name} any more");
+        }
+    }
 }
 
 /// A small house that is in order, to which each case adds a file or replaces one.

@@ -9,9 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mini_rproxy::config::Config;
+use mini_rproxy::config::{Config, UpstreamUrl};
 use mini_rproxy::mono_time::MonoTime;
-use mini_rproxy::proxy::labels::Label;
 use mini_rproxy::proxy::proxy_connection::{
     AccessRecord, Balance, Command, ConnectError, Input, Now, Observer, Peer, ProxyConnection, Side, TransactionPool,
     UpstreamEvent, WorkerCtx,
@@ -236,7 +235,8 @@ impl Observer for Log {
         self.entries.push(LogEntry { method, status: *status, why });
     }
 
-    fn upstream(&mut self, authority: &str, _: Label, event: UpstreamEvent) {
+    fn upstream(&mut self, upstream: &UpstreamUrl, event: UpstreamEvent) {
+        let authority = &upstream.authority;
         match event {
             UpstreamEvent::Asked | UpstreamEvent::Failed => {}
             UpstreamEvent::Ejected(span, why) => {

@@ -25,8 +25,8 @@ use std::time::Duration;
 use mio::{Events, Poll, Token, Waker};
 
 use crate::config::Config;
+use crate::extras::metrics::Registry;
 use crate::mono_time::MonoTime;
-use crate::proxy::prometheus::Board;
 use crate::proxy::proxy_connection::{AccessRecord, Observer};
 use crate::proxy::runtime::Runtime;
 use selftest::strict::{Kind, Parser, Strictness};
@@ -111,7 +111,7 @@ impl World {
             mailbox: Arc::new(Mailbox::new(Arc::clone(&waker))),
             control: Arc::new(Control::new(vec![waker])),
             tls: Tls::prepare(&runtime.config).expect("there is none"),
-            board: Arc::new(Board::new(1, Arc::clone(&runtime.labels), Duration::ZERO)),
+            registry: Arc::new(Registry::new(1, Duration::ZERO)),
             number: 0,
         };
         let worker = Worker::new(seed, Rc::clone(runtime), Box::new(Ear(Rc::clone(&said), is_fair)));

@@ -18,9 +18,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::runtime::UpstreamId;
 use crate::config::Health;
 use crate::mono_time::MonoTime;
+use crate::proxy::runtime::UpstreamId;
 
 /// What a worker knows of upstreams that share routes.
 #[derive(Debug, Default)]

@@ -27,12 +27,12 @@
 //! Of what is mapped only the place changes: query, fragment and all else stay byte for byte. Bytes are compared as they
 //! are; nothing is decoded and no dot segment resolved. Bodies are not looked at.
 
-use super::route::{Router, write_target};
-use super::runtime::Runtime;
 use crate::config::{Rewrite, Rewrites, Scheme, UpstreamUrl};
 use crate::http::chars::{find, is_word, list_members, split, trim_ows};
 use crate::http::fields::{Fields, HeaderId, HeaderRef, HeaderSet};
 use crate::http::target::{has_dot_segment, same_authority};
+use crate::proxy::route::{Router, write_target};
+use crate::proxy::runtime::Runtime;
 
 const REDIRECTS: HeaderSet =
     HeaderSet::of(&[HeaderId::Location, HeaderId::ContentLocation, HeaderId::Refresh, HeaderId::Link]);

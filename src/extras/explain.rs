@@ -7,17 +7,17 @@
 use std::fmt::{self, Write as _};
 use std::rc::Rc;
 
-use super::admit::{Handler, Plan, admit};
-use super::connection::read_options;
-use super::events::{AccessRecord, Command, Input, Now, Observer, Peer, Side};
-use super::proxy_connection::{Balance, ProxyConnection, TransactionPool, WorkerCtx};
-use super::route::Router;
-use super::runtime::{Runtime, UpstreamId};
-use super::strip::{Claims, Reason, StripReason, StripRules, addition, removal};
 use crate::config::{Rewrite, RouteConfig, UpstreamUrl};
 use crate::http::fields::{Fields, HeaderId, HeaderRef, is_framing_look_alike};
 use crate::http::head::{HeadLimits, Method, RequestHead, parse_request};
 use crate::http::target::{Target, parse_target};
+use crate::proxy::admit::{Handler, Plan, admit};
+use crate::proxy::connection::read_options;
+use crate::proxy::events::{AccessRecord, Command, Input, Now, Observer, Peer, Side};
+use crate::proxy::proxy_connection::{Balance, ProxyConnection, TransactionPool, WorkerCtx};
+use crate::proxy::route::Router;
+use crate::proxy::runtime::{Runtime, UpstreamId};
+use crate::proxy::strip::{Claims, Reason, StripReason, StripRules, addition, removal};
 
 /// Of more routes than this, only those that come close to the path are told.
 const MOST_ROUTES: usize = 20;

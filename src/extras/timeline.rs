@@ -7,8 +7,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::events::{ConnectError, Input, Side};
 use crate::mono_time::MonoTime;
+use crate::proxy::events::{ConnectError, Input, Side};
 
 /// Of more lines than this, the rest is counted only: a tunnel may live for days.
 const MOST_LINES: usize = 64;
