@@ -6,21 +6,13 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use divan::Bencher;
+use mini_rproxy::config::LogFormat;
 use mini_rproxy::http::head::{RequestHead, ResponseHead};
+use mini_rproxy::log;
 use mini_rproxy::plugin::chain::Chain;
-use mini_rproxy::plugin::{Level, Sink};
 use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks};
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::{Descriptor, Error, Logger, Plugin, RequestPhase, ResponsePhase, Verdict, descriptor};
-
-struct Silent;
-
-impl Sink for Silent {
-    fn is_enabled(&self, _: Level) -> bool {
-        false
-    }
-    fn log(&self, _: Level, _: &str, _: &str) {}
-}
 
 /// Sets a field on both messages, as header_demo does.
 struct Header;
@@ -73,7 +65,8 @@ const LINES: [(&str, &str); 16] = [
 ];
 
 fn run(bencher: Bencher<'_, '_>, members: &[&'static Descriptor]) {
-    let mut chain = Chain::new(Limits { head_bytes: 16384, field_lines: 256, body_bytes: 1 << 20 }, Arc::new(Silent));
+    let logger = log::Logger::start(LogFormat::Text, std::io::sink()).expect("a thread");
+    let mut chain = Chain::new(Limits { head_bytes: 16384, field_lines: 256, body_bytes: 1 << 20 }, logger);
     for descriptor in members {
         chain.add_descriptor(descriptor, "").expect("it asks for no configuration");
     }

@@ -233,9 +233,8 @@ fn run_logged(
 ) -> Result<ExitCode, String> {
     let notifier = Notifier::from_env();
     // Plugins are created before the loops start and destroyed after they have ended: this is the last of the chain.
-    let chain =
-        chain::load(&config.plugins, options.plugin_dir.as_deref(), chain::limits(&config), Arc::new(logger.clone()))
-            .map_err(|error| plugin_message(options, &error))?;
+    let chain = chain::load(&config.plugins, options.plugin_dir.as_deref(), chain::limits(&config), logger.clone())
+        .map_err(|error| plugin_message(options, &error))?;
     for socket in &inherited {
         logger
             .line(Level::Info, "a socket was handed over; it is used instead of the addresses in the configuration")

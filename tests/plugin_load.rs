@@ -16,7 +16,7 @@ use common::{Exchange, LIMITS, Lines, build_c, build_rust, cc, compiler, folder,
 /// The message with which this file is refused; empty where it is taken.
 fn refusal(path: &Path) -> String {
     let lines = Lines::new();
-    let mut chain = Chain::new(LIMITS, lines.clone());
+    let mut chain = Chain::new(LIMITS, lines.logger());
     let message = chain.add_file(path, "a").err().map(|error| error.to_string()).unwrap_or_default();
     assert!(message.is_empty() || message.contains(path.to_str().unwrap()), "the path is missing in: {message}");
     message
@@ -42,17 +42,17 @@ fn r01_what_is_no_plugin_is_named() {
 
     // Required: the start stops. Not required: logged. In a folder: logged, and the others are counted.
     let lines = Lines::new();
-    assert!(chain::load(&[listed(&path, true, "")], None, LIMITS, lines.clone()).is_err());
-    assert!(chain::load(&[listed(&path, false, "")], None, LIMITS, lines.clone()).unwrap().is_none());
+    assert!(chain::load(&[listed(&path, true, "")], None, LIMITS, lines.logger()).is_err());
+    assert!(chain::load(&[listed(&path, false, "")], None, LIMITS, lines.logger()).unwrap().is_none());
     assert!(lines.has(path.to_str().unwrap(), "skipped, since it is not required"), "{:?}", lines.all());
 
     let good = dir.join("header.so");
     fs::copy(build_rust("header_demo", "header_demo"), &good).unwrap();
     fs::write(dir.join("notes.txt"), "not a plugin").unwrap();
-    let chain = chain::load(&[], Some(&dir), LIMITS, lines.clone()).unwrap().unwrap();
+    let chain = chain::load(&[], Some(&dir), LIMITS, lines.logger()).unwrap().unwrap();
     assert_eq!(chain.names().collect::<Vec<_>>(), ["header_demo"]);
     assert!(lines.has("", "1 of 2 plugins loaded"), "{:?}", lines.all());
-    let error = chain::load(&[], Some(&dir.join("nowhere")), LIMITS, lines).unwrap_err();
+    let error = chain::load(&[], Some(&dir.join("nowhere")), LIMITS, lines.logger()).unwrap_err();
     assert!(error.to_string().contains("make it, or name another with -plugindir DIR"), "{error}");
 }
 
@@ -66,7 +66,7 @@ fn r01_a_folder_is_read_in_name_order() {
     let demo = root().join("examples/plugins/header_demo_c/header_demo.c");
     cc(&["-shared", "-fPIC", "-o", c.to_str().unwrap(), demo.to_str().unwrap()]);
     fs::remove_file(letters).unwrap();
-    let chain = chain::load(&[], Some(&dir), LIMITS, Lines::new()).unwrap().unwrap();
+    let chain = chain::load(&[], Some(&dir), LIMITS, Lines::new().logger()).unwrap().unwrap();
     assert_eq!(chain.names().collect::<Vec<_>>(), ["header_demo_c", "header_demo"]);
 }
 
@@ -180,7 +180,7 @@ fn r06_older_and_newer_plugins_load_and_run() {
     for (name, flag) in [("older", "-DCUT_AFTER_ON_RESPONSE"), ("newer", "-DEXTRA")] {
         let flags = ["-std=gnu99", "-Wno-error", flag];
         let Some(path) = build_c("record.c", &dir.join(name).with_extension("so"), &flags) else { return };
-        let mut chain = Chain::new(LIMITS, Lines::new());
+        let mut chain = Chain::new(LIMITS, Lines::new().logger());
         chain.add_file(&path, "").unwrap();
         let mut x = Exchange::new();
         assert_eq!(word(&x.on_request(&chain)), "continue", "{name}");
@@ -197,20 +197,20 @@ fn r08_a_plugin_that_is_not_created_is_skipped_or_stops_the_start() {
     for config in ["create:error", "create:panic", "create:bomb", "\u{fffd}", "create:error on_request:panic"] {
         let is_good = config == "\u{fffd}";
         let lines = Lines::new();
-        let required = chain::load(&[listed(&faulty, true, config)], None, LIMITS, lines.clone());
+        let required = chain::load(&[listed(&faulty, true, config)], None, LIMITS, lines.logger());
         assert_eq!(required.is_ok(), is_good, "{config}");
         if let Err(error) = required {
             assert!(error.to_string().contains("create failed"), "{error}");
             assert!(lines.has("faulty", "create"), "{:?}", lines.all());
         }
         let list = [listed(&faulty, false, config), listed(&header, true, "")];
-        let chain = chain::load(&list, None, LIMITS, lines).unwrap().unwrap();
+        let chain = chain::load(&list, None, LIMITS, lines.logger()).unwrap().unwrap();
         let mut x = Exchange::new();
         assert_eq!(word(&x.on_request(&chain)), "continue");
         assert_eq!(x.request_field("x-demo-request").as_deref(), Some("true"));
     }
     // A configuration that the plugin does not understand.
-    let error = chain::load(&[listed(&header, true, "a\nb")], None, LIMITS, Lines::new()).unwrap_err();
+    let error = chain::load(&[listed(&header, true, "a\nb")], None, LIMITS, Lines::new().logger()).unwrap_err();
     assert!(error.to_string().contains("create failed"), "{error}");
 }
 
@@ -287,7 +287,7 @@ fn r24_the_same_file_twice_makes_two_instances() {
     fs::copy(build_rust("header_demo", "header_demo"), &path).unwrap();
     let Some(letters) = build_c("letters.c", &dir.join("letters.so"), &[]) else { return };
     let list = [listed(&letters, true, "a"), listed(&letters, true, "b"), listed(&path, true, "")];
-    let chain = chain::load(&list, None, LIMITS, Lines::new()).unwrap().unwrap();
+    let chain = chain::load(&list, None, LIMITS, Lines::new().logger()).unwrap().unwrap();
     let mut x = Exchange::new();
     assert_eq!(word(&x.on_request(&chain)), "continue");
     assert_eq!(x.request_field("x-letters").as_deref(), Some("ab"));

@@ -19,8 +19,8 @@ fn listed(source: PluginSource, required: bool) -> PluginConfig {
 #[test]
 fn r22_files_are_refused_with_a_remedy() {
     let path = listed(PluginSource::Path("/usr/lib/some.so".into()), true);
-    let list = chain::load(&[path], None, LIMITS, Lines::new()).unwrap_err().to_string();
-    let dir = chain::load(&[], Some(Path::new("/usr/lib")), LIMITS, Lines::new()).unwrap_err().to_string();
+    let list = chain::load(&[path], None, LIMITS, Lines::new().logger()).unwrap_err().to_string();
+    let dir = chain::load(&[], Some(Path::new("/usr/lib")), LIMITS, Lines::new().logger()).unwrap_err().to_string();
     for message in [list, dir] {
         assert!(message.contains("without dlopen") && message.contains("list it as builtin"), "{message}");
     }
@@ -29,7 +29,7 @@ fn r22_files_are_refused_with_a_remedy() {
 #[test]
 fn r22_builtin_plugins_work() {
     let demo = || PluginSource::Builtin("header_demo".to_owned());
-    let loaded = chain::load(&[listed(demo(), true)], None, LIMITS, Lines::new());
+    let loaded = chain::load(&[listed(demo(), true)], None, LIMITS, Lines::new().logger());
     if cfg!(feature = "builtin-plugins") {
         assert_eq!(loaded.unwrap().unwrap().names().collect::<Vec<_>>(), ["header_demo"]);
     } else {

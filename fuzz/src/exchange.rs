@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mini_rproxy::config::Config;
-use mini_rproxy::proxy::proxy_connection::{ConnectError, Peer, Side};
 use mini_rproxy::proxy::hooks::BufferBodies;
+use mini_rproxy::proxy::proxy_connection::{ConnectError, Peer, Side};
 
 use crate::input::Input;
 use crate::testkit::Random;

@@ -1,6 +1,6 @@
 //! Message heads.
 
-use mini_rproxy::http::fields::{HeaderSet, Fields};
+use mini_rproxy::http::fields::{Fields, HeaderSet};
 use mini_rproxy::http::head::{
     HeadLimits, HeadParser, RequestHead, ResponseHead, Version, parse_request, parse_response, write_request,
     write_response,

@@ -1,81 +1,66 @@
-//! What plugins bring and what they do: the file, the record, field operations.
+//! What plugins bring and what they do: the file, the descriptor, field operations.
 
 use std::cell::RefCell;
+use std::io;
 use std::mem::offset_of;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
+use mini_rproxy::config::LogFormat;
 use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
+use mini_rproxy::log;
 use mini_rproxy::plugin::chain::Chain;
-use mini_rproxy::plugin::elf::{self, Class, Header, Kind, Order};
-use mini_rproxy::plugin::{Level, Sink, record};
+use mini_rproxy::plugin::{descriptor as checks, elf};
 use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Verdict as ChainVerdict};
 use mini_rproxy_plugin::host::Limits;
-use mini_rproxy_plugin::testing::{ProxyConnection, Instance, Outcome};
+use mini_rproxy_plugin::testing::{Exchange, Instance, Outcome};
 use mini_rproxy_plugin::{
-    Descriptor, Error, Logger, Plugin, HostError, RequestPhase, ResponsePhase, Verdict, Needs, abi, descriptor, validate,
+    Descriptor, Error, HostError, Logger, Needs, Plugin, RequestPhase, ResponsePhase, Verdict, abi, descriptor,
+    validate,
 };
 
 use crate::input::Input;
 
-/// A file; its first two bytes say what machine we are, and whether we see only a part of what the file is long.
+/// A file, perhaps shorter than it was when its length was asked for.
 pub fn plugin_elf(data: &[u8]) {
     let mut input = Input(data);
-    let (machine, missing) = (input.byte(), input.byte());
+    let missing = usize::from(input.byte());
     let file = input.0;
-    let kind = |class, order, machine| Kind { class, order, machine };
-    let own = match machine % 4 {
-        0 => kind(Class::Bits64, Order::Little, 62),
-        1 => kind(Class::Bits32, Order::Little, 40),
-        2 => kind(Class::Bits64, Order::Big, 22),
-        _ => kind(Class::Bits32, Order::Big, 0),
+    let read = |buf: &mut [u8], at: u64| {
+        let rest = usize::try_from(at).ok().and_then(|at| file.get(at..)).and_then(|rest| rest.get(..buf.len()));
+        buf.copy_from_slice(rest.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
     };
-    let len = file.len() as u64;
-    let verdict = elf::check(file, own);
-    if let Ok(header) = Header::parse(&file[..file.len().min(elf::HEADER_LEN)], own) {
-        // As the loader does it: a piece of the file, and its length.
-        let at = usize::try_from(header.table_at).unwrap_or(usize::MAX).min(file.len());
-        let table = &file[at..file.len().min(at.saturating_add(header.table_len()))];
-        assert_eq!(header.check_segments(table, len).is_ok(), verdict.is_ok());
-        let shorter = len.saturating_sub(u64::from(missing));
-        // That the table itself is there the loader asks before.
-        let has_table = header.table_at.saturating_add(header.table_len() as u64) <= shorter;
-        if has_table && header.check_segments(table, shorter).is_ok() {
-            assert!(end_of_segments(file, own) <= u128::from(shorter));
-        }
+    if elf::check(file.len() as u64, read).is_ok() {
+        assert!(end_of_segments(file) <= file.len() as u128, "accepted, though it overruns the file");
     }
-    if verdict.is_ok() {
-        assert!(end_of_segments(file, own) <= u128::from(len), "accepted, though it overruns the file");
+    let longer = file.len() + missing;
+    if elf::check(longer as u64, read).is_ok() {
+        assert!(end_of_segments(file) <= longer as u128, "accepted, though it overruns the file");
     }
 }
 
-/// The end of what the loader maps, read in another way: with the words of the specification, in 128 bits.
-fn end_of_segments(file: &[u8], own: Kind) -> u128 {
+/// The end of what the loader maps of a file for this machine (64 bits, little-endian), read in another way: with the words
+/// of the specification, in 128 bits.
+fn end_of_segments(file: &[u8]) -> u128 {
     let number = |at: usize, len: usize| {
         let bytes = &file[at..at + len];
-        let join = |sum: u128, byte: &u8| sum * 256 + u128::from(*byte);
-        match own.order {
-            Order::Big => bytes.iter().fold(0, join),
-            Order::Little => bytes.iter().rev().fold(0, join),
-        }
+        bytes.iter().rev().fold(0, |sum: u128, byte| sum * 256 + u128::from(*byte))
     };
-    let (phoff, phentsize, phnum, offset, filesz, word) = match own.class {
-        Class::Bits64 => (number(32, 8), number(54, 2), number(56, 2), 8, 32, 8),
-        Class::Bits32 => (number(28, 4), number(42, 2), number(44, 2), 4, 16, 4),
-    };
+    let (phoff, phentsize, phnum) = (number(32, 8), number(54, 2), number(56, 2));
     let mut end = phoff + phentsize * phnum;
     for index in 0..phnum {
         let entry = usize::try_from(phoff + index * phentsize).expect("within the file");
-        let (is_load, size) = (number(entry, 4) == 1, number(entry + filesz, word));
+        let (is_load, size) = (number(entry, 4) == 1, number(entry + 32, 8));
         if is_load && size > 0 {
-            end = end.max(number(entry + offset, word) + size);
+            end = end.max(number(entry + 8, 8) + size);
         }
     }
     end
 }
 
-/// A record as it lies in memory, perhaps with more behind it.
+/// A descriptor as it lies in memory, perhaps with more behind it.
 pub fn plugin_record(data: &[u8]) {
-    if let Ok(record) = record::parse(data) {
+    if let Ok(record) = checks::parse(data) {
         assert_eq!((record.magic, record.abi_major), (abi::MAGIC, abi::ABI_MAJOR));
         let says = record.struct_size as usize;
         assert!(says >= abi::MIN_PLUGIN_SIZE && data.len() >= abi::MIN_PLUGIN_SIZE);
@@ -104,7 +89,7 @@ pub fn plugin_record(data: &[u8]) {
         bytes[at + 8..at + 16].copy_from_slice(&text.len().to_ne_bytes());
     }
     // SAFETY: the record is as long as it says, and its texts point into the input. Nothing in it is called.
-    if let Ok(checked) = unsafe { record::read(bytes.as_ptr()) } {
+    if let Ok(checked) = unsafe { checks::read(bytes.as_ptr()) } {
         assert_eq!((checked.name.len(), checked.version.len()), (lens[0], lens[1]));
         assert!((1..=64).contains(&lens[0]) && lens[1] <= 64);
         assert!(checked.name.chars().chain(checked.version.chars()).all(|c| c.is_ascii_graphic() || c == ' '));
@@ -301,7 +286,11 @@ impl Model {
             }),
             Op::Target(new) => {
                 let is_valid = new.starts_with(b"/") && new.iter().all(|b| (0x21..0x7f).contains(b) && *b != b'#');
-                Answer::Done(if is_valid { self.start(|model| &mut model.target, new) } else { Err(HostError::Invalid) })
+                Answer::Done(if is_valid {
+                    self.start(|model| &mut model.target, new)
+                } else {
+                    Err(HostError::Invalid)
+                })
             }
             Op::Authority(new) => Answer::Done(if validate::is_authority(new) {
                 // An empty port is none.
@@ -428,17 +417,6 @@ impl Plugin for Scripted {
     }
 }
 
-/// A log that nobody reads.
-struct Silent;
-
-impl Sink for Silent {
-    fn is_enabled(&self, _: Level) -> bool {
-        false
-    }
-
-    fn log(&self, _: Level, _: &str, _: &str) {}
-}
-
 const LIMITS: [Limits; 2] = [
     Limits { head_bytes: 400, field_lines: 6, body_bytes: 100 },
     Limits { head_bytes: 16 * 1024, field_lines: 256, body_bytes: 1024 * 1024 },
@@ -450,8 +428,8 @@ fn hosts() -> &'static ([Chain; 2], Instance<Scripted>) {
     static DECL: Descriptor = descriptor::<Scripted>("1");
     HOSTS.get_or_init(|| {
         let chains = LIMITS.map(|limits| {
-            let mut chain = Chain::new(limits, Arc::new(Silent));
-            chain.add_descriptor(&DECL, "").expect("its record is in order");
+            let mut chain = Chain::new(limits, log::Logger::start(LogFormat::Text, io::sink()).expect("a thread"));
+            chain.add_descriptor(&DECL, "").expect("it is in order");
             chain
         });
         (chains, Instance::new("").expect("it can be created"))
@@ -527,7 +505,7 @@ fn in_the_proxy(ops: &[Op], model: &Model) {
 fn in_the_sdk(ops: &[Op], model: &Model) {
     let plugin = &hosts().1;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let mut x = ProxyConnection::get("/a").limits(model.limits).body("body");
+    let mut x = Exchange::get("/a").limits(model.limits).body("body");
     SCRIPT.set(Some((ops.to_vec(), model.clone())));
     let outcome = if model.is_response {
         let lines: Vec<_> = model.lines.iter().map(|(name, value)| (text(name), text(value))).collect();

@@ -83,10 +83,10 @@ fn from_script(name: &str, text: &str) {
     }
 }
 
-/// The smallest shared objects: a header, a segment to load, a dynamic one.
+/// The smallest shared objects: a header, a segment to load, a dynamic one; the first is for x86-64.
 fn elf_files() {
     for (index, machine, is64, is_big) in [(0u8, 62u64, true, false), (1, 40, false, false), (2, 22, true, true)] {
-        let mut file = vec![index, 3];
+        let mut file = vec![3];
         file.extend_from_slice(b"\x7fELF");
         file.extend_from_slice(&[1 + u8::from(is64), 1 + u8::from(is_big), 1]);
         file.extend_from_slice(&[0; 9]);

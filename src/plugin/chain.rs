@@ -6,158 +6,71 @@
 //! on_done       for each plugin that the request reached, last one first, however the exchange ended
 //! ```
 //!
-//! A failure is: the verdict "fail", a verdict that means nothing, "respond" without an answer. A panic of a Rust plugin
-//! is caught inside the plugin and arrives here as "fail"; one that reached us would end the process.
+//! A failure is: the verdict "fail", an unknown verdict, "respond" without an answer. A panic of a Rust plugin is caught
+//! inside the plugin and arrives here as "fail"; one that reached us would end the process.
 #![allow(unsafe_code)]
 
-use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use mini_rproxy_plugin::host::{Context, ExchangeHandle, Limits, Phase};
 use mini_rproxy_plugin::{Descriptor, abi};
 
-use super::host::{PluginLog, TABLE, View};
-#[cfg(all(feature = "dlopen", not(target_feature = "crt-static")))]
+use super::builtin;
+use super::descriptor::{self, ValidDescriptor};
+use super::host::{HookAccess, PluginLog, TABLE};
 use super::load;
-use super::record::{self, Checked, RecordError};
-use super::{Level, Sink, builtin};
 use crate::config::{Config, PluginConfig, PluginSource};
+use crate::log::{Level, Logger};
 use crate::proxy::hooks::{BufferBodies, HookContext, Hooks, PluginTiming, Verdict};
 
 /// A hook that takes longer is reported: meanwhile nothing else moves on that thread.
 const SLOW: Duration = Duration::from_millis(5);
-
-/// Why a plugin is not in the chain.
-#[derive(Debug)]
-pub enum Reason {
-    /// The file is no plugin for us.
-    #[cfg(all(feature = "dlopen", not(target_feature = "crt-static")))]
-    Load(load::LoadError),
-    /// This binary cannot load files.
-    NoDlopen,
-    /// A linked-in record is not for us.
-    Record(RecordError),
-    /// No plugin of that name was linked in.
-    NoSuchBuiltin,
-    /// `create` returned this, having logged so much about it.
-    Create(abi::Status, String),
-    /// The folder cannot be read.
-    Directory(io::Error),
-}
 
 /// A plugin that is not in the chain, and why.
 #[derive(Debug)]
 pub struct PluginError {
     /// The path or the name, as configured.
     pub source: String,
-    /// Why.
-    pub reason: Reason,
+    /// Why, and what can be done about it.
+    pub reason: String,
 }
 
 impl fmt::Display for PluginError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "plugin {}: ", self.source)?;
-        match &self.reason {
-            #[cfg(all(feature = "dlopen", not(target_feature = "crt-static")))]
-            Reason::Load(error) => error.fmt(f),
-            Reason::NoDlopen => f.write_str(
-                "this program is built without dlopen (statically linked, or without the feature) and cannot load files; \
-                 use the dynamic build, or link the plugin in and list it as builtin",
-            ),
-            Reason::Record(error) => error.fmt(f),
-            Reason::NoSuchBuiltin => write!(f, "not linked into this program; linked in: {}", builtin::names()),
-            Reason::Create(status, reason) => {
-                // One line, whatever it said.
-                let words = reason.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-                match words.collect::<Vec<_>>().join(" ").trim_start_matches("create: ") {
-                    "" => write!(f, "create failed with status {status}, and the plugin did not log why"),
-                    reason => write!(f, "create failed with status {status}: {reason}"),
-                }
-            }
-            Reason::Directory(error) => {
-                write!(f, "cannot be read: {error}; make it, or name another with -plugindir DIR")
-            }
-        }
+        write!(f, "plugin {}: {}", self.source, self.reason)
     }
 }
 
 impl std::error::Error for PluginError {}
 
-/// Whether this binary can load plugin files.
-pub const fn has_dlopen() -> bool {
-    cfg!(all(feature = "dlopen", not(target_feature = "crt-static")))
-}
-
-fn load_file(path: &Path) -> Result<Checked, Reason> {
-    #[cfg(all(feature = "dlopen", not(target_feature = "crt-static")))]
-    return load::load(path).map_err(Reason::Load);
-    #[cfg(not(all(feature = "dlopen", not(target_feature = "crt-static"))))]
-    {
-        let _ = path;
-        Err(Reason::NoDlopen)
-    }
-}
-
-fn check_file(path: &Path) -> Result<(), Reason> {
-    #[cfg(all(feature = "dlopen", not(target_feature = "crt-static")))]
-    return load::check(path).map(drop).map_err(Reason::Load);
-    #[cfg(not(all(feature = "dlopen", not(target_feature = "crt-static"))))]
-    {
-        let _ = path;
-        Err(Reason::NoDlopen)
-    }
-}
-
 /// One plugin, created.
-struct Member {
-    /// Kept for as long as the process lives, as the plugin's own log is: whoever counts what it does may keep it too.
+struct LoadedPlugin {
     name: &'static str,
-    record: abi::Plugin,
+    raw: abi::Plugin,
     /// What `create` gave; may be null.
     this: *mut c_void,
     slow: AtomicU32,
 }
 
-// SAFETY: `this` is only ever passed to the plugin's own functions, and the interface demands of these that they may
-// run on several threads at the same time.
-unsafe impl Send for Member {}
+// SAFETY: `this` is only ever passed to the plugin's own functions, and the interface demands that these may run on
+// several threads at the same time.
+unsafe impl Send for LoadedPlugin {}
 // SAFETY: as above.
-unsafe impl Sync for Member {}
+unsafe impl Sync for LoadedPlugin {}
 
-/// The names of all plugins that were ever created, each once.
-static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-
-/// Keeps a name for as long as the process lives, where it can be found again.
-fn keep(name: String) -> &'static str {
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(kept) = names.get(name.as_str()) {
-        return kept;
-    }
-    let kept = name.leak();
-    names.insert(kept);
-    kept
-}
-
-/// How a hook ended.
-enum Ended {
-    Continue,
-    Respond(Verdict),
-    Fail,
-}
-
-/// All plugins in their order. Dropping it destroys them: keep the last one for the main thread, after the loops.
+/// All plugins in their order. Dropping it destroys them: the last reference belongs to the main thread, after the loops.
 pub struct Chain {
-    members: Vec<Member>,
+    plugins: Vec<LoadedPlugin>,
     wants: BufferBodies,
     limits: Limits,
-    sink: Arc<dyn Sink>,
+    logger: Logger,
 }
 
 impl fmt::Debug for Chain {
@@ -166,7 +79,7 @@ impl fmt::Debug for Chain {
     }
 }
 
-/// The limits that plugins meet under this configuration.
+/// The limits for plugins under this configuration.
 pub fn limits(config: &Config) -> Limits {
     Limits {
         head_bytes: config.limits.max_head_bytes,
@@ -178,38 +91,41 @@ pub fn limits(config: &Config) -> Limits {
 /// Loads and creates all plugins: first the `plugins:` list in its order, then the `*.so` files of `dir` in the order of
 /// their names. `None` where there are none, so that the request path pays nothing.
 ///
-/// What was loaded, and what was skipped and why, goes to `sink`. An error is what stops the start: a required plugin
-/// of the list, a folder that cannot be read, or any file where this binary cannot load files.
+/// What was loaded, and what was skipped and why, is logged. An error stops the start: a required plugin of the list, a
+/// folder that cannot be read, or any file where this binary cannot load files.
 pub fn load(
     list: &[PluginConfig],
     dir: Option<&Path>,
     limits: Limits,
-    sink: Arc<dyn Sink>,
+    logger: Logger,
 ) -> Result<Option<Arc<Chain>>, PluginError> {
-    let mut chain = Chain::new(limits, Arc::clone(&sink));
+    let mut chain = Chain::new(limits, logger);
     for plugin in list {
         let added = match &plugin.source {
             PluginSource::Path(path) => chain.add_file(path, &plugin.config),
             PluginSource::Builtin(name) => chain.add_builtin(name, &plugin.config),
         };
         match added {
-            Ok(()) => {}
             Err(error) if plugin.required => return Err(error),
-            Err(error) => sink.log(Level::Error, &error.source, &format!("skipped, since it is not required: {error}")),
+            Err(error) => {
+                chain.log(Level::Error, &error.source, &format!("skipped, since it is not required: {error}"));
+            }
+            Ok(()) => {}
         }
     }
     if let Some(dir) = dir {
         let files = shared_objects(dir)?;
-        let count = chain.members.len();
+        let before = chain.plugins.len();
         for path in &files {
             if let Err(error) = chain.add_file(path, "") {
-                sink.log(Level::Error, &error.source, &format!("skipped: {error}"));
+                chain.log(Level::Error, &error.source, &format!("skipped: {error}"));
             }
         }
-        let count = chain.members.len() - count;
-        sink.log(Level::Info, "", &format!("{count} of {} plugins loaded from {}", files.len(), dir.display()));
+        let count = chain.plugins.len() - before;
+        let message = format!("{count} of {} plugins loaded from {}", files.len(), dir.display());
+        chain.logger.line(Level::Info, &message).send();
     }
-    Ok(if chain.members.is_empty() { None } else { Some(Arc::new(chain)) })
+    Ok(if chain.plugins.is_empty() { None } else { Some(Arc::new(chain)) })
 }
 
 /// Whether what [`load()`] needs is there: required plugins of the list, and the folder. Nothing is loaded and no code of a
@@ -217,8 +133,8 @@ pub fn load(
 pub fn check(list: &[PluginConfig], dir: Option<&Path>) -> Result<(), PluginError> {
     for plugin in list.iter().filter(|plugin| plugin.required) {
         let (source, found) = match &plugin.source {
-            PluginSource::Path(path) => (path.display().to_string(), check_file(path)),
-            PluginSource::Builtin(name) => (name.clone(), builtin::find(name).map(drop).ok_or(Reason::NoSuchBuiltin)),
+            PluginSource::Path(path) => (path.display().to_string(), load::check(path).map(drop)),
+            PluginSource::Builtin(name) => (name.clone(), builtin::find(name).map(drop)),
         };
         found.map_err(|reason| PluginError { source, reason })?;
     }
@@ -227,152 +143,146 @@ pub fn check(list: &[PluginConfig], dir: Option<&Path>) -> Result<(), PluginErro
 
 /// What [`load()`] would load, in its order, for people; nothing is loaded.
 pub fn names(list: &[PluginConfig], dir: Option<&Path>) -> Result<Vec<String>, PluginError> {
-    let mut names: Vec<String> = list
-        .iter()
-        .map(|plugin| match &plugin.source {
-            PluginSource::Path(path) => path.display().to_string(),
-            PluginSource::Builtin(name) => format!("{name} (built in)"),
-        })
-        .collect();
-    if let Some(dir) = dir {
-        names.extend(shared_objects(dir)?.iter().map(|path| path.display().to_string()));
-    }
-    Ok(names)
+    let listed = list.iter().map(|plugin| match &plugin.source {
+        PluginSource::Path(path) => path.display().to_string(),
+        PluginSource::Builtin(name) => format!("{name} (built in)"),
+    });
+    let files = dir.map_or(Ok(Vec::new()), shared_objects)?;
+    Ok(listed.chain(files.iter().map(|path| path.display().to_string())).collect())
 }
 
 /// The `*.so` entries of a folder, sorted by name.
 fn shared_objects(dir: &Path) -> Result<Vec<PathBuf>, PluginError> {
-    let source = || format!("folder {}", dir.display());
-    if !has_dlopen() {
-        return Err(PluginError { source: source(), reason: Reason::NoDlopen });
-    }
     let list = || -> io::Result<Vec<PathBuf>> {
         let mut files: Vec<PathBuf> = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
         files.retain(|path| path.extension().is_some_and(|extension| extension == "so"));
         files.sort();
         Ok(files)
     };
-    list().map_err(|error| PluginError { source: source(), reason: Reason::Directory(error) })
+    let unreadable = |error| format!("cannot be read: {error}; make it, or name another with -plugindir DIR");
+    let files = load::available().and_then(|()| list().map_err(unreadable));
+    files.map_err(|reason| PluginError { source: format!("folder {}", dir.display()), reason })
 }
 
 impl Chain {
     /// An empty chain.
-    pub fn new(limits: Limits, sink: Arc<dyn Sink>) -> Chain {
-        Chain { members: Vec::new(), wants: BufferBodies::default(), limits, sink }
+    pub fn new(limits: Limits, logger: Logger) -> Chain {
+        Chain { plugins: Vec::new(), wants: BufferBodies::default(), limits, logger }
     }
 
     /// Loads a file and appends the plugin.
     pub fn add_file(&mut self, path: &Path, config: &str) -> Result<(), PluginError> {
-        let source = path.display().to_string();
-        let added = load_file(path).and_then(|checked| self.add(checked, config));
-        added.map_err(|reason| PluginError { source, reason })
+        let added = load::load(path).and_then(|descriptor| self.add(&descriptor, config));
+        added.map_err(|reason| PluginError { source: path.display().to_string(), reason })
     }
 
     /// Appends a plugin that was linked in.
     pub fn add_builtin(&mut self, name: &str, config: &str) -> Result<(), PluginError> {
-        let added =
-            builtin::find(name).ok_or(Reason::NoSuchBuiltin).and_then(|descriptor| self.add_record(descriptor, config));
-        added.map_err(|reason| PluginError { source: name.to_owned(), reason })
+        let found = builtin::find(name).map_err(|reason| PluginError { source: name.to_owned(), reason })?;
+        self.add_descriptor(found, config)
     }
 
-    /// Appends a plugin whose record is at hand.
+    /// Appends a plugin by its descriptor.
     pub fn add_descriptor(&mut self, descriptor: &'static Descriptor, config: &str) -> Result<(), PluginError> {
-        let added = self.add_record(descriptor, config);
+        // SAFETY: a `Descriptor` is complete, and a static one stays.
+        let valid = unsafe { descriptor::read(std::ptr::from_ref(descriptor.raw()).cast()) };
+        let added = valid.and_then(|valid| self.add(&valid, config));
         added.map_err(|reason| PluginError { source: descriptor.name().to_owned(), reason })
     }
 
-    fn add_record(&mut self, descriptor: &'static Descriptor, config: &str) -> Result<(), Reason> {
-        // SAFETY: a `Descriptor` is a whole record, and a static one stays.
-        let checked = unsafe { record::read(std::ptr::from_ref(descriptor.raw()).cast()) };
-        self.add(checked.map_err(Reason::Record)?, config)
-    }
-
-    fn add(&mut self, checked: Checked, config: &str) -> Result<(), Reason> {
-        let Checked { record, name, version } = checked;
-        let create = record.create.ok_or(Reason::Record(RecordError::NoCreate))?;
-        let reason = Arc::default();
-        let log = PluginLog { plugin: name.clone(), sink: Arc::clone(&self.sink), reason: Arc::clone(&reason) };
+    fn add(&mut self, descriptor: &ValidDescriptor, config: &str) -> Result<(), String> {
+        let ValidDescriptor { raw, name, version } = *descriptor;
+        let create = raw.create.ok_or("create is null")?;
+        let last_error = Arc::default();
+        let log = PluginLog { plugin: name, logger: self.logger.clone(), last_error: Arc::clone(&last_error) };
         let ctx = Context::new(Box::new(log)).as_ctx();
         let mut this = std::ptr::null_mut();
-        // SAFETY: the record passed its checks, so `create` is the plugin's function of this type. Table and context
-        // stay until the process ends; configuration and result outlive the call.
+        // SAFETY: the descriptor was checked, so `create` is the plugin's function of this type. Table and context stay
+        // until the process ends; configuration and result outlive the call.
         let status = unsafe { create(&raw const TABLE, ctx, abi::Str::new(config.as_bytes()), &raw mut this) };
         if status != abi::OK {
-            let reason = std::mem::take(&mut *reason.lock().unwrap_or_else(PoisonError::into_inner));
-            return Err(Reason::Create(status, reason));
+            let message = std::mem::take(&mut *last_error.lock().unwrap_or_else(PoisonError::into_inner));
+            // One line, whatever it logged.
+            let words = message.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+            let reason = match words.collect::<Vec<_>>().join(" ").trim_start_matches("create: ") {
+                "" => ", and the plugin did not log why".to_owned(),
+                reason => format!(": {reason}"),
+            };
+            return Err(format!("create failed with status {status}{reason}"));
         }
-        self.wants.request |= record.flags & abi::WANT_REQUEST_BODY != 0;
-        self.wants.response |= record.flags & abi::WANT_RESPONSE_BODY != 0;
-        self.sink.log(Level::Info, &name, &format!("loaded, version {version}"));
-        let name = keep(name);
-        self.members.push(Member { name, record, this, slow: AtomicU32::new(0) });
+        self.wants.request |= raw.flags & abi::WANT_REQUEST_BODY != 0;
+        self.wants.response |= raw.flags & abi::WANT_RESPONSE_BODY != 0;
+        self.log(Level::Info, name, &format!("loaded, version {version}"));
+        self.plugins.push(LoadedPlugin { name, raw, this, slow: AtomicU32::new(0) });
         Ok(())
     }
 
     /// The plugins' names in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.members.iter().map(|member| member.name)
+        self.plugins.iter().map(|plugin| plugin.name)
     }
 
     /// How many hooks of each plugin took more than 5 ms.
     pub fn slow_hooks(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.members.iter().map(|member| (member.name, u64::from(member.slow.load(Ordering::Relaxed))))
+        self.plugins.iter().map(|plugin| (plugin.name, u64::from(plugin.slow.load(Ordering::Relaxed))))
     }
 
-    /// Calls one hook of the plugin at `index`. `clock` is when it starts, and becomes when it has ended: one reading of
-    /// the clock serves both the end of a hook and the start of the next one.
-    fn call(&self, index: usize, phase: Phase, view: &mut HookContext<'_>, clock: &mut Instant) -> Ended {
-        let member = &self.members[index];
+    fn log(&self, level: Level, plugin: &str, message: &str) {
+        self.logger.line(level, message).text("plugin", plugin).send();
+    }
+
+    /// Calls one hook of the plugin at `index`. `clock` is the time before the hook and becomes the time after it: one
+    /// reading of the clock is the end of a hook and the start of the next one.
+    fn call(&self, index: usize, phase: Phase, context: &mut HookContext<'_>, clock: &mut Instant) -> Verdict {
+        let plugin = &self.plugins[index];
         let (entry, hook) = match phase {
-            Phase::Request => ("on_request", member.record.on_request),
-            Phase::Response => ("on_response", member.record.on_response),
-            Phase::Done => return Ended::Continue,
+            Phase::Request => ("on_request", plugin.raw.on_request),
+            Phase::Response => ("on_response", plugin.raw.on_response),
+            Phase::Done => return Verdict::Continue,
         };
-        let Some(hook) = hook else { return Ended::Continue };
-        let mut door = ExchangeHandle::new(View::new(view, phase, member.record.flags, self.limits));
-        // SAFETY: the plugin's own hook with its own `this`, not yet destroyed; the door is open until the call returns
-        // and nobody else uses it meanwhile.
-        let verdict = unsafe { hook(member.this, door.as_exchange()) };
-        let time = self.note_time(member, entry, clock);
-        let answer = door.into_access().answer;
-        let stint = stint(view, index, member);
-        stint.time += time;
+        let Some(hook) = hook else { return Verdict::Continue };
+        let mut handle = ExchangeHandle::new(HookAccess::new(context, phase, plugin.raw.flags, self.limits));
+        // SAFETY: the plugin's own hook with its own `this`, not yet destroyed. The handle is valid until the call returns
+        // and not used otherwise meanwhile.
+        let verdict = unsafe { hook(plugin.this, handle.as_exchange()) };
+        let time = self.record_time(plugin, entry, clock);
+        let answer = handle.into_access().answer;
+        let timing = timing(context, index, plugin);
+        timing.time += time;
         let why = match (verdict, answer) {
-            (abi::CONTINUE, _) => return Ended::Continue,
-            (abi::RESPOND, Some(answer)) => {
-                return Ended::Respond(Verdict::Respond { plugin: member.name.to_owned(), answer });
-            }
+            (abi::CONTINUE, _) => return Verdict::Continue,
+            (abi::RESPOND, Some(answer)) => return Verdict::Respond { plugin: plugin.name.to_owned(), answer },
             (abi::RESPOND, None) => "it answers, but gave no answer".to_owned(),
             (abi::FAIL, _) => "it failed".to_owned(),
             (other, _) => format!("it returned verdict {other}, which means nothing"),
         };
-        stint.faults += 1;
-        self.sink.log(Level::Error, member.name, &format!("{entry}: {why}; the client gets 502"));
-        Ended::Fail
+        timing.faults += 1;
+        self.log(Level::Error, plugin.name, &format!("{entry}: {why}; the client gets 502"));
+        Verdict::Fail { plugin: plugin.name.to_owned() }
     }
 
-    fn note_time(&self, member: &Member, entry: &str, clock: &mut Instant) -> Duration {
+    fn record_time(&self, plugin: &LoadedPlugin, entry: &str, clock: &mut Instant) -> Duration {
         let end = Instant::now();
         let took = end - std::mem::replace(clock, end);
         if took > SLOW {
-            let count = member.slow.fetch_add(1, Ordering::Relaxed) + 1;
+            let count = plugin.slow.fetch_add(1, Ordering::Relaxed) + 1;
             // The first, the second, the fourth ...: a plugin that is always slow must not fill the log.
             if count.is_power_of_two() {
                 let text = format!("{entry} took {took:?} and held up everything else on its thread; count {count}");
-                self.sink.log(Level::Warn, member.name, &text);
+                self.log(Level::Warn, plugin.name, &text);
             }
         }
         took
     }
 }
 
-/// What is counted for the plugin at `index`. Plugins run in their order first, so those before it have theirs already.
-fn stint<'a>(view: &'a mut HookContext<'_>, index: usize, member: &Member) -> &'a mut PluginTiming {
-    let stints = &mut view.state.stints;
-    while stints.len() <= index {
-        stints.push(PluginTiming { plugin: member.name, time: Duration::ZERO, faults: 0 });
+/// What is counted for the plugin at `index`. Request hooks run in order, so the plugins before it have theirs already.
+fn timing<'a>(context: &'a mut HookContext<'_>, index: usize, plugin: &LoadedPlugin) -> &'a mut PluginTiming {
+    let timings = &mut context.state.stints;
+    while timings.len() <= index {
+        timings.push(PluginTiming { plugin: plugin.name, time: Duration::ZERO, faults: 0 });
     }
-    &mut stints[index]
+    &mut timings[index]
 }
 
 impl Hooks for Chain {
@@ -380,57 +290,57 @@ impl Hooks for Chain {
         self.wants
     }
 
-    fn on_request(&self, view: &mut HookContext<'_>) -> Verdict {
+    fn on_request(&self, context: &mut HookContext<'_>) -> Verdict {
         let mut clock = Instant::now();
-        for (index, member) in self.members.iter().enumerate() {
-            view.state.started = index + 1;
-            match self.call(index, Phase::Request, view, &mut clock) {
-                Ended::Continue => {}
-                Ended::Respond(verdict) => return verdict,
-                Ended::Fail => return Verdict::Fail { plugin: member.name.to_owned() },
+        for index in 0..self.plugins.len() {
+            context.state.started = index + 1;
+            match self.call(index, Phase::Request, context, &mut clock) {
+                Verdict::Continue => {}
+                verdict => return verdict,
             }
         }
         Verdict::Continue
     }
 
-    fn on_response(&self, view: &mut HookContext<'_>) -> Verdict {
+    fn on_response(&self, context: &mut HookContext<'_>) -> Verdict {
         let mut clock = Instant::now();
-        // The other way round: the plugin that saw the request last, as it left, sees the response first.
-        for (index, member) in self.members.iter().enumerate().rev() {
-            match self.call(index, Phase::Response, view, &mut clock) {
-                Ended::Continue => {}
-                Ended::Respond(verdict) => return verdict,
-                Ended::Fail => return Verdict::Fail { plugin: member.name.to_owned() },
+        // In reverse: the plugin that saw the request last, as it left, sees the response first.
+        for index in (0..self.plugins.len()).rev() {
+            match self.call(index, Phase::Response, context, &mut clock) {
+                Verdict::Continue => {}
+                verdict => return verdict,
             }
         }
         Verdict::Continue
     }
 
-    fn on_done(&self, view: &mut HookContext<'_>) {
-        let started = std::mem::take(&mut view.state.started);
+    fn on_done(&self, context: &mut HookContext<'_>) {
+        let started = std::mem::take(&mut context.state.started);
         let mut clock = Instant::now();
-        for (index, member) in self.members.iter().enumerate().take(started).rev() {
-            let Some(hook) = member.record.on_done else { continue };
-            let mut door = ExchangeHandle::new(View::new(view, Phase::Done, member.record.flags, self.limits));
+        for (index, plugin) in self.plugins.iter().enumerate().take(started).rev() {
+            let Some(hook) = plugin.raw.on_done else { continue };
+            let access = HookAccess::new(context, Phase::Done, plugin.raw.flags, self.limits);
+            let mut handle = ExchangeHandle::new(access);
             // SAFETY: as in `call`.
-            unsafe { hook(member.this, door.as_exchange()) };
-            let time = self.note_time(member, "on_done", &mut clock);
-            door.into_access();
-            stint(view, index, member).time += time;
+            unsafe { hook(plugin.this, handle.as_exchange()) };
+            let time = self.record_time(plugin, "on_done", &mut clock);
+            handle.into_access();
+            timing(context, index, plugin).time += time;
         }
     }
 }
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        for member in self.members.drain(..).rev() {
-            let slow = member.slow.load(Ordering::Relaxed);
+        for plugin in self.plugins.drain(..).rev() {
+            let slow = plugin.slow.load(Ordering::Relaxed);
             if slow > 0 {
-                self.sink.log(Level::Warn, member.name, &format!("hooks that took more than {SLOW:?}: {slow}"));
+                let message = format!("hooks that took more than {SLOW:?}: {slow}");
+                self.logger.line(Level::Warn, &message).text("plugin", plugin.name).send();
             }
-            if let Some(destroy) = member.record.destroy {
-                // SAFETY: what `create` gave, destroyed once: whoever drops the chain is the last to have it.
-                unsafe { destroy(member.this) }
+            if let Some(destroy) = plugin.raw.destroy {
+                // SAFETY: what `create` gave, destroyed once: the owner of the chain is the last one to use it.
+                unsafe { destroy(plugin.this) }
             }
         }
     }

@@ -1,45 +1,41 @@
-//! What the C functions of the host table act upon: one exchange, seen through the view that the exchange lends.
+//! What the C functions of the host table act upon: one exchange during one hook.
 //!
-//! The functions, their pointers and their checks are `mini_rproxy_plugin::host`; here is only how a checked wish changes
-//! our own types. No `unsafe`.
+//! The functions and their checks are in `mini_rproxy_plugin::host`; here checked values are written into our own types.
+//! No `unsafe`.
 
 use std::cell::OnceCell;
-use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mini_rproxy_plugin::abi;
 use mini_rproxy_plugin::host::{Attr, ExchangeAccess, Limits, Log, Pair, Phase, Side, table};
 use mini_rproxy_plugin::validate::is_bodiless;
+use mini_rproxy_plugin::{Level, abi};
 
-use super::{Level, Sink};
 use crate::http::fields::Fields;
 use crate::http::head::{Method, reason_phrase};
+use crate::log::{self, Logger};
 use crate::proxy::hooks::{Answer, HookContext};
 
 /// The table that every plugin gets. It stays until the process ends, as the interface promises.
-pub static TABLE: abi::Host = table::<View<'static, 'static>>();
+pub static TABLE: abi::Host = table::<HookAccess<'static, 'static>>();
 
 /// One exchange during one hook.
 #[derive(Debug)]
-pub struct View<'v, 'x> {
+pub struct HookAccess<'v, 'x> {
     hooks: &'v mut HookContext<'x>,
     phase: Phase,
     flags: u32,
     limits: Limits,
     status: [u8; 3],
-    client: OnceCell<AddressText>,
+    client: OnceCell<String>,
     /// What `respond` was given.
     pub answer: Option<Box<Answer>>,
 }
 
-/// The longest IPv6 address has 39 characters, 45 with an embedded IPv4 one.
-type AddressText = ([u8; 48], usize);
-
-impl<'v, 'x> View<'v, 'x> {
-    /// A view for a plugin with these flags.
+impl<'v, 'x> HookAccess<'v, 'x> {
+    /// The access of a plugin with these flags.
     pub fn new(hooks: &'v mut HookContext<'x>, phase: Phase, flags: u32, limits: Limits) -> Self {
         let status = digits(hooks.response.as_ref().map_or(0, |response| response.status));
-        View { hooks, phase, flags, limits, status, client: OnceCell::new(), answer: None }
+        HookAccess { hooks, phase, flags, limits, status, client: OnceCell::new(), answer: None }
     }
 
     fn fields(&self, side: Side) -> Option<&Fields> {
@@ -56,25 +52,17 @@ impl<'v, 'x> View<'v, 'x> {
         }
     }
 
-    /// What the lines of a head may take in memory, with those that plugins have removed or written anew: twice what they
-    /// may take on the wire, so that they are seldom moved.
-    fn most_field_bytes(&self) -> usize {
+    /// What the field lines may take in memory, with those that were removed or replaced: twice what they may take on the
+    /// wire, so that they are seldom moved.
+    fn max_field_bytes(&self) -> usize {
         self.limits.head_bytes.saturating_mul(2)
     }
 
-    /// The client's address in text; made once, since a plugin may hold what it was given.
+    /// The client's address in text; made once, because a plugin may keep the bytes until the hook ends.
     fn client(&self) -> Option<&[u8]> {
         // A client that came over IPv4 has its IPv4 address, also where the socket is an IPv6 one.
         let address = self.hooks.client?.ip().to_canonical();
-        let (text, len) = self.client.get_or_init(|| {
-            let mut text = [0; 48];
-            let mut rest = &mut text[..];
-            // 48 bytes hold every address; were one longer, it would be cut.
-            let _ = write!(rest, "{address}");
-            let len = 48 - rest.len();
-            (text, len)
-        });
-        text.get(..*len)
+        Some(self.client.get_or_init(|| address.to_string()).as_bytes())
     }
 }
 
@@ -82,7 +70,7 @@ fn digits(status: u16) -> [u8; 3] {
     [status / 100 % 10, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8)
 }
 
-impl ExchangeAccess for View<'_, '_> {
+impl ExchangeAccess for HookAccess<'_, '_> {
     fn phase(&self) -> Phase {
         self.phase
     }
@@ -139,18 +127,18 @@ impl ExchangeAccess for View<'_, '_> {
     }
 
     fn set_field(&mut self, side: Side, name: &[u8], value: &[u8]) {
-        let most = self.most_field_bytes();
+        let max = self.max_field_bytes();
         if let Some(fields) = self.fields_mut(side) {
             fields.set(name, value);
-            fields.compact(most);
+            fields.compact(max);
         }
     }
 
     fn add_field(&mut self, side: Side, name: &[u8], value: &[u8]) {
-        let most = self.most_field_bytes();
+        let max = self.max_field_bytes();
         if let Some(fields) = self.fields_mut(side) {
             fields.add(name, value);
-            fields.compact(most);
+            fields.compact(max);
         }
     }
 
@@ -199,28 +187,37 @@ impl ExchangeAccess for View<'_, '_> {
 /// The messages of one plugin, on their way to the proxy's log.
 pub struct PluginLog {
     /// The plugin's name.
-    pub plugin: String,
+    pub plugin: &'static str,
     /// Where they go.
-    pub sink: Arc<dyn Sink>,
-    /// The last error of `create`, which is told again where the plugin cannot start.
-    pub reason: Arc<Mutex<String>>,
+    pub logger: Logger,
+    /// The last error, which is repeated where `create` fails.
+    pub last_error: Arc<Mutex<String>>,
 }
 
 impl Log for PluginLog {
     fn is_enabled(&self, level: Level) -> bool {
-        self.sink.is_enabled(level)
+        self.logger.is_enabled(line_level(level))
     }
 
     fn log(&self, level: Level, message: &[u8]) {
-        /// Longer messages are cut: a log line is no place for a body.
-        const MAX: usize = 4096;
-        if self.sink.is_enabled(level) {
-            let message = String::from_utf8_lossy(message.get(..MAX).unwrap_or(message));
+        /// Longer messages are cut.
+        const MAX_LEN: usize = 4096;
+        if self.is_enabled(level) {
+            let message = String::from_utf8_lossy(message.get(..MAX_LEN).unwrap_or(message));
             if level == Level::Error {
-                self.reason.lock().unwrap_or_else(PoisonError::into_inner).replace_range(.., &message);
+                self.last_error.lock().unwrap_or_else(PoisonError::into_inner).replace_range(.., &message);
             }
-            self.sink.log(level, &self.plugin, &message);
+            self.logger.line(line_level(level), &message).text("plugin", self.plugin).send();
         }
+    }
+}
+
+fn line_level(level: Level) -> log::Level {
+    match level {
+        Level::Error => log::Level::Error,
+        Level::Warn => log::Level::Warn,
+        Level::Info => log::Level::Info,
+        Level::Debug => log::Level::Debug,
     }
 }
 
@@ -245,7 +242,7 @@ mod tests {
             state: &mut state,
         };
         let limits = Limits { head_bytes: 1024, field_lines: 10, body_bytes: 0 };
-        let mut view = View::new(&mut hooks, Phase::Request, 0, limits);
+        let mut view = HookAccess::new(&mut hooks, Phase::Request, 0, limits);
         let long = [b'x'; 500];
         for _ in 0..10_000 {
             view.set_field(Side::Request, b"x-set", &long);

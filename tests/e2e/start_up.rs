@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 
-use mini_rproxy::plugin::chain;
+use mini_rproxy::plugin::load;
 use tempfile::TempDir;
 
 use crate::support::proxy::BINARY;
@@ -103,7 +103,7 @@ fn what_would_stop_the_start_is_found_by_check_too() {
         ("a folder that is missing", "", &["-plugindir", "/nowhere"], "plugin folder /nowhere: cannot be read"),
     ] {
         // Without dlopen there is another reason, but it is told in both cases as well.
-        let expected = if yaml.contains("builtin") || chain::has_dlopen() { expected } else { "without dlopen" };
+        let expected = if yaml.contains("builtin") || load::available().is_ok() { expected } else { "without dlopen" };
         for check in [&["-check"][..], &[]] {
             let output = run(&format!("{GOOD}{yaml}\n"), &[args, check].concat());
             let message = text(&output.stderr);

@@ -1,51 +1,74 @@
 //! What the tests of plugins share: fixtures built on the spot, a log that remembers, an exchange made by hand.
 #![allow(dead_code, missing_docs)] // Each test file uses its part.
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use mini_rproxy::config::LogFormat;
 use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
+use mini_rproxy::log::Logger;
 use mini_rproxy::plugin::chain::Chain;
-use mini_rproxy::plugin::{Level, Sink};
 use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Verdict};
 use mini_rproxy_plugin::host::Limits;
 
 pub const LIMITS: Limits = Limits { head_bytes: 16 * 1024, field_lines: 256, body_bytes: 1024 };
 
-/// Remembers what was logged.
-#[derive(Default)]
-pub struct Lines(Mutex<Vec<(Level, String, String)>>);
+/// A log that remembers its lines.
+pub struct Lines {
+    logger: Logger,
+    written: Written,
+}
 
-impl Sink for Lines {
-    fn is_enabled(&self, _: Level) -> bool {
-        true
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
-    fn log(&self, level: Level, plugin: &str, message: &str) {
-        self.0.lock().unwrap().push((level, plugin.to_owned(), message.to_owned()));
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 impl Lines {
-    pub fn new() -> Arc<Lines> {
-        Arc::default()
+    pub fn new() -> Lines {
+        let written = Written::default();
+        let logger = Logger::start(LogFormat::Json, written.clone()).unwrap();
+        logger.set_debug(true);
+        Lines { logger, written }
+    }
+
+    pub fn logger(&self) -> Logger {
+        self.logger.clone()
     }
 
     /// Whether a line of that plugin contains `part`.
     pub fn has(&self, plugin: &str, part: &str) -> bool {
-        self.0.lock().unwrap().iter().any(|(_, name, text)| name == plugin && text.contains(part))
+        self.of(plugin).iter().any(|text| text.contains(part))
     }
 
     /// All texts of one plugin.
     pub fn of(&self, plugin: &str) -> Vec<String> {
-        let lines = self.0.lock().unwrap();
-        lines.iter().filter(|(_, name, _)| name == plugin).map(|(_, _, text)| text.clone()).collect()
+        self.all().into_iter().filter(|(_, name, _)| name == plugin).map(|(_, _, text)| text).collect()
     }
 
-    pub fn all(&self) -> Vec<(Level, String, String)> {
-        self.0.lock().unwrap().clone()
+    /// Level, plugin (or nothing) and text of all lines.
+    pub fn all(&self) -> Vec<(String, String, String)> {
+        assert!(self.logger.flush(Duration::from_secs(10)));
+        let written = String::from_utf8(self.written.0.lock().unwrap().clone()).unwrap();
+        let read = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let text = |key: &str| line.get(key).and_then(|text| text.as_str()).unwrap_or_default().to_owned();
+            (text("level"), text("plugin"), text("msg"))
+        };
+        written.lines().map(read).collect()
     }
 }
 
