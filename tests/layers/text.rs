@@ -1,5 +1,7 @@
 //! Reads Rust source as text: enough of it to see which words and paths a file uses.
 
+use std::ops::Range;
+
 /// `source` with comments and the insides of literals blanked out; lines stay where they are.
 pub fn blank(source: &str) -> String {
     let chars: Vec<char> = source.chars().collect();
@@ -60,26 +62,42 @@ pub fn is_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
+/// Where in blanked `code` the items under `#[cfg(test)]` and its relatives stand, in whole lines.
+fn test_items(code: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut from = 0;
+    while let Some(start) = code[from..].find("#[cfg(").map(|index| from + index) {
+        let attribute = &code[start..];
+        let condition = &attribute[..attribute.find(']').map_or(attribute.len(), |end| end + 1)];
+        from = start + condition.len();
+        if has_word(condition, "test") && !condition.contains("not(test") {
+            from = start + item_len(attribute);
+            from += code[from..].len() - code[from..].trim_start_matches(' ').len();
+            from += usize::from(code[from..].starts_with('\n'));
+            found.push(code[..start].trim_end_matches(' ').len()..from);
+        }
+    }
+    found
+}
+
 /// Blanked `code` without the items under `#[cfg(test)]` and its relatives. Their lines are gone.
 pub fn without_tests(code: &str) -> String {
-    let mut out = String::new();
-    let mut rest = code;
-    while let Some(start) = rest.find("#[cfg(") {
-        let (before, attribute) = rest.split_at(start);
-        let attribute_len = attribute.find(']').map_or(attribute.len(), |end| end + 1);
-        let condition = &attribute[..attribute_len];
-        if !has_word(condition, "test") || condition.contains("not(test") {
-            out.push_str(before);
-            out.push_str(condition);
-            rest = &attribute[attribute_len..];
-            continue;
-        }
-        out.push_str(before.trim_end_matches(' '));
-        rest = attribute[item_len(attribute)..].trim_start_matches(' ');
-        rest = rest.strip_prefix('\n').unwrap_or(rest);
+    let mut out = code.to_owned();
+    for item in test_items(code).into_iter().rev() {
+        out.replace_range(item, "");
     }
-    out.push_str(rest);
     out
+}
+
+/// For each line of blanked `code` whether it belongs to such an item.
+pub fn test_lines(code: &str) -> Vec<bool> {
+    let mut lines = vec![false; code.lines().count()];
+    for item in test_items(code) {
+        let first = code[..item.start].matches('\n').count();
+        let count = code[item].lines().count();
+        lines[first..first + count].fill(true);
+    }
+    lines
 }
 
 /// How long an item with its attributes is: up to the first `;` or the first `{...}` outside other brackets.
@@ -195,6 +213,23 @@ fn use_tree(text: &str, mut base: Vec<String>, found: &mut Vec<Vec<String>>) -> 
             len
         }
     }
+}
+
+/// The names in the text `code`, keywords too.
+pub fn words(code: &str) -> impl Iterator<Item = &str> {
+    code.split(|c| !is_name(c)).filter(|word| !word.is_empty())
+}
+
+/// The names of the types and traits that `code` defines outside of other items.
+pub fn defined_types(code: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for line in code.lines().filter(|line| !line.starts_with(' ')) {
+        let mut words = words(line).skip_while(|word| matches!(*word, "pub" | "crate" | "super" | "in" | "unsafe"));
+        if let (Some("struct" | "enum" | "union" | "trait" | "type"), Some(name)) = (words.next(), words.next()) {
+            found.push(name);
+        }
+    }
+    found
 }
 
 /// The names of all functions of `code`.
