@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn routes_beyond_the_first_and_names_beyond_the_table_share_their_counters() {
         let metrics = Metrics::default();
-        let mut count = |prefix: &str, is_counted_by_prefix| {
+        let count = |prefix: &str, is_counted_by_prefix| {
             let record = AccessRecord { prefix: Some(prefix), is_counted_by_prefix, ..record(200, Duration::ZERO) };
             metrics.count_request(&record);
             metrics.with(|counters| counters.routes.get(prefix).map(|route| route.classes[2]))

@@ -12,8 +12,7 @@ use super::runtime::{Runtime, UpstreamId};
 use super::transaction::{ResponseState, Transaction};
 use crate::config::{HostPolicy, RouteConfig, UpstreamUrl};
 use crate::extras::balance::{Change, Tried};
-use crate::extras::response_rewrite::MAPPABLE_IN_REQUESTS;
-use crate::http::fields::Fields;
+use crate::extras::response_rewrite::readdress_request;
 
 impl Transaction {
     /// Chooses an upstream, where the route has several.
@@ -79,7 +78,7 @@ impl Transaction {
         if route.options.host == HostPolicy::Upstream && self.request.authority == old.authority.as_bytes() {
             self.request.authority.clear();
             self.request.authority.extend_from_slice(new.authority.as_bytes());
-            readdress_destinations(&mut self.request.fields, old, new);
+            readdress_request(&mut self.request.fields, old, new);
         }
         let rest = self.to_upstream.pending()[choice.sent.head_len..].to_vec();
         self.to_upstream.clear();
@@ -118,19 +117,5 @@ impl Transaction {
         let (Some(plan), Some(choice)) = (self.plan, &self.choice) else { return };
         let route = &ctx.client.runtime.config.routes[plan.route as usize];
         ctx.worker.observer.upstream(route.nth_upstream(choice.nth), event);
-    }
-}
-
-/// Lets Destination and If, which were mapped to upstream `old`, name `new` instead. All upstreams of a route have one base
-/// path.
-fn readdress_destinations(fields: &mut Fields, old: &UpstreamUrl, new: &UpstreamUrl) {
-    for index in 0..fields.len() {
-        if !fields.is_any_of(index, MAPPABLE_IN_REQUESTS) {
-            continue;
-        }
-        let Some(value) = fields.nth(index).and_then(|line| str::from_utf8(line.value).ok()) else { continue };
-        let origin = |upstream: &UpstreamUrl| format!("{}://{}/", upstream.scheme.name(), upstream.authority);
-        let value = value.replace(&origin(old), &origin(new));
-        fields.set_value(index, value.as_bytes());
     }
 }

@@ -11,7 +11,9 @@ use super::forwarded::{Addition, CLAIMS, Claim, add_claims, believed_prefix};
 use super::runtime::Runtime;
 use super::strip::{Claims, StripRules};
 use crate::config::{HostPolicy, RouteConfig, UpstreamUrl};
-use crate::extras::response_rewrite::{MAPPABLE, MAPPABLE_IN_REQUESTS, Mapping, Place, map_back, map_forth};
+use crate::extras::response_rewrite::{
+    PrefixMap, REQUEST_FIELDS, RESPONSE_FIELDS, Rewritten, rewrite_request, rewrite_response,
+};
 use crate::http::chars::{is_token, list_members, split, write_decimal};
 use crate::http::fields::{Fields, HeaderId, HeaderSet};
 use crate::http::framing::Framing;
@@ -98,7 +100,7 @@ pub fn forward_request(
     offered: &mut Vec<u8>,
     own_lines: OwnLines,
     scratch: &mut Scratch,
-) -> Mapping {
+) -> Rewritten {
     let Forwarding { plan, runtime, upstream, received_target, peer } = *forwarding;
     let route = &runtime.config.routes[plan.route as usize];
     let Scratch { nominated, own, host, public_prefix, text } = scratch;
@@ -141,17 +143,17 @@ pub fn forward_request(
         let claim = Claim { trusted: claims == Claims::Kept, host, prefix: public_prefix };
         add_claims(&mut head.fields, peer, &claim, text, &mut add);
     }
-    let mut mapping = Mapping::Done;
-    if head.fields.may_contain_any(MAPPABLE_IN_REQUESTS) {
+    let mut rewritten = Rewritten::Done;
+    if head.fields.may_contain_any(REQUEST_FIELDS) {
         let told_host = told_host(runtime, &head.fields, host).to_vec();
-        let place = Place {
+        let map = PrefixMap {
             sent_host: &head.authority,
             told_host: &told_host,
             client_host: host,
             public_prefix,
-            ..Place::of(runtime, plan.route, upstream)
+            ..PrefixMap::of(runtime, plan.route, upstream)
         };
-        mapping = map_forth(&mut head.fields, &place, runtime.config.limits.max_head_bytes, text);
+        rewritten = rewrite_request(&mut head.fields, &map, runtime.config.limits.max_head_bytes, text);
     }
     // RFC 9110 section 7.6.3: the version in which the message was received, then our name.
     let via: &[u8] = match head.version {
@@ -166,7 +168,7 @@ pub fn forward_request(
         write_decimal(left - 1, text);
         head.fields.set(b"Max-Forwards", text);
     }
-    mapping
+    rewritten
 }
 
 /// The authority of a target that is a URL: in HTTP/1.0 that may be all that is said of the host.
@@ -232,29 +234,29 @@ pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], own_lines: Ow
 
 /// Maps what a response of `upstream` says of the place of its application, in place. `request` is what it answers, as it
 /// was forwarded with the same scratch.
-pub fn map_response(
+pub fn rewrite_response_head(
     head: &mut ResponseHead,
     request: &RequestHead,
     runtime: &Runtime,
     route: u32,
     upstream: &UpstreamUrl,
     scratch: &mut Scratch,
-) -> Mapping {
-    if !head.fields.may_contain_any(MAPPABLE) {
-        return Mapping::Done;
+) -> Rewritten {
+    if !head.fields.may_contain_any(RESPONSE_FIELDS) {
+        return Rewritten::Done;
     }
-    let place = Place {
+    let map = PrefixMap {
         sent_host: &request.authority,
         told_host: told_host(runtime, &request.fields, &scratch.host),
         client_host: &scratch.host,
         public_prefix: &scratch.public_prefix,
-        ..Place::of(runtime, route, upstream)
+        ..PrefixMap::of(runtime, route, upstream)
     };
     // The status line and the lines.
     let size =
         head.fields.iter().fold(head.reason.len() + 15, |size, line| size + line.name.len() + line.value.len() + 4);
     let room = runtime.config.limits.max_head_bytes.saturating_sub(size);
-    map_back(&mut head.fields, &place, room, &mut scratch.text)
+    rewrite_response(&mut head.fields, &map, room, &mut scratch.text)
 }
 
 /// How a response body that was framed as `received` leaves to a client of that version. A close-delimited body becomes

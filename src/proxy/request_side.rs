@@ -24,7 +24,7 @@ use super::transaction::{HalfClose, RequestSink, RequestState, Transaction, body
 use crate::bytes::SharedText;
 use crate::config::Config;
 use crate::extras::prometheus as exposition;
-use crate::extras::response_rewrite::Mapping;
+use crate::extras::response_rewrite::Rewritten;
 use crate::http::body::Body;
 use crate::http::chars::{find, is_token};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
@@ -233,8 +233,8 @@ impl Transaction {
         let forwarding = Forwarding { plan: &plan, runtime, upstream, received_target, peer };
         let own_lines = OwnLines::of(runtime);
         match forward_request(&mut self.request, &forwarding, &mut self.offered, own_lines, &mut self.scratch) {
-            Mapping::Done => {}
-            Mapping::TooLarge => ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant),
+            Rewritten::Done => {}
+            Rewritten::TooLarge => ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant),
         }
         let is_body_wanted = runtime.wants().request;
         match Body::new(framing) {

@@ -16,8 +16,8 @@ use super::connection::{Options, has_connection_login, read_options};
 use super::context::{Ctx, Release};
 use super::events::ConnectError;
 use super::forward::{
-    OwnLines, UPGRADE_REQUIRED, client_framing, forward_response, list_protocols, map_response, write_interim_head,
-    write_response_head, write_switching_head, write_trailers,
+    OwnLines, UPGRADE_REQUIRED, client_framing, forward_response, list_protocols, rewrite_response_head,
+    write_interim_head, write_response_head, write_switching_head, write_trailers,
 };
 use super::hooks::Verdict;
 use super::outcome::HookPhase;
@@ -25,7 +25,7 @@ use super::request_side::head_limits;
 use super::transaction::{
     HalfClose, KEPT_CAPACITY, RequestState, ResponseSink, ResponseState, Transaction, body_step, make_room,
 };
-use crate::extras::response_rewrite::Mapping;
+use crate::extras::response_rewrite::Rewritten;
 use crate::http::body::Body;
 use crate::http::chars::{is_word, list_has, parse_decimal};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
@@ -165,9 +165,9 @@ impl Transaction {
             let route = &ctx.client.runtime.config.routes[plan.route as usize];
             let upstream = UpstreamAttempt::upstream(self.choice.as_ref(), route);
             let (runtime, request) = (&ctx.client.runtime, &self.request);
-            match map_response(&mut self.response, request, runtime, plan.route, upstream, &mut self.scratch) {
-                Mapping::Done => {}
-                Mapping::TooLarge => ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant),
+            match rewrite_response_head(&mut self.response, request, runtime, plan.route, upstream, &mut self.scratch) {
+                Rewritten::Done => {}
+                Rewritten::TooLarge => ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant),
             }
         }
     }

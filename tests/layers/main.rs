@@ -48,8 +48,12 @@ const EXTRAS: [Extra; 6] = [
     Extra {
         name: "response_rewrite",
         floor: 2,
-        calls: &[("proxy::forward", "map_forth"), ("proxy::forward", "map_back")],
-        holders: &["proxy::failover", "proxy::request_side", "proxy::response_side"],
+        calls: &[
+            ("proxy::forward", "rewrite_request"),
+            ("proxy::forward", "rewrite_response"),
+            ("proxy::failover", "readdress_request"),
+        ],
+        holders: &["proxy::request_side", "proxy::response_side"],
     },
     Extra {
         name: "timeline",
