@@ -27,7 +27,7 @@ use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation::{self, Inherited, Notifier};
 use mini_rproxy::net::clock::Clock;
 use mini_rproxy::net::listen::{Speaks, UsePort};
-use mini_rproxy::net::observer::{LogJournal, Talk};
+use mini_rproxy::net::observer::{LogSwitches, LogWriter};
 use mini_rproxy::net::probe::{self, probe};
 use mini_rproxy::net::resolve::SystemResolver;
 use mini_rproxy::net::server::{Parts, Reloaded, Server, StartError};
@@ -242,7 +242,7 @@ fn run_logged(
             .send();
     }
     let config = Arc::new(config);
-    let talk = Arc::new(Talk { access: config.log.access.into(), timelines: options.trace.into() });
+    let talk = Arc::new(LogSwitches { access: config.log.access.into(), timelines: options.trace.into() });
     let (ended, worker_talk, worker_log) = (events.sender(), Arc::clone(&talk), logger.clone());
     let server = Server::start(Parts {
         config: Arc::clone(&config),
@@ -250,7 +250,7 @@ fn run_logged(
         port: if options.takeover { UsePort::WithOthers } else { UsePort::Alone },
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
         names: Box::new(SystemResolver),
-        journals: Arc::new(move || Box::new(LogJournal::new(worker_log.clone(), Arc::clone(&worker_talk)))),
+        journals: Arc::new(move || Box::new(LogWriter::new(worker_log.clone(), Arc::clone(&worker_talk)))),
         on_end: Arc::new(move || {
             // It fails when the main thread has ended, and the process with it.
             let _ = ended.send(Event::WorkersEnded);
@@ -269,7 +269,7 @@ fn serve(
     notifier: &Notifier,
     events: &Events,
     mut server: Server,
-    talk: &Talk,
+    talk: &LogSwitches,
     reload: &dyn Fn(&mut Server),
 ) -> Result<ExitCode, String> {
     let mut end_by = None;
@@ -311,7 +311,7 @@ fn serve(
 }
 
 /// SIGHUP: reads configuration and certificates again.
-fn reload(logger: &Logger, options: &Options, server: &mut Server, talk: &Talk) {
+fn reload(logger: &Logger, options: &Options, server: &mut Server, talk: &LogSwitches) {
     match try_reload(logger, options, server) {
         Ok(reloaded) => {
             talk.access.store(server.config().log.access, Ordering::Relaxed);

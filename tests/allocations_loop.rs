@@ -14,7 +14,7 @@ use std::thread;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::net::listen::UsePort;
-use mini_rproxy::net::observer::Journal;
+use mini_rproxy::net::observer::EventLog;
 use mini_rproxy::net::resolve::SystemResolver;
 use mini_rproxy::net::server::{Parts, Server};
 use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
@@ -52,7 +52,7 @@ impl Observer for Silent {
     fn access(&mut self, _: &AccessRecord<'_>) {}
 }
 
-impl Journal for Silent {
+impl EventLog for Silent {
     fn warn(&mut self, message: fmt::Arguments<'_>) {
         panic!("nothing to warn of, but: {message}");
     }

@@ -18,7 +18,7 @@ use socket2::{Domain, Socket, Type};
 
 use mini_rproxy::config::Config;
 use mini_rproxy::net::listen::UsePort;
-use mini_rproxy::net::observer::Journal;
+use mini_rproxy::net::observer::EventLog;
 use mini_rproxy::net::resolve::Resolve;
 use mini_rproxy::net::server::{Parts, Server};
 use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
@@ -54,7 +54,7 @@ impl Observer for Ear {
     }
 }
 
-impl Journal for Ear {
+impl EventLog for Ear {
     fn warn(&mut self, _: fmt::Arguments<'_>) {}
 }
 

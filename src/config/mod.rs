@@ -350,7 +350,7 @@ pub enum HostPolicy {
 pub struct Limits {
     /// Client connections over all workers. `None`: derived from the descriptor limit at start.
     pub max_connections: Option<usize>,
-    /// What all buffers together may take (`net::memory`). `None`: as much as the other limits allow.
+    /// What all buffers together may take (`net::memory_budget`). `None`: as much as the other limits allow.
     pub memory_budget: Option<usize>,
     /// Request line and field section together; 431 above it.
     pub max_head_bytes: usize,

@@ -10,64 +10,70 @@
 
 use std::time::Duration;
 
-use super::control::Order;
+use super::event_source::EventSource;
+use super::shutdown::Shutdown;
 use super::slab::Key;
-use super::timers::Alarm;
-use super::token::Source;
-use super::worker::{Leave, Stage, Worker};
+use super::timers::TimerHandle;
+use super::worker::{CloseState, Lifecycle, Worker};
 
 /// A client that was idle for less is not asked to leave: it may have only just come, its request on the way.
 pub const IDLE_ENOUGH: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// Hears what the main thread has to say.
-    pub(super) fn on_order(&mut self) {
-        match (self.control.order(), self.stage) {
-            (Order::Run, Stage::Open | Stage::Closing | Stage::Draining | Stage::Over) => {}
-            (Order::Drain, Stage::Open) => self.stage = Stage::Closing,
-            (Order::Drain, Stage::Closing | Stage::Draining | Stage::Over) => {}
-            (Order::Stop, Stage::Open | Stage::Closing | Stage::Draining | Stage::Over) => self.stage = Stage::Over,
+    pub(super) fn on_shutdown_request(&mut self) {
+        match (self.shutdown.requested(), self.lifecycle) {
+            (
+                Shutdown::No,
+                Lifecycle::Running | Lifecycle::DrainRequested | Lifecycle::Draining | Lifecycle::Stopped,
+            ) => {}
+            (Shutdown::Drain, Lifecycle::Running) => self.lifecycle = Lifecycle::DrainRequested,
+            (Shutdown::Drain, Lifecycle::DrainRequested | Lifecycle::Draining | Lifecycle::Stopped) => {}
+            (
+                Shutdown::Stop,
+                Lifecycle::Running | Lifecycle::DrainRequested | Lifecycle::Draining | Lifecycle::Stopped,
+            ) => self.lifecycle = Lifecycle::Stopped,
         }
     }
 
     /// At the end of a turn: from taking no more connections to finishing what is in flight, and to the end.
-    pub(super) fn advance_stage(&mut self) {
-        if self.stage == Stage::Closing {
-            self.stage = Stage::Draining;
+    pub(super) fn advance_lifecycle(&mut self) {
+        if self.lifecycle == Lifecycle::DrainRequested {
+            self.lifecycle = Lifecycle::Draining;
             let now = self.ctx.now();
             if let Some(until) = self.door.shut(now) {
-                self.timers.set(&mut self.door.alarm, until, Source::Listener(0).token());
+                self.timers.set(&mut self.door.timer, until, EventSource::Listener(0).token());
             }
             let until = now + self.ctx.runtime.config.timeouts.drain;
-            self.timers.set(&mut Alarm::default(), until, Source::Drain.token());
+            self.timers.set(&mut TimerHandle::default(), until, EventSource::DrainTimeout.token());
             while let Some(idle) = self.pool.take_oldest() {
-                self.remove_link(idle);
+                self.close_upstream(idle);
             }
             let everyone: Vec<Key> = self.clients.iter().map(|(key, _)| key).collect();
             for key in everyone {
-                self.ask_to_leave(key);
+                self.request_close(key);
             }
         }
-        if self.stage == Stage::Draining && self.door.is_shut() && self.clients.is_empty() {
-            self.stage = Stage::Over;
+        if self.lifecycle == Lifecycle::Draining && self.door.is_shut() && self.clients.is_empty() {
+            self.lifecycle = Lifecycle::Stopped;
         }
     }
 
     /// A client's next answer is its last one. One that idles is let go; but where it was active a moment ago, that moment
     /// is waited for, since a request may be on its way.
-    pub(super) fn ask_to_leave(&mut self, key: Key) {
+    pub(super) fn request_close(&mut self, key: Key) {
         let now = self.ctx.now();
         let Some(client) = self.clients.get_mut(key) else { return };
-        if client.leave != Leave::No {
+        if client.close_state != CloseState::Open {
             return;
         }
         client.connection.serve_no_more();
         if client.connection.is_idle() {
             let until = client.active + IDLE_ENOUGH;
             if until > now {
-                self.timers.set(&mut client.alarm, until, Source::Client(key).token());
+                self.timers.set(&mut client.timer, until, EventSource::Client(key).token());
             } else {
-                client.leave = Leave::Asked;
+                client.close_state = CloseState::Requested;
                 self.enqueue(key);
             }
         }

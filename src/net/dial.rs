@@ -17,11 +17,11 @@ use crate::proxy::runtime::UpstreamId;
 use super::addresses::{Attempt, Known};
 use super::conn::{Conn, ConnectOutcome, Handshake, ReadOutcome, Readiness};
 use super::door::is_exhaustion;
+use super::event_source::EventSource;
 use super::resolve::Answer;
 use super::slab::Key;
 use super::tls::Failure;
-use super::token::Source;
-use super::worker::{Holder, Link, LinkState, Stage, Worker};
+use super::worker::{Holder, Lifecycle, UpstreamConn, UpstreamState, Worker};
 
 /// The resolver is told that often that a name is in use.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
@@ -35,18 +35,18 @@ impl Worker {
     /// Lends a connection to the client `owner`: one from the pool at once, or another one later.
     pub(super) fn lend(&mut self, owner: Key, upstream: UpstreamId, fresh: bool) {
         // An exchange has one at most. It should have given the other one back.
-        if let Some(old) = self.clients.get_mut(owner).and_then(|client| client.link.take()) {
-            self.remove_link(old);
+        if let Some(old) = self.clients.get_mut(owner).and_then(|client| client.upstream.take()) {
+            self.close_upstream(old);
         }
         let idle =
             if fresh { None } else { self.take_bound(owner, upstream).or_else(|| self.take_idle(owner, upstream)) };
         let Some(client) = self.clients.get_mut(owner) else { return };
         if idle.is_some() {
-            client.link = idle;
-            self.ctx.journal.metrics.increment(Counter::Reused);
+            client.upstream = idle;
+            self.ctx.observer.metrics.increment(Counter::Reused);
             client.connection.handle(&mut self.ctx.worker(), Input::Connected { reused: true });
         } else {
-            self.ctx.journal.metrics.increment(Counter::Dialed);
+            self.ctx.observer.metrics.increment(Counter::Dialed);
             self.dial(owner, upstream);
         }
     }
@@ -55,15 +55,15 @@ impl Worker {
     fn take_idle(&mut self, owner: Key, upstream: UpstreamId) -> Option<Key> {
         let now = self.ctx.now();
         while let Some(key) = self.pool.take(upstream) {
-            let Some(link) = self.links.get_mut(key) else { continue };
+            let Some(link) = self.upstreams.get_mut(key) else { continue };
             // Timers may be late; a connection that has outlived its time may be closed by the other end any moment.
-            if let LinkState::Ready { holder, .. } = &mut link.state
+            if let UpstreamState::Ready { holder, .. } = &mut link.state
                 && matches!(holder, Holder::Pool(until) if *until > now)
             {
                 *holder = Holder::Client(owner);
                 return Some(key);
             }
-            self.remove_link(key);
+            self.close_upstream(key);
         }
         None
     }
@@ -71,33 +71,37 @@ impl Worker {
     /// The connection to `upstream` that is kept for the owner.
     fn take_bound(&mut self, owner: Key, upstream: UpstreamId) -> Option<Key> {
         let key = self.bound.take(owner, upstream)?;
-        if let LinkState::Ready { holder, .. } = &mut self.links.get_mut(key)?.state {
+        if let UpstreamState::Ready { holder, .. } = &mut self.upstreams.get_mut(key)?.state {
             *holder = Holder::Client(owner);
         }
         Some(key)
     }
 
-    fn set_link(&mut self, owner: Key, link: Key) {
+    fn set_upstream(&mut self, owner: Key, link: Key) {
         if let Some(client) = self.clients.get_mut(owner) {
-            client.link = Some(link);
+            client.upstream = Some(link);
         }
     }
 
     /// Begins to connect.
     fn dial(&mut self, owner: Key, upstream: UpstreamId) {
-        let link =
-            Link { upstream, alarm: Default::default(), is_reserved: false, state: LinkState::Resolving { owner } };
-        let Ok(key) = self.links.insert(link) else {
+        let link = UpstreamConn {
+            upstream,
+            timer: Default::default(),
+            is_reserved: false,
+            state: UpstreamState::Resolving { owner },
+        };
+        let Ok(key) = self.upstreams.insert(link) else {
             self.answer(owner, Err(ConnectError::Failed));
             return;
         };
-        self.set_link(owner, key);
+        self.set_upstream(owner, key);
         let now = self.ctx.now();
-        let Some((origin, _)) = self.stations.find(&self.ctx.runtime, upstream) else {
+        let Some((origin, _)) = self.configs.find_upstream(&self.ctx.runtime, upstream) else {
             self.fail(key, ConnectError::Failed);
             return;
         };
-        if let Some(known) = self.names.get_mut(&upstream) {
+        if let Some(known) = self.dns.get_mut(&upstream) {
             if now.saturating_duration_since(known.kept) >= KEEP_EVERY {
                 known.kept = now;
                 self.resolver.keep(now, &self.inbox, upstream);
@@ -115,10 +119,10 @@ impl Worker {
 
     fn learn(&mut self, upstream: UpstreamId, addresses: Arc<[SocketAddr]>) {
         let now = self.ctx.now();
-        match self.names.get_mut(&upstream) {
+        match self.dns.get_mut(&upstream) {
             Some(known) => known.renew(now, addresses),
             None => {
-                self.names.insert(upstream, Known::new(now, addresses));
+                self.dns.insert(upstream, Known::new(now, addresses));
             }
         }
     }
@@ -133,13 +137,13 @@ impl Worker {
                 }
                 Answer::Failed => Err(ConnectError::DnsFail),
                 Answer::Forget => {
-                    self.names.remove(&upstream);
+                    self.dns.remove(&upstream);
                     continue;
                 }
             };
             let mut waiting = std::mem::take(&mut self.resolving);
             waiting.retain(|key| {
-                let is_meant = self.links.get(*key).is_some_and(|link| link.upstream == upstream);
+                let is_meant = self.upstreams.get(*key).is_some_and(|link| link.upstream == upstream);
                 match (is_meant, outcome) {
                     (true, Ok(())) => self.begin(*key),
                     (true, Err(error)) => self.fail(*key, error),
@@ -154,9 +158,9 @@ impl Worker {
 
     /// Tries the first address. They are known.
     fn begin(&mut self, key: Key) {
-        let Some(link) = self.links.get(key) else { return };
-        let LinkState::Resolving { owner } = link.state else { return };
-        let Some(known) = self.names.get_mut(&link.upstream) else {
+        let Some(link) = self.upstreams.get(key) else { return };
+        let UpstreamState::Resolving { owner } = link.state else { return };
+        let Some(known) = self.dns.get_mut(&link.upstream) else {
             self.fail(key, ConnectError::DnsFail);
             return;
         };
@@ -172,9 +176,9 @@ impl Worker {
                     let timeout = self.clients.get(owner).map(|client| client.connection.connect_address_timeout());
                     let until = self.ctx.now() + timeout.unwrap_or_default();
                     attempt.until = until;
-                    if let Some(link) = self.links.get_mut(key) {
-                        link.state = LinkState::Dialing { owner, conn, attempt };
-                        self.timers.set(&mut link.alarm, until, Source::Link(key).token());
+                    if let Some(link) = self.upstreams.get_mut(key) {
+                        link.state = UpstreamState::Dialing { owner, conn, attempt };
+                        self.timers.set(&mut link.timer, until, EventSource::Upstream(key).token());
                     }
                     return;
                 }
@@ -190,7 +194,7 @@ impl Worker {
             Err(error) if is_exhaustion(&error) && self.free_descriptors() => Conn::connect(address)?,
             result => result?,
         };
-        conn.register(self.poll.registry(), Source::Link(key).token())?;
+        conn.register(self.poll.registry(), EventSource::Upstream(key).token())?;
         Ok(conn)
     }
 
@@ -198,17 +202,17 @@ impl Worker {
     /// are worth less than a new connection. Tells whether there were any.
     fn free_descriptors(&mut self) -> bool {
         // Before the end of the turn: an event that still means one of them finds its key too old.
-        let had_dead = !self.graveyard.is_empty();
-        self.graveyard.clear();
+        let had_dead = !self.closed.is_empty();
+        self.closed.clear();
         had_dead
             || self.pipes.close_free()
-            || self.pool.take_oldest().and_then(|oldest| self.links.remove(oldest)).is_some()
+            || self.pool.take_oldest().and_then(|oldest| self.upstreams.remove(oldest)).is_some()
     }
 
     /// The attempt is over, without success.
     fn fail(&mut self, key: Key, error: ConnectError) {
-        let owner = self.links.get(key).and_then(|link| link.state.owner());
-        self.remove_link(key);
+        let owner = self.upstreams.get(key).and_then(|link| link.state.owner());
+        self.close_upstream(key);
         if let Some(owner) = owner {
             self.answer(owner, Err(error));
         }
@@ -218,33 +222,33 @@ impl Worker {
     fn answer(&mut self, owner: Key, outcome: Result<(), ConnectError>) {
         if let Some(client) = self.clients.get_mut(owner) {
             if outcome.is_err() {
-                client.link = None;
+                client.upstream = None;
             }
-            client.dialed = Some(outcome);
+            client.connect_result = Some(outcome);
         }
         self.enqueue(owner);
     }
 
     /// The poller says that something happened on a link.
-    pub(super) fn on_link_event(&mut self, key: Key, readiness: Readiness) {
-        let Some(link) = self.links.get_mut(key) else { return };
+    pub(super) fn on_upstream_event(&mut self, key: Key, readiness: Readiness) {
+        let Some(link) = self.upstreams.get_mut(key) else { return };
         match &mut link.state {
-            LinkState::Resolving { .. } => {}
-            LinkState::Ready { holder: Holder::Client(owner), conn, .. } => {
+            UpstreamState::Resolving { .. } => {}
+            UpstreamState::Ready { holder: Holder::Client(owner), conn, .. } => {
                 conn.on_event(readiness);
                 let owner = *owner;
                 self.enqueue(owner);
             }
-            LinkState::Ready { holder: Holder::Pool(_) | Holder::Reserved(_), conn, .. } => {
+            UpstreamState::Ready { holder: Holder::Pool(_) | Holder::Reserved(_), conn, .. } => {
                 conn.on_event(readiness);
-                if !is_quiet(conn, &mut self.scratch) {
-                    self.remove_link(key);
+                if !is_quiet(conn, &mut self.read_buf) {
+                    self.close_upstream(key);
                 }
             }
-            LinkState::Dialing { conn, .. } => {
+            UpstreamState::Dialing { conn, .. } => {
                 conn.on_event(readiness);
                 if conn.is_secured() {
-                    self.enqueue_securing(key);
+                    self.enqueue_handshake(key);
                     return;
                 }
                 match conn.finish_connect() {
@@ -258,39 +262,41 @@ impl Worker {
 
     /// There is a connection. Where TLS is spoken, it is nobody's before the handshake is complete (rule S19).
     fn reached(&mut self, key: Key) {
-        let Some(link) = self.links.get_mut(key) else { return };
-        let LinkState::Dialing { conn, .. } = &mut link.state else { return };
-        let found = self.stations.find(&self.ctx.runtime, link.upstream);
+        let Some(link) = self.upstreams.get_mut(key) else { return };
+        let UpstreamState::Dialing { conn, .. } = &mut link.state else { return };
+        let found = self.configs.find_upstream(&self.ctx.runtime, link.upstream);
         let scheme = found.map(|(origin, _)| origin.scheme);
         match (scheme, found.and_then(|(_, desk)| desk.connect(link.upstream))) {
             (Some(Scheme::Http), _) => self.connected(key),
             (Some(Scheme::Https), Some(stage)) => {
                 conn.secure(stage);
-                self.enqueue_securing(key);
+                self.enqueue_handshake(key);
             }
             // Never in the clear what was meant to be secret.
             (Some(Scheme::Https), None) | (None, _) => self.address_failed(key, ConnectError::TlsFailed),
         }
     }
 
-    fn enqueue_securing(&mut self, key: Key) {
-        if !self.securing.contains(&key) {
-            self.securing.push_back(key);
+    fn enqueue_handshake(&mut self, key: Key) {
+        if !self.handshaking.contains(&key) {
+            self.handshaking.push_back(key);
         }
     }
 
     /// Goes on with handshakes, at most so many.
-    pub(super) fn go_on_securing(&mut self, most: usize) {
-        for _ in 0..most.min(self.securing.len()) {
-            let Some(key) = self.securing.pop_front() else { return };
-            let Some(Link { upstream, state: LinkState::Dialing { conn, .. }, .. }) = self.links.get_mut(key) else {
+    pub(super) fn continue_handshakes(&mut self, most: usize) {
+        for _ in 0..most.min(self.handshaking.len()) {
+            let Some(key) = self.handshaking.pop_front() else { return };
+            let Some(UpstreamConn { upstream, state: UpstreamState::Dialing { conn, .. }, .. }) =
+                self.upstreams.get_mut(key)
+            else {
                 continue;
             };
             let upstream = *upstream;
             match conn.handshake() {
                 Handshake::Done => self.connected(key),
                 Handshake::Waiting => {}
-                Handshake::Busy => self.securing.push_back(key),
+                Handshake::Busy => self.handshaking.push_back(key),
                 Handshake::Failed(failure) => {
                     self.complain(upstream, &failure);
                     self.address_failed(key, failure.verdict());
@@ -302,24 +308,24 @@ impl Worker {
     /// Tells about a failed handshake, though not each time: an upstream that has one such problem has it all the time.
     fn complain(&mut self, upstream: UpstreamId, failure: &Failure) {
         let now = self.ctx.now();
-        if !self.complaints.entry(upstream).or_default().is_due(now, COMPLAIN_EVERY) {
+        if !self.tls_warnings.entry(upstream).or_default().is_due(now, COMPLAIN_EVERY) {
             return;
         }
-        let Some((origin, _)) = self.stations.find(&self.ctx.runtime, upstream) else { return };
+        let Some((origin, _)) = self.configs.find_upstream(&self.ctx.runtime, upstream) else { return };
         let (host, port) = (&origin.host, origin.port);
         let remedy = failure.remedy();
-        let journal = &mut self.ctx.journal;
-        journal.warn(format_args!("no TLS connection to upstream {host}, port {port}: {failure}; {remedy}"));
+        let observer = &mut self.ctx.observer;
+        observer.warn(format_args!("no TLS connection to upstream {host}, port {port}: {failure}; {remedy}"));
     }
 
     fn connected(&mut self, key: Key) {
-        let born = self.ctx.now();
-        let Some(link) = self.links.get_mut(key) else { return };
+        let connected_at = self.ctx.now();
+        let Some(link) = self.upstreams.get_mut(key) else { return };
         let Some(owner) = link.state.owner() else { return };
-        let dialing = std::mem::replace(&mut link.state, LinkState::Resolving { owner });
-        if let LinkState::Dialing { conn, attempt, .. } = dialing {
-            link.state = LinkState::Ready { conn, born, holder: Holder::Client(owner) };
-            if let (Some(known), Some(address)) = (self.names.get_mut(&link.upstream), attempt.current) {
+        let dialing = std::mem::replace(&mut link.state, UpstreamState::Resolving { owner });
+        if let UpstreamState::Dialing { conn, attempt, .. } = dialing {
+            link.state = UpstreamState::Ready { conn, connected_at, holder: Holder::Client(owner) };
+            if let (Some(known), Some(address)) = (self.dns.get_mut(&link.upstream), attempt.current) {
                 known.note_success(address);
             }
             self.answer(owner, Ok(()));
@@ -328,13 +334,13 @@ impl Worker {
 
     /// On to the next address.
     fn address_failed(&mut self, key: Key, error: ConnectError) {
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.upstreams.get_mut(key) else { return };
         let Some(owner) = link.state.owner() else { return };
-        let dialing = std::mem::replace(&mut link.state, LinkState::Resolving { owner });
-        if let LinkState::Dialing { conn, mut attempt, .. } = dialing {
-            self.graveyard.push(conn);
+        let dialing = std::mem::replace(&mut link.state, UpstreamState::Resolving { owner });
+        if let UpstreamState::Dialing { conn, mut attempt, .. } = dialing {
+            self.closed.push(conn);
             attempt.note(error);
-            if let (Some(known), Some(address)) = (self.names.get_mut(&link.upstream), attempt.current) {
+            if let (Some(known), Some(address)) = (self.dns.get_mut(&link.upstream), attempt.current) {
                 known.note_failure(self.ctx.clock.now().instant, address);
             }
             self.try_next(key, owner, attempt);
@@ -342,87 +348,87 @@ impl Worker {
     }
 
     /// A link's timer came up.
-    pub(super) fn on_link_alarm(&mut self, key: Key, at: MonoTime) {
+    pub(super) fn on_upstream_timer(&mut self, key: Key, at: MonoTime) {
         let now = self.ctx.now();
-        let Some(link) = self.links.get_mut(key) else { return };
-        if !link.alarm.rings(at) {
+        let Some(link) = self.upstreams.get_mut(key) else { return };
+        if !link.timer.take_if_current(at) {
             return;
         }
         let until = match &link.state {
-            LinkState::Resolving { .. } => return,
-            LinkState::Ready { holder: Holder::Client(_) | Holder::Reserved(_), .. } => return,
-            LinkState::Dialing { attempt, .. } if attempt.until <= now => {
+            UpstreamState::Resolving { .. } => return,
+            UpstreamState::Ready { holder: Holder::Client(_) | Holder::Reserved(_), .. } => return,
+            UpstreamState::Dialing { attempt, .. } if attempt.until <= now => {
                 self.address_failed(key, ConnectError::TimedOut);
                 return;
             }
-            LinkState::Ready { holder: Holder::Pool(until), .. } if *until <= now => {
-                self.remove_link(key);
+            UpstreamState::Ready { holder: Holder::Pool(until), .. } if *until <= now => {
+                self.close_upstream(key);
                 return;
             }
-            LinkState::Dialing { attempt, .. } => attempt.until,
-            LinkState::Ready { holder: Holder::Pool(until), .. } => *until,
+            UpstreamState::Dialing { attempt, .. } => attempt.until,
+            UpstreamState::Ready { holder: Holder::Pool(until), .. } => *until,
         };
-        self.timers.set(&mut link.alarm, until, Source::Link(key).token());
+        self.timers.set(&mut link.timer, until, EventSource::Upstream(key).token());
     }
 
     /// Puts the connection that `owner` borrowed into the pool, or keeps it for the owner alone.
     pub(super) fn park(&mut self, owner: Key, is_reserved: bool) {
-        let Some(key) = self.clients.get_mut(owner).and_then(|client| client.link.take()) else { return };
+        let Some(key) = self.clients.get_mut(owner).and_then(|client| client.upstream.take()) else { return };
         let now = self.ctx.now();
         let limits = &self.ctx.runtime.config.pool;
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.upstreams.get_mut(key) else { return };
         // Whoever logged in stays so, although later requests do not say it.
         link.is_reserved |= is_reserved;
         let is_reserved = link.is_reserved;
-        let LinkState::Ready { conn, born, holder } = &mut link.state else {
-            self.remove_link(key);
+        let UpstreamState::Ready { conn, connected_at, holder } = &mut link.state else {
+            self.close_upstream(key);
             return;
         };
-        let until = (now + limits.idle_timeout).min(*born + limits.max_age);
+        let until = (now + limits.idle_timeout).min(*connected_at + limits.max_age);
         // A login is kept for as long as its client stays.
-        let is_good = self.stage == Stage::Open && (is_reserved || until > now) && conn.can_write();
+        let is_good = self.lifecycle == Lifecycle::Running && (is_reserved || until > now) && conn.can_write();
         // Nobody will ask for an upstream that a reload has removed.
-        let is_good = is_good && (!self.stations.has_renewed() || self.ctx.runtime.origin(link.upstream).is_some());
+        let is_good = is_good && (!self.configs.has_renewed() || self.ctx.runtime.origin(link.upstream).is_some());
         // What was not drained may hide a byte too many, or the end (rule M12).
-        let is_good = is_good && is_quiet(conn, &mut self.scratch);
+        let is_good = is_good && is_quiet(conn, &mut self.read_buf);
         *holder = if is_reserved { Holder::Reserved(owner) } else { Holder::Pool(until) };
         if !is_good {
-            self.remove_link(key);
+            self.close_upstream(key);
             return;
         }
         if is_reserved {
             if let Some(surplus) = self.bound.keep(owner, link.upstream, key) {
-                self.remove_link(surplus);
+                self.close_upstream(surplus);
             }
             return;
         }
-        self.timers.set(&mut link.alarm, until, Source::Link(key).token());
+        self.timers.set(&mut link.timer, until, EventSource::Upstream(key).token());
         if let Some(surplus) = self.pool.park(link.upstream, key) {
-            self.remove_link(surplus);
+            self.close_upstream(surplus);
         }
     }
 }
 
-impl LinkState {
+impl UpstreamState {
     /// Whose it is.
     fn owner(&self) -> Option<Key> {
         match self {
-            LinkState::Resolving { owner } | LinkState::Dialing { owner, .. } => Some(*owner),
-            LinkState::Ready { holder: Holder::Client(owner), .. } => Some(*owner),
-            LinkState::Ready { holder: Holder::Pool(_) | Holder::Reserved(_), .. } => None,
+            UpstreamState::Resolving { owner } | UpstreamState::Dialing { owner, .. } => Some(*owner),
+            UpstreamState::Ready { holder: Holder::Client(owner), .. } => Some(*owner),
+            UpstreamState::Ready { holder: Holder::Pool(_) | Holder::Reserved(_), .. } => None,
         }
     }
 }
 
 /// Whether nothing comes from an idle connection. Any byte is one too many, an end is an end: then it must not be lent
 /// (rule M12). Without news this costs no system call.
-fn is_quiet(conn: &mut Conn, scratch: &mut [u8]) -> bool {
+fn is_quiet(conn: &mut Conn, read_buf: &mut [u8]) -> bool {
     // TLS has things to say that are nothing to us: tickets for later, mostly two. Who has more of them is not quiet.
     for _ in 0..QUIET_READS {
         if !conn.can_read() {
             return true;
         }
-        match conn.read(&mut scratch[..1]) {
+        match conn.read(&mut read_buf[..1]) {
             ReadOutcome::Blocked => return true,
             ReadOutcome::Overhead(_) => {}
             ReadOutcome::Bytes(_) | ReadOutcome::Eof | ReadOutcome::Failed => return false,

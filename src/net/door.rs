@@ -17,10 +17,10 @@ use crate::extras::metrics::{Counter, Metrics};
 use crate::mono_time::MonoTime;
 
 use super::conn::Stream;
+use super::event_source::EventSource;
 use super::listen::{Listening, Speaks};
 use super::throttle::Throttle;
-use super::timers::Alarm;
-use super::token::Source;
+use super::timers::TimerHandle;
 
 /// The door stays closed for so long when descriptors have run out.
 pub const PAUSE: Duration = Duration::from_millis(100);
@@ -109,7 +109,7 @@ pub struct Door {
     /// Where the next look begins: behind the one where somebody was let in, so that none starves.
     next: usize,
     /// Its entry among the timers.
-    pub alarm: Alarm,
+    pub timer: TimerHandle,
     closed_until: Option<MonoTime>,
     /// Given up to take a client that must be turned away. A socket, because it needs no file (rule E7).
     reserve: Option<Socket>,
@@ -157,7 +157,7 @@ impl Door {
             gates: Vec::new(),
             max_clients,
             next: 0,
-            alarm: Alarm::default(),
+            timer: TimerHandle::default(),
             closed_until: None,
             reserve: spare_socket(),
             complaints: Throttle::default(),
@@ -196,7 +196,7 @@ impl Door {
     /// Registers the sockets that are not yet.
     pub fn register(&mut self, registry: &Registry) -> io::Result<()> {
         for gate in self.gates.iter_mut().filter(|gate| !gate.is_registered) {
-            let token = Source::Listener(gate.number).token();
+            let token = EventSource::Listener(gate.number).token();
             match &mut gate.listener {
                 Listener::Tcp(listener) => registry.register(listener, token, Interest::READABLE)?,
                 Listener::Unix(listener) => registry.register(listener, token, Interest::READABLE)?,

@@ -9,11 +9,11 @@ use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{Command, Input, Side};
 
 use super::conn::{Conn, Flushed};
-use super::introduce::Acquaintance;
+use super::event_source::EventSource;
 use super::pair::{Budget, Pair};
+use super::proxy_header::Acquaintance;
 use super::slab::Key;
-use super::token::Source;
-use super::worker::{Client, Introduction, Leave, LinkState, Listing, Worker};
+use super::worker::{Client, CloseState, Listing, ProxyHeader, UpstreamState, Worker};
 
 use std::time::Duration;
 
@@ -55,16 +55,17 @@ impl Worker {
     fn drive_within(&mut self, key: Key, budget: &mut Budget) {
         let (mut was_asked, mut was_told) = (false, false);
         let Some(client) = self.clients.get(key) else { return };
-        match (client.leave, client.introduction) {
-            (Leave::Flushing(until), _) => return self.see_off(key, until),
-            (Leave::No | Leave::Asked | Leave::Told, Introduction::Over) => {}
-            (Leave::No | Leave::Asked | Leave::Told, Introduction::Due | Introduction::Rest(_)) => {
-                match self.make_acquaintance(key) {
-                    Acquaintance::Made => {}
-                    Acquaintance::Awaited(deadline) => return self.rest(key, deadline),
-                    Acquaintance::Refused => return,
-                }
-            }
+        match (client.close_state, client.proxy_header) {
+            (CloseState::Flushing(until), _) => return self.see_off(key, until),
+            (CloseState::Open | CloseState::Requested | CloseState::Announced, ProxyHeader::Done) => {}
+            (
+                CloseState::Open | CloseState::Requested | CloseState::Announced,
+                ProxyHeader::Expected | ProxyHeader::SkipTlvs(_),
+            ) => match self.make_acquaintance(key) {
+                Acquaintance::Made => {}
+                Acquaintance::Awaited(deadline) => return self.rest(key, deadline),
+                Acquaintance::Refused => return,
+            },
         }
         loop {
             match self.step(key, budget) {
@@ -89,7 +90,7 @@ impl Worker {
             }
             budget.steps += 1;
             if budget.is_circling() {
-                self.ctx.journal.warn(format_args!("a connection was ended because it went in a circle"));
+                self.ctx.observer.warn(format_args!("a connection was ended because it went in a circle"));
                 self.remove_client(key);
                 return;
             }
@@ -111,7 +112,7 @@ impl Worker {
 
     /// One round: reading, then what the exchange makes of it: writing to the client, commands, writing to the upstream.
     fn step(&mut self, key: Key, budget: &mut Budget) -> Step {
-        self.count_memory(key);
+        self.update_memory(key);
         let Some(mut pair) = self.pair(key) else { return Step::Over };
         let mut moved = pair.drain_lane(budget);
         // What is left of the last time goes first: then what is read now may find an empty queue and skip it.
@@ -143,18 +144,18 @@ impl Worker {
     /// Tells the exchange what happened since it was last driven, beside bytes.
     fn deliver(&mut self, key: Key) -> bool {
         let Some(client) = self.clients.get_mut(key) else { return false };
-        let dialed = client.dialed.take();
-        match dialed {
+        let connect_result = client.connect_result.take();
+        match connect_result {
             Some(Ok(())) => client.connection.handle(&mut self.ctx.worker(), Input::Connected { reused: false }),
             Some(Err(error)) => client.connection.handle(&mut self.ctx.worker(), Input::ConnectFailed(error)),
             None => {}
         }
-        let is_leaving = client.leave == Leave::Asked;
+        let is_leaving = client.close_state == CloseState::Requested;
         if is_leaving {
-            client.leave = Leave::Told;
+            client.close_state = CloseState::Announced;
             client.connection.evict(&mut self.ctx.worker());
         }
-        dialed.is_some() || is_leaving
+        connect_result.is_some() || is_leaving
     }
 
     /// Does what the exchange says, in its order.
@@ -226,7 +227,7 @@ impl Worker {
         if until <= now || (!client.conn.has_unsent() && !would_lose_bytes) {
             return self.remove_client(key);
         }
-        client.leave = Leave::Flushing(until);
+        client.close_state = CloseState::Flushing(until);
         // No event tells when the last of them has arrived.
         let look_again = if would_lose_bytes { until.min(now + LAST_BYTES_LOOK) } else { until };
         self.rest(key, Some(look_again));
@@ -241,12 +242,12 @@ impl Worker {
     /// Ends the borrowed upstream connection, or the attempt at one, after `farewell`.
     fn hang_up(&mut self, key: Key, farewell: impl FnOnce(&mut Conn)) {
         let Some(client) = self.clients.get_mut(key) else { return };
-        client.dialed = None;
-        let Some(link) = client.link.take() else { return };
-        if let Some(LinkState::Ready { conn, .. }) = self.links.get_mut(link).map(|link| &mut link.state) {
+        client.connect_result = None;
+        let Some(link) = client.upstream.take() else { return };
+        if let Some(UpstreamState::Ready { conn, .. }) = self.upstreams.get_mut(link).map(|link| &mut link.state) {
             farewell(conn);
         }
-        self.remove_link(link);
+        self.close_upstream(link);
     }
 
     fn deadline(&self, key: Key) -> Option<MonoTime> {
@@ -258,17 +259,17 @@ impl Worker {
         let now = self.ctx.now();
         let Some(client) = self.clients.get_mut(key) else { return };
         client.active = now;
-        client.count_busy(&self.ctx.journal.metrics);
-        let listing = match client.leave {
-            Leave::No if client.connection.is_idle() && !client.conn.has_unsent() => Listing::Idle,
-            Leave::No if client.connection.is_tunnel() => Listing::Tunnel,
-            Leave::No | Leave::Asked | Leave::Told | Leave::Flushing(_) => Listing::None,
+        client.count_busy(&self.ctx.observer.metrics);
+        let listing = match client.close_state {
+            CloseState::Open if client.connection.is_idle() && !client.conn.has_unsent() => Listing::Idle,
+            CloseState::Open if client.connection.is_tunnel() => Listing::Tunnel,
+            CloseState::Open | CloseState::Requested | CloseState::Announced | CloseState::Flushing(_) => Listing::None,
         };
-        let token = Source::Client(key).token();
+        let token = EventSource::Client(key).token();
         if let Some(deadline) = deadline
-            && client.alarm.is_after(deadline)
+            && client.timer.is_after(deadline)
         {
-            self.timers.set(&mut client.alarm, deadline.max(now + DEADLINE_GRACE), token);
+            self.timers.set(&mut client.timer, deadline.max(now + DEADLINE_GRACE), token);
         }
         self.list(key, listing);
         let Some(client) = self.clients.get_mut(key) else { return };
@@ -276,7 +277,7 @@ impl Worker {
         if client.conn.needs_registering()
             && let Err(error) = client.conn.register(self.poll.registry(), token)
         {
-            self.ctx.journal.warn(format_args!("cannot wait for a client connection: {error}"));
+            self.ctx.observer.warn(format_args!("cannot wait for a client connection: {error}"));
             self.remove_client(key);
         }
     }
@@ -284,23 +285,24 @@ impl Worker {
     /// Both sockets and the exchange between them.
     fn pair(&mut self, key: Key) -> Option<Pair<'_>> {
         let client = self.clients.get_mut(key)?;
-        let up = match client.link.and_then(|link| self.links.get_mut(link)).map(|link| &mut link.state) {
+        let up = match client.upstream.and_then(|link| self.upstreams.get_mut(link)).map(|link| &mut link.state) {
             // Until the exchange knows that it is connected, nothing may be written.
-            Some(LinkState::Ready { conn, .. }) if client.dialed.is_none() => Some(conn),
-            Some(LinkState::Resolving { .. } | LinkState::Dialing { .. } | LinkState::Ready { .. }) | None => None,
+            Some(UpstreamState::Ready { conn, .. }) if client.connect_result.is_none() => Some(conn),
+            Some(UpstreamState::Resolving { .. } | UpstreamState::Dialing { .. } | UpstreamState::Ready { .. })
+            | None => None,
         };
         Some(Pair {
             key,
-            has_news: client.dialed.is_some() || client.leave == Leave::Asked,
-            is_hungry: &mut client.is_hungry,
-            hungry: &mut self.hungry,
+            has_news: client.connect_result.is_some() || client.close_state == CloseState::Requested,
+            waits_for_memory: &mut client.waits_for_memory,
+            memory_waiters: &mut self.memory_waiters,
             connection: &mut client.connection,
             down: &mut client.conn,
             up,
             lane: &mut client.lane,
             pipes: &mut self.pipes,
             ctx: &mut self.ctx,
-            scratch: &mut self.scratch,
+            read_buf: &mut self.read_buf,
         })
     }
 }

@@ -24,15 +24,15 @@ use crate::proxy::proxy_connection::{ListenerKind, Peer, ProxyConnection};
 use super::closing::IDLE_ENOUGH;
 use super::conn::{Conn, Readiness, Stream};
 use super::door::{Knock, PAUSE, Room, is_exhaustion};
+use super::event_source::EventSource;
 use super::idle::IdleList;
 use super::idle::Neighbours;
 use super::listen::Speaks;
-use super::memory::Level;
+use super::memory_budget::Level;
 use super::slab::Key;
 use super::surplus;
-use super::timers::Alarm;
-use super::token::Source;
-use super::worker::{Client, Introduction, Leave, Listing, Stage, Worker};
+use super::timers::TimerHandle;
+use super::worker::{Client, CloseState, Lifecycle, Listing, ProxyHeader, Worker};
 
 /// Events asked for at once. One at a time would cost 6 percent.
 const EVENTS: usize = 512;
@@ -57,7 +57,7 @@ impl Worker {
     pub fn run(mut self) -> io::Result<()> {
         let result = self.run_turns();
         if let Err(error) = &result {
-            self.ctx.journal.warn(format_args!("a worker ends: {error}"));
+            self.ctx.observer.warn(format_args!("a worker ends: {error}"));
         }
         result
     }
@@ -65,7 +65,7 @@ impl Worker {
     fn run_turns(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
         self.door.register(self.poll.registry())?;
-        while self.stage != Stage::Over {
+        while self.lifecycle != Lifecycle::Stopped {
             self.turn(&mut events)?;
         }
         Ok(())
@@ -73,25 +73,25 @@ impl Worker {
 
     /// One turn.
     fn turn(&mut self, events: &mut Events) -> io::Result<()> {
-        match self.poll.poll(events, self.patience()) {
+        match self.poll.poll(events, self.poll_timeout()) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
             result => result?,
         }
         self.ctx.clock.read();
-        self.act(events.iter().map(|event| (event.token(), Readiness::of(event))));
+        self.process_events(events.iter().map(|event| (event.token(), Readiness::of(event))));
         Ok(())
     }
 
     /// What is to be done at this moment, the poller having said so much.
-    pub(super) fn act(&mut self, events: impl Iterator<Item = (Token, Readiness)>) {
+    pub(super) fn process_events(&mut self, events: impl Iterator<Item = (Token, Readiness)>) {
         let mut is_stirred = false;
         for (token, readiness) in events {
             is_stirred = true;
             self.on_event(token, readiness);
         }
-        self.ring_alarms();
-        self.let_in();
-        self.go_on_securing(HANDSHAKES);
+        self.fire_timers();
+        self.accept_clients();
+        self.continue_handshakes(HANDSHAKES);
         let mut handshakes = HANDSHAKES;
         // Who is put into the queue again, because the budget is spent, waits for the next turn.
         for _ in 0..self.run_queue.len() {
@@ -110,11 +110,11 @@ impl Worker {
             }
         }
         self.drive_bulk();
-        self.feed();
-        self.advance_stage();
+        self.wake_memory_waiters();
+        self.advance_lifecycle();
         self.forget_retired();
         self.sweep_timers();
-        self.graveyard.clear();
+        self.closed.clear();
         if self.clients.is_empty() {
             // Kept for the next body; nobody is there who could bring one.
             self.pipes.close_free();
@@ -122,17 +122,17 @@ impl Worker {
         if is_stirred && surplus::IS_KEPT {
             self.worked = self.ctx.now();
             let at = self.worked + surplus::EVERY;
-            self.timers.set(&mut self.surplus, at, Source::Surplus.token());
+            self.timers.set(&mut self.surplus, at, EventSource::MallocTrim.token());
         }
     }
 
     /// How long the poller may wait.
-    pub(super) fn patience(&self) -> Option<Duration> {
+    pub(super) fn poll_timeout(&self) -> Option<Duration> {
         let now = self.ctx.now();
         let has_work = !self.run_queue.is_empty()
             || !self.bulk_queue.is_empty()
-            || !self.securing.is_empty()
-            || self.stage == Stage::Closing
+            || !self.handshaking.is_empty()
+            || self.lifecycle == Lifecycle::DrainRequested
             || self.door.is_open(now, self.room());
         if has_work { Some(Duration::ZERO) } else { self.timers.next().map(|at| at.saturating_duration_since(now)) }
     }
@@ -141,7 +141,7 @@ impl Worker {
     /// `/metrics` answer when all others are taken: whoever supervises the proxy would end it otherwise.
     fn room(&self) -> Room {
         Room {
-            public: !self.is_full() && self.ctx.ledger.level() == Level::Plenty,
+            public: !self.is_full() && self.ctx.memory.level() == Level::Plenty,
             admin: self.admin_clients < ADMIN_CLIENTS,
         }
     }
@@ -152,8 +152,8 @@ impl Worker {
     }
 
     fn on_event(&mut self, token: Token, readiness: Readiness) {
-        match Source::of(token) {
-            Some(Source::Client(key)) => {
+        match EventSource::of(token) {
+            Some(EventSource::Client(key)) => {
                 if let Some(client) = self.clients.get_mut(key) {
                     client.conn.on_event(readiness);
                     // As `enqueue` does, without looking it up again.
@@ -163,44 +163,44 @@ impl Worker {
                     }
                 }
             }
-            Some(Source::Link(key)) => self.on_link_event(key, readiness),
-            Some(Source::Listener(number)) => self.door.on_event(number),
-            Some(Source::Waker) => {
+            Some(EventSource::Upstream(key)) => self.on_upstream_event(key, readiness),
+            Some(EventSource::Listener(number)) => self.door.on_event(number),
+            Some(EventSource::Waker) => {
                 self.on_answers();
-                self.on_renewals();
-                self.on_order();
+                self.on_reload();
+                self.on_shutdown_request();
             }
-            Some(Source::Drain | Source::Surplus) | None => {}
+            Some(EventSource::DrainTimeout | EventSource::MallocTrim) | None => {}
         }
     }
 
     /// Looks at all timers whose time has come.
-    fn ring_alarms(&mut self) {
+    fn fire_timers(&mut self) {
         let now = self.ctx.now();
         while let Some((at, token)) = self.timers.pop(now) {
-            match Source::of(token) {
-                Some(Source::Client(key)) => {
+            match EventSource::of(token) {
+                Some(EventSource::Client(key)) => {
                     // Being driven, it asks its exchange for the real deadline.
-                    if self.clients.get_mut(key).is_some_and(|client| client.alarm.rings(at)) {
+                    if self.clients.get_mut(key).is_some_and(|client| client.timer.take_if_current(at)) {
                         self.check_deadline(key);
                     }
                 }
-                Some(Source::Link(key)) => self.on_link_alarm(key, at),
+                Some(EventSource::Upstream(key)) => self.on_upstream_timer(key, at),
                 // The door: if it is open again, that shows in this turn.
-                Some(Source::Listener(_)) => {
-                    if self.door.alarm.rings(at)
+                Some(EventSource::Listener(_)) => {
+                    if self.door.timer.take_if_current(at)
                         && let Some(until) = self.door.closed_until(now)
                     {
-                        self.timers.set(&mut self.door.alarm, until, token);
+                        self.timers.set(&mut self.door.timer, until, token);
                     }
                 }
-                Some(Source::Drain) => self.stage = Stage::Over,
-                Some(Source::Surplus) if self.surplus.rings(at) => {
+                Some(EventSource::DrainTimeout) => self.lifecycle = Lifecycle::Stopped,
+                Some(EventSource::MallocTrim) if self.surplus.take_if_current(at) => {
                     if let Some(later) = surplus::give_back(now, self.worked) {
                         self.timers.set(&mut self.surplus, later, token);
                     }
                 }
-                Some(Source::Surplus | Source::Waker) | None => {}
+                Some(EventSource::MallocTrim | EventSource::Waker) | None => {}
             }
         }
     }
@@ -208,18 +208,18 @@ impl Worker {
     /// A client's alarm rang: is it serious, or has the deadline moved on?
     fn check_deadline(&mut self, key: Key) {
         let now = self.ctx.now();
-        if self.stage == Stage::Draining {
-            self.ask_to_leave(key);
+        if self.lifecycle == Lifecycle::Draining {
+            self.request_close(key);
         }
         let Some(client) = self.clients.get_mut(key) else { return };
-        let deadline = match client.leave {
+        let deadline = match client.close_state {
             // Being driven, it is seen off.
-            Leave::Flushing(_) => Some(now),
-            Leave::No | Leave::Asked | Leave::Told => client.deadline(),
+            CloseState::Flushing(_) => Some(now),
+            CloseState::Open | CloseState::Requested | CloseState::Announced => client.deadline(),
         };
         match deadline {
             Some(deadline) if deadline > now => {
-                self.timers.set(&mut client.alarm, deadline, Source::Client(key).token());
+                self.timers.set(&mut client.timer, deadline, EventSource::Client(key).token());
             }
             Some(_) => self.enqueue(key),
             None => {}
@@ -244,17 +244,17 @@ impl Worker {
     /// Drives one client, and tells how many bytes that moved. A panic on the way ends that client's connection and nothing else (rule G23).
     fn drive_contained(&mut self, key: Key) -> usize {
         let result = catch_unwind(AssertUnwindSafe(|| self.drive(key)));
-        self.count_memory(key);
+        self.update_memory(key);
         if result.is_err() {
             self.ctx.transactions.clear();
             self.remove_client(key);
-            self.ctx.journal.warn(format_args!("a fault in the proxy ended one connection; please report it"));
+            self.ctx.observer.warn(format_args!("a fault in the proxy ended one connection; please report it"));
         }
         result.unwrap_or(0)
     }
 
     /// Lets new clients in.
-    fn let_in(&mut self) {
+    fn accept_clients(&mut self) {
         let now = self.ctx.now();
         self.door.look_again(now);
         for _ in 0..ACCEPTS {
@@ -263,54 +263,54 @@ impl Worker {
                 break;
             }
             match self.door.accept(now, room) {
-                Knock::Client(stream, address, speaks) => self.welcome(stream, address, speaks),
+                Knock::Client(stream, address, speaks) => self.add_client(stream, address, speaks),
                 Knock::Gone => {}
                 Knock::Nobody => break,
                 // Room at once, if it is only descriptors that are missing. Idle upstream connections are not given up for
                 // it: those who are inside need them, and a crowd at the door would take them all.
                 Knock::Stuck(error) if is_exhaustion(&error) && self.pipes.close_free() => {}
                 Knock::Stuck(error) => {
-                    let (until, complaint) = self.door.close_for_a_moment(now, &error, &self.ctx.journal.metrics);
-                    self.timers.set(&mut self.door.alarm, until, Source::Listener(0).token());
+                    let (until, complaint) = self.door.close_for_a_moment(now, &error, &self.ctx.observer.metrics);
+                    self.timers.set(&mut self.door.timer, until, EventSource::Listener(0).token());
                     if let Some(complaint) = complaint {
-                        self.ctx.journal.warn(format_args!("{complaint}"));
+                        self.ctx.observer.warn(format_args!("{complaint}"));
                     }
-                    self.make_room(now, false);
+                    self.evict_idle(now, false);
                     break;
                 }
             }
         }
-        if self.stage != Stage::Open {
+        if self.lifecycle != Lifecycle::Running {
             return;
         }
         if self.admin_clients >= ADMIN_CLIENTS {
-            self.make_room(now, true);
+            self.evict_idle(now, true);
         }
         let is_full = self.is_full();
         let was_full = std::mem::replace(&mut self.is_at_limit, is_full);
         if is_full {
             if !was_full {
-                self.ctx.journal.metrics.increment(Counter::LimitReached);
+                self.ctx.observer.metrics.increment(Counter::LimitReached);
             }
             if self.limit_warnings.is_due(now, LIMIT_WARNING_INTERVAL) {
-                self.ctx.journal.warn(format_args!(
+                self.ctx.observer.warn(format_args!(
                     "all {} places of this worker are taken, and further clients wait: raise limits.max_connections, or \
                      lower timeouts.keep_alive",
                     self.door.max_clients
                 ));
             }
-            self.make_room(now, false);
+            self.evict_idle(now, false);
         }
     }
 
-    pub(super) fn welcome(&mut self, stream: Stream, address: Option<SocketAddr>, speaks: Speaks) {
+    pub(super) fn add_client(&mut self, stream: Stream, address: Option<SocketAddr>, speaks: Speaks) {
         let now = self.ctx.clock.now();
         let mut conn = Conn::accepted(stream);
         if speaks == Speaks::Tls {
-            match self.stations.desk.accept() {
+            match self.configs.tls.accept() {
                 Some(stage) => conn.secure(stage),
                 // Never in the clear what is meant to be secret.
-                None => return self.turn_away(conn),
+                None => return self.reject(conn),
             }
         }
         let (secure, entrance) = match speaks {
@@ -322,45 +322,45 @@ impl Worker {
         let client = Client {
             conn,
             connection: ProxyConnection::new(now, peer, Rc::clone(&self.ctx.runtime)),
-            link: None,
+            upstream: None,
             lane: None,
-            dialed: None,
-            alarm: Alarm::default(),
+            connect_result: None,
+            timer: TimerHandle::default(),
             active: now.instant,
             neighbours: Neighbours::default(),
             is_admin: entrance == ListenerKind::Admin,
             listing: Listing::None,
             is_queued: false,
             is_bulk: false,
-            leave: Leave::No,
+            close_state: CloseState::Open,
             counted: 0,
-            is_hungry: false,
+            waits_for_memory: false,
             is_busy: false,
-            introduction: Introduction::of(&peer, &self.ctx.runtime.config),
+            proxy_header: ProxyHeader::of(&peer, &self.ctx.runtime.config),
         };
         let is_admin = client.is_admin;
         match self.clients.insert(client) {
             Ok(key) => {
                 self.admin_clients += usize::from(is_admin);
-                self.ctx.journal.metrics.increment(Counter::Accepted);
+                self.ctx.observer.metrics.increment(Counter::Accepted);
                 self.enqueue(key);
-                if self.stage == Stage::Draining {
-                    self.ask_to_leave(key);
+                if self.lifecycle == Lifecycle::Draining {
+                    self.request_close(key);
                 }
             }
-            Err(client) => self.turn_away(client.conn),
+            Err(client) => self.reject(client.conn),
         }
     }
 
     /// There is no place for this one.
-    fn turn_away(&mut self, conn: Conn) {
-        self.ctx.journal.metrics.increment(Counter::Refused);
-        self.graveyard.push(conn);
+    fn reject(&mut self, conn: Conn) {
+        self.ctx.observer.metrics.increment(Counter::Refused);
+        self.closed.push(conn);
     }
 
     /// The last place is taken, or the last descriptor: the client that has been idle longest is asked to leave, so that
     /// there is room for someone with a request. Where nobody is idle, newcomers wait in the kernel's queue.
-    fn make_room(&mut self, now: MonoTime, is_admin: bool) {
+    fn evict_idle(&mut self, now: MonoTime, is_admin: bool) {
         let oldest = |list: &IdleList, age: Duration| {
             let is_old = |client: &Client| !client.is_queued && now.saturating_duration_since(client.active) >= age;
             list.oldest().filter(|key| self.clients.get(*key).is_some_and(is_old))
@@ -372,12 +372,12 @@ impl Worker {
         };
         match chosen.and_then(|key| Some((key, self.clients.get_mut(key)?))) {
             Some((key, client)) => {
-                client.leave = Leave::Asked;
+                client.close_state = CloseState::Requested;
                 self.list(key, Listing::None);
                 self.enqueue(key);
             }
             // Look again soon: being idle makes no event.
-            None => self.timers.set(&mut self.door.alarm, now + PAUSE, Source::Listener(0).token()),
+            None => self.timers.set(&mut self.door.timer, now + PAUSE, EventSource::Listener(0).token()),
         }
     }
 }
@@ -396,15 +396,15 @@ mod tests {
     use crate::proxy::proxy_connection::{AccessRecord, Observer};
     use crate::proxy::runtime::Runtime;
 
-    use super::super::control::Control;
     use super::super::door::Door;
-    use super::super::memory::Ledger;
-    use super::super::observer::Journal;
-    use super::super::renewal::Mailbox;
+    use super::super::memory_budget::MemoryBudget;
+    use super::super::observer::EventLog;
+    use super::super::reload_queue::ReloadQueue;
     use super::super::resolve::{Inbox, Resolver, SystemResolver};
+    use super::super::shutdown::ShutdownSignal;
     use super::super::splice::Pipes;
     use super::super::tls::Tls;
-    use super::super::worker::Seed;
+    use super::super::worker::WorkerInit;
 
     struct Silent;
 
@@ -412,7 +412,7 @@ mod tests {
         fn access(&mut self, _: &AccessRecord<'_>) {}
     }
 
-    impl Journal for Silent {
+    impl EventLog for Silent {
         fn warn(&mut self, message: std::fmt::Arguments<'_>) {
             panic!("{message}");
         }
@@ -425,16 +425,16 @@ mod tests {
         let config = Config::parse(&format!("routes:\n{routes}"), "test").expect("valid");
         let runtime = Rc::new(Runtime::new(Arc::new(config), None));
         let poll = Poll::new().expect("a poller");
-        let waker = Arc::new(Waker::new(poll.registry(), Source::Waker.token()).expect("a waker"));
-        let seed = Seed {
+        let waker = Arc::new(Waker::new(poll.registry(), EventSource::Waker.token()).expect("a waker"));
+        let seed = WorkerInit {
             poll,
             door: Door::new(Vec::new(), 1000),
-            ledger: Ledger::new(None, 1),
+            memory: MemoryBudget::new(None, 1),
             pipes: Pipes::new(0),
             resolver: resolver.clone(),
             inbox: Arc::new(Inbox::new(Arc::clone(&waker))),
-            mailbox: Arc::new(Mailbox::new(Arc::clone(&waker))),
-            control: Arc::new(Control::new(vec![waker])),
+            reload_queue: Arc::new(ReloadQueue::new(Arc::clone(&waker))),
+            shutdown: Arc::new(ShutdownSignal::new(vec![waker])),
             tls: Tls::prepare(&runtime.config).expect("there is none"),
             registry: Arc::new(Registry::new(1, Duration::ZERO)),
             number: 0,
@@ -447,7 +447,7 @@ mod tests {
         let (near, far) = UnixStream::pair().expect("two sockets");
         near.set_nonblocking(true).expect("a socket");
         far.set_nonblocking(true).expect("a socket");
-        worker.welcome(Stream::Unix(mio::net::UnixStream::from_std(near)), None, Speaks::Plain);
+        worker.add_client(Stream::Unix(mio::net::UnixStream::from_std(near)), None, Speaks::Plain);
         far
     }
 
@@ -468,7 +468,7 @@ mod tests {
         let mut events = Events::with_capacity(EVENTS);
         let mut turn = |worker: &mut Worker| {
             worker.poll.poll(&mut events, Some(Duration::ZERO)).expect("a poller");
-            worker.act(events.iter().map(|event| (event.token(), Readiness::of(event))));
+            worker.process_events(events.iter().map(|event| (event.token(), Readiness::of(event))));
         };
         let mut downloads: Vec<UnixStream> = (0..DOWNLOADS).map(|_| client(&mut worker)).collect();
         let mut small = client(&mut worker);
@@ -505,7 +505,7 @@ mod tests {
         let mut turn_after = |worker: &mut Worker, seconds| {
             worker.ctx.clock.set(worker.ctx.now() + Duration::from_secs(seconds));
             worker.poll.poll(&mut events, Some(Duration::ZERO)).expect("a poller");
-            worker.act(events.iter().map(|event| (event.token(), Readiness::of(event))));
+            worker.process_events(events.iter().map(|event| (event.token(), Readiness::of(event))));
             worker.clients.iter().count()
         };
         while turn_after(&mut worker, 0) == 1 && !worker.run_queue.is_empty() {}

@@ -15,7 +15,7 @@ use crate::config::{Config, ListenAddr, RouteConfig, RouteOptions, Scheme, Upstr
 use crate::proxy::proxy_connection::{AccessRecord, Observer};
 
 use super::listen::UsePort;
-use super::observer::Journal;
+use super::observer::EventLog;
 use super::resolve::Resolve;
 use super::server::{Parts, Server};
 
@@ -38,7 +38,7 @@ impl Observer for Ear {
     }
 }
 
-impl Journal for Ear {
+impl EventLog for Ear {
     fn warn(&mut self, message: fmt::Arguments<'_>) {
         let _ = self.0.send(Said::Warning(message.to_string()));
     }

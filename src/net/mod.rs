@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`slab`] | numbered slots with generations |
 //! | `idle` | who has been idle longest |
-//! | [`token`] | what a poller's token names |
+//! | [`event_source`] | what a poller's token names |
 //! | [`timers`] | one heap of deadlines, updated lazily |
 //! | [`clock`] | the moment of the turn, and the Date field |
 //! | [`throttle`] | one line in a while |
@@ -19,21 +19,21 @@
 //! | [`listen`] | listening sockets, made at start |
 //! | [`activation`] | sockets that a service manager hands over, and what it wants to hear |
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
-//! | [`memory`] | the memory budget: what waits when it is used up |
+//! | [`memory_budget`] | the memory budget: what waits when it is used up |
 //! | [`surplus`] | memory that the allocator keeps for later |
 //! | [`resolve`] | names to addresses, on threads of their own |
 //! | [`addresses`] | the addresses of an upstream, and in which order they are tried |
 //! | [`door`] | where new connections come in |
 //! | [`observer`] | what a worker says: warnings and access lines |
-//! | [`control`] | what the main thread says to the workers |
-//! | [`stations`] | what requests from before a reload still need |
-//! | [`renewal`] | a new configuration on its way to a worker |
+//! | [`shutdown`] | what the main thread says to the workers |
+//! | [`config_history`] | what requests from before a reload still need |
+//! | [`reload_queue`] | a new configuration on its way to a worker |
 //! | [`worker`] | what one event loop owns |
 //! | [`pair`] | both sockets of an exchange, and what moves between them |
 //! | [`dial`] | connections to upstreams: lent or made |
-//! | [`introduce`] | clients that a load balancer brings |
+//! | [`proxy_header`] | clients that a load balancer brings |
 //! | [`drive`] | moving bytes between sockets and exchange |
-//! | [`renew`] | a new configuration, when it has arrived |
+//! | [`reload`] | a new configuration, when it has arrived |
 //! | [`closing`] | the way out |
 //! | [`event_loop`] | the turn |
 //! | [`start_error`] | why it cannot start |
@@ -44,7 +44,7 @@
 
 pub mod slab;
 mod idle;
-pub mod token;
+pub mod event_source;
 pub mod timers;
 pub mod clock;
 pub mod throttle;
@@ -63,21 +63,21 @@ pub mod lane;
 pub mod listen;
 pub mod activation;
 pub mod descriptors;
-pub mod memory;
+pub mod memory_budget;
 pub mod surplus;
 pub mod resolve;
 pub mod addresses;
 pub mod door;
 pub mod observer;
-pub mod control;
-pub mod stations;
-pub mod renewal;
+pub mod shutdown;
+pub mod config_history;
+pub mod reload_queue;
 pub mod worker;
 pub mod pair;
 pub mod dial;
-pub mod introduce;
+pub mod proxy_header;
 pub mod drive;
-pub mod renew;
+pub mod reload;
 pub mod closing;
 pub mod event_loop;
 pub mod start_error;

@@ -1,7 +1,7 @@
 //! What a worker says: warnings, and one line for each finished request. Where nobody asked for access lines, none is
 //! built. What a line looks like and how it leaves the process is the log's business.
 //!
-//! Whether or not anything is said, everything is counted: a [`Witness`] stands between the exchanges and the journal.
+//! Whether or not anything is said, everything is counted: a [`MeteredObserver`] stands between the exchanges and the log.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{AccessRecord, Observer, UpstreamEvent};
 
 /// What a worker can say.
-pub trait Journal: Observer {
+pub trait EventLog: Observer {
     /// Something that the operator should know of.
     fn warn(&mut self, message: fmt::Arguments<'_>);
     /// Something that is good to know, and asks for nothing.
@@ -27,13 +27,13 @@ pub trait Journal: Observer {
     }
 }
 
-/// One worker's observer: it counts what the exchanges tell it and hands it on to the journal.
-pub struct Witness {
+/// One worker's observer: it counts what the exchanges tell it and hands it on to the log.
+pub struct MeteredObserver {
     /// This worker's own counters.
     pub metrics: Arc<Metrics>,
     /// Those of all workers, to be read only.
     registry: Arc<Registry>,
-    journal: Box<dyn Journal>,
+    log: Box<dyn EventLog>,
     unmapped: Throttle,
     /// The texts of /metrics that clients are still sent, the newest last, and when each was made.
     texts: Vec<(MonoTime, Weak<Box<str>>)>,
@@ -44,28 +44,28 @@ const TEXT_AGE: Duration = Duration::from_secs(1);
 /// So many texts there may be at the same time; then the newest one has to do, whatever its age (rule E4).
 const MAX_TEXTS: usize = 4;
 
-impl Witness {
+impl MeteredObserver {
     /// For the worker with this number.
-    pub fn new(registry: Arc<Registry>, number: usize, journal: Box<dyn Journal>) -> Witness {
+    pub fn new(registry: Arc<Registry>, number: usize, log: Box<dyn EventLog>) -> MeteredObserver {
         let metrics = Arc::clone(registry.of_worker(number));
-        Witness { metrics, registry, journal, unmapped: Throttle::default(), texts: Vec::new() }
+        MeteredObserver { metrics, registry, log, unmapped: Throttle::default(), texts: Vec::new() }
     }
 
     /// Something that the operator should know of.
     pub fn warn(&mut self, message: fmt::Arguments<'_>) {
-        self.journal.warn(message);
+        self.log.warn(message);
     }
 
     /// Something that is good to know, and asks for nothing.
     pub fn info(&mut self, message: fmt::Arguments<'_>) {
-        self.journal.info(message);
+        self.log.info(message);
     }
 }
 
-impl Observer for Witness {
+impl Observer for MeteredObserver {
     fn access(&mut self, record: &AccessRecord<'_>) {
         self.metrics.count_request(record);
-        self.journal.access(record);
+        self.log.access(record);
     }
 
     fn upstream(&mut self, upstream: &UpstreamUrl, event: UpstreamEvent) {
@@ -76,7 +76,7 @@ impl Observer for Witness {
             UpstreamEvent::Ejected(span, why) => self.warn(format_args!(
                 "upstream {authority} fails ({why}): this worker leaves it alone for {span:?}, then tries one request"
             )),
-            UpstreamEvent::Returned => self.journal.info(format_args!("upstream {authority} answers again")),
+            UpstreamEvent::Returned => self.log.info(format_args!("upstream {authority} answers again")),
         }
     }
 
@@ -91,7 +91,7 @@ impl Observer for Witness {
     }
 
     fn wants_timeline(&self) -> bool {
-        self.journal.wants_timeline()
+        self.log.wants_timeline()
     }
 
     fn metrics(&mut self, now: MonoTime) -> SharedText {
@@ -109,29 +109,29 @@ impl Observer for Witness {
     }
 }
 
-/// One worker's journal.
-pub struct LogJournal {
+/// One worker's log.
+pub struct LogWriter {
     logger: Logger,
-    talk: Arc<Talk>,
+    talk: Arc<LogSwitches>,
 }
 
 /// How much is said of each request; it may change at any time.
 #[derive(Debug, Default)]
-pub struct Talk {
+pub struct LogSwitches {
     /// A line.
     pub access: AtomicBool,
     /// A line, and below it what happened, moment by moment: of requests that begin from now on.
     pub timelines: AtomicBool,
 }
 
-impl LogJournal {
-    /// A journal that writes to `logger`.
-    pub fn new(logger: Logger, talk: Arc<Talk>) -> LogJournal {
-        LogJournal { logger, talk }
+impl LogWriter {
+    /// A log that writes to `logger`.
+    pub fn new(logger: Logger, talk: Arc<LogSwitches>) -> LogWriter {
+        LogWriter { logger, talk }
     }
 }
 
-impl Journal for LogJournal {
+impl EventLog for LogWriter {
     fn warn(&mut self, message: fmt::Arguments<'_>) {
         self.logger.line(Level::Warn, &message.to_string()).send();
     }
@@ -141,7 +141,7 @@ impl Journal for LogJournal {
     }
 }
 
-impl Observer for LogJournal {
+impl Observer for LogWriter {
     fn access(&mut self, record: &AccessRecord<'_>) {
         if record.timeline.is_none() && !self.talk.access.load(Ordering::Relaxed) {
             return;
@@ -242,8 +242,8 @@ mod tests {
     fn said(access: bool, record: &AccessRecord<'_>) -> String {
         let kept = Kept::default();
         let logger = Logger::start(LogFormat::Text, kept.clone()).expect("a thread");
-        let talk = Talk { access: access.into(), timelines: false.into() };
-        LogJournal::new(logger.clone(), Arc::new(talk)).access(record);
+        let talk = LogSwitches { access: access.into(), timelines: false.into() };
+        LogWriter::new(logger.clone(), Arc::new(talk)).access(record);
         assert!(logger.flush(Duration::from_secs(10)));
         let bytes = kept.0.lock().expect("whole").clone();
         String::from_utf8(bytes).expect("ASCII")
@@ -253,17 +253,17 @@ mod tests {
     fn e4_few_texts_of_metrics_are_kept_for_those_who_do_not_read_them() {
         let registry = Registry::new(1, Duration::ZERO);
         let logger = Logger::start(LogFormat::Text, Kept::default()).expect("a thread");
-        let journal = LogJournal::new(logger, Arc::default());
-        let mut witness = Witness::new(Arc::new(registry), 0, Box::new(journal));
+        let log = LogWriter::new(logger, Arc::default());
+        let mut observer = MeteredObserver::new(Arc::new(registry), 0, Box::new(log));
         let at = |seconds| MonoTime::FIRST + Duration::from_secs(seconds);
-        let first = witness.metrics(at(0));
-        assert!(Arc::ptr_eq(&first, &witness.metrics(at(0))), "it is still being sent");
-        let slow: Vec<SharedText> = (1..100).map(|second| witness.metrics(at(second))).collect();
+        let first = observer.metrics(at(0));
+        assert!(Arc::ptr_eq(&first, &observer.metrics(at(0))), "it is still being sent");
+        let slow: Vec<SharedText> = (1..100).map(|second| observer.metrics(at(second))).collect();
         assert!(!Arc::ptr_eq(&first, &slow[0]), "that one is too old");
-        assert_eq!(witness.texts.len(), MAX_TEXTS);
+        assert_eq!(observer.texts.len(), MAX_TEXTS);
         drop((first, slow));
-        witness.metrics(at(100));
-        assert_eq!(witness.texts.len(), 1, "nobody is sent the others any more");
+        observer.metrics(at(100));
+        assert_eq!(observer.texts.len(), 1, "nobody is sent the others any more");
     }
 
     #[test]

@@ -5,10 +5,10 @@ use crate::proxy::proxy_connection::{Input, ProxyConnection, ReadPurpose, Side};
 
 use super::conn::{Conn, Flushed, ReadOutcome, Socket, WriteOutcome};
 use super::lane::{self, Lane, Passed};
-use super::memory::Grant;
+use super::memory_budget::ReadGrant;
 use super::slab::Key;
 use super::splice::Pipes;
-use super::worker::{Hungry, LoopContext, deadline};
+use super::worker::{LoopContext, MemoryWaiters, deadline};
 
 /// Bytes that one connection may move in one turn, both directions together.
 const TURN_BYTES: usize = 256 * 1024;
@@ -63,15 +63,15 @@ pub(super) struct Pair<'a> {
     pub key: Key,
     /// Whether something happened that the exchange has not heard of, beside bytes.
     pub has_news: bool,
-    pub is_hungry: &'a mut bool,
-    pub hungry: &'a mut Hungry,
+    pub waits_for_memory: &'a mut bool,
+    pub memory_waiters: &'a mut MemoryWaiters,
     pub connection: &'a mut ProxyConnection,
     pub down: &'a mut Conn,
     pub up: Option<&'a mut Conn>,
     pub lane: &'a mut Option<Box<Lane>>,
     pub pipes: &'a mut Pipes,
     pub ctx: &'a mut LoopContext,
-    pub scratch: &'a mut [u8],
+    pub read_buf: &'a mut [u8],
 }
 
 impl<'a> Pair<'a> {
@@ -181,7 +181,19 @@ impl<'a> Pair<'a> {
             // Nothing overtakes what is in the pipe.
             return self.notice_reset(side);
         }
-        let Pair { key, is_hungry, hungry, connection, down, up, lane: resting, pipes, ctx, scratch, .. } = self;
+        let Pair {
+            key,
+            waits_for_memory,
+            memory_waiters,
+            connection,
+            down,
+            up,
+            lane: resting,
+            pipes,
+            ctx,
+            read_buf,
+            ..
+        } = self;
         let (from, to) = match (side, up.as_deref_mut()) {
             (Side::Client, up) => (&mut **down, up),
             (Side::Upstream, Some(up)) => (up, Some(&mut **down)),
@@ -197,15 +209,15 @@ impl<'a> Pair<'a> {
         if to.as_ref().is_some_and(|to| to.is_slow()) && !connection.output(other).is_empty() {
             return self.notice_reset(side);
         }
-        let granted = match ctx.ledger.grant(appetite) {
-            Grant::Read(most) => most,
-            Grant::AfterWriting => return self.notice_end(side),
-            Grant::AfterOthers => {
-                if !std::mem::replace(*is_hungry, true) {
+        let granted = match ctx.memory.grant(appetite) {
+            ReadGrant::Read(most) => most,
+            ReadGrant::AfterWriting => return self.notice_end(side),
+            ReadGrant::AfterOthers => {
+                if !std::mem::replace(*waits_for_memory, true) {
                     match appetite {
-                        ReadPurpose::NewRequest => hungry.new.push(*key),
+                        ReadPurpose::NewRequest => memory_waiters.new.push(*key),
                         ReadPurpose::Reserved | ReadPurpose::InFlight | ReadPurpose::Backlogged => {
-                            hungry.under_way.push(*key)
+                            memory_waiters.under_way.push(*key)
                         }
                     }
                 }
@@ -218,8 +230,8 @@ impl<'a> Pair<'a> {
         let mut to = to.filter(|to| to.can_write());
         let left = connection.relayable(side);
         let passed = match &mut to {
-            Some(to) if left > 0 && resting.is_none() && granted == ctx.ledger.largest_read() => {
-                let most = if ctx.ledger.is_limited() { left.min(granted as u64) } else { left };
+            Some(to) if left > 0 && resting.is_none() && granted == ctx.memory.largest_read() => {
+                let most = if ctx.memory.is_limited() { left.min(granted as u64) } else { left };
                 lane::pass(ctx.now(), (side, from), to, most, pipes, resting)
             }
             Some(_) | None => Passed::Not,
@@ -235,7 +247,7 @@ impl<'a> Pair<'a> {
                 let is_relayed = left > 0 && to.is_some();
                 let most = if is_relayed { usize::try_from(left).unwrap_or(usize::MAX) } else { usize::MAX };
                 let room = room.min(most);
-                from.read(&mut scratch[..room])
+                from.read(&mut read_buf[..room])
             }
         };
         match outcome {
@@ -245,7 +257,7 @@ impl<'a> Pair<'a> {
             ReadOutcome::Overhead(len) => budget.bytes += len,
             ReadOutcome::Bytes(len) => {
                 budget.bytes += len;
-                let bytes = &scratch[..len];
+                let bytes = &read_buf[..len];
                 match to {
                     Some(to) if left > 0 => relay(connection, ctx, side, bytes, to),
                     Some(to) if side == Side::Upstream && len >= LONG_READ && !to.is_secured() => {
@@ -305,14 +317,14 @@ impl<'a> Pair<'a> {
     /// The exchange is to know of what rests in a pipe: gives it all, or where that is more than one read, a part. Says
     /// whether there was something that it did not know of.
     pub fn end_lease(&mut self) -> bool {
-        let Pair { connection, lane, ctx, scratch, .. } = self;
+        let Pair { connection, lane, ctx, read_buf, .. } = self;
         let Some(lane) = lane.as_deref_mut().filter(|lane| lane.until().is_some()) else { return false };
         if lane.ends_with_lease() {
             return self.empty_lane();
         }
         let side = lane.from();
-        let len = scratch.len().min(LEASE_PART);
-        let bytes = lane.read(&mut scratch[..len]);
+        let len = read_buf.len().min(LEASE_PART);
+        let bytes = lane.read(&mut read_buf[..len]);
         lane.end_lease();
         connection.handle(&mut ctx.worker(), Input::Bytes(side, bytes));
         true
@@ -323,7 +335,7 @@ impl<'a> Pair<'a> {
         let Some(mut lane) = self.lane.take() else { return false };
         let side = lane.from();
         while lane.held() > 0 {
-            let bytes = lane.read(self.scratch);
+            let bytes = lane.read(self.read_buf);
             if bytes.is_empty() {
                 break;
             }

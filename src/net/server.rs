@@ -18,19 +18,19 @@ use crate::proxy::runtime::Runtime;
 
 use super::activation::Inherited;
 use super::clock::since_1970;
-use super::control::{Control, Order};
 use super::descriptors;
 use super::door::Door;
 use super::entrances::Entrances;
+use super::event_source::EventSource;
 use super::listen::{Speaks, UsePort};
-use super::memory::{self, Ledger};
-use super::observer::Journal;
-use super::renewal::{Mailbox, Renewal};
+use super::memory_budget::{self, MemoryBudget};
+use super::observer::EventLog;
+use super::reload_queue::{ReloadMsg, ReloadQueue};
 use super::resolve::{Inbox, Resolve, Resolver};
+use super::shutdown::{Shutdown, ShutdownSignal};
 use super::splice::Pipes;
 use super::tls::Tls;
-use super::token::Source;
-use super::worker::{Seed, Worker};
+use super::worker::{Worker, WorkerInit};
 
 pub use super::start_error::StartError;
 
@@ -50,7 +50,7 @@ pub struct Parts {
     /// Turns names into addresses.
     pub names: Box<dyn Resolve>,
     /// Makes a log for each worker, on its thread.
-    pub journals: Arc<dyn Fn() -> Box<dyn Journal> + Send + Sync>,
+    pub journals: Arc<dyn Fn() -> Box<dyn EventLog> + Send + Sync>,
     /// Called when the last worker has ended, whyever.
     pub on_end: Arc<dyn Fn() + Send + Sync>,
 }
@@ -72,11 +72,11 @@ pub enum Reloaded {
 pub struct Server {
     runtime: Runtime,
     entrances: Entrances,
-    mailboxes: Vec<Arc<Mailbox>>,
+    reload_queues: Vec<Arc<ReloadQueue>>,
     tls: Tls,
     descriptor_limit: Option<usize>,
     max_connections: usize,
-    control: Arc<Control>,
+    shutdown: Arc<ShutdownSignal>,
     resolver: Resolver,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
@@ -97,47 +97,47 @@ impl Server {
         let polls = (0..workers).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
         let wakers = polls
             .iter()
-            .map(|poll| Waker::new(poll.registry(), Source::Waker.token()).map(Arc::new))
+            .map(|poll| Waker::new(poll.registry(), EventSource::Waker.token()).map(Arc::new))
             .collect::<io::Result<Vec<_>>>()?;
-        let mailboxes: Vec<_> = wakers.iter().map(|waker| Arc::new(Mailbox::new(Arc::clone(waker)))).collect();
+        let reload_queues: Vec<_> = wakers.iter().map(|waker| Arc::new(ReloadQueue::new(Arc::clone(waker)))).collect();
         let inboxes: Vec<Arc<Inbox>> = wakers.iter().map(|waker| Arc::new(Inbox::new(Arc::clone(waker)))).collect();
         let resolver = Resolver::start(names, config.dns_refresh)?;
-        let control = Arc::new(Control::new(wakers));
+        let shutdown = Arc::new(ShutdownSignal::new(wakers));
 
         let runtime = Runtime::new(config, hooks);
         let mut server = Server {
             runtime: runtime.clone(),
             entrances,
-            mailboxes: mailboxes.clone(),
+            reload_queues: reload_queues.clone(),
             tls: tls.clone(),
             descriptor_limit,
             max_connections,
-            control: Arc::clone(&control),
+            shutdown: Arc::clone(&shutdown),
             resolver: resolver.clone(),
             threads: Vec::with_capacity(workers),
         };
         let share = descriptors::share(max_connections, workers);
         let registry = Arc::new(Registry::new(workers, since_1970()));
-        let ways = inboxes.into_iter().zip(mailboxes).zip(doors);
-        for (number, (poll, ((inbox, mailbox), entrances))) in polls.into_iter().zip(ways).enumerate() {
-            let seed = Seed {
+        let ways = inboxes.into_iter().zip(reload_queues).zip(doors);
+        for (number, (poll, ((inbox, reload_queue), entrances))) in polls.into_iter().zip(ways).enumerate() {
+            let seed = WorkerInit {
                 poll,
                 door: Door::new(entrances, share),
-                ledger: Ledger::new(memory_budget, workers),
+                memory: MemoryBudget::new(memory_budget, workers),
                 pipes: Pipes::new(descriptors::pipes(descriptor_limit, workers)),
                 resolver: resolver.clone(),
                 inbox,
-                control: Arc::clone(&control),
-                mailbox,
+                shutdown: Arc::clone(&shutdown),
+                reload_queue,
                 tls: tls.clone(),
                 registry: Arc::clone(&registry),
                 number,
             };
             let (runtime, journals) = (runtime.clone(), Arc::clone(&journals));
-            let farewell = Farewell { control: Arc::clone(&control), on_end: Arc::clone(&on_end) };
+            let exit_guard = ExitGuard { shutdown: Arc::clone(&shutdown), on_end: Arc::clone(&on_end) };
             let body = move || {
                 // Last to be dropped: also when the thread panics.
-                let _farewell = farewell;
+                let _exit_guard = exit_guard;
                 Worker::new(seed, Rc::new(runtime), journals()).run()
             };
             let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(body);
@@ -176,11 +176,11 @@ impl Server {
         self.max_connections = max_connections(&config, self.descriptor_limit);
         self.runtime = self.runtime.succeeded_by(config);
         self.tls = tls;
-        let max_clients = descriptors::share(self.max_connections, self.mailboxes.len());
+        let max_clients = descriptors::share(self.max_connections, self.reload_queues.len());
         let (receipt, receipts) = channel();
-        for (mailbox, door) in self.mailboxes.iter().zip(self.entrances.carry_out(plan)) {
+        for (reload_queue, door) in self.reload_queues.iter().zip(self.entrances.carry_out(plan)) {
             let (runtime, tls, receipt) = (self.runtime.clone(), self.tls.clone(), receipt.clone());
-            mailbox.put(Renewal { runtime, tls, door, max_clients, receipt });
+            reload_queue.put(ReloadMsg { runtime, tls, door, max_clients, receipt });
         }
         drop(receipt);
         let reloaded = match receipts.recv_timeout(RELOAD_PATIENCE) {
@@ -220,12 +220,12 @@ impl Server {
     pub fn drain(&mut self) {
         // First the files of unix sockets, so that nobody comes between the last look into the queue and its end.
         self.entrances.close();
-        self.control.give(Order::Drain);
+        self.shutdown.request(Shutdown::Drain);
     }
 
     /// Ends now, whatever is in flight.
     pub fn stop(&self) {
-        self.control.give(Order::Stop);
+        self.shutdown.request(Shutdown::Stop);
     }
 
     /// Waits for the end.
@@ -246,21 +246,21 @@ impl Server {
 /// How many clients may be inside, over all workers.
 fn max_connections(config: &Config, descriptor_limit: Option<usize>) -> usize {
     let most = descriptors::max_connections(config.limits.max_connections, descriptor_limit);
-    config.limits.memory_budget.map_or(most, |budget| most.min(memory::connections(budget)))
+    config.limits.memory_budget.map_or(most, |budget| most.min(memory_budget::connections(budget)))
 }
 
 /// Says that a worker has ended, however it ended.
-struct Farewell {
-    control: Arc<Control>,
+struct ExitGuard {
+    shutdown: Arc<ShutdownSignal>,
     on_end: Arc<dyn Fn() + Send + Sync>,
 }
 
-impl Drop for Farewell {
+impl Drop for ExitGuard {
     fn drop(&mut self) {
         // Half a proxy is worse than none: without this worker, its share of the connections would wait for ever. The
         // others finish what they have, and whoever supervises the process starts it anew.
-        self.control.give(Order::Drain);
-        if self.control.worker_ended() == 0 {
+        self.shutdown.request(Shutdown::Drain);
+        if self.shutdown.worker_ended() == 0 {
             (self.on_end)();
         }
     }

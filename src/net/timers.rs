@@ -1,9 +1,9 @@
 //! One heap of deadlines per worker, updated lazily (rule M10).
 //!
 //! Deadlines mostly move into the future: every byte pushes a time-out a little further away. So the heap is not told.
-//! Each owner of deadlines keeps an [`Alarm`], the earliest entry that it has in the heap; when that entry comes up, the
+//! Each owner of deadlines keeps an [`TimerHandle`], the earliest entry that it has in the heap; when that entry comes up, the
 //! owner is asked for its real deadline and, if that is still ahead, gets a new entry. Only a deadline that is earlier
-//! than the alarm costs a push. In the steady state of a keep-alive connection that is none per request.
+//! than the timer costs a push. In the steady state of a keep-alive connection that is none per request.
 //!
 //! All instants are monotonic (rule E11). This file reads no clock.
 
@@ -16,9 +16,9 @@ use crate::mono_time::MonoTime;
 
 /// The earliest entry that an owner has in the heap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Alarm(Option<MonoTime>);
+pub struct TimerHandle(Option<MonoTime>);
 
-impl Alarm {
+impl TimerHandle {
     /// Whether it comes up after `deadline`, or never: then it has to be set anew.
     pub fn is_after(self, deadline: MonoTime) -> bool {
         self.0.is_none_or(|earliest| deadline < earliest)
@@ -26,7 +26,7 @@ impl Alarm {
 
     /// Whether the entry that just came up is the one that counts: only then is the owner asked for its deadline. Older
     /// entries of the same owner are left-overs.
-    pub fn rings(&mut self, at: MonoTime) -> bool {
+    pub fn take_if_current(&mut self, at: MonoTime) -> bool {
         let rings = self.is_current(at);
         if rings {
             self.0 = None;
@@ -51,9 +51,9 @@ pub struct Timers {
 
 impl Timers {
     /// Makes sure that `token` comes up at `deadline` at the latest.
-    pub fn set(&mut self, alarm: &mut Alarm, deadline: MonoTime, token: Token) {
-        if alarm.is_after(deadline) {
-            alarm.0 = Some(deadline);
+    pub fn set(&mut self, timer: &mut TimerHandle, deadline: MonoTime, token: Token) {
+        if timer.is_after(deadline) {
+            timer.0 = Some(deadline);
             self.heap.push(Reverse((deadline, token)));
         }
     }
@@ -109,10 +109,10 @@ mod tests {
     #[test]
     fn m10_a_later_deadline_does_not_touch_the_heap() {
         let start = MonoTime::now();
-        let (mut timers, mut alarm) = (Timers::default(), Alarm::default());
-        timers.set(&mut alarm, seconds(start, 60), A);
+        let (mut timers, mut timer) = (Timers::default(), TimerHandle::default());
+        timers.set(&mut timer, seconds(start, 60), A);
         for request in 0..1000 {
-            timers.set(&mut alarm, seconds(start, 60 + request), A);
+            timers.set(&mut timer, seconds(start, 60 + request), A);
         }
         assert_eq!(timers.len(), 1);
     }
@@ -120,20 +120,20 @@ mod tests {
     #[test]
     fn m10_an_earlier_deadline_comes_up_first_and_the_older_entry_is_a_left_over() {
         let start = MonoTime::now();
-        let (mut timers, mut alarm) = (Timers::default(), Alarm::default());
-        timers.set(&mut alarm, seconds(start, 60), A);
-        timers.set(&mut alarm, seconds(start, 10), A);
+        let (mut timers, mut timer) = (Timers::default(), TimerHandle::default());
+        timers.set(&mut timer, seconds(start, 60), A);
+        timers.set(&mut timer, seconds(start, 10), A);
         assert_eq!(timers.next(), Some(seconds(start, 10)));
         assert_eq!(timers.pop(seconds(start, 9)), None);
         let (at, token) = timers.pop(seconds(start, 10)).expect("due");
         assert_eq!((at, token), (seconds(start, 10), A));
-        assert!(alarm.rings(at));
+        assert!(timer.take_if_current(at));
         // The real deadline has moved on in the meantime: a new entry.
-        timers.set(&mut alarm, seconds(start, 70), A);
+        timers.set(&mut timer, seconds(start, 70), A);
         let (at, _) = timers.pop(seconds(start, 60)).expect("due");
-        assert!(!alarm.rings(at), "the left-over does not count");
+        assert!(!timer.take_if_current(at), "the left-over does not count");
         let (at, _) = timers.pop(seconds(start, 70)).expect("due");
-        assert!(alarm.rings(at));
+        assert!(timer.take_if_current(at));
         assert!(timers.is_empty());
     }
 
@@ -141,8 +141,8 @@ mod tests {
     fn m10_entries_come_up_in_the_order_of_time() {
         let start = MonoTime::now();
         let mut timers = Timers::default();
-        timers.set(&mut Alarm::default(), seconds(start, 3), A);
-        timers.set(&mut Alarm::default(), seconds(start, 1), B);
+        timers.set(&mut TimerHandle::default(), seconds(start, 3), A);
+        timers.set(&mut TimerHandle::default(), seconds(start, 1), B);
         assert_eq!(timers.pop(seconds(start, 5)), Some((seconds(start, 1), B)));
         assert_eq!(timers.pop(seconds(start, 5)), Some((seconds(start, 3), A)));
         assert_eq!(timers.pop(seconds(start, 5)), None);
@@ -152,28 +152,28 @@ mod tests {
     fn m10_a_sweep_is_rare_and_forgets_what_does_not_count_of_the_living_too() {
         const OWNERS: usize = 500;
         let start = MonoTime::now();
-        let (mut timers, mut alarms) = (Timers::default(), vec![Alarm::default(); OWNERS]);
+        let (mut timers, mut timers_of) = (Timers::default(), vec![TimerHandle::default(); OWNERS]);
         let (mut sweeps, mut most) = (0, 0);
         // Ten minutes of clients whose every request connects anew, which has an earlier deadline than all that follows.
         for turn in 0..6000 {
             let now = start + Duration::from_millis(100) * turn;
             while let Some((at, token)) = timers.pop(now) {
-                if alarms[token.0].rings(at) {
-                    timers.set(&mut alarms[token.0], now + Duration::from_secs(3600), token);
+                if timers_of[token.0].take_if_current(at) {
+                    timers.set(&mut timers_of[token.0], now + Duration::from_secs(3600), token);
                 }
             }
-            for (owner, alarm) in alarms.iter_mut().enumerate() {
-                timers.set(alarm, now + Duration::from_secs(3), Token(owner));
+            for (owner, timer) in timers_of.iter_mut().enumerate() {
+                timers.set(timer, now + Duration::from_secs(3), Token(owner));
             }
-            sweeps += u32::from(timers.sweep(OWNERS, |at, token| alarms[token.0].is_current(at)));
+            sweeps += u32::from(timers.sweep(OWNERS, |at, token| timers_of[token.0].is_current(at)));
             most = most.max(timers.len());
         }
         assert!(most <= 2 * OWNERS + LEFT_OVERS, "{most} entries for {OWNERS} owners");
         assert!((1..200).contains(&sweeps), "{sweeps} sweeps in 6000 turns");
         // And those who are gone.
-        alarms.iter_mut().take(OWNERS / 2).for_each(|alarm| *alarm = Alarm::default());
-        (0..2000).for_each(|at| timers.set(&mut Alarm::default(), seconds(start, at), A));
-        assert!(timers.sweep(OWNERS, |at, token| alarms[token.0].is_current(at)));
+        timers_of.iter_mut().take(OWNERS / 2).for_each(|timer| *timer = TimerHandle::default());
+        (0..2000).for_each(|at| timers.set(&mut TimerHandle::default(), seconds(start, at), A));
+        assert!(timers.sweep(OWNERS, |at, token| timers_of[token.0].is_current(at)));
         assert_eq!(timers.len(), OWNERS / 2);
     }
 }

@@ -161,17 +161,17 @@ impl Tls {
 
 /// One worker's share.
 #[derive(Debug)]
-pub struct Desk;
+pub struct TlsContext;
 
-impl Desk {
+impl TlsContext {
     /// For one worker.
-    pub fn new(_: Tls, _: &Runtime) -> Desk {
-        Desk
+    pub fn new(_: Tls, _: &Runtime) -> TlsContext {
+        TlsContext
     }
 
     /// The one for another configuration.
-    pub fn succeeded_by(&self, _: Tls, _: &Runtime) -> Desk {
-        Desk
+    pub fn succeeded_by(&self, _: Tls, _: &Runtime) -> TlsContext {
+        TlsContext
     }
 
     /// Nothing can fail.

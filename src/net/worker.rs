@@ -20,23 +20,23 @@ use crate::proxy::runtime::{Runtime, UpstreamId};
 use super::addresses::{Attempt, Known};
 use super::bound_links::BoundLinks;
 use super::clock::Clock;
+use super::config_history::ConfigHistory;
 use super::conn::Conn;
-use super::control::Control;
 use super::door::Door;
+use super::event_source::EventSource;
 use super::idle::{IdleList, Listed, Neighbours};
 use super::lane::Lane;
-use super::memory::{Ledger, Level};
-use super::observer::{Journal, Witness};
+use super::memory_budget::{Level, MemoryBudget};
+use super::observer::{EventLog, MeteredObserver};
 use super::pool::Pool;
-use super::renewal::Mailbox;
+use super::reload_queue::ReloadQueue;
 use super::resolve::{Inbox, Resolver};
+use super::shutdown::ShutdownSignal;
 use super::slab::{Key, Slab};
 use super::splice::Pipes;
-use super::stations::Stations;
 use super::throttle::Throttle;
-use super::timers::{Alarm, Timers};
-use super::tls::{Desk, Failure, Tls};
-use super::token::Source;
+use super::timers::{TimerHandle, Timers};
+use super::tls::{Failure, Tls, TlsContext};
 
 /// A client connection. What only a running request needs lives behind the exchange's own box: most client connections
 /// are idle, and there may be many.
@@ -46,13 +46,13 @@ pub struct Client {
     /// What is said on it.
     pub connection: ProxyConnection,
     /// The connection that it borrows, or the attempt at one.
-    pub link: Option<Key>,
+    pub upstream: Option<Key>,
     /// What is on its way through a pipe.
     pub lane: Option<Box<Lane>>,
     /// The answer to a connect command, not yet delivered.
-    pub dialed: Option<Result<(), ConnectError>>,
+    pub connect_result: Option<Result<(), ConnectError>>,
     /// Its earliest entry among the timers.
-    pub alarm: Alarm,
+    pub timer: TimerHandle,
     /// When it was last driven.
     pub active: MonoTime,
     /// Its place among those who are idle.
@@ -66,26 +66,26 @@ pub struct Client {
     /// Whether it moved so much when it was last driven that others go first.
     pub is_bulk: bool,
     /// Whether it was asked to end.
-    pub leave: Leave,
+    pub close_state: CloseState,
     /// The memory that it was last counted with.
     pub counted: u32,
     /// Whether it waits for memory.
-    pub is_hungry: bool,
+    pub waits_for_memory: bool,
     /// Whether it is counted as one with a request under way.
     pub is_busy: bool,
     /// Whether it is known who it is.
-    pub introduction: Introduction,
+    pub proxy_header: ProxyHeader,
 }
 
 /// How it stands with what a load balancer says of a client before the first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Introduction {
+pub enum ProxyHeader {
     /// There is nothing to be said, or it was said.
-    Over,
+    Done,
     /// The peer has to say it.
-    Due,
+    Expected,
     /// Its last part is still to come.
-    Rest(Tlvs),
+    SkipTlvs(Tlvs),
 }
 
 impl Listed for Client {
@@ -130,31 +130,31 @@ pub enum Listing {
 
 /// How far a client connection is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
-    /// It may stay.
-    No,
-    /// It shall end: its exchange is to be told.
-    Asked,
-    /// Its exchange knows.
-    Told,
-    /// Its exchange is over; what waits in its TLS stage may still leave, until then.
+pub enum CloseState {
+    /// It stays open.
+    Open,
+    /// It is to be closed; its proxy connection has not been told yet.
+    Requested,
+    /// Its proxy connection knows.
+    Announced,
+    /// Its proxy connection is over; its last bytes may still leave, until then.
     Flushing(MonoTime),
 }
 
 /// A connection to an upstream, or an attempt at one.
-pub struct Link {
+pub struct UpstreamConn {
     /// Where it leads.
     pub upstream: UpstreamId,
     /// Its earliest entry among the timers.
-    pub alarm: Alarm,
+    pub timer: TimerHandle,
     /// Whether it never serves anybody but its first client from now on.
     pub is_reserved: bool,
     /// What it is doing.
-    pub state: LinkState,
+    pub state: UpstreamState,
 }
 
 /// What a link is doing. Where it has an owner, that client's `link` names it, and both end together.
-pub enum LinkState {
+pub enum UpstreamState {
     /// It waits for the upstream's addresses.
     Resolving {
         /// Who wants it.
@@ -174,7 +174,7 @@ pub enum LinkState {
         /// The socket.
         conn: Conn,
         /// When it was connected.
-        born: MonoTime,
+        connected_at: MonoTime,
         /// Who has it. Beside the socket, which stays where it is when a connection is lent and parked.
         holder: Holder,
     },
@@ -202,9 +202,9 @@ pub struct LoopContext {
     /// Recycled memory.
     pub transactions: TransactionPool,
     /// What may be owned, and what is.
-    pub ledger: Ledger,
+    pub memory: MemoryBudget,
     /// The log, and the counters.
-    pub journal: Witness,
+    pub observer: MeteredObserver,
 }
 
 impl LoopContext {
@@ -215,7 +215,7 @@ impl LoopContext {
             runtime: &self.runtime,
             balance: &mut self.balance,
             transactions: &mut self.transactions,
-            observer: &mut self.journal,
+            observer: &mut self.observer,
         }
     }
 
@@ -236,12 +236,12 @@ pub struct Worker {
     pub(super) idle_admin: IdleList,
     /// The tunnels: in which nothing has moved for longest.
     pub(super) tunnels: IdleList,
-    pub(super) links: Slab<Link>,
+    pub(super) upstreams: Slab<UpstreamConn>,
     pub(super) pool: Pool,
     pub(super) bound: BoundLinks,
     pub(super) timers: Timers,
     /// When to give back what the allocator keeps.
-    pub(super) surplus: Alarm,
+    pub(super) surplus: TimerHandle,
     /// The last turn in which there was something to do.
     pub(super) worked: MonoTime,
     /// Who is to be driven in this turn or the next: first those who moved little the last time.
@@ -250,26 +250,26 @@ pub struct Worker {
     pub(super) bulk_queue: VecDeque<Key>,
     pub(super) door: Door,
     /// Who waits for memory: with a new request, and with something under way.
-    pub(super) hungry: Hungry,
-    pub(super) names: HashMap<UpstreamId, Known>,
+    pub(super) memory_waiters: MemoryWaiters,
+    pub(super) dns: HashMap<UpstreamId, Known>,
     /// Links that wait for addresses.
     pub(super) resolving: Vec<Key>,
     pub(super) resolver: Resolver,
     pub(super) inbox: Arc<Inbox>,
-    pub(super) control: Arc<Control>,
-    pub(super) mailbox: Arc<Mailbox>,
-    pub(super) stage: Stage,
+    pub(super) shutdown: Arc<ShutdownSignal>,
+    pub(super) reload_queue: Arc<ReloadQueue>,
+    pub(super) lifecycle: Lifecycle,
     /// Sockets that were closed in this turn. They are dropped at its end, when no event of the same batch can mean
     /// them any more (rule M6).
-    pub(super) graveyard: Vec<Conn>,
+    pub(super) closed: Vec<Conn>,
     /// What TLS connections are made of, and what requests from before a reload still need.
-    pub(super) stations: Stations,
+    pub(super) configs: ConfigHistory,
     /// Links whose handshake may go on.
-    pub(super) securing: VecDeque<Key>,
+    pub(super) handshaking: VecDeque<Key>,
     /// When an upstream's failed handshake was last told.
-    pub(super) complaints: HashMap<UpstreamId, Throttle>,
+    pub(super) tls_warnings: HashMap<UpstreamId, Throttle>,
     /// When a peer that did not say for whom it speaks was last told.
-    pub(super) preface_complaints: Throttle,
+    pub(super) proxy_header_warnings: Throttle,
     /// Whether all places were taken at the end of the last turn.
     pub(super) is_at_limit: bool,
     /// When it was last told that all places are taken.
@@ -277,12 +277,12 @@ pub struct Worker {
     pub(super) ctx: LoopContext,
     /// For bodies that are not copied.
     pub(super) pipes: Pipes,
-    pub(super) scratch: Box<[u8]>,
+    pub(super) read_buf: Box<[u8]>,
 }
 
 /// Who waits for memory.
 #[derive(Default)]
-pub struct Hungry {
+pub struct MemoryWaiters {
     /// With a new request: until it is plentiful.
     pub new: Vec<Key>,
     /// With something under way: until there is any.
@@ -291,26 +291,25 @@ pub struct Hungry {
 
 /// How far a worker is with its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum Lifecycle {
     /// It takes new connections.
-    Open,
-    /// It takes no new ones; those that it has are told at the end of the turn, so that a request that is here already
-    /// is still answered.
-    Closing,
-    /// It finishes what is in flight.
+    Running,
+    /// Draining begins at the end of this run of the loop, so that a request that is here already is still answered.
+    DrainRequested,
+    /// It takes no new connections and finishes what is in flight.
     Draining,
-    /// It is done, or has to be.
-    Over,
+    /// It ends.
+    Stopped,
 }
 
 /// What a worker is made of. Unlike the worker itself it can be sent to a thread.
-pub struct Seed {
+pub struct WorkerInit {
     /// With the waker registered.
     pub poll: Poll,
     /// This worker's listeners.
     pub door: Door,
     /// This worker's share of the memory budget.
-    pub ledger: Ledger,
+    pub memory: MemoryBudget,
     /// This worker's pipes.
     pub pipes: Pipes,
     /// The resolver that all workers share.
@@ -318,9 +317,9 @@ pub struct Seed {
     /// Where its answers arrive.
     pub inbox: Arc<Inbox>,
     /// What the main thread has to say.
-    pub control: Arc<Control>,
+    pub shutdown: Arc<ShutdownSignal>,
     /// Where new configurations arrive.
-    pub mailbox: Arc<Mailbox>,
+    pub reload_queue: Arc<ReloadQueue>,
     /// What TLS connections are made of.
     pub tls: Tls,
     /// Where all workers count.
@@ -331,10 +330,11 @@ pub struct Seed {
 
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
-    pub fn new(seed: Seed, runtime: Rc<Runtime>, journal: Box<dyn Journal>) -> Worker {
-        let Seed { poll, door, ledger, pipes, resolver, inbox, control, mailbox, tls, registry, number } = seed;
-        let journal = Witness::new(registry, number, journal);
-        journal.metrics.set(Counter::MaxClients, door.max_clients as u64);
+    pub fn new(seed: WorkerInit, runtime: Rc<Runtime>, observer: Box<dyn EventLog>) -> Worker {
+        let WorkerInit { poll, door, memory, pipes, resolver, inbox, shutdown, reload_queue, tls, registry, number } =
+            seed;
+        let observer = MeteredObserver::new(registry, number, observer);
+        observer.metrics.set(Counter::MaxClients, door.max_clients as u64);
         Worker {
             poll,
             clients: Slab::default(),
@@ -342,40 +342,40 @@ impl Worker {
             idle: IdleList::default(),
             idle_admin: IdleList::default(),
             tunnels: IdleList::default(),
-            links: Slab::default(),
+            upstreams: Slab::default(),
             pool: Pool::new(&runtime.config.pool),
             bound: BoundLinks::default(),
             timers: Timers::default(),
-            surplus: Alarm::default(),
+            surplus: TimerHandle::default(),
             worked: MonoTime::now(),
             run_queue: VecDeque::new(),
             bulk_queue: VecDeque::new(),
             door,
-            hungry: Hungry::default(),
-            names: HashMap::new(),
+            memory_waiters: MemoryWaiters::default(),
+            dns: HashMap::new(),
             resolving: Vec::new(),
             resolver,
             inbox,
-            control,
-            stage: Stage::Open,
-            graveyard: Vec::new(),
-            stations: Stations::new(Desk::new(tls, &runtime)),
-            mailbox,
-            securing: VecDeque::new(),
-            complaints: HashMap::new(),
-            preface_complaints: Throttle::default(),
+            shutdown,
+            lifecycle: Lifecycle::Running,
+            closed: Vec::new(),
+            configs: ConfigHistory::new(TlsContext::new(tls, &runtime)),
+            reload_queue,
+            handshaking: VecDeque::new(),
+            tls_warnings: HashMap::new(),
+            proxy_header_warnings: Throttle::default(),
             is_at_limit: false,
             limit_warnings: Throttle::default(),
             ctx: LoopContext {
                 clock: Clock::new(),
                 runtime,
                 balance: Balance::default(),
-                transactions: TransactionPool::of(ledger.transactions(), BodyMemory::of(ledger.bodies())),
-                ledger,
-                journal,
+                transactions: TransactionPool::of(memory.transactions(), BodyMemory::of(memory.bodies())),
+                memory,
+                observer,
             },
             pipes,
-            scratch: vec![0; ledger.largest_read()].into_boxed_slice(),
+            read_buf: vec![0; memory.largest_read()].into_boxed_slice(),
         }
     }
 
@@ -391,34 +391,34 @@ impl Worker {
     }
 
     /// Counts what a client owns now, where there is a budget to keep to.
-    pub(super) fn count_memory(&mut self, key: Key) {
-        if self.ctx.ledger.is_limited()
+    pub(super) fn update_memory(&mut self, key: Key) {
+        if self.ctx.memory.is_limited()
             && let Some(client) = self.clients.get_mut(key)
         {
             // Nobody owns 4 GiB: heads, queues and collected bodies all have caps.
-            let up = match client.link.and_then(|link| self.links.get(link)).map(|link| &link.state) {
-                Some(LinkState::Dialing { conn, .. } | LinkState::Ready { conn, .. }) => conn.memory(),
+            let up = match client.upstream.and_then(|link| self.upstreams.get(link)).map(|link| &link.state) {
+                Some(UpstreamState::Dialing { conn, .. } | UpstreamState::Ready { conn, .. }) => conn.memory(),
                 Some(_) | None => 0,
             };
             let lane = client.lane.as_ref().map_or(0, |lane| lane.held());
             let now = client.connection.memory() + client.conn.memory() + up + lane;
             let now = u32::try_from(now).unwrap_or(u32::MAX);
-            self.ctx.ledger.count(client.counted as usize, now as usize);
+            self.ctx.memory.count(client.counted as usize, now as usize);
             client.counted = now;
         }
     }
 
     /// Whoever waits for memory that there is now is driven again.
-    pub(super) fn feed(&mut self) {
-        let level = self.ctx.ledger.level();
-        let new = if level == Level::Plenty { std::mem::take(&mut self.hungry.new) } else { Vec::new() };
+    pub(super) fn wake_memory_waiters(&mut self) {
+        let level = self.ctx.memory.level();
+        let new = if level == Level::Plenty { std::mem::take(&mut self.memory_waiters.new) } else { Vec::new() };
         let under_way = match level {
-            Level::Plenty | Level::Scarce => std::mem::take(&mut self.hungry.under_way),
+            Level::Plenty | Level::Scarce => std::mem::take(&mut self.memory_waiters.under_way),
             Level::Exhausted => Vec::new(),
         };
         for key in under_way.into_iter().chain(new) {
             if let Some(client) = self.clients.get_mut(key) {
-                client.is_hungry = false;
+                client.waits_for_memory = false;
                 self.enqueue(key);
             }
         }
@@ -432,22 +432,22 @@ impl Worker {
             if let Some(failure) = client.conn.take_handshake_failure() {
                 self.on_handshake_failure(client.connection.peer(), &failure);
             }
-            self.ctx.ledger.count(client.counted as usize, 0);
+            self.ctx.memory.count(client.counted as usize, 0);
             if let Some(lane) = client.lane {
                 lane.end(&mut self.pipes);
             }
-            let metrics = &self.ctx.journal.metrics;
+            let metrics = &self.ctx.observer.metrics;
             metrics.increment(Counter::Closed);
             if client.is_busy {
                 metrics.increment(Counter::BecameIdle);
             }
-            if let Some(link) = client.link {
-                self.remove_link(link);
+            if let Some(link) = client.upstream {
+                self.close_upstream(link);
             }
             for link in self.bound.remove_client(key) {
-                self.remove_link(link);
+                self.close_upstream(link);
             }
-            self.graveyard.push(client.conn);
+            self.closed.push(client.conn);
         }
     }
 
@@ -472,41 +472,41 @@ impl Worker {
     /// A client is gone that never completed its handshake.
     #[cold]
     fn on_handshake_failure(&mut self, peer: &Peer, failure: &Failure) {
-        let journal = &mut self.ctx.journal;
-        journal.metrics.count_handshake_failure(failure.reason());
-        let Some(unsaid) = self.stations.desk.tells_failure(self.ctx.clock.now().instant) else { return };
+        let observer = &mut self.ctx.observer;
+        observer.metrics.count_handshake_failure(failure.reason());
+        let Some(unsaid) = self.configs.tls.tells_failure(self.ctx.clock.now().instant) else { return };
         let client = peer.address.map_or("a local client".to_owned(), |address| address.to_string());
         let more = if unsaid > 0 { format!("; {unsaid} more since the last such line") } else { String::new() };
-        journal.info(format_args!("no TLS connection with {client} ({}): {failure}{more}", failure.reason()));
+        observer.info(format_args!("no TLS connection with {client} ({}): {failure}{more}", failure.reason()));
     }
 
     /// Closes an upstream connection, or gives up the attempt at one.
-    pub(super) fn remove_link(&mut self, key: Key) {
-        match self.links.remove(key).map(|link| link.state) {
+    pub(super) fn close_upstream(&mut self, key: Key) {
+        match self.upstreams.remove(key).map(|link| link.state) {
             None => {}
-            Some(LinkState::Resolving { .. }) => self.resolving.retain(|waiting| *waiting != key),
-            Some(LinkState::Dialing { conn, .. }) => self.graveyard.push(conn),
-            Some(LinkState::Ready { conn, holder: Holder::Client(_), .. }) => self.graveyard.push(conn),
-            Some(LinkState::Ready { mut conn, holder, .. }) => {
+            Some(UpstreamState::Resolving { .. }) => self.resolving.retain(|waiting| *waiting != key),
+            Some(UpstreamState::Dialing { conn, .. }) => self.closed.push(conn),
+            Some(UpstreamState::Ready { conn, holder: Holder::Client(_), .. }) => self.closed.push(conn),
+            Some(UpstreamState::Ready { mut conn, holder, .. }) => {
                 match holder {
                     Holder::Reserved(client) => self.bound.remove(client, key),
                     Holder::Pool(_) | Holder::Client(_) => self.pool.remove(key),
                 }
                 conn.say_goodbye();
-                self.graveyard.push(conn);
+                self.closed.push(conn);
             }
         }
     }
 
     /// Entries that do not count must not fill the heap until their time comes.
     pub(super) fn sweep_timers(&mut self) {
-        let Worker { timers, clients, links, door, surplus, .. } = self;
-        timers.sweep(clients.len() + links.len(), |at, token| match Source::of(token) {
-            Some(Source::Client(key)) => clients.get(key).is_some_and(|client| client.alarm.is_current(at)),
-            Some(Source::Link(key)) => links.get(key).is_some_and(|link| link.alarm.is_current(at)),
-            Some(Source::Listener(_)) => door.alarm.is_current(at),
-            Some(Source::Surplus) => surplus.is_current(at),
-            Some(Source::Waker | Source::Drain) => true,
+        let Worker { timers, clients, upstreams, door, surplus, .. } = self;
+        timers.sweep(clients.len() + upstreams.len(), |at, token| match EventSource::of(token) {
+            Some(EventSource::Client(key)) => clients.get(key).is_some_and(|client| client.timer.is_current(at)),
+            Some(EventSource::Upstream(key)) => upstreams.get(key).is_some_and(|link| link.timer.is_current(at)),
+            Some(EventSource::Listener(_)) => door.timer.is_current(at),
+            Some(EventSource::MallocTrim) => surplus.is_current(at),
+            Some(EventSource::Waker | EventSource::DrainTimeout) => true,
             None => false,
         });
     }

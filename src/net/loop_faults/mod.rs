@@ -31,18 +31,18 @@ use crate::proxy::proxy_connection::{AccessRecord, Observer};
 use crate::proxy::runtime::Runtime;
 use selftest::strict::{Kind, Parser, Strictness};
 
-use super::control::Control;
 use super::door::{Door, Holder, Opening};
+use super::event_source::EventSource;
 use super::listen::{Listening, Speaks};
-use super::memory::Ledger;
-use super::observer::Journal;
-use super::renewal::Mailbox;
+use super::memory_budget::MemoryBudget;
+use super::observer::EventLog;
+use super::reload_queue::ReloadQueue;
 use super::resolve::{Inbox, Resolver, SystemResolver};
+use super::shutdown::ShutdownSignal;
 use super::socket::Readiness;
 use super::splice::Pipes;
 use super::tls::Tls;
-use super::token::Source;
-use super::worker::{Seed, Worker};
+use super::worker::{Worker, WorkerInit};
 
 use peers::{Ask, Client, Origin, Wire};
 use weather::{Random, WEATHER, Weather, pair, with_weather};
@@ -68,7 +68,7 @@ impl Observer for Ear {
     }
 }
 
-impl Journal for Ear {
+impl EventLog for Ear {
     fn warn(&mut self, message: fmt::Arguments<'_>) {
         self.0.borrow_mut().bad.push(message.to_string());
     }
@@ -98,18 +98,18 @@ impl World {
         let weather = Weather { random: Random::new(!seed), owed: HashSet::new(), tokens, dialed: Vec::new(), is_fair };
         WEATHER.set(Some(weather));
         let poll = Poll::new().expect("a poller");
-        let waker = Arc::new(Waker::new(poll.registry(), Source::Waker.token()).expect("a waker"));
+        let waker = Arc::new(Waker::new(poll.registry(), EventSource::Waker.token()).expect("a waker"));
         let budget = random.is_one_in(4).then_some(1 << 20);
         let said = Rc::new(RefCell::new(Said::default()));
-        let seed = Seed {
+        let seed = WorkerInit {
             poll,
             door: Door::new(Vec::new(), 100),
-            ledger: Ledger::new(budget, 1),
+            memory: MemoryBudget::new(budget, 1),
             pipes: Pipes::new(random.below(3)),
             resolver: resolver.clone(),
             inbox: Arc::new(Inbox::new(Arc::clone(&waker))),
-            mailbox: Arc::new(Mailbox::new(Arc::clone(&waker))),
-            control: Arc::new(Control::new(vec![waker])),
+            reload_queue: Arc::new(ReloadQueue::new(Arc::clone(&waker))),
+            shutdown: Arc::new(ShutdownSignal::new(vec![waker])),
             tls: Tls::prepare(&runtime.config).expect("there is none"),
             registry: Arc::new(Registry::new(1, Duration::ZERO)),
             number: 0,
@@ -122,7 +122,7 @@ impl World {
 
     fn add_client(&mut self, first_id: usize) {
         let (near, far) = pair().expect("a pair of sockets");
-        self.worker.welcome(near, Some("192.0.2.1:5000".parse().expect("an address")), Speaks::Plain);
+        self.worker.add_client(near, Some("192.0.2.1:5000".parse().expect("an address")), Speaks::Plain);
         let count = 1 + self.random.below(6);
         let unasked = (0..count).map(|number| Ask::new(&mut self.random, first_id + number)).collect();
         self.clients.push(Client {
@@ -159,7 +159,7 @@ impl World {
         }
         let moved = had_owed || !given.is_empty() || !self.held.is_empty();
         self.worker.ctx.clock.set(self.now);
-        self.worker.act(given.into_iter());
+        self.worker.process_events(given.into_iter());
         for far in with_weather(|weather| std::mem::take(&mut weather.dialed)).unwrap_or_default() {
             self.origins.push(Origin {
                 wire: Wire::new(far),
@@ -255,14 +255,15 @@ impl World {
     }
 
     fn is_deserted(&self) -> bool {
-        let Worker { clients, links, run_queue, bulk_queue, graveyard, securing, hungry, .. } = &self.worker;
+        let Worker { clients, upstreams, run_queue, bulk_queue, closed, handshaking, memory_waiters, .. } =
+            &self.worker;
         let waiting = run_queue.len()
             + bulk_queue.len()
-            + graveyard.len()
-            + securing.len()
-            + hungry.new.len()
-            + hungry.under_way.len();
-        clients.len() + links.len() + waiting == 0
+            + closed.len()
+            + handshaking.len()
+            + memory_waiters.new.len()
+            + memory_waiters.under_way.len();
+        clients.len() + upstreams.len() + waiting == 0
     }
 
     /// Everybody leaves; then nothing may be left.
@@ -282,7 +283,7 @@ impl World {
         if !self.is_deserted() {
             return Err("everybody has left, and something is still there".to_owned());
         }
-        if self.worker.patience() == Some(Duration::ZERO) {
+        if self.worker.poll_timeout() == Some(Duration::ZERO) {
             return Err("nothing to do, and no rest".to_owned());
         }
         self.said.borrow().bad.first().map_or(Ok(()), |bad| Err(bad.clone()))

@@ -136,7 +136,7 @@ fn expected_name<'a>(tls: &'a UpstreamTls, host: &'a str) -> &'a str {
 }
 
 /// One worker's share: what its connections are made of.
-pub struct Desk {
+pub struct TlsContext {
     server: Option<Arc<ServerConfig>>,
     /// For each upstream that speaks TLS: how to, and whom to expect there.
     clients: HashMap<UpstreamId, (Arc<ClientConfig>, ServerName<'static>)>,
@@ -144,18 +144,18 @@ pub struct Desk {
     failures: Arc<SharedThrottle>,
 }
 
-impl Desk {
+impl TlsContext {
     /// For one worker. To be made on its thread.
-    pub fn new(tls: Tls, runtime: &Runtime) -> Desk {
-        Desk::with_pad(tls, runtime, Rc::default())
+    pub fn new(tls: Tls, runtime: &Runtime) -> TlsContext {
+        TlsContext::with_pad(tls, runtime, Rc::default())
     }
 
     /// The one for another configuration.
-    pub fn succeeded_by(&self, tls: Tls, runtime: &Runtime) -> Desk {
-        Desk::with_pad(tls, runtime, Rc::clone(&self.pad))
+    pub fn succeeded_by(&self, tls: Tls, runtime: &Runtime) -> TlsContext {
+        TlsContext::with_pad(tls, runtime, Rc::clone(&self.pad))
     }
 
-    fn with_pad(tls: Tls, runtime: &Runtime, pad: Pad) -> Desk {
+    fn with_pad(tls: Tls, runtime: &Runtime, pad: Pad) -> TlsContext {
         let client = |(id, origin): (UpstreamId, &Origin)| {
             let wanted = origin.tls.as_ref()?;
             let name = ServerName::try_from(expected_name(wanted, &origin.host).to_owned()).ok()?;
@@ -166,7 +166,7 @@ impl Desk {
         if pad.borrow().is_empty() && (server.is_some() || !clients.is_empty()) {
             *pad.borrow_mut() = vec![0; PAD].into_boxed_slice();
         }
-        Desk { server, clients, pad, failures: tls.failures }
+        TlsContext { server, clients, pad, failures: tls.failures }
     }
 
     /// Whether a client's failed handshake is to be told, and how many were not: any stranger can make many.

@@ -7,9 +7,9 @@ use mio::Waker;
 
 /// What a worker is to do with its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum Shutdown {
     /// Work.
-    Run,
+    No,
     /// Take no new connections, finish what is in flight, end.
     Drain,
     /// End now.
@@ -17,35 +17,35 @@ pub enum Order {
 }
 
 /// Shared by the main thread and all workers. It is written when the process ends, not before.
-pub struct Control {
-    order: AtomicU8,
+pub struct ShutdownSignal {
+    requested: AtomicU8,
     running: AtomicUsize,
     wakers: Vec<Arc<Waker>>,
 }
 
-impl Control {
+impl ShutdownSignal {
     /// For workers that wake by `wakers`.
-    pub fn new(wakers: Vec<Arc<Waker>>) -> Control {
-        Control { order: AtomicU8::new(0), running: AtomicUsize::new(wakers.len()), wakers }
+    pub fn new(wakers: Vec<Arc<Waker>>) -> ShutdownSignal {
+        ShutdownSignal { requested: AtomicU8::new(0), running: AtomicUsize::new(wakers.len()), wakers }
     }
 
     /// What workers are to do now. They look when they are woken.
-    pub fn order(&self) -> Order {
-        match self.order.load(Ordering::Acquire) {
-            0 => Order::Run,
-            1 => Order::Drain,
-            _ => Order::Stop,
+    pub fn requested(&self) -> Shutdown {
+        match self.requested.load(Ordering::Acquire) {
+            0 => Shutdown::No,
+            1 => Shutdown::Drain,
+            _ => Shutdown::Stop,
         }
     }
 
-    /// Tells all workers. An order is never taken back.
-    pub fn give(&self, order: Order) {
-        let number = match order {
-            Order::Run => 0,
-            Order::Drain => 1,
-            Order::Stop => 2,
+    /// Tells all workers. An requested is never taken back.
+    pub fn request(&self, requested: Shutdown) {
+        let number = match requested {
+            Shutdown::No => 0,
+            Shutdown::Drain => 1,
+            Shutdown::Stop => 2,
         };
-        self.order.fetch_max(number, Ordering::AcqRel);
+        self.requested.fetch_max(number, Ordering::AcqRel);
         for waker in &self.wakers {
             // A worker that has ended cannot be woken, and need not.
             let _ = waker.wake();
@@ -64,16 +64,16 @@ mod tests {
 
     #[test]
     fn an_order_is_never_taken_back() {
-        let control = Control::new(Vec::new());
+        let shutdown = ShutdownSignal::new(Vec::new());
         for (given, expected) in [
-            (Order::Run, Order::Run),
-            (Order::Drain, Order::Drain),
-            (Order::Run, Order::Drain),
-            (Order::Stop, Order::Stop),
-            (Order::Drain, Order::Stop),
+            (Shutdown::No, Shutdown::No),
+            (Shutdown::Drain, Shutdown::Drain),
+            (Shutdown::No, Shutdown::Drain),
+            (Shutdown::Stop, Shutdown::Stop),
+            (Shutdown::Drain, Shutdown::Stop),
         ] {
-            control.give(given);
-            assert_eq!(control.order(), expected);
+            shutdown.request(given);
+            assert_eq!(shutdown.requested(), expected);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::proxy::proxy_protocol::{MOST_BYTES, PrefaceError, Tlvs, parse_preface
 
 use super::conn::ReadOutcome;
 use super::slab::Key;
-use super::worker::{Client, Introduction, Leave, Worker};
+use super::worker::{Client, CloseState, ProxyHeader, Worker};
 
 /// At most one line about it in this time: a balancer that is set up wrongly does the same each time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
@@ -41,18 +41,18 @@ enum Heard {
     Wrong(PrefaceError),
 }
 
-impl Introduction {
+impl ProxyHeader {
     /// What is to be expected of a peer. Who comes by the operator's own entrance speaks for itself.
-    pub fn of(peer: &Peer, config: &Config) -> Introduction {
+    pub fn of(peer: &Peer, config: &Config) -> ProxyHeader {
         match (peer.entrance, peer.address) {
-            (ListenerKind::Public, Some(address)) if config.expects_preface(address.ip()) => Introduction::Due,
-            (ListenerKind::Public | ListenerKind::Admin, _) => Introduction::Over,
+            (ListenerKind::Public, Some(address)) if config.expects_preface(address.ip()) => ProxyHeader::Expected,
+            (ListenerKind::Public | ListenerKind::Admin, _) => ProxyHeader::Done,
         }
     }
 
     /// While this much is still to come.
-    fn before(rest: Tlvs) -> Introduction {
-        if rest.left() == 0 { Introduction::Over } else { Introduction::Rest(rest) }
+    fn before(rest: Tlvs) -> ProxyHeader {
+        if rest.left() == 0 { ProxyHeader::Done } else { ProxyHeader::SkipTlvs(rest) }
     }
 }
 
@@ -62,10 +62,10 @@ impl Worker {
         let now = self.ctx.now();
         let Some(client) = self.clients.get_mut(key) else { return Acquaintance::Refused };
         // One that has to go is let go in the usual way: nothing was promised to it.
-        if client.leave == Leave::Asked {
-            client.introduction = Introduction::Over;
+        if client.close_state == CloseState::Requested {
+            client.proxy_header = ProxyHeader::Done;
         }
-        let heard = client.hear(&mut self.scratch);
+        let heard = client.hear(&mut self.read_buf);
         let deadline = client.connection.deadline();
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
         let error = match heard {
@@ -84,32 +84,32 @@ impl Worker {
     /// Says it also where nobody asked for access lines.
     fn complain_of_preface(&mut self, peer: Option<SocketAddr>, error: PrefaceError) {
         let now = self.ctx.now();
-        if !self.preface_complaints.is_due(now, COMPLAIN_EVERY) {
+        if !self.proxy_header_warnings.is_due(now, COMPLAIN_EVERY) {
             return;
         }
         // Only TCP peers are expected to introduce anybody.
         let from = peer.map_or(String::new(), |peer| format!(" from {}", peer.ip()));
-        self.ctx.journal.warn(format_args!("a connection{from} was closed: {error}"));
+        self.ctx.observer.warn(format_args!("a connection{from} was closed: {error}"));
     }
 }
 
 impl Client {
     /// Listens as far as there is something to hear.
-    fn hear(&mut self, scratch: &mut [u8]) -> Heard {
-        if self.introduction == Introduction::Due
-            && let Err(heard) = self.hear_header(scratch)
+    fn hear(&mut self, read_buf: &mut [u8]) -> Heard {
+        if self.proxy_header == ProxyHeader::Expected
+            && let Err(heard) = self.hear_header(read_buf)
         {
             return heard;
         }
-        while let Introduction::Rest(mut rest) = self.introduction {
-            let most = usize::from(rest.left()).min(scratch.len());
-            match self.conn.read_raw(&mut scratch[..most]) {
+        while let ProxyHeader::SkipTlvs(mut rest) = self.proxy_header {
+            let most = usize::from(rest.left()).min(read_buf.len());
+            match self.conn.read_raw(&mut read_buf[..most]) {
                 ReadOutcome::Bytes(len) => {
-                    rest.read(&scratch[..len]);
+                    rest.read(&read_buf[..len]);
                     if rest.is_tls() {
                         self.connection.client_speaks_tls();
                     }
-                    self.introduction = Introduction::before(rest);
+                    self.proxy_header = ProxyHeader::before(rest);
                 }
                 ReadOutcome::Blocked | ReadOutcome::Overhead(_) => return Heard::Part,
                 ReadOutcome::Eof | ReadOutcome::Failed => return Heard::Wrong(PrefaceError::Incomplete),
@@ -118,14 +118,14 @@ impl Client {
         Heard::All
     }
 
-    fn hear_header(&mut self, scratch: &mut [u8]) -> Result<(), Heard> {
+    fn hear_header(&mut self, read_buf: &mut [u8]) -> Result<(), Heard> {
         let mut start = [0; MOST_BYTES];
         let len = match self.conn.peek(&mut start) {
             ReadOutcome::Bytes(len) => len,
             ReadOutcome::Blocked | ReadOutcome::Overhead(_) => return Err(Heard::Nothing),
             // The exchange will see the same, and end.
             ReadOutcome::Eof | ReadOutcome::Failed => {
-                self.introduction = Introduction::Over;
+                self.proxy_header = ProxyHeader::Done;
                 return Ok(());
             }
         };
@@ -137,7 +137,7 @@ impl Client {
             Err(error) => return Err(Heard::Wrong(error)),
         };
         // What was looked at a moment ago is there in one piece.
-        match self.conn.read_raw(&mut scratch[..preface.len]) {
+        match self.conn.read_raw(&mut read_buf[..preface.len]) {
             ReadOutcome::Bytes(taken) if taken == preface.len => {}
             ReadOutcome::Bytes(_)
             | ReadOutcome::Blocked
@@ -146,7 +146,7 @@ impl Client {
             | ReadOutcome::Failed => return Err(Heard::Wrong(PrefaceError::Incomplete)),
         }
         self.connection.introduce(preface.client);
-        self.introduction = Introduction::before(preface.tlvs);
+        self.proxy_header = ProxyHeader::before(preface.tlvs);
         Ok(())
     }
 }

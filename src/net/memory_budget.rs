@@ -39,7 +39,7 @@ pub fn connections(budget: usize) -> usize {
 
 /// What a worker may own, and what it does.
 #[derive(Clone, Copy, Debug)]
-pub struct Ledger {
+pub struct MemoryBudget {
     /// The most that exchanges may own; `usize::MAX` is no limit.
     most: usize,
     owned: usize,
@@ -59,7 +59,7 @@ pub enum Level {
 
 /// Whether to read now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grant {
+pub enum ReadGrant {
     /// At most so many bytes.
     Read(usize),
     /// When what waits has been written.
@@ -68,14 +68,14 @@ pub enum Grant {
     AfterOthers,
 }
 
-impl Ledger {
+impl MemoryBudget {
     /// One of `workers` shares of `budget`; `None` is no limit.
-    pub fn new(budget: Option<usize>, workers: usize) -> Ledger {
+    pub fn new(budget: Option<usize>, workers: usize) -> MemoryBudget {
         match budget {
-            None => Ledger { most: usize::MAX, owned: 0, read: READ },
+            None => MemoryBudget { most: usize::MAX, owned: 0, read: READ },
             Some(budget) => {
                 let share = budget / workers.max(1);
-                Ledger { most: share - share / 8, owned: 0, read: (share / 32).clamp(SMALL_READ, READ) }
+                MemoryBudget { most: share - share / 8, owned: 0, read: (share / 32).clamp(SMALL_READ, READ) }
             }
         }
     }
@@ -118,17 +118,17 @@ impl Ledger {
     }
 
     /// Whether to read for `appetite` now.
-    pub fn grant(&self, appetite: ReadPurpose) -> Grant {
+    pub fn grant(&self, appetite: ReadPurpose) -> ReadGrant {
         match (self.level(), appetite) {
             // It was counted when it was reserved.
-            (Level::Plenty | Level::Scarce | Level::Exhausted, ReadPurpose::Reserved) => Grant::Read(self.read),
+            (Level::Plenty | Level::Scarce | Level::Exhausted, ReadPurpose::Reserved) => ReadGrant::Read(self.read),
             (Level::Plenty, ReadPurpose::NewRequest | ReadPurpose::InFlight | ReadPurpose::Backlogged) => {
-                Grant::Read(self.read)
+                ReadGrant::Read(self.read)
             }
-            (Level::Scarce, ReadPurpose::InFlight) => Grant::Read(SMALL_READ),
-            (Level::Scarce | Level::Exhausted, ReadPurpose::Backlogged) => Grant::AfterWriting,
+            (Level::Scarce, ReadPurpose::InFlight) => ReadGrant::Read(SMALL_READ),
+            (Level::Scarce | Level::Exhausted, ReadPurpose::Backlogged) => ReadGrant::AfterWriting,
             (Level::Scarce, ReadPurpose::NewRequest)
-            | (Level::Exhausted, ReadPurpose::NewRequest | ReadPurpose::InFlight) => Grant::AfterOthers,
+            | (Level::Exhausted, ReadPurpose::NewRequest | ReadPurpose::InFlight) => ReadGrant::AfterOthers,
         }
     }
 }
@@ -152,47 +152,47 @@ mod tests {
         for (budget, workers, expected) in
             [(None, 2, READ), (Some(8 * MIB), 2, READ), (Some(MIB), 1, 32 * KIB), (Some(MIB), 64, 4 * KIB)]
         {
-            assert_eq!(Ledger::new(budget, workers).largest_read(), expected, "{budget:?} for {workers}");
+            assert_eq!(MemoryBudget::new(budget, workers).largest_read(), expected, "{budget:?} for {workers}");
         }
     }
 
     #[test]
     fn e4_shares_and_spares_are_no_more_than_the_budget() {
         for workers in 1..9 {
-            let ledger = Ledger::new(Some(8 * MIB), workers);
-            assert!(workers * (ledger.most + ledger.transactions()) <= 8 * MIB, "{workers}");
-            assert!(workers * (ledger.most + ledger.transactions()) > 8 * MIB - 64 * KIB, "{workers}");
+            let memory = MemoryBudget::new(Some(8 * MIB), workers);
+            assert!(workers * (memory.most + memory.transactions()) <= 8 * MIB, "{workers}");
+            assert!(workers * (memory.most + memory.transactions()) > 8 * MIB - 64 * KIB, "{workers}");
         }
-        assert_eq!(Ledger::new(None, 2).transactions(), MIB, "without a budget too there is an end");
+        assert_eq!(MemoryBudget::new(None, 2).transactions(), MIB, "without a budget too there is an end");
     }
 
     #[test]
     fn e4_what_is_new_waits_before_what_is_under_way() {
         use ReadPurpose::*;
-        let share = Ledger::new(Some(8 * MIB), 1).most;
+        let share = MemoryBudget::new(Some(8 * MIB), 1).most;
         let table = [
-            (0, [Grant::Read(READ), Grant::Read(READ), Grant::Read(READ)]),
-            (share / 4 * 3 - 1, [Grant::Read(READ), Grant::Read(READ), Grant::Read(READ)]),
-            (share / 4 * 3, [Grant::AfterOthers, Grant::Read(SMALL_READ), Grant::AfterWriting]),
-            (share - 1, [Grant::AfterOthers, Grant::Read(SMALL_READ), Grant::AfterWriting]),
-            (share, [Grant::AfterOthers, Grant::AfterOthers, Grant::AfterWriting]),
-            (share + MIB, [Grant::AfterOthers, Grant::AfterOthers, Grant::AfterWriting]),
+            (0, [ReadGrant::Read(READ), ReadGrant::Read(READ), ReadGrant::Read(READ)]),
+            (share / 4 * 3 - 1, [ReadGrant::Read(READ), ReadGrant::Read(READ), ReadGrant::Read(READ)]),
+            (share / 4 * 3, [ReadGrant::AfterOthers, ReadGrant::Read(SMALL_READ), ReadGrant::AfterWriting]),
+            (share - 1, [ReadGrant::AfterOthers, ReadGrant::Read(SMALL_READ), ReadGrant::AfterWriting]),
+            (share, [ReadGrant::AfterOthers, ReadGrant::AfterOthers, ReadGrant::AfterWriting]),
+            (share + MIB, [ReadGrant::AfterOthers, ReadGrant::AfterOthers, ReadGrant::AfterWriting]),
         ];
         for (owned, expected) in table {
-            let mut ledger = Ledger::new(Some(8 * MIB), 1);
-            ledger.count(0, owned);
-            assert_eq!(ledger.grant(Reserved), Grant::Read(READ), "{owned}: it is counted already");
-            assert_eq!([NewRequest, InFlight, Backlogged].map(|appetite| ledger.grant(appetite)), expected, "{owned}");
-            ledger.count(owned, 0);
-            assert_eq!(ledger.level(), Level::Plenty, "and back from {owned}");
+            let mut memory = MemoryBudget::new(Some(8 * MIB), 1);
+            memory.count(0, owned);
+            assert_eq!(memory.grant(Reserved), ReadGrant::Read(READ), "{owned}: it is counted already");
+            assert_eq!([NewRequest, InFlight, Backlogged].map(|appetite| memory.grant(appetite)), expected, "{owned}");
+            memory.count(owned, 0);
+            assert_eq!(memory.level(), Level::Plenty, "and back from {owned}");
         }
     }
 
     #[test]
     fn without_a_budget_nothing_waits() {
-        let mut ledger = Ledger::new(None, 1);
-        ledger.count(0, usize::MAX / 2);
-        assert_eq!(ledger.grant(ReadPurpose::NewRequest), Grant::Read(READ));
-        assert!(!ledger.is_limited());
+        let mut memory = MemoryBudget::new(None, 1);
+        memory.count(0, usize::MAX / 2);
+        assert_eq!(memory.grant(ReadPurpose::NewRequest), ReadGrant::Read(READ));
+        assert!(!memory.is_limited());
     }
 }

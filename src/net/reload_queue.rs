@@ -1,7 +1,7 @@
 //! A new configuration on its way to a worker.
 //!
-//! The main thread makes everything that can fail, then puts one [`Renewal`] into each worker's [`Mailbox`] and wakes it.
-//! What a worker does with it is told in [`renew`](super::renew).
+//! The main thread makes everything that can fail, then puts one [`ReloadMsg`] into each worker's [`ReloadQueue`] and wakes it.
+//! What a worker does with it is told in [`reload`](super::reload).
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use super::door::Change;
 use super::tls::Tls;
 
 /// What changes for a worker.
-pub struct Renewal {
+pub struct ReloadMsg {
     /// The configuration for requests whose head is complete from now on.
     pub runtime: Runtime,
     /// What TLS connections are made of from now on.
@@ -28,26 +28,26 @@ pub struct Renewal {
 }
 
 /// Where a worker's renewals arrive.
-pub struct Mailbox {
-    letters: Mutex<Vec<Renewal>>,
+pub struct ReloadQueue {
+    letters: Mutex<Vec<ReloadMsg>>,
     waker: Arc<Waker>,
 }
 
-impl Mailbox {
+impl ReloadQueue {
     /// One whose owner is woken by `waker`.
-    pub fn new(waker: Arc<Waker>) -> Mailbox {
-        Mailbox { letters: Mutex::default(), waker }
+    pub fn new(waker: Arc<Waker>) -> ReloadQueue {
+        ReloadQueue { letters: Mutex::default(), waker }
     }
 
     /// Delivers.
-    pub fn put(&self, renewal: Renewal) {
-        self.letters.lock().unwrap_or_else(PoisonError::into_inner).push(renewal);
+    pub fn put(&self, msg: ReloadMsg) {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner).push(msg);
         // It fails when the worker is gone; then the process is about to end.
         let _ = self.waker.wake();
     }
 
     /// Takes what has arrived, oldest first.
-    pub fn take(&self) -> Vec<Renewal> {
+    pub fn take(&self) -> Vec<ReloadMsg> {
         std::mem::take(&mut *self.letters.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

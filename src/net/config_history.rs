@@ -5,36 +5,40 @@ use std::rc::Rc;
 
 use crate::proxy::runtime::{Origin, Runtime, UpstreamId};
 
-use super::tls::Desk;
+use super::tls::TlsContext;
 
 /// One worker's.
-pub struct Stations {
+pub struct ConfigHistory {
     /// What TLS connections are made of now.
-    pub desk: Desk,
+    pub tls: TlsContext,
     /// Configurations that are in use no more but by requests that began with them; the newest last. Mostly empty.
-    retired: Vec<(Rc<Runtime>, Desk)>,
+    retired: Vec<(Rc<Runtime>, TlsContext)>,
     /// Whether there was ever another one.
     has_renewed: bool,
 }
 
-impl Stations {
+impl ConfigHistory {
     /// Those of the first configuration.
-    pub fn new(desk: Desk) -> Stations {
-        Stations { desk, retired: Vec::new(), has_renewed: false }
+    pub fn new(tls: TlsContext) -> ConfigHistory {
+        ConfigHistory { tls, retired: Vec::new(), has_renewed: false }
     }
 
     /// Where `upstream` is and what a TLS connection to it is made of. The newest configuration that has it is asked:
     /// its certificates are the freshest.
-    pub fn find<'a>(&'a self, current: &'a Runtime, upstream: UpstreamId) -> Option<(&'a Origin, &'a Desk)> {
+    pub fn find_upstream<'a>(
+        &'a self,
+        current: &'a Runtime,
+        upstream: UpstreamId,
+    ) -> Option<(&'a Origin, &'a TlsContext)> {
         if let Some(origin) = current.origin(upstream) {
-            return Some((origin, &self.desk));
+            return Some((origin, &self.tls));
         }
-        self.retired.iter().rev().find_map(|(runtime, desk)| Some((runtime.origin(upstream)?, desk)))
+        self.retired.iter().rev().find_map(|(runtime, tls)| Some((runtime.origin(upstream)?, tls)))
     }
 
-    /// `old` is not the current configuration any more; `desk` belongs to the one that is.
-    pub fn retire(&mut self, old: Rc<Runtime>, desk: Desk) {
-        let old_desk = std::mem::replace(&mut self.desk, desk);
+    /// `old` is not the current configuration any more; `tls` belongs to the one that is.
+    pub fn retire(&mut self, old: Rc<Runtime>, tls: TlsContext) {
+        let old_desk = std::mem::replace(&mut self.tls, tls);
         self.retired.push((old, old_desk));
         self.has_renewed = true;
     }
@@ -76,16 +80,16 @@ mod tests {
         let first = Rc::new(Runtime::new(config(1), None));
         let second = Rc::new(first.succeeded_by(config(2)));
         let (one, two) = (first.upstream_of(0), second.upstream_of(0));
-        let mut stations = Stations::new(Desk::new(tls.clone(), &first));
+        let mut configs = ConfigHistory::new(TlsContext::new(tls.clone(), &first));
         let of_a_request = Rc::clone(&first);
-        stations.retire(first, stations.desk.succeeded_by(tls, &second));
-        let port = |stations: &Stations, id| stations.find(&second, id).map(|(origin, _)| origin.port);
-        assert!(!stations.sweep(), "a request needs it");
-        assert_eq!((port(&stations, one), port(&stations, two)), (Some(1), Some(2)));
+        configs.retire(first, configs.tls.succeeded_by(tls, &second));
+        let port = |configs: &ConfigHistory, id| configs.find_upstream(&second, id).map(|(origin, _)| origin.port);
+        assert!(!configs.sweep(), "a request needs it");
+        assert_eq!((port(&configs, one), port(&configs, two)), (Some(1), Some(2)));
         drop(of_a_request);
-        assert!(stations.has_retired());
-        assert!(stations.sweep());
-        assert!(!stations.has_retired());
-        assert_eq!((port(&stations, one), port(&stations, two)), (None, Some(2)));
+        assert!(configs.has_retired());
+        assert!(configs.sweep());
+        assert!(!configs.has_retired());
+        assert_eq!((port(&configs, one), port(&configs, two)), (None, Some(2)));
     }
 }
