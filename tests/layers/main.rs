@@ -67,7 +67,7 @@ const EXTRAS: [Extra; 6] = [
         calls: &[
             ("net::observer", "count_request"),
             ("net::observer", "count_upstream"),
-            ("net::renew", "forget_ejected"),
+            ("net::reload", "forget_ejected"),
         ],
         // Those that count what happens in the loop.
         holders: &["net::door", "net::worker", "net::event_loop", "net::dial", "net::server", "extras::prometheus"],

@@ -18,7 +18,7 @@ src/net/door.rs
 src/net/conn.rs
 src/net/socket.rs
 src/net/slab.rs
-src/net/token.rs
+src/net/event_source.rs
 src/net/timers.rs
 src/net/pair.rs
 src/net/drive.rs
