@@ -46,12 +46,12 @@ pub fn run_proxy(
 /// without any flags.
 pub fn run_binary(command: Command, entries: &[Entry]) -> io::Result<Vec<Observed>> {
     let upstream = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let mut proxy = Process::start(command, upstream.local_addr()?)?;
+    let (mut proxy, address) = Process::start(command, upstream.local_addr()?)?;
     let deadline = Instant::now() + MAX_RUN_TIME;
     let entries = entries.iter().take_while(|_| Instant::now() < deadline);
     let strict = Strictness::Strict;
     let all: Vec<_> =
-        entries.map(|entry| run_entry(proxy.address, &upstream, entry, strict, TIMEOUT)).collect::<Result<_, _>>()?;
+        entries.map(|entry| run_entry(address, &upstream, entry, strict, TIMEOUT)).collect::<Result<_, _>>()?;
     let mut log = proxy.stop()?;
     let with_log = |(observed, client)| Observed { log: log.remove(&client).unwrap_or_default(), ..observed };
     Ok(all.into_iter().map(with_log).collect())
@@ -129,22 +129,21 @@ type Log = HashMap<SocketAddr, Vec<LogEntry>>;
 /// A running mini-rproxy; killed when dropped.
 struct Process {
     child: Child,
-    address: SocketAddr,
     log: Receiver<Log>,
 }
 
 impl Process {
-    fn start(mut command: Command, origin: SocketAddr) -> io::Result<Process> {
-        command.args(["-listen", "127.0.0.1:0", "-verbose", "-route", &format!("/={origin}")]);
-        command.args(["-route", &format!("/sub=http://{origin}/base")]).env("LOG_MODE", "json");
+    /// Returns its address, too.
+    fn start(mut command: Command, upstream: SocketAddr) -> io::Result<(Process, SocketAddr)> {
+        command.args(["-listen", "127.0.0.1:0", "-verbose", "-route", &format!("/={upstream}")]);
+        command.args(["-route", &format!("/sub=http://{upstream}/base")]).env("LOG_MODE", "json");
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().expect("stdout is piped");
         let ((address, listening), (log, whole_log)) = (mpsc::channel(), mpsc::channel());
         thread::spawn(move || log.send(read_log(stdout, &address)));
-        let mut process = Process { child, address: origin, log: whole_log };
+        let process = Process { child, log: whole_log };
         let silent = |_| io::Error::other("the proxy does not log where it listens");
-        process.address = listening.recv_timeout(PROCESS_TIMEOUT).map_err(silent)?;
-        Ok(process)
+        Ok((process, listening.recv_timeout(PROCESS_TIMEOUT).map_err(silent)?))
     }
 
     /// Stops it as an operator does; its log ends with it.
