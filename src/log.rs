@@ -1,10 +1,8 @@
 //! The log: whole lines to stdout, without ever making the event loop wait.
 //!
 //! A [`Line`] is built in a buffer of its thread and appended to a queue with a cap; a thread of its own writes the
-//! queue, and may block for as long as the reader of the pipe pleases (rule E6). When the queue is full, lines are lost;
-//! how many is logged as soon as there is room. Nothing that a client sent can break a line: values are escaped.
-//!
-//! It knows nothing of requests: what a line says is up to whoever builds it.
+//! queue and may block for as long as the reader of the pipe does not read (rule E6). While the queue is full, lines are
+//! lost; how many is logged as soon as there is room. Nothing that a client sent can break a line: values are escaped.
 //!
 //! ```
 //! # use mini_rproxy::{config::LogFormat, log::{Level, Logger}};
@@ -33,81 +31,69 @@ pub enum Level {
     Error,
     /// Something went wrong and was dealt with.
     Warn,
-    /// What a healthy proxy says.
+    /// What a healthy proxy reports.
     Info,
-    /// What only a search for a fault needs: written while [`Logger::set_debug`] is on.
+    /// Needed only in the search for a fault: written while [`Logger::set_debug`] is on.
     Debug,
 }
 
-impl Level {
-    const fn name(self) -> &'static str {
-        match self {
-            Level::Error => "error",
-            Level::Warn => "warn",
-            Level::Info => "info",
-            Level::Debug => "debug",
-        }
-    }
-}
+/// Bytes that may wait to be written.
+const MAX_QUEUE_BYTES: usize = 256 * 1024;
 
-/// The most bytes that wait to be written.
-const QUEUE_CAP: usize = 256 * 1024;
-
-/// How much memory a queue or a line keeps when it is empty.
+/// The memory that the writer or a line keeps when it is empty.
 const KEPT_CAPACITY: usize = 16 * 1024;
 
-/// How long the writer rests after a write failed, so that a closed pipe costs next to nothing.
-const REST: Duration = Duration::from_millis(100);
+/// The pause after a write has failed: a pipe whose reader is gone or a full disk may come back, but not at once.
+const WRITE_ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// A handle to the log. Clones write to the same place; the last one to go ends the writer, when all is written.
+/// A handle to the log. Clones write to the same place.
 #[derive(Clone)]
-pub struct Logger {
-    handle: Arc<Handle>,
-    format: LogFormat,
-}
+pub struct Logger(Arc<Shared>);
 
 impl fmt::Debug for Logger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Logger").field("format", &self.format).finish_non_exhaustive()
+        f.debug_struct("Logger").field("format", &self.0.format).finish_non_exhaustive()
     }
 }
 
-struct Handle(Arc<Shared>);
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.arrived.notify_one();
-    }
-}
-
-#[derive(Default)]
 struct Shared {
+    format: LogFormat,
     queue: Mutex<Queue>,
     debug: AtomicBool,
-    /// There is something to write, or nothing will come any more.
+    /// There is something to write.
     arrived: Condvar,
     /// Everything was written, or could not be.
     drained: Condvar,
 }
 
-impl Shared {
-    /// Nothing that runs under the lock panics half-way, so that a poisoned queue is still whole.
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 #[derive(Default)]
 struct Queue {
     bytes: Vec<u8>,
-    /// How many lines these are. One with lines for people below it is still one.
+    /// How many lines these are.
     lines: u64,
     /// Lines that found the queue full, or that could not be written.
     lost: u64,
     /// The writer holds bytes that are not written yet.
-    writing: bool,
-    closed: bool,
+    is_writing: bool,
+}
+
+impl Shared {
+    /// No code panics while it holds the lock, so the queue of a poisoned one is whole.
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append(&self, line: &[u8]) {
+        let mut queue = self.lock();
+        if queue.bytes.len() + line.len() > MAX_QUEUE_BYTES {
+            queue.lost += 1;
+            return;
+        }
+        queue.bytes.extend_from_slice(line);
+        queue.lines += 1;
+        drop(queue);
+        self.arrived.notify_one();
+    }
 }
 
 impl Logger {
@@ -118,75 +104,65 @@ impl Logger {
         Logger::start(format, File::from(stdout))
     }
 
-    /// A log on `sink`, which may block.
+    /// A log on `sink`, which may block. Its thread runs until the process ends.
     pub fn start(format: LogFormat, sink: impl Write + Send + 'static) -> io::Result<Logger> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            format,
+            queue: Mutex::default(),
+            debug: AtomicBool::new(false),
+            arrived: Condvar::new(),
+            drained: Condvar::new(),
+        });
         let writer = Arc::clone(&shared);
-        thread::Builder::new().name("log".to_owned()).spawn(move || write_all_lines(&writer, sink, format))?;
-        Ok(Logger { handle: Arc::new(Handle(shared)), format })
+        thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&writer, sink))?;
+        Ok(Logger(shared))
     }
 
-    /// Begins a line with the time of now.
+    /// Begins a line with the current time.
     pub fn line(&self, level: Level, message: &str) -> Line<'_> {
-        Line { logger: self, buf: begin(self.format, SystemTime::now(), level, message) }
+        Line::new(&self.0, level, message)
     }
 
     /// Turns debug lines on or off, for all clones.
     pub fn set_debug(&self, is_on: bool) {
-        self.handle.0.debug.store(is_on, Ordering::Relaxed);
+        self.0.debug.store(is_on, Ordering::Relaxed);
     }
 
-    /// Whether lines of that level are wanted. Only debug lines can be unwanted; who makes them asks first.
+    /// Whether lines of that level are wanted. Only debug lines may be unwanted; their callers ask first.
     pub fn is_enabled(&self, level: Level) -> bool {
-        level != Level::Debug || self.handle.0.debug.load(Ordering::Relaxed)
+        level != Level::Debug || self.0.debug.load(Ordering::Relaxed)
     }
 
     /// Waits until everything is written, but not longer than `timeout`. Returns whether it is.
     pub fn flush(&self, timeout: Duration) -> bool {
-        let shared = &self.handle.0;
-        let waits = |queue: &mut Queue| queue.writing || !queue.bytes.is_empty();
-        let waited = shared.drained.wait_timeout_while(shared.lock(), timeout, waits);
+        let is_busy = |queue: &mut Queue| queue.is_writing || !queue.bytes.is_empty();
+        let waited = self.0.drained.wait_timeout_while(self.0.lock(), timeout, is_busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
-    }
-
-    fn append(&self, line: &[u8]) {
-        let shared = &self.handle.0;
-        let mut queue = shared.lock();
-        if queue.bytes.len() + line.len() > QUEUE_CAP {
-            queue.lost += 1;
-            return;
-        }
-        queue.bytes.extend_from_slice(line);
-        queue.lines += 1;
-        drop(queue);
-        shared.arrived.notify_one();
     }
 }
 
 /// The writer's thread.
-fn write_all_lines(shared: &Shared, mut sink: impl Write, format: LogFormat) {
+fn write_lines(shared: &Shared, mut sink: impl Write) {
     let mut batch = Vec::new();
     loop {
-        let idle = |queue: &mut Queue| queue.bytes.is_empty() && !queue.closed;
-        let mut queue = shared.arrived.wait_while(shared.lock(), idle).unwrap_or_else(PoisonError::into_inner);
-        if queue.bytes.is_empty() {
-            return;
-        }
+        let is_idle = |queue: &mut Queue| queue.bytes.is_empty();
+        let mut queue = shared.arrived.wait_while(shared.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut queue.bytes, &mut batch);
         let lines = std::mem::take(&mut queue.lines);
         let lost = std::mem::take(&mut queue.lost);
-        queue.writing = true;
+        queue.is_writing = true;
         drop(queue);
         if lost > 0 {
-            // What was lost came after all that is in this batch.
-            batch.extend_from_slice(&lost_line(format, lost));
+            // The lost lines came after all that is in this batch.
+            let mut line = Line::new(shared, Level::Warn, "log lines were lost: nobody read them in time");
+            batch.extend_from_slice(line.number("lost", lost).end());
         }
-        let written = write_patiently(&mut sink, &batch);
+        let written = write_all(&mut sink, &batch);
         let mut queue = shared.lock();
         if written.is_err() {
             queue.lost += lost + lines;
         }
-        queue.writing = false;
+        queue.is_writing = false;
         if queue.bytes.is_empty() {
             shared.drained.notify_all();
         }
@@ -194,14 +170,13 @@ fn write_all_lines(shared: &Shared, mut sink: impl Write, format: LogFormat) {
         batch.clear();
         batch.shrink_to(KEPT_CAPACITY);
         if written.is_err() {
-            // A pipe whose reader is gone, a full disk: it may come back, but not at once.
-            thread::sleep(REST);
+            thread::sleep(WRITE_ERROR_PAUSE);
         }
     }
 }
 
-/// Like `write_all`, but waits where standard output was made non-blocking by whoever shares it.
-fn write_patiently(sink: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+/// As std's, but waits where another process has made standard output non-blocking.
+fn write_all(sink: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match sink.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -214,130 +189,132 @@ fn write_patiently(sink: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     sink.flush()
 }
 
-fn lost_line(format: LogFormat, lost: u64) -> Vec<u8> {
-    let mut buf = begin(format, SystemTime::now(), Level::Warn, "log lines were lost: nobody read them in time");
-    write_field(&mut buf, format, "lost", Value::Number(lost));
-    end(&mut buf, format);
-    buf
-}
-
 thread_local! {
-    /// The memory of this thread's last line, so that a line allocates nothing in the steady state.
+    /// The memory of this thread's last line: lines allocate nothing in the steady state.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A line that is being built. It is gone when it is not sent.
-#[derive(Debug)]
+/// A line that is being built. One that is not sent is dropped.
 #[must_use = "a line says nothing until it is sent"]
 pub struct Line<'a> {
-    logger: &'a Logger,
+    shared: &'a Shared,
     buf: Vec<u8>,
 }
 
-impl Line<'_> {
-    /// Adds text. Keys are plain words, chosen by us.
-    pub fn text(&mut self, key: &str, value: &str) -> &mut Self {
-        self.field(key, Value::Bytes(value.as_bytes()))
+impl<'a> Line<'a> {
+    fn new(shared: &'a Shared, level: Level, message: &str) -> Line<'a> {
+        let mut line = Line { shared, buf: SPARE.try_with(Cell::take).unwrap_or_default() };
+        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        let level = match level {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+        };
+        match shared.format {
+            LogFormat::Text => push(&mut line.buf, format_args!("time={time} level={level} msg=")),
+            LogFormat::Json => {
+                push(&mut line.buf, format_args!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"msg\":"))
+            }
+        }
+        line.string(false, |escaped| escaped.push(message.as_bytes()));
+        line
     }
 
-    /// Adds bytes that somebody sent.
+    /// Adds text. Keys are plain words, chosen by us.
+    pub fn text(&mut self, key: &str, value: &str) -> &mut Self {
+        self.bytes(key, value.as_bytes())
+    }
+
+    /// Adds bytes that a peer sent.
     pub fn bytes(&mut self, key: &str, value: &[u8]) -> &mut Self {
-        self.field(key, Value::Bytes(value))
+        self.key(key).string(true, |escaped| escaped.push(value));
+        self
     }
 
     /// Adds a number.
     pub fn number(&mut self, key: &str, value: u64) -> &mut Self {
-        self.field(key, Value::Number(value))
+        push(&mut self.key(key).buf, format_args!("{value}"));
+        self
     }
 
     /// Adds `true` or `false`.
     pub fn flag(&mut self, key: &str, value: bool) -> &mut Self {
-        self.field(key, Value::Flag(value))
+        push(&mut self.key(key).buf, format_args!("{value}"));
+        self
     }
 
     /// Adds a duration in milliseconds with three decimals; the key should end with `_ms`.
     pub fn millis(&mut self, key: &str, value: Duration) -> &mut Self {
-        self.field(key, Value::Millis(value))
+        let (millis, micros) = (value.as_millis(), value.subsec_micros() % 1000);
+        push(&mut self.key(key).buf, format_args!("{millis}.{micros:03}"));
+        self
     }
 
     /// Adds whatever can be displayed.
     pub fn display(&mut self, key: &str, value: impl fmt::Display) -> &mut Self {
-        self.field(key, Value::Display(&value))
+        // Only the value itself can fail; what it has written so far stays.
+        self.key(key).string(true, |escaped| {
+            let _ = fmt::Write::write_fmt(escaped, format_args!("{value}"));
+        });
+        self
     }
 
-    /// Adds lines for people, as the last thing: below, set in a little; in JSON as one string.
+    /// Adds lines for people, as the last thing: indented below the line; in JSON as one string.
     pub fn lines(&mut self, key: &str, lines: &str) -> &mut Self {
-        match self.logger.format {
+        match self.shared.format {
             LogFormat::Json => self.text(key, lines),
             LogFormat::Text => {
                 for line in lines.lines() {
                     self.buf.extend_from_slice(b"\n    ");
-                    Escaped { buf: &mut self.buf, format: LogFormat::Text, bare: true }.push(line.as_bytes());
+                    Escaped { buf: &mut self.buf, format: LogFormat::Text, is_bare: true }.push(line.as_bytes());
                 }
                 self
             }
         }
     }
 
-    fn field(&mut self, key: &str, value: Value<'_>) -> &mut Self {
-        write_field(&mut self.buf, self.logger.format, key, value);
-        self
-    }
-
-    /// Ends the line and hands it to the writer.
+    /// Hands the line to the writer.
     pub fn send(&mut self) {
+        self.shared.append(self.end());
         let mut buf = std::mem::take(&mut self.buf);
-        end(&mut buf, self.logger.format);
-        self.logger.append(&buf);
         buf.clear();
         buf.shrink_to(KEPT_CAPACITY);
         // Without its thread-local storage, a thread that ends only loses the memory.
         let _ = SPARE.try_with(|spare| spare.set(buf));
     }
-}
 
-enum Value<'a> {
-    Bytes(&'a [u8]),
-    Number(u64),
-    Flag(bool),
-    Millis(Duration),
-    Display(&'a dyn fmt::Display),
-}
-
-fn begin(format: LogFormat, now: SystemTime, level: Level, message: &str) -> Vec<u8> {
-    let mut buf = SPARE.try_with(Cell::take).unwrap_or_default();
-    let time = humantime::format_rfc3339_millis(now);
-    let level = level.name();
-    match format {
-        LogFormat::Text => push(&mut buf, format_args!("time={time} level={level} msg=")),
-        LogFormat::Json => push(&mut buf, format_args!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"msg\":")),
+    fn end(&mut self) -> &[u8] {
+        match self.shared.format {
+            LogFormat::Text => self.buf.push(b'\n'),
+            LogFormat::Json => self.buf.extend_from_slice(b"}\n"),
+        }
+        &self.buf
     }
-    write_string(&mut buf, format, Quotes::Always, |escaped| escaped.push(message.as_bytes()));
-    buf
-}
 
-fn end(buf: &mut Vec<u8>, format: LogFormat) {
-    match format {
-        LogFormat::Text => buf.push(b'\n'),
-        LogFormat::Json => buf.extend_from_slice(b"}\n"),
+    fn key(&mut self, key: &str) -> &mut Self {
+        debug_assert!(
+            !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
+            "not a key: {key}"
+        );
+        match self.shared.format {
+            LogFormat::Text => push(&mut self.buf, format_args!(" {key}=")),
+            LogFormat::Json => push(&mut self.buf, format_args!(",\"{key}\":")),
+        }
+        self
     }
-}
 
-fn write_field(buf: &mut Vec<u8>, format: LogFormat, key: &str, value: Value<'_>) {
-    debug_assert!(!key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "not a key: {key}");
-    match format {
-        LogFormat::Text => push(buf, format_args!(" {key}=")),
-        LogFormat::Json => push(buf, format_args!(",\"{key}\":")),
-    }
-    match value {
-        Value::Bytes(bytes) => write_string(buf, format, Quotes::WhereNeeded, |escaped| escaped.push(bytes)),
-        Value::Display(value) => write_string(buf, format, Quotes::WhereNeeded, |escaped| {
-            // Only the value itself can fail, and then what it said so far stands there.
-            let _ = fmt::Write::write_fmt(escaped, format_args!("{value}"));
-        }),
-        Value::Number(number) => push(buf, format_args!("{number}")),
-        Value::Flag(flag) => push(buf, format_args!("{flag}")),
-        Value::Millis(time) => push(buf, format_args!("{}.{:03}", time.as_millis(), time.subsec_micros() % 1000)),
+    /// Writes a string in quotes; in the text format without them where they are not needed and it `may_be_bare`.
+    fn string(&mut self, may_be_bare: bool, write: impl FnOnce(&mut Escaped<'_>)) {
+        let start = self.buf.len();
+        self.buf.push(b'"');
+        let mut escaped = Escaped { buf: &mut self.buf, format: self.shared.format, is_bare: may_be_bare };
+        write(&mut escaped);
+        if escaped.is_bare && self.shared.format == LogFormat::Text && self.buf.len() > start + 1 {
+            self.buf.remove(start);
+        } else {
+            self.buf.push(b'"');
+        }
     }
 }
 
@@ -346,31 +323,12 @@ fn push(buf: &mut Vec<u8>, text: fmt::Arguments<'_>) {
     let _ = buf.write_fmt(text);
 }
 
-/// Whether a text value gets quotes; JSON strings always have them.
-#[derive(Clone, Copy)]
-enum Quotes {
-    Always,
-    WhereNeeded,
-}
-
-fn write_string(buf: &mut Vec<u8>, format: LogFormat, quotes: Quotes, write: impl FnOnce(&mut Escaped<'_>)) {
-    let start = buf.len();
-    buf.push(b'"');
-    let mut escaped = Escaped { buf: &mut *buf, format, bare: true };
-    write(&mut escaped);
-    let bare = escaped.bare && buf.len() > start + 1;
-    match (format, quotes) {
-        (LogFormat::Text, Quotes::WhereNeeded) if bare => drop(buf.remove(start)),
-        (LogFormat::Text | LogFormat::Json, Quotes::Always | Quotes::WhereNeeded) => buf.push(b'"'),
-    }
-}
-
-/// Makes everything that is written to it harmless inside quotes.
+/// Escapes everything that is written to it for the inside of quotes.
 struct Escaped<'a> {
     buf: &'a mut Vec<u8>,
     format: LogFormat,
     /// Nothing so far needs quotes in the text format.
-    bare: bool,
+    is_bare: bool,
 }
 
 impl Escaped<'_> {
@@ -384,7 +342,7 @@ impl Escaped<'_> {
     /// Visible ASCII stays, everything else becomes `\xNN`: a terminal shows exactly what was sent.
     fn push_text(&mut self, bytes: &[u8]) {
         for &byte in bytes {
-            self.bare &= byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
+            self.is_bare &= byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
             match byte {
                 b'"' | b'\\' => self.buf.extend_from_slice(&[b'\\', byte]),
                 b' '..=b'~' => self.buf.push(byte),
@@ -541,7 +499,7 @@ mod tests {
         let whole = text.lines().filter(|line| line.ends_with("x\"")).count();
         let lost = text.lines().filter_map(|line| line.split_once("lost=")).map(|(_, lost)| lost.parse::<usize>());
         let lost: usize = lost.map(|lost| lost.expect("a number")).sum();
-        assert!(whole >= QUEUE_CAP / 1100, "{whole}");
+        assert!(whole >= MAX_QUEUE_BYTES / 1100, "{whole}");
         assert_eq!(whole + lost, sent);
         assert!(text.ends_with('\n'));
     }
@@ -568,8 +526,8 @@ mod tests {
         logger.line(Level::Info, "request").lines("timeline", "0 ms begins\n1 ms ends\n").send();
         assert!(logger.flush(SECOND));
         logger.line(Level::Info, "next").send();
-        drop(logger);
-        let written = String::from_utf8(receiver.iter().flatten().collect()).expect("UTF-8");
+        assert!(logger.flush(SECOND));
+        let written = String::from_utf8(receiver.try_iter().flatten().collect()).expect("UTF-8");
         assert!(written.contains(" lost=1\n"), "{written}");
     }
 
@@ -596,14 +554,14 @@ mod tests {
     }
 
     #[test]
-    fn the_writer_ends_with_the_last_handle_after_writing_everything() {
+    fn lines_are_written_when_the_last_handle_is_gone() {
         let (sender, receiver) = mpsc::sync_channel(100);
         let logger = Logger::start(LogFormat::Text, Channel(sender)).expect("a thread");
         let other = logger.clone();
         logger.line(Level::Warn, "last words").send();
         drop(logger);
         drop(other);
-        let written: Vec<u8> = receiver.iter().flatten().collect();
+        let written = receiver.recv_timeout(SECOND).expect("a line");
         assert!(written.ends_with(b" level=warn msg=\"last words\"\n"));
     }
 
@@ -613,8 +571,8 @@ mod tests {
         let logger = Logger::start(LogFormat::Text, Channel(sender)).expect("a thread");
         let _ = logger.line(Level::Info, "never mind");
         logger.line(Level::Info, "said").send();
-        drop(logger);
-        let written: Vec<u8> = receiver.iter().flatten().collect();
+        assert!(logger.flush(SECOND));
+        let written: Vec<u8> = receiver.try_iter().flatten().collect();
         assert_eq!(written.iter().filter(|&&b| b == b'\n').count(), 1);
     }
 }
