@@ -1,28 +1,28 @@
-//! The command line: flags in, a [`Command`] out. It reads no file and prints nothing.
+//! The command line: flags in, a [`Command`] and its [`Options`] out. It reads no file and prints nothing.
 //!
 //! Go's spelling works beside the usual one: `-config x`, `-config=x`, `--config x`, `--config=x` are all the same.
 
 use std::ffi::OsString;
-use std::fmt;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use lexopt::Arg;
 
 use crate::config::did_you_mean;
 
 /// What the proxy is asked to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Serve until told to stop.
-    Run(Options),
+    Run,
     /// Read and check everything, then exit with 0 or 1.
-    Check(Options),
+    Check,
     /// Print the effective configuration.
-    PrintConfig(Options),
+    PrintConfig,
     /// Ask the proxy that runs with this configuration for its health, then exit with 0 or 1.
-    Healthcheck(Options),
-    /// Tell what would happen to [`Options::request`], without sending anything; then exit with 0, or 1 if it is refused.
-    Explain(Options),
+    Healthcheck,
+    /// Print what would happen to [`Options::request`], without sending anything; then exit with 0, or 1 if it is refused.
+    Explain,
     /// Print the version.
     Version,
     /// Print [`HELP`].
@@ -36,7 +36,7 @@ pub struct Options {
     pub source: Source,
     /// `-verbose`: one line per request.
     pub verbose: bool,
-    /// `-trace`: the life of each request.
+    /// `-trace`: the timeline of each request.
     pub trace: bool,
     /// `-plugindir`
     pub plugin_dir: Option<PathBuf>,
@@ -68,9 +68,8 @@ pub enum Source {
 
 impl Default for Options {
     fn default() -> Self {
-        let source = Source::File(PathBuf::from("config.yaml"));
         Options {
-            source,
+            source: Source::File(PathBuf::from("config.yaml")),
             verbose: false,
             trace: false,
             plugin_dir: None,
@@ -126,18 +125,6 @@ Example: no file at all. UPSTREAM is host:port or a URL.
   mini-rproxy -listen :8080 -route /api=127.0.0.1:9001 -route /=https://www.example.com
 ";
 
-/// What is wrong with the command line, in one sentence that points to the help.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UsageError(String);
-
-impl fmt::Display for UsageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; -help lists all flags", self.0)
-    }
-}
-
-impl std::error::Error for UsageError {}
-
 /// All flags, as they are written after the dashes.
 const FLAGS: [&str; 17] = [
     "config",
@@ -159,125 +146,108 @@ const FLAGS: [&str; 17] = [
     "h",
 ];
 
-/// From the other flags to a command.
-type MakeCommand = fn(Options) -> Command;
-
 /// Flags that may be given more than once.
 const REPEATABLE: [&str; 3] = ["route", "listen", "H"];
 
-/// Reads the arguments that follow the program's name. Help and version win over everything that follows them.
-pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+/// Reads the arguments that follow the program's name. Help and version win over everything that follows them. An error is
+/// one sentence that points to the help.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Command, Options), String> {
+    parse_flags(args).map_err(|error| format!("{error}; -help lists all flags"))
+}
+
+fn parse_flags(args: impl IntoIterator<Item = OsString>) -> Result<(Command, Options), String> {
     let mut options = Options::default();
     let (mut file, mut listen, mut routes) = (None, Vec::new(), Vec::new());
-    let mut chosen: Option<(&str, MakeCommand)> = None;
-    let mut given = Vec::new();
+    let mut chosen: Option<(&str, Command)> = None;
+    let mut given: Vec<&str> = Vec::new();
     let mut parser = lexopt::Parser::from_args(args.into_iter().map(with_two_dashes));
     while let Some(arg) = parser.next().map_err(no_value)? {
-        if let Arg::Long(flag) = arg {
-            let is_known = FLAGS.iter().find(|known| **known == flag && !REPEATABLE.contains(known));
-            if let Some(flag) = is_known {
-                if given.contains(flag) {
-                    return Err(UsageError(format!("-{flag} is given twice: leave one of them out")));
-                }
-                given.push(*flag);
-            }
-        }
-        let mut choose = |flag, command| match chosen.replace((flag, command)) {
-            Some((other, _)) => Err(UsageError(format!("-{other} and -{flag} cannot be done at once: choose one"))),
-            None => Ok(()),
-        };
-        match arg {
-            Arg::Long("config") => file = Some(PathBuf::from(value(&mut parser, "config", "PATH")?)),
-            Arg::Long("route") => routes.push(text(&mut parser, "route", "/prefix=host:port")?),
-            Arg::Long("listen") => listen.push(text(&mut parser, "listen", ":8080")?),
-            Arg::Long("plugindir") => {
-                options.plugin_dir = Some(PathBuf::from(value(&mut parser, "plugindir", "DIR")?));
-            }
-            Arg::Long("memory-budget") => {
-                options.memory_budget = Some(text(&mut parser, "memory-budget", "SIZE")?);
-            }
-            Arg::Long("against") => {
-                let url = value_or_dash(&mut parser, "against", "URL")?;
-                options.against = Some(url.to_string_lossy().into_owned());
-            }
-            Arg::Long("takeover") => options.takeover = true,
-            Arg::Long("verbose") => options.verbose = true,
-            Arg::Long("trace") => options.trace = true,
-            Arg::Long("check") => choose("check", Command::Check)?,
-            Arg::Long("healthcheck") => choose("healthcheck", Command::Healthcheck)?,
-            Arg::Long("print-config") => choose("print-config", Command::PrintConfig)?,
-            Arg::Long("explain") => {
-                choose("explain", Command::Explain)?;
-                options.request = text(&mut parser, "explain", "'GET /path'")?;
-            }
-            Arg::Long("H") | Arg::Short('H') => options.fields.push(text(&mut parser, "H", "'Name: value'")?),
-            Arg::Long("version") => return Ok(Command::Version),
-            Arg::Long("help" | "h") | Arg::Short('h') => return Ok(Command::Help),
-            Arg::Long(flag) => return Err(unknown(flag)),
-            Arg::Short(letter) => return Err(unknown(letter.encode_utf8(&mut [0; 4]))),
+        let flag = match arg {
+            Arg::Long(flag) => flag.to_owned(),
+            Arg::Short(letter) => letter.to_string(),
             Arg::Value(word) => {
                 let word = word.to_string_lossy();
-                return Err(UsageError(format!("{word:?} is not a flag; the configuration is named by -config PATH")));
+                return Err(format!("{word:?} is not a flag; the configuration is named by -config PATH"));
             }
+        };
+        let Some(flag) = FLAGS.into_iter().find(|known| *known == flag) else { return Err(unknown(&flag)) };
+        if given.contains(&flag) && !REPEATABLE.contains(&flag) {
+            return Err(format!("-{flag} is given twice: leave one of them out"));
         }
-    }
-    options.source = source(file, listen, routes)?;
-    match chosen.map_or(Command::Run as MakeCommand, |(_, command)| command)(options) {
-        Command::Explain(options) if options.against.is_none() => Ok(Command::Explain(options)),
-        Command::Run(options)
-        | Command::Check(options)
-        | Command::PrintConfig(options)
-        | Command::Healthcheck(options)
-            if !options.fields.is_empty() =>
+        given.push(flag);
+        let command = match flag {
+            "check" => Some(Command::Check),
+            "healthcheck" => Some(Command::Healthcheck),
+            "print-config" => Some(Command::PrintConfig),
+            "explain" => Some(Command::Explain),
+            _ => None,
+        };
+        if let Some(command) = command
+            && let Some((other, _)) = chosen.replace((flag, command))
         {
-            Err(UsageError("-H goes with -explain".to_owned()))
+            return Err(format!("-{other} and -{flag} cannot be done at once: choose one"));
         }
-        Command::Check(options) => Ok(Command::Check(options)),
-        Command::Run(Options { against: Some(_), .. })
-        | Command::PrintConfig(Options { against: Some(_), .. })
-        | Command::Explain(Options { against: Some(_), .. })
-        | Command::Healthcheck(Options { against: Some(_), .. }) => {
-            Err(UsageError("-against goes with -check".to_owned()))
+        let mut value = |what| value(&mut parser, flag, what);
+        match flag {
+            "config" => file = Some(PathBuf::from(value("PATH")?)),
+            "route" => routes.push(text(value("/prefix=host:port")?)),
+            "listen" => listen.push(text(value(":8080")?)),
+            "plugindir" => options.plugin_dir = Some(PathBuf::from(value("DIR")?)),
+            "memory-budget" => options.memory_budget = Some(text(value("SIZE")?)),
+            "against" => options.against = Some(text(value("URL")?)),
+            "explain" => options.request = text(value("'GET /path'")?),
+            "H" => options.fields.push(text(value("'Name: value'")?)),
+            "takeover" => options.takeover = true,
+            "verbose" => options.verbose = true,
+            "trace" => options.trace = true,
+            "version" => return Ok((Command::Version, options)),
+            "help" | "h" => return Ok((Command::Help, options)),
+            _ => {}
         }
-        command => Ok(command),
     }
+    let command = chosen.map_or(Command::Run, |(_, command)| command);
+    options.source = match (file, listen.is_empty() && routes.is_empty()) {
+        (None, true) => options.source,
+        (Some(file), true) => Source::File(file),
+        (None, false) if routes.is_empty() => {
+            return Err(
+                "-listen needs -route beside it; with a configuration file, the address is its listen_addr".into()
+            );
+        }
+        (None, false) => Source::Flags { listen, routes },
+        (Some(_), false) => {
+            return Err(
+                "-route and -listen stand in the place of a file: leave -config out, or write them into the file"
+                    .into(),
+            );
+        }
+    };
+    if !options.fields.is_empty() && command != Command::Explain {
+        return Err("-H goes with -explain".to_owned());
+    }
+    if options.against.is_some() && command != Command::Check {
+        return Err("-against goes with -check".to_owned());
+    }
+    Ok((command, options))
 }
 
 /// What a running proxy was started with: `command_line` is its `/proc/PID/cmdline`. An init program may stand in front of
 /// it (`docker run --init`).
 pub fn options_of(command_line: &[u8]) -> Option<Options> {
-    use std::os::unix::ffi::OsStringExt;
     let mut args = command_line.split(|&byte| byte == 0).map(|arg| OsString::from_vec(arg.to_vec()));
-    args.find(|arg| std::path::Path::new(arg).file_name().is_some_and(|name| name == "mini-rproxy"))?;
+    args.find(|arg| Path::new(arg).file_name().is_some_and(|name| name == "mini-rproxy"))?;
     // A zero stands behind the last one too.
     let mut args: Vec<_> = args.collect();
     args.pop();
     match parse(args) {
-        Ok(Command::Run(options)) => Some(options),
+        Ok((Command::Run, options)) => Some(options),
         Ok(_) | Err(_) => None,
-    }
-}
-
-/// A file, or the flags that stand in its place.
-fn source(file: Option<PathBuf>, listen: Vec<String>, routes: Vec<String>) -> Result<Source, UsageError> {
-    let refuse = |message: &str| Err(UsageError(message.to_owned()));
-    match (file, listen.is_empty() && routes.is_empty()) {
-        (Some(_), false) => {
-            refuse("-route and -listen stand in the place of a file: leave -config out, or write them into the file")
-        }
-        (None, false) if routes.is_empty() => {
-            refuse("-listen needs -route beside it; with a configuration file, the address is its listen_addr")
-        }
-        (None, false) => Ok(Source::Flags { listen, routes }),
-        (Some(file), true) => Ok(Source::File(file)),
-        (None, true) => Ok(Options::default().source),
     }
 }
 
 /// `-config` becomes `--config`. A single letter stays: `-h`.
 fn with_two_dashes(arg: OsString) -> OsString {
-    let bytes = arg.as_encoded_bytes();
-    match bytes {
+    match arg.as_encoded_bytes() {
         [b'-', b'-', ..] | [b'-'] | [b'-', _] => arg,
         [b'-', ..] => {
             let mut long = OsString::from("-");
@@ -288,42 +258,33 @@ fn with_two_dashes(arg: OsString) -> OsString {
     }
 }
 
-fn value(parser: &mut lexopt::Parser, flag: &str, what: &str) -> Result<OsString, UsageError> {
-    let value = value_or_dash(parser, flag, what)?;
-    // A path that begins with a dash can be written ./-path.
-    if value == "-" {
-        return Err(UsageError(format!("-{flag} needs a value: -{flag} {what}")));
-    }
-    Ok(value)
+/// The value of a flag. Another flag in its place means that it was forgotten; a path that begins with a dash can be written
+/// `./-path`. Only for `-against` a dash is a value.
+fn value(parser: &mut lexopt::Parser, flag: &str, what: &str) -> Result<OsString, String> {
+    let is_value = |value: &OsString| match value.as_encoded_bytes() {
+        b"-" => flag == "against",
+        value => !value.is_empty() && !value.starts_with(b"-"),
+    };
+    parser.value().ok().filter(is_value).ok_or_else(|| format!("-{flag} needs a value: -{flag} {what}"))
 }
 
-fn value_or_dash(parser: &mut lexopt::Parser, flag: &str, what: &str) -> Result<OsString, UsageError> {
-    let value = parser.value().map_err(|_| UsageError(format!("-{flag} needs a value: -{flag} {what}")))?;
-    // A flag in its place: the value was forgotten.
-    if value.is_empty() || value != "-" && value.as_encoded_bytes().starts_with(b"-") {
-        return Err(UsageError(format!("-{flag} needs a value: -{flag} {what}")));
-    }
-    Ok(value)
+fn text(value: OsString) -> String {
+    value.to_string_lossy().into_owned()
 }
 
-/// The same, for what is text in any case.
-fn text(parser: &mut lexopt::Parser, flag: &str, what: &str) -> Result<String, UsageError> {
-    value(parser, flag, what).map(|value| value.to_string_lossy().into_owned())
-}
-
-fn no_value(error: lexopt::Error) -> UsageError {
+fn no_value(error: lexopt::Error) -> String {
     match error {
         lexopt::Error::UnexpectedValue { option, .. } => {
-            UsageError(format!("-{} takes no value", option.trim_start_matches('-').escape_debug()))
+            format!("-{} takes no value", option.trim_start_matches('-').escape_debug())
         }
-        other => UsageError(other.to_string()),
+        other => other.to_string(),
     }
 }
 
-fn unknown(flag: &str) -> UsageError {
+fn unknown(flag: &str) -> String {
     match did_you_mean(flag, &FLAGS) {
-        Some(meant) => UsageError(format!("unknown flag -{}; did you mean -{meant}?", flag.escape_debug())),
-        None => UsageError(format!("unknown flag -{}", flag.escape_debug())),
+        Some(meant) => format!("unknown flag -{}; did you mean -{meant}?", flag.escape_debug()),
+        None => format!("unknown flag -{}", flag.escape_debug()),
     }
 }
 
@@ -331,8 +292,8 @@ fn unknown(flag: &str) -> UsageError {
 mod tests {
     use super::*;
 
-    fn parsed(args: &str) -> Result<Command, String> {
-        parse(args.split(' ').filter(|arg| !arg.is_empty()).map(OsString::from)).map_err(|error| error.to_string())
+    fn parsed(args: &str) -> Result<(Command, Options), String> {
+        parse(args.split(' ').filter(|arg| !arg.is_empty()).map(OsString::from))
     }
 
     #[test]
@@ -344,33 +305,36 @@ mod tests {
             ..Options::default()
         };
         for (args, expected) in [
-            ("", Command::Run(Options::default())),
-            ("-config x.yaml", Command::Run(other.clone())),
-            ("-config=x.yaml", Command::Run(other.clone())),
-            ("--config x.yaml", Command::Run(other.clone())),
-            ("--config=x.yaml", Command::Run(other.clone())),
-            ("-config=a=b", Command::Run(Options { source: Source::File("a=b".into()), ..Options::default() })),
-            ("-trace", Command::Run(Options { trace: true, ..Options::default() })),
-            ("-takeover", Command::Run(Options { takeover: true, ..Options::default() })),
-            ("-verbose", Command::Run(Options { verbose: true, ..Options::default() })),
-            ("--verbose", Command::Run(Options { verbose: true, ..Options::default() })),
-            ("-plugindir p", Command::Run(Options { plugin_dir: Some("p".into()), ..Options::default() })),
-            ("--plugindir=p", Command::Run(Options { plugin_dir: Some("p".into()), ..Options::default() })),
-            ("-memory-budget=8MiB", Command::Run(Options { memory_budget: Some("8MiB".into()), ..Options::default() })),
-            ("-check -config x.yaml", Command::Check(other.clone())),
-            ("-healthcheck -config x.yaml", Command::Healthcheck(other.clone())),
+            ("", (Command::Run, Options::default())),
+            ("-config x.yaml", (Command::Run, other.clone())),
+            ("-config=x.yaml", (Command::Run, other.clone())),
+            ("--config x.yaml", (Command::Run, other.clone())),
+            ("--config=x.yaml", (Command::Run, other.clone())),
+            ("-config=a=b", (Command::Run, Options { source: Source::File("a=b".into()), ..Options::default() })),
+            ("-trace", (Command::Run, Options { trace: true, ..Options::default() })),
+            ("-takeover", (Command::Run, Options { takeover: true, ..Options::default() })),
+            ("-verbose", (Command::Run, Options { verbose: true, ..Options::default() })),
+            ("--verbose", (Command::Run, Options { verbose: true, ..Options::default() })),
+            ("-plugindir p", (Command::Run, Options { plugin_dir: Some("p".into()), ..Options::default() })),
+            ("--plugindir=p", (Command::Run, Options { plugin_dir: Some("p".into()), ..Options::default() })),
+            (
+                "-memory-budget=8MiB",
+                (Command::Run, Options { memory_budget: Some("8MiB".into()), ..Options::default() }),
+            ),
+            ("-check -config x.yaml", (Command::Check, other.clone())),
+            ("-healthcheck -config x.yaml", (Command::Healthcheck, other.clone())),
             (
                 "-check -against=http://127.0.0.1:8080",
-                Command::Check(Options { against: Some("http://127.0.0.1:8080".into()), ..Options::default() }),
+                (Command::Check, Options { against: Some("http://127.0.0.1:8080".into()), ..Options::default() }),
             ),
-            ("-against - -check", Command::Check(Options { against: Some("-".into()), ..Options::default() })),
-            ("-config x.yaml --print-config", Command::PrintConfig(other)),
-            ("-explain /x -H A:b -H=c:d", Command::Explain(asked("/x", &["A:b", "c:d"]))),
-            ("-H A:b --explain=/x", Command::Explain(asked("/x", &["A:b"]))),
-            ("-version -check", Command::Version),
-            ("-check -help", Command::Help),
-            ("-h", Command::Help),
-            ("--help", Command::Help),
+            ("-against - -check", (Command::Check, Options { against: Some("-".into()), ..Options::default() })),
+            ("-config x.yaml --print-config", (Command::PrintConfig, other)),
+            ("-explain /x -H A:b -H=c:d", (Command::Explain, asked("/x", &["A:b", "c:d"]))),
+            ("-H A:b --explain=/x", (Command::Explain, asked("/x", &["A:b"]))),
+            ("-version -check", (Command::Version, Options::default())),
+            ("-check -help", (Command::Help, Options::default())),
+            ("-h", (Command::Help, Options::default())),
+            ("--help", (Command::Help, Options::default())),
         ] {
             assert_eq!(parsed(args), Ok(expected), "{args}");
         }
@@ -381,7 +345,7 @@ mod tests {
         let flags = |listen: &[&str], routes: &[&str]| {
             let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
             let source = Source::Flags { listen: owned(listen), routes: owned(routes) };
-            Ok(Command::Run(Options { source, ..Options::default() }))
+            Ok((Command::Run, Options { source, ..Options::default() }))
         };
         for (args, expected) in [
             ("-route /a=127.0.0.1:9001", flags(&[], &["/a=127.0.0.1:9001"])),

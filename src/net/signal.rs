@@ -1,11 +1,9 @@
 //! Signals, as values for the main thread.
 //!
-//! The handlers are installed before anything else happens, because a process with number 1 has no default ones: without
-//! them SIGTERM would be ignored in a container (rule E5). SIGPIPE is ignored by Rust's runtime before `main` begins, so
-//! that a write to a closed socket is an error and not the end.
-//!
-//! A thread of its own receives them, so that the second signal to stop ends the process whatever the main thread does:
-//! it may be reading a file, or waiting for a plugin.
+//! The handlers are installed before anything else happens, because process 1 has no default ones: without them SIGTERM
+//! would be ignored in a container (rule E5). Rust's runtime ignores SIGPIPE before `main` begins, so that a write to a
+//! closed socket is an error. A thread of its own receives the signals, so that the second one to stop ends the process
+//! even while the main thread reads a file or waits for a plugin.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -15,9 +13,9 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-/// What the main thread waits for.
+/// What the main thread waits for: signals, and the end of the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum SignalEvent {
     /// The first SIGTERM or SIGINT: end.
     Stop,
     /// SIGHUP: read the configuration again.
@@ -30,38 +28,38 @@ pub enum Event {
     TimedOut,
 }
 
-/// Ends the process at once, without running anything that is registered for its end: workers may be inside a plugin's
-/// code, whose data such handlers would destroy.
+/// Ends the process at once, without handlers that are registered for its end: workers may be inside a plugin's code, whose
+/// data such handlers would destroy.
 pub fn exit_now(status: u8) -> ! {
     signal_hook::low_level::exit(status.into())
 }
 
-/// The events that arrive.
-pub struct Events {
-    sender: Sender<Event>,
-    receiver: Receiver<Event>,
+/// Receives the events.
+pub struct SignalListener {
+    sender: Sender<SignalEvent>,
+    receiver: Receiver<SignalEvent>,
 }
 
-impl Events {
+impl SignalListener {
     /// Installs the handlers. `on_second_stop` is called with the signal's number by the thread that receives signals, for
     /// every SIGTERM or SIGINT but the first.
-    pub fn install(on_second_stop: impl Fn(i32) + Send + 'static) -> io::Result<Events> {
+    pub fn install(on_second_stop: impl Fn(i32) + Send + 'static) -> io::Result<SignalListener> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
         let (sender, receiver) = channel();
-        let events = Events { sender: sender.clone(), receiver };
+        let events = SignalListener { sender: sender.clone(), receiver };
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             let mut is_stopping = false;
             for signal in signals.forever() {
                 let event = match signal {
-                    SIGHUP => Event::Reload,
-                    SIGUSR1 => Event::Trace,
+                    SIGHUP => SignalEvent::Reload,
+                    SIGUSR1 => SignalEvent::Trace,
                     number if is_stopping => {
                         on_second_stop(number);
                         continue;
                     }
                     _ => {
                         is_stopping = true;
-                        Event::Stop
+                        SignalEvent::Stop
                     }
                 };
                 // It fails when the main thread has ended, and the process with it.
@@ -71,19 +69,19 @@ impl Events {
         Ok(events)
     }
 
-    /// For other threads that have something to tell.
-    pub fn sender(&self) -> Sender<Event> {
+    /// For threads that send events.
+    pub fn sender(&self) -> Sender<SignalEvent> {
         self.sender.clone()
     }
 
-    /// Waits for the next one, where there is a `timeout` not longer than that.
-    pub fn wait(&self, timeout: Option<Duration>) -> Event {
+    /// Waits for the next event, but not longer than `timeout`.
+    pub fn wait(&self, timeout: Option<Duration>) -> SignalEvent {
         let received = match timeout {
             Some(timeout) => self.receiver.recv_timeout(timeout),
             None => self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         // It is never disconnected: there is a sender beside the receiver.
-        received.unwrap_or(Event::TimedOut)
+        received.unwrap_or(SignalEvent::TimedOut)
     }
 }
 
@@ -95,8 +93,11 @@ mod tests {
     #[test]
     fn e5_signals_arrive_as_events_and_the_second_one_to_stop_does_not_need_the_main_thread() {
         let (second, seconds) = channel();
-        let events = Events::install(move |signal| second.send(signal).expect("the test waits")).expect("handlers");
-        for (signal, expected) in [(SIGHUP, Event::Reload), (SIGUSR1, Event::Trace), (SIGTERM, Event::Stop)] {
+        let events =
+            SignalListener::install(move |signal| second.send(signal).expect("the test waits")).expect("handlers");
+        for (signal, expected) in
+            [(SIGHUP, SignalEvent::Reload), (SIGUSR1, SignalEvent::Trace), (SIGTERM, SignalEvent::Stop)]
+        {
             raise(signal).expect("a signal");
             assert_eq!(events.wait(None), expected);
         }
@@ -104,8 +105,8 @@ mod tests {
             raise(signal).expect("a signal");
             assert_eq!(seconds.recv_timeout(Duration::from_secs(10)), Ok(signal));
         }
-        assert_eq!(events.wait(Some(Duration::from_millis(1))), Event::TimedOut);
-        events.sender().send(Event::WorkersEnded).expect("a receiver");
-        assert_eq!(events.wait(None), Event::WorkersEnded);
+        assert_eq!(events.wait(Some(Duration::from_millis(1))), SignalEvent::TimedOut);
+        events.sender().send(SignalEvent::WorkersEnded).expect("a receiver");
+        assert_eq!(events.wait(None), SignalEvent::WorkersEnded);
     }
 }
