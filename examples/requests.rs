@@ -61,7 +61,7 @@ fn run(request: &[u8], response: &[u8], count: u64) {
     let config = Config::parse(text, "requests").expect("valid");
     let runtime = Rc::new(Runtime::new(Arc::new(config), None));
     let now = Now { instant: MonoTime::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
-    let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
+    let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), is_tls: false, ..Peer::default() };
     let mut exchange = ProxyConnection::new(&now, peer, Rc::clone(&runtime));
     let (mut transactions, mut observer) = (TransactionPool::default(), Counter(0));
     let mut balance = Balance::default();

@@ -175,7 +175,7 @@ fn explain_request(config: Config, options: &Options) -> Result<ExitCode, Failur
     let host = host.as_deref().unwrap_or("localhost");
     let typed = Typed { request: &options.request, fields: &options.fields, host };
     let address = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let peer = Peer { address, secure: false, entrance: ListenerKind::Public };
+    let peer = Peer { address, is_tls: false, listener: ListenerKind::Public };
     let runtime = Rc::new(Runtime::new(Arc::new(config), None));
     let explanation = explain(Clock::new().now(), &runtime, &peer, &typed, &plugins);
     print(&explanation.text)?;

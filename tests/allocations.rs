@@ -100,7 +100,7 @@ impl Bench {
         let runtime = Rc::new(Runtime::new(Arc::new(config), None));
         let now = Now { instant: MonoTime::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
         let peer =
-            Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
+            Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), is_tls: false, ..Peer::default() };
         let exchange = ProxyConnection::new(&now, peer, Rc::clone(&runtime));
         Bench {
             exchange,

@@ -52,7 +52,7 @@ impl Stage {
         let split = Split::Faults(random);
         let which = CONFIGS.iter().position(|config| *config == scene.config).expect("one of the table");
         let peer =
-            Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
+            Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), is_tls: false, ..Peer::default() };
         let setup = if scene.hooks.is_empty() {
             Setup { config: Arc::clone(&self.configs[which]), peer, plugin: None, split, lane: scene.lane }
         } else {

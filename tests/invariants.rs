@@ -281,7 +281,7 @@ fn setup(runtime: &Proxy, split: Split, lane: bool) -> Setup {
         Arc::new(Plugin { wants, on_request, on_response, ..Plugin::default() })
     });
     let config = Config::parse(runtime.config, "test").expect("the test's configuration is valid");
-    let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
+    let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), is_tls: false, ..Peer::default() };
     Setup { config: Arc::new(config), peer, plugin, split, lane }
 }
 
@@ -423,14 +423,14 @@ impl Bare {
             count += 1;
             self.now += Duration::from_millis(1);
             assert!(self.exchange.wants_read(side) && self.exchange.deadline().is_some_and(|at| at > self.now));
-            assert_eq!(self.exchange.relayable(side), left, "all of the rest, in 64 bits on every machine");
+            assert_eq!(self.exchange.bypass_limit(side), left, "all of the rest, in 64 bits on every machine");
             let len = left.min(READ as u64);
             let relayed = if count % 100 == 0 { len / 2 } else { len };
-            self.handle(Input::Relayed(side, relayed));
+            self.handle(Input::Bypassed(side, relayed));
             if relayed < len {
                 self.handle(Input::Bytes(side, &piece[relayed as usize..len as usize]));
                 assert_eq!(self.exchange.output(other).len() as u64, len - relayed);
-                assert_eq!(self.exchange.relayable(side), 0, "nothing overtakes what waits");
+                assert_eq!(self.exchange.bypass_limit(side), 0, "nothing overtakes what waits");
                 self.drain(other);
             }
             assert_eq!((self.exchange.held(side), self.exchange.output(other).len()), (0, 0));
@@ -451,7 +451,7 @@ fn e9_a_download_of_5_gib_is_counted_in_64_bits() {
     let head = String::from_utf8(bare.drain(Side::Client)).expect("a head is text");
     assert!(head.contains(&format!("Content-Length: {}\r\n", 5 * GIB)), "{head}");
     bare.relay(Side::Upstream, 5 * GIB);
-    assert_eq!(bare.exchange.relayable(Side::Upstream), 0);
+    assert_eq!(bare.exchange.bypass_limit(Side::Upstream), 0);
     assert!(bare.exchange.is_idle());
     assert_eq!(bare.log.lines[0].split(" total").next(), Some("LOG GET /a status=200 in=0 out=5368709120"));
 }

@@ -82,7 +82,7 @@ fn play(entry: &Entry, split: Split, lane: bool) -> Result<Observed, String> {
                     \"http://origin.example/base\"}\n";
         Arc::new(Config::parse(text, "smuggling").expect("a good configuration"))
     });
-    let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
+    let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), is_tls: false, ..Peer::default() };
     let mut wire = Wire::new(&Setup { config: Arc::clone(config), peer, plugin: None, split, lane });
     wire.send(Side::Client, &entry.request);
     wire.send(Side::Client, PROBE);

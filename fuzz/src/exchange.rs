@@ -237,7 +237,7 @@ impl Scenario {
             Arc::new(Plugin { wants, on_request: ops(on_request), on_response: ops(on_response), ..Plugin::default() })
         });
         let peer =
-            Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
+            Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), is_tls: false, ..Peer::default() };
         Setup { config, peer, plugin, split, lane }
     }
 

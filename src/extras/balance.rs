@@ -81,7 +81,7 @@ pub enum Change {
     /// The upstream is left alone for so long.
     Ejected(Duration),
     /// The upstream gets requests again.
-    Returned,
+    Recovered,
 }
 
 /// Which of a route's upstreams a request has tried: at most 64 of them.
@@ -203,7 +203,7 @@ impl Lease {
         }
         match self.member.state.replace(State::Up { failures: 0 }) {
             State::Up { .. } => Change::None,
-            State::Ejected { .. } | State::Probing { .. } => Change::Returned,
+            State::Ejected { .. } | State::Probing { .. } => Change::Recovered,
         }
     }
 }
@@ -308,7 +308,7 @@ mod tests {
         let (nth, mut probe) = play.choose(&ALL);
         assert_eq!(nth, 0, "its time is over");
         assert_eq!(play.next(2), [1, 2], "one at a time");
-        assert_eq!(probe.answered(), Change::Returned);
+        assert_eq!(probe.answered(), Change::Recovered);
         drop(probe);
         assert_eq!(play.next(3), [0, 1, 2]);
         assert_eq!(play.fail(ALL[0]), Change::None, "failures count anew");
@@ -327,7 +327,7 @@ mod tests {
         }
         assert_eq!(seconds, 18);
         let (_, mut lease) = play.choose(&ALL[..1]);
-        assert_eq!(lease.answered(), Change::Returned);
+        assert_eq!(lease.answered(), Change::Recovered);
         drop(lease);
         play.fail(ALL[0]);
         assert_eq!(play.fail(ALL[0]), Change::Ejected(HEALTH.eject), "an answer forgives");
@@ -370,7 +370,7 @@ mod tests {
         }
         assert_eq!(order, [2, 0, 1], "each once");
         let (_, mut lease) = play.choose(&ALL);
-        assert_eq!(lease.answered(), Change::Returned, "it was worth the try");
+        assert_eq!(lease.answered(), Change::Recovered, "it was worth the try");
     }
 
     #[test]
@@ -385,7 +385,7 @@ mod tests {
         play.wait(1);
         let (_, mut probe) = play.choose(&ALL);
         assert_eq!(slower.failed(play.now, &HEALTH), Change::None);
-        assert_eq!(probe.answered(), Change::Returned);
+        assert_eq!(probe.answered(), Change::Recovered);
     }
 
     #[test]

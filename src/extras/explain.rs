@@ -11,7 +11,7 @@ use crate::config::{Rewrite, RouteConfig, UpstreamUrl};
 use crate::http::fields::{Fields, HeaderId, HeaderRef, is_framing_look_alike};
 use crate::http::head::{HeadLimits, Method, RequestHead, parse_request};
 use crate::http::target::{Target, parse_target};
-use crate::proxy::admit::{Handler, Plan, admit};
+use crate::proxy::admit::{ForwardPlan, Handler, admit};
 use crate::proxy::connection::read_options;
 use crate::proxy::events::{AccessRecord, Command, Input, Now, Observer, Peer, Side};
 use crate::proxy::proxy_connection::{Balance, ProxyConnection, TransactionPool, WorkerCtx};
@@ -49,7 +49,7 @@ pub struct Explanation {
 pub fn explain(now: &Now, runtime: &Rc<Runtime>, peer: &Peer, typed: &Typed<'_>, plugins: &[String]) -> Explanation {
     let mut text = Text(String::new());
     let client = peer.address.map_or("on a unix socket".to_owned(), |address| format!("at {}", address.ip()));
-    let transport = if peer.secure { "with TLS" } else { "without TLS" };
+    let transport = if peer.is_tls { "with TLS" } else { "without TLS" };
     text.line(format_args!(
         "Nothing is sent. This is what would happen to the request of a client {client}, {transport}."
     ));
@@ -145,7 +145,7 @@ impl<'a> Received<'a> {
     }
 
     /// How the request is forwarded; the exchange has decided that it is.
-    fn plan(&self, peer: &Peer, nominated: &mut Vec<u8>) -> Option<Plan> {
+    fn plan(&self, peer: &Peer, nominated: &mut Vec<u8>) -> Option<ForwardPlan> {
         let options = read_options(&self.parsed.fields, nominated).ok()?;
         match admit(&self.parsed, options, peer, self.runtime, None, &mut Vec::new()).ok()?.by {
             Handler::Upstream(plan) => Some(plan),
@@ -186,7 +186,7 @@ impl<'a> Received<'a> {
     }
 
     /// Where it goes, and where it would go else. Nothing is known of their load here: the first is as good as any.
-    fn explain_upstream(&self, plan: &Plan, chosen: UpstreamId, text: &mut Text) -> &UpstreamUrl {
+    fn explain_upstream(&self, plan: &ForwardPlan, chosen: UpstreamId, text: &mut Text) -> &UpstreamUrl {
         let route = &self.runtime.config.routes[plan.route as usize];
         let group = self.runtime.group_of(plan.route).unwrap_or_default();
         let nth = group.iter().position(|id| *id == chosen).unwrap_or_default();
@@ -422,8 +422,8 @@ mod tests {
         let typed = Typed { request, fields: &fields, host: "localhost:8080" };
         let peer = Peer {
             address: Some(SocketAddr::new(peer.parse().expect("an address"), 5000)),
-            secure: false,
-            entrance: ListenerKind::Public,
+            is_tls: false,
+            listener: ListenerKind::Public,
         };
         explain(&now, &runtime, &peer, &typed, &["one.so".to_owned(), "two.so".to_owned()])
     }

@@ -212,13 +212,13 @@ impl Metrics {
             let by_scheme = named(&mut counters.upstreams, &upstream.authority);
             let upstream = &mut by_scheme[usize::from(upstream.scheme == Scheme::Https)];
             match event {
-                UpstreamEvent::Asked => upstream.requests += 1,
+                UpstreamEvent::Attempted => upstream.requests += 1,
                 UpstreamEvent::Failed => upstream.failures += 1,
                 UpstreamEvent::Ejected(..) => {
                     upstream.ejections += 1;
                     upstream.ejected = 1;
                 }
-                UpstreamEvent::Returned => upstream.ejected = 0,
+                UpstreamEvent::Recovered => upstream.ejected = 0,
             }
         });
     }

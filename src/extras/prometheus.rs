@@ -251,8 +251,8 @@ mod tests {
             registry.of_worker(worker).increment(Counter::Accepted);
         }
         for (worker, event) in [
-            (0, UpstreamEvent::Asked),
-            (1, UpstreamEvent::Asked),
+            (0, UpstreamEvent::Attempted),
+            (1, UpstreamEvent::Attempted),
             (1, UpstreamEvent::Failed),
             (1, UpstreamEvent::Ejected(Duration::from_secs(1), "connect_refused")),
         ] {

@@ -98,7 +98,7 @@ impl TraceEvent {
     pub fn of(input: &Input<'_>) -> Option<(TraceEvent, u64)> {
         Some(match *input {
             Input::Bytes(side, bytes) => (TraceEvent::Sent(side), bytes.len() as u64),
-            Input::Relayed(side, len) => (TraceEvent::Sent(side), len),
+            Input::Bypassed(side, len) => (TraceEvent::Sent(side), len),
             Input::Eof(side) => (TraceEvent::Ended(side), 0),
             Input::Reset(side) => (TraceEvent::Reset(side), 0),
             Input::Unwritable(side) => (TraceEvent::Unwritable(side), 0),

@@ -107,7 +107,7 @@ impl Attempt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::proxy_connection::Distrust;
+    use crate::proxy::proxy_connection::CertificateError;
 
     fn address(port: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], port))
@@ -155,14 +155,14 @@ mod tests {
     #[test]
     fn of_several_failures_the_one_that_says_most_is_told() {
         use ConnectError::{Failed, Refused, TimedOut, TlsFailed, Untrusted};
-        let expired = Untrusted(Distrust::Expired);
+        let expired = Untrusted(CertificateError::Expired);
         for (name, failures, expected) in [
             ("one", &[Refused][..], Refused),
             ("a refusal is clearer than nothing", &[Failed, Refused, Failed], Refused),
             ("a time-out may pass", &[Refused, TimedOut, Refused], TimedOut),
             ("somebody was there", &[TimedOut, TlsFailed, Refused], TlsFailed),
             ("it is known who was there", &[TlsFailed, expired, TimedOut], expired),
-            ("the first of its kind", &[expired, Untrusted(Distrust::WrongName)], expired),
+            ("the first of its kind", &[expired, Untrusted(CertificateError::WrongName)], expired),
         ] {
             let mut attempt = known(MonoTime::now(), &[]).attempt(MonoTime::now());
             failures.iter().for_each(|failure| attempt.note(*failure));

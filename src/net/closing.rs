@@ -67,7 +67,7 @@ impl Worker {
         if client.close_state != CloseState::Open {
             return;
         }
-        client.connection.serve_no_more();
+        client.connection.disable_keep_alive();
         if client.connection.is_idle() {
             let until = client.active + IDLE_ENOUGH;
             if until > now {

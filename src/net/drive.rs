@@ -6,7 +6,7 @@
 //! does), so that one busy peer starves nobody (rule M4).
 
 use crate::mono_time::MonoTime;
-use crate::proxy::proxy_connection::{Command, Input, Side};
+use crate::proxy::proxy_connection::{CloseMode, Command, Input, Side};
 
 use super::conn::{Conn, Flushed};
 use super::event_source::EventSource;
@@ -170,19 +170,18 @@ impl Worker {
                 Command::Connect { upstream, fresh } => self.lend(key, upstream, fresh),
                 Command::Park => self.park(key, false),
                 Command::Reserve => self.park(key, true),
-                Command::Close(Side::Upstream) => self.hang_up(key, |_| {}),
-                Command::Abort(Side::Upstream) => self.hang_up(key, Conn::reset_on_close),
+                Command::Close(Side::Upstream, CloseMode::Close) => self.hang_up(key, |_| {}),
+                Command::Close(Side::Upstream, CloseMode::Abort) => self.hang_up(key, Conn::reset_on_close),
                 Command::Shutdown(side) => {
                     if let Some(conn) = self.pair(key).and_then(|pair| pair.into_conn(side)) {
                         conn.shutdown_write();
                     }
                 }
-                Command::Close(Side::Client) => {
-                    client.conn.say_goodbye();
-                    is_over = true;
-                }
-                Command::Abort(Side::Client) => {
-                    client.conn.reset_on_close();
+                Command::Close(Side::Client, mode) => {
+                    match mode {
+                        CloseMode::Close => client.conn.say_goodbye(),
+                        CloseMode::Abort => client.conn.reset_on_close(),
+                    }
                     is_over = true;
                 }
             }

@@ -313,12 +313,12 @@ impl Worker {
                 None => return self.reject(conn),
             }
         }
-        let (secure, entrance) = match speaks {
+        let (is_tls, listener) = match speaks {
             Speaks::Plain => (false, ListenerKind::Public),
             Speaks::Tls => (true, ListenerKind::Public),
             Speaks::Admin => (false, ListenerKind::Admin),
         };
-        let peer = Peer { address, secure, entrance };
+        let peer = Peer { address, is_tls, listener };
         let client = Client {
             conn,
             connection: ProxyConnection::new(now, peer, Rc::clone(&self.ctx.runtime)),
@@ -328,7 +328,7 @@ impl Worker {
             timer: TimerHandle::default(),
             active: now.instant,
             neighbours: Neighbours::default(),
-            is_admin: entrance == ListenerKind::Admin,
+            is_admin: listener == ListenerKind::Admin,
             listing: Listing::None,
             is_queued: false,
             is_bulk: false,

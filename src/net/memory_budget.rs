@@ -117,9 +117,9 @@ impl MemoryBudget {
         if self.is_limited() { self.most / 2 } else { usize::MAX }
     }
 
-    /// Whether to read for `appetite` now.
-    pub fn grant(&self, appetite: ReadPurpose) -> ReadGrant {
-        match (self.level(), appetite) {
+    /// Whether to read for `read_interest` now.
+    pub fn grant(&self, read_interest: ReadPurpose) -> ReadGrant {
+        match (self.level(), read_interest) {
             // It was counted when it was reserved.
             (Level::Plenty | Level::Scarce | Level::Exhausted, ReadPurpose::Reserved) => ReadGrant::Read(self.read),
             (Level::Plenty, ReadPurpose::NewRequest | ReadPurpose::InFlight | ReadPurpose::Backlogged) => {
@@ -182,7 +182,11 @@ mod tests {
             let mut memory = MemoryBudget::new(Some(8 * MIB), 1);
             memory.count(0, owned);
             assert_eq!(memory.grant(Reserved), ReadGrant::Read(READ), "{owned}: it is counted already");
-            assert_eq!([NewRequest, InFlight, Backlogged].map(|appetite| memory.grant(appetite)), expected, "{owned}");
+            assert_eq!(
+                [NewRequest, InFlight, Backlogged].map(|read_interest| memory.grant(read_interest)),
+                expected,
+                "{owned}"
+            );
             memory.count(owned, 0);
             assert_eq!(memory.level(), Level::Plenty, "and back from {owned}");
         }

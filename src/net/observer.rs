@@ -72,11 +72,11 @@ impl Observer for MeteredObserver {
         self.metrics.count_upstream(upstream, event);
         let authority = &upstream.authority;
         match event {
-            UpstreamEvent::Asked | UpstreamEvent::Failed => {}
+            UpstreamEvent::Attempted | UpstreamEvent::Failed => {}
             UpstreamEvent::Ejected(span, why) => self.warn(format_args!(
                 "upstream {authority} fails ({why}): this worker leaves it alone for {span:?}, then tries one request"
             )),
-            UpstreamEvent::Returned => self.log.info(format_args!("upstream {authority} answers again")),
+            UpstreamEvent::Recovered => self.log.info(format_args!("upstream {authority} answers again")),
         }
     }
 

@@ -199,7 +199,7 @@ impl<'a> Pair<'a> {
             (Side::Upstream, Some(up)) => (up, Some(&mut **down)),
             (Side::Upstream, None) => return false,
         };
-        let Some(appetite) = connection.appetite(side) else { return self.notice_reset(side) };
+        let Some(read_interest) = connection.read_interest(side) else { return self.notice_reset(side) };
         // What a slow peer has not taken yet is enough to go on with, more would only lie in memory (rule E4): with this
         // 256 slow downloads take 6.6 MiB instead of 10.1.
         let other = match side {
@@ -209,12 +209,12 @@ impl<'a> Pair<'a> {
         if to.as_ref().is_some_and(|to| to.is_slow()) && !connection.output(other).is_empty() {
             return self.notice_reset(side);
         }
-        let granted = match ctx.memory.grant(appetite) {
+        let granted = match ctx.memory.grant(read_interest) {
             ReadGrant::Read(most) => most,
             ReadGrant::AfterWriting => return self.notice_end(side),
             ReadGrant::AfterOthers => {
                 if !std::mem::replace(*waits_for_memory, true) {
-                    match appetite {
+                    match read_interest {
                         ReadPurpose::NewRequest => memory_waiters.new.push(*key),
                         ReadPurpose::Reserved | ReadPurpose::InFlight | ReadPurpose::Backlogged => {
                             memory_waiters.under_way.push(*key)
@@ -226,9 +226,9 @@ impl<'a> Pair<'a> {
         };
         let is_proven = to.as_ref().is_none_or(|to| to.keeps_up());
         let room = if is_proven { granted } else { granted.min(UNPROVEN_READ) };
-        let room = if appetite == ReadPurpose::NewRequest { room.min(HEAD_READ) } else { room };
+        let room = if read_interest == ReadPurpose::NewRequest { room.min(HEAD_READ) } else { room };
         let mut to = to.filter(|to| to.can_write());
-        let left = connection.relayable(side);
+        let left = connection.bypass_limit(side);
         let passed = match &mut to {
             Some(to) if left > 0 && resting.is_none() && granted == ctx.memory.largest_read() => {
                 let most = if ctx.memory.is_limited() { left.min(granted as u64) } else { left };
@@ -290,7 +290,7 @@ impl<'a> Pair<'a> {
             Side::Upstream => Side::Client,
         };
         let to = match to {
-            Some(to) if connection.relayable_behind_output(side) >= held.held() as u64 => to,
+            Some(to) if connection.bypass_limit_behind_output(side) >= held.held() as u64 => to,
             // The exchange has other plans.
             Some(_) | None => return self.empty_lane(),
         };
@@ -393,7 +393,7 @@ impl<'a> Pair<'a> {
 /// Tells the exchange of bytes that went from `side` to the other one.
 fn report(connection: &mut ProxyConnection, ctx: &mut LoopContext, side: Side, len: usize, outcome: WriteOutcome) {
     if len > 0 {
-        connection.handle(&mut ctx.worker(), Input::Relayed(side, len as u64));
+        connection.handle(&mut ctx.worker(), Input::Bypassed(side, len as u64));
     }
     if outcome == WriteOutcome::Failed {
         let other = match side {
@@ -424,7 +424,7 @@ fn relay_behind_head(connection: &mut ProxyConnection, ctx: &mut LoopContext, by
     let (first, body) = bytes.split_at(FIRST_PART);
     connection.handle(&mut ctx.worker(), Input::Bytes(Side::Upstream, first));
     // Bytes of the body only: one too many and the exchange has to see it.
-    if connection.relayable_behind_output(Side::Upstream) < body.len() as u64 {
+    if connection.bypass_limit_behind_output(Side::Upstream) < body.len() as u64 {
         return connection.handle(&mut ctx.worker(), Input::Bytes(Side::Upstream, body));
     }
     let output = connection.output(Side::Client);

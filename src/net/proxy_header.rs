@@ -44,7 +44,7 @@ enum Heard {
 impl ProxyHeader {
     /// What is to be expected of a peer. Who comes by the operator's own entrance speaks for itself.
     pub fn of(peer: &Peer, config: &Config) -> ProxyHeader {
-        match (peer.entrance, peer.address) {
+        match (peer.listener, peer.address) {
             (ListenerKind::Public, Some(address)) if config.expects_preface(address.ip()) => ProxyHeader::Expected,
             (ListenerKind::Public | ListenerKind::Admin, _) => ProxyHeader::Done,
         }
@@ -75,7 +75,7 @@ impl Worker {
             Heard::Nothing | Heard::Part => return Acquaintance::Awaited(deadline),
             Heard::Wrong(error) => error,
         };
-        let peer = client.connection.refuse_preface(&mut self.ctx.worker(), error);
+        let peer = client.connection.reject_proxy_header(&mut self.ctx.worker(), error);
         self.remove_client(key);
         self.complain_of_preface(peer, error);
         Acquaintance::Refused
@@ -107,7 +107,7 @@ impl Client {
                 ReadOutcome::Bytes(len) => {
                     rest.read(&read_buf[..len]);
                     if rest.is_tls() {
-                        self.connection.client_speaks_tls();
+                        self.connection.set_client_tls();
                     }
                     self.proxy_header = ProxyHeader::before(rest);
                 }
@@ -145,7 +145,7 @@ impl Client {
             | ReadOutcome::Eof
             | ReadOutcome::Failed => return Err(Heard::Wrong(PrefaceError::Incomplete)),
         }
-        self.connection.introduce(preface.client);
+        self.connection.set_client_address(preface.client);
         self.proxy_header = ProxyHeader::before(preface.tlvs);
         Ok(())
     }

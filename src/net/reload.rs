@@ -43,7 +43,7 @@ impl Worker {
         let everyone: Vec<Key> = self.clients.iter().map(|(key, _)| key).collect();
         for key in everyone {
             let Some(client) = self.clients.get_mut(key) else { continue };
-            client.connection.adopt(&runtime);
+            client.connection.use_config(&runtime);
             // Time-outs may be shorter now.
             if let Some(deadline) = client.connection.deadline() {
                 self.timers.set(&mut client.timer, deadline, EventSource::Client(key).token());

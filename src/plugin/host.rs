@@ -13,7 +13,7 @@ use mini_rproxy_plugin::{Level, abi};
 use crate::http::fields::Fields;
 use crate::http::head::{Method, reason_phrase};
 use crate::log::{self, Logger};
-use crate::proxy::hooks::{Answer, HookContext};
+use crate::proxy::hooks::{HookContext, LocalResponse};
 
 /// The table that every plugin gets. It stays until the process ends, as the interface promises.
 pub static TABLE: abi::Host = table::<HookAccess<'static, 'static>>();
@@ -28,7 +28,7 @@ pub struct HookAccess<'v, 'x> {
     status: [u8; 3],
     client: OnceCell<String>,
     /// What `respond` was given.
-    pub answer: Option<Box<Answer>>,
+    pub answer: Option<Box<LocalResponse>>,
 }
 
 impl<'v, 'x> HookAccess<'v, 'x> {
@@ -180,7 +180,7 @@ impl ExchangeAccess for HookAccess<'_, '_> {
         for (name, value) in &lines {
             fields.add(name, value);
         }
-        self.answer = Some(Box::new(Answer { status, fields, body }));
+        self.answer = Some(Box::new(LocalResponse { status, fields, body }));
     }
 }
 

@@ -23,7 +23,7 @@ pub const BUILT_IN_METHODS: &str = "GET, HEAD";
 
 /// What is done with a request, and how its body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admission {
+pub struct Decision {
     /// The framing of the request body.
     pub framing: Framing,
     /// Who answers.
@@ -46,12 +46,12 @@ pub enum Handler {
     /// The proxy: a redirect from the prefix of a route to the same with a slash, where the links of pages are relative to.
     ToSlash,
     /// The upstream of a route.
-    Upstream(Plan),
+    Upstream(ForwardPlan),
 }
 
 /// How a request is forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct ForwardPlan {
     /// Index of the route in file order.
     pub route: u32,
     /// Whether the connection may become a tunnel.
@@ -72,7 +72,7 @@ pub fn admit(
     runtime: &Runtime,
     valid_host: Option<&[u8]>,
     target: &mut Vec<u8>,
-) -> Result<Admission, Refusal> {
+) -> Result<Decision, Refusal> {
     target.clear();
     let framing = request_framing(head)?;
     if head.method == Method::Connect {
@@ -87,14 +87,14 @@ pub fn admit(
     }
     let (path, query) = match requested {
         Target::Origin { path, query } | Target::Absolute { path, query, .. } => (path, query),
-        Target::Asterisk => return Ok(Admission { framing, by: Handler::Options }),
+        Target::Asterisk => return Ok(Decision { framing, by: Handler::Options }),
         Target::Authority(_) => return Err(Refusal::new(400, Cause::Rule(HttpError::UnknownForm.into()))),
     };
     let expects_continue = expects_continue(head, framing)?;
     if let Some(by) = built_in(head, path, query, peer, runtime)? {
-        return Ok(Admission { framing, by });
+        return Ok(Decision { framing, by });
     }
-    if peer.entrance == ListenerKind::Admin {
+    if peer.listener == ListenerKind::Admin {
         return Err(Refusal::new(404, Cause::NoRoute));
     }
     if has_dot_segment(path) {
@@ -102,7 +102,7 @@ pub fn admit(
     }
     let found = runtime.router.find(path).ok_or(Refusal::new(404, Cause::NoRoute))?;
     if is_options && max_forwards(&head.fields)? == Some(0) {
-        return Ok(Admission { framing, by: Handler::Options });
+        return Ok(Decision { framing, by: Handler::Options });
     }
     let route = &runtime.config.routes[found.route as usize];
     if let (Framing::Length(length), Some(most)) = (framing, route.options.max_body_bytes)
@@ -121,11 +121,11 @@ pub fn admit(
         let outer = believed_prefix(peer, &head.fields, &runtime.config.forwarded);
         // No prefix begins with two slashes, which would lead to another host.
         [outer, path, b"/", query].iter().for_each(|part| target.extend_from_slice(part));
-        return Ok(Admission { framing, by: Handler::ToSlash });
+        return Ok(Decision { framing, by: Handler::ToSlash });
     }
     let stripped = if route.options.strip_prefix { found.prefix_len } else { 0 };
     write_target(target, &route.upstream.base_path, path, query, stripped);
-    Ok(Admission { framing, by: Handler::Upstream(Plan { route: found.route, upgrade, expects_continue }) })
+    Ok(Decision { framing, by: Handler::Upstream(ForwardPlan { route: found.route, upgrade, expects_continue }) })
 }
 
 /// Rules G10 and S15, RFC 9110 section 10.1.1: ignored in HTTP/1.0 and where no body follows; 417 for any other
@@ -172,7 +172,7 @@ fn built_in(
 fn has_metrics(head: &RequestHead, peer: &Peer, runtime: &Runtime) -> bool {
     let config = &runtime.config;
     config.metrics
-        && match peer.entrance {
+        && match peer.listener {
             ListenerKind::Admin => true,
             ListenerKind::Public => config.admin_listen.is_empty() && is_local(peer, &head.fields, &config.forwarded),
         }
@@ -204,11 +204,11 @@ mod tests {
     }
 
     /// What becomes of a request; a Host line is added.
-    fn judge(runtime: &Runtime, start: &str, lines: &str) -> Result<(Admission, String), Refusal> {
+    fn judge(runtime: &Runtime, start: &str, lines: &str) -> Result<(Decision, String), Refusal> {
         judge_from(&Peer { address: "192.0.2.1:5000".parse().ok(), ..Peer::default() }, runtime, start, lines)
     }
 
-    fn judge_from(peer: &Peer, runtime: &Runtime, start: &str, lines: &str) -> Result<(Admission, String), Refusal> {
+    fn judge_from(peer: &Peer, runtime: &Runtime, start: &str, lines: &str) -> Result<(Decision, String), Refusal> {
         let mut head = RequestHead::default();
         let text = format!("{start}\r\nHost: h\r\n{lines}\r\n");
         parse_request(text.as_bytes(), &LIMITS, &mut head).expect("a valid head").expect("a whole head");
@@ -218,7 +218,7 @@ mod tests {
         Ok((admission, String::from_utf8(target).expect("ASCII")))
     }
 
-    fn plan(runtime: &Runtime, start: &str, lines: &str) -> Plan {
+    fn plan(runtime: &Runtime, start: &str, lines: &str) -> ForwardPlan {
         match judge(runtime, start, lines).expect("admitted").0.by {
             Handler::Upstream(plan) => plan,
             other => panic!("{start}: answered by {other:?}"),
@@ -333,7 +333,7 @@ mod tests {
         let moved = "admin: {listen_addr: ':9'}\n";
         let off = "admin: {metrics: false}\n";
         let from = |text: &str| Peer { address: text.parse().ok(), ..Peer::default() };
-        let admin = |text: &str| Peer { entrance: ListenerKind::Admin, ..from(text) };
+        let admin = |text: &str| Peer { listener: ListenerKind::Admin, ..from(text) };
         for (name, config, peer, lines, expected) in [
             ("loopback", "", from("127.0.0.1:5000"), "", true),
             ("all of it", "", from("127.9.9.9:5000"), "", true),
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn nothing_but_the_built_ins_is_served_at_the_entrance_for_the_operator() {
         let runtime = runtime();
-        let peer = Peer { entrance: ListenerKind::Admin, ..Peer::default() };
+        let peer = Peer { listener: ListenerKind::Admin, ..Peer::default() };
         for (start, expected) in [
             ("GET /health HTTP/1.1", Ok(Handler::Health)),
             ("GET /configz HTTP/1.1", Ok(Handler::Configz)),

@@ -3,7 +3,7 @@
 //! A short fixed word each, so that they can be counted (rule S23); the list in docs/log.md says what each one means and what to
 //! look at.
 
-use super::events::Distrust;
+use super::events::CertificateError;
 use super::proxy_protocol::PrefaceError;
 use crate::http::error::HttpError;
 
@@ -77,7 +77,7 @@ pub enum Cause {
     /// Connecting failed in another way.
     ConnectFailed,
     /// The upstream's certificate was not accepted.
-    TlsUntrusted(Distrust),
+    TlsUntrusted(CertificateError),
     /// The TLS handshake with the upstream failed in another way.
     TlsFailed,
     /// The upstream took no bytes for `timeouts.write_idle`.
@@ -235,7 +235,7 @@ impl Cause {
     pub fn detail(self) -> Option<&'static str> {
         match self {
             Cause::BadResponse(violation) | Cause::Rule(violation) => Some(violation.expected),
-            Cause::TlsUntrusted(distrust) => Some(distrust.sentence()),
+            Cause::TlsUntrusted(error) => Some(error.sentence()),
             Cause::TlsFailed => Some(TLS_FAILED),
             Cause::BadPreface(error) => Some(error.sentence()),
             _ => None,
@@ -246,24 +246,24 @@ impl Cause {
 const TLS_FAILED: &str =
     "the TLS handshake with the upstream failed: see whether it speaks TLS 1.2 or 1.3 on that port";
 
-impl Distrust {
+impl CertificateError {
     /// Reason and remedy.
     pub fn sentence(self) -> &'static str {
         match self {
-            Distrust::Expired => {
+            CertificateError::Expired => {
                 "the certificate of the upstream has expired: renew it there; or the clock of this host is wrong"
             }
-            Distrust::NotYetValid => {
+            CertificateError::NotYetValid => {
                 "the certificate of the upstream is not valid yet: see whether the clock of this host is right"
             }
-            Distrust::WrongName => {
+            CertificateError::WrongName => {
                 "the certificate of the upstream is for another name: set upstream_tls.server_name to one that it is for"
             }
-            Distrust::UnknownIssuer => {
+            CertificateError::UnknownIssuer => {
                 "nobody who is trusted here has issued the certificate of the upstream: name its authority in \
                  upstream_tls.ca_file"
             }
-            Distrust::Unacceptable => {
+            CertificateError::Unacceptable => {
                 "the certificate of the upstream is not acceptable: it may be revoked, damaged, made for another \
                  purpose, or a self-signed authority; get it a server's certificate"
             }
@@ -322,7 +322,7 @@ mod tests {
             Cause::DnsFail => Cause::ConnectRefused,
             Cause::ConnectRefused => Cause::ConnectTimeout,
             Cause::ConnectTimeout => Cause::ConnectFailed,
-            Cause::ConnectFailed => Cause::TlsUntrusted(Distrust::Expired),
+            Cause::ConnectFailed => Cause::TlsUntrusted(CertificateError::Expired),
             Cause::TlsUntrusted(_) => Cause::TlsFailed,
             Cause::TlsFailed => Cause::UpstreamWriteTimeout,
             Cause::UpstreamWriteTimeout => Cause::ResponseTimeout,

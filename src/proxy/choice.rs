@@ -6,7 +6,7 @@ use crate::http::framing::Framing;
 
 /// A request of which bytes have left is sent to so many other upstreams when it gets no answer: one that ends whoever
 /// serves it must not go through all of them.
-const MOST_LOSSES: u8 = 2;
+const MAX_RETRIES: u8 = 2;
 
 /// Which upstream, and what was tried before.
 #[derive(Debug)]
@@ -18,14 +18,14 @@ pub(super) struct UpstreamAttempt {
     /// Those that were tried, this one included.
     pub tried: Tried,
     /// What was queued for it.
-    pub sent: Sent,
+    pub queued: QueuedHead,
     /// How many connections ended before they brought an answer.
     losses: u8,
 }
 
 /// What has to be written anew for another upstream.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sent {
+pub(super) struct QueuedHead {
     /// How many bytes of the queue are the head.
     pub head_len: usize,
     /// The framing that it announces.
@@ -35,13 +35,13 @@ pub(super) struct Sent {
 impl UpstreamAttempt {
     /// The first one for a request.
     pub fn new(nth: usize, lease: Lease, tried: Tried) -> UpstreamAttempt {
-        UpstreamAttempt { nth, lease, tried, sent: Sent { head_len: 0, framing: Framing::None }, losses: 0 }
+        UpstreamAttempt { nth, lease, tried, queued: QueuedHead { head_len: 0, framing: Framing::None }, losses: 0 }
     }
 
     /// Counts a connection that ended without an answer, and tells whether the request may go to another upstream.
-    pub fn may_lose_another(&mut self) -> bool {
+    pub fn retry_allowed(&mut self) -> bool {
         self.losses += 1;
-        self.losses <= MOST_LOSSES
+        self.losses <= MAX_RETRIES
     }
 
     /// Where a request goes to on `route`: the chosen upstream, or the only one.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::mono_time::MonoTime;
 
-use super::events::{Command, Now, Observer, Peer, Side};
+use super::events::{CloseMode, Command, Now, Observer, Peer, Side};
 use super::runtime::{Runtime, UpstreamId};
 use super::transaction::TransactionPool;
 use crate::extras::balance::Balance;
@@ -45,112 +45,59 @@ impl Client {
     }
 }
 
-/// Commands that wait to be carried out. There is never more than one of a kind, and the order is fixed: a borrowed
-/// connection is given back before another is asked for.
+/// Commands that wait to be carried out. There is never more than one of a kind, and their order is fixed: a borrowed
+/// connection is released before another one is asked for.
 #[derive(Debug, Default)]
 pub(super) struct Commands {
-    /// Whether there is one: asked far more often than commands are given.
-    are_waiting: bool,
-    release: Option<Release>,
-    connect: Option<(UpstreamId, bool)>,
+    /// Park, Reserve, or Close of the upstream.
+    release: Option<Command>,
+    connect: Option<Command>,
     shutdown_upstream: bool,
-    shutdown_downstream: bool,
-    end: Option<End>,
-}
-
-/// What becomes of a borrowed upstream connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Release {
-    Park,
-    /// Kept for this client alone.
-    Reserve,
-    Close,
-    Abort,
-}
-
-/// How the client's connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    Close,
-    Abort,
+    shutdown_client: bool,
+    close_client: Option<CloseMode>,
 }
 
 impl Commands {
-    pub fn release(&mut self, how: Release) {
-        self.are_waiting = true;
-        self.release = Some(how);
-        self.connect = None;
-        self.shutdown_upstream = false;
+    pub fn push(&mut self, command: Command) {
+        match command {
+            Command::Park | Command::Reserve | Command::Close(Side::Upstream, _) => {
+                self.release = Some(command);
+                // Those were about the connection that is released.
+                self.connect = None;
+                self.shutdown_upstream = false;
+            }
+            Command::Connect { .. } => self.connect = Some(command),
+            Command::Shutdown(Side::Upstream) => self.shutdown_upstream = true,
+            Command::Shutdown(Side::Client) => self.shutdown_client = true,
+            Command::Close(Side::Client, mode) => self.close_client = Some(mode),
+        }
     }
 
-    /// Bytes came from the upstream. If its connection is about to be given back nobody asked for them, and it is closed
+    /// Bytes came from the upstream. If its connection is about to be released nobody asked for them, and it is closed
     /// instead (rule S18); says whether that is so.
     pub fn on_surplus(&mut self) -> bool {
-        if let Some(Release::Park | Release::Reserve) = self.release {
-            self.release = Some(Release::Close);
+        if let Some(Command::Park | Command::Reserve) = self.release {
+            self.release = Some(Command::Close(Side::Upstream, CloseMode::Close));
         }
         self.release.is_some()
     }
 
-    pub fn connect(&mut self, upstream: UpstreamId, fresh: bool) {
-        self.are_waiting = true;
-        self.connect = Some((upstream, fresh));
+    pub fn is_empty(&self) -> bool {
+        self.release.is_none()
+            && self.connect.is_none()
+            && !self.shutdown_upstream
+            && !self.shutdown_client
+            && self.close_client.is_none()
     }
 
-    pub fn shutdown(&mut self, side: Side) {
-        self.are_waiting = true;
-        match side {
-            Side::Upstream => self.shutdown_upstream = true,
-            Side::Client => self.shutdown_downstream = true,
-        }
-    }
-
-    pub fn end(&mut self, how: End) {
-        self.are_waiting = true;
-        self.end = Some(how);
-    }
-
-    /// Whether there is one.
-    pub fn are_waiting(&self) -> bool {
-        self.are_waiting
-    }
-
-    pub fn poll(&mut self) -> Option<Command> {
-        if !self.are_waiting {
-            return None;
-        }
-        let command = self.next();
-        // Mostly that was the only one.
-        self.are_waiting = self.release.is_some()
-            || self.connect.is_some()
-            || self.shutdown_upstream
-            || self.shutdown_downstream
-            || self.end.is_some();
-        command
-    }
-
-    fn next(&mut self) -> Option<Command> {
-        if let Some(how) = self.release.take() {
-            return Some(match how {
-                Release::Park => Command::Park,
-                Release::Reserve => Command::Reserve,
-                Release::Close => Command::Close(Side::Upstream),
-                Release::Abort => Command::Abort(Side::Upstream),
-            });
-        }
-        if let Some((upstream, fresh)) = self.connect.take() {
-            return Some(Command::Connect { upstream, fresh });
-        }
-        if std::mem::take(&mut self.shutdown_upstream) {
-            return Some(Command::Shutdown(Side::Upstream));
-        }
-        if std::mem::take(&mut self.shutdown_downstream) {
-            return Some(Command::Shutdown(Side::Client));
-        }
-        match self.end.take()? {
-            End::Close => Some(Command::Close(Side::Client)),
-            End::Abort => Some(Command::Abort(Side::Client)),
-        }
+    pub fn pop(&mut self) -> Option<Command> {
+        let shutdown = |flag: &mut bool, side| std::mem::take(flag).then_some(Command::Shutdown(side));
+        self.release
+            .take()
+            .or_else(|| self.connect.take())
+            .or_else(|| shutdown(&mut self.shutdown_upstream, Side::Upstream))
+            .or_else(|| shutdown(&mut self.shutdown_client, Side::Client))
+            .or_else(|| self.close_client.take().map(|mode| Command::Close(Side::Client, mode)))
     }
 }
 

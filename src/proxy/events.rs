@@ -29,7 +29,7 @@ pub enum ConnectError {
     /// No address answered in time.
     TimedOut,
     /// It proved to be somebody else, or nobody whom we trust.
-    Untrusted(Distrust),
+    Untrusted(CertificateError),
     /// The TLS handshake failed in another way.
     TlsFailed,
     /// Anything else: unreachable, out of descriptors.
@@ -38,7 +38,7 @@ pub enum ConnectError {
 
 /// Why an upstream's certificate was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Distrust {
+pub enum CertificateError {
     /// Its time is over.
     Expired,
     /// Its time has not come.
@@ -56,8 +56,8 @@ pub enum Distrust {
 pub enum Input<'a> {
     /// These bytes were read from that side. All of them are taken.
     Bytes(Side, &'a [u8]),
-    /// So many bytes were read from that side and written to the other, unseen: at most `ProxyConnection::relayable`.
-    Relayed(Side, u64),
+    /// So many bytes were read from that side and written to the other, unseen: at most `ProxyConnection::bypass_limit`.
+    Bypassed(Side, u64),
     /// That side sends no more (FIN).
     Eof(Side),
     /// That side is gone (RST, or any other error of reading).
@@ -93,13 +93,20 @@ pub enum Command {
     /// The same, but somebody may have logged in on it: from now on it may serve this client's connection and nobody else,
     /// also when it is parked later, and it is closed with it.
     Reserve,
-    /// Close that side's socket; the kernel still delivers what was written. For `Upstream` also: give up an attempt to
-    /// connect. After `Close(Client)` the exchange is over.
-    Close(Side),
-    /// Close that side with a reset, so that the peer can tell that the message is cut.
-    Abort(Side),
+    /// Close that side's socket. For `Upstream` also: give up an attempt to connect. After `Close(Client, _)` the
+    /// connection is over.
+    Close(Side, CloseMode),
     /// Send no more to that side (shutdown of the write half), reading goes on.
     Shutdown(Side),
+}
+
+/// How a side is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseMode {
+    /// The kernel still delivers what was written.
+    Close,
+    /// With a reset, so that the peer can tell that the message is truncated.
+    Abort,
 }
 
 /// The moment, as told by whoever owns the clock.
@@ -117,9 +124,9 @@ pub struct Peer {
     /// `None` on a unix socket.
     pub address: Option<SocketAddr>,
     /// Whether the client speaks TLS to us.
-    pub secure: bool,
+    pub is_tls: bool,
     /// Where it came in.
-    pub entrance: ListenerKind,
+    pub listener: ListenerKind,
 }
 
 /// Where a client came in: what is served depends on it.
@@ -159,13 +166,13 @@ pub trait Observer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamEvent {
     /// A request is sent to it, or tried to.
-    Asked,
+    Attempted,
     /// That request got no answer.
     Failed,
     /// After too many of those it is left alone for so long; the word of the log for how the last one failed.
     Ejected(Duration, &'static str),
     /// It answered, and gets requests again.
-    Returned,
+    Recovered,
 }
 
 /// One line of the access log.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::cause::Cause;
 use super::choice::UpstreamAttempt;
 use super::context::Ctx;
-use super::events::UpstreamEvent;
+use super::events::{Command, UpstreamEvent};
 use super::forward::write_request_head;
 use super::runtime::{Runtime, UpstreamId};
 use super::transaction::{ResponseState, Transaction};
@@ -41,19 +41,19 @@ impl Transaction {
     }
 
     /// Asks for a connection to the upstream of the plan.
-    pub(super) fn ask_for_connection(&mut self, ctx: &mut Ctx<'_, '_>, fresh: bool) {
+    pub(super) fn connect_upstream(&mut self, ctx: &mut Ctx<'_, '_>, fresh: bool) {
         let Some(plan) = self.plan else { return };
         self.response_state = ResponseState::Connecting { since: ctx.now() };
         let id = self.upstream_id(&ctx.client.runtime, plan.route);
-        ctx.commands.connect(id, fresh);
-        self.tell(ctx, UpstreamEvent::Asked);
+        ctx.commands.push(Command::Connect { upstream: id, fresh });
+        self.notify(ctx, UpstreamEvent::Attempted);
     }
 
     /// The upstream could not be reached, or did not answer, for `cause`: notes it, and goes on with another one that was not tried.
     /// Returns whether there is one. Nothing of the request may count as sent; what is queued goes to the next one, with
     /// a head of its own.
-    pub(super) fn try_another(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) -> bool {
-        self.note_failure(ctx, cause);
+    pub(super) fn try_next_upstream(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) -> bool {
+        self.record_failure(ctx, cause);
         let (Some(plan), Some(choice)) = (self.plan, &mut self.choice) else { return false };
         let runtime = Rc::clone(&ctx.client.runtime);
         let Some(group) = runtime.group_of(plan.route) else { return false };
@@ -63,15 +63,15 @@ impl Transaction {
         let route = &runtime.config.routes[plan.route as usize];
         let before = std::mem::replace(&mut choice.nth, nth);
         choice.lease = lease;
-        self.record.retries += 1;
-        self.readdress(route, before);
+        self.log.retries += 1;
+        self.rewrite_queued_head(route, before);
         // One from the pool might be stale, and there has been trouble enough.
-        self.ask_for_connection(ctx, true);
+        self.connect_upstream(ctx, true);
         true
     }
 
     /// Writes the queued head anew, for the chosen upstream instead of the one with the number `before`.
-    fn readdress(&mut self, route: &RouteConfig, before: usize) {
+    fn rewrite_queued_head(&mut self, route: &RouteConfig, before: usize) {
         let Some(choice) = &mut self.choice else { return };
         let (old, new) = (route.nth_upstream(before), route.nth_upstream(choice.nth));
         // Unless a plugin has chosen another Host.
@@ -80,9 +80,9 @@ impl Transaction {
             self.request.authority.extend_from_slice(new.authority.as_bytes());
             readdress_request(&mut self.request.fields, old, new);
         }
-        let rest = self.to_upstream.pending()[choice.sent.head_len..].to_vec();
+        let rest = self.to_upstream.pending()[choice.queued.head_len..].to_vec();
         self.to_upstream.clear();
-        let (framing, authorization) = (choice.sent.framing, new.authorization.as_deref());
+        let (framing, authorization) = (choice.queued.framing, new.authorization.as_deref());
         write_request_head(
             &self.request,
             &self.scratch.own,
@@ -91,29 +91,29 @@ impl Transaction {
             &self.offered,
             self.to_upstream.buf(),
         );
-        choice.sent.head_len = self.to_upstream.len();
+        choice.queued.head_len = self.to_upstream.len();
         self.to_upstream.extend(&rest);
     }
 
     /// The upstream did not answer, or not in time.
-    pub(super) fn note_failure(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
+    pub(super) fn record_failure(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
         let Some(choice) = &mut self.choice else { return };
         let change = choice.lease.failed(ctx.now(), &ctx.client.runtime.config.health);
-        self.tell(ctx, UpstreamEvent::Failed);
+        self.notify(ctx, UpstreamEvent::Failed);
         if let Change::Ejected(span) = change {
-            self.tell(ctx, UpstreamEvent::Ejected(span, cause.why()));
+            self.notify(ctx, UpstreamEvent::Ejected(span, cause.why()));
         }
     }
 
     /// The upstream answered. Whatever it says, it is there.
-    pub(super) fn note_answer(&mut self, ctx: &mut Ctx<'_, '_>) {
+    pub(super) fn record_success(&mut self, ctx: &mut Ctx<'_, '_>) {
         let Some(choice) = &mut self.choice else { return };
-        if choice.lease.answered() == Change::Returned {
-            self.tell(ctx, UpstreamEvent::Returned);
+        if choice.lease.answered() == Change::Recovered {
+            self.notify(ctx, UpstreamEvent::Recovered);
         }
     }
 
-    fn tell(&self, ctx: &mut Ctx<'_, '_>, event: UpstreamEvent) {
+    fn notify(&self, ctx: &mut Ctx<'_, '_>, event: UpstreamEvent) {
         let (Some(plan), Some(choice)) = (self.plan, &self.choice) else { return };
         let route = &ctx.client.runtime.config.routes[plan.route as usize];
         ctx.worker.observer.upstream(route.nth_upstream(choice.nth), event);

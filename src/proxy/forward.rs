@@ -4,7 +4,7 @@
 //! away (rule G2). Whatever stands in a head, no line that speaks for one connection is ever written (rule G1), framing
 //! fields included: [`write_framing`] writes those of the message that leaves.
 
-use super::admit::{Plan, max_forwards};
+use super::admit::{ForwardPlan, max_forwards};
 use super::connection::{HOP_BY_HOP, allowed_protocols, remove_nominated};
 use super::events::Peer;
 use super::forwarded::{Addition, CLAIMS, Claim, add_claims, believed_prefix};
@@ -24,7 +24,7 @@ use crate::http::target::{Target, parse_target};
 #[derive(Clone, Copy, Debug)]
 pub struct Forwarding<'a> {
     /// Where the request goes and how.
-    pub plan: &'a Plan,
+    pub plan: &'a ForwardPlan,
     /// The route that the plan names, and whom to believe.
     pub runtime: &'a Runtime,
     /// The upstream that was chosen.
@@ -395,12 +395,12 @@ mod tests {
             format!("routes: [{{prefix: /a, upstream: 'http://o:81', {route}}}]\nforwarded: {{enabled: false}}\n");
         let config = Config::parse(&config, "test").expect("valid");
         let runtime = Runtime::new(Arc::new(config), None);
-        let plan = Plan { route: 0, upgrade, expects_continue: false };
+        let plan = ForwardPlan { route: 0, upgrade, expects_continue: false };
         let mut head = RequestHead { method, target: b"/x".to_vec(), ..RequestHead::default() };
         lines.iter().for_each(|(name, value)| head.fields.add(name.as_bytes(), value.as_bytes()));
         let mut scratch = Scratch::default();
         read_options(&head.fields, &mut scratch.nominated).expect("few options");
-        let peer = Peer { address: None, secure: false, ..Peer::default() };
+        let peer = Peer { address: None, is_tls: false, ..Peer::default() };
         let forwarding = Forwarding {
             plan: &plan,
             runtime: &runtime,

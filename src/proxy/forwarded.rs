@@ -194,7 +194,7 @@ pub fn add_claims(fields: &mut Fields, peer: &Peer, claim: &Claim<'_>, scratch: 
         add.line(fields, HeaderId::XForwardedHost, b"X-Forwarded-Host: ", claim.host);
     }
     if fields.get(HeaderId::XForwardedProto).is_none() {
-        let proto: &[u8] = if peer.secure { b"https" } else { b"http" };
+        let proto: &[u8] = if peer.is_tls { b"https" } else { b"http" };
         add.line(fields, HeaderId::XForwardedProto, b"X-Forwarded-Proto: ", proto);
     }
     if !claim.prefix.is_empty() {
@@ -260,7 +260,7 @@ mod tests {
     fn peer(address: &str) -> Peer {
         Peer {
             address: Some(SocketAddr::new(address.parse().expect("an address"), 5000)),
-            secure: false,
+            is_tls: false,
             ..Peer::default()
         }
     }
@@ -302,7 +302,7 @@ mod tests {
             let found = client_address(&peer(from), &fields(lines), &policy());
             assert_eq!(found.map(|address| address.to_string()).as_deref(), Some(expected), "{name}");
         }
-        let unix = Peer { address: None, secure: false, ..Peer::default() };
+        let unix = Peer { address: None, is_tls: false, ..Peer::default() };
         assert_eq!(client_address(&unix, &fields(&[(XFF, "1.1.1.1")]), &policy()), None);
     }
 
@@ -355,7 +355,7 @@ mod tests {
             assert_eq!(fields.len(), 4, "{name}: one line each");
         }
         let mut fields = Fields::new();
-        let peer = Peer { address: None, secure: true, ..Peer::default() };
+        let peer = Peer { address: None, is_tls: true, ..Peer::default() };
         let claim = Claim { trusted: false, host: b"", prefix: b"" };
         add_claims(&mut fields, &peer, &claim, &mut Vec::new(), &mut Addition::Among);
         assert_eq!(fields.iter().count(), 1);

@@ -20,7 +20,7 @@ pub struct BufferBodies {
 
 /// An answer that a plugin gives in the upstream's place.
 #[derive(Clone, Debug, Default)]
-pub struct Answer {
+pub struct LocalResponse {
     /// 200 to 599.
     pub status: u16,
     /// Without framing and connection fields: the exchange adds those, and Date.
@@ -39,7 +39,7 @@ pub enum Verdict {
         /// Its name.
         plugin: String,
         /// What the client gets.
-        answer: Box<Answer>,
+        answer: Box<LocalResponse>,
     },
     /// The named plugin failed: 502.
     Fail {

@@ -4,7 +4,7 @@
 
 use super::cause::Refusal;
 use super::forward::{Persistence, write_framing, write_persistence};
-use super::hooks::Answer;
+use super::hooks::LocalResponse;
 use crate::http::chars::write_decimal;
 use crate::http::fields::HeaderId;
 use crate::http::framing::{Framing, has_no_body};
@@ -76,7 +76,7 @@ pub fn write_refusal(refusal: &Refusal, envelope: &ResponseContext<'_>, out: &mu
 }
 
 /// Appends a plugin's answer.
-pub fn write_answer(answer: &Answer, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
+pub fn write_answer(answer: &LocalResponse, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
     write_status_line(answer.status, out);
     if answer.fields.get(HeaderId::Date).is_none() {
         write_date(envelope.date, out);
@@ -186,7 +186,7 @@ mod tests {
         let answer = |status, lines: &[(&str, &str)]| {
             let mut fields = Fields::new();
             lines.iter().for_each(|(name, value)| fields.add(name.as_bytes(), value.as_bytes()));
-            Answer { status, fields, body: b"hello".to_vec() }
+            LocalResponse { status, fields, body: b"hello".to_vec() }
         };
         for (name, answer, expected) in [
             ("plain", answer(403, &[("A", "1")]), "HTTP/1.1 403 Forbidden|D|A: 1|Content-Length: 5||hello"),

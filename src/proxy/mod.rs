@@ -14,7 +14,7 @@
 //! | [`strip`] | which lines of a request do not pass, and why |
 //! | [`forward`] | received head to forwarded head |
 //! | [`local`] | answers of our own |
-//! | [`record`] | what the access log will say |
+//! | [`request_log`] | what the access log will say |
 //! | `choice` | the upstream that a request goes to, of several |
 //! | [`body_memory`] | what bodies that plugins read may take |
 //! | `transaction` | one request under way: memory and states |
@@ -40,7 +40,7 @@ pub mod admit;
 pub mod strip;
 pub mod forward;
 pub mod local;
-pub mod record;
+pub mod request_log;
 pub mod body_memory;
 mod choice;
 mod transaction;

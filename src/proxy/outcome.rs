@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::cause::{Cause, Refusal};
 use super::choice::UpstreamAttempt;
-use super::context::{Ctx, Release};
-use super::events::AccessRecord;
+use super::context::Ctx;
+use super::events::{AccessRecord, CloseMode, Command, Side};
 use super::forward::Persistence;
-use super::hooks::{Answer, HookContext};
+use super::hooks::{HookContext, LocalResponse};
 use super::local::{ResponseContext, write_answer, write_refusal};
 use super::runtime::Runtime;
-use super::transaction::{Ending, HalfClose, RequestState, ResponseSink, ResponseState, Transaction};
+use super::transaction::{HalfClose, RequestState, ResponseSink, ResponseState, Transaction};
 use crate::http::framing::has_no_body;
 use crate::http::head::Method;
 use crate::mono_time::MonoTime;
@@ -33,44 +33,44 @@ impl Transaction {
     }
 
     /// Queues an answer of our own; it is the final response.
-    pub(super) fn write_local(
+    pub(super) fn send_local(
         &mut self,
         ctx: &Ctx<'_, '_>,
         status: u16,
         write: impl FnOnce(&ResponseContext<'_>, &mut Vec<u8>) -> u64,
     ) {
         self.response_state = ResponseState::Local;
-        self.record.status = status;
+        self.log.status = status;
         self.is_persistent &= !ctx.client.is_draining;
         let envelope = ResponseContext {
             date: &ctx.worker.now.date,
             persistence: self.persistence(),
             to_head: self.is_client_head(),
         };
-        self.record.bytes_out += write(&envelope, self.to_client.buf());
+        self.log.bytes_out += write(&envelope, self.to_client.buf());
     }
 
     /// Answers with an error; where an answer has begun already, cuts it.
     #[cold]
-    pub(super) fn refuse(&mut self, ctx: &mut Ctx<'_, '_>, refusal: Refusal) {
-        self.record.blame(refusal.cause);
+    pub(super) fn send_error(&mut self, ctx: &mut Ctx<'_, '_>, refusal: Refusal) {
+        self.log.set_cause(refusal.cause);
         if let ResponseState::Answered = self.response_state {
             return self.end_upload(ctx);
         }
         if self.has_answered() {
-            return self.cut(ctx);
+            return self.truncate_response(ctx);
         }
-        self.release_upstream(ctx, Release::Close);
+        self.release_upstream(ctx, CloseMode::Close);
         self.abandon_request();
-        self.write_local(ctx, refusal.status, |envelope, out| write_refusal(&refusal, envelope, out));
+        self.send_local(ctx, refusal.status, |envelope, out| write_refusal(&refusal, envelope, out));
     }
 
     /// A plugin answers in the upstream's place.
-    pub(super) fn answer_for_plugin(&mut self, ctx: &mut Ctx<'_, '_>, answer: &Answer) {
-        self.record.blame(Cause::PluginAnswered);
-        self.release_upstream(ctx, Release::Close);
+    pub(super) fn send_plugin_response(&mut self, ctx: &mut Ctx<'_, '_>, answer: &LocalResponse) {
+        self.log.set_cause(Cause::PluginAnswered);
+        self.release_upstream(ctx, CloseMode::Close);
         self.abandon_request();
-        self.write_local(ctx, answer.status, |envelope, out| write_answer(answer, envelope, out));
+        self.send_local(ctx, answer.status, |envelope, out| write_answer(answer, envelope, out));
     }
 
     /// Nothing more of the request is wanted. Where it is incomplete, the connection cannot serve another.
@@ -88,92 +88,91 @@ impl Transaction {
     /// The response is complete, and no more of the request can or need be passed on. The upstream connection is not used
     /// again: whatever it took for its next request could be the rest of this one (rule S14).
     pub(super) fn end_upload(&mut self, ctx: &mut Ctx<'_, '_>) {
-        self.release_upstream(ctx, Release::Close);
+        self.release_upstream(ctx, CloseMode::Close);
         self.abandon_request();
         self.response_state = ResponseState::Done;
     }
 
     /// The response broke off: what was received is delivered, then the client's connection is cut (rule G11).
-    pub(super) fn cut(&mut self, ctx: &mut Ctx<'_, '_>) {
-        let ending = self.ending_of_a_cut();
+    pub(super) fn truncate_response(&mut self, ctx: &mut Ctx<'_, '_>) {
+        let mode = self.truncation_mode();
         let release =
-            if matches!(self.response_state, ResponseState::Tunnel(_)) { Release::Abort } else { Release::Close };
+            if matches!(self.response_state, ResponseState::Tunnel(_)) { CloseMode::Abort } else { CloseMode::Close };
         self.release_upstream(ctx, release);
         self.abandon_request();
         self.is_persistent = false;
-        self.response_state = ResponseState::Cut { ending };
+        self.response_state = ResponseState::Cut { mode };
     }
 
     /// How the client can tell that what it got is not all.
-    fn ending_of_a_cut(&self) -> Ending {
+    fn truncation_mode(&self) -> CloseMode {
         match self.response_state {
-            ResponseState::Body { sink: ResponseSink::UntilClose, .. } | ResponseState::Tunnel(_) => Ending::Abort,
+            ResponseState::Body { sink: ResponseSink::UntilClose, .. } | ResponseState::Tunnel(_) => CloseMode::Abort,
             // All of it is here, and part of it will not leave. Only a connection that ends with its response can have
             // one that ends with its connection.
             ResponseState::Answered | ResponseState::Done if !self.to_client.is_empty() && !self.is_persistent => {
-                Ending::Abort
+                CloseMode::Abort
             }
-            ResponseState::Cut { ending } => ending,
+            ResponseState::Cut { mode } => mode,
             ResponseState::Body { .. }
             | ResponseState::None
             | ResponseState::Local
             | ResponseState::Connecting { .. }
             | ResponseState::AwaitHead { .. }
             | ResponseState::Answered
-            | ResponseState::Done => Ending::Close,
+            | ResponseState::Done => CloseMode::Close,
         }
     }
 
     /// The client is gone: the upstream is released at once (rule G12), and nobody else is to blame.
-    pub(super) fn client_gone(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
+    pub(super) fn on_client_lost(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
         // It may only have been too slow, and read on.
-        let ending = self.ending_of_a_cut();
+        let mode = self.truncation_mode();
         if let ResponseState::Tunnel(_) = self.response_state {
-            self.release_upstream(ctx, Release::Abort);
+            self.release_upstream(ctx, CloseMode::Abort);
         } else {
             // It has got its answer, and only did not send the rest of a request that was answered early.
             let has_all = matches!(self.response_state, ResponseState::Answered) && self.to_client.is_empty();
-            self.release_upstream(ctx, Release::Close);
+            self.release_upstream(ctx, CloseMode::Close);
             if !has_all {
-                self.record.status = CLIENT_GONE;
+                self.log.status = CLIENT_GONE;
             }
         }
-        self.record.blame(cause);
+        self.log.set_cause(cause);
         self.to_client.clear();
-        self.response_state = ResponseState::Cut { ending };
+        self.response_state = ResponseState::Cut { mode };
     }
 
     /// Nobody has said anything for too long: both ends of a tunnel are closed.
     pub(super) fn end_tunnel(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
-        self.record.blame(cause);
+        self.log.set_cause(cause);
         // What nobody took for so long is lost, and that should be seen.
         let is_lost = matches!(self.request_state, RequestState::Tunnel(HalfClose::Lost));
         let is_lossless = !is_lost && self.to_client.is_empty() && self.to_upstream.is_empty();
-        let (release, ending) =
-            if is_lossless { (Release::Close, Ending::Close) } else { (Release::Abort, Ending::Abort) };
-        self.release_upstream(ctx, release);
+        let mode = if is_lossless { CloseMode::Close } else { CloseMode::Abort };
+        self.release_upstream(ctx, mode);
         self.to_client.clear();
-        self.response_state = ResponseState::Cut { ending };
+        self.response_state = ResponseState::Cut { mode };
     }
 
     /// Gives the upstream connection back, if one is held.
-    pub(super) fn release_upstream(&mut self, ctx: &mut Ctx<'_, '_>, how: Release) {
+    pub(super) fn release_upstream(&mut self, ctx: &mut Ctx<'_, '_>, mode: CloseMode) {
         if self.holds_upstream() {
-            ctx.commands.release(how);
+            ctx.commands.push(Command::Close(Side::Upstream, mode));
             self.to_upstream.clear();
         }
     }
 
     /// The exchange is over: tells the hooks and the log.
-    pub(super) fn finish(&mut self, ctx: &mut Ctx<'_, '_>) {
+    pub(super) fn log_request(&mut self, ctx: &mut Ctx<'_, '_>) {
         ctx.client.served = ctx.client.served.saturating_add(1);
         let runtime = &ctx.client.runtime;
         if self.chain.started > 0
             && let Some(hooks) = &runtime.hooks
         {
-            hooks.on_done(&mut self.view(runtime, HookPhase::Done));
+            hooks.on_done(&mut self.hook_view(runtime, HookPhase::Done));
         }
-        let record = &self.record;
+        let record = &self.log;
         let route = record.route.and_then(|route| runtime.config.routes.get(route as usize));
         // Of most requests most moments are those of one turn of the event loop.
         let since_start = |moment: MonoTime| {
@@ -210,10 +209,10 @@ impl Transaction {
     }
 
     /// What hooks may see and change now.
-    pub(super) fn view<'a>(&'a mut self, runtime: &'a Runtime, phase: HookPhase) -> HookContext<'a> {
+    pub(super) fn hook_view<'a>(&'a mut self, runtime: &'a Runtime, phase: HookPhase) -> HookContext<'a> {
         let wants = runtime.wants();
         let may_have_body = !self.is_client_head() && !has_no_body(self.response.status);
-        let route = self.record.route.and_then(|route| runtime.config.routes.get(route as usize));
+        let route = self.log.route.and_then(|route| runtime.config.routes.get(route as usize));
         HookContext {
             request: &mut self.request,
             response: match phase {

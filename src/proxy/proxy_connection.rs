@@ -24,7 +24,8 @@ use std::time::Duration;
 
 pub use super::context::WorkerCtx;
 pub use super::events::{
-    AccessRecord, Command, ConnectError, Distrust, Input, ListenerKind, Now, Observer, Peer, Side, UpstreamEvent,
+    AccessRecord, CertificateError, CloseMode, Command, ConnectError, Input, ListenerKind, Now, Observer, Peer, Side,
+    UpstreamEvent,
 };
 pub use super::read_interest::ReadPurpose;
 pub use super::transaction::TransactionPool;
@@ -33,7 +34,7 @@ pub use crate::extras::balance::Balance;
 use crate::mono_time::MonoTime;
 
 use super::cause::Cause;
-use super::context::{Client, Commands, Ctx, End};
+use super::context::{Client, Commands, Ctx};
 use super::proxy_protocol::PrefaceError;
 use super::runtime::Runtime;
 use super::settle::Next;
@@ -117,7 +118,7 @@ impl ProxyConnection {
     }
 
     /// The peer has said for whom it speaks; `None`: for itself. Only before the first byte.
-    pub fn introduce(&mut self, client: Option<SocketAddr>) {
+    pub fn set_client_address(&mut self, client: Option<SocketAddr>) {
         if let Some(mut address) = client {
             address.set_ip(address.ip().to_canonical());
             self.client.peer.address = Some(address);
@@ -125,22 +126,22 @@ impl ProxyConnection {
     }
 
     /// The peer has said that the client for which it speaks does so with TLS.
-    pub fn client_speaks_tls(&mut self) {
-        self.client.peer.secure = true;
+    pub fn set_client_tls(&mut self) {
+        self.client.peer.is_tls = true;
     }
 
     /// The peer was to say for whom it speaks, and did not do it properly. Nothing is answered: it may expect TLS. Returns
     /// who it is.
-    pub fn refuse_preface(&mut self, worker: &mut WorkerCtx<'_>, error: PrefaceError) -> Option<SocketAddr> {
+    pub fn reject_proxy_header(&mut self, worker: &mut WorkerCtx<'_>, error: PrefaceError) -> Option<SocketAddr> {
         if self.is_idle() {
             let mut transaction = worker.transactions.take(worker.now.instant);
             transaction.timeline = timeline(worker);
-            transaction.record.status = 400;
-            transaction.record.blame(Cause::BadPreface(error));
+            transaction.log.status = 400;
+            transaction.log.set_cause(Cause::BadPreface(error));
             let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
-            transaction.finish(&mut ctx);
-            worker.transactions.give_back(transaction);
-            self.end(End::Close);
+            transaction.log_request(&mut ctx);
+            worker.transactions.recycle(transaction);
+            self.end(CloseMode::Close);
         }
         self.client.peer.address
     }
@@ -167,12 +168,12 @@ impl ProxyConnection {
             },
             (State::Idle { .. }, Input::Eof(side) | Input::Reset(side) | Input::Unwritable(side)) => {
                 if side == Side::Client {
-                    self.end(End::Close);
+                    self.end(CloseMode::Close);
                 }
             }
             (State::Idle { .. }, Input::Tick) => {
                 if self.deadline().is_some_and(|at| at <= now) {
-                    self.end(End::Close);
+                    self.end(CloseMode::Close);
                 }
             }
             (State::Active(_), _) => self.step(worker, input),
@@ -180,17 +181,17 @@ impl ProxyConnection {
             (
                 State::Lingering { .. },
                 Input::Eof(Side::Client) | Input::Reset(Side::Client) | Input::Unwritable(Side::Client),
-            ) => self.end(End::Close),
+            ) => self.end(CloseMode::Close),
             (State::Lingering { .. }, Input::Tick) => {
                 if self.deadline().is_some_and(|at| at <= now) {
-                    self.end(End::Close);
+                    self.end(CloseMode::Close);
                 }
             }
             // What an upstream does that is not ours any more is nobody's business here.
             (
                 State::Idle { .. } | State::Lingering { .. },
                 Input::Bytes(Side::Upstream, _)
-                | Input::Relayed(..)
+                | Input::Bypassed(..)
                 | Input::Drained(_)
                 | Input::Connected { .. }
                 | Input::ConnectFailed(_)
@@ -215,10 +216,10 @@ impl ProxyConnection {
         // A write time-out runs from the moment at which there is something to write.
         if let State::Active(transaction) = &mut self.state {
             if was_empty.0 && !transaction.to_client.is_empty() {
-                transaction.progress.client_write = worker.now.instant;
+                transaction.last_activity.client_write = worker.now.instant;
             }
             if was_empty.1 && !transaction.to_upstream.is_empty() {
-                transaction.progress.upstream_write = worker.now.instant;
+                transaction.last_activity.upstream_write = worker.now.instant;
             }
         }
     }
@@ -226,12 +227,12 @@ impl ProxyConnection {
     /// The next thing to do.
     #[must_use]
     pub fn poll_command(&mut self) -> Option<Command> {
-        self.commands.poll()
+        self.commands.pop()
     }
 
     /// Whether [`ProxyConnection::poll_command`] has something to say.
     pub fn has_command(&self) -> bool {
-        self.commands.are_waiting()
+        !self.commands.is_empty()
     }
 
     /// Bytes that wait to be written to `side`.
@@ -265,7 +266,7 @@ impl ProxyConnection {
             Side::Client => transaction.to_client.discard(len, KEPT_CAPACITY),
             Side::Upstream => transaction.to_upstream.consume(len),
         }
-        transaction.progress.on_written(now, side);
+        transaction.last_activity.on_written(now, side);
         if transaction.timeline.is_some() {
             transaction.trace(now, (TraceEvent::Took(side), len as u64));
         }
@@ -274,24 +275,24 @@ impl ProxyConnection {
 
     /// Whether reading from `side` makes sense now. This is the whole of backpressure.
     pub fn wants_read(&self, side: Side) -> bool {
-        self.appetite(side).is_some()
+        self.read_interest(side).is_some()
     }
 
     /// How many bytes may be moved from `side` to the other one unseen; 0 while output waits on the other side.
-    /// What could not be written after reading is given back as [`Input::Bytes`], after [`Input::Relayed`] for the part
+    /// What could not be written after reading is given back as [`Input::Bytes`], after [`Input::Bypassed`] for the part
     /// that was.
-    pub fn relayable(&self, side: Side) -> u64 {
+    pub fn bypass_limit(&self, side: Side) -> u64 {
         match &self.state {
-            State::Active(transaction) => transaction.relayable(side),
+            State::Active(transaction) => transaction.bypass_limit(side),
             State::Idle { .. } | State::Lingering { .. } | State::Closed => 0,
         }
     }
 
     /// The same for bytes that would leave in one write behind the output that waits on the other side. [`ProxyConnection::sent`]
-    /// is told first, then [`Input::Relayed`].
-    pub fn relayable_behind_output(&self, side: Side) -> u64 {
+    /// is told first, then [`Input::Bypassed`].
+    pub fn bypass_limit_behind_output(&self, side: Side) -> u64 {
         match &self.state {
-            State::Active(transaction) => transaction.relayable_behind_output(side),
+            State::Active(transaction) => transaction.bypass_limit_behind_output(side),
             State::Idle { .. } | State::Lingering { .. } | State::Closed => 0,
         }
     }
@@ -321,9 +322,9 @@ impl ProxyConnection {
 
     /// The process is going to stop: what runs is finished and answered with `Connection: close`, what idles is closed.
     pub fn drain(&mut self) {
-        self.serve_no_more();
+        self.disable_keep_alive();
         if self.is_idle() {
-            self.end(End::Close);
+            self.end(CloseMode::Close);
         }
     }
 
@@ -345,13 +346,13 @@ impl ProxyConnection {
     }
 
     /// The next answer, or the one that is under way, is the last one; a connection that idles may still ask for it.
-    pub fn serve_no_more(&mut self) {
+    pub fn disable_keep_alive(&mut self) {
         self.client.is_draining = true;
     }
 
     /// There is a new configuration. A connection between two requests takes it at once, so that it does not keep the old
     /// one in memory; a request under way keeps what it began with, and once its response has begun no more than that.
-    pub fn adopt(&mut self, runtime: &Rc<Runtime>) {
+    pub fn use_config(&mut self, runtime: &Rc<Runtime>) {
         match &mut self.state {
             State::Idle { .. } | State::Lingering { .. } => self.client.runtime = Rc::clone(runtime),
             State::Active(transaction) => {
@@ -390,10 +391,10 @@ impl ProxyConnection {
     }
 
     /// What a read from `side` would be for; `None` where it makes no sense now.
-    pub fn appetite(&self, side: Side) -> Option<ReadPurpose> {
+    pub fn read_interest(&self, side: Side) -> Option<ReadPurpose> {
         match (&self.state, side) {
             (State::Idle { .. }, Side::Client) => Some(ReadPurpose::NewRequest),
-            (State::Active(transaction), _) => transaction.wants_read(side).then(|| transaction.appetite(side)),
+            (State::Active(transaction), _) => transaction.wants_read(side).then(|| transaction.read_interest(side)),
             // What is read is thrown away.
             (State::Lingering { .. }, Side::Client) => Some(ReadPurpose::InFlight),
             (State::Idle { .. } | State::Lingering { .. }, Side::Upstream) | (State::Closed, _) => None,
@@ -408,9 +409,9 @@ impl ProxyConnection {
         }
     }
 
-    fn end(&mut self, how: End) {
+    fn end(&mut self, how: CloseMode) {
         self.state = State::Closed;
-        self.commands.end(how);
+        self.commands.push(Command::Close(Side::Client, how));
     }
 
     /// The rules that need both ends, applied until nothing changes.
@@ -434,7 +435,7 @@ impl ProxyConnection {
                 Next::Wait => return,
                 Next::Again => {}
                 Next::Serve => {
-                    transaction.finish(&mut ctx);
+                    transaction.log_request(&mut ctx);
                     if let Some(skipped) = EmptyLine::of(&transaction.client_input) {
                         self.leave(worker, State::Idle { since: worker.now.instant, skipped });
                         return;
@@ -448,14 +449,14 @@ impl ProxyConnection {
                         transaction.trace(worker.now.instant, (TraceEvent::Held, held));
                     }
                 }
-                Next::End(how) => {
-                    transaction.finish(&mut ctx);
+                Next::Close(how) => {
+                    transaction.log_request(&mut ctx);
                     self.leave(worker, State::Closed);
-                    self.commands.end(how);
+                    self.commands.push(Command::Close(Side::Client, how));
                 }
                 Next::Linger => {
-                    transaction.finish(&mut ctx);
-                    ctx.commands.shutdown(Side::Client);
+                    transaction.log_request(&mut ctx);
+                    ctx.commands.push(Command::Shutdown(Side::Client));
                     let now = worker.now.instant;
                     self.leave(worker, State::Lingering { since: now, last_read: now });
                 }
@@ -466,7 +467,7 @@ impl ProxyConnection {
     /// Leaves the active state; its memory goes back to the spares.
     fn leave(&mut self, worker: &mut WorkerCtx<'_>, state: State) {
         if let State::Active(transaction) = std::mem::replace(&mut self.state, state) {
-            worker.transactions.give_back(transaction);
+            worker.transactions.recycle(transaction);
         }
     }
 }
@@ -481,9 +482,9 @@ impl Transaction {
     #[cold]
     fn on_traced_input(&mut self, ctx: &mut Ctx<'_, '_>, input: Input<'_>) {
         let moment = TraceEvent::of(&input);
-        let was_blamed = self.record.cause.is_some();
+        let was_blamed = self.log.cause.is_some();
         self.on_input(ctx, input);
-        let is_late = !was_blamed && self.record.cause.is_some();
+        let is_late = !was_blamed && self.log.cause.is_some();
         if let Some(moment) = moment.or(is_late.then_some((TraceEvent::TimeOut, 0))) {
             self.trace(ctx.now(), moment);
         }
@@ -493,15 +494,15 @@ impl Transaction {
         match input {
             Input::Bytes(Side::Client, data) => self.on_client_bytes(ctx, data),
             Input::Bytes(Side::Upstream, data) => self.on_upstream_bytes(ctx, data),
-            Input::Relayed(side, len) => self.on_relayed(ctx, side, len),
+            Input::Bypassed(side, len) => self.on_bypassed(ctx, side, len),
             Input::Eof(Side::Client) => self.on_client_eof(ctx),
             Input::Eof(Side::Upstream) => self.on_upstream_eof(ctx),
             Input::Reset(Side::Client) | Input::Unwritable(Side::Client) => {
-                self.client_gone(ctx, Cause::ClientGone);
+                self.on_client_lost(ctx, Cause::ClientGone);
             }
             Input::Reset(Side::Upstream) => self.on_upstream_reset(ctx),
             Input::Unwritable(Side::Upstream) => self.on_upstream_unwritable(ctx),
-            Input::Drained(side) => self.progress.on_written(ctx.now(), side),
+            Input::Drained(side) => self.last_activity.on_written(ctx.now(), side),
             Input::Connected { reused } => self.on_connected(ctx, reused),
             Input::ConnectFailed(error) => self.on_connect_failed(ctx, error),
             Input::Tick => self.on_tick(ctx),
@@ -514,7 +515,7 @@ impl Transaction {
     fn on_client_eof(&mut self, ctx: &mut Ctx<'_, '_>) {
         match (&self.request_state, &self.response_state) {
             (RequestState::Tunnel(HalfClose::Open), _) => {
-                self.progress.client_read = ctx.now();
+                self.last_activity.client_read = ctx.now();
                 self.request_state = RequestState::Tunnel(HalfClose::EofReceived);
             }
             (RequestState::Tunnel(HalfClose::EofReceived | HalfClose::ShutdownSent | HalfClose::Lost), _) => {}
@@ -528,23 +529,23 @@ impl Transaction {
                 self.client_input.clear();
             }
             (RequestState::Head { .. } | RequestState::Body { .. } | RequestState::Done | RequestState::Discard, _) => {
-                self.client_gone(ctx, Cause::ClientGone);
+                self.on_client_lost(ctx, Cause::ClientGone);
             }
         }
     }
 
-    fn on_relayed(&mut self, ctx: &mut Ctx<'_, '_>, side: Side, len: u64) {
+    fn on_bypassed(&mut self, ctx: &mut Ctx<'_, '_>, side: Side, len: u64) {
         match (side, &self.request_state, &self.response_state) {
             (Side::Client, RequestState::Tunnel(_), _) => {
-                self.progress.client_read = ctx.now();
-                self.record.bytes_in += len;
+                self.last_activity.client_read = ctx.now();
+                self.log.bytes_in += len;
             }
             (Side::Upstream, _, ResponseState::Tunnel(_)) => {
-                self.progress.upstream_read = ctx.now();
-                self.record.bytes_out += len;
+                self.last_activity.upstream_read = ctx.now();
+                self.log.bytes_out += len;
             }
-            (Side::Client, _, _) => self.on_request_relayed(ctx, len),
-            (Side::Upstream, _, _) => self.on_response_relayed(ctx, len),
+            (Side::Client, _, _) => self.on_request_bypassed(ctx, len),
+            (Side::Upstream, _, _) => self.on_response_bypassed(ctx, len),
         }
     }
 }

@@ -20,7 +20,7 @@ pub enum ReadPurpose {
 
 impl Transaction {
     /// What a read from `side` would be for now.
-    pub(super) fn appetite(&self, side: Side) -> ReadPurpose {
+    pub(super) fn read_interest(&self, side: Side) -> ReadPurpose {
         let is_waiting = match (side, &self.request_state) {
             (Side::Client, RequestState::Head { .. }) => return ReadPurpose::NewRequest,
             (Side::Client, RequestState::Body { sink: RequestSink::Collect, .. }) => return ReadPurpose::Reserved,
@@ -68,16 +68,16 @@ impl Transaction {
     }
 
     /// How many bytes may be moved from `side` to the other one unseen.
-    pub(super) fn relayable(&self, side: Side) -> u64 {
+    pub(super) fn bypass_limit(&self, side: Side) -> u64 {
         let is_output_waiting = match side {
             Side::Client => !self.to_upstream.is_empty(),
             Side::Upstream => !self.to_client.is_empty(),
         };
-        if is_output_waiting { 0 } else { self.relayable_behind_output(side) }
+        if is_output_waiting { 0 } else { self.bypass_limit_behind_output(side) }
     }
 
     /// The same for bytes that leave behind what waits there.
-    pub(super) fn relayable_behind_output(&self, side: Side) -> u64 {
+    pub(super) fn bypass_limit_behind_output(&self, side: Side) -> u64 {
         if self.timeline.is_some() {
             // What is within the kernel is not seen, and so not who waits for whom.
             return 0;

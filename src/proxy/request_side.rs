@@ -9,9 +9,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::admit::{FORWARDED_METHODS, Handler, Plan, admit};
+use super::admit::{FORWARDED_METHODS, ForwardPlan, Handler, admit};
 use super::cause::{Cause, Refusal, Violation};
-use super::choice::Sent;
+use super::choice::QueuedHead;
 use super::connection::{has_connection_login, read_options};
 use super::context::Ctx;
 use super::forward::{Forwarding, OwnLines, forward_request, write_request_head};
@@ -50,7 +50,7 @@ pub(super) fn head_limits(config: &Config) -> HeadLimits {
 impl Transaction {
     /// Bytes came from the client.
     pub(super) fn on_client_bytes(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) {
-        self.progress.client_read = ctx.now();
+        self.last_activity.client_read = ctx.now();
         if self.client_input.is_empty() {
             let taken = self.read_client(ctx, data);
             self.client_input.extend_from_slice(&data[taken..]);
@@ -85,7 +85,7 @@ impl Transaction {
                         Err(error) => {
                             // Whatever is wrong with it: an answer to HEAD has no body (RFC 9110 section 9.3.2).
                             if rest.strip_prefix(b"\r\n").unwrap_or(rest).starts_with(b"HEAD ") {
-                                self.record.method = Some(Method::Head);
+                                self.log.method = Some(Method::Head);
                             }
                             let refusal = match rest.first() {
                                 Some(&TLS_HANDSHAKE) => Refusal::new(400, Cause::TlsOnPlainPort),
@@ -94,7 +94,7 @@ impl Transaction {
                             if matches!(refusal.status, 414 | 431) {
                                 self.note_request_line(rest, &limits);
                             }
-                            self.refuse(ctx, refusal);
+                            self.send_error(ctx, refusal);
                         }
                     }
                 }
@@ -107,7 +107,7 @@ impl Transaction {
                 }
                 RequestState::Tunnel(HalfClose::Open) => {
                     self.to_upstream.extend(rest);
-                    self.record.bytes_in += rest.len() as u64;
+                    self.log.bytes_in += rest.len() as u64;
                     return data.len();
                 }
             }
@@ -124,7 +124,7 @@ impl Transaction {
         let line = &line[..line.len().min(limits.request_line).min(limits.head_bytes)];
         let Some((method, rest)) = find(line, b' ').map(|space| (&line[..space], &line[space + 1..])) else { return };
         if is_token(method) {
-            self.record.method = Some(Method::of(method));
+            self.log.method = Some(Method::of(method));
             let len = rest.iter().take(MAX_TARGET).take_while(|byte| byte.is_ascii_graphic()).count();
             self.request.target.clear();
             self.request.target.extend_from_slice(&rest[..len]);
@@ -135,8 +135,8 @@ impl Transaction {
     // Not inlined into the loop of `read_client`, which would prepare all of it before its first round.
     #[inline(never)]
     fn begin(&mut self, ctx: &mut Ctx<'_, '_>) {
-        self.record.head_read = Some(ctx.now());
-        self.record.method = Some(self.request.method.clone());
+        self.log.head_read = Some(ctx.now());
+        self.log.method = Some(self.request.method.clone());
         if !Rc::ptr_eq(&ctx.client.runtime, ctx.worker.runtime) {
             ctx.client.runtime = Rc::clone(ctx.worker.runtime);
         }
@@ -145,7 +145,7 @@ impl Transaction {
             if is_complete && refusal.keeps_connection() {
                 self.request_state = RequestState::Done;
             }
-            self.refuse(ctx, refusal);
+            self.send_error(ctx, refusal);
         }
     }
 
@@ -203,7 +203,7 @@ impl Transaction {
             self.is_persistent = false;
             RequestState::Discard
         };
-        self.write_local(ctx, status, write);
+        self.send_local(ctx, status, write);
     }
 
     /// A built-in answer that may be long. Where it is, the client is sent it from the shared text: those who do not read
@@ -219,8 +219,8 @@ impl Transaction {
         self.to_client.extend_shared(text);
     }
 
-    fn forward(&mut self, ctx: &mut Ctx<'_, '_>, plan: Plan, framing: Framing) {
-        self.record.route = Some(plan.route);
+    fn forward(&mut self, ctx: &mut Ctx<'_, '_>, plan: ForwardPlan, framing: Framing) {
+        self.log.route = Some(plan.route);
         self.plan = Some(plan);
         self.choose_upstream(ctx, plan.route);
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
@@ -247,7 +247,7 @@ impl Transaction {
                 if let Framing::Length(len) = framing {
                     let len = usize::try_from(len).unwrap_or(limit).min(limit);
                     if let Err(refusal) = self.reserve(ctx.worker.transactions.bodies(), len, 0) {
-                        return self.refuse(ctx, refusal);
+                        return self.send_error(ctx, refusal);
                     }
                 }
                 // Whoever buffers the body is the one who has to ask for it.
@@ -268,10 +268,10 @@ impl Transaction {
     }
 
     /// Tells a client that waits for it that its body is wanted, in the upstream's place.
-    fn ask_for_body(&mut self, plan: Plan) {
+    fn ask_for_body(&mut self, plan: ForwardPlan) {
         if plan.expects_continue {
             self.to_client.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
-            self.plan = Some(Plan { expects_continue: false, ..plan });
+            self.plan = Some(ForwardPlan { expects_continue: false, ..plan });
         }
     }
 
@@ -280,7 +280,7 @@ impl Transaction {
     fn run_request_hooks(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing) {
         let runtime = &ctx.client.runtime;
         let Some(hooks) = &runtime.hooks else { return self.connect(ctx, framing) };
-        let verdict = hooks.on_request(&mut self.view(runtime, HookPhase::Request));
+        let verdict = hooks.on_request(&mut self.hook_view(runtime, HookPhase::Request));
         let framing = match framing {
             Framing::None if self.request_body.is_empty() => Framing::None,
             Framing::None | Framing::Length(_) | Framing::Chunked if runtime.wants().request => {
@@ -291,8 +291,8 @@ impl Transaction {
         // Rule G21: whoever answers or fails here, the upstream is not contacted.
         match verdict {
             Verdict::Continue => self.connect(ctx, framing),
-            Verdict::Respond { answer, .. } => self.answer_for_plugin(ctx, &answer),
-            Verdict::Fail { .. } => self.refuse(ctx, Refusal::new(502, Cause::PluginFailed)),
+            Verdict::Respond { answer, .. } => self.send_plugin_response(ctx, &answer),
+            Verdict::Fail { .. } => self.send_error(ctx, Refusal::new(502, Cause::PluginFailed)),
         }
     }
 
@@ -308,13 +308,13 @@ impl Transaction {
         let own = &self.scratch.own;
         write_request_head(&self.request, own, framing, authorization, &self.offered, self.to_upstream.buf());
         if let Some(choice) = &mut self.choice {
-            choice.sent = Sent { head_len: self.to_upstream.len(), framing };
+            choice.queued = QueuedHead { head_len: self.to_upstream.len(), framing };
         }
         if !self.request_body.is_empty() {
             self.has_upload_begun = true;
             self.to_upstream.extend(&self.request_body);
         }
-        self.ask_for_connection(ctx, false);
+        self.connect_upstream(ctx, false);
     }
 
     #[inline(never)]
@@ -325,7 +325,7 @@ impl Transaction {
             let limit = ctx.client.runtime.config.plugin_body_limit;
             let most = body_step(self.request_body.len() + data.len(), self.request_body.capacity(), limit);
             if let Err(refusal) = self.reserve(ctx.worker.transactions.bodies(), most, 0) {
-                self.refuse(ctx, refusal);
+                self.send_error(ctx, refusal);
                 return data.len();
             }
             make_room(&mut self.request_body, data.len(), most);
@@ -348,15 +348,15 @@ impl Transaction {
             }
             RequestSink::Collect => body.read(data, |piece| append(&mut self.request_body, piece)),
         };
-        self.record.bytes_in += count;
+        self.log.bytes_in += count;
         match read {
             // First, because the bytes up to an error came before it: the answer must not depend on how they were split.
             Ok(_) | Err(_) if self.is_body_too_large(ctx, sink) => {
-                self.refuse(ctx, Refusal::new(413, Cause::BodyTooLarge));
+                self.send_error(ctx, Refusal::new(413, Cause::BodyTooLarge));
                 data.len()
             }
             Err(error) => {
-                self.refuse(ctx, Refusal::from(error));
+                self.send_error(ctx, Refusal::from(error));
                 data.len()
             }
             Ok((taken, true)) => {
@@ -368,10 +368,10 @@ impl Transaction {
     }
 
     /// So many body bytes went to the upstream unseen.
-    pub(super) fn on_request_relayed(&mut self, ctx: &mut Ctx<'_, '_>, len: u64) {
-        self.progress.client_read = ctx.now();
-        self.progress.upstream_write = ctx.now();
-        self.record.bytes_in += len;
+    pub(super) fn on_request_bypassed(&mut self, ctx: &mut Ctx<'_, '_>, len: u64) {
+        self.last_activity.client_read = ctx.now();
+        self.last_activity.upstream_write = ctx.now();
+        self.log.bytes_in += len;
         self.has_upload_begun |= len > 0;
         let RequestState::Body { body, sink } = &mut self.request_state else { return };
         let sink = *sink;
@@ -390,7 +390,7 @@ impl Transaction {
             }
             (RequestSink::Collect | RequestSink::Chunked | RequestSink::Verbatim, None) => None,
         };
-        most.is_some_and(|most| self.record.bytes_in > most)
+        most.is_some_and(|most| self.log.bytes_in > most)
     }
 
     fn end_request_body(&mut self, ctx: &mut Ctx<'_, '_>, sink: RequestSink) {

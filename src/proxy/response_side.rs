@@ -13,8 +13,8 @@ use std::ops::ControlFlow;
 use super::cause::{Cause, Refusal, Violation};
 use super::choice::UpstreamAttempt;
 use super::connection::{Options, has_connection_login, read_options};
-use super::context::{Ctx, Release};
-use super::events::ConnectError;
+use super::context::Ctx;
+use super::events::{CloseMode, Command, ConnectError, Side};
 use super::forward::{
     OwnLines, UPGRADE_REQUIRED, client_framing, forward_response, list_protocols, rewrite_response_head,
     write_interim_head, write_response_head, write_switching_head, write_trailers,
@@ -45,11 +45,11 @@ impl Transaction {
     pub(super) fn on_connected(&mut self, ctx: &mut Ctx<'_, '_>, reused: bool) {
         let ResponseState::Connecting { .. } = self.response_state else { return };
         self.response_state = ResponseState::AwaitHead { interim: 0, reader: HeadParser::new() };
-        self.record.connected = Some(ctx.now());
-        self.record.reused = reused;
+        self.log.connected = Some(ctx.now());
+        self.log.reused = reused;
         self.is_upstream_persistent = true;
-        self.progress.upstream_read = ctx.now();
-        self.progress.upstream_write = ctx.now();
+        self.last_activity.upstream_read = ctx.now();
+        self.last_activity.upstream_write = ctx.now();
     }
 
     /// There is no upstream connection to be had.
@@ -61,14 +61,14 @@ impl Transaction {
             ConnectError::DnsFail => (502, Cause::DnsFail),
             ConnectError::Refused => (502, Cause::ConnectRefused),
             ConnectError::TimedOut => (504, Cause::ConnectTimeout),
-            ConnectError::Untrusted(distrust) => (502, Cause::TlsUntrusted(distrust)),
+            ConnectError::Untrusted(error) => (502, Cause::TlsUntrusted(error)),
             ConnectError::TlsFailed => (502, Cause::TlsFailed),
             ConnectError::Failed => (502, Cause::ConnectFailed),
         };
         // Nothing of the request has left, whatever it is (rule G17).
-        if !self.try_another(ctx, cause) {
+        if !self.try_next_upstream(ctx, cause) {
             self.to_upstream.clear();
-            self.refuse(ctx, Refusal::new(status, cause));
+            self.send_error(ctx, Refusal::new(status, cause));
         }
     }
 
@@ -76,22 +76,22 @@ impl Transaction {
     pub(super) fn on_upstream_bytes(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) {
         // A part of a head is no progress: whoever sends one byte now and then would be waited for all day.
         if !matches!(self.response_state, ResponseState::AwaitHead { .. }) {
-            self.progress.upstream_read = ctx.now();
+            self.last_activity.upstream_read = ctx.now();
         }
-        self.record.first_byte.get_or_insert(ctx.now());
+        self.log.first_byte.get_or_insert(ctx.now());
         if self.upstream_input.is_empty() {
-            let taken = self.read_origin(ctx, data);
+            let taken = self.read_upstream(ctx, data);
             self.upstream_input.extend_from_slice(&data[taken..]);
         } else {
             let mut held = std::mem::take(&mut self.upstream_input);
             held.extend_from_slice(data);
-            let taken = self.read_origin(ctx, &held);
+            let taken = self.read_upstream(ctx, &held);
             held.drain(..taken);
             self.upstream_input = held;
         }
     }
 
-    fn read_origin(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) -> usize {
+    fn read_upstream(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) -> usize {
         let mut taken = 0;
         loop {
             let rest = &data[taken..];
@@ -105,10 +105,10 @@ impl Transaction {
                             taken += len;
                             let has_more = taken < data.len();
                             if let Err(refusal) = self.on_response_head(ctx, interim, has_more) {
-                                self.refuse(ctx, refusal);
+                                self.send_error(ctx, refusal);
                             }
                         }
-                        Err(error) => self.refuse(ctx, bad_response(error)),
+                        Err(error) => self.send_error(ctx, bad_response(error)),
                     }
                 }
                 ResponseState::Body { .. } if rest.is_empty() => return taken,
@@ -118,7 +118,7 @@ impl Transaction {
                 ResponseState::Answered => return taken,
                 ResponseState::Tunnel(HalfClose::Open) => {
                     self.to_client.extend(rest);
-                    self.record.bytes_out += rest.len() as u64;
+                    self.log.bytes_out += rest.len() as u64;
                     return data.len();
                 }
                 // Bytes behind the end of a response are nobody's; the connection was closed because of them.
@@ -133,11 +133,11 @@ impl Transaction {
     }
 
     /// A response head is complete. `has_more`: bytes follow it already.
-    // Not inlined into the loop of `read_origin`, as in `downstream`.
+    // Not inlined into the loop of `read_upstream`, as in `downstream`.
     #[inline(never)]
     fn on_response_head(&mut self, ctx: &mut Ctx<'_, '_>, interim: u32, has_more: bool) -> Result<(), Refusal> {
-        self.progress.upstream_read = ctx.now();
-        self.note_answer(ctx);
+        self.last_activity.upstream_read = ctx.now();
+        self.record_success(ctx);
         let options = read_options(&self.response.fields, &mut self.scratch.nominated)
             .map_err(|_| bad_response(Violation::TOO_MANY_OPTIONS))?;
         let to_head = self.request.method == Method::Head;
@@ -183,7 +183,7 @@ impl Transaction {
         {
             // From now on the client is the one who is waited for.
             plan.expects_continue = false;
-            self.progress.client_read = ctx.now();
+            self.last_activity.client_read = ctx.now();
         }
         if self.request.version == Version::Http11 {
             self.forward_response_head(ctx);
@@ -205,7 +205,7 @@ impl Transaction {
         }
         self.forward_response_head(ctx);
         write_switching_head(&self.response, &protocol, self.to_client.buf());
-        self.record.status = 101;
+        self.log.status = 101;
         self.is_persistent = false;
         self.response_state = ResponseState::Tunnel(HalfClose::Open);
         self.request_state = RequestState::Tunnel(HalfClose::Open);
@@ -266,7 +266,7 @@ impl Transaction {
         if !self.is_upload_wanted() {
             self.abandon_request();
         } else if self.is_upload_held_back() {
-            self.progress.client_read = ctx.now();
+            self.last_activity.client_read = ctx.now();
         }
     }
 
@@ -298,10 +298,10 @@ impl Transaction {
         let wants = runtime.wants();
         let received_status = self.response.status;
         if let Some(hooks) = &runtime.hooks {
-            match hooks.on_response(&mut self.view(runtime, HookPhase::Response)) {
+            match hooks.on_response(&mut self.hook_view(runtime, HookPhase::Response)) {
                 Verdict::Continue => {}
                 Verdict::Respond { answer, .. } => {
-                    self.answer_for_plugin(ctx, &answer);
+                    self.send_plugin_response(ctx, &answer);
                     return Ok(ControlFlow::Break(()));
                 }
                 Verdict::Fail { .. } => return Err(Refusal::new(502, Cause::PluginFailed)),
@@ -324,13 +324,13 @@ impl Transaction {
             && matches!(framing, Framing::Length(_));
         let framing = if is_collected { Framing::Length(self.response_body.len() as u64) } else { framing };
         self.is_persistent &= framing != Framing::UntilClose && !ctx.client.is_draining;
-        self.record.status = self.response.status;
+        self.log.status = self.response.status;
         let persistence = self.persistence();
         let protocols = if self.response.status == UPGRADE_REQUIRED { &self.offered[..] } else { b"" };
         write_response_head(&self.response, framing, persistence, protocols, self.to_client.buf());
         if is_collected {
             self.to_client.extend(&self.response_body);
-            self.record.bytes_out += self.response_body.len() as u64;
+            self.log.bytes_out += self.response_body.len() as u64;
             if self.response_body.len() > KEPT_CAPACITY {
                 // The client may take long to read it, and nobody looks at this one any more.
                 self.response_body = Vec::new();
@@ -350,7 +350,7 @@ impl Transaction {
             let limit = ctx.client.runtime.config.plugin_body_limit;
             let most = body_step(self.response_body.len() + data.len(), self.response_body.capacity(), limit);
             if let Err(refusal) = self.reserve(ctx.worker.transactions.bodies(), 0, most) {
-                self.refuse(ctx, refusal);
+                self.send_error(ctx, refusal);
                 return data.len();
             }
             make_room(&mut self.response_body, data.len(), most);
@@ -373,16 +373,16 @@ impl Transaction {
         };
         match sink {
             ResponseSink::Collect => {}
-            ResponseSink::Verbatim | ResponseSink::UntilClose | ResponseSink::Chunked => self.record.bytes_out += count,
+            ResponseSink::Verbatim | ResponseSink::UntilClose | ResponseSink::Chunked => self.log.bytes_out += count,
         }
         match read {
             // First, because the bytes up to an error came before it.
             Ok(_) | Err(_) if self.response_body.len() > ctx.client.runtime.config.plugin_body_limit => {
-                self.refuse(ctx, Refusal::new(502, Cause::BodyTooLarge));
+                self.send_error(ctx, Refusal::new(502, Cause::BodyTooLarge));
                 data.len()
             }
             Err(error) => {
-                self.refuse(ctx, bad_response(error));
+                self.send_error(ctx, bad_response(error));
                 data.len()
             }
             Ok((taken, true)) => {
@@ -394,10 +394,10 @@ impl Transaction {
     }
 
     /// So many body bytes went to the client unseen.
-    pub(super) fn on_response_relayed(&mut self, ctx: &mut Ctx<'_, '_>, len: u64) {
-        self.progress.upstream_read = ctx.now();
-        self.progress.client_write = ctx.now();
-        self.record.bytes_out += len;
+    pub(super) fn on_response_bypassed(&mut self, ctx: &mut Ctx<'_, '_>, len: u64) {
+        self.last_activity.upstream_read = ctx.now();
+        self.last_activity.client_write = ctx.now();
+        self.log.bytes_out += len;
         let ResponseState::Body { body, .. } = &mut self.response_state else { return };
         if body.bypassed(len) {
             self.end_response_body(ctx, false);
@@ -416,13 +416,13 @@ impl Transaction {
                         self.to_client.extend(LAST_CHUNK);
                         write_trailers(&mut self.trailers, self.to_client.buf());
                     }
-                    Err(error) => return self.refuse(ctx, bad_response(error)),
+                    Err(error) => return self.send_error(ctx, bad_response(error)),
                 }
             }
             ResponseSink::Collect => match self.respond(ctx, Framing::Length(self.response_body.len() as u64)) {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(ControlFlow::Break(())) => return,
-                Err(refusal) => return self.refuse(ctx, refusal),
+                Err(refusal) => return self.send_error(ctx, refusal),
             },
         }
         self.complete_response(ctx, has_more);
@@ -434,7 +434,8 @@ impl Transaction {
         let is_sent = is_all_read && self.to_upstream.is_empty();
         let has_rest = is_all_read || matches!(self.request_state, RequestState::Body { .. });
         if is_sent && self.is_upstream_persistent && !has_more {
-            self.release_upstream(ctx, if self.has_login { Release::Reserve } else { Release::Park });
+            ctx.commands.push(if self.has_login { Command::Reserve } else { Command::Park });
+            self.to_upstream.clear();
             if let (true, Some(plan)) = (self.has_login, self.plan) {
                 ctx.client.reserved = Some(self.upstream_id(&ctx.client.runtime, plan.route));
             }
@@ -451,15 +452,15 @@ impl Transaction {
         match &self.response_state {
             ResponseState::AwaitHead { .. } => self.lose_upstream(ctx),
             ResponseState::Body { body: Body::UntilClose, .. } => self.end_response_body(ctx, false),
-            ResponseState::Body { .. } => self.refuse(ctx, Refusal::new(502, Cause::UpstreamTruncated)),
+            ResponseState::Body { .. } => self.send_error(ctx, Refusal::new(502, Cause::UpstreamTruncated)),
             // Its own last write had failed: it did not end, it is gone.
             ResponseState::Tunnel(HalfClose::Open)
                 if matches!(self.request_state, RequestState::Tunnel(HalfClose::Lost)) =>
             {
-                self.refuse(ctx, Refusal::new(502, Cause::UpstreamTruncated));
+                self.send_error(ctx, Refusal::new(502, Cause::UpstreamTruncated));
             }
             ResponseState::Tunnel(HalfClose::Open) => {
-                self.progress.upstream_read = ctx.now();
+                self.last_activity.upstream_read = ctx.now();
                 self.response_state = ResponseState::Tunnel(HalfClose::EofReceived);
             }
             // It may have closed only its half, and read on; if not, the next write fails.
@@ -478,7 +479,7 @@ impl Transaction {
         match &self.response_state {
             ResponseState::AwaitHead { .. } => self.lose_upstream(ctx),
             ResponseState::Body { .. } | ResponseState::Tunnel(_) => {
-                self.refuse(ctx, Refusal::new(502, Cause::UpstreamTruncated));
+                self.send_error(ctx, Refusal::new(502, Cause::UpstreamTruncated));
             }
             ResponseState::Answered => self.end_upload(ctx),
             ResponseState::None
@@ -496,9 +497,9 @@ impl Transaction {
             ResponseState::Tunnel(HalfClose::Open) => {
                 self.to_upstream.clear();
                 self.request_state = RequestState::Tunnel(HalfClose::Lost);
-                self.progress.upstream_read = ctx.now();
+                self.last_activity.upstream_read = ctx.now();
             }
-            ResponseState::Tunnel(_) => self.refuse(ctx, Refusal::new(502, Cause::UpstreamTruncated)),
+            ResponseState::Tunnel(_) => self.send_error(ctx, Refusal::new(502, Cause::UpstreamTruncated)),
             ResponseState::AwaitHead { .. } | ResponseState::Body { .. } => {
                 // Not cleared: a stale connection may make us send the same bytes again on another.
                 self.to_upstream.consume(self.to_upstream.len());
@@ -521,32 +522,32 @@ impl Transaction {
     /// a request that may be repeated is sent once more on a fresh one, provided that none of its body is gone (rule G18).
     /// A fresh one that ends so is a failure of the upstream; the request goes to another one, if the route has one.
     fn lose_upstream(&mut self, ctx: &mut Ctx<'_, '_>) {
-        let has_begun = self.record.first_byte.is_some();
+        let has_begun = self.log.first_byte.is_some();
         let may_repeat = !has_begun
             && !self.has_upload_begun
             && !matches!(self.request_state, RequestState::Discard)
             && self.request.method.is_idempotent();
-        let is_stale = self.record.reused && self.record.retries == 0;
+        let is_stale = self.log.reused && self.log.retries == 0;
         if may_repeat && is_stale {
-            ctx.commands.release(Release::Close);
-            self.record.retries += 1;
+            ctx.commands.push(Command::Close(Side::Upstream, CloseMode::Close));
+            self.log.retries += 1;
             self.to_upstream.rewind();
-            return self.ask_for_connection(ctx, true);
+            return self.connect_upstream(ctx, true);
         }
         if !has_begun && !is_stale {
-            let may_go_on = may_repeat && self.choice.as_mut().is_some_and(UpstreamAttempt::may_lose_another);
+            let may_go_on = may_repeat && self.choice.as_mut().is_some_and(UpstreamAttempt::retry_allowed);
             if may_go_on {
-                ctx.commands.release(Release::Close);
+                ctx.commands.push(Command::Close(Side::Upstream, CloseMode::Close));
                 self.to_upstream.rewind();
-                if self.try_another(ctx, Cause::UpstreamReset) {
+                if self.try_next_upstream(ctx, Cause::UpstreamReset) {
                     return;
                 }
             } else {
-                self.note_failure(ctx, Cause::UpstreamReset);
+                self.record_failure(ctx, Cause::UpstreamReset);
             }
         }
         let cause = if has_begun { Cause::UpstreamTruncated } else { Cause::UpstreamReset };
-        self.refuse(ctx, Refusal::new(502, cause));
+        self.send_error(ctx, Refusal::new(502, cause));
     }
 }
 

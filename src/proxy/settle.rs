@@ -1,8 +1,8 @@
 //! What the two ends of a transaction together ask for, once each has done what it could by itself.
 
-use super::context::{Ctx, End, Release};
-use super::events::Side;
-use super::transaction::{Ending, HalfClose, RequestState, ResponseState, Transaction};
+use super::context::Ctx;
+use super::events::{CloseMode, Command, Side};
+use super::transaction::{HalfClose, RequestState, ResponseState, Transaction};
 
 /// What follows a step of [`Transaction::settle`].
 pub enum Next {
@@ -13,7 +13,7 @@ pub enum Next {
     /// The response is delivered; the connection serves on.
     Serve,
     /// The response is delivered; the connection ends.
-    End(End),
+    Close(CloseMode),
     /// The response is delivered; the connection ends once the client has stopped sending.
     Linger,
 }
@@ -39,18 +39,18 @@ impl Transaction {
         match (&self.request_state, &self.response_state) {
             // Rule G15: an end of one direction is passed on when its bytes are; both ended, the tunnel is over.
             (RequestState::Tunnel(HalfClose::EofReceived), ResponseState::Tunnel(_)) if self.to_upstream.is_empty() => {
-                ctx.commands.shutdown(Side::Upstream);
+                ctx.commands.push(Command::Shutdown(Side::Upstream));
                 self.request_state = RequestState::Tunnel(HalfClose::ShutdownSent);
                 Next::Again
             }
             (RequestState::Tunnel(_), ResponseState::Tunnel(HalfClose::EofReceived)) if self.to_client.is_empty() => {
-                ctx.commands.shutdown(Side::Client);
+                ctx.commands.push(Command::Shutdown(Side::Client));
                 self.response_state = ResponseState::Tunnel(HalfClose::ShutdownSent);
                 Next::Again
             }
             (RequestState::Tunnel(HalfClose::ShutdownSent), ResponseState::Tunnel(HalfClose::ShutdownSent)) => {
-                self.release_upstream(ctx, Release::Close);
-                Next::End(End::Close)
+                self.release_upstream(ctx, CloseMode::Close);
+                Next::Close(CloseMode::Close)
             }
             (RequestState::Tunnel(_), ResponseState::Tunnel(_)) => Next::Wait,
             (
@@ -70,8 +70,8 @@ impl Transaction {
             {
                 Next::Wait
             }
-            (_, ResponseState::Cut { ending: Ending::Close }) => Next::End(End::Close),
-            (_, ResponseState::Cut { ending: Ending::Abort }) => Next::End(End::Abort),
+            (_, ResponseState::Cut { mode: CloseMode::Close }) => Next::Close(CloseMode::Close),
+            (_, ResponseState::Cut { mode: CloseMode::Abort }) => Next::Close(CloseMode::Abort),
             // RFC 9112 section 9.3: the next request follows on the same connection, unless it would only idle while the
             // process is waiting to stop.
             (RequestState::Done, ResponseState::Local | ResponseState::Done)
@@ -80,7 +80,7 @@ impl Transaction {
                 Next::Serve
             }
             (RequestState::Done, ResponseState::Local | ResponseState::Done) if !self.has_pipelined() => {
-                Next::End(End::Close)
+                Next::Close(CloseMode::Close)
             }
             // RFC 9112 section 9.6: closing now would make the kernel reset the connection, and the reset could destroy
             // our answer before the client has read it (rule G20).

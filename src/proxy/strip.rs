@@ -2,7 +2,7 @@
 //!
 //! What goes is decided here, and `forward` does it; `explain` asks the same functions, line by line, and tells people.
 
-use super::admit::Plan;
+use super::admit::ForwardPlan;
 use super::connection::{HOP_BY_HOP, is_nominated};
 use super::events::Peer;
 use super::forwarded::{CLAIMS, is_trusted};
@@ -46,7 +46,7 @@ impl Claims {
 #[derive(Clone, Copy, Debug)]
 pub struct StripRules<'a> {
     /// How the request is forwarded.
-    pub plan: &'a Plan,
+    pub plan: &'a ForwardPlan,
     /// What becomes of X-Forwarded-* and its like.
     pub claims: Claims,
 }
@@ -165,9 +165,9 @@ mod tests {
     fn each_line_that_goes_has_its_reason() {
         let open = UpstreamUrl::parse("http://a").expect("a valid URL");
         let locked = UpstreamUrl::parse("http://u:p@a").expect("a valid URL");
-        let plan = Plan { route: 0, upgrade: false, expects_continue: false };
-        let upload = Plan { expects_continue: true, ..plan };
-        let tunnel = Plan { upgrade: true, ..plan };
+        let plan = ForwardPlan { route: 0, upgrade: false, expects_continue: false };
+        let upload = ForwardPlan { expects_continue: true, ..plan };
+        let tunnel = ForwardPlan { upgrade: true, ..plan };
         let of = |plan, claims| StripRules { plan, claims };
         let mut nominated = Vec::new();
         nominate(b"x-a", &mut nominated);

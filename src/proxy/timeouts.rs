@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use super::cause::{Cause, Refusal};
-use super::context::{Ctx, Release};
-use super::events::Side;
+use super::context::Ctx;
+use super::events::{CloseMode, Command, Side};
 use super::runtime::Runtime;
 use super::transaction::{HalfClose, RequestState, ResponseState, Transaction};
 use crate::config::Timeouts;
@@ -58,13 +58,13 @@ impl Transaction {
 
     fn next_timeout(&self, runtime: &Runtime) -> Option<(MonoTime, Timeout)> {
         let timeouts = self.timeouts(runtime);
-        let progress = &self.progress;
+        let last = &self.last_activity;
         if let (RequestState::Tunnel(down), ResponseState::Tunnel(up)) = (&self.request_state, &self.response_state) {
             let (span, timeout) = match (down, up) {
                 (HalfClose::Open, HalfClose::Open) => (timeouts.tunnel_idle, Timeout::TunnelIdle),
                 _ => (timeouts.tunnel_half_closed.min(timeouts.tunnel_idle), Timeout::TunnelHalfClosed),
             };
-            return Some((progress.latest() + span, timeout));
+            return Some((last.latest() + span, timeout));
         }
         // Who has not taken what waits for him is the one who is late: meanwhile nothing may be read for him.
         let origin_is_slow = self.is_connected() && !self.to_upstream.is_empty();
@@ -74,15 +74,13 @@ impl Transaction {
             RequestState::Body { .. }
                 if self.wants_read(Side::Client) && !origin_is_slow && !self.is_upload_held_back() =>
             {
-                Some((progress.client_read + timeouts.body_idle, Timeout::BodyIdle))
+                Some((last.client_read + timeouts.body_idle, Timeout::BodyIdle))
             }
             RequestState::Body { .. } | RequestState::Done | RequestState::Discard | RequestState::Tunnel(_) => None,
         };
-        let writing_client =
-            client_is_slow.then(|| (progress.client_write + timeouts.write_idle, Timeout::ClientWrite));
-        let writing_origin =
-            origin_is_slow.then(|| (progress.upstream_write + timeouts.write_idle, Timeout::OriginWrite));
-        let last_of_origin = progress.upstream_read.max(progress.upstream_write);
+        let writing_client = client_is_slow.then(|| (last.client_write + timeouts.write_idle, Timeout::ClientWrite));
+        let writing_origin = origin_is_slow.then(|| (last.upstream_write + timeouts.write_idle, Timeout::OriginWrite));
+        let last_of_origin = last.upstream_read.max(last.upstream_write);
         let reading_origin = match &self.response_state {
             ResponseState::Connecting { since } => Some((*since + timeouts.connect, Timeout::Connect)),
             ResponseState::AwaitHead { .. } if self.is_request_sent() => {
@@ -123,26 +121,26 @@ impl Transaction {
             return;
         }
         match timeout {
-            Timeout::RequestHead => self.refuse(ctx, Refusal::new(408, Cause::HeadTimeout)),
-            Timeout::BodyIdle => self.refuse(ctx, Refusal::new(408, Cause::BodyTimeout)),
-            Timeout::ClientWrite => self.client_gone(ctx, Cause::ClientWriteTimeout),
+            Timeout::RequestHead => self.send_error(ctx, Refusal::new(408, Cause::HeadTimeout)),
+            Timeout::BodyIdle => self.send_error(ctx, Refusal::new(408, Cause::BodyTimeout)),
+            Timeout::ClientWrite => self.on_client_lost(ctx, Cause::ClientWriteTimeout),
             Timeout::OriginWrite => {
-                self.note_failure(ctx, Cause::UpstreamWriteTimeout);
-                self.refuse(ctx, Refusal::new(504, Cause::UpstreamWriteTimeout));
+                self.record_failure(ctx, Cause::UpstreamWriteTimeout);
+                self.send_error(ctx, Refusal::new(504, Cause::UpstreamWriteTimeout));
             }
             Timeout::Connect => {
                 // The attempt is given up; nothing of the request has left.
-                ctx.commands.release(Release::Close);
-                if !self.try_another(ctx, Cause::ConnectTimeout) {
-                    self.refuse(ctx, Refusal::new(504, Cause::ConnectTimeout));
+                ctx.commands.push(Command::Close(Side::Upstream, CloseMode::Close));
+                if !self.try_next_upstream(ctx, Cause::ConnectTimeout) {
+                    self.send_error(ctx, Refusal::new(504, Cause::ConnectTimeout));
                 }
             }
             // Never repeated: it may be slow everywhere, and the client has waited long enough.
             Timeout::ResponseHead => {
-                self.note_failure(ctx, Cause::ResponseTimeout);
-                self.refuse(ctx, Refusal::new(504, Cause::ResponseTimeout));
+                self.record_failure(ctx, Cause::ResponseTimeout);
+                self.send_error(ctx, Refusal::new(504, Cause::ResponseTimeout));
             }
-            Timeout::ResponseIdle => self.refuse(ctx, Refusal::new(504, Cause::ResponseIdleTimeout)),
+            Timeout::ResponseIdle => self.send_error(ctx, Refusal::new(504, Cause::ResponseIdleTimeout)),
             Timeout::TunnelIdle => self.end_tunnel(ctx, Cause::TunnelIdle),
             Timeout::TunnelHalfClosed => self.end_tunnel(ctx, Cause::TunnelHalfClosed),
         }

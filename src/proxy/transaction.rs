@@ -5,14 +5,14 @@
 
 use std::net::SocketAddr;
 
-use super::admit::Plan;
+use super::admit::ForwardPlan;
 use super::body_memory::{BodyMemory, Reservation};
 use super::cause::{Cause, Refusal};
 use super::choice::UpstreamAttempt;
-use super::events::Side;
+use super::events::{CloseMode, Side};
 use super::forward::Scratch;
 use super::hooks::ChainState;
-use super::record::Record;
+use super::request_log::RequestLog;
 use super::runtime::Runtime;
 use crate::bytes::ByteQueue;
 use crate::extras::timeline::{Timeline, TraceEvent, WaitReason};
@@ -83,7 +83,7 @@ pub(super) enum ResponseState {
     /// Bytes of an upgraded connection.
     Tunnel(HalfClose),
     /// Nothing: the response broke off. The client's connection is cut when it has got what there was.
-    Cut { ending: Ending },
+    Cut { mode: CloseMode },
 }
 
 /// Where the response body goes.
@@ -110,15 +110,6 @@ pub(super) enum HalfClose {
     ShutdownSent,
     /// The receiver takes no more. It may still be sending.
     Lost,
-}
-
-/// How a client learns that its response was cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// Closing does: less came than was announced, or no last chunk.
-    Close,
-    /// Only a reset does: closing would look like the end of the body.
-    Abort,
 }
 
 /// When each end last made progress.
@@ -178,7 +169,7 @@ pub(super) struct Transaction {
     /// The client's address: the peer's, or the one that trusted proxies report.
     pub client_address: Option<SocketAddr>,
     /// How the request is forwarded, once that is decided.
-    pub plan: Option<Plan>,
+    pub plan: Option<ForwardPlan>,
     /// Which upstream it goes to, where the route has several.
     pub choice: Option<UpstreamAttempt>,
     /// Whether the client's connection may serve another request.
@@ -191,8 +182,8 @@ pub(super) struct Transaction {
     pub has_upload_begun: bool,
     /// Whether the response is made of parts that come whenever there is news: it may be silent for as long as it likes.
     pub is_pushed: bool,
-    pub progress: LastActivity,
-    pub record: Record,
+    pub last_activity: LastActivity,
+    pub log: RequestLog,
     /// What happened so far, where somebody wants to know.
     pub timeline: Option<Box<Timeline>>,
 }
@@ -224,8 +215,8 @@ impl Transaction {
             has_login: false,
             has_upload_begun: false,
             is_pushed: false,
-            progress: LastActivity::new(now),
-            record: Record::new(now),
+            last_activity: LastActivity::new(now),
+            log: RequestLog::new(now),
             timeline: None,
         }
     }
@@ -250,8 +241,8 @@ impl Transaction {
         self.has_login = false;
         self.has_upload_begun = false;
         self.is_pushed = false;
-        self.progress = LastActivity::new(now);
-        self.record = Record::new(now);
+        self.last_activity = LastActivity::new(now);
+        self.log = RequestLog::new(now);
         self.timeline = None;
     }
 
@@ -283,12 +274,12 @@ impl Transaction {
             has_login: _,
             has_upload_begun: _,
             is_pushed: _,
-            progress: _,
-            record,
+            last_activity: _,
+            log,
             timeline: _,
         } = self;
         let heads = method_memory(&request.method)
-            + record.method.as_ref().map_or(0, method_memory)
+            + log.method.as_ref().map_or(0, method_memory)
             + request.target.capacity()
             + request.authority.capacity()
             + request.fields.heap_size()
@@ -332,7 +323,7 @@ impl Transaction {
         }
         self.scratch.shrink(KEPT_PART);
         self.chain.clear();
-        self.record.method = None;
+        self.log.method = None;
         self.memory()
     }
 
@@ -351,13 +342,13 @@ impl Transaction {
         let plan = self.plan.as_mut()?;
         let narrowed = runtime.narrowed_to(plan.route);
         plan.route = 0;
-        self.record.route = Some(0);
+        self.log.route = Some(0);
         Some(narrowed)
     }
 
     /// Whether the client asked with HEAD, whatever plugins made of it.
     pub fn is_client_head(&self) -> bool {
-        self.record.method == Some(Method::Head)
+        self.log.method == Some(Method::Head)
     }
 
     /// Whether the connections are a tunnel.
@@ -503,7 +494,7 @@ impl TransactionPool {
         }
     }
 
-    pub(super) fn give_back(&mut self, mut transaction: Box<Transaction>) {
+    pub(super) fn recycle(&mut self, mut transaction: Box<Transaction>) {
         if self.boxes.len() < KEPT_TRANSACTIONS {
             // What the client sent beside its request.
             transaction.client_input.clear();
@@ -534,7 +525,7 @@ mod tests {
         ("to the client", |transaction, bytes| *transaction.to_client.buf() = bytes),
         ("to the upstream", |transaction, bytes| *transaction.to_upstream.buf() = bytes),
         ("method", |transaction, bytes| transaction.request.method = Method::of(&bytes)),
-        ("logged method", |transaction, bytes| transaction.record.method = Some(Method::of(&bytes))),
+        ("logged method", |transaction, bytes| transaction.log.method = Some(Method::of(&bytes))),
         ("target", |transaction, bytes| transaction.request.target = bytes),
         ("authority", |transaction, bytes| transaction.request.authority = bytes),
         ("request fields", |transaction, bytes| transaction.request.fields.add(b"a", &bytes)),
@@ -577,7 +568,7 @@ mod tests {
             let mut transaction = transactions.take(MonoTime::FIRST);
             transaction.client_input.extend_from_slice(b"of the next request");
             transaction.to_client.buf().reserve_exact(grown);
-            transactions.give_back(transaction);
+            transactions.recycle(transaction);
             let kept = transactions.boxes.first().map(|(transaction, _)| transaction.to_client.capacity());
             assert_eq!(kept, expected, "{name}");
             assert!(transactions.kept <= most, "{name}");

@@ -45,7 +45,7 @@ src/proxy/forwarded.rs
 src/proxy/strip.rs
 src/proxy/local.rs
 src/proxy/cause.rs
-src/proxy/record.rs
+src/proxy/request_log.rs
 src/http/body.rs
 src/http/chars.rs
 src/http/chunked.rs

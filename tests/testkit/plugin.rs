@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use mini_rproxy::http::fields::Fields;
-use mini_rproxy::proxy::hooks::{Answer, BufferBodies, HookContext, Hooks, Verdict};
+use mini_rproxy::proxy::hooks::{BufferBodies, HookContext, Hooks, LocalResponse, Verdict};
 
 /// One thing to do in a hook.
 #[derive(Clone, Debug)]
@@ -103,6 +103,6 @@ fn replace(body: Option<&mut Vec<u8>>, text: &str) {
 fn respond(status: u16, body: &str) -> Verdict {
     let mut fields = Fields::new();
     fields.add(b"Content-Type", b"text/plain");
-    let answer = Box::new(Answer { status, fields, body: body.as_bytes().to_vec() });
+    let answer = Box::new(LocalResponse { status, fields, body: body.as_bytes().to_vec() });
     Verdict::Respond { plugin: "script".to_owned(), answer }
 }

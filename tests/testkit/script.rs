@@ -93,7 +93,7 @@ impl Script {
         let mut config = String::new();
         let mut is_config = false;
         let mut peer =
-            Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), secure: false, ..Peer::default() };
+            Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), is_tls: false, ..Peer::default() };
         let mut wants = (false, false);
         let mut hooks = (Vec::new(), Vec::new());
         for (number, line) in (1..).zip(text.lines()) {
@@ -111,7 +111,7 @@ impl Script {
                 let address = value.strip_prefix("tls ").unwrap_or(value);
                 let address =
                     if address == "unix" { None } else { Some(address.parse().map_err(|_| fail("address"))?) };
-                peer = Peer { address, secure: value.starts_with("tls "), ..Peer::default() };
+                peer = Peer { address, is_tls: value.starts_with("tls "), ..Peer::default() };
                 items.push(Item::Text(line.to_owned()));
             } else if let Some(hook) = line.strip_prefix("HOOK ") {
                 match hook.split_once(' ') {

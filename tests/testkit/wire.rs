@@ -12,8 +12,8 @@ use std::time::Duration;
 use mini_rproxy::config::{Config, UpstreamUrl};
 use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::proxy::proxy_connection::{
-    AccessRecord, Balance, Command, ConnectError, Input, Now, Observer, Peer, ProxyConnection, Side, TransactionPool,
-    UpstreamEvent, WorkerCtx,
+    AccessRecord, Balance, CloseMode, Command, ConnectError, Input, Now, Observer, Peer, ProxyConnection, Side,
+    TransactionPool, UpstreamEvent, WorkerCtx,
 };
 use mini_rproxy::proxy::runtime::Runtime;
 use selftest::judge::LogEntry;
@@ -238,11 +238,11 @@ impl Observer for Log {
     fn upstream(&mut self, upstream: &UpstreamUrl, event: UpstreamEvent) {
         let authority = &upstream.authority;
         match event {
-            UpstreamEvent::Asked | UpstreamEvent::Failed => {}
+            UpstreamEvent::Attempted | UpstreamEvent::Failed => {}
             UpstreamEvent::Ejected(span, why) => {
                 self.lines.push(format!("LOG {authority} is left alone for {span:?}: {why}"));
             }
-            UpstreamEvent::Returned => self.lines.push(format!("LOG {authority} answers again")),
+            UpstreamEvent::Recovered => self.lines.push(format!("LOG {authority} answers again")),
         }
     }
 }
@@ -500,21 +500,17 @@ impl Wire {
                     self.note(if is_clean { note } else { "X close upstream" });
                     self.link = Link::None;
                 }
-                Command::Close(Side::Upstream) => {
-                    self.note("X close upstream");
+                Command::Close(Side::Upstream, mode) => {
+                    self.note(if mode == CloseMode::Close { "X close upstream" } else { "X abort upstream" });
                     self.link = Link::None;
                 }
-                Command::Abort(Side::Upstream) => {
-                    self.note("X abort upstream");
-                    self.link = Link::None;
-                }
-                Command::Close(Side::Client) => {
+                Command::Close(Side::Client, CloseMode::Close) => {
                     self.note("X close downstream");
                     self.is_over = true;
                     // The client takes it for the end of a close-delimited body.
                     self.answered.finish();
                 }
-                Command::Abort(Side::Client) => {
+                Command::Close(Side::Client, CloseMode::Abort) => {
                     self.note("X abort downstream");
                     self.is_over = true;
                 }
@@ -610,7 +606,7 @@ impl Wire {
             Side::Upstream => Side::Client,
         };
         let is_open = self.is_there(other) && self.end(other).takes.is_none();
-        let relayable = if self.lane && is_open { self.exchange.relayable(side) } else { 0 };
+        let relayable = if self.lane && is_open { self.exchange.bypass_limit(side) } else { 0 };
         let waiting = self.end(side).incoming.len();
         let mut len = self.split.piece(waiting);
         let mut relayed = 0;
@@ -625,7 +621,7 @@ impl Wire {
         self.delivered(side, &bytes);
         if relayed > 0 {
             self.written(other, &bytes[..relayed]);
-            self.handle(Input::Relayed(side, relayed as u64));
+            self.handle(Input::Bypassed(side, relayed as u64));
         }
         if relayed < len {
             self.handle(Input::Bytes(side, &bytes[relayed..]));

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+use rustls::{AlertDescription, Error, PeerIncompatible};
 
-use crate::proxy::proxy_connection::{ConnectError, Distrust};
+use crate::proxy::proxy_connection::{CertificateError, ConnectError};
 
 /// What a handshake failed of, with either side.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Failure {
     /// For the exchange.
     pub fn verdict(&self) -> ConnectError {
         match self {
-            Failure::Refused(Error::InvalidCertificate(error)) => ConnectError::Untrusted(distrust(error)),
+            Failure::Refused(Error::InvalidCertificate(error)) => ConnectError::Untrusted(certificate_error(error)),
             _ => ConnectError::TlsFailed,
         }
     }
@@ -71,7 +71,7 @@ impl Failure {
     /// What can be done about it, where that can be said.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Failure::Refused(Error::InvalidCertificate(error)) => distrust(error).sentence(),
+            Failure::Refused(Error::InvalidCertificate(error)) => certificate_error(error).sentence(),
             Failure::NoCommonCipher => {
                 "TLS 1.3 is needed, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305: cipher suites with CBC are \
                  not spoken here"
@@ -113,14 +113,15 @@ impl fmt::Display for Failure {
     }
 }
 
-fn distrust(error: &CertificateError) -> Distrust {
+fn certificate_error(error: &rustls::CertificateError) -> CertificateError {
+    use rustls::CertificateError as Given;
     match error {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => Distrust::Expired,
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Distrust::NotYetValid,
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Distrust::WrongName,
+        Given::Expired | Given::ExpiredContext { .. } => CertificateError::Expired,
+        Given::NotValidYet | Given::NotValidYetContext { .. } => CertificateError::NotYetValid,
+        Given::NotValidForName | Given::NotValidForNameContext { .. } => CertificateError::WrongName,
         // The latter is an issuer of the right name with another key: an authority that was made anew.
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => Distrust::UnknownIssuer,
+        Given::UnknownIssuer | Given::BadSignature => CertificateError::UnknownIssuer,
         // Not our own enum: whatever else there is, and will be.
-        _ => Distrust::Unacceptable,
+        _ => CertificateError::Unacceptable,
     }
 }

@@ -6,7 +6,7 @@ use crate::mono_time::MonoTime;
 
 /// The facts of one request so far.
 #[derive(Debug)]
-pub struct Record {
+pub struct RequestLog {
     /// When the first byte of the head was there.
     pub started: MonoTime,
     /// When the head was complete.
@@ -33,10 +33,10 @@ pub struct Record {
     pub cause: Option<Cause>,
 }
 
-impl Record {
+impl RequestLog {
     /// A request whose first byte came at `started`.
-    pub fn new(started: MonoTime) -> Record {
-        Record {
+    pub fn new(started: MonoTime) -> RequestLog {
+        RequestLog {
             started,
             head_read: None,
             connected: None,
@@ -53,7 +53,7 @@ impl Record {
     }
 
     /// Notes what went wrong; the first cause is the one that explains the others.
-    pub fn blame(&mut self, cause: Cause) {
+    pub fn set_cause(&mut self, cause: Cause) {
         self.cause.get_or_insert(cause);
     }
 }
