@@ -1,19 +1,18 @@
-//! What a service manager hands over and wants to hear, without its library: listening sockets that are open already
-//! (socket activation), and a datagram when the proxy is ready and when it stops (readiness notification).
+//! Socket activation and readiness notification: listening sockets that a service manager opened, and a datagram to it
+//! when the proxy is ready, reloads and stops.
 //!
 //! Sockets come as descriptors from 3 on; `LISTEN_PID` says for which process, `LISTEN_FDS` how many they are and
-//! `LISTEN_FDNAMES` what they are called. A port below 1024 needs no rights then, and no connection is lost in a
-//! restart: the manager holds the socket. Where sockets are handed over, they are used instead of the addresses in the
-//! configuration; one that is named `https` speaks TLS, one that is named `admin` is used instead of
-//! `admin.listen_addr`.
+//! `LISTEN_FDNAMES` what they are called. They are used instead of the addresses in the configuration: one that is named
+//! `https` speaks TLS, one that is named `admin` takes the place of `admin.listen_addr`. A port below 1024 needs no rights
+//! then, and a restart loses no connection, because the manager holds the socket.
 //!
-//! Notifications go to the unix socket that `NOTIFY_SOCKET` names; where nobody listens there, nothing happens.
-//!
-//! See sd_listen_fds(3) and sd_notify(3), which promise that this protocol stays as it is.
+//! Notifications go to the unix socket that `NOTIFY_SOCKET` names. See sd_listen_fds(3) and sd_notify(3), which promise that
+//! this protocol stays as it is. The crate sd-notify does not know our error messages and waits for a manager that does not
+//! read.
 #![allow(unsafe_code, reason = "a descriptor that came with the process is a bare number")]
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -31,52 +30,27 @@ use super::conn::limit_unsent;
 use super::listen::{Bound, Listening, Speaks};
 
 /// The first descriptor that is handed over.
-const FIRST: RawFd = 3;
+const FIRST_FD: RawFd = 3;
 /// More sockets than this are a mistake.
-const MOST: RawFd = 1024;
+const MAX_SOCKETS: RawFd = 1024;
 /// A manager that does not read must not hold up the start.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A listening socket that somebody else opened.
+/// A listening socket that the service manager opened.
 #[derive(Debug)]
 pub struct Inherited {
-    /// `FileDescriptorName=` of the socket unit; `unknown` where nobody said.
+    /// `FileDescriptorName=` of the socket unit; `unknown` where it has none.
     pub name: String,
     socket: Socket,
 }
 
-/// Why what was handed over cannot be used, with the remedy.
+/// Why a socket that was handed over cannot be used, with the remedy.
 #[derive(Debug)]
-pub enum ActivationError {
-    /// `LISTEN_FDS` is not a number.
-    Count(OsString),
-    /// There is no such descriptor.
-    Closed(RawFd),
-    /// Its name wants TLS, and there is no certificate.
-    NoCertificate,
-    /// It is not a stream socket that listens.
-    NotListening(RawFd),
-    /// The system refuses.
-    System(io::Error),
-}
+pub struct ActivationError(String);
 
 impl fmt::Display for ActivationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("socket activation: ")?;
-        match self {
-            ActivationError::Count(count) => write!(f, "LISTEN_FDS={} is not a number of sockets", count.display()),
-            ActivationError::Closed(fd) => {
-                write!(f, "LISTEN_FDS promises a socket at descriptor {fd}, which is not open; clear LISTEN_FDS")
-            }
-            ActivationError::NoCertificate => {
-                f.write_str("a socket is named https, but there is no certificate; add tls to the configuration")
-            }
-            ActivationError::NotListening(fd) => write!(
-                f,
-                "descriptor {fd} is no stream socket that listens; use ListenStream= and Accept=no in the socket unit"
-            ),
-            ActivationError::System(error) => write!(f, "{error}"),
-        }
+        write!(f, "socket activation: {}", self.0)
     }
 }
 
@@ -84,7 +58,7 @@ impl std::error::Error for ActivationError {}
 
 impl From<io::Error> for ActivationError {
     fn from(error: io::Error) -> Self {
-        ActivationError::System(error)
+        ActivationError(error.to_string())
     }
 }
 
@@ -92,11 +66,13 @@ impl From<io::Error> for ActivationError {
 pub fn take_sockets() -> Result<Vec<Inherited>, ActivationError> {
     let is_ours = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     let Some(count) = env::var_os("LISTEN_FDS").filter(|_| is_ours) else { return Ok(Vec::new()) };
-    let number = count.to_str().and_then(|count| count.parse().ok()).filter(|number| (0..=MOST).contains(number));
-    let number: RawFd = number.ok_or(ActivationError::Count(count))?;
+    let number =
+        count.to_str().and_then(|count| count.parse().ok()).filter(|number| (0..=MAX_SOCKETS).contains(number));
+    let wrong_count = || ActivationError(format!("LISTEN_FDS={} is not a number of sockets", count.display()));
+    let number: RawFd = number.ok_or_else(wrong_count)?;
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':').filter(|name| !name.is_empty());
-    (FIRST..FIRST + number)
+    (FIRST_FD..FIRST_FD + number)
         .map(|fd| {
             let name = names.next().unwrap_or("unknown").to_owned();
             Ok(Inherited { name, socket: take(fd)? })
@@ -106,30 +82,37 @@ pub fn take_sockets() -> Result<Vec<Inherited>, ActivationError> {
 
 /// Makes a socket of a bare number.
 fn take(fd: RawFd) -> Result<Socket, ActivationError> {
-    // SAFETY: the borrow ends with the next line, and a number that is no open descriptor only makes the call fail.
+    // SAFETY: the borrow ends with the next statement, and a number that is no open descriptor only makes the call fail.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    fcntl_getfd(borrowed).map_err(|_| ActivationError::Closed(fd))?;
-    // SAFETY: it is open, as was just seen, and nobody else owns it: LISTEN_PID says that it was opened for this process
+    fcntl_getfd(borrowed).map_err(|_| {
+        let message = format!("LISTEN_FDS promises a socket at descriptor {fd}, which is not open; clear LISTEN_FDS");
+        ActivationError(message)
+    })?;
+    // SAFETY: it is open, as was just seen, and nothing else owns it: LISTEN_PID says that it was opened for this process
     // before it began, and this is called before the process opens anything that it keeps.
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     fcntl_setfd(&owned, FdFlags::CLOEXEC).map_err(io::Error::from)?;
     let socket = Socket::from(owned);
     let is_listening = socket.is_listener().is_ok_and(|yes| yes) && socket.r#type().is_ok_and(|t| t == Type::STREAM);
     if !is_listening {
-        return Err(ActivationError::NotListening(fd));
+        let remedy = "use ListenStream= and Accept=no in the socket unit";
+        return Err(ActivationError(format!("descriptor {fd} is no stream socket that listens; {remedy}")));
     }
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-/// What is spoken at a socket with this name: TLS where all addresses of the configuration speak it, and where some do, on
-/// sockets with the name `https`. A socket of that name never speaks anything else.
+/// The protocol of a socket with this name: TLS where all addresses of the configuration speak it; where some do, on sockets
+/// with the name `https`. A socket of that name never speaks anything else.
 pub fn speaks(name: &str, tls: Option<&TlsListen>) -> Result<Speaks, ActivationError> {
     if is_admin(name) {
         return Ok(Speaks::Admin);
     }
     match (tls, name == "https") {
-        (None, true) => Err(ActivationError::NoCertificate),
+        (None, true) => {
+            let message = "a socket is named https, but there is no certificate; add tls to the configuration";
+            Err(ActivationError(message.to_owned()))
+        }
         (None, false) => Ok(Speaks::Plain),
         (Some(tls), false) if !tls.listen.is_empty() => Ok(Speaks::Plain),
         (Some(_), _) => Ok(Speaks::Tls),
@@ -142,7 +125,7 @@ pub fn is_admin(name: &str) -> bool {
 }
 
 impl Inherited {
-    /// One listener for each of `workers` loops; they share the socket. Its file, if it has one, is not ours to remove.
+    /// One listener for each of `workers` loops; they share the socket. Its file, if it has one, belongs to the manager.
     pub fn into_bound(self, workers: usize) -> io::Result<Bound> {
         let address = self.socket.local_addr()?;
         let is_unix = address.is_unix();
@@ -165,28 +148,28 @@ impl Inherited {
     }
 }
 
-/// Whoever wants to hear how the process stands.
+/// Tells the service manager how the process stands.
 #[derive(Debug, Default)]
 pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
 
 impl Notifier {
-    /// The one that `NOTIFY_SOCKET` names: a path, or a name after `@`. Without one, nobody is told anything.
+    /// A notifier for the socket that `NOTIFY_SOCKET` names: a path, or a name after `@`. Without one, nothing is sent.
     pub fn from_env() -> Notifier {
         Notifier(env::var_os("NOTIFY_SOCKET").and_then(|name| {
             let address = match name.as_bytes() {
                 [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
-                path @ [b'/', ..] => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path)),
+                path @ [b'/', ..] => SocketAddr::from_pathname(OsStr::from_bytes(path)),
                 _ => return None,
             };
             let socket = UnixDatagram::unbound().ok()?;
-            socket.set_write_timeout(Some(PATIENCE)).ok()?;
+            socket.set_write_timeout(Some(SEND_TIMEOUT)).ok()?;
             Some((socket, address.ok()?))
         }))
     }
 
     /// The proxy accepts connections.
     pub fn ready(&self) {
-        self.tell("READY=1");
+        self.notify("READY=1");
     }
 
     /// The proxy reads its configuration again; [`Notifier::ready`] says that this is over.
@@ -194,23 +177,23 @@ impl Notifier {
         // systemd wants to know when, on the clock of its own log.
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        self.notify(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
     /// The proxy takes no more connections and will end.
     pub fn stopping(&self) {
-        self.tell("STOPPING=1");
+        self.notify("STOPPING=1");
     }
 
-    fn tell(&self, state: &str) {
+    fn notify(&self, state: &str) {
         if let Some((socket, address)) = &self.0 {
-            // A manager that cannot be told will see for itself.
+            // A manager that does not get it will see for itself.
             let _ = socket.send_to_addr(state.as_bytes(), address);
         }
     }
 }
 
-#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::net::listen::{UsePort, listen};

@@ -1,8 +1,8 @@
 //! The loop's clock: read once per turn, never per request.
 //!
-//! All deadlines are made of the monotonic clock (rule E11). The wall clock is read for the Date field only, and only
-//! when the second is over; when somebody sets it, Date follows within a second. And at the start, for the moment at which
-//! the process began, which /metrics tells, and for the dates of certificates, then and at each reload.
+//! All deadlines are made of the monotonic clock (rule E11). The wall clock is read for the Date field, once a second, so that
+//! Date follows within a second when somebody sets it; for the start time in /metrics; and at the start and at each reload
+//! for the dates of certificates.
 
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,21 +13,21 @@ use crate::proxy::proxy_connection::Now;
 /// From 1970 to the first second that the Date field cannot say.
 const YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
 
-/// The time since 1970: for people, who compare it with other dates. A clock before that is wrong anyway.
+/// The wall clock as the time since 1970; zero where the clock is before that.
 pub fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// A time in seconds since 1970 as the log writes times; one outside of the years that can be written is moved into them.
+/// Seconds since 1970 as the log writes times, limited to the years that can be written.
 pub fn date_text(seconds: i64) -> String {
     let since_1970 = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(YEAR_10000 - Duration::from_secs(1));
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since_1970).to_string()
 }
 
-/// The moment of the current turn.
+/// The time of the current turn of the loop.
 pub struct Clock {
     now: Now,
-    /// From here on the Date field says something else.
+    /// When the Date field changes.
     next_second: MonoTime,
 }
 
@@ -48,13 +48,13 @@ impl Clock {
         }
     }
 
-    /// For a test that makes its own time.
+    /// Sets the time, for tests.
     #[cfg(test)]
     pub fn set(&mut self, instant: MonoTime) {
         self.now.instant = instant;
     }
 
-    /// The moment of this turn.
+    /// The time of this turn.
     pub fn now(&self) -> &Now {
         &self.now
     }

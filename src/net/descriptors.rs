@@ -2,37 +2,36 @@
 
 use rustix::process::{Resource, getrlimit};
 
-/// The most connections that are derived from a limit, however high it is. Containers often come with a limit of a
-/// thousand million; taking it at its word means to run out of memory first.
-const MOST: usize = 1024;
+/// The most connections that are derived from a descriptor limit. Containers often have a limit of a thousand million, and
+/// memory would run out first.
+const MAX_CONNECTIONS: usize = 1024;
 
 /// Descriptors left for listeners, pollers, idle upstream connections, log and plugins.
 const RESERVED: usize = 64;
 
-/// One pipe for so many descriptors, and never more for one worker than [`MOST_PIPES`]: they are lent for moments.
+/// One pipe for so many descriptors, and at most [`MAX_PIPES`] for one worker.
 const DESCRIPTORS_PER_PIPE: usize = 64;
-const MOST_PIPES: usize = 32;
+const MAX_PIPES: usize = 32;
 
 /// The descriptor limit of this process; `None` where there is none.
 pub fn limit() -> Option<usize> {
-    // What does not fit into a usize is no limit for us.
     getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok())
 }
 
-/// How many client connections may be open at once: what the configuration says, or half of what the limit leaves,
-/// because each client connection may need one to an upstream.
+/// How many client connections may be open at once: as configured, or half of what the limit leaves, because each client
+/// may need a connection to an upstream.
 pub fn max_connections(configured: Option<usize>, limit: Option<usize>) -> usize {
     configured.unwrap_or_else(|| match limit {
-        // Too low for the reserve: run as well as it goes rather than not at all.
+        // Too low for the reserve: run with few connections rather than not at all.
         Some(limit) if limit < 2 * RESERVED => (limit / 4).max(1),
-        Some(limit) => ((limit - RESERVED - 2 * (limit / DESCRIPTORS_PER_PIPE)) / 2).min(MOST),
-        None => MOST,
+        Some(limit) => ((limit - RESERVED - 2 * (limit / DESCRIPTORS_PER_PIPE)) / 2).min(MAX_CONNECTIONS),
+        None => MAX_CONNECTIONS,
     })
 }
 
-/// How many pipes a worker may have, each with two descriptors. None where descriptors are rare.
+/// How many pipes a worker may have, each with two descriptors. None where descriptors are few.
 pub fn pipes(limit: Option<usize>, workers: usize) -> usize {
-    limit.map_or(MOST_PIPES, |limit| (limit / DESCRIPTORS_PER_PIPE / workers.max(1)).min(MOST_PIPES))
+    limit.map_or(MAX_PIPES, |limit| (limit / DESCRIPTORS_PER_PIPE / workers.max(1)).min(MAX_PIPES))
 }
 
 /// One worker's share, at least 1.

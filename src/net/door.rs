@@ -19,7 +19,7 @@ use crate::mono_time::MonoTime;
 use super::conn::Stream;
 use super::event_source::EventSource;
 use super::listen::{Listening, Speaks};
-use super::throttle::Throttle;
+use super::log_limiter::LogLimiter;
 use super::timers::TimerHandle;
 
 /// The door stays closed for so long when descriptors have run out.
@@ -113,7 +113,7 @@ pub struct Door {
     closed_until: Option<MonoTime>,
     /// Given up to take a client that must be turned away. A socket, because it needs no file (rule E7).
     reserve: Option<Socket>,
-    complaints: Throttle,
+    complaints: LogLimiter,
     turned_away: u64,
 }
 
@@ -160,7 +160,7 @@ impl Door {
             timer: TimerHandle::default(),
             closed_until: None,
             reserve: spare_socket(),
-            complaints: Throttle::default(),
+            complaints: LogLimiter::default(),
             turned_away: 0,
         };
         gates.into_iter().for_each(|gate| door.open(gate));

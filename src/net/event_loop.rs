@@ -28,9 +28,9 @@ use super::event_source::EventSource;
 use super::idle::IdleList;
 use super::idle::Neighbours;
 use super::listen::Speaks;
+use super::malloc_trim;
 use super::memory_budget::Level;
 use super::slab::Key;
-use super::surplus;
 use super::timers::TimerHandle;
 use super::worker::{Client, CloseState, Lifecycle, Listing, ProxyHeader, Worker};
 
@@ -119,10 +119,10 @@ impl Worker {
             // Kept for the next body; nobody is there who could bring one.
             self.pipes.close_free();
         }
-        if is_stirred && surplus::IS_KEPT {
+        if is_stirred && malloc_trim::IS_NEEDED {
             self.worked = self.ctx.now();
-            let at = self.worked + surplus::EVERY;
-            self.timers.set(&mut self.surplus, at, EventSource::MallocTrim.token());
+            let at = self.worked + malloc_trim::INTERVAL;
+            self.timers.set(&mut self.malloc_trim, at, EventSource::MallocTrim.token());
         }
     }
 
@@ -195,9 +195,9 @@ impl Worker {
                     }
                 }
                 Some(EventSource::DrainTimeout) => self.lifecycle = Lifecycle::Stopped,
-                Some(EventSource::MallocTrim) if self.surplus.take_if_current(at) => {
-                    if let Some(later) = surplus::give_back(now, self.worked) {
-                        self.timers.set(&mut self.surplus, later, token);
+                Some(EventSource::MallocTrim) if self.malloc_trim.take_if_current(at) => {
+                    if let Some(later) = malloc_trim::trim(now, self.worked) {
+                        self.timers.set(&mut self.malloc_trim, later, token);
                     }
                 }
                 Some(EventSource::MallocTrim | EventSource::Waker) | None => {}

@@ -7,7 +7,7 @@
 //! | [`event_source`] | what a poller's token names |
 //! | [`timers`] | one heap of deadlines, updated lazily |
 //! | [`clock`] | the moment of the turn, and the Date field |
-//! | [`throttle`] | one line in a while |
+//! | [`log_limiter`] | one line in a while |
 //! | [`unsent`] | how many bytes of a socket have not arrived |
 //! | [`pool`] | idle upstream connections |
 //! | [`bound_links`] | those on which a client has logged in |
@@ -20,7 +20,7 @@
 //! | [`activation`] | sockets that a service manager hands over, and what it wants to hear |
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
 //! | [`memory_budget`] | the memory budget: what waits when it is used up |
-//! | [`surplus`] | memory that the allocator keeps for later |
+//! | [`malloc_trim`] | memory that the allocator keeps for later |
 //! | [`resolve`] | names to addresses, on threads of their own |
 //! | [`addresses`] | the addresses of an upstream, and in which order they are tried |
 //! | [`door`] | where new connections come in |
@@ -47,7 +47,7 @@ mod idle;
 pub mod event_source;
 pub mod timers;
 pub mod clock;
-pub mod throttle;
+pub mod log_limiter;
 pub mod pool;
 pub mod bound_links;
 pub mod splice;
@@ -64,7 +64,7 @@ pub mod listen;
 pub mod activation;
 pub mod descriptors;
 pub mod memory_budget;
-pub mod surplus;
+pub mod malloc_trim;
 pub mod resolve;
 pub mod addresses;
 pub mod door;

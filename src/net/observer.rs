@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::throttle::Throttle;
+use super::log_limiter::LogLimiter;
 use crate::bytes::SharedText;
 use crate::config::UpstreamUrl;
 use crate::extras::metrics::{Counter, Metrics, Registry};
@@ -34,7 +34,7 @@ pub struct MeteredObserver {
     /// Those of all workers, to be read only.
     registry: Arc<Registry>,
     log: Box<dyn EventLog>,
-    unmapped: Throttle,
+    unmapped: LogLimiter,
     /// The texts of /metrics that clients are still sent, the newest last, and when each was made.
     texts: Vec<(MonoTime, Weak<Box<str>>)>,
 }
@@ -48,7 +48,7 @@ impl MeteredObserver {
     /// For the worker with this number.
     pub fn new(registry: Arc<Registry>, number: usize, log: Box<dyn EventLog>) -> MeteredObserver {
         let metrics = Arc::clone(registry.of_worker(number));
-        MeteredObserver { metrics, registry, log, unmapped: Throttle::default(), texts: Vec::new() }
+        MeteredObserver { metrics, registry, log, unmapped: LogLimiter::default(), texts: Vec::new() }
     }
 
     /// Something that the operator should know of.

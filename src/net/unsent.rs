@@ -1,29 +1,19 @@
-//! How many bytes that a socket was given have not arrived.
-//!
-//! A write says only what the kernel took. A reader of 2 kB/s makes room for the next write once a minute; whether it reads
-//! on, only the kernel knows.
+//! How many bytes that a socket was given have not arrived: a write says only what the kernel took. A reader of 2 kB/s makes
+//! room for the next write once a minute; whether it reads on, only the kernel knows.
 #![allow(unsafe_code, reason = "no crate offers this request of ioctl(2) safely")]
 
 use std::os::fd::{AsFd, AsRawFd};
 
 /// What the peer of `socket` has not acknowledged (TCP) or read (a local socket); `None` where the system does not say.
 pub fn unsent(socket: impl AsFd) -> Option<u32> {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    {
-        let mut count: libc::c_int = 0;
-        // SAFETY: for a socket this request (SIOCOUTQ, which has the same number) writes one int to where the pointer leads,
-        // and keeps nothing of it; the descriptor is borrowed, and so open.
-        let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
-        if result == 0 { u32::try_from(count).ok() } else { None }
-    }
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    {
-        let _ = socket;
-        None
-    }
+    let mut count: libc::c_int = 0;
+    // SAFETY: for a socket this request (SIOCOUTQ, which has the same number) writes one int to where the pointer leads, and
+    // keeps nothing of it; the descriptor is borrowed, and so open.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if result == 0 { u32::try_from(count).ok() } else { None }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::io::{Read, Write};

@@ -26,6 +26,7 @@ use super::door::Door;
 use super::event_source::EventSource;
 use super::idle::{IdleList, Listed, Neighbours};
 use super::lane::Lane;
+use super::log_limiter::LogLimiter;
 use super::memory_budget::{Level, MemoryBudget};
 use super::observer::{EventLog, MeteredObserver};
 use super::pool::Pool;
@@ -34,7 +35,6 @@ use super::resolve::{Inbox, Resolver};
 use super::shutdown::ShutdownSignal;
 use super::slab::{Key, Slab};
 use super::splice::Pipes;
-use super::throttle::Throttle;
 use super::timers::{TimerHandle, Timers};
 use super::tls::{Failure, Tls, TlsContext};
 
@@ -241,7 +241,7 @@ pub struct Worker {
     pub(super) bound: BoundLinks,
     pub(super) timers: Timers,
     /// When to give back what the allocator keeps.
-    pub(super) surplus: TimerHandle,
+    pub(super) malloc_trim: TimerHandle,
     /// The last turn in which there was something to do.
     pub(super) worked: MonoTime,
     /// Who is to be driven in this turn or the next: first those who moved little the last time.
@@ -267,13 +267,13 @@ pub struct Worker {
     /// Links whose handshake may go on.
     pub(super) handshaking: VecDeque<Key>,
     /// When an upstream's failed handshake was last told.
-    pub(super) tls_warnings: HashMap<UpstreamId, Throttle>,
+    pub(super) tls_warnings: HashMap<UpstreamId, LogLimiter>,
     /// When a peer that did not say for whom it speaks was last told.
-    pub(super) proxy_header_warnings: Throttle,
+    pub(super) proxy_header_warnings: LogLimiter,
     /// Whether all places were taken at the end of the last turn.
     pub(super) is_at_limit: bool,
     /// When it was last told that all places are taken.
-    pub(super) limit_warnings: Throttle,
+    pub(super) limit_warnings: LogLimiter,
     pub(super) ctx: LoopContext,
     /// For bodies that are not copied.
     pub(super) pipes: Pipes,
@@ -346,7 +346,7 @@ impl Worker {
             pool: Pool::new(&runtime.config.pool),
             bound: BoundLinks::default(),
             timers: Timers::default(),
-            surplus: TimerHandle::default(),
+            malloc_trim: TimerHandle::default(),
             worked: MonoTime::now(),
             run_queue: VecDeque::new(),
             bulk_queue: VecDeque::new(),
@@ -363,9 +363,9 @@ impl Worker {
             reload_queue,
             handshaking: VecDeque::new(),
             tls_warnings: HashMap::new(),
-            proxy_header_warnings: Throttle::default(),
+            proxy_header_warnings: LogLimiter::default(),
             is_at_limit: false,
-            limit_warnings: Throttle::default(),
+            limit_warnings: LogLimiter::default(),
             ctx: LoopContext {
                 clock: Clock::new(),
                 runtime,
@@ -500,12 +500,12 @@ impl Worker {
 
     /// Entries that do not count must not fill the heap until their time comes.
     pub(super) fn sweep_timers(&mut self) {
-        let Worker { timers, clients, upstreams, door, surplus, .. } = self;
+        let Worker { timers, clients, upstreams, door, malloc_trim, .. } = self;
         timers.sweep(clients.len() + upstreams.len(), |at, token| match EventSource::of(token) {
             Some(EventSource::Client(key)) => clients.get(key).is_some_and(|client| client.timer.is_current(at)),
             Some(EventSource::Upstream(key)) => upstreams.get(key).is_some_and(|link| link.timer.is_current(at)),
             Some(EventSource::Listener(_)) => door.timer.is_current(at),
-            Some(EventSource::MallocTrim) => surplus.is_current(at),
+            Some(EventSource::MallocTrim) => malloc_trim.is_current(at),
             Some(EventSource::Waker | EventSource::DrainTimeout) => true,
             None => false,
         });

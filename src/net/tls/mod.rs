@@ -32,7 +32,7 @@ use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use crate::config::{Config, Scheme, UpstreamTls};
 use crate::mono_time::MonoTime;
 use crate::net::clock::since_1970;
-use crate::net::throttle::SharedThrottle;
+use crate::net::log_limiter::SharedLogLimiter;
 use crate::proxy::runtime::{Origin, Runtime, UpstreamId};
 
 pub use error::TlsError;
@@ -52,7 +52,7 @@ pub struct Tls {
     server: Option<(Arc<ServerConfig>, Arc<Chooser>)>,
     trust: Arc<Trust>,
     /// When a client's failed handshake was last told.
-    failures: Arc<SharedThrottle>,
+    failures: Arc<SharedLogLimiter>,
 }
 
 impl Tls {
@@ -141,7 +141,7 @@ pub struct TlsContext {
     /// For each upstream that speaks TLS: how to, and whom to expect there.
     clients: HashMap<UpstreamId, (Arc<ClientConfig>, ServerName<'static>)>,
     pad: Pad,
-    failures: Arc<SharedThrottle>,
+    failures: Arc<SharedLogLimiter>,
 }
 
 impl TlsContext {
