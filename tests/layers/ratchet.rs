@@ -1,11 +1,11 @@
-//! What only shrinks. A change that makes something smaller, or removes a name, lowers the limit or deletes the line here;
-//! `make size` prints the figures, and which lines are done.
+//! What only shrinks. A change that makes something smaller or removes a name may lower the limit or delete the line here;
+//! `LOWER_LIMITS=1 make size` does it for all of them.
 
 /// Of one file, without its tests.
 pub const MAX_FILE_LINES: usize = 800;
 
 /// Of `src/` without tests. The goal is 15,000.
-pub const MAX_SRC_LINES: usize = 25_000;
+pub const MAX_SRC_LINES: usize = 24_300;
 
 /// Of the files of `CORE` without tests. The goal is 6,000.
 pub const MAX_CORE_LINES: usize = 11_500;
@@ -61,7 +61,6 @@ src/mono_time.rs
 
 /// Names that more than one type has.
 pub const DUPLICATE_TYPES: &str = "
-Answer
 Bytes
 Cause
 Change
@@ -77,7 +76,6 @@ ListenError
 ListenerKind
 Options
 Origin
-Plan
 Shared
 Slot
 State
@@ -93,7 +91,6 @@ Awaited
 Chooser
 Claims
 Creed
-Distrust
 Door
 END_IN_SIGHT
 Entrances
@@ -112,7 +109,6 @@ Lane
 MOST_ADDRESSES
 MOST_BYTES
 MOST_LINES
-MOST_LOSSES
 MOST_ROUTES
 MOST_STEPS
 MOST_UNSENT
@@ -134,10 +130,7 @@ Words
 add_claims
 adopt
 advice
-appetite
-blame
 carry_out
-client_gone
 close_for_a_moment
 complain
 complaints
@@ -147,7 +140,6 @@ entrances
 fit_workers
 give_back
 hang_up
-introduce
 is_circling
 is_quiet
 keep_what_is_fixed
@@ -160,7 +152,6 @@ make_room
 nominated
 park
 preface
-readdress
 renew
 rings
 see_off
