@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use mini_rproxy::about;
 use mini_rproxy::cli::{self, Command, Options, Source};
-use mini_rproxy::config::{Config, Difference, Kind, ListenAddr, Outline, Scheme, place_of};
+use mini_rproxy::config::{Config, Difference, FullConfig, Kind, ListenAddr, Scheme, place_of};
 use mini_rproxy::extras::explain::{Typed, explain};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation::{self, Notifier};
@@ -149,7 +149,7 @@ fn check(config: &Config, options: &Options) -> Result<ExitCode, Failure> {
     tls.warnings().iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
     chain::check(&config.plugins, options.plugin_dir.as_deref()).map_err(|error| plugin_message(options, &error))?;
     let Some(running) = &options.against else { return print("the configuration is good\n") };
-    let differences = probe::outline(running, config)?.differences(&Outline::of(config));
+    let differences = probe::outline(running, config)?.differences(&FullConfig::of(config));
     if differences.is_empty() {
         return print("the configuration is good, and a reload would change nothing\n");
     }
@@ -168,7 +168,7 @@ fn with_flags_of_process_1(options: Options) -> Options {
 /// `-explain`: what would happen to a request that is sent on this host.
 fn explain_request(config: Config, options: &Options) -> Result<ExitCode, Failure> {
     let plugins = chain::names(&config.plugins, options.plugin_dir.as_deref()).map_err(|error| error.to_string())?;
-    let host = config.listen.iter().find_map(|address| match address {
+    let host = config.listen_addr.iter().find_map(|address| match address {
         ListenAddr::Tcp { addr, .. } if addr.port() != 80 => Some(format!("localhost:{}", addr.port())),
         ListenAddr::Tcp { .. } | ListenAddr::Unix { .. } => None,
     });
@@ -186,7 +186,8 @@ fn explain_request(config: Config, options: &Options) -> Result<ExitCode, Failur
 fn run(config: Config, options: &Options) -> Result<ExitCode, Failure> {
     // Inherited sockets are known by their numbers alone, so they are taken before anything else is opened.
     let inherited = activation::take_sockets().map_err(|error| error.to_string())?;
-    let logger = Logger::to_stdout(config.log.format).map_err(|error| format!("cannot start the log: {error}"))?;
+    let logger = Logger::to_stdout(config.log.format.unwrap_or_default())
+        .map_err(|error| format!("cannot start the log: {error}"))?;
     let last_log = logger.clone();
     let on_second_stop = move |signal| {
         last_log.line(Level::Warn, "stopping now: a second signal").send();
@@ -320,7 +321,7 @@ fn try_reload(logger: &Logger, options: &Options, server: &mut Server) -> Result
         return Err(message.to_owned());
     }
     let differences = old.differences(&config);
-    config.keep_what_is_fixed(&old);
+    config.keep_restart_only(&old);
     let listening: Vec<String> = server.addresses().iter().map(|(address, _)| (*address).to_owned()).collect();
     let reloaded = server.reload(Arc::new(config)).map_err(|error| start_message(options, &error))?;
     differences.iter().take(MAX_DIFFERENCES).for_each(|difference| log_change(logger, difference));
@@ -371,8 +372,8 @@ fn log_start(logger: &Logger, config: &Config, server: &Server) {
         logger.line(Level::Info, "https upstreams are verified").text("by", roots).send();
     }
     log_certificate_warnings(logger, server);
-    for route in &config.routes {
-        let is_unsafe = route.options.upstream_tls.insecure_skip_verify;
+    for route in config.routes.iter() {
+        let is_unsafe = route.options.upstream_tls.is_insecure();
         for upstream in route.upstreams().filter(|upstream| is_unsafe && upstream.scheme == Scheme::Https) {
             let message = "insecure_skip_verify: anybody between here and the upstream can read and change all";
             let mut line = logger.line(Level::Warn, message);

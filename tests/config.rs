@@ -20,11 +20,11 @@ fn mistakes_in_routes_and_syntax() {
     for (text, expected) in [
         (
             "",
-            r#"config.yaml: there are no routes: add one, for example {prefix: /api, upstream: "http://127.0.0.1:9001"}"#,
+            r#"config.yaml:1:1: there are no routes: add one, for example {prefix: /api, upstream: "http://127.0.0.1:9001"}"#,
         ),
         (
             "# only a comment\n",
-            r#"config.yaml: there are no routes: add one, for example {prefix: /api, upstream: "http://127.0.0.1:9001"}"#,
+            r#"config.yaml:2:1: there are no routes: add one, for example {prefix: /api, upstream: "http://127.0.0.1:9001"}"#,
         ),
         (
             "routes:\n",
@@ -200,8 +200,8 @@ fn mistakes_in_routes_and_syntax() {
             r#"config.yaml: one file holds one YAML document: remove the line "---" between them"#,
         ),
         (
-            "routes: !x [a]\n",
-            r#"config.yaml:1:9: expected a list of routes, each "- prefix: /api" with its "upstream:" in the line below, found a YAML tag: remove the word that begins with "!", or put the value in quotes"#,
+            "workers: !x 2\n",
+            r#"config.yaml:1:10: expected a whole number, found a YAML tag: remove the word that begins with "!", or put the value in quotes"#,
         ),
         ("routes: \u{1}\n", "config.yaml:1:9: a control character, which YAML does not allow: remove it"),
         (
@@ -271,7 +271,7 @@ fn mistakes_in_other_settings() {
         ),
         (
             "limits: {max_head_bytes: 2KiB, max_request_line: 4KiB}\n",
-            "config.yaml:2:9: max_request_line (4KiB) is above max_head_bytes (2KiB), which contains it: lower it",
+            "config.yaml:2:9: max_request_line (4KiB) is above max_head_bytes (2KiB), which contains it: lower the one, or raise the other",
         ),
         ("limits: {max_header_fields: 0}\n", "config.yaml:2:29: 0 is out of range: write a number from 1 to 256"),
         ("limits: {max_header_fields: 257}\n", "config.yaml:2:29: 257 is out of range: write a number from 1 to 256"),
@@ -307,11 +307,11 @@ fn mistakes_in_other_settings() {
         ),
         (
             "admin: {listen_addr: ':8080'}\n",
-            r#"config.yaml:1:1: ":8080" stands in both listen_addr and admin.listen_addr: choose another address for one of them"#,
+            r#"config.yaml:2:22: ":8080" stands in both listen_addr and admin.listen_addr: choose another address for one of them"#,
         ),
         (
             "listen_addr: '127.0.0.1:1'\nadmin: {listen_addr: [':2', '127.0.0.1:1']}\n",
-            r#"config.yaml:1:1: "127.0.0.1:1" stands in both listen_addr and admin.listen_addr: choose another address for one of them"#,
+            r#"config.yaml:3:22: "127.0.0.1:1" stands in both listen_addr and admin.listen_addr: choose another address for one of them"#,
         ),
         (
             "listen_addr: unix:/x?mode=9\n",
@@ -335,14 +335,10 @@ fn mistakes_in_other_settings() {
             "config.yaml:2:9: eject (10s) is longer than max_eject (5s): shorten it",
         ),
         ("health: {failures: 0}\n", "config.yaml:2:20: 0 is out of range: write a number from 1 to 1000"),
-        (
-            "admin: {configz: \"true\"}\n",
-            "config.yaml:2:18: expected true or false, found a text: write true without quotes",
-        ),
+        ("admin: {configz: \"true\"}\n", "config.yaml:2:18: expected true or false without quotes, found \"true\""),
         (
             "limits: {max_request_line: 32KiB}\n",
-            "config.yaml:2:9: max_request_line (32KiB) is above max_head_bytes, which contains it and is 16KiB where nothing \
-             is said about it: lower the one, or raise the other",
+            "config.yaml:2:9: max_request_line (32KiB) is above max_head_bytes (16KiB), which contains it: lower the one, or raise the other",
         ),
         (
             "listen_addr: [':80', '0.0.0.0:80']\n",
@@ -350,7 +346,7 @@ fn mistakes_in_other_settings() {
         ),
         (
             "listen_addr: '0.0.0.0:80'\nadmin: {listen_addr: '127.0.0.1:80'}\n",
-            r#"config.yaml:1:1: "0.0.0.0:80" in listen_addr and "127.0.0.1:80" in admin.listen_addr overlap: choose another port for one of them"#,
+            r#"config.yaml:3:22: "0.0.0.0:80" in listen_addr and "127.0.0.1:80" in admin.listen_addr overlap: choose another port for one of them"#,
         ),
         ("admin: {configz: 1}\n", "config.yaml:2:18: expected true or false, found the number 1"),
         (
@@ -372,7 +368,7 @@ fn mistakes_in_other_settings() {
         ),
         (
             "plugins:\n  - {path: /a, config: {a: 1, a: 2}}\n",
-            r#"config.yaml:3:31: the key "a" stands twice in this mapping: remove one"#,
+            r#"config.yaml:3:24: the key "a" stands twice in this mapping: remove one"#,
         ),
         (
             "plugins:\n  - {path: /a, config: [.inf]}\n",
@@ -413,12 +409,8 @@ fn mistakes_about_tls() {
         refused(&format!("{ROUTES}{text}\n"), &format!("config.yaml:{place}: {expected}"));
     }
     for (text, place, expected) in [
-        (
-            "tls: {certificates: [{key: a}]}",
-            "2:22",
-            r#"this key has no certificate: add "certificate: cert.pem" beside it"#,
-        ),
-        ("tls: {certificates: [{}]}", "2:22", r#"an empty entry: add "certificate: cert.pem" and "key: key.pem""#),
+        ("tls: {certificates: [{key: a}]}", "2:22", r#"the key "certificate" is missing in this mapping: add it"#),
+        ("tls: {certificates: [{}]}", "2:22", r#"the key "certificate" is missing in this mapping: add it"#),
     ] {
         refused(&format!("{ROUTES}{text}\n"), &format!("config.yaml:{place}: {expected}"));
     }
@@ -426,7 +418,7 @@ fn mistakes_about_tls() {
     if has_tls {
         refused(
             &format!("{ROUTES}tls: {{listen_addr: ':8080', certificate: a, key: b}}\n"),
-            r#"config.yaml:1:1: ":8080" stands in both listen_addr and tls.listen_addr: choose another address for one of them"#,
+            r#"config.yaml:2:20: ":8080" stands in both listen_addr and tls.listen_addr: choose another address for one of them"#,
         );
         let config = Config::parse(https, "f").unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(config.routes[0].upstream.port, 443);
@@ -494,7 +486,7 @@ fn spellings_that_are_accepted() {
     ] {
         let config = Config::parse(text, "f").unwrap_or_else(|error| panic!("{error}\nin:\n{text}"));
         assert_eq!(config.routes[0].prefix, "/a", "{text}");
-        assert_eq!(config.listen, [ListenAddr::any(8080)], "{text}");
+        assert_eq!(config.listen_addr, [ListenAddr::any(8080)], "{text}");
     }
 }
 
@@ -518,8 +510,9 @@ fn the_example_file_is_valid_with_every_key_as_it_stands_there() {
         })
         .collect();
     let full = Config::parse(&uncommented, "config.example.yml, uncommented").unwrap_or_else(|error| panic!("{error}"));
-    let workers = full.workers;
-    assert_eq!(full, Config { workers, ..plain }, "the example shows the defaults");
+    let mut plain = plain;
+    plain.workers = full.workers;
+    assert_eq!(full, plain, "the example shows the defaults");
 }
 
 /// 100,000 routes load in well under a second in release; here only that they load, and share what they can.

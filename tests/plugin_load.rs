@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use mini_rproxy::config::{PluginConfig, PluginSource};
+use mini_rproxy::config::PluginConfig;
 use mini_rproxy::plugin::chain::{self, Chain};
 
 #[path = "plugins/common.rs"]
@@ -29,7 +29,7 @@ fn assert_refused(path: &Path, part: &str) {
 }
 
 fn listed(path: &Path, required: bool, config: &str) -> PluginConfig {
-    PluginConfig { source: PluginSource::Path(path.to_path_buf()), required, config: config.to_owned() }
+    PluginConfig { path: Some(path.to_owned()), required, config: config.to_owned(), ..PluginConfig::default() }
 }
 
 #[test]

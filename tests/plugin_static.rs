@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use mini_rproxy::config::{PluginConfig, PluginSource};
+use mini_rproxy::config::PluginConfig;
 use mini_rproxy::plugin::chain;
 
 #[path = "plugins/common.rs"]
@@ -12,13 +12,9 @@ mod common;
 
 use common::{LIMITS, Lines};
 
-fn listed(source: PluginSource, required: bool) -> PluginConfig {
-    PluginConfig { source, required, config: String::new() }
-}
-
 #[test]
 fn r22_files_are_refused_with_a_remedy() {
-    let path = listed(PluginSource::Path("/usr/lib/some.so".into()), true);
+    let path = PluginConfig { path: Some("/usr/lib/some.so".into()), ..PluginConfig::default() };
     let list = chain::load(&[path], None, LIMITS, Lines::new().logger()).unwrap_err().to_string();
     let dir = chain::load(&[], Some(Path::new("/usr/lib")), LIMITS, Lines::new().logger()).unwrap_err().to_string();
     for message in [list, dir] {
@@ -28,8 +24,8 @@ fn r22_files_are_refused_with_a_remedy() {
 
 #[test]
 fn r22_builtin_plugins_work() {
-    let demo = || PluginSource::Builtin("header_demo".to_owned());
-    let loaded = chain::load(&[listed(demo(), true)], None, LIMITS, Lines::new().logger());
+    let demo = PluginConfig { builtin: Some("header_demo".to_owned()), ..PluginConfig::default() };
+    let loaded = chain::load(&[demo], None, LIMITS, Lines::new().logger());
     if cfg!(feature = "builtin-plugins") {
         assert_eq!(loaded.unwrap().unwrap().names().collect::<Vec<_>>(), ["header_demo"]);
     } else {

@@ -1,11 +1,10 @@
 //! What is wrong with a configuration, as one sentence for the person who wrote it.
 //!
-//! The words of serde and of the YAML library are for programmers: what they say is translated here, and what our own
-//! readers say is taken out of what serde wraps around it.
+//! The words of serde and of the YAML library are for programmers: they are translated here.
 
 use std::fmt;
 
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// Stands before the text of our own messages, so that [`ConfigError::from_yaml`] can tell it from the path that the YAML
 /// library puts before it. No text of ours holds it: [`quoted`] escapes what the file said.
@@ -48,18 +47,136 @@ impl ConfigError {
         ConfigError { file: file.to_owned(), place: Some((line, column)), message: message.into() }
     }
 
+    /// About the value at `path`, for example `routes.3.upstream`; about the file as a whole where there is none.
+    pub(super) fn at_path(file: &str, text: &str, path: &str, message: String) -> ConfigError {
+        if path.is_empty() {
+            return ConfigError::whole(file, message);
+        }
+        let found = Locate(path).deserialize(serde_yaml::Deserializer::from_str(text)).err();
+        let place = found.and_then(|error| error.location()).map(|place| (place.line(), place.column()));
+        ConfigError { file: file.to_owned(), place, message }
+    }
+
     /// What the YAML library said about `text`.
     pub(super) fn from_yaml(file: &str, text: &str, error: serde_yaml::Error) -> ConfigError {
         // Broken syntax explains more than what was understood up to there, so it is told first.
         let error = serde_yaml::from_str::<IgnoredAny>(text).err().unwrap_or(error);
-        let place = error.location().map(|place| (place.line(), place.column()));
-        let said = error.to_string();
+        let mut place = error.location().map(|place| (place.line(), place.column()));
+        let whole = error.to_string();
+        let said = without_place(&whole, place);
+        if let (Some(key), Some(mapping)) = (said.split("duplicate field `").nth(1), place) {
+            place = second(text, mapping, key.trim_end_matches('`')).or(place);
+        }
         let message = match said.split_once(OWN_MESSAGE) {
-            Some((_path, own)) => without_place(own, place).to_owned(),
-            None => foreign_message(&said, text, place),
+            Some((_path, own)) => own.to_owned(),
+            None => message_of_serde(said).unwrap_or_else(|| foreign_message(&whole, text, place)),
         };
         ConfigError { file: file.to_owned(), place, message }
     }
+}
+
+/// Goes to a value, for example `routes.3.upstream`, and ends with an error there: the library tells places only so.
+struct Locate<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for Locate<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+/// Scalars are refused as they come: it ends there too.
+impl<'de> Visitor<'de> for Locate<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value further inside")
+    }
+
+    /// A key without a value has nothing further inside.
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        if self.0.is_empty() { Err(E::custom("here")) } else { Ok(()) }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let (index, rest) = self.0.split_once('.').unwrap_or((self.0, ""));
+        let index: usize = index.parse().map_err(|_| A::Error::custom("here"))?;
+        for _ in 0..index {
+            list.next_element::<IgnoredAny>()?;
+        }
+        list.next_element_seed(Locate(rest)).map(|_| ())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut mapping: A) -> Result<(), A::Error> {
+        if self.0.is_empty() {
+            return Err(A::Error::custom("here"));
+        }
+        let (key, rest) = self.0.split_once('.').unwrap_or((self.0, ""));
+        while let Some(found) = mapping.next_key::<String>()? {
+            if found == key {
+                return mapping.next_value_seed(Locate(rest));
+            }
+            mapping.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a key stands for the second time, in a mapping of lines that begins at this line and column.
+fn second(text: &str, (line, column): (usize, usize), key: &str) -> Option<(usize, usize)> {
+    let is_key = |line: &str| line.get(column - 1..)?.strip_prefix(key)?.trim_start().strip_prefix(':').map(|_| ());
+    let mut lines = text.lines().enumerate().skip(line - 1).filter(|(_, line)| is_key(line).is_some());
+    lines.nth(1).map(|(number, _)| (number + 1, column))
+}
+
+/// What derived code refuses.
+fn message_of_serde(said: &str) -> Option<String> {
+    let is_path = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._[]?".contains(&b));
+    let (path, said) = said.split_once(": ").filter(|(path, _)| is_path(path)).unwrap_or(("", said));
+    if let Some((key, known)) = said.strip_prefix("unknown field `").and_then(|rest| rest.rsplit_once("`, expected ")) {
+        let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+        return Some(match did_you_mean(key, &known) {
+            Some(meant) => format!("unknown key {}; did you mean {meant:?}?", quoted(key)),
+            None => format!("unknown key {}; the keys known here are {}", quoted(key), known.join(", ")),
+        });
+    }
+    if let Some(key) = said.strip_prefix("duplicate field `") {
+        return Some(format!("the key {} stands twice in this mapping: remove one", quoted(key.strip_suffix('`')?)));
+    }
+    if let Some(key) = said.strip_prefix("missing field `") {
+        return Some(format!("the key {} is missing in this mapping: add it", quoted(key.strip_suffix('`')?)));
+    }
+    let rest = said.strip_prefix("invalid type: ").or_else(|| said.strip_prefix("invalid value: "))?;
+    let (found, expected) = rest.rsplit_once(", expected ")?;
+    let expected = match expected {
+        "a string" | "field identifier" => {
+            let message = "a key is one word, not a list or a mapping; a value that begins with [ or { needs quotes";
+            return Some(message.to_owned());
+        }
+        "a boolean" if found.contains("\"true\"") || found.contains("\"false\"") => "true or false without quotes",
+        "a boolean" => "true or false",
+        "a sequence" if path == "routes" => {
+            "a list of routes, each \"- prefix: /api\" with its \"upstream:\" in the line below"
+        }
+        "a sequence" => "a list, such as [one, two]",
+        _ => expected,
+    };
+    let number = |text: &str| format!("the number {}", text.split('`').nth(1).unwrap_or(text));
+    let found = match found.split_once(' ') {
+        Some(("string", text)) => cut(text),
+        Some(("boolean", _)) => found.split('`').nth(1).unwrap_or(found).to_owned(),
+        Some(("integer", text)) => number(text),
+        Some(("floating", text)) => number(text),
+        _ => match found {
+            "sequence" => "a list".to_owned(),
+            "map" => "a mapping".to_owned(),
+            "unit value" => "nothing".to_owned(),
+            "enum" => "a YAML tag: remove the word that begins with \"!\", or put the value in quotes".to_owned(),
+            other => other.to_owned(),
+        },
+    };
+    Some(format!("expected {expected}, found {found}"))
 }
 
 /// Makes a serde error of one of our sentences.
@@ -85,9 +202,6 @@ fn foreign_message(said: &str, text: &str, place: Option<(usize, usize)>) -> Str
     if is("repetition limit") {
         return "aliases (*name) repeat too much of the file: write it out instead".to_owned();
     }
-    if is("invalid type") {
-        return "a key is one word, not a list or a mapping; a value that begins with [ or { needs quotes".to_owned();
-    }
     if is("unknown anchor") {
         return "an alias (*name) needs its anchor (&name) further up; a value that begins with * needs quotes"
             .to_owned();
@@ -111,12 +225,22 @@ fn foreign_message(said: &str, text: &str, place: Option<(usize, usize)>) -> Str
     format!("not YAML: {problem}; {hint}")
 }
 
+/// What is shown of a text of the file.
+const MAX_CHARS: usize = 60;
+
 /// Something that the file said, to be shown in a message: escaped, and cut where it is long.
 pub(super) fn quoted(text: &str) -> String {
-    const MAX_CHARS: usize = 60;
     match text.char_indices().nth(MAX_CHARS) {
         Some((cut, _)) => format!("{:?}...", &text[..cut]),
         None => format!("{text:?}"),
+    }
+}
+
+/// The same for what is in quotes already.
+fn cut(quoted: &str) -> String {
+    match quoted.char_indices().nth(MAX_CHARS + 2) {
+        Some((cut, _)) => format!("{}\"...", &quoted[..cut]),
+        None => quoted.to_owned(),
     }
 }
 

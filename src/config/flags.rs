@@ -1,36 +1,41 @@
 //! A configuration without a file, of two flags: one line in an init script is enough for a route (rule E10).
 
-use super::read::Entry as _;
-use super::sections::{File, Routes};
-use super::values::{Address, Listen, Prefix, Upstream};
-use super::{Config, file};
+use super::keys::Config;
+use super::listen::ListenAddr;
+use super::load;
+use super::prefix::Prefix;
+use super::scalar::Notation as _;
+use super::url::UpstreamUrl;
 
 impl Config {
     /// What `-listen ADDRESS` and `-route /prefix=upstream` say, each as often as it was written; everything else has its
     /// default. An upstream is a URL, or `host:port` for a plain one. The environment variable `LOG_MODE=json` counts
     /// here too.
     pub fn from_flags(listen: &[String], routes: &[String]) -> Result<Config, String> {
-        let addresses = listen
-            .iter()
-            .map(|text| Address::from_text(text).map_err(|error| format!("-listen: {error}")))
-            .collect::<Result<Vec<_>, _>>()?;
-        let listen = (!addresses.is_empty()).then_some(Listen(addresses));
-        listen.as_ref().map_or(Ok(()), |listen| listen.check().map_err(|error| format!("-listen: {error}")))?;
-        let routes = routes.iter().map(|text| route(text)).collect::<Result<Vec<_>, _>>();
-        let routes = routes.and_then(Routes::of).map_err(|error| format!("-route: {error}"))?;
-        let file = File { listen_addr: listen, ..File::default() };
-        file::resolve(file, routes, file::default_format())
+        let mut config = Config::default();
+        if !listen.is_empty() {
+            let addresses = listen.iter().map(|text| ListenAddr::from_text(text)).collect::<Result<_, _>>();
+            config.listen_addr = addresses.map_err(|error| format!("-listen: {error}"))?;
+        }
+        let routes = routes.iter().map(|text| route(text)).collect::<Result<_, _>>();
+        config.set_routes(routes.map_err(|error| format!("-route: {error}"))?);
+        config.settle(load::default_format()).map_err(|(path, message)| match path.as_str() {
+            "listen_addr" => format!("-listen: {message}"),
+            "" => message,
+            _ => format!("-route: {message}"),
+        })?;
+        Ok(config)
     }
 }
 
 /// `/path=host:port`
-fn route(text: &str) -> Result<(Prefix, Upstream), String> {
+fn route(text: &str) -> Result<(String, UpstreamUrl), String> {
     // The text is not shown: there may be a password in it.
     let (prefix, upstream) = text
         .split_once('=')
         .ok_or_else(|| "a route is written /prefix=host:port or /prefix=http://host:port/base".to_owned())?;
     let upstream = if upstream.contains("://") { upstream.to_owned() } else { format!("http://{upstream}") };
-    Ok((Prefix::from_text(prefix)?, Upstream::from_text(&upstream)?))
+    Ok((Prefix::from_text(prefix)?, UpstreamUrl::from_text(&upstream)?))
 }
 
 #[cfg(test)]

@@ -4,67 +4,116 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::url::parse_port;
-use super::{Config, ListenAddr};
+use serde::de::{Deserialize as _, SeqAccess, value::SeqAccessDeserializer};
+use serde::{Serialize, Serializer};
 
-/// What is wrong with a listening address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListenError {
-    /// Only a number.
-    PortOnly,
-    /// Not a number from 0 to 65535 after the last colon.
-    Port,
-    /// A name: it may stand for several addresses, or for none at start.
-    Name,
-    /// Anything else in front of the port.
-    Address,
-    /// `?v6only` at an address that is not `[::]`, or another word after the `?`.
-    Option,
-    /// The path of a unix socket is not absolute.
-    UnixPath,
-    /// The path of a unix socket does not fit into a socket address.
-    UnixPathLength,
-    /// Not four octal digits after `?mode=`.
-    UnixMode,
-    /// A mode that lets nobody connect.
-    UnixModeUnreachable,
+use super::error::{quoted, refuse};
+use super::scalar::{Notation, deserialize_as_itself};
+use super::url::parse_port;
+
+/// One listening address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenAddr {
+    /// `127.0.0.1:8080`, `[::1]:8080`, `:8080`
+    Tcp {
+        /// What to bind.
+        addr: SocketAddr,
+        /// An IPv6 socket that takes IPv4 too: `":8080"` or `"[::]:8080"`, but not `"[::]:8080?v6only"` (rule E8).
+        dual_stack: bool,
+        /// Where the host has no IPv6, bind 0.0.0.0 instead: `":8080"` only.
+        fallback_v4: bool,
+    },
+    /// `unix:/path`
+    Unix {
+        /// Where the socket is made.
+        path: PathBuf,
+        /// `?mode=0660`: the permissions it gets; `None` leaves them to the umask.
+        mode: Option<u32>,
+    },
 }
 
-impl fmt::Display for ListenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ListenError::PortOnly => "a port alone needs its colon: write \":8080\", in quotes",
-            ListenError::Port => "a listening address ends with \":\" and a port from 0 to 65535",
-            ListenError::Name => {
-                "a listening address is a number, not a name: write 127.0.0.1:8080 or \"[::1]:8080\" for localhost, \":8080\" for all"
-            }
-            ListenError::Address => {
-                "expected a listening address such as \":8080\", 127.0.0.1:8080, \"[::1]:8080\" or unix:/run/proxy.sock"
-            }
-            ListenError::Option => {
-                "after \"?\" may stand v6only (at \"[::]:8080\", to leave IPv4 out), or mode=0660 at a unix socket"
-            }
-            ListenError::UnixPath => "the path of a unix socket is absolute: write unix:/run/proxy.sock",
-            ListenError::UnixPathLength => "the path of a unix socket has at most 107 bytes, and no NUL",
-            ListenError::UnixMode => "the mode of a unix socket is up to four octal digits, at most 0777: write ?mode=0660",
-            ListenError::UnixModeUnreachable => {
-                "connecting to a unix socket needs write permission, which this mode gives to nobody: write ?mode=0660"
-            }
-        })
+impl ListenAddr {
+    /// `":port"`: all addresses of both families.
+    pub const fn any(port: u16) -> ListenAddr {
+        let addr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
+        ListenAddr::Tcp { addr, dual_stack: true, fallback_v4: true }
     }
 }
+
+/// As it is written in the file.
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddr::Tcp { addr, fallback_v4: true, .. } => write!(f, ":{}", addr.port()),
+            ListenAddr::Tcp { addr, dual_stack: false, .. } if addr.ip() == Ipv6Addr::UNSPECIFIED => {
+                write!(f, "{addr}?v6only")
+            }
+            ListenAddr::Tcp { addr, .. } => write!(f, "{addr}"),
+            ListenAddr::Unix { path, mode: Some(mode) } => write!(f, "unix:{}?mode={mode:04o}", path.display()),
+            ListenAddr::Unix { path, mode: None } => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Serialize for ListenAddr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Notation<ListenAddr> for ListenAddr {
+    const EXPECTED: &'static str = "a listening address such as \":8080\" or 127.0.0.1:8080";
+
+    fn from_text(text: &str) -> Result<ListenAddr, String> {
+        ListenAddr::parse(text).map_err(|error| format!("{}: {error}", quoted(text)))
+    }
+
+    fn from_number(number: u64) -> Result<ListenAddr, String> {
+        Self::from_text(&number.to_string())
+    }
+}
+
+deserialize_as_itself!(ListenAddr);
+
+/// One listening address, or a list of them.
+pub(super) struct List;
+
+impl Notation<Vec<ListenAddr>> for List {
+    const EXPECTED: &'static str = "a listening address such as \":8080\", or a list of them";
+
+    fn from_text(text: &str) -> Result<Vec<ListenAddr>, String> {
+        ListenAddr::from_text(text).map(|address| vec![address])
+    }
+
+    fn from_number(number: u64) -> Result<Vec<ListenAddr>, String> {
+        ListenAddr::from_number(number).map(|address| vec![address])
+    }
+
+    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Vec<ListenAddr>, A::Error> {
+        let all = Vec::<ListenAddr>::deserialize(SeqAccessDeserializer::new(list))?;
+        if all.is_empty() {
+            return Err(refuse("the list of listening addresses is empty: write \":8080\", or remove the key"));
+        }
+        Ok(all)
+    }
+}
+
+// What is wrong with a listening address.
+const PORT_ONLY: &str = "a port alone needs its colon: write \":8080\", in quotes";
+const PORT: &str = "a listening address ends with \":\" and a port from 0 to 65535";
+const NAME: &str = "a listening address is a number, not a name: write 127.0.0.1:8080 or \"[::1]:8080\" for localhost, \":8080\" for all";
+const ADDRESS: &str =
+    "expected a listening address such as \":8080\", 127.0.0.1:8080, \"[::1]:8080\" or unix:/run/proxy.sock";
+const OPTION: &str =
+    "after \"?\" may stand v6only (at \"[::]:8080\", to leave IPv4 out), or mode=0660 at a unix socket";
+const UNIX_PATH: &str = "the path of a unix socket is absolute: write unix:/run/proxy.sock";
+const UNIX_PATH_LENGTH: &str = "the path of a unix socket has at most 107 bytes, and no NUL";
+const UNIX_MODE: &str = "the mode of a unix socket is up to four octal digits, at most 0777: write ?mode=0660";
+const UNIX_MODE_UNREACHABLE: &str =
+    "connecting to a unix socket needs write permission, which this mode gives to nobody: write ?mode=0660";
 
 /// The size of `sun_path`, less its NUL.
 const MAX_UNIX_PATH: usize = 107;
-
-impl Config {
-    /// Whether a peer with this address has to say for whom it speaks.
-    pub fn expects_preface(&self, address: IpAddr) -> bool {
-        // An IPv4 peer of a dual-stack socket appears as ::ffff:a.b.c.d.
-        let address = address.to_canonical();
-        self.preface_from.iter().any(|range| range.contains(&address))
-    }
-}
 
 impl ListenAddr {
     /// Whether only one of the two can be listened on: the same address, or one that is part of the other. Port 0 is another
@@ -92,7 +141,7 @@ impl ListenAddr {
     }
 
     /// Takes a listening address apart. Port 0 lets the system choose.
-    pub fn parse(text: &str) -> Result<ListenAddr, ListenError> {
+    pub fn parse(text: &str) -> Result<ListenAddr, &'static str> {
         let (address, option) = match text.split_once('?') {
             Some((address, option)) => (address, Some(option)),
             None => (text, None),
@@ -103,33 +152,33 @@ impl ListenAddr {
         let (host, port) = address.rsplit_once(':').ok_or_else(|| without_port(address))?;
         if host.contains(':') && !host.starts_with('[') {
             // An IPv6 address that has lost its brackets.
-            return Err(ListenError::Address);
+            return Err(ADDRESS);
         }
-        let port = if port == "0" { 0 } else { parse_port(port).map_err(|_| ListenError::Port)? };
+        let port = if port == "0" { 0 } else { parse_port(port).map_err(|_| PORT)? };
         let only_v6 = match option {
             Some("v6only") => true,
-            Some(_) => return Err(ListenError::Option),
+            Some(_) => return Err(OPTION),
             None => false,
         };
         if host.is_empty() {
-            return if only_v6 { Err(ListenError::Option) } else { Ok(ListenAddr::any(port)) };
+            return if only_v6 { Err(OPTION) } else { Ok(ListenAddr::any(port)) };
         }
         let ip = match host.strip_prefix('[') {
             Some(v6) => v6.strip_suffix(']').and_then(|v6| v6.parse().ok()).map(IpAddr::V6),
             None => host.parse().ok().map(IpAddr::V4),
         };
-        let ip = ip.ok_or_else(|| if is_name(host) { ListenError::Name } else { ListenError::Address })?;
+        let ip = ip.ok_or_else(|| if is_name(host) { NAME } else { ADDRESS })?;
         let all_v6 = ip == Ipv6Addr::UNSPECIFIED;
         if only_v6 && !all_v6 {
-            return Err(ListenError::Option);
+            return Err(OPTION);
         }
         let addr = SocketAddr::new(ip, port);
         Ok(ListenAddr::Tcp { addr, dual_stack: all_v6 && !only_v6, fallback_v4: false })
     }
 }
 
-fn without_port(text: &str) -> ListenError {
-    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) { ListenError::PortOnly } else { ListenError::Port }
+fn without_port(text: &str) -> &'static str {
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) { PORT_ONLY } else { PORT }
 }
 
 fn is_name(host: &str) -> bool {
@@ -137,26 +186,26 @@ fn is_name(host: &str) -> bool {
         && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
 }
 
-fn parse_unix(path: &str, option: Option<&str>) -> Result<ListenAddr, ListenError> {
+fn parse_unix(path: &str, option: Option<&str>) -> Result<ListenAddr, &'static str> {
     if !path.starts_with('/') {
-        return Err(ListenError::UnixPath);
+        return Err(UNIX_PATH);
     }
     if path.len() > MAX_UNIX_PATH || path.contains('\0') {
-        return Err(ListenError::UnixPathLength);
+        return Err(UNIX_PATH_LENGTH);
     }
     let mode = option.map(parse_mode).transpose()?;
     Ok(ListenAddr::Unix { path: PathBuf::from(path), mode })
 }
 
-fn parse_mode(option: &str) -> Result<u32, ListenError> {
-    let digits = option.strip_prefix("mode=").ok_or(ListenError::Option)?;
+fn parse_mode(option: &str) -> Result<u32, &'static str> {
+    let digits = option.strip_prefix("mode=").ok_or(OPTION)?;
     if !matches!(digits.len(), 3..=4) || !digits.bytes().all(|b| matches!(b, b'0'..=b'7')) {
-        return Err(ListenError::UnixMode);
+        return Err(UNIX_MODE);
     }
     let mode = digits.bytes().fold(0, |mode, digit| mode << 3 | u32::from(digit - b'0'));
     match mode {
-        0o1000.. => Err(ListenError::UnixMode),
-        _ if mode & 0o222 == 0 => Err(ListenError::UnixModeUnreachable),
+        0o1000.. => Err(UNIX_MODE),
+        _ if mode & 0o222 == 0 => Err(UNIX_MODE_UNREACHABLE),
         _ => Ok(mode),
     }
 }
@@ -165,11 +214,11 @@ fn parse_mode(option: &str) -> Result<u32, ListenError> {
 mod tests {
     use super::*;
 
-    fn tcp(addr: &str, dual_stack: bool) -> Result<ListenAddr, ListenError> {
+    fn tcp(addr: &str, dual_stack: bool) -> Result<ListenAddr, &'static str> {
         Ok(ListenAddr::Tcp { addr: addr.parse().expect("an address"), dual_stack, fallback_v4: false })
     }
 
-    fn unix(path: &str, mode: Option<u32>) -> Result<ListenAddr, ListenError> {
+    fn unix(path: &str, mode: Option<u32>) -> Result<ListenAddr, &'static str> {
         Ok(ListenAddr::Unix { path: path.into(), mode })
     }
 
@@ -229,33 +278,33 @@ mod tests {
     #[test]
     fn what_cannot_be_listened_on_is_refused() {
         for (text, expected) in [
-            ("", ListenError::Port),
-            ("8080", ListenError::PortOnly),
-            ("127.0.0.1", ListenError::Port),
-            (":", ListenError::Port),
-            (":http", ListenError::Port),
-            (":+80", ListenError::Port),
-            (":65536", ListenError::Port),
-            ("localhost:8080", ListenError::Name),
-            ("*:8080", ListenError::Address),
-            ("::1:8080", ListenError::Address),
-            ("[127.0.0.1]:80", ListenError::Address),
-            ("http://127.0.0.1:80", ListenError::Address),
-            ("300.0.0.1:80", ListenError::Address),
-            (":8080?v6only", ListenError::Option),
-            ("[::1]:8080?v6only", ListenError::Option),
-            ("[::]:8080?mode=0660", ListenError::Option),
-            ("unix:run/x.sock", ListenError::UnixPath),
-            ("unix:", ListenError::UnixPath),
-            ("unix:/x?v6only", ListenError::Option),
-            ("unix:/x?mode=", ListenError::UnixMode),
-            ("unix:/x?mode=0888", ListenError::UnixMode),
-            ("unix:/x?mode=7777", ListenError::UnixMode),
-            ("unix:/x?mode=0444", ListenError::UnixModeUnreachable),
+            ("", PORT),
+            ("8080", PORT_ONLY),
+            ("127.0.0.1", PORT),
+            (":", PORT),
+            (":http", PORT),
+            (":+80", PORT),
+            (":65536", PORT),
+            ("localhost:8080", NAME),
+            ("*:8080", ADDRESS),
+            ("::1:8080", ADDRESS),
+            ("[127.0.0.1]:80", ADDRESS),
+            ("http://127.0.0.1:80", ADDRESS),
+            ("300.0.0.1:80", ADDRESS),
+            (":8080?v6only", OPTION),
+            ("[::1]:8080?v6only", OPTION),
+            ("[::]:8080?mode=0660", OPTION),
+            ("unix:run/x.sock", UNIX_PATH),
+            ("unix:", UNIX_PATH),
+            ("unix:/x?v6only", OPTION),
+            ("unix:/x?mode=", UNIX_MODE),
+            ("unix:/x?mode=0888", UNIX_MODE),
+            ("unix:/x?mode=7777", UNIX_MODE),
+            ("unix:/x?mode=0444", UNIX_MODE_UNREACHABLE),
         ] {
             assert_eq!(ListenAddr::parse(text), Err(expected), "{text}");
         }
         let long = format!("unix:/{}", "x".repeat(107));
-        assert_eq!(ListenAddr::parse(&long), Err(ListenError::UnixPathLength));
+        assert_eq!(ListenAddr::parse(&long), Err(UNIX_PATH_LENGTH));
     }
 }

@@ -3,80 +3,63 @@
 //! Two spellings are the same where only percent-encoded unreserved characters (RFC 3986 section 2.3) or the case of
 //! hexadecimal digits differ: `/%66itness` is `/fitness`, `/a%2fb` is `/a%2Fb`. An encoded slash stays an encoded slash.
 
-use std::fmt;
+use super::error::quoted;
+use super::scalar::Notation;
 
 /// The longest segment of a prefix, in bytes after normalising. A path's segment that is longer matches nothing.
 pub const MAX_SEGMENT: usize = 255;
 
-/// What is wrong with a prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PrefixError {
-    /// It does not begin with `/`.
-    NoSlash,
-    /// It has a `?`.
-    Query,
-    /// It has a `#`.
-    Fragment,
-    /// It has a space, a control, a backslash or a byte above ASCII.
-    Byte,
-    /// A `%` without two hexadecimal digits.
-    Percent,
-    /// Requests with such a segment are refused, so that it could never match (rule S20).
-    DotSegment,
-    /// `//`
-    EmptySegment,
-    /// A segment above [`MAX_SEGMENT`].
-    LongSegment,
-}
-
-impl fmt::Display for PrefixError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            PrefixError::NoSlash => "a prefix begins with \"/\"",
-            PrefixError::Query => "a prefix ends before the query: remove \"?\" and what follows",
-            PrefixError::Fragment => "a prefix has no fragment: remove \"#\" and what follows",
-            PrefixError::Byte => {
-                "a prefix is visible ASCII without a backslash: percent-encode everything else, a space is %20"
-            }
-            PrefixError::Percent => "after \"%\" stand two hexadecimal digits; a percent sign itself is %25",
-            PrefixError::DotSegment => {
-                "requests with a segment \".\" or \"..\" are refused, so this prefix would never match: remove the segment"
-            }
-            PrefixError::EmptySegment => "\"//\" makes an empty segment: write one slash",
-            PrefixError::LongSegment => "a segment has at most 255 bytes",
-        })
-    }
-}
+// What is wrong with a prefix.
+const NO_SLASH: &str = "a prefix begins with \"/\"";
+const QUERY: &str = "a prefix ends before the query: remove \"?\" and what follows";
+const FRAGMENT: &str = "a prefix has no fragment: remove \"#\" and what follows";
+const BYTE: &str = "a prefix is visible ASCII without a backslash: percent-encode everything else, a space is %20";
+const PERCENT: &str = "after \"%\" stand two hexadecimal digits; a percent sign itself is %25";
+const DOT_SEGMENT: &str =
+    "requests with a segment \".\" or \"..\" are refused, so this prefix would never match: remove the segment";
+const EMPTY_SEGMENT: &str = "\"//\" makes an empty segment: write one slash";
+const LONG_SEGMENT: &str = "a segment has at most 255 bytes";
 
 /// Checks `prefix`.
-pub fn check(prefix: &str) -> Result<(), PrefixError> {
+pub fn check(prefix: &str) -> Result<(), &'static str> {
     let bytes = prefix.as_bytes();
-    let inner = prefix.strip_prefix('/').ok_or(PrefixError::NoSlash)?;
+    let inner = prefix.strip_prefix('/').ok_or(NO_SLASH)?;
     for (at, &byte) in bytes.iter().enumerate() {
         match byte {
-            b'?' => return Err(PrefixError::Query),
-            b'#' => return Err(PrefixError::Fragment),
-            b'%' if encoded_byte(&bytes[at..]).is_none() => return Err(PrefixError::Percent),
-            b'\\' => return Err(PrefixError::Byte),
+            b'?' => return Err(QUERY),
+            b'#' => return Err(FRAGMENT),
+            b'%' if encoded_byte(&bytes[at..]).is_none() => return Err(PERCENT),
+            b'\\' => return Err(BYTE),
             b'!'..=b'~' => {}
-            0..=b' ' | 0x7f..=0xff => return Err(PrefixError::Byte),
+            0..=b' ' | 0x7f..=0xff => return Err(BYTE),
         }
     }
     let inner = inner.strip_suffix('/').unwrap_or(inner);
     if inner.is_empty() {
-        return if prefix.len() > 1 { Err(PrefixError::EmptySegment) } else { Ok(()) };
+        return if prefix.len() > 1 { Err(EMPTY_SEGMENT) } else { Ok(()) };
     }
     let mut buf = [0; MAX_SEGMENT];
     for segment in inner.split('/') {
         if segment.is_empty() {
-            return Err(PrefixError::EmptySegment);
+            return Err(EMPTY_SEGMENT);
         }
         if is_dot_segment(segment) {
-            return Err(PrefixError::DotSegment);
+            return Err(DOT_SEGMENT);
         }
-        normalise(segment.as_bytes(), &mut buf).ok_or(PrefixError::LongSegment)?;
+        normalise(segment.as_bytes(), &mut buf).ok_or(LONG_SEGMENT)?;
     }
     Ok(())
+}
+
+/// The notation of one.
+pub(super) struct Prefix;
+
+impl Notation<String> for Prefix {
+    const EXPECTED: &'static str = "a path prefix such as /api";
+
+    fn from_text(text: &str) -> Result<String, String> {
+        check(text).map(|()| text.to_owned()).map_err(|error| format!("{}: {error}", quoted(text)))
+    }
 }
 
 /// The segments of a prefix, as written. `/` has none; a slash at the end adds none.
@@ -174,31 +157,31 @@ mod tests {
             ("/a%2Fb", Ok(())),
             ("/.well-known", Ok(())),
             ("/...", Ok(())),
-            ("", Err(PrefixError::NoSlash)),
-            ("fitness", Err(PrefixError::NoSlash)),
-            ("/a?b", Err(PrefixError::Query)),
-            ("/a#b", Err(PrefixError::Fragment)),
-            ("/a b", Err(PrefixError::Byte)),
-            ("/a\tb", Err(PrefixError::Byte)),
-            ("/a\\b", Err(PrefixError::Byte)),
-            ("/caf\u{e9}", Err(PrefixError::Byte)),
-            ("/a%2", Err(PrefixError::Percent)),
-            ("/a%zz", Err(PrefixError::Percent)),
-            ("/a%+1", Err(PrefixError::Percent)),
-            ("/a/../b", Err(PrefixError::DotSegment)),
-            ("/a/.", Err(PrefixError::DotSegment)),
-            ("/%2e%2E", Err(PrefixError::DotSegment)),
-            ("/a%2f..", Err(PrefixError::DotSegment)),
-            ("/..;x", Err(PrefixError::DotSegment)),
-            ("/..%5ca", Err(PrefixError::DotSegment)),
-            ("//", Err(PrefixError::EmptySegment)),
-            ("/a//b", Err(PrefixError::EmptySegment)),
-            ("/a//", Err(PrefixError::EmptySegment)),
+            ("", Err(NO_SLASH)),
+            ("fitness", Err(NO_SLASH)),
+            ("/a?b", Err(QUERY)),
+            ("/a#b", Err(FRAGMENT)),
+            ("/a b", Err(BYTE)),
+            ("/a\tb", Err(BYTE)),
+            ("/a\\b", Err(BYTE)),
+            ("/caf\u{e9}", Err(BYTE)),
+            ("/a%2", Err(PERCENT)),
+            ("/a%zz", Err(PERCENT)),
+            ("/a%+1", Err(PERCENT)),
+            ("/a/../b", Err(DOT_SEGMENT)),
+            ("/a/.", Err(DOT_SEGMENT)),
+            ("/%2e%2E", Err(DOT_SEGMENT)),
+            ("/a%2f..", Err(DOT_SEGMENT)),
+            ("/..;x", Err(DOT_SEGMENT)),
+            ("/..%5ca", Err(DOT_SEGMENT)),
+            ("//", Err(EMPTY_SEGMENT)),
+            ("/a//b", Err(EMPTY_SEGMENT)),
+            ("/a//", Err(EMPTY_SEGMENT)),
         ] {
             assert_eq!(check(prefix), expected, "{prefix}");
         }
         assert_eq!(check(&format!("/{}", "a".repeat(255))), Ok(()));
-        assert_eq!(check(&format!("/{}", "a".repeat(256))), Err(PrefixError::LongSegment));
+        assert_eq!(check(&format!("/{}", "a".repeat(256))), Err(LONG_SEGMENT));
         assert_eq!(check(&format!("/{}", "%61".repeat(255))), Ok(()));
     }
 

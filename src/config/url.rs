@@ -1,11 +1,16 @@
 //! Upstream URLs: `http://[user:password@]host[:port][/base]`, taken apart strictly.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
+use serde::de::SeqAccess;
+use serde::{Serialize, Serializer};
+
+use super::error::{quoted, refuse};
 use super::prefix::{self, encoded_byte};
+use super::scalar::{Notation, deserialize_as_itself};
 
 /// Where a route leads, taken apart.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -66,76 +71,34 @@ impl Scheme {
     }
 }
 
-/// What is wrong with an upstream URL. No variant holds text of the URL, which may contain a password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UrlError {
-    /// No `http://` and no `https://` in front.
-    Scheme,
-    /// The same, and the rest would do.
-    SchemeMissing,
-    /// The path of a unix socket.
-    Unix,
-    /// A `?`.
-    Query,
-    /// A `#`.
-    Fragment,
-    /// A space, a control, a backslash or a byte above ASCII.
-    Byte,
-    /// No host.
-    NoHost,
-    /// Neither a name nor an address.
-    Host,
-    /// Not a number from 1 to 65535.
-    Port,
-    /// More than one `@`, a colon or control in the user's name, or a stray `%`.
-    Credentials,
-    /// A `%` without two hexadecimal digits in the base path.
-    Percent,
-    /// The base path has a segment `.` or `..`.
-    DotSegment,
-}
-
-impl fmt::Display for UrlError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            UrlError::Scheme => "an upstream URL begins with http:// or https://, for example http://127.0.0.1:9001/base",
-            UrlError::SchemeMissing => {
-                "the upstream URL lacks its scheme: write http:// in front of it, or https:// where the upstream speaks TLS"
-            }
-            UrlError::Unix => {
-                "an upstream is asked over TCP, not over a unix socket: let it listen on 127.0.0.1:9001, say, and write http://127.0.0.1:9001"
-            }
-            UrlError::Query => "an upstream URL has no query: remove \"?\" and what follows",
-            UrlError::Fragment => "an upstream URL has no fragment: remove \"#\" and what follows",
-            UrlError::Byte => {
-                "an upstream URL is visible ASCII without a backslash: percent-encode its path, write its name as xn--..."
-            }
-            UrlError::NoHost => "the upstream URL names no host: write http://host:port",
-            UrlError::Host => {
-                "the host of the upstream URL is neither a name nor an address; an IPv6 address stands in brackets: http://[::1]:9001"
-            }
-            UrlError::Port => "the port of the upstream URL is a number from 1 to 65535",
-            UrlError::Credentials => {
-                "the credentials of the upstream URL are user:password@, with \"@\", \":\", \"/\" and \"%\" in them written as %40, %3A, %2F and %25"
-            }
-            UrlError::Percent => "after \"%\" stand two hexadecimal digits; a percent sign itself is %25",
-            UrlError::DotSegment => "the path of the upstream URL has a segment \".\" or \"..\": write the path that is meant",
-        })
-    }
-}
+// What is wrong with an upstream URL. None of it holds text of the URL, which may contain a password.
+const NOT_HTTP: &str = "an upstream URL begins with http:// or https://, for example http://127.0.0.1:9001/base";
+const SCHEME_MISSING: &str =
+    "the upstream URL lacks its scheme: write http:// in front of it, or https:// where the upstream speaks TLS";
+const UNIX: &str = "an upstream is asked over TCP, not over a unix socket: let it listen on 127.0.0.1:9001, say, and write http://127.0.0.1:9001";
+const QUERY: &str = "an upstream URL has no query: remove \"?\" and what follows";
+const FRAGMENT: &str = "an upstream URL has no fragment: remove \"#\" and what follows";
+const BYTE: &str =
+    "an upstream URL is visible ASCII without a backslash: percent-encode its path, write its name as xn--...";
+const NO_HOST: &str = "the upstream URL names no host: write http://host:port";
+const HOST: &str = "the host of the upstream URL is neither a name nor an address; an IPv6 address stands in brackets: http://[::1]:9001";
+const PORT: &str = "the port of the upstream URL is a number from 1 to 65535";
+const CREDENTIALS: &str = "the credentials of the upstream URL are user:password@, with \"@\", \":\", \"/\" and \"%\" in them written as %40, %3A, %2F and %25";
+const PERCENT: &str = "after \"%\" stand two hexadecimal digits; a percent sign itself is %25";
+const DOT_SEGMENT: &str = "the path of the upstream URL has a segment \".\" or \"..\": write the path that is meant";
 
 impl UpstreamUrl {
     /// Takes `url` apart.
-    pub fn parse(url: &str) -> Result<UpstreamUrl, UrlError> {
+    pub fn parse(url: &str) -> Result<UpstreamUrl, &'static str> {
         let (scheme, rest) = split_scheme(url).ok_or_else(|| without_scheme(url))?;
         if rest.starts_with("unix:/") {
-            return Err(UrlError::Unix);
+            return Err(UNIX);
         }
         for byte in url.bytes() {
             match byte {
-                b'?' => return Err(UrlError::Query),
-                b'#' => return Err(UrlError::Fragment),
-                b'\\' | 0..=b' ' | 0x7f..=0xff => return Err(UrlError::Byte),
+                b'?' => return Err(QUERY),
+                b'#' => return Err(FRAGMENT),
+                b'\\' | 0..=b' ' | 0x7f..=0xff => return Err(BYTE),
                 b'!'..=b'~' => {}
             }
         }
@@ -155,19 +118,99 @@ impl UpstreamUrl {
     }
 }
 
+impl Notation<UpstreamUrl> for UpstreamUrl {
+    const EXPECTED: &'static str = "an upstream URL such as http://127.0.0.1:9001/base";
+
+    fn from_text(text: &str) -> Result<UpstreamUrl, String> {
+        // The text is not shown: there may be a password in it.
+        let url = UpstreamUrl::parse(text)?;
+        if url.scheme == Scheme::Https && !cfg!(feature = "tls") {
+            let message =
+                "this build cannot speak TLS to an upstream: use http://, or build it with the feature \"tls\"";
+            return Err(message.to_owned());
+        }
+        Ok(url)
+    }
+
+    fn from_list<'de, A: SeqAccess<'de>>(_: A) -> Result<UpstreamUrl, A::Error> {
+        Err(refuse("expected one upstream URL, found a list: several are written as \"upstreams:\""))
+    }
+}
+
+/// Without credentials.
+impl Serialize for UpstreamUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_public_string())
+    }
+}
+
+/// Which Host the upstream sees.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPolicy {
+    /// That of the upstream URL.
+    Upstream,
+    /// The one that the client sent.
+    Client,
+    /// Always this one.
+    Fixed(String),
+}
+
+impl Notation<HostPolicy> for HostPolicy {
+    const EXPECTED: &'static str = "upstream, client or a host name";
+
+    fn from_text(text: &str) -> Result<HostPolicy, String> {
+        let is_authority = || {
+            split_port(text)
+                .is_ok_and(|(host, port)| check_host(host).is_ok() && port.is_none_or(|port| parse_port(port).is_ok()))
+        };
+        match text {
+            "upstream" => Ok(HostPolicy::Upstream),
+            "client" => Ok(HostPolicy::Client),
+            _ if is_authority() => Ok(HostPolicy::Fixed(text.to_owned())),
+            _ => Err(format!("expected {}, found {}", Self::EXPECTED, quoted(text))),
+        }
+    }
+}
+
+impl Serialize for HostPolicy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            HostPolicy::Upstream => "upstream",
+            HostPolicy::Client => "client",
+            HostPolicy::Fixed(name) => name,
+        })
+    }
+}
+
+deserialize_as_itself!(UpstreamUrl, HostPolicy);
+
+/// The name that an upstream's certificate has to be for.
+pub(super) struct ServerName;
+
+impl Notation<String> for ServerName {
+    const EXPECTED: &'static str = "a host name, or an address without brackets";
+
+    fn from_text(text: &str) -> Result<String, String> {
+        match text.parse::<IpAddr>() {
+            Ok(address) => Ok(address.to_string()),
+            Err(_) => check_host(text).map_err(|_| format!("expected {}, found {}", Self::EXPECTED, quoted(text))),
+        }
+    }
+}
+
 /// Schemes are compared without case (RFC 3986 section 3.1).
 fn split_scheme(url: &str) -> Option<(Scheme, &str)> {
     let (scheme, rest) = url.split_once("://")?;
     [Scheme::Http, Scheme::Https].into_iter().find(|known| scheme.eq_ignore_ascii_case(known.name())).map(|s| (s, rest))
 }
 
-fn without_scheme(url: &str) -> UrlError {
+fn without_scheme(url: &str) -> &'static str {
     if is_unix(url) {
-        UrlError::Unix
+        UNIX
     } else if UpstreamUrl::parse(&format!("http://{url}")).is_ok() {
-        UrlError::SchemeMissing
+        SCHEME_MISSING
     } else {
-        UrlError::Scheme
+        NOT_HTTP
     }
 }
 
@@ -177,7 +220,7 @@ fn is_unix(text: &str) -> bool {
 }
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`; the host comes back with its brackets.
-pub(super) fn split_port(host_port: &str) -> Result<(&str, Option<&str>), UrlError> {
+pub(super) fn split_port(host_port: &str) -> Result<(&str, Option<&str>), &'static str> {
     let colon = match host_port.find(']') {
         Some(bracket) => host_port[bracket..].find(':').map(|colon| bracket + colon),
         None => host_port.find(':'),
@@ -188,24 +231,24 @@ pub(super) fn split_port(host_port: &str) -> Result<(&str, Option<&str>), UrlErr
     };
     if port.is_some_and(|port| port.contains(':')) {
         // An IPv6 address that has lost its brackets.
-        return Err(UrlError::Host);
+        return Err(HOST);
     }
     Ok((host, port))
 }
 
 /// A name in lower case, or an address without brackets.
-pub(super) fn check_host(host: &str) -> Result<String, UrlError> {
+pub(super) fn check_host(host: &str) -> Result<String, &'static str> {
     if host.is_empty() {
-        return Err(UrlError::NoHost);
+        return Err(NO_HOST);
     }
     if let Some(address) = host.strip_prefix('[') {
-        let address = address.strip_suffix(']').ok_or(UrlError::Host)?;
-        return address.parse().map(|address: Ipv6Addr| address.to_string()).map_err(|_| UrlError::Host);
+        let address = address.strip_suffix(']').ok_or(HOST)?;
+        return address.parse().map(|address: Ipv6Addr| address.to_string()).map_err(|_| HOST);
     }
     // A name whose last label is a number would be taken for an address by some resolvers and not by others.
     let last = host.strip_suffix('.').unwrap_or(host).rsplit('.').next().unwrap_or(host);
     if last.bytes().all(|b| b.is_ascii_digit()) {
-        return host.parse().map(|address: Ipv4Addr| address.to_string()).map_err(|_| UrlError::Host);
+        return host.parse().map(|address: Ipv4Addr| address.to_string()).map_err(|_| HOST);
     }
     let is_label = |label: &str| {
         matches!(label.len(), 1..=63)
@@ -214,41 +257,41 @@ pub(super) fn check_host(host: &str) -> Result<String, UrlError> {
             && !label.ends_with('-')
     };
     if host.len() > 253 || !host.strip_suffix('.').unwrap_or(host).split('.').all(is_label) {
-        return Err(UrlError::Host);
+        return Err(HOST);
     }
     Ok(host.to_ascii_lowercase())
 }
 
-pub(super) fn parse_port(port: &str) -> Result<u16, UrlError> {
+pub(super) fn parse_port(port: &str) -> Result<u16, &'static str> {
     // Digits only: `str::parse` would take a `+`.
     if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(UrlError::Port);
+        return Err(PORT);
     }
-    port.parse().ok().filter(|&port| port != 0).ok_or(UrlError::Port)
+    port.parse().ok().filter(|&port| port != 0).ok_or(PORT)
 }
 
 /// The Basic credentials (RFC 7617 section 2) for `user:password` of a URL.
-fn authorization(credentials: &str) -> Result<String, UrlError> {
+fn authorization(credentials: &str) -> Result<String, &'static str> {
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
     let user = decode(user)?;
     let password = decode(password)?;
     if user.contains(&b':') {
-        return Err(UrlError::Credentials);
+        return Err(CREDENTIALS);
     }
     Ok(format!("Basic {}", BASE64_STANDARD.encode([&user[..], b":", &password].concat())))
 }
 
-fn decode(text: &str) -> Result<Vec<u8>, UrlError> {
+fn decode(text: &str) -> Result<Vec<u8>, &'static str> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
         let (byte, left) = match first {
-            b'%' => (encoded_byte(rest).ok_or(UrlError::Credentials)?, &rest[3..]),
-            b'@' | b':' => return Err(UrlError::Credentials),
+            b'%' => (encoded_byte(rest).ok_or(CREDENTIALS)?, &rest[3..]),
+            b'@' | b':' => return Err(CREDENTIALS),
             _ => (first, after),
         };
         if byte.is_ascii_control() {
-            return Err(UrlError::Credentials);
+            return Err(CREDENTIALS);
         }
         decoded.push(byte);
         rest = left;
@@ -256,15 +299,15 @@ fn decode(text: &str) -> Result<Vec<u8>, UrlError> {
     Ok(decoded)
 }
 
-fn check_base_path(path: &str) -> Result<&str, UrlError> {
+fn check_base_path(path: &str) -> Result<&str, &'static str> {
     let bytes = path.as_bytes();
     let stray = |at: usize| bytes[at] == b'%' && encoded_byte(&bytes[at..]).is_none();
     if (0..bytes.len()).any(stray) {
-        return Err(UrlError::Percent);
+        return Err(PERCENT);
     }
     let base_path = path.trim_end_matches('/');
     if base_path.split('/').any(prefix::is_dot_segment) {
-        return Err(UrlError::DotSegment);
+        return Err(DOT_SEGMENT);
     }
     Ok(base_path)
 }
@@ -300,54 +343,54 @@ mod tests {
     #[test]
     fn what_is_not_a_url_is_refused() {
         for (url, expected) in [
-            ("", UrlError::Scheme),
-            ("127.0.0.1:9001", UrlError::SchemeMissing),
-            ("e.example", UrlError::SchemeMissing),
-            ("localhost:9001/base", UrlError::SchemeMissing),
-            ("u:p@[::1]", UrlError::SchemeMissing),
-            ("127.0.0.1:90010", UrlError::Scheme),
-            ("unix:/run/app.sock", UrlError::Unix),
-            ("unix//run/app.sock", UrlError::Unix),
-            ("http://unix:/run/app.sock:/base", UrlError::Unix),
-            ("/run/app.sock", UrlError::Unix),
-            ("ws://e.example", UrlError::Scheme),
-            (" http://e.example", UrlError::Scheme),
-            ("http:/e.example", UrlError::Scheme),
-            ("http://e.example/?q=1", UrlError::Query),
-            ("http://e.example/#top", UrlError::Fragment),
-            ("http://e.example/a b", UrlError::Byte),
-            ("http://e.example\r\n", UrlError::Byte),
-            ("http://caf\u{e9}.example", UrlError::Byte),
-            ("http://e.example\\a", UrlError::Byte),
-            ("http://", UrlError::NoHost),
-            ("http:///base", UrlError::NoHost),
-            ("http://:80", UrlError::NoHost),
-            ("http://user@", UrlError::NoHost),
-            ("http://::1", UrlError::Host),
-            ("http://[::1", UrlError::Host),
-            ("http://[::1]x:80", UrlError::Host),
-            ("http://[127.0.0.1]", UrlError::Host),
-            ("http://[fe80::1%25eth0]", UrlError::Host),
-            ("http://300.1.1.1", UrlError::Host),
-            ("http://1.2.3", UrlError::Host),
-            ("http://127.1", UrlError::Host),
-            ("http://a..b", UrlError::Host),
-            ("http://-a", UrlError::Host),
-            ("http://a,b", UrlError::Host),
-            ("http://a%41", UrlError::Host),
-            ("http://e.example:", UrlError::Port),
-            ("http://e.example:0", UrlError::Port),
-            ("http://e.example:+80", UrlError::Port),
-            ("http://e.example:65536", UrlError::Port),
-            ("http://e.example:http", UrlError::Port),
-            ("http://a@b@e.example", UrlError::Credentials),
-            ("http://a:b:c@e.example", UrlError::Credentials),
-            ("http://a%3Ab:c@e.example", UrlError::Credentials),
-            ("http://a:%zz@e.example", UrlError::Credentials),
-            ("http://a:%0d%0a@e.example", UrlError::Credentials),
-            ("http://e.example/%zz", UrlError::Percent),
-            ("http://e.example/a/../b", UrlError::DotSegment),
-            ("http://e.example/%2e", UrlError::DotSegment),
+            ("", NOT_HTTP),
+            ("127.0.0.1:9001", SCHEME_MISSING),
+            ("e.example", SCHEME_MISSING),
+            ("localhost:9001/base", SCHEME_MISSING),
+            ("u:p@[::1]", SCHEME_MISSING),
+            ("127.0.0.1:90010", NOT_HTTP),
+            ("unix:/run/app.sock", UNIX),
+            ("unix//run/app.sock", UNIX),
+            ("http://unix:/run/app.sock:/base", UNIX),
+            ("/run/app.sock", UNIX),
+            ("ws://e.example", NOT_HTTP),
+            (" http://e.example", NOT_HTTP),
+            ("http:/e.example", NOT_HTTP),
+            ("http://e.example/?q=1", QUERY),
+            ("http://e.example/#top", FRAGMENT),
+            ("http://e.example/a b", BYTE),
+            ("http://e.example\r\n", BYTE),
+            ("http://caf\u{e9}.example", BYTE),
+            ("http://e.example\\a", BYTE),
+            ("http://", NO_HOST),
+            ("http:///base", NO_HOST),
+            ("http://:80", NO_HOST),
+            ("http://user@", NO_HOST),
+            ("http://::1", HOST),
+            ("http://[::1", HOST),
+            ("http://[::1]x:80", HOST),
+            ("http://[127.0.0.1]", HOST),
+            ("http://[fe80::1%25eth0]", HOST),
+            ("http://300.1.1.1", HOST),
+            ("http://1.2.3", HOST),
+            ("http://127.1", HOST),
+            ("http://a..b", HOST),
+            ("http://-a", HOST),
+            ("http://a,b", HOST),
+            ("http://a%41", HOST),
+            ("http://e.example:", PORT),
+            ("http://e.example:0", PORT),
+            ("http://e.example:+80", PORT),
+            ("http://e.example:65536", PORT),
+            ("http://e.example:http", PORT),
+            ("http://a@b@e.example", CREDENTIALS),
+            ("http://a:b:c@e.example", CREDENTIALS),
+            ("http://a%3Ab:c@e.example", CREDENTIALS),
+            ("http://a:%zz@e.example", CREDENTIALS),
+            ("http://a:%0d%0a@e.example", CREDENTIALS),
+            ("http://e.example/%zz", PERCENT),
+            ("http://e.example/a/../b", DOT_SEGMENT),
+            ("http://e.example/%2e", DOT_SEGMENT),
         ] {
             assert_eq!(UpstreamUrl::parse(url), Err(expected), "{url}");
         }

@@ -196,7 +196,7 @@ impl<'a> Received<'a> {
         text.line(format_args!(
             "  {}: {:?} to connect, {:?} for the response head",
             upstream.to_public_string(),
-            timeouts.connect,
+            timeouts.connect.total,
             timeouts.response_head
         ));
         for (_, other) in (0..).zip(route.upstreams()).filter(|(index, _)| *index != nth) {
@@ -286,7 +286,7 @@ impl<'a> Received<'a> {
     /// Which route is chosen, and why not the others: each is asked alone.
     fn explain_routes(&self, chosen: Option<u32>, text: &mut Text) {
         let Some(path) = self.path() else { return };
-        let routes = &self.runtime.config.routes;
+        let routes = &*self.runtime.config.routes;
         text.title("route");
         let mut untold = 0_usize;
         for (index, route) in (0..).zip(routes) {

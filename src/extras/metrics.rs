@@ -230,7 +230,8 @@ impl Metrics {
 
     /// The configuration is another one now: an upstream that it does not name is not left alone any more.
     pub fn forget_ejected(&self, config: &Config) {
-        let upstreams = config.routes.iter().filter(|route| route.others.is_some()).flat_map(|route| route.upstreams());
+        let upstreams =
+            config.routes.iter().filter(|route| route.more_upstreams.is_some()).flat_map(|route| route.upstreams());
         let names: HashSet<_> =
             upstreams.map(|url| (url.authority.as_str(), usize::from(url.scheme == Scheme::Https))).collect();
         self.with(|counters| {

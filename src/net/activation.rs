@@ -114,7 +114,7 @@ pub fn speaks(name: &str, tls: Option<&TlsListen>) -> Result<Speaks, ActivationE
             Err(ActivationError(message.to_owned()))
         }
         (None, false) => Ok(Speaks::Plain),
-        (Some(tls), false) if !tls.listen.is_empty() => Ok(Speaks::Plain),
+        (Some(tls), false) if !tls.listen_addr.is_empty() => Ok(Speaks::Plain),
         (Some(_), _) => Ok(Speaks::Tls),
     }
 }

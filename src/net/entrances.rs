@@ -187,11 +187,11 @@ impl Entrances {
 fn addresses(config: &Config) -> impl Iterator<Item = (&ListenAddr, Speaks)> {
     let (first, with_tls) = match &config.tls {
         None => (Speaks::Plain, &[][..]),
-        Some(TlsListen { listen, .. }) if listen.is_empty() => (Speaks::Tls, &[][..]),
-        Some(TlsListen { listen, .. }) => (Speaks::Plain, &listen[..]),
+        Some(TlsListen { listen_addr, .. }) if listen_addr.is_empty() => (Speaks::Tls, &[][..]),
+        Some(TlsListen { listen_addr, .. }) => (Speaks::Plain, &listen_addr[..]),
     };
-    let first = config.listen.iter().map(move |address| (address, first));
-    let admin = config.admin_listen.iter().map(|address| (address, Speaks::Admin));
+    let first = config.listen_addr.iter().map(move |address| (address, first));
+    let admin = config.admin.listen_addr.iter().map(|address| (address, Speaks::Admin));
     first.chain(with_tls.iter().map(|address| (address, Speaks::Tls))).chain(admin)
 }
 

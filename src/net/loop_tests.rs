@@ -74,15 +74,15 @@ fn route(prefix: &str, host: &str, port: u16) -> RouteConfig {
     RouteConfig {
         prefix: prefix.to_owned(),
         upstream: Arc::new(upstream),
-        others: None,
+        more_upstreams: None,
         options: Arc::new(RouteOptions::default()),
     }
 }
 
 fn config(routes: Vec<RouteConfig>) -> Config {
     let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-    let listen = vec![ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false }];
-    Config { listen, routes, workers: 1, ..Config::default() }
+    let listen_addr = vec![ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false }];
+    Config { listen_addr, routes: Arc::new(routes), workers: 1, ..Config::default() }
 }
 
 impl Proxy {
@@ -264,11 +264,11 @@ fn m7_an_address_that_does_not_answer_goes_on_to_the_next() {
     let names = Names(HashMap::from([("origin.test", vec![dead, good]), ("dead.test", vec![dead])]));
     let mut config = config(vec![route("/", "origin.test", 80), route("/dead", "dead.test", 80)]);
     // What routes say for themselves counts.
-    config.timeouts.connect_address = 10 * PATIENCE;
-    config.timeouts.connect = 10 * PATIENCE;
-    for route in &mut config.routes {
+    config.timeouts.connect.address = 10 * PATIENCE;
+    config.timeouts.connect.total = 10 * PATIENCE;
+    for route in Arc::make_mut(&mut config.routes) {
         let mut options = RouteOptions::default();
-        options.timeouts.connect_address = Duration::from_millis(50);
+        options.timeouts.connect.address = Duration::from_millis(50);
         route.options = Arc::new(options);
     }
     let proxy = Proxy::start(config, names);
@@ -466,7 +466,7 @@ fn m5_newcomers_wait_at_the_limit_and_the_longest_idle_client_makes_room() {
 fn m5_the_operator_has_places_when_all_others_are_taken() {
     let mut config = config(Vec::new());
     config.limits.max_connections = Some(3);
-    config.admin_listen = config.listen.clone();
+    config.admin.listen_addr = config.listen_addr.clone();
     let proxy = Proxy::start(config, Names::default());
     let admin = proxy.server.as_ref().expect("running").addresses()[1].0.to_owned();
     let ask = |client: &mut TcpStream, path: &str, end: &[u8]| {

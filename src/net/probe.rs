@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs}
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::config::{Config, ListenAddr, Outline};
+use crate::config::{Config, FullConfig, ListenAddr};
 
 /// For each step. Docker's own limit for a probe is 30 s.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -21,7 +21,7 @@ const MOST_BYTES: u64 = 256 * 1024 * 1024;
 /// Asks the operator's address, which answers when all places are taken; without one the first address, which stands for
 /// all.
 pub fn probe(config: &Config) -> Result<(), String> {
-    let Some(address) = config.admin_listen.first().or(config.listen.first()) else { return Ok(()) };
+    let Some(address) = config.admin.listen_addr.first().or(config.listen_addr.first()) else { return Ok(()) };
     let status = match address {
         ListenAddr::Tcp { addr, .. } => connect(*addr).and_then(|stream| tcp(stream, config)).and_then(ask),
         ListenAddr::Unix { path, .. } => UnixStream::connect(path).and_then(unix).and_then(ask),
@@ -36,7 +36,7 @@ pub fn probe(config: &Config) -> Result<(), String> {
 fn tcp(mut stream: TcpStream, config: &Config) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    if config.expects_preface(stream.local_addr()?.ip()) {
+    if config.expects_proxy_header(stream.local_addr()?.ip()) {
         // What a load balancer says that asks for itself.
         stream.write_all(b"PROXY UNKNOWN\r\n")?;
     }
@@ -53,7 +53,7 @@ fn unix(stream: UnixStream) -> io::Result<UnixStream> {
 /// `unix:/PATH`; `-` reads from standard input what somebody else has asked for.
 ///
 /// `config` is the one that it is to be compared with: the peers that have to introduce themselves are mostly the same.
-pub fn outline(place: &str, config: &Config) -> Result<Outline, String> {
+pub fn outline(place: &str, config: &Config) -> Result<FullConfig, String> {
     let not_there = |error: io::Error| format!("{place} does not answer: {error}");
     let answer = if place == "-" {
         let mut json = String::new();
@@ -74,7 +74,7 @@ pub fn outline(place: &str, config: &Config) -> Result<Outline, String> {
             .and_then(|stream| ask_for_outline(stream, host))
             .map_err(not_there)?
     };
-    Outline::from_json(&answer).ok_or_else(|| {
+    FullConfig::from_json(&answer).ok_or_else(|| {
         format!(
             "{place} does not tell its configuration: it does so at /configz?outline to clients on its own host, where \
              admin.configz is on"
@@ -149,7 +149,8 @@ mod tests {
         let refusing = TcpListener::bind("127.0.0.1:0").expect("loopback").local_addr().expect("bound");
         let tcp = |addr| vec![ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false }];
         let path = ListenAddr::Unix { path: "/no/such/socket".into(), mode: None };
-        let config = Config { listen: tcp(refusing), admin_listen: vec![path], ..Config::default() };
+        let mut config = Config { listen_addr: tcp(refusing), ..Config::default() };
+        config.admin.listen_addr = vec![path];
         let error = probe(&config).expect_err("nobody is there");
         assert!(error.starts_with("unix:/no/such/socket does not answer"), "{error}");
     }
@@ -165,7 +166,7 @@ mod tests {
             stream.write_all(answer).expect("a reader");
         });
         let result = probe(&Config {
-            listen: vec![ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false }],
+            listen_addr: vec![ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false }],
             ..Config::default()
         });
         server.join().expect("no panic");

@@ -45,7 +45,7 @@ impl ProxyHeader {
     /// What is to be expected of a peer. Who comes by the operator's own entrance speaks for itself.
     pub fn of(peer: &Peer, config: &Config) -> ProxyHeader {
         match (peer.listener, peer.address) {
-            (ListenerKind::Public, Some(address)) if config.expects_preface(address.ip()) => ProxyHeader::Expected,
+            (ListenerKind::Public, Some(address)) if config.expects_proxy_header(address.ip()) => ProxyHeader::Expected,
             (ListenerKind::Public | ListenerKind::Admin, _) => ProxyHeader::Done,
         }
     }

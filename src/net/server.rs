@@ -101,7 +101,7 @@ impl Server {
             .collect::<io::Result<Vec<_>>>()?;
         let reload_queues: Vec<_> = wakers.iter().map(|waker| Arc::new(ReloadQueue::new(Arc::clone(waker)))).collect();
         let inboxes: Vec<Arc<Inbox>> = wakers.iter().map(|waker| Arc::new(Inbox::new(Arc::clone(waker)))).collect();
-        let resolver = Resolver::start(names, config.dns_refresh)?;
+        let resolver = Resolver::start(names, config.dns.refresh)?;
         let shutdown = Arc::new(ShutdownSignal::new(wakers));
 
         let runtime = Runtime::new(config, hooks);
@@ -187,7 +187,7 @@ impl Server {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => Reloaded::Everywhere,
             Err(RecvTimeoutError::Timeout) => Reloaded::Soon,
         };
-        self.resolver.renew(self.runtime.config.dns_refresh, |id| self.runtime.origin(id).is_some());
+        self.resolver.renew(self.runtime.config.dns.refresh, |id| self.runtime.origin(id).is_some());
         Ok(reloaded)
     }
 

@@ -101,7 +101,7 @@ pub fn load(
 ) -> Result<Option<Arc<Chain>>, PluginError> {
     let mut chain = Chain::new(limits, logger);
     for plugin in list {
-        let added = match &plugin.source {
+        let added = match plugin.source() {
             PluginSource::Path(path) => chain.add_file(path, &plugin.config),
             PluginSource::Builtin(name) => chain.add_builtin(name, &plugin.config),
         };
@@ -132,9 +132,9 @@ pub fn load(
 /// plugin runs, so this cannot tell what `create` will say.
 pub fn check(list: &[PluginConfig], dir: Option<&Path>) -> Result<(), PluginError> {
     for plugin in list.iter().filter(|plugin| plugin.required) {
-        let (source, found) = match &plugin.source {
+        let (source, found) = match plugin.source() {
             PluginSource::Path(path) => (path.display().to_string(), load::check(path).map(drop)),
-            PluginSource::Builtin(name) => (name.clone(), builtin::find(name).map(drop)),
+            PluginSource::Builtin(name) => (name.to_owned(), builtin::find(name).map(drop)),
         };
         found.map_err(|reason| PluginError { source, reason })?;
     }
@@ -143,7 +143,7 @@ pub fn check(list: &[PluginConfig], dir: Option<&Path>) -> Result<(), PluginErro
 
 /// What [`load()`] would load, in its order, for people; nothing is loaded.
 pub fn names(list: &[PluginConfig], dir: Option<&Path>) -> Result<Vec<String>, PluginError> {
-    let listed = list.iter().map(|plugin| match &plugin.source {
+    let listed = list.iter().map(|plugin| match plugin.source() {
         PluginSource::Path(path) => path.display().to_string(),
         PluginSource::Builtin(name) => format!("{name} (built in)"),
     });

@@ -149,8 +149,8 @@ fn built_in(
 ) -> Result<Option<Handler>, Refusal> {
     let by = match path {
         b"/health" => Handler::Health,
-        b"/configz" if runtime.config.configz && query == b"?outline" => Handler::Outline,
-        b"/configz" if runtime.config.configz => Handler::Configz,
+        b"/configz" if runtime.config.admin.configz && query == b"?outline" => Handler::Outline,
+        b"/configz" if runtime.config.admin.configz => Handler::Configz,
         b"/metrics" if has_metrics(head, peer, runtime) => Handler::Metrics,
         _ => return Ok(None),
     };
@@ -171,10 +171,12 @@ fn built_in(
 /// of its own it is there for local clients only; to others it looks as if it did not exist.
 fn has_metrics(head: &RequestHead, peer: &Peer, runtime: &Runtime) -> bool {
     let config = &runtime.config;
-    config.metrics
+    config.admin.metrics
         && match peer.listener {
             ListenerKind::Admin => true,
-            ListenerKind::Public => config.admin_listen.is_empty() && is_local(peer, &head.fields, &config.forwarded),
+            ListenerKind::Public => {
+                config.admin.listen_addr.is_empty() && is_local(peer, &head.fields, &config.forwarded)
+            }
         }
 }
 
@@ -321,7 +323,8 @@ mod tests {
         ] {
             assert_eq!(judge(&runtime, start, lines).map(|(admission, _)| admission.by), Ok(by), "{start}");
         }
-        let config = Config { configz: false, ..Config::clone(&runtime.config) };
+        let mut config = Config::clone(&runtime.config);
+        config.admin.configz = false;
         let refused = judge(&Runtime::new(Arc::new(config), None), "GET /configz HTTP/1.1", "");
         assert_eq!(refused.map_err(|refusal| refusal.status), Err(404), "/configz turned off");
     }

@@ -17,7 +17,7 @@ use crate::extras::response_rewrite::readdress_request;
 impl Transaction {
     /// Chooses an upstream, where the route has several.
     pub(super) fn choose_upstream(&mut self, ctx: &mut Ctx<'_, '_>, route: u32) {
-        if ctx.client.runtime.config.routes[route as usize].others.is_none() {
+        if ctx.client.runtime.config.routes[route as usize].more_upstreams.is_none() {
             return;
         }
         let repeatable = self.request.method.is_idempotent();

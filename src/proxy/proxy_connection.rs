@@ -313,9 +313,9 @@ impl ProxyConnection {
     /// How long one address of the upstream may take to answer: the route's own time-out, where it has one.
     pub fn connect_address_timeout(&self) -> Duration {
         match &self.state {
-            State::Active(transaction) => transaction.timeouts(&self.client.runtime).connect_address,
+            State::Active(transaction) => transaction.timeouts(&self.client.runtime).connect.address,
             State::Idle { .. } | State::Lingering { .. } | State::Closed => {
-                self.client.runtime.config.timeouts.connect_address
+                self.client.runtime.config.timeouts.connect.address
             }
         }
     }

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer as _};
 use super::hooks::{BufferBodies, Hooks};
 use super::route::Router;
 use crate::bytes::SharedText;
-use crate::config::{Config, Outline, RouteConfig, Scheme, UpstreamTls, UpstreamUrl};
+use crate::config::{Config, FullConfig, RouteConfig, Scheme, UpstreamTls, UpstreamUrl};
 
 /// Names an upstream, for as long as the process runs: an origin keeps its number over reloads, and the number of one that
 /// is gone is never given again. So a number that somebody kept too long finds nothing instead of a stranger.
@@ -73,7 +73,7 @@ impl Runtime {
     fn build(config: Arc<Config>, hooks: Option<Arc<dyn Hooks>>, before: Option<&Runtime>) -> Runtime {
         let router = Router::new(config.routes.iter().map(|route| route.prefix.as_str()));
         let Numbering { upstreams, route_upstreams, groups, next } = number_origins(&config.routes, before);
-        let configz = if config.configz { configz(&config.routes) } else { String::new() };
+        let configz = if config.admin.configz { configz(&config.routes) } else { String::new() };
         Runtime {
             groups: Arc::new(groups),
             counted_routes: MAX_COUNTED_ROUTES,
@@ -118,7 +118,7 @@ impl Runtime {
     pub fn outline(&self) -> SharedText {
         let mut last = self.outline.lock().unwrap_or_else(PoisonError::into_inner);
         last.upgrade().unwrap_or_else(|| {
-            let text = Arc::new(Outline::of(&self.config).to_json().into());
+            let text = Arc::new(FullConfig::of(&self.config).to_json().into());
             *last = Arc::downgrade(&text);
             text
         })
@@ -196,7 +196,7 @@ fn number_origins(routes: &[RouteConfig], before: Option<&Runtime>) -> Numbering
         });
         let first = all.next().expect("a route has an upstream");
         route_upstreams.push(first);
-        if route.others.is_some() {
+        if route.more_upstreams.is_some() {
             groups.insert(number, std::iter::once(first).chain(all).collect());
         }
     }
@@ -220,7 +220,7 @@ impl PublicRoute<'_> {
         PublicRoute {
             prefix: &route.prefix,
             upstream: route.upstream.to_public_string(),
-            upstreams: match route.others {
+            upstreams: match route.more_upstreams {
                 Some(_) => route.upstreams().map(UpstreamUrl::to_public_string).collect(),
                 None => Vec::new(),
             },
@@ -241,7 +241,7 @@ fn configz(routes: &[RouteConfig]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::RouteOptions;
+    use crate::config::{AdminConfig, RouteOptions};
 
     fn route(prefix: &str, host: &str, port: u16, base_path: &str) -> RouteConfig {
         let upstream = UpstreamUrl {
@@ -255,7 +255,7 @@ mod tests {
         RouteConfig {
             prefix: prefix.to_owned(),
             upstream: Arc::new(upstream),
-            others: None,
+            more_upstreams: None,
             options: Arc::new(RouteOptions::default()),
         }
     }
@@ -267,7 +267,14 @@ mod tests {
             route("/c\"", "one.example", 8000, "/other"),
             route("/d", "one.example", 8001, ""),
         ];
-        Runtime::new(Arc::new(Config { routes, configz, ..Config::default() }), None)
+        Runtime::new(
+            Arc::new(Config {
+                routes: Arc::new(routes),
+                admin: AdminConfig { configz, ..AdminConfig::default() },
+                ..Config::default()
+            }),
+            None,
+        )
     }
 
     #[test]
@@ -284,7 +291,7 @@ mod tests {
     fn origins_keep_their_numbers_over_reloads_and_no_number_is_given_twice() {
         let with = |ports: &[u16]| {
             let routes = ports.iter().map(|port| route(&format!("/{port}"), "one.example", *port, "")).collect();
-            Arc::new(Config { routes, ..Config::default() })
+            Arc::new(Config { routes: Arc::new(routes), ..Config::default() })
         };
         let numbers =
             |runtime: &Runtime| runtime.upstreams().map(|(id, origin)| (id.0, origin.port)).collect::<Vec<_>>();
@@ -306,7 +313,7 @@ mod tests {
             let options = RouteOptions { upstream_tls: tls, ..RouteOptions::default() };
             RouteConfig { upstream: Arc::new(upstream), options: Arc::new(options), ..plain }
         };
-        let insecure = UpstreamTls { insecure_skip_verify: true, ..UpstreamTls::default() };
+        let insecure = UpstreamTls { insecure_skip_verify: Some(true), ..UpstreamTls::default() };
         let named = UpstreamTls { server_name: Some("two.example".to_owned()), ..UpstreamTls::default() };
         let routes = vec![
             https("/a", UpstreamTls::default()),

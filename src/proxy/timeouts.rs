@@ -82,7 +82,7 @@ impl Transaction {
         let writing_origin = origin_is_slow.then(|| (last.upstream_write + timeouts.write_idle, Timeout::OriginWrite));
         let last_of_origin = last.upstream_read.max(last.upstream_write);
         let reading_origin = match &self.response_state {
-            ResponseState::Connecting { since } => Some((*since + timeouts.connect, Timeout::Connect)),
+            ResponseState::Connecting { since } => Some((*since + timeouts.connect.total, Timeout::Connect)),
             ResponseState::AwaitHead { .. } if self.is_request_sent() => {
                 Some((last_of_origin + timeouts.response_head, Timeout::ResponseHead))
             }

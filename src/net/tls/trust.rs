@@ -91,7 +91,7 @@ impl Trust {
 
 /// Where nothing is verified, no roots are needed.
 fn creed(tls: &UpstreamTls) -> Creed {
-    if tls.insecure_skip_verify { (None, true) } else { (tls.ca_file.clone(), false) }
+    if tls.is_insecure() { (None, true) } else { (tls.ca_file.clone(), false) }
 }
 
 fn roots_of_system() -> (RootCertStore, String) {

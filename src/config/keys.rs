@@ -1,0 +1,708 @@
+//! The keys of the file, their defaults and their ranges: one list of what may stand where.
+//!
+//! The structs are the configuration. What a route may say for itself is in `RawRoute`; what then holds for it, in
+//! [`RouteOptions`].
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::de::{MapAccess, value::MapAccessDeserializer};
+use serde::{Deserialize, Serialize};
+
+use super::error::{quoted, refuse};
+use super::listen::{self, ListenAddr};
+use super::scalar::{
+    As, Auto, Count, GIB, KIB, MIB, Notation, Or, Own, Printed as _, Protocol, Size, Span, Text, Unlimited,
+    deserialize_as_itself, networks, or_default, some,
+};
+use super::url::{HostPolicy, ServerName, UpstreamUrl};
+use super::{plugin_config, prefix};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping of settings such as \"routes:\"")]
+pub struct Config {
+    /// Where to listen; never empty.
+    #[serde(deserialize_with = "As::<listen::List>::deserialize")]
+    pub listen_addr: Vec<ListenAddr>,
+    /// As the file has them; empty once they are settled.
+    #[serde(rename = "routes", skip_serializing)]
+    pub(crate) raw_routes: Vec<RawRoute>,
+    /// In file order.
+    #[serde(skip_deserializing)]
+    pub routes: Arc<Vec<RouteConfig>>,
+    /// Event loops.
+    #[serde(deserialize_with = "As::<Count<1, 1024>>::deserialize")]
+    pub workers: usize,
+    /// Sizes and counts above which a request or a connection is refused.
+    #[serde(deserialize_with = "or_default")]
+    pub limits: Limits,
+    /// Time-outs of what belongs to no route, and of routes that say nothing else.
+    #[serde(deserialize_with = "or_default")]
+    pub timeouts: Timeouts,
+    /// Idle upstream connections.
+    #[serde(deserialize_with = "or_default")]
+    pub pool: PoolLimits,
+    /// How names are looked up.
+    #[serde(deserialize_with = "or_default")]
+    pub dns: DnsConfig,
+    /// When one of several upstreams is left alone.
+    #[serde(deserialize_with = "or_default")]
+    pub health: Health,
+    /// Listening with TLS; `None`: not at all.
+    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsListen>,
+    /// How `https://` upstreams are verified, where a route says nothing else.
+    #[serde(deserialize_with = "or_default")]
+    pub upstream_tls: UpstreamTls,
+    /// Which proxies to trust about the client, and whether to tell the upstream.
+    #[serde(deserialize_with = "or_default")]
+    pub forwarded: ForwardedPolicy,
+    /// Who has to speak the PROXY protocol.
+    #[serde(deserialize_with = "or_default")]
+    pub proxy_protocol: ProxyProtocol,
+    /// For routes that say nothing else, as the next two.
+    pub rewrite_redirects: Rewrite,
+    /// Path and Domain of Set-Cookie.
+    pub rewrite_cookies: Rewrite,
+    /// Whether a prefix without a slash at its end is redirected to the one with it.
+    pub redirect_to_slash: bool,
+    /// The built-in resources.
+    #[serde(deserialize_with = "or_default")]
+    pub admin: AdminConfig,
+    /// In the order in which their request hooks run.
+    #[serde(deserialize_with = "or_default")]
+    pub plugins: Vec<PluginConfig>,
+    /// The largest body that is buffered for plugins.
+    #[serde(with = "As::<Size<0, GIB>>")]
+    pub plugin_body_limit: usize,
+    /// What the log looks like.
+    #[serde(deserialize_with = "or_default")]
+    pub log: LogConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            listen_addr: vec![ListenAddr::any(8080)],
+            raw_routes: Vec::new(),
+            routes: Arc::default(),
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            pool: PoolLimits::default(),
+            dns: DnsConfig::default(),
+            health: Health::default(),
+            tls: None,
+            upstream_tls: UpstreamTls::default(),
+            forwarded: ForwardedPolicy::default(),
+            proxy_protocol: ProxyProtocol::default(),
+            rewrite_redirects: Rewrite::Auto,
+            rewrite_cookies: Rewrite::Auto,
+            redirect_to_slash: false,
+            admin: AdminConfig::default(),
+            plugins: Vec::new(),
+            plugin_body_limit: 1024 * 1024,
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The same with these routes, for requests that are in flight: without what only a start needs.
+    pub fn with_routes(&self, routes: Vec<RouteConfig>) -> Config {
+        let (listen_addr, plugins) = (Vec::new(), Vec::new());
+        let admin = AdminConfig { listen_addr: Vec::new(), ..self.admin };
+        Config { listen_addr, routes: Arc::new(routes), tls: None, admin, plugins, ..self.clone() }
+    }
+
+    /// Whether a peer with this address has to begin with a PROXY header.
+    pub fn expects_proxy_header(&self, address: IpAddr) -> bool {
+        // An IPv4 peer of a dual-stack socket appears as ::ffff:a.b.c.d.
+        let address = address.to_canonical();
+        self.proxy_protocol.from.iter().any(|range| range.contains(&address))
+    }
+}
+
+/// Sizes and counts above which something is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping of limits such as \"max_head_bytes: 16KiB\"")]
+pub struct Limits {
+    /// Client connections over all workers. `None`: derived from the descriptor limit at start.
+    #[serde(with = "As::<Or<Auto, Count<1, 1_000_000>>>")]
+    pub max_connections: Option<usize>,
+    /// What all buffers together may take (`net::memory_budget`). `None`: as much as the other limits allow.
+    #[serde(with = "As::<MemorySize>")]
+    pub memory_budget: Option<usize>,
+    /// Request line and field section together; 431 above it.
+    #[serde(with = "As::<Size<KIB, { 64 * KIB }>>")]
+    pub max_head_bytes: usize,
+    /// Field lines of a head; 431 above it.
+    #[serde(deserialize_with = "As::<Count<1, 256>>::deserialize")]
+    pub max_header_fields: usize,
+    /// 414 above it.
+    #[serde(with = "As::<Size<256, { 64 * KIB }>>")]
+    pub max_request_line: usize,
+    /// For routes that say nothing else. `None`: unlimited.
+    #[serde(with = "As::<BodyLimit>")]
+    pub max_body_bytes: Option<u64>,
+    /// 0: unlimited.
+    #[serde(deserialize_with = "As::<Count<0, { u32::MAX as u64 }>>::deserialize")]
+    pub max_requests_per_connection: u32,
+    /// 1xx responses before a final one; more are a fault of the upstream (rule G9).
+    #[serde(deserialize_with = "As::<Count<0, 1000>>::deserialize")]
+    pub max_interim_responses: u32,
+}
+
+/// At least what one worker needs.
+pub(super) type MemorySize = Or<Unlimited, Size<MIB, { 2 * GIB }>>;
+/// Bodies are counted in 63 bits, as Content-Length is.
+type BodyLimit = Or<Unlimited, Size<0, { i64::MAX as u64 }>>;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_connections: None,
+            memory_budget: None,
+            max_head_bytes: 16 * 1024,
+            max_header_fields: 256,
+            max_request_line: 8 * 1024,
+            max_body_bytes: None,
+            max_requests_per_connection: 1000,
+            max_interim_responses: 8,
+        }
+    }
+}
+
+/// Each one measures progress, but `request_head`, which bounds the whole head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping of time-outs such as \"request_head: 10s\"")]
+pub struct Timeouts {
+    /// From the first byte of a head (of a connection: from its start) to the last; 408 after it.
+    #[serde(with = "As::<Span>")]
+    pub request_head: Duration,
+    /// Between two reads of a request body.
+    #[serde(with = "As::<Span>")]
+    pub body_idle: Duration,
+    /// Between two requests of a connection.
+    #[serde(with = "As::<Span>")]
+    pub keep_alive: Duration,
+    /// For a peer that takes nothing.
+    #[serde(with = "As::<Span>")]
+    pub write_idle: Duration,
+    /// For an upstream to be connected; 504 after it.
+    pub connect: ConnectTimeout,
+    /// From the end of a request to the head of its response; 504 after it.
+    #[serde(with = "As::<Span>")]
+    pub response_head: Duration,
+    /// Between two reads of a response body. Not applied to text/event-stream and multipart/x-mixed-replace.
+    #[serde(with = "As::<Span>")]
+    pub response_idle: Duration,
+    /// Of an upgraded connection.
+    #[serde(with = "As::<Span>")]
+    pub tunnel_idle: Duration,
+    /// Of one of which one side has ended, where that is less.
+    #[serde(with = "As::<Span>")]
+    pub tunnel_half_closed: Duration,
+    /// For what is in flight, after a request to stop.
+    #[serde(with = "As::<Span>")]
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            request_head: Duration::from_secs(10),
+            body_idle: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(60),
+            write_idle: Duration::from_secs(60),
+            connect: ConnectTimeout { address: Duration::from_secs(3), total: Duration::from_secs(5) },
+            response_head: Duration::from_secs(60),
+            response_idle: Duration::from_secs(60),
+            tunnel_idle: Duration::from_secs(3600),
+            tunnel_half_closed: Duration::from_secs(30),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// `5s` for all addresses together, or `{address: 3s, total: 5s}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct ConnectTimeout {
+    /// For one address of an upstream.
+    #[serde(serialize_with = "As::<Span>::serialize")]
+    pub address: Duration,
+    /// For all addresses together.
+    #[serde(serialize_with = "As::<Span>::serialize")]
+    pub total: Duration,
+}
+
+/// `5s` is the total.
+impl Notation<ConnectTimeout> for ConnectTimeout {
+    const EXPECTED: &'static str = "a duration such as 5s, or {address: 3s, total: 5s}";
+
+    fn from_number(value: u64) -> Result<ConnectTimeout, String> {
+        Span::from_number(value).map(|total| ConnectTimeout { address: total, total })
+    }
+
+    fn from_text(text: &str) -> Result<ConnectTimeout, String> {
+        let total = Span::from_text(text)?;
+        Ok(ConnectTimeout { address: total.min(Timeouts::default().connect.address), total })
+    }
+
+    fn from_mapping<'de, A: MapAccess<'de>>(mapping: A) -> Result<ConnectTimeout, A::Error> {
+        let RawConnect { address, total } = RawConnect::deserialize(MapAccessDeserializer::new(mapping))?;
+        let default = Timeouts::default().connect;
+        let total = total.unwrap_or_else(|| default.total.max(address.unwrap_or_default()));
+        let address = address.unwrap_or_else(|| default.address.min(total));
+        if address > total {
+            let [address, total] = [address, total].map(|span| Span::print(&span));
+            let message = format!("address ({address}) is longer than total ({total}), which ends it: shorten it");
+            return Err(refuse(message));
+        }
+        Ok(ConnectTimeout { address, total })
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawConnect {
+    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    address: Option<Duration>,
+    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    total: Option<Duration>,
+}
+
+/// Idle upstream connections, per worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping of pool settings such as \"max_idle: 256\"")]
+pub struct PoolLimits {
+    /// Over all upstreams.
+    #[serde(deserialize_with = "As::<Count<0, 65_536>>::deserialize")]
+    pub max_idle: usize,
+    /// For one upstream.
+    #[serde(deserialize_with = "As::<Count<0, 65_536>>::deserialize")]
+    pub max_idle_per_upstream: usize,
+    /// How long one may wait to be used again.
+    #[serde(with = "As::<Span>")]
+    pub idle_timeout: Duration,
+    /// How old one may grow, so that the pool follows the DNS.
+    #[serde(with = "As::<Span>")]
+    pub max_age: Duration,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        PoolLimits {
+            max_idle: 256,
+            // Where there are fewer than busy clients, clients turn each other's connections out: with 8 for 64 of them a
+            // small request took 25 percent more CPU.
+            max_idle_per_upstream: 64,
+            // Below the 5 s after which common origins close.
+            idle_timeout: Duration::from_secs(4),
+            max_age: Duration::from_secs(300),
+        }
+    }
+}
+
+/// How names are looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping such as \"refresh: 30s\"")]
+pub struct DnsConfig {
+    /// How often they are looked up again.
+    #[serde(with = "As::<Span>")]
+    pub refresh: Duration,
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        DnsConfig { refresh: Duration::from_secs(30) }
+    }
+}
+
+/// When one of several upstreams is left alone, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping such as \"failures: 3\"")]
+pub struct Health {
+    /// After so many failures in a row.
+    #[serde(deserialize_with = "As::<Count<1, 1000>>::deserialize")]
+    pub failures: u32,
+    /// For so long at first; each time that a try fails after it, for twice as long.
+    #[serde(with = "As::<Span>")]
+    pub eject: Duration,
+    /// But never for longer than this.
+    #[serde(with = "As::<Span>")]
+    pub max_eject: Duration,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health { failures: 3, eject: Duration::from_secs(1), max_eject: Duration::from_secs(60) }
+    }
+}
+
+/// Where TLS is spoken to clients, and with which certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping with the keys certificate and key")]
+pub struct TlsListen {
+    /// Where; empty: on every address of [`Config::listen_addr`], none of which speaks plain HTTP then.
+    #[serde(deserialize_with = "As::<listen::List>::deserialize", skip_serializing_if = "Vec::is_empty")]
+    pub listen_addr: Vec<ListenAddr>,
+    /// With `key` the first of `certificates`, where it is put when the file is read.
+    #[serde(deserialize_with = "As::<Own<Text>>::deserialize", skip_serializing)]
+    pub(super) certificate: Option<PathBuf>,
+    #[serde(deserialize_with = "As::<Own<Text>>::deserialize", skip_serializing)]
+    pub(super) key: Option<PathBuf>,
+    /// Never empty. A client gets the first one that has the name it asks for, else the first.
+    #[serde(deserialize_with = "or_default")]
+    pub certificates: Vec<CertificateFiles>,
+}
+
+/// A certificate and its key, both in PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a mapping with the keys certificate and key")]
+pub struct CertificateFiles {
+    /// The certificate, followed by those of intermediate authorities.
+    #[serde(deserialize_with = "As::<Text>::deserialize")]
+    pub certificate: PathBuf,
+    /// Its private key.
+    #[serde(deserialize_with = "As::<Text>::deserialize")]
+    pub key: PathBuf,
+}
+
+/// How an `https://` upstream is verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping such as \"ca_file: /etc/ssl/my-ca.pem\"")]
+pub struct UpstreamTls {
+    /// The authorities to trust, in PEM. `None`: those of the system, else those that are built in (rule E2).
+    #[serde(deserialize_with = "As::<Own<Text>>::deserialize", skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// The name to ask for and to verify. `None`: the host of the URL (rule G8).
+    #[serde(deserialize_with = "As::<Own<ServerName>>::deserialize", skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    /// Accept any certificate; `None` in a route that says nothing about it.
+    #[serde(deserialize_with = "some")]
+    pub insecure_skip_verify: Option<bool>,
+}
+
+impl UpstreamTls {
+    /// Whether any certificate is accepted.
+    pub fn is_insecure(&self) -> bool {
+        self.insecure_skip_verify == Some(true)
+    }
+}
+
+/// X-Forwarded-*, Forwarded and X-Real-IP (rule G4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping with the keys trusted_proxies and enabled")]
+pub struct ForwardedPolicy {
+    /// Peers whose X-Forwarded-*, Forwarded and X-Real-IP are trusted.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// `false`: none of these fields is made (rule G4).
+    pub enabled: bool,
+}
+
+impl Default for ForwardedPolicy {
+    fn default() -> Self {
+        ForwardedPolicy { trusted_proxies: Vec::new(), enabled: true }
+    }
+}
+
+/// Peers that say in the PROXY protocol for which client they speak.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping such as \"from: [10.0.0.0/8]\"")]
+pub struct ProxyProtocol {
+    /// These have to, and no others may.
+    #[serde(deserialize_with = "networks")]
+    pub from: Vec<IpNet>,
+}
+
+/// The built-in resources.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping such as \"configz: true\"")]
+pub struct AdminConfig {
+    /// Where they answer and nothing else. Empty: nowhere, and /metrics answers local clients on every address of
+    /// [`Config::listen_addr`].
+    #[serde(deserialize_with = "As::<listen::List>::deserialize", skip_serializing_if = "Vec::is_empty")]
+    pub listen_addr: Vec<ListenAddr>,
+    /// Whether /configz answers.
+    pub configz: bool,
+    /// Whether /metrics answers.
+    pub metrics: bool,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        AdminConfig { listen_addr: Vec::new(), configz: true, metrics: true }
+    }
+}
+
+/// One listed plugin. It has either a path or the name of one that is built in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping with the key path or builtin")]
+pub struct PluginConfig {
+    /// A shared library.
+    #[serde(deserialize_with = "As::<Own<Text>>::deserialize", skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// The name of one that is linked into the binary.
+    #[serde(deserialize_with = "As::<Own<Text>>::deserialize", skip_serializing_if = "Option::is_none")]
+    pub builtin: Option<String>,
+    /// Whether the proxy refuses to start without it.
+    pub required: bool,
+    /// As the plugin gets it: a string verbatim, a mapping or list as JSON, nothing as empty.
+    #[serde(deserialize_with = "plugin_config::deserialize")]
+    pub config: String,
+}
+
+impl Default for PluginConfig {
+    fn default() -> Self {
+        PluginConfig { path: None, builtin: None, required: true, config: String::new() }
+    }
+}
+
+/// Where a plugin comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PluginSource<'a> {
+    /// A shared library.
+    Path(&'a Path),
+    /// One that is linked into the binary, by name.
+    Builtin(&'a str),
+}
+
+impl PluginConfig {
+    /// Where it comes from.
+    pub fn source(&self) -> PluginSource<'_> {
+        match (&self.path, &self.builtin) {
+            (Some(path), _) => PluginSource::Path(path),
+            (None, name) => PluginSource::Builtin(name.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+/// What the log looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping with the keys format and access")]
+pub struct LogConfig {
+    /// How a line is written; `None` only while the file is read.
+    #[serde(deserialize_with = "some")]
+    pub format: Option<LogFormat>,
+    /// One line per request.
+    pub access: bool,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// `key=value`
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Whether something of a response is mapped to where clients see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rewrite {
+    /// Where it leads to the upstream.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+impl Notation<Rewrite> for Rewrite {
+    const EXPECTED: &'static str = "auto or off";
+
+    fn from_text(text: &str) -> Result<Rewrite, String> {
+        match text {
+            "auto" => Ok(Rewrite::Auto),
+            "off" => Ok(Rewrite::Off),
+            _ => Err(format!("expected {}, found {}", Self::EXPECTED, quoted(text))),
+        }
+    }
+}
+
+impl Notation<LogFormat> for LogFormat {
+    const EXPECTED: &'static str = "text or json";
+
+    fn from_text(text: &str) -> Result<LogFormat, String> {
+        match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(format!("expected {}, found {}", Self::EXPECTED, quoted(text))),
+        }
+    }
+}
+
+deserialize_as_itself!(Rewrite, LogFormat, ConnectTimeout);
+
+/// One route, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteConfig {
+    /// As written in the file, for people.
+    pub prefix: String,
+    /// Shared by all routes that say the same. Where there are several, the first of them.
+    pub upstream: Arc<UpstreamUrl>,
+    /// The others, where there are several: at most [`MAX_UPSTREAMS`] with the first, which all have its base path. Either
+    /// all of them have credentials or none.
+    pub more_upstreams: Option<Arc<Vec<UpstreamUrl>>>,
+    /// Shared by all routes that say the same.
+    pub options: Arc<RouteOptions>,
+}
+
+/// A route has no more upstreams than this.
+pub const MAX_UPSTREAMS: usize = 64;
+
+impl RouteConfig {
+    /// All upstreams of the route, in file order.
+    pub fn upstreams(&self) -> impl Iterator<Item = &UpstreamUrl> {
+        std::iter::once(&*self.upstream).chain(self.more_upstreams.iter().flat_map(|more| more.iter()))
+    }
+
+    /// The upstream with this number, counted from 0.
+    pub fn nth_upstream(&self, nth: usize) -> &UpstreamUrl {
+        match (nth.checked_sub(1), &self.more_upstreams) {
+            (Some(nth), Some(more)) => &more[nth],
+            _ => &self.upstream,
+        }
+    }
+
+    /// What the route takes from the path, without a slash at its end; empty for nothing.
+    pub fn stripped_prefix(&self) -> &str {
+        if self.options.strip_prefix { self.prefix.trim_end_matches('/') } else { "" }
+    }
+}
+
+/// What holds for a route: its own settings, else those of the whole proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RouteOptions {
+    /// Whether the prefix is removed from the path before forwarding.
+    pub strip_prefix: bool,
+    /// Which Host the upstream sees (rule G8).
+    pub host: HostPolicy,
+    /// What is mapped and redirected for its application.
+    #[serde(flatten)]
+    pub rewrites: Rewrites,
+    /// Protocol tokens that a client may upgrade to, lower case.
+    pub upgrade: Vec<String>,
+    /// 413 above it.
+    #[serde(serialize_with = "As::<BodyLimit>::serialize")]
+    pub max_body_bytes: Option<u64>,
+    /// Of its requests.
+    pub timeouts: Timeouts,
+    /// How its upstream is verified, if that is an `https://` one.
+    pub upstream_tls: UpstreamTls,
+}
+
+impl Default for RouteOptions {
+    fn default() -> Self {
+        RawRoute::default().resolve(&Config::default())
+    }
+}
+
+/// What is done for applications under a prefix: what of a response is mapped from the place that the upstream knows to the
+/// one that clients see, and how the prefix itself is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct Rewrites {
+    /// Location, Content-Location, Refresh, Link.
+    #[serde(rename = "rewrite_redirects")]
+    pub redirects: Rewrite,
+    /// Path and Domain of Set-Cookie.
+    #[serde(rename = "rewrite_cookies")]
+    pub cookies: Rewrite,
+    /// Whether a client that asks for the prefix without a slash at its end is redirected to the one with it.
+    pub redirect_to_slash: bool,
+}
+
+/// A route as it is written; `None` is what it does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping with the keys prefix and upstream")]
+pub(crate) struct RawRoute {
+    #[serde(deserialize_with = "As::<Own<prefix::Prefix>>::deserialize")]
+    pub(super) prefix: Option<String>,
+    #[serde(deserialize_with = "some")]
+    pub(super) upstream: Option<UpstreamUrl>,
+    #[serde(deserialize_with = "some")]
+    pub(super) upstreams: Option<Vec<UpstreamUrl>>,
+    #[serde(deserialize_with = "some")]
+    pub(super) strip_prefix: Option<bool>,
+    #[serde(deserialize_with = "some")]
+    pub(super) host: Option<HostPolicy>,
+    #[serde(deserialize_with = "some")]
+    pub(super) rewrite_redirects: Option<Rewrite>,
+    #[serde(deserialize_with = "some")]
+    pub(super) rewrite_cookies: Option<Rewrite>,
+    #[serde(deserialize_with = "some")]
+    pub(super) redirect_to_slash: Option<bool>,
+    #[serde(deserialize_with = "some")]
+    pub(super) upgrade: Option<Vec<Protocol>>,
+    #[serde(deserialize_with = "As::<Own<BodyLimit>>::deserialize")]
+    pub(super) max_body_bytes: Option<Option<u64>>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) timeouts: RawTimeouts,
+    #[serde(deserialize_with = "some")]
+    pub(super) upstream_tls: Option<UpstreamTls>,
+}
+
+/// The time-outs that a route can have for itself: the others end before its route is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping of time-outs such as \"response_head: 5s\"")]
+pub(crate) struct RawTimeouts {
+    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    pub(super) body_idle: Option<Duration>,
+    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    pub(super) write_idle: Option<Duration>,
+    #[serde(deserialize_with = "some")]
+    pub(super) connect: Option<ConnectTimeout>,
+    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    pub(super) response_head: Option<Duration>,
+    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    pub(super) response_idle: Option<Duration>,
+    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    pub(super) tunnel_idle: Option<Duration>,
+    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    pub(super) tunnel_half_closed: Option<Duration>,
+}
+
+impl RawRoute {
+    /// What holds for the route in a file that says `config` at its top level.
+    pub(super) fn resolve(self, config: &Config) -> RouteOptions {
+        let (own, top) = (self.timeouts, &config.timeouts);
+        let (own_tls, top_tls) = (self.upstream_tls.unwrap_or_default(), &config.upstream_tls);
+        RouteOptions {
+            strip_prefix: self.strip_prefix.unwrap_or(true),
+            host: self.host.unwrap_or(HostPolicy::Upstream),
+            rewrites: Rewrites {
+                redirects: self.rewrite_redirects.unwrap_or(config.rewrite_redirects),
+                cookies: self.rewrite_cookies.unwrap_or(config.rewrite_cookies),
+                redirect_to_slash: self.redirect_to_slash.unwrap_or(config.redirect_to_slash),
+            },
+            upgrade: match self.upgrade {
+                Some(protocols) => protocols.into_iter().map(|Protocol(name)| name).collect(),
+                None => vec!["websocket".to_owned()],
+            },
+            max_body_bytes: self.max_body_bytes.unwrap_or(config.limits.max_body_bytes),
+            timeouts: Timeouts {
+                body_idle: own.body_idle.unwrap_or(top.body_idle),
+                write_idle: own.write_idle.unwrap_or(top.write_idle),
+                connect: own.connect.unwrap_or(top.connect),
+                response_head: own.response_head.unwrap_or(top.response_head),
+                response_idle: own.response_idle.unwrap_or(top.response_idle),
+                tunnel_idle: own.tunnel_idle.unwrap_or(top.tunnel_idle),
+                tunnel_half_closed: own.tunnel_half_closed.unwrap_or(top.tunnel_half_closed),
+                ..*top
+            },
+            upstream_tls: UpstreamTls {
+                ca_file: own_tls.ca_file.or_else(|| top_tls.ca_file.clone()),
+                server_name: own_tls.server_name.or_else(|| top_tls.server_name.clone()),
+                insecure_skip_verify: own_tls.insecure_skip_verify.or(top_tls.insecure_skip_verify),
+            },
+        }
+    }
+}

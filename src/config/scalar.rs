@@ -1,0 +1,425 @@
+//! Values that are one text or number: `500ms`, `10s`, `1.5s`, `1h`; `64KiB`, `1MiB`, plain bytes; counts; words.
+//!
+//! A [`Notation`] is how a value is written, [`As`] brings it to serde: `#[serde(with = "As::<Span>")]`. A refusal in a
+//! notation is told at the place of the value, since the YAML library adds the place to what a visitor refuses.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Serializer};
+
+use super::error::{quoted, refuse};
+
+/// How a `T` is written. What is not said to be accepted is refused.
+pub(super) trait Notation<T> {
+    /// Completes "expected ...".
+    const EXPECTED: &'static str;
+
+    /// From a text.
+    fn from_text(text: &str) -> Result<T, String> {
+        Err(format!("expected {}, found {}", Self::EXPECTED, quoted(text)))
+    }
+
+    /// From a whole number.
+    fn from_number(number: u64) -> Result<T, String> {
+        Err(format!("expected {}, found the number {number}", Self::EXPECTED))
+    }
+
+    /// From a list.
+    fn from_list<'de, A: SeqAccess<'de>>(_: A) -> Result<T, A::Error> {
+        Err(A::Error::invalid_type(Unexpected::Seq, &Self::EXPECTED))
+    }
+
+    /// From a mapping.
+    fn from_mapping<'de, A: MapAccess<'de>>(_: A) -> Result<T, A::Error> {
+        Err(A::Error::invalid_type(Unexpected::Map, &Self::EXPECTED))
+    }
+}
+
+/// A notation that is not that of serde when the value is printed either.
+pub(super) trait Printed<T> {
+    /// A text of nothing but digits is printed as a number.
+    fn print(value: &T) -> String;
+}
+
+/// Reads and prints values in the notation `N`.
+pub(super) struct As<N>(PhantomData<N>);
+
+impl<N> As<N> {
+    pub fn deserialize<'de, T, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error>
+    where
+        N: Notation<T>,
+    {
+        deserializer.deserialize_any(NotationVisitor::<N, T>(PhantomData))
+    }
+
+    pub fn serialize<T, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error>
+    where
+        N: Printed<T>,
+    {
+        let text = N::print(value);
+        match text.parse() {
+            Ok(number) => serializer.serialize_u64(number),
+            Err(_) => serializer.serialize_str(&text),
+        }
+    }
+}
+
+/// The one visitor of values.
+struct NotationVisitor<N, T>(PhantomData<(N, T)>);
+
+impl<'de, N: Notation<T>, T> Visitor<'de> for NotationVisitor<N, T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(N::EXPECTED)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        N::from_text(text).map_err(refuse)
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
+        N::from_number(number).map_err(refuse)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
+        N::from_list(list)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mapping: A) -> Result<T, A::Error> {
+        N::from_mapping(mapping)
+    }
+}
+
+/// Types that are their own notation.
+macro_rules! deserialize_as_itself {
+    ($($type:ty),*) => {$(
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $crate::config::scalar::As::<Self>::deserialize(deserializer)
+            }
+        }
+    )*};
+}
+pub(super) use deserialize_as_itself;
+deserialize_as_itself!(Protocol, Network);
+
+/// A key without a value, and one with `~`, is as if it was left out.
+pub(super) fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
+/// A key that may be left out, but not its value.
+pub(super) fn some<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+/// What a route may say for itself: in the notation of the value, and nothing where it is left out.
+pub(super) struct Own<N>(PhantomData<N>);
+
+impl<T, N: Notation<T>> Notation<Option<T>> for Own<N> {
+    const EXPECTED: &'static str = N::EXPECTED;
+
+    fn from_text(text: &str) -> Result<Option<T>, String> {
+        N::from_text(text).map(Some)
+    }
+
+    fn from_number(number: u64) -> Result<Option<T>, String> {
+        N::from_number(number).map(Some)
+    }
+}
+
+/// A value, or a word that stands for leaving it open.
+pub(super) struct Or<W, N>(PhantomData<(W, N)>);
+
+/// The word.
+pub(super) trait Word {
+    const WORD: &'static str;
+    /// What is expected where it may stand.
+    const EXPECTED: &'static str;
+}
+
+pub(super) struct Auto;
+pub(super) struct Unlimited;
+
+impl Word for Auto {
+    const WORD: &'static str = "auto";
+    const EXPECTED: &'static str = "a whole number, or auto";
+}
+
+impl Word for Unlimited {
+    const WORD: &'static str = "unlimited";
+    const EXPECTED: &'static str = "a size such as 65536, 64KiB or 1MiB, or unlimited";
+}
+
+impl<T, W: Word, N: Notation<T>> Notation<Option<T>> for Or<W, N> {
+    const EXPECTED: &'static str = W::EXPECTED;
+
+    fn from_text(text: &str) -> Result<Option<T>, String> {
+        if text == W::WORD {
+            return Ok(None);
+        }
+        N::from_text(text).map(Some).map_err(|error| error.replacen(N::EXPECTED, W::EXPECTED, 1))
+    }
+
+    fn from_number(number: u64) -> Result<Option<T>, String> {
+        N::from_number(number).map(Some)
+    }
+}
+
+impl<T, W: Word, N: Printed<T>> Printed<Option<T>> for Or<W, N> {
+    fn print(value: &Option<T>) -> String {
+        value.as_ref().map_or_else(|| W::WORD.to_owned(), N::print)
+    }
+}
+
+/// A duration of at least a millisecond and at most a year, so that no sum with a moment overflows.
+pub(super) struct Span;
+
+/// From the longest unit to the shortest, in milliseconds.
+const SPAN_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const MAX_MILLIS: u64 = 365 * 24 * 3_600_000;
+
+impl Notation<Duration> for Span {
+    const EXPECTED: &'static str = "a duration such as 500ms, 10s, 1m or 1h";
+
+    fn from_number(value: u64) -> Result<Duration, String> {
+        Err(format!("{value} has no unit: write {value}s for seconds, or use ms, m or h"))
+    }
+
+    fn from_text(text: &str) -> Result<Duration, String> {
+        match number_with_unit(text, &SPAN_UNITS) {
+            None => Err(format!("expected {}, found {}", Self::EXPECTED, quoted(text))),
+            Some(0) => Err("a duration of 0 would be over before it began: the shortest is 1ms".to_owned()),
+            Some(millis @ 1..=MAX_MILLIS) => Ok(Duration::from_millis(millis)),
+            Some(_) => Err(format!("{} is too long: the longest duration is 8760h, a year", quoted(text))),
+        }
+    }
+}
+
+impl Printed<Duration> for Span {
+    fn print(span: &Duration) -> String {
+        with_unit(u64::try_from(span.as_millis()).unwrap_or(u64::MAX), &SPAN_UNITS)
+    }
+}
+
+pub(super) const KIB: u64 = 1024;
+pub(super) const MIB: u64 = 1024 * KIB;
+pub(super) const GIB: u64 = 1024 * MIB;
+
+/// From the largest unit to the smallest, in bytes. The first of those without a letter is the one that is printed.
+const SIZE_UNITS: [(&str, u64); 5] = [("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("", 1), ("B", 1)];
+
+/// A number of bytes from `MIN` to `MAX`.
+pub(super) struct Size<const MIN: u64, const MAX: u64>;
+
+impl<T: TryFrom<u64>, const MIN: u64, const MAX: u64> Notation<T> for Size<MIN, MAX> {
+    const EXPECTED: &'static str = "a size such as 65536, 64KiB or 1MiB";
+
+    fn from_number(value: u64) -> Result<T, String> {
+        in_range(value, MIN, MAX).ok_or_else(|| {
+            let [value, min, max] = [value, MIN, MAX].map(print_size);
+            format!("{value} is out of range: write a size from {min} to {max}")
+        })
+    }
+
+    fn from_text(text: &str) -> Result<T, String> {
+        match number_with_unit(text, &SIZE_UNITS) {
+            Some(size) => <Self as Notation<T>>::from_number(size),
+            None => Err(format!("expected {}, found {}", <Self as Notation<T>>::EXPECTED, quoted(text))),
+        }
+    }
+}
+
+impl<T: Copy + TryInto<u64>, const MIN: u64, const MAX: u64> Printed<T> for Size<MIN, MAX> {
+    fn print(size: &T) -> String {
+        print_size((*size).try_into().unwrap_or(u64::MAX))
+    }
+}
+
+/// With the largest unit that leaves nothing over.
+pub(super) fn print_size(bytes: u64) -> String {
+    with_unit(bytes, &SIZE_UNITS)
+}
+
+/// A whole number from `MIN` to `MAX`.
+pub(super) struct Count<const MIN: u64, const MAX: u64>;
+
+impl<T: TryFrom<u64>, const MIN: u64, const MAX: u64> Notation<T> for Count<MIN, MAX> {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn from_number(value: u64) -> Result<T, String> {
+        in_range(value, MIN, MAX).ok_or_else(|| format!("{value} is out of range: write a number from {MIN} to {MAX}"))
+    }
+}
+
+impl<T: Copy + fmt::Display, const MIN: u64, const MAX: u64> Printed<T> for Count<MIN, MAX> {
+    fn print(count: &T) -> String {
+        count.to_string()
+    }
+}
+
+fn in_range<T: TryFrom<u64>>(value: u64, min: u64, max: u64) -> Option<T> {
+    if (min..=max).contains(&value) { T::try_from(value).ok() } else { None }
+}
+
+/// Digits, for a duration perhaps with a point between them, and one of `units`; nothing else. `str::parse` would take a `+`.
+fn number_with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let (number, name) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
+    let (_, unit) = *units.iter().find(|(unit, _)| *unit == name)?;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    if whole.is_empty() || !(1..=9).contains(&fraction.len()) || fraction.contains('.') {
+        return None;
+    }
+    let fraction = fraction.parse::<u64>().ok()? * unit;
+    let scale = 10_u64.pow(number.len().saturating_sub(whole.len() + 1) as u32);
+    // Nothing is rounded, and no number of bytes is a fraction.
+    if !fraction.is_multiple_of(scale) || number.contains('.') && !std::ptr::eq(units, &SPAN_UNITS) {
+        return None;
+    }
+    // What is too great for u64 is out of any range.
+    let whole = whole.parse::<u64>().ok().and_then(|whole| whole.checked_mul(unit));
+    Some(whole.and_then(|whole| whole.checked_add(fraction / scale)).unwrap_or(u64::MAX))
+}
+
+fn with_unit(number: u64, units: &[(&str, u64)]) -> String {
+    let fits = |(_, unit): &&(&str, u64)| *unit == 1 || number >= *unit && number.is_multiple_of(*unit);
+    units.iter().find(fits).map_or_else(String::new, |(name, unit)| format!("{}{name}", number / unit))
+}
+
+/// A text that is not empty.
+pub(super) struct Text;
+
+impl<T: From<String>> Notation<T> for Text {
+    const EXPECTED: &'static str = "a text (put numbers and words like true in quotes)";
+
+    fn from_text(text: &str) -> Result<T, String> {
+        if text.is_empty() {
+            return Err(format!("expected {}, found nothing", <Self as Notation<T>>::EXPECTED));
+        }
+        Ok(text.to_owned().into())
+    }
+}
+
+/// A protocol to upgrade to, in lower case (RFC 9110 section 7.8).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Protocol(pub String);
+
+impl Notation<Protocol> for Protocol {
+    const EXPECTED: &'static str = "the name of a protocol such as websocket";
+
+    fn from_text(text: &str) -> Result<Protocol, String> {
+        let is_tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&b);
+        if text.is_empty() || text.len() > 64 || !text.bytes().all(is_tchar) {
+            return Err(format!("expected {}, found {}", Self::EXPECTED, quoted(text)));
+        }
+        if text.eq_ignore_ascii_case("h2c") {
+            return Err("upgrading to h2c is never allowed: requests in it would pass unseen (rule G14)".to_owned());
+        }
+        Ok(Protocol(text.to_ascii_lowercase()))
+    }
+}
+
+/// A range of addresses, or one address.
+struct Network(IpNet);
+
+impl Notation<Network> for Network {
+    const EXPECTED: &'static str = "an address or a range such as 10.0.0.0/8";
+
+    fn from_text(text: &str) -> Result<Network, String> {
+        let network = match text.parse::<IpAddr>() {
+            Ok(address) => IpNet::from(address),
+            Err(_) => text.parse().map_err(|_| format!("expected {}, found {}", Self::EXPECTED, quoted(text)))?,
+        };
+        if network != network.trunc() {
+            return Err(format!("{network} is an address inside a range: write {} for the range", network.trunc()));
+        }
+        Ok(Network(network))
+    }
+}
+
+pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    or_default(deserializer).map(|all: Vec<Network>| all.into_iter().map(|Network(network)| network).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_number_and_a_unit() {
+        for (text, expected) in [
+            ("500ms", Some(500)),
+            ("10s", Some(10_000)),
+            ("1m", Some(60_000)),
+            ("1h", Some(3_600_000)),
+            ("1.5s", Some(1500)),
+            ("0.25h", Some(900_000)),
+            ("8760h", Some(MAX_MILLIS)),
+            ("8761h", None),
+            ("8760.5h", None),
+            ("99999999999999999999s", None),
+            ("0s", None),
+            ("0.0s", None),
+            ("0.0001s", None),
+            ("1.5ms", None),
+            ("1.s", None),
+            (".5s", None),
+            ("1.5.5s", None),
+            ("1.0000000000s", None),
+            ("10", None),
+            ("s", None),
+            ("", None),
+            ("+1s", None),
+            ("-1s", None),
+            ("1 s", None),
+            ("1S", None),
+            ("1d", None),
+            ("1m30s", None),
+        ] {
+            let millis = Span::from_text(text).ok().map(|span| span.as_millis() as u64);
+            assert_eq!(millis, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_a_number_and_perhaps_a_unit() {
+        type AnySize = Size<0, { 1 << 40 }>;
+        for (text, expected) in [
+            ("64KiB", Some(65_536)),
+            ("1MiB", Some(1_048_576)),
+            ("2GiB", Some(2 << 30)),
+            ("100B", Some(100)),
+            ("64", Some(64)),
+            ("+64", None),
+            ("", None),
+            ("64KB", None),
+            ("64kib", None),
+            ("1.5MiB", None),
+            ("0x10B", None),
+            ("99999999999999999999KiB", None),
+        ] {
+            assert_eq!(AnySize::from_text(text).ok(), expected.map(|size: u64| size), "{text}");
+        }
+        assert_eq!(Size::<1024, 2048>::from_number(1024), Ok(1024_u32));
+        let refused = "1 is out of range: write a size from 1KiB to 2KiB".to_owned();
+        assert_eq!(<Size::<1024, 2048> as Notation<u64>>::from_number(1), Err(refused));
+    }
+
+    #[test]
+    fn what_is_printed_is_read_again() {
+        for text in ["500ms", "10s", "1m", "90s", "1h", "5m", "1ms", "3601s"] {
+            assert_eq!(Span::from_text(text).map(|span| Span::print(&span)).as_deref(), Ok(text));
+        }
+        for (bytes, expected) in
+            [(0, "0"), (1, "1"), (1024, "1KiB"), (1025, "1025"), (1 << 20, "1MiB"), (3 << 30, "3GiB")]
+        {
+            assert_eq!(print_size(bytes), expected);
+        }
+    }
+}

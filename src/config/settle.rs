@@ -1,0 +1,284 @@
+//! What no value alone can tell: what contradicts another key is refused, and what depends on others is filled in.
+//!
+//! A refusal names the value by its path, for example `routes.3.upstreams`: its place in the file is looked up from it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::error::quoted;
+use super::keys::{
+    CertificateFiles, Config, Health, Limits, LogFormat, MAX_UPSTREAMS, MemorySize, PluginConfig, RawRoute,
+    RouteConfig, RouteOptions, TlsListen,
+};
+use super::listen::ListenAddr;
+use super::prefix;
+use super::scalar::{Notation as _, Printed as _, Span, print_size};
+use super::url::{Scheme, UpstreamUrl};
+
+/// Path and message.
+pub(super) type SettleError = (String, String);
+
+/// What a worker needs at least: its read buffer and a few exchanges.
+const MIN_SHARE: usize = 512 * 1024;
+
+/// For every list but the routes: nothing here is long, and some are gone through for each client.
+const MAX_LIST: usize = 1024;
+
+impl Config {
+    /// Completes what was read. `format` is that of the log where nothing is said about it.
+    pub(super) fn settle(&mut self, format: Result<LogFormat, String>) -> Result<(), SettleError> {
+        self.upstream_tls.insecure_skip_verify.get_or_insert(false);
+        self.limits.settle().map_err(at("limits"))?;
+        self.health.settle().map_err(at("health"))?;
+        if let Some(tls) = &mut self.tls {
+            tls.settle().map_err(at("tls"))?;
+        }
+        for (index, plugin) in self.plugins.iter().enumerate() {
+            plugin.check().map_err(at(&format!("plugins.{index}")))?;
+        }
+        for (path, len) in [
+            ("forwarded.trusted_proxies", self.forwarded.trusted_proxies.len()),
+            ("proxy_protocol.from", self.proxy_protocol.from.len()),
+            ("plugins", self.plugins.len()),
+            ("listen_addr", self.listen_addr.len()),
+        ] {
+            if len > MAX_LIST {
+                return Err((path.to_owned(), format!("a list has at most {MAX_LIST} entries here")));
+            }
+        }
+        self.settle_routes()?;
+        self.check_addresses()?;
+        let format = self.log.format.map_or(format, Ok).map_err(at(""))?;
+        self.log.format = Some(format);
+        self.cap_workers();
+        Ok(())
+    }
+
+    /// Sets the memory budget as the flag has it, for example `8MiB`.
+    pub fn set_memory_budget(&mut self, text: &str) -> Result<(), String> {
+        self.limits.memory_budget = MemorySize::from_text(text)?;
+        self.cap_workers();
+        Ok(())
+    }
+
+    /// No more workers than the memory budget has room for.
+    fn cap_workers(&mut self) {
+        if let Some(budget) = self.limits.memory_budget {
+            self.workers = self.workers.min(budget / MIN_SHARE).max(1);
+        }
+    }
+
+    /// Takes over what a running proxy cannot change: it stays as `old` has it.
+    pub fn keep_restart_only(&mut self, old: &Config) {
+        self.workers = old.workers;
+        self.limits.memory_budget = old.limits.memory_budget;
+        self.log.format = old.log.format;
+        self.plugins.clone_from(&old.plugins);
+    }
+
+    /// What holds for a route that says nothing for itself.
+    pub(super) fn bare_route(&self) -> RouteOptions {
+        RawRoute::default().resolve(self)
+    }
+
+    /// Routes of their own that say nothing but the most necessary.
+    pub(super) fn set_routes(&mut self, routes: Vec<(String, UpstreamUrl)>) {
+        let raw =
+            |(prefix, upstream)| RawRoute { prefix: Some(prefix), upstream: Some(upstream), ..RawRoute::default() };
+        self.raw_routes = routes.into_iter().map(raw).collect();
+    }
+
+    /// What many routes say alike is kept once, so that 100,000 routes stay small.
+    fn settle_routes(&mut self) -> Result<(), SettleError> {
+        let raw = std::mem::take(&mut self.raw_routes);
+        let mut routes: Vec<RouteConfig> = Vec::with_capacity(raw.len());
+        let mut first_with = HashMap::with_capacity(raw.len());
+        let mut upstreams: HashSet<Arc<UpstreamUrl>> = HashSet::new();
+        let mut options = HashMap::new();
+        for mut route in raw {
+            let path = format!("routes.{}", routes.len());
+            let (prefix, mut urls) = route.take_names(&routes, &mut first_with).map_err(at(&path))?;
+            let first = urls.remove(0);
+            let upstream = upstreams.get(&first).cloned().unwrap_or_else(|| Arc::new(first));
+            upstreams.insert(Arc::clone(&upstream));
+            let more_upstreams = (!urls.is_empty()).then(|| Arc::new(urls));
+            let options = match options.get(&route) {
+                Some(options) => Arc::clone(options),
+                None => {
+                    let new = Arc::new(route.clone().resolve(self));
+                    options.insert(route, Arc::clone(&new));
+                    new
+                }
+            };
+            routes.push(RouteConfig { prefix, upstream, more_upstreams, options });
+        }
+        if routes.is_empty() {
+            let message =
+                "there are no routes: add one, for example {prefix: /api, upstream: \"http://127.0.0.1:9001\"}";
+            return Err(("routes".to_owned(), message.to_owned()));
+        }
+        self.routes = Arc::new(routes);
+        Ok(())
+    }
+
+    /// No address is listened on twice, whatever the keys are.
+    fn check_addresses(&self) -> Result<(), SettleError> {
+        let tls = self.tls.as_ref().map_or(&[][..], |tls| &tls.listen_addr);
+        let keys = [
+            ("listen_addr", &self.listen_addr[..]),
+            ("tls.listen_addr", tls),
+            ("admin.listen_addr", &self.admin.listen_addr),
+        ];
+        let all: Vec<_> = keys.iter().flat_map(|(key, list)| list.iter().map(move |address| (*key, address))).collect();
+        for (index, (key, address)) in all.iter().enumerate() {
+            let Some((other, taken)) = all[..index].iter().find(|(_, taken)| taken.overlaps(address)) else { continue };
+            let (shown, taken) = (quoted(&address.to_string()), quoted(&taken.to_string()));
+            let is_same = shown == taken || matches!(address, ListenAddr::Unix { .. });
+            let message = match (is_same, key == other) {
+                (true, true) => format!("the listening address {shown} stands twice: remove one"),
+                (false, true) => {
+                    format!("the listening addresses {taken} and {shown} overlap: remove one, or choose another port")
+                }
+                (true, false) => {
+                    format!("{shown} stands in both {other} and {key}: choose another address for one of them")
+                }
+                (false, false) => {
+                    format!("{taken} in {other} and {shown} in {key} overlap: choose another port for one of them")
+                }
+            };
+            return Err(((*key).to_owned(), message));
+        }
+        Ok(())
+    }
+}
+
+fn at(path: &str) -> impl Fn(String) -> SettleError {
+    move |message| (path.to_owned(), message)
+}
+
+impl Limits {
+    fn settle(&mut self) -> Result<(), String> {
+        let (line, head) = (self.max_request_line, self.max_head_bytes);
+        // A head that is lowered lowers the line with it.
+        if line > head && line != Limits::default().max_request_line {
+            let [line, head] = [line, head].map(|size| print_size(size as u64));
+            return Err(format!(
+                "max_request_line ({line}) is above max_head_bytes ({head}), which contains it: lower the one, or raise \
+                 the other"
+            ));
+        }
+        self.max_request_line = line.min(head);
+        Ok(())
+    }
+}
+
+impl Health {
+    fn settle(&mut self) -> Result<(), String> {
+        let default = Health::default();
+        if self.eject <= self.max_eject {
+            return Ok(());
+        }
+        // Where one of them is the default, it gives way.
+        if self.eject == default.eject {
+            self.eject = self.max_eject;
+        } else if self.max_eject == default.max_eject {
+            self.max_eject = self.eject;
+        } else {
+            let [eject, max_eject] = [self.eject, self.max_eject].map(|span| Span::print(&span));
+            return Err(format!("eject ({eject}) is longer than max_eject ({max_eject}): shorten it"));
+        }
+        Ok(())
+    }
+}
+
+impl TlsListen {
+    fn settle(&mut self) -> Result<(), String> {
+        if !cfg!(feature = "tls") {
+            return Err(
+                "this build cannot listen with TLS: remove tls, or build it with the feature \"tls\"".to_owned()
+            );
+        }
+        match (self.certificate.take(), self.key.take()) {
+            (Some(certificate), Some(key)) => self.certificates.insert(0, CertificateFiles { certificate, key }),
+            (None, None) => {}
+            (Some(_), None) => return Err("this certificate has no key: add \"key: key.pem\" beside it".to_owned()),
+            (None, Some(_)) => {
+                return Err("this key has no certificate: add \"certificate: cert.pem\" beside it".to_owned());
+            }
+        }
+        if self.certificates.is_empty() {
+            return Err("tls needs a certificate: add \"certificate: cert.pem\" and \"key: key.pem\"".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl PluginConfig {
+    fn check(&self) -> Result<(), String> {
+        match (&self.path, &self.builtin) {
+            (Some(_), None) | (None, Some(_)) => Ok(()),
+            (None, None) => Err("this plugin has neither path nor builtin: add one of them".to_owned()),
+            (Some(_), Some(_)) => Err("this plugin has both path and builtin: remove one of them".to_owned()),
+        }
+    }
+}
+
+impl RawRoute {
+    /// Takes out its prefix and upstreams, of which there is at least one. Refuses a prefix that one of the routes `before`
+    /// has.
+    fn take_names(
+        &mut self,
+        before: &[RouteConfig],
+        first_with: &mut HashMap<Vec<u8>, usize>,
+    ) -> Result<(String, Vec<UpstreamUrl>), String> {
+        let prefix = self.prefix.take().ok_or("this route has no prefix: add \"prefix: /path\"")?;
+        let upstreams = match (self.upstream.take(), self.upstreams.take()) {
+            (Some(one), None) => vec![one],
+            (None, Some(several)) => several,
+            (None, None) => return Err("this route has no upstream: add \"upstream: http://host:port\"".to_owned()),
+            (Some(_), Some(_)) => {
+                return Err("this route has both upstream and upstreams: put all into upstreams".to_owned());
+            }
+        };
+        check_upstreams(&upstreams)?;
+        if self.upstream_tls.is_some() && upstreams.iter().all(|url| url.scheme == Scheme::Http) {
+            return Err("upstream_tls has no effect on an http:// upstream: write https://, or remove it".to_owned());
+        }
+        if self.upgrade.as_ref().is_some_and(|protocols| protocols.len() > 16) {
+            return Err("a route upgrades to at most 16 protocols".to_owned());
+        }
+        if let Some(first) = first_with.insert(prefix::normal_form(&prefix), before.len()) {
+            let (this, other) = (quoted(&prefix), quoted(&before[first].prefix));
+            let same = if this == other { String::new() } else { format!(", as {other}, which is the same") };
+            let number = first + 1;
+            return Err(format!(
+                "the prefix {this} has a route already: route number {number}{same}; remove one of them"
+            ));
+        }
+        Ok((prefix, upstreams))
+    }
+}
+
+/// Upstreams of one route stand for each other: a request may go to any of them.
+fn check_upstreams(upstreams: &[UpstreamUrl]) -> Result<(), String> {
+    let [first, more @ ..] = upstreams else {
+        return Err("the list of upstreams is empty: add \"- http://host:port\"".to_owned());
+    };
+    if upstreams.len() > MAX_UPSTREAMS {
+        return Err(format!("a route has at most {MAX_UPSTREAMS} upstreams"));
+    }
+    for (index, url) in more.iter().enumerate() {
+        let shown = quoted(&url.to_public_string());
+        let is_same = |other: &UpstreamUrl| (other.scheme, &other.authority) == (url.scheme, &url.authority);
+        if upstreams[..=index].iter().any(is_same) {
+            return Err(format!("the upstream {shown} stands twice in this route: remove one"));
+        }
+        if url.base_path != first.base_path {
+            return Err(format!("{shown}: all upstreams of a route have the same path; make them routes of their own"));
+        }
+        if url.authorization.is_some() != first.authorization.is_some() {
+            return Err(format!("{shown}: either all upstreams of a route have credentials or none"));
+        }
+    }
+    Ok(())
+}
