@@ -84,6 +84,14 @@ Text
 
 /// Retired names that are still in use.
 pub const RETIRED_NAMES_LEFT: &str = "
+RequestSink
+ResponseSink
+late_removed
+under_prefix
+exposition
+Link
+Opening
+Parts
 ABUNDANT
 Acquaintance
 Anybody
@@ -181,4 +189,5 @@ carry_out let_go see_off hang_up empty_lane is_circling Lane LEASE lend lent par
 READ_OVER ABUNDANT streak keeps_up strike Alarm rings renew Renewal Mailbox stations Desk surplus throttle Ledger Grant
 Pad take_effort Chooser Creed Anybody Wish Wishes weather
 complain say tell foretell LAST_WORDS Words Filling Typed keep_what_is_fixed fit_workers
+Exchange HeadReader relayable Relayed ByWord Env add_own may_have Removal Terms map_back BodyWants HookView Whose Complaint Downstream RequestSink ResponseSink late_removed under_prefix exposition Link Opening Parts
 ";
