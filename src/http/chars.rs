@@ -110,11 +110,10 @@ pub fn find(bytes: &[u8], byte: u8) -> Option<usize> {
 /// Whether a dot stands at the start of `path` or right behind `/` or `\`, or there is a `%`, which may stand for anything.
 /// `false` is certain.
 pub fn may_have_early_dot(path: &[u8]) -> bool {
-    let mut last = b'/';
-    path.iter().any(|&byte| {
-        let is_early_dot = byte == b'.' && matches!(last, b'/' | b'\\');
-        last = byte;
-        is_early_dot || byte == b'%'
+    path.iter().enumerate().any(|(at, byte)| match byte {
+        b'.' => at == 0 || matches!(path[at - 1], b'/' | b'\\'),
+        b'%' => true,
+        _ => false,
     })
 }
 

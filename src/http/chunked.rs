@@ -4,8 +4,9 @@
 //! and handed over whole, to be parsed by `head::parse_trailers`.
 //!
 //! ```text
-//!  Size ─CR──────────────► LineLf ─LF, size > 0─► Data ─all of it─► DataCr ─► DataLf ─► Size
-//!    └─;─► Extension ─CR─────┘└─────LF, size 0─► TrailerLine ─CR─► LastLf ─► Ended
+//!  Size ─line end, size > 0─► Data ─all of it─► DataEnd ─CRLF─► Size
+//!    │ └─;─► Extensions ─┘
+//!    └─line end, size 0─► Trailers ─empty line─► Ended
 //! ```
 //!
 //! Invariants: what comes out does not depend on how the bytes were split; after an error there is only that error; after
@@ -13,12 +14,12 @@
 
 use super::chars;
 use super::error::HttpError;
-use super::head::check_field_line;
+use super::head::{CRLF, check_field_line};
 
 /// The most bytes of a chunk line with its CRLF.
-const MAX_LINE: u32 = 256;
+const MAX_LINE: usize = 256;
 /// The most bytes of chunk extensions in one body.
-const MAX_EXTENSIONS: u32 = 16 << 10;
+const MAX_EXTENSIONS: usize = 16 << 10;
 /// The most bytes of a trailer section with its last empty line.
 const MAX_TRAILERS: usize = 8 << 10;
 /// So much framing is always allowed, however little data it carries.
@@ -38,57 +39,44 @@ const FREE_OVERHEAD: u64 = 100 << 10;
 #[derive(Debug)]
 pub struct ChunkedDecoder {
     state: State,
-    /// Bytes of the chunk line so far.
-    line: u32,
     /// Bytes of chunk extensions so far.
-    extensions: u32,
+    extensions: usize,
     /// Bytes of framing and of data so far.
     overhead: u64,
     data: u64,
-    /// The trailer section; empty where there are no trailers, so that those bodies own no memory.
-    trailers: Vec<u8>,
+    /// The extensions of a chunk line, and later the trailer section. A body that has neither owns no memory.
+    buf: Vec<u8>,
 }
 
-/// What the next byte is part of.
+/// What comes next. A line end that was cut is half a state of its own: `Lf`.
 #[derive(Clone, Copy, Debug)]
 enum State {
     Size {
         size: u64,
         digits: u8,
     },
-    Extension {
+    Extensions {
         size: u64,
-        place: Extension,
+        digits: u8,
     },
-    LineLf {
+    SizeLf {
         size: u64,
     },
     Data {
         left: u64,
     },
-    DataCr,
-    DataLf,
-    /// `line` is where in the section its line begins.
-    Trailer {
-        line: usize,
+    DataEnd,
+    DataEndLf,
+    /// A trailer line, which begins at this place of `buf`, or the empty line.
+    Trailers {
+        line_start: usize,
     },
-    LastLf,
+    TrailersLf,
     Ended,
     Failed(HttpError),
 }
 
-/// A place in chunk-ext (RFC 9112 section 7.1.1). White space around `;` and `=` is refused, though the RFC lets a
-/// recipient skip it: nobody sends it but to be misunderstood.
-#[derive(Clone, Copy, Debug)]
-enum Extension {
-    NameStart,
-    Name,
-    ValueStart,
-    Token,
-    Quoted,
-    QuotedPair,
-    AfterQuoted,
-}
+const NEXT_CHUNK: State = State::Size { size: 0, digits: 0 };
 
 /// What the decoder made of the start of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,66 +106,45 @@ impl Default for ChunkedDecoder {
 impl ChunkedDecoder {
     /// A decoder that waits for the first chunk line.
     pub const fn new() -> Self {
-        let state = State::Size { size: 0, digits: 0 };
-        ChunkedDecoder { state, line: 0, extensions: 0, overhead: 0, data: 0, trailers: Vec::new() }
+        ChunkedDecoder { state: NEXT_CHUNK, extensions: 0, overhead: 0, data: 0, buf: Vec::new() }
     }
 
     /// Takes the next step through `input`, which begins where the last step's `consumed` ended.
     pub fn decode<'a>(&mut self, input: &'a [u8]) -> Result<ChunkEvent<'a>, HttpError> {
-        let begun = self.take_plain_line(input)?;
-        for (at, &byte) in (begun..).zip(&input[begun..]) {
-            self.state = match self.state {
-                State::Data { left } => return Ok(self.take_data(&input[at..], left, at)),
-                State::Ended => return Ok(ChunkEvent::End { consumed: at }),
+        let mut at = 0;
+        loop {
+            let rest = &input[at..];
+            let step = match self.state {
                 State::Failed(error) => return Err(error),
-                framing @ (State::Size { .. }
-                | State::Extension { .. }
-                | State::LineLf { .. }
-                | State::DataCr
-                | State::DataLf
-                | State::Trailer { .. }
-                | State::LastLf) => {
-                    self.overhead += 1;
-                    self.step(framing, byte).inspect_err(|&error| self.state = State::Failed(error))?
-                }
+                State::Ended => return Ok(ChunkEvent::End { consumed: at }),
+                _ if rest.is_empty() => return Ok(ChunkEvent::NeedMore),
+                State::Data { left } => return Ok(self.take_data(rest, left, at)),
+                State::Size { size, digits } => self.take_size(rest, size, digits),
+                State::Extensions { size, digits } => self.take_extensions(rest, size, digits),
+                State::SizeLf { size } if rest[0] == b'\n' => self.end_line(size, 1),
+                State::SizeLf { .. } => Err(HttpError::BadChunkLineEnd),
+                // Rule S7: exactly CRLF, or the sizes of sender and recipient differ.
+                State::DataEnd if rest.starts_with(CRLF) => Ok((CRLF.len(), NEXT_CHUNK)),
+                State::DataEnd if rest == b"\r" => Ok((1, State::DataEndLf)),
+                State::DataEndLf if rest[0] == b'\n' => Ok((1, NEXT_CHUNK)),
+                State::DataEnd | State::DataEndLf => Err(HttpError::BadDataEnd),
+                State::Trailers { line_start } => self.take_trailers(rest, line_start),
+                State::TrailersLf if rest[0] == b'\n' => self.end_trailers(1),
+                State::TrailersLf => Err(HttpError::BareCr),
             };
-        }
-        match self.state {
-            State::Ended => Ok(ChunkEvent::End { consumed: input.len() }),
-            State::Failed(error) => Err(error),
-            State::Size { .. } | State::Extension { .. } | State::LineLf { .. } | State::Data { .. } => {
-                Ok(ChunkEvent::NeedMore)
-            }
-            State::DataCr | State::DataLf | State::Trailer { .. } | State::LastLf => Ok(ChunkEvent::NeedMore),
+            let (len, state) = step.inspect_err(|&error| self.state = State::Failed(error))?;
+            self.overhead += len as u64;
+            self.state = state;
+            at += len;
         }
     }
 
-    /// Takes what leads from one chunk to the next, where it is here whole and has no extension, as nearly always. Returns how
-    /// long it is; 0 where it is left to the steps, which define what is accepted and name what is wrong.
-    ///
-    /// Sixteen chunks of three digits take half the instructions with it: 3,100 less of 6,300.
-    fn take_plain_line(&mut self, input: &[u8]) -> Result<usize, HttpError> {
-        let line = match self.state {
-            State::Size { digits: 0, .. } => Some(input),
-            // Rule S7.
-            State::DataCr => input.strip_prefix(b"\r\n"),
-            State::Size { .. } | State::Extension { .. } | State::LineLf { .. } | State::Data { .. } => None,
-            State::DataLf | State::Trailer { .. } | State::LastLf | State::Ended | State::Failed(_) => None,
-        };
-        let Some((size, rest)) = line.and_then(plain_line) else { return Ok(0) };
-        let len = input.len() - rest.len();
-        self.overhead += len as u64;
-        self.state = self.end_line(size).inspect_err(|&error| self.state = State::Failed(error))?;
-        Ok(len)
-    }
-
-    /// The trailer section as received, with the empty line that ends it; whole after `ChunkEvent::End`.
+    /// The trailer section as received, with the empty line that ends it, after `ChunkEvent::End`; before it, nothing.
     pub fn trailers(&self) -> &[u8] {
         match self.state {
-            State::Ended if self.trailers.is_empty() => b"\r\n",
-            State::Ended | State::Trailer { .. } | State::LastLf => &self.trailers,
-            State::Size { .. } | State::Extension { .. } | State::LineLf { .. } | State::Data { .. } => b"",
-            State::DataCr | State::DataLf | State::Failed(_) => b"",
+            State::Ended if self.buf.is_empty() => CRLF,
+            State::Ended => &self.buf,
+            _ => b"",
         }
     }
 
@@ -187,144 +154,137 @@ impl ChunkedDecoder {
         let len = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
         let left = left - len as u64;
         self.data += len as u64;
-        self.state = if left == 0 { State::DataCr } else { State::Data { left } };
+        self.state = if left == 0 { State::DataEnd } else { State::Data { left } };
         ChunkEvent::Data { data: &rest[..len], consumed: at + len }
     }
 
-    /// Goes one byte of framing further.
-    fn step(&mut self, state: State, byte: u8) -> Result<State, HttpError> {
-        match state {
-            State::Size { size, digits } => {
-                self.count_line()?;
-                step_size(size, digits, byte)
+    /// chunk-size: 1 to 16 digits, then CRLF or `;` (rule S5). Like those that follow, this returns how many bytes it took,
+    /// and what comes next.
+    fn take_size(&mut self, rest: &[u8], mut size: u64, mut digits: u8) -> Result<(usize, State), HttpError> {
+        let mut len = 0;
+        while let Some(digit) = rest.get(len).and_then(|&byte| chars::hex_digit(byte)) {
+            size = size << 4 | u64::from(digit);
+            digits += 1;
+            len += 1;
+            // 16 digits fit into 64 bits; the highest bit is refused so that nobody reads the size as negative.
+            if digits > 16 || size > i64::MAX as u64 {
+                return Err(HttpError::ChunkTooLarge);
             }
-            State::Extension { size, place } => {
-                self.count_line()?;
-                self.extensions += 1;
-                if self.extensions > MAX_EXTENSIONS {
-                    return Err(HttpError::TooManyExtensions);
-                }
-                step_extension(size, place, byte)
-            }
-            State::LineLf { size } if byte == b'\n' => {
-                self.count_line()?;
-                self.end_line(size)
-            }
-            State::LineLf { .. } => Err(HttpError::BadChunkLineEnd),
-            // Rule S7: exactly CRLF, or the sizes of sender and recipient differ.
-            State::DataCr if byte == b'\r' => Ok(State::DataLf),
-            State::DataLf if byte == b'\n' => Ok(State::Size { size: 0, digits: 0 }),
-            State::DataCr | State::DataLf => Err(HttpError::BadDataEnd),
-            State::Trailer { line } => self.step_trailer(line, byte),
-            State::LastLf if byte == b'\n' => {
-                if !self.trailers.is_empty() {
-                    self.keep_trailer(b"\r\n")?;
-                }
-                Ok(State::Ended)
-            }
-            State::LastLf => Err(HttpError::BareCr),
-            // `decode` does not come here with these; they go nowhere.
-            State::Data { .. } | State::Ended | State::Failed(_) => Ok(state),
+        }
+        match rest[len..] {
+            [] => Ok((len, State::Size { size, digits })),
+            _ if digits == 0 => Err(HttpError::BadChunkSize),
+            [b'\r', b'\n', ..] => self.end_line(size, len + CRLF.len()),
+            [b'\r'] => Ok((len + 1, State::SizeLf { size })),
+            [b'\r' | b'\n', ..] => Err(HttpError::BadChunkLineEnd),
+            [b';', ..] => Ok((len + 1, State::Extensions { size, digits })),
+            _ => Err(HttpError::BadChunkSize),
         }
     }
 
-    fn count_line(&mut self) -> Result<(), HttpError> {
-        self.line += 1;
-        if self.line > MAX_LINE { Err(HttpError::ChunkLineTooLong) } else { Ok(()) }
+    fn take_extensions(&mut self, rest: &[u8], size: u64, digits: u8) -> Result<(usize, State), HttpError> {
+        let earlier = self.buf.len();
+        let max_len = MAX_LINE - usize::from(digits) - b";".len();
+        let rest = &rest[..rest.len().min(max_len - earlier)];
+        self.buf.extend_from_slice(rest);
+        let Some(len) = extensions_len(&self.buf)? else {
+            let is_too_long = self.buf.len() == max_len;
+            let next = State::Extensions { size, digits };
+            return if is_too_long { Err(HttpError::ChunkLineTooLong) } else { Ok((rest.len(), next)) };
+        };
+        self.buf.clear();
+        self.extensions += len - b"\n".len();
+        if self.extensions > MAX_EXTENSIONS {
+            return Err(HttpError::TooManyExtensions);
+        }
+        self.end_line(size, len - earlier)
     }
 
-    /// A chunk line of this size has ended.
-    fn end_line(&mut self, size: u64) -> Result<State, HttpError> {
-        self.line = 0;
+    /// A chunk line of this size ends behind the next `len` bytes.
+    fn end_line(&mut self, size: u64, len: usize) -> Result<(usize, State), HttpError> {
         // Each byte of framing costs us more than the sender: more than three quarters is an attack (rule S5).
-        if self.overhead > FREE_OVERHEAD && self.overhead > self.data.saturating_mul(3) {
+        let overhead = self.overhead + len as u64;
+        if overhead > FREE_OVERHEAD && overhead > self.data.saturating_mul(3) {
             return Err(HttpError::TooMuchOverhead);
         }
-        Ok(if size == 0 { State::Trailer { line: 0 } } else { State::Data { left: size } })
+        Ok((len, if size == 0 { State::Trailers { line_start: 0 } } else { State::Data { left: size } }))
     }
 
-    /// Lines are judged here already: who drops trailers does not parse them.
-    fn step_trailer(&mut self, line: usize, byte: u8) -> Result<State, HttpError> {
-        if byte == b'\r' && line == self.trailers.len() {
-            // Not kept yet: where there are no trailers nothing is.
-            return Ok(State::LastLf);
+    /// Takes a trailer line, or the part of one that is here. It is checked already: who drops trailers does not parse them.
+    fn take_trailers(&mut self, rest: &[u8], line_start: usize) -> Result<(usize, State), HttpError> {
+        if line_start == self.buf.len() && rest[0] == b'\r' {
+            return match rest {
+                [_] => Ok((1, State::TrailersLf)),
+                [_, b'\n', ..] => self.end_trailers(CRLF.len()),
+                _ => Err(HttpError::BareCr),
+            };
         }
-        self.keep_trailer(&[byte])?;
-        if byte != b'\n' {
-            return Ok(State::Trailer { line });
+        let len = chars::find(rest, b'\n').map_or(rest.len(), |at| at + 1);
+        self.keep_trailer(&rest[..len])?;
+        if !self.buf.ends_with(b"\n") {
+            return Ok((len, State::Trailers { line_start }));
         }
-        check_field_line(&self.trailers[line..])?;
-        Ok(State::Trailer { line: self.trailers.len() })
+        check_field_line(&self.buf[line_start..])?;
+        Ok((len, State::Trailers { line_start: self.buf.len() }))
+    }
+
+    /// The empty line ends behind the next `len` bytes.
+    fn end_trailers(&mut self, len: usize) -> Result<(usize, State), HttpError> {
+        if !self.buf.is_empty() {
+            self.keep_trailer(CRLF)?;
+        }
+        Ok((len, State::Ended))
     }
 
     fn keep_trailer(&mut self, bytes: &[u8]) -> Result<(), HttpError> {
-        if self.trailers.len() + bytes.len() > MAX_TRAILERS {
+        if self.buf.len() + bytes.len() > MAX_TRAILERS {
             return Err(HttpError::TrailersTooLarge);
         }
-        self.trailers.extend_from_slice(bytes);
+        self.buf.extend_from_slice(bytes);
         Ok(())
     }
 }
 
-/// A chunk line of one to eight digits and CRLF: its size, and what follows it. Larger sizes are for the steps to judge.
-fn plain_line(line: &[u8]) -> Option<(u64, &[u8])> {
-    let (mut size, mut rest) = (0, line);
-    for digits in 0..=8 {
-        let (&byte, after) = rest.split_first()?;
-        match chars::hex_digit(byte) {
-            Some(digit) => size = size << 4 | u64::from(digit),
-            None if digits > 0 && byte == b'\r' => return Some((size, after.strip_prefix(b"\n")?)),
-            None => return None,
+/// How long the chunk extensions at the start of `bytes` are, behind the first `;` and CRLF included; `None` when more
+/// bytes are needed. chunk-ext is `*( ";" name [ "=" ( token / quoted-string ) ] )` (rule S6). White space around `;` and
+/// `=` is refused, though the RFC lets a recipient skip it: nobody sends it but to be misunderstood.
+fn extensions_len(bytes: &[u8]) -> Result<Option<usize>, HttpError> {
+    let mut rest = bytes;
+    loop {
+        let Some(after_name) = skip_token(rest)? else { return Ok(None) };
+        let after_value = match after_name {
+            [b'=', b'"', text @ ..] => skip_quoted(text)?,
+            [b'=', value @ ..] => skip_token(value)?,
+            _ => Some(after_name),
+        };
+        match after_value {
+            None | Some([] | [b'\r']) => return Ok(None),
+            Some([b';', next @ ..]) => rest = next,
+            Some([b'\r', b'\n', after @ ..]) => return Ok(Some(bytes.len() - after.len())),
+            Some([b'\r' | b'\n', ..]) => return Err(HttpError::BadChunkLineEnd),
+            Some(_) => return Err(HttpError::BadExtension),
         }
-        rest = after;
-    }
-    None
-}
-
-/// chunk-size: 1 to 16 digits, then CR or `;` (rule S5).
-fn step_size(size: u64, digits: u8, byte: u8) -> Result<State, HttpError> {
-    match (chars::hex_digit(byte), byte) {
-        (Some(_), _) if digits == 16 => Err(HttpError::ChunkTooLarge),
-        (Some(digit), _) => {
-            // 16 digits fit into 64 bits; the highest bit is refused so that nobody reads the size as negative.
-            let size = size << 4 | u64::from(digit);
-            if size > i64::MAX as u64 {
-                return Err(HttpError::ChunkTooLarge);
-            }
-            Ok(State::Size { size, digits: digits + 1 })
-        }
-        (None, b'\r') if digits > 0 => Ok(State::LineLf { size }),
-        (None, b';') if digits > 0 => Ok(State::Extension { size, place: Extension::NameStart }),
-        (None, b'\n') if digits > 0 => Err(HttpError::BadChunkLineEnd),
-        (None, _) => Err(HttpError::BadChunkSize),
     }
 }
 
-/// chunk-ext: `*( ";" name [ "=" ( token / quoted-string ) ] )` (rule S6).
-fn step_extension(size: u64, place: Extension, byte: u8) -> Result<State, HttpError> {
-    let place = match (place, byte) {
-        (Extension::NameStart | Extension::Name, byte) if chars::is_tchar(byte) => Extension::Name,
-        (Extension::Name, b'=') => Extension::ValueStart,
-        (Extension::ValueStart | Extension::Token, byte) if chars::is_tchar(byte) => Extension::Token,
-        (Extension::ValueStart, b'"') => Extension::Quoted,
-        (Extension::Quoted, b'"') => Extension::AfterQuoted,
-        (Extension::Quoted, b'\\') => Extension::QuotedPair,
-        (Extension::Quoted | Extension::QuotedPair, byte) if chars::is_field_byte(byte) => Extension::Quoted,
-        (Extension::Name | Extension::Token | Extension::AfterQuoted, b';') => Extension::NameStart,
-        (Extension::Name | Extension::Token | Extension::AfterQuoted, b'\r') => return Ok(State::LineLf { size }),
-        (Extension::Name | Extension::Token | Extension::AfterQuoted, b'\n') => return Err(HttpError::BadChunkLineEnd),
-        (
-            Extension::NameStart
-            | Extension::Name
-            | Extension::ValueStart
-            | Extension::Token
-            | Extension::Quoted
-            | Extension::QuotedPair
-            | Extension::AfterQuoted,
-            _,
-        ) => return Err(HttpError::BadExtension),
-    };
-    Ok(State::Extension { size, place })
+/// What follows the token at the start of `bytes`; `None` when nothing is there.
+fn skip_token(bytes: &[u8]) -> Result<Option<&[u8]>, HttpError> {
+    match bytes.iter().position(|&byte| !chars::is_tchar(byte)) {
+        Some(0) => Err(HttpError::BadExtension),
+        end => Ok(end.map(|end| &bytes[end..])),
+    }
+}
+
+/// What follows the quotation mark that ends a quoted-string.
+fn skip_quoted(mut bytes: &[u8]) -> Result<Option<&[u8]>, HttpError> {
+    loop {
+        bytes = match bytes {
+            [b'"', after @ ..] => return Ok(Some(after)),
+            [] | [b'\\'] => return Ok(None),
+            [b'\\', byte, after @ ..] | [byte, after @ ..] if chars::is_field_byte(*byte) => after,
+            _ => return Err(HttpError::BadExtension),
+        };
+    }
 }
 
 /// Room for the size of a chunk of up to 64 KiB, which is what one read yields.
@@ -632,7 +592,7 @@ mod tests {
     fn bodies_without_trailers_own_no_memory() {
         let mut decoder = ChunkedDecoder::new();
         assert_eq!(decoder.decode(b"0\r\n\r\n"), Ok(ChunkEvent::End { consumed: 5 }));
-        assert_eq!(decoder.trailers.capacity(), 0);
+        assert_eq!(decoder.buf.capacity(), 0);
         assert_eq!(decoder.trailers(), b"\r\n");
     }
 

@@ -136,9 +136,9 @@ pub struct HeaderSet(u64);
 
 impl HeaderSet {
     /// The set of these.
-    pub const fn of(classes: &[HeaderId]) -> HeaderSet {
+    pub const fn of(ids: &[HeaderId]) -> HeaderSet {
         let mut set = HeaderSet(0);
-        let mut rest = classes;
+        let mut rest = ids;
         while let [first, others @ ..] = rest {
             set = set.with(*first);
             rest = others;
@@ -182,7 +182,7 @@ pub fn is_framing_look_alike(name: &[u8]) -> bool {
 /// One field line, borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderRef<'a> {
-    /// The class of the name.
+    /// What the name is.
     pub id: HeaderId,
     /// The name as it was written.
     pub name: &'a [u8],
@@ -191,7 +191,7 @@ pub struct HeaderRef<'a> {
 }
 
 impl HeaderRef<'_> {
-    /// Whether the line's name is `name`, of class `known`.
+    /// Whether the line's name is `name`, which is `known`.
     fn is_named(&self, name: &[u8], known: HeaderId) -> bool {
         let is_one_name = !matches!(known, HeaderId::Other | HeaderId::LookAlike);
         self.id == known && (is_one_name || self.name.eq_ignore_ascii_case(name))
@@ -227,20 +227,23 @@ pub struct Fields {
     /// The lines, and what is left of lines that were removed or given a longer value.
     bytes: Vec<u8>,
     lines: Vec<Slot>,
-    /// The bits of all classes that lines were added of: a removed line's may be left.
+    /// How many of the bytes belong to no line any more.
+    unused: usize,
+    /// All names that lines were added of: a removed line's may be left.
     seen: HeaderSet,
 }
 
 impl Fields {
     /// An empty section, which owns no memory.
     pub const fn new() -> Self {
-        Fields { bytes: Vec::new(), lines: Vec::new(), seen: HeaderSet(0) }
+        Fields { bytes: Vec::new(), lines: Vec::new(), unused: 0, seen: HeaderSet(0) }
     }
 
     /// Forgets all lines, keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.lines.clear();
+        self.unused = 0;
         self.seen = HeaderSet(0);
     }
 
@@ -254,6 +257,11 @@ impl Fields {
     /// How many bytes of memory it owns.
     pub fn heap_size(&self) -> usize {
         self.bytes.capacity() + self.lines.capacity() * size_of::<Slot>()
+    }
+
+    /// How many bytes [`write`](Fields::write) appends.
+    pub fn wire_len(&self) -> usize {
+        self.bytes.len() - self.unused
     }
 
     /// How many lines there are.
@@ -271,9 +279,9 @@ impl Fields {
         self.lines.get(index).map(|slot| slot.line(&self.bytes))
     }
 
-    /// Whether line `index` is of one of these classes.
-    pub fn is_any_of(&self, index: usize, classes: HeaderSet) -> bool {
-        self.lines.get(index).is_some_and(|slot| classes.has(slot.id))
+    /// Whether line `index` is of one of these ids.
+    pub fn is_any_of(&self, index: usize, ids: HeaderSet) -> bool {
+        self.lines.get(index).is_some_and(|slot| ids.has(slot.id))
     }
 
     /// All lines in order.
@@ -300,7 +308,7 @@ impl Fields {
     // Inlined, because the names and many values are constants: copying those is a store or two.
     #[inline(always)]
     pub fn add_static(&mut self, known: HeaderId, start: &[u8], value: &[u8]) {
-        debug_assert_eq!(start.strip_suffix(COLON).map(HeaderId::of), Some(known), "the class of the name");
+        debug_assert_eq!(start.strip_suffix(COLON).map(HeaderId::of), Some(known), "what the name is");
         let line = self.bytes.len();
         self.bytes.reserve(start.len() + value.len() + CRLF.len());
         self.bytes.extend_from_slice(start);
@@ -312,34 +320,29 @@ impl Fields {
     /// Copies `section`, in which httparse has found `lines`, if all of it stands there as it would be written (rule S13):
     /// `name: value CRLF`, and no name that looks like another (rule S9). Otherwise this stays empty, as it has to
     /// be before.
+    ///
+    /// Lengths are enough to tell: a line that is as long as it would be written, with one space behind the colon and CRLF
+    /// at its end, has no other white space, and the next one begins behind it.
     pub(super) fn copy_section(&mut self, section: &[u8], lines: &[httparse::Header<'_>]) -> bool {
-        let offset_of = |part: &[u8]| part.as_ptr().addr() - section.as_ptr().addr();
-        let (mut next, mut seen, mut is_as_written) = (0, HeaderSet(0), true);
-        self.lines.extend(lines.iter().map(|line| {
-            let name = line.name.as_bytes();
-            let (start, known) = (offset_of(name), HeaderId::of(name));
-            let name_end = start + name.len();
-            let value_start = name_end + COLON.len();
-            let value_end = value_start + line.value.len();
-            let end = value_end + CRLF.len();
-            // httparse has seen a colon behind the name, and LF behind a CR at the end.
-            is_as_written &= start == next
-                && offset_of(line.value) == value_start
-                && section.get(value_start - 1) == Some(&b' ')
-                && section.get(value_end) == Some(&b'\r')
-                && known != HeaderId::LookAlike;
-            next = end;
-            seen = seen.with(known);
-            Slot { start, name_end, end, id: known }
-        }));
-        is_as_written &= next == section.len();
-        if is_as_written {
-            self.bytes.extend_from_slice(section);
-            self.seen = seen;
-        } else {
-            self.lines.clear();
+        self.lines.reserve(lines.len());
+        let (mut rest, mut start) = (section, 0);
+        for line in lines {
+            let (name, name_len) = (line.name.as_bytes(), line.name.len());
+            let len = name_len + COLON.len() + line.value.len() + CRLF.len();
+            let id = HeaderId::of(name);
+            let written = rest.split_at_checked(len).filter(|(written, _)| {
+                written[name_len..].starts_with(COLON) && written.ends_with(CRLF) && id != HeaderId::LookAlike
+            });
+            let Some((_, after)) = written else { break };
+            self.push(Slot { start, name_end: start + name_len, end: start + len, id });
+            (rest, start) = (after, start + len);
         }
-        is_as_written
+        if self.lines.len() < lines.len() || !rest.is_empty() {
+            self.clear();
+            return false;
+        }
+        self.bytes.extend_from_slice(section);
+        true
     }
 
     fn push(&mut self, slot: Slot) {
@@ -352,9 +355,9 @@ impl Fields {
         self.seen.has(known)
     }
 
-    /// The same, asked of any of these classes.
-    pub fn may_contain_any(&self, classes: HeaderSet) -> bool {
-        self.seen.0 & classes.0 != 0
+    /// The same, asked of any of these ids.
+    pub fn may_contain_any(&self, ids: HeaderSet) -> bool {
+        self.seen.0 & ids.0 != 0
     }
 
     /// All values of a name that the proxy knows, in order.
@@ -399,10 +402,12 @@ impl Fields {
             // It fits where the old one stood, so that setting a value over and over does not grow the section.
             let value_end = value_start + value.len();
             slot.end = value_end + CRLF.len();
+            self.unused += end - slot.end;
             self.bytes[value_start..value_end].copy_from_slice(value);
             self.bytes[value_end..value_end + CRLF.len()].copy_from_slice(CRLF);
             return;
         }
+        self.unused += end - start;
         slot.start = self.bytes.len();
         slot.name_end = slot.start + (name_end - start);
         self.bytes.reserve(value_start - start + value.len() + CRLF.len());
@@ -419,34 +424,38 @@ impl Fields {
         self.len() < before
     }
 
-    /// Removes all lines of these classes.
-    pub fn remove_all(&mut self, classes: HeaderSet) {
-        if self.may_contain_any(classes) {
-            self.lines.retain(|slot| !classes.has(slot.id));
-            self.seen.0 &= !classes.0;
+    /// Removes all lines of these names.
+    pub fn remove_all(&mut self, ids: HeaderSet) {
+        if self.may_contain_any(ids) {
+            self.retain_slots(|slot, _| !ids.has(slot.id));
+            self.seen.0 &= !ids.0;
         }
     }
 
     /// Keeps the lines for which `keep` says so, in order.
     pub fn retain(&mut self, mut keep: impl FnMut(HeaderRef<'_>) -> bool) {
-        let Fields { bytes, lines, .. } = self;
-        // The bytes of a removed line stay until the next `clear`: moving the others would cost more than they weigh.
-        lines.retain(|slot| keep(slot.line(bytes)));
+        self.retain_slots(|slot, bytes| keep(slot.line(bytes)));
     }
 
-    /// Where lines that were removed or written anew have left more than `most` bytes in use, moves what is there together.
-    pub fn compact(&mut self, most: usize) {
-        if self.bytes.len() > most {
-            let mut bytes = Vec::new();
-            self.write(&mut bytes);
-            let mut start = 0;
-            for slot in &mut self.lines {
-                let len = slot.end - slot.start;
-                slot.name_end = start + (slot.name_end - slot.start);
-                (slot.start, slot.end) = (start, start + len);
-                start += len;
-            }
-            self.bytes = bytes;
+    /// The bytes of a removed line stay until the next `clear`: moving the others would cost more than they weigh.
+    fn retain_slots(&mut self, mut keep: impl FnMut(&Slot, &[u8]) -> bool) {
+        let Fields { bytes, lines, unused, .. } = self;
+        lines.retain(|slot| {
+            let is_kept = keep(slot, bytes);
+            *unused += if is_kept { 0 } else { slot.end - slot.start };
+            is_kept
+        });
+    }
+
+    /// Where lines that were removed or written anew have left more than `max` bytes in use, moves what is there together.
+    pub fn compact(&mut self, max: usize) {
+        if self.bytes.len() > max {
+            let mut compacted = Fields::new();
+            self.lines.iter().for_each(|slot| {
+                let line = slot.line(&self.bytes);
+                compacted.add_known(line.id, line.name, line.value);
+            });
+            *self = compacted;
         }
     }
 
@@ -455,13 +464,13 @@ impl Fields {
         self.write_if(out, |_| true);
     }
 
-    /// Like [`write`](Fields::write), without the lines of these classes.
-    pub fn write_without(&self, classes: HeaderSet, out: &mut Vec<u8>) {
-        self.write_if(out, |slot| !classes.has(slot.id));
+    /// Like [`write`](Fields::write), without the lines of these ids.
+    pub fn write_without(&self, ids: HeaderSet, out: &mut Vec<u8>) {
+        self.write_if(out, |slot| !ids.has(slot.id));
     }
 
     fn write_if(&self, out: &mut Vec<u8>, wanted: impl Fn(&Slot) -> bool) {
-        out.reserve(self.bytes.len());
+        out.reserve(self.wire_len());
         // Lines that stand side by side leave as one copy.
         let (mut start, mut end) = (0, 0);
         for slot in self.lines.iter().filter(|slot| wanted(slot)) {
@@ -554,6 +563,7 @@ mod tests {
             let mut out = b"start\r\n".to_vec();
             fields.write(&mut out);
             assert_eq!(out, [b"start\r\n", &written(&model)[..]].concat(), "step {step}");
+            assert_eq!(fields.wire_len(), written(&model).len(), "step {step}");
             out.clear();
             fields.write_without(HeaderSet::of(&[HeaderId::Host]), &mut out);
             let others: Vec<_> = model.iter().filter(|pair| !pair.0.eq_ignore_ascii_case(b"host")).cloned().collect();
@@ -641,7 +651,7 @@ mod tests {
                 assert_eq!(is_framing_look_alike(&name), is_framing && is_separator && !is_itself, "{shown}");
             }
         }
-        // Two of one class are not one name.
+        // Two look-alikes are not one name.
         let mut fields = Fields::new();
         fields.add(b"x_real_ip", b"1");
         fields.set(b"x.real.ip", b"2");
@@ -649,7 +659,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_are_removed_together() {
+    fn names_are_removed_together() {
         let mut fields = Fields::new();
         for name in ["Host", "te", "A", "TE", "Date", "b"] {
             fields.add(name.as_bytes(), b"x");

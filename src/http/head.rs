@@ -147,7 +147,8 @@ pub struct HeadParser {
     line_start: usize,
 }
 
-const CRLF: &[u8] = b"\r\n";
+/// What ends each line.
+pub const CRLF: &[u8] = b"\r\n";
 const END: &[u8] = b"\r\n\r\n";
 
 impl HeadParser {
@@ -473,7 +474,7 @@ fn count_run() {
     tests::RUNS.set(tests::RUNS.get() + 1);
 }
 
-/// Appends request line, Host line and field lines but for those of some classes; the caller adds framing fields and the
+/// Appends request line, Host line and field lines but for those of some names; the caller adds framing fields and the
 /// empty line.
 ///
 /// The version is ours, whatever the client speaks (RFC 9110 section 2.5); Host comes first (RFC 9110 section 7.2) and
@@ -490,7 +491,7 @@ pub fn write_request(head: &RequestHead, without: HeaderSet, out: &mut Vec<u8>) 
     head.fields.write_without(without.with(HeaderId::Host), out);
 }
 
-/// Appends status line and field lines but for those of some classes; the caller adds framing fields and the empty
+/// Appends status line and field lines but for those of some names; the caller adds framing fields and the empty
 /// line. We always say HTTP/1.1 (RFC 9110 section 2.5: a version is the sender's own).
 pub fn write_response(head: &ResponseHead, without: HeaderSet, out: &mut Vec<u8>) {
     out.reserve(head.reason.len() + 24);

@@ -253,8 +253,7 @@ pub fn rewrite_response_head(
         ..PrefixMap::of(runtime, route, upstream)
     };
     // The status line and the lines.
-    let size =
-        head.fields.iter().fold(head.reason.len() + 15, |size, line| size + line.name.len() + line.value.len() + 4);
+    let size = head.reason.len() + 15 + head.fields.wire_len();
     let room = runtime.config.limits.max_head_bytes.saturating_sub(size);
     rewrite_response(&mut head.fields, &map, room, &mut scratch.text)
 }
