@@ -44,8 +44,8 @@ pub struct ChunkedDecoder {
     /// Bytes of framing and of data so far.
     overhead: u64,
     data: u64,
-    /// The extensions of a chunk line, and later the trailer section. A body that has neither owns no memory.
-    buf: Vec<u8>,
+    /// The trailer section; empty where there are no trailers, so that those bodies own no memory.
+    trailers: Vec<u8>,
 }
 
 /// What comes next. A line end that was cut is half a state of its own: `Lf`.
@@ -57,7 +57,8 @@ enum State {
     },
     Extensions {
         size: u64,
-        digits: u8,
+        line_len: usize,
+        place: Extension,
     },
     SizeLf {
         size: u64,
@@ -67,7 +68,7 @@ enum State {
     },
     DataEnd,
     DataEndLf,
-    /// A trailer line, which begins at this place of `buf`, or the empty line.
+    /// A trailer line, which begins at this place of `trailers`, or the empty line.
     Trailers {
         line_start: usize,
     },
@@ -77,6 +78,18 @@ enum State {
 }
 
 const NEXT_CHUNK: State = State::Size { size: 0, digits: 0 };
+
+/// What comes next in chunk extensions.
+#[derive(Clone, Copy, Debug)]
+enum Extension {
+    NameStart,
+    Name,
+    ValueStart,
+    Token,
+    Quoted,
+    QuotedPair,
+    AfterQuoted,
+}
 
 /// What the decoder made of the start of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +119,7 @@ impl Default for ChunkedDecoder {
 impl ChunkedDecoder {
     /// A decoder that waits for the first chunk line.
     pub const fn new() -> Self {
-        ChunkedDecoder { state: NEXT_CHUNK, extensions: 0, overhead: 0, data: 0, buf: Vec::new() }
+        ChunkedDecoder { state: NEXT_CHUNK, extensions: 0, overhead: 0, data: 0, trailers: Vec::new() }
     }
 
     /// Takes the next step through `input`, which begins where the last step's `consumed` ended.
@@ -120,7 +133,7 @@ impl ChunkedDecoder {
                 _ if rest.is_empty() => return Ok(ChunkEvent::NeedMore),
                 State::Data { left } => return Ok(self.take_data(rest, left, at)),
                 State::Size { size, digits } => self.take_size(rest, size, digits),
-                State::Extensions { size, digits } => self.take_extensions(rest, size, digits),
+                State::Extensions { size, line_len, place } => self.take_extensions(rest, size, line_len, place),
                 State::SizeLf { size } if rest[0] == b'\n' => self.end_line(size, 1),
                 State::SizeLf { .. } => Err(HttpError::BadChunkLineEnd),
                 // Rule S7: exactly CRLF, or the sizes of sender and recipient differ.
@@ -142,8 +155,8 @@ impl ChunkedDecoder {
     /// The trailer section as received, with the empty line that ends it, after `ChunkEvent::End`; before it, nothing.
     pub fn trailers(&self) -> &[u8] {
         match self.state {
-            State::Ended if self.buf.is_empty() => CRLF,
-            State::Ended => &self.buf,
+            State::Ended if self.trailers.is_empty() => CRLF,
+            State::Ended => &self.trailers,
             _ => b"",
         }
     }
@@ -177,27 +190,47 @@ impl ChunkedDecoder {
             [b'\r', b'\n', ..] => self.end_line(size, len + CRLF.len()),
             [b'\r'] => Ok((len + 1, State::SizeLf { size })),
             [b'\r' | b'\n', ..] => Err(HttpError::BadChunkLineEnd),
-            [b';', ..] => Ok((len + 1, State::Extensions { size, digits })),
+            [b';', ..] => {
+                let line_len = usize::from(digits) + 1;
+                Ok((len + 1, State::Extensions { size, line_len, place: Extension::NameStart }))
+            }
             _ => Err(HttpError::BadChunkSize),
         }
     }
 
-    fn take_extensions(&mut self, rest: &[u8], size: u64, digits: u8) -> Result<(usize, State), HttpError> {
-        let earlier = self.buf.len();
-        let max_len = MAX_LINE - usize::from(digits) - b";".len();
-        let rest = &rest[..rest.len().min(max_len - earlier)];
-        self.buf.extend_from_slice(rest);
-        let Some(len) = extensions_len(&self.buf)? else {
-            let is_too_long = self.buf.len() == max_len;
-            let next = State::Extensions { size, digits };
-            return if is_too_long { Err(HttpError::ChunkLineTooLong) } else { Ok((rest.len(), next)) };
-        };
-        self.buf.clear();
-        self.extensions += len - b"\n".len();
-        if self.extensions > MAX_EXTENSIONS {
-            return Err(HttpError::TooManyExtensions);
+    /// chunk-ext: `*( ";" name [ "=" ( token / quoted-string ) ] )` (rule S6), of which `place` says what comes next. White
+    /// space around `;` and `=` is refused, though the RFC lets a recipient skip it: nobody sends it but to be misunderstood.
+    fn take_extensions(
+        &mut self,
+        rest: &[u8],
+        size: u64,
+        line_len: usize,
+        mut place: Extension,
+    ) -> Result<(usize, State), HttpError> {
+        use Extension::{AfterQuoted, Name, NameStart, Quoted, QuotedPair, Token, ValueStart};
+        for (at, &byte) in rest.iter().enumerate() {
+            self.extensions += 1;
+            if line_len + at + CRLF.len() > MAX_LINE {
+                return Err(HttpError::ChunkLineTooLong);
+            }
+            if self.extensions > MAX_EXTENSIONS {
+                return Err(HttpError::TooManyExtensions);
+            }
+            place = match (place, byte) {
+                (NameStart | Name, byte) if chars::is_tchar(byte) => Name,
+                (Name, b'=') => ValueStart,
+                (ValueStart | Token, byte) if chars::is_tchar(byte) => Token,
+                (ValueStart, b'"') => Quoted,
+                (Quoted, b'"') => AfterQuoted,
+                (Quoted, b'\\') => QuotedPair,
+                (Quoted | QuotedPair, byte) if chars::is_field_byte(byte) => Quoted,
+                (Name | Token | AfterQuoted, b';') => NameStart,
+                (Name | Token | AfterQuoted, b'\r') => return Ok((at + 1, State::SizeLf { size })),
+                (Name | Token | AfterQuoted, b'\n') => return Err(HttpError::BadChunkLineEnd),
+                _ => return Err(HttpError::BadExtension),
+            };
         }
-        self.end_line(size, len - earlier)
+        Ok((rest.len(), State::Extensions { size, line_len: line_len + rest.len(), place }))
     }
 
     /// A chunk line of this size ends behind the next `len` bytes.
@@ -212,7 +245,7 @@ impl ChunkedDecoder {
 
     /// Takes a trailer line, or the part of one that is here. It is checked already: who drops trailers does not parse them.
     fn take_trailers(&mut self, rest: &[u8], line_start: usize) -> Result<(usize, State), HttpError> {
-        if line_start == self.buf.len() && rest[0] == b'\r' {
+        if line_start == self.trailers.len() && rest[0] == b'\r' {
             return match rest {
                 [_] => Ok((1, State::TrailersLf)),
                 [_, b'\n', ..] => self.end_trailers(CRLF.len()),
@@ -221,69 +254,27 @@ impl ChunkedDecoder {
         }
         let len = chars::find(rest, b'\n').map_or(rest.len(), |at| at + 1);
         self.keep_trailer(&rest[..len])?;
-        if !self.buf.ends_with(b"\n") {
+        if !self.trailers.ends_with(b"\n") {
             return Ok((len, State::Trailers { line_start }));
         }
-        check_field_line(&self.buf[line_start..])?;
-        Ok((len, State::Trailers { line_start: self.buf.len() }))
+        check_field_line(&self.trailers[line_start..])?;
+        Ok((len, State::Trailers { line_start: self.trailers.len() }))
     }
 
     /// The empty line ends behind the next `len` bytes.
     fn end_trailers(&mut self, len: usize) -> Result<(usize, State), HttpError> {
-        if !self.buf.is_empty() {
+        if !self.trailers.is_empty() {
             self.keep_trailer(CRLF)?;
         }
         Ok((len, State::Ended))
     }
 
     fn keep_trailer(&mut self, bytes: &[u8]) -> Result<(), HttpError> {
-        if self.buf.len() + bytes.len() > MAX_TRAILERS {
+        if self.trailers.len() + bytes.len() > MAX_TRAILERS {
             return Err(HttpError::TrailersTooLarge);
         }
-        self.buf.extend_from_slice(bytes);
+        self.trailers.extend_from_slice(bytes);
         Ok(())
-    }
-}
-
-/// How long the chunk extensions at the start of `bytes` are, behind the first `;` and CRLF included; `None` when more
-/// bytes are needed. chunk-ext is `*( ";" name [ "=" ( token / quoted-string ) ] )` (rule S6). White space around `;` and
-/// `=` is refused, though the RFC lets a recipient skip it: nobody sends it but to be misunderstood.
-fn extensions_len(bytes: &[u8]) -> Result<Option<usize>, HttpError> {
-    let mut rest = bytes;
-    loop {
-        let Some(after_name) = skip_token(rest)? else { return Ok(None) };
-        let after_value = match after_name {
-            [b'=', b'"', text @ ..] => skip_quoted(text)?,
-            [b'=', value @ ..] => skip_token(value)?,
-            _ => Some(after_name),
-        };
-        match after_value {
-            None | Some([] | [b'\r']) => return Ok(None),
-            Some([b';', next @ ..]) => rest = next,
-            Some([b'\r', b'\n', after @ ..]) => return Ok(Some(bytes.len() - after.len())),
-            Some([b'\r' | b'\n', ..]) => return Err(HttpError::BadChunkLineEnd),
-            Some(_) => return Err(HttpError::BadExtension),
-        }
-    }
-}
-
-/// What follows the token at the start of `bytes`; `None` when nothing is there.
-fn skip_token(bytes: &[u8]) -> Result<Option<&[u8]>, HttpError> {
-    match bytes.iter().position(|&byte| !chars::is_tchar(byte)) {
-        Some(0) => Err(HttpError::BadExtension),
-        end => Ok(end.map(|end| &bytes[end..])),
-    }
-}
-
-/// What follows the quotation mark that ends a quoted-string.
-fn skip_quoted(mut bytes: &[u8]) -> Result<Option<&[u8]>, HttpError> {
-    loop {
-        bytes = match bytes {
-            [b'"', after @ ..] => return Ok(Some(after)),
-            [] | [b'\\'] => return Ok(None),
-            [b'\\', byte, after @ ..] | [byte, after @ ..] if chars::is_field_byte(*byte) => after,
-            _ => return Err(HttpError::BadExtension),
-        };
     }
 }
 
@@ -592,7 +583,7 @@ mod tests {
     fn bodies_without_trailers_own_no_memory() {
         let mut decoder = ChunkedDecoder::new();
         assert_eq!(decoder.decode(b"0\r\n\r\n"), Ok(ChunkEvent::End { consumed: 5 }));
-        assert_eq!(decoder.buf.capacity(), 0);
+        assert_eq!(decoder.trailers.capacity(), 0);
         assert_eq!(decoder.trailers(), b"\r\n");
     }
 
