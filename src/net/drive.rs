@@ -207,11 +207,9 @@ impl Worker {
 
     /// How long a client may take nothing of its last bytes.
     fn see_off_time(&self, key: Key) -> Duration {
-        let most = self.ctx.runtime.config.timeouts.write_idle;
-        match self.clients.get(key) {
-            Some(client) if client.conn.would_lose_bytes() => most.min(LAST_BYTES_IDLE),
-            Some(_) | None => most,
-        }
+        let Some(client) = self.clients.get(key) else { return Duration::ZERO };
+        let most = client.connection.last_write_idle();
+        if client.conn.would_lose_bytes() { most.min(LAST_BYTES_IDLE) } else { most }
     }
 
     /// This client has only its last bytes to get: sends what it takes of them. Rule G11: also where a reset is to tell it

@@ -31,6 +31,8 @@ pub(super) struct Client {
     pub runtime: Rc<Runtime>,
     /// Where it may have logged in for the length of the connection. Of several upstreams that is the one to go to.
     pub reserved: Option<UpstreamId>,
+    /// How long the client may take nothing of what is left when the connection ends: as the route of its last request says.
+    pub write_idle_ms: u32,
     /// Requests served so far.
     pub served: u32,
     /// The process is going to stop: no request after this one.

@@ -105,8 +105,9 @@ impl ProxyConnection {
     pub fn new(now: &Now, mut peer: Peer, runtime: Rc<Runtime>) -> ProxyConnection {
         // An IPv4 client of a dual-stack socket appears as ::ffff:a.b.c.d; people and lists of proxies know it as a.b.c.d.
         peer.address.iter_mut().for_each(|address| address.set_ip(address.ip().to_canonical()));
+        let write_idle_ms = millis(runtime.config.timeouts.write_idle);
         ProxyConnection {
-            client: Client { peer, runtime, reserved: None, served: 0, is_draining: false },
+            client: Client { peer, runtime, reserved: None, write_idle_ms, served: 0, is_draining: false },
             commands: Commands::default(),
             state: State::Idle { since: now.instant, skipped: EmptyLine::None },
         }
@@ -320,6 +321,11 @@ impl ProxyConnection {
         }
     }
 
+    /// How long the client may take nothing of its last bytes, when everything has been said.
+    pub fn last_write_idle(&self) -> Duration {
+        Duration::from_millis(self.client.write_idle_ms.into())
+    }
+
     /// The process is going to stop: what runs is finished and answered with `Connection: close`, what idles is closed.
     pub fn drain(&mut self) {
         self.disable_keep_alive();
@@ -467,9 +473,15 @@ impl ProxyConnection {
     /// Leaves the active state; its memory goes back to the spares.
     fn leave(&mut self, worker: &mut WorkerCtx<'_>, state: State) {
         if let State::Active(transaction) = std::mem::replace(&mut self.state, state) {
+            self.client.write_idle_ms = millis(transaction.timeouts(&self.client.runtime).write_idle);
             worker.transactions.recycle(transaction);
         }
     }
+}
+
+/// The slot of a connection is small.
+fn millis(span: Duration) -> u32 {
+    u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// For a request that begins now, where somebody wants to hear of it.

@@ -185,8 +185,9 @@ fn m11_a_reader_that_stops_at_the_very_end_is_given_up_in_time() {
         peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LEN}\r\nConnection: close\r\n\r\n"));
         let _ = Stream::new(3, LEN).write_to(peer.inner());
     });
-    let more = format!("timeouts: {{ write_idle: 300ms }}\n{}", listen(&pair));
-    let proxy = Proxy::start(&config(&origin, &authority, &more));
+    // The route's own time-out counts, also for what is left when its request is over.
+    let config = config(&origin, &authority, &listen(&pair));
+    let proxy = Proxy::start(&config.replace("\nupstream_tls", "\n    timeouts: { write_idle: 300ms }\nupstream_tls"));
     let before = proxy.descriptors();
     let mut client = narrow_client(&proxy, &authority);
     client.send("GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
