@@ -3,116 +3,73 @@
 //! A pipe holds what was taken from one socket and not yet given to the other. Pipes are few, are used again, and each
 //! costs two descriptors: where none is to be had, or the system does not know the call, bodies are copied. What is
 //! worth this way, and what becomes of a pipe whose receiver stalls, is decided in [`lane`](super::lane).
-//!
-//! Linux only; elsewhere there is never a pipe.
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod kernel {
-    use std::io;
-    use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
-    use rustix::io::{Errno, retry_on_intr};
-    use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
-
-    use super::{LEAST_SIZE, SIZE};
-
-    /// A pipe, and how much is inside.
-    #[derive(Debug)]
-    pub struct Pipe {
-        reader: OwnedFd,
-        writer: OwnedFd,
-        len: usize,
-    }
-
-    impl Pipe {
-        /// A new one; `None` where none is to be had, or only one so small that copying is better.
-        pub(super) fn open() -> Option<Pipe> {
-            let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-            // Refused where the user has many large pipes already; then the usual size does, but not the two pages that
-            // are left to somebody who has far too many.
-            let size = fcntl_setpipe_size(&writer, SIZE).or_else(|_| fcntl_getpipe_size(&writer)).ok()?;
-            (size >= LEAST_SIZE).then_some(Pipe { reader, writer, len: 0 })
-        }
-
-        /// How many bytes are inside.
-        pub fn held(&self) -> usize {
-            self.len
-        }
-
-        /// Takes at most `most` bytes from a socket. Only into an empty pipe: then `WouldBlock` can but mean that the
-        /// socket has nothing.
-        pub fn fill(&mut self, from: impl AsFd, most: usize) -> io::Result<usize> {
-            let flags = SpliceFlags::NONBLOCK;
-            let len = retry_on_intr(|| splice(from.as_fd(), None, &self.writer, None, most, flags))?;
-            self.len += len;
-            Ok(len)
-        }
-
-        /// Gives to a socket as much as it takes. Only from a pipe that is not empty: then `WouldBlock` can but mean
-        /// that the socket is full.
-        pub fn drain(&mut self, to: impl AsFd) -> io::Result<usize> {
-            let flags = SpliceFlags::NONBLOCK;
-            let len = retry_on_intr(|| splice(&self.reader, None, to.as_fd(), None, self.len, flags))?;
-            self.len -= len;
-            Ok(len)
-        }
-
-        /// Takes bytes out into memory.
-        pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-            let len = retry_on_intr(|| rustix::io::read(&self.reader, &mut *buf))?;
-            self.len -= len;
-            Ok(len)
-        }
-    }
-
-    /// Whether the error says that sockets of this kind, or this system, cannot do it: an old kernel, a sandbox.
-    pub fn is_unsupported(error: &io::Error) -> bool {
-        [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::PERM]
-            .iter()
-            .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-    }
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-mod kernel {
-    use std::io;
-    use std::os::fd::AsFd;
-
-    /// A pipe of which there is none.
-    #[derive(Debug)]
-    pub enum Pipe {}
-
-    #[expect(missing_docs, reason = "see the other one")]
-    impl Pipe {
-        pub(super) fn open() -> Option<Pipe> {
-            None
-        }
-        pub fn held(&self) -> usize {
-            match *self {}
-        }
-        pub fn fill(&mut self, _: impl AsFd, _: usize) -> io::Result<usize> {
-            match *self {}
-        }
-        pub fn drain(&mut self, _: impl AsFd) -> io::Result<usize> {
-            match *self {}
-        }
-        pub fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            match *self {}
-        }
-    }
-
-    /// Nothing was tried.
-    pub fn is_unsupported(_: &io::Error) -> bool {
-        true
-    }
-}
-
-pub use kernel::{Pipe, is_unsupported};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
 
 /// What a pipe shall hold: the most that Linux allows everybody by default.
 const SIZE: usize = 1024 * 1024;
 /// What a pipe has to hold.
 const LEAST_SIZE: usize = 64 * 1024;
+
+/// A pipe, and how much is inside.
+#[derive(Debug)]
+pub struct Pipe {
+    reader: OwnedFd,
+    writer: OwnedFd,
+    len: usize,
+}
+
+impl Pipe {
+    /// A new one; `None` where none is to be had, or only one so small that copying is better.
+    fn open() -> Option<Pipe> {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        // Refused where the user has many large pipes already; then the usual size does, but not the two pages that
+        // are left to somebody who has far too many.
+        let size = fcntl_setpipe_size(&writer, SIZE).or_else(|_| fcntl_getpipe_size(&writer)).ok()?;
+        (size >= LEAST_SIZE).then_some(Pipe { reader, writer, len: 0 })
+    }
+
+    /// How many bytes are inside.
+    pub fn held(&self) -> usize {
+        self.len
+    }
+
+    /// Takes at most `most` bytes from a socket. Only into an empty pipe: then `WouldBlock` can but mean that the
+    /// socket has nothing.
+    pub fn fill(&mut self, from: impl AsFd, most: usize) -> io::Result<usize> {
+        let flags = SpliceFlags::NONBLOCK;
+        let len = retry_on_intr(|| splice(from.as_fd(), None, &self.writer, None, most, flags))?;
+        self.len += len;
+        Ok(len)
+    }
+
+    /// Gives to a socket as much as it takes. Only from a pipe that is not empty: then `WouldBlock` can but mean
+    /// that the socket is full.
+    pub fn drain(&mut self, to: impl AsFd) -> io::Result<usize> {
+        let flags = SpliceFlags::NONBLOCK;
+        let len = retry_on_intr(|| splice(&self.reader, None, to.as_fd(), None, self.len, flags))?;
+        self.len -= len;
+        Ok(len)
+    }
+
+    /// Takes bytes out into memory.
+    pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let len = retry_on_intr(|| rustix::io::read(&self.reader, &mut *buf))?;
+        self.len -= len;
+        Ok(len)
+    }
+}
+
+/// Whether the error says that sockets of this kind, or this system, cannot do it: an old kernel, a sandbox.
+pub fn is_unsupported(error: &io::Error) -> bool {
+    [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::PERM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
 
 /// The pipes of one worker.
 #[derive(Debug)]
@@ -166,7 +123,7 @@ impl Pipes {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::File;
