@@ -8,16 +8,17 @@ use std::fmt::{self, Write as _};
 use std::rc::Rc;
 
 use crate::config::{Rewrite, RouteConfig, UpstreamUrl};
-use crate::http::fields::{Fields, HeaderId, HeaderRef, is_framing_look_alike};
+use crate::http::fields::{Fields, HeaderId, HeaderRef, HeaderSet, is_framing_look_alike};
 use crate::http::head::{HeadLimits, Method, RequestHead, parse_request};
 use crate::http::target::{Target, parse_target};
 use crate::proxy::admit::{ForwardPlan, Handler, admit};
 use crate::proxy::connection::read_options;
 use crate::proxy::events::{AccessRecord, Command, Input, Now, Observer, Peer, Side};
+use crate::proxy::forwarded::PeerTrust;
 use crate::proxy::proxy_connection::{Balance, ProxyConnection, TransactionPool, WorkerCtx};
 use crate::proxy::route::Router;
 use crate::proxy::runtime::{Runtime, UpstreamId};
-use crate::proxy::strip::{Claims, Reason, StripReason, StripRules, addition, removal};
+use crate::proxy::strip::{Reason, StripRules, reason_to_add, strip_after_hooks};
 
 /// Of more routes than this, only those that come close to the path are told.
 const MOST_ROUTES: usize = 20;
@@ -79,12 +80,12 @@ pub fn explain(now: &Now, runtime: &Rc<Runtime>, peer: &Peer, typed: &Typed<'_>,
 struct Last {
     why: Option<&'static str>,
     detail: Option<&'static str>,
-    advice: Option<&'static str>,
+    hint: Option<&'static str>,
 }
 
 impl Observer for Last {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        *self = Last { why: record.why, detail: record.detail, advice: record.advice };
+        *self = Last { why: record.why, detail: record.detail, hint: record.hint };
     }
 }
 
@@ -178,9 +179,9 @@ impl<'a> Received<'a> {
         let _ = parse_request(sent, &limits, &mut forwarded);
         self.explain_request_line(sent, route, text);
         text.title("fields: passed as they are, - left out, + added");
-        let terms = StripRules { plan: &plan, claims: Claims::of(peer, &self.runtime.config.forwarded) };
-        let removal = |line: &HeaderRef<'_>| removal(line, &terms, &nominated, upstream);
-        self.explain_fields(&forwarded.fields, removal, text);
+        let rules = StripRules { plan: &plan, trust: PeerTrust::of(peer, &self.runtime.config.forwarded) };
+        let reason = |line: &HeaderRef<'_>| rules.reason(line, &nominated, upstream);
+        self.explain_fields(&forwarded.fields, strip_after_hooks(upstream), reason, text);
         explain_body(&self.parsed, text);
         explain_response(route, upstream, text);
     }
@@ -234,32 +235,35 @@ impl<'a> Received<'a> {
         text.line(format_args!("    G7, G6: what remains of path and query passes byte for byte"));
     }
 
-    fn explain_fields(&self, sent: &Fields, removal: impl Fn(&HeaderRef<'_>) -> Option<StripReason>, text: &mut Text) {
+    fn explain_fields(
+        &self,
+        sent: &Fields,
+        replaced: HeaderSet,
+        reason: impl Fn(&HeaderRef<'_>) -> Option<Reason>,
+        text: &mut Text,
+    ) {
         let mut added: Vec<HeaderRef<'_>> = sent.iter().collect();
         for line in self.lines() {
             let is_same =
                 |other: &HeaderRef<'_>| other.name.eq_ignore_ascii_case(line.name) && other.value == line.value;
-            let removal = removal(&line);
-            let passed = added.iter().position(is_same).filter(|_| removal != Some(StripReason::Credentials));
-            if let Some(index) = passed {
+            if let Some(index) = added.iter().position(is_same).filter(|_| !replaced.has(line.id)) {
                 added.remove(index);
                 text.field(' ', &line, None);
                 continue;
             }
-            let reason = match removal {
-                _ if is_framing_look_alike(line.name) => {
-                    Reason { rule: "S9", words: "some origins would take it for a framing field" }
-                }
-                Some(removal) => removal.reason(),
-                None => Reason { rule: "", words: "changed, see below" },
+            let reason = if is_framing_look_alike(line.name) {
+                Some(Reason { rule: "S9", words: "some origins would take it for a framing field" })
+            } else {
+                reason(&line)
             };
-            text.field('-', &line, Some(reason));
+            let changed = Reason { rule: "", words: "changed, see below" };
+            text.field('-', &line, Some(reason.unwrap_or(changed)));
         }
         for line in added {
             // What is added of that name is the upstream's own.
             let is_secret = line.id == HeaderId::Authorization;
             let shown = if is_secret { HeaderRef { value: b"(not shown)", ..line } } else { line };
-            text.field('+', &shown, addition(line.id));
+            text.field('+', &shown, reason_to_add(line.id));
         }
     }
 
@@ -276,8 +280,8 @@ impl<'a> Received<'a> {
         if let Some(detail) = last.detail {
             text.line(format_args!("  {detail}"));
         }
-        if let Some(advice) = last.advice {
-            text.line(format_args!("  {advice}"));
+        if let Some(hint) = last.hint {
+            text.line(format_args!("  {hint}"));
         }
         text.title("answer");
         text.indented(answer);

@@ -54,21 +54,34 @@ pub enum HeaderId {
     LookAlike,
 }
 
-/// The names whose lines the proxy writes itself, or lets pass only for peers that it trusts.
-const SET_BY_THE_PROXY: HeaderSet = HeaderSet::of(&[
+/// Rule G1: fields that belong to one connection only. Framing fields are among them: each connection gets framing of its
+/// own.
+pub const HOP_BY_HOP: HeaderSet = HeaderSet::of(&[
+    HeaderId::Connection,
     HeaderId::ContentLength,
     HeaderId::Http2Settings,
     HeaderId::KeepAlive,
     HeaderId::ProxyAuthenticate,
     HeaderId::ProxyAuthorization,
     HeaderId::ProxyConnection,
+    HeaderId::Te,
+    HeaderId::Trailer,
     HeaderId::TransferEncoding,
+    HeaderId::Upgrade,
+]);
+
+/// Fields that tell an upstream about the client: only a trusted peer may set them (rule G4).
+pub const FORWARDED: HeaderSet = HeaderSet::of(&[
+    HeaderId::Forwarded,
     HeaderId::XForwardedFor,
     HeaderId::XForwardedHost,
     HeaderId::XForwardedPrefix,
     HeaderId::XForwardedProto,
     HeaderId::XRealIp,
 ]);
+
+/// The names whose lines the proxy writes itself, or lets pass only for peers that it trusts.
+const SET_BY_THE_PROXY: HeaderSet = HOP_BY_HOP.or(FORWARDED);
 
 impl HeaderId {
     /// The name that `name` is, whatever its case.

@@ -184,8 +184,8 @@ impl Observer for LogWriter {
         }
         if let Some(timeline) = record.timeline {
             line.lines("timeline", timeline);
-            if let Some(advice) = record.advice {
-                line.lines("advice", advice);
+            if let Some(hint) = record.hint {
+                line.lines("advice", hint);
             }
         }
         line.send();
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_timeline_is_said_below_the_line_whether_or_not_lines_are() {
-        let record = AccessRecord { timeline: Some("one\n\u{1b}two\n"), advice: Some("look there"), ..record() };
+        let record = AccessRecord { timeline: Some("one\n\u{1b}two\n"), hint: Some("look there"), ..record() };
         let line = said(false, &record);
         assert!(line.ends_with(" total_ms=2000.000\n    one\n    \\x1btwo\n    look there\n"), "{line}");
     }

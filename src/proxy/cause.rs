@@ -1,10 +1,9 @@
-//! Why an exchange was not a plain success: the `why=` of the access log.
+//! Why a request was not a plain success: the `why=` of the access log.
 //!
 //! A short fixed word each, so that they can be counted (rule S23); the list in docs/log.md says what each one means and what to
 //! look at.
 
 use super::events::CertificateError;
-use super::proxy_protocol::PrefaceError;
 use crate::http::error::HttpError;
 
 /// A rule of HTTP, or a limit of the configuration, that a peer did not keep to.
@@ -41,186 +40,127 @@ impl From<HttpError> for Violation {
     }
 }
 
-/// Why an exchange did not simply succeed.
+/// Why a request was no plain success. [`Cause::hint`] says what each one means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant has its row below")]
 pub enum Cause {
-    /// The request broke this rule and was refused.
     Rule(Violation),
-    /// A TLS handshake came where plain HTTP is spoken.
     TlsOnPlainPort,
-    /// A listed peer did not say for whom it speaks, in the PROXY protocol.
-    BadPreface(PrefaceError),
-    /// No route takes the path.
+    /// What was expected instead.
+    BadProxyHeader(&'static str),
     NoRoute,
-    /// CONNECT or TRACE, or a built-in asked with another method than GET and HEAD.
     MethodRefused,
-    /// An expectation other than `100-continue`.
     ExpectationFailed,
-    /// The body is larger than `max_body_bytes`, or than what is buffered for plugins.
     BodyTooLarge,
-    /// A plugin reads the body, and `limits.memory_budget` has no room for it now.
     MemoryBudget,
-    /// The head did not arrive within `timeouts.request_head`.
     HeadTimeout,
-    /// The body stopped arriving for `timeouts.body_idle`.
     BodyTimeout,
-    /// The client took no bytes for `timeouts.write_idle`.
     ClientWriteTimeout,
-    /// The client went away before its answer was complete.
     ClientGone,
-    /// The upstream's name does not resolve.
     DnsFail,
-    /// Every address of the upstream refused.
     ConnectRefused,
-    /// No address of the upstream answered within `timeouts.connect`.
     ConnectTimeout,
-    /// Connecting failed in another way.
     ConnectFailed,
-    /// The upstream's certificate was not accepted.
     TlsUntrusted(CertificateError),
-    /// The TLS handshake with the upstream failed in another way.
     TlsFailed,
-    /// The upstream took no bytes for `timeouts.write_idle`.
     UpstreamWriteTimeout,
-    /// No response head within `timeouts.response_head`.
     ResponseTimeout,
-    /// The response stopped arriving for `timeouts.response_idle`.
     ResponseIdleTimeout,
-    /// The upstream closed or reset the connection before a response began.
     UpstreamReset,
-    /// The upstream broke off within a response.
     UpstreamTruncated,
-    /// The response broke this rule.
     BadResponse(Violation),
-    /// Nothing went through an upgraded connection for `timeouts.tunnel_idle`.
     TunnelIdle,
-    /// One side of it had ended, and the other did nothing for `timeouts.tunnel_half_closed`.
     TunnelHalfClosed,
-    /// Places were short, and nothing had gone through it for long.
     TunnelEvicted,
-    /// A plugin answered in the upstream's place.
     PluginAnswered,
-    /// A plugin failed.
     PluginFailed,
 }
 
 impl Cause {
-    /// The word for the log.
-    pub fn why(self) -> &'static str {
+    /// The word of the log; what it means and where to look.
+    #[rustfmt::skip]
+    fn row(self) -> (&'static str, &'static str) {
         match self {
-            Cause::Rule(violation) => violation.rule,
-            Cause::TlsOnPlainPort => "tls_on_plain_port",
-            Cause::BadPreface(_) => "bad_preface",
-            Cause::NoRoute => "no_route",
-            Cause::MethodRefused => "method_refused",
-            Cause::ExpectationFailed => "expectation_failed",
-            Cause::BodyTooLarge => "body_too_large",
-            Cause::MemoryBudget => "memory_budget",
-            Cause::HeadTimeout => "head_timeout",
-            Cause::BodyTimeout => "body_timeout",
-            Cause::ClientWriteTimeout => "client_write_timeout",
-            Cause::ClientGone => "client_gone",
-            Cause::DnsFail => "dns_fail",
-            Cause::ConnectRefused => "connect_refused",
-            Cause::ConnectTimeout => "connect_timeout",
-            Cause::ConnectFailed => "connect_failed",
-            Cause::TlsUntrusted(_) => "tls_untrusted",
-            Cause::TlsFailed => "tls_failed",
-            Cause::UpstreamWriteTimeout => "upstream_write_timeout",
-            Cause::ResponseTimeout => "response_timeout",
-            Cause::ResponseIdleTimeout => "response_idle_timeout",
-            Cause::UpstreamReset => "upstream_reset",
-            Cause::UpstreamTruncated => "upstream_truncated",
-            Cause::BadResponse(_) => "bad_response",
-            Cause::TunnelIdle => "tunnel_idle",
-            Cause::TunnelHalfClosed => "tunnel_half_closed",
-            Cause::TunnelEvicted => "tunnel_evicted",
-            Cause::PluginAnswered => "plugin_answered",
-            Cause::PluginFailed => "plugin_failed",
+            Cause::Rule(violation) if violation.rule.starts_with("max_") => (violation.rule,
+                "the request's head is larger than this key of limits allows: often cookies; raise it, or send less"),
+            Cause::Rule(violation) => (violation.rule,
+                "the client broke this rule of HTTP: look at what it sends; many such requests are a scan"),
+            Cause::TlsOnPlainPort => ("tls_on_plain_port",
+                "the client began with a TLS handshake, and this port speaks plain HTTP: see whether its URL should \
+                 begin with http:, and the listening addresses of tls"),
+            Cause::BadProxyHeader(_) => ("bad_preface",
+                "a peer of proxy_protocol.from did not begin with a PROXY header: switch it on there, or take the \
+                 peer off the list"),
+            Cause::NoRoute => ("no_route",
+                "no prefix takes the path: compare it with the routes, which /configz shows"),
+            Cause::MethodRefused => ("method_refused",
+                "this method does not pass a gateway, or a built-in resource has no use for it: ask with another"),
+            Cause::ExpectationFailed => ("expectation_failed",
+                "the only expectation that HTTP knows is 100-continue: have the client send that, or none"),
+            Cause::BodyTooLarge => ("body_too_large",
+                "the body is above max_body_bytes, or above plugin_body_limit where plugins read it: raise the \
+                 limit, or send less"),
+            Cause::MemoryBudget => ("memory_budget",
+                "a plugin reads bodies, and those under way take all that limits.memory_budget leaves them: raise \
+                 it, or lower plugin_body_limit"),
+            Cause::HeadTimeout => ("head_timeout",
+                "the head did not arrive within timeouts.request_head: a bad network, or an attack with slow heads"),
+            Cause::BodyTimeout => ("body_timeout",
+                "the request's body stopped arriving for timeouts.body_idle: look at the client and its network"),
+            Cause::ClientWriteTimeout => ("client_write_timeout",
+                "the client took no bytes for timeouts.write_idle: look at the client and its network"),
+            Cause::ClientGone => ("client_gone",
+                "the client closed before its answer was complete: often a user who clicked away, or a time-out of \
+                 its own"),
+            Cause::DnsFail => ("dns_fail",
+                "the name of the upstream does not resolve: look at the route and at the resolver of this host"),
+            Cause::ConnectRefused => ("connect_refused",
+                "every address of the upstream refused: is it running, and on this port?"),
+            Cause::ConnectTimeout => ("connect_timeout",
+                "no address of the upstream answered within timeouts.connect: a firewall, a dead host, or a port \
+                 without TLS"),
+            Cause::ConnectFailed => ("connect_failed",
+                "the upstream could not be reached: look at the routing table and at the limit of open files"),
+            Cause::TlsUntrusted(_) => ("tls_untrusted",
+                "the certificate of the upstream was not accepted: see upstream_tls.ca_file and \
+                 upstream_tls.server_name"),
+            Cause::TlsFailed => ("tls_failed",
+                "the TLS handshake with the upstream failed: does it speak TLS on this port?"),
+            Cause::UpstreamWriteTimeout => ("upstream_write_timeout",
+                "the upstream took no bytes for timeouts.write_idle: it hangs while it reads"),
+            Cause::ResponseTimeout => ("response_timeout",
+                "the upstream gave no response head within timeouts.response_head: it is slow, or it hangs"),
+            Cause::ResponseIdleTimeout => ("response_idle_timeout",
+                "the response stopped arriving for timeouts.response_idle, and was cut for the client too: the \
+                 upstream hangs"),
+            Cause::UpstreamReset => ("upstream_reset",
+                "the upstream closed the connection before it answered: its log says whether it crashed or refused"),
+            Cause::UpstreamTruncated => ("upstream_truncated",
+                "the upstream broke off within its response, and it was cut for the client too: see the upstream's log"),
+            Cause::BadResponse(_) => ("bad_response",
+                "the response broke this rule of HTTP: the upstream has to be mended"),
+            Cause::TunnelIdle => ("tunnel_idle",
+                "nothing went through the upgraded connection for timeouts.tunnel_idle"),
+            Cause::TunnelHalfClosed => ("tunnel_half_closed",
+                "one side of the upgraded connection ended, and the other did nothing for timeouts.tunnel_half_closed"),
+            Cause::TunnelEvicted => ("tunnel_evicted",
+                "all places were taken, and nothing had gone through the upgraded connection for minutes: \
+                 limits.max_connections"),
+            Cause::PluginAnswered => ("plugin_answered",
+                "a plugin answered in the upstream's place: its lines in the log may say why"),
+            Cause::PluginFailed => ("plugin_failed",
+                "a plugin failed: its lines in the log say why"),
         }
     }
 
+    /// The word for the log.
+    pub fn why(self) -> &'static str {
+        self.row().0
+    }
+
     /// What it means and where to look: the list of docs/log.md in short, for those who ask for an explanation.
-    pub fn advice(self) -> &'static str {
-        match self {
-            Cause::Rule(violation) if violation.rule.starts_with("max_") => {
-                "the request's head is larger than this key of limits allows: often cookies; raise it, or send less"
-            }
-            Cause::Rule(_) => {
-                "the client broke this rule of HTTP: look at what it sends; many such requests are a scan"
-            }
-            Cause::TlsOnPlainPort => {
-                "the client began with a TLS handshake, and this port speaks plain HTTP: see whether its URL should begin \
-                 with http:, and the listening addresses of tls"
-            }
-            Cause::BadPreface(_) => {
-                "a peer of proxy_protocol.from did not begin with a PROXY header: switch it on there, or take the peer off the list"
-            }
-            Cause::NoRoute => "no prefix takes the path: compare it with the routes, which /configz shows",
-            Cause::MethodRefused => {
-                "this method does not pass a gateway, or a built-in resource has no use for it: ask with another"
-            }
-            Cause::ExpectationFailed => {
-                "the only expectation that HTTP knows is 100-continue: have the client send that, or none"
-            }
-            Cause::BodyTooLarge => {
-                "the body is above max_body_bytes, or above plugin_body_limit where plugins read it: raise the limit, or send less"
-            }
-            Cause::MemoryBudget => {
-                "a plugin reads bodies, and those under way take all that limits.memory_budget leaves them: raise it, or lower plugin_body_limit"
-            }
-            Cause::HeadTimeout => {
-                "the head did not arrive within timeouts.request_head: a bad network, or an attack with slow heads"
-            }
-            Cause::BodyTimeout => {
-                "the request's body stopped arriving for timeouts.body_idle: look at the client and its network"
-            }
-            Cause::ClientWriteTimeout => {
-                "the client took no bytes for timeouts.write_idle: look at the client and its network"
-            }
-            Cause::ClientGone => {
-                "the client closed before its answer was complete: often a user who clicked away, or a time-out of its own"
-            }
-            Cause::DnsFail => {
-                "the name of the upstream does not resolve: look at the route and at the resolver of this host"
-            }
-            Cause::ConnectRefused => "every address of the upstream refused: is it running, and on this port?",
-            Cause::ConnectTimeout => {
-                "no address of the upstream answered within timeouts.connect: a firewall, a dead host, or a port without TLS"
-            }
-            Cause::ConnectFailed => {
-                "the upstream could not be reached: look at the routing table and at the limit of open files"
-            }
-            Cause::TlsUntrusted(_) => {
-                "the certificate of the upstream was not accepted: see upstream_tls.ca_file and upstream_tls.server_name"
-            }
-            Cause::TlsFailed => "the TLS handshake with the upstream failed: does it speak TLS on this port?",
-            Cause::UpstreamWriteTimeout => {
-                "the upstream took no bytes for timeouts.write_idle: it hangs while it reads"
-            }
-            Cause::ResponseTimeout => {
-                "the upstream gave no response head within timeouts.response_head: it is slow, or it hangs"
-            }
-            Cause::ResponseIdleTimeout => {
-                "the response stopped arriving for timeouts.response_idle, and was cut for the client too: the upstream hangs"
-            }
-            Cause::UpstreamReset => {
-                "the upstream closed the connection before it answered: its log says whether it crashed or refused"
-            }
-            Cause::UpstreamTruncated => {
-                "the upstream broke off within its response, and it was cut for the client too: see the upstream's log"
-            }
-            Cause::BadResponse(_) => "the response broke this rule of HTTP: the upstream has to be mended",
-            Cause::TunnelIdle => "nothing went through the upgraded connection for timeouts.tunnel_idle",
-            Cause::TunnelHalfClosed => {
-                "one side of the upgraded connection ended, and the other did nothing for timeouts.tunnel_half_closed"
-            }
-            Cause::TunnelEvicted => {
-                "all places were taken, and nothing had gone through the upgraded connection for minutes: limits.max_connections"
-            }
-            Cause::PluginAnswered => "a plugin answered in the upstream's place: its lines in the log may say why",
-            Cause::PluginFailed => "a plugin failed: its lines in the log say why",
-        }
+    pub fn hint(self) -> &'static str {
+        self.row().1
     }
 
     /// The rule that was broken, by the client or by the upstream, where that is the cause.
@@ -235,20 +175,19 @@ impl Cause {
     pub fn detail(self) -> Option<&'static str> {
         match self {
             Cause::BadResponse(violation) | Cause::Rule(violation) => Some(violation.expected),
-            Cause::TlsUntrusted(error) => Some(error.sentence()),
-            Cause::TlsFailed => Some(TLS_FAILED),
-            Cause::BadPreface(error) => Some(error.sentence()),
+            Cause::TlsUntrusted(error) => Some(error.message()),
+            Cause::TlsFailed => {
+                Some("the TLS handshake with the upstream failed: see whether it speaks TLS 1.2 or 1.3 on that port")
+            }
+            Cause::BadProxyHeader(expected) => Some(expected),
             _ => None,
         }
     }
 }
 
-const TLS_FAILED: &str =
-    "the TLS handshake with the upstream failed: see whether it speaks TLS 1.2 or 1.3 on that port";
-
 impl CertificateError {
     /// Reason and remedy.
-    pub fn sentence(self) -> &'static str {
+    pub fn message(self) -> &'static str {
         match self {
             CertificateError::Expired => {
                 "the certificate of the upstream has expired: renew it there; or the clock of this host is wrong"
@@ -308,8 +247,8 @@ mod tests {
     fn after(cause: Cause) -> Option<Cause> {
         Some(match cause {
             Cause::Rule(_) => Cause::TlsOnPlainPort,
-            Cause::TlsOnPlainPort => Cause::BadPreface(PrefaceError::Missing),
-            Cause::BadPreface(_) => Cause::NoRoute,
+            Cause::TlsOnPlainPort => Cause::BadProxyHeader(""),
+            Cause::BadProxyHeader(_) => Cause::NoRoute,
             Cause::NoRoute => Cause::MethodRefused,
             Cause::MethodRefused => Cause::ExpectationFailed,
             Cause::ExpectationFailed => Cause::BodyTooLarge,

@@ -1,7 +1,7 @@
 //! The Connection field (RFC 9110 section 7.6.1): what it says about the connection, and which fields it nominates.
 
 use crate::http::chars::{is_word, list_members};
-use crate::http::fields::{Fields, HeaderId, HeaderRef, HeaderSet};
+use crate::http::fields::{Fields, HeaderId, HeaderRef};
 use crate::http::head::Version;
 
 /// More options than this in one head are refused: each field line is compared with each of them.
@@ -44,15 +44,15 @@ impl Options {
     }
 }
 
-/// Reads all Connection lines; names that are removed for being nominated are collected in `nominated`, which is cleared
+/// Reads all Connection lines; names of other fields are collected in `named`, which is cleared
 /// first. Names that are removed from every message anyway are left out of it, so that it is nearly always empty.
 #[inline]
-pub fn read_options(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
-    nominated.clear();
-    if fields.may_contain(HeaderId::Connection) { read_lines(fields, nominated) } else { Ok(Options::default()) }
+pub fn read_options(fields: &Fields, named: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
+    named.clear();
+    if fields.may_contain(HeaderId::Connection) { read_lines(fields, named) } else { Ok(Options::default()) }
 }
 
-fn read_lines(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
+fn read_lines(fields: &Fields, named: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
     let mut options = Options::default();
     let mut count = 0;
     for value in fields.values(HeaderId::Connection) {
@@ -66,47 +66,31 @@ fn read_lines(fields: &Fields, nominated: &mut Vec<u8>) -> Result<Options, TooMa
                 return Err(TooManyOptions);
             }
             if !options.note(option) {
-                nominate(option, nominated);
+                add_connection_named(option, named);
             }
         }
     }
     Ok(options)
 }
 
-/// Adds the name of a field, with its length in front: see [`is_nominated`].
-pub fn nominate(name: &[u8], nominated: &mut Vec<u8>) {
-    nominated.extend_from_slice(&(name.len() as u64).to_le_bytes());
-    nominated.extend_from_slice(name);
+/// Adds the name of a field, with its length in front: see [`is_connection_named`].
+pub fn add_connection_named(name: &[u8], named: &mut Vec<u8>) {
+    named.extend_from_slice(&(name.len() as u64).to_le_bytes());
+    named.extend_from_slice(name);
 }
 
-/// Rule G1: fields that belong to one connection only. Framing fields are among them: each connection gets framing of its
-/// own.
-pub const HOP_BY_HOP: HeaderSet = HeaderSet::of(&[
-    HeaderId::Connection,
-    HeaderId::ContentLength,
-    HeaderId::Http2Settings,
-    HeaderId::KeepAlive,
-    HeaderId::ProxyAuthenticate,
-    HeaderId::ProxyAuthorization,
-    HeaderId::ProxyConnection,
-    HeaderId::Te,
-    HeaderId::Trailer,
-    HeaderId::TransferEncoding,
-    HeaderId::Upgrade,
-]);
-
-/// Removes what the sender nominated; see [`read_options`]. That is the other half of rule G1.
+/// Removes the lines that the sender has named in Connection; see [`read_options`]. That is the other half of rule G1.
 #[inline]
-pub fn remove_nominated(fields: &mut Fields, nominated: &[u8]) {
-    if !nominated.is_empty() {
-        fields.retain(|line| !is_nominated(&line, nominated));
+pub fn remove_connection_named(fields: &mut Fields, named: &[u8]) {
+    if !named.is_empty() {
+        fields.retain(|line| !is_connection_named(&line, named));
     }
 }
 
-/// Whether the sender nominated the line; see [`read_options`]. Lengths are compared first: there may be as many long
+/// Whether the sender has named the line in Connection; see [`read_options`]. Lengths are compared first: there may be as many long
 /// options as long names, and a look at every byte of all of them for each line would take milliseconds.
-pub fn is_nominated(line: &HeaderRef<'_>, nominated: &[u8]) -> bool {
-    let mut rest = nominated;
+pub fn is_connection_named(line: &HeaderRef<'_>, named: &[u8]) -> bool {
+    let mut rest = named;
     while let Some((len, after)) = rest.split_first_chunk() {
         let len = u64::from_le_bytes(*len) as usize;
         let (option, others) = after.split_at(len.min(after.len()));
@@ -140,6 +124,7 @@ pub fn has_connection_login(fields: &Fields, name: HeaderId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::fields::HOP_BY_HOP;
 
     fn fields(lines: &[(&str, &str)]) -> Fields {
         let mut fields = Fields::new();
@@ -169,10 +154,10 @@ mod tests {
     fn g1_all_connection_lines_nominate_even_after_an_empty_one() {
         let mut head =
             fields(&[("Connection", ""), ("connection", "X-Secret , ,close"), ("X-SECRET", "1"), ("X-Other", "2")]);
-        let mut nominated = Vec::new();
-        read_options(&head, &mut nominated).expect("three options are few");
+        let mut named = Vec::new();
+        read_options(&head, &mut named).expect("three options are few");
         head.remove_all(HOP_BY_HOP);
-        remove_nominated(&mut head, &nominated);
+        remove_connection_named(&mut head, &named);
         let kept: Vec<_> = head.iter().map(|line| line.name).collect();
         assert_eq!(kept, [b"X-Other"]);
     }
@@ -200,10 +185,10 @@ mod tests {
     #[test]
     fn g1_names_are_compared_whole() {
         let mut head = fields(&[("Connection", "X-Ab, close, X-A, X-Abcd"), ("x-a", "1"), ("X-Abc", "2"), ("X", "3")]);
-        let mut nominated = Vec::new();
-        read_options(&head, &mut nominated).expect("few options");
+        let mut named = Vec::new();
+        read_options(&head, &mut named).expect("few options");
         head.remove_all(HOP_BY_HOP);
-        remove_nominated(&mut head, &nominated);
+        remove_connection_named(&mut head, &named);
         let kept: Vec<_> = head.iter().map(|line| line.name).collect();
         assert_eq!(kept, [&b"X-Abc"[..], b"X"]);
     }

@@ -217,7 +217,7 @@ pub struct AccessRecord<'a> {
     /// What the plugins did.
     pub plugins: &'a [PluginTiming],
     /// What `why` means and where to look, as the list of docs/log.md has it.
-    pub advice: Option<&'static str>,
+    pub hint: Option<&'static str>,
     /// Its life, as lines for people, where the observer wants that.
     pub timeline: Option<&'a str>,
 }

@@ -83,14 +83,7 @@ impl Transaction {
         let rest = self.to_upstream.pending()[choice.queued.head_len..].to_vec();
         self.to_upstream.clear();
         let (framing, authorization) = (choice.queued.framing, new.authorization.as_deref());
-        write_request_head(
-            &self.request,
-            &self.scratch.own,
-            framing,
-            authorization,
-            &self.offered,
-            self.to_upstream.buf(),
-        );
+        write_request_head(&self.request, framing, authorization, &self.offered, self.to_upstream.buf());
         choice.queued.head_len = self.to_upstream.len();
         self.to_upstream.extend(&rest);
     }

@@ -5,17 +5,17 @@
 //! fields included: [`write_framing`] writes those of the message that leaves.
 
 use super::admit::{ForwardPlan, max_forwards};
-use super::connection::{HOP_BY_HOP, allowed_protocols, remove_nominated};
+use super::connection::{allowed_protocols, remove_connection_named};
 use super::events::Peer;
-use super::forwarded::{Addition, CLAIMS, Claim, add_claims, believed_prefix};
+use super::forwarded::{PeerTrust, add_forwarded, believed_prefix};
 use super::runtime::Runtime;
-use super::strip::{Claims, StripRules};
+use super::strip::StripRules;
 use crate::config::{HostPolicy, RouteConfig, UpstreamUrl};
 use crate::extras::response_rewrite::{
     PrefixMap, REQUEST_FIELDS, RESPONSE_FIELDS, Rewritten, rewrite_request, rewrite_response,
 };
 use crate::http::chars::{is_token, list_members, split, write_decimal};
-use crate::http::fields::{Fields, HeaderId, HeaderSet};
+use crate::http::fields::{FORWARDED, Fields, HOP_BY_HOP, HeaderId, HeaderSet};
 use crate::http::framing::Framing;
 use crate::http::head::{Method, RequestHead, ResponseHead, Version, write_request, write_response};
 use crate::http::target::{Target, parse_target};
@@ -39,14 +39,12 @@ pub struct Forwarding<'a> {
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// What `connection::read_options` collected.
-    pub nominated: Vec<u8>,
-    /// The lines that we add to a request, where no plugin has to find them among the others: as they are sent.
-    pub own: Vec<u8>,
+    pub connection_named: Vec<u8>,
     /// The client's own Host; where there is none, the authority of its URL.
     host: Vec<u8>,
     /// Where clients find the application: what was stripped from the path, here and by a trusted proxy before us.
     public_prefix: Vec<u8>,
-    text: Vec<u8>,
+    buf: Vec<u8>,
 }
 
 impl Scratch {
@@ -57,38 +55,17 @@ impl Scratch {
 
     /// How many bytes of memory it owns.
     pub fn memory(&self) -> usize {
-        self.all().map(Vec::capacity).sum()
+        let Scratch { connection_named, host, public_prefix, buf } = self;
+        [connection_named, host, public_prefix, buf].into_iter().map(Vec::capacity).sum()
     }
 
     /// Gives back memory: each string keeps at most `capacity` bytes.
     pub fn shrink(&mut self, capacity: usize) {
-        let Scratch { nominated, own, host, public_prefix, text } = self;
-        for bytes in [nominated, own, host, public_prefix, text] {
+        let Scratch { connection_named, host, public_prefix, buf } = self;
+        for bytes in [connection_named, host, public_prefix, buf] {
             bytes.clear();
             bytes.shrink_to(capacity);
         }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Vec<u8>> {
-        let Scratch { nominated, own, host, public_prefix, text } = self;
-        [nominated, own, host, public_prefix, text].into_iter()
-    }
-}
-
-/// Where the lines that we add to a request are kept until it is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OwnLines {
-    /// Among the client's, where plugins see and change them.
-    Among,
-    /// In [`Scratch::own`], and what the writing leaves out anyway is not removed before: 250 instructions less a request,
-    /// 500 with the heads of browsers.
-    Apart,
-}
-
-impl OwnLines {
-    /// Apart, if there are no plugins.
-    pub fn of(runtime: &Runtime) -> OwnLines {
-        if runtime.hooks.is_some() { OwnLines::Among } else { OwnLines::Apart }
     }
 }
 
@@ -98,54 +75,33 @@ pub fn forward_request(
     head: &mut RequestHead,
     forwarding: &Forwarding<'_>,
     offered: &mut Vec<u8>,
-    own_lines: OwnLines,
     scratch: &mut Scratch,
 ) -> Rewritten {
     let Forwarding { plan, runtime, upstream, received_target, peer } = *forwarding;
     let route = &runtime.config.routes[plan.route as usize];
-    let Scratch { nominated, own, host, public_prefix, text } = scratch;
-    let claims = Claims::of(peer, &runtime.config.forwarded);
-    offered.clear();
+    let Scratch { connection_named, host, public_prefix, buf } = scratch;
+    let trust = PeerTrust::of(peer, &runtime.config.forwarded);
     // Rule G3: what the client wrote as Connection and Upgrade goes, as in any request; we offer what we allow.
+    offered.clear();
     if plan.upgrade {
-        for protocol in allowed_protocols(&head.fields, &route.options.upgrade) {
-            if !offered.is_empty() {
-                offered.extend_from_slice(b", ");
-            }
-            offered.extend_from_slice(protocol);
-        }
+        allowed_protocols(&head.fields, &route.options.upgrade).for_each(|protocol| add_to_list(protocol, offered));
     }
     let received = head.fields.get(HeaderId::Host).unwrap_or_else(|| authority_of(received_target));
+    host.clear();
     // An empty port is none, and not every origin knows that.
-    let received = received.strip_suffix(b":").unwrap_or(received);
-    if host != received {
-        host.clear();
-        host.extend_from_slice(received);
-    }
+    host.extend_from_slice(received.strip_suffix(b":").unwrap_or(received));
     set_authority(&mut head.authority, route, upstream, host);
-    let removed = StripRules { plan, claims }.removed();
-    own.clear();
-    let mut add = match own_lines {
-        OwnLines::Among => {
-            head.fields.remove_all(removed);
-            Addition::Among
-        }
-        OwnLines::Apart => {
-            head.fields.remove_all(removed.without(HOP_BY_HOP.with(HeaderId::Host)));
-            Addition::Apart(own)
-        }
-    };
-    remove_nominated(&mut head.fields, nominated);
+    head.fields.remove_all(StripRules { plan, trust }.removed());
+    remove_connection_named(&mut head.fields, connection_named);
     public_prefix.clear();
     public_prefix.extend_from_slice(believed_prefix(peer, &head.fields, &runtime.config.forwarded));
     public_prefix.extend_from_slice(route.stripped_prefix().as_bytes());
-    if claims != Claims::Off {
-        let claim = Claim { trusted: claims == Claims::Kept, host, prefix: public_prefix };
-        add_claims(&mut head.fields, peer, &claim, text, &mut add);
+    if trust != PeerTrust::Disabled {
+        add_forwarded(&mut head.fields, peer, host, public_prefix, buf);
     }
     let mut rewritten = Rewritten::Done;
     if head.fields.may_contain_any(REQUEST_FIELDS) {
-        let told_host = told_host(runtime, &head.fields, host).to_vec();
+        let told_host = head.fields.get(HeaderId::XForwardedHost).unwrap_or_default().to_vec();
         let map = PrefixMap {
             sent_host: &head.authority,
             told_host: &told_host,
@@ -153,20 +109,20 @@ pub fn forward_request(
             public_prefix,
             ..PrefixMap::of(runtime, plan.route, upstream)
         };
-        rewritten = rewrite_request(&mut head.fields, &map, runtime.config.limits.max_head_bytes, text);
+        rewritten = rewrite_request(&mut head.fields, &map, runtime.config.limits.max_head_bytes, buf);
     }
     // RFC 9110 section 7.6.3: the version in which the message was received, then our name.
     let via: &[u8] = match head.version {
         Version::Http10 => b"1.0 mini-rproxy",
         Version::Http11 => b"1.1 mini-rproxy",
     };
-    add.line(&mut head.fields, HeaderId::Via, b"Via: ", via);
+    head.fields.add_static(HeaderId::Via, b"Via: ", via);
     if head.method == Method::Options
         && let Ok(Some(left @ 1..)) = max_forwards(&head.fields)
     {
-        text.clear();
-        write_decimal(left - 1, text);
-        head.fields.set(b"Max-Forwards", text);
+        buf.clear();
+        write_decimal(left - 1, buf);
+        head.fields.set(b"Max-Forwards", buf);
     }
     rewritten
 }
@@ -179,13 +135,6 @@ fn authority_of(target: &[u8]) -> &[u8] {
     }
 }
 
-/// What X-Forwarded-Host says in a head that is forwarded, where `host` is what the client asked for; empty for nothing.
-fn told_host<'a>(runtime: &Runtime, fields: &'a Fields, host: &'a [u8]) -> &'a [u8] {
-    // Ours may be kept apart from the others.
-    let ours: &[u8] = if runtime.config.forwarded.enabled { host } else { b"" };
-    fields.get(HeaderId::XForwardedHost).unwrap_or(ours)
-}
-
 fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, upstream: &UpstreamUrl, client_host: &[u8]) {
     authority.clear();
     authority.extend_from_slice(match &route.options.host {
@@ -196,18 +145,16 @@ fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, upstream: &Upstre
     });
 }
 
-/// Appends the whole forwarded request head. `own` are the lines that were kept apart, `authorization` is what the
-/// upstream's URL says, `offered` which protocols to switch to.
+/// Appends the whole forwarded request head. `authorization` is what the upstream's URL says, `offered` which protocols to
+/// switch to.
 pub fn write_request_head(
     head: &RequestHead,
-    own: &[u8],
     framing: Framing,
     authorization: Option<&str>,
     offered: &[u8],
     out: &mut Vec<u8>,
 ) {
     write_request(head, HOP_BY_HOP, out);
-    out.extend_from_slice(own);
     if let Some(credentials) = authorization {
         out.extend_from_slice(b"Authorization: ");
         out.extend_from_slice(credentials.as_bytes());
@@ -221,11 +168,9 @@ pub fn write_request_head(
 }
 
 /// Turns a received response head into the one to forward, in place.
-pub fn forward_response(head: &mut ResponseHead, nominated: &[u8], own_lines: OwnLines, date: &[u8; 29]) {
-    if own_lines == OwnLines::Among {
-        head.fields.remove_all(HOP_BY_HOP);
-    }
-    remove_nominated(&mut head.fields, nominated);
+pub fn forward_response(head: &mut ResponseHead, connection_named: &[u8], date: &[u8; 29]) {
+    head.fields.remove_all(HOP_BY_HOP);
+    remove_connection_named(&mut head.fields, connection_named);
     // RFC 9110 section 6.6.1: a recipient with a clock adds the Date that an origin left out.
     if head.status >= 200 && head.fields.get(HeaderId::Date).is_none() {
         head.fields.add_static(HeaderId::Date, b"Date: ", date);
@@ -247,7 +192,7 @@ pub fn rewrite_response_head(
     }
     let map = PrefixMap {
         sent_host: &request.authority,
-        told_host: told_host(runtime, &request.fields, &scratch.host),
+        told_host: request.fields.get(HeaderId::XForwardedHost).unwrap_or_default(),
         client_host: &scratch.host,
         public_prefix: &scratch.public_prefix,
         ..PrefixMap::of(runtime, route, upstream)
@@ -255,7 +200,7 @@ pub fn rewrite_response_head(
     // The status line and the lines.
     let size = head.reason.len() + 15 + head.fields.wire_len();
     let room = runtime.config.limits.max_head_bytes.saturating_sub(size);
-    rewrite_response(&mut head.fields, &map, room, &mut scratch.text)
+    rewrite_response(&mut head.fields, &map, room, &mut scratch.buf)
 }
 
 /// How a response body that was framed as `received` leaves to a client of that version. A close-delimited body becomes
@@ -284,12 +229,16 @@ pub const UPGRADE_REQUIRED: u16 = 426;
 pub fn list_protocols(fields: &Fields, out: &mut Vec<u8>) {
     for protocol in fields.values(HeaderId::Upgrade).flat_map(list_members) {
         if split(protocol, b'/').all(is_token) && split(protocol, b'/').count() <= 2 {
-            if !out.is_empty() {
-                out.extend_from_slice(b", ");
-            }
-            out.extend_from_slice(protocol);
+            add_to_list(protocol, out);
         }
     }
+}
+
+fn add_to_list(member: &[u8], out: &mut Vec<u8>) {
+    if !out.is_empty() {
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(member);
 }
 
 /// Appends the whole forwarded response head. `protocols` are those of a 426, which must name them (RFC 9110 section
@@ -326,7 +275,7 @@ pub fn write_interim_head(head: &ResponseHead, out: &mut Vec<u8>) {
 /// Appends the trailer section of a response and the empty line after it (rules G16 and S17): what routes, frames or
 /// authenticates a message has no business behind it.
 pub fn write_trailers(trailers: &mut Fields, out: &mut Vec<u8>) {
-    trailers.remove_all(HOP_BY_HOP.or(CLAIMS).or(NOT_IN_TRAILERS));
+    trailers.remove_all(HOP_BY_HOP.or(FORWARDED).or(NOT_IN_TRAILERS));
     trailers.retain(|line| !line.name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"content-")));
     trailers.write(out);
     out.extend_from_slice(b"\r\n");
@@ -379,7 +328,7 @@ fn write_upgrade(protocols: &[u8], out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::proxy::connection::{nominate, read_options};
+    use crate::proxy::connection::{add_connection_named, read_options};
     use std::sync::Arc;
 
     const DATE: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
@@ -398,7 +347,7 @@ mod tests {
         let mut head = RequestHead { method, target: b"/x".to_vec(), ..RequestHead::default() };
         lines.iter().for_each(|(name, value)| head.fields.add(name.as_bytes(), value.as_bytes()));
         let mut scratch = Scratch::default();
-        read_options(&head.fields, &mut scratch.nominated).expect("few options");
+        read_options(&head.fields, &mut scratch.connection_named).expect("few options");
         let peer = Peer { address: None, is_tls: false, ..Peer::default() };
         let forwarding = Forwarding {
             plan: &plan,
@@ -408,17 +357,10 @@ mod tests {
             peer: &peer,
         };
         let mut offered = b"left over".to_vec();
-        let received = head.clone();
-        forward_request(&mut head, &forwarding, &mut offered, OwnLines::Among, &mut scratch);
+        forward_request(&mut head, &forwarding, &mut offered, &mut scratch);
         let mut out = Vec::new();
-        write_request_head(&head, &scratch.own, Framing::None, None, &offered, &mut out);
+        write_request_head(&head, Framing::None, None, &offered, &mut out);
         let all = text(&out);
-        // Where our lines are kept makes no difference.
-        head = received;
-        forward_request(&mut head, &forwarding, &mut offered, OwnLines::Apart, &mut scratch);
-        out.clear();
-        write_request_head(&head, &scratch.own, Framing::None, None, &offered, &mut out);
-        assert_eq!(text(&out), all);
         let (start, rest) = all.split_once("\r\n").expect("a request line");
         assert!(start.ends_with(" /x HTTP/1.1"), "{start}");
         rest.trim_end().replace("\r\n", "|")
@@ -507,17 +449,14 @@ mod tests {
         ] {
             let mut head = ResponseHead { status, ..ResponseHead::default() };
             lines.iter().for_each(|(name, value)| head.fields.add(name.as_bytes(), value.as_bytes()));
-            for own_lines in [OwnLines::Among, OwnLines::Apart] {
-                let mut head = head.clone();
-                let mut nominated = Vec::new();
-                nominate(b"b", &mut nominated);
-                forward_response(&mut head, &nominated, own_lines, DATE);
-                let mut out = Vec::new();
-                write_interim_head(&head, &mut out);
-                let all = text(&out);
-                let (_, lines) = all.split_once("\r\n").expect("a status line");
-                assert_eq!(lines.trim_end().replace("\r\n", "|"), expected, "{name}, {own_lines:?}");
-            }
+            let mut named = Vec::new();
+            add_connection_named(b"b", &mut named);
+            forward_response(&mut head, &named, DATE);
+            let mut out = Vec::new();
+            write_interim_head(&head, &mut out);
+            let all = text(&out);
+            let (_, lines) = all.split_once("\r\n").expect("a status line");
+            assert_eq!(lines.trim_end().replace("\r\n", "|"), expected, "{name}");
         }
     }
 

@@ -6,35 +6,40 @@
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use ipnet::IpNet;
-
 use super::events::Peer;
 use crate::config::ForwardedPolicy;
-use crate::http::chars::{list_members, split, trim_ows};
-use crate::http::fields::{Fields, HeaderId, HeaderSet};
+use crate::http::chars::{list_members, split, trim_ows, write_decimal};
+use crate::http::fields::{FORWARDED, Fields, HeaderId, HeaderSet};
 use crate::http::target::has_dot_segment;
 
 /// Whether `address` is one of the proxies whose word is taken.
-#[inline]
 pub fn is_trusted(address: IpAddr, policy: &ForwardedPolicy) -> bool {
-    !policy.trusted_proxies.is_empty() && is_in(address, &policy.trusted_proxies)
-}
-
-fn is_in(address: IpAddr, ranges: &[IpNet]) -> bool {
     // An IPv4 client of a dual-stack socket appears as ::ffff:a.b.c.d.
     let address = address.to_canonical();
-    ranges.iter().any(|range| range.contains(&address))
+    policy.trusted_proxies.iter().any(|range| range.contains(&address))
 }
 
-/// The fields that only a trusted peer may set.
-pub const CLAIMS: HeaderSet = HeaderSet::of(&[
-    HeaderId::XForwardedFor,
-    HeaderId::XForwardedHost,
-    HeaderId::XForwardedProto,
-    HeaderId::XForwardedPrefix,
-    HeaderId::XRealIp,
-    HeaderId::Forwarded,
-]);
+/// Whether what the peer says about the client is taken for true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerTrust {
+    /// The peer is one of `forwarded.trusted_proxies`: its lines are kept.
+    Trusted,
+    /// It is not.
+    Untrusted,
+    /// `forwarded.enabled` is false: nothing is said about clients.
+    Disabled,
+}
+
+impl PeerTrust {
+    /// How it is with this peer.
+    pub fn of(peer: &Peer, policy: &ForwardedPolicy) -> PeerTrust {
+        match peer.address {
+            _ if !policy.enabled => PeerTrust::Disabled,
+            Some(address) if is_trusted(address.ip(), policy) => PeerTrust::Trusted,
+            Some(_) | None => PeerTrust::Untrusted,
+        }
+    }
+}
 
 /// The client's address: the peer's, or behind trusted proxies the last address in X-Forwarded-For that is not a trusted
 /// proxy's, read from the right (rule G5). An entry that is no address ends the search. Where no port is reported it is 0.
@@ -74,7 +79,7 @@ fn parse_node(text: &[u8]) -> Option<SocketAddr> {
 /// A peer that is believed and bears marks of a proxy has to tell for whom it asks: it is local if there is an address,
 /// and each one that it tells is understood and a loopback address. Whoever tells none (Via alone) asks for anybody.
 pub fn is_local(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) -> bool {
-    const MARKS: HeaderSet = CLAIMS.with(HeaderId::Via).with(HeaderId::LookAlike);
+    const MARKS: HeaderSet = FORWARDED.with(HeaderId::Via).with(HeaderId::LookAlike);
     let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
     if !peer.address.is_none_or(is_loopback) {
         return false;
@@ -107,40 +112,17 @@ fn strip_word<'a>(bytes: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
     start.eq_ignore_ascii_case(word).then_some(rest)
 }
 
-/// Where a line of ours goes.
-#[derive(Debug)]
-pub enum Addition<'a> {
-    /// Among the others.
-    Among,
-    /// Behind them, as it is sent.
-    Apart(&'a mut Vec<u8>),
-}
-
-impl Addition<'_> {
-    /// Adds a line to `fields`, or apart from them; see [`Fields::add_static`].
-    #[inline(always)]
-    pub fn line(&mut self, fields: &mut Fields, known: HeaderId, start: &[u8], value: &[u8]) {
-        match self {
-            Addition::Among => fields.add_static(known, start, value),
-            Addition::Apart(out) => {
-                out.reserve(start.len() + value.len() + 2);
-                out.extend_from_slice(start);
-                out.extend_from_slice(value);
-                out.extend_from_slice(b"\r\n");
-            }
-        }
-    }
-}
-
-/// The prefix that a trusted proxy before us has stripped, without a slash at its end, as it says in X-Forwarded-Prefix:
-/// one line, and a plain path. Empty where it says none.
+/// The prefix that a trusted proxy before this one has stripped, without a slash at its end, as it says in
+/// X-Forwarded-Prefix: one line, and a plain path. Empty where it says none.
 ///
 /// # Errors
 /// It says something else, which nothing can be put behind.
 pub fn reported_prefix(fields: &Fields) -> Result<&[u8], NotOnePath> {
     let mut values = fields.values(HeaderId::XForwardedPrefix);
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return if fields.get(HeaderId::XForwardedPrefix).is_none() { Ok(b"") } else { Err(NotOnePath) };
+    let value = match (values.next(), values.next()) {
+        (None, _) => return Ok(b""),
+        (Some(value), None) => value,
+        (Some(_), Some(_)) => return Err(NotOnePath),
     };
     let prefix = value.strip_suffix(b"/").unwrap_or(value);
     let is_plain = prefix.iter().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+=:@".contains(byte));
@@ -154,100 +136,67 @@ pub fn reported_prefix(fields: &Fields) -> Result<&[u8], NotOnePath> {
 
 /// The same, where the peer is believed; else empty.
 pub fn believed_prefix<'a>(peer: &Peer, fields: &'a Fields, policy: &ForwardedPolicy) -> &'a [u8] {
-    let is_believed = policy.enabled && peer.address.is_some_and(|address| is_trusted(address.ip(), policy));
-    if is_believed { reported_prefix(fields).unwrap_or_default() } else { b"" }
+    match PeerTrust::of(peer, policy) {
+        PeerTrust::Trusted => reported_prefix(fields).unwrap_or_default(),
+        PeerTrust::Untrusted | PeerTrust::Disabled => b"",
+    }
 }
 
 /// An X-Forwarded-Prefix that is not one plain path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotOnePath;
 
-/// What we say about the client of a request.
-#[derive(Clone, Copy, Debug)]
-pub struct Claim<'a> {
-    /// Whether the lines of the peer were kept.
-    pub trusted: bool,
-    /// The Host that the client asked for.
-    pub host: &'a [u8],
-    /// Where clients find the application: what we stripped from the path, behind what a trusted proxy stripped before. Empty
-    /// for nothing.
-    pub prefix: &'a [u8],
-}
-
-/// Adds our own claims to a head from which those of an untrusted peer are gone.
-pub fn add_claims(fields: &mut Fields, peer: &Peer, claim: &Claim<'_>, scratch: &mut Vec<u8>, add: &mut Addition<'_>) {
-    scratch.clear();
-    let earlier = if claim.trusted { last_line(fields, HeaderId::XForwardedFor) } else { None };
-    let list = earlier.and_then(|index| fields.nth(index)).map_or(&b""[..], |line| line.value);
-    if !list.is_empty() {
-        scratch.extend_from_slice(list);
-        scratch.extend_from_slice(b", ");
-    }
+/// Adds what we say about the client to a head from which the lines of an untrusted peer are gone. `host` is the Host that
+/// the client asked for, `prefix` is where clients find the application: what we stripped from the path, behind what a
+/// trusted proxy stripped before. Both may be empty.
+pub fn add_forwarded(fields: &mut Fields, peer: &Peer, host: &[u8], prefix: &[u8], buf: &mut Vec<u8>) {
     if let Some(address) = peer.address {
-        write_ip(address.ip(), scratch);
+        buf.clear();
+        let earlier = last_line(fields, HeaderId::XForwardedFor);
+        if let Some(line) = earlier.and_then(|index| fields.nth(index)).filter(|line| !line.value.is_empty()) {
+            buf.extend_from_slice(line.value);
+            buf.extend_from_slice(b", ");
+        }
+        write_ip(address.ip(), buf);
         match earlier {
-            Some(index) => fields.set_value(index, scratch),
-            None => add.line(fields, HeaderId::XForwardedFor, b"X-Forwarded-For: ", scratch),
+            Some(index) => fields.set_value(index, buf),
+            None => fields.add_static(HeaderId::XForwardedFor, b"X-Forwarded-For: ", buf),
         }
     }
-    if !claim.host.is_empty() && fields.get(HeaderId::XForwardedHost).is_none() {
-        add.line(fields, HeaderId::XForwardedHost, b"X-Forwarded-Host: ", claim.host);
+    if !host.is_empty() && fields.get(HeaderId::XForwardedHost).is_none() {
+        fields.add_static(HeaderId::XForwardedHost, b"X-Forwarded-Host: ", host);
     }
     if fields.get(HeaderId::XForwardedProto).is_none() {
         let proto: &[u8] = if peer.is_tls { b"https" } else { b"http" };
-        add.line(fields, HeaderId::XForwardedProto, b"X-Forwarded-Proto: ", proto);
+        fields.add_static(HeaderId::XForwardedProto, b"X-Forwarded-Proto: ", proto);
     }
-    if !claim.prefix.is_empty() {
+    if !prefix.is_empty() {
         match last_line(fields, HeaderId::XForwardedPrefix) {
-            None => add.line(fields, HeaderId::XForwardedPrefix, b"X-Forwarded-Prefix: ", claim.prefix),
-            Some(index) if reported_prefix(fields).is_ok() => fields.set_value(index, claim.prefix),
-            // Whatever it means: only whoever wrote it knows.
+            None => fields.add_static(HeaderId::XForwardedPrefix, b"X-Forwarded-Prefix: ", prefix),
+            Some(index) if reported_prefix(fields).is_ok() => fields.set_value(index, prefix),
+            // Only its writer knows what it means.
             Some(_) => {}
         }
     }
 }
 
-fn last_line(fields: &Fields, known: HeaderId) -> Option<usize> {
-    (0..fields.len()).rev().find(|&index| fields.nth(index).is_some_and(|line| line.id == known))
+fn last_line(fields: &Fields, id: HeaderId) -> Option<usize> {
+    if !fields.may_contain(id) {
+        return None;
+    }
+    (0..fields.len()).rev().find(|&index| fields.nth(index).is_some_and(|line| line.id == id))
 }
 
-/// The text of each octet with a dot behind it, and its length.
-const OCTETS: [([u8; 4], usize); 256] = {
-    let mut table = [([b'.'; 4], 0); 256];
-    let mut octet = 0;
-    while octet < 256 {
-        let mut power = if octet >= 100 {
-            100
-        } else if octet >= 10 {
-            10
-        } else {
-            1
-        };
-        let (text, len) = &mut table[octet];
-        while power > 0 {
-            text[*len] = b'0' + (octet / power % 10) as u8;
-            *len += 1;
-            power /= 10;
-        }
-        *len += 1;
-        octet += 1;
-    }
-    table
-};
-
-/// Appends an address as text. IPv4 by hand: this runs for every request.
 fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
     match ip.to_canonical() {
+        // By hand: this runs for every request.
         IpAddr::V4(v4) => {
-            // Four octets of three digits, each with a dot behind it.
-            let mut text = [0; 16];
-            let mut len = 0;
-            for octet in v4.octets() {
-                let (digits, count) = OCTETS[usize::from(octet)];
-                text[len..len + 4].copy_from_slice(&digits);
-                len += count;
+            for (index, octet) in v4.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                write_decimal(octet.into(), out);
             }
-            out.extend_from_slice(&text[..len - 1]);
         }
         IpAddr::V6(v6) => write!(out, "{v6}").expect("a vector takes all bytes"),
     }
@@ -319,30 +268,27 @@ mod tests {
     #[test]
     fn g4_what_was_not_claimed_is_claimed_once() {
         type Lines = &'static [(&'static str, &'static str)];
-        let rows: [(&str, &str, bool, Lines, &str); 5] = [
-            ("anew", "192.0.2.1", false, &[], "for=192.0.2.1 host=h proto=http prefix=/a"),
+        let rows: [(&str, &str, Lines, &str); 5] = [
+            ("anew", "192.0.2.1", &[], "for=192.0.2.1 host=h proto=http prefix=/a"),
             (
                 "appended",
                 "10.0.0.1",
-                true,
                 &[("x-forwarded-for", "1.1.1.1")],
                 "for=1.1.1.1, 10.0.0.1 host=h proto=http prefix=/a",
             ),
-            ("an empty list", "10.0.0.1", true, &[("x-forwarded-for", "")], "for=10.0.0.1 host=h proto=http prefix=/a"),
+            ("an empty list", "10.0.0.1", &[("x-forwarded-for", "")], "for=10.0.0.1 host=h proto=http prefix=/a"),
             (
                 "kept",
                 "10.0.0.1",
-                true,
                 &[("X-Forwarded-Host", "o"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Prefix", "/p")],
                 "for=10.0.0.1 host=o proto=https prefix=/a",
             ),
-            ("IPv6", "2001:db8::1", true, &[], "for=2001:db8::1 host=h proto=http prefix=/a"),
+            ("IPv6", "2001:db8::1", &[], "for=2001:db8::1 host=h proto=http prefix=/a"),
         ];
-        for (name, from, trusted, lines, expected) in rows {
+        for (name, from, lines, expected) in rows {
             let mut fields = fields(lines);
             let mut scratch = b"left over".to_vec();
-            let claim = Claim { trusted, host: b"h", prefix: b"/a" };
-            add_claims(&mut fields, &peer(from), &claim, &mut scratch, &mut Addition::Among);
+            add_forwarded(&mut fields, &peer(from), b"h", b"/a", &mut scratch);
             let value = |known| fields.get(known).unwrap_or(b"-").escape_ascii();
             let found = format!(
                 "for={} host={} proto={} prefix={}",
@@ -356,8 +302,7 @@ mod tests {
         }
         let mut fields = Fields::new();
         let peer = Peer { address: None, is_tls: true, ..Peer::default() };
-        let claim = Claim { trusted: false, host: b"", prefix: b"" };
-        add_claims(&mut fields, &peer, &claim, &mut Vec::new(), &mut Addition::Among);
+        add_forwarded(&mut fields, &peer, b"", b"", &mut Vec::new());
         assert_eq!(fields.iter().count(), 1);
         assert_eq!(fields.get(HeaderId::XForwardedProto), Some(&b"https"[..]));
     }

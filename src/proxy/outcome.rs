@@ -201,7 +201,7 @@ impl Transaction {
             rule: record.cause.and_then(Cause::rule),
             detail: record.cause.and_then(Cause::detail),
             plugins: &self.chain.stints,
-            advice: record.cause.map(Cause::advice),
+            hint: record.cause.map(Cause::hint),
             timeline: timeline.as_deref(),
         });
         // Whoever is chosen next should know that this one is over.

@@ -138,7 +138,7 @@ impl ProxyConnection {
             let mut transaction = worker.transactions.take(worker.now.instant);
             transaction.timeline = timeline(worker);
             transaction.log.status = 400;
-            transaction.log.set_cause(Cause::BadPreface(error));
+            transaction.log.set_cause(Cause::BadProxyHeader(error.sentence()));
             let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
             transaction.log_request(&mut ctx);
             worker.transactions.recycle(transaction);

@@ -14,12 +14,12 @@ use super::cause::{Cause, Refusal, Violation};
 use super::choice::QueuedHead;
 use super::connection::{has_connection_login, read_options};
 use super::context::Ctx;
-use super::forward::{Forwarding, OwnLines, forward_request, write_request_head};
+use super::forward::{Forwarding, forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
 use super::hooks::Verdict;
 use super::local::{HEALTH, ResponseContext, write_json, write_options, write_redirect, write_text, write_text_head};
 use super::outcome::HookPhase;
-use super::strip::late_removed;
+use super::strip::strip_after_hooks;
 use super::transaction::{HalfClose, RequestSink, RequestState, Transaction, body_step, make_room};
 use crate::bytes::SharedText;
 use crate::config::Config;
@@ -150,7 +150,7 @@ impl Transaction {
     }
 
     fn admit(&mut self, ctx: &mut Ctx<'_, '_>) -> Result<(), Refusal> {
-        let options = read_options(&self.request.fields, &mut self.scratch.nominated)
+        let options = read_options(&self.request.fields, &mut self.scratch.connection_named)
             .map_err(|_| Refusal::new(400, Cause::Rule(Violation::TOO_MANY_OPTIONS)))?;
         self.is_persistent = options.is_persistent(self.request.version) && ctx.client.may_serve_another();
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
@@ -231,8 +231,7 @@ impl Transaction {
         let upstream = self.upstream_of(route);
         let received_target = &self.original_target;
         let forwarding = Forwarding { plan: &plan, runtime, upstream, received_target, peer };
-        let own_lines = OwnLines::of(runtime);
-        match forward_request(&mut self.request, &forwarding, &mut self.offered, own_lines, &mut self.scratch) {
+        match forward_request(&mut self.request, &forwarding, &mut self.offered, &mut self.scratch) {
             Rewritten::Done => {}
             Rewritten::TooLarge => ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant),
         }
@@ -301,12 +300,11 @@ impl Transaction {
         let runtime = &ctx.client.runtime;
         let upstream = self.plan.map(|plan| self.upstream_of(&runtime.config.routes[plan.route as usize]));
         if let Some(upstream) = upstream {
-            self.request.fields.remove_all(late_removed(upstream));
+            self.request.fields.remove_all(strip_after_hooks(upstream));
         }
         self.has_login = has_connection_login(&self.request.fields, HeaderId::Authorization);
         let authorization = upstream.and_then(|upstream| upstream.authorization.as_deref());
-        let own = &self.scratch.own;
-        write_request_head(&self.request, own, framing, authorization, &self.offered, self.to_upstream.buf());
+        write_request_head(&self.request, framing, authorization, &self.offered, self.to_upstream.buf());
         if let Some(choice) = &mut self.choice {
             choice.queued = QueuedHead { head_len: self.to_upstream.len(), framing };
         }

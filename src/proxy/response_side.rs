@@ -16,8 +16,8 @@ use super::connection::{Options, has_connection_login, read_options};
 use super::context::Ctx;
 use super::events::{CloseMode, Command, ConnectError, Side};
 use super::forward::{
-    OwnLines, UPGRADE_REQUIRED, client_framing, forward_response, list_protocols, rewrite_response_head,
-    write_interim_head, write_response_head, write_switching_head, write_trailers,
+    UPGRADE_REQUIRED, client_framing, forward_response, list_protocols, rewrite_response_head, write_interim_head,
+    write_response_head, write_switching_head, write_trailers,
 };
 use super::hooks::Verdict;
 use super::outcome::HookPhase;
@@ -138,7 +138,7 @@ impl Transaction {
     fn on_response_head(&mut self, ctx: &mut Ctx<'_, '_>, interim: u32, has_more: bool) -> Result<(), Refusal> {
         self.last_activity.upstream_read = ctx.now();
         self.record_success(ctx);
-        let options = read_options(&self.response.fields, &mut self.scratch.nominated)
+        let options = read_options(&self.response.fields, &mut self.scratch.connection_named)
             .map_err(|_| bad_response(Violation::TOO_MANY_OPTIONS))?;
         let to_head = self.request.method == Method::Head;
         let framing = response_framing(&self.response, to_head).map_err(bad_response)?;
@@ -159,8 +159,7 @@ impl Transaction {
 
     /// The received head becomes the one that leaves, whatever its status.
     fn forward_response_head(&mut self, ctx: &mut Ctx<'_, '_>) {
-        let own_lines = OwnLines::of(&ctx.client.runtime);
-        forward_response(&mut self.response, &self.scratch.nominated, own_lines, &ctx.worker.now.date);
+        forward_response(&mut self.response, &self.scratch.connection_named, &ctx.worker.now.date);
         if let Some(plan) = self.plan {
             let route = &ctx.client.runtime.config.routes[plan.route as usize];
             let upstream = UpstreamAttempt::upstream(self.choice.as_ref(), route);

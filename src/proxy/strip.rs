@@ -1,13 +1,10 @@
-//! Why a forwarded request head differs from the received one.
-//!
-//! What goes is decided here, and `forward` does it; `explain` asks the same functions, line by line, and tells people.
+//! Which lines of a request do not pass, and why: the one place. `forward` removes them, `explain` tells the reasons.
 
 use super::admit::ForwardPlan;
-use super::connection::{HOP_BY_HOP, is_nominated};
-use super::events::Peer;
-use super::forwarded::{CLAIMS, is_trusted};
-use crate::config::{ForwardedPolicy, UpstreamUrl};
-use crate::http::fields::{HeaderId, HeaderRef, HeaderSet};
+use super::connection::is_connection_named;
+use super::forwarded::PeerTrust;
+use crate::config::UpstreamUrl;
+use crate::http::fields::{FORWARDED, HOP_BY_HOP, HeaderId, HeaderRef, HeaderSet};
 
 /// A rule, and what it comes to, in a few words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,124 +15,75 @@ pub struct Reason {
     pub words: &'static str,
 }
 
-/// Whether what the peer says about the client is taken for true.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claims {
-    /// The peer is one of `forwarded.trusted_proxies`.
-    Kept,
-    /// It is not.
-    Untrusted,
-    /// `forwarded.enabled` is false: nothing is said about clients.
-    Off,
-}
-
-impl Claims {
-    /// How it is with this peer.
-    pub fn of(peer: &Peer, policy: &ForwardedPolicy) -> Claims {
-        if !policy.enabled {
-            Claims::Off
-        } else if peer.address.is_some_and(|address| is_trusted(address.ip(), policy)) {
-            Claims::Kept
-        } else {
-            Claims::Untrusted
-        }
-    }
-}
-
-/// What the fate of a field line depends on, beside what the client nominated.
+/// What it depends on which lines pass, beside the client's Connection.
 #[derive(Clone, Copy, Debug)]
 pub struct StripRules<'a> {
     /// How the request is forwarded.
     pub plan: &'a ForwardPlan,
-    /// What becomes of X-Forwarded-* and its like.
-    pub claims: Claims,
+    /// Whether the peer may say something about its client.
+    pub trust: PeerTrust,
 }
 
 impl StripRules<'_> {
-    /// The lines that do not pass, whoever sent them (look-alikes: a trusted proxy passes on what it does not know, and so
-    /// what its client has forged). Framing fields are among them: each connection gets its own.
+    /// Classes with the rule and the reason; of several that hold a line the first one counts.
+    #[inline]
+    fn rows(&self) -> [(HeaderSet, &'static str, &'static str); 6] {
+        const NONE: HeaderSet = HeaderSet::of(&[]);
+        let (forwarded, why_forwarded) = match self.trust {
+            PeerTrust::Trusted => (NONE, ""),
+            PeerTrust::Untrusted => {
+                (FORWARDED, "the peer is none of forwarded.trusted_proxies: anybody can write this")
+            }
+            PeerTrust::Disabled => (FORWARDED, "forwarded.enabled is false"),
+        };
+        let expect = if self.plan.expects_continue { NONE } else { HeaderSet::of(&[HeaderId::Expect]) };
+        let upgrade = if self.plan.upgrade { NONE } else { HeaderSet::of(&[HeaderId::Upgrade]) };
+        [
+            (HeaderSet::of(&[HeaderId::Host]), "G8", "written anew, by the route's key host"),
+            (expect, "G10", "there is no body to wait for"),
+            // Of trusted peers, too: a proxy passes on what it does not know, and so what its client has forged.
+            (
+                HeaderSet::of(&[HeaderId::LookAlike]),
+                "G4",
+                "some origins would take it for a field that only the proxy may set",
+            ),
+            (upgrade, "G14", "no protocol that the route lets pass here (its key upgrade)"),
+            (forwarded, "G4", why_forwarded),
+            // Framing fields are among them: each connection gets its own.
+            (HOP_BY_HOP, "G1", "speaks of the client's own connection"),
+        ]
+    }
+
+    /// The lines that do not pass.
     #[inline]
     pub fn removed(&self) -> HeaderSet {
-        let claims = if self.claims == Claims::Kept { HeaderSet::default() } else { CLAIMS };
-        let expect = if self.plan.expects_continue { HeaderSet::default() } else { HeaderSet::of(&[HeaderId::Expect]) };
-        HOP_BY_HOP.with(HeaderId::Host).with(HeaderId::LookAlike).or(claims).or(expect)
+        self.rows().into_iter().fold(HeaderSet::default(), |all, (classes, ..)| all.or(classes))
     }
-}
 
-/// Why a received field line does not pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StripReason {
-    /// It speaks of the client's own connection.
-    HopByHop,
-    /// The client's Connection names it.
-    Nominated,
-    /// An upgrade that is not offered to the upstream.
-    Upgrade,
-    /// Host is written from the route.
-    Host,
-    /// There is no body that could be waited for, or the proxy asks for it by itself.
-    Expectation,
-    /// Only a trusted proxy may say this.
-    Claim,
-    /// The configuration wants nothing said about clients.
-    ClaimsOff,
-    /// Some origins read it as a field that the proxy speaks for.
-    LookAlike,
-    /// The URL of the upstream has credentials of its own.
-    Credentials,
-}
-
-impl StripReason {
-    /// Told to people.
-    pub const fn reason(self) -> Reason {
-        let (rule, words) = match self {
-            StripReason::HopByHop => ("G1", "speaks of the client's own connection"),
-            StripReason::Nominated => ("G1", "named by Connection: meant for this hop only"),
-            StripReason::Upgrade => ("G14", "no protocol that the route lets pass here (its key upgrade)"),
-            StripReason::Host => ("G8", "written anew, by the route's key host"),
-            StripReason::Expectation => ("G10", "there is no body to wait for"),
-            StripReason::Claim => ("G4", "the peer is none of forwarded.trusted_proxies: anybody can write this"),
-            StripReason::ClaimsOff => ("G4", "forwarded.enabled is false"),
-            StripReason::LookAlike => ("G4", "some origins would take it for a field that only the proxy may set"),
-            StripReason::Credentials => ("G8", "the upstream's URL has credentials of its own"),
-        };
-        Reason { rule, words }
+    /// Why a line of a request to `upstream` is left out, where it is. `connection_named` is what the client's Connection
+    /// names.
+    pub fn reason(&self, line: &HeaderRef<'_>, connection_named: &[u8], upstream: &UpstreamUrl) -> Option<Reason> {
+        if strip_after_hooks(upstream).has(line.id) {
+            return Some(Reason { rule: "G8", words: "the upstream's URL has credentials of its own" });
+        }
+        let row = self.rows().into_iter().find(|(classes, ..)| classes.has(line.id));
+        match row {
+            Some((_, rule, words)) => Some(Reason { rule, words }),
+            None => is_connection_named(line, connection_named)
+                .then_some(Reason { rule: "G1", words: "named by Connection: meant for this hop only" }),
+        }
     }
-}
-
-/// Why a received field line is left out, where it is.
-pub fn removal(
-    line: &HeaderRef<'_>,
-    terms: &StripRules<'_>,
-    nominated: &[u8],
-    upstream: &UpstreamUrl,
-) -> Option<StripReason> {
-    if late_removed(upstream).has(line.id) {
-        return Some(StripReason::Credentials);
-    }
-    if !terms.removed().has(line.id) {
-        return is_nominated(line, nominated).then_some(StripReason::Nominated);
-    }
-    Some(match (line.id, terms.claims) {
-        (HeaderId::Host, _) => StripReason::Host,
-        (HeaderId::Expect, _) => StripReason::Expectation,
-        (HeaderId::LookAlike, _) => StripReason::LookAlike,
-        (HeaderId::Upgrade, _) if !terms.plan.upgrade => StripReason::Upgrade,
-        (known, Claims::Off) if CLAIMS.has(known) => StripReason::ClaimsOff,
-        (known, Claims::Kept | Claims::Untrusted) if CLAIMS.has(known) => StripReason::Claim,
-        (_, Claims::Kept | Claims::Untrusted | Claims::Off) => StripReason::HopByHop,
-    })
 }
 
 /// What is left out only when plugins have seen it: they judge the client by the credentials that it sent, and never see
 /// those of the upstream's URL.
-pub fn late_removed(upstream: &UpstreamUrl) -> HeaderSet {
+pub fn strip_after_hooks(upstream: &UpstreamUrl) -> HeaderSet {
     if upstream.authorization.is_some() { HeaderSet::of(&[HeaderId::Authorization]) } else { HeaderSet::default() }
 }
 
 /// Why a line of that name is written by the proxy, where it writes such lines.
-pub const fn addition(known: HeaderId) -> Option<Reason> {
-    let (rule, words) = match known {
+pub const fn reason_to_add(id: HeaderId) -> Option<Reason> {
+    let (rule, words) = match id {
         HeaderId::Host => ("G8", "as the route's key host says: upstream, client, or a fixed name"),
         HeaderId::XForwardedFor => ("G4", "who is asking"),
         HeaderId::XForwardedHost => ("G4", "the Host that the client sent"),
@@ -155,7 +103,7 @@ pub const fn addition(known: HeaderId) -> Option<Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::connection::nominate;
+    use crate::proxy::connection::add_connection_named;
 
     fn line<'a>(name: &'a str, value: &'a str) -> HeaderRef<'a> {
         HeaderRef { id: HeaderId::of(name.as_bytes()), name: name.as_bytes(), value: value.as_bytes() }
@@ -168,36 +116,44 @@ mod tests {
         let plan = ForwardPlan { route: 0, upgrade: false, expects_continue: false };
         let upload = ForwardPlan { expects_continue: true, ..plan };
         let tunnel = ForwardPlan { upgrade: true, ..plan };
-        let of = |plan, claims| StripRules { plan, claims };
-        let mut nominated = Vec::new();
-        nominate(b"x-a", &mut nominated);
-        for (name, terms, expected) in [
-            ("Accept", of(&plan, Claims::Untrusted), None),
-            ("Connection", of(&plan, Claims::Untrusted), Some(StripReason::HopByHop)),
-            ("Content-Length", of(&plan, Claims::Untrusted), Some(StripReason::HopByHop)),
-            ("X-A", of(&plan, Claims::Kept), Some(StripReason::Nominated)),
-            ("Upgrade", of(&plan, Claims::Kept), Some(StripReason::Upgrade)),
-            ("Upgrade", of(&tunnel, Claims::Kept), Some(StripReason::HopByHop)),
-            ("Host", of(&plan, Claims::Kept), Some(StripReason::Host)),
-            ("Expect", of(&plan, Claims::Kept), Some(StripReason::Expectation)),
-            ("Expect", of(&upload, Claims::Untrusted), None),
-            ("X-Real-IP", of(&plan, Claims::Untrusted), Some(StripReason::Claim)),
-            ("X-Real-IP", of(&plan, Claims::Off), Some(StripReason::ClaimsOff)),
-            ("X-Real-IP", of(&plan, Claims::Kept), None),
-            ("Via", of(&plan, Claims::Off), None),
-            ("X_Real.IP", of(&plan, Claims::Off), Some(StripReason::LookAlike)),
-            ("x_forwarded~for", of(&plan, Claims::Kept), Some(StripReason::LookAlike)),
-            ("proxy_connection", of(&plan, Claims::Untrusted), Some(StripReason::LookAlike)),
+        let mut named = Vec::new();
+        add_connection_named(b"x-a", &mut named);
+        let check = |name: &str, plan, trust, upstream, expected: Option<(&str, &str)>| {
+            let rules = StripRules { plan, trust };
+            let found = rules.reason(&line(name, "x"), &named, upstream);
+            let starts = |(rule, words): (&str, &str), found: Reason| found.rule == rule && found.words.contains(words);
+            let is_right = match (found, expected) {
+                (Some(found), Some(expected)) => starts(expected, found),
+                (found, expected) => found.is_none() && expected.is_none(),
+            };
+            assert!(is_right, "{name} {rules:?}: {found:?}");
+            let is_removed = rules.removed().has(HeaderId::of(name.as_bytes()));
+            let goes_otherwise = name == "X-A" || strip_after_hooks(upstream).has(HeaderId::of(name.as_bytes()));
+            assert_eq!(is_removed || goes_otherwise, found.is_some(), "{name} {rules:?}");
+        };
+        use PeerTrust::{Disabled, Trusted, Untrusted};
+        for (name, plan, trust, expected) in [
+            ("Accept", &plan, Untrusted, None),
+            ("Connection", &plan, Untrusted, Some(("G1", "own connection"))),
+            ("Content-Length", &plan, Untrusted, Some(("G1", "own connection"))),
+            ("X-A", &plan, Trusted, Some(("G1", "named by Connection"))),
+            ("Upgrade", &plan, Trusted, Some(("G14", "no protocol"))),
+            ("Upgrade", &tunnel, Trusted, Some(("G1", "own connection"))),
+            ("Host", &plan, Trusted, Some(("G8", "written anew"))),
+            ("Expect", &plan, Trusted, Some(("G10", "no body"))),
+            ("Expect", &upload, Untrusted, None),
+            ("X-Real-IP", &plan, Untrusted, Some(("G4", "trusted_proxies"))),
+            ("X-Real-IP", &plan, Disabled, Some(("G4", "forwarded.enabled"))),
+            ("X-Real-IP", &plan, Trusted, None),
+            ("Via", &plan, Disabled, None),
+            ("X_Real.IP", &plan, Disabled, Some(("G4", "some origins"))),
+            ("x_forwarded~for", &plan, Trusted, Some(("G4", "some origins"))),
+            ("proxy_connection", &plan, Untrusted, Some(("G4", "some origins"))),
+            ("Authorization", &plan, Trusted, None),
         ] {
-            assert_eq!(removal(&line(name, "x"), &terms, &nominated, &open), expected, "{name} {terms:?}");
+            check(name, plan, trust, &open, expected);
         }
-        let terms = of(&plan, Claims::Kept);
-        for (upstream, name, expected) in [
-            (&open, "Authorization", None),
-            (&locked, "authorization", Some(StripReason::Credentials)),
-            (&locked, "Cookie", None),
-        ] {
-            assert_eq!(removal(&line(name, "x"), &terms, b"", upstream), expected, "{upstream:?} {name}");
-        }
+        check("authorization", &plan, Trusted, &locked, Some(("G8", "credentials")));
+        check("Cookie", &plan, Trusted, &locked, None);
     }
 }

@@ -519,7 +519,7 @@ mod tests {
     /// Makes one buffer own a lot.
     type Grow = fn(&mut Transaction, Vec<u8>);
 
-    const EVERY_BUFFER: [(&str, Grow); 20] = [
+    const EVERY_BUFFER: [(&str, Grow); 19] = [
         ("client input", |transaction, bytes| transaction.client_input = bytes),
         ("upstream input", |transaction, bytes| transaction.upstream_input = bytes),
         ("to the client", |transaction, bytes| *transaction.to_client.buf() = bytes),
@@ -538,8 +538,7 @@ mod tests {
         ("response body", |transaction, bytes| transaction.response_body = bytes),
         ("plugin values", |transaction, bytes| transaction.chain.values.push((b"key".to_vec(), bytes))),
         ("plugin keys", |transaction, bytes| transaction.chain.values.push((bytes, Vec::new()))),
-        ("nominated", |transaction, bytes| transaction.scratch.nominated = bytes),
-        ("own lines", |transaction, bytes| transaction.scratch.own = bytes),
+        ("named by Connection", |transaction, bytes| transaction.scratch.connection_named = bytes),
     ];
 
     #[test]

@@ -71,7 +71,7 @@ impl Failure {
     /// What can be done about it, where that can be said.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Failure::Refused(Error::InvalidCertificate(error)) => certificate_error(error).sentence(),
+            Failure::Refused(Error::InvalidCertificate(error)) => certificate_error(error).message(),
             Failure::NoCommonCipher => {
                 "TLS 1.3 is needed, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305: cipher suites with CBC are \
                  not spoken here"
