@@ -5,7 +5,7 @@
 pub const MAX_FILE_LINES: usize = 800;
 
 /// Of `src/` without tests. The goal is 15,000.
-pub const MAX_SRC_LINES: usize = 24_300;
+pub const MAX_SRC_LINES: usize = 23_300;
 
 /// Of the files of `CORE` without tests. The goal is 6,000.
 pub const MAX_CORE_LINES: usize = 11_500;
@@ -61,18 +61,15 @@ src/mono_time.rs
 
 /// Names that more than one type has.
 pub const DUPLICATE_TYPES: &str = "
-Bytes
 Cause
 Change
 Client
 Command
 Failure
 Holder
-Key
 Known
 Level
 Line
-ListenError
 ListenerKind
 Options
 Origin
@@ -103,7 +100,6 @@ Door
 END_IN_SIGHT
 Entrances
 Fate
-Filling
 Gate
 HALF_MADE
 Heard
@@ -111,7 +107,6 @@ Holder
 Knock
 LEASE
 LEAST_READ
-LEAST_SHARE
 LEAST_SIZE
 Lane
 MOST_ADDRESSES
@@ -121,7 +116,6 @@ MOST_ROUTES
 MOST_STEPS
 MOST_UNSENT
 MOST_UNSENT_IN_BULK
-MOST_UPSTREAMS
 MOST_WRITTEN
 NOBODY_NEW
 Nobody
@@ -131,7 +125,6 @@ READ_OVER
 Speaks
 Stuck
 TROUBLE
-Told
 Typed
 UsePort
 Words
@@ -145,12 +138,10 @@ complaints
 door
 empty_lane
 entrances
-fit_workers
 give_back
 hang_up
 is_circling
 is_quiet
-keep_what_is_fixed
 keeps_up
 lend
 lent
@@ -189,5 +180,6 @@ carry_out let_go see_off hang_up empty_lane is_circling Lane LEASE lend lent par
 READ_OVER ABUNDANT streak keeps_up strike Alarm rings renew Renewal Mailbox stations Desk surplus throttle Ledger Grant
 Pad take_effort Chooser Creed Anybody Wish Wishes weather
 complain say tell foretell LAST_WORDS Words Filling Typed keep_what_is_fixed fit_workers
-Exchange HeadReader relayable Relayed ByWord Env add_own may_have Removal Terms map_back BodyWants HookView Whose Complaint Downstream RequestSink ResponseSink late_removed under_prefix exposition Link Opening Parts
+Exchange HeadReader relayable Relayed ByWord Env add_own may_have Removal Terms map_back BodyWants HookView Whose Complaint
+Downstream RequestSink ResponseSink late_removed under_prefix exposition Link Opening Parts
 ";
