@@ -1,17 +1,16 @@
-//! A byte queue: bytes are appended at the end and leave at the front. A long text that many are sent at the same time
-//! is not copied into each of their queues but shared ([`ByteQueue::extend_shared`]).
+//! A byte queue: bytes are appended at the end and leave at the front. A long text that many connections send at the same
+//! time is shared instead of copied ([`ByteQueue::extend_shared`]).
 //!
-//! It does not know sockets or messages. After a write of a part, the rest waits where it is (rule M9). What has left
-//! stays in memory until the next append, so that a request which an upstream never saw can be sent again from the start
-//! ([`ByteQueue::rewind`]).
+//! After a partial write the rest stays in place (rule M9). Bytes that have left stay in memory until the next append, so
+//! that a request which the upstream never saw can be sent again from the start ([`ByteQueue::rewind`]).
 
 use std::sync::Arc;
 
-/// A text that does not change and may be long. It is freed when the last one who is sent it has got it.
-// In a box: to make an `Arc<str>` of a string would copy it.
+/// A text that does not change and may be long. It is freed when it has been sent to all.
+// In a box, because making an `Arc<str>` of a string copies it.
 pub type SharedText = Arc<Box<str>>;
 
-/// Bytes that wait to be written somewhere.
+/// Bytes that wait to be written.
 #[derive(Debug, Default)]
 pub struct ByteQueue {
     bytes: Vec<u8>,
@@ -27,7 +26,7 @@ impl ByteQueue {
         ByteQueue { bytes: Vec::new(), shared: None, sent: 0 }
     }
 
-    /// The bytes that still wait, oldest first: all that are not shared, and then those that are.
+    /// The bytes that still wait, oldest first: first those that are not shared, and when they have left, those that are.
     pub fn pending(&self) -> &[u8] {
         match &self.shared {
             Some(text) if self.sent >= self.bytes.len() => &text.as_bytes()[self.sent - self.bytes.len()..],
@@ -40,7 +39,7 @@ impl ByteQueue {
         self.bytes.len() + self.shared.as_ref().map_or(0, |text| text.len()) - self.sent
     }
 
-    /// How many bytes of memory it owns; what it shares with others is not its own.
+    /// How many bytes of memory it owns; shared text does not count.
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
@@ -57,26 +56,26 @@ impl ByteQueue {
 
     /// Appends `text` without copying it.
     pub fn extend_shared(&mut self, text: SharedText) {
-        // Also copies one that waits already.
+        // Copies a shared text that waits already.
         self.buf();
         self.shared = Some(text).filter(|text| !text.is_empty());
     }
 
-    /// The vector to append to. What it holds already must stay as it is.
+    /// The vector to append to. What it holds already must not be changed.
     pub fn buf(&mut self) -> &mut Vec<u8> {
         if self.is_empty() {
             self.clear();
         } else if self.shared.is_some() {
             self.own();
         } else if self.sent > self.len() {
-            // More than half has left: moving the rest costs less than letting the vector grow.
+            // More than half has left: moving the rest costs less than growing the vector.
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
         &mut self.bytes
     }
 
-    /// Copies what it shares, so that something can follow it.
+    /// Copies the shared text, so that more can follow it.
     #[cold]
     fn own(&mut self) {
         if let Some(text) = self.shared.take() {
@@ -84,10 +83,10 @@ impl ByteQueue {
         }
     }
 
-    /// The oldest `len` bytes have left.
+    /// Removes the oldest `len` bytes, which were written.
     ///
     /// # Panics
-    /// When fewer than `len` bytes wait: the caller sent what it was never given.
+    /// When fewer than `len` bytes wait.
     pub fn consume(&mut self, len: usize) {
         assert!(len <= self.len(), "consumed {len} of {} waiting bytes", self.len());
         self.sent += len;
@@ -99,8 +98,8 @@ impl ByteQueue {
         }
     }
 
-    /// The same for bytes that will never be sent again. A queue that has left in pieces gives its memory back, where that
-    /// is much: whoever took them is slow, and there may be many like that.
+    /// The same for bytes that will never be sent again. A queue that took several writes frees its memory, if that is more
+    /// than `kept_capacity`: its reader is slow, and there may be many of them.
     pub fn discard(&mut self, len: usize, kept_capacity: usize) {
         let in_pieces = self.sent > 0;
         self.consume(len);
@@ -109,19 +108,19 @@ impl ByteQueue {
         }
     }
 
-    /// Makes all bytes since the last append to an empty queue wait again, but for shared ones.
+    /// Makes all bytes since the last append to an empty queue wait again, except shared ones.
     pub fn rewind(&mut self) {
         self.sent = 0;
     }
 
-    /// Forgets everything, but keeps the memory.
+    /// Empties it, and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.shared = None;
         self.sent = 0;
     }
 
-    /// Forgets everything, and gives back memory above `capacity` bytes.
+    /// Empties it, and frees memory above `capacity` bytes.
     pub fn recycle(&mut self, capacity: usize) {
         self.clear();
         self.bytes.shrink_to(capacity);
@@ -196,7 +195,7 @@ mod tests {
         queue.extend(b"a");
         queue.extend_shared(Arc::clone(&text));
         queue.clear();
-        assert!(queue.is_empty() && Arc::strong_count(&text) == 1, "what nobody wants any more is not kept");
+        assert!(queue.is_empty() && Arc::strong_count(&text) == 1, "a text that is not sent any more is not kept");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The command line: flags in, a [`Command`] and its [`Options`] out. It reads no file and prints nothing.
+//! The command line: arguments in, an [`Action`] and its [`Flags`] out. It reads no file and prints nothing.
 //!
 //! Go's spelling works beside the usual one: `-config x`, `-config=x`, `--config x`, `--config=x` are all the same.
 
@@ -12,7 +12,7 @@ use crate::config::did_you_mean;
 
 /// What the proxy is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum Action {
     /// Serve until told to stop.
     Run,
     /// Read and check everything, then exit with 0 or 1.
@@ -21,7 +21,7 @@ pub enum Command {
     PrintConfig,
     /// Ask the proxy that runs with this configuration for its health, then exit with 0 or 1.
     Healthcheck,
-    /// Print what would happen to [`Options::request`], without sending anything; then exit with 0, or 1 if it is refused.
+    /// Print what would happen to [`Flags::request`], without sending anything; then exit with 0, or 1 if it is refused.
     Explain,
     /// Print the version.
     Version,
@@ -29,9 +29,9 @@ pub enum Command {
     Help,
 }
 
-/// The flags that do not choose a command.
+/// The flags that do not choose an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct Flags {
     /// Where the configuration comes from.
     pub source: Source,
     /// `-verbose`: one line per request.
@@ -66,9 +66,9 @@ pub enum Source {
     },
 }
 
-impl Default for Options {
+impl Default for Flags {
     fn default() -> Self {
-        Options {
+        Flags {
             source: Source::File(PathBuf::from("config.yaml")),
             verbose: false,
             trace: false,
@@ -89,14 +89,14 @@ mini-rproxy: a small HTTP/1.1 reverse proxy
 Usage: mini-rproxy [flags]
 
   -config PATH     the configuration file (default: config.yaml)
-  -route PREFIX=UPSTREAM  a route, in the place of a configuration file; as often as there are routes
-  -listen ADDRESS  where to listen, beside -route (default: :8080); as often as there are addresses
+  -route PREFIX=UPSTREAM  a route, instead of a configuration file; may be repeated
+  -listen ADDRESS  with -route: where to listen (default: :8080); may be repeated
   -verbose         log one line per request: route, upstream, status, cause, times
-  -trace           tell the life of each request: what came when, who was waited for, how it ended, and debug messages
-                   of plugins; a running proxy begins and stops that with kill -USR1
+  -trace           log the timeline of each request: what happened when, which side was waited for, how it ended; and
+                   debug messages of plugins; kill -USR1 switches this on and off in a running proxy
   -plugindir DIR   load every *.so of this directory, in the order of their names (default: none)
-  -memory-budget SIZE  what all buffers together may take, for example 8MiB (default: unlimited)
-  -takeover        listen on addresses that an older instance has, to take over from it: stop that one then
+  -memory-budget SIZE  how much memory all buffers may take together, for example 8MiB (default: unlimited)
+  -takeover        listen on the addresses of an older instance, to take over from it; then stop that one
   -check           read and check the configuration, then exit with 0 or 1
   -against URL     with -check: say what a reload would change in the proxy that runs at http://HOST:PORT or
                    unix:/PATH (\"-\": its answer to /configz?outline on stdin), then exit with 0 (nothing), 3 or 1
@@ -151,14 +151,14 @@ const REPEATABLE: [&str; 3] = ["route", "listen", "H"];
 
 /// Reads the arguments that follow the program's name. Help and version win over everything that follows them. An error is
 /// one sentence that points to the help.
-pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Command, Options), String> {
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action, Flags), String> {
     parse_flags(args).map_err(|error| format!("{error}; -help lists all flags"))
 }
 
-fn parse_flags(args: impl IntoIterator<Item = OsString>) -> Result<(Command, Options), String> {
-    let mut options = Options::default();
+fn parse_flags(args: impl IntoIterator<Item = OsString>) -> Result<(Action, Flags), String> {
+    let mut flags = Flags::default();
     let (mut file, mut listen, mut routes) = (None, Vec::new(), Vec::new());
-    let mut chosen: Option<(&str, Command)> = None;
+    let mut chosen: Option<(&str, Action)> = None;
     let mut given: Vec<&str> = Vec::new();
     let mut parser = lexopt::Parser::from_args(args.into_iter().map(with_two_dashes));
     while let Some(arg) = parser.next().map_err(no_value)? {
@@ -175,15 +175,15 @@ fn parse_flags(args: impl IntoIterator<Item = OsString>) -> Result<(Command, Opt
             return Err(format!("-{flag} is given twice: leave one of them out"));
         }
         given.push(flag);
-        let command = match flag {
-            "check" => Some(Command::Check),
-            "healthcheck" => Some(Command::Healthcheck),
-            "print-config" => Some(Command::PrintConfig),
-            "explain" => Some(Command::Explain),
+        let action = match flag {
+            "check" => Some(Action::Check),
+            "healthcheck" => Some(Action::Healthcheck),
+            "print-config" => Some(Action::PrintConfig),
+            "explain" => Some(Action::Explain),
             _ => None,
         };
-        if let Some(command) = command
-            && let Some((other, _)) = chosen.replace((flag, command))
+        if let Some(action) = action
+            && let Some((other, _)) = chosen.replace((flag, action))
         {
             return Err(format!("-{other} and -{flag} cannot be done at once: choose one"));
         }
@@ -192,22 +192,22 @@ fn parse_flags(args: impl IntoIterator<Item = OsString>) -> Result<(Command, Opt
             "config" => file = Some(PathBuf::from(value("PATH")?)),
             "route" => routes.push(text(value("/prefix=host:port")?)),
             "listen" => listen.push(text(value(":8080")?)),
-            "plugindir" => options.plugin_dir = Some(PathBuf::from(value("DIR")?)),
-            "memory-budget" => options.memory_budget = Some(text(value("SIZE")?)),
-            "against" => options.against = Some(text(value("URL")?)),
-            "explain" => options.request = text(value("'GET /path'")?),
-            "H" => options.fields.push(text(value("'Name: value'")?)),
-            "takeover" => options.takeover = true,
-            "verbose" => options.verbose = true,
-            "trace" => options.trace = true,
-            "version" => return Ok((Command::Version, options)),
-            "help" | "h" => return Ok((Command::Help, options)),
+            "plugindir" => flags.plugin_dir = Some(PathBuf::from(value("DIR")?)),
+            "memory-budget" => flags.memory_budget = Some(text(value("SIZE")?)),
+            "against" => flags.against = Some(text(value("URL")?)),
+            "explain" => flags.request = text(value("'GET /path'")?),
+            "H" => flags.fields.push(text(value("'Name: value'")?)),
+            "takeover" => flags.takeover = true,
+            "verbose" => flags.verbose = true,
+            "trace" => flags.trace = true,
+            "version" => return Ok((Action::Version, flags)),
+            "help" | "h" => return Ok((Action::Help, flags)),
             _ => {}
         }
     }
-    let command = chosen.map_or(Command::Run, |(_, command)| command);
-    options.source = match (file, listen.is_empty() && routes.is_empty()) {
-        (None, true) => options.source,
+    let action = chosen.map_or(Action::Run, |(_, action)| action);
+    flags.source = match (file, listen.is_empty() && routes.is_empty()) {
+        (None, true) => flags.source,
         (Some(file), true) => Source::File(file),
         (None, false) if routes.is_empty() => {
             return Err(
@@ -222,25 +222,25 @@ fn parse_flags(args: impl IntoIterator<Item = OsString>) -> Result<(Command, Opt
             );
         }
     };
-    if !options.fields.is_empty() && command != Command::Explain {
+    if !flags.fields.is_empty() && action != Action::Explain {
         return Err("-H goes with -explain".to_owned());
     }
-    if options.against.is_some() && command != Command::Check {
+    if flags.against.is_some() && action != Action::Check {
         return Err("-against goes with -check".to_owned());
     }
-    Ok((command, options))
+    Ok((action, flags))
 }
 
 /// What a running proxy was started with: `command_line` is its `/proc/PID/cmdline`. An init program may stand in front of
 /// it (`docker run --init`).
-pub fn options_of(command_line: &[u8]) -> Option<Options> {
+pub fn flags_of(command_line: &[u8]) -> Option<Flags> {
     let mut args = command_line.split(|&byte| byte == 0).map(|arg| OsString::from_vec(arg.to_vec()));
     args.find(|arg| Path::new(arg).file_name().is_some_and(|name| name == "mini-rproxy"))?;
     // A zero stands behind the last one too.
     let mut args: Vec<_> = args.collect();
     args.pop();
     match parse(args) {
-        Ok((Command::Run, options)) => Some(options),
+        Ok((Action::Run, flags)) => Some(flags),
         Ok(_) | Err(_) => None,
     }
 }
@@ -292,49 +292,46 @@ fn unknown(flag: &str) -> String {
 mod tests {
     use super::*;
 
-    fn parsed(args: &str) -> Result<(Command, Options), String> {
+    fn parsed(args: &str) -> Result<(Action, Flags), String> {
         parse(args.split(' ').filter(|arg| !arg.is_empty()).map(OsString::from))
     }
 
     #[test]
     fn both_spellings_of_flags_are_understood() {
-        let other = Options { source: Source::File("x.yaml".into()), ..Options::default() };
-        let asked = |request: &str, fields: &[&str]| Options {
+        let other = Flags { source: Source::File("x.yaml".into()), ..Flags::default() };
+        let asked = |request: &str, fields: &[&str]| Flags {
             request: request.to_owned(),
             fields: fields.iter().map(|&field| field.to_owned()).collect(),
-            ..Options::default()
+            ..Flags::default()
         };
         for (args, expected) in [
-            ("", (Command::Run, Options::default())),
-            ("-config x.yaml", (Command::Run, other.clone())),
-            ("-config=x.yaml", (Command::Run, other.clone())),
-            ("--config x.yaml", (Command::Run, other.clone())),
-            ("--config=x.yaml", (Command::Run, other.clone())),
-            ("-config=a=b", (Command::Run, Options { source: Source::File("a=b".into()), ..Options::default() })),
-            ("-trace", (Command::Run, Options { trace: true, ..Options::default() })),
-            ("-takeover", (Command::Run, Options { takeover: true, ..Options::default() })),
-            ("-verbose", (Command::Run, Options { verbose: true, ..Options::default() })),
-            ("--verbose", (Command::Run, Options { verbose: true, ..Options::default() })),
-            ("-plugindir p", (Command::Run, Options { plugin_dir: Some("p".into()), ..Options::default() })),
-            ("--plugindir=p", (Command::Run, Options { plugin_dir: Some("p".into()), ..Options::default() })),
-            (
-                "-memory-budget=8MiB",
-                (Command::Run, Options { memory_budget: Some("8MiB".into()), ..Options::default() }),
-            ),
-            ("-check -config x.yaml", (Command::Check, other.clone())),
-            ("-healthcheck -config x.yaml", (Command::Healthcheck, other.clone())),
+            ("", (Action::Run, Flags::default())),
+            ("-config x.yaml", (Action::Run, other.clone())),
+            ("-config=x.yaml", (Action::Run, other.clone())),
+            ("--config x.yaml", (Action::Run, other.clone())),
+            ("--config=x.yaml", (Action::Run, other.clone())),
+            ("-config=a=b", (Action::Run, Flags { source: Source::File("a=b".into()), ..Flags::default() })),
+            ("-trace", (Action::Run, Flags { trace: true, ..Flags::default() })),
+            ("-takeover", (Action::Run, Flags { takeover: true, ..Flags::default() })),
+            ("-verbose", (Action::Run, Flags { verbose: true, ..Flags::default() })),
+            ("--verbose", (Action::Run, Flags { verbose: true, ..Flags::default() })),
+            ("-plugindir p", (Action::Run, Flags { plugin_dir: Some("p".into()), ..Flags::default() })),
+            ("--plugindir=p", (Action::Run, Flags { plugin_dir: Some("p".into()), ..Flags::default() })),
+            ("-memory-budget=8MiB", (Action::Run, Flags { memory_budget: Some("8MiB".into()), ..Flags::default() })),
+            ("-check -config x.yaml", (Action::Check, other.clone())),
+            ("-healthcheck -config x.yaml", (Action::Healthcheck, other.clone())),
             (
                 "-check -against=http://127.0.0.1:8080",
-                (Command::Check, Options { against: Some("http://127.0.0.1:8080".into()), ..Options::default() }),
+                (Action::Check, Flags { against: Some("http://127.0.0.1:8080".into()), ..Flags::default() }),
             ),
-            ("-against - -check", (Command::Check, Options { against: Some("-".into()), ..Options::default() })),
-            ("-config x.yaml --print-config", (Command::PrintConfig, other)),
-            ("-explain /x -H A:b -H=c:d", (Command::Explain, asked("/x", &["A:b", "c:d"]))),
-            ("-H A:b --explain=/x", (Command::Explain, asked("/x", &["A:b"]))),
-            ("-version -check", (Command::Version, Options::default())),
-            ("-check -help", (Command::Help, Options::default())),
-            ("-h", (Command::Help, Options::default())),
-            ("--help", (Command::Help, Options::default())),
+            ("-against - -check", (Action::Check, Flags { against: Some("-".into()), ..Flags::default() })),
+            ("-config x.yaml --print-config", (Action::PrintConfig, other)),
+            ("-explain /x -H A:b -H=c:d", (Action::Explain, asked("/x", &["A:b", "c:d"]))),
+            ("-H A:b --explain=/x", (Action::Explain, asked("/x", &["A:b"]))),
+            ("-version -check", (Action::Version, Flags::default())),
+            ("-check -help", (Action::Help, Flags::default())),
+            ("-h", (Action::Help, Flags::default())),
+            ("--help", (Action::Help, Flags::default())),
         ] {
             assert_eq!(parsed(args), Ok(expected), "{args}");
         }
@@ -345,7 +342,7 @@ mod tests {
         let flags = |listen: &[&str], routes: &[&str]| {
             let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
             let source = Source::Flags { listen: owned(listen), routes: owned(routes) };
-            Ok((Command::Run, Options { source, ..Options::default() }))
+            Ok((Action::Run, Flags { source, ..Flags::default() }))
         };
         for (args, expected) in [
             ("-route /a=127.0.0.1:9001", flags(&[], &["/a=127.0.0.1:9001"])),
@@ -415,23 +412,23 @@ mod tests {
     }
 
     #[test]
-    fn the_options_of_a_running_proxy_are_read_from_its_command_line() {
-        let flags = Options {
+    fn the_flags_of_a_running_proxy_are_read_from_its_command_line() {
+        let flags = Flags {
             source: Source::Flags { listen: vec![":81".to_owned()], routes: vec!["/=o:1".to_owned()] },
-            ..Options::default()
+            ..Flags::default()
         };
-        let file = Options { source: Source::File("/c.yaml".into()), ..Options::default() };
+        let file = Flags { source: Source::File("/c.yaml".into()), ..Flags::default() };
         for (line, expected) in [
             ("/mini-rproxy\0-route\0/=o:1\0-listen\0:81\0", Some(flags.clone())),
             ("/sbin/docker-init\0--\0/mini-rproxy\0-route\0/=o:1\0-listen\0:81\0", Some(flags)),
             ("mini-rproxy\0-config\0/c.yaml\0", Some(file)),
-            ("mini-rproxy\0", Some(Options::default())),
+            ("mini-rproxy\0", Some(Flags::default())),
             ("mini-rproxy\0-check\0", None),
             ("/sbin/init\0", None),
             ("sh\0-c\0sleep 1; mini-rproxy\0", None),
             ("", None),
         ] {
-            assert_eq!(options_of(line.as_bytes()), expected, "{line:?}");
+            assert_eq!(flags_of(line.as_bytes()), expected, "{line:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The log: whole lines to stdout, without ever making the event loop wait.
 //!
-//! A [`Line`] is built in a buffer of its thread and appended to a queue with a cap; a thread of its own writes the
+//! A [`LogLine`] is built in a buffer of its thread and appended to a queue with a cap; a thread of its own writes the
 //! queue and may block for as long as the reader of the pipe does not read (rule E6). While the queue is full, lines are
 //! lost; how many is logged as soon as there is room. Nothing that a client sent can break a line: values are escaped.
 //!
@@ -48,7 +48,7 @@ const WRITE_ERROR_PAUSE: Duration = Duration::from_millis(100);
 
 /// A handle to the log. Clones write to the same place.
 #[derive(Clone)]
-pub struct Logger(Arc<Shared>);
+pub struct Logger(Arc<LogState>);
 
 impl fmt::Debug for Logger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,7 +56,7 @@ impl fmt::Debug for Logger {
     }
 }
 
-struct Shared {
+struct LogState {
     format: LogFormat,
     queue: Mutex<Queue>,
     debug: AtomicBool,
@@ -77,7 +77,7 @@ struct Queue {
     is_writing: bool,
 }
 
-impl Shared {
+impl LogState {
     /// No code panics while it holds the lock, so the queue of a poisoned one is whole.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -106,7 +106,7 @@ impl Logger {
 
     /// A log on `sink`, which may block. Its thread runs until the process ends.
     pub fn start(format: LogFormat, sink: impl Write + Send + 'static) -> io::Result<Logger> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LogState {
             format,
             queue: Mutex::default(),
             debug: AtomicBool::new(false),
@@ -119,8 +119,8 @@ impl Logger {
     }
 
     /// Begins a line with the current time.
-    pub fn line(&self, level: Level, message: &str) -> Line<'_> {
-        Line::new(&self.0, level, message)
+    pub fn line(&self, level: Level, message: &str) -> LogLine<'_> {
+        LogLine::new(&self.0, level, message)
     }
 
     /// Turns debug lines on or off, for all clones.
@@ -142,7 +142,7 @@ impl Logger {
 }
 
 /// The writer's thread.
-fn write_lines(shared: &Shared, mut sink: impl Write) {
+fn write_lines(shared: &LogState, mut sink: impl Write) {
     let mut batch = Vec::new();
     loop {
         let is_idle = |queue: &mut Queue| queue.bytes.is_empty();
@@ -154,7 +154,7 @@ fn write_lines(shared: &Shared, mut sink: impl Write) {
         drop(queue);
         if lost > 0 {
             // The lost lines came after all that is in this batch.
-            let mut line = Line::new(shared, Level::Warn, "log lines were lost: nobody read them in time");
+            let mut line = LogLine::new(shared, Level::Warn, "log lines were lost: nobody read them in time");
             batch.extend_from_slice(line.number("lost", lost).end());
         }
         let written = write_all(&mut sink, &batch);
@@ -196,14 +196,14 @@ thread_local! {
 
 /// A line that is being built. One that is not sent is dropped.
 #[must_use = "a line says nothing until it is sent"]
-pub struct Line<'a> {
-    shared: &'a Shared,
+pub struct LogLine<'a> {
+    shared: &'a LogState,
     buf: Vec<u8>,
 }
 
-impl<'a> Line<'a> {
-    fn new(shared: &'a Shared, level: Level, message: &str) -> Line<'a> {
-        let mut line = Line { shared, buf: SPARE.try_with(Cell::take).unwrap_or_default() };
+impl<'a> LogLine<'a> {
+    fn new(shared: &'a LogState, level: Level, message: &str) -> LogLine<'a> {
+        let mut line = LogLine { shared, buf: SPARE.try_with(Cell::take).unwrap_or_default() };
         let time = humantime::format_rfc3339_millis(SystemTime::now());
         let level = match level {
             Level::Error => "error",
@@ -414,7 +414,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// One line with the time cut off.
-    fn logged(format: LogFormat, build: impl FnOnce(&mut Line<'_>)) -> String {
+    fn logged(format: LogFormat, build: impl FnOnce(&mut LogLine<'_>)) -> String {
         let (sender, receiver) = mpsc::sync_channel(1);
         let logger = Logger::start(format, Channel(sender)).expect("a thread");
         let mut line = logger.line(Level::Info, "hello world");
@@ -470,7 +470,7 @@ mod tests {
 
     #[test]
     fn values_of_every_kind_are_written() {
-        let build = |line: &mut Line<'_>| {
+        let build = |line: &mut LogLine<'_>| {
             line.text("a", "b").number("n", u64::MAX).millis("t_ms", Duration::from_micros(12_345_067));
             line.flag("yes", true).display("to", "127.0.0.1:80").display("odd", format_args!("x {}", 1));
         };

@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mini_rproxy::about;
-use mini_rproxy::cli::{self, Command, Options, Source};
+use mini_rproxy::cli::{self, Action, Flags, Source};
 use mini_rproxy::config::{Config, Difference, FullConfig, Kind, ListenAddr, Scheme, place_of};
 use mini_rproxy::extras::explain::{Typed, explain};
 use mini_rproxy::log::{self, Level, Logger};
@@ -54,44 +54,44 @@ const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    let parsed = cli::parse(std::env::args_os().skip(1)).map_err(Failure::usage);
-    parsed.and_then(|(command, options)| execute(command, options)).unwrap_or_else(|failure| {
-        print_error(failure.message);
-        ExitCode::from(failure.code)
+    let parsed = cli::parse(std::env::args_os().skip(1)).map_err(ExitError::usage);
+    parsed.and_then(|(action, flags)| execute(action, flags)).unwrap_or_else(|error| {
+        print_error(error.message);
+        ExitCode::from(error.code)
     })
 }
 
-fn execute(command: Command, options: Options) -> Result<ExitCode, Failure> {
-    match command {
-        Command::Help => print(cli::HELP),
-        Command::Version => print(&format!("mini-rproxy {}\n", about::VERSION)),
-        Command::PrintConfig => print(&load(&options)?.to_yaml()),
-        Command::Check => check(&load(&options)?, &options),
-        Command::Healthcheck => {
-            probe(&load(&with_flags_of_process_1(options))?)?;
+fn execute(action: Action, flags: Flags) -> Result<ExitCode, ExitError> {
+    match action {
+        Action::Help => print(cli::HELP),
+        Action::Version => print(&format!("mini-rproxy {}\n", about::VERSION)),
+        Action::PrintConfig => print(&load(&flags)?.to_yaml()),
+        Action::Check => check(&load(&flags)?, &flags),
+        Action::Healthcheck => {
+            probe(&load(&flags_of_process_1(flags))?)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Explain => explain_request(load(&options)?, &options),
-        Command::Run => run(load(&options)?, &options),
+        Action::Explain => explain_request(load(&flags)?, &flags),
+        Action::Run => run(load(&flags)?, &flags),
     }
 }
 
 /// The message for stderr, and the exit code.
-struct Failure {
+struct ExitError {
     message: String,
     code: u8,
 }
 
-impl From<String> for Failure {
-    fn from(message: String) -> Failure {
-        Failure { message, code: 1 }
+impl From<String> for ExitError {
+    fn from(message: String) -> ExitError {
+        ExitError { message, code: 1 }
     }
 }
 
-impl Failure {
+impl ExitError {
     /// A flag or its value is wrong.
-    fn usage(message: String) -> Failure {
-        Failure { message, code: USAGE }
+    fn usage(message: String) -> ExitError {
+        ExitError { message, code: USAGE }
     }
 }
 
@@ -101,7 +101,7 @@ fn print_error(error: impl Display) {
 }
 
 /// Writes to stdout. A reader that has gone away (`| head -1`) is no error; a full disk is one.
-fn print(text: &str) -> Result<ExitCode, Failure> {
+fn print(text: &str) -> Result<ExitCode, ExitError> {
     let mut out = io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -112,43 +112,43 @@ fn print(text: &str) -> Result<ExitCode, Failure> {
 }
 
 /// The configuration as the file and the flags have it.
-fn load(options: &Options) -> Result<Config, Failure> {
-    let mut config = match &options.source {
+fn load(flags: &Flags) -> Result<Config, ExitError> {
+    let mut config = match &flags.source {
         Source::File(path) => Config::load(path).map_err(|error| error.to_string())?,
-        Source::Flags { listen, routes } => Config::from_flags(listen, routes).map_err(Failure::usage)?,
+        Source::Flags { listen, routes } => Config::from_flags(listen, routes).map_err(ExitError::usage)?,
     };
-    config.log.access |= options.verbose;
-    if let Some(size) = &options.memory_budget {
-        config.set_memory_budget(size).map_err(|error| Failure::usage(format!("-memory-budget: {error}")))?;
+    config.log.access |= flags.verbose;
+    if let Some(size) = &flags.memory_budget {
+        config.set_memory_budget(size).map_err(|error| ExitError::usage(format!("-memory-budget: {error}")))?;
     }
     Ok(config)
 }
 
 /// An error about a file that the configuration names, with the place where it does.
-fn located(options: &Options, path: Option<&Path>, error: &dyn Display) -> String {
-    let Source::File(config) = &options.source else { return error.to_string() };
+fn located(flags: &Flags, path: Option<&Path>, error: &dyn Display) -> String {
+    let Source::File(config) = &flags.source else { return error.to_string() };
     match path.and_then(|path| place_of(config, path)) {
         Some((line, column)) => format!("{}:{line}:{column}: {error}", config.display()),
         None => error.to_string(),
     }
 }
 
-fn plugin_message(options: &Options, error: &PluginError) -> String {
-    located(options, Some(Path::new(&error.source)), error)
+fn plugin_message(flags: &Flags, error: &PluginError) -> String {
+    located(flags, Some(Path::new(&error.source)), error)
 }
 
-fn start_message(options: &Options, error: &StartError) -> String {
+fn start_message(flags: &Flags, error: &StartError) -> String {
     let path = if let StartError::Tls(error) = error { error.path() } else { None };
-    located(options, path, error)
+    located(flags, path, error)
 }
 
 /// `-check`: the files that the configuration names, and with `-against` what a reload would change.
-fn check(config: &Config, options: &Options) -> Result<ExitCode, Failure> {
-    let tls = Tls::prepare(config).map_err(|error| located(options, error.path(), &error))?;
+fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
+    let tls = Tls::prepare(config).map_err(|error| located(flags, error.path(), &error))?;
     // The proxy starts with certificates that are out of their time: a reload may come soon, and some clients accept them.
     tls.warnings().iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
-    chain::check(&config.plugins, options.plugin_dir.as_deref()).map_err(|error| plugin_message(options, &error))?;
-    let Some(running) = &options.against else { return print("the configuration is good\n") };
+    chain::check(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| plugin_message(flags, &error))?;
+    let Some(running) = &flags.against else { return print("the configuration is good\n") };
     let differences = probe::outline(running, config)?.differences(&FullConfig::of(config));
     if differences.is_empty() {
         return print("the configuration is good, and a reload would change nothing\n");
@@ -158,22 +158,22 @@ fn check(config: &Config, options: &Options) -> Result<ExitCode, Failure> {
 }
 
 /// A health check in a container does not know how the proxy was started, but the proxy is process 1 there.
-fn with_flags_of_process_1(options: Options) -> Options {
-    if options.source != Options::default().source {
-        return options;
+fn flags_of_process_1(flags: Flags) -> Flags {
+    if flags.source != Flags::default().source {
+        return flags;
     }
-    fs::read("/proc/1/cmdline").ok().and_then(|line| cli::options_of(&line)).unwrap_or(options)
+    fs::read("/proc/1/cmdline").ok().and_then(|line| cli::flags_of(&line)).unwrap_or(flags)
 }
 
 /// `-explain`: what would happen to a request that is sent on this host.
-fn explain_request(config: Config, options: &Options) -> Result<ExitCode, Failure> {
-    let plugins = chain::names(&config.plugins, options.plugin_dir.as_deref()).map_err(|error| error.to_string())?;
+fn explain_request(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
+    let plugins = chain::names(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| error.to_string())?;
     let host = config.listen_addr.iter().find_map(|address| match address {
         ListenAddr::Tcp { addr, .. } if addr.port() != 80 => Some(format!("localhost:{}", addr.port())),
         ListenAddr::Tcp { .. } | ListenAddr::Unix { .. } => None,
     });
     let host = host.as_deref().unwrap_or("localhost");
-    let typed = Typed { request: &options.request, fields: &options.fields, host };
+    let typed = Typed { request: &flags.request, fields: &flags.fields, host };
     let address = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let peer = Peer { address, is_tls: false, listener: ListenerKind::Public };
     let runtime = Rc::new(Runtime::new(Arc::new(config), None));
@@ -183,7 +183,7 @@ fn explain_request(config: Config, options: &Options) -> Result<ExitCode, Failur
 }
 
 /// Serves until told to stop. However it ends, the log is written before (rule E6).
-fn run(config: Config, options: &Options) -> Result<ExitCode, Failure> {
+fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     // Inherited sockets are known by their numbers alone, so they are taken before anything else is opened.
     let inherited = activation::take_sockets().map_err(|error| error.to_string())?;
     let logger = Logger::to_stdout(config.log.format.unwrap_or_default())
@@ -199,22 +199,22 @@ fn run(config: Config, options: &Options) -> Result<ExitCode, Failure> {
     let signals = SignalListener::install(on_second_stop).map_err(|error| format!("cannot handle signals: {error}"))?;
     let _flush = FlushOnDrop(logger.clone());
     log::log_panics(logger.clone());
-    logger.set_debug(options.trace);
+    logger.set_debug(flags.trace);
     let notifier = Notifier::from_env();
     // Plugins are created before the loops start and destroyed after they have ended: this reference is dropped last.
-    let chain = chain::load(&config.plugins, options.plugin_dir.as_deref(), chain::limits(&config), logger.clone())
-        .map_err(|error| plugin_message(options, &error))?;
+    let chain = chain::load(&config.plugins, flags.plugin_dir.as_deref(), chain::limits(&config), logger.clone())
+        .map_err(|error| plugin_message(flags, &error))?;
     for socket in &inherited {
         let message = "a socket was handed over; it is used instead of the addresses in the configuration";
         logger.line(Level::Info, message).text("name", &socket.name).send();
     }
     let config = Arc::new(config);
-    let switches = Arc::new(LogSwitches { access: config.log.access.into(), timelines: options.trace.into() });
+    let switches = Arc::new(LogSwitches { access: config.log.access.into(), timelines: flags.trace.into() });
     let (ended, worker_switches, worker_log) = (signals.sender(), Arc::clone(&switches), logger.clone());
     let server = Server::start(Parts {
         config: Arc::clone(&config),
         inherited,
-        port: if options.takeover { UsePort::WithOthers } else { UsePort::Alone },
+        port: if flags.takeover { UsePort::WithOthers } else { UsePort::Alone },
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
         names: Box::new(SystemResolver),
         journals: Arc::new(move || Box::new(LogWriter::new(worker_log.clone(), Arc::clone(&worker_switches)))),
@@ -223,10 +223,10 @@ fn run(config: Config, options: &Options) -> Result<ExitCode, Failure> {
             let _ = ended.send(SignalEvent::WorkersEnded);
         }),
     })
-    .map_err(|error| start_message(options, &error))?;
+    .map_err(|error| start_message(flags, &error))?;
     log_start(&logger, &config, &server);
     notifier.ready();
-    Ok(serve(&logger, &notifier, &signals, server, &switches, options)?)
+    Ok(serve(&logger, &notifier, &signals, server, &switches, flags)?)
 }
 
 /// Writes everything that was logged when it is dropped, whatever the reason.
@@ -245,7 +245,7 @@ fn serve(
     signals: &SignalListener,
     mut server: Server,
     switches: &LogSwitches,
-    options: &Options,
+    flags: &Flags,
 ) -> Result<ExitCode, String> {
     let mut end_by = None;
     loop {
@@ -256,7 +256,7 @@ fn serve(
             }
             SignalEvent::Reload => {
                 notifier.reloading();
-                reload(logger, options, &mut server, switches);
+                reload(logger, flags, &mut server, switches);
                 notifier.ready();
             }
             SignalEvent::Trace => {
@@ -288,8 +288,8 @@ fn serve(
 }
 
 /// SIGHUP: reads configuration and certificates again.
-fn reload(logger: &Logger, options: &Options, server: &mut Server, switches: &LogSwitches) {
-    match try_reload(logger, options, server) {
+fn reload(logger: &Logger, flags: &Flags, server: &mut Server, switches: &LogSwitches) {
+    match try_reload(logger, flags, server) {
         Ok(reloaded) => {
             switches.access.store(server.config().log.access, Ordering::Relaxed);
             let message = match reloaded {
@@ -312,8 +312,8 @@ fn reload(logger: &Logger, options: &Options, server: &mut Server, switches: &Lo
     }
 }
 
-fn try_reload(logger: &Logger, options: &Options, server: &mut Server) -> Result<Reloaded, String> {
-    let mut config = load(options).map_err(|failure| failure.message)?;
+fn try_reload(logger: &Logger, flags: &Flags, server: &mut Server) -> Result<Reloaded, String> {
+    let mut config = load(flags).map_err(|error| error.message)?;
     let old = Arc::clone(server.config());
     if config.plugins != old.plugins {
         let message = "the list of plugins has changed, and plugins are created before the first request and destroyed \
@@ -323,7 +323,7 @@ fn try_reload(logger: &Logger, options: &Options, server: &mut Server) -> Result
     let differences = old.differences(&config);
     config.keep_restart_only(&old);
     let listening: Vec<String> = server.addresses().iter().map(|(address, _)| (*address).to_owned()).collect();
-    let reloaded = server.reload(Arc::new(config)).map_err(|error| start_message(options, &error))?;
+    let reloaded = server.reload(Arc::new(config)).map_err(|error| start_message(flags, &error))?;
     differences.iter().take(MAX_DIFFERENCES).for_each(|difference| log_change(logger, difference));
     if differences.len() > MAX_DIFFERENCES {
         let more = (differences.len() - MAX_DIFFERENCES) as u64;

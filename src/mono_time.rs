@@ -1,15 +1,14 @@
-//! A moment of the monotonic clock, in one machine word.
+//! A time of the monotonic clock in 64 bits: nanoseconds since the clock was first read, which last for 584 years.
 //!
-//! It is what `std::time::Instant` is, in half the memory and with a sixth of the instructions: a request asks about
-//! thirty times what time is left, and an idle connection keeps three moments. 64 bits of nanoseconds since the clock
-//! was first read last for 584 years.
+//! It is `std::time::Instant` in half the memory and a sixth of the instructions: a request asks about thirty times how much
+//! time is left, and an idle connection keeps three such times.
 
 use std::num::NonZeroU64;
 use std::ops::{Add, AddAssign, Sub};
 use std::sync::LazyLock;
 use std::time::{self, Duration};
 
-/// A moment. Only moments of the same machine can be compared; they mean nothing outside the process (rule E11).
+/// A time. It means nothing outside the process (rule E11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MonoTime(NonZeroU64);
 
@@ -33,7 +32,7 @@ impl MonoTime {
     }
 }
 
-/// What is too far away for the clock is as far away as it can say.
+/// A sum that the clock cannot hold is the largest time.
 impl Add<Duration> for MonoTime {
     type Output = MonoTime;
 

@@ -1,7 +1,7 @@
 //! The loop's clock: read once per turn, never per request.
 //!
 //! All deadlines are made of the monotonic clock (rule E11). The wall clock is read for the Date field, once a second, so that
-//! Date follows within a second when somebody sets it; for the start time in /metrics; and at the start and at each reload
+//! Date follows within a second when it is set; for the start time in /metrics; and at the start and at each reload
 //! for the dates of certificates.
 
 use std::io::Write;
