@@ -149,6 +149,9 @@ fn message_of_serde(said: &str) -> Option<String> {
     }
     let rest = said.strip_prefix("invalid type: ").or_else(|| said.strip_prefix("invalid value: "))?;
     let (found, expected) = rest.rsplit_once(", expected ")?;
+    if found == "sequence" && expected.starts_with("an upstream URL") {
+        return Some("expected one upstream URL, found a list: several are written as \"upstreams:\"".to_owned());
+    }
     let expected = match expected {
         "a string" | "field identifier" => {
             let message = "a key is one word, not a list or a mapping; a value that begins with [ or { needs quotes";

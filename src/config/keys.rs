@@ -3,20 +3,21 @@
 //! The structs are the configuration. What a route may say for itself is in `RawRoute`; what then holds for it, in
 //! [`RouteOptions`].
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::de::{MapAccess, value::MapAccessDeserializer};
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::{quoted, refuse};
-use super::listen::{self, ListenAddr};
+use super::listen::ListenAddr;
 use super::scalar::{
-    As, Auto, Count, GIB, KIB, MIB, Notation, Or, Own, Printed as _, Protocol, Size, Span, Text, Unlimited,
-    deserialize_as_itself, networks, or_default, some,
+    As, Count, GIB, KIB, MIB, Notation, Or, Own, Printed as _, Protocol, Size, Span, Text, deserialize_as_itself,
+    networks, one_or_list, or_default, some,
 };
 use super::url::{HostPolicy, ServerName, UpstreamUrl};
 use super::{plugin_config, prefix};
@@ -26,7 +27,7 @@ use super::{plugin_config, prefix};
 #[serde(default, deny_unknown_fields, expecting = "a mapping of settings such as \"routes:\"")]
 pub struct Config {
     /// Where to listen; never empty.
-    #[serde(deserialize_with = "As::<listen::List>::deserialize")]
+    #[serde(deserialize_with = "one_or_list")]
     pub listen_addr: Vec<ListenAddr>,
     /// As the file has them; empty once they are settled.
     #[serde(rename = "routes", skip_serializing)]
@@ -132,7 +133,7 @@ impl Config {
 #[serde(default, deny_unknown_fields, expecting = "a mapping of limits such as \"max_head_bytes: 16KiB\"")]
 pub struct Limits {
     /// Client connections over all workers. `None`: derived from the descriptor limit at start.
-    #[serde(with = "As::<Or<Auto, Count<1, 1_000_000>>>")]
+    #[serde(with = "As::<Or<Count<1, 1_000_000>>>")]
     pub max_connections: Option<usize>,
     /// What all buffers together may take (`net::memory_budget`). `None`: as much as the other limits allow.
     #[serde(with = "As::<MemorySize>")]
@@ -158,9 +159,9 @@ pub struct Limits {
 }
 
 /// At least what one worker needs.
-pub(super) type MemorySize = Or<Unlimited, Size<MIB, { 2 * GIB }>>;
+pub(super) type MemorySize = Or<Size<MIB, { 2 * GIB }>>;
 /// Bodies are counted in 63 bits, as Content-Length is.
-type BodyLimit = Or<Unlimited, Size<0, { i64::MAX as u64 }>>;
+type BodyLimit = Or<Size<0, { i64::MAX as u64 }>>;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -240,20 +241,31 @@ pub struct ConnectTimeout {
     pub total: Duration,
 }
 
-/// `5s` is the total.
-impl Notation<ConnectTimeout> for ConnectTimeout {
-    const EXPECTED: &'static str = "a duration such as 5s, or {address: 3s, total: 5s}";
+impl<'de> Deserialize<'de> for ConnectTimeout {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ConnectTimeout, D::Error> {
+        deserializer.deserialize_any(ConnectVisitor)
+    }
+}
 
-    fn from_number(value: u64) -> Result<ConnectTimeout, String> {
-        Span::from_number(value).map(|total| ConnectTimeout { address: total, total })
+struct ConnectVisitor;
+
+impl<'de> Visitor<'de> for ConnectVisitor {
+    type Value = ConnectTimeout;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration such as 5s, or {address: 3s, total: 5s}")
     }
 
-    fn from_text(text: &str) -> Result<ConnectTimeout, String> {
-        let total = Span::from_text(text)?;
+    fn visit_u64<E: Error>(self, value: u64) -> Result<ConnectTimeout, E> {
+        Span::from_number(value).map(|total| ConnectTimeout { address: total, total }).map_err(refuse)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<ConnectTimeout, E> {
+        let total = Span::from_text(text).map_err(refuse)?;
         Ok(ConnectTimeout { address: total.min(Timeouts::default().connect.address), total })
     }
 
-    fn from_mapping<'de, A: MapAccess<'de>>(mapping: A) -> Result<ConnectTimeout, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mapping: A) -> Result<ConnectTimeout, A::Error> {
         let RawConnect { address, total } = RawConnect::deserialize(MapAccessDeserializer::new(mapping))?;
         let default = Timeouts::default().connect;
         let total = total.unwrap_or_else(|| default.total.max(address.unwrap_or_default()));
@@ -349,7 +361,7 @@ impl Default for Health {
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the keys certificate and key")]
 pub struct TlsListen {
     /// Where; empty: on every address of [`Config::listen_addr`], none of which speaks plain HTTP then.
-    #[serde(deserialize_with = "As::<listen::List>::deserialize", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "one_or_list", skip_serializing_if = "Vec::is_empty")]
     pub listen_addr: Vec<ListenAddr>,
     /// With `key` the first of `certificates`, where it is put when the file is read.
     #[serde(deserialize_with = "As::<Own<Text>>::deserialize", skip_serializing)]
@@ -427,7 +439,7 @@ pub struct ProxyProtocol {
 pub struct AdminConfig {
     /// Where they answer and nothing else. Empty: nowhere, and /metrics answers local clients on every address of
     /// [`Config::listen_addr`].
-    #[serde(deserialize_with = "As::<listen::List>::deserialize", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "one_or_list", skip_serializing_if = "Vec::is_empty")]
     pub listen_addr: Vec<ListenAddr>,
     /// Whether /configz answers.
     pub configz: bool,
@@ -540,7 +552,7 @@ impl Notation<LogFormat> for LogFormat {
     }
 }
 
-deserialize_as_itself!(Rewrite, LogFormat, ConnectTimeout);
+deserialize_as_itself!(Rewrite, LogFormat);
 
 /// One route, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

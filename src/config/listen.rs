@@ -4,10 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use serde::de::{Deserialize as _, SeqAccess, value::SeqAccessDeserializer};
 use serde::{Serialize, Serializer};
 
-use super::error::{quoted, refuse};
+use super::error::quoted;
 use super::scalar::{Notation, deserialize_as_itself};
 use super::url::parse_port;
 
@@ -74,29 +73,6 @@ impl Notation<ListenAddr> for ListenAddr {
 }
 
 deserialize_as_itself!(ListenAddr);
-
-/// One listening address, or a list of them.
-pub(super) struct List;
-
-impl Notation<Vec<ListenAddr>> for List {
-    const EXPECTED: &'static str = "a listening address such as \":8080\", or a list of them";
-
-    fn from_text(text: &str) -> Result<Vec<ListenAddr>, String> {
-        ListenAddr::from_text(text).map(|address| vec![address])
-    }
-
-    fn from_number(number: u64) -> Result<Vec<ListenAddr>, String> {
-        ListenAddr::from_number(number).map(|address| vec![address])
-    }
-
-    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Vec<ListenAddr>, A::Error> {
-        let all = Vec::<ListenAddr>::deserialize(SeqAccessDeserializer::new(list))?;
-        if all.is_empty() {
-            return Err(refuse("the list of listening addresses is empty: write \":8080\", or remove the key"));
-        }
-        Ok(all)
-    }
-}
 
 // What is wrong with a listening address.
 const PORT_ONLY: &str = "a port alone needs its colon: write \":8080\", in quotes";

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serializer};
 
 use super::error::{quoted, refuse};
@@ -28,20 +28,15 @@ pub(super) trait Notation<T> {
     fn from_number(number: u64) -> Result<T, String> {
         Err(format!("expected {}, found the number {number}", Self::EXPECTED))
     }
-
-    /// From a list.
-    fn from_list<'de, A: SeqAccess<'de>>(_: A) -> Result<T, A::Error> {
-        Err(A::Error::invalid_type(Unexpected::Seq, &Self::EXPECTED))
-    }
-
-    /// From a mapping.
-    fn from_mapping<'de, A: MapAccess<'de>>(_: A) -> Result<T, A::Error> {
-        Err(A::Error::invalid_type(Unexpected::Map, &Self::EXPECTED))
-    }
 }
 
 /// A notation that is not that of serde when the value is printed either.
 pub(super) trait Printed<T> {
+    /// The word that leaves the value open, where that is possible ([`Or`]).
+    const OPEN: &'static str = "";
+    /// What is expected there.
+    const EXPECTED_OR_OPEN: &'static str = "";
+
     /// A text of nothing but digits is printed as a number.
     fn print(value: &T) -> String;
 }
@@ -54,7 +49,8 @@ impl<N> As<N> {
     where
         N: Notation<T>,
     {
-        deserializer.deserialize_any(NotationVisitor::<N, T>(PhantomData))
+        let one = read::<N, T, D>(deserializer, false)?.pop();
+        one.ok_or_else(|| D::Error::invalid_length(0, &N::EXPECTED))
     }
 
     pub fn serialize<T, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error>
@@ -69,30 +65,69 @@ impl<N> As<N> {
     }
 }
 
-/// The one visitor of values.
-struct NotationVisitor<N, T>(PhantomData<(N, T)>);
+/// A list of values, or one.
+pub(super) fn one_or_list<'de, N: Notation<N>, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<N>, D::Error> {
+    read::<N, N, D>(deserializer, true)
+}
 
-impl<'de, N: Notation<T>, T> Visitor<'de> for NotationVisitor<N, T> {
-    type Value = T;
+fn read<'de, N: Notation<T>, T, D: Deserializer<'de>>(from: D, may_be_list: bool) -> Result<Vec<T>, D::Error> {
+    let mut all = Vec::new();
+    let read = &mut |scalar: Scalar<'_>| {
+        all.push(match scalar {
+            Scalar::Text(text) => N::from_text(text),
+            Scalar::Number(number) => N::from_number(number),
+        }?);
+        Ok(())
+    };
+    ScalarVisitor { read, expected: N::EXPECTED, may_be_list }.deserialize(from)?;
+    Ok(all)
+}
+
+enum Scalar<'a> {
+    Text(&'a str),
+    Number(u64),
+}
+
+/// The one visitor of values. It is not generic: compiled for each notation, it would take 80 KB.
+struct ScalarVisitor<'a> {
+    read: &'a mut dyn FnMut(Scalar<'_>) -> Result<(), String>,
+    expected: &'a str,
+    may_be_list: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for ScalarVisitor<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ScalarVisitor<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(N::EXPECTED)
+        write!(f, "{}{}", self.expected, if self.may_be_list { ", or a list of them" } else { "" })
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        N::from_text(text).map_err(refuse)
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        (self.read)(Scalar::Text(text)).map_err(refuse)
     }
 
-    fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
-        N::from_number(number).map_err(refuse)
+    fn visit_u64<E: Error>(self, number: u64) -> Result<(), E> {
+        (self.read)(Scalar::Number(number)).map_err(refuse)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
-        N::from_list(list)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mapping: A) -> Result<T, A::Error> {
-        N::from_mapping(mapping)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        if !self.may_be_list {
+            return Err(A::Error::invalid_type(Unexpected::Seq, &self));
+        }
+        let ScalarVisitor { read, expected, .. } = self;
+        let mut is_empty = true;
+        while list.next_element_seed(ScalarVisitor { read, expected, may_be_list: false })?.is_some() {
+            is_empty = false;
+        }
+        if is_empty { Err(refuse("this list is empty: write at least one, or remove the key")) } else { Ok(()) }
     }
 }
 
@@ -134,37 +169,17 @@ impl<T, N: Notation<T>> Notation<Option<T>> for Own<N> {
     }
 }
 
-/// A value, or a word that stands for leaving it open.
-pub(super) struct Or<W, N>(PhantomData<(W, N)>);
+/// A value, or a word that leaves it open.
+pub(super) struct Or<N>(PhantomData<N>);
 
-/// The word.
-pub(super) trait Word {
-    const WORD: &'static str;
-    /// What is expected where it may stand.
-    const EXPECTED: &'static str;
-}
-
-pub(super) struct Auto;
-pub(super) struct Unlimited;
-
-impl Word for Auto {
-    const WORD: &'static str = "auto";
-    const EXPECTED: &'static str = "a whole number, or auto";
-}
-
-impl Word for Unlimited {
-    const WORD: &'static str = "unlimited";
-    const EXPECTED: &'static str = "a size such as 65536, 64KiB or 1MiB, or unlimited";
-}
-
-impl<T, W: Word, N: Notation<T>> Notation<Option<T>> for Or<W, N> {
-    const EXPECTED: &'static str = W::EXPECTED;
+impl<T, N: Notation<T> + Printed<T>> Notation<Option<T>> for Or<N> {
+    const EXPECTED: &'static str = N::EXPECTED_OR_OPEN;
 
     fn from_text(text: &str) -> Result<Option<T>, String> {
-        if text == W::WORD {
+        if text == N::OPEN {
             return Ok(None);
         }
-        N::from_text(text).map(Some).map_err(|error| error.replacen(N::EXPECTED, W::EXPECTED, 1))
+        N::from_text(text).map(Some).map_err(|error| error.replacen(N::EXPECTED, Self::EXPECTED, 1))
     }
 
     fn from_number(number: u64) -> Result<Option<T>, String> {
@@ -172,9 +187,9 @@ impl<T, W: Word, N: Notation<T>> Notation<Option<T>> for Or<W, N> {
     }
 }
 
-impl<T, W: Word, N: Printed<T>> Printed<Option<T>> for Or<W, N> {
+impl<T, N: Printed<T>> Printed<Option<T>> for Or<N> {
     fn print(value: &Option<T>) -> String {
-        value.as_ref().map_or_else(|| W::WORD.to_owned(), N::print)
+        value.as_ref().map_or_else(|| N::OPEN.to_owned(), N::print)
     }
 }
 
@@ -237,6 +252,9 @@ impl<T: TryFrom<u64>, const MIN: u64, const MAX: u64> Notation<T> for Size<MIN, 
 }
 
 impl<T: Copy + TryInto<u64>, const MIN: u64, const MAX: u64> Printed<T> for Size<MIN, MAX> {
+    const OPEN: &'static str = "unlimited";
+    const EXPECTED_OR_OPEN: &'static str = "a size such as 65536, 64KiB or 1MiB, or unlimited";
+
     fn print(size: &T) -> String {
         print_size((*size).try_into().unwrap_or(u64::MAX))
     }
@@ -259,6 +277,9 @@ impl<T: TryFrom<u64>, const MIN: u64, const MAX: u64> Notation<T> for Count<MIN,
 }
 
 impl<T: Copy + fmt::Display, const MIN: u64, const MAX: u64> Printed<T> for Count<MIN, MAX> {
+    const OPEN: &'static str = "auto";
+    const EXPECTED_OR_OPEN: &'static str = "a whole number, or auto";
+
     fn print(count: &T) -> String {
         count.to_string()
     }

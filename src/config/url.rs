@@ -5,10 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
-use serde::de::SeqAccess;
 use serde::{Serialize, Serializer};
 
-use super::error::{quoted, refuse};
+use super::error::quoted;
 use super::prefix::{self, encoded_byte};
 use super::scalar::{Notation, deserialize_as_itself};
 
@@ -130,10 +129,6 @@ impl Notation<UpstreamUrl> for UpstreamUrl {
             return Err(message.to_owned());
         }
         Ok(url)
-    }
-
-    fn from_list<'de, A: SeqAccess<'de>>(_: A) -> Result<UpstreamUrl, A::Error> {
-        Err(refuse("expected one upstream URL, found a list: several are written as \"upstreams:\""))
     }
 }
 
