@@ -147,6 +147,8 @@ fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     let tls = Tls::prepare(config).map_err(|error| located(flags, error.path(), &error))?;
     // The proxy starts with certificates that are out of their time: a reload may come soon, and some clients accept them.
     tls.warnings().iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
+    let has_plugins = !config.plugins.is_empty() || flags.plugin_dir.is_some();
+    config.warnings(has_plugins).iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
     chain::check(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| plugin_message(flags, &error))?;
     let Some(running) = &flags.against else { return print("the configuration is good\n") };
     let differences = probe::outline(running, config)?.differences(&FullConfig::of(config));

@@ -68,6 +68,23 @@ impl Config {
         }
     }
 
+    /// What is accepted and will hardly do what is meant. `has_plugins` counts those of `-plugindir` too.
+    pub fn warnings(&self, has_plugins: bool) -> Vec<String> {
+        let Some(budget) = self.limits.memory_budget.filter(|_| has_plugins) else { return Vec::new() };
+        // A body is there twice for a while, and bodies get half of what a share has for exchanges: `net::memory_budget`.
+        let max = budget / self.workers.max(1) / 32 * 7;
+        if self.plugin_body_limit <= max {
+            return Vec::new();
+        }
+        let [limit, budget] = [self.plugin_body_limit, budget].map(|size| print_size(size as u64));
+        vec![format!(
+            "plugin_body_limit is {limit}, but with limits.memory_budget {budget} and {} workers no body above {} KiB can \
+             be buffered for plugins: it is answered with 503; lower the one, or raise the other",
+            self.workers,
+            max / 1024
+        )]
+    }
+
     /// Takes over what a running proxy cannot change: it stays as `old` has it.
     pub fn keep_restart_only(&mut self, old: &Config) {
         self.workers = old.workers;

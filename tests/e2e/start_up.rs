@@ -117,6 +117,23 @@ fn what_would_stop_the_start_is_found_by_check_too() {
 }
 
 #[test]
+fn e4_check_warns_of_a_body_limit_that_the_memory_budget_has_no_room_for() {
+    let plugin = "plugins: [{path: /nowhere/x.so, required: false}]";
+    for (limits, is_warned) in [
+        ("{memory_budget: 8MiB}\nplugin_body_limit: 1792KiB", false),
+        ("{memory_budget: 8MiB}\nplugin_body_limit: 1793KiB", true),
+        ("{}\nplugin_body_limit: 100MiB", false),
+    ] {
+        let output = run(&format!("{GOOD}{plugin}\nworkers: 1\nlimits: {limits}\n"), &["-check"]);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{limits}: {message}");
+        assert_eq!(message.contains("warning: plugin_body_limit"), is_warned, "{limits}: {message}");
+    }
+    let unused = run(&format!("{GOOD}workers: 1\nlimits: {{memory_budget: 1MiB}}\n"), &["-check"]);
+    assert_eq!(text(&unused.stderr), "", "there are no plugins");
+}
+
+#[test]
 fn what_cannot_be_printed_is_an_error_but_for_a_reader_that_went_away() {
     let folder = TempDir::new().expect("a temporary folder");
     fs::write(folder.path().join("config.yaml"), GOOD).expect("a configuration file");
