@@ -30,7 +30,7 @@ pub enum Action {
 }
 
 /// The flags that do not choose an action.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     /// Where the configuration comes from.
     pub source: Source,
@@ -66,19 +66,9 @@ pub enum Source {
     },
 }
 
-impl Default for Flags {
+impl Default for Source {
     fn default() -> Self {
-        Flags {
-            source: Source::File(PathBuf::from("config.yaml")),
-            verbose: false,
-            trace: false,
-            plugin_dir: None,
-            memory_budget: None,
-            takeover: false,
-            against: None,
-            request: String::new(),
-            fields: Vec::new(),
-        }
+        Source::File(PathBuf::from("config.yaml"))
     }
 }
 

@@ -161,7 +161,7 @@ fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
 
 /// A health check in a container does not know how the proxy was started, but the proxy is process 1 there.
 fn flags_of_process_1(flags: Flags) -> Flags {
-    if flags.source != Flags::default().source {
+    if flags.source != Source::default() {
         return flags;
     }
     fs::read("/proc/1/cmdline").ok().and_then(|line| cli::flags_of(&line)).unwrap_or(flags)

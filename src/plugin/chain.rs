@@ -222,11 +222,6 @@ impl Chain {
         self.plugins.iter().map(|plugin| plugin.name)
     }
 
-    /// How many hooks of each plugin took more than 5 ms.
-    pub fn slow_hooks(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.plugins.iter().map(|plugin| (plugin.name, u64::from(plugin.slow.load(Ordering::Relaxed))))
-    }
-
     fn log(&self, level: Level, plugin: &str, message: &str) {
         self.logger.line(level, message).text("plugin", plugin).send();
     }
