@@ -2,74 +2,26 @@
 //!
 //! Rust's own number parsers accept a leading `+`; digits of a protocol are never given to them (rules S2, S5).
 
-/// What a byte may be part of; one table look-up answers for all classes.
-const CLASS: [u8; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = class_of(byte as u8);
-        byte += 1;
-    }
-    table
-};
-
-/// tchar of RFC 9110 section 5.6.2.
-const TCHAR: u8 = 1;
-/// field-vchar, SP and HTAB of RFC 9110 section 5.5.
-const FIELD: u8 = 2;
-/// unreserved and sub-delims of RFC 3986 section 2, without the comma (rule S11).
-const HOST: u8 = 4;
-/// VCHAR of RFC 5234 appendix B.1.
-const VISIBLE: u8 = 8;
-/// What may stand in a request target (rule S12).
-const TARGET: u8 = 16;
-/// What may stand there before the query.
-const PATH: u8 = 32;
-
-const fn class_of(byte: u8) -> u8 {
-    let tchar = match byte {
-        b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~' => {
-            TCHAR
-        }
-        b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => TCHAR,
-        _ => 0,
-    };
-    let field = match byte {
-        b'\t' | b' '..=b'~' | 0x80..=0xff => FIELD,
-        _ => 0,
-    };
-    let host = match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => HOST,
-        b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=' => HOST,
-        _ => 0,
-    };
-    let visible = match byte {
-        b'?' => VISIBLE | TARGET,
-        b'#' => VISIBLE,
-        b'!'..=b'~' => VISIBLE | TARGET | PATH,
-        _ => 0,
-    };
-    tchar | field | host | visible
-}
-
-const fn is_of(class: u8, byte: u8) -> bool {
-    CLASS[byte as usize] & class != 0
-}
-
-/// Whether `byte` may stand in a token (RFC 9110 section 5.6.2).
+/// Whether `byte` may stand in a token (tchar of RFC 9110 section 5.6.2).
 pub const fn is_tchar(byte: u8) -> bool {
-    is_of(TCHAR, byte)
+    matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'0'..=b'9' | b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~')
 }
 
 /// Whether `byte` may stand in a field value: VCHAR, SP, HTAB, obs-text (RFC 9110 section 5.5).
 pub const fn is_field_byte(byte: u8) -> bool {
-    is_of(FIELD, byte)
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..=0xff)
 }
 
-/// Whether `byte` may stand as itself in the name of a host (RFC 3986 section 3.2.2); no comma, at which recipients of
-/// a Host line split lists.
+/// Whether `byte` may stand as itself in the name of a host (unreserved and sub-delims of RFC 3986 section 2); no comma, at
+/// which recipients of a Host line split lists (rule S11).
 pub const fn is_host_byte(byte: u8) -> bool {
-    is_of(HOST, byte)
+    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~')
+        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=')
+}
+
+/// Whether `byte` may stand in a request target: VCHAR, but no `#` (rule S12).
+pub const fn is_target_byte(byte: u8) -> bool {
+    matches!(byte, b'!' | b'"' | b'$'..=b'~')
 }
 
 /// Whether `name` is a token (RFC 9110 section 5.6.2): at least one tchar, nothing else.
@@ -83,38 +35,9 @@ pub fn is_field_value(value: &[u8]) -> bool {
     value.iter().all(|&byte| is_field_byte(byte)) && trim_ows(value).len() == value.len()
 }
 
-/// How many bytes at the start of `bytes` are VCHAR: ASCII, no controls, no space (RFC 5234 appendix B.1).
-pub fn visible_len(bytes: &[u8]) -> usize {
-    run_len(VISIBLE, bytes)
-}
-
-/// How many bytes at the start of `bytes` may stand in a request target (rule S12): VCHAR, but no `#`.
-pub fn target_len(bytes: &[u8]) -> usize {
-    run_len(TARGET, bytes)
-}
-
-/// Likewise, up to the `?` before a query.
-pub fn path_len(bytes: &[u8]) -> usize {
-    run_len(PATH, bytes)
-}
-
-fn run_len(class: u8, bytes: &[u8]) -> usize {
-    bytes.iter().position(|&byte| !is_of(class, byte)).unwrap_or(bytes.len())
-}
-
 /// Where `byte` is found first.
 pub fn find(bytes: &[u8], byte: u8) -> Option<usize> {
     bytes.iter().position(|&other| other == byte)
-}
-
-/// Whether a dot stands at the start of `path` or right behind `/` or `\`, or there is a `%`, which may stand for anything.
-/// `false` is certain.
-pub fn may_have_early_dot(path: &[u8]) -> bool {
-    path.iter().enumerate().any(|(at, byte)| match byte {
-        b'.' => at == 0 || matches!(path[at - 1], b'/' | b'\\'),
-        b'%' => true,
-        _ => false,
-    })
 }
 
 /// Digits only, no sign, no white space; `None` when empty, when anything else stands there, or above 2^63-1.
@@ -141,26 +64,17 @@ pub const fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 /// Appends `number` in decimal.
-#[inline]
-pub fn write_decimal(number: u64, out: &mut Vec<u8>) {
-    // Statuses, octets of addresses and most lengths: no loop and no call.
-    let digit = |power: u64| b'0' + (number / power % 10) as u8;
-    match number {
-        0..10 => out.push(digit(1)),
-        10..100 => out.extend_from_slice(&[digit(10), digit(1)]),
-        100..1000 => out.extend_from_slice(&[digit(100), digit(10), digit(1)]),
-        1000.. => write_long_decimal(number, out),
-    }
-}
-
-fn write_long_decimal(mut number: u64, out: &mut Vec<u8>) {
+pub fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
     // 2^64-1 has 20 digits.
-    let mut digits = [0; 20];
-    let mut first = digits.len();
-    while number > 0 {
-        first -= 1;
+    let mut digits = [b'0'; 20];
+    let mut first = digits.len() - 1;
+    loop {
         digits[first] = b'0' + (number % 10) as u8;
         number /= 10;
+        if number == 0 {
+            break;
+        }
+        first -= 1;
     }
     out.extend_from_slice(&digits[first..]);
 }
@@ -263,38 +177,11 @@ mod tests {
     }
 
     #[test]
-    fn s12_runs_end_at_the_first_byte_of_another_class() {
+    fn s12_target_bytes_are_visible_and_no_number_sign() {
         for byte in 0..=255_u8 {
-            let input = [b'a', b'~', byte, b'a'];
-            let len = |is: bool| if is { 4 } else { 2 };
-            let is_visible = byte.is_ascii_graphic();
-            assert_eq!(visible_len(&input), len(is_visible), "{byte:#x}");
-            assert_eq!(target_len(&input), len(is_visible && byte != b'#'), "{byte:#x}");
-            assert_eq!(path_len(&input), len(is_visible && byte != b'#' && byte != b'?'), "{byte:#x}");
+            assert_eq!(is_target_byte(byte), byte.is_ascii_graphic() && byte != b'#', "{byte:#x}");
         }
-        assert_eq!((path_len(b""), find(b"a?b?", b'?'), find(b"a", b'?')), (0, Some(1), None));
-    }
-
-    #[test]
-    fn s20_early_dots_are_found_wherever_they_stand() {
-        for before in ["", "/", "/a", "/abcdef", "/abcdefghijklmn"] {
-            for (piece, expected) in [
-                ("/.", true),
-                ("\\.", true),
-                ("/..", true),
-                ("%", true),
-                ("/a.", false),
-                ("/a.b/c", false),
-                ("/-.", false),
-                ("/a;.", false),
-            ] {
-                for after in ["", "/b", "/bcdefghijklmnop"] {
-                    let path = format!("{before}{piece}{after}");
-                    assert_eq!(may_have_early_dot(path.as_bytes()), expected, "{path}");
-                }
-            }
-        }
-        assert!(may_have_early_dot(b".") && !may_have_early_dot(b""));
+        assert_eq!((find(b"a?b?", b'?'), find(b"a", b'?')), (Some(1), None));
     }
 
     #[test]

@@ -30,12 +30,7 @@ pub enum Method {
 
 impl Method {
     /// The method that `token` names; methods are case-sensitive.
-    #[inline]
     pub fn of(token: &[u8]) -> Method {
-        if token == b"GET" { Method::Get } else { Method::of_any(token) }
-    }
-
-    fn of_any(token: &[u8]) -> Method {
         match token {
             b"GET" => Method::Get,
             b"HEAD" => Method::Head,
@@ -68,10 +63,8 @@ impl Method {
 
     /// RFC 9110 section 9.2.2: the same request twice has the effect of one.
     pub fn is_idempotent(&self) -> bool {
-        match self {
-            Method::Get | Method::Head | Method::Put | Method::Delete | Method::Options | Method::Trace => true,
-            Method::Post | Method::Connect | Method::Patch | Method::Other(_) => false,
-        }
+        use Method::{Delete, Get, Head, Options, Put, Trace};
+        matches!(self, Get | Head | Put | Delete | Options | Trace)
     }
 }
 

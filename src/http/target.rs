@@ -39,11 +39,9 @@ pub enum Target<'a> {
 /// Takes `target` apart. Refuses controls, spaces, bytes from 0x80 and `#` (rule S12); backslashes are left to
 /// [`has_dot_segment`]. `is_connect` and `is_options` say which forms the method allows.
 pub fn parse_target(target: &[u8], is_connect: bool, is_options: bool) -> Result<Target<'_>, HttpError> {
-    // In one pass: what ends the path, and whether anything stands there that must not.
-    let (path, rest) = target.split_at(chars::path_len(target));
-    if !matches!(rest, [] | [b'?', ..]) || chars::target_len(rest) < rest.len() {
-        let has_bad_byte = chars::visible_len(target) < target.len();
-        return Err(if has_bad_byte { HttpError::BadTargetByte } else { HttpError::Fragment });
+    if !target.iter().all(|&byte| chars::is_target_byte(byte)) {
+        let is_visible = target.iter().all(u8::is_ascii_graphic);
+        return Err(if is_visible { HttpError::Fragment } else { HttpError::BadTargetByte });
     }
     if is_connect {
         return match split_authority(target) {
@@ -53,7 +51,10 @@ pub fn parse_target(target: &[u8], is_connect: bool, is_options: bool) -> Result
     }
     match target {
         [] => Err(HttpError::EmptyTarget),
-        [b'/', ..] => Ok(Target::Origin { path, query: rest }),
+        [b'/', ..] => {
+            let (path, query) = split_query(target);
+            Ok(Target::Origin { path, query })
+        }
         b"*" if is_options => Ok(Target::Asterisk),
         b"*" => Err(HttpError::NotOptions),
         _ => parse_absolute(target),
@@ -133,7 +134,17 @@ pub fn check_host<'a>(
 /// No honest URL has any of these for a whole segment. Three dots and more are a name, as they always were.
 pub fn has_dot_segment(path: &[u8]) -> bool {
     // Most paths have no dot at the start of a segment, and nothing encoded that could be one or end a segment.
-    chars::may_have_early_dot(path) && has_disguised_dot_segment(path)
+    may_have_early_dot(path) && has_disguised_dot_segment(path)
+}
+
+/// Whether a dot stands at the start of `path` or right behind `/` or `\`, or there is a `%`, which may stand for anything.
+/// `false` is certain.
+fn may_have_early_dot(path: &[u8]) -> bool {
+    path.iter().enumerate().any(|(at, byte)| match byte {
+        b'.' => at == 0 || matches!(path[at - 1], b'/' | b'\\'),
+        b'%' => true,
+        _ => false,
+    })
 }
 
 fn has_disguised_dot_segment(path: &[u8]) -> bool {
@@ -501,6 +512,28 @@ mod tests {
                 assert_eq!(found, expected.map(str::as_bytes), "{name}, after {valid:?}");
             }
         }
+    }
+
+    #[test]
+    fn s20_early_dots_are_found_wherever_they_stand() {
+        for before in ["", "/", "/a", "/abcdef", "/abcdefghijklmn"] {
+            for (piece, expected) in [
+                ("/.", true),
+                ("\\.", true),
+                ("/..", true),
+                ("%", true),
+                ("/a.", false),
+                ("/a.b/c", false),
+                ("/-.", false),
+                ("/a;.", false),
+            ] {
+                for after in ["", "/b", "/bcdefghijklmnop"] {
+                    let path = format!("{before}{piece}{after}");
+                    assert_eq!(may_have_early_dot(path.as_bytes()), expected, "{path}");
+                }
+            }
+        }
+        assert!(may_have_early_dot(b".") && !may_have_early_dot(b""));
     }
 
     #[test]
