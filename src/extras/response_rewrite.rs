@@ -83,7 +83,7 @@ pub fn rewrite_response(fields: &mut Fields, map: &PrefixMap<'_>, room: usize, b
     if !fields.may_contain_any(rewritten) {
         return Rewritten::Done;
     }
-    let before: usize = fields.iter().filter(|line| rewritten.has(line.id)).map(|line| line.value.len()).sum();
+    let before: usize = fields.lines(rewritten).map(|line| line.value.len()).sum();
     rewrite(fields, rewritten, before.saturating_add(room), buf, |line, buf, limit| match line.id {
         HeaderId::Refresh => map.write_refresh(line.value, buf),
         HeaderId::Link => write_bracketed(line.value, *b"\"\"", buf, limit, |url, buf| map.write_reference(url, buf)),
@@ -128,15 +128,20 @@ fn rewrite(
     write: impl Fn(&HeaderRef<'_>, &mut Vec<u8>, usize),
 ) -> Rewritten {
     buf.clear();
-    let mut limit = limit;
-    for line in fields.iter().filter(|line| classes.has(line.id)) {
+    let (mut limit, mut is_changed) = (limit, false);
+    for line in fields.lines(classes) {
+        let start = buf.len();
         write(&line, buf, limit);
         if buf.len() > limit {
             return Rewritten::TooLarge;
         }
+        is_changed |= &buf[start..] != line.value;
         // No value has a line break in it.
         buf.push(b'\n');
         limit = limit.saturating_add(1);
+    }
+    if !is_changed {
+        return Rewritten::Done;
     }
     let mut values = split(buf, b'\n');
     for index in 0..fields.len() {

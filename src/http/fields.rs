@@ -337,23 +337,24 @@ impl Fields {
     /// Lengths are enough to tell: a line that is as long as it would be written, with one space behind the colon and CRLF
     /// at its end, has no other white space, and the next one begins behind it.
     pub(super) fn copy_section(&mut self, section: &[u8], lines: &[httparse::Header<'_>]) -> bool {
-        self.lines.reserve(lines.len());
-        let (mut rest, mut start) = (section, 0);
-        for line in lines {
-            let (name, name_len) = (line.name.as_bytes(), line.name.len());
-            let len = name_len + COLON.len() + line.value.len() + CRLF.len();
-            let id = HeaderId::of(name);
-            let written = rest.split_at_checked(len).filter(|(written, _)| {
-                written[name_len..].starts_with(COLON) && written.ends_with(CRLF) && id != HeaderId::LookAlike
-            });
-            let Some((_, after)) = written else { break };
-            self.push(Slot { start, name_end: start + name_len, end: start + len, id });
-            (rest, start) = (after, start + len);
-        }
-        if self.lines.len() < lines.len() || !rest.is_empty() {
-            self.clear();
+        let (mut rest, mut start, mut seen, mut is_as_written) = (section, 0, HeaderSet(0), true);
+        self.lines.extend(lines.iter().map(|line| {
+            let id = HeaderId::of(line.name.as_bytes());
+            let name_end = line.name.len();
+            let end = name_end + COLON.len() + line.value.len() + CRLF.len();
+            let (written, after) = rest.split_at_checked(end).unwrap_or_default();
+            is_as_written &= written.get(name_end..name_end + COLON.len()) == Some(COLON)
+                && written.ends_with(CRLF)
+                && id != HeaderId::LookAlike;
+            let slot = Slot { start, name_end: start + name_end, end: start + end, id };
+            (rest, start, seen) = (after, slot.end, seen.with(id));
+            slot
+        }));
+        if !is_as_written || !rest.is_empty() {
+            self.lines.clear();
             return false;
         }
+        self.seen = seen;
         self.bytes.extend_from_slice(section);
         true
     }
@@ -373,10 +374,15 @@ impl Fields {
         self.seen.0 & ids.0 != 0
     }
 
+    /// All lines of these names, in order.
+    pub fn lines(&self, ids: HeaderSet) -> impl DoubleEndedIterator<Item = HeaderRef<'_>> + '_ {
+        let lines = if self.may_contain_any(ids) { &self.lines[..] } else { &[] };
+        lines.iter().filter(move |slot| ids.has(slot.id)).map(|slot| slot.line(&self.bytes))
+    }
+
     /// All values of a name that the proxy knows, in order.
-    pub fn values(&self, known: HeaderId) -> impl Iterator<Item = &[u8]> + '_ {
-        let lines = if self.may_contain(known) { &self.lines[..] } else { &[] };
-        lines.iter().filter(move |slot| slot.id == known).map(|slot| slot.line(&self.bytes).value)
+    pub fn values(&self, known: HeaderId) -> impl DoubleEndedIterator<Item = &[u8]> + '_ {
+        self.lines(HeaderSet::of(&[known])).map(|line| line.value)
     }
 
     /// The first value of a name that the proxy knows.
