@@ -331,6 +331,14 @@ fn mistakes_in_other_settings() {
             "health: {eject: 10s, max_eject: 5s}\n",
             "config.yaml:2:9: eject (10s) is longer than max_eject (5s): shorten it",
         ),
+        (
+            "health: {eject: 2m, max_eject: 60s}\n",
+            "config.yaml:2:9: eject (2m) is longer than max_eject (1m): shorten it",
+        ),
+        (
+            "limits: {max_head_bytes: 4KiB, max_request_line: 8KiB}\n",
+            "config.yaml:2:9: max_request_line (8KiB) is above max_head_bytes (4KiB), which contains it: lower the one, or raise the other",
+        ),
         ("health: {failures: 0}\n", "config.yaml:2:20: 0 is out of range: write a number from 1 to 1000"),
         ("admin: {configz: \"true\"}\n", "config.yaml:2:18: expected true or false without quotes, found \"true\""),
         (
@@ -571,4 +579,29 @@ fn no_text_makes_it_panic() {
 /// More rounds for whoever looks for trouble: `CONFIG_ROUNDS=1000000`.
 fn rounds() -> usize {
     std::env::var("CONFIG_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(500)
+}
+
+/// What depends on another key follows it where it is left out, whatever is a default.
+#[test]
+fn defaults_follow_the_keys_they_depend_on() {
+    let parse = |text: &str| Config::parse(&format!("{ROUTES}{text}\n"), "f").unwrap_or_else(|error| panic!("{error}"));
+    let seconds = |text: &str| {
+        let health = parse(text).health;
+        (health.eject.as_secs_f32(), health.max_eject.as_secs_f32())
+    };
+    assert_eq!(seconds("health: {}"), (1.0, 60.0));
+    assert_eq!(seconds("health: {eject: 2m}"), (120.0, 120.0));
+    assert_eq!(seconds("health: {max_eject: 500ms}"), (0.5, 0.5));
+    let line = |text: &str| parse(text).limits.max_request_line;
+    assert_eq!([line("limits: ~"), line("limits: {max_head_bytes: 4KiB}")], [8192, 4096]);
+    let connect = |text: &str| {
+        let connect = parse(&format!("timeouts: {{connect: {text}}}")).timeouts.connect;
+        (connect.address.as_secs_f32(), connect.total.as_secs_f32())
+    };
+    assert_eq!([connect("1s"), connect("9s")], [(1.0, 1.0), (3.0, 9.0)]);
+    assert_eq!([connect("{address: 9s}"), connect("{total: 1.5s}")], [(9.0, 9.0), (1.5, 1.5)]);
+    let keys = ["limits", "timeouts", "pool", "dns", "health", "upstream_tls", "forwarded", "proxy_protocol", "admin"];
+    for key in keys.into_iter().chain(["log", "plugins"]) {
+        assert_eq!([parse(&format!("{key}:")), parse(&format!("{key}: ~"))], [parse(""), parse("")], "{key}");
+    }
 }

@@ -144,8 +144,8 @@ pub struct Limits {
     /// Field lines of a head; 431 above it.
     #[serde(deserialize_with = "As::<Count<1, 256>>::deserialize")]
     pub max_header_fields: usize,
-    /// 414 above it.
-    #[serde(with = "As::<Size<256, { 64 * KIB }>>")]
+    /// 414 above it. While the file is read, 0 where it says nothing.
+    #[serde(with = "As::<Size<256, { 64 * KIB }>>", default)]
     pub max_request_line: usize,
     /// For routes that say nothing else. `None`: unlimited.
     #[serde(with = "As::<BodyLimit>")]
@@ -342,11 +342,12 @@ pub struct Health {
     /// After so many failures in a row.
     #[serde(deserialize_with = "As::<Count<1, 1000>>::deserialize")]
     pub failures: u32,
-    /// For so long at first; each time that a try fails after it, for twice as long.
-    #[serde(with = "As::<Span>")]
+    /// For so long at first; each time that a try fails after it, for twice as long. While the file is read, 0 where it says
+    /// nothing, as the next one.
+    #[serde(with = "As::<Span>", default)]
     pub eject: Duration,
     /// But never for longer than this.
-    #[serde(with = "As::<Span>")]
+    #[serde(with = "As::<Span>", default)]
     pub max_eject: Duration,
 }
 

@@ -176,15 +176,16 @@ fn at(path: &str) -> impl Fn(String) -> SettleError {
 impl Limits {
     fn settle(&mut self) -> Result<(), String> {
         let (line, head) = (self.max_request_line, self.max_head_bytes);
-        // A head that is lowered lowers the line with it.
-        if line > head && line != Limits::default().max_request_line {
+        if line > head {
             let [line, head] = [line, head].map(|size| print_size(size as u64));
             return Err(format!(
                 "max_request_line ({line}) is above max_head_bytes ({head}), which contains it: lower the one, or raise \
                  the other"
             ));
         }
-        self.max_request_line = line.min(head);
+        if line == 0 {
+            self.max_request_line = Limits::default().max_request_line.min(head);
+        }
         Ok(())
     }
 }
@@ -192,15 +193,14 @@ impl Limits {
 impl Health {
     fn settle(&mut self) -> Result<(), String> {
         let default = Health::default();
-        if self.eject <= self.max_eject {
-            return Ok(());
+        if self.eject.is_zero() {
+            let max = if self.max_eject.is_zero() { default.max_eject } else { self.max_eject };
+            self.eject = default.eject.min(max);
         }
-        // Where one of them is the default, it gives way.
-        if self.eject == default.eject {
-            self.eject = self.max_eject;
-        } else if self.max_eject == default.max_eject {
-            self.max_eject = self.eject;
-        } else {
+        if self.max_eject.is_zero() {
+            self.max_eject = default.max_eject.max(self.eject);
+        }
+        if self.eject > self.max_eject {
             let [eject, max_eject] = [self.eject, self.max_eject].map(|span| Span::print(&span));
             return Err(format!("eject ({eject}) is longer than max_eject ({max_eject}): shorten it"));
         }
