@@ -116,7 +116,8 @@ impl Config {
         for (prefix, old) in &old_routes {
             let Some(new) = new_routes.get(prefix) else { continue };
             if is_same(old, new) {
-                (removed.remove(prefix), added.remove(prefix));
+                removed.remove(prefix);
+                added.remove(prefix);
                 continue;
             }
             // Of an upstream that is only in one of the two it is told that it comes or goes.

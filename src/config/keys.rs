@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde::de::{Error, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::error::{quoted, refuse};
+use super::error::refuse;
 use super::listen::ListenAddr;
 use super::scalar::{
     As, Count, GIB, KIB, MIB, Notation, Or, Own, Printed as _, Protocol, Size, Span, Text, deserialize_as_itself,
@@ -62,7 +62,7 @@ pub struct Config {
     /// Which proxies to trust about the client, and whether to tell the upstream.
     #[serde(deserialize_with = "or_default")]
     pub forwarded: ForwardedPolicy,
-    /// Who has to speak the PROXY protocol.
+    /// Peers that have to speak the PROXY protocol.
     #[serde(deserialize_with = "or_default")]
     pub proxy_protocol: ProxyProtocol,
     /// For routes that say nothing else, as the next two.
@@ -536,7 +536,7 @@ impl Notation<Rewrite> for Rewrite {
         match text {
             "auto" => Ok(Rewrite::Auto),
             "off" => Ok(Rewrite::Off),
-            _ => Err(format!("expected {}, found {}", Self::EXPECTED, quoted(text))),
+            _ => Err(Self::unexpected(text)),
         }
     }
 }
@@ -548,7 +548,7 @@ impl Notation<LogFormat> for LogFormat {
         match text {
             "text" => Ok(LogFormat::Text),
             "json" => Ok(LogFormat::Json),
-            _ => Err(format!("expected {}, found {}", Self::EXPECTED, quoted(text))),
+            _ => Err(Self::unexpected(text)),
         }
     }
 }

@@ -13,17 +13,23 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let name = path.display().to_string();
         let bytes = read_bytes(path).map_err(|error| {
-            ConfigError::whole(
-                &name,
-                match error.kind() {
-                    ErrorKind::NotFound => NOT_FOUND.to_owned(),
-                    ErrorKind::PermissionDenied => NOT_PERMITTED.to_owned(),
-                    ErrorKind::IsADirectory => IS_DIRECTORY.to_owned(),
-                    ErrorKind::FileTooLarge => TOO_LARGE.to_owned(),
-                    ErrorKind::Unsupported => NOT_REGULAR.to_owned(),
-                    _ => format!("cannot be read: {error}"),
-                },
-            )
+            let message = match error.kind() {
+                ErrorKind::NotFound => {
+                    "no such file; copy config.example.yml to make one, or name another with -config PATH"
+                }
+                ErrorKind::PermissionDenied => {
+                    "this user may not read it; change its permissions, or name another with -config PATH"
+                }
+                ErrorKind::IsADirectory => "this is a directory; name the file in it with -config PATH",
+                ErrorKind::FileTooLarge => {
+                    "larger than 64MiB, which no configuration is; name another file with -config PATH"
+                }
+                ErrorKind::Unsupported => {
+                    "this is no regular file, and a reload has to read it again; name one with -config PATH"
+                }
+                _ => &format!("cannot be read: {error}"),
+            };
+            ConfigError::whole(&name, message)
         })?;
         let text = std::str::from_utf8(&bytes).map_err(|error| {
             ConfigError::at(&name, &bytes, error.valid_up_to(), "this byte is not UTF-8: save the file as UTF-8 text")
@@ -44,12 +50,6 @@ pub(super) fn default_format() -> Result<LogFormat, String> {
         mode => LogFormat::from_text(mode).map_err(|error| format!("the environment variable LOG_MODE: {error}")),
     }
 }
-
-const NOT_FOUND: &str = "no such file; copy config.example.yml to make one, or name another with -config PATH";
-const NOT_PERMITTED: &str = "this user may not read it; change its permissions, or name another with -config PATH";
-const IS_DIRECTORY: &str = "this is a directory; name the file in it with -config PATH";
-const NOT_REGULAR: &str = "this is no regular file, and a reload has to read it again; name one with -config PATH";
-const TOO_LARGE: &str = "larger than 64MiB, which no configuration is; name another file with -config PATH";
 
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 

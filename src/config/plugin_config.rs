@@ -56,6 +56,14 @@ impl<'de> DeserializeSeed<'de> for Json<'_> {
     }
 }
 
+macro_rules! push_as_written {
+    ($($visit:ident($type:ty);)*) => {$(
+        fn $visit<E: Error>(mut self, value: $type) -> Result<(), E> {
+            self.push(&value.to_string())
+        }
+    )*};
+}
+
 impl<'de> Visitor<'de> for Json<'_> {
     type Value = ();
 
@@ -67,24 +75,12 @@ impl<'de> Visitor<'de> for Json<'_> {
         if self.is_whole { Ok(()) } else { self.push("null") }
     }
 
-    fn visit_bool<E: Error>(mut self, value: bool) -> Result<(), E> {
-        self.push(&value.to_string())
-    }
-
-    fn visit_u64<E: Error>(mut self, value: u64) -> Result<(), E> {
-        self.push(&value.to_string())
-    }
-
-    fn visit_i64<E: Error>(mut self, value: i64) -> Result<(), E> {
-        self.push(&value.to_string())
-    }
-
-    fn visit_u128<E: Error>(mut self, value: u128) -> Result<(), E> {
-        self.push(&value.to_string())
-    }
-
-    fn visit_i128<E: Error>(mut self, value: i128) -> Result<(), E> {
-        self.push(&value.to_string())
+    push_as_written! {
+        visit_bool(bool);
+        visit_u64(u64);
+        visit_i64(i64);
+        visit_u128(u128);
+        visit_i128(i128);
     }
 
     fn visit_f64<E: Error>(mut self, value: f64) -> Result<(), E> {

@@ -21,7 +21,12 @@ pub(super) trait Notation<T> {
 
     /// From a text.
     fn from_text(text: &str) -> Result<T, String> {
-        Err(format!("expected {}, found {}", Self::EXPECTED, quoted(text)))
+        Err(Self::unexpected(text))
+    }
+
+    /// The refusal of a text.
+    fn unexpected(text: &str) -> String {
+        format!("expected {}, found {}", Self::EXPECTED, quoted(text))
     }
 
     /// From a whole number.
@@ -209,7 +214,7 @@ impl Notation<Duration> for Span {
 
     fn from_text(text: &str) -> Result<Duration, String> {
         match number_with_unit(text, &SPAN_UNITS) {
-            None => Err(format!("expected {}, found {}", Self::EXPECTED, quoted(text))),
+            None => Err(Self::unexpected(text)),
             Some(0) => Err("a duration of 0 would be over before it began: the shortest is 1ms".to_owned()),
             Some(millis @ 1..=MAX_MILLIS) => Ok(Duration::from_millis(millis)),
             Some(_) => Err(format!("{} is too long: the longest duration is 8760h, a year", quoted(text))),
@@ -246,7 +251,7 @@ impl<T: TryFrom<u64>, const MIN: u64, const MAX: u64> Notation<T> for Size<MIN, 
     fn from_text(text: &str) -> Result<T, String> {
         match number_with_unit(text, &SIZE_UNITS) {
             Some(size) => <Self as Notation<T>>::from_number(size),
-            None => Err(format!("expected {}, found {}", <Self as Notation<T>>::EXPECTED, quoted(text))),
+            None => Err(<Self as Notation<T>>::unexpected(text)),
         }
     }
 }
@@ -337,7 +342,7 @@ impl Notation<Protocol> for Protocol {
     fn from_text(text: &str) -> Result<Protocol, String> {
         let is_tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(&b);
         if text.is_empty() || text.len() > 64 || !text.bytes().all(is_tchar) {
-            return Err(format!("expected {}, found {}", Self::EXPECTED, quoted(text)));
+            return Err(Self::unexpected(text));
         }
         if text.eq_ignore_ascii_case("h2c") {
             return Err("upgrading to h2c is never allowed: requests in it would pass unseen (rule G14)".to_owned());
@@ -355,7 +360,7 @@ impl Notation<Network> for Network {
     fn from_text(text: &str) -> Result<Network, String> {
         let network = match text.parse::<IpAddr>() {
             Ok(address) => IpNet::from(address),
-            Err(_) => text.parse().map_err(|_| format!("expected {}, found {}", Self::EXPECTED, quoted(text)))?,
+            Err(_) => text.parse().map_err(|_| Self::unexpected(text))?,
         };
         if network != network.trunc() {
             return Err(format!("{network} is an address inside a range: write {} for the range", network.trunc()));

@@ -7,7 +7,6 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use serde::{Serialize, Serializer};
 
-use super::error::quoted;
 use super::prefix::{self, encoded_byte};
 use super::scalar::{Notation, deserialize_as_itself};
 
@@ -162,7 +161,7 @@ impl Notation<HostPolicy> for HostPolicy {
             "upstream" => Ok(HostPolicy::Upstream),
             "client" => Ok(HostPolicy::Client),
             _ if is_authority() => Ok(HostPolicy::Fixed(text.to_owned())),
-            _ => Err(format!("expected {}, found {}", Self::EXPECTED, quoted(text))),
+            _ => Err(Self::unexpected(text)),
         }
     }
 }
@@ -188,7 +187,7 @@ impl Notation<String> for ServerName {
     fn from_text(text: &str) -> Result<String, String> {
         match text.parse::<IpAddr>() {
             Ok(address) => Ok(address.to_string()),
-            Err(_) => check_host(text).map_err(|_| format!("expected {}, found {}", Self::EXPECTED, quoted(text))),
+            Err(_) => check_host(text).map_err(|_| Self::unexpected(text)),
         }
     }
 }
