@@ -569,9 +569,17 @@ fn no_text_makes_it_panic() {
             }
         }
         let text: String = text.into_iter().collect();
-        if let Err(error) = Config::parse(&text, "f") {
-            let message = error.to_string();
-            assert!(!message.contains('\u{1}') && !message.contains(" at line "), "{message}\nin:\n{text}");
+        match Config::parse(&text, "f") {
+            Err(error) => {
+                let message = error.to_string();
+                let is_ours = !message.contains(" at line ") && !message.contains(char::is_control);
+                assert!(is_ours, "{message}\nin:\n{text}");
+            }
+            Ok(config) => {
+                let printed = config.to_yaml();
+                let again = Config::parse(&printed, "printed").unwrap_or_else(|error| panic!("{error}\n{printed}"));
+                assert_eq!(again.to_yaml(), printed, "in:\n{text}");
+            }
         }
     }
 }
