@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::Value as Words;
+use serde_json::Value as Setting;
 use serde_yaml::Value;
 
 use super::keys::{Config, PluginConfig, RouteConfig, RouteOptions};
@@ -21,9 +21,9 @@ const RESTART_ONLY: [&str; 4] = ["workers", "limits.memory_budget", "log.format"
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FullConfig {
     /// By name, for example `timeouts.drain`.
-    settings: BTreeMap<String, Words>,
+    settings: BTreeMap<String, Setting>,
     /// By prefix: the upstream, and what is different from a route that says nothing else.
-    routes: BTreeMap<String, BTreeMap<String, Words>>,
+    routes: BTreeMap<String, BTreeMap<String, Setting>>,
 }
 
 /// One thing that is different.
@@ -161,7 +161,8 @@ impl FullConfig {
                 words.retain(|key, words| ordinary.get(key) != Some(words));
             }
             let mut upstreams: Vec<String> = route.upstreams().map(UpstreamUrl::to_public_string).collect();
-            let upstream = if upstreams.len() == 1 { Words::from(upstreams.remove(0)) } else { Words::from(upstreams) };
+            let upstream =
+                if upstreams.len() == 1 { Setting::from(upstreams.remove(0)) } else { Setting::from(upstreams) };
             words.insert("upstream".to_owned(), upstream);
             (route.prefix.clone(), words)
         };
@@ -182,7 +183,7 @@ impl FullConfig {
     pub fn differences(&self, new: &FullConfig) -> Vec<Difference> {
         let mut found = Vec::new();
         compare(&self.settings, &new.settings, "", &mut found);
-        let whole_route = |kind, prefix: &str, words: &BTreeMap<String, Words>| {
+        let whole_route = |kind, prefix: &str, words: &BTreeMap<String, Setting>| {
             let what = format!("route {prefix} to {}", texts(words.get("upstream")).join(", "));
             Difference { kind, what, needs_restart: false }
         };
@@ -207,7 +208,7 @@ fn to_value(config: &impl Serialize) -> Value {
 }
 
 /// Gives each leaf of a mapping of mappings a name of its own.
-fn flatten(name: &str, value: Value, into: &mut BTreeMap<String, Words>) {
+fn flatten(name: &str, value: Value, into: &mut BTreeMap<String, Setting>) {
     let text = |value: Value| match value {
         Value::String(text) => text,
         value => serde_json::to_value(value).expect("it was made by serde").to_string(),
@@ -230,21 +231,26 @@ fn flatten(name: &str, value: Value, into: &mut BTreeMap<String, Words>) {
 }
 
 /// The texts of a setting.
-fn texts(words: Option<&Words>) -> Vec<&str> {
+fn texts(words: Option<&Setting>) -> Vec<&str> {
     match words {
-        Some(Words::Array(list)) => list.iter().filter_map(Words::as_str).collect(),
-        one => one.and_then(Words::as_str).into_iter().collect(),
+        Some(Setting::Array(list)) => list.iter().filter_map(Setting::as_str).collect(),
+        one => one.and_then(Setting::as_str).into_iter().collect(),
     }
 }
 
-fn compare(old: &BTreeMap<String, Words>, new: &BTreeMap<String, Words>, subject: &str, found: &mut Vec<Difference>) {
+fn compare(
+    old: &BTreeMap<String, Setting>,
+    new: &BTreeMap<String, Setting>,
+    subject: &str,
+    found: &mut Vec<Difference>,
+) {
     for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
         let needs_restart = subject.is_empty() && RESTART_ONLY.contains(&name.as_str());
         let mut note = |kind, what: &str| {
             found.push(Difference { kind, what: format!("{subject}{name} {what}"), needs_restart });
         };
         let (old, new) = (old.get(name), new.get(name));
-        if let (Some(Words::String(old)), Some(Words::String(new))) = (old, new) {
+        if let (Some(Setting::String(old)), Some(Setting::String(new))) = (old, new) {
             if old != new {
                 note(Kind::Changed, &format!("{old} -> {new}"));
             }

@@ -19,7 +19,7 @@ impl Config {
         }
         let routes = routes.iter().map(|text| route(text)).collect::<Result<_, _>>();
         config.set_routes(routes.map_err(|error| format!("-route: {error}"))?);
-        config.settle(load::default_format()).map_err(|(path, message)| match path.as_str() {
+        config.validate(load::default_format()).map_err(|(path, message)| match path.as_str() {
             "listen_addr" => format!("-listen: {message}"),
             "" => message,
             _ => format!("-route: {message}"),

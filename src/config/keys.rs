@@ -16,8 +16,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::error::refuse;
 use super::listen::ListenAddr;
 use super::scalar::{
-    As, Count, GIB, KIB, MIB, Notation, Or, Own, Printed as _, Protocol, Size, Span, Text, deserialize_as_itself,
-    networks, one_or_list, or_default, some,
+    As, Count, GIB, HumanDuration, KIB, MIB, NonEmpty, Notation, Or, Own, Printed as _, Protocol, Size,
+    deserialize_as_itself, networks, one_or_list, or_default, some,
 };
 use super::url::{HostPolicy, ServerName, UpstreamUrl};
 use super::{plugin_config, prefix};
@@ -29,7 +29,7 @@ pub struct Config {
     /// Where to listen; never empty.
     #[serde(deserialize_with = "one_or_list")]
     pub listen_addr: Vec<ListenAddr>,
-    /// As the file has them; empty once they are settled.
+    /// As the file has them; empty once it is validated.
     #[serde(rename = "routes", skip_serializing)]
     pub(crate) raw_routes: Vec<RawRoute>,
     /// In file order.
@@ -183,33 +183,33 @@ impl Default for Limits {
 #[serde(default, deny_unknown_fields, expecting = "a mapping of time-outs such as \"request_head: 10s\"")]
 pub struct Timeouts {
     /// From the first byte of a head (of a connection: from its start) to the last; 408 after it.
-    #[serde(with = "As::<Span>")]
+    #[serde(with = "As::<HumanDuration>")]
     pub request_head: Duration,
     /// Between two reads of a request body.
-    #[serde(with = "As::<Span>")]
+    #[serde(with = "As::<HumanDuration>")]
     pub body_idle: Duration,
     /// Between two requests of a connection.
-    #[serde(with = "As::<Span>")]
+    #[serde(with = "As::<HumanDuration>")]
     pub keep_alive: Duration,
     /// For a peer that takes nothing.
-    #[serde(with = "As::<Span>")]
+    #[serde(with = "As::<HumanDuration>")]
     pub write_idle: Duration,
     /// For an upstream to be connected; 504 after it.
     pub connect: ConnectTimeout,
     /// From the end of a request to the head of its response; 504 after it.
-    #[serde(with = "As::<Span>")]
+    #[serde(with = "As::<HumanDuration>")]
     pub response_head: Duration,
     /// Between two reads of a response body. Not applied to text/event-stream and multipart/x-mixed-replace.
-    #[serde(with = "As::<Span>")]
+    #[serde(with = "As::<HumanDuration>")]
     pub response_idle: Duration,
     /// Of an upgraded connection.
-    #[serde(with = "As::<Span>")]
+    #[serde(with = "As::<HumanDuration>")]
     pub tunnel_idle: Duration,
     /// Of one of which one side has ended, where that is less.
-    #[serde(with = "As::<Span>")]
+    #[serde(with = "As::<HumanDuration>")]
     pub tunnel_half_closed: Duration,
     /// For what is in flight, after a request to stop.
-    #[serde(with = "As::<Span>")]
+    #[serde(with = "As::<HumanDuration>")]
     pub drain: Duration,
 }
 
@@ -234,10 +234,10 @@ impl Default for Timeouts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ConnectTimeout {
     /// For one address of an upstream.
-    #[serde(serialize_with = "As::<Span>::serialize")]
+    #[serde(serialize_with = "As::<HumanDuration>::serialize")]
     pub address: Duration,
     /// For all addresses together.
-    #[serde(serialize_with = "As::<Span>::serialize")]
+    #[serde(serialize_with = "As::<HumanDuration>::serialize")]
     pub total: Duration,
 }
 
@@ -257,11 +257,11 @@ impl<'de> Visitor<'de> for ConnectVisitor {
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<ConnectTimeout, E> {
-        Span::from_number(value).map(|total| ConnectTimeout { address: total, total }).map_err(refuse)
+        HumanDuration::from_number(value).map(|total| ConnectTimeout { address: total, total }).map_err(refuse)
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<ConnectTimeout, E> {
-        let total = Span::from_text(text).map_err(refuse)?;
+        let total = HumanDuration::from_text(text).map_err(refuse)?;
         Ok(ConnectTimeout { address: total.min(Timeouts::default().connect.address), total })
     }
 
@@ -271,7 +271,7 @@ impl<'de> Visitor<'de> for ConnectVisitor {
         let total = total.unwrap_or_else(|| default.total.max(address.unwrap_or_default()));
         let address = address.unwrap_or_else(|| default.address.min(total));
         if address > total {
-            let [address, total] = [address, total].map(|span| Span::print(&span));
+            let [address, total] = [address, total].map(|span| HumanDuration::print(&span));
             let message = format!("address ({address}) is longer than total ({total}), which ends it: shorten it");
             return Err(refuse(message));
         }
@@ -282,9 +282,9 @@ impl<'de> Visitor<'de> for ConnectVisitor {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawConnect {
-    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
     address: Option<Duration>,
-    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
     total: Option<Duration>,
 }
 
@@ -299,10 +299,10 @@ pub struct PoolLimits {
     #[serde(deserialize_with = "As::<Count<0, 65_536>>::deserialize")]
     pub max_idle_per_upstream: usize,
     /// How long one may wait to be used again.
-    #[serde(with = "As::<Span>")]
+    #[serde(with = "As::<HumanDuration>")]
     pub idle_timeout: Duration,
     /// How old one may grow, so that the pool follows the DNS.
-    #[serde(with = "As::<Span>")]
+    #[serde(with = "As::<HumanDuration>")]
     pub max_age: Duration,
 }
 
@@ -325,7 +325,7 @@ impl Default for PoolLimits {
 #[serde(default, deny_unknown_fields, expecting = "a mapping such as \"refresh: 30s\"")]
 pub struct DnsConfig {
     /// How often they are looked up again.
-    #[serde(with = "As::<Span>")]
+    #[serde(with = "As::<HumanDuration>")]
     pub refresh: Duration,
 }
 
@@ -344,10 +344,10 @@ pub struct Health {
     pub failures: u32,
     /// For so long at first; each time that a try fails after it, for twice as long. While the file is read, 0 where it says
     /// nothing, as the next one.
-    #[serde(with = "As::<Span>", default)]
+    #[serde(with = "As::<HumanDuration>", default)]
     pub eject: Duration,
     /// But never for longer than this.
-    #[serde(with = "As::<Span>", default)]
+    #[serde(with = "As::<HumanDuration>", default)]
     pub max_eject: Duration,
 }
 
@@ -365,9 +365,9 @@ pub struct TlsListen {
     #[serde(deserialize_with = "one_or_list", skip_serializing_if = "Vec::is_empty")]
     pub listen_addr: Vec<ListenAddr>,
     /// With `key` the first of `certificates`, where it is put when the file is read.
-    #[serde(deserialize_with = "As::<Own<Text>>::deserialize", skip_serializing)]
+    #[serde(deserialize_with = "As::<Own<NonEmpty>>::deserialize", skip_serializing)]
     pub(super) certificate: Option<PathBuf>,
-    #[serde(deserialize_with = "As::<Own<Text>>::deserialize", skip_serializing)]
+    #[serde(deserialize_with = "As::<Own<NonEmpty>>::deserialize", skip_serializing)]
     pub(super) key: Option<PathBuf>,
     /// Never empty. A client gets the first one that has the name it asks for, else the first.
     #[serde(deserialize_with = "or_default")]
@@ -379,10 +379,10 @@ pub struct TlsListen {
 #[serde(deny_unknown_fields, expecting = "a mapping with the keys certificate and key")]
 pub struct CertificateFiles {
     /// The certificate, followed by those of intermediate authorities.
-    #[serde(deserialize_with = "As::<Text>::deserialize")]
+    #[serde(deserialize_with = "As::<NonEmpty>::deserialize")]
     pub certificate: PathBuf,
     /// Its private key.
-    #[serde(deserialize_with = "As::<Text>::deserialize")]
+    #[serde(deserialize_with = "As::<NonEmpty>::deserialize")]
     pub key: PathBuf,
 }
 
@@ -391,7 +391,7 @@ pub struct CertificateFiles {
 #[serde(default, deny_unknown_fields, expecting = "a mapping such as \"ca_file: /etc/ssl/my-ca.pem\"")]
 pub struct UpstreamTls {
     /// The authorities to trust, in PEM. `None`: those of the system, else those that are built in (rule E2).
-    #[serde(deserialize_with = "As::<Own<Text>>::deserialize", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "As::<Own<NonEmpty>>::deserialize", skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     /// The name to ask for and to verify. `None`: the host of the URL (rule G8).
     #[serde(deserialize_with = "As::<Own<ServerName>>::deserialize", skip_serializing_if = "Option::is_none")]
@@ -459,10 +459,10 @@ impl Default for AdminConfig {
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the key path or builtin")]
 pub struct PluginConfig {
     /// A shared library.
-    #[serde(deserialize_with = "As::<Own<Text>>::deserialize", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "As::<Own<NonEmpty>>::deserialize", skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// The name of one that is linked into the binary.
-    #[serde(deserialize_with = "As::<Own<Text>>::deserialize", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "As::<Own<NonEmpty>>::deserialize", skip_serializing_if = "Option::is_none")]
     pub builtin: Option<String>,
     /// Whether the proxy refuses to start without it.
     pub required: bool,
@@ -615,7 +615,7 @@ pub struct RouteOptions {
 
 impl Default for RouteOptions {
     fn default() -> Self {
-        RawRoute::default().resolve(&Config::default())
+        RawRoute::default().merged_with(&Config::default())
     }
 }
 
@@ -667,25 +667,25 @@ pub(crate) struct RawRoute {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of time-outs such as \"response_head: 5s\"")]
 pub(crate) struct RawTimeouts {
-    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
     pub(super) body_idle: Option<Duration>,
-    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
     pub(super) write_idle: Option<Duration>,
     #[serde(deserialize_with = "some")]
     pub(super) connect: Option<ConnectTimeout>,
-    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
     pub(super) response_head: Option<Duration>,
-    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
     pub(super) response_idle: Option<Duration>,
-    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
     pub(super) tunnel_idle: Option<Duration>,
-    #[serde(deserialize_with = "As::<Own<Span>>::deserialize")]
+    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
     pub(super) tunnel_half_closed: Option<Duration>,
 }
 
 impl RawRoute {
     /// What holds for the route in a file that says `config` at its top level.
-    pub(super) fn resolve(self, config: &Config) -> RouteOptions {
+    pub(super) fn merged_with(self, config: &Config) -> RouteOptions {
         let (own, top) = (self.timeouts.unwrap_or_default(), &config.timeouts);
         let (own_tls, top_tls) = (self.upstream_tls.unwrap_or_default(), &config.upstream_tls);
         RouteOptions {

@@ -120,7 +120,7 @@ fn parse(text: &str, name: &str, format: Result<LogFormat, String>) -> Result<Co
         return Err(ConfigError::at(name, text.as_bytes(), at, message));
     }
     let mut config: Config = serde_yaml::from_str(text).map_err(|error| ConfigError::from_yaml(name, text, error))?;
-    config.settle(format).map_err(|(path, message)| ConfigError::at_path(name, text, &path, message))?;
+    config.validate(format).map_err(|(path, message)| ConfigError::at_path(name, text, &path, message))?;
     Ok(config)
 }
 

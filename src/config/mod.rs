@@ -8,7 +8,7 @@
 //! | `scalar` | values that are one text or number: durations, sizes, counts, words |
 //! | [`prefix`], `url`, `listen`, `plugin_config` | values with a grammar of their own |
 //! | `keys` | **the keys, their defaults and ranges**: the structs of the file are the configuration |
-//! | `settle` | what no value alone can tell: checks, and defaults that depend on other keys |
+//! | `validate` | what no value alone can tell: checks, and defaults that depend on other keys |
 //! | `load` | from the file to a [`Config`] |
 //! | `flags` | from `-listen` and `-route` to a [`Config`] |
 //! | `diff` | back to YAML, and what is different between two configurations |
@@ -20,7 +20,7 @@ mod url;
 mod listen;
 mod plugin_config;
 mod keys;
-mod settle;
+mod validate;
 mod load;
 mod flags;
 mod diff;

@@ -1,6 +1,6 @@
 //! Values that are one text or number: `500ms`, `10s`, `1.5s`, `1h`; `64KiB`, `1MiB`, plain bytes; counts; words.
 //!
-//! A [`Notation`] is how a value is written, [`As`] brings it to serde: `#[serde(with = "As::<Span>")]`. A refusal in a
+//! A [`Notation`] is how a value is written, [`As`] brings it to serde: `#[serde(with = "As::<HumanDuration>")]`. A refusal in a
 //! notation is told at the place of the value, since the YAML library adds the place to what a visitor refuses.
 
 use std::fmt;
@@ -199,13 +199,13 @@ impl<T, N: Printed<T>> Printed<Option<T>> for Or<N> {
 }
 
 /// A duration of at least a millisecond and at most a year, so that no sum with a moment overflows.
-pub(super) struct Span;
+pub(super) struct HumanDuration;
 
 /// From the longest unit to the shortest, in milliseconds.
-const SPAN_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 const MAX_MILLIS: u64 = 365 * 24 * 3_600_000;
 
-impl Notation<Duration> for Span {
+impl Notation<Duration> for HumanDuration {
     const EXPECTED: &'static str = "a duration such as 500ms, 10s, 1m or 1h";
 
     fn from_number(value: u64) -> Result<Duration, String> {
@@ -213,7 +213,7 @@ impl Notation<Duration> for Span {
     }
 
     fn from_text(text: &str) -> Result<Duration, String> {
-        match number_with_unit(text, &SPAN_UNITS) {
+        match number_with_unit(text, &DURATION_UNITS) {
             None => Err(Self::unexpected(text)),
             Some(0) => Err("a duration of 0 would be over before it began: the shortest is 1ms".to_owned()),
             Some(millis @ 1..=MAX_MILLIS) => Ok(Duration::from_millis(millis)),
@@ -222,9 +222,9 @@ impl Notation<Duration> for Span {
     }
 }
 
-impl Printed<Duration> for Span {
+impl Printed<Duration> for HumanDuration {
     fn print(span: &Duration) -> String {
-        with_unit(u64::try_from(span.as_millis()).unwrap_or(u64::MAX), &SPAN_UNITS)
+        with_unit(u64::try_from(span.as_millis()).unwrap_or(u64::MAX), &DURATION_UNITS)
     }
 }
 
@@ -305,7 +305,7 @@ fn number_with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let fraction = fraction.parse::<u64>().ok()? * unit;
     let scale = 10_u64.pow(number.len().saturating_sub(whole.len() + 1) as u32);
     // Nothing is rounded, and no number of bytes is a fraction.
-    if !fraction.is_multiple_of(scale) || number.contains('.') && !std::ptr::eq(units, &SPAN_UNITS) {
+    if !fraction.is_multiple_of(scale) || number.contains('.') && !std::ptr::eq(units, &DURATION_UNITS) {
         return None;
     }
     // What is too great for u64 is out of any range.
@@ -319,9 +319,9 @@ fn with_unit(number: u64, units: &[(&str, u64)]) -> String {
 }
 
 /// A text that is not empty.
-pub(super) struct Text;
+pub(super) struct NonEmpty;
 
-impl<T: From<String>> Notation<T> for Text {
+impl<T: From<String>> Notation<T> for NonEmpty {
     const EXPECTED: &'static str = "a text (put numbers and words like true in quotes)";
 
     fn from_text(text: &str) -> Result<T, String> {
@@ -408,7 +408,7 @@ mod tests {
             ("1d", None),
             ("1m30s", None),
         ] {
-            let millis = Span::from_text(text).ok().map(|span| span.as_millis() as u64);
+            let millis = HumanDuration::from_text(text).ok().map(|span| span.as_millis() as u64);
             assert_eq!(millis, expected, "{text}");
         }
     }
@@ -440,7 +440,7 @@ mod tests {
     #[test]
     fn what_is_printed_is_read_again() {
         for text in ["500ms", "10s", "1m", "90s", "1h", "5m", "1ms", "3601s"] {
-            assert_eq!(Span::from_text(text).map(|span| Span::print(&span)).as_deref(), Ok(text));
+            assert_eq!(HumanDuration::from_text(text).map(|span| HumanDuration::print(&span)).as_deref(), Ok(text));
         }
         for (bytes, expected) in
             [(0, "0"), (1, "1"), (1024, "1KiB"), (1025, "1025"), (1 << 20, "1MiB"), (3 << 30, "3GiB")]

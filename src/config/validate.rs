@@ -12,11 +12,11 @@ use super::keys::{
 };
 use super::listen::ListenAddr;
 use super::prefix;
-use super::scalar::{Notation as _, Printed as _, Span, print_size};
+use super::scalar::{HumanDuration, Notation as _, Printed as _, print_size};
 use super::url::{Scheme, UpstreamUrl};
 
 /// Path and message.
-pub(super) type SettleError = (String, String);
+pub(super) type ValidationError = (String, String);
 
 /// What a worker needs at least: its read buffer and a few exchanges.
 const MIN_SHARE: usize = 512 * 1024;
@@ -26,12 +26,12 @@ const MAX_LIST: usize = 1024;
 
 impl Config {
     /// Completes what was read. `format` is that of the log where nothing is said about it.
-    pub(super) fn settle(&mut self, format: Result<LogFormat, String>) -> Result<(), SettleError> {
+    pub(super) fn validate(&mut self, format: Result<LogFormat, String>) -> Result<(), ValidationError> {
         self.upstream_tls.insecure_skip_verify.get_or_insert(false);
-        self.limits.settle().map_err(at("limits"))?;
-        self.health.settle().map_err(at("health"))?;
+        self.limits.validate().map_err(at("limits"))?;
+        self.health.validate().map_err(at("health"))?;
         if let Some(tls) = &mut self.tls {
-            tls.settle().map_err(at("tls"))?;
+            tls.validate().map_err(at("tls"))?;
         }
         for (index, plugin) in self.plugins.iter().enumerate() {
             plugin.check().map_err(at(&format!("plugins.{index}")))?;
@@ -46,7 +46,7 @@ impl Config {
                 return Err((path.to_owned(), format!("a list has at most {MAX_LIST} entries here")));
             }
         }
-        self.settle_routes()?;
+        self.resolve_routes()?;
         self.check_addresses()?;
         let format = self.log.format.map_or(format, Ok).map_err(at(""))?;
         self.log.format = Some(format);
@@ -95,7 +95,7 @@ impl Config {
 
     /// What holds for a route that says nothing for itself.
     pub(super) fn bare_route(&self) -> RouteOptions {
-        RawRoute::default().resolve(self)
+        RawRoute::default().merged_with(self)
     }
 
     /// Routes of their own that say nothing but the most necessary.
@@ -106,7 +106,7 @@ impl Config {
     }
 
     /// What many routes say alike is kept once, so that 100,000 routes stay small.
-    fn settle_routes(&mut self) -> Result<(), SettleError> {
+    fn resolve_routes(&mut self) -> Result<(), ValidationError> {
         let raw = std::mem::take(&mut self.raw_routes);
         let mut routes: Vec<RouteConfig> = Vec::with_capacity(raw.len());
         let mut first_with = HashMap::with_capacity(raw.len());
@@ -122,7 +122,7 @@ impl Config {
             let options = match options.get(&route) {
                 Some(options) => Arc::clone(options),
                 None => {
-                    let new = Arc::new(route.clone().resolve(self));
+                    let new = Arc::new(route.clone().merged_with(self));
                     options.insert(route, Arc::clone(&new));
                     new
                 }
@@ -139,7 +139,7 @@ impl Config {
     }
 
     /// No address is listened on twice, whatever the keys are.
-    fn check_addresses(&self) -> Result<(), SettleError> {
+    fn check_addresses(&self) -> Result<(), ValidationError> {
         let tls = self.tls.as_ref().map_or(&[][..], |tls| &tls.listen_addr);
         let keys = [
             ("listen_addr", &self.listen_addr[..]),
@@ -169,12 +169,12 @@ impl Config {
     }
 }
 
-fn at(path: &str) -> impl Fn(String) -> SettleError {
+fn at(path: &str) -> impl Fn(String) -> ValidationError {
     move |message| (path.to_owned(), message)
 }
 
 impl Limits {
-    fn settle(&mut self) -> Result<(), String> {
+    fn validate(&mut self) -> Result<(), String> {
         let (line, head) = (self.max_request_line, self.max_head_bytes);
         if line > head {
             let [line, head] = [line, head].map(|size| print_size(size as u64));
@@ -191,7 +191,7 @@ impl Limits {
 }
 
 impl Health {
-    fn settle(&mut self) -> Result<(), String> {
+    fn validate(&mut self) -> Result<(), String> {
         let default = Health::default();
         if self.eject.is_zero() {
             let max = if self.max_eject.is_zero() { default.max_eject } else { self.max_eject };
@@ -201,7 +201,7 @@ impl Health {
             self.max_eject = default.max_eject.max(self.eject);
         }
         if self.eject > self.max_eject {
-            let [eject, max_eject] = [self.eject, self.max_eject].map(|span| Span::print(&span));
+            let [eject, max_eject] = [self.eject, self.max_eject].map(|span| HumanDuration::print(&span));
             return Err(format!("eject ({eject}) is longer than max_eject ({max_eject}): shorten it"));
         }
         Ok(())
@@ -209,7 +209,7 @@ impl Health {
 }
 
 impl TlsListen {
-    fn settle(&mut self) -> Result<(), String> {
+    fn validate(&mut self) -> Result<(), String> {
         if !cfg!(feature = "tls") {
             return Err(
                 "this build cannot listen with TLS: remove tls, or build it with the feature \"tls\"".to_owned()
