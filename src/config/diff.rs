@@ -373,8 +373,9 @@ mod tests {
             ),
             ("one less", ", 'http://u:p@c'", "", &["removed: route /: upstream http://c"]),
         ] {
-            let (whole, _) = both_ways(several, &several.replace(from, to));
+            let (whole, told) = both_ways(several, &several.replace(from, to));
             assert_eq!(whole, expected, "{name}");
+            assert!(whole.ends_with(&told) && whole.len() <= told.len() + 1, "{name}, by way of /configz: {told:?}");
         }
         let (whole, told) = both_ways(&old, &old.replace("secret", "other"));
         assert_eq!(

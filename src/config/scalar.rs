@@ -213,13 +213,22 @@ impl Notation<Duration> for HumanDuration {
     }
 
     fn from_text(text: &str) -> Result<Duration, String> {
-        match number_with_unit(text, &DURATION_UNITS) {
+        match millis(text) {
             None => Err(Self::unexpected(text)),
             Some(0) => Err("a duration of 0 would be over before it began: the shortest is 1ms".to_owned()),
             Some(millis @ 1..=MAX_MILLIS) => Ok(Duration::from_millis(millis)),
             Some(_) => Err(format!("{} is too long: the longest duration is 8760h, a year", quoted(text))),
         }
     }
+}
+
+/// `10s`, or `1.5s` where nothing has to be rounded.
+fn millis(text: &str) -> Option<u64> {
+    let Some((whole, fraction)) = text.split_once('.') else { return number_with_unit(text, &DURATION_UNITS) };
+    let (digits, unit) = fraction.split_at(fraction.bytes().take_while(u8::is_ascii_digit).count());
+    let fraction = number_with_unit(fraction, &DURATION_UNITS)?;
+    let scale = 10_u64.checked_pow(digits.len() as u32).filter(|scale| fraction.is_multiple_of(*scale))?;
+    number_with_unit(&format!("{whole}{unit}"), &DURATION_UNITS)?.checked_add(fraction / scale)
 }
 
 impl Printed<Duration> for HumanDuration {
@@ -294,23 +303,15 @@ fn in_range<T: TryFrom<u64>>(value: u64, min: u64, max: u64) -> Option<T> {
     if (min..=max).contains(&value) { T::try_from(value).ok() } else { None }
 }
 
-/// Digits, for a duration perhaps with a point between them, and one of `units`; nothing else. `str::parse` would take a `+`.
+/// Digits and one of `units`, nothing between or around them. Digits only: `str::parse` would take a `+`.
 fn number_with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
-    let (number, name) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
-    let (_, unit) = *units.iter().find(|(unit, _)| *unit == name)?;
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-    if whole.is_empty() || !(1..=9).contains(&fraction.len()) || fraction.contains('.') {
-        return None;
-    }
-    let fraction = fraction.parse::<u64>().ok()? * unit;
-    let scale = 10_u64.pow(number.len().saturating_sub(whole.len() + 1) as u32);
-    // Nothing is rounded, and no number of bytes is a fraction.
-    if !fraction.is_multiple_of(scale) || number.contains('.') && !std::ptr::eq(units, &DURATION_UNITS) {
+    let (number, name) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
+    let (_, unit) = units.iter().find(|(unit, _)| *unit == name)?;
+    if number.is_empty() {
         return None;
     }
     // What is too great for u64 is out of any range.
-    let whole = whole.parse::<u64>().ok().and_then(|whole| whole.checked_mul(unit));
-    Some(whole.and_then(|whole| whole.checked_add(fraction / scale)).unwrap_or(u64::MAX))
+    Some(number.parse::<u64>().ok().and_then(|number| number.checked_mul(*unit)).unwrap_or(u64::MAX))
 }
 
 fn with_unit(number: u64, units: &[(&str, u64)]) -> String {
@@ -397,7 +398,9 @@ mod tests {
             ("1.s", None),
             (".5s", None),
             ("1.5.5s", None),
-            ("1.0000000000s", None),
+            ("1.0000000000s", Some(1000)),
+            ("1.99999999999999999999s", None),
+            ("1.5x", None),
             ("10", None),
             ("s", None),
             ("", None),
