@@ -64,19 +64,18 @@ pub const fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 /// Appends `number` in decimal.
-pub fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
-    // 2^64-1 has 20 digits.
-    let mut digits = [b'0'; 20];
-    let mut first = digits.len() - 1;
-    loop {
-        digits[first] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
+pub fn write_decimal(number: u64, out: &mut Vec<u8>) {
+    let digit = |power: u64| b'0' + (number / power % 10) as u8;
+    match number {
+        0..10 => out.push(digit(1)),
+        // Octets of addresses, statuses and most lengths.
+        10..100 => out.extend_from_slice(&[digit(10), digit(1)]),
+        100..1000 => out.extend_from_slice(&[digit(100), digit(10), digit(1)]),
+        1000.. => {
+            write_decimal(number / 1000, out);
+            out.extend_from_slice(&[digit(100), digit(10), digit(1)]);
         }
-        first -= 1;
     }
-    out.extend_from_slice(&digits[first..]);
 }
 
 /// `value` without SP and HTAB at both ends (OWS of RFC 9110 section 5.6.3).

@@ -480,19 +480,18 @@ impl Fields {
 
     /// Appends every line as `name: value CRLF`, without the empty line that ends a section.
     pub fn write(&self, out: &mut Vec<u8>) {
-        self.write_if(out, |_| true);
+        self.write_without(HeaderSet::default(), out);
     }
 
-    /// Like [`write`](Fields::write), without the lines of these ids.
+    /// The same, without the lines of these names.
     pub fn write_without(&self, ids: HeaderSet, out: &mut Vec<u8>) {
-        self.write_if(out, |slot| !ids.has(slot.id));
-    }
-
-    fn write_if(&self, out: &mut Vec<u8>, wanted: impl Fn(&Slot) -> bool) {
+        if self.unused == 0 && !self.may_contain_any(ids) {
+            return out.extend_from_slice(&self.bytes);
+        }
         out.reserve(self.wire_len());
         // Lines that stand side by side leave as one copy.
         let (mut start, mut end) = (0, 0);
-        for slot in self.lines.iter().filter(|slot| wanted(slot)) {
+        for slot in self.lines.iter().filter(|slot| !ids.has(slot.id)) {
             if slot.start != end {
                 out.extend_from_slice(&self.bytes[start..end]);
                 start = slot.start;
