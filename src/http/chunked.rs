@@ -53,7 +53,7 @@ pub struct ChunkedDecoder {
 enum State {
     Size {
         size: u64,
-        digits: u8,
+        digits: usize,
     },
     Extensions {
         size: u64,
@@ -76,8 +76,6 @@ enum State {
     Ended,
     Failed(HttpError),
 }
-
-const NEXT_CHUNK: State = State::Size { size: 0, digits: 0 };
 
 /// What comes next in chunk extensions.
 #[derive(Clone, Copy, Debug)]
@@ -119,7 +117,13 @@ impl Default for ChunkedDecoder {
 impl ChunkedDecoder {
     /// A decoder that waits for the first chunk line.
     pub const fn new() -> Self {
-        ChunkedDecoder { state: NEXT_CHUNK, extensions: 0, overhead: 0, data: 0, trailers: Vec::new() }
+        ChunkedDecoder {
+            state: State::Size { size: 0, digits: 0 },
+            extensions: 0,
+            overhead: 0,
+            data: 0,
+            trailers: Vec::new(),
+        }
     }
 
     /// Takes the next step through `input`, which begins where the last step's `consumed` ended.
@@ -127,7 +131,7 @@ impl ChunkedDecoder {
         let mut at = 0;
         loop {
             let rest = &input[at..];
-            let step = match self.state {
+            let taken = match self.state {
                 State::Failed(error) => return Err(error),
                 State::Ended => return Ok(ChunkEvent::End { consumed: at }),
                 _ if rest.is_empty() => return Ok(ChunkEvent::NeedMore),
@@ -137,19 +141,33 @@ impl ChunkedDecoder {
                 State::SizeLf { size } if rest[0] == b'\n' => self.end_line(size, 1),
                 State::SizeLf { .. } => Err(HttpError::BadChunkLineEnd),
                 // Rule S7: exactly CRLF, or the sizes of sender and recipient differ.
-                State::DataEnd if rest.starts_with(CRLF) => Ok((CRLF.len(), NEXT_CHUNK)),
-                State::DataEnd if rest == b"\r" => Ok((1, State::DataEndLf)),
-                State::DataEndLf if rest[0] == b'\n' => Ok((1, NEXT_CHUNK)),
-                State::DataEnd | State::DataEndLf => Err(HttpError::BadDataEnd),
+                State::DataEnd => match rest {
+                    [b'\r', b'\n', line @ ..] => {
+                        self.overhead += CRLF.len() as u64;
+                        at += CRLF.len();
+                        self.take_size(line, 0, 0)
+                    }
+                    [b'\r'] => self.next(1, State::DataEndLf),
+                    _ => Err(HttpError::BadDataEnd),
+                },
+                State::DataEndLf if rest[0] == b'\n' => self.next(1, State::Size { size: 0, digits: 0 }),
+                State::DataEndLf => Err(HttpError::BadDataEnd),
                 State::Trailers { line_start } => self.take_trailers(rest, line_start),
                 State::TrailersLf if rest[0] == b'\n' => self.end_trailers(1),
                 State::TrailersLf => Err(HttpError::BareCr),
             };
-            let (len, state) = step.inspect_err(|&error| self.state = State::Failed(error))?;
-            self.overhead += len as u64;
-            self.state = state;
-            at += len;
+            match taken {
+                Ok(len) => at += len,
+                Err(error) => self.state = State::Failed(error),
+            }
         }
+    }
+
+    /// `len` bytes of framing were taken, and `state` comes next.
+    fn next(&mut self, len: usize, state: State) -> Result<usize, HttpError> {
+        self.overhead += len as u64;
+        self.state = state;
+        Ok(len)
     }
 
     /// The trailer section as received, with the empty line that ends it, after `ChunkEvent::End`; before it, nothing.
@@ -171,28 +189,30 @@ impl ChunkedDecoder {
         ChunkEvent::Data { data: &rest[..len], consumed: at + len }
     }
 
-    /// chunk-size: 1 to 16 digits, then CRLF or `;` (rule S5). Like those that follow, this returns how many bytes it took,
-    /// and what comes next.
-    fn take_size(&mut self, rest: &[u8], mut size: u64, mut digits: u8) -> Result<(usize, State), HttpError> {
+    /// chunk-size: 1 to 16 digits, then CRLF or `;` (rule S5). Like those that follow, this returns how many bytes it took.
+    fn take_size(&mut self, rest: &[u8], mut size: u64, earlier_digits: usize) -> Result<usize, HttpError> {
         let mut len = 0;
         while let Some(digit) = rest.get(len).and_then(|&byte| chars::hex_digit(byte)) {
             size = size << 4 | u64::from(digit);
-            digits += 1;
             len += 1;
-            // 16 digits fit into 64 bits; the highest bit is refused so that nobody reads the size as negative.
-            if digits > 16 || size > i64::MAX as u64 {
+            if earlier_digits + len > 16 {
                 return Err(HttpError::ChunkTooLarge);
             }
         }
+        // 16 digits fit into 64 bits; the highest bit is refused so that nobody reads the size as negative.
+        if size > i64::MAX as u64 {
+            return Err(HttpError::ChunkTooLarge);
+        }
+        let digits = earlier_digits + len;
         match rest[len..] {
-            [] => Ok((len, State::Size { size, digits })),
+            [b'\r', b'\n', ..] if digits > 0 => self.end_line(size, len + CRLF.len()),
+            [] => self.next(len, State::Size { size, digits }),
             _ if digits == 0 => Err(HttpError::BadChunkSize),
-            [b'\r', b'\n', ..] => self.end_line(size, len + CRLF.len()),
-            [b'\r'] => Ok((len + 1, State::SizeLf { size })),
+            [b'\r'] => self.next(len + 1, State::SizeLf { size }),
             [b'\r' | b'\n', ..] => Err(HttpError::BadChunkLineEnd),
             [b';', ..] => {
-                let line_len = usize::from(digits) + 1;
-                Ok((len + 1, State::Extensions { size, line_len, place: Extension::NameStart }))
+                let state = State::Extensions { size, line_len: digits + 1, place: Extension::NameStart };
+                self.next(len + 1, state)
             }
             _ => Err(HttpError::BadChunkSize),
         }
@@ -206,7 +226,7 @@ impl ChunkedDecoder {
         size: u64,
         line_len: usize,
         mut place: Extension,
-    ) -> Result<(usize, State), HttpError> {
+    ) -> Result<usize, HttpError> {
         use Extension::{AfterQuoted, Name, NameStart, Quoted, QuotedPair, Token, ValueStart};
         for (at, &byte) in rest.iter().enumerate() {
             self.extensions += 1;
@@ -225,29 +245,30 @@ impl ChunkedDecoder {
                 (Quoted, b'\\') => QuotedPair,
                 (Quoted | QuotedPair, byte) if chars::is_field_byte(byte) => Quoted,
                 (Name | Token | AfterQuoted, b';') => NameStart,
-                (Name | Token | AfterQuoted, b'\r') => return Ok((at + 1, State::SizeLf { size })),
+                (Name | Token | AfterQuoted, b'\r') => return self.next(at + 1, State::SizeLf { size }),
                 (Name | Token | AfterQuoted, b'\n') => return Err(HttpError::BadChunkLineEnd),
                 _ => return Err(HttpError::BadExtension),
             };
         }
-        Ok((rest.len(), State::Extensions { size, line_len: line_len + rest.len(), place }))
+        self.next(rest.len(), State::Extensions { size, line_len: line_len + rest.len(), place })
     }
 
     /// A chunk line of this size ends behind the next `len` bytes.
-    fn end_line(&mut self, size: u64, len: usize) -> Result<(usize, State), HttpError> {
+    fn end_line(&mut self, size: u64, len: usize) -> Result<usize, HttpError> {
+        self.overhead += len as u64;
+        self.state = if size == 0 { State::Trailers { line_start: 0 } } else { State::Data { left: size } };
         // Each byte of framing costs us more than the sender: more than three quarters is an attack (rule S5).
-        let overhead = self.overhead + len as u64;
-        if overhead > FREE_OVERHEAD && overhead > self.data.saturating_mul(3) {
+        if self.overhead > FREE_OVERHEAD && self.overhead > self.data.saturating_mul(3) {
             return Err(HttpError::TooMuchOverhead);
         }
-        Ok((len, if size == 0 { State::Trailers { line_start: 0 } } else { State::Data { left: size } }))
+        Ok(len)
     }
 
     /// Takes a trailer line, or the part of one that is here. It is checked already: who drops trailers does not parse them.
-    fn take_trailers(&mut self, rest: &[u8], line_start: usize) -> Result<(usize, State), HttpError> {
+    fn take_trailers(&mut self, rest: &[u8], line_start: usize) -> Result<usize, HttpError> {
         if line_start == self.trailers.len() && rest[0] == b'\r' {
             return match rest {
-                [_] => Ok((1, State::TrailersLf)),
+                [_] => self.next(1, State::TrailersLf),
                 [_, b'\n', ..] => self.end_trailers(CRLF.len()),
                 _ => Err(HttpError::BareCr),
             };
@@ -255,18 +276,18 @@ impl ChunkedDecoder {
         let len = chars::find(rest, b'\n').map_or(rest.len(), |at| at + 1);
         self.keep_trailer(&rest[..len])?;
         if !self.trailers.ends_with(b"\n") {
-            return Ok((len, State::Trailers { line_start }));
+            return self.next(len, State::Trailers { line_start });
         }
         check_field_line(&self.trailers[line_start..])?;
-        Ok((len, State::Trailers { line_start: self.trailers.len() }))
+        self.next(len, State::Trailers { line_start: self.trailers.len() })
     }
 
     /// The empty line ends behind the next `len` bytes.
-    fn end_trailers(&mut self, len: usize) -> Result<(usize, State), HttpError> {
+    fn end_trailers(&mut self, len: usize) -> Result<usize, HttpError> {
         if !self.trailers.is_empty() {
             self.keep_trailer(CRLF)?;
         }
-        Ok((len, State::Ended))
+        self.next(len, State::Ended)
     }
 
     fn keep_trailer(&mut self, bytes: &[u8]) -> Result<(), HttpError> {
