@@ -71,32 +71,14 @@ pub fn has_false_framing(head: &ResponseHead, to_head: bool) -> bool {
         }
 }
 
-/// What the framing fields say, `None` where there are none.
-#[inline]
+/// What the framing fields say, `None` where there are none. What is repeated first is told.
 fn declared_framing(fields: &Fields, version: Version) -> Result<Option<Framing>, HttpError> {
-    if !fields.may_contain_any(HeaderSet::of(&[HeaderId::ContentLength, HeaderId::TransferEncoding])) {
-        return Ok(None);
-    }
-    if fields.may_contain(HeaderId::TransferEncoding) {
-        return declared_by_either(fields, version);
-    }
-    let mut lengths = fields.values(HeaderId::ContentLength);
-    match (lengths.next(), lengths.next()) {
-        (None, _) => Ok(None),
-        (Some(digits), None) => parse_length(digits).map(Some),
-        (Some(_), Some(_)) => Err(HttpError::RepeatedLength),
-    }
-}
-
-/// The same where there may be both; what is repeated first is told.
-fn declared_by_either(fields: &Fields, version: Version) -> Result<Option<Framing>, HttpError> {
     let mut length = None;
     let mut coding = None;
-    for line in fields.iter() {
+    for line in fields.lines(HeaderSet::of(&[HeaderId::ContentLength, HeaderId::TransferEncoding])) {
         let (slot, error) = match line.id {
             HeaderId::ContentLength => (&mut length, HttpError::RepeatedLength),
-            HeaderId::TransferEncoding => (&mut coding, HttpError::RepeatedCoding),
-            _ => continue,
+            _ => (&mut coding, HttpError::RepeatedCoding),
         };
         if slot.replace(line.value).is_some() {
             return Err(error);
@@ -105,15 +87,14 @@ fn declared_by_either(fields: &Fields, version: Version) -> Result<Option<Framin
     match (length, coding, version) {
         (None, None, _) => Ok(None),
         (Some(_), Some(_), _) => Err(HttpError::LengthAndCoding),
-        (Some(digits), None, _) => parse_length(digits).map(Some),
+        (Some(digits), None, _) => match chars::parse_decimal(digits) {
+            Some(length) => Ok(Some(Framing::Length(length))),
+            None => Err(HttpError::BadLength),
+        },
         (None, Some(_), Version::Http10) => Err(HttpError::CodingInHttp10),
         (None, Some(coding), Version::Http11) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Some(Framing::Chunked)),
         (None, Some(_), Version::Http11) => Err(HttpError::UnknownCoding),
     }
-}
-
-fn parse_length(digits: &[u8]) -> Result<Framing, HttpError> {
-    chars::parse_decimal(digits).map(Framing::Length).ok_or(HttpError::BadLength)
 }
 
 #[cfg(test)]

@@ -128,10 +128,6 @@ pub fn parse_response(input: &[u8], limits: &HeadLimits, head: &mut ResponseHead
 
 /// Reads a whole trailer section (field lines and the empty line that ends it) into `fields`.
 pub fn parse_trailers(input: &[u8], limits: &HeadLimits, fields: &mut Fields) -> Result<Option<usize>, HttpError> {
-    if input.starts_with(CRLF) {
-        fields.clear();
-        return Ok(Some(CRLF.len()));
-    }
     HeadParser::new().read(input, limits, fields)
 }
 
@@ -149,7 +145,6 @@ pub struct HeadParser {
 
 /// What ends each line.
 pub const CRLF: &[u8] = b"\r\n";
-const END: &[u8] = b"\r\n\r\n";
 
 impl HeadParser {
     /// A reader at the start of a head.
@@ -364,7 +359,9 @@ fn reason_of(head: &[u8]) -> &[u8] {
 
 /// Takes over the field lines of `head`, a whole head, where each line of that ends with CRLF (rule S8).
 fn take_fields(head: &[u8], lines: &[Header<'_>], fields: &mut Fields) -> Result<(), Refused> {
-    let Some(first) = lines.first() else { return if head.ends_with(END) { Ok(()) } else { Err(Refused) } };
+    let Some(first) = lines.first() else {
+        return if head.ends_with(b"\r\n\r\n") || head == CRLF { Ok(()) } else { Err(Refused) };
+    };
     let (start, section) = head.split_at(offset_in(head, first.name.as_bytes()));
     let section = section.strip_suffix(CRLF).ok_or(Refused)?;
     if !start.is_empty() && !start.ends_with(CRLF) {
