@@ -141,8 +141,11 @@ pub fn has_dot_segment(path: &[u8]) -> bool {
 /// Whether a dot stands at the start of `path` or right behind `/` or `\`, or there is a `%`, which may stand for anything.
 /// `false` is certain.
 fn may_have_early_dot(path: &[u8]) -> bool {
-    let is_early_dot = |pair: &[u8]| pair[1] == b'.' && matches!(pair[0], b'/' | b'\\');
-    path.starts_with(b".") || path.windows(2).any(is_early_dot) || path.contains(&b'%')
+    path.iter().enumerate().any(|(at, byte)| match byte {
+        b'.' => at == 0 || matches!(path[at - 1], b'/' | b'\\'),
+        b'%' => true,
+        _ => false,
+    })
 }
 
 fn has_disguised_dot_segment(path: &[u8]) -> bool {
