@@ -199,7 +199,7 @@ impl ChunkedDecoder {
                 return Err(HttpError::ChunkTooLarge);
             }
         }
-        // 16 digits fit into 64 bits; the highest bit is refused so that nobody reads the size as negative.
+        // 16 digits fit into 64 bits; the highest bit is refused so that no reader takes the size for negative.
         if size > i64::MAX as u64 {
             return Err(HttpError::ChunkTooLarge);
         }
@@ -219,7 +219,7 @@ impl ChunkedDecoder {
     }
 
     /// chunk-ext: `*( ";" name [ "=" ( token / quoted-string ) ] )` (rule S6), of which `place` says what comes next. White
-    /// space around `;` and `=` is refused, though the RFC lets a recipient skip it: nobody sends it but to be misunderstood.
+    /// space around `;` and `=` is refused, though the RFC lets a recipient skip it: it is sent only to be misunderstood.
     fn take_extensions(
         &mut self,
         rest: &[u8],

@@ -3,9 +3,9 @@
 //! Order, duplicates and the case of names are kept: a recipient may treat order as preference (RFC 9110 section 5.3).
 //! All bytes of a field section live in one vector, so that a section which is used again and again stops allocating,
 //! and reading a head costs one copy. Each line stands there in the form in which it will be sent; a run of lines that
-//! nobody touched is written with one copy.
+//! were not changed is written with one copy.
 //!
-//! Nothing here judges what it is given: `head` checks what peers send, `plugin::host` what plugins write.
+//! Nothing here checks what it is given: `head` checks what peers send, `plugin::host` what plugins write.
 
 use super::chars::is_word;
 

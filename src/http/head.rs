@@ -16,7 +16,7 @@
 //! A head that has not arrived whole is `Ok(None)`; a limit turns an endless one into an error.
 //!
 //! Invariants:
-//! 1. The answer does not depend on how the bytes were split: only whole lines are judged, and the first bad one counts.
+//! 1. The answer does not depend on how the bytes were split: only whole lines are checked, and the first bad one counts.
 //! 2. It does not depend on bytes after the head.
 //! 3. [`HeadParser`] searches each byte for a line's end once, and runs httparse again only when a line has ended.
 //!
@@ -79,7 +79,7 @@ pub struct ResponseHead {
     pub status: u16,
     /// The reason phrase as received; empty where there was none.
     pub reason: Vec<u8>,
-    /// The version that the origin speaks.
+    /// The version that the upstream speaks.
     pub version: Version,
     /// The field lines in order.
     pub fields: Fields,
@@ -94,6 +94,9 @@ impl ResponseHead {
         self.fields.clear();
     }
 }
+
+/// The length of what was parsed; `None` when more bytes are needed.
+pub type ParseResult = Result<Option<usize>, HttpError>;
 
 /// Reads a request head at the start of `input` into `head`.
 ///
@@ -117,23 +120,23 @@ impl ResponseHead {
 /// let refused = parse_request(b"GET /a HTTP/1.1\nHost: example.com\n\n", &limits, &mut head).unwrap_err();
 /// assert_eq!((refused.rule(), refused.status()), ("S8", 400));
 /// ```
-pub fn parse_request(input: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Result<Option<usize>, HttpError> {
+pub fn parse_request(input: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> ParseResult {
     HeadParser::new().request(input, limits, head)
 }
 
 /// Reads a response head at the start of `input` into `head`; returns like [`parse_request`].
-pub fn parse_response(input: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -> Result<Option<usize>, HttpError> {
+pub fn parse_response(input: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -> ParseResult {
     HeadParser::new().response(input, limits, head)
 }
 
 /// Reads a whole trailer section (field lines and the empty line that ends it) into `fields`.
-pub fn parse_trailers(input: &[u8], limits: &HeadLimits, fields: &mut Fields) -> Result<Option<usize>, HttpError> {
+pub fn parse_trailers(input: &[u8], limits: &HeadLimits, fields: &mut Fields) -> ParseResult {
     HeadParser::new().read(input, limits, fields)
 }
 
 /// Remembers what it has seen of a head, so that one which arrives in small pieces is not searched over and over.
 ///
-/// Each call is given all bytes received so far. A reader reads one head after the other; after an error it keeps giving
+/// Each call is given all bytes received so far. A parser reads one head after the other; after an error it keeps giving
 /// that error.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HeadParser {
@@ -147,38 +150,28 @@ pub struct HeadParser {
 pub const CRLF: &[u8] = b"\r\n";
 
 impl HeadParser {
-    /// A reader at the start of a head.
+    /// A parser at the start of a head.
     pub const fn new() -> Self {
         HeadParser { seen: 0, line_start: 0 }
     }
 
     /// Like [`parse_request`], where `input` begins with all that earlier calls were given.
-    pub fn request(
-        &mut self,
-        input: &[u8],
-        limits: &HeadLimits,
-        head: &mut RequestHead,
-    ) -> Result<Option<usize>, HttpError> {
+    pub fn request(&mut self, input: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> ParseResult {
         self.read(input, limits, head)
     }
 
     /// Like [`parse_response`], where `input` begins with all that earlier calls were given.
-    pub fn response(
-        &mut self,
-        input: &[u8],
-        limits: &HeadLimits,
-        head: &mut ResponseHead,
-    ) -> Result<Option<usize>, HttpError> {
+    pub fn response(&mut self, input: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -> ParseResult {
         self.read(input, limits, head)
     }
 
-    fn read<H: Head>(&mut self, input: &[u8], limits: &HeadLimits, head: &mut H) -> Result<Option<usize>, HttpError> {
+    fn read<H: Head>(&mut self, input: &[u8], limits: &HeadLimits, head: &mut H) -> ParseResult {
         head.clear();
         // No byte beyond it is ever looked at, so that the limit is reached at the same place however the bytes arrive.
         let window = &input[..input.len().min(limits.head_bytes)];
         // Most heads arrive whole, and then this is all there is to do.
         if self.seen == 0
-            && let Ok(Some(len)) = head.take(window, limits)
+            && let Ok(Some(len)) = head.parse(window, limits)
         {
             return Ok(Some(len));
         }
@@ -189,18 +182,13 @@ impl HeadParser {
         Ok(len)
     }
 
-    /// Judges the whole lines in `window`, where one has ended since the last call.
+    /// Checks the whole lines in `window`, where one has ended since the last call.
     #[inline(never)]
-    fn read_lines<H: Head>(
-        &mut self,
-        window: &[u8],
-        limits: &HeadLimits,
-        head: &mut H,
-    ) -> Result<Option<usize>, HttpError> {
+    fn read_lines<H: Head>(&mut self, window: &[u8], limits: &HeadLimits, head: &mut H) -> ParseResult {
         if let Some(last) = window[self.seen..].iter().rposition(|&byte| byte == b'\n') {
             let lines = &window[..self.seen + last + 1];
             let is_bare = |line: &[u8]| !line.ends_with(CRLF);
-            match head.take(lines, limits) {
+            match head.parse(lines, limits) {
                 Ok(Some(len)) => {
                     *self = HeadParser::new();
                     return Ok(Some(len));
@@ -234,12 +222,12 @@ trait Head {
     fn clear(&mut self);
     /// Fills `self`, which is empty, from a head at the start of `bytes` and returns the length of that. Where that is not
     /// whole or refused, `self` is left empty.
-    fn take(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused>;
+    fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused>;
     /// The most bytes of the first line without CRLF.
     fn max_start_line(_: &HeadLimits) -> usize {
         usize::MAX
     }
-    /// Takes the first line off `lines` and judges it.
+    /// Takes the first line off `lines` and checks it.
     fn check_start_line<'a>(lines: &mut impl Iterator<Item = &'a [u8]>, limits: &HeadLimits) -> Result<(), HttpError>;
 }
 
@@ -252,7 +240,7 @@ impl Head for RequestHead {
         RequestHead::clear(self);
     }
 
-    fn take(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused> {
+    fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused> {
         count_run();
         let mut slots = [MaybeUninit::uninit(); MAX_FIELD_LINES];
         let mut parsed = httparse::Request::new(&mut []);
@@ -297,7 +285,7 @@ impl Head for ResponseHead {
         ResponseHead::clear(self);
     }
 
-    fn take(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused> {
+    fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused> {
         count_run();
         let mut slots = [MaybeUninit::uninit(); MAX_FIELD_LINES];
         let slots = &mut slots[..max_lines(limits)];
@@ -327,7 +315,7 @@ impl Head for Fields {
         Fields::clear(self);
     }
 
-    fn take(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused> {
+    fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused> {
         let mut slots = [httparse::EMPTY_HEADER; MAX_FIELD_LINES];
         match httparse::parse_headers(bytes, &mut slots[..max_lines(limits)])? {
             Status::Complete((len, lines)) => take_fields(&bytes[..len], lines, self).map(|()| Some(len)),

@@ -286,7 +286,7 @@ fn is_ip_future(literal: &[u8]) -> bool {
 }
 
 /// How many bytes at the start of `authority` are a reg-name of RFC 3986 section 3.2.2, which takes in IPv4 addresses;
-/// `None` where there is none. What follows it is for the caller to judge.
+/// `None` where there is none. What follows it is for the caller to check.
 fn reg_name_len(authority: &[u8]) -> Option<usize> {
     let mut len = 0;
     loop {
@@ -311,7 +311,7 @@ fn parse_port(digits: &[u8]) -> Option<u16> {
 }
 
 /// Whether `authority` is a valid Host value: `host`, `host:port`, `[v6]`, `[v6]:port`; no userinfo, no comma, no path.
-/// Empty is valid (RFC 9110 section 7.2) and left to the caller to judge.
+/// Empty is valid (RFC 9110 section 7.2) and left to the caller.
 pub fn is_authority(authority: &[u8]) -> bool {
     authority.is_empty() || split_authority(authority).is_some()
 }
