@@ -26,10 +26,10 @@ use mini_rproxy::extras::explain::{Typed, explain};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation::{self, Notifier};
 use mini_rproxy::net::clock::Clock;
+use mini_rproxy::net::dns::SystemLookup;
 use mini_rproxy::net::listen::{Speaks, UsePort};
 use mini_rproxy::net::observer::{LogSwitches, LogWriter};
 use mini_rproxy::net::probe::{self, probe};
-use mini_rproxy::net::resolve::SystemResolver;
 use mini_rproxy::net::server::{Parts, Reloaded, Server, StartError};
 use mini_rproxy::net::signal::{self, SignalEvent, SignalListener};
 use mini_rproxy::net::tls::Tls;
@@ -218,7 +218,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
         inherited,
         port: if flags.takeover { UsePort::WithOthers } else { UsePort::Alone },
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
-        names: Box::new(SystemResolver),
+        names: Box::new(SystemLookup),
         journals: Arc::new(move || Box::new(LogWriter::new(worker_log.clone(), Arc::clone(&worker_switches)))),
         on_end: Arc::new(move || {
             // It fails when the main thread has ended, and the process with it.

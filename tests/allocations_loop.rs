@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use mini_rproxy::config::Config;
+use mini_rproxy::net::dns::SystemLookup;
 use mini_rproxy::net::listen::UsePort;
 use mini_rproxy::net::observer::EventLog;
-use mini_rproxy::net::resolve::SystemResolver;
 use mini_rproxy::net::server::{Parts, Server};
 use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
 
@@ -102,7 +102,7 @@ fn a_keep_alive_request_allocates_nothing_in_the_whole_proxy() {
         inherited: Vec::new(),
         port: UsePort::Alone,
         hooks: None,
-        names: Box::new(SystemResolver),
+        names: Box::new(SystemLookup),
         journals: Arc::new(|| Box::new(Silent)),
         on_end: Arc::new(|| {}),
     })

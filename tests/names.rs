@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use mini_rproxy::config::Config;
+use mini_rproxy::net::dns::Lookup;
 use mini_rproxy::net::listen::UsePort;
 use mini_rproxy::net::observer::EventLog;
-use mini_rproxy::net::resolve::Resolve;
 use mini_rproxy::net::server::{Parts, Server};
 use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
 
@@ -39,8 +39,8 @@ impl Names {
     }
 }
 
-impl Resolve for Names {
-    fn resolve(&self, host: &str, _: u16) -> io::Result<Vec<SocketAddr>> {
+impl Lookup for Names {
+    fn lookup(&self, host: &str, _: u16) -> io::Result<Vec<SocketAddr>> {
         self.0.lock().expect("whole").get(host).cloned().ok_or_else(|| ErrorKind::NotFound.into())
     }
 }

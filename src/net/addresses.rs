@@ -1,9 +1,4 @@
 //! The addresses of an upstream, and in which order a new connection tries them.
-//!
-//! Each attempt begins one further than the one before, so that the load spreads. An address that failed comes last for a
-//! while: otherwise one that is dead would cost its time-out again and again.
-//!
-//! Connecting is done in [`dial`](super::dial).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,84 +7,76 @@ use std::time::Duration;
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::ConnectError;
 
-/// So long an address that failed comes last; then it may have come back.
-const AVOIDED: Duration = Duration::from_secs(30);
+/// An address that failed is tried last for so long; then it may have come back.
+const FAILED_ADDRESS_TIME: Duration = Duration::from_secs(30);
 
-/// What a worker knows of an upstream's name.
+/// The addresses of an upstream. Each attempt begins one further than the one before, so that the load spreads. An address
+/// that failed is tried last for a while: otherwise a dead one would cost its time-out again and again.
 #[derive(Debug)]
-pub struct Known {
-    addresses: Arc<[SocketAddr]>,
+pub struct Addresses {
+    list: Arc<[SocketAddr]>,
     /// Where the next attempt begins.
     next: usize,
-    /// Those that failed, each until when it comes last. Mostly empty.
+    /// Those that failed, each until when it is tried last. Mostly empty.
     failed: Vec<(SocketAddr, MonoTime)>,
-    /// When the resolver was last told that the name is in use.
-    pub kept: MonoTime,
+    /// The last attempt.
+    pub used_at: MonoTime,
+    /// When to look them up again; `None` while that is done, and for an IP literal.
+    pub refresh_at: Option<MonoTime>,
 }
 
 /// Addresses that are tried in turn.
 #[derive(Debug)]
-pub struct Attempt {
-    /// Not tried yet; the next one is the last.
-    left: Vec<SocketAddr>,
-    /// The one that is tried now.
+pub struct ConnectAttempt {
+    /// Popped from the back.
+    untried: Vec<SocketAddr>,
     pub current: Option<SocketAddr>,
-    /// What became of those that were tried.
+    /// Of the failures so far the one that says most.
     pub failure: Option<ConnectError>,
-    /// When to give up the current one.
+    /// When to give up the current address.
     pub until: MonoTime,
 }
 
-impl Known {
-    /// Nothing failed yet.
-    pub fn new(now: MonoTime, addresses: Arc<[SocketAddr]>) -> Known {
-        Known { addresses, next: 0, failed: Vec::new(), kept: now }
+impl Addresses {
+    pub fn new(now: MonoTime, list: Arc<[SocketAddr]>) -> Addresses {
+        Addresses { list, next: 0, failed: Vec::new(), used_at: now, refresh_at: None }
     }
 
-    /// The name has these addresses now. What is known of those that it keeps is kept.
-    pub fn renew(&mut self, now: MonoTime, addresses: Arc<[SocketAddr]>) {
-        self.failed.retain(|(address, _)| addresses.contains(address));
-        self.addresses = addresses;
-        self.kept = now;
+    /// Other addresses. What is known of those that stay is kept.
+    pub fn set(&mut self, list: Arc<[SocketAddr]>) {
+        self.failed.retain(|(address, _)| list.contains(address));
+        self.list = list;
     }
 
-    /// A new attempt.
-    pub fn attempt(&mut self, now: MonoTime) -> Attempt {
+    pub fn attempt(&mut self, now: MonoTime) -> ConnectAttempt {
+        self.used_at = now;
         self.failed.retain(|(_, until)| *until > now);
-        let (before, from) = self.addresses.split_at(self.next % self.addresses.len().max(1));
+        let (before, from) = self.list.split_at(self.next % self.list.len().max(1));
         self.next = self.next.wrapping_add(1);
-        // They are taken from the end: those that failed lately come last, and otherwise the order stays.
         let backwards = from.iter().chain(before).rev().copied();
-        let (mut left, good) = backwards.partition::<Vec<_>, _>(|address| self.has_failed(*address));
-        left.extend(good);
-        Attempt { left, current: None, failure: None, until: now }
+        let has_failed = |address: &SocketAddr| self.failed.iter().any(|(failed, _)| failed == address);
+        let (mut untried, good) = backwards.partition::<Vec<_>, _>(has_failed);
+        untried.extend(good);
+        ConnectAttempt { untried, current: None, failure: None, until: now }
     }
 
-    /// No connection to `address` could be made.
     pub fn note_failure(&mut self, now: MonoTime, address: SocketAddr) {
         self.note_success(address);
-        self.failed.push((address, now + AVOIDED));
+        self.failed.push((address, now + FAILED_ADDRESS_TIME));
     }
 
-    /// A connection to `address` was made.
     pub fn note_success(&mut self, address: SocketAddr) {
         self.failed.retain(|(failed, _)| *failed != address);
     }
-
-    fn has_failed(&self, address: SocketAddr) -> bool {
-        self.failed.iter().any(|(failed, _)| *failed == address)
-    }
 }
 
-impl Attempt {
-    /// The next address to try.
+impl ConnectAttempt {
     pub fn advance(&mut self) -> Option<SocketAddr> {
-        self.current = self.left.pop();
+        self.current = self.untried.pop();
         self.current
     }
 
-    /// Remembers the failure of one address. Of several, the one that says most: a certificate says who is there, a
-    /// time-out may pass, a refusal may not; all are clearer than anything else.
+    /// A certificate says which server is there, a time-out may pass, a refusal may not; all are clearer than anything else.
     pub fn note(&mut self, error: ConnectError) {
         let weight = |error: ConnectError| match error {
             ConnectError::Untrusted(_) => 4,
@@ -113,12 +100,12 @@ mod tests {
         SocketAddr::from(([127, 0, 0, 1], port))
     }
 
-    fn known(now: MonoTime, ports: &[u16]) -> Known {
-        Known::new(now, ports.iter().map(|port| address(*port)).collect())
+    fn known(now: MonoTime, ports: &[u16]) -> Addresses {
+        Addresses::new(now, ports.iter().map(|port| address(*port)).collect())
     }
 
     /// The ports in the order in which a new attempt tries them.
-    fn order(known: &mut Known, now: MonoTime) -> Vec<u16> {
+    fn order(known: &mut Addresses, now: MonoTime) -> Vec<u16> {
         let mut attempt = known.attempt(now);
         std::iter::from_fn(|| attempt.advance()).map(|address| address.port()).collect()
     }
@@ -142,14 +129,14 @@ mod tests {
         known.note_failure(now, address(3));
         assert_eq!(order(&mut known, now), [2, 1, 3], "begins at 1; of those that failed none is left out");
         // Other addresses, of which one is the same.
-        known.renew(now, [address(3), address(4)].into());
+        known.set([address(3), address(4)].into());
         assert_eq!(order(&mut known, now), [4, 3]);
         assert_eq!(order(&mut known, now), [4, 3]);
         known.note_success(address(3));
         assert_eq!(order(&mut known, now), [3, 4]);
         known.note_failure(now, address(3));
         known.next = 0;
-        assert_eq!(order(&mut known, now + AVOIDED), [3, 4], "it may have come back");
+        assert_eq!(order(&mut known, now + FAILED_ADDRESS_TIME), [3, 4], "it may have come back");
     }
 
     #[test]

@@ -46,9 +46,7 @@ impl Worker {
             }
             let until = now + self.ctx.runtime.config.timeouts.drain;
             self.timers.set(&mut TimerHandle::default(), until, EventSource::DrainTimeout.token());
-            while let Some(idle) = self.pool.take_oldest() {
-                self.close_upstream(idle);
-            }
+            self.close_pool();
             let everyone: Vec<Key> = self.clients.iter().map(|(key, _)| key).collect();
             for key in everyone {
                 self.request_close(key);

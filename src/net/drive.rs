@@ -13,7 +13,8 @@ use super::event_source::EventSource;
 use super::pair::{Budget, Pair};
 use super::proxy_header::Acquaintance;
 use super::slab::Key;
-use super::worker::{Client, CloseState, Listing, ProxyHeader, UpstreamState, Worker};
+use super::upstream_state::UpstreamState;
+use super::worker::{Client, CloseState, Listing, ProxyHeader, Worker};
 
 use std::time::Duration;
 
@@ -167,9 +168,9 @@ impl Worker {
         {
             orders = Orders::Done;
             match command {
-                Command::Connect { upstream, fresh } => self.lend(key, upstream, fresh),
-                Command::Park => self.park(key, false),
-                Command::Reserve => self.park(key, true),
+                Command::Connect { upstream, fresh } => self.acquire(key, upstream, fresh),
+                Command::Park => self.release(key, false),
+                Command::Reserve => self.release(key, true),
                 Command::Close(Side::Upstream, CloseMode::Close) => self.hang_up(key, |_| {}),
                 Command::Close(Side::Upstream, CloseMode::Abort) => self.hang_up(key, Conn::reset_on_close),
                 Command::Shutdown(side) => {
@@ -241,7 +242,8 @@ impl Worker {
         let Some(client) = self.clients.get_mut(key) else { return };
         client.connect_result = None;
         let Some(link) = client.upstream.take() else { return };
-        if let Some(UpstreamState::Ready { conn, .. }) = self.upstreams.get_mut(link).map(|link| &mut link.state) {
+        if let Some(UpstreamState::Ready { conn, .. }) = self.upstreams.conns.get_mut(link).map(|link| &mut link.state)
+        {
             farewell(conn);
         }
         self.close_upstream(link);
@@ -282,10 +284,10 @@ impl Worker {
     /// Both sockets and the exchange between them.
     fn pair(&mut self, key: Key) -> Option<Pair<'_>> {
         let client = self.clients.get_mut(key)?;
-        let up = match client.upstream.and_then(|link| self.upstreams.get_mut(link)).map(|link| &mut link.state) {
+        let up = match client.upstream.and_then(|link| self.upstreams.conns.get_mut(link)).map(|link| &mut link.state) {
             // Until the exchange knows that it is connected, nothing may be written.
             Some(UpstreamState::Ready { conn, .. }) if client.connect_result.is_none() => Some(conn),
-            Some(UpstreamState::Resolving { .. } | UpstreamState::Dialing { .. } | UpstreamState::Ready { .. })
+            Some(UpstreamState::Resolving { .. } | UpstreamState::Connecting { .. } | UpstreamState::Ready { .. })
             | None => None,
         };
         Some(Pair {

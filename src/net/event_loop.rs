@@ -131,7 +131,7 @@ impl Worker {
         let now = self.ctx.now();
         let has_work = !self.run_queue.is_empty()
             || !self.bulk_queue.is_empty()
-            || !self.handshaking.is_empty()
+            || !self.upstreams.handshaking.is_empty()
             || self.lifecycle == Lifecycle::DrainRequested
             || self.door.is_open(now, self.room());
         if has_work { Some(Duration::ZERO) } else { self.timers.next().map(|at| at.saturating_duration_since(now)) }
@@ -166,11 +166,11 @@ impl Worker {
             Some(EventSource::Upstream(key)) => self.on_upstream_event(key, readiness),
             Some(EventSource::Listener(number)) => self.door.on_event(number),
             Some(EventSource::Waker) => {
-                self.on_answers();
+                self.on_dns_events();
                 self.on_reload();
                 self.on_shutdown_request();
             }
-            Some(EventSource::DrainTimeout | EventSource::MallocTrim) | None => {}
+            Some(EventSource::DrainTimeout | EventSource::DnsRefresh | EventSource::MallocTrim) | None => {}
         }
     }
 
@@ -195,6 +195,7 @@ impl Worker {
                     }
                 }
                 Some(EventSource::DrainTimeout) => self.lifecycle = Lifecycle::Stopped,
+                Some(EventSource::DnsRefresh) => self.on_dns_timer(at),
                 Some(EventSource::MallocTrim) if self.malloc_trim.take_if_current(at) => {
                     if let Some(later) = malloc_trim::trim(now, self.worked) {
                         self.timers.set(&mut self.malloc_trim, later, token);
@@ -323,6 +324,7 @@ impl Worker {
             conn,
             connection: ProxyConnection::new(now, peer, Rc::clone(&self.ctx.runtime)),
             upstream: None,
+            has_login_conns: false,
             lane: None,
             connect_result: None,
             timer: TimerHandle::default(),
@@ -396,11 +398,11 @@ mod tests {
     use crate::proxy::proxy_connection::{AccessRecord, Observer};
     use crate::proxy::runtime::Runtime;
 
+    use super::super::dns::{DnsCache, DnsQueue, SystemLookup};
     use super::super::door::Door;
     use super::super::memory_budget::MemoryBudget;
     use super::super::observer::EventLog;
     use super::super::reload_queue::ReloadQueue;
-    use super::super::resolve::{Inbox, Resolver, SystemResolver};
     use super::super::shutdown::ShutdownSignal;
     use super::super::splice::Pipes;
     use super::super::tls::Tls;
@@ -419,7 +421,7 @@ mod tests {
     }
 
     /// A worker that is driven by hand, and whose /configz is long.
-    fn worker(resolver: &Resolver) -> Worker {
+    fn worker(resolver: &DnsCache) -> Worker {
         let routes: String =
             (0..3000).map(|n| format!("- {{prefix: /{n}, upstream: 'http://upstream.example'}}\n")).collect();
         let config = Config::parse(&format!("routes:\n{routes}"), "test").expect("valid");
@@ -431,8 +433,8 @@ mod tests {
             door: Door::new(Vec::new(), 1000),
             memory: MemoryBudget::new(None, 1),
             pipes: Pipes::new(0),
-            resolver: resolver.clone(),
-            inbox: Arc::new(Inbox::new(Arc::clone(&waker))),
+            dns: resolver.clone(),
+            dns_events: Arc::new(DnsQueue::new(Arc::clone(&waker))),
             reload_queue: Arc::new(ReloadQueue::new(Arc::clone(&waker))),
             shutdown: Arc::new(ShutdownSignal::new(vec![waker])),
             tls: Tls::prepare(&runtime.config).expect("there is none"),
@@ -463,7 +465,7 @@ mod tests {
     #[test]
     fn m4_a_turn_moves_so_much_for_all_downloads_together_and_a_small_request_waits_for_one_turn() {
         const DOWNLOADS: usize = 64;
-        let resolver = Resolver::start(Box::new(SystemResolver), Duration::from_secs(30)).expect("threads");
+        let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("threads");
         let mut worker = worker(&resolver);
         let mut events = Events::with_capacity(EVENTS);
         let mut turn = |worker: &mut Worker| {
@@ -497,7 +499,7 @@ mod tests {
 
     #[test]
     fn a_client_that_takes_what_the_kernel_holds_is_not_late() {
-        let resolver = Resolver::start(Box::new(SystemResolver), Duration::from_secs(30)).expect("threads");
+        let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("threads");
         let mut worker = worker(&resolver);
         let mut slow = client(&mut worker);
         slow.write_all("GET /configz HTTP/1.1\r\nHost: h\r\n\r\n".repeat(20).as_bytes()).expect("room");

@@ -17,6 +17,8 @@ pub enum EventSource {
     Waker,
     /// The end of the time that is left to finish.
     DrainTimeout,
+    /// Addresses that are in use are to be looked up again.
+    DnsRefresh,
     /// Time to give memory back.
     MallocTrim,
 }
@@ -40,6 +42,7 @@ impl EventSource {
             EventSource::Waker => (OTHER, 0, 0),
             EventSource::DrainTimeout => (OTHER, 1, 0),
             EventSource::MallocTrim => (OTHER, 2, 0),
+            EventSource::DnsRefresh => (OTHER, 3, 0),
         };
         Token((generation as usize) << GENERATION_SHIFT | (index as usize) << 2 | kind)
     }
@@ -55,6 +58,7 @@ impl EventSource {
             (OTHER, 0) => Some(EventSource::Waker),
             (OTHER, 1) => Some(EventSource::DrainTimeout),
             (OTHER, 2) => Some(EventSource::MallocTrim),
+            (OTHER, 3) => Some(EventSource::DnsRefresh),
             _ => None,
         }
     }

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::config::{Config, ListenAddr, RouteConfig, RouteOptions, Scheme, UpstreamUrl};
+use crate::config::{Config, ListenAddr, PoolLimits, RouteConfig, RouteOptions, Scheme, UpstreamUrl};
 use crate::proxy::proxy_connection::{AccessRecord, Observer};
 
+use super::dns::Lookup;
 use super::listen::UsePort;
 use super::observer::EventLog;
-use super::resolve::Resolve;
 use super::server::{Parts, Server};
 
 /// What the workers said.
@@ -48,8 +48,8 @@ impl EventLog for Ear {
 #[derive(Default)]
 struct Names(HashMap<&'static str, Vec<SocketAddr>>);
 
-impl Resolve for Names {
-    fn resolve(&self, host: &str, _port: u16) -> io::Result<Vec<SocketAddr>> {
+impl Lookup for Names {
+    fn lookup(&self, host: &str, _port: u16) -> io::Result<Vec<SocketAddr>> {
         self.0.get(host).cloned().ok_or_else(|| ErrorKind::NotFound.into())
     }
 }
@@ -221,6 +221,36 @@ fn m12_a_pooled_connection_that_closes_is_discarded_at_once() {
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
         }
         assert_eq!(rest, b"");
+    }
+}
+
+#[test]
+fn the_newest_idle_connection_is_used_first_and_the_oldest_goes_when_there_are_too_many() {
+    for (max_idle, max_idle_per_upstream) in [(2, 64), (256, 2)] {
+        let server = Origin::new();
+        let mut config = config(vec![route("/", "127.0.0.1", server.port())]);
+        config.pool = PoolLimits { max_idle, max_idle_per_upstream, ..PoolLimits::default() };
+        let proxy = Proxy::start(config, Names::default());
+        let mut pairs: Vec<_> = (0..3)
+            .map(|_| {
+                let mut client = proxy.client();
+                client.write_all(GET).expect("write");
+                let mut upstream = server.accept();
+                read_head(&mut upstream);
+                (client, upstream)
+            })
+            .collect();
+        for (client, upstream) in &mut pairs {
+            upstream.write_all(OK).expect("write");
+            read_until(client, b"\r\n\r\nok");
+            proxy.heard();
+        }
+        assert_eq!(pairs[0].1.read(&mut [0]).expect("a clean end"), 0, "the oldest is closed");
+        let mut client = proxy.client();
+        once(&mut client, &mut pairs[2].1);
+        pairs[2].1.write_all(b"x").expect("write");
+        assert_eq!(pairs[2].1.read(&mut [0]).expect("a clean end"), 0, "a byte too many ends it");
+        once(&mut client, &mut pairs[1].1);
     }
 }
 

@@ -9,8 +9,6 @@
 //! | [`clock`] | the moment of the turn, and the Date field |
 //! | [`log_limiter`] | one line in a while |
 //! | [`unsent`] | how many bytes of a socket have not arrived |
-//! | [`pool`] | idle upstream connections |
-//! | [`bound_links`] | those on which a client has logged in |
 //! | [`splice`] | pipes between sockets: bodies that are not copied |
 //! | [`socket`] | one socket and what is known of its readiness |
 //! | [`tls`] | TLS: certificates, trust, and the stage between socket and exchange |
@@ -21,8 +19,7 @@
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
 //! | [`memory_budget`] | the memory budget: what waits when it is used up |
 //! | [`malloc_trim`] | memory that the allocator keeps for later |
-//! | [`resolve`] | names to addresses, on threads of their own |
-//! | [`addresses`] | the addresses of an upstream, and in which order they are tried |
+//! | [`dns`] | names to addresses, on threads of their own |
 //! | [`door`] | where new connections come in |
 //! | [`observer`] | what a worker says: warnings and access lines |
 //! | [`shutdown`] | what the main thread says to the workers |
@@ -30,7 +27,9 @@
 //! | [`reload_queue`] | a new configuration on its way to a worker |
 //! | [`worker`] | what one event loop owns |
 //! | [`pair`] | both sockets of an exchange, and what moves between them |
-//! | [`dial`] | connections to upstreams: lent or made |
+//! | `addresses` | the addresses of an upstream, and in which order they are tried |
+//! | `upstream_state` | what a worker knows of its upstreams |
+//! | `upstream` | the life of an upstream connection; idle ones, addresses |
 //! | [`proxy_header`] | clients that a load balancer brings |
 //! | [`drive`] | moving bytes between sockets and exchange |
 //! | [`reload`] | a new configuration, when it has arrived |
@@ -48,8 +47,6 @@ pub mod event_source;
 pub mod timers;
 pub mod clock;
 pub mod log_limiter;
-pub mod pool;
-pub mod bound_links;
 pub mod splice;
 pub mod unsent;
 pub mod socket;
@@ -65,8 +62,9 @@ pub mod activation;
 pub mod descriptors;
 pub mod memory_budget;
 pub mod malloc_trim;
-pub mod resolve;
-pub mod addresses;
+pub mod dns;
+mod addresses;
+mod upstream_state;
 pub mod door;
 pub mod observer;
 pub mod shutdown;
@@ -74,7 +72,7 @@ pub mod config_history;
 pub mod reload_queue;
 pub mod worker;
 pub mod pair;
-pub mod dial;
+mod upstream;
 pub mod proxy_header;
 pub mod drive;
 pub mod reload;

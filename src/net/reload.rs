@@ -26,12 +26,7 @@ impl Worker {
         let desk = self.configs.tls.succeeded_by(tls, &runtime);
         let old = std::mem::replace(&mut self.ctx.runtime, Rc::clone(&runtime));
         self.configs.retire(old, desk);
-        for surplus in self.pool.renew(&runtime.config.pool, |id| runtime.origin(id).is_some()) {
-            self.close_upstream(surplus);
-        }
-        for link in self.bound.leading_elsewhere(|id| runtime.origin(id).is_some()) {
-            self.close_upstream(link);
-        }
+        self.reload_upstreams();
         self.door.max_clients = max_clients;
         self.ctx.observer.metrics.set(Counter::MaxClients, max_clients as u64);
         let now = self.ctx.now();
@@ -55,9 +50,8 @@ impl Worker {
     /// Lets go of what only requests from before a reload needed, when the last of them is over.
     pub(super) fn forget_retired(&mut self) {
         if self.configs.has_retired() && self.configs.sweep() {
-            let Worker { configs, ctx, dns, tls_warnings, .. } = self;
-            dns.retain(|id, _| configs.find_upstream(&ctx.runtime, *id).is_some());
-            tls_warnings.retain(|id, _| configs.find_upstream(&ctx.runtime, *id).is_some());
+            let Worker { configs, ctx, upstreams, .. } = self;
+            upstreams.retain(|id| configs.find_upstream(&ctx.runtime, id).is_some());
             let LoopContext { balance, runtime, observer, .. } = ctx;
             balance.retain(|id| configs.find_upstream(runtime, id).is_some());
             observer.metrics.forget_ejected(&runtime.config);

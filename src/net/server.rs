@@ -19,6 +19,7 @@ use crate::proxy::runtime::Runtime;
 use super::activation::Inherited;
 use super::clock::since_1970;
 use super::descriptors;
+use super::dns::{DnsCache, DnsQueue, Lookup};
 use super::door::Door;
 use super::entrances::Entrances;
 use super::event_source::EventSource;
@@ -26,7 +27,6 @@ use super::listen::{Speaks, UsePort};
 use super::memory_budget::{self, MemoryBudget};
 use super::observer::EventLog;
 use super::reload_queue::{ReloadMsg, ReloadQueue};
-use super::resolve::{Inbox, Resolve, Resolver};
 use super::shutdown::{Shutdown, ShutdownSignal};
 use super::splice::Pipes;
 use super::tls::Tls;
@@ -48,7 +48,7 @@ pub struct Parts {
     /// The plugins, if any.
     pub hooks: Option<Arc<dyn Hooks>>,
     /// Turns names into addresses.
-    pub names: Box<dyn Resolve>,
+    pub names: Box<dyn Lookup>,
     /// Makes a log for each worker, on its thread.
     pub journals: Arc<dyn Fn() -> Box<dyn EventLog> + Send + Sync>,
     /// Called when the last worker has ended, whyever.
@@ -77,7 +77,7 @@ pub struct Server {
     descriptor_limit: Option<usize>,
     max_connections: usize,
     shutdown: Arc<ShutdownSignal>,
-    resolver: Resolver,
+    dns: DnsCache,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
@@ -100,8 +100,9 @@ impl Server {
             .map(|poll| Waker::new(poll.registry(), EventSource::Waker.token()).map(Arc::new))
             .collect::<io::Result<Vec<_>>>()?;
         let reload_queues: Vec<_> = wakers.iter().map(|waker| Arc::new(ReloadQueue::new(Arc::clone(waker)))).collect();
-        let inboxes: Vec<Arc<Inbox>> = wakers.iter().map(|waker| Arc::new(Inbox::new(Arc::clone(waker)))).collect();
-        let resolver = Resolver::start(names, config.dns.refresh)?;
+        let inboxes: Vec<Arc<DnsQueue>> =
+            wakers.iter().map(|waker| Arc::new(DnsQueue::new(Arc::clone(waker)))).collect();
+        let dns = DnsCache::start(names, config.dns.refresh)?;
         let shutdown = Arc::new(ShutdownSignal::new(wakers));
 
         let runtime = Runtime::new(config, hooks);
@@ -113,7 +114,7 @@ impl Server {
             descriptor_limit,
             max_connections,
             shutdown: Arc::clone(&shutdown),
-            resolver: resolver.clone(),
+            dns: dns.clone(),
             threads: Vec::with_capacity(workers),
         };
         let share = descriptors::share(max_connections, workers);
@@ -125,8 +126,8 @@ impl Server {
                 door: Door::new(entrances, share),
                 memory: MemoryBudget::new(memory_budget, workers),
                 pipes: Pipes::new(descriptors::pipes(descriptor_limit, workers)),
-                resolver: resolver.clone(),
-                inbox,
+                dns: dns.clone(),
+                dns_events: inbox,
                 shutdown: Arc::clone(&shutdown),
                 reload_queue,
                 tls: tls.clone(),
@@ -187,7 +188,7 @@ impl Server {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => Reloaded::Everywhere,
             Err(RecvTimeoutError::Timeout) => Reloaded::Soon,
         };
-        self.resolver.renew(self.runtime.config.dns.refresh, |id| self.runtime.origin(id).is_some());
+        self.dns.reload(self.runtime.config.dns.refresh, |id| self.runtime.origin(id).is_some());
         Ok(reloaded)
     }
 
@@ -237,7 +238,7 @@ impl Server {
                 Ok(Err(_)) | Err(_) => result = Err(WorkerLost),
             }
         }
-        self.resolver.stop();
+        self.dns.stop();
         self.entrances.close();
         result
     }

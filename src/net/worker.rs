@@ -1,10 +1,10 @@
 //! What one event loop owns. One thread each; workers share nothing that is written on the request path.
 //!
 //! This file has the types and the small steps that all others need; what happens to them is told in
-//! [`dial`](super::dial) (connections to upstreams), [`drive`](super::drive) (moving bytes) and
+//! [`upstream`](super::upstream) (connections to upstreams), [`drive`](super::drive) (moving bytes) and
 //! [`event_loop`](super::event_loop) (connections from clients, and the turn).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,13 +15,12 @@ use crate::mono_time::MonoTime;
 use crate::proxy::body_memory::BodyMemory;
 use crate::proxy::proxy_connection::{Balance, ConnectError, Peer, ProxyConnection, TransactionPool, WorkerCtx};
 use crate::proxy::proxy_protocol::Tlvs;
-use crate::proxy::runtime::{Runtime, UpstreamId};
+use crate::proxy::runtime::Runtime;
 
-use super::addresses::{Attempt, Known};
-use super::bound_links::BoundLinks;
 use super::clock::Clock;
 use super::config_history::ConfigHistory;
 use super::conn::Conn;
+use super::dns::{DnsCache, DnsQueue};
 use super::door::Door;
 use super::event_source::EventSource;
 use super::idle::{IdleList, Listed, Neighbours};
@@ -29,14 +28,13 @@ use super::lane::Lane;
 use super::log_limiter::LogLimiter;
 use super::memory_budget::{Level, MemoryBudget};
 use super::observer::{EventLog, MeteredObserver};
-use super::pool::Pool;
 use super::reload_queue::ReloadQueue;
-use super::resolve::{Inbox, Resolver};
 use super::shutdown::ShutdownSignal;
 use super::slab::{Key, Slab};
 use super::splice::Pipes;
 use super::timers::{TimerHandle, Timers};
 use super::tls::{Failure, Tls, TlsContext};
+use super::upstream_state::{UpstreamState, Upstreams};
 
 /// A client connection. What only a running request needs lives behind the exchange's own box: most client connections
 /// are idle, and there may be many.
@@ -47,6 +45,8 @@ pub struct Client {
     pub connection: ProxyConnection,
     /// The connection that it borrows, or the attempt at one.
     pub upstream: Option<Key>,
+    /// Whether upstream connections on which it is logged in are kept for it.
+    pub has_login_conns: bool,
     /// What is on its way through a pipe.
     pub lane: Option<Box<Lane>>,
     /// The answer to a connect command, not yet delivered.
@@ -141,56 +141,6 @@ pub enum CloseState {
     Flushing(MonoTime),
 }
 
-/// A connection to an upstream, or an attempt at one.
-pub struct UpstreamConn {
-    /// Where it leads.
-    pub upstream: UpstreamId,
-    /// Its earliest entry among the timers.
-    pub timer: TimerHandle,
-    /// Whether it never serves anybody but its first client from now on.
-    pub is_reserved: bool,
-    /// What it is doing.
-    pub state: UpstreamState,
-}
-
-/// What a link is doing. Where it has an owner, that client's `link` names it, and both end together.
-pub enum UpstreamState {
-    /// It waits for the upstream's addresses.
-    Resolving {
-        /// Who wants it.
-        owner: Key,
-    },
-    /// It waits for an address to answer, and where TLS is spoken for the end of the handshake.
-    Dialing {
-        /// Who wants it.
-        owner: Key,
-        /// The socket of this attempt.
-        conn: Conn,
-        /// What else can be tried.
-        attempt: Box<Attempt>,
-    },
-    /// It is connected.
-    Ready {
-        /// The socket.
-        conn: Conn,
-        /// When it was connected.
-        connected_at: MonoTime,
-        /// Who has it. Beside the socket, which stays where it is when a connection is lent and parked.
-        holder: Holder,
-    },
-}
-
-/// Who has a connection to an upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holder {
-    /// An exchange uses it.
-    Client(Key),
-    /// It is in the pool, and has to go at that moment.
-    Pool(MonoTime),
-    /// It idles, and is kept for that client alone.
-    Reserved(Key),
-}
-
 /// What exchanges are lent for the length of a call.
 pub struct LoopContext {
     /// The moment.
@@ -236,9 +186,7 @@ pub struct Worker {
     pub(super) idle_admin: IdleList,
     /// The tunnels: in which nothing has moved for longest.
     pub(super) tunnels: IdleList,
-    pub(super) upstreams: Slab<UpstreamConn>,
-    pub(super) pool: Pool,
-    pub(super) bound: BoundLinks,
+    pub(super) upstreams: Upstreams,
     pub(super) timers: Timers,
     /// When to give back what the allocator keeps.
     pub(super) malloc_trim: TimerHandle,
@@ -251,11 +199,6 @@ pub struct Worker {
     pub(super) door: Door,
     /// Who waits for memory: with a new request, and with something under way.
     pub(super) memory_waiters: MemoryWaiters,
-    pub(super) dns: HashMap<UpstreamId, Known>,
-    /// Links that wait for addresses.
-    pub(super) resolving: Vec<Key>,
-    pub(super) resolver: Resolver,
-    pub(super) inbox: Arc<Inbox>,
     pub(super) shutdown: Arc<ShutdownSignal>,
     pub(super) reload_queue: Arc<ReloadQueue>,
     pub(super) lifecycle: Lifecycle,
@@ -264,10 +207,6 @@ pub struct Worker {
     pub(super) closed: Vec<Conn>,
     /// What TLS connections are made of, and what requests from before a reload still need.
     pub(super) configs: ConfigHistory,
-    /// Links whose handshake may go on.
-    pub(super) handshaking: VecDeque<Key>,
-    /// When an upstream's failed handshake was last told.
-    pub(super) tls_warnings: HashMap<UpstreamId, LogLimiter>,
     /// When a peer that did not say for whom it speaks was last told.
     pub(super) proxy_header_warnings: LogLimiter,
     /// Whether all places were taken at the end of the last turn.
@@ -303,7 +242,7 @@ pub enum Lifecycle {
 }
 
 /// What a worker is made of. Unlike the worker itself it can be sent to a thread.
-pub struct WorkerInit {
+pub(super) struct WorkerInit {
     /// With the waker registered.
     pub poll: Poll,
     /// This worker's listeners.
@@ -312,10 +251,10 @@ pub struct WorkerInit {
     pub memory: MemoryBudget,
     /// This worker's pipes.
     pub pipes: Pipes,
-    /// The resolver that all workers share.
-    pub resolver: Resolver,
-    /// Where its answers arrive.
-    pub inbox: Arc<Inbox>,
+    /// The names that all workers look up.
+    pub dns: DnsCache,
+    /// Where the results arrive.
+    pub dns_events: Arc<DnsQueue>,
     /// What the main thread has to say.
     pub shutdown: Arc<ShutdownSignal>,
     /// Where new configurations arrive.
@@ -330,8 +269,8 @@ pub struct WorkerInit {
 
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
-    pub fn new(seed: WorkerInit, runtime: Rc<Runtime>, observer: Box<dyn EventLog>) -> Worker {
-        let WorkerInit { poll, door, memory, pipes, resolver, inbox, shutdown, reload_queue, tls, registry, number } =
+    pub(super) fn new(seed: WorkerInit, runtime: Rc<Runtime>, observer: Box<dyn EventLog>) -> Worker {
+        let WorkerInit { poll, door, memory, pipes, dns, dns_events, shutdown, reload_queue, tls, registry, number } =
             seed;
         let observer = MeteredObserver::new(registry, number, observer);
         observer.metrics.set(Counter::MaxClients, door.max_clients as u64);
@@ -342,9 +281,7 @@ impl Worker {
             idle: IdleList::default(),
             idle_admin: IdleList::default(),
             tunnels: IdleList::default(),
-            upstreams: Slab::default(),
-            pool: Pool::new(&runtime.config.pool),
-            bound: BoundLinks::default(),
+            upstreams: Upstreams::new(dns, dns_events),
             timers: Timers::default(),
             malloc_trim: TimerHandle::default(),
             worked: MonoTime::now(),
@@ -352,17 +289,11 @@ impl Worker {
             bulk_queue: VecDeque::new(),
             door,
             memory_waiters: MemoryWaiters::default(),
-            dns: HashMap::new(),
-            resolving: Vec::new(),
-            resolver,
-            inbox,
             shutdown,
             lifecycle: Lifecycle::Running,
             closed: Vec::new(),
             configs: ConfigHistory::new(TlsContext::new(tls, &runtime)),
             reload_queue,
-            handshaking: VecDeque::new(),
-            tls_warnings: HashMap::new(),
             proxy_header_warnings: LogLimiter::default(),
             is_at_limit: false,
             limit_warnings: LogLimiter::default(),
@@ -396,8 +327,8 @@ impl Worker {
             && let Some(client) = self.clients.get_mut(key)
         {
             // Nobody owns 4 GiB: heads, queues and collected bodies all have caps.
-            let up = match client.upstream.and_then(|link| self.upstreams.get(link)).map(|link| &link.state) {
-                Some(UpstreamState::Dialing { conn, .. } | UpstreamState::Ready { conn, .. }) => conn.memory(),
+            let up = match client.upstream.and_then(|link| self.upstreams.conns.get(link)).map(|link| &link.state) {
+                Some(UpstreamState::Connecting { conn, .. } | UpstreamState::Ready { conn, .. }) => conn.memory(),
                 Some(_) | None => 0,
             };
             let lane = client.lane.as_ref().map_or(0, |lane| lane.held());
@@ -444,8 +375,8 @@ impl Worker {
             if let Some(link) = client.upstream {
                 self.close_upstream(link);
             }
-            for link in self.bound.remove_client(key) {
-                self.close_upstream(link);
+            if client.has_login_conns {
+                self.close_login_conns(key);
             }
             self.closed.push(client.conn);
         }
@@ -480,31 +411,14 @@ impl Worker {
         observer.info(format_args!("no TLS connection with {client} ({}): {failure}{more}", failure.reason()));
     }
 
-    /// Closes an upstream connection, or gives up the attempt at one.
-    pub(super) fn close_upstream(&mut self, key: Key) {
-        match self.upstreams.remove(key).map(|link| link.state) {
-            None => {}
-            Some(UpstreamState::Resolving { .. }) => self.resolving.retain(|waiting| *waiting != key),
-            Some(UpstreamState::Dialing { conn, .. }) => self.closed.push(conn),
-            Some(UpstreamState::Ready { conn, holder: Holder::Client(_), .. }) => self.closed.push(conn),
-            Some(UpstreamState::Ready { mut conn, holder, .. }) => {
-                match holder {
-                    Holder::Reserved(client) => self.bound.remove(client, key),
-                    Holder::Pool(_) | Holder::Client(_) => self.pool.remove(key),
-                }
-                conn.say_goodbye();
-                self.closed.push(conn);
-            }
-        }
-    }
-
     /// Entries that do not count must not fill the heap until their time comes.
     pub(super) fn sweep_timers(&mut self) {
         let Worker { timers, clients, upstreams, door, malloc_trim, .. } = self;
-        timers.sweep(clients.len() + upstreams.len(), |at, token| match EventSource::of(token) {
+        timers.sweep(clients.len() + upstreams.conns.len(), |at, token| match EventSource::of(token) {
             Some(EventSource::Client(key)) => clients.get(key).is_some_and(|client| client.timer.is_current(at)),
-            Some(EventSource::Upstream(key)) => upstreams.get(key).is_some_and(|link| link.timer.is_current(at)),
+            Some(EventSource::Upstream(key)) => upstreams.conns.get(key).is_some_and(|link| link.timer.is_current(at)),
             Some(EventSource::Listener(_)) => door.timer.is_current(at),
+            Some(EventSource::DnsRefresh) => upstreams.dns_timer.is_current(at),
             Some(EventSource::MallocTrim) => malloc_trim.is_current(at),
             Some(EventSource::Waker | EventSource::DrainTimeout) => true,
             None => false,

@@ -70,7 +70,7 @@ const EXTRAS: [Extra; 6] = [
             ("net::reload", "forget_ejected"),
         ],
         // Those that count what happens in the loop.
-        holders: &["net::door", "net::worker", "net::event_loop", "net::dial", "net::server", "extras::prometheus"],
+        holders: &["net::door", "net::worker", "net::event_loop", "net::upstream", "net::server", "extras::prometheus"],
     },
     Extra {
         name: "prometheus",

@@ -22,8 +22,8 @@ src/net/event_source.rs
 src/net/timers.rs
 src/net/pair.rs
 src/net/drive.rs
-src/net/dial.rs
-src/net/pool.rs
+src/net/upstream.rs
+src/net/upstream_state.rs
 src/net/closing.rs
 src/net/observer.rs
 src/proxy/proxy_connection.rs

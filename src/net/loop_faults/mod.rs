@@ -31,13 +31,13 @@ use crate::proxy::proxy_connection::{AccessRecord, Observer};
 use crate::proxy::runtime::Runtime;
 use selftest::strict::{Kind, Parser, Strictness};
 
+use super::dns::{DnsCache, DnsQueue, SystemLookup};
 use super::door::{Door, Holder, Opening};
 use super::event_source::EventSource;
 use super::listen::{Listening, Speaks};
 use super::memory_budget::MemoryBudget;
 use super::observer::EventLog;
 use super::reload_queue::ReloadQueue;
-use super::resolve::{Inbox, Resolver, SystemResolver};
 use super::shutdown::ShutdownSignal;
 use super::socket::Readiness;
 use super::splice::Pipes;
@@ -91,7 +91,7 @@ struct World {
 const STILL: u32 = 60;
 
 impl World {
-    fn new(seed: u64, runtime: &Rc<Runtime>, resolver: &Resolver) -> World {
+    fn new(seed: u64, runtime: &Rc<Runtime>, resolver: &DnsCache) -> World {
         let mut random = Random::new(seed);
         let is_fair = random.below(2) == 0;
         let tokens = HashMap::new();
@@ -106,8 +106,8 @@ impl World {
             door: Door::new(Vec::new(), 100),
             memory: MemoryBudget::new(budget, 1),
             pipes: Pipes::new(random.below(3)),
-            resolver: resolver.clone(),
-            inbox: Arc::new(Inbox::new(Arc::clone(&waker))),
+            dns: resolver.clone(),
+            dns_events: Arc::new(DnsQueue::new(Arc::clone(&waker))),
             reload_queue: Arc::new(ReloadQueue::new(Arc::clone(&waker))),
             shutdown: Arc::new(ShutdownSignal::new(vec![waker])),
             tls: Tls::prepare(&runtime.config).expect("there is none"),
@@ -255,15 +255,14 @@ impl World {
     }
 
     fn is_deserted(&self) -> bool {
-        let Worker { clients, upstreams, run_queue, bulk_queue, closed, handshaking, memory_waiters, .. } =
-            &self.worker;
+        let Worker { clients, upstreams, run_queue, bulk_queue, closed, memory_waiters, .. } = &self.worker;
         let waiting = run_queue.len()
             + bulk_queue.len()
             + closed.len()
-            + handshaking.len()
+            + upstreams.handshaking.len()
             + memory_waiters.new.len()
             + memory_waiters.under_way.len();
-        clients.len() + upstreams.len() + waiting == 0
+        clients.len() + upstreams.conns.len() + waiting == 0
     }
 
     /// Everybody leaves; then nothing may be left.
@@ -291,7 +290,7 @@ impl World {
 }
 
 /// Plays one scenario; returns how many exchanges it had.
-fn scenario(seed: u64, runtime: &Rc<Runtime>, resolver: &Resolver) -> Result<u64, String> {
+fn scenario(seed: u64, runtime: &Rc<Runtime>, resolver: &DnsCache) -> Result<u64, String> {
     let mut world = World::new(seed, runtime, resolver);
     for number in 0..1 + world.random.below(4) {
         world.add_client(1000 * (1 + number));
@@ -302,7 +301,7 @@ fn scenario(seed: u64, runtime: &Rc<Runtime>, resolver: &Resolver) -> Result<u64
     result.map(|()| answered)
 }
 
-fn contained(seed: u64, runtime: &Rc<Runtime>, resolver: &Resolver) -> Result<u64, String> {
+fn contained(seed: u64, runtime: &Rc<Runtime>, resolver: &DnsCache) -> Result<u64, String> {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(seed, runtime, resolver)));
     let result = outcome.unwrap_or_else(|_| Err("a panic, see above".to_owned()));
     let again = format!("again: FAULT_SEED={seed:#x} cargo test --lib net::loop_faults");
@@ -325,7 +324,7 @@ const DEFAULT_EXCHANGES: u64 = 2_000;
 fn m13_whatever_the_sockets_do_everybody_gets_their_own_answers() {
     let config = "routes: [{prefix: /, upstream: 'http://127.0.0.1:9'}]\npool: {idle_timeout: 1s}\n";
     let config = Arc::new(Config::parse(config, "test").expect("it is valid"));
-    let resolver = Resolver::start(Box::new(SystemResolver), Duration::from_secs(30)).expect("a thread");
+    let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("a thread");
     if let Some(seed) = number("FAULT_SEED") {
         let runtime = Rc::new(Runtime::new(config, None));
         let exchanges = contained(seed, &runtime, &resolver).unwrap_or_else(|failure| panic!("{failure}"));
@@ -361,7 +360,7 @@ fn m13_whatever_the_sockets_do_everybody_gets_their_own_answers() {
 fn a_worker_that_ends_with_an_error_says_why() {
     let config = "routes: [{prefix: /, upstream: 'http://127.0.0.1:9'}]\n";
     let config = Arc::new(Config::parse(config, "test").expect("it is valid"));
-    let resolver = Resolver::start(Box::new(SystemResolver), Duration::from_secs(30)).expect("threads");
+    let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("threads");
     let World { mut worker, said, .. } = World::new(1, &Rc::new(Runtime::new(config, None)), &resolver);
     WEATHER.set(None);
     // Registering a second time what is registered already is refused by the kernel.

@@ -1,0 +1,533 @@
+//! The life of a connection to an upstream, from top to bottom: acquire, resolve, connect, handshake, report, release, close.
+//!
+//! ```text
+//!   acquire ──an idle one──────────────────────────────────► Ready(Client) ◄──acquire──┐
+//!      └─none─► Resolving ──addresses──► Connecting ──TCP, TLS──►┘   └──release──► Ready(Pool or LoginBound)
+//!                   └─no such name─► failed ◄─all failed─┘
+//! ```
+//!
+//! A new connection tries the upstream's addresses in turn, each with a time-out of its own. The client's connection hears
+//! of the outcome the next time it is driven. Nothing here blocks. What a worker knows of one upstream lies in one
+//! [`UpstreamEntry`]; connections themselves stay in their slots, registered, also while they are idle, so that an end is
+//! noticed at once (rule M12).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Scheme;
+use crate::extras::metrics::Counter;
+use crate::mono_time::MonoTime;
+use crate::proxy::proxy_connection::{ConnectError, Input};
+use crate::proxy::runtime::UpstreamId;
+
+use super::addresses::{Addresses, ConnectAttempt};
+use super::conn::{Conn, ConnectOutcome, Handshake, ReadOutcome, Readiness};
+use super::dns::DnsEvent;
+use super::door::is_exhaustion;
+use super::event_source::EventSource;
+use super::slab::Key;
+use super::timers::TimerHandle;
+use super::tls::Failure;
+use super::upstream_state::{ConnOwner, UpstreamConn, UpstreamState, Upstreams};
+use super::worker::{Lifecycle, Worker};
+
+/// How often an idle connection is read before it counts as a busy one.
+const MAX_IDLE_READS: u32 = 8;
+/// A failed handshake with an upstream is logged at most this often: one that has such a problem has it all the time.
+const TLS_WARN_INTERVAL: Duration = Duration::from_secs(60);
+/// How many login-bound connections a client keeps, one for each upstream. Beyond that the oldest is closed.
+const MAX_LOGIN_CONNS: usize = 4;
+/// Addresses that no new connection has needed for so long are not refreshed any more, but looked up before the next use.
+const MAX_UNUSED: Duration = Duration::from_secs(600);
+/// Look-ups that are due within this part of `dns.refresh` are made together.
+const REFRESH_STEPS: u32 = 16;
+
+impl Worker {
+    /// Gives the client a connection to `upstream`: an idle one at once, or a new one later. `is_new`: an idle one will not
+    /// do.
+    pub(super) fn acquire(&mut self, client_key: Key, upstream: UpstreamId, is_new: bool) {
+        let Some(client) = self.clients.get_mut(client_key) else { return };
+        // There is one at most, and it should have been released.
+        if let Some(old) = client.upstream.take() {
+            self.close_upstream(old);
+        }
+        let idle = if is_new { None } else { self.take_idle(client_key, upstream) };
+        let Some(client) = self.clients.get_mut(client_key) else { return };
+        if let Some(key) = idle
+            && let Some(UpstreamConn { state: UpstreamState::Ready { owner, .. }, .. }) =
+                self.upstreams.conns.get_mut(key)
+        {
+            *owner = ConnOwner::Client(client_key);
+            client.upstream = Some(key);
+            self.ctx.observer.metrics.increment(Counter::Reused);
+            client.connection.handle(&mut self.ctx.worker(), Input::Connected { reused: true });
+        } else {
+            self.ctx.observer.metrics.increment(Counter::Dialed);
+            self.resolve(client_key, upstream);
+        }
+    }
+
+    /// The connection on which the client is logged in, or the newest idle one that is not too old.
+    fn take_idle(&mut self, client_key: Key, upstream: UpstreamId) -> Option<Key> {
+        if self.clients.get(client_key)?.has_login_conns
+            && let Some((_, key, _)) = self.upstreams.login_conns(client_key).find(|(_, _, id)| *id == upstream)
+        {
+            return Some(key);
+        }
+        let now = self.ctx.now();
+        while let Some(key) = self.upstreams.by_id.get_mut(&upstream)?.idle.pop() {
+            self.upstreams.idle_count -= 1;
+            // Timers may be late; a connection that has outlived its time may be closed by the other end any moment.
+            match self.upstreams.conns.get(key).map(|conn| &conn.state) {
+                Some(UpstreamState::Ready { owner: ConnOwner::Pool { until, .. }, .. }) if *until > now => {
+                    return Some(key);
+                }
+                _ => self.close_upstream(key),
+            }
+        }
+        None
+    }
+
+    /// Begins a new connection: with the upstream's addresses, or by asking for them.
+    fn resolve(&mut self, owner: Key, upstream: UpstreamId) {
+        let state = UpstreamState::Resolving { owner };
+        let conn = UpstreamConn { upstream, timer: TimerHandle::default(), is_login_bound: false, state };
+        let Ok(key) = self.upstreams.conns.insert(conn) else {
+            return self.report_connect(owner, Err(ConnectError::Failed));
+        };
+        if let Some(client) = self.clients.get_mut(owner) {
+            client.upstream = Some(key);
+        }
+        let Some((origin, _)) = self.configs.find_upstream(&self.ctx.runtime, upstream) else {
+            return self.connect_failed(key, ConnectError::Failed);
+        };
+        let now = self.ctx.now();
+        let Upstreams { by_id, dns, dns_events, .. } = &mut self.upstreams;
+        let entry = by_id.entry(upstream).or_default();
+        if entry.addresses.is_none() {
+            let Ok(ip) = origin.host.parse::<IpAddr>() else {
+                entry.resolving.push(key);
+                return dns.lookup(now, dns_events, upstream, origin, false);
+            };
+            let literal = SocketAddr::new(ip, origin.port);
+            entry.addresses = Some(Addresses::new(now, Arc::from([literal])));
+        }
+        self.start_connect(key);
+    }
+
+    /// Look-ups have ended.
+    pub(super) fn on_dns_events(&mut self) {
+        let (now, refresh) = (self.ctx.now(), self.ctx.runtime.config.dns.refresh);
+        for DnsEvent { upstream, checked_at, addresses } in self.upstreams.dns_events.take() {
+            let Some(entry) = self.upstreams.by_id.get_mut(&upstream) else { continue };
+            match (&mut entry.addresses, addresses) {
+                (Some(known), Some(list)) => known.set(list),
+                (known @ None, Some(list)) => *known = Some(Addresses::new(now, list)),
+                (_, None) => {}
+            }
+            let refresh_at = checked_at + refresh;
+            if let Some(addresses) = &mut entry.addresses {
+                addresses.refresh_at = Some(refresh_at);
+            }
+            let resolving = std::mem::take(&mut entry.resolving);
+            self.set_dns_timer(refresh_at);
+            for key in resolving {
+                self.start_connect(key);
+            }
+        }
+    }
+
+    fn set_dns_timer(&mut self, refresh_at: MonoTime) {
+        let earliest = self.ctx.now() + self.ctx.runtime.config.dns.refresh / REFRESH_STEPS;
+        self.timers.set(&mut self.upstreams.dns_timer, refresh_at.max(earliest), EventSource::DnsRefresh.token());
+    }
+
+    /// Refreshes the addresses that are in use.
+    pub(super) fn on_dns_timer(&mut self, at: MonoTime) {
+        if !self.upstreams.dns_timer.take_if_current(at) {
+            return;
+        }
+        let now = self.ctx.now();
+        let Upstreams { by_id, dns, dns_events, .. } = &mut self.upstreams;
+        let mut next = None;
+        for (id, entry) in by_id {
+            let Some(addresses) = &mut entry.addresses else { continue };
+            match addresses.refresh_at {
+                None => continue,
+                Some(at) if at > now => {
+                    next = Some(next.map_or(at, |next: MonoTime| next.min(at)));
+                    continue;
+                }
+                Some(_) => addresses.refresh_at = None,
+            }
+            match self.configs.find_upstream(&self.ctx.runtime, *id) {
+                Some((origin, _)) if now.saturating_duration_since(addresses.used_at) <= MAX_UNUSED => {
+                    dns.lookup(now, dns_events, *id, origin, true);
+                }
+                _ => entry.addresses = None,
+            }
+        }
+        if let Some(next) = next {
+            self.set_dns_timer(next);
+        }
+    }
+
+    /// Tries the first address; without any, the look-up has failed.
+    fn start_connect(&mut self, key: Key) {
+        let Some(UpstreamConn { upstream, state: UpstreamState::Resolving { owner }, .. }) =
+            self.upstreams.conns.get(key)
+        else {
+            return;
+        };
+        let entry = self.upstreams.by_id.get_mut(upstream);
+        match entry.and_then(|entry| entry.addresses.as_mut()) {
+            Some(addresses) => {
+                let attempt = addresses.attempt(self.ctx.clock.now().instant);
+                self.try_next_address(key, *owner, Box::new(attempt));
+            }
+            None => self.connect_failed(key, ConnectError::DnsFail),
+        }
+    }
+
+    /// Tries the next address to which a connection can be begun; the client hears of it when there is none left.
+    fn try_next_address(&mut self, key: Key, owner: Key, mut attempt: Box<ConnectAttempt>) {
+        while let Some(address) = attempt.advance() {
+            match self.connect(key, address) {
+                Ok(conn) => {
+                    let timeout = self.clients.get(owner).map(|client| client.connection.connect_address_timeout());
+                    let until = self.ctx.now() + timeout.unwrap_or_default();
+                    attempt.until = until;
+                    if let Some(link) = self.upstreams.conns.get_mut(key) {
+                        link.state = UpstreamState::Connecting { owner, conn, attempt };
+                        self.timers.set(&mut link.timer, until, EventSource::Upstream(key).token());
+                    }
+                    return;
+                }
+                Err(error) => attempt.note(classify(&error)),
+            }
+        }
+        self.connect_failed(key, attempt.failure.unwrap_or(ConnectError::Failed));
+    }
+
+    /// A registered socket that is connecting to `address`.
+    fn connect(&mut self, key: Key, address: SocketAddr) -> io::Result<Conn> {
+        let mut conn = match Conn::connect(address) {
+            Err(error) if is_exhaustion(&error) && self.free_descriptors() => Conn::connect(address)?,
+            result => result?,
+        };
+        conn.register(self.poll.registry(), EventSource::Upstream(key).token())?;
+        Ok(conn)
+    }
+
+    /// Closes what is worth less than a new connection: connections that ended in this turn, idle pipes, or the oldest
+    /// idle connection. False where there was nothing.
+    fn free_descriptors(&mut self) -> bool {
+        // Before the end of the turn: an event that still means one of them finds its key too old.
+        let had_closed = !self.closed.is_empty();
+        self.closed.clear();
+        if had_closed || self.pipes.close_free() {
+            return true;
+        }
+        let Some(oldest) = self.upstreams.oldest_idle() else { return false };
+        self.close_upstream(oldest);
+        self.closed.clear();
+        true
+    }
+
+    /// The poller says that something happened.
+    pub(super) fn on_upstream_event(&mut self, key: Key, readiness: Readiness) {
+        let Some(link) = self.upstreams.conns.get_mut(key) else { return };
+        match &mut link.state {
+            UpstreamState::Resolving { .. } => {}
+            UpstreamState::Ready { owner: ConnOwner::Client(owner), conn, .. } => {
+                conn.on_event(readiness);
+                let owner = *owner;
+                self.enqueue(owner);
+            }
+            UpstreamState::Ready { conn, .. } => {
+                conn.on_event(readiness);
+                if !is_clean_idle(conn, &mut self.read_buf) {
+                    self.close_upstream(key);
+                }
+            }
+            UpstreamState::Connecting { conn, .. } => {
+                conn.on_event(readiness);
+                if conn.is_secured() {
+                    return self.enqueue_handshake(key);
+                }
+                match conn.finish_connect() {
+                    ConnectOutcome::Waiting => {}
+                    ConnectOutcome::Connected => self.on_tcp_connected(key),
+                    ConnectOutcome::Failed(error) => self.address_failed(key, classify(&error)),
+                }
+            }
+        }
+    }
+
+    /// With TLS nobody may use the connection before the handshake is complete (rule S19).
+    fn on_tcp_connected(&mut self, key: Key) {
+        let Some(UpstreamConn { upstream, state: UpstreamState::Connecting { conn, .. }, .. }) =
+            self.upstreams.conns.get_mut(key)
+        else {
+            return;
+        };
+        let found = self.configs.find_upstream(&self.ctx.runtime, *upstream);
+        match found.map(|(origin, tls)| (origin.scheme, tls.connect(*upstream))) {
+            Some((Scheme::Http, _)) => self.connected(key),
+            Some((Scheme::Https, Some(tls))) => {
+                conn.secure(tls);
+                self.enqueue_handshake(key);
+            }
+            // Never in the clear what was meant to be secret.
+            Some((Scheme::Https, None)) | None => self.address_failed(key, ConnectError::TlsFailed),
+        }
+    }
+
+    fn enqueue_handshake(&mut self, key: Key) {
+        if !self.upstreams.handshaking.contains(&key) {
+            self.upstreams.handshaking.push_back(key);
+        }
+    }
+
+    /// Continues at most `max` handshakes.
+    pub(super) fn continue_handshakes(&mut self, max: usize) {
+        for _ in 0..max.min(self.upstreams.handshaking.len()) {
+            let Some(key) = self.upstreams.handshaking.pop_front() else { return };
+            let Some(UpstreamConn { upstream, state: UpstreamState::Connecting { conn, .. }, .. }) =
+                self.upstreams.conns.get_mut(key)
+            else {
+                continue;
+            };
+            match conn.handshake() {
+                Handshake::Done => self.connected(key),
+                Handshake::Waiting => {}
+                Handshake::Busy => self.upstreams.handshaking.push_back(key),
+                Handshake::Failed(failure) => {
+                    let upstream = *upstream;
+                    self.warn_tls(upstream, &failure);
+                    self.address_failed(key, failure.verdict());
+                }
+            }
+        }
+    }
+
+    fn warn_tls(&mut self, upstream: UpstreamId, failure: &Failure) {
+        let now = self.ctx.now();
+        let Some((origin, _)) = self.configs.find_upstream(&self.ctx.runtime, upstream) else { return };
+        if self.upstreams.by_id.entry(upstream).or_default().tls_warn_limit.is_due(now, TLS_WARN_INTERVAL) {
+            let (host, port, remedy) = (&origin.host, origin.port, failure.remedy());
+            let observer = &mut self.ctx.observer;
+            observer.warn(format_args!("no TLS connection to upstream {host}, port {port}: {failure}; {remedy}"));
+        }
+    }
+
+    fn connected(&mut self, key: Key) {
+        let connected_at = self.ctx.now();
+        if let Some((owner, conn, attempt)) = self.take_connecting(key)
+            && let Some(link) = self.upstreams.conns.get_mut(key)
+        {
+            link.state = UpstreamState::Ready { conn, connected_at, owner: ConnOwner::Client(owner) };
+            if let (Some(known), Some(address)) = (self.upstreams.addresses_of(key), attempt.current) {
+                known.note_success(address);
+            }
+            self.report_connect(owner, Ok(()));
+        }
+    }
+
+    /// On to the next address.
+    fn address_failed(&mut self, key: Key, error: ConnectError) {
+        let now = self.ctx.now();
+        if let Some((owner, conn, mut attempt)) = self.take_connecting(key) {
+            self.closed.push(conn);
+            attempt.note(error);
+            if let (Some(known), Some(address)) = (self.upstreams.addresses_of(key), attempt.current) {
+                known.note_failure(now, address);
+            }
+            self.try_next_address(key, owner, attempt);
+        }
+    }
+
+    /// What was connecting, whose state is to be set anew.
+    fn take_connecting(&mut self, key: Key) -> Option<(Key, Conn, Box<ConnectAttempt>)> {
+        let state = &mut self.upstreams.conns.get_mut(key)?.state;
+        let UpstreamState::Connecting { owner, .. } = *state else { return None };
+        match std::mem::replace(state, UpstreamState::Resolving { owner }) {
+            UpstreamState::Connecting { owner, conn, attempt } => Some((owner, conn, attempt)),
+            _ => None,
+        }
+    }
+
+    /// There will be no connection.
+    fn connect_failed(&mut self, key: Key, error: ConnectError) {
+        let owner = self.upstreams.conns.get(key).and_then(|link| link.state.client());
+        self.close_upstream(key);
+        if let Some(owner) = owner {
+            self.report_connect(owner, Err(error));
+        }
+    }
+
+    /// Keeps the outcome until the client is driven.
+    fn report_connect(&mut self, owner: Key, result: Result<(), ConnectError>) {
+        if let Some(client) = self.clients.get_mut(owner) {
+            if result.is_err() {
+                client.upstream = None;
+            }
+            client.connect_result = Some(result);
+        }
+        self.enqueue(owner);
+    }
+
+    /// A timer of this connection came up.
+    pub(super) fn on_upstream_timer(&mut self, key: Key, at: MonoTime) {
+        let now = self.ctx.now();
+        let Some(link) = self.upstreams.conns.get_mut(key) else { return };
+        if !link.timer.take_if_current(at) {
+            return;
+        }
+        let until = match &link.state {
+            UpstreamState::Connecting { attempt, .. } => attempt.until,
+            UpstreamState::Ready { owner: ConnOwner::Pool { until, .. }, .. } => *until,
+            UpstreamState::Resolving { .. } | UpstreamState::Ready { .. } => return,
+        };
+        if until > now {
+            self.timers.set(&mut link.timer, until, EventSource::Upstream(key).token());
+        } else if matches!(link.state, UpstreamState::Connecting { .. }) {
+            self.address_failed(key, ConnectError::TimedOut);
+        } else {
+            self.close_upstream(key);
+        }
+    }
+
+    /// Takes back the connection that the client used: into the pool, or with `is_login_bound` for this client alone.
+    pub(super) fn release(&mut self, client_key: Key, is_login_bound: bool) {
+        let Some(client) = self.clients.get_mut(client_key) else { return };
+        let Some(key) = client.upstream.take() else { return };
+        let (now, limits) = (self.ctx.now(), &self.ctx.runtime.config.pool);
+        let Some(link) = self.upstreams.conns.get_mut(key) else { return };
+        let UpstreamState::Ready { conn, connected_at, owner } = &mut link.state else {
+            return self.close_upstream(key);
+        };
+        // The login holds also where later requests do not say so, and for as long as its client stays.
+        link.is_login_bound |= is_login_bound;
+        let (upstream, is_login_bound) = (link.upstream, link.is_login_bound);
+        let until = (now + limits.idle_timeout).min(*connected_at + limits.max_age);
+        *owner = match is_login_bound {
+            true => ConnOwner::LoginBound { client: client_key, since: now },
+            false => ConnOwner::Pool { since: now, until },
+        };
+        let is_wanted = self.lifecycle == Lifecycle::Running
+            && (is_login_bound || until > now)
+            // A reload may have removed the upstream.
+            && self.ctx.runtime.origin(upstream).is_some();
+        // What was not drained may hide a byte too many, or the end (rule M12).
+        if !is_wanted || !conn.can_write() || !is_clean_idle(conn, &mut self.read_buf) {
+            self.close_upstream(key);
+        } else if is_login_bound {
+            client.has_login_conns = true;
+            let others = self.upstreams.login_conns(client_key).filter(|(_, other, _)| *other != key);
+            let (same, others): (Vec<_>, Vec<_>) = others.partition(|(_, _, id)| *id == upstream);
+            let oldest = (others.len() >= MAX_LOGIN_CONNS).then(|| others.into_iter().min()).flatten();
+            for (_, surplus, _) in same.into_iter().chain(oldest) {
+                self.close_upstream(surplus);
+            }
+        } else {
+            self.timers.set(&mut link.timer, until, EventSource::Upstream(key).token());
+            self.upstreams.by_id.entry(upstream).or_default().idle.push(key);
+            self.upstreams.idle_count += 1;
+            self.trim_pool(upstream);
+        }
+    }
+
+    /// Closes the connections on which a client was logged in.
+    pub(super) fn close_login_conns(&mut self, client_key: Key) {
+        for (_, key, _) in self.upstreams.login_conns(client_key).collect::<Vec<_>>() {
+            self.close_upstream(key);
+        }
+    }
+
+    /// Closes the oldest idle connections above the limits.
+    fn trim_pool(&mut self, upstream: UpstreamId) {
+        let (max, max_per_upstream) =
+            (self.ctx.runtime.config.pool.max_idle, self.ctx.runtime.config.pool.max_idle_per_upstream);
+        while let Some(entry) = self.upstreams.by_id.get(&upstream)
+            && entry.idle.len() > max_per_upstream
+        {
+            let oldest = entry.idle[0];
+            self.close_upstream(oldest);
+        }
+        while self.upstreams.idle_count > max
+            && let Some(oldest) = self.upstreams.oldest_idle()
+        {
+            self.close_upstream(oldest);
+        }
+    }
+
+    /// After a reload: closes idle connections to upstreams that are gone, and those above the new limits.
+    pub(super) fn reload_upstreams(&mut self) {
+        let runtime = &self.ctx.runtime;
+        let is_gone = |link: &UpstreamConn| link.state.client().is_none() && runtime.origin(link.upstream).is_none();
+        let gone = self.upstreams.conns.iter().filter(|(_, link)| is_gone(link)).map(|(key, _)| key);
+        for key in gone.collect::<Vec<_>>() {
+            self.close_upstream(key);
+        }
+        for upstream in self.upstreams.by_id.keys().copied().collect::<Vec<_>>() {
+            self.trim_pool(upstream);
+        }
+    }
+
+    /// Closes the pool.
+    pub(super) fn close_pool(&mut self) {
+        while let Some(oldest) = self.upstreams.oldest_idle() {
+            self.close_upstream(oldest);
+        }
+    }
+
+    /// Closes a connection, or gives up the attempt at one.
+    pub(super) fn close_upstream(&mut self, key: Key) {
+        let Some(UpstreamConn { upstream, state, .. }) = self.upstreams.conns.remove(key) else { return };
+        match state {
+            UpstreamState::Resolving { .. } => {
+                if let Some(entry) = self.upstreams.by_id.get_mut(&upstream) {
+                    entry.resolving.retain(|waiting| *waiting != key);
+                }
+            }
+            UpstreamState::Connecting { conn, .. } | UpstreamState::Ready { conn, owner: ConnOwner::Client(_), .. } => {
+                self.closed.push(conn)
+            }
+            UpstreamState::Ready { mut conn, owner, .. } => {
+                if let ConnOwner::Pool { .. } = owner {
+                    self.upstreams.remove_idle(upstream, key);
+                }
+                conn.say_goodbye();
+                self.closed.push(conn);
+            }
+        }
+    }
+}
+
+/// Whether nothing comes from an idle connection. Any byte is one too many, and an end is an end: then it must not be used
+/// again (rule M12). Without news this costs no system call.
+fn is_clean_idle(conn: &mut Conn, buf: &mut [u8]) -> bool {
+    // TLS sends records without content: session tickets, mostly two.
+    for _ in 0..MAX_IDLE_READS {
+        if !conn.can_read() {
+            return true;
+        }
+        match conn.read(&mut buf[..1]) {
+            ReadOutcome::Blocked => return true,
+            ReadOutcome::Overhead(_) => {}
+            ReadOutcome::Bytes(_) | ReadOutcome::Eof | ReadOutcome::Failed => return false,
+        }
+    }
+    false
+}
+
+fn classify(error: &io::Error) -> ConnectError {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ConnectError::Refused,
+        io::ErrorKind::TimedOut => ConnectError::TimedOut,
+        _ => ConnectError::Failed,
+    }
+}
