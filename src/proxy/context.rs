@@ -6,7 +6,7 @@ use crate::mono_time::MonoTime;
 
 use super::events::{CloseMode, Command, Now, Observer, Peer, Side};
 use super::runtime::{Runtime, UpstreamId};
-use super::transaction::TransactionPool;
+use super::transaction_pool::TransactionPool;
 use crate::extras::balance::Balance;
 
 /// What an exchange is lent for the length of a call.

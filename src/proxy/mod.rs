@@ -14,18 +14,17 @@
 //! | [`strip`] | which lines of a request do not pass, and why |
 //! | [`forward`] | received head to forwarded head |
 //! | [`local`] | answers of our own |
-//! | [`request_log`] | what the access log will say |
-//! | `choice` | the upstream that a request goes to, of several |
+//! | `request_log` | what the access log will say |
 //! | [`body_memory`] | what bodies that plugins read may take |
-//! | `transaction` | one request under way: memory and states |
-//! | `read_interest` | whether to read, and what a read would cost in memory |
+//! | `buffers`, `transaction_pool` | the memory of a request, and how it is recycled |
+//! | [`state`] | the states of a connection, and every transition between them |
 //! | `context` | what a step may touch and ask for |
-//! | `outcome` | how an exchange ends |
-//! | `failover` | another upstream when one fails |
-//! | `request_side` | the client's end |
-//! | `response_side` | the origin's end |
-//! | `timeouts` | when patience ends |
-//! | `settle` | what both ends together ask for |
+//! | `read_interest` | backpressure: whether to read, and what a read would cost in memory |
+//! | `outcome` | how a request ends: responses of our own, truncation, the log line |
+//! | `retry` | connecting to an upstream; when a request is sent again |
+//! | `request_side` | the client's side |
+//! | `response_side` | the upstream's side |
+//! | `timeouts` | which time-out comes next |
 //! | [`proxy_connection`] | one client connection: events in, commands out |
 
 pub mod route;
@@ -40,16 +39,16 @@ pub mod admit;
 pub mod strip;
 pub mod forward;
 pub mod local;
-pub mod request_log;
+mod request_log;
 pub mod body_memory;
-mod choice;
-mod transaction;
-mod read_interest;
+mod buffers;
+pub mod state;
+mod transaction_pool;
 mod context;
+mod read_interest;
 mod outcome;
-mod failover;
+mod retry;
 mod request_side;
 mod response_side;
 mod timeouts;
-mod settle;
 pub mod proxy_connection;

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use super::body_memory::BodyMemory;
+use super::buffers::Buffers;
 use super::cause::{Cause, Refusal};
-use super::choice::UpstreamAttempt;
 use super::context::Ctx;
 use super::events::{AccessRecord, CloseMode, Command, Side};
 use super::forward::Persistence;
 use super::hooks::{HookContext, LocalResponse};
 use super::local::{ResponseContext, write_answer, write_refusal};
 use super::runtime::Runtime;
-use super::transaction::{HalfClose, RequestState, ResponseSink, ResponseState, Transaction};
+use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
 use crate::http::framing::has_no_body;
 use crate::http::head::Method;
 use crate::mono_time::MonoTime;
@@ -29,7 +30,7 @@ pub(super) enum HookPhase {
 impl Transaction {
     /// What the connection's fate looks like to the client now.
     pub(super) fn persistence(&self) -> Persistence {
-        if self.is_persistent { Persistence::KeepAlive(self.request.version) } else { Persistence::Close }
+        if self.is_persistent { Persistence::KeepAlive(self.buf.request.version) } else { Persistence::Close }
     }
 
     /// Queues an answer of our own; it is the final response.
@@ -39,15 +40,15 @@ impl Transaction {
         status: u16,
         write: impl FnOnce(&ResponseContext<'_>, &mut Vec<u8>) -> u64,
     ) {
-        self.response_state = ResponseState::Local;
+        self.set_response("our own response", ResponseState::Local);
         self.log.status = status;
         self.is_persistent &= !ctx.client.is_draining;
-        let envelope = ResponseContext {
+        let context = ResponseContext {
             date: &ctx.worker.now.date,
             persistence: self.persistence(),
             to_head: self.is_client_head(),
         };
-        self.log.bytes_out += write(&envelope, self.to_client.buf());
+        self.log.bytes_out += write(&context, self.buf.to_client.buf());
     }
 
     /// Answers with an error; where an answer has begun already, cuts it.
@@ -62,7 +63,7 @@ impl Transaction {
         }
         self.release_upstream(ctx, CloseMode::Close);
         self.abandon_request();
-        self.send_local(ctx, refusal.status, |envelope, out| write_refusal(&refusal, envelope, out));
+        self.send_local(ctx, refusal.status, |context, out| write_refusal(&refusal, context, out));
     }
 
     /// A plugin answers in the upstream's place.
@@ -70,96 +71,88 @@ impl Transaction {
         self.log.set_cause(Cause::PluginAnswered);
         self.release_upstream(ctx, CloseMode::Close);
         self.abandon_request();
-        self.send_local(ctx, answer.status, |envelope, out| write_answer(answer, envelope, out));
+        self.send_local(ctx, answer.status, |context, out| write_answer(answer, context, out));
     }
 
     /// Nothing more of the request is wanted. Where it is incomplete, the connection cannot serve another.
     pub(super) fn abandon_request(&mut self) {
         match self.request_state {
-            RequestState::Done => {}
-            RequestState::Head { .. } | RequestState::Body { .. } | RequestState::Discard | RequestState::Tunnel(_) => {
-                self.request_state = RequestState::Discard;
-                self.is_persistent = false;
-                self.to_upstream.clear();
-            }
+            RequestState::Done => return,
+            RequestState::Discard => {}
+            _ => self.set_request("rest not wanted", RequestState::Discard),
         }
+        self.is_persistent = false;
+        self.buf.to_upstream.clear();
     }
 
-    /// The response is complete, and no more of the request can or need be passed on. The upstream connection is not used
-    /// again: whatever it took for its next request could be the rest of this one (rule S14).
-    pub(super) fn end_upload(&mut self, ctx: &mut Ctx<'_, '_>) {
-        self.release_upstream(ctx, CloseMode::Close);
-        self.abandon_request();
-        self.response_state = ResponseState::Done;
-    }
-
-    /// The response broke off: what was received is delivered, then the client's connection is cut (rule G11).
-    pub(super) fn truncate_response(&mut self, ctx: &mut Ctx<'_, '_>) {
+    /// The response broke off: what was received is delivered, then the client's connection is closed so that it can tell
+    /// (rule G11).
+    fn truncate_response(&mut self, ctx: &mut Ctx<'_, '_>) {
         let mode = self.truncation_mode();
-        let release =
-            if matches!(self.response_state, ResponseState::Tunnel(_)) { CloseMode::Abort } else { CloseMode::Close };
-        self.release_upstream(ctx, release);
+        self.release_upstream(ctx, if self.is_tunnel() { CloseMode::Abort } else { CloseMode::Close });
         self.abandon_request();
         self.is_persistent = false;
-        self.response_state = ResponseState::Cut { mode };
+        self.set_response("broken off", ResponseState::Truncated(mode));
     }
 
     /// How the client can tell that what it got is not all.
     fn truncation_mode(&self) -> CloseMode {
         match self.response_state {
-            ResponseState::Body { sink: ResponseSink::UntilClose, .. } | ResponseState::Tunnel(_) => CloseMode::Abort,
+            ResponseState::Body { mode: BodyMode::UntilClose, .. } | ResponseState::Tunnel(_) => CloseMode::Abort,
             // All of it is here, and part of it will not leave. Only a connection that ends with its response can have
             // one that ends with its connection.
-            ResponseState::Answered | ResponseState::Done if !self.to_client.is_empty() && !self.is_persistent => {
+            ResponseState::Answered | ResponseState::Done if !self.buf.to_client.is_empty() && !self.is_persistent => {
                 CloseMode::Abort
             }
-            ResponseState::Cut { mode } => mode,
-            ResponseState::Body { .. }
-            | ResponseState::None
-            | ResponseState::Local
-            | ResponseState::Connecting { .. }
-            | ResponseState::AwaitHead { .. }
-            | ResponseState::Answered
-            | ResponseState::Done => CloseMode::Close,
+            ResponseState::Truncated(mode) => mode,
+            _ => CloseMode::Close,
         }
     }
 
     /// The client is gone: the upstream is released at once (rule G12), and nobody else is to blame.
     pub(super) fn on_client_lost(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
-        // It may only have been too slow, and read on.
-        let mode = self.truncation_mode();
-        if let ResponseState::Tunnel(_) = self.response_state {
-            self.release_upstream(ctx, CloseMode::Abort);
-        } else {
-            // It has got its answer, and only did not send the rest of a request that was answered early.
-            let has_all = matches!(self.response_state, ResponseState::Answered) && self.to_client.is_empty();
-            self.release_upstream(ctx, CloseMode::Close);
-            if !has_all {
-                self.log.status = CLIENT_GONE;
-            }
-        }
         self.log.set_cause(cause);
-        self.to_client.clear();
-        self.response_state = ResponseState::Cut { mode };
+        // On a write time-out the client may still be reading.
+        let mode = self.truncation_mode();
+        // It has got its response, and only did not send the rest of a request that was answered early.
+        let has_all = matches!(self.response_state, ResponseState::Answered) && self.buf.to_client.is_empty();
+        if !self.is_tunnel() && !has_all {
+            self.log.status = CLIENT_GONE;
+        }
+        self.release_upstream(ctx, if self.is_tunnel() { CloseMode::Abort } else { CloseMode::Close });
+        self.buf.to_client.clear();
+        self.set_response("client lost", ResponseState::Truncated(mode));
     }
 
-    /// Nobody has said anything for too long: both ends of a tunnel are closed.
+    /// A tunnel was idle for too long: both sides are closed.
     pub(super) fn end_tunnel(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
         self.log.set_cause(cause);
-        // What nobody took for so long is lost, and that should be seen.
+        // What was not taken for so long is lost, and that should be seen.
         let is_lost = matches!(self.request_state, RequestState::Tunnel(HalfClose::Lost));
-        let is_lossless = !is_lost && self.to_client.is_empty() && self.to_upstream.is_empty();
+        let is_lossless = !is_lost && self.buf.to_client.is_empty() && self.buf.to_upstream.is_empty();
         let mode = if is_lossless { CloseMode::Close } else { CloseMode::Abort };
         self.release_upstream(ctx, mode);
-        self.to_client.clear();
-        self.response_state = ResponseState::Cut { mode };
+        self.buf.to_client.clear();
+        self.set_response("tunnel idle", ResponseState::Truncated(mode));
+    }
+
+    /// Reserves memory for so many bytes of the request's body and of the response's, or more. What plugins leave of a body is
+    /// queued behind its head: it is there twice for a while.
+    pub(super) fn reserve(&mut self, memory: &BodyMemory, request: usize, response: usize) -> Result<(), Refusal> {
+        let bytes = 2 * (request.max(self.buf.request_body.capacity()) + response);
+        if self.reserved.grow_to(bytes, memory) { Ok(()) } else { Err(Refusal::new(503, Cause::MemoryBudget)) }
+    }
+
+    /// Whether the client asked with HEAD, whatever plugins made of it.
+    pub(super) fn is_client_head(&self) -> bool {
+        self.log.method == Some(Method::Head)
     }
 
     /// Gives the upstream connection back, if one is held.
     pub(super) fn release_upstream(&mut self, ctx: &mut Ctx<'_, '_>, mode: CloseMode) {
         if self.holds_upstream() {
             ctx.commands.push(Command::Close(Side::Upstream, mode));
-            self.to_upstream.clear();
+            self.buf.to_upstream.clear();
         }
     }
 
@@ -167,27 +160,28 @@ impl Transaction {
     pub(super) fn log_request(&mut self, ctx: &mut Ctx<'_, '_>) {
         ctx.client.served = ctx.client.served.saturating_add(1);
         let runtime = &ctx.client.runtime;
-        if self.chain.started > 0
+        if self.buf.chain.started > 0
             && let Some(hooks) = &runtime.hooks
         {
             hooks.on_done(&mut self.hook_view(runtime, HookPhase::Done));
         }
+        let timeline = self.log.timeline.take().map(|timeline| timeline.finish(ctx.now()).to_string());
         let record = &self.log;
-        let route = record.route.and_then(|route| runtime.config.routes.get(route as usize));
+        let destination = self.destination.as_ref();
+        let route = destination.map(|destination| destination.route(runtime));
         // Of most requests most moments are those of one turn of the event loop.
         let since_start = |moment: MonoTime| {
             if moment == record.started { Duration::ZERO } else { moment.saturating_duration_since(record.started) }
         };
         let total = since_start(ctx.now());
-        let target = if self.plan.is_some() { &self.original_target } else { &self.request.target };
-        let timeline = self.timeline.take().map(|timeline| timeline.finish(ctx.now()).to_string());
+        let target = if destination.is_some() { &self.buf.original_target } else { &self.buf.request.target };
         ctx.worker.observer.access(&AccessRecord {
-            client: self.client_address.or(ctx.client.peer.address),
+            client: record.client.or(ctx.client.peer.address),
             method: record.method.as_ref().map_or(b"", Method::as_bytes),
             target: if record.method.is_some() { target } else { b"" },
             prefix: route.map(|route| route.prefix.as_str()),
-            is_counted_by_prefix: record.route.is_some_and(|route| route < runtime.counted_routes),
-            upstream: route.map(|route| self.upstream_of(route).authority.as_str()),
+            is_counted_by_prefix: destination.is_some_and(|destination| destination.route < runtime.counted_routes),
+            upstream: destination.map(|destination| destination.upstream(runtime).authority.as_str()),
             status: record.status,
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,
@@ -200,35 +194,37 @@ impl Transaction {
             why: record.cause.map(Cause::why),
             rule: record.cause.and_then(Cause::rule),
             detail: record.cause.and_then(Cause::detail),
-            plugins: &self.chain.stints,
+            plugins: &self.buf.chain.stints,
             hint: record.cause.map(Cause::hint),
             timeline: timeline.as_deref(),
         });
-        // Whoever is chosen next should know that this one is over.
-        self.choice = None;
+        // The balance should know that this one is over before it chooses again.
+        if let Some(destination) = &mut self.destination {
+            destination.attempt = None;
+        }
     }
 
     /// What hooks may see and change now.
     pub(super) fn hook_view<'a>(&'a mut self, runtime: &'a Runtime, phase: HookPhase) -> HookContext<'a> {
         let wants = runtime.wants();
-        let may_have_body = !self.is_client_head() && !has_no_body(self.response.status);
-        let route = self.log.route.and_then(|route| runtime.config.routes.get(route as usize));
+        let may_have_body = !self.is_client_head() && !has_no_body(self.buf.response.status);
+        let destination = self.destination.as_ref();
+        let Buffers { request, response, original_target, request_body, response_body, chain, .. } = &mut self.buf;
         HookContext {
-            request: &mut self.request,
+            request_body: wants.request.then_some(request_body),
+            response_body: (wants.response && phase == HookPhase::Response && may_have_body).then_some(response_body),
             response: match phase {
                 HookPhase::Request => None,
-                HookPhase::Response => Some(&mut self.response),
+                HookPhase::Response => Some(response),
                 // Where the upstream gave a final response.
-                HookPhase::Done => (self.response.status >= 200).then_some(&mut self.response),
+                HookPhase::Done => (response.status >= 200).then_some(response),
             },
-            request_body: wants.request.then_some(&mut self.request_body),
-            response_body: (wants.response && phase == HookPhase::Response && may_have_body)
-                .then_some(&mut self.response_body),
-            original_target: &self.original_target,
-            client: self.client_address,
-            route_prefix: route.map_or("", |route| &route.prefix),
-            upstream: route.map_or("", |route| &UpstreamAttempt::upstream(self.choice.as_ref(), route).authority),
-            state: &mut self.chain,
+            request,
+            original_target,
+            client: self.log.client,
+            route_prefix: destination.map_or("", |destination| &destination.route(runtime).prefix),
+            upstream: destination.map_or("", |destination| &destination.upstream(runtime).authority),
+            state: chain,
         }
     }
 }

@@ -1,18 +1,8 @@
 //! One client connection with the upstream connection that it currently borrows.
 //!
-//! It owns no socket and reads no clock: bytes and events go in ([`ProxyConnection::handle`]), bytes and commands come out
-//! ([`ProxyConnection::output`], [`ProxyConnection::poll_command`]). The event loop, the tests and the fuzzers drive the same code.
-//!
-//! ```text
-//!          first byte            answered, persistent
-//!  Idle ───────────────► Active ─────────────────────► Idle
-//!   │ time-out, EOF        │ answered, not persistent
-//!   ▼                      ▼
-//! Closed ◄────────────── Lingering   (only where the client may still be sending)
-//! ```
-//!
-//! What an active exchange does is told by the states of its two ends: `downstream` and `upstream` hold one machine
-//! each, and the rules that need both sit in `settle`.
+//! It owns no socket and reads no clock: bytes and events go in ([`ProxyConnection::handle`], [`ProxyConnection::sent`]), bytes
+//! and commands come out ([`ProxyConnection::output`], [`ProxyConnection::poll_command`]). The event loop, the tests and the
+//! fuzzers drive the same code. Its states and their transitions stand in `state`.
 //!
 //! Invariants, checked by tests and fuzz targets: whatever the order of inputs, no panic; the queues stay below the high
 //! water mark plus one read; each request gets exactly one final response or a close; and there is always something
@@ -28,46 +18,41 @@ pub use super::events::{
     UpstreamEvent,
 };
 pub use super::read_interest::ReadPurpose;
-pub use super::transaction::TransactionPool;
+pub use super::transaction_pool::TransactionPool;
 pub use crate::extras::balance::Balance;
 
-use crate::mono_time::MonoTime;
-
+use super::buffers::KEPT_CAPACITY;
 use super::cause::Cause;
 use super::context::{Client, Commands, Ctx};
 use super::proxy_protocol::PrefaceError;
 use super::runtime::Runtime;
-use super::settle::Next;
+use super::state::{
+    CONNECTION, ConnectionState, EmptyLine, HalfClose, RequestState, ResponseState, Transaction, check_transition,
+};
 use super::timeouts::{LINGER, LINGER_IDLE};
-use super::transaction::{HalfClose, KEPT_CAPACITY, RequestState, ResponseState, Transaction};
-use crate::extras::timeline::{Timeline, TraceEvent};
+use crate::extras::timeline::{Timeline, TraceEvent, WaitReason};
+use crate::mono_time::MonoTime;
 
 /// One client connection.
 #[derive(Debug)]
 pub struct ProxyConnection {
     client: Client,
     commands: Commands,
-    state: State,
+    state: ConnectionState,
 }
 
-#[derive(Debug)]
-enum State {
-    /// Between requests. No buffer is owned.
-    Idle { since: MonoTime, skipped: EmptyLine },
-    /// From the first byte of a request to the last byte of its response.
-    Active(Box<Transaction>),
-    /// Our last byte was sent; the client's are read and thrown away so that a reset does not overtake our answer.
-    Lingering { since: MonoTime, last_read: MonoTime },
-    /// Over.
-    Closed,
-}
-
-/// How much has come of an empty line in front of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum EmptyLine {
-    None,
-    Half,
-    Whole,
+/// What follows from the states of both sides.
+enum Transition {
+    /// Nothing.
+    Wait,
+    /// The states have changed: look again.
+    Again,
+    /// The response is delivered; the connection serves on.
+    NextRequest,
+    /// The response is delivered; the connection ends.
+    Close(CloseMode),
+    /// The response is delivered; the connection ends once the client has stopped sending.
+    Linger,
 }
 
 impl EmptyLine {
@@ -75,8 +60,8 @@ impl EmptyLine {
     fn of(bytes: &[u8]) -> Option<EmptyLine> {
         match bytes {
             b"" => Some(EmptyLine::None),
-            b"\r" => Some(EmptyLine::Half),
-            b"\r\n" => Some(EmptyLine::Whole),
+            b"\r" => Some(EmptyLine::Cr),
+            b"\r\n" => Some(EmptyLine::CrLf),
             _ => None,
         }
     }
@@ -84,8 +69,8 @@ impl EmptyLine {
     fn bytes(self) -> &'static [u8] {
         match self {
             EmptyLine::None => b"",
-            EmptyLine::Half => b"\r",
-            EmptyLine::Whole => b"\r\n",
+            EmptyLine::Cr => b"\r",
+            EmptyLine::CrLf => b"\r\n",
         }
     }
 
@@ -94,8 +79,8 @@ impl EmptyLine {
         match (self, data) {
             (_, []) => Some(self),
             (EmptyLine::None, _) => EmptyLine::of(data),
-            (EmptyLine::Half, b"\n") => Some(EmptyLine::Whole),
-            (EmptyLine::Half | EmptyLine::Whole, _) => None,
+            (EmptyLine::Cr, b"\n") => Some(EmptyLine::CrLf),
+            (EmptyLine::Cr | EmptyLine::CrLf, _) => None,
         }
     }
 }
@@ -109,16 +94,16 @@ impl ProxyConnection {
         ProxyConnection {
             client: Client { peer, runtime, reserved: None, write_idle_ms, served: 0, is_draining: false },
             commands: Commands::default(),
-            state: State::Idle { since: now.instant, skipped: EmptyLine::None },
+            state: ConnectionState::Idle { since: now.instant, skipped: EmptyLine::None },
         }
     }
 
-    /// Who is at the other end of the connection.
+    /// The other end of the connection.
     pub fn peer(&self) -> &Peer {
         &self.client.peer
     }
 
-    /// The peer has said for whom it speaks; `None`: for itself. Only before the first byte.
+    /// The PROXY header names the client; `None`: the peer speaks for itself. Only before the first byte.
     pub fn set_client_address(&mut self, client: Option<SocketAddr>) {
         if let Some(mut address) = client {
             address.set_ip(address.ip().to_canonical());
@@ -126,23 +111,21 @@ impl ProxyConnection {
         }
     }
 
-    /// The peer has said that the client for which it speaks does so with TLS.
+    /// The PROXY header says that the client speaks TLS.
     pub fn set_client_tls(&mut self) {
         self.client.peer.is_tls = true;
     }
 
-    /// The peer was to say for whom it speaks, and did not do it properly. Nothing is answered: it may expect TLS. Returns
-    /// who it is.
+    /// The PROXY header is missing or wrong. Nothing is answered: the peer may expect TLS. Returns its address.
     pub fn reject_proxy_header(&mut self, worker: &mut WorkerCtx<'_>, error: PrefaceError) -> Option<SocketAddr> {
         if self.is_idle() {
-            let mut transaction = worker.transactions.take(worker.now.instant);
-            transaction.timeline = timeline(worker);
+            let mut transaction = take_transaction(worker);
             transaction.log.status = 400;
             transaction.log.set_cause(Cause::BadProxyHeader(error.sentence()));
             let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
             transaction.log_request(&mut ctx);
             worker.transactions.recycle(transaction);
-            self.end(CloseMode::Close);
+            self.close("bad PROXY header");
         }
         self.client.peer.address
     }
@@ -156,70 +139,48 @@ impl ProxyConnection {
             return;
         }
         match (&mut self.state, input) {
+            (ConnectionState::Active(_), _) => self.on_input(worker, input),
             // RFC 9112 section 2.2: an empty line behind a request is ignored. It begins nothing.
-            (State::Idle { skipped, .. }, Input::Bytes(Side::Client, data)) => match skipped.and(data) {
+            (ConnectionState::Idle { skipped, .. }, Input::Bytes(Side::Client, data)) => match skipped.and(data) {
                 Some(so_far) => *skipped = so_far,
                 None => {
-                    let mut transaction = worker.transactions.take(now);
-                    transaction.timeline = timeline(worker);
-                    transaction.client_input.extend_from_slice(skipped.bytes());
-                    self.state = State::Active(transaction);
-                    self.step(worker, input);
+                    let mut transaction = take_transaction(worker);
+                    transaction.buf.client_input.extend_from_slice(skipped.bytes());
+                    self.set_state("first byte of a request", ConnectionState::Active(transaction));
+                    self.on_input(worker, input);
                 }
             },
-            (State::Idle { .. }, Input::Eof(side) | Input::Reset(side) | Input::Unwritable(side)) => {
-                if side == Side::Client {
-                    self.end(CloseMode::Close);
-                }
-            }
-            (State::Idle { .. }, Input::Tick) => {
-                if self.deadline().is_some_and(|at| at <= now) {
-                    self.end(CloseMode::Close);
-                }
-            }
-            (State::Active(_), _) => self.step(worker, input),
-            (State::Lingering { last_read, .. }, Input::Bytes(Side::Client, _)) => *last_read = now,
+            (ConnectionState::Lingering { last_read, .. }, Input::Bytes(Side::Client, _)) => *last_read = now,
             (
-                State::Lingering { .. },
+                ConnectionState::Idle { .. } | ConnectionState::Lingering { .. },
                 Input::Eof(Side::Client) | Input::Reset(Side::Client) | Input::Unwritable(Side::Client),
-            ) => self.end(CloseMode::Close),
-            (State::Lingering { .. }, Input::Tick) => {
+            ) => self.close_unused(),
+            (ConnectionState::Idle { .. } | ConnectionState::Lingering { .. }, Input::Tick) => {
                 if self.deadline().is_some_and(|at| at <= now) {
-                    self.end(CloseMode::Close);
+                    self.close_unused();
                 }
             }
-            // What an upstream does that is not ours any more is nobody's business here.
-            (
-                State::Idle { .. } | State::Lingering { .. },
-                Input::Bytes(Side::Upstream, _)
-                | Input::Bypassed(..)
-                | Input::Drained(_)
-                | Input::Connected { .. }
-                | Input::ConnectFailed(_)
-                | Input::Eof(Side::Upstream)
-                | Input::Reset(Side::Upstream)
-                | Input::Unwritable(Side::Upstream),
-            )
-            | (State::Closed, _) => {}
+            // Late events from a released upstream are ignored.
+            (ConnectionState::Idle { .. } | ConnectionState::Lingering { .. } | ConnectionState::Closed, _) => {}
         }
     }
 
     /// One event for the running transaction, and what follows from it.
-    fn step(&mut self, worker: &mut WorkerCtx<'_>, input: Input<'_>) {
-        let State::Active(transaction) = &mut self.state else { return };
+    fn on_input(&mut self, worker: &mut WorkerCtx<'_>, input: Input<'_>) {
+        let ConnectionState::Active(transaction) = &mut self.state else { return };
         let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
-        let was_empty = (transaction.to_client.is_empty(), transaction.to_upstream.is_empty());
-        match transaction.timeline {
+        let was_empty = (transaction.buf.to_client.is_empty(), transaction.buf.to_upstream.is_empty());
+        match transaction.log.timeline {
             None => transaction.on_input(&mut ctx, input),
             Some(_) => transaction.on_traced_input(&mut ctx, input),
         }
-        self.settle(worker);
+        self.advance(worker);
         // A write time-out runs from the moment at which there is something to write.
-        if let State::Active(transaction) = &mut self.state {
-            if was_empty.0 && !transaction.to_client.is_empty() {
+        if let ConnectionState::Active(transaction) = &mut self.state {
+            if was_empty.0 && !transaction.buf.to_client.is_empty() {
                 transaction.last_activity.client_write = worker.now.instant;
             }
-            if was_empty.1 && !transaction.to_upstream.is_empty() {
+            if was_empty.1 && !transaction.buf.to_upstream.is_empty() {
                 transaction.last_activity.upstream_write = worker.now.instant;
             }
         }
@@ -236,45 +197,58 @@ impl ProxyConnection {
         !self.commands.is_empty()
     }
 
+    fn transaction(&self) -> Option<&Transaction> {
+        match &self.state {
+            ConnectionState::Active(transaction) => Some(transaction),
+            ConnectionState::Idle { .. } | ConnectionState::Lingering { .. } | ConnectionState::Closed => None,
+        }
+    }
+
     /// Bytes that wait to be written to `side`.
     pub fn output(&self, side: Side) -> &[u8] {
-        match (&self.state, side) {
-            (State::Active(transaction), Side::Client) => transaction.to_client.pending(),
-            (State::Active(transaction), Side::Upstream) if transaction.is_connected() => {
-                transaction.to_upstream.pending()
-            }
-            (State::Active(_), Side::Upstream) => b"",
-            (State::Idle { .. } | State::Lingering { .. } | State::Closed, _) => b"",
+        match (self.transaction(), side) {
+            (Some(transaction), Side::Client) => transaction.buf.to_client.pending(),
+            (Some(transaction), Side::Upstream) if transaction.is_connected() => transaction.buf.to_upstream.pending(),
+            _ => b"",
         }
     }
 
     /// Whether bytes wait to be written to either side, be it connected or not.
     pub fn has_output(&self) -> bool {
-        match &self.state {
-            State::Active(transaction) => !transaction.to_client.is_empty() || !transaction.to_upstream.is_empty(),
-            State::Idle { .. } | State::Lingering { .. } | State::Closed => false,
-        }
+        self.transaction()
+            .is_some_and(|transaction| !transaction.buf.to_client.is_empty() || !transaction.buf.to_upstream.is_empty())
     }
 
-    /// The first `len` bytes of that output were written. More commands, output and wishes may follow.
+    /// The first `len` bytes of that output were written. More commands, output and wanted reads may follow.
     pub fn sent(&mut self, worker: &mut WorkerCtx<'_>, side: Side, len: usize) {
-        let State::Active(transaction) = &mut self.state else { return };
+        let ConnectionState::Active(transaction) = &mut self.state else { return };
         if len == 0 {
             return;
         }
         let now = worker.now.instant;
         match side {
-            Side::Client => transaction.to_client.discard(len, KEPT_CAPACITY),
-            Side::Upstream => transaction.to_upstream.consume(len),
+            Side::Client => transaction.buf.to_client.discard(len, KEPT_CAPACITY),
+            Side::Upstream => transaction.buf.to_upstream.consume(len),
         }
         transaction.last_activity.on_written(now, side);
-        if transaction.timeline.is_some() {
+        if transaction.log.timeline.is_some() {
             transaction.trace(now, (TraceEvent::Took(side), len as u64));
         }
-        self.settle(worker);
+        self.advance(worker);
     }
 
-    /// Whether reading from `side` makes sense now. This is the whole of backpressure.
+    /// What a read from `side` would be for; `None` where it makes no sense now.
+    pub fn read_interest(&self, side: Side) -> Option<ReadPurpose> {
+        match (&self.state, side) {
+            (ConnectionState::Idle { .. }, Side::Client) => Some(ReadPurpose::NewRequest),
+            (ConnectionState::Active(transaction), _) => transaction.read_interest(side),
+            // What is read is thrown away.
+            (ConnectionState::Lingering { .. }, Side::Client) => Some(ReadPurpose::InFlight),
+            _ => None,
+        }
+    }
+
+    /// Whether reading from `side` makes sense now.
     pub fn wants_read(&self, side: Side) -> bool {
         self.read_interest(side).is_some()
     }
@@ -283,19 +257,13 @@ impl ProxyConnection {
     /// What could not be written after reading is given back as [`Input::Bytes`], after [`Input::Bypassed`] for the part
     /// that was.
     pub fn bypass_limit(&self, side: Side) -> u64 {
-        match &self.state {
-            State::Active(transaction) => transaction.bypass_limit(side),
-            State::Idle { .. } | State::Lingering { .. } | State::Closed => 0,
-        }
+        self.transaction().map_or(0, |transaction| transaction.bypass_limit(side))
     }
 
-    /// The same for bytes that would leave in one write behind the output that waits on the other side. [`ProxyConnection::sent`]
-    /// is told first, then [`Input::Bypassed`].
+    /// The same for bytes that would leave in one write behind the output that waits on the other side.
+    /// [`ProxyConnection::sent`] is told first, then [`Input::Bypassed`].
     pub fn bypass_limit_behind_output(&self, side: Side) -> u64 {
-        match &self.state {
-            State::Active(transaction) => transaction.bypass_limit_behind_output(side),
-            State::Idle { .. } | State::Lingering { .. } | State::Closed => 0,
-        }
+        self.transaction().map_or(0, |transaction| transaction.bypass_limit_behind_output(side))
     }
 
     /// When to call `handle` with [`Input::Tick`] at the latest.
@@ -303,22 +271,19 @@ impl ProxyConnection {
         let timeouts = &self.client.runtime.config.timeouts;
         match &self.state {
             // A client that has never asked anything gets no longer than the head may take.
-            State::Idle { since, .. } if self.client.served == 0 => Some(*since + timeouts.request_head),
-            State::Idle { since, .. } => Some(*since + timeouts.keep_alive),
-            State::Active(transaction) => transaction.deadline(&self.client.runtime),
-            State::Lingering { since, last_read } => Some((*since + LINGER).min(*last_read + LINGER_IDLE)),
-            State::Closed => None,
+            ConnectionState::Idle { since, .. } if self.client.served == 0 => Some(*since + timeouts.request_head),
+            ConnectionState::Idle { since, .. } => Some(*since + timeouts.keep_alive),
+            ConnectionState::Active(transaction) => transaction.deadline(&self.client.runtime),
+            ConnectionState::Lingering { since, last_read } => Some((*since + LINGER).min(*last_read + LINGER_IDLE)),
+            ConnectionState::Closed => None,
         }
     }
 
     /// How long one address of the upstream may take to answer: the route's own time-out, where it has one.
     pub fn connect_address_timeout(&self) -> Duration {
-        match &self.state {
-            State::Active(transaction) => transaction.timeouts(&self.client.runtime).connect.address,
-            State::Idle { .. } | State::Lingering { .. } | State::Closed => {
-                self.client.runtime.config.timeouts.connect.address
-            }
-        }
+        let runtime = &self.client.runtime;
+        let timeouts = self.transaction().map_or(&runtime.config.timeouts, |transaction| transaction.timeouts(runtime));
+        timeouts.connect.address
     }
 
     /// How long the client may take nothing of its last bytes, when everything has been said.
@@ -330,151 +295,146 @@ impl ProxyConnection {
     pub fn drain(&mut self) {
         self.disable_keep_alive();
         if self.is_idle() {
-            self.end(CloseMode::Close);
+            self.close_unused();
         }
     }
 
-    /// Somebody else needs the place: an idle connection ends, and a tunnel.
+    /// Its place is needed: an idle connection ends, and a tunnel.
     pub fn evict(&mut self, worker: &mut WorkerCtx<'_>) {
         self.drain();
-        if let State::Active(transaction) = &mut self.state
+        if let ConnectionState::Active(transaction) = &mut self.state
             && transaction.is_tunnel()
         {
             let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
             transaction.end_tunnel(&mut ctx, Cause::TunnelEvicted);
-            self.settle(worker);
+            self.advance(worker);
         }
     }
 
     /// Whether the connection is a tunnel.
     pub fn is_tunnel(&self) -> bool {
-        matches!(&self.state, State::Active(transaction) if transaction.is_tunnel())
+        self.transaction().is_some_and(Transaction::is_tunnel)
     }
 
-    /// The next answer, or the one that is under way, is the last one; a connection that idles may still ask for it.
+    /// The next response, or the one that is under way, is the last one; a connection that idles may still ask for it.
     pub fn disable_keep_alive(&mut self) {
         self.client.is_draining = true;
     }
 
     /// There is a new configuration. A connection between two requests takes it at once, so that it does not keep the old
-    /// one in memory; a request under way keeps what it began with, and once its response has begun no more than that.
+    /// one in memory; a request under way keeps what it began with, and once its response has begun its route alone.
     pub fn use_config(&mut self, runtime: &Rc<Runtime>) {
         match &mut self.state {
-            State::Idle { .. } | State::Lingering { .. } => self.client.runtime = Rc::clone(runtime),
-            State::Active(transaction) => {
-                if let Some(narrowed) = transaction.narrow(&self.client.runtime) {
-                    self.client.runtime = Rc::new(narrowed);
+            ConnectionState::Idle { .. } | ConnectionState::Lingering { .. } => {
+                self.client.runtime = Rc::clone(runtime);
+            }
+            ConnectionState::Active(transaction) => {
+                let runtime = &mut self.client.runtime;
+                let is_answered = transaction.has_answered();
+                if let Some(destination) = &mut transaction.destination
+                    && is_answered
+                    && runtime.config.routes.len() > 1
+                {
+                    *runtime = Rc::new(runtime.narrowed_to(destination.route));
+                    destination.route = 0;
                 }
             }
-            State::Closed => {}
+            ConnectionState::Closed => {}
         }
     }
 
     /// Whether the connection waits for a request and owns nothing that belongs to one.
     pub fn is_idle(&self) -> bool {
-        matches!(self.state, State::Idle { .. })
+        matches!(self.state, ConnectionState::Idle { .. })
     }
 
     /// Whether a request is under way.
     pub fn is_active(&self) -> bool {
-        matches!(self.state, State::Active(_))
+        matches!(self.state, ConnectionState::Active(_))
     }
 
-    /// Whether everything has been said: after this only [`Command::Close`] or [`Command::Abort`] of the client's side
-    /// may be left to poll.
+    /// Whether it is over: after this only [`Command::Close`] of the client's side may be left to poll.
     pub fn is_closed(&self) -> bool {
-        matches!(self.state, State::Closed)
+        matches!(self.state, ConnectionState::Closed)
     }
 
     /// How many bytes of `side` are held because they belong to no state yet: a partial head, pipelined requests. For
-    /// whoever counts memory.
+    /// the memory budget.
     pub fn held(&self, side: Side) -> usize {
-        match (&self.state, side) {
-            (State::Active(transaction), Side::Client) => transaction.client_input.len(),
-            (State::Active(transaction), Side::Upstream) => transaction.upstream_input.len(),
-            (State::Idle { .. } | State::Lingering { .. } | State::Closed, _) => 0,
-        }
-    }
-
-    /// What a read from `side` would be for; `None` where it makes no sense now.
-    pub fn read_interest(&self, side: Side) -> Option<ReadPurpose> {
-        match (&self.state, side) {
-            (State::Idle { .. }, Side::Client) => Some(ReadPurpose::NewRequest),
-            (State::Active(transaction), _) => transaction.wants_read(side).then(|| transaction.read_interest(side)),
-            // What is read is thrown away.
-            (State::Lingering { .. }, Side::Client) => Some(ReadPurpose::InFlight),
-            (State::Idle { .. } | State::Lingering { .. }, Side::Upstream) | (State::Closed, _) => None,
-        }
+        self.transaction().map_or(0, |transaction| match side {
+            Side::Client => transaction.buf.client_input.len(),
+            Side::Upstream => transaction.buf.upstream_input.len(),
+        })
     }
 
     /// How many bytes of memory it owns beside its own slot.
     pub fn memory(&self) -> usize {
-        match &self.state {
-            State::Active(transaction) => transaction.memory(),
-            State::Idle { .. } | State::Lingering { .. } | State::Closed => 0,
-        }
+        self.transaction().map_or(0, Transaction::memory)
     }
 
-    fn end(&mut self, how: CloseMode) {
-        self.state = State::Closed;
-        self.commands.push(Command::Close(Side::Client, how));
+    /// Moves the connection to another state. What was active is recycled by the caller.
+    fn set_state(&mut self, event: &str, to: ConnectionState) -> ConnectionState {
+        check_transition(CONNECTION, self.state.name(), event, to.name());
+        std::mem::replace(&mut self.state, to)
     }
 
-    /// The rules that need both ends, applied until nothing changes.
-    // The question is inlined, what follows is not: most of the time there is nothing to do.
-    #[inline]
-    fn settle(&mut self, worker: &mut WorkerCtx<'_>) {
-        if let State::Active(transaction) = &self.state
-            && !transaction.is_settled()
-        {
-            self.settle_both(worker);
-        }
+    fn close(&mut self, event: &str) {
+        self.set_state(event, ConnectionState::Closed);
+        self.commands.push(Command::Close(Side::Client, CloseMode::Close));
     }
 
-    #[inline(never)]
-    fn settle_both(&mut self, worker: &mut WorkerCtx<'_>) {
+    fn close_unused(&mut self) {
+        self.close(if self.is_idle() { "EOF, time-out or drain" } else { "EOF or time-out" });
+    }
+
+    /// Does what both sides together ask for, until nothing changes.
+    fn advance(&mut self, worker: &mut WorkerCtx<'_>) {
         loop {
-            let State::Active(transaction) = &mut self.state else { return };
+            let ConnectionState::Active(transaction) = &mut self.state else { return };
             let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
-            let next = transaction.settle(&mut ctx);
-            match next {
-                Next::Wait => return,
-                Next::Again => {}
-                Next::Serve => {
+            let (event, to) = match transaction.advance(&mut ctx) {
+                Transition::Wait => return,
+                Transition::Again => continue,
+                Transition::NextRequest => {
                     transaction.log_request(&mut ctx);
-                    if let Some(skipped) = EmptyLine::of(&transaction.client_input) {
-                        self.leave(worker, State::Idle { since: worker.now.instant, skipped });
-                        return;
-                    }
-                    transaction.restart(worker.now.instant);
-                    transaction.timeline = timeline(worker);
-                    let held = transaction.client_input.len() as u64;
-                    let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
-                    transaction.read_held(&mut ctx);
-                    if transaction.timeline.is_some() {
-                        transaction.trace(worker.now.instant, (TraceEvent::Held, held));
+                    let now = worker.now.instant;
+                    match EmptyLine::of(&transaction.buf.client_input) {
+                        Some(skipped) => ("answered, keep-alive", ConnectionState::Idle { since: now, skipped }),
+                        None => {
+                            transaction.restart(now);
+                            self.read_next_request(worker);
+                            continue;
+                        }
                     }
                 }
-                Next::Close(how) => {
+                Transition::Close(mode) => {
                     transaction.log_request(&mut ctx);
-                    self.leave(worker, State::Closed);
-                    self.commands.push(Command::Close(Side::Client, how));
+                    ctx.commands.push(Command::Close(Side::Client, mode));
+                    ("answered, close", ConnectionState::Closed)
                 }
-                Next::Linger => {
+                Transition::Linger => {
                     transaction.log_request(&mut ctx);
                     ctx.commands.push(Command::Shutdown(Side::Client));
                     let now = worker.now.instant;
-                    self.leave(worker, State::Lingering { since: now, last_read: now });
+                    ("answered, the client may be sending", ConnectionState::Lingering { since: now, last_read: now })
                 }
+            };
+            if let ConnectionState::Active(transaction) = self.set_state(event, to) {
+                self.client.write_idle_ms = millis(transaction.timeouts(&self.client.runtime).write_idle);
+                worker.transactions.recycle(transaction);
             }
         }
     }
 
-    /// Leaves the active state; its memory goes back to the spares.
-    fn leave(&mut self, worker: &mut WorkerCtx<'_>, state: State) {
-        if let State::Active(transaction) = std::mem::replace(&mut self.state, state) {
-            self.client.write_idle_ms = millis(transaction.timeouts(&self.client.runtime).write_idle);
-            worker.transactions.recycle(transaction);
+    /// The next request, or part of it, has come behind the one before.
+    fn read_next_request(&mut self, worker: &mut WorkerCtx<'_>) {
+        let ConnectionState::Active(transaction) = &mut self.state else { return };
+        transaction.log.timeline = timeline(worker);
+        let held = transaction.buf.client_input.len() as u64;
+        let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
+        transaction.read_held(&mut ctx);
+        if transaction.log.timeline.is_some() {
+            transaction.trace(worker.now.instant, (TraceEvent::Held, held));
         }
     }
 }
@@ -484,29 +444,25 @@ fn millis(span: Duration) -> u32 {
     u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// For a request that begins now, where somebody wants to hear of it.
+/// For a request that begins now.
+fn take_transaction(worker: &mut WorkerCtx<'_>) -> Box<Transaction> {
+    let mut transaction = worker.transactions.take(worker.now.instant);
+    transaction.log.timeline = timeline(worker);
+    transaction
+}
+
+/// For a request that begins now, where the observer wants it.
 fn timeline(worker: &WorkerCtx<'_>) -> Option<Box<Timeline>> {
     worker.observer.wants_timeline().then(|| Box::new(Timeline::new(worker.now.instant)))
 }
 
 impl Transaction {
-    /// Like `on_input`, and notes it in the timeline.
-    #[cold]
-    fn on_traced_input(&mut self, ctx: &mut Ctx<'_, '_>, input: Input<'_>) {
-        let moment = TraceEvent::of(&input);
-        let was_blamed = self.log.cause.is_some();
-        self.on_input(ctx, input);
-        let is_late = !was_blamed && self.log.cause.is_some();
-        if let Some(moment) = moment.or(is_late.then_some((TraceEvent::TimeOut, 0))) {
-            self.trace(ctx.now(), moment);
-        }
-    }
-
     fn on_input(&mut self, ctx: &mut Ctx<'_, '_>, input: Input<'_>) {
         match input {
             Input::Bytes(Side::Client, data) => self.on_client_bytes(ctx, data),
             Input::Bytes(Side::Upstream, data) => self.on_upstream_bytes(ctx, data),
-            Input::Bypassed(side, len) => self.on_bypassed(ctx, side, len),
+            Input::Bypassed(Side::Client, len) => self.on_request_bypassed(ctx, len),
+            Input::Bypassed(Side::Upstream, len) => self.on_response_bypassed(ctx, len),
             Input::Eof(Side::Client) => self.on_client_eof(ctx),
             Input::Eof(Side::Upstream) => self.on_upstream_eof(ctx),
             Input::Reset(Side::Client) | Input::Unwritable(Side::Client) => {
@@ -521,43 +477,94 @@ impl Transaction {
         }
     }
 
-    /// The client sends no more. In the middle of an exchange that means that it has gone: a client which only closes its
-    /// sending half cannot be told from one that was killed, and holding the upstream for it would be the worse mistake
-    /// (rule G12; nginx and Go's proxy judge alike).
-    fn on_client_eof(&mut self, ctx: &mut Ctx<'_, '_>) {
+    /// What the two states together ask for, once each side has done what it could by itself. Some events look at both
+    /// sides at once: `on_client_eof`, `complete_response`, `on_upstream_unwritable`, and the time-outs.
+    fn advance(&mut self, ctx: &mut Ctx<'_, '_>) -> Transition {
         match (&self.request_state, &self.response_state) {
-            (RequestState::Tunnel(HalfClose::Open), _) => {
-                self.last_activity.client_read = ctx.now();
-                self.request_state = RequestState::Tunnel(HalfClose::EofReceived);
-            }
-            (RequestState::Tunnel(HalfClose::EofReceived | HalfClose::ShutdownSent | HalfClose::Lost), _) => {}
             (
-                RequestState::Head { .. } | RequestState::Body { .. } | RequestState::Done | RequestState::Discard,
-                ResponseState::Local | ResponseState::Answered | ResponseState::Done | ResponseState::Cut { .. },
-            ) => {
-                // The answer is complete and only has to be delivered; of the request, what has come.
-                self.request_state = RequestState::Done;
-                self.is_persistent = false;
-                self.client_input.clear();
+                _,
+                ResponseState::None
+                | ResponseState::Connecting { .. }
+                | ResponseState::AwaitHead { .. }
+                | ResponseState::Body { .. },
+            ) => Transition::Wait,
+            // Rule G15: an end of one direction is passed on when its bytes are; both ended, the tunnel is over.
+            (RequestState::Tunnel(HalfClose::EofReceived), ResponseState::Tunnel(_))
+                if self.buf.to_upstream.is_empty() =>
+            {
+                ctx.commands.push(Command::Shutdown(Side::Upstream));
+                self.set_request("all passed on", RequestState::Tunnel(HalfClose::ShutdownSent));
+                Transition::Again
             }
-            (RequestState::Head { .. } | RequestState::Body { .. } | RequestState::Done | RequestState::Discard, _) => {
-                self.on_client_lost(ctx, Cause::ClientGone);
+            (_, ResponseState::Tunnel(HalfClose::EofReceived)) if self.buf.to_client.is_empty() => {
+                ctx.commands.push(Command::Shutdown(Side::Client));
+                self.set_response("all passed on", ResponseState::Tunnel(HalfClose::ShutdownSent));
+                Transition::Again
             }
+            (RequestState::Tunnel(HalfClose::ShutdownSent), ResponseState::Tunnel(HalfClose::ShutdownSent)) => {
+                self.release_upstream(ctx, CloseMode::Close);
+                Transition::Close(CloseMode::Close)
+            }
+            (_, ResponseState::Tunnel(_)) => Transition::Wait,
+            (RequestState::Done, ResponseState::Answered) if self.buf.to_upstream.is_empty() => {
+                self.end_upload(ctx);
+                Transition::Again
+            }
+            (_, ResponseState::Answered) => Transition::Wait,
+            (_, ResponseState::Local | ResponseState::Done | ResponseState::Truncated(_))
+                if !self.buf.to_client.is_empty() =>
+            {
+                Transition::Wait
+            }
+            (_, ResponseState::Truncated(mode)) => Transition::Close(*mode),
+            // RFC 9112 section 9.3: the next request follows on the same connection, unless it would only idle while the
+            // process is waiting to stop.
+            (RequestState::Done, ResponseState::Local | ResponseState::Done)
+                if self.is_persistent && (self.buf.has_pipelined() || !ctx.client.is_draining) =>
+            {
+                Transition::NextRequest
+            }
+            (RequestState::Done, ResponseState::Local | ResponseState::Done) if !self.buf.has_pipelined() => {
+                Transition::Close(CloseMode::Close)
+            }
+            // RFC 9112 section 9.6: closing now would make the kernel reset the connection, and the reset could destroy
+            // our response before the client has read it (rule G20).
+            (_, ResponseState::Local | ResponseState::Done) => Transition::Linger,
         }
     }
 
-    fn on_bypassed(&mut self, ctx: &mut Ctx<'_, '_>, side: Side, len: u64) {
-        match (side, &self.request_state, &self.response_state) {
-            (Side::Client, RequestState::Tunnel(_), _) => {
-                self.last_activity.client_read = ctx.now();
-                self.log.bytes_in += len;
-            }
-            (Side::Upstream, _, ResponseState::Tunnel(_)) => {
-                self.last_activity.upstream_read = ctx.now();
-                self.log.bytes_out += len;
-            }
-            (Side::Client, _, _) => self.on_request_bypassed(ctx, len),
-            (Side::Upstream, _, _) => self.on_response_bypassed(ctx, len),
+    /// Like `on_input`, and notes it in the timeline.
+    #[cold]
+    fn on_traced_input(&mut self, ctx: &mut Ctx<'_, '_>, input: Input<'_>) {
+        let event = TraceEvent::of(&input);
+        let had_cause = self.log.cause.is_some();
+        self.on_input(ctx, input);
+        let is_late = !had_cause && self.log.cause.is_some();
+        if let Some(event) = event.or(is_late.then_some((TraceEvent::TimeOut, 0))) {
+            self.trace(ctx.now(), event);
+        }
+    }
+
+    /// Notes what has just happened in the timeline.
+    #[cold]
+    fn trace(&mut self, now: MonoTime, event: (TraceEvent, u64)) {
+        let reason = self.wait_reason();
+        if let Some(timeline) = &mut self.log.timeline {
+            timeline.note(now, event, reason);
+        }
+    }
+
+    fn wait_reason(&self) -> WaitReason {
+        match (&self.request_state, &self.response_state) {
+            _ if !self.buf.to_client.is_empty() => WaitReason::ClientReading,
+            (_, ResponseState::Connecting { .. }) => WaitReason::Connection,
+            _ if self.is_connected() && !self.buf.to_upstream.is_empty() => WaitReason::UpstreamReading,
+            (RequestState::Head { .. }, _) => WaitReason::RequestHead,
+            (_, ResponseState::Tunnel(_)) => WaitReason::Tunnel,
+            (RequestState::Body { .. }, _) if self.is_connected() => WaitReason::RequestBody,
+            (_, ResponseState::AwaitHead { .. }) => WaitReason::ResponseHead,
+            (_, ResponseState::Body { .. }) => WaitReason::ResponseBody,
+            _ => WaitReason::Nobody,
         }
     }
 }

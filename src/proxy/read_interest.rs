@@ -1,14 +1,16 @@
-//! Reading: whether it makes sense now, how much of it may pass unseen, and what it would cost in memory.
-//!
-//! Whether there is memory, the event loop knows, which has to live within a budget (rule E4).
+//! Backpressure: whether a side is read now, and what a read would cost in memory. It is not all of it: the event loop has
+//! to live within a memory budget (rule E4) and may put a read off that makes sense here.
 
 use super::events::Side;
-use super::transaction::{HIGH_WATER, HalfClose, RequestSink, RequestState, ResponseSink, ResponseState, Transaction};
+use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
+
+/// A direction is held up while this many bytes wait (rule E4).
+const HIGH_WATER: usize = 16 * 1024;
 
 /// What a read from one side is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadPurpose {
-    /// A request that has not been understood yet: its memory is all still to come, and nobody is served by half a head.
+    /// A request that has not been understood yet: its memory is all still to come, and half a head serves no client.
     NewRequest,
     /// A body that is buffered whole: its memory is reserved.
     Reserved,
@@ -19,95 +21,66 @@ pub enum ReadPurpose {
 }
 
 impl Transaction {
-    /// What a read from `side` would be for now.
-    pub(super) fn read_interest(&self, side: Side) -> ReadPurpose {
-        let is_waiting = match (side, &self.request_state) {
-            (Side::Client, RequestState::Head { .. }) => return ReadPurpose::NewRequest,
-            (Side::Client, RequestState::Body { sink: RequestSink::Collect, .. }) => return ReadPurpose::Reserved,
-            (Side::Client, RequestState::Body { .. } | RequestState::Tunnel(_)) => !self.to_upstream.is_empty(),
-            (Side::Client, RequestState::Done) => !self.client_input.is_empty(),
-            (Side::Client, RequestState::Discard) => false,
-            (Side::Upstream, _)
-                if matches!(self.response_state, ResponseState::Body { sink: ResponseSink::Collect, .. }) =>
-            {
-                return ReadPurpose::Reserved;
+    /// What a read from `side` would be for; `None` where it makes no sense now.
+    pub(super) fn read_interest(&self, side: Side) -> Option<ReadPurpose> {
+        let waiting = match (side, &self.request_state, &self.response_state) {
+            (Side::Client, RequestState::Head { .. }, _) => return Some(ReadPurpose::NewRequest),
+            (Side::Client, RequestState::Body { mode: BodyMode::Buffer, .. }, _)
+            | (Side::Upstream, _, ResponseState::Body { mode: BodyMode::Buffer, .. }) => {
+                return Some(ReadPurpose::Reserved);
             }
-            (Side::Upstream, _) => !self.to_client.is_empty(),
+            (Side::Client, RequestState::Body { .. } | RequestState::Tunnel(HalfClose::Open), _) => {
+                self.buf.to_upstream.len()
+            }
+            // Read on, to notice a client that leaves; but do not hoard what it pipelines.
+            (Side::Client, RequestState::Done, _) => self.buf.client_input.len(),
+            (Side::Client, RequestState::Discard, _) => 0,
+            (
+                Side::Upstream,
+                _,
+                ResponseState::AwaitHead { .. } | ResponseState::Body { .. } | ResponseState::Tunnel(HalfClose::Open),
+            ) => self.buf.to_client.len(),
+            // Only to notice that it is gone.
+            (Side::Upstream, _, ResponseState::Answered) => self.buf.to_client.len().min(1),
+            _ => return None,
         };
-        if is_waiting { ReadPurpose::Backlogged } else { ReadPurpose::InFlight }
-    }
-
-    /// Whether reading from `side` makes sense now.
-    pub(super) fn wants_read(&self, side: Side) -> bool {
-        match side {
-            Side::Client => match &self.request_state {
-                RequestState::Head { .. } | RequestState::Discard => true,
-                RequestState::Body { sink: RequestSink::Collect, .. } => true,
-                RequestState::Body { .. } | RequestState::Tunnel(HalfClose::Open) => {
-                    self.to_upstream.len() < HIGH_WATER
-                }
-                // Read on, to notice a client that leaves; but do not hoard what it pipelines.
-                RequestState::Done => self.client_input.len() < HIGH_WATER,
-                RequestState::Tunnel(HalfClose::EofReceived | HalfClose::ShutdownSent | HalfClose::Lost) => false,
-            },
-            Side::Upstream => match &self.response_state {
-                ResponseState::Body { sink: ResponseSink::Collect, .. } => true,
-                ResponseState::AwaitHead { .. }
-                | ResponseState::Body { .. }
-                | ResponseState::Tunnel(HalfClose::Open) => self.to_client.len() < HIGH_WATER,
-                // Only to notice that it is gone.
-                ResponseState::Answered => true,
-                ResponseState::Tunnel(HalfClose::EofReceived | HalfClose::ShutdownSent | HalfClose::Lost)
-                | ResponseState::None
-                | ResponseState::Local
-                | ResponseState::Connecting { .. }
-                | ResponseState::Done
-                | ResponseState::Cut { .. } => false,
-            },
+        match waiting {
+            0 => Some(ReadPurpose::InFlight),
+            1..HIGH_WATER => Some(ReadPurpose::Backlogged),
+            HIGH_WATER.. => None,
         }
     }
 
-    /// How many bytes may be moved from `side` to the other one unseen.
-    pub(super) fn bypass_limit(&self, side: Side) -> u64 {
-        let is_output_waiting = match side {
-            Side::Client => !self.to_upstream.is_empty(),
-            Side::Upstream => !self.to_client.is_empty(),
-        };
-        if is_output_waiting { 0 } else { self.bypass_limit_behind_output(side) }
+    pub(super) fn wants_read(&self, side: Side) -> bool {
+        self.read_interest(side).is_some()
     }
 
-    /// The same for bytes that leave behind what waits there.
+    /// How many bytes may be moved from `side` to the other one unseen, behind the output that waits there.
     pub(super) fn bypass_limit_behind_output(&self, side: Side) -> u64 {
-        if self.timeline.is_some() {
-            // What is within the kernel is not seen, and so not who waits for whom.
+        if self.log.timeline.is_some() {
+            // What is within the kernel is not seen, and so not which side waits for the other.
             return 0;
         }
-        match side {
-            Side::Client if self.is_connected() => match &self.request_state {
-                RequestState::Body { body, sink: RequestSink::Verbatim } => body.bypass_limit(),
-                RequestState::Tunnel(HalfClose::Open) => u64::MAX,
-                RequestState::Body { sink: RequestSink::Chunked | RequestSink::Collect, .. }
-                | RequestState::Head { .. }
-                | RequestState::Done
-                | RequestState::Discard
-                | RequestState::Tunnel(HalfClose::EofReceived | HalfClose::ShutdownSent | HalfClose::Lost) => 0,
-            },
-            Side::Upstream => match &self.response_state {
-                ResponseState::Body { body, sink: ResponseSink::Verbatim | ResponseSink::UntilClose } => {
-                    body.bypass_limit()
-                }
-                ResponseState::Tunnel(HalfClose::Open) => u64::MAX,
-                ResponseState::Body { sink: ResponseSink::Chunked | ResponseSink::Collect, .. }
-                | ResponseState::None
-                | ResponseState::Local
-                | ResponseState::Connecting { .. }
-                | ResponseState::AwaitHead { .. }
-                | ResponseState::Answered
-                | ResponseState::Done
-                | ResponseState::Cut { .. }
-                | ResponseState::Tunnel(HalfClose::EofReceived | HalfClose::ShutdownSent | HalfClose::Lost) => 0,
-            },
-            Side::Client => 0,
+        match (side, &self.request_state, &self.response_state) {
+            (Side::Client, _, _) if !self.is_connected() => 0,
+            (Side::Client, RequestState::Body { body, mode: BodyMode::Passthrough, .. }, _)
+            | (
+                Side::Upstream,
+                _,
+                ResponseState::Body { body, mode: BodyMode::Passthrough | BodyMode::UntilClose, .. },
+            ) => body.bypass_limit(),
+            (Side::Client, RequestState::Tunnel(HalfClose::Open), _)
+            | (Side::Upstream, _, ResponseState::Tunnel(HalfClose::Open)) => u64::MAX,
+            _ => 0,
         }
+    }
+
+    /// The same where no output waits; 0 where some does.
+    pub(super) fn bypass_limit(&self, side: Side) -> u64 {
+        let is_output_waiting = match side {
+            Side::Client => !self.buf.to_upstream.is_empty(),
+            Side::Upstream => !self.buf.to_client.is_empty(),
+        };
+        if is_output_waiting { 0 } else { self.bypass_limit_behind_output(side) }
     }
 }

@@ -1,12 +1,15 @@
 //! What the access log will say about one request, gathered while it runs.
 
+use std::net::SocketAddr;
+
 use super::cause::Cause;
+use crate::extras::timeline::Timeline;
 use crate::http::head::Method;
 use crate::mono_time::MonoTime;
 
 /// The facts of one request so far.
 #[derive(Debug)]
-pub struct RequestLog {
+pub(super) struct RequestLog {
     /// When the first byte of the head was there.
     pub started: MonoTime,
     /// When the head was complete.
@@ -17,8 +20,6 @@ pub struct RequestLog {
     pub first_byte: Option<MonoTime>,
     /// The client's method; `None` while the request line was not understood.
     pub method: Option<Method>,
-    /// Index of the chosen route.
-    pub route: Option<u32>,
     /// The final status; 0 while there is none.
     pub status: u16,
     /// Body bytes received from the client.
@@ -31,6 +32,10 @@ pub struct RequestLog {
     pub retries: u32,
     /// What went wrong first.
     pub cause: Option<Cause>,
+    /// The client's address: the peer's, or the one that trusted proxies report.
+    pub client: Option<SocketAddr>,
+    /// What happened so far, where the observer wants it.
+    pub timeline: Option<Box<Timeline>>,
 }
 
 impl RequestLog {
@@ -42,13 +47,14 @@ impl RequestLog {
             connected: None,
             first_byte: None,
             method: None,
-            route: None,
             status: 0,
             bytes_in: 0,
             bytes_out: 0,
             reused: false,
             retries: 0,
             cause: None,
+            client: None,
+            timeline: None,
         }
     }
 

@@ -1,33 +1,28 @@
-//! The client's end: request head, admission, request body.
-//!
-//! ```text
-//! Head ──complete──► admitted ──body──► Body ──end──► Done
-//!   │ bad or refused     └──no body───────────────────►─┘
-//!   └──────────────────► Discard   (an answer of our own is on its way; nothing more is understood from this client)
-//! ```
+//! The client's side: request head, admission, request body. Its states are [`RequestState`].
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::admit::{FORWARDED_METHODS, ForwardPlan, Handler, admit};
+use super::buffers::Buffers;
 use super::cause::{Cause, Refusal, Violation};
-use super::choice::QueuedHead;
-use super::connection::{has_connection_login, read_options};
+use super::connection::read_options;
 use super::context::Ctx;
 use super::forward::{Forwarding, forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
 use super::hooks::Verdict;
 use super::local::{HEALTH, ResponseContext, write_json, write_options, write_redirect, write_text, write_text_head};
 use super::outcome::HookPhase;
+use super::state::{BodyMode, Destination, HalfClose, RequestState, ResponseState, Transaction};
 use super::strip::strip_after_hooks;
-use super::transaction::{HalfClose, RequestSink, RequestState, Transaction, body_step, make_room};
-use crate::bytes::SharedText;
+use crate::bytes::{ByteQueue, SharedText};
 use crate::config::Config;
 use crate::extras::prometheus as exposition;
 use crate::extras::response_rewrite::Rewritten;
 use crate::http::body::Body;
 use crate::http::chars::{find, is_token};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
+use crate::http::error::HttpError;
 use crate::http::fields::HeaderId;
 use crate::http::framing::{Framing, request_framing};
 use crate::http::head::{HeadLimits, Method};
@@ -51,21 +46,21 @@ impl Transaction {
     /// Bytes came from the client.
     pub(super) fn on_client_bytes(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) {
         self.last_activity.client_read = ctx.now();
-        if self.client_input.is_empty() {
+        if self.buf.client_input.is_empty() {
             let taken = self.read_client(ctx, data);
-            self.client_input.extend_from_slice(&data[taken..]);
+            self.buf.client_input.extend_from_slice(&data[taken..]);
         } else {
-            self.client_input.extend_from_slice(data);
+            self.buf.client_input.extend_from_slice(data);
             self.read_held(ctx);
         }
     }
 
     /// Reads on in the client's bytes that were held.
     pub(super) fn read_held(&mut self, ctx: &mut Ctx<'_, '_>) {
-        let mut held = std::mem::take(&mut self.client_input);
+        let mut held = std::mem::take(&mut self.buf.client_input);
         let taken = self.read_client(ctx, &held);
         held.drain(..taken);
-        self.client_input = held;
+        self.buf.client_input = held;
     }
 
     /// Reads as far as the state allows and says how far that was.
@@ -74,9 +69,9 @@ impl Transaction {
         loop {
             let rest = &data[taken..];
             match &mut self.request_state {
-                RequestState::Head { reader, .. } => {
+                RequestState::Head { parser, .. } => {
                     let limits = head_limits(&ctx.client.runtime.config);
-                    match reader.request(rest, &limits, &mut self.request) {
+                    match parser.request(rest, &limits, &mut self.buf.request) {
                         Ok(None) => return taken,
                         Ok(Some(len)) => {
                             taken += len;
@@ -106,7 +101,7 @@ impl Transaction {
                     return data.len();
                 }
                 RequestState::Tunnel(HalfClose::Open) => {
-                    self.to_upstream.extend(rest);
+                    self.buf.to_upstream.extend(rest);
                     self.log.bytes_in += rest.len() as u64;
                     return data.len();
                 }
@@ -126,8 +121,8 @@ impl Transaction {
         if is_token(method) {
             self.log.method = Some(Method::of(method));
             let len = rest.iter().take(MAX_TARGET).take_while(|byte| byte.is_ascii_graphic()).count();
-            self.request.target.clear();
-            self.request.target.extend_from_slice(&rest[..len]);
+            self.buf.request.target.clear();
+            self.buf.request.target.extend_from_slice(&rest[..len]);
         }
     }
 
@@ -136,30 +131,36 @@ impl Transaction {
     #[inline(never)]
     fn begin(&mut self, ctx: &mut Ctx<'_, '_>) {
         self.log.head_read = Some(ctx.now());
-        self.log.method = Some(self.request.method.clone());
+        self.log.method = Some(self.buf.request.method.clone());
         if !Rc::ptr_eq(&ctx.client.runtime, ctx.worker.runtime) {
             ctx.client.runtime = Rc::clone(ctx.worker.runtime);
         }
         if let Err(refusal) = self.admit(ctx) {
-            let is_complete = request_framing(&self.request).is_ok_and(|framing| Body::new(framing).is_none());
+            let is_complete = request_framing(&self.buf.request).is_ok_and(|framing| Body::new(framing).is_none());
             if is_complete && refusal.keeps_connection() {
-                self.request_state = RequestState::Done;
+                self.set_request("head, no body", RequestState::Done);
             }
             self.send_error(ctx, refusal);
         }
     }
 
     fn admit(&mut self, ctx: &mut Ctx<'_, '_>) -> Result<(), Refusal> {
-        let options = read_options(&self.request.fields, &mut self.scratch.connection_named)
+        let options = read_options(&self.buf.request.fields, &mut self.buf.scratch.connection_named)
             .map_err(|_| Refusal::new(400, Cause::Rule(Violation::TOO_MANY_OPTIONS)))?;
-        self.is_persistent = options.is_persistent(self.request.version) && ctx.client.may_serve_another();
+        self.is_persistent = options.is_persistent(self.buf.request.version) && ctx.client.may_serve_another();
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
-        let admission =
-            admit(&self.request, options, peer, runtime, self.scratch.last_host(), &mut self.original_target)?;
+        let admission = admit(
+            &self.buf.request,
+            options,
+            peer,
+            runtime,
+            self.buf.scratch.last_host(),
+            &mut self.buf.original_target,
+        )?;
         match admission.by {
             Handler::Upstream(plan) => self.forward(ctx, plan, admission.framing),
             Handler::Health => {
-                self.answer(ctx, 200, admission.framing, |envelope, out| write_json(HEALTH, envelope, out))
+                self.answer(ctx, 200, admission.framing, |context, out| write_json(HEALTH, context, out))
             }
             Handler::Configz => {
                 let text = Arc::clone(&ctx.client.runtime.configz);
@@ -167,7 +168,7 @@ impl Transaction {
             }
             Handler::Outline => {
                 let runtime = &ctx.client.runtime;
-                let is_local = is_local(&ctx.client.peer, &self.request.fields, &runtime.config.forwarded);
+                let is_local = is_local(&ctx.client.peer, &self.buf.request.fields, &runtime.config.forwarded);
                 let text = if is_local { runtime.outline() } else { Arc::clone(&runtime.configz) };
                 self.answer_with_text(ctx, "application/json", text, admission.framing);
             }
@@ -176,14 +177,12 @@ impl Transaction {
                 self.answer_with_text(ctx, exposition::CONTENT_TYPE, text, admission.framing);
             }
             Handler::ToSlash => {
-                let location = std::mem::take(&mut self.original_target);
-                self.answer(ctx, 301, admission.framing, |envelope, out| write_redirect(&location, envelope, out));
-                self.original_target = location;
+                let location = std::mem::take(&mut self.buf.original_target);
+                self.answer(ctx, 301, admission.framing, |context, out| write_redirect(&location, context, out));
+                self.buf.original_target = location;
             }
             Handler::Options => {
-                self.answer(ctx, 204, admission.framing, |envelope, out| {
-                    write_options(FORWARDED_METHODS, envelope, out)
-                });
+                self.answer(ctx, 204, admission.framing, |context, out| write_options(FORWARDED_METHODS, context, out));
             }
         }
         Ok(())
@@ -197,12 +196,11 @@ impl Transaction {
         framing: Framing,
         write: impl FnOnce(&ResponseContext<'_>, &mut Vec<u8>) -> u64,
     ) {
-        self.request_state = if Body::new(framing).is_none() {
-            RequestState::Done
+        if Body::new(framing).is_none() {
+            self.set_request("head, no body", RequestState::Done);
         } else {
-            self.is_persistent = false;
-            RequestState::Discard
-        };
+            self.abandon_request();
+        }
         self.send_local(ctx, status, write);
     }
 
@@ -210,67 +208,64 @@ impl Transaction {
     /// cost no copy each (rule E4).
     fn answer_with_text(&mut self, ctx: &Ctx<'_, '_>, media_type: &str, text: SharedText, framing: Framing) {
         if text.len() <= COPIED_TEXT || self.is_client_head() {
-            return self.answer(ctx, 200, framing, |envelope, out| write_text(media_type, &text, envelope, out));
+            return self.answer(ctx, 200, framing, |context, out| write_text(media_type, &text, context, out));
         }
-        self.answer(ctx, 200, framing, |envelope, out| {
-            write_text_head(media_type, text.len(), envelope, out);
+        self.answer(ctx, 200, framing, |context, out| {
+            write_text_head(media_type, text.len(), context, out);
             text.len() as u64
         });
-        self.to_client.extend_shared(text);
+        self.buf.to_client.extend_shared(text);
     }
 
     fn forward(&mut self, ctx: &mut Ctx<'_, '_>, plan: ForwardPlan, framing: Framing) {
-        self.log.route = Some(plan.route);
-        self.plan = Some(plan);
-        self.choose_upstream(ctx, plan.route);
+        let attempt = self.choose_upstream(ctx, plan.route);
+        let destination = self.destination.insert(Destination { route: plan.route, attempt });
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
-        let route = &runtime.config.routes[plan.route as usize];
-        let policy = &runtime.config.forwarded;
-        std::mem::swap(&mut self.request.target, &mut self.original_target);
-        self.client_address = client_address(peer, &self.request.fields, policy);
-        let upstream = self.upstream_of(route);
-        let received_target = &self.original_target;
-        let forwarding = Forwarding { plan: &plan, runtime, upstream, received_target, peer };
-        match forward_request(&mut self.request, &forwarding, &mut self.offered, &mut self.scratch) {
+        let route = destination.route(runtime);
+        let Buffers { request, original_target, offered, scratch, .. } = &mut self.buf;
+        std::mem::swap(&mut request.target, original_target);
+        self.log.client = client_address(peer, &request.fields, &runtime.config.forwarded);
+        let upstream = destination.upstream(runtime);
+        let forwarding = Forwarding { plan: &plan, runtime, upstream, received_target: original_target, peer };
+        match forward_request(request, &forwarding, offered, scratch) {
             Rewritten::Done => {}
             Rewritten::TooLarge => ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant),
         }
-        let is_body_wanted = runtime.wants().request;
-        match Body::new(framing) {
-            None => {
-                self.request_state = RequestState::Done;
-                self.run_request_hooks(ctx, framing);
-            }
-            Some(body) if is_body_wanted => {
-                let limit = ctx.client.runtime.config.plugin_body_limit;
-                if let Framing::Length(len) = framing {
-                    let len = usize::try_from(len).unwrap_or(limit).min(limit);
-                    if let Err(refusal) = self.reserve(ctx.worker.transactions.bodies(), len, 0) {
-                        return self.send_error(ctx, refusal);
-                    }
+        let max_bytes = route.options.max_body_bytes.unwrap_or(u64::MAX);
+        let Some(body) = Body::new(framing) else {
+            self.set_request("head, no body", RequestState::Done);
+            return self.run_request_hooks(ctx, framing);
+        };
+        let limit = runtime.config.plugin_body_limit;
+        if runtime.wants().request {
+            if let Framing::Length(len) = framing {
+                let len = usize::try_from(len).unwrap_or(limit).min(limit);
+                if let Err(refusal) = self.reserve(ctx.worker.transactions.bodies(), len, 0) {
+                    return self.send_error(ctx, refusal);
                 }
-                // Whoever buffers the body is the one who has to ask for it.
-                self.request.fields.remove(b"Expect");
-                self.ask_for_body(plan);
-                self.request_state = RequestState::Body { body, sink: RequestSink::Collect };
             }
-            Some(body) => {
-                if self.request.fields.get(HeaderId::Expect).is_none() {
-                    // The client nominated it: what it expects, it expects of its next hop.
-                    self.ask_for_body(plan);
-                }
-                let sink = if framing == Framing::Chunked { RequestSink::Chunked } else { RequestSink::Verbatim };
-                self.request_state = RequestState::Body { body, sink };
-                self.run_request_hooks(ctx, framing);
-            }
+            // We buffer the body, so we send 100 Continue and drop Expect.
+            self.buf.request.fields.remove(b"Expect");
+            self.send_continue(plan);
+            let max_bytes = max_bytes.min(limit as u64);
+            let state = RequestState::Body { body, mode: BodyMode::Buffer, max_bytes, awaits_continue: false };
+            return self.set_request("head, body follows", state);
         }
+        let mut awaits_continue = plan.expects_continue;
+        if self.buf.request.fields.get(HeaderId::Expect).is_none() {
+            // The client nominated it: what it expects, it expects of its next hop.
+            self.send_continue(plan);
+            awaits_continue = false;
+        }
+        let mode = if framing == Framing::Chunked { BodyMode::Chunked } else { BodyMode::Passthrough };
+        self.set_request("head, body follows", RequestState::Body { body, mode, max_bytes, awaits_continue });
+        self.run_request_hooks(ctx, framing);
     }
 
     /// Tells a client that waits for it that its body is wanted, in the upstream's place.
-    fn ask_for_body(&mut self, plan: ForwardPlan) {
+    fn send_continue(&mut self, plan: ForwardPlan) {
         if plan.expects_continue {
-            self.to_client.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
-            self.plan = Some(ForwardPlan { expects_continue: false, ..plan });
+            self.buf.to_client.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
     }
 
@@ -278,131 +273,168 @@ impl Transaction {
     /// collected for them.
     fn run_request_hooks(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing) {
         let runtime = &ctx.client.runtime;
-        let Some(hooks) = &runtime.hooks else { return self.connect(ctx, framing) };
+        let Some(hooks) = &runtime.hooks else { return self.queue_request(ctx, framing) };
         let verdict = hooks.on_request(&mut self.hook_view(runtime, HookPhase::Request));
         let framing = match framing {
-            Framing::None if self.request_body.is_empty() => Framing::None,
+            Framing::None if self.buf.request_body.is_empty() => Framing::None,
             Framing::None | Framing::Length(_) | Framing::Chunked if runtime.wants().request => {
-                Framing::Length(self.request_body.len() as u64)
+                Framing::Length(self.buf.request_body.len() as u64)
             }
             Framing::None | Framing::Length(_) | Framing::Chunked | Framing::UntilClose => framing,
         };
         // Rule G21: whoever answers or fails here, the upstream is not contacted.
         match verdict {
-            Verdict::Continue => self.connect(ctx, framing),
+            Verdict::Continue => self.queue_request(ctx, framing),
             Verdict::Respond { answer, .. } => self.send_plugin_response(ctx, &answer),
             Verdict::Fail { .. } => self.send_error(ctx, Refusal::new(502, Cause::PluginFailed)),
         }
     }
 
-    /// Queues the forwarded head (and the body, where it was collected) and asks for a connection to write them to.
-    fn connect(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing) {
-        let runtime = &ctx.client.runtime;
-        let upstream = self.plan.map(|plan| self.upstream_of(&runtime.config.routes[plan.route as usize]));
-        if let Some(upstream) = upstream {
-            self.request.fields.remove_all(strip_after_hooks(upstream));
+    /// Queues the forwarded head (and the body, where it was buffered) and asks for a connection to write them to.
+    fn queue_request(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing) {
+        let Some(destination) = &mut self.destination else { return };
+        let upstream = destination.upstream(&ctx.client.runtime);
+        let Buffers { request, request_body, to_upstream, offered, .. } = &mut self.buf;
+        request.fields.remove_all(strip_after_hooks(upstream));
+        let authorization = upstream.authorization.as_deref();
+        write_request_head(request, framing, authorization, offered, to_upstream.buf());
+        if let Some(attempt) = &mut destination.attempt {
+            attempt.queued = (to_upstream.len(), framing);
         }
-        self.has_login = has_connection_login(&self.request.fields, HeaderId::Authorization);
-        let authorization = upstream.and_then(|upstream| upstream.authorization.as_deref());
-        write_request_head(&self.request, framing, authorization, &self.offered, self.to_upstream.buf());
-        if let Some(choice) = &mut self.choice {
-            choice.queued = QueuedHead { head_len: self.to_upstream.len(), framing };
-        }
-        if !self.request_body.is_empty() {
+        if !request_body.is_empty() {
             self.has_upload_begun = true;
-            self.to_upstream.extend(&self.request_body);
+            to_upstream.extend(request_body);
         }
         self.connect_upstream(ctx, false);
     }
 
     #[inline(never)]
     fn read_request_body(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) -> usize {
-        let RequestState::Body { sink, .. } = &self.request_state else { return 0 };
-        let sink = *sink;
-        if sink == RequestSink::Collect {
+        let RequestState::Body { mode, .. } = self.request_state else { return 0 };
+        if mode == BodyMode::Buffer {
             let limit = ctx.client.runtime.config.plugin_body_limit;
-            let most = body_step(self.request_body.len() + data.len(), self.request_body.capacity(), limit);
-            if let Err(refusal) = self.reserve(ctx.worker.transactions.bodies(), most, 0) {
+            let reserve = buffer_size(&self.buf.request_body, data.len(), limit);
+            if let Err(refusal) = self.reserve(ctx.worker.transactions.bodies(), reserve, 0) {
                 self.send_error(ctx, refusal);
                 return data.len();
             }
-            make_room(&mut self.request_body, data.len(), most);
+            make_room(&mut self.buf.request_body, data.len(), reserve);
         }
-        let RequestState::Body { body, .. } = &mut self.request_state else { return 0 };
-        // Framing that is taken counts: it will not come again either.
-        self.has_upload_begun |= sink != RequestSink::Collect;
-        let mut count = 0;
-        let mut append = |out: &mut Vec<u8>, piece: &[u8]| {
-            count += piece.len() as u64;
-            out.extend_from_slice(piece);
-        };
-        let read = match sink {
-            RequestSink::Verbatim => {
-                let out = self.to_upstream.buf();
-                body.read(data, |piece| append(out, piece))
-            }
-            RequestSink::Chunked => {
-                write_chunk(self.to_upstream.buf(), |out| body.read(data, |piece| append(out, piece)))
-            }
-            RequestSink::Collect => body.read(data, |piece| append(&mut self.request_body, piece)),
-        };
+        let RequestState::Body { body, awaits_continue, max_bytes, .. } = &mut self.request_state else { return 0 };
+        if mode != BodyMode::Buffer {
+            // Framing that is taken counts: it will not come again either.
+            self.has_upload_begun = true;
+            *awaits_continue = false;
+        }
+        let (count, read) = read_body(body, mode, data, &mut self.buf.request_body, &mut self.buf.to_upstream);
         self.log.bytes_in += count;
+        // First, because the bytes up to an error came before it: the response must not depend on how they were split. A body
+        // whose length was announced was judged with its head.
+        if self.log.bytes_in > *max_bytes {
+            self.send_error(ctx, Refusal::new(413, Cause::BodyTooLarge));
+            return data.len();
+        }
         match read {
-            // First, because the bytes up to an error came before it: the answer must not depend on how they were split.
-            Ok(_) | Err(_) if self.is_body_too_large(ctx, sink) => {
-                self.send_error(ctx, Refusal::new(413, Cause::BodyTooLarge));
-                data.len()
-            }
             Err(error) => {
                 self.send_error(ctx, Refusal::from(error));
                 data.len()
             }
-            Ok((taken, true)) => {
-                self.end_request_body(ctx, sink);
+            Ok((taken, is_complete)) => {
+                if is_complete {
+                    self.end_request_body(ctx, mode);
+                }
                 taken
             }
-            Ok((taken, false)) => taken,
         }
     }
 
-    /// So many body bytes went to the upstream unseen.
+    /// So many bytes went to the upstream unseen.
     pub(super) fn on_request_bypassed(&mut self, ctx: &mut Ctx<'_, '_>, len: u64) {
         self.last_activity.client_read = ctx.now();
-        self.last_activity.upstream_write = ctx.now();
         self.log.bytes_in += len;
-        self.has_upload_begun |= len > 0;
-        let RequestState::Body { body, sink } = &mut self.request_state else { return };
-        let sink = *sink;
+        let RequestState::Body { body, mode, awaits_continue, .. } = &mut self.request_state else { return };
+        self.last_activity.upstream_write = ctx.now();
+        if len > 0 {
+            self.has_upload_begun = true;
+            *awaits_continue = false;
+        }
+        let mode = *mode;
         if body.bypassed(len) {
-            self.end_request_body(ctx, sink);
+            self.end_request_body(ctx, mode);
         }
     }
 
-    /// A body whose length was announced was judged with its head; the others are judged as they come.
-    fn is_body_too_large(&self, ctx: &Ctx<'_, '_>, sink: RequestSink) -> bool {
-        let config = &ctx.client.runtime.config;
-        let most = match (sink, self.plan) {
-            (RequestSink::Collect, _) if self.request_body.len() > config.plugin_body_limit => return true,
-            (RequestSink::Collect | RequestSink::Chunked | RequestSink::Verbatim, Some(plan)) => {
-                config.routes[plan.route as usize].options.max_body_bytes
-            }
-            (RequestSink::Collect | RequestSink::Chunked | RequestSink::Verbatim, None) => None,
-        };
-        most.is_some_and(|most| self.log.bytes_in > most)
-    }
-
-    fn end_request_body(&mut self, ctx: &mut Ctx<'_, '_>, sink: RequestSink) {
-        self.request_state = RequestState::Done;
-        match sink {
-            RequestSink::Verbatim => {}
-            RequestSink::Chunked => {
+    fn end_request_body(&mut self, ctx: &mut Ctx<'_, '_>, mode: BodyMode) {
+        self.set_request("body complete", RequestState::Done);
+        match mode {
+            BodyMode::Passthrough | BodyMode::UntilClose => {}
+            BodyMode::Chunked => {
                 // Trailers of a request are dropped: a gateway cannot know which of them are safe to merge (rule S17).
-                self.to_upstream.extend(LAST_CHUNK);
-                self.to_upstream.extend(b"\r\n");
+                self.buf.to_upstream.extend(LAST_CHUNK);
+                self.buf.to_upstream.extend(b"\r\n");
             }
-            RequestSink::Collect => {
-                self.run_request_hooks(ctx, Framing::Length(self.request_body.len() as u64));
-            }
+            BodyMode::Buffer => self.run_request_hooks(ctx, Framing::Length(self.buf.request_body.len() as u64)),
         }
+    }
+
+    /// The client sends no more. In the middle of an exchange that means that it has gone: a client which only closes its
+    /// sending half cannot be told from one that was killed, and holding the upstream for it would be the worse mistake
+    /// (rule G12; nginx and Go's proxy judge alike).
+    pub(super) fn on_client_eof(&mut self, ctx: &mut Ctx<'_, '_>) {
+        match (&self.request_state, &self.response_state) {
+            (RequestState::Tunnel(HalfClose::Open), _) => {
+                self.last_activity.client_read = ctx.now();
+                self.set_request("EOF", RequestState::Tunnel(HalfClose::EofReceived));
+            }
+            (RequestState::Tunnel(_), _) => {}
+            // The response is complete and only has to be delivered; of the request, what has come.
+            (_, ResponseState::Local | ResponseState::Answered | ResponseState::Done | ResponseState::Truncated(_)) => {
+                if let RequestState::Body { .. } | RequestState::Discard = self.request_state {
+                    self.set_request("EOF after the response", RequestState::Done);
+                }
+                self.is_persistent = false;
+                self.buf.client_input.clear();
+            }
+            _ => self.on_client_lost(ctx, Cause::ClientGone),
+        }
+    }
+}
+
+/// Reads from `data` into the place that `mode` says: `buffered`, or the other side's queue. Returns how many bytes of the
+/// body these are, and what [`Body::read`] says.
+pub(super) fn read_body(
+    body: &mut Body,
+    mode: BodyMode,
+    data: &[u8],
+    buffered: &mut Vec<u8>,
+    out: &mut ByteQueue,
+) -> (u64, Result<(usize, bool), HttpError>) {
+    let mut count = 0;
+    let mut append = |out: &mut Vec<u8>, piece: &[u8]| {
+        count += piece.len() as u64;
+        out.extend_from_slice(piece);
+    };
+    let read = match mode {
+        BodyMode::Passthrough | BodyMode::UntilClose => {
+            let out = out.buf();
+            body.read(data, |piece| append(out, piece))
+        }
+        BodyMode::Chunked => write_chunk(out.buf(), |out| body.read(data, |piece| append(out, piece))),
+        BodyMode::Buffer => body.read(data, |piece| append(buffered, piece)),
+    };
+    (count, read)
+}
+
+/// What to reserve for a buffer that gets `more` bytes, and may get up to `limit`: it grows by doubling.
+pub(super) fn buffer_size(buffer: &Vec<u8>, more: usize, limit: usize) -> usize {
+    (buffer.len() + more).max((2 * buffer.capacity()).min(limit))
+}
+
+/// Makes room for `more` bytes, by doubling up to `most`: not beyond what is reserved.
+pub(super) fn make_room(buffer: &mut Vec<u8>, more: usize, most: usize) {
+    let len = buffer.len() + more;
+    if len > buffer.capacity() {
+        let capacity = len.max((2 * buffer.capacity()).min(most));
+        buffer.reserve_exact(capacity - buffer.len());
     }
 }

@@ -1,4 +1,4 @@
-//! When patience ends: one function that looks at the states and says which time-out comes first.
+//! Picks the next time-out from the states of both sides.
 //!
 //! Every time-out measures progress, and for a head only the whole of it counts: a request's from its first byte on, a
 //! response's from the end of the request or of the interim response before it. A side that is held up by the other one
@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use super::cause::{Cause, Refusal};
 use super::context::Ctx;
-use super::events::{CloseMode, Command, Side};
+use super::events::Side;
+use super::retry::AttemptFailure;
 use super::runtime::Runtime;
-use super::transaction::{HalfClose, RequestState, ResponseState, Transaction};
+use super::state::{HalfClose, RequestState, ResponseState, Transaction};
 use crate::config::Timeouts;
 use crate::mono_time::MonoTime;
 
@@ -26,7 +27,7 @@ enum Timeout {
     RequestHead,
     BodyIdle,
     ClientWrite,
-    OriginWrite,
+    UpstreamWrite,
     Connect,
     ResponseHead,
     ResponseIdle,
@@ -50,8 +51,8 @@ impl Transaction {
     }
 
     pub(super) fn timeouts<'a>(&self, runtime: &'a Runtime) -> &'a Timeouts {
-        match self.plan {
-            Some(plan) => &runtime.config.routes[plan.route as usize].options.timeouts,
+        match &self.destination {
+            Some(destination) => &destination.route(runtime).options.timeouts,
             None => &runtime.config.timeouts,
         }
     }
@@ -66,52 +67,41 @@ impl Transaction {
             };
             return Some((last.latest() + span, timeout));
         }
-        // Who has not taken what waits for him is the one who is late: meanwhile nothing may be read for him.
-        let origin_is_slow = self.is_connected() && !self.to_upstream.is_empty();
-        let client_is_slow = !self.to_client.is_empty();
+        // If a peer has unread output, its write time-out applies; the other side's read time-out is suspended.
+        let upstream_is_slow = self.is_connected() && !self.buf.to_upstream.is_empty();
+        let client_is_slow = !self.buf.to_client.is_empty();
         let reading_client = match &self.request_state {
             RequestState::Head { since, .. } => Some((*since + timeouts.request_head, Timeout::RequestHead)),
             RequestState::Body { .. }
-                if self.wants_read(Side::Client) && !origin_is_slow && !self.is_upload_held_back() =>
+                if self.wants_read(Side::Client) && !upstream_is_slow && !self.is_upload_held_back() =>
             {
                 Some((last.client_read + timeouts.body_idle, Timeout::BodyIdle))
             }
-            RequestState::Body { .. } | RequestState::Done | RequestState::Discard | RequestState::Tunnel(_) => None,
+            _ => None,
         };
         let writing_client = client_is_slow.then(|| (last.client_write + timeouts.write_idle, Timeout::ClientWrite));
-        let writing_origin = origin_is_slow.then(|| (last.upstream_write + timeouts.write_idle, Timeout::OriginWrite));
-        let last_of_origin = last.upstream_read.max(last.upstream_write);
-        let reading_origin = match &self.response_state {
+        let writing_upstream =
+            upstream_is_slow.then(|| (last.upstream_write + timeouts.write_idle, Timeout::UpstreamWrite));
+        let last_of_upstream = last.upstream_read.max(last.upstream_write);
+        let reading_upstream = match &self.response_state {
             ResponseState::Connecting { since } => Some((*since + timeouts.connect.total, Timeout::Connect)),
             ResponseState::AwaitHead { .. } if self.is_request_sent() => {
-                Some((last_of_origin + timeouts.response_head, Timeout::ResponseHead))
+                Some((last_of_upstream + timeouts.response_head, Timeout::ResponseHead))
             }
             // A response may keep step with the upload.
-            ResponseState::Body { .. } if self.wants_read(Side::Upstream) && !client_is_slow && !self.is_pushed => {
-                Some((last_of_origin + timeouts.response_idle, Timeout::ResponseIdle))
+            ResponseState::Body { is_pushed: false, .. } if self.wants_read(Side::Upstream) && !client_is_slow => {
+                Some((last_of_upstream + timeouts.response_idle, Timeout::ResponseIdle))
             }
-            ResponseState::AwaitHead { .. }
-            | ResponseState::Body { .. }
-            | ResponseState::None
-            | ResponseState::Local
-            | ResponseState::Answered
-            | ResponseState::Done
-            | ResponseState::Tunnel(_)
-            | ResponseState::Cut { .. } => None,
+            _ => None,
         };
-        earlier(earlier(reading_client, writing_client), earlier(writing_origin, reading_origin))
-    }
-
-    /// The client may wait for `100 Continue` for as long as the upstream makes it.
-    pub(super) fn is_upload_held_back(&self) -> bool {
-        self.plan.is_some_and(|plan| plan.expects_continue) && !self.has_upload_begun && !self.has_answered()
+        earlier(earlier(reading_client, writing_client), earlier(writing_upstream, reading_upstream))
     }
 
     /// Whether it is the upstream's turn: before it has the whole request it has no reason to answer, and whoever holds
     /// the request up is the one who is late.
     fn is_request_sent(&self) -> bool {
         let waits_for_client = matches!(self.request_state, RequestState::Body { .. }) && !self.is_upload_held_back();
-        self.to_upstream.is_empty() && !waits_for_client
+        self.buf.to_upstream.is_empty() && !waits_for_client
     }
 
     /// Carries out the time-outs that have passed.
@@ -124,21 +114,14 @@ impl Transaction {
             Timeout::RequestHead => self.send_error(ctx, Refusal::new(408, Cause::HeadTimeout)),
             Timeout::BodyIdle => self.send_error(ctx, Refusal::new(408, Cause::BodyTimeout)),
             Timeout::ClientWrite => self.on_client_lost(ctx, Cause::ClientWriteTimeout),
-            Timeout::OriginWrite => {
-                self.record_failure(ctx, Cause::UpstreamWriteTimeout);
-                self.send_error(ctx, Refusal::new(504, Cause::UpstreamWriteTimeout));
+            Timeout::UpstreamWrite => {
+                self.on_attempt_failed(ctx, AttemptFailure::TooSlow, Refusal::new(504, Cause::UpstreamWriteTimeout));
             }
             Timeout::Connect => {
-                // The attempt is given up; nothing of the request has left.
-                ctx.commands.push(Command::Close(Side::Upstream, CloseMode::Close));
-                if !self.try_next_upstream(ctx, Cause::ConnectTimeout) {
-                    self.send_error(ctx, Refusal::new(504, Cause::ConnectTimeout));
-                }
+                self.on_attempt_failed(ctx, AttemptFailure::NotConnected, Refusal::new(504, Cause::ConnectTimeout));
             }
-            // Never repeated: it may be slow everywhere, and the client has waited long enough.
             Timeout::ResponseHead => {
-                self.record_failure(ctx, Cause::ResponseTimeout);
-                self.send_error(ctx, Refusal::new(504, Cause::ResponseTimeout));
+                self.on_attempt_failed(ctx, AttemptFailure::TooSlow, Refusal::new(504, Cause::ResponseTimeout));
             }
             Timeout::ResponseIdle => self.send_error(ctx, Refusal::new(504, Cause::ResponseIdleTimeout)),
             Timeout::TunnelIdle => self.end_tunnel(ctx, Cause::TunnelIdle),

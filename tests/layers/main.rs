@@ -42,8 +42,8 @@ const EXTRAS: [Extra; 6] = [
     Extra {
         name: "balance",
         floor: 2,
-        calls: &[("proxy::failover", "choose"), ("proxy::failover", "failed"), ("proxy::failover", "answered")],
-        holders: &["proxy::choice", "proxy::context"],
+        calls: &[("proxy::retry", "choose"), ("proxy::retry", "failed"), ("proxy::retry", "answered")],
+        holders: &["proxy::state", "proxy::context"],
     },
     Extra {
         name: "response_rewrite",
@@ -51,15 +51,15 @@ const EXTRAS: [Extra; 6] = [
         calls: &[
             ("proxy::forward", "rewrite_request"),
             ("proxy::forward", "rewrite_response"),
-            ("proxy::failover", "readdress_request"),
+            ("proxy::retry", "readdress_request"),
         ],
         holders: &["proxy::request_side", "proxy::response_side"],
     },
     Extra {
         name: "timeline",
         floor: 2,
-        calls: &[("proxy::proxy_connection", "new"), ("proxy::transaction", "note"), ("proxy::outcome", "finish")],
-        holders: &[],
+        calls: &[("proxy::proxy_connection", "new"), ("proxy::proxy_connection", "note"), ("proxy::outcome", "finish")],
+        holders: &["proxy::request_log"],
     },
     Extra {
         name: "metrics",

@@ -31,10 +31,11 @@ src/proxy/events.rs
 src/proxy/connection.rs
 src/proxy/context.rs
 src/proxy/read_interest.rs
-src/proxy/transaction.rs
+src/proxy/state.rs
+src/proxy/buffers.rs
+src/proxy/transaction_pool.rs
 src/proxy/request_side.rs
 src/proxy/response_side.rs
-src/proxy/settle.rs
 src/proxy/timeouts.rs
 src/proxy/outcome.rs
 src/proxy/admit.rs
@@ -156,7 +157,6 @@ rings
 see_off
 sentence
 sentences
-settle
 streak
 strike
 succeeded_by

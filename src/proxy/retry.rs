@@ -1,0 +1,173 @@
+//! Connecting to an upstream, and whether a request is sent again: [`Transaction::on_attempt_failed`] decides it, and
+//! nothing else does. (How one connection is made, address by address, is the event loop's business.)
+//!
+//! What happens to upstreams that are one of several is told to the balance and to the observer; a route with one upstream
+//! knows nothing of this.
+
+use std::rc::Rc;
+
+use super::cause::{Cause, Refusal};
+use super::context::Ctx;
+use super::events::{CloseMode, Command, Side, UpstreamEvent};
+use super::forward::write_request_head;
+use super::state::{RequestState, ResponseState, Transaction, UpstreamAttempt};
+use crate::config::{HostPolicy, RouteConfig};
+use crate::extras::balance::{Change, Tried};
+use crate::extras::response_rewrite::readdress_request;
+use crate::http::framing::Framing;
+
+/// A request of which bytes have left is sent to so many other upstreams when it gets no response: one that crashes every
+/// upstream must not go through all of them.
+const MAX_RETRIES: u8 = 2;
+
+/// How an attempt failed before a response came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AttemptFailure {
+    /// There is no connection.
+    NotConnected,
+    /// The connection ended.
+    Lost,
+    /// The upstream took no bytes, or gave no response head in time.
+    TooSlow,
+}
+
+impl Transaction {
+    /// Chooses an upstream, where the route has several.
+    pub(super) fn choose_upstream(&mut self, ctx: &mut Ctx<'_, '_>, route: u32) -> Option<UpstreamAttempt> {
+        ctx.client.runtime.config.routes[route as usize].more_upstreams.as_ref()?;
+        let group = ctx.client.runtime.group_of(route)?;
+        let mut tried = Tried::default();
+        let repeatable = self.buf.request.method.is_idempotent();
+        let chosen = ctx.worker.balance.choose(ctx.now(), group, &mut tried, repeatable, ctx.client.reserved);
+        chosen.map(|(nth, lease)| UpstreamAttempt { nth, lease, tried, queued: (0, Framing::None), losses: 0 })
+    }
+
+    /// Asks for a connection to the upstream. `fresh`: not one from the pool.
+    pub(super) fn connect_upstream(&mut self, ctx: &mut Ctx<'_, '_>, fresh: bool) {
+        let Some(destination) = &self.destination else { return };
+        let upstream = destination.upstream_id(&ctx.client.runtime);
+        self.set_response("connection asked for", ResponseState::Connecting { since: ctx.now() });
+        ctx.commands.push(Command::Connect { upstream, fresh });
+        self.notify(ctx, UpstreamEvent::Attempted);
+    }
+
+    /// An attempt has failed: the request is sent again, or answered with `refusal`.
+    pub(super) fn on_attempt_failed(&mut self, ctx: &mut Ctx<'_, '_>, failure: AttemptFailure, refusal: Refusal) {
+        let has_begun = self.log.first_byte.is_some();
+        let is_stale = self.log.reused && self.log.retries == 0;
+        // Rule G18: none of the body may be gone.
+        let is_repeatable = !has_begun
+            && !self.has_upload_begun
+            && !matches!(self.request_state, RequestState::Discard)
+            && self.buf.request.method.is_idempotent();
+        if self.holds_upstream() {
+            ctx.commands.push(Command::Close(Side::Upstream, CloseMode::Close));
+        }
+        match failure {
+            // Nothing of the request has left, whatever its method is (rule G17).
+            AttemptFailure::NotConnected => {
+                if self.try_next_upstream(ctx, refusal.cause) {
+                    return;
+                }
+                self.buf.to_upstream.clear();
+            }
+            // Rule G17: a connection from the pool may just have been stale. That is no failure of the upstream.
+            AttemptFailure::Lost if has_begun || is_stale => {
+                if is_repeatable {
+                    self.log.retries += 1;
+                    self.buf.to_upstream.rewind();
+                    return self.connect_upstream(ctx, true);
+                }
+            }
+            AttemptFailure::Lost if is_repeatable && self.count_loss() => {
+                self.buf.to_upstream.rewind();
+                if self.try_next_upstream(ctx, refusal.cause) {
+                    return;
+                }
+            }
+            // It may be slow everywhere, and the client has waited long enough.
+            AttemptFailure::Lost | AttemptFailure::TooSlow => self.record_failure(ctx, refusal.cause),
+        }
+        self.send_error(ctx, refusal);
+    }
+
+    /// Counts a connection that ended without a response, and tells whether another upstream may be tried after it.
+    fn count_loss(&mut self) -> bool {
+        let Some(attempt) = self.destination.as_mut().and_then(|destination| destination.attempt.as_mut()) else {
+            return false;
+        };
+        attempt.losses += 1;
+        attempt.losses <= MAX_RETRIES
+    }
+
+    /// Goes on with an upstream that was not tried, if there is one. What is queued goes to it, with a head of its own.
+    fn try_next_upstream(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) -> bool {
+        self.record_failure(ctx, cause);
+        let Some(destination) = &mut self.destination else { return false };
+        let Some(attempt) = &mut destination.attempt else { return false };
+        let runtime = Rc::clone(&ctx.client.runtime);
+        let Some(group) = runtime.group_of(destination.route) else { return false };
+        let repeatable = self.buf.request.method.is_idempotent();
+        let chosen = ctx.worker.balance.choose(ctx.now(), group, &mut attempt.tried, repeatable, None);
+        let Some((nth, lease)) = chosen else { return false };
+        let before = std::mem::replace(&mut attempt.nth, nth);
+        attempt.lease = lease;
+        let route = destination.route(&runtime);
+        self.log.retries += 1;
+        self.rewrite_queued_head(route, before);
+        // One from the pool might be stale, and there has been trouble enough.
+        self.connect_upstream(ctx, true);
+        true
+    }
+
+    /// Writes the queued head anew, for the chosen upstream instead of the one with the number `before`.
+    fn rewrite_queued_head(&mut self, route: &RouteConfig, before: usize) {
+        let Some(attempt) = self.destination.as_mut().and_then(|destination| destination.attempt.as_mut()) else {
+            return;
+        };
+        let (old, new) = (route.nth_upstream(before), route.nth_upstream(attempt.nth));
+        let buf = &mut self.buf;
+        // Unless a plugin has chosen another Host.
+        if route.options.host == HostPolicy::Upstream && buf.request.authority == old.authority.as_bytes() {
+            buf.request.authority.clear();
+            buf.request.authority.extend_from_slice(new.authority.as_bytes());
+            readdress_request(&mut buf.request.fields, old, new);
+        }
+        let (head_len, framing) = attempt.queued;
+        let rest = buf.to_upstream.pending()[head_len..].to_vec();
+        buf.to_upstream.clear();
+        let authorization = new.authorization.as_deref();
+        write_request_head(&buf.request, framing, authorization, &buf.offered, buf.to_upstream.buf());
+        attempt.queued.0 = buf.to_upstream.len();
+        buf.to_upstream.extend(&rest);
+    }
+
+    fn record_failure(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
+        let Some(attempt) = self.destination.as_mut().and_then(|destination| destination.attempt.as_mut()) else {
+            return;
+        };
+        let change = attempt.lease.failed(ctx.now(), &ctx.client.runtime.config.health);
+        self.notify(ctx, UpstreamEvent::Failed);
+        if let Change::Ejected(span) = change {
+            self.notify(ctx, UpstreamEvent::Ejected(span, cause.why()));
+        }
+    }
+
+    /// The upstream answered. Whatever it says, it is there.
+    pub(super) fn record_success(&mut self, ctx: &mut Ctx<'_, '_>) {
+        let Some(attempt) = self.destination.as_mut().and_then(|destination| destination.attempt.as_mut()) else {
+            return;
+        };
+        if attempt.lease.answered() == Change::Recovered {
+            self.notify(ctx, UpstreamEvent::Recovered);
+        }
+    }
+
+    fn notify(&self, ctx: &mut Ctx<'_, '_>, event: UpstreamEvent) {
+        if let Some(destination) = &self.destination
+            && destination.attempt.is_some()
+        {
+            ctx.worker.observer.upstream(destination.upstream(&ctx.client.runtime), event);
+        }
+    }
+}
