@@ -18,6 +18,7 @@ use std::path::Path;
 mod ratchet;
 mod rules;
 mod size;
+mod states;
 mod text;
 
 use ratchet::MAX_FILE_LINES;
