@@ -251,8 +251,19 @@ pub fn write_response_head(
     out: &mut Vec<u8>,
 ) {
     write_response(head, HOP_BY_HOP, out);
+    finish_final_head(framing, persistence, protocols, out);
+}
+
+/// The tail of every final head, forwarded or our own: here a line is added that all of them have. Interim heads and 101
+/// have no such line; for `100 Continue` of our own see `send_continue`, for plain HTTP on a TLS port `net::tls`.
+pub fn finish_final_head(framing: Framing, persistence: Persistence, protocols: &[u8], out: &mut Vec<u8>) {
     write_framing(framing, out);
-    write_persistence(persistence, out);
+    out.extend_from_slice(match persistence {
+        Persistence::Close => b"Connection: close\r\n",
+        // An HTTP/1.0 client has to be told.
+        Persistence::KeepAlive(Version::Http10) => b"Connection: keep-alive\r\n",
+        Persistence::KeepAlive(Version::Http11) => b"",
+    });
     if !protocols.is_empty() {
         write_upgrade(protocols, out);
     }
@@ -297,7 +308,7 @@ const NOT_IN_TRAILERS: HeaderSet = HeaderSet::of(&[
 
 /// Appends the field line that announces a framing. The value is ours, never the peer's (rule S13); the kind is the one
 /// that was received, and a message without a body announces none (rule G19).
-pub fn write_framing(framing: Framing, out: &mut Vec<u8>) {
+fn write_framing(framing: Framing, out: &mut Vec<u8>) {
     match framing {
         Framing::None | Framing::UntilClose => {}
         Framing::Length(length) => {
@@ -306,15 +317,6 @@ pub fn write_framing(framing: Framing, out: &mut Vec<u8>) {
             out.extend_from_slice(b"\r\n");
         }
         Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-    }
-}
-
-/// Appends the Connection line that the client needs, if any.
-pub fn write_persistence(persistence: Persistence, out: &mut Vec<u8>) {
-    match persistence {
-        Persistence::Close => out.extend_from_slice(b"Connection: close\r\n"),
-        Persistence::KeepAlive(Version::Http10) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
-        Persistence::KeepAlive(Version::Http11) => {}
     }
 }
 

@@ -3,7 +3,7 @@
 //! Each `write_*` appends one whole response and returns how many body bytes are in it, for the log.
 
 use super::cause::Refusal;
-use super::forward::{Persistence, write_framing, write_persistence};
+use super::forward::{Persistence, finish_final_head};
 use super::hooks::LocalResponse;
 use crate::http::chars::write_decimal;
 use crate::http::fields::HeaderId;
@@ -25,73 +25,72 @@ pub struct ResponseContext<'a> {
 }
 
 /// Appends a 200 with a JSON body.
-pub fn write_json(json: &str, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
-    write_text("application/json", json, envelope, out)
+pub fn write_json(json: &str, context: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
+    write_text("application/json", json, context, out)
 }
 
 /// Appends a 200 with a body of that media type.
-pub fn write_text(media_type: &str, text: &str, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
-    write_text_start(media_type, envelope, out);
-    write_end(&[text.as_bytes()], envelope, out)
+pub fn write_text(media_type: &str, text: &str, context: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
+    write_text_start(media_type, context, out);
+    write_end(&[text.as_bytes()], context, out)
 }
 
 /// Appends the head of such an answer, for a body of `len` bytes that follows without being copied.
-pub fn write_text_head(media_type: &str, len: usize, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) {
-    write_text_start(media_type, envelope, out);
-    write_framing(Framing::Length(len as u64), out);
-    write_bodiless_end(envelope, out);
+pub fn write_text_head(media_type: &str, len: usize, context: &ResponseContext<'_>, out: &mut Vec<u8>) {
+    write_text_start(media_type, context, out);
+    finish_final_head(Framing::Length(len as u64), context.persistence, b"", out);
 }
 
-fn write_text_start(media_type: &str, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) {
-    write_start(200, envelope, out);
+fn write_text_start(media_type: &str, context: &ResponseContext<'_>, out: &mut Vec<u8>) {
+    write_start(200, context, out);
     out.extend_from_slice(b"Content-Type: ");
     out.extend_from_slice(media_type.as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 
 /// Appends the answer to an OPTIONS that goes no further: 204 has no body and so no framing.
-pub fn write_options(methods: &str, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
-    write_start(204, envelope, out);
+pub fn write_options(methods: &str, context: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
+    write_start(204, context, out);
     write_allow(methods, out);
-    write_bodiless_end(envelope, out)
+    write_bodiless_end(context, out)
 }
 
 /// Appends a redirect for good. `location` stays on the host that was asked.
-pub fn write_redirect(location: &[u8], envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
-    write_start(301, envelope, out);
+pub fn write_redirect(location: &[u8], context: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
+    write_start(301, context, out);
     out.extend_from_slice(b"Location: ");
     out.extend_from_slice(location);
     out.extend_from_slice(b"\r\nContent-Type: text/plain; charset=utf-8\r\n");
-    write_end(&[reason_phrase(301).as_bytes(), b"\n"], envelope, out)
+    write_end(&[reason_phrase(301).as_bytes(), b"\n"], context, out)
 }
 
 /// Appends an error. Its text is the reason phrase and nothing that a peer sent (rule S22).
-pub fn write_refusal(refusal: &Refusal, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
-    write_start(refusal.status, envelope, out);
+pub fn write_refusal(refusal: &Refusal, context: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
+    write_start(refusal.status, context, out);
     if let Some(methods) = refusal.allow {
         write_allow(methods, out);
     }
     out.extend_from_slice(b"Content-Type: text/plain; charset=utf-8\r\n");
-    write_end(&[reason_phrase(refusal.status).as_bytes(), b"\n"], envelope, out)
+    write_end(&[reason_phrase(refusal.status).as_bytes(), b"\n"], context, out)
 }
 
 /// Appends a plugin's answer.
-pub fn write_answer(answer: &LocalResponse, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
-    write_status_line(answer.status, out);
-    if answer.fields.get(HeaderId::Date).is_none() {
-        write_date(envelope.date, out);
+pub fn write_plugin_response(response: &LocalResponse, context: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
+    write_status_line(response.status, out);
+    if response.fields.get(HeaderId::Date).is_none() {
+        write_date(context.date, out);
     }
-    answer.fields.write(out);
-    if has_no_body(answer.status) {
-        write_bodiless_end(envelope, out)
+    response.fields.write(out);
+    if has_no_body(response.status) {
+        write_bodiless_end(context, out)
     } else {
-        write_end(&[&answer.body], envelope, out)
+        write_end(&[&response.body], context, out)
     }
 }
 
-fn write_start(status: u16, envelope: &ResponseContext<'_>, out: &mut Vec<u8>) {
+fn write_start(status: u16, context: &ResponseContext<'_>, out: &mut Vec<u8>) {
     write_status_line(status, out);
-    write_date(envelope.date, out);
+    write_date(context.date, out);
 }
 
 fn write_status_line(status: u16, out: &mut Vec<u8>) {
@@ -114,17 +113,15 @@ fn write_allow(methods: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_bodiless_end(envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
-    write_persistence(envelope.persistence, out);
-    out.extend_from_slice(b"\r\n");
+fn write_bodiless_end(context: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
+    finish_final_head(Framing::None, context.persistence, b"", out);
     0
 }
 
-fn write_end(body: &[&[u8]], envelope: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
+fn write_end(body: &[&[u8]], context: &ResponseContext<'_>, out: &mut Vec<u8>) -> u64 {
     let len = body.iter().map(|part| part.len() as u64).sum();
-    write_framing(Framing::Length(len), out);
-    write_bodiless_end(envelope, out);
-    if envelope.to_head {
+    finish_final_head(Framing::Length(len), context.persistence, b"", out);
+    if context.to_head {
         return 0;
     }
     body.iter().for_each(|part| out.extend_from_slice(part));
@@ -157,11 +154,11 @@ mod tests {
 
     #[test]
     fn answers_are_whole_responses() {
-        let (get, head) = both(|envelope, out| write_json(HEALTH, envelope, out));
+        let (get, head) = both(|context, out| write_json(HEALTH, context, out));
         assert_eq!(get, "HTTP/1.1 200 OK|D|Content-Type: application/json|Content-Length: 16||{\"message\":\"OK\"}");
         assert_eq!(head, "HTTP/1.1 200 OK|D|Content-Type: application/json|Content-Length: 16|Connection: close||");
 
-        let (get, head) = both(|envelope, out| write_options("GET, HEAD", envelope, out));
+        let (get, head) = both(|context, out| write_options("GET, HEAD", context, out));
         assert_eq!(get, "HTTP/1.1 204 No Content|D|Allow: GET, HEAD||");
         assert_eq!(head, "HTTP/1.1 204 No Content|D|Allow: GET, HEAD|Connection: close||");
     }
@@ -169,13 +166,13 @@ mod tests {
     #[test]
     fn s22_an_error_says_nothing_but_its_status() {
         let refusal = Refusal { status: 405, cause: Cause::MethodRefused, allow: Some("GET") };
-        let (get, head) = both(|envelope, out| write_refusal(&refusal, envelope, out));
+        let (get, head) = both(|context, out| write_refusal(&refusal, context, out));
         let start =
             "HTTP/1.1 405 Method Not Allowed|D|Allow: GET|Content-Type: text/plain; charset=utf-8|Content-Length: 19|";
         assert_eq!(get, format!("{start}|Method Not Allowed\n"));
         assert_eq!(head, format!("{start}Connection: close||"));
         for status in [400, 404, 408, 413, 414, 417, 431, 501, 502, 504, 505] {
-            let (get, _) = both(|envelope, out| write_refusal(&Refusal::new(status, Cause::NoRoute), envelope, out));
+            let (get, _) = both(|context, out| write_refusal(&Refusal::new(status, Cause::NoRoute), context, out));
             assert!(get.starts_with(&format!("HTTP/1.1 {status} {}|", reason_phrase(status))), "{get}");
             assert!(!reason_phrase(status).is_empty() && !get.contains("Allow"), "{get}");
         }
@@ -194,7 +191,7 @@ mod tests {
             ("204 has no body", answer(204, &[]), "HTTP/1.1 204 No Content|D||"),
             ("304 has no body", answer(304, &[("ETag", "x")]), "HTTP/1.1 304 Not Modified|D|ETag: x||"),
         ] {
-            assert_eq!(both(|envelope, out| write_answer(&answer, envelope, out)).0, expected, "{name}");
+            assert_eq!(both(|context, out| write_plugin_response(&answer, context, out)).0, expected, "{name}");
         }
     }
 }

@@ -9,7 +9,7 @@ use super::context::Ctx;
 use super::events::{AccessRecord, CloseMode, Command, Side};
 use super::forward::Persistence;
 use super::hooks::{HookContext, LocalResponse};
-use super::local::{ResponseContext, write_answer, write_refusal};
+use super::local::{ResponseContext, write_plugin_response, write_refusal};
 use super::runtime::Runtime;
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
 use crate::http::framing::has_no_body;
@@ -71,7 +71,7 @@ impl Transaction {
         self.log.set_cause(Cause::PluginAnswered);
         self.release_upstream(ctx, CloseMode::Close);
         self.abandon_request();
-        self.send_local(ctx, answer.status, |context, out| write_answer(answer, context, out));
+        self.send_local(ctx, answer.status, |context, out| write_plugin_response(answer, context, out));
     }
 
     /// Nothing more of the request is wanted. Where it is incomplete, the connection cannot serve another.
