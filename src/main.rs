@@ -27,7 +27,7 @@ use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation::{self, Notifier};
 use mini_rproxy::net::clock::Clock;
 use mini_rproxy::net::dns::SystemLookup;
-use mini_rproxy::net::listen::{Speaks, UsePort};
+use mini_rproxy::net::listeners::{ListenerProtocol, PortSharing};
 use mini_rproxy::net::observer::{LogSwitches, LogWriter};
 use mini_rproxy::net::probe::{self, probe};
 use mini_rproxy::net::server::{Parts, Reloaded, Server, StartError};
@@ -216,7 +216,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     let server = Server::start(Parts {
         config: Arc::clone(&config),
         inherited,
-        port: if flags.takeover { UsePort::WithOthers } else { UsePort::Alone },
+        port: if flags.takeover { PortSharing::Shared } else { PortSharing::Exclusive },
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
         names: Box::new(SystemLookup),
         journals: Arc::new(move || Box::new(LogWriter::new(worker_log.clone(), Arc::clone(&worker_switches)))),
@@ -395,9 +395,9 @@ fn log_certificate_warnings(logger: &Logger, server: &Server) {
 fn log_listening(logger: &Logger, server: &Server, known: &[String]) {
     for (address, speaks) in server.addresses() {
         let protocol = match speaks {
-            Speaks::Plain => "http",
-            Speaks::Tls => "https",
-            Speaks::Admin => "admin",
+            ListenerProtocol::Plain => "http",
+            ListenerProtocol::Tls => "https",
+            ListenerProtocol::Admin => "admin",
         };
         if !known.iter().any(|known| known == address) {
             logger.line(Level::Info, "listening").text("address", address).text("protocol", protocol).send();

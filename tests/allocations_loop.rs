@@ -14,7 +14,7 @@ use std::thread;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::net::dns::SystemLookup;
-use mini_rproxy::net::listen::UsePort;
+use mini_rproxy::net::listeners::PortSharing;
 use mini_rproxy::net::observer::EventLog;
 use mini_rproxy::net::server::{Parts, Server};
 use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
@@ -100,7 +100,7 @@ fn a_keep_alive_request_allocates_nothing_in_the_whole_proxy() {
     let mut server = Server::start(Parts {
         config: Arc::new(Config::parse(&yaml, "test").expect("valid")),
         inherited: Vec::new(),
-        port: UsePort::Alone,
+        port: PortSharing::Exclusive,
         hooks: None,
         names: Box::new(SystemLookup),
         journals: Arc::new(|| Box::new(Silent)),

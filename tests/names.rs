@@ -18,7 +18,7 @@ use socket2::{Domain, Socket, Type};
 
 use mini_rproxy::config::Config;
 use mini_rproxy::net::dns::Lookup;
-use mini_rproxy::net::listen::UsePort;
+use mini_rproxy::net::listeners::PortSharing;
 use mini_rproxy::net::observer::EventLog;
 use mini_rproxy::net::server::{Parts, Server};
 use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
@@ -72,7 +72,7 @@ impl Proxy {
         let sender = Mutex::new(sender);
         let server = Server::start(Parts {
             inherited: Vec::new(),
-            port: UsePort::Alone,
+            port: PortSharing::Exclusive,
             config: Arc::new(config),
             hooks: None,
             names: Box::new(names.clone()),

@@ -589,7 +589,7 @@ fn limits_are_those_of_the_host() {
 #[test]
 fn an_answer_has_the_limit_of_bodies() {
     plugin!(
-        Speaks,
+        ListenerProtocol,
         Needs::NOTHING,
         |x| {
             assert_eq!(x.respond(200, &[], [b'x'; 1025]).unwrap_err(), HostError::Limit);
@@ -600,7 +600,7 @@ fn an_answer_has_the_limit_of_bodies() {
             Ok(x.respond(200, &[], [b'x'; 1024])?)
         }
     );
-    static SPEAKS: Descriptor = descriptor::<Speaks>("1");
+    static SPEAKS: Descriptor = descriptor::<ListenerProtocol>("1");
     let (chain, _) = chain(&[(&SPEAKS, "")]);
     let mut x = Exchange::new();
     assert_eq!(word(&x.on_request(&chain)), "respond 200");

@@ -26,8 +26,7 @@ use socket2::{Socket, Type};
 
 use crate::config::TlsListen;
 
-use super::conn::limit_unsent;
-use super::listen::{Bound, Listening, Speaks};
+use super::acceptor::ListenerProtocol;
 
 /// The first descriptor that is handed over.
 const FIRST_FD: RawFd = 3;
@@ -41,7 +40,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Inherited {
     /// `FileDescriptorName=` of the socket unit; `unknown` where it has none.
     pub name: String,
-    socket: Socket,
+    pub(super) socket: Socket,
 }
 
 /// Why a socket that was handed over cannot be used, with the remedy.
@@ -104,48 +103,24 @@ fn take(fd: RawFd) -> Result<Socket, ActivationError> {
 
 /// The protocol of a socket with this name: TLS where all addresses of the configuration speak it; where some do, on sockets
 /// with the name `https`. A socket of that name never speaks anything else.
-pub fn speaks(name: &str, tls: Option<&TlsListen>) -> Result<Speaks, ActivationError> {
+pub fn protocol(name: &str, tls: Option<&TlsListen>) -> Result<ListenerProtocol, ActivationError> {
     if is_admin(name) {
-        return Ok(Speaks::Admin);
+        return Ok(ListenerProtocol::Admin);
     }
     match (tls, name == "https") {
         (None, true) => {
             let message = "a socket is named https, but there is no certificate; add tls to the configuration";
             Err(ActivationError(message.to_owned()))
         }
-        (None, false) => Ok(Speaks::Plain),
-        (Some(tls), false) if !tls.listen_addr.is_empty() => Ok(Speaks::Plain),
-        (Some(_), _) => Ok(Speaks::Tls),
+        (None, false) => Ok(ListenerProtocol::Plain),
+        (Some(tls), false) if !tls.listen_addr.is_empty() => Ok(ListenerProtocol::Plain),
+        (Some(_), _) => Ok(ListenerProtocol::Tls),
     }
 }
 
 /// Whether a socket with this name is for the operator.
 pub fn is_admin(name: &str) -> bool {
     name == "admin"
-}
-
-impl Inherited {
-    /// One listener for each of `workers` loops; they share the socket. Its file, if it has one, belongs to the manager.
-    pub fn into_bound(self, workers: usize) -> io::Result<Bound> {
-        let address = self.socket.local_addr()?;
-        let is_unix = address.is_unix();
-        let text = match (address.as_socket(), address.as_pathname()) {
-            (Some(address), _) => address.to_string(),
-            (None, Some(path)) => format!("unix:{}", path.display()),
-            (None, None) => "unix:(no path)".to_owned(),
-        };
-        if !is_unix {
-            // Accepted sockets inherit it, as they do from our own.
-            self.socket.set_tcp_nodelay(true)?;
-            limit_unsent(&self.socket);
-        }
-        let mut listeners = Vec::with_capacity(workers);
-        for _ in 0..workers {
-            let fd = OwnedFd::from(self.socket.try_clone()?);
-            listeners.push(if is_unix { Listening::Unix(fd.into()) } else { Listening::Tcp(fd.into()) });
-        }
-        Ok(Bound { address: text, listeners, file: None })
-    }
 }
 
 /// Tells the service manager how the process stands.
@@ -190,29 +165,5 @@ impl Notifier {
             // A manager that does not get it will see for itself.
             let _ = socket.send_to_addr(state.as_bytes(), address);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::net::listen::{UsePort, listen};
-    use socket2::{Domain, SockRef};
-
-    #[test]
-    fn e4_a_socket_that_is_handed_over_has_what_our_own_have() {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback");
-        socket.listen(16).expect("a port");
-        let inherited = Inherited { name: "unknown".to_owned(), socket };
-        let address = crate::config::ListenAddr::parse("127.0.0.1:0").expect("an address");
-        let own = listen(&address, 1, UsePort::Alone).expect("a port");
-        let bound = inherited.into_bound(1).expect("it listens");
-        let options = |bound: &Bound| {
-            let Listening::Tcp(listener) = &bound.listeners[0] else { panic!("TCP") };
-            let socket = SockRef::from(listener);
-            (socket.tcp_nodelay().expect("an option"), socket.tcp_notsent_lowat().expect("an option"))
-        };
-        assert_eq!(options(&bound), options(&own));
     }
 }

@@ -41,8 +41,8 @@ impl Worker {
         if self.lifecycle == Lifecycle::DrainRequested {
             self.lifecycle = Lifecycle::Draining;
             let now = self.ctx.now();
-            if let Some(until) = self.door.shut(now) {
-                self.timers.set(&mut self.door.timer, until, EventSource::Listener(0).token());
+            if let Some(until) = self.acceptor.stop_accepting(now) {
+                self.timers.set(&mut self.acceptor.timer, until, EventSource::Listener(0).token());
             }
             let until = now + self.ctx.runtime.config.timeouts.drain;
             self.timers.set(&mut TimerHandle::default(), until, EventSource::DrainTimeout.token());
@@ -52,7 +52,7 @@ impl Worker {
                 self.request_close(key);
             }
         }
-        if self.lifecycle == Lifecycle::Draining && self.door.is_shut() && self.clients.is_empty() {
+        if self.lifecycle == Lifecycle::Draining && self.acceptor.is_closed() && self.clients.is_empty() {
             self.lifecycle = Lifecycle::Stopped;
         }
     }

@@ -21,13 +21,13 @@ use crate::extras::metrics::Counter;
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{ListenerKind, Peer, ProxyConnection};
 
+use super::acceptor::ListenerProtocol;
+use super::acceptor::{ACCEPT_BACKOFF, Accept, FreeSlots, is_exhaustion};
 use super::closing::IDLE_ENOUGH;
 use super::conn::{Conn, Readiness, Stream};
-use super::door::{Knock, PAUSE, Room, is_exhaustion};
 use super::event_source::EventSource;
 use super::idle::IdleList;
 use super::idle::Neighbours;
-use super::listen::Speaks;
 use super::malloc_trim;
 use super::memory_budget::Level;
 use super::slab::Key;
@@ -64,7 +64,7 @@ impl Worker {
 
     fn run_turns(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
-        self.door.register(self.poll.registry())?;
+        self.acceptor.register(self.poll.registry())?;
         while self.lifecycle != Lifecycle::Stopped {
             self.turn(&mut events)?;
         }
@@ -133,14 +133,14 @@ impl Worker {
             || !self.bulk_queue.is_empty()
             || !self.upstreams.handshaking.is_empty()
             || self.lifecycle == Lifecycle::DrainRequested
-            || self.door.is_open(now, self.room());
+            || self.acceptor.can_accept(now, self.free_slots());
         if has_work { Some(Duration::ZERO) } else { self.timers.next().map(|at| at.saturating_duration_since(now)) }
     }
 
     /// Whether there is a place and memory for one more client. The operator has places of its own, so that `/health` and
     /// `/metrics` answer when all others are taken: whoever supervises the proxy would end it otherwise.
-    fn room(&self) -> Room {
-        Room {
+    fn free_slots(&self) -> FreeSlots {
+        FreeSlots {
             public: !self.is_full() && self.ctx.memory.level() == Level::Plenty,
             admin: self.admin_clients < ADMIN_CLIENTS,
         }
@@ -148,7 +148,7 @@ impl Worker {
 
     /// Whether all places are taken but the operator's.
     fn is_full(&self) -> bool {
-        self.clients.len() - self.admin_clients >= self.door.max_clients
+        self.clients.len() - self.admin_clients >= self.acceptor.max_clients
     }
 
     fn on_event(&mut self, token: Token, readiness: Readiness) {
@@ -164,7 +164,7 @@ impl Worker {
                 }
             }
             Some(EventSource::Upstream(key)) => self.on_upstream_event(key, readiness),
-            Some(EventSource::Listener(number)) => self.door.on_event(number),
+            Some(EventSource::Listener(number)) => self.acceptor.on_event(number),
             Some(EventSource::Waker) => {
                 self.on_dns_events();
                 self.on_reload();
@@ -188,10 +188,10 @@ impl Worker {
                 Some(EventSource::Upstream(key)) => self.on_upstream_timer(key, at),
                 // The door: if it is open again, that shows in this turn.
                 Some(EventSource::Listener(_)) => {
-                    if self.door.timer.take_if_current(at)
-                        && let Some(until) = self.door.closed_until(now)
+                    if self.acceptor.timer.take_if_current(at)
+                        && let Some(until) = self.acceptor.paused_until(now)
                     {
-                        self.timers.set(&mut self.door.timer, until, token);
+                        self.timers.set(&mut self.acceptor.timer, until, token);
                     }
                 }
                 Some(EventSource::DrainTimeout) => self.lifecycle = Lifecycle::Stopped,
@@ -257,22 +257,22 @@ impl Worker {
     /// Lets new clients in.
     fn accept_clients(&mut self) {
         let now = self.ctx.now();
-        self.door.look_again(now);
+        self.acceptor.recheck_closing(now);
         for _ in 0..ACCEPTS {
-            let room = self.room();
-            if !self.door.is_open(now, room) {
+            let room = self.free_slots();
+            if !self.acceptor.can_accept(now, room) {
                 break;
             }
-            match self.door.accept(now, room) {
-                Knock::Client(stream, address, speaks) => self.add_client(stream, address, speaks),
-                Knock::Gone => {}
-                Knock::Nobody => break,
+            match self.acceptor.accept(now, room) {
+                Accept::Conn(stream, address, speaks) => self.add_client(stream, address, speaks),
+                Accept::Aborted => {}
+                Accept::WouldBlock => break,
                 // Room at once, if it is only descriptors that are missing. Idle upstream connections are not given up for
                 // it: those who are inside need them, and a crowd at the door would take them all.
-                Knock::Stuck(error) if is_exhaustion(&error) && self.pipes.close_free() => {}
-                Knock::Stuck(error) => {
-                    let (until, complaint) = self.door.close_for_a_moment(now, &error, &self.ctx.observer.metrics);
-                    self.timers.set(&mut self.door.timer, until, EventSource::Listener(0).token());
+                Accept::Error(error) if is_exhaustion(&error) && self.pipes.close_free() => {}
+                Accept::Error(error) => {
+                    let (until, complaint) = self.acceptor.back_off(now, &error, &self.ctx.observer.metrics);
+                    self.timers.set(&mut self.acceptor.timer, until, EventSource::Listener(0).token());
                     if let Some(complaint) = complaint {
                         self.ctx.observer.warn(format_args!("{complaint}"));
                     }
@@ -297,17 +297,17 @@ impl Worker {
                 self.ctx.observer.warn(format_args!(
                     "all {} places of this worker are taken, and further clients wait: raise limits.max_connections, or \
                      lower timeouts.keep_alive",
-                    self.door.max_clients
+                    self.acceptor.max_clients
                 ));
             }
             self.evict_idle(now, false);
         }
     }
 
-    pub(super) fn add_client(&mut self, stream: Stream, address: Option<SocketAddr>, speaks: Speaks) {
+    pub(super) fn add_client(&mut self, stream: Stream, address: Option<SocketAddr>, speaks: ListenerProtocol) {
         let now = self.ctx.clock.now();
         let mut conn = Conn::accepted(stream);
-        if speaks == Speaks::Tls {
+        if speaks == ListenerProtocol::Tls {
             match self.configs.tls.accept() {
                 Some(stage) => conn.secure(stage),
                 // Never in the clear what is meant to be secret.
@@ -315,9 +315,9 @@ impl Worker {
             }
         }
         let (is_tls, listener) = match speaks {
-            Speaks::Plain => (false, ListenerKind::Public),
-            Speaks::Tls => (true, ListenerKind::Public),
-            Speaks::Admin => (false, ListenerKind::Admin),
+            ListenerProtocol::Plain => (false, ListenerKind::Public),
+            ListenerProtocol::Tls => (true, ListenerKind::Public),
+            ListenerProtocol::Admin => (false, ListenerKind::Admin),
         };
         let peer = Peer { address, is_tls, listener };
         let client = Client {
@@ -379,7 +379,7 @@ impl Worker {
                 self.enqueue(key);
             }
             // Look again soon: being idle makes no event.
-            None => self.timers.set(&mut self.door.timer, now + PAUSE, EventSource::Listener(0).token()),
+            None => self.timers.set(&mut self.acceptor.timer, now + ACCEPT_BACKOFF, EventSource::Listener(0).token()),
         }
     }
 }
@@ -398,8 +398,8 @@ mod tests {
     use crate::proxy::proxy_connection::{AccessRecord, Observer};
     use crate::proxy::runtime::Runtime;
 
+    use super::super::acceptor::Acceptor;
     use super::super::dns::{DnsCache, DnsQueue, SystemLookup};
-    use super::super::door::Door;
     use super::super::memory_budget::MemoryBudget;
     use super::super::observer::EventLog;
     use super::super::reload_queue::ReloadQueue;
@@ -429,8 +429,8 @@ mod tests {
         let poll = Poll::new().expect("a poller");
         let waker = Arc::new(Waker::new(poll.registry(), EventSource::Waker.token()).expect("a waker"));
         let seed = WorkerInit {
+            acceptor: Acceptor::new(Vec::new(), 1000),
             poll,
-            door: Door::new(Vec::new(), 1000),
             memory: MemoryBudget::new(None, 1),
             pipes: Pipes::new(0),
             dns: resolver.clone(),
@@ -449,7 +449,7 @@ mod tests {
         let (near, far) = UnixStream::pair().expect("two sockets");
         near.set_nonblocking(true).expect("a socket");
         far.set_nonblocking(true).expect("a socket");
-        worker.add_client(Stream::Unix(mio::net::UnixStream::from_std(near)), None, Speaks::Plain);
+        worker.add_client(Stream::Unix(mio::net::UnixStream::from_std(near)), None, ListenerProtocol::Plain);
         far
     }
 

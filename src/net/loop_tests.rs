@@ -15,7 +15,7 @@ use crate::config::{Config, ListenAddr, PoolLimits, RouteConfig, RouteOptions, S
 use crate::proxy::proxy_connection::{AccessRecord, Observer};
 
 use super::dns::Lookup;
-use super::listen::UsePort;
+use super::listeners::PortSharing;
 use super::observer::EventLog;
 use super::server::{Parts, Server};
 
@@ -92,7 +92,7 @@ impl Proxy {
         let server = Server::start(Parts {
             config: Arc::new(config),
             inherited: Vec::new(),
-            port: UsePort::Alone,
+            port: PortSharing::Exclusive,
             hooks: None,
             names: Box::new(names),
             journals: Arc::new(move || Box::new(Ear(sender.lock().expect("a sender").clone()))),

@@ -14,13 +14,12 @@
 //! | [`tls`] | TLS: certificates, trust, and the stage between socket and exchange |
 //! | [`conn`] | a socket with or without that stage |
 //! | [`lane`] | what is worth a pipe, and what becomes of one whose receiver stalls |
-//! | [`listen`] | listening sockets, made at start |
 //! | [`activation`] | sockets that a service manager hands over, and what it wants to hear |
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
 //! | [`memory_budget`] | the memory budget: what waits when it is used up |
 //! | [`malloc_trim`] | memory that the allocator keeps for later |
 //! | [`dns`] | names to addresses, on threads of their own |
-//! | [`door`] | where new connections come in |
+//! | `acceptor` | listening sockets of a worker, and what happens when accepting fails |
 //! | [`observer`] | what a worker says: warnings and access lines |
 //! | [`shutdown`] | what the main thread says to the workers |
 //! | [`config_history`] | what requests from before a reload still need |
@@ -36,7 +35,7 @@
 //! | [`closing`] | the way out |
 //! | [`event_loop`] | the turn |
 //! | [`start_error`] | why it cannot start |
-//! | [`entrances`] | what the process listens on, and what a reload changes of it |
+//! | [`listeners`] | what the process listens on, and what a reload changes of it |
 //! | [`server`] | all workers together |
 //! | [`probe`] | asks a running proxy for its health |
 //! | [`signal`] | signals, as values for the main thread |
@@ -57,7 +56,7 @@ pub mod tls;
 pub mod tls;
 pub mod conn;
 pub mod lane;
-pub mod listen;
+mod acceptor;
 pub mod activation;
 pub mod descriptors;
 pub mod memory_budget;
@@ -65,7 +64,6 @@ pub mod malloc_trim;
 pub mod dns;
 mod addresses;
 mod upstream_state;
-pub mod door;
 pub mod observer;
 pub mod shutdown;
 pub mod config_history;
@@ -79,7 +77,7 @@ pub mod reload;
 pub mod closing;
 pub mod event_loop;
 pub mod start_error;
-pub mod entrances;
+pub mod listeners;
 pub mod server;
 pub mod probe;
 pub mod signal;

@@ -21,17 +21,17 @@ impl Worker {
     }
 
     fn renew(&mut self, msg: ReloadMsg) {
-        let ReloadMsg { runtime, tls, door, max_clients, receipt } = msg;
+        let ReloadMsg { runtime, tls, listeners, max_clients, receipt } = msg;
         let runtime = Rc::new(runtime);
         let desk = self.configs.tls.succeeded_by(tls, &runtime);
         let old = std::mem::replace(&mut self.ctx.runtime, Rc::clone(&runtime));
         self.configs.retire(old, desk);
         self.reload_upstreams();
-        self.door.max_clients = max_clients;
+        self.acceptor.max_clients = max_clients;
         self.ctx.observer.metrics.set(Counter::MaxClients, max_clients as u64);
         let now = self.ctx.now();
-        for change in door {
-            if let Err(error) = self.door.change(self.poll.registry(), now, change) {
+        for change in listeners {
+            if let Err(error) = self.acceptor.change(self.poll.registry(), now, change) {
                 self.ctx.observer.warn(format_args!("a worker cannot listen on a new address: {error}"));
             }
         }

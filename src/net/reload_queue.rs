@@ -10,7 +10,7 @@ use mio::Waker;
 
 use crate::proxy::runtime::Runtime;
 
-use super::door::Change;
+use super::acceptor::ListenerChange;
 use super::tls::Tls;
 
 /// What changes for a worker.
@@ -20,7 +20,7 @@ pub struct ReloadMsg {
     /// What TLS connections are made of from now on.
     pub tls: Tls,
     /// Listening sockets that come, go or change.
-    pub door: Vec<Change>,
+    pub listeners: Vec<ListenerChange>,
     /// How many clients may be inside.
     pub max_clients: usize,
     /// Dropped, with all else, when the worker has taken it in. Nothing is ever sent.

@@ -16,14 +16,14 @@ use crate::extras::metrics::Registry;
 use crate::proxy::hooks::Hooks;
 use crate::proxy::runtime::Runtime;
 
+use super::acceptor::Acceptor;
 use super::activation::Inherited;
 use super::clock::since_1970;
 use super::descriptors;
 use super::dns::{DnsCache, DnsQueue, Lookup};
-use super::door::Door;
-use super::entrances::Entrances;
 use super::event_source::EventSource;
-use super::listen::{Speaks, UsePort};
+use super::listeners::ListenerSet;
+use super::listeners::{ListenerProtocol, PortSharing};
 use super::memory_budget::{self, MemoryBudget};
 use super::observer::EventLog;
 use super::reload_queue::{ReloadMsg, ReloadQueue};
@@ -44,7 +44,7 @@ pub struct Parts {
     /// Sockets to listen on instead of the configuration's addresses; usually none.
     pub inherited: Vec<Inherited>,
     /// Whether another instance may have the addresses, which this one takes over from.
-    pub port: UsePort,
+    pub port: PortSharing,
     /// The plugins, if any.
     pub hooks: Option<Arc<dyn Hooks>>,
     /// Turns names into addresses.
@@ -71,7 +71,7 @@ pub enum Reloaded {
 /// A running proxy.
 pub struct Server {
     runtime: Runtime,
-    entrances: Entrances,
+    listeners: ListenerSet,
     reload_queues: Vec<Arc<ReloadQueue>>,
     tls: Tls,
     descriptor_limit: Option<usize>,
@@ -92,7 +92,7 @@ impl Server {
 
         // Before anything listens: a client that comes in at once must find everything in its place.
         let tls = Tls::prepare(&config)?;
-        let (entrances, doors) = Entrances::open(&config, inherited, workers, port)?;
+        let (listeners, by_worker) = ListenerSet::open(&config, inherited, workers, port)?;
 
         let polls = (0..workers).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
         let wakers = polls
@@ -108,7 +108,7 @@ impl Server {
         let runtime = Runtime::new(config, hooks);
         let mut server = Server {
             runtime: runtime.clone(),
-            entrances,
+            listeners,
             reload_queues: reload_queues.clone(),
             tls: tls.clone(),
             descriptor_limit,
@@ -119,11 +119,11 @@ impl Server {
         };
         let share = descriptors::share(max_connections, workers);
         let registry = Arc::new(Registry::new(workers, since_1970()));
-        let ways = inboxes.into_iter().zip(reload_queues).zip(doors);
-        for (number, (poll, ((inbox, reload_queue), entrances))) in polls.into_iter().zip(ways).enumerate() {
+        let ways = inboxes.into_iter().zip(reload_queues).zip(by_worker);
+        for (number, (poll, ((inbox, reload_queue), listeners))) in polls.into_iter().zip(ways).enumerate() {
             let seed = WorkerInit {
+                acceptor: Acceptor::new(listeners, share),
                 poll,
-                door: Door::new(entrances, share),
                 memory: MemoryBudget::new(memory_budget, workers),
                 pipes: Pipes::new(descriptors::pipes(descriptor_limit, workers)),
                 dns: dns.clone(),
@@ -150,7 +150,7 @@ impl Server {
                 }
             }
         }
-        if let Err(error) = server.entrances.publish() {
+        if let Err(error) = server.listeners.publish() {
             server.stop();
             return Err(StartError::Listen(error));
         }
@@ -158,8 +158,8 @@ impl Server {
     }
 
     /// Where it listens, with real port numbers, and what it expects there.
-    pub fn addresses(&self) -> Vec<(&str, Speaks)> {
-        self.entrances.addresses().collect()
+    pub fn addresses(&self) -> Vec<(&str, ListenerProtocol)> {
+        self.listeners.addresses().collect()
     }
 
     /// The configuration for new requests.
@@ -172,16 +172,16 @@ impl Server {
     /// start: the number of workers and the memory budget.
     pub fn reload(&mut self, config: Arc<Config>) -> Result<Reloaded, StartError> {
         let tls = self.tls.renewed(&config)?;
-        let plan = self.entrances.plan(&config)?;
+        let plan = self.listeners.plan(&config)?;
         // From here on nothing fails.
         self.max_connections = max_connections(&config, self.descriptor_limit);
         self.runtime = self.runtime.succeeded_by(config);
         self.tls = tls;
         let max_clients = descriptors::share(self.max_connections, self.reload_queues.len());
         let (receipt, receipts) = channel();
-        for (reload_queue, door) in self.reload_queues.iter().zip(self.entrances.carry_out(plan)) {
+        for (reload_queue, listeners) in self.reload_queues.iter().zip(self.listeners.apply(plan)) {
             let (runtime, tls, receipt) = (self.runtime.clone(), self.tls.clone(), receipt.clone());
-            reload_queue.put(ReloadMsg { runtime, tls, door, max_clients, receipt });
+            reload_queue.put(ReloadMsg { runtime, tls, listeners, max_clients, receipt });
         }
         drop(receipt);
         let reloaded = match receipts.recv_timeout(RELOAD_PATIENCE) {
@@ -220,7 +220,7 @@ impl Server {
     /// Takes no new connections, finishes what is in flight, and ends within `timeouts.drain`.
     pub fn drain(&mut self) {
         // First the files of unix sockets, so that nobody comes between the last look into the queue and its end.
-        self.entrances.close();
+        self.listeners.close();
         self.shutdown.request(Shutdown::Drain);
     }
 
@@ -239,7 +239,7 @@ impl Server {
             }
         }
         self.dns.stop();
-        self.entrances.close();
+        self.listeners.close();
         result
     }
 }

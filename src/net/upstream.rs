@@ -22,10 +22,10 @@ use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{ConnectError, Input};
 use crate::proxy::runtime::UpstreamId;
 
+use super::acceptor::is_exhaustion;
 use super::addresses::{Addresses, ConnectAttempt};
 use super::conn::{Conn, ConnectOutcome, Handshake, ReadOutcome, Readiness};
 use super::dns::DnsEvent;
-use super::door::is_exhaustion;
 use super::event_source::EventSource;
 use super::slab::Key;
 use super::timers::TimerHandle;

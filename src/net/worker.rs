@@ -17,11 +17,11 @@ use crate::proxy::proxy_connection::{Balance, ConnectError, Peer, ProxyConnectio
 use crate::proxy::proxy_protocol::Tlvs;
 use crate::proxy::runtime::Runtime;
 
+use super::acceptor::Acceptor;
 use super::clock::Clock;
 use super::config_history::ConfigHistory;
 use super::conn::Conn;
 use super::dns::{DnsCache, DnsQueue};
-use super::door::Door;
 use super::event_source::EventSource;
 use super::idle::{IdleList, Listed, Neighbours};
 use super::lane::Lane;
@@ -196,7 +196,7 @@ pub struct Worker {
     pub(super) run_queue: VecDeque<Key>,
     /// And then the others, as far as the bytes of a turn go.
     pub(super) bulk_queue: VecDeque<Key>,
-    pub(super) door: Door,
+    pub(super) acceptor: Acceptor,
     /// Who waits for memory: with a new request, and with something under way.
     pub(super) memory_waiters: MemoryWaiters,
     pub(super) shutdown: Arc<ShutdownSignal>,
@@ -246,7 +246,7 @@ pub(super) struct WorkerInit {
     /// With the waker registered.
     pub poll: Poll,
     /// This worker's listeners.
-    pub door: Door,
+    pub acceptor: Acceptor,
     /// This worker's share of the memory budget.
     pub memory: MemoryBudget,
     /// This worker's pipes.
@@ -270,10 +270,21 @@ pub(super) struct WorkerInit {
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
     pub(super) fn new(seed: WorkerInit, runtime: Rc<Runtime>, observer: Box<dyn EventLog>) -> Worker {
-        let WorkerInit { poll, door, memory, pipes, dns, dns_events, shutdown, reload_queue, tls, registry, number } =
-            seed;
+        let WorkerInit {
+            poll,
+            acceptor,
+            memory,
+            pipes,
+            dns,
+            dns_events,
+            shutdown,
+            reload_queue,
+            tls,
+            registry,
+            number,
+        } = seed;
         let observer = MeteredObserver::new(registry, number, observer);
-        observer.metrics.set(Counter::MaxClients, door.max_clients as u64);
+        observer.metrics.set(Counter::MaxClients, acceptor.max_clients as u64);
         Worker {
             poll,
             clients: Slab::default(),
@@ -287,7 +298,7 @@ impl Worker {
             worked: MonoTime::now(),
             run_queue: VecDeque::new(),
             bulk_queue: VecDeque::new(),
-            door,
+            acceptor,
             memory_waiters: MemoryWaiters::default(),
             shutdown,
             lifecycle: Lifecycle::Running,
@@ -413,11 +424,11 @@ impl Worker {
 
     /// Entries that do not count must not fill the heap until their time comes.
     pub(super) fn sweep_timers(&mut self) {
-        let Worker { timers, clients, upstreams, door, malloc_trim, .. } = self;
+        let Worker { timers, clients, upstreams, acceptor, malloc_trim, .. } = self;
         timers.sweep(clients.len() + upstreams.conns.len(), |at, token| match EventSource::of(token) {
             Some(EventSource::Client(key)) => clients.get(key).is_some_and(|client| client.timer.is_current(at)),
             Some(EventSource::Upstream(key)) => upstreams.conns.get(key).is_some_and(|link| link.timer.is_current(at)),
-            Some(EventSource::Listener(_)) => door.timer.is_current(at),
+            Some(EventSource::Listener(_)) => acceptor.timer.is_current(at),
             Some(EventSource::DnsRefresh) => upstreams.dns_timer.is_current(at),
             Some(EventSource::MallocTrim) => malloc_trim.is_current(at),
             Some(EventSource::Waker | EventSource::DrainTimeout) => true,

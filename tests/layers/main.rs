@@ -71,7 +71,14 @@ const EXTRAS: [Extra; 6] = [
             ("net::reload", "forget_ejected"),
         ],
         // Those that count what happens in the loop.
-        holders: &["net::door", "net::worker", "net::event_loop", "net::upstream", "net::server", "extras::prometheus"],
+        holders: &[
+            "net::acceptor",
+            "net::worker",
+            "net::event_loop",
+            "net::upstream",
+            "net::server",
+            "extras::prometheus",
+        ],
     },
     Extra {
         name: "prometheus",

@@ -14,7 +14,7 @@ pub const MAX_CORE_LINES: usize = 11_500;
 pub const CORE: &str = "
 src/net/event_loop.rs
 src/net/worker.rs
-src/net/door.rs
+src/net/acceptor.rs
 src/net/conn.rs
 src/net/socket.rs
 src/net/slab.rs

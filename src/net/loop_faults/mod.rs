@@ -16,7 +16,7 @@ mod peers;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,10 +31,10 @@ use crate::proxy::proxy_connection::{AccessRecord, Observer};
 use crate::proxy::runtime::Runtime;
 use selftest::strict::{Kind, Parser, Strictness};
 
+use super::acceptor::{Acceptor, ListenSocket, Listener, SocketOwner};
 use super::dns::{DnsCache, DnsQueue, SystemLookup};
-use super::door::{Door, Holder, Opening};
 use super::event_source::EventSource;
-use super::listen::{Listening, Speaks};
+use super::listeners::ListenerProtocol;
 use super::memory_budget::MemoryBudget;
 use super::observer::EventLog;
 use super::reload_queue::ReloadQueue;
@@ -102,8 +102,8 @@ impl World {
         let budget = random.is_one_in(4).then_some(1 << 20);
         let said = Rc::new(RefCell::new(Said::default()));
         let seed = WorkerInit {
+            acceptor: Acceptor::new(Vec::new(), 100),
             poll,
-            door: Door::new(Vec::new(), 100),
             memory: MemoryBudget::new(budget, 1),
             pipes: Pipes::new(random.below(3)),
             dns: resolver.clone(),
@@ -122,7 +122,7 @@ impl World {
 
     fn add_client(&mut self, first_id: usize) {
         let (near, far) = pair().expect("a pair of sockets");
-        self.worker.add_client(near, Some("192.0.2.1:5000".parse().expect("an address")), Speaks::Plain);
+        self.worker.add_client(near, Some("192.0.2.1:5000".parse().expect("an address")), ListenerProtocol::Plain);
         let count = 1 + self.random.below(6);
         let unasked = (0..count).map(|number| Ask::new(&mut self.random, first_id + number)).collect();
         self.clients.push(Client {
@@ -366,9 +366,9 @@ fn a_worker_that_ends_with_an_error_says_why() {
     // Registering a second time what is registered already is refused by the kernel.
     let mut listener = mio::net::TcpListener::bind("127.0.0.1:0".parse().expect("an address")).expect("loopback");
     worker.poll.registry().register(&mut listener, Token(0), mio::Interest::READABLE).expect("once");
-    let listener = Listening::Tcp(OwnedFd::from(listener).into());
-    let opening = Opening { number: 0, listener, speaks: Speaks::Plain, holder: Holder::Us };
-    worker.door = Door::new(vec![opening], 100);
+    let socket = ListenSocket::Tcp(listener);
+    let listener = Listener::new(0, socket, ListenerProtocol::Plain, SocketOwner::Process);
+    worker.acceptor = Acceptor::new(vec![listener], 100);
     worker.run().expect_err("it is registered already");
     resolver.stop();
     assert!(said.borrow().bad[0].starts_with("a worker ends: "), "{:?}", said.borrow().bad);

@@ -1,0 +1,438 @@
+//! A worker's listening sockets, and what happens when accepting fails (rule M5).
+//!
+//! When descriptors run out, `accept` fails and the connection stays in the kernel's queue, so a loop that just tries again
+//! spins. Here accepting pauses for a moment, and one reserve descriptor is given up to accept one connection and close it
+//! cleanly, instead of leaving that client without an answer.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mio::net::{TcpListener, UnixListener};
+use mio::{Interest, Registry};
+use rustix::io::Errno;
+use socket2::{Domain, SockFilter, SockRef, Socket, Type};
+
+use crate::extras::metrics::{Counter, Metrics};
+use crate::mono_time::MonoTime;
+
+use super::conn::Stream;
+use super::event_source::EventSource;
+use super::log_limiter::LogLimiter;
+use super::timers::TimerHandle;
+
+/// How long accepting pauses after a failure.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// How long a half-open connection may take to be established when accepting ends: a round trip over a continent.
+const SYN_RECV_GRACE: Duration = Duration::from_millis(200);
+/// At most one line about failures in this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// For a listening socket: drops packets with SYN and without ACK, the first ones of new connections, and no others. A
+/// classic BPF program; what it sees begins with the TCP header, RFC 9293 section 3.1, whose byte 13 has the flags.
+const DROP_SYN_FILTER: [SockFilter; 5] = [
+    // load byte 13; and with SYN|ACK; equal to SYN? then the next, else skip one; keep nothing; keep all
+    SockFilter::new(0x30, 0, 0, 13),
+    SockFilter::new(0x54, 0, 0, 0x12),
+    SockFilter::new(0x15, 0, 1, 0x02),
+    SockFilter::new(0x06, 0, 0, 0),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+];
+
+/// What clients of a listening socket speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerProtocol {
+    /// HTTP.
+    Plain,
+    /// HTTP in TLS.
+    Tls,
+    /// HTTP, and only the built-in resources, for the operator.
+    Admin,
+}
+
+/// Who else has a listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketOwner {
+    /// Nobody: closing it resets the connections in its queue.
+    Process,
+    /// The service manager: after it is closed here, the next process accepts what is in its queue.
+    ServiceManager,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum ListenSocket {
+    /// A TCP port.
+    Tcp(TcpListener),
+    /// A local socket.
+    Unix(UnixListener),
+}
+
+impl ListenSocket {
+    fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+        match self {
+            ListenSocket::Tcp(socket) => socket.accept().map(|(stream, addr)| (Stream::Tcp(stream), Some(addr))),
+            ListenSocket::Unix(socket) => socket.accept().map(|(stream, _)| (Stream::Unix(stream), None)),
+        }
+    }
+}
+
+/// One worker's listening socket on one address.
+#[derive(Debug)]
+pub struct Listener {
+    /// The address has the same number at all workers.
+    number: u32,
+    socket: ListenSocket,
+    protocol: ListenerProtocol,
+    owner: SocketOwner,
+    /// Whether a connection may be waiting.
+    is_ready: bool,
+    /// From this moment on it is closed as soon as no connection waits: those in the kernel's queue would be reset.
+    closing_at: Option<MonoTime>,
+}
+
+impl Listener {
+    pub fn new(number: u32, socket: ListenSocket, protocol: ListenerProtocol, owner: SocketOwner) -> Listener {
+        // A connection may have come before the poller knows of the socket.
+        Listener { number, socket, protocol, owner, is_ready: true, closing_at: None }
+    }
+
+    #[cfg(test)]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    fn register(&mut self, registry: &Registry) -> io::Result<()> {
+        let token = EventSource::Listener(self.number).token();
+        match &mut self.socket {
+            ListenSocket::Tcp(socket) => registry.register(socket, token, Interest::READABLE),
+            ListenSocket::Unix(socket) => registry.register(socket, token, Interest::READABLE),
+        }
+    }
+
+    fn is_closing(&self, now: MonoTime) -> bool {
+        self.closing_at.is_some_and(|at| at <= now)
+    }
+}
+
+/// What a reload changes. Listeners are named by their number.
+#[derive(Debug)]
+pub enum ListenerChange {
+    Open(Listener),
+    Close(u32),
+    SetProtocol(u32, ListenerProtocol),
+}
+
+/// A worker's listening sockets.
+pub struct Acceptor {
+    listeners: Vec<Listener>,
+    /// The most clients, beside the operator's.
+    pub max_clients: usize,
+    /// Where the next round begins: behind the socket that was accepted from, so that none starves.
+    next: usize,
+    pub timer: TimerHandle,
+    paused_until: Option<MonoTime>,
+    /// Given up to accept a connection that is rejected. A socket, because it needs no file (rule E7).
+    reserve: Option<Socket>,
+    warnings: LogLimiter,
+    rejected: u64,
+}
+
+/// For which clients there is a free slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreeSlots {
+    pub public: bool,
+    /// The operator, and probes of the proxy's health.
+    pub admin: bool,
+}
+
+impl FreeSlots {
+    const ALL: FreeSlots = FreeSlots { public: true, admin: true };
+
+    fn is_for(self, protocol: ListenerProtocol) -> bool {
+        match protocol {
+            ListenerProtocol::Plain | ListenerProtocol::Tls => self.public,
+            ListenerProtocol::Admin => self.admin,
+        }
+    }
+}
+
+/// The outcome of accepting.
+pub enum Accept {
+    Conn(Stream, Option<SocketAddr>, ListenerProtocol),
+    /// The client has left already.
+    Aborted,
+    WouldBlock,
+    Error(io::Error),
+}
+
+impl Acceptor {
+    pub fn new(listeners: Vec<Listener>, max_clients: usize) -> Acceptor {
+        Acceptor {
+            listeners,
+            max_clients,
+            next: 0,
+            timer: TimerHandle::default(),
+            paused_until: None,
+            reserve: reserve_socket(),
+            warnings: LogLimiter::default(),
+            rejected: 0,
+        }
+    }
+
+    /// Registers all sockets; once.
+    pub fn register(&mut self, registry: &Registry) -> io::Result<()> {
+        self.listeners.iter_mut().try_for_each(|listener| listener.register(registry))
+    }
+
+    fn update(&mut self, number: u32, update: impl FnOnce(&mut Listener)) {
+        if let Some(listener) = self.listeners.iter_mut().find(|listener| listener.number == number) {
+            update(listener);
+        }
+    }
+
+    pub fn change(&mut self, registry: &Registry, now: MonoTime, change: ListenerChange) -> io::Result<()> {
+        match change {
+            ListenerChange::Open(mut listener) => {
+                listener.register(registry)?;
+                self.listeners.push(listener);
+            }
+            ListenerChange::Close(number) => self.update(number, |listener| listener.closing_at = Some(now)),
+            ListenerChange::SetProtocol(number, protocol) => {
+                self.update(number, |listener| listener.protocol = protocol);
+            }
+        }
+        Ok(())
+    }
+
+    /// The poller says that a connection came.
+    pub fn on_event(&mut self, number: u32) {
+        self.update(number, |listener| listener.is_ready = true);
+    }
+
+    /// The end of the pause, if there is one.
+    pub fn paused_until(&self, now: MonoTime) -> Option<MonoTime> {
+        self.paused_until.filter(|until| *until > now)
+    }
+
+    /// Whether it is worth a try.
+    pub fn can_accept(&self, now: MonoTime, free: FreeSlots) -> bool {
+        self.paused_until(now).is_none()
+            && self.listeners.iter().any(|listener| listener.is_ready && free.is_for(listener.protocol))
+    }
+
+    /// Listeners whose time to close has come are tried once more.
+    pub fn recheck_closing(&mut self, now: MonoTime) {
+        for listener in &mut self.listeners {
+            listener.is_ready |= listener.is_closing(now);
+        }
+    }
+
+    /// Accepts one connection for which there is a slot, from the sockets in turn.
+    pub fn accept(&mut self, now: MonoTime, free: FreeSlots) -> Accept {
+        for _ in 0..self.listeners.len() {
+            let at = if self.next < self.listeners.len() { self.next } else { 0 };
+            self.next = at + 1;
+            let listener = &mut self.listeners[at];
+            if !listener.is_ready || !free.is_for(listener.protocol) {
+                continue;
+            }
+            let error = match listener.socket.accept() {
+                Ok((stream, address)) => return Accept::Conn(stream, address, listener.protocol),
+                Err(error) => error,
+            };
+            match error.kind() {
+                ErrorKind::WouldBlock if listener.is_closing(now) => {
+                    self.listeners.remove(at);
+                    self.next = at;
+                }
+                ErrorKind::WouldBlock => listener.is_ready = false,
+                // The connection was broken while it waited, or a packet filter forbids it: the next one may be good.
+                ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::PermissionDenied => {
+                    return Accept::Aborted;
+                }
+                _ if error.raw_os_error() == Some(Errno::PROTO.raw_os_error()) => return Accept::Aborted,
+                _ => return Accept::Error(error),
+            }
+        }
+        Accept::WouldBlock
+    }
+
+    /// Pauses after `error`; returns until when, and a warning if one is due.
+    pub fn back_off(&mut self, now: MonoTime, error: &io::Error, metrics: &Metrics) -> (MonoTime, Option<String>) {
+        if is_exhaustion(error) {
+            self.reject_one(now, metrics);
+        }
+        let until = now + ACCEPT_BACKOFF;
+        self.paused_until = Some(until);
+        let warning = self.warnings.is_due(now, WARN_INTERVAL).then(|| {
+            let rejected = std::mem::take(&mut self.rejected);
+            format!("cannot accept connections: {error}; turned away: {rejected}; trying again every 100 ms")
+        });
+        (until, warning)
+    }
+
+    /// With the reserve descriptor, one connection is accepted and closed at once.
+    fn reject_one(&mut self, now: MonoTime, metrics: &Metrics) {
+        if self.reserve.take().is_some()
+            && let Accept::Conn(stream, ..) = self.accept(now, FreeSlots::ALL)
+        {
+            drop(stream);
+            self.rejected += 1;
+            metrics.increment(Counter::Refused);
+        }
+        self.reserve = reserve_socket();
+    }
+
+    /// No new connections; those that wait are still accepted. Returns when that is over.
+    ///
+    /// Between the last look into the kernel's queue and the closing of the socket another connection could enter the queue,
+    /// and would be reset. So the kernel is told first to drop the first packet of new connections, as if it had been
+    /// lost; when the client repeats it, a second later, it meets whoever listens then. Half-open connections have
+    /// `SYN_RECV_GRACE` to be established.
+    pub fn stop_accepting(&mut self, now: MonoTime) -> Option<MonoTime> {
+        self.listeners.retain(|listener| listener.owner == SocketOwner::Process);
+        for listener in &mut self.listeners {
+            // Where the kernel does not do that, the gap stays: it is small.
+            let has_filter = match &listener.socket {
+                ListenSocket::Tcp(socket) => SockRef::from(socket).attach_filter(&DROP_SYN_FILTER).is_ok(),
+                ListenSocket::Unix(_) => false,
+            };
+            listener.closing_at = Some(if has_filter { now + SYN_RECV_GRACE } else { now });
+            listener.is_ready = true;
+        }
+        (!self.listeners.is_empty()).then_some(now + SYN_RECV_GRACE)
+    }
+
+    /// Whether all listeners are closed.
+    pub fn is_closed(&self) -> bool {
+        self.listeners.is_empty()
+    }
+}
+
+fn reserve_socket() -> Option<Socket> {
+    Socket::new(Domain::UNIX, Type::STREAM, None).ok()
+}
+
+/// Whether the process, or the host, has no descriptors left.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    code == Some(Errno::MFILE.raw_os_error()) || code == Some(Errno::NFILE.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::extras::metrics::Registry;
+    use std::io::Read;
+    use std::net::{TcpListener as StdListener, TcpStream as StdStream};
+
+    fn acceptor() -> (Acceptor, SocketAddr) {
+        let socket = StdListener::bind("127.0.0.1:0").expect("loopback");
+        let address = socket.local_addr().expect("bound");
+        (new(listener(socket, SocketOwner::Process)), address)
+    }
+
+    fn listener(socket: StdListener, owner: SocketOwner) -> Listener {
+        socket.set_nonblocking(true).expect("a socket");
+        Listener::new(0, ListenSocket::Tcp(TcpListener::from_std(socket)), ListenerProtocol::Plain, owner)
+    }
+
+    fn new(listener: Listener) -> Acceptor {
+        Acceptor::new(vec![listener], 8)
+    }
+
+    #[test]
+    fn after_the_end_of_accepting_those_who_wait_are_accepted_and_nobody_else() {
+        let (mut acceptor, address) = acceptor();
+        let now = MonoTime::now();
+        let clients: Vec<StdStream> = (0..3).map(|_| StdStream::connect(address).expect("loopback")).collect();
+        let until = acceptor.stop_accepting(now).expect("there is a listener");
+        let late = StdStream::connect_timeout(&address, Duration::from_millis(50));
+        assert_eq!(late.map_err(|error| error.kind()).err(), Some(ErrorKind::TimedOut), "not refused, but not let in");
+        for _ in &clients {
+            assert!(matches!(acceptor.accept(now, FreeSlots::ALL), Accept::Conn(..)));
+        }
+        assert!(
+            matches!(acceptor.accept(now, FreeSlots::ALL), Accept::WouldBlock) && !acceptor.is_closed(),
+            "some may be half inside"
+        );
+        acceptor.recheck_closing(until);
+        assert!(matches!(acceptor.accept(until, FreeSlots::ALL), Accept::WouldBlock) && acceptor.is_closed());
+    }
+
+    #[test]
+    fn a_socket_that_a_manager_holds_is_let_go_at_once() {
+        let socket = StdListener::bind("127.0.0.1:0").expect("loopback");
+        let (address, copy) = (socket.local_addr().expect("bound"), socket.try_clone().expect("a copy"));
+        let mut acceptor = new(listener(copy, SocketOwner::ServiceManager));
+        let _client = StdStream::connect(address).expect("loopback");
+        assert_eq!(acceptor.stop_accepting(MonoTime::now()), None);
+        assert!(acceptor.is_closed());
+        socket.accept().expect("whoever waits there is served by the next one");
+    }
+
+    #[test]
+    fn m5_accepting_goes_on_until_nobody_is_left() {
+        let (mut acceptor, address) = acceptor();
+        let now = MonoTime::now();
+        let clients: Vec<StdStream> = (0..3).map(|_| StdStream::connect(address).expect("loopback")).collect();
+        for client in &clients {
+            let Accept::Conn(_, peer, _) = acceptor.accept(now, FreeSlots::ALL) else { panic!("a client waits") };
+            assert_eq!(peer, client.local_addr().ok());
+        }
+        assert!(acceptor.can_accept(now, FreeSlots::ALL), "not known yet");
+        assert!(matches!(acceptor.accept(now, FreeSlots::ALL), Accept::WouldBlock));
+        assert!(!acceptor.can_accept(now, FreeSlots::ALL), "nobody until the next event");
+        acceptor.on_event(0);
+        assert!(acceptor.can_accept(now, FreeSlots::ALL));
+        acceptor.on_event(9);
+    }
+
+    #[test]
+    fn m5_a_crowd_at_one_socket_does_not_keep_others_out() {
+        let (mut acceptor, crowded) = acceptor();
+        let quiet = StdListener::bind("127.0.0.1:0").expect("loopback");
+        let address = quiet.local_addr().expect("bound");
+        let quiet = listener(quiet, SocketOwner::Process);
+        acceptor.listeners.push(Listener { number: 1, protocol: ListenerProtocol::Admin, ..quiet });
+        let now = MonoTime::now();
+        let _crowd: Vec<StdStream> = (0..6).map(|_| StdStream::connect(crowded).expect("loopback")).collect();
+        let _others: Vec<StdStream> = (0..2).map(|_| StdStream::connect(address).expect("loopback")).collect();
+        let speaks = |acceptor: &mut Acceptor, room| match acceptor.accept(now, room) {
+            Accept::Conn(_, _, speaks) => Some(speaks),
+            Accept::Aborted | Accept::WouldBlock | Accept::Error(_) => None,
+        };
+        let turns: Vec<_> = (0..4).map(|_| speaks(&mut acceptor, FreeSlots::ALL)).collect();
+        assert_eq!(
+            turns,
+            [ListenerProtocol::Plain, ListenerProtocol::Admin, ListenerProtocol::Plain, ListenerProtocol::Admin]
+                .map(Some)
+        );
+        let full = FreeSlots { public: false, admin: true };
+        assert_eq!(speaks(&mut acceptor, full), None, "nobody waits whom there is a place for");
+        assert!(!acceptor.can_accept(now, full) && acceptor.can_accept(now, FreeSlots::ALL));
+        assert_eq!(speaks(&mut acceptor, FreeSlots::ALL), Some(ListenerProtocol::Plain));
+    }
+
+    #[test]
+    fn m5_without_descriptors_one_client_is_turned_away_and_accepting_pauses() {
+        let (mut acceptor, address) = acceptor();
+        let now = MonoTime::now();
+        let mut client = StdStream::connect(address).expect("loopback");
+        let (error, registry) = (io::Error::from(Errno::MFILE), Registry::new(1, Duration::ZERO));
+        let (until, complaint) = acceptor.back_off(now, &error, registry.of_worker(0));
+        assert_eq!(client.read(&mut [0; 8]).expect("a clean end"), 0);
+        assert!(complaint.expect("the first complaint").contains("turned away: 1"));
+        assert_eq!(registry.total().get(Counter::Refused), 1);
+        assert!(acceptor.reserve.is_some());
+        assert!(!acceptor.can_accept(now, FreeSlots::ALL));
+        acceptor.on_event(0);
+        assert!(!acceptor.can_accept(now, FreeSlots::ALL), "no spinning");
+        assert!(acceptor.can_accept(until, FreeSlots::ALL));
+        let (_, complaint) = acceptor.back_off(until, &error, registry.of_worker(0));
+        assert_eq!(complaint, None, "one line per second");
+        let (_, complaint) = acceptor.back_off(now + WARN_INTERVAL, &error, registry.of_worker(0));
+        assert!(complaint.is_some());
+    }
+}
