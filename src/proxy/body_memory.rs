@@ -2,7 +2,7 @@
 //!
 //! Half a body is of no use to anybody: a dozen slow clients whose bodies fill the memory together would wait for each
 //! other. So what a body may need is reserved before it is read, and a request for which there is not enough left is
-//! answered with 503. Who has a reservation is read in full, however short memory is.
+//! answered with 503. A request that has a reservation is read in full, however short memory is.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! What goes into an exchange and what comes out of it: the contract between floor 2 and whoever owns sockets and clock.
+//! What goes into a connection and what comes out of it: the contract between floor 2 and the owner of sockets and clock.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -109,7 +109,7 @@ pub enum CloseMode {
     Abort,
 }
 
-/// The moment, as told by whoever owns the clock.
+/// The moment, as the owner of the clock says it.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
     /// Monotonic: all deadlines are made of it (rule E11).
@@ -118,7 +118,7 @@ pub struct Now {
     pub date: [u8; 29],
 }
 
-/// Who is at the other end of a client connection.
+/// The other end of a client connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Peer {
     /// `None` on a unix socket.

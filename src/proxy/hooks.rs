@@ -1,6 +1,6 @@
-//! The plugins' only door into an exchange.
+//! The interface between a request and the plugins: they reach it in no other way.
 //!
-//! The exchange calls [`Hooks`] at three moments and gives each call a [`HookContext`] of what it may see and change. It
+//! The proxy calls [`Hooks`] at three moments and gives each call a [`HookContext`] of what it may see and change. It
 //! knows nothing of libraries and C tables; those live a floor above, in `plugin`.
 
 use std::net::SocketAddr;

@@ -3,17 +3,17 @@
 //! | file | one job |
 //! |---|---|
 //! | [`route`] | the longest matching prefix, and the target to forward |
-//! | [`hooks`] | the plugins' only door |
-//! | [`runtime`] | what all exchanges of a worker share |
-//! | [`events`] | what goes into an exchange and what comes out |
+//! | [`hooks`] | the interface to plugins |
+//! | [`runtime`] | what all connections of a worker share |
+//! | [`events`] | what goes into a connection and what comes out |
 //! | [`proxy_protocol`] | what a load balancer says before the first byte |
-//! | [`cause`] | why an exchange was not a plain success |
+//! | [`cause`] | why a request was not a plain success |
 //! | [`connection`] | the Connection field |
 //! | [`forwarded`] | X-Forwarded-*: whose word is taken |
 //! | [`admit`] | whether a request is served, and by whom |
 //! | [`strip`] | which lines of a request do not pass, and why |
 //! | [`forward`] | received head to forwarded head |
-//! | [`local`] | answers of our own |
+//! | [`local`] | responses of our own |
 //! | `request_log` | what the access log will say |
 //! | [`body_memory`] | what bodies that plugins read may take |
 //! | `buffers`, `transaction_pool` | the memory of a request, and how it is recycled |

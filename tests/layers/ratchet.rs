@@ -84,7 +84,6 @@ Text
 pub const RETIRED_NAMES_LEFT: &str = "
 RequestSink
 ResponseSink
-late_removed
 under_prefix
 exposition
 Link
@@ -95,7 +94,6 @@ Acquaintance
 Anybody
 Awaited
 Chooser
-Claims
 Creed
 Door
 END_IN_SIGHT
@@ -110,7 +108,6 @@ LEASE
 LEAST_READ
 LEAST_SIZE
 Lane
-MOST_ADDRESSES
 MOST_BYTES
 MOST_LINES
 MOST_ROUTES
@@ -129,12 +126,10 @@ TROUBLE
 Typed
 UsePort
 Words
-add_claims
 adopt
 advice
 carry_out
 close_for_a_moment
-complain
 complaints
 door
 empty_lane
@@ -142,15 +137,12 @@ entrances
 give_back
 hang_up
 is_circling
-is_quiet
 keeps_up
-lend
 lent
 let_go
 look_again
 make_room
 nominated
-park
 preface
 renew
 rings
