@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use mini_rproxy::about;
 use mini_rproxy::cli::{self, Action, Flags, Source};
 use mini_rproxy::config::{Config, Difference, FullConfig, Kind, ListenAddr, Scheme, place_of};
-use mini_rproxy::extras::explain::{Typed, explain};
+use mini_rproxy::extras::explain::{ExplainRequest, explain};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation::{self, Notifier};
 use mini_rproxy::net::clock::Clock;
@@ -175,7 +175,7 @@ fn explain_request(config: Config, flags: &Flags) -> Result<ExitCode, ExitError>
         ListenAddr::Tcp { .. } | ListenAddr::Unix { .. } => None,
     });
     let host = host.as_deref().unwrap_or("localhost");
-    let typed = Typed { request: &flags.request, fields: &flags.fields, host };
+    let typed = ExplainRequest { request: &flags.request, fields: &flags.fields, host };
     let address = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let peer = Peer { address, is_tls: false, listener: ListenerKind::Public };
     let runtime = Rc::new(Runtime::new(Arc::new(config), None));

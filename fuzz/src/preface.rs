@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 
-use mini_rproxy::proxy::proxy_protocol::{MOST_BYTES, Preface, Tlvs, parse_preface};
+use mini_rproxy::extras::proxy_protocol::{Header, MAX_HEADER, Tlvs, parse_header};
 
 /// The verdict does not depend on how the bytes come and is there in time; what it says stands in the bytes.
 pub fn preface(bytes: &[u8]) {
-    let whole = parse_preface(bytes);
-    let first = (0..=bytes.len()).map(|end| parse_preface(&bytes[..end])).find(|verdict| *verdict != Ok(None));
+    let whole = parse_header(bytes);
+    let first = (0..=bytes.len()).map(|end| parse_header(&bytes[..end])).find(|verdict| *verdict != Ok(None));
     assert_eq!(first.unwrap_or(Ok(None)), whole, "in pieces");
     match whole {
-        Ok(None) => assert!(bytes.len() < MOST_BYTES, "that was enough to decide"),
+        Ok(None) => assert!(bytes.len() < MAX_HEADER, "that was enough to decide"),
         Ok(Some(found)) => {
             check(&bytes[..found.len], found);
             let rest = &bytes[found.len..];
@@ -28,9 +28,9 @@ fn check_tlvs(rest: &[u8], tlvs: Tlvs) {
     assert_eq!(usize::from(tlvs.left() - whole.left()), rest.len());
 }
 
-fn check(header: &[u8], Preface { tlvs, client, .. }: Preface) {
+fn check(header: &[u8], Header { tlvs, client, .. }: Header) {
     let skip = tlvs.left();
-    assert!(header.len() <= MOST_BYTES);
+    assert!(header.len() <= MAX_HEADER);
     if header.starts_with(b"PROXY ") {
         assert_eq!(skip, 0);
         let line = std::str::from_utf8(header.strip_suffix(b"\r\n").expect("a line")).unwrap_or_default();

@@ -11,7 +11,7 @@
 //!   └─── answered ─────────────────────┴───────────────────────────────────────────┘
 //! ```
 //!
-//! What counts as a failure is the exchange's business. Time is an argument.
+//! What counts as a failure is for the caller to say. Time is an argument.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -25,14 +25,14 @@ use crate::proxy::runtime::UpstreamId;
 /// What a worker knows of upstreams that share routes.
 #[derive(Debug, Default)]
 pub struct Balance {
-    members: HashMap<UpstreamId, Rc<Member>>,
+    backends: HashMap<UpstreamId, Rc<Backend>>,
     /// How many choices were made.
     choices: u64,
 }
 
 /// One upstream.
 #[derive(Debug)]
-struct Member {
+struct Backend {
     /// Leases that are out.
     in_flight: Cell<u32>,
     /// The number of the choice that last fell on it.
@@ -68,7 +68,7 @@ enum Rank {
 /// The right to send a request to an upstream. Dropping it ends the request, however it ended.
 #[derive(Debug)]
 pub struct Lease {
-    member: Rc<Member>,
+    backend: Rc<Backend>,
     epoch: u32,
     is_probe: bool,
 }
@@ -109,33 +109,33 @@ impl Balance {
         repeatable: bool,
         preferred: Option<UpstreamId>,
     ) -> Option<(usize, Lease)> {
-        let members = &mut self.members;
-        let (_, nth, member) = upstreams
+        let backends = &mut self.backends;
+        let (_, nth, backend) = upstreams
             .iter()
             .enumerate()
             .filter(|(nth, _)| !tried.has(*nth))
             .map(|(nth, id)| {
-                let member = members.entry(*id).or_default();
-                let is_preferred = preferred == Some(*id) && member.is_up();
-                let rank = if is_preferred { Rank::Preferred } else { member.rank(now, repeatable) };
-                (rank, nth, Rc::clone(member))
+                let backend = backends.entry(*id).or_default();
+                let is_preferred = preferred == Some(*id) && backend.is_up();
+                let rank = if is_preferred { Rank::Preferred } else { backend.rank(now, repeatable) };
+                (rank, nth, Rc::clone(backend))
             })
             .min_by(|one, other| one.0.cmp(&other.0))?;
         tried.add(nth);
         self.choices += 1;
-        member.chosen.set(self.choices);
-        Some((nth, Lease::new(member, now)))
+        backend.chosen.set(self.choices);
+        Some((nth, Lease::new(backend, now)))
     }
 
     /// Forgets upstreams that are gone.
     pub fn retain(&mut self, is_there: impl Fn(UpstreamId) -> bool) {
-        self.members.retain(|id, _| is_there(*id));
+        self.backends.retain(|id, _| is_there(*id));
     }
 }
 
-impl Default for Member {
+impl Default for Backend {
     fn default() -> Self {
-        Member {
+        Backend {
             in_flight: Cell::new(0),
             chosen: Cell::new(0),
             epoch: Cell::new(0),
@@ -144,7 +144,7 @@ impl Default for Member {
     }
 }
 
-impl Member {
+impl Backend {
     fn is_up(&self) -> bool {
         matches!(self.state.get(), State::Up { .. })
     }
@@ -167,30 +167,30 @@ impl Member {
 }
 
 impl Lease {
-    fn new(member: Rc<Member>, now: MonoTime) -> Lease {
-        member.in_flight.set(member.in_flight.get() + 1);
-        let is_probe = match member.state.get() {
+    fn new(backend: Rc<Backend>, now: MonoTime) -> Lease {
+        backend.in_flight.set(backend.in_flight.get() + 1);
+        let is_probe = match backend.state.get() {
             State::Ejected { until, times } if until <= now => {
-                member.state.set(State::Probing { until, times });
+                backend.state.set(State::Probing { until, times });
                 true
             }
             State::Up { .. } | State::Ejected { .. } | State::Probing { .. } => false,
         };
-        Lease { epoch: member.epoch.get(), is_probe, member }
+        Lease { epoch: backend.epoch.get(), is_probe, backend }
     }
 
     /// The upstream could not be reached, or did not answer.
     pub fn failed(&mut self, now: MonoTime, health: &Health) -> Change {
-        if self.epoch != self.member.epoch.get() {
+        if self.epoch != self.backend.epoch.get() {
             return Change::None;
         }
-        match self.member.state.get() {
-            State::Up { failures } if failures + 1 >= health.failures => self.member.eject(now, 0, health),
+        match self.backend.state.get() {
+            State::Up { failures } if failures + 1 >= health.failures => self.backend.eject(now, 0, health),
             State::Up { failures } => {
-                self.member.state.set(State::Up { failures: failures + 1 });
+                self.backend.state.set(State::Up { failures: failures + 1 });
                 Change::None
             }
-            State::Probing { times, .. } if self.is_probe => self.member.eject(now, times, health),
+            State::Probing { times, .. } if self.is_probe => self.backend.eject(now, times, health),
             // Who tried as a last resort has learned nothing new.
             State::Probing { .. } | State::Ejected { .. } => Change::None,
         }
@@ -198,10 +198,10 @@ impl Lease {
 
     /// The upstream answered.
     pub fn answered(&mut self) -> Change {
-        if self.epoch != self.member.epoch.get() {
+        if self.epoch != self.backend.epoch.get() {
             return Change::None;
         }
-        match self.member.state.replace(State::Up { failures: 0 }) {
+        match self.backend.state.replace(State::Up { failures: 0 }) {
             State::Up { .. } => Change::None,
             State::Ejected { .. } | State::Probing { .. } => Change::Recovered,
         }
@@ -210,9 +210,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.member.in_flight.set(self.member.in_flight.get() - 1);
-        if let (State::Probing { until, times }, true) = (self.member.state.get(), self.is_probe) {
-            self.member.state.set(State::Ejected { until, times });
+        self.backend.in_flight.set(self.backend.in_flight.get() - 1);
+        if let (State::Probing { until, times }, true) = (self.backend.state.get(), self.is_probe) {
+            self.backend.state.set(State::Ejected { until, times });
         }
     }
 }

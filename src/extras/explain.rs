@@ -1,34 +1,43 @@
-//! What would happen to a request, told to people, line by line and with the reasons. Nothing is sent.
+//! `-explain`: what would happen to a request, told to people, line by line and with the reasons. Nothing is sent.
 //!
-//! The request goes through an [`ProxyConnection`], as one from a socket does, and what comes out is compared with what went in.
-//! The reasons are those of `reasons` and of the parsers' errors, which are what the exchange acts upon. Plugins are not
-//! run: they may do things that cannot be taken back.
+//! The request goes through a [`ProxyConnection`], as one from a socket does, and what comes out is compared with what went
+//! in. The reasons are those of `strip` and of the parsers' errors, which are what the connection acts upon. Plugins are
+//! not run: they may do things that cannot be taken back.
 
 use std::fmt::{self, Write as _};
 use std::rc::Rc;
 
 use crate::config::{Rewrite, RouteConfig, UpstreamUrl};
-use crate::http::fields::{Fields, HeaderId, HeaderRef, HeaderSet, is_framing_look_alike};
+use crate::http::fields::{HeaderId, HeaderRef, is_framing_look_alike};
 use crate::http::head::{HeadLimits, Method, RequestHead, parse_request};
 use crate::http::target::{Target, parse_target};
 use crate::proxy::admit::{ForwardPlan, Handler, admit};
 use crate::proxy::connection::read_options;
 use crate::proxy::events::{AccessRecord, Command, Input, Now, Observer, Peer, Side};
 use crate::proxy::forwarded::PeerTrust;
-use crate::proxy::proxy_connection::{Balance, ProxyConnection, TransactionPool, WorkerCtx};
+use crate::proxy::proxy_connection::Balance;
+use crate::proxy::proxy_connection::{ProxyConnection, TransactionPool, WorkerCtx};
 use crate::proxy::route::Router;
 use crate::proxy::runtime::{Runtime, UpstreamId};
 use crate::proxy::strip::{Reason, StripRules, reason_to_add, strip_after_hooks};
 
 /// Of more routes than this, only those that come close to the path are told.
-const MOST_ROUTES: usize = 20;
+const MAX_ROUTES: usize = 20;
 
 /// Where the reasons begin, where lines are short.
 const COLUMN: usize = 48;
 
+/// Appends a line.
+macro_rules! put {
+    ($out:expr, $($words:tt)*) => {{
+        // Writing to a string cannot fail.
+        let _ = writeln!($out, $($words)*);
+    }};
+}
+
 /// A request as somebody typed it.
 #[derive(Clone, Copy, Debug)]
-pub struct Typed<'a> {
+pub struct ExplainRequest<'a> {
     /// `GET /path`, or a whole request line.
     pub request: &'a str,
     /// `Name: value`, in order.
@@ -47,32 +56,39 @@ pub struct Explanation {
 }
 
 /// Explains what would happen to a request from `peer`. `plugins` are the names of those that would run.
-pub fn explain(now: &Now, runtime: &Rc<Runtime>, peer: &Peer, typed: &Typed<'_>, plugins: &[String]) -> Explanation {
-    let mut text = Text(String::new());
+pub fn explain(
+    now: &Now,
+    runtime: &Rc<Runtime>,
+    peer: &Peer,
+    request: &ExplainRequest<'_>,
+    plugins: &[String],
+) -> Explanation {
+    let mut out = String::new();
     let client = peer.address.map_or("on a unix socket".to_owned(), |address| format!("at {}", address.ip()));
     let transport = if peer.is_tls { "with TLS" } else { "without TLS" };
-    text.line(format_args!(
-        "Nothing is sent. This is what would happen to the request of a client {client}, {transport}."
-    ));
-    let received = Received::new(typed, runtime, &mut text);
-    let mut exchange = ProxyConnection::new(now, *peer, Rc::clone(runtime));
-    let (mut transactions, mut last) = (TransactionPool::default(), Last::default());
-    let mut balance = Balance::default();
+    put!(out, "Nothing is sent. This is what would happen to the request of a client {client}, {transport}.");
+    let received = Received::new(request, runtime, &mut out);
+    let mut connection = ProxyConnection::new(now, *peer, Rc::clone(runtime));
+    let (mut transactions, mut balance, mut last) = (TransactionPool::default(), Balance::default(), Last::default());
     let mut worker =
         WorkerCtx { now, runtime, balance: &mut balance, transactions: &mut transactions, observer: &mut last };
-    exchange.handle(&mut worker, Input::Bytes(Side::Client, &received.head));
-    let is_served = if let Some(Command::Connect { upstream, .. }) = exchange.poll_command() {
-        exchange.handle(&mut worker, Input::Connected { reused: false });
-        received.explain_forwarding(peer, upstream, exchange.output(Side::Upstream), &mut text);
-        explain_plugins(plugins, &mut text);
+    connection.handle(&mut worker, Input::Bytes(Side::Client, &received.head));
+    let is_served = if let Some(Command::Connect { upstream, .. }) = connection.poll_command() {
+        connection.handle(&mut worker, Input::Connected { reused: false });
+        received.explain_forwarding(peer, upstream, connection.output(Side::Upstream), &mut out);
+        if !plugins.is_empty() {
+            let title =
+                "plugins: they would run in this order, and in reverse order on the response; here they did not";
+            put!(out, "\n{title}\n  {}", plugins.join("\n  "));
+        }
         true
     } else {
-        let answer = exchange.output(Side::Client).to_vec();
-        exchange.sent(&mut worker, Side::Client, answer.len());
-        received.explain_answer(&answer, &last, &mut text);
+        let answer = connection.output(Side::Client).to_vec();
+        connection.sent(&mut worker, Side::Client, answer.len());
+        received.explain_answer(&answer, &last, &mut out);
         last.why.is_none()
     };
-    Explanation { text: text.0, is_served }
+    Explanation { text: out, is_served }
 }
 
 /// The last line of the access log.
@@ -89,40 +105,43 @@ impl Observer for Last {
     }
 }
 
-/// What goes into the exchange.
+/// What goes into the connection.
 struct Received<'a> {
     runtime: &'a Runtime,
     head: Vec<u8>,
-    /// The lines as they were typed, and whether the parser kept them.
+    /// As far as it is right: an error is found again where the connection has refused the request.
     parsed: RequestHead,
-    limits: HeadLimits,
 }
 
 impl<'a> Received<'a> {
     /// Completes what was typed, and says what was assumed.
-    fn new(typed: &Typed<'_>, runtime: &'a Runtime, text: &mut Text) -> Received<'a> {
-        let words: Vec<&str> = typed.request.split(' ').collect();
-        let (line, is_assumed) = match words[..] {
-            [target] => (format!("GET {target} HTTP/1.1"), true),
-            [method, target] => (format!("{method} {target} HTTP/1.1"), false),
-            _ => (typed.request.to_owned(), false),
+    fn new(request: &ExplainRequest<'_>, runtime: &'a Runtime, out: &mut String) -> Received<'a> {
+        let words: Vec<&str> = request.request.split(' ').collect();
+        let line = match words[..] {
+            [target] => format!("GET {target} HTTP/1.1"),
+            [method, target] => format!("{method} {target} HTTP/1.1"),
+            _ => request.request.to_owned(),
         };
-        if is_assumed {
-            text.line(format_args!("No method was given: GET is assumed."));
+        if words.len() == 1 {
+            put!(out, "No method was given: GET is assumed.");
         }
         let mut head = format!("{line}\r\n");
-        let is_host = |field: &&String| field.split(':').next().is_some_and(|name| name.eq_ignore_ascii_case("host"));
-        if !typed.fields.iter().any(|field| is_host(&field)) && !line.ends_with(" HTTP/1.0") {
+        let has_host = request
+            .fields
+            .iter()
+            .filter_map(|field| field.split(':').next())
+            .any(|name| name.eq_ignore_ascii_case("host"));
+        if !has_host && !line.ends_with(" HTTP/1.0") {
             let target = line.split(' ').nth(1).unwrap_or_default();
             let host = match parse_target(target.as_bytes(), false, false) {
                 Ok(Target::Absolute { authority, .. }) => String::from_utf8_lossy(authority).into_owned(),
-                Ok(Target::Origin { .. } | Target::Asterisk | Target::Authority(_)) | Err(_) => typed.host.to_owned(),
+                _ => request.host.to_owned(),
             };
-            text.line(format_args!("No Host was given: {host} is assumed."));
-            let _ = write!(head, "Host: {host}\r\n");
+            put!(out, "No Host was given: {host} is assumed.");
+            head += &format!("Host: {host}\r\n");
         }
-        typed.fields.iter().for_each(|field| head.push_str(&format!("{field}\r\n")));
-        head.push_str("\r\n");
+        request.fields.iter().for_each(|field| head += &format!("{field}\r\n"));
+        head += "\r\n";
         let limits = &runtime.config.limits;
         let limits = HeadLimits {
             head_bytes: limits.max_head_bytes,
@@ -130,265 +149,194 @@ impl<'a> Received<'a> {
             request_line: limits.max_request_line,
         };
         let mut parsed = RequestHead::default();
-        // An error is found again where the exchange has refused the request.
         let _ = parse_request(head.as_bytes(), &limits, &mut parsed);
-        Received { runtime, head: head.into_bytes(), parsed, limits }
+        Received { runtime, head: head.into_bytes(), parsed }
     }
 
     /// The lines as they were typed. What the parser refused never comes here.
     fn lines(&self) -> impl Iterator<Item = HeaderRef<'_>> {
-        let lines = self.head.split(|&byte| byte == b'\n').skip(1);
-        lines.filter_map(|line| {
+        self.head.split(|&byte| byte == b'\n').skip(1).filter_map(|line| {
             let colon = line.iter().position(|&byte| byte == b':')?;
             let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
             Some(HeaderRef { id: HeaderId::of(name), name, value })
         })
     }
 
-    /// How the request is forwarded; the exchange has decided that it is.
-    fn plan(&self, peer: &Peer, nominated: &mut Vec<u8>) -> Option<ForwardPlan> {
-        let options = read_options(&self.parsed.fields, nominated).ok()?;
+    /// How the request is forwarded; the connection has decided that it is.
+    fn plan(&self, peer: &Peer, connection_named: &mut Vec<u8>) -> Option<ForwardPlan> {
+        let options = read_options(&self.parsed.fields, connection_named).ok()?;
         match admit(&self.parsed, options, peer, self.runtime, None, &mut Vec::new()).ok()?.by {
             Handler::Upstream(plan) => Some(plan),
-            Handler::Health
-            | Handler::Configz
-            | Handler::Metrics
-            | Handler::Outline
-            | Handler::Options
-            | Handler::ToSlash => None,
+            _ => None,
         }
     }
 
-    fn path(&self) -> Option<&[u8]> {
-        match parse_target(&self.parsed.target, false, self.parsed.method == Method::Options).ok()? {
-            Target::Origin { path, .. } | Target::Absolute { path, .. } => Some(path),
-            Target::Asterisk | Target::Authority(_) => None,
-        }
-    }
-
-    fn explain_forwarding(&self, peer: &Peer, chosen: UpstreamId, sent: &[u8], text: &mut Text) {
-        let mut nominated = Vec::new();
-        let Some(plan) = self.plan(peer, &mut nominated) else { return };
+    fn explain_forwarding(&self, peer: &Peer, chosen: UpstreamId, sent: &[u8], out: &mut String) {
+        let mut connection_named = Vec::new();
+        let Some(plan) = self.plan(peer, &mut connection_named) else { return };
         let route = &self.runtime.config.routes[plan.route as usize];
-        self.explain_routes(Some(plan.route), text);
-        let upstream = self.explain_upstream(&plan, chosen, text);
-        text.title("request line");
+        self.explain_routes(Some(plan.route), out);
+        let upstream = self.explain_upstream(&plan, chosen, out);
+        self.explain_request_line(sent, route, out);
+
+        put!(out, "\nfields: passed as they are, - left out, + added");
         let mut forwarded = RequestHead::default();
-        // What we write has no limits but those of what we read.
-        let limits = HeadLimits { head_bytes: usize::MAX, request_line: usize::MAX, ..self.limits };
+        // What we write has no limits.
+        let limits = HeadLimits { head_bytes: usize::MAX, field_lines: usize::MAX, request_line: usize::MAX };
         let _ = parse_request(sent, &limits, &mut forwarded);
-        self.explain_request_line(sent, route, text);
-        text.title("fields: passed as they are, - left out, + added");
         let rules = StripRules { plan: &plan, trust: PeerTrust::of(peer, &self.runtime.config.forwarded) };
-        let reason = |line: &HeaderRef<'_>| rules.reason(line, &nominated, upstream);
-        self.explain_fields(&forwarded.fields, strip_after_hooks(upstream), reason, text);
-        explain_body(&self.parsed, text);
-        explain_response(route, upstream, text);
-    }
-
-    /// Where it goes, and where it would go else. Nothing is known of their load here: the first is as good as any.
-    fn explain_upstream(&self, plan: &ForwardPlan, chosen: UpstreamId, text: &mut Text) -> &UpstreamUrl {
-        let route = &self.runtime.config.routes[plan.route as usize];
-        let group = self.runtime.group_of(plan.route).unwrap_or_default();
-        let nth = group.iter().position(|id| *id == chosen).unwrap_or_default();
-        let upstream = route.nth_upstream(nth);
-        let timeouts = &route.options.timeouts;
-        text.title("upstream");
-        text.line(format_args!(
-            "  {}: {:?} to connect, {:?} for the response head",
-            upstream.to_public_string(),
-            timeouts.connect.total,
-            timeouts.response_head
-        ));
-        for (_, other) in (0..).zip(route.upstreams()).filter(|(index, _)| *index != nth) {
-            text.line(format_args!("  or {}", other.to_public_string()));
-        }
-        if !group.is_empty() {
-            text.line(format_args!(
-                "    the one with the fewest requests under way that is not left alone for its failures"
-            ));
-        }
-        upstream
-    }
-
-    fn explain_request_line(&self, sent: &[u8], route: &RouteConfig, text: &mut Text) {
-        let (received, sent) = (first_line(&self.head), first_line(sent));
-        if received == sent {
-            return text.line(format_args!("  {}", Bytes(received)));
-        }
-        text.line(format_args!("- {}", Bytes(received)));
-        text.line(format_args!("+ {}", Bytes(sent)));
-        let prefix = route.prefix.trim_end_matches('/');
-        let base = &route.upstream.base_path;
-        if !self.parsed.target.starts_with(b"/") {
-            text.line(format_args!("    RFC 9112 section 3.2.1: an origin is asked for a path; Host says the rest"));
-        }
-        if route.options.strip_prefix && !prefix.is_empty() {
-            text.line(format_args!("    {prefix} is stripped (the route's key strip_prefix)"));
-        }
-        if !base.is_empty() {
-            text.line(format_args!("    {base} of the upstream's URL comes in front"));
-        }
-        if received.ends_with(b"HTTP/1.0") {
-            text.line(format_args!("    RFC 9110 section 2.5: the version is each sender's own"));
-        }
-        text.line(format_args!("    G7, G6: what remains of path and query passes byte for byte"));
-    }
-
-    fn explain_fields(
-        &self,
-        sent: &Fields,
-        replaced: HeaderSet,
-        reason: impl Fn(&HeaderRef<'_>) -> Option<Reason>,
-        text: &mut Text,
-    ) {
-        let mut added: Vec<HeaderRef<'_>> = sent.iter().collect();
+        let mut added: Vec<HeaderRef<'_>> = forwarded.fields.iter().collect();
         for line in self.lines() {
             let is_same =
                 |other: &HeaderRef<'_>| other.name.eq_ignore_ascii_case(line.name) && other.value == line.value;
-            if let Some(index) = added.iter().position(is_same).filter(|_| !replaced.has(line.id)) {
+            // Credentials of the upstream's URL are not the client's, even if they are the same.
+            let is_replaced = strip_after_hooks(upstream).has(line.id);
+            if let Some(index) = added.iter().position(is_same).filter(|_| !is_replaced) {
                 added.remove(index);
-                text.field(' ', &line, None);
+                put_field(out, ' ', &line, None);
                 continue;
             }
             let reason = if is_framing_look_alike(line.name) {
-                Some(Reason { rule: "S9", words: "some origins would take it for a framing field" })
+                Reason { rule: "S9", words: "some origins would take it for a framing field" }
             } else {
-                reason(&line)
+                let changed = Reason { rule: "", words: "changed, see below" };
+                rules.reason(&line, &connection_named, upstream).unwrap_or(changed)
             };
-            let changed = Reason { rule: "", words: "changed, see below" };
-            text.field('-', &line, Some(reason.unwrap_or(changed)));
+            put_field(out, '-', &line, Some(reason));
         }
         for line in added {
             // What is added of that name is the upstream's own.
             let is_secret = line.id == HeaderId::Authorization;
             let shown = if is_secret { HeaderRef { value: b"(not shown)", ..line } } else { line };
-            text.field('+', &shown, reason_to_add(line.id));
+            put_field(out, '+', &shown, reason_to_add(line.id));
         }
+
+        let fields = &self.parsed.fields;
+        if fields.may_contain(HeaderId::ContentLength) || fields.may_contain(HeaderId::TransferEncoding) {
+            put!(out, "\nbody\n  passes as it arrives; trailers do not (S17)");
+        }
+        explain_response(route, upstream, out);
     }
 
-    fn explain_answer(&self, answer: &[u8], last: &Last, text: &mut Text) {
+    /// Where it goes, and where it would go else. Nothing is known of their load here: the first is as good as any.
+    fn explain_upstream(&self, plan: &ForwardPlan, chosen: UpstreamId, out: &mut String) -> &UpstreamUrl {
+        let route = &self.runtime.config.routes[plan.route as usize];
+        let group = self.runtime.group_of(plan.route).unwrap_or_default();
+        let nth = group.iter().position(|id| *id == chosen).unwrap_or_default();
+        let upstream = route.nth_upstream(nth);
+        let (url, timeouts) = (upstream.to_public_string(), &route.options.timeouts);
+        let (connect, response_head) = (timeouts.connect.total, timeouts.response_head);
+        put!(out, "\nupstream\n  {url}: {connect:?} to connect, {response_head:?} for the response head");
+        for (_, other) in (0..).zip(route.upstreams()).filter(|(index, _)| *index != nth) {
+            put!(out, "  or {}", other.to_public_string());
+        }
+        if !group.is_empty() {
+            put!(out, "    the one with the fewest requests under way that is not left alone for its failures");
+        }
+        upstream
+    }
+
+    fn explain_request_line(&self, sent: &[u8], route: &RouteConfig, out: &mut String) {
+        let first_line = |head: &[u8]| Bytes(head.split(|&byte| byte == b'\r').next().unwrap_or_default()).to_string();
+        let (received, sent) = (first_line(&self.head), first_line(sent));
+        put!(out, "\nrequest line");
+        if received == sent {
+            return put!(out, "  {received}");
+        }
+        put!(out, "- {received}\n+ {sent}");
+        if !self.parsed.target.starts_with(b"/") {
+            put!(out, "    RFC 9112 section 3.2.1: an origin is asked for a path; Host says the rest");
+        }
+        let (prefix, base) = (route.stripped_prefix(), &route.upstream.base_path);
+        if !prefix.is_empty() {
+            put!(out, "    {prefix} is stripped (the route's key strip_prefix)");
+        }
+        if !base.is_empty() {
+            put!(out, "    {base} of the upstream's URL comes in front");
+        }
+        if received.ends_with("HTTP/1.0") {
+            put!(out, "    RFC 9110 section 2.5: the version is each sender's own");
+        }
+        put!(out, "    G7, G6: what remains of path and query passes byte for byte");
+    }
+
+    fn explain_answer(&self, answer: &[u8], last: &Last, out: &mut String) {
         let Some(why) = last.why else {
-            text.title("answered by the proxy itself");
-            return text.indented(answer);
+            put!(out, "\nanswered by the proxy itself");
+            return put_message(out, answer);
         };
         if why == "no_route" {
-            self.explain_routes(None, text);
+            self.explain_routes(None, out);
         }
-        text.title("refused");
-        text.line(format_args!("  why={why}"));
-        if let Some(detail) = last.detail {
-            text.line(format_args!("  {detail}"));
-        }
-        if let Some(hint) = last.hint {
-            text.line(format_args!("  {hint}"));
-        }
-        text.title("answer");
-        text.indented(answer);
+        put!(out, "\nrefused\n  why={why}");
+        [last.detail, last.hint].into_iter().flatten().for_each(|sentence| put!(out, "  {sentence}"));
+        put!(out, "\nanswer");
+        put_message(out, answer);
     }
 
     /// Which route is chosen, and why not the others: each is asked alone.
-    fn explain_routes(&self, chosen: Option<u32>, text: &mut Text) {
-        let Some(path) = self.path() else { return };
-        let routes = &*self.runtime.config.routes;
-        text.title("route");
+    fn explain_routes(&self, chosen: Option<u32>, out: &mut String) {
+        let target = parse_target(&self.parsed.target, false, self.parsed.method == Method::Options);
+        let Ok(Target::Origin { path, .. } | Target::Absolute { path, .. }) = target else { return };
+        let routes = &self.runtime.config.routes;
+        put!(out, "\nroute");
         let mut untold = 0_usize;
-        for (index, route) in (0..).zip(routes) {
+        for (index, route) in (0..).zip(routes.iter()) {
             let prefix = route.prefix.as_str();
             let takes = Router::new([prefix]).find(path).is_some();
-            let words = match (chosen == Some(index), takes) {
-                (true, _) => "takes the path, and no longer prefix does: chosen",
-                (false, true) => "takes the path too, but is shorter",
-                (false, false) if path.starts_with(prefix.trim_end_matches('/').as_bytes()) => {
-                    "does not: the path only begins with the same letters, and prefixes are whole segments"
-                }
-                (false, false) if routes.len() > MOST_ROUTES => {
-                    untold += 1;
-                    continue;
-                }
-                (false, false) => "does not take the path",
+            let words = if chosen == Some(index) {
+                "takes the path, and no longer prefix does: chosen"
+            } else if takes {
+                "takes the path too, but is shorter"
+            } else if path.starts_with(prefix.trim_end_matches('/').as_bytes()) {
+                "does not: the path only begins with the same letters, and prefixes are whole segments"
+            } else if routes.len() > MAX_ROUTES {
+                untold += 1;
+                continue;
+            } else {
+                "does not take the path"
             };
-            text.columns(
-                format_args!("{} {prefix}", if chosen == Some(index) { '>' } else { ' ' }),
-                format_args!("{words}"),
-            );
+            let left = format!("{} {prefix}", if chosen == Some(index) { '>' } else { ' ' });
+            put!(out, "{left:COLUMN$} {words}");
         }
         if untold > 0 {
-            text.line(format_args!("  and {untold} more that do not take the path"));
+            put!(out, "  and {untold} more that do not take the path");
         }
         if chosen.is_none() {
-            text.line(format_args!("  none takes {}", Bytes(path)));
+            put!(out, "  none takes {}", Bytes(path));
         }
     }
 }
 
-fn explain_body(head: &RequestHead, text: &mut Text) {
-    if head.fields.may_contain(HeaderId::ContentLength) || head.fields.may_contain(HeaderId::TransferEncoding) {
-        text.title("body");
-        text.line(format_args!("  passes as it arrives; trailers do not (S17)"));
-    }
-}
-
-fn explain_plugins(plugins: &[String], text: &mut Text) {
-    if !plugins.is_empty() {
-        text.title("plugins: they would run in this order, and in reverse order on the response; here they did not");
-        plugins.iter().for_each(|plugin| text.line(format_args!("  {plugin}")));
-    }
-}
-
-fn explain_response(route: &RouteConfig, upstream: &UpstreamUrl, text: &mut Text) {
-    let prefix = if route.options.strip_prefix { route.prefix.trim_end_matches('/') } else { "" };
+fn explain_response(route: &RouteConfig, upstream: &UpstreamUrl, out: &mut String) {
     let upstream = upstream.to_public_string();
-    let place = if prefix.is_empty() { "/" } else { prefix };
-    text.title("response");
+    let place = Some(route.stripped_prefix()).filter(|prefix| !prefix.is_empty()).unwrap_or("/");
+    put!(out, "\nresponse");
     for (key, what, rewrite) in [
         ("rewrite_redirects", "Location, Content-Location, Refresh and Link", route.options.rewrites.redirects),
         ("rewrite_cookies", "Path and Domain of cookies", route.options.rewrites.cookies),
     ] {
         match rewrite {
-            Rewrite::Auto => text.line(format_args!("  {what}: mapped from {upstream} to {place} ({key})")),
-            Rewrite::Off => text.line(format_args!("  {what}: left alone ({key}: off)")),
+            Rewrite::Auto => put!(out, "  {what}: mapped from {upstream} to {place} ({key})"),
+            Rewrite::Off => put!(out, "  {what}: left alone ({key}: off)"),
         }
     }
 }
 
-fn first_line(head: &[u8]) -> &[u8] {
-    head.split(|&byte| byte == b'\r').next().unwrap_or_default()
+fn put_field(out: &mut String, sign: char, line: &HeaderRef<'_>, reason: Option<Reason>) {
+    let left = format!("{sign} {}: {}", Bytes(line.name), Bytes(line.value));
+    match reason {
+        None => put!(out, "{left}"),
+        Some(Reason { rule: "", words }) => put!(out, "{left:COLUMN$} {words}"),
+        Some(Reason { rule, words }) => put!(out, "{left:COLUMN$} {rule}: {words}"),
+    }
 }
 
-/// What is told, line by line.
-struct Text(String);
-
-impl Text {
-    fn line(&mut self, line: fmt::Arguments<'_>) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.0, "{line}");
-    }
-
-    fn title(&mut self, title: &str) {
-        self.line(format_args!("\n{title}"));
-    }
-
-    fn columns(&mut self, left: fmt::Arguments<'_>, right: fmt::Arguments<'_>) {
-        let left = left.to_string();
-        self.line(format_args!("{left:COLUMN$} {right}"));
-    }
-
-    fn field(&mut self, sign: char, line: &HeaderRef<'_>, reason: Option<Reason>) {
-        let left = format_args!("{sign} {}: {}", Bytes(line.name), Bytes(line.value));
-        match reason {
-            None => self.line(left),
-            Some(Reason { rule: "", words }) => self.columns(left, format_args!("{words}")),
-            Some(Reason { rule, words }) => self.columns(left, format_args!("{rule}: {words}")),
-        }
-    }
-
-    /// A message of ours, which is ASCII.
-    fn indented(&mut self, message: &[u8]) {
-        for line in String::from_utf8_lossy(message).lines() {
-            let indent = if line.is_empty() { "" } else { "  " };
-            self.line(format_args!("{indent}{line}"));
-        }
+/// Appends a message of ours, which is ASCII.
+fn put_message(out: &mut String, message: &[u8]) {
+    for line in String::from_utf8_lossy(message).lines() {
+        let indent = if line.is_empty() { "" } else { "  " };
+        put!(out, "{indent}{line}");
     }
 }
 
@@ -397,8 +345,8 @@ struct Bytes<'a>(&'a [u8]);
 
 impl fmt::Display for Bytes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = String::from_utf8_lossy(self.0);
-        text.chars()
+        String::from_utf8_lossy(self.0)
+            .chars()
             .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { f.write_char(c) })
     }
 }
@@ -423,7 +371,7 @@ mod tests {
         let runtime = Rc::new(Runtime::new(Arc::new(config), None));
         let now = Now { instant: MonoTime::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
         let fields: Vec<_> = fields.iter().map(|&field| field.to_owned()).collect();
-        let typed = Typed { request, fields: &fields, host: "localhost:8080" };
+        let typed = ExplainRequest { request, fields: &fields, host: "localhost:8080" };
         let peer = Peer {
             address: Some(SocketAddr::new(peer.parse().expect("an address"), 5000)),
             is_tls: false,

@@ -9,6 +9,7 @@
 //! | [`response_rewrite`] | applications under a prefix: Location, cookies and the like are mapped back |
 //! | [`timeline`] | `-trace`: what happened to a request, and what was waited for |
 //! | [`metrics`], [`prometheus`] | counters, and the text of /metrics |
+//! | [`proxy_protocol`] | what a load balancer says of a client before the first byte |
 //! | [`explain`] | `-explain`: what would happen to a request |
 
 pub mod balance;
@@ -16,4 +17,5 @@ pub mod response_rewrite;
 pub mod timeline;
 pub mod metrics;
 pub mod prometheus;
+pub mod proxy_protocol;
 pub mod explain;

@@ -1,58 +1,40 @@
-//! The life of one request, moment by moment, for people who ask where the time went or why it ended as it did.
+//! The life of one request, event by event, for people who ask where the time went or why it ended as it did (`-trace`).
 //!
-//! Nothing is noted unless the observer wants timelines. Moments are those of the event loop's turns: what happens within
-//! one turn happens at once, and what the proxy itself took is part of the waiting that followed. Bytes are those of the
+//! Nothing is noted unless the observer wants timelines. Times are those of the event loop's turns: what happens within one
+//! turn happens at once, and what the proxy itself took is part of the waiting that followed. Bytes are those of the
 //! wire, heads and framing included, before TLS.
 
-use std::fmt;
+use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::time::Duration;
 
 use crate::mono_time::MonoTime;
 use crate::proxy::events::{ConnectError, Input, Side};
 
 /// Of more lines than this, the rest is counted only: a tunnel may live for days.
-const MOST_LINES: usize = 64;
+const MAX_LINES: usize = 64;
 
 /// A line is joined with an equal one among so many before it: bodies go to and fro.
 const NEAR: usize = 3;
 
-/// What an exchange waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a connection waits for, in the order in which the last line tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "text() says what each means")]
 pub enum WaitReason {
-    /// The client is still sending its head.
     RequestHead,
-    /// The client is still sending its body.
     RequestBody,
-    /// There is no connection to the upstream yet.
     Connection,
-    /// The upstream does not take the request as fast as it comes.
     UpstreamReading,
-    /// The upstream works.
     ResponseHead,
-    /// The upstream is still sending.
     ResponseBody,
-    /// The client does not take the response as fast as it comes.
     ClientReading,
-    /// Either end of an upgraded connection has to say something.
     Tunnel,
-    /// Nobody: what there was to do was done.
+    /// What there was to do was done.
     Nobody,
 }
 
 impl WaitReason {
-    const ALL: [WaitReason; 9] = [
-        WaitReason::RequestHead,
-        WaitReason::RequestBody,
-        WaitReason::Connection,
-        WaitReason::UpstreamReading,
-        WaitReason::ResponseHead,
-        WaitReason::ResponseBody,
-        WaitReason::ClientReading,
-        WaitReason::Tunnel,
-        WaitReason::Nobody,
-    ];
-
-    const fn words(self) -> &'static str {
+    const fn text(self) -> &'static str {
         match self {
             WaitReason::RequestHead => "the client's request head",
             WaitReason::RequestBody => "the client's request body",
@@ -89,7 +71,7 @@ pub enum TraceEvent {
     },
     /// There is none.
     ConnectFailed(ConnectError),
-    /// Somebody's time was over.
+    /// A time-out was over.
     TimeOut,
 }
 
@@ -107,6 +89,35 @@ impl TraceEvent {
             Input::Drained(_) | Input::Tick => return None,
         })
     }
+
+    fn text(self, bytes: u64) -> String {
+        let name = |side| match side {
+            Side::Client => "the client",
+            Side::Upstream => "the upstream",
+        };
+        match self {
+            TraceEvent::Sent(side) => format!("{} sent {bytes} bytes", name(side)),
+            TraceEvent::Held => format!("{bytes} bytes had come behind the request before"),
+            TraceEvent::Took(side) => format!("{} took {bytes} bytes", name(side)),
+            TraceEvent::Ended(side) => format!("{} ended its sending", name(side)),
+            TraceEvent::Reset(side) => format!("{} reset the connection", name(side)),
+            TraceEvent::Unwritable(side) => format!("{} takes no more", name(side)),
+            TraceEvent::Connected { reused: true } => "a connection from the pool".to_owned(),
+            TraceEvent::Connected { reused: false } => "a new connection".to_owned(),
+            TraceEvent::ConnectFailed(error) => {
+                let why = match error {
+                    ConnectError::DnsFail => "the name does not resolve",
+                    ConnectError::Refused => "refused",
+                    ConnectError::TimedOut => "no answer in time",
+                    ConnectError::Untrusted(_) => "the certificate was not accepted",
+                    ConnectError::TlsFailed => "the TLS handshake failed",
+                    ConnectError::Failed => "unreachable, or no descriptor",
+                };
+                format!("no connection: {why}")
+            }
+            TraceEvent::TimeOut => "time-out".to_owned(),
+        }
+    }
 }
 
 /// One line.
@@ -114,23 +125,23 @@ impl TraceEvent {
 struct Line {
     first: MonoTime,
     last: MonoTime,
-    moment: TraceEvent,
+    event: TraceEvent,
     bytes: u64,
     times: u32,
     /// What was waited for then.
     then: WaitReason,
 }
 
-/// What happened to one request, and who was waited for how long.
+/// What happened to one request, and what was waited for how long.
 #[derive(Clone, Debug)]
 pub struct Timeline {
     begun: MonoTime,
     /// Until when the waiting is accounted for, and what goes on since.
     until: MonoTime,
     awaited: WaitReason,
-    waited: [Duration; WaitReason::ALL.len()],
+    waited: BTreeMap<WaitReason, Duration>,
     lines: Vec<Line>,
-    /// How many moments found no room.
+    /// How many events found no room.
     left_out: u32,
 }
 
@@ -141,109 +152,68 @@ impl Timeline {
             begun: now,
             until: now,
             awaited: WaitReason::RequestHead,
-            waited: [Duration::ZERO; WaitReason::ALL.len()],
+            waited: BTreeMap::new(),
             lines: Vec::new(),
             left_out: 0,
         }
     }
 
     /// Something happened, and from now on `then` is waited for.
-    pub fn note(&mut self, now: MonoTime, (moment, bytes): (TraceEvent, u64), then: WaitReason) {
+    pub fn note(&mut self, now: MonoTime, (event, bytes): (TraceEvent, u64), then: WaitReason) {
         self.wait_until(now);
         self.awaited = then;
         let mut near = self.lines.iter_mut().rev().take(NEAR);
-        if let Some(line) = near.find(|line| line.moment == moment && line.then == then) {
+        if let Some(line) = near.find(|line| line.event == event && line.then == then) {
             line.last = now;
             line.bytes += bytes;
             line.times += 1;
-        } else if self.lines.len() < MOST_LINES {
-            self.lines.push(Line { first: now, last: now, moment, bytes, times: 1, then });
+        } else if self.lines.len() < MAX_LINES {
+            self.lines.push(Line { first: now, last: now, event, bytes, times: 1, then });
         } else {
             self.left_out += 1;
         }
     }
 
-    /// The request is over.
-    pub fn finish(mut self, now: MonoTime) -> Timeline {
-        self.wait_until(now);
-        self
-    }
-
     fn wait_until(&mut self, now: MonoTime) {
-        self.waited[self.awaited as usize] += now.saturating_duration_since(self.until);
+        *self.waited.entry(self.awaited).or_default() += now.saturating_duration_since(self.until);
         self.until = now;
     }
-}
 
-/// A line for each moment, with the time since the first byte; then how long who was waited for.
-impl fmt::Display for Timeline {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The request is over. Gives a line for each event, with the time since the first byte; then what was waited for how
+    /// long.
+    pub fn finish(mut self, now: MonoTime) -> String {
+        self.wait_until(now);
+        let since_start = |at: MonoTime| millis(at.saturating_duration_since(self.begun));
+        let mut out = String::new();
         let mut before = None;
         for line in &self.lines {
-            write!(f, "{:>12}  {}", Millis(line.first.saturating_duration_since(self.begun)), What(line))?;
+            let _ = write!(out, "{:>12}  {}", since_start(line.first), line.event.text(line.bytes));
             if line.times > 1 {
-                let last = Millis(line.last.saturating_duration_since(self.begun));
-                write!(f, " in {} pieces, until {last}", line.times)?;
+                let _ = write!(out, " in {} pieces, until {}", line.times, since_start(line.last));
             }
             if before != Some(line.then) && line.then != WaitReason::Nobody {
-                write!(f, "; waiting for {}", line.then.words())?;
+                let _ = write!(out, "; waiting for {}", line.then.text());
             }
             before = Some(line.then);
-            writeln!(f)?;
+            out.push('\n');
         }
         if self.left_out > 0 {
-            writeln!(f, "              and {} more", self.left_out)?;
+            let _ = writeln!(out, "              and {} more", self.left_out);
         }
-        let total = self.until.saturating_duration_since(self.begun);
-        write!(f, "{:>12}  over", Millis(total))?;
-        let mut between = "; waited ";
-        for (awaited, waited) in WaitReason::ALL.iter().zip(self.waited).filter(|(_, waited)| !waited.is_zero()) {
-            write!(f, "{between}{} for {}", Millis(waited), awaited.words())?;
-            between = ", ";
+        let _ = write!(out, "{:>12}  over", since_start(now));
+        let waited = self.waited.iter().filter(|(_, waited)| !waited.is_zero());
+        let waited: Vec<_> =
+            waited.map(|(reason, waited)| format!("{} for {}", millis(*waited), reason.text())).collect();
+        if !waited.is_empty() {
+            let _ = write!(out, "; waited {}", waited.join(", "));
         }
-        writeln!(f)
+        out + "\n"
     }
 }
 
-/// What a line says happened.
-struct What<'a>(&'a Line);
-
-impl fmt::Display for What<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.0.bytes;
-        let name = |side| match side {
-            Side::Client => "the client",
-            Side::Upstream => "the upstream",
-        };
-        match self.0.moment {
-            TraceEvent::Sent(side) => write!(f, "{} sent {bytes} bytes", name(side)),
-            TraceEvent::Held => write!(f, "{bytes} bytes had come behind the request before"),
-            TraceEvent::Took(side) => write!(f, "{} took {bytes} bytes", name(side)),
-            TraceEvent::Ended(side) => write!(f, "{} ended its sending", name(side)),
-            TraceEvent::Reset(side) => write!(f, "{} reset the connection", name(side)),
-            TraceEvent::Unwritable(side) => write!(f, "{} takes no more", name(side)),
-            TraceEvent::Connected { reused: true } => f.write_str("a connection from the pool"),
-            TraceEvent::Connected { reused: false } => f.write_str("a new connection"),
-            TraceEvent::ConnectFailed(error) => f.write_str(match error {
-                ConnectError::DnsFail => "no connection: the name does not resolve",
-                ConnectError::Refused => "no connection: refused",
-                ConnectError::TimedOut => "no connection: no answer in time",
-                ConnectError::Untrusted(_) => "no connection: the certificate was not accepted",
-                ConnectError::TlsFailed => "no connection: the TLS handshake failed",
-                ConnectError::Failed => "no connection: unreachable, or no descriptor",
-            }),
-            TraceEvent::TimeOut => f.write_str("time-out"),
-        }
-    }
-}
-
-/// `12.345 ms`; the width of the format is that of the whole.
-struct Millis(Duration);
-
-impl fmt::Display for Millis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}.{:03} ms", self.0.as_millis(), self.0.subsec_micros() % 1000))
-    }
+/// `12.345 ms`.
+fn millis(duration: Duration) -> String {
+    format!("{}.{:03} ms", duration.as_millis(), duration.subsec_micros() % 1000)
 }
 
 #[cfg(test)]
@@ -282,19 +252,21 @@ for the upstream's response body, 3.000 ms for the client to take the response, 
         let now = MonoTime::now();
         let mut timeline = Timeline::new(now);
         for ctx in 0..1000 {
-            let moments = [
+            let events = [
                 TraceEvent::Sent(Side::Upstream),
                 TraceEvent::TimeOut,
                 TraceEvent::Held,
                 TraceEvent::Took(Side::Upstream),
             ];
-            for moment in moments {
-                timeline.note(now, (moment, ctx), WaitReason::Tunnel);
+            for event in events {
+                timeline.note(now, (event, ctx), WaitReason::Tunnel);
             }
         }
-        assert_eq!(timeline.lines.len(), MOST_LINES);
+        assert_eq!(timeline.lines.len(), MAX_LINES);
         let told: u32 = timeline.lines.iter().map(|line| line.times).sum();
         assert_eq!(told + timeline.left_out, 4000, "each is told or counted");
-        assert!(timeline.to_string().contains(&format!("  and {} more\n", timeline.left_out)), "{timeline}");
+        let more = format!("  and {} more\n", timeline.left_out);
+        let text = timeline.finish(now);
+        assert!(text.contains(&more), "{text}");
     }
 }

@@ -78,7 +78,7 @@ mod tests {
     fn an_upstream_that_is_gone_is_found_for_as_long_as_a_request_needs_it() {
         let tls = Tls::prepare(&Config::default()).expect("no files");
         let first = Rc::new(Runtime::new(config(1), None));
-        let second = Rc::new(first.succeeded_by(config(2)));
+        let second = Rc::new(first.reload(config(2)));
         let (one, two) = (first.upstream_of(0), second.upstream_of(0));
         let mut configs = ConfigHistory::new(TlsContext::new(tls.clone(), &first));
         let of_a_request = Rc::clone(&first);

@@ -5,16 +5,19 @@
 //! nothing moves any more (then an event or a timer comes) or when the budget of the turn is used up (then the run queue
 //! does), so that one busy peer starves nobody (rule M4).
 
+use crate::extras::proxy_protocol::ProxyHeader;
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{CloseMode, Command, Input, Side};
 
 use super::conn::{Conn, Flushed};
 use super::event_source::EventSource;
 use super::pair::{Budget, Pair};
-use super::proxy_header::Acquaintance;
 use super::slab::Key;
 use super::upstream_state::UpstreamState;
-use super::worker::{Client, CloseState, Listing, ProxyHeader, Worker};
+use super::worker::{Client, CloseState, Listing, Worker};
+
+/// At most one warning about PROXY headers in this time: a balancer that is set up wrongly does the same each time.
+const PROXY_HEADER_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 use std::time::Duration;
 
@@ -53,6 +56,35 @@ impl Worker {
         budget.bytes
     }
 
+    /// Reads the header that the peer of this client has to send before anything else. Whether the client can be driven on.
+    fn read_proxy_header(&mut self, key: Key) -> bool {
+        let now = self.ctx.now();
+        let Some(client) = self.clients.get_mut(key) else { return false };
+        // One that has to go is let go in the usual way: nothing was promised to it.
+        if client.close_state == CloseState::Requested {
+            client.proxy_header = ProxyHeader::Done;
+            return true;
+        }
+        let deadline = client.connection.deadline();
+        let is_late = deadline.is_some_and(|deadline| deadline <= now);
+        let Client { proxy_header, conn, connection, .. } = client;
+        match proxy_header.read(conn, connection, &mut self.read_buf, is_late) {
+            Ok(true) => return true,
+            Ok(false) => self.rest(key, deadline),
+            Err(error) => {
+                let peer = connection.reject_proxy_header(&mut self.ctx.worker(), error.message());
+                self.remove_client(key);
+                // It is said also where nobody asked for access lines.
+                if self.proxy_header_warnings.is_due(now, PROXY_HEADER_WARNING_INTERVAL) {
+                    // Only TCP peers are expected to send one.
+                    let from = peer.map_or(String::new(), |peer| format!(" from {}", peer.ip()));
+                    self.ctx.observer.warn(format_args!("a connection{from} was closed: {error}"));
+                }
+            }
+        }
+        false
+    }
+
     fn drive_within(&mut self, key: Key, budget: &mut Budget) {
         let (mut was_asked, mut was_told) = (false, false);
         let Some(client) = self.clients.get(key) else { return };
@@ -62,11 +94,11 @@ impl Worker {
             (
                 CloseState::Open | CloseState::Requested | CloseState::Announced,
                 ProxyHeader::Expected | ProxyHeader::SkipTlvs(_),
-            ) => match self.make_acquaintance(key) {
-                Acquaintance::Made => {}
-                Acquaintance::Awaited(deadline) => return self.rest(key, deadline),
-                Acquaintance::Refused => return,
-            },
+            ) => {
+                if !self.read_proxy_header(key) {
+                    return;
+                }
+            }
         }
         loop {
             match self.step(key, budget) {

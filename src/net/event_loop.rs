@@ -18,6 +18,7 @@ use std::time::Duration;
 use mio::{Events, Token};
 
 use crate::extras::metrics::Counter;
+use crate::extras::proxy_protocol::ProxyHeader;
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{ListenerKind, Peer, ProxyConnection};
 
@@ -32,7 +33,7 @@ use super::malloc_trim;
 use super::memory_budget::Level;
 use super::slab::Key;
 use super::timers::TimerHandle;
-use super::worker::{Client, CloseState, Lifecycle, Listing, ProxyHeader, Worker};
+use super::worker::{Client, CloseState, Lifecycle, Listing, Worker};
 
 /// Events asked for at once. One at a time would cost 6 percent.
 const EVENTS: usize = 512;

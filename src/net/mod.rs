@@ -29,7 +29,6 @@
 //! | `addresses` | the addresses of an upstream, and in which order they are tried |
 //! | `upstream_state` | what a worker knows of its upstreams |
 //! | `upstream` | the life of an upstream connection; idle ones, addresses |
-//! | [`proxy_header`] | clients that a load balancer brings |
 //! | [`drive`] | moving bytes between sockets and exchange |
 //! | [`reload`] | a new configuration, when it has arrived |
 //! | [`closing`] | the way out |
@@ -71,7 +70,6 @@ pub mod reload_queue;
 pub mod worker;
 pub mod pair;
 mod upstream;
-pub mod proxy_header;
 pub mod drive;
 pub mod reload;
 pub mod closing;

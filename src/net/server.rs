@@ -175,7 +175,7 @@ impl Server {
         let plan = self.listeners.plan(&config)?;
         // From here on nothing fails.
         self.max_connections = max_connections(&config, self.descriptor_limit);
-        self.runtime = self.runtime.succeeded_by(config);
+        self.runtime = self.runtime.reload(config);
         self.tls = tls;
         let max_clients = descriptors::share(self.max_connections, self.reload_queues.len());
         let (receipt, receipts) = channel();

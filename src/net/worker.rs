@@ -11,10 +11,10 @@ use std::sync::Arc;
 use mio::Poll;
 
 use crate::extras::metrics::{Counter, Metrics, Registry};
+use crate::extras::proxy_protocol::ProxyHeader;
 use crate::mono_time::MonoTime;
 use crate::proxy::body_memory::BodyMemory;
 use crate::proxy::proxy_connection::{Balance, ConnectError, Peer, ProxyConnection, TransactionPool, WorkerCtx};
-use crate::proxy::proxy_protocol::Tlvs;
 use crate::proxy::runtime::Runtime;
 
 use super::acceptor::Acceptor;
@@ -73,19 +73,8 @@ pub struct Client {
     pub waits_for_memory: bool,
     /// Whether it is counted as one with a request under way.
     pub is_busy: bool,
-    /// Whether it is known who it is.
+    /// What a load balancer has to say before anything else.
     pub proxy_header: ProxyHeader,
-}
-
-/// How it stands with what a load balancer says of a client before the first byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyHeader {
-    /// There is nothing to be said, or it was said.
-    Done,
-    /// The peer has to say it.
-    Expected,
-    /// Its last part is still to come.
-    SkipTlvs(Tlvs),
 }
 
 impl Listed for Client {

@@ -6,7 +6,6 @@
 //! | [`hooks`] | the interface to plugins |
 //! | [`runtime`] | what all connections of a worker share |
 //! | [`events`] | what goes into a connection and what comes out |
-//! | [`proxy_protocol`] | what a load balancer says before the first byte |
 //! | [`cause`] | why a request was not a plain success |
 //! | [`connection`] | the Connection field |
 //! | [`forwarded`] | X-Forwarded-*: whose word is taken |
@@ -31,7 +30,6 @@ pub mod route;
 pub mod hooks;
 pub mod runtime;
 pub mod events;
-pub mod proxy_protocol;
 pub mod cause;
 pub mod connection;
 pub mod forwarded;

@@ -165,7 +165,7 @@ impl Transaction {
         {
             hooks.on_done(&mut self.hook_view(runtime, HookPhase::Done));
         }
-        let timeline = self.log.timeline.take().map(|timeline| timeline.finish(ctx.now()).to_string());
+        let timeline = self.log.timeline.take().map(|timeline| timeline.finish(ctx.now()));
         let record = &self.log;
         let destination = self.destination.as_ref();
         let route = destination.map(|destination| destination.route(runtime));

@@ -24,7 +24,6 @@ pub use crate::extras::balance::Balance;
 use super::buffers::KEPT_CAPACITY;
 use super::cause::Cause;
 use super::context::{Client, Commands, Ctx};
-use super::proxy_protocol::PrefaceError;
 use super::runtime::Runtime;
 use super::state::{
     CONNECTION, ConnectionState, EmptyLine, HalfClose, RequestState, ResponseState, Transaction, check_transition,
@@ -117,11 +116,11 @@ impl ProxyConnection {
     }
 
     /// The PROXY header is missing or wrong. Nothing is answered: the peer may expect TLS. Returns its address.
-    pub fn reject_proxy_header(&mut self, worker: &mut WorkerCtx<'_>, error: PrefaceError) -> Option<SocketAddr> {
+    pub fn reject_proxy_header(&mut self, worker: &mut WorkerCtx<'_>, expected: &'static str) -> Option<SocketAddr> {
         if self.is_idle() {
             let mut transaction = take_transaction(worker);
             transaction.log.status = 400;
-            transaction.log.set_cause(Cause::BadProxyHeader(error.sentence()));
+            transaction.log.set_cause(Cause::BadProxyHeader(expected));
             let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
             transaction.log_request(&mut ctx);
             worker.transactions.recycle(transaction);

@@ -1,4 +1,4 @@
-//! What every exchange of a worker shares and none changes: configuration, routes, upstreams, hooks.
+//! What all connections of a worker share and none changes: configuration, routes, upstreams, hooks.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -32,7 +32,7 @@ pub struct Origin {
 /// So many routes have counters of their own; the others share some, so that what is counted stays bounded.
 const MAX_COUNTED_ROUTES: u32 = 1000;
 
-/// What every exchange shares. A clone shares all of it: each worker has one of its own, so that counting who uses it
+/// What all connections share. A clone shares all of it: each worker has one of its own, so that counting who uses it
 /// is not a thing that workers do to each other on the request path.
 #[derive(Clone)]
 pub struct Runtime {
@@ -66,7 +66,7 @@ impl Runtime {
     }
 
     /// What comes after this one: another configuration, the same plugins. Origins that stay keep their numbers.
-    pub fn succeeded_by(&self, config: Arc<Config>) -> Runtime {
+    pub fn reload(&self, config: Arc<Config>) -> Runtime {
         Runtime::build(config, self.hooks.clone(), Some(self))
     }
 
@@ -296,10 +296,10 @@ mod tests {
         let numbers =
             |runtime: &Runtime| runtime.upstreams().map(|(id, origin)| (id.0, origin.port)).collect::<Vec<_>>();
         let first = Runtime::new(with(&[1, 2, 3]), None);
-        let second = first.succeeded_by(with(&[4, 3, 1]));
+        let second = first.reload(with(&[4, 3, 1]));
         assert_eq!(numbers(&second), [(0, 1), (2, 3), (3, 4)]);
         assert_eq!(second.route_upstreams[..], [UpstreamId(3), UpstreamId(2), UpstreamId(0)]);
-        let third = second.succeeded_by(with(&[2, 3]));
+        let third = second.reload(with(&[2, 3]));
         assert_eq!(numbers(&third), [(2, 3), (4, 2)], "the one that was away is a new one");
         assert_eq!(third.origin(UpstreamId(4)).map(|origin| origin.port), Some(2));
         assert_eq!(third.origin(UpstreamId(1)), None);

@@ -39,7 +39,7 @@ struct Extra {
     holders: &'static [&'static str],
 }
 
-const EXTRAS: [Extra; 6] = [
+const EXTRAS: [Extra; 7] = [
     Extra {
         name: "balance",
         floor: 2,
@@ -85,6 +85,12 @@ const EXTRAS: [Extra; 6] = [
         floor: 2,
         calls: &[("net::observer", "to_text"), ("proxy::request_side", "CONTENT_TYPE")],
         holders: &[],
+    },
+    Extra {
+        name: "proxy_protocol",
+        floor: 4,
+        calls: &[("net::event_loop", "of"), ("net::drive", "read")],
+        holders: &["net::worker"],
     },
     Extra { name: "explain", floor: 2, calls: &[("main", "explain")], holders: &[] },
 ];

@@ -1,8 +1,10 @@
-//! The PROXY protocol: what a load balancer that passes bytes on says before the first of them, namely for whom it does.
+//! The PROXY protocol: what a load balancer that passes bytes on says before the first of them, namely for which client.
 //!
 //! Both versions are read, the line of text and the binary header, as the specification has them
 //! (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>); where it leaves a choice, the strict one is taken.
-//! It is read from peers that `proxy_protocol.from` lists, which must send it, and from nobody else.
+//! It is read from peers that `proxy_protocol.from` lists, which must send it, and from no others. It stands before
+//! everything else on the connection, TLS included: it is looked at in the kernel's buffer and taken out of it when it is
+//! whole, not a byte more.
 //!
 //! ```text
 //! PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n       at most 107 bytes; UNKNOWN: nothing is told
@@ -15,17 +17,19 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 
-use crate::http::chars::parse_decimal;
+use crate::config::Config;
+use crate::http::chars::{parse_decimal, split};
+use crate::net::conn::{Conn, ReadOutcome};
+use crate::proxy::proxy_connection::{ListenerKind, Peer, ProxyConnection};
 
-/// So many bytes are always enough to come to a decision: the longest line, and more than the longest binary header without
-/// its TLVs that is of interest here.
-pub const MOST_BYTES: usize = 107;
+/// So many bytes are always enough to come to a decision: the longest line, and more than the longest binary header
+/// without its TLVs that is of interest here.
+pub const MAX_HEADER: usize = 107;
 
-/// Begins a binary header.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Begins a line.
-const WORD: &[u8; 6] = b"PROXY ";
+const LINE_START: &[u8; 6] = b"PROXY ";
 /// The part of a binary header that is always there.
 const FIXED: usize = 16;
 /// The addresses of a binary header: two of them with their ports, or two paths.
@@ -33,22 +37,102 @@ const V4: u16 = 12;
 const V6: u16 = 36;
 const UNIX: u16 = 216;
 
-/// What was said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Preface {
-    /// How many bytes it took.
-    pub len: usize,
-    /// What follows, before the connection's own first byte.
-    pub tlvs: Tlvs,
-    /// For whom the peer speaks; `None`: for itself, as when it checks our health, or for somebody without an address.
-    pub client: Option<SocketAddr>,
-}
-
 /// The type of the TLV about TLS, the length of its fixed part, and the bit in its first byte that says that the client
 /// speaks TLS with the balancer.
 const TLV_SSL: u8 = 0x20;
 const TLV_SSL_LEN: u16 = 5;
 const CLIENT_SSL: u8 = 0x01;
+
+/// How far the header of one connection is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// None is expected, or all of it was read.
+    Done,
+    /// The peer has to send one.
+    Expected,
+    /// Its last part is still to come.
+    SkipTlvs(Tlvs),
+}
+
+impl ProxyHeader {
+    /// What is to be expected of a peer. Connections to the operator's listener speak for themselves.
+    pub fn of(peer: &Peer, config: &Config) -> ProxyHeader {
+        match (peer.listener, peer.address) {
+            (ListenerKind::Public, Some(address)) if config.expects_proxy_header(address.ip()) => ProxyHeader::Expected,
+            (ListenerKind::Public | ListenerKind::Admin, _) => ProxyHeader::Done,
+        }
+    }
+
+    fn after(tlvs: Tlvs) -> ProxyHeader {
+        if tlvs.left() == 0 { ProxyHeader::Done } else { ProxyHeader::SkipTlvs(tlvs) }
+    }
+
+    /// Reads as far as there is something to read, and tells `client` for whom it is. Whether that was all of it; `is_late`
+    /// when there is no time left for more.
+    ///
+    /// # Errors
+    /// The connection has to be closed.
+    pub fn read(
+        &mut self,
+        conn: &mut Conn,
+        client: &mut ProxyConnection,
+        buf: &mut [u8],
+        is_late: bool,
+    ) -> Result<bool, HeaderError> {
+        if *self == ProxyHeader::Expected {
+            let mut start = [0; MAX_HEADER];
+            let len = match conn.peek(&mut start) {
+                ReadOutcome::Bytes(len) => len,
+                ReadOutcome::Blocked | ReadOutcome::Overhead(_) if is_late => return Err(HeaderError::Silent),
+                ReadOutcome::Blocked | ReadOutcome::Overhead(_) => return Ok(false),
+                ReadOutcome::Eof | ReadOutcome::Failed => {
+                    // The connection will see the same, and end.
+                    *self = ProxyHeader::Done;
+                    return Ok(true);
+                }
+            };
+            let Some(header) = parse_header(&start[..len])? else {
+                // The peer is gone (rule G12), or has closed its side.
+                let is_over = is_late || conn.is_end_in_sight();
+                return if is_over { Err(HeaderError::Incomplete) } else { Ok(false) };
+            };
+            // What was looked at a moment ago is there in one piece.
+            if !matches!(conn.read_raw(&mut buf[..header.len]), ReadOutcome::Bytes(len) if len == header.len) {
+                return Err(HeaderError::Incomplete);
+            }
+            client.set_client_address(header.client);
+            *self = ProxyHeader::after(header.tlvs);
+        }
+        while let ProxyHeader::SkipTlvs(mut tlvs) = *self {
+            let len = usize::from(tlvs.left()).min(buf.len());
+            match conn.read_raw(&mut buf[..len]) {
+                ReadOutcome::Bytes(len) => {
+                    tlvs.read(&buf[..len]);
+                    if tlvs.is_tls() {
+                        client.set_client_tls();
+                    }
+                    *self = ProxyHeader::after(tlvs);
+                }
+                ReadOutcome::Blocked | ReadOutcome::Overhead(_) if !is_late => return Ok(false),
+                ReadOutcome::Blocked | ReadOutcome::Overhead(_) | ReadOutcome::Eof | ReadOutcome::Failed => {
+                    return Err(HeaderError::Incomplete);
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// A header without its TLVs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// How many bytes it took.
+    pub len: usize,
+    /// What follows, before the connection's own first byte.
+    pub tlvs: Tlvs,
+    /// For whom the peer speaks; `None`: for itself, as when it checks our health, or for a client without an address.
+    pub client: Option<SocketAddr>,
+}
 
 /// The bytes behind the addresses, as far as they have come. They are read in pieces of any size; one that announces more
 /// than there is ends with the header.
@@ -67,10 +151,6 @@ pub struct Tlvs {
 }
 
 impl Tlvs {
-    fn new(left: u16, skip: u16) -> Tlvs {
-        Tlvs { left, skip, ..Tlvs::default() }
-    }
-
     /// How many bytes are still to come.
     pub fn left(&self) -> u16 {
         self.left
@@ -108,50 +188,41 @@ impl Tlvs {
     }
 }
 
-/// What is wrong with it.
+/// What is wrong with a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PrefaceError {
-    /// Something else came.
+#[expect(missing_docs, reason = "message() says what was expected instead")]
+pub enum HeaderError {
     Missing,
-    /// No CRLF within 107 bytes.
     LineLength,
-    /// Not TCP4, TCP6 or UNKNOWN.
     LineFamily,
-    /// An address or a port that is none, one too many, or one too few.
     LineAddress,
-    /// Not version 2.
     Version,
-    /// Neither LOCAL nor PROXY.
     Command,
-    /// A family or a transport that no connection here can have.
     Family,
-    /// Shorter than the addresses that it announces.
     Length,
-    /// The peer closed, or took too long, before it was complete.
     Incomplete,
-    /// Nothing came at all, for too long.
     Silent,
 }
 
-impl PrefaceError {
+impl HeaderError {
     /// What was expected, for the log.
-    pub const fn sentence(self) -> &'static str {
+    pub const fn message(self) -> &'static str {
         match self {
-            PrefaceError::Missing => {
+            HeaderError::Missing => {
                 "a peer that proxy_protocol.from lists has to begin with a PROXY header; turn it on there (send-proxy), or \
                  take the peer off the list"
             }
-            PrefaceError::LineLength => "a PROXY line ends with CRLF within 107 bytes",
-            PrefaceError::LineFamily => "a PROXY line says TCP4, TCP6 or UNKNOWN",
-            PrefaceError::LineAddress => {
+            HeaderError::LineLength => "a PROXY line ends with CRLF within 107 bytes",
+            HeaderError::LineFamily => "a PROXY line says TCP4, TCP6 or UNKNOWN",
+            HeaderError::LineAddress => {
                 "a PROXY line has two addresses of its family and two ports, with one space between"
             }
-            PrefaceError::Version => "a binary PROXY header has version 2",
-            PrefaceError::Command => "the command of a binary PROXY header is LOCAL or PROXY",
-            PrefaceError::Family => "a binary PROXY header tells of a stream: TCP over IPv4 or IPv6, or a unix socket",
-            PrefaceError::Length => "a binary PROXY header is as long as its addresses at least",
-            PrefaceError::Incomplete => "a PROXY header has to be complete within timeouts.request_head",
-            PrefaceError::Silent => {
+            HeaderError::Version => "a binary PROXY header has version 2",
+            HeaderError::Command => "the command of a binary PROXY header is LOCAL or PROXY",
+            HeaderError::Family => "a binary PROXY header tells of a stream: TCP over IPv4 or IPv6, or a unix socket",
+            HeaderError::Length => "a binary PROXY header is as long as its addresses at least",
+            HeaderError::Incomplete => "a PROXY header has to be complete within timeouts.request_head",
+            HeaderError::Silent => {
                 "a peer that proxy_protocol.from lists has to begin with a PROXY header within timeouts.request_head, and \
                  said nothing"
             }
@@ -159,104 +230,89 @@ impl PrefaceError {
     }
 }
 
-impl fmt::Display for PrefaceError {
+impl fmt::Display for HeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.sentence())
+        f.write_str(self.message())
     }
 }
 
-impl std::error::Error for PrefaceError {}
+impl std::error::Error for HeaderError {}
 
-/// Reads it from the first bytes of a connection; `None` while they are too few.
-pub fn parse_preface(bytes: &[u8]) -> Result<Option<Preface>, PrefaceError> {
-    if begins_with(bytes, SIGNATURE) {
-        return parse_binary(bytes);
+/// Reads a header from the first bytes of a connection; `None` while they are too few.
+///
+/// # Errors
+/// They are no header, or not a right one.
+pub fn parse_header(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
+    let may_begin_with = |start: &[u8]| bytes.iter().zip(start).all(|(byte, expected)| byte == expected);
+    if may_begin_with(SIGNATURE) {
+        parse_binary(bytes)
+    } else if may_begin_with(LINE_START) {
+        parse_line(bytes)
+    } else {
+        Err(HeaderError::Missing)
     }
-    if begins_with(bytes, WORD) {
-        return parse_line(bytes);
-    }
-    Err(PrefaceError::Missing)
 }
 
-/// Whether `bytes` begin with `start`, as far as they go.
-fn begins_with(bytes: &[u8], start: &[u8]) -> bool {
-    bytes.iter().zip(start).all(|(byte, expected)| byte == expected)
-}
-
-fn parse_line(bytes: &[u8]) -> Result<Option<Preface>, PrefaceError> {
-    let start = &bytes[..bytes.len().min(MOST_BYTES)];
+fn parse_line(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
+    let start = &bytes[..bytes.len().min(MAX_HEADER)];
     let Some(end) = start.windows(2).position(|two| two == b"\r\n") else {
-        return if start.len() < MOST_BYTES { Ok(None) } else { Err(PrefaceError::LineLength) };
+        return if start.len() < MAX_HEADER { Ok(None) } else { Err(HeaderError::LineLength) };
     };
     // At least the word is there: it holds no CR.
-    let rest = &start[WORD.len()..end];
-    let len = end + 2;
-    let mut words = rest.split(|&byte| byte == b' ');
+    let mut words = split(&start[LINE_START.len()..end], b' ');
     let client = match words.next() {
         // Whatever follows is to be ignored.
         Some(b"UNKNOWN") => None,
-        Some(b"TCP4") => Some(parse_addresses::<Ipv4Addr>(words)?),
-        Some(b"TCP6") => Some(parse_addresses::<Ipv6Addr>(words)?),
-        Some(_) | None => return Err(PrefaceError::LineFamily),
+        Some(b"TCP4") => Some(parse_addresses::<Ipv4Addr>(words).ok_or(HeaderError::LineAddress)?),
+        Some(b"TCP6") => Some(parse_addresses::<Ipv6Addr>(words).ok_or(HeaderError::LineAddress)?),
+        Some(_) | None => return Err(HeaderError::LineFamily),
     };
-    Ok(Some(Preface { len, tlvs: Tlvs::default(), client }))
+    Ok(Some(Header { len: end + 2, tlvs: Tlvs::default(), client }))
 }
 
 /// Source, destination, and their ports. Only the source is of interest, but all has to be right.
-fn parse_addresses<'a, A>(mut words: impl Iterator<Item = &'a [u8]>) -> Result<SocketAddr, PrefaceError>
-where
-    A: std::str::FromStr + Into<IpAddr>,
-{
-    let mut address = || -> Option<IpAddr> {
-        let text = std::str::from_utf8(words.next()?).ok()?;
-        text.parse::<A>().ok().map(Into::into)
-    };
-    let (source, destination) = (address(), address());
+fn parse_addresses<'a, A: FromStr + Into<IpAddr>>(mut words: impl Iterator<Item = &'a [u8]>) -> Option<SocketAddr> {
+    let mut address = || -> Option<IpAddr> { Some(str::from_utf8(words.next()?).ok()?.parse::<A>().ok()?.into()) };
+    let (source, _) = (address()?, address()?);
     let mut port = || -> Option<u16> {
         let digits = words.next()?;
         let is_plain = digits == b"0" || !digits.starts_with(b"0");
         parse_decimal(digits).filter(|_| is_plain).and_then(|number| u16::try_from(number).ok())
     };
-    let (source_port, destination_port) = (port(), port());
-    match (source, destination, source_port, destination_port, words.next()) {
-        (Some(ip), Some(_), Some(port), Some(_), None) => Ok(SocketAddr::new(ip, port)),
-        _ => Err(PrefaceError::LineAddress),
-    }
+    let (source_port, _) = (port()?, port()?);
+    words.next().is_none().then_some(SocketAddr::new(source, source_port))
 }
 
-fn parse_binary(bytes: &[u8]) -> Result<Option<Preface>, PrefaceError> {
+fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
     let Some([.., what, family, high, low]) = bytes.first_chunk::<FIXED>() else { return Ok(None) };
     let length = u16::from_be_bytes([*high, *low]);
-    let nobody = |skip| Preface { len: FIXED, tlvs: Tlvs::new(length, skip), client: None };
+    let nobody = |skip| Header { len: FIXED, tlvs: Tlvs { left: length, skip, ..Tlvs::default() }, client: None };
     match what {
         // LOCAL: whatever else stands there means nothing.
         0x20 => return Ok(Some(nobody(length))),
         0x21 => {}
-        what if what >> 4 == 2 => return Err(PrefaceError::Command),
-        _ => return Err(PrefaceError::Version),
+        what if what >> 4 == 2 => return Err(HeaderError::Command),
+        _ => return Err(HeaderError::Version),
     }
     let needs = match family {
         0x00 => return Ok(Some(nobody(0))),
         0x11 => V4,
         0x21 => V6,
         0x31 if length >= UNIX => return Ok(Some(nobody(UNIX))),
-        0x31 => return Err(PrefaceError::Length),
-        _ => return Err(PrefaceError::Family),
+        0x31 => return Err(HeaderError::Length),
+        _ => return Err(HeaderError::Family),
     };
-    if length < needs {
-        return Err(PrefaceError::Length);
-    }
-    let Some(addresses) = bytes.get(FIXED..FIXED + usize::from(needs)) else { return Ok(None) };
+    let left = length.checked_sub(needs).ok_or(HeaderError::Length)?;
+    let len = FIXED + usize::from(needs);
+    let Some(addresses) = bytes.get(FIXED..len) else { return Ok(None) };
     // Source, destination, source port, destination port.
-    let port = |at: usize| u16::from_be_bytes([addresses[at], addresses[at + 1]]);
-    let client = match addresses {
-        [a, b, c, d, ..] if needs == V4 => SocketAddr::from(([*a, *b, *c, *d], port(8))),
-        _ => {
-            let ip = addresses.first_chunk::<16>().expect("an IPv6 block has 36 bytes");
-            SocketAddr::from((*ip, port(32)))
-        }
+    let (ip, port_at) = match addresses.first_chunk::<16>() {
+        Some(ip) if needs == V6 => (IpAddr::from(*ip), 32),
+        _ => (IpAddr::from([addresses[0], addresses[1], addresses[2], addresses[3]]), 8),
     };
-    Ok(Some(Preface { len: FIXED + usize::from(needs), tlvs: Tlvs::new(length - needs, 0), client: Some(client) }))
+    let port = u16::from_be_bytes([addresses[port_at], addresses[port_at + 1]]);
+    let tlvs = Tlvs { left, ..Tlvs::default() };
+    Ok(Some(Header { len, tlvs, client: Some(SocketAddr::new(ip, port)) }))
 }
 
 #[cfg(test)]
@@ -264,16 +320,16 @@ mod tests {
     use super::*;
 
     /// Whole, and byte by byte: the decision is the same, and comes with the last byte that it needs.
-    fn read(bytes: &[u8]) -> Result<Option<Preface>, PrefaceError> {
-        let whole = parse_preface(bytes);
-        let in_pieces = (0..=bytes.len()).map(|end| parse_preface(&bytes[..end])).find(|result| *result != Ok(None));
+    fn read(bytes: &[u8]) -> Result<Option<Header>, HeaderError> {
+        let whole = parse_header(bytes);
+        let in_pieces = (0..=bytes.len()).map(|end| parse_header(&bytes[..end])).find(|result| *result != Ok(None));
         assert_eq!(in_pieces.unwrap_or(Ok(None)), whole, "{}", bytes.escape_ascii());
         whole
     }
 
     #[test]
     fn lines_of_version_1() {
-        use PrefaceError::*;
+        use HeaderError::*;
         let v6 = "2001:db8::1";
         for (line, expected) in [
             ("PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n", Ok(Some("192.0.2.1:56324"))),
@@ -308,13 +364,13 @@ mod tests {
             ("GET / HTTP/1.1\r\n", Err(Missing)),
             ("\r\nGET / HTTP/1.1\r\n", Err(Missing)),
         ] {
-            let found = read(line.as_bytes()).map(|preface| preface.expect("a whole line"));
+            let found = read(line.as_bytes()).map(|header| header.expect("a whole line"));
             let expected = expected.map(|client| client.map(|text| text.parse().expect("an address")));
-            assert_eq!(found.map(|preface| preface.client), expected, "{line:?}");
-            if let Ok(preface) = found {
-                assert_eq!((preface.len, preface.tlvs.left()), (line.len(), 0), "{line:?}");
+            assert_eq!(found.map(|header| header.client), expected, "{line:?}");
+            if let Ok(header) = found {
+                assert_eq!((header.len, header.tlvs.left()), (line.len(), 0), "{line:?}");
                 let more = format!("{line}GET / HTTP/1.1\r\n");
-                assert_eq!(parse_preface(more.as_bytes()), Ok(Some(preface)), "what follows does not matter");
+                assert_eq!(parse_header(more.as_bytes()), Ok(Some(header)), "what follows does not matter");
             }
         }
     }
@@ -322,8 +378,8 @@ mod tests {
     #[test]
     fn a_line_has_at_most_107_bytes() {
         let line = |len: usize| format!("PROXY UNKNOWN {}\r\n", "x".repeat(len - 16));
-        assert_eq!(read(line(107).as_bytes()), Ok(Some(Preface { len: 107, tlvs: Tlvs::default(), client: None })));
-        assert_eq!(read(line(108).as_bytes()), Err(PrefaceError::LineLength));
+        assert_eq!(read(line(107).as_bytes()), Ok(Some(Header { len: 107, tlvs: Tlvs::default(), client: None })));
+        assert_eq!(read(line(108).as_bytes()), Err(HeaderError::LineLength));
         assert_eq!(read(&line(107).as_bytes()[..106]), Ok(None));
         for len in 0..6 {
             assert_eq!(read(&b"PROXY "[..len]), Ok(None), "both may still come: {len}");
@@ -337,7 +393,7 @@ mod tests {
 
     #[test]
     fn headers_of_version_2() {
-        use PrefaceError::*;
+        use HeaderError::*;
         let v4 = [192, 0, 2, 1, 198, 51, 100, 1, 0xdc, 0x04, 1, 187];
         let mut v6 = [0; 36];
         v6[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
@@ -367,9 +423,9 @@ mod tests {
             ("too short for IPv6", header(0x21, 0x21, 35, &v6), Err(Length)),
             ("too short for a path", header(0x21, 0x31, 215, &[]), Err(Length)),
         ] {
-            let found = read(&bytes).map(|preface| preface.expect("whole"));
+            let found = read(&bytes).map(|header| header.expect("whole"));
             assert_eq!(found.map(|found| (found.len, found.tlvs.left(), found.client)), expected, "{name}");
-            assert!(bytes.len() <= MOST_BYTES, "{name}: it is decided by then");
+            assert!(bytes.len() <= MAX_HEADER, "{name}: it is decided by then");
         }
         assert_eq!(read(&header(0x21, 0x11, 12, &v4[..11])), Ok(None));
         assert_eq!(read(&SIGNATURE[..]), Ok(None));
@@ -398,10 +454,10 @@ mod tests {
             ("none", 0x21, 0x11, v4.to_vec(), false),
         ] {
             let bytes = header(what, family, rest.len() as u16, &rest);
-            let preface = parse_preface(&bytes).expect("valid").expect("whole");
+            let header = parse_header(&bytes).expect("valid").expect("whole");
             for size in [1, 2, 3, 5, 1000] {
-                let mut tlvs = preface.tlvs;
-                bytes[preface.len..].chunks(size).for_each(|piece| tlvs.read(piece));
+                let mut tlvs = header.tlvs;
+                bytes[header.len..].chunks(size).for_each(|piece| tlvs.read(piece));
                 assert_eq!((tlvs.is_tls(), tlvs.left()), (expected, 0), "{name}, {size}");
             }
         }
