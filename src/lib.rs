@@ -16,9 +16,9 @@
 //!
 //! [`proxy::proxy_connection::ProxyConnection`] is the center: one client connection, with the upstream connection that it
 //! uses at the moment. It owns no socket and reads no clock. Events go in, bytes and commands come out, and the same code
-//! runs under the event loop in [`net::drive`], the scripts in `tests/wire` and the fuzzer.
+//! runs under the event loop in `net::session`, the scripts in `tests/wire` and the fuzzer.
 //!
-//! Follow one request: [`net::event_loop`] accepts the connection, [`net::drive`] reads its bytes into the
+//! Follow one request: [`net::worker`] accepts the connection, `net::session` reads its bytes into the
 //! `ProxyConnection`, [`http::head`] parses the head, [`proxy::admit`] decides who answers, [`proxy::route`] finds the
 //! upstream, [`proxy::forward`] makes the head that is sent, [`net::upstream`] finds a connection for it, and the response comes
 //! back through `proxy::response_side`. [`proxy::proxy_connection`] holds the rules that need both sides.

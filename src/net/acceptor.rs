@@ -6,6 +6,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use mio::net::{TcpListener, UnixListener};
@@ -16,7 +17,6 @@ use socket2::{Domain, SockFilter, SockRef, Socket, Type};
 use crate::extras::metrics::{Counter, Metrics};
 use crate::mono_time::MonoTime;
 
-use super::conn::Stream;
 use super::event_source::EventSource;
 use super::log_limiter::LogLimiter;
 use super::timers::TimerHandle;
@@ -69,10 +69,10 @@ pub enum ListenSocket {
 }
 
 impl ListenSocket {
-    fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+    fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
         match self {
-            ListenSocket::Tcp(socket) => socket.accept().map(|(stream, addr)| (Stream::Tcp(stream), Some(addr))),
-            ListenSocket::Unix(socket) => socket.accept().map(|(stream, _)| (Stream::Unix(stream), None)),
+            ListenSocket::Tcp(socket) => socket.accept().map(|(stream, addr)| (OwnedFd::from(stream), Some(addr))),
+            ListenSocket::Unix(socket) => socket.accept().map(|(stream, _)| (OwnedFd::from(stream), None)),
         }
     }
 }
@@ -159,7 +159,7 @@ impl FreeSlots {
 
 /// The outcome of accepting.
 pub enum Accept {
-    Conn(Stream, Option<SocketAddr>, ListenerProtocol),
+    Conn(OwnedFd, Option<SocketAddr>, ListenerProtocol),
     /// The client has left already.
     Aborted,
     WouldBlock,

@@ -12,12 +12,11 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use mio::{Registry, Token};
 
-pub use super::socket::{
-    ConnectOutcome, ReadOutcome, Readiness, Socket, Stream, WriteOutcome, limit_unsent, probe_when_idle,
-};
+pub use super::socket::{ConnectOutcome, ReadOutcome, Readiness, Socket, WriteOutcome, limit_unsent, probe_when_idle};
 pub use super::tls::{Flushed, Handshake};
 
 use super::tls::{Failure, Stage};
@@ -29,15 +28,16 @@ const UNSENT: usize = 32 * 1024;
 /// A connection.
 #[derive(Debug)]
 pub struct Conn {
-    socket: Socket,
+    /// What is asked of it passes the TLS session by.
+    pub(super) socket: Socket,
     /// Boxed: most connections are idle, and many are plain.
     tls: Option<Box<Stage>>,
 }
 
 impl Conn {
     /// A socket that was just accepted: worth a try in both directions before anyone asks the poller.
-    pub fn accepted(stream: Stream) -> Conn {
-        Conn { socket: Socket::accepted(stream), tls: None }
+    pub fn accepted(fd: OwnedFd) -> Conn {
+        Conn { socket: Socket::accepted(fd), tls: None }
     }
 
     /// Begins to connect. The socket is of no use before [`Conn::finish_connect`] says so.
@@ -89,11 +89,6 @@ impl Conn {
         self.socket.register(registry, token)
     }
 
-    /// Whether an event that is waited for would not come without [`Conn::register`].
-    pub fn needs_registering(&self) -> bool {
-        self.socket.needs_registering()
-    }
-
     /// Remembers what the poller said.
     pub fn on_event(&mut self, readiness: Readiness) {
         self.socket.on_event(readiness);
@@ -113,16 +108,6 @@ impl Conn {
             None => self.socket.can_write(),
             Some(stage) => stage.can_write(&self.socket),
         }
-    }
-
-    /// Whether the peer has left a write unfinished since the last one that went through.
-    pub fn is_slow(&self) -> bool {
-        self.socket.is_slow()
-    }
-
-    /// Whether the peer has taken everything for a while.
-    pub fn keeps_up(&self) -> bool {
-        self.socket.keeps_up()
     }
 
     /// Looks at what comes next on the socket, without taking it and past any stage.
@@ -187,16 +172,6 @@ impl Conn {
         self.tls.as_ref().is_some_and(|stage| stage.has_unsent(&self.socket))
     }
 
-    /// Whether closing it now would take back bytes that were written.
-    pub fn would_lose_bytes(&self) -> bool {
-        self.socket.would_lose_bytes()
-    }
-
-    /// Whether bytes have arrived at the peer since a write was left unfinished, or since this was last asked.
-    pub fn has_drained(&mut self) -> bool {
-        self.socket.has_drained()
-    }
-
     /// How many bytes of memory it owns beside its own slot. A TLS session does not tell what it owns; what is said here
     /// for it was measured.
     pub fn memory(&self) -> usize {
@@ -205,11 +180,6 @@ impl Conn {
             (true, false) => SESSION,
             (true, true) => SESSION + UNSENT,
         }
-    }
-
-    /// Whether the connection may be broken, which [`Conn::is_broken`] finds out.
-    pub fn may_be_broken(&self) -> bool {
-        self.socket.may_be_broken()
     }
 
     /// Whether the connection is known to be broken, without reading: asked when the poller saw an error and nobody
@@ -233,10 +203,5 @@ impl Conn {
         if let Some(stage) = tls {
             stage.say_goodbye(socket);
         }
-    }
-
-    /// Makes the closing a reset, so that the peer can tell that something is missing.
-    pub fn reset_on_close(&mut self) {
-        self.socket.reset_on_close();
     }
 }

@@ -1,68 +1,73 @@
-//! Clients without a request, in the order in which they became so: who has been idle longest is found without looking at
-//! all of them.
+//! Clients that can be done without, in the order in which they became so: the one that has been idle longest is found
+//! without looking at all of them.
 //!
-//! A doubly linked list through the slab: each client has its own two neighbours, so that entering and leaving cost the
-//! same however many there are, and no memory.
+//! Doubly linked lists through the slab: each client has its own two links, so that entering and leaving cost the same
+//! however many there are, and no memory.
 
 use super::slab::{Key, Slab};
 
-/// A client's place in the list.
+/// Which list a client is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IdleKind {
+    /// Without a request.
+    Public,
+    /// The same, on the admin listener.
+    Admin,
+    Tunnel,
+}
+
+/// A client's place in its list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Neighbours {
+pub(super) struct IdleLinks {
+    kind: Option<IdleKind>,
     older: Option<Key>,
     newer: Option<Key>,
-    is_listed: bool,
 }
 
-/// What can be listed.
-pub trait Listed {
-    /// Its place.
-    fn neighbours(&mut self) -> &mut Neighbours;
+/// What has such a place.
+pub(super) trait Listed {
+    fn links(&mut self) -> &mut IdleLinks;
 }
 
-/// Both ends of the list.
+/// Both ends of each list.
 #[derive(Debug, Default)]
-pub struct IdleList {
-    oldest: Option<Key>,
-    newest: Option<Key>,
-}
+pub(super) struct IdleLists([(Option<Key>, Option<Key>); 3]);
 
-impl IdleList {
-    /// The one that has been idle longest.
-    pub fn oldest(&self) -> Option<Key> {
-        self.oldest
+impl IdleLists {
+    /// The client of that list which has been there longest.
+    pub fn oldest(&self, kind: IdleKind) -> Option<Key> {
+        self.0[kind as usize].0
     }
 
-    /// It has just become idle.
-    pub fn push<T: Listed>(&mut self, slab: &mut Slab<T>, key: Key) {
-        if self.newest == Some(key) {
+    /// Moves a client to the new end of a list, or out of all. To be called before it leaves the slab, too.
+    pub fn set<T: Listed>(&mut self, slab: &mut Slab<T>, key: Key, kind: Option<IdleKind>) {
+        let Some(item) = slab.get_mut(key) else { return };
+        let IdleLinks { kind: before, older, newer } = *item.links();
+        if kind.is_none() && before.is_none() || kind == before && newer.is_none() {
             return;
         }
-        self.remove(slab, key);
-        let Some(item) = slab.get_mut(key) else { return };
-        *item.neighbours() = Neighbours { older: self.newest, newer: None, is_listed: true };
-        match self.newest.and_then(|newest| slab.get_mut(newest)) {
-            Some(newest) => newest.neighbours().newer = Some(key),
-            None => self.oldest = Some(key),
+        *item.links() = IdleLinks::default();
+        if let Some(before) = before {
+            let (oldest, newest) = &mut self.0[before as usize];
+            match older.and_then(|older| slab.get_mut(older)) {
+                Some(older) => older.links().newer = newer,
+                None => *oldest = newer,
+            }
+            match newer.and_then(|newer| slab.get_mut(newer)) {
+                Some(newer) => newer.links().older = older,
+                None => *newest = older,
+            }
         }
-        self.newest = Some(key);
-    }
-
-    /// It is idle no more. To be called before it leaves the slab, too; where it is not listed, nothing happens.
-    pub fn remove<T: Listed>(&mut self, slab: &mut Slab<T>, key: Key) {
-        let Some(item) = slab.get_mut(key) else { return };
-        let Neighbours { older, newer, is_listed } = std::mem::take(item.neighbours());
-        if !is_listed {
-            return;
+        let Some(kind) = kind else { return };
+        let (oldest, newest) = &mut self.0[kind as usize];
+        match newest.and_then(|newest| slab.get_mut(newest)) {
+            Some(newest) => newest.links().newer = Some(key),
+            None => *oldest = Some(key),
         }
-        match older.and_then(|older| slab.get_mut(older)) {
-            Some(older) => older.neighbours().newer = newer,
-            None => self.oldest = newer,
+        if let Some(item) = slab.get_mut(key) {
+            *item.links() = IdleLinks { kind: Some(kind), older: *newest, newer: None };
         }
-        match newer.and_then(|newer| slab.get_mut(newer)) {
-            Some(newer) => newer.neighbours().older = older,
-            None => self.newest = older,
-        }
+        *newest = Some(key);
     }
 }
 
@@ -70,19 +75,19 @@ impl IdleList {
 mod tests {
     use super::*;
 
-    impl Listed for Neighbours {
-        fn neighbours(&mut self) -> &mut Neighbours {
+    impl Listed for IdleLinks {
+        fn links(&mut self) -> &mut IdleLinks {
             self
         }
     }
 
     #[test]
     fn the_list_is_in_the_order_of_time_whoever_comes_and_goes() {
-        let (mut slab, mut list) = (Slab::default(), IdleList::default());
-        let keys: Vec<Key> = (0..4).map(|_| slab.insert(Neighbours::default()).expect("room")).collect();
-        let order = |slab: &Slab<Neighbours>, list: &IdleList| {
+        let (mut slab, mut list) = (Slab::default(), IdleLists::default());
+        let keys: Vec<Key> = (0..4).map(|_| slab.insert(IdleLinks::default()).expect("room")).collect();
+        let order = |slab: &Slab<IdleLinks>, list: &IdleLists| {
             let both = [false, true].map(|is_backwards| {
-                let mut at = if is_backwards { list.newest } else { list.oldest };
+                let mut at = if is_backwards { list.0[0].1 } else { list.0[0].0 };
                 let mut order = Vec::new();
                 while let Some(key) = at {
                     order.push(keys.iter().position(|other| *other == key).expect("one of ours"));
@@ -110,10 +115,7 @@ mod tests {
             (false, 0, &[]),
             (true, 2, &[2]),
         ] {
-            match is_pushed {
-                true => list.push(&mut slab, keys[index]),
-                false => list.remove(&mut slab, keys[index]),
-            }
+            list.set(&mut slab, keys[index], is_pushed.then_some(IdleKind::Public));
             assert_eq!(order(&slab, &list), expected);
         }
     }

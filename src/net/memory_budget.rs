@@ -20,6 +20,8 @@
 
 use crate::proxy::proxy_connection::ReadPurpose;
 
+use super::slab::Key;
+
 /// What is read at once where memory is plentiful. Bodies move in pieces of this size; with 16 KiB they would cost 30 to
 /// 50 percent more. A body of 64 KiB and its head come in one piece.
 const READ: usize = 72 * 1024;
@@ -27,7 +29,7 @@ const READ: usize = 72 * 1024;
 const SMALL_READ: usize = 4 * 1024;
 /// What a worker keeps for later where there is no budget: enough for 64 exchanges with small messages. Without a bound,
 /// 64 that have once seen slow peers and large bodies would keep 9 MiB.
-const SPARES: usize = 1024 * 1024;
+const RECYCLED: usize = 1024 * 1024;
 /// What the budget has to have for each connection: so that a quarter of it has room for a small read of everyone, twice,
 /// because vectors grow by doubling.
 const PER_CONNECTION: usize = 4 * 2 * SMALL_READ;
@@ -37,99 +39,115 @@ pub fn connections(budget: usize) -> usize {
     (budget / PER_CONNECTION).max(1)
 }
 
-/// What a worker may own, and what it does.
-#[derive(Clone, Copy, Debug)]
+/// What a worker may own, and what it owns; and the clients that wait for memory.
+#[derive(Debug)]
 pub struct MemoryBudget {
-    /// The most that exchanges may own; `usize::MAX` is no limit.
-    most: usize,
+    /// The most that proxy connections may own; `usize::MAX` is no limit.
+    max: usize,
     owned: usize,
     read: usize,
+    /// Those that wait with a new request: until memory is plentiful.
+    waiting_new: Vec<Key>,
+    /// Those that wait with a request in flight: until there is any.
+    waiting_in_flight: Vec<Key>,
 }
 
 /// How much is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// Enough.
+enum Level {
     Plenty,
-    /// What is left is for what is under way.
+    /// What is left is for what is in flight.
     Scarce,
-    /// Nothing.
     Exhausted,
-}
-
-/// Whether to read now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadGrant {
-    /// At most so many bytes.
-    Read(usize),
-    /// When what waits has been written.
-    AfterWriting,
-    /// When there is more memory.
-    AfterOthers,
 }
 
 impl MemoryBudget {
     /// One of `workers` shares of `budget`; `None` is no limit.
     pub fn new(budget: Option<usize>, workers: usize) -> MemoryBudget {
-        match budget {
-            None => MemoryBudget { most: usize::MAX, owned: 0, read: READ },
-            Some(budget) => {
-                let share = budget / workers.max(1);
-                MemoryBudget { most: share - share / 8, owned: 0, read: (share / 32).clamp(SMALL_READ, READ) }
-            }
-        }
+        let (max, read) = match budget.map(|budget| budget / workers.max(1)) {
+            None => (usize::MAX, READ),
+            Some(share) => (share - share / 8, (share / 32).clamp(SMALL_READ, READ)),
+        };
+        MemoryBudget { max, owned: 0, read, waiting_new: Vec::new(), waiting_in_flight: Vec::new() }
     }
 
     /// How much recycled memory may be kept: a seventh of the rest is an eighth of the whole.
-    pub fn transactions(&self) -> usize {
-        if self.is_limited() { self.most / 7 } else { SPARES }
+    pub fn max_recycled(&self) -> usize {
+        if self.is_limited() { self.max / 7 } else { RECYCLED }
     }
 
     /// What is read at once at most.
-    pub fn largest_read(&self) -> usize {
+    pub fn max_read(&self) -> usize {
         self.read
     }
 
-    /// Whether there is a budget at all; where there is none, nobody needs to count.
+    /// How much bodies may take that are buffered whole, for plugins. With as much again of other things new requests are
+    /// still read.
+    pub fn max_buffered_bodies(&self) -> usize {
+        if self.is_limited() { self.max / 2 } else { usize::MAX }
+    }
+
+    /// Whether there is a budget at all; where there is none, nothing needs to be counted.
     pub fn is_limited(&self) -> bool {
-        self.most < usize::MAX
+        self.max < usize::MAX
     }
 
-    /// An exchange that owned `before` bytes owns `now` bytes now.
-    pub fn count(&mut self, before: usize, now: usize) {
-        self.owned = self.owned.saturating_sub(before).saturating_add(now);
+    /// Whether new clients are accepted.
+    pub fn is_plentiful(&self) -> bool {
+        self.level() == Level::Plenty
     }
 
-    /// How much is left.
-    pub fn level(&self) -> Level {
-        if self.owned < self.most - self.most / 4 {
+    /// A client that was last counted with `counted` bytes owns `now` bytes.
+    pub fn update(&mut self, counted: &mut u32, now: usize) {
+        // No client owns 4 GiB: heads, queues and collected bodies all have limits.
+        let now = u32::try_from(now).unwrap_or(u32::MAX);
+        self.owned = self.owned.saturating_sub(*counted as usize).saturating_add(now as usize);
+        *counted = now;
+    }
+
+    fn level(&self) -> Level {
+        if self.owned < self.max - self.max / 4 {
             Level::Plenty
-        } else if self.owned < self.most {
+        } else if self.owned < self.max {
             Level::Scarce
         } else {
             Level::Exhausted
         }
     }
 
-    /// How much of what exchanges may own bodies may take that are buffered whole, for plugins. With as much again of other
-    /// things new requests are still read.
-    pub fn bodies(&self) -> usize {
-        if self.is_limited() { self.most / 2 } else { usize::MAX }
+    /// How many bytes `client` may read now for `purpose`. `None`: it has to wait, until what waits to be written for it has
+    /// been written, or until [`MemoryBudget::take_ready`] returns it.
+    pub fn grant(&mut self, purpose: ReadPurpose, client: Key, is_waiting: &mut bool) -> Option<usize> {
+        match (self.level(), purpose) {
+            // What is reserved was counted when it was reserved.
+            (Level::Plenty, _) | (_, ReadPurpose::Reserved) => return Some(self.read),
+            (Level::Scarce, ReadPurpose::InFlight) => return Some(SMALL_READ),
+            (Level::Scarce | Level::Exhausted, ReadPurpose::Backlogged) => return None,
+            (Level::Scarce | Level::Exhausted, ReadPurpose::NewRequest) | (Level::Exhausted, ReadPurpose::InFlight) => {
+            }
+        }
+        if !std::mem::replace(is_waiting, true) {
+            match purpose {
+                ReadPurpose::NewRequest => self.waiting_new.push(client),
+                _ => self.waiting_in_flight.push(client),
+            }
+        }
+        None
     }
 
-    /// Whether to read for `read_interest` now.
-    pub fn grant(&self, read_interest: ReadPurpose) -> ReadGrant {
-        match (self.level(), read_interest) {
-            // It was counted when it was reserved.
-            (Level::Plenty | Level::Scarce | Level::Exhausted, ReadPurpose::Reserved) => ReadGrant::Read(self.read),
-            (Level::Plenty, ReadPurpose::NewRequest | ReadPurpose::InFlight | ReadPurpose::Backlogged) => {
-                ReadGrant::Read(self.read)
-            }
-            (Level::Scarce, ReadPurpose::InFlight) => ReadGrant::Read(SMALL_READ),
-            (Level::Scarce | Level::Exhausted, ReadPurpose::Backlogged) => ReadGrant::AfterWriting,
-            (Level::Scarce, ReadPurpose::NewRequest)
-            | (Level::Exhausted, ReadPurpose::NewRequest | ReadPurpose::InFlight) => ReadGrant::AfterOthers,
-        }
+    /// Takes out the clients that wait for memory which there is now.
+    pub fn take_ready(&mut self) -> impl Iterator<Item = Key> + use<> {
+        let level = self.level();
+        let new = if level == Level::Plenty { std::mem::take(&mut self.waiting_new) } else { Vec::new() };
+        let in_flight =
+            if level == Level::Exhausted { Vec::new() } else { std::mem::take(&mut self.waiting_in_flight) };
+        in_flight.into_iter().chain(new)
+    }
+
+    /// How many clients wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.waiting_new.len() + self.waiting_in_flight.len()
     }
 }
 
@@ -152,7 +170,7 @@ mod tests {
         for (budget, workers, expected) in
             [(None, 2, READ), (Some(8 * MIB), 2, READ), (Some(MIB), 1, 32 * KIB), (Some(MIB), 64, 4 * KIB)]
         {
-            assert_eq!(MemoryBudget::new(budget, workers).largest_read(), expected, "{budget:?} for {workers}");
+            assert_eq!(MemoryBudget::new(budget, workers).max_read(), expected, "{budget:?} for {workers}");
         }
     }
 
@@ -160,43 +178,45 @@ mod tests {
     fn e4_shares_and_spares_are_no_more_than_the_budget() {
         for workers in 1..9 {
             let memory = MemoryBudget::new(Some(8 * MIB), workers);
-            assert!(workers * (memory.most + memory.transactions()) <= 8 * MIB, "{workers}");
-            assert!(workers * (memory.most + memory.transactions()) > 8 * MIB - 64 * KIB, "{workers}");
+            assert!(workers * (memory.max + memory.max_recycled()) <= 8 * MIB, "{workers}");
+            assert!(workers * (memory.max + memory.max_recycled()) > 8 * MIB - 64 * KIB, "{workers}");
         }
-        assert_eq!(MemoryBudget::new(None, 2).transactions(), MIB, "without a budget too there is an end");
+        assert_eq!(MemoryBudget::new(None, 2).max_recycled(), MIB, "without a budget too there is an end");
     }
 
     #[test]
     fn e4_what_is_new_waits_before_what_is_under_way() {
         use ReadPurpose::*;
-        let share = MemoryBudget::new(Some(8 * MIB), 1).most;
+        let share = MemoryBudget::new(Some(8 * MIB), 1).max;
         let table = [
-            (0, [ReadGrant::Read(READ), ReadGrant::Read(READ), ReadGrant::Read(READ)]),
-            (share / 4 * 3 - 1, [ReadGrant::Read(READ), ReadGrant::Read(READ), ReadGrant::Read(READ)]),
-            (share / 4 * 3, [ReadGrant::AfterOthers, ReadGrant::Read(SMALL_READ), ReadGrant::AfterWriting]),
-            (share - 1, [ReadGrant::AfterOthers, ReadGrant::Read(SMALL_READ), ReadGrant::AfterWriting]),
-            (share, [ReadGrant::AfterOthers, ReadGrant::AfterOthers, ReadGrant::AfterWriting]),
-            (share + MIB, [ReadGrant::AfterOthers, ReadGrant::AfterOthers, ReadGrant::AfterWriting]),
+            (0, [Some(READ), Some(READ), Some(READ)]),
+            (share / 4 * 3 - 1, [Some(READ), Some(READ), Some(READ)]),
+            (share / 4 * 3, [None, Some(SMALL_READ), None]),
+            (share - 1, [None, Some(SMALL_READ), None]),
+            (share, [None, None, None]),
+            (share + MIB, [None, None, None]),
         ];
         for (owned, expected) in table {
             let mut memory = MemoryBudget::new(Some(8 * MIB), 1);
-            memory.count(0, owned);
-            assert_eq!(memory.grant(Reserved), ReadGrant::Read(READ), "{owned}: it is counted already");
-            assert_eq!(
-                [NewRequest, InFlight, Backlogged].map(|read_interest| memory.grant(read_interest)),
-                expected,
-                "{owned}"
-            );
-            memory.count(owned, 0);
+            let (mut counted, key) = (0, Key::of(0, 1).expect("a key"));
+            memory.update(&mut counted, owned);
+            assert_eq!(memory.grant(Reserved, key, &mut false), Some(READ), "{owned}: it is counted already");
+            let granted = [NewRequest, InFlight, Backlogged].map(|purpose| memory.grant(purpose, key, &mut false));
+            assert_eq!(granted, expected, "{owned}");
+            let waiting = usize::from(expected[0].is_none()) + usize::from(expected[1].is_none());
+            assert_eq!(memory.waiting(), waiting, "what is backlogged waits for its own output");
+            memory.update(&mut counted, 0);
             assert_eq!(memory.level(), Level::Plenty, "and back from {owned}");
+            assert_eq!(memory.take_ready().count(), waiting);
         }
     }
 
     #[test]
     fn without_a_budget_nothing_waits() {
         let mut memory = MemoryBudget::new(None, 1);
-        memory.count(0, usize::MAX / 2);
-        assert_eq!(memory.grant(ReadPurpose::NewRequest), ReadGrant::Read(READ));
+        memory.update(&mut 0, usize::MAX / 2);
+        let key = Key::of(0, 1).expect("a key");
+        assert_eq!(memory.grant(ReadPurpose::NewRequest, key, &mut false), Some(READ));
         assert!(!memory.is_limited());
     }
 }

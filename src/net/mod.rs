@@ -9,11 +9,10 @@
 //! | [`clock`] | the moment of the turn, and the Date field |
 //! | [`log_limiter`] | one line in a while |
 //! | [`unsent`] | how many bytes of a socket have not arrived |
-//! | [`splice`] | pipes between sockets: bodies that are not copied |
 //! | [`socket`] | one socket and what is known of its readiness |
 //! | [`tls`] | TLS: certificates, trust, and the stage between socket and exchange |
 //! | [`conn`] | a socket with or without that stage |
-//! | [`lane`] | what is worth a pipe, and what becomes of one whose receiver stalls |
+//! | [`splice`] | bodies through pipes, uncopied |
 //! | [`activation`] | sockets that a service manager hands over, and what it wants to hear |
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
 //! | [`memory_budget`] | the memory budget: what waits when it is used up |
@@ -22,17 +21,12 @@
 //! | `acceptor` | listening sockets of a worker, and what happens when accepting fails |
 //! | [`observer`] | what a worker says: warnings and access lines |
 //! | [`shutdown`] | what the main thread says to the workers |
-//! | [`config_history`] | what requests from before a reload still need |
-//! | [`reload_queue`] | a new configuration on its way to a worker |
-//! | [`worker`] | what one event loop owns |
-//! | [`pair`] | both sockets of an exchange, and what moves between them |
+//! | [`reload`] | a new configuration on its way to a worker, and old ones |
+//! | [`worker`] | one event loop: run, events, timers, accept, drain, reload |
+//! | `session` | one client and its upstream, from accept to close |
 //! | `addresses` | the addresses of an upstream, and in which order they are tried |
 //! | `upstream_state` | what a worker knows of its upstreams |
 //! | `upstream` | the life of an upstream connection; idle ones, addresses |
-//! | [`drive`] | moving bytes between sockets and exchange |
-//! | [`reload`] | a new configuration, when it has arrived |
-//! | [`closing`] | the way out |
-//! | [`event_loop`] | the turn |
 //! | [`start_error`] | why it cannot start |
 //! | [`listeners`] | what the process listens on, and what a reload changes of it |
 //! | [`server`] | all workers together |
@@ -45,7 +39,6 @@ pub mod event_source;
 pub mod timers;
 pub mod clock;
 pub mod log_limiter;
-pub mod splice;
 pub mod unsent;
 pub mod socket;
 #[cfg(feature = "tls")]
@@ -54,7 +47,7 @@ pub mod tls;
 #[path = "tls_off.rs"]
 pub mod tls;
 pub mod conn;
-pub mod lane;
+pub mod splice;
 mod acceptor;
 pub mod activation;
 pub mod descriptors;
@@ -65,15 +58,10 @@ mod addresses;
 mod upstream_state;
 pub mod observer;
 pub mod shutdown;
-pub mod config_history;
-pub mod reload_queue;
-pub mod worker;
-pub mod pair;
-mod upstream;
-pub mod drive;
 pub mod reload;
-pub mod closing;
-pub mod event_loop;
+pub mod worker;
+mod session;
+mod upstream;
 pub mod start_error;
 pub mod listeners;
 pub mod server;

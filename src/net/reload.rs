@@ -1,60 +1,139 @@
-//! A new configuration has arrived: from the next request head on it holds; what runs goes on with the one that it began
-//! with, connections and tunnels stay open.
+//! A new configuration on its way to a worker, and old ones that requests still need.
+//!
+//! The main thread makes everything that can fail, then puts one [`ReloadMsg`] into each worker's [`ReloadQueue`]. A request in
+//! flight keeps the configuration that it began with, and may ask for an upstream that is in no newer one: [`ConfigHistory`].
 
 use std::rc::Rc;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::event_source::EventSource;
-use super::reload_queue::ReloadMsg;
-use super::slab::Key;
-use super::worker::{Lifecycle, LoopContext, Worker};
-use crate::extras::metrics::Counter;
+use mio::Waker;
 
-impl Worker {
-    /// The main thread may have put something into the reload_queue.
-    pub(super) fn on_reload(&mut self) {
-        for msg in self.reload_queue.take() {
-            // Whoever is about to end needs nothing new.
-            if self.lifecycle == Lifecycle::Running {
-                self.renew(msg);
-            }
-        }
+use crate::proxy::runtime::{Origin, Runtime, UpstreamId};
+
+use super::acceptor::ListenerChange;
+use super::tls::{Tls, TlsContext};
+
+/// What changes for a worker.
+pub struct ReloadMsg {
+    /// The configuration for requests whose head is complete from now on.
+    pub runtime: Runtime,
+    /// What TLS connections are made of from now on.
+    pub tls: Tls,
+    /// Listening sockets that come, go or change.
+    pub listeners: Vec<ListenerChange>,
+    /// How many clients may be inside.
+    pub max_clients: usize,
+    /// Dropped, with all else, when the worker has taken it in. Nothing is ever sent.
+    pub receipt: Sender<()>,
+}
+
+/// Where a worker's renewals arrive.
+pub struct ReloadQueue {
+    messages: Mutex<Vec<ReloadMsg>>,
+    waker: Arc<Waker>,
+}
+
+impl ReloadQueue {
+    /// One whose owner is woken by `waker`.
+    pub fn new(waker: Arc<Waker>) -> ReloadQueue {
+        ReloadQueue { messages: Mutex::default(), waker }
     }
 
-    fn renew(&mut self, msg: ReloadMsg) {
-        let ReloadMsg { runtime, tls, listeners, max_clients, receipt } = msg;
-        let runtime = Rc::new(runtime);
-        let desk = self.configs.tls.succeeded_by(tls, &runtime);
-        let old = std::mem::replace(&mut self.ctx.runtime, Rc::clone(&runtime));
-        self.configs.retire(old, desk);
-        self.reload_upstreams();
-        self.acceptor.max_clients = max_clients;
-        self.ctx.observer.metrics.set(Counter::MaxClients, max_clients as u64);
-        let now = self.ctx.now();
-        for change in listeners {
-            if let Err(error) = self.acceptor.change(self.poll.registry(), now, change) {
-                self.ctx.observer.warn(format_args!("a worker cannot listen on a new address: {error}"));
-            }
-        }
-        let everyone: Vec<Key> = self.clients.iter().map(|(key, _)| key).collect();
-        for key in everyone {
-            let Some(client) = self.clients.get_mut(key) else { continue };
-            client.connection.use_config(&runtime);
-            // Time-outs may be shorter now.
-            if let Some(deadline) = client.connection.deadline() {
-                self.timers.set(&mut client.timer, deadline, EventSource::Client(key).token());
-            }
-        }
-        drop(receipt);
+    /// Adds a message and wakes the worker.
+    pub fn put(&self, msg: ReloadMsg) {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner).push(msg);
+        // It fails when the worker is gone; then the process is about to end.
+        let _ = self.waker.wake();
     }
 
-    /// Lets go of what only requests from before a reload needed, when the last of them is over.
-    pub(super) fn forget_retired(&mut self) {
-        if self.configs.has_retired() && self.configs.sweep() {
-            let Worker { configs, ctx, upstreams, .. } = self;
-            upstreams.retain(|id| configs.find_upstream(&ctx.runtime, id).is_some());
-            let LoopContext { balance, runtime, observer, .. } = ctx;
-            balance.retain(|id| configs.find_upstream(runtime, id).is_some());
-            observer.metrics.forget_ejected(&runtime.config);
+    /// Takes what has arrived, oldest first.
+    pub fn take(&self) -> Vec<ReloadMsg> {
+        std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The TLS context of now, and configurations that requests from before a reload may need.
+pub struct ConfigHistory {
+    /// What TLS connections are made of now.
+    pub tls: TlsContext,
+    /// Configurations that are in use no more but by requests that began with them; the newest last. Mostly empty.
+    retired: Vec<(Rc<Runtime>, TlsContext)>,
+    /// Whether there was ever another one.
+    has_reloaded: bool,
+}
+
+impl ConfigHistory {
+    /// Those of the first configuration.
+    pub fn new(tls: TlsContext) -> ConfigHistory {
+        ConfigHistory { tls, retired: Vec::new(), has_reloaded: false }
+    }
+
+    /// Where `upstream` is and what a TLS connection to it is made of. The newest configuration that has it is asked:
+    /// its certificates are the freshest.
+    pub fn find_upstream<'a>(
+        &'a self,
+        current: &'a Runtime,
+        upstream: UpstreamId,
+    ) -> Option<(&'a Origin, &'a TlsContext)> {
+        if let Some(origin) = current.origin(upstream) {
+            return Some((origin, &self.tls));
         }
+        self.retired.iter().rev().find_map(|(runtime, tls)| Some((runtime.origin(upstream)?, tls)))
+    }
+
+    /// `old` is not the current configuration any more; `tls` belongs to the one that is.
+    pub fn retire(&mut self, old: Rc<Runtime>, tls: TlsContext) {
+        let old_tls = std::mem::replace(&mut self.tls, tls);
+        self.retired.push((old, old_tls));
+        self.has_reloaded = true;
+    }
+
+    /// Whether there may be connections to upstreams that are in no configuration any more.
+    pub fn has_reloaded(&self) -> bool {
+        self.has_reloaded
+    }
+
+    /// Whether there may be requests from before a reload that have not got their answers.
+    pub fn has_retired(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
+    /// Drops configurations that no request needs any more; tells whether there were any.
+    pub fn drop_unused(&mut self) -> bool {
+        let before = self.retired.len();
+        // The one that counts here is ours.
+        self.retired.retain(|(runtime, _)| Rc::strong_count(runtime) > 1);
+        self.retired.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn config(port: u16) -> Arc<Config> {
+        let text = format!("routes: [{{prefix: /, upstream: 'http://127.0.0.1:{port}'}}]");
+        Arc::new(Config::parse(&text, "test").expect("valid"))
+    }
+
+    #[test]
+    fn an_upstream_that_is_gone_is_found_for_as_long_as_a_request_needs_it() {
+        let tls = Tls::prepare(&Config::default()).expect("no files");
+        let first = Rc::new(Runtime::new(config(1), None));
+        let second = Rc::new(first.reload(config(2)));
+        let (one, two) = (first.upstream_of(0), second.upstream_of(0));
+        let mut configs = ConfigHistory::new(TlsContext::new(tls.clone(), &first));
+        let of_a_request = Rc::clone(&first);
+        configs.retire(first, configs.tls.succeeded_by(tls, &second));
+        let port = |configs: &ConfigHistory, id| configs.find_upstream(&second, id).map(|(origin, _)| origin.port);
+        assert!(!configs.drop_unused(), "a request needs it");
+        assert_eq!((port(&configs, one), port(&configs, two)), (Some(1), Some(2)));
+        drop(of_a_request);
+        assert!(configs.has_retired());
+        assert!(configs.drop_unused());
+        assert!(!configs.has_retired());
+        assert_eq!((port(&configs, one), port(&configs, two)), (None, Some(2)));
     }
 }

@@ -26,7 +26,7 @@ use super::listeners::ListenerSet;
 use super::listeners::{ListenerProtocol, PortSharing};
 use super::memory_budget::{self, MemoryBudget};
 use super::observer::EventLog;
-use super::reload_queue::{ReloadMsg, ReloadQueue};
+use super::reload::{ReloadMsg, ReloadQueue};
 use super::shutdown::{Shutdown, ShutdownSignal};
 use super::splice::Pipes;
 use super::tls::Tls;

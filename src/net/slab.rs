@@ -130,6 +130,11 @@ impl<T> Slab<T> {
         }
     }
 
+    /// The keys of all that is stored.
+    pub fn keys(&self) -> Vec<Key> {
+        self.iter().map(|(key, _)| key).collect()
+    }
+
     /// All that is stored, with its keys.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| match &slot.content {

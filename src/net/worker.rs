@@ -1,125 +1,109 @@
-//! What one event loop owns. One thread each; workers share nothing that is written on the request path.
+//! One event loop: wait for events, note what they say, fire timers, accept clients, drive every client that has something to
+//! do; and how it drains and ends. One thread each; workers share nothing that is written on the request path.
 //!
-//! This file has the types and the small steps that all others need; what happens to them is told in
-//! [`upstream`](super::upstream) (connections to upstreams), [`drive`](super::drive) (moving bytes) and
-//! [`event_loop`](super::event_loop) (connections from clients, and the turn).
+//! ```text
+//!   poll ─► clock ─► events: set ready bits, fill the run queues ─► timers ─► accept ─► drive the run queues ─► close
+//!    ▲                                                                                       │ budget used up
+//!    └───────────────── time-out: the next timer; zero while a run queue is not empty ◄──────┘
+//!
+//!   Running ──drain──► Draining ──listeners closed, no client left──► Stopped
+//!                        └──────── timeouts.drain ────────────────────►─┘
+//! ```
+//!
+//! Events change nothing by themselves: they set bits (rule M1). So an event that is stale or spurious costs one look and
+//! does no harm (rules M3 and M6). The life of a client is told in [`session`](super::session), connections to upstreams in
+//! [`upstream`](super::upstream).
 
 use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mio::Poll;
+use mio::{Events, Poll, Token};
 
 use crate::extras::metrics::{Counter, Metrics, Registry};
 use crate::extras::proxy_protocol::ProxyHeader;
 use crate::mono_time::MonoTime;
 use crate::proxy::body_memory::BodyMemory;
-use crate::proxy::proxy_connection::{Balance, ConnectError, Peer, ProxyConnection, TransactionPool, WorkerCtx};
+use crate::proxy::proxy_connection::{
+    Balance, ConnectError, ListenerKind, Peer, ProxyConnection, TransactionPool, WorkerCtx,
+};
 use crate::proxy::runtime::Runtime;
 
-use super::acceptor::Acceptor;
+use super::acceptor::{ACCEPT_BACKOFF, Accept, Acceptor, FreeSlots, ListenerProtocol, is_exhaustion};
 use super::clock::Clock;
-use super::config_history::ConfigHistory;
-use super::conn::Conn;
+use super::conn::{Conn, Readiness};
 use super::dns::{DnsCache, DnsQueue};
 use super::event_source::EventSource;
-use super::idle::{IdleList, Listed, Neighbours};
-use super::lane::Lane;
+use super::idle::{IdleKind, IdleLinks, IdleLists, Listed};
 use super::log_limiter::LogLimiter;
-use super::memory_budget::{Level, MemoryBudget};
+use super::malloc_trim;
+use super::memory_budget::MemoryBudget;
 use super::observer::{EventLog, MeteredObserver};
-use super::reload_queue::ReloadQueue;
-use super::shutdown::ShutdownSignal;
+use super::reload::{ConfigHistory, ReloadMsg, ReloadQueue};
+use super::shutdown::{Shutdown, ShutdownSignal};
 use super::slab::{Key, Slab};
-use super::splice::Pipes;
+use super::splice::{PendingSplice, Pipes};
 use super::timers::{TimerHandle, Timers};
 use super::tls::{Failure, Tls, TlsContext};
-use super::upstream_state::{UpstreamState, Upstreams};
+use super::upstream_state::Upstreams;
 
-/// A client connection. What only a running request needs lives behind the exchange's own box: most client connections
-/// are idle, and there may be many.
-pub struct Client {
-    /// The socket.
+/// Events asked for at once. One at a time would cost 6 percent.
+const EVENTS: usize = 512;
+/// Clients accepted per run of the loop (rule M5).
+const ACCEPTS: usize = 64;
+/// Places for admin clients, beside all others.
+const ADMIN_CLIENTS: usize = 16;
+/// At most one warning that all places are taken in this time.
+const LIMIT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// What connections that move much may move in one run, all together; the last one goes on to its own limit.
+const BULK_BYTES: usize = 1024 * 1024;
+/// Steps of TLS handshakes per run, with clients and with upstreams. One takes as long as dozens of requests.
+const HANDSHAKES: usize = 4;
+/// A client that was idle for less is not closed: it may have only just come, its request on the way.
+const MIN_IDLE: Duration = Duration::from_secs(1);
+/// A tunnel in which nothing moves for so long, or for half of `timeouts.tunnel_idle`, may be closed for a new client where no
+/// client is idle: applications that want to keep theirs say something every minute.
+const QUIET_TUNNEL: Duration = Duration::from_secs(300);
+
+/// A client connection. What only a running request needs is in the proxy connection's own box: most client connections are
+/// idle, and there may be many.
+pub(super) struct Client {
     pub conn: Conn,
-    /// What is said on it.
     pub connection: ProxyConnection,
-    /// The connection that it borrows, or the attempt at one.
+    /// The upstream connection that it uses, or the attempt at one.
     pub upstream: Option<Key>,
-    /// Whether upstream connections on which it is logged in are kept for it.
-    pub has_login_conns: bool,
-    /// What is on its way through a pipe.
-    pub lane: Option<Box<Lane>>,
-    /// The answer to a connect command, not yet delivered.
+    /// Body bytes in a pipe, which the receiver has not taken yet.
+    pub pending_splice: Option<Box<PendingSplice>>,
+    /// What became of its attempt to connect, not yet delivered.
     pub connect_result: Option<Result<(), ConnectError>>,
-    /// Its earliest entry among the timers.
     pub timer: TimerHandle,
     /// When it was last driven.
     pub active: MonoTime,
-    /// Its place among those who are idle.
-    pub neighbours: Neighbours,
-    /// Whether it came in by the operator's entrance.
+    pub idle_links: IdleLinks,
     pub is_admin: bool,
-    /// In which list it is.
-    pub listing: Listing,
-    /// Whether it is in a run queue already.
+    /// Whether upstream connections on which it is logged in are kept for it.
+    pub has_login_conns: bool,
     pub is_queued: bool,
     /// Whether it moved so much when it was last driven that others go first.
     pub is_bulk: bool,
-    /// Whether it was asked to end.
     pub close_state: CloseState,
     /// The memory that it was last counted with.
     pub counted: u32,
-    /// Whether it waits for memory.
     pub waits_for_memory: bool,
-    /// Whether it is counted as one with a request under way.
+    /// Whether it is counted as one with a request in flight.
     pub is_busy: bool,
     /// What a load balancer has to say before anything else.
     pub proxy_header: ProxyHeader,
 }
 
-impl Listed for Client {
-    fn neighbours(&mut self) -> &mut Neighbours {
-        &mut self.neighbours
-    }
-}
-
-impl Client {
-    /// Counts whether a request is under way.
-    pub fn count_busy(&mut self, metrics: &Metrics) {
-        match (self.is_busy, self.connection.is_active()) {
-            (false, true) => metrics.increment(Counter::BecameBusy),
-            (true, false) => metrics.increment(Counter::BecameIdle),
-            (true, true) | (false, false) => return,
-        }
-        self.is_busy = !self.is_busy;
-    }
-
-    /// When to drive it at the latest.
-    pub fn deadline(&self) -> Option<MonoTime> {
-        deadline(&self.connection, &self.lane)
-    }
-}
-
-/// When a client with this exchange and this lane is to be driven at the latest.
-pub fn deadline(connection: &ProxyConnection, lane: &Option<Box<Lane>>) -> Option<MonoTime> {
-    let lease = lane.as_ref().and_then(|lane| lane.until());
-    [connection.deadline(), lease].into_iter().flatten().min()
-}
-
-/// Where those clients are found that can be done without.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listing {
-    /// In no list.
-    None,
-    /// Among the idle ones.
-    Idle,
-    /// Among the tunnels.
-    Tunnel,
-}
-
 /// How far a client connection is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseState {
+pub(super) enum CloseState {
     /// It stays open.
     Open,
     /// It is to be closed; its proxy connection has not been told yet.
@@ -130,13 +114,41 @@ pub enum CloseState {
     Flushing(MonoTime),
 }
 
-/// What exchanges are lent for the length of a call.
+impl Listed for Client {
+    fn links(&mut self) -> &mut IdleLinks {
+        &mut self.idle_links
+    }
+}
+
+impl Client {
+    pub(super) fn count_busy(&mut self, metrics: &Metrics) {
+        match (self.is_busy, self.connection.is_active()) {
+            (false, true) => metrics.increment(Counter::BecameBusy),
+            (true, false) => metrics.increment(Counter::BecameIdle),
+            _ => return,
+        }
+        self.is_busy = !self.is_busy;
+    }
+
+    /// When to drive it at the latest.
+    pub fn deadline(&self) -> Option<MonoTime> {
+        deadline(&self.connection, &self.pending_splice)
+    }
+}
+
+/// When a client with this connection and these bytes in a pipe is to be driven at the latest.
+pub(super) fn deadline(connection: &ProxyConnection, pending: &Option<Box<PendingSplice>>) -> Option<MonoTime> {
+    let hold = pending.as_ref().and_then(|pending| pending.until());
+    [connection.deadline(), hold].into_iter().flatten().min()
+}
+
+/// What a worker lends to proxy connections for the length of a call.
 pub struct LoopContext {
-    /// The moment.
+    /// The time of this run of the loop.
     pub clock: Clock,
-    /// The configuration.
+    /// The configuration for new requests.
     pub runtime: Rc<Runtime>,
-    /// What is known of upstreams that share a route.
+    /// The state of upstreams that share a route.
     pub balance: Balance,
     /// Recycled memory.
     pub transactions: TransactionPool,
@@ -158,63 +170,10 @@ impl LoopContext {
         }
     }
 
-    /// The moment of this turn.
+    /// The time of this run of the loop.
     pub fn now(&self) -> MonoTime {
         self.clock.now().instant
     }
-}
-
-/// One event loop.
-pub struct Worker {
-    pub(super) poll: Poll,
-    pub(super) clients: Slab<Client>,
-    /// How many of them are the operator's.
-    pub(super) admin_clients: usize,
-    /// Who has been idle longest: of all others, and of the operator's.
-    pub(super) idle: IdleList,
-    pub(super) idle_admin: IdleList,
-    /// The tunnels: in which nothing has moved for longest.
-    pub(super) tunnels: IdleList,
-    pub(super) upstreams: Upstreams,
-    pub(super) timers: Timers,
-    /// When to give back what the allocator keeps.
-    pub(super) malloc_trim: TimerHandle,
-    /// The last turn in which there was something to do.
-    pub(super) worked: MonoTime,
-    /// Who is to be driven in this turn or the next: first those who moved little the last time.
-    pub(super) run_queue: VecDeque<Key>,
-    /// And then the others, as far as the bytes of a turn go.
-    pub(super) bulk_queue: VecDeque<Key>,
-    pub(super) acceptor: Acceptor,
-    /// Who waits for memory: with a new request, and with something under way.
-    pub(super) memory_waiters: MemoryWaiters,
-    pub(super) shutdown: Arc<ShutdownSignal>,
-    pub(super) reload_queue: Arc<ReloadQueue>,
-    pub(super) lifecycle: Lifecycle,
-    /// Sockets that were closed in this turn. They are dropped at its end, when no event of the same batch can mean
-    /// them any more (rule M6).
-    pub(super) closed: Vec<Conn>,
-    /// What TLS connections are made of, and what requests from before a reload still need.
-    pub(super) configs: ConfigHistory,
-    /// When a peer that did not say for whom it speaks was last told.
-    pub(super) proxy_header_warnings: LogLimiter,
-    /// Whether all places were taken at the end of the last turn.
-    pub(super) is_at_limit: bool,
-    /// When it was last told that all places are taken.
-    pub(super) limit_warnings: LogLimiter,
-    pub(super) ctx: LoopContext,
-    /// For bodies that are not copied.
-    pub(super) pipes: Pipes,
-    pub(super) read_buf: Box<[u8]>,
-}
-
-/// Who waits for memory.
-#[derive(Default)]
-pub struct MemoryWaiters {
-    /// With a new request: until it is plentiful.
-    pub new: Vec<Key>,
-    /// With something under way: until there is any.
-    pub under_way: Vec<Key>,
 }
 
 /// How far a worker is with its life.
@@ -244,7 +203,7 @@ pub(super) struct WorkerInit {
     pub dns: DnsCache,
     /// Where the results arrive.
     pub dns_events: Arc<DnsQueue>,
-    /// What the main thread has to say.
+    /// Whether to drain or stop.
     pub shutdown: Arc<ShutdownSignal>,
     /// Where new configurations arrive.
     pub reload_queue: Arc<ReloadQueue>,
@@ -256,9 +215,41 @@ pub(super) struct WorkerInit {
     pub number: usize,
 }
 
+/// One event loop.
+pub struct Worker {
+    pub(super) poll: Poll,
+    pub(super) clients: Slab<Client>,
+    pub(super) admin_clients: usize,
+    pub(super) idle: IdleLists,
+    pub(super) upstreams: Upstreams,
+    pub(super) timers: Timers,
+    malloc_trim: TimerHandle,
+    /// When there was last something to do.
+    worked: MonoTime,
+    /// Clients to be driven in this run or the next.
+    pub(super) run_queue: VecDeque<Key>,
+    /// The same for those that moved much the last time: they are driven after the others, as far as `BULK_BYTES` go.
+    pub(super) bulk_queue: VecDeque<Key>,
+    pub(super) acceptor: Acceptor,
+    shutdown: Arc<ShutdownSignal>,
+    pub(super) reload_queue: Arc<ReloadQueue>,
+    pub(super) lifecycle: Lifecycle,
+    /// Sockets that were closed in this run. They are dropped at its end, when no event of the same batch can mean them any
+    /// more (rule M6).
+    pub(super) closed: Vec<Conn>,
+    pub(super) configs: ConfigHistory,
+    pub(super) proxy_header_warnings: LogLimiter,
+    limit_warnings: LogLimiter,
+    /// Whether all places were taken at the end of the last run.
+    is_at_limit: bool,
+    pub(super) ctx: LoopContext,
+    pub(super) pipes: Pipes,
+    pub(super) read_buf: Box<[u8]>,
+}
+
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
-    pub(super) fn new(seed: WorkerInit, runtime: Rc<Runtime>, observer: Box<dyn EventLog>) -> Worker {
+    pub(super) fn new(init: WorkerInit, runtime: Rc<Runtime>, log: Box<dyn EventLog>) -> Worker {
         let WorkerInit {
             poll,
             acceptor,
@@ -271,16 +262,14 @@ impl Worker {
             tls,
             registry,
             number,
-        } = seed;
-        let observer = MeteredObserver::new(registry, number, observer);
+        } = init;
+        let observer = MeteredObserver::new(registry, number, log);
         observer.metrics.set(Counter::MaxClients, acceptor.max_clients as u64);
         Worker {
             poll,
             clients: Slab::default(),
             admin_clients: 0,
-            idle: IdleList::default(),
-            idle_admin: IdleList::default(),
-            tunnels: IdleList::default(),
+            idle: IdleLists::default(),
             upstreams: Upstreams::new(dns, dns_events),
             timers: Timers::default(),
             malloc_trim: TimerHandle::default(),
@@ -288,26 +277,177 @@ impl Worker {
             run_queue: VecDeque::new(),
             bulk_queue: VecDeque::new(),
             acceptor,
-            memory_waiters: MemoryWaiters::default(),
             shutdown,
+            reload_queue,
             lifecycle: Lifecycle::Running,
             closed: Vec::new(),
             configs: ConfigHistory::new(TlsContext::new(tls, &runtime)),
-            reload_queue,
             proxy_header_warnings: LogLimiter::default(),
-            is_at_limit: false,
             limit_warnings: LogLimiter::default(),
+            is_at_limit: false,
+            pipes,
+            read_buf: vec![0; memory.max_read()].into_boxed_slice(),
             ctx: LoopContext {
                 clock: Clock::new(),
                 runtime,
                 balance: Balance::default(),
-                transactions: TransactionPool::of(memory.transactions(), BodyMemory::of(memory.bodies())),
+                transactions: TransactionPool::of(memory.max_recycled(), BodyMemory::of(memory.max_buffered_bodies())),
                 memory,
                 observer,
             },
-            pipes,
-            read_buf: vec![0; memory.largest_read()].into_boxed_slice(),
         }
+    }
+
+    /// Works until it is told to stop. An error ends it; the reason is in the log then.
+    pub fn run(mut self) -> io::Result<()> {
+        let result = self.run_until_stopped();
+        if let Err(error) = &result {
+            self.ctx.observer.warn(format_args!("a worker ends: {error}"));
+        }
+        result
+    }
+
+    fn run_until_stopped(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        self.acceptor.register(self.poll.registry())?;
+        while self.lifecycle != Lifecycle::Stopped {
+            match self.poll.poll(&mut events, self.poll_timeout()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
+                result => result?,
+            }
+            self.ctx.clock.read();
+            self.run_once(events.iter().map(|event| (event.token(), Readiness::of(event))));
+        }
+        Ok(())
+    }
+
+    /// One run of the loop, with these events.
+    pub(super) fn run_once(&mut self, events: impl Iterator<Item = (Token, Readiness)>) {
+        let mut has_events = false;
+        for (token, readiness) in events {
+            has_events = true;
+            self.on_event(token, readiness);
+        }
+        self.fire_timers();
+        self.accept_clients();
+        self.continue_handshakes(HANDSHAKES);
+        self.drive_queues();
+        for key in self.ctx.memory.take_ready() {
+            if let Some(client) = self.clients.get_mut(key) {
+                client.waits_for_memory = false;
+                self.enqueue(key);
+            }
+        }
+        self.advance_lifecycle();
+        self.drop_retired();
+        self.sweep_timers();
+        self.closed.clear();
+        if self.clients.is_empty() {
+            self.pipes.close_free();
+        }
+        if has_events && malloc_trim::IS_NEEDED {
+            self.worked = self.ctx.now();
+            let at = self.worked + malloc_trim::INTERVAL;
+            self.timers.set(&mut self.malloc_trim, at, EventSource::MallocTrim.token());
+        }
+    }
+
+    /// How long the poller may wait.
+    pub(super) fn poll_timeout(&self) -> Option<Duration> {
+        let now = self.ctx.now();
+        let has_work = !self.run_queue.is_empty()
+            || !self.bulk_queue.is_empty()
+            || !self.upstreams.handshaking.is_empty()
+            || self.lifecycle == Lifecycle::DrainRequested
+            || self.acceptor.can_accept(now, self.free_slots());
+        if has_work { Some(Duration::ZERO) } else { self.timers.next().map(|at| at.saturating_duration_since(now)) }
+    }
+
+    fn on_event(&mut self, token: Token, readiness: Readiness) {
+        match EventSource::of(token) {
+            Some(EventSource::Client(key)) => {
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.conn.on_event(readiness);
+                    self.enqueue(key);
+                }
+            }
+            Some(EventSource::Upstream(key)) => self.on_upstream_event(key, readiness),
+            Some(EventSource::Listener(number)) => self.acceptor.on_event(number),
+            Some(EventSource::Waker) => {
+                self.on_dns_events();
+                self.on_reload();
+                match (self.shutdown.requested(), self.lifecycle) {
+                    (Shutdown::Drain, Lifecycle::Running) => self.lifecycle = Lifecycle::DrainRequested,
+                    (Shutdown::Stop, _) => self.lifecycle = Lifecycle::Stopped,
+                    _ => {}
+                }
+            }
+            Some(EventSource::DrainTimeout | EventSource::DnsRefresh | EventSource::MallocTrim) | None => {}
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        let now = self.ctx.now();
+        while let Some((at, token)) = self.timers.pop(now) {
+            match EventSource::of(token) {
+                Some(EventSource::Client(key)) => {
+                    if self.clients.get_mut(key).is_some_and(|client| client.timer.take_if_current(at)) {
+                        self.on_client_timer(key);
+                    }
+                }
+                Some(EventSource::Upstream(key)) => self.on_upstream_timer(key, at),
+                // If listeners are to be tried again, this run does it.
+                Some(EventSource::Listener(_)) => {
+                    if self.acceptor.timer.take_if_current(at)
+                        && let Some(until) = self.acceptor.paused_until(now)
+                    {
+                        self.timers.set(&mut self.acceptor.timer, until, token);
+                    }
+                }
+                Some(EventSource::DnsRefresh) => self.on_dns_timer(at),
+                Some(EventSource::DrainTimeout) => self.lifecycle = Lifecycle::Stopped,
+                Some(EventSource::MallocTrim) if self.malloc_trim.take_if_current(at) => {
+                    if let Some(later) = malloc_trim::trim(now, self.worked) {
+                        self.timers.set(&mut self.malloc_trim, later, token);
+                    }
+                }
+                Some(EventSource::MallocTrim | EventSource::Waker) | None => {}
+            }
+        }
+    }
+
+    /// Drives a client whose deadline has passed; where it has moved on, the timer is set anew.
+    fn on_client_timer(&mut self, key: Key) {
+        let now = self.ctx.now();
+        if self.lifecycle == Lifecycle::Draining {
+            self.request_close(key);
+        }
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let deadline = match client.close_state {
+            CloseState::Flushing(_) => Some(now),
+            _ => client.deadline(),
+        };
+        match deadline {
+            Some(deadline) if deadline > now => {
+                self.timers.set(&mut client.timer, deadline, EventSource::Client(key).token());
+            }
+            Some(_) => self.enqueue(key),
+            None => {}
+        }
+    }
+
+    /// Entries that do not count must not fill the heap until their time comes.
+    fn sweep_timers(&mut self) {
+        let Worker { timers, clients, upstreams, acceptor, malloc_trim, .. } = self;
+        timers.sweep(clients.len() + upstreams.conns.len(), |at, token| match EventSource::of(token) {
+            Some(EventSource::Client(key)) => clients.get(key).is_some_and(|client| client.timer.is_current(at)),
+            Some(EventSource::Upstream(key)) => upstreams.conns.get(key).is_some_and(|conn| conn.timer.is_current(at)),
+            Some(EventSource::Listener(_)) => acceptor.timer.is_current(at),
+            Some(EventSource::DnsRefresh) => upstreams.dns_timer.is_current(at),
+            Some(EventSource::MallocTrim) => malloc_trim.is_current(at),
+            Some(EventSource::Waker | EventSource::DrainTimeout) => true,
+            None => false,
+        });
     }
 
     /// Puts a client into the run queue, once.
@@ -321,88 +461,192 @@ impl Worker {
         }
     }
 
-    /// Counts what a client owns now, where there is a budget to keep to.
-    pub(super) fn update_memory(&mut self, key: Key) {
-        if self.ctx.memory.is_limited()
-            && let Some(client) = self.clients.get_mut(key)
-        {
-            // Nobody owns 4 GiB: heads, queues and collected bodies all have caps.
-            let up = match client.upstream.and_then(|link| self.upstreams.conns.get(link)).map(|link| &link.state) {
-                Some(UpstreamState::Connecting { conn, .. } | UpstreamState::Ready { conn, .. }) => conn.memory(),
-                Some(_) | None => 0,
-            };
-            let lane = client.lane.as_ref().map_or(0, |lane| lane.held());
-            let now = client.connection.memory() + client.conn.memory() + up + lane;
-            let now = u32::try_from(now).unwrap_or(u32::MAX);
-            self.ctx.memory.count(client.counted as usize, now as usize);
-            client.counted = now;
+    /// Drives the clients that have something to do. Those that moved much the last time come last, until this run has moved
+    /// enough: so a small request waits for a part of what hundreds of downloads have to move, and not for all of it (rule M4).
+    /// A client that is queued again, because its budget is used up, waits for the next run.
+    fn drive_queues(&mut self) {
+        let mut handshakes = HANDSHAKES;
+        for _ in 0..self.run_queue.len() {
+            let Some(key) = self.run_queue.pop_front() else { break };
+            let Some(client) = self.clients.get_mut(key) else { continue };
+            let is_handshaking = client.conn.is_handshaking();
+            if is_handshaking && handshakes == 0 {
+                self.run_queue.push_back(key);
+                continue;
+            }
+            client.is_queued = false;
+            self.drive_contained(key);
+            // One that is gone by now may have cost as much as any.
+            if is_handshaking && self.clients.get_mut(key).is_none_or(|client| client.conn.take_effort()) {
+                handshakes -= 1;
+            }
+        }
+        let mut moved = 0;
+        for _ in 0..self.bulk_queue.len() {
+            if moved >= BULK_BYTES {
+                break;
+            }
+            let Some(key) = self.bulk_queue.pop_front() else { break };
+            let Some(client) = self.clients.get_mut(key) else { continue };
+            client.is_queued = false;
+            moved += self.drive_contained(key);
         }
     }
 
-    /// Whoever waits for memory that there is now is driven again.
-    pub(super) fn wake_memory_waiters(&mut self) {
-        let level = self.ctx.memory.level();
-        let new = if level == Level::Plenty { std::mem::take(&mut self.memory_waiters.new) } else { Vec::new() };
-        let under_way = match level {
-            Level::Plenty | Level::Scarce => std::mem::take(&mut self.memory_waiters.under_way),
-            Level::Exhausted => Vec::new(),
+    /// Drives one client, and returns how many bytes that moved. A panic ends that client's connection and nothing else (rule
+    /// G23).
+    fn drive_contained(&mut self, key: Key) -> usize {
+        let result = catch_unwind(AssertUnwindSafe(|| self.drive(key)));
+        self.update_memory(key);
+        if result.is_err() {
+            self.ctx.transactions.clear();
+            self.remove_client(key);
+            self.ctx.observer.warn(format_args!("a fault in the proxy ended one connection; please report it"));
+        }
+        result.unwrap_or(0)
+    }
+
+    /// Whether there is a place and memory for one more client. Admin clients have places of their own, so that `/health` and
+    /// `/metrics` answer when all others are taken: a supervisor would end the proxy otherwise.
+    fn free_slots(&self) -> FreeSlots {
+        FreeSlots {
+            public: !self.is_full() && self.ctx.memory.is_plentiful(),
+            admin: self.admin_clients < ADMIN_CLIENTS,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.clients.len() - self.admin_clients >= self.acceptor.max_clients
+    }
+
+    fn accept_clients(&mut self) {
+        let now = self.ctx.now();
+        self.acceptor.recheck_closing(now);
+        for _ in 0..ACCEPTS {
+            let free = self.free_slots();
+            if !self.acceptor.can_accept(now, free) {
+                break;
+            }
+            match self.acceptor.accept(now, free) {
+                Accept::Conn(fd, address, protocol) => self.add_client(fd, address, protocol),
+                Accept::Aborted => {}
+                Accept::WouldBlock => break,
+                // Idle pipes have descriptors. Idle upstream connections are not closed for new clients: those that are
+                // connected need them, and a crowd would take them all.
+                Accept::Error(error) if is_exhaustion(&error) && self.pipes.close_free() => {}
+                Accept::Error(error) => {
+                    let (until, warning) = self.acceptor.back_off(now, &error, &self.ctx.observer.metrics);
+                    self.timers.set(&mut self.acceptor.timer, until, EventSource::Listener(0).token());
+                    if let Some(warning) = warning {
+                        self.ctx.observer.warn(format_args!("{warning}"));
+                    }
+                    self.evict_idle(now, false);
+                    break;
+                }
+            }
+        }
+        if self.lifecycle != Lifecycle::Running {
+            return;
+        }
+        if self.admin_clients >= ADMIN_CLIENTS {
+            self.evict_idle(now, true);
+        }
+        let is_full = self.is_full();
+        let was_full = std::mem::replace(&mut self.is_at_limit, is_full);
+        if is_full {
+            if !was_full {
+                self.ctx.observer.metrics.increment(Counter::LimitReached);
+            }
+            if self.limit_warnings.is_due(now, LIMIT_WARNING_INTERVAL) {
+                self.ctx.observer.warn(format_args!(
+                    "all {} places of this worker are taken, and further clients wait: raise limits.max_connections, or \
+                     lower timeouts.keep_alive",
+                    self.acceptor.max_clients
+                ));
+            }
+            self.evict_idle(now, false);
+        }
+    }
+
+    /// A client that was just accepted.
+    pub(super) fn add_client(&mut self, fd: OwnedFd, address: Option<SocketAddr>, protocol: ListenerProtocol) {
+        let now = self.ctx.clock.now();
+        let mut conn = Conn::accepted(fd);
+        let is_tls = protocol == ListenerProtocol::Tls;
+        if is_tls {
+            match self.configs.tls.accept() {
+                Some(stage) => conn.secure(stage),
+                // Never in the clear what is meant to be secret.
+                None => return self.reject(conn),
+            }
+        }
+        let is_admin = protocol == ListenerProtocol::Admin;
+        let listener = if is_admin { ListenerKind::Admin } else { ListenerKind::Public };
+        let peer = Peer { address, is_tls, listener };
+        let client = Client {
+            conn,
+            connection: ProxyConnection::new(now, peer, Rc::clone(&self.ctx.runtime)),
+            upstream: None,
+            pending_splice: None,
+            connect_result: None,
+            timer: TimerHandle::default(),
+            active: now.instant,
+            idle_links: IdleLinks::default(),
+            is_admin,
+            has_login_conns: false,
+            is_queued: false,
+            is_bulk: false,
+            close_state: CloseState::Open,
+            counted: 0,
+            waits_for_memory: false,
+            is_busy: false,
+            proxy_header: ProxyHeader::of(&peer, &self.ctx.runtime.config),
         };
-        for key in under_way.into_iter().chain(new) {
-            if let Some(client) = self.clients.get_mut(key) {
-                client.waits_for_memory = false;
+        match self.clients.insert(client) {
+            Ok(key) => {
+                self.admin_clients += usize::from(is_admin);
+                self.ctx.observer.metrics.increment(Counter::Accepted);
+                self.enqueue(key);
+                if self.lifecycle == Lifecycle::Draining {
+                    self.request_close(key);
+                }
+            }
+            Err(client) => self.reject(client.conn),
+        }
+    }
+
+    /// There is no place for this one.
+    fn reject(&mut self, conn: Conn) {
+        self.ctx.observer.metrics.increment(Counter::Refused);
+        self.closed.push(conn);
+    }
+
+    /// The last place is taken, or the last descriptor: the client that has been idle longest is closed, so that there is room
+    /// for one with a request. Where none is idle, new clients wait in the kernel's queue.
+    fn evict_idle(&mut self, now: MonoTime, is_admin: bool) {
+        let oldest = |kind, age: Duration| {
+            let is_old = |client: &Client| !client.is_queued && now.saturating_duration_since(client.active) >= age;
+            self.idle.oldest(kind).filter(|key| self.clients.get(*key).is_some_and(is_old))
+        };
+        let quiet = QUIET_TUNNEL.min(self.ctx.runtime.config.timeouts.tunnel_idle / 2);
+        let chosen = match is_admin {
+            true => oldest(IdleKind::Admin, MIN_IDLE),
+            false => oldest(IdleKind::Public, MIN_IDLE).or_else(|| oldest(IdleKind::Tunnel, quiet)),
+        };
+        match chosen.and_then(|key| Some((key, self.clients.get_mut(key)?))) {
+            Some((key, client)) => {
+                client.close_state = CloseState::Requested;
+                self.idle.set(&mut self.clients, key, None);
                 self.enqueue(key);
             }
-        }
-    }
-
-    /// Ends a client connection and the upstream connection that it borrows.
-    pub(super) fn remove_client(&mut self, key: Key) {
-        self.list(key, Listing::None);
-        if let Some(mut client) = self.clients.remove(key) {
-            self.admin_clients -= usize::from(client.is_admin);
-            if let Some(failure) = client.conn.take_handshake_failure() {
-                self.on_handshake_failure(client.connection.peer(), &failure);
-            }
-            self.ctx.memory.count(client.counted as usize, 0);
-            if let Some(lane) = client.lane {
-                lane.end(&mut self.pipes);
-            }
-            let metrics = &self.ctx.observer.metrics;
-            metrics.increment(Counter::Closed);
-            if client.is_busy {
-                metrics.increment(Counter::BecameIdle);
-            }
-            if let Some(link) = client.upstream {
-                self.close_upstream(link);
-            }
-            if client.has_login_conns {
-                self.close_login_conns(key);
-            }
-            self.closed.push(client.conn);
-        }
-    }
-
-    /// Puts a client where those are looked for that can be done without. It has just been driven, or is leaving.
-    pub(super) fn list(&mut self, key: Key, listing: Listing) {
-        let Worker { clients, idle, idle_admin, tunnels, .. } = self;
-        let Some(client) = clients.get_mut(key) else { return };
-        let before = std::mem::replace(&mut client.listing, listing);
-        let idle = if client.is_admin { idle_admin } else { idle };
-        match before {
-            Listing::Idle if listing != before => idle.remove(clients, key),
-            Listing::Tunnel if listing != before => tunnels.remove(clients, key),
-            Listing::Idle | Listing::Tunnel | Listing::None => {}
-        }
-        match listing {
-            Listing::Idle => idle.push(clients, key),
-            Listing::Tunnel => tunnels.push(clients, key),
-            Listing::None => {}
+            // Look again soon: being idle makes no event.
+            None => self.timers.set(&mut self.acceptor.timer, now + ACCEPT_BACKOFF, EventSource::Listener(0).token()),
         }
     }
 
     /// A client is gone that never completed its handshake.
     #[cold]
-    fn on_handshake_failure(&mut self, peer: &Peer, failure: &Failure) {
+    pub(super) fn on_handshake_failure(&mut self, peer: &Peer, failure: &Failure) {
         let observer = &mut self.ctx.observer;
         observer.metrics.count_handshake_failure(failure.reason());
         let Some(unsaid) = self.configs.tls.tells_failure(self.ctx.clock.now().instant) else { return };
@@ -411,24 +655,222 @@ impl Worker {
         observer.info(format_args!("no TLS connection with {client} ({}): {failure}{more}", failure.reason()));
     }
 
-    /// Entries that do not count must not fill the heap until their time comes.
-    pub(super) fn sweep_timers(&mut self) {
-        let Worker { timers, clients, upstreams, acceptor, malloc_trim, .. } = self;
-        timers.sweep(clients.len() + upstreams.conns.len(), |at, token| match EventSource::of(token) {
-            Some(EventSource::Client(key)) => clients.get(key).is_some_and(|client| client.timer.is_current(at)),
-            Some(EventSource::Upstream(key)) => upstreams.conns.get(key).is_some_and(|link| link.timer.is_current(at)),
-            Some(EventSource::Listener(_)) => acceptor.timer.is_current(at),
-            Some(EventSource::DnsRefresh) => upstreams.dns_timer.is_current(at),
-            Some(EventSource::MallocTrim) => malloc_trim.is_current(at),
-            Some(EventSource::Waker | EventSource::DrainTimeout) => true,
-            None => false,
-        });
+    /// At the end of a run: from taking no more connections to finishing what is in flight, and to the end. No request is lost
+    /// by it: neither one that waits in the kernel's queue, nor one on its way on a connection that was in use a moment ago.
+    fn advance_lifecycle(&mut self) {
+        if self.lifecycle == Lifecycle::DrainRequested {
+            self.lifecycle = Lifecycle::Draining;
+            let now = self.ctx.now();
+            if let Some(until) = self.acceptor.stop_accepting(now) {
+                self.timers.set(&mut self.acceptor.timer, until, EventSource::Listener(0).token());
+            }
+            let until = now + self.ctx.runtime.config.timeouts.drain;
+            self.timers.set(&mut TimerHandle::default(), until, EventSource::DrainTimeout.token());
+            self.close_pool();
+            for key in self.clients.keys() {
+                self.request_close(key);
+            }
+        }
+        if self.lifecycle == Lifecycle::Draining && self.acceptor.is_closed() && self.clients.is_empty() {
+            self.lifecycle = Lifecycle::Stopped;
+        }
+    }
+
+    /// A client's next response is its last one. An idle one is closed; but where it was active a moment ago, that moment is
+    /// waited for, since a request may be on its way.
+    fn request_close(&mut self, key: Key) {
+        let now = self.ctx.now();
+        let Some(client) = self.clients.get_mut(key) else { return };
+        if client.close_state != CloseState::Open {
+            return;
+        }
+        client.connection.disable_keep_alive();
+        if client.connection.is_idle() {
+            let until = client.active + MIN_IDLE;
+            if until > now {
+                self.timers.set(&mut client.timer, until, EventSource::Client(key).token());
+            } else {
+                client.close_state = CloseState::Requested;
+                self.enqueue(key);
+            }
+        }
+    }
+
+    /// Takes what has arrived in the reload queue.
+    fn on_reload(&mut self) {
+        for msg in self.reload_queue.take() {
+            if self.lifecycle == Lifecycle::Running {
+                self.reload(msg);
+            }
+        }
+    }
+
+    /// From the next request head on `runtime` holds. A request in flight keeps the configuration that it began with;
+    /// connections and tunnels stay open.
+    fn reload(&mut self, msg: ReloadMsg) {
+        let ReloadMsg { runtime, tls, listeners, max_clients, receipt } = msg;
+        let runtime = Rc::new(runtime);
+        let tls = self.configs.tls.succeeded_by(tls, &runtime);
+        let old = std::mem::replace(&mut self.ctx.runtime, Rc::clone(&runtime));
+        self.configs.retire(old, tls);
+        self.reload_upstreams();
+        self.acceptor.max_clients = max_clients;
+        self.ctx.observer.metrics.set(Counter::MaxClients, max_clients as u64);
+        let now = self.ctx.now();
+        for change in listeners {
+            if let Err(error) = self.acceptor.change(self.poll.registry(), now, change) {
+                self.ctx.observer.warn(format_args!("a worker cannot listen on a new address: {error}"));
+            }
+        }
+        for key in self.clients.keys() {
+            let Some(client) = self.clients.get_mut(key) else { continue };
+            client.connection.use_config(&runtime);
+            // Time-outs may be shorter now.
+            if let Some(deadline) = client.connection.deadline() {
+                self.timers.set(&mut client.timer, deadline, EventSource::Client(key).token());
+            }
+        }
+        drop(receipt);
+    }
+
+    /// Drops what only requests from before a reload needed, when the last of them is over.
+    fn drop_retired(&mut self) {
+        if self.configs.has_retired() && self.configs.drop_unused() {
+            let Worker { configs, ctx, upstreams, .. } = self;
+            upstreams.retain(|id| configs.find_upstream(&ctx.runtime, id).is_some());
+            let LoopContext { balance, runtime, observer, .. } = ctx;
+            balance.retain(|id| configs.find_upstream(runtime, id).is_some());
+            observer.metrics.forget_ejected(&runtime.config);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use mio::Waker;
+
+    use crate::config::Config;
+    use crate::proxy::proxy_connection::{AccessRecord, Observer};
+
+    use super::super::dns::SystemLookup;
+
+    struct Silent;
+
+    impl Observer for Silent {
+        fn access(&mut self, _: &AccessRecord<'_>) {}
+    }
+
+    impl EventLog for Silent {
+        fn warn(&mut self, message: std::fmt::Arguments<'_>) {
+            panic!("{message}");
+        }
+    }
+
+    /// A worker that is driven by hand, and whose /configz is long.
+    fn worker(resolver: &DnsCache) -> Worker {
+        let routes: String =
+            (0..3000).map(|n| format!("- {{prefix: /{n}, upstream: 'http://upstream.example'}}\n")).collect();
+        let config = Config::parse(&format!("routes:\n{routes}"), "test").expect("valid");
+        let runtime = Rc::new(Runtime::new(Arc::new(config), None));
+        let poll = Poll::new().expect("a poller");
+        let waker = Arc::new(Waker::new(poll.registry(), EventSource::Waker.token()).expect("a waker"));
+        let seed = WorkerInit {
+            acceptor: Acceptor::new(Vec::new(), 1000),
+            poll,
+            memory: MemoryBudget::new(None, 1),
+            pipes: Pipes::new(0),
+            dns: resolver.clone(),
+            dns_events: Arc::new(DnsQueue::new(Arc::clone(&waker))),
+            reload_queue: Arc::new(ReloadQueue::new(Arc::clone(&waker))),
+            shutdown: Arc::new(ShutdownSignal::new(vec![waker])),
+            tls: Tls::prepare(&runtime.config).expect("there is none"),
+            registry: Arc::new(Registry::new(1, Duration::ZERO)),
+            number: 0,
+        };
+        Worker::new(seed, runtime, Box::new(Silent))
+    }
+
+    /// A client of `worker`: the far end.
+    fn client(worker: &mut Worker) -> UnixStream {
+        let (near, far) = UnixStream::pair().expect("two sockets");
+        near.set_nonblocking(true).expect("a socket");
+        far.set_nonblocking(true).expect("a socket");
+        worker.add_client(near.into(), None, ListenerProtocol::Plain);
+        far
+    }
+
+    /// Takes all that is there.
+    fn read(client: &mut UnixStream) -> usize {
+        let (mut total, mut buf) = (0, vec![0; 1 << 16]);
+        while let Ok(len @ 1..) = client.read(&mut buf) {
+            total += len;
+        }
+        total
+    }
+
+    #[test]
+    fn m4_a_turn_moves_so_much_for_all_downloads_together_and_a_small_request_waits_for_one_turn() {
+        const DOWNLOADS: usize = 64;
+        let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("threads");
+        let mut worker = worker(&resolver);
+        let mut events = Events::with_capacity(EVENTS);
+        let mut turn = |worker: &mut Worker| {
+            worker.poll.poll(&mut events, Some(Duration::ZERO)).expect("a poller");
+            worker.run_once(events.iter().map(|event| (event.token(), Readiness::of(event))));
+        };
+        let mut downloads: Vec<UnixStream> = (0..DOWNLOADS).map(|_| client(&mut worker)).collect();
+        let mut small = client(&mut worker);
+        let requests = "GET /configz HTTP/1.1\r\nHost: h\r\n\r\n".repeat(100);
+        downloads.iter_mut().for_each(|client| client.write_all(requests.as_bytes()).expect("room"));
+        let mut moved = [0; DOWNLOADS];
+        // Until it is known who moves much.
+        for _ in 0..4 {
+            turn(&mut worker);
+            downloads.iter_mut().for_each(|client| assert!(read(client) < 1 << 20));
+        }
+        for _ in 0..200 {
+            small.write_all(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n").expect("room");
+            turn(&mut worker);
+            assert!(read(&mut small) > 0, "it is answered in the same turn");
+            let now: Vec<usize> = downloads.iter_mut().map(read).collect();
+            let total: usize = now.iter().sum();
+            // What all may move, and what the last one may.
+            assert!(total <= BULK_BYTES + 512 * 1024, "{total} bytes in one turn");
+            moved.iter_mut().zip(now).for_each(|(sum, now)| *sum += now);
+        }
+        let (least, most) = (moved.iter().min().expect("many"), moved.iter().max().expect("many"));
+        assert!(*least > 0 && most / least <= 2, "from {least} to {most} bytes: nobody is starved");
+        resolver.stop();
+    }
+
+    #[test]
+    fn a_client_that_takes_what_the_kernel_holds_is_not_late() {
+        let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("threads");
+        let mut worker = worker(&resolver);
+        let mut slow = client(&mut worker);
+        slow.write_all("GET /configz HTTP/1.1\r\nHost: h\r\n\r\n".repeat(20).as_bytes()).expect("room");
+        let mut events = Events::with_capacity(EVENTS);
+        let mut turn_after = |worker: &mut Worker, seconds| {
+            worker.ctx.clock.set(worker.ctx.now() + Duration::from_secs(seconds));
+            worker.poll.poll(&mut events, Some(Duration::ZERO)).expect("a poller");
+            worker.run_once(events.iter().map(|event| (event.token(), Readiness::of(event))));
+            worker.clients.iter().count()
+        };
+        while turn_after(&mut worker, 0) == 1 && !worker.run_queue.is_empty() {}
+        // Until three quarters of the buffer are free, a local socket is not writable; `write_idle` is 60 seconds.
+        let mut piece = [0; 32 * 1024];
+        for round in 1..=3 {
+            slow.read_exact(&mut piece).expect("there is more");
+            assert_eq!(turn_after(&mut worker, 40), 1, "round {round}");
+        }
+        assert_eq!(turn_after(&mut worker, 61), 1, "it has taken something since it was last asked about");
+        assert_eq!(turn_after(&mut worker, 61), 0, "it takes nothing any more");
+        resolver.stop();
+    }
 
     #[test]
     fn a_client_slot_is_at_most_250_bytes() {

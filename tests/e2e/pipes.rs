@@ -1,4 +1,4 @@
-//! Large bodies between plain sockets go through pipes (`net::lane`): whole, in order, and with every kind of end.
+//! Large bodies between plain sockets go through pipes (`net::splice`): whole, in order, and with every kind of end.
 
 use std::sync::Mutex;
 use std::sync::mpsc::channel;

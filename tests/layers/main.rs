@@ -68,13 +68,13 @@ const EXTRAS: [Extra; 7] = [
         calls: &[
             ("net::observer", "count_request"),
             ("net::observer", "count_upstream"),
-            ("net::reload", "forget_ejected"),
+            ("net::worker", "forget_ejected"),
         ],
         // Those that count what happens in the loop.
         holders: &[
             "net::acceptor",
             "net::worker",
-            "net::event_loop",
+            "net::session",
             "net::upstream",
             "net::server",
             "extras::prometheus",
@@ -86,12 +86,7 @@ const EXTRAS: [Extra; 7] = [
         calls: &[("net::observer", "to_text"), ("proxy::request_side", "CONTENT_TYPE")],
         holders: &[],
     },
-    Extra {
-        name: "proxy_protocol",
-        floor: 4,
-        calls: &[("net::event_loop", "of"), ("net::drive", "read")],
-        holders: &["net::worker"],
-    },
+    Extra { name: "proxy_protocol", floor: 4, calls: &[("net::worker", "of"), ("net::session", "read")], holders: &[] },
     Extra { name: "explain", floor: 2, calls: &[("main", "explain")], holders: &[] },
 ];
 
@@ -351,14 +346,14 @@ fn house(path: &str, text: &str) -> Vec<Source> {
         ("src/config/mod.rs", "mod read;\npub use self::read::load;\npub struct Config;"),
         ("src/config/read.rs", "use super::Config;\npub fn load() -> Config {}"),
         ("src/http/mod.rs", "pub mod chars;\npub mod fields;\npub mod head;"),
-        ("src/http/chars.rs", "//! `crate::net::event_loop` reads it."),
+        ("src/http/chars.rs", "//! `crate::net::worker` reads it."),
         ("src/http/fields.rs", "use super::chars;"),
         ("src/http/head.rs", "use super::fields::Fields;\nuse crate::bytes::ByteQueue;"),
         ("src/proxy/mod.rs", "pub mod proxy_connection;"),
         ("src/proxy/proxy_connection.rs", "use crate::http::{chars, head::{Head, Method}};"),
-        ("src/net/mod.rs", "pub mod event_loop;"),
-        ("src/net/event_loop.rs", "use std::net::TcpStream;\nuse crate::proxy::proxy_connection::ProxyConnection;"),
-        ("src/kit.rs", "use crate::net::event_loop::EventLoop;"),
+        ("src/net/mod.rs", "pub mod worker;"),
+        ("src/net/worker.rs", "use std::net::TcpStream;\nuse crate::proxy::proxy_connection::ProxyConnection;"),
+        ("src/kit.rs", "use crate::net::worker::EventLoop;"),
     ];
     let mut sources: Vec<_> =
         files.iter().filter(|(other, _)| *other != path).map(|(path, text)| Source::new(path, text)).collect();
@@ -383,13 +378,8 @@ fn a_bad_file_is_caught() {
             "use crate::proxy::proxy_connection::ProxyConnection;",
             "(floor 1) imports proxy",
         ),
-        ("a higher floor in a group", "src/http/head.rs", "use crate::{bytes, net::event_loop::Loop};", "imports net"),
-        (
-            "a higher floor in a line of code",
-            "src/http/head.rs",
-            "fn f() { crate::net::event_loop::run() }",
-            "imports net",
-        ),
+        ("a higher floor in a group", "src/http/head.rs", "use crate::{bytes, net::worker::Loop};", "imports net"),
+        ("a higher floor in a line of code", "src/http/head.rs", "fn f() { crate::net::worker::run() }", "imports net"),
         ("a higher floor over super", "src/http/head.rs", "use super::super::proxy;", "imports proxy"),
         ("a later sibling", "src/http/chars.rs", "use super::head::Head;", "not listed before it"),
         (
@@ -414,10 +404,10 @@ fn a_bad_file_is_caught() {
         ("a thread", "src/proxy/proxy_connection.rs", "fn f() { std::thread::yield_now(); }", "contains std::thread"),
         ("an I/O error", "src/http/head.rs", "fn f() -> Result<(), std::io::Error> {}", "contains io::Error"),
         ("a second import", "src/http/chars.rs", "use crate::bytes;\nuse super::head::Head;", "not listed before it"),
-        ("unsafe", "src/net/event_loop.rs", "fn f() { unsafe { g() } }", "contains unsafe"),
+        ("unsafe", "src/net/worker.rs", "fn f() { unsafe { g() } }", "contains unsafe"),
         ("mio", "src/proxy/proxy_connection.rs", "use mio::Token;", "contains mio"),
         ("YAML", "src/proxy/proxy_connection.rs", "use serde_yaml::Value;", "contains serde_yaml"),
-        ("the wall clock", "src/net/event_loop.rs", "use std::time::SystemTime;", "rule E11"),
+        ("the wall clock", "src/net/worker.rs", "use std::time::SystemTime;", "rule E11"),
         ("a long file", "src/http/head.rs", &long, "has 801 lines"),
         ("behind a literal", "src/http/head.rs", "const A: char = '\"'; use mio::Token; const B: char = '\"';", "mio"),
     ];
@@ -430,7 +420,7 @@ fn a_bad_file_is_caught() {
 #[test]
 fn what_only_looks_bad_passes() {
     let tests = "fn f() {}\n".repeat(MAX_FILE_LINES);
-    let long = format!("{tests}#[cfg(test)]\nmod tests {{\n    use crate::net::event_loop::Loop;\n{tests}}}\n");
+    let long = format!("{tests}#[cfg(test)]\nmod tests {{\n    use crate::net::worker::Loop;\n{tests}}}\n");
     let cases: [(&str, &str, &str); 8] = [
         ("long tests", "src/http/head.rs", &long),
         ("a comment", "src/http/head.rs", "// mio\n/* unsafe /* nested */ mio */ fn f() {}"),

@@ -12,7 +12,6 @@ pub const MAX_CORE_LINES: usize = 11_500;
 
 /// What one must read to follow a request from accept to the log line.
 pub const CORE: &str = "
-src/net/event_loop.rs
 src/net/worker.rs
 src/net/acceptor.rs
 src/net/conn.rs
@@ -20,11 +19,9 @@ src/net/socket.rs
 src/net/slab.rs
 src/net/event_source.rs
 src/net/timers.rs
-src/net/pair.rs
-src/net/drive.rs
+src/net/session.rs
 src/net/upstream.rs
 src/net/upstream_state.rs
-src/net/closing.rs
 src/net/observer.rs
 src/proxy/proxy_connection.rs
 src/proxy/events.rs

@@ -4,13 +4,13 @@
 //!
 //! Any read or write of the worker may be interrupted or told to come later, events come late, in any order, twice and
 //! for nothing, connecting is refused or takes its time; peers write and read in pieces, break off, or say nothing
-//! more. [`weather`] stands between the worker and its sockets, [`peers`] are the far ends, and this file is the world
+//! more. [`fault_plan`] stands between the worker and its sockets, [`peers`] are the far ends, and this file is the world
 //! around them.
 //!
 //! In a *fair* scenario nobody breaks off and no time passes: then every single answer has to be right, and a wake-up that
 //! was forgotten shows as a standstill.
 
-mod weather;
+mod fault_plan;
 mod peers;
 
 use std::cell::RefCell;
@@ -37,17 +37,17 @@ use super::event_source::EventSource;
 use super::listeners::ListenerProtocol;
 use super::memory_budget::MemoryBudget;
 use super::observer::EventLog;
-use super::reload_queue::ReloadQueue;
+use super::reload::ReloadQueue;
 use super::shutdown::ShutdownSignal;
 use super::socket::Readiness;
 use super::splice::Pipes;
 use super::tls::Tls;
 use super::worker::{Worker, WorkerInit};
 
+use fault_plan::{FAULT_PLAN, FaultPlan, Random, pair, with_fault_plan};
 use peers::{Ask, Client, Origin, Wire};
-use weather::{Random, WEATHER, Weather, pair, with_weather};
 
-pub(super) use weather::{dial, registered, strike};
+pub(super) use fault_plan::{connect, inject_fault, registered};
 
 /// What the worker said.
 #[derive(Default)]
@@ -87,7 +87,11 @@ struct World {
     is_fair: bool,
 }
 
-/// A round without anything that moves is a standstill only when it is not the weather's doing.
+/// Everything at once; it may be wrong (rule M3).
+const EVERYTHING: Readiness =
+    Readiness::READABLE.union(Readiness::WRITABLE).union(Readiness::RDHUP).union(Readiness::ERROR);
+
+/// A round without anything that moves is a standstill only when it is not the fault plan's doing.
 const STILL: u32 = 60;
 
 impl World {
@@ -95,8 +99,9 @@ impl World {
         let mut random = Random::new(seed);
         let is_fair = random.below(2) == 0;
         let tokens = HashMap::new();
-        let weather = Weather { random: Random::new(!seed), owed: HashSet::new(), tokens, dialed: Vec::new(), is_fair };
-        WEATHER.set(Some(weather));
+        let fault_plan =
+            FaultPlan { random: Random::new(!seed), owed: HashSet::new(), tokens, dialed: Vec::new(), is_fair };
+        FAULT_PLAN.set(Some(fault_plan));
         let poll = Poll::new().expect("a poller");
         let waker = Arc::new(Waker::new(poll.registry(), EventSource::Waker.token()).expect("a waker"));
         let budget = random.is_one_in(4).then_some(1 << 20);
@@ -136,16 +141,16 @@ impl World {
         });
     }
 
-    /// One turn of the worker, with the events that the weather lets through.
+    /// One turn of the worker, with the events that the fault plan lets through.
     fn turn(&mut self) -> Result<bool, String> {
         self.worker.poll.poll(&mut self.events, Some(Duration::ZERO)).map_err(|error| error.to_string())?;
         self.held.extend(self.events.iter().map(|event| (event.token(), Readiness::of(event))));
-        let owed = with_weather(|weather| {
-            let due: Vec<RawFd> = weather.owed.drain().collect();
-            due.into_iter().filter_map(|fd| weather.tokens.get(&fd).copied()).collect::<Vec<_>>()
+        let owed = with_fault_plan(|fault_plan| {
+            let due: Vec<RawFd> = fault_plan.owed.drain().collect();
+            due.into_iter().filter_map(|fd| fault_plan.tokens.get(&fd).copied()).collect::<Vec<_>>()
         });
         let had_owed = owed.as_ref().is_some_and(|owed| !owed.is_empty());
-        self.held.extend(owed.into_iter().flatten().map(|token| (token, Readiness::ALL)));
+        self.held.extend(owed.into_iter().flatten().map(|token| (token, EVERYTHING)));
         let mut given = Vec::new();
         for event in std::mem::take(&mut self.held) {
             match self.random.below(8) {
@@ -159,8 +164,8 @@ impl World {
         }
         let moved = had_owed || !given.is_empty() || !self.held.is_empty();
         self.worker.ctx.clock.set(self.now);
-        self.worker.process_events(given.into_iter());
-        for far in with_weather(|weather| std::mem::take(&mut weather.dialed)).unwrap_or_default() {
+        self.worker.run_once(given.into_iter());
+        for far in with_fault_plan(|fault_plan| std::mem::take(&mut fault_plan.dialed)).unwrap_or_default() {
             self.origins.push(Origin {
                 wire: Wire::new(far),
                 requests: Parser::new(Kind::Requests, Strictness::Strict),
@@ -172,7 +177,7 @@ impl World {
         Ok(moved)
     }
 
-    /// Something that is nobody's plan.
+    /// Something that is no peer's doing.
     fn mishap(&mut self) {
         let which = self.random.below(self.clients.len() + self.origins.len());
         let kind = self.random.below(6);
@@ -255,13 +260,9 @@ impl World {
     }
 
     fn is_deserted(&self) -> bool {
-        let Worker { clients, upstreams, run_queue, bulk_queue, closed, memory_waiters, .. } = &self.worker;
-        let waiting = run_queue.len()
-            + bulk_queue.len()
-            + closed.len()
-            + upstreams.handshaking.len()
-            + memory_waiters.new.len()
-            + memory_waiters.under_way.len();
+        let Worker { clients, upstreams, run_queue, bulk_queue, closed, ctx, .. } = &self.worker;
+        let waiting =
+            run_queue.len() + bulk_queue.len() + closed.len() + upstreams.handshaking.len() + ctx.memory.waiting();
         clients.len() + upstreams.conns.len() + waiting == 0
     }
 
@@ -297,7 +298,7 @@ fn scenario(seed: u64, runtime: &Rc<Runtime>, resolver: &DnsCache) -> Result<u64
     }
     let result = world.play().and_then(|()| world.clear());
     let answered = world.said.borrow().answered;
-    WEATHER.set(None);
+    FAULT_PLAN.set(None);
     result.map(|()| answered)
 }
 
@@ -362,7 +363,7 @@ fn a_worker_that_ends_with_an_error_says_why() {
     let config = Arc::new(Config::parse(config, "test").expect("it is valid"));
     let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("threads");
     let World { mut worker, said, .. } = World::new(1, &Rc::new(Runtime::new(config, None)), &resolver);
-    WEATHER.set(None);
+    FAULT_PLAN.set(None);
     // Registering a second time what is registered already is refused by the kernel.
     let mut listener = mio::net::TcpListener::bind("127.0.0.1:0".parse().expect("an address")).expect("loopback");
     worker.poll.registry().register(&mut listener, Token(0), mio::Interest::READABLE).expect("once");

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use selftest::strict::{Parser, RequestInfo};
 
-use super::weather::Random;
+use super::fault_plan::Random;
 
 /// One end of a connection as its owner plays it.
 pub(super) struct Wire {

@@ -5,13 +5,11 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use mio::Token;
 use socket2::SockRef;
-
-use crate::net::socket::Stream;
 
 /// Marsaglia's xorshift: the same numbers on every run.
 pub(super) struct Random(u64);
@@ -35,7 +33,7 @@ impl Random {
 }
 
 /// What stands between the worker and its sockets.
-pub(super) struct Weather {
+pub(super) struct FaultPlan {
     pub(super) random: Random,
     /// Who was told to come later although it need not have: an event is due to it.
     pub(super) owed: HashSet<RawFd>,
@@ -46,19 +44,19 @@ pub(super) struct Weather {
 }
 
 thread_local! {
-    pub(super) static WEATHER: RefCell<Option<Weather>> = const { RefCell::new(None) };
+    pub(super) static FAULT_PLAN: RefCell<Option<FaultPlan>> = const { RefCell::new(None) };
 }
 
-pub(super) fn with_weather<T>(call: impl FnOnce(&mut Weather) -> T) -> Option<T> {
-    WEATHER.with_borrow_mut(|weather| weather.as_mut().map(call))
+pub(super) fn with_fault_plan<T>(call: impl FnOnce(&mut FaultPlan) -> T) -> Option<T> {
+    FAULT_PLAN.with_borrow_mut(|plan| plan.as_mut().map(call))
 }
 
 /// Instead of a call on a socket: an error that it might give at any time.
-pub(in crate::net) fn strike(stream: &Stream) -> Option<io::Error> {
-    with_weather(|weather| match weather.random.below(12) {
+pub(in crate::net) fn inject_fault(fd: RawFd) -> Option<io::Error> {
+    with_fault_plan(|plan| match plan.random.below(12) {
         0 => Some(ErrorKind::Interrupted.into()),
         1 => {
-            weather.owed.insert(number_of(stream));
+            plan.owed.insert(fd);
             Some(ErrorKind::WouldBlock.into())
         }
         _ => None,
@@ -66,35 +64,28 @@ pub(in crate::net) fn strike(stream: &Stream) -> Option<io::Error> {
 }
 
 /// A socket is registered.
-pub(in crate::net) fn registered(stream: &Stream, token: Token) {
-    with_weather(|weather| weather.tokens.insert(number_of(stream), token));
-}
-
-pub(super) fn number_of(stream: &Stream) -> RawFd {
-    match stream {
-        Stream::Tcp(stream) => stream.as_raw_fd(),
-        Stream::Unix(stream) => stream.as_raw_fd(),
-    }
+pub(in crate::net) fn registered(fd: RawFd, token: Token) {
+    with_fault_plan(|plan| plan.tokens.insert(fd, token));
 }
 
 /// Instead of a connection to an address; `None` outside of these tests.
-pub(in crate::net) fn dial(_: SocketAddr) -> Option<io::Result<Stream>> {
-    with_weather(|weather| {
-        if !weather.is_fair && weather.random.is_one_in(20) {
+pub(in crate::net) fn connect(_: SocketAddr) -> Option<io::Result<OwnedFd>> {
+    with_fault_plan(|plan| {
+        if !plan.is_fair && plan.random.is_one_in(20) {
             return Err(ErrorKind::ConnectionRefused.into());
         }
         let (near, far) = pair()?;
-        weather.dialed.push(far);
+        plan.dialed.push(far);
         Ok(near)
     })
 }
 
 /// Both ends of a connection. The buffers are small, so that writes go through in part.
-pub(super) fn pair() -> io::Result<(Stream, UnixStream)> {
+pub(super) fn pair() -> io::Result<(OwnedFd, UnixStream)> {
     let (near, far) = UnixStream::pair()?;
     for end in [&near, &far] {
         end.set_nonblocking(true)?;
         SockRef::from(end).set_send_buffer_size(8 * 1024)?;
     }
-    Ok((Stream::Unix(mio::net::UnixStream::from_std(near)), far))
+    Ok((near.into(), far))
 }
