@@ -5,7 +5,7 @@
 //!
 //! | owned | new connections | new requests | what is under way |
 //! |---|---|---|---|
-//! | less than three quarters | are let in | are read | goes at full speed |
+//! | less than three quarters | are accepted | are read | goes at full speed |
 //! | three quarters or more | wait in the kernel's queue | wait, up to `timeouts.request_head` | goes on in small pieces, one at a time |
 //! | all | wait | wait | waits until something ends or is written |
 //!

@@ -1,5 +1,5 @@
-//! Backpressure: whether a side is read now, and what a read would cost in memory. It is not all of it: the event loop has
-//! to live within a memory budget (rule E4) and may put a read off that makes sense here.
+//! Backpressure: whether a side is read now, and what a read would cost in memory. It is not all of it: `read_side` in
+//! `net/session.rs` also puts off a read for the memory budget (rule E4), for a slow receiver, and while a pipe holds bytes.
 
 use super::events::Side;
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};

@@ -5,10 +5,10 @@
 pub const MAX_FILE_LINES: usize = 800;
 
 /// Of `src/` without tests. The goal is 15,000.
-pub const MAX_SRC_LINES: usize = 23_300;
+pub const MAX_SRC_LINES: usize = 22_200;
 
 /// Of the files of `CORE` without tests. The goal is 6,000.
-pub const MAX_CORE_LINES: usize = 11_500;
+pub const MAX_CORE_LINES: usize = 10_800;
 
 /// What one must read to follow a request from accept to the log line.
 pub const CORE: &str = "
@@ -59,102 +59,36 @@ src/mono_time.rs
 
 /// Names that more than one type has.
 pub const DUPLICATE_TYPES: &str = "
-Cause
-Change
 Client
-Command
-Failure
-Holder
-Known
 Level
-Line
-ListenerKind
-Options
 Origin
-Shared
 Slot
 State
-Text
 ";
 
 /// Retired names that are still in use.
 pub const RETIRED_NAMES_LEFT: &str = "
-RequestSink
-ResponseSink
 under_prefix
 exposition
 Link
-Opening
 Parts
-ABUNDANT
-Acquaintance
 Anybody
-Awaited
 Chooser
 Creed
-Door
-END_IN_SIGHT
-Entrances
-Fate
-Gate
-HALF_MADE
-Heard
-Holder
-Knock
-LEASE
 LEAST_READ
-LEAST_SIZE
-Lane
 MOST_BYTES
-MOST_LINES
-MOST_ROUTES
-MOST_STEPS
-MOST_UNSENT
-MOST_UNSENT_IN_BULK
 MOST_WRITTEN
-NOBODY_NEW
 Nobody
-Orders
 Pad
-READ_OVER
-Speaks
-Stuck
-TROUBLE
-Typed
-UsePort
-Words
 adopt
-advice
-carry_out
-close_for_a_moment
-complaints
-door
-empty_lane
-entrances
-give_back
-hang_up
-is_circling
-keeps_up
-lent
-let_go
-look_again
 make_room
-nominated
-preface
-renew
 rings
-see_off
 sentence
 sentences
-streak
-strike
 succeeded_by
 surplus
 take_effort
-tell
-turn
 turn_away
-turn_one_away
 ";
 
 /// Metaphors, and words that mean something else in the field. Names that begin with `MOST_` or `LEAST_` are retired, too.
