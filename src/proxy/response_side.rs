@@ -482,6 +482,7 @@ impl Transaction {
     /// The upstream takes no more bytes; it may have answered before it stopped (rule G20).
     pub(super) fn on_upstream_unwritable(&mut self, ctx: &mut Ctx<'_, '_>) {
         match &mut self.response_state {
+            ResponseState::Tunnel(_) if matches!(self.request_state, RequestState::Tunnel(HalfClose::Lost)) => {}
             // Rule G11: what it sent before is read, and delivered, first.
             ResponseState::Tunnel(HalfClose::Open) => {
                 self.buf.to_upstream.clear();

@@ -515,7 +515,10 @@ impl Wire {
                     self.is_over = true;
                 }
                 Command::Shutdown(Side::Upstream) => self.note("X shutdown upstream"),
-                Command::Shutdown(Side::Client) => self.note("X shutdown downstream"),
+                Command::Shutdown(Side::Client) => {
+                    self.note("X shutdown downstream");
+                    self.answered.finish();
+                }
             }
             if self.link == Link::None {
                 self.origin.incoming.clear();
