@@ -39,11 +39,11 @@ struct Backend {
     chosen: Cell<u64>,
     /// How often it was ejected: what began before the last time says nothing about now.
     epoch: Cell<u32>,
-    state: Cell<State>,
+    state: Cell<BackendState>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum BackendState {
     /// It gets requests; so many failed since the last answer.
     Up { failures: u32 },
     /// It gets none until then; for the so-many-th time without an answer in between.
@@ -139,28 +139,28 @@ impl Default for Backend {
             in_flight: Cell::new(0),
             chosen: Cell::new(0),
             epoch: Cell::new(0),
-            state: Cell::new(State::Up { failures: 0 }),
+            state: Cell::new(BackendState::Up { failures: 0 }),
         }
     }
 }
 
 impl Backend {
     fn is_up(&self) -> bool {
-        matches!(self.state.get(), State::Up { .. })
+        matches!(self.state.get(), BackendState::Up { .. })
     }
 
     fn rank(&self, now: MonoTime, repeatable: bool) -> Rank {
         match self.state.get() {
-            State::Up { .. } => Rank::Up(self.in_flight.get(), self.chosen.get()),
-            State::Ejected { until, .. } if until <= now && repeatable => Rank::Probe(until),
-            State::Ejected { until, .. } | State::Probing { until, .. } => Rank::LastResort(until),
+            BackendState::Up { .. } => Rank::Up(self.in_flight.get(), self.chosen.get()),
+            BackendState::Ejected { until, .. } if until <= now && repeatable => Rank::Probe(until),
+            BackendState::Ejected { until, .. } | BackendState::Probing { until, .. } => Rank::LastResort(until),
         }
     }
 
     fn eject(&self, now: MonoTime, times: u32, health: &Health) -> Change {
         // 2^16 times the shortest ejection is above the longest one.
         let span = health.eject.saturating_mul(1 << times.min(16)).min(health.max_eject);
-        self.state.set(State::Ejected { until: now + span, times: times + 1 });
+        self.state.set(BackendState::Ejected { until: now + span, times: times + 1 });
         self.epoch.set(self.epoch.get().wrapping_add(1));
         Change::Ejected(span)
     }
@@ -170,11 +170,11 @@ impl Lease {
     fn new(backend: Rc<Backend>, now: MonoTime) -> Lease {
         backend.in_flight.set(backend.in_flight.get() + 1);
         let is_probe = match backend.state.get() {
-            State::Ejected { until, times } if until <= now => {
-                backend.state.set(State::Probing { until, times });
+            BackendState::Ejected { until, times } if until <= now => {
+                backend.state.set(BackendState::Probing { until, times });
                 true
             }
-            State::Up { .. } | State::Ejected { .. } | State::Probing { .. } => false,
+            BackendState::Up { .. } | BackendState::Ejected { .. } | BackendState::Probing { .. } => false,
         };
         Lease { epoch: backend.epoch.get(), is_probe, backend }
     }
@@ -185,14 +185,14 @@ impl Lease {
             return Change::None;
         }
         match self.backend.state.get() {
-            State::Up { failures } if failures + 1 >= health.failures => self.backend.eject(now, 0, health),
-            State::Up { failures } => {
-                self.backend.state.set(State::Up { failures: failures + 1 });
+            BackendState::Up { failures } if failures + 1 >= health.failures => self.backend.eject(now, 0, health),
+            BackendState::Up { failures } => {
+                self.backend.state.set(BackendState::Up { failures: failures + 1 });
                 Change::None
             }
-            State::Probing { times, .. } if self.is_probe => self.backend.eject(now, times, health),
+            BackendState::Probing { times, .. } if self.is_probe => self.backend.eject(now, times, health),
             // Who tried as a last resort has learned nothing new.
-            State::Probing { .. } | State::Ejected { .. } => Change::None,
+            BackendState::Probing { .. } | BackendState::Ejected { .. } => Change::None,
         }
     }
 
@@ -201,9 +201,9 @@ impl Lease {
         if self.epoch != self.backend.epoch.get() {
             return Change::None;
         }
-        match self.backend.state.replace(State::Up { failures: 0 }) {
-            State::Up { .. } => Change::None,
-            State::Ejected { .. } | State::Probing { .. } => Change::Recovered,
+        match self.backend.state.replace(BackendState::Up { failures: 0 }) {
+            BackendState::Up { .. } => Change::None,
+            BackendState::Ejected { .. } | BackendState::Probing { .. } => Change::Recovered,
         }
     }
 }
@@ -211,8 +211,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.backend.in_flight.set(self.backend.in_flight.get() - 1);
-        if let (State::Probing { until, times }, true) = (self.backend.state.get(), self.is_probe) {
-            self.backend.state.set(State::Ejected { until, times });
+        if let (BackendState::Probing { until, times }, true) = (self.backend.state.get(), self.is_probe) {
+            self.backend.state.set(BackendState::Ejected { until, times });
         }
     }
 }

@@ -251,11 +251,11 @@ impl<'a> PrefixMap<'a> {
         } else if is_at(self.prefix.as_bytes()) {
             Some((self.outer_prefix(), path))
         } else {
-            inside.map(|rest| self.under_prefix(rest))
+            inside.map(|rest| self.at_public_prefix(rest))
         }
     }
 
-    fn under_prefix<'p>(&self, rest: &'p [u8]) -> (&'p [u8], &'p [u8])
+    fn at_public_prefix<'p>(&self, rest: &'p [u8]) -> (&'p [u8], &'p [u8])
     where
         'a: 'p,
     {
@@ -269,11 +269,11 @@ impl<'a> PrefixMap<'a> {
         'a: 'p,
     {
         if path == b"/" && self.base().is_empty() {
-            return Some(self.under_prefix(b""));
+            return Some(self.at_public_prefix(b""));
         }
         let directory = path.strip_suffix(b"/").unwrap_or(path);
         self.public_path(path)
-            .or_else(|| strip_parent(self.base(), directory).is_some().then(|| self.under_prefix(b"")))
+            .or_else(|| strip_parent(self.base(), directory).is_some().then(|| self.at_public_prefix(b"")))
     }
 
     /// Appends a reference to the public place of the application, rewritten to where the upstream has it: a URL or a path.
@@ -406,7 +406,7 @@ fn write_bracketed(
 
 /// A reference that begins with a path or a host, taken apart.
 struct Reference<'a> {
-    origin: Option<Origin<'a>>,
+    origin: Option<UrlOrigin<'a>>,
     /// Begins with a slash.
     path: &'a [u8],
     /// Query and fragment, with `?` and `#`.
@@ -415,7 +415,7 @@ struct Reference<'a> {
 
 /// Where a URL leads, before its path.
 #[derive(Clone, Copy)]
-struct Origin<'a> {
+struct UrlOrigin<'a> {
     /// `None` where it says no scheme.
     is_https: Option<bool>,
     authority: &'a [u8],
@@ -439,7 +439,7 @@ impl<'a> Reference<'a> {
         };
         let rest = &start[scheme.len()..];
         let (authority, path) = rest.split_at(find(rest, b'/').unwrap_or(rest.len()));
-        let origin = Origin { is_https, authority, text: &start[..scheme.len() + authority.len()] };
+        let origin = UrlOrigin { is_https, authority, text: &start[..scheme.len() + authority.len()] };
         Some(Reference { origin: Some(origin), path: if path.is_empty() { b"/" } else { path }, query })
     }
 }

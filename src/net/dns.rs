@@ -91,13 +91,13 @@ pub(super) struct DnsCache {
 
 struct Shared {
     /// Results are published while this is locked, so that they arrive in the order in which they were found.
-    state: Mutex<State>,
+    state: Mutex<CacheState>,
     /// The first thread waits here.
     wake: Condvar,
     source: Box<dyn Lookup>,
 }
 
-struct State {
+struct CacheState {
     refresh: Duration,
     names: HashMap<UpstreamId, Name>,
     /// Names that wait for a thread.
@@ -134,7 +134,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl DnsCache {
     /// Starts the first thread.
     pub fn start(source: Box<dyn Lookup>, refresh: Duration) -> io::Result<DnsCache> {
-        let state = State {
+        let state = CacheState {
             refresh,
             names: HashMap::new(),
             queue: VecDeque::new(),
@@ -203,7 +203,7 @@ impl DnsCache {
 }
 
 impl Shared {
-    fn start_thread(self: &Arc<Shared>, state: &mut State) {
+    fn start_thread(self: &Arc<Shared>, state: &mut CacheState) {
         if std::mem::take(&mut state.is_first_idle) {
             self.wake.notify_one();
         } else if state.threads < MAX_LOOKUPS {

@@ -54,7 +54,7 @@ pub struct MemoryBudget {
 
 /// How much is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
+enum MemoryLevel {
     Plenty,
     /// What is left is for what is in flight.
     Scarce,
@@ -94,7 +94,7 @@ impl MemoryBudget {
 
     /// Whether new clients are accepted.
     pub fn is_plentiful(&self) -> bool {
-        self.level() == Level::Plenty
+        self.level() == MemoryLevel::Plenty
     }
 
     /// A client that was last counted with `counted` bytes owns `now` bytes.
@@ -105,13 +105,13 @@ impl MemoryBudget {
         *counted = now;
     }
 
-    fn level(&self) -> Level {
+    fn level(&self) -> MemoryLevel {
         if self.owned < self.max - self.max / 4 {
-            Level::Plenty
+            MemoryLevel::Plenty
         } else if self.owned < self.max {
-            Level::Scarce
+            MemoryLevel::Scarce
         } else {
-            Level::Exhausted
+            MemoryLevel::Exhausted
         }
     }
 
@@ -120,11 +120,11 @@ impl MemoryBudget {
     pub fn grant(&mut self, purpose: ReadPurpose, client: Key, is_waiting: &mut bool) -> Option<usize> {
         match (self.level(), purpose) {
             // What is reserved was counted when it was reserved.
-            (Level::Plenty, _) | (_, ReadPurpose::Reserved) => return Some(self.read),
-            (Level::Scarce, ReadPurpose::InFlight) => return Some(SMALL_READ),
-            (Level::Scarce | Level::Exhausted, ReadPurpose::Backlogged) => return None,
-            (Level::Scarce | Level::Exhausted, ReadPurpose::NewRequest) | (Level::Exhausted, ReadPurpose::InFlight) => {
-            }
+            (MemoryLevel::Plenty, _) | (_, ReadPurpose::Reserved) => return Some(self.read),
+            (MemoryLevel::Scarce, ReadPurpose::InFlight) => return Some(SMALL_READ),
+            (MemoryLevel::Scarce | MemoryLevel::Exhausted, ReadPurpose::Backlogged) => return None,
+            (MemoryLevel::Scarce | MemoryLevel::Exhausted, ReadPurpose::NewRequest)
+            | (MemoryLevel::Exhausted, ReadPurpose::InFlight) => {}
         }
         if !std::mem::replace(is_waiting, true) {
             match purpose {
@@ -138,9 +138,9 @@ impl MemoryBudget {
     /// Takes out the clients that wait for memory which there is now.
     pub fn take_ready(&mut self) -> impl Iterator<Item = Key> + use<> {
         let level = self.level();
-        let new = if level == Level::Plenty { std::mem::take(&mut self.waiting_new) } else { Vec::new() };
+        let new = if level == MemoryLevel::Plenty { std::mem::take(&mut self.waiting_new) } else { Vec::new() };
         let in_flight =
-            if level == Level::Exhausted { Vec::new() } else { std::mem::take(&mut self.waiting_in_flight) };
+            if level == MemoryLevel::Exhausted { Vec::new() } else { std::mem::take(&mut self.waiting_in_flight) };
         in_flight.into_iter().chain(new)
     }
 
@@ -206,7 +206,7 @@ mod tests {
             let waiting = usize::from(expected[0].is_none()) + usize::from(expected[1].is_none());
             assert_eq!(memory.waiting(), waiting, "what is backlogged waits for its own output");
             memory.update(&mut counted, 0);
-            assert_eq!(memory.level(), Level::Plenty, "and back from {owned}");
+            assert_eq!(memory.level(), MemoryLevel::Plenty, "and back from {owned}");
             assert_eq!(memory.take_ready().count(), waiting);
         }
     }

@@ -23,7 +23,7 @@ use super::idle::IdleKind;
 use super::slab::Key;
 use super::splice::{PendingSplice, Pipes, SPLICE_COST, SpliceResult, splice_body};
 use super::upstream_state::UpstreamState;
-use super::worker::{Client, CloseState, LoopContext, Worker, deadline};
+use super::worker::{ClientConn, CloseState, LoopContext, Worker, deadline};
 
 /// Bytes that one connection may move in one run of the loop, both directions together; also the most that is written at once.
 const RUN_BYTES: usize = 256 * 1024;
@@ -102,7 +102,7 @@ impl Worker {
         }
         let deadline = client.connection.deadline();
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
-        let Client { proxy_header, conn, connection, .. } = client;
+        let ClientConn { proxy_header, conn, connection, .. } = client;
         match proxy_header.read(conn, connection, &mut self.read_buf, is_late) {
             Ok(true) => return true,
             Ok(false) => self.suspend(key, deadline),
@@ -158,7 +158,7 @@ impl Worker {
                 return false;
             }
             if budget.is_spent() {
-                self.suspend(key, self.clients.get(key).and_then(Client::deadline));
+                self.suspend(key, self.clients.get(key).and_then(ClientConn::deadline));
                 return true;
             }
         }
@@ -384,7 +384,7 @@ impl Worker {
     }
 }
 
-impl Client {
+impl ClientConn {
     /// How long it may take nothing of its last bytes.
     fn last_bytes_idle(&self) -> Duration {
         let idle = self.connection.last_write_idle();

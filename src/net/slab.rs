@@ -40,7 +40,7 @@ impl Key {
 }
 
 /// A slot.
-struct Slot<T> {
+struct Entry<T> {
     generation: NonZeroU32,
     content: Content<T>,
 }
@@ -53,7 +53,7 @@ enum Content<T> {
 
 /// The slots.
 pub struct Slab<T> {
-    slots: Vec<Slot<T>>,
+    slots: Vec<Entry<T>>,
     first_free: Option<u32>,
     len: usize,
 }
@@ -81,7 +81,7 @@ impl<T> Slab<T> {
             Some(index) => index,
             None => match u32::try_from(self.slots.len()) {
                 Ok(index) if index < 1 << INDEX_BITS => {
-                    self.slots.push(Slot { generation: NonZeroU32::MIN, content: Content::Free { next: None } });
+                    self.slots.push(Entry { generation: NonZeroU32::MIN, content: Content::Free { next: None } });
                     index
                 }
                 Ok(_) | Err(_) => return Err(value),
@@ -99,16 +99,16 @@ impl<T> Slab<T> {
     /// What `key` names, if it is still there.
     pub fn get(&self, key: Key) -> Option<&T> {
         match self.slots.get(key.index as usize)? {
-            Slot { generation, content: Content::Used(value) } if *generation == key.generation => Some(value),
-            Slot { .. } => None,
+            Entry { generation, content: Content::Used(value) } if *generation == key.generation => Some(value),
+            Entry { .. } => None,
         }
     }
 
     /// What `key` names, if it is still there.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         match self.slots.get_mut(key.index as usize)? {
-            Slot { generation, content: Content::Used(value) } if *generation == key.generation => Some(value),
-            Slot { .. } => None,
+            Entry { generation, content: Content::Used(value) } if *generation == key.generation => Some(value),
+            Entry { .. } => None,
         }
     }
 

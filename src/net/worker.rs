@@ -72,7 +72,7 @@ const QUIET_TUNNEL: Duration = Duration::from_secs(300);
 
 /// A client connection. What only a running request needs is in the proxy connection's own box: most client connections are
 /// idle, and there may be many.
-pub(super) struct Client {
+pub(super) struct ClientConn {
     pub conn: Conn,
     pub connection: ProxyConnection,
     /// The upstream connection that it uses, or the attempt at one.
@@ -114,13 +114,13 @@ pub(super) enum CloseState {
     Flushing(MonoTime),
 }
 
-impl Listed for Client {
+impl Listed for ClientConn {
     fn links(&mut self) -> &mut IdleLinks {
         &mut self.idle_links
     }
 }
 
-impl Client {
+impl ClientConn {
     pub(super) fn count_busy(&mut self, metrics: &Metrics) {
         match (self.is_busy, self.connection.is_active()) {
             (false, true) => metrics.increment(Counter::BecameBusy),
@@ -218,7 +218,7 @@ pub(super) struct WorkerInit {
 /// One event loop.
 pub struct Worker {
     pub(super) poll: Poll,
-    pub(super) clients: Slab<Client>,
+    pub(super) clients: Slab<ClientConn>,
     pub(super) admin_clients: usize,
     pub(super) idle: IdleLists,
     pub(super) upstreams: Upstreams,
@@ -583,7 +583,7 @@ impl Worker {
         let is_admin = protocol == ListenerProtocol::Admin;
         let listener = if is_admin { ListenerKind::Admin } else { ListenerKind::Public };
         let peer = Peer { address, is_tls, listener };
-        let client = Client {
+        let client = ClientConn {
             conn,
             connection: ProxyConnection::new(now, peer, Rc::clone(&self.ctx.runtime)),
             upstream: None,
@@ -625,7 +625,7 @@ impl Worker {
     /// for one with a request. Where none is idle, new clients wait in the kernel's queue.
     fn evict_idle(&mut self, now: MonoTime, is_admin: bool) {
         let oldest = |kind, age: Duration| {
-            let is_old = |client: &Client| !client.is_queued && now.saturating_duration_since(client.active) >= age;
+            let is_old = |client: &ClientConn| !client.is_queued && now.saturating_duration_since(client.active) >= age;
             self.idle.oldest(kind).filter(|key| self.clients.get(*key).is_some_and(is_old))
         };
         let quiet = QUIET_TUNNEL.min(self.ctx.runtime.config.timeouts.tunnel_idle / 2);
@@ -874,6 +874,6 @@ mod tests {
 
     #[test]
     fn a_client_slot_is_at_most_250_bytes() {
-        assert!(size_of::<Client>() <= 250, "a client slot has {} bytes", size_of::<Client>());
+        assert!(size_of::<ClientConn>() <= 250, "a client slot has {} bytes", size_of::<ClientConn>());
     }
 }

@@ -17,7 +17,7 @@ use super::state::{BodyMode, Destination, HalfClose, RequestState, ResponseState
 use super::strip::strip_after_hooks;
 use crate::bytes::{ByteQueue, SharedText};
 use crate::config::Config;
-use crate::extras::prometheus as exposition;
+use crate::extras::prometheus;
 use crate::extras::response_rewrite::Rewritten;
 use crate::http::body::Body;
 use crate::http::chars::{find, is_token};
@@ -174,7 +174,7 @@ impl Transaction {
             }
             Handler::Metrics => {
                 let text = ctx.worker.observer.metrics(ctx.now());
-                self.answer_with_text(ctx, exposition::CONTENT_TYPE, text, admission.framing);
+                self.answer_with_text(ctx, prometheus::CONTENT_TYPE, text, admission.framing);
             }
             Handler::ToSlash => {
                 let location = std::mem::take(&mut self.buf.original_target);

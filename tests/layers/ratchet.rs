@@ -59,17 +59,10 @@ src/mono_time.rs
 
 /// Names that more than one type has.
 pub const DUPLICATE_TYPES: &str = "
-Client
-Level
-Origin
-Slot
-State
 ";
 
 /// Retired names that are still in use.
 pub const RETIRED_NAMES_LEFT: &str = "
-under_prefix
-exposition
 Link
 Parts
 Anybody
