@@ -4,7 +4,6 @@
 //! turn happens at once, and what the proxy itself took is part of the waiting that followed. Bytes are those of the
 //! wire, heads and framing included, before TLS.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -17,119 +16,48 @@ const MAX_LINES: usize = 64;
 /// A line is joined with an equal one among so many before it: bodies go to and fro.
 const NEAR: usize = 3;
 
-/// What a connection waits for, in the order in which the last line tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "text() says what each means")]
-pub enum WaitReason {
-    RequestHead,
-    RequestBody,
-    Connection,
-    UpstreamReading,
-    ResponseHead,
-    ResponseBody,
-    ClientReading,
-    Tunnel,
-    /// What there was to do was done.
-    Nobody,
-}
+/// What a request waits for when all is done.
+pub const NOTHING: &str = "nobody";
 
-impl WaitReason {
-    const fn text(self) -> &'static str {
-        match self {
-            WaitReason::RequestHead => "the client's request head",
-            WaitReason::RequestBody => "the client's request body",
-            WaitReason::Connection => "a connection to the upstream",
-            WaitReason::UpstreamReading => "the upstream to take the request",
-            WaitReason::ResponseHead => "the upstream's response head",
-            WaitReason::ResponseBody => "the upstream's response body",
-            WaitReason::ClientReading => "the client to take the response",
-            WaitReason::Tunnel => "either end of the tunnel",
-            WaitReason::Nobody => "nobody",
+/// What happened: which side did what, and with how many bytes.
+pub type TraceEvent = (Option<Side>, &'static str, u64);
+
+/// What an input is. A tick is nothing yet: mostly it comes too early.
+pub fn trace_event(input: &Input<'_>) -> Option<TraceEvent> {
+    Some(match *input {
+        Input::Bytes(side, bytes) => (Some(side), "sent", bytes.len() as u64),
+        Input::Bypassed(side, len) => (Some(side), "sent", len),
+        Input::Eof(side) => (Some(side), "ended its sending", 0),
+        Input::Reset(side) => (Some(side), "reset the connection", 0),
+        Input::Unwritable(side) => (Some(side), "takes no more", 0),
+        Input::Connected { reused: true } => (None, "a connection from the pool", 0),
+        Input::Connected { reused: false } => (None, "a new connection", 0),
+        Input::ConnectFailed(error) => {
+            let text = match error {
+                ConnectError::DnsFail => "no connection: the name does not resolve",
+                ConnectError::Refused => "no connection: refused",
+                ConnectError::TimedOut => "no connection: no answer in time",
+                ConnectError::Untrusted(_) => "no connection: the certificate was not accepted",
+                ConnectError::TlsFailed => "no connection: the TLS handshake failed",
+                ConnectError::Failed => "no connection: unreachable, or no descriptor",
+            };
+            (None, text, 0)
         }
-    }
+        Input::Drained(_) | Input::Tick => return None,
+    })
 }
 
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TraceEvent {
-    /// That side sent bytes.
-    Sent(Side),
-    /// Bytes of the client were there already, behind the request before this one.
-    Held,
-    /// That side took bytes of ours.
-    Took(Side),
-    /// That side sends no more.
-    Ended(Side),
-    /// That side is gone.
-    Reset(Side),
-    /// That side takes no more.
-    Unwritable(Side),
-    /// There is a connection to the upstream.
-    Connected {
-        /// From the pool.
-        reused: bool,
-    },
-    /// There is none.
-    ConnectFailed(ConnectError),
-    /// A time-out was over.
-    TimeOut,
-}
-
-impl TraceEvent {
-    /// What an input is, and how many bytes came with it. A tick is nothing yet: mostly it comes too early.
-    pub fn of(input: &Input<'_>) -> Option<(TraceEvent, u64)> {
-        Some(match *input {
-            Input::Bytes(side, bytes) => (TraceEvent::Sent(side), bytes.len() as u64),
-            Input::Bypassed(side, len) => (TraceEvent::Sent(side), len),
-            Input::Eof(side) => (TraceEvent::Ended(side), 0),
-            Input::Reset(side) => (TraceEvent::Reset(side), 0),
-            Input::Unwritable(side) => (TraceEvent::Unwritable(side), 0),
-            Input::Connected { reused } => (TraceEvent::Connected { reused }, 0),
-            Input::ConnectFailed(error) => (TraceEvent::ConnectFailed(error), 0),
-            Input::Drained(_) | Input::Tick => return None,
-        })
-    }
-
-    fn text(self, bytes: u64) -> String {
-        let name = |side| match side {
-            Side::Client => "the client",
-            Side::Upstream => "the upstream",
-        };
-        match self {
-            TraceEvent::Sent(side) => format!("{} sent {bytes} bytes", name(side)),
-            TraceEvent::Held => format!("{bytes} bytes had come behind the request before"),
-            TraceEvent::Took(side) => format!("{} took {bytes} bytes", name(side)),
-            TraceEvent::Ended(side) => format!("{} ended its sending", name(side)),
-            TraceEvent::Reset(side) => format!("{} reset the connection", name(side)),
-            TraceEvent::Unwritable(side) => format!("{} takes no more", name(side)),
-            TraceEvent::Connected { reused: true } => "a connection from the pool".to_owned(),
-            TraceEvent::Connected { reused: false } => "a new connection".to_owned(),
-            TraceEvent::ConnectFailed(error) => {
-                let why = match error {
-                    ConnectError::DnsFail => "the name does not resolve",
-                    ConnectError::Refused => "refused",
-                    ConnectError::TimedOut => "no answer in time",
-                    ConnectError::Untrusted(_) => "the certificate was not accepted",
-                    ConnectError::TlsFailed => "the TLS handshake failed",
-                    ConnectError::Failed => "unreachable, or no descriptor",
-                };
-                format!("no connection: {why}")
-            }
-            TraceEvent::TimeOut => "time-out".to_owned(),
-        }
-    }
-}
-
-/// One line.
+/// Events of one kind.
 #[derive(Clone, Copy, Debug)]
 struct Line {
     first: MonoTime,
     last: MonoTime,
-    event: TraceEvent,
+    side: Option<Side>,
+    text: &'static str,
     bytes: u64,
     times: u32,
     /// What was waited for then.
-    then: WaitReason,
+    then: &'static str,
 }
 
 /// What happened to one request, and what was waited for how long.
@@ -138,8 +66,8 @@ pub struct Timeline {
     begun: MonoTime,
     /// Until when the waiting is accounted for, and what goes on since.
     until: MonoTime,
-    awaited: WaitReason,
-    waited: BTreeMap<WaitReason, Duration>,
+    awaited: &'static str,
+    waited: Vec<(&'static str, Duration)>,
     lines: Vec<Line>,
     /// How many events found no room.
     left_out: u32,
@@ -148,72 +76,74 @@ pub struct Timeline {
 impl Timeline {
     /// For a request that begins now.
     pub fn new(now: MonoTime) -> Timeline {
-        Timeline {
-            begun: now,
-            until: now,
-            awaited: WaitReason::RequestHead,
-            waited: BTreeMap::new(),
-            lines: Vec::new(),
-            left_out: 0,
-        }
+        let awaited = "the client's request head";
+        Timeline { begun: now, until: now, awaited, waited: Vec::new(), lines: Vec::new(), left_out: 0 }
     }
 
     /// Something happened, and from now on `then` is waited for.
-    pub fn note(&mut self, now: MonoTime, (event, bytes): (TraceEvent, u64), then: WaitReason) {
+    pub fn note(&mut self, now: MonoTime, (side, text, bytes): TraceEvent, then: &'static str) {
         self.wait_until(now);
         self.awaited = then;
         let mut near = self.lines.iter_mut().rev().take(NEAR);
-        if let Some(line) = near.find(|line| line.event == event && line.then == then) {
+        if let Some(line) = near.find(|line| (line.side, line.text, line.then) == (side, text, then)) {
             line.last = now;
             line.bytes += bytes;
             line.times += 1;
         } else if self.lines.len() < MAX_LINES {
-            self.lines.push(Line { first: now, last: now, event, bytes, times: 1, then });
+            self.lines.push(Line { first: now, last: now, side, text, bytes, times: 1, then });
         } else {
             self.left_out += 1;
         }
     }
 
     fn wait_until(&mut self, now: MonoTime) {
-        *self.waited.entry(self.awaited).or_default() += now.saturating_duration_since(self.until);
-        self.until = now;
+        let span = now.saturating_duration_since(std::mem::replace(&mut self.until, now));
+        match self.waited.iter_mut().find(|(awaited, _)| *awaited == self.awaited) {
+            Some((_, waited)) => *waited += span,
+            None => self.waited.push((self.awaited, span)),
+        }
     }
 
     /// The request is over. Gives a line for each event, with the time since the first byte; then what was waited for how
     /// long.
     pub fn finish(mut self, now: MonoTime) -> String {
         self.wait_until(now);
+        self.write(now).unwrap_or_default()
+    }
+
+    fn write(&self, now: MonoTime) -> Result<String, std::fmt::Error> {
+        let millis = |span: Duration| span.as_secs_f64() * 1000.0;
         let since_start = |at: MonoTime| millis(at.saturating_duration_since(self.begun));
-        let mut out = String::new();
-        let mut before = None;
+        let (mut out, mut before) = (String::new(), NOTHING);
         for line in &self.lines {
-            let _ = write!(out, "{:>12}  {}", since_start(line.first), line.event.text(line.bytes));
+            let side = match line.side {
+                Some(Side::Client) => "the client ",
+                Some(Side::Upstream) => "the upstream ",
+                None => "",
+            };
+            write!(out, "{:>9.3} ms  {side}{}", since_start(line.first), line.text)?;
+            if line.bytes > 0 {
+                write!(out, " {} bytes", line.bytes)?;
+            }
             if line.times > 1 {
-                let _ = write!(out, " in {} pieces, until {}", line.times, since_start(line.last));
+                write!(out, " in {} pieces, until {:.3} ms", line.times, since_start(line.last))?;
             }
-            if before != Some(line.then) && line.then != WaitReason::Nobody {
-                let _ = write!(out, "; waiting for {}", line.then.text());
+            if line.then != before && line.then != NOTHING {
+                write!(out, "; waiting for {}", line.then)?;
             }
-            before = Some(line.then);
+            before = line.then;
             out.push('\n');
         }
         if self.left_out > 0 {
-            let _ = writeln!(out, "              and {} more", self.left_out);
+            writeln!(out, "              and {} more", self.left_out)?;
         }
-        let _ = write!(out, "{:>12}  over", since_start(now));
-        let waited = self.waited.iter().filter(|(_, waited)| !waited.is_zero());
-        let waited: Vec<_> =
-            waited.map(|(reason, waited)| format!("{} for {}", millis(*waited), reason.text())).collect();
-        if !waited.is_empty() {
-            let _ = write!(out, "; waited {}", waited.join(", "));
+        write!(out, "{:>9.3} ms  over", since_start(now))?;
+        for (index, (awaited, span)) in self.waited.iter().filter(|(_, span)| !span.is_zero()).enumerate() {
+            let start = if index == 0 { "; waited" } else { "," };
+            write!(out, "{start} {:.3} ms for {awaited}", millis(*span))?;
         }
-        out + "\n"
+        Ok(out + "\n")
     }
-}
-
-/// `12.345 ms`.
-fn millis(duration: Duration) -> String {
-    format!("{}.{:03} ms", duration.as_millis(), duration.subsec_micros() % 1000)
 }
 
 #[cfg(test)]
@@ -225,14 +155,14 @@ mod tests {
         let begun = MonoTime::now();
         let at = |millis| begun + Duration::from_millis(millis);
         let mut timeline = Timeline::new(begun);
-        timeline.note(at(0), (TraceEvent::Sent(Side::Client), 78), WaitReason::Connection);
-        timeline.note(at(2), (TraceEvent::Connected { reused: false }, 0), WaitReason::UpstreamReading);
-        timeline.note(at(2), (TraceEvent::Took(Side::Upstream), 90), WaitReason::ResponseHead);
+        timeline.note(at(0), (Some(Side::Client), "sent", 78), "a connection to the upstream");
+        timeline.note(at(2), (None, "a new connection", 0), "the upstream to take the request");
+        timeline.note(at(2), (Some(Side::Upstream), "took", 90), "the upstream's response head");
         for millis in [12, 14, 19] {
-            timeline.note(at(millis), (TraceEvent::Sent(Side::Upstream), 1000), WaitReason::ClientReading);
-            timeline.note(at(millis + 1), (TraceEvent::Took(Side::Client), 1000), WaitReason::ResponseBody);
+            timeline.note(at(millis), (Some(Side::Upstream), "sent", 1000), "the client to take the response");
+            timeline.note(at(millis + 1), (Some(Side::Client), "took", 1000), "the upstream's response body");
         }
-        timeline.note(at(25), (TraceEvent::Ended(Side::Upstream), 0), WaitReason::Nobody);
+        timeline.note(at(25), (Some(Side::Upstream), "ended its sending", 0), NOTHING);
         let timeline = timeline.finish(at(26));
         let expected = "    \
     0.000 ms  the client sent 78 bytes; waiting for a connection to the upstream
@@ -241,8 +171,8 @@ mod tests {
    12.000 ms  the upstream sent 3000 bytes in 3 pieces, until 19.000 ms; waiting for the client to take the response
    13.000 ms  the client took 3000 bytes in 3 pieces, until 20.000 ms; waiting for the upstream's response body
    25.000 ms  the upstream ended its sending
-   26.000 ms  over; waited 2.000 ms for a connection to the upstream, 10.000 ms for the upstream's response head, 10.000 ms \
-for the upstream's response body, 3.000 ms for the client to take the response, 1.000 ms for nobody
+   26.000 ms  over; waited 2.000 ms for a connection to the upstream, 10.000 ms for the upstream's response head, 3.000 ms \
+for the client to take the response, 10.000 ms for the upstream's response body, 1.000 ms for nobody
 ";
         assert_eq!(format!("\n{timeline}"), format!("\n{}", expected), "{timeline}");
     }
@@ -252,14 +182,10 @@ for the upstream's response body, 3.000 ms for the client to take the response, 
         let now = MonoTime::now();
         let mut timeline = Timeline::new(now);
         for ctx in 0..1000 {
-            let events = [
-                TraceEvent::Sent(Side::Upstream),
-                TraceEvent::TimeOut,
-                TraceEvent::Held,
-                TraceEvent::Took(Side::Upstream),
-            ];
-            for event in events {
-                timeline.note(now, (event, ctx), WaitReason::Tunnel);
+            for (side, text) in
+                [(Some(Side::Upstream), "sent"), (None, "time-out"), (None, "held"), (Some(Side::Upstream), "took")]
+            {
+                timeline.note(now, (side, text, ctx), "either end of the tunnel");
             }
         }
         assert_eq!(timeline.lines.len(), MAX_LINES);

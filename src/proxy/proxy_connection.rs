@@ -29,7 +29,7 @@ use super::state::{
     CONNECTION, ConnectionState, EmptyLine, HalfClose, RequestState, ResponseState, Transaction, check_transition,
 };
 use super::timeouts::{LINGER, LINGER_IDLE};
-use crate::extras::timeline::{Timeline, TraceEvent, WaitReason};
+use crate::extras::timeline::{NOTHING, Timeline, TraceEvent, trace_event};
 use crate::mono_time::MonoTime;
 
 /// One client connection.
@@ -231,7 +231,7 @@ impl ProxyConnection {
         }
         transaction.last_activity.on_written(now, side);
         if transaction.log.timeline.is_some() {
-            transaction.trace(now, (TraceEvent::Took(side), len as u64));
+            transaction.trace(now, (Some(side), "took", len as u64));
         }
         self.advance(worker);
     }
@@ -433,7 +433,7 @@ impl ProxyConnection {
         let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
         transaction.read_held(&mut ctx);
         if transaction.log.timeline.is_some() {
-            transaction.trace(worker.now.instant, (TraceEvent::Held, held));
+            transaction.trace(worker.now.instant, (None, "behind the request before had come", held));
         }
     }
 }
@@ -535,35 +535,35 @@ impl Transaction {
     /// Like `on_input`, and notes it in the timeline.
     #[cold]
     fn on_traced_input(&mut self, ctx: &mut Ctx<'_, '_>, input: Input<'_>) {
-        let event = TraceEvent::of(&input);
+        let event = trace_event(&input);
         let had_cause = self.log.cause.is_some();
         self.on_input(ctx, input);
         let is_late = !had_cause && self.log.cause.is_some();
-        if let Some(event) = event.or(is_late.then_some((TraceEvent::TimeOut, 0))) {
+        if let Some(event) = event.or(is_late.then_some((None, "time-out", 0))) {
             self.trace(ctx.now(), event);
         }
     }
 
     /// Notes what has just happened in the timeline.
     #[cold]
-    fn trace(&mut self, now: MonoTime, event: (TraceEvent, u64)) {
+    fn trace(&mut self, now: MonoTime, event: TraceEvent) {
         let reason = self.wait_reason();
         if let Some(timeline) = &mut self.log.timeline {
             timeline.note(now, event, reason);
         }
     }
 
-    fn wait_reason(&self) -> WaitReason {
+    fn wait_reason(&self) -> &'static str {
         match (&self.request_state, &self.response_state) {
-            _ if !self.buf.to_client.is_empty() => WaitReason::ClientReading,
-            (_, ResponseState::Connecting { .. }) => WaitReason::Connection,
-            _ if self.is_connected() && !self.buf.to_upstream.is_empty() => WaitReason::UpstreamReading,
-            (RequestState::Head { .. }, _) => WaitReason::RequestHead,
-            (_, ResponseState::Tunnel(_)) => WaitReason::Tunnel,
-            (RequestState::Body { .. }, _) if self.is_connected() => WaitReason::RequestBody,
-            (_, ResponseState::AwaitHead { .. }) => WaitReason::ResponseHead,
-            (_, ResponseState::Body { .. }) => WaitReason::ResponseBody,
-            _ => WaitReason::Nobody,
+            _ if !self.buf.to_client.is_empty() => "the client to take the response",
+            (_, ResponseState::Connecting { .. }) => "a connection to the upstream",
+            _ if self.is_connected() && !self.buf.to_upstream.is_empty() => "the upstream to take the request",
+            (RequestState::Head { .. }, _) => "the client's request head",
+            (_, ResponseState::Tunnel(_)) => "either end of the tunnel",
+            (RequestState::Body { .. }, _) if self.is_connected() => "the client's request body",
+            (_, ResponseState::AwaitHead { .. }) => "the upstream's response head",
+            (_, ResponseState::Body { .. }) => "the upstream's response body",
+            _ => NOTHING,
         }
     }
 }
