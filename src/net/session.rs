@@ -107,7 +107,7 @@ impl Worker {
             Ok(true) => return true,
             Ok(false) => self.suspend(key, deadline),
             Err(error) => {
-                let peer = connection.reject_proxy_header(&mut self.ctx.worker(), error.message());
+                let peer = connection.reject_proxy_header(&mut self.ctx.worker(), error);
                 self.remove_client(key);
                 // It is said also where nobody asked for access lines.
                 if self.proxy_header_warnings.is_due(now, PROXY_HEADER_WARNING_INTERVAL) {
