@@ -12,11 +12,13 @@ use crate::http::fields::{HeaderId, HeaderRef, is_framing_look_alike};
 use crate::http::head::{HeadLimits, Method, RequestHead, parse_request};
 use crate::http::target::{Target, parse_target};
 use crate::proxy::admit::{ForwardPlan, Handler, admit};
+use crate::proxy::cause::Cause;
 use crate::proxy::connection::read_options;
-use crate::proxy::events::{AccessRecord, Command, Input, Now, Observer, Peer, Side};
+use crate::proxy::events::{Command, Input, Now, Peer, Side};
 use crate::proxy::forwarded::PeerTrust;
 use crate::proxy::proxy_connection::Balance;
 use crate::proxy::proxy_connection::{ProxyConnection, TransactionPool, WorkerCtx};
+use crate::proxy::request_log::{AccessRecord, Observer};
 use crate::proxy::route::Router;
 use crate::proxy::runtime::{Runtime, UpstreamId};
 use crate::proxy::strip::{Reason, StripRules, reason_to_add, strip_after_hooks};
@@ -86,7 +88,7 @@ pub fn explain(
         let answer = connection.output(Side::Client).to_vec();
         connection.sent(&mut worker, Side::Client, answer.len());
         received.explain_answer(&answer, &last, &mut out);
-        last.why.is_none()
+        last.cause.is_none()
     };
     Explanation { text: out, is_served }
 }
@@ -94,14 +96,12 @@ pub fn explain(
 /// The last line of the access log.
 #[derive(Debug, Default)]
 struct Last {
-    why: Option<&'static str>,
-    detail: Option<&'static str>,
-    hint: Option<&'static str>,
+    cause: Option<Cause>,
 }
 
 impl Observer for Last {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        *self = Last { why: record.why, detail: record.detail, hint: record.hint };
+        *self = Last { cause: record.cause };
     }
 }
 
@@ -261,15 +261,16 @@ impl<'a> Received<'a> {
     }
 
     fn explain_answer(&self, answer: &[u8], last: &Last, out: &mut String) {
-        let Some(why) = last.why else {
+        let Some(cause) = last.cause else {
             put!(out, "\nanswered by the proxy itself");
             return put_message(out, answer);
         };
-        if why == "no_route" {
+        if cause == Cause::NoRoute {
             self.explain_routes(None, out);
         }
-        put!(out, "\nrefused\n  why={why}");
-        [last.detail, last.hint].into_iter().flatten().for_each(|sentence| put!(out, "  {sentence}"));
+        put!(out, "\nrefused\n  why={}", cause.why());
+        cause.detail().into_iter().for_each(|sentence| put!(out, "  {sentence}"));
+        put!(out, "  {}", cause.hint());
         put!(out, "\nanswer");
         put_message(out, answer);
     }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use hashbrown::HashMap;
 
 use crate::config::{Config, Scheme, UpstreamUrl};
-use crate::proxy::events::{AccessRecord, UpstreamEvent};
+use crate::proxy::events::UpstreamEvent;
+use crate::proxy::request_log::AccessRecord;
 
 /// So many routes, and upstreams that are one of several, have counters of their own. The others share some.
 pub const MAX_NAMES: usize = 1000;

@@ -207,8 +207,9 @@ impl Display for Seconds {
 mod tests {
     use super::*;
     use crate::config::UpstreamUrl;
-    use crate::proxy::events::{AccessRecord, UpstreamEvent};
+    use crate::proxy::events::UpstreamEvent;
     use crate::proxy::hooks::PluginTiming;
+    use crate::proxy::request_log::AccessRecord;
 
     #[test]
     fn seconds_are_written_without_noise() {

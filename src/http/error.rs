@@ -76,6 +76,13 @@ errors! {
     BadExtension        "S6"  400 "chunk extensions as ;name, ;name=token or ;name=\"text\""
     BadDataEnd          "S7"  400 "CRLF after the data of a chunk"
     TrailersTooLarge    "S8"  400 "a smaller trailer section"
+
+    // What a gateway asks for beside.
+    TooManyOptions      "G1"  400 "fewer connection options"
+    TooManyInterim      "G9"  502 "fewer interim responses: limits.max_interim_responses is how many"
+    OtherProtocol       "G14" 502 "Upgrade in a 101 response to name the one protocol that was asked for"
+    ConnectMethod       "S16" 405 "another method than CONNECT"
+    BadMaxForwards      "S2"  400 "digits in Max-Forwards"
 }
 
 impl HttpError {
@@ -117,7 +124,7 @@ mod tests {
             let (rule, status, sentence) = error.row();
             let words = sentence.strip_prefix("expected ").unwrap_or_default();
             assert!(!words.is_empty() && !words.contains(char::is_control), "{sentence:?}");
-            assert!(rule.starts_with('S') || rule.starts_with("max_"), "{sentence}: {rule:?}");
+            assert!(rule.starts_with(['S', 'G']) || rule.starts_with("max_"), "{sentence}: {rule:?}");
             assert!(!reason_phrase(status).is_empty(), "{sentence}: {status}");
             assert!(known.insert(sentence), "said of two errors: {sentence}");
         }

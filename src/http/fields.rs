@@ -298,7 +298,7 @@ impl Fields {
     }
 
     /// All lines in order.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = HeaderRef<'_>> + '_ {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = HeaderRef<'_>> + Clone + '_ {
         self.lines.iter().map(|slot| slot.line(&self.bytes))
     }
 
@@ -375,7 +375,7 @@ impl Fields {
     }
 
     /// All lines of these names, in order.
-    pub fn lines(&self, ids: HeaderSet) -> impl DoubleEndedIterator<Item = HeaderRef<'_>> + '_ {
+    pub fn lines(&self, ids: HeaderSet) -> impl DoubleEndedIterator<Item = HeaderRef<'_>> + Clone + '_ {
         let lines = if self.may_contain_any(ids) { &self.lines[..] } else { &[] };
         lines.iter().filter(move |slot| ids.has(slot.id)).map(|slot| slot.line(&self.bytes))
     }

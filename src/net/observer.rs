@@ -184,8 +184,8 @@ impl Observer for LogWriter {
         }
         if let Some(timeline) = record.timeline {
             line.lines("timeline", timeline);
-            if let Some(hint) = record.hint {
-                line.lines("advice", hint);
+            if let Some(cause) = record.cause {
+                line.lines("advice", &cause.hint());
             }
         }
         line.send();
@@ -200,6 +200,7 @@ impl Observer for LogWriter {
 mod tests {
     use super::*;
     use crate::config::LogFormat;
+    use crate::proxy::cause::Cause;
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
@@ -287,9 +288,9 @@ mod tests {
 
     #[test]
     fn a_timeline_is_said_below_the_line_whether_or_not_lines_are() {
-        let record = AccessRecord { timeline: Some("one\n\u{1b}two\n"), hint: Some("look there"), ..record() };
+        let record = AccessRecord { timeline: Some("one\n\u{1b}two\n"), cause: Some(Cause::NoRoute), ..record() };
         let line = said(false, &record);
-        assert!(line.ends_with(" total_ms=2000.000\n    one\n    \\x1btwo\n    look there\n"), "{line}");
+        assert!(line.ends_with(" total_ms=2000.000\n    one\n    \\x1btwo\n    no route has a prefix of the path (404): the routes: `/configz`\n"), "{line}");
     }
 
     #[test]

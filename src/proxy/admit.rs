@@ -3,7 +3,7 @@
 //! The order is that of blame: first what makes the connection unsafe to go on with (framing, Host, target), then what
 //! the proxy answers by itself, then the route and its limits.
 
-use super::cause::{Cause, Refusal, Violation};
+use super::cause::{Cause, FORWARDED_METHODS};
 use super::connection::{Options, allowed_protocols};
 use super::events::{ListenerKind, Peer};
 use super::forwarded::{believed_prefix, is_local};
@@ -16,10 +16,8 @@ use crate::http::framing::{Framing, request_framing};
 use crate::http::head::{Method, RequestHead, Version};
 use crate::http::target::{Target, check_host, has_dot_segment, parse_target};
 
-/// The methods that pass, for the Allow field.
-pub const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 /// The methods of the built-in resources, for the Allow field.
-pub const BUILT_IN_METHODS: &str = "GET, HEAD";
+const BUILT_IN_METHODS: &str = "GET, HEAD";
 
 /// What is done with a request, and how its body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +36,7 @@ pub enum Handler {
     /// The proxy: the routes, on `/configz`.
     Configz,
     /// The proxy: on `/configz?outline` the whole configuration, to whom it may be told; to others as above.
-    Outline,
+    FullConfig,
     /// The proxy: what was counted, on `/metrics`.
     Metrics,
     /// The proxy: OPTIONS that goes no further (`*`, or Max-Forwards: 0).
@@ -64,7 +62,7 @@ pub struct ForwardPlan {
 /// the target to forward is left in `target`, for [`Handler::ToSlash`] that of the redirect.
 ///
 /// # Errors
-/// The refusal to answer with.
+/// Why it is answered with an error.
 pub fn admit(
     head: &RequestHead,
     options: Options,
@@ -72,35 +70,35 @@ pub fn admit(
     runtime: &Runtime,
     valid_host: Option<&[u8]>,
     target: &mut Vec<u8>,
-) -> Result<Decision, Refusal> {
+) -> Result<Decision, Cause> {
     target.clear();
     let framing = request_framing(head)?;
     if head.method == Method::Connect {
         // Rule S16: a tunnel to anywhere is what a gateway must never be.
-        return Err(Refusal { status: 405, cause: Cause::Rule(Violation::CONNECT), allow: Some(FORWARDED_METHODS) });
+        return Err(HttpError::ConnectMethod.into());
     }
     let is_options = head.method == Method::Options;
     let requested = parse_target(&head.target, false, is_options)?;
     check_host(&requested, head.version, &head.fields, valid_host)?;
     if head.method == Method::Trace {
-        return Err(Refusal { status: 405, cause: Cause::MethodRefused, allow: Some(FORWARDED_METHODS) });
+        return Err(Cause::MethodRefused(FORWARDED_METHODS));
     }
     let (path, query) = match requested {
         Target::Origin { path, query } | Target::Absolute { path, query, .. } => (path, query),
         Target::Asterisk => return Ok(Decision { framing, by: Handler::Options }),
-        Target::Authority(_) => return Err(Refusal::new(400, Cause::Rule(HttpError::UnknownForm.into()))),
+        Target::Authority(_) => return Err(HttpError::UnknownForm.into()),
     };
     let expects_continue = expects_continue(head, framing)?;
     if let Some(by) = built_in(head, path, query, peer, runtime)? {
         return Ok(Decision { framing, by });
     }
     if peer.listener == ListenerKind::Admin {
-        return Err(Refusal::new(404, Cause::NoRoute));
+        return Err(Cause::NoRoute);
     }
     if has_dot_segment(path) {
-        return Err(Refusal::from(HttpError::DotSegment));
+        return Err(HttpError::DotSegment.into());
     }
-    let found = runtime.router.find(path).ok_or(Refusal::new(404, Cause::NoRoute))?;
+    let found = runtime.router.find(path).ok_or(Cause::NoRoute)?;
     if is_options && max_forwards(&head.fields)? == Some(0) {
         return Ok(Decision { framing, by: Handler::Options });
     }
@@ -108,7 +106,7 @@ pub fn admit(
     if let (Framing::Length(length), Some(most)) = (framing, route.options.max_body_bytes)
         && length > most
     {
-        return Err(Refusal::new(413, Cause::BodyTooLarge));
+        return Err(Cause::RequestTooLarge);
     }
     let upgrade = options.upgrade
         && matches!(framing, Framing::None | Framing::Length(0))
@@ -130,11 +128,11 @@ pub fn admit(
 
 /// Rules G10 and S15, RFC 9110 section 10.1.1: ignored in HTTP/1.0 and where no body follows; 417 for any other
 /// expectation.
-fn expects_continue(head: &RequestHead, framing: Framing) -> Result<bool, Refusal> {
+fn expects_continue(head: &RequestHead, framing: Framing) -> Result<bool, Cause> {
     let mut expectations = head.fields.values(HeaderId::Expect);
     let (Some(first), Version::Http11) = (expectations.next(), head.version) else { return Ok(false) };
     if expectations.next().is_some() || !first.eq_ignore_ascii_case(b"100-continue") {
-        return Err(Refusal::new(417, Cause::ExpectationFailed));
+        return Err(Cause::ExpectationFailed);
     }
     Ok(!matches!(framing, Framing::None | Framing::Length(0)))
 }
@@ -146,24 +144,17 @@ fn built_in(
     query: &[u8],
     peer: &Peer,
     runtime: &Runtime,
-) -> Result<Option<Handler>, Refusal> {
+) -> Result<Option<Handler>, Cause> {
     let by = match path {
         b"/health" => Handler::Health,
-        b"/configz" if runtime.config.admin.configz && query == b"?outline" => Handler::Outline,
+        b"/configz" if runtime.config.admin.configz && query == b"?outline" => Handler::FullConfig,
         b"/configz" if runtime.config.admin.configz => Handler::Configz,
         b"/metrics" if has_metrics(head, peer, runtime) => Handler::Metrics,
         _ => return Ok(None),
     };
     match head.method {
         Method::Get | Method::Head => Ok(Some(by)),
-        Method::Post
-        | Method::Put
-        | Method::Delete
-        | Method::Connect
-        | Method::Options
-        | Method::Trace
-        | Method::Patch
-        | Method::Other(_) => Err(Refusal { status: 405, cause: Cause::MethodRefused, allow: Some(BUILT_IN_METHODS) }),
+        _ => Err(Cause::MethodRefused(BUILT_IN_METHODS)),
     }
 }
 
@@ -181,9 +172,9 @@ fn has_metrics(head: &RequestHead, peer: &Peer, runtime: &Runtime) -> bool {
 }
 
 /// RFC 9110 section 7.6.2.
-pub fn max_forwards(fields: &Fields) -> Result<Option<u64>, Refusal> {
+pub fn max_forwards(fields: &Fields) -> Result<Option<u64>, Cause> {
     let Some(value) = fields.get(HeaderId::MaxForwards) else { return Ok(None) };
-    parse_decimal(value).map(Some).ok_or(Refusal::new(400, Cause::Rule(Violation::MAX_FORWARDS)))
+    parse_decimal(value).map(Some).ok_or(HttpError::BadMaxForwards.into())
 }
 
 #[cfg(test)]
@@ -206,11 +197,11 @@ mod tests {
     }
 
     /// What becomes of a request; a Host line is added.
-    fn judge(runtime: &Runtime, start: &str, lines: &str) -> Result<(Decision, String), Refusal> {
+    fn judge(runtime: &Runtime, start: &str, lines: &str) -> Result<(Decision, String), Cause> {
         judge_from(&Peer { address: "192.0.2.1:5000".parse().ok(), ..Peer::default() }, runtime, start, lines)
     }
 
-    fn judge_from(peer: &Peer, runtime: &Runtime, start: &str, lines: &str) -> Result<(Decision, String), Refusal> {
+    fn judge_from(peer: &Peer, runtime: &Runtime, start: &str, lines: &str) -> Result<(Decision, String), Cause> {
         let mut head = RequestHead::default();
         let text = format!("{start}\r\nHost: h\r\n{lines}\r\n");
         parse_request(text.as_bytes(), &LIMITS, &mut head).expect("a valid head").expect("a whole head");
@@ -268,8 +259,8 @@ mod tests {
             ("not a number", "OPTIONS /a HTTP/1.1", "Max-Forwards: -1\r\n", 400, "S2"),
         ] {
             let refusal = judge(&runtime, start, lines).expect_err(name);
-            assert_eq!((refusal.status, refusal.cause.why()), (status, why), "{name}");
-            assert_eq!(refusal.allow.is_some(), status == 405, "{name}: Allow with 405 and only there");
+            assert_eq!((refusal.status(), refusal.why()), (status, why), "{name}");
+            assert_eq!(refusal.allow().is_some(), status == 405, "{name}: Allow with 405 and only there");
         }
     }
 
@@ -316,7 +307,7 @@ mod tests {
             ("GET /health HTTP/1.1", "", Handler::Health),
             ("HEAD /health?x HTTP/1.1", "", Handler::Health),
             ("GET /configz HTTP/1.1", "", Handler::Configz),
-            ("GET /configz?outline HTTP/1.1", "", Handler::Outline),
+            ("GET /configz?outline HTTP/1.1", "", Handler::FullConfig),
             ("GET /configz?outlines HTTP/1.1", "", Handler::Configz),
             ("OPTIONS * HTTP/1.1", "", Handler::Options),
             ("OPTIONS /a HTTP/1.1", "Max-Forwards: 0\r\n", Handler::Options),
@@ -326,7 +317,7 @@ mod tests {
         let mut config = Config::clone(&runtime.config);
         config.admin.configz = false;
         let refused = judge(&Runtime::new(Arc::new(config), None), "GET /configz HTTP/1.1", "");
-        assert_eq!(refused.map_err(|refusal| refusal.status), Err(404), "/configz turned off");
+        assert_eq!(refused.map_err(|refusal| refusal.status()), Err(404), "/configz turned off");
     }
 
     #[test]
@@ -381,7 +372,7 @@ mod tests {
             ("GET / HTTP/1.1", Err(404)),
         ] {
             let judged = judge_from(&peer, &runtime, start, "");
-            let found = judged.map(|(admission, _)| admission.by).map_err(|refusal| refusal.status);
+            let found = judged.map(|(admission, _)| admission.by).map_err(|refusal| refusal.status());
             assert_eq!(found, expected, "{start}");
         }
     }
@@ -416,7 +407,7 @@ mod tests {
             ("\"100-continue\"", false),
         ] {
             let lines = format!("Expect: {value}\r\nContent-Length: 1\r\n");
-            let found = judge(&runtime, "PUT /a HTTP/1.1", &lines).map(|_| ()).map_err(|refusal| refusal.status);
+            let found = judge(&runtime, "PUT /a HTTP/1.1", &lines).map(|_| ()).map_err(|refusal| refusal.status());
             assert_eq!(found, if is_met { Ok(()) } else { Err(417) }, "{value:?}");
         }
     }
@@ -431,7 +422,7 @@ mod tests {
             ("connect /a HTTP/1.1", None),
             ("GET /a HTTP/1.1", None),
         ] {
-            assert_eq!(judge(&runtime, start, "").err().map(|refusal| refusal.status), expected, "{start}");
+            assert_eq!(judge(&runtime, start, "").err().map(|refusal| refusal.status()), expected, "{start}");
         }
     }
 

@@ -1,15 +1,12 @@
 //! The Connection field (RFC 9110 section 7.6.1): what it says about the connection, and which fields it nominates.
 
 use crate::http::chars::{is_word, list_members};
+use crate::http::error::HttpError;
 use crate::http::fields::{Fields, HeaderId, HeaderRef};
 use crate::http::head::Version;
 
 /// More options than this in one head are refused: each field line is compared with each of them.
 const MAX_OPTIONS: usize = 64;
-
-/// More connection options than any honest peer sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooManyOptions;
 
 /// What the Connection lines of one head say, all joined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,12 +44,12 @@ impl Options {
 /// Reads all Connection lines; names of other fields are collected in `named`, which is cleared
 /// first. Names that are removed from every message anyway are left out of it, so that it is nearly always empty.
 #[inline]
-pub fn read_options(fields: &Fields, named: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
+pub fn read_options(fields: &Fields, named: &mut Vec<u8>) -> Result<Options, HttpError> {
     named.clear();
     if fields.may_contain(HeaderId::Connection) { read_lines(fields, named) } else { Ok(Options::default()) }
 }
 
-fn read_lines(fields: &Fields, named: &mut Vec<u8>) -> Result<Options, TooManyOptions> {
+fn read_lines(fields: &Fields, named: &mut Vec<u8>) -> Result<Options, HttpError> {
     let mut options = Options::default();
     let mut count = 0;
     for value in fields.values(HeaderId::Connection) {
@@ -63,7 +60,7 @@ fn read_lines(fields: &Fields, named: &mut Vec<u8>) -> Result<Options, TooManyOp
         for option in list_members(value) {
             count += 1;
             if count > MAX_OPTIONS {
-                return Err(TooManyOptions);
+                return Err(HttpError::TooManyOptions);
             }
             if !options.note(option) {
                 add_connection_named(option, named);

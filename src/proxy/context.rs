@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use crate::mono_time::MonoTime;
 
-use super::events::{CloseMode, Command, Now, Observer, Peer, Side};
+use super::events::{CloseMode, Command, Now, Peer, Side};
+use super::request_log::Observer;
 use super::runtime::{Runtime, UpstreamId};
 use super::transaction_pool::TransactionPool;
 use crate::extras::balance::Balance;

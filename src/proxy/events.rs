@@ -3,11 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::hooks::PluginTiming;
 use super::runtime::UpstreamId;
-use crate::bytes::SharedText;
-use crate::config::UpstreamUrl;
-use crate::http::chars::find;
 use crate::mono_time::MonoTime;
 
 /// One end of an exchange.
@@ -139,29 +135,6 @@ pub enum ListenerKind {
     Admin,
 }
 
-/// Hears of finished requests; all it is given is borrowed.
-pub trait Observer {
-    /// A request is over.
-    fn access(&mut self, record: &AccessRecord<'_>);
-    /// Something happened to an upstream that is one of several.
-    fn upstream(&mut self, upstream: &UpstreamUrl, event: UpstreamEvent) {
-        let _ = (upstream, event);
-    }
-    /// A head of the route with this prefix was not mapped, because it would have become too large.
-    fn left_unmapped(&mut self, prefix: &str, now: MonoTime) {
-        let _ = (prefix, now);
-    }
-    /// Whether the life of a request that begins now is to be told, as [`AccessRecord::timeline`].
-    fn wants_timeline(&self) -> bool {
-        false
-    }
-    /// What was counted so far, as the text of /metrics.
-    fn metrics(&mut self, now: MonoTime) -> SharedText {
-        let _ = now;
-        SharedText::new("".into())
-    }
-}
-
 /// What happens to an upstream that is one of several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamEvent {
@@ -173,58 +146,4 @@ pub enum UpstreamEvent {
     Ejected(Duration, &'static str),
     /// It answered, and gets requests again.
     Recovered,
-}
-
-/// One line of the access log.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AccessRecord<'a> {
-    /// The client: the peer, or whom trusted proxies report (with port 0 where they say none); `None` on a unix socket.
-    pub client: Option<SocketAddr>,
-    /// Empty where the request head was not understood.
-    pub method: &'a [u8],
-    /// The client's target; empty where the request head was not understood.
-    pub target: &'a [u8],
-    /// `None` where no route was chosen.
-    pub prefix: Option<&'a str>,
-    /// Whether the route has counters of its own: of very many routes only the first ones do.
-    pub is_counted_by_prefix: bool,
-    /// Host and port of the upstream, where a route was chosen; of several the one that was asked last.
-    pub upstream: Option<&'a str>,
-    /// The final status; 499 when the client went away first.
-    pub status: u16,
-    /// Body bytes received from the client; framing is not counted.
-    pub bytes_in: u64,
-    /// Body bytes given to the client; framing is not counted.
-    pub bytes_out: u64,
-    /// Whether the upstream connection came from the pool.
-    pub reused: bool,
-    /// How often the request was sent again.
-    pub retries: u32,
-    /// From the first byte of the head to its last.
-    pub head: Duration,
-    /// From the first byte of the head until the upstream connection was there.
-    pub connect: Option<Duration>,
-    /// From the first byte of the head to the first byte of the response.
-    pub first_byte: Option<Duration>,
-    /// From the first byte of the head to the end.
-    pub total: Duration,
-    /// `None` for a plain success.
-    pub why: Option<&'static str>,
-    /// The rule that a peer broke, where that is why.
-    pub rule: Option<&'static str>,
-    /// What is behind `why` and what can be done, as a sentence, where a word does not say it.
-    pub detail: Option<&'static str>,
-    /// What the plugins did.
-    pub plugins: &'a [PluginTiming],
-    /// What `why` means and where to look, as the list of docs/log.md has it.
-    pub hint: Option<&'static str>,
-    /// Its life, as lines for people, where the observer wants that.
-    pub timeline: Option<&'a str>,
-}
-
-impl AccessRecord<'_> {
-    /// The client's target without the query, which may hold what has no place in a log.
-    pub fn path(&self) -> &[u8] {
-        &self.target[..find(self.target, b'?').unwrap_or(self.target.len())]
-    }
 }

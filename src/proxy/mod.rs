@@ -13,7 +13,7 @@
 //! | [`strip`] | which lines of a request do not pass, and why |
 //! | [`forward`] | received head to forwarded head |
 //! | [`local`] | responses of our own |
-//! | `request_log` | what the access log will say |
+//! | [`request_log`] | what the access log will say, and who hears of it |
 //! | [`body_memory`] | what bodies that plugins read may take |
 //! | `buffers`, `transaction_pool` | the memory of a request, and how it is recycled |
 //! | [`state`] | the states of a connection, and every transition between them |
@@ -37,7 +37,7 @@ pub mod admit;
 pub mod strip;
 pub mod forward;
 pub mod local;
-mod request_log;
+pub mod request_log;
 pub mod body_memory;
 mod buffers;
 pub mod state;

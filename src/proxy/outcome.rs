@@ -2,22 +2,26 @@
 
 use std::time::Duration;
 
-use super::body_memory::BodyMemory;
 use super::buffers::Buffers;
-use super::cause::{Cause, Refusal};
+use super::cause::Cause;
 use super::context::Ctx;
-use super::events::{AccessRecord, CloseMode, Command, Side};
+use super::events::{CloseMode, Command, Side};
 use super::forward::Persistence;
 use super::hooks::{HookContext, LocalResponse};
-use super::local::{ResponseContext, write_plugin_response, write_refusal};
+use super::local::write_local_head;
+use super::request_log::AccessRecord;
 use super::runtime::Runtime;
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
-use crate::http::framing::has_no_body;
-use crate::http::head::Method;
+use crate::bytes::ByteQueue;
+use crate::http::framing::{Framing, has_no_body};
+use crate::http::head::{Method, reason_phrase};
 use crate::mono_time::MonoTime;
 
 /// The status in the log for a client that went away (nginx's number; never sent).
 const CLIENT_GONE: u16 = 499;
+
+/// The media type of errors and redirects.
+pub(super) const PLAIN_TEXT: (&[u8], &[u8]) = (b"Content-Type", b"text/plain; charset=utf-8");
 
 /// Which hooks are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,28 +37,32 @@ impl Transaction {
         if self.is_persistent { Persistence::KeepAlive(self.buf.request.version) } else { Persistence::Close }
     }
 
-    /// Queues an answer of our own; it is the final response.
-    pub(super) fn send_local(
+    /// Queues the head of an answer of our own; it is the final response. Returns the queue for its body of `len` bytes, where
+    /// the client gets one.
+    pub(super) fn send_local<'a>(
         &mut self,
         ctx: &Ctx<'_, '_>,
         status: u16,
-        write: impl FnOnce(&ResponseContext<'_>, &mut Vec<u8>) -> u64,
-    ) {
+        lines: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
+        len: usize,
+    ) -> Option<&mut ByteQueue> {
         self.set_response("our own response", ResponseState::Local);
         self.log.status = status;
         self.is_persistent &= !ctx.client.is_draining;
-        let context = ResponseContext {
-            date: &ctx.worker.now.date,
-            persistence: self.persistence(),
-            to_head: self.is_client_head(),
-        };
-        self.log.bytes_out += write(&context, self.buf.to_client.buf());
+        let date = &ctx.worker.now.date;
+        write_local_head(status, lines, len, self.persistence(), date, self.buf.to_client.buf());
+        if self.is_client_head() || has_no_body(status) {
+            return None;
+        }
+        self.log.bytes_out += len as u64;
+        Some(&mut self.buf.to_client)
     }
 
-    /// Answers with an error; where an answer has begun already, cuts it.
+    /// Answers with an error, whose text is the reason phrase and nothing that a peer sent (rule S22); where an answer has
+    /// begun already, cuts it.
     #[cold]
-    pub(super) fn send_error(&mut self, ctx: &mut Ctx<'_, '_>, refusal: Refusal) {
-        self.log.set_cause(refusal.cause);
+    pub(super) fn send_error(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
+        self.log.set_cause(cause);
         if let ResponseState::Answered = self.response_state {
             return self.end_upload(ctx);
         }
@@ -63,7 +71,13 @@ impl Transaction {
         }
         self.release_upstream(ctx, CloseMode::Close);
         self.abandon_request();
-        self.send_local(ctx, refusal.status, |context, out| write_refusal(&refusal, context, out));
+        let text = reason_phrase(cause.status());
+        let allow = cause.allow().map(|methods| (&b"Allow"[..], methods.as_bytes()));
+        let lines = allow.into_iter().chain([PLAIN_TEXT]);
+        if let Some(out) = self.send_local(ctx, cause.status(), lines, text.len() + 1) {
+            out.extend(text.as_bytes());
+            out.extend(b"\n");
+        }
     }
 
     /// A plugin answers in the upstream's place.
@@ -71,7 +85,10 @@ impl Transaction {
         self.log.set_cause(Cause::PluginAnswered);
         self.release_upstream(ctx, CloseMode::Close);
         self.abandon_request();
-        self.send_local(ctx, answer.status, |context, out| write_plugin_response(answer, context, out));
+        let lines = answer.fields.iter().map(|line| (line.name, line.value));
+        if let Some(out) = self.send_local(ctx, answer.status, lines, answer.body.len()) {
+            out.extend(&answer.body);
+        }
     }
 
     /// Nothing more of the request is wanted. Where it is incomplete, the connection cannot serve another.
@@ -136,11 +153,33 @@ impl Transaction {
         self.set_response("tunnel idle", ResponseState::Truncated(mode));
     }
 
-    /// Reserves memory for so many bytes of the request's body and of the response's, or more. What plugins leave of a body is
-    /// queued behind its head: it is there twice for a while.
-    pub(super) fn reserve(&mut self, memory: &BodyMemory, request: usize, response: usize) -> Result<(), Refusal> {
-        let bytes = 2 * (request.max(self.buf.request_body.capacity()) + response);
-        if self.reserved.grow_to(bytes, memory) { Ok(()) } else { Err(Refusal::new(503, Cause::MemoryBudget)) }
+    /// Reserves memory for so many bytes of the body from that side, or more. What plugins leave of a body is queued behind its
+    /// head: it is there twice for a while.
+    fn reserve(&mut self, ctx: &Ctx<'_, '_>, side: Side, bytes: usize) -> Result<(), Cause> {
+        let request = self.buf.request_body.capacity();
+        let both = if side == Side::Client { request.max(bytes) } else { request + bytes };
+        let is_enough = self.reserved.grow_to(2 * both, ctx.worker.transactions.bodies());
+        is_enough.then_some(()).ok_or(Cause::MemoryBudget)
+    }
+
+    /// The same for a body that plugins read whole and whose length is announced.
+    pub(super) fn reserve_announced(&mut self, ctx: &Ctx<'_, '_>, side: Side, framing: Framing) -> Result<(), Cause> {
+        let Framing::Length(len) = framing else { return Ok(()) };
+        let limit = ctx.client.runtime.config.plugin_body_limit;
+        self.reserve(ctx, side, usize::try_from(len).unwrap_or(limit).min(limit))
+    }
+
+    /// Makes room for `more` bytes of a body that plugins read whole, by doubling up to the limit: not beyond what is reserved.
+    pub(super) fn grow_buffer(&mut self, ctx: &Ctx<'_, '_>, side: Side, more: usize) -> Result<(), Cause> {
+        let buffer = if side == Side::Client { &self.buf.request_body } else { &self.buf.response_body };
+        let (len, before) = (buffer.len(), buffer.capacity());
+        let capacity = (len + more).max((2 * before).min(ctx.client.runtime.config.plugin_body_limit));
+        self.reserve(ctx, side, capacity)?;
+        if len + more > before {
+            let buffer = if side == Side::Client { &mut self.buf.request_body } else { &mut self.buf.response_body };
+            buffer.reserve_exact(capacity - len);
+        }
+        Ok(())
     }
 
     /// Whether the client asked with HEAD, whatever plugins made of it.
@@ -195,7 +234,7 @@ impl Transaction {
             rule: record.cause.and_then(Cause::rule),
             detail: record.cause.and_then(Cause::detail),
             plugins: &self.buf.chain.stints,
-            hint: record.cause.map(Cause::hint),
+            cause: record.cause,
             timeline: timeline.as_deref(),
         });
         // The balance should know that this one is over before it chooses again.

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 pub use super::context::WorkerCtx;
 pub use super::events::{
-    AccessRecord, CertificateError, CloseMode, Command, ConnectError, Input, ListenerKind, Now, Observer, Peer, Side,
-    UpstreamEvent,
+    CertificateError, CloseMode, Command, ConnectError, Input, ListenerKind, Now, Peer, Side, UpstreamEvent,
 };
 pub use super::read_interest::ReadPurpose;
+pub use super::request_log::{AccessRecord, Observer};
 pub use super::transaction_pool::TransactionPool;
 pub use crate::extras::balance::Balance;
 
@@ -272,7 +272,7 @@ impl ProxyConnection {
             // A client that has never asked anything gets no longer than the head may take.
             ConnectionState::Idle { since, .. } if self.client.served == 0 => Some(*since + timeouts.request_head),
             ConnectionState::Idle { since, .. } => Some(*since + timeouts.keep_alive),
-            ConnectionState::Active(transaction) => transaction.deadline(&self.client.runtime),
+            ConnectionState::Active(transaction) => transaction.next_timeout(&self.client.runtime).map(|(at, _)| at),
             ConnectionState::Lingering { since, last_read } => Some((*since + LINGER).min(*last_read + LINGER_IDLE)),
             ConnectionState::Closed => None,
         }

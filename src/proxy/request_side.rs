@@ -3,19 +3,20 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::admit::{FORWARDED_METHODS, ForwardPlan, Handler, admit};
+use super::admit::{ForwardPlan, Handler, admit};
 use super::buffers::Buffers;
-use super::cause::{Cause, Refusal, Violation};
+use super::cause::{Cause, FORWARDED_METHODS};
 use super::connection::read_options;
 use super::context::Ctx;
+use super::events::Side;
 use super::forward::{Forwarding, forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
 use super::hooks::Verdict;
-use super::local::{HEALTH, ResponseContext, write_json, write_options, write_redirect, write_text, write_text_head};
-use super::outcome::HookPhase;
+use super::local::write_status_line;
+use super::outcome::{HookPhase, PLAIN_TEXT};
 use super::state::{BodyMode, Destination, HalfClose, RequestState, ResponseState, Transaction};
 use super::strip::strip_after_hooks;
-use crate::bytes::{ByteQueue, SharedText};
+use crate::bytes::ByteQueue;
 use crate::config::Config;
 use crate::extras::prometheus;
 use crate::extras::response_rewrite::Rewritten;
@@ -25,10 +26,10 @@ use crate::http::chunked::{LAST_CHUNK, write_chunk};
 use crate::http::error::HttpError;
 use crate::http::fields::HeaderId;
 use crate::http::framing::{Framing, request_framing};
-use crate::http::head::{HeadLimits, Method};
+use crate::http::head::{HeadLimits, Method, reason_phrase};
 
-/// A built-in answer that is no longer is copied behind its head, so that both leave in one write.
-const COPIED_TEXT: usize = 4 * 1024;
+/// The body of /health.
+const HEALTH: &str = "{\"message\":\"OK\"}";
 
 /// The first byte of a TLS connection: the type of the record that a ClientHello comes in. No request begins with it.
 const TLS_HANDSHAKE: u8 = 22;
@@ -82,14 +83,12 @@ impl Transaction {
                             if rest.strip_prefix(b"\r\n").unwrap_or(rest).starts_with(b"HEAD ") {
                                 self.log.method = Some(Method::Head);
                             }
-                            let refusal = match rest.first() {
-                                Some(&TLS_HANDSHAKE) => Refusal::new(400, Cause::TlsOnPlainPort),
-                                Some(_) | None => Refusal::from(error),
-                            };
-                            if matches!(refusal.status, 414 | 431) {
+                            let is_tls = rest.first() == Some(&TLS_HANDSHAKE);
+                            let cause = if is_tls { Cause::TlsOnPlainPort } else { error.into() };
+                            if matches!(cause.status(), 414 | 431) {
                                 self.note_request_line(rest, &limits);
                             }
-                            self.send_error(ctx, refusal);
+                            self.send_error(ctx, cause);
                         }
                     }
                 }
@@ -135,18 +134,17 @@ impl Transaction {
         if !Rc::ptr_eq(&ctx.client.runtime, ctx.worker.runtime) {
             ctx.client.runtime = Rc::clone(ctx.worker.runtime);
         }
-        if let Err(refusal) = self.admit(ctx) {
+        if let Err(cause) = self.admit(ctx) {
             let is_complete = request_framing(&self.buf.request).is_ok_and(|framing| Body::new(framing).is_none());
-            if is_complete && refusal.keeps_connection() {
+            if is_complete && cause.keeps_connection() {
                 self.set_request("head, no body", RequestState::Done);
             }
-            self.send_error(ctx, refusal);
+            self.send_error(ctx, cause);
         }
     }
 
-    fn admit(&mut self, ctx: &mut Ctx<'_, '_>) -> Result<(), Refusal> {
-        let options = read_options(&self.buf.request.fields, &mut self.buf.scratch.connection_named)
-            .map_err(|_| Refusal::new(400, Cause::Rule(Violation::TOO_MANY_OPTIONS)))?;
+    fn admit(&mut self, ctx: &mut Ctx<'_, '_>) -> Result<(), Cause> {
+        let options = read_options(&self.buf.request.fields, &mut self.buf.scratch.connection_named)?;
         self.is_persistent = options.is_persistent(self.buf.request.version) && ctx.client.may_serve_another();
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
         let admission = admit(
@@ -159,62 +157,58 @@ impl Transaction {
         )?;
         match admission.by {
             Handler::Upstream(plan) => self.forward(ctx, plan, admission.framing),
-            Handler::Health => {
-                self.answer(ctx, 200, admission.framing, |context, out| write_json(HEALTH, context, out))
-            }
-            Handler::Configz => {
-                let text = Arc::clone(&ctx.client.runtime.configz);
-                self.answer_with_text(ctx, "application/json", text, admission.framing);
-            }
-            Handler::Outline => {
-                let runtime = &ctx.client.runtime;
-                let is_local = is_local(&ctx.client.peer, &self.buf.request.fields, &runtime.config.forwarded);
-                let text = if is_local { runtime.outline() } else { Arc::clone(&runtime.configz) };
-                self.answer_with_text(ctx, "application/json", text, admission.framing);
-            }
-            Handler::Metrics => {
-                let text = ctx.worker.observer.metrics(ctx.now());
-                self.answer_with_text(ctx, prometheus::CONTENT_TYPE, text, admission.framing);
-            }
-            Handler::ToSlash => {
-                let location = std::mem::take(&mut self.buf.original_target);
-                self.answer(ctx, 301, admission.framing, |context, out| write_redirect(&location, context, out));
-                self.buf.original_target = location;
-            }
-            Handler::Options => {
-                self.answer(ctx, 204, admission.framing, |context, out| write_options(FORWARDED_METHODS, context, out));
+            handler => {
+                // The body of a request for a built-in answer is of no interest: where there is one, the connection ends.
+                if Body::new(admission.framing).is_none() {
+                    self.set_request("head, no body", RequestState::Done);
+                } else {
+                    self.abandon_request();
+                }
+                self.answer(ctx, handler);
             }
         }
         Ok(())
     }
 
-    /// A built-in answer. The body of such a request is of no interest: where there is one, the connection ends.
-    fn answer(
-        &mut self,
-        ctx: &Ctx<'_, '_>,
-        status: u16,
-        framing: Framing,
-        write: impl FnOnce(&ResponseContext<'_>, &mut Vec<u8>) -> u64,
-    ) {
-        if Body::new(framing).is_none() {
-            self.set_request("head, no body", RequestState::Done);
-        } else {
-            self.abandon_request();
+    /// A built-in answer.
+    fn answer(&mut self, ctx: &mut Ctx<'_, '_>, handler: Handler) {
+        const JSON: &str = "application/json";
+        let content_type = |media_type: &'static str| [(&b"Content-Type"[..], media_type.as_bytes())].into_iter();
+        let runtime = &ctx.client.runtime;
+        let (media_type, text) = match handler {
+            Handler::Configz => (JSON, Arc::clone(&runtime.configz)),
+            Handler::FullConfig => {
+                let is_local = is_local(&ctx.client.peer, &self.buf.request.fields, &runtime.config.forwarded);
+                (JSON, if is_local { runtime.outline() } else { Arc::clone(&runtime.configz) })
+            }
+            Handler::Metrics => (prometheus::CONTENT_TYPE, ctx.worker.observer.metrics(ctx.worker.now.instant)),
+            Handler::Health => {
+                if let Some(out) = self.send_local(ctx, 200, content_type(JSON), HEALTH.len()) {
+                    out.extend(HEALTH.as_bytes());
+                }
+                return;
+            }
+            Handler::ToSlash => {
+                let location = std::mem::take(&mut self.buf.original_target);
+                let (lines, text) = ([(&b"Location"[..], &location[..]), PLAIN_TEXT], reason_phrase(301));
+                if let Some(out) = self.send_local(ctx, 301, lines.into_iter(), text.len() + 1) {
+                    out.extend(text.as_bytes());
+                    out.extend(b"\n");
+                }
+                self.buf.original_target = location;
+                return;
+            }
+            Handler::Options => {
+                let lines = [(&b"Allow"[..], FORWARDED_METHODS.as_bytes())];
+                self.send_local(ctx, 204, lines.into_iter(), 0);
+                return;
+            }
+            Handler::Upstream(_) => return,
+        };
+        // From the shared text: those who do not read it cost no copy each (rule E4).
+        if let Some(out) = self.send_local(ctx, 200, content_type(media_type), text.len()) {
+            out.extend_shared(text);
         }
-        self.send_local(ctx, status, write);
-    }
-
-    /// A built-in answer that may be long. Where it is, the client is sent it from the shared text: those who do not read
-    /// cost no copy each (rule E4).
-    fn answer_with_text(&mut self, ctx: &Ctx<'_, '_>, media_type: &str, text: SharedText, framing: Framing) {
-        if text.len() <= COPIED_TEXT || self.is_client_head() {
-            return self.answer(ctx, 200, framing, |context, out| write_text(media_type, &text, context, out));
-        }
-        self.answer(ctx, 200, framing, |context, out| {
-            write_text_head(media_type, text.len(), context, out);
-            text.len() as u64
-        });
-        self.buf.to_client.extend_shared(text);
     }
 
     fn forward(&mut self, ctx: &mut Ctx<'_, '_>, plan: ForwardPlan, framing: Framing) {
@@ -238,11 +232,8 @@ impl Transaction {
         };
         let limit = runtime.config.plugin_body_limit;
         if runtime.wants().request {
-            if let Framing::Length(len) = framing {
-                let len = usize::try_from(len).unwrap_or(limit).min(limit);
-                if let Err(refusal) = self.reserve(ctx.worker.transactions.bodies(), len, 0) {
-                    return self.send_error(ctx, refusal);
-                }
+            if let Err(cause) = self.reserve_announced(ctx, Side::Client, framing) {
+                return self.send_error(ctx, cause);
             }
             // We buffer the body, so we send 100 Continue and drop Expect.
             self.buf.request.fields.remove(b"Expect");
@@ -265,7 +256,8 @@ impl Transaction {
     /// Tells a client that waits for it that its body is wanted, in the upstream's place.
     fn send_continue(&mut self, plan: ForwardPlan) {
         if plan.expects_continue {
-            self.buf.to_client.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
+            write_status_line(100, self.buf.to_client.buf());
+            self.buf.to_client.extend(b"\r\n");
         }
     }
 
@@ -286,7 +278,7 @@ impl Transaction {
         match verdict {
             Verdict::Continue => self.queue_request(ctx, framing),
             Verdict::Respond { answer, .. } => self.send_plugin_response(ctx, &answer),
-            Verdict::Fail { .. } => self.send_error(ctx, Refusal::new(502, Cause::PluginFailed)),
+            Verdict::Fail { .. } => self.send_error(ctx, Cause::PluginFailed),
         }
     }
 
@@ -311,14 +303,11 @@ impl Transaction {
     #[inline(never)]
     fn read_request_body(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) -> usize {
         let RequestState::Body { mode, .. } = self.request_state else { return 0 };
-        if mode == BodyMode::Buffer {
-            let limit = ctx.client.runtime.config.plugin_body_limit;
-            let reserve = buffer_size(&self.buf.request_body, data.len(), limit);
-            if let Err(refusal) = self.reserve(ctx.worker.transactions.bodies(), reserve, 0) {
-                self.send_error(ctx, refusal);
-                return data.len();
-            }
-            make_room(&mut self.buf.request_body, data.len(), reserve);
+        if mode == BodyMode::Buffer
+            && let Err(cause) = self.grow_buffer(ctx, Side::Client, data.len())
+        {
+            self.send_error(ctx, cause);
+            return data.len();
         }
         let RequestState::Body { body, awaits_continue, max_bytes, .. } = &mut self.request_state else { return 0 };
         if mode != BodyMode::Buffer {
@@ -331,12 +320,12 @@ impl Transaction {
         // First, because the bytes up to an error came before it: the response must not depend on how they were split. A body
         // whose length was announced was judged with its head.
         if self.log.bytes_in > *max_bytes {
-            self.send_error(ctx, Refusal::new(413, Cause::BodyTooLarge));
+            self.send_error(ctx, Cause::RequestTooLarge);
             return data.len();
         }
         match read {
             Err(error) => {
-                self.send_error(ctx, Refusal::from(error));
+                self.send_error(ctx, error.into());
                 data.len()
             }
             Ok((taken, is_complete)) => {
@@ -423,18 +412,4 @@ pub(super) fn read_body(
         BodyMode::Buffer => body.read(data, |piece| append(buffered, piece)),
     };
     (count, read)
-}
-
-/// What to reserve for a buffer that gets `more` bytes, and may get up to `limit`: it grows by doubling.
-pub(super) fn buffer_size(buffer: &Vec<u8>, more: usize, limit: usize) -> usize {
-    (buffer.len() + more).max((2 * buffer.capacity()).min(limit))
-}
-
-/// Makes room for `more` bytes, by doubling up to `most`: not beyond what is reserved.
-pub(super) fn make_room(buffer: &mut Vec<u8>, more: usize, most: usize) {
-    let len = buffer.len() + more;
-    if len > buffer.capacity() {
-        let capacity = len.max((2 * buffer.capacity()).min(most));
-        buffer.reserve_exact(capacity - buffer.len());
-    }
 }

@@ -4,33 +4,28 @@
 use std::ops::ControlFlow;
 
 use super::buffers::{Buffers, KEPT_CAPACITY};
-use super::cause::{Cause, Refusal, Violation};
+use super::cause::Cause;
 use super::connection::{Options, has_connection_login, read_options};
 use super::context::Ctx;
-use super::events::{CloseMode, Command, ConnectError};
+use super::events::{CloseMode, Command, ConnectError, Side};
 use super::forward::{
     UPGRADE_REQUIRED, client_framing, forward_response, list_protocols, rewrite_response_head, write_interim_head,
     write_response_head, write_switching_head, write_trailers,
 };
 use super::hooks::Verdict;
 use super::outcome::HookPhase;
-use super::request_side::{buffer_size, head_limits, make_room, read_body};
-use super::retry::AttemptFailure;
+use super::request_side::{head_limits, read_body};
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Reuse, Transaction};
 use crate::extras::response_rewrite::Rewritten;
 use crate::http::body::Body;
 use crate::http::chars::{is_word, list_has, parse_decimal};
 use crate::http::chunked::LAST_CHUNK;
+use crate::http::error::HttpError;
 use crate::http::fields::{HeaderId, HeaderSet};
 use crate::http::framing::{Framing, has_false_framing, has_no_body, response_framing};
 use crate::http::head::{HeadParser, Method, Version, parse_trailers, reason_phrase};
 
 const FRAMING: HeaderSet = HeaderSet::of(&[HeaderId::ContentLength, HeaderId::TransferEncoding]);
-
-/// A 502 for a response that broke a rule.
-fn bad_response(violation: impl Into<Violation>) -> Refusal {
-    Refusal::new(502, Cause::BadResponse(violation.into()))
-}
 
 impl Transaction {
     /// The upstream connection is there.
@@ -49,15 +44,7 @@ impl Transaction {
     pub(super) fn on_connect_failed(&mut self, ctx: &mut Ctx<'_, '_>, error: ConnectError) {
         let ResponseState::Connecting { .. } = self.response_state else { return };
         self.set_response("connect failed", ResponseState::None);
-        let (status, cause) = match error {
-            ConnectError::DnsFail => (502, Cause::DnsFail),
-            ConnectError::Refused => (502, Cause::ConnectRefused),
-            ConnectError::TimedOut => (504, Cause::ConnectTimeout),
-            ConnectError::Untrusted(error) => (502, Cause::TlsUntrusted(error)),
-            ConnectError::TlsFailed => (502, Cause::TlsFailed),
-            ConnectError::Failed => (502, Cause::ConnectFailed),
-        };
-        self.on_attempt_failed(ctx, AttemptFailure::NotConnected, Refusal::new(status, cause));
+        self.on_attempt_failed(ctx, Cause::Connect(error));
     }
 
     /// Bytes came from the upstream.
@@ -92,11 +79,11 @@ impl Transaction {
                         Ok(Some(len)) => {
                             taken += len;
                             let has_more = taken < data.len();
-                            if let Err(refusal) = self.on_response_head(ctx, interim, reuse, has_more) {
-                                self.send_error(ctx, refusal);
+                            if let Err(cause) = self.on_response_head(ctx, interim, reuse, has_more) {
+                                self.send_error(ctx, cause);
                             }
                         }
-                        Err(error) => self.send_error(ctx, bad_response(error)),
+                        Err(error) => self.send_error(ctx, Cause::BadResponse(error)),
                     }
                 }
                 ResponseState::Body { .. } if rest.is_empty() => return taken,
@@ -124,14 +111,13 @@ impl Transaction {
         interim: u32,
         mut reuse: Reuse,
         has_more: bool,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Cause> {
         self.last_activity.upstream_read = ctx.now();
         self.record_success(ctx);
         let Buffers { request, response, scratch, .. } = &mut self.buf;
-        let options = read_options(&response.fields, &mut scratch.connection_named)
-            .map_err(|_| bad_response(Violation::TOO_MANY_OPTIONS))?;
+        let options = read_options(&response.fields, &mut scratch.connection_named).map_err(Cause::BadResponse)?;
         let to_head = request.method == Method::Head;
-        let framing = response_framing(response, to_head).map_err(bad_response)?;
+        let framing = response_framing(response, to_head).map_err(Cause::BadResponse)?;
         if framing == Framing::None && has_false_framing(response, to_head) {
             // Rule S18: read as what it is, but whatever comes behind it is not believed.
             reuse = Reuse::No;
@@ -169,9 +155,9 @@ impl Transaction {
     }
 
     /// Rule G9: passed on in order, but never to an HTTP/1.0 client, and not without end.
-    fn on_interim(&mut self, ctx: &mut Ctx<'_, '_>, interim: u32, reuse: Reuse) -> Result<(), Refusal> {
+    fn on_interim(&mut self, ctx: &mut Ctx<'_, '_>, interim: u32, reuse: Reuse) -> Result<(), Cause> {
         if interim >= ctx.client.runtime.config.limits.max_interim_responses {
-            return Err(bad_response(Violation::TOO_MANY_INTERIM));
+            return Err(Cause::BadResponse(HttpError::TooManyInterim));
         }
         self.set_response("1xx", ResponseState::AwaitHead { interim: interim + 1, reuse, parser: HeadParser::new() });
         if self.buf.response.status == 100 {
@@ -189,15 +175,15 @@ impl Transaction {
     }
 
     /// Rule G14: only what was asked for, and only one of what was offered.
-    fn switch_protocols(&mut self, ctx: &mut Ctx<'_, '_>, options: Options) -> Result<(), Refusal> {
+    fn switch_protocols(&mut self, ctx: &mut Ctx<'_, '_>, options: Options) -> Result<(), Cause> {
         let mut protocols = self.buf.response.fields.values(HeaderId::Upgrade);
         let protocol = match (protocols.next(), protocols.next(), options.upgrade) {
             (Some(protocol), None, true) => protocol.to_vec(),
-            (None | Some(_), _, _) => return Err(bad_response(Violation::OTHER_PROTOCOL)),
+            (None | Some(_), _, _) => return Err(Cause::BadResponse(HttpError::OtherProtocol)),
         };
         drop(protocols);
         if !list_has(&self.buf.offered, &protocol) {
-            return Err(bad_response(Violation::OTHER_PROTOCOL));
+            return Err(Cause::BadResponse(HttpError::OtherProtocol));
         }
         self.forward_response_head(ctx);
         write_switching_head(&self.buf.response, &protocol, self.buf.to_client.buf());
@@ -210,13 +196,7 @@ impl Transaction {
         Ok(())
     }
 
-    fn on_final(
-        &mut self,
-        ctx: &mut Ctx<'_, '_>,
-        framing: Framing,
-        reuse: Reuse,
-        has_more: bool,
-    ) -> Result<(), Refusal> {
+    fn on_final(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing, reuse: Reuse, has_more: bool) -> Result<(), Cause> {
         self.on_early_response(ctx, reuse);
         let is_pushed = self.buf.response.fields.values(HeaderId::ContentType).any(is_pushed);
         let wants_body = ctx.client.runtime.wants().response;
@@ -233,11 +213,7 @@ impl Transaction {
             return Ok(());
         };
         if wants_body && !self.is_client_head() {
-            if let Framing::Length(len) = framing {
-                let limit = ctx.client.runtime.config.plugin_body_limit;
-                let len = usize::try_from(len).unwrap_or(limit).min(limit);
-                self.reserve(ctx.worker.transactions.bodies(), 0, len)?;
-            }
+            self.reserve_announced(ctx, Side::Upstream, framing)?;
             self.set_response("final head", ResponseState::Body { body, mode: BodyMode::Buffer, reuse, is_pushed });
             return Ok(());
         }
@@ -293,7 +269,7 @@ impl Transaction {
     }
 
     /// Calls the response hooks; where they let the response pass, its head leaves with `framing`.
-    fn respond(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing) -> Result<ControlFlow<()>, Refusal> {
+    fn respond(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing) -> Result<ControlFlow<()>, Cause> {
         let runtime = &ctx.client.runtime;
         let wants = runtime.wants();
         let received_status = self.buf.response.status;
@@ -304,7 +280,7 @@ impl Transaction {
                     self.send_plugin_response(ctx, &answer);
                     return Ok(ControlFlow::Break(()));
                 }
-                Verdict::Fail { .. } => return Err(Refusal::new(502, Cause::PluginFailed)),
+                Verdict::Fail { .. } => return Err(Cause::PluginFailed),
             }
         }
         if self.buf.response.status != received_status {
@@ -346,13 +322,11 @@ impl Transaction {
     fn read_response_body(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) -> usize {
         let ResponseState::Body { mode, .. } = self.response_state else { return 0 };
         let limit = ctx.client.runtime.config.plugin_body_limit;
-        if mode == BodyMode::Buffer {
-            let reserve = buffer_size(&self.buf.response_body, data.len(), limit);
-            if let Err(refusal) = self.reserve(ctx.worker.transactions.bodies(), 0, reserve) {
-                self.send_error(ctx, refusal);
-                return data.len();
-            }
-            make_room(&mut self.buf.response_body, data.len(), reserve);
+        if mode == BodyMode::Buffer
+            && let Err(cause) = self.grow_buffer(ctx, Side::Upstream, data.len())
+        {
+            self.send_error(ctx, cause);
+            return data.len();
         }
         let ResponseState::Body { body, .. } = &mut self.response_state else { return 0 };
         let (count, read) = read_body(body, mode, data, &mut self.buf.response_body, &mut self.buf.to_client);
@@ -361,12 +335,12 @@ impl Transaction {
         }
         // First, because the bytes up to an error came before it.
         if self.buf.response_body.len() > limit {
-            self.send_error(ctx, Refusal::new(502, Cause::BodyTooLarge));
+            self.send_error(ctx, Cause::ResponseTooLarge);
             return data.len();
         }
         match read {
             Err(error) => {
-                self.send_error(ctx, bad_response(error));
+                self.send_error(ctx, Cause::BadResponse(error));
                 data.len()
             }
             Ok((taken, is_complete)) => {
@@ -402,13 +376,13 @@ impl Transaction {
                         self.buf.to_client.extend(LAST_CHUNK);
                         write_trailers(&mut self.buf.trailers, self.buf.to_client.buf());
                     }
-                    Err(error) => return self.send_error(ctx, bad_response(error)),
+                    Err(error) => return self.send_error(ctx, Cause::BadResponse(error)),
                 }
             }
             BodyMode::Buffer => match self.respond(ctx, Framing::Length(self.buf.response_body.len() as u64)) {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(ControlFlow::Break(())) => return,
-                Err(refusal) => return self.send_error(ctx, refusal),
+                Err(cause) => return self.send_error(ctx, cause),
             },
         }
         self.complete_response(ctx, reuse, has_more);
@@ -451,12 +425,12 @@ impl Transaction {
         match &self.response_state {
             ResponseState::AwaitHead { .. } => self.on_upstream_lost(ctx),
             ResponseState::Body { body: Body::UntilClose, .. } => self.end_response_body(ctx, false),
-            ResponseState::Body { .. } => self.send_error(ctx, Refusal::new(502, Cause::UpstreamTruncated)),
+            ResponseState::Body { .. } => self.send_error(ctx, Cause::UpstreamTruncated),
             // Its own last write had failed: it did not end, it is gone.
             ResponseState::Tunnel(HalfClose::Open)
                 if matches!(self.request_state, RequestState::Tunnel(HalfClose::Lost)) =>
             {
-                self.send_error(ctx, Refusal::new(502, Cause::UpstreamTruncated));
+                self.send_error(ctx, Cause::UpstreamTruncated);
             }
             ResponseState::Tunnel(HalfClose::Open) => {
                 self.last_activity.upstream_read = ctx.now();
@@ -472,7 +446,7 @@ impl Transaction {
         match &self.response_state {
             ResponseState::AwaitHead { .. } => self.on_upstream_lost(ctx),
             ResponseState::Body { .. } | ResponseState::Tunnel(_) => {
-                self.send_error(ctx, Refusal::new(502, Cause::UpstreamTruncated));
+                self.send_error(ctx, Cause::UpstreamTruncated);
             }
             ResponseState::Answered => self.end_upload(ctx),
             _ => {}
@@ -489,7 +463,7 @@ impl Transaction {
                 self.set_request("upstream takes no more", RequestState::Tunnel(HalfClose::Lost));
                 self.last_activity.upstream_read = ctx.now();
             }
-            ResponseState::Tunnel(_) => self.send_error(ctx, Refusal::new(502, Cause::UpstreamTruncated)),
+            ResponseState::Tunnel(_) => self.send_error(ctx, Cause::UpstreamTruncated),
             ResponseState::AwaitHead { reuse, .. } | ResponseState::Body { reuse, .. } => {
                 *reuse = Reuse::No;
                 // Not cleared: a stale connection may make us send the same bytes again on another.
@@ -508,7 +482,7 @@ impl Transaction {
     fn on_upstream_lost(&mut self, ctx: &mut Ctx<'_, '_>) {
         let has_begun = self.log.first_byte.is_some();
         let cause = if has_begun { Cause::UpstreamTruncated } else { Cause::UpstreamReset };
-        self.on_attempt_failed(ctx, AttemptFailure::Lost, Refusal::new(502, cause));
+        self.on_attempt_failed(ctx, cause);
     }
 }
 

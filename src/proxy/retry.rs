@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use super::cause::{Cause, Refusal};
+use super::cause::Cause;
 use super::context::Ctx;
 use super::events::{CloseMode, Command, Side, UpstreamEvent};
 use super::forward::write_request_head;
@@ -19,17 +19,6 @@ use crate::http::framing::Framing;
 /// A request of which bytes have left is sent to so many other upstreams when it gets no response: one that crashes every
 /// upstream must not go through all of them.
 const MAX_RETRIES: u8 = 2;
-
-/// How an attempt failed before a response came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AttemptFailure {
-    /// There is no connection.
-    NotConnected,
-    /// The connection ended.
-    Lost,
-    /// The upstream took no bytes, or gave no response head in time.
-    TooSlow,
-}
 
 impl Transaction {
     /// Chooses an upstream, where the route has several.
@@ -51,8 +40,8 @@ impl Transaction {
         self.notify(ctx, UpstreamEvent::Attempted);
     }
 
-    /// An attempt has failed: the request is sent again, or answered with `refusal`.
-    pub(super) fn on_attempt_failed(&mut self, ctx: &mut Ctx<'_, '_>, failure: AttemptFailure, refusal: Refusal) {
+    /// An attempt has failed before a response came: the request is sent again, or answered with an error.
+    pub(super) fn on_attempt_failed(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
         let has_begun = self.log.first_byte.is_some();
         let is_stale = self.log.reused && self.log.retries == 0;
         // Rule G18: none of the body may be gone.
@@ -63,32 +52,32 @@ impl Transaction {
         if self.holds_upstream() {
             ctx.commands.push(Command::Close(Side::Upstream, CloseMode::Close));
         }
-        match failure {
+        match cause {
             // Nothing of the request has left, whatever its method is (rule G17).
-            AttemptFailure::NotConnected => {
-                if self.try_next_upstream(ctx, refusal.cause) {
+            Cause::Connect(_) => {
+                if self.try_next_upstream(ctx, cause) {
                     return;
                 }
                 self.buf.to_upstream.clear();
             }
             // Rule G17: a connection from the pool may just have been stale. That is no failure of the upstream.
-            AttemptFailure::Lost if has_begun || is_stale => {
+            Cause::UpstreamReset | Cause::UpstreamTruncated if has_begun || is_stale => {
                 if is_repeatable {
                     self.log.retries += 1;
                     self.buf.to_upstream.rewind();
                     return self.connect_upstream(ctx, true);
                 }
             }
-            AttemptFailure::Lost if is_repeatable && self.count_loss() => {
+            Cause::UpstreamReset if is_repeatable && self.count_loss() => {
                 self.buf.to_upstream.rewind();
-                if self.try_next_upstream(ctx, refusal.cause) {
+                if self.try_next_upstream(ctx, cause) {
                     return;
                 }
             }
-            // It may be slow everywhere, and the client has waited long enough.
-            AttemptFailure::Lost | AttemptFailure::TooSlow => self.record_failure(ctx, refusal.cause),
+            // One that takes nothing or gives no head in time may be slow everywhere, and the client has waited long enough.
+            _ => self.record_failure(ctx, cause),
         }
-        self.send_error(ctx, refusal);
+        self.send_error(ctx, cause);
     }
 
     /// Counts a connection that ended without a response, and tells whether another upstream may be tried after it.

@@ -6,10 +6,9 @@
 
 use std::time::Duration;
 
-use super::cause::{Cause, Refusal};
+use super::cause::Cause;
 use super::context::Ctx;
-use super::events::Side;
-use super::retry::AttemptFailure;
+use super::events::{ConnectError, Side};
 use super::runtime::Runtime;
 use super::state::{HalfClose, RequestState, ResponseState, Transaction};
 use crate::config::Timeouts;
@@ -21,35 +20,7 @@ pub(super) const LINGER: Duration = Duration::from_secs(10);
 /// See [`LINGER`].
 pub(super) const LINGER_IDLE: Duration = Duration::from_secs(2);
 
-/// Which time-out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Timeout {
-    RequestHead,
-    BodyIdle,
-    ClientWrite,
-    UpstreamWrite,
-    Connect,
-    ResponseHead,
-    ResponseIdle,
-    TunnelIdle,
-    TunnelHalfClosed,
-}
-
-/// The earlier of two; the first where both are the same.
-fn earlier(a: Option<(MonoTime, Timeout)>, b: Option<(MonoTime, Timeout)>) -> Option<(MonoTime, Timeout)> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
-        (a, None) => a,
-        (None, b) => b,
-    }
-}
-
 impl Transaction {
-    /// The nearest time-out.
-    pub(super) fn deadline(&self, runtime: &Runtime) -> Option<MonoTime> {
-        self.next_timeout(runtime).map(|(at, _)| at)
-    }
-
     pub(super) fn timeouts<'a>(&self, runtime: &'a Runtime) -> &'a Timeouts {
         match &self.destination {
             Some(destination) => &destination.route(runtime).options.timeouts,
@@ -57,44 +28,49 @@ impl Transaction {
         }
     }
 
-    fn next_timeout(&self, runtime: &Runtime) -> Option<(MonoTime, Timeout)> {
+    /// The nearest time-out, and what it will be called.
+    pub(super) fn next_timeout(&self, runtime: &Runtime) -> Option<(MonoTime, Cause)> {
         let timeouts = self.timeouts(runtime);
         let last = &self.last_activity;
         if let (RequestState::Tunnel(down), ResponseState::Tunnel(up)) = (&self.request_state, &self.response_state) {
-            let (span, timeout) = match (down, up) {
-                (HalfClose::Open, HalfClose::Open) => (timeouts.tunnel_idle, Timeout::TunnelIdle),
-                _ => (timeouts.tunnel_half_closed.min(timeouts.tunnel_idle), Timeout::TunnelHalfClosed),
+            let (span, cause) = match (down, up) {
+                (HalfClose::Open, HalfClose::Open) => (timeouts.tunnel_idle, Cause::TunnelIdle),
+                _ => (timeouts.tunnel_half_closed.min(timeouts.tunnel_idle), Cause::TunnelHalfClosed),
             };
-            return Some((last.latest() + span, timeout));
+            return Some((last.latest() + span, cause));
         }
         // If a peer has unread output, its write time-out applies; the other side's read time-out is suspended.
         let upstream_is_slow = self.is_connected() && !self.buf.to_upstream.is_empty();
         let client_is_slow = !self.buf.to_client.is_empty();
         let reading_client = match &self.request_state {
-            RequestState::Head { since, .. } => Some((*since + timeouts.request_head, Timeout::RequestHead)),
+            RequestState::Head { since, .. } => Some((*since + timeouts.request_head, Cause::HeadTimeout)),
             RequestState::Body { .. }
                 if self.wants_read(Side::Client) && !upstream_is_slow && !self.is_upload_held_back() =>
             {
-                Some((last.client_read + timeouts.body_idle, Timeout::BodyIdle))
+                Some((last.client_read + timeouts.body_idle, Cause::BodyTimeout))
             }
             _ => None,
         };
-        let writing_client = client_is_slow.then(|| (last.client_write + timeouts.write_idle, Timeout::ClientWrite));
+        let writing_client =
+            client_is_slow.then(|| (last.client_write + timeouts.write_idle, Cause::ClientWriteTimeout));
         let writing_upstream =
-            upstream_is_slow.then(|| (last.upstream_write + timeouts.write_idle, Timeout::UpstreamWrite));
+            upstream_is_slow.then(|| (last.upstream_write + timeouts.write_idle, Cause::UpstreamWriteTimeout));
         let last_of_upstream = last.upstream_read.max(last.upstream_write);
         let reading_upstream = match &self.response_state {
-            ResponseState::Connecting { since } => Some((*since + timeouts.connect.total, Timeout::Connect)),
+            ResponseState::Connecting { since } => {
+                Some((*since + timeouts.connect.total, Cause::Connect(ConnectError::TimedOut)))
+            }
             ResponseState::AwaitHead { .. } if self.is_request_sent() => {
-                Some((last_of_upstream + timeouts.response_head, Timeout::ResponseHead))
+                Some((last_of_upstream + timeouts.response_head, Cause::ResponseTimeout))
             }
             // A response may keep step with the upload.
             ResponseState::Body { is_pushed: false, .. } if self.wants_read(Side::Upstream) && !client_is_slow => {
-                Some((last_of_upstream + timeouts.response_idle, Timeout::ResponseIdle))
+                Some((last_of_upstream + timeouts.response_idle, Cause::ResponseIdleTimeout))
             }
             _ => None,
         };
-        earlier(earlier(reading_client, writing_client), earlier(writing_upstream, reading_upstream))
+        let all = [reading_client, writing_client, writing_upstream, reading_upstream];
+        all.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// Whether it is the upstream's turn: before it has the whole request it has no reason to answer, and whoever holds
@@ -106,26 +82,17 @@ impl Transaction {
 
     /// Carries out the time-outs that have passed.
     pub(super) fn on_tick(&mut self, ctx: &mut Ctx<'_, '_>) {
-        let Some((at, timeout)) = self.next_timeout(&ctx.client.runtime) else { return };
+        let Some((at, cause)) = self.next_timeout(&ctx.client.runtime) else { return };
         if at > ctx.now() {
             return;
         }
-        match timeout {
-            Timeout::RequestHead => self.send_error(ctx, Refusal::new(408, Cause::HeadTimeout)),
-            Timeout::BodyIdle => self.send_error(ctx, Refusal::new(408, Cause::BodyTimeout)),
-            Timeout::ClientWrite => self.on_client_lost(ctx, Cause::ClientWriteTimeout),
-            Timeout::UpstreamWrite => {
-                self.on_attempt_failed(ctx, AttemptFailure::TooSlow, Refusal::new(504, Cause::UpstreamWriteTimeout));
+        match cause {
+            Cause::ClientWriteTimeout => self.on_client_lost(ctx, cause),
+            Cause::UpstreamWriteTimeout | Cause::Connect(_) | Cause::ResponseTimeout => {
+                self.on_attempt_failed(ctx, cause);
             }
-            Timeout::Connect => {
-                self.on_attempt_failed(ctx, AttemptFailure::NotConnected, Refusal::new(504, Cause::ConnectTimeout));
-            }
-            Timeout::ResponseHead => {
-                self.on_attempt_failed(ctx, AttemptFailure::TooSlow, Refusal::new(504, Cause::ResponseTimeout));
-            }
-            Timeout::ResponseIdle => self.send_error(ctx, Refusal::new(504, Cause::ResponseIdleTimeout)),
-            Timeout::TunnelIdle => self.end_tunnel(ctx, Cause::TunnelIdle),
-            Timeout::TunnelHalfClosed => self.end_tunnel(ctx, Cause::TunnelHalfClosed),
+            Cause::TunnelIdle | Cause::TunnelHalfClosed => self.end_tunnel(ctx, cause),
+            _ => self.send_error(ctx, cause),
         }
     }
 }
