@@ -1,6 +1,6 @@
 //! Names are looked up on threads of their own, through the system's resolver, so that no loop ever waits (rule E1).
 //!
-//! A worker asks for a name and goes on; the result comes into its [`DnsQueue`], and its waker is called. All workers share
+//! A worker asks for a name and goes on; the result comes into its [`WorkerQueue`]. All workers share
 //! one cache: a result is good for `dns.refresh`, and a look-up that fails keeps the old addresses. When a name is looked
 //! up again is decided by the worker that uses it ([`upstream`](super::upstream)). IP literals never come here.
 //!
@@ -14,10 +14,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use mio::Waker;
-
 use crate::mono_time::MonoTime;
 use crate::proxy::runtime::{Origin, UpstreamId};
+
+use super::worker_queue::{DnsEvent, WorkerMsg, WorkerQueue};
 
 /// The most look-ups, and so threads, at the same time. Only so many names whose servers do not answer hold up others.
 const MAX_LOOKUPS: usize = 32;
@@ -52,37 +52,6 @@ fn is_localhost(host: &str) -> bool {
     host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case("localhost")
 }
 
-/// The result of a look-up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct DnsEvent {
-    pub upstream: UpstreamId,
-    pub checked_at: MonoTime,
-    /// Never empty; `None`: it does not resolve now.
-    pub addresses: Option<Arc<[SocketAddr]>>,
-}
-
-/// Where a worker's results arrive.
-pub(super) struct DnsQueue {
-    events: Mutex<Vec<DnsEvent>>,
-    waker: Arc<Waker>,
-}
-
-impl DnsQueue {
-    pub fn new(waker: Arc<Waker>) -> DnsQueue {
-        DnsQueue { events: Mutex::default(), waker }
-    }
-
-    pub fn take(&self) -> Vec<DnsEvent> {
-        std::mem::take(&mut *lock(&self.events))
-    }
-
-    fn push(&self, event: DnsEvent) {
-        lock(&self.events).push(event);
-        // It fails when the worker has ended; then nothing is lost.
-        let _ = self.waker.wake();
-    }
-}
-
 /// The names that all workers look up.
 #[derive(Clone)]
 pub(super) struct DnsCache {
@@ -115,7 +84,7 @@ struct Name {
     addresses: Option<Arc<[SocketAddr]>>,
     lookup: LookupState,
     /// Workers that wait for the look-up.
-    waiting: Vec<Arc<DnsQueue>>,
+    waiting: Vec<Arc<WorkerQueue>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -153,7 +122,7 @@ impl DnsCache {
     pub fn lookup(
         &self,
         now: MonoTime,
-        queue: &Arc<DnsQueue>,
+        queue: &Arc<WorkerQueue>,
         upstream: UpstreamId,
         origin: &Origin,
         is_refresh: bool,
@@ -175,7 +144,11 @@ impl DnsCache {
                 None => age < RETRY_AFTER,
             };
             if is_known {
-                return queue.push(DnsEvent { upstream, checked_at, addresses: name.addresses.clone() });
+                return queue.push(WorkerMsg::Dns(DnsEvent {
+                    upstream,
+                    checked_at,
+                    addresses: name.addresses.clone(),
+                }));
             }
         }
         if !name.waiting.iter().any(|other| Arc::ptr_eq(other, queue)) {
@@ -250,7 +223,7 @@ impl Name {
             self.addresses = Some(Arc::from(found));
         }
         for queue in self.waiting.drain(..) {
-            queue.push(DnsEvent { upstream, checked_at, addresses: self.addresses.clone() });
+            queue.push(WorkerMsg::Dns(DnsEvent { upstream, checked_at, addresses: self.addresses.clone() }));
         }
     }
 }
@@ -258,7 +231,7 @@ impl Name {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mio::{Events, Poll, Token};
+    use mio::{Events, Poll, Token, Waker};
     use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
     use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -276,14 +249,19 @@ mod tests {
     /// A worker's end.
     struct Asker {
         poll: Poll,
-        queue: Arc<DnsQueue>,
+        queue: Arc<WorkerQueue>,
     }
 
     impl Asker {
         fn new() -> Asker {
             let poll = Poll::new().expect("poll");
-            let waker = Arc::new(Waker::new(poll.registry(), Token(0)).expect("waker"));
-            Asker { poll, queue: Arc::new(DnsQueue::new(waker)) }
+            let waker = Waker::new(poll.registry(), Token(0)).expect("waker");
+            Asker { poll, queue: Arc::new(WorkerQueue::new(waker)) }
+        }
+
+        fn take(&self) -> Vec<DnsEvent> {
+            let event = |message| if let WorkerMsg::Dns(event) = message { Some(event) } else { None };
+            self.queue.take().into_iter().filter_map(event).collect()
         }
 
         fn ask(&self, cache: &DnsCache, id: UpstreamId, host: &str) {
@@ -291,11 +269,11 @@ mod tests {
         }
 
         fn wait_for(&mut self, count: usize) -> Vec<DnsEvent> {
-            let (mut events, mut all) = (Events::with_capacity(4), self.queue.take());
+            let (mut events, mut all) = (Events::with_capacity(4), self.take());
             while all.len() < count {
                 self.poll.poll(&mut events, Some(Duration::from_secs(5))).expect("poll");
                 assert!(!events.is_empty(), "{} results of {count} in five seconds", all.len());
-                all.extend(self.queue.take());
+                all.extend(self.take());
             }
             all
         }
@@ -497,10 +475,10 @@ mod tests {
         let first = asks.wait();
         let mut events = Events::with_capacity(4);
         other.poll.poll(&mut events, Some(Duration::ZERO)).expect("poll");
-        assert!(events.is_empty() && other.queue.take().is_empty());
+        assert!(events.is_empty() && other.take().is_empty());
         other.ask(&crowd.cache, NAME, "name");
         assert_eq!(other.wait(), first);
-        assert!(asks.queue.take().is_empty());
+        assert!(asks.take().is_empty());
     }
 
     #[test]
@@ -514,7 +492,7 @@ mod tests {
                     let mut last = 0;
                     while MonoTime::now() < end {
                         asker.ask(&crowd.cache, NAME, "name");
-                        for event in asker.queue.take() {
+                        for event in asker.take() {
                             let port = event.addresses.expect("it resolves")[0].port();
                             // The ports count the look-ups, and may begin again.
                             assert!(port.wrapping_sub(last) < 1 << 15, "{port} after {last}");

@@ -1,8 +1,8 @@
-//! What a `mio::Token` names: slot and generation (rule M6), and in which slab the slot is.
+//! What a `mio::Token` names: a key (rule M6), and in which slab.
 
 use mio::Token;
 
-use super::slab::{INDEX_BITS, Key};
+use super::slab::Key;
 
 /// Where an event or a timer belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,48 +13,44 @@ pub enum EventSource {
     Upstream(Key),
     /// A listening socket, by its number.
     Listener(u32),
-    /// Somebody on another thread has news.
+    /// Another thread has put something into a queue.
     Waker,
     /// The end of the time that is left to finish.
     DrainTimeout,
     /// Addresses that are in use are to be looked up again.
     DnsRefresh,
-    /// Time to give memory back.
+    /// Free memory is to be returned to the kernel.
     MallocTrim,
 }
 
+/// The lowest two bits of a token say what kind of thing it names.
 const CLIENT: usize = 0;
-const LINK: usize = 1;
+const UPSTREAM: usize = 1;
 const LISTENER: usize = 2;
 const OTHER: usize = 3;
-
-/// Generations fill the upper half of a token, the kind the lowest two bits.
-const GENERATION_SHIFT: u32 = INDEX_BITS + 2;
-const INDEX_MASK: usize = (1 << INDEX_BITS) - 1;
 
 impl EventSource {
     /// As a token.
     pub fn token(self) -> Token {
-        let (kind, index, generation) = match self {
-            EventSource::Client(key) => (CLIENT, key.index(), key.generation()),
-            EventSource::Upstream(key) => (LINK, key.index(), key.generation()),
-            EventSource::Listener(index) => (LISTENER, index, 0),
-            EventSource::Waker => (OTHER, 0, 0),
-            EventSource::DrainTimeout => (OTHER, 1, 0),
-            EventSource::MallocTrim => (OTHER, 2, 0),
-            EventSource::DnsRefresh => (OTHER, 3, 0),
+        let (kind, bits) = match self {
+            EventSource::Client(key) => (CLIENT, key.bits()),
+            EventSource::Upstream(key) => (UPSTREAM, key.bits()),
+            EventSource::Listener(number) => (LISTENER, number as usize),
+            EventSource::Waker => (OTHER, 0),
+            EventSource::DrainTimeout => (OTHER, 1),
+            EventSource::MallocTrim => (OTHER, 2),
+            EventSource::DnsRefresh => (OTHER, 3),
         };
-        Token((generation as usize) << GENERATION_SHIFT | (index as usize) << 2 | kind)
+        Token(bits << 2 | kind)
     }
 
     /// What `token` names; `None` for a token that was not made here.
     pub fn of(token: Token) -> Option<EventSource> {
-        let index = (token.0 >> 2 & INDEX_MASK) as u32;
-        let generation = (token.0 >> GENERATION_SHIFT) as u32;
-        match (token.0 & 3, index) {
-            (CLIENT, _) => Key::of(index, generation).map(EventSource::Client),
-            (LINK, _) => Key::of(index, generation).map(EventSource::Upstream),
-            (LISTENER, _) => Some(EventSource::Listener(index)),
+        let bits = token.0 >> 2;
+        match (token.0 & 3, bits) {
+            (CLIENT, _) => Key::from_bits(bits).map(EventSource::Client),
+            (UPSTREAM, _) => Key::from_bits(bits).map(EventSource::Upstream),
+            (LISTENER, _) => Some(EventSource::Listener(bits as u32)),
             (OTHER, 0) => Some(EventSource::Waker),
             (OTHER, 1) => Some(EventSource::DrainTimeout),
             (OTHER, 2) => Some(EventSource::MallocTrim),
@@ -70,18 +66,18 @@ mod tests {
 
     #[test]
     fn m6_a_token_carries_kind_slot_and_generation() {
-        let highest = (1 << INDEX_BITS) - 1;
+        let highest = usize::MAX >> 2;
         for (name, source) in [
-            ("client", EventSource::Client(Key::of(0, 1).expect("a key"))),
-            ("client, large", EventSource::Client(Key::of(highest, u16::MAX.into()).expect("a key"))),
-            ("link", EventSource::Upstream(Key::of(7, 3).expect("a key"))),
-            ("link, large", EventSource::Upstream(Key::of(highest, 1).expect("a key"))),
+            ("client", EventSource::Client(Key::from_bits(1).expect("a key"))),
+            ("client, large", EventSource::Client(Key::from_bits(highest).expect("a key"))),
+            ("upstream", EventSource::Upstream(Key::from_bits(7).expect("a key"))),
+            ("upstream, large", EventSource::Upstream(Key::from_bits(highest).expect("a key"))),
             ("listener", EventSource::Listener(5)),
             ("waker", EventSource::Waker),
             ("drain", EventSource::DrainTimeout),
         ] {
             assert_eq!(EventSource::of(source.token()), Some(source), "{name}");
         }
-        assert_eq!(EventSource::of(Token(0)), None, "generation 0 is never given");
+        assert_eq!(EventSource::of(Token(0)), None, "no key is zero");
     }
 }

@@ -198,7 +198,7 @@ mod tests {
         ];
         for (owned, expected) in table {
             let mut memory = MemoryBudget::new(Some(8 * MIB), 1);
-            let (mut counted, key) = (0, Key::of(0, 1).expect("a key"));
+            let (mut counted, key) = (0, Key::from_bits(1).expect("a key"));
             memory.update(&mut counted, owned);
             assert_eq!(memory.grant(Reserved, key, &mut false), Some(READ), "{owned}: it is counted already");
             let granted = [NewRequest, InFlight, Backlogged].map(|purpose| memory.grant(purpose, key, &mut false));
@@ -215,7 +215,7 @@ mod tests {
     fn without_a_budget_nothing_waits() {
         let mut memory = MemoryBudget::new(None, 1);
         memory.update(&mut 0, usize::MAX / 2);
-        let key = Key::of(0, 1).expect("a key");
+        let key = Key::from_bits(1).expect("a key");
         assert_eq!(memory.grant(ReadPurpose::NewRequest, key, &mut false), Some(READ));
         assert!(!memory.is_limited());
     }

@@ -3,9 +3,8 @@
 //! | file | one job |
 //! |---|---|
 //! | [`slab`] | numbered slots with generations |
-//! | `idle` | who has been idle longest |
 //! | [`event_source`] | what a poller's token names |
-//! | [`timers`] | one heap of deadlines, updated lazily |
+//! | [`timers`] | deadlines in the order of time |
 //! | [`clock`] | the moment of the turn, and the Date field |
 //! | [`log_limiter`] | one line in a while |
 //! | [`unsent`] | how many bytes of a socket have not arrived |
@@ -17,11 +16,11 @@
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
 //! | [`memory_budget`] | the memory budget: what waits when it is used up |
 //! | [`malloc_trim`] | memory that the allocator keeps for later |
-//! | [`dns`] | names to addresses, on threads of their own |
 //! | `acceptor` | listening sockets of a worker, and what happens when accepting fails |
+//! | `worker_queue` | what a worker hears from other threads |
+//! | [`dns`] | names to addresses, on threads of their own |
 //! | [`observer`] | what a worker says: warnings and access lines |
-//! | [`shutdown`] | what the main thread says to the workers |
-//! | [`reload`] | a new configuration on its way to a worker, and old ones |
+//! | [`reload`] | the configuration, and old ones that requests still need |
 //! | [`worker`] | one event loop: run, events, timers, accept, drain, reload |
 //! | `session` | one client and its upstream, from accept to close |
 //! | `addresses` | the addresses of an upstream, and in which order they are tried |
@@ -34,7 +33,6 @@
 //! | [`signal`] | signals, as values for the main thread |
 
 pub mod slab;
-mod idle;
 pub mod event_source;
 pub mod timers;
 pub mod clock;
@@ -49,6 +47,7 @@ pub mod tls;
 pub mod conn;
 pub mod splice;
 mod acceptor;
+mod worker_queue;
 pub mod activation;
 pub mod descriptors;
 pub mod memory_budget;
@@ -57,7 +56,6 @@ pub mod dns;
 mod addresses;
 mod upstream_state;
 pub mod observer;
-pub mod shutdown;
 pub mod reload;
 pub mod worker;
 mod session;

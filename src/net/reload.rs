@@ -1,57 +1,11 @@
-//! A new configuration on its way to a worker, and old ones that requests still need.
-//!
-//! The main thread makes everything that can fail, then puts one [`ReloadMsg`] into each worker's [`ReloadQueue`]. A request in
-//! flight keeps the configuration that it began with, and may ask for an upstream that is in no newer one: [`ConfigHistory`].
+//! The configuration of a worker, and old ones: a request in flight keeps the one that it began with, and may ask for an
+//! upstream that is in no newer one.
 
 use std::rc::Rc;
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use mio::Waker;
 
 use crate::proxy::runtime::{Origin, Runtime, UpstreamId};
 
-use super::acceptor::ListenerChange;
-use super::tls::{Tls, TlsContext};
-
-/// What changes for a worker.
-pub struct ReloadMsg {
-    /// The configuration for requests whose head is complete from now on.
-    pub runtime: Runtime,
-    /// What TLS connections are made of from now on.
-    pub tls: Tls,
-    /// Listening sockets that come, go or change.
-    pub listeners: Vec<ListenerChange>,
-    /// How many clients may be inside.
-    pub max_clients: usize,
-    /// Dropped, with all else, when the worker has taken it in. Nothing is ever sent.
-    pub receipt: Sender<()>,
-}
-
-/// Where a worker's renewals arrive.
-pub struct ReloadQueue {
-    messages: Mutex<Vec<ReloadMsg>>,
-    waker: Arc<Waker>,
-}
-
-impl ReloadQueue {
-    /// One whose owner is woken by `waker`.
-    pub fn new(waker: Arc<Waker>) -> ReloadQueue {
-        ReloadQueue { messages: Mutex::default(), waker }
-    }
-
-    /// Adds a message and wakes the worker.
-    pub fn put(&self, msg: ReloadMsg) {
-        self.messages.lock().unwrap_or_else(PoisonError::into_inner).push(msg);
-        // It fails when the worker is gone; then the process is about to end.
-        let _ = self.waker.wake();
-    }
-
-    /// Takes what has arrived, oldest first.
-    pub fn take(&self) -> Vec<ReloadMsg> {
-        std::mem::take(&mut *self.messages.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
+use super::tls::TlsContext;
 
 /// The TLS context of now, and configurations that requests from before a reload may need.
 pub struct ConfigHistory {
@@ -112,6 +66,8 @@ impl ConfigHistory {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::net::tls::Tls;
+    use std::sync::Arc;
 
     fn config(port: u16) -> Arc<Config> {
         let text = format!("routes: [{{prefix: /, upstream: 'http://127.0.0.1:{port}'}}]");

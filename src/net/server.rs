@@ -5,6 +5,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -20,17 +21,16 @@ use super::acceptor::Acceptor;
 use super::activation::Inherited;
 use super::clock::since_1970;
 use super::descriptors;
-use super::dns::{DnsCache, DnsQueue, Lookup};
+use super::dns::{DnsCache, Lookup};
 use super::event_source::EventSource;
 use super::listeners::ListenerSet;
 use super::listeners::{ListenerProtocol, PortSharing};
 use super::memory_budget::{self, MemoryBudget};
 use super::observer::EventLog;
-use super::reload::{ReloadMsg, ReloadQueue};
-use super::shutdown::{Shutdown, ShutdownSignal};
 use super::splice::Pipes;
 use super::tls::Tls;
 use super::worker::{Worker, WorkerInit};
+use super::worker_queue::{ReloadMsg, WorkerMsg, WorkerQueue};
 
 pub use super::start_error::StartError;
 
@@ -72,11 +72,10 @@ pub enum Reloaded {
 pub struct Server {
     runtime: Runtime,
     listeners: ListenerSet,
-    reload_queues: Vec<Arc<ReloadQueue>>,
+    queues: Arc<[Arc<WorkerQueue>]>,
     tls: Tls,
     descriptor_limit: Option<usize>,
     max_connections: usize,
-    shutdown: Arc<ShutdownSignal>,
     dns: DnsCache,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
@@ -95,51 +94,44 @@ impl Server {
         let (listeners, by_worker) = ListenerSet::open(&config, inherited, workers, port)?;
 
         let polls = (0..workers).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
-        let wakers = polls
-            .iter()
-            .map(|poll| Waker::new(poll.registry(), EventSource::Waker.token()).map(Arc::new))
-            .collect::<io::Result<Vec<_>>>()?;
-        let reload_queues: Vec<_> = wakers.iter().map(|waker| Arc::new(ReloadQueue::new(Arc::clone(waker)))).collect();
-        let inboxes: Vec<Arc<DnsQueue>> =
-            wakers.iter().map(|waker| Arc::new(DnsQueue::new(Arc::clone(waker)))).collect();
+        let queue =
+            |poll: &Poll| Ok(Arc::new(WorkerQueue::new(Waker::new(poll.registry(), EventSource::Waker.token())?)));
+        let queues = polls.iter().map(queue).collect::<io::Result<Arc<[_]>>>()?;
         let dns = DnsCache::start(names, config.dns.refresh)?;
-        let shutdown = Arc::new(ShutdownSignal::new(wakers));
+        let running = Arc::new(AtomicUsize::new(workers));
 
         let runtime = Runtime::new(config, hooks);
         let mut server = Server {
             runtime: runtime.clone(),
             listeners,
-            reload_queues: reload_queues.clone(),
+            queues: Arc::clone(&queues),
             tls: tls.clone(),
             descriptor_limit,
             max_connections,
-            shutdown: Arc::clone(&shutdown),
             dns: dns.clone(),
             threads: Vec::with_capacity(workers),
         };
         let share = descriptors::share(max_connections, workers);
         let registry = Arc::new(Registry::new(workers, since_1970()));
-        let ways = inboxes.into_iter().zip(reload_queues).zip(by_worker);
-        for (number, (poll, ((inbox, reload_queue), listeners))) in polls.into_iter().zip(ways).enumerate() {
-            let seed = WorkerInit {
+        for (number, (poll, listeners)) in polls.into_iter().zip(by_worker).enumerate() {
+            let init = WorkerInit {
                 acceptor: Acceptor::new(listeners, share),
                 poll,
                 memory: MemoryBudget::new(memory_budget, workers),
                 pipes: Pipes::new(descriptors::pipes(descriptor_limit, workers)),
                 dns: dns.clone(),
-                dns_events: inbox,
-                shutdown: Arc::clone(&shutdown),
-                reload_queue,
+                queue: Arc::clone(&queues[number]),
                 tls: tls.clone(),
                 registry: Arc::clone(&registry),
                 number,
             };
             let (runtime, journals) = (runtime.clone(), Arc::clone(&journals));
-            let exit_guard = ExitGuard { shutdown: Arc::clone(&shutdown), on_end: Arc::clone(&on_end) };
+            let (queues, running, on_end) = (Arc::clone(&queues), Arc::clone(&running), Arc::clone(&on_end));
+            let exit_guard = ExitGuard { queues, running, on_end };
             let body = move || {
                 // Last to be dropped: also when the thread panics.
                 let _exit_guard = exit_guard;
-                Worker::new(seed, Rc::new(runtime), journals()).run()
+                Worker::new(init, Rc::new(runtime), journals()).run()
             };
             let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(body);
             match spawned {
@@ -177,11 +169,12 @@ impl Server {
         self.max_connections = max_connections(&config, self.descriptor_limit);
         self.runtime = self.runtime.reload(config);
         self.tls = tls;
-        let max_clients = descriptors::share(self.max_connections, self.reload_queues.len());
+        let max_clients = descriptors::share(self.max_connections, self.queues.len());
         let (receipt, receipts) = channel();
-        for (reload_queue, listeners) in self.reload_queues.iter().zip(self.listeners.apply(plan)) {
+        for (queue, listeners) in self.queues.iter().zip(self.listeners.apply(plan)) {
             let (runtime, tls, receipt) = (self.runtime.clone(), self.tls.clone(), receipt.clone());
-            reload_queue.put(ReloadMsg { runtime, tls, listeners, max_clients, receipt });
+            let msg = ReloadMsg { runtime, tls, listeners, max_clients, receipt };
+            queue.push(WorkerMsg::Reload(Box::new(msg)));
         }
         drop(receipt);
         let reloaded = match receipts.recv_timeout(RELOAD_PATIENCE) {
@@ -221,12 +214,12 @@ impl Server {
     pub fn drain(&mut self) {
         // First the files of unix sockets, so that nobody comes between the last look into the queue and its end.
         self.listeners.close();
-        self.shutdown.request(Shutdown::Drain);
+        self.queues.iter().for_each(|queue| queue.push(WorkerMsg::Drain));
     }
 
     /// Ends now, whatever is in flight.
     pub fn stop(&self) {
-        self.shutdown.request(Shutdown::Stop);
+        self.queues.iter().for_each(|queue| queue.push(WorkerMsg::Stop));
     }
 
     /// Waits for the end.
@@ -252,7 +245,9 @@ fn max_connections(config: &Config, descriptor_limit: Option<usize>) -> usize {
 
 /// Says that a worker has ended, however it ended.
 struct ExitGuard {
-    shutdown: Arc<ShutdownSignal>,
+    queues: Arc<[Arc<WorkerQueue>]>,
+    /// How many workers run.
+    running: Arc<AtomicUsize>,
     on_end: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -260,8 +255,8 @@ impl Drop for ExitGuard {
     fn drop(&mut self) {
         // Half a proxy is worse than none: without this worker, its share of the connections would wait for ever. The
         // others finish what they have, and whoever supervises the process starts it anew.
-        self.shutdown.request(Shutdown::Drain);
-        if self.shutdown.worker_ended() == 0 {
+        self.queues.iter().for_each(|queue| queue.push(WorkerMsg::Drain));
+        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
             (self.on_end)();
         }
     }

@@ -19,7 +19,6 @@ use crate::proxy::proxy_connection::{CloseMode, Command, Input, ProxyConnection,
 
 use super::conn::{Conn, Flushed, ReadOutcome, WriteOutcome};
 use super::event_source::EventSource;
-use super::idle::IdleKind;
 use super::slab::Key;
 use super::splice::{PendingSplice, Pipes, SPLICE_COST, SpliceResult, splice_body};
 use super::upstream_state::UpstreamState;
@@ -291,13 +290,6 @@ impl Worker {
         let Some(client) = self.clients.get_mut(key) else { return };
         client.active = now;
         client.count_busy(&self.ctx.observer.metrics);
-        let kind = match client.close_state {
-            CloseState::Open if client.connection.is_idle() && !client.conn.has_unsent() => {
-                Some(if client.is_admin { IdleKind::Admin } else { IdleKind::Public })
-            }
-            CloseState::Open if client.connection.is_tunnel() => Some(IdleKind::Tunnel),
-            _ => None,
-        };
         let token = EventSource::Client(key).token();
         if let Some(deadline) = deadline
             && client.timer.is_after(deadline)
@@ -309,15 +301,14 @@ impl Worker {
             && let Err(error) = client.conn.register(self.poll.registry(), token)
         {
             self.ctx.observer.warn(format_args!("cannot wait for a client connection: {error}"));
-            return self.remove_client(key);
+            self.remove_client(key);
         }
-        self.idle.set(&mut self.clients, key, kind);
     }
 
     /// Removes a client at once, with the upstream connection that it uses.
     pub(super) fn remove_client(&mut self, key: Key) {
-        self.idle.set(&mut self.clients, key, None);
         let Some(mut client) = self.clients.remove(key) else { return };
+        self.timers.cancel(&mut client.timer, EventSource::Client(key).token());
         self.admin_clients -= usize::from(client.is_admin);
         if let Some(failure) = client.conn.take_handshake_failure() {
             self.on_handshake_failure(client.connection.peer(), &failure);

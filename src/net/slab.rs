@@ -1,133 +1,88 @@
-//! Numbered slots for connections. A key holds a slot's number and its generation, so that a key kept too long finds
-//! nothing instead of a stranger (rule M6).
-//!
-//! It does not know what is stored, and it never gives memory back: a slot that was used once is used again.
+//! Numbered slots for connections. A key holds a slot's number and a generation, so that a key kept too long finds nothing
+//! instead of a stranger (rule M6). A slot that was used once is used again; memory is never given back.
 
-use std::num::NonZeroU32;
+use std::num::NonZeroUsize;
 
-/// How many bits of a key go into half a machine word: 32 on 64-bit hosts, 16 on 32-bit ones, because a key has to fit
-/// into a `mio::Token` (rule E9).
-const HALF_WORD: u32 = usize::BITS / 2;
-
-/// Two bits of the index half are left to the token, which says with them what kind of thing the key names.
-pub const INDEX_BITS: u32 = HALF_WORD - 2;
-
-/// A generation counts so far, then starts again at 1.
-const MAX_GENERATION: u32 = if HALF_WORD >= 32 { u32::MAX } else { (1 << (HALF_WORD % 32)) - 1 };
+/// A key and two bits more fit into a `mio::Token` (rule E9): generations have half a machine word, slots what is left.
+const SLOT_BITS: u32 = usize::BITS / 2 - 2;
+const MAX_GENERATION: usize = usize::MAX >> (usize::BITS / 2);
 
 /// Names what is (or was) stored in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
-    index: u32,
-    generation: NonZeroU32,
-}
+pub struct Key(NonZeroUsize);
 
 impl Key {
-    /// The key with these parts; `None` where no slab could have made it.
-    pub fn of(index: u32, generation: u32) -> Option<Key> {
-        Some(Key { index, generation: NonZeroU32::new(generation)? })
+    fn new(slot: usize, generation: usize) -> Option<Key> {
+        Key::from_bits(generation << SLOT_BITS | slot)
     }
 
-    /// The slot's number, below 2 to the power of [`INDEX_BITS`].
-    pub fn index(self) -> u32 {
-        self.index
+    /// The key with these bits; `None` where no slab could have made it.
+    pub fn from_bits(bits: usize) -> Option<Key> {
+        NonZeroUsize::new(bits).map(Key)
     }
 
-    /// How often the slot was filled, this time included.
-    pub fn generation(self) -> u32 {
-        self.generation.get()
+    /// The highest two bits are zero.
+    pub fn bits(self) -> usize {
+        self.0.get()
     }
-}
 
-/// A slot.
-struct Entry<T> {
-    generation: NonZeroU32,
-    content: Content<T>,
-}
-
-/// What a slot holds.
-enum Content<T> {
-    Free { next: Option<u32> },
-    Used(T),
+    fn slot(self) -> usize {
+        self.bits() & ((1 << SLOT_BITS) - 1)
+    }
 }
 
 /// The slots.
 pub struct Slab<T> {
-    slots: Vec<Entry<T>>,
-    first_free: Option<u32>,
-    len: usize,
+    slots: slab::Slab<(Key, T)>,
+    /// Of what was stored last. It counts from 1 to [`MAX_GENERATION`], and then from 1 again.
+    generation: usize,
 }
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab { slots: Vec::new(), first_free: None, len: 0 }
+        Slab { slots: slab::Slab::new(), generation: 0 }
     }
 }
 
 impl<T> Slab<T> {
     /// How many slots are used.
     pub fn len(&self) -> usize {
-        self.len
+        self.slots.len()
     }
 
     /// Whether no slot is used.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.slots.is_empty()
     }
 
     /// Stores `value`; gives it back when there are no more numbers.
     pub fn insert(&mut self, value: T) -> Result<Key, T> {
-        let index = match self.first_free {
-            Some(index) => index,
-            None => match u32::try_from(self.slots.len()) {
-                Ok(index) if index < 1 << INDEX_BITS => {
-                    self.slots.push(Entry { generation: NonZeroU32::MIN, content: Content::Free { next: None } });
-                    index
-                }
-                Ok(_) | Err(_) => return Err(value),
-            },
-        };
-        let slot = &mut self.slots[index as usize];
-        if let Content::Free { next } = slot.content {
-            self.first_free = next;
+        let slot = self.slots.vacant_key();
+        let generation = self.generation % MAX_GENERATION + 1;
+        match Key::new(slot, generation) {
+            Some(key) if slot < 1 << SLOT_BITS => {
+                self.generation = generation;
+                self.slots.insert((key, value));
+                Ok(key)
+            }
+            _ => Err(value),
         }
-        slot.content = Content::Used(value);
-        self.len += 1;
-        Ok(Key { index, generation: slot.generation })
     }
 
     /// What `key` names, if it is still there.
     pub fn get(&self, key: Key) -> Option<&T> {
-        match self.slots.get(key.index as usize)? {
-            Entry { generation, content: Content::Used(value) } if *generation == key.generation => Some(value),
-            Entry { .. } => None,
-        }
+        self.slots.get(key.slot()).filter(|(stored, _)| *stored == key).map(|(_, value)| value)
     }
 
     /// What `key` names, if it is still there.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        match self.slots.get_mut(key.index as usize)? {
-            Entry { generation, content: Content::Used(value) } if *generation == key.generation => Some(value),
-            Entry { .. } => None,
-        }
+        self.slots.get_mut(key.slot()).filter(|(stored, _)| *stored == key).map(|(_, value)| value)
     }
 
-    /// Takes out what `key` names. From now on the key finds nothing, whoever gets the slot next.
+    /// Takes out what `key` names. From now on the key finds nothing, whatever gets the slot next.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         self.get(key)?;
-        let slot = &mut self.slots[key.index as usize];
-        let next_generation = match slot.generation.get() {
-            MAX_GENERATION => 1,
-            generation => generation + 1,
-        };
-        slot.generation = NonZeroU32::new(next_generation).expect("counts from 1 to MAX_GENERATION");
-        let content = std::mem::replace(&mut slot.content, Content::Free { next: self.first_free });
-        self.first_free = Some(key.index);
-        self.len -= 1;
-        match content {
-            Content::Used(value) => Some(value),
-            Content::Free { .. } => None,
-        }
+        Some(self.slots.remove(key.slot()).1)
     }
 
     /// The keys of all that is stored.
@@ -137,10 +92,7 @@ impl<T> Slab<T> {
 
     /// All that is stored, with its keys.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        self.slots.iter().enumerate().filter_map(|(index, slot)| match &slot.content {
-            Content::Used(value) => Some((Key { index: index as u32, generation: slot.generation }, value)),
-            Content::Free { .. } => None,
-        })
+        self.slots.iter().map(|(_, (key, value))| (*key, value))
     }
 }
 
@@ -155,7 +107,7 @@ mod tests {
         assert_eq!(slab.get(first), Some(&"first"));
         assert_eq!(slab.remove(first), Some("first"));
         let second = slab.insert("second").expect("room");
-        assert_eq!(second.index(), first.index(), "the slot is used again");
+        assert_eq!(second.slot(), first.slot(), "the slot is used again");
         assert_eq!(slab.get(first), None);
         assert_eq!(slab.get_mut(first), None);
         assert_eq!(slab.remove(first), None);
@@ -164,13 +116,11 @@ mod tests {
 
     #[test]
     fn m6_generations_start_again_at_one_after_the_largest() {
-        let mut slab = Slab::default();
-        let key = slab.insert(()).expect("room");
-        slab.remove(key);
-        slab.slots[0].generation = NonZeroU32::new(MAX_GENERATION).expect("not zero");
+        let mut slab = Slab { slots: slab::Slab::new(), generation: MAX_GENERATION - 1 };
         let last = slab.insert(()).expect("room");
+        assert_eq!(last.bits(), MAX_GENERATION << SLOT_BITS);
         slab.remove(last);
-        assert_eq!(slab.insert(()).expect("room").generation(), 1);
+        assert_eq!(slab.insert(()).expect("room").bits(), 1 << SLOT_BITS);
         assert_eq!(slab.get(last), None);
     }
 
@@ -182,14 +132,14 @@ mod tests {
         slab.remove(keys[2]);
         assert_eq!(slab.len(), 2);
         assert_eq!(slab.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [0, 3]);
-        assert_eq!(slab.insert(9).expect("room").index(), 2);
-        assert_eq!(slab.insert(9).expect("room").index(), 1);
-        assert_eq!(slab.insert(9).expect("room").index(), 4);
+        assert_eq!(slab.insert(9).expect("room").slot(), 2);
+        assert_eq!(slab.insert(9).expect("room").slot(), 1);
+        assert_eq!(slab.insert(9).expect("room").slot(), 4);
         assert!(!slab.is_empty());
     }
 
     #[test]
-    fn a_key_costs_eight_bytes_and_an_optional_one_no_more() {
-        assert_eq!(size_of::<Option<Key>>(), 8);
+    fn a_key_costs_one_word_and_an_optional_one_no_more() {
+        assert_eq!(size_of::<Option<Key>>(), size_of::<usize>());
     }
 }

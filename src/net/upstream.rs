@@ -25,13 +25,13 @@ use crate::proxy::runtime::UpstreamId;
 use super::acceptor::is_exhaustion;
 use super::addresses::{Addresses, ConnectAttempt};
 use super::conn::{Conn, ConnectOutcome, Handshake, ReadOutcome, Readiness};
-use super::dns::DnsEvent;
 use super::event_source::EventSource;
 use super::slab::Key;
 use super::timers::TimerHandle;
 use super::tls::Failure;
 use super::upstream_state::{ConnOwner, UpstreamConn, UpstreamState, Upstreams};
 use super::worker::{Lifecycle, Worker};
+use super::worker_queue::DnsEvent;
 
 /// How often an idle connection is read before it counts as a busy one.
 const MAX_IDLE_READS: u32 = 8;
@@ -104,12 +104,12 @@ impl Worker {
             return self.connect_failed(key, ConnectError::Failed);
         };
         let now = self.ctx.now();
-        let Upstreams { by_id, dns, dns_events, .. } = &mut self.upstreams;
+        let Upstreams { by_id, dns, .. } = &mut self.upstreams;
         let entry = by_id.entry(upstream).or_default();
         if entry.addresses.is_none() {
             let Ok(ip) = origin.host.parse::<IpAddr>() else {
                 entry.resolving.push(key);
-                return dns.lookup(now, dns_events, upstream, origin, false);
+                return dns.lookup(now, &self.queue, upstream, origin, false);
             };
             let literal = SocketAddr::new(ip, origin.port);
             entry.addresses = Some(Addresses::new(now, Arc::from([literal])));
@@ -117,25 +117,22 @@ impl Worker {
         self.start_connect(key);
     }
 
-    /// Look-ups have ended.
-    pub(super) fn on_dns_events(&mut self) {
-        let (now, refresh) = (self.ctx.now(), self.ctx.runtime.config.dns.refresh);
-        for DnsEvent { upstream, checked_at, addresses } in self.upstreams.dns_events.take() {
-            let Some(entry) = self.upstreams.by_id.get_mut(&upstream) else { continue };
-            match (&mut entry.addresses, addresses) {
-                (Some(known), Some(list)) => known.set(list),
-                (known @ None, Some(list)) => *known = Some(Addresses::new(now, list)),
-                (_, None) => {}
-            }
-            let refresh_at = checked_at + refresh;
-            if let Some(addresses) = &mut entry.addresses {
-                addresses.refresh_at = Some(refresh_at);
-            }
-            let resolving = std::mem::take(&mut entry.resolving);
-            self.set_dns_timer(refresh_at);
-            for key in resolving {
-                self.start_connect(key);
-            }
+    /// A look-up has ended.
+    pub(super) fn on_dns_event(&mut self, DnsEvent { upstream, checked_at, addresses }: DnsEvent) {
+        let (now, refresh_at) = (self.ctx.now(), checked_at + self.ctx.runtime.config.dns.refresh);
+        let Some(entry) = self.upstreams.by_id.get_mut(&upstream) else { return };
+        match (&mut entry.addresses, addresses) {
+            (Some(known), Some(list)) => known.set(list),
+            (known @ None, Some(list)) => *known = Some(Addresses::new(now, list)),
+            (_, None) => {}
+        }
+        if let Some(addresses) = &mut entry.addresses {
+            addresses.refresh_at = Some(refresh_at);
+        }
+        let resolving = std::mem::take(&mut entry.resolving);
+        self.set_dns_timer(refresh_at);
+        for key in resolving {
+            self.start_connect(key);
         }
     }
 
@@ -145,12 +142,10 @@ impl Worker {
     }
 
     /// Refreshes the addresses that are in use.
-    pub(super) fn on_dns_timer(&mut self, at: MonoTime) {
-        if !self.upstreams.dns_timer.take_if_current(at) {
-            return;
-        }
+    pub(super) fn on_dns_timer(&mut self) {
+        self.upstreams.dns_timer.clear();
         let now = self.ctx.now();
-        let Upstreams { by_id, dns, dns_events, .. } = &mut self.upstreams;
+        let Upstreams { by_id, dns, .. } = &mut self.upstreams;
         let mut next = None;
         for (id, entry) in by_id {
             let Some(addresses) = &mut entry.addresses else { continue };
@@ -164,7 +159,7 @@ impl Worker {
             }
             match self.configs.find_upstream(&self.ctx.runtime, *id) {
                 Some((origin, _)) if now.saturating_duration_since(addresses.used_at) <= MAX_UNUSED => {
-                    dns.lookup(now, dns_events, *id, origin, true);
+                    dns.lookup(now, &self.queue, *id, origin, true);
                 }
                 _ => entry.addresses = None,
             }
@@ -380,12 +375,10 @@ impl Worker {
     }
 
     /// A timer of this connection came up.
-    pub(super) fn on_upstream_timer(&mut self, key: Key, at: MonoTime) {
+    pub(super) fn on_upstream_timer(&mut self, key: Key) {
         let now = self.ctx.now();
         let Some(link) = self.upstreams.conns.get_mut(key) else { return };
-        if !link.timer.take_if_current(at) {
-            return;
-        }
+        link.timer.clear();
         let until = match &link.state {
             UpstreamState::Connecting { attempt, .. } => attempt.until,
             UpstreamState::Ready { owner: ConnOwner::Pool { until, .. }, .. } => *until,
@@ -486,7 +479,8 @@ impl Worker {
 
     /// Closes a connection, or gives up the attempt at one.
     pub(super) fn close_upstream(&mut self, key: Key) {
-        let Some(UpstreamConn { upstream, state, .. }) = self.upstreams.conns.remove(key) else { return };
+        let Some(UpstreamConn { upstream, state, mut timer, .. }) = self.upstreams.conns.remove(key) else { return };
+        self.timers.cancel(&mut timer, EventSource::Upstream(key).token());
         match state {
             UpstreamState::Resolving { .. } => {
                 if let Some(entry) = self.upstreams.by_id.get_mut(&upstream) {

@@ -3,14 +3,13 @@
 //! What happens to them is in [`upstream`](super::upstream).
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 
 use crate::mono_time::MonoTime;
 use crate::proxy::runtime::UpstreamId;
 
 use super::addresses::{Addresses, ConnectAttempt};
 use super::conn::Conn;
-use super::dns::{DnsCache, DnsQueue};
+use super::dns::DnsCache;
 use super::log_limiter::LogLimiter;
 use super::slab::{Key, Slab};
 use super::timers::TimerHandle;
@@ -67,20 +66,18 @@ pub struct Upstreams {
     /// Connections whose TLS handshake can go on.
     pub handshaking: VecDeque<Key>,
     pub dns: DnsCache,
-    pub dns_events: Arc<DnsQueue>,
     /// The next refresh of addresses.
     pub dns_timer: TimerHandle,
 }
 
 impl Upstreams {
-    pub fn new(dns: DnsCache, dns_events: Arc<DnsQueue>) -> Upstreams {
+    pub fn new(dns: DnsCache) -> Upstreams {
         Upstreams {
             conns: Slab::default(),
             by_id: HashMap::new(),
             idle_count: 0,
             handshaking: VecDeque::new(),
             dns,
-            dns_events,
             dns_timer: TimerHandle::default(),
         }
     }

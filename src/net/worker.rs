@@ -37,20 +37,19 @@ use crate::proxy::runtime::Runtime;
 use super::acceptor::{ACCEPT_BACKOFF, Accept, Acceptor, FreeSlots, ListenerProtocol, is_exhaustion};
 use super::clock::Clock;
 use super::conn::{Conn, Readiness};
-use super::dns::{DnsCache, DnsQueue};
+use super::dns::DnsCache;
 use super::event_source::EventSource;
-use super::idle::{IdleKind, IdleLinks, IdleLists, Listed};
 use super::log_limiter::LogLimiter;
 use super::malloc_trim;
 use super::memory_budget::MemoryBudget;
 use super::observer::{EventLog, MeteredObserver};
-use super::reload::{ConfigHistory, ReloadMsg, ReloadQueue};
-use super::shutdown::{Shutdown, ShutdownSignal};
+use super::reload::ConfigHistory;
 use super::slab::{Key, Slab};
 use super::splice::{PendingSplice, Pipes};
 use super::timers::{TimerHandle, Timers};
 use super::tls::{Failure, Tls, TlsContext};
 use super::upstream_state::Upstreams;
+use super::worker_queue::{ReloadMsg, WorkerMsg, WorkerQueue};
 
 /// Events asked for at once. One at a time would cost 6 percent.
 const EVENTS: usize = 512;
@@ -69,6 +68,11 @@ const MIN_IDLE: Duration = Duration::from_secs(1);
 /// A tunnel in which nothing moves for so long, or for half of `timeouts.tunnel_idle`, may be closed for a new client where no
 /// client is idle: applications that want to keep theirs say something every minute.
 const QUIET_TUNNEL: Duration = Duration::from_secs(300);
+/// How many of the clients that were found idle are remembered: those that have been so longest.
+const MAX_EVICTABLE: usize = 256;
+
+/// Tunnels are closed only where no client is idle.
+type IsTunnel = bool;
 
 /// A client connection. What only a running request needs is in the proxy connection's own box: most client connections are
 /// idle, and there may be many.
@@ -84,7 +88,6 @@ pub(super) struct ClientConn {
     pub timer: TimerHandle,
     /// When it was last driven.
     pub active: MonoTime,
-    pub idle_links: IdleLinks,
     pub is_admin: bool,
     /// Whether upstream connections on which it is logged in are kept for it.
     pub has_login_conns: bool,
@@ -112,12 +115,6 @@ pub(super) enum CloseState {
     Announced,
     /// Its proxy connection is over; its last bytes may still leave, until then.
     Flushing(MonoTime),
-}
-
-impl Listed for ClientConn {
-    fn links(&mut self) -> &mut IdleLinks {
-        &mut self.idle_links
-    }
 }
 
 impl ClientConn {
@@ -201,12 +198,8 @@ pub(super) struct WorkerInit {
     pub pipes: Pipes,
     /// The names that all workers look up.
     pub dns: DnsCache,
-    /// Where the results arrive.
-    pub dns_events: Arc<DnsQueue>,
-    /// Whether to drain or stop.
-    pub shutdown: Arc<ShutdownSignal>,
-    /// Where new configurations arrive.
-    pub reload_queue: Arc<ReloadQueue>,
+    /// What other threads have to say.
+    pub queue: Arc<WorkerQueue>,
     /// What TLS connections are made of.
     pub tls: Tls,
     /// Where all workers count.
@@ -220,19 +213,19 @@ pub struct Worker {
     pub(super) poll: Poll,
     pub(super) clients: Slab<ClientConn>,
     pub(super) admin_clients: usize,
-    pub(super) idle: IdleLists,
+    /// Clients, and admin clients, that can be closed for others, and when each was last driven. The next one is last.
+    evictable: [Vec<(IsTunnel, MonoTime, Key)>; 2],
+    /// When all clients may be looked at again for that.
+    evict_scan_at: MonoTime,
     pub(super) upstreams: Upstreams,
     pub(super) timers: Timers,
     malloc_trim: TimerHandle,
-    /// When there was last something to do.
-    worked: MonoTime,
     /// Clients to be driven in this run or the next.
     pub(super) run_queue: VecDeque<Key>,
     /// The same for those that moved much the last time: they are driven after the others, as far as `BULK_BYTES` go.
     pub(super) bulk_queue: VecDeque<Key>,
     pub(super) acceptor: Acceptor,
-    shutdown: Arc<ShutdownSignal>,
-    pub(super) reload_queue: Arc<ReloadQueue>,
+    pub(super) queue: Arc<WorkerQueue>,
     pub(super) lifecycle: Lifecycle,
     /// Sockets that were closed in this run. They are dropped at its end, when no event of the same batch can mean them any
     /// more (rule M6).
@@ -250,35 +243,22 @@ pub struct Worker {
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
     pub(super) fn new(init: WorkerInit, runtime: Rc<Runtime>, log: Box<dyn EventLog>) -> Worker {
-        let WorkerInit {
-            poll,
-            acceptor,
-            memory,
-            pipes,
-            dns,
-            dns_events,
-            shutdown,
-            reload_queue,
-            tls,
-            registry,
-            number,
-        } = init;
+        let WorkerInit { poll, acceptor, memory, pipes, dns, queue, tls, registry, number } = init;
         let observer = MeteredObserver::new(registry, number, log);
         observer.metrics.set(Counter::MaxClients, acceptor.max_clients as u64);
         Worker {
             poll,
             clients: Slab::default(),
             admin_clients: 0,
-            idle: IdleLists::default(),
-            upstreams: Upstreams::new(dns, dns_events),
+            evictable: Default::default(),
+            evict_scan_at: MonoTime::FIRST,
+            upstreams: Upstreams::new(dns),
             timers: Timers::default(),
             malloc_trim: TimerHandle::default(),
-            worked: MonoTime::now(),
             run_queue: VecDeque::new(),
             bulk_queue: VecDeque::new(),
             acceptor,
-            shutdown,
-            reload_queue,
+            queue,
             lifecycle: Lifecycle::Running,
             closed: Vec::new(),
             configs: ConfigHistory::new(TlsContext::new(tls, &runtime)),
@@ -340,14 +320,12 @@ impl Worker {
         }
         self.advance_lifecycle();
         self.drop_retired();
-        self.sweep_timers();
         self.closed.clear();
         if self.clients.is_empty() {
             self.pipes.close_free();
         }
         if has_events && malloc_trim::IS_NEEDED {
-            self.worked = self.ctx.now();
-            let at = self.worked + malloc_trim::INTERVAL;
+            let at = self.ctx.now() + malloc_trim::INTERVAL;
             self.timers.set(&mut self.malloc_trim, at, EventSource::MallocTrim.token());
         }
     }
@@ -373,45 +351,45 @@ impl Worker {
             }
             Some(EventSource::Upstream(key)) => self.on_upstream_event(key, readiness),
             Some(EventSource::Listener(number)) => self.acceptor.on_event(number),
-            Some(EventSource::Waker) => {
-                self.on_dns_events();
-                self.on_reload();
-                match (self.shutdown.requested(), self.lifecycle) {
-                    (Shutdown::Drain, Lifecycle::Running) => self.lifecycle = Lifecycle::DrainRequested,
-                    (Shutdown::Stop, _) => self.lifecycle = Lifecycle::Stopped,
-                    _ => {}
-                }
-            }
+            Some(EventSource::Waker) => self.on_messages(),
             Some(EventSource::DrainTimeout | EventSource::DnsRefresh | EventSource::MallocTrim) | None => {}
+        }
+    }
+
+    fn on_messages(&mut self) {
+        for message in self.queue.take() {
+            match message {
+                WorkerMsg::Dns(event) => self.on_dns_event(event),
+                WorkerMsg::Stop => self.lifecycle = Lifecycle::Stopped,
+                WorkerMsg::Drain if self.lifecycle == Lifecycle::Running => self.lifecycle = Lifecycle::DrainRequested,
+                WorkerMsg::Reload(msg) if self.lifecycle == Lifecycle::Running => self.reload(*msg),
+                WorkerMsg::Drain | WorkerMsg::Reload(_) => {}
+            }
         }
     }
 
     fn fire_timers(&mut self) {
         let now = self.ctx.now();
-        while let Some((at, token)) = self.timers.pop(now) {
+        while let Some(token) = self.timers.pop(now) {
             match EventSource::of(token) {
-                Some(EventSource::Client(key)) => {
-                    if self.clients.get_mut(key).is_some_and(|client| client.timer.take_if_current(at)) {
-                        self.on_client_timer(key);
-                    }
-                }
-                Some(EventSource::Upstream(key)) => self.on_upstream_timer(key, at),
+                Some(EventSource::Client(key)) => self.on_client_timer(key),
+                Some(EventSource::Upstream(key)) => self.on_upstream_timer(key),
                 // If listeners are to be tried again, this run does it.
                 Some(EventSource::Listener(_)) => {
-                    if self.acceptor.timer.take_if_current(at)
-                        && let Some(until) = self.acceptor.paused_until(now)
-                    {
+                    self.acceptor.timer.clear();
+                    if let Some(until) = self.acceptor.paused_until(now) {
                         self.timers.set(&mut self.acceptor.timer, until, token);
                     }
                 }
-                Some(EventSource::DnsRefresh) => self.on_dns_timer(at),
+                Some(EventSource::DnsRefresh) => self.on_dns_timer(),
                 Some(EventSource::DrainTimeout) => self.lifecycle = Lifecycle::Stopped,
-                Some(EventSource::MallocTrim) if self.malloc_trim.take_if_current(at) => {
-                    if let Some(later) = malloc_trim::trim(now, self.worked) {
-                        self.timers.set(&mut self.malloc_trim, later, token);
+                Some(EventSource::MallocTrim) => {
+                    self.malloc_trim.clear();
+                    if !malloc_trim::trim(now) {
+                        self.timers.set(&mut self.malloc_trim, now + malloc_trim::INTERVAL, token);
                     }
                 }
-                Some(EventSource::MallocTrim | EventSource::Waker) | None => {}
+                Some(EventSource::Waker) | None => {}
             }
         }
     }
@@ -419,6 +397,8 @@ impl Worker {
     /// Drives a client whose deadline has passed; where it has moved on, the timer is set anew.
     fn on_client_timer(&mut self, key: Key) {
         let now = self.ctx.now();
+        let Some(client) = self.clients.get_mut(key) else { return };
+        client.timer.clear();
         if self.lifecycle == Lifecycle::Draining {
             self.request_close(key);
         }
@@ -434,20 +414,6 @@ impl Worker {
             Some(_) => self.enqueue(key),
             None => {}
         }
-    }
-
-    /// Entries that do not count must not fill the heap until their time comes.
-    fn sweep_timers(&mut self) {
-        let Worker { timers, clients, upstreams, acceptor, malloc_trim, .. } = self;
-        timers.sweep(clients.len() + upstreams.conns.len(), |at, token| match EventSource::of(token) {
-            Some(EventSource::Client(key)) => clients.get(key).is_some_and(|client| client.timer.is_current(at)),
-            Some(EventSource::Upstream(key)) => upstreams.conns.get(key).is_some_and(|conn| conn.timer.is_current(at)),
-            Some(EventSource::Listener(_)) => acceptor.timer.is_current(at),
-            Some(EventSource::DnsRefresh) => upstreams.dns_timer.is_current(at),
-            Some(EventSource::MallocTrim) => malloc_trim.is_current(at),
-            Some(EventSource::Waker | EventSource::DrainTimeout) => true,
-            None => false,
-        });
     }
 
     /// Puts a client into the run queue, once.
@@ -591,7 +557,6 @@ impl Worker {
             connect_result: None,
             timer: TimerHandle::default(),
             active: now.instant,
-            idle_links: IdleLinks::default(),
             is_admin,
             has_login_conns: false,
             is_queued: false,
@@ -624,23 +589,42 @@ impl Worker {
     /// The last place is taken, or the last descriptor: the client that has been idle longest is closed, so that there is room
     /// for one with a request. Where none is idle, new clients wait in the kernel's queue.
     fn evict_idle(&mut self, now: MonoTime, is_admin: bool) {
-        let oldest = |kind, age: Duration| {
-            let is_old = |client: &ClientConn| !client.is_queued && now.saturating_duration_since(client.active) >= age;
-            self.idle.oldest(kind).filter(|key| self.clients.get(*key).is_some_and(is_old))
-        };
-        let quiet = QUIET_TUNNEL.min(self.ctx.runtime.config.timeouts.tunnel_idle / 2);
-        let chosen = match is_admin {
-            true => oldest(IdleKind::Admin, MIN_IDLE),
-            false => oldest(IdleKind::Public, MIN_IDLE).or_else(|| oldest(IdleKind::Tunnel, quiet)),
-        };
-        match chosen.and_then(|key| Some((key, self.clients.get_mut(key)?))) {
-            Some((key, client)) => {
+        let which = usize::from(is_admin);
+        if self.evictable[which].is_empty() && self.evict_scan_at <= now {
+            self.find_evictable(now);
+        }
+        while let Some((_, active, key)) = self.evictable[which].pop() {
+            // One that was driven since then is not idle, or not as long as others.
+            if let Some(client) = self.clients.get_mut(key)
+                && client.active == active
+                && client.close_state == CloseState::Open
+                && !client.is_queued
+            {
                 client.close_state = CloseState::Requested;
-                self.idle.set(&mut self.clients, key, None);
-                self.enqueue(key);
+                return self.enqueue(key);
             }
-            // Look again soon: being idle makes no event.
-            None => self.timers.set(&mut self.acceptor.timer, now + ACCEPT_BACKOFF, EventSource::Listener(0).token()),
+        }
+        // Being idle makes no event.
+        self.timers.set(&mut self.acceptor.timer, self.evict_scan_at, EventSource::Listener(0).token());
+    }
+
+    /// Looks at all clients for those that can be closed for others. Not often: there may be many.
+    fn find_evictable(&mut self, now: MonoTime) {
+        self.evict_scan_at = now + ACCEPT_BACKOFF;
+        let quiet = QUIET_TUNNEL.min(self.ctx.runtime.config.timeouts.tunnel_idle / 2);
+        self.evictable.iter_mut().for_each(Vec::clear);
+        for (key, client) in self.clients.iter() {
+            let is_tunnel = client.connection.is_tunnel();
+            let is_idle = is_tunnel || client.connection.is_idle() && !client.conn.has_unsent();
+            let min_age = if is_tunnel { quiet } else { MIN_IDLE };
+            if is_idle && now.saturating_duration_since(client.active) >= min_age {
+                self.evictable[usize::from(client.is_admin)].push((is_tunnel, client.active, key));
+            }
+        }
+        for list in &mut self.evictable {
+            list.sort_unstable_by(|a, b| b.cmp(a));
+            list.drain(..list.len().saturating_sub(MAX_EVICTABLE));
+            list.shrink_to(MAX_EVICTABLE);
         }
     }
 
@@ -692,15 +676,6 @@ impl Worker {
             } else {
                 client.close_state = CloseState::Requested;
                 self.enqueue(key);
-            }
-        }
-    }
-
-    /// Takes what has arrived in the reload queue.
-    fn on_reload(&mut self) {
-        for msg in self.reload_queue.take() {
-            if self.lifecycle == Lifecycle::Running {
-                self.reload(msg);
             }
         }
     }
@@ -777,16 +752,14 @@ mod tests {
         let config = Config::parse(&format!("routes:\n{routes}"), "test").expect("valid");
         let runtime = Rc::new(Runtime::new(Arc::new(config), None));
         let poll = Poll::new().expect("a poller");
-        let waker = Arc::new(Waker::new(poll.registry(), EventSource::Waker.token()).expect("a waker"));
+        let waker = Waker::new(poll.registry(), EventSource::Waker.token()).expect("a waker");
         let seed = WorkerInit {
             acceptor: Acceptor::new(Vec::new(), 1000),
             poll,
             memory: MemoryBudget::new(None, 1),
             pipes: Pipes::new(0),
             dns: resolver.clone(),
-            dns_events: Arc::new(DnsQueue::new(Arc::clone(&waker))),
-            reload_queue: Arc::new(ReloadQueue::new(Arc::clone(&waker))),
-            shutdown: Arc::new(ShutdownSignal::new(vec![waker])),
+            queue: Arc::new(WorkerQueue::new(waker)),
             tls: Tls::prepare(&runtime.config).expect("there is none"),
             registry: Arc::new(Registry::new(1, Duration::ZERO)),
             number: 0,

@@ -32,17 +32,16 @@ use crate::proxy::runtime::Runtime;
 use selftest::strict::{Kind, Parser, Strictness};
 
 use super::acceptor::{Acceptor, ListenSocket, Listener, SocketOwner};
-use super::dns::{DnsCache, DnsQueue, SystemLookup};
+use super::dns::{DnsCache, SystemLookup};
 use super::event_source::EventSource;
 use super::listeners::ListenerProtocol;
 use super::memory_budget::MemoryBudget;
 use super::observer::EventLog;
-use super::reload::ReloadQueue;
-use super::shutdown::ShutdownSignal;
 use super::socket::Readiness;
 use super::splice::Pipes;
 use super::tls::Tls;
 use super::worker::{Worker, WorkerInit};
+use super::worker_queue::WorkerQueue;
 
 use fault_plan::{FAULT_PLAN, FaultPlan, Random, pair, with_fault_plan};
 use peers::{Ask, Client, Origin, Wire};
@@ -103,7 +102,7 @@ impl World {
             FaultPlan { random: Random::new(!seed), owed: HashSet::new(), tokens, dialed: Vec::new(), is_fair };
         FAULT_PLAN.set(Some(fault_plan));
         let poll = Poll::new().expect("a poller");
-        let waker = Arc::new(Waker::new(poll.registry(), EventSource::Waker.token()).expect("a waker"));
+        let waker = Waker::new(poll.registry(), EventSource::Waker.token()).expect("a waker");
         let budget = random.is_one_in(4).then_some(1 << 20);
         let said = Rc::new(RefCell::new(Said::default()));
         let seed = WorkerInit {
@@ -112,9 +111,7 @@ impl World {
             memory: MemoryBudget::new(budget, 1),
             pipes: Pipes::new(random.below(3)),
             dns: resolver.clone(),
-            dns_events: Arc::new(DnsQueue::new(Arc::clone(&waker))),
-            reload_queue: Arc::new(ReloadQueue::new(Arc::clone(&waker))),
-            shutdown: Arc::new(ShutdownSignal::new(vec![waker])),
+            queue: Arc::new(WorkerQueue::new(waker)),
             tls: Tls::prepare(&runtime.config).expect("there is none"),
             registry: Arc::new(Registry::new(1, Duration::ZERO)),
             number: 0,
