@@ -10,110 +10,91 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::config::{Config, Scheme, UpstreamUrl};
+use crate::config::{Config, UpstreamUrl};
 use crate::proxy::events::UpstreamEvent;
 use crate::proxy::request_log::AccessRecord;
 
-/// So many routes, and upstreams that are one of several, have counters of their own. The others share some.
+/// So many names of a [`LabeledCounters`] have counters of their own. The others share some.
 pub const MAX_NAMES: usize = 1000;
 
 /// The name for those others: no prefix and no authority is empty.
 pub const OTHER: &str = "";
 
-/// The upper bounds of the latency histogram, in microseconds; what is slower than all of them is counted behind them.
-pub const BOUNDS: [u64; 10] = [500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10_000_000];
-
 /// The classes of status codes: `1xx` to `5xx` at their first digit, and everything else at 0.
 pub const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// A number that a worker counts.
+/// The upper bounds of the latency histogram, in microseconds; what is slower than all of them is counted behind them.
+pub const BOUNDS: [u64; 10] = [500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10_000_000];
+
+/// A number that a worker counts; `prometheus` says what each is.
 #[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the help of the metric says it")]
 pub enum Counter {
-    /// Requests that were sent again.
     Retries,
-    /// Heads that would have been too large when mapped.
     UnmappedHeads,
-    /// Body bytes received from clients.
     BytesIn,
-    /// Body bytes given to clients.
     BytesOut,
-    /// Clients that were let in.
     Accepted,
-    /// Those of them that are gone.
     Closed,
-    /// Clients that were turned away.
     Refused,
-    /// How many may be connected at once, beside the operator's; set, not counted.
+    /// Set, not counted.
     MaxClients,
-    /// How often the last of these places was taken.
     LimitReached,
-    /// How often a client connection had a request under way that had none before.
     BecameBusy,
-    /// How often it had none any more.
     BecameIdle,
-    /// Upstream connections that were lent from the pool.
+    /// Upstream connections from the pool.
     Reused,
     /// Upstream connections that were asked for because the pool had none.
     Dialed,
 }
 
-/// What is counted for each route.
+/// The numbers of a route: finished requests by [`CLASSES`], ...
+pub const ROUTE_DURATIONS: usize = CLASSES.len();
+/// ... those by duration, not above each of [`BOUNDS`] but above the one before, and then all others, ...
+pub const ROUTE_MICROS: usize = ROUTE_DURATIONS + BOUNDS.len() + 1;
+/// ... and all durations together, in microseconds.
+pub const ROUTE_NUMBERS: usize = ROUTE_MICROS + 1;
+
+/// N numbers for each name.
 #[derive(Clone, Debug, Default)]
-pub struct RouteCounters {
-    /// Finished requests by [`CLASSES`].
-    pub classes: [u64; CLASSES.len()],
-    /// Finished requests by duration: not above each of [`BOUNDS`] but above the one before; then all others.
-    pub durations: [u64; BOUNDS.len() + 1],
-    /// All durations together, in microseconds.
-    pub micros: u64,
-}
+pub struct LabeledCounters<const N: usize>(HashMap<String, [u64; N]>);
 
-/// What is counted for each upstream that is one of several.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct UpstreamCounters {
-    /// Attempts at a request.
-    pub requests: u64,
-    /// Those that got no answer.
-    pub failures: u64,
-    /// How often it was left alone.
-    pub ejections: u64,
-    /// 1 while it is left alone.
-    pub ejected: u64,
-}
-
-impl UpstreamCounters {
-    /// Adds those of another worker.
-    pub fn add(&mut self, more: &UpstreamCounters) {
-        self.requests += more.requests;
-        self.failures += more.failures;
-        self.ejections += more.ejections;
-        self.ejected += more.ejected;
+impl<const N: usize> LabeledCounters<N> {
+    /// The numbers of `name`, or of [`OTHER`] where the table is full.
+    fn of(&mut self, name: &str) -> &mut [u64; N] {
+        let has_room = self.0.len() < MAX_NAMES || self.0.contains_key(name);
+        self.0.entry_ref(if has_room { name } else { OTHER }).or_insert([0; N])
     }
-}
 
-/// What is counted for each plugin.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PluginCounters {
-    /// What its hooks took, in nanoseconds.
-    pub nanos: u64,
-    /// How often it failed.
-    pub faults: u64,
+    fn add_all(&mut self, other: &LabeledCounters<N>) {
+        for (name, more) in &other.0 {
+            let sums = self.0.entry_ref(&**name).or_insert([0; N]);
+            sums.iter_mut().zip(more).for_each(|(sum, more)| *sum = sum.wrapping_add(*more));
+        }
+    }
+
+    /// In the order of the names.
+    pub fn sorted(&self) -> BTreeMap<&str, &[u64; N]> {
+        self.0.iter().map(|(name, numbers)| (if name == OTHER { "other" } else { name }, numbers)).collect()
+    }
 }
 
 /// All counters of one worker, or those of all of them added up.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     simple: [u64; Counter::Dialed as usize + 1],
-    /// By prefix, `none` for requests without a route, [`OTHER`] for the rest.
-    pub routes: HashMap<String, RouteCounters>,
-    /// By authority, [`OTHER`] for the rest, and there by scheme: http, https.
-    pub upstreams: HashMap<String, [UpstreamCounters; 2]>,
+    /// Of the upstream that is counted: no allocation for each.
+    name: String,
+    /// By prefix, `none` for requests without a route.
+    pub routes: LabeledCounters<ROUTE_NUMBERS>,
+    /// By scheme and authority: attempts, those that got no answer, how often the upstream was ejected, and 1 while it is.
+    pub upstreams: LabeledCounters<4>,
     /// Why requests were no plain success: the words of `Cause`.
-    pub causes: BTreeMap<&'static str, u64>,
-    /// By the plugin's name.
-    pub plugins: BTreeMap<&'static str, PluginCounters>,
+    pub causes: LabeledCounters<1>,
+    /// What a plugin's hooks took, in nanoseconds, and how often it failed.
+    pub plugins: LabeledCounters<2>,
     /// TLS handshakes with clients that failed, by reason.
-    pub handshake_failures: BTreeMap<&'static str, u64>,
+    pub handshake_failures: LabeledCounters<1>,
 }
 
 impl Counters {
@@ -128,33 +109,12 @@ impl Counters {
 
     fn add_all(&mut self, other: &Counters) {
         self.simple.iter_mut().zip(other.simple).for_each(|(sum, more)| *sum += more);
-        for (name, more) in &other.routes {
-            let sum = self.routes.entry_ref(&**name).or_default();
-            sum.classes.iter_mut().zip(more.classes).for_each(|(sum, more)| *sum += more);
-            sum.durations.iter_mut().zip(more.durations).for_each(|(sum, more)| *sum += more);
-            sum.micros = sum.micros.wrapping_add(more.micros);
-        }
-        for (name, more) in &other.upstreams {
-            let sums = self.upstreams.entry_ref(&**name).or_default();
-            sums.iter_mut().zip(more).for_each(|(sum, more)| sum.add(more));
-        }
-        other.causes.iter().for_each(|(why, more)| *self.causes.entry(why).or_default() += more);
-        other
-            .handshake_failures
-            .iter()
-            .for_each(|(why, more)| *self.handshake_failures.entry(why).or_default() += more);
-        for (name, more) in &other.plugins {
-            let sum = self.plugins.entry(name).or_default();
-            sum.nanos = sum.nanos.wrapping_add(more.nanos);
-            sum.faults += more.faults;
-        }
+        self.routes.add_all(&other.routes);
+        self.upstreams.add_all(&other.upstreams);
+        self.causes.add_all(&other.causes);
+        self.plugins.add_all(&other.plugins);
+        self.handshake_failures.add_all(&other.handshake_failures);
     }
-}
-
-/// What is counted under `name`, or under [`OTHER`] where the table is full.
-fn named<'a, T: Default>(table: &'a mut HashMap<String, T>, name: &str) -> &'a mut T {
-    let has_room = table.len() < MAX_NAMES || table.contains_key(name);
-    table.entry_ref(if has_room { name } else { OTHER }).or_default()
 }
 
 /// The counters of one worker.
@@ -184,25 +144,26 @@ impl Metrics {
             None => "none",
         };
         self.with(|counters| {
-            let route = named(&mut counters.routes, name);
+            let route = counters.routes.of(name);
             let class = usize::from(record.status / 100);
-            route.classes[if class < CLASSES.len() { class } else { 0 }] += 1;
+            route[if class < CLASSES.len() { class } else { 0 }] += 1;
             // How long a tunnel stays open says nothing about anybody's speed.
             if record.status != 101 {
-                let micros = whole_micros(record.total);
-                route.durations[BOUNDS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len())] += 1;
-                route.micros = route.micros.wrapping_add(micros);
+                let micros = u64::try_from(record.total.as_micros()).unwrap_or(u64::MAX);
+                let bucket = BOUNDS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len());
+                route[ROUTE_DURATIONS + bucket] += 1;
+                route[ROUTE_MICROS] = route[ROUTE_MICROS].wrapping_add(micros);
             }
             counters.add(Counter::BytesIn, record.bytes_in);
             counters.add(Counter::BytesOut, record.bytes_out);
             counters.add(Counter::Retries, record.retries.into());
             if let Some(why) = record.why {
-                *counters.causes.entry(why).or_default() += 1;
+                counters.causes.of(why)[0] += 1;
             }
             for timing in record.plugins {
-                let plugin = counters.plugins.entry(timing.plugin).or_default();
-                plugin.nanos = plugin.nanos.wrapping_add(timing.time.as_nanos() as u64);
-                plugin.faults += u64::from(timing.faults);
+                let [nanos, faults] = counters.plugins.of(timing.plugin);
+                *nanos = nanos.wrapping_add(timing.time.as_nanos() as u64);
+                *faults += u64::from(timing.faults);
             }
         });
     }
@@ -210,43 +171,38 @@ impl Metrics {
     /// Counts what happened to one of several upstreams.
     pub fn count_upstream(&self, upstream: &UpstreamUrl, event: UpstreamEvent) {
         self.with(|counters| {
-            let by_scheme = named(&mut counters.upstreams, &upstream.authority);
-            let upstream = &mut by_scheme[usize::from(upstream.scheme == Scheme::Https)];
+            let Counters { upstreams, name, .. } = counters;
+            name.clear();
+            upstream_name(upstream).for_each(|part| name.push_str(part));
+            let [requests, failures, ejections, ejected] = upstreams.of(name);
             match event {
-                UpstreamEvent::Attempted => upstream.requests += 1,
-                UpstreamEvent::Failed => upstream.failures += 1,
-                UpstreamEvent::Ejected(..) => {
-                    upstream.ejections += 1;
-                    upstream.ejected = 1;
-                }
-                UpstreamEvent::Recovered => upstream.ejected = 0,
+                UpstreamEvent::Attempted => *requests += 1,
+                UpstreamEvent::Failed => *failures += 1,
+                UpstreamEvent::Ejected(..) => (*ejections, *ejected) = (*ejections + 1, 1),
+                UpstreamEvent::Recovered => *ejected = 0,
             }
         });
     }
 
     /// A TLS handshake with a client failed.
     pub fn count_handshake_failure(&self, reason: &'static str) {
-        self.with(|counters| *counters.handshake_failures.entry(reason).or_default() += 1);
+        self.with(|counters| counters.handshake_failures.of(reason)[0] += 1);
     }
 
     /// The configuration is another one now: an upstream that it does not name is not left alone any more.
     pub fn forget_ejected(&self, config: &Config) {
-        let upstreams =
-            config.routes.iter().filter(|route| route.more_upstreams.is_some()).flat_map(|route| route.upstreams());
-        let names: HashSet<_> =
-            upstreams.map(|url| (url.authority.as_str(), usize::from(url.scheme == Scheme::Https))).collect();
+        let groups = config.routes.iter().filter(|route| route.more_upstreams.is_some());
+        let upstreams = groups.flat_map(|route| route.upstreams());
+        let names: HashSet<String> = upstreams.map(|url| upstream_name(url).collect()).collect();
         self.with(|counters| {
-            for (name, by_scheme) in &mut counters.upstreams {
-                for (scheme, upstream) in by_scheme.iter_mut().enumerate() {
-                    upstream.ejected *= u64::from(names.contains(&(&**name, scheme)));
-                }
-            }
+            let gone = counters.upstreams.0.iter_mut().filter(|(name, _)| !names.contains(*name));
+            gone.for_each(|(_, [.., ejected])| *ejected = 0);
         });
     }
 }
 
-fn whole_micros(duration: Duration) -> u64 {
-    duration.as_secs().saturating_mul(1_000_000).saturating_add(duration.subsec_micros().into())
+fn upstream_name(upstream: &UpstreamUrl) -> impl Iterator<Item = &str> {
+    [upstream.scheme.name(), "://", &upstream.authority].into_iter()
 }
 
 /// The counters of all workers.
@@ -300,11 +256,11 @@ mod tests {
         ] {
             let metrics = Metrics::default();
             metrics.count_request(&record(status, Duration::from_micros(micros)));
-            let route = metrics.with(|counters| counters.routes["none"].clone());
+            let route = metrics.with(|counters| counters.routes.0["none"]);
             let counted = |counts: &[u64]| counts.iter().position(|count| *count == 1);
-            assert_eq!(counted(&route.classes), Some(class), "{name}");
-            assert_eq!(counted(&route.durations), bucket, "{name}");
-            assert_eq!(route.micros, bucket.map_or(0, |_| micros), "{name}");
+            assert_eq!(counted(&route[..ROUTE_DURATIONS]), Some(class), "{name}");
+            assert_eq!(counted(&route[ROUTE_DURATIONS..ROUTE_MICROS]), bucket, "{name}");
+            assert_eq!(route[ROUTE_MICROS], bucket.map_or(0, |_| micros), "{name}");
         }
     }
 
@@ -314,15 +270,15 @@ mod tests {
         let count = |prefix: &str, is_counted_by_prefix| {
             let record = AccessRecord { prefix: Some(prefix), is_counted_by_prefix, ..record(200, Duration::ZERO) };
             metrics.count_request(&record);
-            metrics.with(|counters| counters.routes.get(prefix).map(|route| route.classes[2]))
+            metrics.with(|counters| counters.routes.0.get(prefix).map(|route| route[2]))
         };
         assert_eq!((count("/a", true), count("/a", true), count("/late", false)), (Some(1), Some(2), None));
         for number in 0..MAX_NAMES {
             count(&format!("/{number}"), true);
         }
         assert_eq!((count("/more", true), count("/a", true)), (None, Some(3)), "as it is after many reloads");
-        assert_eq!(metrics.with(|counters| counters.routes[OTHER].classes[2]), 4);
-        assert!(metrics.with(|counters| counters.routes.len()) <= MAX_NAMES + 1);
+        assert_eq!(metrics.with(|counters| counters.routes.0[OTHER][2]), 4);
+        assert!(metrics.with(|counters| counters.routes.0.len()) <= MAX_NAMES + 1);
     }
 
     #[test]
@@ -336,8 +292,8 @@ mod tests {
             metrics.count_upstream(&upstream, UpstreamEvent::Ejected(Duration::from_secs(1), "connect_refused"));
         }
         metrics.forget_ejected(&config);
-        let ejected = |name: &str| metrics.with(|counters| counters.upstreams[name].map(|upstream| upstream.ejected));
-        assert_eq!((ejected("stays"), ejected("goes")), ([1, 0], [0, 0]));
+        let ejected = |name: &str| metrics.with(|counters| counters.upstreams.0[name][3]);
+        assert_eq!(["http://stays", "https://stays", "http://goes"].map(ejected), [1, 0, 0]);
     }
 
     #[test]
@@ -360,8 +316,8 @@ mod tests {
         let counters = metrics.with(|counters| counters.clone());
         let simple = [Counter::BytesIn, Counter::BytesOut, Counter::Retries, Counter::Accepted];
         assert_eq!(simple.map(|counter| counters.get(counter)), [9, 15, 3, 0]);
-        let plugins: Vec<_> = counters.plugins.iter().map(|(name, it)| (*name, it.nanos, it.faults)).collect();
-        assert_eq!(plugins, [("one", 4500, 0), ("two", 3, 3)]);
-        assert_eq!(counters.causes.into_iter().collect::<Vec<_>>(), [("S8", 1), ("client_gone", 2)]);
+        let plugins: Vec<_> = counters.plugins.sorted().into_iter().collect();
+        assert_eq!(plugins, [("one", &[4500, 0]), ("two", &[3, 3])]);
+        assert_eq!(counters.causes.sorted().into_iter().collect::<Vec<_>>(), [("S8", &[1]), ("client_gone", &[2])]);
     }
 }
