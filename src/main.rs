@@ -376,7 +376,7 @@ fn log_start(logger: &Logger, config: &Config, server: &Server) {
     log_certificate_warnings(logger, server);
     for route in config.routes.iter() {
         let is_unsafe = route.options.upstream_tls.is_insecure();
-        for upstream in route.upstreams().filter(|upstream| is_unsafe && upstream.scheme == Scheme::Https) {
+        for upstream in route.upstreams.iter().filter(|upstream| is_unsafe && upstream.scheme == Scheme::Https) {
             let message = "insecure_skip_verify: anybody between here and the upstream can read and change all";
             let mut line = logger.line(Level::Warn, message);
             line.text("prefix", &route.prefix).text("upstream", &upstream.authority).send();

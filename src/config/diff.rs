@@ -3,27 +3,26 @@
 //!
 //! All of it is what the structs serialize to, which has no credentials.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::Value as Setting;
-use serde_yaml::Value;
+use serde::{Deserialize, Serialize};
+use serde_yaml::{Mapping, Value};
 
-use super::keys::{Config, PluginConfig, RouteConfig, RouteOptions};
+use super::keys::{Config, PluginConfig, RouteConfig};
 use super::url::UpstreamUrl;
 
 /// What only counts at start: threads, memory and plugins are set up there, and the log is begun.
 const RESTART_ONLY: [&str; 4] = ["workers", "limits.memory_budget", "log.format", "plugins"];
 
-/// A configuration in words, flat: a text or a list of texts for each setting. It holds nothing that a plugin is told, since
-/// /configz shows it.
+/// A configuration as it is printed. It holds nothing that a plugin is told, since /configz shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FullConfig {
-    /// By name, for example `timeouts.drain`.
-    settings: BTreeMap<String, Setting>,
-    /// By prefix: the upstream, and what is different from a route that says nothing else.
-    routes: BTreeMap<String, BTreeMap<String, Setting>>,
+    /// All but the routes.
+    settings: Mapping,
+    /// By prefix: what is different from a route that says nothing for itself.
+    routes: BTreeMap<String, Mapping>,
 }
 
 /// One thing that is different.
@@ -59,80 +58,41 @@ impl fmt::Display for Difference {
     }
 }
 
-/// As it could stand in the file, with all that holds for it.
-impl Serialize for RouteConfig {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct FullRoute<'a> {
-            prefix: &'a str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            upstream: Option<&'a UpstreamUrl>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            upstreams: Option<Vec<&'a UpstreamUrl>>,
-            #[serde(flatten)]
-            options: &'a RouteOptions,
-        }
-
-        let has_more = self.more_upstreams.is_some();
-        FullRoute {
-            prefix: &self.prefix,
-            upstream: (!has_more).then_some(&self.upstream),
-            upstreams: has_more.then(|| self.upstreams().collect()),
-            options: &self.options,
-        }
-        .serialize(serializer)
-    }
-}
-
 impl Config {
     /// The effective configuration as YAML. Read again it gives the same configuration, but for credentials in upstream
     /// URLs, which are left out: they are never shown.
     pub fn to_yaml(&self) -> String {
-        let (mut file, bare) = (to_value(self), to_value(&self.bare_route()));
+        let (mut file, bare) = (to_mapping(self), to_mapping(&self.bare_route()));
         for route in file.get_mut("routes").and_then(Value::as_sequence_mut).into_iter().flatten() {
             // Of these only what is the route's own: the others need not have an effect there.
-            let is_own = |key: &Value, value: &mut Value| match (key.as_str(), value, bare.get(key)) {
-                (Some("timeouts" | "upstream_tls"), Value::Mapping(own), Some(bare)) => {
-                    own.retain(|key, value| bare.get(key) != Some(value));
+            route.as_mapping_mut().expect("a route is a mapping").retain(|key, value| match (value, bare.get(key)) {
+                (Value::Mapping(own), Some(Value::Mapping(bare))) => {
+                    keep_own(own, bare);
                     !own.is_empty()
                 }
                 _ => true,
-            };
-            route.as_mapping_mut().expect("a route is a mapping").retain(is_own);
+            });
         }
         serde_yaml::to_string(&file).expect("a value is always YAML")
     }
 
-    /// What is different in `new`. Routes that are the same cost no words, however many they are.
+    /// What is different in `new`.
     pub fn differences(&self, new: &Config) -> Vec<Difference> {
-        let (old_routes, new_routes) = (by_prefix(self), by_prefix(new));
-        let (old_bare, new_bare) = (self.bare_route(), new.bare_route());
-        let is_same = |old: &RouteConfig, new: &RouteConfig| {
-            let is_ordinary = *old.options == old_bare && *new.options == new_bare;
-            old.upstreams().eq(new.upstreams()) && (is_ordinary || old.options == new.options)
-        };
+        let old: HashMap<_, _> = self.routes.iter().map(|route| (&route.prefix, route)).collect();
         let mut differences = Vec::new();
-        let (mut removed, mut added) = (old_routes.clone(), new_routes.clone());
-        for (prefix, old) in &old_routes {
-            let Some(new) = new_routes.get(prefix) else { continue };
-            if is_same(old, new) {
-                removed.remove(prefix);
-                added.remove(prefix);
-                continue;
-            }
+        for route in new.routes.iter() {
+            let before = old.get(&route.prefix).map_or(&[][..], |old| &old.upstreams);
             // Of an upstream that is only in one of the two it is told that it comes or goes.
-            let has_other_credentials = |old: &UpstreamUrl| {
-                let public = old.to_public_string();
-                let new = new.upstreams().find(|new| new.to_public_string() == public);
-                new.is_some_and(|new| new.authorization != old.authorization)
+            let has_other_credentials = |new: &UpstreamUrl| {
+                let old = before.iter().find(|old| old.to_public_string() == new.to_public_string());
+                old.is_some_and(|old| old.authorization != new.authorization)
             };
-            if old.upstreams().any(has_other_credentials) {
-                let what = format!("route {prefix}: the credentials in its upstream URL");
+            if before != &*route.upstreams && route.upstreams.iter().any(has_other_credentials) {
+                let what = format!("route {}: the credentials in its upstream URL", route.prefix);
                 differences.push(Difference { kind: Kind::Changed, what, needs_restart: false });
             }
         }
-        let old = FullConfig::with_routes(self, removed.into_values());
-        differences.extend(old.differences(&FullConfig::with_routes(new, added.into_values())));
+        differences.extend(FullConfig::of(self).differences(&FullConfig::of(new)));
         differences
     }
 }
@@ -140,33 +100,25 @@ impl Config {
 impl FullConfig {
     /// The whole configuration.
     pub fn of(config: &Config) -> FullConfig {
-        FullConfig::with_routes(config, config.routes.iter())
-    }
-
-    /// The whole configuration, but only these of its routes.
-    fn with_routes<'a>(config: &Config, routes: impl Iterator<Item = &'a RouteConfig>) -> FullConfig {
         // What a plugin is told may be a secret.
         let plugins = config.plugins.iter().map(|plugin| PluginConfig { config: String::new(), ..plugin.clone() });
-        let file = Config { plugins: plugins.collect(), routes: Default::default(), ..config.clone() };
-        let mut settings = BTreeMap::new();
-        flatten("", to_value(&file), &mut settings);
-        settings.remove("routes");
-        let bare = config.bare_route();
-        let mut ordinary = BTreeMap::new();
-        flatten("", to_value(&bare), &mut ordinary);
-        let route_in_words = |route: &RouteConfig| {
-            let mut words = BTreeMap::new();
-            if *route.options != bare {
-                flatten("", to_value(&*route.options), &mut words);
-                words.retain(|key, words| ordinary.get(key) != Some(words));
-            }
-            let mut upstreams: Vec<String> = route.upstreams().map(UpstreamUrl::to_public_string).collect();
-            let upstream =
-                if upstreams.len() == 1 { Setting::from(upstreams.remove(0)) } else { Setting::from(upstreams) };
-            words.insert("upstream".to_owned(), upstream);
+        let mut settings =
+            to_mapping(&Config { plugins: plugins.collect(), routes: Default::default(), ..config.clone() });
+        settings.retain(|key, _| key != "routes");
+        let bare = to_mapping(&config.bare_route());
+        let mut known = HashMap::new();
+        let in_words = |route: &RouteConfig| {
+            let own = known.entry(Arc::as_ptr(&route.options)).or_insert_with(|| {
+                let mut options = to_mapping(&*route.options);
+                keep_own(&mut options, &bare);
+                options
+            });
+            let mut urls: Vec<Value> = route.upstreams.iter().map(|url| url.to_public_string().into()).collect();
+            let upstream = if urls.len() == 1 { urls.remove(0) } else { urls.into() };
+            let words = std::iter::once(("upstream".into(), upstream)).chain(own.clone()).collect();
             (route.prefix.clone(), words)
         };
-        FullConfig { settings, routes: routes.map(route_in_words).collect() }
+        FullConfig { settings, routes: config.routes.iter().map(in_words).collect() }
     }
 
     /// As /configz shows it.
@@ -182,15 +134,15 @@ impl FullConfig {
     /// What is different in `new`.
     pub fn differences(&self, new: &FullConfig) -> Vec<Difference> {
         let mut found = Vec::new();
-        compare(&self.settings, &new.settings, "", &mut found);
-        let whole_route = |kind, prefix: &str, words: &BTreeMap<String, Setting>| {
-            let what = format!("route {prefix} to {}", texts(words.get("upstream")).join(", "));
-            Difference { kind, what, needs_restart: false }
+        compare("", &self.settings, &new.settings, &mut found);
+        let whole_route = |kind, prefix: &str, route: &Mapping| {
+            let upstreams = route.get("upstream").map(texts).unwrap_or_default().join(", ");
+            Difference { kind, what: format!("route {prefix} to {upstreams}"), needs_restart: false }
         };
         for (prefix, old) in &self.routes {
             match new.routes.get(prefix) {
                 None => found.push(whole_route(Kind::Removed, prefix, old)),
-                Some(new) => compare(old, new, &format!("route {prefix}: "), &mut found),
+                Some(new) => compare(&format!("route {prefix}: "), old, new, &mut found),
             }
         }
         let added = new.routes.iter().filter(|(prefix, _)| !self.routes.contains_key(*prefix));
@@ -199,71 +151,60 @@ impl FullConfig {
     }
 }
 
-fn by_prefix(config: &Config) -> BTreeMap<&str, &RouteConfig> {
-    config.routes.iter().map(|route| (route.prefix.as_str(), route)).collect()
+fn to_mapping(config: &impl Serialize) -> Mapping {
+    let value = serde_yaml::to_value(config).ok().and_then(|value| value.as_mapping().cloned());
+    value.expect("every struct of the configuration is a mapping of text, numbers and lists")
 }
 
-fn to_value(config: &impl Serialize) -> Value {
-    serde_yaml::to_value(config).expect("every value here is text, a number or a list of such")
+/// Leaves only what is different in `bare`.
+fn keep_own(mapping: &mut Mapping, bare: &Mapping) {
+    mapping.retain(|key, value| match (value, bare.get(key)) {
+        (Value::Mapping(own), Some(Value::Mapping(bare))) => {
+            keep_own(own, bare);
+            !own.is_empty()
+        }
+        (value, bare) => bare != Some(value),
+    });
 }
 
-/// Gives each leaf of a mapping of mappings a name of its own.
-fn flatten(name: &str, value: Value, into: &mut BTreeMap<String, Setting>) {
-    let text = |value: Value| match value {
-        Value::String(text) => text,
-        value => serde_json::to_value(value).expect("it was made by serde").to_string(),
-    };
+/// A scalar as it is written, or each entry of a list.
+fn texts(value: &Value) -> Vec<String> {
     match value {
-        Value::Mapping(mapping) => {
-            for (key, value) in mapping {
-                let key = key.as_str().unwrap_or_default();
-                let name = if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
-                flatten(&name, value, into);
-            }
-        }
-        Value::Sequence(list) => {
-            into.insert(name.to_owned(), list.into_iter().map(text).collect());
-        }
-        value => {
-            into.insert(name.to_owned(), text(value).into());
-        }
+        Value::String(text) => vec![text.clone()],
+        Value::Sequence(list) => list.iter().flat_map(texts).collect(),
+        value => vec![serde_json::to_string(value).expect("it was made by serde")],
     }
 }
 
-/// The texts of a setting.
-fn texts(words: Option<&Setting>) -> Vec<&str> {
-    match words {
-        Some(Setting::Array(list)) => list.iter().filter_map(Setting::as_str).collect(),
-        one => one.and_then(Setting::as_str).into_iter().collect(),
-    }
-}
-
-fn compare(
-    old: &BTreeMap<String, Setting>,
-    new: &BTreeMap<String, Setting>,
-    subject: &str,
-    found: &mut Vec<Difference>,
-) {
-    for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
-        let needs_restart = subject.is_empty() && RESTART_ONLY.contains(&name.as_str());
-        let mut note = |kind, what: &str| {
-            found.push(Difference { kind, what: format!("{subject}{name} {what}"), needs_restart });
-        };
-        let (old, new) = (old.get(name), new.get(name));
-        if let (Some(Setting::String(old)), Some(Setting::String(new))) = (old, new) {
-            if old != new {
-                note(Kind::Changed, &format!("{old} -> {new}"));
-            }
+/// What is different between two mappings, whose names all begin with `start`.
+fn compare(start: &str, old: &Mapping, new: &Mapping, found: &mut Vec<Difference>) {
+    let added = new.keys().filter(|key| !old.contains_key(key));
+    for key in old.keys().chain(added) {
+        let name = format!("{start}{}", key.as_str().unwrap_or_default());
+        let (old, new) = (old.get(key), new.get(key));
+        if let Some(Value::Mapping(_)) = old.or(new) {
+            let mapping = |value: Option<&Value>| value.and_then(Value::as_mapping).cloned().unwrap_or_default();
+            compare(&format!("{name}."), &mapping(old), &mapping(new), found);
             continue;
         }
-        let (old, new) = (texts(old), texts(new));
+        let needs_restart = RESTART_ONLY.contains(&name.as_str());
+        let mut note = |kind, what: &str| {
+            found.push(Difference { kind, what: format!("{name} {what}"), needs_restart });
+        };
+        let is_list = |value: Option<&Value>| value.is_none_or(Value::is_sequence);
+        let (both_lists, [old, new]) =
+            (is_list(old) || is_list(new), [old, new].map(|value| value.map(texts).unwrap_or_default()));
         let (mut removed, mut added) = (old.clone(), new.clone());
         removed.retain(|text| !new.contains(text));
         added.retain(|text| !old.contains(text));
-        removed.iter().for_each(|text| note(Kind::Removed, text));
-        added.iter().for_each(|text| note(Kind::Added, text));
-        if removed.is_empty() && added.is_empty() && old != new {
-            note(Kind::Changed, "in another order");
+        if !both_lists && old != new {
+            note(Kind::Changed, &format!("{} -> {}", old[0], new[0]));
+        } else {
+            removed.iter().for_each(|text| note(Kind::Removed, text));
+            added.iter().for_each(|text| note(Kind::Added, text));
+            if removed.is_empty() && added.is_empty() && old != new {
+                note(Kind::Changed, "in another order");
+            }
         }
     }
 }
@@ -308,9 +249,9 @@ mod tests {
                 "what is fixed",
                 more("workers: 7\nlimits: {memory_budget: 64MiB}\nlog: {format: json}"),
                 &[
+                    "changed: workers 2 -> 7 (needs a restart)",
                     "changed: limits.memory_budget unlimited -> 64MiB (needs a restart)",
                     "changed: log.format text -> json (needs a restart)",
-                    "changed: workers 2 -> 7 (needs a restart)",
                 ],
             ),
             ("a route", more("- {prefix: /c, upstream: 'http://c:1/x'}"), &["added: route /c to http://c:1/x"]),

@@ -10,8 +10,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 /// library puts before it. No text of ours holds it: [`quoted`] escapes what the file said.
 const OWN_MESSAGE: char = '\u{1}';
 
-/// More levels than the YAML library takes.
-pub(super) const TOO_DEEP: &str = "lists and mappings are nested too deeply: at most 128 levels";
+/// A key that is none.
+pub(super) const KEY: &str = "a key is one word, not a list or a mapping; a value that begins with [ or { needs quotes";
 
 /// Why a configuration was refused. `Display` gives the file, line and column, what is wrong and how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,18 @@ impl ConfigError {
         let error = serde_yaml::from_str::<IgnoredAny>(text).err().unwrap_or(error);
         let mut place = error.location().map(|place| (place.line(), place.column()));
         let whole = error.to_string();
-        let said = without_place(&whole, place);
+        if let Some(rest) = whole.strip_prefix("control characters are not allowed") {
+            let at = rest.rsplit(' ').next().and_then(|at| at.parse().ok()).unwrap_or_default();
+            return ConfigError::at(
+                file,
+                text.as_bytes(),
+                at,
+                "a control character, which YAML does not allow: remove it",
+            );
+        }
+        // The place is at the end, but where that is the very first character.
+        let suffix = place.map(|(line, column)| format!(" at line {line} column {column}")).unwrap_or_default();
+        let said = whole.strip_suffix(&suffix).unwrap_or(&whole);
         if let (Some(key), Some(mapping)) = (said.split("duplicate field `").nth(1), place) {
             place = second(text, mapping, key.trim_end_matches('`')).or(place);
         }
@@ -75,7 +86,8 @@ impl ConfigError {
     }
 }
 
-/// Goes to a value, for example `routes.3.upstream`, and ends with an error there: the library tells places only so.
+/// Goes to a value, for example `routes.3.upstream`, and ends with an error there: the library tells places only so. What is
+/// no list and no mapping is refused without more ado.
 struct Locate<'a>(&'a str);
 
 impl<'de> DeserializeSeed<'de> for Locate<'_> {
@@ -86,7 +98,6 @@ impl<'de> DeserializeSeed<'de> for Locate<'_> {
     }
 }
 
-/// Scalars are refused as they come: it ends there too.
 impl<'de> Visitor<'de> for Locate<'_> {
     type Value = ();
 
@@ -94,24 +105,15 @@ impl<'de> Visitor<'de> for Locate<'_> {
         f.write_str("a value further inside")
     }
 
-    /// A key without a value has nothing further inside.
-    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
-        if self.0.is_empty() { Err(E::custom("here")) } else { Ok(()) }
-    }
-
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         let (index, rest) = self.0.split_once('.').unwrap_or((self.0, ""));
-        let index: usize = index.parse().map_err(|_| A::Error::custom("here"))?;
-        for _ in 0..index {
+        for _ in 0..index.parse().map_err(|_| A::Error::custom("here"))? {
             list.next_element::<IgnoredAny>()?;
         }
-        list.next_element_seed(Locate(rest)).map(|_| ())
+        list.next_element_seed(Locate(rest)).map(drop)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut mapping: A) -> Result<(), A::Error> {
-        if self.0.is_empty() {
-            return Err(A::Error::custom("here"));
-        }
         let (key, rest) = self.0.split_once('.').unwrap_or((self.0, ""));
         while let Some(found) = mapping.next_key::<String>()? {
             if found == key {
@@ -119,7 +121,7 @@ impl<'de> Visitor<'de> for Locate<'_> {
             }
             mapping.next_value::<IgnoredAny>()?;
         }
-        Ok(())
+        Err(A::Error::custom("here"))
     }
 }
 
@@ -134,50 +136,51 @@ fn second(text: &str, (line, column): (usize, usize), key: &str) -> Option<(usiz
 fn message_of_serde(said: &str) -> Option<String> {
     let is_path = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._[]?".contains(&b));
     let (path, said) = said.split_once(": ").filter(|(path, _)| is_path(path)).unwrap_or(("", said));
-    if let Some((key, known)) = said.strip_prefix("unknown field `").and_then(|rest| rest.rsplit_once("`, expected ")) {
-        let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+    let name = |start: &str| said.strip_prefix(start)?.split('`').next().map(quoted);
+    if let Some(key) = name("duplicate field `") {
+        return Some(format!("the key {key} stands twice in this mapping: remove one"));
+    }
+    if let Some(key) = name("missing field `") {
+        return Some(format!("the key {key} is missing in this mapping: add it"));
+    }
+    if let Some(key) = said.strip_prefix("duplicate entry with key ") {
+        return Some(format!("the key {} stands twice in this mapping: remove one", cut(key)));
+    }
+    let (start, expected) = said.rsplit_once(", expected ")?;
+    let known = || expected.split('`').skip(1).step_by(2).collect::<Vec<_>>();
+    if let Some(key) = start.strip_prefix("unknown field `") {
+        let (key, known) = (key.strip_suffix('`')?, known());
         return Some(match did_you_mean(key, &known) {
             Some(meant) => format!("unknown key {}; did you mean {meant:?}?", quoted(key)),
             None => format!("unknown key {}; the keys known here are {}", quoted(key), known.join(", ")),
         });
     }
-    if let Some(key) = said.strip_prefix("duplicate field `") {
-        return Some(format!("the key {} stands twice in this mapping: remove one", quoted(key.strip_suffix('`')?)));
+    if let Some(word) = start.strip_prefix("unknown variant `") {
+        return Some(format!("expected {}, found {}", known().join(" or "), quoted(word.strip_suffix('`')?)));
     }
-    if let Some(key) = said.strip_prefix("missing field `") {
-        return Some(format!("the key {} is missing in this mapping: add it", quoted(key.strip_suffix('`')?)));
-    }
-    let rest = said.strip_prefix("invalid type: ").or_else(|| said.strip_prefix("invalid value: "))?;
-    let (found, expected) = rest.rsplit_once(", expected ")?;
-    if found == "sequence" && expected.starts_with("an upstream URL") {
-        return Some("expected one upstream URL, found a list: several are written as \"upstreams:\"".to_owned());
-    }
+    let found = start.strip_prefix("invalid type: ").or_else(|| start.strip_prefix("invalid value: "))?;
     let expected = match expected {
-        "a string" | "field identifier" => {
-            let message = "a key is one word, not a list or a mapping; a value that begins with [ or { needs quotes";
-            return Some(message.to_owned());
-        }
+        "a string" | "field identifier" => return Some(KEY.to_owned()),
         "a boolean" if found.contains("\"true\"") || found.contains("\"false\"") => "true or false without quotes",
         "a boolean" => "true or false",
         "a sequence" if path == "routes" => {
             "a list of routes, each \"- prefix: /api\" with its \"upstream:\" in the line below"
         }
         "a sequence" => "a list, such as [one, two]",
+        _ if found == "sequence" && expected.starts_with("an upstream URL") => {
+            return Some("expected one upstream URL, found a list: several are written as \"upstreams:\"".to_owned());
+        }
         _ => expected,
     };
-    let number = |text: &str| format!("the number {}", text.split('`').nth(1).unwrap_or(text));
-    let found = match found.split_once(' ') {
-        Some(("string", text)) => cut(text),
-        Some(("boolean", _)) => found.split('`').nth(1).unwrap_or(found).to_owned(),
-        Some(("integer", text)) => number(text),
-        Some(("floating", text)) => number(text),
-        _ => match found {
-            "sequence" => "a list".to_owned(),
-            "map" => "a mapping".to_owned(),
-            "unit value" => "nothing".to_owned(),
-            "enum" => "a YAML tag: remove the word that begins with \"!\", or put the value in quotes".to_owned(),
-            other => other.to_owned(),
-        },
+    let found = match found.split_once(' ').unwrap_or((found, "")) {
+        ("string", text) => cut(text),
+        ("boolean", text) => text.trim_matches('`').to_owned(),
+        ("integer" | "floating", text) => format!("the number {}", text.split('`').nth(1).unwrap_or(text)),
+        ("sequence", _) => "a list".to_owned(),
+        ("map", _) => "a mapping".to_owned(),
+        ("unit", _) => "nothing".to_owned(),
+        ("enum", _) => "a YAML tag: remove the word that begins with \"!\", or put the value in quotes".to_owned(),
+        _ => found.to_owned(),
     };
     Some(format!("expected {expected}, found {found}"))
 }
@@ -187,31 +190,24 @@ pub(super) fn refuse<E: serde::de::Error>(message: impl fmt::Display) -> E {
     E::custom(format_args!("{OWN_MESSAGE}{message}"))
 }
 
-/// The library's `Display` ends with the place, but where that is the very first character.
-fn without_place(message: &str, place: Option<(usize, usize)>) -> &str {
-    let suffix = place.map(|(line, column)| format!(" at line {line} column {column}"));
-    suffix.and_then(|suffix| message.strip_suffix(suffix.as_str())).unwrap_or(message)
-}
-
 /// The library's own errors: syntax, and things of YAML that no reader of ours sees.
 fn foreign_message(said: &str, text: &str, place: Option<(usize, usize)>) -> String {
     let is = |words: &str| said.contains(words);
-    if is("more than one document") {
-        return "one file holds one YAML document: remove the line \"---\" between them".to_owned();
-    }
-    if is("recursion limit") {
-        return TOO_DEEP.to_owned();
-    }
-    if is("repetition limit") {
-        return "aliases (*name) repeat too much of the file: write it out instead".to_owned();
-    }
-    if is("unknown anchor") {
-        return "an alias (*name) needs its anchor (&name) further up; a value that begins with * needs quotes"
-            .to_owned();
+    for (words, message) in [
+        ("more than one document", "one file holds one YAML document: remove the line \"---\" between them"),
+        ("recursion limit", "lists and mappings are nested too deeply: at most 128 levels"),
+        ("repetition limit", "aliases (*name) repeat too much of the file: write it out instead"),
+        (
+            "unknown anchor",
+            "an alias (*name) needs its anchor (&name) further up; a value that begins with * needs quotes",
+        ),
+    ] {
+        if is(words) {
+            return message.to_owned();
+        }
     }
     let line = place.and_then(|(line, _)| text.lines().nth(line - 1)).unwrap_or_default();
-    let indentation = &line[..line.len() - line.trim_start().len()];
-    let hint = if indentation.contains('\t') {
+    let hint = if line[..line.len() - line.trim_start().len()].contains('\t') {
         "indent with spaces, not with tabs"
     } else if is("mapping values are not allowed") {
         "is a space too many before the key, one missing behind the \":\" above, or does a value that holds \": \" need quotes?"
@@ -223,26 +219,19 @@ fn foreign_message(said: &str, text: &str, place: Option<(usize, usize)>) -> Str
         "check indentation, colons and quotes here and on the lines above"
     };
     // "<problem> at line 3 column 1, while parsing ... at line 2 column 1": the place is told already.
-    let problem = said.split(" at line ").next().unwrap_or(said);
-    let problem = problem.split(" at position ").next().unwrap_or(problem);
-    format!("not YAML: {problem}; {hint}")
+    let problem = said.split(" at line ").next().and_then(|problem| problem.split(" at position ").next());
+    format!("not YAML: {}; {hint}", problem.unwrap_or(said))
 }
-
-/// What is shown of a text of the file.
-const MAX_CHARS: usize = 60;
 
 /// Something that the file said, to be shown in a message: escaped, and cut where it is long.
 pub(super) fn quoted(text: &str) -> String {
-    match text.char_indices().nth(MAX_CHARS) {
-        Some((cut, _)) => format!("{:?}...", &text[..cut]),
-        None => format!("{text:?}"),
-    }
+    cut(&format!("{text:?}"))
 }
 
 /// The same for what is in quotes already.
 fn cut(quoted: &str) -> String {
-    match quoted.char_indices().nth(MAX_CHARS + 2) {
-        Some((cut, _)) => format!("{}\"...", &quoted[..cut]),
+    match quoted.char_indices().nth(62) {
+        Some((end, _)) => format!("{}\"...", &quoted[..end]),
         None => quoted.to_owned(),
     }
 }

@@ -11,23 +11,26 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::de::{Error, MapAccess, Visitor, value::MapAccessDeserializer};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use smart_default::SmartDefault;
 
 use super::error::refuse;
 use super::listen::ListenAddr;
+use super::plugin_config;
+use super::prefix::Prefix;
 use super::scalar::{
-    As, Count, GIB, HumanDuration, KIB, MIB, NonEmpty, Notation, Or, Own, Printed as _, Protocol, Size,
-    deserialize_as_itself, networks, one_or_list, or_default, some,
+    As, Count, GIB, HumanDuration, KIB, MIB, Network, NonEmpty, Notation as _, Or, Protocol, Scalar, Size, or_default,
+    some,
 };
 use super::url::{HostPolicy, ServerName, UpstreamUrl};
-use super::{plugin_config, prefix};
 
 /// Everything that can be configured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, SmartDefault, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of settings such as \"routes:\"")]
 pub struct Config {
     /// Where to listen; never empty.
-    #[serde(deserialize_with = "one_or_list")]
+    #[serde(deserialize_with = "As::<ListenAddr>::one_or_list")]
+    #[default(vec![ListenAddr::any(8080)])]
     pub listen_addr: Vec<ListenAddr>,
     /// As the file has them; empty once it is validated.
     #[serde(rename = "routes", skip_serializing)]
@@ -37,6 +40,7 @@ pub struct Config {
     pub routes: Arc<Vec<RouteConfig>>,
     /// Event loops.
     #[serde(deserialize_with = "As::<Count<1, 1024>>::deserialize")]
+    #[default(std::thread::available_parallelism().map_or(1, usize::from))]
     pub workers: usize,
     /// Sizes and counts above which a request or a connection is refused.
     #[serde(deserialize_with = "or_default")]
@@ -79,37 +83,11 @@ pub struct Config {
     pub plugins: Vec<PluginConfig>,
     /// The largest body that is buffered for plugins.
     #[serde(with = "As::<Size<0, GIB>>")]
+    #[default(1024 * 1024)]
     pub plugin_body_limit: usize,
     /// What the log looks like.
     #[serde(deserialize_with = "or_default")]
     pub log: LogConfig,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            listen_addr: vec![ListenAddr::any(8080)],
-            raw_routes: Vec::new(),
-            routes: Arc::default(),
-            workers: std::thread::available_parallelism().map_or(1, usize::from),
-            limits: Limits::default(),
-            timeouts: Timeouts::default(),
-            pool: PoolLimits::default(),
-            dns: DnsConfig::default(),
-            health: Health::default(),
-            tls: None,
-            upstream_tls: UpstreamTls::default(),
-            forwarded: ForwardedPolicy::default(),
-            proxy_protocol: ProxyProtocol::default(),
-            rewrite_redirects: Rewrite::Auto,
-            rewrite_cookies: Rewrite::Auto,
-            redirect_to_slash: false,
-            admin: AdminConfig::default(),
-            plugins: Vec::new(),
-            plugin_body_limit: 1024 * 1024,
-            log: LogConfig::default(),
-        }
-    }
 }
 
 impl Config {
@@ -129,7 +107,7 @@ impl Config {
 }
 
 /// Sizes and counts above which something is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, SmartDefault, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of limits such as \"max_head_bytes: 16KiB\"")]
 pub struct Limits {
     /// Client connections over all workers. `None`: derived from the descriptor limit at start.
@@ -140,21 +118,26 @@ pub struct Limits {
     pub memory_budget: Option<usize>,
     /// Request line and field section together; 431 above it.
     #[serde(with = "As::<Size<KIB, { 64 * KIB }>>")]
+    #[default(16 * 1024)]
     pub max_head_bytes: usize,
     /// Field lines of a head; 431 above it.
     #[serde(deserialize_with = "As::<Count<1, 256>>::deserialize")]
+    #[default(256)]
     pub max_header_fields: usize,
     /// 414 above it. While the file is read, 0 where it says nothing.
     #[serde(with = "As::<Size<256, { 64 * KIB }>>", default)]
+    #[default(8 * 1024)]
     pub max_request_line: usize,
     /// For routes that say nothing else. `None`: unlimited.
     #[serde(with = "As::<BodyLimit>")]
     pub max_body_bytes: Option<u64>,
     /// 0: unlimited.
     #[serde(deserialize_with = "As::<Count<0, { u32::MAX as u64 }>>::deserialize")]
+    #[default(1000)]
     pub max_requests_per_connection: u32,
     /// 1xx responses before a final one; more are a fault of the upstream (rule G9).
     #[serde(deserialize_with = "As::<Count<0, 1000>>::deserialize")]
+    #[default(8)]
     pub max_interim_responses: u32,
 }
 
@@ -163,198 +146,147 @@ pub(super) type MemorySize = Or<Size<MIB, { 2 * GIB }>>;
 /// Bodies are counted in 63 bits, as Content-Length is.
 type BodyLimit = Or<Size<0, { i64::MAX as u64 }>>;
 
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            max_connections: None,
-            memory_budget: None,
-            max_head_bytes: 16 * 1024,
-            max_header_fields: 256,
-            max_request_line: 8 * 1024,
-            max_body_bytes: None,
-            max_requests_per_connection: 1000,
-            max_interim_responses: 8,
-        }
-    }
-}
-
 /// Each one measures progress, but `request_head`, which bounds the whole head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, SmartDefault, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of time-outs such as \"request_head: 10s\"")]
 pub struct Timeouts {
     /// From the first byte of a head (of a connection: from its start) to the last; 408 after it.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(10))]
     pub request_head: Duration,
     /// Between two reads of a request body.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(30))]
     pub body_idle: Duration,
     /// Between two requests of a connection.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(60))]
     pub keep_alive: Duration,
     /// For a peer that takes nothing.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(60))]
     pub write_idle: Duration,
     /// For an upstream to be connected; 504 after it.
+    #[serde(deserialize_with = "connect")]
+    #[default(ConnectTimeout { address: Duration::from_secs(3), total: Duration::from_secs(5) })]
     pub connect: ConnectTimeout,
     /// From the end of a request to the head of its response; 504 after it.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(60))]
     pub response_head: Duration,
     /// Between two reads of a response body. Not applied to text/event-stream and multipart/x-mixed-replace.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(60))]
     pub response_idle: Duration,
     /// Of an upgraded connection.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(3600))]
     pub tunnel_idle: Duration,
     /// Of one of which one side has ended, where that is less.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(30))]
     pub tunnel_half_closed: Duration,
     /// For what is in flight, after a request to stop.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(10))]
     pub drain: Duration,
 }
 
-impl Default for Timeouts {
-    fn default() -> Self {
-        Timeouts {
-            request_head: Duration::from_secs(10),
-            body_idle: Duration::from_secs(30),
-            keep_alive: Duration::from_secs(60),
-            write_idle: Duration::from_secs(60),
-            connect: ConnectTimeout { address: Duration::from_secs(3), total: Duration::from_secs(5) },
-            response_head: Duration::from_secs(60),
-            response_idle: Duration::from_secs(60),
-            tunnel_idle: Duration::from_secs(3600),
-            tunnel_half_closed: Duration::from_secs(30),
-            drain: Duration::from_secs(10),
-        }
-    }
-}
-
-/// `5s` for all addresses together, or `{address: 3s, total: 5s}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+/// `5s` for all addresses together, or `{address: 3s, total: 5s}`. While the file is read, 0 is what it does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ConnectTimeout {
     /// For one address of an upstream.
-    #[serde(serialize_with = "As::<HumanDuration>::serialize")]
+    #[serde(with = "As::<HumanDuration>")]
     pub address: Duration,
     /// For all addresses together.
-    #[serde(serialize_with = "As::<HumanDuration>::serialize")]
+    #[serde(with = "As::<HumanDuration>")]
     pub total: Duration,
 }
 
-impl<'de> Deserialize<'de> for ConnectTimeout {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ConnectTimeout, D::Error> {
-        deserializer.deserialize_any(ConnectVisitor)
-    }
-}
+fn connect<'de, T: From<ConnectTimeout>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    struct TotalOrBoth;
 
-struct ConnectVisitor;
-
-impl<'de> Visitor<'de> for ConnectVisitor {
-    type Value = ConnectTimeout;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a duration such as 5s, or {address: 3s, total: 5s}")
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<ConnectTimeout, E> {
-        HumanDuration::from_number(value).map(|total| ConnectTimeout { address: total, total }).map_err(refuse)
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<ConnectTimeout, E> {
-        let total = HumanDuration::from_text(text).map_err(refuse)?;
-        Ok(ConnectTimeout { address: total.min(Timeouts::default().connect.address), total })
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mapping: A) -> Result<ConnectTimeout, A::Error> {
-        let RawConnect { address, total } = RawConnect::deserialize(MapAccessDeserializer::new(mapping))?;
-        let default = Timeouts::default().connect;
-        let total = total.unwrap_or_else(|| default.total.max(address.unwrap_or_default()));
-        let address = address.unwrap_or_else(|| default.address.min(total));
-        if address > total {
-            let [address, total] = [address, total].map(|span| HumanDuration::print(&span));
-            let message = format!("address ({address}) is longer than total ({total}), which ends it: shorten it");
-            return Err(refuse(message));
+    impl TotalOrBoth {
+        fn total<E: Error>(scalar: Scalar<'_>) -> Result<ConnectTimeout, E> {
+            let total = HumanDuration::parse(scalar).map_err(refuse)?;
+            Ok(ConnectTimeout { total, ..ConnectTimeout::default() })
         }
-        Ok(ConnectTimeout { address, total })
     }
-}
 
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct RawConnect {
-    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
-    address: Option<Duration>,
-    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
-    total: Option<Duration>,
+    impl<'de> Visitor<'de> for TotalOrBoth {
+        type Value = ConnectTimeout;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a duration such as 5s, or {address: 3s, total: 5s}")
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<ConnectTimeout, E> {
+            Self::total(Scalar::Number(number))
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<ConnectTimeout, E> {
+            Self::total(Scalar::Text(text))
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mapping: A) -> Result<ConnectTimeout, A::Error> {
+            ConnectTimeout::deserialize(MapAccessDeserializer::new(mapping))
+        }
+    }
+
+    from.deserialize_any(TotalOrBoth).map(T::from)
 }
 
 /// Idle upstream connections, per worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, SmartDefault, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of pool settings such as \"max_idle: 256\"")]
 pub struct PoolLimits {
     /// Over all upstreams.
     #[serde(deserialize_with = "As::<Count<0, 65_536>>::deserialize")]
+    #[default(256)]
     pub max_idle: usize,
-    /// For one upstream.
+    /// For one upstream. Where there are fewer than busy clients, clients turn each other's connections out: with 8 for 64
+    /// of them a small request took 25 percent more CPU.
     #[serde(deserialize_with = "As::<Count<0, 65_536>>::deserialize")]
+    #[default(64)]
     pub max_idle_per_upstream: usize,
-    /// How long one may wait to be used again.
+    /// How long one may wait to be used again: below the 5 s after which common origins close.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(4))]
     pub idle_timeout: Duration,
     /// How old one may grow, so that the pool follows the DNS.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(300))]
     pub max_age: Duration,
 }
 
-impl Default for PoolLimits {
-    fn default() -> Self {
-        PoolLimits {
-            max_idle: 256,
-            // Where there are fewer than busy clients, clients turn each other's connections out: with 8 for 64 of them a
-            // small request took 25 percent more CPU.
-            max_idle_per_upstream: 64,
-            // Below the 5 s after which common origins close.
-            idle_timeout: Duration::from_secs(4),
-            max_age: Duration::from_secs(300),
-        }
-    }
-}
-
 /// How names are looked up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, SmartDefault, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping such as \"refresh: 30s\"")]
 pub struct DnsConfig {
     /// How often they are looked up again.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(30))]
     pub refresh: Duration,
 }
 
-impl Default for DnsConfig {
-    fn default() -> Self {
-        DnsConfig { refresh: Duration::from_secs(30) }
-    }
-}
-
 /// When one of several upstreams is left alone, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, SmartDefault, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping such as \"failures: 3\"")]
 pub struct Health {
     /// After so many failures in a row.
     #[serde(deserialize_with = "As::<Count<1, 1000>>::deserialize")]
+    #[default(3)]
     pub failures: u32,
     /// For so long at first; each time that a try fails after it, for twice as long. While the file is read, 0 where it says
     /// nothing, as the next one.
     #[serde(with = "As::<HumanDuration>", default)]
+    #[default(Duration::from_secs(1))]
     pub eject: Duration,
     /// But never for longer than this.
     #[serde(with = "As::<HumanDuration>", default)]
+    #[default(Duration::from_secs(60))]
     pub max_eject: Duration,
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        Health { failures: 3, eject: Duration::from_secs(1), max_eject: Duration::from_secs(60) }
-    }
 }
 
 /// Where TLS is spoken to clients, and with which certificates.
@@ -362,12 +294,12 @@ impl Default for Health {
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the keys certificate and key")]
 pub struct TlsListen {
     /// Where; empty: on every address of [`Config::listen_addr`], none of which speaks plain HTTP then.
-    #[serde(deserialize_with = "one_or_list", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "As::<ListenAddr>::one_or_list", skip_serializing_if = "Vec::is_empty")]
     pub listen_addr: Vec<ListenAddr>,
     /// With `key` the first of `certificates`, where it is put when the file is read.
-    #[serde(deserialize_with = "As::<Own<NonEmpty>>::deserialize", skip_serializing)]
+    #[serde(deserialize_with = "As::<NonEmpty>::own", skip_serializing)]
     pub(super) certificate: Option<PathBuf>,
-    #[serde(deserialize_with = "As::<Own<NonEmpty>>::deserialize", skip_serializing)]
+    #[serde(deserialize_with = "As::<NonEmpty>::own", skip_serializing)]
     pub(super) key: Option<PathBuf>,
     /// Never empty. A client gets the first one that has the name it asks for, else the first.
     #[serde(deserialize_with = "or_default")]
@@ -391,10 +323,10 @@ pub struct CertificateFiles {
 #[serde(default, deny_unknown_fields, expecting = "a mapping such as \"ca_file: /etc/ssl/my-ca.pem\"")]
 pub struct UpstreamTls {
     /// The authorities to trust, in PEM. `None`: those of the system, else those that are built in (rule E2).
-    #[serde(deserialize_with = "As::<Own<NonEmpty>>::deserialize", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "As::<NonEmpty>::own", skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     /// The name to ask for and to verify. `None`: the host of the URL (rule G8).
-    #[serde(deserialize_with = "As::<Own<ServerName>>::deserialize", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "As::<ServerName>::own", skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
     /// Accept any certificate; `None` in a route that says nothing about it.
     #[serde(deserialize_with = "some")]
@@ -409,20 +341,15 @@ impl UpstreamTls {
 }
 
 /// X-Forwarded-*, Forwarded and X-Real-IP (rule G4).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, SmartDefault, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the keys trusted_proxies and enabled")]
 pub struct ForwardedPolicy {
     /// Peers whose X-Forwarded-*, Forwarded and X-Real-IP are trusted.
-    #[serde(deserialize_with = "networks")]
+    #[serde(deserialize_with = "As::<Network>::list")]
     pub trusted_proxies: Vec<IpNet>,
     /// `false`: none of these fields is made (rule G4).
+    #[default(true)]
     pub enabled: bool,
-}
-
-impl Default for ForwardedPolicy {
-    fn default() -> Self {
-        ForwardedPolicy { trusted_proxies: Vec::new(), enabled: true }
-    }
 }
 
 /// Peers that say in the PROXY protocol for which client they speak.
@@ -430,51 +357,42 @@ impl Default for ForwardedPolicy {
 #[serde(default, deny_unknown_fields, expecting = "a mapping such as \"from: [10.0.0.0/8]\"")]
 pub struct ProxyProtocol {
     /// These have to, and no others may.
-    #[serde(deserialize_with = "networks")]
+    #[serde(deserialize_with = "As::<Network>::list")]
     pub from: Vec<IpNet>,
 }
 
 /// The built-in resources.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, SmartDefault, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping such as \"configz: true\"")]
 pub struct AdminConfig {
     /// Where they answer and nothing else. Empty: nowhere, and /metrics answers local clients on every address of
     /// [`Config::listen_addr`].
-    #[serde(deserialize_with = "one_or_list", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "As::<ListenAddr>::one_or_list", skip_serializing_if = "Vec::is_empty")]
     pub listen_addr: Vec<ListenAddr>,
     /// Whether /configz answers.
+    #[default(true)]
     pub configz: bool,
     /// Whether /metrics answers.
+    #[default(true)]
     pub metrics: bool,
 }
 
-impl Default for AdminConfig {
-    fn default() -> Self {
-        AdminConfig { listen_addr: Vec::new(), configz: true, metrics: true }
-    }
-}
-
 /// One listed plugin. It has either a path or the name of one that is built in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, SmartDefault, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the key path or builtin")]
 pub struct PluginConfig {
     /// A shared library.
-    #[serde(deserialize_with = "As::<Own<NonEmpty>>::deserialize", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "As::<NonEmpty>::own", skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// The name of one that is linked into the binary.
-    #[serde(deserialize_with = "As::<Own<NonEmpty>>::deserialize", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "As::<NonEmpty>::own", skip_serializing_if = "Option::is_none")]
     pub builtin: Option<String>,
     /// Whether the proxy refuses to start without it.
+    #[default(true)]
     pub required: bool,
     /// As the plugin gets it: a string verbatim, a mapping or list as JSON, nothing as empty.
     #[serde(deserialize_with = "plugin_config::deserialize")]
     pub config: String,
-}
-
-impl Default for PluginConfig {
-    fn default() -> Self {
-        PluginConfig { path: None, builtin: None, required: true, config: String::new() }
-    }
 }
 
 /// Where a plugin comes from.
@@ -508,8 +426,8 @@ pub struct LogConfig {
 }
 
 /// How a log line is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", expecting = "text or json")]
 pub enum LogFormat {
     /// `key=value`
     #[default]
@@ -519,8 +437,8 @@ pub enum LogFormat {
 }
 
 /// Whether something of a response is mapped to where clients see it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", expecting = "auto or off")]
 pub enum Rewrite {
     /// Where it leads to the upstream.
     #[default]
@@ -529,61 +447,34 @@ pub enum Rewrite {
     Off,
 }
 
-impl Notation<Rewrite> for Rewrite {
-    const EXPECTED: &'static str = "auto or off";
-
-    fn from_text(text: &str) -> Result<Rewrite, String> {
-        match text {
-            "auto" => Ok(Rewrite::Auto),
-            "off" => Ok(Rewrite::Off),
-            _ => Err(Self::unexpected(text)),
-        }
-    }
-}
-
-impl Notation<LogFormat> for LogFormat {
-    const EXPECTED: &'static str = "text or json";
-
-    fn from_text(text: &str) -> Result<LogFormat, String> {
-        match text {
-            "text" => Ok(LogFormat::Text),
-            "json" => Ok(LogFormat::Json),
-            _ => Err(Self::unexpected(text)),
-        }
-    }
-}
-
-deserialize_as_itself!(Rewrite, LogFormat);
-
-/// One route, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One route, checked. It is printed as it could stand in the file, with all that holds for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RouteConfig {
     /// As written in the file, for people.
     pub prefix: String,
-    /// Shared by all routes that say the same. Where there are several, the first of them.
-    pub upstream: Arc<UpstreamUrl>,
-    /// The others, where there are several: at most [`MAX_UPSTREAMS`] with the first, which all have its base path. Either
-    /// all of them have credentials or none.
-    pub more_upstreams: Option<Arc<Vec<UpstreamUrl>>>,
+    /// One or more, up to [`MAX_UPSTREAMS`], which all have the same base path; either all of them have credentials or none.
     /// Shared by all routes that say the same.
+    #[serde(flatten, serialize_with = "one_or_several")]
+    pub upstreams: Arc<[UpstreamUrl]>,
+    /// Shared by all routes that say the same.
+    #[serde(flatten)]
     pub options: Arc<RouteOptions>,
 }
 
 /// A route has no more upstreams than this.
 pub const MAX_UPSTREAMS: usize = 64;
 
-impl RouteConfig {
-    /// All upstreams of the route, in file order.
-    pub fn upstreams(&self) -> impl Iterator<Item = &UpstreamUrl> {
-        std::iter::once(&*self.upstream).chain(self.more_upstreams.iter().flat_map(|more| more.iter()))
+fn one_or_several<S: Serializer>(upstreams: &[UpstreamUrl], serializer: S) -> Result<S::Ok, S::Error> {
+    match upstreams {
+        [one] => serializer.collect_map([("upstream", one)]),
+        several => serializer.collect_map([("upstreams", several)]),
     }
+}
 
-    /// The upstream with this number, counted from 0.
-    pub fn nth_upstream(&self, nth: usize) -> &UpstreamUrl {
-        match (nth.checked_sub(1), &self.more_upstreams) {
-            (Some(nth), Some(more)) => &more[nth],
-            _ => &self.upstream,
-        }
+impl RouteConfig {
+    /// The only upstream of the route, or the first.
+    pub fn upstream(&self) -> &UpstreamUrl {
+        &self.upstreams[0]
     }
 
     /// What the route takes from the path, without a slash at its end; empty for nothing.
@@ -637,15 +528,15 @@ pub struct Rewrites {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the keys prefix and upstream")]
 pub(crate) struct RawRoute {
-    #[serde(deserialize_with = "As::<Own<prefix::Prefix>>::deserialize")]
+    #[serde(deserialize_with = "As::<Prefix>::own")]
     pub(super) prefix: Option<String>,
-    #[serde(deserialize_with = "some")]
+    #[serde(deserialize_with = "As::<UpstreamUrl>::own")]
     pub(super) upstream: Option<UpstreamUrl>,
-    #[serde(deserialize_with = "some")]
+    #[serde(deserialize_with = "As::<UpstreamUrl>::own_list")]
     pub(super) upstreams: Option<Vec<UpstreamUrl>>,
     #[serde(deserialize_with = "some")]
     pub(super) strip_prefix: Option<bool>,
-    #[serde(deserialize_with = "some")]
+    #[serde(deserialize_with = "As::<HostPolicy>::own")]
     pub(super) host: Option<HostPolicy>,
     #[serde(deserialize_with = "some")]
     pub(super) rewrite_redirects: Option<Rewrite>,
@@ -653,9 +544,9 @@ pub(crate) struct RawRoute {
     pub(super) rewrite_cookies: Option<Rewrite>,
     #[serde(deserialize_with = "some")]
     pub(super) redirect_to_slash: Option<bool>,
-    #[serde(deserialize_with = "some")]
-    pub(super) upgrade: Option<Vec<Protocol>>,
-    #[serde(deserialize_with = "As::<Own<BodyLimit>>::deserialize")]
+    #[serde(deserialize_with = "As::<Protocol>::own_list")]
+    pub(super) upgrade: Option<Vec<String>>,
+    #[serde(deserialize_with = "As::<BodyLimit>::own")]
     pub(super) max_body_bytes: Option<Option<u64>>,
     #[serde(deserialize_with = "or_default")]
     pub(super) timeouts: Option<Box<RawTimeouts>>,
@@ -667,19 +558,19 @@ pub(crate) struct RawRoute {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of time-outs such as \"response_head: 5s\"")]
 pub(crate) struct RawTimeouts {
-    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
+    #[serde(deserialize_with = "As::<HumanDuration>::own")]
     pub(super) body_idle: Option<Duration>,
-    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
+    #[serde(deserialize_with = "As::<HumanDuration>::own")]
     pub(super) write_idle: Option<Duration>,
-    #[serde(deserialize_with = "some")]
+    #[serde(deserialize_with = "connect")]
     pub(super) connect: Option<ConnectTimeout>,
-    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
+    #[serde(deserialize_with = "As::<HumanDuration>::own")]
     pub(super) response_head: Option<Duration>,
-    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
+    #[serde(deserialize_with = "As::<HumanDuration>::own")]
     pub(super) response_idle: Option<Duration>,
-    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
+    #[serde(deserialize_with = "As::<HumanDuration>::own")]
     pub(super) tunnel_idle: Option<Duration>,
-    #[serde(deserialize_with = "As::<Own<HumanDuration>>::deserialize")]
+    #[serde(deserialize_with = "As::<HumanDuration>::own")]
     pub(super) tunnel_half_closed: Option<Duration>,
 }
 
@@ -696,10 +587,7 @@ impl RawRoute {
                 cookies: self.rewrite_cookies.unwrap_or(config.rewrite_cookies),
                 redirect_to_slash: self.redirect_to_slash.unwrap_or(config.redirect_to_slash),
             },
-            upgrade: match self.upgrade {
-                Some(protocols) => protocols.into_iter().map(|Protocol(name)| name).collect(),
-                None => vec!["websocket".to_owned()],
-            },
+            upgrade: self.upgrade.unwrap_or_else(|| vec!["websocket".to_owned()]),
             max_body_bytes: self.max_body_bytes.unwrap_or(config.limits.max_body_bytes),
             timeouts: Timeouts {
                 body_idle: own.body_idle.unwrap_or(top.body_idle),

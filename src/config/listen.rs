@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use serde::{Serialize, Serializer};
 
 use super::error::quoted;
-use super::scalar::{Notation, deserialize_as_itself};
-use super::url::parse_port;
+use super::scalar::{Notation, Scalar};
 
 /// One listening address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -63,28 +62,24 @@ impl Serialize for ListenAddr {
 impl Notation<ListenAddr> for ListenAddr {
     const EXPECTED: &'static str = "a listening address such as \":8080\" or 127.0.0.1:8080";
 
-    fn from_text(text: &str) -> Result<ListenAddr, String> {
-        ListenAddr::parse(text).map_err(|error| format!("{}: {error}", quoted(text)))
-    }
-
-    fn from_number(number: u64) -> Result<ListenAddr, String> {
-        Self::from_text(&number.to_string())
+    fn read(scalar: Scalar<'_>) -> Result<Option<ListenAddr>, String> {
+        let address = match scalar {
+            Scalar::Text(text) => ListenAddr::parse(text).map_err(|error| format!("{}: {error}", quoted(text)))?,
+            Scalar::Number(number) => return Err(format!("{number}: {PORT_ONLY}")),
+        };
+        Ok(Some(address))
     }
 }
 
-deserialize_as_itself!(ListenAddr);
-
 // What is wrong with a listening address.
+const ADDRESS: &str = "a listening address is one with a port from 0 to 65535, such as \":8080\", 127.0.0.1:8080 or \"[::1]:8080\", or unix:/run/proxy.sock";
 const PORT_ONLY: &str = "a port alone needs its colon: write \":8080\", in quotes";
-const PORT: &str = "a listening address ends with \":\" and a port from 0 to 65535";
 const NAME: &str = "a listening address is a number, not a name: write 127.0.0.1:8080 or \"[::1]:8080\" for localhost, \":8080\" for all";
-const ADDRESS: &str =
-    "expected a listening address such as \":8080\", 127.0.0.1:8080, \"[::1]:8080\" or unix:/run/proxy.sock";
 const OPTION: &str =
     "after \"?\" may stand v6only (at \"[::]:8080\", to leave IPv4 out), or mode=0660 at a unix socket";
 const UNIX_PATH: &str = "the path of a unix socket is absolute: write unix:/run/proxy.sock";
 const UNIX_PATH_LENGTH: &str = "the path of a unix socket has at most 107 bytes, and no NUL";
-const UNIX_MODE: &str = "the mode of a unix socket is up to four octal digits, at most 0777: write ?mode=0660";
+const UNIX_MODE: &str = "the mode of a unix socket is three or four octal digits, at most 0777: write ?mode=0660";
 const UNIX_MODE_UNREACHABLE: &str =
     "connecting to a unix socket needs write permission, which this mode gives to nobody: write ?mode=0660";
 
@@ -95,71 +90,51 @@ impl ListenAddr {
     /// Whether only one of the two can be listened on: the same address, or one that is part of the other. Port 0 is another
     /// port each time.
     pub(super) fn overlaps(&self, other: &ListenAddr) -> bool {
+        use ListenAddr::{Tcp, Unix};
         match (self, other) {
-            (
-                ListenAddr::Tcp { addr, dual_stack, .. },
-                ListenAddr::Tcp { addr: other, dual_stack: other_dual_stack, .. },
-            ) => {
+            (Tcp { addr: a, dual_stack: a_dual, .. }, Tcp { addr: b, dual_stack: b_dual, .. }) => {
                 let covers = |one: &SocketAddr, dual_stack: bool, other: &SocketAddr| {
                     one.ip().is_unspecified() && (dual_stack || one.is_ipv4() == other.is_ipv4())
                 };
-                addr.port() != 0
-                    && addr.port() == other.port()
-                    && (addr.ip() == other.ip()
-                        || covers(addr, *dual_stack, other)
-                        || covers(other, *other_dual_stack, addr))
+                let is_shared = a.ip() == b.ip() || covers(a, *a_dual, b) || covers(b, *b_dual, a);
+                a.port() != 0 && a.port() == b.port() && is_shared
             }
-            (ListenAddr::Unix { path, .. }, ListenAddr::Unix { path: other, .. }) => path == other,
-            (ListenAddr::Tcp { .. }, ListenAddr::Unix { .. }) | (ListenAddr::Unix { .. }, ListenAddr::Tcp { .. }) => {
-                false
-            }
+            (Unix { path, .. }, Unix { path: other, .. }) => path == other,
+            _ => false,
         }
     }
 
     /// Takes a listening address apart. Port 0 lets the system choose.
     pub fn parse(text: &str) -> Result<ListenAddr, &'static str> {
-        let (address, option) = match text.split_once('?') {
-            Some((address, option)) => (address, Some(option)),
-            None => (text, None),
-        };
+        let (address, option) = text.split_once('?').map_or((text, None), |(address, option)| (address, Some(option)));
         if let Some(path) = address.strip_prefix("unix:") {
             return parse_unix(path, option);
         }
-        let (host, port) = address.rsplit_once(':').ok_or_else(|| without_port(address))?;
-        if host.contains(':') && !host.starts_with('[') {
-            // An IPv6 address that has lost its brackets.
-            return Err(ADDRESS);
+        let is_any = address.starts_with(':');
+        let in_full = if is_any { format!("[::]{address}") } else { address.to_owned() };
+        let addr: SocketAddr = in_full.parse().map_err(|_| not_an_address(address))?;
+        let is_all_v6 = addr.ip() == Ipv6Addr::UNSPECIFIED;
+        match option {
+            None => Ok(ListenAddr::Tcp { addr, dual_stack: is_all_v6, fallback_v4: is_any }),
+            Some("v6only") if is_all_v6 && !is_any => {
+                Ok(ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false })
+            }
+            Some(_) => Err(OPTION),
         }
-        let port = if port == "0" { 0 } else { parse_port(port).map_err(|_| PORT)? };
-        let only_v6 = match option {
-            Some("v6only") => true,
-            Some(_) => return Err(OPTION),
-            None => false,
-        };
-        if host.is_empty() {
-            return if only_v6 { Err(OPTION) } else { Ok(ListenAddr::any(port)) };
-        }
-        let ip = match host.strip_prefix('[') {
-            Some(v6) => v6.strip_suffix(']').and_then(|v6| v6.parse().ok()).map(IpAddr::V6),
-            None => host.parse().ok().map(IpAddr::V4),
-        };
-        let ip = ip.ok_or_else(|| if is_name(host) { NAME } else { ADDRESS })?;
-        let all_v6 = ip == Ipv6Addr::UNSPECIFIED;
-        if only_v6 && !all_v6 {
-            return Err(OPTION);
-        }
-        let addr = SocketAddr::new(ip, port);
-        Ok(ListenAddr::Tcp { addr, dual_stack: all_v6 && !only_v6, fallback_v4: false })
     }
 }
 
-fn without_port(text: &str) -> &'static str {
-    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) { PORT_ONLY } else { PORT }
-}
-
-fn is_name(host: &str) -> bool {
-    host.bytes().any(|b| b.is_ascii_alphabetic())
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+fn not_an_address(text: &str) -> &'static str {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let is_name = |name: &str| {
+        name.bytes().any(|b| b.is_ascii_alphabetic())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+    };
+    match text.rsplit_once(':') {
+        None if is_number(text) => PORT_ONLY,
+        Some((host, port)) if is_name(host) && is_number(port) => NAME,
+        _ => ADDRESS,
+    }
 }
 
 fn parse_unix(path: &str, option: Option<&str>) -> Result<ListenAddr, &'static str> {
@@ -169,20 +144,16 @@ fn parse_unix(path: &str, option: Option<&str>) -> Result<ListenAddr, &'static s
     if path.len() > MAX_UNIX_PATH || path.contains('\0') {
         return Err(UNIX_PATH_LENGTH);
     }
-    let mode = option.map(parse_mode).transpose()?;
+    let mode = option.map(|option| parse_mode(option.strip_prefix("mode=").ok_or(OPTION)?)).transpose()?;
     Ok(ListenAddr::Unix { path: PathBuf::from(path), mode })
 }
 
-fn parse_mode(option: &str) -> Result<u32, &'static str> {
-    let digits = option.strip_prefix("mode=").ok_or(OPTION)?;
-    if !matches!(digits.len(), 3..=4) || !digits.bytes().all(|b| matches!(b, b'0'..=b'7')) {
-        return Err(UNIX_MODE);
-    }
-    let mode = digits.bytes().fold(0, |mode, digit| mode << 3 | u32::from(digit - b'0'));
-    match mode {
-        0o1000.. => Err(UNIX_MODE),
-        _ if mode & 0o222 == 0 => Err(UNIX_MODE_UNREACHABLE),
-        _ => Ok(mode),
+fn parse_mode(digits: &str) -> Result<u32, &'static str> {
+    let is_number = matches!(digits.len(), 3..=4) && !digits.starts_with('+');
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode @ ..=0o777) if is_number && mode & 0o222 != 0 => Ok(mode),
+        Ok(..=0o777) if is_number => Err(UNIX_MODE_UNREACHABLE),
+        _ => Err(UNIX_MODE),
     }
 }
 
@@ -254,13 +225,13 @@ mod tests {
     #[test]
     fn what_cannot_be_listened_on_is_refused() {
         for (text, expected) in [
-            ("", PORT),
+            ("", ADDRESS),
             ("8080", PORT_ONLY),
-            ("127.0.0.1", PORT),
-            (":", PORT),
-            (":http", PORT),
-            (":+80", PORT),
-            (":65536", PORT),
+            ("127.0.0.1", ADDRESS),
+            (":", ADDRESS),
+            (":http", ADDRESS),
+            (":+80", ADDRESS),
+            (":65536", ADDRESS),
             ("localhost:8080", NAME),
             ("*:8080", ADDRESS),
             ("::1:8080", ADDRESS),

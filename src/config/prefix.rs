@@ -4,17 +4,17 @@
 //! hexadecimal digits differ: `/%66itness` is `/fitness`, `/a%2fb` is `/a%2Fb`. An encoded slash stays an encoded slash.
 
 use super::error::quoted;
-use super::scalar::Notation;
+use super::scalar::{Notation, Scalar};
 
 /// The longest segment of a prefix, in bytes after normalising. A path's segment that is longer matches nothing.
 pub const MAX_SEGMENT: usize = 255;
 
-// What is wrong with a prefix.
+// What is wrong with a prefix, the first four also with an upstream URL.
+pub(super) const QUERY: &str = "no query can stand here: remove \"?\" and what follows";
+pub(super) const FRAGMENT: &str = "no fragment can stand here: remove \"#\" and what follows";
+pub(super) const BYTE: &str = "only visible ASCII without a backslash can stand here: percent-encode a path (a space is %20), write a name as xn--...";
+pub(super) const PERCENT: &str = "after \"%\" stand two hexadecimal digits; a percent sign itself is %25";
 const NO_SLASH: &str = "a prefix begins with \"/\"";
-const QUERY: &str = "a prefix ends before the query: remove \"?\" and what follows";
-const FRAGMENT: &str = "a prefix has no fragment: remove \"#\" and what follows";
-const BYTE: &str = "a prefix is visible ASCII without a backslash: percent-encode everything else, a space is %20";
-const PERCENT: &str = "after \"%\" stand two hexadecimal digits; a percent sign itself is %25";
 const DOT_SEGMENT: &str =
     "requests with a segment \".\" or \"..\" are refused, so this prefix would never match: remove the segment";
 const EMPTY_SEGMENT: &str = "\"//\" makes an empty segment: write one slash";
@@ -22,33 +22,38 @@ const LONG_SEGMENT: &str = "a segment has at most 255 bytes";
 
 /// Checks `prefix`.
 pub fn check(prefix: &str) -> Result<(), &'static str> {
-    let bytes = prefix.as_bytes();
     let inner = prefix.strip_prefix('/').ok_or(NO_SLASH)?;
-    for (at, &byte) in bytes.iter().enumerate() {
-        match byte {
-            b'?' => return Err(QUERY),
-            b'#' => return Err(FRAGMENT),
-            b'%' if encoded_byte(&bytes[at..]).is_none() => return Err(PERCENT),
-            b'\\' => return Err(BYTE),
-            b'!'..=b'~' => {}
-            0..=b' ' | 0x7f..=0xff => return Err(BYTE),
-        }
-    }
-    let inner = inner.strip_suffix('/').unwrap_or(inner);
+    check_bytes(prefix)?;
     if inner.is_empty() {
-        return if prefix.len() > 1 { Err(EMPTY_SEGMENT) } else { Ok(()) };
+        return Ok(());
     }
-    let mut buf = [0; MAX_SEGMENT];
-    for segment in inner.split('/') {
-        if segment.is_empty() {
-            return Err(EMPTY_SEGMENT);
+    for segment in inner.strip_suffix('/').unwrap_or(inner).split('/') {
+        match normalise(segment.as_bytes(), &mut [0; MAX_SEGMENT]) {
+            Some([]) => return Err(EMPTY_SEGMENT),
+            _ if is_dot_segment(segment) => return Err(DOT_SEGMENT),
+            Some(_) => {}
+            None => return Err(LONG_SEGMENT),
         }
-        if is_dot_segment(segment) {
-            return Err(DOT_SEGMENT);
-        }
-        normalise(segment.as_bytes(), &mut buf).ok_or(LONG_SEGMENT)?;
     }
     Ok(())
+}
+
+/// What may stand in a prefix or an upstream URL.
+pub(super) fn check_bytes(text: &str) -> Result<(), &'static str> {
+    let bytes = text.as_bytes();
+    (0..bytes.len()).try_for_each(|at| match bytes[at] {
+        b'?' => Err(QUERY),
+        b'#' => Err(FRAGMENT),
+        b'%' if encoded_byte(&bytes[at..]).is_none() => Err(PERCENT),
+        b'\\' => Err(BYTE),
+        byte => {
+            if byte.is_ascii_graphic() {
+                Ok(())
+            } else {
+                Err(BYTE)
+            }
+        }
+    })
 }
 
 /// The notation of one.
@@ -57,8 +62,9 @@ pub(super) struct Prefix;
 impl Notation<String> for Prefix {
     const EXPECTED: &'static str = "a path prefix such as /api";
 
-    fn from_text(text: &str) -> Result<String, String> {
-        check(text).map(|()| text.to_owned()).map_err(|error| format!("{}: {error}", quoted(text)))
+    fn read(scalar: Scalar<'_>) -> Result<Option<String>, String> {
+        let Scalar::Text(text) = scalar else { return Ok(None) };
+        check(text).map(|()| Some(text.to_owned())).map_err(|error| format!("{}: {error}", quoted(text)))
     }
 }
 
@@ -84,63 +90,48 @@ pub fn normalise<'a>(segment: &'a [u8], buf: &'a mut [u8; MAX_SEGMENT]) -> Optio
     if !segment.contains(&b'%') {
         return (segment.len() <= MAX_SEGMENT).then_some(segment);
     }
-    let mut len = 0;
-    let mut rest = segment;
-    while let Some((&first, after)) = rest.split_first() {
-        match encoded_byte(rest) {
-            Some(byte) if is_unreserved(byte) => {
-                *buf.get_mut(len)? = byte;
-                len += 1;
-                rest = &rest[3..];
-            }
-            Some(_) => {
-                let triplet = buf.get_mut(len..len + 3)?;
-                triplet.copy_from_slice(&rest[..3]);
-                triplet.make_ascii_uppercase();
-                len += 3;
-                rest = &rest[3..];
-            }
-            None => {
-                *buf.get_mut(len)? = first;
-                len += 1;
-                rest = after;
-            }
+    let (mut len, mut rest) = (0, segment);
+    while !rest.is_empty() {
+        let encoded = encoded_byte(rest);
+        let (written, after) = rest.split_at(if encoded.is_some() { 3 } else { 1 });
+        // RFC 3986 section 2.3.
+        let is_unreserved = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+        let decoded = encoded.filter(is_unreserved);
+        let written = decoded.as_ref().map_or(written, std::slice::from_ref);
+        let into = buf.get_mut(len..len + written.len())?;
+        into.copy_from_slice(written);
+        if encoded.is_some() && decoded.is_none() {
+            into.make_ascii_uppercase();
         }
+        len += written.len();
+        rest = after;
     }
     Some(&buf[..len])
 }
 
 /// The byte that a `%xx` at the start of `bytes` stands for.
-pub(super) fn encoded_byte(bytes: &[u8]) -> Option<u8> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        b'A'..=b'F' => Some(byte - b'A' + 10),
-        _ => None,
-    };
-    match bytes {
-        [b'%', high, low, ..] => Some(digit(*high)? << 4 | digit(*low)?),
-        _ => None,
-    }
+fn encoded_byte(bytes: &[u8]) -> Option<u8> {
+    let &[b'%', high, low, ..] = bytes else { return None };
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(high)? << 4 | digit(low)?).ok()
 }
 
-/// RFC 3986 section 2.3.
-const fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+/// Each `%xx` as the byte that it stands for.
+pub(super) fn decode(text: &str) -> Vec<u8> {
+    let (mut decoded, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let Some(&first) = rest.first() {
+        let byte = encoded_byte(rest);
+        decoded.push(byte.unwrap_or(first));
+        rest = &rest[if byte.is_some() { 3 } else { 1 }..];
+    }
+    decoded
 }
 
 /// Whether a segment, as written, is `.` or `..` once it is decoded, where `/` and `\` end a segment too and `;` begins
 /// its parameters (rule S20).
 pub(super) fn is_dot_segment(segment: &str) -> bool {
-    let mut decoded = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let byte = encoded_byte(rest);
-        decoded.push(byte.unwrap_or(first));
-        rest = if byte.is_some() { &rest[3..] } else { after };
-    }
     let is_dots = |part: &[u8]| matches!(part.split(|&b| b == b';').next(), Some(b"." | b".."));
-    decoded.split(|b| matches!(b, b'/' | b'\\')).any(is_dots)
+    decode(segment).split(|b| matches!(b, b'/' | b'\\')).any(is_dots)
 }
 
 #[cfg(test)]

@@ -4,11 +4,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-
 use serde::{Serialize, Serializer};
 
-use super::prefix::{self, encoded_byte};
-use super::scalar::{Notation, deserialize_as_itself};
+use super::prefix;
+use super::scalar::{Notation, Scalar};
 
 /// Where a route leads, taken apart.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -74,44 +73,39 @@ const NOT_HTTP: &str = "an upstream URL begins with http:// or https://, for exa
 const SCHEME_MISSING: &str =
     "the upstream URL lacks its scheme: write http:// in front of it, or https:// where the upstream speaks TLS";
 const UNIX: &str = "an upstream is asked over TCP, not over a unix socket: let it listen on 127.0.0.1:9001, say, and write http://127.0.0.1:9001";
-const QUERY: &str = "an upstream URL has no query: remove \"?\" and what follows";
-const FRAGMENT: &str = "an upstream URL has no fragment: remove \"#\" and what follows";
-const BYTE: &str =
-    "an upstream URL is visible ASCII without a backslash: percent-encode its path, write its name as xn--...";
 const NO_HOST: &str = "the upstream URL names no host: write http://host:port";
 const HOST: &str = "the host of the upstream URL is neither a name nor an address; an IPv6 address stands in brackets: http://[::1]:9001";
 const PORT: &str = "the port of the upstream URL is a number from 1 to 65535";
 const CREDENTIALS: &str = "the credentials of the upstream URL are user:password@, with \"@\", \":\", \"/\" and \"%\" in them written as %40, %3A, %2F and %25";
-const PERCENT: &str = "after \"%\" stand two hexadecimal digits; a percent sign itself is %25";
 const DOT_SEGMENT: &str = "the path of the upstream URL has a segment \".\" or \"..\": write the path that is meant";
+const NO_TLS: &str = "this build cannot speak TLS to an upstream: use http://, or build it with the feature \"tls\"";
 
 impl UpstreamUrl {
     /// Takes `url` apart.
     pub fn parse(url: &str) -> Result<UpstreamUrl, &'static str> {
-        let (scheme, rest) = split_scheme(url).ok_or_else(|| without_scheme(url))?;
+        // Schemes are compared without case (RFC 3986 section 3.1).
+        let known =
+            |name: &str| [Scheme::Http, Scheme::Https].into_iter().find(|s| s.name().eq_ignore_ascii_case(name));
+        let split = url.split_once("://").and_then(|(scheme, rest)| Some((known(scheme)?, rest)));
+        let (scheme, rest) = split.ok_or_else(|| without_scheme(url))?;
         if rest.starts_with("unix:/") {
             return Err(UNIX);
         }
-        for byte in url.bytes() {
-            match byte {
-                b'?' => return Err(QUERY),
-                b'#' => return Err(FRAGMENT),
-                b'\\' | 0..=b' ' | 0x7f..=0xff => return Err(BYTE),
-                b'!'..=b'~' => {}
-            }
-        }
+        prefix::check_bytes(url)?;
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (credentials, host_port) = match authority.rsplit_once('@') {
-            Some((credentials, host_port)) => (Some(credentials), host_port),
+        let (credentials, authority) = match authority.rsplit_once('@') {
+            Some((credentials, authority)) => (Some(credentials), authority),
             None => (None, authority),
         };
         let authorization = credentials.map(authorization).transpose()?;
-        let (host, port) = split_port(host_port)?;
-        let host = check_host(host)?;
-        let port = port.map_or(Ok(scheme.default_port()), parse_port)?;
+        let (host, port) = split_host(authority)?;
+        let port = port.unwrap_or(scheme.default_port());
         let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let authority = if port == scheme.default_port() { bracketed } else { format!("{bracketed}:{port}") };
-        let base_path = check_base_path(path)?.to_owned();
+        let base_path = path.trim_end_matches('/').to_owned();
+        if base_path.split('/').any(prefix::is_dot_segment) {
+            return Err(DOT_SEGMENT);
+        }
         Ok(UpstreamUrl { scheme, host, port, authority, base_path, authorization })
     }
 }
@@ -119,15 +113,11 @@ impl UpstreamUrl {
 impl Notation<UpstreamUrl> for UpstreamUrl {
     const EXPECTED: &'static str = "an upstream URL such as http://127.0.0.1:9001/base";
 
-    fn from_text(text: &str) -> Result<UpstreamUrl, String> {
+    fn read(scalar: Scalar<'_>) -> Result<Option<UpstreamUrl>, String> {
         // The text is not shown: there may be a password in it.
+        let Scalar::Text(text) = scalar else { return Ok(None) };
         let url = UpstreamUrl::parse(text)?;
-        if url.scheme == Scheme::Https && !cfg!(feature = "tls") {
-            let message =
-                "this build cannot speak TLS to an upstream: use http://, or build it with the feature \"tls\"";
-            return Err(message.to_owned());
-        }
-        Ok(url)
+        if url.scheme == Scheme::Https && !cfg!(feature = "tls") { Err(NO_TLS.to_owned()) } else { Ok(Some(url)) }
     }
 }
 
@@ -139,44 +129,30 @@ impl Serialize for UpstreamUrl {
 }
 
 /// Which Host the upstream sees.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum HostPolicy {
     /// That of the upstream URL.
     Upstream,
     /// The one that the client sent.
     Client,
     /// Always this one.
+    #[serde(untagged)]
     Fixed(String),
 }
 
 impl Notation<HostPolicy> for HostPolicy {
     const EXPECTED: &'static str = "upstream, client or a host name";
 
-    fn from_text(text: &str) -> Result<HostPolicy, String> {
-        let is_authority = || {
-            split_port(text)
-                .is_ok_and(|(host, port)| check_host(host).is_ok() && port.is_none_or(|port| parse_port(port).is_ok()))
-        };
-        match text {
-            "upstream" => Ok(HostPolicy::Upstream),
-            "client" => Ok(HostPolicy::Client),
-            _ if is_authority() => Ok(HostPolicy::Fixed(text.to_owned())),
-            _ => Err(Self::unexpected(text)),
-        }
-    }
-}
-
-impl Serialize for HostPolicy {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match self {
-            HostPolicy::Upstream => "upstream",
-            HostPolicy::Client => "client",
-            HostPolicy::Fixed(name) => name,
+    fn read(scalar: Scalar<'_>) -> Result<Option<HostPolicy>, String> {
+        Ok(match scalar {
+            Scalar::Text("upstream") => Some(HostPolicy::Upstream),
+            Scalar::Text("client") => Some(HostPolicy::Client),
+            Scalar::Text(text) if split_host(text).is_ok() => Some(HostPolicy::Fixed(text.to_owned())),
+            _ => None,
         })
     }
 }
-
-deserialize_as_itself!(UpstreamUrl, HostPolicy);
 
 /// The name that an upstream's certificate has to be for.
 pub(super) struct ServerName;
@@ -184,22 +160,16 @@ pub(super) struct ServerName;
 impl Notation<String> for ServerName {
     const EXPECTED: &'static str = "a host name, or an address without brackets";
 
-    fn from_text(text: &str) -> Result<String, String> {
-        match text.parse::<IpAddr>() {
-            Ok(address) => Ok(address.to_string()),
-            Err(_) => check_host(text).map_err(|_| Self::unexpected(text)),
-        }
+    fn read(scalar: Scalar<'_>) -> Result<Option<String>, String> {
+        let Scalar::Text(text) = scalar else { return Ok(None) };
+        let address = text.parse().map(|address: IpAddr| address.to_string());
+        Ok(address.ok().or_else(|| check_host(text).ok()))
     }
 }
 
-/// Schemes are compared without case (RFC 3986 section 3.1).
-fn split_scheme(url: &str) -> Option<(Scheme, &str)> {
-    let (scheme, rest) = url.split_once("://")?;
-    [Scheme::Http, Scheme::Https].into_iter().find(|known| scheme.eq_ignore_ascii_case(known.name())).map(|s| (s, rest))
-}
-
 fn without_scheme(url: &str) -> &'static str {
-    if is_unix(url) {
+    // Spellings that other proxies have for a unix socket, and a path alone.
+    if ["unix:/", "unix//", "unix:@", "http+unix:", "/"].iter().any(|start| url.starts_with(start)) {
         UNIX
     } else if UpstreamUrl::parse(&format!("http://{url}")).is_ok() {
         SCHEME_MISSING
@@ -208,30 +178,20 @@ fn without_scheme(url: &str) -> &'static str {
     }
 }
 
-/// `unix:/path` and other spellings that proxies have for it, and a path alone.
-fn is_unix(text: &str) -> bool {
-    ["unix:/", "unix//", "unix:@", "http+unix:", "/"].iter().any(|start| text.starts_with(start))
-}
-
-/// `host`, `host:port`, `[v6]`, `[v6]:port`; the host comes back with its brackets.
-pub(super) fn split_port(host_port: &str) -> Result<(&str, Option<&str>), &'static str> {
-    let colon = match host_port.find(']') {
-        Some(bracket) => host_port[bracket..].find(':').map(|colon| bracket + colon),
-        None => host_port.find(':'),
-    };
-    let (host, port) = match colon {
-        Some(colon) => (&host_port[..colon], Some(&host_port[colon + 1..])),
-        None => (host_port, None),
-    };
-    if port.is_some_and(|port| port.contains(':')) {
-        // An IPv6 address that has lost its brackets.
-        return Err(HOST);
+/// `host`, `host:port`, `[v6]` or `[v6]:port`: the host in lower case or as an address without brackets.
+fn split_host(authority: &str) -> Result<(String, Option<u16>), &'static str> {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            let is_number = !port.starts_with('+');
+            let port = port.parse().ok().filter(|port| *port != 0 && is_number).ok_or(PORT)?;
+            Ok((check_host(host)?, Some(port)))
+        }
+        _ => Ok((check_host(authority)?, None)),
     }
-    Ok((host, port))
 }
 
 /// A name in lower case, or an address without brackets.
-pub(super) fn check_host(host: &str) -> Result<String, &'static str> {
+fn check_host(host: &str) -> Result<String, &'static str> {
     if host.is_empty() {
         return Err(NO_HOST);
     }
@@ -239,9 +199,9 @@ pub(super) fn check_host(host: &str) -> Result<String, &'static str> {
         let address = address.strip_suffix(']').ok_or(HOST)?;
         return address.parse().map(|address: Ipv6Addr| address.to_string()).map_err(|_| HOST);
     }
+    let name = host.strip_suffix('.').unwrap_or(host);
     // A name whose last label is a number would be taken for an address by some resolvers and not by others.
-    let last = host.strip_suffix('.').unwrap_or(host).rsplit('.').next().unwrap_or(host);
-    if last.bytes().all(|b| b.is_ascii_digit()) {
+    if name.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
         return host.parse().map(|address: Ipv4Addr| address.to_string()).map_err(|_| HOST);
     }
     let is_label = |label: &str| {
@@ -250,64 +210,24 @@ pub(super) fn check_host(host: &str) -> Result<String, &'static str> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    if host.len() > 253 || !host.strip_suffix('.').unwrap_or(host).split('.').all(is_label) {
-        return Err(HOST);
-    }
-    Ok(host.to_ascii_lowercase())
-}
-
-pub(super) fn parse_port(port: &str) -> Result<u16, &'static str> {
-    // Digits only: `str::parse` would take a `+`.
-    if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(PORT);
-    }
-    port.parse().ok().filter(|&port| port != 0).ok_or(PORT)
+    if host.len() <= 253 && name.split('.').all(is_label) { Ok(host.to_ascii_lowercase()) } else { Err(HOST) }
 }
 
 /// The Basic credentials (RFC 7617 section 2) for `user:password` of a URL.
 fn authorization(credentials: &str) -> Result<String, &'static str> {
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-    let user = decode(user)?;
-    let password = decode(password)?;
-    if user.contains(&b':') {
+    let is_bare = credentials.contains('@') || password.contains(':');
+    let [user, password] = [user, password].map(prefix::decode);
+    let decoded = [&user[..], b":", &password].concat();
+    if is_bare || user.contains(&b':') || decoded.iter().any(u8::is_ascii_control) {
         return Err(CREDENTIALS);
     }
-    Ok(format!("Basic {}", BASE64_STANDARD.encode([&user[..], b":", &password].concat())))
-}
-
-fn decode(text: &str) -> Result<Vec<u8>, &'static str> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let (byte, left) = match first {
-            b'%' => (encoded_byte(rest).ok_or(CREDENTIALS)?, &rest[3..]),
-            b'@' | b':' => return Err(CREDENTIALS),
-            _ => (first, after),
-        };
-        if byte.is_ascii_control() {
-            return Err(CREDENTIALS);
-        }
-        decoded.push(byte);
-        rest = left;
-    }
-    Ok(decoded)
-}
-
-fn check_base_path(path: &str) -> Result<&str, &'static str> {
-    let bytes = path.as_bytes();
-    let stray = |at: usize| bytes[at] == b'%' && encoded_byte(&bytes[at..]).is_none();
-    if (0..bytes.len()).any(stray) {
-        return Err(PERCENT);
-    }
-    let base_path = path.trim_end_matches('/');
-    if base_path.split('/').any(prefix::is_dot_segment) {
-        return Err(DOT_SEGMENT);
-    }
-    Ok(base_path)
+    Ok(format!("Basic {}", BASE64_STANDARD.encode(decoded)))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::prefix::{BYTE, FRAGMENT, PERCENT, QUERY};
     use super::*;
 
     #[test]
@@ -380,7 +300,7 @@ mod tests {
             ("http://a@b@e.example", CREDENTIALS),
             ("http://a:b:c@e.example", CREDENTIALS),
             ("http://a%3Ab:c@e.example", CREDENTIALS),
-            ("http://a:%zz@e.example", CREDENTIALS),
+            ("http://a:%zz@e.example", PERCENT),
             ("http://a:%0d%0a@e.example", CREDENTIALS),
             ("http://e.example/%zz", PERCENT),
             ("http://e.example/a/../b", DOT_SEGMENT),

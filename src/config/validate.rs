@@ -4,15 +4,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::error::quoted;
 use super::keys::{
-    CertificateFiles, Config, Health, Limits, LogFormat, MAX_UPSTREAMS, MemorySize, PluginConfig, RawRoute,
-    RouteConfig, RouteOptions, TlsListen,
+    CertificateFiles, Config, ConnectTimeout, Health, Limits, LogFormat, MAX_UPSTREAMS, MemorySize, PluginConfig,
+    RawRoute, RouteConfig, RouteOptions, Timeouts, TlsListen,
 };
-use super::listen::ListenAddr;
 use super::prefix;
-use super::scalar::{HumanDuration, Notation as _, Printed as _, print_size};
+use super::scalar::{HumanDuration, Notation as _, Printed as _, Scalar, print_size};
 use super::url::{Scheme, UpstreamUrl};
 
 /// Path and message.
@@ -29,7 +29,14 @@ impl Config {
     pub(super) fn validate(&mut self, format: Result<LogFormat, String>) -> Result<(), ValidationError> {
         self.upstream_tls.insecure_skip_verify.get_or_insert(false);
         self.limits.validate().map_err(at("limits"))?;
-        self.health.validate().map_err(at("health"))?;
+        let default = Health::default();
+        fill_in(
+            ["eject", "max_eject"],
+            [&mut self.health.eject, &mut self.health.max_eject],
+            [default.eject, default.max_eject],
+        )
+        .map_err(at("health"))?;
+        self.timeouts.connect.fill_in().map_err(at("timeouts.connect"))?;
         if let Some(tls) = &mut self.tls {
             tls.validate().map_err(at("tls"))?;
         }
@@ -56,7 +63,7 @@ impl Config {
 
     /// Sets the memory budget as the flag has it, for example `8MiB`.
     pub fn set_memory_budget(&mut self, text: &str) -> Result<(), String> {
-        self.limits.memory_budget = MemorySize::from_text(text)?;
+        self.limits.memory_budget = MemorySize::parse(Scalar::Text(text))?;
         self.cap_workers();
         Ok(())
     }
@@ -110,24 +117,20 @@ impl Config {
         let raw = std::mem::take(&mut self.raw_routes);
         let mut routes: Vec<RouteConfig> = Vec::with_capacity(raw.len());
         let mut first_with = HashMap::with_capacity(raw.len());
-        let mut upstreams: HashSet<Arc<UpstreamUrl>> = HashSet::new();
-        let mut options = HashMap::new();
+        let mut known_upstreams: HashSet<Arc<[UpstreamUrl]>> = HashSet::new();
+        let mut known_options: HashMap<RawRoute, Arc<RouteOptions>> = HashMap::new();
         for mut route in raw {
             let path = format!("routes.{}", routes.len());
-            let (prefix, mut urls) = route.take_names(&routes, &mut first_with).map_err(at(&path))?;
-            let first = urls.remove(0);
-            let upstream = upstreams.get(&first).cloned().unwrap_or_else(|| Arc::new(first));
-            upstreams.insert(Arc::clone(&upstream));
-            let more_upstreams = (!urls.is_empty()).then(|| Arc::new(urls));
-            let options = match options.get(&route) {
-                Some(options) => Arc::clone(options),
-                None => {
-                    let new = Arc::new(route.clone().merged_with(self));
-                    options.insert(route, Arc::clone(&new));
-                    new
-                }
-            };
-            routes.push(RouteConfig { prefix, upstream, more_upstreams, options });
+            let (prefix, urls) = route.take_names(&routes, &mut first_with).map_err(at(&path))?;
+            if let Some(connect) = route.timeouts.as_mut().and_then(|timeouts| timeouts.connect.as_mut()) {
+                connect.fill_in().map_err(at(&format!("{path}.timeouts.connect")))?;
+            }
+            let upstreams = known_upstreams.get(&urls[..]).cloned().unwrap_or_else(|| urls.into());
+            known_upstreams.insert(Arc::clone(&upstreams));
+            let known = known_options.get(&route).cloned();
+            let options = known.unwrap_or_else(|| Arc::new(route.clone().merged_with(self)));
+            known_options.entry(route).or_insert_with(|| Arc::clone(&options));
+            routes.push(RouteConfig { prefix, upstreams, options });
         }
         if routes.is_empty() {
             let message =
@@ -150,18 +153,10 @@ impl Config {
         for (index, (key, address)) in all.iter().enumerate() {
             let Some((other, taken)) = all[..index].iter().find(|(_, taken)| taken.overlaps(address)) else { continue };
             let (shown, taken) = (quoted(&address.to_string()), quoted(&taken.to_string()));
-            let is_same = shown == taken || matches!(address, ListenAddr::Unix { .. });
-            let message = match (is_same, key == other) {
-                (true, true) => format!("the listening address {shown} stands twice: remove one"),
-                (false, true) => {
-                    format!("the listening addresses {taken} and {shown} overlap: remove one, or choose another port")
-                }
-                (true, false) => {
-                    format!("{shown} stands in both {other} and {key}: choose another address for one of them")
-                }
-                (false, false) => {
-                    format!("{taken} in {other} and {shown} in {key} overlap: choose another port for one of them")
-                }
+            let message = if (key, &shown) == (other, &taken) {
+                format!("the listening address {shown} stands twice: remove one")
+            } else {
+                format!("{taken} in {other} and {shown} in {key} overlap: remove one, or choose another")
             };
             return Err(((*key).to_owned(), message));
         }
@@ -190,21 +185,25 @@ impl Limits {
     }
 }
 
-impl Health {
-    fn validate(&mut self) -> Result<(), String> {
-        let default = Health::default();
-        if self.eject.is_zero() {
-            let max = if self.max_eject.is_zero() { default.max_eject } else { self.max_eject };
-            self.eject = default.eject.min(max);
-        }
-        if self.max_eject.is_zero() {
-            self.max_eject = default.max_eject.max(self.eject);
-        }
-        if self.eject > self.max_eject {
-            let [eject, max_eject] = [self.eject, self.max_eject].map(|span| HumanDuration::print(&span));
-            return Err(format!("eject ({eject}) is longer than max_eject ({max_eject}): shorten it"));
-        }
-        Ok(())
+/// Two durations of which the first is at most the second; the default of the one that is 0 gives way to the other.
+fn fill_in(names: [&str; 2], [short, long]: [&mut Duration; 2], default: [Duration; 2]) -> Result<(), String> {
+    if short.is_zero() {
+        *short = default[0].min(if long.is_zero() { default[1] } else { *long });
+    }
+    if long.is_zero() {
+        *long = default[1].max(*short);
+    }
+    if *short > *long {
+        let [short, long] = [short, long].map(|span| HumanDuration::print(span));
+        return Err(format!("{} ({short}) is longer than {} ({long}): shorten it", names[0], names[1]));
+    }
+    Ok(())
+}
+
+impl ConnectTimeout {
+    fn fill_in(&mut self) -> Result<(), String> {
+        let default = Timeouts::default().connect;
+        fill_in(["address", "total"], [&mut self.address, &mut self.total], [default.address, default.total])
     }
 }
 

@@ -223,11 +223,11 @@ impl<'a> Received<'a> {
         let route = &self.runtime.config.routes[plan.route as usize];
         let group = self.runtime.group_of(plan.route).unwrap_or_default();
         let nth = group.iter().position(|id| *id == chosen).unwrap_or_default();
-        let upstream = route.nth_upstream(nth);
+        let upstream = &route.upstreams[nth];
         let (url, timeouts) = (upstream.to_public_string(), &route.options.timeouts);
         let (connect, response_head) = (timeouts.connect.total, timeouts.response_head);
         put!(out, "\nupstream\n  {url}: {connect:?} to connect, {response_head:?} for the response head");
-        for (_, other) in (0..).zip(route.upstreams()).filter(|(index, _)| *index != nth) {
+        for (_, other) in (0..).zip(&*route.upstreams).filter(|(index, _)| *index != nth) {
             put!(out, "  or {}", other.to_public_string());
         }
         if !group.is_empty() {
@@ -247,7 +247,7 @@ impl<'a> Received<'a> {
         if !self.parsed.target.starts_with(b"/") {
             put!(out, "    RFC 9112 section 3.2.1: an origin is asked for a path; Host says the rest");
         }
-        let (prefix, base) = (route.stripped_prefix(), &route.upstream.base_path);
+        let (prefix, base) = (route.stripped_prefix(), &route.upstream().base_path);
         if !prefix.is_empty() {
             put!(out, "    {prefix} is stripped (the route's key strip_prefix)");
         }

@@ -73,8 +73,7 @@ fn route(prefix: &str, host: &str, port: u16) -> RouteConfig {
     };
     RouteConfig {
         prefix: prefix.to_owned(),
-        upstream: Arc::new(upstream),
-        more_upstreams: None,
+        upstreams: Arc::new([upstream]),
         options: Arc::new(RouteOptions::default()),
     }
 }

@@ -122,7 +122,7 @@ pub fn admit(
         return Ok(Decision { framing, by: Handler::ToSlash });
     }
     let stripped = if route.options.strip_prefix { found.prefix_len } else { 0 };
-    write_target(target, &route.upstream.base_path, path, query, stripped);
+    write_target(target, &route.upstream().base_path, path, query, stripped);
     Ok(Decision { framing, by: Handler::Upstream(ForwardPlan { route: found.route, upgrade, expects_continue }) })
 }
 

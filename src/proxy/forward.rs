@@ -354,7 +354,7 @@ mod tests {
         let forwarding = Forwarding {
             plan: &plan,
             runtime: &runtime,
-            upstream: &runtime.config.routes[0].upstream,
+            upstream: runtime.config.routes[0].upstream(),
             received_target: b"/a/x",
             peer: &peer,
         };

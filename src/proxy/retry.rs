@@ -23,7 +23,6 @@ const MAX_RETRIES: u8 = 2;
 impl Transaction {
     /// Chooses an upstream, where the route has several.
     pub(super) fn choose_upstream(&mut self, ctx: &mut Ctx<'_, '_>, route: u32) -> Option<UpstreamAttempt> {
-        ctx.client.runtime.config.routes[route as usize].more_upstreams.as_ref()?;
         let group = ctx.client.runtime.group_of(route)?;
         let mut tried = Tried::default();
         let repeatable = self.buf.request.method.is_idempotent();
@@ -114,7 +113,7 @@ impl Transaction {
         let Some(attempt) = self.destination.as_mut().and_then(|destination| destination.attempt.as_mut()) else {
             return;
         };
-        let (old, new) = (route.nth_upstream(before), route.nth_upstream(attempt.nth));
+        let (old, new) = (&route.upstreams[before], &route.upstreams[attempt.nth]);
         let buf = &mut self.buf;
         // Unless a plugin has chosen another Host.
         if route.options.host == HostPolicy::Upstream && buf.request.authority == old.authority.as_bytes() {

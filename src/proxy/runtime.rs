@@ -177,7 +177,7 @@ fn number_origins(routes: &[RouteConfig], before: Option<&Runtime>) -> Numbering
     let mut groups = HashMap::new();
     let mut route_upstreams = Vec::with_capacity(routes.len());
     for (number, route) in (0..).zip(routes) {
-        let mut all = route.upstreams().map(|upstream| {
+        let mut all = route.upstreams.iter().map(|upstream| {
             let tls = match upstream.scheme {
                 Scheme::Http => None,
                 Scheme::Https => Some(&route.options.upstream_tls),
@@ -196,7 +196,7 @@ fn number_origins(routes: &[RouteConfig], before: Option<&Runtime>) -> Numbering
         });
         let first = all.next().expect("a route has an upstream");
         route_upstreams.push(first);
-        if route.more_upstreams.is_some() {
+        if route.upstreams.len() > 1 {
             groups.insert(number, std::iter::once(first).chain(all).collect());
         }
     }
@@ -219,10 +219,10 @@ impl PublicRoute<'_> {
     fn of(route: &RouteConfig) -> PublicRoute<'_> {
         PublicRoute {
             prefix: &route.prefix,
-            upstream: route.upstream.to_public_string(),
-            upstreams: match route.more_upstreams {
-                Some(_) => route.upstreams().map(UpstreamUrl::to_public_string).collect(),
-                None => Vec::new(),
+            upstream: route.upstream().to_public_string(),
+            upstreams: match &*route.upstreams {
+                [_] => Vec::new(),
+                several => several.iter().map(UpstreamUrl::to_public_string).collect(),
             },
         }
     }
@@ -254,8 +254,7 @@ mod tests {
         };
         RouteConfig {
             prefix: prefix.to_owned(),
-            upstream: Arc::new(upstream),
-            more_upstreams: None,
+            upstreams: Arc::new([upstream]),
             options: Arc::new(RouteOptions::default()),
         }
     }
@@ -309,9 +308,9 @@ mod tests {
     fn g8_connections_that_are_verified_differently_are_not_shared() {
         let https = |prefix: &str, tls: UpstreamTls| {
             let plain = route(prefix, "one.example", 443, "");
-            let upstream = UpstreamUrl { scheme: Scheme::Https, ..UpstreamUrl::clone(&plain.upstream) };
+            let upstream = UpstreamUrl { scheme: Scheme::Https, ..plain.upstream().clone() };
             let options = RouteOptions { upstream_tls: tls, ..RouteOptions::default() };
-            RouteConfig { upstream: Arc::new(upstream), options: Arc::new(options), ..plain }
+            RouteConfig { upstreams: Arc::new([upstream]), options: Arc::new(options), ..plain }
         };
         let insecure = UpstreamTls { insecure_skip_verify: Some(true), ..UpstreamTls::default() };
         let named = UpstreamTls { server_name: Some("two.example".to_owned()), ..UpstreamTls::default() };
@@ -332,7 +331,7 @@ mod tests {
         let runtime = runtime(true);
         let narrowed = runtime.narrowed_to(1);
         assert_eq!(narrowed.config.routes.len(), 1);
-        assert!(Arc::ptr_eq(&narrowed.config.routes[0].upstream, &runtime.config.routes[1].upstream));
+        assert!(Arc::ptr_eq(&narrowed.config.routes[0].upstreams, &runtime.config.routes[1].upstreams));
         assert_eq!(narrowed.config.timeouts, runtime.config.timeouts);
         assert_eq!((narrowed.upstream_of(0), narrowed.counted_routes), (runtime.upstream_of(1), 1));
     }

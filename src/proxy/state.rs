@@ -289,7 +289,7 @@ impl Destination {
     /// The chosen upstream, or the only one.
     pub fn upstream<'a>(&self, runtime: &'a Runtime) -> &'a UpstreamUrl {
         let route = self.route(runtime);
-        self.attempt.as_ref().map_or(&*route.upstream, |attempt| route.nth_upstream(attempt.nth))
+        &route.upstreams[self.attempt.as_ref().map_or(0, |attempt| attempt.nth)]
     }
 
     pub fn upstream_id(&self, runtime: &Runtime) -> UpstreamId {

@@ -68,7 +68,7 @@ impl Tls {
         };
         // Each of several upstreams is asked by its own scheme, so the first says nothing about the others.
         let of_https = || {
-            let upstreams = config.routes.iter().flat_map(|route| route.upstreams().map(move |url| (route, url)));
+            let upstreams = config.routes.iter().flat_map(|route| route.upstreams.iter().map(move |url| (route, url)));
             upstreams
                 .filter(|(_, url)| url.scheme == Scheme::Https)
                 .map(|(route, url)| (&route.options.upstream_tls, url))
