@@ -1,7 +1,7 @@
 //! Entries through a proxy, over real sockets: one after the other, with the upstream of each behind the proxy and its client
 //! in front.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -39,7 +39,7 @@ pub fn run_proxy(
 ) -> io::Result<Vec<Observed>> {
     let deadline = Instant::now() + MAX_RUN_TIME;
     let entries = entries.iter().take_while(|_| Instant::now() < deadline);
-    entries.map(|entry| Ok(run_entry(proxy, upstream, entry, Strictness::Lenient, timeout)?.0)).collect()
+    entries.map(|entry| run_entry(TcpStream::connect(proxy)?, upstream, entry, Strictness::Lenient, timeout)).collect()
 }
 
 /// Starts a mini-rproxy in front of an upstream, plays the entries through it, and stops it. `command` is what starts it
@@ -49,46 +49,54 @@ pub fn run_binary(command: Command, entries: &[Entry]) -> io::Result<Vec<Observe
     let (mut proxy, address) = Process::start(command, upstream.local_addr()?)?;
     let deadline = Instant::now() + MAX_RUN_TIME;
     let entries = entries.iter().take_while(|_| Instant::now() < deadline);
-    let strict = Strictness::Strict;
-    let all: Vec<_> =
-        entries.map(|entry| run_entry(address, &upstream, entry, strict, TIMEOUT)).collect::<Result<_, _>>()?;
+    let mut used = HashSet::new();
+    let all = entries.map(|entry| {
+        let (stream, client) = connect_from_unused(address, &mut used)?;
+        Ok((run_entry(stream, &upstream, entry, Strictness::Strict, TIMEOUT)?, client))
+    });
+    let all: Vec<_> = all.collect::<io::Result<_>>()?;
     let mut log = proxy.stop()?;
     let with_log = |(observed, client)| Observed { log: log.remove(&client).unwrap_or_default(), ..observed };
     Ok(all.into_iter().map(with_log).collect())
 }
 
-/// Plays one entry. Returns the client's address too, by which it is found in the proxy's log.
+/// Connects from an address that no entry had before: by it an entry is found in the proxy's log, and the kernel may choose
+/// the same port twice.
+fn connect_from_unused(proxy: SocketAddr, used: &mut HashSet<SocketAddr>) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut stream = TcpStream::connect(proxy)?;
+    while !used.insert(stream.local_addr()?) {
+        // The old one is closed when the new one is there, so that it is another.
+        stream = TcpStream::connect(proxy)?;
+    }
+    let client = stream.local_addr()?;
+    Ok((stream, client))
+}
+
+/// Plays one entry with this connection to the proxy.
 pub fn run_entry(
-    proxy: SocketAddr,
+    stream: TcpStream,
     upstream: &TcpListener,
     entry: &Entry,
     strictness: Strictness,
     timeout: Duration,
-) -> io::Result<(Observed, SocketAddr)> {
+) -> io::Result<Observed> {
     let is_over = AtomicBool::new(false);
 
     thread::scope(|scope| {
         let serving = scope.spawn(|| serve(upstream, entry, strictness, &is_over));
-        let exchanged = send(proxy, entry, strictness, timeout);
+        let exchanged = send(stream, entry, strictness, timeout);
         is_over.store(true, Ordering::Release);
         wake(upstream)?;
         let received = serving.join().expect("no panic in the upstream")?;
-        let (client, is_closed, address) = exchanged?;
+        let (client, is_closed) = exchanged?;
         let (requests, violations, tunnelled) = (received.requests, received.violations, received.tunnelled);
-        Ok((Observed { client, is_closed, requests, violations, tunnelled, log: Vec::new() }, address))
+        Ok(Observed { client, is_closed, requests, violations, tunnelled, log: Vec::new() })
     })
 }
 
-/// The client: sends the entry and the probe in one write and reads until nothing more can come. Returns what it got, whether
-/// the proxy closed the connection, and the client's address.
-fn send(
-    proxy: SocketAddr,
-    entry: &Entry,
-    strictness: Strictness,
-    timeout: Duration,
-) -> io::Result<(Parser, bool, SocketAddr)> {
-    let mut stream = TcpStream::connect(proxy)?;
-    let address = stream.local_addr()?;
+/// The client: sends the entry and the probe in one write and reads until nothing more can come. Returns what it got, and whether
+/// the proxy closed the connection.
+fn send(mut stream: TcpStream, entry: &Entry, strictness: Strictness, timeout: Duration) -> io::Result<(Parser, bool)> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(timeout))?;
     // Reading tells that the proxy has closed already.
@@ -120,7 +128,7 @@ fn send(
         }
     }
     parser.finish();
-    Ok((parser, is_closed, address))
+    Ok((parser, is_closed))
 }
 
 /// What was logged for each client.
