@@ -2,11 +2,9 @@
 //!
 //! Go's spelling works beside the usual one: `-config x`, `-config=x`, `--config x`, `--config=x` are all the same.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-
-use lexopt::Arg;
 
 use crate::config::did_you_mean;
 
@@ -25,15 +23,19 @@ pub enum Action {
     Explain,
     /// Print the version.
     Version,
-    /// Print [`HELP`].
+    /// Print [`help`].
     Help,
 }
 
 /// The flags that do not choose an action.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
-    /// Where the configuration comes from.
-    pub source: Source,
+    /// `-config`
+    pub config: Option<PathBuf>,
+    /// `-route`, as written, for init scripts that have no file (rule E10).
+    pub routes: Vec<String>,
+    /// `-listen`, as written.
+    pub listen: Vec<String>,
     /// `-verbose`: one line per request.
     pub verbose: bool,
     /// `-trace`: the timeline of each request.
@@ -52,52 +54,64 @@ pub struct Flags {
     pub fields: Vec<String>,
 }
 
-/// Where the configuration comes from: one of the two, never a mixture.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// `-config`
-    File(PathBuf),
-    /// `-listen` and `-route`, as written, for init scripts that have no file (rule E10).
-    Flags {
-        /// Empty: the default.
-        listen: Vec<String>,
-        /// At least one.
-        routes: Vec<String>,
-    },
-}
-
-impl Default for Source {
-    fn default() -> Self {
-        Source::File(PathBuf::from("config.yaml"))
+impl Flags {
+    /// The configuration file; `None` where routes on the command line stand in its place.
+    pub fn config_path(&self) -> Option<&Path> {
+        self.routes.is_empty().then(|| self.config.as_deref().unwrap_or(Path::new("config.yaml")))
     }
 }
 
+/// All flags as they are written after the dashes, what stands for the value of those that take one, and what they do.
+const FLAGS: [(&str, &str, &str); 16] = [
+    ("config", "PATH", "the configuration file (default: config.yaml)"),
+    ("route", "PREFIX=UPSTREAM", "a route, instead of a configuration file; may be repeated"),
+    ("listen", "ADDRESS", "with -route: where to listen (default: :8080); may be repeated"),
+    ("verbose", "", "log one line per request: route, upstream, status, cause, times"),
+    (
+        "trace",
+        "",
+        "log the timeline of each request: what happened when, which side was waited for, how it ended; and\n\
+         debug messages of plugins; kill -USR1 switches this on and off in a running proxy",
+    ),
+    ("plugindir", "DIR", "load every *.so of this directory, in the order of their names (default: none)"),
+    ("memory-budget", "SIZE", "how much memory all buffers may take together, for example 8MiB (default: unlimited)"),
+    ("takeover", "", "listen on the addresses of an older instance, to take over from it; then stop that one"),
+    ("check", "", "read and check the configuration, then exit with 0 or 1"),
+    (
+        "against",
+        "URL",
+        "with -check: say what a reload would change in the proxy that runs at http://HOST:PORT or\n\
+         unix:/PATH (\"-\": its answer to /configz?outline on stdin), then exit with 0 (nothing), 3 or 1",
+    ),
+    (
+        "healthcheck",
+        "",
+        "ask the proxy that runs with this configuration for /health, then exit with 0 or 1; without -config\n\
+         and -route: with the flags of process 1, where that is a mini-rproxy (in a container)",
+    ),
+    (
+        "explain",
+        "'GET /path'",
+        "print what would happen to this request, and why, without sending anything; then exit with\n\
+         0 (served) or 1 (refused)",
+    ),
+    ("H", "'Name: value'", "with -explain: a field line of the request; may be repeated"),
+    ("print-config", "", "print the configuration with every default, without credentials"),
+    ("version", "", "print the version"),
+    ("help", "", "print this; also -h"),
+];
+
+/// Flags that may be given more than once.
+const REPEATABLE: [&str; 3] = ["route", "listen", "H"];
+
 /// What `-help` prints.
-pub const HELP: &str = "\
-mini-rproxy: a small HTTP/1.1 reverse proxy
-
-Usage: mini-rproxy [flags]
-
-  -config PATH     the configuration file (default: config.yaml)
-  -route PREFIX=UPSTREAM  a route, instead of a configuration file; may be repeated
-  -listen ADDRESS  with -route: where to listen (default: :8080); may be repeated
-  -verbose         log one line per request: route, upstream, status, cause, times
-  -trace           log the timeline of each request: what happened when, which side was waited for, how it ended; and
-                   debug messages of plugins; kill -USR1 switches this on and off in a running proxy
-  -plugindir DIR   load every *.so of this directory, in the order of their names (default: none)
-  -memory-budget SIZE  how much memory all buffers may take together, for example 8MiB (default: unlimited)
-  -takeover        listen on the addresses of an older instance, to take over from it; then stop that one
-  -check           read and check the configuration, then exit with 0 or 1
-  -against URL     with -check: say what a reload would change in the proxy that runs at http://HOST:PORT or
-                   unix:/PATH (\"-\": its answer to /configz?outline on stdin), then exit with 0 (nothing), 3 or 1
-  -healthcheck     ask the proxy that runs with this configuration for /health, then exit with 0 or 1; without -config
-                   and -route: with the flags of process 1, where that is a mini-rproxy (in a container)
-  -explain 'GET /path'  print what would happen to this request, and why, without sending anything; -H 'Name: value'
-                   adds a field line, as often as it is given; then exit with 0 (served) or 1 (refused)
-  -print-config    print the configuration with every default, without credentials
-  -version         print the version
-  -help, -h        print this
-
+pub fn help() -> String {
+    let mut text = "mini-rproxy: a small HTTP/1.1 reverse proxy\n\nUsage: mini-rproxy [flags]\n\n".to_owned();
+    for (name, value, what) in FLAGS {
+        let flag = format!("-{name} {value}");
+        text += &format!("  {flag:<15}  {}\n", what.replace('\n', "\n                   "));
+    }
+    text + "
 Each flag may have one dash or two, and a value after a space or after \"=\".
 
 Example: two lines of configuration are enough.
@@ -113,112 +127,92 @@ config.example.yml shows every key of the configuration.
 Example: no file at all. UPSTREAM is host:port or a URL.
 
   mini-rproxy -listen :8080 -route /api=127.0.0.1:9001 -route /=https://www.example.com
-";
-
-/// All flags, as they are written after the dashes.
-const FLAGS: [&str; 17] = [
-    "config",
-    "route",
-    "listen",
-    "verbose",
-    "plugindir",
-    "memory-budget",
-    "takeover",
-    "trace",
-    "check",
-    "against",
-    "healthcheck",
-    "print-config",
-    "explain",
-    "H",
-    "version",
-    "help",
-    "h",
-];
-
-/// Flags that may be given more than once.
-const REPEATABLE: [&str; 3] = ["route", "listen", "H"];
+"
+}
 
 /// Reads the arguments that follow the program's name. Help and version win over everything that follows them. An error is
 /// one sentence that points to the help.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action, Flags), String> {
-    parse_flags(args).map_err(|error| format!("{error}; -help lists all flags"))
+    parse_flags(args.into_iter()).map_err(|error| format!("{error}; -help lists all flags"))
 }
 
-fn parse_flags(args: impl IntoIterator<Item = OsString>) -> Result<(Action, Flags), String> {
+fn parse_flags(mut args: impl Iterator<Item = OsString>) -> Result<(Action, Flags), String> {
     let mut flags = Flags::default();
-    let (mut file, mut listen, mut routes) = (None, Vec::new(), Vec::new());
-    let mut chosen: Option<(&str, Action)> = None;
-    let mut given: Vec<&str> = Vec::new();
-    let mut parser = lexopt::Parser::from_args(args.into_iter().map(with_two_dashes));
-    while let Some(arg) = parser.next().map_err(no_value)? {
-        let flag = match arg {
-            Arg::Long(flag) => flag.to_owned(),
-            Arg::Short(letter) => letter.to_string(),
-            Arg::Value(word) => {
-                let word = word.to_string_lossy();
-                return Err(format!("{word:?} is not a flag; the configuration is named by -config PATH"));
-            }
-        };
-        let Some(flag) = FLAGS.into_iter().find(|known| *known == flag) else { return Err(unknown(&flag)) };
+    let (mut actions, mut given) = (Vec::new(), Vec::new());
+    while let Some(arg) = args.next() {
+        let (flag, value) = next_flag(&arg, &mut args)?;
         if given.contains(&flag) && !REPEATABLE.contains(&flag) {
             return Err(format!("-{flag} is given twice: leave one of them out"));
         }
         given.push(flag);
-        let action = match flag {
-            "check" => Some(Action::Check),
-            "healthcheck" => Some(Action::Healthcheck),
-            "print-config" => Some(Action::PrintConfig),
-            "explain" => Some(Action::Explain),
-            _ => None,
-        };
-        if let Some(action) = action
-            && let Some((other, _)) = chosen.replace((flag, action))
-        {
-            return Err(format!("-{other} and -{flag} cannot be done at once: choose one"));
-        }
-        let mut value = |what| value(&mut parser, flag, what);
+        let text = || value.to_string_lossy().into_owned();
         match flag {
-            "config" => file = Some(PathBuf::from(value("PATH")?)),
-            "route" => routes.push(text(value("/prefix=host:port")?)),
-            "listen" => listen.push(text(value(":8080")?)),
-            "plugindir" => flags.plugin_dir = Some(PathBuf::from(value("DIR")?)),
-            "memory-budget" => flags.memory_budget = Some(text(value("SIZE")?)),
-            "against" => flags.against = Some(text(value("URL")?)),
-            "explain" => flags.request = text(value("'GET /path'")?),
-            "H" => flags.fields.push(text(value("'Name: value'")?)),
+            "config" => flags.config = Some(PathBuf::from(&value)),
+            "route" => flags.routes.push(text()),
+            "listen" => flags.listen.push(text()),
+            "plugindir" => flags.plugin_dir = Some(PathBuf::from(&value)),
+            "memory-budget" => flags.memory_budget = Some(text()),
+            "against" => flags.against = Some(text()),
+            "H" => flags.fields.push(text()),
             "takeover" => flags.takeover = true,
             "verbose" => flags.verbose = true,
             "trace" => flags.trace = true,
+            "check" => actions.push((flag, Action::Check)),
+            "healthcheck" => actions.push((flag, Action::Healthcheck)),
+            "print-config" => actions.push((flag, Action::PrintConfig)),
+            "explain" => {
+                flags.request = text();
+                actions.push((flag, Action::Explain));
+            }
             "version" => return Ok((Action::Version, flags)),
-            "help" | "h" => return Ok((Action::Help, flags)),
-            _ => {}
+            _ => return Ok((Action::Help, flags)),
         }
     }
-    let action = chosen.map_or(Action::Run, |(_, action)| action);
-    flags.source = match (file, listen.is_empty() && routes.is_empty()) {
-        (None, true) => flags.source,
-        (Some(file), true) => Source::File(file),
-        (None, false) if routes.is_empty() => {
-            return Err(
-                "-listen needs -route beside it; with a configuration file, the address is its listen_addr".into()
-            );
-        }
-        (None, false) => Source::Flags { listen, routes },
-        (Some(_), false) => {
-            return Err(
-                "-route and -listen stand in the place of a file: leave -config out, or write them into the file"
-                    .into(),
-            );
-        }
+    let action = match actions[..] {
+        [] => Action::Run,
+        [(_, action)] => action,
+        [(one, _), (other, _), ..] => return Err(format!("-{one} and -{other} cannot be done at once: choose one")),
     };
-    if !flags.fields.is_empty() && action != Action::Explain {
-        return Err("-H goes with -explain".to_owned());
+    let wrong = if flags.config.is_some() && !(flags.routes.is_empty() && flags.listen.is_empty()) {
+        "-route and -listen stand in the place of a file: leave -config out, or write them into the file"
+    } else if flags.routes.is_empty() && !flags.listen.is_empty() {
+        "-listen needs -route beside it; with a configuration file, the address is its listen_addr"
+    } else if !flags.fields.is_empty() && action != Action::Explain {
+        "-H goes with -explain"
+    } else if flags.against.is_some() && action != Action::Check {
+        "-against goes with -check"
+    } else {
+        return Ok((action, flags));
+    };
+    Err(wrong.to_owned())
+}
+
+/// The flag that `arg` is, and its value: behind a "=", or the next argument. Another flag in its place means that it was
+/// forgotten; a path that begins with a dash can be written `./-path`. Only for `-against` a dash is a value.
+fn next_flag(arg: &OsStr, args: &mut impl Iterator<Item = OsString>) -> Result<(&'static str, OsString), String> {
+    let Some(written) = arg.as_bytes().strip_prefix(b"-").filter(|written| !written.is_empty()) else {
+        let word = arg.to_string_lossy();
+        return Err(format!("{word:?} is not a flag; the configuration is named by -config PATH"));
+    };
+    let written = written.strip_prefix(b"-").unwrap_or(written);
+    let mut parts = written.splitn(2, |&byte| byte == b'=');
+    let name = String::from_utf8_lossy(parts.next().unwrap_or_default());
+    let inline = parts.next().map(|value| OsStr::from_bytes(value).to_owned());
+    let name = if name == "h" { "help" } else { &*name };
+    let Some((flag, placeholder, _)) = FLAGS.into_iter().find(|(flag, ..)| *flag == name) else {
+        let known = FLAGS.map(|(flag, ..)| flag);
+        let hint = did_you_mean(name, &known).map(|meant| format!("; did you mean -{meant}?"));
+        return Err(format!("unknown flag -{}{}", name.escape_debug(), hint.unwrap_or_default()));
+    };
+    if placeholder.is_empty() {
+        return if inline.is_none() { Ok((flag, OsString::new())) } else { Err(format!("-{flag} takes no value")) };
     }
-    if flags.against.is_some() && action != Action::Check {
-        return Err("-against goes with -check".to_owned());
-    }
-    Ok((action, flags))
+    let value = inline.or_else(|| args.next()).unwrap_or_default();
+    let is_value = match value.as_bytes() {
+        b"-" => flag == "against",
+        value => !value.is_empty() && !value.starts_with(b"-"),
+    };
+    if is_value { Ok((flag, value)) } else { Err(format!("-{flag} needs a value: -{flag} {placeholder}")) }
 }
 
 /// What a running proxy was started with: `command_line` is its `/proc/PID/cmdline`. An init program may stand in front of
@@ -231,50 +225,7 @@ pub fn flags_of(command_line: &[u8]) -> Option<Flags> {
     args.pop();
     match parse(args) {
         Ok((Action::Run, flags)) => Some(flags),
-        Ok(_) | Err(_) => None,
-    }
-}
-
-/// `-config` becomes `--config`. A single letter stays: `-h`.
-fn with_two_dashes(arg: OsString) -> OsString {
-    match arg.as_encoded_bytes() {
-        [b'-', b'-', ..] | [b'-'] | [b'-', _] => arg,
-        [b'-', ..] => {
-            let mut long = OsString::from("-");
-            long.push(&arg);
-            long
-        }
-        _ => arg,
-    }
-}
-
-/// The value of a flag. Another flag in its place means that it was forgotten; a path that begins with a dash can be written
-/// `./-path`. Only for `-against` a dash is a value.
-fn value(parser: &mut lexopt::Parser, flag: &str, what: &str) -> Result<OsString, String> {
-    let is_value = |value: &OsString| match value.as_encoded_bytes() {
-        b"-" => flag == "against",
-        value => !value.is_empty() && !value.starts_with(b"-"),
-    };
-    parser.value().ok().filter(is_value).ok_or_else(|| format!("-{flag} needs a value: -{flag} {what}"))
-}
-
-fn text(value: OsString) -> String {
-    value.to_string_lossy().into_owned()
-}
-
-fn no_value(error: lexopt::Error) -> String {
-    match error {
-        lexopt::Error::UnexpectedValue { option, .. } => {
-            format!("-{} takes no value", option.trim_start_matches('-').escape_debug())
-        }
-        other => other.to_string(),
-    }
-}
-
-fn unknown(flag: &str) -> String {
-    match did_you_mean(flag, &FLAGS) {
-        Some(meant) => format!("unknown flag -{}; did you mean -{meant}?", flag.escape_debug()),
-        None => format!("unknown flag -{}", flag.escape_debug()),
+        _ => None,
     }
 }
 
@@ -288,7 +239,7 @@ mod tests {
 
     #[test]
     fn both_spellings_of_flags_are_understood() {
-        let other = Flags { source: Source::File("x.yaml".into()), ..Flags::default() };
+        let other = Flags { config: Some("x.yaml".into()), ..Flags::default() };
         let asked = |request: &str, fields: &[&str]| Flags {
             request: request.to_owned(),
             fields: fields.iter().map(|&field| field.to_owned()).collect(),
@@ -300,7 +251,7 @@ mod tests {
             ("-config=x.yaml", (Action::Run, other.clone())),
             ("--config x.yaml", (Action::Run, other.clone())),
             ("--config=x.yaml", (Action::Run, other.clone())),
-            ("-config=a=b", (Action::Run, Flags { source: Source::File("a=b".into()), ..Flags::default() })),
+            ("-config=a=b", (Action::Run, Flags { config: Some("a=b".into()), ..Flags::default() })),
             ("-trace", (Action::Run, Flags { trace: true, ..Flags::default() })),
             ("-takeover", (Action::Run, Flags { takeover: true, ..Flags::default() })),
             ("-verbose", (Action::Run, Flags { verbose: true, ..Flags::default() })),
@@ -331,8 +282,7 @@ mod tests {
     fn e10_routes_on_the_command_line_need_no_file() {
         let flags = |listen: &[&str], routes: &[&str]| {
             let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
-            let source = Source::Flags { listen: owned(listen), routes: owned(routes) };
-            Ok((Action::Run, Flags { source, ..Flags::default() }))
+            Ok((Action::Run, Flags { listen: owned(listen), routes: owned(routes), ..Flags::default() }))
         };
         for (args, expected) in [
             ("-route /a=127.0.0.1:9001", flags(&[], &["/a=127.0.0.1:9001"])),
@@ -350,8 +300,8 @@ mod tests {
                 Err("-listen needs -route beside it; with a configuration file, the address is its listen_addr; \
                      -help lists all flags"),
             ),
-            ("-route", Err("-route needs a value: -route /prefix=host:port; -help lists all flags")),
-            ("-listen= -route /a=h", Err("-listen needs a value: -listen :8080; -help lists all flags")),
+            ("-route", Err("-route needs a value: -route PREFIX=UPSTREAM; -help lists all flags")),
+            ("-listen= -route /a=h", Err("-listen needs a value: -listen ADDRESS; -help lists all flags")),
         ] {
             assert_eq!(parsed(args), expected.map_err(str::to_owned), "{args}");
         }
@@ -395,19 +345,19 @@ mod tests {
     }
 
     #[test]
-    fn the_help_names_every_flag() {
-        for flag in FLAGS {
-            assert!(HELP.contains(&format!("-{flag}")), "{flag}");
+    fn the_readme_names_every_flag_and_the_help_fits_a_screen() {
+        let readme = include_str!("../README.md");
+        for (flag, value, _) in FLAGS {
+            let written = format!("`-{flag} {value}").trim_end().to_owned();
+            assert!(readme.contains(&written), "{written}");
         }
+        assert!(help().lines().all(|line| line.len() <= 120));
     }
 
     #[test]
     fn the_flags_of_a_running_proxy_are_read_from_its_command_line() {
-        let flags = Flags {
-            source: Source::Flags { listen: vec![":81".to_owned()], routes: vec!["/=o:1".to_owned()] },
-            ..Flags::default()
-        };
-        let file = Flags { source: Source::File("/c.yaml".into()), ..Flags::default() };
+        let flags = Flags { listen: vec![":81".to_owned()], routes: vec!["/=o:1".to_owned()], ..Flags::default() };
+        let file = Flags { config: Some("/c.yaml".into()), ..Flags::default() };
         for (line, expected) in [
             ("/mini-rproxy\0-route\0/=o:1\0-listen\0:81\0", Some(flags.clone())),
             ("/sbin/docker-init\0--\0/mini-rproxy\0-route\0/=o:1\0-listen\0:81\0", Some(flags)),

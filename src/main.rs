@@ -20,17 +20,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mini_rproxy::about;
-use mini_rproxy::cli::{self, Action, Flags, Source};
+use mini_rproxy::cli::{self, Action, Flags};
 use mini_rproxy::config::{Config, Difference, FullConfig, Kind, ListenAddr, Scheme, place_of};
 use mini_rproxy::extras::explain::{ExplainRequest, explain};
 use mini_rproxy::log::{self, Level, Logger};
-use mini_rproxy::net::activation::{self, Notifier};
+use mini_rproxy::net::activation;
 use mini_rproxy::net::clock::Clock;
 use mini_rproxy::net::dns::SystemLookup;
 use mini_rproxy::net::listeners::{ListenerProtocol, PortSharing};
 use mini_rproxy::net::observer::{LogSwitches, LogWriter};
-use mini_rproxy::net::probe::{self, probe};
-use mini_rproxy::net::server::{Parts, Reloaded, Server, StartError};
+use mini_rproxy::net::probe::{probe, running_config};
+use mini_rproxy::net::server::{Reloaded, Server, ServerOptions, StartError};
 use mini_rproxy::net::signal::{self, SignalEvent, SignalListener};
 use mini_rproxy::net::tls::Tls;
 use mini_rproxy::plugin::chain::{self, PluginError};
@@ -46,6 +46,9 @@ const DIFFERENT: u8 = 3;
 
 /// A reload logs so many differences one by one, and of the others only how many they are.
 const MAX_DIFFERENCES: usize = 50;
+
+/// For the service manager: the proxy accepts connections.
+const READY: &str = "READY=1";
 
 /// How long the end waits for the log to be written: its reader may not be reading.
 const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -63,7 +66,7 @@ fn main() -> ExitCode {
 
 fn execute(action: Action, flags: Flags) -> Result<ExitCode, ExitError> {
     match action {
-        Action::Help => print(cli::HELP),
+        Action::Help => print(&cli::help()),
         Action::Version => print(&format!("mini-rproxy {}\n", about::VERSION)),
         Action::PrintConfig => print(&load(&flags)?.to_yaml()),
         Action::Check => check(&load(&flags)?, &flags),
@@ -113,9 +116,9 @@ fn print(text: &str) -> Result<ExitCode, ExitError> {
 
 /// The configuration as the file and the flags have it.
 fn load(flags: &Flags) -> Result<Config, ExitError> {
-    let mut config = match &flags.source {
-        Source::File(path) => Config::load(path).map_err(|error| error.to_string())?,
-        Source::Flags { listen, routes } => Config::from_flags(listen, routes).map_err(ExitError::usage)?,
+    let mut config = match flags.config_path() {
+        Some(path) => Config::load(path).map_err(|error| error.to_string())?,
+        None => Config::from_flags(&flags.listen, &flags.routes).map_err(ExitError::usage)?,
     };
     config.log.access |= flags.verbose;
     if let Some(size) = &flags.memory_budget {
@@ -126,20 +129,19 @@ fn load(flags: &Flags) -> Result<Config, ExitError> {
 
 /// An error about a file that the configuration names, with the place where it does.
 fn located(flags: &Flags, path: Option<&Path>, error: &dyn Display) -> String {
-    let Source::File(config) = &flags.source else { return error.to_string() };
-    match path.and_then(|path| place_of(config, path)) {
-        Some((line, column)) => format!("{}:{line}:{column}: {error}", config.display()),
+    let place = flags.config_path().and_then(|config| Some((config, place_of(config, path?)?)));
+    match place {
+        Some((config, (line, column))) => format!("{}:{line}:{column}: {error}", config.display()),
         None => error.to_string(),
     }
 }
 
-fn plugin_message(flags: &Flags, error: &PluginError) -> String {
+fn plugin_error(flags: &Flags, error: &PluginError) -> String {
     located(flags, Some(Path::new(&error.source)), error)
 }
 
-fn start_message(flags: &Flags, error: &StartError) -> String {
-    let path = if let StartError::Tls(error) = error { error.path() } else { None };
-    located(flags, path, error)
+fn start_error(flags: &Flags, error: &StartError) -> String {
+    located(flags, error.path.as_deref(), error)
 }
 
 /// `-check`: the files that the configuration names, and with `-against` what a reload would change.
@@ -149,9 +151,9 @@ fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     tls.warnings().iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
     let has_plugins = !config.plugins.is_empty() || flags.plugin_dir.is_some();
     config.warnings(has_plugins).iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
-    chain::check(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| plugin_message(flags, &error))?;
+    chain::check(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| plugin_error(flags, &error))?;
     let Some(running) = &flags.against else { return print("the configuration is good\n") };
-    let differences = probe::outline(running, config)?.differences(&FullConfig::of(config));
+    let differences = running_config(running, config)?.differences(&FullConfig::of(config));
     if differences.is_empty() {
         return print("the configuration is good, and a reload would change nothing\n");
     }
@@ -161,7 +163,7 @@ fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
 
 /// A health check in a container does not know how the proxy was started, but the proxy is process 1 there.
 fn flags_of_process_1(flags: Flags) -> Flags {
-    if flags.source != Source::default() {
+    if flags.config.is_some() || !flags.routes.is_empty() {
         return flags;
     }
     fs::read("/proc/1/cmdline").ok().and_then(|line| cli::flags_of(&line)).unwrap_or(flags)
@@ -172,7 +174,7 @@ fn explain_request(config: Config, flags: &Flags) -> Result<ExitCode, ExitError>
     let plugins = chain::names(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| error.to_string())?;
     let host = config.listen_addr.iter().find_map(|address| match address {
         ListenAddr::Tcp { addr, .. } if addr.port() != 80 => Some(format!("localhost:{}", addr.port())),
-        ListenAddr::Tcp { .. } | ListenAddr::Unix { .. } => None,
+        _ => None,
     });
     let host = host.as_deref().unwrap_or("localhost");
     let typed = ExplainRequest { request: &flags.request, fields: &flags.fields, host };
@@ -187,7 +189,7 @@ fn explain_request(config: Config, flags: &Flags) -> Result<ExitCode, ExitError>
 /// Serves until told to stop. However it ends, the log is written before (rule E6).
 fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     // Inherited sockets are known by their numbers alone, so they are taken before anything else is opened.
-    let inherited = activation::take_sockets().map_err(|error| error.to_string())?;
+    let inherited = activation::take_sockets()?;
     let logger = Logger::to_stdout(config.log.format.unwrap_or_default())
         .map_err(|error| format!("cannot start the log: {error}"))?;
     let last_log = logger.clone();
@@ -202,10 +204,9 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     let _flush = FlushOnDrop(logger.clone());
     log::log_panics(logger.clone());
     logger.set_debug(flags.trace);
-    let notifier = Notifier::from_env();
     // Plugins are created before the loops start and destroyed after they have ended: this reference is dropped last.
     let chain = chain::load(&config.plugins, flags.plugin_dir.as_deref(), chain::limits(&config), logger.clone())
-        .map_err(|error| plugin_message(flags, &error))?;
+        .map_err(|error| plugin_error(flags, &error))?;
     for socket in &inherited {
         let message = "a socket was handed over; it is used instead of the addresses in the configuration";
         logger.line(Level::Info, message).text("name", &socket.name).send();
@@ -213,22 +214,22 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     let config = Arc::new(config);
     let switches = Arc::new(LogSwitches { access: config.log.access.into(), timelines: flags.trace.into() });
     let (ended, worker_switches, worker_log) = (signals.sender(), Arc::clone(&switches), logger.clone());
-    let server = Server::start(Parts {
+    let server = Server::start(ServerOptions {
         config: Arc::clone(&config),
         inherited,
-        port: if flags.takeover { PortSharing::Shared } else { PortSharing::Exclusive },
+        sharing: if flags.takeover { PortSharing::Shared } else { PortSharing::Exclusive },
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
-        names: Box::new(SystemLookup),
-        journals: Arc::new(move || Box::new(LogWriter::new(worker_log.clone(), Arc::clone(&worker_switches)))),
-        on_end: Arc::new(move || {
+        lookup: Box::new(SystemLookup),
+        new_log: Arc::new(move || Box::new(LogWriter::new(worker_log.clone(), Arc::clone(&worker_switches)))),
+        on_end: Box::new(move || {
             // It fails when the main thread has ended, and the process with it.
             let _ = ended.send(SignalEvent::WorkersEnded);
         }),
     })
-    .map_err(|error| start_message(flags, &error))?;
+    .map_err(|error| start_error(flags, &error))?;
     log_start(&logger, &config, &server);
-    notifier.ready();
-    Ok(serve(&logger, &notifier, &signals, server, &switches, flags)?)
+    activation::notify(READY);
+    Ok(serve(&logger, &signals, server, &switches, flags)?)
 }
 
 /// Writes everything that was logged when it is dropped, whatever the reason.
@@ -243,7 +244,6 @@ impl Drop for FlushOnDrop {
 /// Waits for signals, and for the end of the workers.
 fn serve(
     logger: &Logger,
-    notifier: &Notifier,
     signals: &SignalListener,
     mut server: Server,
     switches: &LogSwitches,
@@ -257,9 +257,9 @@ fn serve(
                 logger.line(Level::Warn, "no reload: the proxy is stopping").send();
             }
             SignalEvent::Reload => {
-                notifier.reloading();
+                activation::notify(&activation::reloading());
                 reload(logger, flags, &mut server, switches);
-                notifier.ready();
+                activation::notify(READY);
             }
             SignalEvent::Trace => {
                 let was_on = switches.timelines.fetch_xor(true, Ordering::Relaxed);
@@ -269,7 +269,7 @@ fn serve(
             }
             SignalEvent::Stop => {
                 logger.line(Level::Info, "stopping: finishing what is in flight").send();
-                notifier.stopping();
+                activation::notify("STOPPING=1");
                 end_by = Instant::now().checked_add(server.config().timeouts.drain + DRAIN_GRACE);
                 server.drain();
             }
@@ -284,7 +284,7 @@ fn serve(
             SignalEvent::WorkersEnded => break,
         }
     }
-    server.join().map_err(|_| "a worker has failed; the log says why".to_owned())?;
+    server.join()?;
     logger.line(Level::Info, "stopped").send();
     Ok(ExitCode::SUCCESS)
 }
@@ -303,7 +303,7 @@ fn reload(logger: &Logger, flags: &Flags, server: &mut Server, switches: &LogSwi
             logger
                 .line(Level::Info, message)
                 .number("routes", server.config().routes.len() as u64)
-                .number("certificates", server.certificates() as u64)
+                .number("certificates", server.tls.certificates() as u64)
                 .send();
             log_certificate_warnings(logger, server);
         }
@@ -325,7 +325,7 @@ fn try_reload(logger: &Logger, flags: &Flags, server: &mut Server) -> Result<Rel
     let differences = old.differences(&config);
     config.keep_restart_only(&old);
     let listening: Vec<String> = server.addresses().iter().map(|(address, _)| (*address).to_owned()).collect();
-    let reloaded = server.reload(Arc::new(config)).map_err(|error| start_message(flags, &error))?;
+    let reloaded = server.reload(Arc::new(config)).map_err(|error| start_error(flags, &error))?;
     differences.iter().take(MAX_DIFFERENCES).for_each(|difference| log_change(logger, difference));
     if differences.len() > MAX_DIFFERENCES {
         let more = (differences.len() - MAX_DIFFERENCES) as u64;
@@ -357,7 +357,7 @@ fn log_start(logger: &Logger, config: &Config, server: &Server) {
         .text("features", &about::features())
         .send();
     let mut limits = logger.line(Level::Info, "limits");
-    match server.descriptor_limit() {
+    match server.descriptor_limit {
         Some(limit) => limits.number("descriptors", limit as u64),
         None => limits.text("descriptors", "unlimited"),
     };
@@ -365,12 +365,12 @@ fn log_start(logger: &Logger, config: &Config, server: &Server) {
         Some(budget) => limits.number("memory_budget", budget as u64),
         None => limits.text("memory_budget", "unlimited"),
     };
-    limits.number("connections", server.max_connections() as u64).send();
-    if server.descriptor_limit().is_some_and(|limit| limit < 2 * server.max_connections() + 64) {
+    limits.number("connections", server.max_connections as u64).send();
+    if server.descriptor_limit.is_some_and(|limit| limit < 2 * server.max_connections + 64) {
         let message = "the descriptor limit is low: a client may need two, and 64 more are needed beside";
         logger.line(Level::Warn, message).send();
     }
-    for roots in server.trusted() {
+    for roots in server.tls.trusted() {
         logger.line(Level::Info, "https upstreams are verified").text("by", roots).send();
     }
     log_certificate_warnings(logger, server);
@@ -386,15 +386,15 @@ fn log_start(logger: &Logger, config: &Config, server: &Server) {
 }
 
 fn log_certificate_warnings(logger: &Logger, server: &Server) {
-    for warning in server.certificate_warnings() {
+    for warning in server.tls.warnings() {
         logger.line(Level::Warn, &warning).send();
     }
 }
 
 /// The addresses that it listens on, without those that are `known`.
 fn log_listening(logger: &Logger, server: &Server, known: &[String]) {
-    for (address, speaks) in server.addresses() {
-        let protocol = match speaks {
+    for (address, protocol) in server.addresses() {
+        let protocol = match protocol {
             ListenerProtocol::Plain => "http",
             ListenerProtocol::Tls => "https",
             ListenerProtocol::Admin => "admin",

@@ -16,7 +16,7 @@ use mini_rproxy::config::Config;
 use mini_rproxy::net::dns::SystemLookup;
 use mini_rproxy::net::listeners::PortSharing;
 use mini_rproxy::net::observer::EventLog;
-use mini_rproxy::net::server::{Parts, Server};
+use mini_rproxy::net::server::{Server, ServerOptions};
 use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
 
 struct Counting;
@@ -97,14 +97,14 @@ fn a_keep_alive_request_allocates_nothing_in_the_whole_proxy() {
         "listen_addr: 127.0.0.1:0\nworkers: 1\nlimits: {{max_requests_per_connection: 0}}\n\
          routes: [{{prefix: /a, upstream: 'http://{address}'}}]\n"
     );
-    let mut server = Server::start(Parts {
+    let mut server = Server::start(ServerOptions {
         config: Arc::new(Config::parse(&yaml, "test").expect("valid")),
         inherited: Vec::new(),
-        port: PortSharing::Exclusive,
+        sharing: PortSharing::Exclusive,
         hooks: None,
-        names: Box::new(SystemLookup),
-        journals: Arc::new(|| Box::new(Silent)),
-        on_end: Arc::new(|| {}),
+        lookup: Box::new(SystemLookup),
+        new_log: Arc::new(|| Box::new(Silent)),
+        on_end: Box::new(|| {}),
     })
     .expect("starts");
     let mut client = TcpStream::connect(server.addresses()[0].0).expect("connects");

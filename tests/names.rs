@@ -20,7 +20,7 @@ use mini_rproxy::config::Config;
 use mini_rproxy::net::dns::Lookup;
 use mini_rproxy::net::listeners::PortSharing;
 use mini_rproxy::net::observer::EventLog;
-use mini_rproxy::net::server::{Parts, Server};
+use mini_rproxy::net::server::{Server, ServerOptions};
 use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
 
 use support::{Launch, Origin, PATIENCE, Peer, value};
@@ -70,14 +70,14 @@ impl Proxy {
         let config = Config::parse(&yaml, "test").unwrap_or_else(|error| panic!("{error}"));
         let (sender, why) = channel();
         let sender = Mutex::new(sender);
-        let server = Server::start(Parts {
+        let server = Server::start(ServerOptions {
             inherited: Vec::new(),
-            port: PortSharing::Exclusive,
+            sharing: PortSharing::Exclusive,
             config: Arc::new(config),
             hooks: None,
-            names: Box::new(names.clone()),
-            journals: Arc::new(move || Box::new(Ear(sender.lock().expect("whole").clone()))),
-            on_end: Arc::new(|| {}),
+            lookup: Box::new(names.clone()),
+            new_log: Arc::new(move || Box::new(Ear(sender.lock().expect("whole").clone()))),
+            on_end: Box::new(|| {}),
         })
         .unwrap_or_else(|error| panic!("{error}"));
         let address = server.addresses()[0].0.parse().expect("an address");

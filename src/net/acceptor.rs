@@ -6,13 +6,14 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use mio::net::{TcpListener, UnixListener};
+use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::io::Errno;
-use socket2::{Domain, SockFilter, SockRef, Socket, Type};
+use rustix::net::{SocketFlags, acceptfrom_with};
+use socket2::{Domain, SockFilter, Socket, Type};
 
 use crate::extras::metrics::{Counter, Metrics};
 use crate::mono_time::MonoTime;
@@ -50,41 +51,16 @@ pub enum ListenerProtocol {
     Admin,
 }
 
-/// Who else has a listening socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SocketOwner {
-    /// Nobody: closing it resets the connections in its queue.
-    Process,
-    /// The service manager: after it is closed here, the next process accepts what is in its queue.
-    ServiceManager,
-}
-
-/// A listening socket.
-#[derive(Debug)]
-pub enum ListenSocket {
-    /// A TCP port.
-    Tcp(TcpListener),
-    /// A local socket.
-    Unix(UnixListener),
-}
-
-impl ListenSocket {
-    fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
-        match self {
-            ListenSocket::Tcp(socket) => socket.accept().map(|(stream, addr)| (OwnedFd::from(stream), Some(addr))),
-            ListenSocket::Unix(socket) => socket.accept().map(|(stream, _)| (OwnedFd::from(stream), None)),
-        }
-    }
-}
-
 /// One worker's listening socket on one address.
 #[derive(Debug)]
 pub struct Listener {
     /// The address has the same number at all workers.
     number: u32,
-    socket: ListenSocket,
+    socket: Socket,
     protocol: ListenerProtocol,
-    owner: SocketOwner,
+    /// The service manager has it, too: after it is closed here, the next process accepts what is in its queue. Otherwise closing
+    /// it resets those connections.
+    is_inherited: bool,
     /// Whether a connection may be waiting.
     is_ready: bool,
     /// From this moment on it is closed as soon as no connection waits: those in the kernel's queue would be reset.
@@ -92,9 +68,9 @@ pub struct Listener {
 }
 
 impl Listener {
-    pub fn new(number: u32, socket: ListenSocket, protocol: ListenerProtocol, owner: SocketOwner) -> Listener {
+    pub fn new(number: u32, socket: Socket, protocol: ListenerProtocol, is_inherited: bool) -> Listener {
         // A connection may have come before the poller knows of the socket.
-        Listener { number, socket, protocol, owner, is_ready: true, closing_at: None }
+        Listener { number, socket, protocol, is_inherited, is_ready: true, closing_at: None }
     }
 
     #[cfg(test)]
@@ -102,12 +78,14 @@ impl Listener {
         self.number
     }
 
-    fn register(&mut self, registry: &Registry) -> io::Result<()> {
+    fn register(&self, registry: &Registry) -> io::Result<()> {
         let token = EventSource::Listener(self.number).token();
-        match &mut self.socket {
-            ListenSocket::Tcp(socket) => registry.register(socket, token, Interest::READABLE),
-            ListenSocket::Unix(socket) => registry.register(socket, token, Interest::READABLE),
-        }
+        registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, Interest::READABLE)
+    }
+
+    fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+        let (fd, address) = acceptfrom_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        Ok((fd, address.and_then(|address| SocketAddr::try_from(address).ok())))
     }
 
     fn is_closing(&self, now: MonoTime) -> bool {
@@ -115,12 +93,12 @@ impl Listener {
     }
 }
 
-/// What a reload changes. Listeners are named by their number.
+/// What a reload changes.
 #[derive(Debug)]
-pub enum ListenerChange {
-    Open(Listener),
-    Close(u32),
-    SetProtocol(u32, ListenerProtocol),
+pub struct ListenerUpdate {
+    /// The numbers of the listeners that stay, and what is spoken there now. The others close.
+    pub kept: Vec<(u32, ListenerProtocol)>,
+    pub new: Vec<Listener>,
 }
 
 /// A worker's listening sockets.
@@ -157,14 +135,8 @@ impl FreeSlots {
     }
 }
 
-/// The outcome of accepting.
-pub enum Accept {
-    Conn(OwnedFd, Option<SocketAddr>, ListenerProtocol),
-    /// The client has left already.
-    Aborted,
-    WouldBlock,
-    Error(io::Error),
-}
+/// A connection from a client, and what is spoken there.
+pub type Accepted = (OwnedFd, Option<SocketAddr>, ListenerProtocol);
 
 impl Acceptor {
     pub fn new(listeners: Vec<Listener>, max_clients: usize) -> Acceptor {
@@ -181,33 +153,30 @@ impl Acceptor {
     }
 
     /// Registers all sockets; once.
-    pub fn register(&mut self, registry: &Registry) -> io::Result<()> {
-        self.listeners.iter_mut().try_for_each(|listener| listener.register(registry))
+    pub fn register(&self, registry: &Registry) -> io::Result<()> {
+        self.listeners.iter().try_for_each(|listener| listener.register(registry))
     }
 
-    fn update(&mut self, number: u32, update: impl FnOnce(&mut Listener)) {
-        if let Some(listener) = self.listeners.iter_mut().find(|listener| listener.number == number) {
-            update(listener);
+    /// After a reload.
+    pub fn update(&mut self, registry: &Registry, now: MonoTime, update: ListenerUpdate) -> io::Result<()> {
+        for listener in &mut self.listeners {
+            match update.kept.iter().find(|(number, _)| *number == listener.number) {
+                Some((_, protocol)) => listener.protocol = *protocol,
+                None => listener.closing_at = listener.closing_at.or(Some(now)),
+            }
         }
-    }
-
-    pub fn change(&mut self, registry: &Registry, now: MonoTime, change: ListenerChange) -> io::Result<()> {
-        match change {
-            ListenerChange::Open(mut listener) => {
-                listener.register(registry)?;
-                self.listeners.push(listener);
-            }
-            ListenerChange::Close(number) => self.update(number, |listener| listener.closing_at = Some(now)),
-            ListenerChange::SetProtocol(number, protocol) => {
-                self.update(number, |listener| listener.protocol = protocol);
-            }
+        for listener in update.new {
+            listener.register(registry)?;
+            self.listeners.push(listener);
         }
         Ok(())
     }
 
     /// The poller says that a connection came.
     pub fn on_event(&mut self, number: u32) {
-        self.update(number, |listener| listener.is_ready = true);
+        if let Some(listener) = self.listeners.iter_mut().find(|listener| listener.number == number) {
+            listener.is_ready = true;
+        }
     }
 
     /// The end of the pause, if there is one.
@@ -229,7 +198,7 @@ impl Acceptor {
     }
 
     /// Accepts one connection for which there is a slot, from the sockets in turn.
-    pub fn accept(&mut self, now: MonoTime, free: FreeSlots) -> Accept {
+    pub fn accept(&mut self, now: MonoTime, free: FreeSlots) -> io::Result<Option<Accepted>> {
         for _ in 0..self.listeners.len() {
             let at = if self.next < self.listeners.len() { self.next } else { 0 };
             self.next = at + 1;
@@ -237,8 +206,8 @@ impl Acceptor {
             if !listener.is_ready || !free.is_for(listener.protocol) {
                 continue;
             }
-            let error = match listener.socket.accept() {
-                Ok((stream, address)) => return Accept::Conn(stream, address, listener.protocol),
+            let error = match listener.accept() {
+                Ok((stream, address)) => return Ok(Some((stream, address, listener.protocol))),
                 Err(error) => error,
             };
             match error.kind() {
@@ -248,14 +217,12 @@ impl Acceptor {
                 }
                 ErrorKind::WouldBlock => listener.is_ready = false,
                 // The connection was broken while it waited, or a packet filter forbids it: the next one may be good.
-                ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::PermissionDenied => {
-                    return Accept::Aborted;
-                }
-                _ if error.raw_os_error() == Some(Errno::PROTO.raw_os_error()) => return Accept::Aborted,
-                _ => return Accept::Error(error),
+                ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::PermissionDenied => {}
+                _ if error.raw_os_error() == Some(Errno::PROTO.raw_os_error()) => {}
+                _ => return Err(error),
             }
         }
-        Accept::WouldBlock
+        Ok(None)
     }
 
     /// Pauses after `error`; returns until when, and a warning if one is due.
@@ -275,9 +242,8 @@ impl Acceptor {
     /// With the reserve descriptor, one connection is accepted and closed at once.
     fn reject_one(&mut self, now: MonoTime, metrics: &Metrics) {
         if self.reserve.take().is_some()
-            && let Accept::Conn(stream, ..) = self.accept(now, FreeSlots::ALL)
+            && let Ok(Some(_)) = self.accept(now, FreeSlots::ALL)
         {
-            drop(stream);
             self.rejected += 1;
             metrics.increment(Counter::Refused);
         }
@@ -291,13 +257,11 @@ impl Acceptor {
     /// lost; when the client repeats it, a second later, it meets whoever listens then. Half-open connections have
     /// `SYN_RECV_GRACE` to be established.
     pub fn stop_accepting(&mut self, now: MonoTime) -> Option<MonoTime> {
-        self.listeners.retain(|listener| listener.owner == SocketOwner::Process);
+        self.listeners.retain(|listener| !listener.is_inherited);
         for listener in &mut self.listeners {
             // Where the kernel does not do that, the gap stays: it is small.
-            let has_filter = match &listener.socket {
-                ListenSocket::Tcp(socket) => SockRef::from(socket).attach_filter(&DROP_SYN_FILTER).is_ok(),
-                ListenSocket::Unix(_) => false,
-            };
+            let is_unix = listener.socket.local_addr().is_ok_and(|address| address.is_unix());
+            let has_filter = !is_unix && listener.socket.attach_filter(&DROP_SYN_FILTER).is_ok();
             listener.closing_at = Some(if has_filter { now + SYN_RECV_GRACE } else { now });
             listener.is_ready = true;
         }
@@ -330,12 +294,12 @@ mod tests {
     fn acceptor() -> (Acceptor, SocketAddr) {
         let socket = StdListener::bind("127.0.0.1:0").expect("loopback");
         let address = socket.local_addr().expect("bound");
-        (new(listener(socket, SocketOwner::Process)), address)
+        (new(listener(socket, false)), address)
     }
 
-    fn listener(socket: StdListener, owner: SocketOwner) -> Listener {
+    fn listener(socket: StdListener, is_inherited: bool) -> Listener {
         socket.set_nonblocking(true).expect("a socket");
-        Listener::new(0, ListenSocket::Tcp(TcpListener::from_std(socket)), ListenerProtocol::Plain, owner)
+        Listener::new(0, socket.into(), ListenerProtocol::Plain, is_inherited)
     }
 
     fn new(listener: Listener) -> Acceptor {
@@ -351,21 +315,21 @@ mod tests {
         let late = StdStream::connect_timeout(&address, Duration::from_millis(50));
         assert_eq!(late.map_err(|error| error.kind()).err(), Some(ErrorKind::TimedOut), "not refused, but not let in");
         for _ in &clients {
-            assert!(matches!(acceptor.accept(now, FreeSlots::ALL), Accept::Conn(..)));
+            assert!(matches!(acceptor.accept(now, FreeSlots::ALL), Ok(Some(_))));
         }
         assert!(
-            matches!(acceptor.accept(now, FreeSlots::ALL), Accept::WouldBlock) && !acceptor.is_closed(),
+            matches!(acceptor.accept(now, FreeSlots::ALL), Ok(None)) && !acceptor.is_closed(),
             "some may be half inside"
         );
         acceptor.recheck_closing(until);
-        assert!(matches!(acceptor.accept(until, FreeSlots::ALL), Accept::WouldBlock) && acceptor.is_closed());
+        assert!(matches!(acceptor.accept(until, FreeSlots::ALL), Ok(None)) && acceptor.is_closed());
     }
 
     #[test]
     fn a_socket_that_a_manager_holds_is_let_go_at_once() {
         let socket = StdListener::bind("127.0.0.1:0").expect("loopback");
         let (address, copy) = (socket.local_addr().expect("bound"), socket.try_clone().expect("a copy"));
-        let mut acceptor = new(listener(copy, SocketOwner::ServiceManager));
+        let mut acceptor = new(listener(copy, true));
         let _client = StdStream::connect(address).expect("loopback");
         assert_eq!(acceptor.stop_accepting(MonoTime::now()), None);
         assert!(acceptor.is_closed());
@@ -378,11 +342,11 @@ mod tests {
         let now = MonoTime::now();
         let clients: Vec<StdStream> = (0..3).map(|_| StdStream::connect(address).expect("loopback")).collect();
         for client in &clients {
-            let Accept::Conn(_, peer, _) = acceptor.accept(now, FreeSlots::ALL) else { panic!("a client waits") };
+            let Ok(Some((_, peer, _))) = acceptor.accept(now, FreeSlots::ALL) else { panic!("a client waits") };
             assert_eq!(peer, client.local_addr().ok());
         }
         assert!(acceptor.can_accept(now, FreeSlots::ALL), "not known yet");
-        assert!(matches!(acceptor.accept(now, FreeSlots::ALL), Accept::WouldBlock));
+        assert!(matches!(acceptor.accept(now, FreeSlots::ALL), Ok(None)));
         assert!(!acceptor.can_accept(now, FreeSlots::ALL), "nobody until the next event");
         acceptor.on_event(0);
         assert!(acceptor.can_accept(now, FreeSlots::ALL));
@@ -394,14 +358,13 @@ mod tests {
         let (mut acceptor, crowded) = acceptor();
         let quiet = StdListener::bind("127.0.0.1:0").expect("loopback");
         let address = quiet.local_addr().expect("bound");
-        let quiet = listener(quiet, SocketOwner::Process);
+        let quiet = listener(quiet, false);
         acceptor.listeners.push(Listener { number: 1, protocol: ListenerProtocol::Admin, ..quiet });
         let now = MonoTime::now();
         let _crowd: Vec<StdStream> = (0..6).map(|_| StdStream::connect(crowded).expect("loopback")).collect();
         let _others: Vec<StdStream> = (0..2).map(|_| StdStream::connect(address).expect("loopback")).collect();
-        let speaks = |acceptor: &mut Acceptor, room| match acceptor.accept(now, room) {
-            Accept::Conn(_, _, speaks) => Some(speaks),
-            Accept::Aborted | Accept::WouldBlock | Accept::Error(_) => None,
+        let speaks = |acceptor: &mut Acceptor, room| {
+            acceptor.accept(now, room).expect("no error").map(|(_, _, protocol)| protocol)
         };
         let turns: Vec<_> = (0..4).map(|_| speaks(&mut acceptor, FreeSlots::ALL)).collect();
         assert_eq!(

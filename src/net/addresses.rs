@@ -21,8 +21,6 @@ pub struct Addresses {
     failed: Vec<(SocketAddr, MonoTime)>,
     /// The last attempt.
     pub used_at: MonoTime,
-    /// When to look them up again; `None` while that is done, and for an IP literal.
-    pub refresh_at: Option<MonoTime>,
 }
 
 /// Addresses that are tried in turn.
@@ -39,7 +37,7 @@ pub struct ConnectAttempt {
 
 impl Addresses {
     pub fn new(now: MonoTime, list: Arc<[SocketAddr]>) -> Addresses {
-        Addresses { list, next: 0, failed: Vec::new(), used_at: now, refresh_at: None }
+        Addresses { list, next: 0, failed: Vec::new(), used_at: now }
     }
 
     /// Other addresses. What is known of those that stay is kept.

@@ -1,13 +1,15 @@
 //! Names are looked up on threads of their own, through the system's resolver, so that no loop ever waits (rule E1).
 //!
-//! A worker asks for a name and goes on; the result comes into its [`WorkerQueue`]. All workers share
-//! one cache: a result is good for `dns.refresh`, and a look-up that fails keeps the old addresses. When a name is looked
-//! up again is decided by the worker that uses it ([`upstream`](super::upstream)). IP literals never come here.
+//! A worker asks for a name and goes on; the result comes into its [`WorkerQueue`]. A name is looked
+//! up again every `dns.refresh` for as long as a worker asks for the next result when it gets one, which
+//! [`upstream`](super::upstream) does for addresses that are in use. A look-up that fails keeps the old addresses. IP
+//! literals never come here.
 //!
-//! One thread is always there; while it is busy, each look-up gets one more: a name whose servers do not answer holds up no
-//! other.
+//! One thread always waits for the next name that is due; a look-up takes that thread and has another one wait, so that a
+//! name whose servers do not answer holds up no other.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -52,6 +54,82 @@ fn is_localhost(host: &str) -> bool {
     host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case("localhost")
 }
 
+/// Which names are looked up when, and who wants the results.
+struct Names {
+    refresh: Duration,
+    by_id: HashMap<UpstreamId, Name>,
+    /// When each name is due that is not just being looked up.
+    due: BinaryHeap<Reverse<(MonoTime, UpstreamId)>>,
+}
+
+struct Name {
+    host: String,
+    port: u16,
+    /// Whether a look-up has ended.
+    is_checked: bool,
+    addresses: Option<Arc<[SocketAddr]>>,
+    /// Workers that want the next result.
+    waiting: Vec<Arc<WorkerQueue>>,
+}
+
+impl Names {
+    fn new(refresh: Duration) -> Names {
+        Names { refresh, by_id: HashMap::new(), due: BinaryHeap::new() }
+    }
+
+    fn lookup(
+        &mut self,
+        now: MonoTime,
+        queue: &Arc<WorkerQueue>,
+        upstream: UpstreamId,
+        origin: &Origin,
+        is_next: bool,
+    ) {
+        let name = self.by_id.entry(upstream).or_insert_with(|| {
+            self.due.push(Reverse((now, upstream)));
+            let (host, port) = (origin.host.clone(), origin.port);
+            Name { host, port, is_checked: false, addresses: None, waiting: Vec::new() }
+        });
+        if name.is_checked && !is_next {
+            queue.push(WorkerMsg::Dns(DnsEvent { upstream, addresses: name.addresses.clone() }));
+        } else if !name.waiting.iter().any(|other| Arc::ptr_eq(other, queue)) {
+            name.waiting.push(Arc::clone(queue));
+        }
+    }
+
+    fn next_due(&self) -> Option<MonoTime> {
+        self.due.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// A name to be looked up now. What is due and nobody waits for is forgotten.
+    fn take_due(&mut self, now: MonoTime) -> Option<(UpstreamId, String, u16)> {
+        while let Some(&Reverse((due, upstream))) = self.due.peek()
+            && due <= now
+        {
+            self.due.pop();
+            match self.by_id.get(&upstream) {
+                Some(name) if !name.waiting.is_empty() => return Some((upstream, name.host.clone(), name.port)),
+                _ => self.by_id.remove(&upstream),
+            };
+        }
+        None
+    }
+
+    /// A look-up has ended.
+    fn publish(&mut self, now: MonoTime, upstream: UpstreamId, found: &[SocketAddr]) {
+        let Some(name) = self.by_id.get_mut(&upstream) else { return };
+        name.is_checked = true;
+        if !found.is_empty() {
+            name.addresses = Some(Arc::from(&found[..found.len().min(MAX_ADDRESSES)]));
+        }
+        for queue in name.waiting.drain(..) {
+            queue.push(WorkerMsg::Dns(DnsEvent { upstream, addresses: name.addresses.clone() }));
+        }
+        let pause = if name.addresses.is_some() { self.refresh } else { RETRY_AFTER };
+        self.due.push(Reverse((now + pause, upstream)));
+    }
+}
+
 /// The names that all workers look up.
 #[derive(Clone)]
 pub(super) struct DnsCache {
@@ -60,39 +138,17 @@ pub(super) struct DnsCache {
 
 struct Shared {
     /// Results are published while this is locked, so that they arrive in the order in which they were found.
-    state: Mutex<CacheState>,
-    /// The first thread waits here.
+    state: Mutex<ResolverState>,
+    /// One thread waits here.
     wake: Condvar,
     source: Box<dyn Lookup>,
 }
 
-struct CacheState {
-    refresh: Duration,
-    names: HashMap<UpstreamId, Name>,
-    /// Names that wait for a thread.
-    queue: VecDeque<UpstreamId>,
+struct ResolverState {
+    names: Names,
     threads: usize,
-    is_first_idle: bool,
+    is_one_waiting: bool,
     is_stopped: bool,
-}
-
-struct Name {
-    host: String,
-    port: u16,
-    /// The end of the last look-up.
-    checked_at: Option<MonoTime>,
-    addresses: Option<Arc<[SocketAddr]>>,
-    lookup: LookupState,
-    /// Workers that wait for the look-up.
-    waiting: Vec<Arc<WorkerQueue>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LookupState {
-    Idle,
-    /// Old addresses may be used meanwhile.
-    Refreshing,
-    Needed,
 }
 
 /// A thread panicked while it held the lock: what it guards is changed in single steps, so it is whole.
@@ -103,72 +159,35 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl DnsCache {
     /// Starts the first thread.
     pub fn start(source: Box<dyn Lookup>, refresh: Duration) -> io::Result<DnsCache> {
-        let state = CacheState {
-            refresh,
-            names: HashMap::new(),
-            queue: VecDeque::new(),
-            threads: 1,
-            is_first_idle: false,
-            is_stopped: false,
-        };
+        let state = ResolverState { names: Names::new(refresh), threads: 0, is_one_waiting: false, is_stopped: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new(), source });
-        let cache = DnsCache { shared: Arc::clone(&shared) };
-        thread::Builder::new().name("resolver".to_owned()).spawn(move || shared.run(true))?;
-        Ok(cache)
+        shared.start_thread(&mut lock(&shared.state))?;
+        Ok(DnsCache { shared })
     }
 
-    /// Wants the addresses of an upstream; the result always comes into `queue`, at once where it is known. `is_refresh`: the
-    /// worker has addresses to go on with.
+    /// Wants the addresses of an upstream, which come into `queue`: at once where they are known, or with `is_next` when
+    /// they are looked up again.
     pub fn lookup(
         &self,
         now: MonoTime,
         queue: &Arc<WorkerQueue>,
         upstream: UpstreamId,
         origin: &Origin,
-        is_refresh: bool,
+        is_next: bool,
     ) {
         let mut state = lock(&self.shared.state);
-        let refresh = state.refresh;
-        let name = state.names.entry(upstream).or_insert_with(|| Name {
-            host: origin.host.clone(),
-            port: origin.port,
-            checked_at: None,
-            addresses: None,
-            lookup: LookupState::Idle,
-            waiting: Vec::new(),
-        });
-        if let Some(checked_at) = name.checked_at {
-            let age = now.saturating_duration_since(checked_at);
-            let is_known = match &name.addresses {
-                Some(_) => age < refresh || name.lookup == LookupState::Refreshing,
-                None => age < RETRY_AFTER,
-            };
-            if is_known {
-                return queue.push(WorkerMsg::Dns(DnsEvent {
-                    upstream,
-                    checked_at,
-                    addresses: name.addresses.clone(),
-                }));
-            }
-        }
-        if !name.waiting.iter().any(|other| Arc::ptr_eq(other, queue)) {
-            name.waiting.push(Arc::clone(queue));
-        }
-        if name.lookup == LookupState::Idle {
-            name.lookup = if is_refresh { LookupState::Refreshing } else { LookupState::Needed };
-            state.queue.push_back(upstream);
-            self.shared.start_thread(&mut state);
+        state.names.lookup(now, queue, upstream, origin, is_next);
+        if state.names.next_due().is_some_and(|due| due <= now) {
+            self.shared.call_thread(&mut state);
         }
     }
 
-    /// After a reload: another refresh time, and only those names are kept that `is_kept` or that a worker waits for.
-    pub fn reload(&self, refresh: Duration, is_kept: impl Fn(UpstreamId) -> bool) {
-        let mut state = lock(&self.shared.state);
-        state.refresh = refresh;
-        state.names.retain(|id, name| is_kept(*id) || name.lookup != LookupState::Idle);
+    /// After a reload: another refresh time.
+    pub fn set_refresh(&self, refresh: Duration) {
+        lock(&self.shared.state).names.refresh = refresh;
     }
 
-    /// Ends the first thread; the others end by themselves.
+    /// Ends the thread that waits; the others end by themselves.
     pub fn stop(&self) {
         lock(&self.shared.state).is_stopped = true;
         self.shared.wake.notify_one();
@@ -176,55 +195,42 @@ impl DnsCache {
 }
 
 impl Shared {
-    fn start_thread(self: &Arc<Shared>, state: &mut CacheState) {
-        if std::mem::take(&mut state.is_first_idle) {
+    /// Has a thread see to what is due. If this host allows no more threads, those that run get to it.
+    fn call_thread(self: &Arc<Shared>, state: &mut ResolverState) {
+        if state.is_one_waiting {
             self.wake.notify_one();
         } else if state.threads < MAX_LOOKUPS {
-            let shared = Arc::clone(self);
-            // If this host allows no more threads, those that run get to it.
-            let thread = thread::Builder::new().name("lookup".to_owned()).spawn(move || shared.run(false));
-            state.threads += usize::from(thread.is_ok());
+            let _ = self.start_thread(state);
         }
     }
 
-    /// Looks up what is in the queue.
-    fn run(&self, is_first: bool) {
+    fn start_thread(self: &Arc<Shared>, state: &mut ResolverState) -> io::Result<()> {
+        let shared = Arc::clone(self);
+        thread::Builder::new().name("resolver".to_owned()).spawn(move || shared.run())?;
+        state.threads += 1;
+        Ok(())
+    }
+
+    fn run(self: &Arc<Shared>) {
         let mut state = lock(&self.state);
         while !state.is_stopped {
-            let Some(upstream) = state.queue.pop_front() else {
-                if !is_first {
-                    break;
-                }
-                state.is_first_idle = true;
-                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-                state.is_first_idle = false;
-                continue;
-            };
-            let Some(Name { host, port, .. }) = state.names.get(&upstream) else { continue };
-            let (host, port) = (host.clone(), *port);
-            drop(state);
-            let found = self.source.lookup(&host, port).unwrap_or_default();
-            state = lock(&self.state);
-            if let Some(name) = state.names.get_mut(&upstream) {
-                name.publish(upstream, &found[..found.len().min(MAX_ADDRESSES)]);
+            let now = MonoTime::now();
+            if let Some((upstream, host, port)) = state.names.take_due(now) {
+                self.call_thread(&mut state);
+                drop(state);
+                let found = self.source.lookup(&host, port).unwrap_or_default();
+                state = lock(&self.state);
+                state.names.publish(MonoTime::now(), upstream, &found);
+            } else if state.is_one_waiting {
+                break;
+            } else {
+                state.is_one_waiting = true;
+                let timeout = state.names.next_due().map_or(Duration::MAX, |due| due - now);
+                (state, _) = self.wake.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner);
+                state.is_one_waiting = false;
             }
         }
         state.threads -= 1;
-    }
-}
-
-impl Name {
-    fn publish(&mut self, upstream: UpstreamId, found: &[SocketAddr]) {
-        let checked_at = MonoTime::now();
-        self.checked_at = Some(checked_at);
-        self.lookup = LookupState::Idle;
-        // A failed look-up keeps the old addresses.
-        if !found.is_empty() {
-            self.addresses = Some(Arc::from(found));
-        }
-        for queue in self.waiting.drain(..) {
-            queue.push(WorkerMsg::Dns(DnsEvent { upstream, checked_at, addresses: self.addresses.clone() }));
-        }
     }
 }
 
@@ -286,119 +292,96 @@ mod tests {
         }
     }
 
-    /// Answers as the test says, when the test says.
-    struct Script(Mutex<Receiver<io::Result<Vec<SocketAddr>>>>);
-
-    impl Lookup for Script {
-        fn lookup(&self, _host: &str, _port: u16) -> io::Result<Vec<SocketAddr>> {
-            lock(&self.0).recv().unwrap_or_else(|_| Err(io::Error::other("the test is over")))
-        }
-    }
-
+    /// The names, without threads: they are looked up when the test says so.
     struct Bench {
+        names: Names,
         asker: Asker,
-        cache: DnsCache,
-        answers: Sender<io::Result<Vec<SocketAddr>>>,
+        now: MonoTime,
     }
 
     impl Bench {
         fn new() -> Bench {
-            let (answers, receiver) = channel();
-            let cache = DnsCache::start(Box::new(Script(Mutex::new(receiver))), HOUR).expect("a thread");
-            Bench { asker: Asker::new(), cache, answers }
+            Bench { names: Names::new(HOUR), asker: Asker::new(), now: MonoTime::now() }
         }
 
-        fn ask(&self) {
-            self.asker.ask(&self.cache, NAME, "origin.test");
+        fn ask(&mut self, is_next: bool) {
+            self.names.lookup(self.now, &self.asker.queue, NAME, &origin("origin.test"), is_next);
         }
 
-        fn ask_later(&self, later: Duration, is_refresh: bool) {
-            self.cache.lookup(MonoTime::now() + later, &self.asker.queue, NAME, &origin("origin.test"), is_refresh);
+        /// Looks up what is due; tells whether there was anything.
+        fn look_up(&mut self, found: &[&str]) -> bool {
+            let Some((id, host, port)) = self.names.take_due(self.now) else { return false };
+            assert_eq!((id, host.as_str(), port), (NAME, "origin.test", 80));
+            assert_eq!(self.names.take_due(self.now), None, "one at a time");
+            self.names.publish(self.now, id, &addresses(found));
+            true
         }
 
-        fn answer(&self, texts: &[&str]) {
-            let answer = if texts.is_empty() { Err(io::Error::other("no such name")) } else { Ok(addresses(texts)) };
-            self.answers.send(answer).expect("a thread waits");
-        }
-    }
-
-    impl Drop for Bench {
-        fn drop(&mut self) {
-            self.cache.stop();
+        /// The results that have arrived.
+        fn results(&self) -> Vec<Option<Vec<SocketAddr>>> {
+            self.asker.take().into_iter().map(|event| event.addresses.map(|list| list.to_vec())).collect()
         }
     }
 
     #[test]
     fn e1_all_addresses_of_both_families_arrive() {
         let mut bench = Bench::new();
-        bench.ask();
         let both = ["[::1]:80", "127.0.0.1:80"];
-        bench.answer(&both);
-        assert_eq!(bench.asker.wait(), Some(addresses(&both)));
-        bench.ask();
-        assert_eq!(bench.asker.wait(), Some(addresses(&both)), "known: without a look-up");
+        bench.ask(false);
+        bench.ask(false);
+        assert!(bench.look_up(&both));
+        assert_eq!(bench.results(), [Some(addresses(&both))]);
+        bench.ask(false);
+        assert!(!bench.look_up(&[]), "known: without a look-up");
+        assert_eq!(bench.results(), [Some(addresses(&both))]);
     }
 
     #[test]
     fn e1_a_name_that_does_not_resolve_is_answered_and_not_asked_for_at_once_again() {
         let mut bench = Bench::new();
-        bench.ask();
-        bench.answer(&[]);
-        assert_eq!(bench.asker.wait(), None);
-        bench.ask();
-        assert_eq!(bench.asker.wait(), None, "without a look-up");
-        bench.ask_later(RETRY_AFTER, false);
-        bench.answer(&["127.0.0.1:80"]);
-        assert_eq!(bench.asker.wait(), Some(addresses(&["127.0.0.1:80"])));
+        bench.ask(false);
+        assert!(bench.look_up(&[]));
+        bench.ask(false);
+        assert!(!bench.look_up(&[]));
+        assert_eq!(bench.results(), [None, None]);
+        bench.now += RETRY_AFTER;
+        assert!(!bench.look_up(&[]), "nobody waits for it");
+        bench.ask(false);
+        assert!(bench.look_up(&["127.0.0.1:80"]));
+        assert_eq!(bench.results(), [Some(addresses(&["127.0.0.1:80"]))]);
     }
 
     #[test]
     fn e1_a_refresh_replaces_addresses_and_a_failed_one_keeps_them() {
         let mut bench = Bench::new();
-        bench.ask();
-        bench.answer(&["127.0.0.1:80"]);
-        assert_eq!(bench.asker.wait(), Some(addresses(&["127.0.0.1:80"])));
-        bench.ask_later(HOUR, true);
-        // Somebody else needs it meanwhile: the old addresses will do.
-        let mut other = Asker::new();
-        other.ask(&bench.cache, NAME, "origin.test");
-        assert_eq!(other.wait(), Some(addresses(&["127.0.0.1:80"])));
-        bench.answer(&[]);
-        assert_eq!(bench.asker.wait(), Some(addresses(&["127.0.0.1:80"])));
-        bench.ask_later(HOUR * 2, true);
-        bench.answer(&["127.0.0.2:80"]);
-        assert_eq!(bench.asker.wait(), Some(addresses(&["127.0.0.2:80"])));
-    }
-
-    #[test]
-    fn old_addresses_are_looked_up_before_they_are_used() {
-        let mut bench = Bench::new();
-        bench.ask();
-        bench.answer(&["127.0.0.1:80"]);
-        bench.asker.wait();
-        for _ in 0..2 {
-            bench.ask_later(HOUR, false);
+        bench.ask(false);
+        for (found, expected) in
+            [("127.0.0.1:80", "127.0.0.1:80"), ("", "127.0.0.1:80"), ("127.0.0.2:80", "127.0.0.2:80")]
+        {
+            let found = if found.is_empty() { vec![] } else { vec![found] };
+            assert!(bench.look_up(&found));
+            bench.ask(true);
+            assert!(!bench.look_up(&[]), "not before its time");
+            assert_eq!(bench.results(), [Some(addresses(&[expected]))]);
+            // Somebody needs it meanwhile: the old addresses will do.
+            bench.ask(false);
+            assert_eq!(bench.results(), [Some(addresses(&[expected]))]);
+            bench.now += HOUR;
         }
-        bench.answer(&["127.0.0.2:80"]);
-        assert_eq!(bench.asker.wait(), Some(addresses(&["127.0.0.2:80"])));
     }
 
     #[test]
-    fn a_reload_drops_names_but_not_whoever_waits_for_one() {
+    fn what_nobody_asks_for_any_more_is_forgotten_and_looked_up_before_it_is_used() {
         let mut bench = Bench::new();
-        let (one, two) = (&["127.0.0.1:80"], &["127.0.0.2:80"]);
-        bench.ask();
-        // It runs, or is about to: its answer comes all the same.
-        bench.cache.reload(HOUR, |_| false);
-        bench.answer(one);
-        assert_eq!(bench.asker.wait(), Some(addresses(one)));
-        bench.cache.reload(HOUR, |id| id == NAME);
-        bench.ask();
-        assert_eq!(bench.asker.wait(), Some(addresses(one)), "kept: without a look-up");
-        bench.cache.reload(HOUR, |_| false);
-        bench.ask();
-        bench.answer(two);
-        assert_eq!(bench.asker.wait(), Some(addresses(two)), "forgotten: looked up again");
+        bench.ask(false);
+        assert!(bench.look_up(&["127.0.0.1:80"]));
+        bench.now += HOUR;
+        assert!(!bench.look_up(&[]));
+        assert!(bench.names.by_id.is_empty() && bench.names.due.is_empty());
+        // Late: it was forgotten in the moment before.
+        bench.ask(true);
+        assert!(bench.look_up(&["127.0.0.2:80"]));
+        assert_eq!(bench.results(), [Some(addresses(&["127.0.0.1:80"])), Some(addresses(&["127.0.0.2:80"]))]);
     }
 
     /// Names that begin with `h` hang until the sender is dropped; the others are numbers, and count their look-ups.

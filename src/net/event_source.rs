@@ -17,8 +17,6 @@ pub enum EventSource {
     Waker,
     /// The end of the time that is left to finish.
     DrainTimeout,
-    /// Addresses that are in use are to be looked up again.
-    DnsRefresh,
     /// Free memory is to be returned to the kernel.
     MallocTrim,
 }
@@ -39,7 +37,6 @@ impl EventSource {
             EventSource::Waker => (OTHER, 0),
             EventSource::DrainTimeout => (OTHER, 1),
             EventSource::MallocTrim => (OTHER, 2),
-            EventSource::DnsRefresh => (OTHER, 3),
         };
         Token(bits << 2 | kind)
     }
@@ -54,7 +51,6 @@ impl EventSource {
             (OTHER, 0) => Some(EventSource::Waker),
             (OTHER, 1) => Some(EventSource::DrainTimeout),
             (OTHER, 2) => Some(EventSource::MallocTrim),
-            (OTHER, 3) => Some(EventSource::DnsRefresh),
             _ => None,
         }
     }

@@ -8,12 +8,12 @@
 //! A reload has two steps. [`ListenerSet::plan`] does everything that can fail and changes nothing that is in use;
 //! [`ListenerSet::apply`] cannot fail. Accepting is done in `acceptor`.
 
+use std::fmt::Display;
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -22,10 +22,9 @@ use crate::config::{Config, ListenAddr};
 
 pub use super::acceptor::ListenerProtocol;
 
-use super::acceptor::{ListenSocket, Listener, ListenerChange, SocketOwner};
+use super::acceptor::{Listener, ListenerUpdate};
 use super::activation::{self, Inherited};
 use super::conn::{limit_unsent, probe_when_idle};
-use super::start_error::{ListenError, StartError};
 
 /// How many connections may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
@@ -55,9 +54,9 @@ impl SocketFile {
 
     /// Puts it into the place of another instance's file, if there is one. To be called when nothing else can fail: until
     /// then that instance is the one that clients reach, and it goes on if this one does not start.
-    fn publish(&mut self) -> Result<(), ListenError> {
+    fn publish(&mut self) -> Result<(), String> {
         let Some(place) = self.takes_over.take() else { return Ok(()) };
-        fs::rename(&self.path, &place).map_err(|error| ListenError::of_path(&place, error))?;
+        fs::rename(&self.path, &place).map_err(|error| cannot_listen(unix(&place), &error))?;
         self.path = place;
         Ok(())
     }
@@ -82,13 +81,35 @@ struct BoundListener {
     /// With the real port where port 0 was asked for.
     address: String,
     /// One for each worker.
-    sockets: Vec<ListenSocket>,
+    sockets: Vec<Socket>,
     /// The file of a unix socket of our own.
     file: Option<SocketFile>,
 }
 
+/// Why nothing can listen there, with the remedy.
+fn cannot_listen(address: impl Display, error: &io::Error) -> String {
+    let cause = match error.kind() {
+        ErrorKind::AddrInUse => {
+            "address in use; stop the other program, choose another listen_addr, or take over from an older instance \
+             with -takeover"
+        }
+        ErrorKind::PermissionDenied => {
+            "permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE, a unix socket needs a folder \
+             that this user may write to; or choose another listen_addr"
+        }
+        ErrorKind::AddrNotAvailable => "this host has no such address; choose one of its own in listen_addr",
+        ErrorKind::NotFound => "the folder does not exist; make it or choose another listen_addr",
+        _ => return format!("cannot listen on {address}: {error}"),
+    };
+    format!("cannot listen on {address}: {cause}")
+}
+
+fn unix(path: &Path) -> String {
+    format!("unix:{}", path.display())
+}
+
 /// Listens on `address` for each of `workers` loops.
-fn listen(address: &ListenAddr, workers: usize, sharing: PortSharing) -> Result<BoundListener, ListenError> {
+fn listen(address: &ListenAddr, workers: usize, sharing: PortSharing) -> Result<BoundListener, String> {
     match address {
         ListenAddr::Tcp { addr, dual_stack, fallback_v4 } => {
             let result = match listen_tcp(*addr, *dual_stack, workers, sharing) {
@@ -98,10 +119,10 @@ fn listen(address: &ListenAddr, workers: usize, sharing: PortSharing) -> Result<
                 }
                 result => result,
             };
-            result.map_err(|error| ListenError::new(addr, error))
+            result.map_err(|error| cannot_listen(addr, &error))
         }
         ListenAddr::Unix { path, mode } => {
-            listen_unix(path, *mode, workers, sharing).map_err(|error| ListenError::of_path(path, error))
+            listen_unix(path, *mode, workers, sharing).map_err(|error| cannot_listen(unix(path), &error))
         }
     }
 }
@@ -114,34 +135,27 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 
 fn listen_tcp(addr: SocketAddr, dual_stack: bool, workers: usize, sharing: PortSharing) -> io::Result<BoundListener> {
     let first = tcp_socket(addr, dual_stack)?;
-    if sharing == PortSharing::Shared {
-        first.set_reuse_port(true)?;
-    }
+    first.set_reuse_port(sharing == PortSharing::Shared)?;
     first.bind(&addr.into())?;
     let real = first.local_addr()?.as_socket().unwrap_or(addr);
     first.set_reuse_port(true)?;
     first.listen(BACKLOG)?;
-    let first = TcpListener::from(OwnedFd::from(first));
-    let mut listeners = Vec::with_capacity(workers);
+    let mut sockets = Vec::with_capacity(workers);
     for _ in 1..workers {
-        listeners.push(match bind_reuseport(real, dual_stack) {
-            Ok(listener) => listener,
-            // A kernel that does not let sockets join afterwards: then the workers share the one.
-            Err(_) => first.try_clone()?,
-        });
+        // A kernel that does not let sockets join afterwards: then the workers share the one.
+        sockets.push(bind_reuseport(real, dual_stack).or_else(|_| first.try_clone())?);
     }
-    listeners.push(first);
-    let sockets = listeners.into_iter().map(|listener| ListenSocket::Tcp(mio::net::TcpListener::from_std(listener)));
-    Ok(BoundListener { address: real.to_string(), sockets: sockets.collect(), file: None })
+    sockets.push(first);
+    Ok(BoundListener { address: real.to_string(), sockets, file: None })
 }
 
 /// One more socket on a port that is ours already.
-fn bind_reuseport(addr: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
+fn bind_reuseport(addr: SocketAddr, dual_stack: bool) -> io::Result<Socket> {
     let socket = tcp_socket(addr, dual_stack)?;
     socket.set_reuse_port(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
-    Ok(TcpListener::from(OwnedFd::from(socket)))
+    Ok(socket)
 }
 
 fn tcp_socket(addr: SocketAddr, dual_stack: bool) -> io::Result<Socket> {
@@ -181,14 +195,12 @@ fn listen_unix(path: &Path, mode: Option<u32>, workers: usize, sharing: PortShar
         return Err(error);
     }
     let file = SocketFile::new(&at, takes_over)?;
-    let sockets = share_unix(socket, workers)?;
-    Ok(BoundListener { address: format!("unix:{}", path.display()), sockets, file: Some(file) })
+    Ok(BoundListener { address: unix(path), sockets: share(&socket, workers)?, file: Some(file) })
 }
 
-fn share_unix(socket: Socket, workers: usize) -> io::Result<Vec<ListenSocket>> {
-    let clones = (0..workers).map(|_| socket.try_clone());
-    let listener = |socket| mio::net::UnixListener::from_std(UnixListener::from(OwnedFd::from(socket)));
-    clones.map(|clone| clone.map(|socket| ListenSocket::Unix(listener(socket)))).collect()
+/// The same socket for each worker.
+fn share(socket: &Socket, workers: usize) -> io::Result<Vec<Socket>> {
+    (0..workers).map(|_| socket.try_clone()).collect()
 }
 
 /// A name in the same folder.
@@ -217,24 +229,19 @@ fn is_listened_on(path: &Path) -> io::Result<bool> {
 }
 
 /// A socket that was handed over; the workers share it. Its file, if it has one, belongs to the service manager.
-fn adopt(socket: Socket, workers: usize) -> io::Result<BoundListener> {
+fn use_inherited(socket: &Socket, workers: usize) -> io::Result<BoundListener> {
     let address = socket.local_addr()?;
     let text = match (address.as_socket(), address.as_pathname()) {
         (Some(address), _) => address.to_string(),
-        (None, Some(path)) => format!("unix:{}", path.display()),
+        (None, Some(path)) => unix(path),
         (None, None) => "unix:(no path)".to_owned(),
     };
-    let sockets = if address.is_unix() {
-        share_unix(socket, workers)?
-    } else {
+    if !address.is_unix() {
         // Accepted sockets inherit it, as they do from our own.
         socket.set_tcp_nodelay(true)?;
-        limit_unsent(&socket);
-        let listener = |socket| mio::net::TcpListener::from_std(TcpListener::from(OwnedFd::from(socket)));
-        let clones = (0..workers).map(|_| socket.try_clone());
-        clones.map(|clone| clone.map(|socket| ListenSocket::Tcp(listener(socket)))).collect::<io::Result<_>>()?
-    };
-    Ok(BoundListener { address: text, sockets, file: None })
+        limit_unsent(socket);
+    }
+    Ok(BoundListener { address: text, sockets: share(socket, workers)?, file: None })
 }
 
 /// What the process listens on.
@@ -260,19 +267,17 @@ struct ListenerEntry {
 }
 
 /// Where an address comes from.
+#[derive(Clone)]
 enum ListenerSource {
     Config(ListenAddr),
     /// It was handed over, with this name.
     ServiceManager(String),
 }
 
-/// Something for each worker.
-type ByWorker<T> = Vec<Vec<T>>;
-
 /// What a reload will do.
 pub struct ListenerPlan {
-    /// For each address that there is, its protocol; `None`: it is closed.
-    kept: Vec<Option<ListenerProtocol>>,
+    /// What becomes of each address that there is; `None`: it is closed.
+    kept: Vec<Option<(ListenerSource, ListenerProtocol)>>,
     new: Vec<(ListenerSource, ListenerProtocol, BoundListener)>,
 }
 
@@ -284,14 +289,16 @@ impl ListenerSet {
         handed_over: Vec<Inherited>,
         workers: usize,
         sharing: PortSharing,
-    ) -> Result<(ListenerSet, ByWorker<Listener>), StartError> {
+    ) -> Result<(ListenerSet, Vec<Vec<Listener>>), String> {
         let mut set = ListenerSet { all: Vec::new(), next: 0, workers, sharing };
-        let mut adopted = Vec::with_capacity(handed_over.len());
+        let mut inherited = Vec::with_capacity(handed_over.len());
         for Inherited { name, socket } in handed_over {
             let protocol = activation::protocol(&name, config.tls.as_ref())?;
-            adopted.push((ListenerSource::ServiceManager(name), protocol, adopt(socket, workers)?));
+            let bound =
+                use_inherited(&socket, workers).map_err(|error| format!("socket activation: {name}: {error}"))?;
+            inherited.push((ListenerSource::ServiceManager(name), protocol, bound));
         }
-        let mut listeners = set.install(adopted);
+        let mut listeners = set.install(inherited);
         let rest = set.plan(config)?;
         for (of_worker, more) in listeners.iter_mut().zip(set.install(rest.new)) {
             of_worker.extend(more);
@@ -302,7 +309,7 @@ impl ListenerSet {
     }
 
     /// What has to change for `config`. What is new is bound, but nothing is accepted there yet.
-    pub fn plan(&self, config: &Config) -> Result<ListenerPlan, StartError> {
+    pub fn plan(&self, config: &Config) -> Result<ListenerPlan, String> {
         let mut wanted: Vec<(&ListenAddr, ListenerProtocol)> = addresses(config).collect();
         let mut kept = Vec::with_capacity(self.all.len());
         let mut modes = Vec::new();
@@ -311,13 +318,18 @@ impl ListenerSet {
                 ListenerSource::ServiceManager(name) => {
                     // It takes the place of those addresses that serve the same.
                     wanted.retain(|(_, protocol)| (*protocol == ListenerProtocol::Admin) != activation::is_admin(name));
-                    Some(activation::protocol(name, config.tls.as_ref())?)
+                    Some((entry.source.clone(), activation::protocol(name, config.tls.as_ref())?))
                 }
                 ListenerSource::Config(address) => {
                     let found = wanted.iter().position(|(other, _)| is_same_socket(address, other));
                     found.map(|at| wanted.remove(at)).map(|(wanted, protocol)| {
-                        modes.extend(mode_change(address, wanted));
-                        protocol
+                        if let (ListenAddr::Unix { mode: old, .. }, ListenAddr::Unix { path, mode: Some(mode) }) =
+                            (address, wanted)
+                            && *old != Some(*mode)
+                        {
+                            modes.push((path, *mode));
+                        }
+                        (ListenerSource::Config(wanted.clone()), protocol)
                     })
                 }
             });
@@ -327,44 +339,35 @@ impl ListenerSet {
             let sharing = if self.has_port_of(address) { PortSharing::Shared } else { self.sharing };
             new.push((ListenerSource::Config(address.clone()), protocol, listen(address, self.workers, sharing)?));
         }
-        // The last thing that can fail.
-        change_modes(&modes)?;
+        // The last thing that can fail. First it is seen whether all files are there, so that all are changed or none.
+        for (path, _) in &modes {
+            fs::metadata(path).map_err(|error| cannot_listen(unix(path), &error))?;
+        }
+        for (path, mode) in modes {
+            let changed = fs::set_permissions(path, Permissions::from_mode(mode));
+            changed.map_err(|error| cannot_listen(unix(path), &error))?;
+        }
         Ok(ListenerPlan { kept, new })
     }
 
-    /// Does it. The file of what closes is removed here, so that nobody new connects; the workers accept who waits.
-    pub fn apply(&mut self, plan: ListenerPlan) -> ByWorker<ListenerChange> {
-        let mut changes: ByWorker<ListenerChange> = (0..self.workers).map(|_| Vec::new()).collect();
+    /// Does it; returns what changes for each worker. The file of what closes is removed here, so that nobody new connects;
+    /// the workers accept who waits.
+    pub fn apply(&mut self, plan: ListenerPlan) -> Vec<ListenerUpdate> {
         let mut kept = plan.kept.into_iter();
-        self.all.retain_mut(|entry| {
-            let protocol = kept.next().flatten();
-            for changes in &mut changes {
-                match protocol {
-                    None => changes.push(ListenerChange::Close(entry.number)),
-                    Some(new) if new != entry.protocol => changes.push(ListenerChange::SetProtocol(entry.number, new)),
-                    Some(_) => {}
-                }
-            }
-            entry.protocol = protocol.unwrap_or(entry.protocol);
-            protocol.is_some()
-        });
-        for (changes, listeners) in changes.iter_mut().zip(self.install(plan.new)) {
-            changes.extend(listeners.into_iter().map(ListenerChange::Open));
-        }
-        changes
+        self.all.retain_mut(|entry| kept.next().flatten().map(|kept| (entry.source, entry.protocol) = kept).is_some());
+        let kept: Vec<_> = self.all.iter().map(|entry| (entry.number, entry.protocol)).collect();
+        self.install(plan.new).into_iter().map(|new| ListenerUpdate { kept: kept.clone(), new }).collect()
     }
 
-    fn install(&mut self, new: Vec<(ListenerSource, ListenerProtocol, BoundListener)>) -> ByWorker<Listener> {
-        let mut listeners: ByWorker<Listener> = (0..self.workers).map(|_| Vec::new()).collect();
+    /// Returns the listeners of each worker.
+    fn install(&mut self, new: Vec<(ListenerSource, ListenerProtocol, BoundListener)>) -> Vec<Vec<Listener>> {
+        let mut listeners: Vec<Vec<_>> = (0..self.workers).map(|_| Vec::new()).collect();
         for (source, protocol, BoundListener { address, sockets, file }) in new {
             let number = self.next;
             self.next += 1;
-            let owner = match &source {
-                ListenerSource::Config(_) => SocketOwner::Process,
-                ListenerSource::ServiceManager(_) => SocketOwner::ServiceManager,
-            };
+            let is_inherited = matches!(source, ListenerSource::ServiceManager(_));
             for (of_worker, socket) in listeners.iter_mut().zip(sockets) {
-                of_worker.push(Listener::new(number, socket, protocol, owner));
+                of_worker.push(Listener::new(number, socket, protocol, is_inherited));
             }
             self.all.push(ListenerEntry { number, source, address, protocol, file });
         }
@@ -377,7 +380,7 @@ impl ListenerSet {
     }
 
     /// Takes over the files of another instance's unix sockets. The last step of a start.
-    pub fn publish(&mut self) -> Result<(), ListenError> {
+    pub fn publish(&mut self) -> Result<(), String> {
         self.all.iter_mut().filter_map(|entry| entry.file.as_mut()).try_for_each(SocketFile::publish)
     }
 
@@ -417,41 +420,12 @@ fn is_same_socket(one: &ListenAddr, other: &ListenAddr) -> bool {
     }
 }
 
-/// Other permissions for a socket that stays.
-fn mode_change<'a>(old: &ListenAddr, new: &'a ListenAddr) -> Option<(&'a Path, u32)> {
-    match (old, new) {
-        (ListenAddr::Unix { mode: old, .. }, ListenAddr::Unix { path, mode: Some(mode) }) if *old != Some(*mode) => {
-            Some((path, *mode))
-        }
-        _ => None,
-    }
-}
-
-/// Changes all of them or none.
-fn change_modes(modes: &[(&Path, u32)]) -> Result<(), ListenError> {
-    let mut changed = Vec::with_capacity(modes.len());
-    for (path, mode) in modes {
-        let change = fs::metadata(path).and_then(|file| {
-            fs::set_permissions(path, Permissions::from_mode(*mode))?;
-            changed.push((*path, file.permissions()));
-            Ok(())
-        });
-        if let Err(error) = change {
-            for (path, before) in changed {
-                // It was possible a moment ago.
-                let _ = fs::set_permissions(path, before);
-            }
-            return Err(ListenError::of_path(path, error));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use socket2::SockRef;
     use std::net::TcpStream;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixListener;
 
     fn tcp(addr: &str, dual_stack: bool, fallback_v4: bool) -> ListenAddr {
         ListenAddr::Tcp { addr: addr.parse().expect("an address"), dual_stack, fallback_v4 }
@@ -478,8 +452,8 @@ mod tests {
             let bound = listen(&tcp("127.0.0.1:0", false, false), workers, PortSharing::Exclusive).expect("loopback");
             assert_eq!(bound.sockets.len(), workers);
             for listener in &bound.sockets {
-                let ListenSocket::Tcp(listener) = listener else { panic!("a TCP address gave another kind of socket") };
-                assert_eq!(listener.local_addr().expect("bound").to_string(), bound.address);
+                let address = listener.local_addr().expect("bound").as_socket().expect("TCP");
+                assert_eq!(address.to_string(), bound.address);
             }
             assert!(!bound.address.ends_with(":0"), "{}", bound.address);
         }
@@ -535,8 +509,7 @@ mod tests {
         second.file.as_mut().expect("a file").publish().expect("it can be renamed");
         let after = UnixStream::connect(&path).expect("somebody listens");
         for (bound, client) in [(&first, before), (&second, after)] {
-            let ListenSocket::Unix(listener) = &bound.sockets[0] else { panic!("a path gave another kind of socket") };
-            let (stream, _) = listener.accept().expect("each has its own client");
+            let (stream, _) = bound.sockets[0].accept().expect("each has its own client");
             let mut stream = UnixStream::from(OwnedFd::from(stream));
             stream.set_nonblocking(false).expect("a socket");
             std::io::Write::write_all(&mut stream, b"x").expect("the client is there");
@@ -603,16 +576,14 @@ mod tests {
         Config::parse(&text, "test").unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// What one worker's door is told.
-    fn told(doors: &ByWorker<ListenerChange>) -> Vec<String> {
-        let words = |change: &ListenerChange| match change {
-            ListenerChange::Open(listener) => format!("open {}", listener.number()),
-            ListenerChange::Close(number) => format!("close {number}"),
-            ListenerChange::SetProtocol(number, protocol) => format!("speak {number} {protocol:?}"),
+    /// The numbers of the listeners that each worker keeps and opens.
+    fn numbers(updates: &[ListenerUpdate]) -> (Vec<u32>, Vec<u32>) {
+        let of = |update: &ListenerUpdate| {
+            let kept = update.kept.iter().map(|(number, _)| *number);
+            (kept.collect(), update.new.iter().map(Listener::number).collect())
         };
-        let all: Vec<Vec<String>> = doors.iter().map(|door| door.iter().map(words).collect()).collect();
-        assert!(all.iter().all(|door| *door == all[0]), "all workers are told the same");
-        all[0].clone()
+        assert!(updates.iter().all(|update| of(update) == of(&updates[0])), "all workers are told the same");
+        of(&updates[0])
     }
 
     #[test]
@@ -620,21 +591,22 @@ mod tests {
         let folder = tempfile::TempDir::new().expect("a folder");
         let socket = folder.path().join("a.sock");
         let unix = |mode: &str| format!("'unix:{}{mode}'", socket.display());
-        let (mut entrances, doors) =
+        let (mut set, listeners) =
             ListenerSet::open(&config("'127.0.0.1:0'"), Vec::new(), 2, PortSharing::Exclusive).expect("loopback");
-        let numbers: Vec<Vec<u32>> =
-            doors.iter().map(|door| door.iter().map(|listener| listener.number()).collect()).collect();
-        assert_eq!(numbers, [[0], [0]]);
+        let first: Vec<Vec<u32>> =
+            listeners.iter().map(|of_worker| of_worker.iter().map(Listener::number).collect()).collect();
+        assert_eq!(first, [[0], [0]]);
         let mode = || fs::metadata(&socket).map(|file| file.permissions().mode() & 0o777).ok();
         for (name, listen, expected, expected_mode) in [
-            ("nothing changes", "'127.0.0.1:0'".to_owned(), &[][..], None),
-            ("one more", format!("['127.0.0.1:0', {}]", unix("?mode=0600")), &["open 1"], Some(0o600)),
-            ("other rights", format!("[{}, '127.0.0.1:0']", unix("?mode=0660")), &[], Some(0o660)),
-            ("one less", "'127.0.0.1:0'".to_owned(), &["close 1"], None),
-            ("another", "'[::1]:0'".to_owned(), &["close 0", "open 2"], None),
+            ("nothing changes", "'127.0.0.1:0'".to_owned(), (vec![0], vec![]), None),
+            ("one more", format!("['127.0.0.1:0', {}]", unix("?mode=0600")), (vec![0], vec![1]), Some(0o600)),
+            ("other rights", format!("[{}, '127.0.0.1:0']", unix("?mode=0660")), (vec![0, 1], vec![]), Some(0o660)),
+            ("those of before", format!("[{}, '127.0.0.1:0']", unix("?mode=0600")), (vec![0, 1], vec![]), Some(0o600)),
+            ("one less", "'127.0.0.1:0'".to_owned(), (vec![0], vec![]), None),
+            ("another", "'[::1]:0'".to_owned(), (vec![], vec![2]), None),
         ] {
-            let plan = entrances.plan(&config(&listen)).unwrap_or_else(|error| panic!("{name}: {error}"));
-            assert_eq!(told(&entrances.apply(plan)), expected, "{name}");
+            let plan = set.plan(&config(&listen)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(numbers(&set.apply(plan)), expected, "{name}");
             assert_eq!(mode(), expected_mode, "{name}");
         }
     }
@@ -645,30 +617,30 @@ mod tests {
         let [first, second] = ["a", "b"].map(|name| folder.path().join(name));
         let with =
             |mode: &str| config(&format!("['unix:{}{mode}', 'unix:{}{mode}']", first.display(), second.display()));
-        let (entrances, _doors) =
+        let (set, _listeners) =
             ListenerSet::open(&with("?mode=0600"), Vec::new(), 1, PortSharing::Exclusive).expect("two sockets");
         fs::remove_file(&second).expect("it is there");
-        let error = entrances.plan(&with("?mode=0666")).err().expect("the second one is gone").to_string();
+        let error = set.plan(&with("?mode=0666")).err().expect("the second one is gone").to_string();
         assert!(error.contains(&format!("unix:{}", second.display())), "{error}");
         assert_eq!(fs::metadata(&first).expect("it is there").permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
     fn a_port_of_ours_can_move_between_addresses_but_one_of_others_cannot_be_had() {
-        let (mut entrances, first) =
+        let (mut set, first) =
             ListenerSet::open(&config("'127.0.0.1:0'"), Vec::new(), 1, PortSharing::Exclusive).expect("loopback");
-        let port = entrances.addresses().next().and_then(|(address, _)| address.rsplit(':').next()).expect("a port");
-        let plan = entrances.plan(&config(&format!("'127.0.0.1:{port}'")));
+        let port = set.addresses().next().and_then(|(address, _)| address.rsplit(':').next()).expect("a port");
+        let plan = set.plan(&config(&format!("'127.0.0.1:{port}'")));
         assert!(plan.is_err(), "it was port 0 that was asked for: nobody knows that this is the same one");
         drop(first);
         let (port, other) = (format!("127.0.0.1:{port}"), std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
         let fixed = config(&format!("'{port}'"));
-        drop(entrances);
-        (entrances, _) = ListenerSet::open(&fixed, Vec::new(), 1, PortSharing::Exclusive).expect("it is free again");
+        drop(set);
+        (set, _) = ListenerSet::open(&fixed, Vec::new(), 1, PortSharing::Exclusive).expect("it is free again");
         let everywhere = config(&format!("'0.0.0.0:{}'", port.rsplit(':').next().expect("a port")));
-        entrances.plan(&everywhere).expect("our own port");
+        set.plan(&everywhere).expect("our own port");
         let taken = config(&format!("'{}'", other.local_addr().expect("bound")));
-        let error = entrances.plan(&taken).err().expect("somebody else's").to_string();
+        let error = set.plan(&taken).err().expect("somebody else's").to_string();
         assert!(error.contains("address in use"), "{error}");
     }
 
@@ -679,10 +651,9 @@ mod tests {
         socket.listen(16).expect("a port");
         let address = ListenAddr::parse("127.0.0.1:0").expect("an address");
         let own = listen(&address, 1, PortSharing::Exclusive).expect("a port");
-        let bound = adopt(socket, 1).expect("it listens");
+        let bound = use_inherited(&socket, 1).expect("it listens");
         let options = |bound: &BoundListener| {
-            let ListenSocket::Tcp(listener) = &bound.sockets[0] else { panic!("TCP") };
-            let socket = SockRef::from(listener);
+            let socket = &bound.sockets[0];
             (socket.tcp_nodelay().expect("an option"), socket.tcp_notsent_lowat().expect("an option"))
         };
         assert_eq!(options(&bound), options(&own));

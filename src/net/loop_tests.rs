@@ -17,7 +17,7 @@ use crate::proxy::proxy_connection::{AccessRecord, Observer};
 use super::dns::Lookup;
 use super::listeners::PortSharing;
 use super::observer::EventLog;
-use super::server::{Parts, Server};
+use super::server::{Server, ServerOptions};
 
 /// What the workers said.
 #[derive(Debug, PartialEq, Eq)]
@@ -88,14 +88,14 @@ impl Proxy {
     fn start(config: Config, names: Names) -> Proxy {
         let (sender, said) = channel();
         let sender = Mutex::new(sender);
-        let server = Server::start(Parts {
+        let server = Server::start(ServerOptions {
             config: Arc::new(config),
             inherited: Vec::new(),
-            port: PortSharing::Exclusive,
+            sharing: PortSharing::Exclusive,
             hooks: None,
-            names: Box::new(names),
-            journals: Arc::new(move || Box::new(Ear(sender.lock().expect("a sender").clone()))),
-            on_end: Arc::new(|| {}),
+            lookup: Box::new(names),
+            new_log: Arc::new(move || Box::new(Ear(sender.lock().expect("a sender").clone()))),
+            on_end: Box::new(|| {}),
         })
         .expect("a server");
         Proxy { address: server.addresses()[0].0.to_owned(), server: Some(server), said }

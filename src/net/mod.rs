@@ -26,7 +26,6 @@
 //! | `addresses` | the addresses of an upstream, and in which order they are tried |
 //! | `upstream_state` | what a worker knows of its upstreams |
 //! | `upstream` | the life of an upstream connection; idle ones, addresses |
-//! | [`start_error`] | why it cannot start |
 //! | [`listeners`] | what the process listens on, and what a reload changes of it |
 //! | [`server`] | all workers together |
 //! | [`probe`] | asks a running proxy for its health |
@@ -60,7 +59,6 @@ pub mod reload;
 pub mod worker;
 mod session;
 mod upstream;
-pub mod start_error;
 pub mod listeners;
 pub mod server;
 pub mod probe;

@@ -1,80 +1,64 @@
 //! Asks a running proxy: `-healthcheck` for `/health`, for images without a shell to do it with, and `-check -against` for
-//! its configuration in words.
+//! its configuration.
 //!
 //! It blocks, and knows of the proxy only what the configuration or the command line says.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{Config, FullConfig, ListenAddr};
 
 /// For each step. Docker's own limit for a probe is 30 s.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-
-/// More than the outline of any configuration.
-const MOST_BYTES: u64 = 256 * 1024 * 1024;
+/// More than the settings of any configuration.
+const MAX_ANSWER: u64 = 256 * 1024 * 1024;
 
 /// Asks the operator's address, which answers when all places are taken; without one the first address, which stands for
 /// all.
 pub fn probe(config: &Config) -> Result<(), String> {
     let Some(address) = config.admin.listen_addr.first().or(config.listen_addr.first()) else { return Ok(()) };
-    let status = match address {
-        ListenAddr::Tcp { addr, .. } => connect(*addr).and_then(|stream| tcp(stream, config)).and_then(ask),
-        ListenAddr::Unix { path, .. } => UnixStream::connect(path).and_then(unix).and_then(ask),
+    let (path, version_and_status) = ("/health", 12);
+    let answer = match address {
+        ListenAddr::Tcp { addr, .. } => {
+            tcp(&on_this_host(*addr), config).and_then(|stream| get(stream, "localhost", path, version_and_status))
+        }
+        ListenAddr::Unix { path: socket, .. } => {
+            unix(socket).and_then(|stream| get(stream, "localhost", path, version_and_status))
+        }
     };
-    match status {
-        Ok(status) if is_alive(&status) => Ok(()),
-        Ok(status) => Err(format!("{address} answers {:?}", String::from_utf8_lossy(&status))),
+    match answer {
+        // With 400 a TLS port answers a request in the clear: that it answers is what was asked.
+        Ok(answer) if [b"HTTP/1.1 200", b"HTTP/1.1 400"].iter().any(|alive| answer == **alive) => Ok(()),
+        Ok(answer) => Err(format!("{address} answers {:?}", String::from_utf8_lossy(&answer))),
         Err(error) => Err(format!("{address} does not answer: {error}")),
     }
-}
-
-fn tcp(mut stream: TcpStream, config: &Config) -> io::Result<TcpStream> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    if config.expects_proxy_header(stream.local_addr()?.ip()) {
-        // What a load balancer says that asks for itself.
-        stream.write_all(b"PROXY UNKNOWN\r\n")?;
-    }
-    Ok(stream)
-}
-
-fn unix(stream: UnixStream) -> io::Result<UnixStream> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    Ok(stream)
 }
 
 /// The configuration of the proxy that runs at `place`: `http://HOST:PORT`, with or without `/configz`, or
 /// `unix:/PATH`; `-` reads from standard input what somebody else has asked for.
 ///
-/// `config` is the one that it is to be compared with: the peers that have to introduce themselves are mostly the same.
-pub fn outline(place: &str, config: &Config) -> Result<FullConfig, String> {
-    let not_there = |error: io::Error| format!("{place} does not answer: {error}");
+/// `config` is the one that it is to be compared with: it says, mostly rightly, which peers have to send a PROXY header.
+pub fn running_config(place: &str, config: &Config) -> Result<FullConfig, String> {
+    let path = "/configz?outline";
     let answer = if place == "-" {
-        let mut json = String::new();
-        io::stdin().take(MOST_BYTES).read_to_string(&mut json).map_err(not_there)?;
-        json
-    } else if let Some(path) = place.strip_prefix("unix:") {
-        UnixStream::connect(path)
-            .and_then(unix)
-            .and_then(|stream| ask_for_outline(stream, "localhost"))
-            .map_err(not_there)?
+        let mut json = Vec::new();
+        io::stdin().take(MAX_ANSWER).read_to_end(&mut json).map(|_| json)
+    } else if let Some(socket) = place.strip_prefix("unix:") {
+        unix(Path::new(socket)).and_then(|stream| get(stream, "localhost", path, MAX_ANSWER))
     } else {
         let host = authority(place)?;
         let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
-        let addresses = address.to_socket_addrs().map_err(not_there)?;
-        let stream = TcpStream::connect(addresses.collect::<Vec<_>>().as_slice());
-        stream
-            .and_then(|stream| tcp(stream, config))
-            .and_then(|stream| ask_for_outline(stream, host))
-            .map_err(not_there)?
+        let addresses = address.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+        addresses.and_then(|addresses| tcp(&addresses, config)).and_then(|stream| get(stream, host, path, MAX_ANSWER))
     };
-    FullConfig::from_json(&answer).ok_or_else(|| {
+    let answer = answer.map_err(|error| format!("{place} does not answer: {error}"))?;
+    let answer = String::from_utf8_lossy(&answer);
+    let body = answer.split_once("\r\n\r\n").filter(|(head, _)| head.starts_with("HTTP/1.1 200 "));
+    FullConfig::from_json(body.map_or(&answer, |(_, body)| body)).ok_or_else(|| {
         format!(
             "{place} does not tell its configuration: it does so at /configz?outline to clients on its own host, where \
              admin.configz is on"
@@ -84,58 +68,64 @@ pub fn outline(place: &str, config: &Config) -> Result<FullConfig, String> {
 
 /// Host and port of a URL of `/configz`.
 fn authority(url: &str) -> Result<&str, String> {
-    let wrong = || {
+    let rest = url.strip_prefix("http://").map(|rest| rest.strip_suffix("/configz").unwrap_or(rest));
+    let host = rest
+        .map(|rest| rest.strip_suffix('/').unwrap_or(rest))
+        .filter(|host| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/@".contains(&byte)));
+    host.ok_or_else(|| {
         format!(
             "-against {url}: write http://HOST:PORT or unix:/PATH; for https, curl -k 'https://HOST:PORT/configz?outline' \
              | mini-rproxy -check -against -"
         )
+    })
+}
+
+/// Where a socket that is bound to `address` is reached. Where the host has no IPv6, the proxy listens on IPv4.
+fn on_this_host(address: SocketAddr) -> Vec<SocketAddr> {
+    let ips: &[IpAddr] = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => &[IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        ip => &[ip],
     };
-    let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let is_ours = matches!(path, "" | "/" | "/configz");
-    if is_ours && !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'@') {
-        Ok(host)
-    } else {
-        Err(wrong())
-    }
+    ips.iter().map(|ip| SocketAddr::new(*ip, address.port())).collect()
 }
 
-/// The body of the answer; empty where it is not a good one.
-fn ask_for_outline(mut stream: impl Read + Write, host: &str) -> io::Result<String> {
-    write!(stream, "GET /configz?outline HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(MOST_BYTES).read_to_string(&mut answer)?;
-    let body = answer.split_once("\r\n\r\n").filter(|(head, _)| head.starts_with("HTTP/1.1 200 "));
-    Ok(body.map_or_else(String::new, |(_, body)| body.to_owned()))
-}
-
-/// 200; or 400, with which a TLS port answers a request in the clear: that it answers is what was asked.
-fn is_alive(status: &[u8]) -> bool {
-    [&b"HTTP/1.1 200"[..], b"HTTP/1.1 400"].contains(&status)
-}
-
-/// All addresses are reached at those of this host.
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let loopback = |ip: IpAddr| TcpStream::connect_timeout(&SocketAddr::new(ip, address.port()), PATIENCE);
-    match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => loopback(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-            // Where the host has no IPv6, the proxy listens on IPv4.
-            loopback(Ipv6Addr::LOCALHOST.into()).or_else(|_| loopback(Ipv4Addr::LOCALHOST.into()))
+/// Connects to the first address that answers.
+fn tcp(addresses: &[SocketAddr], config: &Config) -> io::Result<TcpStream> {
+    let mut result = Err(ErrorKind::NotFound.into());
+    for address in addresses {
+        result = TcpStream::connect_timeout(address, TIMEOUT);
+        if result.is_ok() {
+            break;
         }
-        ip => loopback(ip),
     }
+    let mut stream = result?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    if config.expects_proxy_header(stream.local_addr()?.ip()) {
+        // What a load balancer says that asks for itself.
+        stream.write_all(b"PROXY UNKNOWN\r\n")?;
+    }
+    Ok(stream)
 }
 
-/// The first 12 bytes of the answer: version and status.
-fn ask(mut stream: impl Read + Write) -> io::Result<[u8; 12]> {
-    stream.write_all(REQUEST)?;
-    let mut status = [0; 12];
-    stream.read_exact(&mut status).map_err(|error| match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => io::Error::new(ErrorKind::TimedOut, "timed out"),
-        _ => error,
-    })?;
-    Ok(status)
+fn unix(path: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    Ok(stream)
+}
+
+/// The first `max` bytes of the answer.
+fn get(mut stream: impl Read + Write, host: &str, path: &str, max: u64) -> io::Result<Vec<u8>> {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    match stream.take(max).read_to_end(&mut answer) {
+        Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+        Ok(_) => Ok(answer),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(io::Error::new(ErrorKind::TimedOut, "timed out")),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -160,9 +150,10 @@ mod tests {
         let addr = listener.local_addr().expect("bound");
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a client");
-            let mut request = [0; REQUEST.len()];
+            let expected = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            let mut request = vec![0; expected.len()];
             stream.read_exact(&mut request).expect("a request");
-            assert_eq!(request, REQUEST);
+            assert_eq!(request, expected);
             stream.write_all(answer).expect("a reader");
         });
         let result = probe(&Config {
@@ -180,7 +171,8 @@ mod tests {
             (b"HTTP/1.1 400 Bad Request\r\n\r\n", Ok(())),
             (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", Err("ADDRESS answers \"HTTP/1.1 503\"")),
             (b"SSH-2.0-OpenSSH\r\n", Err("ADDRESS answers \"SSH-2.0-Open\"")),
-            (b"HTTP", Err("ADDRESS does not answer: failed to fill whole buffer")),
+            (b"HTTP", Err("ADDRESS answers \"HTTP\"")),
+            (b"", Err("ADDRESS does not answer: unexpected end of file")),
         ] {
             assert_eq!(probe_an_answer(answer), expected.map_err(str::to_owned));
         }
@@ -204,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_no_outline_is_told_with_what_to_do() {
+    fn an_answer_that_is_no_configuration_is_told_with_what_to_do() {
         for answer in ["HTTP/1.1 200 OK\r\n\r\n[]", "HTTP/1.1 404 Not Found\r\n\r\n{}", "SSH-2.0-OpenSSH\r\n"] {
             let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
             let url = format!("http://{}", listener.local_addr().expect("bound"));
@@ -218,7 +210,7 @@ mod tests {
                 }
                 stream.write_all(answer.as_bytes()).expect("a reader");
             });
-            let error = outline(&url, &Config::default()).expect_err(answer);
+            let error = running_config(&url, &Config::default()).expect_err(answer);
             assert!(error.contains("does not tell its configuration"), "{error}");
             server.join().expect("no panic");
         }

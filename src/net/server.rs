@@ -2,7 +2,9 @@
 //!
 //! Everything that can fail at start fails here, in the caller's thread, before a worker runs.
 
+use std::fmt;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,41 +25,67 @@ use super::clock::since_1970;
 use super::descriptors;
 use super::dns::{DnsCache, Lookup};
 use super::event_source::EventSource;
-use super::listeners::ListenerSet;
-use super::listeners::{ListenerProtocol, PortSharing};
+use super::listeners::{ListenerProtocol, ListenerSet, PortSharing};
 use super::memory_budget::{self, MemoryBudget};
 use super::observer::EventLog;
 use super::splice::Pipes;
-use super::tls::Tls;
+use super::tls::{Tls, TlsError};
 use super::worker::{Worker, WorkerInit};
 use super::worker_queue::{ReloadMsg, WorkerMsg, WorkerQueue};
-
-pub use super::start_error::StartError;
 
 /// A worker that is held up by a plugin takes a reload in when it can; so long it is waited for.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a server is made of.
-pub struct Parts {
+pub struct ServerOptions {
     /// Checked.
     pub config: Arc<Config>,
     /// Sockets to listen on instead of the configuration's addresses; usually none.
     pub inherited: Vec<Inherited>,
     /// Whether another instance may have the addresses, which this one takes over from.
-    pub port: PortSharing,
+    pub sharing: PortSharing,
     /// The plugins, if any.
     pub hooks: Option<Arc<dyn Hooks>>,
     /// Turns names into addresses.
-    pub names: Box<dyn Lookup>,
+    pub lookup: Box<dyn Lookup>,
     /// Makes a log for each worker, on its thread.
-    pub journals: Arc<dyn Fn() -> Box<dyn EventLog> + Send + Sync>,
+    pub new_log: Arc<dyn Fn() -> Box<dyn EventLog> + Send + Sync>,
     /// Called when the last worker has ended, whyever.
-    pub on_end: Arc<dyn Fn() + Send + Sync>,
+    pub on_end: Box<dyn Fn() + Send + Sync>,
 }
 
-/// A worker ended before it was told to: its thread panicked, or the poller failed.
+/// Why it cannot start, or why a reload changes nothing.
 #[derive(Debug)]
-pub struct WorkerLost;
+pub struct StartError {
+    message: String,
+    /// The file that is at fault, where one is that the configuration names.
+    pub path: Option<PathBuf>,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<String> for StartError {
+    fn from(message: String) -> StartError {
+        StartError { message, path: None }
+    }
+}
+
+impl From<TlsError> for StartError {
+    fn from(error: TlsError) -> StartError {
+        StartError { message: error.to_string(), path: error.path().map(Path::to_owned) }
+    }
+}
+
+/// The system refuses a thread or a descriptor.
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> StartError {
+        format!("cannot start: {error}; raise the limits on descriptors and threads, or lower workers").into()
+    }
+}
 
 /// How a reload went that was good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,80 +100,66 @@ pub enum Reloaded {
 pub struct Server {
     runtime: Runtime,
     listeners: ListenerSet,
-    queues: Arc<[Arc<WorkerQueue>]>,
-    tls: Tls,
-    descriptor_limit: Option<usize>,
-    max_connections: usize,
+    workers: Arc<Workers>,
+    /// The certificates, and whom upstreams are verified against.
+    pub tls: Tls,
+    /// `None` where there is none.
+    pub descriptor_limit: Option<usize>,
+    /// How many client connections may be open at once, over all workers.
+    pub max_connections: usize,
     dns: DnsCache,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
 impl Server {
     /// Binds all addresses and starts the workers.
-    pub fn start(parts: Parts) -> Result<Server, StartError> {
-        let Parts { config, inherited, port, hooks, names, journals, on_end } = parts;
+    pub fn start(options: ServerOptions) -> Result<Server, StartError> {
+        let ServerOptions { config, inherited, sharing, hooks, lookup, new_log, on_end } = options;
         let workers = config.workers;
-        let descriptor_limit = descriptors::limit();
         let memory_budget = config.limits.memory_budget;
+        let descriptor_limit = descriptors::limit();
         let max_connections = max_connections(&config, descriptor_limit);
-
         // Before anything listens: a client that comes in at once must find everything in its place.
         let tls = Tls::prepare(&config)?;
-        let (listeners, by_worker) = ListenerSet::open(&config, inherited, workers, port)?;
-
+        let (listeners, listeners_by_worker) = ListenerSet::open(&config, inherited, workers, sharing)?;
         let polls = (0..workers).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
         let queue =
             |poll: &Poll| Ok(Arc::new(WorkerQueue::new(Waker::new(poll.registry(), EventSource::Waker.token())?)));
-        let queues = polls.iter().map(queue).collect::<io::Result<Arc<[_]>>>()?;
-        let dns = DnsCache::start(names, config.dns.refresh)?;
-        let running = Arc::new(AtomicUsize::new(workers));
-
-        let runtime = Runtime::new(config, hooks);
+        let queues = polls.iter().map(queue).collect::<io::Result<Vec<_>>>()?;
         let mut server = Server {
-            runtime: runtime.clone(),
+            dns: DnsCache::start(lookup, config.dns.refresh)?,
+            runtime: Runtime::new(config, hooks),
             listeners,
-            queues: Arc::clone(&queues),
-            tls: tls.clone(),
+            workers: Arc::new(Workers { queues, running: AtomicUsize::new(workers), on_end }),
+            tls,
             descriptor_limit,
             max_connections,
-            dns: dns.clone(),
             threads: Vec::with_capacity(workers),
         };
-        let share = descriptors::share(max_connections, workers);
         let registry = Arc::new(Registry::new(workers, since_1970()));
-        for (number, (poll, listeners)) in polls.into_iter().zip(by_worker).enumerate() {
+        for (number, (poll, listeners)) in polls.into_iter().zip(listeners_by_worker).enumerate() {
             let init = WorkerInit {
-                acceptor: Acceptor::new(listeners, share),
+                acceptor: Acceptor::new(listeners, descriptors::share(max_connections, workers)),
                 poll,
                 memory: MemoryBudget::new(memory_budget, workers),
                 pipes: Pipes::new(descriptors::pipes(descriptor_limit, workers)),
-                dns: dns.clone(),
-                queue: Arc::clone(&queues[number]),
-                tls: tls.clone(),
+                dns: server.dns.clone(),
+                queue: Arc::clone(&server.workers.queues[number]),
+                tls: server.tls.clone(),
                 registry: Arc::clone(&registry),
                 number,
             };
-            let (runtime, journals) = (runtime.clone(), Arc::clone(&journals));
-            let (queues, running, on_end) = (Arc::clone(&queues), Arc::clone(&running), Arc::clone(&on_end));
-            let exit_guard = ExitGuard { queues, running, on_end };
+            let (runtime, new_log) = (server.runtime.clone(), Arc::clone(&new_log));
+            let exit_guard = ExitGuard(Arc::clone(&server.workers));
             let body = move || {
                 // Last to be dropped: also when the thread panics.
                 let _exit_guard = exit_guard;
-                Worker::new(init, Rc::new(runtime), journals()).run()
+                Worker::new(init, Rc::new(runtime), new_log()).run()
             };
             let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(body);
-            match spawned {
-                Ok(thread) => server.threads.push(thread),
-                Err(error) => {
-                    server.stop();
-                    return Err(StartError::System(error));
-                }
-            }
+            server.threads.push(spawned.inspect_err(|_| server.stop())?);
         }
-        if let Err(error) = server.listeners.publish() {
-            server.stop();
-            return Err(StartError::Listen(error));
-        }
+        server.listeners.publish().inspect_err(|_| server.stop())?;
         Ok(server)
     }
 
@@ -169,9 +183,9 @@ impl Server {
         self.max_connections = max_connections(&config, self.descriptor_limit);
         self.runtime = self.runtime.reload(config);
         self.tls = tls;
-        let max_clients = descriptors::share(self.max_connections, self.queues.len());
+        let max_clients = descriptors::share(self.max_connections, self.workers.queues.len());
         let (receipt, receipts) = channel();
-        for (queue, listeners) in self.queues.iter().zip(self.listeners.apply(plan)) {
+        for (queue, listeners) in self.workers.queues.iter().zip(self.listeners.apply(plan)) {
             let (runtime, tls, receipt) = (self.runtime.clone(), self.tls.clone(), receipt.clone());
             let msg = ReloadMsg { runtime, tls, listeners, max_clients, receipt };
             queue.push(WorkerMsg::Reload(Box::new(msg)));
@@ -181,54 +195,28 @@ impl Server {
             Ok(()) | Err(RecvTimeoutError::Disconnected) => Reloaded::Everywhere,
             Err(RecvTimeoutError::Timeout) => Reloaded::Soon,
         };
-        self.dns.reload(self.runtime.config.dns.refresh, |id| self.runtime.origin(id).is_some());
+        self.dns.set_refresh(self.runtime.config.dns.refresh);
         Ok(reloaded)
-    }
-
-    /// How many certificates clients may be shown.
-    pub fn certificates(&self) -> usize {
-        self.tls.certificates()
-    }
-
-    /// A sentence for each of our certificates that clients will refuse now.
-    pub fn certificate_warnings(&self) -> Vec<String> {
-        self.tls.warnings()
-    }
-
-    /// Whom `https://` upstreams are verified against: a phrase for each set of roots, none where there are none.
-    pub fn trusted(&self) -> &[String] {
-        self.tls.trusted()
-    }
-
-    /// The descriptor limit; `None` where there is none.
-    pub fn descriptor_limit(&self) -> Option<usize> {
-        self.descriptor_limit
-    }
-
-    /// How many client connections may be open at once, over all workers.
-    pub fn max_connections(&self) -> usize {
-        self.max_connections
     }
 
     /// Takes no new connections, finishes what is in flight, and ends within `timeouts.drain`.
     pub fn drain(&mut self) {
         // First the files of unix sockets, so that nobody comes between the last look into the queue and its end.
         self.listeners.close();
-        self.queues.iter().for_each(|queue| queue.push(WorkerMsg::Drain));
+        self.workers.send(|| WorkerMsg::Drain);
     }
 
     /// Ends now, whatever is in flight.
     pub fn stop(&self) {
-        self.queues.iter().for_each(|queue| queue.push(WorkerMsg::Stop));
+        self.workers.send(|| WorkerMsg::Stop);
     }
 
-    /// Waits for the end.
-    pub fn join(mut self) -> Result<(), WorkerLost> {
+    /// Waits for the end. An error: a worker ended before it was told to, because its thread panicked or the poller failed.
+    pub fn join(mut self) -> Result<(), &'static str> {
         let mut result = Ok(());
         for thread in self.threads.drain(..) {
-            match thread.join() {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => result = Err(WorkerLost),
+            if !matches!(thread.join(), Ok(Ok(()))) {
+                result = Err("a worker has failed; the log says why");
             }
         }
         self.dns.stop();
@@ -243,21 +231,29 @@ fn max_connections(config: &Config, descriptor_limit: Option<usize>) -> usize {
     config.limits.memory_budget.map_or(most, |budget| most.min(memory_budget::connections(budget)))
 }
 
-/// Says that a worker has ended, however it ended.
-struct ExitGuard {
-    queues: Arc<[Arc<WorkerQueue>]>,
-    /// How many workers run.
-    running: Arc<AtomicUsize>,
-    on_end: Arc<dyn Fn() + Send + Sync>,
+/// What all threads know of the workers.
+struct Workers {
+    queues: Vec<Arc<WorkerQueue>>,
+    running: AtomicUsize,
+    on_end: Box<dyn Fn() + Send + Sync>,
 }
+
+impl Workers {
+    fn send(&self, msg: impl Fn() -> WorkerMsg) {
+        self.queues.iter().for_each(|queue| queue.push(msg()));
+    }
+}
+
+/// Says that a worker has ended, however it ended.
+struct ExitGuard(Arc<Workers>);
 
 impl Drop for ExitGuard {
     fn drop(&mut self) {
         // Half a proxy is worse than none: without this worker, its share of the connections would wait for ever. The
         // others finish what they have, and whoever supervises the process starts it anew.
-        self.queues.iter().for_each(|queue| queue.push(WorkerMsg::Drain));
-        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            (self.on_end)();
+        self.0.send(|| WorkerMsg::Drain);
+        if self.0.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            (self.0.on_end)();
         }
     }
 }

@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use crate::config::Scheme;
 use crate::extras::metrics::Counter;
-use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{ConnectError, Input};
 use crate::proxy::runtime::UpstreamId;
 
@@ -41,8 +40,6 @@ const TLS_WARN_INTERVAL: Duration = Duration::from_secs(60);
 const MAX_LOGIN_CONNS: usize = 4;
 /// Addresses that no new connection has needed for so long are not refreshed any more, but looked up before the next use.
 const MAX_UNUSED: Duration = Duration::from_secs(600);
-/// Look-ups that are due within this part of `dns.refresh` are made together.
-const REFRESH_STEPS: u32 = 16;
 
 impl Worker {
     /// Gives the client a connection to `upstream`: an idle one at once, or a new one later. `is_new`: an idle one will not
@@ -117,55 +114,25 @@ impl Worker {
         self.start_connect(key);
     }
 
-    /// A look-up has ended.
-    pub(super) fn on_dns_event(&mut self, DnsEvent { upstream, checked_at, addresses }: DnsEvent) {
-        let (now, refresh_at) = (self.ctx.now(), checked_at + self.ctx.runtime.config.dns.refresh);
-        let Some(entry) = self.upstreams.by_id.get_mut(&upstream) else { return };
+    /// A look-up has ended. Where the addresses are in use, the next result is wanted, too.
+    pub(super) fn on_dns_event(&mut self, DnsEvent { upstream, addresses }: DnsEvent) {
+        let now = self.ctx.now();
+        let Upstreams { by_id, dns, .. } = &mut self.upstreams;
+        let Some(entry) = by_id.get_mut(&upstream) else { return };
         match (&mut entry.addresses, addresses) {
             (Some(known), Some(list)) => known.set(list),
             (known @ None, Some(list)) => *known = Some(Addresses::new(now, list)),
             (_, None) => {}
         }
-        if let Some(addresses) = &mut entry.addresses {
-            addresses.refresh_at = Some(refresh_at);
+        let used_at = entry.addresses.as_ref().map(|addresses| addresses.used_at);
+        match self.configs.find_upstream(&self.ctx.runtime, upstream) {
+            Some((origin, _)) if used_at.is_some_and(|at| now.saturating_duration_since(at) <= MAX_UNUSED) => {
+                dns.lookup(now, &self.queue, upstream, origin, true);
+            }
+            _ => entry.addresses = None,
         }
-        let resolving = std::mem::take(&mut entry.resolving);
-        self.set_dns_timer(refresh_at);
-        for key in resolving {
+        for key in std::mem::take(&mut entry.resolving) {
             self.start_connect(key);
-        }
-    }
-
-    fn set_dns_timer(&mut self, refresh_at: MonoTime) {
-        let earliest = self.ctx.now() + self.ctx.runtime.config.dns.refresh / REFRESH_STEPS;
-        self.timers.set(&mut self.upstreams.dns_timer, refresh_at.max(earliest), EventSource::DnsRefresh.token());
-    }
-
-    /// Refreshes the addresses that are in use.
-    pub(super) fn on_dns_timer(&mut self) {
-        self.upstreams.dns_timer.clear();
-        let now = self.ctx.now();
-        let Upstreams { by_id, dns, .. } = &mut self.upstreams;
-        let mut next = None;
-        for (id, entry) in by_id {
-            let Some(addresses) = &mut entry.addresses else { continue };
-            match addresses.refresh_at {
-                None => continue,
-                Some(at) if at > now => {
-                    next = Some(next.map_or(at, |next: MonoTime| next.min(at)));
-                    continue;
-                }
-                Some(_) => addresses.refresh_at = None,
-            }
-            match self.configs.find_upstream(&self.ctx.runtime, *id) {
-                Some((origin, _)) if now.saturating_duration_since(addresses.used_at) <= MAX_UNUSED => {
-                    dns.lookup(now, &self.queue, *id, origin, true);
-                }
-                _ => entry.addresses = None,
-            }
-        }
-        if let Some(next) = next {
-            self.set_dns_timer(next);
         }
     }
 

@@ -66,20 +66,11 @@ pub struct Upstreams {
     /// Connections whose TLS handshake can go on.
     pub handshaking: VecDeque<Key>,
     pub dns: DnsCache,
-    /// The next refresh of addresses.
-    pub dns_timer: TimerHandle,
 }
 
 impl Upstreams {
     pub fn new(dns: DnsCache) -> Upstreams {
-        Upstreams {
-            conns: Slab::default(),
-            by_id: HashMap::new(),
-            idle_count: 0,
-            handshaking: VecDeque::new(),
-            dns,
-            dns_timer: TimerHandle::default(),
-        }
+        Upstreams { conns: Slab::default(), by_id: HashMap::new(), idle_count: 0, handshaking: VecDeque::new(), dns }
     }
 
     /// The idle connections on which this client is logged in.

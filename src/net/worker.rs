@@ -34,7 +34,7 @@ use crate::proxy::proxy_connection::{
 };
 use crate::proxy::runtime::Runtime;
 
-use super::acceptor::{ACCEPT_BACKOFF, Accept, Acceptor, FreeSlots, ListenerProtocol, is_exhaustion};
+use super::acceptor::{ACCEPT_BACKOFF, Acceptor, FreeSlots, ListenerProtocol, is_exhaustion};
 use super::clock::Clock;
 use super::conn::{Conn, Readiness};
 use super::dns::DnsCache;
@@ -352,7 +352,7 @@ impl Worker {
             Some(EventSource::Upstream(key)) => self.on_upstream_event(key, readiness),
             Some(EventSource::Listener(number)) => self.acceptor.on_event(number),
             Some(EventSource::Waker) => self.on_messages(),
-            Some(EventSource::DrainTimeout | EventSource::DnsRefresh | EventSource::MallocTrim) | None => {}
+            Some(EventSource::DrainTimeout | EventSource::MallocTrim) | None => {}
         }
     }
 
@@ -381,7 +381,6 @@ impl Worker {
                         self.timers.set(&mut self.acceptor.timer, until, token);
                     }
                 }
-                Some(EventSource::DnsRefresh) => self.on_dns_timer(),
                 Some(EventSource::DrainTimeout) => self.lifecycle = Lifecycle::Stopped,
                 Some(EventSource::MallocTrim) => {
                     self.malloc_trim.clear();
@@ -494,13 +493,12 @@ impl Worker {
                 break;
             }
             match self.acceptor.accept(now, free) {
-                Accept::Conn(fd, address, protocol) => self.add_client(fd, address, protocol),
-                Accept::Aborted => {}
-                Accept::WouldBlock => break,
+                Ok(Some((fd, address, protocol))) => self.add_client(fd, address, protocol),
+                Ok(None) => break,
                 // Idle pipes have descriptors. Idle upstream connections are not closed for new clients: those that are
                 // connected need them, and a crowd would take them all.
-                Accept::Error(error) if is_exhaustion(&error) && self.pipes.close_free() => {}
-                Accept::Error(error) => {
+                Err(error) if is_exhaustion(&error) && self.pipes.close_free() => {}
+                Err(error) => {
                     let (until, warning) = self.acceptor.back_off(now, &error, &self.ctx.observer.metrics);
                     self.timers.set(&mut self.acceptor.timer, until, EventSource::Listener(0).token());
                     if let Some(warning) = warning {
@@ -691,11 +689,8 @@ impl Worker {
         self.reload_upstreams();
         self.acceptor.max_clients = max_clients;
         self.ctx.observer.metrics.set(Counter::MaxClients, max_clients as u64);
-        let now = self.ctx.now();
-        for change in listeners {
-            if let Err(error) = self.acceptor.change(self.poll.registry(), now, change) {
-                self.ctx.observer.warn(format_args!("a worker cannot listen on a new address: {error}"));
-            }
+        if let Err(error) = self.acceptor.update(self.poll.registry(), self.ctx.now(), listeners) {
+            self.ctx.observer.warn(format_args!("a worker cannot listen on a new address: {error}"));
         }
         for key in self.clients.keys() {
             let Some(client) = self.clients.get_mut(key) else { continue };

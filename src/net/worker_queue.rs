@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mio::Waker;
 
-use crate::mono_time::MonoTime;
 use crate::proxy::runtime::{Runtime, UpstreamId};
 
-use super::acceptor::ListenerChange;
+use super::acceptor::ListenerUpdate;
 use super::tls::Tls;
 
 /// A message for a worker.
@@ -28,7 +27,6 @@ pub enum WorkerMsg {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsEvent {
     pub upstream: UpstreamId,
-    pub checked_at: MonoTime,
     /// Never empty; `None`: it does not resolve now.
     pub addresses: Option<Arc<[SocketAddr]>>,
 }
@@ -39,7 +37,7 @@ pub struct ReloadMsg {
     pub runtime: Runtime,
     /// What TLS connections are made of from now on.
     pub tls: Tls,
-    pub listeners: Vec<ListenerChange>,
+    pub listeners: ListenerUpdate,
     pub max_clients: usize,
     /// Dropped when the worker has taken it in. Nothing is ever sent.
     pub receipt: Sender<()>,

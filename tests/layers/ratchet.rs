@@ -64,7 +64,6 @@ pub const DUPLICATE_TYPES: &str = "
 /// Retired names that are still in use.
 pub const RETIRED_NAMES_LEFT: &str = "
 Link
-Parts
 Anybody
 Chooser
 Creed

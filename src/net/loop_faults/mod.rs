@@ -16,7 +16,7 @@ mod peers;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ use crate::proxy::proxy_connection::{AccessRecord, Observer};
 use crate::proxy::runtime::Runtime;
 use selftest::strict::{Kind, Parser, Strictness};
 
-use super::acceptor::{Acceptor, ListenSocket, Listener, SocketOwner};
+use super::acceptor::{Acceptor, Listener};
 use super::dns::{DnsCache, SystemLookup};
 use super::event_source::EventSource;
 use super::listeners::ListenerProtocol;
@@ -362,10 +362,10 @@ fn a_worker_that_ends_with_an_error_says_why() {
     let World { mut worker, said, .. } = World::new(1, &Rc::new(Runtime::new(config, None)), &resolver);
     FAULT_PLAN.set(None);
     // Registering a second time what is registered already is refused by the kernel.
-    let mut listener = mio::net::TcpListener::bind("127.0.0.1:0".parse().expect("an address")).expect("loopback");
-    worker.poll.registry().register(&mut listener, Token(0), mio::Interest::READABLE).expect("once");
-    let socket = ListenSocket::Tcp(listener);
-    let listener = Listener::new(0, socket, ListenerProtocol::Plain, SocketOwner::Process);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let mut source = mio::unix::SourceFd(&listener.as_raw_fd());
+    worker.poll.registry().register(&mut source, Token(0), mio::Interest::READABLE).expect("once");
+    let listener = Listener::new(0, listener.into(), ListenerProtocol::Plain, false);
     worker.acceptor = Acceptor::new(vec![listener], 100);
     worker.run().expect_err("it is registered already");
     resolver.stop();
