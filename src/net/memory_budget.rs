@@ -52,15 +52,6 @@ pub struct MemoryBudget {
     waiting_in_flight: Vec<Key>,
 }
 
-/// How much is left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum MemoryLevel {
-    Plenty,
-    /// What is left is for what is in flight.
-    Scarce,
-    Exhausted,
-}
-
 impl MemoryBudget {
     /// One of `workers` shares of `budget`; `None` is no limit.
     pub fn new(budget: Option<usize>, workers: usize) -> MemoryBudget {
@@ -92,9 +83,13 @@ impl MemoryBudget {
         self.max < usize::MAX
     }
 
-    /// Whether new clients are accepted.
+    /// Whether new clients and new requests are let in. What is left otherwise is for what is in flight.
     pub fn is_plentiful(&self) -> bool {
-        self.level() == MemoryLevel::Plenty
+        self.owned < self.max - self.max / 4
+    }
+
+    fn is_exhausted(&self) -> bool {
+        self.owned >= self.max
     }
 
     /// A client that was last counted with `counted` bytes owns `now` bytes.
@@ -105,26 +100,16 @@ impl MemoryBudget {
         *counted = now;
     }
 
-    fn level(&self) -> MemoryLevel {
-        if self.owned < self.max - self.max / 4 {
-            MemoryLevel::Plenty
-        } else if self.owned < self.max {
-            MemoryLevel::Scarce
-        } else {
-            MemoryLevel::Exhausted
-        }
-    }
-
     /// How many bytes `client` may read now for `purpose`. `None`: it has to wait, until what waits to be written for it has
     /// been written, or until [`MemoryBudget::take_ready`] returns it.
     pub fn grant(&mut self, purpose: ReadPurpose, client: Key, is_waiting: &mut bool) -> Option<usize> {
-        match (self.level(), purpose) {
-            // What is reserved was counted when it was reserved.
-            (MemoryLevel::Plenty, _) | (_, ReadPurpose::Reserved) => return Some(self.read),
-            (MemoryLevel::Scarce, ReadPurpose::InFlight) => return Some(SMALL_READ),
-            (MemoryLevel::Scarce | MemoryLevel::Exhausted, ReadPurpose::Backlogged) => return None,
-            (MemoryLevel::Scarce | MemoryLevel::Exhausted, ReadPurpose::NewRequest)
-            | (MemoryLevel::Exhausted, ReadPurpose::InFlight) => {}
+        match purpose {
+            _ if self.is_plentiful() => return Some(self.read),
+            // It was counted when it was reserved.
+            ReadPurpose::Reserved => return Some(self.read),
+            ReadPurpose::InFlight if !self.is_exhausted() => return Some(SMALL_READ),
+            ReadPurpose::Backlogged => return None,
+            ReadPurpose::NewRequest | ReadPurpose::InFlight => {}
         }
         if !std::mem::replace(is_waiting, true) {
             match purpose {
@@ -137,10 +122,8 @@ impl MemoryBudget {
 
     /// Takes out the clients that wait for memory which there is now.
     pub fn take_ready(&mut self) -> impl Iterator<Item = Key> + use<> {
-        let level = self.level();
-        let new = if level == MemoryLevel::Plenty { std::mem::take(&mut self.waiting_new) } else { Vec::new() };
-        let in_flight =
-            if level == MemoryLevel::Exhausted { Vec::new() } else { std::mem::take(&mut self.waiting_in_flight) };
+        let new = if self.is_plentiful() { std::mem::take(&mut self.waiting_new) } else { Vec::new() };
+        let in_flight = if self.is_exhausted() { Vec::new() } else { std::mem::take(&mut self.waiting_in_flight) };
         in_flight.into_iter().chain(new)
     }
 
@@ -206,7 +189,7 @@ mod tests {
             let waiting = usize::from(expected[0].is_none()) + usize::from(expected[1].is_none());
             assert_eq!(memory.waiting(), waiting, "what is backlogged waits for its own output");
             memory.update(&mut counted, 0);
-            assert_eq!(memory.level(), MemoryLevel::Plenty, "and back from {owned}");
+            assert!(memory.is_plentiful(), "and back from {owned}");
             assert_eq!(memory.take_ready().count(), waiting);
         }
     }

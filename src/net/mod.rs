@@ -7,7 +7,6 @@
 //! | [`timers`] | deadlines in the order of time |
 //! | [`clock`] | the moment of the turn, and the Date field |
 //! | [`log_limiter`] | one line in a while |
-//! | [`unsent`] | how many bytes of a socket have not arrived |
 //! | [`socket`] | one socket and what is known of its readiness |
 //! | [`tls`] | TLS: certificates, trust, and the stage between socket and exchange |
 //! | [`conn`] | a socket with or without that stage |
@@ -36,7 +35,6 @@ pub mod event_source;
 pub mod timers;
 pub mod clock;
 pub mod log_limiter;
-pub mod unsent;
 pub mod socket;
 #[cfg(feature = "tls")]
 pub mod tls;

@@ -18,8 +18,6 @@ use mio::{Interest, Registry, Token};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{Domain, Socket as AnySocket, TcpKeepalive};
 
-use super::unsent::unsent;
-
 /// What the kernel may hold of what was not even sent yet.
 ///
 /// Left alone it takes some megabytes for each connection that was fast once, and calls the socket writable again only
@@ -296,14 +294,6 @@ impl Socket {
         }
     }
 
-    /// The last read does not say whether the socket is drained.
-    pub fn keep_readable(&mut self, is_full: bool) {
-        self.flags |= Readiness::READABLE;
-        if is_full {
-            self.flags |= Readiness::READ_FULL;
-        }
-    }
-
     /// Writes once. After a failure nothing is written any more, and a read is due: it tells what became of the peer.
     pub fn write(&mut self, bytes: &[u8]) -> WriteOutcome {
         self.write_with(bytes.len(), |fd| Ok(send(fd, bytes, SendFlags::NOSIGNAL)?))
@@ -344,11 +334,6 @@ impl Socket {
         }
     }
 
-    /// The last write does not say whether the socket is full.
-    pub fn keep_writable(&mut self) {
-        self.flags |= Readiness::WRITABLE;
-    }
-
     /// A receiver that takes whole windows is given larger ones, and then a long queue in the kernel too, until it takes only
     /// the smallest again.
     pub fn adapt_window(&mut self, has_taken_all: bool) {
@@ -372,9 +357,16 @@ impl Socket {
         self.flags.contains(Readiness::RESET) && self.unsent() > 0
     }
 
-    /// How many bytes that were written have not arrived, as far as the system says it.
+    /// How many bytes that were written have not arrived: not acknowledged (TCP) or not read (a local socket), as far as the
+    /// system says it. A reader of 2 kB/s makes room for the next write once a minute; whether it reads on, only the kernel
+    /// knows.
+    #[allow(unsafe_code, reason = "no crate offers this request of ioctl(2) safely")]
     fn unsent(&self) -> u32 {
-        unsent(&self.fd).unwrap_or(0)
+        let mut count: libc::c_int = 0;
+        // SAFETY: for a socket this request (SIOCOUTQ, which has the same number) writes one int to where the pointer leads,
+        // and keeps nothing of it; the descriptor is ours, and so open.
+        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+        if result == 0 { u32::try_from(count).unwrap_or(0) } else { 0 }
     }
 
     /// Whether any have arrived since a write was left unfinished, or since this was last asked.
@@ -534,6 +526,17 @@ mod tests {
         poll.poll(&mut events, Some(Duration::ZERO)).expect("poll");
         events.iter().for_each(|event| conn.on_event(Readiness::of(event)));
         assert!(!conn.can_write(), "no event says it");
+    }
+
+    #[test]
+    fn what_the_peer_has_not_taken_is_counted_for_local_sockets_too() {
+        let (one, mut other) = std::os::unix::net::UnixStream::pair().expect("two sockets");
+        let mut conn = Socket::accepted(one.into());
+        assert_eq!(conn.unsent(), 0);
+        assert_eq!(conn.write(b"hello"), WriteOutcome::Bytes(5));
+        assert!(conn.unsent() > 0);
+        other.read_exact(&mut [0; 5]).expect("five bytes");
+        assert_eq!(conn.unsent(), 0);
     }
 
     #[test]

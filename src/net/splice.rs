@@ -17,17 +17,18 @@
 //! What a pipe holds is the kernel's memory, and must not become ours: 1 MiB for each receiver that was fast and stalls
 //! (rule E4). So what is more than one read stays in the pipe, and only half of the pipes is ever filled with that much.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::retry_on_intr;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
 
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::Side;
 
-use super::conn::{Conn, ReadOutcome, Socket, WriteOutcome};
+use super::conn::{Conn, ReadOutcome, Readiness, Socket, WriteOutcome};
 
 /// So many bytes through a pipe take the time of one that is copied.
 pub(super) const SPLICE_COST: usize = 4;
@@ -64,74 +65,40 @@ impl Pipe {
         (size >= MIN_PIPE_SIZE).then_some(Pipe { reader, writer, len: 0 })
     }
 
-    /// How many bytes are inside.
-    pub fn held(&self) -> usize {
-        self.len
-    }
-
-    /// Takes at most `max` bytes from a socket. Only into an empty pipe: then `WouldBlock` can but mean that the
-    /// socket has nothing.
-    pub fn fill(&mut self, from: impl AsFd, max: usize) -> io::Result<usize> {
-        let flags = SpliceFlags::NONBLOCK;
-        let len = retry_on_intr(|| splice(from.as_fd(), None, &self.writer, None, max, flags))?;
-        self.len += len;
-        Ok(len)
-    }
-
-    /// Gives to a socket as much as it takes. Only from a pipe that is not empty: then `WouldBlock` can but mean
-    /// that the socket is full.
-    pub fn drain(&mut self, to: impl AsFd) -> io::Result<usize> {
-        let flags = SpliceFlags::NONBLOCK;
-        let len = retry_on_intr(|| splice(&self.reader, None, to.as_fd(), None, self.len, flags))?;
-        self.len -= len;
-        Ok(len)
-    }
-
-    /// Reads once from a socket into an empty pipe, at most `max` bytes. `None`: that is impossible here, and nothing was read.
-    fn fill_from(&mut self, from: &mut Socket, max: usize) -> Option<ReadOutcome> {
-        let mut is_unsupported = false;
-        let outcome = from.read_with(max, |fd| note_unsupported(self.fill(fd, max), &mut is_unsupported));
-        match outcome {
-            _ if is_unsupported => from.keep_readable(false),
+    /// Reads once from a socket, at most `max` bytes. Only into an empty pipe: then `WouldBlock` can but mean that the socket
+    /// has nothing.
+    fn fill(&mut self, from: &mut Socket, max: usize) -> ReadOutcome {
+        let outcome = from.read_with(max, |fd| Ok(splice(fd, None, &self.writer, None, max, SpliceFlags::NONBLOCK)?));
+        if let ReadOutcome::Bytes(len) = outcome {
+            self.len += len;
             // A pipe may also be full before it holds as much as was asked for: only `WouldBlock` says drained.
-            ReadOutcome::Bytes(len) => from.keep_readable(len >= MIN_PIPE_READ),
-            _ => {}
+            from.on_event(Readiness::READABLE);
+            if len >= MIN_PIPE_READ {
+                from.on_event(Readiness::READ_FULL);
+            }
         }
-        (!is_unsupported).then_some(outcome)
+        outcome
     }
 
-    /// Writes once to a socket, from a pipe that is not empty. `None`: that is impossible here, and nothing was written.
-    fn drain_to(&mut self, to: &mut Socket) -> Option<WriteOutcome> {
-        let (len, mut is_unsupported) = (self.len, false);
-        let outcome = to.write_with(len, |fd| note_unsupported(self.drain(fd), &mut is_unsupported));
-        match outcome {
-            _ if is_unsupported => to.keep_writable(),
-            WriteOutcome::Bytes(taken) if taken == len && len < to.splice_window() => {}
-            WriteOutcome::Bytes(_) | WriteOutcome::Blocked => to.adapt_window(outcome.written() == len),
-            WriteOutcome::Failed => {}
+    /// Writes once to a socket. Only from a pipe that is not empty: then `WouldBlock` can but mean that the socket is full.
+    fn drain(&mut self, to: &mut Socket) -> WriteOutcome {
+        let len = self.len;
+        let outcome =
+            to.write_with(len, |fd| Ok(splice(&self.reader, None, fd, None, len, SpliceFlags::NONBLOCK)?));
+        self.len -= outcome.written();
+        // Less than a window that was taken does not say how much more would have been.
+        if outcome != WriteOutcome::Failed && (self.len > 0 || len >= to.splice_window()) {
+            to.adapt_window(self.len == 0);
         }
-        (!is_unsupported).then_some(outcome)
+        outcome
     }
 
-    /// Takes bytes out into memory.
-    pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let len = retry_on_intr(|| rustix::io::read(&self.reader, &mut *buf))?;
+    /// Takes bytes out into memory; nothing when there are none.
+    fn read<'a>(&mut self, buf: &'a mut [u8]) -> &'a [u8] {
+        let len = retry_on_intr(|| rustix::io::read(&self.reader, &mut *buf)).unwrap_or(0);
         self.len -= len;
-        Ok(len)
+        &buf[..len]
     }
-}
-
-/// Whether the error says that sockets of this kind, or this system, cannot do it: an old kernel, a sandbox.
-fn is_unsupported(error: &io::Error) -> bool {
-    [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::PERM]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-}
-
-/// Copying finds out by itself what the socket has.
-fn note_unsupported(result: io::Result<usize>, is_so: &mut bool) -> io::Result<usize> {
-    *is_so = result.as_ref().is_err_and(is_unsupported);
-    if *is_so { Err(io::ErrorKind::WouldBlock.into()) } else { result }
 }
 
 /// The pipes of one worker.
@@ -139,18 +106,18 @@ fn note_unsupported(result: io::Result<usize>, is_so: &mut bool) -> io::Result<u
 pub struct Pipes {
     free: Vec<Pipe>,
     in_use: usize,
-    /// How many there may be, those in use included; 0 once splicing has turned out to be impossible.
+    /// How many there may be, those in use included.
     max: usize,
 }
 
 impl Pipes {
-    /// At most so many, each of which is made when it is first needed.
+    /// At most so many, each of which is made when it is first needed; none where the system cannot splice.
     pub fn new(max: usize) -> Pipes {
-        Pipes { free: Vec::new(), in_use: 0, max }
+        Pipes { free: Vec::new(), in_use: 0, max: if try_splice().is_ok() { max } else { 0 } }
     }
 
     /// An empty pipe, if there is one to be had.
-    pub fn take(&mut self) -> Option<Pipe> {
+    fn take(&mut self) -> Option<Pipe> {
         if self.in_use >= self.max {
             return None;
         }
@@ -160,14 +127,14 @@ impl Pipes {
     }
 
     /// Whether more than half of them are in use.
-    pub fn are_short(&self) -> bool {
+    fn are_short(&self) -> bool {
         self.in_use > self.max / 2
     }
 
-    /// Takes a pipe back. One that is not empty is closed: its bytes are nobody's.
-    pub fn release(&mut self, pipe: Pipe) {
+    /// Takes a pipe back. One that is not empty is closed: its bytes belong to nothing.
+    fn release(&mut self, pipe: Pipe) {
         self.in_use -= 1;
-        if pipe.held() == 0 && self.max > 0 {
+        if pipe.len == 0 {
             self.free.push(pipe);
         }
     }
@@ -178,12 +145,15 @@ impl Pipes {
         self.free.clear();
         had_some
     }
+}
 
-    /// Splicing has turned out to be impossible: from now on there is no pipe.
-    pub fn give_up(&mut self) {
-        self.max = 0;
-        self.free.clear();
-    }
+/// Moves a byte from socket to socket. An old kernel or a sandbox may not do that.
+fn try_splice() -> io::Result<usize> {
+    let (mut one, other) = UnixStream::pair()?;
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    one.write_all(b"x")?;
+    splice(&other, None, &writer, None, 1, SpliceFlags::NONBLOCK)?;
+    Ok(splice(&reader, None, &other, None, 1, SpliceFlags::NONBLOCK)?)
 }
 
 /// A pipe with bytes that one side sent and the other has not taken yet.
@@ -193,8 +163,6 @@ pub(super) struct PendingSplice {
     from: Side,
     /// Until then; `None` where the time is over, and the proxy connection knows that its receiver is late.
     until: Option<MonoTime>,
-    /// The bytes cannot leave this way.
-    is_blocked: bool,
 }
 
 /// What became of an attempt to move bytes.
@@ -233,30 +201,21 @@ pub(super) fn splice_body(
     let Some(mut pipe) = pipes.take() else { return SpliceResult::Copy };
     let window = if pipes.are_short() { to.splice_window().min(ONE_READ) } else { to.splice_window() };
     let max = usize::try_from(left).map_or(window, |left| left.min(window));
-    let taken = match pipe.fill_from(from, max) {
-        Some(ReadOutcome::Bytes(taken)) => taken,
-        Some(outcome) => {
+    let taken = match pipe.fill(from, max) {
+        ReadOutcome::Bytes(taken) => taken,
+        outcome => {
             pipes.release(pipe);
             return SpliceResult::Read(outcome);
         }
-        None => {
-            pipes.give_up();
-            pipes.release(pipe);
-            return SpliceResult::Copy;
-        }
     };
-    let outcome = pipe.drain_to(to);
-    if outcome.is_none() {
-        pipes.give_up();
-    }
-    let given = taken - pipe.held();
-    if pipe.held() == 0 {
+    let outcome = pipe.drain(to);
+    let given = taken - pipe.len;
+    if pipe.len == 0 {
         pipes.release(pipe);
     } else {
-        *pending =
-            Some(Box::new(PendingSplice { pipe, from: side, until: Some(now + MAX_PIPE_HOLD), is_blocked: false }));
+        *pending = Some(Box::new(PendingSplice { pipe, from: side, until: Some(now + MAX_PIPE_HOLD) }));
     }
-    SpliceResult::Moved { taken, given, outcome: outcome.unwrap_or(WriteOutcome::Blocked) }
+    SpliceResult::Moved { taken, given, outcome }
 }
 
 impl PendingSplice {
@@ -267,7 +226,7 @@ impl PendingSplice {
 
     /// How many bytes are inside.
     pub fn held(&self) -> usize {
-        self.pipe.held()
+        self.pipe.len
     }
 
     /// How long the bytes may stay in it, if that is not over.
@@ -277,29 +236,21 @@ impl PendingSplice {
 
     /// Gives the receiver what it takes.
     pub fn drain(&mut self, now: MonoTime, to: &mut Conn) -> WriteOutcome {
-        let outcome = to.bare().and_then(|to| self.pipe.drain_to(to));
-        match outcome {
-            Some(WriteOutcome::Bytes(_)) if self.until.is_none() => self.until = Some(now + MAX_PIPE_HOLD),
-            Some(_) => {}
-            None => {
-                self.until = Some(now);
-                self.is_blocked = true;
-            }
+        let outcome = self.pipe.drain(&mut to.socket);
+        if self.until.is_none() && outcome.written() > 0 {
+            self.until = Some(now + MAX_PIPE_HOLD);
         }
-        outcome.unwrap_or(WriteOutcome::Blocked)
+        outcome
     }
 
     /// Takes bytes out into memory; nothing when there are none.
     pub fn read<'a>(&mut self, buf: &'a mut [u8]) -> &'a [u8] {
-        match self.pipe.read(buf) {
-            Ok(len) => &buf[..len],
-            Err(_) => b"",
-        }
+        self.pipe.read(buf)
     }
 
     /// The time is over: takes a part into memory, where more than one read is inside. `None`: all of it is to leave this way.
     pub fn read_part<'a>(&mut self, buf: &'a mut [u8]) -> Option<&'a [u8]> {
-        if self.is_blocked || self.held() <= ONE_READ {
+        if self.held() <= ONE_READ {
             return None;
         }
         self.until = None;
@@ -316,9 +267,7 @@ impl PendingSplice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
-    use std::io::{ErrorKind, Read, Write};
-    use std::os::unix::net::UnixStream;
+    use std::io::Read;
 
     fn pair() -> (UnixStream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("two sockets");
@@ -327,36 +276,28 @@ mod tests {
         (ours, theirs)
     }
 
+    fn socket(stream: UnixStream) -> Socket {
+        Socket::accepted(stream.into())
+    }
+
     #[test]
     fn bytes_go_from_socket_to_socket_and_the_pipe_knows_how_many_it_holds() {
         let ((from, mut sender), (to, mut receiver)) = (pair(), pair());
+        let (mut from, mut to) = (socket(from), socket(to));
         let mut pipe = Pipes::new(1).take().expect("a pipe");
-        assert_eq!(pipe.fill(&from, 100).expect_err("nothing is there").kind(), ErrorKind::WouldBlock);
+        assert_eq!(pipe.fill(&mut from, 100), ReadOutcome::Blocked);
         sender.write_all(b"0123456789").expect("room");
-        assert_eq!(pipe.fill(&from, 6).expect("six bytes"), 6);
-        assert_eq!(pipe.held(), 6);
-        assert_eq!(pipe.drain(&to).expect("room"), 6);
-        assert_eq!(pipe.held(), 0);
-        assert_eq!(pipe.fill(&from, 100).expect("the rest"), 4);
-        let mut buf = [0; 3];
-        assert_eq!(pipe.read(&mut buf).expect("bytes"), 3);
-        assert_eq!((&buf, pipe.held()), (b"678", 1));
-        assert_eq!(pipe.drain(&to).expect("room"), 1);
+        assert_eq!((pipe.fill(&mut from, 6), pipe.len), (ReadOutcome::Bytes(6), 6));
+        assert_eq!((pipe.drain(&mut to), pipe.len), (WriteOutcome::Bytes(6), 0));
+        assert_eq!(pipe.fill(&mut from, 100), ReadOutcome::Bytes(4), "the rest");
+        assert!(from.can_read(), "a pipe that is full of small pieces does not say that the socket is drained");
+        assert_eq!(pipe.read(&mut [0; 3]), b"678");
+        assert_eq!((pipe.drain(&mut to), pipe.len), (WriteOutcome::Bytes(1), 0));
         let mut got = [0; 7];
         receiver.read_exact(&mut got).expect("bytes");
         assert_eq!(&got, b"0123459");
         drop(sender);
-        assert_eq!(pipe.fill(&from, 100).expect("the end"), 0);
-    }
-
-    #[test]
-    fn what_cannot_be_spliced_says_so() {
-        let (ours, _theirs) = pair();
-        let mut pipe = Pipes::new(1).take().expect("a pipe");
-        // A file that has nothing to splice: the kernel answers EINVAL, as it does for sockets in some sandboxes.
-        let error = pipe.fill(File::open("/proc/self/mem").expect("Linux"), 10).expect_err("no such read");
-        assert!(is_unsupported(&error), "{error}");
-        assert!(!is_unsupported(&pipe.fill(&ours, 10).expect_err("nothing is there")));
+        assert_eq!(pipe.fill(&mut from, 100), ReadOutcome::Eof);
     }
 
     #[test]
@@ -369,15 +310,11 @@ mod tests {
         assert!(!pipes.are_short());
         assert_eq!(pipes.free.len(), 1);
         sender.write_all(b"x").expect("room");
-        assert_eq!(second.fill(&from, 1).expect("a byte"), 1);
+        assert_eq!(second.fill(&mut socket(from), 1), ReadOutcome::Bytes(1));
         pipes.release(second);
         assert_eq!((pipes.free.len(), pipes.in_use), (1, 0), "the other one is closed");
         assert!(pipes.close_free());
         assert!(!pipes.close_free());
-        let pipe = pipes.take().expect("a new one");
-        pipes.give_up();
-        pipes.release(pipe);
-        assert!(pipes.take().is_none() && pipes.free.is_empty());
     }
 
     const LEFT: u64 = 1 << 20;

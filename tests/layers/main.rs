@@ -186,10 +186,10 @@ fn violations(sources: &[Source]) -> Vec<String> {
         }
         if has_word(code, "unsafe")
             && source.floor() != 3
-            && !["net::activation", "net::malloc_trim", "net::unsent"].contains(&name.as_str())
+            && !["net::activation", "net::malloc_trim", "net::socket"].contains(&name.as_str())
         {
             found.push(format!(
-                "{name} contains unsafe: it belongs to plugin/, net/activation, net/malloc_trim and net/unsent"
+                "{name} contains unsafe: it belongs to plugin/, net/activation, net/malloc_trim and net/socket"
             ));
         }
         for path in imports(code, &source.module) {
