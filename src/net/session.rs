@@ -20,9 +20,9 @@ use crate::proxy::proxy_connection::{CloseMode, Command, Input, ProxyConnection,
 use super::conn::{Conn, Flushed, ReadOutcome, WriteOutcome};
 use super::event_source::EventSource;
 use super::slab::Key;
-use super::splice::{PendingSplice, Pipes, SPLICE_COST, SpliceResult, splice_body};
+use super::splice::{Pipes, SPLICE_COST, SpliceResult, splice_body};
 use super::upstream_state::UpstreamState;
-use super::worker::{ClientConn, CloseState, LoopContext, Worker, deadline};
+use super::worker::{ClientConn, CloseState, LoopContext, Worker};
 
 /// Bytes that one connection may move in one run of the loop, both directions together; also the most that is written at once.
 const RUN_BYTES: usize = 256 * 1024;
@@ -177,8 +177,8 @@ impl Worker {
         moved |= session.read_side(Side::Client, budget);
         moved |= session.read_side(Side::Upstream, budget);
         moved |= session.flush(Side::Client, budget);
-        if session.has_events || session.connection.has_command() {
-            moved |= session.has_events && self.deliver_events(key);
+        if session.client.has_events() || session.client.connection.has_command() {
+            moved |= session.client.has_events() && self.deliver_events(key);
             moved |= self.run_commands(key);
             let Some(after_commands) = self.session(key) else { return Progress::Closed };
             session = after_commands;
@@ -186,7 +186,7 @@ impl Worker {
         }
         moved |= session.flush(Side::Upstream, budget);
         // Another round, to learn that nothing moves any more, would cost a tenth of a small request.
-        if moved && session.may_go_on() { Progress::Moved } else { Progress::Idle(session.deadline()) }
+        if moved && session.may_go_on() { Progress::Moved } else { Progress::Idle(session.client.deadline()) }
     }
 
     /// Tells the proxy connection what happened since it was last driven, beside bytes.
@@ -219,7 +219,7 @@ impl Worker {
                 Command::Reserve => self.release(key, true),
                 Command::Shutdown(side) => {
                     if let Some(mut session) = self.session(key)
-                        && let Some(conn) = session.conn_mut(side)
+                        && let Some(conn) = session.conn(side)
                     {
                         conn.shutdown_write();
                     }
@@ -242,34 +242,27 @@ impl Worker {
                 }
             }
         }
-        if is_over {
-            self.close_client(key);
+        if is_over && let Some(client) = self.clients.get(key) {
+            let until = self.ctx.now() + client.last_bytes_idle();
+            self.finish_flush(key, until);
         }
         is_any
     }
 
-    /// The proxy connection is over. The kernel delivers what it was given, unless the connection is reset; what waits in
-    /// the TLS session it was not given yet.
-    fn close_client(&mut self, key: Key) {
-        match self.clients.get(key) {
-            Some(client) if client.conn.has_unsent() || client.conn.socket.would_lose_bytes() => {
-                let until = self.ctx.now() + client.last_bytes_idle();
-                self.finish_flush(key, until);
-            }
-            _ => self.remove_client(key),
-        }
-    }
-
-    /// Sends what the client takes of its last bytes, and removes it when there are none, or when it takes none until then.
-    /// Rule G11: also where a reset is to tell it that they are not all, they come first.
+    /// The proxy connection is over. The kernel delivers what it was given, unless the connection is reset; what waits in the
+    /// TLS session it was not given yet. The client is removed when none of its last bytes are left, or when it takes none
+    /// until then. Rule G11: also where a reset is to tell it that they are not all, they come first.
     fn finish_flush(&mut self, key: Key, until: MonoTime) {
         let now = self.ctx.now();
         let Some(client) = self.clients.get_mut(key) else { return };
-        let idle = client.last_bytes_idle();
-        let has_moved = client.conn.flush() == Flushed::Moved || client.conn.socket.has_drained();
-        let until = if has_moved { now + idle } else { until };
+        let has_flushed = client.conn.flush() == Flushed::Moved;
         let would_lose_bytes = client.conn.socket.would_lose_bytes();
-        if until <= now || (!client.conn.has_unsent() && !would_lose_bytes) {
+        if !client.conn.has_unsent() && !would_lose_bytes {
+            return self.remove_client(key);
+        }
+        let has_moved = has_flushed || client.conn.socket.has_drained();
+        let until = if has_moved { now + client.last_bytes_idle() } else { until };
+        if until <= now {
             return self.remove_client(key);
         }
         client.close_state = CloseState::Flushing(until);
@@ -353,29 +346,23 @@ impl Worker {
         if let CloseState::Flushing(_) = client.close_state {
             return None;
         }
-        let upstream =
-            match client.upstream.and_then(|key| self.upstreams.conns.get_mut(key)).map(|upstream| &mut upstream.state)
-            {
-                // Until the proxy connection knows that it is connected, nothing may be written.
-                Some(UpstreamState::Ready { conn, .. }) if client.connect_result.is_none() => Some(conn),
-                _ => None,
-            };
-        Some(Session {
-            key,
-            has_events: client.connect_result.is_some() || client.close_state == CloseState::Requested,
-            waits_for_memory: &mut client.waits_for_memory,
-            connection: &mut client.connection,
-            client: &mut client.conn,
-            upstream,
-            pending_splice: &mut client.pending_splice,
-            pipes: &mut self.pipes,
-            ctx: &mut self.ctx,
-            read_buf: &mut self.read_buf,
-        })
+        let upstream = client.upstream.and_then(|key| self.upstreams.conns.get_mut(key));
+        let upstream = match upstream.map(|upstream| &mut upstream.state) {
+            // Until the proxy connection knows that it is connected, nothing may be written.
+            Some(UpstreamState::Ready { conn, .. }) if client.connect_result.is_none() => Some(conn),
+            _ => None,
+        };
+        let (pipes, ctx, read_buf) = (&mut self.pipes, &mut self.ctx, &mut *self.read_buf);
+        Some(Session { key, client, upstream, pipes, ctx, read_buf })
     }
 }
 
 impl ClientConn {
+    /// Whether something happened that the proxy connection has not heard of, beside bytes.
+    fn has_events(&self) -> bool {
+        self.connect_result.is_some() || self.close_state == CloseState::Requested
+    }
+
     /// How long it may take nothing of its last bytes.
     fn last_bytes_idle(&self) -> Duration {
         let idle = self.connection.last_write_idle();
@@ -383,69 +370,66 @@ impl ClientConn {
     }
 }
 
-/// Both sockets and the proxy connection between them, for the length of a step.
-pub(super) struct Session<'a> {
+/// A client and its upstream, with what the worker lends them for the length of a step.
+struct Session<'a> {
     key: Key,
-    /// Whether something happened that the proxy connection has not heard of, beside bytes.
-    has_events: bool,
-    waits_for_memory: &'a mut bool,
-    pub connection: &'a mut ProxyConnection,
-    client: &'a mut Conn,
+    client: &'a mut ClientConn,
     upstream: Option<&'a mut Conn>,
-    pub pending_splice: &'a mut Option<Box<PendingSplice>>,
-    pub pipes: &'a mut Pipes,
-    pub ctx: &'a mut LoopContext,
-    pub read_buf: &'a mut [u8],
+    pipes: &'a mut Pipes,
+    ctx: &'a mut LoopContext,
+    read_buf: &'a mut [u8],
+}
+
+/// The connection to `side`, and the one to the other side.
+fn conns<'a>(
+    side: Side,
+    client: &'a mut Conn,
+    upstream: &'a mut Option<&mut Conn>,
+) -> (Option<&'a mut Conn>, Option<&'a mut Conn>) {
+    let (client, upstream) = (Some(client), upstream.as_deref_mut());
+    match side {
+        Side::Client => (client, upstream),
+        Side::Upstream => (upstream, client),
+    }
+}
+
+fn other(side: Side) -> Side {
+    match side {
+        Side::Client => Side::Upstream,
+        Side::Upstream => Side::Client,
+    }
 }
 
 impl Session<'_> {
-    fn conn(&self, side: Side) -> Option<&Conn> {
-        match side {
-            Side::Client => Some(self.client),
-            Side::Upstream => self.upstream.as_deref(),
-        }
+    fn conn(&mut self, side: Side) -> Option<&mut Conn> {
+        conns(side, &mut self.client.conn, &mut self.upstream).0
     }
 
-    fn conn_mut(&mut self, side: Side) -> Option<&mut Conn> {
-        match side {
-            Side::Client => Some(self.client),
-            Side::Upstream => self.upstream.as_deref_mut(),
-        }
-    }
-
-    pub fn handle(&mut self, input: Input<'_>) {
-        self.connection.handle(&mut self.ctx.worker(), input);
-    }
-
-    fn deadline(&self) -> Option<MonoTime> {
-        deadline(self.connection, self.pending_splice)
+    fn handle(&mut self, input: Input<'_>) {
+        self.client.connection.handle(&mut self.ctx.worker(), input);
     }
 
     /// Whether there is anything left to do that does not need an event first.
     fn may_go_on(&self) -> bool {
-        self.client.can_read()
+        self.client.conn.can_read()
             || self.upstream.as_ref().is_some_and(|upstream| upstream.can_read())
-            || self.pending_splice.is_some()
-            || self.connection.has_command()
+            || self.client.pending_splice.is_some()
+            || self.client.connection.has_command()
             || self.has_unwritten()
     }
 
     /// Whether bytes wait to be written, or in a TLS session.
     fn has_unwritten(&self) -> bool {
-        self.connection.has_output()
-            || self.client.needs_flush()
+        self.client.connection.has_output()
+            || self.client.conn.needs_flush()
             || self.upstream.as_ref().is_some_and(|upstream| upstream.needs_flush())
     }
 
     /// Writes what waits for `side`: at once, when it arises (rule M2).
     fn flush(&mut self, side: Side, budget: &mut Budget) -> bool {
-        let Session { connection, client, upstream, ctx, .. } = self;
-        let Some(conn) = (match side {
-            Side::Client => Some(&mut **client),
-            Side::Upstream => upstream.as_deref_mut(),
-        }) else {
-            return false;
-        };
+        let Session { client, upstream, ctx, .. } = self;
+        let ClientConn { conn, connection, .. } = &mut **client;
+        let (Some(conn), _) = conns(side, conn, upstream) else { return false };
         if !conn.needs_flush() && connection.output(side).is_empty() {
             return false;
         }
@@ -488,18 +472,13 @@ impl Session<'_> {
             return conn.socket.may_be_broken() && self.check_reset(side);
         }
         // Nothing overtakes what is in the pipe.
-        if self.pending_splice.as_ref().is_some_and(|pending| pending.from() == side) {
+        if self.client.pending_splice.as_ref().is_some_and(|pending| pending.from() == side) {
             return self.check_reset(side);
         }
-        let Some(purpose) = self.connection.read_interest(side) else { return self.check_reset(side) };
-        let Session {
-            key, waits_for_memory, connection, client, upstream, pending_splice, pipes, ctx, read_buf, ..
-        } = self;
-        let (from, to) = match (side, upstream.as_deref_mut()) {
-            (Side::Client, upstream) => (&mut **client, upstream),
-            (Side::Upstream, Some(upstream)) => (upstream, Some(&mut **client)),
-            (Side::Upstream, None) => return false,
-        };
+        let Some(purpose) = self.client.connection.read_interest(side) else { return self.check_reset(side) };
+        let Session { key, client, upstream, pipes, ctx, read_buf } = self;
+        let ClientConn { conn, connection, pending_splice, waits_for_memory, .. } = &mut **client;
+        let (Some(from), to) = conns(side, conn, upstream) else { return false };
         // What a slow receiver has not taken yet is enough to go on with, more would only lie in memory (rule E4): so 256
         // slow downloads take 6.6 MiB and not 10.1.
         if to.as_ref().is_some_and(|to| to.socket.is_slow()) && !connection.output(other(side)).is_empty() {
@@ -535,9 +514,15 @@ impl Session<'_> {
         budget.bytes += len;
         let bytes = &read_buf[..len];
         match to {
-            Some(to) if bypass > 0 => bypass_copy(connection, ctx, side, bytes, to),
+            Some(to) if bypass > 0 => self::bypass(connection, ctx, side, bytes, to),
             Some(to) if side == Side::Upstream && len >= LONG_READ && !to.is_secured() => {
-                bypass_behind_head(connection, ctx, bytes, to);
+                let (first, body) = bytes.split_at(FIRST_PART);
+                connection.handle(&mut ctx.worker(), Input::Bytes(side, first));
+                // Bytes of the body only: one too many and the proxy connection has to see it.
+                match connection.bypass_limit_behind_output(side) >= body.len() as u64 {
+                    true => self::bypass(connection, ctx, side, body, to),
+                    false => connection.handle(&mut ctx.worker(), Input::Bytes(side, body)),
+                }
             }
             _ => connection.handle(&mut ctx.worker(), Input::Bytes(side, bytes)),
         }
@@ -558,7 +543,7 @@ impl Session<'_> {
     /// Memory is too short to read. Where there is nothing left but the end, that needs none: a peer that has gone must not
     /// keep what others wait for (rules E4 and G12).
     fn check_end(&mut self, side: Side) -> bool {
-        if self.conn_mut(side).and_then(Conn::bare).is_some_and(|socket| socket.has_ended()) {
+        if self.conn(side).and_then(Conn::bare).is_some_and(|socket| socket.has_ended()) {
             self.handle(Input::Eof(side));
             return true;
         }
@@ -570,8 +555,8 @@ impl Session<'_> {
     fn check_drained(&mut self) -> bool {
         let mut is_any = false;
         for side in [Side::Client, Side::Upstream] {
-            if !self.connection.output(side).is_empty()
-                && self.conn_mut(side).is_some_and(|conn| conn.socket.has_drained())
+            if !self.client.connection.output(side).is_empty()
+                && self.conn(side).is_some_and(|conn| conn.socket.has_drained())
             {
                 self.handle(Input::Drained(side));
                 is_any = true;
@@ -583,7 +568,7 @@ impl Session<'_> {
     /// The proxy connection does not want to read from the client now. If the poller saw an error there, the client is gone
     /// all the same, and whatever is done for it is in vain (rule G12). An upstream's last bytes are worth waiting for.
     fn check_reset(&mut self, side: Side) -> bool {
-        let is_gone = side == Side::Client && self.client.is_broken();
+        let is_gone = side == Side::Client && self.client.conn.is_broken();
         if is_gone {
             self.handle(Input::Reset(side));
         }
@@ -592,14 +577,11 @@ impl Session<'_> {
 
     /// Gives the receiver what rests in a pipe. What cannot leave soon is given to the proxy connection.
     fn drain_pipe(&mut self, budget: &mut Budget) -> bool {
-        let Session { connection, client, upstream, pending_splice, pipes, ctx, .. } = self;
+        let Session { client, upstream, pipes, ctx, .. } = self;
+        let ClientConn { conn, connection, pending_splice, .. } = &mut **client;
         let Some(pending) = pending_splice.as_deref_mut() else { return false };
         let side = pending.from();
-        let to = match side {
-            Side::Client => upstream.as_deref_mut(),
-            Side::Upstream => Some(&mut **client),
-        };
-        let to = match to {
+        let to = match conns(side, conn, upstream).1 {
             Some(to) if connection.bypass_limit_behind_output(side) >= pending.held() as u64 => to,
             // The proxy connection has other plans.
             _ => return self.pipe_to_memory(),
@@ -627,34 +609,28 @@ impl Session<'_> {
     /// The proxy connection is to know of what rests in a pipe: gives it all, or where that is more than one read, a part.
     /// Returns whether there was something that it did not know of.
     fn end_pipe_hold(&mut self) -> bool {
-        let Some(pending) = self.pending_splice.as_deref_mut().filter(|pending| pending.until().is_some()) else {
+        let Some(pending) = self.client.pending_splice.as_deref_mut().filter(|pending| pending.until().is_some())
+        else {
             return false;
         };
         let Some(bytes) = pending.read_part(self.read_buf) else { return self.pipe_to_memory() };
         let side = pending.from();
-        self.connection.handle(&mut self.ctx.worker(), Input::Bytes(side, bytes));
+        self.client.connection.handle(&mut self.ctx.worker(), Input::Bytes(side, bytes));
         true
     }
 
     /// Gives the proxy connection all that rests in a pipe; returns whether there was something.
     fn pipe_to_memory(&mut self) -> bool {
-        let Some(mut pending) = self.pending_splice.take() else { return false };
+        let Some(mut pending) = self.client.pending_splice.take() else { return false };
         while pending.held() > 0 {
             let bytes = pending.read(self.read_buf);
             if bytes.is_empty() {
                 break;
             }
-            self.connection.handle(&mut self.ctx.worker(), Input::Bytes(pending.from(), bytes));
+            self.client.connection.handle(&mut self.ctx.worker(), Input::Bytes(pending.from(), bytes));
         }
         pending.discard(self.pipes);
         true
-    }
-}
-
-fn other(side: Side) -> Side {
-    match side {
-        Side::Client => Side::Upstream,
-        Side::Upstream => Side::Client,
     }
 }
 
@@ -674,34 +650,19 @@ fn report_bypassed(
     }
 }
 
-/// Bytes of a body that needs no new framing go straight from the read buffer to the other socket. What that does not take
-/// is given to the proxy connection, which keeps it.
-fn bypass_copy(connection: &mut ProxyConnection, ctx: &mut LoopContext, side: Side, bytes: &[u8], to: &mut Conn) {
-    let outcome = to.write(bytes);
-    let len = outcome.written();
-    report_bypassed(connection, ctx, side, len, WriteOutcome::Bytes(len));
-    if len < bytes.len() {
-        connection.handle(&mut ctx.worker(), Input::Bytes(side, &bytes[len..]));
+/// Bytes of a body that needs no new framing go straight from the read buffer to the other socket, behind the output that
+/// waits for it. What that does not take is given to the proxy connection, which keeps it.
+fn bypass(connection: &mut ProxyConnection, ctx: &mut LoopContext, side: Side, bytes: &[u8], to: &mut Conn) {
+    let output = connection.output(other(side));
+    let outcome = if output.is_empty() { to.write(bytes) } else { to.write_both(output, bytes) };
+    let of_output = outcome.written().min(output.len());
+    let passed = outcome.written() - of_output;
+    if of_output > 0 {
+        connection.sent(&mut ctx.worker(), other(side), of_output);
+    }
+    report_bypassed(connection, ctx, side, passed, WriteOutcome::Bytes(passed));
+    if passed < bytes.len() {
+        connection.handle(&mut ctx.worker(), Input::Bytes(side, &bytes[passed..]));
     }
     report_bypassed(connection, ctx, side, 0, outcome);
-}
-
-/// A long read that may begin with the head of a response: the body behind it leaves with the forwarded head.
-fn bypass_behind_head(connection: &mut ProxyConnection, ctx: &mut LoopContext, bytes: &[u8], to: &mut Conn) {
-    let (first, body) = bytes.split_at(FIRST_PART);
-    connection.handle(&mut ctx.worker(), Input::Bytes(Side::Upstream, first));
-    // Bytes of the body only: one too many and the proxy connection has to see it.
-    if connection.bypass_limit_behind_output(Side::Upstream) < body.len() as u64 {
-        return connection.handle(&mut ctx.worker(), Input::Bytes(Side::Upstream, body));
-    }
-    let output = connection.output(Side::Client);
-    let outcome = to.write_both(output, body);
-    let of_output = outcome.written().min(output.len());
-    let of_body = outcome.written() - of_output;
-    connection.sent(&mut ctx.worker(), Side::Client, of_output);
-    report_bypassed(connection, ctx, Side::Upstream, of_body, WriteOutcome::Bytes(of_body));
-    if of_body < body.len() {
-        connection.handle(&mut ctx.worker(), Input::Bytes(Side::Upstream, &body[of_body..]));
-    }
-    report_bypassed(connection, ctx, Side::Upstream, 0, outcome);
 }

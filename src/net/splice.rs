@@ -83,8 +83,7 @@ impl Pipe {
     /// Writes once to a socket. Only from a pipe that is not empty: then `WouldBlock` can but mean that the socket is full.
     fn drain(&mut self, to: &mut Socket) -> WriteOutcome {
         let len = self.len;
-        let outcome =
-            to.write_with(len, |fd| Ok(splice(&self.reader, None, fd, None, len, SpliceFlags::NONBLOCK)?));
+        let outcome = to.write_with(len, |fd| Ok(splice(&self.reader, None, fd, None, len, SpliceFlags::NONBLOCK)?));
         self.len -= outcome.written();
         // Less than a window that was taken does not say how much more would have been.
         if outcome != WriteOutcome::Failed && (self.len > 0 || len >= to.splice_window()) {

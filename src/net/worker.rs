@@ -129,14 +129,9 @@ impl ClientConn {
 
     /// When to drive it at the latest.
     pub fn deadline(&self) -> Option<MonoTime> {
-        deadline(&self.connection, &self.pending_splice)
+        let hold = self.pending_splice.as_ref().and_then(|pending| pending.until());
+        [self.connection.deadline(), hold].into_iter().flatten().min()
     }
-}
-
-/// When a client with this connection and these bytes in a pipe is to be driven at the latest.
-pub(super) fn deadline(connection: &ProxyConnection, pending: &Option<Box<PendingSplice>>) -> Option<MonoTime> {
-    let hold = pending.as_ref().and_then(|pending| pending.until());
-    [connection.deadline(), hold].into_iter().flatten().min()
 }
 
 /// What a worker lends to proxy connections for the length of a call.
