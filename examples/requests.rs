@@ -33,7 +33,7 @@ struct Counter(u64);
 
 impl Observer for Counter {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        assert_eq!(record.status, 200);
+        assert_eq!(record.log.status, 200);
         self.0 += 1;
     }
 }

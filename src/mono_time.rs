@@ -32,6 +32,12 @@ impl MonoTime {
     }
 }
 
+impl Default for MonoTime {
+    fn default() -> Self {
+        MonoTime::FIRST
+    }
+}
+
 /// A sum that the clock cannot hold is the largest time.
 impl Add<Duration> for MonoTime {
     type Output = MonoTime;

@@ -422,7 +422,9 @@ impl Bare {
         while left > 0 {
             count += 1;
             self.now += Duration::from_millis(1);
-            assert!(self.exchange.wants_read(side) && self.exchange.deadline().is_some_and(|at| at > self.now));
+            assert!(
+                self.exchange.read_interest(side).is_some() && self.exchange.deadline().is_some_and(|at| at > self.now)
+            );
             assert_eq!(self.exchange.bypass_limit(side), left, "all of the rest, in 64 bits on every machine");
             let len = left.min(READ as u64);
             let relayed = if count % 100 == 0 { len / 2 } else { len };
@@ -485,7 +487,7 @@ fn e4_chunks_for_a_slow_reader_wait_outside() {
     let mut received = 0;
     for _ in 0..4096 {
         // The client takes 1,000 bytes, the upstream sends as much as it may.
-        while bare.exchange.wants_read(Side::Upstream) {
+        while bare.exchange.read_interest(Side::Upstream).is_some() {
             bare.handle(Input::Bytes(Side::Upstream, &chunk));
             received += chunk.len();
             assert!(bare.exchange.output(Side::Client).len() <= 16 * 1024 + READ);

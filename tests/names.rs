@@ -21,6 +21,7 @@ use mini_rproxy::net::dns::Lookup;
 use mini_rproxy::net::listeners::PortSharing;
 use mini_rproxy::net::observer::EventLog;
 use mini_rproxy::net::server::{Server, ServerOptions};
+use mini_rproxy::proxy::cause::Cause;
 use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
 
 use support::{Launch, Origin, PATIENCE, Peer, value};
@@ -50,7 +51,7 @@ struct Ear(Sender<Option<&'static str>>);
 
 impl Observer for Ear {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        let _ = self.0.send(record.why);
+        let _ = self.0.send(record.log.cause.map(Cause::why));
     }
 }
 

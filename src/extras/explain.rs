@@ -101,7 +101,7 @@ struct Last {
 
 impl Observer for Last {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        *self = Last { cause: record.cause };
+        *self = Last { cause: record.log.cause };
     }
 }
 
@@ -221,7 +221,7 @@ impl<'a> Received<'a> {
     /// Where it goes, and where it would go else. Nothing is known of their load here: the first is as good as any.
     fn explain_upstream(&self, plan: &ForwardPlan, chosen: UpstreamId, out: &mut String) -> &UpstreamUrl {
         let route = &self.runtime.config.routes[plan.route as usize];
-        let group = self.runtime.group_of(plan.route).unwrap_or_default();
+        let group = self.runtime.upstreams_of(plan.route);
         let nth = group.iter().position(|id| *id == chosen).unwrap_or_default();
         let upstream = &route.upstreams[nth];
         let (url, timeouts) = (upstream.to_public_string(), &route.options.timeouts);
@@ -230,7 +230,7 @@ impl<'a> Received<'a> {
         for (_, other) in (0..).zip(&*route.upstreams).filter(|(index, _)| *index != nth) {
             put!(out, "  or {}", other.to_public_string());
         }
-        if !group.is_empty() {
+        if group.len() > 1 {
             put!(out, "    the one with the fewest requests under way that is not left alone for its failures");
         }
         upstream

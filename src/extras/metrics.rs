@@ -144,21 +144,21 @@ impl Metrics {
             None => "none",
         };
         self.with(|counters| {
-            let route = counters.routes.of(name);
-            let class = usize::from(record.status / 100);
+            let (log, route) = (record.log, counters.routes.of(name));
+            let class = usize::from(log.status / 100);
             route[if class < CLASSES.len() { class } else { 0 }] += 1;
             // How long a tunnel stays open says nothing about anybody's speed.
-            if record.status != 101 {
-                let micros = u64::try_from(record.total.as_micros()).unwrap_or(u64::MAX);
+            if log.status != 101 {
+                let micros = record.total().as_micros() as u64;
                 let bucket = BOUNDS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len());
                 route[ROUTE_DURATIONS + bucket] += 1;
                 route[ROUTE_MICROS] = route[ROUTE_MICROS].wrapping_add(micros);
             }
-            counters.add(Counter::BytesIn, record.bytes_in);
-            counters.add(Counter::BytesOut, record.bytes_out);
-            counters.add(Counter::Retries, record.retries.into());
-            if let Some(why) = record.why {
-                counters.causes.of(why)[0] += 1;
+            counters.add(Counter::BytesIn, log.bytes_in);
+            counters.add(Counter::BytesOut, log.bytes_out);
+            counters.add(Counter::Retries, log.retries.into());
+            if let Some(cause) = log.cause {
+                counters.causes.of(cause.why())[0] += 1;
             }
             for timing in record.plugins {
                 let [nanos, faults] = counters.plugins.of(timing.plugin);
@@ -235,10 +235,13 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::error::HttpError;
+    use crate::proxy::cause::Cause;
     use crate::proxy::hooks::PluginTiming;
+    use crate::proxy::request_log::RequestLog;
 
-    fn record<'a>(status: u16, total: Duration) -> AccessRecord<'a> {
-        AccessRecord { status, total, ..AccessRecord::default() }
+    fn record(log: &RequestLog, total: Duration) -> AccessRecord<'_> {
+        AccessRecord { ended: log.started + total, ..AccessRecord::new(log) }
     }
 
     #[test]
@@ -249,13 +252,14 @@ mod tests {
             ("and not to what is above", 304, 501, 3, Some(1)),
             ("slow", 504, 5_000_001, 5, Some(9)),
             ("slower than all bounds", 499, 10_000_001, 4, Some(10)),
-            ("for ever", 500, u64::MAX, 5, Some(10)),
+            ("for ever", 500, 1 << 50, 5, Some(10)),
             ("a tunnel has no speed", 101, 3_600_000_000, 1, None),
             ("a status of its own", 999, 1, 0, Some(0)),
             ("none", 0, 1, 0, Some(0)),
         ] {
             let metrics = Metrics::default();
-            metrics.count_request(&record(status, Duration::from_micros(micros)));
+            let log = RequestLog { status, ..RequestLog::default() };
+            metrics.count_request(&record(&log, Duration::from_micros(micros)));
             let route = metrics.with(|counters| counters.routes.0["none"]);
             let counted = |counts: &[u64]| counts.iter().position(|count| *count == 1);
             assert_eq!(counted(&route[..ROUTE_DURATIONS]), Some(class), "{name}");
@@ -268,7 +272,8 @@ mod tests {
     fn routes_beyond_the_first_and_names_beyond_the_table_share_their_counters() {
         let metrics = Metrics::default();
         let count = |prefix: &str, is_counted_by_prefix| {
-            let record = AccessRecord { prefix: Some(prefix), is_counted_by_prefix, ..record(200, Duration::ZERO) };
+            let log = RequestLog { status: 200, ..RequestLog::default() };
+            let record = AccessRecord { prefix: Some(prefix), is_counted_by_prefix, ..record(&log, Duration::ZERO) };
             metrics.count_request(&record);
             metrics.with(|counters| counters.routes.0.get(prefix).map(|route| route[2]))
         };
@@ -303,15 +308,9 @@ mod tests {
             PluginTiming { plugin: "one", time: Duration::from_nanos(1500), faults: 0 },
             PluginTiming { plugin: "two", time: Duration::from_nanos(1), faults: 1 },
         ];
-        for why in ["client_gone", "S8", "client_gone"] {
-            metrics.count_request(&AccessRecord {
-                bytes_in: 3,
-                bytes_out: 5,
-                retries: 1,
-                why: Some(why),
-                plugins: &plugins,
-                ..AccessRecord::default()
-            });
+        for cause in [Cause::ClientGone, Cause::Rule(HttpError::BareLf), Cause::ClientGone] {
+            let log = RequestLog { bytes_in: 3, bytes_out: 5, retries: 1, cause: Some(cause), ..RequestLog::default() };
+            metrics.count_request(&AccessRecord { plugins: &plugins, ..AccessRecord::new(&log) });
         }
         let counters = metrics.with(|counters| counters.clone());
         let simple = [Counter::BytesIn, Counter::BytesOut, Counter::Retries, Counter::Accepted];

@@ -163,9 +163,10 @@ impl Display for Seconds {
 mod tests {
     use super::*;
     use crate::config::UpstreamUrl;
-    use crate::proxy::events::UpstreamEvent;
+    use crate::proxy::cause::Cause;
+    use crate::proxy::events::{ConnectError, UpstreamEvent};
     use crate::proxy::hooks::PluginTiming;
-    use crate::proxy::request_log::AccessRecord;
+    use crate::proxy::request_log::{AccessRecord, RequestLog};
 
     #[test]
     fn seconds_are_written_without_noise() {
@@ -194,15 +195,14 @@ mod tests {
         let registry = Registry::new(2, Duration::from_millis(1_700_000_000_500));
         let plugins = [PluginTiming { plugin: "demo", time: Duration::from_micros(3), faults: 1 }];
         for (worker, status, millis) in [(0, 200, 1), (1, 200, 7), (1, 502, 20_000)] {
+            let cause = (status == 502).then_some(Cause::Connect(ConnectError::Refused));
+            let log = RequestLog { status, bytes_out: 10, cause, ..RequestLog::default() };
             let record = AccessRecord {
-                status,
                 prefix: Some("/a"),
                 is_counted_by_prefix: true,
-                total: Duration::from_millis(millis),
-                bytes_out: 10,
-                why: (status == 502).then_some("connect_refused"),
+                ended: log.started + Duration::from_millis(millis),
                 plugins: &plugins,
-                ..AccessRecord::default()
+                ..AccessRecord::new(&log)
             };
             registry.of_worker(worker).count_request(&record);
             registry.of_worker(worker).increment(Counter::Accepted);

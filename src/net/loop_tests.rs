@@ -12,6 +12,7 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::config::{Config, ListenAddr, PoolLimits, RouteConfig, RouteOptions, Scheme, UpstreamUrl};
+use crate::proxy::cause::Cause;
 use crate::proxy::proxy_connection::{AccessRecord, Observer};
 
 use super::dns::Lookup;
@@ -33,8 +34,12 @@ const TRAP: u16 = 418;
 
 impl Observer for Ear {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        assert_ne!(record.status, TRAP, "on purpose: a fault within an exchange");
-        let _ = self.0.send(Said::Access { status: record.status, reused: record.reused, why: record.why });
+        assert_ne!(record.log.status, TRAP, "on purpose: a fault within an exchange");
+        let _ = self.0.send(Said::Access {
+            status: record.log.status,
+            reused: record.log.reused,
+            why: record.log.cause.map(Cause::why),
+        });
     }
 }
 

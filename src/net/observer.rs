@@ -146,45 +146,48 @@ impl Observer for LogWriter {
         if record.timeline.is_none() && !self.talk.access.load(Ordering::Relaxed) {
             return;
         }
+        let log = record.log;
         let mut line = self.logger.line(Level::Info, "request");
-        match record.client {
+        match log.client {
             // As a proxy before us reports it, without a port.
             Some(client) if client.port() == 0 => line.display("client", client.ip()),
             Some(client) => line.display("client", client),
             None => line.text("client", "unix"),
         };
-        line.bytes("method", record.method).bytes("path", record.path());
+        line.bytes("method", record.method()).bytes("path", record.path());
         if let Some(prefix) = record.prefix {
             line.text("prefix", prefix);
         }
         if let Some(upstream) = record.upstream {
             line.text("upstream", upstream);
         }
-        line.number("status", record.status.into())
-            .number("bytes_in", record.bytes_in)
-            .number("bytes_out", record.bytes_out)
-            .flag("reused", record.reused)
-            .number("retries", record.retries.into())
-            .millis("head_ms", record.head);
-        if let Some(connect) = record.connect {
-            line.millis("connect_ms", connect);
+        line.number("status", log.status.into())
+            .number("bytes_in", log.bytes_in)
+            .number("bytes_out", log.bytes_out)
+            .flag("reused", log.reused)
+            .number("retries", log.retries.into());
+        let moments = [
+            ("head_ms", log.head_read.or(Some(record.ended))),
+            ("connect_ms", log.connected),
+            ("first_byte_ms", log.first_byte),
+            ("total_ms", Some(record.ended)),
+        ];
+        for (name, moment) in moments {
+            if let Some(moment) = moment {
+                line.millis(name, moment - log.started);
+            }
         }
-        if let Some(first_byte) = record.first_byte {
-            line.millis("first_byte_ms", first_byte);
-        }
-        line.millis("total_ms", record.total);
-        if let Some(why) = record.why {
-            line.text("why", why);
-        }
-        if let Some(rule) = record.rule {
-            line.text("rule", rule);
-        }
-        if let Some(detail) = record.detail {
-            line.text("detail", detail);
+        if let Some(cause) = log.cause {
+            line.text("why", cause.why());
+            for (name, text) in [("rule", cause.rule()), ("detail", cause.detail())] {
+                if let Some(text) = text {
+                    line.text(name, text);
+                }
+            }
         }
         if let Some(timeline) = record.timeline {
             line.lines("timeline", timeline);
-            if let Some(cause) = record.cause {
+            if let Some(cause) = log.cause {
                 line.lines("advice", &cause.hint());
             }
         }
@@ -200,7 +203,10 @@ impl Observer for LogWriter {
 mod tests {
     use super::*;
     use crate::config::LogFormat;
+    use crate::http::error::HttpError;
+    use crate::http::head::Method;
     use crate::proxy::cause::Cause;
+    use crate::proxy::request_log::RequestLog;
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
@@ -218,25 +224,27 @@ mod tests {
         }
     }
 
-    fn record<'a>() -> AccessRecord<'a> {
-        AccessRecord {
+    fn log() -> RequestLog {
+        let at = |micros| MonoTime::FIRST + Duration::from_micros(micros);
+        RequestLog {
             client: "192.0.2.7:4711".parse().ok(),
-            method: b"GET",
+            method: Some(Method::Get),
+            status: 200,
+            bytes_out: 12,
+            reused: true,
+            head_read: Some(at(40)),
+            connected: Some(at(1500)),
+            ..RequestLog::default()
+        }
+    }
+
+    fn record(log: &RequestLog) -> AccessRecord<'_> {
+        AccessRecord {
+            ended: log.started + Duration::from_secs(2),
             target: b"/fitness/a%20b?c=d",
             prefix: Some("/fitness"),
             upstream: Some("127.0.0.1:9001"),
-            status: 200,
-            bytes_in: 0,
-            bytes_out: 12,
-            reused: true,
-            retries: 0,
-            head: Duration::from_micros(40),
-            connect: Some(Duration::from_micros(1500)),
-            first_byte: None,
-            total: Duration::from_secs(2),
-            why: None,
-            rule: None,
-            ..AccessRecord::default()
+            ..AccessRecord::new(log)
         }
     }
 
@@ -269,7 +277,7 @@ mod tests {
 
     #[test]
     fn an_access_line_has_all_fields() {
-        let line = said(true, &record());
+        let line = said(true, &record(&log()));
         assert!(
             line.ends_with(
                 " client=192.0.2.7:4711 method=GET path=/fitness/a%20b prefix=/fitness upstream=127.0.0.1:9001 \
@@ -279,22 +287,24 @@ mod tests {
             "{line}"
         );
         for (client, expected) in [("192.0.2.7:0", " client=192.0.2.7 "), ("[2001:db8::1]:0", " client=2001:db8::1 ")] {
-            let line = said(true, &AccessRecord { client: client.parse().ok(), ..record() });
+            let line = said(true, &record(&RequestLog { client: client.parse().ok(), ..log() }));
             assert!(line.contains(expected), "{line}");
         }
-        let line = said(true, &AccessRecord { client: None, why: Some("bad_response"), rule: Some("S8"), ..record() });
-        assert!(line.contains(" client=unix ") && line.ends_with(" why=bad_response rule=S8\n"), "{line}");
+        let cause = Some(Cause::BadResponse(HttpError::BareLf));
+        let line = said(true, &record(&RequestLog { client: None, cause, ..log() }));
+        assert!(line.contains(" client=unix ") && line.contains(" why=bad_response rule=S8 detail="), "{line}");
     }
 
     #[test]
     fn a_timeline_is_said_below_the_line_whether_or_not_lines_are() {
-        let record = AccessRecord { timeline: Some("one\n\u{1b}two\n"), cause: Some(Cause::NoRoute), ..record() };
+        let log = RequestLog { cause: Some(Cause::NoRoute), ..log() };
+        let record = AccessRecord { timeline: Some("one\n\u{1b}two\n"), ..record(&log) };
         let line = said(false, &record);
-        assert!(line.ends_with(" total_ms=2000.000\n    one\n    \\x1btwo\n    no route has a prefix of the path (404): the routes: `/configz`\n"), "{line}");
+        assert!(line.ends_with(" total_ms=2000.000 why=no_route\n    one\n    \\x1btwo\n    no route has a prefix of the path (404): the routes: `/configz`\n"), "{line}");
     }
 
     #[test]
     fn nothing_is_said_where_nobody_asked_for_it() {
-        assert_eq!(said(false, &record()), "");
+        assert_eq!(said(false, &record(&log())), "");
     }
 }

@@ -79,7 +79,7 @@ mod tests {
         let tls = Tls::prepare(&Config::default()).expect("no files");
         let first = Rc::new(Runtime::new(config(1), None));
         let second = Rc::new(first.reload(config(2)));
-        let (one, two) = (first.upstream_of(0), second.upstream_of(0));
+        let (one, two) = (first.upstreams_of(0)[0], second.upstreams_of(0)[0]);
         let mut configs = ConfigHistory::new(TlsContext::new(tls.clone(), &first));
         let of_a_request = Rc::clone(&first);
         configs.retire(first, configs.tls.succeeded_by(tls, &second));

@@ -135,7 +135,7 @@ impl Buffers {
 
     /// Whether the client has sent more behind its request than an empty line, or the half of one.
     pub fn has_pipelined(&self) -> bool {
-        !matches!(self.client_input[..], [] | [b'\r'] | [b'\r', b'\n'])
+        !b"\r\n".starts_with(&self.client_input)
     }
 }
 

@@ -1,7 +1,5 @@
 //! How an exchange ends: answers of our own, cuts, clients that leave, and the hooks that look on.
 
-use std::time::Duration;
-
 use super::buffers::Buffers;
 use super::cause::Cause;
 use super::context::Ctx;
@@ -15,7 +13,6 @@ use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction
 use crate::bytes::ByteQueue;
 use crate::http::framing::{Framing, has_no_body};
 use crate::http::head::{Method, reason_phrase};
-use crate::mono_time::MonoTime;
 
 /// The status in the log for a client that went away (nginx's number; never sent).
 const CLIENT_GONE: u16 = 499;
@@ -205,49 +202,31 @@ impl Transaction {
             hooks.on_done(&mut self.hook_view(runtime, HookPhase::Done));
         }
         let timeline = self.log.timeline.take().map(|timeline| timeline.finish(ctx.now()));
-        let record = &self.log;
-        let destination = self.destination.as_ref();
-        let route = destination.map(|destination| destination.route(runtime));
-        // Of most requests most moments are those of one turn of the event loop.
-        let since_start = |moment: MonoTime| {
-            if moment == record.started { Duration::ZERO } else { moment.saturating_duration_since(record.started) }
+        self.log.client = self.log.client.or(ctx.client.peer.address);
+        let target = match (&self.log.method, self.route_index) {
+            (None, _) => &b""[..],
+            (Some(_), None) => &self.buf.request.target,
+            (Some(_), Some(_)) => &self.buf.original_target,
         };
-        let total = since_start(ctx.now());
-        let target = if destination.is_some() { &self.buf.original_target } else { &self.buf.request.target };
         ctx.worker.observer.access(&AccessRecord {
-            client: record.client.or(ctx.client.peer.address),
-            method: record.method.as_ref().map_or(b"", Method::as_bytes),
-            target: if record.method.is_some() { target } else { b"" },
-            prefix: route.map(|route| route.prefix.as_str()),
-            is_counted_by_prefix: destination.is_some_and(|destination| destination.route < runtime.counted_routes),
-            upstream: destination.map(|destination| destination.upstream(runtime).authority.as_str()),
-            status: record.status,
-            bytes_in: record.bytes_in,
-            bytes_out: record.bytes_out,
-            reused: record.reused,
-            retries: record.retries,
-            head: record.head_read.map_or(total, since_start),
-            connect: record.connected.map(since_start),
-            first_byte: record.first_byte.map(since_start),
-            total,
-            why: record.cause.map(Cause::why),
-            rule: record.cause.and_then(Cause::rule),
-            detail: record.cause.and_then(Cause::detail),
+            log: &self.log,
+            ended: ctx.worker.now.instant,
+            target,
+            prefix: self.route(runtime).map(|route| route.prefix.as_str()),
+            is_counted_by_prefix: self.route_index.is_some_and(|index| index < runtime.counted_routes),
+            upstream: self.upstream(runtime).map(|upstream| upstream.authority.as_str()),
             plugins: &self.buf.chain.stints,
-            cause: record.cause,
             timeline: timeline.as_deref(),
         });
         // The balance should know that this one is over before it chooses again.
-        if let Some(destination) = &mut self.destination {
-            destination.attempt = None;
-        }
+        self.attempt = None;
     }
 
     /// What hooks may see and change now.
     pub(super) fn hook_view<'a>(&'a mut self, runtime: &'a Runtime, phase: HookPhase) -> HookContext<'a> {
         let wants = runtime.wants();
         let may_have_body = !self.is_client_head() && !has_no_body(self.buf.response.status);
-        let destination = self.destination.as_ref();
+        let (route, upstream) = (self.route(runtime), self.upstream(runtime));
         let Buffers { request, response, original_target, request_body, response_body, chain, .. } = &mut self.buf;
         HookContext {
             request_body: wants.request.then_some(request_body),
@@ -261,8 +240,8 @@ impl Transaction {
             request,
             original_target,
             client: self.log.client,
-            route_prefix: destination.map_or("", |destination| &destination.route(runtime).prefix),
-            upstream: destination.map_or("", |destination| &destination.upstream(runtime).authority),
+            route_prefix: route.map_or("", |route| &route.prefix),
+            upstream: upstream.map_or("", |upstream| &upstream.authority),
             state: chain,
         }
     }

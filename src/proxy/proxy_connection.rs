@@ -26,7 +26,7 @@ use super::cause::Cause;
 use super::context::{Client, Commands, Ctx};
 use super::runtime::Runtime;
 use super::state::{
-    CONNECTION, ConnectionState, EmptyLine, HalfClose, RequestState, ResponseState, Transaction, check_transition,
+    CONNECTION, ConnectionState, HalfClose, RequestState, ResponseState, Transaction, check_transition,
 };
 use super::timeouts::{LINGER, LINGER_IDLE};
 use crate::extras::timeline::{NOTHING, Timeline, TraceEvent, trace_event};
@@ -54,35 +54,8 @@ enum Transition {
     Linger,
 }
 
-impl EmptyLine {
-    /// What is known when nothing but `bytes` has come; `None` where they are more than an empty line.
-    fn of(bytes: &[u8]) -> Option<EmptyLine> {
-        match bytes {
-            b"" => Some(EmptyLine::None),
-            b"\r" => Some(EmptyLine::Cr),
-            b"\r\n" => Some(EmptyLine::CrLf),
-            _ => None,
-        }
-    }
-
-    fn bytes(self) -> &'static [u8] {
-        match self {
-            EmptyLine::None => b"",
-            EmptyLine::Cr => b"\r",
-            EmptyLine::CrLf => b"\r\n",
-        }
-    }
-
-    /// The same when `data` has come as well; `None` where that begins a request.
-    fn and(self, data: &[u8]) -> Option<EmptyLine> {
-        match (self, data) {
-            (_, []) => Some(self),
-            (EmptyLine::None, _) => EmptyLine::of(data),
-            (EmptyLine::Cr, b"\n") => Some(EmptyLine::CrLf),
-            (EmptyLine::Cr | EmptyLine::CrLf, _) => None,
-        }
-    }
-}
+/// An empty line in front of a request is ignored (RFC 9112 section 2.2).
+const EMPTY_LINE: &[u8] = b"\r\n";
 
 impl ProxyConnection {
     /// A connection that was just accepted.
@@ -93,7 +66,7 @@ impl ProxyConnection {
         ProxyConnection {
             client: Client { peer, runtime, reserved: None, write_idle_ms, served: 0, is_draining: false },
             commands: Commands::default(),
-            state: ConnectionState::Idle { since: now.instant, skipped: EmptyLine::None },
+            state: ConnectionState::Idle { since: now.instant, skipped: 0 },
         }
     }
 
@@ -139,16 +112,18 @@ impl ProxyConnection {
         }
         match (&mut self.state, input) {
             (ConnectionState::Active(_), _) => self.on_input(worker, input),
-            // RFC 9112 section 2.2: an empty line behind a request is ignored. It begins nothing.
-            (ConnectionState::Idle { skipped, .. }, Input::Bytes(Side::Client, data)) => match skipped.and(data) {
-                Some(so_far) => *skipped = so_far,
-                None => {
-                    let mut transaction = take_transaction(worker);
-                    transaction.buf.client_input.extend_from_slice(skipped.bytes());
-                    self.set_state("first byte of a request", ConnectionState::Active(transaction));
-                    self.on_input(worker, input);
-                }
-            },
+            // It begins nothing.
+            (ConnectionState::Idle { skipped, .. }, Input::Bytes(Side::Client, data))
+                if EMPTY_LINE[usize::from(*skipped)..].starts_with(data) =>
+            {
+                *skipped += data.len() as u8;
+            }
+            (ConnectionState::Idle { skipped, .. }, Input::Bytes(Side::Client, _)) => {
+                let mut transaction = take_transaction(worker);
+                transaction.buf.client_input.extend_from_slice(&EMPTY_LINE[..usize::from(*skipped)]);
+                self.set_state("first byte of a request", ConnectionState::Active(transaction));
+                self.on_input(worker, input);
+            }
             (ConnectionState::Lingering { last_read, .. }, Input::Bytes(Side::Client, _)) => *last_read = now,
             (
                 ConnectionState::Idle { .. } | ConnectionState::Lingering { .. },
@@ -169,9 +144,9 @@ impl ProxyConnection {
         let ConnectionState::Active(transaction) = &mut self.state else { return };
         let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
         let was_empty = (transaction.buf.to_client.is_empty(), transaction.buf.to_upstream.is_empty());
-        match transaction.log.timeline {
-            None => transaction.on_input(&mut ctx, input),
-            Some(_) => transaction.on_traced_input(&mut ctx, input),
+        transaction.on_input(&mut ctx, input);
+        if transaction.log.timeline.is_some() {
+            transaction.trace(ctx.now(), trace_event(&input));
         }
         self.advance(worker);
         // A write time-out runs from the moment at which there is something to write.
@@ -231,7 +206,7 @@ impl ProxyConnection {
         }
         transaction.last_activity.on_written(now, side);
         if transaction.log.timeline.is_some() {
-            transaction.trace(now, (Some(side), "took", len as u64));
+            transaction.trace(now, Some((Some(side), "took", len as u64)));
         }
         self.advance(worker);
     }
@@ -245,11 +220,6 @@ impl ProxyConnection {
             (ConnectionState::Lingering { .. }, Side::Client) => Some(ReadPurpose::InFlight),
             _ => None,
         }
-    }
-
-    /// Whether reading from `side` makes sense now.
-    pub fn wants_read(&self, side: Side) -> bool {
-        self.read_interest(side).is_some()
     }
 
     /// How many bytes may be moved from `side` to the other one unseen; 0 while output waits on the other side.
@@ -330,12 +300,12 @@ impl ProxyConnection {
             ConnectionState::Active(transaction) => {
                 let runtime = &mut self.client.runtime;
                 let is_answered = transaction.has_answered();
-                if let Some(destination) = &mut transaction.destination
+                if let Some(route) = &mut transaction.route_index
                     && is_answered
                     && runtime.config.routes.len() > 1
                 {
-                    *runtime = Rc::new(runtime.narrowed_to(destination.route));
-                    destination.route = 0;
+                    *runtime = Rc::new(runtime.narrowed_to(*route));
+                    *route = 0;
                 }
             }
             ConnectionState::Closed => {}
@@ -350,11 +320,6 @@ impl ProxyConnection {
     /// Whether a request is under way.
     pub fn is_active(&self) -> bool {
         matches!(self.state, ConnectionState::Active(_))
-    }
-
-    /// Whether it is over: after this only [`Command::Close`] of the client's side may be left to poll.
-    pub fn is_closed(&self) -> bool {
-        matches!(self.state, ConnectionState::Closed)
     }
 
     /// How many bytes of `side` are held because they belong to no state yet: a partial head, pipelined requests. For
@@ -397,13 +362,20 @@ impl ProxyConnection {
                 Transition::NextRequest => {
                     transaction.log_request(&mut ctx);
                     let now = worker.now.instant;
-                    match EmptyLine::of(&transaction.buf.client_input) {
-                        Some(skipped) => ("answered, keep-alive", ConnectionState::Idle { since: now, skipped }),
-                        None => {
-                            transaction.restart(now);
-                            self.read_next_request(worker);
-                            continue;
+                    let held = &transaction.buf.client_input;
+                    if EMPTY_LINE.starts_with(held) {
+                        ("answered, keep-alive", ConnectionState::Idle { since: now, skipped: held.len() as u8 })
+                    } else {
+                        // The next request, or part of it, has come behind this one.
+                        let held = held.len() as u64;
+                        transaction.restart(now);
+                        transaction.log.timeline = timeline(worker);
+                        let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
+                        transaction.read_held(&mut ctx);
+                        if transaction.log.timeline.is_some() {
+                            transaction.trace(now, Some((None, "behind the request before had come", held)));
                         }
+                        continue;
                     }
                 }
                 Transition::Close(mode) => {
@@ -422,18 +394,6 @@ impl ProxyConnection {
                 self.client.write_idle_ms = millis(transaction.timeouts(&self.client.runtime).write_idle);
                 worker.transactions.recycle(transaction);
             }
-        }
-    }
-
-    /// The next request, or part of it, has come behind the one before.
-    fn read_next_request(&mut self, worker: &mut WorkerCtx<'_>) {
-        let ConnectionState::Active(transaction) = &mut self.state else { return };
-        transaction.log.timeline = timeline(worker);
-        let held = transaction.buf.client_input.len() as u64;
-        let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
-        transaction.read_held(&mut ctx);
-        if transaction.log.timeline.is_some() {
-            transaction.trace(worker.now.instant, (None, "behind the request before had come", held));
         }
     }
 }
@@ -532,23 +492,11 @@ impl Transaction {
         }
     }
 
-    /// Like `on_input`, and notes it in the timeline.
-    #[cold]
-    fn on_traced_input(&mut self, ctx: &mut Ctx<'_, '_>, input: Input<'_>) {
-        let event = trace_event(&input);
-        let had_cause = self.log.cause.is_some();
-        self.on_input(ctx, input);
-        let is_late = !had_cause && self.log.cause.is_some();
-        if let Some(event) = event.or(is_late.then_some((None, "time-out", 0))) {
-            self.trace(ctx.now(), event);
-        }
-    }
-
     /// Notes what has just happened in the timeline.
     #[cold]
-    fn trace(&mut self, now: MonoTime, event: TraceEvent) {
+    pub(super) fn trace(&mut self, now: MonoTime, event: Option<TraceEvent>) {
         let reason = self.wait_reason();
-        if let Some(timeline) = &mut self.log.timeline {
+        if let (Some(timeline), Some(event)) = (&mut self.log.timeline, event) {
             timeline.note(now, event, reason);
         }
     }

@@ -37,12 +37,12 @@ pub trait Observer {
 }
 
 /// One line of the access log.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct AccessRecord<'a> {
-    /// The client: the peer, or whom trusted proxies report (with port 0 where they say none); `None` on a unix socket.
-    pub client: Option<SocketAddr>,
-    /// Empty where the request head was not understood.
-    pub method: &'a [u8],
+    /// The facts.
+    pub log: &'a RequestLog,
+    /// When it was over.
+    pub ended: MonoTime,
     /// The client's target; empty where the request head was not understood.
     pub target: &'a [u8],
     /// `None` where no route was chosen.
@@ -51,48 +51,46 @@ pub struct AccessRecord<'a> {
     pub is_counted_by_prefix: bool,
     /// Host and port of the upstream, where a route was chosen; of several the one that was asked last.
     pub upstream: Option<&'a str>,
-    /// The final status; 499 when the client went away first.
-    pub status: u16,
-    /// Body bytes received from the client; framing is not counted.
-    pub bytes_in: u64,
-    /// Body bytes given to the client; framing is not counted.
-    pub bytes_out: u64,
-    /// Whether the upstream connection came from the pool.
-    pub reused: bool,
-    /// How often the request was sent again.
-    pub retries: u32,
-    /// From the first byte of the head to its last.
-    pub head: Duration,
-    /// From the first byte of the head until the upstream connection was there.
-    pub connect: Option<Duration>,
-    /// From the first byte of the head to the first byte of the response.
-    pub first_byte: Option<Duration>,
-    /// From the first byte of the head to the end.
-    pub total: Duration,
-    /// `None` for a plain success.
-    pub why: Option<&'static str>,
-    /// The rule that a peer broke, where that is why.
-    pub rule: Option<&'static str>,
-    /// What is behind `why` and what can be done, as a sentence, where a word does not say it.
-    pub detail: Option<&'static str>,
     /// What the plugins did.
     pub plugins: &'a [PluginTiming],
-    /// The same as `why`, with its hint.
-    pub cause: Option<Cause>,
     /// Its life, as lines for people, where the observer wants that.
     pub timeline: Option<&'a str>,
 }
 
-impl AccessRecord<'_> {
+impl<'a> AccessRecord<'a> {
+    /// What there is to say of a request that ended at once, without a target or a route.
+    pub fn new(log: &'a RequestLog) -> AccessRecord<'a> {
+        AccessRecord {
+            log,
+            ended: log.started,
+            target: b"",
+            prefix: None,
+            is_counted_by_prefix: false,
+            upstream: None,
+            plugins: &[],
+            timeline: None,
+        }
+    }
+
+    /// Empty where the request head was not understood.
+    pub fn method(&self) -> &'a [u8] {
+        self.log.method.as_ref().map_or(b"", Method::as_bytes)
+    }
+
     /// The client's target without the query, which may hold what has no place in a log.
-    pub fn path(&self) -> &[u8] {
+    pub fn path(&self) -> &'a [u8] {
         &self.target[..find(self.target, b'?').unwrap_or(self.target.len())]
+    }
+
+    /// From the first byte of the head to the end.
+    pub fn total(&self) -> Duration {
+        self.ended - self.log.started
     }
 }
 
 /// The facts of one request so far.
-#[derive(Debug)]
-pub(super) struct RequestLog {
+#[derive(Debug, Default)]
+pub struct RequestLog {
     /// When the first byte of the head was there.
     pub started: MonoTime,
     /// When the head was complete.
@@ -103,44 +101,25 @@ pub(super) struct RequestLog {
     pub first_byte: Option<MonoTime>,
     /// The client's method; `None` while the request line was not understood.
     pub method: Option<Method>,
-    /// The final status; 0 while there is none.
+    /// The final status; 0 while there is none, 499 when the client went away first.
     pub status: u16,
-    /// Body bytes received from the client.
+    /// Body bytes received from the client; framing is not counted.
     pub bytes_in: u64,
-    /// Body bytes given to the client.
+    /// Body bytes given to the client; framing is not counted.
     pub bytes_out: u64,
     /// Whether the upstream connection came from the pool.
     pub reused: bool,
-    /// How often the request was sent again on a fresh connection.
+    /// How often the request was sent again.
     pub retries: u32,
-    /// What went wrong first.
+    /// What went wrong first; `None` for a plain success.
     pub cause: Option<Cause>,
-    /// The client's address: the peer's, or the one that trusted proxies report.
+    /// The client: the peer, or whom trusted proxies report (with port 0 where they say none); `None` on a unix socket.
     pub client: Option<SocketAddr>,
     /// What happened so far, where the observer wants it.
     pub timeline: Option<Box<Timeline>>,
 }
 
 impl RequestLog {
-    /// A request whose first byte came at `started`.
-    pub fn new(started: MonoTime) -> RequestLog {
-        RequestLog {
-            started,
-            head_read: None,
-            connected: None,
-            first_byte: None,
-            method: None,
-            status: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-            reused: false,
-            retries: 0,
-            cause: None,
-            client: None,
-            timeline: None,
-        }
-    }
-
     /// Notes what went wrong; the first cause is the one that explains the others.
     pub fn set_cause(&mut self, cause: Cause) {
         self.cause.get_or_insert(cause);

@@ -14,7 +14,7 @@ use super::forwarded::{client_address, is_local};
 use super::hooks::Verdict;
 use super::local::write_status_line;
 use super::outcome::{HookPhase, PLAIN_TEXT};
-use super::state::{BodyMode, Destination, HalfClose, RequestState, ResponseState, Transaction};
+use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
 use super::strip::strip_after_hooks;
 use crate::bytes::ByteQueue;
 use crate::config::Config;
@@ -179,7 +179,7 @@ impl Transaction {
             Handler::Configz => (JSON, Arc::clone(&runtime.configz)),
             Handler::FullConfig => {
                 let is_local = is_local(&ctx.client.peer, &self.buf.request.fields, &runtime.config.forwarded);
-                (JSON, if is_local { runtime.outline() } else { Arc::clone(&runtime.configz) })
+                (JSON, if is_local { runtime.full_config() } else { Arc::clone(&runtime.configz) })
             }
             Handler::Metrics => (prometheus::CONTENT_TYPE, ctx.worker.observer.metrics(ctx.worker.now.instant)),
             Handler::Health => {
@@ -212,14 +212,13 @@ impl Transaction {
     }
 
     fn forward(&mut self, ctx: &mut Ctx<'_, '_>, plan: ForwardPlan, framing: Framing) {
-        let attempt = self.choose_upstream(ctx, plan.route);
-        let destination = self.destination.insert(Destination { route: plan.route, attempt });
+        self.route_index = Some(plan.route);
+        self.attempt = self.choose_upstream(ctx, plan.route);
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
-        let route = destination.route(runtime);
+        let (Some(route), Some(upstream)) = (self.route(runtime), self.upstream(runtime)) else { return };
         let Buffers { request, original_target, offered, scratch, .. } = &mut self.buf;
         std::mem::swap(&mut request.target, original_target);
         self.log.client = client_address(peer, &request.fields, &runtime.config.forwarded);
-        let upstream = destination.upstream(runtime);
         let forwarding = Forwarding { plan: &plan, runtime, upstream, received_target: original_target, peer };
         match forward_request(request, &forwarding, offered, scratch) {
             Rewritten::Done => {}
@@ -284,13 +283,12 @@ impl Transaction {
 
     /// Queues the forwarded head (and the body, where it was buffered) and asks for a connection to write them to.
     fn queue_request(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing) {
-        let Some(destination) = &mut self.destination else { return };
-        let upstream = destination.upstream(&ctx.client.runtime);
+        let Some(upstream) = self.upstream(&ctx.client.runtime) else { return };
         let Buffers { request, request_body, to_upstream, offered, .. } = &mut self.buf;
         request.fields.remove_all(strip_after_hooks(upstream));
         let authorization = upstream.authorization.as_deref();
         write_request_head(request, framing, authorization, offered, to_upstream.buf());
-        if let Some(attempt) = &mut destination.attempt {
+        if let Some(attempt) = &mut self.attempt {
             attempt.queued = (to_upstream.len(), framing);
         }
         if !request_body.is_empty() {

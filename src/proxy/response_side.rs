@@ -141,15 +141,14 @@ impl Transaction {
     /// The received head becomes the one that leaves, whatever its status.
     fn forward_response_head(&mut self, ctx: &mut Ctx<'_, '_>) {
         forward_response(&mut self.buf.response, &self.buf.scratch.connection_named, &ctx.worker.now.date);
-        if let Some(destination) = &self.destination {
-            let runtime = &ctx.client.runtime;
-            let (upstream, route) = (destination.upstream(runtime), destination.route);
-            let Buffers { request, response, scratch, .. } = &mut self.buf;
-            match rewrite_response_head(response, request, runtime, route, upstream, scratch) {
-                Rewritten::Done => {}
-                Rewritten::TooLarge => {
-                    ctx.worker.observer.left_unmapped(&destination.route(runtime).prefix, ctx.worker.now.instant);
-                }
+        let runtime = &ctx.client.runtime;
+        let (Some(index), Some(upstream)) = (self.route_index, self.upstream(runtime)) else { return };
+        let Buffers { request, response, scratch, .. } = &mut self.buf;
+        match rewrite_response_head(response, request, runtime, index, upstream, scratch) {
+            Rewritten::Done => {}
+            Rewritten::TooLarge => {
+                let prefix = &runtime.config.routes[index as usize].prefix;
+                ctx.worker.observer.left_unmapped(prefix, ctx.worker.now.instant);
             }
         }
     }
@@ -396,8 +395,7 @@ impl Transaction {
         if is_sent && reuse != Reuse::No && !has_more {
             if reuse == Reuse::ThisClient {
                 ctx.commands.push(Command::Reserve);
-                let destination = self.destination.as_ref();
-                ctx.client.reserved = destination.map(|destination| destination.upstream_id(&ctx.client.runtime));
+                ctx.client.reserved = self.upstream_id(&ctx.client.runtime);
             } else {
                 ctx.commands.push(Command::Park);
             }

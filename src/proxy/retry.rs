@@ -23,7 +23,10 @@ const MAX_RETRIES: u8 = 2;
 impl Transaction {
     /// Chooses an upstream, where the route has several.
     pub(super) fn choose_upstream(&mut self, ctx: &mut Ctx<'_, '_>, route: u32) -> Option<UpstreamAttempt> {
-        let group = ctx.client.runtime.group_of(route)?;
+        let group = ctx.client.runtime.upstreams_of(route);
+        if group.len() < 2 {
+            return None;
+        }
         let mut tried = Tried::default();
         let repeatable = self.buf.request.method.is_idempotent();
         let chosen = ctx.worker.balance.choose(ctx.now(), group, &mut tried, repeatable, ctx.client.reserved);
@@ -32,8 +35,7 @@ impl Transaction {
 
     /// Asks for a connection to the upstream. `fresh`: not one from the pool.
     pub(super) fn connect_upstream(&mut self, ctx: &mut Ctx<'_, '_>, fresh: bool) {
-        let Some(destination) = &self.destination else { return };
-        let upstream = destination.upstream_id(&ctx.client.runtime);
+        let Some(upstream) = self.upstream_id(&ctx.client.runtime) else { return };
         self.set_response("connection asked for", ResponseState::Connecting { since: ctx.now() });
         ctx.commands.push(Command::Connect { upstream, fresh });
         self.notify(ctx, UpstreamEvent::Attempted);
@@ -81,9 +83,7 @@ impl Transaction {
 
     /// Counts a connection that ended without a response, and tells whether another upstream may be tried after it.
     fn count_loss(&mut self) -> bool {
-        let Some(attempt) = self.destination.as_mut().and_then(|destination| destination.attempt.as_mut()) else {
-            return false;
-        };
+        let Some(attempt) = &mut self.attempt else { return false };
         attempt.losses += 1;
         attempt.losses <= MAX_RETRIES
     }
@@ -91,18 +91,16 @@ impl Transaction {
     /// Goes on with an upstream that was not tried, if there is one. What is queued goes to it, with a head of its own.
     fn try_next_upstream(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) -> bool {
         self.record_failure(ctx, cause);
-        let Some(destination) = &mut self.destination else { return false };
-        let Some(attempt) = &mut destination.attempt else { return false };
+        let (Some(route), Some(attempt)) = (self.route_index, &mut self.attempt) else { return false };
         let runtime = Rc::clone(&ctx.client.runtime);
-        let Some(group) = runtime.group_of(destination.route) else { return false };
+        let group = runtime.upstreams_of(route);
         let repeatable = self.buf.request.method.is_idempotent();
         let chosen = ctx.worker.balance.choose(ctx.now(), group, &mut attempt.tried, repeatable, None);
         let Some((nth, lease)) = chosen else { return false };
         let before = std::mem::replace(&mut attempt.nth, nth);
         attempt.lease = lease;
-        let route = destination.route(&runtime);
         self.log.retries += 1;
-        self.rewrite_queued_head(route, before);
+        self.rewrite_queued_head(&runtime.config.routes[route as usize], before);
         // One from the pool might be stale, and there has been trouble enough.
         self.connect_upstream(ctx, true);
         true
@@ -110,9 +108,7 @@ impl Transaction {
 
     /// Writes the queued head anew, for the chosen upstream instead of the one with the number `before`.
     fn rewrite_queued_head(&mut self, route: &RouteConfig, before: usize) {
-        let Some(attempt) = self.destination.as_mut().and_then(|destination| destination.attempt.as_mut()) else {
-            return;
-        };
+        let Some(attempt) = &mut self.attempt else { return };
         let (old, new) = (&route.upstreams[before], &route.upstreams[attempt.nth]);
         let buf = &mut self.buf;
         // Unless a plugin has chosen another Host.
@@ -131,9 +127,7 @@ impl Transaction {
     }
 
     fn record_failure(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
-        let Some(attempt) = self.destination.as_mut().and_then(|destination| destination.attempt.as_mut()) else {
-            return;
-        };
+        let Some(attempt) = &mut self.attempt else { return };
         let change = attempt.lease.failed(ctx.now(), &ctx.client.runtime.config.health);
         self.notify(ctx, UpstreamEvent::Failed);
         if let Change::Ejected(span) = change {
@@ -143,19 +137,15 @@ impl Transaction {
 
     /// The upstream answered. Whatever it says, it is there.
     pub(super) fn record_success(&mut self, ctx: &mut Ctx<'_, '_>) {
-        let Some(attempt) = self.destination.as_mut().and_then(|destination| destination.attempt.as_mut()) else {
-            return;
-        };
+        let Some(attempt) = &mut self.attempt else { return };
         if attempt.lease.answered() == Change::Recovered {
             self.notify(ctx, UpstreamEvent::Recovered);
         }
     }
 
     fn notify(&self, ctx: &mut Ctx<'_, '_>, event: UpstreamEvent) {
-        if let Some(destination) = &self.destination
-            && destination.attempt.is_some()
-        {
-            ctx.worker.observer.upstream(destination.upstream(&ctx.client.runtime), event);
+        if let Some(upstream) = self.upstream(&ctx.client.runtime).filter(|_| self.attempt.is_some()) {
+            ctx.worker.observer.upstream(upstream, event);
         }
     }
 }

@@ -40,15 +40,7 @@ pub struct Runtime {
     pub config: Arc<Config>,
     /// From paths to indices into `config.routes`.
     pub router: Arc<Router>,
-    /// Each origin once, in the order of the numbers. Without a reload those count from 0, in the order of the first
-    /// route that leads there.
-    upstreams: Arc<[(UpstreamId, Origin)]>,
-    /// The number of the next origin that is new.
-    next: u32,
-    /// For each of `config.routes` the upstream that it leads to.
-    pub route_upstreams: Arc<[UpstreamId]>,
-    /// For those routes that have several upstreams all of them, in file order.
-    pub groups: Arc<HashMap<u32, Vec<UpstreamId>>>,
+    upstreams: Arc<UpstreamNumbers>,
     /// So many of `config.routes`, from the first one, are counted by their prefix.
     pub counted_routes: u32,
     /// The plugins, if there are any.
@@ -56,7 +48,7 @@ pub struct Runtime {
     /// The body of /configz, made once; empty where /configz does not answer.
     pub configz: SharedText,
     /// The body of /configz?outline, while somebody is sent it.
-    outline: Arc<Mutex<Weak<Box<str>>>>,
+    full_config: Arc<Mutex<Weak<Box<str>>>>,
 }
 
 impl Runtime {
@@ -72,19 +64,16 @@ impl Runtime {
 
     fn build(config: Arc<Config>, hooks: Option<Arc<dyn Hooks>>, before: Option<&Runtime>) -> Runtime {
         let router = Router::new(config.routes.iter().map(|route| route.prefix.as_str()));
-        let Numbering { upstreams, route_upstreams, groups, next } = number_origins(&config.routes, before);
+        let upstreams = UpstreamNumbers::new(&config.routes, before.map(|before| &*before.upstreams));
         let configz = if config.admin.configz { configz(&config.routes) } else { String::new() };
         Runtime {
-            groups: Arc::new(groups),
             counted_routes: MAX_COUNTED_ROUTES,
             config,
             router: Arc::new(router),
-            upstreams: upstreams.into(),
-            next,
-            route_upstreams: route_upstreams.into(),
+            upstreams: Arc::new(upstreams),
             hooks,
             configz: Arc::new(configz.into()),
-            outline: Arc::default(),
+            full_config: Arc::default(),
         }
     }
 
@@ -93,18 +82,16 @@ impl Runtime {
     /// whole configuration in memory. No other request can begin with it.
     pub(super) fn narrowed_to(&self, route: u32) -> Runtime {
         let at = route as usize;
-        let group = self.group_of(route).map(<[UpstreamId]>::to_vec);
+        let ids = self.upstreams_of(route).to_vec();
+        let starts = vec![0, ids.len() as u32];
         Runtime {
             config: Arc::new(self.config.with_routes(vec![self.config.routes[at].clone()])),
             router: Arc::new(Router::new(std::iter::empty())),
-            upstreams: Arc::new([]),
-            next: self.next,
-            route_upstreams: Arc::new([self.route_upstreams[at]]),
-            groups: Arc::new(group.into_iter().map(|group| (0, group)).collect()),
+            upstreams: Arc::new(UpstreamNumbers { origins: Vec::new(), ids, starts, next: 0 }),
             counted_routes: (route < self.counted_routes).into(),
             hooks: self.hooks.clone(),
             configz: SharedText::new("".into()),
-            outline: Arc::default(),
+            full_config: Arc::default(),
         }
     }
 
@@ -115,8 +102,8 @@ impl Runtime {
 
     /// The body of /configz?outline. It is made anew when nobody is sent it any more: it may be long, and is hardly ever
     /// asked for.
-    pub fn outline(&self) -> SharedText {
-        let mut last = self.outline.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn full_config(&self) -> SharedText {
+        let mut last = self.full_config.lock().unwrap_or_else(PoisonError::into_inner);
         last.upgrade().unwrap_or_else(|| {
             let text = Arc::new(FullConfig::of(&self.config).to_json().into());
             *last = Arc::downgrade(&text);
@@ -126,23 +113,20 @@ impl Runtime {
 
     /// All upstreams.
     pub fn upstreams(&self) -> impl Iterator<Item = (UpstreamId, &Origin)> {
-        self.upstreams.iter().map(|(id, origin)| (*id, origin))
+        self.upstreams.origins.iter().map(|(id, origin)| (*id, origin))
     }
 
     /// Where an upstream is; `None` for one that this configuration does not have.
     pub fn origin(&self, id: UpstreamId) -> Option<&Origin> {
-        let at = self.upstreams.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-        Some(&self.upstreams[at].1)
+        let origins = &self.upstreams.origins;
+        let at = origins.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        Some(&origins[at].1)
     }
 
-    /// All upstreams of a route that has several.
-    pub fn group_of(&self, route: u32) -> Option<&[UpstreamId]> {
-        self.groups.get(&route).map(Vec::as_slice)
-    }
-
-    /// The upstream of a route that [`Router::find`] gave; of several, the first.
-    pub fn upstream_of(&self, route: u32) -> UpstreamId {
-        self.route_upstreams[route as usize]
+    /// The upstreams of a route that [`Router::find`] gave, in file order: at least one.
+    pub fn upstreams_of(&self, route: u32) -> &[UpstreamId] {
+        let UpstreamNumbers { ids, starts, .. } = &*self.upstreams;
+        &ids[starts[route as usize] as usize..starts[route as usize + 1] as usize]
     }
 }
 
@@ -150,58 +134,56 @@ impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Runtime")
             .field("routes", &self.config.routes.len())
-            .field("upstreams", &self.upstreams.len())
+            .field("upstreams", &self.upstreams.origins.len())
             .field("hooks", &self.hooks.is_some())
             .finish()
     }
 }
 
-/// What the origins of a configuration are called.
-struct Numbering {
-    upstreams: Vec<(UpstreamId, Origin)>,
-    route_upstreams: Vec<UpstreamId>,
-    groups: HashMap<u32, Vec<UpstreamId>>,
+/// The origins of a configuration, and which route leads to which.
+struct UpstreamNumbers {
+    /// Each origin once, in the order of the numbers. Without a reload those count from 0, in the order of the first route
+    /// that leads there.
+    origins: Vec<(UpstreamId, Origin)>,
+    /// The upstreams of all routes, one route after the other.
+    ids: Vec<UpstreamId>,
+    /// For each route where in `ids` its upstreams begin, and the end.
+    starts: Vec<u32>,
+    /// The number of the next origin that is new.
     next: u32,
 }
 
-fn number_origins(routes: &[RouteConfig], before: Option<&Runtime>) -> Numbering {
-    type Name<'a> = (Scheme, &'a str, u16, Option<&'a UpstreamTls>);
-    let known: HashMap<Name<'_>, UpstreamId> = before
-        .iter()
-        .flat_map(|runtime| runtime.upstreams())
-        .map(|(id, origin)| ((origin.scheme, origin.host.as_str(), origin.port, origin.tls.as_ref()), id))
-        .collect();
-    let mut next = before.map_or(0, |runtime| runtime.next);
-    let mut ids = HashMap::new();
-    let mut upstreams = Vec::new();
-    let mut groups = HashMap::new();
-    let mut route_upstreams = Vec::with_capacity(routes.len());
-    for (number, route) in (0..).zip(routes) {
-        let mut all = route.upstreams.iter().map(|upstream| {
-            let tls = match upstream.scheme {
-                Scheme::Http => None,
-                Scheme::Https => Some(&route.options.upstream_tls),
-            };
-            let name = (upstream.scheme, upstream.host.as_str(), upstream.port, tls);
-            *ids.entry(name).or_insert_with(|| {
-                let id = known.get(&name).copied().unwrap_or_else(|| {
-                    let id = UpstreamId(next);
-                    next = next.checked_add(1).expect("a reload takes longer than it takes to count to 2^32 that way");
+impl UpstreamNumbers {
+    fn new(routes: &[RouteConfig], before: Option<&UpstreamNumbers>) -> UpstreamNumbers {
+        type Name<'a> = (Scheme, &'a str, u16, Option<&'a UpstreamTls>);
+        let known = before.map_or(&[][..], |before| &before.origins);
+        let known: HashMap<Name<'_>, UpstreamId> = known
+            .iter()
+            .map(|(id, origin)| ((origin.scheme, origin.host.as_str(), origin.port, origin.tls.as_ref()), *id))
+            .collect();
+        let mut next = before.map_or(0, |before| before.next);
+        let (mut origins, mut ids, mut starts) = (Vec::new(), Vec::with_capacity(routes.len()), vec![0]);
+        let mut numbers = HashMap::new();
+        for route in routes {
+            ids.extend(route.upstreams.iter().map(|upstream| {
+                let tls = (upstream.scheme == Scheme::Https).then_some(&route.options.upstream_tls);
+                let name = (upstream.scheme, upstream.host.as_str(), upstream.port, tls);
+                *numbers.entry(name).or_insert_with(|| {
+                    let id = known.get(&name).copied().unwrap_or_else(|| {
+                        let id = UpstreamId(next);
+                        next = next.checked_add(1).expect("a reload takes longer than to count to 2^32 that way");
+                        id
+                    });
+                    let (host, tls) = (upstream.host.clone(), tls.cloned());
+                    origins.push((id, Origin { scheme: upstream.scheme, host, port: upstream.port, tls }));
                     id
-                });
-                let (host, tls) = (upstream.host.clone(), tls.cloned());
-                upstreams.push((id, Origin { scheme: upstream.scheme, host, port: upstream.port, tls }));
-                id
-            })
-        });
-        let first = all.next().expect("a route has an upstream");
-        route_upstreams.push(first);
-        if route.upstreams.len() > 1 {
-            groups.insert(number, std::iter::once(first).chain(all).collect());
+                })
+            }));
+            starts.push(u32::try_from(ids.len()).expect("a configuration file has fewer than 2^32 upstreams"));
         }
+        origins.sort_unstable_by_key(|(id, _)| *id);
+        UpstreamNumbers { origins, ids, starts, next }
     }
-    upstreams.sort_unstable_by_key(|(id, _)| *id);
-    Numbering { upstreams, route_upstreams, groups, next }
 }
 
 /// One route, as /configz shows it: no credentials.
@@ -281,9 +263,9 @@ mod tests {
         let runtime = runtime(true);
         let names: Vec<_> = runtime.upstreams().map(|(_, origin)| format!("{}:{}", origin.host, origin.port)).collect();
         assert_eq!(names, ["one.example:8000", "two.example:8000", "one.example:8001"]);
-        assert_eq!(runtime.route_upstreams[..], [UpstreamId(0), UpstreamId(1), UpstreamId(0), UpstreamId(2)]);
+        assert_eq!(runtime.upstreams.ids, [UpstreamId(0), UpstreamId(1), UpstreamId(0), UpstreamId(2)]);
         let found = runtime.router.find(b"/c\"/x").expect("a route");
-        assert_eq!(runtime.upstream_of(found.route), UpstreamId(0));
+        assert_eq!(runtime.upstreams_of(found.route), [UpstreamId(0)]);
     }
 
     #[test]
@@ -297,7 +279,7 @@ mod tests {
         let first = Runtime::new(with(&[1, 2, 3]), None);
         let second = first.reload(with(&[4, 3, 1]));
         assert_eq!(numbers(&second), [(0, 1), (2, 3), (3, 4)]);
-        assert_eq!(second.route_upstreams[..], [UpstreamId(3), UpstreamId(2), UpstreamId(0)]);
+        assert_eq!(second.upstreams.ids, [UpstreamId(3), UpstreamId(2), UpstreamId(0)]);
         let third = second.reload(with(&[2, 3]));
         assert_eq!(numbers(&third), [(2, 3), (4, 2)], "the one that was away is a new one");
         assert_eq!(third.origin(UpstreamId(4)).map(|origin| origin.port), Some(2));
@@ -322,7 +304,7 @@ mod tests {
             https("/e", insecure),
             route("/f", "one.example", 443, ""),
         ];
-        let ids = number_origins(&routes, None).route_upstreams;
+        let ids = UpstreamNumbers::new(&routes, None).ids;
         assert_eq!(ids.iter().map(|id| id.0).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 3]);
     }
 
@@ -333,7 +315,7 @@ mod tests {
         assert_eq!(narrowed.config.routes.len(), 1);
         assert!(Arc::ptr_eq(&narrowed.config.routes[0].upstreams, &runtime.config.routes[1].upstreams));
         assert_eq!(narrowed.config.timeouts, runtime.config.timeouts);
-        assert_eq!((narrowed.upstream_of(0), narrowed.counted_routes), (runtime.upstream_of(1), 1));
+        assert_eq!((narrowed.upstreams_of(0), narrowed.counted_routes), (runtime.upstreams_of(1), 1));
     }
 
     #[test]

@@ -21,8 +21,8 @@ use crate::mono_time::MonoTime;
 /// The client's connection.
 #[derive(Debug)]
 pub(super) enum ConnectionState {
-    /// Between requests. No buffer is owned.
-    Idle { since: MonoTime, skipped: EmptyLine },
+    /// Between requests. No buffer is owned. `skipped`: so many bytes have come of an empty line in front of the next one.
+    Idle { since: MonoTime, skipped: u8 },
     /// From the first byte of a request to the last byte of its response.
     Active(Box<Transaction>),
     /// Our last byte was sent; the client's are read and thrown away so that a reset does not overtake our response.
@@ -31,16 +31,8 @@ pub(super) enum ConnectionState {
     Closed,
 }
 
-/// How much has come of an empty line in front of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EmptyLine {
-    None,
-    Cr,
-    CrLf,
-}
-
 /// What is being read from the client.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum RequestState {
     /// The head, since its first byte (or since the response before it).
     Head { since: MonoTime, parser: HeadParser },
@@ -48,6 +40,7 @@ pub(super) enum RequestState {
     /// `100 Continue`, or so it said.
     Body { body: Body, mode: BodyMode, max_bytes: u64, awaits_continue: bool },
     /// Nothing: the request is complete. What comes is held for the next one.
+    #[default]
     Done,
     /// The rest of a request that is not wanted any more; it is thrown away.
     Discard,
@@ -56,9 +49,10 @@ pub(super) enum RequestState {
 }
 
 /// What is being read from the upstream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum ResponseState {
     /// Nothing: no upstream is needed yet.
+    #[default]
     None,
     /// Nothing: the proxy answered by itself.
     Local,
@@ -238,14 +232,16 @@ impl HalfClose {
 }
 
 /// One request and its response.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Transaction {
     pub request_state: RequestState,
     pub response_state: ResponseState,
     /// All memory that is kept for the next request.
     pub buf: Buffers,
-    /// Where the request goes, once it is admitted to a route; kept for the log.
-    pub destination: Option<Destination>,
+    /// Which route the request takes, once it is admitted to one; kept for the log.
+    pub route_index: Option<u32>,
+    /// Which of its upstreams, where the route has several.
+    pub attempt: Option<UpstreamAttempt>,
     /// Whether part of the request body was passed on: from then on the request cannot be sent again.
     pub has_upload_begun: bool,
     /// Whether the client's connection may serve another request.
@@ -254,15 +250,6 @@ pub(super) struct Transaction {
     pub reserved: Reservation,
     pub last_activity: LastActivity,
     pub log: RequestLog,
-}
-
-/// Where a request goes.
-#[derive(Debug)]
-pub(super) struct Destination {
-    /// Index of the route.
-    pub route: u32,
-    /// Which upstream, where the route has several.
-    pub attempt: Option<UpstreamAttempt>,
 }
 
 /// The upstream that a request goes to, where its route has several.
@@ -281,27 +268,8 @@ pub(super) struct UpstreamAttempt {
     pub losses: u8,
 }
 
-impl Destination {
-    pub fn route<'a>(&self, runtime: &'a Runtime) -> &'a RouteConfig {
-        &runtime.config.routes[self.route as usize]
-    }
-
-    /// The chosen upstream, or the only one.
-    pub fn upstream<'a>(&self, runtime: &'a Runtime) -> &'a UpstreamUrl {
-        let route = self.route(runtime);
-        &route.upstreams[self.attempt.as_ref().map_or(0, |attempt| attempt.nth)]
-    }
-
-    pub fn upstream_id(&self, runtime: &Runtime) -> UpstreamId {
-        match (&self.attempt, runtime.group_of(self.route)) {
-            (Some(attempt), Some(group)) => group[attempt.nth],
-            _ => runtime.upstream_of(self.route),
-        }
-    }
-}
-
 /// When each side last made progress.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LastActivity {
     pub client_read: MonoTime,
     pub client_write: MonoTime,
@@ -310,29 +278,45 @@ pub(super) struct LastActivity {
 }
 
 impl Transaction {
-    pub fn new(now: MonoTime, buf: Buffers) -> Transaction {
-        Transaction {
-            request_state: RequestState::Head { since: now, parser: HeadParser::new() },
-            response_state: ResponseState::None,
+    /// Begins a request: nothing is left of the one before but memory, and client bytes that were held.
+    pub fn restart(&mut self, now: MonoTime) {
+        // Each field is named: one that is forgotten would pass from one request to the next.
+        let Transaction {
+            request_state,
+            response_state,
             buf,
-            destination: None,
-            has_upload_begun: false,
-            is_persistent: true,
-            reserved: Reservation::default(),
-            last_activity: LastActivity {
-                client_read: now,
-                client_write: now,
-                upstream_read: now,
-                upstream_write: now,
-            },
-            log: RequestLog::new(now),
-        }
+            route_index,
+            attempt,
+            has_upload_begun,
+            is_persistent,
+            reserved,
+            last_activity,
+            log,
+        } = self;
+        *request_state = RequestState::Head { since: now, parser: HeadParser::new() };
+        *response_state = ResponseState::None;
+        buf.clear();
+        (*route_index, *attempt) = (None, None);
+        (*has_upload_begun, *is_persistent) = (false, true);
+        reserved.shrink_to(0);
+        *last_activity = LastActivity { client_read: now, client_write: now, upstream_read: now, upstream_write: now };
+        *log = RequestLog { started: now, ..RequestLog::default() };
     }
 
-    /// Begins the next request on the same connection: nothing is left but memory, and client bytes that were held.
-    pub fn restart(&mut self, now: MonoTime) {
-        self.buf.clear();
-        *self = Transaction::new(now, std::mem::take(&mut self.buf));
+    /// Which route the request takes.
+    pub fn route<'a>(&self, runtime: &'a Runtime) -> Option<&'a RouteConfig> {
+        self.route_index.map(|index| &runtime.config.routes[index as usize])
+    }
+
+    /// The chosen upstream, or the only one.
+    pub fn upstream<'a>(&self, runtime: &'a Runtime) -> Option<&'a UpstreamUrl> {
+        let route = self.route(runtime)?;
+        Some(&route.upstreams[self.attempt.as_ref().map_or(0, |attempt| attempt.nth)])
+    }
+
+    pub fn upstream_id(&self, runtime: &Runtime) -> Option<UpstreamId> {
+        let nth = self.attempt.as_ref().map_or(0, |attempt| attempt.nth);
+        self.route_index.map(|index| runtime.upstreams_of(index)[nth])
     }
 
     /// Moves the client's side to another state.

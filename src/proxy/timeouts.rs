@@ -22,10 +22,7 @@ pub(super) const LINGER_IDLE: Duration = Duration::from_secs(2);
 
 impl Transaction {
     pub(super) fn timeouts<'a>(&self, runtime: &'a Runtime) -> &'a Timeouts {
-        match &self.destination {
-            Some(destination) => &destination.route(runtime).options.timeouts,
-            None => &runtime.config.timeouts,
-        }
+        self.route(runtime).map_or(&runtime.config.timeouts, |route| &route.options.timeouts)
     }
 
     /// The nearest time-out, and what it will be called.
@@ -93,6 +90,9 @@ impl Transaction {
             }
             Cause::TunnelIdle | Cause::TunnelHalfClosed => self.end_tunnel(ctx, cause),
             _ => self.send_error(ctx, cause),
+        }
+        if self.log.timeline.is_some() {
+            self.trace(ctx.now(), Some((None, "time-out", 0)));
         }
     }
 }

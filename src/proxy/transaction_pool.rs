@@ -1,7 +1,6 @@
 //! Recycled transactions, one set per worker.
 
 use super::body_memory::BodyMemory;
-use super::buffers::Buffers;
 use super::state::Transaction;
 use crate::mono_time::MonoTime;
 
@@ -47,14 +46,12 @@ impl TransactionPool {
     }
 
     pub(super) fn take(&mut self, now: MonoTime) -> Box<Transaction> {
-        match self.boxes.pop() {
-            Some((mut transaction, memory)) => {
-                self.kept -= memory;
-                transaction.restart(now);
-                transaction
-            }
-            None => Box::new(Transaction::new(now, Buffers::default())),
-        }
+        let mut transaction = self.boxes.pop().map_or_else(Box::default, |(transaction, memory)| {
+            self.kept -= memory;
+            transaction
+        });
+        transaction.restart(now);
+        transaction
     }
 
     pub(super) fn recycle(&mut self, mut transaction: Box<Transaction>) {
@@ -111,9 +108,9 @@ mod tests {
     #[test]
     fn e4_everything_that_grows_with_what_peers_send_is_counted_and_given_back() {
         const LEN: usize = 200 * 1024;
-        let empty = Transaction::new(MonoTime::FIRST, Buffers::default()).memory();
+        let empty = Transaction::default().memory();
         for (name, grow) in EVERY_BUFFER {
-            let mut transaction = Transaction::new(MonoTime::FIRST, Buffers::default());
+            let mut transaction = Transaction::default();
             grow(&mut transaction, vec![b'x'; LEN]);
             assert!(transaction.memory() >= empty + LEN, "{name} is not counted");
             transaction.log.method = None;

@@ -128,7 +128,7 @@ pub fn never_stuck(wire: &Wire) -> Result<(), String> {
     if wire.is_over || wire.exchange.deadline().is_some() {
         return Ok(());
     }
-    let may_be_silent = wire.exchange.wants_read(Side::Upstream)
+    let may_be_silent = wire.exchange.read_interest(Side::Upstream).is_some()
         && wire.link == Link::Open
         && wire.loans.last().and_then(|loan| loan.responses.messages.last()).is_some_and(is_pushed);
     if may_be_silent { Ok(()) } else { Err("stuck: open, and nothing is waited for".to_owned()) }

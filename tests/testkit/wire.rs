@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use mini_rproxy::config::{Config, UpstreamUrl};
 use mini_rproxy::mono_time::MonoTime;
+use mini_rproxy::proxy::cause::Cause;
 use mini_rproxy::proxy::proxy_connection::{
     AccessRecord, Balance, CloseMode, Command, ConnectError, Input, Now, Observer, Peer, ProxyConnection, Side,
     TransactionPool, UpstreamEvent, WorkerCtx,
 };
+use mini_rproxy::proxy::request_log::RequestLog;
 use mini_rproxy::proxy::runtime::Runtime;
 use selftest::judge::LogEntry;
 
@@ -206,33 +208,32 @@ pub struct Log {
 
 impl Observer for Log {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        let AccessRecord { method, status, bytes_in, bytes_out, .. } = record;
-        let path = record.path();
-        let (method, path) = (method.escape_ascii(), path.escape_ascii());
+        let RequestLog { status, bytes_in, bytes_out, .. } = record.log;
+        let (method, path) = (record.method().escape_ascii(), record.path().escape_ascii());
         let mut line = format!("LOG {method} {path} status={status} in={bytes_in} out={bytes_out}");
         // Port 0: not the peer itself, but whom it reports.
-        if let Some(client) = record.client.filter(|client| client.port() == 0) {
+        if let Some(client) = record.log.client.filter(|client| client.port() == 0) {
             line += &format!(" client={}", client.ip());
         }
-        if record.reused {
+        if record.log.reused {
             line += " reused";
         }
-        if record.retries > 0 {
-            line += &format!(" retries={}", record.retries);
+        if record.log.retries > 0 {
+            line += &format!(" retries={}", record.log.retries);
         }
-        if record.total > Duration::ZERO {
-            line += &format!(" total={:?}", record.total);
+        if record.total() > Duration::ZERO {
+            line += &format!(" total={:?}", record.total());
         }
-        if let Some(why) = record.why {
+        let (why, rule) = (record.log.cause.map(Cause::why), record.log.cause.and_then(Cause::rule));
+        if let Some(why) = why {
             line += &format!(" why={why}");
         }
-        if let Some(rule) = record.rule.filter(|rule| Some(*rule) != record.why) {
+        if let Some(rule) = rule.filter(|rule| Some(*rule) != why) {
             line += &format!(" rule={rule}");
         }
         self.lines.push(line);
-        let method = String::from_utf8_lossy(record.method).into_owned();
-        let why = record.rule.or(record.why).map(str::to_owned);
-        self.entries.push(LogEntry { method, status: *status, why });
+        let method = String::from_utf8_lossy(record.method()).into_owned();
+        self.entries.push(LogEntry { method, status: *status, why: rule.or(why).map(str::to_owned) });
     }
 
     fn upstream(&mut self, upstream: &UpstreamUrl, event: UpstreamEvent) {
@@ -577,7 +578,7 @@ impl Wire {
         if !self.is_there(side) {
             return Ok(false);
         }
-        let wants_read = self.exchange.wants_read(side);
+        let wants_read = self.exchange.read_interest(side).is_some();
         let end = match side {
             Side::Client => &mut self.client,
             Side::Upstream => &mut self.origin,

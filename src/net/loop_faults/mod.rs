@@ -61,8 +61,8 @@ impl Observer for Ear {
     fn access(&mut self, record: &AccessRecord<'_>) {
         let mut said = self.0.borrow_mut();
         said.answered += 1;
-        if let (Some(why), true) = (record.why, self.1) {
-            said.bad.push(format!("in a fair scenario: status {} why={why}", record.status));
+        if let (Some(cause), true) = (record.log.cause, self.1) {
+            said.bad.push(format!("in a fair scenario: status {} {cause:?}", record.log.status));
         }
     }
 }
