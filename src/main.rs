@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use mini_rproxy::about;
 use mini_rproxy::cli::{self, Action, Flags};
-use mini_rproxy::config::{Config, Difference, FullConfig, Kind, ListenAddr, Scheme, place_of};
+use mini_rproxy::config::{Config, Difference, FullConfig, ListenAddr, Scheme, place_of};
 use mini_rproxy::extras::explain::{ExplainRequest, explain};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation;
@@ -117,7 +117,7 @@ fn print(text: &str) -> Result<ExitCode, ExitError> {
 /// The configuration as the file and the flags have it.
 fn load(flags: &Flags) -> Result<Config, ExitError> {
     let mut config = match flags.config_path() {
-        Some(path) => Config::load(path).map_err(|error| error.to_string())?,
+        Some(path) => Config::load(path)?,
         None => Config::from_flags(&flags.listen, &flags.routes).map_err(ExitError::usage)?,
     };
     config.log.access |= flags.verbose;
@@ -336,14 +336,11 @@ fn try_reload(logger: &Logger, flags: &Flags, server: &mut Server) -> Result<Rel
 }
 
 fn log_change(logger: &Logger, difference: &Difference) {
-    let message = match (difference.needs_restart, difference.kind) {
-        (true, _) => "reload: kept as it was, since this needs a restart",
-        (false, Kind::Added) => "reload: added",
-        (false, Kind::Changed) => "reload: changed",
-        (false, Kind::Removed) => "reload: removed",
+    let (level, message) = match difference.needs_restart {
+        true => (Level::Warn, "kept as it was, since this needs a restart"),
+        false => (Level::Info, difference.kind),
     };
-    let level = if difference.needs_restart { Level::Warn } else { Level::Info };
-    logger.line(level, message).text("what", &difference.what).send();
+    logger.line(level, &format!("reload: {message}")).text("what", &difference.what).send();
 }
 
 /// The start report: version and features, limits, certificates, and where it listens.

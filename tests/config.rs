@@ -458,9 +458,6 @@ fn what_grows_without_end_is_refused() {
         &long,
         "config.yaml:2:11: the configuration of a plugin has at most 1MiB: put the rest into a file of its own",
     );
-    let many = format!("{ROUTES}forwarded: {{trusted_proxies: [{}]}}\n", "10.0.0.0/8,".repeat(1025));
-    let refusal = Config::parse(&many, "config.yaml").map(drop).map_err(|error| error.to_string());
-    assert!(refusal.is_err_and(|message| message.ends_with("a list has at most 1024 entries here")));
 }
 
 #[test]

@@ -28,33 +28,18 @@ pub struct FullConfig {
 /// One thing that is different.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// In which way.
-    pub kind: Kind,
+    /// added, changed or removed.
+    pub kind: &'static str,
     /// What, in words for people.
     pub what: String,
     /// Whether only a restart makes it so.
     pub needs_restart: bool,
 }
 
-/// How something is different.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// It is only in the new one.
-    Added,
-    /// It is in both.
-    Changed,
-    /// It is only in the old one.
-    Removed,
-}
-
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            Kind::Added => "added",
-            Kind::Changed => "changed",
-            Kind::Removed => "removed",
-        };
-        write!(f, "{kind}: {}{}", self.what, if self.needs_restart { " (needs a restart)" } else { "" })
+        let restart = if self.needs_restart { " (needs a restart)" } else { "" };
+        write!(f, "{}: {}{restart}", self.kind, self.what)
     }
 }
 
@@ -89,7 +74,7 @@ impl Config {
             };
             if before != &*route.upstreams && route.upstreams.iter().any(has_other_credentials) {
                 let what = format!("route {}: the credentials in its upstream URL", route.prefix);
-                differences.push(Difference { kind: Kind::Changed, what, needs_restart: false });
+                differences.push(Difference { kind: "changed", what, needs_restart: false });
             }
         }
         differences.extend(FullConfig::of(self).differences(&FullConfig::of(new)));
@@ -141,12 +126,12 @@ impl FullConfig {
         };
         for (prefix, old) in &self.routes {
             match new.routes.get(prefix) {
-                None => found.push(whole_route(Kind::Removed, prefix, old)),
+                None => found.push(whole_route("removed", prefix, old)),
                 Some(new) => compare(&format!("route {prefix}: "), old, new, &mut found),
             }
         }
         let added = new.routes.iter().filter(|(prefix, _)| !self.routes.contains_key(*prefix));
-        found.extend(added.map(|(prefix, new)| whole_route(Kind::Added, prefix, new)));
+        found.extend(added.map(|(prefix, new)| whole_route("added", prefix, new)));
         found
     }
 }
@@ -198,12 +183,12 @@ fn compare(start: &str, old: &Mapping, new: &Mapping, found: &mut Vec<Difference
         removed.retain(|text| !new.contains(text));
         added.retain(|text| !old.contains(text));
         if !both_lists && old != new {
-            note(Kind::Changed, &format!("{} -> {}", old[0], new[0]));
+            note("changed", &format!("{} -> {}", old[0], new[0]));
         } else {
-            removed.iter().for_each(|text| note(Kind::Removed, text));
-            added.iter().for_each(|text| note(Kind::Added, text));
+            removed.iter().for_each(|text| note("removed", text));
+            added.iter().for_each(|text| note("added", text));
             if removed.is_empty() && added.is_empty() && old != new {
-                note(Kind::Changed, "in another order");
+                note("changed", "in another order");
             }
         }
     }

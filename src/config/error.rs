@@ -6,84 +6,65 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// Stands before the text of our own messages, so that [`ConfigError::from_yaml`] can tell it from the path that the YAML
+/// Stands before the text of our own messages, so that [`from_yaml`] can tell it from the path that the YAML
 /// library puts before it. No text of ours holds it: [`quoted`] escapes what the file said.
 const OWN_MESSAGE: char = '\u{1}';
 
 /// A key that is none.
 pub(super) const KEY: &str = "a key is one word, not a list or a mapping; a value that begins with [ or { needs quotes";
 
-/// Why a configuration was refused. `Display` gives the file, line and column, what is wrong and how to mend it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    file: String,
-    /// Line and column, from 1.
-    place: Option<(usize, usize)>,
-    message: String,
-}
+/// Line and column, from 1.
+pub(super) type Place = (usize, usize);
 
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.place {
-            Some((line, column)) => write!(f, "{}:{line}:{column}: {}", self.file, self.message),
-            None => write!(f, "{}: {}", self.file, self.message),
-        }
+/// A sentence about a file, with the place where there is one.
+pub(super) fn located(file: &str, place: Option<Place>, message: impl fmt::Display) -> String {
+    match place {
+        Some((line, column)) => format!("{file}:{line}:{column}: {message}"),
+        None => format!("{file}: {message}"),
     }
 }
 
-impl std::error::Error for ConfigError {}
+/// The place of the character at byte `at` of `text`.
+pub(super) fn place_of_byte(text: &[u8], at: usize) -> Option<Place> {
+    let before = String::from_utf8_lossy(text.get(..at)?);
+    let last = before.rsplit('\n').next()?;
+    Some((before.matches('\n').count() + 1, last.chars().count() + 1))
+}
 
-impl ConfigError {
-    /// About the file as a whole.
-    pub(super) fn whole(file: &str, message: impl Into<String>) -> ConfigError {
-        ConfigError { file: file.to_owned(), place: None, message: message.into() }
+/// The place of the value at `path`, for example `routes.3.upstream`; of none where there is no path.
+pub(super) fn place_of_value(text: &str, path: &str) -> Option<Place> {
+    if path.is_empty() {
+        return None;
     }
+    Locate(path).deserialize(serde_yaml::Deserializer::from_str(text)).err().and_then(|error| place_of_error(&error))
+}
 
-    /// About the character at byte `at` of `text`.
-    pub(super) fn at(file: &str, text: &[u8], at: usize, message: impl Into<String>) -> ConfigError {
-        let before = String::from_utf8_lossy(&text[..at]);
-        let line = before.matches('\n').count() + 1;
-        let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
-        ConfigError { file: file.to_owned(), place: Some((line, column)), message: message.into() }
-    }
+fn place_of_error(error: &serde_yaml::Error) -> Option<Place> {
+    error.location().map(|place| (place.line(), place.column()))
+}
 
-    /// About the value at `path`, for example `routes.3.upstream`; about the file as a whole where there is none.
-    pub(super) fn at_path(file: &str, text: &str, path: &str, message: String) -> ConfigError {
-        if path.is_empty() {
-            return ConfigError::whole(file, message);
-        }
-        let found = Locate(path).deserialize(serde_yaml::Deserializer::from_str(text)).err();
-        let place = found.and_then(|error| error.location()).map(|place| (place.line(), place.column()));
-        ConfigError { file: file.to_owned(), place, message }
+/// What the YAML library said about `text`.
+pub(super) fn from_yaml(file: &str, text: &str, error: serde_yaml::Error) -> String {
+    // Broken syntax explains more than what was understood up to there, so it is told first.
+    let error = serde_yaml::from_str::<IgnoredAny>(text).err().unwrap_or(error);
+    let whole = error.to_string();
+    if let Some(rest) = whole.strip_prefix("control characters are not allowed") {
+        let at = rest.rsplit(' ').next().and_then(|at| at.parse().ok()).unwrap_or_default();
+        let place = place_of_byte(text.as_bytes(), at);
+        return located(file, place, "a control character, which YAML does not allow: remove it");
     }
-
-    /// What the YAML library said about `text`.
-    pub(super) fn from_yaml(file: &str, text: &str, error: serde_yaml::Error) -> ConfigError {
-        // Broken syntax explains more than what was understood up to there, so it is told first.
-        let error = serde_yaml::from_str::<IgnoredAny>(text).err().unwrap_or(error);
-        let mut place = error.location().map(|place| (place.line(), place.column()));
-        let whole = error.to_string();
-        if let Some(rest) = whole.strip_prefix("control characters are not allowed") {
-            let at = rest.rsplit(' ').next().and_then(|at| at.parse().ok()).unwrap_or_default();
-            return ConfigError::at(
-                file,
-                text.as_bytes(),
-                at,
-                "a control character, which YAML does not allow: remove it",
-            );
-        }
-        // The place is at the end, but where that is the very first character.
-        let suffix = place.map(|(line, column)| format!(" at line {line} column {column}")).unwrap_or_default();
-        let said = whole.strip_suffix(&suffix).unwrap_or(&whole);
-        if let (Some(key), Some(mapping)) = (said.split("duplicate field `").nth(1), place) {
-            place = second(text, mapping, key.trim_end_matches('`')).or(place);
-        }
-        let message = match said.split_once(OWN_MESSAGE) {
-            Some((_path, own)) => own.to_owned(),
-            None => message_of_serde(said).unwrap_or_else(|| foreign_message(&whole, text, place)),
-        };
-        ConfigError { file: file.to_owned(), place, message }
+    let mut place = place_of_error(&error);
+    // The place is at the end, but where that is the very first character.
+    let suffix = place.map(|(line, column)| format!(" at line {line} column {column}")).unwrap_or_default();
+    let said = whole.strip_suffix(&suffix).unwrap_or(&whole);
+    if let (Some(key), Some(mapping)) = (said.split("duplicate field `").nth(1), place) {
+        place = second(text, mapping, key.trim_end_matches('`')).or(place);
     }
+    let message = match said.split_once(OWN_MESSAGE) {
+        Some((_path, own)) => own.to_owned(),
+        None => message_of_serde(said).unwrap_or_else(|| foreign_message(&whole, text, place)),
+    };
+    located(file, place, message)
 }
 
 /// Goes to a value, for example `routes.3.upstream`, and ends with an error there: the library tells places only so. What is
@@ -126,7 +107,7 @@ impl<'de> Visitor<'de> for Locate<'_> {
 }
 
 /// Where a key stands for the second time, in a mapping of lines that begins at this line and column.
-fn second(text: &str, (line, column): (usize, usize), key: &str) -> Option<(usize, usize)> {
+fn second(text: &str, (line, column): Place, key: &str) -> Option<Place> {
     let is_key = |line: &str| line.get(column - 1..)?.strip_prefix(key)?.trim_start().strip_prefix(':').map(|_| ());
     let mut lines = text.lines().enumerate().skip(line - 1).filter(|(_, line)| is_key(line).is_some());
     lines.nth(1).map(|(number, _)| (number + 1, column))
@@ -191,7 +172,7 @@ pub(super) fn refuse<E: serde::de::Error>(message: impl fmt::Display) -> E {
 }
 
 /// The library's own errors: syntax, and things of YAML that no reader of ours sees.
-fn foreign_message(said: &str, text: &str, place: Option<(usize, usize)>) -> String {
+fn foreign_message(said: &str, text: &str, place: Option<Place>) -> String {
     let is = |words: &str| said.contains(words);
     for (words, message) in [
         ("more than one document", "one file holds one YAML document: remove the line \"---\" between them"),
@@ -277,7 +258,6 @@ mod tests {
     #[test]
     fn places_count_characters_from_one() {
         let text = "a: 1\nb\u{e9}: \u{7}\n".as_bytes();
-        let error = ConfigError::at("f", text, text.len() - 2, "no");
-        assert_eq!(error.to_string(), "f:2:5: no");
+        assert_eq!(place_of_byte(text, text.len() - 2), Some((2, 5)));
     }
 }

@@ -14,10 +14,8 @@ impl Config {
     pub fn from_flags(listen: &[String], routes: &[String]) -> Result<Config, String> {
         let mut config = Config::default();
         if !listen.is_empty() {
-            let addresses = listen
-                .iter()
-                .map(|text| <ListenAddr as Notation<_>>::parse(Scalar::Text(text)))
-                .collect::<Result<_, _>>();
+            let addresses =
+                listen.iter().map(|text| <ListenAddr as Notation>::parse(Scalar::Text(text))).collect::<Result<_, _>>();
             config.listen_addr = addresses.map_err(|error| format!("-listen: {error}"))?;
         }
         let routes = routes.iter().map(|text| route(text)).collect::<Result<_, _>>();
@@ -38,7 +36,7 @@ fn route(text: &str) -> Result<(String, UpstreamUrl), String> {
         .split_once('=')
         .ok_or_else(|| "a route is written /prefix=host:port or /prefix=http://host:port/base".to_owned())?;
     let upstream = if upstream.contains("://") { upstream.to_owned() } else { format!("http://{upstream}") };
-    Ok((Prefix::parse(Scalar::Text(prefix))?, <UpstreamUrl as Notation<_>>::parse(Scalar::Text(&upstream))?))
+    Ok((Prefix::parse(Scalar::Text(prefix))?, <UpstreamUrl as Notation>::parse(Scalar::Text(&upstream))?))
 }
 
 #[cfg(test)]

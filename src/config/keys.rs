@@ -132,11 +132,11 @@ pub struct Limits {
     #[serde(with = "As::<BodyLimit>")]
     pub max_body_bytes: Option<u64>,
     /// 0: unlimited.
-    #[serde(deserialize_with = "As::<Count<0, { u32::MAX as u64 }>>::deserialize")]
+    #[serde(deserialize_with = "As::<Count<0, { u32::MAX as u64 }, u32>>::deserialize")]
     #[default(1000)]
     pub max_requests_per_connection: u32,
     /// 1xx responses before a final one; more are a fault of the upstream (rule G9).
-    #[serde(deserialize_with = "As::<Count<0, 1000>>::deserialize")]
+    #[serde(deserialize_with = "As::<Count<0, 1000, u32>>::deserialize")]
     #[default(8)]
     pub max_interim_responses: u32,
 }
@@ -144,10 +144,10 @@ pub struct Limits {
 /// At least what one worker needs.
 pub(super) type MemorySize = Or<Size<MIB, { 2 * GIB }>>;
 /// Bodies are counted in 63 bits, as Content-Length is.
-type BodyLimit = Or<Size<0, { i64::MAX as u64 }>>;
+type BodyLimit = Or<Size<0, { i64::MAX as u64 }, u64>>;
 
 /// Each one measures progress, but `request_head`, which bounds the whole head.
-#[derive(Clone, Copy, Debug, SmartDefault, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, SmartDefault, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of time-outs such as \"request_head: 10s\"")]
 pub struct Timeouts {
     /// From the first byte of a head (of a connection: from its start) to the last; 408 after it.
@@ -275,7 +275,7 @@ pub struct DnsConfig {
 #[serde(default, deny_unknown_fields, expecting = "a mapping such as \"failures: 3\"")]
 pub struct Health {
     /// After so many failures in a row.
-    #[serde(deserialize_with = "As::<Count<1, 1000>>::deserialize")]
+    #[serde(deserialize_with = "As::<Count<1, 1000, u32>>::deserialize")]
     #[default(3)]
     pub failures: u32,
     /// For so long at first; each time that a try fails after it, for twice as long. While the file is read, 0 where it says
@@ -385,7 +385,7 @@ pub struct PluginConfig {
     #[serde(deserialize_with = "As::<NonEmpty>::own", skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// The name of one that is linked into the binary.
-    #[serde(deserialize_with = "As::<NonEmpty>::own", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "As::<NonEmpty<String>>::own", skip_serializing_if = "Option::is_none")]
     pub builtin: Option<String>,
     /// Whether the proxy refuses to start without it.
     #[default(true)]
@@ -484,7 +484,7 @@ impl RouteConfig {
 }
 
 /// What holds for a route: its own settings, else those of the whole proxy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct RouteOptions {
     /// Whether the prefix is removed from the path before forwarding.
     pub strip_prefix: bool,
@@ -525,7 +525,7 @@ pub struct Rewrites {
 }
 
 /// A route as it is written; `None` is what it does not say. Boxes keep 100,000 of them small that say little.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the keys prefix and upstream")]
 pub(crate) struct RawRoute {
     #[serde(deserialize_with = "As::<Prefix>::own")]
@@ -555,7 +555,7 @@ pub(crate) struct RawRoute {
 }
 
 /// The time-outs that a route can have for itself: the others end before its route is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of time-outs such as \"response_head: 5s\"")]
 pub(crate) struct RawTimeouts {
     #[serde(deserialize_with = "As::<HumanDuration>::own")]

@@ -59,7 +59,8 @@ impl Serialize for ListenAddr {
     }
 }
 
-impl Notation<ListenAddr> for ListenAddr {
+impl Notation for ListenAddr {
+    type Value = ListenAddr;
     const EXPECTED: &'static str = "a listening address such as \":8080\" or 127.0.0.1:8080";
 
     fn read(scalar: Scalar<'_>) -> Result<Option<ListenAddr>, String> {

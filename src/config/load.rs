@@ -4,12 +4,13 @@ use std::fs;
 use std::io::{self, ErrorKind, Read as _};
 use std::path::Path;
 
-use super::error::{ConfigError, quoted};
+use super::error::{from_yaml, located, place_of_byte, place_of_value, quoted};
 use super::keys::{Config, LogFormat};
 
 impl Config {
-    /// Reads and checks the file at `path`. The environment variable `LOG_MODE=json` changes the default of `log.format`.
-    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    /// Reads and checks the file at `path`. An error is one sentence: the file, line and column, what is wrong and how to
+    /// mend it. The environment variable `LOG_MODE=json` changes the default of `log.format`.
+    pub fn load(path: &Path) -> Result<Config, String> {
         let name = path.display().to_string();
         let bytes = read_bytes(path).map_err(|error| {
             let message = match error.kind() {
@@ -21,16 +22,17 @@ impl Config {
                 }
                 _ => &format!("cannot be read: {error}; name another file with -config PATH"),
             };
-            ConfigError::whole(&name, message)
+            located(&name, None, message)
         })?;
         let text = std::str::from_utf8(&bytes).map_err(|error| {
-            ConfigError::at(&name, &bytes, error.valid_up_to(), "this byte is not UTF-8: save the file as UTF-8 text")
+            let place = place_of_byte(&bytes, error.valid_up_to());
+            located(&name, place, "this byte is not UTF-8: save the file as UTF-8 text")
         })?;
         parse(text, &name, default_format())
     }
 
     /// Checks `text`; `name` stands for the file in messages. The environment is not looked at.
-    pub fn parse(text: &str, name: &str) -> Result<Config, ConfigError> {
+    pub fn parse(text: &str, name: &str) -> Result<Config, String> {
         parse(text, name, Ok(LogFormat::Text))
     }
 }
@@ -76,9 +78,9 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn parse(text: &str, name: &str, format: Result<LogFormat, String>) -> Result<Config, ConfigError> {
-    let mut config: Config = serde_yaml::from_str(text).map_err(|error| ConfigError::from_yaml(name, text, error))?;
-    config.validate(format).map_err(|(path, message)| ConfigError::at_path(name, text, &path, message))?;
+fn parse(text: &str, name: &str, format: Result<LogFormat, String>) -> Result<Config, String> {
+    let mut config: Config = serde_yaml::from_str(text).map_err(|error| from_yaml(name, text, error))?;
+    config.validate(format).map_err(|(path, message)| located(name, place_of_value(text, &path), message))?;
     Ok(config)
 }
 
@@ -106,7 +108,7 @@ mod tests {
         let _ = fs::remove_file(&socket);
         let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
         for path in [socket.as_path(), Path::new("/dev/null")] {
-            let error = Config::load(path).expect_err("no file").to_string();
+            let error = Config::load(path).expect_err("no file");
             assert!(error.contains("no regular file"), "{error}");
         }
         let _ = fs::remove_file(&socket);

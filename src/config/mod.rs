@@ -25,8 +25,8 @@ mod load;
 mod flags;
 mod diff;
 
-pub use diff::{Difference, FullConfig, Kind};
-pub use error::{ConfigError, did_you_mean};
+pub use diff::{Difference, FullConfig};
+pub use error::did_you_mean;
 pub use keys::{
     AdminConfig, CertificateFiles, Config, ConnectTimeout, DnsConfig, ForwardedPolicy, Health, Limits, LogConfig,
     LogFormat, MAX_UPSTREAMS, PluginConfig, PluginSource, PoolLimits, ProxyProtocol, Rewrite, Rewrites, RouteConfig,

@@ -59,7 +59,8 @@ pub(super) fn check_bytes(text: &str) -> Result<(), &'static str> {
 /// The notation of one.
 pub(super) struct Prefix;
 
-impl Notation<String> for Prefix {
+impl Notation for Prefix {
+    type Value = String;
     const EXPECTED: &'static str = "a path prefix such as /api";
 
     fn read(scalar: Scalar<'_>) -> Result<Option<String>, String> {

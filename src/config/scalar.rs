@@ -6,6 +6,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -31,83 +32,66 @@ impl fmt::Display for Scalar<'_> {
     }
 }
 
-/// How a `T` is written.
-pub(super) trait Notation<T> {
+/// How a value is written.
+pub(super) trait Notation {
+    type Value;
+
     /// Completes "expected ...".
     const EXPECTED: &'static str;
 
     /// `None` where something else stands; an error where more can be said about it.
-    fn read(scalar: Scalar<'_>) -> Result<Option<T>, String>;
+    fn read(scalar: Scalar<'_>) -> Result<Option<Self::Value>, String>;
 
     /// The same, with a sentence for something else.
-    fn parse(scalar: Scalar<'_>) -> Result<T, String> {
+    fn parse(scalar: Scalar<'_>) -> Result<Self::Value, String> {
         Self::read(scalar)?.ok_or_else(|| format!("expected {}, found {scalar}", Self::EXPECTED))
     }
 }
 
 /// A notation that is not that of serde when the value is printed either.
-pub(super) trait Printed<T>: Notation<T> {
+pub(super) trait Printed: Notation {
     /// Where the value may be left open ([`Or`]): the word for it, and what is expected then.
     const OPEN: [&'static str; 2] = [""; 2];
 
     /// A text of nothing but digits is printed as a number.
-    fn print(value: &T) -> String;
+    fn print(value: &Self::Value) -> String;
 }
 
 /// Reads and prints values in the notation `N`.
 pub(super) struct As<N>(PhantomData<N>);
 
-impl<N> As<N> {
-    pub fn deserialize<'de, T, D: Deserializer<'de>>(from: D) -> Result<T, D::Error>
-    where
-        N: Notation<T>,
-    {
+impl<N: Notation> As<N> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<N::Value, D::Error> {
         Self::own(from)?.ok_or_else(|| D::Error::invalid_length(0, &N::EXPECTED))
     }
 
     /// A key that may be left out, but not its value.
-    pub fn own<'de, T, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error>
-    where
-        N: Notation<T>,
-    {
+    pub fn own<'de, D: Deserializer<'de>>(from: D) -> Result<Option<N::Value>, D::Error> {
         Self::read(from, false).map(|mut one| one.pop())
     }
 
-    pub fn one_or_list<'de, T, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error>
-    where
-        N: Notation<T>,
-    {
+    pub fn one_or_list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<N::Value>, D::Error> {
         Self::read(from, true)
     }
 
-    fn read<'de, T, D: Deserializer<'de>>(from: D, may_be_list: bool) -> Result<Vec<T>, D::Error>
-    where
-        N: Notation<T>,
-    {
+    fn read<'de, D: Deserializer<'de>>(from: D, may_be_list: bool) -> Result<Vec<N::Value>, D::Error> {
         let mut all = Vec::new();
         let read = &mut |scalar: Scalar<'_>| N::parse(scalar).map(|value| all.push(value));
-        ScalarVisitor { read, expected: N::EXPECTED, may_be_list }.deserialize(from)?;
+        from.deserialize_any(ScalarVisitor { read, expected: N::EXPECTED, may_be_list })?;
         Ok(all)
     }
 
-    pub fn list<'de, T, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error>
-    where
-        N: Notation<T>,
-    {
-        let list: Vec<OneOf<N, T>> = or_default(from)?;
-        Ok(list.into_iter().map(|OneOf(value, _)| value).collect())
+    pub fn list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<N::Value>, D::Error> {
+        or_default(from).map(|list: Vec<Element<N>>| list.into_iter().map(|Element(value)| value).collect())
     }
 
-    pub fn own_list<'de, T, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<T>>, D::Error>
-    where
-        N: Notation<T>,
-    {
+    pub fn own_list<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<N::Value>>, D::Error> {
         Self::list(from).map(Some)
     }
 
-    pub fn serialize<T, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error>
+    pub fn serialize<S: Serializer>(value: &N::Value, serializer: S) -> Result<S::Ok, S::Error>
     where
-        N: Printed<T>,
+        N: Printed,
     {
         let text = N::print(value);
         match text.parse() {
@@ -117,12 +101,11 @@ impl<N> As<N> {
     }
 }
 
-/// A value in the notation `N`.
-struct OneOf<N, T>(T, PhantomData<N>);
+struct Element<N: Notation>(N::Value);
 
-impl<'de, N: Notation<T>, T> Deserialize<'de> for OneOf<N, T> {
+impl<'de, N: Notation> Deserialize<'de> for Element<N> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        As::<N>::deserialize(from).map(|value| OneOf(value, PhantomData))
+        As::<N>::deserialize(from).map(Element)
     }
 }
 
@@ -181,10 +164,11 @@ pub(super) fn some<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> R
 /// A value, or a word that leaves it open.
 pub(super) struct Or<N>(PhantomData<N>);
 
-impl<T, N: Printed<T>> Notation<Option<T>> for Or<N> {
+impl<N: Printed> Notation for Or<N> {
+    type Value = Option<N::Value>;
     const EXPECTED: &'static str = N::OPEN[1];
 
-    fn read(scalar: Scalar<'_>) -> Result<Option<Option<T>>, String> {
+    fn read(scalar: Scalar<'_>) -> Result<Option<Self::Value>, String> {
         match scalar {
             Text(word) if word == N::OPEN[0] => Ok(Some(None)),
             _ => Ok(N::read(scalar)?.map(Some)),
@@ -192,8 +176,8 @@ impl<T, N: Printed<T>> Notation<Option<T>> for Or<N> {
     }
 }
 
-impl<T, N: Printed<T>> Printed<Option<T>> for Or<N> {
-    fn print(value: &Option<T>) -> String {
+impl<N: Printed> Printed for Or<N> {
+    fn print(value: &Self::Value) -> String {
         value.as_ref().map_or_else(|| N::OPEN[0].to_owned(), N::print)
     }
 }
@@ -203,7 +187,8 @@ pub(super) struct HumanDuration;
 
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
-impl Notation<Duration> for HumanDuration {
+impl Notation for HumanDuration {
+    type Value = Duration;
     const EXPECTED: &'static str = "a duration such as 500ms, 10s, 1m or 1h";
 
     fn read(scalar: Scalar<'_>) -> Result<Option<Duration>, String> {
@@ -225,7 +210,7 @@ impl Notation<Duration> for HumanDuration {
     }
 }
 
-impl Printed<Duration> for HumanDuration {
+impl Printed for HumanDuration {
     fn print(span: &Duration) -> String {
         humantime::format_duration(*span).to_string()
     }
@@ -239,9 +224,10 @@ pub(super) const GIB: u64 = 1024 * MIB;
 const SIZE_UNITS: [(&str, u64); 5] = [("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("", 1), ("B", 1)];
 
 /// A number of bytes from `MIN` to `MAX`.
-pub(super) struct Size<const MIN: u64, const MAX: u64>;
+pub(super) struct Size<const MIN: u64, const MAX: u64, T = usize>(PhantomData<T>);
 
-impl<T: TryFrom<u64>, const MIN: u64, const MAX: u64> Notation<T> for Size<MIN, MAX> {
+impl<T: TryFrom<u64>, const MIN: u64, const MAX: u64> Notation for Size<MIN, MAX, T> {
+    type Value = T;
     const EXPECTED: &'static str = "a size such as 65536, 64KiB or 1MiB";
 
     fn read(scalar: Scalar<'_>) -> Result<Option<T>, String> {
@@ -257,7 +243,7 @@ impl<T: TryFrom<u64>, const MIN: u64, const MAX: u64> Notation<T> for Size<MIN, 
     }
 }
 
-impl<T: Copy + TryFrom<u64> + TryInto<u64>, const MIN: u64, const MAX: u64> Printed<T> for Size<MIN, MAX> {
+impl<T: Copy + TryFrom<u64> + TryInto<u64>, const MIN: u64, const MAX: u64> Printed for Size<MIN, MAX, T> {
     const OPEN: [&'static str; 2] = ["unlimited", "a size such as 65536, 64KiB or 1MiB, or unlimited"];
 
     fn print(size: &T) -> String {
@@ -283,9 +269,10 @@ pub(super) fn print_size(bytes: u64) -> String {
 }
 
 /// A whole number from `MIN` to `MAX`.
-pub(super) struct Count<const MIN: u64, const MAX: u64>;
+pub(super) struct Count<const MIN: u64, const MAX: u64, T = usize>(PhantomData<T>);
 
-impl<T: TryFrom<u64>, const MIN: u64, const MAX: u64> Notation<T> for Count<MIN, MAX> {
+impl<T: TryFrom<u64>, const MIN: u64, const MAX: u64> Notation for Count<MIN, MAX, T> {
+    type Value = T;
     const EXPECTED: &'static str = "a whole number";
 
     fn read(scalar: Scalar<'_>) -> Result<Option<T>, String> {
@@ -295,7 +282,7 @@ impl<T: TryFrom<u64>, const MIN: u64, const MAX: u64> Notation<T> for Count<MIN,
     }
 }
 
-impl<T: TryFrom<u64> + fmt::Display, const MIN: u64, const MAX: u64> Printed<T> for Count<MIN, MAX> {
+impl<T: TryFrom<u64> + fmt::Display, const MIN: u64, const MAX: u64> Printed for Count<MIN, MAX, T> {
     const OPEN: [&'static str; 2] = ["auto", "a whole number, or auto"];
 
     fn print(count: &T) -> String {
@@ -308,9 +295,10 @@ fn in_range<T: TryFrom<u64>>(value: u64, min: u64, max: u64) -> Option<T> {
 }
 
 /// A text that is not empty.
-pub(super) struct NonEmpty;
+pub(super) struct NonEmpty<T = PathBuf>(PhantomData<T>);
 
-impl<T: From<String>> Notation<T> for NonEmpty {
+impl<T: From<String>> Notation for NonEmpty<T> {
+    type Value = T;
     const EXPECTED: &'static str = "a text (put numbers and words like true in quotes)";
 
     fn read(scalar: Scalar<'_>) -> Result<Option<T>, String> {
@@ -322,7 +310,8 @@ impl<T: From<String>> Notation<T> for NonEmpty {
 /// A protocol to upgrade to, in lower case (RFC 9110 section 7.8).
 pub(super) struct Protocol;
 
-impl Notation<String> for Protocol {
+impl Notation for Protocol {
+    type Value = String;
     const EXPECTED: &'static str = "the name of a protocol such as websocket";
 
     fn read(scalar: Scalar<'_>) -> Result<Option<String>, String> {
@@ -342,7 +331,8 @@ impl Notation<String> for Protocol {
 /// A range of addresses, or one address.
 pub(super) struct Network;
 
-impl Notation<IpNet> for Network {
+impl Notation for Network {
+    type Value = IpNet;
     const EXPECTED: &'static str = "an address or a range such as 10.0.0.0/8";
 
     fn read(scalar: Scalar<'_>) -> Result<Option<IpNet>, String> {
@@ -399,7 +389,7 @@ mod tests {
 
     #[test]
     fn sizes_have_a_number_and_perhaps_a_unit() {
-        type AnySize = Size<0, { 1 << 40 }>;
+        type AnySize = Size<0, { 1 << 40 }, u64>;
         for (text, expected) in [
             ("64KiB", Some(65_536)),
             ("1MiB", Some(1_048_576)),
@@ -414,11 +404,11 @@ mod tests {
             ("0x10B", None),
             ("99999999999999999999KiB", None),
         ] {
-            assert_eq!(AnySize::parse(Text(text)).ok(), expected.map(|size: u64| size), "{text}");
+            assert_eq!(AnySize::parse(Text(text)).ok(), expected, "{text}");
         }
-        assert_eq!(Size::<1024, 2048>::parse(Number(1024)), Ok(1024_u32));
+        assert_eq!(Size::<1024, 2048, u32>::parse(Number(1024)), Ok(1024));
         let refused = "1 is out of range: write a size from 1KiB to 2KiB".to_owned();
-        assert_eq!(<Size::<1024, 2048> as Notation<u64>>::parse(Number(1)), Err(refused));
+        assert_eq!(Size::<1024, 2048>::parse(Number(1)), Err(refused));
     }
 
     #[test]

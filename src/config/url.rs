@@ -110,7 +110,8 @@ impl UpstreamUrl {
     }
 }
 
-impl Notation<UpstreamUrl> for UpstreamUrl {
+impl Notation for UpstreamUrl {
+    type Value = UpstreamUrl;
     const EXPECTED: &'static str = "an upstream URL such as http://127.0.0.1:9001/base";
 
     fn read(scalar: Scalar<'_>) -> Result<Option<UpstreamUrl>, String> {
@@ -141,7 +142,8 @@ pub enum HostPolicy {
     Fixed(String),
 }
 
-impl Notation<HostPolicy> for HostPolicy {
+impl Notation for HostPolicy {
+    type Value = HostPolicy;
     const EXPECTED: &'static str = "upstream, client or a host name";
 
     fn read(scalar: Scalar<'_>) -> Result<Option<HostPolicy>, String> {
@@ -157,7 +159,8 @@ impl Notation<HostPolicy> for HostPolicy {
 /// The name that an upstream's certificate has to be for.
 pub(super) struct ServerName;
 
-impl Notation<String> for ServerName {
+impl Notation for ServerName {
+    type Value = String;
     const EXPECTED: &'static str = "a host name, or an address without brackets";
 
     fn read(scalar: Scalar<'_>) -> Result<Option<String>, String> {

@@ -3,6 +3,7 @@
 //! A refusal names the value by its path, for example `routes.3.upstreams`: its place in the file is looked up from it.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,37 +22,18 @@ pub(super) type ValidationError = (String, String);
 /// What a worker needs at least: its read buffer and a few exchanges.
 const MIN_SHARE: usize = 512 * 1024;
 
-/// For every list but the routes: nothing here is long, and some are gone through for each client.
-const MAX_LIST: usize = 1024;
-
 impl Config {
     /// Completes what was read. `format` is that of the log where nothing is said about it.
     pub(super) fn validate(&mut self, format: Result<LogFormat, String>) -> Result<(), ValidationError> {
         self.upstream_tls.insecure_skip_verify.get_or_insert(false);
         self.limits.validate().map_err(at("limits"))?;
-        let default = Health::default();
-        fill_in(
-            ["eject", "max_eject"],
-            [&mut self.health.eject, &mut self.health.max_eject],
-            [default.eject, default.max_eject],
-        )
-        .map_err(at("health"))?;
+        self.health.fill_in().map_err(at("health"))?;
         self.timeouts.connect.fill_in().map_err(at("timeouts.connect"))?;
         if let Some(tls) = &mut self.tls {
             tls.validate().map_err(at("tls"))?;
         }
         for (index, plugin) in self.plugins.iter().enumerate() {
             plugin.check().map_err(at(&format!("plugins.{index}")))?;
-        }
-        for (path, len) in [
-            ("forwarded.trusted_proxies", self.forwarded.trusted_proxies.len()),
-            ("proxy_protocol.from", self.proxy_protocol.from.len()),
-            ("plugins", self.plugins.len()),
-            ("listen_addr", self.listen_addr.len()),
-        ] {
-            if len > MAX_LIST {
-                return Err((path.to_owned(), format!("a list has at most {MAX_LIST} entries here")));
-            }
         }
         self.resolve_routes()?;
         self.check_addresses()?;
@@ -117,19 +99,15 @@ impl Config {
         let raw = std::mem::take(&mut self.raw_routes);
         let mut routes: Vec<RouteConfig> = Vec::with_capacity(raw.len());
         let mut first_with = HashMap::with_capacity(raw.len());
-        let mut known_upstreams: HashSet<Arc<[UpstreamUrl]>> = HashSet::new();
-        let mut known_options: HashMap<RawRoute, Arc<RouteOptions>> = HashMap::new();
+        let (mut known_upstreams, mut known_options) = (HashSet::new(), HashSet::new());
         for mut route in raw {
             let path = format!("routes.{}", routes.len());
             let (prefix, urls) = route.take_names(&routes, &mut first_with).map_err(at(&path))?;
             if let Some(connect) = route.timeouts.as_mut().and_then(|timeouts| timeouts.connect.as_mut()) {
                 connect.fill_in().map_err(at(&format!("{path}.timeouts.connect")))?;
             }
-            let upstreams = known_upstreams.get(&urls[..]).cloned().unwrap_or_else(|| urls.into());
-            known_upstreams.insert(Arc::clone(&upstreams));
-            let known = known_options.get(&route).cloned();
-            let options = known.unwrap_or_else(|| Arc::new(route.clone().merged_with(self)));
-            known_options.entry(route).or_insert_with(|| Arc::clone(&options));
+            let upstreams = shared(&mut known_upstreams, urls.into());
+            let options = shared(&mut known_options, Arc::new(route.merged_with(self)));
             routes.push(RouteConfig { prefix, upstreams, options });
         }
         if routes.is_empty() {
@@ -162,6 +140,15 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The one of `known` that is equal, or this one.
+fn shared<T: ?Sized + Eq + Hash>(known: &mut HashSet<Arc<T>>, new: Arc<T>) -> Arc<T> {
+    let shared = known.get(&new).unwrap_or(&new).clone();
+    if Arc::ptr_eq(&shared, &new) {
+        known.insert(new);
+    }
+    shared
 }
 
 fn at(path: &str) -> impl Fn(String) -> ValidationError {
@@ -204,6 +191,14 @@ impl ConnectTimeout {
     fn fill_in(&mut self) -> Result<(), String> {
         let default = Timeouts::default().connect;
         fill_in(["address", "total"], [&mut self.address, &mut self.total], [default.address, default.total])
+    }
+}
+
+impl Health {
+    fn fill_in(&mut self) -> Result<(), String> {
+        let default = Health::default();
+        let default = [default.eject, default.max_eject];
+        fill_in(["eject", "max_eject"], [&mut self.eject, &mut self.max_eject], default)
     }
 }
 
@@ -259,9 +254,6 @@ impl RawRoute {
         check_upstreams(&upstreams)?;
         if self.upstream_tls.is_some() && upstreams.iter().all(|url| url.scheme == Scheme::Http) {
             return Err("upstream_tls has no effect on an http:// upstream: write https://, or remove it".to_owned());
-        }
-        if self.upgrade.as_ref().is_some_and(|protocols| protocols.len() > 16) {
-            return Err("a route upgrades to at most 16 protocols".to_owned());
         }
         if let Some(first) = first_with.insert(prefix::normal_form(&prefix), before.len()) {
             let (this, other) = (quoted(&prefix), quoted(&before[first].prefix));
