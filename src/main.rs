@@ -146,9 +146,9 @@ fn start_error(flags: &Flags, error: &StartError) -> String {
 
 /// `-check`: the files that the configuration names, and with `-against` what a reload would change.
 fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
-    let tls = Tls::prepare(config).map_err(|error| located(flags, error.path(), &error))?;
+    let tls = Tls::load(config).map_err(|error| located(flags, error.path.as_deref(), &error))?;
     // The proxy starts with certificates that are out of their time: a reload may come soon, and some clients accept them.
-    tls.warnings().iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
+    tls.warnings.iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
     let has_plugins = !config.plugins.is_empty() || flags.plugin_dir.is_some();
     config.warnings(has_plugins).iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
     chain::check(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| plugin_error(flags, &error))?;
@@ -303,7 +303,7 @@ fn reload(logger: &Logger, flags: &Flags, server: &mut Server, switches: &LogSwi
             logger
                 .line(Level::Info, message)
                 .number("routes", server.config().routes.len() as u64)
-                .number("certificates", server.tls.certificates() as u64)
+                .number("certificates", server.tls.certificates as u64)
                 .send();
             log_certificate_warnings(logger, server);
         }
@@ -367,7 +367,7 @@ fn log_start(logger: &Logger, config: &Config, server: &Server) {
         let message = "the descriptor limit is low: a client may need two, and 64 more are needed beside";
         logger.line(Level::Warn, message).send();
     }
-    for roots in server.tls.trusted() {
+    for roots in &server.tls.trusted {
         logger.line(Level::Info, "https upstreams are verified").text("by", roots).send();
     }
     log_certificate_warnings(logger, server);
@@ -383,8 +383,8 @@ fn log_start(logger: &Logger, config: &Config, server: &Server) {
 }
 
 fn log_certificate_warnings(logger: &Logger, server: &Server) {
-    for warning in server.tls.warnings() {
-        logger.line(Level::Warn, &warning).send();
+    for warning in &server.tls.warnings {
+        logger.line(Level::Warn, warning).send();
     }
 }
 

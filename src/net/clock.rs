@@ -19,8 +19,8 @@ pub fn since_1970() -> Duration {
 }
 
 /// Seconds since 1970 as the log writes times, limited to the years that can be written.
-pub fn date_text(seconds: i64) -> String {
-    let since_1970 = Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(YEAR_10000 - Duration::from_secs(1));
+pub fn date_text(seconds: u64) -> String {
+    let since_1970 = Duration::from_secs(seconds).min(YEAR_10000 - Duration::from_secs(1));
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since_1970).to_string()
 }
 

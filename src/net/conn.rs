@@ -1,7 +1,7 @@
-//! One connection as the rest of the loop sees it: a socket, and where the peer speaks TLS a byte stage in front of it.
+//! One connection as the rest of the loop sees it: a socket, and where the peer speaks TLS a layer in front of it.
 //!
 //! ```text
-//!   exchange ◄── plain bytes ──► [ stage: TLS ] ◄── cipher bytes ──► socket
+//!   exchange ◄── plain bytes ──► [ TLS layer ] ◄── cipher bytes ──► socket
 //! ```
 //!
 //! Everyone else asks the same questions of both kinds: may I read, may I write, read, write, say that no more comes. What
@@ -13,13 +13,13 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::task::Poll;
 
 use mio::{Registry, Token};
 
 pub use super::socket::{ConnectOutcome, ReadOutcome, Readiness, Socket, WriteOutcome, limit_unsent, probe_when_idle};
-pub use super::tls::{Flushed, Handshake};
 
-use super::tls::{Failure, Stage};
+use super::tls::{HandshakeError, TlsLayer};
 
 /// What a TLS session owns while it rests, and what waits in it for a slow peer.
 const SESSION: usize = 12 * 1024;
@@ -31,7 +31,7 @@ pub struct Conn {
     /// What is asked of it passes the TLS session by.
     pub(super) socket: Socket,
     /// Boxed: most connections are idle, and many are plain.
-    tls: Option<Box<Stage>>,
+    tls: Option<Box<dyn TlsLayer>>,
 }
 
 impl Conn {
@@ -50,38 +50,33 @@ impl Conn {
         self.socket.finish_connect()
     }
 
-    /// From now on nothing passes but through `stage`.
-    pub fn secure(&mut self, stage: Stage) {
-        self.tls = Some(Box::new(stage));
+    /// From now on nothing passes but through `tls`.
+    pub fn secure(&mut self, tls: Box<dyn TlsLayer>) {
+        self.tls = Some(tls);
     }
 
-    /// Whether a stage is in between.
+    /// Whether TLS is spoken.
     pub fn is_secured(&self) -> bool {
         self.tls.is_some()
     }
 
     /// Whether it is not known yet who the peer is, and a step of finding out may be due.
     pub fn is_handshaking(&self) -> bool {
-        self.tls.as_ref().is_some_and(|stage| stage.is_handshaking())
-    }
-
-    /// Whether a step of a handshake was done since this was last asked: those cost more than anything else here.
-    pub fn take_effort(&mut self) -> bool {
-        self.tls.as_mut().is_some_and(|stage| stage.take_effort())
+        self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
     }
 
     /// Goes on with a handshake that we began.
-    pub fn handshake(&mut self) -> Handshake {
+    pub fn handshake(&mut self) -> Poll<Result<(), HandshakeError>> {
         let Conn { socket, tls } = self;
         match tls {
-            None => Handshake::Done,
-            Some(stage) => stage.handshake(socket),
+            None => Poll::Ready(Ok(())),
+            Some(tls) => tls.handshake(socket),
         }
     }
 
     /// Why the handshake with a client that is going to be left was never complete, if it had begun.
-    pub fn take_handshake_failure(&mut self) -> Option<Failure> {
-        self.tls.as_mut().and_then(|stage| stage.take_handshake_failure())
+    pub fn take_handshake_error(&mut self) -> Option<HandshakeError> {
+        self.tls.as_mut().and_then(|tls| tls.take_handshake_error())
     }
 
     /// Registers for reading, and for writing where that would not succeed now.
@@ -98,7 +93,7 @@ impl Conn {
     pub fn can_read(&self) -> bool {
         match &self.tls {
             None => self.socket.can_read(),
-            Some(stage) => stage.can_read(&self.socket),
+            Some(tls) => tls.can_read(&self.socket),
         }
     }
 
@@ -106,11 +101,11 @@ impl Conn {
     pub fn can_write(&self) -> bool {
         match &self.tls {
             None => self.socket.can_write(),
-            Some(stage) => stage.can_write(&self.socket),
+            Some(tls) => tls.can_write(&self.socket),
         }
     }
 
-    /// Looks at what comes next on the socket, without taking it and past any stage.
+    /// Looks at what comes next on the socket, without taking it and past TLS.
     pub fn peek(&mut self, buf: &mut [u8]) -> ReadOutcome {
         self.socket.peek(buf)
     }
@@ -120,7 +115,7 @@ impl Conn {
         self.socket.is_end_in_sight()
     }
 
-    /// Reads once, past any stage: what stands before a handshake.
+    /// Reads once, past TLS: what stands before a handshake.
     pub fn read_raw(&mut self, buf: &mut [u8]) -> ReadOutcome {
         self.socket.read(buf)
     }
@@ -130,7 +125,7 @@ impl Conn {
         let Conn { socket, tls } = self;
         match tls {
             None => socket.read(buf),
-            Some(stage) => stage.read(socket, buf),
+            Some(tls) => tls.read(socket, buf),
         }
     }
 
@@ -139,7 +134,7 @@ impl Conn {
         let Conn { socket, tls } = self;
         match tls {
             None => socket.write(bytes),
-            Some(stage) => stage.write(socket, bytes),
+            Some(tls) => tls.write(socket, bytes),
         }
     }
 
@@ -156,36 +151,25 @@ impl Conn {
         self.socket.write_slices(&[IoSlice::new(first), IoSlice::new(second)])
     }
 
-    /// Writes what a stage still holds.
-    pub fn flush(&mut self) -> Flushed {
+    /// Writes what TLS still holds; `Blocked` where that is nothing, or nothing can be written now.
+    pub fn flush(&mut self) -> WriteOutcome {
         let Conn { socket, tls } = self;
-        tls.as_mut().map_or(Flushed::Still, |stage| stage.flush(socket))
+        tls.as_mut().map_or(WriteOutcome::Blocked, |tls| tls.flush(socket))
     }
 
-    /// Whether [`Conn::flush`] has something to do, or to tell.
+    /// Whether [`Conn::flush`] has something to write, or a failure to tell.
     pub fn needs_flush(&self) -> bool {
-        self.tls.as_ref().is_some_and(|stage| stage.has_unsent(&self.socket) || stage.has_write_failure())
-    }
-
-    /// Whether bytes that were written have not reached the socket, and still may.
-    pub fn has_unsent(&self) -> bool {
-        self.tls.as_ref().is_some_and(|stage| stage.has_unsent(&self.socket))
+        self.tls.as_ref().is_some_and(|tls| tls.needs_flush(&self.socket))
     }
 
     /// How many bytes of memory it owns beside its own slot. A TLS session does not tell what it owns; what is said here
     /// for it was measured.
     pub fn memory(&self) -> usize {
-        match (self.is_secured(), self.has_unsent()) {
+        match (self.is_secured(), self.needs_flush()) {
             (false, _) => 0,
             (true, false) => SESSION,
             (true, true) => SESSION + UNSENT,
         }
-    }
-
-    /// Whether the connection is known to be broken, without reading: asked when the poller saw an error and nobody
-    /// wants to read.
-    pub fn is_broken(&mut self) -> bool {
-        self.socket.is_broken() || self.tls.as_mut().is_some_and(|stage| stage.take_read_failure())
     }
 
     /// Sends the end; reading goes on.
@@ -193,15 +177,14 @@ impl Conn {
         let Conn { socket, tls } = self;
         match tls {
             None => socket.shutdown_write(),
-            Some(stage) => stage.shutdown_write(socket),
+            Some(tls) => tls.shutdown_write(socket),
         }
     }
 
     /// Says that the end is meant, before the connection is closed. For a plain one closing says it.
     pub fn say_goodbye(&mut self) {
-        let Conn { socket, tls } = self;
-        if let Some(stage) = tls {
-            stage.say_goodbye(socket);
+        if self.is_secured() {
+            self.shutdown_write();
         }
     }
 }

@@ -23,14 +23,22 @@ impl LogLimiter {
 }
 
 /// A [`LogLimiter`] that several threads share. It also counts what was not logged.
-#[derive(Debug, Default)]
-pub struct SharedLogLimiter(Mutex<(LogLimiter, u64)>);
+#[derive(Debug)]
+pub struct SharedLogLimiter {
+    every: Duration,
+    state: Mutex<(LogLimiter, u64)>,
+}
 
 impl SharedLogLimiter {
+    /// Logs at most once in `every`.
+    pub const fn new(every: Duration) -> SharedLogLimiter {
+        SharedLogLimiter { every, state: Mutex::new((LogLimiter { last: None }, 0)) }
+    }
+
     /// If it is to be logged now: how often it was not since the last time.
-    pub fn is_due(&self, now: MonoTime, every: Duration) -> Option<u64> {
-        let (limiter, skipped) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if limiter.is_due(now, every) {
+    pub fn is_due(&self, now: MonoTime) -> Option<u64> {
+        let (limiter, skipped) = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if limiter.is_due(now, self.every) {
             return Some(std::mem::take(skipped));
         }
         *skipped += 1;
@@ -54,11 +62,11 @@ mod tests {
 
     #[test]
     fn what_several_threads_log_is_logged_once_and_the_rest_is_counted() {
-        let (begin, every) = (MonoTime::now(), Duration::from_secs(1));
-        let limiter = SharedLogLimiter::default();
+        let begin = MonoTime::now();
+        let limiter = SharedLogLimiter::new(Duration::from_secs(1));
         for (millis, expected) in [(0, Some(0)), (1, None), (999, None), (1000, Some(2)), (1500, None), (5000, Some(1))]
         {
-            assert_eq!(limiter.is_due(begin + Duration::from_millis(millis), every), expected, "after {millis} ms");
+            assert_eq!(limiter.is_due(begin + Duration::from_millis(millis)), expected, "after {millis} ms");
         }
     }
 }

@@ -8,8 +8,8 @@
 //! | [`clock`] | the moment of the turn, and the Date field |
 //! | [`log_limiter`] | one line in a while |
 //! | [`socket`] | one socket and what is known of its readiness |
-//! | [`tls`] | TLS: certificates, trust, and the stage between socket and exchange |
-//! | [`conn`] | a socket with or without that stage |
+//! | [`tls`] | TLS: certificates, trust, and the layer between socket and proxy connection |
+//! | [`conn`] | a socket with or without that layer |
 //! | [`splice`] | bodies through pipes, uncopied |
 //! | [`activation`] | sockets that a service manager hands over, and what it wants to hear |
 //! | [`descriptors`] | the descriptor limit and the connection limit made of it |
@@ -36,10 +36,6 @@ pub mod timers;
 pub mod clock;
 pub mod log_limiter;
 pub mod socket;
-#[cfg(feature = "tls")]
-pub mod tls;
-#[cfg(not(feature = "tls"))]
-#[path = "tls_off.rs"]
 pub mod tls;
 pub mod conn;
 pub mod splice;

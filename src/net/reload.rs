@@ -5,31 +5,27 @@ use std::rc::Rc;
 
 use crate::proxy::runtime::{Origin, Runtime, UpstreamId};
 
-use super::tls::TlsContext;
+use super::tls::Tls;
 
-/// The TLS context of now, and configurations that requests from before a reload may need.
+/// The TLS settings of now, and configurations that requests from before a reload may need.
 pub struct ConfigHistory {
     /// What TLS connections are made of now.
-    pub tls: TlsContext,
+    pub tls: Tls,
     /// Configurations that are in use no more but by requests that began with them; the newest last. Mostly empty.
-    retired: Vec<(Rc<Runtime>, TlsContext)>,
+    retired: Vec<(Rc<Runtime>, Tls)>,
     /// Whether there was ever another one.
     has_reloaded: bool,
 }
 
 impl ConfigHistory {
     /// Those of the first configuration.
-    pub fn new(tls: TlsContext) -> ConfigHistory {
+    pub fn new(tls: Tls) -> ConfigHistory {
         ConfigHistory { tls, retired: Vec::new(), has_reloaded: false }
     }
 
     /// Where `upstream` is and what a TLS connection to it is made of. The newest configuration that has it is asked:
     /// its certificates are the freshest.
-    pub fn find_upstream<'a>(
-        &'a self,
-        current: &'a Runtime,
-        upstream: UpstreamId,
-    ) -> Option<(&'a Origin, &'a TlsContext)> {
+    pub fn find_upstream<'a>(&'a self, current: &'a Runtime, upstream: UpstreamId) -> Option<(&'a Origin, &'a Tls)> {
         if let Some(origin) = current.origin(upstream) {
             return Some((origin, &self.tls));
         }
@@ -37,7 +33,7 @@ impl ConfigHistory {
     }
 
     /// `old` is not the current configuration any more; `tls` belongs to the one that is.
-    pub fn retire(&mut self, old: Rc<Runtime>, tls: TlsContext) {
+    pub fn retire(&mut self, old: Rc<Runtime>, tls: Tls) {
         let old_tls = std::mem::replace(&mut self.tls, tls);
         self.retired.push((old, old_tls));
         self.has_reloaded = true;
@@ -76,13 +72,13 @@ mod tests {
 
     #[test]
     fn an_upstream_that_is_gone_is_found_for_as_long_as_a_request_needs_it() {
-        let tls = Tls::prepare(&Config::default()).expect("no files");
+        let tls = Tls::load(&Config::default()).expect("no files");
         let first = Rc::new(Runtime::new(config(1), None));
         let second = Rc::new(first.reload(config(2)));
         let (one, two) = (first.upstreams_of(0)[0], second.upstreams_of(0)[0]);
-        let mut configs = ConfigHistory::new(TlsContext::new(tls.clone(), &first));
+        let mut configs = ConfigHistory::new(tls.clone());
         let of_a_request = Rc::clone(&first);
-        configs.retire(first, configs.tls.succeeded_by(tls, &second));
+        configs.retire(first, tls);
         let port = |configs: &ConfigHistory, id| configs.find_upstream(&second, id).map(|(origin, _)| origin.port);
         assert!(!configs.drop_unused(), "a request needs it");
         assert_eq!((port(&configs, one), port(&configs, two)), (Some(1), Some(2)));

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -76,7 +76,7 @@ impl From<String> for StartError {
 
 impl From<TlsError> for StartError {
     fn from(error: TlsError) -> StartError {
-        StartError { message: error.to_string(), path: error.path().map(Path::to_owned) }
+        StartError { message: error.to_string(), path: error.path }
     }
 }
 
@@ -120,7 +120,7 @@ impl Server {
         let descriptor_limit = descriptors::limit();
         let max_connections = max_connections(&config, descriptor_limit);
         // Before anything listens: a client that comes in at once must find everything in its place.
-        let tls = Tls::prepare(&config)?;
+        let tls = Tls::load(&config)?;
         let (listeners, listeners_by_worker) = ListenerSet::open(&config, inherited, workers, sharing)?;
         let polls = (0..workers).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
         let queue =
@@ -177,7 +177,7 @@ impl Server {
     /// that it adds are opened. On an error nothing has changed. Plugins stay as they are, and so does what is fixed at
     /// start: the number of workers and the memory budget.
     pub fn reload(&mut self, config: Arc<Config>) -> Result<Reloaded, StartError> {
-        let tls = self.tls.renewed(&config)?;
+        let tls = self.tls.reload(&config)?;
         let plan = self.listeners.plan(&config)?;
         // From here on nothing fails.
         self.max_connections = max_connections(&config, self.descriptor_limit);

@@ -17,7 +17,7 @@ use crate::extras::proxy_protocol::ProxyHeader;
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{CloseMode, Command, Input, ProxyConnection, ReadPurpose, Side};
 
-use super::conn::{Conn, Flushed, ReadOutcome, WriteOutcome};
+use super::conn::{Conn, ReadOutcome, WriteOutcome};
 use super::event_source::EventSource;
 use super::slab::Key;
 use super::splice::{Pipes, SPLICE_COST, SpliceResult, splice_body};
@@ -255,9 +255,9 @@ impl Worker {
     fn finish_flush(&mut self, key: Key, until: MonoTime) {
         let now = self.ctx.now();
         let Some(client) = self.clients.get_mut(key) else { return };
-        let has_flushed = client.conn.flush() == Flushed::Moved;
+        let has_flushed = client.conn.flush().written() > 0;
         let would_lose_bytes = client.conn.socket.would_lose_bytes();
-        if !client.conn.has_unsent() && !would_lose_bytes {
+        if !client.conn.needs_flush() && !would_lose_bytes {
             return self.remove_client(key);
         }
         let has_moved = has_flushed || client.conn.socket.has_drained();
@@ -303,8 +303,8 @@ impl Worker {
         let Some(mut client) = self.clients.remove(key) else { return };
         self.timers.cancel(&mut client.timer, EventSource::Client(key).token());
         self.admin_clients -= usize::from(client.is_admin);
-        if let Some(failure) = client.conn.take_handshake_failure() {
-            self.on_handshake_failure(client.connection.peer(), &failure);
+        if let Some(error) = client.conn.take_handshake_error() {
+            self.on_handshake_error(client.connection.peer(), &error);
         }
         self.ctx.memory.update(&mut client.counted, 0);
         if let Some(pending) = client.pending_splice {
@@ -437,9 +437,9 @@ impl Session<'_> {
         loop {
             // Whether or not the proxy connection has something to say (rule M11).
             match conn.flush() {
-                Flushed::Moved => moved = true,
-                Flushed::Still => {}
-                Flushed::Failed => {
+                WriteOutcome::Bytes(_) => moved = true,
+                WriteOutcome::Blocked => {}
+                WriteOutcome::Failed => {
                     connection.handle(&mut ctx.worker(), Input::Unwritable(side));
                     return true;
                 }
@@ -568,7 +568,7 @@ impl Session<'_> {
     /// The proxy connection does not want to read from the client now. If the poller saw an error there, the client is gone
     /// all the same, and whatever is done for it is in vain (rule G12). An upstream's last bytes are worth waiting for.
     fn check_reset(&mut self, side: Side) -> bool {
-        let is_gone = side == Side::Client && self.client.conn.is_broken();
+        let is_gone = side == Side::Client && self.client.conn.socket.is_broken();
         if is_gone {
             self.handle(Input::Reset(side));
         }

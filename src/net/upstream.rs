@@ -14,6 +14,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::config::Scheme;
@@ -23,11 +24,11 @@ use crate::proxy::runtime::UpstreamId;
 
 use super::acceptor::is_exhaustion;
 use super::addresses::{Addresses, ConnectAttempt};
-use super::conn::{Conn, ConnectOutcome, Handshake, ReadOutcome, Readiness};
+use super::conn::{Conn, ConnectOutcome, ReadOutcome, Readiness};
 use super::event_source::EventSource;
 use super::slab::Key;
 use super::timers::TimerHandle;
-use super::tls::Failure;
+use super::tls::HandshakeError;
 use super::upstream_state::{ConnOwner, UpstreamConn, UpstreamState, Upstreams};
 use super::worker::{Lifecycle, Worker};
 use super::worker_queue::DnsEvent;
@@ -236,7 +237,7 @@ impl Worker {
             return;
         };
         let found = self.configs.find_upstream(&self.ctx.runtime, *upstream);
-        match found.map(|(origin, tls)| (origin.scheme, tls.connect(*upstream))) {
+        match found.map(|(origin, tls)| (origin.scheme, tls.connect(origin))) {
             Some((Scheme::Http, _)) => self.connected(key),
             Some((Scheme::Https, Some(tls))) => {
                 conn.secure(tls);
@@ -263,25 +264,24 @@ impl Worker {
                 continue;
             };
             match conn.handshake() {
-                Handshake::Done => self.connected(key),
-                Handshake::Waiting => {}
-                Handshake::Busy => self.upstreams.handshaking.push_back(key),
-                Handshake::Failed(failure) => {
+                Poll::Ready(Ok(())) => self.connected(key),
+                Poll::Pending => {}
+                Poll::Ready(Err(error)) => {
                     let upstream = *upstream;
-                    self.warn_tls(upstream, &failure);
-                    self.address_failed(key, failure.verdict());
+                    self.warn_tls(upstream, &error);
+                    self.address_failed(key, error.cause);
                 }
             }
         }
     }
 
-    fn warn_tls(&mut self, upstream: UpstreamId, failure: &Failure) {
+    fn warn_tls(&mut self, upstream: UpstreamId, error: &HandshakeError) {
         let now = self.ctx.now();
         let Some((origin, _)) = self.configs.find_upstream(&self.ctx.runtime, upstream) else { return };
         if self.upstreams.by_id.entry(upstream).or_default().tls_warn_limit.is_due(now, TLS_WARN_INTERVAL) {
-            let (host, port, remedy) = (&origin.host, origin.port, failure.remedy());
+            let (host, port, HandshakeError { message, hint, .. }) = (&origin.host, origin.port, error);
             let observer = &mut self.ctx.observer;
-            observer.warn(format_args!("no TLS connection to upstream {host}, port {port}: {failure}; {remedy}"));
+            observer.warn(format_args!("no TLS connection to upstream {host}, port {port}: {message}; {hint}"));
         }
     }
 

@@ -39,7 +39,7 @@ use super::clock::Clock;
 use super::conn::{Conn, Readiness};
 use super::dns::DnsCache;
 use super::event_source::EventSource;
-use super::log_limiter::LogLimiter;
+use super::log_limiter::{LogLimiter, SharedLogLimiter};
 use super::malloc_trim;
 use super::memory_budget::MemoryBudget;
 use super::observer::{EventLog, MeteredObserver};
@@ -47,7 +47,7 @@ use super::reload::ConfigHistory;
 use super::slab::{Key, Slab};
 use super::splice::{PendingSplice, Pipes};
 use super::timers::{TimerHandle, Timers};
-use super::tls::{Failure, Tls, TlsContext};
+use super::tls::{HandshakeError, Tls};
 use super::upstream_state::Upstreams;
 use super::worker_queue::{ReloadMsg, WorkerMsg, WorkerQueue};
 
@@ -61,6 +61,8 @@ const ADMIN_CLIENTS: usize = 16;
 const LIMIT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// What connections that move much may move in one run, all together; the last one goes on to its own limit.
 const BULK_BYTES: usize = 1024 * 1024;
+/// At most one line about clients' failed handshakes in this time, of all workers together: any stranger can make many.
+static HANDSHAKE_ERRORS: SharedLogLimiter = SharedLogLimiter::new(Duration::from_secs(1));
 /// Steps of TLS handshakes per run, with clients and with upstreams. One takes as long as dozens of requests.
 const HANDSHAKES: usize = 4;
 /// A client that was idle for less is not closed: it may have only just come, its request on the way.
@@ -256,7 +258,7 @@ impl Worker {
             queue,
             lifecycle: Lifecycle::Running,
             closed: Vec::new(),
-            configs: ConfigHistory::new(TlsContext::new(tls, &runtime)),
+            configs: ConfigHistory::new(tls),
             proxy_header_warnings: LogLimiter::default(),
             limit_warnings: LogLimiter::default(),
             is_at_limit: false,
@@ -435,9 +437,8 @@ impl Worker {
                 continue;
             }
             client.is_queued = false;
-            self.drive_contained(key);
-            // One that is gone by now may have cost as much as any.
-            if is_handshaking && self.clients.get_mut(key).is_none_or(|client| client.conn.take_effort()) {
+            let moved = self.drive_contained(key);
+            if is_handshaking && moved > 0 {
                 handshakes -= 1;
             }
         }
@@ -534,7 +535,7 @@ impl Worker {
         let is_tls = protocol == ListenerProtocol::Tls;
         if is_tls {
             match self.configs.tls.accept() {
-                Some(stage) => conn.secure(stage),
+                Some(tls) => conn.secure(tls),
                 // Never in the clear what is meant to be secret.
                 None => return self.reject(conn),
             }
@@ -608,7 +609,7 @@ impl Worker {
         self.evictable.iter_mut().for_each(Vec::clear);
         for (key, client) in self.clients.iter() {
             let is_tunnel = client.connection.is_tunnel();
-            let is_idle = is_tunnel || client.connection.is_idle() && !client.conn.has_unsent();
+            let is_idle = is_tunnel || client.connection.is_idle() && !client.conn.needs_flush();
             let min_age = if is_tunnel { quiet } else { MIN_IDLE };
             if is_idle && now.saturating_duration_since(client.active) >= min_age {
                 self.evictable[usize::from(client.is_admin)].push((is_tunnel, client.active, key));
@@ -623,13 +624,14 @@ impl Worker {
 
     /// A client is gone that never completed its handshake.
     #[cold]
-    pub(super) fn on_handshake_failure(&mut self, peer: &Peer, failure: &Failure) {
-        let observer = &mut self.ctx.observer;
-        observer.metrics.count_handshake_failure(failure.reason());
-        let Some(unsaid) = self.configs.tls.tells_failure(self.ctx.clock.now().instant) else { return };
+    pub(super) fn on_handshake_error(&mut self, peer: &Peer, error: &HandshakeError) {
+        let (now, observer) = (self.ctx.now(), &mut self.ctx.observer);
+        let HandshakeError { reason, message, .. } = error;
+        observer.metrics.count_handshake_failure(reason);
+        let Some(unsaid) = HANDSHAKE_ERRORS.is_due(now) else { return };
         let client = peer.address.map_or("a local client".to_owned(), |address| address.to_string());
         let more = if unsaid > 0 { format!("; {unsaid} more since the last such line") } else { String::new() };
-        observer.info(format_args!("no TLS connection with {client} ({}): {failure}{more}", failure.reason()));
+        observer.info(format_args!("no TLS connection with {client} ({reason}): {message}{more}"));
     }
 
     /// At the end of a run: from taking no more connections to finishing what is in flight, and to the end. No request is lost
@@ -678,7 +680,6 @@ impl Worker {
     fn reload(&mut self, msg: ReloadMsg) {
         let ReloadMsg { runtime, tls, listeners, max_clients, receipt } = msg;
         let runtime = Rc::new(runtime);
-        let tls = self.configs.tls.succeeded_by(tls, &runtime);
         let old = std::mem::replace(&mut self.ctx.runtime, Rc::clone(&runtime));
         self.configs.retire(old, tls);
         self.reload_upstreams();
@@ -750,7 +751,7 @@ mod tests {
             pipes: Pipes::new(0),
             dns: resolver.clone(),
             queue: Arc::new(WorkerQueue::new(waker)),
-            tls: Tls::prepare(&runtime.config).expect("there is none"),
+            tls: Tls::load(&runtime.config).expect("there is none"),
             registry: Arc::new(Registry::new(1, Duration::ZERO)),
             number: 0,
         };

@@ -64,23 +64,14 @@ pub const DUPLICATE_TYPES: &str = "
 /// Retired names that are still in use.
 pub const RETIRED_NAMES_LEFT: &str = "
 Link
-Anybody
-Chooser
-Creed
-LEAST_READ
 MOST_BYTES
-MOST_WRITTEN
 Nobody
-Pad
 adopt
 make_room
 rings
 sentence
 sentences
-succeeded_by
 surplus
-take_effort
-turn_away
 ";
 
 /// Metaphors, and words that mean something else in the field. Names that begin with `MOST_` or `LEAST_` are retired, too.

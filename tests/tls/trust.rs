@@ -232,7 +232,7 @@ fn where_nothing_is_verified_any_certificate_will_do() {
     openssl(folder.path(), &["req", "-new", "-key", "v1.key", "-subj", "/CN=device", "-out", "v1.csr"]);
     openssl(folder.path(), &["x509", "-req", "-in", "v1.csr", "-signkey", "v1.key", "-out", "v1.pem"]);
     let weak = "ALL:@SECLEVEL=0";
-    let servers: [(&str, Pair, &[&str]); 11] = [
+    let servers: [(&str, Pair, &[&str]); 10] = [
         ("version 1", version_1.clone(), &[]),
         ("version 1, TLS 1.2", version_1, &["-tls1_2"]),
         (
@@ -249,7 +249,6 @@ fn where_nothing_is_verified_any_certificate_will_do() {
             &["-cipher", weak, "-tls1_2", "-sigalgs", "RSA+SHA1"],
         ),
         ("Ed448", new("ed448", &["-newkey", "ed448"]), &[]),
-        ("Ed448, TLS 1.2", new("ed448b", &["-newkey", "ed448"]), &["-tls1_2"]),
         ("P-521", new("p521", &["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-521"]), &[]),
         ("expired, for another name", authority.issue_for_years(&["other.test"], 2010, 2011), &[]),
     ];

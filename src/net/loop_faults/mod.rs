@@ -112,7 +112,7 @@ impl World {
             pipes: Pipes::new(random.below(3)),
             dns: resolver.clone(),
             queue: Arc::new(WorkerQueue::new(waker)),
-            tls: Tls::prepare(&runtime.config).expect("there is none"),
+            tls: Tls::load(&runtime.config).expect("there is none"),
             registry: Arc::new(Registry::new(1, Duration::ZERO)),
             number: 0,
         };

@@ -1,106 +1,114 @@
-//! Who we are: certificates and their keys, and the choice among them. A reload makes another [`Chooser`].
+//! Our certificates and their keys, and the choice among them.
 
-use std::fmt;
+use std::fmt::Display;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::verify_server_name;
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{Error, InconsistentKeys};
+use rustls::{CertificateError, Error, InconsistentKeys, RootCertStore};
 
 use crate::config::CertificateFiles;
 use crate::net::clock::date_text;
 
-use super::error::TlsError;
-use super::x509::{self, Validity};
+use super::TlsError;
 
 /// Chooses the certificate for a client: the first that has the name which the client asks for, or the first of all where
-/// none has it; and of several with that name the first that the client can use. One for all workers.
-pub struct Chooser {
+/// none has it; and of several with that name the first that the client can use.
+#[derive(Debug)]
+pub(super) struct CertResolver {
     /// Never empty.
     keys: Vec<Arc<CertifiedKey>>,
-    /// Their files and dates.
-    dates: Vec<(PathBuf, Validity)>,
 }
 
-impl Chooser {
-    /// Reads all pairs.
-    pub(super) fn load(files: &[CertificateFiles], provider: &CryptoProvider) -> Result<Chooser, TlsError> {
-        let keys: Result<Vec<_>, _> = files.iter().map(|pair| read_pair(pair, provider).map(Arc::new)).collect();
-        let keys = keys?;
-        let dates = files.iter().zip(&keys).filter_map(|(pair, key)| {
-            let dates = x509::validity(key.end_entity_cert().ok()?)?;
-            Some((pair.certificate.clone(), dates))
-        });
-        Ok(Chooser { dates: dates.collect(), keys })
-    }
-
-    /// A sentence for each certificate that clients will refuse at this time, in seconds since 1970.
-    pub(super) fn warnings(&self, now: i64) -> impl Iterator<Item = String> {
-        self.dates.iter().filter_map(move |(path, dates)| {
-            let path = path.display();
-            if now > dates.not_after {
-                let end = date_text(dates.not_after);
-                Some(format!("{path}: this certificate has expired, on {end}: get a new one and reload"))
-            } else if now < dates.not_before {
-                let begin = date_text(dates.not_before);
-                Some(format!("{path}: this certificate is not valid before {begin}: is the clock of this host right?"))
-            } else {
-                None
-            }
-        })
-    }
-
-    /// How many there are.
-    pub(super) fn len(&self) -> usize {
-        self.keys.len()
+impl CertResolver {
+    /// Reads all pairs. For each certificate that clients refuse now, a sentence is added to `warnings`.
+    pub fn load(
+        files: &[CertificateFiles],
+        provider: &CryptoProvider,
+        warnings: &mut Vec<String>,
+    ) -> Result<CertResolver, TlsError> {
+        let mut keys = Vec::with_capacity(files.len());
+        for pair in files {
+            let key = read_pair(pair, provider)?;
+            warnings.extend(date_warning(&pair.certificate, &key));
+            keys.push(Arc::new(key));
+        }
+        Ok(CertResolver { keys })
     }
 }
 
-impl fmt::Debug for Chooser {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chooser").field("certificates", &self.keys.len()).finish_non_exhaustive()
-    }
-}
-
-impl ResolvesServerCert for Chooser {
+impl ResolvesServerCert for CertResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let [first, .., _] = &*self.keys else { return self.keys.first().cloned() };
+        if let [only] = &*self.keys {
+            return Some(Arc::clone(only));
+        }
         let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
-        let has_name = |key: &CertifiedKey| name.as_ref().is_none_or(|name| is_for(key, name));
-        // rustls has left out what none of the client's cipher suites goes with.
+        let has_name = |key: &CertifiedKey| name.as_ref().is_none_or(|name| has_name(key, name));
+        // rustls has left out the schemes that none of the client's cipher suites goes with.
         let is_usable = |key: &CertifiedKey| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let named: Vec<_> = self.keys.iter().filter(|key| has_name(key)).collect();
         let candidates = if named.is_empty() { self.keys.iter().collect() } else { named };
-        let usable = candidates.iter().find(|key| is_usable(key));
-        Some(Arc::clone(usable.or(candidates.first()).map_or(first, |key| key)))
+        candidates.iter().find(|key| is_usable(key)).or(candidates.first()).map(|key| Arc::clone(key))
     }
 }
 
 /// Whether a certificate has a name, wildcards included.
-fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
+fn has_name(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
     let parsed = key.end_entity_cert().and_then(ParsedCertificate::try_from);
     parsed.is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
+}
+
+fn date_warning(path: &Path, key: &CertifiedKey) -> Option<String> {
+    let certificate = ParsedCertificate::try_from(key.end_entity_cert().ok()?).ok()?;
+    let path = path.display();
+    match check_dates(&certificate, UnixTime::now()) {
+        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            let end = date_text(not_after.as_secs());
+            Some(format!("{path}: this certificate has expired, on {end}: get a new one and reload"))
+        }
+        Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. })) => {
+            let begin = date_text(not_before.as_secs());
+            Some(format!("{path}: this certificate is not valid before {begin}: is the clock of this host right?"))
+        }
+        _ => None,
+    }
+}
+
+/// An error if the certificate is expired or not valid yet. rustls has no function for that alone; but the dates are what
+/// webpki looks at first, and without any root it looks at nothing else but this certificate.
+pub(super) fn check_dates(certificate: &ParsedCertificate<'_>, now: UnixTime) -> Result<(), Error> {
+    use CertificateError::{BadEncoding, Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    match verify_server_cert_signed_by_trust_anchor(certificate, &RootCertStore::empty(), &[], now, &[]) {
+        Err(Error::InvalidCertificate(
+            error @ (BadEncoding | Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }),
+        )) => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 fn read_pair(files: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
     let chain = read_certificates(&files.certificate)?;
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|error| match error {
-        pem::Error::NoItemsFound => TlsError::NoKey(files.key.clone()),
-        _ => TlsError::NotPem(files.key.clone()),
+        pem::Error::NoItemsFound => {
+            TlsError::in_file(&files.key, "there is no private key in it, or one that is encrypted: decrypt it")
+        }
+        _ => not_pem(&files.key),
     })?;
     CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-            TlsError::Mismatch { certificate: files.certificate.clone(), key: files.key.clone() }
+            let certificate = files.certificate.display();
+            let what = format!("this key does not belong to the certificate in {certificate}");
+            TlsError::in_file(&files.key, format_args!("{what}: name the two that were made together"))
         }
-        Error::InvalidCertificate(_) => TlsError::Unusable(files.certificate.clone(), error),
-        _ => TlsError::Unusable(files.key.clone(), error),
+        Error::InvalidCertificate(_) => TlsError::unusable(&files.certificate, error),
+        _ => TlsError::unusable(&files.key, error),
     })
 }
 
@@ -108,18 +116,45 @@ fn read_pair(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Cert
 pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let text = read(path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    match all {
-        Ok(all) if all.is_empty() => Err(TlsError::NoCertificate(path.to_owned())),
-        Ok(all) => Ok(all),
-        Err(_) => Err(TlsError::NotPem(path.to_owned())),
+    let all = all.map_err(|_| not_pem(path))?;
+    if all.is_empty() {
+        let what = "there is no \"-----BEGIN CERTIFICATE-----\" in it: name a file of certificates in PEM";
+        return Err(TlsError::in_file(path, what));
     }
+    Ok(all)
 }
 
-/// Whatever else the path may name, a pipe for example, may block for ever.
+/// A regular file: reading a pipe, for example, may block for ever.
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let read = || match fs::metadata(path)?.is_file() {
         true => fs::read(path),
         false => Err(io::Error::other("it is no regular file")),
     };
-    read().map_err(|error| TlsError::Unreadable(path.to_owned(), error))
+    read().map_err(|error| {
+        let remedy = "tls or upstream_tls names it: correct the path, or the file's permissions";
+        TlsError::in_file(path, format_args!("cannot be read: {error}; {remedy}"))
+    })
+}
+
+fn not_pem(path: &Path) -> TlsError {
+    TlsError::in_file(path, "this is not whole PEM: write the file anew")
+}
+
+impl TlsError {
+    pub(super) fn in_file(path: &Path, what: impl Display) -> TlsError {
+        TlsError { path: Some(path.to_owned()), message: format!("{}: {what}", path.display()) }
+    }
+
+    /// A certificate or key of a kind that cannot be used.
+    pub(super) fn unusable(path: &Path, error: Error) -> TlsError {
+        TlsError::in_file(path, format_args!("cannot be used: {error}"))
+    }
+
+    pub(super) fn setup(error: impl Display) -> TlsError {
+        TlsError::general(format!("TLS cannot be set up: {error}"))
+    }
+
+    pub(super) fn general(message: String) -> TlsError {
+        TlsError { path: None, message }
+    }
 }

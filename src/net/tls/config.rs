@@ -1,0 +1,103 @@
+//! What is made of the configuration: how TLS is spoken with clients, and with upstreams under each way of verifying them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+
+use crate::config::{Config, Scheme, UpstreamTls};
+use crate::proxy::runtime::Origin;
+
+use super::certificates::CertResolver;
+use super::stream::TlsStream;
+use super::trust::{self, VerifyPolicy};
+use super::{TlsError, TlsLayer};
+
+/// Everything that is needed to speak TLS, shared by all workers.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    server: Option<Arc<ServerConfig>>,
+    clients: HashMap<VerifyPolicy, Arc<ClientConfig>>,
+    /// What upstreams are verified against: a phrase for each set of roots.
+    pub trusted: Vec<String>,
+    /// A sentence for each of our certificates that clients refuse now.
+    pub warnings: Vec<String>,
+    /// How many certificates we have.
+    pub certificates: usize,
+}
+
+impl Tls {
+    /// Reads all files that the configuration names.
+    pub fn load(config: &Config) -> Result<Tls, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let (mut server, mut certificates, mut warnings) = (None, 0, Vec::new());
+        if let Some(tls) = &config.tls {
+            let resolver = CertResolver::load(&tls.certificates, &provider, &mut warnings)?;
+            server = Some(Arc::new(server_config(resolver, &provider)?));
+            certificates = tls.certificates.len();
+        }
+        let (mut clients, mut trusted) = (HashMap::new(), Vec::new());
+        for route in config.routes.iter() {
+            let tls = &route.options.upstream_tls;
+            for url in route.upstreams.iter().filter(|url| url.scheme == Scheme::Https) {
+                let name = expected_name(tls, &url.host);
+                if ServerName::try_from(name).is_err() {
+                    let what = "set upstream_tls.server_name of its route";
+                    return Err(TlsError::general(format!("no certificate can be for the name {name:?}: {what}")));
+                }
+                if let Entry::Vacant(entry) = clients.entry(VerifyPolicy::of(tls)) {
+                    let client = trust::client_config(entry.key(), &provider, &mut trusted)?;
+                    entry.insert(Arc::new(client));
+                }
+            }
+        }
+        Ok(Tls { server, clients, trusted, warnings, certificates })
+    }
+
+    /// Reads all files anew that `config` names. Clients may go on using their session tickets: our certificates can
+    /// change, but the tickets are still ours.
+    pub fn reload(&self, config: &Config) -> Result<Tls, TlsError> {
+        let mut new = Tls::load(config)?;
+        if let (Some(new), Some(old)) = (&mut new.server, &self.server) {
+            Arc::make_mut(new).ticketer = Arc::clone(&old.ticketer);
+        }
+        Ok(new)
+    }
+
+    /// TLS for a connection from a client.
+    pub fn accept(&self) -> Option<Box<dyn TlsLayer>> {
+        let session = ServerConnection::new(Arc::clone(self.server.as_ref()?)).ok()?;
+        Some(Box::new(TlsStream::new(session.into())))
+    }
+
+    /// TLS for a connection to `origin`; `None` where it is not spoken, or cannot be.
+    pub fn connect(&self, origin: &Origin) -> Option<Box<dyn TlsLayer>> {
+        let tls = origin.tls.as_ref()?;
+        let config = self.clients.get(&VerifyPolicy::of(tls))?;
+        let name = ServerName::try_from(expected_name(tls, &origin.host).to_owned()).ok()?;
+        let session = ClientConnection::new(Arc::clone(config), name).ok()?;
+        Some(Box::new(TlsStream::new(session.into())))
+    }
+}
+
+fn server_config(resolver: CertResolver, provider: &Arc<CryptoProvider>) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::setup)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(resolver));
+    // HTTP/1.0 for clients that offer nothing newer: an ALPN offer without a common protocol ends the handshake.
+    config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
+    // Sessions are resumed from tickets that the clients keep, not from memory of ours.
+    config.ticketer = ring::Ticketer::new().map_err(TlsError::setup)?;
+    Ok(config)
+}
+
+/// The name that is sent as SNI and verified. The last dot of a name means the root of the DNS, and is in no certificate.
+fn expected_name<'a>(tls: &'a UpstreamTls, host: &'a str) -> &'a str {
+    let name = tls.server_name.as_deref().unwrap_or(host);
+    name.strip_suffix('.').unwrap_or(name)
+}

@@ -1,0 +1,36 @@
+//! In the place of `config` in builds without TLS. The configuration refuses what would need it.
+
+use crate::config::Config;
+use crate::proxy::runtime::Origin;
+
+use super::{TlsError, TlsLayer};
+
+/// Nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// Empty.
+    pub trusted: Vec<String>,
+    /// Empty.
+    pub warnings: Vec<String>,
+    /// Zero.
+    pub certificates: usize,
+}
+
+#[expect(missing_docs, reason = "see tls::config")]
+impl Tls {
+    pub fn load(_: &Config) -> Result<Tls, TlsError> {
+        Ok(Tls::default())
+    }
+
+    pub fn reload(&self, _: &Config) -> Result<Tls, TlsError> {
+        Ok(Tls::default())
+    }
+
+    pub fn accept(&self) -> Option<Box<dyn TlsLayer>> {
+        None
+    }
+
+    pub fn connect(&self, _: &Origin) -> Option<Box<dyn TlsLayer>> {
+        None
+    }
+}

@@ -1,0 +1,318 @@
+//! One connection: plain bytes on one side, a socket with records on the other.
+//!
+//! ```text
+//!   handshake ──complete──► open ──close_notify──► ended      (the peer has said so)
+//!       │                     └──anything else───► failed     (cut off, or not what was agreed)
+//!       ├──failed──► failed
+//!       └──a client that speaks plain HTTP──► discarding      (it got an answer in plain HTTP)
+//! ```
+//!
+//! Invariants:
+//! 1. Nothing that came before the handshake was complete is ever read as content (rule S19): rustls gives none out.
+//! 2. An end without close_notify is a failure and not an end, so that a body which the end delimits cannot be cut
+//!    unnoticed (rule G11).
+//! 3. Little waits inside: decrypted bytes of about one record, encrypted ones of one write.
+//! 4. What rustls wants to send is sent as soon as the socket takes it, whether or not there is anything else to write
+//!    (rule M11).
+//! 5. A failure of the socket is told once, whichever call met it.
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind, IoSlice, Read as _, Write};
+use std::task::Poll;
+
+use rustls::{Connection, Error};
+
+use crate::net::socket::{ReadOutcome, Socket, WriteOutcome};
+
+use super::{HandshakeError, TlsLayer};
+
+/// A full one fills the worker's read buffer.
+const RECORD_BUF: usize = 65 * 1024;
+/// Less is not asked for: records that are read in pieces cost more.
+const MIN_READ: usize = 8 * 1024;
+/// What a record adds to its content, at most, generously.
+const OVERHEAD: usize = 1024;
+/// What is encrypted at once, and while the peer is slow.
+const MAX_WRITE: usize = 64 * 1024;
+const SLOW_WRITE: usize = 16 * 1024;
+
+/// The answer to a client that speaks plain HTTP.
+const PLAIN_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 87\r\n\
+    Connection: close\r\n\r\n\
+    This port speaks HTTPS, and this request came in plain HTTP: begin its URL with https:\n";
+
+thread_local! {
+    /// What a read of a socket brings. All connections of a worker share it: an idle one owns no buffer.
+    static RECORDS: RefCell<Vec<u8>> = RefCell::new(vec![0; RECORD_BUF]);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReadState {
+    Open,
+    /// `Eof` by close_notify, or `Failed`; the reader was not told yet.
+    Ending(ReadOutcome),
+    /// The reader was told.
+    Closed,
+    /// The client does not speak TLS. What it sends is thrown away, so that a reset does not overtake our answer.
+    Discarding,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WriteState {
+    Open,
+    /// close_notify waits to be sent; FIN follows it.
+    Closing,
+    /// The writer was not told yet.
+    Failed,
+    Closed,
+}
+
+/// The TLS session of one connection.
+#[derive(Debug)]
+pub(super) struct TlsStream {
+    session: Connection,
+    /// Decrypted bytes that the last read had no room for.
+    decrypted: Vec<u8>,
+    read_state: ReadState,
+    write_state: WriteState,
+    /// Why the handshake has failed.
+    error: Option<HandshakeError>,
+    has_received: bool,
+}
+
+impl TlsStream {
+    pub fn new(session: Connection) -> TlsStream {
+        TlsStream {
+            session,
+            decrypted: Vec::new(),
+            read_state: ReadState::Open,
+            write_state: WriteState::Open,
+            error: None,
+            has_received: false,
+        }
+    }
+
+    fn take_decrypted(&mut self, buf: &mut [u8]) -> usize {
+        let len = buf.len().min(self.decrypted.len());
+        buf[..len].copy_from_slice(&self.decrypted[..len]);
+        self.decrypted.drain(..len);
+        if self.decrypted.is_empty() {
+            // An idle connection owns no buffer.
+            self.decrypted = Vec::new();
+        }
+        len
+    }
+
+    fn take_end(&mut self) -> Option<ReadOutcome> {
+        let ReadState::Ending(outcome) = self.read_state else { return None };
+        self.read_state = ReadState::Closed;
+        Some(outcome)
+    }
+
+    fn read_records(&mut self, socket: &mut Socket, records: &mut [u8], buf: &mut [u8]) -> ReadOutcome {
+        let max = (buf.len() + OVERHEAD).clamp(MIN_READ, records.len());
+        let received = match socket.read(&mut records[..max]) {
+            ReadOutcome::Bytes(len) | ReadOutcome::Overhead(len) => len,
+            ReadOutcome::Blocked => return ReadOutcome::Blocked,
+            // Without close_notify it is no end.
+            ReadOutcome::Eof | ReadOutcome::Failed => {
+                self.read_state = ReadState::Closed;
+                return ReadOutcome::Failed;
+            }
+        };
+        let is_first = !std::mem::replace(&mut self.has_received, true);
+        if is_first && self.is_plain_http(records[0]) {
+            self.reject_plain_http(socket);
+            return ReadOutcome::Overhead(received);
+        }
+        let len = self.process_records(&records[..received], buf);
+        // What rustls answers: its part of the handshake, an alert.
+        self.send_records(socket);
+        match len {
+            0 => self.take_end().unwrap_or(ReadOutcome::Overhead(received)),
+            len => ReadOutcome::Bytes(len),
+        }
+    }
+
+    /// Decrypts `records` into `buf`, and what that has no room for into `self.decrypted`.
+    fn process_records(&mut self, mut records: &[u8], buf: &mut [u8]) -> usize {
+        let mut len = 0;
+        while self.read_state == ReadState::Open && !records.is_empty() {
+            let taken = self.session.read_tls(&mut records).map_err(|error| Error::General(error.to_string()));
+            let processed = taken.and_then(|_| self.session.process_new_packets());
+            // An error of the reader says that there is nothing more now.
+            len += self.session.reader().read(&mut buf[len..]).unwrap_or(0);
+            if len == buf.len() {
+                let _ = self.session.reader().read_to_end(&mut self.decrypted);
+            }
+            match processed {
+                Ok(state) if state.peer_has_closed() => self.read_state = ReadState::Ending(ReadOutcome::Eof),
+                Ok(_) => {}
+                Err(error) => {
+                    if self.session.is_handshaking() {
+                        let is_agreed = self.session.negotiated_cipher_suite().is_some();
+                        self.error = Some(HandshakeError::of(error, is_agreed));
+                    }
+                    self.read_state = ReadState::Ending(ReadOutcome::Failed);
+                }
+            }
+        }
+        len
+    }
+
+    /// Writes what rustls has for the peer, as far as the socket takes it; returns how many bytes that were. A failure is
+    /// left for `flush` to tell.
+    fn send_records(&mut self, socket: &mut Socket) -> usize {
+        let mut written = 0;
+        while self.session.wants_write() && socket.can_write() {
+            match self.session.write_tls(&mut SocketWriter(socket)) {
+                Ok(len) => written += len,
+                Err(_) if socket.is_write_over() => self.write_state = WriteState::Failed,
+                Err(_) => break,
+            }
+        }
+        if self.write_state == WriteState::Closing && !self.session.wants_write() {
+            socket.shutdown_write();
+            self.write_state = WriteState::Closed;
+        }
+        written
+    }
+
+    /// A method begins with a letter, a TLS handshake with the byte 22.
+    fn is_plain_http(&self, first: u8) -> bool {
+        matches!(self.session, Connection::Server(_)) && first.is_ascii_uppercase()
+    }
+
+    fn reject_plain_http(&mut self, socket: &mut Socket) {
+        // The socket is new: it takes all of this, or the client is gone.
+        let _ = socket.write(PLAIN_ANSWER);
+        socket.shutdown_write();
+        self.error = Some(HandshakeError::plain_http());
+        self.read_state = ReadState::Discarding;
+        self.write_state = WriteState::Closed;
+    }
+}
+
+impl TlsLayer for TlsStream {
+    fn is_handshaking(&self) -> bool {
+        self.read_state == ReadState::Open && self.session.is_handshaking()
+    }
+
+    fn handshake(&mut self, socket: &mut Socket) -> Poll<Result<(), HandshakeError>> {
+        loop {
+            self.send_records(socket);
+            if !self.session.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            if !self.can_read(socket) {
+                return Poll::Pending;
+            }
+            match self.read(socket, &mut []) {
+                ReadOutcome::Bytes(_) | ReadOutcome::Overhead(_) => {}
+                ReadOutcome::Blocked => return Poll::Pending,
+                ReadOutcome::Eof | ReadOutcome::Failed => {
+                    return Poll::Ready(Err(self.error.take().unwrap_or_else(HandshakeError::cut_off)));
+                }
+            }
+        }
+    }
+
+    fn take_handshake_error(&mut self) -> Option<HandshakeError> {
+        let has_begun = self.has_received && self.session.is_handshaking();
+        let otherwise = match self.read_state {
+            ReadState::Open => HandshakeError::unfinished,
+            _ => HandshakeError::cut_off,
+        };
+        has_begun.then(|| self.error.take().unwrap_or_else(otherwise))
+    }
+
+    fn can_read(&self, socket: &Socket) -> bool {
+        match self.read_state {
+            ReadState::Open | ReadState::Discarding => !self.decrypted.is_empty() || socket.can_read(),
+            ReadState::Ending(_) => true,
+            ReadState::Closed => false,
+        }
+    }
+
+    fn can_write(&self, socket: &Socket) -> bool {
+        self.write_state == WriteState::Open
+            && !self.session.is_handshaking()
+            && !self.session.wants_write()
+            && socket.can_write()
+    }
+
+    fn read(&mut self, socket: &mut Socket, buf: &mut [u8]) -> ReadOutcome {
+        let len = self.take_decrypted(buf);
+        if len > 0 {
+            return ReadOutcome::Bytes(len);
+        }
+        RECORDS.with_borrow_mut(|records| match self.read_state {
+            ReadState::Open => self.read_records(socket, records, buf),
+            ReadState::Ending(_) | ReadState::Closed => self.take_end().unwrap_or(ReadOutcome::Blocked),
+            ReadState::Discarding => match socket.read(records) {
+                ReadOutcome::Bytes(len) => ReadOutcome::Overhead(len),
+                outcome => outcome,
+            },
+        })
+    }
+
+    fn write(&mut self, socket: &mut Socket, bytes: &[u8]) -> WriteOutcome {
+        if !self.can_write(socket) {
+            return WriteOutcome::Blocked;
+        }
+        let max = if socket.is_slow() { SLOW_WRITE } else { MAX_WRITE };
+        let taken = self.session.writer().write(&bytes[..bytes.len().min(max)]).unwrap_or(0);
+        match self.flush(socket) {
+            WriteOutcome::Bytes(_) | WriteOutcome::Blocked if taken > 0 => WriteOutcome::Bytes(taken),
+            // The keys are used up, or the peer is gone.
+            _ => WriteOutcome::Failed,
+        }
+    }
+
+    fn flush(&mut self, socket: &mut Socket) -> WriteOutcome {
+        let written = self.send_records(socket);
+        if self.write_state == WriteState::Failed {
+            self.write_state = WriteState::Closed;
+            return WriteOutcome::Failed;
+        }
+        if written > 0 { WriteOutcome::Bytes(written) } else { WriteOutcome::Blocked }
+    }
+
+    fn needs_flush(&self, socket: &Socket) -> bool {
+        self.write_state == WriteState::Failed || (self.session.wants_write() && !socket.is_write_over())
+    }
+
+    fn shutdown_write(&mut self, socket: &mut Socket) {
+        if self.write_state == WriteState::Open && !self.session.is_handshaking() {
+            self.session.send_close_notify();
+            self.write_state = WriteState::Closing;
+            self.send_records(socket);
+        }
+    }
+}
+
+/// A socket as rustls writes to it.
+struct SocketWriter<'a>(&'a mut Socket);
+
+impl Write for SocketWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let outcome = match slices {
+            // `send` costs less than `writev`.
+            [one] => self.0.write(one),
+            many => self.0.write_slices(many),
+        };
+        match outcome {
+            WriteOutcome::Bytes(len) => Ok(len),
+            WriteOutcome::Blocked => Err(ErrorKind::WouldBlock.into()),
+            WriteOutcome::Failed => Err(ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
