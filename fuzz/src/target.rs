@@ -4,7 +4,7 @@ use mini_rproxy::config::prefix;
 use mini_rproxy::http::fields::Fields;
 use mini_rproxy::http::head::Version;
 use mini_rproxy::http::target::{
-    Target, check_host, has_dot_segment, is_authority, parse_target, same_authority,
+    Target, check_host, has_dot_segment, parse_target, same_authority,
 };
 use mini_rproxy::proxy::route::{Match, Router, write_target};
 

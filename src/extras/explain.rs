@@ -133,7 +133,7 @@ impl<'a> Received<'a> {
             .any(|name| name.eq_ignore_ascii_case("host"));
         if !has_host && !line.ends_with(" HTTP/1.0") {
             let target = line.split(' ').nth(1).unwrap_or_default();
-            let host = match parse_target(target.as_bytes(), false, false) {
+            let host = match parse_target(target.as_bytes(), false) {
                 Ok(Target::Absolute { authority, .. }) => String::from_utf8_lossy(authority).into_owned(),
                 _ => request.host.to_owned(),
             };
@@ -277,7 +277,7 @@ impl<'a> Received<'a> {
 
     /// Which route is chosen, and why not the others: each is asked alone.
     fn explain_routes(&self, chosen: Option<u32>, out: &mut String) {
-        let target = parse_target(&self.parsed.target, false, self.parsed.method == Method::Options);
+        let target = parse_target(&self.parsed.target, self.parsed.method == Method::Options);
         let Ok(Target::Origin { path, .. } | Target::Absolute { path, .. }) = target else { return };
         let routes = &self.runtime.config.routes;
         put!(out, "\nroute");

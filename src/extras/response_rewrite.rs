@@ -78,13 +78,7 @@ pub struct PrefixMap<'a> {
 /// Rewrites the fields of a response, all or none: they may grow by `room` bytes. `buf` is scratch space: where it is large
 /// enough, nothing is allocated.
 pub fn rewrite_response(fields: &mut Fields, map: &PrefixMap<'_>, room: usize, buf: &mut Vec<u8>) -> Rewritten {
-    let rewritten = map.response_fields();
-    // Most responses have no such field.
-    if !fields.may_contain_any(rewritten) {
-        return Rewritten::Done;
-    }
-    let before: usize = fields.lines(rewritten).map(|line| line.value.len()).sum();
-    rewrite(fields, rewritten, before.saturating_add(room), buf, |line, buf, limit| match line.id {
+    rewrite(fields, map.response_fields(), room, buf, |line, buf, limit| match line.id {
         HeaderId::Refresh => map.write_refresh(line.value, buf),
         HeaderId::Link => write_bracketed(line.value, *b"\"\"", buf, limit, |url, buf| map.write_reference(url, buf)),
         HeaderId::SetCookie => map.write_cookie(line.value, buf, limit),
@@ -98,7 +92,8 @@ pub fn rewrite_request(fields: &mut Fields, map: &PrefixMap<'_>, limit: usize, b
     if map.rewrites.redirects == Rewrite::Off {
         return Rewritten::Done;
     }
-    rewrite(fields, REQUEST_FIELDS, limit, buf, |line, buf, limit| match line.id {
+    let before = fields.lines(REQUEST_FIELDS).map(|line| line.value.len()).sum();
+    rewrite(fields, REQUEST_FIELDS, limit.saturating_sub(before), buf, |line, buf, limit| match line.id {
         // In front of the lists; state tokens and entity tags stand within them.
         HeaderId::If => write_bracketed(line.value, *b"()", buf, limit, |url, buf| map.write_destination(url, buf)),
         _ => map.write_destination(line.value, buf),
@@ -109,48 +104,51 @@ pub fn rewrite_request(fields: &mut Fields, map: &PrefixMap<'_>, limit: usize, b
 /// base path.
 pub fn readdress_request(fields: &mut Fields, old: &UpstreamUrl, new: &UpstreamUrl) {
     let origin = |upstream: &UpstreamUrl| format!("{}://{}/", upstream.scheme.name(), upstream.authority);
-    for index in 0..fields.len() {
-        if fields.is_any_of(index, REQUEST_FIELDS)
-            && let Some(value) = fields.nth(index).and_then(|line| str::from_utf8(line.value).ok())
-        {
+    for index in fields.indices(REQUEST_FIELDS).collect::<Vec<_>>() {
+        if let Some(value) = fields.nth(index).and_then(|line| str::from_utf8(line.value).ok()) {
             let value = value.replace(&origin(old), &origin(new));
             fields.set_value(index, value.as_bytes());
         }
     }
 }
 
-/// Gives the lines of these classes what `write` makes of them, unless that has more than `limit` bytes in all.
+/// Gives the lines of these names what `write` makes of them, unless they grow by more than `room` bytes: what one saves,
+/// those behind it may use. `write` is told where the buffer may end.
 fn rewrite(
     fields: &mut Fields,
-    classes: HeaderSet,
-    limit: usize,
+    ids: HeaderSet,
+    mut room: usize,
     buf: &mut Vec<u8>,
     write: impl Fn(&HeaderRef<'_>, &mut Vec<u8>, usize),
 ) -> Rewritten {
+    const NUMBER: usize = size_of::<usize>();
+    // The lines that change: index, length and bytes of the new value.
     buf.clear();
-    let (mut limit, mut is_changed) = (limit, false);
-    for line in fields.lines(classes) {
-        let start = buf.len();
-        write(&line, buf, limit);
-        if buf.len() > limit {
+    for index in fields.indices(ids) {
+        let Some(line) = fields.nth(index) else { break };
+        let (entry, start) = (buf.len(), buf.len() + 2 * NUMBER);
+        buf.extend_from_slice(&index.to_ne_bytes());
+        buf.extend_from_slice(&[0; NUMBER]);
+        let max = line.value.len().saturating_add(room);
+        write(&line, buf, start.saturating_add(max));
+        let len = buf.len() - start;
+        if len > max {
             return Rewritten::TooLarge;
         }
-        is_changed |= &buf[start..] != line.value;
-        // No value has a line break in it.
-        buf.push(b'\n');
-        limit = limit.saturating_add(1);
-    }
-    if !is_changed {
-        return Rewritten::Done;
-    }
-    let mut values = split(buf, b'\n');
-    for index in 0..fields.len() {
-        if fields.is_any_of(index, classes)
-            && let Some(value) = values.next()
-            && fields.nth(index).is_some_and(|line| line.value != value)
-        {
-            fields.set_value(index, value);
+        room = max - len;
+        if buf[start..] == *line.value {
+            buf.truncate(entry);
+        } else {
+            buf[start - NUMBER..start].copy_from_slice(&len.to_ne_bytes());
         }
+    }
+    let mut rest = &buf[..];
+    while let Some((index, after)) = rest.split_first_chunk()
+        && let Some((len, after)) = after.split_first_chunk()
+    {
+        let (value, others) = after.split_at(usize::from_ne_bytes(*len));
+        fields.set_value(usize::from_ne_bytes(*index), value);
+        rest = others;
     }
     Rewritten::Done
 }
@@ -325,7 +323,12 @@ impl<'a> PrefixMap<'a> {
             if out.len() > limit {
                 return;
             }
-            let (name, argument) = attribute.split_at(find(attribute, b'=').unwrap_or(attribute.len()));
+            let name_len = match trim_ows(attribute).first() {
+                Some(b'D' | b'd' | b'P' | b'p') => find(attribute, b'=').unwrap_or(attribute.len()),
+                // It is neither of both.
+                _ => 0,
+            };
+            let (name, argument) = attribute.split_at(name_len);
             let word = trim_ows(name);
             let argument = trim_ows(argument.strip_prefix(b"=").unwrap_or_default());
             if is_word(word, b"domain") && self.is_foreign_domain(argument) {

@@ -19,20 +19,9 @@ pub const fn is_host_byte(byte: u8) -> bool {
         || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=')
 }
 
-/// Whether `byte` may stand in a request target: VCHAR, but no `#` (rule S12).
-pub const fn is_target_byte(byte: u8) -> bool {
-    matches!(byte, b'!' | b'"' | b'$'..=b'~')
-}
-
 /// Whether `name` is a token (RFC 9110 section 5.6.2): at least one tchar, nothing else.
 pub fn is_token(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|&byte| is_tchar(byte))
-}
-
-/// Whether `value` may stand in a field value: VCHAR, SP, HTAB, obs-text; no CR, LF, NUL or other control,
-/// and no white space at either end (RFC 9110 section 5.5).
-pub fn is_field_value(value: &[u8]) -> bool {
-    value.iter().all(|&byte| is_field_byte(byte)) && trim_ows(value).len() == value.len()
 }
 
 /// Where `byte` is found first.
@@ -155,32 +144,6 @@ mod tests {
             b"!$&'()*+-.0123456789;=ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~".to_vec();
         let found: Vec<u8> = (0..=255).filter(|&byte| is_host_byte(byte)).collect();
         assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn s8_field_values_have_no_controls_and_no_outer_white_space() {
-        for (name, input, expected) in [
-            ("empty", &b""[..], true),
-            ("text with inner space and tab", b"a b\tc", true),
-            ("obs-text", b"caf\xc3\xa9 \xff\x80", true),
-            ("CR", b"a\rb", false),
-            ("LF", b"a\nb", false),
-            ("NUL", b"a\0b", false),
-            ("DEL", b"a\x7fb", false),
-            ("vertical tab", b"a\x0bb", false),
-            ("leading space", b" a", false),
-            ("trailing tab", b"a\t", false),
-        ] {
-            assert_eq!(is_field_value(input), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn s12_target_bytes_are_visible_and_no_number_sign() {
-        for byte in 0..=255_u8 {
-            assert_eq!(is_target_byte(byte), byte.is_ascii_graphic() && byte != b'#', "{byte:#x}");
-        }
-        assert_eq!((find(b"a?b?", b'?'), find(b"a", b'?')), (Some(1), None));
     }
 
     #[test]

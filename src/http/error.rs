@@ -45,11 +45,8 @@ errors! {
     TooManyLines        "max_header_fields" 431 "fewer field lines"
 
     // Targets and Host.
-    EmptyTarget         "S12" 400 "a request target"
-    BadTargetByte       "S12" 400 "printable ASCII without spaces in the request target"
     Fragment            "S12" 400 "no # in the request target"
     NotOptions          "S12" 400 "* with OPTIONS only"
-    NotAuthorityForm    "S12" 400 "host:port as target of CONNECT"
     UnknownForm         "S12" 400 "a request target that begins with / or http:// or https://"
     BadAuthority        "S11" 400 "host or host:port in the request target"
     HostMissing         "S11" 400 "a Host line"

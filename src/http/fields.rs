@@ -9,50 +9,76 @@
 
 use super::chars::is_word;
 
-/// Field names that the proxy itself acts upon. Told once, when a line is added; compared as numbers from then on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-#[expect(missing_docs, reason = "each variant is the field name that it stands for")]
-pub enum HeaderId {
-    /// Any other name.
-    Other,
-    Authorization,
-    Connection,
-    ContentLength,
-    ContentLocation,
-    ContentType,
-    Cookie,
-    Date,
-    Destination,
-    Expect,
-    Forwarded,
-    Host,
-    Http2Settings,
-    If,
-    KeepAlive,
-    Link,
-    Location,
-    MaxForwards,
-    ProxyAuthenticate,
-    ProxyAuthorization,
-    ProxyConnection,
-    Refresh,
-    SetCookie,
-    Te,
-    Trailer,
-    TransferEncoding,
-    Upgrade,
-    Via,
-    WwwAuthenticate,
-    XForwardedFor,
-    XForwardedHost,
-    XForwardedPrefix,
-    XForwardedProto,
-    XRealIp,
-    /// No name of the table, but a server that turns what is no letter or digit into `_` (CGI, WSGI, Rack) reads it as
-    /// one of `SET_BY_THE_PROXY`.
-    LookAlike,
+/// Makes the enum of the rows, and the list of the names.
+macro_rules! header_ids {
+    ($($id:ident $name:literal)*) => {
+        /// Field names that the proxy itself acts upon. Told once, when a line is added; compared as numbers from then on.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum HeaderId {
+            /// Any other name.
+            Other,
+            $(#[doc = $name] $id,)*
+            /// No name of the table, but a server that turns what is no letter or digit into `_` (CGI, WSGI, Rack)
+            /// reads it as one of `SET_BY_THE_PROXY`.
+            LookAlike,
+        }
+
+        /// The names, by their numbers.
+        const NAMES: &[(&str, HeaderId)] = &[("", HeaderId::Other), $(($name, HeaderId::$id)),*];
+    };
 }
+
+header_ids! {
+    Authorization       "authorization"
+    Connection          "connection"
+    ContentLength       "content-length"
+    ContentLocation     "content-location"
+    ContentType         "content-type"
+    Cookie              "cookie"
+    Date                "date"
+    Destination         "destination"
+    Expect              "expect"
+    Forwarded           "forwarded"
+    Host                "host"
+    Http2Settings       "http2-settings"
+    If                  "if"
+    KeepAlive           "keep-alive"
+    Link                "link"
+    Location            "location"
+    MaxForwards         "max-forwards"
+    ProxyAuthenticate   "proxy-authenticate"
+    ProxyAuthorization  "proxy-authorization"
+    ProxyConnection     "proxy-connection"
+    Refresh             "refresh"
+    SetCookie           "set-cookie"
+    Te                  "te"
+    Trailer             "trailer"
+    TransferEncoding    "transfer-encoding"
+    Upgrade             "upgrade"
+    Via                 "via"
+    WwwAuthenticate     "www-authenticate"
+    XForwardedFor       "x-forwarded-for"
+    XForwardedHost      "x-forwarded-host"
+    XForwardedPrefix    "x-forwarded-prefix"
+    XForwardedProto     "x-forwarded-proto"
+    XRealIp             "x-real-ip"
+}
+
+/// The one name of each length with each first letter; most have none, and so most names are compared with nothing.
+static CANDIDATES: [[HeaderId; 32]; 20] = {
+    let mut candidates = [[HeaderId::Other; 32]; 20];
+    let mut rest = NAMES;
+    while let [(name, id), others @ ..] = rest {
+        if let [first, ..] = name.as_bytes() {
+            let place = &mut candidates[name.len()][(*first & 31) as usize];
+            assert!(matches!(place, HeaderId::Other), "two names of one length and first letter");
+            *place = *id;
+        }
+        rest = others;
+    }
+    candidates
+};
 
 /// Rule G1: fields that belong to one connection only. Framing fields are among them: each connection gets framing of its
 /// own.
@@ -86,47 +112,12 @@ const SET_BY_THE_PROXY: HeaderSet = HOP_BY_HOP.or(FORWARDED);
 impl HeaderId {
     /// The name that `name` is, whatever its case.
     pub fn of(name: &[u8]) -> HeaderId {
-        // Length and first letter leave one candidate, and for most names none.
-        let first = name.first().map_or(0, |first| first | 0x20);
-        let (candidate, known): (&[u8], HeaderId) = match (name.len(), first) {
-            (2, b'i') => (b"if", HeaderId::If),
-            (2, b't') => (b"te", HeaderId::Te),
-            (3, b'v') => (b"via", HeaderId::Via),
-            (4, b'd') => (b"date", HeaderId::Date),
-            (4, b'h') => (b"host", HeaderId::Host),
-            (4, b'l') => (b"link", HeaderId::Link),
-            (6, b'c') => (b"cookie", HeaderId::Cookie),
-            (6, b'e') => (b"expect", HeaderId::Expect),
-            (7, b'r') => (b"refresh", HeaderId::Refresh),
-            (7, b't') => (b"trailer", HeaderId::Trailer),
-            (7, b'u') => (b"upgrade", HeaderId::Upgrade),
-            (8, b'l') => (b"location", HeaderId::Location),
-            (9, b'f') => (b"forwarded", HeaderId::Forwarded),
-            (9, b'x') => (b"x-real-ip", HeaderId::XRealIp),
-            (10, b'c') => (b"connection", HeaderId::Connection),
-            (10, b'k') => (b"keep-alive", HeaderId::KeepAlive),
-            (10, b's') => (b"set-cookie", HeaderId::SetCookie),
-            (11, b'd') => (b"destination", HeaderId::Destination),
-            (12, b'c') => (b"content-type", HeaderId::ContentType),
-            (12, b'm') => (b"max-forwards", HeaderId::MaxForwards),
-            (13, b'a') => (b"authorization", HeaderId::Authorization),
-            (14, b'c') => (b"content-length", HeaderId::ContentLength),
-            (14, b'h') => (b"http2-settings", HeaderId::Http2Settings),
-            (15, b'x') => (b"x-forwarded-for", HeaderId::XForwardedFor),
-            (16, b'c') => (b"content-location", HeaderId::ContentLocation),
-            (16, b'p') => (b"proxy-connection", HeaderId::ProxyConnection),
-            (16, b'w') => (b"www-authenticate", HeaderId::WwwAuthenticate),
-            (16, b'x') => (b"x-forwarded-host", HeaderId::XForwardedHost),
-            (17, b't') => (b"transfer-encoding", HeaderId::TransferEncoding),
-            (17, b'x') => (b"x-forwarded-proto", HeaderId::XForwardedProto),
-            (18, b'p') => (b"proxy-authenticate", HeaderId::ProxyAuthenticate),
-            (18, b'x') => (b"x-forwarded-prefix", HeaderId::XForwardedPrefix),
-            (19, b'p') => (b"proxy-authorization", HeaderId::ProxyAuthorization),
-            _ => return HeaderId::Other,
-        };
-        if is_word(name, candidate) {
-            known
-        } else if SET_BY_THE_PROXY.has(known) && is_look_alike(name, candidate) {
+        let (Some(first), Some(row)) = (name.first(), CANDIDATES.get(name.len())) else { return HeaderId::Other };
+        let candidate = row[usize::from(first & 31)];
+        let word = NAMES[candidate as usize].0.as_bytes();
+        if candidate == HeaderId::Other || is_word(name, word) {
+            candidate
+        } else if SET_BY_THE_PROXY.has(candidate) && is_look_alike(name, word) {
             HeaderId::LookAlike
         } else {
             HeaderId::Other
@@ -184,12 +175,8 @@ impl HeaderSet {
 /// Whether an origin to which every byte that is no letter or digit is a dash would take `name` for a framing field
 /// (rule S9). The field itself is no look-alike.
 pub fn is_framing_look_alike(name: &[u8]) -> bool {
-    let word: &[u8] = match name.len() {
-        14 => b"content-length",
-        17 => b"transfer-encoding",
-        _ => return false,
-    };
-    is_look_alike(name, word) && !is_word(name, word)
+    let is_like = |word: &&str| is_look_alike(name, word.as_bytes());
+    HeaderId::of(name) == HeaderId::LookAlike && ["content-length", "transfer-encoding"].iter().any(is_like)
 }
 
 /// One field line, borrowed.
@@ -287,14 +274,9 @@ impl Fields {
         self.lines.is_empty()
     }
 
-    /// HeaderRef `index`, counted from 0.
+    /// Line `index`, counted from 0.
     pub fn nth(&self, index: usize) -> Option<HeaderRef<'_>> {
         self.lines.get(index).map(|slot| slot.line(&self.bytes))
-    }
-
-    /// Whether line `index` is of one of these ids.
-    pub fn is_any_of(&self, index: usize, ids: HeaderSet) -> bool {
-        self.lines.get(index).is_some_and(|slot| ids.has(slot.id))
     }
 
     /// All lines in order.
@@ -304,64 +286,47 @@ impl Fields {
 
     /// Appends a line.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
-        self.add_known(HeaderId::of(name), name, value);
+        self.add_known(HeaderId::of(name), name, |out| out.extend_from_slice(value));
     }
 
-    fn add_known(&mut self, known: HeaderId, name: &[u8], value: &[u8]) {
-        let start = self.bytes.len();
-        self.bytes.reserve(name.len() + COLON.len() + value.len() + CRLF.len());
-        self.bytes.extend_from_slice(name);
-        self.bytes.extend_from_slice(COLON);
-        self.bytes.extend_from_slice(value);
-        self.bytes.extend_from_slice(CRLF);
-        self.push(Slot { start, name_end: start + name.len(), end: self.bytes.len(), id: known });
-    }
-
-    /// Appends a line of ours: `start` is the name with colon and space.
+    /// Appends a line whose name is known; `write_value` appends its value to the bytes.
     // Inlined, because the names and many values are constants: copying those is a store or two.
     #[inline(always)]
-    pub fn add_static(&mut self, known: HeaderId, start: &[u8], value: &[u8]) {
-        debug_assert_eq!(start.strip_suffix(COLON).map(HeaderId::of), Some(known), "what the name is");
-        let line = self.bytes.len();
-        self.bytes.reserve(start.len() + value.len() + CRLF.len());
-        self.bytes.extend_from_slice(start);
-        self.bytes.extend_from_slice(value);
+    pub fn add_known(&mut self, id: HeaderId, name: &[u8], write_value: impl FnOnce(&mut Vec<u8>)) {
+        debug_assert_eq!(HeaderId::of(name), id, "what the name is");
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(name);
+        self.bytes.extend_from_slice(COLON);
+        write_value(&mut self.bytes);
         self.bytes.extend_from_slice(CRLF);
-        self.push(Slot { start: line, name_end: line + start.len() - COLON.len(), end: self.bytes.len(), id: known });
+        self.seen = self.seen.with(id);
+        self.lines.push(Slot { start, name_end: start + name.len(), end: self.bytes.len(), id });
     }
 
     /// Copies `section`, in which httparse has found `lines`, if all of it stands there as it would be written (rule S13):
     /// `name: value CRLF`, and no name that looks like another (rule S9). Otherwise this stays empty, as it has to
     /// be before.
     ///
-    /// Lengths are enough to tell: a line that is as long as it would be written, with one space behind the colon and CRLF
-    /// at its end, has no other white space, and the next one begins behind it.
+    /// A line that is as long as it would be written, with one space in front of the value and CR behind it, has no other
+    /// white space (httparse has found LF behind each CR), and the next one begins behind it.
     pub(super) fn copy_section(&mut self, section: &[u8], lines: &[httparse::Header<'_>]) -> bool {
-        let (mut rest, mut start, mut seen, mut is_as_written) = (section, 0, HeaderSet(0), true);
+        let (mut start, mut seen, mut is_as_written) = (0, HeaderSet(0), true);
         self.lines.extend(lines.iter().map(|line| {
             let id = HeaderId::of(line.name.as_bytes());
-            let name_end = line.name.len();
+            let name_end = start + line.name.len();
             let end = name_end + COLON.len() + line.value.len() + CRLF.len();
-            let (written, after) = rest.split_at_checked(end).unwrap_or_default();
-            is_as_written &= written.get(name_end..name_end + COLON.len()) == Some(COLON)
-                && written.ends_with(CRLF)
-                && id != HeaderId::LookAlike;
-            let slot = Slot { start, name_end: start + name_end, end: start + end, id };
-            (rest, start, seen) = (after, slot.end, seen.with(id));
+            is_as_written &= section.get(name_end + 1) == Some(&b' ') && section.get(end - 2) == Some(&b'\r');
+            let slot = Slot { start, name_end, end, id };
+            (start, seen) = (end, seen.with(id));
             slot
         }));
-        if !is_as_written || !rest.is_empty() {
+        if !is_as_written || start != section.len() || seen.has(HeaderId::LookAlike) {
             self.lines.clear();
             return false;
         }
         self.seen = seen;
         self.bytes.extend_from_slice(section);
         true
-    }
-
-    fn push(&mut self, slot: Slot) {
-        self.seen = self.seen.with(slot.id);
-        self.lines.push(slot);
     }
 
     /// Whether there may be a line of that name: `false` is certain, and saves a look at all lines.
@@ -372,6 +337,12 @@ impl Fields {
     /// The same, asked of any of these ids.
     pub fn may_contain_any(&self, ids: HeaderSet) -> bool {
         self.seen.0 & ids.0 != 0
+    }
+
+    /// Where the lines of these names stand, in order.
+    pub fn indices(&self, ids: HeaderSet) -> impl DoubleEndedIterator<Item = usize> + Clone + '_ {
+        let lines = if self.may_contain_any(ids) { &self.lines[..] } else { &[] };
+        lines.iter().enumerate().filter(move |(_, slot)| ids.has(slot.id)).map(|(index, _)| index)
     }
 
     /// All lines of these names, in order.
@@ -400,8 +371,7 @@ impl Fields {
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
         let known = HeaderId::of(name);
         let Some(first) = self.iter().position(|line| line.is_named(name, known)) else {
-            self.add_known(known, name, value);
-            return;
+            return self.add_known(known, name, |out| out.extend_from_slice(value));
         };
         let mut index = 0;
         self.retain(|line| {
@@ -461,7 +431,9 @@ impl Fields {
         let Fields { bytes, lines, unused, .. } = self;
         lines.retain(|slot| {
             let is_kept = keep(slot, bytes);
-            *unused += if is_kept { 0 } else { slot.end - slot.start };
+            if !is_kept {
+                *unused += slot.end - slot.start;
+            }
             is_kept
         });
     }
@@ -472,7 +444,7 @@ impl Fields {
             let mut compacted = Fields::new();
             self.lines.iter().for_each(|slot| {
                 let line = slot.line(&self.bytes);
-                compacted.add_known(line.id, line.name, line.value);
+                compacted.add_known(line.id, line.name, |out| out.extend_from_slice(line.value));
             });
             *self = compacted;
         }

@@ -147,6 +147,19 @@ fn s12_targets_of_utf_8_are_accepted_there() {
     ]);
 }
 
+/// Each byte in a target, at each place of a block of bytes that may be looked at together: what follows relies on it.
+#[test]
+fn s12_targets_are_visible_ascii_there() {
+    for byte in 0..=255_u8 {
+        for before in 0..34 {
+            let filler = vec![b'a'; before];
+            let input = [b"GET /", &filler[..], &[byte], &filler, b" HTTP/1.1\r\n\r\n"].concat();
+            let is_read = parse_request(&input, &LIMITS, &mut RequestHead::default()).is_ok();
+            assert_eq!(is_read, byte.is_ascii_graphic(), "{byte:#x} after {before}");
+        }
+    }
+}
+
 #[test]
 fn s12_spaces_of_the_request_line_are_single_there() {
     assert_requests(&[

@@ -6,7 +6,7 @@
 use super::cause::{Cause, FORWARDED_METHODS};
 use super::connection::{Options, allowed_protocols};
 use super::events::{ListenerKind, Peer};
-use super::forwarded::{believed_prefix, is_local};
+use super::forwarded::{PeerTrust, believed_prefix, is_local};
 use super::route::write_target;
 use super::runtime::Runtime;
 use crate::http::chars::parse_decimal;
@@ -78,7 +78,7 @@ pub fn admit(
         return Err(HttpError::ConnectMethod.into());
     }
     let is_options = head.method == Method::Options;
-    let requested = parse_target(&head.target, false, is_options)?;
+    let requested = parse_target(&head.target, is_options)?;
     check_host(&requested, head.version, &head.fields, valid_host)?;
     if head.method == Method::Trace {
         return Err(Cause::MethodRefused(FORWARDED_METHODS));
@@ -86,7 +86,6 @@ pub fn admit(
     let (path, query) = match requested {
         Target::Origin { path, query } | Target::Absolute { path, query, .. } => (path, query),
         Target::Asterisk => return Ok(Decision { framing, by: Handler::Options }),
-        Target::Authority(_) => return Err(HttpError::UnknownForm.into()),
     };
     let expects_continue = expects_continue(head, framing)?;
     if let Some(by) = built_in(head, path, query, peer, runtime)? {
@@ -116,7 +115,7 @@ pub fn admit(
     let may_follow = matches!(head.method, Method::Get | Method::Head) && !upgrade;
     let is_bare_prefix = found.prefix_len == path.len() && found.prefix_len > 0 && !path.ends_with(b"/");
     if route.options.rewrites.redirect_to_slash && is_bare_prefix && may_follow {
-        let outer = believed_prefix(peer, &head.fields, &runtime.config.forwarded);
+        let outer = believed_prefix(PeerTrust::of(peer, &runtime.config.forwarded), &head.fields);
         // No prefix begins with two slashes, which would lead to another host.
         [outer, path, b"/", query].iter().for_each(|part| target.extend_from_slice(part));
         return Ok(Decision { framing, by: Handler::ToSlash });

@@ -94,7 +94,7 @@ pub fn forward_request(
     head.fields.remove_all(StripRules { plan, trust }.removed());
     remove_connection_named(&mut head.fields, connection_named);
     public_prefix.clear();
-    public_prefix.extend_from_slice(believed_prefix(peer, &head.fields, &runtime.config.forwarded));
+    public_prefix.extend_from_slice(believed_prefix(trust, &head.fields));
     public_prefix.extend_from_slice(route.stripped_prefix().as_bytes());
     if trust != PeerTrust::Disabled {
         add_forwarded(&mut head.fields, peer, host, public_prefix, buf);
@@ -116,7 +116,7 @@ pub fn forward_request(
         Version::Http10 => b"1.0 mini-rproxy",
         Version::Http11 => b"1.1 mini-rproxy",
     };
-    head.fields.add_static(HeaderId::Via, b"Via: ", via);
+    head.fields.add_known(HeaderId::Via, b"Via", |out| out.extend_from_slice(via));
     if head.method == Method::Options
         && let Ok(Some(left @ 1..)) = max_forwards(&head.fields)
     {
@@ -129,10 +129,7 @@ pub fn forward_request(
 
 /// The authority of a target that is a URL: in HTTP/1.0 that may be all that is said of the host.
 fn authority_of(target: &[u8]) -> &[u8] {
-    match parse_target(target, false, false) {
-        Ok(Target::Absolute { authority, .. }) => authority,
-        Ok(Target::Origin { .. } | Target::Asterisk | Target::Authority(_)) | Err(_) => b"",
-    }
+    if let Ok(Target::Absolute { authority, .. }) = parse_target(target, false) { authority } else { b"" }
 }
 
 fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, upstream: &UpstreamUrl, client_host: &[u8]) {
@@ -173,7 +170,7 @@ pub fn forward_response(head: &mut ResponseHead, connection_named: &[u8], date: 
     remove_connection_named(&mut head.fields, connection_named);
     // RFC 9110 section 6.6.1: a recipient with a clock adds the Date that an origin left out.
     if head.status >= 200 && head.fields.get(HeaderId::Date).is_none() {
-        head.fields.add_static(HeaderId::Date, b"Date: ", date);
+        head.fields.add_known(HeaderId::Date, b"Date", |out| out.extend_from_slice(date));
     }
 }
 

@@ -49,8 +49,8 @@ pub fn client_address(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) ->
         untrusted => return untrusted,
     };
     let mut client = address;
-    let lines = fields.iter().rev().filter(|line| line.id == HeaderId::XForwardedFor);
-    for entry in lines.flat_map(|line| line.value.rsplit(|&byte| byte == b',')) {
+    let values = fields.values(HeaderId::XForwardedFor).rev();
+    for entry in values.flat_map(|value| value.rsplit(|&byte| byte == b',')) {
         let Some(reported) = parse_node(entry) else { break };
         client = reported;
         if !is_trusted(client.ip(), policy) {
@@ -84,7 +84,7 @@ pub fn is_local(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) -> bool 
     if !peer.address.is_none_or(is_loopback) {
         return false;
     }
-    if !fields.iter().any(|line| MARKS.has(line.id)) {
+    if !fields.may_contain_any(MARKS) {
         return true;
     }
     let is_believed = peer.address.is_some_and(|address| is_trusted(address.ip(), policy));
@@ -135,11 +135,8 @@ pub fn reported_prefix(fields: &Fields) -> Result<&[u8], NotOnePath> {
 }
 
 /// The same, where the peer is believed; else empty.
-pub fn believed_prefix<'a>(peer: &Peer, fields: &'a Fields, policy: &ForwardedPolicy) -> &'a [u8] {
-    match PeerTrust::of(peer, policy) {
-        PeerTrust::Trusted => reported_prefix(fields).unwrap_or_default(),
-        PeerTrust::Untrusted | PeerTrust::Disabled => b"",
-    }
+pub fn believed_prefix(trust: PeerTrust, fields: &Fields) -> &[u8] {
+    if trust == PeerTrust::Trusted { reported_prefix(fields).unwrap_or_default() } else { b"" }
 }
 
 /// An X-Forwarded-Prefix that is not one plain path.
@@ -151,28 +148,32 @@ pub struct NotOnePath;
 /// trusted proxy stripped before. Both may be empty.
 pub fn add_forwarded(fields: &mut Fields, peer: &Peer, host: &[u8], prefix: &[u8], buf: &mut Vec<u8>) {
     if let Some(address) = peer.address {
-        buf.clear();
-        let earlier = last_line(fields, HeaderId::XForwardedFor);
-        if let Some(line) = earlier.and_then(|index| fields.nth(index)).filter(|line| !line.value.is_empty()) {
-            buf.extend_from_slice(line.value);
-            buf.extend_from_slice(b", ");
-        }
-        write_ip(address.ip(), buf);
-        match earlier {
-            Some(index) => fields.set_value(index, buf),
-            None => fields.add_static(HeaderId::XForwardedFor, b"X-Forwarded-For: ", buf),
+        let ip = address.ip();
+        if let Some(index) = last_line(fields, HeaderId::XForwardedFor) {
+            buf.clear();
+            if let Some(line) = fields.nth(index).filter(|line| !line.value.is_empty()) {
+                buf.extend_from_slice(line.value);
+                buf.extend_from_slice(b", ");
+            }
+            write_ip(ip, buf);
+            fields.set_value(index, buf);
+        } else {
+            fields.add_known(HeaderId::XForwardedFor, b"X-Forwarded-For", |out| write_ip(ip, out));
         }
     }
     if !host.is_empty() && fields.get(HeaderId::XForwardedHost).is_none() {
-        fields.add_static(HeaderId::XForwardedHost, b"X-Forwarded-Host: ", host);
+        fields.add_known(HeaderId::XForwardedHost, b"X-Forwarded-Host", |out| out.extend_from_slice(host));
     }
     if fields.get(HeaderId::XForwardedProto).is_none() {
         let proto: &[u8] = if peer.is_tls { b"https" } else { b"http" };
-        fields.add_static(HeaderId::XForwardedProto, b"X-Forwarded-Proto: ", proto);
+        fields.add_known(HeaderId::XForwardedProto, b"X-Forwarded-Proto", |out| out.extend_from_slice(proto));
     }
     if !prefix.is_empty() {
         match last_line(fields, HeaderId::XForwardedPrefix) {
-            None => fields.add_static(HeaderId::XForwardedPrefix, b"X-Forwarded-Prefix: ", prefix),
+            None => {
+                fields
+                    .add_known(HeaderId::XForwardedPrefix, b"X-Forwarded-Prefix", |out| out.extend_from_slice(prefix));
+            }
             Some(index) if reported_prefix(fields).is_ok() => fields.set_value(index, prefix),
             // Only its writer knows what it means.
             Some(_) => {}
@@ -181,10 +182,7 @@ pub fn add_forwarded(fields: &mut Fields, peer: &Peer, host: &[u8], prefix: &[u8
 }
 
 fn last_line(fields: &Fields, id: HeaderId) -> Option<usize> {
-    if !fields.may_contain(id) {
-        return None;
-    }
-    (0..fields.len()).rev().find(|&index| fields.nth(index).is_some_and(|line| line.id == id))
+    fields.indices(HeaderSet::of(&[id])).next_back()
 }
 
 fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
