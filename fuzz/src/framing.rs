@@ -12,7 +12,7 @@ use mini_rproxy::http::target::{check_host, parse_target};
 
 use crate::head::is_dropped;
 use crate::input::{Input, cuts};
-use crate::testkit::strict::{self, RequestInfo, Kind, Message, Parser, Strictness};
+use crate::testkit::strict::{self, Kind, Message, Parser, RequestInfo, Strictness};
 
 const LIMITS: HeadLimits = HeadLimits { head_bytes: 16 << 10, field_lines: 256, request_line: 8 << 10 };
 
@@ -35,8 +35,10 @@ fn requests(bytes: &[u8]) {
         let mut head = RequestHead::default();
         let Ok(Some(len)) = parse_request(&bytes[at..], &LIMITS, &mut head) else { return };
         let Ok(framing) = request_framing(&head) else { return };
-        let is_connect = head.method == Method::Connect;
-        let Ok(target) = parse_target(&head.target, is_connect, head.method == Method::Options) else { return };
+        if head.method == Method::Connect {
+            return;
+        }
+        let Ok(target) = parse_target(&head.target, head.method == Method::Options) else { return };
         if check_host(&target, head.version, &head.fields, None).is_err() {
             return;
         }

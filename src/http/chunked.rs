@@ -195,15 +195,12 @@ impl ChunkedDecoder {
         while let Some(digit) = rest.get(len).and_then(|&byte| chars::hex_digit(byte)) {
             size = size << 4 | u64::from(digit);
             len += 1;
-            if earlier_digits + len > 16 {
-                return Err(HttpError::ChunkTooLarge);
-            }
-        }
-        // 16 digits fit into 64 bits; the highest bit is refused so that no reader takes the size for negative.
-        if size > i64::MAX as u64 {
-            return Err(HttpError::ChunkTooLarge);
         }
         let digits = earlier_digits + len;
+        // 16 digits fit into 64 bits; the highest bit is refused so that no reader takes the size for negative.
+        if digits > 16 || size > i64::MAX as u64 {
+            return Err(HttpError::ChunkTooLarge);
+        }
         match rest[len..] {
             [b'\r', b'\n', ..] if digits > 0 => self.end_line(size, len + CRLF.len()),
             [] => self.next(len, State::Size { size, digits }),

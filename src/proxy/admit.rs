@@ -14,7 +14,7 @@ use crate::http::error::HttpError;
 use crate::http::fields::{Fields, HeaderId};
 use crate::http::framing::{Framing, request_framing};
 use crate::http::head::{Method, RequestHead, Version};
-use crate::http::target::{Target, check_host, has_dot_segment, parse_target};
+use crate::http::target::{Target, check_host, parse_target};
 
 /// The methods of the built-in resources, for the Allow field.
 const BUILT_IN_METHODS: &str = "GET, HEAD";
@@ -93,9 +93,6 @@ pub fn admit(
     }
     if peer.listener == ListenerKind::Admin {
         return Err(Cause::NoRoute);
-    }
-    if has_dot_segment(path) {
-        return Err(HttpError::DotSegment.into());
     }
     let found = runtime.router.find(path).ok_or(Cause::NoRoute)?;
     if is_options && max_forwards(&head.fields)? == Some(0) {
