@@ -23,7 +23,8 @@
 //! upstream, [`proxy::forward`] makes the head that is sent, [`net::upstream`] finds a connection for it, and the response comes
 //! back through `proxy::response_side`. [`proxy::proxy_connection`] holds the rules that need both sides.
 //!
-//! `docs/architecture.md` has the reading guide, with an exercise for each step, and `docs/rules.md` the rules by number.
+//! `docs/architecture.md` has a tour by functions, a table "Where do I change ...?", and a reading guide with exercises;
+//! `docs/rules.md` has the rules by number.
 //!
 //! # Words
 //!

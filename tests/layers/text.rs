@@ -101,7 +101,7 @@ pub fn test_lines(code: &str) -> Vec<bool> {
 }
 
 /// How long an item with its attributes is: up to the first `;` or the first `{...}` outside other brackets.
-fn item_len(item: &str) -> usize {
+pub fn item_len(item: &str) -> usize {
     let mut depth = 0;
     for (index, c) in item.char_indices() {
         match c {
