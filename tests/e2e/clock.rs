@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::support::{Launch, Origin, PATIENCE, Peer, value};
+use crate::support::{Launch, Origin, PATIENCE, Peer, value, wait_until};
 
 const DAY: i64 = 86_400;
 
@@ -88,6 +88,8 @@ fn e11_a_wall_clock_that_jumps_by_a_day_ends_nothing_and_shows_in_the_date() {
     assert_eq!(waiting.response().status(), 200);
     // The one of the idle client, used again and again, and the one that was held.
     assert_eq!(origin.connections(), 2);
-    let causes: Vec<String> = proxy.log.all().iter().filter_map(|line| value(line, "why").map(str::to_owned)).collect();
-    assert_eq!(causes, ["head_timeout"; 3]);
+    let causes =
+        || -> Vec<String> { proxy.log.all().iter().filter_map(|line| value(line, "why").map(str::to_owned)).collect() };
+    wait_until("a line for each late head", || causes().len() >= 3);
+    assert_eq!(causes(), ["head_timeout"; 3]);
 }
