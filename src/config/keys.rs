@@ -207,13 +207,6 @@ pub struct ConnectTimeout {
 fn connect<'de, T: From<ConnectTimeout>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     struct TotalOrBoth;
 
-    impl TotalOrBoth {
-        fn total<E: Error>(scalar: Scalar<'_>) -> Result<ConnectTimeout, E> {
-            let total = HumanDuration::parse(scalar).map_err(refuse)?;
-            Ok(ConnectTimeout { total, ..ConnectTimeout::default() })
-        }
-    }
-
     impl<'de> Visitor<'de> for TotalOrBoth {
         type Value = ConnectTimeout;
 
@@ -221,12 +214,9 @@ fn connect<'de, T: From<ConnectTimeout>, D: Deserializer<'de>>(from: D) -> Resul
             f.write_str("a duration such as 5s, or {address: 3s, total: 5s}")
         }
 
-        fn visit_u64<E: Error>(self, number: u64) -> Result<ConnectTimeout, E> {
-            Self::total(Scalar::Number(number))
-        }
-
         fn visit_str<E: Error>(self, text: &str) -> Result<ConnectTimeout, E> {
-            Self::total(Scalar::Text(text))
+            let total = HumanDuration::parse(Scalar::Text(text)).map_err(refuse)?;
+            Ok(ConnectTimeout { total, ..ConnectTimeout::default() })
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mapping: A) -> Result<ConnectTimeout, A::Error> {

@@ -9,8 +9,7 @@
 //! | [`prefix`], `url`, `listen`, `plugin_config` | values with a grammar of their own |
 //! | `keys` | **the keys, their defaults and ranges**: the structs of the file are the configuration |
 //! | `validate` | what no value alone can tell: checks, and defaults that depend on other keys |
-//! | `load` | from the file to a [`Config`] |
-//! | `flags` | from `-listen` and `-route` to a [`Config`] |
+//! | `load` | from the file, or from `-listen` and `-route`, to a [`Config`] |
 //! | `diff` | back to YAML, and what is different between two configurations |
 
 mod error;
@@ -22,7 +21,6 @@ mod plugin_config;
 mod keys;
 mod validate;
 mod load;
-mod flags;
 mod diff;
 
 pub use diff::{Difference, FullConfig};
