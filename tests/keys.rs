@@ -109,6 +109,32 @@ fn every_key_has_a_test_that_shows_what_it_changes() {
     }
 }
 
+/// The tables of the page have every key, with the default that holds.
+#[test]
+fn the_page_has_every_key_and_its_default() {
+    let route = "routes: [{prefix: /a, upstream: 'http://a'}]\n";
+    let mut known = BTreeSet::new();
+    find_keys(&|inner| format!("{route}{inner}"), "", &mut known);
+    let defaults: Value = serde_yaml::from_str(&Config::parse(route, "file").expect("valid").to_yaml()).expect("YAML");
+    let page = include_str!("../docs/configuration.md").split("\n## ").find(|part| part.starts_with("All keys"));
+    let (mut told, mut column) = (BTreeSet::new(), 0);
+    for row in page.expect("a section").lines().filter(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        column = cells.iter().position(|cell| *cell == "default").unwrap_or(column);
+        for key in cells[0].split('`').skip(1).step_by(2).filter(|key| *key != "routes") {
+            told.insert(key.to_owned());
+            let is_the_same = |default: &str| key == "workers" || cells[column].contains(&format!("`{default}`"));
+            match key.split('.').try_fold(&defaults, |value, name| value.get(0).unwrap_or(value).get(name)) {
+                Some(Value::String(default)) if !key.starts_with("routes.") => assert!(is_the_same(default), "{row}"),
+                Some(Value::Number(default)) => assert!(is_the_same(&default.to_string()), "{row}"),
+                Some(Value::Bool(default)) => assert!(is_the_same(&default.to_string()), "{row}"),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(told, known, "left: the tables of docs/configuration.md; right: the keys of the parser");
+}
+
 /// A test's own lines.
 fn text_of(test: &str) -> String {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
