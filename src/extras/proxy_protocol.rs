@@ -87,7 +87,7 @@ impl ProxyHeader {
         is_late: bool,
     ) -> Result<bool, &'static str> {
         if *self == ProxyHeader::Expected {
-            let len = match conn.peek(&mut buf[..MAX_PEEK]) {
+            let len = match conn.socket.peek(&mut buf[..MAX_PEEK]) {
                 ReadOutcome::Bytes(len) => len,
                 ReadOutcome::Blocked | ReadOutcome::Overhead(_) => {
                     return if is_late { Err(SILENT) } else { Ok(false) };
@@ -100,7 +100,7 @@ impl ProxyHeader {
             };
             let Some(header) = parse_header(&buf[..len])? else {
                 // The peer is gone (rule G12), or has closed its side.
-                return if is_late || conn.is_end_in_sight() { Err(INCOMPLETE) } else { Ok(false) };
+                return if is_late || conn.socket.is_end_in_sight() { Err(INCOMPLETE) } else { Ok(false) };
             };
             client.set_client_address(header.client);
             if header.is_tls {
@@ -114,7 +114,7 @@ impl ProxyHeader {
                 break;
             }
             let most = left.min(buf.len());
-            match conn.read_raw(&mut buf[..most]) {
+            match conn.socket.read(&mut buf[..most]) {
                 ReadOutcome::Bytes(len) => *self = ProxyHeader::Skip(left - len),
                 ReadOutcome::Blocked | ReadOutcome::Overhead(_) if !is_late => return Ok(false),
                 _ => return Err(INCOMPLETE),

@@ -1,7 +1,7 @@
 //! One connection as the rest of the loop sees it: a socket, and where the peer speaks TLS a layer in front of it.
 //!
 //! ```text
-//!   exchange ◄── plain bytes ──► [ TLS layer ] ◄── cipher bytes ──► socket
+//!   proxy connection ◄── plain bytes ──► [ TLS layer ] ◄── cipher bytes ──► socket
 //! ```
 //!
 //! Everyone else asks the same questions of both kinds: may I read, may I write, read, write, say that no more comes. What
@@ -10,12 +10,10 @@
 //! and [`Conn::flush`] has to be called whenever the socket may have become writable, whether or not anybody has
 //! something to say.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::task::Poll;
-
-use mio::{Registry, Token};
 
 pub use super::socket::{ConnectOutcome, ReadOutcome, Readiness, Socket, WriteOutcome, limit_unsent, probe_when_idle};
 
@@ -28,10 +26,10 @@ const UNSENT: usize = 32 * 1024;
 /// A connection.
 #[derive(Debug)]
 pub struct Conn {
-    /// What is asked of it passes the TLS session by.
-    pub(super) socket: Socket,
-    /// Boxed: most connections are idle, and many are plain.
-    tls: Option<Box<dyn TlsLayer>>,
+    /// What is asked of it passes TLS by.
+    pub socket: Socket,
+    /// TLS in front of it. Boxed: most connections are idle, and many are plain.
+    pub tls: Option<Box<dyn TlsLayer>>,
 }
 
 impl Conn {
@@ -40,24 +38,9 @@ impl Conn {
         Conn { socket: Socket::accepted(fd), tls: None }
     }
 
-    /// Begins to connect. The socket is of no use before [`Conn::finish_connect`] says so.
+    /// Begins to connect. The socket is of no use before [`Socket::finish_connect`] says so.
     pub fn connect(address: SocketAddr) -> io::Result<Conn> {
         Ok(Conn { socket: Socket::connect(address)?, tls: None })
-    }
-
-    /// Tells whether the attempt to connect is over (rule M7).
-    pub fn finish_connect(&mut self) -> ConnectOutcome {
-        self.socket.finish_connect()
-    }
-
-    /// From now on nothing passes but through `tls`.
-    pub fn secure(&mut self, tls: Box<dyn TlsLayer>) {
-        self.tls = Some(tls);
-    }
-
-    /// Whether TLS is spoken.
-    pub fn is_secured(&self) -> bool {
-        self.tls.is_some()
     }
 
     /// Whether it is not known yet who the peer is, and a step of finding out may be due.
@@ -79,16 +62,6 @@ impl Conn {
         self.tls.as_mut().and_then(|tls| tls.take_handshake_error())
     }
 
-    /// Registers for reading, and for writing where that would not succeed now.
-    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.socket.register(registry, token)
-    }
-
-    /// Remembers what the poller said.
-    pub fn on_event(&mut self, readiness: Readiness) {
-        self.socket.on_event(readiness);
-    }
-
     /// Whether a read may bring something.
     pub fn can_read(&self) -> bool {
         match &self.tls {
@@ -103,21 +76,6 @@ impl Conn {
             None => self.socket.can_write(),
             Some(tls) => tls.can_write(&self.socket),
         }
-    }
-
-    /// Looks at what comes next on the socket, without taking it and past TLS.
-    pub fn peek(&mut self, buf: &mut [u8]) -> ReadOutcome {
-        self.socket.peek(buf)
-    }
-
-    /// Whether what waits in the kernel is all that comes.
-    pub fn is_end_in_sight(&self) -> bool {
-        self.socket.is_end_in_sight()
-    }
-
-    /// Reads once, past TLS: what stands before a handshake.
-    pub fn read_raw(&mut self, buf: &mut [u8]) -> ReadOutcome {
-        self.socket.read(buf)
     }
 
     /// Reads once.
@@ -138,19 +96,6 @@ impl Conn {
         }
     }
 
-    /// The socket itself, where nothing stands in front of it.
-    pub fn bare(&mut self) -> Option<&mut Socket> {
-        match self.tls {
-            None => Some(&mut self.socket),
-            Some(_) => None,
-        }
-    }
-
-    /// Writes once what lies in two places; for a bare socket.
-    pub fn write_both(&mut self, first: &[u8], second: &[u8]) -> WriteOutcome {
-        self.socket.write_slices(&[IoSlice::new(first), IoSlice::new(second)])
-    }
-
     /// Writes what TLS still holds; `Blocked` where that is nothing, or nothing can be written now.
     pub fn flush(&mut self) -> WriteOutcome {
         let Conn { socket, tls } = self;
@@ -165,7 +110,7 @@ impl Conn {
     /// How many bytes of memory it owns beside its own slot. A TLS session does not tell what it owns; what is said here
     /// for it was measured.
     pub fn memory(&self) -> usize {
-        match (self.is_secured(), self.needs_flush()) {
+        match (self.tls.is_some(), self.needs_flush()) {
             (false, _) => 0,
             (true, false) => SESSION,
             (true, true) => SESSION + UNSENT,
@@ -182,8 +127,8 @@ impl Conn {
     }
 
     /// Says that the end is meant, before the connection is closed. For a plain one closing says it.
-    pub fn say_goodbye(&mut self) {
-        if self.is_secured() {
+    pub fn send_close_notify(&mut self) {
+        if self.tls.is_some() {
             self.shutdown_write();
         }
     }

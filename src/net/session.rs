@@ -10,6 +10,7 @@
 //! Whether a side is read is decided in `read_side`: by the proxy connection (`read_interest`), the memory budget, the speed
 //! of the receiver, and whether bytes of that side are still in a pipe.
 
+use std::io::IoSlice;
 use std::time::Duration;
 
 use crate::extras::metrics::Counter;
@@ -235,7 +236,7 @@ impl Worker {
                 }
                 Command::Close(Side::Client, mode) => {
                     match mode {
-                        CloseMode::Close => client.conn.say_goodbye(),
+                        CloseMode::Close => client.conn.send_close_notify(),
                         CloseMode::Abort => client.conn.socket.reset_on_close(),
                     }
                     is_over = true;
@@ -291,7 +292,7 @@ impl Worker {
         }
         // Only now: what came and went at once never cost a registration.
         if client.conn.socket.needs_registering()
-            && let Err(error) = client.conn.register(self.poll.registry(), token)
+            && let Err(error) = client.conn.socket.register(self.poll.registry(), token)
         {
             self.ctx.observer.warn(format_args!("cannot wait for a client connection: {error}"));
             self.remove_client(key);
@@ -515,7 +516,7 @@ impl Session<'_> {
         let bytes = &read_buf[..len];
         match to {
             Some(to) if bypass > 0 => self::bypass(connection, ctx, side, bytes, to),
-            Some(to) if side == Side::Upstream && len >= LONG_READ && !to.is_secured() => {
+            Some(to) if side == Side::Upstream && len >= LONG_READ && to.tls.is_none() => {
                 let (first, body) = bytes.split_at(FIRST_PART);
                 connection.handle(&mut ctx.worker(), Input::Bytes(side, first));
                 // Bytes of the body only: one too many and the proxy connection has to see it.
@@ -543,7 +544,7 @@ impl Session<'_> {
     /// Memory is too short to read. Where there is nothing left but the end, that needs none: a peer that has gone must not
     /// keep what others wait for (rules E4 and G12).
     fn check_end(&mut self, side: Side) -> bool {
-        if self.conn(side).and_then(Conn::bare).is_some_and(|socket| socket.has_ended()) {
+        if self.conn(side).is_some_and(|conn| conn.tls.is_none() && conn.socket.has_ended()) {
             self.handle(Input::Eof(side));
             return true;
         }
@@ -654,7 +655,11 @@ fn report_bypassed(
 /// waits for it. What that does not take is given to the proxy connection, which keeps it.
 fn bypass(connection: &mut ProxyConnection, ctx: &mut LoopContext, side: Side, bytes: &[u8], to: &mut Conn) {
     let output = connection.output(other(side));
-    let outcome = if output.is_empty() { to.write(bytes) } else { to.write_both(output, bytes) };
+    let outcome = if output.is_empty() {
+        to.write(bytes)
+    } else {
+        to.socket.write_slices(&[IoSlice::new(output), IoSlice::new(bytes)])
+    };
     let of_output = outcome.written().min(output.len());
     let passed = outcome.written() - of_output;
     if of_output > 0 {

@@ -192,7 +192,10 @@ pub(super) fn splice_body(
     pipes: &mut Pipes,
     pending: &mut Option<Box<PendingSplice>>,
 ) -> SpliceResult {
-    let (Some(from), Some(to)) = (from.bare(), to.bare()) else { return SpliceResult::Copy };
+    if from.tls.is_some() || to.tls.is_some() {
+        return SpliceResult::Copy;
+    }
+    let (from, to) = (&mut from.socket, &mut to.socket);
     // A receiver that left bytes behind would leave them in the pipe, and the pipes are few.
     if left < MIN_SPLICE || !from.is_read_full() || to.is_slow() {
         return SpliceResult::Copy;

@@ -180,7 +180,7 @@ impl Worker {
             Err(error) if is_exhaustion(&error) && self.free_descriptors() => Conn::connect(address)?,
             result => result?,
         };
-        conn.register(self.poll.registry(), EventSource::Upstream(key).token())?;
+        conn.socket.register(self.poll.registry(), EventSource::Upstream(key).token())?;
         Ok(conn)
     }
 
@@ -205,22 +205,22 @@ impl Worker {
         match &mut link.state {
             UpstreamState::Resolving { .. } => {}
             UpstreamState::Ready { owner: ConnOwner::Client(owner), conn, .. } => {
-                conn.on_event(readiness);
+                conn.socket.on_event(readiness);
                 let owner = *owner;
                 self.enqueue(owner);
             }
             UpstreamState::Ready { conn, .. } => {
-                conn.on_event(readiness);
+                conn.socket.on_event(readiness);
                 if !is_clean_idle(conn, &mut self.read_buf) {
                     self.close_upstream(key);
                 }
             }
             UpstreamState::Connecting { conn, .. } => {
-                conn.on_event(readiness);
-                if conn.is_secured() {
+                conn.socket.on_event(readiness);
+                if conn.tls.is_some() {
                     return self.enqueue_handshake(key);
                 }
-                match conn.finish_connect() {
+                match conn.socket.finish_connect() {
                     ConnectOutcome::Waiting => {}
                     ConnectOutcome::Connected => self.on_tcp_connected(key),
                     ConnectOutcome::Failed(error) => self.address_failed(key, classify(&error)),
@@ -240,7 +240,7 @@ impl Worker {
         match found.map(|(origin, tls)| (origin.scheme, tls.connect(origin))) {
             Some((Scheme::Http, _)) => self.connected(key),
             Some((Scheme::Https, Some(tls))) => {
-                conn.secure(tls);
+                conn.tls = Some(tls);
                 self.enqueue_handshake(key);
             }
             // Never in the clear what was meant to be secret.
@@ -461,7 +461,7 @@ impl Worker {
                 if let ConnOwner::Pool { .. } = owner {
                     self.upstreams.remove_idle(upstream, key);
                 }
-                conn.say_goodbye();
+                conn.send_close_notify();
                 self.closed.push(conn);
             }
         }

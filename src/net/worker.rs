@@ -342,7 +342,7 @@ impl Worker {
         match EventSource::of(token) {
             Some(EventSource::Client(key)) => {
                 if let Some(client) = self.clients.get_mut(key) {
-                    client.conn.on_event(readiness);
+                    client.conn.socket.on_event(readiness);
                     self.enqueue(key);
                 }
             }
@@ -534,10 +534,10 @@ impl Worker {
         let mut conn = Conn::accepted(fd);
         let is_tls = protocol == ListenerProtocol::Tls;
         if is_tls {
-            match self.configs.tls.accept() {
-                Some(tls) => conn.secure(tls),
-                // Never in the clear what is meant to be secret.
-                None => return self.reject(conn),
+            conn.tls = self.configs.tls.accept();
+            // Never in the clear what is meant to be secret.
+            if conn.tls.is_none() {
+                return self.reject(conn);
             }
         }
         let is_admin = protocol == ListenerProtocol::Admin;
