@@ -22,20 +22,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::config::LogFormat;
+/// How much a line matters. Debug lines are written while [`Logger::set_debug`] is on.
+pub use mini_rproxy_plugin::Level;
 
-/// How much a line matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// Something is broken and needs a person.
-    Error,
-    /// Something went wrong and was dealt with.
-    Warn,
-    /// What a healthy proxy reports.
-    Info,
-    /// Needed only in the search for a fault: written while [`Logger::set_debug`] is on.
-    Debug,
-}
+use crate::config::LogFormat;
 
 /// Bytes that may wait to be written.
 const MAX_QUEUE_BYTES: usize = 256 * 1024;
@@ -82,18 +72,6 @@ impl LogState {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn append(&self, line: &[u8]) {
-        let mut queue = self.lock();
-        if queue.bytes.len() + line.len() > MAX_QUEUE_BYTES {
-            queue.lost += 1;
-            return;
-        }
-        queue.bytes.extend_from_slice(line);
-        queue.lines += 1;
-        drop(queue);
-        self.arrived.notify_one();
-    }
 }
 
 impl Logger {
@@ -106,21 +84,31 @@ impl Logger {
 
     /// A log on `sink`, which may block. Its thread runs until the process ends.
     pub fn start(format: LogFormat, sink: impl Write + Send + 'static) -> io::Result<Logger> {
-        let shared = Arc::new(LogState {
-            format,
-            queue: Mutex::default(),
-            debug: AtomicBool::new(false),
-            arrived: Condvar::new(),
-            drained: Condvar::new(),
-        });
-        let writer = Arc::clone(&shared);
-        thread::Builder::new().name("log".to_owned()).spawn(move || write_lines(&writer, sink))?;
-        Ok(Logger(shared))
+        let (queue, debug) = (Mutex::default(), AtomicBool::new(false));
+        let state = LogState { format, queue, debug, arrived: Condvar::new(), drained: Condvar::new() };
+        let logger = Logger(Arc::new(state));
+        let writer = logger.clone();
+        thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_lines(sink))?;
+        Ok(logger)
     }
 
     /// Begins a line with the current time.
     pub fn line(&self, level: Level, message: &str) -> LogLine<'_> {
-        LogLine::new(&self.0, level, message)
+        let mut line = LogLine { log: &self.0, buf: SPARE.try_with(Cell::take).unwrap_or_default() };
+        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        let level = match level {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+        };
+        match self.0.format {
+            LogFormat::Text => line.push(format_args!("time={time} level={level} msg=\"")),
+            LogFormat::Json => line.push(format_args!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"msg\":\"")),
+        }
+        line.escape(message.as_bytes());
+        line.buf.push(b'"');
+        line
     }
 
     /// Turns debug lines on or off, for all clones.
@@ -139,38 +127,39 @@ impl Logger {
         let waited = self.0.drained.wait_timeout_while(self.0.lock(), timeout, is_busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
-}
 
-/// The writer's thread.
-fn write_lines(shared: &LogState, mut sink: impl Write) {
-    let mut batch = Vec::new();
-    loop {
-        let is_idle = |queue: &mut Queue| queue.bytes.is_empty();
-        let mut queue = shared.arrived.wait_while(shared.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
-        std::mem::swap(&mut queue.bytes, &mut batch);
-        let lines = std::mem::take(&mut queue.lines);
-        let lost = std::mem::take(&mut queue.lost);
-        queue.is_writing = true;
-        drop(queue);
-        if lost > 0 {
-            // The lost lines came after all that is in this batch.
-            let mut line = LogLine::new(shared, Level::Warn, "log lines were lost: nobody read them in time");
-            batch.extend_from_slice(line.number("lost", lost).end());
-        }
-        let written = write_all(&mut sink, &batch);
-        let mut queue = shared.lock();
-        if written.is_err() {
-            queue.lost += lost + lines;
-        }
-        queue.is_writing = false;
-        if queue.bytes.is_empty() {
-            shared.drained.notify_all();
-        }
-        drop(queue);
-        batch.clear();
-        batch.shrink_to(KEPT_CAPACITY);
-        if written.is_err() {
-            thread::sleep(WRITE_ERROR_PAUSE);
+    /// The writer's thread.
+    fn write_lines(&self, mut sink: impl Write) {
+        let log = &self.0;
+        let mut batch = Vec::new();
+        loop {
+            let is_idle = |queue: &mut Queue| queue.bytes.is_empty();
+            let mut queue = log.arrived.wait_while(log.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
+            std::mem::swap(&mut queue.bytes, &mut batch);
+            let lines = std::mem::take(&mut queue.lines);
+            let lost = std::mem::take(&mut queue.lost);
+            queue.is_writing = true;
+            drop(queue);
+            if lost > 0 {
+                // The lost lines came after all that is in this batch.
+                let mut line = self.line(Level::Warn, "log lines were lost: nobody read them in time");
+                batch.extend_from_slice(line.number("lost", lost).end());
+            }
+            let written = write_all(&mut sink, &batch);
+            let mut queue = log.lock();
+            if written.is_err() {
+                queue.lost += lost + lines;
+            }
+            queue.is_writing = false;
+            if queue.bytes.is_empty() {
+                log.drained.notify_all();
+            }
+            drop(queue);
+            batch.clear();
+            batch.shrink_to(KEPT_CAPACITY);
+            if written.is_err() {
+                thread::sleep(WRITE_ERROR_PAUSE);
+            }
         }
     }
 }
@@ -194,89 +183,75 @@ thread_local! {
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A line that is being built. One that is not sent is dropped.
+/// A line that is being built. One that is not sent is dropped. Keys are plain words, chosen by us.
 #[must_use = "a line says nothing until it is sent"]
 pub struct LogLine<'a> {
-    shared: &'a LogState,
+    log: &'a LogState,
     buf: Vec<u8>,
 }
 
-impl<'a> LogLine<'a> {
-    fn new(shared: &'a LogState, level: Level, message: &str) -> LogLine<'a> {
-        let mut line = LogLine { shared, buf: SPARE.try_with(Cell::take).unwrap_or_default() };
-        let time = humantime::format_rfc3339_millis(SystemTime::now());
-        let level = match level {
-            Level::Error => "error",
-            Level::Warn => "warn",
-            Level::Info => "info",
-            Level::Debug => "debug",
-        };
-        match shared.format {
-            LogFormat::Text => push(&mut line.buf, format_args!("time={time} level={level} msg=")),
-            LogFormat::Json => {
-                push(&mut line.buf, format_args!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"msg\":"))
-            }
-        }
-        line.string(false, |escaped| escaped.push(message.as_bytes()));
-        line
-    }
-
-    /// Adds text. Keys are plain words, chosen by us.
+impl LogLine<'_> {
+    /// Adds text.
     pub fn text(&mut self, key: &str, value: &str) -> &mut Self {
         self.bytes(key, value.as_bytes())
     }
 
     /// Adds bytes that a peer sent.
     pub fn bytes(&mut self, key: &str, value: &[u8]) -> &mut Self {
-        self.key(key).string(true, |escaped| escaped.push(value));
-        self
+        self.quoted(key, |line| line.escape(value))
+    }
+
+    /// Adds whatever can be displayed.
+    pub fn display(&mut self, key: &str, value: impl fmt::Display) -> &mut Self {
+        // Only the value itself can fail; what it has written so far stays.
+        self.quoted(key, |line| {
+            let _ = fmt::write(line, format_args!("{value}"));
+        })
     }
 
     /// Adds a number.
     pub fn number(&mut self, key: &str, value: u64) -> &mut Self {
-        push(&mut self.key(key).buf, format_args!("{value}"));
+        self.key(key).push(format_args!("{value}"));
         self
     }
 
     /// Adds `true` or `false`.
     pub fn flag(&mut self, key: &str, value: bool) -> &mut Self {
-        push(&mut self.key(key).buf, format_args!("{value}"));
+        self.key(key).push(format_args!("{value}"));
         self
     }
 
     /// Adds a duration in milliseconds with three decimals; the key should end with `_ms`.
     pub fn millis(&mut self, key: &str, value: Duration) -> &mut Self {
         let (millis, micros) = (value.as_millis(), value.subsec_micros() % 1000);
-        push(&mut self.key(key).buf, format_args!("{millis}.{micros:03}"));
-        self
-    }
-
-    /// Adds whatever can be displayed.
-    pub fn display(&mut self, key: &str, value: impl fmt::Display) -> &mut Self {
-        // Only the value itself can fail; what it has written so far stays.
-        self.key(key).string(true, |escaped| {
-            let _ = fmt::Write::write_fmt(escaped, format_args!("{value}"));
-        });
+        self.key(key).push(format_args!("{millis}.{micros:03}"));
         self
     }
 
     /// Adds lines for people, as the last thing: indented below the line; in JSON as one string.
     pub fn lines(&mut self, key: &str, lines: &str) -> &mut Self {
-        match self.shared.format {
-            LogFormat::Json => self.text(key, lines),
-            LogFormat::Text => {
-                for line in lines.lines() {
-                    self.buf.extend_from_slice(b"\n    ");
-                    Escaped { buf: &mut self.buf, format: LogFormat::Text, is_bare: true }.push(line.as_bytes());
-                }
-                self
-            }
+        if self.log.format == LogFormat::Json {
+            return self.text(key, lines);
         }
+        for line in lines.lines() {
+            self.buf.extend_from_slice(b"\n    ");
+            self.escape(line.as_bytes());
+        }
+        self
     }
 
     /// Hands the line to the writer.
     pub fn send(&mut self) {
-        self.shared.append(self.end());
+        self.end();
+        let mut queue = self.log.lock();
+        if queue.bytes.len() + self.buf.len() > MAX_QUEUE_BYTES {
+            queue.lost += 1;
+        } else {
+            queue.bytes.extend_from_slice(&self.buf);
+            queue.lines += 1;
+        }
+        drop(queue);
+        self.log.arrived.notify_one();
         let mut buf = std::mem::take(&mut self.buf);
         buf.clear();
         buf.shrink_to(KEPT_CAPACITY);
@@ -285,94 +260,70 @@ impl<'a> LogLine<'a> {
     }
 
     fn end(&mut self) -> &[u8] {
-        match self.shared.format {
-            LogFormat::Text => self.buf.push(b'\n'),
-            LogFormat::Json => self.buf.extend_from_slice(b"}\n"),
-        }
+        self.buf.extend_from_slice(if self.log.format == LogFormat::Json { b"}\n" } else { b"\n" });
         &self.buf
     }
 
     fn key(&mut self, key: &str) -> &mut Self {
-        debug_assert!(
-            !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
-            "not a key: {key}"
-        );
-        match self.shared.format {
-            LogFormat::Text => push(&mut self.buf, format_args!(" {key}=")),
-            LogFormat::Json => push(&mut self.buf, format_args!(",\"{key}\":")),
+        match self.log.format {
+            LogFormat::Text => self.push(format_args!(" {key}=")),
+            LogFormat::Json => self.push(format_args!(",\"{key}\":")),
         }
         self
     }
 
-    /// Writes a string in quotes; in the text format without them where they are not needed and it `may_be_bare`.
-    fn string(&mut self, may_be_bare: bool, write: impl FnOnce(&mut Escaped<'_>)) {
+    /// Adds a value in quotes; in the text format without them where they are not needed.
+    fn quoted(&mut self, key: &str, write: impl FnOnce(&mut Self)) -> &mut Self {
+        self.key(key).buf.push(b'"');
         let start = self.buf.len();
-        self.buf.push(b'"');
-        let mut escaped = Escaped { buf: &mut self.buf, format: self.shared.format, is_bare: may_be_bare };
-        write(&mut escaped);
-        if escaped.is_bare && self.shared.format == LogFormat::Text && self.buf.len() > start + 1 {
-            self.buf.remove(start);
+        write(self);
+        let value = &self.buf[start..];
+        let is_bare = !value.is_empty() && !value.iter().any(|byte| matches!(byte, b' ' | b'"' | b'\\' | b'='));
+        if self.log.format == LogFormat::Text && is_bare {
+            self.buf.remove(start - 1);
         } else {
             self.buf.push(b'"');
         }
-    }
-}
-
-/// Writing into memory cannot fail.
-fn push(buf: &mut Vec<u8>, text: fmt::Arguments<'_>) {
-    let _ = buf.write_fmt(text);
-}
-
-/// Escapes everything that is written to it for the inside of quotes.
-struct Escaped<'a> {
-    buf: &'a mut Vec<u8>,
-    format: LogFormat,
-    /// Nothing so far needs quotes in the text format.
-    is_bare: bool,
-}
-
-impl Escaped<'_> {
-    fn push(&mut self, bytes: &[u8]) {
-        match self.format {
-            LogFormat::Text => self.push_text(bytes),
-            LogFormat::Json => self.push_json(bytes),
-        }
+        self
     }
 
-    /// Visible ASCII stays, everything else becomes `\xNN`: a terminal shows exactly what was sent.
-    fn push_text(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.is_bare &= byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
-            match byte {
-                b'"' | b'\\' => self.buf.extend_from_slice(&[b'\\', byte]),
-                b' '..=b'~' => self.buf.push(byte),
-                0..=0x1f | 0x7f..=0xff => push(self.buf, format_args!("\\x{byte:02x}")),
+    /// Writing into memory cannot fail.
+    fn push(&mut self, text: fmt::Arguments<'_>) {
+        let _ = self.buf.write_fmt(text);
+    }
+
+    /// Adds what stands inside of quotes. In text visible ASCII stays and everything else becomes `\xNN`: a terminal shows
+    /// exactly what was sent. In JSON bytes that are not UTF-8 become the characters of the same number.
+    fn escape(&mut self, bytes: &[u8]) {
+        if self.log.format == LogFormat::Text {
+            for &byte in bytes {
+                match byte {
+                    b'"' | b'\\' => self.buf.extend_from_slice(&[b'\\', byte]),
+                    b' '..=b'~' => self.buf.push(byte),
+                    _ => self.push(format_args!("\\x{byte:02x}")),
+                }
             }
+            return;
         }
-    }
-
-    /// Bytes that are not UTF-8 become the characters of the same number, so that nothing is lost.
-    fn push_json(&mut self, bytes: &[u8]) {
         for chunk in bytes.utf8_chunks() {
             for c in chunk.valid().chars() {
                 match c {
                     '"' | '\\' => self.buf.extend_from_slice(&[b'\\', c as u8]),
-                    // Controls above ASCII and the two line separators of Unicode can break a line too.
-                    '\u{2028}' | '\u{2029}' => push(self.buf, format_args!("\\u{:04x}", u32::from(c))),
-                    _ if c.is_control() => push(self.buf, format_args!("\\u{:04x}", u32::from(c))),
+                    // The two line separators of Unicode and controls, also those above ASCII, can break a line too.
+                    '\u{2028}' | '\u{2029}' | '\0'..='\x1f' | '\x7f'..='\u{9f}' => {
+                        self.push(format_args!("\\u{:04x}", u32::from(c)));
+                    }
                     _ => self.buf.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
                 }
             }
-            for byte in chunk.invalid() {
-                push(self.buf, format_args!("\\u{byte:04x}"));
-            }
+            chunk.invalid().iter().for_each(|byte| self.push(format_args!("\\u{byte:04x}")));
         }
     }
 }
 
-impl fmt::Write for Escaped<'_> {
+impl fmt::Write for LogLine<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.push(text.as_bytes());
+        self.escape(text.as_bytes());
         Ok(())
     }
 }

@@ -512,8 +512,6 @@ fn slow_hooks_are_counted_and_reported() {
     }
     let warnings = lines.of("Slow").iter().filter(|text| text.contains("on_request took")).count();
     assert_eq!(warnings, 2, "the first and the second, but not the third");
-    drop(chain);
-    assert!(lines.has("Slow", "hooks that took more than 5ms: 3"), "{:?}", lines.all());
 }
 
 #[test]

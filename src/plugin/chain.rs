@@ -328,11 +328,6 @@ impl Hooks for Chain {
 impl Drop for Chain {
     fn drop(&mut self) {
         for plugin in self.plugins.drain(..).rev() {
-            let slow = plugin.slow.load(Ordering::Relaxed);
-            if slow > 0 {
-                let message = format!("hooks that took more than {SLOW:?}: {slow}");
-                self.logger.line(Level::Warn, &message).text("plugin", plugin.name).send();
-            }
             if let Some(destroy) = plugin.raw.destroy {
                 // SAFETY: what `create` gave, destroyed once: the owner of the chain is the last one to use it.
                 unsafe { destroy(plugin.this) }

@@ -12,7 +12,7 @@ use mini_rproxy_plugin::{Level, abi};
 
 use crate::http::fields::Fields;
 use crate::http::head::{Method, reason_phrase};
-use crate::log::{self, Logger};
+use crate::log::Logger;
 use crate::proxy::hooks::{HookContext, LocalResponse};
 
 /// The table that every plugin gets. It stays until the process ends, as the interface promises.
@@ -196,7 +196,7 @@ pub struct PluginLog {
 
 impl Log for PluginLog {
     fn is_enabled(&self, level: Level) -> bool {
-        self.logger.is_enabled(line_level(level))
+        self.logger.is_enabled(level)
     }
 
     fn log(&self, level: Level, message: &[u8]) {
@@ -207,17 +207,8 @@ impl Log for PluginLog {
             if level == Level::Error {
                 self.last_error.lock().unwrap_or_else(PoisonError::into_inner).replace_range(.., &message);
             }
-            self.logger.line(line_level(level), &message).text("plugin", self.plugin).send();
+            self.logger.line(level, &message).text("plugin", self.plugin).send();
         }
-    }
-}
-
-fn line_level(level: Level) -> log::Level {
-    match level {
-        Level::Error => log::Level::Error,
-        Level::Warn => log::Level::Warn,
-        Level::Info => log::Level::Info,
-        Level::Debug => log::Level::Debug,
     }
 }
 
