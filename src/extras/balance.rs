@@ -31,28 +31,30 @@ pub struct Balance {
 }
 
 /// One upstream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Backend {
     /// Leases that are out.
     in_flight: Cell<u32>,
     /// The number of the choice that last fell on it.
     chosen: Cell<u64>,
+    /// Failures since the last answer.
+    failures: Cell<u32>,
+    /// `None` while it is up.
+    ejection: Cell<Option<Ejection>>,
     /// How often it was ejected: what began before the last time says nothing about now.
     epoch: Cell<u32>,
-    state: Cell<BackendState>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BackendState {
-    /// It gets requests; so many failed since the last answer.
-    Up { failures: u32 },
-    /// It gets none until then; for the so-many-th time without an answer in between.
-    Ejected { until: MonoTime, times: u32 },
+#[derive(Clone, Copy, Debug)]
+struct Ejection {
+    until: MonoTime,
+    /// How often in a row, without an answer in between.
+    times: u32,
     /// One request is finding out. If it comes to no result, another one may.
-    Probing { until: MonoTime, times: u32 },
+    is_probed: bool,
 }
 
-/// Who is chosen first: the smallest.
+/// Which one is chosen first: the smallest.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     /// The client has logged in there.
@@ -71,17 +73,6 @@ pub struct Lease {
     backend: Rc<Backend>,
     epoch: u32,
     is_probe: bool,
-}
-
-/// What a result changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Nothing.
-    None,
-    /// The upstream is left alone for so long.
-    Ejected(Duration),
-    /// The upstream gets requests again.
-    Recovered,
 }
 
 /// Which of a route's upstreams a request has tried: at most 64 of them.
@@ -116,7 +107,7 @@ impl Balance {
             .filter(|(nth, _)| !tried.has(*nth))
             .map(|(nth, id)| {
                 let backend = backends.entry(*id).or_default();
-                let is_preferred = preferred == Some(*id) && backend.is_up();
+                let is_preferred = preferred == Some(*id) && backend.ejection.get().is_none();
                 let rank = if is_preferred { Rank::Preferred } else { backend.rank(now, repeatable) };
                 (rank, nth, Rc::clone(backend))
             })
@@ -133,86 +124,61 @@ impl Balance {
     }
 }
 
-impl Default for Backend {
-    fn default() -> Self {
-        Backend {
-            in_flight: Cell::new(0),
-            chosen: Cell::new(0),
-            epoch: Cell::new(0),
-            state: Cell::new(BackendState::Up { failures: 0 }),
-        }
-    }
-}
-
 impl Backend {
-    fn is_up(&self) -> bool {
-        matches!(self.state.get(), BackendState::Up { .. })
-    }
-
     fn rank(&self, now: MonoTime, repeatable: bool) -> Rank {
-        match self.state.get() {
-            BackendState::Up { .. } => Rank::Up(self.in_flight.get(), self.chosen.get()),
-            BackendState::Ejected { until, .. } if until <= now && repeatable => Rank::Probe(until),
-            BackendState::Ejected { until, .. } | BackendState::Probing { until, .. } => Rank::LastResort(until),
+        match self.ejection.get() {
+            None => Rank::Up(self.in_flight.get(), self.chosen.get()),
+            Some(Ejection { until, is_probed: false, .. }) if until <= now && repeatable => Rank::Probe(until),
+            Some(Ejection { until, .. }) => Rank::LastResort(until),
         }
-    }
-
-    fn eject(&self, now: MonoTime, times: u32, health: &Health) -> Change {
-        // 2^16 times the shortest ejection is above the longest one.
-        let span = health.eject.saturating_mul(1 << times.min(16)).min(health.max_eject);
-        self.state.set(BackendState::Ejected { until: now + span, times: times + 1 });
-        self.epoch.set(self.epoch.get().wrapping_add(1));
-        Change::Ejected(span)
     }
 }
 
 impl Lease {
     fn new(backend: Rc<Backend>, now: MonoTime) -> Lease {
         backend.in_flight.set(backend.in_flight.get() + 1);
-        let is_probe = match backend.state.get() {
-            BackendState::Ejected { until, times } if until <= now => {
-                backend.state.set(BackendState::Probing { until, times });
-                true
-            }
-            BackendState::Up { .. } | BackendState::Ejected { .. } | BackendState::Probing { .. } => false,
+        let due = backend.ejection.get().filter(|ejection| ejection.until <= now && !ejection.is_probed);
+        if let Some(ejection) = due {
+            backend.ejection.set(Some(Ejection { is_probed: true, ..ejection }));
+        }
+        Lease { epoch: backend.epoch.get(), is_probe: due.is_some(), backend }
+    }
+
+    /// The upstream could not be reached, or did not answer. For how long it is left alone now, where that is news.
+    pub fn failed(&mut self, now: MonoTime, health: &Health) -> Option<Duration> {
+        let Backend { failures, ejection, epoch, .. } = &*self.backend;
+        if self.epoch != epoch.get() {
+            return None;
+        }
+        failures.set(failures.get().saturating_add(1));
+        let times = match ejection.get() {
+            None if failures.get() >= health.failures => 0,
+            Some(Ejection { times, .. }) if self.is_probe => times,
+            // A try as a last resort has shown nothing new.
+            _ => return None,
         };
-        Lease { epoch: backend.epoch.get(), is_probe, backend }
+        // 2^16 times the shortest ejection is above the longest one.
+        let span = health.eject.saturating_mul(1 << times.min(16)).min(health.max_eject);
+        ejection.set(Some(Ejection { until: now + span, times: times + 1, is_probed: false }));
+        epoch.set(epoch.get().wrapping_add(1));
+        Some(span)
     }
 
-    /// The upstream could not be reached, or did not answer.
-    pub fn failed(&mut self, now: MonoTime, health: &Health) -> Change {
-        if self.epoch != self.backend.epoch.get() {
-            return Change::None;
+    /// The upstream answered. Whether it had been left alone and gets requests again.
+    pub fn answered(&mut self) -> bool {
+        let is_current = self.epoch == self.backend.epoch.get();
+        if is_current {
+            self.backend.failures.set(0);
         }
-        match self.backend.state.get() {
-            BackendState::Up { failures } if failures + 1 >= health.failures => self.backend.eject(now, 0, health),
-            BackendState::Up { failures } => {
-                self.backend.state.set(BackendState::Up { failures: failures + 1 });
-                Change::None
-            }
-            BackendState::Probing { times, .. } if self.is_probe => self.backend.eject(now, times, health),
-            // Who tried as a last resort has learned nothing new.
-            BackendState::Probing { .. } | BackendState::Ejected { .. } => Change::None,
-        }
-    }
-
-    /// The upstream answered.
-    pub fn answered(&mut self) -> Change {
-        if self.epoch != self.backend.epoch.get() {
-            return Change::None;
-        }
-        match self.backend.state.replace(BackendState::Up { failures: 0 }) {
-            BackendState::Up { .. } => Change::None,
-            BackendState::Ejected { .. } | BackendState::Probing { .. } => Change::Recovered,
-        }
+        is_current && self.backend.ejection.take().is_some()
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         self.backend.in_flight.set(self.backend.in_flight.get() - 1);
-        if let (BackendState::Probing { until, times }, true) = (self.backend.state.get(), self.is_probe) {
-            self.backend.state.set(BackendState::Ejected { until, times });
+        if let (Some(ejection), true) = (self.backend.ejection.get(), self.is_probe) {
+            self.backend.ejection.set(Some(Ejection { is_probed: false, ..ejection }));
         }
     }
 }
@@ -243,7 +209,7 @@ mod tests {
         }
 
         /// One request that fails on `upstream`.
-        fn fail(&mut self, upstream: UpstreamId) -> Change {
+        fn fail(&mut self, upstream: UpstreamId) -> Option<Duration> {
             let (_, mut lease) = self.choose(&[upstream]);
             lease.failed(self.now, &HEALTH)
         }
@@ -290,12 +256,10 @@ mod tests {
     #[test]
     fn failures_in_a_row_eject_and_an_answer_in_between_does_not() {
         let mut play = Play::new();
-        for (step, expected) in [("fail", Change::None), ("answer", Change::None), ("fail", Change::None)] {
-            let (_, mut lease) = play.choose(&ALL[..1]);
-            let change = if step == "fail" { lease.failed(play.now, &HEALTH) } else { lease.answered() };
-            assert_eq!(change, expected, "{step}");
-        }
-        assert_eq!(play.fail(ALL[0]), Change::Ejected(HEALTH.eject));
+        assert_eq!(play.fail(ALL[0]), None);
+        assert!(!play.choose(&ALL[..1]).1.answered());
+        assert_eq!(play.fail(ALL[0]), None);
+        assert_eq!(play.fail(ALL[0]), Some(HEALTH.eject));
         assert_eq!(play.next(4), [1, 2, 1, 2]);
     }
 
@@ -308,10 +272,10 @@ mod tests {
         let (nth, mut probe) = play.choose(&ALL);
         assert_eq!(nth, 0, "its time is over");
         assert_eq!(play.next(2), [1, 2], "one at a time");
-        assert_eq!(probe.answered(), Change::Recovered);
+        assert!(probe.answered());
         drop(probe);
         assert_eq!(play.next(3), [0, 1, 2]);
-        assert_eq!(play.fail(ALL[0]), Change::None, "failures count anew");
+        assert_eq!(play.fail(ALL[0]), None, "failures count anew");
     }
 
     #[test]
@@ -320,17 +284,17 @@ mod tests {
         play.fail(ALL[0]);
         let mut seconds = 1;
         for expected in [1, 2, 4, 5, 5] {
-            assert_eq!(play.fail(ALL[0]), Change::Ejected(Duration::from_secs(expected)));
+            assert_eq!(play.fail(ALL[0]), Some(Duration::from_secs(expected)));
             assert_eq!(play.next(2).iter().filter(|nth| **nth == 0).count(), 0);
             play.wait(expected);
             seconds += expected;
         }
         assert_eq!(seconds, 18);
         let (_, mut lease) = play.choose(&ALL[..1]);
-        assert_eq!(lease.answered(), Change::Recovered);
+        assert!(lease.answered());
         drop(lease);
         play.fail(ALL[0]);
-        assert_eq!(play.fail(ALL[0]), Change::Ejected(HEALTH.eject), "an answer forgives");
+        assert_eq!(play.fail(ALL[0]), Some(HEALTH.eject), "an answer forgives");
     }
 
     #[test]
@@ -366,11 +330,11 @@ mod tests {
         let mut order = Vec::new();
         while let Some((nth, mut lease)) = play.balance.choose(play.now, &ALL, &mut tried, true, None) {
             order.push(nth);
-            assert_eq!(lease.failed(play.now, &HEALTH), Change::None, "nothing new");
+            assert_eq!(lease.failed(play.now, &HEALTH), None, "nothing new");
         }
         assert_eq!(order, [2, 0, 1], "each once");
         let (_, mut lease) = play.choose(&ALL);
-        assert_eq!(lease.answered(), Change::Recovered, "it was worth the try");
+        assert!(lease.answered(), "it was worth the try");
     }
 
     #[test]
@@ -380,12 +344,12 @@ mod tests {
         let (_, mut slower) = play.choose(&ALL[..1]);
         play.fail(ALL[0]);
         play.fail(ALL[0]);
-        assert_eq!(slow.answered(), Change::None, "it finishes what it has, and takes no more");
+        assert!(!slow.answered(), "it finishes what it has, and takes no more");
         assert_eq!(play.choose(&ALL[..2]).0, 1);
         play.wait(1);
         let (_, mut probe) = play.choose(&ALL);
-        assert_eq!(slower.failed(play.now, &HEALTH), Change::None);
-        assert_eq!(probe.answered(), Change::Recovered);
+        assert_eq!(slower.failed(play.now, &HEALTH), None);
+        assert!(probe.answered());
     }
 
     #[test]
@@ -395,6 +359,6 @@ mod tests {
         let (_, held) = play.choose(&ALL[..1]);
         play.balance.retain(|id| id != ALL[0]);
         drop(held);
-        assert_eq!(play.fail(ALL[0]), Change::None, "a new one of that number starts anew");
+        assert_eq!(play.fail(ALL[0]), None, "a new one of that number starts anew");
     }
 }

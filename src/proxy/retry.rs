@@ -12,7 +12,7 @@ use super::events::{CloseMode, Command, Side, UpstreamEvent};
 use super::forward::write_request_head;
 use super::state::{RequestState, ResponseState, Transaction, UpstreamAttempt};
 use crate::config::{HostPolicy, RouteConfig};
-use crate::extras::balance::{Change, Tried};
+use crate::extras::balance::Tried;
 use crate::extras::response_rewrite::readdress_request;
 use crate::http::framing::Framing;
 
@@ -128,9 +128,9 @@ impl Transaction {
 
     fn record_failure(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
         let Some(attempt) = &mut self.attempt else { return };
-        let change = attempt.lease.failed(ctx.now(), &ctx.client.runtime.config.health);
+        let ejected = attempt.lease.failed(ctx.now(), &ctx.client.runtime.config.health);
         self.notify(ctx, UpstreamEvent::Failed);
-        if let Change::Ejected(span) = change {
+        if let Some(span) = ejected {
             self.notify(ctx, UpstreamEvent::Ejected(span, cause.why()));
         }
     }
@@ -138,7 +138,7 @@ impl Transaction {
     /// The upstream answered. Whatever it says, it is there.
     pub(super) fn record_success(&mut self, ctx: &mut Ctx<'_, '_>) {
         let Some(attempt) = &mut self.attempt else { return };
-        if attempt.lease.answered() == Change::Recovered {
+        if attempt.lease.answered() {
             self.notify(ctx, UpstreamEvent::Recovered);
         }
     }
