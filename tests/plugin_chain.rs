@@ -533,9 +533,9 @@ fn what_each_plugin_did_is_told_to_whoever_counts() {
     assert_eq!(word(&x.on_request(&chain)), "continue");
     assert_eq!(word(&x.on_response(&chain)), "fail");
     x.on_done(&chain);
-    let did: Vec<_> = x.state.stints.iter().map(|stint| (stint.plugin, stint.faults)).collect();
+    let did: Vec<_> = x.state.timings.iter().map(|stint| (stint.plugin, stint.faults)).collect();
     assert_eq!(did, [("Steady", 0), ("Careless", 1), ("Steady", 0)]);
-    assert!(x.state.stints[1].time >= Duration::from_millis(2), "it slept so long");
+    assert!(x.state.timings[1].time >= Duration::from_millis(2), "it slept so long");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! in. The reasons are those of `strip` and of the parsers' errors, which are what the connection acts upon. Plugins are
 //! not run: they may do things that cannot be taken back.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::rc::Rc;
 
 use crate::config::{Rewrite, RouteConfig, UpstreamUrl};
@@ -29,10 +29,12 @@ const MAX_ROUTES: usize = 20;
 /// Where the reasons begin, where lines are short.
 const COLUMN: usize = 48;
 
+/// The connection has applied the limits.
+const UNLIMITED: HeadLimits = HeadLimits { head_bytes: usize::MAX, field_lines: usize::MAX, request_line: usize::MAX };
+
 /// Appends a line.
 macro_rules! put {
     ($out:expr, $($words:tt)*) => {{
-        // Writing to a string cannot fail.
         let _ = writeln!($out, $($words)*);
     }};
 }
@@ -71,7 +73,8 @@ pub fn explain(
     put!(out, "Nothing is sent. This is what would happen to the request of a client {client}, {transport}.");
     let received = Received::new(request, runtime, &mut out);
     let mut connection = ProxyConnection::new(now, *peer, Rc::clone(runtime));
-    let (mut transactions, mut balance, mut last) = (TransactionPool::default(), Balance::default(), Last::default());
+    let (mut transactions, mut balance, mut last) =
+        (TransactionPool::default(), Balance::default(), LastCause::default());
     let mut worker =
         WorkerCtx { now, runtime, balance: &mut balance, transactions: &mut transactions, observer: &mut last };
     connection.handle(&mut worker, Input::Bytes(Side::Client, &received.head));
@@ -87,21 +90,19 @@ pub fn explain(
     } else {
         let answer = connection.output(Side::Client).to_vec();
         connection.sent(&mut worker, Side::Client, answer.len());
-        received.explain_answer(&answer, &last, &mut out);
-        last.cause.is_none()
+        received.explain_answer(&answer, last.0, &mut out);
+        last.0.is_none()
     };
     Explanation { text: out, is_served }
 }
 
-/// The last line of the access log.
-#[derive(Debug, Default)]
-struct Last {
-    cause: Option<Cause>,
-}
+/// What the line of the access log says.
+#[derive(Default)]
+struct LastCause(Option<Cause>);
 
-impl Observer for Last {
+impl Observer for LastCause {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        *self = Last { cause: record.log.cause };
+        self.0 = record.log.cause;
     }
 }
 
@@ -118,19 +119,16 @@ impl<'a> Received<'a> {
     fn new(request: &ExplainRequest<'_>, runtime: &'a Runtime, out: &mut String) -> Received<'a> {
         let words: Vec<&str> = request.request.split(' ').collect();
         let line = match words[..] {
-            [target] => format!("GET {target} HTTP/1.1"),
+            [target] => {
+                put!(out, "No method was given: GET is assumed.");
+                format!("GET {target} HTTP/1.1")
+            }
             [method, target] => format!("{method} {target} HTTP/1.1"),
             _ => request.request.to_owned(),
         };
-        if words.len() == 1 {
-            put!(out, "No method was given: GET is assumed.");
-        }
         let mut head = format!("{line}\r\n");
-        let has_host = request
-            .fields
-            .iter()
-            .filter_map(|field| field.split(':').next())
-            .any(|name| name.eq_ignore_ascii_case("host"));
+        let names = request.fields.iter().filter_map(|field| field.split(':').next());
+        let has_host = names.into_iter().any(|name| name.eq_ignore_ascii_case("host"));
         if !has_host && !line.ends_with(" HTTP/1.0") {
             let target = line.split(' ').nth(1).unwrap_or_default();
             let host = match parse_target(target.as_bytes(), false) {
@@ -142,14 +140,8 @@ impl<'a> Received<'a> {
         }
         request.fields.iter().for_each(|field| head += &format!("{field}\r\n"));
         head += "\r\n";
-        let limits = &runtime.config.limits;
-        let limits = HeadLimits {
-            head_bytes: limits.max_head_bytes,
-            field_lines: limits.max_header_fields,
-            request_line: limits.max_request_line,
-        };
         let mut parsed = RequestHead::default();
-        let _ = parse_request(head.as_bytes(), &limits, &mut parsed);
+        let _ = parse_request(head.as_bytes(), &UNLIMITED, &mut parsed);
         Received { runtime, head: head.into_bytes(), parsed }
     }
 
@@ -181,10 +173,9 @@ impl<'a> Received<'a> {
 
         put!(out, "\nfields: passed as they are, - left out, + added");
         let mut forwarded = RequestHead::default();
-        // What we write has no limits.
-        let limits = HeadLimits { head_bytes: usize::MAX, field_lines: usize::MAX, request_line: usize::MAX };
-        let _ = parse_request(sent, &limits, &mut forwarded);
+        let _ = parse_request(sent, &UNLIMITED, &mut forwarded);
         let rules = StripRules { plan: &plan, trust: PeerTrust::of(peer, &self.runtime.config.forwarded) };
+        let because = |Reason { rule, words }| format!("{rule}: {words}");
         let mut added: Vec<HeaderRef<'_>> = forwarded.fields.iter().collect();
         for line in self.lines() {
             let is_same =
@@ -194,21 +185,18 @@ impl<'a> Received<'a> {
             if let Some(index) = added.iter().position(is_same).filter(|_| !is_replaced) {
                 added.remove(index);
                 put_field(out, ' ', &line, None);
-                continue;
-            }
-            let reason = if is_framing_look_alike(line.name) {
-                Reason { rule: "S9", words: "some origins would take it for a framing field" }
+            } else if is_framing_look_alike(line.name) {
+                put_field(out, '-', &line, Some("S9: some origins would take it for a framing field".to_owned()));
             } else {
-                let changed = Reason { rule: "", words: "changed, see below" };
-                rules.reason(&line, &connection_named, upstream).unwrap_or(changed)
-            };
-            put_field(out, '-', &line, Some(reason));
+                let reason = rules.reason(&line, &connection_named, upstream).map(because);
+                put_field(out, '-', &line, Some(reason.unwrap_or("changed, see below".to_owned())));
+            }
         }
         for line in added {
             // What is added of that name is the upstream's own.
             let is_secret = line.id == HeaderId::Authorization;
             let shown = if is_secret { HeaderRef { value: b"(not shown)", ..line } } else { line };
-            put_field(out, '+', &shown, reason_to_add(line.id));
+            put_field(out, '+', &shown, reason_to_add(line.id).map(because));
         }
 
         let fields = &self.parsed.fields;
@@ -237,7 +225,7 @@ impl<'a> Received<'a> {
     }
 
     fn explain_request_line(&self, sent: &[u8], route: &RouteConfig, out: &mut String) {
-        let first_line = |head: &[u8]| Bytes(head.split(|&byte| byte == b'\r').next().unwrap_or_default()).to_string();
+        let first_line = |head: &[u8]| printable(head.split(|&byte| byte == b'\r').next().unwrap_or_default());
         let (received, sent) = (first_line(&self.head), first_line(sent));
         put!(out, "\nrequest line");
         if received == sent {
@@ -260,8 +248,8 @@ impl<'a> Received<'a> {
         put!(out, "    G7, G6: what remains of path and query passes byte for byte");
     }
 
-    fn explain_answer(&self, answer: &[u8], last: &Last, out: &mut String) {
-        let Some(cause) = last.cause else {
+    fn explain_answer(&self, answer: &[u8], cause: Option<Cause>, out: &mut String) {
+        let Some(cause) = cause else {
             put!(out, "\nanswered by the proxy itself");
             return put_message(out, answer);
         };
@@ -269,7 +257,9 @@ impl<'a> Received<'a> {
             self.explain_routes(None, out);
         }
         put!(out, "\nrefused\n  why={}", cause.why());
-        cause.detail().into_iter().for_each(|sentence| put!(out, "  {sentence}"));
+        if let Some(detail) = cause.detail() {
+            put!(out, "  {detail}");
+        }
         put!(out, "  {}", cause.hint());
         put!(out, "\nanswer");
         put_message(out, answer);
@@ -304,7 +294,7 @@ impl<'a> Received<'a> {
             put!(out, "  and {untold} more that do not take the path");
         }
         if chosen.is_none() {
-            put!(out, "  none takes {}", Bytes(path));
+            put!(out, "  none takes {}", printable(path));
         }
     }
 }
@@ -324,12 +314,11 @@ fn explain_response(route: &RouteConfig, upstream: &UpstreamUrl, out: &mut Strin
     }
 }
 
-fn put_field(out: &mut String, sign: char, line: &HeaderRef<'_>, reason: Option<Reason>) {
-    let left = format!("{sign} {}: {}", Bytes(line.name), Bytes(line.value));
+fn put_field(out: &mut String, sign: char, line: &HeaderRef<'_>, reason: Option<String>) {
+    let left = format!("{sign} {}: {}", printable(line.name), printable(line.value));
     match reason {
         None => put!(out, "{left}"),
-        Some(Reason { rule: "", words }) => put!(out, "{left:COLUMN$} {words}"),
-        Some(Reason { rule, words }) => put!(out, "{left:COLUMN$} {rule}: {words}"),
+        Some(reason) => put!(out, "{left:COLUMN$} {reason}"),
     }
 }
 
@@ -342,14 +331,9 @@ fn put_message(out: &mut String, message: &[u8]) {
 }
 
 /// Bytes that somebody typed; a terminal must not take them for commands.
-struct Bytes<'a>(&'a [u8]);
-
-impl fmt::Display for Bytes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        String::from_utf8_lossy(self.0)
-            .chars()
-            .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { f.write_char(c) })
-    }
+fn printable(bytes: &[u8]) -> String {
+    let chars = String::from_utf8_lossy(bytes);
+    chars.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 #[cfg(test)]

@@ -78,7 +78,9 @@ pub struct PrefixMap<'a> {
 /// Rewrites the fields of a response, all or none: they may grow by `room` bytes. `buf` is scratch space: where it is large
 /// enough, nothing is allocated.
 pub fn rewrite_response(fields: &mut Fields, map: &PrefixMap<'_>, room: usize, buf: &mut Vec<u8>) -> Rewritten {
-    rewrite(fields, map.response_fields(), room, buf, |line, buf, limit| match line.id {
+    let redirects = if map.rewrites.redirects == Rewrite::Off { HeaderSet::default() } else { REDIRECTS };
+    let rewritten = if map.rewrites.cookies == Rewrite::Off { redirects } else { redirects.with(HeaderId::SetCookie) };
+    rewrite(fields, rewritten, room, buf, |line, buf, limit| match line.id {
         HeaderId::Refresh => map.write_refresh(line.value, buf),
         HeaderId::Link => write_bracketed(line.value, *b"\"\"", buf, limit, |url, buf| map.write_reference(url, buf)),
         HeaderId::SetCookie => map.write_cookie(line.value, buf, limit),
@@ -170,11 +172,6 @@ impl<'a> PrefixMap<'a> {
         }
     }
 
-    fn response_fields(&self) -> HeaderSet {
-        let redirects = if self.rewrites.redirects == Rewrite::Off { HeaderSet::default() } else { REDIRECTS };
-        if self.rewrites.cookies == Rewrite::Off { redirects } else { redirects.with(HeaderId::SetCookie) }
-    }
-
     fn base(&self) -> &'a [u8] {
         self.upstream.base_path.as_bytes()
     }
@@ -184,47 +181,35 @@ impl<'a> PrefixMap<'a> {
         self.public_prefix.strip_suffix(self.prefix.as_bytes()).unwrap_or_default()
     }
 
-    /// Whether clients know the application by that name.
-    fn is_public(&self, authority: &[u8]) -> bool {
-        list_members(self.told_host).chain([self.client_host]).any(|name| is_same_name(authority, name))
+    /// Whether the upstream was told that it goes by that name.
+    fn is_told(&self, authority: &[u8]) -> bool {
+        list_members(self.told_host).any(|name| is_same_name(authority, name))
     }
 
     /// Appends a URI reference (RFC 3986 section 4.1), rewritten where it leads to the application.
     fn write_reference(&self, reference: &[u8], out: &mut Vec<u8>) {
+        let url = Url::split(reference);
+        let public = url.and_then(|url| Some((self.kept_origin(&url)?, self.public_path(url.path)?, url.query)));
+        let Some((origin, [prefix, rest], query)) = public else { return out.extend_from_slice(reference) };
         let start = out.len();
-        if self.try_reference(reference, out).is_none() {
-            out.truncate(start);
-            out.extend_from_slice(reference);
-        }
-    }
-
-    /// `None` where it leads elsewhere.
-    fn try_reference(&self, reference: &[u8], out: &mut Vec<u8>) -> Option<()> {
-        let Reference { origin, path, query } = Reference::split(reference)?;
-        let start = out.len();
-        if let Some(origin) = origin {
-            let is_sent = is_same_name(origin.authority, self.sent_host);
-            let is_told = list_members(self.told_host).any(|name| is_same_name(origin.authority, name));
-            if is_told || (is_sent && is_same_name(origin.authority, self.client_host)) {
-                if self.is_of_another_route(path) {
-                    return None;
-                }
-                if origin.is_https.is_some_and(|is_https| is_https != (self.upstream.scheme == Scheme::Https)) {
-                    out.extend_from_slice(origin.text);
-                }
-            } else if !is_sent && !is_same_name(origin.authority, self.upstream.authority.as_bytes()) {
-                return None;
-            }
-        }
-        let (prefix, rest) = self.public_path(path)?;
-        out.extend_from_slice(prefix);
-        out.extend_from_slice(rest);
+        [origin, prefix, rest, query].into_iter().for_each(|part| out.extend_from_slice(part));
         if out[start..].starts_with(b"//") {
             // It would lead to another host (RFC 3986 section 4.2).
             out.splice(start..start, *b"/.");
         }
-        out.extend_from_slice(query);
-        Some(())
+    }
+
+    /// What remains of scheme and authority; `None` where they are not the application's.
+    fn kept_origin<'u>(&self, url: &Url<'u>) -> Option<&'u [u8]> {
+        if url.origin.is_empty() {
+            return Some(b"");
+        }
+        let is_sent = is_same_name(url.authority, self.sent_host);
+        if self.is_told(url.authority) || (is_sent && is_same_name(url.authority, self.client_host)) {
+            let is_kept = url.is_https.is_some_and(|is_https| is_https != (self.upstream.scheme == Scheme::Https));
+            return (!self.is_of_another_route(url.path)).then_some(if is_kept { url.origin } else { b"" });
+        }
+        (is_sent || is_same_name(url.authority, self.upstream.authority.as_bytes())).then_some(b"")
     }
 
     /// Whether a path of the public place belongs to another route; one for `/` takes whatever there is, which says nothing.
@@ -235,7 +220,7 @@ impl<'a> PrefixMap<'a> {
 
     /// The path at which clients find `path`, in two parts; `None` where it is not the application's. Where it is under the
     /// prefix and under the base path, the longer of them decides.
-    fn public_path<'p>(&self, path: &'p [u8]) -> Option<(&'p [u8], &'p [u8])>
+    fn public_path<'p>(&self, path: &'p [u8]) -> Option<[&'p [u8]; 2]>
     where
         'a: 'p,
     {
@@ -245,81 +230,71 @@ impl<'a> PrefixMap<'a> {
             !prefix.is_empty() && is_longer && strip_parent(path, prefix).is_some()
         };
         if is_at(self.public_prefix) {
-            Some((b"", path))
+            Some([b"", path])
         } else if is_at(self.prefix.as_bytes()) {
-            Some((self.outer_prefix(), path))
+            Some([self.outer_prefix(), path])
         } else {
-            inside.map(|rest| self.at_public_prefix(rest))
+            inside.map(|rest| self.prefixed(rest))
         }
     }
 
-    fn at_public_prefix<'p>(&self, rest: &'p [u8]) -> (&'p [u8], &'p [u8])
+    fn prefixed<'p>(&self, rest: &'p [u8]) -> [&'p [u8]; 2]
     where
         'a: 'p,
     {
-        if self.public_prefix.is_empty() && rest.is_empty() { (b"", b"/") } else { (self.public_prefix, rest) }
+        [self.public_prefix, if self.public_prefix.is_empty() && rest.is_empty() { b"/" } else { rest }]
     }
 
     /// The same for the Path of a cookie. One that takes in the whole application takes in the whole prefix: `/engine`,
     /// because `/engine/` would leave out `/engine` itself (RFC 6265 section 5.1.4).
-    fn public_cookie_path<'p>(&self, path: &'p [u8]) -> Option<(&'p [u8], &'p [u8])>
+    fn public_cookie_path<'p>(&self, path: &'p [u8]) -> Option<[&'p [u8]; 2]>
     where
         'a: 'p,
     {
         if path == b"/" && self.base().is_empty() {
-            return Some(self.at_public_prefix(b""));
+            return Some(self.prefixed(b""));
         }
         let directory = path.strip_suffix(b"/").unwrap_or(path);
-        self.public_path(path)
-            .or_else(|| strip_parent(self.base(), directory).is_some().then(|| self.at_public_prefix(b"")))
+        self.public_path(path).or_else(|| strip_parent(self.base(), directory).map(|_| self.prefixed(b"")))
     }
 
     /// Appends a reference to the public place of the application, rewritten to where the upstream has it: a URL or a path.
     fn write_destination(&self, reference: &[u8], out: &mut Vec<u8>) {
-        let start = out.len();
-        if self.try_destination(reference, out).is_none() {
-            out.truncate(start);
-            out.extend_from_slice(reference);
-        }
-    }
-
-    fn try_destination(&self, reference: &[u8], out: &mut Vec<u8>) -> Option<()> {
-        let Reference { origin, path, query } = Reference::split(reference)?;
-        let path = strip_parent(path, self.outer_prefix()).unwrap_or(path);
-        // What a request for it would become.
-        let found = self.router.find(path).filter(|found| found.route == self.route && !has_dot_segment(path))?;
-        let stripped = if self.prefix.is_empty() { 0 } else { found.prefix_len };
-        if origin.is_some_and(|origin| !self.is_public(origin.authority)) {
-            return None;
-        }
+        let place = Url::split(reference).and_then(|url| {
+            let path = strip_parent(url.path, self.outer_prefix()).unwrap_or(url.path);
+            // What a request for it would become.
+            let found = self.router.find(path).filter(|found| found.route == self.route && !has_dot_segment(path))?;
+            let is_public = self.is_told(url.authority) || is_same_name(url.authority, self.client_host);
+            (url.origin.is_empty() || is_public).then_some((url, path, found.prefix_len))
+        });
+        let Some((url, path, prefix_len)) = place else { return out.extend_from_slice(reference) };
+        let stripped = if self.prefix.is_empty() { 0 } else { prefix_len };
         // A path that begins with two slashes would lead to another host.
-        if origin.is_some() || (self.base().is_empty() && path[stripped..].starts_with(b"//")) {
+        if !url.origin.is_empty() || (self.base().is_empty() && path[stripped..].starts_with(b"//")) {
             out.extend_from_slice(self.upstream.scheme.name().as_bytes());
             out.extend_from_slice(b"://");
             out.extend_from_slice(self.sent_host);
         }
-        write_target(out, &self.upstream.base_path, path, query, stripped);
-        Some(())
+        write_target(out, &self.upstream.base_path, path, url.query, stripped);
     }
 
     /// Appends a Refresh: `5; url=/path`, as browsers read it, with quotes or without.
     fn write_refresh(&self, value: &[u8], out: &mut Vec<u8>) {
-        let Range { start, end } = url_of_refresh(value).unwrap_or(value.len()..value.len());
+        let Some(Range { start, end }) = url_of_refresh(value) else { return out.extend_from_slice(value) };
         out.extend_from_slice(&value[..start]);
-        if start < end {
-            self.write_reference(&value[start..end], out);
-        }
+        self.write_reference(&value[start..end], out);
         out.extend_from_slice(&value[end..]);
     }
 
     /// Appends a Set-Cookie (RFC 6265 section 5.2): only Path and Domain change. It may end early beyond `limit`.
     fn write_cookie(&self, value: &[u8], out: &mut Vec<u8>, limit: usize) {
         // Browsers refuse a cookie of that name whose Path is not "/" or that has a Domain.
-        let is_bound_to_host = trim_ows(value).get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"__Host-"));
-        let name_len = if is_bound_to_host { value.len() } else { find(value, b';').unwrap_or(value.len()) };
-        let (name, attributes) = value.split_at(name_len);
-        out.extend_from_slice(name);
-        for attribute in split(attributes, b';').skip(1) {
+        if trim_ows(value).get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"__Host-")) {
+            return out.extend_from_slice(value);
+        }
+        let mut parts = split(value, b';');
+        out.extend_from_slice(parts.next().unwrap_or_default());
+        for attribute in parts {
             if out.len() > limit {
                 return;
             }
@@ -329,26 +304,19 @@ impl<'a> PrefixMap<'a> {
                 _ => 0,
             };
             let (name, argument) = attribute.split_at(name_len);
-            let word = trim_ows(name);
-            let argument = trim_ows(argument.strip_prefix(b"=").unwrap_or_default());
+            let (word, argument) = (trim_ows(name), trim_ows(argument.strip_prefix(b"=").unwrap_or_default()));
             if is_word(word, b"domain") && self.is_foreign_domain(argument) {
                 continue;
             }
             out.push(b';');
-            let public = if is_word(word, b"path") && argument.starts_with(b"/") {
-                self.public_cookie_path(argument)
-            } else {
-                None
-            };
-            let Some((prefix, rest)) = public else {
+            let is_path = is_word(word, b"path") && argument.starts_with(b"/");
+            let Some([prefix, rest]) = self.public_cookie_path(argument).filter(|_| is_path) else {
                 out.extend_from_slice(attribute);
                 continue;
             };
             let start = find(attribute, b'/').unwrap_or_default();
-            out.extend_from_slice(&attribute[..start]);
-            out.extend_from_slice(prefix);
-            out.extend_from_slice(rest);
-            out.extend_from_slice(&attribute[start + argument.len()..]);
+            let (before, after) = (&attribute[..start], &attribute[start + argument.len()..]);
+            [before, prefix, rest, after].into_iter().for_each(|part| out.extend_from_slice(part));
         }
     }
 
@@ -408,28 +376,22 @@ fn write_bracketed(
 }
 
 /// A reference that begins with a path or a host, taken apart.
-struct Reference<'a> {
-    origin: Option<UrlOrigin<'a>>,
+struct Url<'a> {
+    /// Scheme and authority; empty where it begins with a path.
+    origin: &'a [u8],
+    /// `None` where it says no scheme.
+    is_https: Option<bool>,
+    authority: &'a [u8],
     /// Begins with a slash.
     path: &'a [u8],
     /// Query and fragment, with `?` and `#`.
     query: &'a [u8],
 }
 
-/// Where a URL leads, before its path.
-#[derive(Clone, Copy)]
-struct UrlOrigin<'a> {
-    /// `None` where it says no scheme.
-    is_https: Option<bool>,
-    authority: &'a [u8],
-    /// All of it.
-    text: &'a [u8],
-}
-
-impl<'a> Reference<'a> {
+impl<'a> Url<'a> {
     /// `None` for a relative one, other schemes, and what two readers may read differently: browsers take a backslash for a
     /// slash and skip tabs.
-    fn split(reference: &'a [u8]) -> Option<Reference<'a>> {
+    fn split(reference: &'a [u8]) -> Option<Url<'a>> {
         let path_end = reference.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(reference.len());
         let (start, query) = reference.split_at(path_end);
         if start.iter().any(|byte| matches!(byte, b'\\' | b'\t')) {
@@ -438,12 +400,13 @@ impl<'a> Reference<'a> {
         let has_scheme = |scheme: &[u8]| start.get(..scheme.len()).is_some_and(|it| it.eq_ignore_ascii_case(scheme));
         let schemes: [(&[u8], _); 3] = [(b"http://", Some(false)), (b"https://", Some(true)), (b"//", None)];
         let Some((scheme, is_https)) = schemes.into_iter().find(|(scheme, _)| has_scheme(scheme)) else {
-            return start.starts_with(b"/").then_some(Reference { origin: None, path: start, query });
+            let url = Url { origin: b"", is_https: None, authority: b"", path: start, query };
+            return start.starts_with(b"/").then_some(url);
         };
-        let rest = &start[scheme.len()..];
-        let (authority, path) = rest.split_at(find(rest, b'/').unwrap_or(rest.len()));
-        let origin = UrlOrigin { is_https, authority, text: &start[..scheme.len() + authority.len()] };
-        Some(Reference { origin: Some(origin), path: if path.is_empty() { b"/" } else { path }, query })
+        let len = scheme.len() + find(&start[scheme.len()..], b'/').unwrap_or(start.len() - scheme.len());
+        let (origin, path) = start.split_at(len);
+        let path = if path.is_empty() { b"/" } else { path };
+        Some(Url { origin, is_https, authority: &origin[scheme.len()..], path, query })
     }
 }
 
@@ -457,7 +420,7 @@ fn url_of_refresh(value: &[u8]) -> Option<Range<usize>> {
         _ if separator > after_time => separator,
         _ => return None,
     };
-    if value[start..].get(..3).is_some_and(|word| word.eq_ignore_ascii_case(b"url")) {
+    if value[start..].get(..3).is_some_and(|word| is_word(word, b"url")) {
         let equals = skip_spaces(start + 3);
         if value.get(equals) == Some(&b'=') {
             start = skip_spaces(equals + 1);

@@ -105,12 +105,11 @@ pub fn load(
             PluginSource::Path(path) => chain.add_file(path, &plugin.config),
             PluginSource::Builtin(name) => chain.add_builtin(name, &plugin.config),
         };
-        match added {
-            Err(error) if plugin.required => return Err(error),
-            Err(error) => {
-                chain.log(Level::Error, &error.source, &format!("skipped, since it is not required: {error}"));
+        if let Err(error) = added {
+            if plugin.required {
+                return Err(error);
             }
-            Ok(()) => {}
+            chain.log(Level::Error, &error.source, &format!("skipped, since it is not required: {error}"));
         }
     }
     if let Some(dir) = dir {
@@ -203,8 +202,8 @@ impl Chain {
         if status != abi::OK {
             let message = std::mem::take(&mut *last_error.lock().unwrap_or_else(PoisonError::into_inner));
             // One line, whatever it logged.
-            let words = message.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-            let reason = match words.collect::<Vec<_>>().join(" ").trim_start_matches("create: ") {
+            let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+            let reason = match message.trim_start_matches("create: ") {
                 "" => ", and the plugin did not log why".to_owned(),
                 reason => format!(": {reason}"),
             };
@@ -224,6 +223,21 @@ impl Chain {
 
     fn log(&self, level: Level, plugin: &str, message: &str) {
         self.logger.line(level, message).text("plugin", plugin).send();
+    }
+
+    /// Calls one hook of these plugins, until one of them answers or fails.
+    fn run(&self, phase: Phase, plugins: impl Iterator<Item = usize>, context: &mut HookContext<'_>) -> Verdict {
+        let mut clock = Instant::now();
+        for index in plugins {
+            if phase == Phase::Request {
+                context.state.started = index + 1;
+            }
+            match self.call(index, phase, context, &mut clock) {
+                Verdict::Continue => {}
+                verdict => return verdict,
+            }
+        }
+        Verdict::Continue
     }
 
     /// Calls one hook of the plugin at `index`. `clock` is the time before the hook and becomes the time after it: one
@@ -273,7 +287,7 @@ impl Chain {
 
 /// What is counted for the plugin at `index`. Request hooks run in order, so the plugins before it have theirs already.
 fn timing<'a>(context: &'a mut HookContext<'_>, index: usize, plugin: &LoadedPlugin) -> &'a mut PluginTiming {
-    let timings = &mut context.state.stints;
+    let timings = &mut context.state.timings;
     while timings.len() <= index {
         timings.push(PluginTiming { plugin: plugin.name, time: Duration::ZERO, faults: 0 });
     }
@@ -286,27 +300,12 @@ impl Hooks for Chain {
     }
 
     fn on_request(&self, context: &mut HookContext<'_>) -> Verdict {
-        let mut clock = Instant::now();
-        for index in 0..self.plugins.len() {
-            context.state.started = index + 1;
-            match self.call(index, Phase::Request, context, &mut clock) {
-                Verdict::Continue => {}
-                verdict => return verdict,
-            }
-        }
-        Verdict::Continue
+        self.run(Phase::Request, 0..self.plugins.len(), context)
     }
 
     fn on_response(&self, context: &mut HookContext<'_>) -> Verdict {
-        let mut clock = Instant::now();
-        // In reverse: the plugin that saw the request last, as it left, sees the response first.
-        for index in (0..self.plugins.len()).rev() {
-            match self.call(index, Phase::Response, context, &mut clock) {
-                Verdict::Continue => {}
-                verdict => return verdict,
-            }
-        }
-        Verdict::Continue
+        // The plugin that saw the request last, as it left, sees the response first.
+        self.run(Phase::Response, (0..self.plugins.len()).rev(), context)
     }
 
     fn on_done(&self, context: &mut HookContext<'_>) {
@@ -314,8 +313,7 @@ impl Hooks for Chain {
         let mut clock = Instant::now();
         for (index, plugin) in self.plugins.iter().enumerate().take(started).rev() {
             let Some(hook) = plugin.raw.on_done else { continue };
-            let access = HookAccess::new(context, Phase::Done, plugin.raw.flags, self.limits);
-            let mut handle = ExchangeHandle::new(access);
+            let mut handle = ExchangeHandle::new(HookAccess::new(context, Phase::Done, plugin.raw.flags, self.limits));
             // SAFETY: as in `call`.
             unsafe { hook(plugin.this, handle.as_exchange()) };
             let time = self.record_time(plugin, "on_done", &mut clock);

@@ -57,22 +57,22 @@ pub struct ChainState {
     /// How many plugins' `on_request` ran; `on_done` is owed to these.
     pub started: usize,
     /// What they did, in the order of the chain.
-    pub stints: Vec<PluginTiming>,
+    pub timings: Vec<PluginTiming>,
 }
 
 impl ChainState {
     /// How many bytes of memory it owns.
     pub fn memory(&self) -> usize {
-        let ChainState { values, started: _, stints } = self;
+        let ChainState { values, started: _, timings } = self;
         let within: usize = values.iter().map(|(key, value)| key.capacity() + value.capacity()).sum();
-        within + values.capacity() * size_of::<(Vec<u8>, Vec<u8>)>() + stints.capacity() * size_of::<PluginTiming>()
+        within + values.capacity() * size_of::<(Vec<u8>, Vec<u8>)>() + timings.capacity() * size_of::<PluginTiming>()
     }
 
     /// Forgets everything; keeps no memory but that of the lists.
     pub fn clear(&mut self) {
         self.values.clear();
         self.started = 0;
-        self.stints.clear();
+        self.timings.clear();
     }
 }
 

@@ -215,7 +215,7 @@ impl Transaction {
             prefix: self.route(runtime).map(|route| route.prefix.as_str()),
             is_counted_by_prefix: self.route_index.is_some_and(|index| index < runtime.counted_routes),
             upstream: self.upstream(runtime).map(|upstream| upstream.authority.as_str()),
-            plugins: &self.buf.chain.stints,
+            plugins: &self.buf.chain.timings,
             timeline: timeline.as_deref(),
         });
         // The balance should know that this one is over before it chooses again.

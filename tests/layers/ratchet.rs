@@ -63,7 +63,6 @@ pub const DUPLICATE_TYPES: &str = "
 
 /// Retired names that are still in use.
 pub const RETIRED_NAMES_LEFT: &str = "
-Link
 MOST_BYTES
 Nobody
 adopt
@@ -87,5 +86,5 @@ READ_OVER ABUNDANT streak keeps_up strike Alarm rings renew Renewal Mailbox stat
 Pad take_effort Chooser Creed Anybody Wish Wishes weather
 complain say tell foretell LAST_WORDS Words Filling Typed keep_what_is_fixed fit_workers
 Exchange HeadReader relayable Relayed ByWord Env add_own may_have Removal Terms map_back BodyWants HookView Whose Complaint
-Downstream RequestSink ResponseSink late_removed under_prefix exposition Link Opening Parts
+Downstream RequestSink ResponseSink late_removed under_prefix exposition Opening Parts
 ";
