@@ -181,9 +181,9 @@ fn explain_request(config: Config, flags: &Flags) -> Result<ExitCode, ExitError>
     let address = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let peer = Peer { address, is_tls: false, listener: ListenerKind::Public };
     let runtime = Rc::new(Runtime::new(Arc::new(config), None));
-    let explanation = explain(Clock::new().now(), &runtime, &peer, &typed, &plugins);
-    print(&explanation.text)?;
-    Ok(if explanation.is_served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let (text, is_served) = explain(Clock::new().now(), &runtime, &peer, &typed, &plugins);
+    print(&text)?;
+    Ok(if is_served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Serves until told to stop. However it ends, the log is written before (rule E6).

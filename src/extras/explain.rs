@@ -23,9 +23,6 @@ use crate::proxy::route::Router;
 use crate::proxy::runtime::{Runtime, UpstreamId};
 use crate::proxy::strip::{Reason, StripRules, reason_to_add, strip_after_hooks};
 
-/// Of more routes than this, only those that come close to the path are told.
-const MAX_ROUTES: usize = 20;
-
 /// Where the reasons begin, where lines are short.
 const COLUMN: usize = 48;
 
@@ -50,23 +47,15 @@ pub struct ExplainRequest<'a> {
     pub host: &'a str,
 }
 
-/// What would happen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explanation {
-    /// For people.
-    pub text: String,
-    /// Whether the request would be served, by an upstream or by the proxy itself, and not refused.
-    pub is_served: bool,
-}
-
-/// Explains what would happen to a request from `peer`. `plugins` are the names of those that would run.
+/// Explains what would happen to a request from `peer`. `plugins` are the names of those that would run. Returns the
+/// text, and whether the request would be served, by an upstream or by the proxy itself, and not refused.
 pub fn explain(
     now: &Now,
     runtime: &Rc<Runtime>,
     peer: &Peer,
     request: &ExplainRequest<'_>,
     plugins: &[String],
-) -> Explanation {
+) -> (String, bool) {
     let mut out = String::new();
     let client = peer.address.map_or("on a unix socket".to_owned(), |address| format!("at {}", address.ip()));
     let transport = if peer.is_tls { "with TLS" } else { "without TLS" };
@@ -93,7 +82,7 @@ pub fn explain(
         received.explain_answer(&answer, last.0, &mut out);
         last.0.is_none()
     };
-    Explanation { text: out, is_served }
+    (out, is_served)
 }
 
 /// What the line of the access log says.
@@ -215,7 +204,7 @@ impl<'a> Received<'a> {
         let (url, timeouts) = (upstream.to_public_string(), &route.options.timeouts);
         let (connect, response_head) = (timeouts.connect.total, timeouts.response_head);
         put!(out, "\nupstream\n  {url}: {connect:?} to connect, {response_head:?} for the response head");
-        for (_, other) in (0..).zip(&*route.upstreams).filter(|(index, _)| *index != nth) {
+        for other in route.upstreams.iter().filter(|other| !std::ptr::eq(*other, upstream)) {
             put!(out, "  or {}", other.to_public_string());
         }
         if group.len() > 1 {
@@ -271,27 +260,24 @@ impl<'a> Received<'a> {
         let Ok(Target::Origin { path, .. } | Target::Absolute { path, .. }) = target else { return };
         let routes = &self.runtime.config.routes;
         put!(out, "\nroute");
-        let mut untold = 0_usize;
+        let mut others = 0;
         for (index, route) in (0..).zip(routes.iter()) {
             let prefix = route.prefix.as_str();
-            let takes = Router::new([prefix]).find(path).is_some();
             let words = if chosen == Some(index) {
                 "takes the path, and no longer prefix does: chosen"
-            } else if takes {
+            } else if Router::new([prefix]).find(path).is_some() {
                 "takes the path too, but is shorter"
             } else if path.starts_with(prefix.trim_end_matches('/').as_bytes()) {
                 "does not: the path only begins with the same letters, and prefixes are whole segments"
-            } else if routes.len() > MAX_ROUTES {
-                untold += 1;
-                continue;
             } else {
-                "does not take the path"
+                others += 1;
+                continue;
             };
             let left = format!("{} {prefix}", if chosen == Some(index) { '>' } else { ' ' });
             put!(out, "{left:COLUMN$} {words}");
         }
-        if untold > 0 {
-            put!(out, "  and {untold} more that do not take the path");
+        if others > 0 {
+            put!(out, "  others that do not take the path: {others}");
         }
         if chosen.is_none() {
             put!(out, "  none takes {}", printable(path));
@@ -351,7 +337,7 @@ mod tests {
         - {prefix: /engine, upstream: 'http://10.0.0.3/base', host: client, rewrite_cookies: off}\n\
         - {prefix: /, upstream: 'http://10.0.0.4', max_body_bytes: 10}\n";
 
-    fn explained(config: &str, peer: &str, request: &str, fields: &[&str]) -> Explanation {
+    fn explained(config: &str, peer: &str, request: &str, fields: &[&str]) -> (String, bool) {
         let config = Config::parse(config, "test").expect("valid");
         let runtime = Rc::new(Runtime::new(Arc::new(config), None));
         let now = Now { instant: MonoTime::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
@@ -377,8 +363,8 @@ No Host was given: localhost:8080 is assumed.
 route
 > /fitness                                       takes the path, and no longer prefix does: chosen
   /fit                                           does not: the path only begins with the same letters, and prefixes are whole segments
-  /engine                                        does not take the path
   /                                              takes the path too, but is shorter
+  others that do not take the path: 1
 
 upstream
   http://10.0.0.1:9001: 5s to connect, 60s for the response head
@@ -412,8 +398,8 @@ plugins: they would run in this order, and in reverse order on the response; her
   one.so
   two.so
 ";
-        assert_eq!(found.text, expected, "found:\n{}", found.text);
-        assert!(found.is_served);
+        assert_eq!(found.0, expected, "found:\n{}", found.0);
+        assert!(found.1);
     }
 
     #[test]
@@ -500,26 +486,26 @@ plugins: they would run in this order, and in reverse order on the response; her
                 &["answered by the proxy itself\nHTTP/1.1 200 OK", "{\"message\":\"OK\"}"],
             ),
         ] {
-            let found = explained(config, "127.0.0.1", request, fields);
+            let (found, is_served) = explained(config, "127.0.0.1", request, fields);
             // Without the columns.
             let lines: Vec<_> =
-                found.text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+                found.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
             let squeezed = lines.join("\n");
             for line in expected {
-                assert!(squeezed.contains(line), "{name}: no {line:?} in\n{}", found.text);
+                assert!(squeezed.contains(line), "{name}: no {line:?} in\n{}", found);
             }
-            assert!(found.is_served, "{name}");
+            assert!(is_served, "{name}");
             let unexplained =
-                found.text.lines().find(|line| line.starts_with("+ ") && line.contains(": ") && line.len() < COLUMN);
+                found.lines().find(|line| line.starts_with("+ ") && line.contains(": ") && line.len() < COLUMN);
             assert_eq!(unexplained, None, "{name}");
-            assert!(!found.text.contains("secret") && !found.text.contains("dXNlcjpzZWNyZXQ"), "{name}: credentials");
+            assert!(!found.contains("secret") && !found.contains("dXNlcjpzZWNyZXQ"), "{name}: credentials");
         }
     }
 
     #[test]
-    fn refusals_name_the_sin_the_rule_and_the_remedy() {
+    fn refusals_name_the_rule_and_the_remedy() {
         let no_root = ROUTES.replace("prefix: /,", "prefix: /root,");
-        for (request, fields, why, status, sentence) in [
+        for (request, fields, why, status, part_of_detail) in [
             ("GET /a/../b", &[][..], "S20", 400, "  expected no . or .. segment in the path"),
             ("GET  /a", &[], "S12", 400, "  expected "),
             ("GET /a HTTP/1.1", &["Host: a", "Host: a"], "S11", 400, "  expected one Host line only"),
@@ -536,18 +522,18 @@ plugins: they would run in this order, and in reverse order on the response; her
             ("GET /a", &[], "no_route", 404, "  none takes /a"),
         ] {
             let config = if why == "no_route" { &no_root } else { ROUTES };
-            let found = explained(config, "192.0.2.1", request, fields);
-            for part in [&format!("  why={why}\n"), &format!("\nanswer\n  HTTP/1.1 {status} "), sentence] {
-                assert!(found.text.contains(part), "{request} {fields:?}: no {part:?} in\n{}", found.text);
+            let (found, is_served) = explained(config, "192.0.2.1", request, fields);
+            for part in [&format!("  why={why}\n"), &format!("\nanswer\n  HTTP/1.1 {status} "), part_of_detail] {
+                assert!(found.contains(part), "{request} {fields:?}: no {part:?} in\n{}", found);
             }
-            assert!(!found.is_served, "{request}");
+            assert!(!is_served, "{request}");
         }
     }
 
     #[test]
     fn of_several_upstreams_all_are_told_and_one_is_asked() {
         let config = "routes: [{prefix: /a, upstreams: ['http://one:81/x', 'http://two/x', 'http://three/x']}]\n";
-        let found = explained(config, "192.0.2.1", "GET /a/b", &[]).text;
+        let found = explained(config, "192.0.2.1", "GET /a/b", &[]).0;
         let upstreams =
             "  http://one:81/x: 5s to connect, 60s for the response head\n  or http://two/x\n  or http://three/x\n";
         for part in [upstreams, "+ GET /x/b HTTP/1.1\n", "+ Host: one:81 ", "mapped from http://one:81/x to /a "] {
@@ -559,13 +545,13 @@ plugins: they would run in this order, and in reverse order on the response; her
     fn of_many_routes_only_the_near_ones_are_told() {
         let mut config = "routes:\n- {prefix: /a, upstream: 'http://a'}\n".to_owned();
         (0..30).for_each(|n| config.push_str(&format!("- {{prefix: /b{n}, upstream: 'http://b'}}\n")));
-        let found = explained(&config, "192.0.2.1", "GET /b2x", &[]).text;
-        assert!(found.contains("  /b2  ") && found.contains("  and 30 more that do not take the path"), "{found}");
+        let found = explained(&config, "192.0.2.1", "GET /b2x", &[]).0;
+        assert!(found.contains("  /b2  ") && found.contains("  others that do not take the path: 30"), "{found}");
     }
 
     #[test]
     fn what_was_typed_cannot_command_a_terminal() {
-        let found = explained(ROUTES, "192.0.2.1", "GET /x", &["A: \u{1b}[2J\u{9b}m"]).text;
+        let found = explained(ROUTES, "192.0.2.1", "GET /x", &["A: \u{1b}[2J\u{9b}m"]).0;
         assert!(!found.contains('\u{1b}') && !found.contains('\u{9b}'), "{found:?}");
     }
 }

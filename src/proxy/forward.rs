@@ -11,9 +11,7 @@ use super::forwarded::{PeerTrust, add_forwarded, believed_prefix};
 use super::runtime::Runtime;
 use super::strip::StripRules;
 use crate::config::{HostPolicy, RouteConfig, UpstreamUrl};
-use crate::extras::response_rewrite::{
-    PrefixMap, REQUEST_FIELDS, RESPONSE_FIELDS, Rewritten, rewrite_request, rewrite_response,
-};
+use crate::extras::response_rewrite::{PrefixMap, REQUEST_FIELDS, RESPONSE_FIELDS, rewrite_request, rewrite_response};
 use crate::http::chars::{is_token, list_members, split, write_decimal};
 use crate::http::fields::{FORWARDED, Fields, HOP_BY_HOP, HeaderId, HeaderSet};
 use crate::http::framing::Framing;
@@ -70,13 +68,14 @@ impl Scratch {
 }
 
 /// Turns a received request head into the one to forward, in place. The target is left alone. The protocols to offer are
-/// left in `offered`, comma-separated, where the plan has an upgrade in it. Returns what became of the places that it names.
+/// left in `offered`, comma-separated, where the plan has an upgrade in it. Returns whether there was
+/// room to rewrite the places that it names.
 pub fn forward_request(
     head: &mut RequestHead,
     forwarding: &Forwarding<'_>,
     offered: &mut Vec<u8>,
     scratch: &mut Scratch,
-) -> Rewritten {
+) -> bool {
     let Forwarding { plan, runtime, upstream, received_target, peer } = *forwarding;
     let route = &runtime.config.routes[plan.route as usize];
     let Scratch { connection_named, host, public_prefix, buf } = scratch;
@@ -99,7 +98,7 @@ pub fn forward_request(
     if trust != PeerTrust::Disabled {
         add_forwarded(&mut head.fields, peer, host, public_prefix, buf);
     }
-    let mut rewritten = Rewritten::Done;
+    let mut has_room = true;
     if head.fields.may_contain_any(REQUEST_FIELDS) {
         let told_host = head.fields.get(HeaderId::XForwardedHost).unwrap_or_default().to_vec();
         let map = PrefixMap {
@@ -109,7 +108,7 @@ pub fn forward_request(
             public_prefix,
             ..PrefixMap::of(runtime, plan.route, upstream)
         };
-        rewritten = rewrite_request(&mut head.fields, &map, runtime.config.limits.max_head_bytes, buf);
+        has_room = rewrite_request(&mut head.fields, &map, runtime.config.limits.max_head_bytes, buf);
     }
     // RFC 9110 section 7.6.3: the version in which the message was received, then our name.
     let via: &[u8] = match head.version {
@@ -124,7 +123,7 @@ pub fn forward_request(
         write_decimal(left - 1, buf);
         head.fields.set(b"Max-Forwards", buf);
     }
-    rewritten
+    has_room
 }
 
 /// The authority of a target that is a URL: in HTTP/1.0 that may be all that is said of the host.
@@ -174,7 +173,7 @@ pub fn forward_response(head: &mut ResponseHead, connection_named: &[u8], date: 
     }
 }
 
-/// Maps what a response of `upstream` says of the place of its application, in place. `request` is what it answers, as it
+/// Maps what a response of `upstream` says of the place of its application, in place, where there is room. `request` is what it answers, as it
 /// was forwarded with the same scratch.
 pub fn rewrite_response_head(
     head: &mut ResponseHead,
@@ -183,9 +182,9 @@ pub fn rewrite_response_head(
     route: u32,
     upstream: &UpstreamUrl,
     scratch: &mut Scratch,
-) -> Rewritten {
+) -> bool {
     if !head.fields.may_contain_any(RESPONSE_FIELDS) {
-        return Rewritten::Done;
+        return true;
     }
     let map = PrefixMap {
         sent_host: &request.authority,

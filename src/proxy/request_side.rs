@@ -19,7 +19,6 @@ use super::strip::strip_after_hooks;
 use crate::bytes::ByteQueue;
 use crate::config::Config;
 use crate::extras::prometheus;
-use crate::extras::response_rewrite::Rewritten;
 use crate::http::body::Body;
 use crate::http::chars::{find, is_token};
 use crate::http::chunked::{LAST_CHUNK, write_chunk};
@@ -220,9 +219,8 @@ impl Transaction {
         std::mem::swap(&mut request.target, original_target);
         self.log.client = client_address(peer, &request.fields, &runtime.config.forwarded);
         let forwarding = Forwarding { plan: &plan, runtime, upstream, received_target: original_target, peer };
-        match forward_request(request, &forwarding, offered, scratch) {
-            Rewritten::Done => {}
-            Rewritten::TooLarge => ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant),
+        if !forward_request(request, &forwarding, offered, scratch) {
+            ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant);
         }
         let max_bytes = route.options.max_body_bytes.unwrap_or(u64::MAX);
         let Some(body) = Body::new(framing) else {

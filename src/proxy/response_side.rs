@@ -16,7 +16,6 @@ use super::hooks::Verdict;
 use super::outcome::HookPhase;
 use super::request_side::{head_limits, read_body};
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Reuse, Transaction};
-use crate::extras::response_rewrite::Rewritten;
 use crate::http::body::Body;
 use crate::http::chars::{is_word, list_has, parse_decimal};
 use crate::http::chunked::LAST_CHUNK;
@@ -144,12 +143,9 @@ impl Transaction {
         let runtime = &ctx.client.runtime;
         let (Some(index), Some(upstream)) = (self.route_index, self.upstream(runtime)) else { return };
         let Buffers { request, response, scratch, .. } = &mut self.buf;
-        match rewrite_response_head(response, request, runtime, index, upstream, scratch) {
-            Rewritten::Done => {}
-            Rewritten::TooLarge => {
-                let prefix = &runtime.config.routes[index as usize].prefix;
-                ctx.worker.observer.left_unmapped(prefix, ctx.worker.now.instant);
-            }
+        if !rewrite_response_head(response, request, runtime, index, upstream, scratch) {
+            let prefix = &runtime.config.routes[index as usize].prefix;
+            ctx.worker.observer.left_unmapped(prefix, ctx.worker.now.instant);
         }
     }
 

@@ -56,7 +56,7 @@ const EXTRAS: [Extra; 7] = [
             ("proxy::forward", "rewrite_response"),
             ("proxy::retry", "readdress_request"),
         ],
-        holders: &["proxy::request_side", "proxy::response_side"],
+        holders: &[],
     },
     Extra {
         name: "timeline",
