@@ -492,7 +492,8 @@ impl Session<'_> {
             most = most.min(HEAD_READ);
         }
         let mut to = to.filter(|to| to.can_write());
-        let bypass = connection.bypass_limit(side);
+        // Nothing overtakes what waits.
+        let bypass = if connection.output(other(side)).is_empty() { connection.bypass_limit(side) } else { 0 };
         if let Some(to) = &mut to
             && bypass > 0
         {
@@ -520,7 +521,7 @@ impl Session<'_> {
                 let (first, body) = bytes.split_at(FIRST_PART);
                 connection.handle(&mut ctx.worker(), Input::Bytes(side, first));
                 // Bytes of the body only: one too many and the proxy connection has to see it.
-                match connection.bypass_limit_behind_output(side) >= body.len() as u64 {
+                match connection.bypass_limit(side) >= body.len() as u64 {
                     true => self::bypass(connection, ctx, side, body, to),
                     false => connection.handle(&mut ctx.worker(), Input::Bytes(side, body)),
                 }
@@ -583,7 +584,7 @@ impl Session<'_> {
         let Some(pending) = pending_splice.as_deref_mut() else { return false };
         let side = pending.from();
         let to = match conns(side, conn, upstream).1 {
-            Some(to) if connection.bypass_limit_behind_output(side) >= pending.held() as u64 => to,
+            Some(to) if connection.bypass_limit(side) >= pending.held() as u64 => to,
             // The proxy connection has other plans.
             _ => return self.pipe_to_memory(),
         };

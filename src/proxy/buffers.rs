@@ -38,79 +38,25 @@ pub(super) struct Buffers {
     pub scratch: Scratch,
 }
 
-// Each of the three names every field: one that grows with what peers send and is in no count would be in no limit either
-// (rule E4), and one that is not cleared would pass from one request to the next.
+/// All of the buffers that grow with what peers send, by how much of them is kept.
+struct BufferGroups<'a> {
+    large: [&'a mut Vec<u8>; 4],
+    small: [&'a mut Vec<u8>; 9],
+    fields: [&'a mut Fields; 3],
+    queues: [&'a mut ByteQueue; 2],
+}
+
 impl Buffers {
-    /// Forgets everything but the client's bytes that were held.
-    pub fn clear(&mut self) {
-        let Buffers {
-            client_input: _,
-            upstream_input,
-            to_client,
-            to_upstream,
-            request,
-            response,
-            trailers,
-            original_target,
-            offered,
-            request_body,
-            response_body,
-            chain,
-            // Filled anew before each use.
-            scratch: _,
-        } = self;
-        for bytes in [upstream_input, original_target, offered, request_body, response_body] {
-            bytes.clear();
-        }
-        to_client.clear();
-        to_upstream.clear();
-        request.clear();
-        response.clear();
-        trailers.clear();
-        chain.clear();
-    }
-
-    /// How many bytes of memory they own.
-    pub fn memory(&self) -> usize {
+    /// Each field is named: one that is in no count would be in no limit either (rule E4), and one that is not cleared would
+    /// pass from one request to the next.
+    fn groups(&mut self) -> BufferGroups<'_> {
         let Buffers {
             client_input,
             upstream_input,
             to_client,
             to_upstream,
-            request,
-            response,
-            trailers,
-            original_target,
-            offered,
-            request_body,
-            response_body,
-            chain,
-            scratch,
-        } = self;
-        let bytes =
-            [client_input, upstream_input, original_target, offered, request_body, response_body, &response.reason];
-        bytes.map(Vec::capacity).iter().sum::<usize>()
-            + method_memory(&request.method)
-            + request.target.capacity()
-            + request.authority.capacity()
-            + [&request.fields, &response.fields, trailers].map(Fields::heap_size).iter().sum::<usize>()
-            + to_client.capacity()
-            + to_upstream.capacity()
-            + chain.memory()
-            + scratch.memory()
-    }
-
-    /// Forgets everything, and gives back what large messages made the buffers grow to.
-    pub fn shrink(&mut self) {
-        self.client_input.clear();
-        self.clear();
-        let Buffers {
-            client_input,
-            upstream_input,
-            to_client,
-            to_upstream,
-            request,
-            response,
+            request: RequestHead { target, authority, fields: request_fields, method: _, version: _ },
+            response: ResponseHead { reason, fields: response_fields, status: _, version: _ },
             trailers,
             original_target,
             offered,
@@ -119,18 +65,50 @@ impl Buffers {
             chain: _,
             scratch,
         } = self;
-        for bytes in [client_input, upstream_input, request_body, response_body] {
-            bytes.shrink_to(KEPT_CAPACITY);
+        let [named, host, prefix, text] = scratch.strings();
+        BufferGroups {
+            large: [client_input, upstream_input, request_body, response_body],
+            small: [target, authority, reason, original_target, offered, named, host, prefix, text],
+            fields: [request_fields, response_fields, trailers],
+            queues: [to_client, to_upstream],
         }
-        to_client.recycle(KEPT_CAPACITY);
-        to_upstream.recycle(KEPT_CAPACITY);
-        for fields in [&mut request.fields, &mut response.fields, trailers] {
-            fields.clear_and_shrink(KEPT_CAPACITY);
+    }
+
+    /// Forgets everything but the client's bytes that were held; scratch is filled anew before each use.
+    pub fn clear(&mut self) {
+        self.request.clear();
+        self.response.clear();
+        self.trailers.clear();
+        self.to_client.clear();
+        self.to_upstream.clear();
+        self.chain.clear();
+        let Buffers { upstream_input, original_target, offered, request_body, response_body, .. } = self;
+        for bytes in [upstream_input, original_target, offered, request_body, response_body] {
+            bytes.clear();
         }
-        for bytes in [&mut request.target, &mut request.authority, &mut response.reason, original_target, offered] {
+    }
+
+    /// How many bytes of memory they own.
+    pub fn memory(&mut self) -> usize {
+        let others = self.chain.memory() + method_memory(&self.request.method);
+        let BufferGroups { large, small, fields, queues } = self.groups();
+        let strings = large.iter().chain(&small).map(|bytes| bytes.capacity()).sum::<usize>();
+        let fields = fields.iter().map(|fields| fields.heap_size()).sum::<usize>();
+        strings + fields + queues.iter().map(|queue| queue.capacity()).sum::<usize>() + others
+    }
+
+    /// Forgets everything, and gives back what large messages made the buffers grow to.
+    pub fn shrink(&mut self) {
+        self.client_input.clear();
+        self.clear();
+        let BufferGroups { large, small, fields, queues } = self.groups();
+        large.into_iter().for_each(|bytes| bytes.shrink_to(KEPT_CAPACITY));
+        fields.into_iter().for_each(|fields| fields.clear_and_shrink(KEPT_CAPACITY));
+        queues.into_iter().for_each(|queue| queue.recycle(KEPT_CAPACITY));
+        for bytes in small {
+            bytes.clear();
             bytes.shrink_to(KEPT_PART);
         }
-        scratch.shrink(KEPT_PART);
     }
 
     /// Whether the client has sent more behind its request than an empty line, or the half of one.

@@ -51,19 +51,10 @@ impl Scratch {
         Some(&self.host[..]).filter(|host| !host.is_empty())
     }
 
-    /// How many bytes of memory it owns.
-    pub fn memory(&self) -> usize {
+    /// All of them.
+    pub fn strings(&mut self) -> [&mut Vec<u8>; 4] {
         let Scratch { connection_named, host, public_prefix, buf } = self;
-        [connection_named, host, public_prefix, buf].into_iter().map(Vec::capacity).sum()
-    }
-
-    /// Gives back memory: each string keeps at most `capacity` bytes.
-    pub fn shrink(&mut self, capacity: usize) {
-        let Scratch { connection_named, host, public_prefix, buf } = self;
-        for bytes in [connection_named, host, public_prefix, buf] {
-            bytes.clear();
-            bytes.shrink_to(capacity);
-        }
+        [connection_named, host, public_prefix, buf]
     }
 }
 

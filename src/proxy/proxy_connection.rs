@@ -222,17 +222,11 @@ impl ProxyConnection {
         }
     }
 
-    /// How many bytes may be moved from `side` to the other one unseen; 0 while output waits on the other side.
-    /// What could not be written after reading is given back as [`Input::Bytes`], after [`Input::Bypassed`] for the part
-    /// that was.
+    /// How many bytes may be moved from `side` to the other one unseen, behind the output that waits there: the caller writes
+    /// that first, and tells [`ProxyConnection::sent`] of it. What could not be written after reading is given back as
+    /// [`Input::Bytes`], after [`Input::Bypassed`] for the part that was.
     pub fn bypass_limit(&self, side: Side) -> u64 {
         self.transaction().map_or(0, |transaction| transaction.bypass_limit(side))
-    }
-
-    /// The same for bytes that would leave in one write behind the output that waits on the other side.
-    /// [`ProxyConnection::sent`] is told first, then [`Input::Bypassed`].
-    pub fn bypass_limit_behind_output(&self, side: Side) -> u64 {
-        self.transaction().map_or(0, |transaction| transaction.bypass_limit_behind_output(side))
     }
 
     /// When to call `handle` with [`Input::Tick`] at the latest.
@@ -332,8 +326,8 @@ impl ProxyConnection {
     }
 
     /// How many bytes of memory it owns beside its own slot.
-    pub fn memory(&self) -> usize {
-        self.transaction().map_or(0, Transaction::memory)
+    pub fn memory(&mut self) -> usize {
+        if let ConnectionState::Active(transaction) = &mut self.state { transaction.memory() } else { 0 }
     }
 
     /// Moves the connection to another state. What was active is recycled by the caller.

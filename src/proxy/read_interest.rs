@@ -56,7 +56,7 @@ impl Transaction {
     }
 
     /// How many bytes may be moved from `side` to the other one unseen, behind the output that waits there.
-    pub(super) fn bypass_limit_behind_output(&self, side: Side) -> u64 {
+    pub(super) fn bypass_limit(&self, side: Side) -> u64 {
         if self.log.timeline.is_some() {
             // What is within the kernel is not seen, and so not which side waits for the other.
             return 0;
@@ -73,14 +73,5 @@ impl Transaction {
             | (Side::Upstream, _, ResponseState::Tunnel(HalfClose::Open)) => u64::MAX,
             _ => 0,
         }
-    }
-
-    /// The same where no output waits; 0 where some does.
-    pub(super) fn bypass_limit(&self, side: Side) -> u64 {
-        let is_output_waiting = match side {
-            Side::Client => !self.buf.to_upstream.is_empty(),
-            Side::Upstream => !self.buf.to_client.is_empty(),
-        };
-        if is_output_waiting { 0 } else { self.bypass_limit_behind_output(side) }
     }
 }

@@ -110,7 +110,7 @@ pub(super) enum Reuse {
     No,
 }
 
-/// Transitions: from any of these states, at this event, to that state. Tunnels are told apart by their half-close.
+/// Transitions: from any of these states, at this event, to that state. How far a tunnel is closed is in [`HalfClose`].
 pub type Table = &'static [(&'static [&'static str], &'static str, &'static str)];
 
 /// The client's connection.
@@ -132,10 +132,10 @@ pub const REQUEST: Table = &[
     (&["Body"], "body complete", "Done"),
     (&["Body", "Discard"], "EOF after the response", "Done"),
     (&["Done"], "101", "Tunnel"),
-    (&["Tunnel"], "EOF", "TunnelEof"),
-    (&["TunnelEof"], "all passed on", "TunnelShutdown"),
-    (&["Tunnel", "TunnelEof", "TunnelShutdown"], "upstream takes no more", "TunnelLost"),
-    (&["Tunnel", "TunnelEof", "TunnelShutdown", "TunnelLost"], "rest not wanted", "Discard"),
+    (&["Tunnel"], "EOF", "Tunnel"),
+    (&["Tunnel"], "all passed on", "Tunnel"),
+    (&["Tunnel"], "upstream takes no more", "Tunnel"),
+    (&["Tunnel"], "rest not wanted", "Discard"),
 ];
 
 /// The upstream's side of a request; `None` is the first state of each.
@@ -150,27 +150,15 @@ pub const RESPONSE: Table = &[
     (&["AwaitHead", "Body"], "response complete", "Done"),
     (&["AwaitHead", "Body"], "response complete before the request", "Answered"),
     (&["Answered"], "request complete or given up", "Done"),
-    (&["Tunnel"], "EOF", "TunnelEof"),
-    (&["TunnelEof"], "all passed on", "TunnelShutdown"),
-    (&["Body", "Tunnel", "TunnelEof", "TunnelShutdown"], "broken off", "Truncated"),
+    (&["Tunnel"], "EOF", "Tunnel"),
+    (&["Tunnel"], "all passed on", "Tunnel"),
+    (&["Body", "Tunnel"], "broken off", "Truncated"),
     (
-        &[
-            "None",
-            "Local",
-            "Connecting",
-            "AwaitHead",
-            "Body",
-            "Answered",
-            "Done",
-            "Tunnel",
-            "TunnelEof",
-            "TunnelShutdown",
-            "Truncated",
-        ],
+        &["None", "Local", "Connecting", "AwaitHead", "Body", "Answered", "Done", "Tunnel", "Truncated"],
         "client lost",
         "Truncated",
     ),
-    (&["Tunnel", "TunnelEof", "TunnelShutdown"], "tunnel idle", "Truncated"),
+    (&["Tunnel"], "tunnel idle", "Truncated"),
 ];
 
 /// Panics in debug builds where a transition is not in its table.
@@ -199,7 +187,7 @@ impl RequestState {
             RequestState::Body { .. } => "Body",
             RequestState::Done => "Done",
             RequestState::Discard => "Discard",
-            RequestState::Tunnel(half) => half.name(),
+            RequestState::Tunnel(_) => "Tunnel",
         }
     }
 }
@@ -214,19 +202,8 @@ impl ResponseState {
             ResponseState::Body { .. } => "Body",
             ResponseState::Answered => "Answered",
             ResponseState::Done => "Done",
-            ResponseState::Tunnel(half) => half.name(),
+            ResponseState::Tunnel(_) => "Tunnel",
             ResponseState::Truncated(_) => "Truncated",
-        }
-    }
-}
-
-impl HalfClose {
-    fn name(self) -> &'static str {
-        match self {
-            HalfClose::Open => "Tunnel",
-            HalfClose::EofReceived => "TunnelEof",
-            HalfClose::ShutdownSent => "TunnelShutdown",
-            HalfClose::Lost => "TunnelLost",
         }
     }
 }
@@ -332,7 +309,7 @@ impl Transaction {
     }
 
     /// How many bytes of memory it owns. What is reserved for bodies counts before they are there.
-    pub fn memory(&self) -> usize {
+    pub fn memory(&mut self) -> usize {
         let log = self.log.method.as_ref().map_or(0, method_memory);
         (size_of::<Transaction>() + self.buf.memory() + log).max(self.reserved.bytes())
     }
