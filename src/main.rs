@@ -30,10 +30,10 @@ use mini_rproxy::net::dns::SystemLookup;
 use mini_rproxy::net::listeners::{ListenerProtocol, PortSharing};
 use mini_rproxy::net::observer::{LogSwitches, LogWriter};
 use mini_rproxy::net::probe::{probe, running_config};
-use mini_rproxy::net::server::{Reloaded, Server, ServerOptions, StartError};
+use mini_rproxy::net::server::{Server, ServerOptions};
 use mini_rproxy::net::signal::{self, SignalEvent, SignalListener};
 use mini_rproxy::net::tls::Tls;
-use mini_rproxy::plugin::chain::{self, PluginError};
+use mini_rproxy::plugin::chain;
 use mini_rproxy::proxy::hooks::Hooks;
 use mini_rproxy::proxy::proxy_connection::{ListenerKind, Peer};
 use mini_rproxy::proxy::runtime::Runtime;
@@ -44,7 +44,7 @@ const USAGE: u8 = 2;
 /// Exit code of `-check -against` where there are differences.
 const DIFFERENT: u8 = 3;
 
-/// A reload logs so many differences one by one, and of the others only how many they are.
+/// A reload logs so many differences, and of the others only how many they are: the log could not hold them all.
 const MAX_DIFFERENCES: usize = 50;
 
 /// For the service manager: the proxy accepts connections.
@@ -136,14 +136,6 @@ fn located(flags: &Flags, path: Option<&Path>, error: &dyn Display) -> String {
     }
 }
 
-fn plugin_error(flags: &Flags, error: &PluginError) -> String {
-    located(flags, Some(Path::new(&error.source)), error)
-}
-
-fn start_error(flags: &Flags, error: &StartError) -> String {
-    located(flags, error.path.as_deref(), error)
-}
-
 /// `-check`: the files that the configuration names, and with `-against` what a reload would change.
 fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     let tls = Tls::load(config).map_err(|error| located(flags, error.path.as_deref(), &error))?;
@@ -151,7 +143,8 @@ fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     tls.warnings.iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
     let has_plugins = !config.plugins.is_empty() || flags.plugin_dir.is_some();
     config.warnings(has_plugins).iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
-    chain::check(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| plugin_error(flags, &error))?;
+    chain::check(&config.plugins, flags.plugin_dir.as_deref())
+        .map_err(|error| located(flags, Some(Path::new(&error.source)), &error))?;
     let Some(running) = &flags.against else { return print("the configuration is good\n") };
     let differences = running_config(running, config)?.differences(&FullConfig::of(config));
     if differences.is_empty() {
@@ -206,7 +199,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     logger.set_debug(flags.trace);
     // Plugins are created before the loops start and destroyed after they have ended: this reference is dropped last.
     let chain = chain::load(&config.plugins, flags.plugin_dir.as_deref(), chain::limits(&config), logger.clone())
-        .map_err(|error| plugin_error(flags, &error))?;
+        .map_err(|error| located(flags, Some(Path::new(&error.source)), &error))?;
     for socket in &inherited {
         let message = "a socket was handed over; it is used instead of the addresses in the configuration";
         logger.line(Level::Info, message).text("name", &socket.name).send();
@@ -226,7 +219,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
             let _ = ended.send(SignalEvent::WorkersEnded);
         }),
     })
-    .map_err(|error| start_error(flags, &error))?;
+    .map_err(|error| located(flags, error.path.as_deref(), &error))?;
     log_start(&logger, &config, &server);
     activation::notify(READY);
     Ok(serve(&logger, &signals, server, &switches, flags)?)
@@ -292,13 +285,11 @@ fn serve(
 /// SIGHUP: reads configuration and certificates again.
 fn reload(logger: &Logger, flags: &Flags, server: &mut Server, switches: &LogSwitches) {
     match try_reload(logger, flags, server) {
-        Ok(reloaded) => {
+        Ok(is_everywhere) => {
             switches.access.store(server.config().log.access, Ordering::Relaxed);
-            let message = match reloaded {
-                Reloaded::Everywhere => "configuration reloaded",
-                Reloaded::Soon => {
-                    "configuration reloaded, but for a worker that is busy and takes it in when it is not"
-                }
+            let message = match is_everywhere {
+                true => "configuration reloaded",
+                false => "configuration reloaded, but for a worker that is busy and takes it in when it is not",
             };
             logger
                 .line(Level::Info, message)
@@ -314,7 +305,7 @@ fn reload(logger: &Logger, flags: &Flags, server: &mut Server, switches: &LogSwi
     }
 }
 
-fn try_reload(logger: &Logger, flags: &Flags, server: &mut Server) -> Result<Reloaded, String> {
+fn try_reload(logger: &Logger, flags: &Flags, server: &mut Server) -> Result<bool, String> {
     let mut config = load(flags).map_err(|error| error.message)?;
     let old = Arc::clone(server.config());
     if config.plugins != old.plugins {
@@ -325,11 +316,11 @@ fn try_reload(logger: &Logger, flags: &Flags, server: &mut Server) -> Result<Rel
     let differences = old.differences(&config);
     config.keep_restart_only(&old);
     let listening: Vec<String> = server.addresses().iter().map(|(address, _)| (*address).to_owned()).collect();
-    let reloaded = server.reload(Arc::new(config)).map_err(|error| start_error(flags, &error))?;
-    differences.iter().take(MAX_DIFFERENCES).for_each(|difference| log_change(logger, difference));
-    if differences.len() > MAX_DIFFERENCES {
-        let more = (differences.len() - MAX_DIFFERENCES) as u64;
-        logger.line(Level::Info, "reload: more of that").number("differences", more).send();
+    let reloaded = server.reload(Arc::new(config)).map_err(|error| located(flags, error.path.as_deref(), &error))?;
+    let (first, more) = differences.split_at(differences.len().min(MAX_DIFFERENCES));
+    first.iter().for_each(|difference| log_change(logger, difference));
+    if !more.is_empty() {
+        logger.line(Level::Info, "reload: more of that").number("differences", more.len() as u64).send();
     }
     log_listening(logger, server, &listening);
     Ok(reloaded)

@@ -58,8 +58,7 @@ pub struct Listener {
     number: u32,
     socket: Socket,
     protocol: ListenerProtocol,
-    /// The service manager has it, too: after it is closed here, the next process accepts what is in its queue. Otherwise closing
-    /// it resets those connections.
+    /// The service manager has it, too: after it is closed here, the next process accepts what is in its queue.
     is_inherited: bool,
     /// Whether a connection may be waiting.
     is_ready: bool,
@@ -113,7 +112,6 @@ pub struct Acceptor {
     /// Given up to accept a connection that is rejected. A socket, because it needs no file (rule E7).
     reserve: Option<Socket>,
     warnings: LogLimiter,
-    rejected: u64,
 }
 
 /// For which clients there is a free slot.
@@ -148,7 +146,6 @@ impl Acceptor {
             paused_until: None,
             reserve: reserve_socket(),
             warnings: LogLimiter::default(),
-            rejected: 0,
         }
     }
 
@@ -232,11 +229,8 @@ impl Acceptor {
         }
         let until = now + ACCEPT_BACKOFF;
         self.paused_until = Some(until);
-        let warning = self.warnings.is_due(now, WARN_INTERVAL).then(|| {
-            let rejected = std::mem::take(&mut self.rejected);
-            format!("cannot accept connections: {error}; turned away: {rejected}; trying again every 100 ms")
-        });
-        (until, warning)
+        let is_due = self.warnings.is_due(now, WARN_INTERVAL);
+        (until, is_due.then(|| format!("cannot accept connections: {error}; trying again every 100 ms")))
     }
 
     /// With the reserve descriptor, one connection is accepted and closed at once.
@@ -244,7 +238,6 @@ impl Acceptor {
         if self.reserve.take().is_some()
             && let Ok(Some(_)) = self.accept(now, FreeSlots::ALL)
         {
-            self.rejected += 1;
             metrics.increment(Counter::Refused);
         }
         self.reserve = reserve_socket();
@@ -386,7 +379,7 @@ mod tests {
         let (error, registry) = (io::Error::from(Errno::MFILE), Registry::new(1, Duration::ZERO));
         let (until, complaint) = acceptor.back_off(now, &error, registry.of_worker(0));
         assert_eq!(client.read(&mut [0; 8]).expect("a clean end"), 0);
-        assert!(complaint.expect("the first complaint").contains("turned away: 1"));
+        assert!(complaint.is_some());
         assert_eq!(registry.total().get(Counter::Refused), 1);
         assert!(acceptor.reserve.is_some());
         assert!(!acceptor.can_accept(now, FreeSlots::ALL));

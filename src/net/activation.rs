@@ -23,10 +23,6 @@ use std::time::Duration;
 use rustix::io::{FdFlags, fcntl_setfd};
 use socket2::{Socket, Type};
 
-use crate::config::TlsListen;
-
-use super::acceptor::ListenerProtocol;
-
 /// The first descriptor that is handed over.
 const FIRST_FD: RawFd = 3;
 /// More sockets than this are a mistake.
@@ -80,27 +76,6 @@ fn take(fd: RawFd) -> Result<Socket, String> {
         return Err(error(format_args!("descriptor {fd} is no stream socket that listens; {remedy}")));
     }
     Ok(socket)
-}
-
-/// The protocol of a socket with this name: TLS where all addresses of the configuration speak it; where some do, on sockets
-/// with the name `https`. A socket of that name never speaks anything else.
-pub fn protocol(name: &str, tls: Option<&TlsListen>) -> Result<ListenerProtocol, String> {
-    if is_admin(name) {
-        return Ok(ListenerProtocol::Admin);
-    }
-    match (tls, name == "https") {
-        (None, true) => {
-            Err(error("a socket is named https, but there is no certificate; add tls to the configuration"))
-        }
-        (None, false) => Ok(ListenerProtocol::Plain),
-        (Some(tls), false) if !tls.listen_addr.is_empty() => Ok(ListenerProtocol::Plain),
-        (Some(_), _) => Ok(ListenerProtocol::Tls),
-    }
-}
-
-/// Whether a socket with this name is for the operator.
-pub fn is_admin(name: &str) -> bool {
-    name == "admin"
 }
 
 /// Tells the service manager how the process stands: `READY=1`, `STOPPING=1`, or [`reloading`]. Without `NOTIFY_SOCKET`, a

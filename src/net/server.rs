@@ -33,8 +33,8 @@ use super::tls::{Tls, TlsError};
 use super::worker::{Worker, WorkerInit};
 use super::worker_queue::{ReloadMsg, WorkerMsg, WorkerQueue};
 
-/// A worker that is held up by a plugin takes a reload in when it can; so long it is waited for.
-const RELOAD_PATIENCE: Duration = Duration::from_secs(5);
+/// So long a reload waits for a worker that is held up by a plugin.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a server is made of.
 pub struct ServerOptions {
@@ -87,15 +87,6 @@ impl From<io::Error> for StartError {
     }
 }
 
-/// How a reload went that was good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reloaded {
-    /// New requests are served by the new configuration.
-    Everywhere,
-    /// The same, but some worker is busy and will take it in when it is not.
-    Soon,
-}
-
 /// A running proxy.
 pub struct Server {
     runtime: Runtime,
@@ -121,7 +112,7 @@ impl Server {
         let max_connections = max_connections(&config, descriptor_limit);
         // Before anything listens: a client that comes in at once must find everything in its place.
         let tls = Tls::load(&config)?;
-        let (listeners, listeners_by_worker) = ListenerSet::open(&config, inherited, workers, sharing)?;
+        let (listeners, updates) = ListenerSet::open(&config, inherited, workers, sharing)?;
         let polls = (0..workers).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
         let queue =
             |poll: &Poll| Ok(Arc::new(WorkerQueue::new(Waker::new(poll.registry(), EventSource::Waker.token())?)));
@@ -137,9 +128,9 @@ impl Server {
             threads: Vec::with_capacity(workers),
         };
         let registry = Arc::new(Registry::new(workers, since_1970()));
-        for (number, (poll, listeners)) in polls.into_iter().zip(listeners_by_worker).enumerate() {
+        for (number, (poll, update)) in polls.into_iter().zip(updates).enumerate() {
             let init = WorkerInit {
-                acceptor: Acceptor::new(listeners, descriptors::share(max_connections, workers)),
+                acceptor: Acceptor::new(update.new, descriptors::share(max_connections, workers)),
                 poll,
                 memory: MemoryBudget::new(memory_budget, workers),
                 pipes: Pipes::new(descriptors::pipes(descriptor_limit, workers)),
@@ -175,8 +166,9 @@ impl Server {
 
     /// Serves new requests by `config`; those that run go on as they began. Files that it names are read anew, addresses
     /// that it adds are opened. On an error nothing has changed. Plugins stay as they are, and so does what is fixed at
-    /// start: the number of workers and the memory budget.
-    pub fn reload(&mut self, config: Arc<Config>) -> Result<Reloaded, StartError> {
+    /// start: the number of workers and the memory budget. Returns whether all workers have it; one that is busy takes it
+    /// when it is not.
+    pub fn reload(&mut self, config: Arc<Config>) -> Result<bool, StartError> {
         let tls = self.tls.reload(&config)?;
         let plan = self.listeners.plan(&config)?;
         // From here on nothing fails.
@@ -191,12 +183,9 @@ impl Server {
             queue.push(WorkerMsg::Reload(Box::new(msg)));
         }
         drop(receipt);
-        let reloaded = match receipts.recv_timeout(RELOAD_PATIENCE) {
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => Reloaded::Everywhere,
-            Err(RecvTimeoutError::Timeout) => Reloaded::Soon,
-        };
         self.dns.set_refresh(self.runtime.config.dns.refresh);
-        Ok(reloaded)
+        // Nothing is sent: the channel is closed when the last worker has dropped its end.
+        Ok(receipts.recv_timeout(RELOAD_TIMEOUT) != Err(RecvTimeoutError::Timeout))
     }
 
     /// Takes no new connections, finishes what is in flight, and ends within `timeouts.drain`.

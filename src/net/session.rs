@@ -22,7 +22,7 @@ use super::conn::{Conn, ReadOutcome, WriteOutcome};
 use super::event_source::EventSource;
 use super::slab::Key;
 use super::splice::{Pipes, SPLICE_COST, SpliceResult, splice_body};
-use super::upstream_state::UpstreamState;
+use super::upstream_state::UpstreamConn;
 use super::worker::{ClientConn, CloseState, LoopContext, Worker};
 
 /// Bytes that one connection may move in one run of the loop, both directions together; also the most that is written at once.
@@ -228,8 +228,8 @@ impl Worker {
                 Command::Close(Side::Upstream, mode) => {
                     client.connect_result = None;
                     let Some(upstream) = client.upstream.take() else { continue };
-                    let state = self.upstreams.conns.get_mut(upstream).map(|upstream| &mut upstream.state);
-                    if let (Some(UpstreamState::Ready { conn, .. }), CloseMode::Abort) = (state, mode) {
+                    let conn = self.upstreams.conns.get_mut(upstream).and_then(UpstreamConn::ready);
+                    if let (Some(conn), CloseMode::Abort) = (conn, mode) {
                         conn.socket.reset_on_close();
                     }
                     self.close_upstream(upstream);
@@ -330,11 +330,8 @@ impl Worker {
         if self.ctx.memory.is_limited()
             && let Some(client) = self.clients.get_mut(key)
         {
-            let upstream =
-                match client.upstream.and_then(|key| self.upstreams.conns.get(key)).map(|upstream| &upstream.state) {
-                    Some(UpstreamState::Connecting { conn, .. } | UpstreamState::Ready { conn, .. }) => conn.memory(),
-                    _ => 0,
-                };
+            let upstream = client.upstream.and_then(|key| self.upstreams.conns.get(key)?.conn.as_ref());
+            let upstream = upstream.map_or(0, Conn::memory);
             let in_pipe = client.pending_splice.as_ref().map_or(0, |pending| pending.held());
             let now = client.connection.memory() + client.conn.memory() + upstream + in_pipe;
             self.ctx.memory.update(&mut client.counted, now);
@@ -348,11 +345,8 @@ impl Worker {
             return None;
         }
         let upstream = client.upstream.and_then(|key| self.upstreams.conns.get_mut(key));
-        let upstream = match upstream.map(|upstream| &mut upstream.state) {
-            // Until the proxy connection knows that it is connected, nothing may be written.
-            Some(UpstreamState::Ready { conn, .. }) if client.connect_result.is_none() => Some(conn),
-            _ => None,
-        };
+        // Until the proxy connection knows that it is connected, nothing may be written.
+        let upstream = upstream.and_then(UpstreamConn::ready).filter(|_| client.connect_result.is_none());
         let (pipes, ctx, read_buf) = (&mut self.pipes, &mut self.ctx, &mut *self.read_buf);
         Some(Session { key, client, upstream, pipes, ctx, read_buf })
     }

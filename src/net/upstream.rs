@@ -23,7 +23,7 @@ use crate::proxy::proxy_connection::{ConnectError, Input};
 use crate::proxy::runtime::UpstreamId;
 
 use super::acceptor::is_exhaustion;
-use super::addresses::{Addresses, ConnectAttempt};
+use super::addresses::Addresses;
 use super::conn::{Conn, ConnectOutcome, ReadOutcome, Readiness};
 use super::event_source::EventSource;
 use super::slab::Key;
@@ -54,10 +54,9 @@ impl Worker {
         let idle = if is_new { None } else { self.take_idle(client_key, upstream) };
         let Some(client) = self.clients.get_mut(client_key) else { return };
         if let Some(key) = idle
-            && let Some(UpstreamConn { state: UpstreamState::Ready { owner, .. }, .. }) =
-                self.upstreams.conns.get_mut(key)
+            && let Some(upstream_conn) = self.upstreams.conns.get_mut(key)
         {
-            *owner = ConnOwner::Client(client_key);
+            upstream_conn.owner = ConnOwner::Client(client_key);
             client.upstream = Some(key);
             self.ctx.observer.metrics.increment(Counter::Reused);
             client.connection.handle(&mut self.ctx.worker(), Input::Connected { reused: true });
@@ -67,32 +66,30 @@ impl Worker {
         }
     }
 
-    /// The connection on which the client is logged in, or the newest idle one that is not too old.
+    /// The connection on which the client is logged in, or the newest idle one. Timers have fired before in this run, so none
+    /// has outlived its time.
     fn take_idle(&mut self, client_key: Key, upstream: UpstreamId) -> Option<Key> {
         if self.clients.get(client_key)?.has_login_conns
             && let Some((_, key, _)) = self.upstreams.login_conns(client_key).find(|(_, _, id)| *id == upstream)
         {
             return Some(key);
         }
-        let now = self.ctx.now();
-        while let Some(key) = self.upstreams.by_id.get_mut(&upstream)?.idle.pop() {
-            self.upstreams.idle_count -= 1;
-            // Timers may be late; a connection that has outlived its time may be closed by the other end any moment.
-            match self.upstreams.conns.get(key).map(|conn| &conn.state) {
-                Some(UpstreamState::Ready { owner: ConnOwner::Pool { until, .. }, .. }) if *until > now => {
-                    return Some(key);
-                }
-                _ => self.close_upstream(key),
-            }
-        }
-        None
+        let key = self.upstreams.by_id.get_mut(&upstream)?.idle.pop()?;
+        self.upstreams.idle_count -= 1;
+        Some(key)
     }
 
     /// Begins a new connection: with the upstream's addresses, or by asking for them.
     fn resolve(&mut self, owner: Key, upstream: UpstreamId) {
-        let state = UpstreamState::Resolving { owner };
-        let conn = UpstreamConn { upstream, timer: TimerHandle::default(), is_login_bound: false, state };
-        let Ok(key) = self.upstreams.conns.insert(conn) else {
+        let upstream_conn = UpstreamConn {
+            upstream,
+            owner: ConnOwner::Client(owner),
+            state: UpstreamState::Resolving,
+            conn: None,
+            timer: TimerHandle::default(),
+            is_login_bound: false,
+        };
+        let Ok(key) = self.upstreams.conns.insert(upstream_conn) else {
             return self.report_connect(owner, Err(ConnectError::Failed));
         };
         if let Some(client) = self.clients.get_mut(owner) {
@@ -139,49 +136,50 @@ impl Worker {
 
     /// Tries the first address; without any, the look-up has failed.
     fn start_connect(&mut self, key: Key) {
-        let Some(UpstreamConn { upstream, state: UpstreamState::Resolving { owner }, .. }) =
-            self.upstreams.conns.get(key)
-        else {
-            return;
-        };
-        let entry = self.upstreams.by_id.get_mut(upstream);
+        let now = self.ctx.now();
+        let Some(upstream_conn) = self.upstreams.conns.get_mut(key) else { return };
+        let entry = self.upstreams.by_id.get_mut(&upstream_conn.upstream);
         match entry.and_then(|entry| entry.addresses.as_mut()) {
             Some(addresses) => {
-                let attempt = addresses.attempt(self.ctx.clock.now().instant);
-                self.try_next_address(key, *owner, Box::new(attempt));
+                upstream_conn.state = UpstreamState::Connecting(Box::new(addresses.attempt(now)));
+                self.try_next_address(key);
             }
             None => self.connect_failed(key, ConnectError::DnsFail),
         }
     }
 
     /// Tries the next address to which a connection can be begun; the client hears of it when there is none left.
-    fn try_next_address(&mut self, key: Key, owner: Key, mut attempt: Box<ConnectAttempt>) {
-        while let Some(address) = attempt.advance() {
-            match self.connect(key, address) {
-                Ok(conn) => {
-                    let timeout = self.clients.get(owner).map(|client| client.connection.connect_address_timeout());
-                    let until = self.ctx.now() + timeout.unwrap_or_default();
-                    attempt.until = until;
-                    if let Some(link) = self.upstreams.conns.get_mut(key) {
-                        link.state = UpstreamState::Connecting { owner, conn, attempt };
-                        self.timers.set(&mut link.timer, until, EventSource::Upstream(key).token());
-                    }
-                    return;
-                }
-                Err(error) => attempt.note(classify(&error)),
+    fn try_next_address(&mut self, key: Key) {
+        while let Some(attempt) = self.upstreams.attempt(key) {
+            let Some(address) = attempt.advance() else {
+                let failure = attempt.failure.unwrap_or(ConnectError::Failed);
+                return self.connect_failed(key, failure);
+            };
+            let Err(error) = self.connect(key, address) else { return };
+            if let Some(attempt) = self.upstreams.attempt(key) {
+                attempt.note(classify(&error));
             }
         }
-        self.connect_failed(key, attempt.failure.unwrap_or(ConnectError::Failed));
     }
 
-    /// A registered socket that is connecting to `address`.
-    fn connect(&mut self, key: Key, address: SocketAddr) -> io::Result<Conn> {
-        let mut conn = match Conn::connect(address) {
+    /// Begins to connect to `address`.
+    fn connect(&mut self, key: Key, address: SocketAddr) -> io::Result<()> {
+        let mut new = match Conn::connect(address) {
             Err(error) if is_exhaustion(&error) && self.free_descriptors() => Conn::connect(address)?,
             result => result?,
         };
-        conn.socket.register(self.poll.registry(), EventSource::Upstream(key).token())?;
-        Ok(conn)
+        let token = EventSource::Upstream(key).token();
+        new.socket.register(self.poll.registry(), token)?;
+        if let Some(UpstreamConn { owner: ConnOwner::Client(owner), state, conn, timer, .. }) =
+            self.upstreams.conns.get_mut(key)
+            && let UpstreamState::Connecting(attempt) = state
+        {
+            let timeout = self.clients.get(*owner).map(|client| client.connection.connect_address_timeout());
+            attempt.until = self.ctx.now() + timeout.unwrap_or_default();
+            self.timers.set(timer, attempt.until, token);
+            *conn = Some(new);
+        }
+        Ok(())
     }
 
     /// Closes what is worth less than a new connection: connections that ended in this turn, idle pipes, or the oldest
@@ -201,41 +199,25 @@ impl Worker {
 
     /// The poller says that something happened.
     pub(super) fn on_upstream_event(&mut self, key: Key, readiness: Readiness) {
-        let Some(link) = self.upstreams.conns.get_mut(key) else { return };
-        match &mut link.state {
-            UpstreamState::Resolving { .. } => {}
-            UpstreamState::Ready { owner: ConnOwner::Client(owner), conn, .. } => {
-                conn.socket.on_event(readiness);
-                let owner = *owner;
-                self.enqueue(owner);
-            }
-            UpstreamState::Ready { conn, .. } => {
-                conn.socket.on_event(readiness);
-                if !is_clean_idle(conn, &mut self.read_buf) {
-                    self.close_upstream(key);
-                }
-            }
-            UpstreamState::Connecting { conn, .. } => {
-                conn.socket.on_event(readiness);
-                if conn.tls.is_some() {
-                    return self.enqueue_handshake(key);
-                }
-                match conn.socket.finish_connect() {
-                    ConnectOutcome::Waiting => {}
-                    ConnectOutcome::Connected => self.on_tcp_connected(key),
-                    ConnectOutcome::Failed(error) => self.address_failed(key, classify(&error)),
-                }
-            }
+        let Some(upstream_conn) = self.upstreams.conns.get_mut(key) else { return };
+        let Some(conn) = &mut upstream_conn.conn else { return };
+        conn.socket.on_event(readiness);
+        match (&upstream_conn.state, upstream_conn.owner) {
+            (UpstreamState::Ready { .. }, ConnOwner::Client(owner)) => self.enqueue(owner),
+            (UpstreamState::Ready { .. }, _) if is_clean_idle(conn, &mut self.read_buf) => {}
+            (UpstreamState::Ready { .. }, _) => self.close_upstream(key),
+            _ if conn.tls.is_some() => self.enqueue_handshake(key),
+            _ => match conn.socket.finish_connect() {
+                ConnectOutcome::Waiting => {}
+                ConnectOutcome::Connected => self.on_tcp_connected(key),
+                ConnectOutcome::Failed(error) => self.address_failed(key, classify(&error)),
+            },
         }
     }
 
     /// With TLS nobody may use the connection before the handshake is complete (rule S19).
     fn on_tcp_connected(&mut self, key: Key) {
-        let Some(UpstreamConn { upstream, state: UpstreamState::Connecting { conn, .. }, .. }) =
-            self.upstreams.conns.get_mut(key)
-        else {
-            return;
-        };
+        let Some(UpstreamConn { upstream, conn: Some(conn), .. }) = self.upstreams.conns.get_mut(key) else { return };
         let found = self.configs.find_upstream(&self.ctx.runtime, *upstream);
         match found.map(|(origin, tls)| (origin.scheme, tls.connect(origin))) {
             Some((Scheme::Http, _)) => self.connected(key),
@@ -258,7 +240,7 @@ impl Worker {
     pub(super) fn continue_handshakes(&mut self, max: usize) {
         for _ in 0..max.min(self.upstreams.handshaking.len()) {
             let Some(key) = self.upstreams.handshaking.pop_front() else { return };
-            let Some(UpstreamConn { upstream, state: UpstreamState::Connecting { conn, .. }, .. }) =
+            let Some(UpstreamConn { upstream, state: UpstreamState::Connecting(_), conn: Some(conn), .. }) =
                 self.upstreams.conns.get_mut(key)
             else {
                 continue;
@@ -286,14 +268,14 @@ impl Worker {
     }
 
     fn connected(&mut self, key: Key) {
-        let connected_at = self.ctx.now();
-        if let Some((owner, conn, attempt)) = self.take_connecting(key)
-            && let Some(link) = self.upstreams.conns.get_mut(key)
+        let address = self.upstreams.attempt(key).and_then(|attempt| attempt.current);
+        if let (Some(known), Some(address)) = (self.upstreams.addresses_of(key), address) {
+            known.note_success(address);
+        }
+        if let Some(upstream_conn) = self.upstreams.conns.get_mut(key)
+            && let Some(owner) = upstream_conn.client()
         {
-            link.state = UpstreamState::Ready { conn, connected_at, owner: ConnOwner::Client(owner) };
-            if let (Some(known), Some(address)) = (self.upstreams.addresses_of(key), attempt.current) {
-                known.note_success(address);
-            }
+            upstream_conn.state = UpstreamState::Ready { connected_at: self.ctx.now() };
             self.report_connect(owner, Ok(()));
         }
     }
@@ -301,29 +283,19 @@ impl Worker {
     /// On to the next address.
     fn address_failed(&mut self, key: Key, error: ConnectError) {
         let now = self.ctx.now();
-        if let Some((owner, conn, mut attempt)) = self.take_connecting(key) {
-            self.closed.push(conn);
-            attempt.note(error);
-            if let (Some(known), Some(address)) = (self.upstreams.addresses_of(key), attempt.current) {
-                known.note_failure(now, address);
-            }
-            self.try_next_address(key, owner, attempt);
+        let Some(attempt) = self.upstreams.attempt(key) else { return };
+        attempt.note(error);
+        let address = attempt.current;
+        if let (Some(known), Some(address)) = (self.upstreams.addresses_of(key), address) {
+            known.note_failure(now, address);
         }
-    }
-
-    /// What was connecting, whose state is to be set anew.
-    fn take_connecting(&mut self, key: Key) -> Option<(Key, Conn, Box<ConnectAttempt>)> {
-        let state = &mut self.upstreams.conns.get_mut(key)?.state;
-        let UpstreamState::Connecting { owner, .. } = *state else { return None };
-        match std::mem::replace(state, UpstreamState::Resolving { owner }) {
-            UpstreamState::Connecting { owner, conn, attempt } => Some((owner, conn, attempt)),
-            _ => None,
-        }
+        self.closed.extend(self.upstreams.conns.get_mut(key).and_then(|upstream_conn| upstream_conn.conn.take()));
+        self.try_next_address(key);
     }
 
     /// There will be no connection.
     fn connect_failed(&mut self, key: Key, error: ConnectError) {
-        let owner = self.upstreams.conns.get(key).and_then(|link| link.state.client());
+        let owner = self.upstreams.conns.get(key).and_then(UpstreamConn::client);
         self.close_upstream(key);
         if let Some(owner) = owner {
             self.report_connect(owner, Err(error));
@@ -344,16 +316,16 @@ impl Worker {
     /// A timer of this connection came up.
     pub(super) fn on_upstream_timer(&mut self, key: Key) {
         let now = self.ctx.now();
-        let Some(link) = self.upstreams.conns.get_mut(key) else { return };
-        link.timer.clear();
-        let until = match &link.state {
-            UpstreamState::Connecting { attempt, .. } => attempt.until,
-            UpstreamState::Ready { owner: ConnOwner::Pool { until, .. }, .. } => *until,
-            UpstreamState::Resolving { .. } | UpstreamState::Ready { .. } => return,
+        let Some(upstream_conn) = self.upstreams.conns.get_mut(key) else { return };
+        upstream_conn.timer.clear();
+        let until = match (&upstream_conn.state, upstream_conn.owner) {
+            (UpstreamState::Connecting(attempt), _) => attempt.until,
+            (_, ConnOwner::Pool { until, .. }) => until,
+            _ => return,
         };
         if until > now {
-            self.timers.set(&mut link.timer, until, EventSource::Upstream(key).token());
-        } else if matches!(link.state, UpstreamState::Connecting { .. }) {
+            self.timers.set(&mut upstream_conn.timer, until, EventSource::Upstream(key).token());
+        } else if matches!(upstream_conn.state, UpstreamState::Connecting(_)) {
             self.address_failed(key, ConnectError::TimedOut);
         } else {
             self.close_upstream(key);
@@ -365,15 +337,16 @@ impl Worker {
         let Some(client) = self.clients.get_mut(client_key) else { return };
         let Some(key) = client.upstream.take() else { return };
         let (now, limits) = (self.ctx.now(), &self.ctx.runtime.config.pool);
-        let Some(link) = self.upstreams.conns.get_mut(key) else { return };
-        let UpstreamState::Ready { conn, connected_at, owner } = &mut link.state else {
+        let Some(upstream_conn) = self.upstreams.conns.get_mut(key) else { return };
+        let (UpstreamState::Ready { connected_at }, Some(conn)) = (&upstream_conn.state, &mut upstream_conn.conn)
+        else {
             return self.close_upstream(key);
         };
         // The login holds also where later requests do not say so, and for as long as its client stays.
-        link.is_login_bound |= is_login_bound;
-        let (upstream, is_login_bound) = (link.upstream, link.is_login_bound);
+        upstream_conn.is_login_bound |= is_login_bound;
+        let (upstream, is_login_bound) = (upstream_conn.upstream, upstream_conn.is_login_bound);
         let until = (now + limits.idle_timeout).min(*connected_at + limits.max_age);
-        *owner = match is_login_bound {
+        upstream_conn.owner = match is_login_bound {
             true => ConnOwner::LoginBound { client: client_key, since: now },
             false => ConnOwner::Pool { since: now, until },
         };
@@ -389,11 +362,11 @@ impl Worker {
             let others = self.upstreams.login_conns(client_key).filter(|(_, other, _)| *other != key);
             let (same, others): (Vec<_>, Vec<_>) = others.partition(|(_, _, id)| *id == upstream);
             let oldest = (others.len() >= MAX_LOGIN_CONNS).then(|| others.into_iter().min()).flatten();
-            for (_, surplus, _) in same.into_iter().chain(oldest) {
-                self.close_upstream(surplus);
+            for (_, extra, _) in same.into_iter().chain(oldest) {
+                self.close_upstream(extra);
             }
         } else {
-            self.timers.set(&mut link.timer, until, EventSource::Upstream(key).token());
+            self.timers.set(&mut upstream_conn.timer, until, EventSource::Upstream(key).token());
             self.upstreams.by_id.entry(upstream).or_default().idle.push(key);
             self.upstreams.idle_count += 1;
             self.trim_pool(upstream);
@@ -409,8 +382,8 @@ impl Worker {
 
     /// Closes the oldest idle connections above the limits.
     fn trim_pool(&mut self, upstream: UpstreamId) {
-        let (max, max_per_upstream) =
-            (self.ctx.runtime.config.pool.max_idle, self.ctx.runtime.config.pool.max_idle_per_upstream);
+        let limits = &self.ctx.runtime.config.pool;
+        let (max, max_per_upstream) = (limits.max_idle, limits.max_idle_per_upstream);
         while let Some(entry) = self.upstreams.by_id.get(&upstream)
             && entry.idle.len() > max_per_upstream
         {
@@ -427,8 +400,10 @@ impl Worker {
     /// After a reload: closes idle connections to upstreams that are gone, and those above the new limits.
     pub(super) fn reload_upstreams(&mut self) {
         let runtime = &self.ctx.runtime;
-        let is_gone = |link: &UpstreamConn| link.state.client().is_none() && runtime.origin(link.upstream).is_none();
-        let gone = self.upstreams.conns.iter().filter(|(_, link)| is_gone(link)).map(|(key, _)| key);
+        let is_gone = |upstream_conn: &UpstreamConn| {
+            upstream_conn.client().is_none() && runtime.origin(upstream_conn.upstream).is_none()
+        };
+        let gone = self.upstreams.conns.iter().filter(|(_, upstream_conn)| is_gone(upstream_conn)).map(|(key, _)| key);
         for key in gone.collect::<Vec<_>>() {
             self.close_upstream(key);
         }
@@ -446,24 +421,22 @@ impl Worker {
 
     /// Closes a connection, or gives up the attempt at one.
     pub(super) fn close_upstream(&mut self, key: Key) {
-        let Some(UpstreamConn { upstream, state, mut timer, .. }) = self.upstreams.conns.remove(key) else { return };
+        let Some(removed) = self.upstreams.conns.remove(key) else { return };
+        let UpstreamConn { upstream, owner, state, conn, mut timer, .. } = removed;
         self.timers.cancel(&mut timer, EventSource::Upstream(key).token());
-        match state {
-            UpstreamState::Resolving { .. } => {
-                if let Some(entry) = self.upstreams.by_id.get_mut(&upstream) {
-                    entry.resolving.retain(|waiting| *waiting != key);
-                }
-            }
-            UpstreamState::Connecting { conn, .. } | UpstreamState::Ready { conn, owner: ConnOwner::Client(_), .. } => {
-                self.closed.push(conn)
-            }
-            UpstreamState::Ready { mut conn, owner, .. } => {
-                if let ConnOwner::Pool { .. } = owner {
-                    self.upstreams.remove_idle(upstream, key);
-                }
+        if let UpstreamState::Resolving = state
+            && let Some(entry) = self.upstreams.by_id.get_mut(&upstream)
+        {
+            entry.resolving.retain(|waiting| *waiting != key);
+        }
+        if let ConnOwner::Pool { .. } = owner {
+            self.upstreams.remove_idle(upstream, key);
+        }
+        if let Some(mut conn) = conn {
+            if !matches!(owner, ConnOwner::Client(_)) {
                 conn.send_close_notify();
-                self.closed.push(conn);
             }
+            self.closed.push(conn);
         }
     }
 }

@@ -17,28 +17,31 @@ use super::timers::TimerHandle;
 /// A connection to an upstream, or an attempt at one.
 pub struct UpstreamConn {
     pub upstream: UpstreamId,
-    /// Its earliest entry among the timers.
+    pub owner: ConnOwner,
+    pub state: UpstreamState,
+    /// `None` while there is no address to connect to.
+    pub conn: Option<Conn>,
     pub timer: TimerHandle,
     /// A client has logged in on it (NTLM, Negotiate), and such a login holds for the connection: from now on it serves
     /// that client only.
     pub is_login_bound: bool,
-    pub state: UpstreamState,
 }
 
-/// The state of an upstream connection. Where it has an owner, that client's `upstream` names it, and both end together.
+/// The state of an upstream connection.
 pub enum UpstreamState {
     /// It waits for the upstream's addresses.
-    Resolving { owner: Key },
+    Resolving,
     /// It waits for an address to answer, and with TLS for the end of the handshake.
-    Connecting { owner: Key, conn: Conn, attempt: Box<ConnectAttempt> },
-    /// It is connected. The owner stands beside the socket, which is not moved when a connection is acquired or released.
-    Ready { conn: Conn, connected_at: MonoTime, owner: ConnOwner },
+    Connecting(Box<ConnectAttempt>),
+    Ready {
+        connected_at: MonoTime,
+    },
 }
 
 /// Who has a connection to an upstream.
 #[derive(Clone, Copy)]
 pub enum ConnOwner {
-    /// This client uses it.
+    /// This client waits for it or uses it. The client's `upstream` names it, and both end together.
     Client(Key),
     /// It is idle, in the pool.
     Pool { since: MonoTime, until: MonoTime },
@@ -75,10 +78,8 @@ impl Upstreams {
 
     /// The idle connections on which this client is logged in.
     pub fn login_conns(&self, client_key: Key) -> impl Iterator<Item = (MonoTime, Key, UpstreamId)> {
-        self.conns.iter().filter_map(move |(key, conn)| match conn.state {
-            UpstreamState::Ready { owner: ConnOwner::LoginBound { client, since }, .. } if client == client_key => {
-                Some((since, key, conn.upstream))
-            }
+        self.conns.iter().filter_map(move |(key, conn)| match conn.owner {
+            ConnOwner::LoginBound { client, since } if client == client_key => Some((since, key, conn.upstream)),
             _ => None,
         })
     }
@@ -93,11 +94,15 @@ impl Upstreams {
     }
 
     pub fn oldest_idle(&self) -> Option<Key> {
-        let idle = self.conns.iter().filter_map(|(key, conn)| match conn.state {
-            UpstreamState::Ready { owner: ConnOwner::Pool { since, .. }, .. } => Some((since, key)),
+        let idle = self.conns.iter().filter_map(|(key, conn)| match conn.owner {
+            ConnOwner::Pool { since, .. } => Some((since, key)),
             _ => None,
         });
         idle.min().map(|(_, key)| key)
+    }
+
+    pub fn attempt(&mut self, key: Key) -> Option<&mut ConnectAttempt> {
+        if let UpstreamState::Connecting(attempt) = &mut self.conns.get_mut(key)?.state { Some(attempt) } else { None }
     }
 
     pub fn addresses_of(&mut self, key: Key) -> Option<&mut Addresses> {
@@ -111,13 +116,14 @@ impl Upstreams {
     }
 }
 
-impl UpstreamState {
+impl UpstreamConn {
     /// The client that waits for it or uses it.
     pub fn client(&self) -> Option<Key> {
-        match self {
-            UpstreamState::Resolving { owner } | UpstreamState::Connecting { owner, .. } => Some(*owner),
-            UpstreamState::Ready { owner: ConnOwner::Client(owner), .. } => Some(*owner),
-            UpstreamState::Ready { owner: ConnOwner::Pool { .. } | ConnOwner::LoginBound { .. }, .. } => None,
-        }
+        if let ConnOwner::Client(key) = self.owner { Some(key) } else { None }
+    }
+
+    /// The connection, once it may be used.
+    pub fn ready(&mut self) -> Option<&mut Conn> {
+        if let UpstreamState::Ready { .. } = self.state { self.conn.as_mut() } else { None }
     }
 }

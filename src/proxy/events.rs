@@ -15,25 +15,25 @@ pub enum Side {
     Upstream,
 }
 
-/// Why no connection to an upstream could be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why no connection to an upstream could be made. What comes later says more about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConnectError {
+    /// Anything else: unreachable, out of descriptors.
+    Failed,
     /// The name does not resolve (now).
     DnsFail,
     /// Every address refused.
     Refused,
     /// No address answered in time.
     TimedOut,
-    /// It proved to be somebody else, or nobody whom we trust.
-    Untrusted(CertificateError),
     /// The TLS handshake failed in another way.
     TlsFailed,
-    /// Anything else: unreachable, out of descriptors.
-    Failed,
+    /// It proved to be somebody else, or nobody whom we trust.
+    Untrusted(CertificateError),
 }
 
 /// Why an upstream's certificate was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CertificateError {
     /// Its time is over.
     Expired,
