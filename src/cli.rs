@@ -131,7 +131,7 @@ Example: no file at all. UPSTREAM is host:port or a URL.
 }
 
 /// Reads the arguments that follow the program's name. Help and version win over everything that follows them. An error is
-/// one sentence that points to the help.
+/// one line that points to the help.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action, Flags), String> {
     parse_flags(args.into_iter()).map_err(|error| format!("{error}; -help lists all flags"))
 }
