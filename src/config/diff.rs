@@ -106,16 +106,6 @@ impl FullConfig {
         FullConfig { settings, routes: config.routes.iter().map(in_words).collect() }
     }
 
-    /// As /configz shows it.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("text always becomes JSON")
-    }
-
-    /// Reads what [`FullConfig::to_json`] wrote.
-    pub fn from_json(json: &str) -> Option<FullConfig> {
-        serde_json::from_str(json).ok()
-    }
-
     /// What is different in `new`.
     pub fn differences(&self, new: &FullConfig) -> Vec<Difference> {
         let mut found = Vec::new();
@@ -207,10 +197,18 @@ mod tests {
         Config { workers: if text.contains("workers") { config.workers } else { 2 }, ..config }
     }
 
+    fn to_json(config: &FullConfig) -> String {
+        serde_json::to_string(config).expect("text always becomes JSON")
+    }
+
+    fn from_json(json: &str) -> Option<FullConfig> {
+        serde_json::from_str(json).ok()
+    }
+
     fn both_ways(old: &str, new: &str) -> (Vec<String>, Vec<String>) {
         let (old, new) = (config(old), config(new));
         let whole = old.differences(&new).iter().map(Difference::to_string).collect();
-        let running = FullConfig::from_json(&FullConfig::of(&old).to_json()).expect("written by us");
+        let running = from_json(&to_json(&FullConfig::of(&old))).expect("written by us");
         let told = running.differences(&FullConfig::of(&new)).iter().map(Difference::to_string).collect();
         (whole, told)
     }
@@ -266,7 +264,7 @@ mod tests {
     fn secrets_are_in_no_outline_but_where_they_are_at_hand_it_is_seen_that_they_differ() {
         let plugin = "plugins: [{path: /x.so, config: {key: secret}}]\n";
         let old = format!("{BASE}{plugin}");
-        let json = FullConfig::of(&config(&old)).to_json();
+        let json = to_json(&FullConfig::of(&config(&old)));
         assert!(!json.contains("secret") && !json.contains("u:p@") && !json.contains("dTpw"), "{json}");
         let (whole, told) = both_ways(&old, &old.replace("u:p@", "u:q@"));
         assert_eq!(whole, ["changed: route /b: the credentials in its upstream URL"]);
@@ -329,7 +327,7 @@ mod tests {
         for json in
             ["", "[]", "{}", "[{\"prefix\":\"/\",\"upstream\":\"http://a\"}]", "{\"settings\":[],\"routes\":{}}"]
         {
-            assert_eq!(FullConfig::from_json(json), None, "{json}");
+            assert_eq!(from_json(json), None, "{json}");
         }
     }
 

@@ -12,11 +12,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::de::{Error, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_yaml::Value;
 use smart_default::SmartDefault;
 
-use super::error::refuse;
+use super::error::{KEY, refuse};
 use super::listen::ListenAddr;
-use super::plugin_config;
 use super::prefix::Prefix;
 use super::scalar::{
     As, Count, GIB, HumanDuration, KIB, MIB, Network, NonEmpty, Notation as _, Or, Protocol, Scalar, Size, or_default,
@@ -381,8 +381,40 @@ pub struct PluginConfig {
     #[default(true)]
     pub required: bool,
     /// As the plugin gets it: a string verbatim, a mapping or list as JSON, nothing as empty.
-    #[serde(deserialize_with = "plugin_config::deserialize")]
+    #[serde(deserialize_with = "plugin_config")]
     pub config: String,
+}
+
+/// The configuration of a plugin: a string goes verbatim, a key without value as the empty text, everything else as JSON.
+fn plugin_config<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = match Value::deserialize(deserializer)? {
+        Value::Null => String::new(),
+        Value::String(text) => text,
+        value => {
+            check_json(&value).map_err(refuse)?;
+            serde_json::to_string(&value).map_err(refuse)?
+        }
+    };
+    if text.len() > 1024 * 1024 {
+        return Err(refuse("the configuration of a plugin has at most 1MiB: put the rest into a file of its own"));
+    }
+    Ok(text)
+}
+
+/// What YAML has and JSON has not.
+fn check_json(value: &Value) -> Result<(), &'static str> {
+    match value {
+        Value::Number(number) if !number.as_f64().is_some_and(f64::is_finite) => {
+            Err("JSON has no infinity and no NaN, and plugins get JSON: put the value in quotes")
+        }
+        Value::Sequence(list) => list.iter().try_for_each(check_json),
+        Value::Mapping(mapping) => mapping.iter().try_for_each(|(key, value)| match key {
+            Value::Sequence(_) | Value::Mapping(_) => Err(KEY),
+            _ => check_json(value),
+        }),
+        Value::Tagged(_) => Err("plugins get JSON, which has no tags: remove the word that begins with \"!\""),
+        _ => Ok(()),
+    }
 }
 
 /// Where a plugin comes from.
@@ -594,6 +626,28 @@ impl RawRoute {
                 server_name: own_tls.server_name.or_else(|| top_tls.server_name.clone()),
                 insecure_skip_verify: own_tls.insecure_skip_verify.or(top_tls.insecure_skip_verify),
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    #[test]
+    fn any_yaml_becomes_json() {
+        for (name, yaml, json) in [
+            ("a text", "' [as: it is'", " [as: it is"),
+            ("nothing", "", ""),
+            ("one number", "-1.5", "-1.5"),
+            ("a list", "[1, -2, 3.5, 0x10, ~, true, a, []]", r#"[1,-2,3.5,16,null,true,"a",[]]"#),
+            ("nested", "{a: {b: [{}, 'c\"d']}, 'e f': ''}", r#"{"a":{"b":[{},"c\"d"]},"e f":""}"#),
+        ] {
+            let text =
+                format!("routes: [{{prefix: /, upstream: 'http://a'}}]\nplugins:\n- path: x\n  config: {yaml}\n");
+            let config = Config::parse(&text, "config.yaml").map_err(|error| error.to_string());
+            let found = config.map(|config| config.plugins.into_iter().map(|plugin| plugin.config).collect::<Vec<_>>());
+            assert_eq!(found, Ok(vec![json.to_owned()]), "{name}");
         }
     }
 }

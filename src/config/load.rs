@@ -1,11 +1,11 @@
 //! From the file to a [`Config`], or from two flags: one line in an init script is enough for a route (rule E10).
 
 use std::fs;
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::error::{from_yaml, located, place_of_byte, place_of_value, quoted};
-use super::keys::{Config, LogFormat};
+use super::keys::{Config, LogFormat, RawRoute};
 use super::listen::ListenAddr;
 use super::prefix::Prefix;
 use super::scalar::{Notation, Scalar};
@@ -51,7 +51,7 @@ impl Config {
             config.listen_addr = addresses.map_err(|error| format!("-listen: {error}"))?;
         }
         let routes = routes.iter().map(|text| route(text)).collect::<Result<_, _>>();
-        config.set_routes(routes.map_err(|error| format!("-route: {error}"))?);
+        config.raw_routes = routes.map_err(|error| format!("-route: {error}"))?;
         config.validate(default_format()).map_err(|(path, message)| match path.as_str() {
             "listen_addr" => format!("-listen: {message}"),
             "" => message,
@@ -91,15 +91,13 @@ fn place_in(text: &str, word: &str) -> Option<(usize, usize)> {
 
 /// Reads a regular file, with a cap: whatever else the path may name, a pipe for example, may block for ever.
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("this is no regular file, and a reload has to read it again"));
+    match fs::metadata(path)? {
+        file if !file.is_file() => Err(io::Error::other("this is no regular file, and a reload has to read it again")),
+        file if file.len() > MAX_FILE_BYTES => {
+            Err(io::Error::other("it is larger than 64MiB, which no configuration is"))
+        }
+        _ => fs::read(path),
     }
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::other("it is larger than 64MiB, which no configuration is"));
-    }
-    Ok(bytes)
 }
 
 fn parse(text: &str, name: &str, format: Result<LogFormat, String>) -> Result<Config, String> {
@@ -109,13 +107,15 @@ fn parse(text: &str, name: &str, format: Result<LogFormat, String>) -> Result<Co
 }
 
 /// `/path=host:port`
-fn route(text: &str) -> Result<(String, UpstreamUrl), String> {
+fn route(text: &str) -> Result<RawRoute, String> {
     // The text is not shown: there may be a password in it.
     let (prefix, upstream) = text
         .split_once('=')
         .ok_or_else(|| "a route is written /prefix=host:port or /prefix=http://host:port/base".to_owned())?;
     let upstream = if upstream.contains("://") { upstream.to_owned() } else { format!("http://{upstream}") };
-    Ok((Prefix::parse(Scalar::Text(prefix))?, <UpstreamUrl as Notation>::parse(Scalar::Text(&upstream))?))
+    let upstream = <UpstreamUrl as Notation>::parse(Scalar::Text(&upstream))?;
+    let prefix = Prefix::parse(Scalar::Text(prefix))?;
+    Ok(RawRoute { prefix: Some(prefix), upstream: Some(upstream), ..RawRoute::default() })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `error` | what is wrong, as one sentence with its place |
 //! | `scalar` | values that are one text or number: durations, sizes, counts, words |
-//! | [`prefix`], `url`, `listen`, `plugin_config` | values with a grammar of their own |
+//! | [`prefix`], `url`, `listen` | values with a grammar of their own |
 //! | `keys` | **the keys, their defaults and ranges**: the structs of the file are the configuration |
 //! | `validate` | what no value alone can tell: checks, and defaults that depend on other keys |
 //! | `load` | from the file, or from `-listen` and `-route`, to a [`Config`] |
@@ -17,7 +17,6 @@ mod scalar;
 pub mod prefix;
 mod url;
 mod listen;
-mod plugin_config;
 mod keys;
 mod validate;
 mod load;

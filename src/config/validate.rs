@@ -87,13 +87,6 @@ impl Config {
         RawRoute::default().merged_with(self)
     }
 
-    /// Routes of their own that say nothing but the most necessary.
-    pub(super) fn set_routes(&mut self, routes: Vec<(String, UpstreamUrl)>) {
-        let raw =
-            |(prefix, upstream)| RawRoute { prefix: Some(prefix), upstream: Some(upstream), ..RawRoute::default() };
-        self.raw_routes = routes.into_iter().map(raw).collect();
-    }
-
     /// What many routes say alike is kept once, so that 100,000 routes stay small.
     fn resolve_routes(&mut self) -> Result<(), ValidationError> {
         let raw = std::mem::take(&mut self.raw_routes);

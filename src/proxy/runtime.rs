@@ -105,7 +105,8 @@ impl Runtime {
     pub fn full_config(&self) -> SharedText {
         let mut last = self.full_config.lock().unwrap_or_else(PoisonError::into_inner);
         last.upgrade().unwrap_or_else(|| {
-            let text = Arc::new(FullConfig::of(&self.config).to_json().into());
+            let json = serde_json::to_string(&FullConfig::of(&self.config)).expect("text always becomes JSON");
+            let text = Arc::new(json.into());
             *last = Arc::downgrade(&text);
             text
         })
