@@ -37,15 +37,10 @@ const KEPT_CAPACITY: usize = 16 * 1024;
 const WRITE_ERROR_PAUSE: Duration = Duration::from_millis(100);
 
 /// A handle to the log. Clones write to the same place.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Logger(Arc<LogState>);
 
-impl fmt::Debug for Logger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Logger").field("format", &self.0.format).finish_non_exhaustive()
-    }
-}
-
+#[derive(Debug)]
 struct LogState {
     format: LogFormat,
     queue: Mutex<Queue>,
@@ -56,7 +51,7 @@ struct LogState {
     drained: Condvar,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Queue {
     bytes: Vec<u8>,
     /// How many lines these are.

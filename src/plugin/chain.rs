@@ -244,16 +244,21 @@ impl Chain {
     /// reading of the clock is the end of a hook and the start of the next one.
     fn call(&self, index: usize, phase: Phase, context: &mut HookContext<'_>, clock: &mut Instant) -> Verdict {
         let plugin = &self.plugins[index];
-        let (entry, hook) = match phase {
-            Phase::Request => ("on_request", plugin.raw.on_request),
-            Phase::Response => ("on_response", plugin.raw.on_response),
-            Phase::Done => return Verdict::Continue,
-        };
-        let Some(hook) = hook else { return Verdict::Continue };
         let mut handle = ExchangeHandle::new(HookAccess::new(context, phase, plugin.raw.flags, self.limits));
-        // SAFETY: the plugin's own hook with its own `this`, not yet destroyed. The handle is valid until the call returns
-        // and not used otherwise meanwhile.
-        let verdict = unsafe { hook(plugin.this, handle.as_exchange()) };
+        let (this, x) = (plugin.this, handle.as_exchange());
+        let (entry, verdict) = match phase {
+            // SAFETY: the plugin's own hook with its own `this`, not yet destroyed. The handle is valid until the call
+            // returns and not used otherwise meanwhile.
+            Phase::Request => ("on_request", plugin.raw.on_request.map(|hook| unsafe { hook(this, x) })),
+            // SAFETY: as above.
+            Phase::Response => ("on_response", plugin.raw.on_response.map(|hook| unsafe { hook(this, x) })),
+            Phase::Done => {
+                // SAFETY: as above.
+                let done = plugin.raw.on_done.map(|hook| unsafe { hook(this, x) });
+                ("on_done", done.map(|()| abi::CONTINUE))
+            }
+        };
+        let Some(verdict) = verdict else { return Verdict::Continue };
         let time = self.record_time(plugin, entry, clock);
         let answer = handle.into_access().answer;
         let timing = timing(context, index, plugin);
@@ -310,16 +315,7 @@ impl Hooks for Chain {
 
     fn on_done(&self, context: &mut HookContext<'_>) {
         let started = std::mem::take(&mut context.state.started);
-        let mut clock = Instant::now();
-        for (index, plugin) in self.plugins.iter().enumerate().take(started).rev() {
-            let Some(hook) = plugin.raw.on_done else { continue };
-            let mut handle = ExchangeHandle::new(HookAccess::new(context, Phase::Done, plugin.raw.flags, self.limits));
-            // SAFETY: as in `call`.
-            unsafe { hook(plugin.this, handle.as_exchange()) };
-            let time = self.record_time(plugin, "on_done", &mut clock);
-            handle.into_access();
-            timing(context, index, plugin).time += time;
-        }
+        self.run(Phase::Done, (0..started).rev(), context);
     }
 }
 

@@ -57,10 +57,6 @@ src/bytes.rs
 src/mono_time.rs
 ";
 
-/// Names that more than one type has.
-pub const DUPLICATE_TYPES: &str = "
-";
-
 /// Retired names that are still in use.
 pub const RETIRED_NAMES_LEFT: &str = "
 MOST_BYTES
