@@ -174,7 +174,7 @@ fn explain_request(config: Config, flags: &Flags) -> Result<ExitCode, ExitError>
     let address = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let peer = Peer { address, is_tls: false, listener: ListenerKind::Public };
     let runtime = Rc::new(Runtime::new(Arc::new(config), None));
-    let (text, is_served) = explain(Clock::new().now(), &runtime, &peer, &typed, &plugins);
+    let (text, is_served) = explain(Clock::default().now(), &runtime, &peer, &typed, &plugins);
     print(&text)?;
     Ok(if is_served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -206,14 +206,16 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     }
     let config = Arc::new(config);
     let switches = Arc::new(LogSwitches { access: config.log.access.into(), timelines: flags.trace.into() });
-    let (ended, worker_switches, worker_log) = (signals.sender(), Arc::clone(&switches), logger.clone());
+    let (ended, worker_switches, worker_log) = (signals.sender.clone(), Arc::clone(&switches), logger.clone());
     let server = Server::start(ServerOptions {
         config: Arc::clone(&config),
         inherited,
         sharing: if flags.takeover { PortSharing::Shared } else { PortSharing::Exclusive },
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
         lookup: Box::new(SystemLookup),
-        new_log: Arc::new(move || Box::new(LogWriter::new(worker_log.clone(), Arc::clone(&worker_switches)))),
+        new_log: Arc::new(move || {
+            Box::new(LogWriter { logger: worker_log.clone(), switches: Arc::clone(&worker_switches) })
+        }),
         on_end: Box::new(move || {
             // It fails when the main thread has ended, and the process with it.
             let _ = ended.send(SignalEvent::WorkersEnded);

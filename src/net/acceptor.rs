@@ -230,7 +230,7 @@ impl Acceptor {
         let until = now + ACCEPT_BACKOFF;
         self.paused_until = Some(until);
         let is_due = self.warnings.is_due(now, WARN_INTERVAL);
-        (until, is_due.then(|| format!("cannot accept connections: {error}; trying again every 100 ms")))
+        (until, is_due.map(|_| format!("cannot accept connections: {error}; trying again every 100 ms")))
     }
 
     /// With the reserve descriptor, one connection is accepted and closed at once.

@@ -1,4 +1,4 @@
-//! The loop's clock: read once per turn, never per request.
+//! The loop's clock: read once per run of the loop, never per request.
 //!
 //! All deadlines are made of the monotonic clock (rule E11). The wall clock is read for the Date field, once a second, so that
 //! Date follows within a second when it is set; for the start time in /metrics; and at the start and at each reload
@@ -24,23 +24,24 @@ pub fn date_text(seconds: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since_1970).to_string()
 }
 
-/// The time of the current turn of the loop.
+/// The time of the current run of the loop.
 pub struct Clock {
     now: Now,
     /// When the Date field changes.
     next_second: MonoTime,
 }
 
-impl Clock {
-    /// A clock that has just been read.
-    pub fn new() -> Clock {
+impl Default for Clock {
+    fn default() -> Clock {
         let instant = MonoTime::now();
         let mut clock = Clock { now: Now { instant, date: [b' '; 29] }, next_second: instant };
         clock.read_date(SystemTime::now());
         clock
     }
+}
 
-    /// Reads the clock again: once per turn, after waiting (rule M10).
+impl Clock {
+    /// Reads the clock again: once per run of the loop, after waiting (rule M10).
     pub fn read(&mut self) {
         self.now.instant = MonoTime::now();
         if self.now.instant >= self.next_second {
@@ -54,7 +55,7 @@ impl Clock {
         self.now.instant = instant;
     }
 
-    /// The time of this turn.
+    /// The time of this run of the loop.
     pub fn now(&self) -> &Now {
         &self.now
     }
@@ -72,19 +73,13 @@ impl Clock {
     }
 }
 
-impl Default for Clock {
-    fn default() -> Self {
-        Clock::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn e11_the_date_is_made_anew_when_the_second_is_over() {
-        let mut clock = Clock::new();
+        let mut clock = Clock::default();
         clock.read_date(UNIX_EPOCH + Duration::from_millis(784_111_777_250));
         assert_eq!(&clock.now().date, b"Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(clock.next_second - clock.now().instant, Duration::from_millis(750));
@@ -92,7 +87,7 @@ mod tests {
 
     #[test]
     fn e11_a_wall_clock_that_is_far_off_does_no_harm() {
-        let mut clock = Clock::new();
+        let mut clock = Clock::default();
         let before = clock.now().date;
         clock.read_date(UNIX_EPOCH - Duration::from_secs(86_400));
         clock.read_date(UNIX_EPOCH + YEAR_10000);

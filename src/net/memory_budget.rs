@@ -1,7 +1,7 @@
 //! The memory budget: how much the buffers of a worker may take, and what waits when it is used up (rule E4).
 //!
-//! Each worker has an equal share of `limits.memory_budget` and counts what its exchanges own, after each time that one
-//! was driven. Of the share an eighth is for recycled memory; the rest is what exchanges may own:
+//! Each worker has an equal share of `limits.memory_budget` and counts what its proxy connections own, after each
+//! time that one was driven. Of the share an eighth is for recycled memory; the rest is what they may own:
 //!
 //! | owned | new connections | new requests | what is under way |
 //! |---|---|---|---|
@@ -12,7 +12,7 @@
 //! The last quarter is kept for what is under way: there is room for the small piece of each connection, because the
 //! budget also limits their number. So what has begun ends, and memory comes free again; nothing is ever thrown away.
 //! Bodies that are buffered whole, because a plugin reads them, are no exception: their memory is reserved, and counted,
-//! before they are read. They get at most half of what exchanges may own; then such requests are answered with 503.
+//! before they are read. They get at most half of what may be owned; then such requests are answered with 503.
 //! Only after responses with large heads, all at once, the last line of the table is reached; then the time-outs do it.
 //!
 //! What does not grow with what peers send (the code, stacks, the routing table, one read buffer for each worker, the log's
@@ -27,7 +27,7 @@ use super::slab::Key;
 const READ: usize = 72 * 1024;
 /// What is read at once where it is scarce.
 const SMALL_READ: usize = 4 * 1024;
-/// What a worker keeps for later where there is no budget: enough for 64 exchanges with small messages. Without a bound,
+/// What a worker keeps for later where there is no budget: enough for 64 requests with small messages. Without a bound,
 /// 64 that have once seen slow peers and large bodies would keep 9 MiB.
 const RECYCLED: usize = 1024 * 1024;
 /// What the budget has to have for each connection: so that a quarter of it has room for a small read of everyone, twice,

@@ -5,7 +5,7 @@
 //! | [`slab`] | numbered slots with generations |
 //! | [`event_source`] | what a poller's token names |
 //! | [`timers`] | deadlines in the order of time |
-//! | [`clock`] | the moment of the turn, and the Date field |
+//! | [`clock`] | the time of a run of the loop, and the Date field |
 //! | [`log_limiter`] | one line in a while |
 //! | [`socket`] | one socket and what is known of its readiness |
 //! | [`tls`] | TLS: certificates, trust, and the layer between socket and proxy connection |

@@ -1,7 +1,7 @@
 //! What a worker says: warnings, and one line for each finished request. Where nobody asked for access lines, none is
 //! built. What a line looks like and how it leaves the process is the log's business.
 //!
-//! Whether or not anything is said, everything is counted: a [`MeteredObserver`] stands between the exchanges and the log.
+//! Whether or not anything is said, everything is counted: a [`MeteredObserver`] stands between the proxy connections and the log.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,19 +27,20 @@ pub trait EventLog: Observer {
     }
 }
 
-/// One worker's observer: it counts what the exchanges tell it and hands it on to the log.
+/// One worker's observer: it counts what the proxy connections tell it and hands it on to the log.
 pub struct MeteredObserver {
     /// This worker's own counters.
     pub metrics: Arc<Metrics>,
     /// Those of all workers, to be read only.
     registry: Arc<Registry>,
-    log: Box<dyn EventLog>,
+    /// For what is not counted.
+    pub log: Box<dyn EventLog>,
     unmapped: LogLimiter,
     /// The texts of /metrics that clients are still sent, the newest last, and when each was made.
     texts: Vec<(MonoTime, Weak<Box<str>>)>,
 }
 
-/// Who asks for /metrics while somebody is still sent a text that is no older gets the same.
+/// A client that asks for /metrics while another one is still sent a text that is no older gets the same text.
 const TEXT_AGE: Duration = Duration::from_secs(1);
 /// So many texts there may be at the same time; then the newest one has to do, whatever its age (rule E4).
 const MAX_TEXTS: usize = 4;
@@ -49,16 +50,6 @@ impl MeteredObserver {
     pub fn new(registry: Arc<Registry>, number: usize, log: Box<dyn EventLog>) -> MeteredObserver {
         let metrics = Arc::clone(registry.of_worker(number));
         MeteredObserver { metrics, registry, log, unmapped: LogLimiter::default(), texts: Vec::new() }
-    }
-
-    /// Something that the operator should know of.
-    pub fn warn(&mut self, message: fmt::Arguments<'_>) {
-        self.log.warn(message);
-    }
-
-    /// Something that is good to know, and asks for nothing.
-    pub fn info(&mut self, message: fmt::Arguments<'_>) {
-        self.log.info(message);
     }
 }
 
@@ -73,7 +64,7 @@ impl Observer for MeteredObserver {
         let authority = &upstream.authority;
         match event {
             UpstreamEvent::Attempted | UpstreamEvent::Failed => {}
-            UpstreamEvent::Ejected(span, why) => self.warn(format_args!(
+            UpstreamEvent::Ejected(span, why) => self.log.warn(format_args!(
                 "upstream {authority} fails ({why}): this worker leaves it alone for {span:?}, then tries one request"
             )),
             UpstreamEvent::Recovered => self.log.info(format_args!("upstream {authority} answers again")),
@@ -82,8 +73,8 @@ impl Observer for MeteredObserver {
 
     fn left_unmapped(&mut self, prefix: &str, now: MonoTime) {
         self.metrics.increment(Counter::UnmappedHeads);
-        if self.unmapped.is_due(now, Duration::from_secs(60)) {
-            self.warn(format_args!(
+        if self.unmapped.is_due(now, Duration::from_secs(60)).is_some() {
+            self.log.warn(format_args!(
                 "route {prefix}: a head would be larger than max_head_bytes when mapped to or from the prefix: it is \
                  passed on as it came"
             ));
@@ -111,8 +102,10 @@ impl Observer for MeteredObserver {
 
 /// One worker's log.
 pub struct LogWriter {
-    logger: Logger,
-    talk: Arc<LogSwitches>,
+    /// Where it goes.
+    pub logger: Logger,
+    /// What is logged.
+    pub switches: Arc<LogSwitches>,
 }
 
 /// How much is said of each request; it may change at any time.
@@ -122,13 +115,6 @@ pub struct LogSwitches {
     pub access: AtomicBool,
     /// A line, and below it what happened, moment by moment: of requests that begin from now on.
     pub timelines: AtomicBool,
-}
-
-impl LogWriter {
-    /// A log that writes to `logger`.
-    pub fn new(logger: Logger, talk: Arc<LogSwitches>) -> LogWriter {
-        LogWriter { logger, talk }
-    }
 }
 
 impl EventLog for LogWriter {
@@ -143,7 +129,7 @@ impl EventLog for LogWriter {
 
 impl Observer for LogWriter {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        if record.timeline.is_none() && !self.talk.access.load(Ordering::Relaxed) {
+        if record.timeline.is_none() && !self.switches.access.load(Ordering::Relaxed) {
             return;
         }
         let log = record.log;
@@ -195,7 +181,7 @@ impl Observer for LogWriter {
     }
 
     fn wants_timeline(&self) -> bool {
-        self.talk.timelines.load(Ordering::Relaxed)
+        self.switches.timelines.load(Ordering::Relaxed)
     }
 }
 
@@ -251,8 +237,8 @@ mod tests {
     fn said(access: bool, record: &AccessRecord<'_>) -> String {
         let kept = Kept::default();
         let logger = Logger::start(LogFormat::Text, kept.clone()).expect("a thread");
-        let talk = LogSwitches { access: access.into(), timelines: false.into() };
-        LogWriter::new(logger.clone(), Arc::new(talk)).access(record);
+        let switches = LogSwitches { access: access.into(), timelines: false.into() };
+        LogWriter { logger: logger.clone(), switches: Arc::new(switches) }.access(record);
         assert!(logger.flush(Duration::from_secs(10)));
         let bytes = kept.0.lock().expect("whole").clone();
         String::from_utf8(bytes).expect("ASCII")
@@ -262,7 +248,7 @@ mod tests {
     fn e4_few_texts_of_metrics_are_kept_for_those_who_do_not_read_them() {
         let registry = Registry::new(1, Duration::ZERO);
         let logger = Logger::start(LogFormat::Text, Kept::default()).expect("a thread");
-        let log = LogWriter::new(logger, Arc::default());
+        let log = LogWriter { logger, switches: Arc::default() };
         let mut observer = MeteredObserver::new(Arc::new(registry), 0, Box::new(log));
         let at = |seconds| MonoTime::FIRST + Duration::from_secs(seconds);
         let first = observer.metrics(at(0));

@@ -1,5 +1,5 @@
-//! The configuration of a worker, and old ones: a request in flight keeps the one that it began with, and may ask for an
-//! upstream that is in no newer one.
+//! The configurations of a worker: a request in flight keeps the one that it began with, and may ask for an upstream that is
+//! in no newer one.
 
 use std::rc::Rc;
 
@@ -7,54 +7,37 @@ use crate::proxy::runtime::{Origin, Runtime, UpstreamId};
 
 use super::tls::Tls;
 
-/// The TLS settings of now, and configurations that requests from before a reload may need.
-pub struct ConfigHistory {
-    /// What TLS connections are made of now.
-    pub tls: Tls,
-    /// Configurations that are in use no more but by requests that began with them; the newest last. Mostly empty.
-    retired: Vec<(Rc<Runtime>, Tls)>,
-    /// Whether there was ever another one.
-    has_reloaded: bool,
-}
+/// The current configuration, behind those that only requests which began with them still use.
+pub struct ConfigHistory(Vec<(Rc<Runtime>, Tls)>);
 
 impl ConfigHistory {
-    /// Those of the first configuration.
-    pub fn new(tls: Tls) -> ConfigHistory {
-        ConfigHistory { tls, retired: Vec::new(), has_reloaded: false }
+    /// With the first configuration.
+    pub fn new(runtime: Rc<Runtime>, tls: Tls) -> ConfigHistory {
+        ConfigHistory(vec![(runtime, tls)])
+    }
+
+    /// Another configuration is the current one.
+    pub fn push(&mut self, runtime: Rc<Runtime>, tls: Tls) {
+        self.0.push((runtime, tls));
+    }
+
+    /// What TLS connections with clients are made of.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.0.last().map(|(_, tls)| tls)
     }
 
     /// Where `upstream` is and what a TLS connection to it is made of. The newest configuration that has it is asked:
     /// its certificates are the freshest.
-    pub fn find_upstream<'a>(&'a self, current: &'a Runtime, upstream: UpstreamId) -> Option<(&'a Origin, &'a Tls)> {
-        if let Some(origin) = current.origin(upstream) {
-            return Some((origin, &self.tls));
-        }
-        self.retired.iter().rev().find_map(|(runtime, tls)| Some((runtime.origin(upstream)?, tls)))
-    }
-
-    /// `old` is not the current configuration any more; `tls` belongs to the one that is.
-    pub fn retire(&mut self, old: Rc<Runtime>, tls: Tls) {
-        let old_tls = std::mem::replace(&mut self.tls, tls);
-        self.retired.push((old, old_tls));
-        self.has_reloaded = true;
-    }
-
-    /// Whether there may be connections to upstreams that are in no configuration any more.
-    pub fn has_reloaded(&self) -> bool {
-        self.has_reloaded
-    }
-
-    /// Whether there may be requests from before a reload that have not got their answers.
-    pub fn has_retired(&self) -> bool {
-        !self.retired.is_empty()
+    pub fn find_upstream(&self, upstream: UpstreamId) -> Option<(&Origin, &Tls)> {
+        self.0.iter().rev().find_map(|(runtime, tls)| Some((runtime.origin(upstream)?, tls)))
     }
 
     /// Drops configurations that no request needs any more; tells whether there were any.
     pub fn drop_unused(&mut self) -> bool {
-        let before = self.retired.len();
-        // The one that counts here is ours.
-        self.retired.retain(|(runtime, _)| Rc::strong_count(runtime) > 1);
-        self.retired.len() < before
+        let before = self.0.len();
+        // Of the current one the worker has another reference. The one that counts here is ours.
+        self.0.retain(|(runtime, _)| Rc::strong_count(runtime) > 1);
+        self.0.len() < before
     }
 }
 
@@ -62,7 +45,6 @@ impl ConfigHistory {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::net::tls::Tls;
     use std::sync::Arc;
 
     fn config(port: u16) -> Arc<Config> {
@@ -76,16 +58,15 @@ mod tests {
         let first = Rc::new(Runtime::new(config(1), None));
         let second = Rc::new(first.reload(config(2)));
         let (one, two) = (first.upstreams_of(0)[0], second.upstreams_of(0)[0]);
-        let mut configs = ConfigHistory::new(tls.clone());
+        let mut configs = ConfigHistory::new(Rc::clone(&first), tls.clone());
         let of_a_request = Rc::clone(&first);
-        configs.retire(first, tls);
-        let port = |configs: &ConfigHistory, id| configs.find_upstream(&second, id).map(|(origin, _)| origin.port);
+        drop(first);
+        configs.push(Rc::clone(&second), tls);
+        let port = |configs: &ConfigHistory, id| configs.find_upstream(id).map(|(origin, _)| origin.port);
         assert!(!configs.drop_unused(), "a request needs it");
         assert_eq!((port(&configs, one), port(&configs, two)), (Some(1), Some(2)));
         drop(of_a_request);
-        assert!(configs.has_retired());
         assert!(configs.drop_unused());
-        assert!(!configs.has_retired());
         assert_eq!((port(&configs, one), port(&configs, two)), (None, Some(2)));
     }
 }

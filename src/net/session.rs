@@ -110,10 +110,10 @@ impl Worker {
                 let peer = connection.reject_proxy_header(&mut self.ctx.worker(), error);
                 self.remove_client(key);
                 // It is said also where nobody asked for access lines.
-                if self.proxy_header_warnings.is_due(now, PROXY_HEADER_WARNING_INTERVAL) {
+                if self.proxy_header_warnings.is_due(now, PROXY_HEADER_WARNING_INTERVAL).is_some() {
                     // Only TCP peers are expected to send one.
                     let from = peer.map_or(String::new(), |peer| format!(" from {}", peer.ip()));
-                    self.ctx.observer.warn(format_args!("a connection{from} was closed: {error}"));
+                    self.ctx.observer.log.warn(format_args!("a connection{from} was closed: {error}"));
                 }
             }
         }
@@ -140,20 +140,19 @@ impl Worker {
                         self.suspend(key, deadline);
                         return false;
                     }
+                    let Some(mut session) = self.session(key) else { return false };
                     // Before a time-out is carried out the proxy connection gets what it does not know of: that may be the
                     // progress which it waits for.
                     let is_first = !std::mem::replace(&mut has_checked, true);
-                    let has_progress =
-                        |mut session: Session<'_>| session.end_pipe_hold() || (is_first && session.check_drained());
-                    if !self.session(key).is_some_and(has_progress) {
+                    if !(session.end_pipe_hold() || is_first && session.check_drained()) {
                         has_ticked = true;
-                        self.notify(key, Input::Tick);
+                        session.handle(Input::Tick);
                     }
                 }
             }
             budget.steps += 1;
             if budget.is_spinning() {
-                self.ctx.observer.warn(format_args!("a connection was ended because it went in a circle"));
+                self.ctx.observer.log.warn(format_args!("a connection was ended because it went in a circle"));
                 self.remove_client(key);
                 return false;
             }
@@ -272,12 +271,6 @@ impl Worker {
         self.suspend(key, Some(check_at));
     }
 
-    fn notify(&mut self, key: Key, input: Input<'_>) {
-        if let Some(client) = self.clients.get_mut(key) {
-            client.connection.handle(&mut self.ctx.worker(), input);
-        }
-    }
-
     /// What remains to do before a client waits for an event or until `deadline`.
     fn suspend(&mut self, key: Key, deadline: Option<MonoTime>) {
         let now = self.ctx.now();
@@ -294,7 +287,7 @@ impl Worker {
         if client.conn.socket.needs_registering()
             && let Err(error) = client.conn.socket.register(self.poll.registry(), token)
         {
-            self.ctx.observer.warn(format_args!("cannot wait for a client connection: {error}"));
+            self.ctx.observer.log.warn(format_args!("cannot wait for a client connection: {error}"));
             self.remove_client(key);
         }
     }
@@ -304,7 +297,7 @@ impl Worker {
         let Some(mut client) = self.clients.remove(key) else { return };
         self.timers.cancel(&mut client.timer, EventSource::Client(key).token());
         self.admin_clients -= usize::from(client.is_admin);
-        if let Some(error) = client.conn.take_handshake_error() {
+        if let Some(error) = client.conn.tls.as_mut().and_then(|tls| tls.take_handshake_error()) {
             self.on_handshake_error(client.connection.peer(), &error);
         }
         self.ctx.memory.update(&mut client.counted, 0);
@@ -650,10 +643,10 @@ fn report_bypassed(
 /// waits for it. What that does not take is given to the proxy connection, which keeps it.
 fn bypass(connection: &mut ProxyConnection, ctx: &mut LoopContext, side: Side, bytes: &[u8], to: &mut Conn) {
     let output = connection.output(other(side));
-    let outcome = if output.is_empty() {
-        to.write(bytes)
-    } else {
-        to.socket.write_slices(&[IoSlice::new(output), IoSlice::new(bytes)])
+    let outcome = match output {
+        b"" => to.write(bytes),
+        // Only where there is no TLS.
+        _ => to.socket.write_slices(&[IoSlice::new(output), IoSlice::new(bytes)]),
     };
     let of_output = outcome.written().min(output.len());
     let passed = outcome.written() - of_output;

@@ -6,7 +6,7 @@
 //! even while the main thread reads a file or waits for a plugin.
 
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -36,7 +36,8 @@ pub fn exit_now(status: u8) -> ! {
 
 /// Receives the events.
 pub struct SignalListener {
-    sender: Sender<SignalEvent>,
+    /// For threads that send events.
+    pub sender: Sender<SignalEvent>,
     receiver: Receiver<SignalEvent>,
 }
 
@@ -69,19 +70,10 @@ impl SignalListener {
         Ok(events)
     }
 
-    /// For threads that send events.
-    pub fn sender(&self) -> Sender<SignalEvent> {
-        self.sender.clone()
-    }
-
     /// Waits for the next event, but not longer than `timeout`.
     pub fn wait(&self, timeout: Option<Duration>) -> SignalEvent {
-        let received = match timeout {
-            Some(timeout) => self.receiver.recv_timeout(timeout),
-            None => self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
         // It is never disconnected: there is a sender beside the receiver.
-        received.unwrap_or(SignalEvent::TimedOut)
+        self.receiver.recv_timeout(timeout.unwrap_or(Duration::MAX)).unwrap_or(SignalEvent::TimedOut)
     }
 }
 
@@ -106,7 +98,7 @@ mod tests {
             assert_eq!(seconds.recv_timeout(Duration::from_secs(10)), Ok(signal));
         }
         assert_eq!(events.wait(Some(Duration::from_millis(1))), SignalEvent::TimedOut);
-        events.sender().send(SignalEvent::WorkersEnded).expect("a receiver");
+        events.sender.send(SignalEvent::WorkersEnded).expect("a receiver");
         assert_eq!(events.wait(None), SignalEvent::WorkersEnded);
     }
 }

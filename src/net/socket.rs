@@ -9,6 +9,7 @@
 use std::io::{self, ErrorKind, IoSlice, Write as _};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::task::Poll;
 use std::time::Duration;
 
 use bitflags::bitflags;
@@ -69,17 +70,6 @@ impl WriteOutcome {
     pub fn written(self) -> usize {
         if let WriteOutcome::Bytes(len) = self { len } else { 0 }
     }
-}
-
-/// How an attempt to connect stands.
-#[derive(Debug)]
-pub enum ConnectOutcome {
-    /// It succeeded.
-    Connected,
-    /// Not decided yet: the event was spurious.
-    Waiting,
-    /// It failed.
-    Failed(io::Error),
 }
 
 bitflags! {
@@ -153,26 +143,25 @@ impl Socket {
         Ok(Socket::new(mio::net::TcpStream::connect(address)?.into(), Readiness::empty()))
     }
 
-    /// Whether the attempt to connect is over. An error waits in the socket; without one, only an address of the peer proves
-    /// that there is a connection (rule M7).
-    pub fn finish_connect(&mut self) -> ConnectOutcome {
-        match self.fd.take_error() {
-            Ok(None) => {}
-            Ok(Some(error)) | Err(error) => return ConnectOutcome::Failed(error),
+    /// Whether the attempt to connect is over; pending where the event was spurious. An error waits in the socket; without
+    /// one, only an address of the peer proves that there is a connection (rule M7).
+    pub fn finish_connect(&mut self) -> Poll<io::Result<()>> {
+        let result = match self.fd.take_error() {
+            Ok(None) => self.fd.peer_addr().map(drop),
+            Ok(Some(error)) | Err(error) => Err(error),
+        };
+        match result {
+            Err(error) if error.kind() == ErrorKind::NotConnected => return Poll::Pending,
+            Err(error) => return Poll::Ready(Err(error)),
+            Ok(()) => {}
         }
-        match self.fd.peer_addr() {
-            Ok(_) => {
-                // A small request must not wait for the acknowledgement of the one before it. Where the option is
-                // refused the connection still works.
-                let _ = self.fd.set_tcp_nodelay(true);
-                limit_unsent(&self.fd);
-                probe_when_idle(&self.fd);
-                self.flags |= Readiness::WRITABLE;
-                ConnectOutcome::Connected
-            }
-            Err(error) if error.kind() == ErrorKind::NotConnected => ConnectOutcome::Waiting,
-            Err(error) => ConnectOutcome::Failed(error),
-        }
+        // A small request must not wait for the acknowledgement of the one before it. Where the option is refused the
+        // connection still works.
+        let _ = self.fd.set_tcp_nodelay(true);
+        limit_unsent(&self.fd);
+        probe_when_idle(&self.fd);
+        self.flags |= Readiness::WRITABLE;
+        Poll::Ready(Ok(()))
     }
 
     /// Registers for reading, and for writing where that would not succeed now: a fresh client's socket is writable, and
@@ -450,7 +439,7 @@ fn set_max_unsent(socket: &AnySocket, max: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mio::{Events, Poll};
+    use mio::Events;
     use socket2::SockRef;
     use std::io::Read as _;
     use std::net::{TcpListener, TcpStream as StdStream};
@@ -466,7 +455,7 @@ mod tests {
     }
 
     /// Waits until `done`, feeding events to `conn`.
-    fn wait(poll: &mut Poll, conn: &mut Socket, done: impl Fn(&Socket) -> bool) {
+    fn wait(poll: &mut mio::Poll, conn: &mut Socket, done: impl Fn(&Socket) -> bool) {
         let mut events = Events::with_capacity(8);
         while !done(conn) {
             poll.poll(&mut events, Some(Duration::from_secs(5))).expect("poll");
@@ -481,7 +470,7 @@ mod tests {
         let mut buf = [0; 8];
         assert_eq!(conn.read(&mut buf), ReadOutcome::Blocked, "fresh: tried without an event");
         assert!(!conn.can_read());
-        let mut poll = Poll::new().expect("poll");
+        let mut poll = mio::Poll::new().expect("poll");
         conn.register(poll.registry(), TOKEN).expect("register");
         peer.write_all(b"abcdefghij").expect("write");
         wait(&mut poll, &mut conn, Socket::can_read);
@@ -508,7 +497,7 @@ mod tests {
         stream.set_send_buffer_size(200 * 1024).expect("an option");
         stream.set_nonblocking(true).expect("a socket");
         let mut conn = Socket::accepted(stream.into());
-        let mut poll = Poll::new().expect("poll");
+        let mut poll = mio::Poll::new().expect("poll");
         while conn.write(&[b'x'; 16 * 1024]) != WriteOutcome::Blocked {}
         conn.register(poll.registry(), TOKEN).expect("register");
         assert!(!conn.has_drained(), "nobody has read");
@@ -542,7 +531,7 @@ mod tests {
     #[test]
     fn m3_a_spurious_event_costs_one_look() {
         let (mut conn, mut peer) = pair();
-        let mut poll = Poll::new().expect("poll");
+        let mut poll = mio::Poll::new().expect("poll");
         conn.register(poll.registry(), TOKEN).expect("register");
         for _ in 0..3 {
             conn.on_event(Readiness::READABLE | Readiness::WRITABLE | Readiness::ERROR);
@@ -559,7 +548,7 @@ mod tests {
     fn m8_bytes_and_end_in_one_event_are_both_read() {
         let (mut conn, mut peer) = pair();
         let mut buf = [0; 64];
-        let mut poll = Poll::new().expect("poll");
+        let mut poll = mio::Poll::new().expect("poll");
         peer.write_all(b"last words").expect("write");
         peer.shutdown(Shutdown::Write).expect("shutdown");
         assert!(!conn.is_end_in_sight());
@@ -576,7 +565,7 @@ mod tests {
     #[test]
     fn e4_an_end_with_nothing_before_it_is_noticed_without_reading_and_told_once() {
         let (mut conn, peer) = pair();
-        let mut poll = Poll::new().expect("poll");
+        let mut poll = mio::Poll::new().expect("poll");
         assert!(!conn.has_ended());
         conn.register(poll.registry(), TOKEN).expect("register");
         peer.shutdown(Shutdown::Write).expect("shutdown");
@@ -588,7 +577,7 @@ mod tests {
     #[test]
     fn m1_would_block_clears_writable_until_the_peer_reads() {
         let (mut conn, mut peer) = pair();
-        let mut poll = Poll::new().expect("poll");
+        let mut poll = mio::Poll::new().expect("poll");
         assert!(conn.needs_registering());
         conn.register(poll.registry(), TOKEN).expect("register");
         assert!(!conn.needs_registering());
@@ -619,7 +608,7 @@ mod tests {
     #[test]
     fn m8_a_reset_is_not_an_end() {
         let (mut conn, peer) = pair();
-        let mut poll = Poll::new().expect("poll");
+        let mut poll = mio::Poll::new().expect("poll");
         conn.register(poll.registry(), TOKEN).expect("register");
         SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("linger");
         drop(peer);
@@ -632,7 +621,7 @@ mod tests {
     #[test]
     fn m8_a_failed_write_leads_to_a_read_that_tells_why() {
         let (mut conn, peer) = pair();
-        let mut poll = Poll::new().expect("poll");
+        let mut poll = mio::Poll::new().expect("poll");
         conn.register(poll.registry(), TOKEN).expect("register");
         assert_eq!(conn.read(&mut [0; 8]), ReadOutcome::Blocked);
         SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("linger");
@@ -647,11 +636,11 @@ mod tests {
     fn m7_a_refused_attempt_is_told_from_one_that_waits_and_one_that_succeeded() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let address = listener.local_addr().expect("bound");
-        let mut poll = Poll::new().expect("poll");
+        let mut poll = mio::Poll::new().expect("poll");
         let mut conn = Socket::connect(address).expect("a socket");
         conn.register(poll.registry(), TOKEN).expect("register");
         wait(&mut poll, &mut conn, |conn| conn.flags.contains(Readiness::WRITABLE));
-        assert!(matches!(conn.finish_connect(), ConnectOutcome::Connected));
+        assert!(matches!(conn.finish_connect(), Poll::Ready(Ok(()))));
         drop(listener);
         // Nobody listens there any more.
         let mut conn = Socket::connect(address).expect("a socket");
@@ -659,9 +648,9 @@ mod tests {
         let mut events = Events::with_capacity(8);
         let refused = loop {
             match conn.finish_connect() {
-                ConnectOutcome::Waiting => poll.poll(&mut events, Some(Duration::from_secs(5))).expect("poll"),
-                ConnectOutcome::Connected => break false,
-                ConnectOutcome::Failed(error) => break error.kind() == ErrorKind::ConnectionRefused,
+                Poll::Pending => poll.poll(&mut events, Some(Duration::from_secs(5))).expect("poll"),
+                Poll::Ready(Ok(())) => break false,
+                Poll::Ready(Err(error)) => break error.kind() == ErrorKind::ConnectionRefused,
             }
         };
         assert!(refused);

@@ -322,7 +322,7 @@ mod tests {
     const LEFT: u64 = 1 << 20;
 
     fn conn(stream: UnixStream) -> Conn {
-        Conn::accepted(stream.into())
+        Conn::from(socket(stream))
     }
 
     /// A connection from which more is likely to come, and its sender.

@@ -24,7 +24,7 @@ use crate::proxy::runtime::UpstreamId;
 
 use super::acceptor::is_exhaustion;
 use super::addresses::Addresses;
-use super::conn::{Conn, ConnectOutcome, ReadOutcome, Readiness};
+use super::conn::{Conn, ReadOutcome, Readiness, Socket};
 use super::event_source::EventSource;
 use super::slab::Key;
 use super::timers::TimerHandle;
@@ -95,7 +95,7 @@ impl Worker {
         if let Some(client) = self.clients.get_mut(owner) {
             client.upstream = Some(key);
         }
-        let Some((origin, _)) = self.configs.find_upstream(&self.ctx.runtime, upstream) else {
+        let Some((origin, _)) = self.configs.find_upstream(upstream) else {
             return self.connect_failed(key, ConnectError::Failed);
         };
         let now = self.ctx.now();
@@ -123,7 +123,7 @@ impl Worker {
             (_, None) => {}
         }
         let used_at = entry.addresses.as_ref().map(|addresses| addresses.used_at);
-        match self.configs.find_upstream(&self.ctx.runtime, upstream) {
+        match self.configs.find_upstream(upstream) {
             Some((origin, _)) if used_at.is_some_and(|at| now.saturating_duration_since(at) <= MAX_UNUSED) => {
                 dns.lookup(now, &self.queue, upstream, origin, true);
             }
@@ -164,12 +164,12 @@ impl Worker {
 
     /// Begins to connect to `address`.
     fn connect(&mut self, key: Key, address: SocketAddr) -> io::Result<()> {
-        let mut new = match Conn::connect(address) {
-            Err(error) if is_exhaustion(&error) && self.free_descriptors() => Conn::connect(address)?,
+        let mut new = match Socket::connect(address) {
+            Err(error) if is_exhaustion(&error) && self.free_descriptors() => Socket::connect(address)?,
             result => result?,
         };
         let token = EventSource::Upstream(key).token();
-        new.socket.register(self.poll.registry(), token)?;
+        new.register(self.poll.registry(), token)?;
         if let Some(UpstreamConn { owner: ConnOwner::Client(owner), state, conn, timer, .. }) =
             self.upstreams.conns.get_mut(key)
             && let UpstreamState::Connecting(attempt) = state
@@ -177,15 +177,15 @@ impl Worker {
             let timeout = self.clients.get(*owner).map(|client| client.connection.connect_address_timeout());
             attempt.until = self.ctx.now() + timeout.unwrap_or_default();
             self.timers.set(timer, attempt.until, token);
-            *conn = Some(new);
+            *conn = Some(new.into());
         }
         Ok(())
     }
 
-    /// Closes what is worth less than a new connection: connections that ended in this turn, idle pipes, or the oldest
+    /// Closes what is worth less than a new connection: connections that ended in this run, idle pipes, or the oldest
     /// idle connection. False where there was nothing.
     fn free_descriptors(&mut self) -> bool {
-        // Before the end of the turn: an event that still means one of them finds its key too old.
+        // Before the end of the run: an event that still means one of them finds its key too old.
         let had_closed = !self.closed.is_empty();
         self.closed.clear();
         if had_closed || self.pipes.close_free() {
@@ -208,9 +208,9 @@ impl Worker {
             (UpstreamState::Ready { .. }, _) => self.close_upstream(key),
             _ if conn.tls.is_some() => self.enqueue_handshake(key),
             _ => match conn.socket.finish_connect() {
-                ConnectOutcome::Waiting => {}
-                ConnectOutcome::Connected => self.on_tcp_connected(key),
-                ConnectOutcome::Failed(error) => self.address_failed(key, classify(&error)),
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.on_tcp_connected(key),
+                Poll::Ready(Err(error)) => self.address_failed(key, classify(&error)),
             },
         }
     }
@@ -218,7 +218,7 @@ impl Worker {
     /// With TLS nobody may use the connection before the handshake is complete (rule S19).
     fn on_tcp_connected(&mut self, key: Key) {
         let Some(UpstreamConn { upstream, conn: Some(conn), .. }) = self.upstreams.conns.get_mut(key) else { return };
-        let found = self.configs.find_upstream(&self.ctx.runtime, *upstream);
+        let found = self.configs.find_upstream(*upstream);
         match found.map(|(origin, tls)| (origin.scheme, tls.connect(origin))) {
             Some((Scheme::Http, _)) => self.connected(key),
             Some((Scheme::Https, Some(tls))) => {
@@ -245,7 +245,8 @@ impl Worker {
             else {
                 continue;
             };
-            match conn.handshake() {
+            let Conn { socket, tls: Some(tls) } = conn else { continue };
+            match tls.handshake(socket) {
                 Poll::Ready(Ok(())) => self.connected(key),
                 Poll::Pending => {}
                 Poll::Ready(Err(error)) => {
@@ -259,11 +260,11 @@ impl Worker {
 
     fn warn_tls(&mut self, upstream: UpstreamId, error: &HandshakeError) {
         let now = self.ctx.now();
-        let Some((origin, _)) = self.configs.find_upstream(&self.ctx.runtime, upstream) else { return };
-        if self.upstreams.by_id.entry(upstream).or_default().tls_warn_limit.is_due(now, TLS_WARN_INTERVAL) {
+        let Some((origin, _)) = self.configs.find_upstream(upstream) else { return };
+        if self.upstreams.by_id.entry(upstream).or_default().tls_warn_limit.is_due(now, TLS_WARN_INTERVAL).is_some() {
             let (host, port, HandshakeError { message, hint, .. }) = (&origin.host, origin.port, error);
             let observer = &mut self.ctx.observer;
-            observer.warn(format_args!("no TLS connection to upstream {host}, port {port}: {message}; {hint}"));
+            observer.log.warn(format_args!("no TLS connection to upstream {host}, port {port}: {message}; {hint}"));
         }
     }
 

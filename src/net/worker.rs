@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
@@ -36,10 +36,10 @@ use crate::proxy::runtime::Runtime;
 
 use super::acceptor::{ACCEPT_BACKOFF, Acceptor, FreeSlots, ListenerProtocol, is_exhaustion};
 use super::clock::Clock;
-use super::conn::{Conn, Readiness};
+use super::conn::{Conn, Readiness, Socket};
 use super::dns::DnsCache;
 use super::event_source::EventSource;
-use super::log_limiter::{LogLimiter, SharedLogLimiter};
+use super::log_limiter::LogLimiter;
 use super::malloc_trim;
 use super::memory_budget::MemoryBudget;
 use super::observer::{EventLog, MeteredObserver};
@@ -62,7 +62,8 @@ const LIMIT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// What connections that move much may move in one run, all together; the last one goes on to its own limit.
 const BULK_BYTES: usize = 1024 * 1024;
 /// At most one line about clients' failed handshakes in this time, of all workers together: any stranger can make many.
-static HANDSHAKE_ERRORS: SharedLogLimiter = SharedLogLimiter::new(Duration::from_secs(1));
+const HANDSHAKE_ERROR_INTERVAL: Duration = Duration::from_secs(1);
+static HANDSHAKE_ERRORS: Mutex<LogLimiter> = Mutex::new(LogLimiter::NEW);
 /// Steps of TLS handshakes per run, with clients and with upstreams. One takes as long as dozens of requests.
 const HANDSHAKES: usize = 4;
 /// A client that was idle for less is not closed: it may have only just come, its request on the way.
@@ -258,14 +259,14 @@ impl Worker {
             queue,
             lifecycle: Lifecycle::Running,
             closed: Vec::new(),
-            configs: ConfigHistory::new(tls),
+            configs: ConfigHistory::new(Rc::clone(&runtime), tls),
             proxy_header_warnings: LogLimiter::default(),
             limit_warnings: LogLimiter::default(),
             is_at_limit: false,
             pipes,
             read_buf: vec![0; memory.max_read()].into_boxed_slice(),
             ctx: LoopContext {
-                clock: Clock::new(),
+                clock: Clock::default(),
                 runtime,
                 balance: Balance::default(),
                 transactions: TransactionPool::of(memory.max_recycled(), BodyMemory::of(memory.max_buffered_bodies())),
@@ -279,7 +280,7 @@ impl Worker {
     pub fn run(mut self) -> io::Result<()> {
         let result = self.run_until_stopped();
         if let Err(error) = &result {
-            self.ctx.observer.warn(format_args!("a worker ends: {error}"));
+            self.ctx.observer.log.warn(format_args!("a worker ends: {error}"));
         }
         result
     }
@@ -431,7 +432,7 @@ impl Worker {
         for _ in 0..self.run_queue.len() {
             let Some(key) = self.run_queue.pop_front() else { break };
             let Some(client) = self.clients.get_mut(key) else { continue };
-            let is_handshaking = client.conn.is_handshaking();
+            let is_handshaking = client.conn.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
             if is_handshaking && handshakes == 0 {
                 self.run_queue.push_back(key);
                 continue;
@@ -462,7 +463,7 @@ impl Worker {
         if result.is_err() {
             self.ctx.transactions.clear();
             self.remove_client(key);
-            self.ctx.observer.warn(format_args!("a fault in the proxy ended one connection; please report it"));
+            self.ctx.observer.log.warn(format_args!("a fault in the proxy ended one connection; please report it"));
         }
         result.unwrap_or(0)
     }
@@ -498,7 +499,7 @@ impl Worker {
                     let (until, warning) = self.acceptor.back_off(now, &error, &self.ctx.observer.metrics);
                     self.timers.set(&mut self.acceptor.timer, until, EventSource::Listener(0).token());
                     if let Some(warning) = warning {
-                        self.ctx.observer.warn(format_args!("{warning}"));
+                        self.ctx.observer.log.warn(format_args!("{warning}"));
                     }
                     self.evict_idle(now, false);
                     break;
@@ -517,8 +518,8 @@ impl Worker {
             if !was_full {
                 self.ctx.observer.metrics.increment(Counter::LimitReached);
             }
-            if self.limit_warnings.is_due(now, LIMIT_WARNING_INTERVAL) {
-                self.ctx.observer.warn(format_args!(
+            if self.limit_warnings.is_due(now, LIMIT_WARNING_INTERVAL).is_some() {
+                self.ctx.observer.log.warn(format_args!(
                     "all {} places of this worker are taken, and further clients wait: raise limits.max_connections, or \
                      lower timeouts.keep_alive",
                     self.acceptor.max_clients
@@ -531,10 +532,10 @@ impl Worker {
     /// A client that was just accepted.
     pub(super) fn add_client(&mut self, fd: OwnedFd, address: Option<SocketAddr>, protocol: ListenerProtocol) {
         let now = self.ctx.clock.now();
-        let mut conn = Conn::accepted(fd);
+        let mut conn = Conn::from(Socket::accepted(fd));
         let is_tls = protocol == ListenerProtocol::Tls;
         if is_tls {
-            conn.tls = self.configs.tls.accept();
+            conn.tls = self.configs.tls().and_then(Tls::accept);
             // Never in the clear what is meant to be secret.
             if conn.tls.is_none() {
                 return self.reject(conn);
@@ -628,10 +629,11 @@ impl Worker {
         let (now, observer) = (self.ctx.now(), &mut self.ctx.observer);
         let HandshakeError { reason, message, .. } = error;
         observer.metrics.count_handshake_failure(reason);
-        let Some(unsaid) = HANDSHAKE_ERRORS.is_due(now) else { return };
+        let mut limiter = HANDSHAKE_ERRORS.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(unsaid) = limiter.is_due(now, HANDSHAKE_ERROR_INTERVAL) else { return };
         let client = peer.address.map_or("a local client".to_owned(), |address| address.to_string());
         let more = if unsaid > 0 { format!("; {unsaid} more since the last such line") } else { String::new() };
-        observer.info(format_args!("no TLS connection with {client} ({reason}): {message}{more}"));
+        observer.log.info(format_args!("no TLS connection with {client} ({reason}): {message}{more}"));
     }
 
     /// At the end of a run: from taking no more connections to finishing what is in flight, and to the end. No request is lost
@@ -680,13 +682,13 @@ impl Worker {
     fn reload(&mut self, msg: ReloadMsg) {
         let ReloadMsg { runtime, tls, listeners, max_clients, receipt } = msg;
         let runtime = Rc::new(runtime);
-        let old = std::mem::replace(&mut self.ctx.runtime, Rc::clone(&runtime));
-        self.configs.retire(old, tls);
+        self.configs.push(Rc::clone(&runtime), tls);
+        self.ctx.runtime = Rc::clone(&runtime);
         self.reload_upstreams();
         self.acceptor.max_clients = max_clients;
         self.ctx.observer.metrics.set(Counter::MaxClients, max_clients as u64);
         if let Err(error) = self.acceptor.update(self.poll.registry(), self.ctx.now(), listeners) {
-            self.ctx.observer.warn(format_args!("a worker cannot listen on a new address: {error}"));
+            self.ctx.observer.log.warn(format_args!("a worker cannot listen on a new address: {error}"));
         }
         for key in self.clients.keys() {
             let Some(client) = self.clients.get_mut(key) else { continue };
@@ -701,11 +703,11 @@ impl Worker {
 
     /// Drops what only requests from before a reload needed, when the last of them is over.
     fn drop_retired(&mut self) {
-        if self.configs.has_retired() && self.configs.drop_unused() {
+        if self.configs.drop_unused() {
             let Worker { configs, ctx, upstreams, .. } = self;
-            upstreams.retain(|id| configs.find_upstream(&ctx.runtime, id).is_some());
+            upstreams.retain(|id| configs.find_upstream(id).is_some());
             let LoopContext { balance, runtime, observer, .. } = ctx;
-            balance.retain(|id| configs.find_upstream(runtime, id).is_some());
+            balance.retain(|id| configs.find_upstream(id).is_some());
             observer.metrics.forget_ejected(&runtime.config);
         }
     }
@@ -782,7 +784,7 @@ mod tests {
         let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("threads");
         let mut worker = worker(&resolver);
         let mut events = Events::with_capacity(EVENTS);
-        let mut turn = |worker: &mut Worker| {
+        let mut run = |worker: &mut Worker| {
             worker.poll.poll(&mut events, Some(Duration::ZERO)).expect("a poller");
             worker.run_once(events.iter().map(|event| (event.token(), Readiness::of(event))));
         };
@@ -793,17 +795,17 @@ mod tests {
         let mut moved = [0; DOWNLOADS];
         // Until it is known who moves much.
         for _ in 0..4 {
-            turn(&mut worker);
+            run(&mut worker);
             downloads.iter_mut().for_each(|client| assert!(read(client) < 1 << 20));
         }
         for _ in 0..200 {
             small.write_all(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n").expect("room");
-            turn(&mut worker);
-            assert!(read(&mut small) > 0, "it is answered in the same turn");
+            run(&mut worker);
+            assert!(read(&mut small) > 0, "it is answered in the same run");
             let now: Vec<usize> = downloads.iter_mut().map(read).collect();
             let total: usize = now.iter().sum();
             // What all may move, and what the last one may.
-            assert!(total <= BULK_BYTES + 512 * 1024, "{total} bytes in one turn");
+            assert!(total <= BULK_BYTES + 512 * 1024, "{total} bytes in one run");
             moved.iter_mut().zip(now).for_each(|(sum, now)| *sum += now);
         }
         let (least, most) = (moved.iter().min().expect("many"), moved.iter().max().expect("many"));

@@ -46,10 +46,10 @@ impl Reservation {
 
     /// Gives back what is more than `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
-        let surplus = self.bytes.saturating_sub(bytes);
-        self.bytes -= surplus;
+        let excess = self.bytes.saturating_sub(bytes);
+        self.bytes -= excess;
         if let Some(memory) = &self.memory {
-            memory.left.set(memory.left.get() + surplus);
+            memory.left.set(memory.left.get() + excess);
         }
     }
 }
