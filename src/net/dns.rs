@@ -222,6 +222,8 @@ impl Shared {
                 state = lock(&self.state);
                 state.names.publish(MonoTime::now(), upstream, &found);
             } else if state.is_one_waiting {
+                // What was published may be due before the time until which that one waits.
+                self.wake.notify_one();
                 break;
             } else {
                 state.is_one_waiting = true;
@@ -448,6 +450,25 @@ mod tests {
         crowd.release = None;
         asker.wait_for(50);
         assert!(crowd.most.load(Ordering::Relaxed) <= MAX_LOOKUPS);
+    }
+
+    #[test]
+    fn e1_names_are_looked_up_again_however_long_a_look_up_takes() {
+        struct Slow;
+        impl Lookup for Slow {
+            fn lookup(&self, _: &str, _: u16) -> io::Result<Vec<SocketAddr>> {
+                thread::sleep(Duration::from_millis(50));
+                Ok(addresses(&["127.0.0.1:80"]))
+            }
+        }
+        let cache = DnsCache::start(Box::new(Slow), Duration::from_millis(50)).expect("a thread");
+        let mut asker = Asker::new();
+        asker.ask(&cache, NAME, "name");
+        for _ in 0..3 {
+            asker.wait_for(1);
+            cache.lookup(MonoTime::now(), &asker.queue, NAME, &origin("name"), true);
+        }
+        cache.stop();
     }
 
     #[test]
