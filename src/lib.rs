@@ -5,7 +5,7 @@
 //!
 //! | floor | module | holds | may not contain |
 //! |---|---|---|---|
-//! | 0 | [`about`], [`bytes`], [`mono_time`], [`config`], [`log`] | the version, byte queues, the clock, the one YAML file, log lines | sockets |
+//! | 0 | [`about`], [`bytes`], [`mono_time`], [`start_error`], [`config`], [`log`] | the version, byte queues, the clock, why a start fails, the one YAML file, log lines | sockets |
 //! | 1 | [`http`] | the HTTP/1.1 grammar: heads, targets, framing, chunks | sockets, clock, threads |
 //! | 2 | [`proxy`], [`extras`] | what a gateway does: routes, forwarding, the connection; and what a reader can skip | sockets, clock, threads |
 //! | 3 | [`plugin`] | loading libraries, the C function table, the chain of hooks | sockets |
@@ -35,6 +35,7 @@
 pub mod about;
 pub mod bytes;
 pub mod mono_time;
+pub mod start_error;
 pub mod config;
 pub mod log;
 pub mod http;

@@ -12,7 +12,6 @@ use std::fmt::Display;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,6 +36,7 @@ use mini_rproxy::plugin::chain;
 use mini_rproxy::proxy::hooks::Hooks;
 use mini_rproxy::proxy::proxy_connection::{ListenerKind, Peer};
 use mini_rproxy::proxy::runtime::Runtime;
+use mini_rproxy::start_error::StartError;
 
 /// Exit code for wrong flags, by convention.
 const USAGE: u8 = 2;
@@ -127,8 +127,9 @@ fn load(flags: &Flags) -> Result<Config, ExitError> {
     Ok(config)
 }
 
-/// An error about a file that the configuration names, with the place where it does.
-fn located(flags: &Flags, path: Option<&Path>, error: &dyn Display) -> String {
+/// An error, with the place in the configuration that names what is at fault.
+fn located(flags: &Flags, error: &StartError) -> String {
+    let path = error.path.as_deref();
     let place = flags.config_path().and_then(|config| Some((config, place_of(config, path?)?)));
     match place {
         Some((config, (line, column))) => format!("{}:{line}:{column}: {error}", config.display()),
@@ -138,13 +139,12 @@ fn located(flags: &Flags, path: Option<&Path>, error: &dyn Display) -> String {
 
 /// `-check`: the files that the configuration names, and with `-against` what a reload would change.
 fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
-    let tls = Tls::load(config).map_err(|error| located(flags, error.path.as_deref(), &error))?;
+    let tls = Tls::load(config).map_err(|error| located(flags, &error))?;
     // The proxy starts with certificates that are out of their time: a reload may come soon, and some clients accept them.
     tls.warnings.iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
     let has_plugins = !config.plugins.is_empty() || flags.plugin_dir.is_some();
     config.warnings(has_plugins).iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
-    chain::check(&config.plugins, flags.plugin_dir.as_deref())
-        .map_err(|error| located(flags, Some(Path::new(&error.source)), &error))?;
+    chain::check(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| located(flags, &error))?;
     let Some(running) = &flags.against else { return print("the configuration is good\n") };
     let differences = running_config(running, config)?.differences(&FullConfig::of(config));
     if differences.is_empty() {
@@ -199,7 +199,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     logger.set_debug(flags.trace);
     // Plugins are created before the loops start and destroyed after they have ended: this reference is dropped last.
     let chain = chain::load(&config.plugins, flags.plugin_dir.as_deref(), chain::limits(&config), logger.clone())
-        .map_err(|error| located(flags, Some(Path::new(&error.source)), &error))?;
+        .map_err(|error| located(flags, &error))?;
     for socket in &inherited {
         let message = "a socket was handed over; it is used instead of the addresses in the configuration";
         logger.line(Level::Info, message).text("name", &socket.name).send();
@@ -221,7 +221,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
             let _ = ended.send(SignalEvent::WorkersEnded);
         }),
     })
-    .map_err(|error| located(flags, error.path.as_deref(), &error))?;
+    .map_err(|error| located(flags, &error))?;
     log_start(&logger, &config, &server);
     activation::notify(READY);
     Ok(serve(&logger, &signals, server, &switches, flags)?)
@@ -318,7 +318,7 @@ fn try_reload(logger: &Logger, flags: &Flags, server: &mut Server) -> Result<boo
     let differences = old.differences(&config);
     config.keep_restart_only(&old);
     let listening: Vec<String> = server.addresses().iter().map(|(address, _)| (*address).to_owned()).collect();
-    let reloaded = server.reload(Arc::new(config)).map_err(|error| located(flags, error.path.as_deref(), &error))?;
+    let reloaded = server.reload(Arc::new(config)).map_err(|error| located(flags, &error))?;
     let (first, more) = differences.split_at(differences.len().min(MAX_DIFFERENCES));
     first.iter().for_each(|difference| log_change(logger, difference));
     if !more.is_empty() {

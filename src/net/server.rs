@@ -2,9 +2,7 @@
 //!
 //! Everything that can fail at start fails here, in the caller's thread, before a worker runs.
 
-use std::fmt;
 use std::io;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +16,7 @@ use crate::config::Config;
 use crate::extras::metrics::Registry;
 use crate::proxy::hooks::Hooks;
 use crate::proxy::runtime::Runtime;
+use crate::start_error::StartError;
 
 use super::acceptor::Acceptor;
 use super::activation::Inherited;
@@ -29,7 +28,7 @@ use super::listeners::{ListenerProtocol, ListenerSet, PortSharing};
 use super::memory_budget::{self, MemoryBudget};
 use super::observer::EventLog;
 use super::splice::Pipes;
-use super::tls::{Tls, TlsError};
+use super::tls::Tls;
 use super::worker::{Worker, WorkerInit};
 use super::worker_queue::{ReloadMsg, WorkerMsg, WorkerQueue};
 
@@ -52,39 +51,6 @@ pub struct ServerOptions {
     pub new_log: Arc<dyn Fn() -> Box<dyn EventLog> + Send + Sync>,
     /// Called when the last worker has ended, whyever.
     pub on_end: Box<dyn Fn() + Send + Sync>,
-}
-
-/// Why it cannot start, or why a reload changes nothing.
-#[derive(Debug)]
-pub struct StartError {
-    message: String,
-    /// The file that is at fault, where one is that the configuration names.
-    pub path: Option<PathBuf>,
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl From<String> for StartError {
-    fn from(message: String) -> StartError {
-        StartError { message, path: None }
-    }
-}
-
-impl From<TlsError> for StartError {
-    fn from(error: TlsError) -> StartError {
-        StartError { message: error.to_string(), path: error.path }
-    }
-}
-
-/// The system refuses a thread or a descriptor.
-impl From<io::Error> for StartError {
-    fn from(error: io::Error) -> StartError {
-        format!("cannot start: {error}; raise the limits on descriptors and threads, or lower workers").into()
-    }
 }
 
 /// A running proxy.

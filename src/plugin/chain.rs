@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
-use std::fmt;
+use std::fmt::{self, Display};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,26 +29,14 @@ use super::load;
 use crate::config::{Config, PluginConfig, PluginSource};
 use crate::log::{Level, Logger};
 use crate::proxy::hooks::{BufferBodies, HookContext, Hooks, PluginTiming, Verdict};
+use crate::start_error::StartError;
 
 /// A hook that takes longer is reported: meanwhile nothing else moves on that thread.
 const SLOW: Duration = Duration::from_millis(5);
 
-/// A plugin that is not in the chain, and why.
-#[derive(Debug)]
-pub struct PluginError {
-    /// The path or the name, as configured.
-    pub source: String,
-    /// Why, and what can be done about it.
-    pub reason: String,
+fn plugin_error(source: impl Display, reason: String) -> StartError {
+    StartError::about(source.to_string(), format!("plugin {source}: {reason}"))
 }
-
-impl fmt::Display for PluginError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "plugin {}: {}", self.source, self.reason)
-    }
-}
-
-impl std::error::Error for PluginError {}
 
 /// One plugin, created.
 struct LoadedPlugin {
@@ -98,7 +86,7 @@ pub fn load(
     dir: Option<&Path>,
     limits: Limits,
     logger: Logger,
-) -> Result<Option<Arc<Chain>>, PluginError> {
+) -> Result<Option<Arc<Chain>>, StartError> {
     let mut chain = Chain::new(limits, logger);
     for plugin in list {
         let added = match plugin.source() {
@@ -109,7 +97,7 @@ pub fn load(
             if plugin.required {
                 return Err(error);
             }
-            chain.log(Level::Error, &error.source, &format!("skipped, since it is not required: {error}"));
+            chain.log_skipped(", since it is not required", &error);
         }
     }
     if let Some(dir) = dir {
@@ -117,7 +105,7 @@ pub fn load(
         let before = chain.plugins.len();
         for path in &files {
             if let Err(error) = chain.add_file(path, "") {
-                chain.log(Level::Error, &error.source, &format!("skipped: {error}"));
+                chain.log_skipped("", &error);
             }
         }
         let count = chain.plugins.len() - before;
@@ -129,19 +117,19 @@ pub fn load(
 
 /// Whether what [`load()`] needs is there: required plugins of the list, and the folder. Nothing is loaded and no code of a
 /// plugin runs, so this cannot tell what `create` will say.
-pub fn check(list: &[PluginConfig], dir: Option<&Path>) -> Result<(), PluginError> {
+pub fn check(list: &[PluginConfig], dir: Option<&Path>) -> Result<(), StartError> {
     for plugin in list.iter().filter(|plugin| plugin.required) {
         let (source, found) = match plugin.source() {
             PluginSource::Path(path) => (path.display().to_string(), load::check(path).map(drop)),
             PluginSource::Builtin(name) => (name.to_owned(), builtin::find(name).map(drop)),
         };
-        found.map_err(|reason| PluginError { source, reason })?;
+        found.map_err(|reason| plugin_error(source, reason))?;
     }
     dir.map_or(Ok(()), |dir| shared_objects(dir).map(drop))
 }
 
 /// What [`load()`] would load, in its order, for people; nothing is loaded.
-pub fn names(list: &[PluginConfig], dir: Option<&Path>) -> Result<Vec<String>, PluginError> {
+pub fn names(list: &[PluginConfig], dir: Option<&Path>) -> Result<Vec<String>, StartError> {
     let listed = list.iter().map(|plugin| match plugin.source() {
         PluginSource::Path(path) => path.display().to_string(),
         PluginSource::Builtin(name) => format!("{name} (built in)"),
@@ -151,7 +139,7 @@ pub fn names(list: &[PluginConfig], dir: Option<&Path>) -> Result<Vec<String>, P
 }
 
 /// The `*.so` entries of a folder, sorted by name.
-fn shared_objects(dir: &Path) -> Result<Vec<PathBuf>, PluginError> {
+fn shared_objects(dir: &Path) -> Result<Vec<PathBuf>, StartError> {
     let list = || -> io::Result<Vec<PathBuf>> {
         let mut files: Vec<PathBuf> = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
         files.retain(|path| path.extension().is_some_and(|extension| extension == "so"));
@@ -160,7 +148,7 @@ fn shared_objects(dir: &Path) -> Result<Vec<PathBuf>, PluginError> {
     };
     let unreadable = |error| format!("cannot be read: {error}; make it, or name another with -plugindir DIR");
     let files = load::available().and_then(|()| list().map_err(unreadable));
-    files.map_err(|reason| PluginError { source: format!("folder {}", dir.display()), reason })
+    files.map_err(|reason| plugin_error(format_args!("folder {}", dir.display()), reason))
 }
 
 impl Chain {
@@ -170,23 +158,23 @@ impl Chain {
     }
 
     /// Loads a file and appends the plugin.
-    pub fn add_file(&mut self, path: &Path, config: &str) -> Result<(), PluginError> {
+    pub fn add_file(&mut self, path: &Path, config: &str) -> Result<(), StartError> {
         let added = load::load(path).and_then(|descriptor| self.add(&descriptor, config));
-        added.map_err(|reason| PluginError { source: path.display().to_string(), reason })
+        added.map_err(|reason| plugin_error(path.display(), reason))
     }
 
     /// Appends a plugin that was linked in.
-    pub fn add_builtin(&mut self, name: &str, config: &str) -> Result<(), PluginError> {
-        let found = builtin::find(name).map_err(|reason| PluginError { source: name.to_owned(), reason })?;
+    pub fn add_builtin(&mut self, name: &str, config: &str) -> Result<(), StartError> {
+        let found = builtin::find(name).map_err(|reason| plugin_error(name, reason))?;
         self.add_descriptor(found, config)
     }
 
     /// Appends a plugin by its descriptor.
-    pub fn add_descriptor(&mut self, descriptor: &'static Descriptor, config: &str) -> Result<(), PluginError> {
+    pub fn add_descriptor(&mut self, descriptor: &'static Descriptor, config: &str) -> Result<(), StartError> {
         // SAFETY: a `Descriptor` is complete, and a static one stays.
         let valid = unsafe { descriptor::read(std::ptr::from_ref(descriptor.raw()).cast()) };
         let added = valid.and_then(|valid| self.add(&valid, config));
-        added.map_err(|reason| PluginError { source: descriptor.name().to_owned(), reason })
+        added.map_err(|reason| plugin_error(descriptor.name(), reason))
     }
 
     fn add(&mut self, descriptor: &ValidDescriptor, config: &str) -> Result<(), String> {
@@ -219,6 +207,11 @@ impl Chain {
     /// The plugins' names in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.plugins.iter().map(|plugin| plugin.name)
+    }
+
+    fn log_skipped(&self, why: &str, error: &StartError) {
+        let source = error.path.as_deref().map_or(String::new(), |path| path.display().to_string());
+        self.log(Level::Error, &source, &format!("skipped{why}: {error}"));
     }
 
     fn log(&self, level: Level, plugin: &str, message: &str) {

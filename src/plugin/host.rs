@@ -52,10 +52,14 @@ impl<'v, 'x> HookAccess<'v, 'x> {
         }
     }
 
-    /// What the field lines may take in memory, with those that were removed or replaced: twice what they may take on the
+    /// What the field lines may take in memory, with those that were removed or replaced, is twice what they may take on the
     /// wire, so that they are seldom moved.
-    fn max_field_bytes(&self) -> usize {
-        self.limits.head_bytes.saturating_mul(2)
+    fn write_fields(&mut self, side: Side, write: impl FnOnce(&mut Fields)) {
+        let max = self.limits.head_bytes.saturating_mul(2);
+        if let Some(fields) = self.fields_mut(side) {
+            write(fields);
+            fields.compact(max);
+        }
     }
 
     /// The client's address in text; made once, because a plugin may keep the bytes until the hook ends.
@@ -127,19 +131,11 @@ impl ExchangeAccess for HookAccess<'_, '_> {
     }
 
     fn set_field(&mut self, side: Side, name: &[u8], value: &[u8]) {
-        let max = self.max_field_bytes();
-        if let Some(fields) = self.fields_mut(side) {
-            fields.set(name, value);
-            fields.compact(max);
-        }
+        self.write_fields(side, |fields| fields.set(name, value));
     }
 
     fn add_field(&mut self, side: Side, name: &[u8], value: &[u8]) {
-        let max = self.max_field_bytes();
-        if let Some(fields) = self.fields_mut(side) {
-            fields.add(name, value);
-            fields.compact(max);
-        }
+        self.write_fields(side, |fields| fields.add(name, value));
     }
 
     fn remove_field(&mut self, side: Side, name: &[u8]) -> bool {

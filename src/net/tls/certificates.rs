@@ -16,8 +16,7 @@ use rustls::{CertificateError, Error, InconsistentKeys, RootCertStore};
 
 use crate::config::CertificateFiles;
 use crate::net::clock::date_text;
-
-use super::TlsError;
+use crate::start_error::StartError;
 
 /// Chooses the certificate for a client: the first that has the name which the client asks for, or the first of all where
 /// none has it; and of several with that name the first that the client can use.
@@ -33,7 +32,7 @@ impl CertResolver {
         files: &[CertificateFiles],
         provider: &CryptoProvider,
         warnings: &mut Vec<String>,
-    ) -> Result<CertResolver, TlsError> {
+    ) -> Result<CertResolver, StartError> {
         let mut keys = Vec::with_capacity(files.len());
         for pair in files {
             let key = read_pair(pair, provider)?;
@@ -93,11 +92,11 @@ pub(super) fn check_dates(certificate: &ParsedCertificate<'_>, now: UnixTime) ->
     }
 }
 
-fn read_pair(files: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+fn read_pair(files: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, StartError> {
     let chain = read_certificates(&files.certificate)?;
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|error| match error {
         pem::Error::NoItemsFound => {
-            TlsError::in_file(&files.key, "there is no private key in it, or one that is encrypted: decrypt it")
+            in_file(&files.key, "there is no private key in it, or one that is encrypted: decrypt it")
         }
         _ => not_pem(&files.key),
     })?;
@@ -105,56 +104,50 @@ fn read_pair(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Cert
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             let certificate = files.certificate.display();
             let what = format!("this key does not belong to the certificate in {certificate}");
-            TlsError::in_file(&files.key, format_args!("{what}: name the two that were made together"))
+            in_file(&files.key, format_args!("{what}: name the two that were made together"))
         }
-        Error::InvalidCertificate(_) => TlsError::unusable(&files.certificate, error),
-        _ => TlsError::unusable(&files.key, error),
+        Error::InvalidCertificate(_) => unusable(&files.certificate, error),
+        _ => unusable(&files.key, error),
     })
 }
 
 /// All certificates of a PEM file; at least one.
-pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
     let text = read(path)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let all = all.map_err(|_| not_pem(path))?;
     if all.is_empty() {
         let what = "there is no \"-----BEGIN CERTIFICATE-----\" in it: name a file of certificates in PEM";
-        return Err(TlsError::in_file(path, what));
+        return Err(in_file(path, what));
     }
     Ok(all)
 }
 
 /// A regular file: reading a pipe, for example, may block for ever.
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+fn read(path: &Path) -> Result<Vec<u8>, StartError> {
     let read = || match fs::metadata(path)?.is_file() {
         true => fs::read(path),
         false => Err(io::Error::other("it is no regular file")),
     };
     read().map_err(|error| {
         let remedy = "tls or upstream_tls names it: correct the path, or the file's permissions";
-        TlsError::in_file(path, format_args!("cannot be read: {error}; {remedy}"))
+        in_file(path, format_args!("cannot be read: {error}; {remedy}"))
     })
 }
 
-fn not_pem(path: &Path) -> TlsError {
-    TlsError::in_file(path, "this is not whole PEM: write the file anew")
+fn not_pem(path: &Path) -> StartError {
+    in_file(path, "this is not whole PEM: write the file anew")
 }
 
-impl TlsError {
-    pub(super) fn in_file(path: &Path, what: impl Display) -> TlsError {
-        TlsError { path: Some(path.to_owned()), message: format!("{}: {what}", path.display()) }
-    }
+/// A certificate or key of a kind that cannot be used.
+pub(super) fn unusable(path: &Path, error: Error) -> StartError {
+    in_file(path, format_args!("cannot be used: {error}"))
+}
 
-    /// A certificate or key of a kind that cannot be used.
-    pub(super) fn unusable(path: &Path, error: Error) -> TlsError {
-        TlsError::in_file(path, format_args!("cannot be used: {error}"))
-    }
+fn in_file(path: &Path, what: impl Display) -> StartError {
+    StartError::about(path, format!("{}: {what}", path.display()))
+}
 
-    pub(super) fn setup(error: impl Display) -> TlsError {
-        TlsError::general(format!("TLS cannot be set up: {error}"))
-    }
-
-    pub(super) fn general(message: String) -> TlsError {
-        TlsError { path: None, message }
-    }
+pub(super) fn setup_error(error: impl Display) -> StartError {
+    format!("TLS cannot be set up: {error}").into()
 }

@@ -10,11 +10,12 @@ use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
 use crate::config::{Config, Scheme, UpstreamTls};
 use crate::proxy::runtime::Origin;
+use crate::start_error::StartError;
 
-use super::certificates::CertResolver;
+use super::TlsLayer;
+use super::certificates::{CertResolver, setup_error};
 use super::stream::TlsStream;
 use super::trust::{self, VerifyPolicy};
-use super::{TlsError, TlsLayer};
 
 /// Everything that is needed to speak TLS, shared by all workers.
 #[derive(Clone, Debug)]
@@ -31,7 +32,7 @@ pub struct Tls {
 
 impl Tls {
     /// Reads all files that the configuration names.
-    pub fn load(config: &Config) -> Result<Tls, TlsError> {
+    pub fn load(config: &Config) -> Result<Tls, StartError> {
         let provider = Arc::new(ring::default_provider());
         let (mut server, mut certificates, mut warnings) = (None, 0, Vec::new());
         if let Some(tls) = &config.tls {
@@ -46,7 +47,7 @@ impl Tls {
                 let name = expected_name(tls, &url.host);
                 if ServerName::try_from(name).is_err() {
                     let what = "set upstream_tls.server_name of its route";
-                    return Err(TlsError::general(format!("no certificate can be for the name {name:?}: {what}")));
+                    return Err(format!("no certificate can be for the name {name:?}: {what}").into());
                 }
                 if let Entry::Vacant(entry) = clients.entry(VerifyPolicy::of(tls)) {
                     let client = trust::client_config(entry.key(), &provider, &mut trusted)?;
@@ -59,7 +60,7 @@ impl Tls {
 
     /// Reads all files anew that `config` names. Clients may go on using their session tickets: our certificates can
     /// change, but the tickets are still ours.
-    pub fn reload(&self, config: &Config) -> Result<Tls, TlsError> {
+    pub fn reload(&self, config: &Config) -> Result<Tls, StartError> {
         let mut new = Tls::load(config)?;
         if let (Some(new), Some(old)) = (&mut new.server, &self.server) {
             Arc::make_mut(new).ticketer = Arc::clone(&old.ticketer);
@@ -83,16 +84,16 @@ impl Tls {
     }
 }
 
-fn server_config(resolver: CertResolver, provider: &Arc<CryptoProvider>) -> Result<ServerConfig, TlsError> {
+fn server_config(resolver: CertResolver, provider: &Arc<CryptoProvider>) -> Result<ServerConfig, StartError> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
-        .map_err(TlsError::setup)?
+        .map_err(setup_error)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(resolver));
     // HTTP/1.0 for clients that offer nothing newer: an ALPN offer without a common protocol ends the handshake.
     config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
     // Sessions are resumed from tickets that the clients keep, not from memory of ours.
-    config.ticketer = ring::Ticketer::new().map_err(TlsError::setup)?;
+    config.ticketer = ring::Ticketer::new().map_err(setup_error)?;
     Ok(config)
 }
 

@@ -2,8 +2,9 @@
 
 use crate::config::Config;
 use crate::proxy::runtime::Origin;
+use crate::start_error::StartError;
 
-use super::{TlsError, TlsLayer};
+use super::TlsLayer;
 
 /// Nothing.
 #[derive(Clone, Debug, Default)]
@@ -18,11 +19,11 @@ pub struct Tls {
 
 #[expect(missing_docs, reason = "see tls::config")]
 impl Tls {
-    pub fn load(_: &Config) -> Result<Tls, TlsError> {
+    pub fn load(_: &Config) -> Result<Tls, StartError> {
         Ok(Tls::default())
     }
 
-    pub fn reload(&self, _: &Config) -> Result<Tls, TlsError> {
+    pub fn reload(&self, _: &Config) -> Result<Tls, StartError> {
         Ok(Tls::default())
     }
 

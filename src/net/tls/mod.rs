@@ -25,7 +25,6 @@ mod config;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::PathBuf;
 use std::task::Poll;
 
 use crate::proxy::proxy_connection::ConnectError;
@@ -80,19 +79,3 @@ pub struct HandshakeError {
     /// What can be done about it.
     pub hint: &'static str,
 }
-
-/// Why TLS cannot be had as it is configured, with the remedy.
-#[derive(Debug)]
-pub struct TlsError {
-    /// The file that it is about.
-    pub path: Option<PathBuf>,
-    message: String,
-}
-
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for TlsError {}

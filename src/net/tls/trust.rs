@@ -14,9 +14,9 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use crate::config::UpstreamTls;
+use crate::start_error::StartError;
 
-use super::TlsError;
-use super::certificates::{check_dates, read_certificates};
+use super::certificates::{check_dates, read_certificates, setup_error, unusable};
 
 /// What an upstream's certificate is verified against. The name belongs to the connection.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -42,14 +42,14 @@ pub(super) fn client_config(
     policy: &VerifyPolicy,
     provider: &Arc<CryptoProvider>,
     trusted: &mut Vec<String>,
-) -> Result<ClientConfig, TlsError> {
+) -> Result<ClientConfig, StartError> {
     let (mut roots, mut pinned) = (RootCertStore::empty(), Vec::new());
     match policy {
         VerifyPolicy::Nothing => {}
         VerifyPolicy::CaFile(path) => {
             pinned = read_certificates(path)?;
             for certificate in &pinned {
-                roots.add(certificate.clone()).map_err(|error| TlsError::unusable(path, error))?;
+                roots.add(certificate.clone()).map_err(|error| unusable(path, error))?;
             }
             trusted.push(format!("the {} of {}", authorities(&roots), path.display()));
         }
@@ -68,12 +68,12 @@ pub(super) fn client_config(
         VerifyPolicy::Nothing => None,
         _ => {
             let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-            Some(builder.build().map_err(TlsError::setup)?)
+            Some(builder.build().map_err(setup_error)?)
         }
     };
     let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
-        .map_err(TlsError::setup)?
+        .map_err(setup_error)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Verifier { authorities, pinned }))
         .with_no_client_auth();
