@@ -6,9 +6,7 @@ use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use mini_rproxy::http::chunked::{ChunkEvent, ChunkedDecoder, write_chunk};
 use mini_rproxy::http::fields::HeaderSet;
-use mini_rproxy::http::head::{
-    HeadLimits, RequestHead, ResponseHead, parse_request, parse_response, write_request, write_response,
-};
+use mini_rproxy::http::head::{HeadLimits, RequestHead, ResponseHead, parse_head, write_request, write_response};
 
 mod heads;
 
@@ -43,7 +41,7 @@ fn read_request_head(bencher: Bencher<'_, '_>, kind: Kind) {
     let [text, _] = kind.heads();
     let mut head = RequestHead::default();
     bencher.counter(BytesCount::of_str(text)).bench_local(|| {
-        let read = parse_request(black_box(text.as_bytes()), &LIMITS, &mut head);
+        let read = parse_head(black_box(text.as_bytes()), &LIMITS, &mut head);
         assert_eq!(read, Ok(Some(text.len())));
     });
 }
@@ -53,7 +51,7 @@ fn read_response_head(bencher: Bencher<'_, '_>, kind: Kind) {
     let [_, text] = kind.heads();
     let mut head = ResponseHead::default();
     bencher.counter(BytesCount::of_str(text)).bench_local(|| {
-        let read = parse_response(black_box(text.as_bytes()), &LIMITS, &mut head);
+        let read = parse_head(black_box(text.as_bytes()), &LIMITS, &mut head);
         assert_eq!(read, Ok(Some(text.len())));
     });
 }
@@ -62,7 +60,7 @@ fn read_response_head(bencher: Bencher<'_, '_>, kind: Kind) {
 fn write_request_head(bencher: Bencher<'_, '_>, kind: Kind) {
     let [text, _] = kind.heads();
     let mut head = RequestHead::default();
-    parse_request(text.as_bytes(), &LIMITS, &mut head).expect("a good head");
+    parse_head(text.as_bytes(), &LIMITS, &mut head).expect("a good head");
     head.authority.extend_from_slice(b"127.0.0.1:9001");
     let mut out = Vec::new();
     bencher.counter(BytesCount::of_str(text)).bench_local(|| {
@@ -76,7 +74,7 @@ fn write_request_head(bencher: Bencher<'_, '_>, kind: Kind) {
 fn write_response_head(bencher: Bencher<'_, '_>, kind: Kind) {
     let [_, text] = kind.heads();
     let mut head = ResponseHead::default();
-    parse_response(text.as_bytes(), &LIMITS, &mut head).expect("a good head");
+    parse_head(text.as_bytes(), &LIMITS, &mut head).expect("a good head");
     let mut out = Vec::new();
     bencher.counter(BytesCount::of_str(text)).bench_local(|| {
         out.clear();

@@ -5,9 +5,7 @@ use mini_rproxy::http::chunked::{LAST_CHUNK, write_chunk};
 use mini_rproxy::http::error::HttpError;
 use mini_rproxy::http::fields::Fields;
 use mini_rproxy::http::framing::{Framing, has_false_framing, request_framing, response_framing};
-use mini_rproxy::http::head::{
-    HeadLimits, Method, RequestHead, ResponseHead, Version, parse_request, parse_response, parse_trailers,
-};
+use mini_rproxy::http::head::{HeadLimits, Method, RequestHead, ResponseHead, Version, parse_head};
 use mini_rproxy::http::target::{check_host, parse_target};
 
 use crate::head::is_dropped;
@@ -33,7 +31,7 @@ fn requests(bytes: &[u8]) {
     let mut at = 0;
     for index in 0.. {
         let mut head = RequestHead::default();
-        let Ok(Some(len)) = parse_request(&bytes[at..], &LIMITS, &mut head) else { return };
+        let Ok(Some(len)) = parse_head(&bytes[at..], &LIMITS, &mut head) else { return };
         let Ok(framing) = request_framing(&head) else { return };
         if head.method == Method::Connect {
             return;
@@ -63,7 +61,7 @@ fn responses(asked: u8, bytes: &[u8]) {
     strict.expect_response(RequestInfo { method: ask(0).to_owned(), is_http10: false });
     for index in 0.. {
         let mut head = ResponseHead::default();
-        let Ok(Some(len)) = parse_response(&bytes[at..], &LIMITS, &mut head) else { return };
+        let Ok(Some(len)) = parse_head(&bytes[at..], &LIMITS, &mut head) else { return };
         let Ok(framing) = response_framing(&head, ask(finals) == "HEAD") else { return };
         if has_false_framing(&head, ask(finals) == "HEAD") {
             // Its one reading is that nothing behind it counts.
@@ -94,7 +92,7 @@ fn read_body(framing: Framing, bytes: &[u8], at: usize) -> Option<(usize, Option
     let Some(mut body) = Body::new(framing) else { return Some((at, Some(content))) };
     let (len, is_whole) = body.read(&bytes[at..], |data| content.extend_from_slice(data)).ok()?;
     if is_whole && framing == Framing::Chunked {
-        parse_trailers(body.trailers(), &LIMITS, &mut Fields::new()).expect("the decoder has judged the trailers");
+        parse_head(body.trailers(), &LIMITS, &mut Fields::new()).expect("the decoder has judged the trailers");
     }
     let is_whole = is_whole || framing == Framing::UntilClose;
     Some((at + len, is_whole.then_some(content)))

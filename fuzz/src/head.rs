@@ -1,10 +1,7 @@
 //! Message heads.
 
 use mini_rproxy::http::fields::{Fields, HeaderSet};
-use mini_rproxy::http::head::{
-    HeadLimits, HeadParser, RequestHead, ResponseHead, Version, parse_request, parse_response, write_request,
-    write_response,
-};
+use mini_rproxy::http::head::{HeadLimits, HeadParser, RequestHead, ResponseHead, Version, parse_head, write_request, write_response};
 use mini_rproxy_plugin::validate::{is_field_value, is_token};
 
 use crate::input::{Input, cuts};
@@ -118,17 +115,17 @@ pub fn request_head(data: &[u8]) {
         let mut head = RequestHead::default();
         let parse = |bytes: &[u8]| {
             let mut head = RequestHead::default();
-            (parse_request(bytes, limits, &mut head), request_text(&head))
+            (parse_head(bytes, limits, &mut head), request_text(&head))
         };
         let (mut reader, mut in_pieces) = (HeadParser::new(), RequestHead::default());
-        let read = |bytes: &[u8]| (reader.request(bytes, limits, &mut in_pieces), request_text(&in_pieces));
+        let read = |bytes: &[u8]| (reader.read(bytes, limits, &mut in_pieces), request_text(&in_pieces));
         if !check(bytes, seed, limits, parse, read) {
             if limits.head_bytes == LIMITS[1].head_bytes {
-                check_refusal(Kind::Requests, bytes, parse_request(bytes, limits, &mut head));
+                check_refusal(Kind::Requests, bytes, parse_head(bytes, limits, &mut head));
             }
             continue;
         }
-        parse_request(bytes, limits, &mut head).expect("just accepted");
+        parse_head(bytes, limits, &mut head).expect("just accepted");
         assert!(!head.target.is_empty() && head.target.iter().all(u8::is_ascii_graphic));
         let message = oracle(Kind::Requests, bytes).expect("what we accept the independent parser accepts");
         let start = latin_line(&[head.method.as_bytes(), b" ", &head.target, b" ", version_text(head.version)]);
@@ -138,7 +135,7 @@ pub fn request_head(data: &[u8]) {
         write_request(&head, HeaderSet::default(), &mut written);
         written.extend_from_slice(b"\r\n");
         let mut again = RequestHead::default();
-        assert_eq!(parse_request(&written, &LIMITS[1], &mut again), Ok(Some(written.len())), "what we write we read");
+        assert_eq!(parse_head(&written, &LIMITS[1], &mut again), Ok(Some(written.len())), "what we write we read");
         let mut expected = RequestHead { version: Version::Http11, ..head.clone() };
         expected.fields.clear();
         expected.fields.add(b"Host", b"upstream.example");
@@ -157,17 +154,17 @@ pub fn response_head(data: &[u8]) {
         let mut head = ResponseHead::default();
         let parse = |bytes: &[u8]| {
             let mut head = ResponseHead::default();
-            (parse_response(bytes, limits, &mut head), response_text(&head))
+            (parse_head(bytes, limits, &mut head), response_text(&head))
         };
         let (mut reader, mut in_pieces) = (HeadParser::new(), ResponseHead::default());
-        let read = |bytes: &[u8]| (reader.response(bytes, limits, &mut in_pieces), response_text(&in_pieces));
+        let read = |bytes: &[u8]| (reader.read(bytes, limits, &mut in_pieces), response_text(&in_pieces));
         if !check(bytes, seed, limits, parse, read) {
             if limits.head_bytes == LIMITS[1].head_bytes {
-                check_refusal(Kind::Responses, bytes, parse_response(bytes, limits, &mut head));
+                check_refusal(Kind::Responses, bytes, parse_head(bytes, limits, &mut head));
             }
             continue;
         }
-        parse_response(bytes, limits, &mut head).expect("just accepted");
+        parse_head(bytes, limits, &mut head).expect("just accepted");
         assert!((100..=999).contains(&head.status));
         let message = oracle(Kind::Responses, bytes).expect("what we accept the independent parser accepts");
         let status = head.status.to_string();
@@ -179,7 +176,7 @@ pub fn response_head(data: &[u8]) {
         write_response(&head, HeaderSet::default(), &mut written);
         written.extend_from_slice(b"\r\n");
         let mut again = ResponseHead::default();
-        assert_eq!(parse_response(&written, &LIMITS[1], &mut again), Ok(Some(written.len())), "what we write we read");
+        assert_eq!(parse_head(&written, &LIMITS[1], &mut again), Ok(Some(written.len())), "what we write we read");
         head.version = Version::Http11;
         assert_eq!(response_text(&again), response_text(&head));
     }

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 
 use crate::config::{Rewrite, RouteConfig, UpstreamUrl};
-use crate::http::fields::{HeaderId, HeaderRef, is_framing_look_alike};
-use crate::http::head::{HeadLimits, Method, RequestHead, parse_request};
+use crate::http::fields::{HeaderId, HeaderRef, HeaderSet, is_framing_look_alike};
+use crate::http::head::{HeadLimits, Method, RequestHead, parse_head};
 use crate::http::target::{Target, parse_target};
 use crate::proxy::admit::{ForwardPlan, Handler, admit};
 use crate::proxy::cause::Cause;
@@ -130,7 +130,7 @@ impl<'a> Received<'a> {
         request.fields.iter().for_each(|field| head += &format!("{field}\r\n"));
         head += "\r\n";
         let mut parsed = RequestHead::default();
-        let _ = parse_request(head.as_bytes(), &UNLIMITED, &mut parsed);
+        let _ = parse_head(head.as_bytes(), &UNLIMITED, &mut parsed);
         Received { runtime, head: head.into_bytes(), parsed }
     }
 
@@ -162,7 +162,7 @@ impl<'a> Received<'a> {
 
         put!(out, "\nfields: passed as they are, - left out, + added");
         let mut forwarded = RequestHead::default();
-        let _ = parse_request(sent, &UNLIMITED, &mut forwarded);
+        let _ = parse_head(sent, &UNLIMITED, &mut forwarded);
         let rules = StripRules { plan: &plan, trust: PeerTrust::of(peer, &self.runtime.config.forwarded) };
         let because = |Reason { rule, words }| format!("{rule}: {words}");
         let mut added: Vec<HeaderRef<'_>> = forwarded.fields.iter().collect();
@@ -189,7 +189,7 @@ impl<'a> Received<'a> {
         }
 
         let fields = &self.parsed.fields;
-        if fields.may_contain(HeaderId::ContentLength) || fields.may_contain(HeaderId::TransferEncoding) {
+        if fields.may_contain_any(HeaderSet::of(&[HeaderId::ContentLength, HeaderId::TransferEncoding])) {
             put!(out, "\nbody\n  passes as it arrives; trailers do not (S17)");
         }
         explain_response(route, upstream, out);

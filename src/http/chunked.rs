@@ -1,7 +1,7 @@
 //! The chunked transfer coding (RFC 9112 section 7.1): decoder and encoder.
 //!
 //! The decoder can stop after any byte. Chunk extensions are checked and dropped (rule S6); the trailer section is checked
-//! and handed over whole, to be parsed by `head::parse_trailers`.
+//! and handed over whole, to be parsed by `head::parse_head`.
 //!
 //! ```text
 //!  Size ─line end, size > 0─► Data ─all of it─► DataEnd ─CRLF─► Size

@@ -61,17 +61,6 @@ pub struct RequestHead {
     pub fields: Fields,
 }
 
-impl RequestHead {
-    /// Forgets everything, keeps the memory.
-    pub fn clear(&mut self) {
-        self.method = Method::Get;
-        self.target.clear();
-        self.authority.clear();
-        self.version = Version::Http11;
-        self.fields.clear();
-    }
-}
-
 /// The head of a response.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseHead {
@@ -85,20 +74,10 @@ pub struct ResponseHead {
     pub fields: Fields,
 }
 
-impl ResponseHead {
-    /// Forgets everything, keeps the memory.
-    pub fn clear(&mut self) {
-        self.status = 0;
-        self.reason.clear();
-        self.version = Version::Http11;
-        self.fields.clear();
-    }
-}
-
 /// The length of what was parsed; `None` when more bytes are needed.
 pub type ParseResult = Result<Option<usize>, HttpError>;
 
-/// Reads a request head at the start of `input` into `head`.
+/// Reads the head of a request or a response, or a trailer section, at the start of `input` into `head`.
 ///
 /// Returns its length in bytes, `None` when more bytes are needed. One empty line before the request line is skipped
 /// (RFC 9112 section 2.2) and counts into the length. `head` is empty unless a length is returned.
@@ -106,32 +85,22 @@ pub type ParseResult = Result<Option<usize>, HttpError>;
 /// Where a head may come in many pieces, a [`HeadParser`] does the same without starting over.
 ///
 /// ```
-/// use mini_rproxy::http::head::{HeadLimits, Method, RequestHead, parse_request};
+/// use mini_rproxy::http::head::{HeadLimits, Method, RequestHead, parse_head};
 ///
 /// let limits = HeadLimits { head_bytes: 16 << 10, field_lines: 256, request_line: 8 << 10 };
 /// let mut head = RequestHead::default();
-/// assert_eq!(parse_request(b"GET /a HTTP/1.1\r\nHost: exam", &limits, &mut head), Ok(None));
+/// assert_eq!(parse_head(b"GET /a HTTP/1.1\r\nHost: exam", &limits, &mut head), Ok(None));
 ///
 /// let input = b"GET /a HTTP/1.1\r\nHost: example.com\r\n\r\nnext";
-/// assert_eq!(parse_request(input, &limits, &mut head), Ok(Some(input.len() - 4)));
+/// assert_eq!(parse_head(input, &limits, &mut head), Ok(Some(input.len() - 4)));
 /// assert_eq!((&head.method, &head.target[..]), (&Method::Get, &b"/a"[..]));
 /// assert_eq!(head.fields.values_of(b"host").next(), Some(&b"example.com"[..]));
 ///
-/// let refused = parse_request(b"GET /a HTTP/1.1\nHost: example.com\n\n", &limits, &mut head).unwrap_err();
+/// let refused = parse_head(b"GET /a HTTP/1.1\nHost: example.com\n\n", &limits, &mut head).unwrap_err();
 /// assert_eq!((refused.rule(), refused.status()), ("S8", 400));
 /// ```
-pub fn parse_request(input: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> ParseResult {
-    HeadParser::new().request(input, limits, head)
-}
-
-/// Reads a response head at the start of `input` into `head`; returns like [`parse_request`].
-pub fn parse_response(input: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -> ParseResult {
-    HeadParser::new().response(input, limits, head)
-}
-
-/// Reads a whole trailer section (field lines and the empty line that ends it) into `fields`.
-pub fn parse_trailers(input: &[u8], limits: &HeadLimits, fields: &mut Fields) -> ParseResult {
-    HeadParser::new().read(input, limits, fields)
+pub fn parse_head(input: &[u8], limits: &HeadLimits, head: &mut impl Head) -> ParseResult {
+    HeadParser::new().read(input, limits, head)
 }
 
 /// Remembers what it has seen of a head, so that one which arrives in small pieces is not searched over and over.
@@ -155,17 +124,8 @@ impl HeadParser {
         HeadParser { seen: 0, line_start: 0 }
     }
 
-    /// Like [`parse_request`], where `input` begins with all that earlier calls were given.
-    pub fn request(&mut self, input: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> ParseResult {
-        self.read(input, limits, head)
-    }
-
-    /// Like [`parse_response`], where `input` begins with all that earlier calls were given.
-    pub fn response(&mut self, input: &[u8], limits: &HeadLimits, head: &mut ResponseHead) -> ParseResult {
-        self.read(input, limits, head)
-    }
-
-    fn read<H: Head>(&mut self, input: &[u8], limits: &HeadLimits, head: &mut H) -> ParseResult {
+    /// Like [`parse_head`], where `input` begins with all that earlier calls were given.
+    pub fn read<H: Head>(&mut self, input: &[u8], limits: &HeadLimits, head: &mut H) -> ParseResult {
         head.clear();
         // No byte beyond it is ever looked at, so that the limit is reached at the same place however the bytes arrive.
         let window = &input[..input.len().min(limits.head_bytes)];
@@ -207,8 +167,9 @@ impl HeadParser {
     }
 }
 
-/// The head, or what has come of it, breaks a rule; [`first_error`] knows which.
-struct Refused;
+/// The head, or what has come of it, breaks a rule; `first_error` knows which.
+#[derive(Debug)]
+pub struct Refused;
 
 impl From<httparse::Error> for Refused {
     fn from(_: httparse::Error) -> Refused {
@@ -217,7 +178,7 @@ impl From<httparse::Error> for Refused {
 }
 
 /// What requests, responses and trailer sections differ in: the first line.
-trait Head {
+pub trait Head {
     /// Forgets everything, keeps the memory.
     fn clear(&mut self);
     /// Fills `self`, which is empty, from a head at the start of `bytes` and returns the length of that. Where that is not
@@ -237,7 +198,11 @@ fn max_lines(limits: &HeadLimits) -> usize {
 
 impl Head for RequestHead {
     fn clear(&mut self) {
-        RequestHead::clear(self);
+        self.method = Method::Get;
+        self.target.clear();
+        self.authority.clear();
+        self.version = Version::Http11;
+        self.fields.clear();
     }
 
     fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused> {
@@ -282,7 +247,10 @@ impl Head for RequestHead {
 
 impl Head for ResponseHead {
     fn clear(&mut self) {
-        ResponseHead::clear(self);
+        self.status = 0;
+        self.reason.clear();
+        self.version = Version::Http11;
+        self.fields.clear();
     }
 
     fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused> {
@@ -527,7 +495,7 @@ mod tests {
     fn request(reader: &mut HeadParser, input: &[u8]) -> Parsed {
         let mut head = RequestHead { target: b"left over".to_vec(), ..RequestHead::default() };
         head.fields.add(b"Left", b"over");
-        let parsed = reader.request(input, &LIMITS, &mut head);
+        let parsed = reader.read(input, &LIMITS, &mut head);
         if !matches!(parsed, Ok(Some(_))) {
             assert_eq!(request_text(&head), request_text(&RequestHead::default()), "empty unless whole");
         }
@@ -537,7 +505,7 @@ mod tests {
     fn response(reader: &mut HeadParser, input: &[u8]) -> Parsed {
         let mut head = ResponseHead { reason: b"left over".to_vec(), status: 1, ..ResponseHead::default() };
         head.fields.add(b"Left", b"over");
-        let parsed = reader.response(input, &LIMITS, &mut head);
+        let parsed = reader.read(input, &LIMITS, &mut head);
         if !matches!(parsed, Ok(Some(_))) {
             assert_eq!(response_text(&head), response_text(&ResponseHead::default()), "empty unless whole");
         }
@@ -547,7 +515,7 @@ mod tests {
     fn trailers(_: &mut HeadParser, input: &[u8]) -> Parsed {
         let mut fields = Fields::new();
         fields.add(b"Left", b"over");
-        Ok(parse_trailers(input, &LIMITS, &mut fields)?.map(|len| (len, fields_text(&fields))))
+        Ok(parse_head(input, &LIMITS, &mut fields)?.map(|len| (len, fields_text(&fields))))
     }
 
     /// Invariants 1 and 2: the same answer whole, byte by byte, as any prefix, and whatever follows.
@@ -743,7 +711,7 @@ mod tests {
         let limits = HeadLimits { head_bytes: usize::MAX, field_lines: usize::MAX, request_line: usize::MAX };
         for (count, expected) in [(MAX_FIELD_LINES, None), (MAX_FIELD_LINES + 1, Some(HttpError::TooManyLines))] {
             let input = [&b"GET / HTTP/1.1\r\n"[..], &b"a:\r\n".repeat(count), b"\r\n"].concat();
-            assert_eq!(parse_request(&input, &limits, &mut RequestHead::default()).err(), expected, "{count}");
+            assert_eq!(parse_head(&input, &limits, &mut RequestHead::default()).err(), expected, "{count}");
         }
     }
 
@@ -885,8 +853,8 @@ mod tests {
             let name = input.escape_ascii().to_string();
             let _ = (answer(&name, &input, request), answer(&name, &input, response));
             let (mut head, mut other) = (RequestHead::default(), ResponseHead::default());
-            let requests = parse_request(&input, &LARGE, &mut head).map(|len| len.map(|_| request_text(&head)));
-            let responses = parse_response(&input, &LARGE, &mut other).map(|len| len.map(|_| response_text(&other)));
+            let requests = parse_head(&input, &LARGE, &mut head).map(|len| len.map(|_| request_text(&head)));
+            let responses = parse_head(&input, &LARGE, &mut other).map(|len| len.map(|_| response_text(&other)));
             for (ours, kind) in [(requests, Kind::Requests), (responses, Kind::Responses)] {
                 match (ours, strict_text(kind, &input)) {
                     // Lines are judged here as they come, there together.
@@ -916,7 +884,7 @@ mod tests {
             let mut read = Ok(None);
             for end in ends {
                 assert_eq!(read, Ok(None));
-                read = reader.request(&input[..end], &limits, &mut head);
+                read = reader.read(&input[..end], &limits, &mut head);
             }
             assert_eq!(read, Ok(Some(input.len())), "in pieces of {piece}");
             assert!(RUNS.get() <= lines.min(pieces) + 2, "{} runs for {pieces} pieces of {piece}", RUNS.get());
@@ -945,8 +913,8 @@ mod tests {
             let section = [&lines[..], b"\r\n"].concat();
             let (mut head, mut fields) = (RequestHead::default(), Fields::new());
             let whole = [b"GET / HTTP/1.1\r\n", &section[..]].concat();
-            assert_eq!(parse_request(&whole, &LIMITS, &mut head), Ok(Some(whole.len())));
-            assert_eq!(parse_trailers(&section, &LIMITS, &mut fields), Ok(Some(section.len())));
+            assert_eq!(parse_head(&whole, &LIMITS, &mut head), Ok(Some(whole.len())));
+            assert_eq!(parse_head(&section, &LIMITS, &mut fields), Ok(Some(section.len())));
             assert_eq!(fields_text(&head.fields), fields_text(&fields));
             let (mut one, mut other) = (Vec::new(), Vec::new());
             head.fields.write(&mut one);
@@ -959,9 +927,9 @@ mod tests {
     fn a_used_head_stops_allocating() {
         let input = b"GET /a/b/c?d HTTP/1.1\r\nHost: a\r\nUser-Agent: b\r\n\r\n";
         let mut head = RequestHead::default();
-        assert_eq!(parse_request(input, &LIMITS, &mut head), Ok(Some(input.len())));
+        assert_eq!(parse_head(input, &LIMITS, &mut head), Ok(Some(input.len())));
         let before = (head.target.as_ptr(), head.fields.nth(0).map(|line| line.name.as_ptr()));
-        assert_eq!(parse_request(input, &LIMITS, &mut head), Ok(Some(input.len())));
+        assert_eq!(parse_head(input, &LIMITS, &mut head), Ok(Some(input.len())));
         assert_eq!((head.target.as_ptr(), head.fields.nth(0).map(|line| line.name.as_ptr())), before);
     }
 
@@ -969,7 +937,7 @@ mod tests {
     fn s13_what_is_written_is_made_of_parts() {
         let mut head = RequestHead::default();
         let input = b"\r\nPOST /a HTTP/1.0\r\nhost:old\r\nA:\t1\t\r\nB:  2\r\n\r\n";
-        assert_eq!(parse_request(input, &LIMITS, &mut head), Ok(Some(input.len())));
+        assert_eq!(parse_head(input, &LIMITS, &mut head), Ok(Some(input.len())));
         head.authority.extend_from_slice(b"new:81");
         let mut out = b"before|".to_vec();
         write_request(&head, HeaderSet::default(), &mut out);
@@ -977,7 +945,7 @@ mod tests {
 
         let mut head = ResponseHead::default();
         let input = b"HTTP/1.0 404 Not  here\r\nA:\t1\t\r\n\r\n";
-        assert_eq!(parse_response(input, &LIMITS, &mut head), Ok(Some(input.len())));
+        assert_eq!(parse_head(input, &LIMITS, &mut head), Ok(Some(input.len())));
         out.clear();
         write_response(&head, HeaderSet::default(), &mut out);
         assert_eq!(out, b"HTTP/1.1 404 Not  here\r\nA: 1\r\n");

@@ -5,9 +5,7 @@ use httparse::{EMPTY_HEADER, Error, Header, Status};
 
 use super::error::HttpError;
 use super::fields::Fields;
-use super::head::{
-    HeadLimits, MAX_FIELD_LINES, RequestHead, ResponseHead, parse_request, parse_response, parse_trailers,
-};
+use super::head::{HeadLimits, MAX_FIELD_LINES, RequestHead, ResponseHead, parse_head};
 
 const LIMITS: HeadLimits = HeadLimits { head_bytes: 64 << 10, field_lines: MAX_FIELD_LINES, request_line: 8 << 10 };
 const WHOLE: Result<(), Error> = Ok(());
@@ -25,11 +23,11 @@ fn raw_response(input: &[u8]) -> Result<(), Error> {
 }
 
 fn request(input: &[u8]) -> Result<(), HttpError> {
-    parse_request(input, &LIMITS, &mut RequestHead::default()).map(|len| assert_eq!(len, Some(input.len())))
+    parse_head(input, &LIMITS, &mut RequestHead::default()).map(|len| assert_eq!(len, Some(input.len())))
 }
 
 fn response(input: &[u8]) -> Result<(), HttpError> {
-    parse_response(input, &LIMITS, &mut ResponseHead::default()).map(|len| assert_eq!(len, Some(input.len())))
+    parse_head(input, &LIMITS, &mut ResponseHead::default()).map(|len| assert_eq!(len, Some(input.len())))
 }
 
 /// A head, what httparse says of it, and what is said here.
@@ -60,7 +58,7 @@ fn s8_bare_lf_is_accepted_there_and_refused_here() {
     }
     for input in [&b"a: b\n\r\n"[..], b"a: b\r\n\n", b"\n"] {
         assert_eq!(raw(httparse::parse_headers(input, &mut [EMPTY_HEADER])), WHOLE, "{}", input.escape_ascii());
-        let ours = parse_trailers(input, &LIMITS, &mut Fields::new());
+        let ours = parse_head(input, &LIMITS, &mut Fields::new());
         assert_eq!(ours, Err(HttpError::BareLf), "{}", input.escape_ascii());
     }
 }
@@ -134,7 +132,7 @@ fn s9_look_alikes_of_framing_fields_are_kept_there() {
     let (_, theirs) = httparse::parse_headers(input, &mut lines).map(Status::unwrap).expect("good lines");
     assert_eq!(theirs.len(), 3);
     let mut fields = Fields::new();
-    assert_eq!(parse_trailers(input, &LIMITS, &mut fields), Ok(Some(input.len())));
+    assert_eq!(parse_head(input, &LIMITS, &mut fields), Ok(Some(input.len())));
     assert_eq!(fields.iter().map(|line| line.name).collect::<Vec<_>>(), [b"a_b"]);
 }
 
@@ -154,7 +152,7 @@ fn s12_targets_are_visible_ascii_there() {
         for before in 0..34 {
             let filler = vec![b'a'; before];
             let input = [b"GET /", &filler[..], &[byte], &filler, b" HTTP/1.1\r\n\r\n"].concat();
-            let is_read = parse_request(&input, &LIMITS, &mut RequestHead::default()).is_ok();
+            let is_read = parse_head(&input, &LIMITS, &mut RequestHead::default()).is_ok();
             assert_eq!(is_read, byte.is_ascii_graphic(), "{byte:#x} after {before}");
         }
     }
@@ -214,7 +212,7 @@ fn s18_reasons_with_other_bytes_are_empty_there() {
         let mut raw = httparse::Response::new(&mut lines);
         assert!(raw.parse(&input).is_ok());
         assert_eq!(raw.reason, Some(theirs));
-        assert_eq!(parse_response(&input, &LIMITS, &mut head), Ok(Some(input.len())));
+        assert_eq!(parse_head(&input, &LIMITS, &mut head), Ok(Some(input.len())));
         assert_eq!(head.reason, reason, "{}", reason.escape_ascii());
     }
 }
@@ -224,14 +222,14 @@ fn s10_the_slice_limits_the_lines_there_and_nothing_the_sizes() {
     let input = b"GET / HTTP/1.1\r\na: b\r\nc: d\r\n\r\n";
     assert_eq!(raw(httparse::Request::new(&mut [EMPTY_HEADER; 1]).parse(input)), Err(Error::TooManyHeaders));
     let limits = HeadLimits { field_lines: 1, ..LIMITS };
-    assert_eq!(parse_request(input, &limits, &mut RequestHead::default()), Err(HttpError::TooManyLines));
+    assert_eq!(parse_head(input, &limits, &mut RequestHead::default()), Err(HttpError::TooManyLines));
 
     let long = |len: usize| [b"GET /", &vec![b'a'; len][..], b" HTTP/1.1\r\n\r\n"].concat();
     assert_requests(&[(&long(9_000), WHOLE, Err(HttpError::RequestLineTooLong))]);
     let limits = HeadLimits { request_line: 1 << 20, ..LIMITS };
     let input = long(66_000);
     assert_eq!(raw_request(&input), WHOLE);
-    assert_eq!(parse_request(&input, &limits, &mut RequestHead::default()), Err(HttpError::HeadTooLarge));
+    assert_eq!(parse_head(&input, &limits, &mut RequestHead::default()), Err(HttpError::HeadTooLarge));
 }
 
 /// Ranges of fields are told by where the parts stand, which a copy would not have.

@@ -177,7 +177,7 @@ pub fn max_forwards(fields: &Fields) -> Result<Option<u64>, Cause> {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::http::head::{HeadLimits, parse_request};
+    use crate::http::head::{HeadLimits, parse_head};
     use crate::proxy::connection::read_options;
     use std::sync::Arc;
 
@@ -200,7 +200,7 @@ mod tests {
     fn judge_from(peer: &Peer, runtime: &Runtime, start: &str, lines: &str) -> Result<(Decision, String), Cause> {
         let mut head = RequestHead::default();
         let text = format!("{start}\r\nHost: h\r\n{lines}\r\n");
-        parse_request(text.as_bytes(), &LIMITS, &mut head).expect("a valid head").expect("a whole head");
+        parse_head(text.as_bytes(), &LIMITS, &mut head).expect("a valid head").expect("a whole head");
         let options = read_options(&head.fields, &mut Vec::new()).expect("few options");
         let mut target = b"left over".to_vec();
         let admission = admit(&head, options, peer, runtime, None, &mut target)?;

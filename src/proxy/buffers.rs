@@ -5,7 +5,7 @@ use super::forward::Scratch;
 use super::hooks::ChainState;
 use crate::bytes::ByteQueue;
 use crate::http::fields::Fields;
-use crate::http::head::{Method, RequestHead, ResponseHead};
+use crate::http::head::{Head as _, Method, RequestHead, ResponseHead};
 
 /// What a recycled buffer may keep.
 pub(super) const KEPT_CAPACITY: usize = 16 * 1024;

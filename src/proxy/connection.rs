@@ -43,13 +43,8 @@ impl Options {
 
 /// Reads all Connection lines; names of other fields are collected in `named`, which is cleared
 /// first. Names that are removed from every message anyway are left out of it, so that it is nearly always empty.
-#[inline]
 pub fn read_options(fields: &Fields, named: &mut Vec<u8>) -> Result<Options, HttpError> {
     named.clear();
-    if fields.may_contain(HeaderId::Connection) { read_lines(fields, named) } else { Ok(Options::default()) }
-}
-
-fn read_lines(fields: &Fields, named: &mut Vec<u8>) -> Result<Options, HttpError> {
     let mut options = Options::default();
     let mut count = 0;
     for value in fields.values(HeaderId::Connection) {
@@ -110,12 +105,11 @@ pub fn allowed_protocols<'a>(fields: &'a Fields, allowed: &'a [String]) -> impl 
 /// Whether credentials or challenges in lines of that name are of a scheme that logs in a connection and not a request: NTLM,
 /// and Negotiate, which may be NTLM. No other client may use such a connection (RFC 9110 section 3.3, RFC 4559).
 pub fn has_connection_login(fields: &Fields, name: HeaderId) -> bool {
-    fields.may_contain(name)
-        && fields.values(name).flat_map(list_members).any(|member| {
-            // A space follows it; an origin may take a tab for one.
-            let scheme = member.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or_default();
-            scheme.eq_ignore_ascii_case(b"NTLM") || scheme.eq_ignore_ascii_case(b"Negotiate")
-        })
+    fields.values(name).flat_map(list_members).any(|member| {
+        // A space follows it; an origin may take a tab for one.
+        let scheme = member.split(|byte| matches!(byte, b' ' | b'\t')).next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"NTLM") || scheme.eq_ignore_ascii_case(b"Negotiate")
+    })
 }
 
 #[cfg(test)]

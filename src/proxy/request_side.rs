@@ -71,7 +71,7 @@ impl Transaction {
             match &mut self.request_state {
                 RequestState::Head { parser, .. } => {
                     let limits = head_limits(&ctx.client.runtime.config);
-                    match parser.request(rest, &limits, &mut self.buf.request) {
+                    match parser.read(rest, &limits, &mut self.buf.request) {
                         Ok(None) => return taken,
                         Ok(Some(len)) => {
                             taken += len;

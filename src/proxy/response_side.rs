@@ -22,7 +22,7 @@ use crate::http::chunked::LAST_CHUNK;
 use crate::http::error::HttpError;
 use crate::http::fields::{HeaderId, HeaderSet};
 use crate::http::framing::{Framing, has_false_framing, has_no_body, response_framing};
-use crate::http::head::{HeadParser, Method, Version, parse_trailers, reason_phrase};
+use crate::http::head::{HeadParser, Method, Version, parse_head, reason_phrase};
 
 const FRAMING: HeaderSet = HeaderSet::of(&[HeaderId::ContentLength, HeaderId::TransferEncoding]);
 
@@ -73,7 +73,7 @@ impl Transaction {
                 ResponseState::AwaitHead { interim, reuse, parser } => {
                     let (interim, reuse) = (*interim, *reuse);
                     let limits = head_limits(&ctx.client.runtime.config);
-                    match parser.response(rest, &limits, &mut self.buf.response) {
+                    match parser.read(rest, &limits, &mut self.buf.response) {
                         Ok(None) => return taken,
                         Ok(Some(len)) => {
                             taken += len;
@@ -366,7 +366,7 @@ impl Transaction {
             BodyMode::Passthrough | BodyMode::UntilClose => {}
             BodyMode::Chunked => {
                 let limits = head_limits(&ctx.client.runtime.config);
-                match parse_trailers(body.trailers(), &limits, &mut self.buf.trailers) {
+                match parse_head(body.trailers(), &limits, &mut self.buf.trailers) {
                     Ok(_) => {
                         self.buf.to_client.extend(LAST_CHUNK);
                         write_trailers(&mut self.buf.trailers, self.buf.to_client.buf());
