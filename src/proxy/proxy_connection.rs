@@ -367,7 +367,7 @@ impl ProxyConnection {
                         let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
                         transaction.read_held(&mut ctx);
                         if transaction.log.timeline.is_some() {
-                            transaction.trace(now, Some((None, "behind the request before had come", held)));
+                            transaction.trace(now, Some((None, "already received:", held)));
                         }
                         continue;
                     }
