@@ -117,7 +117,7 @@ impl Cause {
         }
     }
 
-    /// What happened and what can be done, as a sentence, where the word alone would not help.
+    /// What happened and what can be done, where the word alone would not help.
     pub const fn detail(self) -> Option<&'static str> {
         match self {
             Cause::BadResponse(error) | Cause::Rule(error) => Some(error.expected()),

@@ -104,43 +104,14 @@ impl ProxyConnection {
 
     /// Takes an event. Afterwards the caller carries out all commands, writes all output and asks again what is wanted.
     pub fn handle(&mut self, worker: &mut WorkerCtx<'_>, input: Input<'_>) {
-        let now = worker.now.instant;
         if let Input::Bytes(Side::Upstream, _) = input
             && self.commands.on_surplus()
         {
             return;
         }
-        match (&mut self.state, input) {
-            (ConnectionState::Active(_), _) => self.on_input(worker, input),
-            // It begins nothing.
-            (ConnectionState::Idle { skipped, .. }, Input::Bytes(Side::Client, data))
-                if EMPTY_LINE[usize::from(*skipped)..].starts_with(data) =>
-            {
-                *skipped += data.len() as u8;
-            }
-            (ConnectionState::Idle { skipped, .. }, Input::Bytes(Side::Client, _)) => {
-                let mut transaction = take_transaction(worker);
-                transaction.buf.client_input.extend_from_slice(&EMPTY_LINE[..usize::from(*skipped)]);
-                self.set_state("first byte of a request", ConnectionState::Active(transaction));
-                self.on_input(worker, input);
-            }
-            (ConnectionState::Lingering { last_read, .. }, Input::Bytes(Side::Client, _)) => *last_read = now,
-            (
-                ConnectionState::Idle { .. } | ConnectionState::Lingering { .. },
-                Input::Eof(Side::Client) | Input::Reset(Side::Client) | Input::Unwritable(Side::Client),
-            ) => self.close_unused(),
-            (ConnectionState::Idle { .. } | ConnectionState::Lingering { .. }, Input::Tick) => {
-                if self.deadline().is_some_and(|at| at <= now) {
-                    self.close_unused();
-                }
-            }
-            // Late events from a released upstream are ignored.
-            (ConnectionState::Idle { .. } | ConnectionState::Lingering { .. } | ConnectionState::Closed, _) => {}
+        if !self.is_active() && !self.begins_request(worker, input) {
+            return;
         }
-    }
-
-    /// One event for the running transaction, and what follows from it.
-    fn on_input(&mut self, worker: &mut WorkerCtx<'_>, input: Input<'_>) {
         let ConnectionState::Active(transaction) = &mut self.state else { return };
         let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
         let was_empty = (transaction.buf.to_client.is_empty(), transaction.buf.to_upstream.is_empty());
@@ -158,6 +129,35 @@ impl ProxyConnection {
                 transaction.last_activity.upstream_write = worker.now.instant;
             }
         }
+    }
+
+    /// An event between two requests, or behind the last one; returns whether a request begins with it.
+    fn begins_request(&mut self, worker: &mut WorkerCtx<'_>, input: Input<'_>) -> bool {
+        let now = worker.now.instant;
+        let is_late = matches!(input, Input::Tick) && self.deadline().is_some_and(|at| at <= now);
+        match (&mut self.state, input) {
+            // It begins nothing.
+            (ConnectionState::Idle { skipped, .. }, Input::Bytes(Side::Client, data))
+                if EMPTY_LINE[usize::from(*skipped)..].starts_with(data) =>
+            {
+                *skipped += data.len() as u8;
+            }
+            (ConnectionState::Idle { skipped, .. }, Input::Bytes(Side::Client, _)) => {
+                let mut transaction = take_transaction(worker);
+                transaction.buf.client_input.extend_from_slice(&EMPTY_LINE[..usize::from(*skipped)]);
+                self.set_state("first byte of a request", ConnectionState::Active(transaction));
+                return true;
+            }
+            (ConnectionState::Lingering { last_read, .. }, Input::Bytes(Side::Client, _)) => *last_read = now,
+            (ConnectionState::Closed, _) => {}
+            (_, Input::Eof(Side::Client) | Input::Reset(Side::Client) | Input::Unwritable(Side::Client)) => {
+                self.close_unused();
+            }
+            (_, Input::Tick) if is_late => self.close_unused(),
+            // Late events from a released upstream are ignored.
+            _ => {}
+        }
+        false
     }
 
     /// The next thing to do.
