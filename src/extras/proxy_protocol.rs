@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 use crate::config::Config;
 use crate::http::chars::{parse_decimal, split};
-use crate::net::conn::{Conn, ReadOutcome};
+use crate::net::conn::{Conn, ReadOutcome, Readiness};
 use crate::proxy::proxy_connection::{ListenerKind, Peer, ProxyConnection};
 
 /// So many bytes of a header are looked at together.
@@ -100,7 +100,7 @@ impl ProxyHeader {
             };
             let Some(header) = parse_header(&buf[..len])? else {
                 // The peer is gone (rule G12), or has closed its side.
-                return if is_late || conn.socket.is_end_in_sight() { Err(INCOMPLETE) } else { Ok(false) };
+                return if is_late || conn.socket.has(Readiness::RDHUP) { Err(INCOMPLETE) } else { Ok(false) };
             };
             client.set_client_address(header.client);
             if header.is_tls {

@@ -18,7 +18,7 @@ use crate::extras::proxy_protocol::ProxyHeader;
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{CloseMode, Command, Input, ProxyConnection, ReadPurpose, Side};
 
-use super::conn::{Conn, ReadOutcome, WriteOutcome};
+use super::conn::{Conn, ReadOutcome, Readiness, WriteOutcome};
 use super::event_source::EventSource;
 use super::slab::Key;
 use super::splice::{Pipes, SPLICE_COST, SpliceResult, splice_body};
@@ -302,7 +302,7 @@ impl Worker {
         }
         self.ctx.memory.update(&mut client.counted, 0);
         if let Some(pending) = client.pending_splice {
-            pending.discard(&mut self.pipes);
+            self.pipes.release(pending.pipe);
         }
         let metrics = &self.ctx.observer.metrics;
         metrics.increment(Counter::Closed);
@@ -457,10 +457,10 @@ impl Session<'_> {
         let Some(conn) = self.conn(side) else { return false };
         if !conn.can_read() {
             // Where the end was read already, a reset may still come.
-            return conn.socket.may_be_broken() && self.check_reset(side);
+            return conn.socket.has(Readiness::ERROR) && self.check_reset(side);
         }
         // Nothing overtakes what is in the pipe.
-        if self.client.pending_splice.as_ref().is_some_and(|pending| pending.from() == side) {
+        if self.client.pending_splice.as_ref().is_some_and(|pending| pending.from == side) {
             return self.check_reset(side);
         }
         let Some(purpose) = self.client.connection.read_interest(side) else { return self.check_reset(side) };
@@ -569,13 +569,13 @@ impl Session<'_> {
         let Session { client, upstream, pipes, ctx, .. } = self;
         let ClientConn { conn, connection, pending_splice, .. } = &mut **client;
         let Some(pending) = pending_splice.as_deref_mut() else { return false };
-        let side = pending.from();
+        let side = pending.from;
         let to = match conns(side, conn, upstream).1 {
             Some(to) if connection.bypass_limit(side) >= pending.held() as u64 => to,
             // The proxy connection has other plans.
             _ => return self.pipe_to_memory(),
         };
-        if pending.until().is_some_and(|until| until <= ctx.now()) {
+        if pending.until.is_some_and(|until| until <= ctx.now()) {
             return self.end_pipe_hold();
         }
         // What the proxy connection was given before goes first.
@@ -588,7 +588,7 @@ impl Session<'_> {
         if pending.held() == 0
             && let Some(pending) = pending_splice.take()
         {
-            pending.discard(pipes);
+            pipes.release(pending.pipe);
         }
         budget.bytes += given.div_ceil(SPLICE_COST);
         report_bypassed(connection, ctx, side, given, outcome);
@@ -598,12 +598,11 @@ impl Session<'_> {
     /// The proxy connection is to know of what rests in a pipe: gives it all, or where that is more than one read, a part.
     /// Returns whether there was something that it did not know of.
     fn end_pipe_hold(&mut self) -> bool {
-        let Some(pending) = self.client.pending_splice.as_deref_mut().filter(|pending| pending.until().is_some())
-        else {
+        let Some(pending) = self.client.pending_splice.as_deref_mut().filter(|pending| pending.until.is_some()) else {
             return false;
         };
         let Some(bytes) = pending.read_part(self.read_buf) else { return self.pipe_to_memory() };
-        let side = pending.from();
+        let side = pending.from;
         self.client.connection.handle(&mut self.ctx.worker(), Input::Bytes(side, bytes));
         true
     }
@@ -616,9 +615,9 @@ impl Session<'_> {
             if bytes.is_empty() {
                 break;
             }
-            self.client.connection.handle(&mut self.ctx.worker(), Input::Bytes(pending.from(), bytes));
+            self.client.connection.handle(&mut self.ctx.worker(), Input::Bytes(pending.from, bytes));
         }
-        pending.discard(self.pipes);
+        self.pipes.release(pending.pipe);
         true
     }
 }

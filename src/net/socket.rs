@@ -80,9 +80,10 @@ bitflags! {
         const READABLE = 1;
         /// A write may succeed.
         const WRITABLE = 1 << 1;
-        /// The poller saw the peer's end: a short read does not mean drained any more, the end comes right behind it.
+        /// The poller saw the peer's end: what waits in the kernel is all that comes, and a short read does not mean drained
+        /// any more, the end comes right behind it.
         const RDHUP = 1 << 2;
-        /// The poller saw an error.
+        /// The poller saw an error that was not looked at.
         const ERROR = 1 << 3;
         /// The end was read, or reading failed.
         const READ_CLOSED = 1 << 4;
@@ -169,7 +170,7 @@ impl Socket {
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = if self.can_write() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
         let fd = self.fd.as_raw_fd();
-        if self.flags.contains(Readiness::REGISTERED) {
+        if self.has(Readiness::REGISTERED) {
             registry.reregister(&mut SourceFd(&fd), token, interest)?;
         } else {
             registry.register(&mut SourceFd(&fd), token, interest)?;
@@ -185,8 +186,7 @@ impl Socket {
     /// directions it stays so: a slow peer costs one call more, and never two.
     pub fn needs_registering(&self) -> bool {
         let is_blocked = !self.flags.intersects(Readiness::WRITABLE | Readiness::WRITE_CLOSED);
-        !self.flags.contains(Readiness::REGISTERED)
-            || (is_blocked && !self.flags.contains(Readiness::REGISTERED_TO_WRITE))
+        !self.has(Readiness::REGISTERED) || (is_blocked && !self.has(Readiness::REGISTERED_TO_WRITE))
     }
 
     /// Remembers what the poller said.
@@ -204,14 +204,9 @@ impl Socket {
         self.flags & (Readiness::WRITABLE | Readiness::WRITE_CLOSED) == Readiness::WRITABLE
     }
 
-    /// Whether the poller saw the peer's end: what waits in the kernel is all that comes.
-    pub fn is_end_in_sight(&self) -> bool {
-        self.flags.contains(Readiness::RDHUP)
-    }
-
-    /// Whether nothing will ever be written again.
-    pub fn is_write_over(&self) -> bool {
-        self.flags.contains(Readiness::WRITE_CLOSED)
+    /// Whether that is known of it.
+    pub fn has(&self, flag: Readiness) -> bool {
+        self.flags.contains(flag)
     }
 
     /// Whether the peer has left a write unfinished since the last one that went through.
@@ -227,11 +222,6 @@ impl Socket {
     /// How much to give it through a pipe at once.
     pub fn splice_window(&self) -> usize {
         FIRST_WINDOW << (self.window_steps / WINDOW_STEPS)
-    }
-
-    /// Whether the last read brought as much as it asked for.
-    pub fn is_read_full(&self) -> bool {
-        self.flags.contains(Readiness::READ_FULL)
     }
 
     /// Reads once.
@@ -265,7 +255,7 @@ impl Socket {
                 }
                 Ok(len) => {
                     self.flags.set(Readiness::READ_FULL, len >= max);
-                    if len < max && !self.flags.contains(Readiness::RDHUP) {
+                    if len < max && !self.has(Readiness::RDHUP) {
                         self.flags -= Readiness::READABLE;
                     }
                     return ReadOutcome::Bytes(len);
@@ -343,7 +333,7 @@ impl Socket {
 
     /// Whether closing it now would take back bytes that were written: a reset does.
     pub fn would_lose_bytes(&self) -> bool {
-        self.flags.contains(Readiness::RESET) && self.unsent() > 0
+        self.has(Readiness::RESET) && self.unsent() > 0
     }
 
     /// How many bytes that were written have not arrived: not acknowledged (TCP) or not read (a local socket), as far as the
@@ -372,15 +362,10 @@ impl Socket {
         None
     }
 
-    /// Whether the poller saw an error that was not looked at.
-    pub fn may_be_broken(&self) -> bool {
-        self.flags.contains(Readiness::ERROR)
-    }
-
     /// Whether the connection is known to be broken, without reading: asked when the poller saw an error and nothing is to
     /// be read. The error is taken out of the socket, so this says yes once.
     pub fn is_broken(&mut self) -> bool {
-        if !self.may_be_broken() {
+        if !self.has(Readiness::ERROR) {
             return false;
         }
         self.flags -= Readiness::ERROR;
@@ -393,8 +378,8 @@ impl Socket {
 
     /// Whether the peer's end is all that there is left to read. It counts as read then.
     pub fn has_ended(&mut self) -> bool {
-        let has_ended = self.is_end_in_sight()
-            && !self.flags.contains(Readiness::READ_CLOSED)
+        let has_ended = self.has(Readiness::RDHUP)
+            && !self.has(Readiness::READ_CLOSED)
             && matches!(recv(&self.fd, &mut [0; 1][..], RecvFlags::PEEK), Ok((0, _)));
         if has_ended {
             self.flags |= Readiness::READ_CLOSED;
@@ -551,9 +536,9 @@ mod tests {
         let mut poll = mio::Poll::new().expect("poll");
         peer.write_all(b"last words").expect("write");
         peer.shutdown(Shutdown::Write).expect("shutdown");
-        assert!(!conn.is_end_in_sight());
+        assert!(!conn.has(Readiness::RDHUP));
         conn.register(poll.registry(), TOKEN).expect("register");
-        wait(&mut poll, &mut conn, |conn| conn.is_end_in_sight());
+        wait(&mut poll, &mut conn, |conn| conn.has(Readiness::RDHUP));
         assert!(!conn.has_ended(), "there are bytes before it");
         assert_eq!(conn.read(&mut buf), ReadOutcome::Bytes(10));
         assert!(conn.can_read(), "the short read does not hide the end");
@@ -569,7 +554,7 @@ mod tests {
         assert!(!conn.has_ended());
         conn.register(poll.registry(), TOKEN).expect("register");
         peer.shutdown(Shutdown::Write).expect("shutdown");
-        wait(&mut poll, &mut conn, |conn| conn.is_end_in_sight());
+        wait(&mut poll, &mut conn, |conn| conn.has(Readiness::RDHUP));
         assert!(conn.has_ended());
         assert!(!conn.has_ended() && !conn.can_read());
     }
@@ -612,7 +597,7 @@ mod tests {
         conn.register(poll.registry(), TOKEN).expect("register");
         SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("linger");
         drop(peer);
-        wait(&mut poll, &mut conn, |conn| conn.may_be_broken());
+        wait(&mut poll, &mut conn, |conn| conn.has(Readiness::ERROR));
         assert!(conn.is_broken());
         assert!(!conn.is_broken(), "told once");
         assert!(!conn.can_read() && !conn.can_write());
@@ -639,7 +624,7 @@ mod tests {
         let mut poll = mio::Poll::new().expect("poll");
         let mut conn = Socket::connect(address).expect("a socket");
         conn.register(poll.registry(), TOKEN).expect("register");
-        wait(&mut poll, &mut conn, |conn| conn.flags.contains(Readiness::WRITABLE));
+        wait(&mut poll, &mut conn, |conn| conn.has(Readiness::WRITABLE));
         assert!(matches!(conn.finish_connect(), Poll::Ready(Ok(()))));
         drop(listener);
         // Nobody listens there any more.

@@ -131,7 +131,7 @@ impl Pipes {
     }
 
     /// Takes a pipe back. One that is not empty is closed: its bytes belong to nothing.
-    fn release(&mut self, pipe: Pipe) {
+    pub fn release(&mut self, pipe: Pipe) {
         self.in_use -= 1;
         if pipe.len == 0 {
             self.free.push(pipe);
@@ -158,10 +158,11 @@ fn try_splice() -> io::Result<usize> {
 /// A pipe with bytes that one side sent and the other has not taken yet.
 #[derive(Debug)]
 pub(super) struct PendingSplice {
-    pipe: Pipe,
-    from: Side,
-    /// Until then; `None` where the time is over, and the proxy connection knows that its receiver is late.
-    until: Option<MonoTime>,
+    pub pipe: Pipe,
+    /// The sender.
+    pub from: Side,
+    /// How long they may stay in it; `None` where that is over, and the proxy connection knows that its receiver is late.
+    pub until: Option<MonoTime>,
 }
 
 /// What became of an attempt to move bytes.
@@ -197,7 +198,7 @@ pub(super) fn splice_body(
     }
     let (from, to) = (&mut from.socket, &mut to.socket);
     // A receiver that left bytes behind would leave them in the pipe, and the pipes are few.
-    if left < MIN_SPLICE || !from.is_read_full() || to.is_slow() {
+    if left < MIN_SPLICE || !from.has(Readiness::READ_FULL) || to.is_slow() {
         return SpliceResult::Copy;
     }
     let Some(mut pipe) = pipes.take() else { return SpliceResult::Copy };
@@ -221,19 +222,9 @@ pub(super) fn splice_body(
 }
 
 impl PendingSplice {
-    /// The sender.
-    pub fn from(&self) -> Side {
-        self.from
-    }
-
     /// How many bytes are inside.
     pub fn held(&self) -> usize {
         self.pipe.len
-    }
-
-    /// How long the bytes may stay in it, if that is not over.
-    pub fn until(&self) -> Option<MonoTime> {
-        self.until
     }
 
     /// Gives the receiver what it takes.
@@ -258,11 +249,6 @@ impl PendingSplice {
         self.until = None;
         let len = buf.len().min(HOLD_PART);
         Some(self.read(&mut buf[..len]))
-    }
-
-    /// Frees the pipe.
-    pub fn discard(self, pipes: &mut Pipes) {
-        pipes.release(self.pipe);
     }
 }
 
@@ -358,10 +344,7 @@ mod tests {
             "{passed:?}"
         );
         let mut rests = pending.take().expect("it rests");
-        assert_eq!(
-            (rests.from(), rests.held(), rests.until()),
-            (Side::Upstream, body.len(), Some(now + MAX_PIPE_HOLD))
-        );
+        assert_eq!((rests.from, rests.held(), rests.until), (Side::Upstream, body.len(), Some(now + MAX_PIPE_HOLD)));
         assert!(pipes.take().is_none(), "the only one is lent");
         assert_eq!(rests.drain(now, &mut to), WriteOutcome::Blocked);
 
@@ -371,7 +354,7 @@ mod tests {
         assert_eq!(rests.drain(now, &mut to), WriteOutcome::Bytes(body.len() - 4));
         assert_eq!(rests.held(), 0);
         assert!(read_all(&mut receiver) == body[4..]);
-        rests.discard(&mut pipes);
+        pipes.release(rests.pipe);
         assert!(pipes.take().is_some(), "it is back");
     }
 

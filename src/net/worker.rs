@@ -132,7 +132,7 @@ impl ClientConn {
 
     /// When to drive it at the latest.
     pub fn deadline(&self) -> Option<MonoTime> {
-        let hold = self.pending_splice.as_ref().and_then(|pending| pending.until());
+        let hold = self.pending_splice.as_ref().and_then(|pending| pending.until);
         [self.connection.deadline(), hold].into_iter().flatten().min()
     }
 }
