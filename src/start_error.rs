@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// A sentence with the remedy.
+/// A message with the remedy.
 #[derive(Debug)]
 pub struct StartError {
     message: String,

@@ -27,7 +27,7 @@ pub(super) struct CertResolver {
 }
 
 impl CertResolver {
-    /// Reads all pairs. For each certificate that clients refuse now, a sentence is added to `warnings`.
+    /// Reads all pairs. For each certificate that clients refuse now, `warnings` gets one.
     pub fn load(
         files: &[CertificateFiles],
         provider: &CryptoProvider,

@@ -24,7 +24,7 @@ pub struct Tls {
     clients: HashMap<VerifyPolicy, Arc<ClientConfig>>,
     /// What upstreams are verified against: a phrase for each set of roots.
     pub trusted: Vec<String>,
-    /// A sentence for each of our certificates that clients refuse now.
+    /// One warning for each of our certificates that clients refuse now.
     pub warnings: Vec<String>,
     /// How many certificates we have.
     pub certificates: usize,
