@@ -124,6 +124,11 @@ fn mistakes_in_routes_and_syntax() {
             "config.yaml:2:5: upstream_tls has no effect on an http:// upstream: write https://, or remove it",
         ),
         (
+            "routes:\n  - {prefix: /a, upstreams: http://u:secret@b}\n",
+            r#"config.yaml:2:29: expected a list, such as [one, two], found "http://...@b""#,
+        ),
+        ("routes:\n  - {prefix: http://u:secret@b}\n", r#"config.yaml:2:14: "http://...@b": a prefix begins with "/""#),
+        (
             "routes:\n  - {prefix: /a, upstream: }\n",
             "config.yaml:2:28: expected an upstream URL such as http://127.0.0.1:9001/base, found nothing",
         ),

@@ -209,11 +209,15 @@ pub(super) fn quoted(text: &str) -> String {
     cut(&format!("{text:?}"))
 }
 
-/// The same for what is in quotes already.
+/// The same for what is in quotes already. A password of a URL that stands where none is expected is not shown.
 fn cut(quoted: &str) -> String {
-    match quoted.char_indices().nth(62) {
-        Some((end, _)) => format!("{}\"...", &quoted[..end]),
-        None => quoted.to_owned(),
+    let shown = match (quoted.find("://"), quoted.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}://...{}", &quoted[..scheme], &quoted[at..]),
+        _ => quoted.to_owned(),
+    };
+    match shown.char_indices().nth(62) {
+        Some((end, _)) => format!("{}\"...", &shown[..end]),
+        None => shown,
     }
 }
 
