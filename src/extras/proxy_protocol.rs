@@ -102,10 +102,7 @@ impl ProxyHeader {
                 // The peer is gone (rule G12), or has closed its side.
                 return if is_late || conn.socket.has(Readiness::RDHUP) { Err(INCOMPLETE) } else { Ok(false) };
             };
-            client.set_client_address(header.client);
-            if header.is_tls {
-                client.set_client_tls();
-            }
+            client.set_client(header.client, header.is_tls);
             *self = ProxyHeader::Skip(header.len);
         }
         while let ProxyHeader::Skip(left) = *self {

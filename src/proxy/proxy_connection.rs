@@ -75,17 +75,14 @@ impl ProxyConnection {
         &self.client.peer
     }
 
-    /// The PROXY header names the client; `None`: the peer speaks for itself. Only before the first byte.
-    pub fn set_client_address(&mut self, client: Option<SocketAddr>) {
+    /// The PROXY header names the client (`None`: the peer speaks for itself) and says whether it speaks TLS. Only before the
+    /// first byte.
+    pub fn set_client(&mut self, client: Option<SocketAddr>, is_tls: bool) {
         if let Some(mut address) = client {
             address.set_ip(address.ip().to_canonical());
             self.client.peer.address = Some(address);
         }
-    }
-
-    /// The PROXY header says that the client speaks TLS.
-    pub fn set_client_tls(&mut self) {
-        self.client.peer.is_tls = true;
+        self.client.peer.is_tls |= is_tls;
     }
 
     /// The PROXY header is missing or wrong. Nothing is answered: the peer may expect TLS. Returns its address.
