@@ -62,7 +62,7 @@ pub enum ProxyHeader {
     /// The peer has to send one.
     Expected,
     /// So many bytes of it are still to come; they do not matter.
-    Skip(usize),
+    Skip(u32),
 }
 
 impl ProxyHeader {
@@ -103,16 +103,16 @@ impl ProxyHeader {
                 return if is_late || conn.socket.has(Readiness::RDHUP) { Err(INCOMPLETE) } else { Ok(false) };
             };
             client.set_client(header.client, header.is_tls);
-            *self = ProxyHeader::Skip(header.len);
+            *self = ProxyHeader::Skip(header.len as u32);
         }
         while let ProxyHeader::Skip(left) = *self {
             if left == 0 {
                 *self = ProxyHeader::Done;
                 break;
             }
-            let most = left.min(buf.len());
+            let most = buf.len().min(left as usize);
             match conn.socket.read(&mut buf[..most]) {
-                ReadOutcome::Bytes(len) => *self = ProxyHeader::Skip(left - len),
+                ReadOutcome::Bytes(len) => *self = ProxyHeader::Skip(left - len as u32),
                 ReadOutcome::Blocked | ReadOutcome::Overhead(_) if !is_late => return Ok(false),
                 _ => return Err(INCOMPLETE),
             }

@@ -839,7 +839,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_slot_is_at_most_250_bytes() {
-        assert!(size_of::<ClientConn>() <= 250, "a client slot has {} bytes", size_of::<ClientConn>());
+    fn a_client_slot_is_at_most_220_bytes() {
+        assert!(size_of::<ClientConn>() <= 220, "a client slot has {} bytes", size_of::<ClientConn>());
     }
 }
