@@ -1,7 +1,9 @@
 //! Message heads.
 
 use mini_rproxy::http::fields::{Fields, HeaderSet};
-use mini_rproxy::http::head::{HeadLimits, HeadParser, RequestHead, ResponseHead, Version, parse_head, write_request, write_response};
+use mini_rproxy::http::head::{
+    HeadLimits, HeadParser, RequestHead, ResponseHead, Version, parse_head, write_request, write_response,
+};
 use mini_rproxy_plugin::validate::{is_field_value, is_token};
 
 use crate::input::{Input, cuts};
