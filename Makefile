@@ -1,7 +1,7 @@
 # make run      try the proxy: builds it, starts it on :8080 in front of a bundled upstream
 # make test     everything that CI runs
 # make check    format, lints, unit tests, wire scripts and the house rules: for while you work
-# make size     lines of code, comments and tests by floors, the core file by file, and what only shrinks
+# make size     lines of code, comments and tests by layers, the core file by file, and what only shrinks
 # make plugins  builds the example plugins into target/plugins/
 # make features the checks and tests that depend on which features are in
 # make static   builds the fully static binaries into target/static/, without and with TLS; FEATURES=builtin-plugins
@@ -25,7 +25,7 @@
 # make coverage  which lines of src/http and src/proxy the tests and the committed fuzz inputs run; needs llvm_profparser
 # make loom     every order in which threads can meet, for the plugins that share state
 # make valgrind ten thousand requests through plugins under valgrind
-# make miri     the pure floors' tests and the plugin boundary under Miri, where a toolchain has it (MIRI_TOOLCHAIN: nightly)
+# make miri     the pure layers' tests and the plugin boundary under Miri, where a toolchain has it (MIRI_TOOLCHAIN: nightly)
 # make asan     the plugins' and the end-to-end tests with AddressSanitizer, with any toolchain
 # make clean    removes what was built
 
@@ -139,9 +139,9 @@ valgrind:
 	$(CARGO) test --locked --all-features --test plugin_memory -- --ignored
 
 # What needs no sockets and no dlopen: the plugin boundary, where the unsafe code is, by itself and driven by the proxy's chain
-# of plugins; then the pure floors. Left out is what reads large files or much YAML: a minute and more each.
+# of plugins; then the pure layers. Left out is what reads large files or much YAML: a minute and more each.
 MIRI_TOOLCHAIN ?= nightly
-MIRI_FLOORS ?= bytes:: http:: proxy:: plugin::record::
+MIRI_LAYERS ?= bytes:: http:: proxy:: plugin::descriptor::
 MIRI_SKIPS ?= proxy::explain g5_metrics each_cause_has_an_entry
 miri:
 	@if ! $(CARGO) +$(MIRI_TOOLCHAIN) miri --version 2>/dev/null; then \
@@ -149,7 +149,7 @@ miri:
 	set -ex; export MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=4 RUST_BACKTRACE=0 CARGO_TARGET_DIR='$(TARGET)/miri'; \
 	$(CARGO) +$(MIRI_TOOLCHAIN) miri test --locked -p mini-rproxy-plugin --lib; \
 	$(CARGO) +$(MIRI_TOOLCHAIN) miri test --locked --no-default-features --test plugin_chain; \
-	$(CARGO) +$(MIRI_TOOLCHAIN) miri test --locked --no-default-features --lib -- $(addprefix --skip ,$(MIRI_SKIPS)) $(MIRI_FLOORS)
+	$(CARGO) +$(MIRI_TOOLCHAIN) miri test --locked --no-default-features --lib -- $(addprefix --skip ,$(MIRI_SKIPS)) $(MIRI_LAYERS)
 
 # Plugins, and end to end: the whole binary, and the tests too. Shared objects that the tests build are left as users build
 # them. Leaks are looked for. Left out is what measures memory (the sanitizer keeps what was freed, to see whether anyone

@@ -49,10 +49,10 @@ cov show $(printf -- ' --instr-profile %s' "$raw"/*.profraw) $(printf -- ' --obj
         END {
             for (name in all) {
                 printf "%s %d of %d\n", name, run[name], all[name] | "sort"
-                floor = substr(name, 1, index(name, "/") - 1)
-                floor_run[floor] += run[name]; floor_all[floor] += all[name]
+                layer = substr(name, 1, index(name, "/") - 1)
+                layer_run[layer] += run[name]; layer_all[layer] += all[name]
             }
             close("sort")
-            for (floor in floor_all)
-                printf "src/%s: %d of %d lines, %.1f %%\n", floor, floor_run[floor], floor_all[floor], 100 * floor_run[floor] / floor_all[floor]
+            for (layer in layer_all)
+                printf "src/%s: %d of %d lines, %.1f %%\n", layer, layer_run[layer], layer_all[layer], 100 * layer_run[layer] / layer_all[layer]
         }'

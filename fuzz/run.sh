@@ -54,7 +54,7 @@ for target in "$@"; do
     exchange) words=exchange ;;
     config) words=config ;;
     target_route) words=target ;;
-    plugin_* | preface) words= ;;
+    plugin_* | proxy_header) words= ;;
     *) words=http ;;
     esac
     mkdir -p "corpus/$target" "artifacts/$target"

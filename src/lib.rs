@@ -1,9 +1,9 @@
 //! A small HTTP/1.1 reverse proxy on raw TCP: the map of its code.
 //!
-//! A file imports only from floors below its own, or from files listed before it on its own floor; `tests/layers` checks
+//! A file imports only from layers below its own, or from files listed before it on its own layer; `tests/layers` checks
 //! that. So reading upwards from here, nothing refers to what comes later.
 //!
-//! | floor | module | holds | may not contain |
+//! | layer | module | holds | may not contain |
 //! |---|---|---|---|
 //! | 0 | [`about`], [`bytes`], [`mono_time`], [`start_error`], [`config`], [`log`] | the version, byte queues, the clock, why a start fails, the one YAML file, log lines | sockets |
 //! | 1 | [`http`] | the HTTP/1.1 grammar: heads, targets, framing, chunks | sockets, clock, threads |

@@ -5,7 +5,7 @@
 //! | [`request_head`], [`response_head`] | the same answer however the bytes are split; what is accepted can be written and read again |
 //! | [`framing_pair`] | an independent strict parser finds the same messages with the same ends |
 //! | [`chunked_roundtrip`] | decoding does not depend on splits; what we encode is decoded to the same |
-//! | [`preface`] | the same verdict however the bytes are split, within 107 of them; what is told stands in the bytes |
+//! | [`proxy_header`] | the same verdict however the bytes are split, within 107 of them; what is told stands in the bytes |
 //! | [`target_route`] | targets, dot segments and routes as plain models find them; what is forwarded is a valid target |
 //! | [`config`] | no panic; a refusal is one line; what was read can be printed and read again |
 //! | [`plugin_elf`] | what is accepted lies within the file |
@@ -21,7 +21,7 @@ mod framing;
 mod head;
 mod input;
 mod plugin;
-mod preface;
+mod proxy_header;
 mod target;
 
 /// The tests' own wire, strict parser and invariants.
@@ -33,7 +33,7 @@ pub use exchange::{encode, exchange};
 pub use framing::{chunked_roundtrip, framing_pair};
 pub use head::{request_head, response_head};
 pub use plugin::{plugin_elf, plugin_fields, plugin_record};
-pub use preface::preface;
+pub use proxy_header::proxy_header;
 pub use target::target_route;
 
 /// A fuzz target.
@@ -48,7 +48,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("plugin_elf", plugin_elf),
     ("plugin_fields", plugin_fields),
     ("plugin_record", plugin_record),
-    ("preface", preface),
+    ("proxy_header", proxy_header),
     ("request_head", request_head),
     ("response_head", response_head),
     ("target_route", target_route),

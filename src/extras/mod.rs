@@ -1,7 +1,7 @@
 //! What a reader can skip: features beside the core, each in a file of its own that owns its state.
 //!
 //! The core reaches each of them from few places, which `docs/architecture.md` lists and `tests/layers` holds: deleting
-//! one is a small diff. An extra stands on the floor of what it needs, so that these files are on different floors.
+//! one is a small diff. An extra stands on the layer of what it needs, so that these files are on different layers.
 //!
 //! | file | what it adds |
 //! |---|---|

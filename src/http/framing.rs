@@ -71,7 +71,8 @@ pub fn has_false_framing(head: &ResponseHead, to_head: bool) -> bool {
         }
 }
 
-/// What the framing fields say, `None` where there are none. What is repeated first is told.
+/// What the framing fields say, `None` where there are none; of two that are repeated the first one is the error. Rules S1, S2
+/// and S3.
 fn declared_framing(fields: &Fields, version: Version) -> Result<Option<Framing>, HttpError> {
     let mut length = None;
     let mut coding = None;

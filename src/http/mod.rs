@@ -1,4 +1,4 @@
-//! Floor 1: the HTTP/1.1 grammar, pure. No socket, no clock, no thread.
+//! Layer 1: the HTTP/1.1 grammar, pure. No socket, no clock, no thread.
 //!
 //! | file | one job |
 //! |---|---|

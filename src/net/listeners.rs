@@ -5,8 +5,8 @@
 //! instance of the program would quietly share the port. So the first socket of an address is bound without the option,
 //! which fails where the port is in use, and gets it afterwards for the others ([`PortSharing`]).
 //!
-//! A reload has two steps. [`ListenerSet::plan`] does everything that can fail and changes nothing that is in use;
-//! [`ListenerSet::apply`] cannot fail. Accepting is done in `acceptor`.
+//! A reload has two steps. [`ListenerSet::plan`] does everything that can fail, and changes nothing that is in use but the
+//! modes of socket files; [`ListenerSet::apply`] cannot fail. Accepting is done in `acceptor`.
 
 use std::fmt::Display;
 use std::fs::{self, Permissions};
@@ -335,7 +335,7 @@ impl ListenerSet {
             let sharing = if self.has_port_of(address) { PortSharing::Shared } else { self.sharing };
             new.push((ListenerSource::Config(address.clone()), protocol, listen(address, self.workers, sharing)?));
         }
-        // The last thing that can fail. First it is seen whether all files are there, so that all are changed or none.
+        // The last thing that can fail. First it is seen whether all files are there, so that one that is missing changes nothing.
         for (path, _) in &modes {
             fs::metadata(path).map_err(|error| cannot_listen(unix(path), &error))?;
         }

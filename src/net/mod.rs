@@ -1,4 +1,4 @@
-//! Floor 4: sockets, threads and the clock. No HTTP rules here.
+//! Layer 4: sockets, threads and the clock. No HTTP rules here.
 //!
 //! | file | one job |
 //! |---|---|

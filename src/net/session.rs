@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  Worker::drive ─► step: drain pipe ─► flush ─► read_side ×2 ─► flush ─► deliver_events ─► run_commands ─► flush
-//!      │ nothing moves: suspend     │ Close(Client): close_client ─► finish_flush ─► remove_client
+//!      │ nothing moves: suspend     │ Close(Client): finish_flush ─► remove_client
 //! ```
 //!
 //! Whether a side is read is decided in `read_side`: by the proxy connection (`read_interest`), the memory budget, the speed
@@ -251,7 +251,7 @@ impl Worker {
 
     /// The proxy connection is over. The kernel delivers what it was given, unless the connection is reset; what waits in the
     /// TLS session it was not given yet. The client is removed when none of its last bytes are left, or when it takes none
-    /// until then. Rule G11: also where a reset is to tell it that they are not all, they come first.
+    /// until then (rule M9). Rule G11: also where a reset is to tell it that they are not all, they come first.
     fn finish_flush(&mut self, key: Key, until: MonoTime) {
         let now = self.ctx.now();
         let Some(client) = self.clients.get_mut(key) else { return };

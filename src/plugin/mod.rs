@@ -1,4 +1,4 @@
-//! Floor 3: native plugins. Loads them, checks what can be checked before their code runs, and calls their hooks.
+//! Layer 3: native plugins. Loads them, checks what can be checked before their code runs, and calls their hooks.
 //!
 //! | file | one job |
 //! |---|---|

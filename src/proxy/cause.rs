@@ -5,7 +5,7 @@
 use super::events::{CertificateError, ConnectError};
 use crate::http::error::HttpError;
 
-/// The methods that pass, for the Allow field.
+/// The usual methods, for the Allow field. (All pass but CONNECT and TRACE.)
 pub const FORWARDED_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH";
 
 /// Why a request was no plain success.
@@ -54,7 +54,7 @@ impl Cause {
         match self {
             Cause::Rule(error) => (error.rule(), error.status()),
             Cause::TlsOnPlainPort => ("tls_on_plain_port", 400),
-            Cause::BadProxyHeader(_) => ("bad_preface", 400),
+            Cause::BadProxyHeader(_) => ("bad_proxy_header", 400),
             Cause::NoRoute => ("no_route", 404),
             Cause::MethodRefused(_) => ("method_refused", 405),
             Cause::ExpectationFailed => ("expectation_failed", 417),

@@ -1,4 +1,4 @@
-//! What goes into a connection and what comes out of it: the contract between floor 2 and the owner of sockets and clock.
+//! What goes into a connection and what comes out of it: the contract between layer 2 and the owner of sockets and clock.
 
 use std::net::SocketAddr;
 use std::time::Duration;

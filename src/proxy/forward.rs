@@ -122,6 +122,7 @@ fn authority_of(target: &[u8]) -> &[u8] {
     if let Ok(Target::Absolute { authority, .. }) = parse_target(target, false) { authority } else { b"" }
 }
 
+/// Rule G8: the Host that is sent is what the route says.
 fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, upstream: &UpstreamUrl, client_host: &[u8]) {
     authority.clear();
     authority.extend_from_slice(match &route.options.host {

@@ -1,7 +1,7 @@
 //! The interface between a request and the plugins: they reach it in no other way.
 //!
 //! The proxy calls [`Hooks`] at three moments and gives each call a [`HookContext`] of what it may see and change. It
-//! knows nothing of libraries and C tables; those live a floor above, in `plugin`.
+//! knows nothing of libraries and C tables; those live one layer above, in `plugin`.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Floor 2: what a gateway does, pure. No socket, no clock, no thread.
+//! Layer 2: what a gateway does, pure. No socket, no clock, no thread.
 //!
 //! | file | one job |
 //! |---|---|

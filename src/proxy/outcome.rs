@@ -66,7 +66,7 @@ impl Transaction {
         if self.has_answered() {
             return self.truncate_response(ctx);
         }
-        self.release_upstream(ctx, CloseMode::Close);
+        self.close_upstream(ctx, CloseMode::Close);
         self.abandon_request();
         let text = reason_phrase(cause.status());
         let allow = cause.allow().map(|methods| (&b"Allow"[..], methods.as_bytes()));
@@ -80,7 +80,7 @@ impl Transaction {
     /// A plugin answers in the upstream's place.
     pub(super) fn send_plugin_response(&mut self, ctx: &mut Ctx<'_, '_>, answer: &LocalResponse) {
         self.log.set_cause(Cause::PluginAnswered);
-        self.release_upstream(ctx, CloseMode::Close);
+        self.close_upstream(ctx, CloseMode::Close);
         self.abandon_request();
         let lines = answer.fields.iter().map(|line| (line.name, line.value));
         if let Some(out) = self.send_local(ctx, answer.status, lines, answer.body.len()) {
@@ -103,7 +103,7 @@ impl Transaction {
     /// (rule G11).
     fn truncate_response(&mut self, ctx: &mut Ctx<'_, '_>) {
         let mode = self.truncation_mode();
-        self.release_upstream(ctx, if self.is_tunnel() { CloseMode::Abort } else { CloseMode::Close });
+        self.close_upstream(ctx, if self.is_tunnel() { CloseMode::Abort } else { CloseMode::Close });
         self.abandon_request();
         self.is_persistent = false;
         self.set_response("broken off", ResponseState::Truncated(mode));
@@ -133,7 +133,7 @@ impl Transaction {
         if !self.is_tunnel() && !has_all {
             self.log.status = CLIENT_GONE;
         }
-        self.release_upstream(ctx, if self.is_tunnel() { CloseMode::Abort } else { CloseMode::Close });
+        self.close_upstream(ctx, if self.is_tunnel() { CloseMode::Abort } else { CloseMode::Close });
         self.buf.to_client.clear();
         self.set_response("client lost", ResponseState::Truncated(mode));
     }
@@ -145,7 +145,7 @@ impl Transaction {
         let is_lost = matches!(self.request_state, RequestState::Tunnel(HalfClose::Lost));
         let is_lossless = !is_lost && self.buf.to_client.is_empty() && self.buf.to_upstream.is_empty();
         let mode = if is_lossless { CloseMode::Close } else { CloseMode::Abort };
-        self.release_upstream(ctx, mode);
+        self.close_upstream(ctx, mode);
         self.buf.to_client.clear();
         self.set_response("tunnel idle", ResponseState::Truncated(mode));
     }
@@ -184,8 +184,8 @@ impl Transaction {
         self.log.method == Some(Method::Head)
     }
 
-    /// Gives the upstream connection back, if one is held.
-    pub(super) fn release_upstream(&mut self, ctx: &mut Ctx<'_, '_>, mode: CloseMode) {
+    /// Asks for the upstream connection to be closed, if one is held.
+    pub(super) fn close_upstream(&mut self, ctx: &mut Ctx<'_, '_>, mode: CloseMode) {
         if self.holds_upstream() {
             ctx.commands.push(Command::Close(Side::Upstream, mode));
             self.buf.to_upstream.clear();

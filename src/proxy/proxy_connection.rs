@@ -347,7 +347,7 @@ impl ProxyConnection {
         loop {
             let ConnectionState::Active(transaction) = &mut self.state else { return };
             let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
-            let (event, to) = match transaction.advance(&mut ctx) {
+            let (event, to) = match transaction.next_transition(&mut ctx) {
                 Transition::Wait => return,
                 Transition::Again => continue,
                 Transition::NextRequest => {
@@ -429,7 +429,7 @@ impl Transaction {
 
     /// What the two states together ask for, once each side has done what it could by itself. Some events look at both
     /// sides at once: `on_client_eof`, `complete_response`, `on_upstream_unwritable`, and the time-outs.
-    fn advance(&mut self, ctx: &mut Ctx<'_, '_>) -> Transition {
+    fn next_transition(&mut self, ctx: &mut Ctx<'_, '_>) -> Transition {
         match (&self.request_state, &self.response_state) {
             (
                 _,
@@ -452,7 +452,7 @@ impl Transaction {
                 Transition::Again
             }
             (RequestState::Tunnel(HalfClose::ShutdownSent), ResponseState::Tunnel(HalfClose::ShutdownSent)) => {
-                self.release_upstream(ctx, CloseMode::Close);
+                self.close_upstream(ctx, CloseMode::Close);
                 Transition::Close(CloseMode::Close)
             }
             (_, ResponseState::Tunnel(_)) => Transition::Wait,

@@ -63,7 +63,7 @@ impl Transaction {
         self.buf.client_input = held;
     }
 
-    /// Reads as far as the state allows and says how far that was.
+    /// Reads as far as the state allows and says how far that was: not into the next request (rule G22).
     fn read_client(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) -> usize {
         let mut taken = 0;
         loop {
@@ -75,7 +75,7 @@ impl Transaction {
                         Ok(None) => return taken,
                         Ok(Some(len)) => {
                             taken += len;
-                            self.begin(ctx);
+                            self.on_request_head(ctx);
                         }
                         Err(error) => {
                             // Whatever is wrong with it: an answer to HEAD has no body (RFC 9110 section 9.3.2).
@@ -127,7 +127,7 @@ impl Transaction {
     /// The head is complete: decide what happens with the request.
     // Not inlined into the loop of `read_client`, which would prepare all of it before its first round.
     #[inline(never)]
-    fn begin(&mut self, ctx: &mut Ctx<'_, '_>) {
+    fn on_request_head(&mut self, ctx: &mut Ctx<'_, '_>) {
         self.log.head_read = Some(ctx.now());
         self.log.method = Some(self.buf.request.method.clone());
         if !Rc::ptr_eq(&ctx.client.runtime, ctx.worker.runtime) {
@@ -163,14 +163,14 @@ impl Transaction {
                 } else {
                     self.abandon_request();
                 }
-                self.answer(ctx, handler);
+                self.send_built_in(ctx, handler);
             }
         }
         Ok(())
     }
 
     /// A built-in answer.
-    fn answer(&mut self, ctx: &mut Ctx<'_, '_>, handler: Handler) {
+    fn send_built_in(&mut self, ctx: &mut Ctx<'_, '_>, handler: Handler) {
         const JSON: &str = "application/json";
         let content_type = |media_type: &'static str| [(&b"Content-Type"[..], media_type.as_bytes())].into_iter();
         let runtime = &ctx.client.runtime;

@@ -195,14 +195,14 @@ impl Transaction {
         self.on_early_response(ctx, reuse);
         let is_pushed = self.buf.response.fields.values(HeaderId::ContentType).any(is_pushed);
         let wants_body = ctx.client.runtime.wants().response;
-        let announced = self.declared_framing(framing, wants_body);
+        let announced = self.announced_framing(framing, wants_body);
         self.buf.offered.clear();
         if self.buf.response.status == UPGRADE_REQUIRED {
             list_protocols(&self.buf.response.fields, &mut self.buf.offered);
         }
         self.forward_response_head(ctx);
         let Some(body) = Body::new(framing) else {
-            if self.respond(ctx, announced)?.is_continue() {
+            if self.send_response_head(ctx, announced)?.is_continue() {
                 self.complete_response(ctx, reuse, has_more);
             }
             return Ok(());
@@ -213,7 +213,7 @@ impl Transaction {
             return Ok(());
         }
         let framing = client_framing(framing, self.buf.request.version);
-        if self.respond(ctx, framing)?.is_continue() {
+        if self.send_response_head(ctx, framing)?.is_continue() {
             if self.is_client_head() || has_no_body(self.buf.response.status) {
                 // A plugin made it one that has no place for this body, which may be an endless one.
                 self.complete_response(ctx, reuse, true);
@@ -247,7 +247,7 @@ impl Transaction {
 
     /// The framing that the forwarded head announces. A response without a body may still announce the length of the one
     /// that it does not have (RFC 9110 section 8.6), unless plugins may write that body: nobody knows its length then.
-    fn declared_framing(&self, framing: Framing, may_be_rewritten: bool) -> Framing {
+    fn announced_framing(&self, framing: Framing, may_be_rewritten: bool) -> Framing {
         let declared = || {
             let length = self.buf.response.fields.get(HeaderId::ContentLength).filter(|_| !may_be_rewritten);
             length.and_then(parse_decimal)
@@ -264,7 +264,7 @@ impl Transaction {
     }
 
     /// Calls the response hooks; where they let the response pass, its head leaves with `framing`.
-    fn respond(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing) -> Result<ControlFlow<()>, Cause> {
+    fn send_response_head(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing) -> Result<ControlFlow<()>, Cause> {
         let runtime = &ctx.client.runtime;
         let wants = runtime.wants();
         let received_status = self.buf.response.status;
@@ -374,11 +374,13 @@ impl Transaction {
                     Err(error) => return self.send_error(ctx, Cause::BadResponse(error)),
                 }
             }
-            BodyMode::Buffer => match self.respond(ctx, Framing::Length(self.buf.response_body.len() as u64)) {
-                Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => return,
-                Err(cause) => return self.send_error(ctx, cause),
-            },
+            BodyMode::Buffer => {
+                match self.send_response_head(ctx, Framing::Length(self.buf.response_body.len() as u64)) {
+                    Ok(ControlFlow::Continue(())) => {}
+                    Ok(ControlFlow::Break(())) => return,
+                    Err(cause) => return self.send_error(ctx, cause),
+                }
+            }
         }
         self.complete_response(ctx, reuse, has_more);
     }
@@ -407,7 +409,7 @@ impl Transaction {
     /// The response is complete, and no more of the request can or need be passed on. The upstream connection is not used
     /// again: whatever it took for its next request could be the rest of this one (rule S14).
     pub(super) fn end_upload(&mut self, ctx: &mut Ctx<'_, '_>) {
-        self.release_upstream(ctx, CloseMode::Close);
+        self.close_upstream(ctx, CloseMode::Close);
         self.abandon_request();
         let is_answered = matches!(self.response_state, ResponseState::Answered);
         let event = if is_answered { "request complete or given up" } else { "response complete" };

@@ -44,7 +44,7 @@ impl Transaction {
     /// An attempt has failed before a response came: the request is sent again, or answered with an error.
     pub(super) fn on_attempt_failed(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
         let has_begun = self.log.first_byte.is_some();
-        let is_stale = self.log.reused && self.log.retries == 0;
+        let may_be_stale = self.log.reused && self.log.retries == 0;
         // Rule G18: none of the body may be gone.
         let is_repeatable = !has_begun
             && !self.has_upload_begun
@@ -61,8 +61,10 @@ impl Transaction {
                 }
                 self.buf.to_upstream.clear();
             }
+            // A part of a response has come: the upstream is there, and what it has answered is never repeated.
+            Cause::UpstreamReset | Cause::UpstreamTruncated if has_begun => {}
             // Rule G17: a connection from the pool may just have been stale. That is no failure of the upstream.
-            Cause::UpstreamReset | Cause::UpstreamTruncated if has_begun || is_stale => {
+            Cause::UpstreamReset if may_be_stale => {
                 if is_repeatable {
                     self.log.retries += 1;
                     self.buf.to_upstream.rewind();

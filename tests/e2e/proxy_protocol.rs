@@ -85,7 +85,7 @@ fn what_is_missing_or_wrong_closes_the_connection_and_is_told() {
         client.send(&start);
         assert!(client.is_closed(), "{name}");
         count += 1;
-        let lines = proxy.log.wait_for_many("refusals", count, |line| value(line, "why") == Some("bad_preface"));
+        let lines = proxy.log.wait_for_many("refusals", count, |line| value(line, "why") == Some("bad_proxy_header"));
         let line = lines.last().expect("just found");
         assert!(line.contains(why) && line.contains("client=127.0.0.1:"), "{name}: {line}");
     }
@@ -100,7 +100,7 @@ fn what_is_missing_or_wrong_closes_the_connection_and_is_told() {
     let mut silent = late.connect();
     assert!(silent.is_closed());
     let line = late.log.wait_for("the silent one", |line| line.contains("said nothing"));
-    assert!(line.contains("why=bad_preface") || line.contains("level=warn"), "{line}");
+    assert!(line.contains("why=bad_proxy_header") || line.contains("level=warn"), "{line}");
     // Whoever only looks whether the port is open is no news.
     drop(late.connect());
     let mut good = proxy.connect();
@@ -108,13 +108,13 @@ fn what_is_missing_or_wrong_closes_the_connection_and_is_told() {
     assert_eq!(good.get("/").status(), 200);
     let warnings = proxy.log.all().into_iter().filter(|line| line.contains("level=warn")).collect::<Vec<_>>();
     assert!(warnings.len() == 1 && warnings[0].contains("from 127.0.0.1 was closed"), "once a minute: {warnings:?}");
-    late.log.wait_for_many("refusals", 3, |line| value(line, "why") == Some("bad_preface"));
+    late.log.wait_for_many("refusals", 3, |line| value(line, "why") == Some("bad_proxy_header"));
     let metrics = {
         let mut client = late.connect();
         client.send("PROXY UNKNOWN\r\n");
         client.get("/metrics").text().to_owned()
     };
-    assert!(metrics.contains("mini_rproxy_causes_total{why=\"bad_preface\"} 3\n"), "{metrics}");
+    assert!(metrics.contains("mini_rproxy_causes_total{why=\"bad_proxy_header\"} 3\n"), "{metrics}");
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn from_others_it_is_a_bad_request() {
         assert!(client.is_closed());
     }
     let log = proxy.log.all().join("\n");
-    assert!(!log.contains("192.0.2.1:") && !log.contains("bad_preface"), "{log}");
+    assert!(!log.contains("192.0.2.1:") && !log.contains("bad_proxy_header"), "{log}");
 }
 
 #[test]

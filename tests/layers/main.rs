@@ -1,8 +1,8 @@
 //! The house rules that a compiler does not check.
 //!
-//! 1. A file imports from lower floors, or from files listed before it in the `mod` lines of its folder; there are no
+//! 1. A file imports from lower layers, or from files listed before it in the `mod` lines of its folder; there are no
 //!    circles. `pub use` lines are signposts, not imports, and do not count.
-//! 2. What a floor must not contain: sockets, clocks, threads and `unsafe` in the pure floors, and so on.
+//! 2. What a layer must not contain: sockets, clocks, threads and `unsafe` in the pure layers, and so on.
 //! 3. No file of `src/` is above 800 lines without its tests; all of them together, and the core alone, stay below what
 //!    `ratchet` allows; no type name is defined twice; retired names do not come back: see `size`, and `make size`.
 //! 4. An extra of `src/extras/` is reached from the places that [`EXTRAS`] names, by at most three calls.
@@ -26,15 +26,15 @@ mod text;
 use ratchet::MAX_FILE_LINES;
 use text::{blank, declared_modules, has_word, imports, test_lines, without_tests};
 
-/// The floors, by the first step below `src/`. Everything that is not named is a base file on floor 0.
-const FLOORS: [(&str, usize); 7] =
+/// The layers, by the first step below `src/`. Everything that is not named is a base file on layer 0.
+const LAYERS: [(&str, usize); 7] =
     [("http", 1), ("proxy", 2), ("plugin", 3), ("net", 4), ("cli", 5), ("lib", 5), ("main", 5)];
 
-/// An extra: a module of `src/extras/`, the floor that it stands on, and how the core reaches it. Which is listed before
+/// An extra: a module of `src/extras/`, the layer that it stands on, and how the core reaches it. Which is listed before
 /// the other does not matter between core and extras; the places are fixed instead.
 struct Extra {
     name: &'static str,
-    floor: usize,
+    layer: usize,
     /// Module and function, at most three: what would go if the extra went.
     calls: &'static [(&'static str, &'static str)],
     /// Modules that only hold its state or pass it on.
@@ -44,13 +44,13 @@ struct Extra {
 const EXTRAS: [Extra; 7] = [
     Extra {
         name: "balance",
-        floor: 2,
+        layer: 2,
         calls: &[("proxy::retry", "choose"), ("proxy::retry", "failed"), ("proxy::retry", "answered")],
         holders: &["proxy::state", "proxy::context"],
     },
     Extra {
         name: "response_rewrite",
-        floor: 2,
+        layer: 2,
         calls: &[
             ("proxy::forward", "rewrite_request"),
             ("proxy::forward", "rewrite_response"),
@@ -60,13 +60,13 @@ const EXTRAS: [Extra; 7] = [
     },
     Extra {
         name: "timeline",
-        floor: 2,
+        layer: 2,
         calls: &[("proxy::proxy_connection", "new"), ("proxy::proxy_connection", "note"), ("proxy::outcome", "finish")],
         holders: &["proxy::request_log"],
     },
     Extra {
         name: "metrics",
-        floor: 2,
+        layer: 2,
         calls: &[
             ("net::observer", "count_request"),
             ("net::observer", "count_upstream"),
@@ -84,15 +84,15 @@ const EXTRAS: [Extra; 7] = [
     },
     Extra {
         name: "prometheus",
-        floor: 2,
+        layer: 2,
         calls: &[("net::observer", "to_text"), ("proxy::request_side", "CONTENT_TYPE")],
         holders: &[],
     },
-    Extra { name: "proxy_protocol", floor: 4, calls: &[("net::worker", "of"), ("net::session", "read")], holders: &[] },
-    Extra { name: "explain", floor: 2, calls: &[("main", "explain")], holders: &[] },
+    Extra { name: "proxy_protocol", layer: 4, calls: &[("net::worker", "of"), ("net::session", "read")], holders: &[] },
+    Extra { name: "explain", layer: 2, calls: &[("main", "explain")], holders: &[] },
 ];
 
-/// Words that must not occur: the floors concerned, the words, and why.
+/// Words that must not occur: the layers concerned, the words, and why.
 const FORBIDDEN: [(&[usize], &[&str], &str); 5] = [
     (
         &[0, 1, 2],
@@ -101,8 +101,8 @@ const FORBIDDEN: [(&[usize], &[&str], &str); 5] = [
     ),
     (&[0, 1, 2, 3], &["mio"], "readiness lives in net/"),
     (&[1, 2], &["Instant::now", "MonoTime::now", "SystemTime::now", "UNIX_EPOCH"], "time is an argument"),
-    (&[1, 2], &["std::thread", "thread::spawn"], "the pure floors have no threads"),
-    (&[1, 2], &["io::Error", "io::Result", "ErrorKind"], "the pure floors know no I/O errors"),
+    (&[1, 2], &["std::thread", "thread::spawn"], "the pure layers have no threads"),
+    (&[1, 2], &["io::Error", "io::Result", "ErrorKind"], "the pure layers know no I/O errors"),
 ];
 
 /// A source file: its place in the module tree and its text.
@@ -126,12 +126,12 @@ impl Source {
         if self.module.is_empty() { "lib".to_owned() } else { self.module.join("::") }
     }
 
-    fn floor(&self) -> usize {
+    fn layer(&self) -> usize {
         if let Some(extra) = self.extra() {
-            return extra.floor;
+            return extra.layer;
         }
         let first = self.module.first().map_or("lib", String::as_str);
-        FLOORS.iter().find(|(name, _)| *name == first).map_or(0, |(_, floor)| *floor)
+        LAYERS.iter().find(|(name, _)| *name == first).map_or(0, |(_, layer)| *layer)
     }
 }
 
@@ -173,8 +173,8 @@ fn violations(sources: &[Source]) -> Vec<String> {
         if lines > MAX_FILE_LINES {
             found.push(format!("{name} has {lines} lines without its tests, {MAX_FILE_LINES} are allowed"));
         }
-        for (floors, words, why) in FORBIDDEN {
-            for word in words.iter().filter(|word| floors.contains(&source.floor()) && has_word(code, word)) {
+        for (layers, words, why) in FORBIDDEN {
+            for word in words.iter().filter(|word| layers.contains(&source.layer()) && has_word(code, word)) {
                 found.push(format!("{name} contains {word}: {why}"));
             }
         }
@@ -187,7 +187,7 @@ fn violations(sources: &[Source]) -> Vec<String> {
             }
         }
         if has_word(code, "unsafe")
-            && source.floor() != 3
+            && source.layer() != 3
             && !["net::activation", "net::malloc_trim", "net::socket"].contains(&name.as_str())
         {
             found.push(format!(
@@ -212,12 +212,12 @@ fn violations(sources: &[Source]) -> Vec<String> {
             {
                 found.push(format!("{name} imports {}, and EXTRAS does not name it", target.name()));
             }
-            if target.floor() > source.floor() {
+            if target.layer() > source.layer() {
                 found.push(format!(
-                    "{name} (floor {}) imports {} (floor {})",
-                    source.floor(),
+                    "{name} (layer {}) imports {} (layer {})",
+                    source.layer(),
                     target.name(),
-                    target.floor()
+                    target.layer()
                 ));
                 continue;
             }
@@ -226,7 +226,7 @@ fn violations(sources: &[Source]) -> Vec<String> {
             let are_ordered = source.extra().is_none() && target.extra().is_none();
             if shared < source.module.len()
                 && shared < target.module.len()
-                && source.floor() == target.floor()
+                && source.layer() == target.layer()
                 && are_ordered
             {
                 let siblings = &order[&source.module[..shared]];
@@ -298,7 +298,7 @@ fn e11_the_wall_clock_is_read_where_dates_are_written_and_nowhere_else() {
 }
 
 #[test]
-fn every_file_stays_on_its_floor() {
+fn every_file_stays_on_its_layer() {
     let mut sources = Vec::new();
     walk("src", ".rs", &mut |path, text| sources.push(Source::new(path, text)));
     assert!(sources.len() > 10, "the sources were not found");
@@ -375,14 +375,14 @@ fn a_bad_file_is_caught() {
     let long = "fn f() {}\n".repeat(MAX_FILE_LINES + 1);
     let cases: [(&str, &str, &str, &str); 18] = [
         (
-            "a higher floor",
+            "a higher layer",
             "src/http/head.rs",
             "use crate::proxy::proxy_connection::ProxyConnection;",
-            "(floor 1) imports proxy",
+            "(layer 1) imports proxy",
         ),
-        ("a higher floor in a group", "src/http/head.rs", "use crate::{bytes, net::worker::Loop};", "imports net"),
-        ("a higher floor in a line of code", "src/http/head.rs", "fn f() { crate::net::worker::run() }", "imports net"),
-        ("a higher floor over super", "src/http/head.rs", "use super::super::proxy;", "imports proxy"),
+        ("a higher layer in a group", "src/http/head.rs", "use crate::{bytes, net::worker::Loop};", "imports net"),
+        ("a higher layer in a line of code", "src/http/head.rs", "fn f() { crate::net::worker::run() }", "imports net"),
+        ("a higher layer over super", "src/http/head.rs", "use super::super::proxy;", "imports proxy"),
         ("a later sibling", "src/http/chars.rs", "use super::head::Head;", "not listed before it"),
         (
             "a later sibling in a group",

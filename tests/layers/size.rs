@@ -11,8 +11,8 @@ use super::ratchet::{CORE, MAX_CORE_LINES, MAX_SRC_LINES, RETIRED_NAMES};
 use super::text::{blank, defined_types, test_lines, without_tests, words};
 use super::{Source, is_compiled, module_order, walk};
 
-/// The floors of the table, by the folder below `src/`.
-const FLOORS: [&str; 6] = ["http", "proxy", "net", "config", "plugin", "extras"];
+/// The layers of the table, by the folder below `src/`.
+const LAYERS: [&str; 6] = ["http", "proxy", "net", "config", "plugin", "extras"];
 
 static TREE: LazyLock<Tree> = LazyLock::new(Tree::read);
 
@@ -109,9 +109,9 @@ fn list(text: &str) -> BTreeSet<&str> {
     text.split_whitespace().collect()
 }
 
-fn floor_of(path: &str) -> &str {
+fn layer_of(path: &str) -> &str {
     let folder = path.split('/').nth(1).unwrap_or_default();
-    FLOORS.iter().find(|floor| **floor == folder).unwrap_or(&"base")
+    LAYERS.iter().find(|layer| **layer == folder).unwrap_or(&"base")
 }
 
 #[test]
@@ -138,9 +138,9 @@ fn retired_names_do_not_come_back() {
 #[test]
 #[ignore = "make size"]
 fn table() {
-    let mut text = format!("{:<32}{:>8}{:>8}{:>10}{:>8}\n", "floor", "lines", "code", "comments", "tests");
-    for floor in FLOORS.into_iter().chain(["base"]) {
-        text += &TREE.sum(|path| floor_of(path) == floor).row(floor);
+    let mut text = format!("{:<32}{:>8}{:>8}{:>10}{:>8}\n", "layer", "lines", "code", "comments", "tests");
+    for layer in LAYERS.into_iter().chain(["base"]) {
+        text += &TREE.sum(|path| layer_of(path) == layer).row(layer);
     }
     text += &TREE.sum(|_| true).row("src");
     text += "\ncore\n";

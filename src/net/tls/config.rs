@@ -97,7 +97,7 @@ fn server_config(resolver: CertResolver, provider: &Arc<CryptoProvider>) -> Resu
     Ok(config)
 }
 
-/// The name that is sent as SNI and verified. The last dot of a name means the root of the DNS, and is in no certificate.
+/// The name that is sent as SNI and verified (rule G8). The last dot of a name means the root of the DNS, and is in no certificate.
 fn expected_name<'a>(tls: &'a UpstreamTls, host: &'a str) -> &'a str {
     let name = tls.server_name.as_deref().unwrap_or(host);
     name.strip_suffix('.').unwrap_or(name)

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use mini_rproxy::extras::proxy_protocol::{Header, MAX_PEEK, parse_header};
 
 /// The verdict does not depend on how the bytes come and is there in time; what it says stands in the bytes.
-pub fn preface(bytes: &[u8]) {
+pub fn proxy_header(bytes: &[u8]) {
     let bytes = &bytes[..bytes.len().min(MAX_PEEK)];
     let whole = parse_header(bytes);
     let first = (0..=bytes.len()).map(|end| parse_header(&bytes[..end])).find(|verdict| *verdict != Ok(None));
