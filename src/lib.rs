@@ -20,7 +20,7 @@
 //!
 //! Follow one request: [`net::worker`] accepts the connection, `net::session` reads its bytes into the
 //! `ProxyConnection`, [`http::head`] parses the head, [`proxy::admit`] decides who answers, [`proxy::route`] finds the
-//! upstream, [`proxy::forward`] makes the head that is sent, [`net::upstream`] finds a connection for it, and the response comes
+//! upstream, [`proxy::forward`] makes the head that is sent, `net::upstream` finds a connection for it, and the response comes
 //! back through `proxy::response_side`. [`proxy::proxy_connection`] holds the rules that need both sides.
 //!
 //! `docs/architecture.md` has a tour by functions, a table "Where do I change ...?", and a reading guide with exercises;

@@ -1,8 +1,8 @@
 //! Names are looked up on threads of their own, through the system's resolver, so that no loop ever waits (rule E1).
 //!
-//! A worker asks for a name and goes on; the result comes into its [`WorkerQueue`]. A name is looked
+//! A worker asks for a name and goes on; the result comes into its `WorkerQueue`. A name is looked
 //! up again every `dns.refresh` for as long as a worker asks for the next result when it gets one, which
-//! [`upstream`](super::upstream) does for addresses that are in use. A look-up that fails keeps the old addresses. IP
+//! `upstream` does for addresses that are in use. A look-up that fails keeps the old addresses. IP
 //! literals never come here.
 //!
 //! One thread always waits for the next name that is due; a look-up takes that thread and has another one wait, so that a

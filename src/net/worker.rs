@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Events change nothing by themselves: they set bits (rule M1). So an event that is stale or spurious costs one look and
-//! does no harm (rules M3 and M6). The life of a client is told in [`session`](super::session), connections to upstreams in
-//! [`upstream`](super::upstream).
+//! does no harm (rules M3 and M6). The life of a client is told in `session`, connections to upstreams in
+//! `upstream`.
 
 use std::collections::VecDeque;
 use std::io;

@@ -2,7 +2,7 @@
 //!
 //! What the peer said about its own connection goes first; what we say is added afterwards and so cannot be nominated
 //! away (rule G2). Whatever stands in a head, no line that speaks for one connection is ever written (rule G1), framing
-//! fields included: [`write_framing`] writes those of the message that leaves.
+//! fields included: `write_framing` writes those of the message that leaves.
 
 use super::admit::{ForwardPlan, max_forwards};
 use super::connection::{allowed_protocols, remove_connection_named};

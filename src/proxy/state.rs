@@ -1,8 +1,8 @@
 //! The states of a connection with their data, and every transition between them.
 //!
-//! A client's connection has a state of its own. While a request is under way ([`Transaction`]), each side has one, too:
-//! [`RequestState`] for what is read from the client, [`ResponseState`] for what is read from the upstream. A state
-//! changes only by [`Transaction::set_request`], [`Transaction::set_response`] and `ProxyConnection::set_state`, which in debug
+//! A client's connection has a state of its own. While a request is under way (`Transaction`), each side has one, too:
+//! `RequestState` for what is read from the client, `ResponseState` for what is read from the upstream. A state
+//! changes only by `Transaction::set_request`, `Transaction::set_response` and `ProxyConnection::set_state`, which in debug
 //! builds panic at a transition that is not in the tables below. `cargo run --example states` draws them, and
 //! docs/architecture.md shows the drawing.
 
@@ -110,7 +110,7 @@ pub(super) enum Reuse {
     No,
 }
 
-/// Transitions: from any of these states, at this event, to that state. How far a tunnel is closed is in [`HalfClose`].
+/// Transitions: from any of these states, at this event, to that state. How far a tunnel is closed is in `HalfClose`.
 pub type Table = &'static [(&'static [&'static str], &'static str, &'static str)];
 
 /// The client's connection.
