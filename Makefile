@@ -1,6 +1,6 @@
 # make run      try the proxy: builds it, starts it on :8080 in front of a bundled upstream
 # make test     everything that CI runs
-# make check    format, lints, unit tests, wire scripts and the house rules: for while you work
+# make check    format, lints, rustdoc, unit tests, wire scripts and the rules of the layers: for while you work
 # make size     lines of code, comments and tests by layers, the core file by file, and what only shrinks
 # make plugins  builds the example plugins into target/plugins/
 # make features the checks and tests that depend on which features are in
@@ -42,7 +42,7 @@ CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
 
-check: fmt clippy
+check: fmt clippy doc
 	$(CARGO) test --locked --all-features --lib --test wire --test layers --test config --test keys
 
 size:

@@ -1,4 +1,4 @@
-//! The house rules that a compiler does not check.
+//! Rules of the layout that a compiler does not check.
 //!
 //! 1. A file imports from lower layers, or from files listed before it in the `mod` lines of its folder; there are no
 //!    circles. `pub use` lines are signposts, not imports, and do not count.
@@ -337,8 +337,8 @@ fn extras_are_reached_by_few_calls_which_the_page_of_the_architecture_names() {
     }
 }
 
-/// A small house that is in order, to which each case adds a file or replaces one.
-fn house(path: &str, text: &str) -> Vec<Source> {
+/// A small source tree that is in order, to which each case adds a file or replaces one.
+fn tree(path: &str, text: &str) -> Vec<Source> {
     let files = [
         (
             "src/lib.rs",
@@ -366,8 +366,8 @@ fn house(path: &str, text: &str) -> Vec<Source> {
 }
 
 #[test]
-fn a_house_in_order_has_no_violations() {
-    assert_eq!(violations(&house("", "")), Vec::<String>::new());
+fn a_tree_in_order_has_no_violations() {
+    assert_eq!(violations(&tree("", "")), Vec::<String>::new());
 }
 
 #[test]
@@ -414,7 +414,7 @@ fn a_bad_file_is_caught() {
         ("behind a literal", "src/http/head.rs", "const A: char = '\"'; use mio::Token; const B: char = '\"';", "mio"),
     ];
     for (name, path, text, expected) in cases {
-        let found = violations(&house(path, text));
+        let found = violations(&tree(path, text));
         assert!(found.iter().any(|line| line.contains(expected)), "{name}: {found:?}");
     }
 }
@@ -434,6 +434,6 @@ fn what_only_looks_bad_passes() {
         ("one test function", "src/http/head.rs", "#[cfg(any(test, fuzzing))]\npub fn f() { mio::x(); }\nfn g() {}"),
     ];
     for (name, path, text) in cases {
-        assert_eq!(violations(&house(path, text)), Vec::<String>::new(), "{name}");
+        assert_eq!(violations(&tree(path, text)), Vec::<String>::new(), "{name}");
     }
 }
