@@ -585,10 +585,13 @@ impl Worker {
     /// for one with a request. Where none is idle, new clients wait in the kernel's queue.
     fn evict_idle(&mut self, now: MonoTime, is_admin: bool) {
         let which = usize::from(is_admin);
-        if self.evictable[which].is_empty() && self.evict_scan_at <= now {
-            self.find_evictable(now);
-        }
-        while let Some((_, active, key)) = self.evictable[which].pop() {
+        loop {
+            // Before a tunnel is closed, all are looked at again: clients may have become idle since it was found.
+            let has_idle = self.evictable[which].last().is_some_and(|(is_tunnel, ..)| !is_tunnel);
+            if !has_idle && self.evict_scan_at <= now {
+                self.find_evictable(now);
+            }
+            let Some((_, active, key)) = self.evictable[which].pop() else { break };
             // One that was driven since then is not idle, or not as long as others.
             if let Some(client) = self.clients.get_mut(key)
                 && client.active == active
@@ -836,6 +839,28 @@ mod tests {
         assert_eq!(turn_after(&mut worker, 61), 1, "it has taken something since it was last asked about");
         assert_eq!(turn_after(&mut worker, 61), 0, "it takes nothing any more");
         resolver.stop();
+    }
+
+    #[test]
+    fn m5_an_idle_client_goes_before_a_tunnel_that_was_found_earlier() {
+        let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("threads");
+        let mut worker = worker(&resolver);
+        let (_tunnel, _idle) = (client(&mut worker), client(&mut worker));
+        worker.run_once(std::iter::empty());
+        let keys = worker.clients.keys();
+        let (tunnel, idle) = (keys[0], keys[1]);
+        let start = worker.ctx.now();
+        worker.clients.get_mut(tunnel).expect("it").active = start + Duration::from_secs(1);
+        let active = worker.clients.get(tunnel).expect("it").active;
+        // An earlier search found the tunnel, and no idle client but those that are closed now.
+        // One that was idle then has been driven since.
+        worker.evictable[0] = vec![(true, active, tunnel), (false, MonoTime::FIRST, tunnel)];
+        worker.ctx.clock.set(start + Duration::from_secs(600));
+        let now = worker.ctx.now();
+        worker.evict_idle(now, false);
+        let states = [tunnel, idle].map(|key| worker.clients.get(key).expect("it").close_state);
+        resolver.stop();
+        assert_eq!(states, [CloseState::Open, CloseState::Requested]);
     }
 
     #[test]
