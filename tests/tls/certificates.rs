@@ -32,8 +32,12 @@ pub struct Authority {
 
 impl Authority {
     pub fn new() -> Authority {
+        Authority::named("Authority of a test")
+    }
+
+    pub fn named(common_name: &str) -> Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.distinguished_name = name("Authority of a test");
+        params.distinguished_name = name(common_name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let issuer = CertifiedIssuer::self_signed(params, new_key()).expect("a certificate");

@@ -282,6 +282,7 @@ fn a_certificate_that_stands_in_ca_file_is_trusted_for_its_name() {
         params.distinguished_name.push(rcgen::DnType::CommonName, "localhost");
     };
     let wrong_name = "is for another name";
+    let namesake = Authority::named("localhost");
     for (name, pair, refusal) in [
         ("self-signed", authority.self_signed(&["localhost"]), None),
         ("an authority of itself", authority.self_signed_with(&["localhost"], ca), None),
@@ -294,6 +295,7 @@ fn a_certificate_that_stands_in_ca_file_is_trusted_for_its_name() {
             Some(wrong_name),
         ),
         ("no name", authority.self_signed_with(&[], ca), Some(wrong_name)),
+        ("no name, and its issuer has one", namesake.issue(&[]), Some(wrong_name)),
         ("expired", authority.self_signed_with(&["localhost"], with_dates(2010, 2011)), Some("has expired")),
         ("from the future", authority.self_signed_with(&["localhost"], with_dates(2090, 2091)), Some("not valid yet")),
     ] {

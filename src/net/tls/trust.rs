@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, Der, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
@@ -47,9 +47,10 @@ pub(super) fn client_config(
     match policy {
         VerifyPolicy::Nothing => {}
         VerifyPolicy::CaFile(path) => {
-            pinned = read_certificates(path)?;
-            for certificate in &pinned {
+            for certificate in read_certificates(path)? {
                 roots.add(certificate.clone()).map_err(|error| unusable(path, error))?;
+                let subject = roots.roots.last().map_or(Der::from_slice(&[]), |root| root.subject.clone());
+                pinned.push(Pinned { certificate, subject });
             }
             trusted.push(format!("the {} of {}", authorities(&roots), path.display()));
         }
@@ -96,7 +97,14 @@ struct Verifier {
     /// `None` accepts every certificate, so its key proves nothing either: neither is looked at, and both may be of a kind
     /// that rustls cannot read.
     authorities: Option<Arc<WebPkiServerVerifier>>,
-    pinned: Vec<CertificateDer<'static>>,
+    pinned: Vec<Pinned>,
+}
+
+/// A certificate of `ca_file`, and whose it is.
+#[derive(Debug)]
+struct Pinned {
+    certificate: CertificateDer<'static>,
+    subject: Der<'static>,
 }
 
 impl ServerCertVerifier for Verifier {
@@ -109,14 +117,15 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let Some(authorities) = &self.authorities else { return Ok(ServerCertVerified::assertion()) };
-        match authorities.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            Err(_) if self.pinned.contains(certificate) => {
+        let result = authorities.verify_server_cert(certificate, intermediates, name, ocsp, now);
+        match self.pinned.iter().find(|pinned| pinned.certificate == *certificate) {
+            Some(pinned) if result.is_err() => {
                 let parsed = ParsedCertificate::try_from(certificate)?;
                 check_dates(&parsed, now)?;
-                verify_pinned_name(&parsed, certificate, name)?;
+                verify_pinned_name(&parsed, &pinned.subject, name)?;
                 Ok(ServerCertVerified::assertion())
             }
-            result => result,
+            _ => result,
         }
     }
 
@@ -170,10 +179,10 @@ const ALL_SCHEMES: &[SignatureScheme] = &[
 
 /// Where a certificate has no subjectAltName, its commonName counts (RFC 6125 section 6.4.4): many that were made by hand
 /// have nothing else.
-fn verify_pinned_name(parsed: &ParsedCertificate<'_>, der: &[u8], name: &ServerName<'_>) -> Result<(), Error> {
+fn verify_pinned_name(parsed: &ParsedCertificate<'_>, subject: &[u8], name: &ServerName<'_>) -> Result<(), Error> {
     match verify_server_name(parsed, name) {
         Err(Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }))
-            if presented.is_empty() && has_common_name(der, &name.to_str()) =>
+            if presented.is_empty() && has_common_name(subject, &name.to_str()) =>
         {
             Ok(())
         }
@@ -182,13 +191,13 @@ fn verify_pinned_name(parsed: &ParsedCertificate<'_>, der: &[u8], name: &ServerN
 }
 
 /// Looks for the attribute commonName (2.5.4.3) with this very value, a UTF8String or PrintableString of DER.
-fn has_common_name(der: &[u8], name: &str) -> bool {
+fn has_common_name(subject: &[u8], name: &str) -> bool {
     let Ok(len) = u8::try_from(name.len()) else { return false };
     [0x0c, 0x13].iter().any(|&tag| {
         let start = [0x06, 3, 0x55, 0x04, 0x03, tag, len];
         let is_it = |window: &[u8]| {
             window.strip_prefix(&start).is_some_and(|value| value.eq_ignore_ascii_case(name.as_bytes()))
         };
-        der.windows(start.len() + name.len()).any(is_it)
+        subject.windows(start.len() + name.len()).any(is_it)
     })
 }
