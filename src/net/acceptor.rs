@@ -162,11 +162,14 @@ impl Acceptor {
                 None => listener.closing_at = listener.closing_at.or(Some(now)),
             }
         }
+        let mut result = Ok(());
         for listener in update.new {
-            listener.register(registry)?;
-            self.listeners.push(listener);
+            match listener.register(registry) {
+                Ok(()) => self.listeners.push(listener),
+                Err(error) => result = Err(error),
+            }
         }
-        Ok(())
+        result
     }
 
     /// The poller says that a connection came.

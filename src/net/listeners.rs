@@ -335,13 +335,21 @@ impl ListenerSet {
             let sharing = if self.has_port_of(address) { PortSharing::Shared } else { self.sharing };
             new.push((ListenerSource::Config(address.clone()), protocol, listen(address, self.workers, sharing)?));
         }
-        // The last thing that can fail. First it is seen whether all files are there, so that one that is missing changes nothing.
-        for (path, _) in &modes {
-            fs::metadata(path).map_err(|error| cannot_listen(unix(path), &error))?;
-        }
+        // The last thing that can fail: all modes are changed or none.
+        let mut changed = Vec::with_capacity(modes.len());
         for (path, mode) in modes {
-            let changed = fs::set_permissions(path, Permissions::from_mode(mode));
-            changed.map_err(|error| cannot_listen(unix(path), &error))?;
+            let change = fs::metadata(path).and_then(|file| {
+                fs::set_permissions(path, Permissions::from_mode(mode))?;
+                changed.push((path, file.permissions()));
+                Ok(())
+            });
+            if let Err(error) = change {
+                for (path, before) in changed {
+                    // It was possible a moment ago.
+                    let _ = fs::set_permissions(path, before);
+                }
+                return Err(cannot_listen(unix(path), &error));
+            }
         }
         Ok(ListenerPlan { kept, new })
     }
@@ -642,6 +650,22 @@ mod tests {
             ListenerSet::open(&with("?mode=0600"), Vec::new(), 1, PortSharing::Exclusive).expect("two sockets");
         fs::remove_file(&second).expect("it is there");
         let error = set.plan(&with("?mode=0666")).err().expect("the second one is gone").to_string();
+        assert!(error.contains(&format!("unix:{}", second.display())), "{error}");
+        assert_eq!(fs::metadata(&first).expect("it is there").permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_mode_that_cannot_be_changed_changes_no_other() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let [first, second] = ["a", "b"].map(|name| folder.path().join(name));
+        let with =
+            |mode: &str| config(&format!("['unix:{}{mode}', 'unix:{}{mode}']", first.display(), second.display()));
+        let (set, _listeners) =
+            ListenerSet::open(&with("?mode=0600"), Vec::new(), 1, PortSharing::Exclusive).expect("two sockets");
+        fs::remove_file(&second).expect("it is there");
+        // It is there, and chmod says EPERM.
+        std::os::unix::fs::symlink("/proc/self/status", &second).expect("a link");
+        let error = set.plan(&with("?mode=0666")).err().expect("EPERM").to_string();
         assert!(error.contains(&format!("unix:{}", second.display())), "{error}");
         assert_eq!(fs::metadata(&first).expect("it is there").permissions().mode() & 0o777, 0o600);
     }

@@ -1,4 +1,5 @@
-//! Returns free memory of the allocator to the kernel, every few seconds while there is work and once after it.
+//! Returns free memory of the allocator to the kernel, every few seconds while there is work and once for each worker
+//! after it.
 //!
 //! glibc keeps freed memory in each thread's arena unless it is at the very end of it: a proxy that owned 2 MiB after minutes
 //! of mixed traffic had 7 MiB resident. Other allocators return memory by themselves; for them nothing is done here.
