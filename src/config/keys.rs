@@ -635,6 +635,15 @@ mod tests {
     use super::Config;
 
     #[test]
+    fn a_list_without_a_value_is_as_if_it_was_left_out() {
+        for value in ["", " ~"] {
+            let text = format!("routes:\n- prefix: /a\n  upstream: http://a\n  upgrade:{value}\n");
+            let config = Config::parse(&text, "config.yaml").expect("it is valid");
+            assert_eq!(config.routes[0].options.upgrade, ["websocket"], "{value:?}");
+        }
+    }
+
+    #[test]
     fn any_yaml_becomes_json() {
         for (name, yaml, json) in [
             ("a text", "' [as: it is'", " [as: it is"),

@@ -86,7 +86,8 @@ impl<N: Notation> As<N> {
     }
 
     pub fn own_list<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<N::Value>>, D::Error> {
-        Self::list(from).map(Some)
+        let list: Option<Vec<Element<N>>> = Option::deserialize(from)?;
+        Ok(list.map(|list| list.into_iter().map(|Element(value)| value).collect()))
     }
 
     pub fn serialize<S: Serializer>(value: &N::Value, serializer: S) -> Result<S::Ok, S::Error>
@@ -198,6 +199,16 @@ impl Notation for HumanDuration {
                 return Err(format!("{number} has no unit: write {number}s for seconds, or use ms, m or h"));
             }
         };
+        // humantime has more units, and one that is a month where it is written in upper case; and it panics beyond 2^64 s.
+        let is_unit =
+            |word: &str| matches!(word.trim(), "" | "ms" | "s" | "m" | "h" | "d" | "day" | "days" | "month" | "months");
+        let is_short = |digits: &str| digits.len() <= 12;
+        if text.len() > 64
+            || !text.split(|c: char| c.is_ascii_digit() || c == '.').all(is_unit)
+            || !text.split(|c: char| !c.is_ascii_digit()).all(is_short)
+        {
+            return Ok(None);
+        }
         match humantime::parse_duration(text) {
             Ok(span) if span > MAX_DURATION => {
                 Err(format!("{} is too long: the longest duration is 8760h, a year", quoted(text)))
@@ -381,6 +392,11 @@ mod tests {
             ("+1s", None),
             ("-1s", None),
             ("1S", None),
+            ("1M", None),
+            ("1w", None),
+            ("18446744073709551615s 1000ms", None),
+            ("999999999999d 999999999999d 999999999999d 999999999999d", None),
+            ("31536000000ms", Some(365 * 86_400_000)),
         ] {
             let millis = HumanDuration::parse(Text(text)).ok().map(|span| span.as_millis() as u64);
             assert_eq!(millis, expected, "{text}");
@@ -413,7 +429,20 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_read_again() {
-        for text in ["500ms", "10s", "1m", "1m 30s", "1h", "5m", "1ms", "1h 1s", "1s 1ms"] {
+        for text in [
+            "500ms",
+            "10s",
+            "1m",
+            "1m 30s",
+            "1h",
+            "5m",
+            "1ms",
+            "1h 1s",
+            "1s 1ms",
+            "1day",
+            "2days 1m",
+            "11months 30days 3h 50m 24s",
+        ] {
             assert_eq!(HumanDuration::parse(Text(text)).map(|span| HumanDuration::print(&span)).as_deref(), Ok(text));
         }
         for (bytes, expected) in

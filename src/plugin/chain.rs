@@ -190,7 +190,8 @@ impl Chain {
         if status != abi::OK {
             let message = std::mem::take(&mut *last_error.lock().unwrap_or_else(PoisonError::into_inner));
             // One line, whatever it logged.
-            let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+            let words = message.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+            let message = words.collect::<Vec<_>>().join(" ");
             let reason = match message.trim_start_matches("create: ") {
                 "" => ", and the plugin did not log why".to_owned(),
                 reason => format!(": {reason}"),
