@@ -5,14 +5,18 @@
 use std::env::consts::ARCH;
 
 /// `e_machine`, its name, and the `target_arch` that is compiled for it.
-const MACHINES: [(u16, &str, &str); 8] = [
+const MACHINES: [(u16, &str, &str); 12] = [
     (3, "x86", "x86"),
+    (8, "MIPS", "mips"),
+    (8, "MIPS", "mips64"),
+    (20, "PowerPC", "powerpc"),
     (21, "PowerPC64", "powerpc64"),
     (22, "s390x", "s390x"),
     (40, "ARM", "arm"),
     (62, "x86-64", "x86_64"),
     (183, "AArch64", "aarch64"),
     (243, "RISC-V", "riscv64"),
+    (243, "RISC-V", "riscv32"),
     (258, "LoongArch", "loongarch64"),
 ];
 
