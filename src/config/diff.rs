@@ -47,16 +47,11 @@ impl Config {
     /// The effective configuration as YAML. Read again it gives the same configuration, but for credentials in upstream
     /// URLs, which are left out: they are never shown.
     pub fn to_yaml(&self) -> String {
-        let (mut file, bare) = (to_mapping(self), to_mapping(&self.bare_route()));
+        let (mut file, mut bare) = (to_mapping(self), to_mapping(&self.bare_route()));
+        // Of these only what is the route's own: the others need not have an effect there.
+        bare.retain(|_, value| value.is_mapping());
         for route in file.get_mut("routes").and_then(Value::as_sequence_mut).into_iter().flatten() {
-            // Of these only what is the route's own: the others need not have an effect there.
-            route.as_mapping_mut().expect("a route is a mapping").retain(|key, value| match (value, bare.get(key)) {
-                (Value::Mapping(own), Some(Value::Mapping(bare))) => {
-                    keep_own(own, bare);
-                    !own.is_empty()
-                }
-                _ => true,
-            });
+            keep_own(route.as_mapping_mut().expect("a route is a mapping"), &bare);
         }
         serde_yaml::to_string(&file).expect("a value is always YAML")
     }

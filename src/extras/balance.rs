@@ -144,7 +144,7 @@ impl Lease {
         Lease { epoch: backend.epoch.get(), is_probe: due.is_some(), backend }
     }
 
-    /// The upstream could not be reached, or did not answer. For how long it is left alone now, where that is news.
+    /// The upstream could not be reached, or did not answer. For how long it is ejected now, where that is news.
     pub fn failed(&mut self, now: MonoTime, health: &Health) -> Option<Duration> {
         let Backend { failures, ejection, epoch, .. } = &*self.backend;
         if self.epoch != epoch.get() {
@@ -164,7 +164,7 @@ impl Lease {
         Some(span)
     }
 
-    /// The upstream answered. Whether it had been left alone and gets requests again.
+    /// The upstream answered. Whether it had been ejected and gets requests again.
     pub fn answered(&mut self) -> bool {
         let is_current = self.epoch == self.backend.epoch.get();
         if is_current {

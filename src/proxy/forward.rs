@@ -165,8 +165,8 @@ pub fn forward_response(head: &mut ResponseHead, connection_named: &[u8], date: 
     }
 }
 
-/// Maps what a response of `upstream` says of the place of its application, in place, where there is room. `request` is what it answers, as it
-/// was forwarded with the same scratch.
+/// Maps what a response of `upstream` says of the place of its application, in place, where there is room. `request` is
+/// what it answers, as it was forwarded with the same scratch.
 pub fn rewrite_response_head(
     head: &mut ResponseHead,
     request: &RequestHead,
