@@ -5,13 +5,13 @@
 //! instance of the program would quietly share the port. So the first socket of an address is bound without the option,
 //! which fails where the port is in use, and gets it afterwards for the others ([`PortSharing`]).
 //!
-//! A reload has two steps. [`ListenerSet::plan`] does everything that can fail, and changes nothing that is in use but the
-//! modes of socket files; [`ListenerSet::apply`] cannot fail. Accepting is done in `acceptor`.
+//! A reload does first what can fail and changes nothing that is in use ([`ListenerSet::update`]). Accepting is done in
+//! `acceptor`.
 
 use std::fmt::Display;
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -40,33 +40,30 @@ pub enum PortSharing {
 
 /// The file of a unix socket. Dropping it removes the file, unless another program has put its own there.
 #[derive(Debug)]
-pub struct SocketFile {
+struct SocketFile {
     path: PathBuf,
-    /// Where it is moved to when it takes over from another instance.
-    takes_over: Option<PathBuf>,
+    /// Where the file is: beside `path` until it takes the place of one on which somebody listens.
+    at: PathBuf,
     device_and_inode: (u64, u64),
 }
 
 impl SocketFile {
-    fn new(path: &Path, takes_over: Option<PathBuf>) -> io::Result<SocketFile> {
-        Ok(SocketFile { path: path.to_owned(), takes_over, device_and_inode: identity(path)? })
-    }
-
-    /// Puts it into the place of another instance's file, if there is one. To be called when nothing else can fail: until
-    /// then that instance is the one that clients reach, and it goes on if this one does not start.
+    /// Puts it into its place. To be called when nothing else can fail: until then the socket that is there is the one that
+    /// clients reach, and it goes on if this one is not wanted after all.
     fn publish(&mut self) -> Result<(), String> {
-        let Some(place) = self.takes_over.take() else { return Ok(()) };
-        fs::rename(&self.path, &place).map_err(|error| cannot_listen(unix(&place), &error))?;
-        self.path = place;
+        if self.at != self.path {
+            fs::rename(&self.at, &self.path).map_err(|error| cannot_listen(unix(&self.path), &error))?;
+            self.at.clone_from(&self.path);
+        }
         Ok(())
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|found| found == self.device_and_inode) {
+        if identity(&self.at).is_ok_and(|found| found == self.device_and_inode) {
             // Nothing can be done about a failure at the very end; the next start removes a stale file.
-            let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(&self.at);
         }
     }
 }
@@ -110,21 +107,17 @@ fn unix(path: &Path) -> String {
 
 /// Listens on `address` for each of `workers` loops.
 fn listen(address: &ListenAddr, workers: usize, sharing: PortSharing) -> Result<BoundListener, String> {
-    match address {
-        ListenAddr::Tcp { addr, dual_stack, fallback_v4 } => {
-            let result = match listen_tcp(*addr, *dual_stack, workers, sharing) {
-                // A host without IPv6: all addresses are all IPv4 addresses then (rule E8).
-                Err(error) if *fallback_v4 && lacks_ipv6(&error) => {
-                    listen_tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), addr.port()), false, workers, sharing)
-                }
-                result => result,
-            };
-            result.map_err(|error| cannot_listen(addr, &error))
-        }
-        ListenAddr::Unix { path, mode } => {
-            listen_unix(path, *mode, workers, sharing).map_err(|error| cannot_listen(unix(path), &error))
-        }
-    }
+    let result = match address {
+        ListenAddr::Tcp { addr, dual_stack, fallback_v4 } => match listen_tcp(*addr, *dual_stack, workers, sharing) {
+            // A host without IPv6: all addresses are all IPv4 addresses then (rule E8).
+            Err(error) if *fallback_v4 && lacks_ipv6(&error) => {
+                listen_tcp((Ipv4Addr::UNSPECIFIED, addr.port()).into(), false, workers, sharing)
+            }
+            result => result,
+        },
+        ListenAddr::Unix { path, mode } => listen_unix(path, *mode, workers, sharing),
+    };
+    result.map_err(|error| cannot_listen(address, &error))
 }
 
 /// Whether the error says that the host does not speak IPv6: not at all, or switched off.
@@ -134,31 +127,18 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 }
 
 fn listen_tcp(addr: SocketAddr, dual_stack: bool, workers: usize, sharing: PortSharing) -> io::Result<BoundListener> {
-    let first = tcp_socket(addr, dual_stack)?;
-    first.set_reuse_port(sharing == PortSharing::Shared)?;
-    first.bind(&addr.into())?;
+    let first = tcp_socket(addr, dual_stack, sharing)?;
     let real = first.local_addr()?.as_socket().unwrap_or(addr);
-    first.set_reuse_port(true)?;
-    first.listen(BACKLOG)?;
     let mut sockets = Vec::with_capacity(workers);
     for _ in 1..workers {
         // A kernel that does not let sockets join afterwards: then the workers share the one.
-        sockets.push(bind_reuseport(real, dual_stack).or_else(|_| first.try_clone())?);
+        sockets.push(tcp_socket(real, dual_stack, PortSharing::Shared).or_else(|_| first.try_clone())?);
     }
     sockets.push(first);
     Ok(BoundListener { address: real.to_string(), sockets, file: None })
 }
 
-/// One more socket on a port that is ours already.
-fn bind_reuseport(addr: SocketAddr, dual_stack: bool) -> io::Result<Socket> {
-    let socket = tcp_socket(addr, dual_stack)?;
-    socket.set_reuse_port(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket)
-}
-
-fn tcp_socket(addr: SocketAddr, dual_stack: bool) -> io::Result<Socket> {
+fn tcp_socket(addr: SocketAddr, dual_stack: bool, sharing: PortSharing) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     // A restart must not wait until the connections of the last run are forgotten.
@@ -166,48 +146,43 @@ fn tcp_socket(addr: SocketAddr, dual_stack: bool) -> io::Result<Socket> {
     if addr.is_ipv6() {
         socket.set_only_v6(!dual_stack)?;
     }
-    // Accepted sockets inherit both, which saves two calls for each.
+    // Accepted sockets inherit these, which saves calls for each.
     socket.set_tcp_nodelay(true)?;
     limit_unsent(&socket);
     probe_when_idle(&socket);
+    socket.set_reuse_port(sharing == PortSharing::Shared)?;
+    socket.bind(&addr.into())?;
+    socket.set_reuse_port(true)?;
+    socket.listen(BACKLOG)?;
     Ok(socket)
 }
 
 fn listen_unix(path: &Path, mode: Option<u32>, workers: usize, sharing: PortSharing) -> io::Result<BoundListener> {
+    // Where somebody listens there, the new socket is made beside it and put into its place when it is ready, so that there
+    // is one all the time. The other one stays as it is, without a name.
+    let mut at = path.to_owned();
+    if is_listened_on(path)? {
+        at.as_mut_os_string().push(".new");
+        // A file that an instance left there which was killed in such a moment is removed.
+        if sharing == PortSharing::Exclusive || is_listened_on(&at)? {
+            return Err(ErrorKind::AddrInUse.into());
+        }
+    }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    // Where another instance has the path, the new socket is made beside it and put into its place when it is ready, so that
-    // there is one all the time. The other instance keeps its own, without a name.
-    let (at, takes_over) = match (is_listened_on(path)?, sharing) {
-        (false, _) => (path.to_owned(), None),
-        (true, PortSharing::Exclusive) => return Err(ErrorKind::AddrInUse.into()),
-        (true, PortSharing::Shared) => (temp_path(path), Some(path.to_owned())),
-    };
-    // What an instance left there that was killed in such a moment is removed.
-    if takes_over.is_some() && is_listened_on(&at)? {
-        return Err(ErrorKind::AddrInUse.into());
-    }
     socket.bind(&SockAddr::unix(&at)?)?;
+    let file = SocketFile { path: path.to_owned(), device_and_inode: identity(&at)?, at };
     // The mode before listening, so that nobody can connect who may not.
-    let set_mode = mode.map_or(Ok(()), |mode| fs::set_permissions(&at, Permissions::from_mode(mode)));
-    if let Err(error) = set_mode.and_then(|()| socket.listen(BACKLOG)) {
-        let _ = fs::remove_file(&at);
-        return Err(error);
+    if let Some(mode) = mode {
+        fs::set_permissions(&file.at, Permissions::from_mode(mode))?;
     }
-    let file = SocketFile::new(&at, takes_over)?;
+    socket.listen(BACKLOG)?;
     Ok(BoundListener { address: unix(path), sockets: share(&socket, workers)?, file: Some(file) })
 }
 
 /// The same socket for each worker.
 fn share(socket: &Socket, workers: usize) -> io::Result<Vec<Socket>> {
     (0..workers).map(|_| socket.try_clone()).collect()
-}
-
-/// A name in the same folder.
-fn temp_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    PathBuf::from(name)
 }
 
 /// Whether a program listens there. The socket file that a killed instance left behind is removed.
@@ -230,18 +205,18 @@ fn is_listened_on(path: &Path) -> io::Result<bool> {
 
 /// A socket that was handed over; the workers share it. Its file, if it has one, belongs to the service manager.
 fn use_inherited(socket: &Socket, workers: usize) -> io::Result<BoundListener> {
-    let address = socket.local_addr()?;
-    let text = match (address.as_socket(), address.as_pathname()) {
+    let local = socket.local_addr()?;
+    let address = match (local.as_socket(), local.as_pathname()) {
         (Some(address), _) => address.to_string(),
         (None, Some(path)) => unix(path),
         (None, None) => "unix:(no path)".to_owned(),
     };
-    if !address.is_unix() {
+    if !local.is_unix() {
         // Accepted sockets inherit it, as they do from our own.
         socket.set_tcp_nodelay(true)?;
         limit_unsent(socket);
     }
-    Ok(BoundListener { address: text, sockets: share(socket, workers)?, file: None })
+    Ok(BoundListener { address, sockets: share(socket, workers)?, file: None })
 }
 
 /// What the process listens on.
@@ -250,8 +225,6 @@ pub struct ListenerSet {
     /// The number of the next one.
     next: u32,
     workers: usize,
-    /// Whether ports may be had that an older instance has.
-    sharing: PortSharing,
 }
 
 /// One address.
@@ -265,103 +238,80 @@ struct ListenerEntry {
 }
 
 /// Where an address comes from.
-#[derive(Clone)]
 enum ListenerSource {
     Config(ListenAddr),
     /// It was handed over, with this name.
     ServiceManager(String),
 }
 
-/// What a reload will do.
-pub struct ListenerPlan {
-    /// What becomes of each address that there is; `None`: it is closed.
-    kept: Vec<Option<(ListenerSource, ListenerProtocol)>>,
-    new: Vec<(ListenerSource, ListenerProtocol, BoundListener)>,
-}
+/// The numbers of the listeners that stay, and what is spoken there; and what is bound anew.
+type Plan = (Vec<(u32, ListenerProtocol)>, Vec<(ListenAddr, ListenerProtocol, BoundListener)>);
 
 impl ListenerSet {
     /// At start: all addresses of the configuration, or in their place the sockets that were handed over; for the
-    /// operator's address and for all others each.
+    /// operator's address and for all others each. Another instance's unix sockets keep their place until
+    /// [`ListenerSet::publish`].
     pub fn open(
         config: &Config,
         inherited: Vec<Inherited>,
         workers: usize,
         sharing: PortSharing,
     ) -> Result<(ListenerSet, Vec<ListenerUpdate>), String> {
-        let mut set = ListenerSet { all: Vec::new(), next: 0, workers, sharing };
+        let mut set = ListenerSet { all: Vec::new(), next: 0, workers };
         for Inherited { name, socket } in inherited {
             let bound =
                 use_inherited(&socket, workers).map_err(|error| format!("socket activation: {name}: {error}"))?;
             let protocol = protocol_of_inherited(&name, config)?;
             set.add(ListenerSource::ServiceManager(name), protocol, bound);
         }
-        let plan = set.plan(config)?;
-        // Only at start: later, it is another program that has a port.
-        set.sharing = PortSharing::Exclusive;
+        let plan = set.plan(config, sharing)?;
         let updates = set.apply(plan);
         Ok((set, updates))
     }
 
+    /// Listens where `config` says; returns what changes for each worker. The file of what closes is removed here, so that
+    /// nobody new connects; the workers accept who waits. On an error nothing has changed.
+    pub fn update(&mut self, config: &Config) -> Result<Vec<ListenerUpdate>, String> {
+        let mut plan = self.plan(config, PortSharing::Exclusive)?;
+        plan.1.iter_mut().filter_map(|(.., bound)| bound.file.as_mut()).try_for_each(SocketFile::publish)?;
+        Ok(self.apply(plan))
+    }
+
     /// What has to change for `config`. What is new is bound, but nothing is accepted there yet.
-    pub fn plan(&self, config: &Config) -> Result<ListenerPlan, String> {
-        let mut wanted: Vec<(&ListenAddr, ListenerProtocol)> = addresses(config).collect();
+    fn plan(&self, config: &Config, sharing: PortSharing) -> Result<Plan, String> {
+        let mut wanted = addresses(config);
         let mut kept = Vec::with_capacity(self.all.len());
-        let mut modes = Vec::new();
-        for entry in &self.all {
-            kept.push(match &entry.source {
+        for ListenerEntry { number, source, .. } in &self.all {
+            let protocol = match source {
                 ListenerSource::ServiceManager(name) => {
                     let protocol = protocol_of_inherited(name, config)?;
                     // It takes the place of those addresses that serve the same.
                     let is_admin = |protocol| protocol == ListenerProtocol::Admin;
                     wanted.retain(|(_, other)| is_admin(*other) != is_admin(protocol));
-                    Some((entry.source.clone(), protocol))
+                    Some(protocol)
                 }
                 ListenerSource::Config(address) => {
-                    let found = wanted.iter().position(|(other, _)| is_same_socket(address, other));
-                    found.map(|at| wanted.remove(at)).map(|(wanted, protocol)| {
-                        if let (ListenAddr::Unix { mode: old, .. }, ListenAddr::Unix { path, mode: Some(mode) }) =
-                            (address, wanted)
-                            && *old != Some(*mode)
-                        {
-                            modes.push((path, *mode));
-                        }
-                        (ListenerSource::Config(wanted.clone()), protocol)
-                    })
+                    let found = wanted.iter().position(|(other, _)| *other == address);
+                    found.map(|at| wanted.remove(at).1)
                 }
-            });
+            };
+            kept.extend(protocol.map(|protocol| (*number, protocol)));
         }
         let mut new = Vec::with_capacity(wanted.len());
         for (address, protocol) in wanted {
-            let sharing = if self.has_port_of(address) { PortSharing::Shared } else { self.sharing };
-            new.push((ListenerSource::Config(address.clone()), protocol, listen(address, self.workers, sharing)?));
+            let sharing = if self.has_place_of(address) { PortSharing::Shared } else { sharing };
+            new.push((address.clone(), protocol, listen(address, self.workers, sharing)?));
         }
-        // The last thing that can fail: all modes are changed or none.
-        let mut changed = Vec::with_capacity(modes.len());
-        for (path, mode) in modes {
-            let change = fs::metadata(path).and_then(|file| {
-                fs::set_permissions(path, Permissions::from_mode(mode))?;
-                changed.push((path, file.permissions()));
-                Ok(())
-            });
-            if let Err(error) = change {
-                for (path, before) in changed {
-                    // It was possible a moment ago.
-                    let _ = fs::set_permissions(path, before);
-                }
-                return Err(cannot_listen(unix(path), &error));
-            }
-        }
-        Ok(ListenerPlan { kept, new })
+        Ok((kept, new))
     }
 
-    /// Does it; returns what changes for each worker. The file of what closes is removed here, so that nobody new connects;
-    /// the workers accept who waits.
-    pub fn apply(&mut self, plan: ListenerPlan) -> Vec<ListenerUpdate> {
-        let mut kept = plan.kept.into_iter();
-        self.all.retain_mut(|entry| kept.next().flatten().map(|kept| (entry.source, entry.protocol) = kept).is_some());
-        let kept: Vec<_> = self.all.iter().map(|entry| (entry.number, entry.protocol)).collect();
-        for (source, protocol, bound) in plan.new {
-            self.add(source, protocol, bound);
+    fn apply(&mut self, (kept, new): Plan) -> Vec<ListenerUpdate> {
+        self.all.retain_mut(|entry| {
+            let found = kept.iter().find(|(number, _)| *number == entry.number);
+            found.map(|(_, protocol)| entry.protocol = *protocol).is_some()
+        });
+        for (address, protocol, bound) in new {
+            self.add(ListenerSource::Config(address), protocol, bound);
         }
         let mut updates: Vec<_> =
             (0..self.workers).map(|_| ListenerUpdate { kept: kept.clone(), new: Vec::new() }).collect();
@@ -394,15 +344,17 @@ impl ListenerSet {
         self.all.clear();
     }
 
-    /// Whether a port of ours is wanted a second time, for example first on all addresses and then on one. Then it is no
-    /// other program that has it.
-    fn has_port_of(&self, wanted: &ListenAddr) -> bool {
-        let port = |address: &ListenAddr| if let ListenAddr::Tcp { addr, .. } = address { addr.port() } else { 0 };
-        let is_in = |entry: &ListenerEntry| match &entry.source {
-            ListenerSource::Config(address) => port(address) == port(wanted),
-            ListenerSource::ServiceManager(_) => false,
-        };
-        port(wanted) != 0 && self.all.iter().any(is_in)
+    /// Whether it is ourselves that have the port or the file: a port moves between addresses, or a file gets another mode.
+    fn has_place_of(&self, wanted: &ListenAddr) -> bool {
+        self.all.iter().any(|entry| match (&entry.source, wanted) {
+            (ListenerSource::Config(ListenAddr::Tcp { addr, .. }), ListenAddr::Tcp { addr: wanted, .. }) => {
+                addr.port() == wanted.port() && addr.port() != 0
+            }
+            (ListenerSource::Config(ListenAddr::Unix { path, .. }), ListenAddr::Unix { path: wanted, .. }) => {
+                path == wanted
+            }
+            _ => false,
+        })
     }
 }
 
@@ -427,26 +379,14 @@ fn protocol_of_inherited(name: &str, config: &Config) -> Result<ListenerProtocol
 }
 
 /// All addresses of a configuration, and their protocols.
-fn addresses(config: &Config) -> impl Iterator<Item = (&ListenAddr, ListenerProtocol)> {
+fn addresses(config: &Config) -> Vec<(&ListenAddr, ListenerProtocol)> {
     let with_tls = config.tls.as_ref().map_or(&[][..], |tls| &tls.listen_addr);
-    let [main, with_tls, admin] = [
+    let groups = [
         (&config.listen_addr[..], main_protocol(config)),
         (with_tls, ListenerProtocol::Tls),
         (&config.admin.listen_addr, ListenerProtocol::Admin),
-    ]
-    .map(|(addresses, protocol)| addresses.iter().map(move |address| (address, protocol)));
-    main.chain(with_tls).chain(admin)
-}
-
-/// Whether one socket serves both.
-fn is_same_socket(one: &ListenAddr, other: &ListenAddr) -> bool {
-    match (one, other) {
-        (ListenAddr::Tcp { addr: a, dual_stack: c, .. }, ListenAddr::Tcp { addr: b, dual_stack: d, .. }) => {
-            a == b && c == d
-        }
-        (ListenAddr::Unix { path: a, .. }, ListenAddr::Unix { path: b, .. }) => a == b,
-        _ => false,
-    }
+    ];
+    groups.iter().flat_map(|(addresses, protocol)| addresses.iter().map(|address| (address, *protocol))).collect()
 }
 
 #[cfg(test)]
@@ -626,57 +566,60 @@ mod tests {
             listeners.iter().map(|of_worker| of_worker.new.iter().map(Listener::number).collect()).collect();
         assert_eq!(first, [[0], [0]]);
         let mode = || fs::metadata(&socket).map(|file| file.permissions().mode() & 0o777).ok();
+        // As the workers do: what they have stays open.
+        let mut given = Vec::new();
         for (name, listen, expected, expected_mode) in [
             ("nothing changes", "'127.0.0.1:0'".to_owned(), (vec![0], vec![]), None),
             ("one more", format!("['127.0.0.1:0', {}]", unix("?mode=0600")), (vec![0], vec![1]), Some(0o600)),
-            ("other rights", format!("[{}, '127.0.0.1:0']", unix("?mode=0660")), (vec![0, 1], vec![]), Some(0o660)),
-            ("those of before", format!("[{}, '127.0.0.1:0']", unix("?mode=0600")), (vec![0, 1], vec![]), Some(0o600)),
+            ("other rights", format!("[{}, '127.0.0.1:0']", unix("?mode=0660")), (vec![0], vec![2]), Some(0o660)),
+            ("in another order", format!("['127.0.0.1:0', {}]", unix("?mode=0660")), (vec![0, 2], vec![]), Some(0o660)),
             ("one less", "'127.0.0.1:0'".to_owned(), (vec![0], vec![]), None),
-            ("another", "'[::1]:0'".to_owned(), (vec![], vec![2]), None),
+            ("another", "'[::1]:0'".to_owned(), (vec![], vec![3]), None),
         ] {
-            let plan = set.plan(&config(&listen)).unwrap_or_else(|error| panic!("{name}: {error}"));
-            assert_eq!(numbers(&set.apply(plan)), expected, "{name}");
+            let updates = set.update(&config(&listen)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(numbers(&updates), expected, "{name}");
+            given.push(updates);
             assert_eq!(mode(), expected_mode, "{name}");
+            assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), usize::from(mode().is_some()), "{name}");
         }
     }
 
     #[test]
-    fn a_plan_that_fails_changes_no_mode() {
-        // The second file is gone, or it is there and chmod says EPERM.
-        for link in [None, Some("/proc/self/status")] {
-            let folder = tempfile::TempDir::new().expect("a folder");
-            let [first, second] = ["a", "b"].map(|name| folder.path().join(name));
-            let with =
-                |mode: &str| config(&format!("['unix:{}{mode}', 'unix:{}{mode}']", first.display(), second.display()));
-            let (set, _listeners) =
-                ListenerSet::open(&with("?mode=0600"), Vec::new(), 1, PortSharing::Exclusive).expect("two sockets");
-            fs::remove_file(&second).expect("it is there");
-            if let Some(link) = link {
-                std::os::unix::fs::symlink(link, &second).expect("a link");
-            }
-            let error = set.plan(&with("?mode=0666")).err().expect("it cannot be changed").to_string();
-            assert!(error.contains(&format!("unix:{}", second.display())), "{link:?}: {error}");
-            let mode = fs::metadata(&first).expect("it is there").permissions().mode();
-            assert_eq!(mode & 0o777, 0o600, "{link:?}");
-        }
+    fn an_update_that_fails_changes_no_mode() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let [first, second] = ["a", "b"].map(|name| folder.path().join(name));
+        let with =
+            |mode: &str| config(&format!("['unix:{}{mode}', 'unix:{}{mode}']", first.display(), second.display()));
+        let (mut set, _listeners) =
+            ListenerSet::open(&with("?mode=0600"), Vec::new(), 1, PortSharing::Exclusive).expect("two sockets");
+        fs::remove_file(&second).expect("it is there");
+        fs::write(&second, "precious").expect("a file");
+        let error = set.update(&with("?mode=0666")).err().expect("it is no socket");
+        assert!(error.contains(&format!("unix:{}", second.display())), "{error}");
+        assert_eq!(fs::metadata(&first).expect("it is there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2, "nothing is left beside them");
     }
 
     #[test]
     fn a_port_of_ours_can_move_between_addresses_but_one_of_others_cannot_be_had() {
         let (mut set, first) =
             ListenerSet::open(&config("'127.0.0.1:0'"), Vec::new(), 1, PortSharing::Exclusive).expect("loopback");
-        let port = set.addresses().next().and_then(|(address, _)| address.rsplit(':').next()).expect("a port");
-        let plan = set.plan(&config(&format!("'127.0.0.1:{port}'")));
-        assert!(plan.is_err(), "it was port 0 that was asked for: nobody knows that this is the same one");
+        let address = set.addresses().next().expect("an address").0.to_owned();
+        let port = address.rsplit(':').next().expect("a port");
+        let moved = config(&format!("'127.0.0.1:{port}'"));
+        assert!(
+            set.update(&moved).is_err(),
+            "it was port 0 that was asked for: nobody knows that this is the same one"
+        );
         drop(first);
         let (port, other) = (format!("127.0.0.1:{port}"), std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
         let fixed = config(&format!("'{port}'"));
         drop(set);
         (set, _) = ListenerSet::open(&fixed, Vec::new(), 1, PortSharing::Exclusive).expect("it is free again");
         let everywhere = config(&format!("'0.0.0.0:{}'", port.rsplit(':').next().expect("a port")));
-        set.plan(&everywhere).expect("our own port");
+        set.update(&everywhere).expect("our own port");
         let taken = config(&format!("'{}'", other.local_addr().expect("bound")));
-        let error = set.plan(&taken).err().expect("somebody else's").to_string();
+        let error = set.update(&taken).err().expect("somebody else's").to_string();
         assert!(error.contains("address in use"), "{error}");
     }
 

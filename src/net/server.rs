@@ -135,21 +135,21 @@ impl Server {
     /// start: the number of workers and the memory budget. Returns whether all workers have it; one that is busy takes it
     /// when it is not.
     pub fn reload(&mut self, config: Arc<Config>) -> Result<bool, StartError> {
+        let runtime = self.runtime.reload(Arc::clone(&config));
         let tls = self.tls.reload(&config)?;
-        let plan = self.listeners.plan(&config)?;
+        let updates = self.listeners.update(&config)?;
         // From here on nothing fails.
+        (self.runtime, self.tls) = (runtime, tls);
         self.max_connections = max_connections(&config, self.descriptor_limit);
-        self.runtime = self.runtime.reload(config);
-        self.tls = tls;
         let max_clients = descriptors::share(self.max_connections, self.workers.queues.len());
         let (receipt, receipts) = channel();
-        for (queue, listeners) in self.workers.queues.iter().zip(self.listeners.apply(plan)) {
+        for (queue, listeners) in self.workers.queues.iter().zip(updates) {
             let (runtime, tls, receipt) = (self.runtime.clone(), self.tls.clone(), receipt.clone());
             let msg = ReloadMsg { runtime, tls, listeners, max_clients, receipt };
             queue.push(WorkerMsg::Reload(Box::new(msg)));
         }
         drop(receipt);
-        self.dns.set_refresh(self.runtime.config.dns.refresh);
+        self.dns.set_refresh(config.dns.refresh);
         // Nothing is sent: the channel is closed when the last worker has dropped its end.
         Ok(receipts.recv_timeout(RELOAD_TIMEOUT) != Err(RecvTimeoutError::Timeout))
     }
