@@ -12,32 +12,28 @@ const FAILED_ADDRESS_TIME: Duration = Duration::from_secs(30);
 
 /// The addresses of an upstream. Each attempt begins one further than the one before, so that the load spreads. An address
 /// that failed is tried last for a while: otherwise a dead one would cost its time-out again and again.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Addresses {
+    /// Empty where they are not known.
     list: Arc<[SocketAddr]>,
     /// Where the next attempt begins.
     next: usize,
     /// Those that failed, each until when it is tried last. Mostly empty.
     failed: Vec<(SocketAddr, MonoTime)>,
-    /// The last attempt.
-    pub used_at: MonoTime,
 }
 
 /// Addresses that are tried in turn.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ConnectAttempt {
-    /// Popped from the back.
-    untried: Vec<SocketAddr>,
-    pub current: Option<SocketAddr>,
+    /// Those that have not failed. The last one is tried first.
+    pub addresses: Vec<SocketAddr>,
     /// Of the failures so far the one that says most.
     pub failure: Option<ConnectError>,
-    /// When to give up the current address.
-    pub until: MonoTime,
 }
 
 impl Addresses {
-    pub fn new(now: MonoTime, list: Arc<[SocketAddr]>) -> Addresses {
-        Addresses { list, next: 0, failed: Vec::new(), used_at: now }
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
     }
 
     /// Other addresses. What is known of those that stay is kept.
@@ -47,15 +43,14 @@ impl Addresses {
     }
 
     pub fn attempt(&mut self, now: MonoTime) -> ConnectAttempt {
-        self.used_at = now;
         self.failed.retain(|(_, until)| *until > now);
         let (before, from) = self.list.split_at(self.next % self.list.len().max(1));
         self.next = self.next.wrapping_add(1);
         let backwards = from.iter().chain(before).rev().copied();
         let has_failed = |address: &SocketAddr| self.failed.iter().any(|(failed, _)| failed == address);
-        let (mut untried, good) = backwards.partition::<Vec<_>, _>(has_failed);
-        untried.extend(good);
-        ConnectAttempt { untried, current: None, failure: None, until: now }
+        let (mut addresses, good) = backwards.partition::<Vec<_>, _>(has_failed);
+        addresses.extend(good);
+        ConnectAttempt { addresses, failure: None }
     }
 
     pub fn note_failure(&mut self, now: MonoTime, address: SocketAddr) {
@@ -69,14 +64,10 @@ impl Addresses {
 }
 
 impl ConnectAttempt {
-    pub fn advance(&mut self) -> Option<SocketAddr> {
-        self.current = self.untried.pop();
-        self.current
-    }
-
-    /// Of several failures the one counts that says most.
-    pub fn note(&mut self, error: ConnectError) {
+    /// Gives up the current address, and returns it. Of several failures the one counts that says most.
+    pub fn fail(&mut self, error: ConnectError) -> Option<SocketAddr> {
         self.failure = self.failure.max(Some(error));
+        self.addresses.pop()
     }
 }
 
@@ -89,20 +80,19 @@ mod tests {
         SocketAddr::from(([127, 0, 0, 1], port))
     }
 
-    fn known(now: MonoTime, ports: &[u16]) -> Addresses {
-        Addresses::new(now, ports.iter().map(|port| address(*port)).collect())
+    fn known(ports: &[u16]) -> Addresses {
+        Addresses { list: ports.iter().map(|port| address(*port)).collect(), ..Addresses::default() }
     }
 
     /// The ports in the order in which a new attempt tries them.
     fn order(known: &mut Addresses, now: MonoTime) -> Vec<u16> {
-        let mut attempt = known.attempt(now);
-        std::iter::from_fn(|| attempt.advance()).map(|address| address.port()).collect()
+        known.attempt(now).addresses.iter().rev().map(SocketAddr::port).collect()
     }
 
     #[test]
     fn each_attempt_begins_at_another_address() {
         let now = MonoTime::now();
-        let mut known = known(now, &[1, 2, 3]);
+        let mut known = known(&[1, 2, 3]);
         let orders: Vec<_> = (0..4).map(|_| order(&mut known, now)).collect();
         assert_eq!(orders, [[1, 2, 3], [2, 3, 1], [3, 1, 2], [1, 2, 3]]);
     }
@@ -110,7 +100,7 @@ mod tests {
     #[test]
     fn e1_an_address_that_failed_comes_last_until_it_works_or_time_has_passed() {
         let now = MonoTime::now();
-        let mut known = known(now, &[1, 2, 3]);
+        let mut known = known(&[1, 2, 3]);
         known.note_failure(now, address(1));
         assert_eq!(order(&mut known, now), [2, 3, 1], "begins at 1");
         assert_eq!(order(&mut known, now), [2, 3, 1], "begins at 2");
@@ -139,8 +129,8 @@ mod tests {
             ("somebody was there", &[TimedOut, TlsFailed, Refused], TlsFailed),
             ("it is known who was there", &[TlsFailed, expired, TimedOut], expired),
         ] {
-            let mut attempt = known(MonoTime::now(), &[]).attempt(MonoTime::now());
-            failures.iter().for_each(|failure| attempt.note(*failure));
+            let mut attempt = ConnectAttempt::default();
+            failures.iter().for_each(|failure| assert_eq!(attempt.fail(*failure), None));
             assert_eq!(attempt.failure, Some(expected), "{name}");
         }
     }

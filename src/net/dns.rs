@@ -54,12 +54,15 @@ fn is_localhost(host: &str) -> bool {
     host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case("localhost")
 }
 
-/// Which names are looked up when, and who wants the results.
+/// Which names are looked up when, who wants the results, and which threads look them up.
 struct Names {
     refresh: Duration,
     by_id: HashMap<UpstreamId, Name>,
     /// When each name is due that is not just being looked up.
     due: BinaryHeap<Reverse<(MonoTime, UpstreamId)>>,
+    threads: usize,
+    is_one_waiting: bool,
+    is_stopped: bool,
 }
 
 struct Name {
@@ -67,14 +70,16 @@ struct Name {
     port: u16,
     /// Whether a look-up has ended.
     is_checked: bool,
-    addresses: Option<Arc<[SocketAddr]>>,
+    /// Empty where it has never resolved.
+    addresses: Arc<[SocketAddr]>,
     /// Workers that want the next result.
     waiting: Vec<Arc<WorkerQueue>>,
 }
 
 impl Names {
     fn new(refresh: Duration) -> Names {
-        Names { refresh, by_id: HashMap::new(), due: BinaryHeap::new() }
+        let (by_id, due) = (HashMap::new(), BinaryHeap::new());
+        Names { refresh, by_id, due, threads: 0, is_one_waiting: false, is_stopped: false }
     }
 
     fn lookup(
@@ -88,7 +93,7 @@ impl Names {
         let name = self.by_id.entry(upstream).or_insert_with(|| {
             self.due.push(Reverse((now, upstream)));
             let (host, port) = (origin.host.clone(), origin.port);
-            Name { host, port, is_checked: false, addresses: None, waiting: Vec::new() }
+            Name { host, port, is_checked: false, addresses: Arc::default(), waiting: Vec::new() }
         });
         if name.is_checked && !is_next {
             queue.push(WorkerMsg::Dns(DnsEvent { upstream, addresses: name.addresses.clone() }));
@@ -103,10 +108,8 @@ impl Names {
 
     /// A name to be looked up now. What is due and nobody waits for is forgotten.
     fn take_due(&mut self, now: MonoTime) -> Option<(UpstreamId, String, u16)> {
-        while let Some(&Reverse((due, upstream))) = self.due.peek()
-            && due <= now
-        {
-            self.due.pop();
+        while self.next_due().is_some_and(|due| due <= now) {
+            let Reverse((_, upstream)) = self.due.pop()?;
             match self.by_id.get(&upstream) {
                 Some(name) if !name.waiting.is_empty() => return Some((upstream, name.host.clone(), name.port)),
                 _ => self.by_id.remove(&upstream),
@@ -120,49 +123,35 @@ impl Names {
         let Some(name) = self.by_id.get_mut(&upstream) else { return };
         name.is_checked = true;
         if !found.is_empty() {
-            name.addresses = Some(Arc::from(&found[..found.len().min(MAX_ADDRESSES)]));
+            name.addresses = Arc::from(&found[..found.len().min(MAX_ADDRESSES)]);
         }
         for queue in name.waiting.drain(..) {
             queue.push(WorkerMsg::Dns(DnsEvent { upstream, addresses: name.addresses.clone() }));
         }
-        let pause = if name.addresses.is_some() { self.refresh } else { RETRY_AFTER };
+        let pause = if name.addresses.is_empty() { RETRY_AFTER } else { self.refresh };
         self.due.push(Reverse((now + pause, upstream)));
     }
 }
 
 /// The names that all workers look up.
 #[derive(Clone)]
-pub(super) struct DnsCache {
-    shared: Arc<Shared>,
-}
+pub(super) struct DnsCache(Arc<Resolver>);
 
-struct Shared {
+struct Resolver {
     /// Results are published while this is locked, so that they arrive in the order in which they were found.
-    state: Mutex<ResolverState>,
+    names: Mutex<Names>,
     /// One thread waits here.
     wake: Condvar,
     source: Box<dyn Lookup>,
 }
 
-struct ResolverState {
-    names: Names,
-    threads: usize,
-    is_one_waiting: bool,
-    is_stopped: bool,
-}
-
-/// A thread panicked while it held the lock: what it guards is changed in single steps, so it is whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl DnsCache {
     /// Starts the first thread.
     pub fn start(source: Box<dyn Lookup>, refresh: Duration) -> io::Result<DnsCache> {
-        let state = ResolverState { names: Names::new(refresh), threads: 0, is_one_waiting: false, is_stopped: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new(), source });
-        shared.start_thread(&mut lock(&shared.state))?;
-        Ok(DnsCache { shared })
+        let names = Mutex::new(Names::new(refresh));
+        let resolver = Arc::new(Resolver { names, wake: Condvar::new(), source });
+        resolver.start_thread(&mut resolver.lock())?;
+        Ok(DnsCache(resolver))
     }
 
     /// Wants the addresses of an upstream, which come into `queue`: at once where they are known, or with `is_next` when
@@ -175,64 +164,69 @@ impl DnsCache {
         origin: &Origin,
         is_next: bool,
     ) {
-        let mut state = lock(&self.shared.state);
-        state.names.lookup(now, queue, upstream, origin, is_next);
-        if state.names.next_due().is_some_and(|due| due <= now) {
-            self.shared.call_thread(&mut state);
+        let mut names = self.0.lock();
+        names.lookup(now, queue, upstream, origin, is_next);
+        if names.next_due().is_some_and(|due| due <= now) {
+            self.0.call_thread(&mut names);
         }
     }
 
     /// After a reload: another refresh time.
     pub fn set_refresh(&self, refresh: Duration) {
-        lock(&self.shared.state).names.refresh = refresh;
+        self.0.lock().refresh = refresh;
     }
 
     /// Ends the thread that waits; the others end by themselves.
     pub fn stop(&self) {
-        lock(&self.shared.state).is_stopped = true;
-        self.shared.wake.notify_one();
+        self.0.lock().is_stopped = true;
+        self.0.wake.notify_one();
     }
 }
 
-impl Shared {
+impl Resolver {
+    /// A thread panicked while it held the lock: what it guards is changed in single steps, so it is whole.
+    fn lock(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Has a thread see to what is due. If this host allows no more threads, those that run get to it.
-    fn call_thread(self: &Arc<Shared>, state: &mut ResolverState) {
-        if state.is_one_waiting {
+    fn call_thread(self: &Arc<Resolver>, names: &mut Names) {
+        if names.is_one_waiting {
             self.wake.notify_one();
-        } else if state.threads < MAX_LOOKUPS {
-            let _ = self.start_thread(state);
+        } else if names.threads < MAX_LOOKUPS {
+            let _ = self.start_thread(names);
         }
     }
 
-    fn start_thread(self: &Arc<Shared>, state: &mut ResolverState) -> io::Result<()> {
-        let shared = Arc::clone(self);
-        thread::Builder::new().name("resolver".to_owned()).spawn(move || shared.run())?;
-        state.threads += 1;
+    fn start_thread(self: &Arc<Resolver>, names: &mut Names) -> io::Result<()> {
+        let resolver = Arc::clone(self);
+        thread::Builder::new().name("resolver".to_owned()).spawn(move || resolver.run())?;
+        names.threads += 1;
         Ok(())
     }
 
-    fn run(self: &Arc<Shared>) {
-        let mut state = lock(&self.state);
-        while !state.is_stopped {
+    fn run(self: &Arc<Resolver>) {
+        let mut names = self.lock();
+        while !names.is_stopped {
             let now = MonoTime::now();
-            if let Some((upstream, host, port)) = state.names.take_due(now) {
-                self.call_thread(&mut state);
-                drop(state);
+            if let Some((upstream, host, port)) = names.take_due(now) {
+                self.call_thread(&mut names);
+                drop(names);
                 let found = self.source.lookup(&host, port).unwrap_or_default();
-                state = lock(&self.state);
-                state.names.publish(MonoTime::now(), upstream, &found);
-            } else if state.is_one_waiting {
+                names = self.lock();
+                names.publish(MonoTime::now(), upstream, &found);
+            } else if names.is_one_waiting {
                 // What was published may be due before the time until which that one waits.
                 self.wake.notify_one();
                 break;
             } else {
-                state.is_one_waiting = true;
-                let timeout = state.names.next_due().map_or(Duration::MAX, |due| due - now);
-                (state, _) = self.wake.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner);
-                state.is_one_waiting = false;
+                names.is_one_waiting = true;
+                let timeout = names.next_due().map_or(Duration::MAX, |due| due - now);
+                (names, _) = self.wake.wait_timeout(names, timeout).unwrap_or_else(PoisonError::into_inner);
+                names.is_one_waiting = false;
             }
         }
-        state.threads -= 1;
+        names.threads -= 1;
     }
 }
 
@@ -287,10 +281,10 @@ mod tests {
         }
 
         /// The next result.
-        fn wait(&mut self) -> Option<Vec<SocketAddr>> {
+        fn wait(&mut self) -> Vec<SocketAddr> {
             let [event] = <[_; 1]>::try_from(self.wait_for(1)).expect("one");
             assert_eq!(event.upstream, NAME);
-            event.addresses.map(|list| list.to_vec())
+            event.addresses.to_vec()
         }
     }
 
@@ -320,8 +314,8 @@ mod tests {
         }
 
         /// The results that have arrived.
-        fn results(&self) -> Vec<Option<Vec<SocketAddr>>> {
-            self.asker.take().into_iter().map(|event| event.addresses.map(|list| list.to_vec())).collect()
+        fn results(&self) -> Vec<Vec<SocketAddr>> {
+            self.asker.take().into_iter().map(|event| event.addresses.to_vec()).collect()
         }
     }
 
@@ -332,10 +326,10 @@ mod tests {
         bench.ask(false);
         bench.ask(false);
         assert!(bench.look_up(&both));
-        assert_eq!(bench.results(), [Some(addresses(&both))]);
+        assert_eq!(bench.results(), [addresses(&both)]);
         bench.ask(false);
         assert!(!bench.look_up(&[]), "known: without a look-up");
-        assert_eq!(bench.results(), [Some(addresses(&both))]);
+        assert_eq!(bench.results(), [addresses(&both)]);
     }
 
     #[test]
@@ -345,12 +339,12 @@ mod tests {
         assert!(bench.look_up(&[]));
         bench.ask(false);
         assert!(!bench.look_up(&[]));
-        assert_eq!(bench.results(), [None, None]);
+        assert_eq!(bench.results(), [[], []]);
         bench.now += RETRY_AFTER;
         assert!(!bench.look_up(&[]), "nobody waits for it");
         bench.ask(false);
         assert!(bench.look_up(&["127.0.0.1:80"]));
-        assert_eq!(bench.results(), [Some(addresses(&["127.0.0.1:80"]))]);
+        assert_eq!(bench.results(), [addresses(&["127.0.0.1:80"])]);
     }
 
     #[test]
@@ -364,10 +358,10 @@ mod tests {
             assert!(bench.look_up(&found));
             bench.ask(true);
             assert!(!bench.look_up(&[]), "not before its time");
-            assert_eq!(bench.results(), [Some(addresses(&[expected]))]);
+            assert_eq!(bench.results(), [addresses(&[expected])]);
             // Somebody needs it meanwhile: the old addresses will do.
             bench.ask(false);
-            assert_eq!(bench.results(), [Some(addresses(&[expected]))]);
+            assert_eq!(bench.results(), [addresses(&[expected])]);
             bench.now += HOUR;
         }
     }
@@ -383,7 +377,7 @@ mod tests {
         // Late: it was forgotten in the moment before.
         bench.ask(true);
         assert!(bench.look_up(&["127.0.0.2:80"]));
-        assert_eq!(bench.results(), [Some(addresses(&["127.0.0.1:80"])), Some(addresses(&["127.0.0.2:80"]))]);
+        assert_eq!(bench.results(), [addresses(&["127.0.0.1:80"]), addresses(&["127.0.0.2:80"])]);
     }
 
     /// Names that begin with `h` hang until the sender is dropped; the others are numbers, and count their look-ups.
@@ -398,7 +392,7 @@ mod tests {
         fn lookup(&self, host: &str, _port: u16) -> io::Result<Vec<SocketAddr>> {
             self.most.fetch_max(self.now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
             if host.starts_with('h') {
-                let _ = lock(&self.never).recv();
+                let _ = self.never.lock().unwrap_or_else(PoisonError::into_inner).recv();
             }
             self.now.fetch_sub(1, Ordering::Relaxed);
             let port = self.lookups.fetch_add(1, Ordering::Relaxed);
@@ -497,7 +491,7 @@ mod tests {
                     while MonoTime::now() < end {
                         asker.ask(&crowd.cache, NAME, "name");
                         for event in asker.take() {
-                            let port = event.addresses.expect("it resolves")[0].port();
+                            let port = event.addresses[0].port();
                             // The ports count the look-ups, and may begin again.
                             assert!(port.wrapping_sub(last) < 1 << 15, "{port} after {last}");
                             last = port;

@@ -312,9 +312,7 @@ impl Worker {
         if let Some(upstream) = client.upstream {
             self.close_upstream(upstream);
         }
-        if client.has_login_conns {
-            self.close_login_conns(key);
-        }
+        self.close_login_conns(key);
         self.closed.push(client.conn);
     }
 

@@ -1,18 +1,18 @@
 //! The life of a connection to an upstream, from top to bottom: acquire, resolve, connect, handshake, report, release, close.
 //!
 //! ```text
-//!   acquire ──an idle one──────────────────────────────────► Ready(Client) ◄──acquire──┐
-//!      └─none─► Resolving ──addresses──► Connecting ──TCP, TLS──►┘   └──release──► Ready(Pool or LoginBound)
-//!                   └─no such name─► failed ◄─all failed─┘
+//!   acquire ──an idle one───────────────────────────────────────► Busy ◄──acquire──┐
+//!      └─none─► Connecting: addresses ──► TCP ──► TLS ──► report ──┘ └──release──► Idle
+//!                    no such name, or all failed ──► report
 //! ```
 //!
 //! A new connection tries the upstream's addresses in turn, each with a time-out of its own. The client's connection hears
-//! of the outcome the next time it is driven. Nothing here blocks. What a worker knows of one upstream lies in one
-//! [`UpstreamEntry`]; connections themselves stay in their slots, registered, also while they are idle, so that an end is
-//! noticed at once (rule M12).
+//! of the outcome the next time it is driven. Nothing here blocks. Connections stay in their slots, registered, also while
+//! they are idle, so that an end is noticed at once (rule M12).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -23,13 +23,13 @@ use crate::proxy::proxy_connection::{ConnectError, Input};
 use crate::proxy::runtime::UpstreamId;
 
 use super::acceptor::is_exhaustion;
-use super::addresses::Addresses;
+use super::addresses::{Addresses, ConnectAttempt};
 use super::conn::{Conn, ReadOutcome, Readiness, Socket};
 use super::event_source::EventSource;
 use super::slab::Key;
 use super::timers::TimerHandle;
 use super::tls::HandshakeError;
-use super::upstream_state::{ConnOwner, UpstreamConn, UpstreamState, Upstreams};
+use super::upstream_state::{UpstreamConn, UpstreamState, Upstreams};
 use super::worker::{Lifecycle, Worker};
 use super::worker_queue::DnsEvent;
 
@@ -37,26 +37,24 @@ use super::worker_queue::DnsEvent;
 const MAX_IDLE_READS: u32 = 8;
 /// A failed handshake with an upstream is logged at most this often: one that has such a problem has it all the time.
 const TLS_WARN_INTERVAL: Duration = Duration::from_secs(60);
-/// How many login-bound connections a client keeps, one for each upstream. Beyond that the oldest is closed.
+/// How many login-bound connections a client keeps. Beyond that the oldest is closed.
 const MAX_LOGIN_CONNS: usize = 4;
 /// Addresses that no new connection has needed for so long are not refreshed any more, but looked up before the next use.
 const MAX_UNUSED: Duration = Duration::from_secs(600);
 
 impl Worker {
-    /// Gives the client a connection to `upstream`: an idle one at once, or a new one later. `is_new`: an idle one will not
-    /// do.
+    /// Gives the client a connection to `upstream`: the one on which it is logged in or the newest idle one at once, or a new
+    /// one later. `is_new`: an idle one will not do. Timers have fired before in this run, so none has outlived its time.
     pub(super) fn acquire(&mut self, client_key: Key, upstream: UpstreamId, is_new: bool) {
         let Some(client) = self.clients.get_mut(client_key) else { return };
-        // There is one at most, and it should have been released.
-        if let Some(old) = client.upstream.take() {
-            self.close_upstream(old);
-        }
-        let idle = if is_new { None } else { self.take_idle(client_key, upstream) };
-        let Some(client) = self.clients.get_mut(client_key) else { return };
-        if let Some(key) = idle
-            && let Some(upstream_conn) = self.upstreams.conns.get_mut(key)
+        debug_assert!(client.upstream.is_none(), "the last one was released or closed");
+        let upstreams = &mut self.upstreams;
+        let mut take_idle = || upstreams.login_conn(client_key, upstream).or_else(|| upstreams.pop_idle(upstream));
+        if !is_new
+            && let Some(key) = take_idle()
+            && let Some(upstream_conn) = upstreams.conns.get_mut(key)
         {
-            upstream_conn.owner = ConnOwner::Client(client_key);
+            upstream_conn.state = UpstreamState::Busy(client_key);
             client.upstream = Some(key);
             self.ctx.observer.metrics.increment(Counter::Reused);
             client.connection.handle(&mut self.ctx.worker(), Input::Connected { reused: true });
@@ -66,48 +64,34 @@ impl Worker {
         }
     }
 
-    /// The connection on which the client is logged in, or the newest idle one. Timers have fired before in this run, so none
-    /// has outlived its time.
-    fn take_idle(&mut self, client_key: Key, upstream: UpstreamId) -> Option<Key> {
-        if self.clients.get(client_key)?.has_login_conns
-            && let Some((_, key, _)) = self.upstreams.login_conns(client_key).find(|(_, _, id)| *id == upstream)
-        {
-            return Some(key);
-        }
-        let key = self.upstreams.by_id.get_mut(&upstream)?.idle.pop()?;
-        self.upstreams.idle_count -= 1;
-        Some(key)
-    }
-
     /// Begins a new connection: with the upstream's addresses, or by asking for them.
-    fn resolve(&mut self, owner: Key, upstream: UpstreamId) {
-        let upstream_conn = UpstreamConn {
+    fn resolve(&mut self, client_key: Key, upstream: UpstreamId) {
+        let now = self.ctx.now();
+        let new = UpstreamConn {
             upstream,
-            owner: ConnOwner::Client(owner),
-            state: UpstreamState::Resolving,
+            state: UpstreamState::Connecting(client_key, ConnectAttempt::default()),
             conn: None,
             timer: TimerHandle::default(),
+            until: now,
+            connected_at: now,
             is_login_bound: false,
         };
-        let Ok(key) = self.upstreams.conns.insert(upstream_conn) else {
-            return self.report_connect(owner, Err(ConnectError::Failed));
+        let found = self.configs.find_upstream(upstream);
+        let key = found.and_then(|_| self.upstreams.conns.insert(new).ok());
+        let (Some((origin, _)), Some(key)) = (found, key) else {
+            return self.report_connect(client_key, Err(ConnectError::Failed));
         };
-        if let Some(client) = self.clients.get_mut(owner) {
+        if let Some(client) = self.clients.get_mut(client_key) {
             client.upstream = Some(key);
         }
-        let Some((origin, _)) = self.configs.find_upstream(upstream) else {
-            return self.connect_failed(key, ConnectError::Failed);
-        };
-        let now = self.ctx.now();
-        let Upstreams { by_id, dns, .. } = &mut self.upstreams;
-        let entry = by_id.entry(upstream).or_default();
-        if entry.addresses.is_none() {
+        let entry = self.upstreams.by_id.entry(upstream).or_default();
+        entry.used_at = now;
+        if entry.addresses.is_empty() {
             let Ok(ip) = origin.host.parse::<IpAddr>() else {
                 entry.resolving.push(key);
-                return dns.lookup(now, &self.queue, upstream, origin, false);
+                return self.upstreams.dns.lookup(now, &self.queue, upstream, origin, false);
             };
-            let literal = SocketAddr::new(ip, origin.port);
-            entry.addresses = Some(Addresses::new(now, Arc::from([literal])));
+            entry.addresses.set(Arc::from([SocketAddr::new(ip, origin.port)]));
         }
         self.start_connect(key);
     }
@@ -115,71 +99,63 @@ impl Worker {
     /// A look-up has ended. Where the addresses are in use, the next result is wanted, too.
     pub(super) fn on_dns_event(&mut self, DnsEvent { upstream, addresses }: DnsEvent) {
         let now = self.ctx.now();
-        let Upstreams { by_id, dns, .. } = &mut self.upstreams;
-        let Some(entry) = by_id.get_mut(&upstream) else { return };
-        match (&mut entry.addresses, addresses) {
-            (Some(known), Some(list)) => known.set(list),
-            (known @ None, Some(list)) => *known = Some(Addresses::new(now, list)),
-            (_, None) => {}
+        let Some(entry) = self.upstreams.by_id.get_mut(&upstream) else { return };
+        if !addresses.is_empty() {
+            entry.addresses.set(addresses);
         }
-        let used_at = entry.addresses.as_ref().map(|addresses| addresses.used_at);
+        let is_used = !entry.addresses.is_empty() && now - entry.used_at <= MAX_UNUSED;
         match self.configs.find_upstream(upstream) {
-            Some((origin, _)) if used_at.is_some_and(|at| now.saturating_duration_since(at) <= MAX_UNUSED) => {
-                dns.lookup(now, &self.queue, upstream, origin, true);
-            }
-            _ => entry.addresses = None,
+            Some((origin, _)) if is_used => self.upstreams.dns.lookup(now, &self.queue, upstream, origin, true),
+            _ => entry.addresses = Addresses::default(),
         }
         for key in std::mem::take(&mut entry.resolving) {
             self.start_connect(key);
         }
     }
 
-    /// Tries the first address; without any, the look-up has failed.
     fn start_connect(&mut self, key: Key) {
         let now = self.ctx.now();
-        let Some(upstream_conn) = self.upstreams.conns.get_mut(key) else { return };
-        let entry = self.upstreams.by_id.get_mut(&upstream_conn.upstream);
-        match entry.and_then(|entry| entry.addresses.as_mut()) {
-            Some(addresses) => {
-                upstream_conn.state = UpstreamState::Connecting(Box::new(addresses.attempt(now)));
-                self.try_next_address(key);
-            }
-            None => self.connect_failed(key, ConnectError::DnsFail),
+        let Upstreams { conns, by_id, .. } = &mut self.upstreams;
+        if let Some(UpstreamConn { upstream, state: UpstreamState::Connecting(_, attempt), .. }) = conns.get_mut(key)
+            && let Some(entry) = by_id.get_mut(upstream)
+        {
+            *attempt = entry.addresses.attempt(now);
+            self.connect(key);
         }
     }
 
-    /// Tries the next address to which a connection can be begun; the client hears of it when there is none left.
-    fn try_next_address(&mut self, key: Key) {
-        while let Some(attempt) = self.upstreams.attempt(key) {
-            let Some(address) = attempt.advance() else {
-                let failure = attempt.failure.unwrap_or(ConnectError::Failed);
-                return self.connect_failed(key, failure);
-            };
-            let Err(error) = self.connect(key, address) else { return };
-            if let Some(attempt) = self.upstreams.attempt(key) {
-                attempt.note(classify(&error));
-            }
+    /// Begins to connect to the next address; the client hears of it when there is none left.
+    fn connect(&mut self, key: Key) {
+        let upstream_conn = self.upstreams.conns.get_mut(key);
+        let Some(UpstreamConn { state: UpstreamState::Connecting(client, attempt), .. }) = upstream_conn else {
+            return;
+        };
+        let client = *client;
+        let Some(address) = attempt.addresses.last().copied() else {
+            // Where none failed there was none: the name does not resolve.
+            let failure = attempt.failure.unwrap_or(ConnectError::DnsFail);
+            self.close_upstream(key);
+            return self.report_connect(client, Err(failure));
+        };
+        let socket = match self.open_socket(key, address) {
+            Ok(socket) => socket,
+            Err(error) => return self.address_failed(key, classify(&error)),
+        };
+        let timeout = self.clients.get(client).map(|client| client.connection.connect_address_timeout());
+        if let Some(UpstreamConn { conn, timer, until, .. }) = self.upstreams.conns.get_mut(key) {
+            *until = self.ctx.now() + timeout.unwrap_or_default();
+            self.timers.set(timer, *until, EventSource::Upstream(key).token());
+            *conn = Some(socket.into());
         }
     }
 
-    /// Begins to connect to `address`.
-    fn connect(&mut self, key: Key, address: SocketAddr) -> io::Result<()> {
-        let mut new = match Socket::connect(address) {
+    fn open_socket(&mut self, key: Key, address: SocketAddr) -> io::Result<Socket> {
+        let mut socket = match Socket::connect(address) {
             Err(error) if is_exhaustion(&error) && self.free_descriptors() => Socket::connect(address)?,
             result => result?,
         };
-        let token = EventSource::Upstream(key).token();
-        new.register(self.poll.registry(), token)?;
-        if let Some(UpstreamConn { owner: ConnOwner::Client(owner), state, conn, timer, .. }) =
-            self.upstreams.conns.get_mut(key)
-            && let UpstreamState::Connecting(attempt) = state
-        {
-            let timeout = self.clients.get(*owner).map(|client| client.connection.connect_address_timeout());
-            attempt.until = self.ctx.now() + timeout.unwrap_or_default();
-            self.timers.set(timer, attempt.until, token);
-            *conn = Some(new.into());
-        }
-        Ok(())
+        socket.register(self.poll.registry(), EventSource::Upstream(key).token())?;
+        Ok(socket)
     }
 
     /// Closes what is worth less than a new connection: connections that ended in this run, idle pipes, or the oldest
@@ -199,15 +175,17 @@ impl Worker {
 
     /// The poller says that something happened.
     pub(super) fn on_upstream_event(&mut self, key: Key, readiness: Readiness) {
-        let Some(upstream_conn) = self.upstreams.conns.get_mut(key) else { return };
-        let Some(conn) = &mut upstream_conn.conn else { return };
+        let Some(UpstreamConn { state, conn: Some(conn), .. }) = self.upstreams.conns.get_mut(key) else { return };
         conn.socket.on_event(readiness);
-        match (&upstream_conn.state, upstream_conn.owner) {
-            (UpstreamState::Ready { .. }, ConnOwner::Client(owner)) => self.enqueue(owner),
-            (UpstreamState::Ready { .. }, _) if is_clean_idle(conn, &mut self.read_buf) => {}
-            (UpstreamState::Ready { .. }, _) => self.close_upstream(key),
-            _ if conn.tls.is_some() => self.enqueue_handshake(key),
-            _ => match conn.socket.finish_connect() {
+        match state {
+            UpstreamState::Busy(client) => {
+                let client = *client;
+                self.enqueue(client);
+            }
+            UpstreamState::Idle if is_clean_idle(conn, &mut self.read_buf) => {}
+            UpstreamState::Idle => self.close_upstream(key),
+            UpstreamState::Connecting(..) if conn.tls.is_some() => self.enqueue_handshake(key),
+            UpstreamState::Connecting(..) => match conn.socket.finish_connect() {
                 Poll::Pending => {}
                 Poll::Ready(Ok(())) => self.on_tcp_connected(key),
                 Poll::Ready(Err(error)) => self.address_failed(key, classify(&error)),
@@ -240,7 +218,7 @@ impl Worker {
     pub(super) fn continue_handshakes(&mut self, max: usize) {
         for _ in 0..max.min(self.upstreams.handshaking.len()) {
             let Some(key) = self.upstreams.handshaking.pop_front() else { return };
-            let Some(UpstreamConn { upstream, state: UpstreamState::Connecting(_), conn: Some(conn), .. }) =
+            let Some(UpstreamConn { upstream, state: UpstreamState::Connecting(..), conn: Some(conn), .. }) =
                 self.upstreams.conns.get_mut(key)
             else {
                 continue;
@@ -269,106 +247,90 @@ impl Worker {
     }
 
     fn connected(&mut self, key: Key) {
-        let address = self.upstreams.attempt(key).and_then(|attempt| attempt.current);
-        if let (Some(known), Some(address)) = (self.upstreams.addresses_of(key), address) {
-            known.note_success(address);
+        let Upstreams { conns, by_id, .. } = &mut self.upstreams;
+        let Some(upstream_conn) = conns.get_mut(key) else { return };
+        let UpstreamState::Connecting(client, attempt) = &upstream_conn.state else { return };
+        if let (Some(entry), Some(address)) = (by_id.get_mut(&upstream_conn.upstream), attempt.addresses.last()) {
+            entry.addresses.note_success(*address);
         }
-        if let Some(upstream_conn) = self.upstreams.conns.get_mut(key)
-            && let Some(owner) = upstream_conn.client()
-        {
-            upstream_conn.state = UpstreamState::Ready { connected_at: self.ctx.now() };
-            self.report_connect(owner, Ok(()));
-        }
+        let client = *client;
+        upstream_conn.state = UpstreamState::Busy(client);
+        upstream_conn.connected_at = self.ctx.now();
+        self.report_connect(client, Ok(()));
     }
 
     /// On to the next address.
     fn address_failed(&mut self, key: Key, error: ConnectError) {
-        let now = self.ctx.now();
-        let Some(attempt) = self.upstreams.attempt(key) else { return };
-        attempt.note(error);
-        let address = attempt.current;
-        if let (Some(known), Some(address)) = (self.upstreams.addresses_of(key), address) {
-            known.note_failure(now, address);
+        let Upstreams { conns, by_id, .. } = &mut self.upstreams;
+        let Some(UpstreamConn { upstream, state: UpstreamState::Connecting(_, attempt), conn, .. }) =
+            conns.get_mut(key)
+        else {
+            return;
+        };
+        if let (Some(address), Some(entry)) = (attempt.fail(error), by_id.get_mut(upstream)) {
+            entry.addresses.note_failure(self.ctx.now(), address);
         }
-        self.closed.extend(self.upstreams.conns.get_mut(key).and_then(|upstream_conn| upstream_conn.conn.take()));
-        self.try_next_address(key);
-    }
-
-    /// There will be no connection.
-    fn connect_failed(&mut self, key: Key, error: ConnectError) {
-        let owner = self.upstreams.conns.get(key).and_then(UpstreamConn::client);
-        self.close_upstream(key);
-        if let Some(owner) = owner {
-            self.report_connect(owner, Err(error));
-        }
+        self.closed.extend(conn.take());
+        self.connect(key);
     }
 
     /// Keeps the outcome until the client is driven.
-    fn report_connect(&mut self, owner: Key, result: Result<(), ConnectError>) {
-        if let Some(client) = self.clients.get_mut(owner) {
+    fn report_connect(&mut self, client_key: Key, result: Result<(), ConnectError>) {
+        if let Some(client) = self.clients.get_mut(client_key) {
             if result.is_err() {
                 client.upstream = None;
             }
             client.connect_result = Some(result);
         }
-        self.enqueue(owner);
+        self.enqueue(client_key);
     }
 
     /// A timer of this connection came up.
     pub(super) fn on_upstream_timer(&mut self, key: Key) {
-        let now = self.ctx.now();
-        let Some(upstream_conn) = self.upstreams.conns.get_mut(key) else { return };
-        upstream_conn.timer.clear();
-        let until = match (&upstream_conn.state, upstream_conn.owner) {
-            (UpstreamState::Connecting(attempt), _) => attempt.until,
-            (_, ConnOwner::Pool { until, .. }) => until,
-            _ => return,
+        let Some(UpstreamConn { state, timer, until, is_login_bound, .. }) = self.upstreams.conns.get_mut(key) else {
+            return;
         };
-        if until > now {
-            self.timers.set(&mut upstream_conn.timer, until, EventSource::Upstream(key).token());
-        } else if matches!(upstream_conn.state, UpstreamState::Connecting(_)) {
-            self.address_failed(key, ConnectError::TimedOut);
-        } else {
-            self.close_upstream(key);
+        timer.clear();
+        match state {
+            UpstreamState::Busy(_) => {}
+            UpstreamState::Idle if *is_login_bound => {}
+            _ if *until > self.ctx.now() => self.timers.set(timer, *until, EventSource::Upstream(key).token()),
+            UpstreamState::Connecting(..) => self.address_failed(key, ConnectError::TimedOut),
+            UpstreamState::Idle => self.close_upstream(key),
         }
     }
 
     /// Takes back the connection that the client used: into the pool, or with `is_login_bound` for this client alone.
     pub(super) fn release(&mut self, client_key: Key, is_login_bound: bool) {
-        let Some(client) = self.clients.get_mut(client_key) else { return };
-        let Some(key) = client.upstream.take() else { return };
-        let (now, limits) = (self.ctx.now(), &self.ctx.runtime.config.pool);
+        let client = self.clients.get_mut(client_key);
+        let Some(key) = client.and_then(|client| client.upstream.take()) else { return };
         let Some(upstream_conn) = self.upstreams.conns.get_mut(key) else { return };
-        let (UpstreamState::Ready { connected_at }, Some(conn)) = (&upstream_conn.state, &mut upstream_conn.conn)
-        else {
-            return self.close_upstream(key);
-        };
+        let (now, limits) = (self.ctx.now(), &self.ctx.runtime.config.pool);
         // The login holds also where later requests do not say so, and for as long as its client stays.
         upstream_conn.is_login_bound |= is_login_bound;
-        let (upstream, is_login_bound) = (upstream_conn.upstream, upstream_conn.is_login_bound);
-        let until = (now + limits.idle_timeout).min(*connected_at + limits.max_age);
-        upstream_conn.owner = match is_login_bound {
-            true => ConnOwner::LoginBound { client: client_key, since: now },
-            false => ConnOwner::Pool { since: now, until },
-        };
+        upstream_conn.until = (now + limits.idle_timeout).min(upstream_conn.connected_at + limits.max_age);
+        upstream_conn.state = UpstreamState::Idle;
+        let UpstreamConn { upstream, ref mut conn, ref mut timer, until, is_login_bound, .. } = *upstream_conn;
         let is_wanted = self.lifecycle == Lifecycle::Running
             && (is_login_bound || until > now)
             // A reload may have removed the upstream.
-            && self.ctx.runtime.origin(upstream).is_some();
-        // What was not drained may hide a byte too many, or the end (rule M12).
-        if !is_wanted || !conn.can_write() || !is_clean_idle(conn, &mut self.read_buf) {
+            && self.ctx.runtime.origin(upstream).is_some()
+            // What was not drained may hide a byte too many, or the end (rule M12).
+            && conn.as_mut().is_some_and(|conn| conn.can_write() && is_clean_idle(conn, &mut self.read_buf));
+        if !is_wanted {
             self.close_upstream(key);
         } else if is_login_bound {
-            client.has_login_conns = true;
-            let others = self.upstreams.login_conns(client_key).filter(|(_, other, _)| *other != key);
-            let (same, others): (Vec<_>, Vec<_>) = others.partition(|(_, _, id)| *id == upstream);
-            let oldest = (others.len() >= MAX_LOGIN_CONNS).then(|| others.into_iter().min()).flatten();
-            for (_, extra, _) in same.into_iter().chain(oldest) {
-                self.close_upstream(extra);
+            let Upstreams { conns, login_conns, .. } = &mut self.upstreams;
+            let kept = login_conns.entry(client_key).or_default();
+            kept.retain(|other| *other != key && conns.get(*other).is_some());
+            kept.push(key);
+            if kept.len() > MAX_LOGIN_CONNS {
+                let oldest = kept.remove(0);
+                self.close_upstream(oldest);
             }
         } else {
-            self.timers.set(&mut upstream_conn.timer, until, EventSource::Upstream(key).token());
-            self.upstreams.by_id.entry(upstream).or_default().idle.push(key);
+            self.timers.set(timer, until, EventSource::Upstream(key).token());
+            self.upstreams.by_id.entry(upstream).or_default().idle.push((now, key));
             self.upstreams.idle_count += 1;
             self.trim_pool(upstream);
         }
@@ -376,22 +338,21 @@ impl Worker {
 
     /// Closes the connections on which a client was logged in.
     pub(super) fn close_login_conns(&mut self, client_key: Key) {
-        for (_, key, _) in self.upstreams.login_conns(client_key).collect::<Vec<_>>() {
+        for key in self.upstreams.login_conns.remove(&client_key).unwrap_or_default() {
             self.close_upstream(key);
         }
     }
 
     /// Closes the oldest idle connections above the limits.
     fn trim_pool(&mut self, upstream: UpstreamId) {
-        let limits = &self.ctx.runtime.config.pool;
-        let (max, max_per_upstream) = (limits.max_idle, limits.max_idle_per_upstream);
+        let runtime = Rc::clone(&self.ctx.runtime);
+        let limits = &runtime.config.pool;
         while let Some(entry) = self.upstreams.by_id.get(&upstream)
-            && entry.idle.len() > max_per_upstream
+            && entry.idle.len() > limits.max_idle_per_upstream
         {
-            let oldest = entry.idle[0];
-            self.close_upstream(oldest);
+            self.close_upstream(entry.idle[0].1);
         }
-        while self.upstreams.idle_count > max
+        while self.upstreams.idle_count > limits.max_idle
             && let Some(oldest) = self.upstreams.oldest_idle()
         {
             self.close_upstream(oldest);
@@ -400,41 +361,39 @@ impl Worker {
 
     /// After a reload: closes idle connections to upstreams that are gone, and those above the new limits.
     pub(super) fn reload_upstreams(&mut self) {
-        let runtime = &self.ctx.runtime;
-        let is_gone = |upstream_conn: &UpstreamConn| {
-            upstream_conn.client().is_none() && runtime.origin(upstream_conn.upstream).is_none()
-        };
-        let gone = self.upstreams.conns.iter().filter(|(_, upstream_conn)| is_gone(upstream_conn)).map(|(key, _)| key);
-        for key in gone.collect::<Vec<_>>() {
-            self.close_upstream(key);
-        }
+        let runtime = Rc::clone(&self.ctx.runtime);
+        self.close_idle(|conn| runtime.origin(conn.upstream).is_none());
         for upstream in self.upstreams.by_id.keys().copied().collect::<Vec<_>>() {
             self.trim_pool(upstream);
         }
     }
 
-    /// Closes the pool.
-    pub(super) fn close_pool(&mut self) {
-        while let Some(oldest) = self.upstreams.oldest_idle() {
-            self.close_upstream(oldest);
+    /// Closes the idle connections for which `is_unwanted` holds.
+    pub(super) fn close_idle(&mut self, is_unwanted: impl Fn(&UpstreamConn) -> bool) {
+        for key in self.upstreams.conns.keys() {
+            let conn = self.upstreams.conns.get(key);
+            if conn.is_some_and(|conn| matches!(conn.state, UpstreamState::Idle) && is_unwanted(conn)) {
+                self.close_upstream(key);
+            }
         }
     }
 
     /// Closes a connection, or gives up the attempt at one.
     pub(super) fn close_upstream(&mut self, key: Key) {
         let Some(removed) = self.upstreams.conns.remove(key) else { return };
-        let UpstreamConn { upstream, owner, state, conn, mut timer, .. } = removed;
+        let UpstreamConn { upstream, state, conn, mut timer, .. } = removed;
         self.timers.cancel(&mut timer, EventSource::Upstream(key).token());
-        if let UpstreamState::Resolving = state
-            && let Some(entry) = self.upstreams.by_id.get_mut(&upstream)
-        {
-            entry.resolving.retain(|waiting| *waiting != key);
-        }
-        if let ConnOwner::Pool { .. } = owner {
-            self.upstreams.remove_idle(upstream, key);
+        let is_idle = matches!(state, UpstreamState::Idle);
+        if let Some(entry) = self.upstreams.by_id.get_mut(&upstream) {
+            if let UpstreamState::Connecting(..) = state {
+                entry.resolving.retain(|waiting| *waiting != key);
+            } else if is_idle && let Some(at) = entry.idle.iter().position(|(_, idle)| *idle == key) {
+                entry.idle.remove(at);
+                self.upstreams.idle_count -= 1;
+            }
         }
         if let Some(mut conn) = conn {
-            if !matches!(owner, ConnOwner::Client(_)) {
+            if is_idle {
                 conn.send_close_notify();
             }
             self.closed.push(conn);

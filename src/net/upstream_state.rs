@@ -17,46 +17,39 @@ use super::timers::TimerHandle;
 /// A connection to an upstream, or an attempt at one.
 pub struct UpstreamConn {
     pub upstream: UpstreamId,
-    pub owner: ConnOwner,
     pub state: UpstreamState,
     /// `None` while there is no address to connect to.
     pub conn: Option<Conn>,
     pub timer: TimerHandle,
+    /// When the attempt at an address is given up, or an idle connection closed.
+    pub until: MonoTime,
+    pub connected_at: MonoTime,
     /// A client has logged in on it (NTLM, Negotiate), and such a login holds for the connection: from now on it serves
     /// that client only.
     pub is_login_bound: bool,
 }
 
-/// The state of an upstream connection.
+/// Who has an upstream connection. A client's `upstream` names the one that it waits for or uses, and both end together.
 pub enum UpstreamState {
-    /// It waits for the upstream's addresses.
-    Resolving,
-    /// It waits for an address to answer, and with TLS for the end of the handshake.
-    Connecting(Box<ConnectAttempt>),
-    Ready {
-        connected_at: MonoTime,
-    },
-}
-
-/// Who has a connection to an upstream.
-#[derive(Clone, Copy)]
-pub enum ConnOwner {
-    /// This client waits for it or uses it. The client's `upstream` names it, and both end together.
-    Client(Key),
-    /// It is idle, in the pool.
-    Pool { since: MonoTime, until: MonoTime },
-    /// It is idle, and kept for this client alone.
-    LoginBound { client: Key, since: MonoTime },
+    /// This client waits: for addresses, for one of them to answer, and with TLS for the end of the handshake.
+    Connecting(Key, ConnectAttempt),
+    /// This client uses it.
+    Busy(Key),
+    /// Nobody: it is in the pool, or among the login-bound connections of a client.
+    Idle,
 }
 
 /// What a worker knows of one upstream.
 #[derive(Default)]
 pub struct UpstreamEntry {
-    /// Idle connections. The newest is last, and acquired first: it is the least likely to be closed by the other end.
-    pub idle: Vec<Key>,
+    /// Idle connections, each since when. The newest is last, and acquired first: it is the least likely to be closed by
+    /// the other end.
+    pub idle: Vec<(MonoTime, Key)>,
     /// Connections that wait for addresses.
     pub resolving: Vec<Key>,
-    pub addresses: Option<Addresses>,
+    pub addresses: Addresses,
+    /// When a new connection last needed the addresses.
+    pub used_at: MonoTime,
     pub tls_warn_limit: LogLimiter,
 }
 
@@ -66,6 +59,8 @@ pub struct Upstreams {
     pub by_id: HashMap<UpstreamId, UpstreamEntry>,
     /// How many connections are in the pool, over all upstreams.
     pub idle_count: usize,
+    /// The login-bound connections of each client, oldest first. It may name some that are closed.
+    pub login_conns: HashMap<Key, Vec<Key>>,
     /// Connections whose TLS handshake can go on.
     pub handshaking: VecDeque<Key>,
     pub dns: DnsCache,
@@ -73,57 +68,37 @@ pub struct Upstreams {
 
 impl Upstreams {
     pub fn new(dns: DnsCache) -> Upstreams {
-        Upstreams { conns: Slab::default(), by_id: HashMap::new(), idle_count: 0, handshaking: VecDeque::new(), dns }
-    }
-
-    /// The idle connections on which this client is logged in.
-    pub fn login_conns(&self, client_key: Key) -> impl Iterator<Item = (MonoTime, Key, UpstreamId)> {
-        self.conns.iter().filter_map(move |(key, conn)| match conn.owner {
-            ConnOwner::LoginBound { client, since } if client == client_key => Some((since, key, conn.upstream)),
-            _ => None,
-        })
-    }
-
-    pub fn remove_idle(&mut self, upstream: UpstreamId, key: Key) {
-        if let Some(entry) = self.by_id.get_mut(&upstream)
-            && let Some(at) = entry.idle.iter().position(|idle| *idle == key)
-        {
-            entry.idle.remove(at);
-            self.idle_count -= 1;
+        Upstreams {
+            conns: Slab::default(),
+            by_id: HashMap::new(),
+            idle_count: 0,
+            login_conns: HashMap::new(),
+            handshaking: VecDeque::new(),
+            dns,
         }
     }
 
+    /// The connection to `upstream` on which the client is logged in.
+    pub fn login_conn(&self, client: Key, upstream: UpstreamId) -> Option<Key> {
+        let is_it = |key: &Key| self.conns.get(*key).is_some_and(|conn| conn.upstream == upstream);
+        self.login_conns.get(&client)?.iter().copied().rfind(is_it)
+    }
+
+    /// The newest idle connection, out of the pool.
+    pub fn pop_idle(&mut self, upstream: UpstreamId) -> Option<Key> {
+        let (_, key) = self.by_id.get_mut(&upstream)?.idle.pop()?;
+        self.idle_count -= 1;
+        Some(key)
+    }
+
     pub fn oldest_idle(&self) -> Option<Key> {
-        let idle = self.conns.iter().filter_map(|(key, conn)| match conn.owner {
-            ConnOwner::Pool { since, .. } => Some((since, key)),
-            _ => None,
-        });
-        idle.min().map(|(_, key)| key)
-    }
-
-    pub fn attempt(&mut self, key: Key) -> Option<&mut ConnectAttempt> {
-        if let UpstreamState::Connecting(attempt) = &mut self.conns.get_mut(key)?.state { Some(attempt) } else { None }
-    }
-
-    pub fn addresses_of(&mut self, key: Key) -> Option<&mut Addresses> {
-        let upstream = self.conns.get(key)?.upstream;
-        self.by_id.get_mut(&upstream)?.addresses.as_mut()
-    }
-
-    /// Forgets what is known of upstreams that are not kept.
-    pub fn retain(&mut self, is_kept: impl Fn(UpstreamId) -> bool) {
-        self.by_id.retain(|id, _| is_kept(*id));
+        self.by_id.values().filter_map(|entry| entry.idle.first()).min().map(|(_, key)| *key)
     }
 }
 
 impl UpstreamConn {
-    /// The client that waits for it or uses it.
-    pub fn client(&self) -> Option<Key> {
-        if let ConnOwner::Client(key) = self.owner { Some(key) } else { None }
-    }
-
-    /// The connection, once it may be used.
+    /// The connection, once the client may use it.
     pub fn ready(&mut self) -> Option<&mut Conn> {
-        if let UpstreamState::Ready { .. } = self.state { self.conn.as_mut() } else { None }
+        if let UpstreamState::Busy(_) = self.state { self.conn.as_mut() } else { None }
     }
 }

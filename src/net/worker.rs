@@ -92,8 +92,6 @@ pub(super) struct ClientConn {
     /// When it was last driven.
     pub active: MonoTime,
     pub is_admin: bool,
-    /// Whether upstream connections on which it is logged in are kept for it.
-    pub has_login_conns: bool,
     pub is_queued: bool,
     /// Whether it moved so much when it was last driven that others go first.
     pub is_bulk: bool,
@@ -553,7 +551,6 @@ impl Worker {
             timer: TimerHandle::default(),
             active: now.instant,
             is_admin,
-            has_login_conns: false,
             is_queued: false,
             is_bulk: false,
             close_state: CloseState::Open,
@@ -650,7 +647,7 @@ impl Worker {
             }
             let until = now + self.ctx.runtime.config.timeouts.drain;
             self.timers.set(&mut TimerHandle::default(), until, EventSource::DrainTimeout.token());
-            self.close_pool();
+            self.close_idle(|conn| !conn.is_login_bound);
             for key in self.clients.keys() {
                 self.request_close(key);
             }
@@ -708,7 +705,7 @@ impl Worker {
     fn drop_retired(&mut self) {
         if self.configs.drop_unused() {
             let Worker { configs, ctx, upstreams, .. } = self;
-            upstreams.retain(|id| configs.find_upstream(id).is_some());
+            upstreams.by_id.retain(|id, _| configs.find_upstream(*id).is_some());
             let LoopContext { balance, runtime, observer, .. } = ctx;
             balance.retain(|id| configs.find_upstream(id).is_some());
             observer.metrics.forget_ejected(&runtime.config);

@@ -27,8 +27,8 @@ pub enum WorkerMsg {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsEvent {
     pub upstream: UpstreamId,
-    /// Never empty; `None`: it does not resolve now.
-    pub addresses: Option<Arc<[SocketAddr]>>,
+    /// Empty: it does not resolve now.
+    pub addresses: Arc<[SocketAddr]>,
 }
 
 /// What a reload changes for a worker. The main thread has made everything that can fail.
