@@ -28,7 +28,7 @@
 use std::ops::Range;
 
 use crate::config::{Rewrite, Rewrites, Scheme, UpstreamUrl};
-use crate::http::chars::{find, is_word, list_members, split, trim_ows};
+use crate::http::chars::{find, is_word, list_members, split};
 use crate::http::fields::{Fields, HeaderId, HeaderRef, HeaderSet};
 use crate::http::target::{has_dot_segment, same_authority};
 use crate::proxy::route::{Router, write_target};
@@ -281,7 +281,7 @@ impl<'a> PrefixMap<'a> {
     /// Appends a Set-Cookie (RFC 6265 section 5.2): only Path and Domain change. It may end early beyond `limit`.
     fn write_cookie(&self, value: &[u8], out: &mut Vec<u8>, limit: usize) {
         // Browsers refuse a cookie of that name whose Path is not "/" or that has a Domain.
-        if trim_ows(value).get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"__Host-")) {
+        if value.trim_ascii().get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"__Host-")) {
             return out.extend_from_slice(value);
         }
         let mut parts = split(value, b';');
@@ -290,13 +290,13 @@ impl<'a> PrefixMap<'a> {
             if out.len() > limit {
                 return;
             }
-            let name_len = match trim_ows(attribute).first() {
+            let name_len = match attribute.trim_ascii().first() {
                 Some(b'D' | b'd' | b'P' | b'p') => find(attribute, b'=').unwrap_or(attribute.len()),
                 // It is neither of both.
                 _ => 0,
             };
             let (name, argument) = attribute.split_at(name_len);
-            let (word, argument) = (trim_ows(name), trim_ows(argument.strip_prefix(b"=").unwrap_or_default()));
+            let (word, argument) = (name.trim_ascii(), argument.strip_prefix(b"=").unwrap_or_default().trim_ascii());
             if is_word(word, b"domain") && self.is_foreign_domain(argument) {
                 continue;
             }

@@ -43,13 +43,8 @@ pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// The value of one hexadecimal digit.
-pub const fn hex_digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        b'A'..=b'F' => Some(byte - b'A' + 10),
-        _ => None,
-    }
+pub fn hex_digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).map(|digit| digit as u8)
 }
 
 /// Appends `number` in decimal.
@@ -67,20 +62,22 @@ pub fn write_decimal(number: u64, out: &mut Vec<u8>) {
     }
 }
 
-/// `value` without SP and HTAB at both ends (OWS of RFC 9110 section 5.6.3).
-pub fn trim_ows(mut value: &[u8]) -> &[u8] {
-    while let [b' ' | b'\t', rest @ ..] = value {
-        value = rest;
-    }
-    while let [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
-}
-
 /// The non-empty members of a comma-separated list (RFC 9110 section 5.6.1.2: a recipient ignores empty ones).
 pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    split(value, b',').map(trim_ows).filter(|member| !member.is_empty())
+    split(value, b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+/// Whether a comma-separated list holds `token`, whatever its case.
+pub fn list_has(value: &[u8], token: &[u8]) -> bool {
+    list_members(value).any(|member| member.eq_ignore_ascii_case(token))
+}
+
+/// Appends a member to a comma-separated list.
+pub fn add_to_list(member: &[u8], list: &mut Vec<u8>) {
+    if !list.is_empty() {
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(member);
 }
 
 /// The parts of `bytes` between separators, empty ones included: one more than there are separators.
@@ -95,26 +92,17 @@ pub fn split(bytes: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
 /// a letter lower case; besides upper-case letters only controls gain it, and they stand in no name and no value.
 #[inline]
 pub fn is_word(bytes: &[u8], word: &[u8]) -> bool {
-    const EIGHT: u64 = u64::from_ne_bytes([0x20; 8]);
-    const FOUR: u32 = u32::from_ne_bytes([0x20; 4]);
-    let eight = |(a, b): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*a) | EIGHT == u64::from_ne_bytes(*b);
-    let four = |(a, b): (&[u8; 4], &[u8; 4])| u32::from_ne_bytes(*a) | FOUR == u32::from_ne_bytes(*b);
+    const LOWER: u64 = u64::from_ne_bytes([0x20; 8]);
+    let eight = |(a, b): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*a) | LOWER == u64::from_ne_bytes(*b);
     if bytes.len() != word.len() {
         return false;
     }
     // The last one may overlap with those before it.
     if let (Some(end), Some(word_end)) = (bytes.last_chunk(), word.last_chunk()) {
         eight((end, word_end)) && bytes.as_chunks().0.iter().zip(word.as_chunks().0).all(eight)
-    } else if let (Some(end), Some(word_end)) = (bytes.last_chunk(), word.last_chunk()) {
-        four((end, word_end)) && bytes.as_chunks().0.iter().zip(word.as_chunks().0).all(four)
     } else {
         bytes.iter().zip(word).all(|(byte, letter)| byte | 0x20 == *letter)
     }
-}
-
-/// Whether a comma-separated list holds `token`, whatever its case.
-pub fn list_has(value: &[u8], token: &[u8]) -> bool {
-    list_members(value).any(|member| member.eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]

@@ -161,9 +161,7 @@ fn has_metrics(head: &RequestHead, peer: &Peer, runtime: &Runtime) -> bool {
     config.admin.metrics
         && match peer.listener {
             ListenerKind::Admin => true,
-            ListenerKind::Public => {
-                config.admin.listen_addr.is_empty() && is_local(peer, &head.fields, &config.forwarded)
-            }
+            ListenerKind::Public => config.admin.listen_addr.is_empty() && is_local(peer, &head.fields),
         }
 }
 
@@ -336,7 +334,7 @@ mod tests {
             ("a mark is enough", "", from("127.0.0.1:5000"), "Via: 1.1 x\r\n", false),
             ("also on a unix socket", "", from(""), "X-Real-IP: 192.0.2.1\r\n", false),
             ("a trusted proxy for itself", trusting, from("127.0.0.1:5000"), "", true),
-            ("for one here", trusting, from("127.0.0.1:5000"), "X-Forwarded-For: 127.0.0.1\r\n", true),
+            ("for one here", trusting, from("127.0.0.1:5000"), "X-Forwarded-For: 127.0.0.1\r\n", false),
             ("for one elsewhere", trusting, from("127.0.0.1:5000"), "X-Forwarded-For: 192.0.2.1\r\n", false),
             ("told in another way", trusting, from("127.0.0.1:5000"), "X-Real-IP: 192.0.2.1\r\n", false),
             ("told to nobody", trusting, from("127.0.0.1:5000"), "Via: 1.1 x\r\n", false),

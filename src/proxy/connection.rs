@@ -1,8 +1,8 @@
 //! The Connection field (RFC 9110 section 7.6.1): what it says about the connection, and which fields it nominates.
 
-use crate::http::chars::{is_word, list_members};
+use crate::http::chars::{add_to_list, is_word, list_members};
 use crate::http::error::HttpError;
-use crate::http::fields::{Fields, HeaderId, HeaderRef};
+use crate::http::fields::{Fields, HeaderId};
 use crate::http::head::Version;
 
 /// More options than this in one head are refused: each field line is compared with each of them.
@@ -41,8 +41,7 @@ impl Options {
     }
 }
 
-/// Reads all Connection lines; names of other fields are collected in `named`, which is cleared
-/// first. Names that are removed from every message anyway are left out of it, so that it is nearly always empty.
+/// Reads all Connection lines; names of fields are collected in `named`, which is cleared first, as one list.
 pub fn read_options(fields: &Fields, named: &mut Vec<u8>) -> Result<Options, HttpError> {
     named.clear();
     let mut options = Options::default();
@@ -58,40 +57,18 @@ pub fn read_options(fields: &Fields, named: &mut Vec<u8>) -> Result<Options, Htt
                 return Err(HttpError::TooManyOptions);
             }
             if !options.note(option) {
-                add_connection_named(option, named);
+                add_to_list(option, named);
             }
         }
     }
     Ok(options)
 }
 
-/// Adds the name of a field, with its length in front: see [`is_connection_named`].
-pub fn add_connection_named(name: &[u8], named: &mut Vec<u8>) {
-    named.extend_from_slice(&(name.len() as u64).to_le_bytes());
-    named.extend_from_slice(name);
-}
-
 /// Removes the lines that the sender has named in Connection; see [`read_options`]. That is the other half of rule G1.
-#[inline]
 pub fn remove_connection_named(fields: &mut Fields, named: &[u8]) {
-    if !named.is_empty() {
-        fields.retain(|line| !is_connection_named(&line, named));
+    for option in list_members(named) {
+        fields.remove(option);
     }
-}
-
-/// Whether the sender has named the line in Connection; see [`read_options`]. Lengths are compared first: there may be as many long
-/// options as long names, and a look at every byte of all of them for each line would take milliseconds.
-pub fn is_connection_named(line: &HeaderRef<'_>, named: &[u8]) -> bool {
-    let mut rest = named;
-    while let Some((len, after)) = rest.split_first_chunk() {
-        let len = u64::from_le_bytes(*len) as usize;
-        let (option, others) = after.split_at(len.min(after.len()));
-        if option.len() == line.name.len() && option.eq_ignore_ascii_case(line.name) {
-            return true;
-        }
-        rest = others;
-    }
-    false
 }
 
 /// Rule G14: of the protocols that a client offers in Upgrade, those that are `allowed`, and never h2c.

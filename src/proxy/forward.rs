@@ -12,7 +12,7 @@ use super::runtime::Runtime;
 use super::strip::StripRules;
 use crate::config::{HostPolicy, RouteConfig, UpstreamUrl};
 use crate::extras::response_rewrite::{PrefixMap, REQUEST_FIELDS, RESPONSE_FIELDS, rewrite_request, rewrite_response};
-use crate::http::chars::{is_token, list_members, split, write_decimal};
+use crate::http::chars::{add_to_list, is_token, list_members, split, write_decimal};
 use crate::http::fields::{FORWARDED, Fields, HOP_BY_HOP, HeaderId, HeaderSet};
 use crate::http::framing::Framing;
 use crate::http::head::{Method, RequestHead, ResponseHead, Version, write_request, write_response};
@@ -149,9 +149,7 @@ pub fn write_request_head(
         out.extend_from_slice(b"\r\n");
     }
     write_framing(framing, out);
-    if !offered.is_empty() {
-        write_upgrade(offered, out);
-    }
+    write_upgrade(offered, out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -222,15 +220,8 @@ pub fn list_protocols(fields: &Fields, out: &mut Vec<u8>) {
     }
 }
 
-fn add_to_list(member: &[u8], out: &mut Vec<u8>) {
-    if !out.is_empty() {
-        out.extend_from_slice(b", ");
-    }
-    out.extend_from_slice(member);
-}
-
-/// Appends the whole forwarded response head. `protocols` are those of a 426, which must name them (RFC 9110 section
-/// 15.5.22).
+/// Appends a whole forwarded response head. `protocols` are that of a 101, or those of a 426, which must name them
+/// (RFC 9110 section 15.5.22). Interim heads have no framing, and say nothing about the connection.
 pub fn write_response_head(
     head: &ResponseHead,
     framing: Framing,
@@ -239,35 +230,19 @@ pub fn write_response_head(
     out: &mut Vec<u8>,
 ) {
     write_response(head, HOP_BY_HOP, out);
-    finish_final_head(framing, persistence, protocols, out);
+    finish_head(framing, persistence, protocols, out);
 }
 
-/// The tail of every final head, forwarded or our own: here a line is added that all of them have. Interim heads and 101
-/// have no such line; for `100 Continue` of our own see `send_continue`, for plain HTTP on a TLS port `net::tls`.
-pub fn finish_final_head(framing: Framing, persistence: Persistence, protocols: &[u8], out: &mut Vec<u8>) {
+/// The tail of every response head, forwarded or our own: here a line is added that all of them have. For `100 Continue`
+/// of our own see `send_continue`, for plain HTTP on a TLS port `net::tls`.
+pub fn finish_head(framing: Framing, persistence: Persistence, protocols: &[u8], out: &mut Vec<u8>) {
     write_framing(framing, out);
     out.extend_from_slice(match persistence {
         Persistence::Close => b"Connection: close\r\n",
-        // An HTTP/1.0 client has to be told.
         Persistence::KeepAlive(Version::Http10) => b"Connection: keep-alive\r\n",
         Persistence::KeepAlive(Version::Http11) => b"",
     });
-    if !protocols.is_empty() {
-        write_upgrade(protocols, out);
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Appends the head of a 101 which answers with `protocol`.
-pub fn write_switching_head(head: &ResponseHead, protocol: &[u8], out: &mut Vec<u8>) {
-    write_response(head, HOP_BY_HOP, out);
-    write_upgrade(protocol, out);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Appends an interim response.
-pub fn write_interim_head(head: &ResponseHead, out: &mut Vec<u8>) {
-    write_response(head, HOP_BY_HOP, out);
+    write_upgrade(protocols, out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -309,16 +284,18 @@ fn write_framing(framing: Framing, out: &mut Vec<u8>) {
 }
 
 fn write_upgrade(protocols: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
-    out.extend_from_slice(protocols);
-    out.extend_from_slice(b"\r\n");
+    if !protocols.is_empty() {
+        out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: ");
+        out.extend_from_slice(protocols);
+        out.extend_from_slice(b"\r\n");
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::proxy::connection::{add_connection_named, read_options};
+    use crate::proxy::connection::read_options;
     use std::sync::Arc;
 
     const DATE: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
@@ -439,11 +416,9 @@ mod tests {
         ] {
             let mut head = ResponseHead { status, ..ResponseHead::default() };
             lines.iter().for_each(|(name, value)| head.fields.add(name.as_bytes(), value.as_bytes()));
-            let mut named = Vec::new();
-            add_connection_named(b"b", &mut named);
-            forward_response(&mut head, &named, DATE);
+            forward_response(&mut head, b"b", DATE);
             let mut out = Vec::new();
-            write_interim_head(&head, &mut out);
+            write_response_head(&head, Framing::None, Persistence::KeepAlive(Version::Http11), b"", &mut out);
             let all = text(&out);
             let (_, lines) = all.split_once("\r\n").expect("a status line");
             assert_eq!(lines.trim_end().replace("\r\n", "|"), expected, "{name}");

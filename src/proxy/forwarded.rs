@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::events::Peer;
 use crate::config::ForwardedPolicy;
-use crate::http::chars::{list_members, split, trim_ows, write_decimal};
+use crate::http::chars::write_decimal;
 use crate::http::fields::{FORWARDED, Fields, HeaderId, HeaderSet};
 use crate::http::target::has_dot_segment;
 
@@ -74,64 +74,28 @@ fn parse_node(text: &[u8]) -> Option<SocketAddr> {
 }
 
 /// Whether the client is on this host, as far as can be seen: the connection comes from a loopback address or by a unix
-/// socket, and no proxy before us says that it asks for somebody else. The loopback address of another host says nothing.
-///
-/// A peer that is believed and bears marks of a proxy has to tell for whom it asks: it is local if there is an address,
-/// and each one that it tells is understood and a loopback address. Whoever tells none (Via alone) asks for anybody.
-pub fn is_local(peer: &Peer, fields: &Fields, policy: &ForwardedPolicy) -> bool {
+/// socket, and nothing in the request says that a proxy asks for somebody else.
+pub fn is_local(peer: &Peer, fields: &Fields) -> bool {
     const MARKS: HeaderSet = FORWARDED.with(HeaderId::Via).with(HeaderId::LookAlike);
-    let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
-    if !peer.address.is_none_or(is_loopback) {
-        return false;
-    }
-    if !fields.may_contain_any(MARKS) {
-        return true;
-    }
-    let is_believed = peer.address.is_some_and(|address| is_trusted(address.ip(), policy));
-    let mut addresses = fields.iter().flat_map(|line| reported_addresses(line.id, line.value)).peekable();
-    is_believed && addresses.peek().is_some() && addresses.all(|address| address.is_some_and(is_loopback))
-}
-
-/// All addresses of clients that a line reports; `None` for what is not understood.
-fn reported_addresses(known: HeaderId, value: &[u8]) -> impl Iterator<Item = Option<SocketAddr>> {
-    let is_list = matches!(known, HeaderId::XForwardedFor | HeaderId::XRealIp);
-    let is_look_alike = known == HeaderId::LookAlike;
-    let pairs = list_members(value).flat_map(|element| split(element, b';').map(trim_ows));
-    let reported = pairs.filter_map(move |pair| match known {
-        _ if is_list => Some(parse_node(pair)),
-        HeaderId::Forwarded => strip_word(pair, b"for=").map(parse_node),
-        _ => None,
-    });
-    // Nobody knows what its reader would take for an address.
-    reported.chain(is_look_alike.then_some(None))
-}
-
-/// What follows `word` at the start of `bytes`, whatever its case.
-fn strip_word<'a>(bytes: &'a [u8], word: &[u8]) -> Option<&'a [u8]> {
-    let (start, rest) = bytes.split_at_checked(word.len())?;
-    start.eq_ignore_ascii_case(word).then_some(rest)
+    let is_loopback = peer.address.is_none_or(|address| address.ip().to_canonical().is_loopback());
+    is_loopback && fields.lines(MARKS).next().is_none()
 }
 
 /// The prefix that a trusted proxy before this one has stripped, without a slash at its end, as it says in
-/// X-Forwarded-Prefix: one line, and a plain path. Empty where it says none.
-///
-/// # Errors
-/// It says something else, which nothing can be put behind.
-pub fn reported_prefix(fields: &Fields) -> Result<&[u8], NotOnePath> {
+/// X-Forwarded-Prefix: one line, and a plain path. Empty where it says none; `None` where it says something else, which
+/// nothing can be put behind.
+pub fn reported_prefix(fields: &Fields) -> Option<&[u8]> {
     let mut values = fields.values(HeaderId::XForwardedPrefix);
     let value = match (values.next(), values.next()) {
-        (None, _) => return Ok(b""),
+        (None, _) => return Some(b""),
         (Some(value), None) => value,
-        (Some(_), Some(_)) => return Err(NotOnePath),
+        (Some(_), Some(_)) => return None,
     };
     let prefix = value.strip_suffix(b"/").unwrap_or(value);
     let is_plain = prefix.iter().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+=:@".contains(byte));
     let has_empty_segment = value.windows(2).any(|pair| pair == b"//");
-    match prefix {
-        [] => Ok(b""),
-        [b'/', _, ..] if is_plain && !has_empty_segment && !has_dot_segment(prefix) => Ok(prefix),
-        _ => Err(NotOnePath),
-    }
+    let is_path = prefix.starts_with(b"/") && is_plain && !has_empty_segment && !has_dot_segment(prefix);
+    (prefix.is_empty() || is_path).then_some(prefix)
 }
 
 /// The same, where the peer is believed; else empty.
@@ -139,27 +103,18 @@ pub fn believed_prefix(trust: PeerTrust, fields: &Fields) -> &[u8] {
     if trust == PeerTrust::Trusted { reported_prefix(fields).unwrap_or_default() } else { b"" }
 }
 
-/// An X-Forwarded-Prefix that is not one plain path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotOnePath;
-
 /// Adds what we say about the client to a head from which the lines of an untrusted peer are gone. `host` is the Host that
 /// the client asked for, `prefix` is where clients find the application: what we stripped from the path, behind what a
 /// trusted proxy stripped before. Both may be empty.
 pub fn add_forwarded(fields: &mut Fields, peer: &Peer, host: &[u8], prefix: &[u8], buf: &mut Vec<u8>) {
     if let Some(address) = peer.address {
-        let ip = address.ip();
-        if let Some(index) = last_line(fields, HeaderId::XForwardedFor) {
-            buf.clear();
-            if let Some(line) = fields.nth(index).filter(|line| !line.value.is_empty()) {
-                buf.extend_from_slice(line.value);
-                buf.extend_from_slice(b", ");
-            }
-            write_ip(ip, buf);
-            fields.set_value(index, buf);
-        } else {
-            fields.add_known(HeaderId::XForwardedFor, b"X-Forwarded-For", |out| write_ip(ip, out));
+        buf.clear();
+        if let Some(before) = fields.values(HeaderId::XForwardedFor).next_back().filter(|before| !before.is_empty()) {
+            buf.extend_from_slice(before);
+            buf.extend_from_slice(b", ");
         }
+        write_ip(address.ip(), buf);
+        set_last(fields, HeaderId::XForwardedFor, b"X-Forwarded-For", buf);
     }
     if !host.is_empty() && fields.get(HeaderId::XForwardedHost).is_none() {
         fields.add_known(HeaderId::XForwardedHost, b"X-Forwarded-Host", |out| out.extend_from_slice(host));
@@ -168,21 +123,19 @@ pub fn add_forwarded(fields: &mut Fields, peer: &Peer, host: &[u8], prefix: &[u8
         let proto: &[u8] = if peer.is_tls { b"https" } else { b"http" };
         fields.add_known(HeaderId::XForwardedProto, b"X-Forwarded-Proto", |out| out.extend_from_slice(proto));
     }
-    if !prefix.is_empty() {
-        match last_line(fields, HeaderId::XForwardedPrefix) {
-            None => {
-                fields
-                    .add_known(HeaderId::XForwardedPrefix, b"X-Forwarded-Prefix", |out| out.extend_from_slice(prefix));
-            }
-            Some(index) if reported_prefix(fields).is_ok() => fields.set_value(index, prefix),
-            // Only its writer knows what it means.
-            Some(_) => {}
-        }
+    // Where it is not one path, only its writer knows what it means.
+    if !prefix.is_empty() && reported_prefix(fields).is_some() {
+        set_last(fields, HeaderId::XForwardedPrefix, b"X-Forwarded-Prefix", prefix);
     }
 }
 
-fn last_line(fields: &Fields, id: HeaderId) -> Option<usize> {
-    fields.indices(HeaderSet::of(&[id])).next_back()
+/// Gives the last line of that name the value, or adds one.
+fn set_last(fields: &mut Fields, id: HeaderId, name: &[u8], value: &[u8]) {
+    let last = fields.indices(HeaderSet::of(&[id])).next_back();
+    match last {
+        Some(index) => fields.set_value(index, value),
+        None => fields.add_known(id, name, |out| out.extend_from_slice(value)),
+    }
 }
 
 fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
@@ -309,77 +262,43 @@ mod tests {
     fn g4_a_reported_prefix_is_one_plain_path() {
         const PREFIX: &str = "X-Forwarded-Prefix";
         for (lines, expected) in [
-            (&[][..], Ok("")),
-            (&[(PREFIX, "")], Ok("")),
-            (&[(PREFIX, "/")], Ok("")),
-            (&[(PREFIX, "/a")], Ok("/a")),
-            (&[(PREFIX, "/a/b%20c/")], Ok("/a/b%20c")),
-            (&[(PREFIX, "a")], Err(NotOnePath)),
-            (&[(PREFIX, "//other.example")], Err(NotOnePath)),
-            (&[(PREFIX, "/a//")], Err(NotOnePath)),
-            (&[(PREFIX, "/a/../b")], Err(NotOnePath)),
-            (&[(PREFIX, "/a, /b")], Err(NotOnePath)),
-            (&[(PREFIX, "/a?b")], Err(NotOnePath)),
-            (&[(PREFIX, "/a\\b")], Err(NotOnePath)),
-            (&[(PREFIX, "/a"), ("x-forwarded-prefix", "/b")], Err(NotOnePath)),
+            (&[][..], Some("")),
+            (&[(PREFIX, "")], Some("")),
+            (&[(PREFIX, "/")], Some("")),
+            (&[(PREFIX, "/a")], Some("/a")),
+            (&[(PREFIX, "/a/b%20c/")], Some("/a/b%20c")),
+            (&[(PREFIX, "a")], None),
+            (&[(PREFIX, "//other.example")], None),
+            (&[(PREFIX, "/a//")], None),
+            (&[(PREFIX, "/a/../b")], None),
+            (&[(PREFIX, "/a, /b")], None),
+            (&[(PREFIX, "/a?b")], None),
+            (&[(PREFIX, "/a\\b")], None),
+            (&[(PREFIX, "/a"), ("x-forwarded-prefix", "/b")], None),
         ] {
             let fields = fields(lines);
             let found = reported_prefix(&fields).map(|prefix| String::from_utf8_lossy(prefix).into_owned());
-            assert_eq!(found, expected.map(str::to_owned), "{lines:?}");
+            assert_eq!(found.as_deref(), expected, "{lines:?}");
         }
     }
 
     #[test]
     fn who_may_hear_of_the_configuration_is_on_this_host_and_asks_for_itself() {
-        let trusting =
-            ForwardedPolicy { trusted_proxies: vec!["127.0.0.0/8".parse().expect("a range")], enabled: true };
-        const XFF: &str = "X-Forwarded-For";
-        let nobody = ForwardedPolicy::default();
-        for (name, from, lines, policy, expected) in [
-            ("loopback", "127.0.0.1", &[][..], &nobody, true),
-            ("the other family", "::1", &[], &nobody, true),
-            ("mapped", "::ffff:127.0.0.1", &[], &nobody, true),
-            ("elsewhere", "192.0.2.1", &[], &nobody, false),
-            ("for somebody else", "127.0.0.1", &[("X-Forwarded-For", "192.0.2.1")], &nobody, false),
-            ("for whom it claims", "127.0.0.1", &[("X-Forwarded-For", "127.0.0.1")], &nobody, false),
-            ("by way of a proxy", "127.0.0.1", &[("via", "1.1 x")], &nobody, false),
-            ("a trusted proxy here, for itself", "127.0.0.1", &[], &trusting, true),
-            ("a trusted proxy here, for here", "127.0.0.1", &[("X-Forwarded-For", "127.0.0.2")], &trusting, true),
-            ("a trusted proxy here, for others", "127.0.0.1", &[("X-Forwarded-For", "192.0.2.1")], &trusting, false),
-            ("behind one of its own", "127.0.0.1", &[(XFF, "192.0.2.1, 127.0.0.1")], &trusting, false),
-            ("with a port", "127.0.0.1", &[(XFF, "192.0.2.1:80")], &trusting, false),
-            ("here, with a port", "127.0.0.1", &[(XFF, "127.0.0.1:80")], &trusting, true),
-            ("here, in brackets", "127.0.0.1", &[(XFF, "[::1]")], &trusting, true),
-            ("in brackets", "127.0.0.1", &[(XFF, "[2001:db8::1]:80")], &trusting, false),
-            ("unknown", "127.0.0.1", &[(XFF, "unknown")], &trusting, false),
-            ("a comma at the end", "127.0.0.1", &[(XFF, "192.0.2.1,")], &trusting, false),
-            ("nothing but a comma", "127.0.0.1", &[(XFF, ",")], &trusting, false),
-            ("an empty list", "127.0.0.1", &[(XFF, "")], &trusting, false),
-            ("Via alone", "127.0.0.1", &[("Via", "1.1 x")], &trusting, false),
-            ("a host alone", "127.0.0.1", &[("X-Forwarded-Host", "h")], &trusting, false),
-            ("X-Real-IP alone", "127.0.0.1", &[("X-Real-IP", "192.0.2.1")], &trusting, false),
-            ("X-Real-IP of one here", "127.0.0.1", &[("X-Real-IP", "127.0.0.1"), ("Via", "1.1 x")], &trusting, true),
-            ("they differ", "127.0.0.1", &[(XFF, "127.0.0.1"), ("X-Real-IP", "192.0.2.1")], &trusting, false),
-            ("Forwarded alone", "127.0.0.1", &[("Forwarded", "for=192.0.2.1;proto=http")], &trusting, false),
-            ("Forwarded for none", "127.0.0.1", &[("Forwarded", "proto=http")], &trusting, false),
-            ("Forwarded, hidden", "127.0.0.1", &[("Forwarded", "for=_hidden, for=127.0.0.1")], &trusting, false),
-            (
-                "Forwarded for one here",
-                "127.0.0.1",
-                &[("Forwarded", "By=203.0.113.4; FOR=\"[::1]:4711\" , for=127.0.0.1")],
-                &trusting,
-                true,
-            ),
-            ("a look-alike", "127.0.0.1", &[(XFF, "127.0.0.1"), ("X_Real_IP", "127.0.0.1")], &trusting, false),
-            ("a look-alike, not believed", "127.0.0.1", &[("X_Real_IP", "127.0.0.1")], &nobody, false),
-            ("not believed, with a port", "127.0.0.1", &[(XFF, "127.0.0.1:80")], &nobody, false),
+        for (name, from, lines, expected) in [
+            ("loopback", "127.0.0.1", &[][..], true),
+            ("the other family", "::1", &[], true),
+            ("mapped", "::ffff:127.0.0.1", &[], true),
+            ("elsewhere", "192.0.2.1", &[], false),
+            ("for somebody else", "127.0.0.1", &[("X-Forwarded-For", "192.0.2.1")], false),
+            ("for whom it claims", "127.0.0.1", &[("X-Forwarded-For", "127.0.0.1")], false),
+            ("by way of a proxy", "127.0.0.1", &[("via", "1.1 x")], false),
+            ("a host alone", "127.0.0.1", &[("X-Forwarded-Host", "h")], false),
+            ("X-Real-IP alone", "127.0.0.1", &[("X-Real-IP", "192.0.2.1")], false),
+            ("Forwarded alone", "127.0.0.1", &[("Forwarded", "for=192.0.2.1;proto=http")], false),
+            ("a look-alike", "127.0.0.1", &[("X_Real_IP", "127.0.0.1")], false),
         ] {
-            let peer = Peer {
-                address: from.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip.to_canonical(), 9)),
-                ..Peer::default()
-            };
-            assert_eq!(is_local(&peer, &fields(lines), policy), expected, "{name}");
+            assert_eq!(is_local(&peer(from), &fields(lines)), expected, "{name}");
         }
-        assert!(is_local(&Peer::default(), &fields(&[]), &nobody));
+        assert!(is_local(&Peer::default(), &fields(&[])));
     }
 }

@@ -1,6 +1,6 @@
 //! The heads of answers that the proxy gives by itself: the built-in resources, errors, and answers of plugins.
 
-use super::forward::{Persistence, finish_final_head};
+use super::forward::{Persistence, finish_head};
 use crate::http::chars::write_decimal;
 use crate::http::framing::{Framing, has_no_body};
 use crate::http::head::reason_phrase;
@@ -32,7 +32,7 @@ pub fn write_local_head<'a>(
     }
     lines.for_each(|(name, value)| write_line(name, value));
     let framing = if has_no_body(status) { Framing::None } else { Framing::Length(len as u64) };
-    finish_final_head(framing, persistence, b"", out);
+    finish_head(framing, persistence, b"", out);
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ impl Transaction {
         let (media_type, text) = match handler {
             Handler::Configz => (JSON, Arc::clone(&runtime.configz)),
             Handler::FullConfig => {
-                let is_local = is_local(&ctx.client.peer, &self.buf.request.fields, &runtime.config.forwarded);
+                let is_local = is_local(&ctx.client.peer, &self.buf.request.fields);
                 (JSON, if is_local { runtime.full_config() } else { Arc::clone(&runtime.configz) })
             }
             Handler::Metrics => (prometheus::CONTENT_TYPE, ctx.worker.observer.metrics(ctx.worker.now.instant)),

@@ -9,8 +9,8 @@ use super::connection::{Options, has_connection_login, read_options};
 use super::context::Ctx;
 use super::events::{CloseMode, Command, ConnectError, Side};
 use super::forward::{
-    UPGRADE_REQUIRED, client_framing, forward_response, list_protocols, rewrite_response_head, write_interim_head,
-    write_response_head, write_switching_head, write_trailers,
+    Persistence, UPGRADE_REQUIRED, client_framing, forward_response, list_protocols, rewrite_response_head,
+    write_response_head, write_trailers,
 };
 use super::hooks::Verdict;
 use super::outcome::HookPhase;
@@ -164,7 +164,8 @@ impl Transaction {
         }
         if self.buf.request.version == Version::Http11 {
             self.forward_response_head(ctx);
-            write_interim_head(&self.buf.response, self.buf.to_client.buf());
+            let persistence = Persistence::KeepAlive(Version::Http11);
+            write_response_head(&self.buf.response, Framing::None, persistence, b"", self.buf.to_client.buf());
         }
         Ok(())
     }
@@ -181,7 +182,8 @@ impl Transaction {
             return Err(Cause::BadResponse(HttpError::OtherProtocol));
         }
         self.forward_response_head(ctx);
-        write_switching_head(&self.buf.response, &protocol, self.buf.to_client.buf());
+        let persistence = Persistence::KeepAlive(Version::Http11);
+        write_response_head(&self.buf.response, Framing::None, persistence, &protocol, self.buf.to_client.buf());
         self.log.status = 101;
         self.is_persistent = false;
         self.set_response("101", ResponseState::Tunnel(HalfClose::Open));

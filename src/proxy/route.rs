@@ -3,16 +3,8 @@
 //! A tree of segments: a look-up walks the path once and stops where the tree ends, so that its cost depends on the
 //! path and not on the number of routes. Segments are compared with percent-encoded unreserved characters decoded;
 //! what is forwarded is cut from the bytes as sent (rule G7).
-//!
-//! ```text
-//! prefixes  /a  /a/b  /c         nodes  root ── a ── b
-//!                                            └─ c
-//! ```
-//! The edges of the whole tree live in one hash table, keyed by parent and segment: a node costs about 30 bytes.
 
-use std::hash::BuildHasher;
-
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::HashMap;
 
 use crate::config::prefix::{self, MAX_SEGMENT};
 
@@ -25,34 +17,20 @@ pub struct Match {
     pub prefix_len: usize,
 }
 
-/// The routing table.
-#[derive(Debug)]
-pub struct Router {
-    /// `nodes[ROOT]` is the root, which stands for `/`.
-    nodes: Vec<Node>,
-    /// Indices of all nodes but the root, found by parent and segment.
-    edges: HashTable<u32>,
-    /// The segments of all nodes, end to end, normalised.
-    text: Vec<u8>,
-    hasher: DefaultHashBuilder,
-}
+/// The routing table: the root stands for `/`.
+#[derive(Debug, Default)]
+pub struct Router(Node);
 
-const ROOT: u32 = 0;
-
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Node {
-    parent: u32,
-    /// Where in `text` the segment begins; it is never empty but at the root.
-    start: u32,
-    len: u8,
-    /// Whether a longer prefix goes on from here: most look-ups end at a node from which none does.
-    has_children: bool,
     route: Option<u32>,
+    /// By segment, normalised. Boxed, because most nodes have none, and there may be very many.
+    children: Option<Box<HashMap<Box<[u8]>, Node>>>,
 }
 
-impl Default for Router {
-    fn default() -> Self {
-        Router::new([])
+impl Node {
+    fn matched(&self, prefix_len: usize) -> Option<Match> {
+        self.route.map(|route| Match { route, prefix_len })
     }
 }
 
@@ -60,80 +38,37 @@ impl Router {
     /// Builds the table from prefixes in file order, which the configuration has checked: each begins with `/`, has no
     /// dot segments and no empty segments but perhaps a last one, and no two are the same.
     pub fn new<'a>(prefixes: impl IntoIterator<Item = &'a str>) -> Router {
-        let mut router = Router {
-            nodes: vec![Node { parent: ROOT, start: 0, len: 0, has_children: false, route: None }],
-            edges: HashTable::new(),
-            text: Vec::new(),
-            hasher: DefaultHashBuilder::default(),
-        };
+        let mut root = Node::default();
         let mut buf = [0; MAX_SEGMENT];
         for (route, prefix) in (0..).zip(prefixes) {
-            let mut node = ROOT;
+            let mut node = &mut root;
             for segment in prefix::segments(prefix) {
                 let segment =
                     prefix::normalise(segment.as_bytes(), &mut buf).expect("the configuration checked the length");
-                node = router.child(node, segment).unwrap_or_else(|| router.grow(node, segment));
+                node = node.children.get_or_insert_default().entry(segment.into()).or_default();
             }
-            router.nodes[node as usize].route = Some(route);
+            node.route = Some(route);
         }
-        router.nodes.shrink_to_fit();
-        router.text.shrink_to_fit();
-        router
+        Router(root)
     }
 
     /// The route for `path` (as sent, without the query), if any.
     pub fn find(&self, path: &[u8]) -> Option<Match> {
-        let mut best = self.matched(ROOT, 0);
-        let mut node = ROOT;
-        let mut walked = 0;
+        let (mut node, mut walked) = (&self.0, 0);
+        let mut best = node.matched(0);
         let mut buf = [0; MAX_SEGMENT];
         while let Some(rest) = path[walked..].strip_prefix(b"/")
-            && self.nodes[node as usize].has_children
+            && let Some(children) = &node.children
         {
             let len = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
             let Some(segment) = prefix::normalise(&rest[..len], &mut buf) else { break };
-            let Some(child) = self.child(node, segment) else { break };
+            let Some(child) = children.get(segment) else { break };
             node = child;
             walked += 1 + len;
-            best = self.matched(node, walked).or(best);
+            best = node.matched(walked).or(best);
         }
         best
     }
-
-    fn matched(&self, node: u32, prefix_len: usize) -> Option<Match> {
-        self.nodes[node as usize].route.map(|route| Match { route, prefix_len })
-    }
-
-    fn child(&self, parent: u32, segment: &[u8]) -> Option<u32> {
-        let hash = self.hasher.hash_one((parent, segment));
-        self.edges
-            .find(hash, |&index| {
-                let node = &self.nodes[index as usize];
-                node.parent == parent && segment_of(node, &self.text) == segment
-            })
-            .copied()
-    }
-
-    /// Adds a child that is not there yet.
-    fn grow(&mut self, parent: u32, segment: &[u8]) -> u32 {
-        let index = u32::try_from(self.nodes.len()).expect("a configuration file has fewer than 2^32 segments");
-        let start = u32::try_from(self.text.len()).expect("a configuration file has fewer than 2^32 bytes");
-        let len = u8::try_from(segment.len()).expect("a segment has at most MAX_SEGMENT bytes");
-        self.text.extend_from_slice(segment);
-        self.nodes[parent as usize].has_children = true;
-        self.nodes.push(Node { parent, start, len, has_children: false, route: None });
-        let (nodes, text, hasher) = (&self.nodes, &self.text, &self.hasher);
-        let hash_of = |&index: &u32| {
-            let node = &nodes[index as usize];
-            hasher.hash_one((node.parent, segment_of(node, text)))
-        };
-        self.edges.insert_unique(hash_of(&index), index, hash_of);
-        index
-    }
-}
-
-fn segment_of<'a>(node: &Node, text: &'a [u8]) -> &'a [u8] {
-    &text[node.start as usize..][..usize::from(node.len)]
 }
 
 /// Appends the target to forward: `base_path` joined with what stands in `path` after its first `prefix_len` bytes, byte

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use serde::{Serialize, Serializer as _};
+use serde::Serialize;
 
 use super::hooks::{BufferBodies, Hooks};
 use super::route::Router;
 use crate::bytes::SharedText;
-use crate::config::{Config, FullConfig, RouteConfig, Scheme, UpstreamTls, UpstreamUrl};
+use crate::config::{Config, FullConfig, RouteConfig, RouteOptions, Scheme, UpstreamTls, UpstreamUrl};
 
 /// Names an upstream, for as long as the process runs: an origin keeps its number over reloads, and the number of one that
 /// is gone is never given again. So a number that somebody kept too long finds nothing instead of a stranger.
@@ -27,6 +27,14 @@ pub struct Origin {
     pub port: u16,
     /// How it is verified; `None` for [`Scheme::Http`]. Connections that were verified in another way are not shared.
     pub tls: Option<UpstreamTls>,
+}
+
+impl Origin {
+    fn of(upstream: &UpstreamUrl, options: &RouteOptions) -> Origin {
+        let UpstreamUrl { scheme, host, port, .. } = upstream;
+        let tls = (*scheme == Scheme::Https).then(|| options.upstream_tls.clone());
+        Origin { scheme: *scheme, host: host.clone(), port: *port, tls }
+    }
 }
 
 /// So many routes have counters of their own; the others share some, so that what is counted stays bounded.
@@ -81,17 +89,15 @@ impl Runtime {
     /// is number 0 then. Tunnels and event streams may go on for hours, over many reloads, and each of them would keep a
     /// whole configuration in memory. No other request can begin with it.
     pub(super) fn narrowed_to(&self, route: u32) -> Runtime {
-        let at = route as usize;
         let ids = self.upstreams_of(route).to_vec();
         let starts = vec![0, ids.len() as u32];
         Runtime {
-            config: Arc::new(self.config.with_routes(vec![self.config.routes[at].clone()])),
-            router: Arc::new(Router::new(std::iter::empty())),
+            config: Arc::new(self.config.with_routes(vec![self.config.routes[route as usize].clone()])),
+            router: Arc::default(),
             upstreams: Arc::new(UpstreamNumbers { origins: Vec::new(), ids, starts, next: 0 }),
             counted_routes: (route < self.counted_routes).into(),
-            hooks: self.hooks.clone(),
-            configz: SharedText::new("".into()),
-            full_config: Arc::default(),
+            configz: SharedText::default(),
+            ..self.clone()
         }
     }
 
@@ -156,69 +162,45 @@ struct UpstreamNumbers {
 
 impl UpstreamNumbers {
     fn new(routes: &[RouteConfig], before: Option<&UpstreamNumbers>) -> UpstreamNumbers {
-        type Name<'a> = (Scheme, &'a str, u16, Option<&'a UpstreamTls>);
-        let known = before.map_or(&[][..], |before| &before.origins);
-        let known: HashMap<Name<'_>, UpstreamId> = known
-            .iter()
-            .map(|(id, origin)| ((origin.scheme, origin.host.as_str(), origin.port, origin.tls.as_ref()), *id))
-            .collect();
+        let known: HashMap<_, _> =
+            before.into_iter().flat_map(|before| &before.origins).map(|(id, origin)| (origin, *id)).collect();
         let mut next = before.map_or(0, |before| before.next);
-        let (mut origins, mut ids, mut starts) = (Vec::new(), Vec::with_capacity(routes.len()), vec![0]);
-        let mut numbers = HashMap::new();
+        let mut new_id = || {
+            next = next.checked_add(1).expect("a reload takes longer than to count to 2^32 that way");
+            UpstreamId(next - 1)
+        };
+        let (mut ids, mut starts, mut numbers) = (Vec::with_capacity(routes.len()), vec![0], HashMap::new());
         for route in routes {
-            ids.extend(route.upstreams.iter().map(|upstream| {
-                let tls = (upstream.scheme == Scheme::Https).then_some(&route.options.upstream_tls);
-                let name = (upstream.scheme, upstream.host.as_str(), upstream.port, tls);
-                *numbers.entry(name).or_insert_with(|| {
-                    let id = known.get(&name).copied().unwrap_or_else(|| {
-                        let id = UpstreamId(next);
-                        next = next.checked_add(1).expect("a reload takes longer than to count to 2^32 that way");
-                        id
-                    });
-                    let (host, tls) = (upstream.host.clone(), tls.cloned());
-                    origins.push((id, Origin { scheme: upstream.scheme, host, port: upstream.port, tls }));
-                    id
-                })
-            }));
+            for upstream in &*route.upstreams {
+                let number = numbers.entry(Origin::of(upstream, &route.options));
+                ids.push(*number.or_insert_with_key(|origin| known.get(origin).copied().unwrap_or_else(&mut new_id)));
+            }
             starts.push(u32::try_from(ids.len()).expect("a configuration file has fewer than 2^32 upstreams"));
         }
+        let mut origins: Vec<_> = numbers.into_iter().map(|(origin, id)| (id, origin)).collect();
         origins.sort_unstable_by_key(|(id, _)| *id);
         UpstreamNumbers { origins, ids, starts, next }
     }
 }
 
-/// One route, as /configz shows it: no credentials.
+/// One route, as /configz shows it: no credentials, because upstream URLs serialize without.
 #[derive(Serialize)]
 struct PublicRoute<'a> {
     prefix: &'a str,
     /// Of several the first.
-    upstream: String,
+    upstream: &'a UpstreamUrl,
     /// All of them, where there are several.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    upstreams: Vec<String>,
-}
-
-impl PublicRoute<'_> {
-    fn of(route: &RouteConfig) -> PublicRoute<'_> {
-        PublicRoute {
-            prefix: &route.prefix,
-            upstream: route.upstream().to_public_string(),
-            upstreams: match &*route.upstreams {
-                [_] => Vec::new(),
-                several => several.iter().map(UpstreamUrl::to_public_string).collect(),
-            },
-        }
-    }
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstreams: Option<&'a [UpstreamUrl]>,
 }
 
 fn configz(routes: &[RouteConfig]) -> String {
-    let mut json = Vec::new();
-    serde_json::Serializer::new(&mut json)
-        .collect_seq(routes.iter().map(PublicRoute::of))
-        .expect("strings always become JSON, and memory takes everything");
-    // It stays as long as the process and is the largest part of many routes: no room is left over.
-    json.shrink_to_fit();
-    String::from_utf8(json).expect("JSON is text")
+    let routes = routes.iter().map(|route| PublicRoute {
+        prefix: &route.prefix,
+        upstream: route.upstream(),
+        upstreams: (route.upstreams.len() > 1).then_some(&route.upstreams),
+    });
+    serde_json::to_string(&routes.collect::<Vec<_>>()).expect("text always becomes JSON")
 }
 
 #[cfg(test)]

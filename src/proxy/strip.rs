@@ -1,9 +1,9 @@
 //! Which lines of a request do not pass, and why: the one place. `forward` removes them, `explain` tells the reasons.
 
 use super::admit::ForwardPlan;
-use super::connection::is_connection_named;
 use super::forwarded::PeerTrust;
 use crate::config::UpstreamUrl;
+use crate::http::chars::list_has;
 use crate::http::fields::{FORWARDED, HOP_BY_HOP, HeaderId, HeaderRef, HeaderSet};
 
 /// A rule, and what it comes to, in a few words.
@@ -69,7 +69,7 @@ impl StripRules<'_> {
         let row = self.rows().into_iter().find(|(classes, ..)| classes.has(line.id));
         match row {
             Some((_, rule, words)) => Some(Reason { rule, words }),
-            None => is_connection_named(line, connection_named)
+            None => list_has(connection_named, line.name)
                 .then_some(Reason { rule: "G1", words: "named by Connection: meant for this hop only" }),
         }
     }
@@ -103,7 +103,6 @@ pub const fn reason_to_add(id: HeaderId) -> Option<Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::connection::add_connection_named;
 
     fn line<'a>(name: &'a str, value: &'a str) -> HeaderRef<'a> {
         HeaderRef { id: HeaderId::of(name.as_bytes()), name: name.as_bytes(), value: value.as_bytes() }
@@ -116,11 +115,9 @@ mod tests {
         let plan = ForwardPlan { route: 0, upgrade: false, expects_continue: false };
         let upload = ForwardPlan { expects_continue: true, ..plan };
         let tunnel = ForwardPlan { upgrade: true, ..plan };
-        let mut named = Vec::new();
-        add_connection_named(b"x-a", &mut named);
         let check = |name: &str, plan, trust, upstream, expected: Option<(&str, &str)>| {
             let rules = StripRules { plan, trust };
-            let found = rules.reason(&line(name, "x"), &named, upstream);
+            let found = rules.reason(&line(name, "x"), b"x-b, x-a", upstream);
             let starts = |(rule, words): (&str, &str), found: Reason| found.rule == rule && found.words.contains(words);
             let is_right = match (found, expected) {
                 (Some(found), Some(expected)) => starts(expected, found),

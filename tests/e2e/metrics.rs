@@ -212,6 +212,8 @@ fn clients_from_elsewhere_see_nothing_of_it() {
     client.send("GET /metrics HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n");
     assert!(client.response().text().starts_with("GET /metrics HTTP/1.1\n"), "the upstream's own");
     client.send("GET /metrics HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 127.0.0.1\r\n\r\n");
+    assert!(client.response().text().starts_with("GET /metrics HTTP/1.1\n"), "a proxy asks, whoever it asks for");
+    client.send("GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n");
     assert!(client.response().text().starts_with("# HELP "));
 }
 
