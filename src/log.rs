@@ -45,6 +45,7 @@ struct LogState {
     format: LogFormat,
     queue: Mutex<Queue>,
     debug: AtomicBool,
+    access: AtomicBool,
     /// There is something to write.
     arrived: Condvar,
     /// Everything was written, or could not be.
@@ -79,16 +80,21 @@ impl Logger {
 
     /// A log on `sink`, which may block. Its thread runs until the process ends.
     pub fn start(format: LogFormat, sink: impl Write + Send + 'static) -> io::Result<Logger> {
-        let (queue, debug) = (Mutex::default(), AtomicBool::new(false));
-        let state = LogState { format, queue, debug, arrived: Condvar::new(), drained: Condvar::new() };
-        let logger = Logger(Arc::new(state));
+        let logger = Logger(Arc::new(LogState {
+            format,
+            queue: Mutex::default(),
+            debug: false.into(),
+            access: false.into(),
+            arrived: Condvar::new(),
+            drained: Condvar::new(),
+        }));
         let writer = logger.clone();
         thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_lines(sink))?;
         Ok(logger)
     }
 
     /// Begins a line with the current time.
-    pub fn line(&self, level: Level, message: &str) -> LogLine<'_> {
+    pub fn line(&self, level: Level, message: impl fmt::Display) -> LogLine<'_> {
         let mut line = LogLine { log: &self.0, buf: SPARE.try_with(Cell::take).unwrap_or_default() };
         let time = humantime::format_rfc3339_millis(SystemTime::now());
         let level = match level {
@@ -101,12 +107,12 @@ impl Logger {
             LogFormat::Text => line.push(format_args!("time={time} level={level} msg=\"")),
             LogFormat::Json => line.push(format_args!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"msg\":\"")),
         }
-        line.escape(message.as_bytes());
+        line.escape_text(message);
         line.buf.push(b'"');
         line
     }
 
-    /// Turns debug lines on or off, for all clones.
+    /// Turns debug lines and timelines on or off, for all clones.
     pub fn set_debug(&self, is_on: bool) {
         self.0.debug.store(is_on, Ordering::Relaxed);
     }
@@ -114,6 +120,16 @@ impl Logger {
     /// Whether lines of that level are wanted. Only debug lines may be unwanted; their callers ask first.
     pub fn is_enabled(&self, level: Level) -> bool {
         level != Level::Debug || self.0.debug.load(Ordering::Relaxed)
+    }
+
+    /// Turns a line for each request on or off, for all clones.
+    pub fn set_access(&self, is_on: bool) {
+        self.0.access.store(is_on, Ordering::Relaxed);
+    }
+
+    /// Whether there is a line for each request.
+    pub fn has_access(&self) -> bool {
+        self.0.access.load(Ordering::Relaxed)
     }
 
     /// Waits until everything is written, but not longer than `timeout`. Returns whether it is.
@@ -138,7 +154,7 @@ impl Logger {
             if lost > 0 {
                 // The lost lines came after all that is in this batch.
                 let mut line = self.line(Level::Warn, "log lines were lost: nobody read them in time");
-                batch.extend_from_slice(line.number("lost", lost).end());
+                batch.extend_from_slice(line.value("lost", lost).end());
             }
             let written = write_all(&mut sink, &batch);
             let mut queue = log.lock();
@@ -186,9 +202,9 @@ pub struct LogLine<'a> {
 }
 
 impl LogLine<'_> {
-    /// Adds text.
-    pub fn text(&mut self, key: &str, value: &str) -> &mut Self {
-        self.bytes(key, value.as_bytes())
+    /// Adds text: whatever can be displayed.
+    pub fn text(&mut self, key: &str, value: impl fmt::Display) -> &mut Self {
+        self.quoted(key, |line| line.escape_text(value))
     }
 
     /// Adds bytes that a peer sent.
@@ -196,31 +212,15 @@ impl LogLine<'_> {
         self.quoted(key, |line| line.escape(value))
     }
 
-    /// Adds whatever can be displayed.
-    pub fn display(&mut self, key: &str, value: impl fmt::Display) -> &mut Self {
-        // Only the value itself can fail; what it has written so far stays.
-        self.quoted(key, |line| {
-            let _ = fmt::write(line, format_args!("{value}"));
-        })
-    }
-
-    /// Adds a number.
-    pub fn number(&mut self, key: &str, value: u64) -> &mut Self {
-        self.key(key).push(format_args!("{value}"));
-        self
-    }
-
-    /// Adds `true` or `false`.
-    pub fn flag(&mut self, key: &str, value: bool) -> &mut Self {
+    /// Adds what JSON has without quotes: a number, `true` or `false`.
+    pub fn value(&mut self, key: &str, value: impl fmt::Display) -> &mut Self {
         self.key(key).push(format_args!("{value}"));
         self
     }
 
     /// Adds a duration in milliseconds with three decimals; the key should end with `_ms`.
     pub fn millis(&mut self, key: &str, value: Duration) -> &mut Self {
-        let (millis, micros) = (value.as_millis(), value.subsec_micros() % 1000);
-        self.key(key).push(format_args!("{millis}.{micros:03}"));
-        self
+        self.value(key, format_args!("{}.{:03}", value.as_millis(), value.subsec_micros() % 1000))
     }
 
     /// Adds lines for people, as the last thing: indented below the line; in JSON as one string.
@@ -287,6 +287,11 @@ impl LogLine<'_> {
         let _ = self.buf.write_fmt(text);
     }
 
+    /// Only the value itself can fail; what it has written so far stays.
+    fn escape_text(&mut self, value: impl fmt::Display) {
+        let _ = fmt::write(self, format_args!("{value}"));
+    }
+
     /// Adds what stands inside of quotes. In text visible ASCII stays and everything else becomes `\xNN`: a terminal shows
     /// exactly what was sent. In JSON bytes that are not UTF-8 become the characters of the same number.
     fn escape(&mut self, bytes: &[u8]) {
@@ -304,8 +309,8 @@ impl LogLine<'_> {
             for c in chunk.valid().chars() {
                 match c {
                     '"' | '\\' => self.buf.extend_from_slice(&[b'\\', c as u8]),
-                    // The two line separators of Unicode and controls, also those above ASCII, can break a line too.
-                    '\u{2028}' | '\u{2029}' | '\0'..='\x1f' | '\x7f'..='\u{9f}' => {
+                    // The two line separators of Unicode can break a line, too.
+                    _ if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
                         self.push(format_args!("\\u{:04x}", u32::from(c)));
                     }
                     _ => self.buf.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
@@ -331,7 +336,7 @@ pub fn log_panics(logger: Logger) {
         let mut line = logger.line(Level::Error, "panic: this is a bug");
         line.text("cause", cause.unwrap_or("unknown"));
         if let Some(place) = panic.location() {
-            line.display("place", place);
+            line.text("place", place);
         }
         line.text("thread", thread::current().name().unwrap_or("unnamed")).send();
     }));
@@ -417,8 +422,8 @@ mod tests {
     #[test]
     fn values_of_every_kind_are_written() {
         let build = |line: &mut LogLine<'_>| {
-            line.text("a", "b").number("n", u64::MAX).millis("t_ms", Duration::from_micros(12_345_067));
-            line.flag("yes", true).display("to", "127.0.0.1:80").display("odd", format_args!("x {}", 1));
+            line.text("a", "b").value("n", u64::MAX).millis("t_ms", Duration::from_micros(12_345_067));
+            line.value("yes", true).text("to", "127.0.0.1:80").text("odd", format_args!("x {}", 1));
         };
         let text = " level=info msg=\"hello world\" a=b n=18446744073709551615 t_ms=12345.067 yes=true to=127.0.0.1:80 odd=\"x 1\"\n";
         assert_eq!(logged(LogFormat::Text, build), text);

@@ -12,22 +12,21 @@ use std::fmt::Display;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mini_rproxy::about;
 use mini_rproxy::cli::{self, Action, Flags};
-use mini_rproxy::config::{Config, Difference, FullConfig, ListenAddr, Scheme, place_of};
+use mini_rproxy::config::{Config, FullConfig, ListenAddr, Scheme, place_of};
 use mini_rproxy::extras::explain::{ExplainRequest, explain};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation;
 use mini_rproxy::net::clock::Clock;
 use mini_rproxy::net::dns::SystemLookup;
 use mini_rproxy::net::listeners::{ListenerProtocol, PortSharing};
-use mini_rproxy::net::observer::{LogSwitches, LogWriter};
 use mini_rproxy::net::probe::{probe, running_config};
 use mini_rproxy::net::server::{Server, ServerOptions};
 use mini_rproxy::net::signal::{self, SignalEvent, SignalListener};
@@ -197,6 +196,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     let _flush = FlushOnDrop(logger.clone());
     log::log_panics(logger.clone());
     logger.set_debug(flags.trace);
+    logger.set_access(config.log.access);
     // Plugins are created before the loops start and destroyed after they have ended: this reference is dropped last.
     let chain = chain::load(&config.plugins, flags.plugin_dir.as_deref(), chain::limits(&config), logger.clone())
         .map_err(|error| located(flags, &error))?;
@@ -204,27 +204,23 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
         let message = "a socket was handed over; it is used instead of the addresses in the configuration";
         logger.line(Level::Info, message).text("name", &socket.name).send();
     }
-    let config = Arc::new(config);
-    let switches = Arc::new(LogSwitches { access: config.log.access.into(), timelines: flags.trace.into() });
-    let (ended, worker_switches, worker_log) = (signals.sender.clone(), Arc::clone(&switches), logger.clone());
+    let (ended, worker_log) = (signals.sender.clone(), logger.clone());
     let server = Server::start(ServerOptions {
-        config: Arc::clone(&config),
+        config: Arc::new(config),
         inherited,
         sharing: if flags.takeover { PortSharing::Shared } else { PortSharing::Exclusive },
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
         lookup: Box::new(SystemLookup),
-        new_log: Arc::new(move || {
-            Box::new(LogWriter { logger: worker_log.clone(), switches: Arc::clone(&worker_switches) })
-        }),
+        new_log: Arc::new(move || Box::new(worker_log.clone())),
         on_end: Box::new(move || {
             // It fails when the main thread has ended, and the process with it.
             let _ = ended.send(SignalEvent::WorkersEnded);
         }),
     })
     .map_err(|error| located(flags, &error))?;
-    log_start(&logger, &config, &server);
+    log_start(&logger, &server);
     activation::notify(READY);
-    Ok(serve(&logger, &signals, server, &switches, flags)?)
+    Ok(serve(&logger, &signals, server, flags)?)
 }
 
 /// Writes everything that was logged when it is dropped, whatever the reason.
@@ -237,13 +233,7 @@ impl Drop for FlushOnDrop {
 }
 
 /// Waits for signals, and for the end of the workers.
-fn serve(
-    logger: &Logger,
-    signals: &SignalListener,
-    mut server: Server,
-    switches: &LogSwitches,
-    flags: &Flags,
-) -> Result<ExitCode, String> {
+fn serve(logger: &Logger, signals: &SignalListener, mut server: Server, flags: &Flags) -> Result<ExitCode, String> {
     let mut end_by = None;
     loop {
         let timeout = end_by.map(|end: Instant| end.saturating_duration_since(Instant::now()));
@@ -253,11 +243,11 @@ fn serve(
             }
             SignalEvent::Reload => {
                 activation::notify(&activation::reloading());
-                reload(logger, flags, &mut server, switches);
+                reload(logger, flags, &mut server, || load(flags));
                 activation::notify(READY);
             }
             SignalEvent::Trace => {
-                let was_on = switches.timelines.fetch_xor(true, Ordering::Relaxed);
+                let was_on = logger.is_enabled(Level::Debug);
                 logger.set_debug(!was_on);
                 let message = if was_on { "no more timelines" } else { "timelines of requests from now on" };
                 logger.line(Level::Info, message).send();
@@ -284,31 +274,39 @@ fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
-/// SIGHUP: reads configuration and certificates again.
-fn reload(logger: &Logger, flags: &Flags, server: &mut Server, switches: &LogSwitches) {
-    match try_reload(logger, flags, server) {
+/// SIGHUP: serves by what `read` brings. Where that fails, or anything else does, the old configuration goes on; also where
+/// it panics, because the workers are as they were.
+fn reload(logger: &Logger, flags: &Flags, server: &mut Server, read: impl FnOnce() -> Result<Config, ExitError>) {
+    let result = catch_unwind(AssertUnwindSafe(|| try_reload(logger, flags, server, read)));
+    match result.unwrap_or_else(|_| Err("the reload has panicked, and the line before this one says where".to_owned()))
+    {
         Ok(is_everywhere) => {
-            switches.access.store(server.config().log.access, Ordering::Relaxed);
+            logger.set_access(server.config().log.access);
             let message = match is_everywhere {
                 true => "configuration reloaded",
                 false => "configuration reloaded, but for a worker that is busy and takes it in when it is not",
             };
             logger
                 .line(Level::Info, message)
-                .number("routes", server.config().routes.len() as u64)
-                .number("certificates", server.tls.certificates as u64)
+                .value("routes", server.config().routes.len())
+                .value("certificates", server.tls.certificates)
                 .send();
             log_certificate_warnings(logger, server);
         }
         Err(error) => {
             let message = "configuration and certificates are kept as they were, because the new ones cannot be used";
-            logger.line(Level::Warn, message).text("reason", &error).send();
+            logger.line(Level::Warn, message).text("reason", error).send();
         }
     }
 }
 
-fn try_reload(logger: &Logger, flags: &Flags, server: &mut Server) -> Result<bool, String> {
-    let mut config = load(flags).map_err(|error| error.message)?;
+fn try_reload(
+    logger: &Logger,
+    flags: &Flags,
+    server: &mut Server,
+    read: impl FnOnce() -> Result<Config, ExitError>,
+) -> Result<bool, String> {
+    let mut config = read().map_err(|error| error.message)?;
     let old = Arc::clone(server.config());
     if config.plugins != old.plugins {
         let message = "the list of plugins has changed, and plugins are created before the first request and destroyed \
@@ -318,44 +316,41 @@ fn try_reload(logger: &Logger, flags: &Flags, server: &mut Server) -> Result<boo
     let differences = old.differences(&config);
     config.keep_restart_only(&old);
     let listening: Vec<String> = server.addresses().iter().map(|(address, _)| (*address).to_owned()).collect();
-    let reloaded = server.reload(Arc::new(config)).map_err(|error| located(flags, &error))?;
-    let (first, more) = differences.split_at(differences.len().min(MAX_DIFFERENCES));
-    first.iter().for_each(|difference| log_change(logger, difference));
-    if !more.is_empty() {
-        logger.line(Level::Info, "reload: more of that").number("differences", more.len() as u64).send();
+    let is_everywhere = server.reload(Arc::new(config)).map_err(|error| located(flags, &error))?;
+    for difference in differences.iter().take(MAX_DIFFERENCES) {
+        let (level, message) = match difference.needs_restart {
+            true => (Level::Warn, "kept as it was, since this needs a restart"),
+            false => (Level::Info, difference.kind),
+        };
+        logger.line(level, format_args!("reload: {message}")).text("what", &difference.what).send();
+    }
+    if differences.len() > MAX_DIFFERENCES {
+        let more = differences.len() - MAX_DIFFERENCES;
+        logger.line(Level::Info, "reload: more of that").value("differences", more).send();
     }
     log_listening(logger, server, &listening);
-    Ok(reloaded)
-}
-
-fn log_change(logger: &Logger, difference: &Difference) {
-    let (level, message) = match difference.needs_restart {
-        true => (Level::Warn, "kept as it was, since this needs a restart"),
-        false => (Level::Info, difference.kind),
-    };
-    logger.line(level, &format!("reload: {message}")).text("what", &difference.what).send();
+    Ok(is_everywhere)
 }
 
 /// The start report: version and features, limits, certificates, and where it listens.
-fn log_start(logger: &Logger, config: &Config, server: &Server) {
+fn log_start(logger: &Logger, server: &Server) {
+    let config = server.config();
     logger
         .line(Level::Info, "mini-rproxy")
         .text("version", about::VERSION)
-        .number("pid", std::process::id().into())
-        .number("workers", config.workers as u64)
-        .number("routes", config.routes.len() as u64)
-        .text("features", &about::features())
+        .value("pid", std::process::id())
+        .value("workers", config.workers)
+        .value("routes", config.routes.len())
+        .text("features", about::features())
         .send();
     let mut limits = logger.line(Level::Info, "limits");
-    match server.descriptor_limit {
-        Some(limit) => limits.number("descriptors", limit as u64),
-        None => limits.text("descriptors", "unlimited"),
-    };
-    match config.limits.memory_budget {
-        Some(budget) => limits.number("memory_budget", budget as u64),
-        None => limits.text("memory_budget", "unlimited"),
-    };
-    limits.number("connections", server.max_connections as u64).send();
+    for (name, limit) in [("descriptors", server.descriptor_limit), ("memory_budget", config.limits.memory_budget)] {
+        match limit {
+            Some(limit) => limits.value(name, limit),
+            None => limits.text(name, "unlimited"),
+        };
+    }
+    limits.value("connections", server.max_connections).send();
     if server.descriptor_limit.is_some_and(|limit| limit < 2 * server.max_connections + 64) {
         let message = "the descriptor limit is low: a client may need two, and 64 more are needed beside";
         logger.line(Level::Warn, message).send();
@@ -392,5 +387,57 @@ fn log_listening(logger: &Logger, server: &Server, known: &[String]) {
         if !known.iter().any(|known| known == address) {
             logger.line(Level::Info, "listening").text("address", address).text("protocol", protocol).send();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mini_rproxy::config::LogFormat;
+    use std::sync::Mutex;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("whole").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reload_that_panics_is_refused_and_the_old_configuration_goes_on() {
+        let kept = Kept::default();
+        let logger = Logger::start(LogFormat::Text, kept.clone()).expect("a thread");
+        let config = |prefix: &str| {
+            let text =
+                format!("listen_addr: 127.0.0.1:0\nroutes: [{{prefix: {prefix}, upstream: 'http://127.0.0.1:9'}}]");
+            Config::parse(&text, "test").expect("valid")
+        };
+        let worker_log = logger.clone();
+        let mut server = Server::start(ServerOptions {
+            config: Arc::new(config("/old")),
+            inherited: Vec::new(),
+            sharing: PortSharing::Exclusive,
+            hooks: None,
+            lookup: Box::new(SystemLookup),
+            new_log: Arc::new(move || Box::new(worker_log.clone())),
+            on_end: Box::new(|| {}),
+        })
+        .expect("loopback");
+        reload(&logger, &Flags::default(), &mut server, || panic!("a library"));
+        assert!(logger.flush(LOG_FLUSH_TIMEOUT));
+        let text = String::from_utf8(kept.0.lock().expect("whole").clone()).expect("ASCII");
+        assert!(text.contains("are kept as they were") && text.contains("panicked"), "{text}");
+        std::net::TcpStream::connect(server.addresses()[0].0).expect("it listens as before");
+        assert_eq!(server.config().routes[0].prefix, "/old");
+        reload(&logger, &Flags::default(), &mut server, || Ok(config("/new")));
+        assert_eq!(server.config().routes[0].prefix, "/new");
+        server.stop();
+        server.join().expect("no worker failed");
     }
 }

@@ -4,7 +4,6 @@
 //! Whether or not anything is said, everything is counted: a [`MeteredObserver`] stands between the proxy connections and the log.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -100,44 +99,27 @@ impl Observer for MeteredObserver {
     }
 }
 
-/// One worker's log.
-pub struct LogWriter {
-    /// Where it goes.
-    pub logger: Logger,
-    /// What is logged.
-    pub switches: Arc<LogSwitches>,
-}
-
-/// How much is said of each request; it may change at any time.
-#[derive(Debug, Default)]
-pub struct LogSwitches {
-    /// A line.
-    pub access: AtomicBool,
-    /// A line, and below it what happened, moment by moment: of requests that begin from now on.
-    pub timelines: AtomicBool,
-}
-
-impl EventLog for LogWriter {
+impl EventLog for Logger {
     fn warn(&mut self, message: fmt::Arguments<'_>) {
-        self.logger.line(Level::Warn, &message.to_string()).send();
+        self.line(Level::Warn, message).send();
     }
 
     fn info(&mut self, message: fmt::Arguments<'_>) {
-        self.logger.line(Level::Info, &message.to_string()).send();
+        self.line(Level::Info, message).send();
     }
 }
 
-impl Observer for LogWriter {
+impl Observer for Logger {
     fn access(&mut self, record: &AccessRecord<'_>) {
-        if record.timeline.is_none() && !self.switches.access.load(Ordering::Relaxed) {
+        if record.timeline.is_none() && !self.has_access() {
             return;
         }
         let log = record.log;
-        let mut line = self.logger.line(Level::Info, "request");
+        let mut line = self.line(Level::Info, "request");
         match log.client {
             // As a proxy before us reports it, without a port.
-            Some(client) if client.port() == 0 => line.display("client", client.ip()),
-            Some(client) => line.display("client", client),
+            Some(client) if client.port() == 0 => line.text("client", client.ip()),
+            Some(client) => line.text("client", client),
             None => line.text("client", "unix"),
         };
         line.bytes("method", record.method()).bytes("path", record.path());
@@ -147,11 +129,11 @@ impl Observer for LogWriter {
         if let Some(upstream) = record.upstream {
             line.text("upstream", upstream);
         }
-        line.number("status", log.status.into())
-            .number("bytes_in", log.bytes_in)
-            .number("bytes_out", log.bytes_out)
-            .flag("reused", log.reused)
-            .number("retries", log.retries.into());
+        line.value("status", log.status)
+            .value("bytes_in", log.bytes_in)
+            .value("bytes_out", log.bytes_out)
+            .value("reused", log.reused)
+            .value("retries", log.retries);
         let moments = [
             ("head_ms", log.head_read.or(Some(record.ended))),
             ("connect_ms", log.connected),
@@ -181,7 +163,7 @@ impl Observer for LogWriter {
     }
 
     fn wants_timeline(&self) -> bool {
-        self.switches.timelines.load(Ordering::Relaxed)
+        self.is_enabled(Level::Debug)
     }
 }
 
@@ -237,8 +219,8 @@ mod tests {
     fn said(access: bool, record: &AccessRecord<'_>) -> String {
         let kept = Kept::default();
         let logger = Logger::start(LogFormat::Text, kept.clone()).expect("a thread");
-        let switches = LogSwitches { access: access.into(), timelines: false.into() };
-        LogWriter { logger: logger.clone(), switches: Arc::new(switches) }.access(record);
+        logger.set_access(access);
+        logger.clone().access(record);
         assert!(logger.flush(Duration::from_secs(10)));
         let bytes = kept.0.lock().expect("whole").clone();
         String::from_utf8(bytes).expect("ASCII")
@@ -248,8 +230,7 @@ mod tests {
     fn e4_few_texts_of_metrics_are_kept_for_those_who_do_not_read_them() {
         let registry = Registry::new(1, Duration::ZERO);
         let logger = Logger::start(LogFormat::Text, Kept::default()).expect("a thread");
-        let log = LogWriter { logger, switches: Arc::default() };
-        let mut observer = MeteredObserver::new(Arc::new(registry), 0, Box::new(log));
+        let mut observer = MeteredObserver::new(Arc::new(registry), 0, Box::new(logger));
         let at = |seconds| MonoTime::FIRST + Duration::from_secs(seconds);
         let first = observer.metrics(at(0));
         assert!(Arc::ptr_eq(&first, &observer.metrics(at(0))), "it is still being sent");
