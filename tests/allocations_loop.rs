@@ -15,7 +15,6 @@ use std::thread;
 use mini_rproxy::config::Config;
 use mini_rproxy::net::dns::SystemLookup;
 use mini_rproxy::net::listeners::PortSharing;
-use mini_rproxy::net::observer::EventLog;
 use mini_rproxy::net::server::{Server, ServerOptions};
 use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
 
@@ -50,9 +49,6 @@ struct Silent;
 
 impl Observer for Silent {
     fn access(&mut self, _: &AccessRecord<'_>) {}
-}
-
-impl EventLog for Silent {
     fn warn(&mut self, message: fmt::Arguments<'_>) {
         panic!("nothing to warn of, but: {message}");
     }

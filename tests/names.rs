@@ -19,7 +19,6 @@ use socket2::{Domain, Socket, Type};
 use mini_rproxy::config::Config;
 use mini_rproxy::net::dns::Lookup;
 use mini_rproxy::net::listeners::PortSharing;
-use mini_rproxy::net::observer::EventLog;
 use mini_rproxy::net::server::{Server, ServerOptions};
 use mini_rproxy::proxy::cause::Cause;
 use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
@@ -53,9 +52,6 @@ impl Observer for Ear {
     fn access(&mut self, record: &AccessRecord<'_>) {
         let _ = self.0.send(record.log.cause.map(Cause::why));
     }
-}
-
-impl EventLog for Ear {
     fn warn(&mut self, _: fmt::Arguments<'_>) {}
 }
 

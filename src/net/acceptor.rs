@@ -20,7 +20,6 @@ use crate::mono_time::MonoTime;
 
 use super::event_source::EventSource;
 use super::log_limiter::LogLimiter;
-use super::timers::TimerHandle;
 
 /// How long accepting pauses after a failure.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -90,6 +89,12 @@ impl Listener {
     fn is_closing(&self, now: MonoTime) -> bool {
         self.closing_at.is_some_and(|at| at <= now)
     }
+
+    /// Whether it is worth a try. When it is to be closed, it is tried once more.
+    fn can_accept(&self, now: MonoTime, free: FreeSlots) -> bool {
+        let is_free = if self.protocol == ListenerProtocol::Admin { free.admin } else { free.public };
+        is_free && (self.is_ready || self.is_closing(now))
+    }
 }
 
 /// What a reload changes.
@@ -107,7 +112,6 @@ pub struct Acceptor {
     pub max_clients: usize,
     /// Where the next round begins: behind the socket that was accepted from, so that none starves.
     next: usize,
-    pub timer: TimerHandle,
     paused_until: Option<MonoTime>,
     /// Given up to accept a connection that is rejected. A socket, because it needs no file (rule E7).
     reserve: Option<Socket>,
@@ -124,13 +128,6 @@ pub struct FreeSlots {
 
 impl FreeSlots {
     const ALL: FreeSlots = FreeSlots { public: true, admin: true };
-
-    fn is_for(self, protocol: ListenerProtocol) -> bool {
-        match protocol {
-            ListenerProtocol::Plain | ListenerProtocol::Tls => self.public,
-            ListenerProtocol::Admin => self.admin,
-        }
-    }
 }
 
 /// A connection from a client, and what is spoken there.
@@ -142,7 +139,6 @@ impl Acceptor {
             listeners,
             max_clients,
             next: 0,
-            timer: TimerHandle::default(),
             paused_until: None,
             reserve: reserve_socket(),
             warnings: LogLimiter::default(),
@@ -179,31 +175,29 @@ impl Acceptor {
         }
     }
 
-    /// The end of the pause, if there is one.
-    pub fn paused_until(&self, now: MonoTime) -> Option<MonoTime> {
-        self.paused_until.filter(|until| *until > now)
+    /// When to look again though no event comes: accepting pauses, or a listener is to be closed.
+    pub fn wake_at(&self, now: MonoTime) -> Option<MonoTime> {
+        let closing = self.listeners.iter().filter_map(|listener| listener.closing_at);
+        closing.chain(self.paused_until).filter(|at| *at > now).min()
+    }
+
+    fn is_paused(&self, now: MonoTime) -> bool {
+        self.paused_until.is_some_and(|until| until > now)
     }
 
     /// Whether it is worth a try.
     pub fn can_accept(&self, now: MonoTime, free: FreeSlots) -> bool {
-        self.paused_until(now).is_none()
-            && self.listeners.iter().any(|listener| listener.is_ready && free.is_for(listener.protocol))
-    }
-
-    /// Listeners whose time to close has come are tried once more.
-    pub fn recheck_closing(&mut self, now: MonoTime) {
-        for listener in &mut self.listeners {
-            listener.is_ready |= listener.is_closing(now);
-        }
+        !self.is_paused(now) && self.listeners.iter().any(|listener| listener.can_accept(now, free))
     }
 
     /// Accepts one connection for which there is a slot, from the sockets in turn.
     pub fn accept(&mut self, now: MonoTime, free: FreeSlots) -> io::Result<Option<Accepted>> {
-        for _ in 0..self.listeners.len() {
+        let count = if self.is_paused(now) { 0 } else { self.listeners.len() };
+        for _ in 0..count {
             let at = if self.next < self.listeners.len() { self.next } else { 0 };
             self.next = at + 1;
             let listener = &mut self.listeners[at];
-            if !listener.is_ready || !free.is_for(listener.protocol) {
+            if !listener.can_accept(now, free) {
                 continue;
             }
             let error = match listener.accept() {
@@ -225,15 +219,14 @@ impl Acceptor {
         Ok(None)
     }
 
-    /// Pauses after `error`; returns until when, and a warning if one is due.
-    pub fn back_off(&mut self, now: MonoTime, error: &io::Error, metrics: &Metrics) -> (MonoTime, Option<String>) {
+    /// Pauses after `error`; returns a warning if one is due.
+    pub fn back_off(&mut self, now: MonoTime, error: &io::Error, metrics: &Metrics) -> Option<String> {
         if is_exhaustion(error) {
             self.reject_one(now, metrics);
         }
-        let until = now + ACCEPT_BACKOFF;
-        self.paused_until = Some(until);
+        self.paused_until = Some(now + ACCEPT_BACKOFF);
         let is_due = self.warnings.is_due(now, WARN_INTERVAL);
-        (until, is_due.map(|_| format!("cannot accept connections: {error}; trying again every 100 ms")))
+        is_due.map(|_| format!("cannot accept connections: {error}; trying again every 100 ms"))
     }
 
     /// With the reserve descriptor, one connection is accepted and closed at once.
@@ -246,13 +239,13 @@ impl Acceptor {
         self.reserve = reserve_socket();
     }
 
-    /// No new connections; those that wait are still accepted. Returns when that is over.
+    /// No new connections; those that wait are still accepted.
     ///
     /// Between the last look into the kernel's queue and the closing of the socket another connection could enter the queue,
     /// and would be reset. So the kernel is told first to drop the first packet of new connections, as if it had been
     /// lost; when the client repeats it, a second later, it meets whoever listens then. Half-open connections have
     /// `SYN_RECV_GRACE` to be established.
-    pub fn stop_accepting(&mut self, now: MonoTime) -> Option<MonoTime> {
+    pub fn stop_accepting(&mut self, now: MonoTime) {
         self.listeners.retain(|listener| !listener.is_inherited);
         for listener in &mut self.listeners {
             // Where the kernel does not do that, the gap stays: it is small.
@@ -261,7 +254,6 @@ impl Acceptor {
             listener.closing_at = Some(if has_filter { now + SYN_RECV_GRACE } else { now });
             listener.is_ready = true;
         }
-        (!self.listeners.is_empty()).then_some(now + SYN_RECV_GRACE)
     }
 
     /// Whether all listeners are closed.
@@ -307,7 +299,8 @@ mod tests {
         let (mut acceptor, address) = acceptor();
         let now = MonoTime::now();
         let clients: Vec<StdStream> = (0..3).map(|_| StdStream::connect(address).expect("loopback")).collect();
-        let until = acceptor.stop_accepting(now).expect("there is a listener");
+        acceptor.stop_accepting(now);
+        let until = acceptor.wake_at(now).expect("there is a listener");
         let late = StdStream::connect_timeout(&address, Duration::from_millis(50));
         assert_eq!(late.map_err(|error| error.kind()).err(), Some(ErrorKind::TimedOut), "not refused, but not let in");
         for _ in &clients {
@@ -317,7 +310,6 @@ mod tests {
             matches!(acceptor.accept(now, FreeSlots::ALL), Ok(None)) && !acceptor.is_closed(),
             "some may be half inside"
         );
-        acceptor.recheck_closing(until);
         assert!(matches!(acceptor.accept(until, FreeSlots::ALL), Ok(None)) && acceptor.is_closed());
     }
 
@@ -327,7 +319,7 @@ mod tests {
         let (address, copy) = (socket.local_addr().expect("bound"), socket.try_clone().expect("a copy"));
         let mut acceptor = new(listener(copy, true));
         let _client = StdStream::connect(address).expect("loopback");
-        assert_eq!(acceptor.stop_accepting(MonoTime::now()), None);
+        acceptor.stop_accepting(MonoTime::now());
         assert!(acceptor.is_closed());
         socket.accept().expect("whoever waits there is served by the next one");
     }
@@ -380,7 +372,8 @@ mod tests {
         let now = MonoTime::now();
         let mut client = StdStream::connect(address).expect("loopback");
         let (error, registry) = (io::Error::from(Errno::MFILE), Registry::new(1, Duration::ZERO));
-        let (until, complaint) = acceptor.back_off(now, &error, registry.of_worker(0));
+        let complaint = acceptor.back_off(now, &error, registry.of_worker(0));
+        let until = acceptor.wake_at(now).expect("a pause");
         assert_eq!(client.read(&mut [0; 8]).expect("a clean end"), 0);
         assert!(complaint.is_some());
         assert_eq!(registry.total().get(Counter::Refused), 1);
@@ -389,9 +382,9 @@ mod tests {
         acceptor.on_event(0);
         assert!(!acceptor.can_accept(now, FreeSlots::ALL), "no spinning");
         assert!(acceptor.can_accept(until, FreeSlots::ALL));
-        let (_, complaint) = acceptor.back_off(until, &error, registry.of_worker(0));
+        let complaint = acceptor.back_off(until, &error, registry.of_worker(0));
         assert_eq!(complaint, None, "one line per second");
-        let (_, complaint) = acceptor.back_off(now + WARN_INTERVAL, &error, registry.of_worker(0));
+        let complaint = acceptor.back_off(now + WARN_INTERVAL, &error, registry.of_worker(0));
         assert!(complaint.is_some());
     }
 }

@@ -15,17 +15,13 @@ pub enum EventSource {
     Listener(u32),
     /// Another thread has put something into a queue.
     Waker,
-    /// The end of the time that is left to finish.
-    DrainTimeout,
-    /// Free memory is to be returned to the kernel.
-    MallocTrim,
 }
 
 /// The lowest two bits of a token say what kind of thing it names.
 const CLIENT: usize = 0;
 const UPSTREAM: usize = 1;
 const LISTENER: usize = 2;
-const OTHER: usize = 3;
+const WAKER: usize = 3;
 
 impl EventSource {
     /// As a token.
@@ -34,9 +30,7 @@ impl EventSource {
             EventSource::Client(key) => (CLIENT, key.bits()),
             EventSource::Upstream(key) => (UPSTREAM, key.bits()),
             EventSource::Listener(number) => (LISTENER, number as usize),
-            EventSource::Waker => (OTHER, 0),
-            EventSource::DrainTimeout => (OTHER, 1),
-            EventSource::MallocTrim => (OTHER, 2),
+            EventSource::Waker => (WAKER, 0),
         };
         Token(bits << 2 | kind)
     }
@@ -48,9 +42,7 @@ impl EventSource {
             (CLIENT, _) => Key::from_bits(bits).map(EventSource::Client),
             (UPSTREAM, _) => Key::from_bits(bits).map(EventSource::Upstream),
             (LISTENER, _) => Some(EventSource::Listener(bits as u32)),
-            (OTHER, 0) => Some(EventSource::Waker),
-            (OTHER, 1) => Some(EventSource::DrainTimeout),
-            (OTHER, 2) => Some(EventSource::MallocTrim),
+            (WAKER, 0) => Some(EventSource::Waker),
             _ => None,
         }
     }
@@ -70,7 +62,6 @@ mod tests {
             ("upstream, large", EventSource::Upstream(Key::from_bits(highest).expect("a key"))),
             ("listener", EventSource::Listener(5)),
             ("waker", EventSource::Waker),
-            ("drain", EventSource::DrainTimeout),
         ] {
             assert_eq!(EventSource::of(source.token()), Some(source), "{name}");
         }

@@ -17,7 +17,6 @@ use crate::proxy::proxy_connection::{AccessRecord, Observer};
 
 use super::dns::Lookup;
 use super::listeners::PortSharing;
-use super::observer::EventLog;
 use super::server::{Server, ServerOptions};
 
 /// What the workers said.
@@ -41,9 +40,6 @@ impl Observer for Ear {
             why: record.log.cause.map(Cause::why),
         });
     }
-}
-
-impl EventLog for Ear {
     fn warn(&mut self, message: fmt::Arguments<'_>) {
         let _ = self.0.send(Said::Warning(message.to_string()));
     }

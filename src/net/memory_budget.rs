@@ -18,6 +18,9 @@
 //! What does not grow with what peers send (the code, stacks, the routing table, one read buffer for each worker, the log's
 //! queue) is not counted, nor are the kernel's socket buffers.
 
+use std::collections::BTreeSet;
+use std::mem::take;
+
 use crate::proxy::proxy_connection::ReadPurpose;
 
 use super::slab::Key;
@@ -47,9 +50,9 @@ pub struct MemoryBudget {
     owned: usize,
     read: usize,
     /// Those that wait with a new request: until memory is plentiful.
-    waiting_new: Vec<Key>,
+    waiting_new: BTreeSet<Key>,
     /// Those that wait with a request in flight: until there is any.
-    waiting_in_flight: Vec<Key>,
+    waiting_in_flight: BTreeSet<Key>,
 }
 
 impl MemoryBudget {
@@ -59,7 +62,7 @@ impl MemoryBudget {
             None => (usize::MAX, READ),
             Some(share) => (share - share / 8, (share / 32).clamp(SMALL_READ, READ)),
         };
-        MemoryBudget { max, owned: 0, read, waiting_new: Vec::new(), waiting_in_flight: Vec::new() }
+        MemoryBudget { max, owned: 0, read, waiting_new: BTreeSet::new(), waiting_in_flight: BTreeSet::new() }
     }
 
     /// How much recycled memory may be kept: a seventh of the rest is an eighth of the whole.
@@ -102,28 +105,28 @@ impl MemoryBudget {
 
     /// How many bytes `client` may read now for `purpose`. `None`: it has to wait, until what waits to be written for it has
     /// been written, or until [`MemoryBudget::take_ready`] returns it.
-    pub fn grant(&mut self, purpose: ReadPurpose, client: Key, is_waiting: &mut bool) -> Option<usize> {
+    pub fn grant(&mut self, purpose: ReadPurpose, client: Key) -> Option<usize> {
         match purpose {
-            _ if self.is_plentiful() => return Some(self.read),
+            _ if self.is_plentiful() => Some(self.read),
             // It was counted when it was reserved.
-            ReadPurpose::Reserved => return Some(self.read),
-            ReadPurpose::InFlight if !self.is_exhausted() => return Some(SMALL_READ),
-            ReadPurpose::Backlogged => return None,
-            ReadPurpose::NewRequest | ReadPurpose::InFlight => {}
-        }
-        if !std::mem::replace(is_waiting, true) {
-            match purpose {
-                ReadPurpose::NewRequest => self.waiting_new.push(client),
-                _ => self.waiting_in_flight.push(client),
+            ReadPurpose::Reserved => Some(self.read),
+            ReadPurpose::InFlight if !self.is_exhausted() => Some(SMALL_READ),
+            ReadPurpose::Backlogged => None,
+            ReadPurpose::NewRequest => {
+                self.waiting_new.insert(client);
+                None
+            }
+            ReadPurpose::InFlight => {
+                self.waiting_in_flight.insert(client);
+                None
             }
         }
-        None
     }
 
     /// Takes out the clients that wait for memory which there is now.
     pub fn take_ready(&mut self) -> impl Iterator<Item = Key> + use<> {
-        let new = if self.is_plentiful() { std::mem::take(&mut self.waiting_new) } else { Vec::new() };
-        let in_flight = if self.is_exhausted() { Vec::new() } else { std::mem::take(&mut self.waiting_in_flight) };
+        let in_flight = if self.is_exhausted() { BTreeSet::new() } else { take(&mut self.waiting_in_flight) };
+        let new = if self.is_plentiful() { take(&mut self.waiting_new) } else { BTreeSet::new() };
         in_flight.into_iter().chain(new)
     }
 
@@ -183,8 +186,8 @@ mod tests {
             let mut memory = MemoryBudget::new(Some(8 * MIB), 1);
             let (mut counted, key) = (0, Key::from_bits(1).expect("a key"));
             memory.update(&mut counted, owned);
-            assert_eq!(memory.grant(Reserved, key, &mut false), Some(READ), "{owned}: it is counted already");
-            let granted = [NewRequest, InFlight, Backlogged].map(|purpose| memory.grant(purpose, key, &mut false));
+            assert_eq!(memory.grant(Reserved, key), Some(READ), "{owned}: it is counted already");
+            let granted = [NewRequest, InFlight, Backlogged].map(|purpose| memory.grant(purpose, key));
             assert_eq!(granted, expected, "{owned}");
             let waiting = usize::from(expected[0].is_none()) + usize::from(expected[1].is_none());
             assert_eq!(memory.waiting(), waiting, "what is backlogged waits for its own output");
@@ -199,7 +202,7 @@ mod tests {
         let mut memory = MemoryBudget::new(None, 1);
         memory.update(&mut 0, usize::MAX / 2);
         let key = Key::from_bits(1).expect("a key");
-        assert_eq!(memory.grant(ReadPurpose::NewRequest, key, &mut false), Some(READ));
+        assert_eq!(memory.grant(ReadPurpose::NewRequest, key), Some(READ));
         assert!(!memory.is_limited());
     }
 }

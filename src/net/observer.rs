@@ -16,16 +16,6 @@ use crate::log::{Level, Logger};
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{AccessRecord, Observer, UpstreamEvent};
 
-/// What a worker can say.
-pub trait EventLog: Observer {
-    /// Something that the operator should know of.
-    fn warn(&mut self, message: fmt::Arguments<'_>);
-    /// Something that is good to know, and asks for nothing.
-    fn info(&mut self, message: fmt::Arguments<'_>) {
-        let _ = message;
-    }
-}
-
 /// One worker's observer: it counts what the proxy connections tell it and hands it on to the log.
 pub struct MeteredObserver {
     /// This worker's own counters.
@@ -33,7 +23,7 @@ pub struct MeteredObserver {
     /// Those of all workers, to be read only.
     registry: Arc<Registry>,
     /// For what is not counted.
-    pub log: Box<dyn EventLog>,
+    pub log: Box<dyn Observer>,
     unmapped: LogLimiter,
     /// The texts of /metrics that clients are still sent, the newest last, and when each was made.
     texts: Vec<(MonoTime, Weak<Box<str>>)>,
@@ -46,7 +36,7 @@ const MAX_TEXTS: usize = 4;
 
 impl MeteredObserver {
     /// For the worker with this number.
-    pub fn new(registry: Arc<Registry>, number: usize, log: Box<dyn EventLog>) -> MeteredObserver {
+    pub fn new(registry: Arc<Registry>, number: usize, log: Box<dyn Observer>) -> MeteredObserver {
         let metrics = Arc::clone(registry.of_worker(number));
         MeteredObserver { metrics, registry, log, unmapped: LogLimiter::default(), texts: Vec::new() }
     }
@@ -96,16 +86,6 @@ impl Observer for MeteredObserver {
         let text = SharedText::new(prometheus::to_text(&self.registry).into());
         self.texts.push((now, Arc::downgrade(&text)));
         text
-    }
-}
-
-impl EventLog for Logger {
-    fn warn(&mut self, message: fmt::Arguments<'_>) {
-        self.line(Level::Warn, message).send();
-    }
-
-    fn info(&mut self, message: fmt::Arguments<'_>) {
-        self.line(Level::Info, message).send();
     }
 }
 
@@ -160,6 +140,14 @@ impl Observer for Logger {
             }
         }
         line.send();
+    }
+
+    fn warn(&mut self, message: fmt::Arguments<'_>) {
+        self.line(Level::Warn, message).send();
+    }
+
+    fn info(&mut self, message: fmt::Arguments<'_>) {
+        self.line(Level::Info, message).send();
     }
 
     fn wants_timeline(&self) -> bool {

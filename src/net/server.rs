@@ -15,6 +15,7 @@ use mio::{Poll, Waker};
 use crate::config::Config;
 use crate::extras::metrics::Registry;
 use crate::proxy::hooks::Hooks;
+use crate::proxy::proxy_connection::Observer;
 use crate::proxy::runtime::Runtime;
 use crate::start_error::StartError;
 
@@ -26,7 +27,6 @@ use super::dns::{DnsCache, Lookup};
 use super::event_source::EventSource;
 use super::listeners::{ListenerProtocol, ListenerSet, PortSharing};
 use super::memory_budget::{self, MemoryBudget};
-use super::observer::EventLog;
 use super::splice::Pipes;
 use super::tls::Tls;
 use super::worker::{Worker, WorkerInit};
@@ -48,7 +48,7 @@ pub struct ServerOptions {
     /// Turns names into addresses.
     pub lookup: Box<dyn Lookup>,
     /// Makes a log for each worker, on its thread.
-    pub new_log: Arc<dyn Fn() -> Box<dyn EventLog> + Send + Sync>,
+    pub new_log: Arc<dyn Fn() -> Box<dyn Observer> + Send + Sync>,
     /// Called when the last worker has ended, whyever.
     pub on_end: Box<dyn Fn() + Send + Sync>,
 }

@@ -3,7 +3,7 @@
 //! (then the run queue does), so that one busy peer starves nobody (rule M4).
 //!
 //! ```text
-//!  Worker::drive ─► step: drain pipe ─► flush ─► read_side ×2 ─► flush ─► deliver_events ─► run_commands ─► flush
+//!  Worker::drive ─► step: drain_pipe ─► flush ─► read_side ×2 ─► flush ─► deliver ─► run_commands ─► flush ─► time_out
 //!      │ nothing moves: suspend     │ Close(Client): finish_flush ─► remove_client
 //! ```
 //!
@@ -11,6 +11,7 @@
 //! of the receiver, and whether bytes of that side are still in a pipe.
 
 use std::io::IoSlice;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::extras::metrics::Counter;
@@ -18,18 +19,18 @@ use crate::extras::proxy_protocol::ProxyHeader;
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{CloseMode, Command, Input, ProxyConnection, ReadPurpose, Side};
 
-use super::conn::{Conn, ReadOutcome, Readiness, WriteOutcome};
+use super::conn::{Conn, ReadOutcome, WriteOutcome};
 use super::event_source::EventSource;
 use super::slab::Key;
-use super::splice::{Pipes, SPLICE_COST, SpliceResult, splice_body};
+use super::splice::{Pipes, SPLICE_COST};
 use super::upstream_state::UpstreamConn;
-use super::worker::{ClientConn, CloseState, LoopContext, Worker};
+use super::worker::{ClientConn, Lifecycle, LoopContext, PendingInput, Worker};
 
 /// Bytes that one connection may move in one run of the loop, both directions together; also the most that is written at once.
 const RUN_BYTES: usize = 256 * 1024;
 /// Steps that one connection may take in one run of the loop.
 const RUN_STEPS: u32 = 64;
-/// A connection that moves as much in one run is driven after the others in the next one.
+/// A client that moved as much when it was last driven is driven after the others.
 const BULK: usize = 16 * 1024;
 /// What is read at once for a receiver of which it is not known whether it is fast: what it does not take stays in memory.
 const SLOW_READ: usize = 8 * 1024;
@@ -41,8 +42,6 @@ const HEAD_READ: usize = 4 * 1024;
 const LONG_READ: usize = 32 * 1024;
 const FIRST_PART: usize = 4 * 1024;
 
-/// A proxy connection that lets a deadline pass is asked again after this time, and not at once.
-const DEADLINE_GRACE: Duration = Duration::from_millis(10);
 /// At most one warning about PROXY headers in this time: a balancer that is set up wrongly does the same each time.
 const PROXY_HEADER_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// A client whose connection is going to be reset may take nothing of its last bytes for so long, and is looked at that often.
@@ -51,8 +50,8 @@ const LAST_BYTES_CHECK: Duration = Duration::from_millis(50);
 
 /// What a connection has done in this run of the loop.
 #[derive(Default)]
-pub(super) struct Budget {
-    pub bytes: usize,
+struct Budget {
+    bytes: usize,
     steps: u32,
 }
 
@@ -73,35 +72,77 @@ enum Progress {
     Moved,
     /// Nothing more can move now. When to look again at the latest.
     Idle(Option<MonoTime>),
-    /// There is nothing left to do for the client but to wait, or it is gone.
-    Closed,
+    /// The proxy connection is over, or the client is gone.
+    Over,
 }
 
 impl Worker {
-    /// Drives a client's connections as far as they go, and returns how many bytes that moved.
-    pub(super) fn drive(&mut self, key: Key) -> usize {
+    /// Drives one client from a queue, and returns how many bytes that moved. A panic ends that client's connection and nothing
+    /// else (rule G23).
+    pub(super) fn drive_contained(&mut self, key: Key) -> usize {
+        let Some(client) = self.clients.get_mut(key) else { return 0 };
+        client.is_queued = false;
+        let was_active = client.connection.is_active();
         let mut budget = Budget::default();
-        let is_cut_short = self.drive_within(key, &mut budget);
-        if let Some(client) = self.clients.get_mut(key) {
-            client.is_bulk = budget.bytes >= BULK;
+        if catch_unwind(AssertUnwindSafe(|| self.drive(key, &mut budget))).is_err() {
+            self.ctx.transactions.clear();
+            self.remove_client(key);
+            self.ctx.observer.log.warn(format_args!("a fault in the proxy ended one connection; please report it"));
         }
-        if is_cut_short {
+        let mut is_active = false;
+        if let Some(client) = self.clients.get_mut(key) {
+            is_active = client.connection.is_active();
+            client.is_bulk = budget.bytes >= BULK;
+            if budget.bytes > 0 {
+                client.active = self.ctx.clock.now().instant;
+            }
+        }
+        match (was_active, is_active) {
+            (false, true) => self.ctx.observer.metrics.increment(Counter::BecameBusy),
+            (true, false) => self.ctx.observer.metrics.increment(Counter::BecameIdle),
+            _ => {}
+        }
+        if budget.is_spent() {
             self.enqueue(key);
         }
         budget.bytes
+    }
+
+    /// Drives a client's connections as far as they go, or until the budget is used up.
+    fn drive(&mut self, key: Key, budget: &mut Budget) {
+        let Some(client) = self.clients.get(key) else { return };
+        if client.flush_until.is_some() {
+            return self.finish_flush(key);
+        }
+        if client.proxy_header != ProxyHeader::Done && !self.read_proxy_header(key) {
+            return;
+        }
+        while !budget.is_spent() {
+            let progress = self.step(key, budget);
+            self.update_memory(key);
+            match progress {
+                Progress::Moved => budget.steps += 1,
+                Progress::Idle(deadline) => return self.suspend(key, deadline),
+                Progress::Over => return,
+            }
+        }
+        if budget.is_spinning() {
+            self.ctx.observer.log.warn(format_args!("a connection was ended because it went in a circle"));
+            self.remove_client(key);
+        }
     }
 
     /// Reads the header that the peer of this client has to send before anything else. Whether the client can be driven on.
     fn read_proxy_header(&mut self, key: Key) -> bool {
         let now = self.ctx.now();
         let Some(client) = self.clients.get_mut(key) else { return false };
-        // One that is to be closed is closed in the usual way: nothing was promised to it.
-        if client.close_state == CloseState::Requested {
+        let deadline = client.connection.deadline();
+        let is_late = deadline.is_some_and(|deadline| deadline <= now);
+        // One that is closed for another one, or by a drain, is closed in the usual way: nothing was promised to it.
+        if client.pending.is_some() || (is_late && self.lifecycle != Lifecycle::Running) {
             client.proxy_header = ProxyHeader::Done;
             return true;
         }
-        let deadline = client.connection.deadline();
-        let is_late = deadline.is_some_and(|deadline| deadline <= now);
         let ClientConn { proxy_header, conn, connection, .. } = client;
         match proxy_header.read(conn, connection, &mut self.read_buf, is_late) {
             Ok(true) => return true,
@@ -120,54 +161,10 @@ impl Worker {
         false
     }
 
-    /// Returns whether the budget is used up and more may move.
-    fn drive_within(&mut self, key: Key, budget: &mut Budget) -> bool {
-        let Some(client) = self.clients.get(key) else { return false };
-        if let CloseState::Flushing(until) = client.close_state {
-            self.finish_flush(key, until);
-            return false;
-        }
-        if client.proxy_header != ProxyHeader::Done && !self.read_proxy_header(key) {
-            return false;
-        }
-        let (mut has_checked, mut has_ticked) = (false, false);
-        loop {
-            match self.step(key, budget) {
-                Progress::Closed => return false,
-                Progress::Moved => {}
-                Progress::Idle(deadline) => {
-                    if has_ticked || deadline.is_none_or(|deadline| deadline > self.ctx.now()) {
-                        self.suspend(key, deadline);
-                        return false;
-                    }
-                    let Some(mut session) = self.session(key) else { return false };
-                    // Before a time-out is carried out the proxy connection gets what it does not know of: that may be the
-                    // progress which it waits for.
-                    let is_first = !std::mem::replace(&mut has_checked, true);
-                    if !(session.end_pipe_hold() || is_first && session.check_drained()) {
-                        has_ticked = true;
-                        session.handle(Input::Tick);
-                    }
-                }
-            }
-            budget.steps += 1;
-            if budget.is_spinning() {
-                self.ctx.observer.log.warn(format_args!("a connection was ended because it went in a circle"));
-                self.remove_client(key);
-                return false;
-            }
-            if budget.is_spent() {
-                self.suspend(key, self.clients.get(key).and_then(ClientConn::deadline));
-                return true;
-            }
-        }
-    }
-
     /// One round: reading, then what the proxy connection makes of it: writing to the client, commands, writing to the
-    /// upstream.
+    /// upstream; and a time-out that has passed, if nothing moves any more.
     fn step(&mut self, key: Key, budget: &mut Budget) -> Progress {
-        self.update_memory(key);
-        let Some(mut session) = self.session(key) else { return Progress::Closed };
+        let Some(mut session) = self.session(key) else { return Progress::Over };
         let mut moved = session.drain_pipe(budget);
         // What is left of the last time goes first: then what is read now may find an empty queue and bypass it.
         if session.has_unwritten() {
@@ -177,33 +174,25 @@ impl Worker {
         moved |= session.read_side(Side::Client, budget);
         moved |= session.read_side(Side::Upstream, budget);
         moved |= session.flush(Side::Client, budget);
-        if session.client.has_events() || session.client.connection.has_command() {
-            moved |= session.client.has_events() && self.deliver_events(key);
+        if session.client.pending.is_some() || session.client.connection.has_command() {
+            moved |= session.deliver();
             moved |= self.run_commands(key);
-            let Some(after_commands) = self.session(key) else { return Progress::Closed };
+            let Some(after_commands) = self.session(key) else { return Progress::Over };
             session = after_commands;
             moved |= session.flush(Side::Client, budget);
         }
         moved |= session.flush(Side::Upstream, budget);
         // Another round, to learn that nothing moves any more, would cost a tenth of a small request.
-        if moved && session.may_go_on() { Progress::Moved } else { Progress::Idle(session.client.deadline()) }
-    }
-
-    /// Tells the proxy connection what happened since it was last driven, beside bytes.
-    fn deliver_events(&mut self, key: Key) -> bool {
-        let Some(client) = self.clients.get_mut(key) else { return false };
-        let result = client.connect_result.take();
-        match result {
-            Some(Ok(())) => client.connection.handle(&mut self.ctx.worker(), Input::Connected { reused: false }),
-            Some(Err(error)) => client.connection.handle(&mut self.ctx.worker(), Input::ConnectFailed(error)),
-            None => {}
+        if moved && session.may_go_on() {
+            return Progress::Moved;
         }
-        let is_to_close = client.close_state == CloseState::Requested;
-        if is_to_close {
-            client.close_state = CloseState::Announced;
-            client.connection.evict(&mut self.ctx.worker());
+        match session.client.connection.deadline() {
+            Some(deadline) if deadline <= session.ctx.now() => {
+                session.time_out();
+                Progress::Moved
+            }
+            deadline => Progress::Idle(deadline),
         }
-        result.is_some() || is_to_close
     }
 
     /// Carries out the proxy connection's commands, in their order. Returns whether there were any.
@@ -225,7 +214,7 @@ impl Worker {
                     }
                 }
                 Command::Close(Side::Upstream, mode) => {
-                    client.connect_result = None;
+                    client.pending = None;
                     let Some(upstream) = client.upstream.take() else { continue };
                     let conn = self.upstreams.conns.get_mut(upstream).and_then(UpstreamConn::ready);
                     if let (Some(conn), CloseMode::Abort) = (conn, mode) {
@@ -242,46 +231,40 @@ impl Worker {
                 }
             }
         }
-        if is_over && let Some(client) = self.clients.get(key) {
-            let until = self.ctx.now() + client.last_bytes_idle();
-            self.finish_flush(key, until);
+        if is_over {
+            self.finish_flush(key);
         }
         is_any
     }
 
     /// The proxy connection is over. The kernel delivers what it was given, unless the connection is reset; what waits in the
-    /// TLS session it was not given yet. The client is removed when none of its last bytes are left, or when it takes none
-    /// until then (rule M9). Rule G11: also where a reset is to tell it that they are not all, they come first.
-    fn finish_flush(&mut self, key: Key, until: MonoTime) {
+    /// TLS session it was not given yet. The client is removed when none of its last bytes are left, or when it has taken none
+    /// for a while (rule M9). Rule G11: also where a reset is to tell it that they are not all, they come first.
+    fn finish_flush(&mut self, key: Key) {
         let now = self.ctx.now();
-        let Some(client) = self.clients.get_mut(key) else { return };
-        let has_flushed = client.conn.flush().written() > 0;
-        let would_lose_bytes = client.conn.socket.would_lose_bytes();
-        if !client.conn.needs_flush() && !would_lose_bytes {
-            return self.remove_client(key);
-        }
-        let has_moved = has_flushed || client.conn.socket.has_drained();
-        let until = if has_moved { now + client.last_bytes_idle() } else { until };
-        if until <= now {
-            return self.remove_client(key);
-        }
-        client.close_state = CloseState::Flushing(until);
+        let Some(ClientConn { conn, connection, flush_until, .. }) = self.clients.get_mut(key) else { return };
+        let has_flushed = conn.flush().written() > 0;
         // No event tells when the last of them has arrived.
-        let check_at = if would_lose_bytes { until.min(now + LAST_BYTES_CHECK) } else { until };
-        self.suspend(key, Some(check_at));
+        let (idle, check) = match conn.socket.would_lose_bytes() {
+            true => (connection.last_write_idle().min(LAST_BYTES_IDLE), LAST_BYTES_CHECK),
+            false if conn.needs_flush() => (connection.last_write_idle(), Duration::MAX),
+            false => return self.remove_client(key),
+        };
+        let has_moved = has_flushed || conn.socket.has_drained();
+        let until = flush_until.filter(|_| !has_moved).unwrap_or(now + idle);
+        *flush_until = Some(until);
+        match until > now {
+            true => self.suspend(key, Some(until.min(now + check))),
+            false => self.remove_client(key),
+        }
     }
 
     /// What remains to do before a client waits for an event or until `deadline`.
     fn suspend(&mut self, key: Key, deadline: Option<MonoTime>) {
-        let now = self.ctx.now();
         let Some(client) = self.clients.get_mut(key) else { return };
-        client.active = now;
-        client.count_busy(&self.ctx.observer.metrics);
         let token = EventSource::Client(key).token();
-        if let Some(deadline) = deadline
-            && client.timer.is_after(deadline)
-        {
-            self.timers.set(&mut client.timer, deadline.max(now + DEADLINE_GRACE), token);
+        if let Some(deadline) = deadline {
+            self.timers.set(&mut client.timer, deadline, token);
         }
         // Only now: what came and went at once never cost a registration.
         if client.conn.socket.needs_registering()
@@ -296,19 +279,15 @@ impl Worker {
     pub(super) fn remove_client(&mut self, key: Key) {
         let Some(mut client) = self.clients.remove(key) else { return };
         self.timers.cancel(&mut client.timer, EventSource::Client(key).token());
-        self.admin_clients -= usize::from(client.is_admin);
+        self.admin_clients -= usize::from(client.is_admin());
         if let Some(error) = client.conn.tls.as_mut().and_then(|tls| tls.take_handshake_error()) {
             self.on_handshake_error(client.connection.peer(), &error);
         }
         self.ctx.memory.update(&mut client.counted, 0);
-        if let Some(pending) = client.pending_splice {
-            self.pipes.release(pending.pipe);
+        if let Some(pipe) = client.pipe {
+            self.pipes.release(pipe);
         }
-        let metrics = &self.ctx.observer.metrics;
-        metrics.increment(Counter::Closed);
-        if client.is_busy {
-            metrics.increment(Counter::BecameIdle);
-        }
+        self.ctx.observer.metrics.increment(Counter::Closed);
         if let Some(upstream) = client.upstream {
             self.close_upstream(upstream);
         }
@@ -317,13 +296,13 @@ impl Worker {
     }
 
     /// Counts what a client owns now, where there is a memory budget.
-    pub(super) fn update_memory(&mut self, key: Key) {
+    fn update_memory(&mut self, key: Key) {
         if self.ctx.memory.is_limited()
             && let Some(client) = self.clients.get_mut(key)
         {
             let upstream = client.upstream.and_then(|key| self.upstreams.conns.get(key)?.conn.as_ref());
             let upstream = upstream.map_or(0, Conn::memory);
-            let in_pipe = client.pending_splice.as_ref().map_or(0, |pending| pending.held());
+            let in_pipe = client.pipe.as_ref().map_or(0, |pipe| pipe.len);
             let now = client.connection.memory() + client.conn.memory() + upstream + in_pipe;
             self.ctx.memory.update(&mut client.counted, now);
         }
@@ -331,28 +310,12 @@ impl Worker {
 
     /// Both sockets and the proxy connection between them, unless that is over.
     fn session(&mut self, key: Key) -> Option<Session<'_>> {
-        let client = self.clients.get_mut(key)?;
-        if let CloseState::Flushing(_) = client.close_state {
-            return None;
-        }
+        let client = self.clients.get_mut(key).filter(|client| client.flush_until.is_none())?;
         let upstream = client.upstream.and_then(|key| self.upstreams.conns.get_mut(key));
         // Until the proxy connection knows that it is connected, nothing may be written.
-        let upstream = upstream.and_then(UpstreamConn::ready).filter(|_| client.connect_result.is_none());
+        let upstream = upstream.and_then(UpstreamConn::ready).filter(|_| client.pending.is_none());
         let (pipes, ctx, read_buf) = (&mut self.pipes, &mut self.ctx, &mut *self.read_buf);
         Some(Session { key, client, upstream, pipes, ctx, read_buf })
-    }
-}
-
-impl ClientConn {
-    /// Whether something happened that the proxy connection has not heard of, beside bytes.
-    fn has_events(&self) -> bool {
-        self.connect_result.is_some() || self.close_state == CloseState::Requested
-    }
-
-    /// How long it may take nothing of its last bytes.
-    fn last_bytes_idle(&self) -> Duration {
-        let idle = self.connection.last_write_idle();
-        if self.conn.socket.would_lose_bytes() { idle.min(LAST_BYTES_IDLE) } else { idle }
     }
 }
 
@@ -399,7 +362,7 @@ impl Session<'_> {
     fn may_go_on(&self) -> bool {
         self.client.conn.can_read()
             || self.upstream.as_ref().is_some_and(|upstream| upstream.can_read())
-            || self.client.pending_splice.is_some()
+            || self.client.pipe.is_some()
             || self.client.connection.has_command()
             || self.has_unwritten()
     }
@@ -411,36 +374,50 @@ impl Session<'_> {
             || self.upstream.as_ref().is_some_and(|upstream| upstream.needs_flush())
     }
 
+    /// Tells the proxy connection what happened since it was last driven, beside bytes.
+    fn deliver(&mut self) -> bool {
+        match self.client.pending.take() {
+            Some(PendingInput::Connect(Ok(()))) => self.handle(Input::Connected { reused: false }),
+            Some(PendingInput::Connect(Err(error))) => self.handle(Input::ConnectFailed(error)),
+            Some(PendingInput::Evict) => self.client.connection.evict(&mut self.ctx.worker()),
+            None => return false,
+        }
+        true
+    }
+
+    /// Lets the proxy connection carry out a time-out. Before that it hears of peers that have taken some of what the kernel
+    /// holds for them, while there is more: a slow reader is not a silent one.
+    fn time_out(&mut self) {
+        for side in [Side::Client, Side::Upstream] {
+            if !self.client.connection.output(side).is_empty()
+                && self.conn(side).is_some_and(|conn| conn.socket.has_drained())
+            {
+                self.handle(Input::Drained(side));
+            }
+        }
+        self.handle(Input::Tick);
+    }
+
     /// Writes what waits for `side`: at once, when it arises (rule M2).
     fn flush(&mut self, side: Side, budget: &mut Budget) -> bool {
         let Session { client, upstream, ctx, .. } = self;
         let ClientConn { conn, connection, .. } = &mut **client;
         let (Some(conn), _) = conns(side, conn, upstream) else { return false };
-        if !conn.needs_flush() && connection.output(side).is_empty() {
-            return false;
-        }
         let mut moved = false;
         loop {
-            // Whether or not the proxy connection has something to say (rule M11).
-            match conn.flush() {
-                WriteOutcome::Bytes(_) => moved = true,
-                WriteOutcome::Blocked => {}
-                WriteOutcome::Failed => {
-                    connection.handle(&mut ctx.worker(), Input::Unwritable(side));
-                    return true;
-                }
-            }
+            // What TLS holds, whether or not the proxy connection has something to say (rule M11).
+            let mut outcome = conn.flush();
             let output = connection.output(side);
             // A shared text may be long, and its reader fast.
-            if output.is_empty() || !conn.can_write() || budget.is_spent() {
-                return moved;
+            let is_wanted = !output.is_empty() && conn.can_write() && !budget.is_spent();
+            if is_wanted && outcome != WriteOutcome::Failed {
+                moved |= outcome != WriteOutcome::Blocked;
+                outcome = conn.write(&output[..output.len().min(RUN_BYTES)]);
+                connection.sent(&mut ctx.worker(), side, outcome.written());
+                budget.bytes += outcome.written();
             }
-            match conn.write(&output[..output.len().min(RUN_BYTES)]) {
-                WriteOutcome::Bytes(len) => {
-                    connection.sent(&mut ctx.worker(), side, len);
-                    budget.bytes += len;
-                    moved = true;
-                }
+            match outcome {
+                WriteOutcome::Bytes(_) => moved = true,
                 WriteOutcome::Blocked => return moved,
                 WriteOutcome::Failed => {
                     connection.handle(&mut ctx.worker(), Input::Unwritable(side));
@@ -452,25 +429,22 @@ impl Session<'_> {
 
     /// Reads from `side` once, if that may bring something and the proxy connection wants it.
     fn read_side(&mut self, side: Side, budget: &mut Budget) -> bool {
-        let Some(conn) = self.conn(side) else { return false };
-        if !conn.can_read() {
-            // Where the end was read already, a reset may still come.
-            return conn.socket.has(Readiness::ERROR) && self.check_reset(side);
-        }
         // Nothing overtakes what is in the pipe.
-        if self.client.pending_splice.as_ref().is_some_and(|pending| pending.from == side) {
+        let is_in_pipe = self.client.pipe.as_ref().is_some_and(|pipe| pipe.from == side);
+        if is_in_pipe || !self.conn(side).is_some_and(|conn| conn.can_read()) {
             return self.check_reset(side);
         }
         let Some(purpose) = self.client.connection.read_interest(side) else { return self.check_reset(side) };
         let Session { key, client, upstream, pipes, ctx, read_buf } = self;
-        let ClientConn { conn, connection, pending_splice, waits_for_memory, .. } = &mut **client;
+        let ClientConn { conn, connection, pipe, .. } = &mut **client;
         let (Some(from), to) = conns(side, conn, upstream) else { return false };
+        let has_output = !connection.output(other(side)).is_empty();
         // What a slow receiver has not taken yet is enough to go on with, more would only lie in memory (rule E4): so 256
         // slow downloads take 6.6 MiB and not 10.1.
-        if to.as_ref().is_some_and(|to| to.socket.is_slow()) && !connection.output(other(side)).is_empty() {
+        if has_output && to.as_ref().is_some_and(|to| to.socket.is_slow()) {
             return self.check_reset(side);
         }
-        let Some(granted) = ctx.memory.grant(purpose, *key, waits_for_memory) else { return self.check_end(side) };
+        let Some(granted) = ctx.memory.grant(purpose, *key) else { return self.check_end(side) };
         let is_fast = to.as_ref().is_none_or(|to| to.socket.is_fast());
         let mut most = if is_fast { granted } else { granted.min(SLOW_READ) };
         if purpose == ReadPurpose::NewRequest {
@@ -478,23 +452,17 @@ impl Session<'_> {
         }
         let mut to = to.filter(|to| to.can_write());
         // Nothing overtakes what waits.
-        let bypass = if connection.output(other(side)).is_empty() { connection.bypass_limit(side) } else { 0 };
+        let bypass = if has_output { 0 } else { connection.bypass_limit(side) };
         if let Some(to) = &mut to
             && bypass > 0
         {
-            if pending_splice.is_none() && granted == ctx.memory.max_read() {
-                let limit = if ctx.memory.is_limited() { bypass.min(granted as u64) } else { bypass };
-                match splice_body(ctx.now(), (side, from), to, limit, pipes, pending_splice) {
-                    SpliceResult::Moved { taken, given, outcome } => {
-                        budget.bytes += taken.div_ceil(SPLICE_COST);
-                        report_bypassed(connection, ctx, side, given, outcome);
-                        return true;
-                    }
-                    SpliceResult::Read(outcome) => return self.on_read(side, outcome, budget),
-                    SpliceResult::Copy => {}
-                }
+            // What is in a pipe is counted, too.
+            let limit = if ctx.memory.is_limited() { bypass.min(granted as u64) } else { bypass };
+            match pipes.fill(pipe, (side, from), to, limit) {
+                Some(ReadOutcome::Bytes(_)) => return self.drain_pipe(budget),
+                Some(outcome) => return self.on_read(side, outcome, budget),
+                None => most = most.min(usize::try_from(bypass).unwrap_or(usize::MAX)),
             }
-            most = most.min(usize::try_from(bypass).unwrap_or(usize::MAX));
         }
         let outcome = from.read(&mut read_buf[..most]);
         let ReadOutcome::Bytes(len) = outcome else { return self.on_read(side, outcome, budget) };
@@ -537,21 +505,6 @@ impl Session<'_> {
         self.check_reset(side)
     }
 
-    /// Tells the proxy connection of peers that have taken some of what the kernel holds for them, while there is more: a
-    /// slow reader is not a silent one. Returns whether there was one.
-    fn check_drained(&mut self) -> bool {
-        let mut is_any = false;
-        for side in [Side::Client, Side::Upstream] {
-            if !self.client.connection.output(side).is_empty()
-                && self.conn(side).is_some_and(|conn| conn.socket.has_drained())
-            {
-                self.handle(Input::Drained(side));
-                is_any = true;
-            }
-        }
-        is_any
-    }
-
     /// The proxy connection does not want to read from the client now. If the poller saw an error there, the client is gone
     /// all the same, and whatever is done for it is in vain (rule G12). An upstream's last bytes are worth waiting for.
     fn check_reset(&mut self, side: Side) -> bool {
@@ -562,74 +515,53 @@ impl Session<'_> {
         is_gone
     }
 
-    /// Gives the receiver what rests in a pipe. What cannot leave soon is given to the proxy connection.
+    /// Gives the receiver what is in the pipe. Of what it does not take, the proxy connection is given a part: it has to know
+    /// that its receiver is late.
     fn drain_pipe(&mut self, budget: &mut Budget) -> bool {
-        let Session { client, upstream, pipes, ctx, .. } = self;
-        let ClientConn { conn, connection, pending_splice, .. } = &mut **client;
-        let Some(pending) = pending_splice.as_deref_mut() else { return false };
-        let side = pending.from;
-        let to = match conns(side, conn, upstream).1 {
-            Some(to) if connection.bypass_limit(side) >= pending.held() as u64 => to,
-            // The proxy connection has other plans.
-            _ => return self.pipe_to_memory(),
-        };
-        if pending.until.is_some_and(|until| until <= ctx.now()) {
-            return self.end_pipe_hold();
-        }
-        // What the proxy connection was given before goes first.
-        if !connection.output(other(side)).is_empty() || !to.can_write() {
-            return false;
-        }
-        let before = pending.held();
-        let outcome = pending.drain(ctx.now(), to);
-        let given = before - pending.held();
-        if pending.held() == 0
-            && let Some(pending) = pending_splice.take()
-        {
-            pipes.release(pending.pipe);
-        }
-        budget.bytes += given.div_ceil(SPLICE_COST);
-        report_bypassed(connection, ctx, side, given, outcome);
-        outcome != WriteOutcome::Blocked
-    }
-
-    /// The proxy connection is to know of what rests in a pipe: gives it all, or where that is more than one read, a part.
-    /// Returns whether there was something that it did not know of.
-    fn end_pipe_hold(&mut self) -> bool {
-        let Some(pending) = self.client.pending_splice.as_deref_mut().filter(|pending| pending.until.is_some()) else {
-            return false;
-        };
-        let Some(bytes) = pending.read_part(self.read_buf) else { return self.pipe_to_memory() };
-        let side = pending.from;
-        self.client.connection.handle(&mut self.ctx.worker(), Input::Bytes(side, bytes));
-        true
-    }
-
-    /// Gives the proxy connection all that rests in a pipe; returns whether there was something.
-    fn pipe_to_memory(&mut self) -> bool {
-        let Some(mut pending) = self.client.pending_splice.take() else { return false };
-        while pending.held() > 0 {
-            let bytes = pending.read(self.read_buf);
-            if bytes.is_empty() {
-                break;
+        let Session { client, upstream, pipes, ctx, read_buf, .. } = self;
+        let ClientConn { conn, connection, pipe: slot, .. } = &mut **client;
+        let Some(pipe) = slot else { return false };
+        let side = pipe.from;
+        match conns(side, conn, upstream).1 {
+            Some(to) if connection.bypass_limit(side) >= pipe.len as u64 => {
+                // What the proxy connection was given before goes first.
+                if !connection.output(other(side)).is_empty() || !to.can_write() {
+                    return false;
+                }
+                let outcome = pipe.drain(&mut to.socket);
+                budget.bytes += outcome.written().div_ceil(SPLICE_COST);
+                let part = pipes.part().min(read_buf.len());
+                report_bypassed(connection, ctx, side, outcome, outcome.written(), pipe.read(&mut read_buf[..part]));
             }
-            self.client.connection.handle(&mut self.ctx.worker(), Input::Bytes(pending.from, bytes));
+            // The proxy connection has other plans, and is given all.
+            _ => {
+                while pipe.len > 0 {
+                    connection.handle(&mut ctx.worker(), Input::Bytes(side, pipe.read(read_buf)));
+                }
+            }
         }
-        self.pipes.release(pending.pipe);
+        if let Some(pipe) = slot.take_if(|pipe| pipe.len == 0) {
+            pipes.release(pipe);
+        }
         true
     }
 }
 
-/// Tells the proxy connection of bytes that went from `side` to the other one.
+/// Tells the proxy connection of bytes from `side`: `passed` were written to the other one, which ended so; the rest is for it
+/// to keep.
 fn report_bypassed(
     connection: &mut ProxyConnection,
     ctx: &mut LoopContext,
     side: Side,
-    len: usize,
     outcome: WriteOutcome,
+    passed: usize,
+    rest: &[u8],
 ) {
-    if len > 0 {
-        connection.handle(&mut ctx.worker(), Input::Bypassed(side, len as u64));
+    if passed > 0 {
+        connection.handle(&mut ctx.worker(), Input::Bypassed(side, passed as u64));
+    }
+    if !rest.is_empty() {
+        connection.handle(&mut ctx.worker(), Input::Bytes(side, rest));
     }
     if outcome == WriteOutcome::Failed {
         connection.handle(&mut ctx.worker(), Input::Unwritable(other(side)));
@@ -637,7 +569,7 @@ fn report_bypassed(
 }
 
 /// Bytes of a body that needs no new framing go straight from the read buffer to the other socket, behind the output that
-/// waits for it. What that does not take is given to the proxy connection, which keeps it.
+/// waits for it.
 fn bypass(connection: &mut ProxyConnection, ctx: &mut LoopContext, side: Side, bytes: &[u8], to: &mut Conn) {
     let output = connection.output(other(side));
     let outcome = match output {
@@ -647,12 +579,6 @@ fn bypass(connection: &mut ProxyConnection, ctx: &mut LoopContext, side: Side, b
     };
     let of_output = outcome.written().min(output.len());
     let passed = outcome.written() - of_output;
-    if of_output > 0 {
-        connection.sent(&mut ctx.worker(), other(side), of_output);
-    }
-    report_bypassed(connection, ctx, side, passed, WriteOutcome::Bytes(passed));
-    if passed < bytes.len() {
-        connection.handle(&mut ctx.worker(), Input::Bytes(side, &bytes[passed..]));
-    }
-    report_bypassed(connection, ctx, side, 0, outcome);
+    connection.sent(&mut ctx.worker(), other(side), of_output);
+    report_bypassed(connection, ctx, side, outcome, passed, &bytes[passed..]);
 }

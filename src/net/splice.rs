@@ -4,40 +4,33 @@
 //! ```text
 //!   socket ──fill──► pipe ──drain──► socket        empty again: the pipe is free, at once
 //!                      │ receiver is full
-//!                      └─► it stays with the connection, and nothing more is read from the sender
-//!                             │ drained later: free          │ not within [`MAX_PIPE_HOLD`]
-//!                             ▼                              ▼
-//!                              no more than one read is inside: the proxy connection is given it, and the pipe is free
-//!                              more: the proxy connection is given a part, the rest stays in the pipe
+//!                      └─► the proxy connection is given a part; the rest stays in the pipe, and nothing more is read
 //! ```
 //!
-//! While bytes rest in a pipe the proxy connection does not know of them, so none of its time-outs is carried out before it
-//! has got some of them.
+//! While bytes wait in a pipe the proxy connection always has some of them as output. So it knows that their receiver is
+//! late, and whose time-out counts; and when that output is written, the pipe is drained further.
 //!
 //! What a pipe holds is the kernel's memory, and must not become ours: 1 MiB for each receiver that was fast and stalls
-//! (rule E4). So what is more than one read stays in the pipe, and only half of the pipes is ever filled with that much.
+//! (rule E4). So the rest stays in the pipe; but where pipes are short they are filled with no more than one read, and all of
+//! the rest is taken out, so that the other half of the pipes is for those who take their bytes.
 
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 use rustix::io::retry_on_intr;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
 
-use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::Side;
 
 use super::conn::{Conn, ReadOutcome, Readiness, Socket, WriteOutcome};
 
 /// So many bytes through a pipe take the time of one that is copied.
 pub(super) const SPLICE_COST: usize = 4;
-/// So long may bytes rest in a pipe.
-const MAX_PIPE_HOLD: Duration = Duration::from_secs(1);
-/// What the proxy connection may be given at once after that: as much as a read brings it.
+/// What a pipe holds at most where pipes are short: as much as a read brings.
 const ONE_READ: usize = 72 * 1024;
-/// What it is given of more than that: as much as makes it stop reading.
-const HOLD_PART: usize = 16 * 1024;
+/// What the proxy connection is given of bytes that were not taken: as much as makes it stop reading.
+const PART: usize = 16 * 1024;
 /// A piece that is worth a trip through a pipe: for less, two calls cost more than copying.
 const MIN_PIPE_READ: usize = 16 * 1024;
 /// A rest of a body that is smaller is copied.
@@ -52,7 +45,10 @@ const MIN_PIPE_SIZE: usize = 64 * 1024;
 pub struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
-    len: usize,
+    /// How many bytes are inside.
+    pub len: usize,
+    /// Who sent them.
+    pub from: Side,
 }
 
 impl Pipe {
@@ -62,7 +58,7 @@ impl Pipe {
         // Refused where the user has many large pipes already; then the usual size does, but not the two pages that
         // are left to somebody who has far too many.
         let size = fcntl_setpipe_size(&writer, PIPE_SIZE).or_else(|_| fcntl_getpipe_size(&writer)).ok()?;
-        (size >= MIN_PIPE_SIZE).then_some(Pipe { reader, writer, len: 0 })
+        (size >= MIN_PIPE_SIZE).then_some(Pipe { reader, writer, len: 0, from: Side::Client })
     }
 
     /// Reads once from a socket, at most `max` bytes. Only into an empty pipe: then `WouldBlock` can but mean that the socket
@@ -81,7 +77,7 @@ impl Pipe {
     }
 
     /// Writes once to a socket. Only from a pipe that is not empty: then `WouldBlock` can but mean that the socket is full.
-    fn drain(&mut self, to: &mut Socket) -> WriteOutcome {
+    pub fn drain(&mut self, to: &mut Socket) -> WriteOutcome {
         let len = self.len;
         let outcome = to.write_with(len, |fd| Ok(splice(&self.reader, None, fd, None, len, SpliceFlags::NONBLOCK)?));
         self.len -= outcome.written();
@@ -93,8 +89,11 @@ impl Pipe {
     }
 
     /// Takes bytes out into memory; nothing when there are none.
-    fn read<'a>(&mut self, buf: &'a mut [u8]) -> &'a [u8] {
-        let len = retry_on_intr(|| rustix::io::read(&self.reader, &mut *buf)).unwrap_or(0);
+    pub fn read<'a>(&mut self, buf: &'a mut [u8]) -> &'a [u8] {
+        if self.len == 0 {
+            return &[];
+        }
+        let len = retry_on_intr(|| rustix::io::read(&self.reader, &mut *buf)).expect("a pipe that holds bytes");
         self.len -= len;
         &buf[..len]
     }
@@ -130,6 +129,11 @@ impl Pipes {
         self.in_use > self.max / 2
     }
 
+    /// How much of what its receiver did not take is taken out of a pipe.
+    pub fn part(&self) -> usize {
+        if self.are_short() { ONE_READ } else { PART }
+    }
+
     /// Takes a pipe back. One that is not empty is closed: its bytes belong to nothing.
     pub fn release(&mut self, pipe: Pipe) {
         self.in_use -= 1;
@@ -144,6 +148,31 @@ impl Pipes {
         self.free.clear();
         had_some
     }
+
+    /// Reads from `from`, at most `left` bytes, into a pipe that is left in `slot`, if that is possible and worthwhile for `to`.
+    /// `None`: the bytes are to be copied.
+    pub fn fill(
+        &mut self,
+        slot: &mut Option<Pipe>,
+        (side, from): (Side, &mut Conn),
+        to: &Conn,
+        left: u64,
+    ) -> Option<ReadOutcome> {
+        // A receiver that left bytes behind would leave them in the pipe, and the pipes are few.
+        let is_worthwhile = left >= MIN_SPLICE && from.socket.has(Readiness::READ_FULL) && !to.socket.is_slow();
+        if !is_worthwhile || slot.is_some() || from.tls.is_some() || to.tls.is_some() {
+            return None;
+        }
+        let mut pipe = self.take()?;
+        let window = to.socket.splice_window().min(if self.are_short() { ONE_READ } else { usize::MAX });
+        pipe.from = side;
+        let outcome = pipe.fill(&mut from.socket, usize::try_from(left).map_or(window, |left| left.min(window)));
+        match pipe.len {
+            0 => self.release(pipe),
+            _ => *slot = Some(pipe),
+        }
+        Some(outcome)
+    }
 }
 
 /// Moves a byte from socket to socket. An old kernel or a sandbox may not do that.
@@ -153,103 +182,6 @@ fn try_splice() -> io::Result<usize> {
     one.write_all(b"x")?;
     splice(&other, None, &writer, None, 1, SpliceFlags::NONBLOCK)?;
     Ok(splice(&reader, None, &other, None, 1, SpliceFlags::NONBLOCK)?)
-}
-
-/// A pipe with bytes that one side sent and the other has not taken yet.
-#[derive(Debug)]
-pub(super) struct PendingSplice {
-    pub pipe: Pipe,
-    /// The sender.
-    pub from: Side,
-    /// How long they may stay in it; `None` where that is over, and the proxy connection knows that its receiver is late.
-    pub until: Option<MonoTime>,
-}
-
-/// What became of an attempt to move bytes.
-#[derive(Debug)]
-pub(super) enum SpliceResult {
-    /// Nothing was read: the bytes are to be copied.
-    Copy,
-    /// Nothing was moved; reading ended so.
-    Read(ReadOutcome),
-    /// So many bytes were taken from the sender, and so many given to the receiver, which ended so.
-    Moved {
-        /// From the sender.
-        taken: usize,
-        /// To the receiver.
-        given: usize,
-        /// How that ended.
-        outcome: WriteOutcome,
-    },
-}
-
-/// Moves what `from` has, at most `left` bytes, on to `to`, if that is worthwhile and possible. What the receiver does not
-/// take stays in `pending`, which has to be empty.
-pub(super) fn splice_body(
-    now: MonoTime,
-    (side, from): (Side, &mut Conn),
-    to: &mut Conn,
-    left: u64,
-    pipes: &mut Pipes,
-    pending: &mut Option<Box<PendingSplice>>,
-) -> SpliceResult {
-    if from.tls.is_some() || to.tls.is_some() {
-        return SpliceResult::Copy;
-    }
-    let (from, to) = (&mut from.socket, &mut to.socket);
-    // A receiver that left bytes behind would leave them in the pipe, and the pipes are few.
-    if left < MIN_SPLICE || !from.has(Readiness::READ_FULL) || to.is_slow() {
-        return SpliceResult::Copy;
-    }
-    let Some(mut pipe) = pipes.take() else { return SpliceResult::Copy };
-    let window = if pipes.are_short() { to.splice_window().min(ONE_READ) } else { to.splice_window() };
-    let max = usize::try_from(left).map_or(window, |left| left.min(window));
-    let taken = match pipe.fill(from, max) {
-        ReadOutcome::Bytes(taken) => taken,
-        outcome => {
-            pipes.release(pipe);
-            return SpliceResult::Read(outcome);
-        }
-    };
-    let outcome = pipe.drain(to);
-    let given = taken - pipe.len;
-    if pipe.len == 0 {
-        pipes.release(pipe);
-    } else {
-        *pending = Some(Box::new(PendingSplice { pipe, from: side, until: Some(now + MAX_PIPE_HOLD) }));
-    }
-    SpliceResult::Moved { taken, given, outcome }
-}
-
-impl PendingSplice {
-    /// How many bytes are inside.
-    pub fn held(&self) -> usize {
-        self.pipe.len
-    }
-
-    /// Gives the receiver what it takes.
-    pub fn drain(&mut self, now: MonoTime, to: &mut Conn) -> WriteOutcome {
-        let outcome = self.pipe.drain(&mut to.socket);
-        if self.until.is_none() && outcome.written() > 0 {
-            self.until = Some(now + MAX_PIPE_HOLD);
-        }
-        outcome
-    }
-
-    /// Takes bytes out into memory; nothing when there are none.
-    pub fn read<'a>(&mut self, buf: &'a mut [u8]) -> &'a [u8] {
-        self.pipe.read(buf)
-    }
-
-    /// The time is over: takes a part into memory, where more than one read is inside. `None`: all of it is to leave this way.
-    pub fn read_part<'a>(&mut self, buf: &'a mut [u8]) -> Option<&'a [u8]> {
-        if self.held() <= ONE_READ {
-            return None;
-        }
-        self.until = None;
-        let len = buf.len().min(HOLD_PART);
-        Some(self.read(&mut buf[..len]))
-    }
 }
 
 #[cfg(test)]
@@ -329,38 +261,34 @@ mod tests {
     }
 
     #[test]
-    fn what_a_receiver_does_not_take_rests_and_follows_in_order() {
-        let now = MonoTime::now();
+    fn what_a_receiver_does_not_take_stays_and_follows_in_order() {
         let ((mut from, mut sender), (mut ours, mut receiver)) = (abundant(), pair());
-        while ours.write(&[b'.'; 4096]).is_ok() {}
-        let mut to = conn(ours);
         let body: Vec<u8> = (0..16 * 1024).map(|at| (at % 251) as u8).collect();
         sender.write_all(&body).expect("room");
-        let (mut pipes, mut pending) = (Pipes::new(1), None);
-
-        let passed = splice_body(now, (Side::Upstream, &mut from), &mut to, LEFT, &mut pipes, &mut pending);
-        assert!(
-            matches!(passed, SpliceResult::Moved { taken: 16384, given: 0, outcome: WriteOutcome::Blocked }),
-            "{passed:?}"
-        );
-        let mut rests = pending.take().expect("it rests");
-        assert_eq!((rests.from, rests.held(), rests.until), (Side::Upstream, body.len(), Some(now + MAX_PIPE_HOLD)));
-        assert!(pipes.take().is_none(), "the only one is lent");
-        assert_eq!(rests.drain(now, &mut to), WriteOutcome::Blocked);
+        let mut pipes = Pipes::new(1);
+        let mut slot = None;
+        let to = conn(ours.try_clone().expect("a socket"));
+        let read = pipes.fill(&mut slot, (Side::Upstream, &mut from), &to, LEFT);
+        assert_eq!(read, Some(ReadOutcome::Bytes(body.len())));
+        let mut pipe = slot.take().expect("it holds them");
+        assert_eq!((pipe.from, pipe.len), (Side::Upstream, body.len()));
+        assert!(pipes.take().is_none(), "the only one is in use");
+        while ours.write(&[b'.'; 4096]).is_ok() {}
+        let mut to = conn(ours);
+        assert_eq!(pipe.drain(&mut to.socket), WriteOutcome::Blocked);
 
         assert!(read_all(&mut receiver).iter().all(|byte| *byte == b'.'));
         // The first bytes to memory, the others to the receiver.
-        assert_eq!(rests.read(&mut [0; 4]), &body[..4]);
-        assert_eq!(rests.drain(now, &mut to), WriteOutcome::Bytes(body.len() - 4));
-        assert_eq!(rests.held(), 0);
+        assert_eq!(pipe.read(&mut [0; 4]), &body[..4]);
+        assert_eq!(pipe.drain(&mut to.socket), WriteOutcome::Bytes(body.len() - 4));
+        assert_eq!((pipe.len, pipe.read(&mut [0; 4])), (0, &b""[..]));
         assert!(read_all(&mut receiver) == body[4..]);
-        pipes.release(rests.pipe);
+        pipes.release(pipe);
         assert!(pipes.take().is_some(), "it is back");
     }
 
     #[test]
     fn what_is_not_worthwhile_or_not_possible_is_left_to_copying() {
-        let now = MonoTime::now();
         let (slow, _idle) = pair();
         let mut slow = conn(slow);
         while let WriteOutcome::Bytes(_) = slow.write(&[0; 4096]) {}
@@ -368,19 +296,15 @@ mod tests {
         let mut trickle = conn(trickle);
         sender.write_all(b"x").expect("room");
         assert_eq!(trickle.read(&mut [0; 2]), ReadOutcome::Bytes(1));
-        let ((mut rich, mut sender), (ours, mut receiver)) = (abundant(), pair());
-        let mut to = conn(ours);
+        let ((mut rich, mut sender), (ours, _receiver)) = (abundant(), pair());
+        let to = conn(ours);
         sender.write_all(b"all of it").expect("room");
-        let refused = |name: &str, from: &mut Conn, to: &mut Conn, left, pipes| {
-            let passed = splice_body(now, (Side::Client, from), to, left, &mut Pipes::new(pipes), &mut None);
-            assert!(matches!(passed, SpliceResult::Copy), "{name}: {passed:?}");
-        };
-        refused("a small rest", &mut rich, &mut to, MIN_SPLICE - 1, 1);
-        refused("a slow receiver", &mut rich, &mut slow, LEFT, 1);
-        refused("no pipe", &mut rich, &mut to, LEFT, 0);
-        refused("a sender of single bytes", &mut trickle, &mut to, LEFT, 1);
-        let passed = splice_body(now, (Side::Client, &mut rich), &mut to, LEFT, &mut Pipes::new(1), &mut None);
-        assert!(matches!(passed, SpliceResult::Moved { taken: 9, given: 9, .. }), "{passed:?}");
-        assert_eq!(read_all(&mut receiver), b"all of it");
+        let fill =
+            |from: &mut Conn, to: &Conn, left, pipes| Pipes::new(pipes).fill(&mut None, (Side::Client, from), to, left);
+        assert_eq!(fill(&mut rich, &to, MIN_SPLICE - 1, 1), None, "a small rest");
+        assert_eq!(fill(&mut rich, &slow, LEFT, 1), None, "a slow receiver");
+        assert_eq!(fill(&mut rich, &to, LEFT, 0), None, "no pipe");
+        assert_eq!(fill(&mut trickle, &to, LEFT, 1), None, "a sender of single bytes");
+        assert_eq!(fill(&mut rich, &to, LEFT, 1), Some(ReadOutcome::Bytes(9)));
     }
 }

@@ -17,11 +17,6 @@ use crate::mono_time::MonoTime;
 pub struct TimerHandle(Option<MonoTime>);
 
 impl TimerHandle {
-    /// Whether it comes up after `deadline`, or never.
-    pub fn is_after(&self, deadline: MonoTime) -> bool {
-        self.0.is_none_or(|at| deadline < at)
-    }
-
     /// The entry has come up.
     pub fn clear(&mut self) {
         self.0 = None;
@@ -35,7 +30,7 @@ pub struct Timers(BTreeSet<(MonoTime, Token)>);
 impl Timers {
     /// Makes sure that `token` comes up at `deadline` at the latest.
     pub fn set(&mut self, timer: &mut TimerHandle, deadline: MonoTime, token: Token) {
-        if timer.is_after(deadline) {
+        if timer.0.is_none_or(|at| deadline < at) {
             self.cancel(timer, token);
             timer.0 = Some(deadline);
             self.0.insert((deadline, token));

@@ -30,7 +30,7 @@ use super::slab::Key;
 use super::timers::TimerHandle;
 use super::tls::HandshakeError;
 use super::upstream_state::{UpstreamConn, UpstreamState, Upstreams};
-use super::worker::{Lifecycle, Worker};
+use super::worker::{Lifecycle, PendingInput, Worker};
 use super::worker_queue::DnsEvent;
 
 /// How often an idle connection is read before it counts as a busy one.
@@ -280,7 +280,7 @@ impl Worker {
             if result.is_err() {
                 client.upstream = None;
             }
-            client.connect_result = Some(result);
+            client.pending = Some(PendingInput::Connect(result));
         }
         self.enqueue(client_key);
     }

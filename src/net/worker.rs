@@ -18,19 +18,18 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
-use crate::extras::metrics::{Counter, Metrics, Registry};
+use crate::extras::metrics::{Counter, Registry};
 use crate::extras::proxy_protocol::ProxyHeader;
 use crate::mono_time::MonoTime;
 use crate::proxy::body_memory::BodyMemory;
 use crate::proxy::proxy_connection::{
-    Balance, ConnectError, ListenerKind, Peer, ProxyConnection, TransactionPool, WorkerCtx,
+    Balance, ConnectError, ListenerKind, Observer, Peer, ProxyConnection, TransactionPool, WorkerCtx,
 };
 use crate::proxy::runtime::Runtime;
 
@@ -42,10 +41,10 @@ use super::event_source::EventSource;
 use super::log_limiter::LogLimiter;
 use super::malloc_trim;
 use super::memory_budget::MemoryBudget;
-use super::observer::{EventLog, MeteredObserver};
+use super::observer::MeteredObserver;
 use super::reload::ConfigHistory;
 use super::slab::{Key, Slab};
-use super::splice::{PendingSplice, Pipes};
+use super::splice::{Pipe, Pipes};
 use super::timers::{TimerHandle, Timers};
 use super::tls::{HandshakeError, Tls};
 use super::upstream_state::Upstreams;
@@ -59,11 +58,10 @@ const ACCEPTS: usize = 64;
 const ADMIN_CLIENTS: usize = 16;
 /// At most one warning that all places are taken in this time.
 const LIMIT_WARNING_INTERVAL: Duration = Duration::from_secs(60);
-/// What connections that move much may move in one run, all together; the last one goes on to its own limit.
+/// What clients that moved much the last time may move in one run, all together; the last one goes on to its own limit.
 const BULK_BYTES: usize = 1024 * 1024;
-/// At most one line about clients' failed handshakes in this time, of all workers together: any stranger can make many.
+/// At most one line about clients' failed handshakes in this time: any stranger can make many.
 const HANDSHAKE_ERROR_INTERVAL: Duration = Duration::from_secs(1);
-static HANDSHAKE_ERRORS: Mutex<LogLimiter> = Mutex::new(LogLimiter::NEW);
 /// Steps of TLS handshakes per run, with clients and with upstreams. One takes as long as dozens of requests.
 const HANDSHAKES: usize = 4;
 /// A client that was idle for less is not closed: it may have only just come, its request on the way.
@@ -84,54 +82,36 @@ pub(super) struct ClientConn {
     pub connection: ProxyConnection,
     /// The upstream connection that it uses, or the attempt at one.
     pub upstream: Option<Key>,
-    /// Body bytes in a pipe, which the receiver has not taken yet.
-    pub pending_splice: Option<Box<PendingSplice>>,
-    /// What became of its attempt to connect, not yet delivered.
-    pub connect_result: Option<Result<(), ConnectError>>,
+    /// A pipe with body bytes that the receiver has not taken yet.
+    pub pipe: Option<Pipe>,
+    /// What its proxy connection has not heard of yet, beside bytes.
+    pub pending: Option<PendingInput>,
+    /// Its proxy connection is over; its last bytes may still leave, until then.
+    pub flush_until: Option<MonoTime>,
     pub timer: TimerHandle,
-    /// When it was last driven.
+    /// When something was last read or written.
     pub active: MonoTime,
-    pub is_admin: bool,
     pub is_queued: bool,
     /// Whether it moved so much when it was last driven that others go first.
     pub is_bulk: bool,
-    pub close_state: CloseState,
     /// The memory that it was last counted with.
     pub counted: u32,
-    pub waits_for_memory: bool,
-    /// Whether it is counted as one with a request in flight.
-    pub is_busy: bool,
     /// What a load balancer has to say before anything else.
     pub proxy_header: ProxyHeader,
 }
 
-/// How far a client connection is on its way out.
+/// What a proxy connection hears of when it is next driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CloseState {
-    /// It stays open.
-    Open,
-    /// It is to be closed; its proxy connection has not been told yet.
-    Requested,
-    /// Its proxy connection knows.
-    Announced,
-    /// Its proxy connection is over; its last bytes may still leave, until then.
-    Flushing(MonoTime),
+pub(super) enum PendingInput {
+    /// What became of its attempt to connect.
+    Connect(Result<(), ConnectError>),
+    /// Its place is needed.
+    Evict,
 }
 
 impl ClientConn {
-    pub(super) fn count_busy(&mut self, metrics: &Metrics) {
-        match (self.is_busy, self.connection.is_active()) {
-            (false, true) => metrics.increment(Counter::BecameBusy),
-            (true, false) => metrics.increment(Counter::BecameIdle),
-            _ => return,
-        }
-        self.is_busy = !self.is_busy;
-    }
-
-    /// When to drive it at the latest.
-    pub fn deadline(&self) -> Option<MonoTime> {
-        let hold = self.pending_splice.as_ref().and_then(|pending| pending.until);
-        [self.connection.deadline(), hold].into_iter().flatten().min()
+    pub fn is_admin(&self) -> bool {
+        self.connection.peer().listener == ListenerKind::Admin
     }
 }
 
@@ -174,10 +154,8 @@ impl LoopContext {
 pub enum Lifecycle {
     /// It takes new connections.
     Running,
-    /// Draining begins at the end of this run of the loop, so that a request that is here already is still answered.
-    DrainRequested,
-    /// It takes no new connections and finishes what is in flight.
-    Draining,
+    /// It takes no new connections and finishes what is in flight, until then.
+    Draining(MonoTime),
     /// It ends.
     Stopped,
 }
@@ -209,13 +187,16 @@ pub struct Worker {
     pub(super) poll: Poll,
     pub(super) clients: Slab<ClientConn>,
     pub(super) admin_clients: usize,
-    /// Clients, and admin clients, that can be closed for others, and when each was last driven. The next one is last.
+    /// Clients, and admin clients, that can be closed for others, and when each was last active. The next one is last.
     evictable: [Vec<(IsTunnel, MonoTime, Key)>; 2],
     /// When all clients may be looked at again for that.
     evict_scan_at: MonoTime,
+    /// The same, where a client waits for it: being idle makes no event.
+    evict_at: Option<MonoTime>,
     pub(super) upstreams: Upstreams,
     pub(super) timers: Timers,
-    malloc_trim: TimerHandle,
+    /// When free memory is to be returned to the kernel.
+    trim_at: Option<MonoTime>,
     /// Clients to be driven in this run or the next.
     pub(super) run_queue: VecDeque<Key>,
     /// The same for those that moved much the last time: they are driven after the others, as far as `BULK_BYTES` go.
@@ -228,6 +209,7 @@ pub struct Worker {
     pub(super) closed: Vec<Conn>,
     pub(super) configs: ConfigHistory,
     pub(super) proxy_header_warnings: LogLimiter,
+    handshake_warnings: LogLimiter,
     limit_warnings: LogLimiter,
     /// Whether all places were taken at the end of the last run.
     is_at_limit: bool,
@@ -238,7 +220,7 @@ pub struct Worker {
 
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
-    pub(super) fn new(init: WorkerInit, runtime: Rc<Runtime>, log: Box<dyn EventLog>) -> Worker {
+    pub(super) fn new(init: WorkerInit, runtime: Rc<Runtime>, log: Box<dyn Observer>) -> Worker {
         let WorkerInit { poll, acceptor, memory, pipes, dns, queue, tls, registry, number } = init;
         let observer = MeteredObserver::new(registry, number, log);
         observer.metrics.set(Counter::MaxClients, acceptor.max_clients as u64);
@@ -248,9 +230,10 @@ impl Worker {
             admin_clients: 0,
             evictable: Default::default(),
             evict_scan_at: MonoTime::FIRST,
+            evict_at: None,
             upstreams: Upstreams::new(dns),
             timers: Timers::default(),
-            malloc_trim: TimerHandle::default(),
+            trim_at: None,
             run_queue: VecDeque::new(),
             bulk_queue: VecDeque::new(),
             acceptor,
@@ -259,6 +242,7 @@ impl Worker {
             closed: Vec::new(),
             configs: ConfigHistory::new(Rc::clone(&runtime), tls),
             proxy_header_warnings: LogLimiter::default(),
+            handshake_warnings: LogLimiter::default(),
             limit_warnings: LogLimiter::default(),
             is_at_limit: false,
             pipes,
@@ -309,20 +293,24 @@ impl Worker {
         self.continue_handshakes(HANDSHAKES);
         self.drive_queues();
         for key in self.ctx.memory.take_ready() {
-            if let Some(client) = self.clients.get_mut(key) {
-                client.waits_for_memory = false;
-                self.enqueue(key);
-            }
+            self.enqueue(key);
         }
-        self.advance_lifecycle();
         self.drop_retired();
         self.closed.clear();
         if self.clients.is_empty() {
             self.pipes.close_free();
         }
-        if has_events && malloc_trim::IS_NEEDED {
-            let at = self.ctx.now() + malloc_trim::INTERVAL;
-            self.timers.set(&mut self.malloc_trim, at, EventSource::MallocTrim.token());
+        let now = self.ctx.now();
+        if let Lifecycle::Draining(until) = self.lifecycle
+            && (until <= now || (self.acceptor.is_closed() && self.clients.is_empty()))
+        {
+            self.lifecycle = Lifecycle::Stopped;
+        }
+        if self.trim_at.is_some_and(|at| at <= now) {
+            self.trim_at = None;
+            malloc_trim::trim();
+        } else if has_events && malloc_trim::IS_NEEDED {
+            self.trim_at.get_or_insert(now + malloc_trim::INTERVAL);
         }
     }
 
@@ -332,9 +320,13 @@ impl Worker {
         let has_work = !self.run_queue.is_empty()
             || !self.bulk_queue.is_empty()
             || !self.upstreams.handshaking.is_empty()
-            || self.lifecycle == Lifecycle::DrainRequested
             || self.acceptor.can_accept(now, self.free_slots());
-        if has_work { Some(Duration::ZERO) } else { self.timers.next().map(|at| at.saturating_duration_since(now)) }
+        if has_work {
+            return Some(Duration::ZERO);
+        }
+        let drain = if let Lifecycle::Draining(until) = self.lifecycle { Some(until) } else { None };
+        let times = [self.timers.next(), self.acceptor.wake_at(now), self.evict_at, self.trim_at, drain];
+        times.into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
     }
 
     fn on_event(&mut self, token: Token, readiness: Readiness) {
@@ -348,7 +340,7 @@ impl Worker {
             Some(EventSource::Upstream(key)) => self.on_upstream_event(key, readiness),
             Some(EventSource::Listener(number)) => self.acceptor.on_event(number),
             Some(EventSource::Waker) => self.on_messages(),
-            Some(EventSource::DrainTimeout | EventSource::MallocTrim) | None => {}
+            None => {}
         }
     }
 
@@ -357,7 +349,7 @@ impl Worker {
             match message {
                 WorkerMsg::Dns(event) => self.on_dns_event(event),
                 WorkerMsg::Stop => self.lifecycle = Lifecycle::Stopped,
-                WorkerMsg::Drain if self.lifecycle == Lifecycle::Running => self.lifecycle = Lifecycle::DrainRequested,
+                WorkerMsg::Drain if self.lifecycle == Lifecycle::Running => self.begin_drain(),
                 WorkerMsg::Reload(msg) if self.lifecycle == Lifecycle::Running => self.reload(*msg),
                 WorkerMsg::Drain | WorkerMsg::Reload(_) => {}
             }
@@ -368,46 +360,16 @@ impl Worker {
         let now = self.ctx.now();
         while let Some(token) = self.timers.pop(now) {
             match EventSource::of(token) {
-                Some(EventSource::Client(key)) => self.on_client_timer(key),
+                // Its deadline may have moved on: driving it tells.
+                Some(EventSource::Client(key)) => {
+                    if let Some(client) = self.clients.get_mut(key) {
+                        client.timer.clear();
+                        self.enqueue(key);
+                    }
+                }
                 Some(EventSource::Upstream(key)) => self.on_upstream_timer(key),
-                // If listeners are to be tried again, this run does it.
-                Some(EventSource::Listener(_)) => {
-                    self.acceptor.timer.clear();
-                    if let Some(until) = self.acceptor.paused_until(now) {
-                        self.timers.set(&mut self.acceptor.timer, until, token);
-                    }
-                }
-                Some(EventSource::DrainTimeout) => self.lifecycle = Lifecycle::Stopped,
-                Some(EventSource::MallocTrim) => {
-                    self.malloc_trim.clear();
-                    if !malloc_trim::trim(now) {
-                        self.timers.set(&mut self.malloc_trim, now + malloc_trim::INTERVAL, token);
-                    }
-                }
-                Some(EventSource::Waker) | None => {}
+                Some(EventSource::Listener(_) | EventSource::Waker) | None => {}
             }
-        }
-    }
-
-    /// Drives a client whose deadline has passed; where it has moved on, the timer is set anew.
-    fn on_client_timer(&mut self, key: Key) {
-        let now = self.ctx.now();
-        let Some(client) = self.clients.get_mut(key) else { return };
-        client.timer.clear();
-        if self.lifecycle == Lifecycle::Draining {
-            self.request_close(key);
-        }
-        let Some(client) = self.clients.get_mut(key) else { return };
-        let deadline = match client.close_state {
-            CloseState::Flushing(_) => Some(now),
-            _ => client.deadline(),
-        };
-        match deadline {
-            Some(deadline) if deadline > now => {
-                self.timers.set(&mut client.timer, deadline, EventSource::Client(key).token());
-            }
-            Some(_) => self.enqueue(key),
-            None => {}
         }
     }
 
@@ -426,44 +388,23 @@ impl Worker {
     /// enough: so a small request waits for a part of what hundreds of downloads have to move, and not for all of it (rule M4).
     /// A client that is queued again, because its budget is used up, waits for the next run.
     fn drive_queues(&mut self) {
-        let mut handshakes = HANDSHAKES;
+        let (mut handshakes, mut moved) = (HANDSHAKES, 0);
         for _ in 0..self.run_queue.len() {
             let Some(key) = self.run_queue.pop_front() else { break };
-            let Some(client) = self.clients.get_mut(key) else { continue };
+            let Some(client) = self.clients.get(key) else { continue };
             let is_handshaking = client.conn.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
             if is_handshaking && handshakes == 0 {
                 self.run_queue.push_back(key);
-                continue;
-            }
-            client.is_queued = false;
-            let moved = self.drive_contained(key);
-            if is_handshaking && moved > 0 {
+            } else if self.drive_contained(key) > 0 && is_handshaking {
                 handshakes -= 1;
             }
         }
-        let mut moved = 0;
         for _ in 0..self.bulk_queue.len() {
             if moved >= BULK_BYTES {
                 break;
             }
-            let Some(key) = self.bulk_queue.pop_front() else { break };
-            let Some(client) = self.clients.get_mut(key) else { continue };
-            client.is_queued = false;
-            moved += self.drive_contained(key);
+            moved += self.bulk_queue.pop_front().map_or(0, |key| self.drive_contained(key));
         }
-    }
-
-    /// Drives one client, and returns how many bytes that moved. A panic ends that client's connection and nothing else (rule
-    /// G23).
-    fn drive_contained(&mut self, key: Key) -> usize {
-        let result = catch_unwind(AssertUnwindSafe(|| self.drive(key)));
-        self.update_memory(key);
-        if result.is_err() {
-            self.ctx.transactions.clear();
-            self.remove_client(key);
-            self.ctx.observer.log.warn(format_args!("a fault in the proxy ended one connection; please report it"));
-        }
-        result.unwrap_or(0)
     }
 
     /// Whether there is a place and memory for one more client. Admin clients have places of their own, so that `/health` and
@@ -481,25 +422,19 @@ impl Worker {
 
     fn accept_clients(&mut self) {
         let now = self.ctx.now();
-        self.acceptor.recheck_closing(now);
+        self.evict_at = None;
         for _ in 0..ACCEPTS {
-            let free = self.free_slots();
-            if !self.acceptor.can_accept(now, free) {
-                break;
-            }
-            match self.acceptor.accept(now, free) {
+            match self.acceptor.accept(now, self.free_slots()) {
                 Ok(Some((fd, address, protocol))) => self.add_client(fd, address, protocol),
                 Ok(None) => break,
                 // Idle pipes have descriptors. Idle upstream connections are not closed for new clients: those that are
                 // connected need them, and a crowd would take them all.
                 Err(error) if is_exhaustion(&error) && self.pipes.close_free() => {}
                 Err(error) => {
-                    let (until, warning) = self.acceptor.back_off(now, &error, &self.ctx.observer.metrics);
-                    self.timers.set(&mut self.acceptor.timer, until, EventSource::Listener(0).token());
-                    if let Some(warning) = warning {
+                    if let Some(warning) = self.acceptor.back_off(now, &error, &self.ctx.observer.metrics) {
                         self.ctx.observer.log.warn(format_args!("{warning}"));
                     }
-                    self.evict_idle(now, false);
+                    self.evict_idle(false);
                     break;
                 }
             }
@@ -508,7 +443,7 @@ impl Worker {
             return;
         }
         if self.admin_clients >= ADMIN_CLIENTS {
-            self.evict_idle(now, true);
+            self.evict_idle(true);
         }
         let is_full = self.is_full();
         let was_full = std::mem::replace(&mut self.is_at_limit, is_full);
@@ -523,7 +458,7 @@ impl Worker {
                     self.acceptor.max_clients
                 ));
             }
-            self.evict_idle(now, false);
+            self.evict_idle(false);
         }
     }
 
@@ -542,31 +477,28 @@ impl Worker {
         let is_admin = protocol == ListenerProtocol::Admin;
         let listener = if is_admin { ListenerKind::Admin } else { ListenerKind::Public };
         let peer = Peer { address, is_tls, listener };
-        let client = ClientConn {
+        let mut client = ClientConn {
             conn,
             connection: ProxyConnection::new(now, peer, Rc::clone(&self.ctx.runtime)),
             upstream: None,
-            pending_splice: None,
-            connect_result: None,
+            pipe: None,
+            pending: None,
+            flush_until: None,
             timer: TimerHandle::default(),
             active: now.instant,
-            is_admin,
             is_queued: false,
             is_bulk: false,
-            close_state: CloseState::Open,
             counted: 0,
-            waits_for_memory: false,
-            is_busy: false,
             proxy_header: ProxyHeader::of(&peer, &self.ctx.runtime.config),
         };
+        if self.lifecycle != Lifecycle::Running {
+            client.connection.disable_keep_alive();
+        }
         match self.clients.insert(client) {
             Ok(key) => {
                 self.admin_clients += usize::from(is_admin);
                 self.ctx.observer.metrics.increment(Counter::Accepted);
                 self.enqueue(key);
-                if self.lifecycle == Lifecycle::Draining {
-                    self.request_close(key);
-                }
             }
             Err(client) => self.reject(client.conn),
         }
@@ -580,27 +512,22 @@ impl Worker {
 
     /// The last place is taken, or the last descriptor: the client that has been idle longest is closed, so that there is room
     /// for one with a request. Where none is idle, new clients wait in the kernel's queue.
-    fn evict_idle(&mut self, now: MonoTime, is_admin: bool) {
-        let which = usize::from(is_admin);
-        loop {
-            // Before a tunnel is closed, all are looked at again: clients may have become idle since it was found.
-            let has_idle = self.evictable[which].last().is_some_and(|(is_tunnel, ..)| !is_tunnel);
-            if !has_idle && self.evict_scan_at <= now {
-                self.find_evictable(now);
-            }
-            let Some((_, active, key)) = self.evictable[which].pop() else { break };
-            // One that was driven since then is not idle, or not as long as others.
+    fn evict_idle(&mut self, is_admin: bool) {
+        let now = self.ctx.now();
+        if self.evict_scan_at <= now {
+            self.find_evictable(now);
+        }
+        while let Some((_, active, key)) = self.evictable[usize::from(is_admin)].pop() {
+            // One that has been active since then is not idle, or not as long as others.
             if let Some(client) = self.clients.get_mut(key)
                 && client.active == active
-                && client.close_state == CloseState::Open
                 && !client.is_queued
             {
-                client.close_state = CloseState::Requested;
+                client.pending = Some(PendingInput::Evict);
                 return self.enqueue(key);
             }
         }
-        // Being idle makes no event.
-        self.timers.set(&mut self.acceptor.timer, self.evict_scan_at, EventSource::Listener(0).token());
+        self.evict_at = Some(self.evict_scan_at);
     }
 
     /// Looks at all clients for those that can be closed for others. Not often: there may be many.
@@ -613,7 +540,7 @@ impl Worker {
             let is_idle = is_tunnel || client.connection.is_idle() && !client.conn.needs_flush();
             let min_age = if is_tunnel { quiet } else { MIN_IDLE };
             if is_idle && now.saturating_duration_since(client.active) >= min_age {
-                self.evictable[usize::from(client.is_admin)].push((is_tunnel, client.active, key));
+                self.evictable[usize::from(client.is_admin())].push((is_tunnel, client.active, key));
             }
         }
         for list in &mut self.evictable {
@@ -629,49 +556,22 @@ impl Worker {
         let (now, observer) = (self.ctx.now(), &mut self.ctx.observer);
         let HandshakeError { reason, message, .. } = error;
         observer.metrics.count_handshake_failure(reason);
-        let mut limiter = HANDSHAKE_ERRORS.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(unsaid) = limiter.is_due(now, HANDSHAKE_ERROR_INTERVAL) else { return };
+        let Some(unsaid) = self.handshake_warnings.is_due(now, HANDSHAKE_ERROR_INTERVAL) else { return };
         let client = peer.address.map_or("a local client".to_owned(), |address| address.to_string());
         let more = if unsaid > 0 { format!("; {unsaid} more since the last such line") } else { String::new() };
         observer.log.info(format_args!("no TLS connection with {client} ({reason}): {message}{more}"));
     }
 
-    /// At the end of a run: from taking no more connections to finishing what is in flight, and to the end. No request is lost
-    /// by it: neither one that waits in the kernel's queue, nor one on its way on a connection that was in use a moment ago.
-    fn advance_lifecycle(&mut self) {
-        if self.lifecycle == Lifecycle::DrainRequested {
-            self.lifecycle = Lifecycle::Draining;
-            let now = self.ctx.now();
-            if let Some(until) = self.acceptor.stop_accepting(now) {
-                self.timers.set(&mut self.acceptor.timer, until, EventSource::Listener(0).token());
-            }
-            let until = now + self.ctx.runtime.config.timeouts.drain;
-            self.timers.set(&mut TimerHandle::default(), until, EventSource::DrainTimeout.token());
-            self.close_idle(|conn| !conn.is_login_bound);
-            for key in self.clients.keys() {
-                self.request_close(key);
-            }
-        }
-        if self.lifecycle == Lifecycle::Draining && self.acceptor.is_closed() && self.clients.is_empty() {
-            self.lifecycle = Lifecycle::Stopped;
-        }
-    }
-
-    /// A client's next response is its last one. An idle one is closed; but where it was active a moment ago, that moment is
-    /// waited for, since a request may be on its way.
-    fn request_close(&mut self, key: Key) {
+    /// Takes no more connections and finishes what is in flight. No request is lost by it: neither one that waits in the
+    /// kernel's queue, nor one on its way on a connection that was in use a moment ago.
+    fn begin_drain(&mut self) {
         let now = self.ctx.now();
-        let Some(client) = self.clients.get_mut(key) else { return };
-        if client.close_state != CloseState::Open {
-            return;
-        }
-        client.connection.disable_keep_alive();
-        if client.connection.is_idle() {
-            let until = client.active + MIN_IDLE;
-            if until > now {
-                self.timers.set(&mut client.timer, until, EventSource::Client(key).token());
-            } else {
-                client.close_state = CloseState::Requested;
+        self.lifecycle = Lifecycle::Draining(now + self.ctx.runtime.config.timeouts.drain);
+        self.acceptor.stop_accepting(now);
+        self.close_idle(|conn| !conn.is_login_bound);
+        for key in self.clients.keys() {
+            if let Some(client) = self.clients.get_mut(key) {
+                client.connection.disable_keep_alive();
                 self.enqueue(key);
             }
         }
@@ -694,9 +594,7 @@ impl Worker {
             let Some(client) = self.clients.get_mut(key) else { continue };
             client.connection.use_config(&runtime);
             // Time-outs may be shorter now.
-            if let Some(deadline) = client.connection.deadline() {
-                self.timers.set(&mut client.timer, deadline, EventSource::Client(key).token());
-            }
+            self.enqueue(key);
         }
         drop(receipt);
     }
@@ -722,7 +620,7 @@ mod tests {
     use mio::Waker;
 
     use crate::config::Config;
-    use crate::proxy::proxy_connection::{AccessRecord, Observer};
+    use crate::proxy::proxy_connection::AccessRecord;
 
     use super::super::dns::SystemLookup;
 
@@ -730,9 +628,6 @@ mod tests {
 
     impl Observer for Silent {
         fn access(&mut self, _: &AccessRecord<'_>) {}
-    }
-
-    impl EventLog for Silent {
         fn warn(&mut self, message: std::fmt::Arguments<'_>) {
             panic!("{message}");
         }
@@ -853,15 +748,14 @@ mod tests {
         // One that was idle then has been driven since.
         worker.evictable[0] = vec![(true, active, tunnel), (false, MonoTime::FIRST, tunnel)];
         worker.ctx.clock.set(start + Duration::from_secs(600));
-        let now = worker.ctx.now();
-        worker.evict_idle(now, false);
-        let states = [tunnel, idle].map(|key| worker.clients.get(key).expect("it").close_state);
+        worker.evict_idle(false);
+        let pending = [tunnel, idle].map(|key| worker.clients.get(key).expect("it").pending);
         resolver.stop();
-        assert_eq!(states, [CloseState::Open, CloseState::Requested]);
+        assert_eq!(pending, [None, Some(PendingInput::Evict)]);
     }
 
     #[test]
-    fn a_client_slot_is_at_most_220_bytes() {
-        assert!(size_of::<ClientConn>() <= 220, "a client slot has {} bytes", size_of::<ClientConn>());
+    fn a_client_slot_is_at_most_216_bytes() {
+        assert!(size_of::<ClientConn>() <= 216, "a client slot has {} bytes", size_of::<ClientConn>());
     }
 }

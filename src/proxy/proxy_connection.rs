@@ -28,7 +28,7 @@ use super::runtime::Runtime;
 use super::state::{
     CONNECTION, ConnectionState, HalfClose, RequestState, ResponseState, Transaction, check_transition,
 };
-use super::timeouts::{LINGER, LINGER_IDLE};
+use super::timeouts::{DRAIN_IDLE, LINGER, LINGER_IDLE};
 use crate::extras::timeline::{NOTHING, Timeline, TraceEvent, trace_event};
 use crate::mono_time::MonoTime;
 
@@ -230,9 +230,11 @@ impl ProxyConnection {
     pub fn deadline(&self) -> Option<MonoTime> {
         let timeouts = &self.client.runtime.config.timeouts;
         match &self.state {
-            // A client that has never asked anything gets no longer than the head may take.
-            ConnectionState::Idle { since, .. } if self.client.served == 0 => Some(*since + timeouts.request_head),
-            ConnectionState::Idle { since, .. } => Some(*since + timeouts.keep_alive),
+            ConnectionState::Idle { since, .. } => {
+                // A client that has never asked anything gets no longer than the head may take.
+                let idle = if self.client.served == 0 { timeouts.request_head } else { timeouts.keep_alive };
+                Some(*since + if self.client.is_draining { idle.min(DRAIN_IDLE) } else { idle })
+            }
             ConnectionState::Active(transaction) => transaction.next_timeout(&self.client.runtime).map(|(at, _)| at),
             ConnectionState::Lingering { since, last_read } => Some((*since + LINGER).min(*last_read + LINGER_IDLE)),
             ConnectionState::Closed => None,
@@ -276,7 +278,8 @@ impl ProxyConnection {
         self.transaction().is_some_and(Transaction::is_tunnel)
     }
 
-    /// The next response, or the one that is under way, is the last one; a connection that idles may still ask for it.
+    /// The next response, or the one that is under way, is the last one; a connection that idles may still ask for it, for a
+    /// moment.
     pub fn disable_keep_alive(&mut self) {
         self.client.is_draining = true;
     }

@@ -1,5 +1,6 @@
 //! What is said of requests: the access log's record of one, gathered while it runs, and who hears of it.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -24,6 +25,14 @@ pub trait Observer {
     /// A head of the route with this prefix was not mapped, because it would have become too large.
     fn left_unmapped(&mut self, prefix: &str, now: MonoTime) {
         let _ = (prefix, now);
+    }
+    /// Something that the operator should know of.
+    fn warn(&mut self, message: fmt::Arguments<'_>) {
+        let _ = message;
+    }
+    /// Something that is good to know, and asks for nothing.
+    fn info(&mut self, message: fmt::Arguments<'_>) {
+        let _ = message;
     }
     /// Whether the life of a request that begins now is to be told, as [`AccessRecord::timeline`].
     fn wants_timeline(&self) -> bool {

@@ -20,6 +20,9 @@ pub(super) const LINGER: Duration = Duration::from_secs(10);
 /// See [`LINGER`].
 pub(super) const LINGER_IDLE: Duration = Duration::from_secs(2);
 
+/// How long an idle connection stays when the process is going to stop: a request may be on its way.
+pub(super) const DRAIN_IDLE: Duration = Duration::from_secs(1);
+
 impl Transaction {
     pub(super) fn timeouts<'a>(&self, runtime: &'a Runtime) -> &'a Timeouts {
         self.route(runtime).map_or(&runtime.config.timeouts, |route| &route.options.timeouts)

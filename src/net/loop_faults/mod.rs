@@ -36,7 +36,6 @@ use super::dns::{DnsCache, SystemLookup};
 use super::event_source::EventSource;
 use super::listeners::ListenerProtocol;
 use super::memory_budget::MemoryBudget;
-use super::observer::EventLog;
 use super::socket::Readiness;
 use super::splice::Pipes;
 use super::tls::Tls;
@@ -65,9 +64,6 @@ impl Observer for Ear {
             said.bad.push(format!("in a fair scenario: status {} {cause:?}", record.log.status));
         }
     }
-}
-
-impl EventLog for Ear {
     fn warn(&mut self, message: fmt::Arguments<'_>) {
         self.0.borrow_mut().bad.push(message.to_string());
     }
