@@ -2,7 +2,9 @@
 //!
 //! What happens to them is in [`upstream`](super::upstream).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
 
 use crate::mono_time::MonoTime;
 use crate::proxy::runtime::UpstreamId;
