@@ -287,28 +287,25 @@ impl<'a> PrefixMap<'a> {
         let mut parts = split(value, b';');
         out.extend_from_slice(parts.next().unwrap_or_default());
         for attribute in parts {
-            if out.len() > limit {
+            let start = out.len();
+            if start > limit {
                 return;
             }
-            let name_len = match attribute.trim_ascii().first() {
-                Some(b'D' | b'd' | b'P' | b'p') => find(attribute, b'=').unwrap_or(attribute.len()),
-                // It is neither of both.
-                _ => 0,
-            };
-            let (name, argument) = attribute.split_at(name_len);
-            let (word, argument) = (name.trim_ascii(), argument.strip_prefix(b"=").unwrap_or_default().trim_ascii());
-            if is_word(word, b"domain") && self.is_foreign_domain(argument) {
-                continue;
-            }
             out.push(b';');
-            let is_path = is_word(word, b"path") && argument.starts_with(b"/");
-            let Some([prefix, rest]) = self.public_cookie_path(argument).filter(|_| is_path) else {
-                out.extend_from_slice(attribute);
-                continue;
-            };
-            let start = find(attribute, b'/').unwrap_or_default();
-            let (before, after) = (&attribute[..start], &attribute[start + argument.len()..]);
-            [before, prefix, rest, after].into_iter().for_each(|part| out.extend_from_slice(part));
+            out.extend_from_slice(attribute);
+            let (b'D' | b'd' | b'P' | b'p') = attribute.trim_ascii().first().unwrap_or(&0) else { continue };
+            let Some(equals) = find(attribute, b'=') else { continue };
+            let (word, argument) = (attribute[..equals].trim_ascii(), attribute[equals + 1..].trim_ascii());
+            if is_word(word, b"domain") && self.is_foreign_domain(argument) {
+                out.truncate(start);
+            } else if is_word(word, b"path")
+                && let Some(slash) = find(attribute, b'/').filter(|_| argument.starts_with(b"/"))
+                && let Some([prefix, rest]) = self.public_cookie_path(argument)
+            {
+                out.truncate(start + 1 + slash);
+                let after = &attribute[slash + argument.len()..];
+                [prefix, rest, after].into_iter().for_each(|part| out.extend_from_slice(part));
+            }
         }
     }
 
