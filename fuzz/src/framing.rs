@@ -37,7 +37,7 @@ fn requests(bytes: &[u8]) {
             return;
         }
         let Ok(target) = parse_target(&head.target, head.method == Method::Options) else { return };
-        if check_host(&target, head.version, &head.fields, None).is_err() {
+        if check_host(&target, head.version, &head.fields, b"").is_err() {
             return;
         }
         let Some((end, body)) = read_body(framing, bytes, at + len) else { return };

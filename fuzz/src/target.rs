@@ -35,7 +35,7 @@ pub fn target_route(data: &[u8]) {
         fields.add(b"Host", host);
     }
     let version = if flags & 16 == 0 { Version::Http11 } else { Version::Http10 };
-    if let Ok(authority) = check_host(&parsed, version, &fields, None) {
+    if let Ok(authority) = check_host(&parsed, version, &fields, b"") {
         // Plugins may not write what a client may: an IPvFuture literal. Nothing at all is an HTTP/1.0 request without Host.
         let is_ip_future = authority.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"[v"));
         assert!(authority.is_empty() || is_ip_future || is_authority(authority), "{}", authority.escape_ascii());

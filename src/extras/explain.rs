@@ -146,7 +146,7 @@ impl<'a> Received<'a> {
     /// How the request is forwarded; the connection has decided that it is.
     fn plan(&self, peer: &Peer, connection_named: &mut Vec<u8>) -> Option<ForwardPlan> {
         let options = read_options(&self.parsed.fields, connection_named).ok()?;
-        match admit(&self.parsed, options, peer, self.runtime, None, &mut Vec::new()).ok()?.by {
+        match admit(&self.parsed, options, peer, self.runtime, &mut Vec::new(), &mut Vec::new()).ok()?.by {
             Handler::Upstream(plan) => Some(plan),
             _ => None,
         }

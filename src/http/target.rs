@@ -87,23 +87,23 @@ fn split_query(target: &[u8]) -> Result<(&[u8], &[u8]), HttpError> {
     if may_have_dots && has_dot_segment(path) { Err(HttpError::DotSegment) } else { Ok((path, query)) }
 }
 
-/// The authority that a request was made for: the URL's, or the value of Host (rule S11).
+/// The authority that a request was made for: the value of Host, or where there is none, the URL's (rule S11).
 ///
 /// Exactly one Host line, valid and not empty; where the target is a URL, both must agree (RFC 9112 section 3.2). In
-/// HTTP/1.0 Host may be missing, and the authority is empty then.
+/// HTTP/1.0 Host may be missing, and without a URL the authority is empty then.
 ///
-/// `valid` is a Host value that this has accepted before, if there is one: most requests on a connection, and most of a
+/// `valid` is a Host value that this has accepted before, or empty: most requests on a connection, and most of a
 /// proxy's, are for the same. That saves 150 instructions.
 pub fn check_host<'a>(
     target: &Target<'a>,
     version: Version,
     fields: &'a Fields,
-    valid: Option<&[u8]>,
+    valid: &[u8],
 ) -> Result<&'a [u8], HttpError> {
     let mut hosts = fields.values(HeaderId::Host);
     let host = match (hosts.next(), hosts.next(), version) {
         (Some(_), Some(_), _) => return Err(HttpError::HostRepeated),
-        (Some(host), None, _) if Some(host) == valid || split_authority(host).is_some() => Some(host),
+        (Some(host), None, _) if host == valid && !host.is_empty() || split_authority(host).is_some() => Some(host),
         (Some(_), None, _) => return Err(HttpError::HostInvalid),
         (None, _, Version::Http11) => return Err(HttpError::HostMissing),
         (None, _, Version::Http10) => None,
@@ -112,8 +112,8 @@ pub fn check_host<'a>(
         (Target::Absolute { secure, authority, .. }, Some(host)) if !same_authority(authority, host, secure) => {
             Err(HttpError::HostMismatch)
         }
-        (Target::Absolute { authority, .. }, _) => Ok(authority),
-        (Target::Origin { .. } | Target::Asterisk, host) => Ok(host.unwrap_or_default()),
+        (Target::Absolute { authority, .. }, None) => Ok(authority),
+        (_, host) => Ok(host.unwrap_or_default()),
     }
 }
 
@@ -455,7 +455,7 @@ mod tests {
             ("one", "/", &["a:81"][..], Version::Http11, Ok("a:81")),
             ("none in HTTP/1.0", "/", &[], Version::Http10, Ok("")),
             ("a URL in HTTP/1.0", "http://a/", &[], Version::Http10, Ok("a")),
-            ("a URL and the same Host", "http://A:80/", &["a"], Version::Http11, Ok("A:80")),
+            ("a URL and the same Host", "http://A:80/", &["a"], Version::Http11, Ok("a")),
             ("none", "/", &[], Version::Http11, Err(HttpError::HostMissing)),
             ("none, with a URL", "http://a/", &[], Version::Http11, Err(HttpError::HostMissing)),
             ("two", "/", &["a", "a"], Version::Http11, Err(HttpError::HostRepeated)),
@@ -470,7 +470,7 @@ mod tests {
             hosts.iter().for_each(|host| fields.add(b"Host", host.as_bytes()));
             let target = parse(target.as_bytes(), With::Get).expect("valid");
             // What was accepted before changes nothing.
-            for valid in [None, Some(&b"a"[..])] {
+            for valid in [&b""[..], b"a"] {
                 let found = check_host(&target, version, &fields, valid);
                 assert_eq!(found, expected.map(str::as_bytes), "{name}, after {valid:?}");
             }

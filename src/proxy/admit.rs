@@ -58,8 +58,8 @@ pub struct ForwardPlan {
     pub expects_continue: bool,
 }
 
-/// Judges a request head. `valid_host` is a Host that was admitted before, if there is one. For [`Handler::Upstream`]
-/// the target to forward is left in `target`, for [`Handler::ToSlash`] that of the redirect.
+/// Judges a request head. `host` holds a Host that was admitted before, or nothing; the one of this request is left there.
+/// For [`Handler::Upstream`] the target to forward is left in `target`, for [`Handler::ToSlash`] that of the redirect.
 ///
 /// # Errors
 /// Why it is answered with an error.
@@ -68,7 +68,7 @@ pub fn admit(
     options: Options,
     peer: &Peer,
     runtime: &Runtime,
-    valid_host: Option<&[u8]>,
+    host: &mut Vec<u8>,
     target: &mut Vec<u8>,
 ) -> Result<Decision, Cause> {
     target.clear();
@@ -79,7 +79,10 @@ pub fn admit(
     }
     let is_options = head.method == Method::Options;
     let requested = parse_target(&head.target, is_options)?;
-    check_host(&requested, head.version, &head.fields, valid_host)?;
+    let found = check_host(&requested, head.version, &head.fields, host)?;
+    host.clear();
+    // An empty port is none, and not every origin knows that.
+    host.extend_from_slice(found.strip_suffix(b":").unwrap_or(found));
     if head.method == Method::Trace {
         return Err(Cause::MethodRefused(FORWARDED_METHODS));
     }
@@ -201,7 +204,7 @@ mod tests {
         parse_head(text.as_bytes(), &LIMITS, &mut head).expect("a valid head").expect("a whole head");
         let options = read_options(&head.fields, &mut Vec::new()).expect("few options");
         let mut target = b"left over".to_vec();
-        let admission = admit(&head, options, peer, runtime, None, &mut target)?;
+        let admission = admit(&head, options, peer, runtime, &mut Vec::new(), &mut target)?;
         Ok((admission, String::from_utf8(target).expect("ASCII")))
     }
 

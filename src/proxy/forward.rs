@@ -16,7 +16,6 @@ use crate::http::chars::{add_to_list, is_token, list_members, split, write_decim
 use crate::http::fields::{FORWARDED, Fields, HOP_BY_HOP, HeaderId, HeaderSet};
 use crate::http::framing::Framing;
 use crate::http::head::{Method, RequestHead, ResponseHead, Version, write_request, write_response};
-use crate::http::target::{Target, parse_target};
 
 /// What the forwarded request depends on beside the received one.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +26,6 @@ pub struct Forwarding<'a> {
     pub runtime: &'a Runtime,
     /// The upstream that was chosen.
     pub upstream: &'a UpstreamUrl,
-    /// The target as it was received.
-    pub received_target: &'a [u8],
     /// Who sent the request.
     pub peer: &'a Peer,
 }
@@ -38,19 +35,14 @@ pub struct Forwarding<'a> {
 pub struct Scratch {
     /// What `connection::read_options` collected.
     pub connection_named: Vec<u8>,
-    /// The client's own Host; where there is none, the authority of its URL.
-    host: Vec<u8>,
+    /// The client's own Host; where there is none, the authority of its URL. `admit` leaves it here.
+    pub host: Vec<u8>,
     /// Where clients find the application: what was stripped from the path, here and by a trusted proxy before us.
     public_prefix: Vec<u8>,
     buf: Vec<u8>,
 }
 
 impl Scratch {
-    /// The Host of the last request that was forwarded with this scratch, if it had one.
-    pub fn last_host(&self) -> Option<&[u8]> {
-        Some(&self.host[..]).filter(|host| !host.is_empty())
-    }
-
     /// All of them.
     pub fn strings(&mut self) -> [&mut Vec<u8>; 4] {
         let Scratch { connection_named, host, public_prefix, buf } = self;
@@ -67,7 +59,7 @@ pub fn forward_request(
     offered: &mut Vec<u8>,
     scratch: &mut Scratch,
 ) -> bool {
-    let Forwarding { plan, runtime, upstream, received_target, peer } = *forwarding;
+    let Forwarding { plan, runtime, upstream, peer } = *forwarding;
     let route = &runtime.config.routes[plan.route as usize];
     let Scratch { connection_named, host, public_prefix, buf } = scratch;
     let trust = PeerTrust::of(peer, &runtime.config.forwarded);
@@ -76,10 +68,6 @@ pub fn forward_request(
     if plan.upgrade {
         allowed_protocols(&head.fields, &route.options.upgrade).for_each(|protocol| add_to_list(protocol, offered));
     }
-    let received = head.fields.get(HeaderId::Host).unwrap_or_else(|| authority_of(received_target));
-    host.clear();
-    // An empty port is none, and not every origin knows that.
-    host.extend_from_slice(received.strip_suffix(b":").unwrap_or(received));
     set_authority(&mut head.authority, route, upstream, host);
     head.fields.remove_all(StripRules { plan, trust }.removed());
     remove_connection_named(&mut head.fields, connection_named);
@@ -117,11 +105,6 @@ pub fn forward_request(
     has_room
 }
 
-/// The authority of a target that is a URL: in HTTP/1.0 that may be all that is said of the host.
-fn authority_of(target: &[u8]) -> &[u8] {
-    if let Ok(Target::Absolute { authority, .. }) = parse_target(target, false) { authority } else { b"" }
-}
-
 /// Rule G8: the Host that is sent is what the route says.
 fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, upstream: &UpstreamUrl, client_host: &[u8]) {
     authority.clear();
@@ -153,9 +136,8 @@ pub fn write_request_head(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Turns a received response head into the one to forward, in place.
+/// Turns a received response head into the one to forward, in place. Hop-by-hop fields are left out when it is written.
 pub fn forward_response(head: &mut ResponseHead, connection_named: &[u8], date: &[u8; 29]) {
-    head.fields.remove_all(HOP_BY_HOP);
     remove_connection_named(&mut head.fields, connection_named);
     // RFC 9110 section 6.6.1: a recipient with a clock adds the Date that an origin left out.
     if head.status >= 200 && head.fields.get(HeaderId::Date).is_none() {
@@ -315,14 +297,10 @@ mod tests {
         lines.iter().for_each(|(name, value)| head.fields.add(name.as_bytes(), value.as_bytes()));
         let mut scratch = Scratch::default();
         read_options(&head.fields, &mut scratch.connection_named).expect("few options");
+        scratch.host.extend_from_slice(head.fields.get(HeaderId::Host).unwrap_or_default());
         let peer = Peer { address: None, is_tls: false, ..Peer::default() };
-        let forwarding = Forwarding {
-            plan: &plan,
-            runtime: &runtime,
-            upstream: runtime.config.routes[0].upstream(),
-            received_target: b"/a/x",
-            peer: &peer,
-        };
+        let forwarding =
+            Forwarding { plan: &plan, runtime: &runtime, upstream: runtime.config.routes[0].upstream(), peer: &peer };
         let mut offered = b"left over".to_vec();
         forward_request(&mut head, &forwarding, &mut offered, &mut scratch);
         let mut out = Vec::new();

@@ -11,6 +11,7 @@ use super::request_log::AccessRecord;
 use super::runtime::Runtime;
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
 use crate::bytes::ByteQueue;
+use crate::http::fields::HOP_BY_HOP;
 use crate::http::framing::{Framing, has_no_body};
 use crate::http::head::{Method, reason_phrase};
 
@@ -181,7 +182,7 @@ impl Transaction {
 
     /// Whether the client asked with HEAD, whatever plugins made of it.
     pub(super) fn is_client_head(&self) -> bool {
-        self.log.method == Some(Method::Head)
+        matches!(self.log.method, Some(Method::Head))
     }
 
     /// Asks for the upstream connection to be closed, if one is held.
@@ -228,6 +229,7 @@ impl Transaction {
         let may_have_body = !self.is_client_head() && !has_no_body(self.buf.response.status);
         let (route, upstream) = (self.route(runtime), self.upstream(runtime));
         let Buffers { request, response, original_target, request_body, response_body, chain, .. } = &mut self.buf;
+        response.fields.remove_all(HOP_BY_HOP);
         HookContext {
             request_body: wants.request.then_some(request_body),
             response_body: (wants.response && phase == HookPhase::Response && may_have_body).then_some(response_body),

@@ -151,7 +151,7 @@ impl Transaction {
             options,
             peer,
             runtime,
-            self.buf.scratch.last_host(),
+            &mut self.buf.scratch.host,
             &mut self.buf.original_target,
         )?;
         match admission.by {
@@ -218,7 +218,7 @@ impl Transaction {
         let Buffers { request, original_target, offered, scratch, .. } = &mut self.buf;
         std::mem::swap(&mut request.target, original_target);
         self.log.client = client_address(peer, &request.fields, &runtime.config.forwarded);
-        let forwarding = Forwarding { plan: &plan, runtime, upstream, received_target: original_target, peer };
+        let forwarding = Forwarding { plan: &plan, runtime, upstream, peer };
         if !forward_request(request, &forwarding, offered, scratch) {
             ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant);
         }
