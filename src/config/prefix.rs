@@ -8,6 +8,8 @@ use super::scalar::{Notation, Scalar};
 
 /// The longest segment of a prefix, in bytes after normalising. A path's segment that is longer matches nothing.
 pub const MAX_SEGMENT: usize = 255;
+/// The longest prefix, in bytes as written. The routing table nests as deep as a prefix has segments.
+const MAX_PREFIX: usize = 1024;
 
 // What is wrong with a prefix, the first four also with an upstream URL.
 pub(super) const QUERY: &str = "no query can stand here: remove \"?\" and what follows";
@@ -19,11 +21,15 @@ const DOT_SEGMENT: &str =
     "requests with a segment \".\" or \"..\" are refused, so this prefix would never match: remove the segment";
 const EMPTY_SEGMENT: &str = "\"//\" makes an empty segment: write one slash";
 const LONG_SEGMENT: &str = "a segment has at most 255 bytes";
+const LONG: &str = "a prefix has at most 1024 bytes";
 
 /// Checks `prefix`.
 pub fn check(prefix: &str) -> Result<(), &'static str> {
     let inner = prefix.strip_prefix('/').ok_or(NO_SLASH)?;
     check_bytes(prefix)?;
+    if prefix.len() > MAX_PREFIX {
+        return Err(LONG);
+    }
     if inner.is_empty() {
         return Ok(());
     }
@@ -173,6 +179,7 @@ mod tests {
             assert_eq!(check(prefix), expected, "{prefix}");
         }
         assert_eq!(check(&format!("/{}", "a".repeat(255))), Ok(()));
+        assert_eq!((check(&"/a".repeat(512)), check(&"/a".repeat(513))), (Ok(()), Err(LONG)));
         assert_eq!(check(&format!("/{}", "a".repeat(256))), Err(LONG_SEGMENT));
         assert_eq!(check(&format!("/{}", "%61".repeat(255))), Ok(()));
     }
