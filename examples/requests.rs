@@ -16,7 +16,7 @@ use std::sync::Arc;
 use mini_rproxy::config::Config;
 use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::proxy::proxy_connection::{
-    AccessRecord, Balance, Command, Input, Now, Observer, Peer, ProxyConnection, Side, TransactionPool, WorkerCtx,
+    AccessRecord, Balance, Command, Input, Now, Observer, Peer, ProxyConnection, Side, TransactionPool, WorkerContext,
 };
 use mini_rproxy::proxy::runtime::Runtime;
 
@@ -65,7 +65,7 @@ fn run(request: &[u8], response: &[u8], count: u64) {
     let mut exchange = ProxyConnection::new(&now, peer, Rc::clone(&runtime));
     let (mut transactions, mut observer) = (TransactionPool::default(), Counter(0));
     let mut balance = Balance::default();
-    let mut env = WorkerCtx {
+    let mut env = WorkerContext {
         now: &now,
         runtime: &runtime,
         balance: &mut balance,

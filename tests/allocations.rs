@@ -11,7 +11,7 @@ use std::time::Duration;
 use mini_rproxy::config::Config;
 use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::proxy::proxy_connection::{
-    AccessRecord, Balance, Command, Input, Now, Observer, Peer, ProxyConnection, Side, TransactionPool, WorkerCtx,
+    AccessRecord, Balance, Command, Input, Now, Observer, Peer, ProxyConnection, Side, TransactionPool, WorkerContext,
 };
 use mini_rproxy::proxy::runtime::Runtime;
 
@@ -115,7 +115,7 @@ impl Bench {
     fn handle(&mut self, input: Input<'_>) {
         let Bench { exchange, runtime, transactions, balance, log, now } = self;
         now.instant += Duration::from_micros(10);
-        let mut env = WorkerCtx { now, runtime, balance, transactions, observer: log };
+        let mut env = WorkerContext { now, runtime, balance, transactions, observer: log };
         exchange.handle(&mut env, input);
         loop {
             while let Some(command) = exchange.poll_command() {

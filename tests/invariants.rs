@@ -9,7 +9,7 @@ use mini_rproxy::config::Config;
 use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::proxy::hooks::BufferBodies;
 use mini_rproxy::proxy::proxy_connection::{
-    Balance, Command, ConnectError, Input, Now, Peer, ProxyConnection, Side, TransactionPool, WorkerCtx,
+    Balance, Command, ConnectError, Input, Now, Peer, ProxyConnection, Side, TransactionPool, WorkerContext,
 };
 use mini_rproxy::proxy::runtime::Runtime;
 use proptest::collection::vec;
@@ -385,9 +385,9 @@ impl Bare {
         }
     }
 
-    fn env<T>(&mut self, call: impl FnOnce(&mut ProxyConnection, &mut WorkerCtx<'_>) -> T) -> T {
+    fn env<T>(&mut self, call: impl FnOnce(&mut ProxyConnection, &mut WorkerContext<'_>) -> T) -> T {
         let now = Now { instant: self.now, date: DATE };
-        let mut env = WorkerCtx {
+        let mut env = WorkerContext {
             now: &now,
             runtime: &self.runtime,
             balance: &mut self.balance,

@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use mini_rproxy::proxy::state::{CONNECTION, REQUEST, RESPONSE, Table};
 
 mod testkit;
+
+/// Transitions that only other tests make.
+const UNUSED: &[(&str, &str, &str)] = &[("Idle", "bad PROXY header", "Closed")];
 
 fn main() -> ExitCode {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire");
@@ -25,7 +29,16 @@ fn main() -> ExitCode {
         let name = path.file_stem().map_or(String::new(), |stem| stem.to_string_lossy().into_owned());
         Trial::test(name, move || run(&path, update))
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials.collect());
+    let were_all_run = conclusion.num_passed > 0 && conclusion.num_filtered_out == 0 && !conclusion.has_failed();
+    if were_all_run && cfg!(debug_assertions) {
+        let unused: Vec<_> = [&CONNECTION, &REQUEST, &RESPONSE].into_iter().flat_map(Table::unused).collect();
+        if unused != UNUSED {
+            eprintln!("transitions of proxy::state that no script makes: {unused:#?}\nexpected: {UNUSED:#?}");
+            return ExitCode::FAILURE;
+        }
+    }
+    conclusion.exit_code()
 }
 
 fn run(path: &Path, update: bool) -> Result<(), Failed> {

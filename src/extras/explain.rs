@@ -17,7 +17,7 @@ use crate::proxy::connection::read_options;
 use crate::proxy::events::{Command, Input, Now, Peer, Side};
 use crate::proxy::forwarded::PeerTrust;
 use crate::proxy::proxy_connection::Balance;
-use crate::proxy::proxy_connection::{ProxyConnection, TransactionPool, WorkerCtx};
+use crate::proxy::proxy_connection::{ProxyConnection, TransactionPool, WorkerContext};
 use crate::proxy::request_log::{AccessRecord, Observer};
 use crate::proxy::route::Router;
 use crate::proxy::runtime::{Runtime, UpstreamId};
@@ -65,7 +65,7 @@ pub fn explain(
     let (mut transactions, mut balance, mut last) =
         (TransactionPool::default(), Balance::default(), LastCause::default());
     let mut worker =
-        WorkerCtx { now, runtime, balance: &mut balance, transactions: &mut transactions, observer: &mut last };
+        WorkerContext { now, runtime, balance: &mut balance, transactions: &mut transactions, observer: &mut last };
     connection.handle(&mut worker, Input::Bytes(Side::Client, &received.head));
     let is_served = if let Some(Command::Connect { upstream, .. }) = connection.poll_command() {
         connection.handle(&mut worker, Input::Connected { reused: false });

@@ -203,9 +203,8 @@ impl Worker {
         {
             is_any = true;
             match command {
-                Command::Connect { upstream, fresh } => self.acquire(key, upstream, fresh),
-                Command::Park => self.release(key, false),
-                Command::Reserve => self.release(key, true),
+                Command::Connect { upstream, is_new } => self.acquire(key, upstream, is_new),
+                Command::Release { is_login_bound } => self.release(key, is_login_bound),
                 Command::Shutdown(side) => {
                     if let Some(mut session) = self.session(key)
                         && let Some(conn) = session.conn(side)

@@ -27,9 +27,8 @@ use mio::{Events, Poll, Token};
 use crate::extras::metrics::{Counter, Registry};
 use crate::extras::proxy_protocol::ProxyHeader;
 use crate::mono_time::MonoTime;
-use crate::proxy::body_memory::BodyMemory;
 use crate::proxy::proxy_connection::{
-    Balance, ConnectError, ListenerKind, Observer, Peer, ProxyConnection, TransactionPool, WorkerCtx,
+    Balance, ConnectError, ListenerKind, Observer, Peer, ProxyConnection, TransactionPool, WorkerContext,
 };
 use crate::proxy::runtime::Runtime;
 
@@ -133,8 +132,8 @@ pub struct LoopContext {
 
 impl LoopContext {
     /// As a call takes it.
-    pub fn worker(&mut self) -> WorkerCtx<'_> {
-        WorkerCtx {
+    pub fn worker(&mut self) -> WorkerContext<'_> {
+        WorkerContext {
             now: self.clock.now(),
             runtime: &self.runtime,
             balance: &mut self.balance,
@@ -251,7 +250,7 @@ impl Worker {
                 clock: Clock::default(),
                 runtime,
                 balance: Balance::default(),
-                transactions: TransactionPool::of(memory.max_recycled(), BodyMemory::of(memory.max_buffered_bodies())),
+                transactions: TransactionPool::of(memory.max_recycled(), memory.max_buffered_bodies()),
                 memory,
                 observer,
             },

@@ -2,16 +2,15 @@
 
 use std::rc::Rc;
 
-use crate::mono_time::MonoTime;
-
 use super::events::{CloseMode, Command, Now, Peer, Side};
 use super::request_log::Observer;
 use super::runtime::{Runtime, UpstreamId};
-use super::transaction_pool::TransactionPool;
+use super::state::TransactionPool;
 use crate::extras::balance::Balance;
+use crate::mono_time::MonoTime;
 
-/// What an exchange is lent for the length of a call.
-pub struct WorkerCtx<'a> {
+/// What a worker lends to a connection for the length of a call.
+pub struct WorkerContext<'a> {
     /// The moment.
     pub now: &'a Now,
     /// The configuration for requests that begin now.
@@ -24,14 +23,27 @@ pub struct WorkerCtx<'a> {
     pub observer: &'a mut dyn Observer,
 }
 
+/// What a connection lends to its transaction for the length of a call.
+pub(super) struct Context<'a, 'worker> {
+    pub worker: &'a mut WorkerContext<'worker>,
+    pub client: &'a mut Client,
+}
+
+impl Context<'_, '_> {
+    pub fn now(&self) -> MonoTime {
+        self.worker.now.instant
+    }
+}
+
 /// What outlives a transaction: the client's connection.
 #[derive(Debug)]
 pub(super) struct Client {
     pub peer: Peer,
-    /// The configuration as it was when the current request's head was complete: a reload never touches a running exchange.
+    /// The configuration as it was when the current request's head was complete: a reload never touches a running request.
     pub runtime: Rc<Runtime>,
+    pub commands: Commands,
     /// Where it may have logged in for the length of the connection. Of several upstreams that is the one to go to.
-    pub reserved: Option<UpstreamId>,
+    pub login_upstream: Option<UpstreamId>,
     /// How long the client may take nothing of what is left when the connection ends: as the route of its last request says.
     pub write_idle_ms: u32,
     /// Requests served so far.
@@ -48,14 +60,13 @@ impl Client {
     }
 }
 
-/// Commands that wait to be carried out. There is never more than one of a kind, and their order is fixed: a borrowed
-/// connection is released before another one is asked for.
-#[derive(Debug, Default)]
+/// Commands that wait to be carried out, in this order: an upstream connection is released before another one is asked for.
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Commands {
-    /// Park, Reserve, or Close of the upstream.
+    /// Release, or Close of the upstream.
     release: Option<Command>,
-    connect: Option<Command>,
-    shutdown_upstream: bool,
+    /// Connect, or Shutdown of the upstream.
+    upstream: Option<Command>,
     shutdown_client: bool,
     close_client: Option<CloseMode>,
 }
@@ -63,14 +74,11 @@ pub(super) struct Commands {
 impl Commands {
     pub fn push(&mut self, command: Command) {
         match command {
-            Command::Park | Command::Reserve | Command::Close(Side::Upstream, _) => {
-                self.release = Some(command);
-                // Those were about the connection that is released.
-                self.connect = None;
-                self.shutdown_upstream = false;
+            Command::Release { .. } | Command::Close(Side::Upstream, _) => {
+                // What waits was about the connection that is released.
+                (self.release, self.upstream) = (Some(command), None);
             }
-            Command::Connect { .. } => self.connect = Some(command),
-            Command::Shutdown(Side::Upstream) => self.shutdown_upstream = true,
+            Command::Connect { .. } | Command::Shutdown(Side::Upstream) => self.upstream = Some(command),
             Command::Shutdown(Side::Client) => self.shutdown_client = true,
             Command::Close(Side::Client, mode) => self.close_client = Some(mode),
         }
@@ -79,40 +87,20 @@ impl Commands {
     /// Bytes came from the upstream. If its connection is about to be released nobody asked for them, and it is closed
     /// instead (rule S18); says whether that is so.
     pub fn on_surplus(&mut self) -> bool {
-        if let Some(Command::Park | Command::Reserve) = self.release {
+        if let Some(Command::Release { .. }) = self.release {
             self.release = Some(Command::Close(Side::Upstream, CloseMode::Close));
         }
         self.release.is_some()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.release.is_none()
-            && self.connect.is_none()
-            && !self.shutdown_upstream
-            && !self.shutdown_client
-            && self.close_client.is_none()
+        *self == Commands::default()
     }
 
     pub fn pop(&mut self) -> Option<Command> {
-        let shutdown = |flag: &mut bool, side| std::mem::take(flag).then_some(Command::Shutdown(side));
-        self.release
-            .take()
-            .or_else(|| self.connect.take())
-            .or_else(|| shutdown(&mut self.shutdown_upstream, Side::Upstream))
-            .or_else(|| shutdown(&mut self.shutdown_client, Side::Client))
+        let upstream = self.release.take().or_else(|| self.upstream.take());
+        upstream
+            .or_else(|| std::mem::take(&mut self.shutdown_client).then_some(Command::Shutdown(Side::Client)))
             .or_else(|| self.close_client.take().map(|mode| Command::Close(Side::Client, mode)))
-    }
-}
-
-/// What a step is lent.
-pub(super) struct Ctx<'a, 'env> {
-    pub worker: &'a mut WorkerCtx<'env>,
-    pub client: &'a mut Client,
-    pub commands: &'a mut Commands,
-}
-
-impl Ctx<'_, '_> {
-    pub fn now(&self) -> MonoTime {
-        self.worker.now.instant
     }
 }

@@ -11,7 +11,7 @@ use crate::mono_time::MonoTime;
 pub enum Side {
     /// Towards the client.
     Client,
-    /// Towards the origin.
+    /// Towards the upstream.
     Upstream,
 }
 
@@ -76,19 +76,20 @@ pub enum Input<'a> {
 /// What is to be done outside. Commands are carried out in the order in which they come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Lend a connection to this upstream: one from the pool, or a new one; `fresh`: not from the pool.
+    /// Acquire a connection to this upstream: one from the pool, or a new one.
     /// Answered by `Input::Connected` or `Input::ConnectFailed`, at once or later.
     Connect {
         /// Where to.
         upstream: UpstreamId,
         /// Not from the pool.
-        fresh: bool,
+        is_new: bool,
     },
-    /// The borrowed upstream connection (or the attempt at one) is not needed any more; it may serve others.
-    Park,
-    /// The same, but somebody may have logged in on it: from now on it may serve this client's connection and nobody else,
-    /// also when it is parked later, and it is closed with it.
-    Reserve,
+    /// The upstream connection is not needed any more; it goes into the pool.
+    Release {
+        /// Somebody may have logged in on it: from now on it serves this client's connection and nobody else, also when it is
+        /// released later, and it is closed with it.
+        is_login_bound: bool,
+    },
     /// Close that side's socket. For `Upstream` also: give up an attempt to connect. After `Close(Client, _)` the
     /// connection is over.
     Close(Side, CloseMode),

@@ -171,16 +171,6 @@ pub fn rewrite_response_head(
     rewrite_response(&mut head.fields, &map, room, &mut scratch.buf)
 }
 
-/// How a response body that was framed as `received` leaves to a client of that version. A close-delimited body becomes
-/// chunked, so that the client can tell its end from a cut (rule G11) and keeps its connection.
-pub fn client_framing(received: Framing, client: Version) -> Framing {
-    match (received, client) {
-        (Framing::None | Framing::Length(_), Version::Http10 | Version::Http11) => received,
-        (Framing::Chunked | Framing::UntilClose, Version::Http11) => Framing::Chunked,
-        (Framing::Chunked | Framing::UntilClose, Version::Http10) => Framing::UntilClose,
-    }
-}
-
 /// What becomes of the client's connection after a response, as its head says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
@@ -216,7 +206,7 @@ pub fn write_response_head(
 }
 
 /// The tail of every response head, forwarded or our own: here a line is added that all of them have. For `100 Continue`
-/// of our own see `send_continue`, for plain HTTP on a TLS port `net::tls`.
+/// of our own see `request_side::forward`, for plain HTTP on a TLS port `net::tls`.
 pub fn finish_head(framing: Framing, persistence: Persistence, protocols: &[u8], out: &mut Vec<u8>) {
     write_framing(framing, out);
     out.extend_from_slice(match persistence {
@@ -400,19 +390,6 @@ mod tests {
             let all = text(&out);
             let (_, lines) = all.split_once("\r\n").expect("a status line");
             assert_eq!(lines.trim_end().replace("\r\n", "|"), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn g19_the_framing_to_the_client() {
-        for (received, to_11, to_10) in [
-            (Framing::None, Framing::None, Framing::None),
-            (Framing::Length(5), Framing::Length(5), Framing::Length(5)),
-            (Framing::Chunked, Framing::Chunked, Framing::UntilClose),
-            (Framing::UntilClose, Framing::Chunked, Framing::UntilClose),
-        ] {
-            assert_eq!(client_framing(received, Version::Http11), to_11);
-            assert_eq!(client_framing(received, Version::Http10), to_10);
         }
     }
 

@@ -12,18 +12,15 @@
 //! | [`admit`] | whether a request is served, and by whom |
 //! | [`strip`] | which lines of a request do not pass, and why |
 //! | [`forward`] | received head to forwarded head |
-//! | [`local`] | responses of our own |
 //! | [`request_log`] | what the access log will say, and who hears of it |
-//! | [`body_memory`] | what bodies that plugins read may take |
-//! | `buffers`, `transaction_pool` | the memory of a request, and how it is recycled |
+//! | `memory` | the memory of a request, and what bodies that plugins read may take of it |
 //! | [`state`] | the states of a connection, and every transition between them |
 //! | `context` | what a step may touch and ask for |
-//! | `read_interest` | backpressure: whether to read, and what a read would cost in memory |
+//! | `flow_control` | backpressure: whether a side is read; time-outs: how long it may be silent |
 //! | `outcome` | how a request ends: responses of our own, truncation, the log line |
 //! | `retry` | connecting to an upstream; when a request is sent again |
 //! | `request_side` | the client's side |
 //! | `response_side` | the upstream's side |
-//! | `timeouts` | which time-out comes next |
 //! | [`proxy_connection`] | one client connection: events in, commands out |
 
 pub mod route;
@@ -36,17 +33,13 @@ pub mod forwarded;
 pub mod admit;
 pub mod strip;
 pub mod forward;
-pub mod local;
 pub mod request_log;
-pub mod body_memory;
-mod buffers;
+mod memory;
 pub mod state;
-mod transaction_pool;
 mod context;
-mod read_interest;
+mod flow_control;
 mod outcome;
 mod retry;
 mod request_side;
 mod response_side;
-mod timeouts;
 pub mod proxy_connection;

@@ -1,16 +1,17 @@
-//! How an exchange ends: answers of our own, cuts, clients that leave, and the hooks that look on.
+//! How a request ends: responses of our own, truncated responses, clients that leave, the hooks and the line in the log.
 
-use super::buffers::Buffers;
 use super::cause::Cause;
-use super::context::Ctx;
+use super::context::Context;
 use super::events::{CloseMode, Command, Side};
-use super::forward::Persistence;
+use super::forward::{Persistence, finish_head};
 use super::hooks::{HookContext, LocalResponse};
-use super::local::write_local_head;
+use super::memory::Buffers;
 use super::request_log::AccessRecord;
 use super::runtime::Runtime;
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
-use crate::bytes::ByteQueue;
+use crate::bytes::SharedText;
+use crate::http::body::Body;
+use crate::http::chars::write_decimal;
 use crate::http::fields::HOP_BY_HOP;
 use crate::http::framing::{Framing, has_no_body};
 use crate::http::head::{Method, reason_phrase};
@@ -21,6 +22,14 @@ const CLIENT_GONE: u16 = 499;
 /// The media type of errors and redirects.
 pub(super) const PLAIN_TEXT: (&[u8], &[u8]) = (b"Content-Type", b"text/plain; charset=utf-8");
 
+/// The body of a response of our own.
+pub(super) enum LocalBody<'a> {
+    /// The reason phrase of its status, and a line end.
+    Reason,
+    Bytes(&'a [u8]),
+    Shared(SharedText),
+}
+
 /// Which hooks are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HookPhase {
@@ -30,63 +39,71 @@ pub(super) enum HookPhase {
 }
 
 impl Transaction {
-    /// What the connection's fate looks like to the client now.
+    /// What becomes of the client's connection, as the response says it.
     pub(super) fn persistence(&self) -> Persistence {
         if self.is_persistent { Persistence::KeepAlive(self.buf.request.version) } else { Persistence::Close }
     }
 
-    /// Queues the head of an answer of our own; it is the final response. Returns the queue for its body of `len` bytes, where
-    /// the client gets one.
+    /// Queues a response of our own: a built-in resource, an error, or what a plugin answers. It is the final response; the
+    /// upstream is not needed any more, and neither is the rest of the request.
     pub(super) fn send_local<'a>(
         &mut self,
-        ctx: &Ctx<'_, '_>,
+        ctx: &mut Context<'_, '_>,
         status: u16,
         lines: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
-        len: usize,
-    ) -> Option<&mut ByteQueue> {
-        self.set_response("our own response", ResponseState::Local);
-        self.log.status = status;
-        self.is_persistent &= !ctx.client.is_draining;
-        let date = &ctx.worker.now.date;
-        write_local_head(status, lines, len, self.persistence(), date, self.buf.to_client.buf());
-        if self.is_client_head() || has_no_body(status) {
-            return None;
-        }
-        self.log.bytes_out += len as u64;
-        Some(&mut self.buf.to_client)
-    }
-
-    /// Answers with an error, whose text is the reason phrase and nothing that a peer sent (rule S22); where an answer has
-    /// begun already, cuts it.
-    #[cold]
-    pub(super) fn send_error(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
-        self.log.set_cause(cause);
-        if let ResponseState::Answered = self.response_state {
-            return self.end_upload(ctx);
-        }
-        if self.has_answered() {
-            return self.truncate_response(ctx);
-        }
+        body: LocalBody<'_>,
+    ) {
         self.close_upstream(ctx, CloseMode::Close);
         self.abandon_request();
-        let text = reason_phrase(cause.status());
-        let allow = cause.allow().map(|methods| (&b"Allow"[..], methods.as_bytes()));
-        let lines = allow.into_iter().chain([PLAIN_TEXT]);
-        if let Some(out) = self.send_local(ctx, cause.status(), lines, text.len() + 1) {
-            out.extend(text.as_bytes());
-            out.extend(b"\n");
+        self.set_response("our own response", ResponseState::Done);
+        self.log.status = status;
+        self.is_persistent &= !ctx.client.is_draining;
+        let reason = reason_phrase(status);
+        let len = match &body {
+            LocalBody::Reason => reason.len() + 1,
+            LocalBody::Bytes(bytes) => bytes.len(),
+            LocalBody::Shared(text) => text.len(),
+        };
+        let (date, persistence) = (&ctx.worker.now.date, self.persistence());
+        write_local_head(status, lines, len, persistence, date, self.buf.to_client.buf());
+        if !self.gets_body(status) {
+            return;
+        }
+        self.log.bytes_out += len as u64;
+        let out = &mut self.buf.to_client;
+        match body {
+            LocalBody::Reason => [reason, "\n"].iter().for_each(|part| out.extend(part.as_bytes())),
+            LocalBody::Bytes(bytes) => out.extend(bytes),
+            // Those who do not read it cost no copy each (rule E4).
+            LocalBody::Shared(text) => out.extend_shared(text),
+        }
+    }
+
+    /// Answers with an error, whose text is the reason phrase and nothing that a peer sent (rule S22). Where a response has
+    /// begun already it is truncated: what was received is delivered, then the client's connection is closed so that it can
+    /// tell (rule G11).
+    #[cold]
+    pub(super) fn send_error(&mut self, ctx: &mut Context<'_, '_>, cause: Cause) {
+        self.log.set_cause(cause);
+        if let ResponseState::AwaitUpload = self.response_state {
+            self.end_upload(ctx);
+        } else if self.has_response_begun() {
+            let mode = self.truncation_mode();
+            self.close_upstream(ctx, if self.is_tunnel() { CloseMode::Abort } else { CloseMode::Close });
+            self.abandon_request();
+            self.is_persistent = false;
+            self.set_response("truncated", ResponseState::Closing(mode));
+        } else {
+            let allow = cause.allow().map(|methods| (&b"Allow"[..], methods.as_bytes()));
+            self.send_local(ctx, cause.status(), allow.into_iter().chain([PLAIN_TEXT]), LocalBody::Reason);
         }
     }
 
     /// A plugin answers in the upstream's place.
-    pub(super) fn send_plugin_response(&mut self, ctx: &mut Ctx<'_, '_>, answer: &LocalResponse) {
+    pub(super) fn send_plugin_response(&mut self, ctx: &mut Context<'_, '_>, answer: &LocalResponse) {
         self.log.set_cause(Cause::PluginAnswered);
-        self.close_upstream(ctx, CloseMode::Close);
-        self.abandon_request();
         let lines = answer.fields.iter().map(|line| (line.name, line.value));
-        if let Some(out) = self.send_local(ctx, answer.status, lines, answer.body.len()) {
-            out.extend(&answer.body);
-        }
+        self.send_local(ctx, answer.status, lines, LocalBody::Bytes(&answer.body));
     }
 
     /// Nothing more of the request is wanted. Where it is incomplete, the connection cannot serve another.
@@ -100,47 +117,41 @@ impl Transaction {
         self.buf.to_upstream.clear();
     }
 
-    /// The response broke off: what was received is delivered, then the client's connection is closed so that it can tell
-    /// (rule G11).
-    fn truncate_response(&mut self, ctx: &mut Ctx<'_, '_>) {
-        let mode = self.truncation_mode();
-        self.close_upstream(ctx, if self.is_tunnel() { CloseMode::Abort } else { CloseMode::Close });
-        self.abandon_request();
-        self.is_persistent = false;
-        self.set_response("broken off", ResponseState::Truncated(mode));
-    }
-
     /// How the client can tell that what it got is not all.
     fn truncation_mode(&self) -> CloseMode {
-        match self.response_state {
-            ResponseState::Body { mode: BodyMode::UntilClose, .. } | ResponseState::Tunnel(_) => CloseMode::Abort,
+        match &self.response_state {
+            // It gets it without chunks: the end of the connection would be that of the body.
+            ResponseState::Body { mode: BodyMode::Passthrough, body: Body::Chunked(_) | Body::UntilClose, .. }
+            | ResponseState::Tunnel(_) => CloseMode::Abort,
             // All of it is here, and part of it will not leave. Only a connection that ends with its response can have
             // one that ends with its connection.
-            ResponseState::Answered | ResponseState::Done if !self.buf.to_client.is_empty() && !self.is_persistent => {
+            ResponseState::AwaitUpload | ResponseState::Done
+                if !self.buf.to_client.is_empty() && !self.is_persistent =>
+            {
                 CloseMode::Abort
             }
-            ResponseState::Truncated(mode) => mode,
+            ResponseState::Closing(mode) => *mode,
             _ => CloseMode::Close,
         }
     }
 
     /// The client is gone: the upstream is released at once (rule G12), and nobody else is to blame.
-    pub(super) fn on_client_lost(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
+    pub(super) fn on_client_lost(&mut self, ctx: &mut Context<'_, '_>, cause: Cause) {
         self.log.set_cause(cause);
         // On a write time-out the client may still be reading.
         let mode = self.truncation_mode();
         // It has got its response, and only did not send the rest of a request that was answered early.
-        let has_all = matches!(self.response_state, ResponseState::Answered) && self.buf.to_client.is_empty();
+        let has_all = matches!(self.response_state, ResponseState::AwaitUpload) && self.buf.to_client.is_empty();
         if !self.is_tunnel() && !has_all {
             self.log.status = CLIENT_GONE;
         }
         self.close_upstream(ctx, if self.is_tunnel() { CloseMode::Abort } else { CloseMode::Close });
         self.buf.to_client.clear();
-        self.set_response("client lost", ResponseState::Truncated(mode));
+        self.set_response("client lost", ResponseState::Closing(mode));
     }
 
     /// A tunnel was idle for too long: both sides are closed.
-    pub(super) fn end_tunnel(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
+    pub(super) fn end_tunnel(&mut self, ctx: &mut Context<'_, '_>, cause: Cause) {
         self.log.set_cause(cause);
         // What was not taken for so long is lost, and that should be seen.
         let is_lost = matches!(self.request_state, RequestState::Tunnel(HalfClose::Lost));
@@ -148,36 +159,42 @@ impl Transaction {
         let mode = if is_lossless { CloseMode::Close } else { CloseMode::Abort };
         self.close_upstream(ctx, mode);
         self.buf.to_client.clear();
-        self.set_response("tunnel idle", ResponseState::Truncated(mode));
+        self.set_response("tunnel idle", ResponseState::Closing(mode));
     }
 
-    /// Reserves memory for so many bytes of the body from that side, or more. What plugins leave of a body is queued behind its
-    /// head: it is there twice for a while.
-    fn reserve(&mut self, ctx: &Ctx<'_, '_>, side: Side, bytes: usize) -> Result<(), Cause> {
-        let request = self.buf.request_body.capacity();
-        let both = if side == Side::Client { request.max(bytes) } else { request + bytes };
-        let is_enough = self.reserved.grow_to(2 * both, ctx.worker.transactions.bodies());
-        is_enough.then_some(()).ok_or(Cause::MemoryBudget)
+    /// Makes room for a body of `len` bytes that plugins read whole, by doubling up to their limit. Twice as much is reserved:
+    /// what plugins leave of a body is queued after its head, and so it is there twice for a while.
+    pub(super) fn reserve_body(&mut self, ctx: &Context<'_, '_>, side: Side, len: usize) -> Result<(), Cause> {
+        let (body, other) = match side {
+            Side::Client => (&mut self.buf.request_body, 0),
+            Side::Upstream => (&mut self.buf.response_body, self.buf.request_body.capacity()),
+        };
+        let mut capacity = body.capacity();
+        if len > capacity {
+            capacity = len.max((2 * capacity).min(ctx.client.runtime.config.plugin_body_limit));
+        }
+        if !self.reserved.grow_to(2 * (capacity + other), &ctx.worker.transactions.left_for_bodies) {
+            return Err(Cause::MemoryBudget);
+        }
+        body.reserve_exact(capacity - body.len());
+        Ok(())
     }
 
-    /// The same for a body that plugins read whole and whose length is announced.
-    pub(super) fn reserve_announced(&mut self, ctx: &Ctx<'_, '_>, side: Side, framing: Framing) -> Result<(), Cause> {
+    /// The same for a body whose framing is known, before it comes.
+    pub(super) fn reserve_declared(
+        &mut self,
+        ctx: &Context<'_, '_>,
+        side: Side,
+        framing: Framing,
+    ) -> Result<(), Cause> {
         let Framing::Length(len) = framing else { return Ok(()) };
         let limit = ctx.client.runtime.config.plugin_body_limit;
-        self.reserve(ctx, side, usize::try_from(len).unwrap_or(limit).min(limit))
+        self.reserve_body(ctx, side, usize::try_from(len).unwrap_or(limit).min(limit))
     }
 
-    /// Makes room for `more` bytes of a body that plugins read whole, by doubling up to the limit: not beyond what is reserved.
-    pub(super) fn grow_buffer(&mut self, ctx: &Ctx<'_, '_>, side: Side, more: usize) -> Result<(), Cause> {
-        let buffer = if side == Side::Client { &self.buf.request_body } else { &self.buf.response_body };
-        let (len, before) = (buffer.len(), buffer.capacity());
-        let capacity = (len + more).max((2 * before).min(ctx.client.runtime.config.plugin_body_limit));
-        self.reserve(ctx, side, capacity)?;
-        if len + more > before {
-            let buffer = if side == Side::Client { &mut self.buf.request_body } else { &mut self.buf.response_body };
-            buffer.reserve_exact(capacity - len);
-        }
-        Ok(())
+    /// Whether the client is sent the body of a response with that status.
+    pub(super) fn gets_body(&self, status: u16) -> bool {
+        !self.is_client_head() && !has_no_body(status)
     }
 
     /// Whether the client asked with HEAD, whatever plugins made of it.
@@ -186,15 +203,15 @@ impl Transaction {
     }
 
     /// Asks for the upstream connection to be closed, if one is held.
-    pub(super) fn close_upstream(&mut self, ctx: &mut Ctx<'_, '_>, mode: CloseMode) {
+    pub(super) fn close_upstream(&mut self, ctx: &mut Context<'_, '_>, mode: CloseMode) {
         if self.holds_upstream() {
-            ctx.commands.push(Command::Close(Side::Upstream, mode));
+            ctx.client.commands.push(Command::Close(Side::Upstream, mode));
             self.buf.to_upstream.clear();
         }
     }
 
     /// The exchange is over: tells the hooks and the log.
-    pub(super) fn log_request(&mut self, ctx: &mut Ctx<'_, '_>) {
+    pub(super) fn log_request(&mut self, ctx: &mut Context<'_, '_>) {
         ctx.client.served = ctx.client.served.saturating_add(1);
         let runtime = &ctx.client.runtime;
         if self.buf.chain.started > 0
@@ -204,15 +221,10 @@ impl Transaction {
         }
         let timeline = self.log.timeline.take().map(|timeline| timeline.finish(ctx.now()));
         self.log.client = self.log.client.or(ctx.client.peer.address);
-        let target = match (&self.log.method, self.route_index) {
-            (None, _) => &b""[..],
-            (Some(_), None) => &self.buf.request.target,
-            (Some(_), Some(_)) => &self.buf.original_target,
-        };
         ctx.worker.observer.access(&AccessRecord {
             log: &self.log,
             ended: ctx.worker.now.instant,
-            target,
+            target: &self.buf.original_target,
             prefix: self.route(runtime).map(|route| route.prefix.as_str()),
             is_counted_by_prefix: self.route_index.is_some_and(|index| index < runtime.counted_routes),
             upstream: self.upstream(runtime).map(|upstream| upstream.authority.as_str()),
@@ -226,13 +238,13 @@ impl Transaction {
     /// What hooks may see and change now.
     pub(super) fn hook_view<'a>(&'a mut self, runtime: &'a Runtime, phase: HookPhase) -> HookContext<'a> {
         let wants = runtime.wants();
-        let may_have_body = !self.is_client_head() && !has_no_body(self.buf.response.status);
+        let gets_body = self.gets_body(self.buf.response.status);
         let (route, upstream) = (self.route(runtime), self.upstream(runtime));
         let Buffers { request, response, original_target, request_body, response_body, chain, .. } = &mut self.buf;
         response.fields.remove_all(HOP_BY_HOP);
         HookContext {
             request_body: wants.request.then_some(request_body),
-            response_body: (wants.response && phase == HookPhase::Response && may_have_body).then_some(response_body),
+            response_body: (wants.response && phase == HookPhase::Response && gets_body).then_some(response_body),
             response: match phase {
                 HookPhase::Request => None,
                 HookPhase::Response => Some(response),
@@ -245,6 +257,71 @@ impl Transaction {
             route_prefix: route.map_or("", |route| &route.prefix),
             upstream: upstream.map_or("", |upstream| &upstream.authority),
             state: chain,
+        }
+    }
+}
+
+/// Appends the head of a final response of our own with these field lines, for a body of `len` bytes. Date is added where it
+/// is missing.
+fn write_local_head<'a>(
+    status: u16,
+    lines: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
+    len: usize,
+    persistence: Persistence,
+    date: &[u8; 29],
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    write_decimal(u64::from(status), out);
+    out.push(b' ');
+    let mut write_all = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
+    write_all(&[reason_phrase(status).as_bytes(), b"\r\n"]);
+    if !lines.clone().any(|(name, _)| name.eq_ignore_ascii_case(b"date")) {
+        write_all(&[b"Date: ", date, b"\r\n"]);
+    }
+    lines.for_each(|(name, value)| write_all(&[name, b": ", value, b"\r\n"]));
+    let framing = if has_no_body(status) { Framing::None } else { Framing::Length(len as u64) };
+    finish_head(framing, persistence, b"", out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::head::Version;
+
+    const DATE: &[u8; 29] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+
+    #[test]
+    fn a_head_of_ours_gets_framing_and_date() {
+        for (name, status, lines, persistence, expected) in [
+            (
+                "plain",
+                403,
+                &[("A", "1")][..],
+                Persistence::Close,
+                "403 Forbidden|D|A: 1|Content-Length: 5|Connection: close|",
+            ),
+            (
+                "its own Date",
+                200,
+                &[("date", "x")],
+                Persistence::KeepAlive(Version::Http11),
+                "200 OK|date: x|Content-Length: 5|",
+            ),
+            ("204 has no body", 204, &[], Persistence::KeepAlive(Version::Http11), "204 No Content|D|"),
+            (
+                "304 has no body",
+                304,
+                &[("ETag", "x")],
+                Persistence::KeepAlive(Version::Http11),
+                "304 Not Modified|D|ETag: x|",
+            ),
+        ] {
+            let mut out = Vec::new();
+            let lines = lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            write_local_head(status, lines, 5, persistence, DATE, &mut out);
+            let head = String::from_utf8(out).expect("text").replace("Date: Sun, 06 Nov 1994 08:49:37 GMT", "D");
+            assert_eq!(head.replace("\r\n", "|"), format!("HTTP/1.1 {expected}|"), "{name}");
         }
     }
 }

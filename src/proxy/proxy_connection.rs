@@ -1,4 +1,4 @@
-//! One client connection with the upstream connection that it currently borrows.
+//! One client connection with the upstream connection that it currently uses.
 //!
 //! It owns no socket and reads no clock: bytes and events go in ([`ProxyConnection::handle`], [`ProxyConnection::sent`]), bytes
 //! and commands come out ([`ProxyConnection::output`], [`ProxyConnection::poll_command`]). The event loop, the tests and the
@@ -12,23 +12,21 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub use super::context::WorkerCtx;
+pub use super::context::WorkerContext;
 pub use super::events::{
     CertificateError, CloseMode, Command, ConnectError, Input, ListenerKind, Now, Peer, Side, UpstreamEvent,
 };
-pub use super::read_interest::ReadPurpose;
+pub use super::flow_control::ReadPurpose;
 pub use super::request_log::{AccessRecord, Observer};
-pub use super::transaction_pool::TransactionPool;
+pub use super::state::TransactionPool;
 pub use crate::extras::balance::Balance;
 
-use super::buffers::KEPT_CAPACITY;
 use super::cause::Cause;
-use super::context::{Client, Commands, Ctx};
+use super::context::{Client, Commands, Context};
+use super::flow_control::{DRAIN_IDLE, LINGER, LINGER_IDLE};
+use super::memory::KEPT_CAPACITY;
 use super::runtime::Runtime;
-use super::state::{
-    CONNECTION, ConnectionState, HalfClose, RequestState, ResponseState, Transaction, check_transition,
-};
-use super::timeouts::{DRAIN_IDLE, LINGER, LINGER_IDLE};
+use super::state::{CONNECTION, ConnectionState, HalfClose, RequestState, ResponseState, Transaction};
 use crate::extras::timeline::{NOTHING, Timeline, TraceEvent, trace_event};
 use crate::mono_time::MonoTime;
 
@@ -36,21 +34,16 @@ use crate::mono_time::MonoTime;
 #[derive(Debug)]
 pub struct ProxyConnection {
     client: Client,
-    commands: Commands,
     state: ConnectionState,
 }
 
-/// What follows from the states of both sides.
+/// What becomes of the connection when the response is delivered.
 enum Transition {
-    /// Nothing.
-    Wait,
-    /// The states have changed: look again.
-    Again,
-    /// The response is delivered; the connection serves on.
+    /// It serves on.
     NextRequest,
-    /// The response is delivered; the connection ends.
+    /// It ends.
     Close(CloseMode),
-    /// The response is delivered; the connection ends once the client has stopped sending.
+    /// It ends once the client has stopped sending.
     Linger,
 }
 
@@ -63,11 +56,16 @@ impl ProxyConnection {
         // An IPv4 client of a dual-stack socket appears as ::ffff:a.b.c.d; people and lists of proxies know it as a.b.c.d.
         peer.address.iter_mut().for_each(|address| address.set_ip(address.ip().to_canonical()));
         let write_idle_ms = millis(runtime.config.timeouts.write_idle);
-        ProxyConnection {
-            client: Client { peer, runtime, reserved: None, write_idle_ms, served: 0, is_draining: false },
+        let client = Client {
+            peer,
+            runtime,
             commands: Commands::default(),
-            state: ConnectionState::Idle { since: now.instant, skipped: 0 },
-        }
+            login_upstream: None,
+            write_idle_ms,
+            served: 0,
+            is_draining: false,
+        };
+        ProxyConnection { client, state: ConnectionState::Idle { since: now.instant, skipped: 0 } }
     }
 
     /// The other end of the connection.
@@ -86,12 +84,16 @@ impl ProxyConnection {
     }
 
     /// The PROXY header is missing or wrong. Nothing is answered: the peer may expect TLS. Returns its address.
-    pub fn reject_proxy_header(&mut self, worker: &mut WorkerCtx<'_>, expected: &'static str) -> Option<SocketAddr> {
+    pub fn reject_proxy_header(
+        &mut self,
+        worker: &mut WorkerContext<'_>,
+        expected: &'static str,
+    ) -> Option<SocketAddr> {
         if self.is_idle() {
             let mut transaction = take_transaction(worker);
             transaction.log.status = 400;
             transaction.log.set_cause(Cause::BadProxyHeader(expected));
-            let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
+            let mut ctx = Context { worker, client: &mut self.client };
             transaction.log_request(&mut ctx);
             worker.transactions.recycle(transaction);
             self.close("bad PROXY header");
@@ -100,9 +102,9 @@ impl ProxyConnection {
     }
 
     /// Takes an event. Afterwards the caller carries out all commands, writes all output and asks again what is wanted.
-    pub fn handle(&mut self, worker: &mut WorkerCtx<'_>, input: Input<'_>) {
+    pub fn handle(&mut self, worker: &mut WorkerContext<'_>, input: Input<'_>) {
         if let Input::Bytes(Side::Upstream, _) = input
-            && self.commands.on_surplus()
+            && self.client.commands.on_surplus()
         {
             return;
         }
@@ -110,7 +112,7 @@ impl ProxyConnection {
             return;
         }
         let ConnectionState::Active(transaction) = &mut self.state else { return };
-        let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
+        let mut ctx = Context { worker, client: &mut self.client };
         let was_empty = (transaction.buf.to_client.is_empty(), transaction.buf.to_upstream.is_empty());
         transaction.on_input(&mut ctx, input);
         if transaction.log.timeline.is_some() {
@@ -129,7 +131,7 @@ impl ProxyConnection {
     }
 
     /// An event between two requests, or behind the last one; returns whether a request begins with it.
-    fn begins_request(&mut self, worker: &mut WorkerCtx<'_>, input: Input<'_>) -> bool {
+    fn begins_request(&mut self, worker: &mut WorkerContext<'_>, input: Input<'_>) -> bool {
         let now = worker.now.instant;
         let is_late = matches!(input, Input::Tick) && self.deadline().is_some_and(|at| at <= now);
         match (&mut self.state, input) {
@@ -160,12 +162,12 @@ impl ProxyConnection {
     /// The next thing to do.
     #[must_use]
     pub fn poll_command(&mut self) -> Option<Command> {
-        self.commands.pop()
+        self.client.commands.pop()
     }
 
     /// Whether [`ProxyConnection::poll_command`] has something to say.
     pub fn has_command(&self) -> bool {
-        !self.commands.is_empty()
+        !self.client.commands.is_empty()
     }
 
     fn transaction(&self) -> Option<&Transaction> {
@@ -191,7 +193,7 @@ impl ProxyConnection {
     }
 
     /// The first `len` bytes of that output were written. More commands, output and wanted reads may follow.
-    pub fn sent(&mut self, worker: &mut WorkerCtx<'_>, side: Side, len: usize) {
+    pub fn sent(&mut self, worker: &mut WorkerContext<'_>, side: Side, len: usize) {
         let ConnectionState::Active(transaction) = &mut self.state else { return };
         if len == 0 {
             return;
@@ -262,12 +264,12 @@ impl ProxyConnection {
     }
 
     /// Its place is needed: an idle connection ends, and a tunnel.
-    pub fn evict(&mut self, worker: &mut WorkerCtx<'_>) {
+    pub fn evict(&mut self, worker: &mut WorkerContext<'_>) {
         self.drain();
         if let ConnectionState::Active(transaction) = &mut self.state
             && transaction.is_tunnel()
         {
-            let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
+            let mut ctx = Context { worker, client: &mut self.client };
             transaction.end_tunnel(&mut ctx, Cause::TunnelEvicted);
             self.advance(worker);
         }
@@ -293,9 +295,9 @@ impl ProxyConnection {
             }
             ConnectionState::Active(transaction) => {
                 let runtime = &mut self.client.runtime;
-                let is_answered = transaction.has_answered();
+                let has_response_begun = transaction.has_response_begun();
                 if let Some(route) = &mut transaction.route_index
-                    && is_answered
+                    && has_response_begun
                     && runtime.config.routes.len() > 1
                 {
                     *runtime = Rc::new(runtime.narrowed_to(*route));
@@ -332,55 +334,47 @@ impl ProxyConnection {
 
     /// Moves the connection to another state. What was active is recycled by the caller.
     fn set_state(&mut self, event: &str, to: ConnectionState) -> ConnectionState {
-        check_transition(CONNECTION, self.state.name(), event, to.name());
+        CONNECTION.check(self.state.name(), event, to.name());
         std::mem::replace(&mut self.state, to)
     }
 
     fn close(&mut self, event: &str) {
         self.set_state(event, ConnectionState::Closed);
-        self.commands.push(Command::Close(Side::Client, CloseMode::Close));
+        self.client.commands.push(Command::Close(Side::Client, CloseMode::Close));
     }
 
     fn close_unused(&mut self) {
         self.close(if self.is_idle() { "EOF, time-out or drain" } else { "EOF or time-out" });
     }
 
-    /// Does what both sides together ask for, until nothing changes.
-    fn advance(&mut self, worker: &mut WorkerCtx<'_>) {
-        loop {
-            let ConnectionState::Active(transaction) = &mut self.state else { return };
-            let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
-            let (event, to) = match transaction.next_transition(&mut ctx) {
-                Transition::Wait => return,
-                Transition::Again => continue,
-                Transition::NextRequest => {
-                    transaction.log_request(&mut ctx);
-                    let now = worker.now.instant;
-                    let held = &transaction.buf.client_input;
-                    if EMPTY_LINE.starts_with(held) {
-                        ("answered, keep-alive", ConnectionState::Idle { since: now, skipped: held.len() as u8 })
-                    } else {
-                        // The next request, or part of it, has come behind this one.
-                        let held = held.len() as u64;
-                        transaction.restart(now);
-                        transaction.log.timeline = timeline(worker);
-                        let mut ctx = Ctx { worker, client: &mut self.client, commands: &mut self.commands };
-                        transaction.read_held(&mut ctx);
-                        if transaction.log.timeline.is_some() {
-                            transaction.trace(now, Some((None, "already received:", held)));
-                        }
-                        continue;
+    /// Does what both sides together ask for.
+    fn advance(&mut self, worker: &mut WorkerContext<'_>) {
+        while let ConnectionState::Active(transaction) = &mut self.state {
+            let mut ctx = Context { worker, client: &mut self.client };
+            let Some(transition) = transaction.next_transition(&mut ctx) else { return };
+            transaction.log_request(&mut ctx);
+            let now = ctx.now();
+            let held = transaction.buf.client_input.len();
+            let (event, to) = match transition {
+                // The next request, or part of it, has come behind this one.
+                Transition::NextRequest if transaction.buf.has_pipelined() => {
+                    transaction.restart(now);
+                    transaction.log.timeline = timeline(ctx.worker);
+                    transaction.read_held(&mut ctx);
+                    if transaction.log.timeline.is_some() {
+                        transaction.trace(now, Some((None, "already received:", held as u64)));
                     }
+                    continue;
+                }
+                Transition::NextRequest => {
+                    ("answered, keep-alive", ConnectionState::Idle { since: now, skipped: held as u8 })
                 }
                 Transition::Close(mode) => {
-                    transaction.log_request(&mut ctx);
-                    ctx.commands.push(Command::Close(Side::Client, mode));
+                    ctx.client.commands.push(Command::Close(Side::Client, mode));
                     ("answered, close", ConnectionState::Closed)
                 }
                 Transition::Linger => {
-                    transaction.log_request(&mut ctx);
-                    ctx.commands.push(Command::Shutdown(Side::Client));
-                    let now = worker.now.instant;
+                    ctx.client.commands.push(Command::Shutdown(Side::Client));
                     ("answered, the client may be sending", ConnectionState::Lingering { since: now, last_read: now })
                 }
             };
@@ -398,30 +392,30 @@ fn millis(span: Duration) -> u32 {
 }
 
 /// For a request that begins now.
-fn take_transaction(worker: &mut WorkerCtx<'_>) -> Box<Transaction> {
+fn take_transaction(worker: &mut WorkerContext<'_>) -> Box<Transaction> {
     let mut transaction = worker.transactions.take(worker.now.instant);
     transaction.log.timeline = timeline(worker);
     transaction
 }
 
 /// For a request that begins now, where the observer wants it.
-fn timeline(worker: &WorkerCtx<'_>) -> Option<Box<Timeline>> {
+fn timeline(worker: &WorkerContext<'_>) -> Option<Box<Timeline>> {
     worker.observer.wants_timeline().then(|| Box::new(Timeline::new(worker.now.instant)))
 }
 
 impl Transaction {
-    fn on_input(&mut self, ctx: &mut Ctx<'_, '_>, input: Input<'_>) {
+    fn on_input(&mut self, ctx: &mut Context<'_, '_>, input: Input<'_>) {
         match input {
             Input::Bytes(Side::Client, data) => self.on_client_bytes(ctx, data),
             Input::Bytes(Side::Upstream, data) => self.on_upstream_bytes(ctx, data),
             Input::Bypassed(Side::Client, len) => self.on_request_bypassed(ctx, len),
             Input::Bypassed(Side::Upstream, len) => self.on_response_bypassed(ctx, len),
             Input::Eof(Side::Client) => self.on_client_eof(ctx),
-            Input::Eof(Side::Upstream) => self.on_upstream_eof(ctx),
+            Input::Eof(Side::Upstream) => self.on_upstream_end(ctx, false),
             Input::Reset(Side::Client) | Input::Unwritable(Side::Client) => {
                 self.on_client_lost(ctx, Cause::ClientGone);
             }
-            Input::Reset(Side::Upstream) => self.on_upstream_reset(ctx),
+            Input::Reset(Side::Upstream) => self.on_upstream_end(ctx, true),
             Input::Unwritable(Side::Upstream) => self.on_upstream_unwritable(ctx),
             Input::Drained(side) => self.last_activity.on_written(ctx.now(), side),
             Input::Connected { reused } => self.on_connected(ctx, reused),
@@ -430,59 +424,49 @@ impl Transaction {
         }
     }
 
-    /// What the two states together ask for, once each side has done what it could by itself. Some events look at both
-    /// sides at once: `on_client_eof`, `complete_response`, `on_upstream_unwritable`, and the time-outs.
-    fn next_transition(&mut self, ctx: &mut Ctx<'_, '_>) -> Transition {
+    /// What the two states together ask for, once each side has done what it could by itself; `None`: to wait. Some events
+    /// look at both sides at once: `on_client_eof`, `complete_response`, `on_upstream_unwritable`, and the time-outs.
+    fn next_transition(&mut self, ctx: &mut Context<'_, '_>) -> Option<Transition> {
+        // Rule G15: an end of one direction of a tunnel is passed on when its bytes are.
+        if let RequestState::Tunnel(HalfClose::EofReceived) = self.request_state
+            && self.is_tunnel()
+            && self.buf.to_upstream.is_empty()
+        {
+            ctx.client.commands.push(Command::Shutdown(Side::Upstream));
+            self.set_request("all passed on", RequestState::Tunnel(HalfClose::ShutdownSent));
+        }
+        if let ResponseState::Tunnel(HalfClose::EofReceived) = self.response_state
+            && self.buf.to_client.is_empty()
+        {
+            ctx.client.commands.push(Command::Shutdown(Side::Client));
+            self.set_response("all passed on", ResponseState::Tunnel(HalfClose::ShutdownSent));
+        }
+        if let (RequestState::Done, ResponseState::AwaitUpload) = (&self.request_state, &self.response_state)
+            && self.buf.to_upstream.is_empty()
+        {
+            self.end_upload(ctx);
+        }
         match (&self.request_state, &self.response_state) {
-            (
-                _,
-                ResponseState::None
-                | ResponseState::Connecting { .. }
-                | ResponseState::AwaitHead { .. }
-                | ResponseState::Body { .. },
-            ) => Transition::Wait,
-            // Rule G15: an end of one direction is passed on when its bytes are; both ended, the tunnel is over.
-            (RequestState::Tunnel(HalfClose::EofReceived), ResponseState::Tunnel(_))
-                if self.buf.to_upstream.is_empty() =>
-            {
-                ctx.commands.push(Command::Shutdown(Side::Upstream));
-                self.set_request("all passed on", RequestState::Tunnel(HalfClose::ShutdownSent));
-                Transition::Again
-            }
-            (_, ResponseState::Tunnel(HalfClose::EofReceived)) if self.buf.to_client.is_empty() => {
-                ctx.commands.push(Command::Shutdown(Side::Client));
-                self.set_response("all passed on", ResponseState::Tunnel(HalfClose::ShutdownSent));
-                Transition::Again
-            }
             (RequestState::Tunnel(HalfClose::ShutdownSent), ResponseState::Tunnel(HalfClose::ShutdownSent)) => {
                 self.close_upstream(ctx, CloseMode::Close);
-                Transition::Close(CloseMode::Close)
+                Some(Transition::Close(CloseMode::Close))
             }
-            (_, ResponseState::Tunnel(_)) => Transition::Wait,
-            (RequestState::Done, ResponseState::Answered) if self.buf.to_upstream.is_empty() => {
-                self.end_upload(ctx);
-                Transition::Again
-            }
-            (_, ResponseState::Answered) => Transition::Wait,
-            (_, ResponseState::Local | ResponseState::Done | ResponseState::Truncated(_))
-                if !self.buf.to_client.is_empty() =>
-            {
-                Transition::Wait
-            }
-            (_, ResponseState::Truncated(mode)) => Transition::Close(*mode),
+            (_, ResponseState::Done | ResponseState::Closing(_)) if !self.buf.to_client.is_empty() => None,
+            (_, ResponseState::Closing(mode)) => Some(Transition::Close(*mode)),
             // RFC 9112 section 9.3: the next request follows on the same connection, unless it would only idle while the
             // process is waiting to stop.
-            (RequestState::Done, ResponseState::Local | ResponseState::Done)
+            (RequestState::Done, ResponseState::Done)
                 if self.is_persistent && (self.buf.has_pipelined() || !ctx.client.is_draining) =>
             {
-                Transition::NextRequest
+                Some(Transition::NextRequest)
             }
-            (RequestState::Done, ResponseState::Local | ResponseState::Done) if !self.buf.has_pipelined() => {
-                Transition::Close(CloseMode::Close)
+            (RequestState::Done, ResponseState::Done) if !self.buf.has_pipelined() => {
+                Some(Transition::Close(CloseMode::Close))
             }
             // RFC 9112 section 9.6: closing now would make the kernel reset the connection, and the reset could destroy
             // our response before the client has read it (rule G20).
-            (_, ResponseState::Local | ResponseState::Done) => Transition::Linger,
+            (_, ResponseState::Done) => Some(Transition::Linger),
+            _ => None,
         }
     }
 

@@ -4,16 +4,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::admit::{ForwardPlan, Handler, admit};
-use super::buffers::Buffers;
 use super::cause::{Cause, FORWARDED_METHODS};
 use super::connection::read_options;
-use super::context::Ctx;
+use super::context::Context;
 use super::events::Side;
 use super::forward::{Forwarding, forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
 use super::hooks::Verdict;
-use super::local::write_status_line;
-use super::outcome::{HookPhase, PLAIN_TEXT};
+use super::memory::Buffers;
+use super::outcome::{HookPhase, LocalBody, PLAIN_TEXT};
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
 use super::strip::strip_after_hooks;
 use crate::bytes::ByteQueue;
@@ -25,10 +24,10 @@ use crate::http::chunked::{LAST_CHUNK, write_chunk};
 use crate::http::error::HttpError;
 use crate::http::fields::HeaderId;
 use crate::http::framing::{Framing, request_framing};
-use crate::http::head::{HeadLimits, Method, reason_phrase};
+use crate::http::head::{HeadLimits, Method};
 
 /// The body of /health.
-const HEALTH: &str = "{\"message\":\"OK\"}";
+const HEALTH: &[u8] = b"{\"message\":\"OK\"}";
 
 /// The first byte of a TLS connection: the type of the record that a ClientHello comes in. No request begins with it.
 const TLS_HANDSHAKE: u8 = 22;
@@ -44,7 +43,7 @@ pub(super) fn head_limits(config: &Config) -> HeadLimits {
 
 impl Transaction {
     /// Bytes came from the client.
-    pub(super) fn on_client_bytes(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) {
+    pub(super) fn on_client_bytes(&mut self, ctx: &mut Context<'_, '_>, data: &[u8]) {
         self.last_activity.client_read = ctx.now();
         if self.buf.client_input.is_empty() {
             let taken = self.read_client(ctx, data);
@@ -56,7 +55,7 @@ impl Transaction {
     }
 
     /// Reads on in the client's bytes that were held.
-    pub(super) fn read_held(&mut self, ctx: &mut Ctx<'_, '_>) {
+    pub(super) fn read_held(&mut self, ctx: &mut Context<'_, '_>) {
         let mut held = std::mem::take(&mut self.buf.client_input);
         let taken = self.read_client(ctx, &held);
         held.drain(..taken);
@@ -64,72 +63,74 @@ impl Transaction {
     }
 
     /// Reads as far as the state allows and says how far that was: not into the next request (rule G22).
-    fn read_client(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) -> usize {
+    fn read_client(&mut self, ctx: &mut Context<'_, '_>, data: &[u8]) -> usize {
         let mut taken = 0;
         loop {
             let rest = &data[taken..];
-            match &mut self.request_state {
+            let result = match &mut self.request_state {
                 RequestState::Head { parser, .. } => {
                     let limits = head_limits(&ctx.client.runtime.config);
                     match parser.read(rest, &limits, &mut self.buf.request) {
                         Ok(None) => return taken,
                         Ok(Some(len)) => {
-                            taken += len;
                             self.on_request_head(ctx);
+                            Ok(len)
                         }
-                        Err(error) => {
-                            // Whatever is wrong with it: an answer to HEAD has no body (RFC 9110 section 9.3.2).
-                            if rest.strip_prefix(b"\r\n").unwrap_or(rest).starts_with(b"HEAD ") {
-                                self.log.method = Some(Method::Head);
-                            }
-                            let is_tls = rest.first() == Some(&TLS_HANDSHAKE);
-                            let cause = if is_tls { Cause::TlsOnPlainPort } else { error.into() };
-                            if matches!(cause.status(), 414 | 431) {
-                                self.note_request_line(rest, &limits);
-                            }
-                            self.send_error(ctx, cause);
-                        }
+                        Err(error) => Err(self.on_bad_head(rest, &limits, error)),
                     }
                 }
                 RequestState::Body { .. } if rest.is_empty() => return taken,
-                RequestState::Body { .. } => taken += self.read_request_body(ctx, rest),
+                RequestState::Body { .. } => self.read_request_body(ctx, rest),
                 RequestState::Done => return taken,
-                RequestState::Discard
-                | RequestState::Tunnel(HalfClose::EofReceived | HalfClose::ShutdownSent | HalfClose::Lost) => {
-                    return data.len();
-                }
                 RequestState::Tunnel(HalfClose::Open) => {
                     self.buf.to_upstream.extend(rest);
                     self.log.bytes_in += rest.len() as u64;
                     return data.len();
                 }
+                RequestState::Discard | RequestState::Tunnel(_) => return data.len(),
+            };
+            match result {
+                Ok(len) => taken += len,
+                Err(cause) => self.send_error(ctx, cause),
             }
         }
     }
 
-    /// A head that is larger than allowed begins like any other: the log shows method and target, as far as they were read.
+    /// What is said of a head that is none. The log shows method and target of one that is too large, as far as they were
+    /// read: it begins like any other.
     #[cold]
-    fn note_request_line(&mut self, head: &[u8], limits: &HeadLimits) {
+    fn on_bad_head(&mut self, head: &[u8], limits: &HeadLimits, error: HttpError) -> Cause {
         /// A log line has no place for more.
         const MAX_TARGET: usize = 1024;
+        if head.first() == Some(&TLS_HANDSHAKE) {
+            return Cause::TlsOnPlainPort;
+        }
         let line = head.strip_prefix(b"\r\n").unwrap_or(head);
+        // Whatever is wrong with it: an answer to HEAD has no body (RFC 9110 section 9.3.2).
+        if line.starts_with(b"HEAD ") {
+            self.log.method = Some(Method::Head);
+        }
         // Not more than one that arrives byte by byte has shown.
         let line = &line[..line.len().min(limits.request_line).min(limits.head_bytes)];
-        let Some((method, rest)) = find(line, b' ').map(|space| (&line[..space], &line[space + 1..])) else { return };
-        if is_token(method) {
-            self.log.method = Some(Method::of(method));
-            let len = rest.iter().take(MAX_TARGET).take_while(|byte| byte.is_ascii_graphic()).count();
-            self.buf.request.target.clear();
-            self.buf.request.target.extend_from_slice(&rest[..len]);
+        if matches!(error.status(), 414 | 431)
+            && let Some(space) = find(line, b' ')
+            && is_token(&line[..space])
+        {
+            self.log.method = Some(Method::of(&line[..space]));
+            let target = line[space + 1..].iter().take(MAX_TARGET).take_while(|byte| byte.is_ascii_graphic());
+            self.buf.original_target.clear();
+            self.buf.original_target.extend(target);
         }
+        error.into()
     }
 
     /// The head is complete: decide what happens with the request.
     // Not inlined into the loop of `read_client`, which would prepare all of it before its first round.
     #[inline(never)]
-    fn on_request_head(&mut self, ctx: &mut Ctx<'_, '_>) {
+    fn on_request_head(&mut self, ctx: &mut Context<'_, '_>) {
         self.log.head_read = Some(ctx.now());
         self.log.method = Some(self.buf.request.method.clone());
+        self.buf.original_target.clone_from(&self.buf.request.target);
         if !Rc::ptr_eq(&ctx.client.runtime, ctx.worker.runtime) {
             ctx.client.runtime = Rc::clone(ctx.worker.runtime);
         }
@@ -142,146 +143,106 @@ impl Transaction {
         }
     }
 
-    fn admit(&mut self, ctx: &mut Ctx<'_, '_>) -> Result<(), Cause> {
-        let options = read_options(&self.buf.request.fields, &mut self.buf.scratch.connection_named)?;
-        self.is_persistent = options.is_persistent(self.buf.request.version) && ctx.client.may_serve_another();
+    fn admit(&mut self, ctx: &mut Context<'_, '_>) -> Result<(), Cause> {
+        let Buffers { request, scratch, new_target, .. } = &mut self.buf;
+        let options = read_options(&request.fields, &mut scratch.connection_named)?;
+        self.is_persistent = options.is_persistent(request.version) && ctx.client.may_serve_another();
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
-        let admission = admit(
-            &self.buf.request,
-            options,
-            peer,
-            runtime,
-            &mut self.buf.scratch.host,
-            &mut self.buf.original_target,
-        )?;
-        match admission.by {
-            Handler::Upstream(plan) => self.forward(ctx, plan, admission.framing),
-            handler => {
-                // The body of a request for a built-in answer is of no interest: where there is one, the connection ends.
-                if Body::new(admission.framing).is_none() {
-                    self.set_request("head, no body", RequestState::Done);
-                } else {
-                    self.abandon_request();
-                }
-                self.send_built_in(ctx, handler);
-            }
+        let decision = admit(request, options, peer, runtime, &mut scratch.host, new_target)?;
+        if let Handler::Upstream(plan) = decision.by {
+            return self.forward(ctx, plan, decision.framing);
         }
+        // The body of a request for a built-in resource is of no interest: where there is one, the connection ends.
+        if Body::new(decision.framing).is_none() {
+            self.set_request("head, no body", RequestState::Done);
+        }
+        self.send_built_in(ctx, decision.by);
         Ok(())
     }
 
-    /// A built-in answer.
-    fn send_built_in(&mut self, ctx: &mut Ctx<'_, '_>, handler: Handler) {
-        const JSON: &str = "application/json";
-        let content_type = |media_type: &'static str| [(&b"Content-Type"[..], media_type.as_bytes())].into_iter();
+    fn send_built_in(&mut self, ctx: &mut Context<'_, '_>, handler: Handler) {
+        const JSON: &[u8] = b"application/json";
+        let content_type = |media_type| [(&b"Content-Type"[..], media_type)].into_iter();
         let runtime = &ctx.client.runtime;
         let (media_type, text) = match handler {
-            Handler::Configz => (JSON, Arc::clone(&runtime.configz)),
-            Handler::FullConfig => {
-                let is_local = is_local(&ctx.client.peer, &self.buf.request.fields);
-                (JSON, if is_local { runtime.full_config() } else { Arc::clone(&runtime.configz) })
-            }
-            Handler::Metrics => (prometheus::CONTENT_TYPE, ctx.worker.observer.metrics(ctx.worker.now.instant)),
-            Handler::Health => {
-                if let Some(out) = self.send_local(ctx, 200, content_type(JSON), HEALTH.len()) {
-                    out.extend(HEALTH.as_bytes());
-                }
-                return;
+            Handler::Health => return self.send_local(ctx, 200, content_type(JSON), LocalBody::Bytes(HEALTH)),
+            Handler::Options => {
+                let allow = (&b"Allow"[..], FORWARDED_METHODS.as_bytes());
+                return self.send_local(ctx, 204, [allow].into_iter(), LocalBody::Bytes(b""));
             }
             Handler::ToSlash => {
-                let location = std::mem::take(&mut self.buf.original_target);
-                let (lines, text) = ([(&b"Location"[..], &location[..]), PLAIN_TEXT], reason_phrase(301));
-                if let Some(out) = self.send_local(ctx, 301, lines.into_iter(), text.len() + 1) {
-                    out.extend(text.as_bytes());
-                    out.extend(b"\n");
-                }
-                self.buf.original_target = location;
-                return;
+                let location = std::mem::take(&mut self.buf.new_target);
+                let lines = [(&b"Location"[..], &location[..]), PLAIN_TEXT];
+                return self.send_local(ctx, 301, lines.into_iter(), LocalBody::Reason);
             }
-            Handler::Options => {
-                let lines = [(&b"Allow"[..], FORWARDED_METHODS.as_bytes())];
-                self.send_local(ctx, 204, lines.into_iter(), 0);
-                return;
+            Handler::FullConfig if is_local(&ctx.client.peer, &self.buf.request.fields) => {
+                (JSON, runtime.full_config())
+            }
+            Handler::Configz | Handler::FullConfig => (JSON, Arc::clone(&runtime.configz)),
+            Handler::Metrics => {
+                (prometheus::CONTENT_TYPE.as_bytes(), ctx.worker.observer.metrics(ctx.worker.now.instant))
             }
             Handler::Upstream(_) => return,
         };
-        // From the shared text: those who do not read it cost no copy each (rule E4).
-        if let Some(out) = self.send_local(ctx, 200, content_type(media_type), text.len()) {
-            out.extend_shared(text);
-        }
+        self.send_local(ctx, 200, content_type(media_type), LocalBody::Shared(text));
     }
 
-    fn forward(&mut self, ctx: &mut Ctx<'_, '_>, plan: ForwardPlan, framing: Framing) {
+    /// Makes of the head the one to forward, and queues it: at once, or where plugins read the body, when that is complete.
+    fn forward(&mut self, ctx: &mut Context<'_, '_>, plan: ForwardPlan, framing: Framing) -> Result<(), Cause> {
         self.route_index = Some(plan.route);
         self.attempt = self.choose_upstream(ctx, plan.route);
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
-        let (Some(route), Some(upstream)) = (self.route(runtime), self.upstream(runtime)) else { return };
-        let Buffers { request, original_target, offered, scratch, .. } = &mut self.buf;
-        std::mem::swap(&mut request.target, original_target);
+        let (Some(route), Some(upstream)) = (self.route(runtime), self.upstream(runtime)) else { return Ok(()) };
+        let Buffers { request, original_target, new_target, offered, scratch, .. } = &mut self.buf;
+        std::mem::swap(&mut request.target, new_target);
         self.log.client = client_address(peer, &request.fields, &runtime.config.forwarded);
         let forwarding = Forwarding { plan: &plan, runtime, upstream, peer };
         if !forward_request(request, &forwarding, offered, scratch) {
             ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant);
         }
-        let max_bytes = route.options.max_body_bytes.unwrap_or(u64::MAX);
         let Some(body) = Body::new(framing) else {
             self.set_request("head, no body", RequestState::Done);
-            return self.run_request_hooks(ctx, framing);
+            self.queue_request(ctx, framing);
+            return Ok(());
         };
-        let limit = runtime.config.plugin_body_limit;
+        let mut max_bytes = route.options.max_body_bytes.unwrap_or(u64::MAX);
+        let mut mode = if framing == Framing::Chunked { BodyMode::Chunked } else { BodyMode::Passthrough };
         if runtime.wants().request {
-            if let Err(cause) = self.reserve_announced(ctx, Side::Client, framing) {
-                return self.send_error(ctx, cause);
-            }
-            // We buffer the body, so we send 100 Continue and drop Expect.
+            mode = BodyMode::Buffer;
+            max_bytes = max_bytes.min(runtime.config.plugin_body_limit as u64);
+            self.reserve_declared(ctx, Side::Client, framing)?;
             self.buf.request.fields.remove(b"Expect");
-            self.send_continue(plan);
-            let max_bytes = max_bytes.min(limit as u64);
-            let state = RequestState::Body { body, mode: BodyMode::Buffer, max_bytes, awaits_continue: false };
-            return self.set_request("head, body follows", state);
         }
-        let mut awaits_continue = plan.expects_continue;
-        if self.buf.request.fields.get(HeaderId::Expect).is_none() {
-            // The client nominated it: what it expects, it expects of its next hop.
-            self.send_continue(plan);
-            awaits_continue = false;
+        // Where the upstream is not told of it, because the body comes here first or because the client nominated the field
+        // and expects it of its next hop, the client gets its 100 from us.
+        let awaits_continue = plan.expects_continue && self.buf.request.fields.get(HeaderId::Expect).is_some();
+        if plan.expects_continue && !awaits_continue {
+            self.buf.to_client.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        let mode = if framing == Framing::Chunked { BodyMode::Chunked } else { BodyMode::Passthrough };
         self.set_request("head, body follows", RequestState::Body { body, mode, max_bytes, awaits_continue });
-        self.run_request_hooks(ctx, framing);
-    }
-
-    /// Tells a client that waits for it that its body is wanted, in the upstream's place.
-    fn send_continue(&mut self, plan: ForwardPlan) {
-        if plan.expects_continue {
-            write_status_line(100, self.buf.to_client.buf());
-            self.buf.to_client.extend(b"\r\n");
+        if mode != BodyMode::Buffer {
+            self.queue_request(ctx, framing);
         }
+        Ok(())
     }
 
-    /// Calls the request hooks and does what they say; the request goes on with `framing`, or with the body that was
-    /// collected for them.
-    fn run_request_hooks(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing) {
+    /// Calls the request hooks and does what they say: queues the forwarded head, and the body where it was buffered for them,
+    /// and asks for a connection to write them to.
+    fn queue_request(&mut self, ctx: &mut Context<'_, '_>, mut framing: Framing) {
         let runtime = &ctx.client.runtime;
-        let Some(hooks) = &runtime.hooks else { return self.queue_request(ctx, framing) };
-        let verdict = hooks.on_request(&mut self.hook_view(runtime, HookPhase::Request));
-        let framing = match framing {
-            Framing::None if self.buf.request_body.is_empty() => Framing::None,
-            Framing::None | Framing::Length(_) | Framing::Chunked if runtime.wants().request => {
-                Framing::Length(self.buf.request_body.len() as u64)
+        if let Some(hooks) = &runtime.hooks {
+            // Rule G21: whoever answers or fails here, the upstream is not contacted.
+            match hooks.on_request(&mut self.hook_view(runtime, HookPhase::Request)) {
+                Verdict::Continue => {}
+                Verdict::Respond { answer, .. } => return self.send_plugin_response(ctx, &answer),
+                Verdict::Fail { .. } => return self.send_error(ctx, Cause::PluginFailed),
             }
-            Framing::None | Framing::Length(_) | Framing::Chunked | Framing::UntilClose => framing,
-        };
-        // Rule G21: whoever answers or fails here, the upstream is not contacted.
-        match verdict {
-            Verdict::Continue => self.queue_request(ctx, framing),
-            Verdict::Respond { answer, .. } => self.send_plugin_response(ctx, &answer),
-            Verdict::Fail { .. } => self.send_error(ctx, Cause::PluginFailed),
+            let len = self.buf.request_body.len() as u64;
+            if runtime.wants().request && (framing != Framing::None || len > 0) {
+                framing = Framing::Length(len);
+            }
         }
-    }
-
-    /// Queues the forwarded head (and the body, where it was buffered) and asks for a connection to write them to.
-    fn queue_request(&mut self, ctx: &mut Ctx<'_, '_>, framing: Framing) {
-        let Some(upstream) = self.upstream(&ctx.client.runtime) else { return };
+        let Some(upstream) = self.upstream(runtime) else { return };
         let Buffers { request, request_body, to_upstream, offered, .. } = &mut self.buf;
         request.fields.remove_all(strip_after_hooks(upstream));
         let authorization = upstream.authorization.as_deref();
@@ -297,75 +258,62 @@ impl Transaction {
     }
 
     #[inline(never)]
-    fn read_request_body(&mut self, ctx: &mut Ctx<'_, '_>, data: &[u8]) -> usize {
-        let RequestState::Body { mode, .. } = self.request_state else { return 0 };
-        if mode == BodyMode::Buffer
-            && let Err(cause) = self.grow_buffer(ctx, Side::Client, data.len())
-        {
-            self.send_error(ctx, cause);
-            return data.len();
+    fn read_request_body(&mut self, ctx: &mut Context<'_, '_>, data: &[u8]) -> Result<usize, Cause> {
+        if let RequestState::Body { mode: BodyMode::Buffer, .. } = self.request_state {
+            self.reserve_body(ctx, Side::Client, self.buf.request_body.len() + data.len())?;
         }
-        let RequestState::Body { body, awaits_continue, max_bytes, .. } = &mut self.request_state else { return 0 };
-        if mode != BodyMode::Buffer {
+        let RequestState::Body { body, mode, awaits_continue, max_bytes } = &mut self.request_state else {
+            return Ok(data.len());
+        };
+        if *mode != BodyMode::Buffer {
             // Framing that is taken counts: it will not come again either.
             self.has_upload_begun = true;
             *awaits_continue = false;
         }
-        let (count, read) = read_body(body, mode, data, &mut self.buf.request_body, &mut self.buf.to_upstream);
+        let (count, read) = read_body(body, *mode, data, &mut self.buf.request_body, &mut self.buf.to_upstream);
         self.log.bytes_in += count;
         // First, because the bytes up to an error came before it: the response must not depend on how they were split. A body
         // whose length was announced was judged with its head.
         if self.log.bytes_in > *max_bytes {
-            self.send_error(ctx, Cause::RequestTooLarge);
-            return data.len();
+            return Err(Cause::RequestTooLarge);
         }
-        match read {
-            Err(error) => {
-                self.send_error(ctx, error.into());
-                data.len()
-            }
-            Ok((taken, is_complete)) => {
-                if is_complete {
-                    self.end_request_body(ctx, mode);
-                }
-                taken
-            }
+        let (taken, is_complete) = read?;
+        if is_complete {
+            self.end_request_body(ctx);
         }
+        Ok(taken)
     }
 
     /// So many bytes went to the upstream unseen.
-    pub(super) fn on_request_bypassed(&mut self, ctx: &mut Ctx<'_, '_>, len: u64) {
-        self.last_activity.client_read = ctx.now();
+    pub(super) fn on_request_bypassed(&mut self, ctx: &mut Context<'_, '_>, len: u64) {
+        self.last_activity.on_written(ctx.now(), Side::Upstream);
         self.log.bytes_in += len;
-        let RequestState::Body { body, mode, awaits_continue, .. } = &mut self.request_state else { return };
-        self.last_activity.upstream_write = ctx.now();
-        if len > 0 {
-            self.has_upload_begun = true;
-            *awaits_continue = false;
-        }
-        let mode = *mode;
+        let RequestState::Body { body, awaits_continue, .. } = &mut self.request_state else { return };
+        self.has_upload_begun = true;
+        *awaits_continue = false;
         if body.bypassed(len) {
-            self.end_request_body(ctx, mode);
+            self.end_request_body(ctx);
         }
     }
 
-    fn end_request_body(&mut self, ctx: &mut Ctx<'_, '_>, mode: BodyMode) {
+    fn end_request_body(&mut self, ctx: &mut Context<'_, '_>) {
+        let RequestState::Body { mode, .. } = self.request_state else { return };
         self.set_request("body complete", RequestState::Done);
         match mode {
-            BodyMode::Passthrough | BodyMode::UntilClose => {}
+            BodyMode::Passthrough => {}
             BodyMode::Chunked => {
                 // Trailers of a request are dropped: a gateway cannot know which of them are safe to merge (rule S17).
                 self.buf.to_upstream.extend(LAST_CHUNK);
                 self.buf.to_upstream.extend(b"\r\n");
             }
-            BodyMode::Buffer => self.run_request_hooks(ctx, Framing::Length(self.buf.request_body.len() as u64)),
+            BodyMode::Buffer => self.queue_request(ctx, Framing::Chunked),
         }
     }
 
-    /// The client sends no more. In the middle of an exchange that means that it has gone: a client which only closes its
+    /// The client sends no more. In the middle of a request that means that it has gone: a client which only closes its
     /// sending half cannot be told from one that was killed, and holding the upstream for it would be the worse mistake
     /// (rule G12; nginx and Go's proxy judge alike).
-    pub(super) fn on_client_eof(&mut self, ctx: &mut Ctx<'_, '_>) {
+    pub(super) fn on_client_eof(&mut self, ctx: &mut Context<'_, '_>) {
         match (&self.request_state, &self.response_state) {
             (RequestState::Tunnel(HalfClose::Open), _) => {
                 self.last_activity.client_read = ctx.now();
@@ -373,7 +321,7 @@ impl Transaction {
             }
             (RequestState::Tunnel(_), _) => {}
             // The response is complete and only has to be delivered; of the request, what has come.
-            (_, ResponseState::Local | ResponseState::Answered | ResponseState::Done | ResponseState::Truncated(_)) => {
+            (_, ResponseState::AwaitUpload | ResponseState::Done | ResponseState::Closing(_)) => {
                 if let RequestState::Body { .. } | RequestState::Discard = self.request_state {
                     self.set_request("EOF after the response", RequestState::Done);
                 }
@@ -400,7 +348,7 @@ pub(super) fn read_body(
         out.extend_from_slice(piece);
     };
     let read = match mode {
-        BodyMode::Passthrough | BodyMode::UntilClose => {
+        BodyMode::Passthrough => {
             let out = out.buf();
             body.read(data, |piece| append(out, piece))
         }

@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::cause::Cause;
-use super::context::Ctx;
+use super::context::Context;
 use super::events::{CloseMode, Command, Side, UpstreamEvent};
 use super::forward::write_request_head;
 use super::state::{RequestState, ResponseState, Transaction, UpstreamAttempt};
@@ -22,27 +22,27 @@ const MAX_RETRIES: u8 = 2;
 
 impl Transaction {
     /// Chooses an upstream, where the route has several.
-    pub(super) fn choose_upstream(&mut self, ctx: &mut Ctx<'_, '_>, route: u32) -> Option<UpstreamAttempt> {
+    pub(super) fn choose_upstream(&mut self, ctx: &mut Context<'_, '_>, route: u32) -> Option<UpstreamAttempt> {
         let group = ctx.client.runtime.upstreams_of(route);
         if group.len() < 2 {
             return None;
         }
         let mut tried = Tried::default();
         let repeatable = self.buf.request.method.is_idempotent();
-        let chosen = ctx.worker.balance.choose(ctx.now(), group, &mut tried, repeatable, ctx.client.reserved);
+        let chosen = ctx.worker.balance.choose(ctx.now(), group, &mut tried, repeatable, ctx.client.login_upstream);
         chosen.map(|(nth, lease)| UpstreamAttempt { nth, lease, tried, queued: (0, Framing::None), losses: 0 })
     }
 
-    /// Asks for a connection to the upstream. `fresh`: not one from the pool.
-    pub(super) fn connect_upstream(&mut self, ctx: &mut Ctx<'_, '_>, fresh: bool) {
+    /// Asks for a connection to the upstream. `is_new`: not one from the pool.
+    pub(super) fn connect_upstream(&mut self, ctx: &mut Context<'_, '_>, is_new: bool) {
         let Some(upstream) = self.upstream_id(&ctx.client.runtime) else { return };
         self.set_response("connection asked for", ResponseState::Connecting { since: ctx.now() });
-        ctx.commands.push(Command::Connect { upstream, fresh });
+        ctx.client.commands.push(Command::Connect { upstream, is_new });
         self.notify(ctx, UpstreamEvent::Attempted);
     }
 
     /// An attempt has failed before a response came: the request is sent again, or answered with an error.
-    pub(super) fn on_attempt_failed(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
+    pub(super) fn on_attempt_failed(&mut self, ctx: &mut Context<'_, '_>, cause: Cause) {
         let has_begun = self.log.first_byte.is_some();
         let may_be_stale = self.log.reused && self.log.retries == 0;
         // Rule G18: none of the body may be gone.
@@ -51,7 +51,7 @@ impl Transaction {
             && !matches!(self.request_state, RequestState::Discard)
             && self.buf.request.method.is_idempotent();
         if self.holds_upstream() {
-            ctx.commands.push(Command::Close(Side::Upstream, CloseMode::Close));
+            ctx.client.commands.push(Command::Close(Side::Upstream, CloseMode::Close));
         }
         match cause {
             // Nothing of the request has left, whatever its method is (rule G17).
@@ -91,7 +91,7 @@ impl Transaction {
     }
 
     /// Goes on with an upstream that was not tried, if there is one. What is queued goes to it, with a head of its own.
-    fn try_next_upstream(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) -> bool {
+    fn try_next_upstream(&mut self, ctx: &mut Context<'_, '_>, cause: Cause) -> bool {
         self.record_failure(ctx, cause);
         let (Some(route), Some(attempt)) = (self.route_index, &mut self.attempt) else { return false };
         let runtime = Rc::clone(&ctx.client.runtime);
@@ -128,7 +128,7 @@ impl Transaction {
         buf.to_upstream.extend(&rest);
     }
 
-    fn record_failure(&mut self, ctx: &mut Ctx<'_, '_>, cause: Cause) {
+    fn record_failure(&mut self, ctx: &mut Context<'_, '_>, cause: Cause) {
         let Some(attempt) = &mut self.attempt else { return };
         let ejected = attempt.lease.failed(ctx.now(), &ctx.client.runtime.config.health);
         self.notify(ctx, UpstreamEvent::Failed);
@@ -138,14 +138,14 @@ impl Transaction {
     }
 
     /// The upstream answered. Whatever it says, it is there.
-    pub(super) fn record_success(&mut self, ctx: &mut Ctx<'_, '_>) {
+    pub(super) fn record_success(&mut self, ctx: &mut Context<'_, '_>) {
         let Some(attempt) = &mut self.attempt else { return };
         if attempt.lease.answered() {
             self.notify(ctx, UpstreamEvent::Recovered);
         }
     }
 
-    fn notify(&self, ctx: &mut Ctx<'_, '_>, event: UpstreamEvent) {
+    fn notify(&self, ctx: &mut Context<'_, '_>, event: UpstreamEvent) {
         if let Some(upstream) = self.upstream(&ctx.client.runtime).filter(|_| self.attempt.is_some()) {
             ctx.worker.observer.upstream(upstream, event);
         }

@@ -4,11 +4,14 @@
 //! `RequestState` for what is read from the client, `ResponseState` for what is read from the upstream. A state
 //! changes only by `Transaction::set_request`, `Transaction::set_response` and `ProxyConnection::set_state`, which in debug
 //! builds panic at a transition that is not in the tables below. `cargo run --example states` draws them, and
-//! docs/architecture.md shows the drawing.
+//! docs/architecture.md shows the drawing. `cargo test --test wire` fails where a row of them is never used.
 
-use super::body_memory::Reservation;
-use super::buffers::{Buffers, method_memory};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::events::{CloseMode, Side};
+use super::memory::{Buffers, Reservation, method_memory};
 use super::request_log::RequestLog;
 use super::runtime::{Runtime, UpstreamId};
 use crate::config::{RouteConfig, UpstreamUrl};
@@ -54,8 +57,6 @@ pub(super) enum ResponseState {
     /// Nothing: no upstream is needed yet.
     #[default]
     None,
-    /// Nothing: the proxy answered by itself.
-    Local,
     /// A connection was asked for.
     Connecting { since: MonoTime },
     /// The response head, after so many interim responses.
@@ -64,13 +65,13 @@ pub(super) enum ResponseState {
     /// as it likes.
     Body { body: Body, mode: BodyMode, reuse: Reuse, is_pushed: bool },
     /// Nothing more: the response is complete, and the rest of the request is still on its way to the upstream.
-    Answered,
-    /// Nothing: the response is complete, and the upstream's connection was released.
+    AwaitUpload,
+    /// Nothing: the response is complete, the upstream's or one of our own, and no upstream connection is held.
     Done,
     /// Bytes of an upgraded connection.
     Tunnel(HalfClose),
-    /// Nothing: the response broke off. The client's connection is closed so when it has got what there was.
-    Truncated(CloseMode),
+    /// Nothing: the end came too early. The client's connection is closed in this way when it has got what there was.
+    Closing(CloseMode),
 }
 
 /// Where a body goes.
@@ -78,11 +79,9 @@ pub(super) enum ResponseState {
 pub(super) enum BodyMode {
     /// To the other side as it is.
     Passthrough,
-    /// The same, for a response of which the closing of the connection is the only sign of the end.
-    UntilClose,
     /// To the other side in chunks of ours.
     Chunked,
-    /// Into memory, for plugins.
+    /// Into memory, for plugins. The head waits for it.
     Buffer,
 }
 
@@ -95,7 +94,7 @@ pub(super) enum HalfClose {
     EofReceived,
     /// The receiver was told.
     ShutdownSent,
-    /// The receiver takes no more. It may still be sending.
+    /// The upstream takes no more. The client may still be sending.
     Lost,
 }
 
@@ -105,16 +104,20 @@ pub(super) enum Reuse {
     /// It may serve any client.
     Shared,
     /// The client may have logged in on it: it serves this client's connection and no other.
-    ThisClient,
+    LoginBound,
     /// It is closed.
     No,
 }
 
-/// Transitions: from any of these states, at this event, to that state. How far a tunnel is closed is in `HalfClose`.
-pub type Table = &'static [(&'static [&'static str], &'static str, &'static str)];
+/// Transitions: from any of these states, at this event, to that state.
+pub struct Table {
+    rows: &'static [(&'static [&'static str], &'static str, &'static str)],
+    /// A bit for each of `transitions` that was made so far; in debug builds only.
+    made: AtomicU64,
+}
 
 /// The client's connection.
-pub const CONNECTION: Table = &[
+pub static CONNECTION: Table = Table::new(&[
     (&["Idle"], "first byte of a request", "Active"),
     (&["Idle"], "EOF, time-out or drain", "Closed"),
     (&["Idle"], "bad PROXY header", "Closed"),
@@ -122,51 +125,79 @@ pub const CONNECTION: Table = &[
     (&["Active"], "answered, close", "Closed"),
     (&["Active"], "answered, the client may be sending", "Lingering"),
     (&["Lingering"], "EOF or time-out", "Closed"),
-];
+]);
 
-/// The client's side of a request; `Head` is the first state of each.
-pub const REQUEST: Table = &[
+/// The client's side of a request; `Head` is the first state of each. The last four are directions of a tunnel.
+pub static REQUEST: Table = Table::new(&[
     (&["Head"], "head, no body", "Done"),
     (&["Head"], "head, body follows", "Body"),
     (&["Head", "Body"], "rest not wanted", "Discard"),
     (&["Body"], "body complete", "Done"),
     (&["Body", "Discard"], "EOF after the response", "Done"),
-    (&["Done"], "101", "Tunnel"),
-    (&["Tunnel"], "EOF", "Tunnel"),
-    (&["Tunnel"], "all passed on", "Tunnel"),
-    (&["Tunnel"], "upstream takes no more", "Tunnel"),
-    (&["Tunnel"], "rest not wanted", "Discard"),
-];
+    (&["Done"], "101", "Open"),
+    (&["Open"], "EOF", "EofReceived"),
+    (&["EofReceived"], "all passed on", "ShutdownSent"),
+    (&["Open", "EofReceived", "ShutdownSent"], "upstream takes no more", "Lost"),
+    (&["Open", "EofReceived", "ShutdownSent", "Lost"], "rest not wanted", "Discard"),
+]);
 
-/// The upstream's side of a request; `None` is the first state of each.
-pub const RESPONSE: Table = &[
-    (&["None", "Connecting", "AwaitHead", "Body"], "our own response", "Local"),
+/// The upstream's side of a request; `None` is the first state of each. The last three are directions of a tunnel.
+pub static RESPONSE: Table = Table::new(&[
+    (&["None", "Connecting", "AwaitHead", "Body"], "our own response", "Done"),
     (&["None", "Connecting", "AwaitHead"], "connection asked for", "Connecting"),
     (&["Connecting"], "connected", "AwaitHead"),
     (&["Connecting"], "connect failed", "None"),
     (&["AwaitHead"], "1xx", "AwaitHead"),
-    (&["AwaitHead"], "101", "Tunnel"),
+    (&["AwaitHead"], "101", "Open"),
     (&["AwaitHead"], "final head", "Body"),
-    (&["AwaitHead", "Body"], "response complete", "Done"),
-    (&["AwaitHead", "Body"], "response complete before the request", "Answered"),
-    (&["Answered"], "request complete or given up", "Done"),
-    (&["Tunnel"], "EOF", "Tunnel"),
-    (&["Tunnel"], "all passed on", "Tunnel"),
-    (&["Body", "Tunnel"], "broken off", "Truncated"),
+    (&["AwaitHead", "Body"], "response complete before the request", "AwaitUpload"),
+    (&["AwaitHead", "Body", "AwaitUpload"], "response complete", "Done"),
+    (&["Open"], "EOF", "EofReceived"),
+    (&["EofReceived"], "all passed on", "ShutdownSent"),
+    (&["Body", "Open", "EofReceived", "ShutdownSent"], "truncated", "Closing"),
     (
-        &["None", "Local", "Connecting", "AwaitHead", "Body", "Answered", "Done", "Tunnel", "Truncated"],
+        &[
+            "None",
+            "Connecting",
+            "AwaitHead",
+            "Body",
+            "AwaitUpload",
+            "Done",
+            "Open",
+            "EofReceived",
+            "ShutdownSent",
+            "Closing",
+        ],
         "client lost",
-        "Truncated",
+        "Closing",
     ),
-    (&["Tunnel"], "tunnel idle", "Truncated"),
-];
+    (&["Open", "EofReceived", "ShutdownSent"], "tunnel idle", "Closing"),
+]);
 
-/// Panics in debug builds where a transition is not in its table.
-pub(super) fn check_transition(table: Table, from: &str, event: &str, to: &str) {
-    debug_assert!(
-        table.iter().any(|row| row.0.contains(&from) && row.1 == event && row.2 == to),
-        "no transition from {from} at {event:?} to {to}"
-    );
+impl Table {
+    const fn new(rows: &'static [(&'static [&'static str], &'static str, &'static str)]) -> Table {
+        Table { rows, made: AtomicU64::new(0) }
+    }
+
+    /// From one state, at an event, to another.
+    pub fn transitions(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+        self.rows.iter().flat_map(|(from, event, to)| from.iter().map(move |from| (*from, *event, *to)))
+    }
+
+    /// Those that were never made since the program began. In release builds that is not known.
+    pub fn unused(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+        let made = self.made.load(Ordering::Relaxed);
+        self.transitions().enumerate().filter(move |(bit, _)| made & 1 << bit == 0).map(|(_, transition)| transition)
+    }
+
+    /// Panics in debug builds where the transition is not in the table.
+    pub(super) fn check(&self, from: &str, event: &str, to: &str) {
+        if cfg!(debug_assertions) {
+            let bit = self.transitions().position(|transition| transition == (from, event, to));
+            let bit = bit.unwrap_or_else(|| panic!("no transition from {from} at {event:?} to {to}"));
+            self.made.fetch_or(1 << bit, Ordering::Relaxed);
+        }
+    }
 }
 
 impl ConnectionState {
@@ -187,7 +218,7 @@ impl RequestState {
             RequestState::Body { .. } => "Body",
             RequestState::Done => "Done",
             RequestState::Discard => "Discard",
-            RequestState::Tunnel(_) => "Tunnel",
+            RequestState::Tunnel(direction) => direction.name(),
         }
     }
 }
@@ -196,14 +227,24 @@ impl ResponseState {
     fn name(&self) -> &'static str {
         match self {
             ResponseState::None => "None",
-            ResponseState::Local => "Local",
             ResponseState::Connecting { .. } => "Connecting",
             ResponseState::AwaitHead { .. } => "AwaitHead",
             ResponseState::Body { .. } => "Body",
-            ResponseState::Answered => "Answered",
+            ResponseState::AwaitUpload => "AwaitUpload",
             ResponseState::Done => "Done",
-            ResponseState::Tunnel(_) => "Tunnel",
-            ResponseState::Truncated(_) => "Truncated",
+            ResponseState::Tunnel(direction) => direction.name(),
+            ResponseState::Closing(_) => "Closing",
+        }
+    }
+}
+
+impl HalfClose {
+    fn name(self) -> &'static str {
+        match self {
+            HalfClose::Open => "Open",
+            HalfClose::EofReceived => "EofReceived",
+            HalfClose::ShutdownSent => "ShutdownSent",
+            HalfClose::Lost => "Lost",
         }
     }
 }
@@ -287,24 +328,26 @@ impl Transaction {
 
     /// The chosen upstream, or the only one.
     pub fn upstream<'a>(&self, runtime: &'a Runtime) -> Option<&'a UpstreamUrl> {
-        let route = self.route(runtime)?;
-        Some(&route.upstreams[self.attempt.as_ref().map_or(0, |attempt| attempt.nth)])
+        Some(&self.route(runtime)?.upstreams[self.nth_upstream()])
     }
 
     pub fn upstream_id(&self, runtime: &Runtime) -> Option<UpstreamId> {
-        let nth = self.attempt.as_ref().map_or(0, |attempt| attempt.nth);
-        self.route_index.map(|index| runtime.upstreams_of(index)[nth])
+        Some(runtime.upstreams_of(self.route_index?)[self.nth_upstream()])
+    }
+
+    fn nth_upstream(&self) -> usize {
+        self.attempt.as_ref().map_or(0, |attempt| attempt.nth)
     }
 
     /// Moves the client's side to another state.
     pub fn set_request(&mut self, event: &str, to: RequestState) {
-        check_transition(REQUEST, self.request_state.name(), event, to.name());
+        REQUEST.check(self.request_state.name(), event, to.name());
         self.request_state = to;
     }
 
     /// Moves the upstream's side to another state.
     pub fn set_response(&mut self, event: &str, to: ResponseState) {
-        check_transition(RESPONSE, self.response_state.name(), event, to.name());
+        RESPONSE.check(self.response_state.name(), event, to.name());
         self.response_state = to;
     }
 
@@ -319,16 +362,9 @@ impl Transaction {
         matches!(self.response_state, ResponseState::Tunnel(_))
     }
 
-    /// Whether an upstream connection is lent to us, or asked for.
+    /// Whether an upstream connection is in use, or asked for.
     pub fn holds_upstream(&self) -> bool {
-        match self.response_state {
-            ResponseState::Connecting { .. }
-            | ResponseState::AwaitHead { .. }
-            | ResponseState::Body { .. }
-            | ResponseState::Answered
-            | ResponseState::Tunnel(_) => true,
-            ResponseState::None | ResponseState::Local | ResponseState::Done | ResponseState::Truncated(_) => false,
-        }
+        !matches!(self.response_state, ResponseState::None | ResponseState::Done | ResponseState::Closing(_))
     }
 
     /// Whether bytes can be written to the upstream.
@@ -337,21 +373,17 @@ impl Transaction {
     }
 
     /// Whether the client has been given the head of a final response, or part of one.
-    pub fn has_answered(&self) -> bool {
+    pub fn has_response_begun(&self) -> bool {
         match self.response_state {
-            ResponseState::Local
-            | ResponseState::Answered
-            | ResponseState::Done
-            | ResponseState::Tunnel(_)
-            | ResponseState::Truncated(_) => true,
             ResponseState::Body { mode, .. } => mode != BodyMode::Buffer,
             ResponseState::None | ResponseState::Connecting { .. } | ResponseState::AwaitHead { .. } => false,
+            _ => true,
         }
     }
 
     /// The client may wait for `100 Continue` for as long as the upstream makes it.
     pub fn is_upload_held_back(&self) -> bool {
-        matches!(self.request_state, RequestState::Body { awaits_continue: true, .. }) && !self.has_answered()
+        matches!(self.request_state, RequestState::Body { awaits_continue: true, .. }) && !self.has_response_begun()
     }
 }
 
@@ -367,5 +399,142 @@ impl LastActivity {
     /// The last activity of either side.
     pub fn latest(&self) -> MonoTime {
         self.client_read.max(self.client_write).max(self.upstream_read).max(self.upstream_write)
+    }
+}
+
+/// A recycled transaction that owns no more is kept as it is: 16 KiB in chunks, in a queue that has grown by doubling, and
+/// two heads. Cutting it down each time, to let it grow again for the next such body, would cost more than the body.
+const KEPT_AS_IT_IS: usize = 40 * 1024;
+
+/// How many recycled transactions a worker keeps.
+const KEPT_TRANSACTIONS: usize = 64;
+
+/// Transactions that are not in use, one set per worker.
+#[derive(Debug)]
+pub struct TransactionPool {
+    // The boxes themselves are what is kept: a connection's slot holds one word, and taking one allocates nothing.
+    boxes: Vec<(Box<Transaction>, usize)>,
+    /// The most bytes to keep, and how many are kept, of which each box knows its part.
+    most: usize,
+    kept: usize,
+    /// What is left for bodies that plugins read.
+    pub(super) left_for_bodies: Rc<Cell<usize>>,
+}
+
+impl Default for TransactionPool {
+    fn default() -> Self {
+        TransactionPool::of(usize::MAX, usize::MAX)
+    }
+}
+
+impl TransactionPool {
+    /// None yet; at most `most` bytes are kept. Bodies that plugins read take at most `bodies`.
+    pub fn of(most: usize, bodies: usize) -> TransactionPool {
+        TransactionPool { boxes: Vec::new(), most, kept: 0, left_for_bodies: Rc::new(Cell::new(bodies)) }
+    }
+
+    /// Keeps none of those that there are. What is reserved stays so.
+    pub fn clear(&mut self) {
+        self.boxes.clear();
+        self.kept = 0;
+    }
+
+    pub(super) fn take(&mut self, now: MonoTime) -> Box<Transaction> {
+        let mut transaction = self.boxes.pop().map_or_else(Box::default, |(transaction, memory)| {
+            self.kept -= memory;
+            transaction
+        });
+        transaction.restart(now);
+        transaction
+    }
+
+    pub(super) fn recycle(&mut self, mut transaction: Box<Transaction>) {
+        if self.boxes.len() < KEPT_TRANSACTIONS {
+            // What the client sent beside its request.
+            transaction.buf.client_input.clear();
+            transaction.reserved.shrink_to(0);
+            let room = self.most - self.kept;
+            let mut memory = transaction.memory();
+            if memory > room.min(KEPT_AS_IT_IS) {
+                transaction.log.method = None;
+                transaction.buf.shrink();
+                memory = transaction.memory();
+            }
+            if memory <= room {
+                self.kept += memory;
+                self.boxes.push((transaction, memory));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::head::Method;
+    use crate::proxy::memory::KEPT_CAPACITY;
+
+    /// Makes one buffer own a lot.
+    type Grow = fn(&mut Transaction, Vec<u8>);
+
+    const EVERY_BUFFER: [(&str, Grow); 20] = [
+        ("client input", |transaction, bytes| transaction.buf.client_input = bytes),
+        ("upstream input", |transaction, bytes| transaction.buf.upstream_input = bytes),
+        ("to the client", |transaction, bytes| *transaction.buf.to_client.buf() = bytes),
+        ("to the upstream", |transaction, bytes| *transaction.buf.to_upstream.buf() = bytes),
+        ("method", |transaction, bytes| transaction.buf.request.method = Method::of(&bytes)),
+        ("logged method", |transaction, bytes| transaction.log.method = Some(Method::of(&bytes))),
+        ("target", |transaction, bytes| transaction.buf.request.target = bytes),
+        ("authority", |transaction, bytes| transaction.buf.request.authority = bytes),
+        ("request fields", |transaction, bytes| transaction.buf.request.fields.add(b"a", &bytes)),
+        ("reason", |transaction, bytes| transaction.buf.response.reason = bytes),
+        ("response fields", |transaction, bytes| transaction.buf.response.fields.add(b"a", &bytes)),
+        ("trailers", |transaction, bytes| transaction.buf.trailers.add(b"a", &bytes)),
+        ("original target", |transaction, bytes| transaction.buf.original_target = bytes),
+        ("new target", |transaction, bytes| transaction.buf.new_target = bytes),
+        ("offered protocols", |transaction, bytes| transaction.buf.offered = bytes),
+        ("request body", |transaction, bytes| transaction.buf.request_body = bytes),
+        ("response body", |transaction, bytes| transaction.buf.response_body = bytes),
+        ("plugin values", |transaction, bytes| transaction.buf.chain.values.push((b"key".to_vec(), bytes))),
+        ("plugin keys", |transaction, bytes| transaction.buf.chain.values.push((bytes, Vec::new()))),
+        ("named by Connection", |transaction, bytes| transaction.buf.scratch.connection_named = bytes),
+    ];
+
+    #[test]
+    fn e4_everything_that_grows_with_what_peers_send_is_counted_and_given_back() {
+        const LEN: usize = 200 * 1024;
+        let empty = Transaction::default().memory();
+        for (name, grow) in EVERY_BUFFER {
+            let mut transaction = Transaction::default();
+            grow(&mut transaction, vec![b'x'; LEN]);
+            assert!(transaction.memory() >= empty + LEN, "{name} is not counted");
+            transaction.log.method = None;
+            transaction.buf.shrink();
+            let kept = transaction.memory();
+            assert!(kept <= empty + KEPT_CAPACITY + 4096, "{name}: {kept} bytes are kept");
+        }
+    }
+
+    #[test]
+    fn e4_what_is_recycled_is_cut_down_where_it_is_much_or_there_is_little_room() {
+        const KIB: usize = 1024;
+        for (name, most, grown, expected) in [
+            ("16 KiB in chunks", usize::MAX, 32 * KIB, Some(32 * KIB)),
+            ("a large body", usize::MAX, 200 * KIB, Some(KEPT_CAPACITY)),
+            ("little room", 24 * KIB, 32 * KIB, Some(KEPT_CAPACITY)),
+            ("no room", 8 * KIB, 32 * KIB, None),
+        ] {
+            let mut transactions = TransactionPool::of(most, usize::MAX);
+            let mut transaction = transactions.take(MonoTime::FIRST);
+            transaction.buf.client_input.extend_from_slice(b"of the next request");
+            transaction.buf.to_client.buf().reserve_exact(grown);
+            transactions.recycle(transaction);
+            let kept = transactions.boxes.first().map(|(transaction, _)| transaction.buf.to_client.capacity());
+            assert_eq!(kept, expected, "{name}");
+            assert!(transactions.kept <= most, "{name}");
+            let again = transactions.take(MonoTime::FIRST);
+            assert!(again.buf.client_input.is_empty(), "{name}: nobody gets what another client sent");
+            assert_eq!(transactions.kept, 0, "{name}");
+        }
     }
 }

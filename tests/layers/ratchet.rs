@@ -27,13 +27,11 @@ src/proxy/proxy_connection.rs
 src/proxy/events.rs
 src/proxy/connection.rs
 src/proxy/context.rs
-src/proxy/read_interest.rs
+src/proxy/flow_control.rs
 src/proxy/state.rs
-src/proxy/buffers.rs
-src/proxy/transaction_pool.rs
+src/proxy/memory.rs
 src/proxy/request_side.rs
 src/proxy/response_side.rs
-src/proxy/timeouts.rs
 src/proxy/outcome.rs
 src/proxy/admit.rs
 src/proxy/route.rs
@@ -41,7 +39,6 @@ src/proxy/runtime.rs
 src/proxy/forward.rs
 src/proxy/forwarded.rs
 src/proxy/strip.rs
-src/proxy/local.rs
 src/proxy/cause.rs
 src/proxy/request_log.rs
 src/http/body.rs

@@ -14,7 +14,7 @@ use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::proxy::cause::Cause;
 use mini_rproxy::proxy::proxy_connection::{
     AccessRecord, Balance, CloseMode, Command, ConnectError, Input, Now, Observer, Peer, ProxyConnection, Side,
-    TransactionPool, UpstreamEvent, WorkerCtx,
+    TransactionPool, UpstreamEvent, WorkerContext,
 };
 use mini_rproxy::proxy::request_log::RequestLog;
 use mini_rproxy::proxy::runtime::Runtime;
@@ -447,9 +447,9 @@ impl Wire {
         true
     }
 
-    fn with_env<T>(&mut self, call: impl FnOnce(&mut ProxyConnection, &mut WorkerCtx<'_>) -> T) -> T {
+    fn with_env<T>(&mut self, call: impl FnOnce(&mut ProxyConnection, &mut WorkerContext<'_>) -> T) -> T {
         let now = Now { instant: self.start + self.elapsed, date: DATE };
-        let mut env = WorkerCtx {
+        let mut env = WorkerContext {
             now: &now,
             runtime: &self.runtime,
             balance: &mut self.balance,
@@ -481,23 +481,23 @@ impl Wire {
         while let Some(command) = self.exchange.poll_command() {
             moved = true;
             match command {
-                Command::Connect { upstream, fresh } => {
+                Command::Connect { upstream, is_new } => {
                     let origin = self.runtime.origin(upstream).expect("an upstream of this runtime");
-                    let fresh_word = if fresh { " fresh" } else { "" };
+                    let fresh_word = if is_new { " fresh" } else { "" };
                     let note = format!("X connect {}:{}{fresh_word}", origin.host, origin.port);
                     self.note(note);
                     self.link = Link::Connecting;
                     self.origin = End::default();
                     match self.pool.pop_front().unwrap_or(Pool::Fresh) {
                         Pool::Pending => {}
-                        Pool::Reused if fresh => self.connected(Pool::Fresh),
+                        Pool::Reused if is_new => self.connected(Pool::Fresh),
                         answer => self.connected(answer),
                     }
                 }
-                Command::Park | Command::Reserve => {
+                Command::Release { is_login_bound } => {
                     // The pool takes no connection on which something is waiting (rule M12).
                     let is_clean = self.origin.incoming.is_empty() && self.origin.ending.is_none();
-                    let note = if command == Command::Park { "X park" } else { "X reserve" };
+                    let note = if is_login_bound { "X reserve" } else { "X park" };
                     self.note(if is_clean { note } else { "X close upstream" });
                     self.link = Link::None;
                 }

@@ -1,5 +1,10 @@
-//! The memory of one request and its response, which is recycled: an idle connection owns none of it, and a busy one
-//! allocates nothing.
+//! The memory of one request and its response. It is recycled: an idle connection owns none of it, and a busy one
+//! allocates nothing. What bodies that plugins read may need is reserved before they are read (rule E4): a dozen slow clients
+//! whose bodies fill the memory together would wait for each other, so a request for which there is not enough left is
+//! answered with 503, and one that has a reservation is read in full, however short memory is.
+
+use std::cell::Cell;
+use std::rc::Rc;
 
 use super::forward::Scratch;
 use super::hooks::ChainState;
@@ -26,8 +31,10 @@ pub(super) struct Buffers {
     pub request: RequestHead,
     pub response: ResponseHead,
     pub trailers: Fields,
-    /// The client's own target once the request is forwarded; before that, the target to forward.
+    /// The client's own target.
     pub original_target: Vec<u8>,
+    /// The target to forward, or to redirect to, until it takes its place.
+    pub new_target: Vec<u8>,
     /// The protocols that were offered to the upstream.
     pub offered: Vec<u8>,
     /// Whole bodies, where plugins asked for them.
@@ -41,7 +48,7 @@ pub(super) struct Buffers {
 /// All of the buffers that grow with what peers send, by how much of them is kept.
 struct BufferGroups<'a> {
     large: [&'a mut Vec<u8>; 4],
-    small: [&'a mut Vec<u8>; 9],
+    small: [&'a mut Vec<u8>; 10],
     fields: [&'a mut Fields; 3],
     queues: [&'a mut ByteQueue; 2],
 }
@@ -59,6 +66,7 @@ impl Buffers {
             response: ResponseHead { reason, fields: response_fields, status: _, version: _ },
             trailers,
             original_target,
+            new_target,
             offered,
             request_body,
             response_body,
@@ -68,7 +76,7 @@ impl Buffers {
         let [named, host, prefix, text] = scratch.strings();
         BufferGroups {
             large: [client_input, upstream_input, request_body, response_body],
-            small: [target, authority, reason, original_target, offered, named, host, prefix, text],
+            small: [target, authority, reason, original_target, new_target, offered, named, host, prefix, text],
             fields: [request_fields, response_fields, trailers],
             queues: [to_client, to_upstream],
         }
@@ -111,7 +119,7 @@ impl Buffers {
         }
     }
 
-    /// Whether the client has sent more behind its request than an empty line, or the half of one.
+    /// Whether the client has sent more after its request than an empty line, or the half of one.
     pub fn has_pipelined(&self) -> bool {
         !b"\r\n".starts_with(&self.client_input)
     }
@@ -122,5 +130,63 @@ pub(super) fn method_memory(method: &Method) -> usize {
     match method {
         Method::Other(token) => token.len(),
         _ => 0,
+    }
+}
+
+/// What one transaction has reserved for bodies. It is given back when this is dropped.
+#[derive(Debug, Default)]
+pub(super) struct Reservation {
+    bytes: usize,
+    /// What is left for all bodies of the worker.
+    left: Option<Rc<Cell<usize>>>,
+}
+
+impl Reservation {
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Makes it at least `bytes`; returns whether there was enough left.
+    #[must_use]
+    pub fn grow_to(&mut self, bytes: usize, left: &Rc<Cell<usize>>) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let Some(rest) = left.get().checked_sub(more) else { return false };
+        left.set(rest);
+        self.bytes += more;
+        self.left.get_or_insert_with(|| Rc::clone(left));
+        true
+    }
+
+    /// Gives back what is more than `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let excess = self.bytes.saturating_sub(bytes);
+        self.bytes -= excess;
+        if let Some(left) = &self.left {
+            left.set(left.get() + excess);
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e4_no_more_is_reserved_than_there_is_and_all_of_it_comes_back() {
+        let left = Rc::new(Cell::new(100));
+        let (mut first, mut second) = (Reservation::default(), Reservation::default());
+        assert!(first.grow_to(60, &left) && first.grow_to(50, &left), "it has more already");
+        assert!(!second.grow_to(41, &left));
+        assert!(second.grow_to(40, &left) && !first.grow_to(61, &left));
+        first.shrink_to(10);
+        assert_eq!((first.bytes(), second.bytes(), left.get()), (10, 40, 50));
+        drop((first, second));
+        assert_eq!(left.get(), 100);
     }
 }
