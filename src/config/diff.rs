@@ -58,22 +58,19 @@ impl Config {
 
     /// What is different in `new`.
     pub fn differences(&self, new: &Config) -> Vec<Difference> {
-        let old: HashMap<_, _> = self.routes.iter().map(|route| (&route.prefix, route)).collect();
-        let mut differences = Vec::new();
+        let mut found = FullConfig::of(self).differences(&FullConfig::of(new));
+        let old: HashMap<_, _> = self.routes.iter().map(|route| (&route.prefix, &route.upstreams)).collect();
         for route in new.routes.iter() {
-            let before = old.get(&route.prefix).map_or(&[][..], |old| &old.upstreams);
-            // Of an upstream that is only in one of the two it is told that it comes or goes.
-            let has_other_credentials = |new: &UpstreamUrl| {
-                let old = before.iter().find(|old| old.to_public_string() == new.to_public_string());
-                old.is_some_and(|old| old.authorization != new.authorization)
+            let is_the_same = |old: &UpstreamUrl, new: &UpstreamUrl| {
+                old.authorization == new.authorization || old.to_public_string() != new.to_public_string()
             };
-            if before != &*route.upstreams && route.upstreams.iter().any(has_other_credentials) {
+            let mut pairs = old.get(&route.prefix).into_iter().flat_map(|old| old.iter().zip(&*route.upstreams));
+            if !pairs.all(|(old, new)| is_the_same(old, new)) {
                 let what = format!("route {}: the credentials in its upstream URL", route.prefix);
-                differences.push(Difference { kind: "changed", what, needs_restart: false });
+                found.push(Difference { kind: "changed", what, needs_restart: false });
             }
         }
-        differences.extend(FullConfig::of(self).differences(&FullConfig::of(new)));
-        differences
+        found
     }
 }
 
@@ -151,29 +148,28 @@ fn compare(start: &str, old: &Mapping, new: &Mapping, found: &mut Vec<Difference
     let added = new.keys().filter(|key| !old.contains_key(key));
     for key in old.keys().chain(added) {
         let name = format!("{start}{}", key.as_str().unwrap_or_default());
-        let (old, new) = (old.get(key), new.get(key));
-        if let Some(Value::Mapping(_)) = old.or(new) {
-            let mapping = |value: Option<&Value>| value.and_then(Value::as_mapping).cloned().unwrap_or_default();
-            compare(&format!("{name}."), &mapping(old), &mapping(new), found);
+        let both = [old, new].map(|mapping| mapping.get(key));
+        if both.iter().flatten().any(|value| value.is_mapping()) {
+            let [old, new] = both.map(|value| value.and_then(Value::as_mapping).cloned().unwrap_or_default());
+            compare(&format!("{name}."), &old, &new, found);
             continue;
         }
         let needs_restart = RESTART_ONLY.contains(&name.as_str());
         let mut note = |kind, what: &str| {
             found.push(Difference { kind, what: format!("{name} {what}"), needs_restart });
         };
-        let is_list = |value: Option<&Value>| value.is_none_or(Value::is_sequence);
-        let (both_lists, [old, new]) =
-            (is_list(old) || is_list(new), [old, new].map(|value| value.map(texts).unwrap_or_default()));
-        let (mut removed, mut added) = (old.clone(), new.clone());
-        removed.retain(|text| !new.contains(text));
-        added.retain(|text| !old.contains(text));
-        if !both_lists && old != new {
-            note("changed", &format!("{} -> {}", old[0], new[0]));
-        } else {
-            removed.iter().for_each(|text| note("removed", text));
-            added.iter().for_each(|text| note("added", text));
-            if removed.is_empty() && added.is_empty() && old != new {
-                note("changed", "in another order");
+        let [old, new] = both.map(|value| value.map(texts).unwrap_or_default());
+        match (&old[..], &new[..]) {
+            (old, new) if old == new => {}
+            ([old], [new]) => note("changed", &format!("{old} -> {new}")),
+            _ => {
+                let removed: Vec<_> = old.iter().filter(|text| !new.contains(text)).collect();
+                let added: Vec<_> = new.iter().filter(|text| !old.contains(text)).collect();
+                removed.iter().for_each(|text| note("removed", text));
+                added.iter().for_each(|text| note("added", text));
+                if removed.is_empty() && added.is_empty() {
+                    note("changed", "in another order");
+                }
             }
         }
     }
@@ -222,7 +218,7 @@ mod tests {
                 &["changed: limits.max_body_bytes unlimited -> 1KiB"],
             ),
             ("an address", more("listen_addr: [':8080', ':8081']"), &["added: listen_addr :8081"]),
-            ("another address", more("listen_addr: ':8081'"), &["removed: listen_addr :8080", "added: listen_addr :8081"]),
+            ("another address", more("listen_addr: ':8081'"), &["changed: listen_addr :8080 -> :8081"]),
             (
                 "what is fixed",
                 more("workers: 7\nlimits: {memory_budget: 64MiB}\nlog: {format: json}"),
@@ -273,9 +269,9 @@ mod tests {
                 "u:p@b', 'http://u:p@c",
                 "u:q@b', 'http://u:q@d",
                 &[
-                    "changed: route /: the credentials in its upstream URL",
                     "removed: route /: upstream http://c",
                     "added: route /: upstream http://d",
+                    "changed: route /: the credentials in its upstream URL",
                 ],
             ),
             (
@@ -294,7 +290,7 @@ mod tests {
         ] {
             let (whole, told) = both_ways(several, &several.replace(from, to));
             assert_eq!(whole, expected, "{name}");
-            assert!(whole.ends_with(&told) && whole.len() <= told.len() + 1, "{name}, by way of /configz: {told:?}");
+            assert!(whole.starts_with(&told) && whole.len() <= told.len() + 1, "{name}, by way of /configz: {told:?}");
         }
         let (whole, told) = both_ways(&old, &old.replace("secret", "other"));
         assert_eq!(
@@ -305,7 +301,6 @@ mod tests {
         let (whole, told) = both_ways(&old, &old.replace("/x.so", "/y.so"));
         assert_eq!(whole, told);
         assert!(whole.iter().all(|line| line.contains("plugins") && line.contains("restart")), "{whole:?}");
-        assert_eq!(whole.len(), 2);
     }
 
     #[test]

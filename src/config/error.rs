@@ -1,17 +1,8 @@
-//! What is wrong with a configuration, as one sentence for the person who wrote it.
-//!
-//! The words of serde and of the YAML library are for programmers: they are translated here.
+//! What is wrong with a configuration, as one sentence with its place.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-
-/// Stands before the text of our own messages, so that [`from_yaml`] can tell it from the path that the YAML
-/// library puts before it. No text of ours holds it: [`quoted`] escapes what the file said.
-const OWN_MESSAGE: char = '\u{1}';
-
-/// A key that is none.
-pub(super) const KEY: &str = "a key is one word, not a list or a mapping; a value that begins with [ or { needs quotes";
 
 /// Line and column, from 1.
 pub(super) type Place = (usize, usize);
@@ -45,30 +36,68 @@ fn place_of_error(error: &serde_yaml::Error) -> Option<Place> {
 
 /// What the YAML library said about `text`.
 pub(super) fn from_yaml(file: &str, text: &str, error: serde_yaml::Error) -> String {
-    // Broken syntax explains more than what was understood up to there, so it is told first.
-    let error = serde_yaml::from_str::<IgnoredAny>(text).err().unwrap_or(error);
-    let whole = error.to_string();
-    if let Some(rest) = whole.strip_prefix("control characters are not allowed") {
-        let at = rest.rsplit(' ').next().and_then(|at| at.parse().ok()).unwrap_or_default();
-        let place = place_of_byte(text.as_bytes(), at);
-        return located(file, place, "a control character, which YAML does not allow: remove it");
+    // Broken syntax explains more than what was understood up to there.
+    if let Err(error) = serde_yaml::from_str::<IgnoredAny>(text) {
+        let said = error.to_string();
+        if let Some(rest) = said.strip_prefix("control characters are not allowed") {
+            let at = rest.rsplit(' ').next().and_then(|at| at.parse().ok()).unwrap_or_default();
+            let place = place_of_byte(text.as_bytes(), at);
+            return located(file, place, "a control character, which YAML does not allow: remove it");
+        }
+        // "<problem> at line 3 column 1, while parsing ... at line 2 column 1"
+        let problem = said.split(" at line ").next().and_then(|said| said.split(" at position ").next());
+        let message = format!(
+            "not YAML: {}; check indentation (spaces, no tabs), colons and quotes here and on the lines above: a value \
+             that begins with a special character or holds \": \" needs quotes",
+            problem.unwrap_or(&said)
+        );
+        return located(file, place_of_error(&error), message);
     }
-    let mut place = place_of_error(&error);
-    // The place is at the end, but where that is the very first character.
+    let place = place_of_error(&error);
+    let said = error.to_string();
     let suffix = place.map(|(line, column)| format!(" at line {line} column {column}")).unwrap_or_default();
-    let said = whole.strip_suffix(&suffix).unwrap_or(&whole);
-    if let (Some(key), Some(mapping)) = (said.split("duplicate field `").nth(1), place) {
-        place = second(text, mapping, key.trim_end_matches('`')).or(place);
-    }
-    let message = match said.split_once(OWN_MESSAGE) {
-        Some((_path, own)) => own.to_owned(),
-        None => message_of_serde(said).unwrap_or_else(|| foreign_message(&whole, text, place)),
-    };
-    located(file, place, message)
+    let said = said.strip_suffix(&suffix).unwrap_or(&said);
+    // "routes[0].upstream: ..."
+    let is_path = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._[]?".contains(&b));
+    let said = said.split_once(": ").filter(|(path, _)| is_path(path)).map_or(said, |(_, said)| said);
+    located(file, place, in_our_words(said).unwrap_or_else(|| said.to_owned()))
 }
 
+/// What derived code refuses, without a secret, and with a remedy.
+fn in_our_words(said: &str) -> Option<String> {
+    if let Some(key) = said.strip_prefix("duplicate entry with key ") {
+        return Some(format!("duplicate key {}", cut(key)));
+    }
+    let (found, expected) = said.rsplit_once(", expected ")?;
+    if let Some(key) = found.strip_prefix("unknown field `") {
+        let (key, known) = (key.strip_suffix('`')?, expected.split('`').skip(1).step_by(2).collect::<Vec<_>>());
+        return Some(match did_you_mean(key, &known) {
+            Some(meant) => format!("unknown key {}; did you mean {meant:?}?", quoted(key)),
+            None => format!("unknown key {}; the keys known here are {}", quoted(key), known.join(", ")),
+        });
+    }
+    if let Some(word) = found.strip_prefix("unknown variant `") {
+        return Some(format!("expected {expected}, found {}", quoted(word.strip_suffix('`')?)));
+    }
+    let found = found.strip_prefix("invalid type: ").or_else(|| found.strip_prefix("invalid value: "))?;
+    let [expected, found] =
+        [expected, found].map(|words| PLAIN_WORDS.iter().find(|(theirs, _)| *theirs == words).map_or(words, |it| it.1));
+    Some(format!("expected {expected}, found {}", cut(found)))
+}
+
+/// The words of serde, which are for programmers, and ours.
+const PLAIN_WORDS: [(&str, &str); 7] = [
+    ("a boolean", "true or false"),
+    ("a sequence", "a list"),
+    ("field identifier", "a key"),
+    ("sequence", "a list"),
+    ("map", "a mapping"),
+    ("unit value", "nothing"),
+    ("enum", "a YAML tag"),
+];
+
 /// Goes to a value, for example `routes.3.upstream`, and ends with an error there: the library tells places only so. What is
-/// no list and no mapping is refused without more ado.
+/// no list and no mapping is refused as soon as it is met.
 struct Locate<'a>(&'a str);
 
 impl<'de> DeserializeSeed<'de> for Locate<'_> {
@@ -106,104 +135,6 @@ impl<'de> Visitor<'de> for Locate<'_> {
     }
 }
 
-/// Where a key stands for the second time, in a mapping of lines that begins at this line and column.
-fn second(text: &str, (line, column): Place, key: &str) -> Option<Place> {
-    let is_key = |line: &str| line.get(column - 1..)?.strip_prefix(key)?.trim_start().strip_prefix(':').map(|_| ());
-    let mut lines = text.lines().enumerate().skip(line - 1).filter(|(_, line)| is_key(line).is_some());
-    lines.nth(1).map(|(number, _)| (number + 1, column))
-}
-
-/// What derived code refuses.
-fn message_of_serde(said: &str) -> Option<String> {
-    let is_path = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._[]?".contains(&b));
-    let (path, said) = said.split_once(": ").filter(|(path, _)| is_path(path)).unwrap_or(("", said));
-    let name = |start: &str| said.strip_prefix(start)?.split('`').next().map(quoted);
-    if let Some(key) = name("duplicate field `") {
-        return Some(format!("the key {key} stands twice in this mapping: remove one"));
-    }
-    if let Some(key) = name("missing field `") {
-        return Some(format!("the key {key} is missing in this mapping: add it"));
-    }
-    if let Some(key) = said.strip_prefix("duplicate entry with key ") {
-        return Some(format!("the key {} stands twice in this mapping: remove one", cut(key)));
-    }
-    let (start, expected) = said.rsplit_once(", expected ")?;
-    let known = || expected.split('`').skip(1).step_by(2).collect::<Vec<_>>();
-    if let Some(key) = start.strip_prefix("unknown field `") {
-        let (key, known) = (key.strip_suffix('`')?, known());
-        return Some(match did_you_mean(key, &known) {
-            Some(meant) => format!("unknown key {}; did you mean {meant:?}?", quoted(key)),
-            None => format!("unknown key {}; the keys known here are {}", quoted(key), known.join(", ")),
-        });
-    }
-    if let Some(word) = start.strip_prefix("unknown variant `") {
-        return Some(format!("expected {}, found {}", known().join(" or "), quoted(word.strip_suffix('`')?)));
-    }
-    let found = start.strip_prefix("invalid type: ").or_else(|| start.strip_prefix("invalid value: "))?;
-    let expected = match expected {
-        "a string" | "field identifier" => return Some(KEY.to_owned()),
-        "a boolean" if found.contains("\"true\"") || found.contains("\"false\"") => "true or false without quotes",
-        "a boolean" => "true or false",
-        "a sequence" if path == "routes" => {
-            "a list of routes, each \"- prefix: /api\" with its \"upstream:\" in the line below"
-        }
-        "a sequence" => "a list, such as [one, two]",
-        _ if found == "sequence" && expected.starts_with("an upstream URL") => {
-            return Some("expected one upstream URL, found a list: several are written as \"upstreams:\"".to_owned());
-        }
-        _ => expected,
-    };
-    let found = match found.split_once(' ').unwrap_or((found, "")) {
-        ("string", text) => cut(text),
-        ("boolean", text) => text.trim_matches('`').to_owned(),
-        ("integer" | "floating", text) => format!("the number {}", text.split('`').nth(1).unwrap_or(text)),
-        ("sequence", _) => "a list".to_owned(),
-        ("map", _) => "a mapping".to_owned(),
-        ("unit", _) => "nothing".to_owned(),
-        ("enum", _) => "a YAML tag: remove the word that begins with \"!\", or put the value in quotes".to_owned(),
-        _ => found.to_owned(),
-    };
-    Some(format!("expected {expected}, found {found}"))
-}
-
-/// Makes a serde error of one of our sentences.
-pub(super) fn refuse<E: serde::de::Error>(message: impl fmt::Display) -> E {
-    E::custom(format_args!("{OWN_MESSAGE}{message}"))
-}
-
-/// The library's own errors: syntax, and things of YAML that no reader of ours sees.
-fn foreign_message(said: &str, text: &str, place: Option<Place>) -> String {
-    let is = |words: &str| said.contains(words);
-    for (words, message) in [
-        ("more than one document", "one file holds one YAML document: remove the line \"---\" between them"),
-        ("recursion limit", "lists and mappings are nested too deeply: at most 128 levels"),
-        ("repetition limit", "aliases (*name) repeat too much of the file: write it out instead"),
-        (
-            "unknown anchor",
-            "an alias (*name) needs its anchor (&name) further up; a value that begins with * needs quotes",
-        ),
-    ] {
-        if is(words) {
-            return message.to_owned();
-        }
-    }
-    let line = place.and_then(|(line, _)| text.lines().nth(line - 1)).unwrap_or_default();
-    let hint = if line[..line.len() - line.trim_start().len()].contains('\t') {
-        "indent with spaces, not with tabs"
-    } else if is("mapping values are not allowed") {
-        "is a space too many before the key, one missing behind the \":\" above, or does a value that holds \": \" need quotes?"
-    } else if line.contains("[") && line.contains("]:") {
-        "an address that begins with [ needs quotes"
-    } else if is("cannot start any token") {
-        "a value that begins with a special character needs quotes"
-    } else {
-        "check indentation, colons and quotes here and on the lines above"
-    };
-    // "<problem> at line 3 column 1, while parsing ... at line 2 column 1": the place is told already.
-    let problem = said.split(" at line ").next().and_then(|problem| problem.split(" at position ").next());
-    format!("not YAML: {}; {hint}", problem.unwrap_or(said))
-}
-
 /// Something that the file said, to be shown in a message: escaped, and cut where it is long.
 pub(super) fn quoted(text: &str) -> String {
     cut(&format!("{text:?}"))
@@ -221,17 +152,12 @@ fn cut(quoted: &str) -> String {
     }
 }
 
-/// The one of `known` that was most likely meant by `word`, if any is near, or begins with it.
+/// The one of `known` that was most likely meant by `word`, if any is near.
 pub fn did_you_mean<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();
-    let distance = |known: &str| strsim::damerau_levenshtein(&word, known);
-    let nearest = known.iter().copied().min_by_key(|known| distance(known))?;
-    // At most every fourth letter may differ, and never all of them.
-    if distance(nearest) <= nearest.len().div_ceil(4).min(nearest.len() - 1) {
-        return Some(nearest);
-    }
-    let longer = || known.iter().copied().filter(|known| word.len() >= 4 && known.starts_with(&word));
-    longer().min_by_key(|known| known.len()).filter(|shortest| longer().all(|known| known.starts_with(shortest)))
+    let likeness = |known: &str| strsim::jaro_winkler(&word, known);
+    let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(best) > 0.85).then_some(best)
 }
 
 #[cfg(test)]
@@ -250,7 +176,7 @@ mod tests {
             ("listen", Some("listen_addr")),
             ("Listen", Some("listen_addr")),
             ("lis", None),
-            ("max_", None),
+            ("max_", Some("max_first")),
             ("cert", Some("certificate")),
             ("x", None),
             ("", None),

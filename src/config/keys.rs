@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +15,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_yaml::Value;
 use smart_default::SmartDefault;
 
-use super::error::{KEY, refuse};
 use super::listen::ListenAddr;
-use super::prefix::Prefix;
-use super::scalar::{
-    As, Count, GIB, HumanDuration, KIB, MIB, Network, NonEmpty, Notation as _, Or, Protocol, Scalar, Size, or_default,
-    some,
-};
+use super::scalar::{As, Count, GIB, HumanDuration, KIB, MIB, Network, Notation as _, Or, Protocol, Size};
 use super::url::{HostPolicy, ServerName, UpstreamUrl};
 
 /// Everything that can be configured.
@@ -29,7 +24,7 @@ use super::url::{HostPolicy, ServerName, UpstreamUrl};
 #[serde(default, deny_unknown_fields, expecting = "a mapping of settings such as \"routes:\"")]
 pub struct Config {
     /// Where to listen; never empty.
-    #[serde(deserialize_with = "As::<ListenAddr>::one_or_list")]
+    #[serde(deserialize_with = "As::<ListenAddr>::list")]
     #[default(vec![ListenAddr::any(8080)])]
     pub listen_addr: Vec<ListenAddr>,
     /// As the file has them; empty once it is validated.
@@ -39,35 +34,27 @@ pub struct Config {
     #[serde(skip_deserializing)]
     pub routes: Arc<Vec<RouteConfig>>,
     /// Event loops.
-    #[serde(deserialize_with = "As::<Count<1, 1024>>::deserialize")]
+    #[serde(with = "As::<Count<1, 1024>>")]
     #[default(std::thread::available_parallelism().map_or(1, usize::from))]
     pub workers: usize,
     /// Sizes and counts above which a request or a connection is refused.
-    #[serde(deserialize_with = "or_default")]
     pub limits: Limits,
     /// Time-outs of what belongs to no route, and of routes that say nothing else.
-    #[serde(deserialize_with = "or_default")]
     pub timeouts: Timeouts,
     /// Idle upstream connections.
-    #[serde(deserialize_with = "or_default")]
     pub pool: PoolLimits,
     /// How names are looked up.
-    #[serde(deserialize_with = "or_default")]
     pub dns: DnsConfig,
     /// When one of several upstreams is left alone.
-    #[serde(deserialize_with = "or_default")]
     pub health: Health,
     /// Listening with TLS; `None`: not at all.
-    #[serde(deserialize_with = "some", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsListen>,
     /// How `https://` upstreams are verified, where a route says nothing else.
-    #[serde(deserialize_with = "or_default")]
     pub upstream_tls: UpstreamTls,
     /// Which proxies to trust about the client, and whether to tell the upstream.
-    #[serde(deserialize_with = "or_default")]
     pub forwarded: ForwardedPolicy,
     /// Peers that have to speak the PROXY protocol.
-    #[serde(deserialize_with = "or_default")]
     pub proxy_protocol: ProxyProtocol,
     /// For routes that say nothing else, as the next two.
     pub rewrite_redirects: Rewrite,
@@ -76,17 +63,14 @@ pub struct Config {
     /// Whether a prefix without a slash at its end is redirected to the one with it.
     pub redirect_to_slash: bool,
     /// The built-in resources.
-    #[serde(deserialize_with = "or_default")]
     pub admin: AdminConfig,
     /// In the order in which their request hooks run.
-    #[serde(deserialize_with = "or_default")]
     pub plugins: Vec<PluginConfig>,
     /// The largest body that is buffered for plugins.
     #[serde(with = "As::<Size<0, GIB>>")]
     #[default(1024 * 1024)]
     pub plugin_body_limit: usize,
     /// What the log looks like.
-    #[serde(deserialize_with = "or_default")]
     pub log: LogConfig,
 }
 
@@ -121,22 +105,22 @@ pub struct Limits {
     #[default(16 * 1024)]
     pub max_head_bytes: usize,
     /// Field lines of a head; 431 above it.
-    #[serde(deserialize_with = "As::<Count<1, 256>>::deserialize")]
+    #[serde(with = "As::<Count<1, 256>>")]
     #[default(256)]
     pub max_header_fields: usize,
-    /// 414 above it. While the file is read, 0 where it says nothing.
-    #[serde(with = "As::<Size<256, { 64 * KIB }>>", default)]
+    /// 414 above it. At most `max_head_bytes`.
+    #[serde(with = "As::<Size<256, { 64 * KIB }>>")]
     #[default(8 * 1024)]
     pub max_request_line: usize,
     /// For routes that say nothing else. `None`: unlimited.
     #[serde(with = "As::<BodyLimit>")]
     pub max_body_bytes: Option<u64>,
     /// 0: unlimited.
-    #[serde(deserialize_with = "As::<Count<0, { u32::MAX as u64 }, u32>>::deserialize")]
+    #[serde(with = "As::<Count<0, { u32::MAX as u64 }, u32>>")]
     #[default(1000)]
     pub max_requests_per_connection: u32,
     /// 1xx responses before a final one; more are a fault of the upstream (rule G9).
-    #[serde(deserialize_with = "As::<Count<0, 1000, u32>>::deserialize")]
+    #[serde(with = "As::<Count<0, 1000, u32>>")]
     #[default(8)]
     pub max_interim_responses: u32,
 }
@@ -168,7 +152,6 @@ pub struct Timeouts {
     pub write_idle: Duration,
     /// For an upstream to be connected; 504 after it.
     #[serde(deserialize_with = "connect")]
-    #[default(ConnectTimeout { address: Duration::from_secs(3), total: Duration::from_secs(5) })]
     pub connect: ConnectTimeout,
     /// From the end of a request to the head of its response; 504 after it.
     #[serde(with = "As::<HumanDuration>")]
@@ -192,15 +175,17 @@ pub struct Timeouts {
     pub drain: Duration,
 }
 
-/// `5s` for all addresses together, or `{address: 3s, total: 5s}`. While the file is read, 0 is what it does not say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// `5s` for all addresses together, or `{address: 3s, total: 5s}`.
+#[derive(Clone, Copy, Debug, SmartDefault, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectTimeout {
-    /// For one address of an upstream.
+    /// For one address of an upstream. At most `total`.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(3))]
     pub address: Duration,
     /// For all addresses together.
     #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(5))]
     pub total: Duration,
 }
 
@@ -215,8 +200,7 @@ fn connect<'de, T: From<ConnectTimeout>, D: Deserializer<'de>>(from: D) -> Resul
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<ConnectTimeout, E> {
-            let total = HumanDuration::parse(Scalar::Text(text)).map_err(refuse)?;
-            Ok(ConnectTimeout { total, ..ConnectTimeout::default() })
+            Ok(ConnectTimeout { total: HumanDuration::parse(text).map_err(E::custom)?, ..ConnectTimeout::default() })
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mapping: A) -> Result<ConnectTimeout, A::Error> {
@@ -224,7 +208,8 @@ fn connect<'de, T: From<ConnectTimeout>, D: Deserializer<'de>>(from: D) -> Resul
         }
     }
 
-    from.deserialize_any(TotalOrBoth).map(T::from)
+    let connect = from.deserialize_any(TotalOrBoth)?;
+    Ok(ConnectTimeout { address: connect.address.min(connect.total), ..connect }.into())
 }
 
 /// Idle upstream connections, per worker.
@@ -232,12 +217,12 @@ fn connect<'de, T: From<ConnectTimeout>, D: Deserializer<'de>>(from: D) -> Resul
 #[serde(default, deny_unknown_fields, expecting = "a mapping of pool settings such as \"max_idle: 256\"")]
 pub struct PoolLimits {
     /// Over all upstreams.
-    #[serde(deserialize_with = "As::<Count<0, 65_536>>::deserialize")]
+    #[serde(with = "As::<Count<0, 65_536>>")]
     #[default(256)]
     pub max_idle: usize,
     /// For one upstream. Where there are fewer than busy clients, clients turn each other's connections out: with 8 for 64
     /// of them a small request took 25 percent more CPU.
-    #[serde(deserialize_with = "As::<Count<0, 65_536>>::deserialize")]
+    #[serde(with = "As::<Count<0, 65_536>>")]
     #[default(64)]
     pub max_idle_per_upstream: usize,
     /// How long one may wait to be used again: below the 5 s after which common origins close.
@@ -265,16 +250,15 @@ pub struct DnsConfig {
 #[serde(default, deny_unknown_fields, expecting = "a mapping such as \"failures: 3\"")]
 pub struct Health {
     /// After so many failures in a row.
-    #[serde(deserialize_with = "As::<Count<1, 1000, u32>>::deserialize")]
+    #[serde(with = "As::<Count<1, 1000, u32>>")]
     #[default(3)]
     pub failures: u32,
-    /// For so long at first; each time that a try fails after it, for twice as long. While the file is read, 0 where it says
-    /// nothing, as the next one.
-    #[serde(with = "As::<HumanDuration>", default)]
+    /// For so long at first; each time that a try fails after it, for twice as long.
+    #[serde(with = "As::<HumanDuration>")]
     #[default(Duration::from_secs(1))]
     pub eject: Duration,
     /// But never for longer than this.
-    #[serde(with = "As::<HumanDuration>", default)]
+    #[serde(with = "As::<HumanDuration>")]
     #[default(Duration::from_secs(60))]
     pub max_eject: Duration,
 }
@@ -284,15 +268,14 @@ pub struct Health {
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the keys certificate and key")]
 pub struct TlsListen {
     /// Where; empty: on every address of [`Config::listen_addr`], none of which speaks plain HTTP then.
-    #[serde(deserialize_with = "As::<ListenAddr>::one_or_list", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "As::<ListenAddr>::list", skip_serializing_if = "Vec::is_empty")]
     pub listen_addr: Vec<ListenAddr>,
     /// With `key` the first of `certificates`, where it is put when the file is read.
-    #[serde(deserialize_with = "As::<NonEmpty>::own", skip_serializing)]
+    #[serde(skip_serializing)]
     pub(super) certificate: Option<PathBuf>,
-    #[serde(deserialize_with = "As::<NonEmpty>::own", skip_serializing)]
+    #[serde(skip_serializing)]
     pub(super) key: Option<PathBuf>,
     /// Never empty. A client gets the first one that has the name it asks for, else the first.
-    #[serde(deserialize_with = "or_default")]
     pub certificates: Vec<CertificateFiles>,
 }
 
@@ -301,10 +284,8 @@ pub struct TlsListen {
 #[serde(deny_unknown_fields, expecting = "a mapping with the keys certificate and key")]
 pub struct CertificateFiles {
     /// The certificate, followed by those of intermediate authorities.
-    #[serde(deserialize_with = "As::<NonEmpty>::deserialize")]
     pub certificate: PathBuf,
     /// Its private key.
-    #[serde(deserialize_with = "As::<NonEmpty>::deserialize")]
     pub key: PathBuf,
 }
 
@@ -313,13 +294,12 @@ pub struct CertificateFiles {
 #[serde(default, deny_unknown_fields, expecting = "a mapping such as \"ca_file: /etc/ssl/my-ca.pem\"")]
 pub struct UpstreamTls {
     /// The authorities to trust, in PEM. `None`: those of the system, else those that are built in (rule E2).
-    #[serde(deserialize_with = "As::<NonEmpty>::own", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     /// The name to ask for and to verify. `None`: the host of the URL (rule G8).
-    #[serde(deserialize_with = "As::<ServerName>::own", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "As::<ServerName>::deserialize", skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
     /// Accept any certificate; `None` in a route that says nothing about it.
-    #[serde(deserialize_with = "some")]
     pub insecure_skip_verify: Option<bool>,
 }
 
@@ -357,7 +337,7 @@ pub struct ProxyProtocol {
 pub struct AdminConfig {
     /// Where they answer and nothing else. Empty: nowhere, and /metrics answers local clients on every address of
     /// [`Config::listen_addr`].
-    #[serde(deserialize_with = "As::<ListenAddr>::one_or_list", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "As::<ListenAddr>::list", skip_serializing_if = "Vec::is_empty")]
     pub listen_addr: Vec<ListenAddr>,
     /// Whether /configz answers.
     #[default(true)]
@@ -372,10 +352,10 @@ pub struct AdminConfig {
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the key path or builtin")]
 pub struct PluginConfig {
     /// A shared library.
-    #[serde(deserialize_with = "As::<NonEmpty>::own", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// The name of one that is linked into the binary.
-    #[serde(deserialize_with = "As::<NonEmpty<String>>::own", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub builtin: Option<String>,
     /// Whether the proxy refuses to start without it.
     #[default(true)]
@@ -385,55 +365,18 @@ pub struct PluginConfig {
     pub config: String,
 }
 
-/// The configuration of a plugin: a string goes verbatim, a key without value as the empty text, everything else as JSON.
 fn plugin_config<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = match Value::deserialize(deserializer)? {
         Value::Null => String::new(),
         Value::String(text) => text,
-        value => {
-            check_json(&value).map_err(refuse)?;
-            serde_json::to_string(&value).map_err(refuse)?
-        }
+        value => serde_json::to_string(&value).map_err(D::Error::custom)?,
     };
     if text.len() > 1024 * 1024 {
-        return Err(refuse("the configuration of a plugin has at most 1MiB: put the rest into a file of its own"));
+        return Err(D::Error::custom(
+            "the configuration of a plugin has at most 1MiB: put the rest into a file of its own",
+        ));
     }
     Ok(text)
-}
-
-/// What YAML has and JSON has not.
-fn check_json(value: &Value) -> Result<(), &'static str> {
-    match value {
-        Value::Number(number) if !number.as_f64().is_some_and(f64::is_finite) => {
-            Err("JSON has no infinity and no NaN, and plugins get JSON: put the value in quotes")
-        }
-        Value::Sequence(list) => list.iter().try_for_each(check_json),
-        Value::Mapping(mapping) => mapping.iter().try_for_each(|(key, value)| match key {
-            Value::Sequence(_) | Value::Mapping(_) => Err(KEY),
-            _ => check_json(value),
-        }),
-        Value::Tagged(_) => Err("plugins get JSON, which has no tags: remove the word that begins with \"!\""),
-        _ => Ok(()),
-    }
-}
-
-/// Where a plugin comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PluginSource<'a> {
-    /// A shared library.
-    Path(&'a Path),
-    /// One that is linked into the binary, by name.
-    Builtin(&'a str),
-}
-
-impl PluginConfig {
-    /// Where it comes from.
-    pub fn source(&self) -> PluginSource<'_> {
-        match (&self.path, &self.builtin) {
-            (Some(path), _) => PluginSource::Path(path),
-            (None, name) => PluginSource::Builtin(name.as_deref().unwrap_or_default()),
-        }
-    }
 }
 
 /// What the log looks like.
@@ -441,7 +384,6 @@ impl PluginConfig {
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the keys format and access")]
 pub struct LogConfig {
     /// How a line is written; `None` only while the file is read.
-    #[serde(deserialize_with = "some")]
     pub format: Option<LogFormat>,
     /// One line per request.
     pub access: bool,
@@ -550,29 +492,22 @@ pub struct Rewrites {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the keys prefix and upstream")]
 pub(crate) struct RawRoute {
-    #[serde(deserialize_with = "As::<Prefix>::own")]
     pub(super) prefix: Option<String>,
-    #[serde(deserialize_with = "As::<UpstreamUrl>::own")]
+    #[serde(deserialize_with = "As::<UpstreamUrl>::deserialize")]
     pub(super) upstream: Option<UpstreamUrl>,
-    #[serde(deserialize_with = "As::<UpstreamUrl>::own_list")]
+    #[serde(deserialize_with = "As::<UpstreamUrl>::list")]
     pub(super) upstreams: Option<Vec<UpstreamUrl>>,
-    #[serde(deserialize_with = "some")]
     pub(super) strip_prefix: Option<bool>,
-    #[serde(deserialize_with = "As::<HostPolicy>::own")]
+    #[serde(deserialize_with = "As::<HostPolicy>::deserialize")]
     pub(super) host: Option<HostPolicy>,
-    #[serde(deserialize_with = "some")]
     pub(super) rewrite_redirects: Option<Rewrite>,
-    #[serde(deserialize_with = "some")]
     pub(super) rewrite_cookies: Option<Rewrite>,
-    #[serde(deserialize_with = "some")]
     pub(super) redirect_to_slash: Option<bool>,
-    #[serde(deserialize_with = "As::<Protocol>::own_list")]
+    #[serde(deserialize_with = "As::<Protocol>::list")]
     pub(super) upgrade: Option<Vec<String>>,
-    #[serde(deserialize_with = "As::<BodyLimit>::own")]
+    #[serde(deserialize_with = "As::<BodyLimit>::deserialize")]
     pub(super) max_body_bytes: Option<Option<u64>>,
-    #[serde(deserialize_with = "or_default")]
     pub(super) timeouts: Option<Box<RawTimeouts>>,
-    #[serde(deserialize_with = "some")]
     pub(super) upstream_tls: Option<Box<UpstreamTls>>,
 }
 
@@ -580,19 +515,19 @@ pub(crate) struct RawRoute {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of time-outs such as \"response_head: 5s\"")]
 pub(crate) struct RawTimeouts {
-    #[serde(deserialize_with = "As::<HumanDuration>::own")]
+    #[serde(deserialize_with = "As::<HumanDuration>::deserialize")]
     pub(super) body_idle: Option<Duration>,
-    #[serde(deserialize_with = "As::<HumanDuration>::own")]
+    #[serde(deserialize_with = "As::<HumanDuration>::deserialize")]
     pub(super) write_idle: Option<Duration>,
     #[serde(deserialize_with = "connect")]
     pub(super) connect: Option<ConnectTimeout>,
-    #[serde(deserialize_with = "As::<HumanDuration>::own")]
+    #[serde(deserialize_with = "As::<HumanDuration>::deserialize")]
     pub(super) response_head: Option<Duration>,
-    #[serde(deserialize_with = "As::<HumanDuration>::own")]
+    #[serde(deserialize_with = "As::<HumanDuration>::deserialize")]
     pub(super) response_idle: Option<Duration>,
-    #[serde(deserialize_with = "As::<HumanDuration>::own")]
+    #[serde(deserialize_with = "As::<HumanDuration>::deserialize")]
     pub(super) tunnel_idle: Option<Duration>,
-    #[serde(deserialize_with = "As::<HumanDuration>::own")]
+    #[serde(deserialize_with = "As::<HumanDuration>::deserialize")]
     pub(super) tunnel_half_closed: Option<Duration>,
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Serialize, Serializer};
 
 use super::error::quoted;
-use super::scalar::{Notation, Scalar};
+use super::scalar::Notation;
 
 /// One listening address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -63,26 +63,18 @@ impl Notation for ListenAddr {
     type Value = ListenAddr;
     const EXPECTED: &'static str = "a listening address such as \":8080\" or 127.0.0.1:8080";
 
-    fn read(scalar: Scalar<'_>) -> Result<Option<ListenAddr>, String> {
-        let address = match scalar {
-            Scalar::Text(text) => ListenAddr::parse(text).map_err(|error| format!("{}: {error}", quoted(text)))?,
-            Scalar::Number(number) => return Err(format!("{number}: {PORT_ONLY}")),
-        };
-        Ok(Some(address))
+    fn read(text: &str) -> Result<Option<ListenAddr>, String> {
+        ListenAddr::parse(text).map(Some).map_err(|error| format!("{}: {error}", quoted(text)))
     }
 }
 
 // What is wrong with a listening address.
-const ADDRESS: &str = "a listening address is one with a port from 0 to 65535, such as \":8080\", 127.0.0.1:8080 or \"[::1]:8080\", or unix:/run/proxy.sock";
-const PORT_ONLY: &str = "a port alone needs its colon: write \":8080\", in quotes";
-const NAME: &str = "a listening address is a number, not a name: write 127.0.0.1:8080 or \"[::1]:8080\" for localhost, \":8080\" for all";
+const ADDRESS: &str = "a listening address is a number, not a name, with a port from 0 to 65535, such as \":8080\", 127.0.0.1:8080 or \"[::1]:8080\", or unix:/run/proxy.sock";
 const OPTION: &str =
     "after \"?\" may stand v6only (at \"[::]:8080\", to leave IPv4 out), or mode=0660 at a unix socket";
-const UNIX_PATH: &str = "the path of a unix socket is absolute: write unix:/run/proxy.sock";
-const UNIX_PATH_LENGTH: &str = "the path of a unix socket has at most 107 bytes, and no NUL";
-const UNIX_MODE: &str = "the mode of a unix socket is three or four octal digits, at most 0777: write ?mode=0660";
-const UNIX_MODE_UNREACHABLE: &str =
-    "connecting to a unix socket needs write permission, which this mode gives to nobody: write ?mode=0660";
+const UNIX_PATH: &str =
+    "the path of a unix socket is absolute, and has at most 107 bytes and no NUL: write unix:/run/proxy.sock";
+const UNIX_MODE: &str = "the mode of a unix socket is three or four octal digits, at most 0777, and lets somebody write, without which nobody can connect: write ?mode=0660";
 
 /// The size of `sun_path`, less its NUL.
 const MAX_UNIX_PATH: usize = 107;
@@ -113,7 +105,7 @@ impl ListenAddr {
         }
         let is_any = address.starts_with(':');
         let in_full = if is_any { format!("[::]{address}") } else { address.to_owned() };
-        let addr: SocketAddr = in_full.parse().map_err(|_| not_an_address(address))?;
+        let addr: SocketAddr = in_full.parse().map_err(|_| ADDRESS)?;
         let is_all_v6 = addr.ip() == Ipv6Addr::UNSPECIFIED;
         match option {
             None => Ok(ListenAddr::Tcp { addr, dual_stack: is_all_v6, fallback_v4: is_any }),
@@ -125,25 +117,9 @@ impl ListenAddr {
     }
 }
 
-fn not_an_address(text: &str) -> &'static str {
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let is_name = |name: &str| {
-        name.bytes().any(|b| b.is_ascii_alphabetic())
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
-    };
-    match text.rsplit_once(':') {
-        None if is_number(text) => PORT_ONLY,
-        Some((host, port)) if is_name(host) && is_number(port) => NAME,
-        _ => ADDRESS,
-    }
-}
-
 fn parse_unix(path: &str, option: Option<&str>) -> Result<ListenAddr, &'static str> {
-    if !path.starts_with('/') {
+    if !path.starts_with('/') || path.len() > MAX_UNIX_PATH || path.contains('\0') {
         return Err(UNIX_PATH);
-    }
-    if path.len() > MAX_UNIX_PATH || path.contains('\0') {
-        return Err(UNIX_PATH_LENGTH);
     }
     let mode = option.map(|option| parse_mode(option.strip_prefix("mode=").ok_or(OPTION)?)).transpose()?;
     Ok(ListenAddr::Unix { path: PathBuf::from(path), mode })
@@ -151,11 +127,8 @@ fn parse_unix(path: &str, option: Option<&str>) -> Result<ListenAddr, &'static s
 
 fn parse_mode(digits: &str) -> Result<u32, &'static str> {
     let is_number = matches!(digits.len(), 3..=4) && !digits.starts_with('+');
-    match u32::from_str_radix(digits, 8) {
-        Ok(mode @ ..=0o777) if is_number && mode & 0o222 != 0 => Ok(mode),
-        Ok(..=0o777) if is_number => Err(UNIX_MODE_UNREACHABLE),
-        _ => Err(UNIX_MODE),
-    }
+    let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| is_number && *mode <= 0o777 && mode & 0o222 != 0);
+    mode.ok_or(UNIX_MODE)
 }
 
 #[cfg(test)]
@@ -227,13 +200,13 @@ mod tests {
     fn what_cannot_be_listened_on_is_refused() {
         for (text, expected) in [
             ("", ADDRESS),
-            ("8080", PORT_ONLY),
+            ("8080", ADDRESS),
             ("127.0.0.1", ADDRESS),
             (":", ADDRESS),
             (":http", ADDRESS),
             (":+80", ADDRESS),
             (":65536", ADDRESS),
-            ("localhost:8080", NAME),
+            ("localhost:8080", ADDRESS),
             ("*:8080", ADDRESS),
             ("::1:8080", ADDRESS),
             ("[127.0.0.1]:80", ADDRESS),
@@ -248,11 +221,11 @@ mod tests {
             ("unix:/x?mode=", UNIX_MODE),
             ("unix:/x?mode=0888", UNIX_MODE),
             ("unix:/x?mode=7777", UNIX_MODE),
-            ("unix:/x?mode=0444", UNIX_MODE_UNREACHABLE),
+            ("unix:/x?mode=0444", UNIX_MODE),
         ] {
             assert_eq!(ListenAddr::parse(text), Err(expected), "{text}");
         }
         let long = format!("unix:/{}", "x".repeat(107));
-        assert_eq!(ListenAddr::parse(&long), Err(UNIX_PATH_LENGTH));
+        assert_eq!(ListenAddr::parse(&long), Err(UNIX_PATH));
     }
 }

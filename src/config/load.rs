@@ -7,8 +7,7 @@ use std::path::Path;
 use super::error::{from_yaml, located, place_of_byte, place_of_value, quoted};
 use super::keys::{Config, LogFormat, RawRoute};
 use super::listen::ListenAddr;
-use super::prefix::Prefix;
-use super::scalar::{Notation, Scalar};
+use super::scalar::Notation;
 use super::url::UpstreamUrl;
 
 impl Config {
@@ -46,8 +45,7 @@ impl Config {
     pub fn from_flags(listen: &[String], routes: &[String]) -> Result<Config, String> {
         let mut config = Config::default();
         if !listen.is_empty() {
-            let addresses =
-                listen.iter().map(|text| <ListenAddr as Notation>::parse(Scalar::Text(text))).collect::<Result<_, _>>();
+            let addresses = listen.iter().map(|text| <ListenAddr as Notation>::parse(text)).collect::<Result<_, _>>();
             config.listen_addr = addresses.map_err(|error| format!("-listen: {error}"))?;
         }
         let routes = routes.iter().map(|text| route(text)).collect::<Result<_, _>>();
@@ -113,9 +111,8 @@ fn route(text: &str) -> Result<RawRoute, String> {
         .split_once('=')
         .ok_or_else(|| "a route is written /prefix=host:port or /prefix=http://host:port/base".to_owned())?;
     let upstream = if upstream.contains("://") { upstream.to_owned() } else { format!("http://{upstream}") };
-    let upstream = <UpstreamUrl as Notation>::parse(Scalar::Text(&upstream))?;
-    let prefix = Prefix::parse(Scalar::Text(prefix))?;
-    Ok(RawRoute { prefix: Some(prefix), upstream: Some(upstream), ..RawRoute::default() })
+    let upstream = <UpstreamUrl as Notation>::parse(&upstream)?;
+    Ok(RawRoute { prefix: Some(prefix.to_owned()), upstream: Some(upstream), ..RawRoute::default() })
 }
 
 #[cfg(test)]
@@ -187,14 +184,18 @@ mod tests {
             (
                 &[],
                 &["/a=ftp://h"],
-                "-route: an upstream URL begins with http:// or https://, for example http://127.0.0.1:9001/base",
+                "-route: an upstream is asked over TCP, and its URL begins with http:// or https://: write http://127.0.0.1:9001/base, for example",
             ),
             (
                 &[],
                 &["/a=h:1", "/%61=h:2"],
-                "-route: the prefix \"/%61\" has a route already: route number 1, as \"/a\", which is the same; remove one of them",
+                "-route: the prefix \"/%61\" is that of route number 1, \"/a\", too: remove one of them",
             ),
-            (&[":1", ":1"], &["/a=h:1"], "-listen: the listening address \":1\" stands twice: remove one"),
+            (
+                &[":1", ":1"],
+                &["/a=h:1"],
+                "-listen: \":1\" in listen_addr and \":1\" in listen_addr overlap: remove one, or choose another",
+            ),
         ] {
             assert_eq!(config(listen, routes), Err(expected.to_owned()), "{routes:?}");
         }

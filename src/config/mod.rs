@@ -26,8 +26,8 @@ pub use diff::{Difference, FullConfig};
 pub use error::did_you_mean;
 pub use keys::{
     AdminConfig, CertificateFiles, Config, ConnectTimeout, DnsConfig, ForwardedPolicy, Health, Limits, LogConfig,
-    LogFormat, MAX_UPSTREAMS, PluginConfig, PluginSource, PoolLimits, ProxyProtocol, Rewrite, Rewrites, RouteConfig,
-    RouteOptions, Timeouts, TlsListen, UpstreamTls,
+    LogFormat, MAX_UPSTREAMS, PluginConfig, PoolLimits, ProxyProtocol, Rewrite, Rewrites, RouteConfig, RouteOptions,
+    Timeouts, TlsListen, UpstreamTls,
 };
 pub use listen::ListenAddr;
 pub use load::place_of;

@@ -5,15 +5,14 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::error::quoted;
 use super::keys::{
-    CertificateFiles, Config, ConnectTimeout, Health, Limits, LogFormat, MAX_UPSTREAMS, MemorySize, PluginConfig,
-    RawRoute, RouteConfig, RouteOptions, Timeouts, TlsListen,
+    CertificateFiles, Config, LogFormat, MAX_UPSTREAMS, MemorySize, PluginConfig, RawRoute, RouteConfig, RouteOptions,
+    TlsListen,
 };
 use super::prefix;
-use super::scalar::{HumanDuration, Notation as _, Printed as _, Scalar, print_size};
+use super::scalar::{Notation as _, print_size};
 use super::url::{Scheme, UpstreamUrl};
 
 /// Path and message.
@@ -26,9 +25,8 @@ impl Config {
     /// Completes what was read. `format` is that of the log where nothing is said about it.
     pub(super) fn validate(&mut self, format: Result<LogFormat, String>) -> Result<(), ValidationError> {
         self.upstream_tls.insecure_skip_verify.get_or_insert(false);
-        self.limits.validate().map_err(at("limits"))?;
-        self.health.fill_in().map_err(at("health"))?;
-        self.timeouts.connect.fill_in().map_err(at("timeouts.connect"))?;
+        self.limits.max_request_line = self.limits.max_request_line.min(self.limits.max_head_bytes);
+        self.health.eject = self.health.eject.min(self.health.max_eject);
         if let Some(tls) = &mut self.tls {
             tls.validate().map_err(at("tls"))?;
         }
@@ -45,7 +43,7 @@ impl Config {
 
     /// Sets the memory budget as the flag has it, for example `8MiB`.
     pub fn set_memory_budget(&mut self, text: &str) -> Result<(), String> {
-        self.limits.memory_budget = MemorySize::parse(Scalar::Text(text))?;
+        self.limits.memory_budget = MemorySize::parse(text)?;
         self.cap_workers();
         Ok(())
     }
@@ -94,12 +92,19 @@ impl Config {
         let mut first_with = HashMap::with_capacity(raw.len());
         let (mut known_upstreams, mut known_options) = (HashSet::new(), HashSet::new());
         for mut route in raw {
-            let path = format!("routes.{}", routes.len());
-            let (prefix, urls) = route.take_names(&routes, &mut first_with).map_err(at(&path))?;
-            if let Some(connect) = route.timeouts.as_mut().and_then(|timeouts| timeouts.connect.as_mut()) {
-                connect.fill_in().map_err(at(&format!("{path}.timeouts.connect")))?;
+            let number = routes.len();
+            let at_route = |message: String| (format!("routes.{number}"), message);
+            let prefix = route.prefix.take().ok_or("this route has no prefix: add \"prefix: /path\"".to_owned());
+            let prefix = prefix.map_err(at_route)?;
+            prefix::check(&prefix)
+                .map_err(|error| (format!("routes.{number}.prefix"), format!("{}: {error}", quoted(&prefix))))?;
+            if let Some(first) = first_with.insert(prefix::normal_form(&prefix), number) {
+                let (this, other, number) = (quoted(&prefix), quoted(&routes[first].prefix), first + 1);
+                let message =
+                    format!("the prefix {this} is that of route number {number}, {other}, too: remove one of them");
+                return Err(at_route(message));
             }
-            let upstreams = shared(&mut known_upstreams, urls.into());
+            let upstreams = shared(&mut known_upstreams, route.take_upstreams().map_err(at_route)?.into());
             let options = shared(&mut known_options, Arc::new(route.merged_with(self)));
             routes.push(RouteConfig { prefix, upstreams, options });
         }
@@ -120,16 +125,17 @@ impl Config {
             ("tls.listen_addr", tls),
             ("admin.listen_addr", &self.admin.listen_addr),
         ];
+        if self.listen_addr.is_empty() {
+            return Err(("listen_addr".to_owned(), "this list is empty: write at least one address".to_owned()));
+        }
         let all: Vec<_> = keys.iter().flat_map(|(key, list)| list.iter().map(move |address| (*key, address))).collect();
         for (index, (key, address)) in all.iter().enumerate() {
-            let Some((other, taken)) = all[..index].iter().find(|(_, taken)| taken.overlaps(address)) else { continue };
-            let (shown, taken) = (quoted(&address.to_string()), quoted(&taken.to_string()));
-            let message = if (key, &shown) == (other, &taken) {
-                format!("the listening address {shown} stands twice: remove one")
-            } else {
-                format!("{taken} in {other} and {shown} in {key} overlap: remove one, or choose another")
-            };
-            return Err(((*key).to_owned(), message));
+            if let Some((other, taken)) = all[..index].iter().find(|(_, taken)| taken.overlaps(address)) {
+                let [taken, address] = [taken, address].map(|address| quoted(&address.to_string()));
+                let message =
+                    format!("{taken} in {other} and {address} in {key} overlap: remove one, or choose another");
+                return Err(((*key).to_owned(), message));
+            }
         }
         Ok(())
     }
@@ -148,53 +154,6 @@ fn at(path: &str) -> impl Fn(String) -> ValidationError {
     move |message| (path.to_owned(), message)
 }
 
-impl Limits {
-    fn validate(&mut self) -> Result<(), String> {
-        let (line, head) = (self.max_request_line, self.max_head_bytes);
-        if line > head {
-            let [line, head] = [line, head].map(|size| print_size(size as u64));
-            return Err(format!(
-                "max_request_line ({line}) is above max_head_bytes ({head}), which contains it: lower the one, or raise \
-                 the other"
-            ));
-        }
-        if line == 0 {
-            self.max_request_line = Limits::default().max_request_line.min(head);
-        }
-        Ok(())
-    }
-}
-
-/// Two durations of which the first is at most the second; the default of the one that is 0 gives way to the other.
-fn fill_in(names: [&str; 2], [short, long]: [&mut Duration; 2], default: [Duration; 2]) -> Result<(), String> {
-    if short.is_zero() {
-        *short = default[0].min(if long.is_zero() { default[1] } else { *long });
-    }
-    if long.is_zero() {
-        *long = default[1].max(*short);
-    }
-    if *short > *long {
-        let [short, long] = [short, long].map(|span| HumanDuration::print(span));
-        return Err(format!("{} ({short}) is longer than {} ({long}): shorten it", names[0], names[1]));
-    }
-    Ok(())
-}
-
-impl ConnectTimeout {
-    fn fill_in(&mut self) -> Result<(), String> {
-        let default = Timeouts::default().connect;
-        fill_in(["address", "total"], [&mut self.address, &mut self.total], [default.address, default.total])
-    }
-}
-
-impl Health {
-    fn fill_in(&mut self) -> Result<(), String> {
-        let default = Health::default();
-        let default = [default.eject, default.max_eject];
-        fill_in(["eject", "max_eject"], [&mut self.eject, &mut self.max_eject], default)
-    }
-}
-
 impl TlsListen {
     fn validate(&mut self) -> Result<(), String> {
         if !cfg!(feature = "tls") {
@@ -204,14 +163,8 @@ impl TlsListen {
         }
         match (self.certificate.take(), self.key.take()) {
             (Some(certificate), Some(key)) => self.certificates.insert(0, CertificateFiles { certificate, key }),
-            (None, None) => {}
-            (Some(_), None) => return Err("this certificate has no key: add \"key: key.pem\" beside it".to_owned()),
-            (None, Some(_)) => {
-                return Err("this key has no certificate: add \"certificate: cert.pem\" beside it".to_owned());
-            }
-        }
-        if self.certificates.is_empty() {
-            return Err("tls needs a certificate: add \"certificate: cert.pem\" and \"key: key.pem\"".to_owned());
+            (None, None) if !self.certificates.is_empty() => {}
+            _ => return Err("tls needs both: add \"certificate: cert.pem\" and \"key: key.pem\"".to_owned()),
         }
         Ok(())
     }
@@ -219,67 +172,39 @@ impl TlsListen {
 
 impl PluginConfig {
     fn check(&self) -> Result<(), String> {
-        match (&self.path, &self.builtin) {
-            (Some(_), None) | (None, Some(_)) => Ok(()),
-            (None, None) => Err("this plugin has neither path nor builtin: add one of them".to_owned()),
-            (Some(_), Some(_)) => Err("this plugin has both path and builtin: remove one of them".to_owned()),
-        }
+        let is_one = self.path.is_some() != self.builtin.is_some();
+        if is_one { Ok(()) } else { Err("a plugin has either a path or a builtin: write one of them".to_owned()) }
     }
 }
 
 impl RawRoute {
-    /// Takes out its prefix and upstreams, of which there is at least one. Refuses a prefix that one of the routes `before`
-    /// has.
-    fn take_names(
-        &mut self,
-        before: &[RouteConfig],
-        first_with: &mut HashMap<Vec<u8>, usize>,
-    ) -> Result<(String, Vec<UpstreamUrl>), String> {
-        let prefix = self.prefix.take().ok_or("this route has no prefix: add \"prefix: /path\"")?;
+    /// Takes out its upstreams, of which there is at least one. They stand for each other: a request may go to any of them.
+    fn take_upstreams(&mut self) -> Result<Vec<UpstreamUrl>, String> {
         let upstreams = match (self.upstream.take(), self.upstreams.take()) {
             (Some(one), None) => vec![one],
-            (None, Some(several)) => several,
-            (None, None) => return Err("this route has no upstream: add \"upstream: http://host:port\"".to_owned()),
-            (Some(_), Some(_)) => {
-                return Err("this route has both upstream and upstreams: put all into upstreams".to_owned());
+            (None, Some(several)) if matches!(several.len(), 1..=MAX_UPSTREAMS) => several,
+            _ => {
+                return Err(format!(
+                    "a route has one upstream, or 1 to {MAX_UPSTREAMS} upstreams: add \"upstream: http://host:port\""
+                ));
             }
         };
-        check_upstreams(&upstreams)?;
         if self.upstream_tls.is_some() && upstreams.iter().all(|url| url.scheme == Scheme::Http) {
             return Err("upstream_tls has no effect on an http:// upstream: write https://, or remove it".to_owned());
         }
-        if let Some(first) = first_with.insert(prefix::normal_form(&prefix), before.len()) {
-            let (this, other) = (quoted(&prefix), quoted(&before[first].prefix));
-            let same = if this == other { String::new() } else { format!(", as {other}, which is the same") };
-            let number = first + 1;
-            return Err(format!(
-                "the prefix {this} has a route already: route number {number}{same}; remove one of them"
-            ));
+        for (index, url) in upstreams.iter().enumerate() {
+            let (first, shown) = (&upstreams[0], || quoted(&url.to_public_string()));
+            let is_same = |other: &UpstreamUrl| (other.scheme, &other.authority) == (url.scheme, &url.authority);
+            if upstreams[..index].iter().any(is_same) {
+                return Err(format!("the upstream {} stands twice in this route: remove one", shown()));
+            }
+            if (&url.base_path, url.authorization.is_some()) != (&first.base_path, first.authorization.is_some()) {
+                return Err(format!(
+                    "{}: all upstreams of a route have the same path, and credentials or none; make it a route of its own",
+                    shown()
+                ));
+            }
         }
-        Ok((prefix, upstreams))
+        Ok(upstreams)
     }
-}
-
-/// Upstreams of one route stand for each other: a request may go to any of them.
-fn check_upstreams(upstreams: &[UpstreamUrl]) -> Result<(), String> {
-    let [first, more @ ..] = upstreams else {
-        return Err("the list of upstreams is empty: add \"- http://host:port\"".to_owned());
-    };
-    if upstreams.len() > MAX_UPSTREAMS {
-        return Err(format!("a route has at most {MAX_UPSTREAMS} upstreams"));
-    }
-    for (index, url) in more.iter().enumerate() {
-        let shown = quoted(&url.to_public_string());
-        let is_same = |other: &UpstreamUrl| (other.scheme, &other.authority) == (url.scheme, &url.authority);
-        if upstreams[..=index].iter().any(is_same) {
-            return Err(format!("the upstream {shown} stands twice in this route: remove one"));
-        }
-        if url.base_path != first.base_path {
-            return Err(format!("{shown}: all upstreams of a route have the same path; make them routes of their own"));
-        }
-        if url.authorization.is_some() != first.authorization.is_some() {
-            return Err(format!("{shown}: either all upstreams of a route have credentials or none"));
-        }
-    }
-    Ok(())
 }

@@ -26,7 +26,7 @@ use super::builtin;
 use super::descriptor::{self, ValidDescriptor};
 use super::host::{HookAccess, PluginLog, TABLE};
 use super::load;
-use crate::config::{Config, PluginConfig, PluginSource};
+use crate::config::{Config, PluginConfig};
 use crate::log::{Level, Logger};
 use crate::proxy::hooks::{BufferBodies, HookContext, Hooks, PluginTiming, Verdict};
 use crate::start_error::StartError;
@@ -88,28 +88,22 @@ pub fn load(
     logger: Logger,
 ) -> Result<Option<Arc<Chain>>, StartError> {
     let mut chain = Chain::new(limits, logger);
-    for plugin in list {
-        let added = match plugin.source() {
-            PluginSource::Path(path) => chain.add_file(path, &plugin.config),
-            PluginSource::Builtin(name) => chain.add_builtin(name, &plugin.config),
+    let all = with_files(list, dir)?;
+    for plugin in &all {
+        let added = match &plugin.path {
+            Some(path) => chain.add_file(path, &plugin.config),
+            None => chain.add_builtin(&source(plugin), &plugin.config),
         };
-        if let Err(error) = added {
-            if plugin.required {
-                return Err(error);
+        match added {
+            Err(error) if plugin.required => return Err(error),
+            Err(error) => {
+                chain.log(Level::Error, &source(plugin), &format!("skipped, since it is not required: {error}"));
             }
-            chain.log_skipped(", since it is not required", &error);
+            Ok(()) => {}
         }
     }
-    if let Some(dir) = dir {
-        let files = shared_objects(dir)?;
-        let before = chain.plugins.len();
-        for path in &files {
-            if let Err(error) = chain.add_file(path, "") {
-                chain.log_skipped("", &error);
-            }
-        }
-        let count = chain.plugins.len() - before;
-        let message = format!("{count} of {} plugins loaded from {}", files.len(), dir.display());
+    if dir.is_some() {
+        let message = format!("{} of {} plugins loaded", chain.plugins.len(), all.len());
         chain.logger.line(Level::Info, &message).send();
     }
     Ok(if chain.plugins.is_empty() { None } else { Some(Arc::new(chain)) })
@@ -118,37 +112,40 @@ pub fn load(
 /// Whether what [`load()`] needs is there: required plugins of the list, and the folder. Nothing is loaded and no code of a
 /// plugin runs, so this cannot tell what `create` will say.
 pub fn check(list: &[PluginConfig], dir: Option<&Path>) -> Result<(), StartError> {
-    for plugin in list.iter().filter(|plugin| plugin.required) {
-        let (source, found) = match plugin.source() {
-            PluginSource::Path(path) => (path.display().to_string(), load::check(path).map(drop)),
-            PluginSource::Builtin(name) => (name.to_owned(), builtin::find(name).map(drop)),
+    with_files(list, dir)?.iter().filter(|plugin| plugin.required).try_for_each(|plugin| {
+        let found = match &plugin.path {
+            Some(path) => load::check(path).map(drop),
+            None => builtin::find(&source(plugin)).map(drop),
         };
-        found.map_err(|reason| plugin_error(source, reason))?;
-    }
-    dir.map_or(Ok(()), |dir| shared_objects(dir).map(drop))
+        found.map_err(|reason| plugin_error(source(plugin), reason))
+    })
 }
 
 /// What [`load()`] would load, in its order, for people; nothing is loaded.
 pub fn names(list: &[PluginConfig], dir: Option<&Path>) -> Result<Vec<String>, StartError> {
-    let listed = list.iter().map(|plugin| match plugin.source() {
-        PluginSource::Path(path) => path.display().to_string(),
-        PluginSource::Builtin(name) => format!("{name} (built in)"),
-    });
-    let files = dir.map_or(Ok(Vec::new()), shared_objects)?;
-    Ok(listed.chain(files.iter().map(|path| path.display().to_string())).collect())
+    let name = |plugin| source(plugin) + if plugin.path.is_some() { "" } else { " (built in)" };
+    Ok(with_files(list, dir)?.iter().map(name).collect())
 }
 
-/// The `*.so` entries of a folder, sorted by name.
-fn shared_objects(dir: &Path) -> Result<Vec<PathBuf>, StartError> {
-    let list = || -> io::Result<Vec<PathBuf>> {
-        let mut files: Vec<PathBuf> = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-        files.retain(|path| path.extension().is_some_and(|extension| extension == "so"));
-        files.sort();
-        Ok(files)
-    };
+/// The path of a plugin, or its name.
+fn source(plugin: &PluginConfig) -> String {
+    let path = plugin.path.as_ref().map(|path| path.display().to_string());
+    path.or_else(|| plugin.builtin.clone()).unwrap_or_default()
+}
+
+/// The list, and behind it the `*.so` files of the folder in the order of their names, which are not required.
+fn with_files(list: &[PluginConfig], dir: Option<&Path>) -> Result<Vec<PluginConfig>, StartError> {
+    let mut all = list.to_vec();
+    let Some(dir) = dir else { return Ok(all) };
+    let files = || fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>();
     let unreadable = |error| format!("cannot be read: {error}; make it, or name another with -plugindir DIR");
-    let files = load::available().and_then(|()| list().map_err(unreadable));
-    files.map_err(|reason| plugin_error(format_args!("folder {}", dir.display()), reason))
+    let files = load::available().and_then(|()| files().map_err(unreadable));
+    let mut files = files.map_err(|reason| plugin_error(format_args!("folder {}", dir.display()), reason))?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "so"));
+    files.sort();
+    let plugin = |path| PluginConfig { path: Some(path), required: false, ..PluginConfig::default() };
+    all.extend(files.into_iter().map(plugin));
+    Ok(all)
 }
 
 impl Chain {
@@ -208,11 +205,6 @@ impl Chain {
     /// The plugins' names in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.plugins.iter().map(|plugin| plugin.name)
-    }
-
-    fn log_skipped(&self, why: &str, error: &StartError) {
-        let source = error.path.as_deref().map_or(String::new(), |path| path.display().to_string());
-        self.log(Level::Error, &source, &format!("skipped{why}: {error}"));
     }
 
     fn log(&self, level: Level, plugin: &str, message: &str) {
