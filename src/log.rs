@@ -1,8 +1,8 @@
 //! The log: whole lines to stdout, without ever making the event loop wait.
 //!
-//! A [`LogLine`] is built in a buffer of its thread and appended to a queue with a cap; a thread of its own writes the
-//! queue and may block for as long as the reader of the pipe does not read (rule E6). While the queue is full, lines are
-//! lost; how many is logged as soon as there is room. Nothing that a client sent can break a line: values are escaped.
+//! A [`LogLine`] goes into a queue with a cap; a thread of its own writes the queue and may block for as long as the reader
+//! of the pipe does not read (rule E6). While the queue is full, lines are lost; how many is logged as soon as there is
+//! room. Nothing that a client sent can break a line: values are escaped.
 //!
 //! ```
 //! # use mini_rproxy::{config::LogFormat, log::{Level, Logger}};
@@ -12,13 +12,14 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
-use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
+use std::iter;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -27,10 +28,13 @@ pub use mini_rproxy_plugin::Level;
 
 use crate::config::LogFormat;
 
-/// Bytes that may wait to be written.
+/// The memory that lines in the queue may take.
 const MAX_QUEUE_BYTES: usize = 256 * 1024;
 
-/// The memory that the writer or a line keeps when it is empty.
+/// The memory of a line at first: a request's line fits.
+const LINE_CAPACITY: usize = 384;
+
+/// The memory that the writer keeps when it is idle.
 const KEPT_CAPACITY: usize = 16 * 1024;
 
 /// The pause after a write has failed: a pipe whose reader is gone or a full disk may come back, but not at once.
@@ -43,31 +47,19 @@ pub struct Logger(Arc<LogState>);
 #[derive(Debug)]
 struct LogState {
     format: LogFormat,
-    queue: Mutex<Queue>,
     debug: AtomicBool,
     access: AtomicBool,
-    /// There is something to write.
-    arrived: Condvar,
-    /// Everything was written, or could not be.
-    drained: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    bytes: Vec<u8>,
-    /// How many lines these are.
-    lines: u64,
+    queue: Sender<Message>,
+    /// The memory of the lines in the queue.
+    queued: AtomicUsize,
     /// Lines that found the queue full, or that could not be written.
-    lost: u64,
-    /// The writer holds bytes that are not written yet.
-    is_writing: bool,
+    lost: AtomicUsize,
 }
 
-impl LogState {
-    /// No code panics while it holds the lock, so the queue of a poisoned one is whole.
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+enum Message {
+    Line(Vec<u8>),
+    /// Dropped when everything before it is written, or could not be. Nothing is ever sent.
+    Flush(Sender<()>),
 }
 
 impl Logger {
@@ -80,22 +72,18 @@ impl Logger {
 
     /// A log on `sink`, which may block. Its thread runs until the process ends.
     pub fn start(format: LogFormat, sink: impl Write + Send + 'static) -> io::Result<Logger> {
-        let logger = Logger(Arc::new(LogState {
-            format,
-            queue: Mutex::default(),
-            debug: false.into(),
-            access: false.into(),
-            arrived: Condvar::new(),
-            drained: Condvar::new(),
-        }));
+        let (queue, messages) = channel();
+        let (debug, access) = (false.into(), false.into());
+        let state = LogState { format, debug, access, queue, queued: 0.into(), lost: 0.into() };
+        let logger = Logger(Arc::new(state));
         let writer = logger.clone();
-        thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_lines(sink))?;
+        thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_lines(&messages, sink))?;
         Ok(logger)
     }
 
     /// Begins a line with the current time.
     pub fn line(&self, level: Level, message: impl fmt::Display) -> LogLine<'_> {
-        let mut line = LogLine { log: &self.0, buf: SPARE.try_with(Cell::take).unwrap_or_default() };
+        let mut line = LogLine { log: &self.0, buf: Vec::with_capacity(LINE_CAPACITY) };
         let time = humantime::format_rfc3339_millis(SystemTime::now());
         let level = match level {
             Level::Error => "error",
@@ -134,38 +122,41 @@ impl Logger {
 
     /// Waits until everything is written, but not longer than `timeout`. Returns whether it is.
     pub fn flush(&self, timeout: Duration) -> bool {
-        let is_busy = |queue: &mut Queue| queue.is_writing || !queue.bytes.is_empty();
-        let waited = self.0.drained.wait_timeout_while(self.0.lock(), timeout, is_busy);
-        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        let (receipt, receipts) = channel();
+        let is_sent = self.0.queue.send(Message::Flush(receipt)).is_ok();
+        is_sent && receipts.recv_timeout(timeout) == Err(RecvTimeoutError::Disconnected)
     }
 
     /// The writer's thread.
-    fn write_lines(&self, mut sink: impl Write) {
+    fn write_lines(&self, messages: &Receiver<Message>, mut sink: impl Write) {
         let log = &self.0;
         let mut batch = Vec::new();
-        loop {
-            let is_idle = |queue: &mut Queue| queue.bytes.is_empty();
-            let mut queue = log.arrived.wait_while(log.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
-            std::mem::swap(&mut queue.bytes, &mut batch);
-            let lines = std::mem::take(&mut queue.lines);
-            let lost = std::mem::take(&mut queue.lost);
-            queue.is_writing = true;
-            drop(queue);
+        while let Ok(first) = messages.recv() {
+            let (mut lines, mut receipts) = (0, Vec::new());
+            for message in iter::once(first).chain(messages.try_iter()) {
+                match message {
+                    Message::Line(line) => {
+                        log.queued.fetch_sub(line.capacity(), Ordering::Relaxed);
+                        batch.extend_from_slice(&line);
+                        lines += 1;
+                    }
+                    Message::Flush(receipt) => receipts.push(receipt),
+                }
+                if batch.len() >= MAX_QUEUE_BYTES {
+                    break;
+                }
+            }
+            // The lost lines came after all that is in this batch.
+            let lost = log.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
-                // The lost lines came after all that is in this batch.
                 let mut line = self.line(Level::Warn, "log lines were lost: nobody read them in time");
                 batch.extend_from_slice(line.value("lost", lost).end());
             }
             let written = write_all(&mut sink, &batch);
-            let mut queue = log.lock();
             if written.is_err() {
-                queue.lost += lost + lines;
+                log.lost.fetch_add(lost + lines, Ordering::Relaxed);
             }
-            queue.is_writing = false;
-            if queue.bytes.is_empty() {
-                log.drained.notify_all();
-            }
-            drop(queue);
+            drop(receipts);
             batch.clear();
             batch.shrink_to(KEPT_CAPACITY);
             if written.is_err() {
@@ -187,11 +178,6 @@ fn write_all(sink: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
         }
     }
     sink.flush()
-}
-
-thread_local! {
-    /// The memory of this thread's last line: lines allocate nothing in the steady state.
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// A line that is being built. One that is not sent is dropped. Keys are plain words, chosen by us.
@@ -238,20 +224,15 @@ impl LogLine<'_> {
     /// Hands the line to the writer.
     pub fn send(&mut self) {
         self.end();
-        let mut queue = self.log.lock();
-        if queue.bytes.len() + self.buf.len() > MAX_QUEUE_BYTES {
-            queue.lost += 1;
+        let line = std::mem::take(&mut self.buf);
+        let memory = line.capacity();
+        if self.log.queued.fetch_add(memory, Ordering::Relaxed) + memory > MAX_QUEUE_BYTES {
+            self.log.queued.fetch_sub(memory, Ordering::Relaxed);
+            self.log.lost.fetch_add(1, Ordering::Relaxed);
         } else {
-            queue.bytes.extend_from_slice(&self.buf);
-            queue.lines += 1;
+            // The writer lives as long as the process.
+            let _ = self.log.queue.send(Message::Line(line));
         }
-        drop(queue);
-        self.log.arrived.notify_one();
-        let mut buf = std::mem::take(&mut self.buf);
-        buf.clear();
-        buf.shrink_to(KEPT_CAPACITY);
-        // Without its thread-local storage, a thread that ends only loses the memory.
-        let _ = SPARE.try_with(|spare| spare.set(buf));
     }
 
     fn end(&mut self) -> &[u8] {
@@ -450,7 +431,7 @@ mod tests {
         let whole = text.lines().filter(|line| line.ends_with("x\"")).count();
         let lost = text.lines().filter_map(|line| line.split_once("lost=")).map(|(_, lost)| lost.parse::<usize>());
         let lost: usize = lost.map(|lost| lost.expect("a number")).sum();
-        assert!(whole >= MAX_QUEUE_BYTES / 1100, "{whole}");
+        assert!(whole >= MAX_QUEUE_BYTES / 2048, "{whole}");
         assert_eq!(whole + lost, sent);
         assert!(text.ends_with('\n'));
     }

@@ -594,7 +594,7 @@ mod tests {
             ListenerSet::open(&with("?mode=0600"), Vec::new(), 1, PortSharing::Exclusive).expect("two sockets");
         fs::remove_file(&second).expect("it is there");
         fs::write(&second, "precious").expect("a file");
-        let error = set.update(&with("?mode=0666")).err().expect("it is no socket");
+        let error = set.update(&with("?mode=0666")).expect_err("it is no socket");
         assert!(error.contains(&format!("unix:{}", second.display())), "{error}");
         assert_eq!(fs::metadata(&first).expect("it is there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2, "nothing is left beside them");
@@ -619,7 +619,7 @@ mod tests {
         let everywhere = config(&format!("'0.0.0.0:{}'", port.rsplit(':').next().expect("a port")));
         set.update(&everywhere).expect("our own port");
         let taken = config(&format!("'{}'", other.local_addr().expect("bound")));
-        let error = set.update(&taken).err().expect("somebody else's").to_string();
+        let error = set.update(&taken).expect_err("somebody else's");
         assert!(error.contains("address in use"), "{error}");
     }
 
