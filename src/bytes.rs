@@ -56,31 +56,22 @@ impl ByteQueue {
 
     /// Appends `text` without copying it.
     pub fn extend_shared(&mut self, text: SharedText) {
-        // Copies a shared text that waits already.
         self.buf();
         self.shared = Some(text).filter(|text| !text.is_empty());
     }
 
-    /// The vector to append to. What it holds already must not be changed.
+    /// The vector to append to. What it holds already must not be changed. A shared text that waits is copied.
     pub fn buf(&mut self) -> &mut Vec<u8> {
         if self.is_empty() {
             self.clear();
-        } else if self.shared.is_some() {
-            self.own();
+        } else if let Some(text) = self.shared.take() {
+            self.bytes.extend_from_slice(text.as_bytes());
         } else if self.sent > self.len() {
             // More than half has left: moving the rest costs less than growing the vector.
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
         &mut self.bytes
-    }
-
-    /// Copies the shared text, so that more can follow it.
-    #[cold]
-    fn own(&mut self) {
-        if let Some(text) = self.shared.take() {
-            self.bytes.extend_from_slice(text.as_bytes());
-        }
     }
 
     /// Removes the oldest `len` bytes, which were written.

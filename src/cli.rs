@@ -8,49 +8,36 @@ use std::path::{Path, PathBuf};
 
 use crate::config::did_you_mean;
 
-/// What the proxy is asked to do.
+/// What the proxy is asked to do; [`help`] says what each is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the help says it")]
 pub enum Action {
-    /// Serve until told to stop.
     Run,
-    /// Read and check everything, then exit with 0 or 1.
     Check,
-    /// Print the effective configuration.
     PrintConfig,
-    /// Ask the proxy that runs with this configuration for its health, then exit with 0 or 1.
     Healthcheck,
-    /// Print what would happen to [`Flags::request`], without sending anything; then exit with 0, or 1 if it is refused.
     Explain,
-    /// Print the version.
     Version,
-    /// Print [`help`].
     Help,
 }
 
-/// The flags that do not choose an action.
+/// The flags that do not choose an action, as they were written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the help says it")]
 pub struct Flags {
-    /// `-config`
     pub config: Option<PathBuf>,
-    /// `-route`, as written, for init scripts that have no file (rule E10).
+    /// `-route`, for init scripts that have no file (rule E10).
     pub routes: Vec<String>,
-    /// `-listen`, as written.
     pub listen: Vec<String>,
-    /// `-verbose`: one line per request.
     pub verbose: bool,
-    /// `-trace`: the timeline of each request.
     pub trace: bool,
-    /// `-plugindir`
     pub plugin_dir: Option<PathBuf>,
-    /// `-memory-budget`, as written.
     pub memory_budget: Option<String>,
-    /// `-takeover`: another instance may have the same addresses.
     pub takeover: bool,
-    /// `-against`: with `-check`, the running proxy to compare with.
     pub against: Option<String>,
-    /// `-explain`, as written: `GET /path`.
+    /// `-explain`
     pub request: String,
-    /// `-H`, as written: `Name: value`.
+    /// `-H`
     pub fields: Vec<String>,
 }
 

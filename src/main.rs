@@ -16,6 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use mini_rproxy::about;
@@ -29,7 +30,7 @@ use mini_rproxy::net::dns::SystemLookup;
 use mini_rproxy::net::listeners::{ListenerProtocol, PortSharing};
 use mini_rproxy::net::probe::{probe, running_config};
 use mini_rproxy::net::server::{Server, ServerOptions};
-use mini_rproxy::net::signal::{self, SignalEvent, SignalListener};
+use mini_rproxy::net::signal::{self, SignalEvent};
 use mini_rproxy::net::tls::Tls;
 use mini_rproxy::plugin::chain;
 use mini_rproxy::proxy::hooks::Hooks;
@@ -37,17 +38,8 @@ use mini_rproxy::proxy::proxy_connection::{ListenerKind, Peer};
 use mini_rproxy::proxy::runtime::Runtime;
 use mini_rproxy::start_error::StartError;
 
-/// Exit code for wrong flags, by convention.
-const USAGE: u8 = 2;
-
-/// Exit code of `-check -against` where there are differences.
-const DIFFERENT: u8 = 3;
-
 /// A reload logs so many differences, and of the others only how many they are: the log could not hold them all.
 const MAX_DIFFERENCES: usize = 50;
-
-/// For the service manager: the proxy accepts connections.
-const READY: &str = "READY=1";
 
 /// How long the end waits for the log to be written: its reader may not be reading.
 const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -56,10 +48,10 @@ const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    let parsed = cli::parse(std::env::args_os().skip(1)).map_err(ExitError::usage);
-    parsed.and_then(|(action, flags)| execute(action, flags)).unwrap_or_else(|error| {
-        print_error(error.message);
-        ExitCode::from(error.code)
+    let parsed = cli::parse(std::env::args_os().skip(1)).map_err(usage);
+    parsed.and_then(|(action, flags)| execute(action, flags)).unwrap_or_else(|ExitError(code, message)| {
+        print_error(message);
+        ExitCode::from(code)
     })
 }
 
@@ -78,23 +70,18 @@ fn execute(action: Action, flags: Flags) -> Result<ExitCode, ExitError> {
     }
 }
 
-/// The message for stderr, and the exit code.
-struct ExitError {
-    message: String,
-    code: u8,
-}
+/// The exit code, and the message for stderr.
+struct ExitError(u8, String);
 
 impl From<String> for ExitError {
     fn from(message: String) -> ExitError {
-        ExitError { message, code: 1 }
+        ExitError(1, message)
     }
 }
 
-impl ExitError {
-    /// A flag or its value is wrong.
-    fn usage(message: String) -> ExitError {
-        ExitError { message, code: USAGE }
-    }
+/// A flag or its value is wrong.
+fn usage(message: String) -> ExitError {
+    ExitError(2, message)
 }
 
 /// One line on stderr. That it cannot be written could be reported nowhere.
@@ -117,11 +104,11 @@ fn print(text: &str) -> Result<ExitCode, ExitError> {
 fn load(flags: &Flags) -> Result<Config, ExitError> {
     let mut config = match flags.config_path() {
         Some(path) => Config::load(path)?,
-        None => Config::from_flags(&flags.listen, &flags.routes).map_err(ExitError::usage)?,
+        None => Config::from_flags(&flags.listen, &flags.routes).map_err(usage)?,
     };
     config.log.access |= flags.verbose;
     if let Some(size) = &flags.memory_budget {
-        config.set_memory_budget(size).map_err(|error| ExitError::usage(format!("-memory-budget: {error}")))?;
+        config.set_memory_budget(size).map_err(|error| usage(format!("-memory-budget: {error}")))?;
     }
     Ok(config)
 }
@@ -139,10 +126,11 @@ fn located(flags: &Flags, error: &StartError) -> String {
 /// `-check`: the files that the configuration names, and with `-against` what a reload would change.
 fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     let tls = Tls::load(config).map_err(|error| located(flags, &error))?;
-    // The proxy starts with certificates that are out of their time: a reload may come soon, and some clients accept them.
-    tls.warnings.iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
     let has_plugins = !config.plugins.is_empty() || flags.plugin_dir.is_some();
-    config.warnings(has_plugins).iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
+    // The proxy starts with certificates that are out of their time: a reload may come soon, and some clients accept them.
+    for warning in tls.warnings.iter().chain(&config.warnings(has_plugins)) {
+        print_error(format_args!("warning: {warning}"));
+    }
     chain::check(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| located(flags, &error))?;
     let Some(running) = &flags.against else { return print("the configuration is good\n") };
     let differences = running_config(running, config)?.differences(&FullConfig::of(config));
@@ -150,7 +138,7 @@ fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
         return print("the configuration is good, and a reload would change nothing\n");
     }
     print(&differences.iter().map(|difference| format!("{difference}\n")).collect::<String>())?;
-    Ok(ExitCode::from(DIFFERENT))
+    Ok(ExitCode::from(3))
 }
 
 /// A health check in a container does not know how the proxy was started, but the proxy is process 1 there.
@@ -188,11 +176,11 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     let on_second_stop = move |signal| {
         last_log.line(Level::Warn, "stopping now: a second signal").send();
         last_log.flush(LOG_FLUSH_TIMEOUT);
-        // Signal numbers are below 128.
-        signal::exit_now(128 + signal as u8)
+        signal::exit_now(128 + signal)
     };
+    let (ended, events) = channel();
     // Early, because process 1 of a container has no default handlers.
-    let signals = SignalListener::install(on_second_stop).map_err(|error| format!("cannot handle signals: {error}"))?;
+    signal::listen(ended.clone(), on_second_stop).map_err(|error| format!("cannot handle signals: {error}"))?;
     let _flush = FlushOnDrop(logger.clone());
     log::log_panics(logger.clone());
     logger.set_debug(flags.trace);
@@ -204,7 +192,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
         let message = "a socket was handed over; it is used instead of the addresses in the configuration";
         logger.line(Level::Info, message).text("name", &socket.name).send();
     }
-    let (ended, worker_log) = (signals.sender.clone(), logger.clone());
+    let worker_log = logger.clone();
     let server = Server::start(ServerOptions {
         config: Arc::new(config),
         inherited,
@@ -219,8 +207,8 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     })
     .map_err(|error| located(flags, &error))?;
     log_start(&logger, &server);
-    activation::notify(READY);
-    Ok(serve(&logger, &signals, server, flags)?)
+    activation::notify("READY=1");
+    Ok(serve(&logger, &events, server, flags)?)
 }
 
 /// Writes everything that was logged when it is dropped, whatever the reason.
@@ -233,40 +221,45 @@ impl Drop for FlushOnDrop {
 }
 
 /// Waits for signals, and for the end of the workers.
-fn serve(logger: &Logger, signals: &SignalListener, mut server: Server, flags: &Flags) -> Result<ExitCode, String> {
+fn serve(
+    logger: &Logger,
+    events: &Receiver<SignalEvent>,
+    mut server: Server,
+    flags: &Flags,
+) -> Result<ExitCode, String> {
     let mut end_by = None;
     loop {
-        let timeout = end_by.map(|end: Instant| end.saturating_duration_since(Instant::now()));
-        match signals.wait(timeout) {
-            SignalEvent::Reload if end_by.is_some() => {
+        let timeout = end_by.map_or(Duration::MAX, |end: Instant| end.saturating_duration_since(Instant::now()));
+        match events.recv_timeout(timeout) {
+            Ok(SignalEvent::Reload) if end_by.is_some() => {
                 logger.line(Level::Warn, "no reload: the proxy is stopping").send();
             }
-            SignalEvent::Reload => {
+            Ok(SignalEvent::Reload) => {
                 activation::notify(&activation::reloading());
                 reload(logger, flags, &mut server, || load(flags));
-                activation::notify(READY);
+                activation::notify("READY=1");
             }
-            SignalEvent::Trace => {
+            Ok(SignalEvent::Trace) => {
                 let was_on = logger.is_enabled(Level::Debug);
                 logger.set_debug(!was_on);
                 let message = if was_on { "no more timelines" } else { "timelines of requests from now on" };
                 logger.line(Level::Info, message).send();
             }
-            SignalEvent::Stop => {
+            Ok(SignalEvent::Stop) => {
                 logger.line(Level::Info, "stopping: finishing what is in flight").send();
                 activation::notify("STOPPING=1");
                 end_by = Instant::now().checked_add(server.config().timeouts.drain + DRAIN_GRACE);
                 server.drain();
             }
             // A worker that is inside a plugin's code does not see that its time is over.
-            SignalEvent::TimedOut => {
+            Err(_) => {
                 let message = "stopping now: a worker is held up, probably by a plugin, and does not end";
                 logger.line(Level::Error, message).send();
                 print_error(message);
                 logger.flush(LOG_FLUSH_TIMEOUT);
                 signal::exit_now(1);
             }
-            SignalEvent::WorkersEnded => break,
+            Ok(SignalEvent::WorkersEnded) => break,
         }
     }
     server.join()?;
@@ -306,7 +299,7 @@ fn try_reload(
     server: &mut Server,
     read: impl FnOnce() -> Result<Config, ExitError>,
 ) -> Result<bool, String> {
-    let mut config = read().map_err(|error| error.message)?;
+    let mut config = read().map_err(|ExitError(_, message)| message)?;
     let old = Arc::clone(server.config());
     if config.plugins != old.plugins {
         let message = "the list of plugins has changed, and plugins are created before the first request and destroyed \

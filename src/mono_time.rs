@@ -4,7 +4,7 @@
 //! time is left, and an idle connection keeps three such times.
 
 use std::num::NonZeroU64;
-use std::ops::{Add, AddAssign, Sub};
+use std::ops::{Add, Sub};
 use std::sync::LazyLock;
 use std::time::{self, Duration};
 
@@ -46,13 +46,6 @@ impl Add<Duration> for MonoTime {
     fn add(self, span: Duration) -> MonoTime {
         let nanos = span.as_secs().saturating_mul(SECOND).saturating_add(span.subsec_nanos().into());
         MonoTime(self.0.saturating_add(nanos))
-    }
-}
-
-impl AddAssign<Duration> for MonoTime {
-    #[inline]
-    fn add_assign(&mut self, span: Duration) {
-        *self = *self + span;
     }
 }
 

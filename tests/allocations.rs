@@ -114,7 +114,7 @@ impl Bench {
 
     fn handle(&mut self, input: Input<'_>) {
         let Bench { exchange, runtime, transactions, balance, log, now } = self;
-        now.instant += Duration::from_micros(10);
+        now.instant = now.instant + Duration::from_micros(10);
         let mut env = WorkerContext { now, runtime, balance, transactions, observer: log };
         exchange.handle(&mut env, input);
         loop {

@@ -421,7 +421,7 @@ impl Bare {
         let mut count = 0;
         while left > 0 {
             count += 1;
-            self.now += Duration::from_millis(1);
+            self.now = self.now + Duration::from_millis(1);
             assert!(
                 self.exchange.read_interest(side).is_some() && self.exchange.deadline().is_some_and(|at| at > self.now)
             );

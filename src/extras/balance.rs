@@ -205,7 +205,7 @@ mod tests {
         }
 
         fn wait(&mut self, seconds: u64) {
-            self.now += Duration::from_secs(seconds);
+            self.now = self.now + Duration::from_secs(seconds);
         }
 
         /// One request that fails on `upstream`.
@@ -324,7 +324,7 @@ mod tests {
         for id in [ALL[2], ALL[0], ALL[1]] {
             play.fail(id);
             play.fail(id);
-            play.now += Duration::from_millis(100);
+            play.now = play.now + Duration::from_millis(100);
         }
         let mut tried = Tried::default();
         let mut order = Vec::new();

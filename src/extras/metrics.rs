@@ -5,7 +5,7 @@
 //! atomics, and lets a reader see one moment. Tables are bounded however many routes there are: see [`MAX_NAMES`].
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -103,10 +103,6 @@ impl Counters {
         self.simple[counter as usize]
     }
 
-    fn add(&mut self, counter: Counter, more: u64) {
-        self.simple[counter as usize] += more;
-    }
-
     fn add_all(&mut self, other: &Counters) {
         self.simple.iter_mut().zip(other.simple).for_each(|(sum, more)| *sum += more);
         self.routes.add_all(&other.routes);
@@ -122,18 +118,18 @@ impl Counters {
 pub struct Metrics(Mutex<Counters>);
 
 impl Metrics {
-    fn with<T>(&self, act: impl FnOnce(&mut Counters) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self) -> MutexGuard<'_, Counters> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One more.
     pub fn increment(&self, counter: Counter) {
-        self.with(|counters| counters.add(counter, 1));
+        self.lock().simple[counter as usize] += 1;
     }
 
     /// This many from now on.
     pub fn set(&self, counter: Counter, number: u64) {
-        self.with(|counters| counters.simple[counter as usize] = number);
+        self.lock().simple[counter as usize] = number;
     }
 
     /// Counts a finished request.
@@ -143,50 +139,47 @@ impl Metrics {
             Some(_) => OTHER,
             None => "none",
         };
-        self.with(|counters| {
-            let (log, route) = (record.log, counters.routes.of(name));
-            let class = usize::from(log.status / 100);
-            route[if class < CLASSES.len() { class } else { 0 }] += 1;
-            // How long a tunnel stays open says nothing about anybody's speed.
-            if log.status != 101 {
-                let micros = record.total().as_micros() as u64;
-                let bucket = BOUNDS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len());
-                route[ROUTE_DURATIONS + bucket] += 1;
-                route[ROUTE_MICROS] = route[ROUTE_MICROS].wrapping_add(micros);
-            }
-            counters.add(Counter::BytesIn, log.bytes_in);
-            counters.add(Counter::BytesOut, log.bytes_out);
-            counters.add(Counter::Retries, log.retries.into());
-            if let Some(cause) = log.cause {
-                counters.causes.of(cause.why())[0] += 1;
-            }
-            for timing in record.plugins {
-                let [nanos, faults] = counters.plugins.of(timing.plugin);
-                *nanos = nanos.wrapping_add(timing.time.as_nanos() as u64);
-                *faults += u64::from(timing.faults);
-            }
-        });
+        let (log, counters) = (record.log, &mut *self.lock());
+        let route = counters.routes.of(name);
+        let class = usize::from(log.status / 100);
+        route[if class < CLASSES.len() { class } else { 0 }] += 1;
+        // How long a tunnel stays open says nothing about anybody's speed.
+        if log.status != 101 {
+            let micros = record.total().as_micros() as u64;
+            let bucket = BOUNDS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len());
+            route[ROUTE_DURATIONS + bucket] += 1;
+            route[ROUTE_MICROS] = route[ROUTE_MICROS].wrapping_add(micros);
+        }
+        counters.simple[Counter::BytesIn as usize] += log.bytes_in;
+        counters.simple[Counter::BytesOut as usize] += log.bytes_out;
+        counters.simple[Counter::Retries as usize] += u64::from(log.retries);
+        if let Some(cause) = log.cause {
+            counters.causes.of(cause.why())[0] += 1;
+        }
+        for timing in record.plugins {
+            let [nanos, faults] = counters.plugins.of(timing.plugin);
+            *nanos = nanos.wrapping_add(timing.time.as_nanos() as u64);
+            *faults += u64::from(timing.faults);
+        }
     }
 
     /// Counts what happened to one of several upstreams.
     pub fn count_upstream(&self, upstream: &UpstreamUrl, event: UpstreamEvent) {
-        self.with(|counters| {
-            let Counters { upstreams, name, .. } = counters;
-            name.clear();
-            upstream_name(upstream).for_each(|part| name.push_str(part));
-            let [requests, failures, ejections, ejected] = upstreams.of(name);
-            match event {
-                UpstreamEvent::Attempted => *requests += 1,
-                UpstreamEvent::Failed => *failures += 1,
-                UpstreamEvent::Ejected(..) => (*ejections, *ejected) = (*ejections + 1, 1),
-                UpstreamEvent::Recovered => *ejected = 0,
-            }
-        });
+        let Counters { upstreams, name, .. } = &mut *self.lock();
+        name.clear();
+        upstream_name(upstream).for_each(|part| name.push_str(part));
+        let [requests, failures, ejections, ejected] = upstreams.of(name);
+        match event {
+            UpstreamEvent::Attempted => *requests += 1,
+            UpstreamEvent::Failed => *failures += 1,
+            UpstreamEvent::Ejected(..) => (*ejections, *ejected) = (*ejections + 1, 1),
+            UpstreamEvent::Recovered => *ejected = 0,
+        }
     }
 
     /// A TLS handshake with a client failed.
     pub fn count_handshake_failure(&self, reason: &'static str) {
-        self.with(|counters| counters.handshake_failures.of(reason)[0] += 1);
+        self.lock().handshake_failures.of(reason)[0] += 1;
     }
 
     /// The configuration is another one now: an upstream that it does not name is not left alone any more.
@@ -194,10 +187,9 @@ impl Metrics {
         let groups = config.routes.iter().filter(|route| route.upstreams.len() > 1);
         let upstreams = groups.flat_map(|route| &*route.upstreams);
         let names: HashSet<String> = upstreams.map(|url| upstream_name(url).collect()).collect();
-        self.with(|counters| {
-            let gone = counters.upstreams.0.iter_mut().filter(|(name, _)| !names.contains(*name));
-            gone.for_each(|(_, [.., ejected])| *ejected = 0);
-        });
+        for (_, [.., ejected]) in self.lock().upstreams.0.iter_mut().filter(|(name, _)| !names.contains(*name)) {
+            *ejected = 0;
+        }
     }
 }
 
@@ -227,7 +219,7 @@ impl Registry {
     /// All of them, added up.
     pub fn total(&self) -> Counters {
         let mut total = Counters::default();
-        self.workers.iter().for_each(|worker| worker.with(|counters| total.add_all(counters)));
+        self.workers.iter().for_each(|worker| total.add_all(&worker.lock()));
         total
     }
 }
@@ -260,7 +252,7 @@ mod tests {
             let metrics = Metrics::default();
             let log = RequestLog { status, ..RequestLog::default() };
             metrics.count_request(&record(&log, Duration::from_micros(micros)));
-            let route = metrics.with(|counters| counters.routes.0["none"]);
+            let route = metrics.lock().routes.0["none"];
             let counted = |counts: &[u64]| counts.iter().position(|count| *count == 1);
             assert_eq!(counted(&route[..ROUTE_DURATIONS]), Some(class), "{name}");
             assert_eq!(counted(&route[ROUTE_DURATIONS..ROUTE_MICROS]), bucket, "{name}");
@@ -275,15 +267,15 @@ mod tests {
             let log = RequestLog { status: 200, ..RequestLog::default() };
             let record = AccessRecord { prefix: Some(prefix), is_counted_by_prefix, ..record(&log, Duration::ZERO) };
             metrics.count_request(&record);
-            metrics.with(|counters| counters.routes.0.get(prefix).map(|route| route[2]))
+            metrics.lock().routes.0.get(prefix).map(|route| route[2])
         };
         assert_eq!((count("/a", true), count("/a", true), count("/late", false)), (Some(1), Some(2), None));
         for number in 0..MAX_NAMES {
             count(&format!("/{number}"), true);
         }
         assert_eq!((count("/more", true), count("/a", true)), (None, Some(3)), "as it is after many reloads");
-        assert_eq!(metrics.with(|counters| counters.routes.0[OTHER][2]), 4);
-        assert!(metrics.with(|counters| counters.routes.0.len()) <= MAX_NAMES + 1);
+        assert_eq!(metrics.lock().routes.0[OTHER][2], 4);
+        assert!(metrics.lock().routes.0.len() <= MAX_NAMES + 1);
     }
 
     #[test]
@@ -297,7 +289,7 @@ mod tests {
             metrics.count_upstream(&upstream, UpstreamEvent::Ejected(Duration::from_secs(1), "connect_refused"));
         }
         metrics.forget_ejected(&config);
-        let ejected = |name: &str| metrics.with(|counters| counters.upstreams.0[name][3]);
+        let ejected = |name: &str| metrics.lock().upstreams.0[name][3];
         assert_eq!(["http://stays", "https://stays", "http://goes"].map(ejected), [1, 0, 0]);
     }
 
@@ -312,7 +304,7 @@ mod tests {
             let log = RequestLog { bytes_in: 3, bytes_out: 5, retries: 1, cause: Some(cause), ..RequestLog::default() };
             metrics.count_request(&AccessRecord { plugins: &plugins, ..AccessRecord::new(&log) });
         }
-        let counters = metrics.with(|counters| counters.clone());
+        let counters = metrics.lock().clone();
         let simple = [Counter::BytesIn, Counter::BytesOut, Counter::Retries, Counter::Accepted];
         assert_eq!(simple.map(|counter| counters.get(counter)), [9, 15, 3, 0]);
         let plugins: Vec<_> = counters.plugins.sorted().into_iter().collect();

@@ -2,7 +2,7 @@
 //!
 //! A fixed, small set. Labels are bounded: routes by prefix (never by path), status classes, causes, plugins.
 
-use std::fmt::{Display, Write};
+use std::fmt::Display;
 use std::time::Duration;
 
 use super::metrics::{BOUNDS, CLASSES, Counter, LabeledCounters, ROUTE_DURATIONS, ROUTE_MICROS, Registry};
@@ -99,8 +99,6 @@ struct TextWriter {
     family: &'static str,
 }
 
-const INFALLIBLE: &str = "a string takes everything";
-
 impl TextWriter {
     /// What stands before the samples of one name, once.
     fn family(&mut self, name: &'static str) {
@@ -111,19 +109,19 @@ impl TextWriter {
             _ if name.ends_with("_total") => "counter",
             _ => "gauge",
         };
-        write!(self.out, "# HELP mini_rproxy_{name} {help}\n# TYPE mini_rproxy_{name} {kind}\n").expect(INFALLIBLE);
+        self.out += &format!("# HELP mini_rproxy_{name} {help}\n# TYPE mini_rproxy_{name} {kind}\n");
     }
 
     /// A sample of the family, whose name may have a suffix.
     fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
-        write!(self.out, "mini_rproxy_{}{suffix}", self.family).expect(INFALLIBLE);
+        self.out += &format!("mini_rproxy_{}{suffix}", self.family);
         for (index, (label, value)) in labels.iter().enumerate() {
             let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             let start = if index == 0 { '{' } else { ',' };
-            write!(self.out, "{start}{label}=\"{value}\"").expect(INFALLIBLE);
+            self.out += &format!("{start}{label}=\"{value}\"");
         }
         let end = if labels.is_empty() { "" } else { "}" };
-        writeln!(self.out, "{end} {value}").expect(INFALLIBLE);
+        self.out += &format!("{end} {value}\n");
     }
 
     /// A family of one sample.
@@ -134,15 +132,12 @@ impl TextWriter {
 
     /// A family for each number of a table. Times are in nanoseconds there.
     fn table<const N: usize>(&mut self, label: &str, table: &LabeledCounters<N>, families: [&'static str; N]) {
-        let rows = table.sorted();
         for (index, family) in families.into_iter().enumerate() {
             self.family(family);
-            for (name, numbers) in &rows {
-                match numbers[index] {
-                    nanos if family.contains("_seconds_") => {
-                        self.sample("", &[(label, name)], Seconds(Duration::from_nanos(nanos)));
-                    }
-                    number => self.sample("", &[(label, name)], number),
+            for (name, numbers) in table.sorted() {
+                match Duration::from_nanos(numbers[index]) {
+                    time if family.contains("_seconds_") => self.sample("", &[(label, name)], Seconds(time)),
+                    _ => self.sample("", &[(label, name)], numbers[index]),
                 }
             }
         }

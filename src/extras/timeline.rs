@@ -4,7 +4,6 @@
 //! turn happens at once, and what the proxy itself took is part of the waiting that followed. Bytes are those of the
 //! wire, heads and framing included, before TLS.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use crate::mono_time::MonoTime;
@@ -97,7 +96,7 @@ impl Timeline {
     }
 
     fn wait_until(&mut self, now: MonoTime) {
-        let span = now.saturating_duration_since(std::mem::replace(&mut self.until, now));
+        let span = now - std::mem::replace(&mut self.until, now);
         match self.waited.iter_mut().find(|(awaited, _)| *awaited == self.awaited) {
             Some((_, waited)) => *waited += span,
             None => self.waited.push((self.awaited, span)),
@@ -108,12 +107,8 @@ impl Timeline {
     /// long.
     pub fn finish(mut self, now: MonoTime) -> String {
         self.wait_until(now);
-        self.write(now).unwrap_or_default()
-    }
-
-    fn write(&self, now: MonoTime) -> Result<String, std::fmt::Error> {
         let millis = |span: Duration| span.as_secs_f64() * 1000.0;
-        let since_start = |at: MonoTime| millis(at.saturating_duration_since(self.begun));
+        let since_start = |at: MonoTime| millis(at - self.begun);
         let (mut out, mut before) = (String::new(), NOTHING);
         for line in &self.lines {
             let side = match line.side {
@@ -121,28 +116,26 @@ impl Timeline {
                 Some(Side::Upstream) => "the upstream ",
                 None => "",
             };
-            write!(out, "{:>9.3} ms  {side}{}", since_start(line.first), line.text)?;
+            out += &format!("{:>9.3} ms  {side}{}", since_start(line.first), line.text);
             if line.bytes > 0 {
-                write!(out, " {} bytes", line.bytes)?;
+                out += &format!(" {} bytes", line.bytes);
             }
             if line.times > 1 {
-                write!(out, " in {} pieces, until {:.3} ms", line.times, since_start(line.last))?;
+                out += &format!(" in {} pieces, until {:.3} ms", line.times, since_start(line.last));
             }
             if line.then != before && line.then != NOTHING {
-                write!(out, "; waiting for {}", line.then)?;
+                out += &format!("; waiting for {}", line.then);
             }
             before = line.then;
             out.push('\n');
         }
         if self.left_out > 0 {
-            writeln!(out, "              and {} more", self.left_out)?;
+            out += &format!("              and {} more\n", self.left_out);
         }
-        write!(out, "{:>9.3} ms  over", since_start(now))?;
-        for (index, (awaited, span)) in self.waited.iter().filter(|(_, span)| !span.is_zero()).enumerate() {
-            let start = if index == 0 { "; waited" } else { "," };
-            write!(out, "{start} {:.3} ms for {awaited}", millis(*span))?;
-        }
-        Ok(out + "\n")
+        let waited = self.waited.iter().filter(|(_, span)| !span.is_zero());
+        let waited: Vec<_> = waited.map(|(awaited, span)| format!("{:.3} ms for {awaited}", millis(*span))).collect();
+        let waited = if waited.is_empty() { String::new() } else { format!("; waited {}", waited.join(", ")) };
+        out + &format!("{:>9.3} ms  over{waited}\n", since_start(now))
     }
 }
 

@@ -340,7 +340,7 @@ mod tests {
         bench.ask(false);
         assert!(!bench.look_up(&[]));
         assert_eq!(bench.results(), [[], []]);
-        bench.now += RETRY_AFTER;
+        bench.now = bench.now + RETRY_AFTER;
         assert!(!bench.look_up(&[]), "nobody waits for it");
         bench.ask(false);
         assert!(bench.look_up(&["127.0.0.1:80"]));
@@ -362,7 +362,7 @@ mod tests {
             // Somebody needs it meanwhile: the old addresses will do.
             bench.ask(false);
             assert_eq!(bench.results(), [addresses(&[expected])]);
-            bench.now += HOUR;
+            bench.now = bench.now + HOUR;
         }
     }
 
@@ -371,7 +371,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.ask(false);
         assert!(bench.look_up(&["127.0.0.1:80"]));
-        bench.now += HOUR;
+        bench.now = bench.now + HOUR;
         assert!(!bench.look_up(&[]));
         assert!(bench.names.by_id.is_empty() && bench.names.due.is_empty());
         // Late: it was forgotten in the moment before.

@@ -3,6 +3,7 @@
 //! Everything that can fail at start fails here, in the caller's thread, before a worker runs.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,7 +66,7 @@ pub struct Server {
     /// How many client connections may be open at once, over all workers.
     pub max_connections: usize,
     dns: DnsCache,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    threads: Vec<JoinHandle<thread::Result<io::Result<()>>>>,
 }
 
 impl Server {
@@ -107,11 +108,12 @@ impl Server {
                 number,
             };
             let (runtime, new_log) = (server.runtime.clone(), Arc::clone(&new_log));
-            let exit_guard = ExitGuard(Arc::clone(&server.workers));
+            let workers = Arc::clone(&server.workers);
             let body = move || {
-                // Last to be dropped: also when the thread panics.
-                let _exit_guard = exit_guard;
-                Worker::new(init, Rc::new(runtime), new_log()).run()
+                let run = || Worker::new(init, Rc::new(runtime), new_log()).run();
+                let result = catch_unwind(AssertUnwindSafe(run));
+                workers.on_exit();
+                result
             };
             let spawned = thread::Builder::new().name(format!("worker-{number}")).spawn(body);
             server.threads.push(spawned.inspect_err(|_| server.stop())?);
@@ -168,15 +170,11 @@ impl Server {
 
     /// Waits for the end. An error: a worker ended before it was told to, because its thread panicked or the poller failed.
     pub fn join(mut self) -> Result<(), &'static str> {
-        let mut result = Ok(());
-        for thread in self.threads.drain(..) {
-            if !matches!(thread.join(), Ok(Ok(()))) {
-                result = Err("a worker has failed; the log says why");
-            }
-        }
+        let results: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
         self.dns.stop();
         self.listeners.close();
-        result
+        let is_good = results.iter().all(|result| matches!(result, Ok(Ok(Ok(())))));
+        if is_good { Ok(()) } else { Err("a worker has failed; the log says why") }
     }
 }
 
@@ -197,18 +195,14 @@ impl Workers {
     fn send(&self, msg: impl Fn() -> WorkerMsg) {
         self.queues.iter().for_each(|queue| queue.push(msg()));
     }
-}
 
-/// Says that a worker has ended, however it ended.
-struct ExitGuard(Arc<Workers>);
-
-impl Drop for ExitGuard {
-    fn drop(&mut self) {
+    /// A worker has ended, however it ended.
+    fn on_exit(&self) {
         // Half a proxy is worse than none: without this worker, its share of the connections would wait for ever. The
         // others finish what they have, and whoever supervises the process starts it anew.
-        self.0.send(|| WorkerMsg::Drain);
-        if self.0.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            (self.0.on_end)();
+        self.send(|| WorkerMsg::Drain);
+        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            (self.on_end)();
         }
     }
 }

@@ -6,9 +6,8 @@
 //! even while the main thread reads a file or waits for a plugin.
 
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::Sender;
 use std::thread;
-use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -24,81 +23,60 @@ pub enum SignalEvent {
     Trace,
     /// The last worker has ended.
     WorkersEnded,
-    /// Nothing came in time.
-    TimedOut,
 }
 
 /// Ends the process at once, without handlers that are registered for its end: workers may be inside a plugin's code, whose
 /// data such handlers would destroy.
-pub fn exit_now(status: u8) -> ! {
-    signal_hook::low_level::exit(status.into())
-}
+pub use signal_hook::low_level::exit as exit_now;
 
-/// Receives the events.
-pub struct SignalListener {
-    /// For threads that send events.
-    pub sender: Sender<SignalEvent>,
-    receiver: Receiver<SignalEvent>,
-}
-
-impl SignalListener {
-    /// Installs the handlers. `on_second_stop` is called with the signal's number by the thread that receives signals, for
-    /// every SIGTERM or SIGINT but the first.
-    pub fn install(on_second_stop: impl Fn(i32) + Send + 'static) -> io::Result<SignalListener> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
-        let (sender, receiver) = channel();
-        let events = SignalListener { sender: sender.clone(), receiver };
-        thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            let mut is_stopping = false;
-            for signal in signals.forever() {
-                let event = match signal {
-                    SIGHUP => SignalEvent::Reload,
-                    SIGUSR1 => SignalEvent::Trace,
-                    number if is_stopping => {
-                        on_second_stop(number);
-                        continue;
-                    }
-                    _ => {
-                        is_stopping = true;
-                        SignalEvent::Stop
-                    }
-                };
-                // It fails when the main thread has ended, and the process with it.
-                let _ = sender.send(event);
-            }
-        })?;
-        Ok(events)
-    }
-
-    /// Waits for the next event, but not longer than `timeout`.
-    pub fn wait(&self, timeout: Option<Duration>) -> SignalEvent {
-        // It is never disconnected: there is a sender beside the receiver.
-        self.receiver.recv_timeout(timeout.unwrap_or(Duration::MAX)).unwrap_or(SignalEvent::TimedOut)
-    }
+/// Installs the handlers; the events go to `events`. `on_second_stop` is called with the signal's number by the thread that
+/// receives signals, for every SIGTERM or SIGINT but the first.
+pub fn listen(events: Sender<SignalEvent>, on_second_stop: impl Fn(i32) + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let mut is_stopping = false;
+        for signal in signals.forever() {
+            let event = match signal {
+                SIGHUP => SignalEvent::Reload,
+                SIGUSR1 => SignalEvent::Trace,
+                number if is_stopping => {
+                    on_second_stop(number);
+                    continue;
+                }
+                _ => {
+                    is_stopping = true;
+                    SignalEvent::Stop
+                }
+            };
+            // It fails when the main thread has ended, and the process with it.
+            let _ = events.send(event);
+        }
+    })?;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use signal_hook::low_level::raise;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     #[test]
     fn e5_signals_arrive_as_events_and_the_second_one_to_stop_does_not_need_the_main_thread() {
-        let (second, seconds) = channel();
-        let events =
-            SignalListener::install(move |signal| second.send(signal).expect("the test waits")).expect("handlers");
+        let ((second, seconds), (sender, events)) = (channel(), channel());
+        listen(sender, move |signal| second.send(signal).expect("the test waits")).expect("handlers");
+        let patience = Duration::from_secs(10);
         for (signal, expected) in
             [(SIGHUP, SignalEvent::Reload), (SIGUSR1, SignalEvent::Trace), (SIGTERM, SignalEvent::Stop)]
         {
             raise(signal).expect("a signal");
-            assert_eq!(events.wait(None), expected);
+            assert_eq!(events.recv_timeout(patience), Ok(expected));
         }
         for signal in [SIGINT, SIGTERM] {
             raise(signal).expect("a signal");
-            assert_eq!(seconds.recv_timeout(Duration::from_secs(10)), Ok(signal));
+            assert_eq!(seconds.recv_timeout(patience), Ok(signal));
         }
-        assert_eq!(events.wait(Some(Duration::from_millis(1))), SignalEvent::TimedOut);
-        events.sender.send(SignalEvent::WorkersEnded).expect("a receiver");
-        assert_eq!(events.wait(None), SignalEvent::WorkersEnded);
+        assert!(events.try_recv().is_err(), "they are no events");
     }
 }

@@ -175,7 +175,7 @@ impl World {
         let which = self.random.below(self.clients.len() + self.origins.len());
         let kind = self.random.below(6);
         if kind == 5 {
-            self.now += Duration::from_millis([1, 1_500, 5_000, 20_000][self.random.below(4)]);
+            self.now = self.now + Duration::from_millis([1, 1_500, 5_000, 20_000][self.random.below(4)]);
             return;
         }
         let wire = match which.checked_sub(self.clients.len()) {
