@@ -64,10 +64,9 @@ impl Addresses {
 }
 
 impl ConnectAttempt {
-    /// Gives up the current address, and returns it. Of several failures the one counts that says most.
-    pub fn fail(&mut self, error: ConnectError) -> Option<SocketAddr> {
+    /// Of several failures the one counts that says most.
+    pub fn note(&mut self, error: ConnectError) {
         self.failure = self.failure.max(Some(error));
-        self.addresses.pop()
     }
 }
 
@@ -130,7 +129,7 @@ mod tests {
             ("it is known who was there", &[TlsFailed, expired, TimedOut], expired),
         ] {
             let mut attempt = ConnectAttempt::default();
-            failures.iter().for_each(|failure| assert_eq!(attempt.fail(*failure), None));
+            failures.iter().for_each(|failure| attempt.note(*failure));
             assert_eq!(attempt.failure, Some(expected), "{name}");
         }
     }

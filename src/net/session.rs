@@ -175,7 +175,7 @@ impl Worker {
         moved |= session.read_side(Side::Upstream, budget);
         moved |= session.flush(Side::Client, budget);
         if session.client.pending.is_some() || session.client.connection.has_command() {
-            moved |= session.deliver();
+            moved |= self.deliver(key);
             moved |= self.run_commands(key);
             let Some(after_commands) = self.session(key) else { return Progress::Over };
             session = after_commands;
@@ -193,6 +193,17 @@ impl Worker {
             }
             deadline => Progress::Idle(deadline),
         }
+    }
+
+    /// Tells the proxy connection what happened since it was last driven, beside bytes.
+    fn deliver(&mut self, key: Key) -> bool {
+        let Some(client) = self.clients.get_mut(key) else { return false };
+        match client.pending.take() {
+            Some(PendingInput::Connect) => return self.continue_connect(key),
+            Some(PendingInput::Evict) => client.connection.evict(&mut self.ctx.worker()),
+            None => return false,
+        }
+        true
     }
 
     /// Carries out the proxy connection's commands, in their order. Returns whether there were any.
@@ -311,8 +322,7 @@ impl Worker {
     fn session(&mut self, key: Key) -> Option<Session<'_>> {
         let client = self.clients.get_mut(key).filter(|client| client.flush_until.is_none())?;
         let upstream = client.upstream.and_then(|key| self.upstreams.conns.get_mut(key));
-        // Until the proxy connection knows that it is connected, nothing may be written.
-        let upstream = upstream.and_then(UpstreamConn::ready).filter(|_| client.pending.is_none());
+        let upstream = upstream.and_then(UpstreamConn::ready);
         let (pipes, ctx, read_buf) = (&mut self.pipes, &mut self.ctx, &mut *self.read_buf);
         Some(Session { key, client, upstream, pipes, ctx, read_buf })
     }
@@ -371,17 +381,6 @@ impl Session<'_> {
         self.client.connection.has_output()
             || self.client.conn.needs_flush()
             || self.upstream.as_ref().is_some_and(|upstream| upstream.needs_flush())
-    }
-
-    /// Tells the proxy connection what happened since it was last driven, beside bytes.
-    fn deliver(&mut self) -> bool {
-        match self.client.pending.take() {
-            Some(PendingInput::Connect(Ok(()))) => self.handle(Input::Connected { reused: false }),
-            Some(PendingInput::Connect(Err(error))) => self.handle(Input::ConnectFailed(error)),
-            Some(PendingInput::Evict) => self.client.connection.evict(&mut self.ctx.worker()),
-            None => return false,
-        }
-        true
     }
 
     /// Lets the proxy connection carry out a time-out. Before that it hears of peers that have taken some of what the kernel

@@ -1,14 +1,14 @@
-//! The life of a connection to an upstream, from top to bottom: acquire, resolve, connect, handshake, report, release, close.
+//! The life of a connection to an upstream, from top to bottom: acquire, connect, release, close.
 //!
 //! ```text
-//!   acquire ──an idle one───────────────────────────────────────► Busy ◄──acquire──┐
-//!      └─none─► Connecting: addresses ──► TCP ──► TLS ──► report ──┘ └──release──► Idle
-//!                    no such name, or all failed ──► report
+//!   acquire ──an idle one────────────────────────────► Busy ◄──acquire──┐
+//!      └─none─► Connecting: addresses ──► TCP ──► TLS ──┘ └──release──► Idle
+//!                    └── no such name, or all failed ──► closed
 //! ```
 //!
-//! A new connection tries the upstream's addresses in turn, each with a time-out of its own. The client's connection hears
-//! of the outcome the next time it is driven. Nothing here blocks. Connections stay in their slots, registered, also while
-//! they are idle, so that an end is noticed at once (rule M12).
+//! A new connection tries the upstream's addresses in turn, each with a time-out of its own. Events, timers and look-ups only
+//! say that an attempt can be continued; that is done when its client is driven. Nothing here blocks. Connections stay in
+//! their slots, registered, also while they are idle, so that an end is noticed at once (rule M12).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +23,7 @@ use crate::proxy::proxy_connection::{ConnectError, Input};
 use crate::proxy::runtime::UpstreamId;
 
 use super::acceptor::is_exhaustion;
-use super::addresses::{Addresses, ConnectAttempt};
+use super::addresses::Addresses;
 use super::conn::{Conn, ReadOutcome, Readiness, Socket};
 use super::event_source::EventSource;
 use super::slab::Key;
@@ -60,40 +60,40 @@ impl Worker {
             client.connection.handle(&mut self.ctx.worker(), Input::Connected { reused: true });
         } else {
             self.ctx.observer.metrics.increment(Counter::Dialed);
-            self.resolve(client_key, upstream);
+            self.begin_connect(client_key, upstream);
         }
     }
 
     /// Begins a new connection: with the upstream's addresses, or by asking for them.
-    fn resolve(&mut self, client_key: Key, upstream: UpstreamId) {
+    fn begin_connect(&mut self, client_key: Key, upstream: UpstreamId) {
         let now = self.ctx.now();
+        let Upstreams { conns, by_id, dns, .. } = &mut self.upstreams;
         let new = UpstreamConn {
             upstream,
-            state: UpstreamState::Connecting(client_key, ConnectAttempt::default()),
+            state: UpstreamState::Connecting(client_key, None),
             conn: None,
             timer: TimerHandle::default(),
             until: now,
             connected_at: now,
             is_login_bound: false,
         };
+        let Some(client) = self.clients.get_mut(client_key) else { return };
         let found = self.configs.find_upstream(upstream);
-        let key = found.and_then(|_| self.upstreams.conns.insert(new).ok());
-        let (Some((origin, _)), Some(key)) = (found, key) else {
-            return self.report_connect(client_key, Err(ConnectError::Failed));
+        client.upstream = found.and_then(|_| conns.insert(new).ok());
+        let (Some((origin, _)), Some(_)) = (found, client.upstream) else {
+            let outcome = Input::ConnectFailed(ConnectError::Failed);
+            return client.connection.handle(&mut self.ctx.worker(), outcome);
         };
-        if let Some(client) = self.clients.get_mut(client_key) {
-            client.upstream = Some(key);
-        }
-        let entry = self.upstreams.by_id.entry(upstream).or_default();
+        let entry = by_id.entry(upstream).or_default();
         entry.used_at = now;
         if entry.addresses.is_empty() {
             let Ok(ip) = origin.host.parse::<IpAddr>() else {
-                entry.resolving.push(key);
-                return self.upstreams.dns.lookup(now, &self.queue, upstream, origin, false);
+                entry.resolving.push(client_key);
+                return dns.lookup(now, &self.queue, upstream, origin, false);
             };
             entry.addresses.set(Arc::from([SocketAddr::new(ip, origin.port)]));
         }
-        self.start_connect(key);
+        self.continue_connect(client_key);
     }
 
     /// A look-up has ended. Where the addresses are in use, the next result is wanted, too.
@@ -108,54 +108,115 @@ impl Worker {
             Some((origin, _)) if is_used => self.upstreams.dns.lookup(now, &self.queue, upstream, origin, true),
             _ => entry.addresses = Addresses::default(),
         }
-        for key in std::mem::take(&mut entry.resolving) {
-            self.start_connect(key);
+        for client_key in std::mem::take(&mut entry.resolving) {
+            self.wake_connect(client_key);
         }
     }
 
-    fn start_connect(&mut self, key: Key) {
+    /// The client's attempt at a connection can be continued, which is done when the client is driven.
+    fn wake_connect(&mut self, client_key: Key) {
+        if let Some(client) = self.clients.get_mut(client_key) {
+            client.pending = Some(PendingInput::Connect);
+        }
+        self.enqueue(client_key);
+    }
+
+    /// Continues the client's attempt at a connection as far as it goes, address by address. Returns whether it is over; then
+    /// the client's connection has heard how.
+    pub(super) fn continue_connect(&mut self, client_key: Key) -> bool {
+        let now = self.ctx.now();
+        let Some(key) = self.clients.get(client_key).and_then(|client| client.upstream) else { return false };
+        let result = loop {
+            let Poll::Ready(result) = self.continue_address(client_key, key) else { return false };
+            let Upstreams { conns, by_id, .. } = &mut self.upstreams;
+            let Some(UpstreamConn { upstream, state, conn, connected_at, .. }) = conns.get_mut(key) else {
+                return false;
+            };
+            let UpstreamState::Connecting(_, Some(attempt)) = state else { return false };
+            let known = &mut by_id.entry(*upstream).or_default().addresses;
+            match (result, attempt.addresses.pop()) {
+                (Ok(()), Some(address)) => {
+                    known.note_success(address);
+                    (*state, *connected_at) = (UpstreamState::Busy(client_key), now);
+                    break Ok(());
+                }
+                (Err(error), Some(address)) => {
+                    known.note_failure(now, address);
+                    attempt.note(error);
+                    self.closed.extend(conn.take());
+                }
+                // Where none failed, there was none: the name does not resolve.
+                (_, None) => break Err(attempt.failure.unwrap_or(ConnectError::DnsFail)),
+            }
+        };
+        if result.is_err() {
+            self.close_upstream(key);
+        }
+        if let Some(client) = self.clients.get_mut(client_key) {
+            client.upstream = client.upstream.filter(|_| result.is_ok());
+            let outcome = result.map_or_else(Input::ConnectFailed, |()| Input::Connected { reused: false });
+            client.connection.handle(&mut self.ctx.worker(), outcome);
+        }
+        true
+    }
+
+    /// Continues to connect to the current address: TCP, then TLS. An error, too, where none is left.
+    fn continue_address(&mut self, client_key: Key, key: Key) -> Poll<Result<(), ConnectError>> {
         let now = self.ctx.now();
         let Upstreams { conns, by_id, .. } = &mut self.upstreams;
-        if let Some(UpstreamConn { upstream, state: UpstreamState::Connecting(_, attempt), .. }) = conns.get_mut(key)
-            && let Some(entry) = by_id.get_mut(upstream)
-        {
-            *attempt = entry.addresses.attempt(now);
-            self.connect(key);
+        let Some(UpstreamConn { upstream, state, conn, until, .. }) = conns.get_mut(key) else { return Poll::Pending };
+        let UpstreamState::Connecting(_, attempt) = state else { return Poll::Pending };
+        let Some(conn) = conn else {
+            let known = &mut by_id.entry(*upstream).or_default().addresses;
+            let attempt = attempt.get_or_insert_with(|| known.attempt(now));
+            let address = *attempt.addresses.last().ok_or(ConnectError::DnsFail)?;
+            self.open_socket(client_key, key, address).map_err(|error| classify(&error))?;
+            return Poll::Pending;
+        };
+        let pending = if *until <= now { Poll::Ready(Err(ConnectError::TimedOut)) } else { Poll::Pending };
+        if let Some(tls) = &mut conn.tls {
+            return match tls.handshake(&mut conn.socket) {
+                Poll::Pending => pending,
+                Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => {
+                    let upstream = *upstream;
+                    self.warn_tls(upstream, &error);
+                    Poll::Ready(Err(error.cause))
+                }
+            };
+        }
+        match conn.socket.finish_connect() {
+            Poll::Pending => return pending,
+            Poll::Ready(result) => result.map_err(|error| classify(&error))?,
+        }
+        let found = self.configs.find_upstream(*upstream);
+        match found.map(|(origin, tls)| (origin.scheme, tls.connect(origin))) {
+            Some((Scheme::Http, _)) => Poll::Ready(Ok(())),
+            // Nobody may use the connection before the handshake is complete (rule S19).
+            Some((Scheme::Https, Some(tls))) => {
+                conn.tls = Some(tls);
+                self.wake_connect(client_key);
+                Poll::Pending
+            }
+            // Never in the clear what was meant to be secret.
+            Some((Scheme::Https, None)) | None => Poll::Ready(Err(ConnectError::TlsFailed)),
         }
     }
 
-    /// Begins to connect to the next address; the client hears of it when there is none left.
-    fn connect(&mut self, key: Key) {
-        let upstream_conn = self.upstreams.conns.get_mut(key);
-        let Some(UpstreamConn { state: UpstreamState::Connecting(client, attempt), .. }) = upstream_conn else {
-            return;
-        };
-        let client = *client;
-        let Some(address) = attempt.addresses.last().copied() else {
-            // Where none failed there was none: the name does not resolve.
-            let failure = attempt.failure.unwrap_or(ConnectError::DnsFail);
-            self.close_upstream(key);
-            return self.report_connect(client, Err(failure));
-        };
-        let socket = match self.open_socket(key, address) {
-            Ok(socket) => socket,
-            Err(error) => return self.address_failed(key, classify(&error)),
-        };
-        let timeout = self.clients.get(client).map(|client| client.connection.connect_address_timeout());
-        if let Some(UpstreamConn { conn, timer, until, .. }) = self.upstreams.conns.get_mut(key) {
-            *until = self.ctx.now() + timeout.unwrap_or_default();
-            self.timers.set(timer, *until, EventSource::Upstream(key).token());
-            *conn = Some(socket.into());
-        }
-    }
-
-    fn open_socket(&mut self, key: Key, address: SocketAddr) -> io::Result<Socket> {
+    fn open_socket(&mut self, client_key: Key, key: Key, address: SocketAddr) -> io::Result<()> {
         let mut socket = match Socket::connect(address) {
             Err(error) if is_exhaustion(&error) && self.free_descriptors() => Socket::connect(address)?,
             result => result?,
         };
-        socket.register(self.poll.registry(), EventSource::Upstream(key).token())?;
-        Ok(socket)
+        let token = EventSource::Upstream(key).token();
+        socket.register(self.poll.registry(), token)?;
+        let timeout = self.clients.get(client_key).map(|client| client.connection.connect_address_timeout());
+        if let Some(UpstreamConn { conn, timer, until, .. }) = self.upstreams.conns.get_mut(key) {
+            *conn = Some(socket.into());
+            *until = self.ctx.now() + timeout.unwrap_or_default();
+            self.timers.set(timer, *until, token);
+        }
+        Ok(())
     }
 
     /// Closes what is worth less than a new connection: connections that ended in this run, idle pipes, or the oldest
@@ -173,69 +234,6 @@ impl Worker {
         true
     }
 
-    /// The poller says that something happened.
-    pub(super) fn on_upstream_event(&mut self, key: Key, readiness: Readiness) {
-        let Some(UpstreamConn { state, conn: Some(conn), .. }) = self.upstreams.conns.get_mut(key) else { return };
-        conn.socket.on_event(readiness);
-        match state {
-            UpstreamState::Busy(client) => {
-                let client = *client;
-                self.enqueue(client);
-            }
-            UpstreamState::Idle if is_clean_idle(conn, &mut self.read_buf) => {}
-            UpstreamState::Idle => self.close_upstream(key),
-            UpstreamState::Connecting(..) if conn.tls.is_some() => self.enqueue_handshake(key),
-            UpstreamState::Connecting(..) => match conn.socket.finish_connect() {
-                Poll::Pending => {}
-                Poll::Ready(Ok(())) => self.on_tcp_connected(key),
-                Poll::Ready(Err(error)) => self.address_failed(key, classify(&error)),
-            },
-        }
-    }
-
-    /// With TLS nobody may use the connection before the handshake is complete (rule S19).
-    fn on_tcp_connected(&mut self, key: Key) {
-        let Some(UpstreamConn { upstream, conn: Some(conn), .. }) = self.upstreams.conns.get_mut(key) else { return };
-        let found = self.configs.find_upstream(*upstream);
-        match found.map(|(origin, tls)| (origin.scheme, tls.connect(origin))) {
-            Some((Scheme::Http, _)) => self.connected(key),
-            Some((Scheme::Https, Some(tls))) => {
-                conn.tls = Some(tls);
-                self.enqueue_handshake(key);
-            }
-            // Never in the clear what was meant to be secret.
-            Some((Scheme::Https, None)) | None => self.address_failed(key, ConnectError::TlsFailed),
-        }
-    }
-
-    fn enqueue_handshake(&mut self, key: Key) {
-        if !self.upstreams.handshaking.contains(&key) {
-            self.upstreams.handshaking.push_back(key);
-        }
-    }
-
-    /// Continues at most `max` handshakes.
-    pub(super) fn continue_handshakes(&mut self, max: usize) {
-        for _ in 0..max.min(self.upstreams.handshaking.len()) {
-            let Some(key) = self.upstreams.handshaking.pop_front() else { return };
-            let Some(UpstreamConn { upstream, state: UpstreamState::Connecting(..), conn: Some(conn), .. }) =
-                self.upstreams.conns.get_mut(key)
-            else {
-                continue;
-            };
-            let Conn { socket, tls: Some(tls) } = conn else { continue };
-            match tls.handshake(socket) {
-                Poll::Ready(Ok(())) => self.connected(key),
-                Poll::Pending => {}
-                Poll::Ready(Err(error)) => {
-                    let upstream = *upstream;
-                    self.warn_tls(upstream, &error);
-                    self.address_failed(key, error.cause);
-                }
-            }
-        }
-    }
-
     fn warn_tls(&mut self, upstream: UpstreamId, error: &HandshakeError) {
         let now = self.ctx.now();
         let Some((origin, _)) = self.configs.find_upstream(upstream) else { return };
@@ -246,43 +244,16 @@ impl Worker {
         }
     }
 
-    fn connected(&mut self, key: Key) {
-        let Upstreams { conns, by_id, .. } = &mut self.upstreams;
-        let Some(upstream_conn) = conns.get_mut(key) else { return };
-        let UpstreamState::Connecting(client, attempt) = &upstream_conn.state else { return };
-        if let (Some(entry), Some(address)) = (by_id.get_mut(&upstream_conn.upstream), attempt.addresses.last()) {
-            entry.addresses.note_success(*address);
+    /// The poller says that something happened.
+    pub(super) fn on_upstream_event(&mut self, key: Key, readiness: Readiness) {
+        let Some(UpstreamConn { state, conn: Some(conn), .. }) = self.upstreams.conns.get_mut(key) else { return };
+        conn.socket.on_event(readiness);
+        match *state {
+            UpstreamState::Connecting(client_key, _) => self.wake_connect(client_key),
+            UpstreamState::Busy(client_key) => self.enqueue(client_key),
+            UpstreamState::Idle if is_clean_idle(conn, &mut self.read_buf) => {}
+            UpstreamState::Idle => self.close_upstream(key),
         }
-        let client = *client;
-        upstream_conn.state = UpstreamState::Busy(client);
-        upstream_conn.connected_at = self.ctx.now();
-        self.report_connect(client, Ok(()));
-    }
-
-    /// On to the next address.
-    fn address_failed(&mut self, key: Key, error: ConnectError) {
-        let Upstreams { conns, by_id, .. } = &mut self.upstreams;
-        let Some(UpstreamConn { upstream, state: UpstreamState::Connecting(_, attempt), conn, .. }) =
-            conns.get_mut(key)
-        else {
-            return;
-        };
-        if let (Some(address), Some(entry)) = (attempt.fail(error), by_id.get_mut(upstream)) {
-            entry.addresses.note_failure(self.ctx.now(), address);
-        }
-        self.closed.extend(conn.take());
-        self.connect(key);
-    }
-
-    /// Keeps the outcome until the client is driven.
-    fn report_connect(&mut self, client_key: Key, result: Result<(), ConnectError>) {
-        if let Some(client) = self.clients.get_mut(client_key) {
-            if result.is_err() {
-                client.upstream = None;
-            }
-            client.pending = Some(PendingInput::Connect(result));
-        }
-        self.enqueue(client_key);
     }
 
     /// A timer of this connection came up.
@@ -291,11 +262,11 @@ impl Worker {
             return;
         };
         timer.clear();
-        match state {
+        match *state {
             UpstreamState::Busy(_) => {}
             UpstreamState::Idle if *is_login_bound => {}
             _ if *until > self.ctx.now() => self.timers.set(timer, *until, EventSource::Upstream(key).token()),
-            UpstreamState::Connecting(..) => self.address_failed(key, ConnectError::TimedOut),
+            UpstreamState::Connecting(client_key, _) => self.wake_connect(client_key),
             UpstreamState::Idle => self.close_upstream(key),
         }
     }
@@ -385,8 +356,8 @@ impl Worker {
         self.timers.cancel(&mut timer, EventSource::Upstream(key).token());
         let is_idle = matches!(state, UpstreamState::Idle);
         if let Some(entry) = self.upstreams.by_id.get_mut(&upstream) {
-            if let UpstreamState::Connecting(..) = state {
-                entry.resolving.retain(|waiting| *waiting != key);
+            if let UpstreamState::Connecting(client_key, _) = state {
+                entry.resolving.retain(|waiting| *waiting != client_key);
             } else if is_idle && let Some(at) = entry.idle.iter().position(|(_, idle)| *idle == key) {
                 entry.idle.remove(at);
                 self.upstreams.idle_count -= 1;

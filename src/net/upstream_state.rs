@@ -2,8 +2,6 @@
 //!
 //! What happens to them is in [`upstream`](super::upstream).
 
-use std::collections::VecDeque;
-
 use hashbrown::HashMap;
 
 use crate::mono_time::MonoTime;
@@ -34,7 +32,7 @@ pub struct UpstreamConn {
 /// Who has an upstream connection. A client's `upstream` names the one that it waits for or uses, and both end together.
 pub enum UpstreamState {
     /// This client waits: for addresses, for one of them to answer, and with TLS for the end of the handshake.
-    Connecting(Key, ConnectAttempt),
+    Connecting(Key, Option<ConnectAttempt>),
     /// This client uses it.
     Busy(Key),
     /// Nobody: it is in the pool, or among the login-bound connections of a client.
@@ -47,7 +45,7 @@ pub struct UpstreamEntry {
     /// Idle connections, each since when. The newest is last, and acquired first: it is the least likely to be closed by
     /// the other end.
     pub idle: Vec<(MonoTime, Key)>,
-    /// Connections that wait for addresses.
+    /// Clients that wait for addresses.
     pub resolving: Vec<Key>,
     pub addresses: Addresses,
     /// When a new connection last needed the addresses.
@@ -63,27 +61,24 @@ pub struct Upstreams {
     pub idle_count: usize,
     /// The login-bound connections of each client, oldest first. It may name some that are closed.
     pub login_conns: HashMap<Key, Vec<Key>>,
-    /// Connections whose TLS handshake can go on.
-    pub handshaking: VecDeque<Key>,
     pub dns: DnsCache,
 }
 
 impl Upstreams {
     pub fn new(dns: DnsCache) -> Upstreams {
-        Upstreams {
-            conns: Slab::default(),
-            by_id: HashMap::new(),
-            idle_count: 0,
-            login_conns: HashMap::new(),
-            handshaking: VecDeque::new(),
-            dns,
-        }
+        Upstreams { conns: Slab::default(), by_id: HashMap::new(), idle_count: 0, login_conns: HashMap::new(), dns }
     }
 
     /// The connection to `upstream` on which the client is logged in.
     pub fn login_conn(&self, client: Key, upstream: UpstreamId) -> Option<Key> {
         let is_it = |key: &Key| self.conns.get(*key).is_some_and(|conn| conn.upstream == upstream);
         self.login_conns.get(&client)?.iter().copied().rfind(is_it)
+    }
+
+    /// Whether TLS is spoken on this connection.
+    pub fn is_tls(&self, key: Option<Key>) -> bool {
+        let conn = key.and_then(|key| self.conns.get(key)?.conn.as_ref());
+        conn.is_some_and(|conn| conn.tls.is_some())
     }
 
     /// The newest idle connection, out of the pool.

@@ -28,7 +28,7 @@ use crate::extras::metrics::{Counter, Registry};
 use crate::extras::proxy_protocol::ProxyHeader;
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{
-    Balance, ConnectError, ListenerKind, Observer, Peer, ProxyConnection, TransactionPool, WorkerContext,
+    Balance, ListenerKind, Observer, Peer, ProxyConnection, TransactionPool, WorkerContext,
 };
 use crate::proxy::runtime::Runtime;
 
@@ -83,7 +83,7 @@ pub(super) struct ClientConn {
     pub upstream: Option<Key>,
     /// A pipe with body bytes that the receiver has not taken yet.
     pub pipe: Option<Pipe>,
-    /// What its proxy connection has not heard of yet, beside bytes.
+    /// What has happened since it was last driven, beside bytes.
     pub pending: Option<PendingInput>,
     /// Its proxy connection is over; its last bytes may still leave, until then.
     pub flush_until: Option<MonoTime>,
@@ -99,11 +99,11 @@ pub(super) struct ClientConn {
     pub proxy_header: ProxyHeader,
 }
 
-/// What a proxy connection hears of when it is next driven.
+/// What a client is driven for, beside bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PendingInput {
-    /// What became of its attempt to connect.
-    Connect(Result<(), ConnectError>),
+    /// Its attempt at an upstream connection can be continued.
+    Connect,
     /// Its place is needed.
     Evict,
 }
@@ -289,7 +289,6 @@ impl Worker {
         }
         self.fire_timers();
         self.accept_clients();
-        self.continue_handshakes(HANDSHAKES);
         self.drive_queues();
         for key in self.ctx.memory.take_ready() {
             self.enqueue(key);
@@ -318,7 +317,6 @@ impl Worker {
         let now = self.ctx.now();
         let has_work = !self.run_queue.is_empty()
             || !self.bulk_queue.is_empty()
-            || !self.upstreams.handshaking.is_empty()
             || self.acceptor.can_accept(now, self.free_slots());
         if has_work {
             return Some(Duration::ZERO);
@@ -391,10 +389,11 @@ impl Worker {
         for _ in 0..self.run_queue.len() {
             let Some(key) = self.run_queue.pop_front() else { break };
             let Some(client) = self.clients.get(key) else { continue };
-            let is_handshaking = client.conn.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
-            if is_handshaking && handshakes == 0 {
+            let with_upstream = client.pending == Some(PendingInput::Connect) && self.upstreams.is_tls(client.upstream);
+            let with_client = client.conn.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
+            if (with_upstream || with_client) && handshakes == 0 {
                 self.run_queue.push_back(key);
-            } else if self.drive_contained(key) > 0 && is_handshaking {
+            } else if self.drive_contained(key) > 0 && with_client || with_upstream {
                 handshakes -= 1;
             }
         }

@@ -254,8 +254,7 @@ impl World {
 
     fn is_deserted(&self) -> bool {
         let Worker { clients, upstreams, run_queue, bulk_queue, closed, ctx, .. } = &self.worker;
-        let waiting =
-            run_queue.len() + bulk_queue.len() + closed.len() + upstreams.handshaking.len() + ctx.memory.waiting();
+        let waiting = run_queue.len() + bulk_queue.len() + closed.len() + ctx.memory.waiting();
         clients.len() + upstreams.conns.len() + waiting == 0
     }
 
