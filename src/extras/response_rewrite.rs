@@ -25,13 +25,11 @@
 //! A prefix that a trusted proxy before this one has stripped comes in front. Only the place changes: query, fragment and
 //! all else stay byte for byte. Bytes are compared as they are, nothing is decoded, and bodies are not looked at.
 
-use std::ops::Range;
-
-use crate::config::{Rewrite, Rewrites, Scheme, UpstreamUrl};
+use crate::config::{Rewrite, RouteConfig, Scheme, UpstreamUrl};
 use crate::http::chars::{find, is_word, list_members, split};
 use crate::http::fields::{Fields, HeaderId, HeaderRef, HeaderSet};
-use crate::http::target::{has_dot_segment, same_authority};
-use crate::proxy::route::{Router, write_target};
+use crate::http::target::{has_dot_segment, host_of, same_authority};
+use crate::proxy::route::write_target;
 use crate::proxy::runtime::Runtime;
 
 const REDIRECTS: HeaderSet =
@@ -46,15 +44,12 @@ pub const REQUEST_FIELDS: HeaderSet = HeaderSet::of(&[HeaderId::Destination, Hea
 /// Where an application lives, seen from both sides of the proxy.
 #[derive(Clone, Copy, Debug)]
 pub struct PrefixMap<'a> {
-    /// What to rewrite.
-    pub rewrites: Rewrites,
     /// All routes.
-    pub router: &'a Router,
+    pub runtime: &'a Runtime,
     /// The number of this one.
     pub route: u32,
-    /// The prefix that was stripped from the path, without a slash at its end; empty for none.
-    pub prefix: &'a str,
-    /// The same, behind what a trusted proxy before this one has stripped: where clients find the application.
+    /// Where clients find the application: the prefix that was stripped from the path, behind what a trusted proxy before
+    /// this one has stripped; without a slash at its end, and empty for none.
     pub public_prefix: &'a [u8],
     /// Where the request went.
     pub upstream: &'a UpstreamUrl,
@@ -69,8 +64,9 @@ pub struct PrefixMap<'a> {
 /// Rewrites the fields of a response, all or none: they may grow by `room` bytes. Returns whether that was enough. `buf` is
 /// scratch space: where it is large enough, nothing is allocated.
 pub fn rewrite_response(fields: &mut Fields, map: &PrefixMap<'_>, room: usize, buf: &mut Vec<u8>) -> bool {
-    let redirects = if map.rewrites.redirects == Rewrite::Off { HeaderSet::default() } else { REDIRECTS };
-    let rewritten = if map.rewrites.cookies == Rewrite::Off { redirects } else { redirects.with(HeaderId::SetCookie) };
+    let rewrites = map.config().options.rewrites;
+    let redirects = if rewrites.redirects == Rewrite::Off { HeaderSet::default() } else { REDIRECTS };
+    let rewritten = if rewrites.cookies == Rewrite::Off { redirects } else { redirects.with(HeaderId::SetCookie) };
     rewrite(fields, rewritten, room, buf, |line, buf, limit| match line.id {
         HeaderId::Refresh => map.write_refresh(line.value, buf),
         HeaderId::Link => write_bracketed(line.value, *b"\"\"", buf, limit, |url, buf| map.write_reference(url, buf)),
@@ -83,7 +79,7 @@ pub fn rewrite_response(fields: &mut Fields, map: &PrefixMap<'_>, room: usize, b
 /// because a server refuses to copy to a place that is not its own: all or none, to at most `limit` bytes together. Returns
 /// whether that was enough.
 pub fn rewrite_request(fields: &mut Fields, map: &PrefixMap<'_>, limit: usize, buf: &mut Vec<u8>) -> bool {
-    if map.rewrites.redirects == Rewrite::Off {
+    if map.config().options.rewrites.redirects == Rewrite::Off {
         return true;
     }
     let before = fields.lines(REQUEST_FIELDS).map(|line| line.value.len()).sum();
@@ -115,14 +111,9 @@ fn rewrite(
     buf: &mut Vec<u8>,
     write: impl Fn(&HeaderRef<'_>, &mut Vec<u8>, usize),
 ) -> bool {
-    const NUMBER: usize = size_of::<usize>();
-    // The lines that change: index, length and bytes of the new value.
     buf.clear();
-    for index in fields.indices(ids) {
-        let Some(line) = fields.nth(index) else { break };
-        let (entry, start) = (buf.len(), buf.len() + 2 * NUMBER);
-        buf.extend_from_slice(&index.to_ne_bytes());
-        buf.extend_from_slice(&[0; NUMBER]);
+    for line in fields.lines(ids) {
+        let start = buf.len();
         let max = line.value.len().saturating_add(room);
         write(&line, buf, start.saturating_add(max));
         let len = buf.len() - start;
@@ -130,47 +121,36 @@ fn rewrite(
             return false;
         }
         room = max - len;
-        if buf[start..] == *line.value {
-            buf.truncate(entry);
-        } else {
-            buf[start - NUMBER..start].copy_from_slice(&len.to_ne_bytes());
-        }
+        // No value has one in it.
+        buf.push(b'\n');
     }
-    let mut rest = &buf[..];
-    while let Some((index, after)) = rest.split_first_chunk()
-        && let Some((len, after)) = after.split_first_chunk()
-    {
-        let (value, others) = after.split_at(usize::from_ne_bytes(*len));
-        fields.set_value(usize::from_ne_bytes(*index), value);
-        rest = others;
+    let mut values = split(buf, b'\n');
+    for index in 0..fields.len() {
+        if let Some(line) = fields.nth(index).filter(|line| ids.has(line.id))
+            && let Some(value) = values.next().filter(|value| *value != line.value)
+        {
+            fields.set_value(index, value);
+        }
     }
     true
 }
 
-impl<'a> PrefixMap<'a> {
-    /// A map without the names that a single request goes by.
-    pub fn of(runtime: &'a Runtime, route: u32, upstream: &'a UpstreamUrl) -> PrefixMap<'a> {
-        let config = &runtime.config.routes[route as usize];
-        PrefixMap {
-            rewrites: config.options.rewrites,
-            router: &runtime.router,
-            route,
-            prefix: config.stripped_prefix(),
-            public_prefix: b"",
-            upstream,
-            sent_host: b"",
-            told_host: b"",
-            client_host: b"",
-        }
+impl PrefixMap<'_> {
+    fn config(&self) -> &RouteConfig {
+        &self.runtime.config.routes[self.route as usize]
     }
 
-    fn base(&self) -> &'a [u8] {
+    fn prefix(&self) -> &[u8] {
+        self.config().stripped_prefix().as_bytes()
+    }
+
+    fn base(&self) -> &[u8] {
         self.upstream.base_path.as_bytes()
     }
 
     /// What a trusted proxy before this one has stripped.
-    fn outer_prefix(&self) -> &'a [u8] {
-        self.public_prefix.strip_suffix(self.prefix.as_bytes()).unwrap_or_default()
+    fn outer_prefix(&self) -> &[u8] {
+        self.public_prefix.strip_suffix(self.prefix()).unwrap_or_default()
     }
 
     /// Whether the upstream was told that it goes by that name.
@@ -198,7 +178,7 @@ impl<'a> PrefixMap<'a> {
         }
         let is_sent = is_same_name(url.authority, self.sent_host);
         if self.is_told(url.authority) || (is_sent && is_same_name(url.authority, self.client_host)) {
-            let is_kept = url.is_https.is_some_and(|is_https| is_https != (self.upstream.scheme == Scheme::Https));
+            let is_kept = url.scheme.is_some_and(|scheme| scheme != self.upstream.scheme);
             return (!self.is_of_another_route(url.path)).then_some(if is_kept { url.origin } else { b"" });
         }
         (is_sent || is_same_name(url.authority, self.upstream.authority.as_bytes())).then_some(b"")
@@ -206,48 +186,28 @@ impl<'a> PrefixMap<'a> {
 
     /// Whether a path of the public place belongs to another route; one for `/` takes whatever there is, which says nothing.
     fn is_of_another_route(&self, path: &[u8]) -> bool {
-        let found = strip_parent(path, self.outer_prefix()).and_then(|path| self.router.find(path));
+        let found = strip_parent(path, self.outer_prefix()).and_then(|path| self.runtime.router.find(path));
         found.is_some_and(|found| found.route != self.route && found.prefix_len > 0)
     }
 
-    /// The path at which clients find `path`, in two parts; `None` where it is not the application's. Where it is under the
-    /// prefix and under the base path, the longer of them decides.
-    fn public_path<'p>(&self, path: &'p [u8]) -> Option<[&'p [u8]; 2]>
-    where
-        'a: 'p,
-    {
-        let inside = strip_parent(path, self.base());
-        let is_at = |prefix: &[u8]| {
-            let is_longer = inside.is_none() || self.base().len() <= prefix.len();
-            !prefix.is_empty() && is_longer && strip_parent(path, prefix).is_some()
-        };
-        if is_at(self.public_prefix) {
-            Some([b"", path])
-        } else if is_at(self.prefix.as_bytes()) {
-            Some([self.outer_prefix(), path])
-        } else {
-            inside.map(|rest| self.prefixed(rest))
-        }
-    }
-
-    fn prefixed<'p>(&self, rest: &'p [u8]) -> [&'p [u8]; 2]
-    where
-        'a: 'p,
-    {
-        [self.public_prefix, if self.public_prefix.is_empty() && rest.is_empty() { b"/" } else { rest }]
+    /// The path at which clients find `path`, in two parts; `None` where it is not the application's. What stands there with
+    /// its prefix already stays; where it is under the prefix and under the base path, the longer of them decides.
+    fn public_path<'p>(&'p self, path: &'p [u8]) -> Option<[&'p [u8]; 2]> {
+        let prefixes = [self.public_prefix, self.prefix()].into_iter().filter(|prefix| !prefix.is_empty());
+        let parents = prefixes.chain([self.base()]);
+        let rest = parents.filter_map(|parent| strip_parent(path, parent)).min_by_key(|rest| rest.len())?;
+        Some([self.public_prefix, if self.public_prefix.is_empty() && rest.is_empty() { b"/" } else { rest }])
     }
 
     /// The same for the Path of a cookie. One that takes in the whole application takes in the whole prefix: `/engine`,
     /// because `/engine/` would leave out `/engine` itself (RFC 6265 section 5.1.4).
-    fn public_cookie_path<'p>(&self, path: &'p [u8]) -> Option<[&'p [u8]; 2]>
-    where
-        'a: 'p,
-    {
+    fn public_cookie_path<'p>(&'p self, path: &'p [u8]) -> Option<[&'p [u8]; 2]> {
+        let application = self.public_path(self.base());
         if path == b"/" && self.base().is_empty() {
-            return Some(self.prefixed(b""));
+            return application;
         }
         let directory = path.strip_suffix(b"/").unwrap_or(path);
-        self.public_path(path).or_else(|| strip_parent(self.base(), directory).map(|_| self.prefixed(b"")))
+        self.public_path(path).or_else(|| strip_parent(self.base(), directory).and(application))
     }
 
     /// Appends a reference to the public place of the application, rewritten to where the upstream has it: a URL or a path.
@@ -255,12 +215,12 @@ impl<'a> PrefixMap<'a> {
         let place = Url::split(reference).and_then(|url| {
             let path = strip_parent(url.path, self.outer_prefix()).unwrap_or(url.path);
             // What a request for it would become.
-            let found = self.router.find(path).filter(|found| found.route == self.route && !has_dot_segment(path))?;
+            let found = self.runtime.router.find(path).filter(|found| found.route == self.route)?;
             let is_public = self.is_told(url.authority) || is_same_name(url.authority, self.client_host);
-            (url.origin.is_empty() || is_public).then_some((url, path, found.prefix_len))
+            ((url.origin.is_empty() || is_public) && !has_dot_segment(path)).then_some((url, path, found.prefix_len))
         });
         let Some((url, path, prefix_len)) = place else { return out.extend_from_slice(reference) };
-        let stripped = if self.prefix.is_empty() { 0 } else { prefix_len };
+        let stripped = if self.prefix().is_empty() { 0 } else { prefix_len };
         // A path that begins with two slashes would lead to another host.
         if !url.origin.is_empty() || (self.base().is_empty() && path[stripped..].starts_with(b"//")) {
             out.extend_from_slice(self.upstream.scheme.name().as_bytes());
@@ -272,16 +232,20 @@ impl<'a> PrefixMap<'a> {
 
     /// Appends a Refresh: `5; url=/path`, as browsers read it, with quotes or without.
     fn write_refresh(&self, value: &[u8], out: &mut Vec<u8>) {
-        let Some(Range { start, end }) = url_of_refresh(value) else { return out.extend_from_slice(value) };
-        out.extend_from_slice(&value[..start]);
-        self.write_reference(&value[start..end], out);
-        out.extend_from_slice(&value[end..]);
+        let rest = rest_of_refresh(value);
+        let (start, end) = match *rest {
+            [quote @ (b'"' | b'\''), ref url @ ..] => (1, 1 + find(url, quote).unwrap_or(url.len())),
+            _ => (0, rest.len()),
+        };
+        out.extend_from_slice(&value[..value.len() - rest.len() + start]);
+        self.write_reference(&rest[start..end], out);
+        out.extend_from_slice(&rest[end..]);
     }
 
     /// Appends a Set-Cookie (RFC 6265 section 5.2): only Path and Domain change. It may end early beyond `limit`.
     fn write_cookie(&self, value: &[u8], out: &mut Vec<u8>, limit: usize) {
         // Browsers refuse a cookie of that name whose Path is not "/" or that has a Domain.
-        if value.trim_ascii().get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"__Host-")) {
+        if value.get(..7).is_some_and(|name| name.eq_ignore_ascii_case(b"__Host-")) {
             return out.extend_from_slice(value);
         }
         let mut parts = split(value, b';');
@@ -332,12 +296,11 @@ fn is_same_name(a: &[u8], b: &[u8]) -> bool {
 /// `quotes`: quoted strings in a Link (RFC 8288 section 3), lists in an If. It may end early beyond `limit`.
 fn write_bracketed(
     value: &[u8],
-    quotes: [u8; 2],
+    [open, close]: [u8; 2],
     out: &mut Vec<u8>,
     limit: usize,
     write: impl Fn(&[u8], &mut Vec<u8>),
 ) {
-    let [open, close] = quotes;
     let mut rest = value;
     while let Some(start) = rest.iter().position(|&byte| byte == b'<' || byte == open)
         && out.len() <= limit
@@ -366,10 +329,9 @@ fn write_bracketed(
 
 /// A reference that begins with a path or a host, taken apart.
 struct Url<'a> {
+    scheme: Option<Scheme>,
     /// Scheme and authority; empty where it begins with a path.
     origin: &'a [u8],
-    /// `None` where it says no scheme.
-    is_https: Option<bool>,
     authority: &'a [u8],
     /// Begins with a slash.
     path: &'a [u8],
@@ -386,48 +348,37 @@ impl<'a> Url<'a> {
         if start.iter().any(|byte| matches!(byte, b'\\' | b'\t')) {
             return None;
         }
-        let has_scheme = |scheme: &[u8]| start.get(..scheme.len()).is_some_and(|it| it.eq_ignore_ascii_case(scheme));
-        let schemes: [(&[u8], _); 3] = [(b"http://", Some(false)), (b"https://", Some(true)), (b"//", None)];
-        let Some((scheme, is_https)) = schemes.into_iter().find(|(scheme, _)| has_scheme(scheme)) else {
-            let url = Url { origin: b"", is_https: None, authority: b"", path: start, query };
+        let after = |scheme: &str| {
+            let (word, rest) = start.split_at_checked(scheme.len())?;
+            word.eq_ignore_ascii_case(scheme.as_bytes()).then_some(rest)
+        };
+        let schemes = [("http://", Some(Scheme::Http)), ("https://", Some(Scheme::Https)), ("//", None)];
+        let Some((rest, scheme)) = schemes.into_iter().find_map(|(word, scheme)| Some((after(word)?, scheme))) else {
+            let url = Url { scheme: None, origin: b"", authority: b"", path: start, query };
             return start.starts_with(b"/").then_some(url);
         };
-        let len = scheme.len() + find(&start[scheme.len()..], b'/').unwrap_or(start.len() - scheme.len());
-        let (origin, path) = start.split_at(len);
-        let path = if path.is_empty() { b"/" } else { path };
-        Some(Url { origin, is_https, authority: &origin[scheme.len()..], path, query })
+        let (authority, path) = rest.split_at(find(rest, b'/').unwrap_or(rest.len()));
+        let origin = &start[..start.len() - path.len()];
+        Some(Url { scheme, origin, authority, path: if path.is_empty() { b"/" } else { path }, query })
     }
 }
 
-/// Where the URL of a Refresh stands (the algorithm is that of HTML, "shared declarative refresh steps").
-fn url_of_refresh(value: &[u8]) -> Option<Range<usize>> {
-    let skip_spaces = |at: usize| at + value[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-    let after_time = value.iter().take_while(|byte| byte.is_ascii_digit() || **byte == b'.').count();
-    let separator = skip_spaces(after_time);
-    let mut start = match value.get(separator)? {
-        b';' | b',' => skip_spaces(separator + 1),
-        _ if separator > after_time => separator,
-        _ => return None,
+/// What begins with the URL of a Refresh, perhaps in quotes; empty where there is none (the algorithm is that of HTML, "shared
+/// declarative refresh steps").
+fn rest_of_refresh(value: &[u8]) -> &[u8] {
+    let time_len = value.iter().take_while(|byte| byte.is_ascii_digit() || **byte == b'.').count();
+    let after_time = &value[time_len..];
+    let url = match after_time.trim_ascii_start() {
+        [b';' | b',', url @ ..] => url.trim_ascii_start(),
+        url if url.len() < after_time.len() => url,
+        _ => b"",
     };
-    if value[start..].get(..3).is_some_and(|word| is_word(word, b"url")) {
-        let equals = skip_spaces(start + 3);
-        if value.get(equals) == Some(&b'=') {
-            start = skip_spaces(equals + 1);
+    match url.split_at_checked(3) {
+        Some((word, rest)) if word.eq_ignore_ascii_case(b"url") => {
+            rest.trim_ascii_start().strip_prefix(b"=").map_or(url, <[u8]>::trim_ascii_start)
         }
+        _ => url,
     }
-    match *value.get(start)? {
-        quote @ (b'"' | b'\'') => {
-            let end = find(&value[start + 1..], quote).map_or(value.len(), |len| start + 1 + len);
-            Some(start + 1..end)
-        }
-        _ => Some(start..value.len()),
-    }
-}
-
-/// The host of a valid authority, without its port.
-fn host_of(authority: &[u8]) -> &[u8] {
-    let bracket = find(authority, b']').unwrap_or(0);
-    find(&authority[bracket..], b':').map_or(authority, |colon| &authority[..bracket + colon])
 }
 
 /// RFC 6265 section 5.1.3: the host is the domain, or a name below it.
@@ -441,39 +392,54 @@ fn is_in_domain(host: &[u8], domain: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Rewrites, RouteOptions};
+    use std::sync::Arc;
+
     use proptest::collection::vec;
     use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
     const AUTO: Rewrites = Rewrites { redirects: Rewrite::Auto, cookies: Rewrite::Auto, redirect_to_slash: false };
 
-    /// A route by what it strips and where it leads, and the Host that each side sees. There are others beside it.
+    /// A route and the Host that each side sees.
     struct Route {
-        router: Router,
-        prefix: &'static str,
+        runtime: Runtime,
         outer: &'static str,
-        upstream: UpstreamUrl,
         sent_host: &'static str,
         told_host: &'static str,
         client_host: &'static str,
     }
 
-    fn route(prefix: &'static str, upstream: &str) -> Route {
-        let router = Router::new([if prefix.is_empty() { "/" } else { prefix }, "/other", "/another/one"]);
-        let upstream = UpstreamUrl::parse(upstream).expect("a valid URL");
-        let (sent_host, client_host) = ("up.example:9001", "www.example");
-        Route { router, prefix, outer: "", upstream, sent_host, told_host: "", client_host }
+    /// The first of these prefixes leads to the upstream.
+    fn runtime(prefixes: &[&str], strip_prefix: bool, upstream: &str, rewrites: Rewrites) -> Runtime {
+        let upstreams: Arc<[_]> = Arc::new([UpstreamUrl::parse(upstream).expect("a valid URL")]);
+        let options = Arc::new(RouteOptions { rewrites, strip_prefix, ..RouteOptions::default() });
+        let route = |prefix: &&str| {
+            let (upstreams, options) = (Arc::clone(&upstreams), Arc::clone(&options));
+            RouteConfig { prefix: (*prefix).to_owned(), upstreams, options }
+        };
+        let routes = Arc::new(prefixes.iter().map(route).collect());
+        Runtime::new(Arc::new(Config { routes, ..Config::default() }), None)
+    }
+
+    /// There are others beside it.
+    fn route(prefix: &str, upstream: &str) -> Route {
+        let prefix = if prefix.is_empty() { "/" } else { prefix };
+        let runtime = runtime(&[prefix, "/other", "/another/one"], true, upstream, AUTO);
+        Route { runtime, outer: "", sent_host: "up.example:9001", told_host: "", client_host: "www.example" }
     }
 
     impl Route {
+        fn config(&self) -> &RouteConfig {
+            &self.runtime.config.routes[0]
+        }
+
         /// Calls `act` with the map.
-        fn with_map<T>(&self, rewrites: Rewrites, act: impl FnOnce(&PrefixMap<'_>) -> T) -> T {
+        fn with_map<T>(&self, act: impl FnOnce(&PrefixMap<'_>) -> T) -> T {
             act(&PrefixMap {
-                rewrites,
-                router: &self.router,
+                runtime: &self.runtime,
                 route: 0,
-                prefix: self.prefix,
-                public_prefix: [self.outer, self.prefix].concat().as_bytes(),
-                upstream: &self.upstream,
+                public_prefix: [self.outer, self.config().stripped_prefix()].concat().as_bytes(),
+                upstream: self.config().upstream(),
                 sent_host: self.sent_host.as_bytes(),
                 told_host: self.told_host.as_bytes(),
                 client_host: self.client_host.as_bytes(),
@@ -486,7 +452,7 @@ mod tests {
             fields.add(name.as_bytes(), value);
             let mut text = b"left over".to_vec();
             let room = usize::MAX / 2;
-            assert!(self.with_map(AUTO, |map| rewrite_response(&mut fields, map, room, &mut text)));
+            assert!(self.with_map(|map| rewrite_response(&mut fields, map, room, &mut text)));
             fields.nth(0).expect("it stays").value.to_vec()
         }
 
@@ -494,15 +460,15 @@ mod tests {
         fn map_request(&self, name: &str, value: &str) -> String {
             let mut fields = Fields::new();
             fields.add(name.as_bytes(), value.as_bytes());
-            self.with_map(AUTO, |map| rewrite_request(&mut fields, map, 1000, &mut b"left over".to_vec()));
+            self.with_map(|map| rewrite_request(&mut fields, map, 1000, &mut b"left over".to_vec()));
             String::from_utf8_lossy(fields.nth(0).expect("it stays").value).into_owned()
         }
 
         #[track_caller]
         fn check(&self, name: &str, value: &str, expected: &str) {
             let found = self.map(name, value.as_bytes());
-            let upstream = self.upstream.to_public_string();
-            assert_eq!(String::from_utf8_lossy(&found), expected, "{upstream} at {}: {name}: {value}", self.prefix);
+            let (upstream, prefix) = (self.config().upstream().to_public_string(), &self.config().prefix);
+            assert_eq!(String::from_utf8_lossy(&found), expected, "{upstream} at {prefix}: {name}: {value}");
         }
     }
 
@@ -690,8 +656,8 @@ mod tests {
             told(told_host).check("Location", value, expected);
         }
         // A route for all that no other takes says nothing about a path.
-        let router = Router::new(["/a", "/"]);
-        let beside_all = Route { router, ..told("www.example") };
+        let runtime = runtime(&["/a", "/"], true, "http://up.example:9001", AUTO);
+        let beside_all = Route { runtime, ..told("www.example") };
         beside_all.check("Location", "https://www.example/x", "https://www.example/a/x");
     }
 
@@ -766,14 +732,15 @@ mod tests {
         assert_eq!(dav.map_request("If", &too_long), too_long);
         let mut fields = Fields::new();
         (0..3).for_each(|_| fields.add(b"If", longest.as_bytes()));
-        let found = dav.with_map(AUTO, |map| rewrite_request(&mut fields, map, 1000, &mut Vec::new()));
+        let found = dav.with_map(|map| rewrite_request(&mut fields, map, 1000, &mut Vec::new()));
         let is_untouched = fields.iter().all(|line| line.value == longest.as_bytes());
         assert!(!found && is_untouched, "all of them together have to fit");
         let behind = Route { outer: "/p", ..route("/dav", "http://up.example:9001") };
         for value in ["http://www.example/p/dav/x", "http://www.example/dav/x"] {
             assert_eq!(behind.map_request("Destination", value), "http://up.example:9001/x", "{value}");
         }
-        let kept = Route { prefix: "", router: Router::new(["/dav"]), ..route("", "http://up.example:9001") };
+        let runtime = runtime(&["/dav"], false, "http://up.example:9001", AUTO);
+        let kept = Route { runtime, ..route("", "http://up.example:9001") };
         assert_eq!(kept.map_request("Destination", "http://www.example/dav/x"), "http://up.example:9001/dav/x");
     }
 
@@ -801,7 +768,7 @@ mod tests {
             let before: Vec<_> = fields.iter().map(|line| line.value.to_vec()).collect();
             let len = |fields: &Fields| fields.iter().map(|line| line.value.len()).sum::<usize>();
             let most = len(&fields) + room;
-            let found = route.with_map(AUTO, |map| rewrite_response(&mut fields, map, room, &mut text));
+            let found = route.with_map(|map| rewrite_response(&mut fields, map, room, &mut text));
             assert_eq!(found, expected, "{lines:?} {room}");
             if !found {
                 assert_eq!(fields.iter().map(|line| line.value.to_vec()).collect::<Vec<_>>(), before);
@@ -812,7 +779,7 @@ mod tests {
         let mut fields = Fields::new();
         fields.add(b"Link", "</>,".repeat(4096).as_bytes());
         let mut text = Vec::new();
-        route.with_map(AUTO, |map| rewrite_response(&mut fields, map, 100, &mut text));
+        route.with_map(|map| rewrite_response(&mut fields, map, 100, &mut text));
         assert!(text.capacity() <= 2 * 16_600, "{}", text.capacity());
     }
 
@@ -938,8 +905,9 @@ mod tests {
         ] {
             let mut fields = Fields::new();
             lines.iter().for_each(|(name, value)| fields.add(name.as_bytes(), value.as_bytes()));
-            let route = route("/p", "http://up.example:9001");
-            route.with_map(rewrites, |map| rewrite_response(&mut fields, map, 1000, &mut Vec::new()));
+            let runtime = runtime(&["/p"], true, "http://up.example:9001", rewrites);
+            let route = Route { runtime, ..route("/p", "http://up.example:9001") };
+            route.with_map(|map| rewrite_response(&mut fields, map, 1000, &mut Vec::new()));
             let found: String = fields.iter().map(|line| String::from_utf8_lossy(line.value) + "|").collect();
             assert_eq!(found, expected, "{name}");
         }

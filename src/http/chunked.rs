@@ -1,12 +1,11 @@
 //! The chunked transfer coding (RFC 9112 section 7.1): decoder and encoder.
 //!
-//! The decoder can stop after any byte. Chunk extensions are checked and dropped (rule S6); the trailer section is checked
-//! and handed over whole, to be parsed by `head::parse_head`.
+//! The decoder can stop after any byte. It reads line by line; between the lines stands data. Chunk extensions are checked
+//! and dropped (rule S6); the trailer section is checked and handed over whole, to be parsed by `head::parse_head`.
 //!
 //! ```text
-//!  Size ─line end, size > 0─► Data ─all of it─► DataEnd ─CRLF─► Size
-//!    │ └─;─► Extensions ─┘
-//!    └─line end, size 0─► Trailers ─empty line─► Ended
+//!  Size ─size > 0─► Data ─all of it─► DataEnd ─CRLF─► Size
+//!    └─size 0─► Trailers ─empty line─► Ended
 //! ```
 //!
 //! Invariants: what comes out does not depend on how the bytes were split; after an error there is only that error; after
@@ -36,7 +35,7 @@ const FREE_OVERHEAD: u64 = 100 << 10;
 /// assert_eq!(decoder.decode(&input[19..]), Ok(ChunkEvent::End { consumed: 7 }));
 /// assert_eq!(decoder.trailers(), b"\r\n");
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ChunkedDecoder {
     state: State,
     /// Bytes of chunk extensions so far.
@@ -44,49 +43,25 @@ pub struct ChunkedDecoder {
     /// Bytes of framing and of data so far.
     overhead: u64,
     data: u64,
-    /// The trailer section; empty where there are no trailers, so that those bodies own no memory.
-    trailers: Vec<u8>,
+    /// The start of a line that has not arrived whole; of trailers, all that came of the section.
+    held: Vec<u8>,
+    /// Where in `held` the line begins.
+    line_start: usize,
 }
 
-/// What comes next. A line end that was cut is half a state of its own: `Lf`.
-#[derive(Clone, Copy, Debug)]
+/// What comes next.
+#[derive(Clone, Copy, Debug, Default)]
 enum State {
-    Size {
-        size: u64,
-        digits: usize,
-    },
-    Extensions {
-        size: u64,
-        line_len: usize,
-        place: Extension,
-    },
-    SizeLf {
-        size: u64,
-    },
+    #[default]
+    Size,
     Data {
         left: u64,
     },
     DataEnd,
-    DataEndLf,
-    /// A trailer line, which begins at this place of `trailers`, or the empty line.
-    Trailers {
-        line_start: usize,
-    },
-    TrailersLf,
+    /// A trailer line, or the empty line.
+    Trailers,
     Ended,
     Failed(HttpError),
-}
-
-/// What comes next in chunk extensions.
-#[derive(Clone, Copy, Debug)]
-enum Extension {
-    NameStart,
-    Name,
-    ValueStart,
-    Token,
-    Quoted,
-    QuotedPair,
-    AfterQuoted,
 }
 
 /// What the decoder made of the start of its input.
@@ -108,22 +83,10 @@ pub enum ChunkEvent<'a> {
     },
 }
 
-impl Default for ChunkedDecoder {
-    fn default() -> Self {
-        ChunkedDecoder::new()
-    }
-}
-
 impl ChunkedDecoder {
     /// A decoder that waits for the first chunk line.
-    pub const fn new() -> Self {
-        ChunkedDecoder {
-            state: State::Size { size: 0, digits: 0 },
-            extensions: 0,
-            overhead: 0,
-            data: 0,
-            trailers: Vec::new(),
-        }
+    pub fn new() -> Self {
+        ChunkedDecoder::default()
     }
 
     /// Takes the next step through `input`, which begins where the last step's `consumed` ended.
@@ -131,168 +94,144 @@ impl ChunkedDecoder {
         let mut at = 0;
         loop {
             let rest = &input[at..];
-            let taken = match self.state {
+            match self.state {
                 State::Failed(error) => return Err(error),
                 State::Ended => return Ok(ChunkEvent::End { consumed: at }),
                 _ if rest.is_empty() => return Ok(ChunkEvent::NeedMore),
-                State::Data { left } => return Ok(self.take_data(rest, left, at)),
-                State::Size { size, digits } => self.take_size(rest, size, digits),
-                State::Extensions { size, line_len, place } => self.take_extensions(rest, size, line_len, place),
-                State::SizeLf { size } if rest[0] == b'\n' => self.end_line(size, 1),
-                State::SizeLf { .. } => Err(HttpError::BadChunkLineEnd),
-                // Rule S7: exactly CRLF, or the sizes of sender and recipient differ.
-                State::DataEnd => match rest {
-                    [b'\r', b'\n', line @ ..] => {
-                        self.overhead += CRLF.len() as u64;
-                        at += CRLF.len();
-                        self.take_size(line, 0, 0)
+                State::Data { left } => {
+                    // A chunk may be larger than this machine's memory (rule E9).
+                    let len = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
+                    let left = left - len as u64;
+                    self.data += len as u64;
+                    self.state = if left == 0 { State::DataEnd } else { State::Data { left } };
+                    return Ok(ChunkEvent::Data { data: &rest[..len], consumed: at + len });
+                }
+                State::Size | State::DataEnd | State::Trailers => {
+                    let len = chars::find(rest, b'\n').map_or(rest.len(), |end| end + 1);
+                    at += len;
+                    if let Err(error) = self.take_line(&rest[..len]) {
+                        self.state = State::Failed(error);
                     }
-                    [b'\r'] => self.next(1, State::DataEndLf),
-                    _ => Err(HttpError::BadDataEnd),
-                },
-                State::DataEndLf if rest[0] == b'\n' => self.next(1, State::Size { size: 0, digits: 0 }),
-                State::DataEndLf => Err(HttpError::BadDataEnd),
-                State::Trailers { line_start } => self.take_trailers(rest, line_start),
-                State::TrailersLf if rest[0] == b'\n' => self.end_trailers(1),
-                State::TrailersLf => Err(HttpError::BareCr),
-            };
-            match taken {
-                Ok(len) => at += len,
-                Err(error) => self.state = State::Failed(error),
+                }
             }
         }
-    }
-
-    /// `len` bytes of framing were taken, and `state` comes next.
-    fn next(&mut self, len: usize, state: State) -> Result<usize, HttpError> {
-        self.overhead += len as u64;
-        self.state = state;
-        Ok(len)
     }
 
     /// The trailer section as received, with the empty line that ends it, after `ChunkEvent::End`; before it, nothing.
     pub fn trailers(&self) -> &[u8] {
         match self.state {
-            State::Ended if self.trailers.is_empty() => CRLF,
-            State::Ended => &self.trailers,
+            State::Ended if self.held.is_empty() => CRLF,
+            State::Ended => &self.held,
             _ => b"",
         }
     }
 
-    /// Hands out as much of the chunk as is there; `rest` is not empty and begins at `at`.
-    fn take_data<'a>(&mut self, rest: &'a [u8], left: u64, at: usize) -> ChunkEvent<'a> {
-        // A chunk may be larger than this machine's memory (rule E9).
-        let len = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
-        let left = left - len as u64;
-        self.data += len as u64;
-        self.state = if left == 0 { State::DataEnd } else { State::Data { left } };
-        ChunkEvent::Data { data: &rest[..len], consumed: at + len }
-    }
-
-    /// chunk-size: 1 to 16 digits, then CRLF or `;` (rule S5). Like those that follow, this returns how many bytes it took.
-    fn take_size(&mut self, rest: &[u8], mut size: u64, earlier_digits: usize) -> Result<usize, HttpError> {
-        let mut len = 0;
-        while let Some(digit) = rest.get(len).and_then(|&byte| chars::hex_digit(byte)) {
-            size = size << 4 | u64::from(digit);
-            len += 1;
+    /// Takes a line up to its LF, or as much of it as has arrived.
+    fn take_line(&mut self, part: &[u8]) -> Result<(), HttpError> {
+        let is_whole = part.ends_with(b"\n");
+        let (max, too_long) = match self.state {
+            State::Trailers => (MAX_TRAILERS - self.line_start, HttpError::TrailersTooLarge),
+            State::DataEnd => (CRLF.len(), HttpError::BadDataEnd),
+            _ => (MAX_LINE, HttpError::ChunkLineTooLong),
+        };
+        if self.held.len() - self.line_start + part.len() + usize::from(!is_whole) > max {
+            return Err(too_long);
         }
-        let digits = earlier_digits + len;
-        // 16 digits fit into 64 bits; the highest bit is refused so that no reader takes the size for negative.
-        if digits > 16 || size > i64::MAX as u64 {
-            return Err(HttpError::ChunkTooLarge);
+        let is_in_trailers = matches!(self.state, State::Trailers);
+        if is_whole && self.held.is_empty() && (!is_in_trailers || part == CRLF) {
+            return self.end_line(part);
         }
-        match rest[len..] {
-            [b'\r', b'\n', ..] if digits > 0 => self.end_line(size, len + CRLF.len()),
-            [] => self.next(len, State::Size { size, digits }),
-            _ if digits == 0 => Err(HttpError::BadChunkSize),
-            [b'\r'] => self.next(len + 1, State::SizeLf { size }),
-            [b'\r' | b'\n', ..] => Err(HttpError::BadChunkLineEnd),
-            [b';', ..] => {
-                let state = State::Extensions { size, line_len: digits + 1, place: Extension::NameStart };
-                self.next(len + 1, state)
+        self.held.extend_from_slice(part);
+        if is_whole {
+            let mut held = std::mem::take(&mut self.held);
+            self.end_line(&held[self.line_start..])?;
+            if is_in_trailers {
+                self.line_start = held.len();
+            } else {
+                held.clear();
             }
-            _ => Err(HttpError::BadChunkSize),
+            self.held = held;
         }
-    }
-
-    /// chunk-ext: `*( ";" name [ "=" ( token / quoted-string ) ] )` (rule S6), of which `place` says what comes next. White
-    /// space around `;` and `=` is refused, though the RFC lets a recipient skip it: it is sent only to be misunderstood.
-    fn take_extensions(
-        &mut self,
-        rest: &[u8],
-        size: u64,
-        line_len: usize,
-        mut place: Extension,
-    ) -> Result<usize, HttpError> {
-        use Extension::{AfterQuoted, Name, NameStart, Quoted, QuotedPair, Token, ValueStart};
-        for (at, &byte) in rest.iter().enumerate() {
-            self.extensions += 1;
-            if line_len + at + CRLF.len() > MAX_LINE {
-                return Err(HttpError::ChunkLineTooLong);
-            }
-            if self.extensions > MAX_EXTENSIONS {
-                return Err(HttpError::TooManyExtensions);
-            }
-            place = match (place, byte) {
-                (NameStart | Name, byte) if chars::is_tchar(byte) => Name,
-                (Name, b'=') => ValueStart,
-                (ValueStart | Token, byte) if chars::is_tchar(byte) => Token,
-                (ValueStart, b'"') => Quoted,
-                (Quoted, b'"') => AfterQuoted,
-                (Quoted, b'\\') => QuotedPair,
-                (Quoted | QuotedPair, byte) if chars::is_field_byte(byte) => Quoted,
-                (Name | Token | AfterQuoted, b';') => NameStart,
-                (Name | Token | AfterQuoted, b'\r') => return self.next(at + 1, State::SizeLf { size }),
-                (Name | Token | AfterQuoted, b'\n') => return Err(HttpError::BadChunkLineEnd),
-                _ => return Err(HttpError::BadExtension),
-            };
-        }
-        self.next(rest.len(), State::Extensions { size, line_len: line_len + rest.len(), place })
-    }
-
-    /// A chunk line of this size ends behind the next `len` bytes.
-    fn end_line(&mut self, size: u64, len: usize) -> Result<usize, HttpError> {
-        self.overhead += len as u64;
-        self.state = if size == 0 { State::Trailers { line_start: 0 } } else { State::Data { left: size } };
-        // Each byte of framing costs us more than the sender: more than three quarters is an attack (rule S5).
-        if self.overhead > FREE_OVERHEAD && self.overhead > self.data.saturating_mul(3) {
-            return Err(HttpError::TooMuchOverhead);
-        }
-        Ok(len)
-    }
-
-    /// Takes a trailer line, or the part of one that is here. It is checked already: who drops trailers does not parse them.
-    fn take_trailers(&mut self, rest: &[u8], line_start: usize) -> Result<usize, HttpError> {
-        if line_start == self.trailers.len() && rest[0] == b'\r' {
-            return match rest {
-                [_] => self.next(1, State::TrailersLf),
-                [_, b'\n', ..] => self.end_trailers(CRLF.len()),
-                _ => Err(HttpError::BareCr),
-            };
-        }
-        let len = chars::find(rest, b'\n').map_or(rest.len(), |at| at + 1);
-        self.keep_trailer(&rest[..len])?;
-        if !self.trailers.ends_with(b"\n") {
-            return self.next(len, State::Trailers { line_start });
-        }
-        check_field_line(&self.trailers[line_start..])?;
-        self.next(len, State::Trailers { line_start: self.trailers.len() })
-    }
-
-    /// The empty line ends behind the next `len` bytes.
-    fn end_trailers(&mut self, len: usize) -> Result<usize, HttpError> {
-        if !self.trailers.is_empty() {
-            self.keep_trailer(CRLF)?;
-        }
-        self.next(len, State::Ended)
-    }
-
-    fn keep_trailer(&mut self, bytes: &[u8]) -> Result<(), HttpError> {
-        if self.trailers.len() + bytes.len() > MAX_TRAILERS {
-            return Err(HttpError::TrailersTooLarge);
-        }
-        self.trailers.extend_from_slice(bytes);
         Ok(())
+    }
+
+    /// A whole line has come.
+    fn end_line(&mut self, line: &[u8]) -> Result<(), HttpError> {
+        self.overhead += line.len() as u64;
+        match self.state {
+            // Rule S7: exactly CRLF, or the sizes of sender and recipient differ.
+            State::DataEnd if line == CRLF => self.state = State::Size,
+            State::DataEnd => return Err(HttpError::BadDataEnd),
+            State::Trailers if line == CRLF => self.state = State::Ended,
+            // Checked here, because who drops trailers does not parse them.
+            State::Trailers => check_field_line(line)?,
+            _ => {
+                let (size, extensions) = parse_chunk_line(line)?;
+                self.extensions += extensions;
+                if self.extensions > MAX_EXTENSIONS {
+                    return Err(HttpError::TooManyExtensions);
+                }
+                // Each byte of framing costs us more than the sender: more than three quarters is an attack (rule S5).
+                if self.overhead > FREE_OVERHEAD && self.overhead > self.data.saturating_mul(3) {
+                    return Err(HttpError::TooMuchOverhead);
+                }
+                self.state = if size == 0 { State::Trailers } else { State::Data { left: size } };
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The size that a chunk line says in 1 to 16 digits (rule S5), and how many bytes of extensions follow it.
+fn parse_chunk_line(line: &[u8]) -> Result<(u64, usize), HttpError> {
+    let (mut size, mut digits) = (0, 0);
+    while let Some(digit) = line.get(digits).and_then(|&byte| chars::hex_digit(byte)) {
+        size = size << 4 | u64::from(digit);
+        digits += 1;
+    }
+    // 16 digits fit into 64 bits; the highest bit is refused so that no reader takes the size for negative.
+    if digits > 16 || size > i64::MAX as u64 {
+        return Err(HttpError::ChunkTooLarge);
+    }
+    match &line[digits..] {
+        _ if digits == 0 => Err(HttpError::BadChunkSize),
+        b"\r\n" => Ok((size, 0)),
+        [b'\r' | b'\n', ..] => Err(HttpError::BadChunkLineEnd),
+        extensions @ [b';', ..] => check_extensions(extensions).map(|()| (size, extensions.len() - CRLF.len())),
+        _ => Err(HttpError::BadChunkSize),
+    }
+}
+
+/// chunk-ext: `*( ";" name [ "=" ( token / quoted-string ) ] )` (rule S6), and the line's end. White space around `;` and `=`
+/// is refused, though the RFC lets a recipient skip it: it is sent only to be misunderstood.
+fn check_extensions(mut rest: &[u8]) -> Result<(), HttpError> {
+    while let [b';', name @ ..] = rest {
+        rest = skip_token(name).ok_or(HttpError::BadExtension)?;
+        if let [b'=', value @ ..] = rest {
+            let after = if let [b'"', text @ ..] = value { skip_quoted(text) } else { skip_token(value) };
+            rest = after.ok_or(HttpError::BadExtension)?;
+        }
+    }
+    match rest {
+        b"\r\n" => Ok(()),
+        [b'\r' | b'\n', ..] => Err(HttpError::BadChunkLineEnd),
+        _ => Err(HttpError::BadExtension),
+    }
+}
+
+fn skip_token(text: &[u8]) -> Option<&[u8]> {
+    let len = text.iter().take_while(|byte| chars::is_tchar(**byte)).count();
+    (len > 0).then(|| &text[len..])
+}
+
+/// What follows the quote that ends `text`.
+fn skip_quoted(mut text: &[u8]) -> Option<&[u8]> {
+    loop {
+        text = match text {
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', byte, rest @ ..] | [byte, rest @ ..] if chars::is_field_byte(*byte) => rest,
+            _ => return None,
+        };
     }
 }
 
@@ -301,7 +240,8 @@ const ROOM: &[u8] = b"....\r\n";
 
 /// Appends what `fill` appends to `out` as one chunk, and returns what `fill` returns; nothing where it appends nothing.
 ///
-/// The size is not known before the data is there, but it stands in front of it: room is left and closed again.
+/// The size is not known before the data is there, but it stands in front of it: room for four digits is left, by far the
+/// most common where it would cost much to move the data.
 ///
 /// # Panics
 /// When `fill` takes bytes away that were there before.
@@ -310,30 +250,14 @@ pub fn write_chunk<T>(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>) -> T) -
     out.extend_from_slice(ROOM);
     let data_start = out.len();
     let filled = fill(out);
-    let data_end = out.len();
-    assert!(data_end >= data_start, "what stood before a chunk was taken away");
-    let size = data_end - data_start;
+    let size = out.len().checked_sub(data_start).expect("what stood before a chunk stays");
     if size == 0 {
         out.truncate(start);
         return filled;
     }
-    let digits = (size.ilog2() / 4 + 1) as usize;
-    let data_moved = start + digits + 2;
-    // A size of four digits, by far the most common where it would cost much, moves nothing.
-    if data_moved > data_start {
-        out.resize(data_moved + size, 0);
-    }
-    if data_moved != data_start {
-        out.copy_within(data_start..data_end, data_moved);
-    }
-    out.truncate(data_moved + size);
-    let mut rest = size;
-    for digit in out[start..start + digits].iter_mut().rev() {
-        *digit = b"0123456789abcdef"[rest & 15];
-        rest >>= 4;
-    }
-    out[start + digits..data_moved].copy_from_slice(b"\r\n");
-    out.extend_from_slice(b"\r\n");
+    let digits = (0..=size.ilog2() / 4).rev().map(|place| b"0123456789abcdef"[size >> (4 * place) & 15]);
+    out.splice(start..data_start, digits.chain(CRLF.iter().copied()));
+    out.extend_from_slice(CRLF);
     filled
 }
 
@@ -601,7 +525,7 @@ mod tests {
     fn bodies_without_trailers_own_no_memory() {
         let mut decoder = ChunkedDecoder::new();
         assert_eq!(decoder.decode(b"0\r\n\r\n"), Ok(ChunkEvent::End { consumed: 5 }));
-        assert_eq!(decoder.trailers.capacity(), 0);
+        assert_eq!(decoder.held.capacity(), 0);
         assert_eq!(decoder.trailers(), b"\r\n");
     }
 

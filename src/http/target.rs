@@ -287,6 +287,11 @@ fn parse_port(digits: &[u8]) -> Option<u16> {
     u16::try_from(number).ok()
 }
 
+/// The host of an authority, with its brackets where it has them; empty where it is not valid.
+pub fn host_of(authority: &[u8]) -> &[u8] {
+    split_authority(authority).map_or(b"", |authority| authority.host)
+}
+
 /// Whether two authorities name the same host and port: case does not matter, the default port (80, or 443 when
 /// `secure`) is equal to none. What is not valid is equal to nothing but itself.
 pub fn same_authority(a: &[u8], b: &[u8], secure: bool) -> bool {

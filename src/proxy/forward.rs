@@ -85,7 +85,9 @@ pub fn forward_request(
             told_host: &told_host,
             client_host: host,
             public_prefix,
-            ..PrefixMap::of(runtime, plan.route, upstream)
+            runtime,
+            route: plan.route,
+            upstream,
         };
         has_room = rewrite_request(&mut head.fields, &map, runtime.config.limits.max_head_bytes, buf);
     }
@@ -163,7 +165,9 @@ pub fn rewrite_response_head(
         told_host: request.fields.get(HeaderId::XForwardedHost).unwrap_or_default(),
         client_host: &scratch.host,
         public_prefix: &scratch.public_prefix,
-        ..PrefixMap::of(runtime, route, upstream)
+        runtime,
+        route,
+        upstream,
     };
     // The status line and the lines.
     let size = head.reason.len() + 15 + head.fields.wire_len();
