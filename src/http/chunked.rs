@@ -107,10 +107,13 @@ impl ChunkedDecoder {
                     return Ok(ChunkEvent::Data { data: &rest[..len], consumed: at + len });
                 }
                 State::Size | State::DataEnd | State::Trailers => {
-                    let len = chars::find(rest, b'\n').map_or(rest.len(), |end| end + 1);
-                    at += len;
-                    if let Err(error) = self.take_line(&rest[..len]) {
-                        self.state = State::Failed(error);
+                    let taken = match self.take_plain(rest) {
+                        Ok(0) => self.take_line(rest),
+                        taken => taken,
+                    };
+                    match taken {
+                        Ok(len) => at += len,
+                        Err(error) => self.state = State::Failed(error),
                     }
                 }
             }
@@ -126,23 +129,43 @@ impl ChunkedDecoder {
         }
     }
 
-    /// Takes a line up to its LF, or as much of it as has arrived.
-    fn take_line(&mut self, part: &[u8]) -> Result<(), HttpError> {
-        let is_whole = part.ends_with(b"\n");
+    /// Takes an end of data and a chunk line at once, if they are whole and there are no extensions, as nearly always; returns
+    /// how many bytes that were, 0 for none.
+    fn take_plain(&mut self, rest: &[u8]) -> Result<usize, HttpError> {
+        let line = match self.state {
+            State::Size => rest,
+            State::DataEnd => rest.strip_prefix(CRLF).unwrap_or_default(),
+            _ => b"",
+        };
+        let (size, digits) = parse_size(line);
+        if !self.held.is_empty() || !matches!(digits, 1..16) || !line[digits..].starts_with(CRLF) {
+            return Ok(0);
+        }
+        let len = rest.len() - line.len() + digits + CRLF.len();
+        self.begin_chunk(size, len)?;
+        Ok(len)
+    }
+
+    /// Takes the line at the start of `rest` up to its LF, or as much of it as has arrived; returns how many bytes that were.
+    fn take_line(&mut self, rest: &[u8]) -> Result<usize, HttpError> {
+        let end = chars::find(rest, b'\n').map(|end| end + 1);
+        let part = &rest[..end.unwrap_or(rest.len())];
         let (max, too_long) = match self.state {
             State::Trailers => (MAX_TRAILERS - self.line_start, HttpError::TrailersTooLarge),
             State::DataEnd => (CRLF.len(), HttpError::BadDataEnd),
             _ => (MAX_LINE, HttpError::ChunkLineTooLong),
         };
-        if self.held.len() - self.line_start + part.len() + usize::from(!is_whole) > max {
+        if self.held.len() - self.line_start + part.len() + usize::from(end.is_none()) > max {
             return Err(too_long);
         }
         let is_in_trailers = matches!(self.state, State::Trailers);
-        if is_whole && self.held.is_empty() && (!is_in_trailers || part == CRLF) {
-            return self.end_line(part);
+        if is_in_trailers && self.held.is_empty() && part == CRLF {
+            // No memory for the trailers of those that have none.
+            self.end_line(part)?;
+            return Ok(part.len());
         }
         self.held.extend_from_slice(part);
-        if is_whole {
+        if end.is_some() {
             let mut held = std::mem::take(&mut self.held);
             self.end_line(&held[self.line_start..])?;
             if is_in_trailers {
@@ -152,16 +175,15 @@ impl ChunkedDecoder {
             }
             self.held = held;
         }
-        Ok(())
+        Ok(part.len())
     }
 
     /// A whole line has come.
     fn end_line(&mut self, line: &[u8]) -> Result<(), HttpError> {
-        self.overhead += line.len() as u64;
         match self.state {
             // Rule S7: exactly CRLF, or the sizes of sender and recipient differ.
-            State::DataEnd if line == CRLF => self.state = State::Size,
-            State::DataEnd => return Err(HttpError::BadDataEnd),
+            State::DataEnd if line != CRLF => return Err(HttpError::BadDataEnd),
+            State::DataEnd => self.state = State::Size,
             State::Trailers if line == CRLF => self.state = State::Ended,
             // Checked here, because who drops trailers does not parse them.
             State::Trailers => check_field_line(line)?,
@@ -171,24 +193,38 @@ impl ChunkedDecoder {
                 if self.extensions > MAX_EXTENSIONS {
                     return Err(HttpError::TooManyExtensions);
                 }
-                // Each byte of framing costs us more than the sender: more than three quarters is an attack (rule S5).
-                if self.overhead > FREE_OVERHEAD && self.overhead > self.data.saturating_mul(3) {
-                    return Err(HttpError::TooMuchOverhead);
-                }
-                self.state = if size == 0 { State::Trailers } else { State::Data { left: size } };
+                return self.begin_chunk(size, line.len());
             }
         }
+        self.overhead += line.len() as u64;
+        Ok(())
+    }
+
+    /// A chunk of this size comes, or after the last one the trailers; `len` bytes of framing have led to it.
+    fn begin_chunk(&mut self, size: u64, len: usize) -> Result<(), HttpError> {
+        self.overhead += len as u64;
+        // Each byte of framing costs us more than the sender: more than three quarters is an attack (rule S5).
+        if self.overhead > FREE_OVERHEAD && self.overhead > self.data.saturating_mul(3) {
+            return Err(HttpError::TooMuchOverhead);
+        }
+        self.state = if size == 0 { State::Trailers } else { State::Data { left: size } };
         Ok(())
     }
 }
 
-/// The size that a chunk line says in 1 to 16 digits (rule S5), and how many bytes of extensions follow it.
-fn parse_chunk_line(line: &[u8]) -> Result<(u64, usize), HttpError> {
+/// The number at the start of `line`, and how many digits it has; with more than 16 it is another one.
+fn parse_size(line: &[u8]) -> (u64, usize) {
     let (mut size, mut digits) = (0, 0);
     while let Some(digit) = line.get(digits).and_then(|&byte| chars::hex_digit(byte)) {
         size = size << 4 | u64::from(digit);
         digits += 1;
     }
+    (size, digits)
+}
+
+/// The size that a chunk line says in 1 to 16 digits (rule S5), and how many bytes of extensions follow it.
+fn parse_chunk_line(line: &[u8]) -> Result<(u64, usize), HttpError> {
+    let (size, digits) = parse_size(line);
     // 16 digits fit into 64 bits; the highest bit is refused so that no reader takes the size for negative.
     if digits > 16 || size > i64::MAX as u64 {
         return Err(HttpError::ChunkTooLarge);
