@@ -110,12 +110,6 @@ impl ByteQueue {
         self.shared = None;
         self.sent = 0;
     }
-
-    /// Empties it, and frees memory above `capacity` bytes.
-    pub fn recycle(&mut self, capacity: usize) {
-        self.clear();
-        self.bytes.shrink_to(capacity);
-    }
 }
 
 #[cfg(test)]

@@ -242,13 +242,6 @@ impl Fields {
         self.seen = HeaderSet(0);
     }
 
-    /// Forgets all lines, gives back memory above `capacity` bytes (and above a line for each 32 of them).
-    pub fn clear_and_shrink(&mut self, capacity: usize) {
-        self.clear();
-        self.bytes.shrink_to(capacity);
-        self.lines.shrink_to(capacity / 32);
-    }
-
     /// How many bytes of memory it owns.
     pub fn heap_size(&self) -> usize {
         self.bytes.capacity() + self.lines.capacity() * size_of::<Slot>()
@@ -533,7 +526,7 @@ mod tests {
                     model.retain(|pair| pair.1.len() % 3 != 0);
                 }
                 _ if random.below(8) == 0 => {
-                    fields.clear_and_shrink(64);
+                    fields.clear();
                     model.clear();
                 }
                 _ => {}
@@ -709,7 +702,5 @@ mod tests {
         }
         let after = (fields.bytes.as_ptr(), fields.bytes.capacity(), fields.lines.as_ptr(), fields.lines.capacity());
         assert_eq!(before, after);
-        fields.clear_and_shrink(0);
-        assert_eq!((fields.bytes.capacity(), fields.lines.capacity()), (0, 0));
     }
 }

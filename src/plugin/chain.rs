@@ -251,14 +251,14 @@ impl Chain {
         timing.time += time;
         let why = match (verdict, answer) {
             (abi::CONTINUE, _) => return Verdict::Continue,
-            (abi::RESPOND, Some(answer)) => return Verdict::Respond { plugin: plugin.name.to_owned(), answer },
+            (abi::RESPOND, Some(answer)) => return Verdict::Respond(answer),
             (abi::RESPOND, None) => "it answers, but gave no answer".to_owned(),
             (abi::FAIL, _) => "it failed".to_owned(),
             (other, _) => format!("it returned verdict {other}, which means nothing"),
         };
         timing.faults += 1;
         self.log(Level::Error, plugin.name, &format!("{entry}: {why}; the client gets 502"));
-        Verdict::Fail { plugin: plugin.name.to_owned() }
+        Verdict::Fail
     }
 
     fn record_time(&self, plugin: &LoadedPlugin, entry: &str, clock: &mut Instant) -> Duration {

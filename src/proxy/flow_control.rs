@@ -159,8 +159,6 @@ impl Transaction {
             Cause::TunnelIdle | Cause::TunnelHalfClosed => self.end_tunnel(ctx, cause),
             _ => self.send_error(ctx, cause),
         }
-        if self.log.timeline.is_some() {
-            self.trace(ctx.now(), Some((None, "time-out", 0)));
-        }
+        self.trace(ctx.now(), Some((None, "time-out", 0)));
     }
 }

@@ -44,7 +44,7 @@ pub struct Scratch {
 
 impl Scratch {
     /// All of them.
-    pub fn strings(&mut self) -> [&mut Vec<u8>; 4] {
+    pub fn strings(&self) -> [&Vec<u8>; 4] {
         let Scratch { connection_named, host, public_prefix, buf } = self;
         [connection_named, host, public_prefix, buf]
     }

@@ -34,18 +34,10 @@ pub struct LocalResponse {
 pub enum Verdict {
     /// The exchange goes on.
     Continue,
-    /// The named plugin answers by itself.
-    Respond {
-        /// Its name.
-        plugin: String,
-        /// What the client gets.
-        answer: Box<LocalResponse>,
-    },
-    /// The named plugin failed: 502.
-    Fail {
-        /// Its name.
-        plugin: String,
-    },
+    /// A plugin answers by itself; this is what the client gets.
+    Respond(Box<LocalResponse>),
+    /// A plugin failed: 502.
+    Fail,
 }
 
 /// The values that plugins share within one exchange, and how far the chain came. The exchange keeps it between the

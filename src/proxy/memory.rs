@@ -6,17 +6,15 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use super::events::Side;
 use super::forward::Scratch;
 use super::hooks::ChainState;
 use crate::bytes::ByteQueue;
 use crate::http::fields::Fields;
 use crate::http::head::{Head as _, Method, RequestHead, ResponseHead};
 
-/// What a recycled buffer may keep.
+/// What a queue may keep whose reader was slow.
 pub(super) const KEPT_CAPACITY: usize = 16 * 1024;
-
-/// The same for one that holds a single part of a head, such as the target or the Host.
-const KEPT_PART: usize = 1024;
 
 /// All buffers of a transaction.
 #[derive(Debug, Default)]
@@ -45,43 +43,7 @@ pub(super) struct Buffers {
     pub scratch: Scratch,
 }
 
-/// All of the buffers that grow with what peers send, by how much of them is kept.
-struct BufferGroups<'a> {
-    large: [&'a mut Vec<u8>; 4],
-    small: [&'a mut Vec<u8>; 10],
-    fields: [&'a mut Fields; 3],
-    queues: [&'a mut ByteQueue; 2],
-}
-
 impl Buffers {
-    /// Each field is named: one that is in no count would be in no limit either (rule E4), and one that is not cleared would
-    /// pass from one request to the next.
-    fn groups(&mut self) -> BufferGroups<'_> {
-        let Buffers {
-            client_input,
-            upstream_input,
-            to_client,
-            to_upstream,
-            request: RequestHead { target, authority, fields: request_fields, method: _, version: _ },
-            response: ResponseHead { reason, fields: response_fields, status: _, version: _ },
-            trailers,
-            original_target,
-            new_target,
-            offered,
-            request_body,
-            response_body,
-            chain: _,
-            scratch,
-        } = self;
-        let [named, host, prefix, text] = scratch.strings();
-        BufferGroups {
-            large: [client_input, upstream_input, request_body, response_body],
-            small: [target, authority, reason, original_target, new_target, offered, named, host, prefix, text],
-            fields: [request_fields, response_fields, trailers],
-            queues: [to_client, to_upstream],
-        }
-    }
-
     /// Forgets everything but the client's bytes that were held; scratch is filled anew before each use.
     pub fn clear(&mut self) {
         self.request.clear();
@@ -97,25 +59,40 @@ impl Buffers {
     }
 
     /// How many bytes of memory they own.
-    pub fn memory(&mut self) -> usize {
-        let others = self.chain.memory() + method_memory(&self.request.method);
-        let BufferGroups { large, small, fields, queues } = self.groups();
-        let strings = large.iter().chain(&small).map(|bytes| bytes.capacity()).sum::<usize>();
-        let fields = fields.iter().map(|fields| fields.heap_size()).sum::<usize>();
-        strings + fields + queues.iter().map(|queue| queue.capacity()).sum::<usize>() + others
+    pub fn memory(&self) -> usize {
+        // Each field is named: one that is in no count would be in no limit either (rule E4).
+        let Buffers {
+            client_input,
+            upstream_input,
+            to_client,
+            to_upstream,
+            request: RequestHead { target, authority, fields: request_fields, method, version: _ },
+            response: ResponseHead { reason, fields: response_fields, status: _, version: _ },
+            trailers,
+            original_target,
+            new_target,
+            offered,
+            request_body,
+            response_body,
+            chain,
+            scratch,
+        } = self;
+        let heads =
+            [target, authority, reason, original_target, new_target, offered].into_iter().chain(scratch.strings());
+        let others = [client_input, upstream_input, request_body, response_body];
+        heads.chain(others).map(Vec::capacity).sum::<usize>()
+            + [request_fields, response_fields, trailers].map(Fields::heap_size).iter().sum::<usize>()
+            + to_client.capacity()
+            + to_upstream.capacity()
+            + method_memory(method)
+            + chain.memory()
     }
 
-    /// Forgets everything, and gives back what large messages made the buffers grow to.
-    pub fn shrink(&mut self) {
-        self.client_input.clear();
-        self.clear();
-        let BufferGroups { large, small, fields, queues } = self.groups();
-        large.into_iter().for_each(|bytes| bytes.shrink_to(KEPT_CAPACITY));
-        fields.into_iter().for_each(|fields| fields.clear_and_shrink(KEPT_CAPACITY));
-        queues.into_iter().for_each(|queue| queue.recycle(KEPT_CAPACITY));
-        for bytes in small {
-            bytes.clear();
-            bytes.shrink_to(KEPT_PART);
+    /// Bytes from that side that are held.
+    pub fn input(&mut self, side: Side) -> &mut Vec<u8> {
+        match side {
+            Side::Client => &mut self.client_input,
+            Side::Upstream => &mut self.upstream_input,
         }
     }
 

@@ -108,16 +108,23 @@ impl ProxyConnection {
         {
             return;
         }
-        if !self.is_active() && !self.begins_request(worker, input) {
-            return;
+        if self.is_active() || self.begins_request(worker, input) {
+            self.step(worker, trace_event(&input), |transaction, ctx| transaction.on_input(ctx, input));
         }
+    }
+
+    /// Lets `change` work on the request that is under way, and does what both sides together ask for then.
+    fn step(
+        &mut self,
+        worker: &mut WorkerContext<'_>,
+        event: Option<TraceEvent>,
+        change: impl FnOnce(&mut Transaction, &mut Context<'_, '_>),
+    ) {
         let ConnectionState::Active(transaction) = &mut self.state else { return };
         let mut ctx = Context { worker, client: &mut self.client };
         let was_empty = (transaction.buf.to_client.is_empty(), transaction.buf.to_upstream.is_empty());
-        transaction.on_input(&mut ctx, input);
-        if transaction.log.timeline.is_some() {
-            transaction.trace(ctx.now(), trace_event(&input));
-        }
+        change(transaction, &mut ctx);
+        transaction.trace(ctx.now(), event);
         self.advance(worker);
         // A write time-out runs from the moment at which there is something to write.
         if let ConnectionState::Active(transaction) = &mut self.state {
@@ -194,20 +201,16 @@ impl ProxyConnection {
 
     /// The first `len` bytes of that output were written. More commands, output and wanted reads may follow.
     pub fn sent(&mut self, worker: &mut WorkerContext<'_>, side: Side, len: usize) {
-        let ConnectionState::Active(transaction) = &mut self.state else { return };
         if len == 0 {
             return;
         }
-        let now = worker.now.instant;
-        match side {
-            Side::Client => transaction.buf.to_client.discard(len, KEPT_CAPACITY),
-            Side::Upstream => transaction.buf.to_upstream.consume(len),
-        }
-        transaction.last_activity.on_written(now, side);
-        if transaction.log.timeline.is_some() {
-            transaction.trace(now, Some((Some(side), "took", len as u64)));
-        }
-        self.advance(worker);
+        self.step(worker, Some((Some(side), "took", len as u64)), |transaction, ctx| {
+            match side {
+                Side::Client => transaction.buf.to_client.discard(len, KEPT_CAPACITY),
+                Side::Upstream => transaction.buf.to_upstream.consume(len),
+            }
+            transaction.last_activity.on_written(ctx.now(), side);
+        });
     }
 
     /// What a read from `side` would be for; `None` where it makes no sense now.
@@ -266,12 +269,8 @@ impl ProxyConnection {
     /// Its place is needed: an idle connection ends, and a tunnel.
     pub fn evict(&mut self, worker: &mut WorkerContext<'_>) {
         self.drain();
-        if let ConnectionState::Active(transaction) = &mut self.state
-            && transaction.is_tunnel()
-        {
-            let mut ctx = Context { worker, client: &mut self.client };
-            transaction.end_tunnel(&mut ctx, Cause::TunnelEvicted);
-            self.advance(worker);
+        if self.is_tunnel() {
+            self.step(worker, None, |transaction, ctx| transaction.end_tunnel(ctx, Cause::TunnelEvicted));
         }
     }
 
@@ -328,8 +327,8 @@ impl ProxyConnection {
     }
 
     /// How many bytes of memory it owns beside its own slot.
-    pub fn memory(&mut self) -> usize {
-        if let ConnectionState::Active(transaction) = &mut self.state { transaction.memory() } else { 0 }
+    pub fn memory(&self) -> usize {
+        self.transaction().map_or(0, Transaction::memory)
     }
 
     /// Moves the connection to another state. What was active is recycled by the caller.
@@ -360,10 +359,8 @@ impl ProxyConnection {
                 Transition::NextRequest if transaction.buf.has_pipelined() => {
                     transaction.restart(now);
                     transaction.log.timeline = timeline(ctx.worker);
-                    transaction.read_held(&mut ctx);
-                    if transaction.log.timeline.is_some() {
-                        transaction.trace(now, Some((None, "already received:", held as u64)));
-                    }
+                    transaction.on_bytes(&mut ctx, Side::Client, &[]);
+                    transaction.trace(now, Some((None, "already received:", held as u64)));
                     continue;
                 }
                 Transition::NextRequest => {
@@ -406,8 +403,7 @@ fn timeline(worker: &WorkerContext<'_>) -> Option<Box<Timeline>> {
 impl Transaction {
     fn on_input(&mut self, ctx: &mut Context<'_, '_>, input: Input<'_>) {
         match input {
-            Input::Bytes(Side::Client, data) => self.on_client_bytes(ctx, data),
-            Input::Bytes(Side::Upstream, data) => self.on_upstream_bytes(ctx, data),
+            Input::Bytes(side, data) => self.on_bytes(ctx, side, data),
             Input::Bypassed(Side::Client, len) => self.on_request_bypassed(ctx, len),
             Input::Bypassed(Side::Upstream, len) => self.on_response_bypassed(ctx, len),
             Input::Eof(Side::Client) => self.on_client_eof(ctx),
@@ -470,9 +466,40 @@ impl Transaction {
         }
     }
 
-    /// Notes what has just happened in the timeline.
-    #[cold]
+    /// Bytes came from `side`: they are read as far as the state allows, behind those that were held, and the rest is held.
+    pub(super) fn on_bytes(&mut self, ctx: &mut Context<'_, '_>, side: Side, data: &[u8]) {
+        let now = ctx.now();
+        match (side, &self.response_state) {
+            (Side::Client, _) => self.last_activity.client_read = now,
+            (Side::Upstream, state) => {
+                // A part of a head is no progress: whoever sends one byte now and then would be waited for all day.
+                if !matches!(state, ResponseState::AwaitHead { .. }) {
+                    self.last_activity.upstream_read = now;
+                }
+                self.log.first_byte.get_or_insert(now);
+            }
+        }
+        let mut held = std::mem::take(self.buf.input(side));
+        let mut read = |bytes: &[u8]| match side {
+            Side::Client => self.read_client(ctx, bytes),
+            Side::Upstream => self.read_upstream(ctx, bytes),
+        };
+        if held.is_empty() {
+            let taken = read(data);
+            held.extend_from_slice(&data[taken..]);
+        } else {
+            held.extend_from_slice(data);
+            let taken = read(&held);
+            held.drain(..taken);
+        }
+        *self.buf.input(side) = held;
+    }
+
+    /// Notes in the timeline what has just happened, where there is one.
     pub(super) fn trace(&mut self, now: MonoTime, event: Option<TraceEvent>) {
+        if self.log.timeline.is_none() {
+            return;
+        }
         let reason = self.wait_reason();
         if let (Some(timeline), Some(event)) = (&mut self.log.timeline, event) {
             timeline.note(now, event, reason);

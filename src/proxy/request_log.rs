@@ -68,6 +68,7 @@ pub struct AccessRecord<'a> {
 
 impl<'a> AccessRecord<'a> {
     /// What there is to say of a request that ended at once, without a target or a route.
+    #[cfg(test)]
     pub fn new(log: &'a RequestLog) -> AccessRecord<'a> {
         AccessRecord {
             log,

@@ -42,28 +42,8 @@ pub(super) fn head_limits(config: &Config) -> HeadLimits {
 }
 
 impl Transaction {
-    /// Bytes came from the client.
-    pub(super) fn on_client_bytes(&mut self, ctx: &mut Context<'_, '_>, data: &[u8]) {
-        self.last_activity.client_read = ctx.now();
-        if self.buf.client_input.is_empty() {
-            let taken = self.read_client(ctx, data);
-            self.buf.client_input.extend_from_slice(&data[taken..]);
-        } else {
-            self.buf.client_input.extend_from_slice(data);
-            self.read_held(ctx);
-        }
-    }
-
-    /// Reads on in the client's bytes that were held.
-    pub(super) fn read_held(&mut self, ctx: &mut Context<'_, '_>) {
-        let mut held = std::mem::take(&mut self.buf.client_input);
-        let taken = self.read_client(ctx, &held);
-        held.drain(..taken);
-        self.buf.client_input = held;
-    }
-
     /// Reads as far as the state allows and says how far that was: not into the next request (rule G22).
-    fn read_client(&mut self, ctx: &mut Context<'_, '_>, data: &[u8]) -> usize {
+    pub(super) fn read_client(&mut self, ctx: &mut Context<'_, '_>, data: &[u8]) -> usize {
         let mut taken = 0;
         loop {
             let rest = &data[taken..];
@@ -193,7 +173,7 @@ impl Transaction {
         self.attempt = self.choose_upstream(ctx, plan.route);
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
         let (Some(route), Some(upstream)) = (self.route(runtime), self.upstream(runtime)) else { return Ok(()) };
-        let Buffers { request, original_target, new_target, offered, scratch, .. } = &mut self.buf;
+        let Buffers { request, new_target, offered, scratch, .. } = &mut self.buf;
         std::mem::swap(&mut request.target, new_target);
         self.log.client = client_address(peer, &request.fields, &runtime.config.forwarded);
         let forwarding = Forwarding { plan: &plan, runtime, upstream, peer };
@@ -234,8 +214,8 @@ impl Transaction {
             // Rule G21: whoever answers or fails here, the upstream is not contacted.
             match hooks.on_request(&mut self.hook_view(runtime, HookPhase::Request)) {
                 Verdict::Continue => {}
-                Verdict::Respond { answer, .. } => return self.send_plugin_response(ctx, &answer),
-                Verdict::Fail { .. } => return self.send_error(ctx, Cause::PluginFailed),
+                Verdict::Respond(answer) => return self.send_plugin_response(ctx, &answer),
+                Verdict::Fail => return self.send_error(ctx, Cause::PluginFailed),
             }
             let len = self.buf.request_body.len() as u64;
             if runtime.wants().request && (framing != Framing::None || len > 0) {

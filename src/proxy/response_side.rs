@@ -44,26 +44,8 @@ impl Transaction {
         self.on_attempt_failed(ctx, Cause::Connect(error));
     }
 
-    /// Bytes came from the upstream.
-    pub(super) fn on_upstream_bytes(&mut self, ctx: &mut Context<'_, '_>, data: &[u8]) {
-        // A part of a head is no progress: whoever sends one byte now and then would be waited for all day.
-        if !matches!(self.response_state, ResponseState::AwaitHead { .. }) {
-            self.last_activity.upstream_read = ctx.now();
-        }
-        self.log.first_byte.get_or_insert(ctx.now());
-        if self.buf.upstream_input.is_empty() {
-            let taken = self.read_upstream(ctx, data);
-            self.buf.upstream_input.extend_from_slice(&data[taken..]);
-        } else {
-            let mut held = std::mem::take(&mut self.buf.upstream_input);
-            held.extend_from_slice(data);
-            let taken = self.read_upstream(ctx, &held);
-            held.drain(..taken);
-            self.buf.upstream_input = held;
-        }
-    }
-
-    fn read_upstream(&mut self, ctx: &mut Context<'_, '_>, data: &[u8]) -> usize {
+    /// Reads as far as the state allows and says how far that was.
+    pub(super) fn read_upstream(&mut self, ctx: &mut Context<'_, '_>, data: &[u8]) -> usize {
         let mut taken = 0;
         loop {
             let rest = &data[taken..];
@@ -184,7 +166,7 @@ impl Transaction {
         self.set_response("101", ResponseState::Tunnel(HalfClose::Open));
         self.set_request("101", RequestState::Tunnel(HalfClose::Open));
         // Bytes that came early were held until now; they belong to the new protocol.
-        self.read_held(ctx);
+        self.on_bytes(ctx, Side::Client, &[]);
         Ok(())
     }
 
@@ -274,11 +256,11 @@ impl Transaction {
             let received_status = self.buf.response.status;
             match hooks.on_response(&mut self.hook_view(runtime, HookPhase::Response)) {
                 Verdict::Continue => {}
-                Verdict::Respond { answer, .. } => {
+                Verdict::Respond(answer) => {
                     self.send_plugin_response(ctx, &answer);
                     return Ok(false);
                 }
-                Verdict::Fail { .. } => return Err(Cause::PluginFailed),
+                Verdict::Fail => return Err(Cause::PluginFailed),
             }
             let response = &mut self.buf.response;
             if response.status != received_status {

@@ -193,7 +193,7 @@ impl Exchange {
 pub fn word(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Continue => "continue".to_owned(),
-        Verdict::Respond { answer, .. } => format!("respond {}", answer.status),
-        Verdict::Fail { .. } => "fail".to_owned(),
+        Verdict::Respond(answer) => format!("respond {}", answer.status),
+        Verdict::Fail => "fail".to_owned(),
     }
 }

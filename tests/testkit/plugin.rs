@@ -55,7 +55,7 @@ impl Hooks for Plugin {
         for op in &self.on_request {
             match op {
                 Op::Respond(status, body) => return respond(*status, body),
-                Op::Fail => return Verdict::Fail { plugin: "script".to_owned() },
+                Op::Fail => return Verdict::Fail,
                 Op::Set(name, value) => view.request.fields.set(name.as_bytes(), value.as_bytes()),
                 Op::Remove(name) => {
                     view.request.fields.remove(name.as_bytes());
@@ -75,7 +75,7 @@ impl Hooks for Plugin {
             let Some(head) = view.response.as_deref_mut() else { break };
             match op {
                 Op::Respond(status, body) => return respond(*status, body),
-                Op::Fail => return Verdict::Fail { plugin: "script".to_owned() },
+                Op::Fail => return Verdict::Fail,
                 Op::Set(name, value) => head.fields.set(name.as_bytes(), value.as_bytes()),
                 Op::Remove(name) => {
                     head.fields.remove(name.as_bytes());
@@ -104,5 +104,5 @@ fn respond(status: u16, body: &str) -> Verdict {
     let mut fields = Fields::new();
     fields.add(b"Content-Type", b"text/plain");
     let answer = Box::new(LocalResponse { status, fields, body: body.as_bytes().to_vec() });
-    Verdict::Respond { plugin: "script".to_owned(), answer }
+    Verdict::Respond(answer)
 }
