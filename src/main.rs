@@ -34,7 +34,7 @@ use mini_rproxy::net::signal::{self, SignalEvent};
 use mini_rproxy::net::tls::Tls;
 use mini_rproxy::plugin::chain;
 use mini_rproxy::proxy::hooks::Hooks;
-use mini_rproxy::proxy::proxy_connection::{ListenerKind, Peer};
+use mini_rproxy::proxy::proxy_connection::Peer;
 use mini_rproxy::proxy::runtime::Runtime;
 use mini_rproxy::start_error::StartError;
 
@@ -159,7 +159,7 @@ fn explain_request(config: Config, flags: &Flags) -> Result<ExitCode, ExitError>
     let host = host.as_deref().unwrap_or("localhost");
     let typed = ExplainRequest { request: &flags.request, fields: &flags.fields, host };
     let address = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
-    let peer = Peer { address, is_tls: false, listener: ListenerKind::Public };
+    let peer = Peer { address, is_tls: false, listener: ListenerProtocol::Plain };
     let runtime = Rc::new(Runtime::new(Arc::new(config), None));
     let (text, is_served) = explain(Clock::default().now(), &runtime, &peer, &typed, &plugins);
     print(&text)?;

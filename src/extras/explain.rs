@@ -327,7 +327,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::mono_time::MonoTime;
-    use crate::proxy::events::ListenerKind;
+    use crate::proxy::events::ListenerProtocol;
     use std::net::SocketAddr;
     use std::sync::Arc;
 
@@ -346,7 +346,7 @@ mod tests {
         let peer = Peer {
             address: Some(SocketAddr::new(peer.parse().expect("an address"), 5000)),
             is_tls: false,
-            listener: ListenerKind::Public,
+            listener: ListenerProtocol::Plain,
         };
         explain(&now, &runtime, &peer, &typed, &["one.so".to_owned(), "two.so".to_owned()])
     }

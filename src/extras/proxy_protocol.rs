@@ -21,8 +21,8 @@ use std::str::FromStr;
 
 use crate::config::Config;
 use crate::http::chars::{parse_decimal, split};
-use crate::net::conn::{Conn, ReadOutcome, Readiness};
-use crate::proxy::proxy_connection::{ListenerKind, Peer, ProxyConnection};
+use crate::net::conn::{Conn, ReadOutcome, SocketFlags};
+use crate::proxy::proxy_connection::{ListenerProtocol, Peer, ProxyConnection};
 
 /// So many bytes of a header are looked at together.
 pub const MAX_PEEK: usize = 4096;
@@ -68,8 +68,10 @@ pub enum ProxyHeader {
 impl ProxyHeader {
     /// What is to be expected of a peer. Connections to the operator's listener speak for themselves.
     pub fn of(peer: &Peer, config: &Config) -> ProxyHeader {
-        match (peer.listener, peer.address) {
-            (ListenerKind::Public, Some(address)) if config.expects_proxy_header(address.ip()) => ProxyHeader::Expected,
+        match peer.address {
+            Some(address) if peer.listener != ListenerProtocol::Admin && config.expects_proxy_header(address.ip()) => {
+                ProxyHeader::Expected
+            }
             _ => ProxyHeader::Done,
         }
     }
@@ -100,7 +102,7 @@ impl ProxyHeader {
             };
             let Some(header) = parse_header(&buf[..len])? else {
                 // The peer is gone (rule G12), or has closed its side.
-                return if is_late || conn.socket.has(Readiness::RDHUP) { Err(INCOMPLETE) } else { Ok(false) };
+                return if is_late || conn.socket.has(SocketFlags::RDHUP) { Err(INCOMPLETE) } else { Ok(false) };
             };
             client.set_client(header.client, header.is_tls);
             *self = ProxyHeader::Skip(header.len as u32);

@@ -17,6 +17,7 @@ use socket2::{Domain, SockFilter, Socket, Type};
 
 use crate::extras::metrics::{Counter, Metrics};
 use crate::mono_time::MonoTime;
+use crate::proxy::proxy_connection::ListenerProtocol;
 
 use super::event_source::EventSource;
 use super::log_limiter::LogLimiter;
@@ -38,17 +39,6 @@ const DROP_SYN_FILTER: [SockFilter; 5] = [
     SockFilter::new(0x06, 0, 0, 0),
     SockFilter::new(0x06, 0, 0, u32::MAX),
 ];
-
-/// What clients of a listening socket speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListenerProtocol {
-    /// HTTP.
-    Plain,
-    /// HTTP in TLS.
-    Tls,
-    /// HTTP, and only the built-in resources, for the operator.
-    Admin,
-}
 
 /// One worker's listening socket on one address.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{Config, ListenAddr};
 
-pub use super::acceptor::ListenerProtocol;
+pub use crate::proxy::proxy_connection::ListenerProtocol;
 
 use super::acceptor::{Listener, ListenerUpdate};
 use super::activation::Inherited;

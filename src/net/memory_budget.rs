@@ -48,7 +48,13 @@ pub struct MemoryBudget {
     /// The most that proxy connections may own; `usize::MAX` is no limit.
     max: usize,
     owned: usize,
-    read: usize,
+    /// What is read at once at most.
+    pub max_read: usize,
+    /// How much recycled memory may be kept.
+    pub max_recycled: usize,
+    /// How much bodies may take that are buffered whole, for plugins. With as much again of other things new requests are
+    /// still read.
+    pub max_buffered_bodies: usize,
     /// Those that wait with a new request: until memory is plentiful.
     waiting_new: BTreeSet<Key>,
     /// Those that wait with a request in flight: until there is any.
@@ -58,27 +64,19 @@ pub struct MemoryBudget {
 impl MemoryBudget {
     /// One of `workers` shares of `budget`; `None` is no limit.
     pub fn new(budget: Option<usize>, workers: usize) -> MemoryBudget {
-        let (max, read) = match budget.map(|budget| budget / workers.max(1)) {
-            None => (usize::MAX, READ),
-            Some(share) => (share - share / 8, (share / 32).clamp(SMALL_READ, READ)),
+        let (max, max_read, max_recycled) = match budget.map(|budget| budget / workers.max(1)) {
+            None => (usize::MAX, READ, RECYCLED),
+            Some(share) => (share - share / 8, (share / 32).clamp(SMALL_READ, READ), share / 8),
         };
-        MemoryBudget { max, owned: 0, read, waiting_new: BTreeSet::new(), waiting_in_flight: BTreeSet::new() }
-    }
-
-    /// How much recycled memory may be kept: a seventh of the rest is an eighth of the whole.
-    pub fn max_recycled(&self) -> usize {
-        if self.is_limited() { self.max / 7 } else { RECYCLED }
-    }
-
-    /// What is read at once at most.
-    pub fn max_read(&self) -> usize {
-        self.read
-    }
-
-    /// How much bodies may take that are buffered whole, for plugins. With as much again of other things new requests are
-    /// still read.
-    pub fn max_buffered_bodies(&self) -> usize {
-        if self.is_limited() { self.max / 2 } else { usize::MAX }
+        MemoryBudget {
+            max,
+            owned: 0,
+            max_read,
+            max_recycled,
+            max_buffered_bodies: if max == usize::MAX { max } else { max / 2 },
+            waiting_new: BTreeSet::new(),
+            waiting_in_flight: BTreeSet::new(),
+        }
     }
 
     /// Whether there is a budget at all; where there is none, nothing needs to be counted.
@@ -107,9 +105,9 @@ impl MemoryBudget {
     /// been written, or until [`MemoryBudget::take_ready`] returns it.
     pub fn grant(&mut self, purpose: ReadPurpose, client: Key) -> Option<usize> {
         match purpose {
-            _ if self.is_plentiful() => Some(self.read),
+            _ if self.is_plentiful() => Some(self.max_read),
             // It was counted when it was reserved.
-            ReadPurpose::Reserved => Some(self.read),
+            ReadPurpose::Reserved => Some(self.max_read),
             ReadPurpose::InFlight if !self.is_exhausted() => Some(SMALL_READ),
             ReadPurpose::Backlogged => None,
             ReadPurpose::NewRequest => {
@@ -156,7 +154,7 @@ mod tests {
         for (budget, workers, expected) in
             [(None, 2, READ), (Some(8 * MIB), 2, READ), (Some(MIB), 1, 32 * KIB), (Some(MIB), 64, 4 * KIB)]
         {
-            assert_eq!(MemoryBudget::new(budget, workers).max_read(), expected, "{budget:?} for {workers}");
+            assert_eq!(MemoryBudget::new(budget, workers).max_read, expected, "{budget:?} for {workers}");
         }
     }
 
@@ -164,10 +162,10 @@ mod tests {
     fn e4_shares_and_spares_are_no_more_than_the_budget() {
         for workers in 1..9 {
             let memory = MemoryBudget::new(Some(8 * MIB), workers);
-            assert!(workers * (memory.max + memory.max_recycled()) <= 8 * MIB, "{workers}");
-            assert!(workers * (memory.max + memory.max_recycled()) > 8 * MIB - 64 * KIB, "{workers}");
+            assert!(workers * (memory.max + memory.max_recycled) <= 8 * MIB, "{workers}");
+            assert!(workers * (memory.max + memory.max_recycled) > 8 * MIB - 64 * KIB, "{workers}");
         }
-        assert_eq!(MemoryBudget::new(None, 2).max_recycled(), MIB, "without a budget too there is an end");
+        assert_eq!(MemoryBudget::new(None, 2).max_recycled, MIB, "without a budget too there is an end");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::dns::{DnsCache, Lookup};
 use super::event_source::EventSource;
 use super::listeners::{ListenerProtocol, ListenerSet, PortSharing};
 use super::memory_budget::{self, MemoryBudget};
+use super::observer::MeteredObserver;
 use super::splice::Pipes;
 use super::tls::Tls;
 use super::worker::{Worker, WorkerInit};
@@ -104,14 +105,12 @@ impl Server {
                 dns: server.dns.clone(),
                 queue: Arc::clone(&server.workers.queues[number]),
                 tls: server.tls.clone(),
-                registry: Arc::clone(&registry),
-                number,
             };
-            let (runtime, new_log) = (server.runtime.clone(), Arc::clone(&new_log));
+            let (runtime, new_log, registry) = (server.runtime.clone(), Arc::clone(&new_log), Arc::clone(&registry));
             let workers = Arc::clone(&server.workers);
             let body = move || {
-                let run = || Worker::new(init, Rc::new(runtime), new_log()).run();
-                let result = catch_unwind(AssertUnwindSafe(run));
+                let observer = || MeteredObserver::new(registry, number, new_log());
+                let result = catch_unwind(AssertUnwindSafe(|| Worker::new(init, Rc::new(runtime), observer()).run()));
                 workers.on_exit();
                 result
             };

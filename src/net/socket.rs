@@ -75,7 +75,7 @@ impl WriteOutcome {
 bitflags! {
     /// What is remembered of a socket, and what the poller says of it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct Readiness: u16 {
+    pub struct SocketFlags: u16 {
         /// A read may bring something.
         const READABLE = 1;
         /// A write may succeed.
@@ -100,14 +100,14 @@ bitflags! {
     }
 }
 
-impl Readiness {
+impl SocketFlags {
     /// What `event` says.
-    pub fn of(event: &Event) -> Readiness {
-        let mut flags = Readiness::empty();
-        flags.set(Readiness::READABLE, event.is_readable() || event.is_read_closed() || event.is_error());
-        flags.set(Readiness::WRITABLE, event.is_writable() || event.is_error());
-        flags.set(Readiness::RDHUP, event.is_read_closed() || event.is_error());
-        flags.set(Readiness::ERROR, event.is_error());
+    pub fn of(event: &Event) -> SocketFlags {
+        let mut flags = SocketFlags::empty();
+        flags.set(SocketFlags::READABLE, event.is_readable() || event.is_read_closed() || event.is_error());
+        flags.set(SocketFlags::WRITABLE, event.is_writable() || event.is_error());
+        flags.set(SocketFlags::RDHUP, event.is_read_closed() || event.is_error());
+        flags.set(SocketFlags::ERROR, event.is_error());
         flags
     }
 }
@@ -116,32 +116,32 @@ impl Readiness {
 #[derive(Debug)]
 pub struct Socket {
     fd: AnySocket,
-    flags: Readiness,
+    flags: SocketFlags,
     /// How far its window has come from [`FIRST_WINDOW`].
     window_steps: u8,
     /// Whole writes since the last one that was not.
     full_writes: u8,
     /// What had not arrived when a write was last left unfinished, or when [`Socket::has_drained`] was last asked.
-    unsent: u32,
+    unacked: u32,
 }
 
 impl Socket {
-    fn new(fd: OwnedFd, flags: Readiness) -> Socket {
-        Socket { fd: fd.into(), flags, window_steps: 0, full_writes: 1, unsent: 0 }
+    fn new(fd: OwnedFd, flags: SocketFlags) -> Socket {
+        Socket { fd: fd.into(), flags, window_steps: 0, full_writes: 1, unacked: 0 }
     }
 
     /// A socket that was just accepted: worth a try in both directions before the poller is asked.
     pub fn accepted(fd: OwnedFd) -> Socket {
-        Socket::new(fd, Readiness::READABLE | Readiness::WRITABLE)
+        Socket::new(fd, SocketFlags::READABLE | SocketFlags::WRITABLE)
     }
 
     /// Begins to connect. The socket is of no use before [`Socket::finish_connect`] says so.
     pub fn connect(address: SocketAddr) -> io::Result<Socket> {
         #[cfg(test)]
         if let Some(fd) = super::loop_faults::connect(address) {
-            return Ok(Socket::new(fd?, Readiness::empty()));
+            return Ok(Socket::new(fd?, SocketFlags::empty()));
         }
-        Ok(Socket::new(mio::net::TcpStream::connect(address)?.into(), Readiness::empty()))
+        Ok(Socket::new(mio::net::TcpStream::connect(address)?.into(), SocketFlags::empty()))
     }
 
     /// Whether the attempt to connect is over; pending where the event was spurious. An error waits in the socket; without
@@ -161,7 +161,7 @@ impl Socket {
         let _ = self.fd.set_tcp_nodelay(true);
         limit_unsent(&self.fd);
         probe_when_idle(&self.fd);
-        self.flags |= Readiness::WRITABLE;
+        self.flags |= SocketFlags::WRITABLE;
         Poll::Ready(Ok(()))
     }
 
@@ -170,13 +170,13 @@ impl Socket {
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let interest = if self.can_write() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
         let fd = self.fd.as_raw_fd();
-        if self.has(Readiness::REGISTERED) {
+        if self.has(SocketFlags::REGISTERED) {
             registry.reregister(&mut SourceFd(&fd), token, interest)?;
         } else {
             registry.register(&mut SourceFd(&fd), token, interest)?;
         }
-        self.flags |= Readiness::REGISTERED;
-        self.flags.set(Readiness::REGISTERED_TO_WRITE, interest.is_writable());
+        self.flags |= SocketFlags::REGISTERED;
+        self.flags.set(SocketFlags::REGISTERED_TO_WRITE, interest.is_writable());
         #[cfg(test)]
         super::loop_faults::registered(fd, token);
         Ok(())
@@ -185,27 +185,27 @@ impl Socket {
     /// Whether an event that is waited for would not come without [`Socket::register`]. Once it is registered for both
     /// directions it stays so: a slow peer costs one call more, and never two.
     pub fn needs_registering(&self) -> bool {
-        let is_blocked = !self.flags.intersects(Readiness::WRITABLE | Readiness::WRITE_CLOSED);
-        !self.has(Readiness::REGISTERED) || (is_blocked && !self.has(Readiness::REGISTERED_TO_WRITE))
+        let is_blocked = !self.flags.intersects(SocketFlags::WRITABLE | SocketFlags::WRITE_CLOSED);
+        !self.has(SocketFlags::REGISTERED) || (is_blocked && !self.has(SocketFlags::REGISTERED_TO_WRITE))
     }
 
     /// Remembers what the poller said.
-    pub fn on_event(&mut self, readiness: Readiness) {
+    pub fn on_event(&mut self, readiness: SocketFlags) {
         self.flags |= readiness;
     }
 
     /// Whether a read may bring something.
     pub fn can_read(&self) -> bool {
-        self.flags & (Readiness::READABLE | Readiness::READ_CLOSED) == Readiness::READABLE
+        self.flags & (SocketFlags::READABLE | SocketFlags::READ_CLOSED) == SocketFlags::READABLE
     }
 
     /// Whether a write may succeed.
     pub fn can_write(&self) -> bool {
-        self.flags & (Readiness::WRITABLE | Readiness::WRITE_CLOSED) == Readiness::WRITABLE
+        self.flags & (SocketFlags::WRITABLE | SocketFlags::WRITE_CLOSED) == SocketFlags::WRITABLE
     }
 
     /// Whether that is known of it.
-    pub fn has(&self, flag: Readiness) -> bool {
+    pub fn has(&self, flag: SocketFlags) -> bool {
         self.flags.contains(flag)
     }
 
@@ -250,23 +250,23 @@ impl Socket {
             };
             match result {
                 Ok(0) => {
-                    self.flags |= Readiness::READ_CLOSED;
+                    self.flags |= SocketFlags::READ_CLOSED;
                     return ReadOutcome::Eof;
                 }
                 Ok(len) => {
-                    self.flags.set(Readiness::READ_FULL, len >= max);
-                    if len < max && !self.has(Readiness::RDHUP) {
-                        self.flags -= Readiness::READABLE;
+                    self.flags.set(SocketFlags::READ_FULL, len >= max);
+                    if len < max && !self.has(SocketFlags::RDHUP) {
+                        self.flags -= SocketFlags::READABLE;
                     }
                     return ReadOutcome::Bytes(len);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.flags -= Readiness::READABLE;
+                    self.flags -= SocketFlags::READABLE;
                     return ReadOutcome::Blocked;
                 }
                 Err(_) => {
-                    self.flags |= Readiness::READ_CLOSED;
+                    self.flags |= SocketFlags::READ_CLOSED;
                     return ReadOutcome::Failed;
                 }
             }
@@ -301,12 +301,12 @@ impl Socket {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.flags -= Readiness::WRITABLE;
+                    self.flags -= SocketFlags::WRITABLE;
                     self.left_unfinished();
                     return WriteOutcome::Blocked;
                 }
                 Ok(_) | Err(_) => {
-                    self.flags |= Readiness::WRITE_CLOSED | Readiness::READABLE;
+                    self.flags |= SocketFlags::WRITE_CLOSED | SocketFlags::READABLE;
                     return WriteOutcome::Failed;
                 }
             }
@@ -328,19 +328,19 @@ impl Socket {
 
     fn left_unfinished(&mut self) {
         self.full_writes = 0;
-        self.unsent = self.unsent();
+        self.unacked = self.unacked();
     }
 
     /// Whether closing it now would take back bytes that were written: a reset does.
     pub fn would_lose_bytes(&self) -> bool {
-        self.has(Readiness::RESET) && self.unsent() > 0
+        self.has(SocketFlags::RESET) && self.unacked() > 0
     }
 
     /// How many bytes that were written have not arrived: not acknowledged (TCP) or not read (a local socket), as far as the
     /// system says it. A reader of 2 kB/s makes room for the next write once a minute; whether it reads on, only the kernel
     /// knows.
     #[allow(unsafe_code, reason = "no crate offers this request of ioctl(2) safely")]
-    fn unsent(&self) -> u32 {
+    fn unacked(&self) -> u32 {
         let mut count: libc::c_int = 0;
         // SAFETY: for a socket this request (SIOCOUTQ, which has the same number) writes one int to where the pointer leads,
         // and keeps nothing of it; the descriptor is ours, and so open.
@@ -350,8 +350,8 @@ impl Socket {
 
     /// Whether any have arrived since a write was left unfinished, or since this was last asked.
     pub fn has_drained(&mut self) -> bool {
-        let now = self.unsent();
-        std::mem::replace(&mut self.unsent, now) > now
+        let now = self.unacked();
+        std::mem::replace(&mut self.unacked, now) > now
     }
 
     /// In tests: now and then the error that a call might give as well.
@@ -365,24 +365,24 @@ impl Socket {
     /// Whether the connection is known to be broken, without reading: asked when the poller saw an error and nothing is to
     /// be read. The error is taken out of the socket, so this says yes once.
     pub fn is_broken(&mut self) -> bool {
-        if !self.has(Readiness::ERROR) {
+        if !self.has(SocketFlags::ERROR) {
             return false;
         }
-        self.flags -= Readiness::ERROR;
+        self.flags -= SocketFlags::ERROR;
         let is_broken = !matches!(self.fd.take_error(), Ok(None));
         if is_broken {
-            self.flags |= Readiness::READ_CLOSED | Readiness::WRITE_CLOSED;
+            self.flags |= SocketFlags::READ_CLOSED | SocketFlags::WRITE_CLOSED;
         }
         is_broken
     }
 
     /// Whether the peer's end is all that there is left to read. It counts as read then.
     pub fn has_ended(&mut self) -> bool {
-        let has_ended = self.has(Readiness::RDHUP)
-            && !self.has(Readiness::READ_CLOSED)
+        let has_ended = self.has(SocketFlags::RDHUP)
+            && !self.has(SocketFlags::READ_CLOSED)
             && matches!(recv(&self.fd, &mut [0; 1][..], RecvFlags::PEEK), Ok((0, _)));
         if has_ended {
-            self.flags |= Readiness::READ_CLOSED;
+            self.flags |= SocketFlags::READ_CLOSED;
         }
         has_ended
     }
@@ -391,13 +391,13 @@ impl Socket {
     pub fn shutdown_write(&mut self) {
         // It fails where the peer is gone already: that is known from reading.
         let _ = self.fd.shutdown(Shutdown::Write);
-        self.flags |= Readiness::WRITE_CLOSED;
+        self.flags |= SocketFlags::WRITE_CLOSED;
     }
 
     /// Makes the closing a reset, so that the peer can tell that something is missing. A local socket just closes.
     pub fn reset_on_close(&mut self) {
         let is_local = self.fd.domain().is_ok_and(|domain| domain == Domain::UNIX);
-        self.flags.set(Readiness::RESET, !is_local);
+        self.flags.set(SocketFlags::RESET, !is_local);
         let _ = self.fd.set_linger(Some(Duration::ZERO));
     }
 }
@@ -445,7 +445,7 @@ mod tests {
         while !done(conn) {
             poll.poll(&mut events, Some(Duration::from_secs(5))).expect("poll");
             assert!(!events.is_empty(), "no event in five seconds");
-            events.iter().for_each(|event| conn.on_event(Readiness::of(event)));
+            events.iter().for_each(|event| conn.on_event(SocketFlags::of(event)));
         }
     }
 
@@ -498,7 +498,7 @@ mod tests {
         }
         let mut events = Events::with_capacity(8);
         poll.poll(&mut events, Some(Duration::ZERO)).expect("poll");
-        events.iter().for_each(|event| conn.on_event(Readiness::of(event)));
+        events.iter().for_each(|event| conn.on_event(SocketFlags::of(event)));
         assert!(!conn.can_write(), "no event says it");
     }
 
@@ -506,11 +506,11 @@ mod tests {
     fn what_the_peer_has_not_taken_is_counted_for_local_sockets_too() {
         let (one, mut other) = std::os::unix::net::UnixStream::pair().expect("two sockets");
         let mut conn = Socket::accepted(one.into());
-        assert_eq!(conn.unsent(), 0);
+        assert_eq!(conn.unacked(), 0);
         assert_eq!(conn.write(b"hello"), WriteOutcome::Bytes(5));
-        assert!(conn.unsent() > 0);
+        assert!(conn.unacked() > 0);
         other.read_exact(&mut [0; 5]).expect("five bytes");
-        assert_eq!(conn.unsent(), 0);
+        assert_eq!(conn.unacked(), 0);
     }
 
     #[test]
@@ -519,7 +519,7 @@ mod tests {
         let mut poll = mio::Poll::new().expect("poll");
         conn.register(poll.registry(), TOKEN).expect("register");
         for _ in 0..3 {
-            conn.on_event(Readiness::READABLE | Readiness::WRITABLE | Readiness::ERROR);
+            conn.on_event(SocketFlags::READABLE | SocketFlags::WRITABLE | SocketFlags::ERROR);
             assert_eq!(conn.read(&mut [0; 8]), ReadOutcome::Blocked);
             assert!(!conn.can_read());
             assert!(!conn.is_broken());
@@ -536,9 +536,9 @@ mod tests {
         let mut poll = mio::Poll::new().expect("poll");
         peer.write_all(b"last words").expect("write");
         peer.shutdown(Shutdown::Write).expect("shutdown");
-        assert!(!conn.has(Readiness::RDHUP));
+        assert!(!conn.has(SocketFlags::RDHUP));
         conn.register(poll.registry(), TOKEN).expect("register");
-        wait(&mut poll, &mut conn, |conn| conn.has(Readiness::RDHUP));
+        wait(&mut poll, &mut conn, |conn| conn.has(SocketFlags::RDHUP));
         assert!(!conn.has_ended(), "there are bytes before it");
         assert_eq!(conn.read(&mut buf), ReadOutcome::Bytes(10));
         assert!(conn.can_read(), "the short read does not hide the end");
@@ -554,7 +554,7 @@ mod tests {
         assert!(!conn.has_ended());
         conn.register(poll.registry(), TOKEN).expect("register");
         peer.shutdown(Shutdown::Write).expect("shutdown");
-        wait(&mut poll, &mut conn, |conn| conn.has(Readiness::RDHUP));
+        wait(&mut poll, &mut conn, |conn| conn.has(SocketFlags::RDHUP));
         assert!(conn.has_ended());
         assert!(!conn.has_ended() && !conn.can_read());
     }
@@ -597,7 +597,7 @@ mod tests {
         conn.register(poll.registry(), TOKEN).expect("register");
         SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("linger");
         drop(peer);
-        wait(&mut poll, &mut conn, |conn| conn.has(Readiness::ERROR));
+        wait(&mut poll, &mut conn, |conn| conn.has(SocketFlags::ERROR));
         assert!(conn.is_broken());
         assert!(!conn.is_broken(), "told once");
         assert!(!conn.can_read() && !conn.can_write());
@@ -624,7 +624,7 @@ mod tests {
         let mut poll = mio::Poll::new().expect("poll");
         let mut conn = Socket::connect(address).expect("a socket");
         conn.register(poll.registry(), TOKEN).expect("register");
-        wait(&mut poll, &mut conn, |conn| conn.has(Readiness::WRITABLE));
+        wait(&mut poll, &mut conn, |conn| conn.has(SocketFlags::WRITABLE));
         assert!(matches!(conn.finish_connect(), Poll::Ready(Ok(()))));
         drop(listener);
         // Nobody listens there any more.

@@ -23,7 +23,7 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_siz
 
 use crate::proxy::proxy_connection::Side;
 
-use super::conn::{Conn, ReadOutcome, Readiness, Socket, WriteOutcome};
+use super::conn::{Conn, ReadOutcome, Socket, SocketFlags, WriteOutcome};
 
 /// So many bytes through a pipe take the time of one that is copied.
 pub(super) const SPLICE_COST: usize = 4;
@@ -32,9 +32,7 @@ const ONE_READ: usize = 72 * 1024;
 /// What the proxy connection is given of bytes that were not taken: as much as makes it stop reading.
 const PART: usize = 16 * 1024;
 /// A piece that is worth a trip through a pipe: for less, two calls cost more than copying.
-const MIN_PIPE_READ: usize = 16 * 1024;
-/// A rest of a body that is smaller is copied.
-const MIN_SPLICE: u64 = 16 * 1024;
+const MIN_SPLICE: usize = 16 * 1024;
 /// What a pipe is to hold: the most that Linux allows everybody by default.
 const PIPE_SIZE: usize = 1024 * 1024;
 /// With less, copying is better.
@@ -68,9 +66,9 @@ impl Pipe {
         if let ReadOutcome::Bytes(len) = outcome {
             self.len += len;
             // A pipe may also be full before it holds as much as was asked for: only `WouldBlock` says drained.
-            from.on_event(Readiness::READABLE);
-            if len >= MIN_PIPE_READ {
-                from.on_event(Readiness::READ_FULL);
+            from.on_event(SocketFlags::READABLE);
+            if len >= MIN_SPLICE {
+                from.on_event(SocketFlags::READ_FULL);
             }
         }
         outcome
@@ -159,7 +157,8 @@ impl Pipes {
         left: u64,
     ) -> Option<ReadOutcome> {
         // A receiver that left bytes behind would leave them in the pipe, and the pipes are few.
-        let is_worthwhile = left >= MIN_SPLICE && from.socket.has(Readiness::READ_FULL) && !to.socket.is_slow();
+        let is_worthwhile =
+            left >= MIN_SPLICE as u64 && from.socket.has(SocketFlags::READ_FULL) && !to.socket.is_slow();
         if !is_worthwhile || slot.is_some() || from.tls.is_some() || to.tls.is_some() {
             return None;
         }
@@ -301,7 +300,7 @@ mod tests {
         sender.write_all(b"all of it").expect("room");
         let fill =
             |from: &mut Conn, to: &Conn, left, pipes| Pipes::new(pipes).fill(&mut None, (Side::Client, from), to, left);
-        assert_eq!(fill(&mut rich, &to, MIN_SPLICE - 1, 1), None, "a small rest");
+        assert_eq!(fill(&mut rich, &to, MIN_SPLICE as u64 - 1, 1), None, "a small rest");
         assert_eq!(fill(&mut rich, &slow, LEFT, 1), None, "a slow receiver");
         assert_eq!(fill(&mut rich, &to, LEFT, 0), None, "no pipe");
         assert_eq!(fill(&mut trickle, &to, LEFT, 1), None, "a sender of single bytes");

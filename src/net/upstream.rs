@@ -24,7 +24,7 @@ use crate::proxy::runtime::UpstreamId;
 
 use super::acceptor::is_exhaustion;
 use super::addresses::Addresses;
-use super::conn::{Conn, ReadOutcome, Readiness, Socket};
+use super::conn::{Conn, ReadOutcome, Socket, SocketFlags};
 use super::event_source::EventSource;
 use super::slab::Key;
 use super::timers::TimerHandle;
@@ -245,7 +245,7 @@ impl Worker {
     }
 
     /// The poller says that something happened.
-    pub(super) fn on_upstream_event(&mut self, key: Key, readiness: Readiness) {
+    pub(super) fn on_upstream_event(&mut self, key: Key, readiness: SocketFlags) {
         let Some(UpstreamConn { state, conn: Some(conn), .. }) = self.upstreams.conns.get_mut(key) else { return };
         conn.socket.on_event(readiness);
         match *state {

@@ -24,17 +24,17 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
-use crate::extras::metrics::{Counter, Registry};
+use crate::extras::metrics::Counter;
 use crate::extras::proxy_protocol::ProxyHeader;
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{
-    Balance, ListenerKind, Observer, Peer, ProxyConnection, TransactionPool, WorkerContext,
+    Balance, ListenerProtocol, Peer, ProxyConnection, TransactionPool, WorkerContext,
 };
 use crate::proxy::runtime::Runtime;
 
-use super::acceptor::{ACCEPT_BACKOFF, Acceptor, FreeSlots, ListenerProtocol, is_exhaustion};
+use super::acceptor::{ACCEPT_BACKOFF, Acceptor, FreeSlots, is_exhaustion};
 use super::clock::Clock;
-use super::conn::{Conn, Readiness, Socket};
+use super::conn::{Conn, Socket, SocketFlags};
 use super::dns::DnsCache;
 use super::event_source::EventSource;
 use super::log_limiter::LogLimiter;
@@ -68,11 +68,8 @@ const MIN_IDLE: Duration = Duration::from_secs(1);
 /// A tunnel in which nothing moves for so long, or for half of `timeouts.tunnel_idle`, may be closed for a new client where no
 /// client is idle: applications that want to keep theirs say something every minute.
 const QUIET_TUNNEL: Duration = Duration::from_secs(300);
-/// How many of the clients that were found idle are remembered: those that have been so longest.
-const MAX_EVICTABLE: usize = 256;
-
-/// Tunnels are closed only where no client is idle.
-type IsTunnel = bool;
+/// When all places are taken, this part of them is freed at once: looking for idle clients takes a look at all.
+const EVICTED_PART: usize = 8;
 
 /// A client connection. What only a running request needs is in the proxy connection's own box: most client connections are
 /// idle, and there may be many.
@@ -110,7 +107,7 @@ pub(super) enum PendingInput {
 
 impl ClientConn {
     pub fn is_admin(&self) -> bool {
-        self.connection.peer().listener == ListenerKind::Admin
+        self.connection.peer().listener == ListenerProtocol::Admin
     }
 }
 
@@ -175,10 +172,6 @@ pub(super) struct WorkerInit {
     pub queue: Arc<WorkerQueue>,
     /// What TLS connections are made of.
     pub tls: Tls,
-    /// Where all workers count.
-    pub registry: Arc<Registry>,
-    /// This worker's number.
-    pub number: usize,
 }
 
 /// One event loop.
@@ -186,12 +179,8 @@ pub struct Worker {
     pub(super) poll: Poll,
     pub(super) clients: Slab<ClientConn>,
     pub(super) admin_clients: usize,
-    /// Clients, and admin clients, that can be closed for others, and when each was last active. The next one is last.
-    evictable: [Vec<(IsTunnel, MonoTime, Key)>; 2],
-    /// When all clients may be looked at again for that.
-    evict_scan_at: MonoTime,
-    /// The same, where a client waits for it: being idle makes no event.
-    evict_at: Option<MonoTime>,
+    /// When clients, and admin clients, may be searched again for those that can be closed for others.
+    evict_at: [MonoTime; 2],
     pub(super) upstreams: Upstreams,
     pub(super) timers: Timers,
     /// When free memory is to be returned to the kernel.
@@ -219,17 +208,14 @@ pub struct Worker {
 
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
-    pub(super) fn new(init: WorkerInit, runtime: Rc<Runtime>, log: Box<dyn Observer>) -> Worker {
-        let WorkerInit { poll, acceptor, memory, pipes, dns, queue, tls, registry, number } = init;
-        let observer = MeteredObserver::new(registry, number, log);
+    pub(super) fn new(init: WorkerInit, runtime: Rc<Runtime>, observer: MeteredObserver) -> Worker {
+        let WorkerInit { poll, acceptor, memory, pipes, dns, queue, tls } = init;
         observer.metrics.set(Counter::MaxClients, acceptor.max_clients as u64);
         Worker {
             poll,
             clients: Slab::default(),
             admin_clients: 0,
-            evictable: Default::default(),
-            evict_scan_at: MonoTime::FIRST,
-            evict_at: None,
+            evict_at: [MonoTime::FIRST; 2],
             upstreams: Upstreams::new(dns),
             timers: Timers::default(),
             trim_at: None,
@@ -245,12 +231,12 @@ impl Worker {
             limit_warnings: LogLimiter::default(),
             is_at_limit: false,
             pipes,
-            read_buf: vec![0; memory.max_read()].into_boxed_slice(),
+            read_buf: vec![0; memory.max_read].into_boxed_slice(),
             ctx: LoopContext {
                 clock: Clock::default(),
                 runtime,
                 balance: Balance::default(),
-                transactions: TransactionPool::of(memory.max_recycled(), memory.max_buffered_bodies()),
+                transactions: TransactionPool::of(memory.max_recycled, memory.max_buffered_bodies),
                 memory,
                 observer,
             },
@@ -275,13 +261,13 @@ impl Worker {
                 result => result?,
             }
             self.ctx.clock.read();
-            self.run_once(events.iter().map(|event| (event.token(), Readiness::of(event))));
+            self.run_once(events.iter().map(|event| (event.token(), SocketFlags::of(event))));
         }
         Ok(())
     }
 
     /// One run of the loop, with these events.
-    pub(super) fn run_once(&mut self, events: impl Iterator<Item = (Token, Readiness)>) {
+    pub(super) fn run_once(&mut self, events: impl Iterator<Item = (Token, SocketFlags)>) {
         let mut has_events = false;
         for (token, readiness) in events {
             has_events = true;
@@ -322,11 +308,14 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let drain = if let Lifecycle::Draining(until) = self.lifecycle { Some(until) } else { None };
-        let times = [self.timers.next(), self.acceptor.wake_at(now), self.evict_at, self.trim_at, drain];
-        times.into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
+        // Being idle makes no event.
+        let evict =
+            [false, true].map(|is_admin| self.is_full(is_admin).then_some(self.evict_at[usize::from(is_admin)]));
+        let times = [self.timers.next(), self.acceptor.wake_at(now), self.trim_at, drain];
+        times.into_iter().chain(evict).flatten().min().map(|at| at.saturating_duration_since(now))
     }
 
-    fn on_event(&mut self, token: Token, readiness: Readiness) {
+    fn on_event(&mut self, token: Token, readiness: SocketFlags) {
         match EventSource::of(token) {
             Some(EventSource::Client(key)) => {
                 if let Some(client) = self.clients.get_mut(key) {
@@ -408,19 +397,19 @@ impl Worker {
     /// Whether there is a place and memory for one more client. Admin clients have places of their own, so that `/health` and
     /// `/metrics` answer when all others are taken: a supervisor would end the proxy otherwise.
     fn free_slots(&self) -> FreeSlots {
-        FreeSlots {
-            public: !self.is_full() && self.ctx.memory.is_plentiful(),
-            admin: self.admin_clients < ADMIN_CLIENTS,
-        }
+        FreeSlots { public: !self.is_full(false) && self.ctx.memory.is_plentiful(), admin: !self.is_full(true) }
     }
 
-    fn is_full(&self) -> bool {
-        self.clients.len() - self.admin_clients >= self.acceptor.max_clients
+    fn is_full(&self, is_admin: bool) -> bool {
+        match is_admin {
+            true => self.admin_clients >= ADMIN_CLIENTS,
+            false => self.clients.len() - self.admin_clients >= self.acceptor.max_clients,
+        }
     }
 
     fn accept_clients(&mut self) {
         let now = self.ctx.now();
-        self.evict_at = None;
+        let mut is_exhausted = false;
         for _ in 0..ACCEPTS {
             match self.acceptor.accept(now, self.free_slots()) {
                 Ok(Some((fd, address, protocol))) => self.add_client(fd, address, protocol),
@@ -432,20 +421,19 @@ impl Worker {
                     if let Some(warning) = self.acceptor.back_off(now, &error, &self.ctx.observer.metrics) {
                         self.ctx.observer.log.warn(format_args!("{warning}"));
                     }
-                    self.evict_idle(false);
+                    is_exhausted = true;
                     break;
                 }
             }
         }
-        if self.lifecycle != Lifecycle::Running {
-            return;
+        let is_full = self.is_full(false);
+        for is_admin in [false, true] {
+            if self.is_full(is_admin) || (is_exhausted && !is_admin) {
+                self.evict_idle(is_admin);
+            }
         }
-        if self.admin_clients >= ADMIN_CLIENTS {
-            self.evict_idle(true);
-        }
-        let is_full = self.is_full();
         let was_full = std::mem::replace(&mut self.is_at_limit, is_full);
-        if is_full {
+        if is_full && self.lifecycle == Lifecycle::Running {
             if !was_full {
                 self.ctx.observer.metrics.increment(Counter::LimitReached);
             }
@@ -456,7 +444,6 @@ impl Worker {
                     self.acceptor.max_clients
                 ));
             }
-            self.evict_idle(false);
         }
     }
 
@@ -472,9 +459,7 @@ impl Worker {
                 return self.reject(conn);
             }
         }
-        let is_admin = protocol == ListenerProtocol::Admin;
-        let listener = if is_admin { ListenerKind::Admin } else { ListenerKind::Public };
-        let peer = Peer { address, is_tls, listener };
+        let peer = Peer { address, is_tls, listener: protocol };
         let mut client = ClientConn {
             conn,
             connection: ProxyConnection::new(now, peer, Rc::clone(&self.ctx.runtime)),
@@ -494,7 +479,7 @@ impl Worker {
         }
         match self.clients.insert(client) {
             Ok(key) => {
-                self.admin_clients += usize::from(is_admin);
+                self.admin_clients += usize::from(protocol == ListenerProtocol::Admin);
                 self.ctx.observer.metrics.increment(Counter::Accepted);
                 self.enqueue(key);
             }
@@ -508,43 +493,33 @@ impl Worker {
         self.closed.push(conn);
     }
 
-    /// The last place is taken, or the last descriptor: the client that has been idle longest is closed, so that there is room
-    /// for one with a request. Where none is idle, new clients wait in the kernel's queue.
+    /// The last place is taken, or the last descriptor: the clients that have been idle longest are closed, so that there is
+    /// room for those with a request; where none is idle, one quiet tunnel. Otherwise new clients wait in the kernel's queue.
     fn evict_idle(&mut self, is_admin: bool) {
         let now = self.ctx.now();
-        if self.evict_scan_at <= now {
-            self.find_evictable(now);
+        if now < self.evict_at[usize::from(is_admin)] {
+            return;
         }
-        while let Some((_, active, key)) = self.evictable[usize::from(is_admin)].pop() {
-            // One that has been active since then is not idle, or not as long as others.
-            if let Some(client) = self.clients.get_mut(key)
-                && client.active == active
-                && !client.is_queued
-            {
-                client.pending = Some(PendingInput::Evict);
-                return self.enqueue(key);
-            }
-        }
-        self.evict_at = Some(self.evict_scan_at);
-    }
-
-    /// Looks at all clients for those that can be closed for others. Not often: there may be many.
-    fn find_evictable(&mut self, now: MonoTime) {
-        self.evict_scan_at = now + ACCEPT_BACKOFF;
+        self.evict_at[usize::from(is_admin)] = now + ACCEPT_BACKOFF;
         let quiet = QUIET_TUNNEL.min(self.ctx.runtime.config.timeouts.tunnel_idle / 2);
-        self.evictable.iter_mut().for_each(Vec::clear);
-        for (key, client) in self.clients.iter() {
+        let mut found = Vec::new();
+        for (key, client) in self.clients.iter().filter(|(_, client)| client.is_admin() == is_admin) {
             let is_tunnel = client.connection.is_tunnel();
             let is_idle = is_tunnel || client.connection.is_idle() && !client.conn.needs_flush();
             let min_age = if is_tunnel { quiet } else { MIN_IDLE };
-            if is_idle && now.saturating_duration_since(client.active) >= min_age {
-                self.evictable[usize::from(client.is_admin())].push((is_tunnel, client.active, key));
+            if is_idle && !client.is_queued && now.saturating_duration_since(client.active) >= min_age {
+                found.push((is_tunnel, client.active, key));
             }
         }
-        for list in &mut self.evictable {
-            list.sort_unstable_by(|a, b| b.cmp(a));
-            list.drain(..list.len().saturating_sub(MAX_EVICTABLE));
-            list.shrink_to(MAX_EVICTABLE);
+        found.sort_unstable();
+        let places = if is_admin { ADMIN_CLIENTS } else { self.acceptor.max_clients };
+        for (at, (is_tunnel, _, key)) in found.into_iter().take(places.div_ceil(EVICTED_PART)).enumerate() {
+            if let Some(client) = self.clients.get_mut(key)
+                && (at == 0 || !is_tunnel)
+            {
+                client.pending = Some(PendingInput::Evict);
+                self.enqueue(key);
+            }
         }
     }
 
@@ -618,7 +593,8 @@ mod tests {
     use mio::Waker;
 
     use crate::config::Config;
-    use crate::proxy::proxy_connection::AccessRecord;
+    use crate::extras::metrics::Registry;
+    use crate::proxy::proxy_connection::{AccessRecord, Observer};
 
     use super::super::dns::SystemLookup;
 
@@ -647,10 +623,9 @@ mod tests {
             dns: resolver.clone(),
             queue: Arc::new(WorkerQueue::new(waker)),
             tls: Tls::load(&runtime.config).expect("there is none"),
-            registry: Arc::new(Registry::new(1, Duration::ZERO)),
-            number: 0,
         };
-        Worker::new(seed, runtime, Box::new(Silent))
+        let registry = Arc::new(Registry::new(1, Duration::ZERO));
+        Worker::new(seed, runtime, MeteredObserver::new(registry, 0, Box::new(Silent)))
     }
 
     /// A client of `worker`: the far end.
@@ -679,7 +654,7 @@ mod tests {
         let mut events = Events::with_capacity(EVENTS);
         let mut run = |worker: &mut Worker| {
             worker.poll.poll(&mut events, Some(Duration::ZERO)).expect("a poller");
-            worker.run_once(events.iter().map(|event| (event.token(), Readiness::of(event))));
+            worker.run_once(events.iter().map(|event| (event.token(), SocketFlags::of(event))));
         };
         let mut downloads: Vec<UnixStream> = (0..DOWNLOADS).map(|_| client(&mut worker)).collect();
         let mut small = client(&mut worker);
@@ -716,7 +691,7 @@ mod tests {
         let mut turn_after = |worker: &mut Worker, seconds| {
             worker.ctx.clock.set(worker.ctx.now() + Duration::from_secs(seconds));
             worker.poll.poll(&mut events, Some(Duration::ZERO)).expect("a poller");
-            worker.run_once(events.iter().map(|event| (event.token(), Readiness::of(event))));
+            worker.run_once(events.iter().map(|event| (event.token(), SocketFlags::of(event))));
             worker.clients.iter().count()
         };
         while turn_after(&mut worker, 0) == 1 && !worker.run_queue.is_empty() {}
@@ -729,27 +704,6 @@ mod tests {
         assert_eq!(turn_after(&mut worker, 61), 1, "it has taken something since it was last asked about");
         assert_eq!(turn_after(&mut worker, 61), 0, "it takes nothing any more");
         resolver.stop();
-    }
-
-    #[test]
-    fn m5_an_idle_client_goes_before_a_tunnel_that_was_found_earlier() {
-        let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("threads");
-        let mut worker = worker(&resolver);
-        let (_tunnel, _idle) = (client(&mut worker), client(&mut worker));
-        worker.run_once(std::iter::empty());
-        let keys = worker.clients.keys();
-        let (tunnel, idle) = (keys[0], keys[1]);
-        let start = worker.ctx.now();
-        worker.clients.get_mut(tunnel).expect("it").active = start + Duration::from_secs(1);
-        let active = worker.clients.get(tunnel).expect("it").active;
-        // An earlier search found the tunnel, and no idle client but those that are closed now.
-        // One that was idle then has been driven since.
-        worker.evictable[0] = vec![(true, active, tunnel), (false, MonoTime::FIRST, tunnel)];
-        worker.ctx.clock.set(start + Duration::from_secs(600));
-        worker.evict_idle(false);
-        let pending = [tunnel, idle].map(|key| worker.clients.get(key).expect("it").pending);
-        resolver.stop();
-        assert_eq!(pending, [None, Some(PendingInput::Evict)]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::cause::{Cause, FORWARDED_METHODS};
 use super::connection::{Options, allowed_protocols};
-use super::events::{ListenerKind, Peer};
+use super::events::{ListenerProtocol, Peer};
 use super::forwarded::{PeerTrust, believed_prefix, is_local};
 use super::route::write_target;
 use super::runtime::Runtime;
@@ -94,7 +94,7 @@ pub fn admit(
     if let Some(by) = built_in(head, path, query, peer, runtime)? {
         return Ok(Decision { framing, by });
     }
-    if peer.listener == ListenerKind::Admin {
+    if peer.listener == ListenerProtocol::Admin {
         return Err(Cause::NoRoute);
     }
     let found = runtime.router.find(path).ok_or(Cause::NoRoute)?;
@@ -163,8 +163,10 @@ fn has_metrics(head: &RequestHead, peer: &Peer, runtime: &Runtime) -> bool {
     let config = &runtime.config;
     config.admin.metrics
         && match peer.listener {
-            ListenerKind::Admin => true,
-            ListenerKind::Public => config.admin.listen_addr.is_empty() && is_local(peer, &head.fields),
+            ListenerProtocol::Admin => true,
+            ListenerProtocol::Plain | ListenerProtocol::Tls => {
+                config.admin.listen_addr.is_empty() && is_local(peer, &head.fields)
+            }
         }
 }
 
@@ -324,7 +326,7 @@ mod tests {
         let moved = "admin: {listen_addr: ':9'}\n";
         let off = "admin: {metrics: false}\n";
         let from = |text: &str| Peer { address: text.parse().ok(), ..Peer::default() };
-        let admin = |text: &str| Peer { listener: ListenerKind::Admin, ..from(text) };
+        let admin = |text: &str| Peer { listener: ListenerProtocol::Admin, ..from(text) };
         for (name, config, peer, lines, expected) in [
             ("loopback", "", from("127.0.0.1:5000"), "", true),
             ("all of it", "", from("127.9.9.9:5000"), "", true),
@@ -358,7 +360,7 @@ mod tests {
     #[test]
     fn nothing_but_the_built_ins_is_served_at_the_entrance_for_the_operator() {
         let runtime = runtime();
-        let peer = Peer { listener: ListenerKind::Admin, ..Peer::default() };
+        let peer = Peer { listener: ListenerProtocol::Admin, ..Peer::default() };
         for (start, expected) in [
             ("GET /health HTTP/1.1", Ok(Handler::Health)),
             ("GET /configz HTTP/1.1", Ok(Handler::Configz)),

@@ -123,16 +123,18 @@ pub struct Peer {
     /// Whether the client speaks TLS to us.
     pub is_tls: bool,
     /// Where it came in.
-    pub listener: ListenerKind,
+    pub listener: ListenerProtocol,
 }
 
-/// Where a client came in: what is served depends on it.
+/// What clients of a listening socket speak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ListenerKind {
-    /// Where everybody may: the routes, and /metrics for local clients unless it has an entrance of its own.
+pub enum ListenerProtocol {
+    /// HTTP.
     #[default]
-    Public,
-    /// On `admin.listen_addr`: the built-in resources, and nothing else.
+    Plain,
+    /// HTTP in TLS.
+    Tls,
+    /// HTTP, and only the built-in resources, for the operator: on `admin.listen_addr`.
     Admin,
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use super::context::WorkerContext;
 pub use super::events::{
-    CertificateError, CloseMode, Command, ConnectError, Input, ListenerKind, Now, Peer, Side, UpstreamEvent,
+    CertificateError, CloseMode, Command, ConnectError, Input, ListenerProtocol, Now, Peer, Side, UpstreamEvent,
 };
 pub use super::flow_control::ReadPurpose;
 pub use super::request_log::{AccessRecord, Observer};

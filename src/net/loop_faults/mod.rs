@@ -36,7 +36,8 @@ use super::dns::{DnsCache, SystemLookup};
 use super::event_source::EventSource;
 use super::listeners::ListenerProtocol;
 use super::memory_budget::MemoryBudget;
-use super::socket::Readiness;
+use super::observer::MeteredObserver;
+use super::socket::SocketFlags;
 use super::splice::Pipes;
 use super::tls::Tls;
 use super::worker::{Worker, WorkerInit};
@@ -75,7 +76,7 @@ struct World {
     events: Events,
     now: MonoTime,
     /// Events that have not been handed over yet.
-    held: Vec<(Token, Readiness)>,
+    held: Vec<(Token, SocketFlags)>,
     clients: Vec<Client>,
     origins: Vec<Origin>,
     said: Rc<RefCell<Said>>,
@@ -83,8 +84,8 @@ struct World {
 }
 
 /// Everything at once; it may be wrong (rule M3).
-const EVERYTHING: Readiness =
-    Readiness::READABLE.union(Readiness::WRITABLE).union(Readiness::RDHUP).union(Readiness::ERROR);
+const EVERYTHING: SocketFlags =
+    SocketFlags::READABLE.union(SocketFlags::WRITABLE).union(SocketFlags::RDHUP).union(SocketFlags::ERROR);
 
 /// A round without anything that moves is a standstill only when it is not the fault plan's doing.
 const STILL: u32 = 60;
@@ -109,10 +110,10 @@ impl World {
             dns: resolver.clone(),
             queue: Arc::new(WorkerQueue::new(waker)),
             tls: Tls::load(&runtime.config).expect("there is none"),
-            registry: Arc::new(Registry::new(1, Duration::ZERO)),
-            number: 0,
         };
-        let worker = Worker::new(seed, Rc::clone(runtime), Box::new(Ear(Rc::clone(&said), is_fair)));
+        let registry = Arc::new(Registry::new(1, Duration::ZERO));
+        let observer = MeteredObserver::new(registry, 0, Box::new(Ear(Rc::clone(&said), is_fair)));
+        let worker = Worker::new(seed, Rc::clone(runtime), observer);
         let now = worker.ctx.now();
         let (held, clients, origins) = (Vec::new(), Vec::new(), Vec::new());
         World { random, worker, events: Events::with_capacity(64), now, held, clients, origins, said, is_fair }
@@ -137,7 +138,7 @@ impl World {
     /// One turn of the worker, with the events that the fault plan lets through.
     fn turn(&mut self) -> Result<bool, String> {
         self.worker.poll.poll(&mut self.events, Some(Duration::ZERO)).map_err(|error| error.to_string())?;
-        self.held.extend(self.events.iter().map(|event| (event.token(), Readiness::of(event))));
+        self.held.extend(self.events.iter().map(|event| (event.token(), SocketFlags::of(event))));
         let owed = with_fault_plan(|fault_plan| {
             let due: Vec<RawFd> = fault_plan.owed.drain().collect();
             due.into_iter().filter_map(|fd| fault_plan.tokens.get(&fd).copied()).collect::<Vec<_>>()

@@ -22,7 +22,7 @@ use std::task::Poll;
 
 use rustls::{Connection, Error};
 
-use crate::net::socket::{ReadOutcome, Readiness, Socket, WriteOutcome};
+use crate::net::socket::{ReadOutcome, Socket, SocketFlags, WriteOutcome};
 
 use super::{HandshakeError, TlsLayer};
 
@@ -167,7 +167,7 @@ impl TlsStream {
         while self.session.wants_write() && socket.can_write() {
             match self.session.write_tls(&mut SocketWriter(socket)) {
                 Ok(len) => written += len,
-                Err(_) if socket.has(Readiness::WRITE_CLOSED) => self.write_state = WriteState::Failed,
+                Err(_) if socket.has(SocketFlags::WRITE_CLOSED) => self.write_state = WriteState::Failed,
                 Err(_) => break,
             }
         }
@@ -279,7 +279,7 @@ impl TlsLayer for TlsStream {
     }
 
     fn needs_flush(&self, socket: &Socket) -> bool {
-        self.write_state == WriteState::Failed || (self.session.wants_write() && !socket.has(Readiness::WRITE_CLOSED))
+        self.write_state == WriteState::Failed || (self.session.wants_write() && !socket.has(SocketFlags::WRITE_CLOSED))
     }
 
     fn shutdown_write(&mut self, socket: &mut Socket) {
