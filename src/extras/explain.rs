@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 
 use crate::config::{Rewrite, RouteConfig, UpstreamUrl};
-use crate::http::fields::{HeaderId, HeaderRef, HeaderSet, is_framing_look_alike};
+use crate::http::fields::{HeaderId, HeaderRef, HeaderSet};
 use crate::http::head::{HeadLimits, Method, RequestHead, parse_head};
 use crate::http::target::{Target, parse_target};
 use crate::proxy::admit::{ForwardPlan, Handler, admit};
@@ -21,7 +21,7 @@ use crate::proxy::proxy_connection::{ProxyConnection, TransactionPool, WorkerCon
 use crate::proxy::request_log::{AccessRecord, Observer};
 use crate::proxy::route::Router;
 use crate::proxy::runtime::{Runtime, UpstreamId};
-use crate::proxy::strip::{Reason, StripRules, reason_to_add, strip_after_hooks};
+use crate::proxy::strip::{StripRules, reason_to_add, strip_after_hooks};
 
 /// Where the reasons begin, where lines are short.
 const COLUMN: usize = 48;
@@ -121,7 +121,7 @@ impl<'a> Received<'a> {
         if !has_host && !line.ends_with(" HTTP/1.0") {
             let target = line.split(' ').nth(1).unwrap_or_default();
             let host = match parse_target(target.as_bytes(), false) {
-                Ok(Target::Absolute { authority, .. }) => String::from_utf8_lossy(authority).into_owned(),
+                Ok(Target { origin: Some((_, authority)), .. }) => String::from_utf8_lossy(authority).into_owned(),
                 _ => request.host.to_owned(),
             };
             put!(out, "No Host was given: {host} is assumed.");
@@ -164,7 +164,6 @@ impl<'a> Received<'a> {
         let mut forwarded = RequestHead::default();
         let _ = parse_head(sent, &UNLIMITED, &mut forwarded);
         let rules = StripRules { plan: &plan, trust: PeerTrust::of(peer, &self.runtime.config.forwarded) };
-        let because = |Reason { rule, words }| format!("{rule}: {words}");
         let mut added: Vec<HeaderRef<'_>> = forwarded.fields.iter().collect();
         for line in self.lines() {
             let is_same =
@@ -174,18 +173,18 @@ impl<'a> Received<'a> {
             if let Some(index) = added.iter().position(is_same).filter(|_| !is_replaced) {
                 added.remove(index);
                 put_field(out, ' ', &line, None);
-            } else if is_framing_look_alike(line.name) {
-                put_field(out, '-', &line, Some("S9: some origins would take it for a framing field".to_owned()));
+            } else if line.id == HeaderId::FramingLookAlike {
+                put_field(out, '-', &line, Some("S9: some origins would take it for a framing field"));
             } else {
-                let reason = rules.reason(&line, &connection_named, upstream).map(because);
-                put_field(out, '-', &line, Some(reason.unwrap_or("changed, see below".to_owned())));
+                let reason = rules.reason(&line, &connection_named, upstream);
+                put_field(out, '-', &line, Some(reason.unwrap_or("changed, see below")));
             }
         }
         for line in added {
             // What is added of that name is the upstream's own.
             let is_secret = line.id == HeaderId::Authorization;
             let shown = if is_secret { HeaderRef { value: b"(not shown)", ..line } } else { line };
-            put_field(out, '+', &shown, reason_to_add(line.id).map(because));
+            put_field(out, '+', &shown, reason_to_add(line.id));
         }
 
         let fields = &self.parsed.fields;
@@ -257,7 +256,7 @@ impl<'a> Received<'a> {
     /// Which route is chosen, and why not the others: each is asked alone.
     fn explain_routes(&self, chosen: Option<u32>, out: &mut String) {
         let target = parse_target(&self.parsed.target, self.parsed.method == Method::Options);
-        let Ok(Target::Origin { path, .. } | Target::Absolute { path, .. }) = target else { return };
+        let Ok(Target { path, .. }) = target else { return };
         let routes = &self.runtime.config.routes;
         put!(out, "\nroute");
         let mut others = 0;
@@ -300,7 +299,7 @@ fn explain_response(route: &RouteConfig, upstream: &UpstreamUrl, out: &mut Strin
     }
 }
 
-fn put_field(out: &mut String, sign: char, line: &HeaderRef<'_>, reason: Option<String>) {
+fn put_field(out: &mut String, sign: char, line: &HeaderRef<'_>, reason: Option<&str>) {
     let left = format!("{sign} {}: {}", printable(line.name), printable(line.value));
     match reason {
         None => put!(out, "{left}"),

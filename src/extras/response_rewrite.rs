@@ -28,7 +28,7 @@
 use crate::config::{Rewrite, RouteConfig, Scheme, UpstreamUrl};
 use crate::http::chars::{find, is_word, list_members, split};
 use crate::http::fields::{Fields, HeaderId, HeaderRef, HeaderSet};
-use crate::http::target::{has_dot_segment, host_of, same_authority};
+use crate::http::target::{has_dot_segment, host_of, same_authority, split_scheme};
 use crate::proxy::route::write_target;
 use crate::proxy::runtime::Runtime;
 
@@ -289,7 +289,7 @@ fn strip_parent<'p>(path: &'p [u8], parent: &[u8]) -> Option<&'p [u8]> {
 
 /// Whether two authorities are one name, and one port whichever of both schemes has it for its own.
 fn is_same_name(a: &[u8], b: &[u8]) -> bool {
-    !b.is_empty() && (same_authority(a, b, false) || same_authority(a, b, true))
+    !b.is_empty() && (same_authority(a, b, Scheme::Http) || same_authority(a, b, Scheme::Https))
 }
 
 /// Appends `value` with what `write` makes of the references in angle brackets, outside of what stands between the two
@@ -348,14 +348,11 @@ impl<'a> Url<'a> {
         if start.iter().any(|byte| matches!(byte, b'\\' | b'\t')) {
             return None;
         }
-        let after = |scheme: &str| {
-            let (word, rest) = start.split_at_checked(scheme.len())?;
-            word.eq_ignore_ascii_case(scheme.as_bytes()).then_some(rest)
-        };
-        let schemes = [("http://", Some(Scheme::Http)), ("https://", Some(Scheme::Https)), ("//", None)];
-        let Some((rest, scheme)) = schemes.into_iter().find_map(|(word, scheme)| Some((after(word)?, scheme))) else {
-            let url = Url { scheme: None, origin: b"", authority: b"", path: start, query };
-            return start.starts_with(b"/").then_some(url);
+        let (scheme, rest) = match (split_scheme(start), start) {
+            (Some((scheme, rest)), _) => (Some(scheme), rest),
+            (None, [b'/', b'/', rest @ ..]) => (None, rest),
+            (None, [b'/', ..]) => return Some(Url { scheme: None, origin: b"", authority: b"", path: start, query }),
+            (None, _) => return None,
         };
         let (authority, path) = rest.split_at(find(rest, b'/').unwrap_or(rest.len()));
         let origin = &start[..start.len() - path.len()];

@@ -59,33 +59,22 @@ impl Body {
     ///
     /// All of `input` is consumed unless the body has ended.
     pub fn read(&mut self, input: &[u8], mut sink: impl FnMut(&[u8])) -> Result<(usize, bool), HttpError> {
-        match self {
-            Body::Length { left } => {
-                let len = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
-                if len > 0 {
-                    sink(&input[..len]);
-                }
-                *left -= len as u64;
-                Ok((len, *left == 0))
+        let Body::Chunked(decoder) = self else {
+            let len = usize::try_from(self.bypass_limit()).map_or(input.len(), |limit| limit.min(input.len()));
+            if len > 0 {
+                sink(&input[..len]);
             }
-            Body::Chunked(decoder) => {
-                let mut at = 0;
-                loop {
-                    match decoder.decode(&input[at..])? {
-                        ChunkEvent::Data { data, consumed } => {
-                            sink(data);
-                            at += consumed;
-                        }
-                        ChunkEvent::NeedMore => return Ok((input.len(), false)),
-                        ChunkEvent::End { consumed } => return Ok((at + consumed, true)),
-                    }
+            return Ok((len, self.bypassed(len as u64)));
+        };
+        let mut at = 0;
+        loop {
+            match decoder.decode(&input[at..])? {
+                ChunkEvent::Data { data, consumed } => {
+                    sink(data);
+                    at += consumed;
                 }
-            }
-            Body::UntilClose => {
-                if !input.is_empty() {
-                    sink(input);
-                }
-                Ok((input.len(), false))
+                ChunkEvent::NeedMore => return Ok((input.len(), false)),
+                ChunkEvent::End { consumed } => return Ok((at + consumed, true)),
             }
         }
     }

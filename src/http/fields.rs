@@ -22,6 +22,8 @@ macro_rules! header_ids {
             /// No name of the table, but a server that turns what is no letter or digit into `_` (CGI, WSGI, Rack)
             /// reads it as one of `SET_BY_THE_PROXY`.
             LookAlike,
+            /// The same of a framing field (rule S9).
+            FramingLookAlike,
         }
 
         /// The names, by their numbers.
@@ -118,7 +120,10 @@ impl HeaderId {
         if candidate == HeaderId::Other || is_word(name, word) {
             candidate
         } else if SET_BY_THE_PROXY.has(candidate) && is_look_alike(name, word) {
-            HeaderId::LookAlike
+            match candidate {
+                HeaderId::ContentLength | HeaderId::TransferEncoding => HeaderId::FramingLookAlike,
+                _ => HeaderId::LookAlike,
+            }
         } else {
             HeaderId::Other
         }
@@ -167,13 +172,6 @@ impl HeaderSet {
     }
 }
 
-/// Whether an origin to which every byte that is no letter or digit is a dash would take `name` for a framing field
-/// (rule S9). The field itself is no look-alike.
-pub fn is_framing_look_alike(name: &[u8]) -> bool {
-    let is_like = |word: &&str| is_look_alike(name, word.as_bytes());
-    HeaderId::of(name) == HeaderId::LookAlike && ["content-length", "transfer-encoding"].iter().any(is_like)
-}
-
 /// One field line, borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderRef<'a> {
@@ -188,7 +186,7 @@ pub struct HeaderRef<'a> {
 impl HeaderRef<'_> {
     /// Whether the line's name is `name`, which is `known`.
     fn is_named(&self, name: &[u8], known: HeaderId) -> bool {
-        let is_one_name = !matches!(known, HeaderId::Other | HeaderId::LookAlike);
+        let is_one_name = !matches!(known, HeaderId::Other | HeaderId::LookAlike | HeaderId::FramingLookAlike);
         self.id == known && (is_one_name || self.name.eq_ignore_ascii_case(name))
     }
 }
@@ -222,8 +220,6 @@ pub struct Fields {
     /// The lines, and what is left of lines that were removed or given a longer value.
     bytes: Vec<u8>,
     lines: Vec<Slot>,
-    /// How many of the bytes belong to no line any more.
-    unused: usize,
     /// All names that lines were added of: a removed line's may be left.
     seen: HeaderSet,
 }
@@ -231,14 +227,13 @@ pub struct Fields {
 impl Fields {
     /// An empty section, which owns no memory.
     pub const fn new() -> Self {
-        Fields { bytes: Vec::new(), lines: Vec::new(), unused: 0, seen: HeaderSet(0) }
+        Fields { bytes: Vec::new(), lines: Vec::new(), seen: HeaderSet(0) }
     }
 
     /// Forgets all lines, keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.lines.clear();
-        self.unused = 0;
         self.seen = HeaderSet(0);
     }
 
@@ -249,7 +244,7 @@ impl Fields {
 
     /// How many bytes [`write`](Fields::write) appends.
     pub fn wire_len(&self) -> usize {
-        self.bytes.len() - self.unused
+        self.lines.iter().map(|slot| slot.end - slot.start).sum()
     }
 
     /// How many lines there are.
@@ -308,7 +303,7 @@ impl Fields {
             (start, seen) = (end, seen.with(id));
             slot
         }));
-        if !is_as_written || start != section.len() || seen.has(HeaderId::LookAlike) {
+        if !is_as_written || start != section.len() || seen.has(HeaderId::FramingLookAlike) {
             self.lines.clear();
             return false;
         }
@@ -330,8 +325,7 @@ impl Fields {
 
     /// All lines of these names, in order.
     pub fn lines(&self, ids: HeaderSet) -> impl DoubleEndedIterator<Item = HeaderRef<'_>> + Clone + '_ {
-        let lines = if self.may_contain_any(ids) { &self.lines[..] } else { &[] };
-        lines.iter().filter(move |slot| ids.has(slot.id)).map(|slot| slot.line(&self.bytes))
+        self.indices(ids).map(|index| self.lines[index].line(&self.bytes))
     }
 
     /// All values of a name that the proxy knows, in order.
@@ -368,25 +362,20 @@ impl Fields {
     /// Gives line `index` a new value. Nothing happens where there is no such line.
     pub fn set_value(&mut self, index: usize, value: &[u8]) {
         let Some(slot) = self.lines.get_mut(index) else { return };
-        let Slot { start, name_end, end, .. } = *slot;
-        let value_start = name_end + COLON.len();
-        if value.len() <= end - CRLF.len() - value_start {
-            // It fits where the old one stood, so that setting a value over and over does not grow the section.
-            let value_end = value_start + value.len();
-            slot.end = value_end + CRLF.len();
-            self.unused += end - slot.end;
-            self.bytes[value_start..value_end].copy_from_slice(value);
-            self.bytes[value_end..value_end + CRLF.len()].copy_from_slice(CRLF);
-            return;
+        let name_len = slot.name_end - slot.start;
+        let len = name_len + COLON.len() + value.len() + CRLF.len();
+        // Where it fits it stands where the old one stood, so that setting a value over and over does not grow the section.
+        if len > slot.end - slot.start {
+            let start = self.bytes.len();
+            self.bytes.extend_from_within(slot.start..slot.name_end);
+            self.bytes.resize(start + len, b' ');
+            (slot.start, slot.name_end) = (start, start + name_len);
         }
-        self.unused += end - start;
-        slot.start = self.bytes.len();
-        slot.name_end = slot.start + (name_end - start);
-        self.bytes.reserve(value_start - start + value.len() + CRLF.len());
-        self.bytes.extend_from_within(start..value_start);
-        self.bytes.extend_from_slice(value);
-        self.bytes.extend_from_slice(CRLF);
-        slot.end = self.bytes.len();
+        slot.end = slot.start + len;
+        let (start, end) = (slot.name_end + COLON.len(), slot.end - CRLF.len());
+        self.bytes[slot.name_end..start].copy_from_slice(COLON);
+        self.bytes[start..end].copy_from_slice(value);
+        self.bytes[end..slot.end].copy_from_slice(CRLF);
     }
 
     /// Removes all lines of that name, whatever its case; says whether there was one.
@@ -399,26 +388,16 @@ impl Fields {
     /// Removes all lines of these names.
     pub fn remove_all(&mut self, ids: HeaderSet) {
         if self.may_contain_any(ids) {
-            self.retain_slots(|slot, _| !ids.has(slot.id));
+            self.lines.retain(|slot| !ids.has(slot.id));
             self.seen.0 &= !ids.0;
         }
     }
 
-    /// Keeps the lines for which `keep` says so, in order.
+    /// Keeps the lines for which `keep` says so, in order. The bytes of the others stay until the next `clear`: to move those
+    /// behind them would cost more than they weigh.
     pub fn retain(&mut self, mut keep: impl FnMut(HeaderRef<'_>) -> bool) {
-        self.retain_slots(|slot, bytes| keep(slot.line(bytes)));
-    }
-
-    /// The bytes of a removed line stay until the next `clear`: moving the others would cost more than they weigh.
-    fn retain_slots(&mut self, mut keep: impl FnMut(&Slot, &[u8]) -> bool) {
-        let Fields { bytes, lines, unused, .. } = self;
-        lines.retain(|slot| {
-            let is_kept = keep(slot, bytes);
-            if !is_kept {
-                *unused += slot.end - slot.start;
-            }
-            is_kept
-        });
+        let bytes = &self.bytes;
+        self.lines.retain(|slot| keep(slot.line(bytes)));
     }
 
     /// Where lines that were removed or written anew have left more than `max` bytes in use, moves what is there together.
@@ -440,10 +419,7 @@ impl Fields {
 
     /// The same, without the lines of these names.
     pub fn write_without(&self, ids: HeaderSet, out: &mut Vec<u8>) {
-        if self.unused == 0 && !self.may_contain_any(ids) {
-            return out.extend_from_slice(&self.bytes);
-        }
-        out.reserve(self.wire_len());
+        out.reserve(self.bytes.len());
         // Lines that stand side by side leave as one copy.
         let (mut start, mut end) = (0, 0);
         for slot in self.lines.iter().filter(|slot| !ids.has(slot.id)) {
@@ -595,7 +571,11 @@ mod tests {
                 let mut changed = name.as_bytes().to_vec();
                 changed[index] = b'_';
                 let is_look_alike = SET_BY_THE_PROXY.has(known) && name.as_bytes()[index] == b'-';
-                let expected = if is_look_alike { HeaderId::LookAlike } else { HeaderId::Other };
+                let expected = match known {
+                    _ if !is_look_alike => HeaderId::Other,
+                    HeaderId::ContentLength | HeaderId::TransferEncoding => HeaderId::FramingLookAlike,
+                    _ => HeaderId::LookAlike,
+                };
                 assert_eq!(HeaderId::of(&changed), expected, "{name} changed at {index}");
                 changed[index] = name.as_bytes()[index].to_ascii_uppercase();
                 assert_eq!(HeaderId::of(&changed), known, "{name} with upper case at {index}");
@@ -612,16 +592,17 @@ mod tests {
     fn s9_look_alikes_differ_in_what_is_no_letter_or_digit() {
         for byte in (0x21..0x7f).filter(|&byte| crate::http::chars::is_tchar(byte)) {
             let is_separator = !byte.is_ascii_alphanumeric();
-            for (word, is_framing) in
-                [("x-forwarded-for", false), ("Content-Length", true), ("TRANSFER-encoding", true)]
-            {
+            for (word, look_alike) in [
+                ("x-forwarded-for", HeaderId::LookAlike),
+                ("Content-Length", HeaderId::FramingLookAlike),
+                ("TRANSFER-encoding", HeaderId::FramingLookAlike),
+            ] {
                 let at = word.find('-').expect("a dash");
                 let mut name = word.as_bytes().to_vec();
                 name[at] = byte;
                 let is_itself = byte == b'-';
                 let shown = name.escape_ascii();
-                assert_eq!(HeaderId::of(&name) == HeaderId::LookAlike, is_separator && !is_itself, "{shown}");
-                assert_eq!(is_framing_look_alike(&name), is_framing && is_separator && !is_itself, "{shown}");
+                assert_eq!(HeaderId::of(&name) == look_alike, is_separator && !is_itself, "{shown}");
             }
         }
         // Two look-alikes are not one name.

@@ -24,11 +24,11 @@
 
 use std::mem::MaybeUninit;
 
-use httparse::{Header, ParserConfig, Status};
+use httparse::{Error, Header, ParserConfig, Status};
 
 use super::chars;
 use super::error::HttpError;
-use super::fields::{Fields, HeaderId, HeaderSet, is_framing_look_alike};
+use super::fields::{Fields, HeaderId, HeaderSet};
 
 pub use super::start_line::{Method, Version, reason_phrase};
 
@@ -154,7 +154,7 @@ impl HeadParser {
                     return Ok(Some(len));
                 }
                 Ok(None) if !lines_of(&lines[self.line_start..]).any(is_bare) => self.line_start = lines.len(),
-                Ok(None) | Err(Refused) => return Err(first_error::<H>(lines, limits)),
+                Ok(None) | Err(_) => return Err(first_error::<H>(lines, limits)),
             }
         }
         let line = &window[self.line_start..];
@@ -167,15 +167,8 @@ impl HeadParser {
     }
 }
 
-/// The head, or what has come of it, breaks a rule; `first_error` knows which.
-#[derive(Debug)]
-pub struct Refused;
-
-impl From<httparse::Error> for Refused {
-    fn from(_: httparse::Error) -> Refused {
-        Refused
-    }
-}
+/// What httparse did not refuse by itself; `first_error` knows which rule it breaks.
+const REFUSED: Error = Error::Token;
 
 /// What requests, responses and trailer sections differ in: the first line.
 pub trait Head {
@@ -183,7 +176,7 @@ pub trait Head {
     fn clear(&mut self);
     /// Fills `self`, which is empty, from a head at the start of `bytes` and returns the length of that. Where that is not
     /// whole or refused, `self` is left empty.
-    fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused>;
+    fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Error>;
     /// The most bytes of the first line without CRLF.
     fn max_start_line(_: &HeadLimits) -> usize {
         usize::MAX
@@ -205,20 +198,20 @@ impl Head for RequestHead {
         self.fields.clear();
     }
 
-    fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused> {
+    fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Error> {
         count_run();
         let mut slots = [MaybeUninit::uninit(); MAX_FIELD_LINES];
         let mut parsed = httparse::Request::new(&mut []);
         let status = parsed.parse_with_uninit_headers(bytes, &mut slots[..max_lines(limits)])?;
         let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
             // No more than an empty line.
-            return if CRLF.starts_with(bytes) { Ok(None) } else { Err(Refused) };
+            return if CRLF.starts_with(bytes) { Ok(None) } else { Err(REFUSED) };
         };
         let start = offset_in(bytes, method.as_bytes());
         let is_in_front = start == 0 || bytes[..start] == *CRLF;
         let line_len = method.len() + target.len() + "  HTTP/1.1".len();
         if !is_in_front || !target.is_ascii() || line_len > limits.request_line {
-            return Err(Refused);
+            return Err(REFUSED);
         }
         let Status::Complete(len) = status else { return Ok(None) };
         take_fields(&bytes[..len], parsed.headers, &mut self.fields)?;
@@ -253,17 +246,17 @@ impl Head for ResponseHead {
         self.fields.clear();
     }
 
-    fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused> {
+    fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Error> {
         count_run();
         let mut slots = [MaybeUninit::uninit(); MAX_FIELD_LINES];
         let slots = &mut slots[..max_lines(limits)];
         let mut parsed = httparse::Response::new(&mut []);
         let status = ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, bytes, slots)?;
         let (Some(version), Some(code), Some(reason)) = (parsed.version, parsed.code, parsed.reason) else {
-            return Err(Refused);
+            return Err(REFUSED);
         };
         if !bytes.starts_with(b"HTTP/") || code < 100 {
-            return Err(Refused);
+            return Err(REFUSED);
         }
         let Status::Complete(len) = status else { return Ok(None) };
         take_fields(&bytes[..len], parsed.headers, &mut self.fields)?;
@@ -283,7 +276,7 @@ impl Head for Fields {
         Fields::clear(self);
     }
 
-    fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Refused> {
+    fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Error> {
         let mut slots = [httparse::EMPTY_HEADER; MAX_FIELD_LINES];
         match httparse::parse_headers(bytes, &mut slots[..max_lines(limits)])? {
             Status::Complete((len, lines)) => take_fields(&bytes[..len], lines, self).map(|()| Some(len)),
@@ -314,14 +307,14 @@ fn reason_of(head: &[u8]) -> &[u8] {
 }
 
 /// Takes over the field lines of `head`, a whole head, where each line of that ends with CRLF (rule S8).
-fn take_fields(head: &[u8], lines: &[Header<'_>], fields: &mut Fields) -> Result<(), Refused> {
+fn take_fields(head: &[u8], lines: &[Header<'_>], fields: &mut Fields) -> Result<(), Error> {
     let Some(first) = lines.first() else {
-        return if head.ends_with(b"\r\n\r\n") || head == CRLF { Ok(()) } else { Err(Refused) };
+        return if head.ends_with(b"\r\n\r\n") || head == CRLF { Ok(()) } else { Err(REFUSED) };
     };
     let (start, section) = head.split_at(offset_in(head, first.name.as_bytes()));
-    let section = section.strip_suffix(CRLF).ok_or(Refused)?;
+    let section = section.strip_suffix(CRLF).ok_or(REFUSED)?;
     if !start.is_empty() && !start.ends_with(CRLF) {
-        return Err(Refused);
+        return Err(REFUSED);
     }
     // Nearly all sections stand there as we would write them.
     if fields.copy_section(section, lines) {
@@ -329,9 +322,9 @@ fn take_fields(head: &[u8], lines: &[Header<'_>], fields: &mut Fields) -> Result
     }
     let is_after_crlf = |line: &Header<'_>| section[..offset_in(section, line.name.as_bytes())].ends_with(CRLF);
     if !section.ends_with(CRLF) || !lines[1..].iter().all(is_after_crlf) {
-        return Err(Refused);
+        return Err(REFUSED);
     }
-    for line in lines.iter().filter(|line| !is_framing_look_alike(line.name.as_bytes())) {
+    for line in lines.iter().filter(|line| HeaderId::of(line.name.as_bytes()) != HeaderId::FramingLookAlike) {
         fields.add(line.name.as_bytes(), line.value);
     }
     Ok(())

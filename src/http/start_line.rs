@@ -28,36 +28,30 @@ pub enum Method {
     Other(Box<[u8]>),
 }
 
+static METHODS: [(&[u8], Method); 9] = [
+    (b"GET", Method::Get),
+    (b"HEAD", Method::Head),
+    (b"POST", Method::Post),
+    (b"PUT", Method::Put),
+    (b"DELETE", Method::Delete),
+    (b"CONNECT", Method::Connect),
+    (b"OPTIONS", Method::Options),
+    (b"TRACE", Method::Trace),
+    (b"PATCH", Method::Patch),
+];
+
 impl Method {
     /// The method that `token` names; methods are case-sensitive.
     pub fn of(token: &[u8]) -> Method {
-        match token {
-            b"GET" => Method::Get,
-            b"HEAD" => Method::Head,
-            b"POST" => Method::Post,
-            b"PUT" => Method::Put,
-            b"DELETE" => Method::Delete,
-            b"CONNECT" => Method::Connect,
-            b"OPTIONS" => Method::Options,
-            b"TRACE" => Method::Trace,
-            b"PATCH" => Method::Patch,
-            other => Method::Other(other.into()),
-        }
+        let known = METHODS.iter().find(|(name, _)| *name == token);
+        known.map_or_else(|| Method::Other(token.into()), |(_, method)| method.clone())
     }
 
     /// As it stands on the wire.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
-            Method::Get => b"GET",
-            Method::Head => b"HEAD",
-            Method::Post => b"POST",
-            Method::Put => b"PUT",
-            Method::Delete => b"DELETE",
-            Method::Connect => b"CONNECT",
-            Method::Options => b"OPTIONS",
-            Method::Trace => b"TRACE",
-            Method::Patch => b"PATCH",
             Method::Other(token) => token,
+            known => METHODS.iter().find(|(_, method)| method == known).map_or(b"", |(name, _)| name),
         }
     }
 

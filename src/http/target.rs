@@ -8,66 +8,45 @@ use super::chars;
 use super::error::HttpError;
 use super::fields::{Fields, HeaderId};
 use super::head::Version;
+use crate::config::Scheme;
 
 /// A request target, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target<'a> {
-    /// `/path?query`.
-    Origin {
-        /// Begins with `/`.
-        path: &'a [u8],
-        /// Begins with `?`, or is empty where there is none.
-        query: &'a [u8],
-    },
-    /// `http://authority/path?query`.
-    Absolute {
-        /// Whether the scheme is https.
-        secure: bool,
-        /// Valid and not empty.
-        authority: &'a [u8],
-        /// Begins with `/`; an empty path is given as `/`.
-        path: &'a [u8],
-        /// Begins with `?`, or is empty where there is none.
-        query: &'a [u8],
-    },
-    /// `*`
-    Asterisk,
+pub struct Target<'a> {
+    /// Of a URL; valid and not empty.
+    pub origin: Option<(Scheme, &'a [u8])>,
+    /// Begins with `/`, also that of a URL which has none; or it is `*` of an OPTIONS.
+    pub path: &'a [u8],
+    /// Begins with `?`, or is empty where there is none.
+    pub query: &'a [u8],
 }
 
 /// Takes `target` apart, all of whose bytes are visible ASCII: `head` refuses others. `#` is refused here (rule S12),
 /// and [dot segments](has_dot_segment). CONNECT, which has a form of its own, is refused before (rule S16).
 pub fn parse_target(target: &[u8], is_options: bool) -> Result<Target<'_>, HttpError> {
-    match target {
-        [b'/', ..] => {
-            let (path, query) = split_query(target)?;
-            Ok(Target::Origin { path, query })
+    let (origin, rest) = match target {
+        [b'/', ..] => (None, target),
+        b"*" if is_options => return Ok(Target { origin: None, path: target, query: b"" }),
+        b"*" => return Err(HttpError::NotOptions),
+        // absolute-form (RFC 9112 section 3.2.2).
+        _ => {
+            let (scheme, rest) = split_scheme(target).ok_or(HttpError::UnknownForm)?;
+            let authority_len = rest.iter().position(|byte| b"/?#".contains(byte)).unwrap_or(rest.len());
+            let (authority, rest) = rest.split_at(authority_len);
+            split_authority(authority).ok_or(HttpError::BadAuthority)?;
+            (Some((scheme, authority)), rest)
         }
-        b"*" if is_options => Ok(Target::Asterisk),
-        b"*" => Err(HttpError::NotOptions),
-        _ => parse_absolute(target),
-    }
-}
-
-/// absolute-form (RFC 9112 section 3.2.2).
-fn parse_absolute(target: &[u8]) -> Result<Target<'_>, HttpError> {
-    let (secure, rest) = match (strip_prefix(target, b"http://"), strip_prefix(target, b"https://")) {
-        (Some(rest), _) => (false, rest),
-        (None, Some(rest)) => (true, rest),
-        (None, None) => return Err(HttpError::UnknownForm),
     };
-    let authority_end = rest.iter().position(|byte| b"/?#".contains(byte)).unwrap_or(rest.len());
-    let (authority, rest) = rest.split_at(authority_end);
-    if split_authority(authority).is_none() {
-        return Err(HttpError::BadAuthority);
-    }
     let (path, query) = split_query(rest)?;
-    Ok(Target::Absolute { secure, authority, path: if path.is_empty() { b"/" } else { path }, query })
+    Ok(Target { origin, path: if path.is_empty() { b"/" } else { path }, query })
 }
 
-/// `bytes` after `prefix`, whatever its case.
-fn strip_prefix<'a>(bytes: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
-    let (start, rest) = bytes.split_at_checked(prefix.len())?;
-    start.eq_ignore_ascii_case(prefix).then_some(rest)
+/// The scheme of a URL, whatever its case, and what follows its `://`; `None` for another one.
+pub fn split_scheme(url: &[u8]) -> Option<(Scheme, &[u8])> {
+    [(Scheme::Http, &b"http://"[..]), (Scheme::Https, b"https://")].into_iter().find_map(|(scheme, word)| {
+        let (start, rest) = url.split_at_checked(word.len())?;
+        start.eq_ignore_ascii_case(word).then_some((scheme, rest))
+    })
 }
 
 /// Path, and query from its `?` on.
@@ -108,11 +87,11 @@ pub fn check_host<'a>(
         (None, _, Version::Http11) => return Err(HttpError::HostMissing),
         (None, _, Version::Http10) => None,
     };
-    match (*target, host) {
-        (Target::Absolute { secure, authority, .. }, Some(host)) if !same_authority(authority, host, secure) => {
+    match (target.origin, host) {
+        (Some((scheme, authority)), Some(host)) if !same_authority(authority, host, scheme) => {
             Err(HttpError::HostMismatch)
         }
-        (Target::Absolute { authority, .. }, None) => Ok(authority),
+        (Some((_, authority)), None) => Ok(authority),
         (_, host) => Ok(host.unwrap_or_default()),
     }
 }
@@ -141,10 +120,9 @@ pub fn has_dot_segment(path: &[u8]) -> bool {
             DOT | 0x2024 | 0xff0e => segment.dots += 1,
             0x2025 => segment.dots += 2,
             0x2026 => segment.dots += 3,
-            SLASH | BACKSLASH | 0xff0f | 0xff3c if segment.is_dots() => return true,
-            SLASH | BACKSLASH | 0xff0f | 0xff3c => segment = Segment::default(),
             // NUL, `#`, `;` and `?`: nothing that follows belongs to the name.
-            0x00 | 0x23 | 0x3b | 0x3f if segment.is_dots() => return true,
+            SLASH | BACKSLASH | 0xff0f | 0xff3c | 0x00 | 0x23 | 0x3b | 0x3f if segment.is_dots() => return true,
+            SLASH | BACKSLASH | 0xff0f | 0xff3c => segment = Segment::default(),
             0x00..=0x20 | 0x7f => segment.has_blanks = true,
             _ => segment.has_others = true,
         }
@@ -292,14 +270,12 @@ pub fn host_of(authority: &[u8]) -> &[u8] {
     split_authority(authority).map_or(b"", |authority| authority.host)
 }
 
-/// Whether two authorities name the same host and port: case does not matter, the default port (80, or 443 when
-/// `secure`) is equal to none. What is not valid is equal to nothing but itself.
-pub fn same_authority(a: &[u8], b: &[u8], secure: bool) -> bool {
-    let default = if secure { 443 } else { 80 };
+/// Whether two authorities name the same host and port: case does not matter, the default port is equal to none. What is
+/// not valid is equal to nothing but itself.
+pub fn same_authority(a: &[u8], b: &[u8], scheme: Scheme) -> bool {
+    let port = |authority: &Authority<'_>| authority.port.unwrap_or(scheme.default_port());
     match (split_authority(a), split_authority(b)) {
-        (Some(a), Some(b)) => {
-            a.host.eq_ignore_ascii_case(b.host) && a.port.unwrap_or(default) == b.port.unwrap_or(default)
-        }
+        (Some(a), Some(b)) => a.host.eq_ignore_ascii_case(b.host) && port(&a) == port(&b),
         _ => a == b,
     }
 }
@@ -323,12 +299,13 @@ mod tests {
     }
 
     fn origin<'a>(path: &'a str, query: &'a str) -> Result<Target<'a>, HttpError> {
-        Ok(Target::Origin { path: path.as_bytes(), query: query.as_bytes() })
+        Ok(Target { origin: None, path: path.as_bytes(), query: query.as_bytes() })
     }
 
     fn absolute<'a>(secure: bool, authority: &'a str, path: &'a str, query: &'a str) -> Result<Target<'a>, HttpError> {
-        let (authority, path, query) = (authority.as_bytes(), path.as_bytes(), query.as_bytes());
-        Ok(Target::Absolute { secure, authority, path, query })
+        let scheme = if secure { Scheme::Https } else { Scheme::Http };
+        let origin = Some((scheme, authority.as_bytes()));
+        Ok(Target { origin, path: path.as_bytes(), query: query.as_bytes() })
     }
 
     #[test]
@@ -344,7 +321,7 @@ mod tests {
             ("a URL without path", "http://a", With::Get, absolute(false, "a", "/", "")),
             ("a URL without path, with query", "http://a?x=1/2", With::Get, absolute(false, "a", "/", "?x=1/2")),
             ("a URL with IPv6", "http://[::1]:80/a", With::Get, absolute(false, "[::1]:80", "/a", "")),
-            ("asterisk", "*", With::Options, Ok(Target::Asterisk)),
+            ("asterisk", "*", With::Options, origin("*", "")),
             ("a path with OPTIONS", "/*", With::Options, origin("/*", "")),
             ("a fragment", "/a#b", With::Get, Err(HttpError::Fragment)),
             ("a fragment in a URL", "http://a#b", With::Get, Err(HttpError::Fragment)),
@@ -449,8 +426,9 @@ mod tests {
             ("both empty", "", "", false, true),
             ("one empty", "", "a", false, false),
         ] {
-            assert_eq!(same_authority(a.as_bytes(), b.as_bytes(), secure), expected, "{name}");
-            assert_eq!(same_authority(b.as_bytes(), a.as_bytes(), secure), expected, "{name}, swapped");
+            let scheme = if secure { Scheme::Https } else { Scheme::Http };
+            assert_eq!(same_authority(a.as_bytes(), b.as_bytes(), scheme), expected, "{name}");
+            assert_eq!(same_authority(b.as_bytes(), a.as_bytes(), scheme), expected, "{name}, swapped");
         }
     }
 

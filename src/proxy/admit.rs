@@ -86,10 +86,10 @@ pub fn admit(
     if head.method == Method::Trace {
         return Err(Cause::MethodRefused(FORWARDED_METHODS));
     }
-    let (path, query) = match requested {
-        Target::Origin { path, query } | Target::Absolute { path, query, .. } => (path, query),
-        Target::Asterisk => return Ok(Decision { framing, by: Handler::Options }),
-    };
+    let Target { path, query, .. } = requested;
+    if path == b"*" {
+        return Ok(Decision { framing, by: Handler::Options });
+    }
     let expects_continue = expects_continue(head, framing)?;
     if let Some(by) = built_in(head, path, query, peer, runtime)? {
         return Ok(Decision { framing, by });

@@ -6,15 +6,6 @@ use crate::config::UpstreamUrl;
 use crate::http::chars::list_has;
 use crate::http::fields::{FORWARDED, HOP_BY_HOP, HeaderId, HeaderRef, HeaderSet};
 
-/// A rule, and what it comes to, in a few words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reason {
-    /// The number of the rule, or a section of an RFC.
-    pub rule: &'static str,
-    /// In plain words.
-    pub words: &'static str,
-}
-
 /// What it depends on which lines pass, beside the client's Connection.
 #[derive(Clone, Copy, Debug)]
 pub struct StripRules<'a> {
@@ -27,51 +18,53 @@ pub struct StripRules<'a> {
 impl StripRules<'_> {
     /// Classes with the rule and the reason; of several that hold a line the first one counts.
     #[inline]
-    fn rows(&self) -> [(HeaderSet, &'static str, &'static str); 6] {
+    fn rows(&self) -> [(HeaderSet, &'static str); 6] {
         const NONE: HeaderSet = HeaderSet::of(&[]);
         let (forwarded, why_forwarded) = match self.trust {
             PeerTrust::Trusted => (NONE, ""),
             PeerTrust::Untrusted => {
-                (FORWARDED, "the peer is none of forwarded.trusted_proxies: anybody can write this")
+                (FORWARDED, "G4: the peer is none of forwarded.trusted_proxies: anybody can write this")
             }
-            PeerTrust::Disabled => (FORWARDED, "forwarded.enabled is false"),
+            PeerTrust::Disabled => (FORWARDED, "G4: forwarded.enabled is false"),
         };
         let expect = if self.plan.expects_continue { NONE } else { HeaderSet::of(&[HeaderId::Expect]) };
         let upgrade = if self.plan.upgrade { NONE } else { HeaderSet::of(&[HeaderId::Upgrade]) };
         [
-            (HeaderSet::of(&[HeaderId::Host]), "G8", "written anew, by the route's key host"),
-            (expect, "G10", "there is no body to wait for"),
+            (HeaderSet::of(&[HeaderId::Host]), "G8: written anew, by the route's key host"),
+            (expect, "G10: there is no body to wait for"),
             // Of trusted peers, too: a proxy passes on what it does not know, and so what its client has forged.
             (
                 HeaderSet::of(&[HeaderId::LookAlike]),
-                "G4",
-                "some origins would take it for a field that only the proxy may set",
+                "G4: some origins would take it for a field that only the proxy may set",
             ),
-            (upgrade, "G14", "no protocol that the route lets pass here (its key upgrade)"),
-            (forwarded, "G4", why_forwarded),
+            (upgrade, "G14: no protocol that the route lets pass here (its key upgrade)"),
+            (forwarded, why_forwarded),
             // Framing fields are among them: each connection gets its own.
-            (HOP_BY_HOP, "G1", "speaks of the client's own connection"),
+            (HOP_BY_HOP, "G1: speaks of the client's own connection"),
         ]
     }
 
     /// The lines that do not pass.
     #[inline]
     pub fn removed(&self) -> HeaderSet {
-        self.rows().into_iter().fold(HeaderSet::default(), |all, (classes, ..)| all.or(classes))
+        self.rows().into_iter().fold(HeaderSet::default(), |all, (classes, _)| all.or(classes))
     }
 
     /// Why a line of a request to `upstream` is left out, where it is. `connection_named` is what the client's Connection
     /// names.
-    pub fn reason(&self, line: &HeaderRef<'_>, connection_named: &[u8], upstream: &UpstreamUrl) -> Option<Reason> {
+    pub fn reason(
+        &self,
+        line: &HeaderRef<'_>,
+        connection_named: &[u8],
+        upstream: &UpstreamUrl,
+    ) -> Option<&'static str> {
         if strip_after_hooks(upstream).has(line.id) {
-            return Some(Reason { rule: "G8", words: "the upstream's URL has credentials of its own" });
+            return Some("G8: the upstream's URL has credentials of its own");
         }
-        let row = self.rows().into_iter().find(|(classes, ..)| classes.has(line.id));
-        match row {
-            Some((_, rule, words)) => Some(Reason { rule, words }),
-            None => list_has(connection_named, line.name)
-                .then_some(Reason { rule: "G1", words: "named by Connection: meant for this hop only" }),
-        }
+        let row = self.rows().into_iter().find(|(classes, _)| classes.has(line.id));
+        let is_named = || list_has(connection_named, line.name);
+        row.map(|(_, reason)| reason)
+            .or_else(|| is_named().then_some("G1: named by Connection: meant for this hop only"))
     }
 }
 
@@ -82,22 +75,21 @@ pub fn strip_after_hooks(upstream: &UpstreamUrl) -> HeaderSet {
 }
 
 /// Why a line of that name is written by the proxy, where it writes such lines.
-pub const fn reason_to_add(id: HeaderId) -> Option<Reason> {
-    let (rule, words) = match id {
-        HeaderId::Host => ("G8", "as the route's key host says: upstream, client, or a fixed name"),
-        HeaderId::XForwardedFor => ("G4", "who is asking"),
-        HeaderId::XForwardedHost => ("G4", "the Host that the client sent"),
-        HeaderId::XForwardedProto => ("G4", "how the client speaks to the proxy"),
-        HeaderId::XForwardedPrefix => ("G4", "what was stripped: applications need it for links in their pages"),
-        HeaderId::Destination | HeaderId::If => ("G8", "where the upstream has what the client named"),
-        HeaderId::Via => ("RFC 9110 section 7.6.3", "the message came through here"),
-        HeaderId::MaxForwards => ("RFC 9110 section 7.6.2", "one hop less"),
-        HeaderId::Authorization => ("G8", "the credentials of the upstream's URL"),
-        HeaderId::ContentLength | HeaderId::TransferEncoding => ("S13", "framing of the proxy's own"),
-        HeaderId::Connection | HeaderId::Upgrade => ("G14", "an upgrade that the route lets pass"),
+pub const fn reason_to_add(id: HeaderId) -> Option<&'static str> {
+    Some(match id {
+        HeaderId::Host => "G8: as the route's key host says: upstream, client, or a fixed name",
+        HeaderId::XForwardedFor => "G4: who is asking",
+        HeaderId::XForwardedHost => "G4: the Host that the client sent",
+        HeaderId::XForwardedProto => "G4: how the client speaks to the proxy",
+        HeaderId::XForwardedPrefix => "G4: what was stripped: applications need it for links in their pages",
+        HeaderId::Destination | HeaderId::If => "G8: where the upstream has what the client named",
+        HeaderId::Via => "RFC 9110 section 7.6.3: the message came through here",
+        HeaderId::MaxForwards => "RFC 9110 section 7.6.2: one hop less",
+        HeaderId::Authorization => "G8: the credentials of the upstream's URL",
+        HeaderId::ContentLength | HeaderId::TransferEncoding => "S13: framing of the proxy's own",
+        HeaderId::Connection | HeaderId::Upgrade => "G14: an upgrade that the route lets pass",
         _ => return None,
-    };
-    Some(Reason { rule, words })
+    })
 }
 
 #[cfg(test)]
@@ -118,7 +110,7 @@ mod tests {
         let check = |name: &str, plan, trust, upstream, expected: Option<(&str, &str)>| {
             let rules = StripRules { plan, trust };
             let found = rules.reason(&line(name, "x"), b"x-b, x-a", upstream);
-            let starts = |(rule, words): (&str, &str), found: Reason| found.rule == rule && found.words.contains(words);
+            let starts = |(rule, words): (&str, &str), found: &str| found.starts_with(rule) && found.contains(words);
             let is_right = match (found, expected) {
                 (Some(found), Some(expected)) => starts(expected, found),
                 (found, expected) => found.is_none() && expected.is_none(),
