@@ -5,7 +5,7 @@
 
 use super::chars;
 use super::error::HttpError;
-use super::fields::{Fields, HeaderId, HeaderSet};
+use super::fields::{Fields, HeaderId};
 use super::head::{RequestHead, ResponseHead, Version};
 
 /// How the end of a body is told.
@@ -71,22 +71,14 @@ pub fn has_false_framing(head: &ResponseHead, to_head: bool) -> bool {
         }
 }
 
-/// What the framing fields say, `None` where there are none; of two that are repeated the first one is the error. Rules S1, S2
-/// and S3.
+/// What the framing fields say, `None` where there are none. Rules S1, S2 and S3.
 fn declared_framing(fields: &Fields, version: Version) -> Result<Option<Framing>, HttpError> {
-    let mut length = None;
-    let mut coding = None;
-    for line in fields.lines(HeaderSet::of(&[HeaderId::ContentLength, HeaderId::TransferEncoding])) {
-        let (slot, error) = match line.id {
-            HeaderId::ContentLength => (&mut length, HttpError::RepeatedLength),
-            _ => (&mut coding, HttpError::RepeatedCoding),
-        };
-        if slot.replace(line.value).is_some() {
-            return Err(error);
-        }
-    }
-    match (length, coding, version) {
+    let mut lengths = fields.values(HeaderId::ContentLength);
+    let mut codings = fields.values(HeaderId::TransferEncoding);
+    match (lengths.next(), codings.next(), version) {
         (None, None, _) => Ok(None),
+        (Some(_), _, _) if lengths.next().is_some() => Err(HttpError::RepeatedLength),
+        (_, Some(_), _) if codings.next().is_some() => Err(HttpError::RepeatedCoding),
         (Some(_), Some(_), _) => Err(HttpError::LengthAndCoding),
         (Some(digits), None, _) => match chars::parse_decimal(digits) {
             Some(length) => Ok(Some(Framing::Length(length))),
