@@ -179,7 +179,6 @@ impl Worker {
             moved |= self.run_commands(key);
             let Some(after_commands) = self.session(key) else { return Progress::Over };
             session = after_commands;
-            moved |= session.flush(Side::Client, budget);
         }
         moved |= session.flush(Side::Upstream, budget);
         // Another round, to learn that nothing moves any more, would cost a tenth of a small request.
