@@ -135,7 +135,7 @@ impl Transaction {
             _ => None,
         };
         let all = [reading_client, writing_client, writing_upstream, reading_upstream];
-        all.into_iter().flatten().min_by_key(|(at, _)| *at)
+        all.iter().flatten().min_by_key(|(at, _)| *at).copied()
     }
 
     /// Whether the upstream has the whole request, or all that it gets before it answers: until then it has no reason to

@@ -130,6 +130,7 @@ pub fn add_forwarded(fields: &mut Fields, peer: &Peer, host: &[u8], prefix: &[u8
 }
 
 /// Gives the last line of that name the value, or adds one.
+#[inline(always)]
 fn set_last(fields: &mut Fields, id: HeaderId, name: &[u8], value: &[u8]) {
     let last = fields.indices(HeaderSet::of(&[id])).next_back();
     match last {
@@ -142,12 +143,11 @@ fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
     match ip.to_canonical() {
         // By hand: this runs for every request.
         IpAddr::V4(v4) => {
-            for (index, octet) in v4.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b'.');
-                }
+            for octet in v4.octets() {
                 write_decimal(octet.into(), out);
+                out.push(b'.');
             }
+            out.pop();
         }
         IpAddr::V6(v6) => write!(out, "{v6}").expect("a vector takes all bytes"),
     }

@@ -211,6 +211,7 @@ impl Transaction {
     }
 
     /// The exchange is over: tells the hooks and the log.
+    #[inline(never)]
     pub(super) fn log_request(&mut self, ctx: &mut Context<'_, '_>) {
         ctx.client.served = ctx.client.served.saturating_add(1);
         let runtime = &ctx.client.runtime;

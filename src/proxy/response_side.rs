@@ -189,7 +189,7 @@ impl Transaction {
         }
         let fields = &self.buf.response.fields;
         let is_pushed = fields.values(HeaderId::ContentType).any(is_pushed);
-        let declared = fields.get(HeaderId::ContentLength).and_then(parse_decimal);
+        let declared = fields.get(HeaderId::ContentLength).filter(|_| framing == Framing::None).and_then(parse_decimal);
         self.buf.offered.clear();
         if self.buf.response.status == UPGRADE_REQUIRED {
             list_protocols(fields, &mut self.buf.offered);
