@@ -152,16 +152,12 @@ impl Logger {
                 let mut line = self.line(Level::Warn, "log lines were lost: nobody read them in time");
                 batch.extend_from_slice(line.value("lost", lost).end());
             }
-            let written = write_all(&mut sink, &batch);
-            if written.is_err() {
+            if write_all(&mut sink, &batch).is_err() {
                 log.lost.fetch_add(lost + lines, Ordering::Relaxed);
-            }
-            drop(receipts);
-            batch.clear();
-            batch.shrink_to(KEPT_CAPACITY);
-            if written.is_err() {
                 thread::sleep(WRITE_ERROR_PAUSE);
             }
+            batch.clear();
+            batch.shrink_to(KEPT_CAPACITY);
         }
     }
 }

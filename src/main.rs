@@ -27,7 +27,7 @@ use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation;
 use mini_rproxy::net::clock::Clock;
 use mini_rproxy::net::dns::SystemLookup;
-use mini_rproxy::net::listeners::{ListenerProtocol, PortSharing};
+use mini_rproxy::net::listeners::ListenerProtocol;
 use mini_rproxy::net::probe::{probe, running_config};
 use mini_rproxy::net::server::{Server, ServerOptions};
 use mini_rproxy::net::signal::{self, SignalEvent};
@@ -196,7 +196,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     let server = Server::start(ServerOptions {
         config: Arc::new(config),
         inherited,
-        sharing: if flags.takeover { PortSharing::Shared } else { PortSharing::Exclusive },
+        takeover: flags.takeover,
         hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
         lookup: Box::new(SystemLookup),
         new_log: Arc::new(move || Box::new(worker_log.clone())),
@@ -415,7 +415,7 @@ mod tests {
         let mut server = Server::start(ServerOptions {
             config: Arc::new(config("/old")),
             inherited: Vec::new(),
-            sharing: PortSharing::Exclusive,
+            takeover: false,
             hooks: None,
             lookup: Box::new(SystemLookup),
             new_log: Arc::new(move || Box::new(worker_log.clone())),

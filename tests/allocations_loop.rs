@@ -14,7 +14,6 @@ use std::thread;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::net::dns::SystemLookup;
-use mini_rproxy::net::listeners::PortSharing;
 use mini_rproxy::net::server::{Server, ServerOptions};
 use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
 
@@ -96,7 +95,7 @@ fn a_keep_alive_request_allocates_nothing_in_the_whole_proxy() {
     let mut server = Server::start(ServerOptions {
         config: Arc::new(Config::parse(&yaml, "test").expect("valid")),
         inherited: Vec::new(),
-        sharing: PortSharing::Exclusive,
+        takeover: false,
         hooks: None,
         lookup: Box::new(SystemLookup),
         new_log: Arc::new(|| Box::new(Silent)),

@@ -18,7 +18,6 @@ use socket2::{Domain, Socket, Type};
 
 use mini_rproxy::config::Config;
 use mini_rproxy::net::dns::Lookup;
-use mini_rproxy::net::listeners::PortSharing;
 use mini_rproxy::net::server::{Server, ServerOptions};
 use mini_rproxy::proxy::cause::Cause;
 use mini_rproxy::proxy::proxy_connection::{AccessRecord, Observer};
@@ -69,7 +68,7 @@ impl Proxy {
         let sender = Mutex::new(sender);
         let server = Server::start(ServerOptions {
             inherited: Vec::new(),
-            sharing: PortSharing::Exclusive,
+            takeover: false,
             config: Arc::new(config),
             hooks: None,
             lookup: Box::new(names.clone()),

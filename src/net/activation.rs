@@ -13,7 +13,7 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::fmt::Display;
+use std::iter;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -25,8 +25,6 @@ use socket2::{Socket, Type};
 
 /// The first descriptor that is handed over.
 const FIRST_FD: RawFd = 3;
-/// More sockets than this are a mistake.
-const MAX_SOCKETS: RawFd = 1024;
 /// A manager that does not read must not hold up the start.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -38,26 +36,18 @@ pub struct Inherited {
     pub(super) socket: Socket,
 }
 
-fn error(message: impl Display) -> String {
-    format!("socket activation: {message}")
-}
-
 /// Takes the sockets that were handed over to this process; usually none. To be called once, before anything is opened.
 pub fn take_sockets() -> Result<Vec<Inherited>, String> {
     let is_ours = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     let Some(count) = env::var_os("LISTEN_FDS").filter(|_| is_ours) else { return Ok(Vec::new()) };
-    let number =
-        count.to_str().and_then(|count| count.parse().ok()).filter(|number| (0..=MAX_SOCKETS).contains(number));
-    let wrong_count = || error(format_args!("LISTEN_FDS={} is not a number of sockets", count.display()));
-    let number: RawFd = number.ok_or_else(wrong_count)?;
+    // More than 255 are a mistake.
+    let number = count.to_str().and_then(|count| count.parse::<u8>().ok());
+    let wrong_count = || format!("socket activation: LISTEN_FDS={} is not a number of sockets", count.display());
+    let number = RawFd::from(number.ok_or_else(wrong_count)?);
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let mut names = names.split(':').filter(|name| !name.is_empty());
-    (FIRST_FD..FIRST_FD + number)
-        .map(|fd| {
-            let name = names.next().unwrap_or("unknown").to_owned();
-            Ok(Inherited { name, socket: take(fd)? })
-        })
-        .collect()
+    let names = names.split(':').filter(|name| !name.is_empty()).chain(iter::repeat("unknown"));
+    let take = |(fd, name): (RawFd, &str)| Ok(Inherited { name: name.to_owned(), socket: take(fd)? });
+    (FIRST_FD..FIRST_FD + number).zip(names).map(take).collect()
 }
 
 /// Makes a socket of a bare number.
@@ -65,7 +55,8 @@ fn take(fd: RawFd) -> Result<Socket, String> {
     // SAFETY: the borrow ends with the next statement, and a number that is no open descriptor only makes the call fail.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     fcntl_setfd(borrowed, FdFlags::CLOEXEC).map_err(|_| {
-        error(format_args!("LISTEN_FDS promises a socket at descriptor {fd}, which is not open; clear LISTEN_FDS"))
+        let what = "which is not open; clear LISTEN_FDS";
+        format!("socket activation: LISTEN_FDS promises a socket at descriptor {fd}, {what}")
     })?;
     // SAFETY: it is open, as was just seen, and nothing else owns it: LISTEN_PID says that it was opened for this process
     // before it began, and this is called before the process opens anything that it keeps.
@@ -73,7 +64,7 @@ fn take(fd: RawFd) -> Result<Socket, String> {
     let is_stream = socket.is_listener().is_ok_and(|yes| yes) && socket.r#type().is_ok_and(|t| t == Type::STREAM);
     if !is_stream || socket.set_nonblocking(true).is_err() {
         let remedy = "use ListenStream= and Accept=no in the socket unit";
-        return Err(error(format_args!("descriptor {fd} is no stream socket that listens; {remedy}")));
+        return Err(format!("socket activation: descriptor {fd} is no stream socket that listens; {remedy}"));
     }
     Ok(socket)
 }

@@ -3,7 +3,8 @@
 //! Each worker has its own socket on each TCP address (SO_REUSEPORT), so that the kernel spreads new connections and no
 //! worker wakes for another's. A unix socket cannot be had twice: the workers share it. SO_REUSEPORT has a trap: a second
 //! instance of the program would quietly share the port. So the first socket of an address is bound without the option,
-//! which fails where the port is in use, and gets it afterwards for the others ([`PortSharing`]).
+//! which fails where the port is in use, and gets it afterwards for the others; unless the port is our own already, or that of
+//! an instance which this one takes over from (`may_share`).
 //!
 //! A reload does first what can fail and changes nothing that is in use ([`ListenerSet::update`]). Accepting is done in
 //! `acceptor`.
@@ -16,6 +17,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{Config, ListenAddr};
@@ -29,15 +31,6 @@ use super::conn::{limit_unsent, probe_when_idle};
 /// How many connections may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
 
-/// Who else may have sockets on a TCP port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortSharing {
-    /// Nobody: where it is in use already, that is an error.
-    Exclusive,
-    /// Other sockets of this user that allow it: our own, or those of the instance that this one takes over from.
-    Shared,
-}
-
 /// The file of a unix socket. Dropping it removes the file, unless another program has put its own there.
 #[derive(Debug)]
 struct SocketFile {
@@ -45,18 +38,6 @@ struct SocketFile {
     /// Where the file is: beside `path` until it takes the place of one on which somebody listens.
     at: PathBuf,
     device_and_inode: (u64, u64),
-}
-
-impl SocketFile {
-    /// Puts it into its place. To be called when nothing else can fail: until then the socket that is there is the one that
-    /// clients reach, and it goes on if this one is not wanted after all.
-    fn publish(&mut self) -> Result<(), String> {
-        if self.at != self.path {
-            fs::rename(&self.at, &self.path).map_err(|error| cannot_listen(unix(&self.path), &error))?;
-            self.at.clone_from(&self.path);
-        }
-        Ok(())
-    }
 }
 
 impl Drop for SocketFile {
@@ -106,39 +87,35 @@ fn unix(path: &Path) -> String {
 }
 
 /// Listens on `address` for each of `workers` loops.
-fn listen(address: &ListenAddr, workers: usize, sharing: PortSharing) -> Result<BoundListener, String> {
+fn listen(address: &ListenAddr, workers: usize, may_share: bool) -> Result<BoundListener, String> {
+    // What a host says that does not speak IPv6: not at all, or switched off.
+    let lacks_ipv6 = |error| matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL));
     let result = match address {
-        ListenAddr::Tcp { addr, dual_stack, fallback_v4 } => match listen_tcp(*addr, *dual_stack, workers, sharing) {
-            // A host without IPv6: all addresses are all IPv4 addresses then (rule E8).
+        ListenAddr::Tcp { addr, dual_stack, fallback_v4 } => match listen_tcp(*addr, *dual_stack, workers, may_share) {
+            // All addresses are all IPv4 addresses then (rule E8).
             Err(error) if *fallback_v4 && lacks_ipv6(&error) => {
-                listen_tcp((Ipv4Addr::UNSPECIFIED, addr.port()).into(), false, workers, sharing)
+                listen_tcp((Ipv4Addr::UNSPECIFIED, addr.port()).into(), false, workers, may_share)
             }
             result => result,
         },
-        ListenAddr::Unix { path, mode } => listen_unix(path, *mode, workers, sharing),
+        ListenAddr::Unix { path, mode } => listen_unix(path, *mode, workers, may_share),
     };
     result.map_err(|error| cannot_listen(address, &error))
 }
 
-/// Whether the error says that the host does not speak IPv6: not at all, or switched off.
-fn lacks_ipv6(error: &io::Error) -> bool {
-    let is_unsupported = error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
-    is_unsupported || error.kind() == ErrorKind::AddrNotAvailable
-}
-
-fn listen_tcp(addr: SocketAddr, dual_stack: bool, workers: usize, sharing: PortSharing) -> io::Result<BoundListener> {
-    let first = tcp_socket(addr, dual_stack, sharing)?;
+fn listen_tcp(addr: SocketAddr, dual_stack: bool, workers: usize, may_share: bool) -> io::Result<BoundListener> {
+    let first = tcp_socket(addr, dual_stack, may_share)?;
     let real = first.local_addr()?.as_socket().unwrap_or(addr);
     let mut sockets = Vec::with_capacity(workers);
     for _ in 1..workers {
         // A kernel that does not let sockets join afterwards: then the workers share the one.
-        sockets.push(tcp_socket(real, dual_stack, PortSharing::Shared).or_else(|_| first.try_clone())?);
+        sockets.push(tcp_socket(real, dual_stack, true).or_else(|_| first.try_clone())?);
     }
     sockets.push(first);
     Ok(BoundListener { address: real.to_string(), sockets, file: None })
 }
 
-fn tcp_socket(addr: SocketAddr, dual_stack: bool, sharing: PortSharing) -> io::Result<Socket> {
+fn tcp_socket(addr: SocketAddr, dual_stack: bool, may_share: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     // A restart must not wait until the connections of the last run are forgotten.
@@ -150,21 +127,21 @@ fn tcp_socket(addr: SocketAddr, dual_stack: bool, sharing: PortSharing) -> io::R
     socket.set_tcp_nodelay(true)?;
     limit_unsent(&socket);
     probe_when_idle(&socket);
-    socket.set_reuse_port(sharing == PortSharing::Shared)?;
+    socket.set_reuse_port(may_share)?;
     socket.bind(&addr.into())?;
     socket.set_reuse_port(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket)
 }
 
-fn listen_unix(path: &Path, mode: Option<u32>, workers: usize, sharing: PortSharing) -> io::Result<BoundListener> {
+fn listen_unix(path: &Path, mode: Option<u32>, workers: usize, may_share: bool) -> io::Result<BoundListener> {
     // Where somebody listens there, the new socket is made beside it and put into its place when it is ready, so that there
     // is one all the time. The other one stays as it is, without a name.
     let mut at = path.to_owned();
     if is_listened_on(path)? {
         at.as_mut_os_string().push(".new");
         // A file that an instance left there which was killed in such a moment is removed.
-        if sharing == PortSharing::Exclusive || is_listened_on(&at)? {
+        if !may_share || is_listened_on(&at)? {
             return Err(ErrorKind::AddrInUse.into());
         }
     }
@@ -188,9 +165,8 @@ fn share(socket: &Socket, workers: usize) -> io::Result<Vec<Socket>> {
 /// Whether a program listens there. The socket file that a killed instance left behind is removed.
 fn is_listened_on(path: &Path) -> io::Result<bool> {
     let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
+        result => result?,
     };
     if !metadata.file_type().is_socket() {
         let message = "there is a file of that name which is no socket; remove it or choose another listen_addr";
@@ -231,102 +207,95 @@ pub struct ListenerSet {
 struct ListenerEntry {
     /// The number of the workers' listeners.
     number: u32,
-    source: ListenerSource,
+    source: Source,
     protocol: ListenerProtocol,
     /// Its sockets are here until the workers get them.
     bound: BoundListener,
 }
 
 /// Where an address comes from.
-enum ListenerSource {
+enum Source {
     Config(ListenAddr),
     /// It was handed over, with this name.
     ServiceManager(String),
 }
 
-/// The numbers of the listeners that stay, and what is spoken there; and what is bound anew.
-type Plan = (Vec<(u32, ListenerProtocol)>, Vec<(ListenAddr, ListenerProtocol, BoundListener)>);
+/// The numbers of the listeners that stay, and what is spoken there.
+type Kept = Vec<(u32, ListenerProtocol)>;
 
 impl ListenerSet {
     /// At start: all addresses of the configuration, or in their place the sockets that were handed over; for the
-    /// operator's address and for all others each. Another instance's unix sockets keep their place until
+    /// operator's address and for all others each. With `takeover`, another instance's unix sockets keep their place until
     /// [`ListenerSet::publish`].
     pub fn open(
         config: &Config,
         inherited: Vec<Inherited>,
         workers: usize,
-        sharing: PortSharing,
+        takeover: bool,
     ) -> Result<(ListenerSet, Vec<ListenerUpdate>), String> {
         let mut set = ListenerSet { all: Vec::new(), next: 0, workers };
         for Inherited { name, socket } in inherited {
             let bound =
                 use_inherited(&socket, workers).map_err(|error| format!("socket activation: {name}: {error}"))?;
             let protocol = protocol_of_inherited(&name, config)?;
-            set.add(ListenerSource::ServiceManager(name), protocol, bound);
+            set.all.push(ListenerEntry { number: set.next, source: Source::ServiceManager(name), protocol, bound });
+            set.next += 1;
         }
-        let plan = set.plan(config, sharing)?;
-        let updates = set.apply(plan);
+        let (kept, new) = set.plan(config, takeover)?;
+        let updates = set.apply(kept, new);
         Ok((set, updates))
     }
 
     /// Listens where `config` says; returns what changes for each worker. The file of what closes is removed here, so that
     /// nobody new connects; the workers accept who waits. On an error nothing has changed.
     pub fn update(&mut self, config: &Config) -> Result<Vec<ListenerUpdate>, String> {
-        let mut plan = self.plan(config, PortSharing::Exclusive)?;
-        plan.1.iter_mut().filter_map(|(.., bound)| bound.file.as_mut()).try_for_each(SocketFile::publish)?;
-        Ok(self.apply(plan))
+        let (kept, mut new) = self.plan(config, false)?;
+        publish(&mut new)?;
+        Ok(self.apply(kept, new))
     }
 
     /// What has to change for `config`. What is new is bound, but nothing is accepted there yet.
-    fn plan(&self, config: &Config, sharing: PortSharing) -> Result<Plan, String> {
+    fn plan(&self, config: &Config, takeover: bool) -> Result<(Kept, Vec<ListenerEntry>), String> {
         let mut wanted = addresses(config);
-        let mut kept = Vec::with_capacity(self.all.len());
+        let (mut kept, mut new) = (Vec::new(), Vec::new());
         for ListenerEntry { number, source, .. } in &self.all {
             let protocol = match source {
-                ListenerSource::ServiceManager(name) => {
+                Source::ServiceManager(name) => {
                     let protocol = protocol_of_inherited(name, config)?;
                     // It takes the place of those addresses that serve the same.
                     let is_admin = |protocol| protocol == ListenerProtocol::Admin;
                     wanted.retain(|(_, other)| is_admin(*other) != is_admin(protocol));
                     Some(protocol)
                 }
-                ListenerSource::Config(address) => {
-                    let found = wanted.iter().position(|(other, _)| *other == address);
-                    found.map(|at| wanted.remove(at).1)
+                Source::Config(address) => {
+                    wanted.iter().position(|(other, _)| *other == address).map(|at| wanted.remove(at).1)
                 }
             };
             kept.extend(protocol.map(|protocol| (*number, protocol)));
         }
-        let mut new = Vec::with_capacity(wanted.len());
-        for (address, protocol) in wanted {
-            let sharing = if self.has_place_of(address) { PortSharing::Shared } else { sharing };
-            new.push((address.clone(), protocol, listen(address, self.workers, sharing)?));
+        for (number, (address, protocol)) in (self.next..).zip(wanted) {
+            let bound = listen(address, self.workers, takeover || self.has_place_of(address))?;
+            new.push(ListenerEntry { number, source: Source::Config(address.clone()), protocol, bound });
         }
         Ok((kept, new))
     }
 
-    fn apply(&mut self, (kept, new): Plan) -> Vec<ListenerUpdate> {
+    fn apply(&mut self, kept: Kept, new: Vec<ListenerEntry>) -> Vec<ListenerUpdate> {
         self.all.retain_mut(|entry| {
             let found = kept.iter().find(|(number, _)| *number == entry.number);
             found.map(|(_, protocol)| entry.protocol = *protocol).is_some()
         });
-        for (address, protocol, bound) in new {
-            self.add(ListenerSource::Config(address), protocol, bound);
-        }
+        self.next += new.len() as u32;
+        self.all.extend(new);
         let mut updates: Vec<_> =
             (0..self.workers).map(|_| ListenerUpdate { kept: kept.clone(), new: Vec::new() }).collect();
         for ListenerEntry { number, source, protocol, bound } in &mut self.all {
-            let is_inherited = matches!(source, ListenerSource::ServiceManager(_));
+            let is_inherited = matches!(source, Source::ServiceManager(_));
             for (update, socket) in updates.iter_mut().zip(bound.sockets.drain(..)) {
                 update.new.push(Listener::new(*number, socket, *protocol, is_inherited));
             }
         }
         updates
-    }
-
-    fn add(&mut self, source: ListenerSource, protocol: ListenerProtocol, bound: BoundListener) {
-        self.all.push(ListenerEntry { number: self.next, source, protocol, bound });
-        self.next += 1;
     }
 
     /// Where clients can connect, with real port numbers, and what they are to speak there.
@@ -336,7 +305,7 @@ impl ListenerSet {
 
     /// Takes over the files of another instance's unix sockets. The last step of a start.
     pub fn publish(&mut self) -> Result<(), String> {
-        self.all.iter_mut().filter_map(|entry| entry.bound.file.as_mut()).try_for_each(SocketFile::publish)
+        publish(&mut self.all)
     }
 
     /// Nobody can connect any more: the files of unix sockets are removed.
@@ -347,15 +316,23 @@ impl ListenerSet {
     /// Whether it is ourselves that have the port or the file: a port moves between addresses, or a file gets another mode.
     fn has_place_of(&self, wanted: &ListenAddr) -> bool {
         self.all.iter().any(|entry| match (&entry.source, wanted) {
-            (ListenerSource::Config(ListenAddr::Tcp { addr, .. }), ListenAddr::Tcp { addr: wanted, .. }) => {
+            (Source::Config(ListenAddr::Tcp { addr, .. }), ListenAddr::Tcp { addr: wanted, .. }) => {
                 addr.port() == wanted.port() && addr.port() != 0
             }
-            (ListenerSource::Config(ListenAddr::Unix { path, .. }), ListenAddr::Unix { path: wanted, .. }) => {
-                path == wanted
-            }
+            (Source::Config(ListenAddr::Unix { path, .. }), ListenAddr::Unix { path: wanted, .. }) => path == wanted,
             _ => false,
         })
     }
+}
+
+/// Puts socket files into their places. To be called when nothing else can fail: until then the sockets that are there are the
+/// ones that clients reach, and they go on if these are not wanted after all.
+fn publish(entries: &mut [ListenerEntry]) -> Result<(), String> {
+    for file in entries.iter_mut().filter_map(|entry| entry.bound.file.as_mut()).filter(|file| file.at != file.path) {
+        fs::rename(&file.at, &file.path).map_err(|error| cannot_listen(unix(&file.path), &error))?;
+        file.at.clone_from(&file.path);
+    }
+    Ok(())
 }
 
 /// What is spoken where nothing else is said: TLS, if there is a certificate and no address of its own for TLS.
@@ -418,7 +395,7 @@ mod tests {
     #[test]
     fn all_workers_get_a_socket_on_the_same_real_port() {
         for workers in [1, 2, 4] {
-            let bound = listen(&tcp("127.0.0.1:0", false, false), workers, PortSharing::Exclusive).expect("loopback");
+            let bound = listen(&tcp("127.0.0.1:0", false, false), workers, false).expect("loopback");
             assert_eq!(bound.sockets.len(), workers);
             for listener in &bound.sockets {
                 let address = listener.local_addr().expect("bound").as_socket().expect("TCP");
@@ -431,10 +408,8 @@ mod tests {
     #[test]
     fn a_port_in_use_is_an_error_with_a_remedy() {
         for (first_workers, second_workers) in [(1, 1), (2, 2), (1, 2), (2, 1)] {
-            let first =
-                listen(&tcp("127.0.0.1:0", false, false), first_workers, PortSharing::Exclusive).expect("loopback");
-            let error =
-                listen(&tcp(&first.address, false, false), second_workers, PortSharing::Exclusive).expect_err("in use");
+            let first = listen(&tcp("127.0.0.1:0", false, false), first_workers, false).expect("loopback");
+            let error = listen(&tcp(&first.address, false, false), second_workers, false).expect_err("in use");
             let expected = format!(
                 "cannot listen on {}: address in use; stop the other program, choose another listen_addr, or take over from \
                  an older instance with -takeover",
@@ -447,19 +422,18 @@ mod tests {
     #[test]
     fn what_an_older_instance_has_can_be_shared_on_purpose() {
         for (first_workers, second_workers) in [(1, 1), (2, 2), (1, 2), (2, 1)] {
-            let first =
-                listen(&tcp("127.0.0.1:0", false, false), first_workers, PortSharing::Exclusive).expect("loopback");
+            let first = listen(&tcp("127.0.0.1:0", false, false), first_workers, false).expect("loopback");
             let address = tcp(&first.address, false, false);
-            let second = listen(&address, second_workers, PortSharing::Shared).expect("on purpose");
+            let second = listen(&address, second_workers, true).expect("on purpose");
             assert_eq!(second.address, first.address, "{first_workers} and {second_workers} workers");
             drop(first);
-            listen(&address, 1, PortSharing::Exclusive).expect_err("the second has it now");
+            listen(&address, 1, false).expect_err("the second has it now");
         }
         let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
-        listen(&tcp(&other.to_string(), false, false), 1, PortSharing::Shared).expect("nobody has it");
+        listen(&tcp(&other.to_string(), false, false), 1, true).expect("nobody has it");
         let stranger = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = tcp(&stranger.local_addr().expect("bound").to_string(), false, false);
-        listen(&address, 1, PortSharing::Shared).expect_err("who does not share is no older instance");
+        listen(&address, 1, true).expect_err("who does not share is no older instance");
     }
 
     #[test]
@@ -467,15 +441,18 @@ mod tests {
         let folder = Folder::new("takeover");
         let path = folder.0.join("proxy.sock");
         let address = ListenAddr::Unix { path: path.clone(), mode: None };
-        let first = listen(&address, 1, PortSharing::Exclusive).expect("a socket");
+        let first = listen(&address, 1, false).expect("a socket");
         let before = UnixStream::connect(&path).expect("somebody listens");
-        drop(listen(&address, 1, PortSharing::Shared).expect("it does not get far"));
+        drop(listen(&address, 1, true).expect("it does not get far"));
         UnixStream::connect(&path).expect("the first one's is where it was");
         assert_eq!(fs::read_dir(&folder.0).expect("a folder").count(), 1, "nothing is left beside it");
         // As after SIGKILL.
         drop(UnixListener::bind(folder.0.join("proxy.sock.new")).expect("a socket"));
-        let mut second = listen(&address, 1, PortSharing::Shared).expect("on purpose");
-        second.file.as_mut().expect("a file").publish().expect("it can be renamed");
+        let second = listen(&address, 1, true).expect("on purpose");
+        let source = Source::Config(address);
+        let mut second = [ListenerEntry { number: 0, source, protocol: ListenerProtocol::Plain, bound: second }];
+        publish(&mut second).expect("it can be renamed");
+        let [ListenerEntry { bound: second, .. }] = second;
         let after = UnixStream::connect(&path).expect("somebody listens");
         for (bound, client) in [(&first, before), (&second, after)] {
             let (stream, _) = bound.sockets[0].accept().expect("each has its own client");
@@ -494,13 +471,13 @@ mod tests {
 
     #[test]
     fn an_address_of_another_host_is_refused_with_a_remedy() {
-        let error = listen(&tcp("192.0.2.1:0", false, false), 1, PortSharing::Exclusive).expect_err("not ours");
+        let error = listen(&tcp("192.0.2.1:0", false, false), 1, false).expect_err("not ours");
         assert!(error.to_string().contains("no such address"), "{error}");
     }
 
     #[test]
     fn e8_all_addresses_means_both_families_or_the_one_that_the_host_has() {
-        let bound = listen(&tcp("[::]:0", true, true), 2, PortSharing::Exclusive).expect("any family");
+        let bound = listen(&tcp("[::]:0", true, true), 2, false).expect("any family");
         let port = bound.address.rsplit(':').next().expect("a port").to_owned();
         TcpStream::connect(format!("127.0.0.1:{port}")).expect("IPv4 reaches it");
     }
@@ -510,18 +487,18 @@ mod tests {
         let folder = Folder::new("unix");
         let path = folder.0.join("proxy.sock");
         let address = ListenAddr::Unix { path: path.clone(), mode: Some(0o600) };
-        let bound = listen(&address, 2, PortSharing::Exclusive).expect("a socket");
+        let bound = listen(&address, 2, false).expect("a socket");
         assert_eq!(bound.sockets.len(), 2);
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
         UnixStream::connect(&path).expect("somebody listens");
-        let error = listen(&address, 1, PortSharing::Exclusive).expect_err("in use");
+        let error = listen(&address, 1, false).expect_err("in use");
         assert!(error.to_string().contains("address in use"), "{error}");
 
         // As after SIGKILL: nobody listens, the file is there.
         let BoundListener { sockets, file, .. } = bound;
         drop(sockets);
         std::mem::forget(file);
-        let bound = listen(&address, 1, PortSharing::Exclusive).expect("the stale file is replaced");
+        let bound = listen(&address, 1, false).expect("the stale file is replaced");
         drop(bound);
         assert!(!path.exists());
     }
@@ -531,12 +508,11 @@ mod tests {
         let folder = Folder::new("file");
         let path = folder.0.join("proxy.sock");
         fs::write(&path, "precious").expect("a file");
-        let error = listen(&ListenAddr::Unix { path: path.clone(), mode: None }, 1, PortSharing::Exclusive)
-            .expect_err("not a socket");
+        let error = listen(&ListenAddr::Unix { path: path.clone(), mode: None }, 1, false).expect_err("not a socket");
         assert!(error.to_string().contains("which is no socket"), "{error}");
         assert_eq!(fs::read(&path).expect("still there"), b"precious");
         let nowhere = ListenAddr::Unix { path: folder.0.join("no/such/folder.sock"), mode: None };
-        let error = listen(&nowhere, 1, PortSharing::Exclusive).expect_err("no folder");
+        let error = listen(&nowhere, 1, false).expect_err("no folder");
         assert!(error.to_string().contains("the folder does not exist"), "{error}");
     }
 
@@ -560,8 +536,7 @@ mod tests {
         let folder = tempfile::TempDir::new().expect("a folder");
         let socket = folder.path().join("a.sock");
         let unix = |mode: &str| format!("'unix:{}{mode}'", socket.display());
-        let (mut set, listeners) =
-            ListenerSet::open(&config("'127.0.0.1:0'"), Vec::new(), 2, PortSharing::Exclusive).expect("loopback");
+        let (mut set, listeners) = ListenerSet::open(&config("'127.0.0.1:0'"), Vec::new(), 2, false).expect("loopback");
         let first: Vec<Vec<u32>> =
             listeners.iter().map(|of_worker| of_worker.new.iter().map(Listener::number).collect()).collect();
         assert_eq!(first, [[0], [0]]);
@@ -590,8 +565,7 @@ mod tests {
         let [first, second] = ["a", "b"].map(|name| folder.path().join(name));
         let with =
             |mode: &str| config(&format!("['unix:{}{mode}', 'unix:{}{mode}']", first.display(), second.display()));
-        let (mut set, _listeners) =
-            ListenerSet::open(&with("?mode=0600"), Vec::new(), 1, PortSharing::Exclusive).expect("two sockets");
+        let (mut set, _listeners) = ListenerSet::open(&with("?mode=0600"), Vec::new(), 1, false).expect("two sockets");
         fs::remove_file(&second).expect("it is there");
         fs::write(&second, "precious").expect("a file");
         let error = set.update(&with("?mode=0666")).expect_err("it is no socket");
@@ -602,8 +576,7 @@ mod tests {
 
     #[test]
     fn a_port_of_ours_can_move_between_addresses_but_one_of_others_cannot_be_had() {
-        let (mut set, first) =
-            ListenerSet::open(&config("'127.0.0.1:0'"), Vec::new(), 1, PortSharing::Exclusive).expect("loopback");
+        let (mut set, first) = ListenerSet::open(&config("'127.0.0.1:0'"), Vec::new(), 1, false).expect("loopback");
         let address = set.addresses().next().expect("an address").0.to_owned();
         let port = address.rsplit(':').next().expect("a port");
         let moved = config(&format!("'127.0.0.1:{port}'"));
@@ -615,7 +588,7 @@ mod tests {
         let (port, other) = (format!("127.0.0.1:{port}"), std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
         let fixed = config(&format!("'{port}'"));
         drop(set);
-        (set, _) = ListenerSet::open(&fixed, Vec::new(), 1, PortSharing::Exclusive).expect("it is free again");
+        (set, _) = ListenerSet::open(&fixed, Vec::new(), 1, false).expect("it is free again");
         let everywhere = config(&format!("'0.0.0.0:{}'", port.rsplit(':').next().expect("a port")));
         set.update(&everywhere).expect("our own port");
         let taken = config(&format!("'{}'", other.local_addr().expect("bound")));
@@ -629,7 +602,7 @@ mod tests {
         socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback");
         socket.listen(16).expect("a port");
         let address = ListenAddr::parse("127.0.0.1:0").expect("an address");
-        let own = listen(&address, 1, PortSharing::Exclusive).expect("a port");
+        let own = listen(&address, 1, false).expect("a port");
         let bound = use_inherited(&socket, 1).expect("it listens");
         let options = |bound: &BoundListener| {
             let socket = &bound.sockets[0];

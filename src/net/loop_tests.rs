@@ -16,7 +16,6 @@ use crate::proxy::cause::Cause;
 use crate::proxy::proxy_connection::{AccessRecord, Observer};
 
 use super::dns::Lookup;
-use super::listeners::PortSharing;
 use super::server::{Server, ServerOptions};
 
 /// What the workers said.
@@ -92,7 +91,7 @@ impl Proxy {
         let server = Server::start(ServerOptions {
             config: Arc::new(config),
             inherited: Vec::new(),
-            sharing: PortSharing::Exclusive,
+            takeover: false,
             hooks: None,
             lookup: Box::new(names),
             new_log: Arc::new(move || Box::new(Ear(sender.lock().expect("a sender").clone()))),

@@ -78,7 +78,7 @@ impl Observer for MeteredObserver {
         self.texts.retain(|(_, text)| text.strong_count() > 0);
         let is_full = self.texts.len() >= MAX_TEXTS;
         if let Some((made, text)) = self.texts.last()
-            && (is_full || now.saturating_duration_since(*made) < TEXT_AGE)
+            && (is_full || now - *made < TEXT_AGE)
             && let Some(text) = text.upgrade()
         {
             return text;

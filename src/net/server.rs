@@ -26,7 +26,7 @@ use super::clock::since_1970;
 use super::descriptors;
 use super::dns::{DnsCache, Lookup};
 use super::event_source::EventSource;
-use super::listeners::{ListenerProtocol, ListenerSet, PortSharing};
+use super::listeners::{ListenerProtocol, ListenerSet};
 use super::memory_budget::{self, MemoryBudget};
 use super::observer::MeteredObserver;
 use super::splice::Pipes;
@@ -44,7 +44,7 @@ pub struct ServerOptions {
     /// Sockets to listen on instead of the configuration's addresses; usually none.
     pub inherited: Vec<Inherited>,
     /// Whether another instance may have the addresses, which this one takes over from.
-    pub sharing: PortSharing,
+    pub takeover: bool,
     /// The plugins, if any.
     pub hooks: Option<Arc<dyn Hooks>>,
     /// Turns names into addresses.
@@ -73,14 +73,14 @@ pub struct Server {
 impl Server {
     /// Binds all addresses and starts the workers.
     pub fn start(options: ServerOptions) -> Result<Server, StartError> {
-        let ServerOptions { config, inherited, sharing, hooks, lookup, new_log, on_end } = options;
+        let ServerOptions { config, inherited, takeover, hooks, lookup, new_log, on_end } = options;
         let workers = config.workers;
         let memory_budget = config.limits.memory_budget;
         let descriptor_limit = descriptors::limit();
         let max_connections = max_connections(&config, descriptor_limit);
         // Before anything listens: a client that comes in at once must find everything in its place.
         let tls = Tls::load(&config)?;
-        let (listeners, updates) = ListenerSet::open(&config, inherited, workers, sharing)?;
+        let (listeners, updates) = ListenerSet::open(&config, inherited, workers, takeover)?;
         let polls = (0..workers).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
         let queue =
             |poll: &Poll| Ok(Arc::new(WorkerQueue::new(Waker::new(poll.registry(), EventSource::Waker.token())?)));

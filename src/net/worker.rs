@@ -312,7 +312,7 @@ impl Worker {
         let evict =
             [false, true].map(|is_admin| self.is_full(is_admin).then_some(self.evict_at[usize::from(is_admin)]));
         let times = [self.timers.next(), self.acceptor.wake_at(now), self.trim_at, drain];
-        times.into_iter().chain(evict).flatten().min().map(|at| at.saturating_duration_since(now))
+        times.into_iter().chain(evict).flatten().min().map(|at| at - now)
     }
 
     fn on_event(&mut self, token: Token, readiness: SocketFlags) {
@@ -507,7 +507,7 @@ impl Worker {
             let is_tunnel = client.connection.is_tunnel();
             let is_idle = is_tunnel || client.connection.is_idle() && !client.conn.needs_flush();
             let min_age = if is_tunnel { quiet } else { MIN_IDLE };
-            if is_idle && !client.is_queued && now.saturating_duration_since(client.active) >= min_age {
+            if is_idle && !client.is_queued && now - client.active >= min_age {
                 found.push((is_tunnel, client.active, key));
             }
         }

@@ -393,11 +393,11 @@ impl Wire {
                 return Err("a deadline that has passed stays although ticks are delivered".to_owned());
             }
             last = Some(at);
-            self.elapsed = self.elapsed.max(at.saturating_duration_since(self.start));
+            self.elapsed = self.elapsed.max(at - self.start);
             self.handle(Input::Tick);
             self.run()?;
         }
-        self.elapsed = self.elapsed.max(until.saturating_duration_since(self.start));
+        self.elapsed = self.elapsed.max(until - self.start);
         self.run()
     }
 
