@@ -31,17 +31,14 @@ pub fn trace_event(input: &Input<'_>) -> Option<TraceEvent> {
         Input::Unwritable(side) => (Some(side), "takes no more", 0),
         Input::Connected { reused: true } => (None, "a connection from the pool", 0),
         Input::Connected { reused: false } => (None, "a new connection", 0),
-        Input::ConnectFailed(error) => {
-            let text = match error {
-                ConnectError::DnsFail => "no connection: the name does not resolve",
-                ConnectError::Refused => "no connection: refused",
-                ConnectError::TimedOut => "no connection: no answer in time",
-                ConnectError::Untrusted(_) => "no connection: the certificate was not accepted",
-                ConnectError::TlsFailed => "no connection: the TLS handshake failed",
-                ConnectError::Failed => "no connection: unreachable, or no descriptor",
-            };
-            (None, text, 0)
+        Input::ConnectFailed(ConnectError::DnsFail) => (None, "no connection: the name does not resolve", 0),
+        Input::ConnectFailed(ConnectError::Refused) => (None, "no connection: refused", 0),
+        Input::ConnectFailed(ConnectError::TimedOut) => (None, "no connection: no answer in time", 0),
+        Input::ConnectFailed(ConnectError::Untrusted(_)) => {
+            (None, "no connection: the certificate was not accepted", 0)
         }
+        Input::ConnectFailed(ConnectError::TlsFailed) => (None, "no connection: the TLS handshake failed", 0),
+        Input::ConnectFailed(ConnectError::Failed) => (None, "no connection: unreachable, or no descriptor", 0),
         Input::Drained(_) | Input::Tick => return None,
     })
 }
