@@ -61,11 +61,9 @@ impl Config {
         let mut found = FullConfig::of(self).differences(&FullConfig::of(new));
         let old: HashMap<_, _> = self.routes.iter().map(|route| (&route.prefix, &route.upstreams)).collect();
         for route in new.routes.iter() {
-            let is_the_same = |old: &UpstreamUrl, new: &UpstreamUrl| {
-                old.authorization == new.authorization || old.to_public_string() != new.to_public_string()
-            };
             let mut pairs = old.get(&route.prefix).into_iter().flat_map(|old| old.iter().zip(&*route.upstreams));
-            if !pairs.all(|(old, new)| is_the_same(old, new)) {
+            // Credentials are not shown.
+            if pairs.any(|(old, new)| old != new && old.to_string() == new.to_string()) {
                 let what = format!("route {}: the credentials in its upstream URL", route.prefix);
                 found.push(Difference { kind: "changed", what, needs_restart: false });
             }
@@ -90,7 +88,7 @@ impl FullConfig {
                 keep_own(&mut options, &bare);
                 options
             });
-            let mut urls: Vec<Value> = route.upstreams.iter().map(|url| url.to_public_string().into()).collect();
+            let mut urls: Vec<Value> = route.upstreams.iter().map(|url| url.to_string().into()).collect();
             let upstream = if urls.len() == 1 { urls.remove(0) } else { urls.into() };
             let words = std::iter::once(("upstream".into(), upstream)).chain(own.clone()).collect();
             (route.prefix.clone(), words)

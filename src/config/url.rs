@@ -26,10 +26,10 @@ pub struct UpstreamUrl {
     pub authorization: Option<String>,
 }
 
-impl UpstreamUrl {
-    /// The URL without credentials.
-    pub fn to_public_string(&self) -> String {
-        format!("{}://{}{}", self.scheme.name(), self.authority, self.base_path)
+/// Without credentials.
+impl fmt::Display for UpstreamUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}{}", self.scheme.name(), self.authority, self.base_path)
     }
 }
 
@@ -37,7 +37,7 @@ impl UpstreamUrl {
 impl fmt::Debug for UpstreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hidden = if self.authorization.is_some() { " (credentials hidden)" } else { "" };
-        write!(f, "UpstreamUrl({}{hidden})", self.to_public_string())
+        write!(f, "UpstreamUrl({self}{hidden})")
     }
 }
 
@@ -119,7 +119,7 @@ impl Notation for UpstreamUrl {
 /// Without credentials.
 impl Serialize for UpstreamUrl {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.to_public_string())
+        serializer.collect_str(self)
     }
 }
 
@@ -302,7 +302,7 @@ mod tests {
         ] {
             let parsed = UpstreamUrl::parse(url).expect("a valid URL");
             assert_eq!(parsed.authorization.as_deref(), Some(expected), "{url}");
-            assert_eq!(parsed.to_public_string(), "http://e.example/b");
+            assert_eq!(parsed.to_string(), "http://e.example/b");
             assert_eq!(format!("{parsed:?}"), "UpstreamUrl(http://e.example/b (credentials hidden))");
         }
     }

@@ -193,7 +193,7 @@ impl RawRoute {
             return Err("upstream_tls has no effect on an http:// upstream: write https://, or remove it".to_owned());
         }
         for (index, url) in upstreams.iter().enumerate() {
-            let (first, shown) = (&upstreams[0], || quoted(&url.to_public_string()));
+            let (first, shown) = (&upstreams[0], || quoted(&url.to_string()));
             let is_same = |other: &UpstreamUrl| (other.scheme, &other.authority) == (url.scheme, &url.authority);
             if upstreams[..index].iter().any(is_same) {
                 return Err(format!("the upstream {} stands twice in this route: remove one", shown()));

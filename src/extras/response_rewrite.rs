@@ -464,7 +464,7 @@ mod tests {
         #[track_caller]
         fn check(&self, name: &str, value: &str, expected: &str) {
             let found = self.map(name, value.as_bytes());
-            let (upstream, prefix) = (self.config().upstream().to_public_string(), &self.config().prefix);
+            let (upstream, prefix) = (self.config().upstream(), &self.config().prefix);
             assert_eq!(String::from_utf8_lossy(&found), expected, "{upstream} at {prefix}: {name}: {value}");
         }
     }
