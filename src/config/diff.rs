@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
 use super::keys::{Config, PluginConfig, RouteConfig};
-use super::url::UpstreamUrl;
 
 /// What only counts at start: threads, memory and plugins are set up there, and the log is begun.
 const RESTART_ONLY: [&str; 4] = ["workers", "limits.memory_budget", "log.format", "plugins"];
@@ -101,7 +100,7 @@ impl FullConfig {
         let mut found = Vec::new();
         compare("", &self.settings, &new.settings, &mut found);
         let whole_route = |kind, prefix: &str, route: &Mapping| {
-            let upstreams = route.get("upstream").map(texts).unwrap_or_default().join(", ");
+            let upstreams = route.get("upstream").map(words).unwrap_or_default();
             Difference { kind, what: format!("route {prefix} to {upstreams}"), needs_restart: false }
         };
         for (prefix, old) in &self.routes {
@@ -132,12 +131,12 @@ fn keep_own(mapping: &mut Mapping, bare: &Mapping) {
     });
 }
 
-/// A scalar as it is written, or each entry of a list.
-fn texts(value: &Value) -> Vec<String> {
+/// A value in one line, as it is written; nothing for an empty list.
+fn words(value: &Value) -> String {
     match value {
-        Value::String(text) => vec![text.clone()],
-        Value::Sequence(list) => list.iter().flat_map(texts).collect(),
-        value => vec![serde_json::to_string(value).expect("it was made by serde")],
+        Value::String(text) => text.clone(),
+        Value::Sequence(list) => list.iter().map(words).collect::<Vec<_>>().join(", "),
+        value => serde_json::to_string(value).expect("it was made by serde"),
     }
 }
 
@@ -152,24 +151,14 @@ fn compare(start: &str, old: &Mapping, new: &Mapping, found: &mut Vec<Difference
             compare(&format!("{name}."), &old, &new, found);
             continue;
         }
-        let needs_restart = RESTART_ONLY.contains(&name.as_str());
-        let mut note = |kind, what: &str| {
-            found.push(Difference { kind, what: format!("{name} {what}"), needs_restart });
+        let (kind, what) = match both.map(|value| value.map(words).unwrap_or_default()) {
+            [old, new] if old == new => continue,
+            [old, new] if old.is_empty() => ("added", new),
+            [old, new] if new.is_empty() => ("removed", old),
+            [old, new] => ("changed", format!("{old} -> {new}")),
         };
-        let [old, new] = both.map(|value| value.map(texts).unwrap_or_default());
-        match (&old[..], &new[..]) {
-            (old, new) if old == new => {}
-            ([old], [new]) => note("changed", &format!("{old} -> {new}")),
-            _ => {
-                let removed: Vec<_> = old.iter().filter(|text| !new.contains(text)).collect();
-                let added: Vec<_> = new.iter().filter(|text| !old.contains(text)).collect();
-                removed.iter().for_each(|text| note("removed", text));
-                added.iter().for_each(|text| note("added", text));
-                if removed.is_empty() && added.is_empty() {
-                    note("changed", "in another order");
-                }
-            }
-        }
+        let needs_restart = RESTART_ONLY.contains(&name.as_str());
+        found.push(Difference { kind, what: format!("{name} {what}"), needs_restart });
     }
 }
 
@@ -215,7 +204,7 @@ mod tests {
                 more("limits: {max_body_bytes: 1KiB}"),
                 &["changed: limits.max_body_bytes unlimited -> 1KiB"],
             ),
-            ("an address", more("listen_addr: [':8080', ':8081']"), &["added: listen_addr :8081"]),
+            ("an address", more("listen_addr: [':8080', ':8081']"), &["changed: listen_addr :8080 -> :8080, :8081"]),
             ("another address", more("listen_addr: ':8081'"), &["changed: listen_addr :8080 -> :8081"]),
             (
                 "what is fixed",
@@ -267,8 +256,7 @@ mod tests {
                 "u:p@b', 'http://u:p@c",
                 "u:q@b', 'http://u:q@d",
                 &[
-                    "removed: route /: upstream http://c",
-                    "added: route /: upstream http://d",
+                    "changed: route /: upstream http://a, http://b, http://c -> http://a, http://b, http://d",
                     "changed: route /: the credentials in its upstream URL",
                 ],
             ),
@@ -276,15 +264,20 @@ mod tests {
                 "another second one",
                 "@b",
                 "@x",
-                &["removed: route /: upstream http://b", "added: route /: upstream http://x"],
+                &["changed: route /: upstream http://a, http://b, http://c -> http://a, http://x, http://c"],
             ),
             (
                 "their order",
                 "u:p@b', 'http://u:p@c",
                 "u:p@c', 'http://u:p@b",
-                &["changed: route /: upstream in another order"],
+                &["changed: route /: upstream http://a, http://b, http://c -> http://a, http://c, http://b"],
             ),
-            ("one less", ", 'http://u:p@c'", "", &["removed: route /: upstream http://c"]),
+            (
+                "one less",
+                ", 'http://u:p@c'",
+                "",
+                &["changed: route /: upstream http://a, http://b, http://c -> http://a, http://b"],
+            ),
         ] {
             let (whole, told) = both_ways(several, &several.replace(from, to));
             assert_eq!(whole, expected, "{name}");

@@ -366,17 +366,11 @@ pub struct PluginConfig {
 }
 
 fn plugin_config<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let text = match Value::deserialize(deserializer)? {
-        Value::Null => String::new(),
-        Value::String(text) => text,
-        value => serde_json::to_string(&value).map_err(D::Error::custom)?,
-    };
-    if text.len() > 1024 * 1024 {
-        return Err(D::Error::custom(
-            "the configuration of a plugin has at most 1MiB: put the rest into a file of its own",
-        ));
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(String::new()),
+        Value::String(text) => Ok(text),
+        value => serde_json::to_string(&value).map_err(D::Error::custom),
     }
-    Ok(text)
 }
 
 /// What the log looks like.

@@ -1,7 +1,7 @@
 //! From the file to a [`Config`], or from two flags: one line in an init script is enough for a route (rule E10).
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::Path;
 
 use super::error::{from_yaml, located, place_of_byte, place_of_value, quoted};
@@ -12,20 +12,12 @@ use super::url::UpstreamUrl;
 
 impl Config {
     /// Reads and checks the file at `path`. An error is one sentence: the file, line and column, what is wrong and how to
-    /// mend it. The environment variable `LOG_MODE=json` changes the default of `log.format`.
+    /// correct it. The environment variable `LOG_MODE=json` changes the default of `log.format`.
     pub fn load(path: &Path) -> Result<Config, String> {
         let name = path.display().to_string();
         let bytes = read_bytes(path).map_err(|error| {
-            let message = match error.kind() {
-                ErrorKind::NotFound => {
-                    "no such file; copy config.example.yml to make one, or name another with -config PATH"
-                }
-                ErrorKind::PermissionDenied => {
-                    "this user may not read it; change its permissions, or name another with -config PATH"
-                }
-                _ => &format!("cannot be read: {error}; name another file with -config PATH"),
-            };
-            located(&name, None, message)
+            let remedy = "copy config.example.yml to make one, or name another with -config PATH";
+            located(&name, None, format!("cannot be read: {error}; {remedy}"))
         })?;
         let text = std::str::from_utf8(&bytes).map_err(|error| {
             let place = place_of_byte(&bytes, error.valid_up_to());

@@ -221,8 +221,7 @@ impl<'a> Received<'a> {
 
     fn explain_answer(&self, answer: &[u8], cause: Option<Cause>, out: &mut String) {
         let Some(cause) = cause else {
-            put!(out, "\nanswered by the proxy itself");
-            return put_message(out, answer);
+            return put!(out, "\nanswered by the proxy itself\n{}", String::from_utf8_lossy(answer));
         };
         if cause == Cause::NoRoute {
             self.explain_routes(None, out);
@@ -232,8 +231,7 @@ impl<'a> Received<'a> {
             put!(out, "  {detail}");
         }
         put!(out, "  {}", cause.hint());
-        put!(out, "\nanswer");
-        put_message(out, answer);
+        put!(out, "\nanswer\n{}", String::from_utf8_lossy(answer));
     }
 
     /// Which route is chosen, and why not the others: each is asked alone.
@@ -266,14 +264,6 @@ fn put_field(out: &mut String, sign: char, line: &HeaderRef<'_>, reason: Option<
     match reason {
         None => put!(out, "{left}"),
         Some(reason) => put!(out, "{left:COLUMN$} {reason}"),
-    }
-}
-
-/// Appends a message of ours, which is ASCII.
-fn put_message(out: &mut String, message: &[u8]) {
-    for line in String::from_utf8_lossy(message).lines() {
-        let indent = if line.is_empty() { "" } else { "  " };
-        put!(out, "{indent}{line}");
     }
 }
 
@@ -474,7 +464,7 @@ plugins: they would run in this order, and in reverse order on the response; her
         ] {
             let config = if why == "no_route" { &no_root } else { ROUTES };
             let (found, is_served) = explained(config, "192.0.2.1", request, fields);
-            for part in [&format!("  why={why}\n"), &format!("\nanswer\n  HTTP/1.1 {status} "), part_of_detail] {
+            for part in [&format!("  why={why}\n"), &format!("\nanswer\nHTTP/1.1 {status} "), part_of_detail] {
                 assert!(found.contains(part), "{request} {fields:?}: no {part:?} in\n{}", found);
             }
             assert!(!is_served, "{request}");

@@ -56,7 +56,6 @@ unsafe impl Sync for LoadedPlugin {}
 /// All plugins in their order. Dropping it destroys them: the last reference belongs to the main thread, after the loops.
 pub struct Chain {
     plugins: Vec<LoadedPlugin>,
-    wants: BufferBodies,
     limits: Limits,
     logger: Logger,
 }
@@ -92,7 +91,9 @@ pub fn load(
     for plugin in &all {
         let added = match &plugin.path {
             Some(path) => chain.add_file(path, &plugin.config),
-            None => chain.add_builtin(&source(plugin), &plugin.config),
+            None => builtin::find(&source(plugin))
+                .map_err(|reason| plugin_error(source(plugin), reason))
+                .and_then(|found| chain.add_descriptor(found, &plugin.config)),
         };
         match added {
             Err(error) if plugin.required => return Err(error),
@@ -151,19 +152,13 @@ fn with_files(list: &[PluginConfig], dir: Option<&Path>) -> Result<Vec<PluginCon
 impl Chain {
     /// An empty chain.
     pub fn new(limits: Limits, logger: Logger) -> Chain {
-        Chain { plugins: Vec::new(), wants: BufferBodies::default(), limits, logger }
+        Chain { plugins: Vec::new(), limits, logger }
     }
 
     /// Loads a file and appends the plugin.
     pub fn add_file(&mut self, path: &Path, config: &str) -> Result<(), StartError> {
         let added = load::load(path).and_then(|descriptor| self.add(&descriptor, config));
         added.map_err(|reason| plugin_error(path.display(), reason))
-    }
-
-    /// Appends a plugin that was linked in.
-    pub fn add_builtin(&mut self, name: &str, config: &str) -> Result<(), StartError> {
-        let found = builtin::find(name).map_err(|reason| plugin_error(name, reason))?;
-        self.add_descriptor(found, config)
     }
 
     /// Appends a plugin by its descriptor.
@@ -187,16 +182,9 @@ impl Chain {
         if status != abi::OK {
             let message = std::mem::take(&mut *last_error.lock().unwrap_or_else(PoisonError::into_inner));
             // One line, whatever it logged.
-            let words = message.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-            let message = words.collect::<Vec<_>>().join(" ");
-            let reason = match message.trim_start_matches("create: ") {
-                "" => ", and the plugin did not log why".to_owned(),
-                reason => format!(": {reason}"),
-            };
-            return Err(format!("create failed with status {status}{reason}"));
+            let message = message.trim_start_matches("create: ").replace(char::is_control, " ");
+            return Err(format!("create failed with status {status}: {message}"));
         }
-        self.wants.request |= raw.flags & abi::WANT_REQUEST_BODY != 0;
-        self.wants.response |= raw.flags & abi::WANT_RESPONSE_BODY != 0;
         self.log(Level::Info, name, &format!("loaded, version {version}"));
         self.plugins.push(LoadedPlugin { name, raw, this, slow: AtomicU32::new(0) });
         Ok(())
@@ -287,7 +275,8 @@ fn timing<'a>(context: &'a mut HookContext<'_>, index: usize, plugin: &LoadedPlu
 
 impl Hooks for Chain {
     fn wants(&self) -> BufferBodies {
-        self.wants
+        let wants = |flag| self.plugins.iter().any(|plugin| plugin.raw.flags & flag != 0);
+        BufferBodies { request: wants(abi::WANT_REQUEST_BODY), response: wants(abi::WANT_RESPONSE_BODY) }
     }
 
     fn on_request(&self, context: &mut HookContext<'_>) -> Verdict {
