@@ -128,7 +128,7 @@ fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     let tls = Tls::load(config).map_err(|error| located(flags, &error))?;
     let has_plugins = !config.plugins.is_empty() || flags.plugin_dir.is_some();
     // The proxy starts with certificates that are out of their time: a reload may come soon, and some clients accept them.
-    for warning in tls.warnings.iter().chain(&config.warnings(has_plugins)) {
+    for warning in tls.warnings.iter().chain(&config.warning(has_plugins)) {
         print_error(format_args!("warning: {warning}"));
     }
     chain::check(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| located(flags, &error))?;

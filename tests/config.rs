@@ -55,7 +55,10 @@ fn mistakes_in_routes_and_syntax() {
             "routes:\n  - prefix: /a\n    prefix: /b\n    upstream: http://a\n",
             "config.yaml:2:5: duplicate field `prefix`",
         ),
-        ("routes:\n  - upstream: http://a\n", r#"config.yaml:2:5: this route has no prefix: add "prefix: /path""#),
+        (
+            "routes:\n  - upstream: http://a\n",
+            r#"config.yaml:2:5: "": a prefix begins with "/": write "prefix: /path""#,
+        ),
         (
             "routes:\n  - prefix: /a\n",
             r#"config.yaml:2:5: a route has one upstream, or 1 to 64 upstreams: add "upstream: http://host:port""#,
@@ -93,7 +96,7 @@ fn mistakes_in_routes_and_syntax() {
             "config.yaml:2:28: an upstream is asked over TCP, and its URL begins with http:// or https://: write http://127.0.0.1:9001/base, for example",
         ),
         ("listen: ':8080'\nroutes: []\n", r#"config.yaml:1:1: unknown key "listen"; did you mean "listen_addr"?"#),
-        ("routes:\n  -\n", r#"config.yaml:2:4: this route has no prefix: add "prefix: /path""#),
+        ("routes:\n  -\n", r#"config.yaml:2:4: "": a prefix begins with "/": write "prefix: /path""#),
         (
             "routes:\n  - /a\n",
             r#"config.yaml:2:5: expected a mapping with the keys prefix and upstream, found string "/a""#,
@@ -107,8 +110,14 @@ fn mistakes_in_routes_and_syntax() {
             "routes:\n  - prefix: /a\n    upstream: http://a\n  - prefix: /a\n    upstream: http://a\n",
             r#"config.yaml:4:5: the prefix "/a" is that of route number 1, "/a", too: remove one of them"#,
         ),
-        ("routes:\n  - {prefix: a, upstream: http://a}\n", r#"config.yaml:2:14: "a": a prefix begins with "/""#),
-        ("routes:\n  - {prefix: 5, upstream: http://a}\n", r#"config.yaml:2:14: "5": a prefix begins with "/""#),
+        (
+            "routes:\n  - {prefix: a, upstream: http://a}\n",
+            r#"config.yaml:2:14: "a": a prefix begins with "/": write "prefix: /path""#,
+        ),
+        (
+            "routes:\n  - {prefix: 5, upstream: http://a}\n",
+            r#"config.yaml:2:14: "5": a prefix begins with "/": write "prefix: /path""#,
+        ),
         (
             "routes:\n  - {prefix: /a, upstream: ftp://user:secret@a}\n",
             "config.yaml:2:28: an upstream is asked over TCP, and its URL begins with http:// or https://: write http://127.0.0.1:9001/base, for example",
@@ -118,7 +127,10 @@ fn mistakes_in_routes_and_syntax() {
             "config.yaml:2:5: upstream_tls has no effect on an http:// upstream: write https://, or remove it",
         ),
         ("routes: http://u:secret@b\n", r#"config.yaml:1:9: expected a list, found string "http://...@b""#),
-        ("routes:\n  - {prefix: http://u:secret@b}\n", r#"config.yaml:2:14: "http://...@b": a prefix begins with "/""#),
+        (
+            "routes:\n  - {prefix: http://u:secret@b}\n",
+            r#"config.yaml:2:14: "http://...@b": a prefix begins with "/": write "prefix: /path""#,
+        ),
         (
             "routes:\n  - {prefix: /a, upstream: }\n",
             "config.yaml:2:28: expected one upstream URL such as http://127.0.0.1:9001/base, found nothing",

@@ -115,7 +115,7 @@ fn r03_foreign_files_are_refused_with_both_names() {
         ("machine", 18, &[0xf3, 0], "built for RISC-V (64-bit, little-endian), but this program is for "),
         ("class", 4, &[1], "32-bit"),
         ("order", 5, &[2], "big-endian"),
-        ("executable", 16, &[2, 0], "an executable, not a shared object"),
+        ("executable", 16, &[2, 0], "not a shared object"),
     ];
     for (name, at, bytes, part) in rows {
         let mut file = good.clone();

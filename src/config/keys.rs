@@ -486,7 +486,7 @@ pub struct Rewrites {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the keys prefix and upstream")]
 pub(crate) struct RawRoute {
-    pub(super) prefix: Option<String>,
+    pub(super) prefix: String,
     #[serde(deserialize_with = "As::<UpstreamUrl>::deserialize")]
     pub(super) upstream: Option<UpstreamUrl>,
     #[serde(deserialize_with = "As::<UpstreamUrl>::list")]

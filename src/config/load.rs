@@ -104,7 +104,7 @@ fn route(text: &str) -> Result<RawRoute, String> {
         .ok_or_else(|| "a route is written /prefix=host:port or /prefix=http://host:port/base".to_owned())?;
     let upstream = if upstream.contains("://") { upstream.to_owned() } else { format!("http://{upstream}") };
     let upstream = <UpstreamUrl as Notation>::parse(&upstream)?;
-    Ok(RawRoute { prefix: Some(prefix.to_owned()), upstream: Some(upstream), ..RawRoute::default() })
+    Ok(RawRoute { prefix: prefix.to_owned(), upstream: Some(upstream), ..RawRoute::default() })
 }
 
 #[cfg(test)]
@@ -170,7 +170,7 @@ mod tests {
     fn e10_a_mistake_is_told_in_one_sentence() {
         for (listen, routes, expected) in [
             (&[][..], &["/a"][..], "-route: a route is written /prefix=host:port or /prefix=http://host:port/base"),
-            (&[], &["a=h:1"], "-route: \"a\": a prefix begins with \"/\""),
+            (&[], &["a=h:1"], "-route: \"a\": a prefix begins with \"/\": write \"prefix: /path\""),
             (&[], &["/a="], "-route: the upstream URL names no host: write http://host:port"),
             (&[], &["/a=h:99999"], "-route: the port of the upstream URL is a number from 1 to 65535"),
             (

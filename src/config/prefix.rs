@@ -10,7 +10,7 @@ const MAX_PREFIX: usize = 1024;
 
 // What is wrong with a prefix, the first also with an upstream URL.
 pub(super) const BYTE: &str = "only visible ASCII but ? # and \\ can stand here, and two hexadecimal digits after each %: percent-encode a path (a space is %20, % is %25), write a name as xn--...";
-const NO_SLASH: &str = "a prefix begins with \"/\"";
+const NO_SLASH: &str = "a prefix begins with \"/\": write \"prefix: /path\"";
 /// Rule S20.
 pub(super) const DOT_SEGMENT: &str =
     "requests with a segment \".\" or \"..\" are refused, so this path would never be asked for: remove the segment";

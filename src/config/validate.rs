@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use super::error::quoted;
 use super::keys::{
-    CertificateFiles, Config, LogFormat, MAX_UPSTREAMS, MemorySize, PluginConfig, RawRoute, RouteConfig, RouteOptions,
-    TlsListen,
+    CertificateFiles, Config, LogFormat, MAX_UPSTREAMS, MemorySize, RawRoute, RouteConfig, RouteOptions, TlsListen,
 };
 use super::prefix;
 use super::scalar::{Notation as _, print_size};
@@ -31,7 +30,10 @@ impl Config {
             tls.validate().map_err(at("tls"))?;
         }
         for (index, plugin) in self.plugins.iter().enumerate() {
-            plugin.check().map_err(at(&format!("plugins.{index}")))?;
+            if plugin.path.is_some() == plugin.builtin.is_some() {
+                let message = "a plugin has either a path or a builtin: write one of them";
+                return Err((format!("plugins.{index}"), message.to_owned()));
+            }
         }
         self.resolve_routes()?;
         self.check_addresses()?;
@@ -56,20 +58,19 @@ impl Config {
     }
 
     /// What is accepted and will hardly do what is meant. `has_plugins` counts those of `-plugindir` too.
-    pub fn warnings(&self, has_plugins: bool) -> Vec<String> {
-        let Some(budget) = self.limits.memory_budget.filter(|_| has_plugins) else { return Vec::new() };
+    pub fn warning(&self, has_plugins: bool) -> Option<String> {
+        let budget = self.limits.memory_budget.filter(|_| has_plugins)?;
         // A body is there twice for a while, and bodies get half of what a share has for exchanges: `net::memory_budget`.
         let max = budget / self.workers.max(1) / 32 * 7;
-        if self.plugin_body_limit <= max {
-            return Vec::new();
-        }
         let [limit, budget] = [self.plugin_body_limit, budget].map(|size| print_size(size as u64));
-        vec![format!(
-            "plugin_body_limit is {limit}, but with limits.memory_budget {budget} and {} workers no body above {} KiB can \
-             be buffered for plugins: it is answered with 503; lower the one, or raise the other",
-            self.workers,
-            max / 1024
-        )]
+        (self.plugin_body_limit > max).then(|| {
+            format!(
+                "plugin_body_limit is {limit}, but with limits.memory_budget {budget} and {} workers no body above {} KiB \
+                 can be buffered for plugins: it is answered with 503; lower the one, or raise the other",
+                self.workers,
+                max / 1024
+            )
+        })
     }
 
     /// Takes over what a running proxy cannot change: it stays as `old` has it.
@@ -94,8 +95,7 @@ impl Config {
         for mut route in raw {
             let number = routes.len();
             let at_route = |message: String| (format!("routes.{number}"), message);
-            let prefix = route.prefix.take().ok_or("this route has no prefix: add \"prefix: /path\"".to_owned());
-            let prefix = prefix.map_err(at_route)?;
+            let prefix = std::mem::take(&mut route.prefix);
             prefix::check(&prefix)
                 .map_err(|error| (format!("routes.{number}.prefix"), format!("{}: {error}", quoted(&prefix))))?;
             if let Some(first) = first_with.insert(prefix::normal_form(&prefix), number) {
@@ -120,14 +120,11 @@ impl Config {
     /// No address is listened on twice, whatever the keys are.
     fn check_addresses(&self) -> Result<(), ValidationError> {
         let tls = self.tls.as_ref().map_or(&[][..], |tls| &tls.listen_addr);
-        let keys = [
-            ("listen_addr", &self.listen_addr[..]),
-            ("tls.listen_addr", tls),
-            ("admin.listen_addr", &self.admin.listen_addr),
-        ];
         if self.listen_addr.is_empty() {
             return Err(("listen_addr".to_owned(), "this list is empty: write at least one address".to_owned()));
         }
+        let (own, admin) = (&self.listen_addr[..], &self.admin.listen_addr[..]);
+        let keys = [("listen_addr", own), ("tls.listen_addr", tls), ("admin.listen_addr", admin)];
         let all: Vec<_> = keys.iter().flat_map(|(key, list)| list.iter().map(move |address| (*key, address))).collect();
         for (index, (key, address)) in all.iter().enumerate() {
             if let Some((other, taken)) = all[..index].iter().find(|(_, taken)| taken.overlaps(address)) {
@@ -167,13 +164,6 @@ impl TlsListen {
             _ => return Err("tls needs both: add \"certificate: cert.pem\" and \"key: key.pem\"".to_owned()),
         }
         Ok(())
-    }
-}
-
-impl PluginConfig {
-    fn check(&self) -> Result<(), String> {
-        let is_one = self.path.is_some() != self.builtin.is_some();
-        if is_one { Ok(()) } else { Err("a plugin has either a path or a builtin: write one of them".to_owned()) }
     }
 }
 

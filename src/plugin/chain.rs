@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,6 +39,7 @@ fn plugin_error(source: impl Display, reason: String) -> StartError {
 }
 
 /// One plugin, created.
+#[derive(Debug)]
 struct LoadedPlugin {
     name: &'static str,
     raw: abi::Plugin,
@@ -54,16 +55,11 @@ unsafe impl Send for LoadedPlugin {}
 unsafe impl Sync for LoadedPlugin {}
 
 /// All plugins in their order. Dropping it destroys them: the last reference belongs to the main thread, after the loops.
+#[derive(Debug)]
 pub struct Chain {
     plugins: Vec<LoadedPlugin>,
     limits: Limits,
     logger: Logger,
-}
-
-impl fmt::Debug for Chain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.names()).finish()
-    }
 }
 
 /// The limits for plugins under this configuration.

@@ -4,44 +4,58 @@
 //! code. Files are replaced by renaming a new one into place, never by writing into the mapped one.
 #![allow(unsafe_code)]
 
-use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
-use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use mini_rproxy_plugin::abi;
-
-use super::descriptor::{self, ValidDescriptor};
+use super::descriptor::ValidDescriptor;
 use super::elf;
 
 /// Whether this program can load files at all.
 pub fn available() -> Result<(), String> {
-    Ok(())
+    if cfg!(all(feature = "dlopen", not(target_feature = "crt-static"))) {
+        return Ok(());
+    }
+    Err("this program is built without dlopen (statically linked, or without the feature) and cannot load files; use the \
+         dynamic build, or link the plugin in and list it as builtin"
+        .to_owned())
 }
 
 /// Loads the shared object at `path` and checks its descriptor. Constructors of the library run; `create` does not.
 pub fn load(path: &Path) -> Result<ValidDescriptor, String> {
-    let path = check(path)?;
+    open(&check(path)?)
+}
+
+#[cfg(not(all(feature = "dlopen", not(target_feature = "crt-static"))))]
+fn open(_: &Path) -> Result<ValidDescriptor, String> {
+    unreachable!("the check fails: see `available`")
+}
+
+#[cfg(all(feature = "dlopen", not(target_feature = "crt-static")))]
+fn open(path: &Path) -> Result<ValidDescriptor, String> {
+    use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+    use mini_rproxy_plugin::abi;
+    use std::error::Error;
+
     // SAFETY: initialisers of the library run. That is what loading native plugins means: they are trusted code.
     // RTLD_NOW: missing symbols show now, not in the middle of a request. RTLD_LOCAL: plugins do not see each other.
-    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| {
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|error| {
         // The dynamic loader's own message is the cause.
         let message = error.source().map_or_else(|| error.to_string(), ToString::to_string);
         format!("the dynamic loader refused it: {message}")
     })?;
-    let library = ManuallyDrop::new(library);
+    let library = std::mem::ManuallyDrop::new(library);
     // SAFETY: the symbol is used as an address only.
     let address = unsafe { library.get::<*const u8>(abi::SYMBOL.as_bytes()) }.map(|symbol| symbol.as_raw_ptr());
     let address = address.ok().filter(|address| !address.is_null());
     let address = address.ok_or_else(|| format!("it exports no symbol {}: not a mini-rproxy plugin", abi::SYMBOL))?;
     // SAFETY: a library that exports this symbol has a descriptor there, and it is never unloaded.
-    unsafe { descriptor::read(address.cast_const().cast()) }
+    unsafe { super::descriptor::read(address.cast_const().cast()) }
 }
 
 /// Checks everything that can be known about the file before it is mapped; returns the path that [`load`] opens.
 pub fn check(path: &Path) -> Result<PathBuf, String> {
+    available()?;
     let unreadable = |error: io::Error| format!("cannot read it: {error}; correct its path, or its permissions");
     // dlopen searches the library path for names without a slash, so it gets an absolute one. Links are resolved, so that
     // the file that is checked is the file that is loaded.

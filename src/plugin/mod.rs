@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`elf`] | checks that a file is a whole shared object for this machine, before `dlopen` |
 //! | [`descriptor`] | checks magic, versions, sizes and flags of a plugin's descriptor |
-//! | [`load`] | from a path to a descriptor (feature `dlopen`; `load_off.rs` stands in without it) |
+//! | [`load`] | from a path to a descriptor (feature `dlopen`) |
 //! | [`builtin`] | descriptors that were linked in (feature `builtin-plugins`) |
 //! | [`host`] | what the C functions of the host table act upon |
 //! | [`chain`] | creates the plugins, calls them in order, contains their failures |
@@ -15,7 +15,6 @@
 
 pub mod elf;
 pub mod descriptor;
-#[cfg_attr(not(all(feature = "dlopen", not(target_feature = "crt-static"))), path = "load_off.rs")]
 pub mod load;
 pub mod builtin;
 pub mod host;
