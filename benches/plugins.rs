@@ -10,7 +10,7 @@ use mini_rproxy::config::LogFormat;
 use mini_rproxy::http::head::{RequestHead, ResponseHead};
 use mini_rproxy::log;
 use mini_rproxy::plugin::chain::Chain;
-use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks};
+use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Phase};
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::{Descriptor, Error, Logger, Plugin, RequestPhase, ResponsePhase, Verdict, descriptor};
 
@@ -94,10 +94,10 @@ fn run(bencher: Bencher<'_, '_>, members: &[&'static Descriptor]) {
             upstream: "upstream.example",
             state: &mut state,
         };
-        black_box(hooks.on_request(&mut view));
+        black_box(hooks.call(Phase::Request, &mut view));
         view.response = Some(&mut response);
-        black_box(hooks.on_response(&mut view));
-        hooks.on_done(&mut view);
+        black_box(hooks.call(Phase::Response, &mut view));
+        hooks.call(Phase::Done, &mut view);
         // So that the field is new each time.
         request.fields.remove(b"X-Demo-Request");
         response.fields.remove(b"X-Demo-Response");

@@ -201,7 +201,7 @@ fn side() -> impl Strategy<Value = Side> {
 fn op() -> impl Strategy<Value = Op> {
     let pools = select(vec![
         Pool::Reused,
-        Pool::Fresh,
+        Pool::New,
         Pool::Pending,
         Pool::Fails(ConnectError::Refused),
         Pool::Fails(ConnectError::TimedOut),

@@ -10,7 +10,7 @@ use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
 use mini_rproxy::log;
 use mini_rproxy::plugin::chain::Chain;
 use mini_rproxy::plugin::{descriptor as checks, elf};
-use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Verdict as ChainVerdict};
+use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Phase, Verdict as ChainVerdict};
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::testing::{Exchange, Instance, Outcome};
 use mini_rproxy_plugin::{
@@ -482,7 +482,8 @@ fn in_the_proxy(ops: &[Op], model: &Model) {
         state: &mut state,
     };
     SCRIPT.set(Some((ops.to_vec(), model.clone())));
-    let verdict = if model.is_response { chain.on_response(&mut view) } else { chain.on_request(&mut view) };
+    let phase = if model.is_response { Phase::Response } else { Phase::Request };
+    let verdict = chain.call(phase, &mut view);
     assert!(matches!(verdict, ChainVerdict::Continue), "{verdict:?}");
     let result = RESULT.take().expect("the hook ran to its end");
     let fields = if model.is_response { &response.fields } else { &request.fields };

@@ -202,7 +202,7 @@ impl Chain {
             if phase == Phase::Request {
                 context.state.started = index + 1;
             }
-            match self.call(index, phase, context, &mut clock) {
+            match self.call_plugin(index, phase, context, &mut clock) {
                 Verdict::Continue => {}
                 verdict => return verdict,
             }
@@ -212,7 +212,7 @@ impl Chain {
 
     /// Calls one hook of the plugin at `index`. `clock` is the time before the hook and becomes the time after it: one
     /// reading of the clock is the end of a hook and the start of the next one.
-    fn call(&self, index: usize, phase: Phase, context: &mut HookContext<'_>, clock: &mut Instant) -> Verdict {
+    fn call_plugin(&self, index: usize, phase: Phase, context: &mut HookContext<'_>, clock: &mut Instant) -> Verdict {
         let plugin = &self.plugins[index];
         let mut handle = ExchangeHandle::new(HookAccess::new(context, phase, plugin.raw.flags, self.limits));
         let (this, x) = (plugin.this, handle.as_exchange());
@@ -275,18 +275,16 @@ impl Hooks for Chain {
         BufferBodies { request: wants(abi::WANT_REQUEST_BODY), response: wants(abi::WANT_RESPONSE_BODY) }
     }
 
-    fn on_request(&self, context: &mut HookContext<'_>) -> Verdict {
-        self.run(Phase::Request, 0..self.plugins.len(), context)
-    }
-
-    fn on_response(&self, context: &mut HookContext<'_>) -> Verdict {
-        // The plugin that saw the request last, as it left, sees the response first.
-        self.run(Phase::Response, (0..self.plugins.len()).rev(), context)
-    }
-
-    fn on_done(&self, context: &mut HookContext<'_>) {
-        let started = std::mem::take(&mut context.state.started);
-        self.run(Phase::Done, (0..started).rev(), context);
+    fn call(&self, phase: Phase, context: &mut HookContext<'_>) -> Verdict {
+        match phase {
+            Phase::Request => self.run(phase, 0..self.plugins.len(), context),
+            // The plugin that saw the request last, as it left, sees the response first.
+            Phase::Response => self.run(phase, (0..self.plugins.len()).rev(), context),
+            Phase::Done => {
+                let started = std::mem::take(&mut context.state.started);
+                self.run(phase, (0..started).rev(), context)
+            }
+        }
     }
 }
 

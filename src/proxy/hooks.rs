@@ -1,10 +1,12 @@
 //! The interface between a request and the plugins: they reach it in no other way.
 //!
-//! The proxy calls [`Hooks`] at three moments and gives each call a [`HookContext`] of what it may see and change. It
+//! The proxy calls [`Hooks`] in three phases and gives each call a [`HookContext`] of what it may see and change. It
 //! knows nothing of libraries and C tables; those live one layer above, in `plugin`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
+
+pub use mini_rproxy_plugin::host::Phase;
 
 use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
@@ -109,10 +111,8 @@ pub struct HookContext<'a> {
 pub trait Hooks: Send + Sync {
     /// Which bodies to buffer. Asked once per request.
     fn wants(&self) -> BufferBodies;
-    /// After routing and rewriting (and after the body, where it is wanted), before connecting.
-    fn on_request(&self, view: &mut HookContext<'_>) -> Verdict;
-    /// After the final response head (and the body, where it is wanted), before its first byte is sent.
-    fn on_response(&self, view: &mut HookContext<'_>) -> Verdict;
-    /// Once for each exchange whose `on_request` was called, when it is over, however it ended.
-    fn on_done(&self, view: &mut HookContext<'_>);
+    /// Calls the hooks of a phase: [`Phase::Request`] after routing and rewriting (and after the body, where it is wanted),
+    /// before connecting; [`Phase::Response`] after the final response head (and the body, where it is wanted), before its
+    /// first byte is sent; [`Phase::Done`] once for each request that had its first phase, when it is over, however it ended.
+    fn call(&self, phase: Phase, view: &mut HookContext<'_>) -> Verdict;
 }

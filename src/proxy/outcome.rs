@@ -4,7 +4,7 @@ use super::cause::Cause;
 use super::context::Context;
 use super::events::{CloseMode, Command, Side};
 use super::forward::{Persistence, finish_head};
-use super::hooks::{HookContext, LocalResponse};
+use super::hooks::{HookContext, Phase, Verdict};
 use super::memory::Buffers;
 use super::request_log::AccessRecord;
 use super::runtime::Runtime;
@@ -28,14 +28,6 @@ pub(super) enum LocalBody<'a> {
     Reason,
     Bytes(&'a [u8]),
     Shared(SharedText),
-}
-
-/// Which hooks are called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HookPhase {
-    Request,
-    Response,
-    Done,
 }
 
 impl Transaction {
@@ -99,11 +91,18 @@ impl Transaction {
         }
     }
 
-    /// A plugin answers in the upstream's place.
-    pub(super) fn send_plugin_response(&mut self, ctx: &mut Context<'_, '_>, answer: &LocalResponse) {
-        self.log.set_cause(Cause::PluginAnswered);
-        let lines = answer.fields.iter().map(|line| (line.name, line.value));
-        self.send_local(ctx, answer.status, lines, LocalBody::Bytes(&answer.body));
+    /// Calls hooks. Returns whether they let request and response go on: if not, a plugin has answered in the upstream's place.
+    pub(super) fn pass_hooks(&mut self, ctx: &mut Context<'_, '_>, phase: Phase) -> Result<bool, Cause> {
+        match self.call_hooks(&ctx.client.runtime, phase) {
+            Verdict::Continue => Ok(true),
+            Verdict::Respond(answer) => {
+                self.log.set_cause(Cause::PluginAnswered);
+                let lines = answer.fields.iter().map(|line| (line.name, line.value));
+                self.send_local(ctx, answer.status, lines, LocalBody::Bytes(&answer.body));
+                Ok(false)
+            }
+            Verdict::Fail => Err(Cause::PluginFailed),
+        }
     }
 
     /// Nothing more of the request is wanted. Where it is incomplete, the connection cannot serve another.
@@ -215,10 +214,8 @@ impl Transaction {
     pub(super) fn log_request(&mut self, ctx: &mut Context<'_, '_>) {
         ctx.client.served = ctx.client.served.saturating_add(1);
         let runtime = &ctx.client.runtime;
-        if self.buf.chain.started > 0
-            && let Some(hooks) = &runtime.hooks
-        {
-            hooks.on_done(&mut self.hook_view(runtime, HookPhase::Done));
+        if self.buf.chain.started > 0 {
+            self.call_hooks(runtime, Phase::Done);
         }
         let timeline = self.log.timeline.take().map(|timeline| timeline.finish(ctx.now()));
         self.log.client = self.log.client.or(ctx.client.peer.address);
@@ -236,21 +233,21 @@ impl Transaction {
         self.attempt = None;
     }
 
-    /// What hooks may see and change now.
-    pub(super) fn hook_view<'a>(&'a mut self, runtime: &'a Runtime, phase: HookPhase) -> HookContext<'a> {
+    fn call_hooks(&mut self, runtime: &Runtime, phase: Phase) -> Verdict {
+        let Some(hooks) = &runtime.hooks else { return Verdict::Continue };
         let wants = runtime.wants();
         let gets_body = self.gets_body(self.buf.response.status);
         let (route, upstream) = (self.route(runtime), self.upstream(runtime));
         let Buffers { request, response, original_target, request_body, response_body, chain, .. } = &mut self.buf;
         response.fields.remove_all(HOP_BY_HOP);
-        HookContext {
+        let mut context = HookContext {
             request_body: wants.request.then_some(request_body),
-            response_body: (wants.response && phase == HookPhase::Response && gets_body).then_some(response_body),
+            response_body: (wants.response && phase == Phase::Response && gets_body).then_some(response_body),
             response: match phase {
-                HookPhase::Request => None,
-                HookPhase::Response => Some(response),
+                Phase::Request => None,
+                Phase::Response => Some(response),
                 // Where the upstream gave a final response.
-                HookPhase::Done => (response.status >= 200).then_some(response),
+                Phase::Done => (response.status >= 200).then_some(response),
             },
             request,
             original_target,
@@ -258,7 +255,8 @@ impl Transaction {
             route_prefix: route.map_or("", |route| &route.prefix),
             upstream: upstream.map_or("", |upstream| &upstream.authority),
             state: chain,
-        }
+        };
+        hooks.call(phase, &mut context)
     }
 }
 

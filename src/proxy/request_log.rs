@@ -19,29 +19,20 @@ pub trait Observer {
     /// A request is over.
     fn access(&mut self, record: &AccessRecord<'_>);
     /// Something happened to an upstream that is one of several.
-    fn upstream(&mut self, upstream: &UpstreamUrl, event: UpstreamEvent) {
-        let _ = (upstream, event);
-    }
+    fn upstream(&mut self, _upstream: &UpstreamUrl, _event: UpstreamEvent) {}
     /// A head of the route with this prefix was not mapped, because it would have become too large.
-    fn left_unmapped(&mut self, prefix: &str, now: MonoTime) {
-        let _ = (prefix, now);
-    }
+    fn left_unmapped(&mut self, _prefix: &str, _now: MonoTime) {}
     /// Something that the operator should know of.
-    fn warn(&mut self, message: fmt::Arguments<'_>) {
-        let _ = message;
-    }
+    fn warn(&mut self, _message: fmt::Arguments<'_>) {}
     /// Something that is good to know, and asks for nothing.
-    fn info(&mut self, message: fmt::Arguments<'_>) {
-        let _ = message;
-    }
+    fn info(&mut self, _message: fmt::Arguments<'_>) {}
     /// Whether the life of a request that begins now is to be told, as [`AccessRecord::timeline`].
     fn wants_timeline(&self) -> bool {
         false
     }
     /// What was counted so far, as the text of /metrics.
-    fn metrics(&mut self, now: MonoTime) -> SharedText {
-        let _ = now;
-        SharedText::new("".into())
+    fn metrics(&mut self, _now: MonoTime) -> SharedText {
+        SharedText::default()
     }
 }
 

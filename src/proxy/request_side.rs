@@ -10,9 +10,9 @@ use super::context::Context;
 use super::events::Side;
 use super::forward::{Forwarding, forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
-use super::hooks::Verdict;
+use super::hooks::Phase;
 use super::memory::Buffers;
-use super::outcome::{HookPhase, LocalBody, PLAIN_TEXT};
+use super::outcome::{LocalBody, PLAIN_TEXT};
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
 use super::strip::strip_after_hooks;
 use crate::bytes::ByteQueue;
@@ -182,8 +182,7 @@ impl Transaction {
         }
         let Some(body) = Body::new(framing) else {
             self.set_request("head, no body", RequestState::Done);
-            self.queue_request(ctx, framing);
-            return Ok(());
+            return self.queue_request(ctx, framing);
         };
         let mut max_bytes = route.options.max_body_bytes.unwrap_or(u64::MAX);
         let mut mode = if framing == Framing::Chunked { BodyMode::Chunked } else { BodyMode::Passthrough };
@@ -200,29 +199,22 @@ impl Transaction {
             self.buf.to_client.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         self.set_request("head, body follows", RequestState::Body { body, mode, max_bytes, awaits_continue });
-        if mode != BodyMode::Buffer {
-            self.queue_request(ctx, framing);
-        }
-        Ok(())
+        if mode == BodyMode::Buffer { Ok(()) } else { self.queue_request(ctx, framing) }
     }
 
-    /// Calls the request hooks and does what they say: queues the forwarded head, and the body where it was buffered for them,
-    /// and asks for a connection to write them to.
-    fn queue_request(&mut self, ctx: &mut Context<'_, '_>, mut framing: Framing) {
-        let runtime = &ctx.client.runtime;
-        if let Some(hooks) = &runtime.hooks {
-            // Rule G21: whoever answers or fails here, the upstream is not contacted.
-            match hooks.on_request(&mut self.hook_view(runtime, HookPhase::Request)) {
-                Verdict::Continue => {}
-                Verdict::Respond(answer) => return self.send_plugin_response(ctx, &answer),
-                Verdict::Fail => return self.send_error(ctx, Cause::PluginFailed),
-            }
-            let len = self.buf.request_body.len() as u64;
-            if runtime.wants().request && (framing != Framing::None || len > 0) {
-                framing = Framing::Length(len);
-            }
+    /// Calls the request hooks; where they let the request pass, queues the forwarded head, and the body where it was buffered
+    /// for them, and asks for a connection to write them to.
+    fn queue_request(&mut self, ctx: &mut Context<'_, '_>, mut framing: Framing) -> Result<(), Cause> {
+        // Rule G21: whoever answers or fails here, the upstream is not contacted.
+        if !self.pass_hooks(ctx, Phase::Request)? {
+            return Ok(());
         }
-        let Some(upstream) = self.upstream(runtime) else { return };
+        let runtime = &ctx.client.runtime;
+        let len = self.buf.request_body.len() as u64;
+        if runtime.wants().request && (framing != Framing::None || len > 0) {
+            framing = Framing::Length(len);
+        }
+        let Some(upstream) = self.upstream(runtime) else { return Ok(()) };
         let Buffers { request, request_body, to_upstream, offered, .. } = &mut self.buf;
         request.fields.remove_all(strip_after_hooks(upstream));
         let authorization = upstream.authorization.as_deref();
@@ -235,6 +227,7 @@ impl Transaction {
             to_upstream.extend(request_body);
         }
         self.connect_upstream(ctx, false);
+        Ok(())
     }
 
     #[inline(never)]
@@ -259,25 +252,13 @@ impl Transaction {
         }
         let (taken, is_complete) = read?;
         if is_complete {
-            self.end_request_body(ctx);
+            self.end_request_body(ctx)?;
         }
         Ok(taken)
     }
 
-    /// So many bytes went to the upstream unseen.
-    pub(super) fn on_request_bypassed(&mut self, ctx: &mut Context<'_, '_>, len: u64) {
-        self.last_activity.on_written(ctx.now(), Side::Upstream);
-        self.log.bytes_in += len;
-        let RequestState::Body { body, awaits_continue, .. } = &mut self.request_state else { return };
-        self.has_upload_begun = true;
-        *awaits_continue = false;
-        if body.bypassed(len) {
-            self.end_request_body(ctx);
-        }
-    }
-
-    fn end_request_body(&mut self, ctx: &mut Context<'_, '_>) {
-        let RequestState::Body { mode, .. } = self.request_state else { return };
+    pub(super) fn end_request_body(&mut self, ctx: &mut Context<'_, '_>) -> Result<(), Cause> {
+        let RequestState::Body { mode, .. } = self.request_state else { return Ok(()) };
         self.set_request("body complete", RequestState::Done);
         match mode {
             BodyMode::Passthrough => {}
@@ -286,8 +267,9 @@ impl Transaction {
                 self.buf.to_upstream.extend(LAST_CHUNK);
                 self.buf.to_upstream.extend(b"\r\n");
             }
-            BodyMode::Buffer => self.queue_request(ctx, Framing::Chunked),
+            BodyMode::Buffer => return self.queue_request(ctx, Framing::Chunked),
         }
+        Ok(())
     }
 
     /// The client sends no more. In the middle of a request that means that it has gone: a client which only closes its
@@ -322,18 +304,14 @@ pub(super) fn read_body(
     buffered: &mut Vec<u8>,
     out: &mut ByteQueue,
 ) -> (u64, Result<(usize, bool), HttpError>) {
-    let mut count = 0;
-    let mut append = |out: &mut Vec<u8>, piece: &[u8]| {
-        count += piece.len() as u64;
-        out.extend_from_slice(piece);
+    let mut read = |out: &mut Vec<u8>| {
+        let before = out.len();
+        let result = body.read(data, |piece| out.extend_from_slice(piece));
+        ((out.len() - before) as u64, result)
     };
-    let read = match mode {
-        BodyMode::Passthrough => {
-            let out = out.buf();
-            body.read(data, |piece| append(out, piece))
-        }
-        BodyMode::Chunked => write_chunk(out.buf(), |out| body.read(data, |piece| append(out, piece))),
-        BodyMode::Buffer => body.read(data, |piece| append(buffered, piece)),
-    };
-    (count, read)
+    match mode {
+        BodyMode::Passthrough => read(out.buf()),
+        BodyMode::Chunked => write_chunk(out.buf(), read),
+        BodyMode::Buffer => read(buffered),
+    }
 }

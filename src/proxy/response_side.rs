@@ -9,9 +9,8 @@ use super::forward::{
     Persistence, UPGRADE_REQUIRED, forward_response, list_protocols, rewrite_response_head, write_response_head,
     write_trailers,
 };
-use super::hooks::Verdict;
+use super::hooks::Phase;
 use super::memory::{Buffers, KEPT_CAPACITY};
-use super::outcome::HookPhase;
 use super::request_side::{head_limits, read_body};
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Reuse, Transaction};
 use crate::http::body::Body;
@@ -250,26 +249,17 @@ impl Transaction {
         received: Framing,
         declared: Option<u64>,
     ) -> Result<bool, Cause> {
-        let runtime = &ctx.client.runtime;
-        let is_rewritable = runtime.wants().response;
-        if let Some(hooks) = &runtime.hooks {
-            let received_status = self.buf.response.status;
-            match hooks.on_response(&mut self.hook_view(runtime, HookPhase::Response)) {
-                Verdict::Continue => {}
-                Verdict::Respond(answer) => {
-                    self.send_plugin_response(ctx, &answer);
-                    return Ok(false);
-                }
-                Verdict::Fail => return Err(Cause::PluginFailed),
-            }
-            let response = &mut self.buf.response;
-            if response.status != received_status {
-                response.reason.clear();
-                response.reason.extend_from_slice(reason_phrase(response.status).as_bytes());
-            }
+        let received_status = self.buf.response.status;
+        if !self.pass_hooks(ctx, Phase::Response)? {
+            return Ok(false);
+        }
+        let is_rewritable = ctx.client.runtime.wants().response;
+        let status = self.buf.response.status;
+        if status != received_status {
+            self.buf.response.reason.clear();
+            self.buf.response.reason.extend_from_slice(reason_phrase(status).as_bytes());
         }
         let framing = self.client_framing(received, declared, is_rewritable);
-        let status = self.buf.response.status;
         self.is_persistent &= framing != Framing::UntilClose && !ctx.client.is_draining;
         self.log.status = status;
         let (persistence, gets_body) = (self.persistence(), self.gets_body(status));
@@ -315,20 +305,8 @@ impl Transaction {
         Ok(taken)
     }
 
-    /// So many body bytes went to the client unseen.
-    pub(super) fn on_response_bypassed(&mut self, ctx: &mut Context<'_, '_>, len: u64) {
-        self.last_activity.on_written(ctx.now(), Side::Client);
-        self.log.bytes_out += len;
-        if let ResponseState::Body { body, .. } = &mut self.response_state
-            && body.bypassed(len)
-            && let Err(cause) = self.end_response_body(ctx, false)
-        {
-            self.send_error(ctx, cause);
-        }
-    }
-
     /// The body is complete. `has_more`: bytes follow it already.
-    fn end_response_body(&mut self, ctx: &mut Context<'_, '_>, has_more: bool) -> Result<(), Cause> {
+    pub(super) fn end_response_body(&mut self, ctx: &mut Context<'_, '_>, has_more: bool) -> Result<(), Cause> {
         let ResponseState::Body { body, mode, reuse, .. } = &self.response_state else { return Ok(()) };
         let (mode, reuse) = (*mode, *reuse);
         match mode {

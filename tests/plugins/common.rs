@@ -12,7 +12,7 @@ use mini_rproxy::config::LogFormat;
 use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
 use mini_rproxy::log::Logger;
 use mini_rproxy::plugin::chain::Chain;
-use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Verdict};
+use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Phase, Verdict};
 use mini_rproxy_plugin::host::Limits;
 
 pub const LIMITS: Limits = Limits { head_bytes: 16 * 1024, field_lines: 256, body_bytes: 1024 };
@@ -167,15 +167,15 @@ impl Exchange {
     }
 
     pub fn on_request(&mut self, chain: &Chain) -> Verdict {
-        chain.on_request(&mut self.view(false))
+        chain.call(Phase::Request, &mut self.view(false))
     }
 
     pub fn on_response(&mut self, chain: &Chain) -> Verdict {
-        chain.on_response(&mut self.view(true))
+        chain.call(Phase::Response, &mut self.view(true))
     }
 
     pub fn on_done(&mut self, chain: &Chain) {
-        chain.on_done(&mut self.view(true));
+        chain.call(Phase::Done, &mut self.view(true));
     }
 
     pub fn request_field(&self, name: &str) -> Option<String> {

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use mini_rproxy::http::fields::Fields;
-use mini_rproxy::proxy::hooks::{BufferBodies, HookContext, Hooks, LocalResponse, Verdict};
+use mini_rproxy::proxy::hooks::{BufferBodies, HookContext, Hooks, LocalResponse, Phase, Verdict};
 
 /// One thing to do in a hook.
 #[derive(Clone, Debug)]
@@ -48,6 +48,19 @@ impl Hooks for Plugin {
         self.wants
     }
 
+    fn call(&self, phase: Phase, view: &mut HookContext<'_>) -> Verdict {
+        match phase {
+            Phase::Request => self.on_request(view),
+            Phase::Response => self.on_response(view),
+            Phase::Done => {
+                self.note("done".to_owned());
+                Verdict::Continue
+            }
+        }
+    }
+}
+
+impl Plugin {
     fn on_request(&self, view: &mut HookContext<'_>) -> Verdict {
         view.state.started = 1;
         let (method, target) = (view.request.method.as_bytes().escape_ascii(), view.request.target.escape_ascii());
@@ -86,10 +99,6 @@ impl Hooks for Plugin {
             }
         }
         Verdict::Continue
-    }
-
-    fn on_done(&self, _view: &mut HookContext<'_>) {
-        self.note("done".to_owned());
     }
 }
 

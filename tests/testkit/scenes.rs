@@ -153,7 +153,7 @@ fn act(random: &mut Random, events: &mut Vec<Event>) {
         36 | 37 => {
             let pools = [
                 Pool::Reused,
-                Pool::Fresh,
+                Pool::New,
                 Pool::Pending,
                 Pool::Fails(ConnectError::Refused),
                 Pool::Fails(ConnectError::TimedOut),

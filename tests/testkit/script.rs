@@ -15,7 +15,7 @@
 //! C FIN, C RST, C UNWRITABLE    and U: stops sending; is gone; a write to it fails
 //! C DRAINED                     and U: takes some of what the kernel holds for it, but no write is possible yet
 //! C BLOCK, C TAKE 10, C UNBLOCK and U: takes nothing any more; takes ten bytes more; takes all
-//! CONNECT reused                how the attempt to connect ends, or else the next one: reused, fresh, refused,
+//! CONNECT reused                how the attempt to connect ends, or else the next one: reused, new, refused,
 //!                               timeout, dns, failed; pending: it goes on
 //! T+5s                          time passes
 //! DRAIN                         the process is asked to stop
@@ -243,7 +243,7 @@ pub fn write(config: &str, hooks: &[String], events: &[Event]) -> String {
             Event::Connect(answer) => {
                 let word = match answer {
                     Pool::Reused => "reused",
-                    Pool::Fresh => "fresh",
+                    Pool::New => "new",
                     Pool::Pending => "pending",
                     Pool::Fails(ConnectError::Refused) => "refused",
                     Pool::Fails(ConnectError::TimedOut) => "timeout",
@@ -334,7 +334,7 @@ fn parse_event(line: &str) -> Option<Event> {
     if let Some(answer) = line.strip_prefix("CONNECT ") {
         return Some(Event::Connect(match answer {
             "reused" => Pool::Reused,
-            "fresh" => Pool::Fresh,
+            "new" => Pool::New,
             "pending" => Pool::Pending,
             "refused" => Pool::Fails(ConnectError::Refused),
             "timeout" => Pool::Fails(ConnectError::TimedOut),

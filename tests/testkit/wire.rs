@@ -125,7 +125,7 @@ pub enum Mishap {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pool {
     Reused,
-    Fresh,
+    New,
     Fails(ConnectError),
     Pending,
 }
@@ -483,21 +483,21 @@ impl Wire {
             match command {
                 Command::Connect { upstream, is_new } => {
                     let origin = self.runtime.origin(upstream).expect("an upstream of this runtime");
-                    let fresh_word = if is_new { " fresh" } else { "" };
-                    let note = format!("X connect {}:{}{fresh_word}", origin.host, origin.port);
+                    let new_word = if is_new { " new" } else { "" };
+                    let note = format!("X connect {}:{}{new_word}", origin.host, origin.port);
                     self.note(note);
                     self.link = Link::Connecting;
                     self.origin = End::default();
-                    match self.pool.pop_front().unwrap_or(Pool::Fresh) {
+                    match self.pool.pop_front().unwrap_or(Pool::New) {
                         Pool::Pending => {}
-                        Pool::Reused if is_new => self.connected(Pool::Fresh),
+                        Pool::Reused if is_new => self.connected(Pool::New),
                         answer => self.connected(answer),
                     }
                 }
                 Command::Release { is_login_bound } => {
                     // The pool takes no connection on which something is waiting (rule M12).
                     let is_clean = self.origin.incoming.is_empty() && self.origin.ending.is_none();
-                    let note = if is_login_bound { "X reserve" } else { "X park" };
+                    let note = if is_login_bound { "X release login-bound" } else { "X release" };
                     self.note(if is_clean { note } else { "X close upstream" });
                     self.link = Link::None;
                 }
@@ -532,7 +532,7 @@ impl Wire {
     fn connected(&mut self, answer: Pool) {
         match answer {
             Pool::Fails(error) => self.failing = Some(error),
-            Pool::Reused | Pool::Fresh => {
+            Pool::Reused | Pool::New => {
                 self.link = Link::Open;
                 let request = self.answered.final_responses().count();
                 let mut responses = Parser::new(Kind::Responses, Strictness::Lenient);
