@@ -75,28 +75,15 @@ pub struct Lease {
     is_probe: bool,
 }
 
-/// Which of a route's upstreams a request has tried: at most 64 of them.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tried(u64);
-
-impl Tried {
-    fn has(self, nth: usize) -> bool {
-        self.0 & (1 << nth) != 0
-    }
-
-    fn add(&mut self, nth: usize) {
-        self.0 |= 1 << nth;
-    }
-}
-
 impl Balance {
-    /// Chooses one of `upstreams` that is not in `tried`, and puts it there; `None` where all are. `repeatable`: the
-    /// request may be sent to another one when it fails on this one. `preferred` is chosen if it is up.
+    /// Chooses one of `upstreams`, of which there are at most 64, whose bit is not set in `tried`, and sets it; `None` where
+    /// all are. `repeatable`: the request may be sent to another one when it fails on this one. `preferred` is chosen if it
+    /// is up.
     pub fn choose(
         &mut self,
         now: MonoTime,
         upstreams: &[UpstreamId],
-        tried: &mut Tried,
+        tried: &mut u64,
         repeatable: bool,
         preferred: Option<UpstreamId>,
     ) -> Option<(usize, Lease)> {
@@ -104,7 +91,7 @@ impl Balance {
         let (_, nth, backend) = upstreams
             .iter()
             .enumerate()
-            .filter(|(nth, _)| !tried.has(*nth))
+            .filter(|(nth, _)| *tried & 1 << nth == 0)
             .map(|(nth, id)| {
                 let backend = backends.entry(*id).or_default();
                 let is_preferred = preferred == Some(*id) && backend.ejection.get().is_none();
@@ -112,7 +99,7 @@ impl Balance {
                 (rank, nth, Rc::clone(backend))
             })
             .min_by(|one, other| one.0.cmp(&other.0))?;
-        tried.add(nth);
+        *tried |= 1 << nth;
         self.choices += 1;
         backend.chosen.set(self.choices);
         Some((nth, Lease::new(backend, now)))
@@ -201,7 +188,7 @@ mod tests {
         }
 
         fn choose(&mut self, upstreams: &[UpstreamId]) -> (usize, Lease) {
-            self.balance.choose(self.now, upstreams, &mut Tried::default(), true, None).expect("one")
+            self.balance.choose(self.now, upstreams, &mut 0, true, None).expect("one")
         }
 
         fn wait(&mut self, seconds: u64) {
@@ -224,7 +211,7 @@ mod tests {
     fn who_has_logged_in_somewhere_goes_there_while_it_is_up() {
         let mut play = Play::new();
         let ask = |play: &mut Play, preferred| {
-            play.balance.choose(play.now, &ALL, &mut Tried::default(), true, preferred).map(|(nth, _)| nth)
+            play.balance.choose(play.now, &ALL, &mut 0, true, preferred).map(|(nth, _)| nth)
         };
         assert_eq!(ask(&mut play, Some(ALL[2])), Some(2));
         assert_eq!(ask(&mut play, Some(ALL[2])), Some(2));
@@ -313,7 +300,7 @@ mod tests {
         play.fail(ALL[0]);
         play.fail(ALL[0]);
         play.wait(1);
-        let chosen = play.balance.choose(play.now, &ALL, &mut Tried::default(), false, None).map(|(nth, _)| nth);
+        let chosen = play.balance.choose(play.now, &ALL, &mut 0, false, None).map(|(nth, _)| nth);
         assert_eq!(chosen, Some(1));
         assert_eq!(play.choose(&ALL).0, 0);
     }
@@ -326,7 +313,7 @@ mod tests {
             play.fail(id);
             play.now = play.now + Duration::from_millis(100);
         }
-        let mut tried = Tried::default();
+        let mut tried = 0;
         let mut order = Vec::new();
         while let Some((nth, mut lease)) = play.balance.choose(play.now, &ALL, &mut tried, true, None) {
             order.push(nth);

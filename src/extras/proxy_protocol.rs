@@ -20,7 +20,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use crate::config::Config;
-use crate::http::chars::{parse_decimal, split};
 use crate::net::conn::{Conn, ReadOutcome, SocketFlags};
 use crate::proxy::proxy_connection::{ListenerProtocol, Peer, ProxyConnection};
 
@@ -43,13 +42,10 @@ const CLIENT_SSL: u8 = 0x01;
 // What was expected instead, for the log.
 const MISSING: &str = "a peer that proxy_protocol.from lists has to begin with a PROXY header; turn it on there \
                        (send-proxy), or take the peer off the list";
-const LINE_LENGTH: &str = "a PROXY line ends with CRLF within 107 bytes";
-const LINE_FAMILY: &str = "a PROXY line says TCP4, TCP6 or UNKNOWN";
-const LINE_ADDRESS: &str = "a PROXY line has two addresses of its family and two ports, with one space between";
-const VERSION: &str = "a binary PROXY header has version 2";
-const COMMAND: &str = "the command of a binary PROXY header is LOCAL or PROXY";
-const FAMILY: &str = "a binary PROXY header tells of a stream: TCP over IPv4 or IPv6, or a unix socket";
-const LENGTH: &str = "a binary PROXY header is as long as its addresses at least";
+const LINE: &str = "a PROXY line ends with CRLF within 107 bytes and says UNKNOWN, or TCP4 or TCP6, two addresses of that \
+                    family and two ports, with one space between";
+const BINARY: &str = "a binary PROXY header has version 2, the command LOCAL or PROXY and a stream as its family (TCP over \
+                      IPv4 or IPv6, or a unix socket), and is as long as its addresses at least";
 const INCOMPLETE: &str = "a PROXY header has to be complete within timeouts.request_head";
 const SILENT: &str = "a peer that proxy_protocol.from lists has to begin with a PROXY header within \
                       timeouts.request_head, and said nothing";
@@ -107,11 +103,7 @@ impl ProxyHeader {
             client.set_client(header.client, header.is_tls);
             *self = ProxyHeader::Skip(header.len as u32);
         }
-        while let ProxyHeader::Skip(left) = *self {
-            if left == 0 {
-                *self = ProxyHeader::Done;
-                break;
-            }
+        while let ProxyHeader::Skip(left @ 1..) = *self {
             let most = buf.len().min(left as usize);
             match conn.socket.read(&mut buf[..most]) {
                 ReadOutcome::Bytes(len) => *self = ProxyHeader::Skip(left - len as u32),
@@ -119,6 +111,7 @@ impl ProxyHeader {
                 _ => return Err(INCOMPLETE),
             }
         }
+        *self = ProxyHeader::Done;
         Ok(true)
     }
 }
@@ -152,31 +145,28 @@ pub fn parse_header(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
 fn parse_line(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
     let start = &bytes[..bytes.len().min(MAX_LINE)];
     let Some(end) = start.windows(2).position(|two| two == b"\r\n") else {
-        return if start.len() < MAX_LINE { Ok(None) } else { Err(LINE_LENGTH) };
+        return if start.len() < MAX_LINE { Ok(None) } else { Err(LINE) };
     };
-    // At least the word is there: it holds no CR.
-    let mut words = split(&start[LINE_START.len()..end], b' ');
-    let client = match words.next() {
+    let line = String::from_utf8_lossy(&start[..end]);
+    let client = match line.split(' ').collect::<Vec<_>>()[..] {
         // Whatever follows is to be ignored.
-        Some(b"UNKNOWN") => None,
-        Some(b"TCP4") => Some(parse_addresses::<Ipv4Addr>(words).ok_or(LINE_ADDRESS)?),
-        Some(b"TCP6") => Some(parse_addresses::<Ipv6Addr>(words).ok_or(LINE_ADDRESS)?),
-        _ => return Err(LINE_FAMILY),
+        [_, "UNKNOWN", ..] => None,
+        [_, "TCP4", source, to, port, to_port] => Some(parse_source::<Ipv4Addr>([(to, to_port), (source, port)])?),
+        [_, "TCP6", source, to, port, to_port] => Some(parse_source::<Ipv6Addr>([(to, to_port), (source, port)])?),
+        _ => return Err(LINE),
     };
     Ok(Some(Header { len: end + 2, client, is_tls: false }))
 }
 
-/// Source, destination, and their ports. Only the source is of interest, but all has to be right.
-fn parse_addresses<'a, A: FromStr + Into<IpAddr>>(mut words: impl Iterator<Item = &'a [u8]>) -> Option<SocketAddr> {
-    let mut address = || -> Option<IpAddr> { Some(str::from_utf8(words.next()?).ok()?.parse::<A>().ok()?.into()) };
-    let (source, _) = (address()?, address()?);
-    let mut port = || -> Option<u16> {
-        let digits = words.next()?;
-        let is_plain = digits == b"0" || !digits.starts_with(b"0");
-        parse_decimal(digits).filter(|_| is_plain).and_then(|number| u16::try_from(number).ok())
+/// Only the source is of interest, which is the last one, but both have to be right.
+fn parse_source<A: FromStr + Into<IpAddr>>(words: [(&str, &str); 2]) -> Result<SocketAddr, &'static str> {
+    let address = |(ip, port): (&str, &str)| {
+        let (ip, number) = (ip.parse::<A>().ok()?, port.parse::<u16>().ok()?);
+        // No sign, and no zeros in front.
+        (number.to_string() == port).then(|| SocketAddr::new(ip.into(), number))
     };
-    let (source_port, _) = (port()?, port()?);
-    words.next().is_none().then_some(SocketAddr::new(source, source_port))
+    let [to, source] = words.map(address);
+    to.and(source).ok_or(LINE)
 }
 
 fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
@@ -189,11 +179,10 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
         (0x21, 0x11) => 12,
         (0x21, 0x21) => 36,
         (0x21, 0x31) => 216,
-        (0x21, _) => return Err(FAMILY),
-        (what, _) => return Err(if what >> 4 == 2 { COMMAND } else { VERSION }),
+        _ => return Err(BINARY),
     };
     if length < addresses_len {
-        return Err(LENGTH);
+        return Err(BINARY);
     }
     let len = FIXED + length;
     let Some(rest) = bytes.get(FIXED..len.min(MAX_PEEK)) else { return Ok(None) };
@@ -242,27 +231,27 @@ mod tests {
             ("PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2\r\n", Ok(Some("[::ffff:192.0.2.1]:1"))),
             ("PROXY UNKNOWN\r\n", Ok(None)),
             ("PROXY UNKNOWN ffff:f...f:ffff what ever 1\r\n", Ok(None)),
-            ("PROXY TCP5 192.0.2.1 198.51.100.1 1 2\r\n", Err(LINE_FAMILY)),
-            ("PROXY tcp4 192.0.2.1 198.51.100.1 1 2\r\n", Err(LINE_FAMILY)),
-            ("PROXY  TCP4 192.0.2.1 198.51.100.1 1 2\r\n", Err(LINE_FAMILY)),
-            ("PROXY \r\n", Err(LINE_FAMILY)),
-            ("PROXY TCP4 192.0.2.1 198.51.100.1 1\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP4 192.0.2.1 198.51.100.1 1 2 3\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP4 192.0.2.1 198.51.100.1 1 2 \r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP4 192.0.2.1  198.51.100.1 1 2\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP4 192.0.2.1\t198.51.100.1 1 2\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP4 192.0.2.01 198.51.100.1 1 2\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP4 192.0.2 198.51.100.1 1 2\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP4 192.0.2.256 198.51.100.1 1 2\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP4 192.0.2.1 ::1 1 2\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP6 192.0.2.1 ::1 1 2\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP6 [::1] ::1 1 2\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP6 ::1%1 ::1 1 2\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP4 192.0.2.1 198.51.100.1 65536 2\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP4 192.0.2.1 198.51.100.1 +1 2\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP4 192.0.2.1 198.51.100.1 01 2\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP4 192.0.2.1 198.51.100.1 1 \n2\r\n", Err(LINE_ADDRESS)),
-            ("PROXY TCP4 192.0.2.1 198.51.100.1 1 2\r \r\n", Err(LINE_ADDRESS)),
+            ("PROXY TCP5 192.0.2.1 198.51.100.1 1 2\r\n", Err(LINE)),
+            ("PROXY tcp4 192.0.2.1 198.51.100.1 1 2\r\n", Err(LINE)),
+            ("PROXY  TCP4 192.0.2.1 198.51.100.1 1 2\r\n", Err(LINE)),
+            ("PROXY \r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 1\r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 1 2 3\r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 1 2 \r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2.1  198.51.100.1 1 2\r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2.1\t198.51.100.1 1 2\r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2.01 198.51.100.1 1 2\r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2 198.51.100.1 1 2\r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2.256 198.51.100.1 1 2\r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2.1 ::1 1 2\r\n", Err(LINE)),
+            ("PROXY TCP6 192.0.2.1 ::1 1 2\r\n", Err(LINE)),
+            ("PROXY TCP6 [::1] ::1 1 2\r\n", Err(LINE)),
+            ("PROXY TCP6 ::1%1 ::1 1 2\r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 65536 2\r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 +1 2\r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 01 2\r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 1 \n2\r\n", Err(LINE)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 1 2\r \r\n", Err(LINE)),
             ("PROXX TCP4", Err(MISSING)),
             ("proxy TCP4", Err(MISSING)),
             ("GET / HTTP/1.1\r\n", Err(MISSING)),
@@ -283,7 +272,7 @@ mod tests {
     fn a_line_has_at_most_107_bytes() {
         let line = |len: usize| format!("PROXY UNKNOWN {}\r\n", "x".repeat(len - 16));
         assert_eq!(read(line(107).as_bytes()), Ok(Some(Header { len: 107, client: None, is_tls: false })));
-        assert_eq!(read(line(108).as_bytes()), Err(LINE_LENGTH));
+        assert_eq!(read(line(108).as_bytes()), Err(LINE));
         assert_eq!(read(&line(107).as_bytes()[..106]), Ok(None));
         for len in 0..6 {
             assert_eq!(read(&b"PROXY "[..len]), Ok(None), "both may still come: {len}");
@@ -315,17 +304,17 @@ mod tests {
             ("local", header(0x20, 0x00, 0, &[]), told(16, "")),
             ("local, with addresses", header(0x20, 0x11, 12, &v4), told(28, "")),
             ("local, with rubbish", header(0x20, 0xff, 3, &[7; 3]), told(19, "")),
-            ("version 1", header(0x11, 0x11, 12, &v4), Err(VERSION)),
-            ("version 3", header(0x31, 0x11, 12, &v4), Err(VERSION)),
-            ("another command", header(0x22, 0x11, 12, &v4), Err(COMMAND)),
-            ("UDP", header(0x21, 0x12, 12, &v4), Err(FAMILY)),
-            ("UDP over IPv6", header(0x21, 0x22, 36, &v6), Err(FAMILY)),
-            ("unix datagrams", header(0x21, 0x32, 216, &[]), Err(FAMILY)),
-            ("no transport", header(0x21, 0x10, 12, &v4), Err(FAMILY)),
-            ("another family", header(0x21, 0x41, 12, &v4), Err(FAMILY)),
-            ("too short", header(0x21, 0x11, 11, &v4), Err(LENGTH)),
-            ("too short for IPv6", header(0x21, 0x21, 35, &v6), Err(LENGTH)),
-            ("too short for a path", header(0x21, 0x31, 215, &[]), Err(LENGTH)),
+            ("version 1", header(0x11, 0x11, 12, &v4), Err(BINARY)),
+            ("version 3", header(0x31, 0x11, 12, &v4), Err(BINARY)),
+            ("another command", header(0x22, 0x11, 12, &v4), Err(BINARY)),
+            ("UDP", header(0x21, 0x12, 12, &v4), Err(BINARY)),
+            ("UDP over IPv6", header(0x21, 0x22, 36, &v6), Err(BINARY)),
+            ("unix datagrams", header(0x21, 0x32, 216, &[]), Err(BINARY)),
+            ("no transport", header(0x21, 0x10, 12, &v4), Err(BINARY)),
+            ("another family", header(0x21, 0x41, 12, &v4), Err(BINARY)),
+            ("too short", header(0x21, 0x11, 11, &v4), Err(BINARY)),
+            ("too short for IPv6", header(0x21, 0x21, 35, &v6), Err(BINARY)),
+            ("too short for a path", header(0x21, 0x31, 215, &[]), Err(BINARY)),
         ] {
             let found = read(&bytes).map(|header| header.expect("whole"));
             assert_eq!(found.map(|found| (found.len, found.client)), expected, "{name}");

@@ -4,10 +4,10 @@
 //! It blocks, and knows of the proxy only what the configuration or the command line says.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{Config, FullConfig, ListenAddr};
 
@@ -21,16 +21,12 @@ const MAX_ANSWER: u64 = 256 * 1024 * 1024;
 /// all.
 pub fn probe(config: &Config) -> Result<(), String> {
     let Some(address) = config.admin.listen_addr.first().or(config.listen_addr.first()) else { return Ok(()) };
-    let (path, version_and_status) = ("/health", 12);
-    let answer = match address {
-        ListenAddr::Tcp { addr, .. } => {
-            tcp(&on_this_host(*addr), config).and_then(|stream| get(stream, "localhost", path, version_and_status))
-        }
-        ListenAddr::Unix { path: socket, .. } => {
-            unix(socket).and_then(|stream| get(stream, "localhost", path, version_and_status))
-        }
+    let addresses = match address {
+        ListenAddr::Tcp { addr, .. } => Ok(on_this_host(*addr)),
+        ListenAddr::Unix { path, .. } => SockAddr::unix(path).map(|path| vec![path]),
     };
-    match answer {
+    let version_and_status = 12;
+    match addresses.and_then(|addresses| get(&addresses, config, "localhost", "/health", version_and_status)) {
         // With 400 a TLS port answers a request in the clear: that it answers is what was asked.
         Ok(answer) if [b"HTTP/1.1 200", b"HTTP/1.1 400"].iter().any(|alive| answer == **alive) => Ok(()),
         Ok(answer) => Err(format!("{address} answers {:?}", String::from_utf8_lossy(&answer))),
@@ -48,12 +44,12 @@ pub fn running_config(place: &str, config: &Config) -> Result<FullConfig, String
         let mut json = Vec::new();
         io::stdin().take(MAX_ANSWER).read_to_end(&mut json).map(|_| json)
     } else if let Some(socket) = place.strip_prefix("unix:") {
-        unix(Path::new(socket)).and_then(|stream| get(stream, "localhost", path, MAX_ANSWER))
+        SockAddr::unix(socket).and_then(|socket| get(&[socket], config, "localhost", path, MAX_ANSWER))
     } else {
         let host = authority(place)?;
         let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
-        let addresses = address.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-        addresses.and_then(|addresses| tcp(&addresses, config)).and_then(|stream| get(stream, host, path, MAX_ANSWER))
+        let addresses = address.to_socket_addrs().map(|all| all.map(SockAddr::from).collect::<Vec<_>>());
+        addresses.and_then(|addresses| get(&addresses, config, host, path, MAX_ANSWER))
     };
     let answer = answer.map_err(|error| format!("{place} does not answer: {error}"))?;
     let answer = String::from_utf8_lossy(&answer);
@@ -81,46 +77,40 @@ fn authority(url: &str) -> Result<&str, String> {
 }
 
 /// Where a socket that is bound to `address` is reached. Where the host has no IPv6, the proxy listens on IPv4.
-fn on_this_host(address: SocketAddr) -> Vec<SocketAddr> {
+fn on_this_host(address: SocketAddr) -> Vec<SockAddr> {
     let ips: &[IpAddr] = match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => &[IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)],
         ip => &[ip],
     };
-    ips.iter().map(|ip| SocketAddr::new(*ip, address.port())).collect()
+    ips.iter().map(|ip| SocketAddr::new(*ip, address.port()).into()).collect()
 }
 
-/// Connects to the first address that answers.
-fn tcp(addresses: &[SocketAddr], config: &Config) -> io::Result<TcpStream> {
+fn connect(address: &SockAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::from(i32::from(address.family())), Type::STREAM, None)?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.set_write_timeout(Some(TIMEOUT))?;
+    if address.is_unix() { socket.connect(address) } else { socket.connect_timeout(address, TIMEOUT) }?;
+    Ok(socket)
+}
+
+/// The first `max` bytes of the answer of the first address that answers.
+fn get(addresses: &[SockAddr], config: &Config, host: &str, path: &str, max: u64) -> io::Result<Vec<u8>> {
     let mut result = Err(ErrorKind::NotFound.into());
     for address in addresses {
-        result = TcpStream::connect_timeout(address, TIMEOUT);
+        result = connect(address);
         if result.is_ok() {
             break;
         }
     }
-    let mut stream = result?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    if config.expects_proxy_header(stream.local_addr()?.ip()) {
+    let mut socket = result?;
+    if socket.local_addr()?.as_socket().is_some_and(|local| config.expects_proxy_header(local.ip())) {
         // What a load balancer says that asks for itself.
-        stream.write_all(b"PROXY UNKNOWN\r\n")?;
+        socket.write_all(b"PROXY UNKNOWN\r\n")?;
     }
-    Ok(stream)
-}
-
-fn unix(path: &Path) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    Ok(stream)
-}
-
-/// The first `max` bytes of the answer.
-fn get(mut stream: impl Read + Write, host: &str, path: &str, max: u64) -> io::Result<Vec<u8>> {
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
-    match stream.take(max).read_to_end(&mut answer) {
+    match socket.take(max).read_to_end(&mut answer) {
         Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
         Ok(_) => Ok(answer),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Err(io::Error::new(ErrorKind::TimedOut, "timed out")),

@@ -12,7 +12,6 @@ use super::events::{CloseMode, Command, Side, UpstreamEvent};
 use super::forward::write_request_head;
 use super::state::{RequestState, ResponseState, Transaction, UpstreamAttempt};
 use crate::config::{HostPolicy, RouteConfig};
-use crate::extras::balance::Tried;
 use crate::extras::response_rewrite::readdress_request;
 use crate::http::framing::Framing;
 
@@ -27,7 +26,7 @@ impl Transaction {
         if group.len() < 2 {
             return None;
         }
-        let mut tried = Tried::default();
+        let mut tried = 0;
         let repeatable = self.buf.request.method.is_idempotent();
         let chosen = ctx.worker.balance.choose(ctx.now(), group, &mut tried, repeatable, ctx.client.login_upstream);
         chosen.map(|(nth, lease)| UpstreamAttempt { nth, lease, tried, queued: (0, Framing::None), losses: 0 })

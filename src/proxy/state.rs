@@ -15,7 +15,7 @@ use super::memory::{Buffers, Reservation, method_memory};
 use super::request_log::RequestLog;
 use super::runtime::{Runtime, UpstreamId};
 use crate::config::{RouteConfig, UpstreamUrl};
-use crate::extras::balance::{Lease, Tried};
+use crate::extras::balance::Lease;
 use crate::http::body::Body;
 use crate::http::framing::Framing;
 use crate::http::head::HeadParser;
@@ -277,8 +277,8 @@ pub(super) struct UpstreamAttempt {
     pub nth: usize,
     /// The right to use it.
     pub lease: Lease,
-    /// Those that were tried, this one included.
-    pub tried: Tried,
+    /// The bits of those that were tried, this one included.
+    pub tried: u64,
     /// What was queued for it: the length of the head, and the framing that it announces. Another upstream gets a head of
     /// its own.
     pub queued: (usize, Framing),
