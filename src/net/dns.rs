@@ -82,16 +82,9 @@ impl Names {
         Names { refresh, by_id, due, threads: 0, is_one_waiting: false, is_stopped: false }
     }
 
-    fn lookup(
-        &mut self,
-        now: MonoTime,
-        queue: &Arc<WorkerQueue>,
-        upstream: UpstreamId,
-        origin: &Origin,
-        is_next: bool,
-    ) {
+    fn lookup(&mut self, queue: &Arc<WorkerQueue>, upstream: UpstreamId, origin: &Origin, is_next: bool) {
         let name = self.by_id.entry(upstream).or_insert_with(|| {
-            self.due.push(Reverse((now, upstream)));
+            self.due.push(Reverse((MonoTime::FIRST, upstream)));
             let (host, port) = (origin.host.clone(), origin.port);
             Name { host, port, is_checked: false, addresses: Arc::default(), waiting: Vec::new() }
         });
@@ -156,17 +149,10 @@ impl DnsCache {
 
     /// Wants the addresses of an upstream, which come into `queue`: at once where they are known, or with `is_next` when
     /// they are looked up again.
-    pub fn lookup(
-        &self,
-        now: MonoTime,
-        queue: &Arc<WorkerQueue>,
-        upstream: UpstreamId,
-        origin: &Origin,
-        is_next: bool,
-    ) {
+    pub fn lookup(&self, queue: &Arc<WorkerQueue>, upstream: UpstreamId, origin: &Origin, is_next: bool) {
         let mut names = self.0.lock();
-        names.lookup(now, queue, upstream, origin, is_next);
-        if names.next_due().is_some_and(|due| due <= now) {
+        names.lookup(queue, upstream, origin, is_next);
+        if names.next_due().is_some_and(|due| due <= MonoTime::now()) {
             self.0.call_thread(&mut names);
         }
     }
@@ -267,7 +253,7 @@ mod tests {
         }
 
         fn ask(&self, cache: &DnsCache, id: UpstreamId, host: &str) {
-            cache.lookup(MonoTime::now(), &self.queue, id, &origin(host), false);
+            cache.lookup(&self.queue, id, &origin(host), false);
         }
 
         fn wait_for(&mut self, count: usize) -> Vec<DnsEvent> {
@@ -301,7 +287,7 @@ mod tests {
         }
 
         fn ask(&mut self, is_next: bool) {
-            self.names.lookup(self.now, &self.asker.queue, NAME, &origin("origin.test"), is_next);
+            self.names.lookup(&self.asker.queue, NAME, &origin("origin.test"), is_next);
         }
 
         /// Looks up what is due; tells whether there was anything.
@@ -460,7 +446,7 @@ mod tests {
         asker.ask(&cache, NAME, "name");
         for _ in 0..3 {
             asker.wait_for(1);
-            cache.lookup(MonoTime::now(), &asker.queue, NAME, &origin("name"), true);
+            cache.lookup(&asker.queue, NAME, &origin("name"), true);
         }
         cache.stop();
     }

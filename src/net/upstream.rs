@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use crate::config::Scheme;
 use crate::extras::metrics::Counter;
+use crate::proxy::cause::Cause;
 use crate::proxy::proxy_connection::{ConnectError, Input};
 use crate::proxy::runtime::UpstreamId;
 
@@ -89,7 +90,7 @@ impl Worker {
         if entry.addresses.is_empty() {
             let Ok(ip) = origin.host.parse::<IpAddr>() else {
                 entry.resolving.push(client_key);
-                return dns.lookup(now, &self.queue, upstream, origin, false);
+                return dns.lookup(&self.queue, upstream, origin, false);
             };
             entry.addresses.set(Arc::from([SocketAddr::new(ip, origin.port)]));
         }
@@ -105,7 +106,7 @@ impl Worker {
         }
         let is_used = !entry.addresses.is_empty() && now - entry.used_at <= MAX_UNUSED;
         match self.configs.find_upstream(upstream) {
-            Some((origin, _)) if is_used => self.upstreams.dns.lookup(now, &self.queue, upstream, origin, true),
+            Some((origin, _)) if is_used => self.upstreams.dns.lookup(&self.queue, upstream, origin, true),
             _ => entry.addresses = Addresses::default(),
         }
         for client_key in std::mem::take(&mut entry.resolving) {
@@ -238,9 +239,10 @@ impl Worker {
         let now = self.ctx.now();
         let Some((origin, _)) = self.configs.find_upstream(upstream) else { return };
         if self.upstreams.by_id.entry(upstream).or_default().tls_warn_limit.is_due(now, TLS_WARN_INTERVAL).is_some() {
-            let (host, port, HandshakeError { message, hint, .. }) = (&origin.host, origin.port, error);
-            let observer = &mut self.ctx.observer;
-            observer.log.warn(format_args!("no TLS connection to upstream {host}, port {port}: {message}; {hint}"));
+            let (host, port, message) = (&origin.host, origin.port, &error.message);
+            let hint = Cause::Connect(error.cause).detail().unwrap_or_default();
+            let log = &mut self.ctx.observer.log;
+            log.warn(format_args!("no TLS connection to upstream {host}, port {port}: {message}; {hint}"));
         }
     }
 

@@ -125,11 +125,11 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
 
 /// A regular file: reading a pipe, for example, may block for ever.
 fn read(path: &Path) -> Result<Vec<u8>, StartError> {
-    let read = || match fs::metadata(path)?.is_file() {
+    let file = fs::metadata(path).and_then(|file| match file.is_file() {
         true => fs::read(path),
         false => Err(io::Error::other("it is no regular file")),
-    };
-    read().map_err(|error| {
+    });
+    file.map_err(|error| {
         let remedy = "tls or upstream_tls names it: correct the path, or the file's permissions";
         in_file(path, format_args!("cannot be read: {error}; {remedy}"))
     })

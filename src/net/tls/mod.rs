@@ -23,7 +23,6 @@ mod stream;
 #[cfg_attr(not(feature = "tls"), path = "disabled.rs")]
 mod config;
 
-use std::borrow::Cow;
 use std::fmt;
 use std::task::Poll;
 
@@ -75,7 +74,5 @@ pub struct HandshakeError {
     /// A word for the counters.
     pub reason: &'static str,
     /// For the log.
-    pub message: Cow<'static, str>,
-    /// What can be done about it.
-    pub hint: &'static str,
+    pub message: String,
 }

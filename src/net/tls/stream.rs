@@ -109,6 +109,13 @@ impl TlsStream {
         Some(outcome)
     }
 
+    fn take_error(&mut self) -> HandshakeError {
+        self.error.take().unwrap_or_else(|| match self.read_state {
+            ReadState::Open => HandshakeError::new("unfinished", "the handshake was not finished in time"),
+            _ => HandshakeError::new("cut_off", "the connection ended within the handshake"),
+        })
+    }
+
     fn read_records(&mut self, socket: &mut Socket, records: &mut [u8], buf: &mut [u8]) -> ReadOutcome {
         let max = (buf.len() + OVERHEAD).clamp(MIN_READ, records.len());
         let received = match socket.read(&mut records[..max]) {
@@ -151,7 +158,7 @@ impl TlsStream {
                 Err(error) => {
                     if self.session.is_handshaking() {
                         let is_agreed = self.session.negotiated_cipher_suite().is_some();
-                        self.error = Some(HandshakeError::of(error, is_agreed));
+                        self.error = Some(HandshakeError::of(&error, is_agreed));
                     }
                     self.read_state = ReadState::Ending(ReadOutcome::Failed);
                 }
@@ -187,7 +194,7 @@ impl TlsStream {
         // The socket is new: it takes all of this, or the client is gone.
         let _ = socket.write(PLAIN_ANSWER);
         socket.shutdown_write();
-        self.error = Some(HandshakeError::plain_http());
+        self.error = Some(HandshakeError::new("plain_http", "it speaks plain HTTP on a port for TLS"));
         self.read_state = ReadState::Discarding;
         self.write_state = WriteState::Closed;
     }
@@ -211,19 +218,14 @@ impl TlsLayer for TlsStream {
                 ReadOutcome::Bytes(_) | ReadOutcome::Overhead(_) => {}
                 ReadOutcome::Blocked => return Poll::Pending,
                 ReadOutcome::Eof | ReadOutcome::Failed => {
-                    return Poll::Ready(Err(self.error.take().unwrap_or_else(HandshakeError::cut_off)));
+                    return Poll::Ready(Err(self.take_error()));
                 }
             }
         }
     }
 
     fn take_handshake_error(&mut self) -> Option<HandshakeError> {
-        let has_begun = self.has_received && self.session.is_handshaking();
-        let otherwise = match self.read_state {
-            ReadState::Open => HandshakeError::unfinished,
-            _ => HandshakeError::cut_off,
-        };
-        has_begun.then(|| self.error.take().unwrap_or_else(otherwise))
+        (self.has_received && self.session.is_handshaking()).then(|| self.take_error())
     }
 
     fn can_read(&self, socket: &Socket) -> bool {
@@ -300,12 +302,7 @@ impl Write for SocketWriter<'_> {
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let outcome = match slices {
-            // `send` costs less than `writev`.
-            [one] => self.0.write(one),
-            many => self.0.write_slices(many),
-        };
-        match outcome {
+        match self.0.write_slices(slices) {
             WriteOutcome::Bytes(len) => Ok(len),
             WriteOutcome::Blocked => Err(ErrorKind::WouldBlock.into()),
             WriteOutcome::Failed => Err(ErrorKind::BrokenPipe.into()),

@@ -65,12 +65,10 @@ pub(super) fn client_config(
             trusted.push(format!("the {} {origin}", authorities(&roots)));
         }
     }
+    let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     let authorities = match policy {
         VerifyPolicy::Nothing => None,
-        _ => {
-            let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-            Some(builder.build().map_err(setup_error)?)
-        }
+        _ => Some(builder.build().map_err(setup_error)?),
     };
     let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
