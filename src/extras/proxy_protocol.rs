@@ -42,10 +42,10 @@ const CLIENT_SSL: u8 = 0x01;
 // What was expected instead, for the log.
 const MISSING: &str = "a peer that proxy_protocol.from lists has to begin with a PROXY header; turn it on there \
                        (send-proxy), or take the peer off the list";
-const LINE: &str = "a PROXY line ends with CRLF within 107 bytes and says UNKNOWN, or TCP4 or TCP6, two addresses of that \
-                    family and two ports, with one space between";
-const BINARY: &str = "a binary PROXY header has version 2, the command LOCAL or PROXY and a stream as its family (TCP over \
-                      IPv4 or IPv6, or a unix socket), and is as long as its addresses at least";
+const LINE: &str = "a PROXY line says TCP4, TCP6 or UNKNOWN, has two addresses of its family and two ports with one space \
+                    between, and ends with CRLF within 107 bytes";
+const BINARY: &str = "a binary PROXY header has version 2 and the command LOCAL or PROXY, tells of a stream (TCP over IPv4 \
+                      or IPv6, or a unix socket), and is as long as its addresses at least";
 const INCOMPLETE: &str = "a PROXY header has to be complete within timeouts.request_head";
 const SILENT: &str = "a peer that proxy_protocol.from lists has to begin with a PROXY header within \
                       timeouts.request_head, and said nothing";

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::{Config, FullConfig, ListenAddr};
+use crate::config::{Config, FullConfig, ListenAddr, Scheme, UpstreamUrl};
 
 /// For each step. Docker's own limit for a probe is 30 s.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -46,10 +46,9 @@ pub fn running_config(place: &str, config: &Config) -> Result<FullConfig, String
     } else if let Some(socket) = place.strip_prefix("unix:") {
         SockAddr::unix(socket).and_then(|socket| get(&[socket], config, "localhost", path, MAX_ANSWER))
     } else {
-        let host = authority(place)?;
-        let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
-        let addresses = address.to_socket_addrs().map(|all| all.map(SockAddr::from).collect::<Vec<_>>());
-        addresses.and_then(|addresses| get(&addresses, config, host, path, MAX_ANSWER))
+        let url = configz_url(place)?;
+        let addresses = (url.host.as_str(), url.port).to_socket_addrs().map(|all| all.map(SockAddr::from).collect());
+        addresses.and_then(|addresses: Vec<_>| get(&addresses, config, &url.authority, path, MAX_ANSWER))
     };
     let answer = answer.map_err(|error| format!("{place} does not answer: {error}"))?;
     let answer = String::from_utf8_lossy(&answer);
@@ -62,13 +61,12 @@ pub fn running_config(place: &str, config: &Config) -> Result<FullConfig, String
     })
 }
 
-/// Host and port of a URL of `/configz`.
-fn authority(url: &str) -> Result<&str, String> {
-    let rest = url.strip_prefix("http://").map(|rest| rest.strip_suffix("/configz").unwrap_or(rest));
-    let host = rest
-        .map(|rest| rest.strip_suffix('/').unwrap_or(rest))
-        .filter(|host| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/@".contains(&byte)));
-    host.ok_or_else(|| {
+/// `http://HOST:PORT`, with or without `/configz`.
+fn configz_url(url: &str) -> Result<UpstreamUrl, String> {
+    let is_good = |url: &UpstreamUrl| {
+        url.scheme == Scheme::Http && url.authorization.is_none() && ["", "/configz"].contains(&&*url.base_path)
+    };
+    UpstreamUrl::parse(url).ok().filter(is_good).ok_or_else(|| {
         format!(
             "-against {url}: write http://HOST:PORT or unix:/PATH; for https, curl -k 'https://HOST:PORT/configz?outline' \
              | mini-rproxy -check -against -"
@@ -181,7 +179,7 @@ mod tests {
             ("http://", None),
             ("http://a b", None),
         ] {
-            assert_eq!(authority(url).ok(), expected, "{url}");
+            assert_eq!(configz_url(url).ok().map(|url| url.authority).as_deref(), expected, "{url}");
         }
     }
 
