@@ -4,7 +4,7 @@
 //! spins. Here accepting pauses for a moment, and one reserve descriptor is given up to accept one connection and close it
 //! cleanly, instead of leaving that client without an answer.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -71,11 +71,6 @@ impl Listener {
         registry.register(&mut SourceFd(&self.socket.as_raw_fd()), token, Interest::READABLE)
     }
 
-    fn accept(&self) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
-        let (fd, address) = acceptfrom_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-        Ok((fd, address.and_then(|address| SocketAddr::try_from(address).ok())))
-    }
-
     fn is_closing(&self, now: MonoTime) -> bool {
         self.closing_at.is_some_and(|at| at <= now)
     }
@@ -114,10 +109,6 @@ pub struct FreeSlots {
     pub public: bool,
     /// The operator, and probes of the proxy's health.
     pub admin: bool,
-}
-
-impl FreeSlots {
-    const ALL: FreeSlots = FreeSlots { public: true, admin: true };
 }
 
 /// A connection from a client, and what is spoken there.
@@ -190,20 +181,19 @@ impl Acceptor {
             if !listener.can_accept(now, free) {
                 continue;
             }
-            let error = match listener.accept() {
-                Ok((stream, address)) => return Ok(Some((stream, address, listener.protocol))),
-                Err(error) => error,
-            };
-            match error.kind() {
-                ErrorKind::WouldBlock if listener.is_closing(now) => {
+            match acceptfrom_with(&listener.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok((fd, address)) => {
+                    let address = address.and_then(|address| SocketAddr::try_from(address).ok());
+                    return Ok(Some((fd, address, listener.protocol)));
+                }
+                Err(Errno::AGAIN) if listener.is_closing(now) => {
                     self.listeners.remove(at);
                     self.next = at;
                 }
-                ErrorKind::WouldBlock => listener.is_ready = false,
+                Err(Errno::AGAIN) => listener.is_ready = false,
                 // The connection was broken while it waited, or a packet filter forbids it: the next one may be good.
-                ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::PermissionDenied => {}
-                _ if error.raw_os_error() == Some(Errno::PROTO.raw_os_error()) => {}
-                _ => return Err(error),
+                Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM | Errno::ACCESS) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(None)
@@ -211,22 +201,18 @@ impl Acceptor {
 
     /// Pauses after `error`; returns a warning if one is due.
     pub fn back_off(&mut self, now: MonoTime, error: &io::Error, metrics: &Metrics) -> Option<String> {
+        // With the reserve descriptor, one connection is accepted and closed at once.
         if is_exhaustion(error) {
-            self.reject_one(now, metrics);
+            if self.reserve.take().is_some()
+                && let Ok(Some(_)) = self.accept(now, FreeSlots { public: true, admin: true })
+            {
+                metrics.increment(Counter::Refused);
+            }
+            self.reserve = reserve_socket();
         }
         self.paused_until = Some(now + ACCEPT_BACKOFF);
         let is_due = self.warnings.is_due(now, WARN_INTERVAL);
         is_due.map(|_| format!("cannot accept connections: {error}; trying again every 100 ms"))
-    }
-
-    /// With the reserve descriptor, one connection is accepted and closed at once.
-    fn reject_one(&mut self, now: MonoTime, metrics: &Metrics) {
-        if self.reserve.take().is_some()
-            && let Ok(Some(_)) = self.accept(now, FreeSlots::ALL)
-        {
-            metrics.increment(Counter::Refused);
-        }
-        self.reserve = reserve_socket();
     }
 
     /// No new connections; those that wait are still accepted.
@@ -258,8 +244,7 @@ fn reserve_socket() -> Option<Socket> {
 
 /// Whether the process, or the host, has no descriptors left.
 pub fn is_exhaustion(error: &io::Error) -> bool {
-    let code = error.raw_os_error();
-    code == Some(Errno::MFILE.raw_os_error()) || code == Some(Errno::NFILE.raw_os_error())
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 #[cfg(test)]
@@ -268,6 +253,8 @@ mod tests {
     use crate::extras::metrics::Registry;
     use std::io::Read;
     use std::net::{TcpListener as StdListener, TcpStream as StdStream};
+
+    const ALL: FreeSlots = FreeSlots { public: true, admin: true };
 
     fn acceptor() -> (Acceptor, SocketAddr) {
         let socket = StdListener::bind("127.0.0.1:0").expect("loopback");
@@ -292,15 +279,16 @@ mod tests {
         acceptor.stop_accepting(now);
         let until = acceptor.wake_at(now).expect("there is a listener");
         let late = StdStream::connect_timeout(&address, Duration::from_millis(50));
-        assert_eq!(late.map_err(|error| error.kind()).err(), Some(ErrorKind::TimedOut), "not refused, but not let in");
-        for _ in &clients {
-            assert!(matches!(acceptor.accept(now, FreeSlots::ALL), Ok(Some(_))));
-        }
-        assert!(
-            matches!(acceptor.accept(now, FreeSlots::ALL), Ok(None)) && !acceptor.is_closed(),
-            "some may be half inside"
+        assert_eq!(
+            late.map_err(|error| error.kind()).err(),
+            Some(io::ErrorKind::TimedOut),
+            "not refused, but not let in"
         );
-        assert!(matches!(acceptor.accept(until, FreeSlots::ALL), Ok(None)) && acceptor.is_closed());
+        for _ in &clients {
+            assert!(matches!(acceptor.accept(now, ALL), Ok(Some(_))));
+        }
+        assert!(matches!(acceptor.accept(now, ALL), Ok(None)) && !acceptor.is_closed(), "some may be half inside");
+        assert!(matches!(acceptor.accept(until, ALL), Ok(None)) && acceptor.is_closed());
     }
 
     #[test]
@@ -320,14 +308,14 @@ mod tests {
         let now = MonoTime::now();
         let clients: Vec<StdStream> = (0..3).map(|_| StdStream::connect(address).expect("loopback")).collect();
         for client in &clients {
-            let Ok(Some((_, peer, _))) = acceptor.accept(now, FreeSlots::ALL) else { panic!("a client waits") };
+            let Ok(Some((_, peer, _))) = acceptor.accept(now, ALL) else { panic!("a client waits") };
             assert_eq!(peer, client.local_addr().ok());
         }
-        assert!(acceptor.can_accept(now, FreeSlots::ALL), "not known yet");
-        assert!(matches!(acceptor.accept(now, FreeSlots::ALL), Ok(None)));
-        assert!(!acceptor.can_accept(now, FreeSlots::ALL), "nobody until the next event");
+        assert!(acceptor.can_accept(now, ALL), "not known yet");
+        assert!(matches!(acceptor.accept(now, ALL), Ok(None)));
+        assert!(!acceptor.can_accept(now, ALL), "nobody until the next event");
         acceptor.on_event(0);
-        assert!(acceptor.can_accept(now, FreeSlots::ALL));
+        assert!(acceptor.can_accept(now, ALL));
         acceptor.on_event(9);
     }
 
@@ -344,7 +332,7 @@ mod tests {
         let speaks = |acceptor: &mut Acceptor, room| {
             acceptor.accept(now, room).expect("no error").map(|(_, _, protocol)| protocol)
         };
-        let turns: Vec<_> = (0..4).map(|_| speaks(&mut acceptor, FreeSlots::ALL)).collect();
+        let turns: Vec<_> = (0..4).map(|_| speaks(&mut acceptor, ALL)).collect();
         assert_eq!(
             turns,
             [ListenerProtocol::Plain, ListenerProtocol::Admin, ListenerProtocol::Plain, ListenerProtocol::Admin]
@@ -352,8 +340,8 @@ mod tests {
         );
         let full = FreeSlots { public: false, admin: true };
         assert_eq!(speaks(&mut acceptor, full), None, "nobody waits whom there is a place for");
-        assert!(!acceptor.can_accept(now, full) && acceptor.can_accept(now, FreeSlots::ALL));
-        assert_eq!(speaks(&mut acceptor, FreeSlots::ALL), Some(ListenerProtocol::Plain));
+        assert!(!acceptor.can_accept(now, full) && acceptor.can_accept(now, ALL));
+        assert_eq!(speaks(&mut acceptor, ALL), Some(ListenerProtocol::Plain));
     }
 
     #[test]
@@ -368,10 +356,10 @@ mod tests {
         assert!(complaint.is_some());
         assert_eq!(registry.total().get(Counter::Refused), 1);
         assert!(acceptor.reserve.is_some());
-        assert!(!acceptor.can_accept(now, FreeSlots::ALL));
+        assert!(!acceptor.can_accept(now, ALL));
         acceptor.on_event(0);
-        assert!(!acceptor.can_accept(now, FreeSlots::ALL), "no spinning");
-        assert!(acceptor.can_accept(until, FreeSlots::ALL));
+        assert!(!acceptor.can_accept(now, ALL), "no spinning");
+        assert!(acceptor.can_accept(until, ALL));
         let complaint = acceptor.back_off(until, &error, registry.of_worker(0));
         assert_eq!(complaint, None, "one line per second");
         let complaint = acceptor.back_off(now + WARN_INTERVAL, &error, registry.of_worker(0));

@@ -26,7 +26,7 @@ pub use crate::proxy::proxy_connection::ListenerProtocol;
 
 use super::acceptor::{Listener, ListenerUpdate};
 use super::activation::Inherited;
-use super::conn::{limit_unsent, probe_when_idle};
+use super::socket::set_tcp_options;
 
 /// How many connections may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 1024;
@@ -124,9 +124,7 @@ fn tcp_socket(addr: SocketAddr, dual_stack: bool, may_share: bool) -> io::Result
         socket.set_only_v6(!dual_stack)?;
     }
     // Accepted sockets inherit these, which saves calls for each.
-    socket.set_tcp_nodelay(true)?;
-    limit_unsent(&socket);
-    probe_when_idle(&socket);
+    set_tcp_options(&socket);
     socket.set_reuse_port(may_share)?;
     socket.bind(&addr.into())?;
     socket.set_reuse_port(true)?;
@@ -188,9 +186,7 @@ fn use_inherited(socket: &Socket, workers: usize) -> io::Result<BoundListener> {
         (None, None) => "unix:(no path)".to_owned(),
     };
     if !local.is_unix() {
-        // Accepted sockets inherit it, as they do from our own.
-        socket.set_tcp_nodelay(true)?;
-        limit_unsent(socket);
+        set_tcp_options(socket);
     }
     Ok(BoundListener { address, sockets: share(socket, workers)?, file: None })
 }

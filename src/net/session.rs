@@ -59,21 +59,14 @@ impl Budget {
     fn is_spent(&self) -> bool {
         self.bytes >= RUN_BYTES || self.steps >= RUN_STEPS
     }
-
-    /// All steps taken, and not one byte moved: that is a fault of ours (rule M4). No connection is closed for being busy.
-    fn is_spinning(&self) -> bool {
-        self.bytes == 0 && self.steps >= RUN_STEPS
-    }
 }
 
 /// What became of a step.
 enum Progress {
     /// Something moved; more may.
     Moved,
-    /// Nothing more can move now. When to look again at the latest.
+    /// Nothing more can move now, or nothing ever. When to look again at the latest.
     Idle(Option<MonoTime>),
-    /// The proxy connection is over, or the client is gone.
-    Over,
 }
 
 impl Worker {
@@ -123,10 +116,10 @@ impl Worker {
             match progress {
                 Progress::Moved => budget.steps += 1,
                 Progress::Idle(deadline) => return self.suspend(key, deadline),
-                Progress::Over => return,
             }
         }
-        if budget.is_spinning() {
+        // All steps taken, and nothing moved: that is a fault of ours (rule M4). No connection is closed for being busy.
+        if budget.bytes == 0 {
             self.ctx.observer.log.warn(format_args!("a connection was ended because it went in a circle"));
             self.remove_client(key);
         }
@@ -164,7 +157,7 @@ impl Worker {
     /// One round: reading, then what the proxy connection makes of it: writing to the client, commands, writing to the
     /// upstream; and a time-out that has passed, if nothing moves any more.
     fn step(&mut self, key: Key, budget: &mut Budget) -> Progress {
-        let Some(mut session) = self.session(key) else { return Progress::Over };
+        let Some(mut session) = self.session(key) else { return Progress::Idle(None) };
         let mut moved = session.drain_pipe(budget);
         // What is left of the last time goes first: then what is read now may find an empty queue and bypass it.
         if session.has_unwritten() {
@@ -177,7 +170,7 @@ impl Worker {
         if session.client.pending.is_some() || session.client.connection.has_command() {
             moved |= self.deliver(key);
             moved |= self.run_commands(key);
-            let Some(after_commands) = self.session(key) else { return Progress::Over };
+            let Some(after_commands) = self.session(key) else { return Progress::Idle(None) };
             session = after_commands;
         }
         moved |= session.flush(Side::Upstream, budget);

@@ -156,11 +156,7 @@ impl Socket {
             Err(error) => return Poll::Ready(Err(error)),
             Ok(()) => {}
         }
-        // A small request must not wait for the acknowledgement of the one before it. Where the option is refused the
-        // connection still works.
-        let _ = self.fd.set_tcp_nodelay(true);
-        limit_unsent(&self.fd);
-        probe_when_idle(&self.fd);
+        set_tcp_options(&self.fd);
         self.flags |= SocketFlags::WRITABLE;
         Poll::Ready(Ok(()))
     }
@@ -317,13 +313,14 @@ impl Socket {
     /// the smallest again.
     pub fn adapt_window(&mut self, has_taken_all: bool) {
         let before = self.window_steps;
-        let steps = if has_taken_all { (before + 1).min(MAX_STEPS) } else { before.saturating_sub(WINDOW_STEPS) };
-        self.window_steps = steps;
-        if steps == MAX_STEPS && before < MAX_STEPS {
-            set_max_unsent(&self.fd, MAX_UNSENT_BULK);
-        } else if steps == 0 && before > 0 {
-            set_max_unsent(&self.fd, MAX_UNSENT);
-        }
+        self.window_steps =
+            if has_taken_all { (before + 1).min(MAX_STEPS) } else { before.saturating_sub(WINDOW_STEPS) };
+        let max_unsent = match self.window_steps {
+            MAX_STEPS if before < MAX_STEPS => MAX_UNSENT_BULK,
+            0 if before > 0 => MAX_UNSENT,
+            _ => return,
+        };
+        let _ = self.fd.set_tcp_notsent_lowat(max_unsent);
     }
 
     fn left_unfinished(&mut self) {
@@ -402,23 +399,17 @@ impl Socket {
     }
 }
 
-/// Lets the kernel ask whether an idle peer is still there: a tunnel or a stream of events may be silent for hours, and a host
-/// that is switched off says nothing. So it is noticed within two minutes.
-pub fn probe_when_idle(socket: &AnySocket) {
+/// The options of every connection; those from clients inherit them from the listening socket. Where one is refused, the
+/// connection works all the same.
+pub fn set_tcp_options(socket: &AnySocket) {
+    // A small request must not wait for the acknowledgement of the one before it.
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_notsent_lowat(MAX_UNSENT);
+    // A tunnel or a stream of events may be silent for hours, and a host that is switched off says nothing: so the kernel asks
+    // an idle peer whether it is still there, and within two minutes that is known.
     let probes =
         TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
-    // Without it the connection works all the same.
     let _ = socket.set_tcp_keepalive(&probes);
-}
-
-/// Applies the limit for a connection of which nothing is known yet.
-pub fn limit_unsent(socket: &AnySocket) {
-    set_max_unsent(socket, MAX_UNSENT);
-}
-
-fn set_max_unsent(socket: &AnySocket, max: u32) {
-    // Without it, as on a local socket, the connection works all the same.
-    let _ = socket.set_tcp_notsent_lowat(max);
 }
 
 #[cfg(test)]

@@ -12,34 +12,23 @@ use mio::Token;
 
 use crate::mono_time::MonoTime;
 
-/// When the entry of an owner comes up, if it has one.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct TimerHandle(Option<MonoTime>);
-
-impl TimerHandle {
-    /// The entry has come up.
-    pub fn clear(&mut self) {
-        self.0 = None;
-    }
-}
-
 /// The entries, one for each owner at most.
 #[derive(Default)]
 pub struct Timers(BTreeSet<(MonoTime, Token)>);
 
 impl Timers {
-    /// Makes sure that `token` comes up at `deadline` at the latest.
-    pub fn set(&mut self, timer: &mut TimerHandle, deadline: MonoTime, token: Token) {
-        if timer.0.is_none_or(|at| deadline < at) {
+    /// Makes sure that `token` comes up at `deadline` at the latest. `timer` is the owner's, and tells when its entry comes up.
+    pub fn set(&mut self, timer: &mut Option<MonoTime>, deadline: MonoTime, token: Token) {
+        if timer.is_none_or(|at| deadline < at) {
             self.cancel(timer, token);
-            timer.0 = Some(deadline);
+            *timer = Some(deadline);
             self.0.insert((deadline, token));
         }
     }
 
     /// Removes the entry of an owner that ends.
-    pub fn cancel(&mut self, timer: &mut TimerHandle, token: Token) {
-        if let Some(at) = timer.0.take() {
+    pub fn cancel(&mut self, timer: &mut Option<MonoTime>, token: Token) {
+        if let Some(at) = timer.take() {
             self.0.remove(&(at, token));
         }
     }
@@ -49,7 +38,7 @@ impl Timers {
         self.0.first().map(|(at, _)| *at)
     }
 
-    /// Takes out an entry whose time has come. The owner has to clear its handle.
+    /// Takes out an entry whose time has come. The owner has to forget it.
     pub fn pop(&mut self, now: MonoTime) -> Option<Token> {
         if self.next()? > now {
             return None;
@@ -73,7 +62,7 @@ mod tests {
     #[test]
     fn m10_a_later_deadline_changes_nothing() {
         let start = MonoTime::now();
-        let (mut timers, mut timer) = (Timers::default(), TimerHandle::default());
+        let (mut timers, mut timer) = (Timers::default(), None);
         for request in 0..1000 {
             timers.set(&mut timer, seconds(start, 60 + request), A);
         }
@@ -83,27 +72,27 @@ mod tests {
     #[test]
     fn m10_an_earlier_deadline_replaces_the_entry_and_one_that_ends_leaves_none() {
         let start = MonoTime::now();
-        let (mut timers, mut timer) = (Timers::default(), TimerHandle::default());
+        let (mut timers, mut timer) = (Timers::default(), None);
         timers.set(&mut timer, seconds(start, 60), A);
         timers.set(&mut timer, seconds(start, 10), A);
         assert_eq!(timers.next(), Some(seconds(start, 10)));
         assert_eq!(timers.pop(seconds(start, 9)), None);
         assert_eq!(timers.pop(seconds(start, 10)), Some(A));
-        timer.clear();
+        timer = None;
         assert_eq!(timers.next(), None, "the first one was replaced");
         // The real deadline has moved on in the meantime.
         timers.set(&mut timer, seconds(start, 70), A);
         timers.cancel(&mut timer, A);
         assert_eq!(timers.pop(seconds(start, 100)), None);
-        assert_eq!(timer, TimerHandle::default());
+        assert_eq!(timer, None);
     }
 
     #[test]
     fn m10_entries_come_up_in_the_order_of_time() {
         let start = MonoTime::now();
         let mut timers = Timers::default();
-        timers.set(&mut TimerHandle::default(), seconds(start, 3), A);
-        timers.set(&mut TimerHandle::default(), seconds(start, 1), B);
+        timers.set(&mut None, seconds(start, 3), A);
+        timers.set(&mut None, seconds(start, 1), B);
         assert_eq!(timers.pop(seconds(start, 5)), Some(B));
         assert_eq!(timers.pop(seconds(start, 5)), Some(A));
         assert_eq!(timers.pop(seconds(start, 5)), None);

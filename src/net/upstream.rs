@@ -28,7 +28,6 @@ use super::addresses::Addresses;
 use super::conn::{Conn, ReadOutcome, Socket, SocketFlags};
 use super::event_source::EventSource;
 use super::slab::Key;
-use super::timers::TimerHandle;
 use super::tls::HandshakeError;
 use super::upstream_state::{UpstreamConn, UpstreamState, Upstreams};
 use super::worker::{Lifecycle, PendingInput, Worker};
@@ -73,7 +72,7 @@ impl Worker {
             upstream,
             state: UpstreamState::Connecting(client_key, None),
             conn: None,
-            timer: TimerHandle::default(),
+            timer: None,
             until: now,
             connected_at: now,
             is_login_bound: false,
@@ -263,7 +262,7 @@ impl Worker {
         let Some(UpstreamConn { state, timer, until, is_login_bound, .. }) = self.upstreams.conns.get_mut(key) else {
             return;
         };
-        timer.clear();
+        *timer = None;
         match *state {
             UpstreamState::Busy(_) => {}
             UpstreamState::Idle if *is_login_bound => {}

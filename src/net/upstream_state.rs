@@ -12,7 +12,6 @@ use super::conn::Conn;
 use super::dns::DnsCache;
 use super::log_limiter::LogLimiter;
 use super::slab::{Key, Slab};
-use super::timers::TimerHandle;
 
 /// A connection to an upstream, or an attempt at one.
 pub struct UpstreamConn {
@@ -20,7 +19,7 @@ pub struct UpstreamConn {
     pub state: UpstreamState,
     /// `None` while there is no address to connect to.
     pub conn: Option<Conn>,
-    pub timer: TimerHandle,
+    pub timer: Option<MonoTime>,
     /// When the attempt at an address is given up, or an idle connection closed.
     pub until: MonoTime,
     pub connected_at: MonoTime,

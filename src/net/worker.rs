@@ -44,7 +44,7 @@ use super::observer::MeteredObserver;
 use super::reload::ConfigHistory;
 use super::slab::{Key, Slab};
 use super::splice::{Pipe, Pipes};
-use super::timers::{TimerHandle, Timers};
+use super::timers::Timers;
 use super::tls::{HandshakeError, Tls};
 use super::upstream_state::Upstreams;
 use super::worker_queue::{ReloadMsg, WorkerMsg, WorkerQueue};
@@ -84,7 +84,7 @@ pub(super) struct ClientConn {
     pub pending: Option<PendingInput>,
     /// Its proxy connection is over; its last bytes may still leave, until then.
     pub flush_until: Option<MonoTime>,
-    pub timer: TimerHandle,
+    pub timer: Option<MonoTime>,
     /// When something was last read or written.
     pub active: MonoTime,
     pub is_queued: bool,
@@ -246,10 +246,7 @@ impl Worker {
     /// Works until it is told to stop. An error ends it; the reason is in the log then.
     pub fn run(mut self) -> io::Result<()> {
         let result = self.run_until_stopped();
-        if let Err(error) = &result {
-            self.ctx.observer.log.warn(format_args!("a worker ends: {error}"));
-        }
-        result
+        result.inspect_err(|error| self.ctx.observer.log.warn(format_args!("a worker ends: {error}")))
     }
 
     fn run_until_stopped(&mut self) -> io::Result<()> {
@@ -349,7 +346,7 @@ impl Worker {
                 // Its deadline may have moved on: driving it tells.
                 Some(EventSource::Client(key)) => {
                     if let Some(client) = self.clients.get_mut(key) {
-                        client.timer.clear();
+                        client.timer = None;
                         self.enqueue(key);
                     }
                 }
@@ -467,7 +464,7 @@ impl Worker {
             pipe: None,
             pending: None,
             flush_until: None,
-            timer: TimerHandle::default(),
+            timer: None,
             active: now.instant,
             is_queued: false,
             is_bulk: false,
