@@ -2,8 +2,6 @@
 //!
 //! Go's spelling works beside the usual one: `-config x`, `-config=x`, `--config x`, `--config=x` are all the same.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::config::did_you_mean;
@@ -119,11 +117,11 @@ Example: no file at all. UPSTREAM is host:port or a URL.
 
 /// Reads the arguments that follow the program's name. Help and version win over everything that follows them. An error is
 /// one line that points to the help.
-pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Action, Flags), String> {
+pub fn parse(args: impl IntoIterator<Item = String>) -> Result<(Action, Flags), String> {
     parse_flags(args.into_iter()).map_err(|error| format!("{error}; -help lists all flags"))
 }
 
-fn parse_flags(mut args: impl Iterator<Item = OsString>) -> Result<(Action, Flags), String> {
+fn parse_flags(mut args: impl Iterator<Item = String>) -> Result<(Action, Flags), String> {
     let mut flags = Flags::default();
     let (mut actions, mut given) = (Vec::new(), Vec::new());
     while let Some(arg) = args.next() {
@@ -132,15 +130,14 @@ fn parse_flags(mut args: impl Iterator<Item = OsString>) -> Result<(Action, Flag
             return Err(format!("-{flag} is given twice: leave one of them out"));
         }
         given.push(flag);
-        let text = || value.to_string_lossy().into_owned();
         match flag {
-            "config" => flags.config = Some(PathBuf::from(&value)),
-            "route" => flags.routes.push(text()),
-            "listen" => flags.listen.push(text()),
-            "plugindir" => flags.plugin_dir = Some(PathBuf::from(&value)),
-            "memory-budget" => flags.memory_budget = Some(text()),
-            "against" => flags.against = Some(text()),
-            "H" => flags.fields.push(text()),
+            "config" => flags.config = Some(value.into()),
+            "route" => flags.routes.push(value),
+            "listen" => flags.listen.push(value),
+            "plugindir" => flags.plugin_dir = Some(value.into()),
+            "memory-budget" => flags.memory_budget = Some(value),
+            "against" => flags.against = Some(value),
+            "H" => flags.fields.push(value),
             "takeover" => flags.takeover = true,
             "verbose" => flags.verbose = true,
             "trace" => flags.trace = true,
@@ -148,7 +145,7 @@ fn parse_flags(mut args: impl Iterator<Item = OsString>) -> Result<(Action, Flag
             "healthcheck" => actions.push((flag, Action::Healthcheck)),
             "print-config" => actions.push((flag, Action::PrintConfig)),
             "explain" => {
-                flags.request = text();
+                flags.request = value;
                 actions.push((flag, Action::Explain));
             }
             "version" => return Ok((Action::Version, flags)),
@@ -176,41 +173,33 @@ fn parse_flags(mut args: impl Iterator<Item = OsString>) -> Result<(Action, Flag
 
 /// The flag that `arg` is, and its value: behind a "=", or the next argument. Another flag in its place means that it was
 /// forgotten; a path that begins with a dash can be written `./-path`. Only for `-against` a dash is a value.
-fn next_flag(arg: &OsStr, args: &mut impl Iterator<Item = OsString>) -> Result<(&'static str, OsString), String> {
-    let Some(written) = arg.as_bytes().strip_prefix(b"-").filter(|written| !written.is_empty()) else {
-        let word = arg.to_string_lossy();
-        return Err(format!("{word:?} is not a flag; the configuration is named by -config PATH"));
+fn next_flag(arg: &str, args: &mut impl Iterator<Item = String>) -> Result<(&'static str, String), String> {
+    let Some(written) = arg.strip_prefix('-').filter(|written| !written.is_empty()) else {
+        return Err(format!("{arg:?} is not a flag; the configuration is named by -config PATH"));
     };
-    let written = written.strip_prefix(b"-").unwrap_or(written);
-    let mut parts = written.splitn(2, |&byte| byte == b'=');
-    let name = String::from_utf8_lossy(parts.next().unwrap_or_default());
-    let inline = parts.next().map(|value| OsStr::from_bytes(value).to_owned());
-    let name = if name == "h" { "help" } else { &*name };
+    let written = written.strip_prefix('-').unwrap_or(written);
+    let (name, inline) = written.split_once('=').map_or((written, None), |(name, value)| (name, Some(value)));
+    let name = if name == "h" { "help" } else { name };
     let Some((flag, placeholder, _)) = FLAGS.into_iter().find(|(flag, ..)| *flag == name) else {
         let known = FLAGS.map(|(flag, ..)| flag);
         let hint = did_you_mean(name, &known).map(|meant| format!("; did you mean -{meant}?"));
         return Err(format!("unknown flag -{}{}", name.escape_debug(), hint.unwrap_or_default()));
     };
     if placeholder.is_empty() {
-        return if inline.is_none() { Ok((flag, OsString::new())) } else { Err(format!("-{flag} takes no value")) };
+        return if inline.is_none() { Ok((flag, String::new())) } else { Err(format!("-{flag} takes no value")) };
     }
-    let value = inline.or_else(|| args.next()).unwrap_or_default();
-    let is_value = match value.as_bytes() {
-        b"-" => flag == "against",
-        value => !value.is_empty() && !value.starts_with(b"-"),
-    };
+    let value = inline.map(str::to_owned).or_else(|| args.next()).unwrap_or_default();
+    let is_value = if value == "-" { flag == "against" } else { !value.is_empty() && !value.starts_with('-') };
     if is_value { Ok((flag, value)) } else { Err(format!("-{flag} needs a value: -{flag} {placeholder}")) }
 }
 
 /// What a running proxy was started with: `command_line` is its `/proc/PID/cmdline`. An init program may stand in front of
 /// it (`docker run --init`).
 pub fn flags_of(command_line: &[u8]) -> Option<Flags> {
-    let mut args = command_line.split(|&byte| byte == 0).map(|arg| OsString::from_vec(arg.to_vec()));
+    let command_line = String::from_utf8_lossy(command_line);
+    let mut args = command_line.split_terminator('\0');
     args.find(|arg| Path::new(arg).file_name().is_some_and(|name| name == "mini-rproxy"))?;
-    // A zero stands behind the last one too.
-    let mut args: Vec<_> = args.collect();
-    args.pop();
-    match parse(args) {
+    match parse(args.map(str::to_owned)) {
         Ok((Action::Run, flags)) => Some(flags),
         _ => None,
     }
@@ -221,7 +210,7 @@ mod tests {
     use super::*;
 
     fn parsed(args: &str) -> Result<(Action, Flags), String> {
-        parse(args.split(' ').filter(|arg| !arg.is_empty()).map(OsString::from))
+        parse(args.split(' ').filter(|arg| !arg.is_empty()).map(str::to_owned))
     }
 
     #[test]

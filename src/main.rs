@@ -48,11 +48,13 @@ const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    let parsed = cli::parse(std::env::args_os().skip(1)).map_err(usage);
-    parsed.and_then(|(action, flags)| execute(action, flags)).unwrap_or_else(|ExitError(code, message)| {
-        print_error(message);
-        ExitCode::from(code)
-    })
+    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
+    cli::parse(args).map_err(usage).and_then(|(action, flags)| execute(action, flags)).unwrap_or_else(
+        |ExitError(code, message)| {
+            print_error(message);
+            ExitCode::from(code)
+        },
+    )
 }
 
 fn execute(action: Action, flags: Flags) -> Result<ExitCode, ExitError> {
@@ -206,9 +208,10 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
         }),
     })
     .map_err(|error| located(flags, &error))?;
-    log_start(&logger, &server);
+    let running = Running { logger, flags, server };
+    running.log_start();
     activation::notify("READY=1");
-    Ok(serve(&logger, &events, server, flags)?)
+    Ok(running.serve(&events)?)
 }
 
 /// Writes everything that was logged when it is dropped, whatever the reason.
@@ -220,165 +223,154 @@ impl Drop for FlushOnDrop {
     }
 }
 
-/// Waits for signals, and for the end of the workers.
-fn serve(
-    logger: &Logger,
-    events: &Receiver<SignalEvent>,
-    mut server: Server,
-    flags: &Flags,
-) -> Result<ExitCode, String> {
-    let mut end_by = None;
-    loop {
-        let timeout = end_by.map_or(Duration::MAX, |end: Instant| end.saturating_duration_since(Instant::now()));
-        match events.recv_timeout(timeout) {
-            Ok(SignalEvent::Reload) if end_by.is_some() => {
-                logger.line(Level::Warn, "no reload: the proxy is stopping").send();
-            }
-            Ok(SignalEvent::Reload) => {
-                activation::notify(&activation::reloading());
-                reload(logger, flags, &mut server, || load(flags));
-                activation::notify("READY=1");
-            }
-            Ok(SignalEvent::Trace) => {
-                let was_on = logger.is_enabled(Level::Debug);
-                logger.set_debug(!was_on);
-                let message = if was_on { "no more timelines" } else { "timelines of requests from now on" };
-                logger.line(Level::Info, message).send();
-            }
-            Ok(SignalEvent::Stop) => {
-                logger.line(Level::Info, "stopping: finishing what is in flight").send();
-                activation::notify("STOPPING=1");
-                end_by = Instant::now().checked_add(server.config().timeouts.drain + DRAIN_GRACE);
-                server.drain();
-            }
-            // A worker that is inside a plugin's code does not see that its time is over.
-            Err(_) => {
-                let message = "stopping now: a worker is held up, probably by a plugin, and does not end";
-                logger.line(Level::Error, message).send();
-                print_error(message);
-                logger.flush(LOG_FLUSH_TIMEOUT);
-                signal::exit_now(1);
-            }
-            Ok(SignalEvent::WorkersEnded) => break,
-        }
-    }
-    server.join()?;
-    logger.line(Level::Info, "stopped").send();
-    Ok(ExitCode::SUCCESS)
+/// The proxy at work.
+struct Running<'a> {
+    logger: Logger,
+    flags: &'a Flags,
+    server: Server,
 }
 
-/// SIGHUP: serves by what `read` brings. Where that fails, or anything else does, the old configuration goes on; also where
-/// it panics, because the workers are as they were.
-fn reload(logger: &Logger, flags: &Flags, server: &mut Server, read: impl FnOnce() -> Result<Config, ExitError>) {
-    let result = catch_unwind(AssertUnwindSafe(|| try_reload(logger, flags, server, read)));
-    match result.unwrap_or_else(|_| Err("the reload has panicked, and the line before this one says where".to_owned()))
-    {
-        Ok(is_everywhere) => {
-            logger.set_access(server.config().log.access);
-            let message = match is_everywhere {
-                true => "configuration reloaded",
-                false => "configuration reloaded, but for a worker that is busy and takes it in when it is not",
+impl Running<'_> {
+    /// Waits for signals, and for the end of the workers.
+    fn serve(mut self, events: &Receiver<SignalEvent>) -> Result<ExitCode, String> {
+        let mut end_by = None;
+        loop {
+            let timeout = end_by.map_or(Duration::MAX, |end: Instant| end.saturating_duration_since(Instant::now()));
+            match events.recv_timeout(timeout) {
+                Ok(SignalEvent::Reload) if end_by.is_some() => {
+                    self.logger.line(Level::Warn, "no reload: the proxy is stopping").send();
+                }
+                Ok(SignalEvent::Reload) => {
+                    activation::notify(&activation::reloading());
+                    self.reload(load);
+                    activation::notify("READY=1");
+                }
+                Ok(SignalEvent::Trace) => {
+                    let was_on = self.logger.is_enabled(Level::Debug);
+                    self.logger.set_debug(!was_on);
+                    let message = if was_on { "no more timelines" } else { "timelines of requests from now on" };
+                    self.logger.line(Level::Info, message).send();
+                }
+                Ok(SignalEvent::Stop) => {
+                    self.logger.line(Level::Info, "stopping: finishing what is in flight").send();
+                    activation::notify("STOPPING=1");
+                    end_by = Instant::now().checked_add(self.server.config().timeouts.drain + DRAIN_GRACE);
+                    self.server.drain();
+                }
+                // A worker that is inside a plugin's code does not see that its time is over.
+                Err(_) => {
+                    let message = "stopping now: a worker is held up, probably by a plugin, and does not end";
+                    self.logger.line(Level::Error, message).send();
+                    print_error(message);
+                    self.logger.flush(LOG_FLUSH_TIMEOUT);
+                    signal::exit_now(1);
+                }
+                Ok(SignalEvent::WorkersEnded) => break,
+            }
+        }
+        self.server.join()?;
+        self.logger.line(Level::Info, "stopped").send();
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Serves by what `read` brings. Where that fails, the old configuration goes on; also where something panics: what the
+    /// workers get is made before anything is changed.
+    fn reload(&mut self, read: fn(&Flags) -> Result<Config, ExitError>) {
+        let result = catch_unwind(AssertUnwindSafe(|| self.try_reload(read)));
+        let panicked = |_| Err("the reload has panicked, and the line before this one says where".to_owned());
+        match result.unwrap_or_else(panicked) {
+            Ok(is_everywhere) => {
+                self.logger.set_access(self.server.config().log.access);
+                let message = match is_everywhere {
+                    true => "configuration reloaded",
+                    false => "configuration reloaded, but for a worker that is busy and takes it in when it is not",
+                };
+                let (routes, certificates) = (self.server.config().routes.len(), self.server.tls.certificates);
+                let mut line = self.logger.line(Level::Info, message);
+                line.value("routes", routes).value("certificates", certificates).send();
+            }
+            Err(error) => {
+                let message =
+                    "configuration and certificates are kept as they were, because the new ones cannot be used";
+                self.logger.line(Level::Warn, message).text("reason", error).send();
+            }
+        }
+    }
+
+    fn try_reload(&mut self, read: fn(&Flags) -> Result<Config, ExitError>) -> Result<bool, String> {
+        let mut config = read(self.flags).map_err(|ExitError(_, message)| message)?;
+        let old = Arc::clone(self.server.config());
+        if config.plugins != old.plugins {
+            let message = "the list of plugins has changed, and plugins are created before the first request and \
+                           destroyed after the last one: this needs a restart";
+            return Err(message.to_owned());
+        }
+        let differences = old.differences(&config);
+        config.keep_restart_only(&old);
+        let known: Vec<_> = self.server.addresses().iter().map(|(address, _)| (*address).to_owned()).collect();
+        let is_everywhere = self.server.reload(Arc::new(config)).map_err(|error| located(self.flags, &error))?;
+        for difference in differences.iter().take(MAX_DIFFERENCES) {
+            let (level, message) = match difference.needs_restart {
+                true => (Level::Warn, "kept as it was, since this needs a restart"),
+                false => (Level::Info, difference.kind),
             };
-            logger
-                .line(Level::Info, message)
-                .value("routes", server.config().routes.len())
-                .value("certificates", server.tls.certificates)
-                .send();
-            log_certificate_warnings(logger, server);
+            self.logger.line(level, format_args!("reload: {message}")).text("what", &difference.what).send();
         }
-        Err(error) => {
-            let message = "configuration and certificates are kept as they were, because the new ones cannot be used";
-            logger.line(Level::Warn, message).text("reason", error).send();
+        if differences.len() > MAX_DIFFERENCES {
+            let more = differences.len() - MAX_DIFFERENCES;
+            self.logger.line(Level::Info, "reload: more of that").value("differences", more).send();
         }
+        self.log_listening(&known);
+        Ok(is_everywhere)
     }
-}
 
-fn try_reload(
-    logger: &Logger,
-    flags: &Flags,
-    server: &mut Server,
-    read: impl FnOnce() -> Result<Config, ExitError>,
-) -> Result<bool, String> {
-    let mut config = read().map_err(|ExitError(_, message)| message)?;
-    let old = Arc::clone(server.config());
-    if config.plugins != old.plugins {
-        let message = "the list of plugins has changed, and plugins are created before the first request and destroyed \
-                       after the last one: this needs a restart";
-        return Err(message.to_owned());
-    }
-    let differences = old.differences(&config);
-    config.keep_restart_only(&old);
-    let listening: Vec<String> = server.addresses().iter().map(|(address, _)| (*address).to_owned()).collect();
-    let is_everywhere = server.reload(Arc::new(config)).map_err(|error| located(flags, &error))?;
-    for difference in differences.iter().take(MAX_DIFFERENCES) {
-        let (level, message) = match difference.needs_restart {
-            true => (Level::Warn, "kept as it was, since this needs a restart"),
-            false => (Level::Info, difference.kind),
-        };
-        logger.line(level, format_args!("reload: {message}")).text("what", &difference.what).send();
-    }
-    if differences.len() > MAX_DIFFERENCES {
-        let more = differences.len() - MAX_DIFFERENCES;
-        logger.line(Level::Info, "reload: more of that").value("differences", more).send();
-    }
-    log_listening(logger, server, &listening);
-    Ok(is_everywhere)
-}
-
-/// The start report: version and features, limits, certificates, and where it listens.
-fn log_start(logger: &Logger, server: &Server) {
-    let config = server.config();
-    logger
-        .line(Level::Info, "mini-rproxy")
-        .text("version", about::VERSION)
-        .value("pid", std::process::id())
-        .value("workers", config.workers)
-        .value("routes", config.routes.len())
-        .text("features", about::features())
-        .send();
-    let mut limits = logger.line(Level::Info, "limits");
-    for (name, limit) in [("descriptors", server.descriptor_limit), ("memory_budget", config.limits.memory_budget)] {
-        match limit {
-            Some(limit) => limits.value(name, limit),
-            None => limits.text(name, "unlimited"),
-        };
-    }
-    limits.value("connections", server.max_connections).send();
-    if server.descriptor_limit.is_some_and(|limit| limit < 2 * server.max_connections + 64) {
-        let message = "the descriptor limit is low: a client may need two, and 64 more are needed beside";
-        logger.line(Level::Warn, message).send();
-    }
-    for roots in &server.tls.trusted {
-        logger.line(Level::Info, "https upstreams are verified").text("by", roots).send();
-    }
-    log_certificate_warnings(logger, server);
-    for route in config.routes.iter() {
-        let is_unsafe = route.options.upstream_tls.is_insecure();
-        for upstream in route.upstreams.iter().filter(|upstream| is_unsafe && upstream.scheme == Scheme::Https) {
-            let message = "insecure_skip_verify: anybody between here and the upstream can read and change all";
-            let mut line = logger.line(Level::Warn, message);
-            line.text("prefix", &route.prefix).text("upstream", &upstream.authority).send();
+    /// The start report: version and features, limits, certificates, and where it listens.
+    fn log_start(&self) {
+        let Running { logger, server, .. } = self;
+        let config = server.config();
+        let mut start = logger.line(Level::Info, "mini-rproxy");
+        start.text("version", about::VERSION).value("pid", std::process::id()).value("workers", config.workers);
+        start.value("routes", config.routes.len()).text("features", about::features()).send();
+        let mut limits = logger.line(Level::Info, "limits");
+        for (name, limit) in [("descriptors", server.descriptor_limit), ("memory_budget", config.limits.memory_budget)]
+        {
+            match limit {
+                Some(limit) => limits.value(name, limit),
+                None => limits.text(name, "unlimited"),
+            };
         }
+        limits.value("connections", server.max_connections).send();
+        if server.descriptor_limit.is_some_and(|limit| limit < 2 * server.max_connections + 64) {
+            let message = "the descriptor limit is low: a client may need two, and 64 more are needed beside";
+            logger.line(Level::Warn, message).send();
+        }
+        for roots in &server.tls.trusted {
+            logger.line(Level::Info, "https upstreams are verified").text("by", roots).send();
+        }
+        for route in config.routes.iter().filter(|route| route.options.upstream_tls.is_insecure()) {
+            for upstream in route.upstreams.iter().filter(|upstream| upstream.scheme == Scheme::Https) {
+                let message = "insecure_skip_verify: anybody between here and the upstream can read and change all";
+                let mut line = logger.line(Level::Warn, message);
+                line.text("prefix", &route.prefix).text("upstream", &upstream.authority).send();
+            }
+        }
+        self.log_listening(&[]);
     }
-    log_listening(logger, server, &[]);
-}
 
-fn log_certificate_warnings(logger: &Logger, server: &Server) {
-    for warning in &server.tls.warnings {
-        logger.line(Level::Warn, warning).send();
-    }
-}
-
-/// The addresses that it listens on, without those that are `known`.
-fn log_listening(logger: &Logger, server: &Server, known: &[String]) {
-    for (address, protocol) in server.addresses() {
-        let protocol = match protocol {
-            ListenerProtocol::Plain => "http",
-            ListenerProtocol::Tls => "https",
-            ListenerProtocol::Admin => "admin",
-        };
-        if !known.iter().any(|known| known == address) {
-            logger.line(Level::Info, "listening").text("address", address).text("protocol", protocol).send();
+    /// The addresses that it listens on, without those that are `known`, and what is wrong with its certificates.
+    fn log_listening(&self, known: &[String]) {
+        for warning in &self.server.tls.warnings {
+            self.logger.line(Level::Warn, warning).send();
+        }
+        for (address, protocol) in self.server.addresses() {
+            let protocol = match protocol {
+                ListenerProtocol::Plain => "http",
+                ListenerProtocol::Tls => "https",
+                ListenerProtocol::Admin => "admin",
+            };
+            if !known.iter().any(|known| known == address) {
+                self.logger.line(Level::Info, "listening").text("address", address).text("protocol", protocol).send();
+            }
         }
     }
 }
@@ -406,13 +398,13 @@ mod tests {
     fn a_reload_that_panics_is_refused_and_the_old_configuration_goes_on() {
         let kept = Kept::default();
         let logger = Logger::start(LogFormat::Text, kept.clone()).expect("a thread");
-        let config = |prefix: &str| {
+        fn config(prefix: &str) -> Config {
             let text =
                 format!("listen_addr: 127.0.0.1:0\nroutes: [{{prefix: {prefix}, upstream: 'http://127.0.0.1:9'}}]");
             Config::parse(&text, "test").expect("valid")
-        };
+        }
         let worker_log = logger.clone();
-        let mut server = Server::start(ServerOptions {
+        let server = Server::start(ServerOptions {
             config: Arc::new(config("/old")),
             inherited: Vec::new(),
             takeover: false,
@@ -422,15 +414,17 @@ mod tests {
             on_end: Box::new(|| {}),
         })
         .expect("loopback");
-        reload(&logger, &Flags::default(), &mut server, || panic!("a library"));
+        let flags = Flags::default();
+        let mut running = Running { logger: logger.clone(), flags: &flags, server };
+        running.reload(|_| panic!("a library"));
         assert!(logger.flush(LOG_FLUSH_TIMEOUT));
         let text = String::from_utf8(kept.0.lock().expect("whole").clone()).expect("ASCII");
         assert!(text.contains("are kept as they were") && text.contains("panicked"), "{text}");
-        std::net::TcpStream::connect(server.addresses()[0].0).expect("it listens as before");
-        assert_eq!(server.config().routes[0].prefix, "/old");
-        reload(&logger, &Flags::default(), &mut server, || Ok(config("/new")));
-        assert_eq!(server.config().routes[0].prefix, "/new");
-        server.stop();
-        server.join().expect("no worker failed");
+        std::net::TcpStream::connect(running.server.addresses()[0].0).expect("it listens as before");
+        assert_eq!(running.server.config().routes[0].prefix, "/old");
+        running.reload(|_| Ok(config("/new")));
+        assert_eq!(running.server.config().routes[0].prefix, "/new");
+        running.server.stop();
+        running.server.join().expect("no worker failed");
     }
 }

@@ -31,12 +31,7 @@ pub fn max_connections(configured: Option<usize>, limit: Option<usize>) -> usize
 
 /// How many pipes a worker may have, each with two descriptors. None where descriptors are few.
 pub fn pipes(limit: Option<usize>, workers: usize) -> usize {
-    limit.map_or(MAX_PIPES, |limit| (limit / DESCRIPTORS_PER_PIPE / workers.max(1)).min(MAX_PIPES))
-}
-
-/// One worker's share, at least 1.
-pub fn share(max_connections: usize, workers: usize) -> usize {
-    max_connections.div_ceil(workers.max(1)).max(1)
+    limit.map_or(MAX_PIPES, |limit| (limit / DESCRIPTORS_PER_PIPE / workers).min(MAX_PIPES))
 }
 
 #[cfg(test)]
@@ -75,13 +70,6 @@ mod tests {
         for limit in [64, 128, 129, 1024, 2000] {
             let connections = max_connections(None, Some(limit));
             assert!(2 * connections + 2 * pipes(Some(limit), 1) <= limit, "{limit}");
-        }
-    }
-
-    #[test]
-    fn every_worker_may_have_a_connection() {
-        for (max, workers, expected) in [(1024, 2, 512), (1, 4, 1), (10, 4, 3), (0, 1, 1)] {
-            assert_eq!(share(max, workers), expected, "{max} over {workers}");
         }
     }
 

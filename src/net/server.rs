@@ -98,7 +98,7 @@ impl Server {
         let registry = Arc::new(Registry::new(workers, since_1970()));
         for (number, (poll, update)) in polls.into_iter().zip(updates).enumerate() {
             let init = WorkerInit {
-                acceptor: Acceptor::new(update.new, descriptors::share(max_connections, workers)),
+                acceptor: Acceptor::new(update.new, max_connections.div_ceil(workers)),
                 poll,
                 memory: MemoryBudget::new(memory_budget, workers),
                 pipes: Pipes::new(descriptors::pipes(descriptor_limit, workers)),
@@ -142,7 +142,7 @@ impl Server {
         // From here on nothing fails.
         (self.runtime, self.tls) = (runtime, tls);
         self.max_connections = max_connections(&config, self.descriptor_limit);
-        let max_clients = descriptors::share(self.max_connections, self.workers.queues.len());
+        let max_clients = self.max_connections.div_ceil(self.workers.queues.len());
         let (receipt, receipts) = channel();
         for (queue, listeners) in self.workers.queues.iter().zip(updates) {
             let (runtime, tls, receipt) = (self.runtime.clone(), self.tls.clone(), receipt.clone());
