@@ -325,7 +325,8 @@ impl Fields {
 
     /// All lines of these names, in order.
     pub fn lines(&self, ids: HeaderSet) -> impl DoubleEndedIterator<Item = HeaderRef<'_>> + Clone + '_ {
-        self.indices(ids).map(|index| self.lines[index].line(&self.bytes))
+        let lines = if self.may_contain_any(ids) { &self.lines[..] } else { &[] };
+        lines.iter().filter(move |slot| ids.has(slot.id)).map(|slot| slot.line(&self.bytes))
     }
 
     /// All values of a name that the proxy knows, in order.

@@ -77,10 +77,11 @@ impl Buffers {
             chain,
             scratch,
         } = self;
-        let heads =
-            [target, authority, reason, original_target, new_target, offered].into_iter().chain(scratch.strings());
+        let heads = [target, authority, reason, original_target, new_target, offered];
         let others = [client_input, upstream_input, request_body, response_body];
-        heads.chain(others).map(Vec::capacity).sum::<usize>()
+        heads.map(Vec::capacity).iter().sum::<usize>()
+            + others.map(Vec::capacity).iter().sum::<usize>()
+            + scratch.strings().map(Vec::capacity).iter().sum::<usize>()
             + [request_fields, response_fields, trailers].map(Fields::heap_size).iter().sum::<usize>()
             + to_client.capacity()
             + to_upstream.capacity()
