@@ -404,11 +404,7 @@ impl Transaction {
     fn on_input(&mut self, ctx: &mut Context<'_, '_>, input: Input<'_>) {
         match input {
             Input::Bytes(side, data) => self.on_bytes(ctx, side, data),
-            Input::Bypassed(side, len) => {
-                if let Err(cause) = self.on_bypassed(ctx, side, len) {
-                    self.send_error(ctx, cause);
-                }
-            }
+            Input::Bypassed(side, len) => self.on_bypassed(ctx, side, len),
             Input::Eof(Side::Client) => self.on_client_eof(ctx),
             Input::Eof(Side::Upstream) => self.on_upstream_end(ctx, false),
             Input::Reset(Side::Client) | Input::Unwritable(Side::Client) => {
@@ -424,21 +420,27 @@ impl Transaction {
     }
 
     /// So many bytes of a body or a tunnel went from `side` to the other one unseen.
-    fn on_bypassed(&mut self, ctx: &mut Context<'_, '_>, side: Side, len: u64) -> Result<(), Cause> {
+    fn on_bypassed(&mut self, ctx: &mut Context<'_, '_>, side: Side, len: u64) {
         match side {
             Side::Client => {
                 self.last_activity.on_written(ctx.now(), Side::Upstream);
                 self.log.bytes_in += len;
-                let RequestState::Body { body, awaits_continue, .. } = &mut self.request_state else { return Ok(()) };
+                let RequestState::Body { body, awaits_continue, .. } = &mut self.request_state else { return };
                 self.has_upload_begun = true;
                 *awaits_continue = false;
-                if body.bypassed(len) { self.end_request_body(ctx) } else { Ok(()) }
+                if body.bypassed(len) {
+                    self.end_request_body(ctx);
+                }
             }
             Side::Upstream => {
                 self.last_activity.on_written(ctx.now(), Side::Client);
                 self.log.bytes_out += len;
-                let ResponseState::Body { body, .. } = &mut self.response_state else { return Ok(()) };
-                if body.bypassed(len) { self.end_response_body(ctx, false) } else { Ok(()) }
+                let ResponseState::Body { body, .. } = &mut self.response_state else { return };
+                if body.bypassed(len)
+                    && let Err(cause) = self.end_response_body(ctx)
+                {
+                    self.send_error(ctx, cause);
+                }
             }
         }
     }

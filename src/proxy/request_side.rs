@@ -252,13 +252,14 @@ impl Transaction {
         }
         let (taken, is_complete) = read?;
         if is_complete {
-            self.end_request_body(ctx)?;
+            self.end_request_body(ctx);
         }
         Ok(taken)
     }
 
-    pub(super) fn end_request_body(&mut self, ctx: &mut Context<'_, '_>) -> Result<(), Cause> {
-        let RequestState::Body { mode, .. } = self.request_state else { return Ok(()) };
+    /// What goes wrong from here on does not make its bytes those of the next request: they are taken.
+    pub(super) fn end_request_body(&mut self, ctx: &mut Context<'_, '_>) {
+        let RequestState::Body { mode, .. } = self.request_state else { return };
         self.set_request("body complete", RequestState::Done);
         match mode {
             BodyMode::Passthrough => {}
@@ -267,9 +268,12 @@ impl Transaction {
                 self.buf.to_upstream.extend(LAST_CHUNK);
                 self.buf.to_upstream.extend(b"\r\n");
             }
-            BodyMode::Buffer => return self.queue_request(ctx, Framing::Chunked),
+            BodyMode::Buffer => {
+                if let Err(cause) = self.queue_request(ctx, Framing::Chunked) {
+                    self.send_error(ctx, cause);
+                }
+            }
         }
-        Ok(())
     }
 
     /// The client sends no more. In the middle of a request that means that it has gone: a client which only closes its

@@ -54,7 +54,7 @@ impl Transaction {
                     let limits = head_limits(&ctx.client.runtime.config);
                     match parser.read(rest, &limits, &mut self.buf.response) {
                         Ok(None) => return taken,
-                        Ok(Some(len)) => self.on_response_head(ctx, interim, reuse, len < rest.len()).map(|()| len),
+                        Ok(Some(len)) => self.on_response_head(ctx, interim, reuse).map(|()| len),
                         Err(error) => Err(Cause::BadResponse(error)),
                     }
                 }
@@ -65,13 +65,17 @@ impl Transaction {
                     self.log.bytes_out += rest.len() as u64;
                     return data.len();
                 }
-                // As below: it does not keep to the protocol, and gets no more.
+                // Bytes after the end of a response belong to no request. An upstream that does not keep to the protocol gets no
+                // more, and its connection is closed.
                 ResponseState::AwaitUpload => {
                     self.end_upload(ctx);
                     return data.len();
                 }
-                // Bytes behind the end of a response belong to no request; the connection was closed because of them.
-                _ => return data.len(),
+                _ if rest.is_empty() => return taken,
+                _ => {
+                    ctx.client.commands.on_surplus();
+                    return data.len();
+                }
             };
             match result {
                 Ok(len) => taken += len,
@@ -80,16 +84,10 @@ impl Transaction {
         }
     }
 
-    /// A response head is complete. `has_more`: bytes follow it already.
+    /// A response head is complete.
     // Not inlined into the loop of `read_upstream`, which would prepare all of it before its first round.
     #[inline(never)]
-    fn on_response_head(
-        &mut self,
-        ctx: &mut Context<'_, '_>,
-        interim: u32,
-        mut reuse: Reuse,
-        has_more: bool,
-    ) -> Result<(), Cause> {
+    fn on_response_head(&mut self, ctx: &mut Context<'_, '_>, interim: u32, mut reuse: Reuse) -> Result<(), Cause> {
         self.last_activity.upstream_read = ctx.now();
         self.record_success(ctx);
         let Buffers { request, response, scratch, .. } = &mut self.buf;
@@ -111,7 +109,7 @@ impl Transaction {
                 } else if reuse == Reuse::Shared && has_connection_login(&response.fields, HeaderId::WwwAuthenticate) {
                     reuse = Reuse::LoginBound;
                 }
-                self.on_final(ctx, framing, reuse, has_more)
+                self.on_final(ctx, framing, reuse)
             }
         }
     }
@@ -169,13 +167,7 @@ impl Transaction {
         Ok(())
     }
 
-    fn on_final(
-        &mut self,
-        ctx: &mut Context<'_, '_>,
-        framing: Framing,
-        reuse: Reuse,
-        has_more: bool,
-    ) -> Result<(), Cause> {
+    fn on_final(&mut self, ctx: &mut Context<'_, '_>, framing: Framing, reuse: Reuse) -> Result<(), Cause> {
         // Rule G20 and RFC 9112 section 9.5: of an upload that runs the rest is not wanted where an error closes the
         // connection. Any other response may be one to what came so far, from an upstream that answers while it reads; so the
         // upload goes on, also one that waited for `100 Continue`: the client decides.
@@ -196,7 +188,7 @@ impl Transaction {
         self.forward_response_head(ctx);
         let Some(body) = Body::new(framing) else {
             if self.send_response_head(ctx, framing, declared)? {
-                self.complete_response(ctx, reuse, has_more);
+                self.complete_response(ctx, reuse);
             }
             return Ok(());
         };
@@ -206,7 +198,7 @@ impl Transaction {
         }
         // A plugin may have made it one that has no place for this body, which may be an endless one.
         if self.send_response_head(ctx, framing, declared)? && !self.gets_body(self.buf.response.status) {
-            self.complete_response(ctx, reuse, true);
+            self.end_upload(ctx);
         }
         Ok(())
     }
@@ -300,13 +292,12 @@ impl Transaction {
         }
         let (taken, is_complete) = read.map_err(Cause::BadResponse)?;
         if is_complete {
-            self.end_response_body(ctx, taken < data.len())?;
+            self.end_response_body(ctx)?;
         }
         Ok(taken)
     }
 
-    /// The body is complete. `has_more`: bytes follow it already.
-    pub(super) fn end_response_body(&mut self, ctx: &mut Context<'_, '_>, has_more: bool) -> Result<(), Cause> {
+    pub(super) fn end_response_body(&mut self, ctx: &mut Context<'_, '_>) -> Result<(), Cause> {
         let ResponseState::Body { body, mode, reuse, .. } = &self.response_state else { return Ok(()) };
         let (mode, reuse) = (*mode, *reuse);
         match mode {
@@ -321,15 +312,15 @@ impl Transaction {
             BodyMode::Buffer if !self.send_response_head(ctx, Framing::Length(0), None)? => return Ok(()),
             BodyMode::Buffer => {}
         }
-        self.complete_response(ctx, reuse, has_more);
+        self.complete_response(ctx, reuse);
         Ok(())
     }
 
     /// The response is complete: the connection goes back to the pool if both ends of it are clean (rules S14 and S18).
-    fn complete_response(&mut self, ctx: &mut Context<'_, '_>, reuse: Reuse, has_more: bool) {
+    fn complete_response(&mut self, ctx: &mut Context<'_, '_>, reuse: Reuse) {
         let is_sent = matches!(self.request_state, RequestState::Done) && self.buf.to_upstream.is_empty();
         let has_rest = !is_sent && matches!(self.request_state, RequestState::Done | RequestState::Body { .. });
-        if is_sent && reuse != Reuse::No && !has_more {
+        if is_sent && reuse != Reuse::No {
             let is_login_bound = reuse == Reuse::LoginBound;
             if is_login_bound {
                 ctx.client.login_upstream = self.upstream_id(&ctx.client.runtime);
@@ -337,7 +328,7 @@ impl Transaction {
             ctx.client.commands.push(Command::Release { is_login_bound });
             self.buf.to_upstream.clear();
             self.set_response("response complete", ResponseState::Done);
-        } else if has_rest && !has_more && self.is_upload_wanted(reuse) {
+        } else if has_rest && self.is_upload_wanted(reuse) {
             self.set_response("response complete before the request", ResponseState::AwaitUpload);
         } else {
             self.end_upload(ctx);
@@ -360,7 +351,7 @@ impl Transaction {
                 let cause = if has_begun { Cause::UpstreamTruncated } else { Cause::UpstreamReset };
                 return self.on_attempt_failed(ctx, cause);
             }
-            ResponseState::Body { body: Body::UntilClose, .. } if !is_reset => self.end_response_body(ctx, false),
+            ResponseState::Body { body: Body::UntilClose, .. } if !is_reset => self.end_response_body(ctx),
             // One whose own last write had failed did not end, it is gone.
             ResponseState::Tunnel(HalfClose::Open)
                 if !is_reset && !matches!(self.request_state, RequestState::Tunnel(HalfClose::Lost)) =>
