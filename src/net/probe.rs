@@ -94,14 +94,8 @@ fn connect(address: &SockAddr) -> io::Result<Socket> {
 
 /// The first `max` bytes of the answer of the first address that answers.
 fn get(addresses: &[SockAddr], config: &Config, host: &str, path: &str, max: u64) -> io::Result<Vec<u8>> {
-    let mut result = Err(ErrorKind::NotFound.into());
-    for address in addresses {
-        result = connect(address);
-        if result.is_ok() {
-            break;
-        }
-    }
-    let mut socket = result?;
+    let none = Err(ErrorKind::NotFound.into());
+    let mut socket = addresses.iter().fold(none, |found, address| found.or_else(|_| connect(address)))?;
     if socket.local_addr()?.as_socket().is_some_and(|local| config.expects_proxy_header(local.ip())) {
         // What a load balancer says that asks for itself.
         socket.write_all(b"PROXY UNKNOWN\r\n")?;

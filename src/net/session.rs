@@ -191,7 +191,7 @@ impl Worker {
     fn deliver(&mut self, key: Key) -> bool {
         let Some(client) = self.clients.get_mut(key) else { return false };
         match client.pending.take() {
-            Some(PendingInput::Connect) => return self.continue_connect(key),
+            Some(PendingInput::Connect | PendingInput::Handshake) => return self.continue_connect(key),
             Some(PendingInput::Evict) => client.connection.evict(&mut self.ctx.worker()),
             None => return false,
         }

@@ -67,7 +67,7 @@ impl Worker {
     /// Begins a new connection: with the upstream's addresses, or by asking for them.
     fn begin_connect(&mut self, client_key: Key, upstream: UpstreamId) {
         let now = self.ctx.now();
-        let Upstreams { conns, by_id, dns, .. } = &mut self.upstreams;
+        let Upstreams { conns, by_id, .. } = &mut self.upstreams;
         let new = UpstreamConn {
             upstream,
             state: UpstreamState::Connecting(client_key, None),
@@ -89,7 +89,7 @@ impl Worker {
         if entry.addresses.is_empty() {
             let Ok(ip) = origin.host.parse::<IpAddr>() else {
                 entry.resolving.push(client_key);
-                return dns.lookup(&self.queue, upstream, origin, false);
+                return self.dns.lookup(&self.queue, upstream, origin, false);
             };
             entry.addresses.set(Arc::from([SocketAddr::new(ip, origin.port)]));
         }
@@ -105,18 +105,18 @@ impl Worker {
         }
         let is_used = !entry.addresses.is_empty() && now - entry.used_at <= MAX_UNUSED;
         match self.configs.find_upstream(upstream) {
-            Some((origin, _)) if is_used => self.upstreams.dns.lookup(&self.queue, upstream, origin, true),
+            Some((origin, _)) if is_used => self.dns.lookup(&self.queue, upstream, origin, true),
             _ => entry.addresses = Addresses::default(),
         }
         for client_key in std::mem::take(&mut entry.resolving) {
-            self.wake_connect(client_key);
+            self.wake(client_key, PendingInput::Connect);
         }
     }
 
-    /// The client's attempt at a connection can be continued, which is done when the client is driven.
-    fn wake_connect(&mut self, client_key: Key) {
+    /// The client's attempt at a connection is continued when the client is driven.
+    fn wake(&mut self, client_key: Key, what: PendingInput) {
         if let Some(client) = self.clients.get_mut(client_key) {
-            client.pending = Some(PendingInput::Connect);
+            client.pending = Some(what);
         }
         self.enqueue(client_key);
     }
@@ -195,7 +195,7 @@ impl Worker {
             // Nobody may use the connection before the handshake is complete (rule S19).
             Some((Scheme::Https, Some(tls))) => {
                 conn.tls = Some(tls);
-                self.wake_connect(client_key);
+                self.wake(client_key, PendingInput::Handshake);
                 Poll::Pending
             }
             // Never in the clear what was meant to be secret.
@@ -245,19 +245,20 @@ impl Worker {
         }
     }
 
-    /// The poller says that something happened.
     pub(super) fn on_upstream_event(&mut self, key: Key, readiness: SocketFlags) {
         let Some(UpstreamConn { state, conn: Some(conn), .. }) = self.upstreams.conns.get_mut(key) else { return };
         conn.socket.on_event(readiness);
         match *state {
-            UpstreamState::Connecting(client_key, _) => self.wake_connect(client_key),
+            UpstreamState::Connecting(client_key, _) if conn.tls.is_some() => {
+                self.wake(client_key, PendingInput::Handshake);
+            }
+            UpstreamState::Connecting(client_key, _) => self.wake(client_key, PendingInput::Connect),
             UpstreamState::Busy(client_key) => self.enqueue(client_key),
             UpstreamState::Idle if is_clean_idle(conn, &mut self.read_buf) => {}
             UpstreamState::Idle => self.close_upstream(key),
         }
     }
 
-    /// A timer of this connection came up.
     pub(super) fn on_upstream_timer(&mut self, key: Key) {
         let Some(UpstreamConn { state, timer, until, is_login_bound, .. }) = self.upstreams.conns.get_mut(key) else {
             return;
@@ -267,7 +268,7 @@ impl Worker {
             UpstreamState::Busy(_) => {}
             UpstreamState::Idle if *is_login_bound => {}
             _ if *until > self.ctx.now() => self.timers.set(timer, *until, EventSource::Upstream(key).token()),
-            UpstreamState::Connecting(client_key, _) => self.wake_connect(client_key),
+            UpstreamState::Connecting(client_key, _) => self.wake(client_key, PendingInput::Connect),
             UpstreamState::Idle => self.close_upstream(key),
         }
     }
@@ -308,7 +309,6 @@ impl Worker {
         }
     }
 
-    /// Closes the connections on which a client was logged in.
     pub(super) fn close_login_conns(&mut self, client_key: Key) {
         for key in self.upstreams.login_conns.remove(&client_key).unwrap_or_default() {
             self.close_upstream(key);
@@ -340,7 +340,6 @@ impl Worker {
         }
     }
 
-    /// Closes the idle connections for which `is_unwanted` holds.
     pub(super) fn close_idle(&mut self, is_unwanted: impl Fn(&UpstreamConn) -> bool) {
         for key in self.upstreams.conns.keys() {
             let conn = self.upstreams.conns.get(key);

@@ -9,7 +9,6 @@ use crate::proxy::runtime::UpstreamId;
 
 use super::addresses::{Addresses, ConnectAttempt};
 use super::conn::Conn;
-use super::dns::DnsCache;
 use super::log_limiter::LogLimiter;
 use super::slab::{Key, Slab};
 
@@ -53,6 +52,7 @@ pub struct UpstreamEntry {
 }
 
 /// All upstreams of a worker, and the connections to them.
+#[derive(Default)]
 pub struct Upstreams {
     pub conns: Slab<UpstreamConn>,
     pub by_id: HashMap<UpstreamId, UpstreamEntry>,
@@ -60,24 +60,13 @@ pub struct Upstreams {
     pub idle_count: usize,
     /// The login-bound connections of each client, oldest first. It may name some that are closed.
     pub login_conns: HashMap<Key, Vec<Key>>,
-    pub dns: DnsCache,
 }
 
 impl Upstreams {
-    pub fn new(dns: DnsCache) -> Upstreams {
-        Upstreams { conns: Slab::default(), by_id: HashMap::new(), idle_count: 0, login_conns: HashMap::new(), dns }
-    }
-
     /// The connection to `upstream` on which the client is logged in.
     pub fn login_conn(&self, client: Key, upstream: UpstreamId) -> Option<Key> {
         let is_it = |key: &Key| self.conns.get(*key).is_some_and(|conn| conn.upstream == upstream);
         self.login_conns.get(&client)?.iter().copied().rfind(is_it)
-    }
-
-    /// Whether TLS is spoken on this connection.
-    pub fn is_tls(&self, key: Option<Key>) -> bool {
-        let conn = key.and_then(|key| self.conns.get(key)?.conn.as_ref());
-        conn.is_some_and(|conn| conn.tls.is_some())
     }
 
     /// The newest idle connection, out of the pool.

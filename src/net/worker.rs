@@ -101,6 +101,8 @@ pub(super) struct ClientConn {
 pub(super) enum PendingInput {
     /// Its attempt at an upstream connection can be continued.
     Connect,
+    /// The same, by a step of a TLS handshake.
+    Handshake,
     /// Its place is needed.
     Evict,
 }
@@ -182,6 +184,7 @@ pub struct Worker {
     /// When clients, and admin clients, may be searched again for those that can be closed for others.
     evict_at: [MonoTime; 2],
     pub(super) upstreams: Upstreams,
+    pub(super) dns: DnsCache,
     pub(super) timers: Timers,
     /// When free memory is to be returned to the kernel.
     trim_at: Option<MonoTime>,
@@ -216,7 +219,8 @@ impl Worker {
             clients: Slab::default(),
             admin_clients: 0,
             evict_at: [MonoTime::FIRST; 2],
-            upstreams: Upstreams::new(dns),
+            upstreams: Upstreams::default(),
+            dns,
             timers: Timers::default(),
             trim_at: None,
             run_queue: VecDeque::new(),
@@ -375,7 +379,7 @@ impl Worker {
         for _ in 0..self.run_queue.len() {
             let Some(key) = self.run_queue.pop_front() else { break };
             let Some(client) = self.clients.get(key) else { continue };
-            let with_upstream = client.pending == Some(PendingInput::Connect) && self.upstreams.is_tls(client.upstream);
+            let with_upstream = client.pending == Some(PendingInput::Handshake);
             let with_client = client.conn.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
             if (with_upstream || with_client) && handshakes == 0 {
                 self.run_queue.push_back(key);

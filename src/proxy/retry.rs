@@ -52,34 +52,34 @@ impl Transaction {
         if self.holds_upstream() {
             ctx.client.commands.push(Command::Close(Side::Upstream, CloseMode::Close));
         }
-        match cause {
+        let is_sent_again = match cause {
             // Nothing of the request has left, whatever its method is (rule G17).
-            Cause::Connect(_) => {
-                if self.try_next_upstream(ctx, cause) {
-                    return;
-                }
-                self.buf.to_upstream.clear();
-            }
+            Cause::Connect(_) => self.try_next_upstream(ctx, cause),
             // A part of a response has come: the upstream is there, and what it has answered is never repeated.
-            Cause::UpstreamReset | Cause::UpstreamTruncated if has_begun => {}
+            Cause::UpstreamReset | Cause::UpstreamTruncated if has_begun => false,
             // Rule G17: a connection from the pool may just have been stale. That is no failure of the upstream.
             Cause::UpstreamReset if may_be_stale => {
                 if is_repeatable {
                     self.log.retries += 1;
                     self.buf.to_upstream.rewind();
-                    return self.connect_upstream(ctx, true);
+                    self.connect_upstream(ctx, true);
                 }
+                is_repeatable
             }
             Cause::UpstreamReset if is_repeatable && self.count_loss() => {
                 self.buf.to_upstream.rewind();
-                if self.try_next_upstream(ctx, cause) {
-                    return;
-                }
+                self.try_next_upstream(ctx, cause)
             }
             // One that takes nothing or gives no head in time may be slow everywhere, and the client has waited long enough.
-            _ => self.record_failure(ctx, cause),
+            _ => {
+                self.record_failure(ctx, cause);
+                false
+            }
+        };
+        if !is_sent_again {
+            self.buf.to_upstream.clear();
+            self.send_error(ctx, cause);
         }
-        self.send_error(ctx, cause);
     }
 
     /// Counts a connection that ended without a response, and tells whether another upstream may be tried after it.

@@ -6,14 +6,11 @@ use crate::start_error::StartError;
 
 use super::TlsLayer;
 
-/// Nothing.
+#[expect(missing_docs, reason = "see tls::config")]
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// Empty.
     pub trusted: Vec<String>,
-    /// Empty.
     pub warnings: Vec<String>,
-    /// Zero.
     pub certificates: usize,
 }
 
