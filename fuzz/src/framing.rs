@@ -4,7 +4,7 @@ use mini_rproxy::http::body::Body;
 use mini_rproxy::http::chunked::{LAST_CHUNK, write_chunk};
 use mini_rproxy::http::error::HttpError;
 use mini_rproxy::http::fields::Fields;
-use mini_rproxy::http::framing::{Framing, has_false_framing, request_framing, response_framing};
+use mini_rproxy::http::framing::{Framing, request_framing, response_framing};
 use mini_rproxy::http::head::{HeadLimits, Method, RequestHead, ResponseHead, Version, parse_head};
 use mini_rproxy::http::target::{check_host, parse_target};
 
@@ -62,8 +62,8 @@ fn responses(asked: u8, bytes: &[u8]) {
     for index in 0.. {
         let mut head = ResponseHead::default();
         let Ok(Some(len)) = parse_head(&bytes[at..], &LIMITS, &mut head) else { return };
-        let Ok(framing) = response_framing(&head, ask(finals) == "HEAD") else { return };
-        if has_false_framing(&head, ask(finals) == "HEAD") {
+        let Ok((framing, is_false)) = response_framing(&head, ask(finals) == "HEAD") else { return };
+        if is_false {
             // Its one reading is that nothing behind it counts.
             return;
         }

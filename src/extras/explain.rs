@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use crate::config::{RouteConfig, UpstreamUrl};
 use crate::http::fields::{HeaderId, HeaderRef};
+use crate::http::framing::request_framing;
 use crate::http::head::{HeadLimits, Method, RequestHead, parse_head};
 use crate::http::target::{Target, parse_target};
 use crate::proxy::admit::{ForwardPlan, Handler, admit};
@@ -21,7 +22,7 @@ use crate::proxy::proxy_connection::{ProxyConnection, TransactionPool, WorkerCon
 use crate::proxy::request_log::{AccessRecord, Observer};
 use crate::proxy::route::Router;
 use crate::proxy::runtime::{Runtime, UpstreamId};
-use crate::proxy::strip::{StripRules, reason_to_add, strip_after_hooks};
+use crate::proxy::strip::{reason_to_add, reason_to_strip, strip_after_hooks};
 
 /// Where the reasons begin, where lines are short.
 const COLUMN: usize = 48;
@@ -146,7 +147,8 @@ impl<'a> Received<'a> {
     /// How the request is forwarded; the connection has decided that it is.
     fn plan(&self, peer: &Peer, connection_named: &mut Vec<u8>) -> Option<ForwardPlan> {
         let options = read_options(&self.parsed.fields, connection_named).ok()?;
-        match admit(&self.parsed, options, peer, self.runtime, &mut Vec::new(), &mut Vec::new()).ok()?.by {
+        let framing = request_framing(&self.parsed).ok()?;
+        match admit(&self.parsed, framing, options, peer, self.runtime, &mut Vec::new(), &mut Vec::new()).ok()? {
             Handler::Upstream(plan) => Some(plan),
             _ => None,
         }
@@ -163,7 +165,7 @@ impl<'a> Received<'a> {
         put!(out, "\nfields: passed as they are, - left out, + added");
         let mut forwarded = RequestHead::default();
         let _ = parse_head(sent, &UNLIMITED, &mut forwarded);
-        let rules = StripRules { plan: &plan, trust: PeerTrust::of(peer, &self.runtime.config.forwarded) };
+        let trust = PeerTrust::of(peer, &self.runtime.config.forwarded);
         let mut added: Vec<HeaderRef<'_>> = forwarded.fields.iter().collect();
         for line in self.lines() {
             let is_same =
@@ -176,7 +178,7 @@ impl<'a> Received<'a> {
             } else if line.id == HeaderId::FramingLookAlike {
                 put_field(out, '-', &line, Some("S9: some origins would take it for a framing field"));
             } else {
-                let reason = rules.reason(&line, &connection_named, upstream);
+                let reason = reason_to_strip(&line, &plan, trust, &connection_named, upstream);
                 put_field(out, '-', &line, Some(reason.unwrap_or("changed, see below")));
             }
         }

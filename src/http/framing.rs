@@ -22,19 +22,6 @@ pub enum Framing {
 }
 
 /// The framing of a request body. `None` where neither field is there; `Length(0)` where Content-Length says 0.
-///
-/// ```
-/// use mini_rproxy::http::error::HttpError;
-/// use mini_rproxy::http::framing::{Framing, request_framing};
-/// use mini_rproxy::http::head::RequestHead;
-///
-/// let mut head = RequestHead::default();
-/// assert_eq!(request_framing(&head), Ok(Framing::None));
-/// head.fields.add(b"Content-Length", b"5");
-/// assert_eq!(request_framing(&head), Ok(Framing::Length(5)));
-/// head.fields.add(b"Transfer-Encoding", b"chunked");
-/// assert_eq!(request_framing(&head), Err(HttpError::LengthAndCoding));
-/// ```
 pub fn request_framing(head: &RequestHead) -> Result<Framing, HttpError> {
     // A request without framing fields has no body: it is never ended by closing (rule S4).
     Ok(declared_framing(&head.fields, head.version)?.unwrap_or(Framing::None))
@@ -46,29 +33,22 @@ pub const fn has_no_body(status: u16) -> bool {
 }
 
 /// The framing of a response's body. `to_head` says that the request was a HEAD. 1xx, 204, 304 and answers to HEAD end
-/// with their head whatever their fields say: there is one way to read them (see [`has_false_framing`]).
-pub fn response_framing(head: &ResponseHead, to_head: bool) -> Result<Framing, HttpError> {
-    if ends_with_head(head.status, to_head) {
-        return Ok(Framing::None);
+/// with their head whatever their fields say: there is one way to read them. Of these it is also told whether they have
+/// framing fields that they must not have, or that contradict each other: their sender may believe that a body follows, so
+/// nothing more can be understood of the connection.
+pub fn response_framing(head: &ResponseHead, to_head: bool) -> Result<(Framing, bool), HttpError> {
+    let declared = declared_framing(&head.fields, head.version);
+    if !to_head && !matches!(head.status, 100..=199) && !has_no_body(head.status) {
+        return Ok((declared?.unwrap_or(Framing::UntilClose), false));
     }
-    Ok(declared_framing(&head.fields, head.version)?.unwrap_or(Framing::UntilClose))
-}
-
-fn ends_with_head(status: u16, to_head: bool) -> bool {
-    to_head || matches!(status, 100..=199) || has_no_body(status)
-}
-
-/// Whether a response that ends with its head has framing fields that it must not have, or that contradict each other: its
-/// sender may believe that a body follows, so nothing more can be understood of the connection.
-pub fn has_false_framing(head: &ResponseHead, to_head: bool) -> bool {
-    ends_with_head(head.status, to_head)
-        && match (head.status, declared_framing(&head.fields, head.version)) {
-            (_, Err(_)) => true,
-            // RFC 9110 section 8.6 and RFC 9112 section 6.1: neither field may be there. A length of 0 does no harm.
-            (100..=199 | 204, Ok(framing)) => matches!(framing, Some(Framing::Length(1..) | Framing::Chunked)),
-            // Here the fields tell of the body that a GET would have been given.
-            (_, Ok(_)) => false,
-        }
+    let is_false = match (head.status, declared) {
+        (_, Err(_)) => true,
+        // RFC 9110 section 8.6 and RFC 9112 section 6.1: neither field may be there. A length of 0 does no harm.
+        (100..=199 | 204, Ok(framing)) => matches!(framing, Some(Framing::Length(1..) | Framing::Chunked)),
+        // Here the fields tell of the body that a GET would have been given.
+        (_, Ok(_)) => false,
+    };
+    Ok((Framing::None, is_false))
 }
 
 /// What the framing fields say, `None` where there are none. Rules S1, S2 and S3.
@@ -110,8 +90,17 @@ mod tests {
         request_framing(&RequestHead { fields: fields(lines), version, ..RequestHead::default() })
     }
 
-    fn response(status: u16, lines: Lines<'_>, version: Version, to_head: bool) -> Result<Framing, HttpError> {
+    fn read_response(
+        status: u16,
+        lines: Lines<'_>,
+        version: Version,
+        to_head: bool,
+    ) -> Result<(Framing, bool), HttpError> {
         response_framing(&ResponseHead { status, fields: fields(lines), version, ..ResponseHead::default() }, to_head)
+    }
+
+    fn response(status: u16, lines: Lines<'_>, version: Version, to_head: bool) -> Result<Framing, HttpError> {
+        read_response(status, lines, version, to_head).map(|(framing, _)| framing)
     }
 
     /// A message with these lines has the framing, as a request and as a response.
@@ -122,8 +111,8 @@ mod tests {
         for (status, to_head) in [(200, true), (304, false), (204, false), (103, false)] {
             assert_eq!(response(status, lines, version, to_head), Ok(Framing::None), "{name}, {status}");
             if expected.is_err() {
-                let head = ResponseHead { status, fields: fields(lines), version, ..ResponseHead::default() };
-                assert!(has_false_framing(&head, to_head), "{name}, {status}");
+                let found = read_response(status, lines, version, to_head);
+                assert_eq!(found, Ok((Framing::None, true)), "{name}, {status}");
             }
         }
     }
@@ -247,9 +236,8 @@ mod tests {
             ("205 with a length of 0", 205, zero, false, Ok(Framing::Length(0)), false),
             ("999", 999, none, false, Ok(Framing::UntilClose), false),
         ] {
-            assert_eq!(response(status, lines, Version::Http11, to_head), expected, "{name}");
-            let head = ResponseHead { status, fields: fields(lines), ..ResponseHead::default() };
-            assert_eq!(has_false_framing(&head, to_head), is_false, "{name}");
+            let found = read_response(status, lines, Version::Http11, to_head);
+            assert_eq!(found, expected.map(|framing| (framing, is_false)), "{name}");
         }
     }
 

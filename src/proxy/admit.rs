@@ -12,21 +12,12 @@ use super::runtime::Runtime;
 use crate::http::chars::parse_decimal;
 use crate::http::error::HttpError;
 use crate::http::fields::{Fields, HeaderId};
-use crate::http::framing::{Framing, request_framing};
+use crate::http::framing::Framing;
 use crate::http::head::{Method, RequestHead, Version};
 use crate::http::target::{Target, check_host, parse_target};
 
 /// The methods of the built-in resources, for the Allow field.
 const BUILT_IN_METHODS: &str = "GET, HEAD";
-
-/// What is done with a request, and how its body ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// The framing of the request body.
-    pub framing: Framing,
-    /// Who answers.
-    pub by: Handler,
-}
 
 /// Who answers a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,21 +49,21 @@ pub struct ForwardPlan {
     pub expects_continue: bool,
 }
 
-/// Judges a request head. `host` holds a Host that was admitted before, or nothing; the one of this request is left there.
+/// Judges a request head whose body is framed like that. `host` holds a Host that was admitted before, or nothing; the one of this request is left there.
 /// For [`Handler::Upstream`] the target to forward is left in `target`, for [`Handler::ToSlash`] that of the redirect.
 ///
 /// # Errors
 /// Why it is answered with an error.
 pub fn admit(
     head: &RequestHead,
+    framing: Framing,
     options: Options,
     peer: &Peer,
     runtime: &Runtime,
     host: &mut Vec<u8>,
     target: &mut Vec<u8>,
-) -> Result<Decision, Cause> {
+) -> Result<Handler, Cause> {
     target.clear();
-    let framing = request_framing(head)?;
     if head.method == Method::Connect {
         // Rule S16: a tunnel to anywhere is what a gateway must never be.
         return Err(HttpError::ConnectMethod.into());
@@ -88,18 +79,18 @@ pub fn admit(
     }
     let Target { path, query, .. } = requested;
     if path == b"*" {
-        return Ok(Decision { framing, by: Handler::Options });
+        return Ok(Handler::Options);
     }
     let expects_continue = expects_continue(head, framing)?;
     if let Some(by) = built_in(head, path, query, peer, runtime)? {
-        return Ok(Decision { framing, by });
+        return Ok(by);
     }
     if peer.listener == ListenerProtocol::Admin {
         return Err(Cause::NoRoute);
     }
     let found = runtime.router.find(path).ok_or(Cause::NoRoute)?;
     if is_options && max_forwards(&head.fields)? == Some(0) {
-        return Ok(Decision { framing, by: Handler::Options });
+        return Ok(Handler::Options);
     }
     let route = &runtime.config.routes[found.route as usize];
     if let (Framing::Length(length), Some(most)) = (framing, route.options.max_body_bytes)
@@ -118,11 +109,11 @@ pub fn admit(
         let outer = believed_prefix(PeerTrust::of(peer, &runtime.config.forwarded), &head.fields);
         // No prefix begins with two slashes, which would lead to another host.
         [outer, path, b"/", query].iter().for_each(|part| target.extend_from_slice(part));
-        return Ok(Decision { framing, by: Handler::ToSlash });
+        return Ok(Handler::ToSlash);
     }
     let stripped = if route.options.strip_prefix { found.prefix_len } else { 0 };
     write_target(target, &route.upstream().base_path, path, query, stripped);
-    Ok(Decision { framing, by: Handler::Upstream(ForwardPlan { route: found.route, upgrade, expects_continue }) })
+    Ok(Handler::Upstream(ForwardPlan { route: found.route, upgrade, expects_continue }))
 }
 
 /// Rules G10 and S15, RFC 9110 section 10.1.1: ignored in HTTP/1.0 and where no body follows; 417 for any other
@@ -180,6 +171,7 @@ pub fn max_forwards(fields: &Fields) -> Result<Option<u64>, Cause> {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::http::framing::request_framing;
     use crate::http::head::{HeadLimits, parse_head};
     use crate::proxy::connection::read_options;
     use std::sync::Arc;
@@ -196,22 +188,22 @@ mod tests {
     }
 
     /// What becomes of a request; a Host line is added.
-    fn judge(runtime: &Runtime, start: &str, lines: &str) -> Result<(Decision, String), Cause> {
+    fn judge(runtime: &Runtime, start: &str, lines: &str) -> Result<(Handler, String), Cause> {
         judge_from(&Peer { address: "192.0.2.1:5000".parse().ok(), ..Peer::default() }, runtime, start, lines)
     }
 
-    fn judge_from(peer: &Peer, runtime: &Runtime, start: &str, lines: &str) -> Result<(Decision, String), Cause> {
+    fn judge_from(peer: &Peer, runtime: &Runtime, start: &str, lines: &str) -> Result<(Handler, String), Cause> {
         let mut head = RequestHead::default();
         let text = format!("{start}\r\nHost: h\r\n{lines}\r\n");
         parse_head(text.as_bytes(), &LIMITS, &mut head).expect("a valid head").expect("a whole head");
         let options = read_options(&head.fields, &mut Vec::new()).expect("few options");
         let mut target = b"left over".to_vec();
-        let admission = admit(&head, options, peer, runtime, &mut Vec::new(), &mut target)?;
+        let admission = admit(&head, request_framing(&head)?, options, peer, runtime, &mut Vec::new(), &mut target)?;
         Ok((admission, String::from_utf8(target).expect("ASCII")))
     }
 
     fn plan(runtime: &Runtime, start: &str, lines: &str) -> ForwardPlan {
-        match judge(runtime, start, lines).expect("admitted").0.by {
+        match judge(runtime, start, lines).expect("admitted").0 {
             Handler::Upstream(plan) => plan,
             other => panic!("{start}: answered by {other:?}"),
         }
@@ -228,7 +220,7 @@ mod tests {
             ("OPTIONS /a/x HTTP/1.1", Some((0, "/base/x"))),
             ("GET /ab HTTP/1.1", None),
         ] {
-            let found = judge(&runtime, start, "").ok().map(|(admission, target)| match admission.by {
+            let found = judge(&runtime, start, "").ok().map(|(admission, target)| match admission {
                 Handler::Upstream(plan) => (plan.route, target),
                 other => panic!("{start}: answered by {other:?}"),
             });
@@ -294,7 +286,7 @@ mod tests {
             ("to another host", "10.0.0.1:1", "GET /a HTTP/1.1", "X-Forwarded-Prefix: //x\r\n", Some("/a/")),
         ] {
             let (admission, target) = judge_from(&from(peer), &runtime, start, lines).expect(name);
-            let found = (admission.by == Handler::ToSlash).then_some(target);
+            let found = (admission == Handler::ToSlash).then_some(target);
             assert_eq!(found.as_deref(), expected, "{name}");
         }
     }
@@ -311,7 +303,7 @@ mod tests {
             ("OPTIONS * HTTP/1.1", "", Handler::Options),
             ("OPTIONS /a HTTP/1.1", "Max-Forwards: 0\r\n", Handler::Options),
         ] {
-            assert_eq!(judge(&runtime, start, lines).map(|(admission, _)| admission.by), Ok(by), "{start}");
+            assert_eq!(judge(&runtime, start, lines).map(|(admission, _)| admission), Ok(by), "{start}");
         }
         let mut config = Config::clone(&runtime.config);
         config.admin.configz = false;
@@ -352,7 +344,7 @@ mod tests {
         ] {
             let config = Config::parse(&format!("{routes}{config}"), "test").expect("valid");
             let admission = judge_from(&peer, &Runtime::new(Arc::new(config), None), "GET /metrics HTTP/1.1", lines);
-            let is_there = admission.is_ok_and(|(admission, _)| admission.by == Handler::Metrics);
+            let is_there = admission.is_ok_and(|(admission, _)| admission == Handler::Metrics);
             assert_eq!(is_there, expected, "{name}");
         }
     }
@@ -371,7 +363,7 @@ mod tests {
             ("GET / HTTP/1.1", Err(404)),
         ] {
             let judged = judge_from(&peer, &runtime, start, "");
-            let found = judged.map(|(admission, _)| admission.by).map_err(|refusal| refusal.status());
+            let found = judged.map(|(admission, _)| admission).map_err(|refusal| refusal.status());
             assert_eq!(found, expected, "{start}");
         }
     }

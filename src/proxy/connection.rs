@@ -20,16 +20,10 @@ pub struct Options {
 impl Options {
     /// Notes an option; `false` where it is none of ours, but the name of a field.
     fn note(&mut self, option: &[u8]) -> bool {
-        if is_word(option, b"keep-alive") {
-            self.keep_alive = true;
-        } else if is_word(option, b"close") {
-            self.close = true;
-        } else if is_word(option, b"upgrade") {
-            self.upgrade = true;
-        } else {
-            return false;
-        }
-        true
+        let words: [(&[u8], _); 3] =
+            [(b"keep-alive", &mut self.keep_alive), (b"close", &mut self.close), (b"upgrade", &mut self.upgrade)];
+        let known = words.into_iter().find(|(word, _)| is_word(option, word));
+        known.map(|(_, flag)| *flag = true).is_some()
     }
 
     /// Whether the sender of a message of that version lets the connection live on (RFC 9112 section 9.3).

@@ -9,26 +9,13 @@ use super::connection::{allowed_protocols, remove_connection_named};
 use super::events::Peer;
 use super::forwarded::{PeerTrust, add_forwarded, believed_prefix};
 use super::runtime::Runtime;
-use super::strip::StripRules;
-use crate::config::{HostPolicy, RouteConfig, UpstreamUrl};
+use super::strip::removed;
+use crate::config::{HostPolicy, UpstreamUrl};
 use crate::extras::response_rewrite::{PrefixMap, REQUEST_FIELDS, RESPONSE_FIELDS, rewrite_request, rewrite_response};
 use crate::http::chars::{add_to_list, is_token, list_members, split, write_decimal};
 use crate::http::fields::{FORWARDED, Fields, HOP_BY_HOP, HeaderId, HeaderSet};
 use crate::http::framing::Framing;
 use crate::http::head::{Method, RequestHead, ResponseHead, Version, write_request, write_response};
-
-/// What the forwarded request depends on beside the received one.
-#[derive(Clone, Copy, Debug)]
-pub struct Forwarding<'a> {
-    /// Where the request goes and how.
-    pub plan: &'a ForwardPlan,
-    /// The route that the plan names, and whom to believe.
-    pub runtime: &'a Runtime,
-    /// The upstream that was chosen.
-    pub upstream: &'a UpstreamUrl,
-    /// Who sent the request.
-    pub peer: &'a Peer,
-}
 
 /// Byte strings that are needed for the length of a call and kept for their memory.
 #[derive(Debug, Default)]
@@ -38,28 +25,23 @@ pub struct Scratch {
     /// The client's own Host; where there is none, the authority of its URL. `admit` leaves it here.
     pub host: Vec<u8>,
     /// Where clients find the application: what was stripped from the path, here and by a trusted proxy before us.
-    public_prefix: Vec<u8>,
-    buf: Vec<u8>,
+    pub public_prefix: Vec<u8>,
+    /// For one value.
+    pub buf: Vec<u8>,
 }
 
-impl Scratch {
-    /// All of them.
-    pub fn strings(&self) -> [&Vec<u8>; 4] {
-        let Scratch { connection_named, host, public_prefix, buf } = self;
-        [connection_named, host, public_prefix, buf]
-    }
-}
-
-/// Turns a received request head into the one to forward, in place. The target is left alone. The protocols to offer are
-/// left in `offered`, comma-separated, where the plan has an upgrade in it. Returns whether there was
-/// room to rewrite the places that it names.
+/// Turns a request head of `peer` into the one to forward to `upstream`, in place. The target is left alone. The protocols
+/// to offer are left in `offered`, comma-separated, where the plan has an upgrade in it. Returns whether there was room to
+/// rewrite the places that it names.
 pub fn forward_request(
     head: &mut RequestHead,
-    forwarding: &Forwarding<'_>,
+    plan: &ForwardPlan,
+    runtime: &Runtime,
+    upstream: &UpstreamUrl,
+    peer: &Peer,
     offered: &mut Vec<u8>,
     scratch: &mut Scratch,
 ) -> bool {
-    let Forwarding { plan, runtime, upstream, peer } = *forwarding;
     let route = &runtime.config.routes[plan.route as usize];
     let Scratch { connection_named, host, public_prefix, buf } = scratch;
     let trust = PeerTrust::of(peer, &runtime.config.forwarded);
@@ -68,8 +50,15 @@ pub fn forward_request(
     if plan.upgrade {
         allowed_protocols(&head.fields, &route.options.upgrade).for_each(|protocol| add_to_list(protocol, offered));
     }
-    set_authority(&mut head.authority, route, upstream, host);
-    head.fields.remove_all(StripRules { plan, trust }.removed());
+    // Rule G8: the Host that is sent is what the route says.
+    head.authority.clear();
+    head.authority.extend_from_slice(match &route.options.host {
+        HostPolicy::Client if !host.is_empty() => host,
+        // An HTTP/1.0 client need not say which host it means; the upstream must be told one.
+        HostPolicy::Client | HostPolicy::Upstream => upstream.authority.as_bytes(),
+        HostPolicy::Fixed(name) => name.as_bytes(),
+    });
+    head.fields.remove_all(removed(plan, trust));
     remove_connection_named(&mut head.fields, connection_named);
     public_prefix.clear();
     public_prefix.extend_from_slice(believed_prefix(trust, &head.fields));
@@ -105,17 +94,6 @@ pub fn forward_request(
         head.fields.set(b"Max-Forwards", buf);
     }
     has_room
-}
-
-/// Rule G8: the Host that is sent is what the route says.
-fn set_authority(authority: &mut Vec<u8>, route: &RouteConfig, upstream: &UpstreamUrl, client_host: &[u8]) {
-    authority.clear();
-    authority.extend_from_slice(match &route.options.host {
-        HostPolicy::Client if !client_host.is_empty() => client_host,
-        // An HTTP/1.0 client need not say which host it means; the upstream must be told one.
-        HostPolicy::Client | HostPolicy::Upstream => upstream.authority.as_bytes(),
-        HostPolicy::Fixed(name) => name.as_bytes(),
-    });
 }
 
 /// Appends the whole forwarded request head. `authorization` is what the upstream's URL says, `offered` which protocols to
@@ -293,10 +271,9 @@ mod tests {
         read_options(&head.fields, &mut scratch.connection_named).expect("few options");
         scratch.host.extend_from_slice(head.fields.get(HeaderId::Host).unwrap_or_default());
         let peer = Peer { address: None, is_tls: false, ..Peer::default() };
-        let forwarding =
-            Forwarding { plan: &plan, runtime: &runtime, upstream: runtime.config.routes[0].upstream(), peer: &peer };
+        let upstream = runtime.config.routes[0].upstream();
         let mut offered = b"left over".to_vec();
-        forward_request(&mut head, &forwarding, &mut offered, &mut scratch);
+        forward_request(&mut head, &plan, &runtime, upstream, &peer, &mut offered, &mut scratch);
         let mut out = Vec::new();
         write_request_head(&head, Framing::None, None, &offered, &mut out);
         let all = text(&out);

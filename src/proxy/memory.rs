@@ -75,13 +75,14 @@ impl Buffers {
             request_body,
             response_body,
             chain,
-            scratch,
+            scratch: Scratch { connection_named, host, public_prefix, buf },
         } = self;
         let heads = [target, authority, reason, original_target, new_target, offered];
+        let scratch = [connection_named, host, public_prefix, buf];
         let others = [client_input, upstream_input, request_body, response_body];
         heads.map(Vec::capacity).iter().sum::<usize>()
+            + scratch.map(Vec::capacity).iter().sum::<usize>()
             + others.map(Vec::capacity).iter().sum::<usize>()
-            + scratch.strings().map(Vec::capacity).iter().sum::<usize>()
             + [request_fields, response_fields, trailers].map(Fields::heap_size).iter().sum::<usize>()
             + to_client.capacity()
             + to_upstream.capacity()

@@ -8,7 +8,7 @@ use super::cause::{Cause, FORWARDED_METHODS};
 use super::connection::read_options;
 use super::context::Context;
 use super::events::Side;
-use super::forward::{Forwarding, forward_request, write_request_head};
+use super::forward::{forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
 use super::hooks::Phase;
 use super::memory::Buffers;
@@ -128,15 +128,16 @@ impl Transaction {
         let options = read_options(&request.fields, &mut scratch.connection_named)?;
         self.is_persistent = options.is_persistent(request.version) && ctx.client.may_serve_another();
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
-        let decision = admit(request, options, peer, runtime, &mut scratch.host, new_target)?;
-        if let Handler::Upstream(plan) = decision.by {
-            return self.forward(ctx, plan, decision.framing);
+        let framing = request_framing(request)?;
+        let handler = admit(request, framing, options, peer, runtime, &mut scratch.host, new_target)?;
+        if let Handler::Upstream(plan) = handler {
+            return self.forward(ctx, plan, framing);
         }
         // The body of a request for a built-in resource is of no interest: where there is one, the connection ends.
-        if Body::new(decision.framing).is_none() {
+        if Body::new(framing).is_none() {
             self.set_request("head, no body", RequestState::Done);
         }
-        self.send_built_in(ctx, decision.by);
+        self.send_built_in(ctx, handler);
         Ok(())
     }
 
@@ -176,8 +177,7 @@ impl Transaction {
         let Buffers { request, new_target, offered, scratch, .. } = &mut self.buf;
         std::mem::swap(&mut request.target, new_target);
         self.log.client = client_address(peer, &request.fields, &runtime.config.forwarded);
-        let forwarding = Forwarding { plan: &plan, runtime, upstream, peer };
-        if !forward_request(request, &forwarding, offered, scratch) {
+        if !forward_request(request, &plan, runtime, upstream, peer, offered, scratch) {
             ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant);
         }
         let Some(body) = Body::new(framing) else {

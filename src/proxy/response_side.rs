@@ -18,7 +18,7 @@ use crate::http::chars::{is_word, list_has, parse_decimal};
 use crate::http::chunked::LAST_CHUNK;
 use crate::http::error::HttpError;
 use crate::http::fields::{HeaderId, HeaderSet};
-use crate::http::framing::{Framing, has_false_framing, response_framing};
+use crate::http::framing::{Framing, response_framing};
 use crate::http::head::{HeadParser, Method, Version, parse_head, reason_phrase};
 
 const FRAMING: HeaderSet = HeaderSet::of(&[HeaderId::ContentLength, HeaderId::TransferEncoding]);
@@ -93,8 +93,8 @@ impl Transaction {
         let Buffers { request, response, scratch, .. } = &mut self.buf;
         let options = read_options(&response.fields, &mut scratch.connection_named).map_err(Cause::BadResponse)?;
         let to_head = request.method == Method::Head;
-        let framing = response_framing(response, to_head).map_err(Cause::BadResponse)?;
-        if framing == Framing::None && has_false_framing(response, to_head) {
+        let (framing, is_false) = response_framing(response, to_head).map_err(Cause::BadResponse)?;
+        if is_false {
             // Rule S18: read as what it is, but whatever comes behind it is not believed.
             reuse = Reuse::No;
             response.fields.remove_all(FRAMING);

@@ -6,66 +6,55 @@ use crate::config::UpstreamUrl;
 use crate::http::chars::list_has;
 use crate::http::fields::{FORWARDED, HOP_BY_HOP, HeaderId, HeaderRef, HeaderSet};
 
-/// What it depends on which lines pass, beside the client's Connection.
-#[derive(Clone, Copy, Debug)]
-pub struct StripRules<'a> {
-    /// How the request is forwarded.
-    pub plan: &'a ForwardPlan,
-    /// Whether the peer may say something about its client.
-    pub trust: PeerTrust,
+/// Classes with the rule and the reason, by how the request is forwarded and whether the peer may say something about its
+/// client; of several that hold a line the first one counts.
+#[inline]
+fn rows(plan: &ForwardPlan, trust: PeerTrust) -> [(HeaderSet, &'static str); 6] {
+    const NONE: HeaderSet = HeaderSet::of(&[]);
+    let (forwarded, why_forwarded) = match trust {
+        PeerTrust::Trusted => (NONE, ""),
+        PeerTrust::Untrusted => {
+            (FORWARDED, "G4: the peer is none of forwarded.trusted_proxies: anybody can write this")
+        }
+        PeerTrust::Disabled => (FORWARDED, "G4: forwarded.enabled is false"),
+    };
+    let expect = if plan.expects_continue { NONE } else { HeaderSet::of(&[HeaderId::Expect]) };
+    let upgrade = if plan.upgrade { NONE } else { HeaderSet::of(&[HeaderId::Upgrade]) };
+    [
+        (HeaderSet::of(&[HeaderId::Host]), "G8: written anew, by the route's key host"),
+        (expect, "G10: there is no body to wait for"),
+        // Of trusted peers, too: a proxy passes on what it does not know, and so what its client has forged.
+        (
+            HeaderSet::of(&[HeaderId::LookAlike]),
+            "G4: some origins would take it for a field that only the proxy may set",
+        ),
+        (upgrade, "G14: no protocol that the route lets pass here (its key upgrade)"),
+        (forwarded, why_forwarded),
+        // Framing fields are among them: each connection gets its own.
+        (HOP_BY_HOP, "G1: speaks of the client's own connection"),
+    ]
 }
 
-impl StripRules<'_> {
-    /// Classes with the rule and the reason; of several that hold a line the first one counts.
-    #[inline]
-    fn rows(&self) -> [(HeaderSet, &'static str); 6] {
-        const NONE: HeaderSet = HeaderSet::of(&[]);
-        let (forwarded, why_forwarded) = match self.trust {
-            PeerTrust::Trusted => (NONE, ""),
-            PeerTrust::Untrusted => {
-                (FORWARDED, "G4: the peer is none of forwarded.trusted_proxies: anybody can write this")
-            }
-            PeerTrust::Disabled => (FORWARDED, "G4: forwarded.enabled is false"),
-        };
-        let expect = if self.plan.expects_continue { NONE } else { HeaderSet::of(&[HeaderId::Expect]) };
-        let upgrade = if self.plan.upgrade { NONE } else { HeaderSet::of(&[HeaderId::Upgrade]) };
-        [
-            (HeaderSet::of(&[HeaderId::Host]), "G8: written anew, by the route's key host"),
-            (expect, "G10: there is no body to wait for"),
-            // Of trusted peers, too: a proxy passes on what it does not know, and so what its client has forged.
-            (
-                HeaderSet::of(&[HeaderId::LookAlike]),
-                "G4: some origins would take it for a field that only the proxy may set",
-            ),
-            (upgrade, "G14: no protocol that the route lets pass here (its key upgrade)"),
-            (forwarded, why_forwarded),
-            // Framing fields are among them: each connection gets its own.
-            (HOP_BY_HOP, "G1: speaks of the client's own connection"),
-        ]
-    }
+/// The lines that do not pass.
+#[inline]
+pub fn removed(plan: &ForwardPlan, trust: PeerTrust) -> HeaderSet {
+    rows(plan, trust).into_iter().fold(HeaderSet::default(), |all, (classes, _)| all.or(classes))
+}
 
-    /// The lines that do not pass.
-    #[inline]
-    pub fn removed(&self) -> HeaderSet {
-        self.rows().into_iter().fold(HeaderSet::default(), |all, (classes, _)| all.or(classes))
+/// Why a line of a request to `upstream` is left out, where it is. `connection_named` is what the client's Connection names.
+pub fn reason_to_strip(
+    line: &HeaderRef<'_>,
+    plan: &ForwardPlan,
+    trust: PeerTrust,
+    connection_named: &[u8],
+    upstream: &UpstreamUrl,
+) -> Option<&'static str> {
+    if strip_after_hooks(upstream).has(line.id) {
+        return Some("G8: the upstream's URL has credentials of its own");
     }
-
-    /// Why a line of a request to `upstream` is left out, where it is. `connection_named` is what the client's Connection
-    /// names.
-    pub fn reason(
-        &self,
-        line: &HeaderRef<'_>,
-        connection_named: &[u8],
-        upstream: &UpstreamUrl,
-    ) -> Option<&'static str> {
-        if strip_after_hooks(upstream).has(line.id) {
-            return Some("G8: the upstream's URL has credentials of its own");
-        }
-        let row = self.rows().into_iter().find(|(classes, _)| classes.has(line.id));
-        let is_named = || list_has(connection_named, line.name);
-        row.map(|(_, reason)| reason)
-            .or_else(|| is_named().then_some("G1: named by Connection: meant for this hop only"))
-    }
+    let row = rows(plan, trust).into_iter().find(|(classes, _)| classes.has(line.id));
+    let is_named = || list_has(connection_named, line.name);
+    row.map(|(_, reason)| reason).or_else(|| is_named().then_some("G1: named by Connection: meant for this hop only"))
 }
 
 /// What is left out only when plugins have seen it: they judge the client by the credentials that it sent, and never see
@@ -108,17 +97,16 @@ mod tests {
         let upload = ForwardPlan { expects_continue: true, ..plan };
         let tunnel = ForwardPlan { upgrade: true, ..plan };
         let check = |name: &str, plan, trust, upstream, expected: Option<(&str, &str)>| {
-            let rules = StripRules { plan, trust };
-            let found = rules.reason(&line(name, "x"), b"x-b, x-a", upstream);
+            let found = reason_to_strip(&line(name, "x"), plan, trust, b"x-b, x-a", upstream);
             let starts = |(rule, words): (&str, &str), found: &str| found.starts_with(rule) && found.contains(words);
             let is_right = match (found, expected) {
                 (Some(found), Some(expected)) => starts(expected, found),
                 (found, expected) => found.is_none() && expected.is_none(),
             };
-            assert!(is_right, "{name} {rules:?}: {found:?}");
-            let is_removed = rules.removed().has(HeaderId::of(name.as_bytes()));
+            assert!(is_right, "{name} {plan:?} {trust:?}: {found:?}");
+            let is_removed = removed(plan, trust).has(HeaderId::of(name.as_bytes()));
             let goes_otherwise = name == "X-A" || strip_after_hooks(upstream).has(HeaderId::of(name.as_bytes()));
-            assert_eq!(is_removed || goes_otherwise, found.is_some(), "{name} {rules:?}");
+            assert_eq!(is_removed || goes_otherwise, found.is_some(), "{name} {plan:?} {trust:?}");
         };
         use PeerTrust::{Disabled, Trusted, Untrusted};
         for (name, plan, trust, expected) in [

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mini_rproxy::config::LogFormat;
+use mini_rproxy::http::fields::Fields;
 use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
 use mini_rproxy::log::Logger;
 use mini_rproxy::plugin::chain::Chain;
@@ -179,13 +180,11 @@ impl Exchange {
     }
 
     pub fn request_field(&self, name: &str) -> Option<String> {
-        let value = self.request.fields.values_of(name.as_bytes()).next()?;
-        Some(String::from_utf8_lossy(value).into_owned())
+        field(&self.request.fields, name)
     }
 
     pub fn response_field(&self, name: &str) -> Option<String> {
-        let value = self.response.fields.values_of(name.as_bytes()).next()?;
-        Some(String::from_utf8_lossy(value).into_owned())
+        field(&self.response.fields, name)
     }
 }
 
@@ -196,4 +195,9 @@ pub fn word(verdict: &Verdict) -> String {
         Verdict::Respond(answer) => format!("respond {}", answer.status),
         Verdict::Fail => "fail".to_owned(),
     }
+}
+
+fn field(fields: &Fields, name: &str) -> Option<String> {
+    let line = fields.iter().find(|line| line.name.eq_ignore_ascii_case(name.as_bytes()))?;
+    Some(String::from_utf8_lossy(line.value).into_owned())
 }
