@@ -49,17 +49,10 @@ pub fn hex_digit(byte: u8) -> Option<u8> {
 
 /// Appends `number` in decimal.
 pub fn write_decimal(number: u64, out: &mut Vec<u8>) {
-    let digit = |power: u64| b'0' + (number / power % 10) as u8;
-    match number {
-        0..10 => out.push(digit(1)),
-        // Octets of addresses, statuses and most lengths.
-        10..100 => out.extend_from_slice(&[digit(10), digit(1)]),
-        100..1000 => out.extend_from_slice(&[digit(100), digit(10), digit(1)]),
-        1000.. => {
-            write_decimal(number / 1000, out);
-            out.extend_from_slice(&[digit(100), digit(10), digit(1)]);
-        }
+    if number >= 10 {
+        write_decimal(number / 10, out);
     }
+    out.push(b'0' + (number % 10) as u8);
 }
 
 /// The non-empty members of a comma-separated list (RFC 9110 section 5.6.1.2: a recipient ignores empty ones).

@@ -44,9 +44,41 @@ pub struct ChunkedDecoder {
     overhead: u64,
     data: u64,
     /// The start of a line that has not arrived whole; of trailers, all that came of the section.
-    held: Vec<u8>,
+    held: Held,
     /// Where in `held` the line begins.
     line_start: usize,
+}
+
+/// Bytes that wait for more. Few of them, such as the half of a chunk line, own no memory.
+#[derive(Debug, Default)]
+struct Held {
+    few: [u8; 32],
+    few_len: usize,
+    many: Vec<u8>,
+}
+
+impl Held {
+    fn bytes(&self) -> &[u8] {
+        if self.many.is_empty() { &self.few[..self.few_len] } else { &self.many }
+    }
+
+    fn push(&mut self, part: &[u8]) {
+        let end = self.few_len + part.len();
+        if self.many.is_empty() && end <= self.few.len() {
+            self.few[self.few_len..end].copy_from_slice(part);
+            self.few_len = end;
+            return;
+        }
+        if self.many.is_empty() {
+            self.many.extend_from_slice(&self.few[..self.few_len]);
+        }
+        self.many.extend_from_slice(part);
+    }
+
+    fn clear(&mut self) {
+        self.few_len = 0;
+        self.many.clear();
+    }
 }
 
 /// What comes next.
@@ -123,8 +155,8 @@ impl ChunkedDecoder {
     /// The trailer section as received, with the empty line that ends it, after `ChunkEvent::End`; before it, nothing.
     pub fn trailers(&self) -> &[u8] {
         match self.state {
-            State::Ended if self.held.is_empty() => CRLF,
-            State::Ended => &self.held,
+            State::Ended if self.held.bytes().is_empty() => CRLF,
+            State::Ended => self.held.bytes(),
             _ => b"",
         }
     }
@@ -138,7 +170,7 @@ impl ChunkedDecoder {
             _ => b"",
         };
         let (size, digits) = parse_size(line);
-        if !self.held.is_empty() || !matches!(digits, 1..16) || !line[digits..].starts_with(CRLF) {
+        if !self.held.bytes().is_empty() || !matches!(digits, 1..16) || !line[digits..].starts_with(CRLF) {
             return Ok(0);
         }
         let len = rest.len() - line.len() + digits + CRLF.len();
@@ -155,21 +187,21 @@ impl ChunkedDecoder {
             State::DataEnd => (CRLF.len(), HttpError::BadDataEnd),
             _ => (MAX_LINE, HttpError::ChunkLineTooLong),
         };
-        if self.held.len() - self.line_start + part.len() + usize::from(end.is_none()) > max {
+        if self.held.bytes().len() - self.line_start + part.len() + usize::from(end.is_none()) > max {
             return Err(too_long);
         }
         let is_in_trailers = matches!(self.state, State::Trailers);
-        if is_in_trailers && self.held.is_empty() && part == CRLF {
-            // No memory for the trailers of those that have none.
+        let is_kept = is_in_trailers && part != CRLF;
+        if end.is_some() && self.held.bytes().is_empty() && !is_kept {
             self.end_line(part)?;
             return Ok(part.len());
         }
-        self.held.extend_from_slice(part);
+        self.held.push(part);
         if end.is_some() {
             let mut held = std::mem::take(&mut self.held);
-            self.end_line(&held[self.line_start..])?;
+            self.end_line(&held.bytes()[self.line_start..])?;
             if is_in_trailers {
-                self.line_start = held.len();
+                self.line_start = held.bytes().len();
             } else {
                 held.clear();
             }
@@ -561,7 +593,7 @@ mod tests {
     fn bodies_without_trailers_own_no_memory() {
         let mut decoder = ChunkedDecoder::new();
         assert_eq!(decoder.decode(b"0\r\n\r\n"), Ok(ChunkEvent::End { consumed: 5 }));
-        assert_eq!(decoder.held.capacity(), 0);
+        assert_eq!(decoder.held.many.capacity(), 0);
         assert_eq!(decoder.trailers(), b"\r\n");
     }
 
