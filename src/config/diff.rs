@@ -76,9 +76,7 @@ impl FullConfig {
     pub fn of(config: &Config) -> FullConfig {
         // What a plugin is told may be a secret.
         let plugins = config.plugins.iter().map(|plugin| PluginConfig { config: String::new(), ..plugin.clone() });
-        let mut settings =
-            to_mapping(&Config { plugins: plugins.collect(), routes: Default::default(), ..config.clone() });
-        settings.retain(|key, _| key != "routes");
+        let settings = to_mapping(&Config { plugins: plugins.collect(), routes: Default::default(), ..config.clone() });
         let bare = to_mapping(&config.bare_route());
         let mut known = HashMap::new();
         let in_words = |route: &RouteConfig| {

@@ -195,21 +195,6 @@ impl Chain {
         self.logger.line(level, message).text("plugin", plugin).send();
     }
 
-    /// Calls one hook of these plugins, until one of them answers or fails.
-    fn run(&self, phase: Phase, plugins: impl Iterator<Item = usize>, context: &mut HookContext<'_>) -> Verdict {
-        let mut clock = Instant::now();
-        for index in plugins {
-            if phase == Phase::Request {
-                context.state.started = index + 1;
-            }
-            match self.call_plugin(index, phase, context, &mut clock) {
-                Verdict::Continue => {}
-                verdict => return verdict,
-            }
-        }
-        Verdict::Continue
-    }
-
     /// Calls one hook of the plugin at `index`. `clock` is the time before the hook and becomes the time after it: one
     /// reading of the clock is the end of a hook and the start of the next one.
     fn call_plugin(&self, index: usize, phase: Phase, context: &mut HookContext<'_>, clock: &mut Instant) -> Verdict {
@@ -231,8 +216,10 @@ impl Chain {
         let Some(verdict) = verdict else { return Verdict::Continue };
         let time = self.record_time(plugin, entry, clock);
         let answer = handle.into_access().answer;
-        let timing = timing(context, index, plugin);
-        timing.time += time;
+        let timings = &mut context.state.timings;
+        let untimed = self.plugins[..=index].iter().skip(timings.len());
+        timings.extend(untimed.map(|plugin| PluginTiming { plugin: plugin.name, time: Duration::ZERO, faults: 0 }));
+        timings[index].time += time;
         let why = match (verdict, answer) {
             (abi::CONTINUE, _) => return Verdict::Continue,
             (abi::RESPOND, Some(answer)) => return Verdict::Respond(answer),
@@ -240,7 +227,7 @@ impl Chain {
             (abi::FAIL, _) => "it failed".to_owned(),
             (other, _) => format!("it returned verdict {other}, which means nothing"),
         };
-        timing.faults += 1;
+        timings[index].faults += 1;
         self.log(Level::Error, plugin.name, &format!("{entry}: {why}; the client gets 502"));
         Verdict::Fail
     }
@@ -260,31 +247,29 @@ impl Chain {
     }
 }
 
-/// What is counted for the plugin at `index`. Request hooks run in order, so the plugins before it have theirs already.
-fn timing<'a>(context: &'a mut HookContext<'_>, index: usize, plugin: &LoadedPlugin) -> &'a mut PluginTiming {
-    let timings = &mut context.state.timings;
-    while timings.len() <= index {
-        timings.push(PluginTiming { plugin: plugin.name, time: Duration::ZERO, faults: 0 });
-    }
-    &mut timings[index]
-}
-
 impl Hooks for Chain {
     fn wants(&self) -> BufferBodies {
         let wants = |flag| self.plugins.iter().any(|plugin| plugin.raw.flags & flag != 0);
         BufferBodies { request: wants(abi::WANT_REQUEST_BODY), response: wants(abi::WANT_RESPONSE_BODY) }
     }
 
+    /// In order, until one of them answers or fails.
     fn call(&self, phase: Phase, context: &mut HookContext<'_>) -> Verdict {
-        match phase {
-            Phase::Request => self.run(phase, 0..self.plugins.len(), context),
+        let started = &mut context.state.started;
+        let count = if phase == Phase::Done { std::mem::take(started) } else { self.plugins.len() };
+        let mut clock = Instant::now();
+        for nth in 0..count {
             // The plugin that saw the request last, as it left, sees the response first.
-            Phase::Response => self.run(phase, (0..self.plugins.len()).rev(), context),
-            Phase::Done => {
-                let started = std::mem::take(&mut context.state.started);
-                self.run(phase, (0..started).rev(), context)
+            let index = if phase == Phase::Request { nth } else { count - 1 - nth };
+            if phase == Phase::Request {
+                context.state.started = index + 1;
+            }
+            match self.call_plugin(index, phase, context, &mut clock) {
+                Verdict::Continue => {}
+                verdict => return verdict,
             }
         }
+        Verdict::Continue
     }
 }
 
@@ -296,5 +281,50 @@ impl Drop for Chain {
                 unsafe { destroy(plugin.this) }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LogFormat;
+    use crate::http::head::{RequestHead, ResponseHead};
+    use crate::proxy::hooks::ChainState;
+    use mini_rproxy_plugin::{Error, Logger as PluginLogger, Plugin};
+
+    struct Nothing;
+    impl Plugin for Nothing {
+        const NAME: &'static str = "nothing";
+        fn create(_: PluginLogger, _: &[u8]) -> Result<Self, Error> {
+            Ok(Nothing)
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_plugin_without_a_request_hook_is_its_own() {
+        let logger = Logger::start(LogFormat::Text, io::sink()).expect("a thread");
+        let mut chain = Chain::new(Limits { head_bytes: 1024, field_lines: 10, body_bytes: 0 }, logger);
+        let both = *mini_rproxy_plugin::descriptor::<Nothing>("1").raw();
+        let late = abi::Plugin { on_request: None, ..both };
+        for (raw, name) in [(late, "late"), (both, "both")] {
+            chain.add(&ValidDescriptor { raw, name, version: "1" }, "").expect("it is in order");
+        }
+        let (mut request, mut response) = (RequestHead::default(), ResponseHead::default());
+        let mut state = ChainState::default();
+        let mut context = HookContext {
+            request: &mut request,
+            response: None,
+            request_body: None,
+            response_body: None,
+            original_target: b"/",
+            client: None,
+            route_prefix: "",
+            upstream: "",
+            state: &mut state,
+        };
+        assert!(matches!(chain.call(Phase::Request, &mut context), Verdict::Continue));
+        context.response = Some(&mut response);
+        assert!(matches!(chain.call(Phase::Response, &mut context), Verdict::Continue));
+        assert_eq!(state.timings.iter().map(|timing| timing.plugin).collect::<Vec<_>>(), ["late", "both"]);
     }
 }
