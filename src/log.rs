@@ -37,6 +37,9 @@ const LINE_CAPACITY: usize = 384;
 /// The memory that the writer keeps when it is idle.
 const KEPT_CAPACITY: usize = 16 * 1024;
 
+/// The pause after a write: lines that come meanwhile need not wake the writer, which costs more than writing them.
+const WRITE_PAUSE: Duration = Duration::from_millis(2);
+
 /// The pause after a write has failed: a pipe whose reader is gone or a full disk may come back, but not at once.
 const WRITE_ERROR_PAUSE: Duration = Duration::from_millis(100);
 
@@ -152,12 +155,15 @@ impl Logger {
                 let mut line = self.line(Level::Warn, "log lines were lost: nobody read them in time");
                 batch.extend_from_slice(line.value("lost", lost).end());
             }
+            let mut pause = WRITE_PAUSE;
             if write_all(&mut sink, &batch).is_err() {
                 log.lost.fetch_add(lost + lines, Ordering::Relaxed);
-                thread::sleep(WRITE_ERROR_PAUSE);
+                pause = WRITE_ERROR_PAUSE;
             }
+            drop(receipts);
             batch.clear();
             batch.shrink_to(KEPT_CAPACITY);
+            thread::sleep(pause);
         }
     }
 }
