@@ -212,7 +212,7 @@ impl Acceptor {
         }
         self.paused_until = Some(now + ACCEPT_BACKOFF);
         let is_due = self.warnings.is_due(now, WARN_INTERVAL);
-        is_due.map(|_| format!("cannot accept connections: {error}; trying again every 100 ms"))
+        is_due.then(|| format!("cannot accept connections: {error}; trying again every 100 ms"))
     }
 
     /// No new connections; those that wait are still accepted.

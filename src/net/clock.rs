@@ -33,9 +33,9 @@ pub struct Clock {
 
 impl Default for Clock {
     fn default() -> Clock {
-        let instant = MonoTime::now();
-        let mut clock = Clock { now: Now { instant, date: [b' '; 29] }, next_second: instant };
-        clock.read_date(SystemTime::now());
+        let now = Now { instant: MonoTime::FIRST, date: [b' '; 29] };
+        let mut clock = Clock { now, next_second: MonoTime::FIRST };
+        clock.read();
         clock
     }
 }

@@ -62,7 +62,7 @@ impl Observer for MeteredObserver {
 
     fn left_unmapped(&mut self, prefix: &str, now: MonoTime) {
         self.metrics.increment(Counter::UnmappedHeads);
-        if self.unmapped.is_due(now, Duration::from_secs(60)).is_some() {
+        if self.unmapped.is_due(now, Duration::from_secs(60)) {
             self.log.warn(format_args!(
                 "route {prefix}: a head would be larger than max_head_bytes when mapped to or from the prefix: it is \
                  passed on as it came"

@@ -144,7 +144,7 @@ impl Worker {
                 let peer = connection.reject_proxy_header(&mut self.ctx.worker(), error);
                 self.remove_client(key);
                 // It is said also where nobody asked for access lines.
-                if self.proxy_header_warnings.is_due(now, PROXY_HEADER_WARNING_INTERVAL).is_some() {
+                if self.proxy_header_warnings.is_due(now, PROXY_HEADER_WARNING_INTERVAL) {
                     // Only TCP peers are expected to send one.
                     let from = peer.map_or(String::new(), |peer| format!(" from {}", peer.ip()));
                     self.ctx.observer.log.warn(format_args!("a connection{from} was closed: {error}"));
@@ -200,7 +200,7 @@ impl Worker {
 
     /// Carries out the proxy connection's commands, in their order. Returns whether there were any.
     fn run_commands(&mut self, key: Key) -> bool {
-        let (mut is_any, mut is_over) = (false, false);
+        let mut is_any = false;
         while let Some(client) = self.clients.get_mut(key)
             && let Some(command) = client.connection.poll_command()
         {
@@ -229,12 +229,9 @@ impl Worker {
                         CloseMode::Close => client.conn.send_close_notify(),
                         CloseMode::Abort => client.conn.socket.reset_on_close(),
                     }
-                    is_over = true;
+                    self.finish_flush(key);
                 }
             }
-        }
-        if is_over {
-            self.finish_flush(key);
         }
         is_any
     }

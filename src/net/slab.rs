@@ -12,10 +12,6 @@ const MAX_GENERATION: usize = usize::MAX >> (usize::BITS / 2);
 pub struct Key(NonZeroUsize);
 
 impl Key {
-    fn new(slot: usize, generation: usize) -> Option<Key> {
-        Key::from_bits(generation << SLOT_BITS | slot)
-    }
-
     /// The key with these bits; `None` where no slab could have made it.
     pub fn from_bits(bits: usize) -> Option<Key> {
         NonZeroUsize::new(bits).map(Key)
@@ -59,7 +55,7 @@ impl<T> Slab<T> {
     pub fn insert(&mut self, value: T) -> Result<Key, T> {
         let slot = self.slots.vacant_key();
         let generation = self.generation % MAX_GENERATION + 1;
-        match Key::new(slot, generation) {
+        match Key::from_bits(generation << SLOT_BITS | slot) {
             Some(key) if slot < 1 << SLOT_BITS => {
                 self.generation = generation;
                 self.slots.insert((key, value));

@@ -237,7 +237,7 @@ impl Worker {
     fn warn_tls(&mut self, upstream: UpstreamId, error: &HandshakeError) {
         let now = self.ctx.now();
         let Some((origin, _)) = self.configs.find_upstream(upstream) else { return };
-        if self.upstreams.by_id.entry(upstream).or_default().tls_warn_limit.is_due(now, TLS_WARN_INTERVAL).is_some() {
+        if self.upstreams.by_id.entry(upstream).or_default().tls_warn_limit.is_due(now, TLS_WARN_INTERVAL) {
             let (host, port, message) = (&origin.host, origin.port, &error.message);
             let hint = Cause::Connect(error.cause).detail().unwrap_or_default();
             let log = &mut self.ctx.observer.log;

@@ -438,7 +438,7 @@ impl Worker {
             if !was_full {
                 self.ctx.observer.metrics.increment(Counter::LimitReached);
             }
-            if self.limit_warnings.is_due(now, LIMIT_WARNING_INTERVAL).is_some() {
+            if self.limit_warnings.is_due(now, LIMIT_WARNING_INTERVAL) {
                 self.ctx.observer.log.warn(format_args!(
                     "all {} places of this worker are taken, and further clients wait: raise limits.max_connections, or \
                      lower timeouts.keep_alive",
@@ -530,10 +530,10 @@ impl Worker {
         let (now, observer) = (self.ctx.now(), &mut self.ctx.observer);
         let HandshakeError { reason, message, .. } = error;
         observer.metrics.count_handshake_failure(reason);
-        let Some(unsaid) = self.handshake_warnings.is_due(now, HANDSHAKE_ERROR_INTERVAL) else { return };
-        let client = peer.address.map_or("a local client".to_owned(), |address| address.to_string());
-        let more = if unsaid > 0 { format!("; {unsaid} more since the last such line") } else { String::new() };
-        observer.log.info(format_args!("no TLS connection with {client} ({reason}): {message}{more}"));
+        if self.handshake_warnings.is_due(now, HANDSHAKE_ERROR_INTERVAL) {
+            let client = peer.address.map_or("a local client".to_owned(), |address| address.to_string());
+            observer.log.info(format_args!("no TLS connection with {client} ({reason}): {message}"));
+        }
     }
 
     /// Takes no more connections and finishes what is in flight. No request is lost by it: neither one that waits in the
