@@ -94,15 +94,24 @@ impl Balance {
             .filter(|(nth, _)| *tried & 1 << nth == 0)
             .map(|(nth, id)| {
                 let backend = backends.entry(*id).or_default();
-                let is_preferred = preferred == Some(*id) && backend.ejection.get().is_none();
-                let rank = if is_preferred { Rank::Preferred } else { backend.rank(now, repeatable) };
+                let rank = match backend.ejection.get() {
+                    None if preferred == Some(*id) => Rank::Preferred,
+                    None => Rank::Up(backend.in_flight.get(), backend.chosen.get()),
+                    Some(Ejection { until, is_probed: false, .. }) if until <= now && repeatable => Rank::Probe(until),
+                    Some(Ejection { until, .. }) => Rank::LastResort(until),
+                };
                 (rank, nth, Rc::clone(backend))
             })
             .min_by(|one, other| one.0.cmp(&other.0))?;
         *tried |= 1 << nth;
         self.choices += 1;
         backend.chosen.set(self.choices);
-        Some((nth, Lease::new(backend, now)))
+        backend.in_flight.set(backend.in_flight.get() + 1);
+        let due = backend.ejection.get().filter(|ejection| ejection.until <= now && !ejection.is_probed);
+        if let Some(ejection) = due {
+            backend.ejection.set(Some(Ejection { is_probed: true, ..ejection }));
+        }
+        Some((nth, Lease { epoch: backend.epoch.get(), is_probe: due.is_some(), backend }))
     }
 
     /// Forgets upstreams that are gone.
@@ -111,26 +120,7 @@ impl Balance {
     }
 }
 
-impl Backend {
-    fn rank(&self, now: MonoTime, repeatable: bool) -> Rank {
-        match self.ejection.get() {
-            None => Rank::Up(self.in_flight.get(), self.chosen.get()),
-            Some(Ejection { until, is_probed: false, .. }) if until <= now && repeatable => Rank::Probe(until),
-            Some(Ejection { until, .. }) => Rank::LastResort(until),
-        }
-    }
-}
-
 impl Lease {
-    fn new(backend: Rc<Backend>, now: MonoTime) -> Lease {
-        backend.in_flight.set(backend.in_flight.get() + 1);
-        let due = backend.ejection.get().filter(|ejection| ejection.until <= now && !ejection.is_probed);
-        if let Some(ejection) = due {
-            backend.ejection.set(Some(Ejection { is_probed: true, ..ejection }));
-        }
-        Lease { epoch: backend.epoch.get(), is_probe: due.is_some(), backend }
-    }
-
     /// The upstream could not be reached, or did not answer. For how long it is ejected now, where that is news.
     pub fn failed(&mut self, now: MonoTime, health: &Health) -> Option<Duration> {
         let Backend { failures, ejection, epoch, .. } = &*self.backend;

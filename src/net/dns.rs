@@ -55,6 +55,7 @@ fn is_localhost(host: &str) -> bool {
 }
 
 /// Which names are looked up when, who wants the results, and which threads look them up.
+#[derive(Default)]
 struct Names {
     refresh: Duration,
     by_id: HashMap<UpstreamId, Name>,
@@ -77,11 +78,6 @@ struct Name {
 }
 
 impl Names {
-    fn new(refresh: Duration) -> Names {
-        let (by_id, due) = (HashMap::new(), BinaryHeap::new());
-        Names { refresh, by_id, due, threads: 0, is_one_waiting: false, is_stopped: false }
-    }
-
     fn lookup(&mut self, queue: &Arc<WorkerQueue>, upstream: UpstreamId, origin: &Origin, is_next: bool) {
         let name = self.by_id.entry(upstream).or_insert_with(|| {
             self.due.push(Reverse((MonoTime::FIRST, upstream)));
@@ -141,7 +137,7 @@ struct Resolver {
 impl DnsCache {
     /// Starts the first thread.
     pub fn start(source: Box<dyn Lookup>, refresh: Duration) -> io::Result<DnsCache> {
-        let names = Mutex::new(Names::new(refresh));
+        let names = Mutex::new(Names { refresh, ..Names::default() });
         let resolver = Arc::new(Resolver { names, wake: Condvar::new(), source });
         resolver.start_thread(&mut resolver.lock())?;
         Ok(DnsCache(resolver))
@@ -283,7 +279,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Bench {
-            Bench { names: Names::new(HOUR), asker: Asker::new(), now: MonoTime::now() }
+            Bench { names: Names { refresh: HOUR, ..Names::default() }, asker: Asker::new(), now: MonoTime::now() }
         }
 
         fn ask(&mut self, is_next: bool) {

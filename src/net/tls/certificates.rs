@@ -33,21 +33,17 @@ impl CertResolver {
         provider: &CryptoProvider,
         warnings: &mut Vec<String>,
     ) -> Result<CertResolver, StartError> {
-        let mut keys = Vec::with_capacity(files.len());
-        for pair in files {
+        let keys = files.iter().map(|pair| {
             let key = read_pair(pair, provider)?;
             warnings.extend(date_warning(&pair.certificate, &key));
-            keys.push(Arc::new(key));
-        }
-        Ok(CertResolver { keys })
+            Ok(Arc::new(key))
+        });
+        Ok(CertResolver { keys: keys.collect::<Result<_, StartError>>()? })
     }
 }
 
 impl ResolvesServerCert for CertResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        if let [only] = &*self.keys {
-            return Some(Arc::clone(only));
-        }
         let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
         let has_name = |key: &CertifiedKey| name.as_ref().is_none_or(|name| has_name(key, name));
         // rustls has left out the schemes that none of the client's cipher suites goes with.

@@ -128,7 +128,8 @@ impl TlsStream {
             }
         };
         let is_first = !std::mem::replace(&mut self.has_received, true);
-        if is_first && self.is_plain_http(records[0]) {
+        // A method begins with a letter, a TLS handshake with the byte 22.
+        if is_first && matches!(self.session, Connection::Server(_)) && records[0].is_ascii_uppercase() {
             self.reject_plain_http(socket);
             return ReadOutcome::Overhead(received);
         }
@@ -183,11 +184,6 @@ impl TlsStream {
             self.write_state = WriteState::Closed;
         }
         written
-    }
-
-    /// A method begins with a letter, a TLS handshake with the byte 22.
-    fn is_plain_http(&self, first: u8) -> bool {
-        matches!(self.session, Connection::Server(_)) && first.is_ascii_uppercase()
     }
 
     fn reject_plain_http(&mut self, socket: &mut Socket) {
