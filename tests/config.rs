@@ -73,15 +73,15 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - {prefix: /a, upstreams: [http://a, http://b, http://A:80/]}\n",
-            r#"config.yaml:2:5: the upstream "http://a" stands twice in this route: remove one"#,
+            r#"config.yaml:2:5: "http://a": the upstreams of a route differ in host or port, not in their path, and have credentials all or none: remove this one, or make it a route of its own"#,
         ),
         (
             "routes:\n  - {prefix: /a, upstreams: [http://a/x, http://b]}\n",
-            r#"config.yaml:2:5: "http://b": all upstreams of a route have the same path, and credentials or none; make it a route of its own"#,
+            r#"config.yaml:2:5: "http://b": the upstreams of a route differ in host or port, not in their path, and have credentials all or none: remove this one, or make it a route of its own"#,
         ),
         (
             "routes:\n  - {prefix: /a, upstreams: [http://a, http://u:p@b]}\n",
-            r#"config.yaml:2:5: "http://b": all upstreams of a route have the same path, and credentials or none; make it a route of its own"#,
+            r#"config.yaml:2:5: "http://b": the upstreams of a route differ in host or port, not in their path, and have credentials all or none: remove this one, or make it a route of its own"#,
         ),
         (
             "routes:\n  - {prefix: /a, upstreams: [http://a, b]}\n",

@@ -76,9 +76,6 @@ const UNIX_PATH: &str =
     "the path of a unix socket is absolute, and has at most 107 bytes and no NUL: write unix:/run/proxy.sock";
 const UNIX_MODE: &str = "the mode of a unix socket is three or four octal digits, at most 0777, and lets somebody write, without which nobody can connect: write ?mode=0660";
 
-/// The size of `sun_path`, less its NUL.
-const MAX_UNIX_PATH: usize = 107;
-
 impl ListenAddr {
     /// Whether only one of the two can be listened on: the same address, or one that is part of the other. Port 0 is another
     /// port each time.
@@ -118,7 +115,8 @@ impl ListenAddr {
 }
 
 fn parse_unix(path: &str, option: Option<&str>) -> Result<ListenAddr, &'static str> {
-    if !path.starts_with('/') || path.len() > MAX_UNIX_PATH || path.contains('\0') {
+    // The size of `sun_path`, less its NUL.
+    if !path.starts_with('/') || path.len() > 107 || path.contains('\0') {
         return Err(UNIX_PATH);
     }
     let mode = option.map(|option| parse_mode(option.strip_prefix("mode=").ok_or(OPTION)?)).transpose()?;

@@ -27,7 +27,7 @@ impl Config {
         self.limits.max_request_line = self.limits.max_request_line.min(self.limits.max_head_bytes);
         self.health.eject = self.health.eject.min(self.health.max_eject);
         if let Some(tls) = &mut self.tls {
-            tls.validate().map_err(at("tls"))?;
+            tls.validate().map_err(|message| ("tls".to_owned(), message))?;
         }
         for (index, plugin) in self.plugins.iter().enumerate() {
             if plugin.path.is_some() == plugin.builtin.is_some() {
@@ -37,7 +37,7 @@ impl Config {
         }
         self.resolve_routes()?;
         self.check_addresses()?;
-        let format = self.log.format.map_or(format, Ok).map_err(at(""))?;
+        let format = self.log.format.map_or(format, Ok).map_err(|message| (String::new(), message))?;
         self.log.format = Some(format);
         self.cap_workers();
         Ok(())
@@ -147,10 +147,6 @@ fn shared<T: ?Sized + Eq + Hash>(known: &mut HashSet<Arc<T>>, new: Arc<T>) -> Ar
     shared
 }
 
-fn at(path: &str) -> impl Fn(String) -> ValidationError {
-    move |message| (path.to_owned(), message)
-}
-
 impl TlsListen {
     fn validate(&mut self) -> Result<(), String> {
         if !cfg!(feature = "tls") {
@@ -183,15 +179,13 @@ impl RawRoute {
             return Err("upstream_tls has no effect on an http:// upstream: write https://, or remove it".to_owned());
         }
         for (index, url) in upstreams.iter().enumerate() {
-            let (first, shown) = (&upstreams[0], || quoted(&url.to_string()));
             let is_same = |other: &UpstreamUrl| (other.scheme, &other.authority) == (url.scheme, &url.authority);
-            if upstreams[..index].iter().any(is_same) {
-                return Err(format!("the upstream {} stands twice in this route: remove one", shown()));
-            }
-            if (&url.base_path, url.authorization.is_some()) != (&first.base_path, first.authorization.is_some()) {
+            let kind = |url: &UpstreamUrl| (url.base_path.clone(), url.authorization.is_some());
+            if upstreams[..index].iter().any(is_same) || index > 0 && kind(url) != kind(&upstreams[0]) {
                 return Err(format!(
-                    "{}: all upstreams of a route have the same path, and credentials or none; make it a route of its own",
-                    shown()
+                    "{}: the upstreams of a route differ in host or port, not in their path, and have credentials all or \
+                     none: remove this one, or make it a route of its own",
+                    quoted(&url.to_string())
                 ));
             }
         }
