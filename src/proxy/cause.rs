@@ -137,17 +137,13 @@ impl Cause {
             Cause::Rule(error) if !error.rule().starts_with("max_") => "S8",
             _ => self.why(),
         };
-        let row = include_str!("../../docs/log.md").lines().find(|line| {
-            line.strip_prefix("| `").is_some_and(|row| row.split('|').next().is_some_and(|words| names(words, word)))
-        });
+        let names_it = |words: &str| words.split('`').any(|name| name == word);
+        let row = include_str!("../../docs/log.md")
+            .lines()
+            .find(|line| line.starts_with("| `") && line.split('|').nth(1).is_some_and(names_it));
         let mut cells = row.unwrap_or_default().split('|').skip(2).map(str::trim);
         format!("{}: {}", cells.next().unwrap_or_default(), cells.next().unwrap_or_default())
     }
-}
-
-/// Whether one of the words in backquotes is `word`; the first backquote is gone.
-fn names(words: &str, word: &str) -> bool {
-    words.split('`').any(|name| name == word)
 }
 
 impl CertificateError {

@@ -179,18 +179,6 @@ impl Transaction {
         Ok(())
     }
 
-    /// The same for a body whose framing is known, before it comes.
-    pub(super) fn reserve_declared(
-        &mut self,
-        ctx: &Context<'_, '_>,
-        side: Side,
-        framing: Framing,
-    ) -> Result<(), Cause> {
-        let Framing::Length(len) = framing else { return Ok(()) };
-        let limit = ctx.client.runtime.config.plugin_body_limit;
-        self.reserve_body(ctx, side, usize::try_from(len).unwrap_or(limit).min(limit))
-    }
-
     /// Whether the client is sent the body of a response with that status.
     pub(super) fn gets_body(&self, status: u16) -> bool {
         !self.is_client_head() && !has_no_body(status)

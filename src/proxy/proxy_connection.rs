@@ -37,16 +37,6 @@ pub struct ProxyConnection {
     state: ConnectionState,
 }
 
-/// What becomes of the connection when the response is delivered.
-enum Transition {
-    /// It serves on.
-    NextRequest,
-    /// It ends.
-    Close(CloseMode),
-    /// It ends once the client has stopped sending.
-    Linger,
-}
-
 /// An empty line in front of a request is ignored (RFC 9112 section 2.2).
 const EMPTY_LINE: &[u8] = b"\r\n";
 
@@ -350,31 +340,19 @@ impl ProxyConnection {
     fn advance(&mut self, worker: &mut WorkerContext<'_>) {
         while let ConnectionState::Active(transaction) = &mut self.state {
             let mut ctx = Context { worker, client: &mut self.client };
-            let Some(transition) = transaction.next_transition(&mut ctx) else { return };
+            let Some((event, to)) = transaction.next_transition(&mut ctx) else { return };
             transaction.log_request(&mut ctx);
-            let now = ctx.now();
-            let held = transaction.buf.client_input.len();
-            let (event, to) = match transition {
-                // The next request, or part of it, has come behind this one.
-                Transition::NextRequest if transaction.buf.has_pipelined() => {
-                    transaction.restart(now);
-                    transaction.log.timeline = timeline(ctx.worker);
-                    transaction.on_bytes(&mut ctx, Side::Client, &[]);
-                    transaction.trace(now, Some((None, "already received:", held as u64)));
-                    continue;
-                }
-                Transition::NextRequest => {
-                    ("answered, keep-alive", ConnectionState::Idle { since: now, skipped: held as u8 })
-                }
-                Transition::Close(mode) => {
-                    ctx.client.commands.push(Command::Close(Side::Client, mode));
-                    ("answered, close", ConnectionState::Closed)
-                }
-                Transition::Linger => {
-                    ctx.client.commands.push(Command::Shutdown(Side::Client));
-                    ("answered, the client may be sending", ConnectionState::Lingering { since: now, last_read: now })
-                }
-            };
+            if let ConnectionState::Idle { since, .. } = to
+                && transaction.buf.has_pipelined()
+            {
+                // The next request, or part of it, has come after this one.
+                let held = transaction.buf.client_input.len() as u64;
+                transaction.restart(since);
+                transaction.log.timeline = timeline(ctx.worker);
+                transaction.on_bytes(&mut ctx, Side::Client, &[]);
+                transaction.trace(since, Some((None, "already received:", held)));
+                continue;
+            }
             if let ConnectionState::Active(transaction) = self.set_state(event, to) {
                 self.client.write_idle_ms = millis(transaction.timeouts(&self.client.runtime).write_idle);
                 worker.transactions.recycle(transaction);
@@ -445,9 +423,10 @@ impl Transaction {
         }
     }
 
-    /// What the two states together ask for, once each side has done what it could by itself; `None`: to wait. Some events
-    /// look at both sides at once: `on_client_eof`, `complete_response`, `on_upstream_unwritable`, and the time-outs.
-    fn next_transition(&mut self, ctx: &mut Context<'_, '_>) -> Option<Transition> {
+    /// What the two states together ask for, once each side has done what it could by itself. Where the response is delivered,
+    /// that is what becomes of the connection; `None`: it waits. Some events look at both sides at once: `on_client_eof`,
+    /// `complete_response`, `on_upstream_unwritable`, and the time-outs.
+    fn next_transition(&mut self, ctx: &mut Context<'_, '_>) -> Option<(&'static str, ConnectionState)> {
         // Rule G15: an end of one direction of a tunnel is passed on when its bytes are.
         if let RequestState::Tunnel(HalfClose::EofReceived) = self.request_state
             && self.is_tunnel()
@@ -467,28 +446,34 @@ impl Transaction {
         {
             self.end_upload(ctx);
         }
-        match (&self.request_state, &self.response_state) {
+        let now = ctx.now();
+        let close = match (&self.request_state, &self.response_state) {
             (RequestState::Tunnel(HalfClose::ShutdownSent), ResponseState::Tunnel(HalfClose::ShutdownSent)) => {
                 self.close_upstream(ctx, CloseMode::Close);
-                Some(Transition::Close(CloseMode::Close))
+                CloseMode::Close
             }
-            (_, ResponseState::Done | ResponseState::Closing(_)) if !self.buf.to_client.is_empty() => None,
-            (_, ResponseState::Closing(mode)) => Some(Transition::Close(*mode)),
+            (_, ResponseState::Done | ResponseState::Closing(_)) if !self.buf.to_client.is_empty() => return None,
+            (_, ResponseState::Closing(mode)) => *mode,
             // RFC 9112 section 9.3: the next request follows on the same connection, unless it would only idle while the
             // process is waiting to stop.
             (RequestState::Done, ResponseState::Done)
                 if self.is_persistent && (self.buf.has_pipelined() || !ctx.client.is_draining) =>
             {
-                Some(Transition::NextRequest)
+                let skipped = self.buf.client_input.len() as u8;
+                return Some(("answered, keep-alive", ConnectionState::Idle { since: now, skipped }));
             }
-            (RequestState::Done, ResponseState::Done) if !self.buf.has_pipelined() => {
-                Some(Transition::Close(CloseMode::Close))
-            }
+            (RequestState::Done, ResponseState::Done) if !self.buf.has_pipelined() => CloseMode::Close,
             // RFC 9112 section 9.6: closing now would make the kernel reset the connection, and the reset could destroy
             // our response before the client has read it (rule G20).
-            (_, ResponseState::Done) => Some(Transition::Linger),
-            _ => None,
-        }
+            (_, ResponseState::Done) => {
+                ctx.client.commands.push(Command::Shutdown(Side::Client));
+                let lingering = ConnectionState::Lingering { since: now, last_read: now };
+                return Some(("answered, the client may be sending", lingering));
+            }
+            _ => return None,
+        };
+        ctx.client.commands.push(Command::Close(Side::Client, close));
+        Some(("answered, close", ConnectionState::Closed))
     }
 
     /// Bytes came from `side`: they are read as far as the state allows, behind those that were held, and the rest is held.

@@ -189,7 +189,9 @@ impl Transaction {
         if runtime.wants().request {
             mode = BodyMode::Buffer;
             max_bytes = max_bytes.min(runtime.config.plugin_body_limit as u64);
-            self.reserve_declared(ctx, Side::Client, framing)?;
+            if let Framing::Length(len) = framing {
+                self.reserve_body(ctx, Side::Client, len.min(max_bytes) as usize)?;
+            }
             self.buf.request.fields.remove(b"Expect");
         }
         // Where the upstream is not told of it, because the body comes here first or because the client nominated the field

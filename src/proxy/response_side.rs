@@ -194,7 +194,11 @@ impl Transaction {
         };
         self.set_response("final head", ResponseState::Body { body, mode: BodyMode::Buffer, reuse, is_pushed });
         if ctx.client.runtime.wants().response && !self.is_client_head() {
-            return self.reserve_declared(ctx, Side::Upstream, framing);
+            let limit = ctx.client.runtime.config.plugin_body_limit as u64;
+            return match framing {
+                Framing::Length(len) => self.reserve_body(ctx, Side::Upstream, len.min(limit) as usize),
+                _ => Ok(()),
+            };
         }
         // A plugin may have made it one that has no place for this body, which may be an endless one.
         if self.send_response_head(ctx, framing, declared)? && !self.gets_body(self.buf.response.status) {
