@@ -99,7 +99,7 @@ fn chunked(size: usize) -> Vec<u8> {
 fn read_16_kib_in_chunks_of(bencher: Bencher<'_, '_>, size: usize) {
     let text = chunked(size);
     bencher.counter(BytesCount::new(CONTENT)).bench_local(|| {
-        let (mut decoder, mut rest, mut content) = (ChunkedDecoder::new(), black_box(&text[..]), 0);
+        let (mut decoder, mut rest, mut content) = (ChunkedDecoder::default(), black_box(&text[..]), 0);
         loop {
             match decoder.decode(rest) {
                 Ok(ChunkEvent::Data { data, consumed }) => {

@@ -26,7 +26,7 @@ impl Body {
         match framing {
             Framing::None | Framing::Length(0) => None,
             Framing::Length(left) => Some(Body::Length { left }),
-            Framing::Chunked => Some(Body::Chunked(ChunkedDecoder::new())),
+            Framing::Chunked => Some(Body::Chunked(ChunkedDecoder::default())),
             Framing::UntilClose => Some(Body::UntilClose),
         }
     }
@@ -159,12 +159,12 @@ mod tests {
     #[test]
     #[should_panic(expected = "bypassed 1 of 0 bytes")]
     fn chunked_bodies_cannot_be_relayed() {
-        Body::Chunked(ChunkedDecoder::new()).bypassed(1);
+        Body::Chunked(ChunkedDecoder::default()).bypassed(1);
     }
 
     #[test]
     fn trailers_are_there_at_the_end() {
-        let mut body = Body::Chunked(ChunkedDecoder::new());
+        let mut body = Body::Chunked(ChunkedDecoder::default());
         assert_eq!(body.read(b"0\r\na: b\r\n\r\n", |_| ()), Ok((11, true)));
         assert_eq!(body.trailers(), b"a: b\r\n\r\n");
         assert_eq!(Body::UntilClose.trailers(), b"");

@@ -29,7 +29,7 @@ const FREE_OVERHEAD: u64 = 100 << 10;
 /// ```
 /// use mini_rproxy::http::chunked::{ChunkEvent, ChunkedDecoder};
 ///
-/// let mut decoder = ChunkedDecoder::new();
+/// let mut decoder = ChunkedDecoder::default();
 /// let input = b"5;name=value\r\nhello\r\n0\r\n\r\nnext";
 /// assert_eq!(decoder.decode(input), Ok(ChunkEvent::Data { data: b"hello", consumed: 19 }));
 /// assert_eq!(decoder.decode(&input[19..]), Ok(ChunkEvent::End { consumed: 7 }));
@@ -86,9 +86,7 @@ impl Held {
 enum State {
     #[default]
     Size,
-    Data {
-        left: u64,
-    },
+    Data(u64),
     DataEnd,
     /// A trailer line, or the empty line.
     Trailers,
@@ -116,11 +114,6 @@ pub enum ChunkEvent<'a> {
 }
 
 impl ChunkedDecoder {
-    /// A decoder that waits for the first chunk line.
-    pub fn new() -> Self {
-        ChunkedDecoder::default()
-    }
-
     /// Takes the next step through `input`, which begins where the last step's `consumed` ended.
     pub fn decode<'a>(&mut self, input: &'a [u8]) -> Result<ChunkEvent<'a>, HttpError> {
         let mut at = 0;
@@ -130,12 +123,12 @@ impl ChunkedDecoder {
                 State::Failed(error) => return Err(error),
                 State::Ended => return Ok(ChunkEvent::End { consumed: at }),
                 _ if rest.is_empty() => return Ok(ChunkEvent::NeedMore),
-                State::Data { left } => {
+                State::Data(left) => {
                     // A chunk may be larger than this machine's memory (rule E9).
                     let len = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
                     let left = left - len as u64;
                     self.data += len as u64;
-                    self.state = if left == 0 { State::DataEnd } else { State::Data { left } };
+                    self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
                     return Ok(ChunkEvent::Data { data: &rest[..len], consumed: at + len });
                 }
                 State::Size | State::DataEnd | State::Trailers => {
@@ -239,7 +232,7 @@ impl ChunkedDecoder {
         if self.overhead > FREE_OVERHEAD && self.overhead > self.data.saturating_mul(3) {
             return Err(HttpError::TooMuchOverhead);
         }
-        self.state = if size == 0 { State::Trailers } else { State::Data { left: size } };
+        self.state = if size == 0 { State::Trailers } else { State::Data(size) };
         Ok(())
     }
 }
@@ -342,7 +335,7 @@ mod tests {
 
     /// Decodes pieces that arrive one after the other.
     fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Answer {
-        let mut decoder = ChunkedDecoder::new();
+        let mut decoder = ChunkedDecoder::default();
         let (mut data, mut consumed) = (Vec::new(), 0);
         for mut piece in pieces {
             loop {
@@ -447,10 +440,10 @@ mod tests {
             ("17 digits", b"00000000000000001\r\na\r\n0\r\n\r\n", Err(HttpError::ChunkTooLarge)),
             ("2^64 + 5", b"10000000000000005\r\nhello\r\n", Err(HttpError::ChunkTooLarge)),
         ]);
-        let mut decoder = ChunkedDecoder::new();
+        let mut decoder = ChunkedDecoder::default();
         let largest = b"7fffffffffffffff\r\nabc";
         assert_eq!(decoder.decode(largest), Ok(ChunkEvent::Data { data: b"abc", consumed: largest.len() }));
-        assert!(matches!(decoder.state, State::Data { left: 0x7fff_ffff_ffff_fffc }));
+        assert!(matches!(decoder.state, State::Data(0x7fff_ffff_ffff_fffc)));
     }
 
     #[test]
@@ -591,7 +584,7 @@ mod tests {
 
     #[test]
     fn bodies_without_trailers_own_no_memory() {
-        let mut decoder = ChunkedDecoder::new();
+        let mut decoder = ChunkedDecoder::default();
         assert_eq!(decoder.decode(b"0\r\n\r\n"), Ok(ChunkEvent::End { consumed: 5 }));
         assert_eq!(decoder.held.many.capacity(), 0);
         assert_eq!(decoder.trailers(), b"\r\n");

@@ -201,7 +201,8 @@ impl Head for RequestHead {
         take_fields(&bytes[..len], parsed.headers, &mut self.fields)?;
         self.method = Method::of(method.as_bytes());
         self.target.extend_from_slice(target.as_bytes());
-        self.version = version_of(version);
+        // httparse speaks no others.
+        self.version = if version == 0 { Version::Http10 } else { Version::Http11 };
         Ok(Some(len))
     }
 
@@ -246,7 +247,8 @@ impl Head for ResponseHead {
         take_fields(&bytes[..len], parsed.headers, &mut self.fields)?;
         self.status = code;
         self.reason.extend_from_slice(if reason.is_empty() { reason_of(bytes) } else { reason.as_bytes() });
-        self.version = version_of(version);
+        // httparse speaks no others.
+        self.version = if version == 0 { Version::Http10 } else { Version::Http11 };
         Ok(Some(len))
     }
 
@@ -271,11 +273,6 @@ impl Head for Fields {
     fn check_start_line<'a>(_: &mut impl Iterator<Item = &'a [u8]>, _: &HeadLimits) -> Result<(), HttpError> {
         Ok(())
     }
-}
-
-/// httparse speaks no other versions.
-fn version_of(minor: u8) -> Version {
-    if minor == 0 { Version::Http10 } else { Version::Http11 }
 }
 
 /// Where `part`, which is a part of `whole`, begins in it.

@@ -111,44 +111,32 @@ pub fn check_host<'a>(
 ///
 /// No honest URL has any of these for a whole segment. Three dots and more are a name, as they always were.
 pub fn has_dot_segment(path: &[u8]) -> bool {
-    let mut segment = Segment::default();
+    // Of the segment so far: dots, spaces and controls, and whether there is anything else.
+    let (mut dots, mut blanks, mut is_name) = (0, 0, false);
     let mut rest = path;
-    while !rest.is_empty() {
+    loop {
+        let is_dots = !is_name && (matches!(dots, 1 | 2) || (dots > 0 && blanks > 0));
+        if rest.is_empty() {
+            return is_dots;
+        }
         let (code, len) = read_code(rest);
         rest = &rest[len..];
         match code {
-            DOT | 0x2024 | 0xff0e => segment.dots += 1,
-            0x2025 => segment.dots += 2,
-            0x2026 => segment.dots += 3,
             // NUL, `#`, `;` and `?`: nothing that follows belongs to the name.
-            SLASH | BACKSLASH | 0xff0f | 0xff3c | 0x00 | 0x23 | 0x3b | 0x3f if segment.is_dots() => return true,
-            SLASH | BACKSLASH | 0xff0f | 0xff3c => segment = Segment::default(),
-            0x00..=0x20 | 0x7f => segment.has_blanks = true,
-            _ => segment.has_others = true,
+            SLASH | BACKSLASH | 0xff0f | 0xff3c | 0x00 | 0x23 | 0x3b | 0x3f if is_dots => return true,
+            SLASH | BACKSLASH | 0xff0f | 0xff3c => (dots, blanks, is_name) = (0, 0, false),
+            DOT | 0x2024 | 0xff0e => dots += 1,
+            0x2025 => dots += 2,
+            0x2026 => dots += 3,
+            0x00..=0x20 | 0x7f => blanks += 1,
+            _ => is_name = true,
         }
     }
-    segment.is_dots()
 }
 
 const DOT: u32 = b'.' as u32;
 const SLASH: u32 = b'/' as u32;
 const BACKSLASH: u32 = b'\\' as u32;
-
-/// What is known of a path segment so far.
-#[derive(Clone, Copy, Default)]
-struct Segment {
-    dots: usize,
-    /// Spaces and controls.
-    has_blanks: bool,
-    /// Anything else.
-    has_others: bool,
-}
-
-impl Segment {
-    fn is_dots(self) -> bool {
-        !self.has_others && (matches!(self.dots, 1 | 2) || (self.dots > 0 && self.has_blanks))
-    }
-}
 
 /// The character at the start of `bytes`, which are not empty, and how many of them it takes. UTF-8 may be overlong; where
 /// there is none, a byte stands for itself.
@@ -206,15 +194,9 @@ fn decode_digits(bytes: &[u8], count: usize) -> Option<(u32, usize)> {
     Some((number, len))
 }
 
-/// An authority, taken apart.
-struct Authority<'a> {
-    /// With its brackets, where it has them; never empty.
-    host: &'a [u8],
-    port: Option<u16>,
-}
-
-/// Host and port of `authority`; `None` where it is not valid, or has no host (rule S11).
-fn split_authority(authority: &[u8]) -> Option<Authority<'_>> {
+/// Host, with its brackets where it has them, and port of `authority`; `None` where it is not valid, or has no host (rule
+/// S11).
+fn split_authority(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let host_end = match authority {
         [b'[', rest @ ..] => {
             let end = rest.iter().position(|&byte| byte == b']')?;
@@ -234,7 +216,7 @@ fn split_authority(authority: &[u8]) -> Option<Authority<'_>> {
         [b':', digits @ ..] => Some(parse_port(digits)?),
         _ => return None,
     };
-    Some(Authority { host, port })
+    Some((host, port))
 }
 
 /// IPvFuture of RFC 3986 section 3.2.2: `v`, a version in hexadecimal, a dot, an address that nobody knows yet.
@@ -267,15 +249,15 @@ fn parse_port(digits: &[u8]) -> Option<u16> {
 
 /// The host of an authority, with its brackets where it has them; empty where it is not valid.
 pub fn host_of(authority: &[u8]) -> &[u8] {
-    split_authority(authority).map_or(b"", |authority| authority.host)
+    split_authority(authority).map_or(b"", |(host, _)| host)
 }
 
 /// Whether two authorities name the same host and port: case does not matter, the default port is equal to none. What is
 /// not valid is equal to nothing but itself.
 pub fn same_authority(a: &[u8], b: &[u8], scheme: Scheme) -> bool {
-    let port = |authority: &Authority<'_>| authority.port.unwrap_or(scheme.default_port());
+    let port = |port: Option<u16>| port.unwrap_or(scheme.default_port());
     match (split_authority(a), split_authority(b)) {
-        (Some(a), Some(b)) => a.host.eq_ignore_ascii_case(b.host) && port(&a) == port(&b),
+        (Some((a, a_port)), Some((b, b_port))) => a.eq_ignore_ascii_case(b) && port(a_port) == port(b_port),
         _ => a == b,
     }
 }
