@@ -104,21 +104,17 @@ impl MemoryBudget {
     /// How many bytes `client` may read now for `purpose`. `None`: it has to wait, until what waits to be written for it has
     /// been written, or until [`MemoryBudget::take_ready`] returns it.
     pub fn grant(&mut self, purpose: ReadPurpose, client: Key) -> Option<usize> {
-        match purpose {
-            _ if self.is_plentiful() => Some(self.max_read),
+        let waiting = match purpose {
+            _ if self.is_plentiful() => return Some(self.max_read),
             // It was counted when it was reserved.
-            ReadPurpose::Reserved => Some(self.max_read),
-            ReadPurpose::InFlight if !self.is_exhausted() => Some(SMALL_READ),
-            ReadPurpose::Backlogged => None,
-            ReadPurpose::NewRequest => {
-                self.waiting_new.insert(client);
-                None
-            }
-            ReadPurpose::InFlight => {
-                self.waiting_in_flight.insert(client);
-                None
-            }
-        }
+            ReadPurpose::Reserved => return Some(self.max_read),
+            ReadPurpose::InFlight if !self.is_exhausted() => return Some(SMALL_READ),
+            ReadPurpose::Backlogged => return None,
+            ReadPurpose::NewRequest => &mut self.waiting_new,
+            ReadPurpose::InFlight => &mut self.waiting_in_flight,
+        };
+        waiting.insert(client);
+        None
     }
 
     /// Takes out the clients that wait for memory which there is now.

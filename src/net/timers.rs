@@ -40,9 +40,7 @@ impl Timers {
 
     /// Takes out an entry whose time has come. The owner has to forget it.
     pub fn pop(&mut self, now: MonoTime) -> Option<Token> {
-        if self.next()? > now {
-            return None;
-        }
+        self.next().filter(|at| *at <= now)?;
         self.0.pop_first().map(|(_, token)| token)
     }
 }
