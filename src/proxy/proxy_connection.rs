@@ -506,6 +506,7 @@ impl Transaction {
     }
 
     /// Notes in the timeline what has just happened, where there is one.
+    #[inline(always)]
     pub(super) fn trace(&mut self, now: MonoTime, event: Option<TraceEvent>) {
         if self.log.timeline.is_none() {
             return;
