@@ -14,9 +14,9 @@ use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat, renameat_with};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -170,7 +170,10 @@ fn is_listened_on(path: &Path) -> io::Result<bool> {
         let message = "there is a file of that name which is no socket; remove it or choose another listen_addr";
         return Err(io::Error::other(message));
     }
-    match UnixStream::connect(path) {
+    // Without waiting where its backlog is full.
+    let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    client.set_nonblocking(true)?;
+    match client.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path).map(|()| false),
         // A full backlog, or rights that we lack: somebody is there.
         Ok(_) | Err(_) => Ok(true),
@@ -321,11 +324,23 @@ impl ListenerSet {
     }
 }
 
-/// Puts socket files into their places. To be called when nothing else can fail: until then the sockets that are there are the
-/// ones that clients reach, and they go on if these are not wanted after all.
+/// Puts socket files into their places, all or none. To be called when nothing else can fail: until then the sockets that are
+/// there are the ones that clients reach, and they go on if these are not wanted after all.
 fn publish(entries: &mut [ListenerEntry]) -> Result<(), String> {
-    for file in entries.iter_mut().filter_map(|entry| entry.bound.file.as_mut()).filter(|file| file.at != file.path) {
-        fs::rename(&file.at, &file.path).map_err(|error| cannot_listen(unix(&file.path), &error))?;
+    let files = entries.iter_mut().filter_map(|entry| entry.bound.file.as_mut());
+    let mut files: Vec<_> = files.filter(|file| file.at != file.path).collect();
+    // What is there is kept beside it, so that it can go back; unless it is gone, or the file system cannot do that.
+    let swap = |file: &SocketFile| renameat_with(CWD, &file.at, CWD, &file.path, RenameFlags::EXCHANGE);
+    for (index, file) in files.iter().enumerate() {
+        if let Err(error) = swap(file).or_else(|_| renameat(CWD, &file.at, CWD, &file.path)) {
+            for file in &files[..index] {
+                let _ = swap(file);
+            }
+            return Err(cannot_listen(unix(&file.path), &error.into()));
+        }
+    }
+    for file in &mut files {
+        let _ = fs::remove_file(&file.at);
         file.at.clone_from(&file.path);
     }
     Ok(())
@@ -367,7 +382,7 @@ mod tests {
     use super::*;
     use std::net::TcpStream;
     use std::os::fd::OwnedFd;
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     fn tcp(addr: &str, dual_stack: bool, fallback_v4: bool) -> ListenAddr {
         ListenAddr::Tcp { addr: addr.parse().expect("an address"), dual_stack, fallback_v4 }
@@ -568,6 +583,42 @@ mod tests {
         assert!(error.contains(&format!("unix:{}", second.display())), "{error}");
         assert_eq!(fs::metadata(&first).expect("it is there").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2, "nothing is left beside them");
+    }
+
+    #[test]
+    fn socket_files_take_their_places_all_or_none() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let [first, second] = ["a", "b"].map(|name| folder.path().join(name));
+        let with =
+            |mode: &str| config(&format!("['unix:{}{mode}', 'unix:{}{mode}']", first.display(), second.display()));
+        let (set, _listeners) = ListenerSet::open(&with("?mode=0600"), Vec::new(), 1, false).expect("two sockets");
+        let (_, mut new) = set.plan(&with("?mode=0666"), false).expect("two more");
+        fs::remove_file(folder.path().join("b.new")).expect("it is there");
+        publish(&mut new).expect_err("the second one cannot be moved");
+        drop(new);
+        for path in [first, second] {
+            UnixStream::connect(&path).expect("the old socket has its place");
+            assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2, "nothing is left beside them");
+    }
+
+    #[test]
+    fn a_full_backlog_does_not_hold_up_the_start() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let path = folder.path().join("a");
+        let address = SockAddr::unix(&path).expect("short");
+        let connect = || {
+            let client = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+            client.set_nonblocking(true).and_then(|()| client.connect(&address)).map(|()| client)
+        };
+        let busy = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        busy.bind(&address).and_then(|()| busy.listen(0)).expect("it listens");
+        let _waiting: Vec<_> = std::iter::from_fn(|| connect().ok()).collect();
+        let (ended, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || ended.send(is_listened_on(&path)));
+        let found = end.recv_timeout(std::time::Duration::from_secs(10)).expect("it does not wait");
+        assert!(found.expect("a socket"));
     }
 
     #[test]
