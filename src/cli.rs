@@ -171,7 +171,7 @@ fn parse_flags(mut args: impl Iterator<Item = String>) -> Result<(Action, Flags)
     Err(wrong.to_owned())
 }
 
-/// The flag that `arg` is, and its value: behind a "=", or the next argument. Another flag in its place means that it was
+/// The flag that `arg` is, and its value: after a "=", or the next argument. Another flag in its place means that it was
 /// forgotten; a path that begins with a dash can be written `./-path`. Only for `-against` a dash is a value.
 fn next_flag(arg: &str, args: &mut impl Iterator<Item = String>) -> Result<(&'static str, String), String> {
     let Some(written) = arg.strip_prefix('-').filter(|written| !written.is_empty()) else {

@@ -6,8 +6,9 @@
 //! | 1 | it could not start, or a part of it broke, or a check has failed; one line on stderr says why |
 //! | 2 | the command line is wrong |
 //! | 3 | `-check -against`: the configuration is good, and a reload would change something |
-//! | 128 + n | a second signal (number n) came while it was finishing: what was in flight is cut |
+//! | 128 + n | a second signal (number n) came while it was finishing: what was in flight is aborted |
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -48,13 +49,15 @@ const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    let args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
-    cli::parse(args).map_err(usage).and_then(|(action, flags)| execute(action, flags)).unwrap_or_else(
-        |ExitError(code, message)| {
+    let args = std::env::args_os().skip(1).map(OsString::into_string).collect::<Result<Vec<_>, _>>();
+    args.map_err(|arg| format!("the argument {arg:?} is not UTF-8: give the file another name"))
+        .and_then(cli::parse)
+        .map_err(usage)
+        .and_then(|(action, flags)| execute(action, flags))
+        .unwrap_or_else(|ExitError(code, message)| {
             print_error(message);
             ExitCode::from(code)
-        },
-    )
+        })
 }
 
 fn execute(action: Action, flags: Flags) -> Result<ExitCode, ExitError> {

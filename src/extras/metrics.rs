@@ -23,7 +23,7 @@ pub const OTHER: &str = "";
 /// The classes of status codes: `1xx` to `5xx` at their first digit, and everything else at 0.
 pub const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// The upper bounds of the latency histogram, in microseconds; what is slower than all of them is counted behind them.
+/// The upper bounds of the latency histogram, in microseconds; what is slower than all of them is counted after them.
 pub const BOUNDS: [u64; 10] = [500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10_000_000];
 
 /// A number that a worker counts; `prometheus` says what each is.

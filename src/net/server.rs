@@ -51,7 +51,7 @@ pub struct ServerOptions {
     pub lookup: Box<dyn Lookup>,
     /// Makes a log for each worker, on its thread.
     pub new_log: Arc<dyn Fn() -> Box<dyn Observer> + Send + Sync>,
-    /// Called when the last worker has ended, whyever.
+    /// Called when the last worker has ended, for whatever reason.
     pub on_end: Box<dyn Fn() + Send + Sync>,
 }
 
