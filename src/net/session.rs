@@ -131,14 +131,12 @@ impl Worker {
         let Some(client) = self.clients.get_mut(key) else { return false };
         let deadline = client.connection.deadline();
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
-        // One that is closed for another one, or by a drain, is closed in the usual way: nothing was promised to it.
-        if client.pending.is_some() || (is_late && self.lifecycle != Lifecycle::Running) {
-            client.proxy_header = ProxyHeader::Done;
-            return true;
-        }
+        // One that says nothing and is closed for another one, or by a drain, did nothing wrong.
+        let is_unwanted = client.pending.is_some() || (is_late && self.lifecycle != Lifecycle::Running);
         let ClientConn { proxy_header, conn, connection, .. } = client;
-        match proxy_header.read(conn, connection, &mut self.read_buf, is_late) {
+        match proxy_header.read(conn, connection, &mut self.read_buf, is_late && !is_unwanted) {
             Ok(true) => return true,
+            Ok(false) if is_unwanted => self.remove_client(key),
             Ok(false) => self.suspend(key, deadline),
             Err(error) => {
                 let peer = connection.reject_proxy_header(&mut self.ctx.worker(), error);

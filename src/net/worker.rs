@@ -612,7 +612,8 @@ mod tests {
     fn worker(resolver: &DnsCache) -> Worker {
         let routes: String =
             (0..3000).map(|n| format!("- {{prefix: /{n}, upstream: 'http://upstream.example'}}\n")).collect();
-        let config = Config::parse(&format!("routes:\n{routes}"), "test").expect("valid");
+        let config = format!("proxy_protocol: {{from: [192.0.2.0/24]}}\nroutes:\n{routes}");
+        let config = Config::parse(&config, "test").expect("valid");
         let runtime = Rc::new(Runtime::new(Arc::new(config), None));
         let poll = Poll::new().expect("a poller");
         let waker = Waker::new(poll.registry(), EventSource::Waker.token()).expect("a waker");
@@ -631,10 +632,14 @@ mod tests {
 
     /// A client of `worker`: the far end.
     fn client(worker: &mut Worker) -> UnixStream {
+        client_from(worker, None)
+    }
+
+    fn client_from(worker: &mut Worker, address: Option<SocketAddr>) -> UnixStream {
         let (near, far) = UnixStream::pair().expect("two sockets");
         near.set_nonblocking(true).expect("a socket");
         far.set_nonblocking(true).expect("a socket");
-        worker.add_client(near.into(), None, ListenerProtocol::Plain);
+        worker.add_client(near.into(), address, ListenerProtocol::Plain);
         far
     }
 
@@ -704,6 +709,35 @@ mod tests {
         }
         assert_eq!(turn_after(&mut worker, 61), 1, "it has taken something since it was last asked about");
         assert_eq!(turn_after(&mut worker, 61), 0, "it takes nothing any more");
+        resolver.stop();
+    }
+
+    #[test]
+    fn a_proxy_header_that_comes_with_a_drain_or_an_eviction_is_read() {
+        let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("threads");
+        for is_drain in [true, false] {
+            let mut worker = worker(&resolver);
+            let mut balancer = client_from(&mut worker, "192.0.2.1:5000".parse().ok());
+            let mut events = Events::with_capacity(EVENTS);
+            let mut run = |worker: &mut Worker| {
+                worker.ctx.clock.set(worker.ctx.now() + Duration::from_secs(2));
+                worker.poll.poll(&mut events, Some(Duration::ZERO)).expect("a poller");
+                worker.run_once(events.iter().map(|event| (event.token(), SocketFlags::of(event))));
+            };
+            run(&mut worker);
+            balancer.write_all(b"PROXY UNKNOWN\r\nGET /health HTTP/1.1\r\nHost: h\r\n\r\n").expect("room");
+            if is_drain {
+                worker.begin_drain();
+            } else {
+                let key = worker.clients.keys()[0];
+                worker.clients.get_mut(key).expect("a client").pending = Some(PendingInput::Evict);
+                worker.enqueue(key);
+            }
+            run(&mut worker);
+            let mut answer = String::new();
+            balancer.read_to_string(&mut answer).expect("text, and an end");
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
         resolver.stop();
     }
 
