@@ -46,12 +46,12 @@ pub(super) fn from_yaml(file: &str, text: &str, error: serde_yaml::Error) -> Str
         }
         // "<problem> at line 3 column 1, while parsing ... at line 2 column 1"
         let problem = said.split(" at line ").next().and_then(|said| said.split(" at position ").next());
-        let message = format!(
-            "not YAML: {}; check indentation (spaces, no tabs), colons and quotes here and on the lines above: a value \
-             that begins with a special character or holds \": \" needs quotes",
-            problem.unwrap_or(&said)
+        let problem = problem.unwrap_or(&said);
+        let not_yaml = format!(
+            "not YAML: {problem}; check indentation (spaces, no tabs), colons and quotes here and on the lines above: a \
+             value that begins with a special character or holds \": \" needs quotes"
         );
-        return located(file, place_of_error(&error), message);
+        return located(file, place_of_error(&error), in_our_words("", problem).unwrap_or(not_yaml));
     }
     let place = place_of_error(&error);
     let said = error.to_string();
@@ -59,14 +59,32 @@ pub(super) fn from_yaml(file: &str, text: &str, error: serde_yaml::Error) -> Str
     let said = said.strip_suffix(&suffix).unwrap_or(&said);
     // "routes[0].upstream: ..."
     let is_path = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._[]?".contains(&b));
-    let said = said.split_once(": ").filter(|(path, _)| is_path(path)).map_or(said, |(_, said)| said);
-    located(file, place, in_our_words(said).unwrap_or_else(|| said.to_owned()))
+    let (path, said) = said.split_once(": ").filter(|(path, _)| is_path(path)).unwrap_or(("", said));
+    let twice = said.strip_prefix("duplicate field ").or_else(|| said.strip_prefix("duplicate entry with key "));
+    if let Some(key) = twice.map(|key| key.trim_matches(['`', '"'])) {
+        let place = place.and_then(|mapping| place_of_second(text, mapping, key)).or(place);
+        let message = format!("the key {} stands twice in this mapping: remove one", cut(&format!("\"{key}\"")));
+        return located(file, place, message);
+    }
+    located(file, place, in_our_words(path, said).unwrap_or_else(|| said.to_owned()))
 }
 
-/// What derived code refuses, without a secret, and with a remedy.
-fn in_our_words(said: &str) -> Option<String> {
-    if let Some(key) = said.strip_prefix("duplicate entry with key ") {
-        return Some(format!("duplicate key {}", cut(key)));
+/// Where a key stands for the second time in a mapping of lines that begins at this line and column.
+fn place_of_second(text: &str, (line, column): Place, key: &str) -> Option<Place> {
+    let mut lines = text.lines().enumerate().skip(line - 1).filter(|(_, line)| {
+        let rest = line.get(column - 1..).and_then(|line| line.strip_prefix(key));
+        rest.is_some_and(|rest| rest.trim_start().starts_with(':'))
+    });
+    lines.nth(1).map(|(number, _)| (number + 1, column))
+}
+
+/// What derived code and the library refuse, without a secret, and with a remedy.
+fn in_our_words(path: &str, said: &str) -> Option<String> {
+    if let Some((_, message)) = PLAIN_WORDS.iter().find(|(theirs, _)| said.ends_with(theirs)) {
+        return Some((*message).to_owned());
+    }
+    if let Some(key) = said.strip_prefix("missing field `") {
+        return Some(format!("the key {} is missing in this mapping: add it", quoted(key.strip_suffix('`')?)));
     }
     let (found, expected) = said.rsplit_once(", expected ")?;
     if let Some(key) = found.strip_prefix("unknown field `") {
@@ -77,24 +95,45 @@ fn in_our_words(said: &str) -> Option<String> {
         });
     }
     if let Some(word) = found.strip_prefix("unknown variant `") {
-        return Some(format!("expected {expected}, found {}", quoted(word.strip_suffix('`')?)));
+        return Some(format!("expected {}, found {}", expected.replace('`', ""), quoted(word.strip_suffix('`')?)));
     }
     let found = found.strip_prefix("invalid type: ").or_else(|| found.strip_prefix("invalid value: "))?;
-    let [expected, found] =
-        [expected, found].map(|words| PLAIN_WORDS.iter().find(|(theirs, _)| *theirs == words).map_or(words, |it| it.1));
-    Some(format!("expected {expected}, found {}", cut(found)))
+    let (kind, value) = found.split_once(' ').unwrap_or((found, ""));
+    let expected = match expected {
+        "a boolean" if matches!(value, "\"true\"" | "\"false\"") => "true or false without quotes",
+        "a boolean" => "true or false",
+        "a sequence" if path == "routes" => {
+            "a list of routes, each \"- prefix: /api\" with its \"upstream:\" in the line below"
+        }
+        "a sequence" => "a list",
+        _ => expected,
+    };
+    let found = match kind {
+        "string" => cut(value),
+        "integer" | "floating" => format!("the number {}", value.split('`').nth(1).unwrap_or(value)),
+        "boolean" => value.replace('`', ""),
+        "sequence" if expected.starts_with("one upstream URL") => {
+            "a list: several are written as \"upstreams:\"".to_owned()
+        }
+        "sequence" => "a list".to_owned(),
+        "map" => "a mapping".to_owned(),
+        "unit" => "nothing".to_owned(),
+        "enum" => "a YAML tag: remove the word that begins with \"!\", or put the value in quotes".to_owned(),
+        _ => cut(found),
+    };
+    Some(format!("expected {expected}, found {found}"))
 }
 
-/// The words of serde, which are for programmers, and ours.
-const PLAIN_WORDS: [(&str, &str); 7] = [
-    ("a boolean", "true or false"),
-    ("a sequence", "a list"),
-    ("field identifier", "a key"),
-    ("sequence", "a list"),
-    ("map", "a mapping"),
-    ("unit value", "nothing"),
-    ("enum", "a YAML tag"),
+/// The words of the libraries, which are for programmers, and ours.
+const PLAIN_WORDS: [(&str, &str); 6] = [
+    ("more than one document is not supported", "a file is one YAML document: remove the line \"---\" inside it"),
+    ("recursion limit exceeded", "lists and mappings are nested too deeply: at most 128 levels"),
+    ("repetition limit exceeded", "aliases (*name) repeat too much of the file: write it out instead"),
+    ("unknown anchor", "an alias (*name) needs its anchor (&name) further up; a value that begins with * needs quotes"),
+    ("expected field identifier", A_KEY),
+    ("key must be a string", A_KEY),
 ];
+const A_KEY: &str = "a key is one word, not a list or a mapping; a value that begins with [ or { needs quotes";
 
 /// Goes to a value, for example `routes.3.upstream`, and ends with an error there: the library tells places only so. What is
 /// no list and no mapping is refused as soon as it is met.

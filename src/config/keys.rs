@@ -16,7 +16,7 @@ use serde_yaml::Value;
 use smart_default::SmartDefault;
 
 use super::listen::ListenAddr;
-use super::scalar::{As, Count, GIB, HumanDuration, KIB, MIB, Network, Notation as _, Or, Protocol, Size};
+use super::scalar::{As, Count, GIB, HumanDuration, KIB, MIB, Network, Notation as _, Or, Protocol, Size, fill_in};
 use super::url::{HostPolicy, ServerName, UpstreamUrl};
 
 /// Everything that can be configured.
@@ -108,8 +108,8 @@ pub struct Limits {
     #[serde(with = "As::<Count<1, 256>>")]
     #[default(256)]
     pub max_header_fields: usize,
-    /// 414 above it. At most `max_head_bytes`.
-    #[serde(with = "As::<Size<256, { 64 * KIB }>>")]
+    /// 414 above it. At most `max_head_bytes`. While the file is read, 0 where it says nothing.
+    #[serde(with = "As::<RequestLine>", default)]
     #[default(8 * 1024)]
     pub max_request_line: usize,
     /// For routes that say nothing else. `None`: unlimited.
@@ -125,6 +125,7 @@ pub struct Limits {
     pub max_interim_responses: u32,
 }
 
+pub(super) type RequestLine = Size<256, { 64 * KIB }>;
 /// At least what one worker needs.
 pub(super) type MemorySize = Or<Size<MIB, { 2 * GIB }>>;
 /// Bodies are counted in 63 bits, as Content-Length is.
@@ -175,16 +176,16 @@ pub struct Timeouts {
     pub drain: Duration,
 }
 
-/// `5s` for all addresses together, or `{address: 3s, total: 5s}`.
+/// `5s` for all addresses together, or `{address: 3s, total: 5s}`. While the file is read, 0 is what it does not say.
 #[derive(Clone, Copy, Debug, SmartDefault, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConnectTimeout {
     /// For one address of an upstream. At most `total`.
-    #[serde(with = "As::<HumanDuration>")]
+    #[serde(with = "As::<HumanDuration>", default)]
     #[default(Duration::from_secs(3))]
     pub address: Duration,
     /// For all addresses together.
-    #[serde(with = "As::<HumanDuration>")]
+    #[serde(with = "As::<HumanDuration>", default)]
     #[default(Duration::from_secs(5))]
     pub total: Duration,
 }
@@ -200,16 +201,21 @@ fn connect<'de, T: From<ConnectTimeout>, D: Deserializer<'de>>(from: D) -> Resul
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<ConnectTimeout, E> {
-            Ok(ConnectTimeout { total: HumanDuration::parse(text).map_err(E::custom)?, ..ConnectTimeout::default() })
+            let total = HumanDuration::parse(text).map_err(E::custom)?;
+            Ok(ConnectTimeout { address: ConnectTimeout::default().address.min(total), total })
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mapping: A) -> Result<ConnectTimeout, A::Error> {
-            ConnectTimeout::deserialize(MapAccessDeserializer::new(mapping))
+            let mut connect = ConnectTimeout::deserialize(MapAccessDeserializer::new(mapping))?;
+            let default = ConnectTimeout::default();
+            let values = [&mut connect.address, &mut connect.total];
+            fill_in::<HumanDuration>(["address", "total"], values, [default.address, default.total])
+                .map_err(A::Error::custom)?;
+            Ok(connect)
         }
     }
 
-    let connect = from.deserialize_any(TotalOrBoth)?;
-    Ok(ConnectTimeout { address: connect.address.min(connect.total), ..connect }.into())
+    from.deserialize_any(TotalOrBoth).map(T::from)
 }
 
 /// Idle upstream connections, per worker.
@@ -253,12 +259,13 @@ pub struct Health {
     #[serde(with = "As::<Count<1, 1000, u32>>")]
     #[default(3)]
     pub failures: u32,
-    /// For so long at first; each time that a try fails after it, for twice as long.
-    #[serde(with = "As::<HumanDuration>")]
+    /// For so long at first; each time that a try fails after it, for twice as long. While the file is read, 0 where it says
+    /// nothing, as the next one.
+    #[serde(with = "As::<HumanDuration>", default)]
     #[default(Duration::from_secs(1))]
     pub eject: Duration,
     /// But never for longer than this.
-    #[serde(with = "As::<HumanDuration>")]
+    #[serde(with = "As::<HumanDuration>", default)]
     #[default(Duration::from_secs(60))]
     pub max_eject: Duration,
 }

@@ -1,7 +1,7 @@
 //! From the file to a [`Config`], or from two flags: one line in an init script is enough for a route (rule E10).
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::error::{from_yaml, located, place_of_byte, place_of_value, quoted};
@@ -16,8 +16,11 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, String> {
         let name = path.display().to_string();
         let bytes = read_bytes(path).map_err(|error| {
-            let remedy = "copy config.example.yml to make one, or name another with -config PATH";
-            located(&name, None, format!("cannot be read: {error}; {remedy}"))
+            let problem = match error.kind() {
+                ErrorKind::NotFound => "no such file; copy config.example.yml to make one, or",
+                _ => &format!("cannot be read: {error};"),
+            };
+            located(&name, None, format!("{problem} name another with -config PATH"))
         })?;
         let text = std::str::from_utf8(&bytes).map_err(|error| {
             let place = place_of_byte(&bytes, error.valid_up_to());

@@ -146,6 +146,26 @@ impl Unit for Things {
     const UNITS: &'static Units = &[("", 1)];
 }
 
+/// Two values of which the first is at most the second. What the file leaves out is 0, its default gives way to the other.
+pub(super) fn fill_in<N: Printed<Value: Copy + Default + Ord>>(
+    names: [&str; 2],
+    [small, large]: [&mut N::Value; 2],
+    defaults: [N::Value; 2],
+) -> Result<(), String> {
+    let unset = N::Value::default();
+    if *large == unset {
+        *large = defaults[1].max(*small);
+    }
+    if *small == unset {
+        *small = defaults[0].min(*large);
+    }
+    if *small <= *large {
+        return Ok(());
+    }
+    let ([small_name, large_name], [small, large]) = (names, [small, large].map(|value| N::print(value)));
+    Err(format!("{small_name} ({small}) is above {large_name} ({large}): lower the one, or raise the other"))
+}
+
 /// A number from `MIN` to `MAX`.
 pub(super) struct Ranged<U, const MIN: u64, const MAX: u64, T>(PhantomData<(U, T)>);
 
@@ -200,6 +220,9 @@ impl Notation for HumanDuration {
     const EXPECTED: &'static str = "a duration such as 500ms, 10s, 1m or 1h";
 
     fn read(text: &str) -> Result<Option<Duration>, String> {
+        if text.parse::<u64>().is_ok() {
+            return Err(format!("{text} has no unit: write {text}s for seconds, or use ms, m or h"));
+        }
         let in_range = |millis| in_range(millis, 1, 365 * 24 * 3_600_000, DURATION_UNITS);
         Ok(parse_sum(text, DURATION_UNITS).map(in_range).transpose()?.map(Duration::from_millis))
     }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use super::error::quoted;
 use super::keys::{
-    CertificateFiles, Config, LogFormat, MAX_UPSTREAMS, MemorySize, RawRoute, RouteConfig, RouteOptions, TlsListen,
+    CertificateFiles, Config, Health, Limits, LogFormat, MAX_UPSTREAMS, MemorySize, RawRoute, RequestLine, RouteConfig,
+    RouteOptions, TlsListen,
 };
 use super::prefix;
-use super::scalar::{Notation as _, print_size};
+use super::scalar::{HumanDuration, Notation as _, fill_in, print_size};
 use super::url::{Scheme, UpstreamUrl};
 
 /// Path and message.
@@ -24,10 +25,16 @@ impl Config {
     /// Completes what was read. `format` is that of the log where nothing is said about it.
     pub(super) fn validate(&mut self, format: Result<LogFormat, String>) -> Result<(), ValidationError> {
         self.upstream_tls.insecure_skip_verify.get_or_insert(false);
-        self.limits.max_request_line = self.limits.max_request_line.min(self.limits.max_head_bytes);
-        self.health.eject = self.health.eject.min(self.health.max_eject);
+        let (limits, default) = (&mut self.limits, Limits::default());
+        let values = [&mut limits.max_request_line, &mut limits.max_head_bytes];
+        let defaults = [default.max_request_line, default.max_head_bytes];
+        fill_in::<RequestLine>(["max_request_line", "max_head_bytes"], values, defaults).map_err(at("limits"))?;
+        let (health, default) = (&mut self.health, Health::default());
+        let values = [&mut health.eject, &mut health.max_eject];
+        let defaults = [default.eject, default.max_eject];
+        fill_in::<HumanDuration>(["eject", "max_eject"], values, defaults).map_err(at("health"))?;
         if let Some(tls) = &mut self.tls {
-            tls.validate().map_err(|message| ("tls".to_owned(), message))?;
+            tls.validate().map_err(at("tls"))?;
         }
         for (index, plugin) in self.plugins.iter().enumerate() {
             if plugin.path.is_some() == plugin.builtin.is_some() {
@@ -96,6 +103,9 @@ impl Config {
             let number = routes.len();
             let at_route = |message: String| (format!("routes.{number}"), message);
             let prefix = std::mem::take(&mut route.prefix);
+            if prefix.is_empty() {
+                return Err(at_route("this route has no prefix: add \"prefix: /path\"".to_owned()));
+            }
             prefix::check(&prefix)
                 .map_err(|error| (format!("routes.{number}.prefix"), format!("{}: {error}", quoted(&prefix))))?;
             if let Some(first) = first_with.insert(prefix::normal_form(&prefix), number) {
@@ -138,6 +148,10 @@ impl Config {
     }
 }
 
+fn at<M: Into<String>>(path: &str) -> impl FnOnce(M) -> ValidationError {
+    |message| (path.to_owned(), message.into())
+}
+
 /// The one of `known` that is equal, or this one.
 fn shared<T: ?Sized + Eq + Hash>(known: &mut HashSet<Arc<T>>, new: Arc<T>) -> Arc<T> {
     let shared = known.get(&new).unwrap_or(&new).clone();
@@ -148,16 +162,16 @@ fn shared<T: ?Sized + Eq + Hash>(known: &mut HashSet<Arc<T>>, new: Arc<T>) -> Ar
 }
 
 impl TlsListen {
-    fn validate(&mut self) -> Result<(), String> {
+    fn validate(&mut self) -> Result<(), &'static str> {
         if !cfg!(feature = "tls") {
-            return Err(
-                "this build cannot listen with TLS: remove tls, or build it with the feature \"tls\"".to_owned()
-            );
+            return Err("this build cannot listen with TLS: remove tls, or build it with the feature \"tls\"");
         }
         match (self.certificate.take(), self.key.take()) {
             (Some(certificate), Some(key)) => self.certificates.insert(0, CertificateFiles { certificate, key }),
             (None, None) if !self.certificates.is_empty() => {}
-            _ => return Err("tls needs both: add \"certificate: cert.pem\" and \"key: key.pem\"".to_owned()),
+            (Some(_), None) => return Err("this certificate has no key: add \"key: key.pem\" beside it"),
+            (None, Some(_)) => return Err("this key has no certificate: add \"certificate: cert.pem\" beside it"),
+            (None, None) => return Err("tls needs both: add \"certificate: cert.pem\" and \"key: key.pem\""),
         }
         Ok(())
     }
@@ -169,25 +183,25 @@ impl RawRoute {
         let upstreams = match (self.upstream.take(), self.upstreams.take()) {
             (Some(one), None) => vec![one],
             (None, Some(several)) if matches!(several.len(), 1..=MAX_UPSTREAMS) => several,
-            _ => {
-                return Err(format!(
-                    "a route has one upstream, or 1 to {MAX_UPSTREAMS} upstreams: add \"upstream: http://host:port\""
-                ));
-            }
+            (Some(_), Some(_)) => return Err("this route has both: put its upstream into upstreams".to_owned()),
+            (None, None) => return Err("this route has no upstream: add \"upstream: http://host:port\"".to_owned()),
+            (None, Some(_)) => return Err(format!("a route has 1 to {MAX_UPSTREAMS} upstreams: add or remove some")),
         };
         if self.upstream_tls.is_some() && upstreams.iter().all(|url| url.scheme == Scheme::Http) {
             return Err("upstream_tls has no effect on an http:// upstream: write https://, or remove it".to_owned());
         }
         for (index, url) in upstreams.iter().enumerate() {
             let is_same = |other: &UpstreamUrl| (other.scheme, &other.authority) == (url.scheme, &url.authority);
-            let kind = |url: &UpstreamUrl| (url.base_path.clone(), url.authorization.is_some());
-            if upstreams[..index].iter().any(is_same) || index > 0 && kind(url) != kind(&upstreams[0]) {
-                return Err(format!(
-                    "{}: the upstreams of a route differ in host or port, not in their path, and have credentials all or \
-                     none: remove this one, or make it a route of its own",
-                    quoted(&url.to_string())
-                ));
-            }
+            let problem = if upstreams[..index].iter().any(is_same) {
+                "this upstream stands twice in the route: remove one"
+            } else if url.base_path != upstreams[0].base_path {
+                "all upstreams of a route have the same path; make them routes of their own"
+            } else if url.authorization.is_some() != upstreams[0].authorization.is_some() {
+                "either all upstreams of a route have credentials or none"
+            } else {
+                continue;
+            };
+            return Err(format!("{}: {problem}", quoted(&url.to_string())));
         }
         Ok(upstreams)
     }
