@@ -40,9 +40,15 @@ struct SocketFile {
     device_and_inode: (u64, u64),
 }
 
+impl SocketFile {
+    fn is_in_place(&self) -> bool {
+        identity(&self.at).is_ok_and(|found| found == self.device_and_inode)
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.at).is_ok_and(|found| found == self.device_and_inode) {
+        if self.is_in_place() {
             // Nothing can be done about a failure at the very end; the next start removes a stale file.
             let _ = fs::remove_file(&self.at);
         }
@@ -318,7 +324,9 @@ impl ListenerSet {
             (Source::Config(ListenAddr::Tcp { addr, .. }), ListenAddr::Tcp { addr: wanted, .. }) => {
                 addr.port() == wanted.port() && addr.port() != 0
             }
-            (Source::Config(ListenAddr::Unix { path, .. }), ListenAddr::Unix { path: wanted, .. }) => path == wanted,
+            (Source::Config(ListenAddr::Unix { path, .. }), ListenAddr::Unix { path: wanted, .. }) => {
+                path == wanted && entry.bound.file.as_ref().is_some_and(SocketFile::is_in_place)
+            }
             _ => false,
         })
     }
@@ -601,6 +609,22 @@ mod tests {
             assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
         }
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2, "nothing is left beside them");
+    }
+
+    #[test]
+    fn a_socket_file_of_another_program_in_the_place_of_ours_is_left_alone() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let path = folder.path().join("a");
+        let with = |mode: &str| config(&format!("'unix:{}{mode}'", path.display()));
+        let (mut set, _listeners) = ListenerSet::open(&with(""), Vec::new(), 1, false).expect("a socket");
+        let other = folder.path().join("b");
+        let stranger = UnixListener::bind(&other).expect("a socket");
+        fs::rename(other, &path).expect("as a takeover does");
+        let error = set.update(&with("?mode=0600")).expect_err("it is not ours any more");
+        assert!(error.contains("address in use"), "{error}");
+        let _client = UnixStream::connect(&path).expect("somebody listens");
+        // The first one asked whether somebody does.
+        (0..2).for_each(|_| drop(stranger.accept().expect("the other one still has it")));
     }
 
     #[test]
