@@ -135,7 +135,7 @@ fn a_reload_that_is_not_possible_changes_nothing_and_says_why() {
     }
     fs::remove_file(proxy.folder().join("config.yaml")).expect("it was there");
     proxy.signal("HUP");
-    proxy.log.wait_for("the refusal", |line| line.contains("No such file"));
+    proxy.log.wait_for("the refusal", |line| line.contains("no such file"));
     assert_eq!(proxy.connect().get("/").text(), "one");
     reload(&proxy, &good, 0);
     assert_eq!(proxy.connect().get("/moved").text(), "one");
