@@ -377,6 +377,14 @@ fn mistakes_in_other_settings() {
             "config.yaml:3:5: a key is one word, not a list or a mapping; a value that begins with [ or { needs quotes",
         ),
         (
+            "plugins:\n  - {path: /a, config: [.inf]}\n",
+            "config.yaml:3:5: plugins get JSON, which has no tags, no infinity and no NaN: put the value in quotes",
+        ),
+        (
+            "plugins:\n  - {path: /a, config: {a: !t x}}\n",
+            "config.yaml:3:5: plugins get JSON, which has no tags, no infinity and no NaN: put the value in quotes",
+        ),
+        (
             "timeouts: &t {keep_alive: 5}\npool: *t\n",
             "config.yaml:2:27: 5 has no unit: write 5s for seconds, or use ms, m or h",
         ),

@@ -376,7 +376,21 @@ fn plugin_config<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D
     match Value::deserialize(deserializer)? {
         Value::Null => Ok(String::new()),
         Value::String(text) => Ok(text),
-        value => serde_json::to_string(&value).map_err(D::Error::custom),
+        value if is_json(&value) => serde_json::to_string(&value).map_err(D::Error::custom),
+        _ => Err(D::Error::custom(
+            "plugins get JSON, which has no tags, no infinity and no NaN: put the value in quotes",
+        )),
+    }
+}
+
+/// Serializers make null of numbers that JSON does not have, and a mapping of a tag.
+fn is_json(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.as_f64().is_some_and(f64::is_finite),
+        Value::Sequence(list) => list.iter().all(is_json),
+        Value::Mapping(mapping) => mapping.values().all(is_json),
+        Value::Tagged(_) => false,
+        _ => true,
     }
 }
 

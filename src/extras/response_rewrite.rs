@@ -124,9 +124,11 @@ fn rewrite(
         // No value has one in it.
         buf.push(b'\n');
     }
-    for (nth, value) in split(buf, b'\n').enumerate() {
-        let index = fields.indices(ids).nth(nth);
-        if let Some(index) = index.filter(|index| fields.nth(*index).is_some_and(|line| line.value != value)) {
+    let mut values = split(buf, b'\n');
+    for index in 0..fields.len() {
+        if let Some(line) = fields.nth(index).filter(|line| ids.has(line.id))
+            && let Some(value) = values.next().filter(|value| *value != line.value)
+        {
             fields.set_value(index, value);
         }
     }

@@ -49,8 +49,8 @@ pub struct ForwardPlan {
     pub expects_continue: bool,
 }
 
-/// Judges a request head whose body is framed like that. `host` holds a Host that was admitted before, or nothing; the one of this request is left there.
-/// For [`Handler::Upstream`] the target to forward is left in `target`, for [`Handler::ToSlash`] that of the redirect.
+/// Judges a request head whose body is framed like that. `host` holds a Host that was admitted before, or nothing; the one
+/// of this request is left there. For [`Handler::Upstream`] the target to forward is left in `target`, for [`Handler::ToSlash`] that of the redirect.
 ///
 /// # Errors
 /// Why it is answered with an error.
