@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mini_rproxy::http::head::{Method, ResponseHead};
-use mini_rproxy::plugin::builtin;
 use mini_rproxy::plugin::chain::Chain;
 use mini_rproxy::proxy::hooks::{BufferBodies, Hooks};
 #[cfg(feature = "dlopen")]
@@ -643,7 +642,9 @@ fn r21_a_shared_object_and_a_linked_in_plugin_do_the_same() {
     for (name, config) in [("header_demo", "x"), ("rate_limit", rate), ("json_rewrite", json)] {
         let path = common::build_rust(name, name);
         let loaded = transcript(&|chain| chain.add_file(&path, config).unwrap());
-        let linked = transcript(&|chain| chain.add_descriptor(builtin::find(name).unwrap(), config).unwrap());
+        let linked = transcript(&|chain| {
+            chain.add_descriptor(mini_rproxy::plugin::builtin::find(name).unwrap(), config).unwrap()
+        });
         assert_eq!(loaded, linked, "{name}");
     }
 }
