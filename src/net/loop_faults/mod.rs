@@ -37,9 +37,11 @@ use super::event_source::EventSource;
 use super::listeners::ListenerProtocol;
 use super::memory_budget::MemoryBudget;
 use super::observer::MeteredObserver;
+use super::slab::Key;
 use super::socket::SocketFlags;
 use super::splice::Pipes;
 use super::tls::Tls;
+use super::upstream_state::{UpstreamConn, UpstreamState, Upstreams};
 use super::worker::{Worker, WorkerInit};
 use super::worker_queue::WorkerQueue;
 
@@ -159,6 +161,7 @@ impl World {
         let moved = had_owed || !given.is_empty() || !self.held.is_empty();
         self.worker.ctx.clock.set(self.now);
         self.worker.run_once(given.into_iter());
+        self.check_upstreams()?;
         for far in with_fault_plan(|fault_plan| std::mem::take(&mut fault_plan.dialed)).unwrap_or_default() {
             self.origins.push(Origin {
                 wire: Wire::new(far),
@@ -169,6 +172,37 @@ impl World {
             });
         }
         Ok(moved)
+    }
+
+    /// Each upstream connection has one owner who knows of it, and something that ends it.
+    fn check_upstreams(&self) -> Result<(), String> {
+        let Worker { clients, upstreams, .. } = &self.worker;
+        let Upstreams { conns, by_id, idle_count, login_conns } = upstreams;
+        for (key, UpstreamConn { upstream, state, timer, is_login_bound, .. }) in conns.iter() {
+            let idle = by_id.get(upstream).map_or(&[][..], |entry| &entry.idle);
+            let owner = |client: &Key| clients.get(*client).filter(|client| client.upstream == Some(key));
+            let is_right = match state {
+                UpstreamState::Connecting(client, _) => owner(client).is_some_and(|client| match client.pending {
+                    None => timer.is_some(),
+                    Some(_) => client.is_queued,
+                }),
+                UpstreamState::Busy(client) => owner(client).is_some(),
+                UpstreamState::Idle if *is_login_bound => {
+                    let owners = login_conns.iter().filter(|(_, kept)| kept.contains(&key));
+                    owners.filter(|(client, _)| clients.get(**client).is_some()).count() == 1
+                }
+                UpstreamState::Idle => timer.is_some() && idle.iter().any(|(_, idle)| *idle == key),
+            };
+            if !is_right {
+                return Err(format!("{key:?} is nobody's, or nothing ends it"));
+            }
+        }
+        let used = clients.iter().filter_map(|(_, client)| client.upstream);
+        let idle: Vec<Key> = by_id.values().flat_map(|entry| &entry.idle).map(|(_, key)| *key).collect();
+        match idle.len() == *idle_count && used.chain(idle).all(|key| conns.get(key).is_some()) {
+            true => Ok(()),
+            false => Err("a connection is counted or named that is closed".to_owned()),
+        }
     }
 
     /// Something that is no peer's doing.
@@ -276,6 +310,9 @@ impl World {
         if !self.is_deserted() {
             return Err("everybody has left, and something is still there".to_owned());
         }
+        if self.worker.timers.next().is_some() || !self.worker.upstreams.login_conns.is_empty() {
+            return Err("a timer or a login of nobody is left".to_owned());
+        }
         if self.worker.poll_timeout() == Some(Duration::ZERO) {
             return Err("nothing to do, and no rest".to_owned());
         }
@@ -316,7 +353,8 @@ const DEFAULT_EXCHANGES: u64 = 2_000;
 
 #[test]
 fn m13_whatever_the_sockets_do_everybody_gets_their_own_answers() {
-    let config = "routes: [{prefix: /, upstream: 'http://127.0.0.1:9'}]\npool: {idle_timeout: 1s}\n";
+    let config = "routes: [{prefix: /, upstreams: ['http://127.0.0.1:9', 'http://127.0.0.1:10']}]\nhealth: {failures: 1000}\n\
+                  pool: {idle_timeout: 1s, max_idle: 2, max_idle_per_upstream: 1}\n";
     let config = Arc::new(Config::parse(config, "test").expect("it is valid"));
     let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("a thread");
     if let Some(seed) = number("FAULT_SEED") {

@@ -130,7 +130,9 @@ impl Ask {
     pub(super) fn response(&self) -> (Vec<u8>, bool) {
         let Ask { kind, id, len } = self;
         let content = body(*id, *len);
-        let head = format!("HTTP/1.1 200 OK\r\nX-Id: {id}\r\n");
+        // Some ask for a login, and keep the connection for that client.
+        let login = if id % 5 == 0 { "WWW-Authenticate: NTLM\r\n" } else { "" };
+        let head = format!("HTTP/1.1 {} OK\r\n{login}X-Id: {id}\r\n", if login.is_empty() { 200 } else { 401 });
         let whole = |head: &str| [format!("{head}Content-Length: {len}\r\n\r\n").as_bytes(), &content].concat();
         match kind {
             1 | 5 => {
