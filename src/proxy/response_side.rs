@@ -255,6 +255,8 @@ impl Transaction {
             self.buf.response.reason.clear();
             self.buf.response.reason.extend_from_slice(reason_phrase(status).as_bytes());
         }
+        // What a 200 would have is not known of a 304 that a plugin made.
+        let declared = declared.filter(|_| status == received_status || status != 304);
         let framing = self.client_framing(received, declared, is_rewritable);
         self.is_persistent &= framing != Framing::UntilClose && !ctx.client.is_draining;
         self.log.status = status;
