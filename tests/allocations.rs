@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::mono_time::MonoTime;
+use mini_rproxy::proxy::hooks::{BufferBodies, HookContext, Hooks, Phase, Verdict};
 use mini_rproxy::proxy::proxy_connection::{
     AccessRecord, Balance, Command, Input, Now, Observer, Peer, ProxyConnection, Side, TransactionPool, WorkerContext,
 };
@@ -20,16 +21,19 @@ struct Counting;
 thread_local! {
     // Constant and without a destructor: looking at it allocates nothing.
     static COUNT: Cell<u64> = const { Cell::new(0) };
+    /// The size of the largest one.
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
-fn count() {
+fn count(size: usize) {
     COUNT.with(|count| count.set(count.get() + 1));
+    LARGEST.with(|largest| largest.set(largest.get().max(size)));
 }
 
 // SAFETY: everything is handed on to the system's allocator as it came.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size());
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
@@ -40,7 +44,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(size);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -94,10 +98,14 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
+        Bench::with(None)
+    }
+
+    fn with(hooks: Option<Arc<dyn Hooks>>) -> Bench {
         let text =
             "routes: [{prefix: /app, upstream: 'http://127.0.0.1:9000/base'}, {prefix: /, upstream: 'http://o'}]\n";
         let config = Config::parse(text, "test").expect("the test's configuration is valid");
-        let runtime = Rc::new(Runtime::new(Arc::new(config), None));
+        let runtime = Rc::new(Runtime::new(Arc::new(config), hooks));
         let now = Now { instant: MonoTime::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
         let peer =
             Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), is_tls: false, ..Peer::default() };
@@ -207,6 +215,33 @@ fn an_idle_connection_owns_no_buffer() {
     second.serve(request.as_bytes(), response.as_bytes(), usize::MAX);
     // The list of spares itself is there already.
     assert_eq!(COUNT.with(Cell::get) - before, 0);
+}
+
+/// A plugin that reads all bodies.
+struct Reader;
+
+impl Hooks for Reader {
+    fn wants(&self) -> BufferBodies {
+        BufferBodies { request: true, response: true }
+    }
+
+    fn call(&self, _: Phase, _: &mut HookContext<'_>) -> Verdict {
+        Verdict::Continue
+    }
+}
+
+#[test]
+fn e4_a_declared_body_owns_no_memory_before_it_comes() {
+    let mut bench = Bench::with(Some(Arc::new(Reader)));
+    LARGEST.with(|largest| largest.set(0));
+    bench.handle(Input::Bytes(Side::Client, b"PUT /app HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"));
+    bench.handle(Input::Bytes(Side::Upstream, b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"));
+    let mut other = Bench::with(Some(Arc::new(Reader)));
+    other.handle(Input::Bytes(Side::Client, b"PUT /app HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n"));
+    let largest = LARGEST.with(Cell::get);
+    assert!(largest < 64 * 1024, "{largest} bytes at once");
+    // They are reserved all the same.
+    assert!(bench.exchange.memory() > 1_000_000 && other.exchange.memory() > 1_000_000);
 }
 
 #[test]

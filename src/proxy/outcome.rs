@@ -162,8 +162,15 @@ impl Transaction {
     }
 
     /// Makes room for a body of `len` bytes that plugins read whole, by doubling up to their limit. Twice as much is reserved:
-    /// what plugins leave of a body is queued after its head, and so it is there twice for a while.
-    pub(super) fn reserve_body(&mut self, ctx: &Context<'_, '_>, side: Side, len: usize) -> Result<(), Cause> {
+    /// what plugins leave of a body is queued after its head, and so it is there twice for a while. One that was only declared
+    /// owns no memory yet: it may never come.
+    pub(super) fn reserve_body(
+        &mut self,
+        ctx: &Context<'_, '_>,
+        side: Side,
+        len: usize,
+        has_come: bool,
+    ) -> Result<(), Cause> {
         let (body, other) = match side {
             Side::Client => (&mut self.buf.request_body, 0),
             Side::Upstream => (&mut self.buf.response_body, self.buf.request_body.capacity()),
@@ -175,7 +182,9 @@ impl Transaction {
         if !self.reserved.grow_to(2 * (capacity + other), &ctx.worker.transactions.left_for_bodies) {
             return Err(Cause::MemoryBudget);
         }
-        body.reserve_exact(capacity - body.len());
+        if has_come {
+            body.reserve_exact(capacity - body.len());
+        }
         Ok(())
     }
 

@@ -190,7 +190,7 @@ impl Transaction {
             mode = BodyMode::Buffer;
             max_bytes = max_bytes.min(runtime.config.plugin_body_limit as u64);
             if let Framing::Length(len) = framing {
-                self.reserve_body(ctx, Side::Client, len.min(max_bytes) as usize)?;
+                self.reserve_body(ctx, Side::Client, len.min(max_bytes) as usize, false)?;
             }
             self.buf.request.fields.remove(b"Expect");
         }
@@ -235,7 +235,7 @@ impl Transaction {
     #[inline(never)]
     fn read_request_body(&mut self, ctx: &mut Context<'_, '_>, data: &[u8]) -> Result<usize, Cause> {
         if let RequestState::Body { mode: BodyMode::Buffer, .. } = self.request_state {
-            self.reserve_body(ctx, Side::Client, self.buf.request_body.len() + data.len())?;
+            self.reserve_body(ctx, Side::Client, self.buf.request_body.len() + data.len(), true)?;
         }
         let RequestState::Body { body, mode, awaits_continue, max_bytes } = &mut self.request_state else {
             return Ok(data.len());

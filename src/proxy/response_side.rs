@@ -196,7 +196,7 @@ impl Transaction {
         if ctx.client.runtime.wants().response && !self.is_client_head() {
             let limit = ctx.client.runtime.config.plugin_body_limit as u64;
             return match framing {
-                Framing::Length(len) => self.reserve_body(ctx, Side::Upstream, len.min(limit) as usize),
+                Framing::Length(len) => self.reserve_body(ctx, Side::Upstream, len.min(limit) as usize, false),
                 _ => Ok(()),
             };
         }
@@ -285,7 +285,7 @@ impl Transaction {
     fn read_response_body(&mut self, ctx: &mut Context<'_, '_>, data: &[u8]) -> Result<usize, Cause> {
         let ResponseState::Body { mode, .. } = self.response_state else { return Ok(data.len()) };
         if mode == BodyMode::Buffer {
-            self.reserve_body(ctx, Side::Upstream, self.buf.response_body.len() + data.len())?;
+            self.reserve_body(ctx, Side::Upstream, self.buf.response_body.len() + data.len(), true)?;
         }
         let ResponseState::Body { body, .. } = &mut self.response_state else { return Ok(data.len()) };
         let (count, read) = read_body(body, mode, data, &mut self.buf.response_body, &mut self.buf.to_client);
