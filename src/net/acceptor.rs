@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, SockFilter, Socket, Type};
@@ -169,6 +170,16 @@ impl Acceptor {
     /// Whether it is worth a try.
     pub fn can_accept(&self, now: MonoTime, free: FreeSlots) -> bool {
         !self.is_paused(now) && self.listeners.iter().any(|listener| listener.can_accept(now, free))
+    }
+
+    /// Whether a client waits, of the operator's or of all others.
+    pub fn has_waiting(&self, is_admin: bool) -> bool {
+        self.listeners.iter().filter(|listener| is_admin == (listener.protocol == ListenerProtocol::Admin)).any(
+            |listener| {
+                let mut fds = [PollFd::new(&listener.socket, PollFlags::IN)];
+                matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1..))
+            },
+        )
     }
 
     /// Accepts one connection for which there is a slot, from the sockets in turn.

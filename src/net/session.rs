@@ -24,7 +24,7 @@ use super::event_source::EventSource;
 use super::slab::Key;
 use super::splice::{Pipes, SPLICE_COST};
 use super::upstream_state::UpstreamConn;
-use super::worker::{ClientConn, Lifecycle, LoopContext, PendingInput, Worker};
+use super::worker::{ClientConn, Lifecycle, LoopContext, MIN_IDLE, PendingInput, Worker};
 
 /// Bytes that one connection may move in one run of the loop, both directions together; also the most that is written at once.
 const RUN_BYTES: usize = 256 * 1024;
@@ -86,9 +86,6 @@ impl Worker {
         if let Some(client) = self.clients.get_mut(key) {
             is_active = client.connection.is_active();
             client.is_bulk = budget.bytes >= BULK;
-            if budget.bytes > 0 {
-                client.active = self.ctx.clock.now().instant;
-            }
         }
         match (was_active, is_active) {
             (false, true) => self.ctx.observer.metrics.increment(Counter::BecameBusy),
@@ -135,7 +132,10 @@ impl Worker {
         let is_unwanted = client.pending.is_some() || (is_late && self.lifecycle != Lifecycle::Running);
         let ClientConn { proxy_header, conn, connection, .. } = client;
         match proxy_header.read(conn, connection, &mut self.read_buf, is_late && !is_unwanted) {
-            Ok(true) => return true,
+            Ok(true) => {
+                client.active = now;
+                return true;
+            }
             Ok(false) if is_unwanted => self.remove_client(key),
             Ok(false) => self.suspend(key, deadline),
             Err(error) => {
@@ -155,6 +155,7 @@ impl Worker {
     /// One round: reading, then what the proxy connection makes of it: writing to the client, commands, writing to the
     /// upstream; and a time-out that has passed, if nothing moves any more.
     fn step(&mut self, key: Key, budget: &mut Budget) -> Progress {
+        let is_draining = self.lifecycle != Lifecycle::Running;
         let Some(mut session) = self.session(key) else { return Progress::Idle(None) };
         let mut moved = session.drain_pipe(budget);
         // What is left of the last time goes first: then what is read now may find an empty queue and bypass it.
@@ -172,11 +173,19 @@ impl Worker {
             session = after_commands;
         }
         moved |= session.flush(Side::Upstream, budget);
+        if budget.bytes > 0 {
+            session.client.active = session.ctx.now();
+        }
         // Another round, to learn that nothing moves any more, would cost a tenth of a small request.
         if moved && session.may_go_on() {
             return Progress::Moved;
         }
-        match session.client.connection.deadline() {
+        let mut deadline = session.client.connection.deadline();
+        // A drain does not end what was used a moment ago: after a part of a handshake a request is on its way.
+        if is_draining && session.client.connection.is_idle() {
+            deadline = deadline.max(Some(session.client.active + MIN_IDLE));
+        }
+        match deadline {
             Some(deadline) if deadline <= session.ctx.now() => {
                 session.time_out();
                 Progress::Moved

@@ -64,11 +64,11 @@ const HANDSHAKE_ERROR_INTERVAL: Duration = Duration::from_secs(1);
 /// Steps of TLS handshakes per run, with clients and with upstreams. One takes as long as dozens of requests.
 const HANDSHAKES: usize = 4;
 /// A client that was idle for less is not closed: it may have only just come, its request on the way.
-const MIN_IDLE: Duration = Duration::from_secs(1);
+pub(super) const MIN_IDLE: Duration = Duration::from_secs(1);
 /// A tunnel in which nothing moves for so long, or for half of `timeouts.tunnel_idle`, may be closed for a new client where no
 /// client is idle: applications that want to keep theirs say something every minute.
 const QUIET_TUNNEL: Duration = Duration::from_secs(300);
-/// When all places are taken, this part of them is freed at once: looking for idle clients takes a look at all.
+/// When all places are taken and clients wait, this part of them is freed at once: looking for idle clients takes a look at all.
 const EVICTED_PART: usize = 8;
 
 /// A client connection. What only a running request needs is in the proxy connection's own box: most client connections are
@@ -495,7 +495,8 @@ impl Worker {
     }
 
     /// The last place is taken, or the last descriptor: the clients that have been idle longest are closed, so that there is
-    /// room for those with a request; where none is idle, one quiet tunnel. Otherwise new clients wait in the kernel's queue.
+    /// room for those with a request (one, where nobody waits yet); where none is idle, one quiet tunnel. Otherwise new clients
+    /// wait in the kernel's queue.
     fn evict_idle(&mut self, is_admin: bool) {
         let now = self.ctx.now();
         if now < self.evict_at[usize::from(is_admin)] {
@@ -514,7 +515,8 @@ impl Worker {
         }
         found.sort_unstable();
         let places = if is_admin { ADMIN_CLIENTS } else { self.acceptor.max_clients };
-        for (at, (is_tunnel, _, key)) in found.into_iter().take(places.div_ceil(EVICTED_PART)).enumerate() {
+        let most = if self.acceptor.has_waiting(is_admin) { places.div_ceil(EVICTED_PART) } else { 1 };
+        for (at, (is_tunnel, _, key)) in found.into_iter().take(most).enumerate() {
             if let Some(client) = self.clients.get_mut(key)
                 && (at == 0 || !is_tunnel)
             {
@@ -738,6 +740,24 @@ mod tests {
             balancer.read_to_string(&mut answer).expect("text, and an end");
             assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         }
+        resolver.stop();
+    }
+
+    #[test]
+    fn m5_where_nobody_waits_for_the_last_place_one_idle_client_goes() {
+        let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("threads");
+        let mut worker = worker(&resolver);
+        worker.acceptor.max_clients = 64;
+        // That they are all taken is said once a minute.
+        worker.limit_warnings.is_due(worker.ctx.now(), LIMIT_WARNING_INTERVAL);
+        let _clients: Vec<UnixStream> = (0..64).map(|_| client(&mut worker)).collect();
+        let start = worker.ctx.now();
+        let mut count_at = |seconds| {
+            worker.ctx.clock.set(start + Duration::from_secs(seconds));
+            worker.run_once(std::iter::empty());
+            worker.clients.len()
+        };
+        assert_eq!([0, 2, 4].map(&mut count_at), [64, 63, 63]);
         resolver.stop();
     }
 

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use rustls::StreamOwned;
 use socket2::SockRef;
 use tungstenite::Message;
 
@@ -255,6 +256,27 @@ fn m5_an_unread_last_answer_does_not_keep_the_idle_from_making_room() {
     assert_eq!(connect(proxy.address, &authority, "localhost").get("/11").status(), 200);
     // Far less than timeouts.write_idle.
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn e5_a_handshake_that_goes_on_while_the_proxy_begins_to_stop_is_finished_and_the_request_answered() {
+    let authority = Authority::new();
+    let (_origin, proxy) = start(&authority, |mut peer, _| {
+        peer.head().expect("a request");
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let (mut socket, mut session) = (dial(proxy.address), session(client_config(&authority), "localhost"));
+    // Longer than a connection stays that was not used.
+    std::thread::sleep(Duration::from_millis(1100));
+    session.write_tls(&mut socket).expect("is taken");
+    session.read_tls(&mut socket).expect("the server's part");
+    session.process_new_packets().expect("of a handshake");
+    proxy.signal("TERM");
+    proxy.log.wait_for("the signal", |line| line.contains("stopping"));
+    std::thread::sleep(Duration::from_millis(100));
+    let mut client = Peer::over(StreamOwned::new(session, socket));
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(client.response().text(), "ok");
 }
 
 #[test]
