@@ -5,8 +5,8 @@
 
 /// The longest segment of a prefix, in bytes after normalising. A path's segment that is longer matches nothing.
 pub const MAX_SEGMENT: usize = 255;
-/// The longest prefix, in bytes as written. The routing table nests as deep as a prefix has segments.
-const MAX_PREFIX: usize = 1024;
+/// The longest prefix, in bytes as written, and so in its normal form.
+pub const MAX_PREFIX: usize = 1024;
 
 // What is wrong with a prefix, the first also with an upstream URL.
 pub(super) const BYTE: &str = "only visible ASCII but ? # and \\ can stand here, and two hexadecimal digits after each %: percent-encode a path (a space is %20, % is %25), write a name as xn--...";

@@ -1,12 +1,12 @@
 //! Routing: the longest prefix of whole path segments wins.
 //!
-//! A tree of segments: a look-up walks the path once and stops where the tree ends, so that its cost depends on the
-//! path and not on the number of routes. Segments are compared with percent-encoded unreserved characters decoded;
-//! what is forwarded is cut from the bytes as sent (rule G7).
+//! All prefixes stand in one table, and a path is asked for segment by segment, up to as many as the longest prefix has: the
+//! cost of a look-up does not depend on the number of routes, nor their memory on how many segments they have. Segments are
+//! compared with percent-encoded unreserved characters decoded; what is forwarded is cut from the bytes as sent (rule G7).
 
 use hashbrown::HashMap;
 
-use crate::config::prefix::{self, MAX_SEGMENT};
+use crate::config::prefix::{self, MAX_PREFIX, MAX_SEGMENT};
 
 /// What a path led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,55 +17,43 @@ pub struct Match {
     pub prefix_len: usize,
 }
 
-/// The routing table: the root stands for `/`.
+/// The routing table.
 #[derive(Debug, Default)]
-pub struct Router(Node);
-
-#[derive(Debug, Default)]
-struct Node {
-    route: Option<u32>,
-    /// By segment, normalised. Boxed, because most nodes have none, and there may be very many.
-    children: Option<Box<HashMap<Box<[u8]>, Node>>>,
-}
-
-impl Node {
-    fn matched(&self, prefix_len: usize) -> Option<Match> {
-        self.route.map(|route| Match { route, prefix_len })
-    }
+pub struct Router {
+    /// By prefix, in its normal form: that of `/` is empty.
+    routes: HashMap<Box<[u8]>, u32>,
+    /// The most segments that a prefix has.
+    depth: usize,
 }
 
 impl Router {
     /// Builds the table from prefixes in file order, which the configuration has checked: each begins with `/`, has no
     /// dot segments and no empty segments but perhaps a last one, and no two are the same.
     pub fn new<'a>(prefixes: impl IntoIterator<Item = &'a str>) -> Router {
-        let mut root = Node::default();
-        let mut buf = [0; MAX_SEGMENT];
+        let mut router = Router::default();
         for (route, prefix) in (0..).zip(prefixes) {
-            let mut node = &mut root;
-            for segment in prefix::segments(prefix) {
-                let segment =
-                    prefix::normalise(segment.as_bytes(), &mut buf).expect("the configuration checked the length");
-                node = node.children.get_or_insert_default().entry(segment.into()).or_default();
-            }
-            node.route = Some(route);
+            router.depth = router.depth.max(prefix::segments(prefix).count());
+            router.routes.insert(prefix::normal_form(prefix).into(), route);
         }
-        Router(root)
+        router
     }
 
     /// The route for `path` (as sent, without the query), if any.
     pub fn find(&self, path: &[u8]) -> Option<Match> {
-        let (mut node, mut walked) = (&self.0, 0);
-        let mut best = node.matched(0);
-        let mut buf = [0; MAX_SEGMENT];
-        while let Some(rest) = path[walked..].strip_prefix(b"/")
-            && let Some(children) = &node.children
-        {
-            let len = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
-            let Some(segment) = prefix::normalise(&rest[..len], &mut buf) else { break };
-            let Some(child) = children.get(segment) else { break };
-            node = child;
-            walked += 1 + len;
-            best = node.matched(walked).or(best);
+        let matched = |normal: &[u8], prefix_len| self.routes.get(normal).map(|&route| Match { route, prefix_len });
+        let mut best = matched(b"", 0);
+        let (mut normal, mut buf) = ([0; MAX_PREFIX], [0; MAX_SEGMENT]);
+        let (mut len, mut walked) = (0, 0);
+        for _ in 0..self.depth {
+            let Some(rest) = path[walked..].strip_prefix(b"/") else { break };
+            let segment_len = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
+            let Some(segment) = prefix::normalise(&rest[..segment_len], &mut buf) else { break };
+            let Some([slash, place @ ..]) = normal.get_mut(len..=len + segment.len()) else { break };
+            *slash = b'/';
+            place.copy_from_slice(segment);
+            len += 1 + segment.len();
+            walked += 1 + segment_len;
+            best = matched(&normal[..len], walked).or(best);
         }
         best
     }
@@ -162,7 +150,7 @@ mod tests {
             ("/a/", (1, 2)),
             ("/a/x", (1, 2)),
             ("/a/b", (0, 4)),
-            // /a/b/c is in the tree, but no route ends there.
+            // A longer prefix begins with it, but no route ends there.
             ("/a/b/c", (0, 4)),
             ("/a/b/c/d/e", (3, 8)),
             ("/a/%62/c/%64/e", (3, 12)),
@@ -186,6 +174,23 @@ mod tests {
         assert_eq!(Router::default().find(b"/"), None);
         assert_eq!(Router::new(["/a"]).find(b""), None);
         assert_eq!(Router::new(["/a"]).find(b"*"), None);
+    }
+
+    #[test]
+    fn the_longest_prefix_that_there_may_be_is_found_and_what_is_longer_is_not_looked_for() {
+        let prefix = "/a".repeat(MAX_PREFIX / 2);
+        let router = Router::new([prefix.as_str(), "/a"]);
+        for (path, expected) in [
+            (prefix.clone(), (0, MAX_PREFIX)),
+            (prefix.clone() + "/a", (0, MAX_PREFIX)),
+            (prefix.replace('a', "%61"), (0, 2 * MAX_PREFIX)),
+            (prefix[..MAX_PREFIX - 2].to_owned(), (1, 2)),
+            (prefix.clone() + "b", (1, 2)),
+            (format!("/a/{}", "b/".repeat(MAX_PREFIX)), (1, 2)),
+        ] {
+            let (route, prefix_len) = expected;
+            assert_eq!(router.find(path.as_bytes()), Some(Match { route, prefix_len }), "{path}");
+        }
     }
 
     #[test]
