@@ -48,11 +48,21 @@ pub fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 /// Appends `number` in decimal.
-pub fn write_decimal(number: u64, out: &mut Vec<u8>) {
-    if number >= 10 {
-        write_decimal(number / 10, out);
+pub fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
+    const MOST: usize = 20;
+    // Twice as long, so that always as many bytes are copied: that takes no call.
+    let mut digits = [0; 2 * MOST];
+    let mut start = MOST;
+    while start > 0 {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
     }
-    out.push(b'0' + (number % 10) as u8);
+    out.extend_from_slice(&digits[start..start + MOST]);
+    out.truncate(out.len() - start);
 }
 
 /// The non-empty members of a comma-separated list (RFC 9110 section 5.6.1.2: a recipient ignores empty ones).
