@@ -113,11 +113,17 @@ const SET_BY_THE_PROXY: HeaderSet = HOP_BY_HOP.or(FORWARDED);
 
 impl HeaderId {
     /// The name that `name` is, whatever its case.
+    #[inline(always)]
     pub fn of(name: &[u8]) -> HeaderId {
         let (Some(first), Some(row)) = (name.first(), CANDIDATES.get(name.len())) else { return HeaderId::Other };
         let candidate = row[usize::from(first & 31)];
-        let word = NAMES[candidate as usize].0.as_bytes();
-        if candidate == HeaderId::Other || is_word(name, word) {
+        if candidate == HeaderId::Other { candidate } else { candidate.or_look_alike(name) }
+    }
+
+    /// What a name is that can be no other than this one.
+    fn or_look_alike(self, name: &[u8]) -> HeaderId {
+        let (candidate, word) = (self, NAMES[self as usize].0.as_bytes());
+        if is_word(name, word) {
             candidate
         } else if SET_BY_THE_PROXY.has(candidate) && is_look_alike(name, word) {
             match candidate {
