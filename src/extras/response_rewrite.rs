@@ -111,9 +111,14 @@ fn rewrite(
     buf: &mut Vec<u8>,
     write: impl Fn(&HeaderRef<'_>, &mut Vec<u8>, usize),
 ) -> bool {
+    const NUMBER: usize = size_of::<usize>();
+    // Of each line that changes: index, length and bytes of the new value.
     buf.clear();
-    for line in fields.lines(ids) {
-        let start = buf.len();
+    for index in fields.indices(ids) {
+        let Some(line) = fields.nth(index) else { break };
+        let (entry, start) = (buf.len(), buf.len() + 2 * NUMBER);
+        buf.extend_from_slice(&index.to_ne_bytes());
+        buf.extend_from_slice(&[0; NUMBER]);
         let max = line.value.len().saturating_add(room);
         write(&line, buf, start.saturating_add(max));
         let len = buf.len() - start;
@@ -121,16 +126,19 @@ fn rewrite(
             return false;
         }
         room = max - len;
-        // No value has one in it.
-        buf.push(b'\n');
-    }
-    let mut values = split(buf, b'\n');
-    for index in 0..fields.len() {
-        if let Some(line) = fields.nth(index).filter(|line| ids.has(line.id))
-            && let Some(value) = values.next().filter(|value| *value != line.value)
-        {
-            fields.set_value(index, value);
+        if buf[start..] == *line.value {
+            buf.truncate(entry);
+        } else {
+            buf[start - NUMBER..start].copy_from_slice(&len.to_ne_bytes());
         }
+    }
+    let mut rest = &buf[..];
+    while let Some((index, after)) = rest.split_first_chunk()
+        && let Some((len, after)) = after.split_first_chunk()
+    {
+        let (value, others) = after.split_at(usize::from_ne_bytes(*len));
+        fields.set_value(usize::from_ne_bytes(*index), value);
+        rest = others;
     }
     true
 }
