@@ -61,17 +61,26 @@ impl ByteQueue {
     }
 
     /// The vector to append to. What it holds already must not be changed. A shared text that waits is copied.
+    #[inline]
     pub fn buf(&mut self) -> &mut Vec<u8> {
         if self.is_empty() {
-            self.clear();
-        } else if let Some(text) = self.shared.take() {
+            self.bytes.clear();
+            self.sent = 0;
+        } else {
+            self.join();
+        }
+        &mut self.bytes
+    }
+
+    /// Makes room behind what waits.
+    fn join(&mut self) {
+        if let Some(text) = self.shared.take() {
             self.bytes.extend_from_slice(text.as_bytes());
         } else if self.sent > self.len() {
             // More than half has left: moving the rest costs less than growing the vector.
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
-        &mut self.bytes
     }
 
     /// Removes the oldest `len` bytes, which were written.

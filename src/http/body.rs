@@ -58,6 +58,7 @@ impl Body {
     /// Reads from `input` and hands body bytes to `sink`; returns the bytes consumed and whether the body has ended.
     ///
     /// All of `input` is consumed unless the body has ended.
+    #[inline(always)]
     pub fn read(&mut self, input: &[u8], mut sink: impl FnMut(&[u8])) -> Result<(usize, bool), HttpError> {
         let Body::Chunked(decoder) = self else {
             let len = usize::try_from(self.bypass_limit()).map_or(input.len(), |limit| limit.min(input.len()));

@@ -159,6 +159,6 @@ impl Transaction {
             Cause::TunnelIdle | Cause::TunnelHalfClosed => self.end_tunnel(ctx, cause),
             _ => self.send_error(ctx, cause),
         }
-        self.trace(ctx.now(), Some((None, "time-out", 0)));
+        self.trace(ctx.now(), || Some((None, "time-out", 0)));
     }
 }

@@ -99,7 +99,7 @@ impl ProxyConnection {
             return;
         }
         if self.is_active() || self.begins_request(worker, input) {
-            self.step(worker, trace_event(&input), |transaction, ctx| transaction.on_input(ctx, input));
+            self.step(worker, || trace_event(&input), |transaction, ctx| transaction.on_input(ctx, input));
         }
     }
 
@@ -107,7 +107,7 @@ impl ProxyConnection {
     fn step(
         &mut self,
         worker: &mut WorkerContext<'_>,
-        event: Option<TraceEvent>,
+        event: impl FnOnce() -> Option<TraceEvent>,
         change: impl FnOnce(&mut Transaction, &mut Context<'_, '_>),
     ) {
         let ConnectionState::Active(transaction) = &mut self.state else { return };
@@ -115,7 +115,17 @@ impl ProxyConnection {
         let was_empty = (transaction.buf.to_client.is_empty(), transaction.buf.to_upstream.is_empty());
         change(transaction, &mut ctx);
         transaction.trace(ctx.now(), event);
-        self.advance(worker);
+        // Before the end of a response only one side has something to do.
+        let is_early = matches!(
+            transaction.response_state,
+            ResponseState::None
+                | ResponseState::Connecting { .. }
+                | ResponseState::AwaitHead { .. }
+                | ResponseState::Body { .. }
+        );
+        if !is_early {
+            self.advance(worker);
+        }
         // A write time-out runs from the moment at which there is something to write.
         if let ConnectionState::Active(transaction) = &mut self.state {
             if was_empty.0 && !transaction.buf.to_client.is_empty() {
@@ -194,7 +204,8 @@ impl ProxyConnection {
         if len == 0 {
             return;
         }
-        self.step(worker, Some((Some(side), "took", len as u64)), |transaction, ctx| {
+        let event = || Some((Some(side), "took", len as u64));
+        self.step(worker, event, |transaction, ctx| {
             match side {
                 Side::Client => transaction.buf.to_client.discard(len, KEPT_CAPACITY),
                 Side::Upstream => transaction.buf.to_upstream.consume(len),
@@ -260,7 +271,7 @@ impl ProxyConnection {
     pub fn evict(&mut self, worker: &mut WorkerContext<'_>) {
         self.drain();
         if self.is_tunnel() {
-            self.step(worker, None, |transaction, ctx| transaction.end_tunnel(ctx, Cause::TunnelEvicted));
+            self.step(worker, || None, |transaction, ctx| transaction.end_tunnel(ctx, Cause::TunnelEvicted));
         }
     }
 
@@ -350,7 +361,7 @@ impl ProxyConnection {
                 transaction.restart(since);
                 transaction.log.timeline = timeline(ctx.worker);
                 transaction.on_bytes(&mut ctx, Side::Client, &[]);
-                transaction.trace(since, Some((None, "already received:", held)));
+                transaction.trace(since, || Some((None, "already received:", held)));
                 continue;
             }
             if let ConnectionState::Active(transaction) = self.set_state(event, to) {
@@ -489,30 +500,36 @@ impl Transaction {
                 self.log.first_byte.get_or_insert(now);
             }
         }
+        // Nearly always nothing is held.
+        if self.buf.input(side).is_empty() {
+            let taken = self.read(ctx, side, data);
+            if taken < data.len() {
+                self.buf.input(side).extend_from_slice(&data[taken..]);
+            }
+            return;
+        }
         let mut held = std::mem::take(self.buf.input(side));
-        let mut read = |bytes: &[u8]| match side {
+        held.extend_from_slice(data);
+        let taken = self.read(ctx, side, &held);
+        held.drain(..taken);
+        *self.buf.input(side) = held;
+    }
+
+    fn read(&mut self, ctx: &mut Context<'_, '_>, side: Side, bytes: &[u8]) -> usize {
+        match side {
             Side::Client => self.read_client(ctx, bytes),
             Side::Upstream => self.read_upstream(ctx, bytes),
-        };
-        if held.is_empty() {
-            let taken = read(data);
-            held.extend_from_slice(&data[taken..]);
-        } else {
-            held.extend_from_slice(data);
-            let taken = read(&held);
-            held.drain(..taken);
         }
-        *self.buf.input(side) = held;
     }
 
     /// Notes in the timeline what has just happened, where there is one.
     #[inline(always)]
-    pub(super) fn trace(&mut self, now: MonoTime, event: Option<TraceEvent>) {
+    pub(super) fn trace(&mut self, now: MonoTime, event: impl FnOnce() -> Option<TraceEvent>) {
         if self.log.timeline.is_none() {
             return;
         }
         let reason = self.wait_reason();
-        if let (Some(timeline), Some(event)) = (&mut self.log.timeline, event) {
+        if let (Some(timeline), Some(event)) = (&mut self.log.timeline, event()) {
             timeline.note(now, event, reason);
         }
     }

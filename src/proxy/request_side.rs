@@ -110,7 +110,6 @@ impl Transaction {
     fn on_request_head(&mut self, ctx: &mut Context<'_, '_>) {
         self.log.head_read = Some(ctx.now());
         self.log.method = Some(self.buf.request.method.clone());
-        self.buf.original_target.clone_from(&self.buf.request.target);
         if !Rc::ptr_eq(&ctx.client.runtime, ctx.worker.runtime) {
             ctx.client.runtime = Rc::clone(ctx.worker.runtime);
         }
@@ -120,6 +119,10 @@ impl Transaction {
                 self.set_request("head, no body", RequestState::Done);
             }
             self.send_error(ctx, cause);
+        }
+        // For the log; `forward` has done so with that of a request for an upstream.
+        if self.route_index.is_none() {
+            std::mem::swap(&mut self.buf.original_target, &mut self.buf.request.target);
         }
     }
 
@@ -174,7 +177,8 @@ impl Transaction {
         self.attempt = self.choose_upstream(ctx, plan.route);
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
         let (Some(route), Some(upstream)) = (self.route(runtime), self.upstream(runtime)) else { return Ok(()) };
-        let Buffers { request, new_target, offered, scratch, .. } = &mut self.buf;
+        let Buffers { request, original_target, new_target, offered, scratch, .. } = &mut self.buf;
+        std::mem::swap(&mut request.target, original_target);
         std::mem::swap(&mut request.target, new_target);
         self.log.client = client_address(peer, &request.fields, &runtime.config.forwarded);
         if !forward_request(request, &plan, runtime, upstream, peer, offered, scratch) {
@@ -208,7 +212,7 @@ impl Transaction {
     /// for them, and asks for a connection to write them to.
     fn queue_request(&mut self, ctx: &mut Context<'_, '_>, mut framing: Framing) -> Result<(), Cause> {
         // Rule G21: whoever answers or fails here, the upstream is not contacted.
-        if !self.pass_hooks(ctx, Phase::Request)? {
+        if ctx.client.runtime.hooks.is_some() && !self.pass_hooks(ctx, Phase::Request)? {
             return Ok(());
         }
         let runtime = &ctx.client.runtime;
