@@ -48,18 +48,21 @@ pub fn hex_digit(byte: u8) -> Option<u8> {
 }
 
 /// Appends `number` in decimal.
-pub fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
+#[inline]
+pub fn write_decimal(number: u64, out: &mut Vec<u8>) {
+    // Most parts of an address.
+    if number < 10 { out.push(b'0' + number as u8) } else { write_digits(number, out) }
+}
+
+fn write_digits(mut number: u64, out: &mut Vec<u8>) {
     const MOST: usize = 20;
     // Twice as long, so that always as many bytes are copied: that takes no call.
     let mut digits = [0; 2 * MOST];
     let mut start = MOST;
-    while start > 0 {
+    while start > 0 && number > 0 {
         start -= 1;
         digits[start] = b'0' + (number % 10) as u8;
         number /= 10;
-        if number == 0 {
-            break;
-        }
     }
     out.extend_from_slice(&digits[start..start + MOST]);
     out.truncate(out.len() - start);
@@ -103,6 +106,9 @@ pub fn is_word(bytes: &[u8], word: &[u8]) -> bool {
     // The last one may overlap with those before it.
     if let (Some(end), Some(word_end)) = (bytes.last_chunk(), word.last_chunk()) {
         eight((end, word_end)) && bytes.as_chunks().0.iter().zip(word.as_chunks().0).all(eight)
+    } else if let ([a, b, c, d], [w, x, y, z]) = (bytes, word) {
+        // Host, Date, Link.
+        [a | 0x20, b | 0x20, c | 0x20, d | 0x20] == [*w, *x, *y, *z]
     } else {
         bytes.iter().zip(word).all(|(byte, letter)| byte | 0x20 == *letter)
     }

@@ -5,8 +5,11 @@
 
 use super::chars;
 use super::error::HttpError;
-use super::fields::{Fields, HeaderId};
+use super::fields::{Fields, HeaderId, HeaderSet};
 use super::head::{RequestHead, ResponseHead, Version};
+
+/// The framing fields.
+pub const FRAMING: HeaderSet = HeaderSet::of(&[HeaderId::ContentLength, HeaderId::TransferEncoding]);
 
 /// How the end of a body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,9 @@ pub fn response_framing(head: &ResponseHead, to_head: bool) -> Result<(Framing, 
 
 /// What the framing fields say, `None` where there are none. Rules S1, S2 and S3.
 fn declared_framing(fields: &Fields, version: Version) -> Result<Option<Framing>, HttpError> {
+    if !fields.may_contain_any(FRAMING) {
+        return Ok(None);
+    }
     let mut lengths = fields.values(HeaderId::ContentLength);
     let mut codings = fields.values(HeaderId::TransferEncoding);
     match (lengths.next(), codings.next(), version) {

@@ -2,8 +2,10 @@
 
 use crate::http::chars::{add_to_list, is_word, list_members};
 use crate::http::error::HttpError;
-use crate::http::fields::{Fields, HeaderId};
+use crate::http::fields::{Fields, HeaderId, HeaderSet};
 use crate::http::head::Version;
+
+const CONNECTION: HeaderSet = HeaderSet::of(&[HeaderId::Connection]);
 
 /// More options than this in one head are refused: each field line is compared with each of them.
 const MAX_OPTIONS: usize = 64;
@@ -39,6 +41,9 @@ impl Options {
 pub fn read_options(fields: &Fields, named: &mut Vec<u8>) -> Result<Options, HttpError> {
     named.clear();
     let mut options = Options::default();
+    if !fields.may_contain_any(CONNECTION) {
+        return Ok(options);
+    }
     let mut count = 0;
     for value in fields.values(HeaderId::Connection) {
         // Nearly always one that is known, and the only one.
@@ -60,8 +65,10 @@ pub fn read_options(fields: &Fields, named: &mut Vec<u8>) -> Result<Options, Htt
 
 /// Removes the lines that the sender has named in Connection; see [`read_options`]. That is the other half of rule G1.
 pub fn remove_connection_named(fields: &mut Fields, named: &[u8]) {
-    for option in list_members(named) {
-        fields.remove(option);
+    if !named.is_empty() {
+        for option in list_members(named) {
+            fields.remove(option);
+        }
     }
 }
 

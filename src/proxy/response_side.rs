@@ -17,11 +17,9 @@ use crate::http::body::Body;
 use crate::http::chars::{is_word, list_has, parse_decimal};
 use crate::http::chunked::LAST_CHUNK;
 use crate::http::error::HttpError;
-use crate::http::fields::{HeaderId, HeaderSet};
-use crate::http::framing::{Framing, response_framing};
+use crate::http::fields::HeaderId;
+use crate::http::framing::{FRAMING, Framing, response_framing};
 use crate::http::head::{HeadParser, Method, Version, parse_head, reason_phrase};
-
-const FRAMING: HeaderSet = HeaderSet::of(&[HeaderId::ContentLength, HeaderId::TransferEncoding]);
 
 impl Transaction {
     /// The upstream connection is there.
