@@ -27,6 +27,7 @@ use super::descriptors;
 use super::dns::{DnsCache, Lookup};
 use super::event_source::EventSource;
 use super::listeners::{ListenerProtocol, ListenerSet};
+use super::malloc_trim;
 use super::memory_budget::{self, MemoryBudget};
 use super::observer::MeteredObserver;
 use super::splice::Pipes;
@@ -95,6 +96,8 @@ impl Server {
             max_connections,
             threads: Vec::with_capacity(workers),
         };
+        // What reading the configuration took: with 100,000 routes 7 of 36 MiB.
+        malloc_trim::trim();
         let registry = Arc::new(Registry::new(workers, since_1970()));
         for (number, (poll, update)) in polls.into_iter().zip(updates).enumerate() {
             let init = WorkerInit {
