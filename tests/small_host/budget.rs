@@ -162,8 +162,8 @@ fn e3_the_connection_limit_is_made_of_budget_and_descriptors_and_told() {
 fn a_bad_budget_is_one_line() {
     for (size, expected) in [
         ("lots", "-memory-budget: expected a size such as 65536, 64KiB or 1MiB, or unlimited, found \"lots\""),
-        ("1KiB", "-memory-budget: 1KiB is out of range: write a size from 1MiB to 2GiB"),
-        ("1024", "-memory-budget: 1KiB is out of range: write a size from 1MiB to 2GiB"),
+        ("1KiB", "-memory-budget: 1KiB is out of range: write one from 1MiB to 2GiB"),
+        ("1024", "-memory-budget: 1KiB is out of range: write one from 1MiB to 2GiB"),
         ("-1", "-memory-budget needs a value"),
     ] {
         let folder = tempfile::TempDir::new().expect("a folder");
