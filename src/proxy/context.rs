@@ -39,7 +39,7 @@ impl Context<'_, '_> {
 #[derive(Debug)]
 pub(super) struct Client {
     pub peer: Peer,
-    /// The configuration as it was when the current request's head was complete: a reload never touches a running request.
+    /// The configuration as it was when the current request's head was complete; long responses keep of it what they need.
     pub runtime: Rc<Runtime>,
     pub commands: Commands,
     /// Where it may have logged in for the length of the connection. Of several upstreams that is the one to go to.

@@ -73,7 +73,7 @@ pub enum Input<'a> {
     Tick,
 }
 
-/// What is to be done outside. Commands are carried out in the order in which they come.
+/// What is to be done outside. There is at most one of each kind at a time, and what concerns the upstream comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Acquire a connection to this upstream: one from the pool, or a new one.

@@ -109,7 +109,7 @@ pub struct HookContext<'a> {
 
 /// A chain of plugins.
 pub trait Hooks: Send + Sync {
-    /// Which bodies to buffer. Asked once per request.
+    /// Which bodies to buffer: always the same.
     fn wants(&self) -> BufferBodies;
     /// Calls the hooks of a phase: [`Phase::Request`] after routing and rewriting (and after the body, where it is wanted),
     /// before connecting; [`Phase::Response`] after the final response head (and the body, where it is wanted), before its

@@ -134,7 +134,7 @@ impl Transaction {
         }
     }
 
-    /// The client is gone: the upstream is released at once (rule G12), and nobody else is to blame.
+    /// The client is gone: the upstream connection is closed at once (rule G12), and nobody else is to blame.
     pub(super) fn on_client_lost(&mut self, ctx: &mut Context<'_, '_>, cause: Cause) {
         self.log.set_cause(cause);
         // On a write time-out the client may still be reading.

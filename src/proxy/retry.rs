@@ -17,7 +17,7 @@ use crate::http::framing::Framing;
 
 /// A request of which bytes have left is sent to so many other upstreams when it gets no response: one that crashes every
 /// upstream must not go through all of them.
-const MAX_RETRIES: u8 = 2;
+const MAX_LOSSES: u8 = 2;
 
 impl Transaction {
     /// Chooses an upstream, where the route has several.
@@ -86,7 +86,7 @@ impl Transaction {
     fn count_loss(&mut self) -> bool {
         let Some(attempt) = &mut self.attempt else { return false };
         attempt.losses += 1;
-        attempt.losses <= MAX_RETRIES
+        attempt.losses <= MAX_LOSSES
     }
 
     /// Goes on with an upstream that was not tried, if there is one. What is queued goes to it, with a head of its own.

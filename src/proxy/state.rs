@@ -77,7 +77,7 @@ pub(super) enum ResponseState {
 /// Where a body goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyMode {
-    /// To the other side as it is.
+    /// To the other side without framing of ours: its length was announced, or the end of the connection ends it.
     Passthrough,
     /// To the other side in chunks of ours.
     Chunked,
