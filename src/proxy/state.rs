@@ -8,7 +8,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::events::{CloseMode, Side};
 use super::memory::{Buffers, Reservation, method_memory};
@@ -112,8 +112,8 @@ pub(super) enum Reuse {
 /// Transitions: from any of these states, at this event, to that state.
 pub struct Table {
     rows: &'static [(&'static [&'static str], &'static str, &'static str)],
-    /// A bit for each of `transitions` that was made so far; in debug builds only.
-    made: AtomicU64,
+    /// Which of `transitions` were made so far; in debug builds only.
+    made: [AtomicBool; 64],
 }
 
 /// The client's connection.
@@ -176,7 +176,7 @@ pub static RESPONSE: Table = Table::new(&[
 
 impl Table {
     const fn new(rows: &'static [(&'static [&'static str], &'static str, &'static str)]) -> Table {
-        Table { rows, made: AtomicU64::new(0) }
+        Table { rows, made: [const { AtomicBool::new(false) }; 64] }
     }
 
     /// From one state, at an event, to another.
@@ -186,16 +186,18 @@ impl Table {
 
     /// Those that were never made since the program began. In release builds that is not known.
     pub fn unused(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
-        let made = self.made.load(Ordering::Relaxed);
-        self.transitions().enumerate().filter(move |(bit, _)| made & 1 << bit == 0).map(|(_, transition)| transition)
+        self.transitions()
+            .zip(&self.made)
+            .filter(|(_, made)| !made.load(Ordering::Relaxed))
+            .map(|(transition, _)| transition)
     }
 
     /// Panics in debug builds where the transition is not in the table.
     pub(super) fn check(&self, from: &str, event: &str, to: &str) {
         if cfg!(debug_assertions) {
-            let bit = self.transitions().position(|transition| transition == (from, event, to));
-            let bit = bit.unwrap_or_else(|| panic!("no transition from {from} at {event:?} to {to}"));
-            self.made.fetch_or(1 << bit, Ordering::Relaxed);
+            let found = self.transitions().zip(&self.made).find(|(transition, _)| *transition == (from, event, to));
+            let (_, made) = found.unwrap_or_else(|| panic!("no transition from {from} at {event:?} to {to}"));
+            made.store(true, Ordering::Relaxed);
         }
     }
 }
