@@ -24,7 +24,7 @@ use super::event_source::EventSource;
 use super::slab::Key;
 use super::splice::{Pipes, SPLICE_COST};
 use super::upstream_state::UpstreamConn;
-use super::worker::{ClientConn, Lifecycle, LoopContext, MIN_IDLE, PendingInput, Worker};
+use super::worker::{ClientConn, Lifecycle, LoopContext, PendingInput, Worker};
 
 /// Bytes that one connection may move in one run of the loop, both directions together; also the most that is written at once.
 const RUN_BYTES: usize = 256 * 1024;
@@ -126,10 +126,11 @@ impl Worker {
     fn read_proxy_header(&mut self, key: Key) -> bool {
         let now = self.ctx.now();
         let Some(client) = self.clients.get_mut(key) else { return false };
-        let deadline = client.connection.deadline();
+        let is_draining = self.lifecycle != Lifecycle::Running;
+        let deadline = client.deadline(is_draining);
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
         // One that says nothing and is closed for another one, or by a drain, did nothing wrong.
-        let is_unwanted = client.pending.is_some() || (is_late && self.lifecycle != Lifecycle::Running);
+        let is_unwanted = client.pending.is_some() || (is_late && is_draining);
         let ClientConn { proxy_header, conn, connection, .. } = client;
         match proxy_header.read(conn, connection, &mut self.read_buf, is_late && !is_unwanted) {
             Ok(true) => {
@@ -180,14 +181,9 @@ impl Worker {
         if moved && session.may_go_on() {
             return Progress::Moved;
         }
-        let mut deadline = session.client.connection.deadline();
-        // A drain does not end what was used a moment ago: after a part of a handshake a request is on its way.
-        if is_draining && session.client.connection.is_idle() {
-            deadline = deadline.max(Some(session.client.active + MIN_IDLE));
-        }
-        match deadline {
+        match session.client.deadline(is_draining) {
             Some(deadline) if deadline <= session.ctx.now() => {
-                session.time_out();
+                session.time_out(is_draining);
                 Progress::Moved
             }
             deadline => Progress::Idle(deadline),
@@ -379,9 +375,12 @@ impl Session<'_> {
             || self.upstream.as_ref().is_some_and(|upstream| upstream.needs_flush())
     }
 
-    /// Lets the proxy connection carry out a time-out. Before that it hears of peers that have taken some of what the kernel
-    /// holds for them, while there is more: a slow reader is not a silent one.
-    fn time_out(&mut self) {
+    /// Lets the proxy connection carry out a time-out; in a drain, an idle one ends. Before that it hears of peers that have
+    /// taken some of what the kernel holds for them, while there is more: a slow reader is not a silent one.
+    fn time_out(&mut self, is_draining: bool) {
+        if is_draining && self.client.connection.is_idle() {
+            return self.client.connection.drain();
+        }
         for side in [Side::Client, Side::Upstream] {
             if !self.client.connection.output(side).is_empty()
                 && self.conn(side).is_some_and(|conn| conn.socket.has_drained())

@@ -64,7 +64,7 @@ const HANDSHAKE_ERROR_INTERVAL: Duration = Duration::from_secs(1);
 /// Steps of TLS handshakes per run, with clients and with upstreams. One takes as long as dozens of requests.
 const HANDSHAKES: usize = 4;
 /// A client that was idle for less is not closed: it may have only just come, its request on the way.
-pub(super) const MIN_IDLE: Duration = Duration::from_secs(1);
+const MIN_IDLE: Duration = Duration::from_secs(1);
 /// A tunnel in which nothing moves for so long, or for half of `timeouts.tunnel_idle`, may be closed for a new client where no
 /// client is idle: applications that want to keep theirs say something every minute.
 const QUIET_TUNNEL: Duration = Duration::from_secs(300);
@@ -110,6 +110,13 @@ pub(super) enum PendingInput {
 impl ClientConn {
     pub fn is_admin(&self) -> bool {
         self.connection.peer().listener == ListenerProtocol::Admin
+    }
+
+    /// When to drive it at the latest. A drain ends what is idle, but not what was used a moment ago: a request may be on its
+    /// way, also after a part of a handshake, of which the proxy connection knows nothing.
+    pub fn deadline(&self, is_draining: bool) -> Option<MonoTime> {
+        let drain = (is_draining && self.connection.is_idle()).then(|| self.active + MIN_IDLE);
+        self.connection.deadline().into_iter().chain(drain).min()
     }
 }
 

@@ -26,9 +26,6 @@ pub(super) const LINGER: Duration = Duration::from_secs(10);
 /// See [`LINGER`].
 pub(super) const LINGER_IDLE: Duration = Duration::from_secs(2);
 
-/// How long an idle connection stays when the process is going to stop: a request may be on its way.
-pub(super) const DRAIN_IDLE: Duration = Duration::from_secs(1);
-
 /// What a read from one side is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadPurpose {

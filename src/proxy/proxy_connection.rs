@@ -23,7 +23,7 @@ pub use crate::extras::balance::Balance;
 
 use super::cause::Cause;
 use super::context::{Client, Commands, Context};
-use super::flow_control::{DRAIN_IDLE, LINGER, LINGER_IDLE};
+use super::flow_control::{LINGER, LINGER_IDLE};
 use super::memory::KEPT_CAPACITY;
 use super::runtime::Runtime;
 use super::state::{CONNECTION, ConnectionState, HalfClose, RequestState, ResponseState, Transaction};
@@ -238,8 +238,7 @@ impl ProxyConnection {
         match &self.state {
             ConnectionState::Idle { since, .. } => {
                 // A client that has never asked anything gets no longer than the head may take.
-                let idle = if self.client.served == 0 { timeouts.request_head } else { timeouts.keep_alive };
-                Some(*since + if self.client.is_draining { idle.min(DRAIN_IDLE) } else { idle })
+                Some(*since + if self.client.served == 0 { timeouts.request_head } else { timeouts.keep_alive })
             }
             ConnectionState::Active(transaction) => transaction.next_timeout(&self.client.runtime).map(|(at, _)| at),
             ConnectionState::Lingering { since, last_read } => Some((*since + LINGER).min(*last_read + LINGER_IDLE)),
