@@ -382,7 +382,7 @@ impl Worker {
     /// enough: so a small request waits for a part of what hundreds of downloads have to move, and not for all of it (rule M4).
     /// A client that is queued again, because its budget is used up, waits for the next run.
     fn drive_queues(&mut self) {
-        let (mut handshakes, mut moved) = (HANDSHAKES, 0);
+        let mut handshakes = HANDSHAKES;
         for _ in 0..self.run_queue.len() {
             let Some(key) = self.run_queue.pop_front() else { break };
             let Some(client) = self.clients.get(key) else { continue };
@@ -390,10 +390,12 @@ impl Worker {
             let with_client = client.conn.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
             if (with_upstream || with_client) && handshakes == 0 {
                 self.run_queue.push_back(key);
-            } else if self.drive_contained(key) > 0 && with_client || with_upstream {
-                handshakes -= 1;
+                continue;
             }
+            let has_moved = self.drive_contained(key) > 0;
+            handshakes -= usize::from(with_upstream || (with_client && has_moved));
         }
+        let mut moved = 0;
         for _ in 0..self.bulk_queue.len() {
             if moved >= BULK_BYTES {
                 break;
@@ -409,10 +411,12 @@ impl Worker {
     }
 
     fn is_full(&self, is_admin: bool) -> bool {
-        match is_admin {
-            true => self.admin_clients >= ADMIN_CLIENTS,
-            false => self.clients.len() - self.admin_clients >= self.acceptor.max_clients,
-        }
+        let taken = if is_admin { self.admin_clients } else { self.clients.len() - self.admin_clients };
+        taken >= self.places(is_admin)
+    }
+
+    fn places(&self, is_admin: bool) -> usize {
+        if is_admin { ADMIN_CLIENTS } else { self.acceptor.max_clients }
     }
 
     fn accept_clients(&mut self) {
@@ -521,8 +525,7 @@ impl Worker {
             }
         }
         found.sort_unstable();
-        let places = if is_admin { ADMIN_CLIENTS } else { self.acceptor.max_clients };
-        let most = if self.acceptor.has_waiting(is_admin) { places.div_ceil(EVICTED_PART) } else { 1 };
+        let most = if self.acceptor.has_waiting(is_admin) { self.places(is_admin).div_ceil(EVICTED_PART) } else { 1 };
         for (at, (is_tunnel, _, key)) in found.into_iter().take(most).enumerate() {
             if let Some(client) = self.clients.get_mut(key)
                 && (at == 0 || !is_tunnel)
