@@ -190,6 +190,15 @@ pub struct ConnectTimeout {
     pub total: Duration,
 }
 
+impl ConnectTimeout {
+    fn filled_in(mut self) -> Result<ConnectTimeout, String> {
+        let default = ConnectTimeout::default();
+        let values = [(&mut self.address, default.address), (&mut self.total, default.total)];
+        fill_in::<HumanDuration>(["address", "total"], values)?;
+        Ok(self)
+    }
+}
+
 fn connect<'de, T: From<ConnectTimeout>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     struct TotalOrBoth;
 
@@ -202,16 +211,12 @@ fn connect<'de, T: From<ConnectTimeout>, D: Deserializer<'de>>(from: D) -> Resul
 
         fn visit_str<E: Error>(self, text: &str) -> Result<ConnectTimeout, E> {
             let total = HumanDuration::parse(text).map_err(E::custom)?;
-            Ok(ConnectTimeout { address: ConnectTimeout::default().address.min(total), total })
+            ConnectTimeout { address: Duration::ZERO, total }.filled_in().map_err(E::custom)
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mapping: A) -> Result<ConnectTimeout, A::Error> {
-            let mut connect = ConnectTimeout::deserialize(MapAccessDeserializer::new(mapping))?;
-            let default = ConnectTimeout::default();
-            let values = [&mut connect.address, &mut connect.total];
-            fill_in::<HumanDuration>(["address", "total"], values, [default.address, default.total])
-                .map_err(A::Error::custom)?;
-            Ok(connect)
+            let connect = ConnectTimeout::deserialize(MapAccessDeserializer::new(mapping))?;
+            connect.filled_in().map_err(A::Error::custom)
         }
     }
 

@@ -146,18 +146,18 @@ impl Unit for Things {
     const UNITS: &'static Units = &[("", 1)];
 }
 
-/// Two values of which the first is at most the second. What the file leaves out is 0, its default gives way to the other.
+/// Two values, each with its default, of which the first is at most the second. What the file leaves out is 0; its default
+/// gives way to the other.
 pub(super) fn fill_in<N: Printed<Value: Copy + Default + Ord>>(
     names: [&str; 2],
-    [small, large]: [&mut N::Value; 2],
-    defaults: [N::Value; 2],
+    [(small, small_default), (large, large_default)]: [(&mut N::Value, N::Value); 2],
 ) -> Result<(), String> {
     let unset = N::Value::default();
     if *large == unset {
-        *large = defaults[1].max(*small);
+        *large = large_default.max(*small);
     }
     if *small == unset {
-        *small = defaults[0].min(*large);
+        *small = small_default.min(*large);
     }
     if *small <= *large {
         return Ok(());

@@ -26,13 +26,14 @@ impl Config {
     pub(super) fn validate(&mut self, format: Result<LogFormat, String>) -> Result<(), ValidationError> {
         self.upstream_tls.insecure_skip_verify.get_or_insert(false);
         let (limits, default) = (&mut self.limits, Limits::default());
-        let values = [&mut limits.max_request_line, &mut limits.max_head_bytes];
-        let defaults = [default.max_request_line, default.max_head_bytes];
-        fill_in::<RequestLine>(["max_request_line", "max_head_bytes"], values, defaults).map_err(at("limits"))?;
+        let values = [
+            (&mut limits.max_request_line, default.max_request_line),
+            (&mut limits.max_head_bytes, default.max_head_bytes),
+        ];
+        fill_in::<RequestLine>(["max_request_line", "max_head_bytes"], values).map_err(at("limits"))?;
         let (health, default) = (&mut self.health, Health::default());
-        let values = [&mut health.eject, &mut health.max_eject];
-        let defaults = [default.eject, default.max_eject];
-        fill_in::<HumanDuration>(["eject", "max_eject"], values, defaults).map_err(at("health"))?;
+        let values = [(&mut health.eject, default.eject), (&mut health.max_eject, default.max_eject)];
+        fill_in::<HumanDuration>(["eject", "max_eject"], values).map_err(at("health"))?;
         if let Some(tls) = &mut self.tls {
             tls.validate().map_err(at("tls"))?;
         }
