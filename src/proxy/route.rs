@@ -22,8 +22,6 @@ pub struct Match {
 pub struct Router {
     /// By prefix, in its normal form: that of `/` is empty.
     routes: HashMap<Box<[u8]>, u32>,
-    /// That for `/`, which takes every path.
-    root: Option<u32>,
     /// The most segments that a prefix has.
     depth: usize,
 }
@@ -37,14 +35,13 @@ impl Router {
             router.depth = router.depth.max(prefix::segments(prefix).count());
             router.routes.insert(prefix::normal_form(prefix).into(), route);
         }
-        router.root = router.routes.get(&b""[..]).copied();
         router
     }
 
     /// The route for `path` (as sent, without the query), if any.
     pub fn find(&self, path: &[u8]) -> Option<Match> {
         let matched = |normal: &[u8], prefix_len| self.routes.get(normal).map(|&route| Match { route, prefix_len });
-        let mut best = self.root.map(|route| Match { route, prefix_len: 0 });
+        let mut best = matched(b"", 0);
         let (mut normal, mut buf) = ([0; MAX_PREFIX], [0; MAX_SEGMENT]);
         let (mut len, mut walked) = (0, 0);
         for _ in 0..self.depth {
