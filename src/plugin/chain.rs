@@ -179,7 +179,8 @@ impl Chain {
             let message = std::mem::take(&mut *last_error.lock().unwrap_or_else(PoisonError::into_inner));
             // One line, whatever it logged.
             let message = message.trim_start_matches("create: ").replace(char::is_control, " ");
-            return Err(format!("create failed with status {status}: {message}"));
+            let reason = if message.is_empty() { "the plugin did not log why" } else { &message };
+            return Err(format!("create failed with status {status}: {reason}"));
         }
         self.log(Level::Info, name, &format!("loaded, version {version}"));
         self.plugins.push(LoadedPlugin { name, raw, this, slow: AtomicU32::new(0) });
@@ -301,6 +302,18 @@ mod tests {
     }
 
     #[test]
+    fn a_create_that_fails_without_a_message_is_reported_as_such() {
+        unsafe extern "C" fn refuse(_: *const abi::Host, _: *mut abi::Ctx, _: abi::Str, _: *mut *mut c_void) -> i32 {
+            abi::INVALID
+        }
+        let logger = Logger::start(LogFormat::Text, io::sink()).expect("a thread");
+        let mut chain = Chain::new(Limits { head_bytes: 1024, field_lines: 10, body_bytes: 0 }, logger);
+        let raw = abi::Plugin { create: Some(refuse), ..*mini_rproxy_plugin::descriptor::<Nothing>("1").raw() };
+        let result = chain.add(&ValidDescriptor { raw, name: "silent", version: "1" }, "");
+        assert_eq!(result, Err("create failed with status -1: the plugin did not log why".to_owned()));
+    }
+
+    #[test]
     fn the_time_of_a_plugin_without_a_request_hook_is_its_own() {
         let logger = Logger::start(LogFormat::Text, io::sink()).expect("a thread");
         let mut chain = Chain::new(Limits { head_bytes: 1024, field_lines: 10, body_bytes: 0 }, logger);
@@ -311,17 +324,7 @@ mod tests {
         }
         let (mut request, mut response) = (RequestHead::default(), ResponseHead::default());
         let mut state = ChainState::default();
-        let mut context = HookContext {
-            request: &mut request,
-            response: None,
-            request_body: None,
-            response_body: None,
-            original_target: b"/",
-            client: None,
-            route_prefix: "",
-            upstream: "",
-            state: &mut state,
-        };
+        let mut context = HookContext::of_request(&mut request, &mut state);
         assert!(matches!(chain.call(Phase::Request, &mut context), Verdict::Continue));
         context.response = Some(&mut response);
         assert!(matches!(chain.call(Phase::Response, &mut context), Verdict::Continue));

@@ -217,17 +217,7 @@ mod tests {
     #[test]
     fn e4_a_plugin_that_writes_over_and_over_takes_no_more_memory() {
         let (mut request, mut state) = (RequestHead::default(), ChainState::default());
-        let mut hooks = HookContext {
-            request: &mut request,
-            response: None,
-            request_body: None,
-            response_body: None,
-            original_target: b"/",
-            client: None,
-            route_prefix: "",
-            upstream: "",
-            state: &mut state,
-        };
+        let mut hooks = HookContext::of_request(&mut request, &mut state);
         let limits = Limits { head_bytes: 1024, field_lines: 10, body_bytes: 0 };
         let mut view = HookAccess::new(&mut hooks, Phase::Request, 0, limits);
         let long = [b'x'; 500];

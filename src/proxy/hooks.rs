@@ -116,3 +116,25 @@ pub trait Hooks: Send + Sync {
     /// first byte is sent; [`Phase::Done`] once for each request that had its first phase, when it is over, however it ended.
     fn call(&self, phase: Phase, view: &mut HookContext<'_>) -> Verdict;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl<'a> HookContext<'a> {
+        /// In the request phase, with nothing known but the request.
+        pub fn of_request(request: &'a mut RequestHead, state: &'a mut ChainState) -> HookContext<'a> {
+            HookContext {
+                request,
+                response: None,
+                request_body: None,
+                response_body: None,
+                original_target: b"/",
+                client: None,
+                route_prefix: "",
+                upstream: "",
+                state,
+            }
+        }
+    }
+}
