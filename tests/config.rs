@@ -574,7 +574,7 @@ fn no_text_makes_it_panic() {
     }
 }
 
-/// More rounds for whoever looks for trouble: `CONFIG_ROUNDS=1000000`.
+/// More rounds: `CONFIG_ROUNDS=1000000`.
 fn rounds() -> usize {
     std::env::var("CONFIG_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(500)
 }

@@ -82,7 +82,7 @@ fn run(wire: &mut Wire, scene: &Scene) -> Result<(), String> {
     for event in &scene.events {
         apply(wire, event)?;
     }
-    // Whoever was blocked gets in the end what waits for it.
+    // A peer that was blocked gets in the end what waits for it.
     wire.takes(Side::Client, None);
     wire.takes(Side::Upstream, None);
     wire.run()?;

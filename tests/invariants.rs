@@ -317,7 +317,7 @@ fn run(runtime: &Proxy, ops: &[Op], split: Split, lane: bool) -> Result<Wire, Te
         };
         result.map_err(|error| TestCaseError::fail(format!("{error}\nafter {op:?}, lane {lane}\n{}", story(&wire))))?;
     }
-    // Whoever was blocked gets in the end what waits for it.
+    // A peer that was blocked gets in the end what waits for it.
     wire.takes(Side::Client, None);
     wire.takes(Side::Upstream, None);
     wire.run()

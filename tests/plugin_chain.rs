@@ -1,4 +1,4 @@
-//! What a chain of plugins does to an exchange, asked through the door that the proxy uses (`proxy::hooks`).
+//! What a chain of plugins does to an exchange, called by the interface that the proxy uses (`proxy::hooks`).
 //! The numbers in front of the tests are those of the rows in the interface's test table.
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -151,7 +151,7 @@ const DROPPING: [&str; 3] = ["G2", "S9", "S17"];
 /// These are kept and broken by clients as well as by origins.
 const BOTH_SIDES: [&str; 10] = ["S1", "S2", "S3", "S5", "S6", "S7", "S8", "S10", "S21", "S22"];
 
-/// Whoever refuses everything, or nothing, must fail: each family has entries of both kinds, and so has each rule that
+/// A proxy that refuses everything, or nothing, must fail: each family has entries of both kinds, and so has each rule that
 /// forbids something.
 fn has_both_kinds(entries: &[Entry]) -> Result<(), Failed> {
     let mut kinds: BTreeMap<(&str, &str), (usize, usize)> = BTreeMap::new();

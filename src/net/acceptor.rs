@@ -230,7 +230,7 @@ impl Acceptor {
     ///
     /// Between the last look into the kernel's queue and the closing of the socket another connection could enter the queue,
     /// and would be reset. So the kernel is told first to drop the first packet of new connections, as if it had been
-    /// lost; when the client repeats it, a second later, it meets whoever listens then. Half-open connections have
+    /// lost; when the client repeats it, a second later, it reaches the process that listens then. Half-open connections have
     /// `SYN_RECV_GRACE` to be established.
     pub fn stop_accepting(&mut self, now: MonoTime) {
         self.listeners.retain(|listener| !listener.is_inherited);
@@ -310,7 +310,7 @@ mod tests {
         let _client = StdStream::connect(address).expect("loopback");
         acceptor.stop_accepting(MonoTime::now());
         assert!(acceptor.is_closed());
-        socket.accept().expect("whoever waits there is served by the next one");
+        socket.accept().expect("the next one serves those that wait there");
     }
 
     #[test]

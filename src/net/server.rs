@@ -201,7 +201,7 @@ impl Workers {
     /// A worker has ended, however it ended.
     fn on_exit(&self) {
         // Half a proxy is worse than none: without this worker, its share of the connections would wait for ever. The
-        // others finish what they have, and whoever supervises the process starts it anew.
+        // others finish what they have, and the supervisor of the process starts it anew.
         self.send(|| WorkerMsg::Drain);
         if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
             (self.on_end)();

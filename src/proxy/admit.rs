@@ -50,7 +50,8 @@ pub struct ForwardPlan {
 }
 
 /// Judges a request head whose body is framed like that. `host` holds a Host that was admitted before, or nothing; the one
-/// of this request is left there. For [`Handler::Upstream`] the target to forward is left in `target`, for [`Handler::ToSlash`] that of the redirect.
+/// of this request is left there. For [`Handler::Upstream`] the target to forward is left in `target`, for
+/// [`Handler::ToSlash`] that of the redirect.
 ///
 /// # Errors
 /// Why it is answered with an error.
@@ -148,7 +149,7 @@ fn built_in(
     }
 }
 
-/// Whether `/metrics` is there for this client. Numbers about the traffic are nobody's business, so without an entrance
+/// Whether `/metrics` is there for this client. Numbers about the traffic are nobody's business, so without a listener
 /// of its own it is there for local clients only; to others it looks as if it did not exist.
 fn has_metrics(head: &RequestHead, peer: &Peer, runtime: &Runtime) -> bool {
     let config = &runtime.config;
@@ -337,7 +338,7 @@ mod tests {
             ("told to nobody", trusting, from("127.0.0.1:5000"), "Via: 1.1 x\r\n", false),
             ("told with a port", trusting, from("127.0.0.1:5000"), "X-Forwarded-For: 192.0.2.1:80\r\n", false),
             ("the loopback of another host", trusting, from("10.0.0.1:5000"), "X-Forwarded-For: 127.0.0.1\r\n", false),
-            ("they have an entrance of their own", moved, from("127.0.0.1:5000"), "", false),
+            ("they have a listener of their own", moved, from("127.0.0.1:5000"), "", false),
             ("there", moved, admin("192.0.2.1:5000"), "X-Forwarded-For: 192.0.2.1\r\n", true),
             ("turned off", off, from("127.0.0.1:5000"), "", false),
             ("turned off there", off, admin("127.0.0.1:5000"), "", false),

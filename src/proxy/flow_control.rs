@@ -136,7 +136,7 @@ impl Transaction {
     }
 
     /// Whether the upstream has the whole request, or all that it gets before it answers: until then it has no reason to
-    /// answer, and whoever holds the request up is the one who is late.
+    /// answer, and the side that holds the request up is the late one.
     fn is_request_sent(&self) -> bool {
         let waits_for_client = matches!(self.request_state, RequestState::Body { .. }) && !self.is_upload_held_back();
         self.buf.to_upstream.is_empty() && !waits_for_client

@@ -46,7 +46,7 @@ pub enum Verdict {
 /// calls and looks at nothing in it.
 #[derive(Debug, Default)]
 pub struct ChainState {
-    /// Key and value; capped at 64 keys and 64 KiB by whoever writes.
+    /// Key and value; capped at 64 keys and 64 KiB by the writer.
     pub values: Vec<(Vec<u8>, Vec<u8>)>,
     /// How many plugins' `on_request` ran; `on_done` is owed to these.
     pub started: usize,
@@ -70,7 +70,7 @@ impl ChainState {
     }
 }
 
-/// What one plugin did within one exchange, for whoever counts.
+/// What one plugin did within one exchange, for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PluginTiming {
     /// Its name.

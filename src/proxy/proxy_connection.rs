@@ -492,7 +492,7 @@ impl Transaction {
         match (side, &self.response_state) {
             (Side::Client, _) => self.last_activity.client_read = now,
             (Side::Upstream, state) => {
-                // A part of a head is no progress: whoever sends one byte now and then would be waited for all day.
+                // A part of a head is no progress: an upstream that sends one byte now and then would hold the request all day.
                 if !matches!(state, ResponseState::AwaitHead { .. }) {
                     self.last_activity.upstream_read = now;
                 }

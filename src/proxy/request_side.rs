@@ -211,7 +211,7 @@ impl Transaction {
     /// Calls the request hooks; where they let the request pass, queues the forwarded head, and the body where it was buffered
     /// for them, and asks for a connection to write them to.
     fn queue_request(&mut self, ctx: &mut Context<'_, '_>, mut framing: Framing) -> Result<(), Cause> {
-        // Rule G21: whoever answers or fails here, the upstream is not contacted.
+        // Rule G21: where a plugin answers or fails here, the upstream is not contacted.
         if ctx.client.runtime.hooks.is_some() && !self.pass_hooks(ctx, Phase::Request)? {
             return Ok(());
         }

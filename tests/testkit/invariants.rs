@@ -1,6 +1,6 @@
 //! What must hold whatever happens: one function each, shared by wire scripts, property tests and fuzz targets.
 //!
-//! That nothing panics is checked by running at all; that the way in which bytes are split does not matter, by whoever
+//! That nothing panics is checked by running at all; that the way in which bytes are split does not matter, by whatever
 //! runs one script in several ways.
 
 use mini_rproxy::proxy::proxy_connection::Side;

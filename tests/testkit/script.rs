@@ -217,7 +217,7 @@ pub fn apply(wire: &mut Wire, event: &Event) -> Result<(), String> {
     wire.run()
 }
 
-/// A scenario as a file: whoever found it by chance can keep it. The lines that are expected are missing, and made by
+/// A scenario as a file, so that one which was found by chance can be kept. The lines that are expected are missing, and made by
 /// running it.
 pub fn write(config: &str, hooks: &[String], events: &[Event]) -> String {
     let mut text = String::from("config:\n");

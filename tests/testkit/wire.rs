@@ -406,7 +406,7 @@ impl Wire {
         for _ in 0..10_000_000 {
             let mut moved = self.carry_out();
             for step in self.split.order() {
-                // Whoever is told to come later comes later: that is not rest.
+                // A peer that is asked to come later comes later: that is not rest.
                 if self.split.strikes(4) {
                     moved = true;
                     continue;
