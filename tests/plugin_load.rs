@@ -149,7 +149,7 @@ fn r05_each_field_of_the_record_has_its_own_error() {
         ("flags", "-DFLAGS=0x10", "flags has bits"),
         ("reserved", "-DRESERVED=1", "a reserved field is not 0"),
         ("create", "-DCREATE=0", "create is null"),
-        ("hooks", "-DON_REQUEST=0", "on_request and on_response are both null"),
+        ("hooks", "-DON_REQUEST=0", "on_request, on_response and on_done are all null"),
         ("size", "-DSIZE=40", "struct_size is 40"),
     ];
     for (name, flag, part) in rows {
@@ -232,7 +232,8 @@ fn r17_the_header_compiles_as_c99_c11_and_cpp11() {
         static mrp_status create(const mrp_host *, mrp_ctx *, mrp_str, void **) { return MRP_OK; }\n\
         static mrp_verdict on_request(void *, mrp_exchange *) { return MRP_CONTINUE; }\n\
         const mrp_plugin MRP_PLUGIN_SYMBOL = { MRP_MAGIC, MRP_ABI_MAJOR, MRP_ABI_MINOR, sizeof(mrp_plugin), 0, 0, 0, 0,\n\
-        MRP_STR(\"cpp\"), MRP_STR(\"1\"), create, on_request, nullptr, nullptr, nullptr };\n";
+        MRP_STR(\"cpp\"), MRP_STR(\"1\"), create, on_request, nullptr, nullptr, nullptr, \
+        nullptr, nullptr, nullptr };\n";
     fs::write(&source, text).unwrap();
     let object = dir.join("plugin.so");
     let output = std::process::Command::new(cpp)

@@ -95,7 +95,7 @@ pub const UNSUPPORTED: Status = -4;
 /// The host keeps this to itself: framing and connection fields, for example.
 pub const DENIED: Status = -5;
 
-/// What a hook returns. Anything but these three is a failure.
+/// What a hook returns. Anything but these four is a failure.
 pub type Verdict = i32;
 /// Go on.
 pub const CONTINUE: Verdict = 0;
@@ -103,6 +103,8 @@ pub const CONTINUE: Verdict = 0;
 pub const RESPOND: Verdict = 1;
 /// The plugin failed: the client gets 502.
 pub const FAIL: Verdict = 2;
+/// The exchange waits until somebody calls `resume` with the ticket that `pause` gave.
+pub const PAUSE: Verdict = 3;
 
 /// Side: the request.
 pub const REQUEST: u32 = 0;
@@ -126,12 +128,69 @@ pub const UPSTREAM: u32 = 18;
 /// Attribute: the target as the client sent it.
 pub const ORIGINAL_TARGET: u32 = 19;
 
-/// Flag of a plugin: its request hook waits for the whole body.
+/// Attribute: how the client speaks to the proxy, `http` or `https`.
+pub const SCHEME: u32 = 20;
+/// Attribute: the client's version of HTTP, `HTTP/1.1` or `HTTP/1.0`.
+pub const PROTOCOL: u32 = 21;
+/// Attribute: `TLSv1.2` or `TLSv1.3`. Absent where the client speaks no TLS to the proxy.
+pub const TLS_VERSION: u32 = 22;
+/// Attribute: the server name of the client's TLS handshake (SNI). Absent where it sent none.
+pub const TLS_SERVER_NAME: u32 = 23;
+/// Attribute: the client's port. Absent where it is not known.
+pub const CLIENT_PORT: u32 = 24;
+/// Attribute: the address and port that the client has connected to. Absent on a unix socket.
+pub const LOCAL_ADDR: u32 = 25;
+/// Attribute: the Host that the client sent, or the authority of an absolute target.
+pub const CLIENT_HOST: u32 = 26;
+/// Attribute: `1` where the client's request has a body, `0` where it has none.
+pub const HAS_REQUEST_BODY: u32 = 27;
+/// Attribute: `1` where the response has a body, `0` where it has none. Absent in the request phase.
+pub const HAS_RESPONSE_BODY: u32 = 28;
+/// Attribute: microseconds since the first byte of the request.
+pub const ELAPSED_US: u32 = 29;
+/// Attribute: who made the response: `upstream`, `proxy`, or `plugin`. Absent in the request phase.
+pub const RESPONSE_SOURCE: u32 = 30;
+/// Attribute: what went wrong, in the word of the access log. Absent where nothing did.
+pub const CAUSE: u32 = 31;
+/// Attribute: the name of this plugin's entry in the configuration.
+pub const PLUGIN_NAME: u32 = 32;
+/// Attribute, in `on_done`: the status that the client got; 499 where it left before that. Absent where there was none.
+pub const FINAL_STATUS: u32 = 40;
+/// Attribute, in `on_done`: bytes of the request's body that were received.
+pub const BYTES_IN: u32 = 41;
+/// Attribute, in `on_done`: bytes of a body that the client was given.
+pub const BYTES_OUT: u32 = 42;
+/// Attribute, in `on_done`: microseconds from the first byte of the request to the end of its head.
+pub const TIME_HEAD_US: u32 = 43;
+/// Attribute, in `on_done`: microseconds from there to the connection to the upstream. Absent where there was none.
+pub const TIME_CONNECT_US: u32 = 44;
+/// Attribute, in `on_done`: microseconds from there to the first byte of the response. Absent where none came.
+pub const TIME_FIRST_BYTE_US: u32 = 45;
+/// Attribute, in `on_done`: microseconds from the first byte of the request to the end of the exchange.
+pub const TIME_TOTAL_US: u32 = 46;
+/// Attribute, in `on_done`: address and port of the upstream's connection. Absent where there was none.
+pub const UPSTREAM_ADDR: u32 = 47;
+/// Attribute, in `on_done`: how often the request was sent again.
+pub const RETRIES: u32 = 48;
+/// Attribute, in `on_done`: `1` where the upstream's connection was used before.
+pub const UPSTREAM_REUSED: u32 = 49;
+/// Attribute, in `on_done`: the ticket of this plugin, where the exchange has ended in a pause that it asked for.
+pub const TICKET: u32 = 50;
+
+/// Flag of a plugin, or of `want`: its request hook waits for the whole body.
 pub const WANT_REQUEST_BODY: u32 = 1;
-/// Flag of a plugin: its response hook waits for the whole body.
+/// Flag of a plugin, or of `want`: its response hook waits for the whole body.
 pub const WANT_RESPONSE_BODY: u32 = 2;
+/// Flag of a plugin, of `want` and of `want_body`: a body above the host's limit passes without this plugin, whose hook runs
+/// all the same; `body_get` answers [`LIMIT`] then. Without the flag such a message is refused.
+pub const BODY_OPTIONAL: u32 = 4;
 /// All flags that this version knows.
-pub const KNOWN_FLAGS: u32 = WANT_REQUEST_BODY | WANT_RESPONSE_BODY;
+pub const KNOWN_FLAGS: u32 = WANT_REQUEST_BODY | WANT_RESPONSE_BODY | BODY_OPTIONAL;
+
+/// Kind of a metric: only grows.
+pub const METRIC_COUNTER: u32 = 0;
+/// Kind of a metric: goes up and down.
+pub const METRIC_GAUGE: u32 = 1;
 
 /// Log level.
 pub const LOG_ERROR: i32 = 0;
@@ -170,6 +229,25 @@ pub type RespondFn = unsafe extern "C" fn(*mut Exchange, u32, *const Field, usiz
 pub type BodyGetFn = unsafe extern "C" fn(*mut Exchange, u32, *mut Str) -> Status;
 /// `body_set`
 pub type BodySetFn = unsafe extern "C" fn(*mut Exchange, u32, Str) -> Status;
+
+/// `want`
+pub type WantFn = unsafe extern "C" fn(*mut Ctx, u32) -> Status;
+/// `config_get`
+pub type ConfigGetFn = unsafe extern "C" fn(*mut Ctx, Str, *mut Str) -> Status;
+/// `metric_define`
+pub type MetricDefineFn = unsafe extern "C" fn(*mut Ctx, u32, Str, Str, *mut u32) -> Status;
+/// `metric_add`
+pub type MetricAddFn = unsafe extern "C" fn(*mut Ctx, u32, i64) -> Status;
+/// `resume`
+pub type ResumeFn = unsafe extern "C" fn(*mut Ctx, u64, Verdict) -> Status;
+/// `log_exchange`
+pub type LogExchangeFn = unsafe extern "C" fn(*mut Exchange, i32, Str);
+/// `access_add`
+pub type AccessAddFn = unsafe extern "C" fn(*mut Exchange, Str, Str) -> Status;
+/// `want_body`
+pub type WantBodyFn = unsafe extern "C" fn(*mut Exchange, u32, u32) -> Status;
+/// `pause`
+pub type PauseFn = unsafe extern "C" fn(*mut Exchange, *mut u64) -> Status;
 
 /// What the host can do for a plugin. It grows only at the end; `None` stands for what an older host lacks.
 #[repr(C)]
@@ -211,6 +289,25 @@ pub struct Host {
     pub body_get: Option<BodyGetFn>,
     /// Replaces a buffered body.
     pub body_set: Option<BodySetFn>,
+    /// Adds `WANT_...` flags to those of the descriptor, for a plugin whose configuration decides. Only in `create`.
+    pub want: Option<WantFn>,
+    /// A value of the configuration by its JSON pointer (RFC 6901): texts as they are, all else as JSON. Only in `create`.
+    pub config_get: Option<ConfigGetFn>,
+    /// Adds a metric of that kind, name and help; it appears in /metrics. Only in `create`.
+    pub metric_define: Option<MetricDefineFn>,
+    /// Adds to a metric. Any thread.
+    pub metric_add: Option<MetricAddFn>,
+    /// Ends a pause: `CONTINUE` runs the plugin's `on_resume`, `FAIL` is a failure of the plugin. Any thread. `NOT_FOUND` where
+    /// the exchange is over, or was resumed before.
+    pub resume: Option<ResumeFn>,
+    /// Writes a message together with client, method and path.
+    pub log_exchange: Option<LogExchangeFn>,
+    /// Adds a pair to the exchange's line in the access log; the same key replaces.
+    pub access_add: Option<AccessAddFn>,
+    /// Asks for the body of a side in this exchange: when all of it is there, the body hook of that side runs.
+    pub want_body: Option<WantBodyFn>,
+    /// Makes a ticket; the hook then returns [`PAUSE`].
+    pub pause: Option<PauseFn>,
 }
 
 /// `create`
@@ -221,6 +318,8 @@ pub type HookFn = unsafe extern "C" fn(*mut c_void, *mut Exchange) -> Verdict;
 pub type DoneFn = unsafe extern "C" fn(*mut c_void, *mut Exchange);
 /// `destroy`
 pub type DestroyFn = unsafe extern "C" fn(*mut c_void);
+/// `on_resume`
+pub type ResumeHookFn = unsafe extern "C" fn(*mut c_void, *mut Exchange, u64) -> Verdict;
 
 /// What a plugin says of itself. The first twelve bytes never move, in no version.
 #[repr(C)]
@@ -246,7 +345,7 @@ pub struct Plugin {
     pub name: Str,
     /// Up to 64 visible ASCII characters; appears in logs.
     pub version: Str,
-    /// Makes an instance. Required. On the main thread, before the first request.
+    /// Makes an instance. Required. On the main thread, before its first request.
     pub create: Option<CreateFn>,
     /// Before forwarding.
     pub on_request: Option<HookFn>,
@@ -254,11 +353,17 @@ pub struct Plugin {
     pub on_response: Option<HookFn>,
     /// After the exchange, read only.
     pub on_done: Option<DoneFn>,
-    /// Frees the instance. On the main thread, after the last request.
+    /// Frees the instance, after its last hook. Never on a thread that serves requests.
     pub destroy: Option<DestroyFn>,
+    /// When the request's body is there that `want_body` asked for.
+    pub on_request_body: Option<HookFn>,
+    /// When the response's body is there that `want_body` asked for.
+    pub on_response_body: Option<HookFn>,
+    /// After `resume`, in the phase that was paused, on the exchange's thread.
+    pub on_resume: Option<ResumeHookFn>,
 }
 
-/// The descriptor up to its last hook: no plugin can do with less. What stands behind it may be missing.
+/// The descriptor up to `on_response`: no plugin can do with less. What stands behind it may be missing.
 pub const MIN_PLUGIN_SIZE: usize = std::mem::offset_of!(Plugin, on_done);
 
 /// The table up to its log functions: no host has less.
@@ -274,8 +379,8 @@ mod tests {
     #[cfg(target_pointer_width = "64")]
     fn the_layout_of_1_0_is_pinned() {
         assert_eq!((size_of::<Str>(), size_of::<Field>()), (16, 32));
-        assert_eq!(size_of::<Host>(), 128);
-        assert_eq!(size_of::<Plugin>(), 96);
+        assert_eq!(size_of::<Host>(), 200);
+        assert_eq!(size_of::<Plugin>(), 120);
         assert_eq!(MIN_PLUGIN_SIZE, 80);
         assert_eq!(MIN_HOST_SIZE, 24);
         let descriptor = [
@@ -294,6 +399,9 @@ mod tests {
             (offset_of!(Plugin, on_response), 72),
             (offset_of!(Plugin, on_done), 80),
             (offset_of!(Plugin, destroy), 88),
+            (offset_of!(Plugin, on_request_body), 96),
+            (offset_of!(Plugin, on_response_body), 104),
+            (offset_of!(Plugin, on_resume), 112),
         ];
         assert!(descriptor.iter().all(|(is, pinned)| is == pinned), "{descriptor:?}");
         let table = [
@@ -312,6 +420,15 @@ mod tests {
             offset_of!(Host, respond),
             offset_of!(Host, body_get),
             offset_of!(Host, body_set),
+            offset_of!(Host, want),
+            offset_of!(Host, config_get),
+            offset_of!(Host, metric_define),
+            offset_of!(Host, metric_add),
+            offset_of!(Host, resume),
+            offset_of!(Host, log_exchange),
+            offset_of!(Host, access_add),
+            offset_of!(Host, want_body),
+            offset_of!(Host, pause),
         ];
         for (index, offset) in table.into_iter().enumerate() {
             assert_eq!(offset, 8 + 8 * index);

@@ -33,6 +33,9 @@ pub const fn descriptor<P: Plugin>(version: &'static str) -> Descriptor {
         on_response: Some(on_response::<P>),
         on_done: Some(on_done::<P>),
         destroy: Some(destroy::<P>),
+        on_request_body: None,
+        on_response_body: None,
+        on_resume: None,
     })
 }
 

@@ -32,7 +32,7 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::abi;
-use crate::host::{Attr, Context, ExchangeAccess, ExchangeHandle, Limits, Log, Pair, Phase, Side, table};
+use crate::host::{Attr, Context, ExchangeAccess, ExchangeHandle, InstanceAccess, Limits, Pair, Phase, Side, table};
 use crate::types::Level;
 use crate::{Plugin, descriptor};
 
@@ -94,7 +94,7 @@ impl<P: Plugin> Drop for Instance<P> {
 
 struct LogBuffer(Arc<Mutex<Messages>>);
 
-impl Log for LogBuffer {
+impl InstanceAccess for LogBuffer {
     fn is_enabled(&self, _: Level) -> bool {
         true
     }
@@ -378,6 +378,7 @@ impl ExchangeAccess for TestAccess<'_> {
             Attr::RoutePrefix => Some(x.route_prefix.as_bytes()),
             Attr::Upstream => Some(x.upstream.as_bytes()),
             Attr::OriginalTarget => Some(&x.original_target),
+            _ => None,
         }
     }
 
@@ -386,7 +387,7 @@ impl ExchangeAccess for TestAccess<'_> {
             Attr::Method => self.exchange.method = value.to_vec(),
             Attr::Target => self.exchange.target = value.to_vec(),
             Attr::Authority => self.exchange.authority = value.to_vec(),
-            Attr::Status | Attr::ClientAddr | Attr::RoutePrefix | Attr::Upstream | Attr::OriginalTarget => {}
+            _ => {}
         }
     }
 

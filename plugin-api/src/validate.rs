@@ -96,6 +96,13 @@ pub fn parse_status(digits: &[u8]) -> Option<u16> {
     Some(u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0'))
 }
 
+/// Whether `name` can be that of a metric: lower-case letters, digits and `_`, at most 64, a letter first.
+pub fn is_metric_name(name: &str) -> bool {
+    name.len() <= 64
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

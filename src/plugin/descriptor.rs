@@ -63,8 +63,8 @@ pub fn parse(bytes: &[u8]) -> Result<abi::Plugin, String> {
         Err("a reserved field is not 0".to_owned())
     } else if raw.create.is_none() {
         Err("create is null".to_owned())
-    } else if raw.on_request.is_none() && raw.on_response.is_none() {
-        Err("on_request and on_response are both null".to_owned())
+    } else if raw.on_request.is_none() && raw.on_response.is_none() && raw.on_done.is_none() {
+        Err("on_request, on_response and on_done are all null".to_owned())
     } else {
         Ok(raw)
     }
@@ -152,8 +152,9 @@ mod tests {
                 change(|r| {
                     r.on_request = None;
                     r.on_response = None;
+                    r.on_done = None;
                 }),
-                "both null",
+                "all null",
             ),
             ("empty name", change(|r| r.name.len = 0), "name must be"),
             ("long name", change(|r| r.name.len = 65), "name must be"),

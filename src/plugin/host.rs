@@ -6,7 +6,7 @@
 use std::cell::OnceCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mini_rproxy_plugin::host::{Attr, ExchangeAccess, Limits, Log, Pair, Phase, Side, table};
+use mini_rproxy_plugin::host::{Attr, ExchangeAccess, InstanceAccess, Limits, Pair, Phase, Side, table};
 use mini_rproxy_plugin::validate::is_bodiless;
 use mini_rproxy_plugin::{Level, abi};
 
@@ -97,6 +97,7 @@ impl ExchangeAccess for HookAccess<'_, '_> {
             Attr::RoutePrefix => Some(self.hooks.route_prefix.as_bytes()),
             Attr::Upstream => Some(self.hooks.upstream.as_bytes()),
             Attr::OriginalTarget => Some(self.hooks.original_target),
+            _ => None,
         }
     }
 
@@ -106,8 +107,8 @@ impl ExchangeAccess for HookAccess<'_, '_> {
             Attr::Method => return request.method = Method::of(value),
             Attr::Target => &mut request.target,
             Attr::Authority => &mut request.authority,
-            // The table lets none of these through.
-            Attr::Status | Attr::ClientAddr | Attr::RoutePrefix | Attr::Upstream | Attr::OriginalTarget => return,
+            // The table lets no other through.
+            _ => return,
         };
         place.clear();
         place.extend_from_slice(value);
@@ -190,7 +191,7 @@ pub struct PluginLog {
     pub last_error: Arc<Mutex<String>>,
 }
 
-impl Log for PluginLog {
+impl InstanceAccess for PluginLog {
     fn is_enabled(&self, level: Level) -> bool {
         self.logger.is_enabled(level)
     }

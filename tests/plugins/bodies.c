@@ -52,8 +52,6 @@ static mrp_verdict on_response(void *self, mrp_exchange *x)
     return shout(x, MRP_RESPONSE);
 }
 
-const mrp_plugin MRP_PLUGIN_SYMBOL = {
-    MRP_MAGIC, MRP_ABI_MAJOR, MRP_ABI_MINOR, sizeof(mrp_plugin), 0, 0,
-    MRP_WANT_REQUEST_BODY | MRP_WANT_RESPONSE_BODY, 0,
-    MRP_STR("bodies"), MRP_STR("1"), create, on_request, on_response, 0, 0,
-};
+const mrp_plugin MRP_PLUGIN_SYMBOL =
+    MRP_PLUGIN_INIT("bodies", "1", .flags = MRP_WANT_REQUEST_BODY | MRP_WANT_RESPONSE_BODY,
+                    .create = create, .on_request = on_request, .on_response = on_response);

@@ -38,7 +38,5 @@ static mrp_verdict on_request(void *self, mrp_exchange *x)
         pause();
 }
 
-const mrp_plugin MRP_PLUGIN_SYMBOL = {
-    MRP_MAGIC, MRP_ABI_MAJOR, MRP_ABI_MINOR, sizeof(mrp_plugin), 0, 0, 0, 0,
-    MRP_STR("held"), MRP_STR("1"), create, on_request, NULL, NULL, NULL,
-};
+const mrp_plugin MRP_PLUGIN_SYMBOL =
+    MRP_PLUGIN_INIT("held", "1", .create = create, .on_request = on_request);

@@ -137,7 +137,6 @@ static void destroy(void *self)
     free(l);
 }
 
-const mrp_plugin MRP_PLUGIN_SYMBOL = {
-    MRP_MAGIC, MRP_ABI_MAJOR, MRP_ABI_MINOR, sizeof(mrp_plugin), 0, 0, 0, 0,
-    MRP_STR("letters"), MRP_STR("1"), create, on_request, on_response, on_done, destroy,
-};
+const mrp_plugin MRP_PLUGIN_SYMBOL =
+    MRP_PLUGIN_INIT("letters", "1", .create = create, .on_request = on_request, .on_response = on_response,
+                    .on_done = on_done, .destroy = destroy);

@@ -139,7 +139,5 @@ static void on_done(void *self, mrp_exchange *x)
     EXPECT(host->respond(x, 200, NULL, 0, str("")), MRP_WRONG_PHASE);
 }
 
-const mrp_plugin MRP_PLUGIN_SYMBOL = {
-    MRP_MAGIC, MRP_ABI_MAJOR, MRP_ABI_MINOR, sizeof(mrp_plugin), 0, 0, 0, 0,
-    MRP_STR("nulls"), MRP_STR(""), create, on_request, 0, on_done, 0,
-};
+const mrp_plugin MRP_PLUGIN_SYMBOL =
+    MRP_PLUGIN_INIT("nulls", "", .create = create, .on_request = on_request, .on_done = on_done);

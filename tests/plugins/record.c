@@ -78,7 +78,7 @@ const record MiniRProxyPluginInstance_ __attribute__((used)) = {
 #else
 const record MiniRProxyPluginInstance_ __attribute__((used)) = {
     { MAGIC, MAJOR, MRP_ABI_MINOR, SIZE, MIN_HOST_MINOR, RESERVED, FLAGS, 0,
-      MRP_STR("record"), MRP_STR("1"), CREATE, ON_REQUEST, 0, 0, 0 },
+      MRP_STR("record"), MRP_STR("1"), CREATE, ON_REQUEST, 0, 0, 0, 0, 0, 0 },
     "what a later version will append",
 };
 #endif

@@ -20,8 +20,5 @@ __attribute__((constructor)) static void start(void)
 }
 
 #ifndef WITHOUT_RECORD
-const mrp_plugin MRP_PLUGIN_SYMBOL = {
-    1, MRP_ABI_MAJOR, MRP_ABI_MINOR, sizeof(mrp_plugin), 0, 0, 0, 0,
-    MRP_STR("thread"), MRP_STR("1"), NULL, NULL, NULL, NULL, NULL,
-};
+const mrp_plugin MRP_PLUGIN_SYMBOL = { .magic = 1, .struct_size = sizeof(mrp_plugin) };
 #endif

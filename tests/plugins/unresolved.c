@@ -14,7 +14,5 @@ static mrp_verdict on_request(void *self, mrp_exchange *x)
     return nobody_has_this_function(self, x);
 }
 
-const mrp_plugin MRP_PLUGIN_SYMBOL = {
-    MRP_MAGIC, MRP_ABI_MAJOR, MRP_ABI_MINOR, sizeof(mrp_plugin), 0, 0, 0, 0,
-    MRP_STR("unresolved"), MRP_STR("1"), create, on_request, 0, 0, 0,
-};
+const mrp_plugin MRP_PLUGIN_SYMBOL =
+    MRP_PLUGIN_INIT("unresolved", "1", .create = create, .on_request = on_request);

@@ -74,20 +74,5 @@ static void destroy(void *self)
     free(d);
 }
 
-const mrp_plugin MRP_PLUGIN_SYMBOL = {
-    MRP_MAGIC,
-    MRP_ABI_MAJOR,
-    MRP_ABI_MINOR,
-    sizeof(mrp_plugin),
-    0, /* min_host_minor */
-    0, /* reserved */
-    0, /* flags: no bodies wanted */
-    0, /* reserved */
-    MRP_STR("header_demo_c"),
-    MRP_STR("1.0.0"),
-    create,
-    on_request,
-    on_response,
-    NULL, /* on_done */
-    destroy,
-};
+const mrp_plugin MRP_PLUGIN_SYMBOL = MRP_PLUGIN_INIT("header_demo_c", "1.0.0",
+    .create = create, .on_request = on_request, .on_response = on_response, .destroy = destroy);

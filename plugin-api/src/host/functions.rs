@@ -5,7 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{Attr, Context, ExchangeAccess, ExchangeHandle, OPEN, Phase, Side};
+use super::{Attr, Context, ExchangeAccess, ExchangeHandle, InstanceAccess, OPEN, Phase, Side};
 use crate::abi::{self, Status, Str};
 use crate::types::{HostError, Level};
 use crate::validate;
@@ -175,11 +175,79 @@ pub(super) unsafe extern "C" fn log_enabled(ctx: *mut abi::Ctx, level: i32) -> i
 /// As [`log_enabled`]; `message` must be readable.
 pub(super) unsafe extern "C" fn log(ctx: *mut abi::Ctx, level: i32, message: Str) {
     guard(|| {
-        // SAFETY: as in `log_enabled`.
-        let context = unsafe { ctx.cast::<Context>().as_ref() }.ok_or(HostError::Invalid)?;
-        context.0.log(Level::from_number(level), bytes(message)?);
+        instance(ctx)?.log(Level::from_number(level), bytes(message)?);
         Ok(())
     });
+}
+
+/// `ctx` must be null or come from [`Context::as_ctx`], as it does in all functions that take one.
+fn instance<'a>(ctx: *mut abi::Ctx) -> Result<&'a dyn InstanceAccess, HostError> {
+    // SAFETY: by contract; contexts live until the process ends.
+    unsafe { ctx.cast::<Context>().as_ref() }.map(|context| &*context.0).ok_or(HostError::Invalid)
+}
+
+fn text<'a>(bytes_of: Str) -> Result<&'a str, HostError> {
+    std::str::from_utf8(bytes(bytes_of)?).map_err(|_| HostError::Invalid)
+}
+
+fn known_flags(flags: u32) -> Result<u32, HostError> {
+    if flags & !abi::KNOWN_FLAGS == 0 { Ok(flags) } else { Err(HostError::Unsupported) }
+}
+
+/// # Safety
+/// As [`log_enabled`].
+pub(super) unsafe extern "C" fn want(ctx: *mut abi::Ctx, flags: u32) -> Status {
+    guard(|| instance(ctx)?.want(known_flags(flags)?))
+}
+
+/// # Safety
+/// As [`log_enabled`]; `pointer` must be readable, `out` null or writable.
+pub(super) unsafe extern "C" fn config_get(ctx: *mut abi::Ctx, pointer: Str, out: *mut Str) -> Status {
+    guard(|| {
+        let value = instance(ctx)?.config(text(pointer)?)?;
+        // SAFETY: by contract.
+        unsafe { write_out(out, Str::new(value)) }
+    })
+}
+
+/// # Safety
+/// As [`log_enabled`]; `name` and `help` must be readable, `out` null or writable.
+pub(super) unsafe extern "C" fn metric_define(
+    ctx: *mut abi::Ctx,
+    kind: u32,
+    name: Str,
+    help: Str,
+    out: *mut u32,
+) -> Status {
+    guard(|| {
+        let is_gauge = match kind {
+            abi::METRIC_COUNTER => false,
+            abi::METRIC_GAUGE => true,
+            _ => return Err(HostError::Unsupported),
+        };
+        let (name, help) = (text(name)?, text(help)?);
+        if out.is_null() || !validate::is_metric_name(name) || help.contains(['\n', '\r', '\\']) {
+            return Err(HostError::Invalid);
+        }
+        let metric = instance(ctx)?.define_metric(is_gauge, name, help)?;
+        // SAFETY: by contract.
+        unsafe { write_out(out, metric) }
+    })
+}
+
+/// # Safety
+/// As [`log_enabled`].
+pub(super) unsafe extern "C" fn metric_add(ctx: *mut abi::Ctx, metric: u32, delta: i64) -> Status {
+    guard(|| instance(ctx)?.add_to_metric(metric, delta))
+}
+
+/// # Safety
+/// As [`log_enabled`].
+pub(super) unsafe extern "C" fn resume(ctx: *mut abi::Ctx, ticket: u64, verdict: abi::Verdict) -> Status {
+    guard(|| match verdict {
+        abi::CONTINUE | abi::FAIL => instance(ctx)?.resume(ticket, verdict == abi::CONTINUE),
+        _ => Err(HostError::Invalid),
+    })
 }
 
 // The functions below share one contract (Safety): `x` is the exchange of the hook that is running (see `shared`), every
@@ -212,9 +280,7 @@ pub(super) unsafe extern "C" fn attr_set<A: ExchangeAccess>(x: *mut abi::Exchang
             Attr::Target => validate::is_target(value),
             Attr::Authority => validate::is_authority(value),
             Attr::Status => return set_status::<A>(x, value),
-            Attr::ClientAddr | Attr::RoutePrefix | Attr::Upstream | Attr::OriginalTarget => {
-                return Err(HostError::Denied);
-            }
+            _ => return Err(HostError::Denied),
         };
         // SAFETY: the contract of this file.
         let access = unsafe { checked::<A>(x, &[Phase::Request]) }?;
@@ -526,5 +592,66 @@ pub(super) unsafe extern "C" fn body_set<A: ExchangeAccess>(x: *mut abi::Exchang
         // SAFETY: the contract of this file; what was borrowed is not used below.
         unsafe { exclusive::<A>(x) }.set_body(side, body);
         Ok(())
+    })
+}
+
+/// # Safety
+/// The contract of this file.
+pub(super) unsafe extern "C" fn log_exchange<A: ExchangeAccess>(x: *mut abi::Exchange, level: i32, message: Str) {
+    guard(|| {
+        // SAFETY: the contract of this file.
+        let access = unsafe { shared::<A>(x) }?;
+        access.log(Level::from_number(level), bytes(message)?);
+        Ok(())
+    });
+}
+
+/// # Safety
+/// The contract of this file.
+pub(super) unsafe extern "C" fn access_add<A: ExchangeAccess>(x: *mut abi::Exchange, key: Str, value: Str) -> Status {
+    guard(|| {
+        // SAFETY: the contract of this file.
+        unsafe { shared::<A>(x) }?;
+        let (key, value) = (bytes(key)?, bytes(value)?);
+        if !validate::is_token(key) {
+            return Err(HostError::Invalid);
+        }
+        let (key, value) = (Copied::new(key), Copied::new(value));
+        // SAFETY: the contract of this file; what was borrowed is not used below.
+        unsafe { exclusive::<A>(x) }.add_to_access_line(key.get(), value.get())
+    })
+}
+
+/// # Safety
+/// The contract of this file.
+pub(super) unsafe extern "C" fn want_body<A: ExchangeAccess>(x: *mut abi::Exchange, number: u32, flags: u32) -> Status {
+    guard(|| {
+        let side = side(number)?;
+        // SAFETY: the contract of this file.
+        let access = unsafe { checked::<A>(x, &BOTH) }?;
+        if side == Side::Request && access.phase() == Phase::Response {
+            return Err(HostError::WrongPhase);
+        }
+        if flags & !abi::BODY_OPTIONAL != 0 {
+            return Err(HostError::Unsupported);
+        }
+        // SAFETY: the contract of this file; what was borrowed is not used below.
+        unsafe { exclusive::<A>(x) }.want_body(side, flags)
+    })
+}
+
+/// # Safety
+/// The contract of this file.
+pub(super) unsafe extern "C" fn pause<A: ExchangeAccess>(x: *mut abi::Exchange, out: *mut u64) -> Status {
+    guard(|| {
+        // SAFETY: the contract of this file.
+        unsafe { checked::<A>(x, &BOTH) }?;
+        if out.is_null() {
+            return Err(HostError::Invalid);
+        }
+        // SAFETY: the contract of this file; what was borrowed is not used below.
+        let ticket = unsafe { exclusive::<A>(x) }.pause()?;
+        // SAFETY: the contract of this file.
+        unsafe { write_out(out, ticket) }
     })
 }

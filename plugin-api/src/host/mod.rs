@@ -48,6 +48,30 @@ pub enum Attr {
     RoutePrefix,
     Upstream,
     OriginalTarget,
+    Scheme,
+    Protocol,
+    TlsVersion,
+    TlsServerName,
+    ClientPort,
+    LocalAddr,
+    ClientHost,
+    HasRequestBody,
+    HasResponseBody,
+    ElapsedUs,
+    ResponseSource,
+    Cause,
+    PluginName,
+    FinalStatus,
+    BytesIn,
+    BytesOut,
+    TimeHeadUs,
+    TimeConnectUs,
+    TimeFirstByteUs,
+    TimeTotalUs,
+    UpstreamAddr,
+    Retries,
+    UpstreamReused,
+    Ticket,
 }
 
 impl Attr {
@@ -61,6 +85,30 @@ impl Attr {
             abi::ROUTE_PREFIX => Ok(Attr::RoutePrefix),
             abi::UPSTREAM => Ok(Attr::Upstream),
             abi::ORIGINAL_TARGET => Ok(Attr::OriginalTarget),
+            abi::SCHEME => Ok(Attr::Scheme),
+            abi::PROTOCOL => Ok(Attr::Protocol),
+            abi::TLS_VERSION => Ok(Attr::TlsVersion),
+            abi::TLS_SERVER_NAME => Ok(Attr::TlsServerName),
+            abi::CLIENT_PORT => Ok(Attr::ClientPort),
+            abi::LOCAL_ADDR => Ok(Attr::LocalAddr),
+            abi::CLIENT_HOST => Ok(Attr::ClientHost),
+            abi::HAS_REQUEST_BODY => Ok(Attr::HasRequestBody),
+            abi::HAS_RESPONSE_BODY => Ok(Attr::HasResponseBody),
+            abi::ELAPSED_US => Ok(Attr::ElapsedUs),
+            abi::RESPONSE_SOURCE => Ok(Attr::ResponseSource),
+            abi::CAUSE => Ok(Attr::Cause),
+            abi::PLUGIN_NAME => Ok(Attr::PluginName),
+            abi::FINAL_STATUS => Ok(Attr::FinalStatus),
+            abi::BYTES_IN => Ok(Attr::BytesIn),
+            abi::BYTES_OUT => Ok(Attr::BytesOut),
+            abi::TIME_HEAD_US => Ok(Attr::TimeHeadUs),
+            abi::TIME_CONNECT_US => Ok(Attr::TimeConnectUs),
+            abi::TIME_FIRST_BYTE_US => Ok(Attr::TimeFirstByteUs),
+            abi::TIME_TOTAL_US => Ok(Attr::TimeTotalUs),
+            abi::UPSTREAM_ADDR => Ok(Attr::UpstreamAddr),
+            abi::RETRIES => Ok(Attr::Retries),
+            abi::UPSTREAM_REUSED => Ok(Attr::UpstreamReused),
+            abi::TICKET => Ok(Attr::Ticket),
             _ => Err(HostError::Unsupported),
         }
     }
@@ -114,6 +162,20 @@ pub trait ExchangeAccess {
     fn body(&self, side: Side) -> Option<&[u8]>;
     /// Replaces a body that [`Self::body`] gave.
     fn set_body(&mut self, side: Side, body: Vec<u8>);
+    /// Asks for the body of that side, with these flags.
+    fn want_body(&mut self, _side: Side, _flags: u32) -> Result<(), HostError> {
+        Err(HostError::Unsupported)
+    }
+    /// The ticket of a pause; one more call within the same hook gives the same one.
+    fn pause(&mut self) -> Result<u64, HostError> {
+        Err(HostError::Unsupported)
+    }
+    /// Writes a message that is about this exchange. What the plugin sends may hold any bytes.
+    fn log(&self, _level: Level, _message: &[u8]) {}
+    /// Adds a pair to the line of the access log.
+    fn add_to_access_line(&mut self, _key: &[u8], _value: &[u8]) -> Result<(), HostError> {
+        Err(HostError::Unsupported)
+    }
     /// Keeps an answer, which counts if the hook returns `RESPOND`; a later one replaces it.
     fn set_answer(&mut self, status: u16, fields: Vec<(Vec<u8>, Vec<u8>)>, body: Vec<u8>);
 }
@@ -150,16 +212,36 @@ impl<A: ExchangeAccess> ExchangeHandle<A> {
     }
 }
 
-/// Where the messages of one plugin go.
-pub trait Log: Send + Sync {
+/// What the host does for one instance of a plugin, on any thread.
+pub trait InstanceAccess: Send + Sync {
     /// Whether a message of that level would be written.
     fn is_enabled(&self, level: Level) -> bool;
     /// Writes it. What the plugin sends may hold any bytes.
     fn log(&self, level: Level, message: &[u8]);
+    /// Adds to what the plugin asks for: known flags only. An error where `create` is over.
+    fn want(&self, _flags: u32) -> Result<(), HostError> {
+        Err(HostError::Unsupported)
+    }
+    /// A value of the configuration, which stays until the process ends. An error where `create` is over.
+    fn config(&self, _pointer: &str) -> Result<&[u8], HostError> {
+        Err(HostError::Unsupported)
+    }
+    /// Adds a metric with a valid name. An error where `create` is over.
+    fn define_metric(&self, _is_gauge: bool, _name: &str, _help: &str) -> Result<u32, HostError> {
+        Err(HostError::Unsupported)
+    }
+    /// Adds to a metric.
+    fn add_to_metric(&self, _metric: u32, _delta: i64) -> Result<(), HostError> {
+        Err(HostError::Unsupported)
+    }
+    /// Ends a pause; `is_good`: not by a failure.
+    fn resume(&self, _ticket: u64, _is_good: bool) -> Result<(), HostError> {
+        Err(HostError::Unsupported)
+    }
 }
 
 /// What a ctx pointer points to. It must live until the process ends.
-pub struct Context(Box<dyn Log>);
+pub struct Context(Box<dyn InstanceAccess>);
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -169,9 +251,9 @@ impl std::fmt::Debug for Context {
 
 impl Context {
     /// Makes a context that lives until the process ends. A static refers to it, so that leak checkers do not report it.
-    pub fn new(log: Box<dyn Log>) -> &'static Context {
+    pub fn new(access: Box<dyn InstanceAccess>) -> &'static Context {
         static ALL: std::sync::Mutex<Vec<&'static Context>> = std::sync::Mutex::new(Vec::new());
-        let context: &'static Context = Box::leak(Box::new(Context(log)));
+        let context: &'static Context = Box::leak(Box::new(Context(access)));
         ALL.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(context);
         context
     }
@@ -205,5 +287,14 @@ pub const fn table<A: ExchangeAccess>() -> abi::Host {
         respond: Some(respond::<A>),
         body_get: Some(body_get::<A>),
         body_set: Some(body_set::<A>),
+        want: Some(want),
+        config_get: Some(config_get),
+        metric_define: Some(metric_define),
+        metric_add: Some(metric_add),
+        resume: Some(resume),
+        log_exchange: Some(log_exchange::<A>),
+        access_add: Some(access_add::<A>),
+        want_body: Some(want_body::<A>),
+        pause: Some(pause::<A>),
     }
 }
