@@ -33,7 +33,7 @@ use mini_rproxy::net::probe::{probe, running_config};
 use mini_rproxy::net::server::{Server, ServerOptions};
 use mini_rproxy::net::signal::{self, SignalEvent};
 use mini_rproxy::net::tls::Tls;
-use mini_rproxy::plugin::chain;
+use mini_rproxy::plugin::{chain, instances};
 use mini_rproxy::proxy::hooks::Hooks;
 use mini_rproxy::proxy::proxy_connection::Peer;
 use mini_rproxy::proxy::runtime::Runtime;
@@ -136,7 +136,7 @@ fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     for warning in tls.warnings.iter().chain(&config.warning(has_plugins)) {
         print_error(format_args!("warning: {warning}"));
     }
-    chain::check(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| located(flags, &error))?;
+    instances::check(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| located(flags, &error))?;
     let Some(running) = &flags.against else { return print("the configuration is good\n") };
     let differences = running_config(running, config)?.differences(&FullConfig::of(config));
     if differences.is_empty() {
@@ -156,7 +156,7 @@ fn flags_of_process_1(flags: Flags) -> Flags {
 
 /// `-explain`: what would happen to a request that is sent on this host.
 fn explain_request(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
-    let plugins = chain::names(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| error.to_string())?;
+    let plugins = instances::names(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| error.to_string())?;
     let host = config.listen_addr.iter().find_map(|address| match address {
         ListenAddr::Tcp { addr, .. } if addr.port() != 80 => Some(format!("localhost:{}", addr.port())),
         _ => None,

@@ -7,7 +7,8 @@
 //! | [`load`] | from a path to a descriptor (feature `dlopen`) |
 //! | [`builtin`] | descriptors that were linked in (feature `builtin-plugins`) |
 //! | [`host`] | what the C functions of the host table act upon |
-//! | [`chain`] | creates the plugins, calls them in order, contains their failures |
+//! | [`instances`] | from the configured list to plugins that are created; destroys them |
+//! | [`chain`] | calls them in order, contains their failures |
 //!
 //! The C functions themselves, with their checks, are in the SDK (`mini_rproxy_plugin::host`), because its in-memory host
 //! for unit tests uses the same ones. Plugins are trusted code in our own process; only their mistakes are contained.
@@ -18,4 +19,5 @@ pub mod descriptor;
 pub mod load;
 pub mod builtin;
 pub mod host;
+pub mod instances;
 pub mod chain;
