@@ -36,7 +36,7 @@ use mini_rproxy::net::tls::Tls;
 use mini_rproxy::plugin::{chain, instances};
 use mini_rproxy::proxy::hooks::Hooks;
 use mini_rproxy::proxy::proxy_connection::Peer;
-use mini_rproxy::proxy::runtime::Runtime;
+use mini_rproxy::proxy::runtime::{RouteHooks, Runtime};
 use mini_rproxy::start_error::StartError;
 
 /// A reload logs so many differences, and of the others only how many they are: the log could not hold them all.
@@ -193,6 +193,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     // Plugins are created before the loops start and destroyed after they have ended: this reference is dropped last.
     let chain = chain::load(&config.plugins, flags.plugin_dir.as_deref(), chain::limits(&config), logger.clone())
         .map_err(|error| located(flags, &error))?;
+    let hooks = RouteHooks::from(chain.clone().map(|chain| chain as Arc<dyn Hooks>));
     for socket in &inherited {
         let message = "a socket was handed over; it is used instead of the addresses in the configuration";
         logger.line(Level::Info, message).text("name", &socket.name).send();
@@ -202,7 +203,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
         config: Arc::new(config),
         inherited,
         takeover: flags.takeover,
-        hooks: chain.clone().map(|chain| chain as Arc<dyn Hooks>),
+        hooks: hooks.clone(),
         lookup: Box::new(SystemLookup),
         new_log: Arc::new(move || Box::new(worker_log.clone())),
         on_end: Box::new(move || {
@@ -211,7 +212,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
         }),
     })
     .map_err(|error| located(flags, &error))?;
-    let running = Running { logger, flags, server };
+    let running = Running { logger, flags, server, hooks };
     running.log_start();
     activation::notify("READY=1");
     Ok(running.serve(&events)?)
@@ -231,6 +232,7 @@ struct Running<'a> {
     logger: Logger,
     flags: &'a Flags,
     server: Server,
+    hooks: RouteHooks,
 }
 
 impl Running<'_> {
@@ -311,7 +313,8 @@ impl Running<'_> {
         let differences = old.differences(&config);
         config.keep_restart_only(&old);
         let known: Vec<_> = self.server.addresses().iter().map(|(address, _)| (*address).to_owned()).collect();
-        let is_everywhere = self.server.reload(Arc::new(config)).map_err(|error| located(self.flags, &error))?;
+        let is_everywhere =
+            self.server.reload(Arc::new(config), self.hooks.clone()).map_err(|error| located(self.flags, &error))?;
         for difference in differences.iter().take(MAX_DIFFERENCES) {
             let (level, message) = match difference.needs_restart {
                 true => (Level::Warn, "kept as it was, since this needs a restart"),
@@ -398,14 +401,14 @@ mod tests {
             config: Arc::new(config("/old")),
             inherited: Vec::new(),
             takeover: false,
-            hooks: None,
+            hooks: None.into(),
             lookup: Box::new(SystemLookup),
             new_log: Arc::new(move || Box::new(worker_log.clone())),
             on_end: Box::new(|| {}),
         })
         .expect("loopback");
         let flags = Flags::default();
-        let mut running = Running { logger: logger.clone(), flags: &flags, server };
+        let mut running = Running { logger: logger.clone(), flags: &flags, server, hooks: RouteHooks::default() };
         running.reload(|_| panic!("a library"));
         assert!(logger.flush(LOG_FLUSH_TIMEOUT));
         let mut buf = [0; 4096];

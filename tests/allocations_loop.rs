@@ -96,7 +96,7 @@ fn a_keep_alive_request_allocates_nothing_in_the_whole_proxy() {
         config: Arc::new(Config::parse(&yaml, "test").expect("valid")),
         inherited: Vec::new(),
         takeover: false,
-        hooks: None,
+        hooks: None.into(),
         lookup: Box::new(SystemLookup),
         new_log: Arc::new(|| Box::new(Silent)),
         on_end: Box::new(|| {}),

@@ -70,7 +70,7 @@ impl Proxy {
             inherited: Vec::new(),
             takeover: false,
             config: Arc::new(config),
-            hooks: None,
+            hooks: None.into(),
             lookup: Box::new(names.clone()),
             new_log: Arc::new(move || Box::new(Ear(sender.lock().expect("whole").clone()))),
             on_end: Box::new(|| {}),

@@ -92,7 +92,7 @@ impl Proxy {
             config: Arc::new(config),
             inherited: Vec::new(),
             takeover: false,
-            hooks: None,
+            hooks: None.into(),
             lookup: Box::new(names),
             new_log: Arc::new(move || Box::new(Ear(sender.lock().expect("a sender").clone()))),
             on_end: Box::new(|| {}),

@@ -56,7 +56,7 @@ mod tests {
     fn an_upstream_that_is_gone_is_found_for_as_long_as_a_request_needs_it() {
         let tls = Tls::load(&Config::default()).expect("no files");
         let first = Rc::new(Runtime::new(config(1), None));
-        let second = Rc::new(first.reload(config(2)));
+        let second = Rc::new(first.reload(config(2), None.into()));
         let (one, two) = (first.upstreams_of(0)[0], second.upstreams_of(0)[0]);
         let mut configs = ConfigHistory::new(Rc::clone(&first), tls.clone());
         let of_a_request = Rc::clone(&first);

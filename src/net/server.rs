@@ -15,9 +15,8 @@ use mio::{Poll, Waker};
 
 use crate::config::Config;
 use crate::extras::metrics::Registry;
-use crate::proxy::hooks::Hooks;
 use crate::proxy::proxy_connection::Observer;
-use crate::proxy::runtime::Runtime;
+use crate::proxy::runtime::{RouteHooks, Runtime};
 use crate::start_error::StartError;
 
 use super::acceptor::Acceptor;
@@ -46,8 +45,8 @@ pub struct ServerOptions {
     pub inherited: Vec<Inherited>,
     /// Whether another instance may have the addresses, which this one takes over from.
     pub takeover: bool,
-    /// The plugins, if any.
-    pub hooks: Option<Arc<dyn Hooks>>,
+    /// The plugins of each route.
+    pub hooks: RouteHooks,
     /// Turns names into addresses.
     pub lookup: Box<dyn Lookup>,
     /// Makes a log for each worker, on its thread.
@@ -135,11 +134,10 @@ impl Server {
     }
 
     /// Serves new requests by `config`; those that run go on as they began. Files that it names are read anew, addresses
-    /// that it adds are opened. On an error nothing has changed. Plugins stay as they are, and so does what is fixed at
-    /// start: the number of workers and the memory budget. Returns whether all workers have it; one that is busy takes it
-    /// when it is not.
-    pub fn reload(&mut self, config: Arc<Config>) -> Result<bool, StartError> {
-        let runtime = self.runtime.reload(Arc::clone(&config));
+    /// that it adds are opened. On an error nothing has changed. What is fixed at start stays as it is: the number of workers
+    /// and the memory budget. Returns whether all workers have it; one that is busy takes it when it is not.
+    pub fn reload(&mut self, config: Arc<Config>, hooks: RouteHooks) -> Result<bool, StartError> {
+        let runtime = self.runtime.reload(Arc::clone(&config), hooks);
         let tls = self.tls.reload(&config)?;
         let updates = self.listeners.update(&config)?;
         // From here on nothing fails.

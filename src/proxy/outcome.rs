@@ -231,8 +231,8 @@ impl Transaction {
     }
 
     fn call_hooks(&mut self, runtime: &Runtime, phase: Phase) -> Verdict {
-        let Some(hooks) = &runtime.hooks else { return Verdict::Continue };
-        let wants = runtime.wants();
+        let Some(hooks) = self.hooks(runtime) else { return Verdict::Continue };
+        let wants = self.wants(runtime);
         let gets_body = self.gets_body(self.buf.response.status);
         let (route, upstream) = (self.route(runtime), self.upstream(runtime));
         let Buffers { request, response, original_target, request_body, response_body, chain, .. } = &mut self.buf;

@@ -190,7 +190,7 @@ impl Transaction {
         };
         let mut max_bytes = route.options.max_body_bytes.unwrap_or(u64::MAX);
         let mut mode = if framing == Framing::Chunked { BodyMode::Chunked } else { BodyMode::Passthrough };
-        if runtime.wants().request {
+        if self.wants(runtime).request {
             mode = BodyMode::Buffer;
             max_bytes = max_bytes.min(runtime.config.plugin_body_limit as u64);
             if let Framing::Length(len) = framing {
@@ -212,12 +212,12 @@ impl Transaction {
     /// for them, and asks for a connection to write them to.
     fn queue_request(&mut self, ctx: &mut Context<'_, '_>, mut framing: Framing) -> Result<(), Cause> {
         // Rule G21: where a plugin answers or fails here, the upstream is not contacted.
-        if ctx.client.runtime.hooks.is_some() && !self.pass_hooks(ctx, Phase::Request)? {
+        if self.hooks(&ctx.client.runtime).is_some() && !self.pass_hooks(ctx, Phase::Request)? {
             return Ok(());
         }
         let runtime = &ctx.client.runtime;
         let len = self.buf.request_body.len() as u64;
-        if runtime.wants().request && (framing != Framing::None || len > 0) {
+        if self.wants(runtime).request && (framing != Framing::None || len > 0) {
             framing = Framing::Length(len);
         }
         let Some(upstream) = self.upstream(runtime) else { return Ok(()) };

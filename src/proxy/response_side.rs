@@ -191,7 +191,7 @@ impl Transaction {
             return Ok(());
         };
         self.set_response("final head", ResponseState::Body { body, mode: BodyMode::Buffer, reuse, is_pushed });
-        if ctx.client.runtime.wants().response && !self.is_client_head() {
+        if self.wants(&ctx.client.runtime).response && !self.is_client_head() {
             let limit = ctx.client.runtime.config.plugin_body_limit as u64;
             return match framing {
                 Framing::Length(len) => self.reserve_body(ctx, Side::Upstream, len.min(limit) as usize, false),
@@ -244,10 +244,10 @@ impl Transaction {
         declared: Option<u64>,
     ) -> Result<bool, Cause> {
         let received_status = self.buf.response.status;
-        if ctx.client.runtime.hooks.is_some() && !self.pass_hooks(ctx, Phase::Response)? {
+        if self.hooks(&ctx.client.runtime).is_some() && !self.pass_hooks(ctx, Phase::Response)? {
             return Ok(false);
         }
-        let is_rewritable = ctx.client.runtime.wants().response;
+        let is_rewritable = self.wants(&ctx.client.runtime).response;
         let status = self.buf.response.status;
         if status != received_status {
             self.buf.response.reason.clear();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::Serialize;
 
-use super::hooks::{BufferBodies, Hooks};
+use super::hooks::Hooks;
 use super::route::Router;
 use crate::bytes::SharedText;
 use crate::config::{Config, FullConfig, RouteConfig, RouteOptions, Scheme, UpstreamTls, UpstreamUrl};
@@ -51,8 +51,7 @@ pub struct Runtime {
     upstreams: Arc<UpstreamNumbers>,
     /// So many of `config.routes`, from the first one, are counted by their prefix.
     pub counted_routes: u32,
-    /// The plugins, if there are any.
-    pub hooks: Option<Arc<dyn Hooks>>,
+    hooks: RouteHooks,
     /// The body of /configz, made once; empty where /configz does not answer.
     pub configz: SharedText,
     /// The body of /configz?outline, while somebody is sent it.
@@ -61,16 +60,16 @@ pub struct Runtime {
 
 impl Runtime {
     /// Builds the routing table and numbers the origins.
-    pub fn new(config: Arc<Config>, hooks: Option<Arc<dyn Hooks>>) -> Runtime {
-        Runtime::build(config, hooks, None)
+    pub fn new(config: Arc<Config>, hooks: impl Into<RouteHooks>) -> Runtime {
+        Runtime::build(config, hooks.into(), None)
     }
 
-    /// What comes after this one: another configuration, the same plugins. Origins that stay keep their numbers.
-    pub fn reload(&self, config: Arc<Config>) -> Runtime {
-        Runtime::build(config, self.hooks.clone(), Some(self))
+    /// What comes after this one: another configuration, perhaps other plugins. Origins that stay keep their numbers.
+    pub fn reload(&self, config: Arc<Config>, hooks: RouteHooks) -> Runtime {
+        Runtime::build(config, hooks, Some(self))
     }
 
-    fn build(config: Arc<Config>, hooks: Option<Arc<dyn Hooks>>, before: Option<&Runtime>) -> Runtime {
+    fn build(config: Arc<Config>, hooks: RouteHooks, before: Option<&Runtime>) -> Runtime {
         let router = Router::new(config.routes.iter().map(|route| route.prefix.as_str()));
         let upstreams = UpstreamNumbers::new(&config.routes, before.map(|before| &*before.upstreams));
         let configz = if config.admin.configz { configz(&config.routes) } else { String::new() };
@@ -96,14 +95,17 @@ impl Runtime {
             router: Arc::default(),
             upstreams: Arc::new(UpstreamNumbers { origins: Vec::new(), ids, starts, next: 0 }),
             counted_routes: (route < self.counted_routes).into(),
+            hooks: self.hooks(route).cloned().into(),
             configz: SharedText::default(),
             ..self.clone()
         }
     }
 
-    /// Which bodies are buffered for plugins.
-    pub fn wants(&self) -> BufferBodies {
-        self.hooks.as_ref().map_or(BufferBodies::default(), |hooks| hooks.wants())
+    /// The plugins that run on a route, if any do.
+    pub fn hooks(&self, route: u32) -> Option<&Arc<dyn Hooks>> {
+        let RouteHooks { chains, of_routes } = &self.hooks;
+        // Where there is no number, there is one chain for all.
+        chains.get(of_routes.get(route as usize).map_or(0, |nth| *nth as usize))?.as_ref()
     }
 
     /// The body of /configz?outline. It is made anew when nobody is sent it any more: it may be long, and is hardly ever
@@ -134,6 +136,22 @@ impl Runtime {
     pub fn upstreams_of(&self, route: u32) -> &[UpstreamId] {
         let UpstreamNumbers { ids, starts, .. } = &*self.upstreams;
         &ids[starts[route as usize] as usize..starts[route as usize + 1] as usize]
+    }
+}
+
+/// Which plugins run on which route.
+#[derive(Clone, Default)]
+pub struct RouteHooks {
+    /// Each selection once; `None`: no plugins.
+    chains: Arc<[Option<Arc<dyn Hooks>>]>,
+    /// For each route which one; empty where all have the first.
+    of_routes: Arc<[u32]>,
+}
+
+/// The same plugins on all routes.
+impl From<Option<Arc<dyn Hooks>>> for RouteHooks {
+    fn from(hooks: Option<Arc<dyn Hooks>>) -> RouteHooks {
+        RouteHooks { chains: Arc::new([hooks]), of_routes: Arc::default() }
     }
 }
 
@@ -256,10 +274,10 @@ mod tests {
         let numbers =
             |runtime: &Runtime| runtime.upstreams().map(|(id, origin)| (id.0, origin.port)).collect::<Vec<_>>();
         let first = Runtime::new(with(&[1, 2, 3]), None);
-        let second = first.reload(with(&[4, 3, 1]));
+        let second = first.reload(with(&[4, 3, 1]), RouteHooks::default());
         assert_eq!(numbers(&second), [(0, 1), (2, 3), (3, 4)]);
         assert_eq!(second.upstreams.ids, [UpstreamId(3), UpstreamId(2), UpstreamId(0)]);
-        let third = second.reload(with(&[2, 3]));
+        let third = second.reload(with(&[2, 3]), RouteHooks::default());
         assert_eq!(numbers(&third), [(2, 3), (4, 2)], "the one that was away is a new one");
         assert_eq!(third.origin(UpstreamId(4)).map(|origin| origin.port), Some(2));
         assert_eq!(third.origin(UpstreamId(1)), None);

@@ -8,9 +8,11 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::events::{CloseMode, Side};
+use super::hooks::{BufferBodies, Hooks};
 use super::memory::{Buffers, Reservation, method_memory};
 use super::request_log::RequestLog;
 use super::runtime::{Runtime, UpstreamId};
@@ -331,6 +333,16 @@ impl Transaction {
     /// The chosen upstream, or the only one.
     pub fn upstream<'a>(&self, runtime: &'a Runtime) -> Option<&'a UpstreamUrl> {
         Some(&self.route(runtime)?.upstreams[self.nth_upstream()])
+    }
+
+    /// The plugins of its route, if any.
+    pub fn hooks<'a>(&self, runtime: &'a Runtime) -> Option<&'a Arc<dyn Hooks>> {
+        runtime.hooks(self.route_index?)
+    }
+
+    /// Which bodies are buffered for them.
+    pub fn wants(&self, runtime: &Runtime) -> BufferBodies {
+        self.hooks(runtime).map_or(BufferBodies::default(), |hooks| hooks.wants())
     }
 
     pub fn upstream_id(&self, runtime: &Runtime) -> Option<UpstreamId> {

@@ -69,8 +69,7 @@ pub fn outcome(wire: &Wire) -> (Vec<Message>, Vec<String>) {
 
 /// Bodies that plugins asked for, and /configz, are whole in memory on purpose; everything else is bounded (rule E4).
 pub fn queues_stay_below_their_caps(wire: &Wire) -> Result<(), String> {
-    let wants = wire.runtime.wants();
-    if wants.request || wants.response || wire.runtime.hooks.is_some() {
+    if wire.runtime.hooks(0).is_some() {
         return Ok(());
     }
     for (name, len) in [
@@ -154,7 +153,7 @@ pub fn each_request_gets_one_final_response_or_a_close(wire: &Wire) -> Result<()
 
 /// Same number, same method, same framing, same body; nothing behind an error; nothing that was for us only.
 pub fn requests_are_forwarded_as_they_came(wire: &Wire) -> Result<(), String> {
-    let has_plugin = wire.runtime.hooks.is_some();
+    let has_plugin = wire.runtime.hooks(0).is_some();
     for loan in &wire.loans {
         let Some(sent) = loan.requests.messages.first() else { continue };
         let Some(received) = wire.asked.messages.get(loan.request) else {
@@ -174,7 +173,7 @@ pub fn requests_are_forwarded_as_they_came(wire: &Wire) -> Result<(), String> {
 
 /// Interim responses in order, the final response with its body; a body that broke off never looks whole.
 pub fn responses_are_forwarded_as_they_came(wire: &Wire) -> Result<(), String> {
-    if wire.runtime.hooks.is_some() {
+    if wire.runtime.hooks(0).is_some() {
         return Ok(());
     }
     let mut answers = Vec::new();
