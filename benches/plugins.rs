@@ -12,14 +12,14 @@ use mini_rproxy::log;
 use mini_rproxy::plugin::chain::Chain;
 use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Phase};
 use mini_rproxy_plugin::host::Limits;
-use mini_rproxy_plugin::{Descriptor, Error, Logger, Plugin, RequestPhase, ResponsePhase, Verdict, descriptor};
+use mini_rproxy_plugin::{Descriptor, Error, Plugin, RequestPhase, ResponsePhase, Setup, Verdict, descriptor};
 
 /// Sets a field on both messages, as header_demo does.
 struct Header;
 
 impl Plugin for Header {
     const NAME: &'static str = "header";
-    fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
+    fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
         Ok(Header)
     }
     fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
@@ -37,7 +37,7 @@ struct Nothing;
 
 impl Plugin for Nothing {
     const NAME: &'static str = "nothing";
-    fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
+    fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
         Ok(Nothing)
     }
 }

@@ -11,7 +11,7 @@ use mini_rproxy::proxy::hooks::{BufferBodies, Hooks};
 use mini_rproxy::proxy::hooks::{ChainState, Verdict as Decided};
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::{
-    Descriptor, DonePhase, Error, HostError, Logger, Needs, Plugin, RequestPhase, ResponsePhase, Verdict, descriptor,
+    Descriptor, DonePhase, Error, HostError, Needs, Plugin, RequestPhase, ResponsePhase, Setup, Verdict, descriptor,
 };
 
 #[path = "plugins/common.rs"]
@@ -50,7 +50,7 @@ macro_rules! plugin {
         impl Plugin for $name {
             const NAME: &'static str = stringify!($name);
             const NEEDS: Needs = $wants;
-            fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
+            fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
                 Ok($name)
             }
             fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
@@ -432,7 +432,7 @@ fn r19_four_threads_share_one_instance() {
     struct Counter(AtomicUsize);
     impl Plugin for Counter {
         const NAME: &'static str = "counter";
-        fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
+        fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
             Ok(Counter(AtomicUsize::new(0)))
         }
         fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
@@ -541,7 +541,7 @@ fn the_end_is_read_only_and_knows_whether_there_was_a_response() {
     struct Ends;
     impl Plugin for Ends {
         const NAME: &'static str = "ends";
-        fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
+        fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
             Ok(Ends)
         }
         fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {

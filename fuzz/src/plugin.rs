@@ -14,8 +14,7 @@ use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Phase, Verdict a
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::testing::{Exchange, Instance, Outcome};
 use mini_rproxy_plugin::{
-    Descriptor, Error, HostError, Logger, Needs, Plugin, RequestPhase, ResponsePhase, Verdict, abi, descriptor,
-    validate,
+    Descriptor, Error, HostError, Needs, Plugin, RequestPhase, ResponsePhase, Setup, Verdict, abi, descriptor, validate,
 };
 
 use crate::input::Input;
@@ -364,7 +363,7 @@ impl Plugin for Scripted {
     const NAME: &'static str = "scripted";
     const NEEDS: Needs = Needs::REQUEST_BODY.and(Needs::RESPONSE_BODY);
 
-    fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
+    fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
         Ok(Scripted)
     }
 

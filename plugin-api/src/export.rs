@@ -6,10 +6,13 @@
 use std::any::Any;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use crate::Plugin;
 use crate::abi::{self, Status};
+use crate::pause::Continuation;
 use crate::phase::{DonePhase, RequestPhase, ResponsePhase};
+use crate::setup::{HostLink, Setup};
 use crate::types::{Descriptor, Error, Logger, Verdict};
 
 /// The descriptor of plugin `P`.
@@ -33,17 +36,15 @@ pub const fn descriptor<P: Plugin>(version: &'static str) -> Descriptor {
         on_response: Some(on_response::<P>),
         on_done: Some(on_done::<P>),
         destroy: Some(destroy::<P>),
-        on_request_body: None,
-        on_response_body: None,
-        on_resume: None,
+        on_request_body: Some(on_request_body::<P>),
+        on_response_body: Some(on_response_body::<P>),
+        on_resume: Some(on_resume::<P>),
     })
 }
 
 /// What `self` points to.
 struct Instance<P> {
-    /// Our own copy of the table, with `None` for what the host does not have.
-    host: abi::Host,
-    log: Logger,
+    host: Arc<HostLink>,
     plugin: P,
 }
 
@@ -75,7 +76,7 @@ unsafe fn copy_table(host: *const abi::Host) -> Option<abi::Host> {
 }
 
 /// The text of a panic. A payload that is no text is forgotten, not dropped.
-fn panic_text(payload: Box<dyn Any + Send>) -> String {
+pub(crate) fn panic_text(payload: Box<dyn Any + Send>) -> String {
     match payload.downcast::<String>() {
         Ok(text) => *text,
         Err(payload) => match payload.downcast::<&'static str>() {
@@ -113,10 +114,11 @@ unsafe extern "C" fn create<P: Plugin>(
     let Some(host) = (unsafe { copy_table(host) }) else { return abi::UNSUPPORTED };
     // SAFETY: the host lends the configuration for this call.
     let (Some(config), false) = (unsafe { config.bytes() }, out.is_null()) else { return abi::INVALID };
-    let log = Logger::new(&host, ctx);
-    let made = contain(&log, "create", || {
-        let plugin = P::create(log, config)?;
-        Ok(Box::into_raw(Box::new(Instance { host, log, plugin })))
+    let host = Arc::new(HostLink::new(host, ctx));
+    let setup = Setup { host: Arc::clone(&host) };
+    let made = contain(&setup, "create", || {
+        let plugin = P::create(&setup, config)?;
+        Ok(Box::into_raw(Box::new(Instance { host, plugin })))
     });
     match made {
         Some(instance) => {
@@ -135,43 +137,87 @@ unsafe fn instance<'a, P>(this: *mut c_void) -> &'a Instance<P> {
     unsafe { &*this.cast::<Instance<P>>() }
 }
 
+/// Runs a hook of the request phase.
+///
+/// # Safety
+/// `this` as for [`instance`]; `x` must be the exchange that the host lends for this hook, in the request phase.
+unsafe fn in_request<P: Plugin>(
+    this: *mut c_void,
+    x: *mut abi::Exchange,
+    entry: &str,
+    hook: impl FnOnce(&P, &mut RequestPhase<'_>) -> Result<Verdict, Error>,
+) -> abi::Verdict {
+    // SAFETY: passed on to the caller.
+    let Instance { host, plugin } = unsafe { instance::<P>(this) };
+    // SAFETY: as above.
+    verdict(contain(&host.log, entry, || hook(plugin, &mut unsafe { RequestPhase::new(host, x) })))
+}
+
+/// Runs a hook of the response phase.
+///
+/// # Safety
+/// As [`in_request`], in the response phase.
+unsafe fn in_response<P: Plugin>(
+    this: *mut c_void,
+    x: *mut abi::Exchange,
+    entry: &str,
+    hook: impl FnOnce(&P, &mut ResponsePhase<'_>) -> Result<Verdict, Error>,
+) -> abi::Verdict {
+    // SAFETY: passed on to the caller.
+    let Instance { host, plugin } = unsafe { instance::<P>(this) };
+    // SAFETY: as above.
+    verdict(contain(&host.log, entry, || hook(plugin, &mut unsafe { ResponsePhase::new(host, x) })))
+}
+
 unsafe extern "C" fn on_request<P: Plugin>(this: *mut c_void, x: *mut abi::Exchange) -> abi::Verdict {
-    // SAFETY: the host passes what `create` returned.
-    let instance = unsafe { instance::<P>(this) };
-    let run = || {
-        // SAFETY: the exchange that the host lends for this hook.
-        let mut phase = unsafe { RequestPhase::new(&instance.host, x) };
-        instance.plugin.on_request(&mut phase)
-    };
-    verdict(contain(&instance.log, "on_request", run))
+    // SAFETY: the host passes what `create` returned, and the exchange.
+    unsafe { in_request::<P>(this, x, "on_request", P::on_request) }
+}
+
+unsafe extern "C" fn on_request_body<P: Plugin>(this: *mut c_void, x: *mut abi::Exchange) -> abi::Verdict {
+    // SAFETY: as above.
+    unsafe { in_request::<P>(this, x, "on_request_body", P::on_request_body) }
 }
 
 unsafe extern "C" fn on_response<P: Plugin>(this: *mut c_void, x: *mut abi::Exchange) -> abi::Verdict {
-    // SAFETY: the host passes what `create` returned.
-    let instance = unsafe { instance::<P>(this) };
-    let run = || {
-        // SAFETY: the exchange that the host lends for this hook.
-        let mut phase = unsafe { ResponsePhase::new(&instance.host, x) };
-        instance.plugin.on_response(&mut phase)
-    };
-    verdict(contain(&instance.log, "on_response", run))
+    // SAFETY: as above.
+    unsafe { in_response::<P>(this, x, "on_response", P::on_response) }
+}
+
+unsafe extern "C" fn on_response_body<P: Plugin>(this: *mut c_void, x: *mut abi::Exchange) -> abi::Verdict {
+    // SAFETY: as above.
+    unsafe { in_response::<P>(this, x, "on_response_body", P::on_response_body) }
+}
+
+unsafe extern "C" fn on_resume<P: Plugin>(this: *mut c_void, x: *mut abi::Exchange, ticket: u64) -> abi::Verdict {
+    // SAFETY: as above.
+    match unsafe { instance::<P>(this) }.host.take_continuation(ticket) {
+        // SAFETY: as above; `pause` in the request phase made it, and the host resumes in the phase that was paused.
+        Some(Continuation::Request(then)) => unsafe { in_request::<P>(this, x, "on_resume", |_, x| then(x)) },
+        // SAFETY: likewise in the response phase.
+        Some(Continuation::Response(then)) => unsafe { in_response::<P>(this, x, "on_resume", |_, x| then(x)) },
+        None => abi::FAIL,
+    }
 }
 
 fn verdict(result: Option<Verdict>) -> abi::Verdict {
     match result {
         Some(Verdict::Continue) => abi::CONTINUE,
         Some(Verdict::Respond(_)) => abi::RESPOND,
+        Some(Verdict::Pause(_)) => abi::PAUSE,
         None => abi::FAIL,
     }
 }
 
 unsafe extern "C" fn on_done<P: Plugin>(this: *mut c_void, x: *mut abi::Exchange) {
     // SAFETY: the host passes what `create` returned.
-    let instance = unsafe { instance::<P>(this) };
-    contain(&instance.log, "on_done", || {
+    let Instance { host, plugin } = unsafe { instance::<P>(this) };
+    contain(&host.log, "on_done", || {
         // SAFETY: the exchange that the host lends for this hook.
-        let done = unsafe { DonePhase::new(&instance.host, x) };
-        instance.plugin.on_done(&done);
+        let done = unsafe { DonePhase::new(host, x) };
+        // It was resumed, but has ended before it went on.
+        drop(done.ticket().and_then(|ticket| host.take_continuation(ticket)));
+        plugin.on_done(&done);
         Ok(())
     });
 }
@@ -182,7 +228,7 @@ unsafe extern "C" fn destroy<P: Plugin>(this: *mut c_void) {
     }
     // SAFETY: `create` made it from such a Box, and the host destroys it once.
     let instance = unsafe { Box::from_raw(this.cast::<Instance<P>>()) };
-    let log = instance.log;
+    let log = instance.host.log;
     contain(&log, "destroy", move || {
         drop(instance);
         Ok(())
@@ -224,7 +270,7 @@ mod tests {
     impl Plugin for Tries {
         const NAME: &'static str = "tries";
 
-        fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
+        fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
             Ok(Tries)
         }
 

@@ -7,7 +7,7 @@
 //! ```
 //! use std::time::Instant;
 //!
-//! use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, ResponsePhase, Verdict};
+//! use mini_rproxy_plugin::{Error, Plugin, RequestPhase, ResponsePhase, Setup, Verdict};
 //!
 //! /// Refuses requests without the key that the configuration names.
 //! pub struct KeyGate {
@@ -18,11 +18,11 @@
 //! impl Plugin for KeyGate {
 //!     const NAME: &'static str = "key_gate";
 //!
-//!     fn create(log: Logger, config: &[u8]) -> Result<Self, Error> {
+//!     fn create(setup: &Setup, config: &[u8]) -> Result<Self, Error> {
 //!         if config.is_empty() {
 //!             return Err(Error::new("config must be the key"));
 //!         }
-//!         log.info("the gate is closed");
+//!         setup.info("the gate is closed");
 //!         Ok(KeyGate { key: config.to_vec(), start: Instant::now() })
 //!     }
 //!
@@ -65,11 +65,12 @@
 //! - The interface between plugin and proxy is C, with size and version rules ([`abi`]). Plugin and proxy may be built
 //!   by different compilers, months apart.
 //! - One instance serves all threads at the same time: a plugin is `Send + Sync`, and its hooks take `&self`.
-//! - Hooks must not block: everything else on that thread waits meanwhile. Blocking work belongs in [`Plugin::create`]
-//!   or in a thread of the plugin's own. The proxy logs hooks that take more than 5 ms.
+//! - Hooks must not block: everything else on that thread waits meanwhile. Blocking work belongs in [`Plugin::create`], or
+//!   on a [`Pool`] of threads while the exchange waits ([`Pause`]). The proxy logs hooks that take more than 5 ms.
 //! - An `Err` and a panic both give the client a 502, and the log the reason. Nothing else is harmed.
 //! - The order: `on_request` as configured, `on_response` the other way round. A plugin that answers or fails stops the
-//!   chain. [`Plugin::on_done`] runs once for each plugin that the request reached, however the exchange ended.
+//!   chain. [`Plugin::on_done`] runs once for each plugin of which a hook ran, however the exchange ended.
+//! - Bodies stream past. A hook that wants one asks for it (`want_body`), and a body hook runs when all of it is there.
 //! - The proxy keeps framing and connection fields to itself (`content-length`, `transfer-encoding`, `connection` ...),
 //!   and `host` is [`RequestPhase::set_authority`].
 //! - Plugins are trusted code in the proxy's own process. There is no sandbox.
@@ -152,7 +153,7 @@
 //! struct Counter(std::cell::Cell<u32>);
 //! impl Plugin for Counter {
 //!     const NAME: &'static str = "counter";
-//!     fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
+//!     fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
 //!         Ok(Counter(std::cell::Cell::new(0)))
 //!     }
 //! }
@@ -167,14 +168,21 @@ compile_error!(
 pub mod abi;
 mod export;
 pub mod host;
+mod pause;
 mod phase;
-pub mod validate;
+mod pool;
+mod setup;
 pub mod testing;
 mod types;
+pub mod validate;
 
 pub use export::descriptor;
-pub use phase::{DonePhase, FieldLines, RequestPhase, RequestView, ResponsePhase, ResponseView};
-pub use types::{Descriptor, Error, HostError, Level, Logger, Needs, ResponseToken, Verdict};
+pub use host::Side;
+pub use pause::{Pause, RequestPause, ResponsePause};
+pub use phase::{DonePhase, FieldLines, RequestPhase, RequestView, ResponsePhase, ResponseView, Times};
+pub use pool::Pool;
+pub use setup::{Counter, Gauge, Setup};
+pub use types::{Descriptor, Error, HostError, Level, Logger, Needs, Oversize, PauseToken, ResponseToken, Verdict};
 
 /// The example of the README compiles.
 #[cfg(doctest)]
@@ -186,29 +194,43 @@ pub trait Plugin: Send + Sync + Sized + 'static {
     /// How it appears in logs and in `plugins: [{builtin: ...}]`: 1 to 64 visible ASCII characters.
     const NAME: &'static str;
 
-    /// What has to be there before the hooks run. A body costs memory and time: ask only for what you need.
+    /// What has to be there before the hooks run, in every exchange. A body costs memory and time: ask only for what you
+    /// need, or in the exchanges where you need it (`want_body` of a phase).
     const NEEDS: Needs = Needs::NOTHING;
 
     /// Makes an instance. `config` is what stands under `config:` in the proxy's configuration: a string as it is, a
-    /// mapping or a list as JSON, nothing as nothing. Called once for each time that the plugin is listed, on the main
-    /// thread and before the first request; it may block. An error stops the start of the proxy (or skips the plugin,
-    /// where it is not `required`).
-    fn create(log: Logger, config: &[u8]) -> Result<Self, Error>;
+    /// mapping or a list as JSON, nothing as nothing. Called once for each entry that lists the plugin, before its first
+    /// request and on a thread that serves none; it may block. An error stops the start or the reload of the proxy (or
+    /// skips the plugin, where it is not `required`).
+    fn create(setup: &Setup, config: &[u8]) -> Result<Self, Error>;
 
-    /// Before forwarding: after routing and rewriting, so that the request is seen as it will be sent.
+    /// Before forwarding: after routing and rewriting, so that the request is seen as it will be sent. At the head; the
+    /// body may still be on its way.
     fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
         let _ = x;
         Ok(Verdict::Continue)
     }
 
-    /// After the upstream's final response head, before its first byte is sent on. Not called for answers that the
-    /// proxy or a plugin gave by itself.
+    /// When the request's body is there, for which [`RequestPhase::want_body`] has asked.
+    fn on_request_body(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
+        let _ = x;
+        Ok(Verdict::Continue)
+    }
+
+    /// After the final response head, before its first byte is sent on. Also for answers that the proxy or a plugin gives
+    /// by itself: [`ResponseView::source`] tells.
     fn on_response(&self, x: &mut ResponsePhase<'_>) -> Result<Verdict, Error> {
         let _ = x;
         Ok(Verdict::Continue)
     }
 
-    /// After the exchange, however it ended; once for each exchange whose request reached this plugin.
+    /// When the response's body is there, for which [`RequestPhase::want_body`] or [`ResponsePhase::want_body`] has asked.
+    fn on_response_body(&self, x: &mut ResponsePhase<'_>) -> Result<Verdict, Error> {
+        let _ = x;
+        Ok(Verdict::Continue)
+    }
+
+    /// After the exchange, however it ended; once for each exchange in which a hook of this plugin ran.
     fn on_done(&self, x: &DonePhase<'_>) {
         let _ = x;
     }

@@ -2,16 +2,23 @@
 //! compile. Getters borrow `&self` and setters `&mut self`: the compiler checks that no bytes of the host are used after
 //! the next change.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::abi::{self, Str};
-use crate::types::{HostError, ResponseToken, Verdict};
+use crate::host::Side;
+use crate::pause::{Pause, RequestPause, ResponsePause};
+use crate::setup::HostLink;
+use crate::types::{HostError, Level, Oversize, ResponseToken, Verdict};
 
-/// The host's table and the exchange that it is for: both valid for `'x`.
+/// The host and the exchange that it is for: both valid for `'x`.
 #[derive(Clone, Copy, Debug)]
 struct RawExchange<'x> {
-    host: &'x abi::Host,
+    host: &'x Arc<HostLink>,
     x: *mut abi::Exchange,
     _hook: PhantomData<&'x ()>,
 }
@@ -21,7 +28,7 @@ struct RawExchange<'x> {
 impl<'x> RawExchange<'x> {
     /// # Safety
     /// `x` must be an exchange of the host that `host` came from, valid for `'x` and not used otherwise meanwhile.
-    unsafe fn new(host: &'x abi::Host, x: *mut abi::Exchange) -> RawExchange<'x> {
+    unsafe fn new(host: &'x Arc<HostLink>, x: *mut abi::Exchange) -> RawExchange<'x> {
         RawExchange { host, x, _hook: PhantomData }
     }
 
@@ -36,24 +43,43 @@ impl<'x> RawExchange<'x> {
     }
 
     fn attr(&self, attr: u32) -> Option<&[u8]> {
-        let get = self.host.attr_get?;
+        let get = self.host.table.attr_get?;
         // SAFETY: see above `impl RawExchange`.
         self.read(|out| unsafe { get(self.x, attr, out) })
     }
 
+    /// An attribute that is text.
+    fn text(&self, attr: u32) -> Option<&str> {
+        self.attr(attr).and_then(|text| std::str::from_utf8(text).ok())
+    }
+
+    /// An attribute that is a number.
+    fn number<N: FromStr>(&self, attr: u32) -> Option<N> {
+        self.text(attr).and_then(|digits| digits.parse().ok())
+    }
+
+    /// An attribute that is a time in microseconds.
+    fn duration(&self, attr: u32) -> Option<Duration> {
+        self.number(attr).map(Duration::from_micros)
+    }
+
+    fn is_set(&self, attr: u32) -> bool {
+        self.attr(attr) == Some(b"1")
+    }
+
     fn set_attr(&self, attr: u32, value: &[u8]) -> Result<(), HostError> {
-        let set = self.host.attr_set.ok_or(HostError::Unsupported)?;
+        let set = self.host.table.attr_set.ok_or(HostError::Unsupported)?;
         // SAFETY: see above `impl RawExchange`.
         HostError::check(unsafe { set(self.x, attr, Str::new(value)) })
     }
 
     fn count(&self, side: u32) -> usize {
         // SAFETY: see above `impl RawExchange`.
-        self.host.field_count.map_or(0, |count| unsafe { count(self.x, side) })
+        self.host.table.field_count.map_or(0, |count| unsafe { count(self.x, side) })
     }
 
     fn field_at(&self, side: u32, index: usize) -> Option<(&[u8], &[u8])> {
-        let get = self.host.field_at?;
+        let get = self.host.table.field_at?;
         let mut out = abi::Field { name: Str::NULL, value: Str::NULL };
         // SAFETY: see above `impl RawExchange`.
         if unsafe { get(self.x, side, index, &mut out) } != abi::OK {
@@ -64,7 +90,7 @@ impl<'x> RawExchange<'x> {
     }
 
     fn field(&self, side: u32, name: &[u8], nth: usize) -> Option<&[u8]> {
-        let get = self.host.field_get?;
+        let get = self.host.table.field_get?;
         // SAFETY: see above `impl RawExchange`.
         self.read(|out| unsafe { get(self.x, side, Str::new(name), nth, out) })
     }
@@ -76,36 +102,68 @@ impl<'x> RawExchange<'x> {
     }
 
     fn remove(&self, side: u32, name: &[u8]) -> Result<bool, HostError> {
-        let remove = self.host.field_remove.ok_or(HostError::Unsupported)?;
+        let remove = self.host.table.field_remove.ok_or(HostError::Unsupported)?;
         // SAFETY: see above `impl RawExchange`.
         found(unsafe { remove(self.x, side, Str::new(name)) })
     }
 
     fn value(&self, key: &[u8]) -> Option<&[u8]> {
-        let get = self.host.value_get?;
+        let get = self.host.table.value_get?;
         // SAFETY: see above `impl RawExchange`.
         self.read(|out| unsafe { get(self.x, Str::new(key), out) })
     }
 
     fn set_value(&self, key: &[u8], value: Str) -> abi::Status {
         // SAFETY: see above `impl RawExchange`.
-        self.host.value_set.map_or(abi::UNSUPPORTED, |set| unsafe { set(self.x, Str::new(key), value) })
+        self.host.table.value_set.map_or(abi::UNSUPPORTED, |set| unsafe { set(self.x, Str::new(key), value) })
     }
 
     fn body(&self, side: u32) -> Option<&[u8]> {
-        let get = self.host.body_get?;
+        let get = self.host.table.body_get?;
         // SAFETY: see above `impl RawExchange`.
         self.read(|out| unsafe { get(self.x, side, out) })
     }
 
+    fn body_is_too_large(&self, side: u32) -> bool {
+        let mut out = Str::NULL;
+        // SAFETY: see above `impl RawExchange`.
+        self.host.table.body_get.is_some_and(|get| unsafe { get(self.x, side, &mut out) } == abi::LIMIT)
+    }
+
+    fn want_body(&self, side: Side, oversize: Oversize) -> Result<(), HostError> {
+        let want = self.host.table.want_body.ok_or(HostError::Unsupported)?;
+        let side = match side {
+            Side::Request => abi::REQUEST,
+            Side::Response => abi::RESPONSE,
+        };
+        // SAFETY: see above `impl RawExchange`.
+        HostError::check(unsafe { want(self.x, side, oversize.flags()) })
+    }
+
+    fn log(&self, level: Level, message: impl fmt::Display) {
+        if let Some(write) = self.host.table.log_exchange
+            && self.host.log.is_enabled(level)
+        {
+            let text = message.to_string();
+            // SAFETY: see above `impl RawExchange`.
+            unsafe { write(self.x, level.number(), Str::new(text.as_bytes())) }
+        }
+    }
+
+    fn access_add(&self, key: &[u8], value: &[u8]) -> Result<(), HostError> {
+        let add = self.host.table.access_add.ok_or(HostError::Unsupported)?;
+        // SAFETY: see above `impl RawExchange`.
+        HostError::check(unsafe { add(self.x, Str::new(key), Str::new(value)) })
+    }
+
     fn set_body(&self, side: u32, body: &[u8]) -> Result<(), HostError> {
-        let set = self.host.body_set.ok_or(HostError::Unsupported)?;
+        let set = self.host.table.body_set.ok_or(HostError::Unsupported)?;
         // SAFETY: see above `impl RawExchange`.
         HostError::check(unsafe { set(self.x, side, Str::new(body)) })
     }
 
     fn respond(&self, status: u16, fields: &[(&str, &str)], body: &[u8]) -> Result<Verdict, HostError> {
-        let respond = self.host.respond.ok_or(HostError::Unsupported)?;
+        let respond = self.host.table.respond.ok_or(HostError::Unsupported)?;
         let line = |(name, value): &(&str, &str)| abi::Field {
             name: Str::new(name.as_bytes()),
             value: Str::new(value.as_bytes()),
@@ -167,10 +225,41 @@ macro_rules! field_readers {
             FieldLines { raw: &self.raw, side: $side, next: 0, count: self.raw.count($side) }
         }
 
-        /// The whole body, where [`Plugin::NEEDS`](crate::Plugin::NEEDS) asks for it. `None` where it does not, where
-        /// the message cannot have a body (answers to HEAD, 204, 304), or where it has passed already.
+        /// The whole body, where [`Plugin::NEEDS`](crate::Plugin::NEEDS) or `want_body` asks for it. `None` where neither
+        /// does, where it is still to come or has passed already, where it is too large, or where the message cannot have
+        /// one (answers to HEAD, 204, 304).
         pub fn body(&self) -> Option<&[u8]> {
             self.raw.body($side)
+        }
+
+        /// Whether the body is above the host's limit and passes without this plugin, which has agreed to that
+        /// ([`Needs::optional`](crate::Needs::optional), [`Oversize::Skip`]).
+        pub fn body_is_too_large(&self) -> bool {
+            self.raw.body_is_too_large($side)
+        }
+    };
+}
+
+macro_rules! exchange_readers {
+    ($raw:ident) => {
+        /// How long ago the first byte of the request came.
+        pub fn elapsed(&self) -> Duration {
+            self.$raw().duration(abi::ELAPSED_US).unwrap_or_default()
+        }
+
+        /// The name of this plugin's entry in the configuration.
+        pub fn plugin_name(&self) -> &str {
+            self.$raw().text(abi::PLUGIN_NAME).unwrap_or_default()
+        }
+
+        /// What a plugin remembered for this exchange under `key`, in any phase.
+        pub fn value(&self, key: impl AsRef<[u8]>) -> Option<&[u8]> {
+            self.$raw().value(key.as_ref())
+        }
+
+        /// Writes a message together with the client, the method and the path of this exchange.
+        pub fn log(&self, level: Level, message: impl fmt::Display) {
+            self.$raw().log(level, message);
         }
     };
 }
@@ -180,13 +269,13 @@ macro_rules! writers {
         /// Gives the first field line of that name a new value and removes the others; appends it where there is none.
         pub fn set_field(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), HostError> {
             let raw = self.raw();
-            raw.put(raw.host.field_set, $side, name.as_ref(), value.as_ref())
+            raw.put(raw.host.table.field_set, $side, name.as_ref(), value.as_ref())
         }
 
         /// Appends a field line.
         pub fn add_field(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), HostError> {
             let raw = self.raw();
-            raw.put(raw.host.field_add, $side, name.as_ref(), value.as_ref())
+            raw.put(raw.host.table.field_add, $side, name.as_ref(), value.as_ref())
         }
 
         /// Removes all field lines of that name; says whether there was one.
@@ -199,9 +288,12 @@ macro_rules! writers {
             self.raw().set_body($side, body.as_ref())
         }
 
-        /// What a plugin remembered for this exchange under `key`, in any phase.
-        pub fn value(&self, key: impl AsRef<[u8]>) -> Option<&[u8]> {
-            self.raw().value(key.as_ref())
+        exchange_readers!(raw);
+
+        /// Adds a pair to this exchange's line in the access log; the same key replaces. At most 8 pairs, of 64 and 512
+        /// bytes; `key` is a token.
+        pub fn access_add(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), HostError> {
+            self.raw().access_add(key.as_ref(), value.as_ref())
         }
 
         /// Remembers `value` for this exchange, for all plugins and phases that follow. Convention: `plugin.key`.
@@ -257,7 +349,47 @@ impl RequestView<'_> {
 
     /// The client's IP address, without port. `None` where it came over a unix socket.
     pub fn client_addr(&self) -> Option<&str> {
-        self.raw.attr(abi::CLIENT_ADDR).and_then(|text| std::str::from_utf8(text).ok())
+        self.raw.text(abi::CLIENT_ADDR)
+    }
+
+    /// The client's port. `None` where it is not known.
+    pub fn client_port(&self) -> Option<u16> {
+        self.raw.number(abi::CLIENT_PORT)
+    }
+
+    /// Address and port that the client has connected to. `None` on a unix socket.
+    pub fn local_addr(&self) -> Option<&str> {
+        self.raw.text(abi::LOCAL_ADDR)
+    }
+
+    /// The Host that the client sent, or the authority of its absolute target.
+    pub fn client_host(&self) -> &[u8] {
+        self.raw.attr(abi::CLIENT_HOST).unwrap_or_default()
+    }
+
+    /// How the client speaks to the proxy: `http` or `https`.
+    pub fn scheme(&self) -> &str {
+        self.raw.text(abi::SCHEME).unwrap_or_default()
+    }
+
+    /// The client's version of HTTP: `HTTP/1.1` or `HTTP/1.0`.
+    pub fn protocol(&self) -> &str {
+        self.raw.text(abi::PROTOCOL).unwrap_or_default()
+    }
+
+    /// `TLSv1.2` or `TLSv1.3`. `None` where the client speaks no TLS to the proxy.
+    pub fn tls_version(&self) -> Option<&str> {
+        self.raw.text(abi::TLS_VERSION)
+    }
+
+    /// The server name of the client's TLS handshake (SNI). `None` where it sent none.
+    pub fn tls_server_name(&self) -> Option<&str> {
+        self.raw.text(abi::TLS_SERVER_NAME)
+    }
+
+    /// Whether the client's request has a body.
+    pub fn has_body(&self) -> bool {
+        self.raw.is_set(abi::HAS_REQUEST_BODY)
     }
 
     /// The prefix of the route.
@@ -288,6 +420,21 @@ impl ResponseView<'_> {
             .fold(0, |status: u16, digit| status.wrapping_mul(10).wrapping_add(u16::from(digit.wrapping_sub(b'0'))))
     }
 
+    /// Whether the response has a body.
+    pub fn has_body(&self) -> bool {
+        self.raw.is_set(abi::HAS_RESPONSE_BODY)
+    }
+
+    /// Who made the response: `upstream`, `proxy` (502, 504, 413 ...) or `plugin`.
+    pub fn source(&self) -> &str {
+        self.raw.text(abi::RESPONSE_SOURCE).unwrap_or_default()
+    }
+
+    /// What went wrong, in the word of the access log. `None` where nothing did.
+    pub fn cause(&self) -> Option<&str> {
+        self.raw.text(abi::CAUSE)
+    }
+
     field_readers!(abi::RESPONSE);
 }
 
@@ -308,7 +455,7 @@ impl<'x> Deref for RequestPhase<'x> {
 impl<'x> RequestPhase<'x> {
     /// # Safety
     /// As [`RawExchange::new`], in the request phase.
-    pub(crate) unsafe fn new(host: &'x abi::Host, x: *mut abi::Exchange) -> Self {
+    pub(crate) unsafe fn new(host: &'x Arc<HostLink>, x: *mut abi::Exchange) -> Self {
         // SAFETY: passed on to the caller.
         RequestPhase { view: RequestView { raw: unsafe { RawExchange::new(host, x) } } }
     }
@@ -342,6 +489,18 @@ impl<'x> RequestPhase<'x> {
         self.raw().respond(status, fields, body.as_ref())
     }
 
+    /// Asks for the body of this exchange's request or response. When all of it is there, and this hook has returned
+    /// [`Verdict::Continue`], [`Plugin::on_request_body`](crate::Plugin::on_request_body) runs before the next plugin sees
+    /// the request, or [`Plugin::on_response_body`](crate::Plugin::on_response_body) after `on_response`.
+    pub fn want_body(&mut self, side: Side, oversize: Oversize) -> Result<(), HostError> {
+        self.raw().want_body(side, oversize)
+    }
+
+    /// Lets this exchange wait for a thread of the plugin's own: see [`Pause`].
+    pub fn pause(&mut self) -> Result<RequestPause, HostError> {
+        Pause::new(self.raw().host, self.raw().x)
+    }
+
     writers!(abi::REQUEST);
 }
 
@@ -363,7 +522,7 @@ impl<'x> Deref for ResponsePhase<'x> {
 impl<'x> ResponsePhase<'x> {
     /// # Safety
     /// As [`RawExchange::new`], in the response phase.
-    pub(crate) unsafe fn new(host: &'x abi::Host, x: *mut abi::Exchange) -> Self {
+    pub(crate) unsafe fn new(host: &'x Arc<HostLink>, x: *mut abi::Exchange) -> Self {
         // SAFETY: passed on to the caller.
         let raw = unsafe { RawExchange::new(host, x) };
         ResponsePhase { request: RequestView { raw }, view: ResponseView { raw } }
@@ -393,6 +552,17 @@ impl<'x> ResponsePhase<'x> {
         self.raw().respond(status, fields, body.as_ref())
     }
 
+    /// Asks for the body of this response. When all of it is there, and this hook has returned [`Verdict::Continue`],
+    /// [`Plugin::on_response_body`](crate::Plugin::on_response_body) runs.
+    pub fn want_body(&mut self, oversize: Oversize) -> Result<(), HostError> {
+        self.raw().want_body(Side::Response, oversize)
+    }
+
+    /// Lets this exchange wait for a thread of the plugin's own: see [`Pause`]. Not for answers of the proxy itself.
+    pub fn pause(&mut self) -> Result<ResponsePause, HostError> {
+        Pause::new(self.raw().host, self.raw().x)
+    }
+
     writers!(abi::RESPONSE);
 }
 
@@ -406,7 +576,7 @@ pub struct DonePhase<'x> {
 impl<'x> DonePhase<'x> {
     /// # Safety
     /// As [`RawExchange::new`], at the end.
-    pub(crate) unsafe fn new(host: &'x abi::Host, x: *mut abi::Exchange) -> Self {
+    pub(crate) unsafe fn new(host: &'x Arc<HostLink>, x: *mut abi::Exchange) -> Self {
         // SAFETY: passed on to the caller.
         let raw = unsafe { RawExchange::new(host, x) };
         DonePhase { request: RequestView { raw }, response: ResponseView { raw } }
@@ -422,8 +592,72 @@ impl<'x> DonePhase<'x> {
         self.response.raw.attr(abi::STATUS).map(|_| &self.response)
     }
 
-    /// What a plugin remembered for this exchange under `key`.
-    pub fn value(&self, key: impl AsRef<[u8]>) -> Option<&[u8]> {
-        self.request.raw.value(key.as_ref())
+    fn raw(&self) -> &RawExchange<'x> {
+        &self.request.raw
     }
+
+    exchange_readers!(raw);
+
+    /// The status that the client got; 499 where it left before that. `None` where there was none.
+    pub fn final_status(&self) -> Option<u16> {
+        self.raw().number(abi::FINAL_STATUS)
+    }
+
+    /// What went wrong, in the word of the access log. `None` where nothing did.
+    pub fn cause(&self) -> Option<&str> {
+        self.raw().text(abi::CAUSE)
+    }
+
+    /// Bytes of the request's body that were received.
+    pub fn bytes_in(&self) -> u64 {
+        self.raw().number(abi::BYTES_IN).unwrap_or(0)
+    }
+
+    /// Bytes of a body that the client was given.
+    pub fn bytes_out(&self) -> u64 {
+        self.raw().number(abi::BYTES_OUT).unwrap_or(0)
+    }
+
+    /// How long each part of the exchange took.
+    pub fn times(&self) -> Times {
+        Times {
+            head: self.raw().duration(abi::TIME_HEAD_US).unwrap_or_default(),
+            connect: self.raw().duration(abi::TIME_CONNECT_US),
+            first_byte: self.raw().duration(abi::TIME_FIRST_BYTE_US),
+            total: self.raw().duration(abi::TIME_TOTAL_US).unwrap_or_default(),
+        }
+    }
+
+    /// Address and port of the upstream's connection. `None` where there was none.
+    pub fn upstream_addr(&self) -> Option<&str> {
+        self.raw().text(abi::UPSTREAM_ADDR)
+    }
+
+    /// Whether the upstream's connection was used before.
+    pub fn upstream_reused(&self) -> bool {
+        self.raw().is_set(abi::UPSTREAM_REUSED)
+    }
+
+    /// How often the request was sent again.
+    pub fn retries(&self) -> u32 {
+        self.raw().number(abi::RETRIES).unwrap_or(0)
+    }
+
+    /// The ticket of a pause of this plugin in which the exchange has ended.
+    pub(crate) fn ticket(&self) -> Option<u64> {
+        self.raw().number(abi::TICKET)
+    }
+}
+
+/// How long each part of an exchange took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// From the first byte of the request to the end of its head.
+    pub head: Duration,
+    /// From there to the connection to the upstream; `None` where there was none.
+    pub connect: Option<Duration>,
+    /// From there to the first byte of the response; `None` where none came.
+    pub first_byte: Option<Duration>,
+    /// From the first byte of the request to the end of the exchange.
+    pub total: Duration,
 }

@@ -12,11 +12,17 @@ pub enum Verdict {
     Continue,
     /// This plugin has answered. Only `respond` of a phase makes the token, so there is no such verdict without an answer.
     Respond(ResponseToken),
+    /// The exchange waits. Only [`Pause::verdict`](crate::Pause::verdict) makes the token.
+    Pause(PauseToken),
 }
 
 /// Proof that `respond` was called.
 #[derive(Debug)]
 pub struct ResponseToken(pub(crate) ());
+
+/// Proof that `pause` was called.
+#[derive(Debug)]
+pub struct PauseToken(pub(crate) ());
 
 /// Why a plugin failed. The text goes to the log, never to the client.
 ///
@@ -134,8 +140,32 @@ impl Needs {
         Needs(self.0 | other.0)
     }
 
+    /// The same, but a body above the host's limit passes without this plugin: its hook runs all the same, and
+    /// `body_is_too_large` tells.
+    pub const fn optional(self) -> Needs {
+        self.and(Needs(abi::BODY_OPTIONAL))
+    }
+
     pub(crate) const fn flags(self) -> u32 {
         self.0
+    }
+}
+
+/// What becomes of a message whose body is above the host's limit (`plugin_body_limit`), when a hook asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oversize {
+    /// It is refused: 413 for a request, 502 for a response.
+    Refuse,
+    /// It passes without this plugin: the body hook runs, and `body_is_too_large` tells.
+    Skip,
+}
+
+impl Oversize {
+    pub(crate) const fn flags(self) -> u32 {
+        match self {
+            Oversize::Refuse => 0,
+            Oversize::Skip => abi::BODY_OPTIONAL,
+        }
     }
 }
 

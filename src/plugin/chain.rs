@@ -173,13 +173,13 @@ mod tests {
     use crate::http::head::{RequestHead, ResponseHead};
     use crate::plugin::descriptor::ValidDescriptor;
     use crate::proxy::hooks::ChainState;
-    use mini_rproxy_plugin::{Error, Logger as PluginLogger, Plugin};
+    use mini_rproxy_plugin::{Error, Plugin, Setup};
     use std::io;
 
     struct Nothing;
     impl Plugin for Nothing {
         const NAME: &'static str = "nothing";
-        fn create(_: PluginLogger, _: &[u8]) -> Result<Self, Error> {
+        fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
             Ok(Nothing)
         }
     }

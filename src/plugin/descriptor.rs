@@ -103,13 +103,13 @@ unsafe fn text(text: abi::Str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mini_rproxy_plugin::{Error, Logger, Plugin, descriptor};
+    use mini_rproxy_plugin::{Error, Plugin, Setup, descriptor};
     use std::mem::offset_of;
 
     struct Nothing;
     impl Plugin for Nothing {
         const NAME: &'static str = "nothing";
-        fn create(_: Logger, _: &[u8]) -> Result<Self, Error> {
+        fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
             Ok(Nothing)
         }
     }

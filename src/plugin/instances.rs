@@ -167,12 +167,12 @@ fn with_files(list: &[PluginConfig], dir: Option<&Path>) -> Result<Vec<PluginCon
 mod tests {
     use super::*;
     use crate::config::LogFormat;
-    use mini_rproxy_plugin::{Error, Logger as PluginLogger, Plugin};
+    use mini_rproxy_plugin::{Error, Plugin, Setup};
 
     struct Nothing;
     impl Plugin for Nothing {
         const NAME: &'static str = "nothing";
-        fn create(_: PluginLogger, _: &[u8]) -> Result<Self, Error> {
+        fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
             Ok(Nothing)
         }
     }

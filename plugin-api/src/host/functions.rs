@@ -566,6 +566,9 @@ pub(super) unsafe extern "C" fn body_get<A: ExchangeAccess>(
         let access = unsafe { shared::<A>(x) }?;
         let side = readable(access, number)?;
         check_wanted(access, side)?;
+        if access.body_is_too_large(side) {
+            return Err(HostError::Limit);
+        }
         let body = access.body(side).ok_or(HostError::NotFound)?;
         // SAFETY: the contract of this file.
         unsafe { write_out(out, Str::new(body)) }

@@ -28,7 +28,7 @@ use std::sync::Mutex;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, Verdict, validate};
+use mini_rproxy_plugin::{Error, Plugin, RequestPhase, Setup, Verdict, validate};
 use sha_crypt::{PasswordVerifier, ShaCrypt};
 use sha2::Sha256;
 
@@ -196,7 +196,7 @@ fn credentials(field: &[u8]) -> Option<(String, Vec<u8>)> {
 impl Plugin for BasicAuth {
     const NAME: &'static str = "basic_auth";
 
-    fn create(log: Logger, config: &[u8]) -> Result<Self, Error> {
+    fn create(setup: &Setup, config: &[u8]) -> Result<Self, Error> {
         let config: Config = serde_json::from_slice(config)
             .map_err(|error| Error::new(format!("config must be a mapping with htpasswd: {error}")))?;
         let text = fs::read_to_string(&config.htpasswd)
@@ -208,7 +208,7 @@ impl Plugin for BasicAuth {
         }
         let mut key = [0; 32];
         getrandom::fill(&mut key)?;
-        log.info(format_args!("{} users", users.len()));
+        setup.info(format_args!("{} users", users.len()));
         let checks =
             Budget { start: Instant::now(), per_second: config.checks_per_second.max(1), spent: Mutex::new((0, 0)) };
         Ok(BasicAuth { users, challenge: format!("Basic realm=\"{realm}\", charset=\"UTF-8\""), key, checks })

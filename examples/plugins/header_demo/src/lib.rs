@@ -8,7 +8,7 @@
 //!     config: hello            # the fields' value; "true" where it is left out
 //! ```
 
-use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, ResponsePhase, Verdict};
+use mini_rproxy_plugin::{Error, Plugin, RequestPhase, ResponsePhase, Setup, Verdict};
 
 /// Sets `X-Demo-Request` and `X-Demo-Response`.
 #[derive(Debug)]
@@ -19,12 +19,12 @@ pub struct HeaderDemo {
 impl Plugin for HeaderDemo {
     const NAME: &'static str = "header_demo";
 
-    fn create(log: Logger, config: &[u8]) -> Result<Self, Error> {
+    fn create(setup: &Setup, config: &[u8]) -> Result<Self, Error> {
         let value = if config.is_empty() { b"true" } else { config };
         if !mini_rproxy_plugin::validate::is_field_value(value) {
             return Err(Error::new("config must be a field value: no line breaks, no spaces around it"));
         }
-        log.debug("header_demo is there");
+        setup.debug("header_demo is there");
         Ok(HeaderDemo { value: value.to_vec() })
     }
 

@@ -16,7 +16,7 @@
 //! find is left alone. Bodies that are no JSON, and answers that are no success, pass unchanged. Integers beyond 64 bits
 //! become floating point numbers, as in most JSON parsers.
 
-use mini_rproxy_plugin::{Error, Logger, Needs, Plugin, RequestPhase, ResponsePhase, Verdict};
+use mini_rproxy_plugin::{Error, Logger, Needs, Plugin, RequestPhase, ResponsePhase, Setup, Verdict};
 use serde_json::{Map, Value};
 
 /// The configuration.
@@ -119,7 +119,7 @@ impl Plugin for JsonRewrite {
     const NAME: &'static str = "json_rewrite";
     const NEEDS: Needs = Needs::RESPONSE_BODY;
 
-    fn create(log: Logger, config: &[u8]) -> Result<Self, Error> {
+    fn create(setup: &Setup, config: &[u8]) -> Result<Self, Error> {
         let config: Config = serde_json::from_slice(config)
             .map_err(|error| Error::new(format!("config must be a mapping with set or remove: {error}")))?;
         if config.set.is_empty() && config.remove.is_empty() {
@@ -127,7 +127,11 @@ impl Plugin for JsonRewrite {
         }
         let set = config.set.into_iter().map(|(pointer, value)| Ok((Pointer::parse(&pointer)?, value)));
         let remove = config.remove.iter().map(|pointer| Pointer::parse(pointer));
-        Ok(JsonRewrite { log, set: set.collect::<Result<_, Error>>()?, remove: remove.collect::<Result<_, Error>>()? })
+        Ok(JsonRewrite {
+            log: setup.logger(),
+            set: set.collect::<Result<_, Error>>()?,
+            remove: remove.collect::<Result<_, Error>>()?,
+        })
     }
 
     fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {

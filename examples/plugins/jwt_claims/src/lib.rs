@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
-use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, Verdict, validate};
+use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, Setup, Verdict, validate};
 use serde_json::{Map, Value};
 
 /// The configuration.
@@ -168,7 +168,7 @@ fn refuse(x: &mut RequestPhase<'_>, challenge: &str) -> Result<Verdict, Error> {
 impl Plugin for JwtClaims {
     const NAME: &'static str = "jwt_claims";
 
-    fn create(log: Logger, config: &[u8]) -> Result<Self, Error> {
+    fn create(setup: &Setup, config: &[u8]) -> Result<Self, Error> {
         crypto::install();
         let config: Config = serde_json::from_slice(config)
             .map_err(|error| Error::new(format!("config must be a mapping with algorithm and its key: {error}")))?;
@@ -185,7 +185,7 @@ impl Plugin for JwtClaims {
             let value = format!("jwt_claims.{claim}");
             (claim, field, value)
         };
-        Ok(JwtClaims { log, key, validation, claims: config.claims.into_iter().map(claim).collect() })
+        Ok(JwtClaims { log: setup.logger(), key, validation, claims: config.claims.into_iter().map(claim).collect() })
     }
 
     fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {

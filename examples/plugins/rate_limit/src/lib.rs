@@ -24,7 +24,7 @@ use loom::sync::Mutex;
 #[cfg(not(loom))]
 use std::sync::Mutex;
 
-use mini_rproxy_plugin::{Error, Logger, Plugin, RequestPhase, Verdict};
+use mini_rproxy_plugin::{Error, Plugin, RequestPhase, Setup, Verdict};
 
 /// The configuration.
 #[derive(Debug, serde::Deserialize)]
@@ -106,7 +106,7 @@ impl RateLimit {
 impl Plugin for RateLimit {
     const NAME: &'static str = "rate_limit";
 
-    fn create(_: Logger, config: &[u8]) -> Result<Self, Error> {
+    fn create(_: &Setup, config: &[u8]) -> Result<Self, Error> {
         let config: Config = serde_json::from_slice(config)
             .map_err(|error| Error::new(format!("config must be a mapping with per_second: {error}")))?;
         // Less than one request in a day would make Retry-After a strange number.
