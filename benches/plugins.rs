@@ -9,8 +9,11 @@ use divan::Bencher;
 use mini_rproxy::config::LogFormat;
 use mini_rproxy::http::head::{RequestHead, ResponseHead};
 use mini_rproxy::log;
+use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::plugin::chain::Chain;
 use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Phase};
+use mini_rproxy::proxy::proxy_connection::Peer;
+use mini_rproxy::proxy::request_log::RequestLog;
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::{Descriptor, Error, Plugin, RequestPhase, ResponsePhase, Setup, Verdict, descriptor};
 
@@ -80,7 +83,7 @@ fn run(bencher: Bencher<'_, '_>, members: &[&'static Descriptor]) {
         request.fields.add(name.as_bytes(), value.as_bytes());
         response.fields.add(name.as_bytes(), value.as_bytes());
     }
-    let client = Some("192.0.2.1:50000".parse().expect("an address"));
+    let (peer, log) = (Peer::default(), RequestLog { status: 200, ..RequestLog::default() });
     bencher.bench_local(|| {
         let Some(hooks) = black_box(&hooks) else { return };
         let mut view = HookContext {
@@ -89,7 +92,11 @@ fn run(bencher: Bencher<'_, '_>, members: &[&'static Descriptor]) {
             request_body: None,
             response_body: None,
             original_target: b"/fitness/users/123?q=1",
-            client,
+            client_host: b"proxy.example",
+            peer: &peer,
+            details: None,
+            log: &log,
+            now: MonoTime::FIRST,
             route_prefix: "/fitness",
             upstream: "upstream.example",
             state: &mut state,

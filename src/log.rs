@@ -16,6 +16,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::iter;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -198,6 +199,16 @@ impl LogLine<'_> {
     /// Adds bytes that a peer sent.
     pub fn bytes(&mut self, key: &str, value: &[u8]) -> &mut Self {
         self.quoted(key, |line| line.escape(value))
+    }
+
+    /// Adds the address of a client; `None` is one on a unix socket.
+    pub fn client(&mut self, client: Option<SocketAddr>) -> &mut Self {
+        match client {
+            // As a proxy before us reports it, without a port.
+            Some(client) if client.port() == 0 => self.text("client", client.ip()),
+            Some(client) => self.text("client", client),
+            None => self.text("client", "unix"),
+        }
     }
 
     /// Adds what JSON has without quotes: a number, `true` or `false`.

@@ -355,7 +355,7 @@ fn r15_attributes_are_read_and_written() {
     ];
     for (client, expected) in rows {
         let mut x = Exchange::new();
-        x.client = client.map(|client| client.parse().unwrap());
+        x.log.client = client.map(|client| client.parse().unwrap());
         assert_eq!(word(&x.on_request(&chain)), "continue", "{:?}", lines.all());
         assert_eq!(word(&x.on_response(&chain)), "continue", "{:?}", lines.all());
         assert_eq!(x.request_field("x-client").as_deref(), Some(expected));

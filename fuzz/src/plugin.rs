@@ -10,7 +10,10 @@ use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
 use mini_rproxy::log;
 use mini_rproxy::plugin::chain::Chain;
 use mini_rproxy::plugin::{descriptor as checks, elf};
+use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Phase, Verdict as ChainVerdict};
+use mini_rproxy::proxy::proxy_connection::Peer;
+use mini_rproxy::proxy::request_log::RequestLog;
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::testing::{Exchange, Instance, Outcome};
 use mini_rproxy_plugin::{
@@ -469,13 +472,18 @@ fn in_the_proxy(ops: &[Op], model: &Model) {
     model.lines.iter().for_each(|(name, value)| fields.add(name, value));
     let (mut request_body, mut response_body) = (model.body.clone(), model.body.clone());
     let mut state = ChainState::default();
+    let (peer, log) = (Peer::default(), RequestLog::default());
     let mut view = HookContext {
         request: &mut request,
         response: model.is_response.then_some(&mut response),
         request_body: Some(&mut request_body),
         response_body: model.is_response.then_some(&mut response_body),
         original_target: b"/fitness/a",
-        client: None,
+        client_host: b"proxy.example",
+        peer: &peer,
+        details: None,
+        log: &log,
+        now: MonoTime::FIRST,
         route_prefix: "/fitness",
         upstream: "upstream.example",
         state: &mut state,

@@ -8,6 +8,7 @@
 //! | [`balance`] | which of several upstreams gets a request |
 //! | [`response_rewrite`] | applications under a prefix: Location, cookies and the like are mapped back |
 //! | [`timeline`] | `-trace`: what happened to a request, and what was waited for |
+//! | [`plugin_metrics`] | counters and gauges of plugins |
 //! | [`metrics`], [`prometheus`] | counters, and the text of /metrics |
 //! | [`proxy_protocol`] | what a load balancer says of a client before the first byte |
 //! | [`explain`] | `-explain`: what would happen to a request |
@@ -15,6 +16,7 @@
 pub mod balance;
 pub mod response_rewrite;
 pub mod timeline;
+pub mod plugin_metrics;
 pub mod metrics;
 pub mod prometheus;
 pub mod proxy_protocol;

@@ -5,6 +5,7 @@
 use std::fmt::Display;
 
 use super::metrics::{BOUNDS, CLASSES, Counter, LabeledCounters, ROUTE_DURATIONS, ROUTE_MICROS, Registry};
+use super::plugin_metrics;
 use crate::about;
 
 /// The media type of the format.
@@ -88,6 +89,10 @@ pub fn to_text(registry: &Registry) -> String {
     text.sample("", &[("direction", "in")], count(Counter::BytesIn));
     text.sample("", &[("direction", "out")], count(Counter::BytesOut));
     text.table("plugin", &counters.plugins, ["plugin_seconds_total", "plugin_faults_total"]);
+    for (name, metric) in plugin_metrics::all() {
+        text.begin(&name, &metric.help, if metric.is_gauge { "gauge" } else { "counter" });
+        text.sample("", &[], metric.value());
+    }
     text.out
 }
 
@@ -95,19 +100,23 @@ pub fn to_text(registry: &Registry) -> String {
 #[derive(Default)]
 struct TextWriter {
     out: String,
-    family: &'static str,
+    family: String,
 }
 
 impl TextWriter {
     /// What stands before the samples of one name, once.
-    fn family(&mut self, name: &'static str) {
-        self.family = name;
+    fn family(&mut self, name: &str) {
         let help = HELP.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_default();
         let kind = match name {
             "request_duration_seconds" => "histogram",
             _ if name.ends_with("_total") => "counter",
             _ => "gauge",
         };
+        self.begin(name, help, kind);
+    }
+
+    fn begin(&mut self, name: &str, help: &str, kind: &str) {
+        self.family = name.to_owned();
         self.out += &format!("# HELP mini_rproxy_{name} {help}\n# TYPE mini_rproxy_{name} {kind}\n");
     }
 
@@ -120,13 +129,13 @@ impl TextWriter {
     }
 
     /// A family of one sample.
-    fn number(&mut self, family: &'static str, value: u64) {
+    fn number(&mut self, family: &str, value: u64) {
         self.family(family);
         self.sample("", &[], value);
     }
 
     /// A family for each number of a table. Times are in nanoseconds there.
-    fn table<const N: usize>(&mut self, label: &str, table: &LabeledCounters<N>, families: [&'static str; N]) {
+    fn table<const N: usize>(&mut self, label: &str, table: &LabeledCounters<N>, families: [&str; N]) {
         for (index, family) in families.into_iter().enumerate() {
             self.family(family);
             for (name, numbers) in table.sorted() {
@@ -149,7 +158,7 @@ mod tests {
 
     #[test]
     fn label_values_cannot_break_out() {
-        let mut text = TextWriter { family: "x", ..TextWriter::default() };
+        let mut text = TextWriter { family: "x".to_owned(), ..TextWriter::default() };
         text.sample("", &[("a", "/c\"} 1\\"), ("b", "\n")], 7);
         assert_eq!(text.out, "mini_rproxy_x{a=\"/c\\\"} 1\\\\\",b=\"\\n\"} 7\n");
     }
@@ -182,8 +191,15 @@ mod tests {
         }
         registry.of_worker(0).increment(Counter::Closed);
         registry.of_worker(0).increment(Counter::BecameBusy);
+        plugin_metrics::define("my-plugin", "seen_total", "What it saw.", false).expect("it is new").add(4);
+        plugin_metrics::define("my-plugin", "level", "", true).expect("it is new").add(-4);
         let text = to_text(&registry);
         for line in [
+            "# HELP mini_rproxy_plugin_my_plugin_seen_total What it saw.",
+            "# TYPE mini_rproxy_plugin_my_plugin_seen_total counter",
+            "mini_rproxy_plugin_my_plugin_seen_total 4",
+            "# TYPE mini_rproxy_plugin_my_plugin_level gauge",
+            "mini_rproxy_plugin_my_plugin_level -4",
             "process_start_time_seconds 1700000000.5",
             "mini_rproxy_requests_total{route=\"/a\",code=\"1xx\"} 0",
             "mini_rproxy_requests_total{route=\"/a\",code=\"2xx\"} 2",
@@ -209,7 +225,13 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
-        assert!(text.lines().filter_map(|line| line.strip_prefix("# HELP ")).all(|line| line.ends_with('.')), "{text}");
+        assert!(
+            text.lines()
+                .filter_map(|line| line.strip_prefix("# HELP "))
+                .filter(|line| !line.contains("_plugin_"))
+                .all(|line| line.ends_with('.')),
+            "{text}"
+        );
         assert!(
             !text.contains("/never")
                 && !text.contains("http://two")

@@ -11,6 +11,7 @@
 pub use super::socket::{ReadOutcome, Socket, SocketFlags, WriteOutcome};
 
 use super::tls::TlsLayer;
+use crate::proxy::proxy_connection::PeerDetails;
 
 /// What a TLS session owns while it rests, and what waits in it for a slow peer.
 const SESSION: usize = 12 * 1024;
@@ -82,6 +83,12 @@ impl Conn {
             (Some(_), false) => SESSION,
             (Some(_), true) => SESSION + UNSENT,
         }
+    }
+
+    /// What is known of the peer beside its address.
+    pub fn peer_details(&self) -> PeerDetails {
+        let (tls_version, server_name) = self.tls.as_ref().map_or((None, None), |tls| tls.session_details());
+        PeerDetails { local: self.socket.local_addr(), tls_version, server_name }
     }
 
     /// Sends the end; reading goes on.

@@ -96,13 +96,7 @@ impl Observer for Logger {
         }
         let log = record.log;
         let mut line = self.line(Level::Info, "request");
-        match log.client {
-            // As a proxy before us reports it, without a port.
-            Some(client) if client.port() == 0 => line.text("client", client.ip()),
-            Some(client) => line.text("client", client),
-            None => line.text("client", "unix"),
-        };
-        line.bytes("method", record.method()).bytes("path", record.path());
+        line.client(log.client).bytes("method", record.method()).bytes("path", record.path());
         if let Some(prefix) = record.prefix {
             line.text("prefix", prefix);
         }
@@ -133,6 +127,10 @@ impl Observer for Logger {
                 }
             }
         }
+        for (key, value) in record.pairs {
+            // Tokens have no byte above ASCII.
+            line.bytes(&String::from_utf8_lossy(key), value);
+        }
         if let Some(timeline) = record.timeline {
             line.lines("timeline", timeline);
             if let Some(cause) = log.cause {
@@ -162,7 +160,7 @@ mod tests {
     use crate::http::error::HttpError;
     use crate::http::head::Method;
     use crate::proxy::cause::Cause;
-    use crate::proxy::request_log::RequestLog;
+    use crate::proxy::request_log::{ACCESS_KEYS, RequestLog};
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
@@ -248,6 +246,28 @@ mod tests {
         let cause = Some(Cause::BadResponse(HttpError::BareLf));
         let line = said(true, &record(&RequestLog { client: None, cause, ..log() }));
         assert!(line.contains(" client=unix ") && line.contains(" why=bad_response rule=S8 detail="), "{line}");
+    }
+
+    #[test]
+    fn pairs_of_plugins_are_escaped_like_everything_else() {
+        let pairs = [(b"x-id".to_vec(), b"a b\n\xff\"".to_vec()), (b"!#$%&'*+-.^_`|~".to_vec(), b"".to_vec())];
+        let line = said(true, &AccessRecord { pairs: &pairs, ..record(&log()) });
+        assert!(line.ends_with(" x-id=\"a b\\x0a\\xff\\\"\" !#$%&'*+-.^_`|~=\"\"\n"), "{line}");
+    }
+
+    #[test]
+    fn plugins_cannot_use_a_key_of_the_line() {
+        let log =
+            RequestLog { cause: Some(Cause::BadResponse(HttpError::BareLf)), first_byte: Some(log().started), ..log() };
+        let line = said(true, &AccessRecord { timeline: Some("said below"), ..record(&log) });
+        let keys: Vec<&str> = line
+            .split('\n')
+            .next()
+            .unwrap_or_default()
+            .split(' ')
+            .filter_map(|word| Some(word.split_once('=')?.0))
+            .collect();
+        assert_eq!(keys.join(" ") + " timeline advice", ACCESS_KEYS);
     }
 
     #[test]

@@ -135,6 +135,11 @@ impl Socket {
         Socket::new(fd, SocketFlags::READABLE | SocketFlags::WRITABLE)
     }
 
+    /// The address of our end; `None` on a unix socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.fd.local_addr().ok()?.as_socket()
+    }
+
     /// Begins to connect. The socket is of no use before [`Socket::finish_connect`] says so.
     pub fn connect(address: SocketAddr) -> io::Result<Socket> {
         #[cfg(test)]

@@ -56,6 +56,7 @@ impl Worker {
         {
             upstream_conn.state = UpstreamState::Busy(client_key);
             client.upstream = Some(key);
+            client.connection.set_upstream_addr(upstream_conn.address);
             self.ctx.observer.metrics.increment(Counter::Reused);
             client.connection.handle(&mut self.ctx.worker(), Input::Connected { reused: true });
         } else {
@@ -71,6 +72,7 @@ impl Worker {
         let new = UpstreamConn {
             upstream,
             state: UpstreamState::Connecting(client_key, None),
+            address: None,
             conn: None,
             timer: None,
             until: now,
@@ -129,7 +131,7 @@ impl Worker {
         let result = loop {
             let Poll::Ready(result) = self.continue_address(client_key, key) else { return false };
             let Upstreams { conns, by_id, .. } = &mut self.upstreams;
-            let Some(UpstreamConn { upstream, state, conn, connected_at, .. }) = conns.get_mut(key) else {
+            let Some(UpstreamConn { upstream, state, address: at, conn, connected_at, .. }) = conns.get_mut(key) else {
                 return false;
             };
             let UpstreamState::Connecting(_, Some(attempt)) = state else { return false };
@@ -137,8 +139,8 @@ impl Worker {
             match (result, attempt.addresses.pop()) {
                 (Ok(()), Some(address)) => {
                     known.note_success(address);
-                    (*state, *connected_at) = (UpstreamState::Busy(client_key), now);
-                    break Ok(());
+                    (*state, *connected_at, *at) = (UpstreamState::Busy(client_key), now, Some(address));
+                    break Ok(address);
                 }
                 (Err(error), Some(address)) => {
                     known.note_failure(now, address);
@@ -154,7 +156,13 @@ impl Worker {
         }
         if let Some(client) = self.clients.get_mut(client_key) {
             client.upstream = client.upstream.filter(|_| result.is_ok());
-            let outcome = result.map_or_else(Input::ConnectFailed, |()| Input::Connected { reused: false });
+            let outcome = match result {
+                Ok(address) => {
+                    client.connection.set_upstream_addr(Some(address));
+                    Input::Connected { reused: false }
+                }
+                Err(error) => Input::ConnectFailed(error),
+            };
             client.connection.handle(&mut self.ctx.worker(), outcome);
         }
         true

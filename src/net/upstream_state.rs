@@ -2,6 +2,8 @@
 //!
 //! What happens to them is in [`upstream`](super::upstream).
 
+use std::net::SocketAddr;
+
 use hashbrown::HashMap;
 
 use crate::mono_time::MonoTime;
@@ -16,6 +18,8 @@ use super::slab::{Key, Slab};
 pub struct UpstreamConn {
     pub upstream: UpstreamId,
     pub state: UpstreamState,
+    /// What it is connected to.
+    pub address: Option<SocketAddr>,
     /// `None` while there is no address to connect to.
     pub conn: Option<Conn>,
     pub timer: Option<MonoTime>,

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use mini_rproxy_plugin::host::{ExchangeHandle, Limits, Phase};
 use mini_rproxy_plugin::{Descriptor, abi};
 
-use super::host::HookAccess;
+use super::host::{Caller, HookAccess};
 use super::instances::{self, Instance};
 use crate::config::{Config, PluginConfig};
 use crate::log::{Level, Logger};
@@ -92,7 +92,8 @@ impl Chain {
     /// reading of the clock is the end of a hook and the start of the next one.
     fn call_plugin(&self, index: usize, phase: Phase, context: &mut HookContext<'_>, clock: &mut Instant) -> Verdict {
         let plugin = &self.plugins[index];
-        let mut handle = ExchangeHandle::new(HookAccess::new(context, phase, plugin.raw.flags, self.limits));
+        let caller = Caller { name: plugin.name, flags: plugin.raw.flags, limits: self.limits, logger: &self.logger };
+        let mut handle = ExchangeHandle::new(HookAccess::new(context, phase, caller));
         let (this, x) = (plugin.this, handle.as_exchange());
         let (entry, verdict) = match phase {
             // SAFETY: the plugin's own hook with its own `this`, not yet destroyed. The handle is valid until the call

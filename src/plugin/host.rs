@@ -4,38 +4,63 @@
 //! No `unsafe`.
 
 use std::cell::OnceCell;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use mini_rproxy_plugin::host::{Attr, ExchangeAccess, InstanceAccess, Limits, Pair, Phase, Side, table};
+use mini_rproxy_plugin::host::{Attr, ExchangeAccess, Limits, Pair, Phase, Side, table};
 use mini_rproxy_plugin::validate::is_bodiless;
-use mini_rproxy_plugin::{Level, abi};
+use mini_rproxy_plugin::{HostError, Level, abi};
 
 use crate::http::fields::Fields;
-use crate::http::head::{Method, reason_phrase};
+use crate::http::head::{Method, Version, reason_phrase};
 use crate::log::Logger;
+use crate::mono_time::MonoTime;
+use crate::proxy::cause::Cause;
 use crate::proxy::hooks::{HookContext, LocalResponse};
+use crate::proxy::request_log::{ACCESS_KEYS, ResponseSource, path_of};
+
+use super::context::MAX_MESSAGE;
+
+/// What one request's line in the access log may get of all plugins together.
+const MAX_PAIRS: usize = 8;
+const MAX_PAIR_KEY: usize = 64;
+const MAX_PAIR_VALUE: usize = 512;
 
 /// The table that every plugin gets. It stays until the process ends, as the interface promises.
 pub static TABLE: abi::Host = table::<HookAccess<'static, 'static>>();
+
+/// The plugin whose hook runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'v> {
+    /// The name of its entry in the configuration.
+    pub name: &'v str,
+    /// What it asked for: `WANT_...`.
+    pub flags: u32,
+    /// How large it may make messages.
+    pub limits: Limits,
+    /// Where its messages go.
+    pub logger: &'v Logger,
+}
 
 /// One exchange during one hook.
 #[derive(Debug)]
 pub struct HookAccess<'v, 'x> {
     hooks: &'v mut HookContext<'x>,
     phase: Phase,
-    flags: u32,
-    limits: Limits,
+    caller: Caller<'v>,
     status: [u8; 3],
-    client: OnceCell<String>,
+    texts: Texts,
     /// What `respond` was given.
     pub answer: Option<Box<LocalResponse>>,
 }
 
+/// Attributes that had to be written as text. The plugin may keep the bytes until the hook ends, so none is moved before.
+#[derive(Debug, Default)]
+struct Texts(OnceCell<Box<(Attr, String, Texts)>>);
+
 impl<'v, 'x> HookAccess<'v, 'x> {
-    /// The access of a plugin with these flags.
-    pub fn new(hooks: &'v mut HookContext<'x>, phase: Phase, flags: u32, limits: Limits) -> Self {
+    /// The access of that plugin.
+    pub fn new(hooks: &'v mut HookContext<'x>, phase: Phase, caller: Caller<'v>) -> Self {
         let status = digits(hooks.response.as_ref().map_or(0, |response| response.status));
-        HookAccess { hooks, phase, flags, limits, status, client: OnceCell::new(), answer: None }
+        HookAccess { hooks, phase, caller, status, texts: Texts::default(), answer: None }
     }
 
     fn fields(&self, side: Side) -> Option<&Fields> {
@@ -55,19 +80,56 @@ impl<'v, 'x> HookAccess<'v, 'x> {
     /// What the field lines may take in memory, with those that were removed or replaced, is twice what they may take on the
     /// wire, so that they are seldom moved.
     fn write_fields(&mut self, side: Side, write: impl FnOnce(&mut Fields)) {
-        let max = self.limits.head_bytes.saturating_mul(2);
+        let max = self.caller.limits.head_bytes.saturating_mul(2);
         if let Some(fields) = self.fields_mut(side) {
             write(fields);
             fields.compact(max);
         }
     }
 
-    /// The client's address in text; made once, because a plugin may keep the bytes until the hook ends.
-    fn client(&self) -> Option<&[u8]> {
-        // A client that came over IPv4 has its IPv4 address, also where the socket is an IPv6 one.
-        let address = self.hooks.client?.ip().to_canonical();
-        Some(self.client.get_or_init(|| address.to_string()).as_bytes())
+    /// An attribute that has to be written, once in a hook.
+    fn text(&self, attr: Attr) -> Option<&[u8]> {
+        let mut end = &self.texts;
+        while let Some(known) = end.0.get() {
+            if known.0 == attr {
+                return Some(known.1.as_bytes());
+            }
+            end = &known.2;
+        }
+        let text = self.write_attr(attr)?;
+        Some(end.0.get_or_init(|| Box::new((attr, text, Texts::default()))).1.as_bytes())
     }
+
+    fn write_attr(&self, attr: Attr) -> Option<String> {
+        let HookContext { log, details, now, .. } = *self.hooks;
+        let micros = |from: MonoTime, to: MonoTime| (to - from).as_micros().to_string();
+        Some(match attr {
+            // A client that came over IPv4 has its IPv4 address, also where the socket is an IPv6 one.
+            Attr::ClientAddr => log.client?.ip().to_canonical().to_string(),
+            Attr::ClientPort => Some(log.client?.port()).filter(|port| *port != 0)?.to_string(),
+            Attr::LocalAddr => {
+                let mut address = details?.local?;
+                address.set_ip(address.ip().to_canonical());
+                address.to_string()
+            }
+            Attr::ElapsedUs => micros(log.started, now),
+            _ if self.phase != Phase::Done => return None,
+            Attr::FinalStatus => Some(log.status).filter(|status| *status != 0)?.to_string(),
+            Attr::BytesIn => log.bytes_in.to_string(),
+            Attr::BytesOut => log.bytes_out.to_string(),
+            Attr::TimeHeadUs => micros(log.started, log.head_read?),
+            Attr::TimeConnectUs => micros(log.head_read?, log.connected?),
+            Attr::TimeFirstByteUs => micros(log.connected?, log.first_byte?),
+            Attr::TimeTotalUs => micros(log.started, now),
+            Attr::UpstreamAddr => log.upstream_addr?.to_string(),
+            Attr::Retries => log.retries.to_string(),
+            _ => return None,
+        })
+    }
+}
+
+fn yes_or_no(is_so: bool) -> &'static [u8] {
+    if is_so { b"1" } else { b"0" }
 }
 
 fn digits(status: u16) -> [u8; 3] {
@@ -80,24 +142,40 @@ impl ExchangeAccess for HookAccess<'_, '_> {
     }
 
     fn flags(&self) -> u32 {
-        self.flags
+        self.caller.flags
     }
 
     fn limits(&self) -> Limits {
-        self.limits
+        self.caller.limits
     }
 
     fn attr(&self, attr: Attr) -> Option<&[u8]> {
+        let log = self.hooks.log;
         match attr {
             Attr::Method => Some(self.hooks.request.method.as_bytes()),
             Attr::Target => Some(&self.hooks.request.target),
             Attr::Authority => Some(&self.hooks.request.authority),
             Attr::Status => self.hooks.response.is_some().then_some(&self.status),
-            Attr::ClientAddr => self.client(),
             Attr::RoutePrefix => Some(self.hooks.route_prefix.as_bytes()),
             Attr::Upstream => Some(self.hooks.upstream.as_bytes()),
             Attr::OriginalTarget => Some(self.hooks.original_target),
-            _ => None,
+            Attr::Scheme => Some(if self.hooks.peer.is_tls { b"https" } else { b"http" }),
+            Attr::Protocol if self.hooks.request.version == Version::Http10 => Some(b"HTTP/1.0"),
+            Attr::Protocol => Some(b"HTTP/1.1"),
+            Attr::TlsVersion => self.hooks.details?.tls_version.map(str::as_bytes),
+            Attr::TlsServerName => self.hooks.details?.server_name.as_ref().map(String::as_bytes),
+            Attr::ClientHost => Some(self.hooks.client_host).filter(|host| !host.is_empty()),
+            Attr::HasRequestBody => Some(yes_or_no(log.has_request_body)),
+            Attr::HasResponseBody => log.source.map(|_| yes_or_no(log.has_response_body)),
+            Attr::ResponseSource => log.source.map(|source| match source {
+                ResponseSource::Upstream => &b"upstream"[..],
+                ResponseSource::Proxy => b"proxy",
+                ResponseSource::Plugin => b"plugin",
+            }),
+            Attr::Cause => log.cause.map(Cause::why).map(str::as_bytes),
+            Attr::PluginName => Some(self.caller.name.as_bytes()),
+            Attr::UpstreamReused => (self.phase == Phase::Done).then(|| yes_or_no(log.reused)),
+            _ => self.text(attr),
         }
     }
 
@@ -172,6 +250,33 @@ impl ExchangeAccess for HookAccess<'_, '_> {
         }
     }
 
+    fn log(&self, level: Level, message: &[u8]) {
+        let HookContext { log, original_target, .. } = *self.hooks;
+        if self.caller.logger.is_enabled(level) {
+            let message = String::from_utf8_lossy(message.get(..MAX_MESSAGE).unwrap_or(message));
+            let mut line = self.caller.logger.line(level, &message);
+            line.text("plugin", self.caller.name).client(log.client);
+            line.bytes("method", log.method.as_ref().map_or(b"", Method::as_bytes));
+            line.bytes("path", path_of(original_target)).send();
+        }
+    }
+
+    fn add_to_access_line(&mut self, key: &[u8], value: &[u8]) -> Result<(), HostError> {
+        let pairs = &mut self.hooks.state.pairs;
+        if ACCESS_KEYS.split(' ').any(|known| known.as_bytes() == key) {
+            return Err(HostError::Denied);
+        }
+        let known = pairs.iter().position(|(other, _)| other == key);
+        if key.len() > MAX_PAIR_KEY || value.len() > MAX_PAIR_VALUE || (known.is_none() && pairs.len() >= MAX_PAIRS) {
+            return Err(HostError::Limit);
+        }
+        match known {
+            Some(place) => pairs[place].1 = value.to_vec(),
+            None => pairs.push((key.to_vec(), value.to_vec())),
+        }
+        Ok(())
+    }
+
     fn set_answer(&mut self, status: u16, lines: Vec<(Vec<u8>, Vec<u8>)>, body: Vec<u8>) {
         let mut fields = Fields::new();
         for (name, value) in &lines {
@@ -181,46 +286,186 @@ impl ExchangeAccess for HookAccess<'_, '_> {
     }
 }
 
-/// The messages of one plugin, on their way to the proxy's log.
-pub struct PluginLog {
-    /// The plugin's name.
-    pub plugin: &'static str,
-    /// Where they go.
-    pub logger: Logger,
-    /// The last error, which is repeated where `create` fails.
-    pub last_error: Arc<Mutex<String>>,
-}
-
-impl InstanceAccess for PluginLog {
-    fn is_enabled(&self, level: Level) -> bool {
-        self.logger.is_enabled(level)
-    }
-
-    fn log(&self, level: Level, message: &[u8]) {
-        /// Longer messages are cut.
-        const MAX_LEN: usize = 4096;
-        if self.is_enabled(level) {
-            let message = String::from_utf8_lossy(message.get(..MAX_LEN).unwrap_or(message));
-            if level == Level::Error {
-                self.last_error.lock().unwrap_or_else(PoisonError::into_inner).replace_range(.., &message);
-            }
-            self.logger.line(level, &message).text("plugin", self.plugin).send();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::head::RequestHead;
+    use std::io;
+    use std::time::Duration;
+
+    use crate::config::LogFormat;
+    use crate::http::head::{RequestHead, ResponseHead};
+    use crate::proxy::events::{ConnectError, Peer, PeerDetails};
     use crate::proxy::hooks::ChainState;
+    use crate::proxy::request_log::RequestLog;
+
+    const LIMITS: Limits = Limits { head_bytes: 1024, field_lines: 10, body_bytes: 0 };
+
+    fn logger() -> Logger {
+        Logger::start(LogFormat::Text, io::sink()).expect("a thread")
+    }
+
+    fn caller(logger: &Logger) -> Caller<'_> {
+        Caller { name: "demo", flags: 0, limits: LIMITS, logger }
+    }
+
+    /// The attributes that this exchange has in a phase, as the plugin reads them.
+    fn attributes(phase: Phase, log: &RequestLog, peer: &Peer, details: Option<&PeerDetails>) -> Vec<(Attr, String)> {
+        const ALL: [Attr; 24] = [
+            Attr::ClientAddr,
+            Attr::Scheme,
+            Attr::Protocol,
+            Attr::TlsVersion,
+            Attr::TlsServerName,
+            Attr::ClientPort,
+            Attr::LocalAddr,
+            Attr::ClientHost,
+            Attr::HasRequestBody,
+            Attr::HasResponseBody,
+            Attr::ElapsedUs,
+            Attr::ResponseSource,
+            Attr::Cause,
+            Attr::PluginName,
+            Attr::FinalStatus,
+            Attr::BytesIn,
+            Attr::BytesOut,
+            Attr::TimeHeadUs,
+            Attr::TimeConnectUs,
+            Attr::TimeFirstByteUs,
+            Attr::TimeTotalUs,
+            Attr::UpstreamAddr,
+            Attr::Retries,
+            Attr::UpstreamReused,
+        ];
+        let (mut request, mut response) = (RequestHead::default(), ResponseHead::default());
+        let (mut state, logger) = (ChainState::default(), logger());
+        let mut hooks = HookContext::of_request(&mut request, &mut state);
+        hooks.response = (phase != Phase::Request).then_some(&mut response);
+        (hooks.log, hooks.peer, hooks.details) = (log, peer, details);
+        hooks.now = log.started + Duration::from_micros(5000);
+        let access = HookAccess::new(&mut hooks, phase, caller(&logger));
+        let first: Vec<_> = ALL.iter().filter_map(|attr| Some((*attr, access.attr(*attr)?))).collect();
+        // What was read before is still in its place, and is the same.
+        for (attr, value) in &first {
+            assert!(access.attr(*attr).is_some_and(|again| std::ptr::eq(again, *value)), "{attr:?}");
+        }
+        first.into_iter().map(|(attr, value)| (attr, String::from_utf8_lossy(value).into_owned())).collect()
+    }
+
+    fn expected(rows: &[(Attr, &str)]) -> Vec<(Attr, String)> {
+        rows.iter().map(|(attr, value)| (*attr, (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn attributes_of_an_exchange_that_has_everything() {
+        let at = |micros| Some(MonoTime::FIRST + Duration::from_micros(micros));
+        let log = RequestLog {
+            head_read: at(10),
+            connected: at(30),
+            first_byte: at(700),
+            method: Some(Method::Get),
+            status: 200,
+            bytes_in: 7,
+            bytes_out: u64::MAX,
+            reused: true,
+            retries: 1,
+            client: "[::ffff:192.0.2.7]:50000".parse().ok(),
+            upstream_addr: "[2001:db8::1]:80".parse().ok(),
+            source: Some(ResponseSource::Upstream),
+            has_request_body: true,
+            has_response_body: true,
+            cause: Some(Cause::Connect(ConnectError::Refused)),
+            ..RequestLog::default()
+        };
+        let peer = Peer { is_tls: true, ..Peer::default() };
+        let details = PeerDetails {
+            local: "[::ffff:192.0.2.1]:443".parse().ok(),
+            tls_version: Some("TLSv1.3"),
+            server_name: Some("proxy.example".to_owned()),
+        };
+        let always = [
+            (Attr::ClientAddr, "192.0.2.7"),
+            (Attr::Scheme, "https"),
+            (Attr::Protocol, "HTTP/1.1"),
+            (Attr::TlsVersion, "TLSv1.3"),
+            (Attr::TlsServerName, "proxy.example"),
+            (Attr::ClientPort, "50000"),
+            (Attr::LocalAddr, "192.0.2.1:443"),
+            (Attr::HasRequestBody, "1"),
+            (Attr::HasResponseBody, "1"),
+            (Attr::ElapsedUs, "5000"),
+            (Attr::ResponseSource, "upstream"),
+            (Attr::Cause, "connect_refused"),
+            (Attr::PluginName, "demo"),
+        ];
+        let at_the_end = [
+            (Attr::FinalStatus, "200"),
+            (Attr::BytesIn, "7"),
+            (Attr::BytesOut, "18446744073709551615"),
+            (Attr::TimeHeadUs, "10"),
+            (Attr::TimeConnectUs, "20"),
+            (Attr::TimeFirstByteUs, "670"),
+            (Attr::TimeTotalUs, "5000"),
+            (Attr::UpstreamAddr, "[2001:db8::1]:80"),
+            (Attr::Retries, "1"),
+            (Attr::UpstreamReused, "1"),
+        ];
+        let found = |phase| attributes(phase, &log, &peer, Some(&details));
+        assert_eq!(found(Phase::Response), expected(&always));
+        assert_eq!(found(Phase::Done), expected(&[&always[..], &at_the_end].concat()));
+    }
+
+    #[test]
+    fn attributes_that_are_not_there_are_absent() {
+        let (log, peer) = (RequestLog::default(), Peer::default());
+        let at_first = [
+            (Attr::Scheme, "http"),
+            (Attr::Protocol, "HTTP/1.1"),
+            (Attr::HasRequestBody, "0"),
+            (Attr::ElapsedUs, "5000"),
+            (Attr::PluginName, "demo"),
+        ];
+        let at_the_end = [
+            (Attr::BytesIn, "0"),
+            (Attr::BytesOut, "0"),
+            (Attr::TimeTotalUs, "5000"),
+            (Attr::Retries, "0"),
+            (Attr::UpstreamReused, "0"),
+        ];
+        assert_eq!(attributes(Phase::Request, &log, &peer, None), expected(&at_first));
+        let details = PeerDetails::default();
+        let found = attributes(Phase::Done, &log, &peer, Some(&details));
+        assert_eq!(found, expected(&[&at_first[..], &at_the_end].concat()));
+        // Whom a proxy before us reports has no port.
+        let log = RequestLog { client: "192.0.2.7:0".parse().ok(), ..log };
+        let found = attributes(Phase::Request, &log, &peer, None);
+        assert_eq!(found, expected(&[&[(Attr::ClientAddr, "192.0.2.7")], &at_first[..]].concat()));
+    }
+
+    #[test]
+    fn pairs_for_the_access_line_are_few_and_never_the_keys_of_the_line() {
+        let (mut request, mut state, logger) = (RequestHead::default(), ChainState::default(), logger());
+        let mut hooks = HookContext::of_request(&mut request, &mut state);
+        let mut access = HookAccess::new(&mut hooks, Phase::Request, caller(&logger));
+        for key in ACCESS_KEYS.split(' ') {
+            assert_eq!(access.add_to_access_line(key.as_bytes(), b"forged"), Err(HostError::Denied), "{key}");
+        }
+        let (long, longer) = ([b'x'; MAX_PAIR_VALUE], [b'x'; MAX_PAIR_VALUE + 1]);
+        assert_eq!(access.add_to_access_line(b"key", &longer), Err(HostError::Limit));
+        assert_eq!(access.add_to_access_line(&longer[..=MAX_PAIR_KEY], b""), Err(HostError::Limit));
+        for number in 0..MAX_PAIRS {
+            assert_eq!(access.add_to_access_line(format!("key{number}").as_bytes(), &long), Ok(()));
+        }
+        assert_eq!(access.add_to_access_line(b"one_more", b""), Err(HostError::Limit));
+        assert_eq!(access.add_to_access_line(b"key0", b"another"), Ok(()));
+        assert_eq!((state.pairs.len(), &state.pairs[0].1[..]), (MAX_PAIRS, &b"another"[..]));
+    }
 
     #[test]
     fn e4_a_plugin_that_writes_over_and_over_takes_no_more_memory() {
         let (mut request, mut state) = (RequestHead::default(), ChainState::default());
         let mut hooks = HookContext::of_request(&mut request, &mut state);
-        let limits = Limits { head_bytes: 1024, field_lines: 10, body_bytes: 0 };
-        let mut view = HookAccess::new(&mut hooks, Phase::Request, 0, limits);
+        let logger = logger();
+        let mut view = HookAccess::new(&mut hooks, Phase::Request, caller(&logger));
         let long = [b'x'; 500];
         for _ in 0..10_000 {
             view.set_field(Side::Request, b"x-set", &long);

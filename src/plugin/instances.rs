@@ -6,15 +6,16 @@ use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, PoisonError};
 
 use mini_rproxy_plugin::host::Context;
 use mini_rproxy_plugin::{Descriptor, abi};
 
 use super::builtin;
+use super::context::PluginContext;
 use super::descriptor::{self, ValidDescriptor};
-use super::host::{PluginLog, TABLE};
+use super::host::TABLE;
 use super::load;
 use crate::config::PluginConfig;
 use crate::log::{Level, Logger};
@@ -60,22 +61,23 @@ impl Instance {
 
     /// Creates a plugin whose descriptor was checked.
     pub(super) fn create(descriptor: &ValidDescriptor, config: &str, logger: &Logger) -> Result<Instance, String> {
-        let ValidDescriptor { raw, name, version } = *descriptor;
+        let ValidDescriptor { mut raw, name, version } = *descriptor;
         let create = raw.create.ok_or("create is null")?;
-        let last_error = Arc::default();
-        let log = PluginLog { plugin: name, logger: logger.clone(), last_error: Arc::clone(&last_error) };
-        let ctx = Context::new(Box::new(log)).as_ctx();
+        let (context, creation) = PluginContext::new(name, config, logger.clone());
+        let ctx = Context::new(Box::new(context)).as_ctx();
         let mut this = std::ptr::null_mut();
         // SAFETY: the descriptor was checked, so `create` is the plugin's function of this type. Table and context stay
         // until the process ends; configuration and result outlive the call.
         let status = unsafe { create(&raw const TABLE, ctx, abi::Str::new(config.as_bytes()), &raw mut this) };
+        let creation = creation.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (wanted, message) = creation.map(|creation| (creation.flags, creation.last_error)).unwrap_or_default();
         if status != abi::OK {
-            let message = std::mem::take(&mut *last_error.lock().unwrap_or_else(PoisonError::into_inner));
             // One line, whatever it logged.
             let message = message.trim_start_matches("create: ").replace(char::is_control, " ");
             let reason = if message.is_empty() { "the plugin did not log why" } else { &message };
             return Err(format!("create failed with status {status}: {reason}"));
         }
+        raw.flags |= wanted;
         log_about(logger, Level::Info, name, &format!("loaded, version {version}"));
         Ok(Instance { name, raw, this, slow: AtomicU32::new(0) })
     }

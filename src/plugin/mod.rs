@@ -6,6 +6,7 @@
 //! | [`descriptor`] | checks magic, versions, sizes and flags of a plugin's descriptor |
 //! | [`load`] | from a path to a descriptor (feature `dlopen`) |
 //! | [`builtin`] | descriptors that were linked in (feature `builtin-plugins`) |
+//! | [`context`] | what the host does for one instance: log, configuration, metrics |
 //! | [`host`] | what the C functions of the host table act upon |
 //! | [`instances`] | from the configured list to plugins that are created; destroys them |
 //! | [`chain`] | calls them in order, contains their failures |
@@ -18,6 +19,7 @@ pub mod elf;
 pub mod descriptor;
 pub mod load;
 pub mod builtin;
+pub mod context;
 pub mod host;
 pub mod instances;
 pub mod chain;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::events::{CloseMode, Command, Now, Peer, Side};
+use super::events::{CloseMode, Command, Now, Peer, PeerDetails, Side};
 use super::request_log::Observer;
 use super::runtime::{Runtime, UpstreamId};
 use super::state::TransactionPool;
@@ -42,14 +42,23 @@ pub(super) struct Client {
     /// The configuration as it was when the current request's head was complete; long responses keep of it what they need.
     pub runtime: Rc<Runtime>,
     pub commands: Commands,
-    /// Where it may have logged in for the length of the connection. Of several upstreams that is the one to go to.
-    pub login_upstream: Option<UpstreamId>,
+    /// Boxed: few clients have any.
+    pub details: Option<Box<ClientDetails>>,
     /// How long the client may take nothing of what is left when the connection ends: as the route of its last request says.
     pub write_idle_ms: u32,
     /// Requests served so far.
     pub served: u32,
     /// The process is going to stop: no request after this one.
     pub is_draining: bool,
+}
+
+/// What is only known of some clients.
+#[derive(Debug, Default)]
+pub(super) struct ClientDetails {
+    /// Where it may have logged in for the length of the connection. Of several upstreams that is the one to go to.
+    pub login_upstream: Option<UpstreamId>,
+    /// Where there are plugins.
+    pub peer: Option<PeerDetails>,
 }
 
 impl Client {

@@ -3,8 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::runtime::UpstreamId;
 use crate::mono_time::MonoTime;
+
+/// Names an upstream, for as long as the process runs: an origin keeps its number over reloads, and the number of one that
+/// is gone is never given again. So a number that somebody kept too long finds nothing instead of a stranger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UpstreamId(pub u32);
 
 /// One end of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +128,17 @@ pub struct Peer {
     pub is_tls: bool,
     /// Where it came in.
     pub listener: ListenerProtocol,
+}
+
+/// More of a client's connection, for plugins: told only where there are some.
+#[derive(Clone, Debug, Default)]
+pub struct PeerDetails {
+    /// The address that it came to; `None` on a unix socket.
+    pub local: Option<SocketAddr>,
+    /// `TLSv1.2` or `TLSv1.3`, where it speaks TLS to us.
+    pub tls_version: Option<&'static str>,
+    /// The name that it asked for in its handshake.
+    pub server_name: Option<String>,
 }
 
 /// What clients of a listening socket speak.

@@ -3,13 +3,14 @@
 //! The proxy calls [`Hooks`] in three phases and gives each call a [`HookContext`] of what it may see and change. It
 //! knows nothing of libraries and C tables; those live one layer above, in `plugin`.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 pub use mini_rproxy_plugin::host::Phase;
 
+use super::events::{Peer, PeerDetails};
+pub use super::request_log::PluginTiming;
+use super::request_log::RequestLog;
 use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
+use crate::mono_time::MonoTime;
 
 /// Which bodies have to be buffered, because some plugin asked for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub enum Verdict {
 pub struct ChainState {
     /// Key and value; capped at 64 keys and 64 KiB by the writer.
     pub values: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What they have added to the line of the access log.
+    pub pairs: Vec<(Vec<u8>, Vec<u8>)>,
     /// How many plugins' `on_request` ran; `on_done` is owed to these.
     pub started: usize,
     /// What they did, in the order of the chain.
@@ -57,28 +60,20 @@ pub struct ChainState {
 impl ChainState {
     /// How many bytes of memory it owns.
     pub fn memory(&self) -> usize {
-        let ChainState { values, started: _, timings } = self;
-        let within: usize = values.iter().map(|(key, value)| key.capacity() + value.capacity()).sum();
-        within + values.capacity() * size_of::<(Vec<u8>, Vec<u8>)>() + timings.capacity() * size_of::<PluginTiming>()
+        let ChainState { values, pairs, started: _, timings } = self;
+        let within: usize = values.iter().chain(pairs).map(|(key, value)| key.capacity() + value.capacity()).sum();
+        within
+            + (values.capacity() + pairs.capacity()) * size_of::<(Vec<u8>, Vec<u8>)>()
+            + timings.capacity() * size_of::<PluginTiming>()
     }
 
     /// Forgets everything; keeps no memory but that of the lists.
     pub fn clear(&mut self) {
         self.values.clear();
+        self.pairs.clear();
         self.started = 0;
         self.timings.clear();
     }
-}
-
-/// What one plugin did within one exchange, for the metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PluginTiming {
-    /// Its name.
-    pub plugin: &'static str,
-    /// How long its hooks took.
-    pub time: Duration,
-    /// How many of them failed.
-    pub faults: u32,
 }
 
 /// What a hook sees of its exchange.
@@ -97,8 +92,16 @@ pub struct HookContext<'a> {
     pub response_body: Option<&'a mut Vec<u8>>,
     /// The client's own target.
     pub original_target: &'a [u8],
-    /// The client's address (behind trusted proxies: the one that they report); `None` on a unix socket.
-    pub client: Option<SocketAddr>,
+    /// The Host that the client sent, or the authority of its URL; empty where it sent neither.
+    pub client_host: &'a [u8],
+    /// The client's connection.
+    pub peer: &'a Peer,
+    /// More of it.
+    pub details: Option<&'a PeerDetails>,
+    /// What will be in the log.
+    pub log: &'a RequestLog,
+    /// The moment.
+    pub now: MonoTime,
     /// As written in the configuration.
     pub route_prefix: &'a str,
     /// The authority of the upstream: no scheme, no credentials.
@@ -120,6 +123,10 @@ pub trait Hooks: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::LazyLock;
+
+    static PEER: LazyLock<Peer> = LazyLock::new(Peer::default);
+    static LOG: LazyLock<RequestLog> = LazyLock::new(RequestLog::default);
 
     impl<'a> HookContext<'a> {
         /// In the request phase, with nothing known but the request.
@@ -130,7 +137,11 @@ mod tests {
                 request_body: None,
                 response_body: None,
                 original_target: b"/",
-                client: None,
+                client_host: b"",
+                peer: &PEER,
+                details: None,
+                log: &LOG,
+                now: MonoTime::FIRST,
                 route_prefix: "",
                 upstream: "",
                 state,

@@ -3,16 +3,16 @@
 //! | file | one job |
 //! |---|---|
 //! | [`route`] | the longest matching prefix, and the target to forward |
-//! | [`hooks`] | the interface to plugins |
-//! | [`runtime`] | what all connections of a worker share |
 //! | [`events`] | what goes into a connection and what comes out |
 //! | [`cause`] | why a request was not a plain success |
+//! | [`request_log`] | what the access log will say, and who hears of it |
+//! | [`hooks`] | the interface to plugins |
+//! | [`runtime`] | what all connections of a worker share |
 //! | [`connection`] | the Connection field |
 //! | [`forwarded`] | X-Forwarded-*: whose word is taken |
 //! | [`admit`] | whether a request is served, and by whom |
 //! | [`strip`] | which lines of a request do not pass, and why |
 //! | [`forward`] | received head to forwarded head |
-//! | [`request_log`] | what the access log will say, and who hears of it |
 //! | `memory` | the memory of a request, and what bodies that plugins read may take of it |
 //! | [`state`] | the states of a connection, and every transition between them |
 //! | `context` | what a step may touch and ask for |
@@ -24,16 +24,16 @@
 //! | [`proxy_connection`] | one client connection: events in, commands out |
 
 pub mod route;
-pub mod hooks;
-pub mod runtime;
 pub mod events;
 pub mod cause;
+pub mod request_log;
+pub mod hooks;
+pub mod runtime;
 pub mod connection;
 pub mod forwarded;
 pub mod admit;
 pub mod strip;
 pub mod forward;
-pub mod request_log;
 mod memory;
 pub mod state;
 mod context;

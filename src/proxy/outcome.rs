@@ -1,13 +1,12 @@
 //! How a request ends: responses of our own, truncated responses, clients that leave, the hooks and the line in the log.
 
 use super::cause::Cause;
-use super::context::Context;
+use super::context::{Client, Context};
 use super::events::{CloseMode, Command, Side};
 use super::forward::{Persistence, finish_head};
 use super::hooks::{HookContext, Phase, Verdict};
 use super::memory::Buffers;
-use super::request_log::AccessRecord;
-use super::runtime::Runtime;
+use super::request_log::{AccessRecord, ResponseSource};
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
 use crate::bytes::SharedText;
 use crate::http::body::Body;
@@ -56,6 +55,8 @@ impl Transaction {
             LocalBody::Bytes(bytes) => bytes.len(),
             LocalBody::Shared(text) => text.len(),
         };
+        self.log.source.get_or_insert(ResponseSource::Proxy);
+        self.log.has_response_body = len > 0 && self.gets_body(status);
         let (date, persistence) = (&ctx.worker.now.date, self.persistence());
         write_local_head(status, lines, len, persistence, date, self.buf.to_client.buf());
         if !self.gets_body(status) {
@@ -93,10 +94,11 @@ impl Transaction {
 
     /// Calls hooks. Returns whether they let request and response go on: if not, a plugin has answered in the upstream's place.
     pub(super) fn pass_hooks(&mut self, ctx: &mut Context<'_, '_>, phase: Phase) -> Result<bool, Cause> {
-        match self.call_hooks(&ctx.client.runtime, phase) {
+        match self.call_hooks(ctx, phase) {
             Verdict::Continue => Ok(true),
             Verdict::Respond(answer) => {
                 self.log.set_cause(Cause::PluginAnswered);
+                self.log.source = Some(ResponseSource::Plugin);
                 let lines = answer.fields.iter().map(|line| (line.name, line.value));
                 self.send_local(ctx, answer.status, lines, LocalBody::Bytes(&answer.body));
                 Ok(false)
@@ -210,10 +212,10 @@ impl Transaction {
     #[inline(never)]
     pub(super) fn log_request(&mut self, ctx: &mut Context<'_, '_>) {
         ctx.client.served = ctx.client.served.saturating_add(1);
-        let runtime = &ctx.client.runtime;
         if self.buf.chain.started > 0 {
-            self.call_hooks(runtime, Phase::Done);
+            self.call_hooks(ctx, Phase::Done);
         }
+        let runtime = &ctx.client.runtime;
         let timeline = self.log.timeline.take().map(|timeline| timeline.finish(ctx.now()));
         self.log.client = self.log.client.or(ctx.client.peer.address);
         ctx.worker.observer.access(&AccessRecord {
@@ -224,18 +226,21 @@ impl Transaction {
             is_counted_by_prefix: self.route_index.is_some_and(|index| index < runtime.counted_routes),
             upstream: self.upstream(runtime).map(|upstream| upstream.authority.as_str()),
             plugins: &self.buf.chain.timings,
+            pairs: &self.buf.chain.pairs,
             timeline: timeline.as_deref(),
         });
         // The balance should know that this one is over before it chooses again.
         self.attempt = None;
     }
 
-    fn call_hooks(&mut self, runtime: &Runtime, phase: Phase) -> Verdict {
+    fn call_hooks(&mut self, ctx: &Context<'_, '_>, phase: Phase) -> Verdict {
+        let Client { runtime, peer, details, .. } = &*ctx.client;
         let Some(hooks) = self.hooks(runtime) else { return Verdict::Continue };
         let wants = self.wants(runtime);
         let gets_body = self.gets_body(self.buf.response.status);
         let (route, upstream) = (self.route(runtime), self.upstream(runtime));
-        let Buffers { request, response, original_target, request_body, response_body, chain, .. } = &mut self.buf;
+        let Buffers { request, response, original_target, request_body, response_body, chain, scratch, .. } =
+            &mut self.buf;
         response.fields.remove_all(HOP_BY_HOP);
         let mut context = HookContext {
             request_body: wants.request.then_some(request_body),
@@ -248,7 +253,11 @@ impl Transaction {
             },
             request,
             original_target,
-            client: self.log.client,
+            client_host: &scratch.host,
+            peer,
+            details: details.as_ref().and_then(|details| details.peer.as_ref()),
+            log: &self.log,
+            now: ctx.now(),
             route_prefix: route.map_or("", |route| &route.prefix),
             upstream: upstream.map_or("", |upstream| &upstream.authority),
             state: chain,

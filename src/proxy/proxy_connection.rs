@@ -14,7 +14,8 @@ use std::time::Duration;
 
 pub use super::context::WorkerContext;
 pub use super::events::{
-    CertificateError, CloseMode, Command, ConnectError, Input, ListenerProtocol, Now, Peer, Side, UpstreamEvent,
+    CertificateError, CloseMode, Command, ConnectError, Input, ListenerProtocol, Now, Peer, PeerDetails, Side,
+    UpstreamEvent,
 };
 pub use super::flow_control::ReadPurpose;
 pub use super::request_log::{AccessRecord, Observer};
@@ -50,7 +51,7 @@ impl ProxyConnection {
             peer,
             runtime,
             commands: Commands::default(),
-            login_upstream: None,
+            details: None,
             write_idle_ms,
             served: 0,
             is_draining: false,
@@ -71,6 +72,24 @@ impl ProxyConnection {
             self.client.peer.address = Some(address);
         }
         self.client.peer.is_tls |= is_tls;
+    }
+
+    /// Whether there are plugins, which may ask for the details of the peer, and nobody has told them yet. They are known with
+    /// the first byte.
+    pub fn wants_peer_details(&self) -> bool {
+        self.client.runtime.has_hooks() && self.client.details.as_ref().is_none_or(|details| details.peer.is_none())
+    }
+
+    /// Tells them.
+    pub fn set_peer_details(&mut self, details: PeerDetails) {
+        self.client.details.get_or_insert_default().peer = Some(details);
+    }
+
+    /// The address of the upstream connection, before [`Input::Connected`].
+    pub fn set_upstream_addr(&mut self, address: Option<SocketAddr>) {
+        if let ConnectionState::Active(transaction) = &mut self.state {
+            transaction.log.upstream_addr = address;
+        }
     }
 
     /// The PROXY header is missing or wrong. Nothing is answered: the peer may expect TLS. Returns its address.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::cause::Cause;
 use super::events::UpstreamEvent;
-use super::hooks::PluginTiming;
 use crate::bytes::SharedText;
 use crate::config::UpstreamUrl;
 use crate::extras::timeline::Timeline;
@@ -53,6 +52,8 @@ pub struct AccessRecord<'a> {
     pub upstream: Option<&'a str>,
     /// What the plugins did.
     pub plugins: &'a [PluginTiming],
+    /// What plugins have added to the line.
+    pub pairs: &'a [(Vec<u8>, Vec<u8>)],
     /// Its life, as lines for people, where the observer wants that.
     pub timeline: Option<&'a str>,
 }
@@ -69,6 +70,7 @@ impl<'a> AccessRecord<'a> {
             is_counted_by_prefix: false,
             upstream: None,
             plugins: &[],
+            pairs: &[],
             timeline: None,
         }
     }
@@ -80,13 +82,44 @@ impl<'a> AccessRecord<'a> {
 
     /// The client's target without the query, which may hold what has no place in a log.
     pub fn path(&self) -> &'a [u8] {
-        &self.target[..find(self.target, b'?').unwrap_or(self.target.len())]
+        path_of(self.target)
     }
 
     /// From the first byte of the head to the end.
     pub fn total(&self) -> Duration {
         self.ended - self.log.started
     }
+}
+
+/// A target without the query.
+pub fn path_of(target: &[u8]) -> &[u8] {
+    &target[..find(target, b'?').unwrap_or(target.len())]
+}
+
+/// The keys of the line: plugins add no pairs with these.
+pub const ACCESS_KEYS: &str = "time level msg client method path prefix upstream status bytes_in bytes_out reused retries \
+                               head_ms connect_ms first_byte_ms total_ms why rule detail timeline advice";
+
+/// What one plugin did within one exchange, for the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PluginTiming {
+    /// Its name.
+    pub plugin: &'static str,
+    /// How long its hooks took.
+    pub time: Duration,
+    /// How many of them failed.
+    pub faults: u32,
+}
+
+/// Who made a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseSource {
+    /// The upstream.
+    Upstream,
+    /// We.
+    Proxy,
+    /// A plugin.
+    Plugin,
 }
 
 /// The facts of one request so far.
@@ -112,6 +145,14 @@ pub struct RequestLog {
     pub reused: bool,
     /// How often the request was sent again.
     pub retries: u32,
+    /// The address of the upstream connection, the last one of several.
+    pub upstream_addr: Option<SocketAddr>,
+    /// Who made the final response; `None` while there is none.
+    pub source: Option<ResponseSource>,
+    /// Whether the client's request has a body.
+    pub has_request_body: bool,
+    /// Whether the final response, as it was made, has a body.
+    pub has_response_body: bool,
     /// What went wrong first; `None` for a plain success.
     pub cause: Option<Cause>,
     /// The client: the peer, or whom trusted proxies report (with port 0 where they say none); `None` on a unix socket.

@@ -188,6 +188,7 @@ impl Transaction {
             self.set_request("head, no body", RequestState::Done);
             return self.queue_request(ctx, framing);
         };
+        self.log.has_request_body = true;
         let mut max_bytes = route.options.max_body_bytes.unwrap_or(u64::MAX);
         let mut mode = if framing == Framing::Chunked { BodyMode::Chunked } else { BodyMode::Passthrough };
         if self.wants(runtime).request {

@@ -11,6 +11,7 @@ use super::forward::{
 };
 use super::hooks::Phase;
 use super::memory::{Buffers, KEPT_CAPACITY};
+use super::request_log::ResponseSource;
 use super::request_side::{head_limits, read_body};
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Reuse, Transaction};
 use crate::http::body::Body;
@@ -157,6 +158,7 @@ impl Transaction {
         let persistence = Persistence::KeepAlive(Version::Http11);
         write_response_head(&self.buf.response, Framing::None, persistence, &protocol, self.buf.to_client.buf());
         self.log.status = 101;
+        self.log.source = Some(ResponseSource::Upstream);
         self.is_persistent = false;
         self.set_response("101", ResponseState::Tunnel(HalfClose::Open));
         self.set_request("101", RequestState::Tunnel(HalfClose::Open));
@@ -184,12 +186,14 @@ impl Transaction {
             list_protocols(fields, &mut self.buf.offered);
         }
         self.forward_response_head(ctx);
+        self.log.source = Some(ResponseSource::Upstream);
         let Some(body) = Body::new(framing) else {
             if self.send_response_head(ctx, framing, declared)? {
                 self.complete_response(ctx, reuse);
             }
             return Ok(());
         };
+        self.log.has_response_body = !self.is_client_head();
         self.set_response("final head", ResponseState::Body { body, mode: BodyMode::Buffer, reuse, is_pushed });
         if self.wants(&ctx.client.runtime).response && !self.is_client_head() {
             let limit = ctx.client.runtime.config.plugin_body_limit as u64;
@@ -327,7 +331,7 @@ impl Transaction {
         if is_sent && reuse != Reuse::No {
             let is_login_bound = reuse == Reuse::LoginBound;
             if is_login_bound {
-                ctx.client.login_upstream = self.upstream_id(&ctx.client.runtime);
+                ctx.client.details.get_or_insert_default().login_upstream = self.upstream_id(&ctx.client.runtime);
             }
             ctx.client.commands.push(Command::Release { is_login_bound });
             self.buf.to_upstream.clear();

@@ -28,7 +28,8 @@ impl Transaction {
         }
         let mut tried = 0;
         let repeatable = self.buf.request.method.is_idempotent();
-        let chosen = ctx.worker.balance.choose(ctx.now(), group, &mut tried, repeatable, ctx.client.login_upstream);
+        let login = ctx.client.details.as_ref().and_then(|details| details.login_upstream);
+        let chosen = ctx.worker.balance.choose(ctx.now(), group, &mut tried, repeatable, login);
         chosen.map(|(nth, lease)| UpstreamAttempt { nth, lease, tried, queued: (0, Framing::None), losses: 0 })
     }
 

@@ -6,15 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::Serialize;
 
+pub use super::events::UpstreamId;
 use super::hooks::Hooks;
 use super::route::Router;
 use crate::bytes::SharedText;
 use crate::config::{Config, FullConfig, RouteConfig, RouteOptions, Scheme, UpstreamTls, UpstreamUrl};
-
-/// Names an upstream, for as long as the process runs: an origin keeps its number over reloads, and the number of one that
-/// is gone is never given again. So a number that somebody kept too long finds nothing instead of a stranger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UpstreamId(pub u32);
 
 /// One origin: what connections are pooled by. Routes that lead to the same origin share it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -106,6 +102,11 @@ impl Runtime {
         let RouteHooks { chains, of_routes } = &self.hooks;
         // Where there is no number, there is one chain for all.
         chains.get(of_routes.get(route as usize).map_or(0, |nth| *nth as usize))?.as_ref()
+    }
+
+    /// Whether there are plugins on any route.
+    pub fn has_hooks(&self) -> bool {
+        self.hooks.chains.iter().any(Option::is_some)
     }
 
     /// The body of /configz?outline. It is made anew when nobody is sent it any more: it may be long, and is hardly ever

@@ -482,7 +482,7 @@ mod tests {
     /// Makes one buffer own a lot.
     type Grow = fn(&mut Transaction, Vec<u8>);
 
-    const EVERY_BUFFER: [(&str, Grow); 20] = [
+    const EVERY_BUFFER: [(&str, Grow); 21] = [
         ("client input", |transaction, bytes| transaction.buf.client_input = bytes),
         ("upstream input", |transaction, bytes| transaction.buf.upstream_input = bytes),
         ("to the client", |transaction, bytes| *transaction.buf.to_client.buf() = bytes),
@@ -502,6 +502,7 @@ mod tests {
         ("response body", |transaction, bytes| transaction.buf.response_body = bytes),
         ("plugin values", |transaction, bytes| transaction.buf.chain.values.push((b"key".to_vec(), bytes))),
         ("plugin keys", |transaction, bytes| transaction.buf.chain.values.push((bytes, Vec::new()))),
+        ("pairs of the access line", |transaction, bytes| transaction.buf.chain.pairs.push((b"key".to_vec(), bytes))),
         ("named by Connection", |transaction, bytes| transaction.buf.scratch.connection_named = bytes),
     ];
 

@@ -41,7 +41,7 @@ struct Extra {
     holders: &'static [&'static str],
 }
 
-const EXTRAS: [Extra; 7] = [
+const EXTRAS: [Extra; 8] = [
     Extra {
         name: "balance",
         layer: 2,
@@ -81,6 +81,12 @@ const EXTRAS: [Extra; 7] = [
             "net::server",
             "extras::prometheus",
         ],
+    },
+    Extra {
+        name: "plugin_metrics",
+        layer: 2,
+        calls: &[("plugin::context", "define"), ("plugin::context", "add")],
+        holders: &["extras::prometheus"],
     },
     Extra {
         name: "prometheus",

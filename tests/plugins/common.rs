@@ -2,7 +2,6 @@
 #![allow(dead_code, missing_docs)] // Each test file uses its part.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -12,8 +11,11 @@ use mini_rproxy::config::LogFormat;
 use mini_rproxy::http::fields::Fields;
 use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
 use mini_rproxy::log::Logger;
+use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::plugin::chain::Chain;
 use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Phase, Verdict};
+use mini_rproxy::proxy::proxy_connection::{Peer, PeerDetails};
+use mini_rproxy::proxy::request_log::RequestLog;
 use mini_rproxy_plugin::host::Limits;
 
 pub const LIMITS: Limits = Limits { head_bytes: 16 * 1024, field_lines: 256, body_bytes: 1024 };
@@ -137,7 +139,10 @@ pub struct Exchange {
     pub response: ResponseHead,
     pub request_body: Option<Vec<u8>>,
     pub response_body: Option<Vec<u8>>,
-    pub client: Option<SocketAddr>,
+    pub peer: Peer,
+    pub details: Option<PeerDetails>,
+    pub log: RequestLog,
+    pub now: MonoTime,
     pub state: ChainState,
 }
 
@@ -149,8 +154,22 @@ impl Exchange {
         request.fields.add(b"Accept", b"*/*");
         let mut response = ResponseHead { status: 200, reason: b"OK".to_vec(), ..ResponseHead::default() };
         response.fields.add(b"Content-Type", b"text/plain");
-        let client = Some("192.0.2.7:50000".parse().unwrap());
-        Exchange { request, response, request_body: None, response_body: None, client, state: ChainState::default() }
+        let log = RequestLog {
+            client: Some("192.0.2.7:50000".parse().unwrap()),
+            method: Some(Method::Get),
+            ..RequestLog::default()
+        };
+        Exchange {
+            request,
+            response,
+            request_body: None,
+            response_body: None,
+            peer: Peer::default(),
+            details: None,
+            log,
+            now: MonoTime::FIRST,
+            state: ChainState::default(),
+        }
     }
 
     fn view(&mut self, with_response: bool) -> HookContext<'_> {
@@ -160,7 +179,11 @@ impl Exchange {
             request_body: self.request_body.as_mut(),
             response_body: self.response_body.as_mut(),
             original_target: b"/fitness/users?id=1",
-            client: self.client,
+            client_host: b"proxy.example",
+            peer: &self.peer,
+            details: self.details.as_ref(),
+            log: &self.log,
+            now: self.now,
             route_prefix: "/fitness",
             upstream: "upstream.example",
             state: &mut self.state,

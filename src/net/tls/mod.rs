@@ -40,6 +40,9 @@ pub trait TlsLayer: fmt::Debug {
     /// Continues a handshake that we began, as far as the socket goes.
     fn handshake(&mut self, socket: &mut Socket) -> Poll<Result<(), HandshakeError>>;
 
+    /// The version that was agreed on, and the name that a client asked for.
+    fn session_details(&self) -> (Option<&'static str>, Option<String>);
+
     /// Why the handshake was never complete, where it had begun. Asked once, when the connection is closed.
     fn take_handshake_error(&mut self) -> Option<HandshakeError>;
 

@@ -20,7 +20,7 @@ use std::cell::RefCell;
 use std::io::{self, ErrorKind, IoSlice, Read as _, Write};
 use std::task::Poll;
 
-use rustls::{Connection, Error};
+use rustls::{Connection, Error, ProtocolVersion};
 
 use crate::net::socket::{ReadOutcome, Socket, SocketFlags, WriteOutcome};
 
@@ -218,6 +218,16 @@ impl TlsLayer for TlsStream {
                 }
             }
         }
+    }
+
+    fn session_details(&self) -> (Option<&'static str>, Option<String>) {
+        let version = match self.session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => Some("TLSv1.2"),
+            Some(ProtocolVersion::TLSv1_3) => Some("TLSv1.3"),
+            _ => None,
+        };
+        let Connection::Server(session) = &self.session else { return (version, None) };
+        (version, session.server_name().map(str::to_owned))
     }
 
     fn take_handshake_error(&mut self) -> Option<HandshakeError> {
