@@ -11,7 +11,7 @@ use mini_rproxy::http::head::{RequestHead, ResponseHead};
 use mini_rproxy::log;
 use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::plugin::chain::Chain;
-use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Phase};
+use mini_rproxy::proxy::hooks::{ChainState, HookBody, HookContext, Hooks, Phase};
 use mini_rproxy::proxy::proxy_connection::Peer;
 use mini_rproxy::proxy::request_log::RequestLog;
 use mini_rproxy_plugin::host::Limits;
@@ -89,8 +89,8 @@ fn run(bencher: Bencher<'_, '_>, members: &[&'static Descriptor]) {
         let mut view = HookContext {
             request: &mut request,
             response: None,
-            request_body: None,
-            response_body: None,
+            request_body: HookBody::Coming,
+            response_body: HookBody::None,
             original_target: b"/fitness/users/123?q=1",
             client_host: b"proxy.example",
             peer: &peer,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::mono_time::MonoTime;
-use mini_rproxy::proxy::hooks::{BufferBodies, HookContext, Hooks, Phase, Verdict};
+use mini_rproxy::proxy::hooks::{HookBody, HookContext, Hooks, Phase, Verdict};
 use mini_rproxy::proxy::proxy_connection::{
     AccessRecord, Balance, Command, Input, Now, Observer, Peer, ProxyConnection, Side, TransactionPool, WorkerContext,
 };
@@ -221,12 +221,9 @@ fn an_idle_connection_owns_no_buffer() {
 struct Reader;
 
 impl Hooks for Reader {
-    fn wants(&self) -> BufferBodies {
-        BufferBodies { request: true, response: true }
-    }
-
-    fn call(&self, _: Phase, _: &mut HookContext<'_>) -> Verdict {
-        Verdict::Continue
+    fn call(&self, phase: Phase, context: &mut HookContext<'_>) -> Verdict {
+        let body = if phase == Phase::Request { &context.request_body } else { &context.response_body };
+        if let HookBody::Coming = body { Verdict::AwaitBody } else { Verdict::Continue }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::mono_time::MonoTime;
-use mini_rproxy::proxy::hooks::BufferBodies;
+use mini_rproxy::proxy::hooks::Side as HookSide;
 use mini_rproxy::proxy::proxy_connection::{
     Balance, Command, ConnectError, Input, Now, Peer, ProxyConnection, Side, TransactionPool, WorkerContext,
 };
@@ -20,7 +20,7 @@ mod testkit;
 
 use testkit::Random;
 use testkit::invariants::outcome;
-use testkit::plugin::{Op as PluginOp, Plugin};
+use testkit::plugin::{Op as PluginOp, Ops, Plugin, Wants};
 use testkit::scenes::CONFIGS;
 use testkit::wire::{DATE, Ending, Log, Pool, READ, Setup, Split, Wire};
 
@@ -251,7 +251,7 @@ fn scene() -> impl Strategy<Value = Vec<Op>> {
 #[derive(Clone, Debug)]
 struct Proxy {
     config: &'static str,
-    plugin: Option<(BufferBodies, Vec<PluginOp>, Vec<PluginOp>)>,
+    plugin: Option<(Wants, Ops)>,
 }
 
 fn runtime() -> impl Strategy<Value = Proxy> {
@@ -268,18 +268,33 @@ fn runtime() -> impl Strategy<Value = Proxy> {
             PluginOp::Method("HEAD".to_owned()),
             PluginOp::Status(204),
             PluginOp::Status(200),
+            PluginOp::Want(HookSide::Request, false),
+            PluginOp::Want(HookSide::Request, true),
+            PluginOp::Want(HookSide::Response, false),
+            PluginOp::Want(HookSide::Response, true),
         ]);
-        vec(some, 0..2)
+        vec(some, 0..3)
     };
-    let wants = any::<(bool, bool)>().prop_map(|(request, response)| BufferBodies { request, response });
-    let plugin = prop_oneof![4 => Just(None), 1 => (wants, ops(), ops()).prop_map(Some)];
+    let wants = any::<(bool, bool, bool)>().prop_map(|(request, response, is_optional)| Wants {
+        request,
+        response,
+        is_optional,
+    });
+    let all = (ops(), ops(), ops(), ops(), ops()).prop_map(
+        |(on_request, on_response, on_request_body, on_response_body, on_resume)| Ops {
+            on_request,
+            on_response,
+            on_request_body,
+            on_response_body,
+            on_resume,
+        },
+    );
+    let plugin = prop_oneof![2 => Just(None), 1 => (wants, all).prop_map(Some)];
     (select(&CONFIGS[..]), plugin).prop_map(|(config, plugin)| Proxy { config, plugin })
 }
 
 fn setup(runtime: &Proxy, split: Split, lane: bool) -> Setup {
-    let plugin = runtime.plugin.clone().map(|(wants, on_request, on_response)| {
-        Arc::new(Plugin { wants, on_request, on_response, ..Plugin::default() })
-    });
+    let plugin = runtime.plugin.clone().map(|(wants, ops)| Arc::new(Plugin { wants, ops, ..Plugin::default() }));
     let config = Config::parse(runtime.config, "test").expect("the test's configuration is valid");
     let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), is_tls: false, ..Peer::default() };
     Setup { config: Arc::new(config), peer, plugin, split, lane }

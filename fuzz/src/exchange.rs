@@ -1,6 +1,7 @@
 //! The whole exchange: bytes as a script of what clients, upstreams, plugins and the clock do.
 //!
-//! Seven bytes choose the configuration, the plugin and the way of splitting. Then bytes below 0x80 are sent as they are,
+//! Seven bytes choose the configuration, the plugin and the way of splitting, and six more what it does in other hooks than the
+//! first two. Then bytes below 0x80 are sent as they are,
 //! by the side that was chosen last, and bytes from 0x80 on are events of their own (see [`read`]), so that whatever is
 //! cut out of one script and put into another keeps its meaning.
 
@@ -8,14 +9,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mini_rproxy::config::Config;
-use mini_rproxy::proxy::hooks::BufferBodies;
 use mini_rproxy::proxy::proxy_connection::{ConnectError, Peer, Side};
 
 use crate::input::Input;
 use crate::testkit::Random;
 use crate::testkit::invariants::{at_the_end, outcome};
-use crate::testkit::plugin::{Op, Plugin};
-use crate::testkit::script::{Event, apply, render, write};
+use crate::testkit::plugin::{Ops, Plugin, Wants};
+use crate::testkit::script::{Event, apply, parse_hook, render, write};
 use crate::testkit::wire::{Ending, Pool, Setup, Split, Wire};
 
 /// The first is that of the scripts in `tests/wire`.
@@ -37,7 +37,7 @@ const CONFIGS: [&str; 7] = [
 ];
 
 /// What a plugin does, as a line of a `.wire` file says it; 0 does nothing.
-const OPS: [&str; 12] = [
+const OPS: [&str; 18] = [
     "",
     "respond 403 no",
     "fail",
@@ -50,35 +50,28 @@ const OPS: [&str; 12] = [
     "status 404",
     "remove Content-Type",
     "method PURGE",
+    "want request",
+    "want request optional",
+    "want response",
+    "want response optional",
+    "pause",
+    "pause resumed",
 ];
+
+/// The hooks that do it.
+const HOOKS: [&str; 5] = ["request", "response", "request-body", "response-body", "resume"];
 
 const ADVANCES_MS: [u64; 8] = [1, 1_900, 5_000, 10_000, 30_000, 59_000, 61_000, 4_000_000];
 
 /// The most bytes that one script sends.
 const MOST: usize = 200_000;
 
-fn op(line: &str) -> Option<Op> {
-    let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
-    Some(match word {
-        "respond" => {
-            let (status, body) = rest.split_once(' ').unwrap_or((rest, ""));
-            Op::Respond(status.parse().expect("a status in the table"), body.to_owned())
-        }
-        "fail" => Op::Fail,
-        "set" => rest.split_once(": ").map(|(name, value)| Op::Set(name.to_owned(), value.to_owned()))?,
-        "remove" => Op::Remove(rest.to_owned()),
-        "body" => Op::Body(rest.to_owned()),
-        "method" => Op::Method(rest.to_owned()),
-        "status" => Op::Status(rest.parse().expect("a status in the table")),
-        _ => return None,
-    })
-}
-
 /// A whole scenario.
 struct Scenario {
     /// Which of [`CONFIGS`].
     config: usize,
-    plugin: Option<(BufferBodies, [usize; 2], [usize; 2])>,
+    /// Lines as they stand behind `HOOK`.
+    hooks: Vec<String>,
     seed: u8,
     events: Vec<Event>,
 }
@@ -87,14 +80,18 @@ fn read(data: &[u8]) -> Scenario {
     let mut input = Input(data);
     let config = usize::from(input.byte()) % CONFIGS.len();
     let flags = input.byte();
-    let mut ops = [0; 4].map(|_: u8| usize::from(input.byte()) % OPS.len());
-    // The hooks of a plugin that does nothing to a request run all the same.
-    let wants = BufferBodies { request: flags & 2 != 0, response: flags & 4 != 0 };
-    let on_response = [ops[2], ops[3]];
-    if flags & 1 == 0 {
-        ops = [0; 4];
+    let mut op = || usize::from(input.byte()) % OPS.len();
+    let first = [0; 4].map(|_: u8| op());
+    let others = if flags & 16 != 0 { [0; 6].map(|_: u8| op()) } else { [0; 6] };
+    let ops = [&first[..], &others].concat();
+    let mut hooks = Vec::new();
+    if flags & 1 != 0 {
+        for (bit, line) in [(2, "want request"), (4, "want response"), (8, "want optional")] {
+            hooks.extend((flags & bit != 0).then(|| line.to_owned()));
+        }
+        let named = ops.iter().zip(HOOKS.iter().flat_map(|hook| [hook; 2])).filter(|(op, _)| **op > 0);
+        hooks.extend(named.map(|(op, hook)| format!("{hook} {}", OPS[*op])));
     }
-    let plugin = (flags & 1 != 0).then_some((wants, [ops[0], ops[1]], on_response));
     let seed = input.byte();
     let mut events = Vec::new();
     let mut side = Side::Client;
@@ -122,7 +119,7 @@ fn read(data: &[u8]) -> Scenario {
     if !bytes.is_empty() {
         events.push(Event::Bytes(side, bytes));
     }
-    Scenario { config, plugin, seed, events }
+    Scenario { config, hooks, seed, events }
 }
 
 /// What a byte from 0x80 to 0xaf says.
@@ -159,22 +156,20 @@ fn event(code: u8, input: &mut Input<'_>, side: &mut Side) -> Option<Event> {
     })
 }
 
-/// Writes a script of events as an input, with the first configuration and the plugin operations of these kinds.
-pub fn encode<'e>(
-    wants: (bool, bool),
-    hooks: [&[&str]; 2],
-    seed: u8,
-    events: impl Iterator<Item = &'e Event>,
-) -> Vec<u8> {
+/// Writes a script of events as an input, with the first configuration and plugin operations of the kinds in these lines, as they
+/// stand behind `HOOK`.
+pub fn encode<'e>(hooks: &[&str], seed: u8, events: impl Iterator<Item = &'e Event>) -> Vec<u8> {
     let number = |line: &str| {
         let word = line.split(' ').next().unwrap_or_default();
         let exact = OPS.iter().position(|op| *op == line);
         exact.or_else(|| OPS.iter().position(|op| op.split(' ').next() == Some(word))).unwrap_or(0) as u8
     };
-    let is_plugin = wants != (false, false) || hooks.iter().any(|lines| !lines.is_empty());
-    let mut data = vec![0, u8::from(is_plugin) | u8::from(wants.0) << 1 | u8::from(wants.1) << 2];
-    for lines in hooks {
-        data.extend([0, 1].map(|index| lines.get(index).map_or(0, |line| number(line))));
+    let flag = |bit, line| if hooks.contains(&line) { bit } else { 0 };
+    let flags = flag(2, "want request") | flag(4, "want response") | flag(8, "want optional");
+    let mut data = vec![0, u8::from(!hooks.is_empty()) | flags | 16];
+    for hook in HOOKS {
+        let mut ops = hooks.iter().filter_map(|line| line.strip_prefix(hook)?.strip_prefix(' '));
+        data.extend([0, 1].map(|_| ops.next().map_or(0, number)));
     }
     data.push(seed);
     for event in events {
@@ -232,10 +227,12 @@ impl Scenario {
         static PARSED: OnceLock<[Arc<Config>; CONFIGS.len()]> = OnceLock::new();
         let parse = |text| Arc::new(Config::parse(text, "fuzz").expect("the table's configurations are valid"));
         let config = Arc::clone(&PARSED.get_or_init(|| CONFIGS.map(parse))[self.config]);
-        let plugin = self.plugin.map(|(wants, on_request, on_response)| {
-            let ops = |numbers: [usize; 2]| numbers.iter().filter_map(|&number| op(OPS[number])).collect();
-            Arc::new(Plugin { wants, on_request: ops(on_request), on_response: ops(on_response), ..Plugin::default() })
-        });
+        let (mut wants, mut ops) = (Wants::default(), Ops::default());
+        for line in &self.hooks {
+            parse_hook(line, &mut wants, &mut ops).expect("a line of the tables");
+        }
+        let plugin = Plugin { wants, ops, ..Plugin::default() };
+        let plugin = (!plugin.is_idle()).then(|| Arc::new(plugin));
         let peer =
             Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), is_tls: false, ..Peer::default() };
         Setup { config, peer, plugin, split, lane }
@@ -263,18 +260,7 @@ impl Scenario {
     }
 
     fn text(&self) -> String {
-        let mut hooks = Vec::new();
-        if let Some((wants, on_request, on_response)) = &self.plugin {
-            hooks.extend(wants.request.then(|| "want request".to_owned()));
-            hooks.extend(wants.response.then(|| "want response".to_owned()));
-            let lines = |phase, numbers: &[usize; 2]| {
-                let named: Vec<_> = numbers.iter().filter(|number| **number != 0).collect();
-                named.into_iter().map(|number| format!("{phase} {}", OPS[*number])).collect::<Vec<_>>()
-            };
-            hooks.extend(lines("request", on_request));
-            hooks.extend(lines("response", on_response));
-        }
-        write(CONFIGS[self.config], &hooks, &self.events)
+        write(CONFIGS[self.config], &self.hooks, &self.events)
     }
 }
 

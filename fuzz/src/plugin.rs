@@ -11,7 +11,7 @@ use mini_rproxy::log;
 use mini_rproxy::plugin::chain::Chain;
 use mini_rproxy::plugin::{descriptor as checks, elf};
 use mini_rproxy::mono_time::MonoTime;
-use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Phase, Verdict as ChainVerdict};
+use mini_rproxy::proxy::hooks::{ChainState, HookBody, HookContext, Hooks, Phase, Verdict as ChainVerdict};
 use mini_rproxy::proxy::proxy_connection::Peer;
 use mini_rproxy::proxy::request_log::RequestLog;
 use mini_rproxy_plugin::host::Limits;
@@ -476,8 +476,8 @@ fn in_the_proxy(ops: &[Op], model: &Model) {
     let mut view = HookContext {
         request: &mut request,
         response: model.is_response.then_some(&mut response),
-        request_body: Some(&mut request_body),
-        response_body: model.is_response.then_some(&mut response_body),
+        request_body: HookBody::Whole(&mut request_body),
+        response_body: if model.is_response { HookBody::Whole(&mut response_body) } else { HookBody::None },
         original_target: b"/fitness/a",
         client_host: b"proxy.example",
         peer: &peer,

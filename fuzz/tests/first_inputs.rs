@@ -56,9 +56,7 @@ fn write_first_inputs() {
 fn from_script(name: &str, text: &str) {
     let script = Script::parse(text).expect("the scripts are in order");
     let lines = |start: &str| -> Vec<&str> { text.lines().filter_map(|line| line.strip_prefix(start)).collect() };
-    let wants = (text.contains("HOOK want request"), text.contains("HOOK want response"));
-    let hooks = [lines("HOOK request "), lines("HOOK response ")];
-    put("exchange", name, &[&encode(wants, [&hooks[0], &hooks[1]], 3, script.events())]);
+    put("exchange", name, &[&encode(&lines("HOOK "), 3, script.events())]);
     let mut sides = [Vec::new(), Vec::new()];
     for event in script.events() {
         if let Event::Bytes(side, bytes) = event {

@@ -31,6 +31,14 @@ impl Body {
         }
     }
 
+    /// A body of which nothing will come any more.
+    pub const NOTHING: Body = Body::Length { left: 0 };
+
+    /// Whether nothing will come any more. Of one in chunks, or until the close, only the reader knows.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, Body::Length { left: 0 })
+    }
+
     /// How many bytes may be moved without being looked at: 0 for chunked.
     pub fn bypass_limit(&self) -> u64 {
         match self {

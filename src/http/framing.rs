@@ -12,9 +12,10 @@ use super::head::{RequestHead, ResponseHead, Version};
 pub const FRAMING: HeaderSet = HeaderSet::of(&[HeaderId::ContentLength, HeaderId::TransferEncoding]);
 
 /// How the end of a body is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Framing {
     /// There is no body, and nothing that says so.
+    #[default]
     None,
     /// Content-Length. 64 bits on every machine (rule E9).
     Length(u64),

@@ -6,6 +6,9 @@
 //! on_done       for each plugin that the request reached, last one first, however the exchange ended
 //! ```
 //!
+//! Before a hook the chain stops for a body that the plugin always wants; behind it for one that the hook asked for, which gets
+//! a hook of its own; or it stops because a hook pauses. [`Hooks::call`] goes on where it stopped.
+//!
 //! A failure is: the verdict "fail", an unknown verdict, "respond" without an answer. A panic of a Rust plugin is caught
 //! inside the plugin and arrives here as "fail"; one that reached us would end the process.
 #![allow(unsafe_code)]
@@ -15,14 +18,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use mini_rproxy_plugin::host::{ExchangeHandle, Limits, Phase};
+use mini_rproxy_plugin::host::{ExchangeHandle, Limits, Phase, Side};
 use mini_rproxy_plugin::{Descriptor, abi};
 
 use super::host::{Caller, HookAccess};
 use super::instances::{self, Instance};
 use crate::config::{Config, PluginConfig};
 use crate::log::{Level, Logger};
-use crate::proxy::hooks::{BufferBodies, HookContext, Hooks, PluginTiming, Verdict};
+use crate::proxy::hooks::{HookBody, HookContext, Hooks, PluginTiming, Position, Step, Verdict};
 use crate::start_error::StartError;
 
 /// A hook that takes longer is reported: meanwhile nothing else moves on that thread.
@@ -88,38 +91,102 @@ impl Chain {
         self.logger.line(level, message).text("plugin", plugin).send();
     }
 
-    /// Calls one hook of the plugin at `index`. `clock` is the time before the hook and becomes the time after it: one
-    /// reading of the clock is the end of a hook and the start of the next one.
-    fn call_plugin(&self, index: usize, phase: Phase, context: &mut HookContext<'_>, clock: &mut Instant) -> Verdict {
+    /// Takes the next step with the plugin at `index`, and says in the position what comes after it. `clock` is the time before
+    /// the hook and becomes the time after it: one reading of the clock is the end of a hook and the start of the next one.
+    fn step(&self, index: usize, phase: Phase, context: &mut HookContext<'_>, clock: &mut Instant) -> Verdict {
         let plugin = &self.plugins[index];
-        let caller = Caller { name: plugin.name, flags: plugin.raw.flags, limits: self.limits, logger: &self.logger };
+        let flags = plugin.raw.flags;
+        let step = context.state.position.step;
+        let (side, flag) = match phase {
+            Phase::Request => (Side::Request, abi::WANT_REQUEST_BODY),
+            Phase::Response | Phase::Done => (Side::Response, abi::WANT_RESPONSE_BODY),
+        };
+        let needs_body = match step {
+            Step::Hook if flags & flag != 0 => Some(flags & abi::BODY_OPTIONAL != 0),
+            Step::Body => context.state.wanted_by(index, side).map(|wanted| wanted.is_optional),
+            Step::Hook | Step::Resume { .. } => None,
+        };
+        if let Some(is_optional) = needs_body {
+            let body = if side == Side::Request { &context.request_body } else { &context.response_body };
+            match body {
+                HookBody::Coming => return Verdict::AwaitBody,
+                HookBody::TooLarge if !is_optional => return Verdict::TooLarge,
+                HookBody::None | HookBody::Whole(_) | HookBody::TooLarge => {}
+            }
+            context.state.writes_response_body |= side == Side::Response;
+        }
+        if step == Step::Body
+            && let Some(wanted) = context.state.wanted_by(index, side)
+        {
+            wanted.is_given = true;
+        }
+        let verdict = self.call_plugin(index, phase, step, context, clock);
+        match &verdict {
+            Verdict::Continue => {
+                let is_body_next = context.state.wanted_by(index, side).is_some_and(|wanted| !wanted.is_given);
+                let position = &mut context.state.position;
+                position.step = if is_body_next { Step::Body } else { Step::Hook };
+                position.nth += usize::from(!is_body_next);
+            }
+            Verdict::Pause(ticket) => {
+                context.state.position.step = Step::Resume { ticket: ticket.number(), result: None };
+            }
+            _ => {}
+        }
+        verdict
+    }
+
+    fn call_plugin(
+        &self,
+        index: usize,
+        phase: Phase,
+        step: Step,
+        context: &mut HookContext<'_>,
+        clock: &mut Instant,
+    ) -> Verdict {
+        let plugin = &self.plugins[index];
+        let abi::Plugin { on_request, on_response, on_request_body, on_response_body, on_resume, .. } = plugin.raw;
+        let (entry, hook) = match (phase, step) {
+            (Phase::Request, Step::Hook) => ("on_request", on_request),
+            (Phase::Response, Step::Hook) => ("on_response", on_response),
+            (Phase::Request, Step::Body) => ("on_request_body", on_request_body),
+            (Phase::Response, Step::Body) => ("on_response_body", on_response_body),
+            (_, Step::Resume { .. }) => ("on_resume", None),
+            (Phase::Done, _) => ("on_done", None),
+        };
+        if phase == Phase::Request {
+            context.state.started = index + 1;
+        }
+        let caller =
+            Caller { index, name: plugin.name, flags: plugin.raw.flags, limits: self.limits, logger: &self.logger };
         let mut handle = ExchangeHandle::new(HookAccess::new(context, phase, caller));
         let (this, x) = (plugin.this, handle.as_exchange());
-        let (entry, verdict) = match phase {
-            // SAFETY: the plugin's own hook with its own `this`, not yet destroyed. The handle is valid until the call
-            // returns and not used otherwise meanwhile.
-            Phase::Request => ("on_request", plugin.raw.on_request.map(|hook| unsafe { hook(this, x) })),
-            // SAFETY: as above.
-            Phase::Response => ("on_response", plugin.raw.on_response.map(|hook| unsafe { hook(this, x) })),
-            Phase::Done => {
-                // SAFETY: as above.
-                let done = plugin.raw.on_done.map(|hook| unsafe { hook(this, x) });
-                ("on_done", done.map(|()| abi::CONTINUE))
-            }
+        // SAFETY (all three): the plugin's own hook with its own `this`, not yet destroyed. The handle is valid until the call
+        // returns and not used otherwise meanwhile.
+        let verdict = match (phase, step) {
+            (Phase::Done, _) => plugin.raw.on_done.map(|hook| {
+                unsafe { hook(this, x) }
+                abi::CONTINUE
+            }),
+            (_, Step::Resume { result: Some(true), ticket }) => on_resume.map(|hook| unsafe { hook(this, x, ticket) }),
+            (_, Step::Resume { .. }) => Some(abi::FAIL),
+            (_, Step::Hook | Step::Body) => hook.map(|hook| unsafe { hook(this, x) }),
         };
         let Some(verdict) = verdict else { return Verdict::Continue };
         let time = self.record_time(plugin, entry, clock);
-        let answer = handle.into_access().answer;
+        let HookAccess { answer, ticket, .. } = handle.into_access();
         let timings = &mut context.state.timings;
         let untimed = self.plugins[..=index].iter().skip(timings.len());
         timings.extend(untimed.map(|plugin| PluginTiming { plugin: plugin.name, time: Duration::ZERO, faults: 0 }));
         timings[index].time += time;
-        let why = match (verdict, answer) {
-            (abi::CONTINUE, _) => return Verdict::Continue,
-            (abi::RESPOND, Some(answer)) => return Verdict::Respond(answer),
-            (abi::RESPOND, None) => "it answers, but gave no answer".to_owned(),
-            (abi::FAIL, _) => "it failed".to_owned(),
-            (other, _) => format!("it returned verdict {other}, which means nothing"),
+        let why = match (verdict, answer, ticket) {
+            (abi::CONTINUE, ..) => return Verdict::Continue,
+            (abi::RESPOND, Some(answer), _) => return Verdict::Respond(answer),
+            (abi::PAUSE, _, Some(ticket)) => return Verdict::Pause(ticket),
+            (abi::RESPOND, None, _) => "it answers, but gave no answer".to_owned(),
+            (abi::PAUSE, _, None) => "it pauses, but asked for no ticket".to_owned(),
+            (abi::FAIL, ..) => "it failed".to_owned(),
+            (other, ..) => format!("it returned verdict {other}, which means nothing"),
         };
         timings[index].faults += 1;
         self.log(Level::Error, plugin.name, &format!("{entry}: {why}; the client gets 502"));
@@ -142,28 +209,31 @@ impl Chain {
 }
 
 impl Hooks for Chain {
-    fn wants(&self) -> BufferBodies {
-        let wants = |flag| self.plugins.iter().any(|plugin| plugin.raw.flags & flag != 0);
-        BufferBodies { request: wants(abi::WANT_REQUEST_BODY), response: wants(abi::WANT_RESPONSE_BODY) }
-    }
-
-    /// In order, until one of them answers or fails.
+    /// In order, until one of them answers, fails or waits.
     fn call(&self, phase: Phase, context: &mut HookContext<'_>) -> Verdict {
-        let started = &mut context.state.started;
-        let count = if phase == Phase::Done { std::mem::take(started) } else { self.plugins.len() };
         let mut clock = Instant::now();
-        for nth in 0..count {
+        if phase == Phase::Done {
+            for index in (0..std::mem::take(&mut context.state.started)).rev() {
+                self.call_plugin(index, phase, Step::Hook, context, &mut clock);
+            }
+            return Verdict::Continue;
+        }
+        if context.state.position.phase != Some(phase) {
+            context.state.position = Position { phase: Some(phase), ..Position::default() };
+        }
+        let count = self.plugins.len();
+        loop {
+            let nth = context.state.position.nth;
+            if nth == count {
+                return Verdict::Continue;
+            }
             // The plugin that saw the request last, as it left, sees the response first.
             let index = if phase == Phase::Request { nth } else { count - 1 - nth };
-            if phase == Phase::Request {
-                context.state.started = index + 1;
-            }
-            match self.call_plugin(index, phase, context, &mut clock) {
+            match self.step(index, phase, context, &mut clock) {
                 Verdict::Continue => {}
                 verdict => return verdict,
             }
         }
-        Verdict::Continue
     }
 }
 

@@ -14,8 +14,9 @@ use crate::http::head::{Method, Version, reason_phrase};
 use crate::log::Logger;
 use crate::mono_time::MonoTime;
 use crate::proxy::cause::Cause;
-use crate::proxy::hooks::{HookContext, LocalResponse};
+use crate::proxy::hooks::{HookBody, HookContext, LocalResponse, WantedBody};
 use crate::proxy::request_log::{ACCESS_KEYS, ResponseSource, path_of};
+use crate::proxy::tickets::Ticket;
 
 use super::context::MAX_MESSAGE;
 
@@ -30,6 +31,8 @@ pub static TABLE: abi::Host = table::<HookAccess<'static, 'static>>();
 /// The plugin whose hook runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'v> {
+    /// Its number within the chain.
+    pub index: usize,
     /// The name of its entry in the configuration.
     pub name: &'v str,
     /// What it asked for: `WANT_...`.
@@ -50,6 +53,8 @@ pub struct HookAccess<'v, 'x> {
     texts: Texts,
     /// What `respond` was given.
     pub answer: Option<Box<LocalResponse>>,
+    /// What `pause` gave.
+    pub ticket: Option<Ticket>,
 }
 
 /// Attributes that had to be written as text. The plugin may keep the bytes until the hook ends, so none is moved before.
@@ -60,7 +65,12 @@ impl<'v, 'x> HookAccess<'v, 'x> {
     /// The access of that plugin.
     pub fn new(hooks: &'v mut HookContext<'x>, phase: Phase, caller: Caller<'v>) -> Self {
         let status = digits(hooks.response.as_ref().map_or(0, |response| response.status));
-        HookAccess { hooks, phase, caller, status, texts: Texts::default(), answer: None }
+        HookAccess { hooks, phase, caller, status, texts: Texts::default(), answer: None, ticket: None }
+    }
+
+    /// What the plugin asked for in this exchange, of that side.
+    fn wanted(&self, side: Side) -> Option<&WantedBody> {
+        self.hooks.state.wanted.iter().find(|wanted| wanted.plugin == self.caller.index && wanted.side == side)
     }
 
     fn fields(&self, side: Side) -> Option<&Fields> {
@@ -132,6 +142,14 @@ fn yes_or_no(is_so: bool) -> &'static [u8] {
     if is_so { b"1" } else { b"0" }
 }
 
+/// The flag of a plugin that always wants the body of that side.
+fn flag(side: Side) -> u32 {
+    match side {
+        Side::Request => abi::WANT_REQUEST_BODY,
+        Side::Response => abi::WANT_RESPONSE_BODY,
+    }
+}
+
 fn digits(status: u16) -> [u8; 3] {
     [status / 100 % 10, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8)
 }
@@ -142,7 +160,8 @@ impl ExchangeAccess for HookAccess<'_, '_> {
     }
 
     fn flags(&self) -> u32 {
-        self.caller.flags
+        let asked = |side| if self.wanted(side).is_some() { flag(side) } else { 0 };
+        self.caller.flags | asked(Side::Request) | asked(Side::Response)
     }
 
     fn limits(&self) -> Limits {
@@ -229,15 +248,25 @@ impl ExchangeAccess for HookAccess<'_, '_> {
         &mut self.hooks.state.values
     }
 
-    fn body(&self, side: Side) -> Option<&[u8]> {
+    fn body(&self, side: Side) -> Result<&[u8], HostError> {
+        if self.caller.flags & flag(side) == 0 && !self.wanted(side).is_some_and(|wanted| wanted.is_given) {
+            return Err(HostError::WrongPhase);
+        }
         let body = match side {
             Side::Request => &self.hooks.request_body,
             // Answers to HEAD, 204 and 304 have none, whatever the exchange keeps in its place.
-            Side::Response if self.hooks.request.method == Method::Head => &None,
-            Side::Response if is_bodiless(self.hooks.response.as_ref().map_or(0, |response| response.status)) => &None,
+            Side::Response if self.hooks.request.method == Method::Head => &HookBody::None,
+            Side::Response if is_bodiless(self.hooks.response.as_ref().map_or(0, |response| response.status)) => {
+                &HookBody::None
+            }
             Side::Response => &self.hooks.response_body,
         };
-        body.as_ref().map(|body| body.as_slice())
+        match body {
+            HookBody::None => Err(HostError::NotFound),
+            HookBody::Coming => Err(HostError::WrongPhase),
+            HookBody::Whole(body) => Ok(body),
+            HookBody::TooLarge => Err(HostError::Limit),
+        }
     }
 
     fn set_body(&mut self, side: Side, body: Vec<u8>) {
@@ -245,7 +274,7 @@ impl ExchangeAccess for HookAccess<'_, '_> {
             Side::Request => &mut self.hooks.request_body,
             Side::Response => &mut self.hooks.response_body,
         };
-        if let Some(place) = place {
+        if let HookBody::Whole(place) = place {
             **place = body;
         }
     }
@@ -273,6 +302,16 @@ impl ExchangeAccess for HookAccess<'_, '_> {
         match known {
             Some(place) => pairs[place].1 = value.to_vec(),
             None => pairs.push((key.to_vec(), value.to_vec())),
+        }
+        Ok(())
+    }
+
+    fn want_body(&mut self, side: Side, flags: u32) -> Result<(), HostError> {
+        let is_optional = flags & abi::BODY_OPTIONAL != 0;
+        let plugin = self.caller.index;
+        match self.hooks.state.wanted_by(plugin, side) {
+            Some(wanted) => wanted.is_optional = is_optional,
+            None => self.hooks.state.wanted.push(WantedBody { plugin, side, is_optional, is_given: false }),
         }
         Ok(())
     }
@@ -305,7 +344,7 @@ mod tests {
     }
 
     fn caller(logger: &Logger) -> Caller<'_> {
-        Caller { name: "demo", flags: 0, limits: LIMITS, logger }
+        Caller { index: 0, name: "demo", flags: 0, limits: LIMITS, logger }
     }
 
     /// The attributes that this exchange has in a phase, as the plugin reads them.

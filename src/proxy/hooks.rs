@@ -1,25 +1,18 @@
 //! The interface between a request and the plugins: they reach it in no other way.
 //!
-//! The proxy calls [`Hooks`] in three phases and gives each call a [`HookContext`] of what it may see and change. It
-//! knows nothing of libraries and C tables; those live one layer above, in `plugin`.
+//! The proxy calls [`Hooks`] in three phases and gives each call a [`HookContext`] of what it may see and change. In the first
+//! two a chain may stop and be called again, to go on where it stopped: when a body is there, or when a pause is over. It knows
+//! nothing of libraries and C tables; those live one layer above, in `plugin`.
 
-pub use mini_rproxy_plugin::host::Phase;
+pub use mini_rproxy_plugin::host::{Phase, Side};
 
 use super::events::{Peer, PeerDetails};
 pub use super::request_log::PluginTiming;
 use super::request_log::RequestLog;
+use super::tickets::Ticket;
 use crate::http::fields::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::mono_time::MonoTime;
-
-/// Which bodies have to be buffered, because some plugin asked for them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BufferBodies {
-    /// The request's.
-    pub request: bool,
-    /// The response's.
-    pub response: bool,
-}
 
 /// An answer that a plugin gives in the upstream's place.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +26,7 @@ pub struct LocalResponse {
 }
 
 /// What a chain of hooks decided.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Verdict {
     /// The exchange goes on.
     Continue,
@@ -41,10 +34,57 @@ pub enum Verdict {
     Respond(Box<LocalResponse>),
     /// A plugin failed: 502.
     Fail,
+    /// The next hook waits for the whole body, which is still coming.
+    AwaitBody,
+    /// The next hook needs a body that is above the limit: 413 or 502.
+    TooLarge,
+    /// The exchange waits until that ticket is resumed.
+    Pause(Ticket),
+}
+
+/// Where a chain goes on when it is called again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Position {
+    /// The phase that it is in; another one begins at its first plugin.
+    pub phase: Option<Phase>,
+    /// How many plugins are through.
+    pub nth: usize,
+    /// What is next of this one.
+    pub step: Step,
+}
+
+/// The hook of a plugin that is called next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Step {
+    /// `on_request` or `on_response`.
+    #[default]
+    Hook,
+    /// `on_resume`.
+    Resume {
+        /// The number of the ticket that it waits for.
+        ticket: u64,
+        /// How it was resumed: `Some(false)` for a failure.
+        result: Option<bool>,
+    },
+    /// `on_request_body` or `on_response_body`.
+    Body,
+}
+
+/// A body that a plugin asked for in one of its hooks.
+#[derive(Clone, Copy, Debug)]
+pub struct WantedBody {
+    /// Which plugin of the chain.
+    pub plugin: usize,
+    /// Of which message.
+    pub side: Side,
+    /// Whether a body above the limit may pass without it.
+    pub is_optional: bool,
+    /// Its body hook was called.
+    pub is_given: bool,
 }
 
 /// The values that plugins share within one exchange, and how far the chain came. The exchange keeps it between the
-/// calls and looks at nothing in it.
+/// calls and looks at nothing in it but `writes_response_body`.
 #[derive(Debug, Default)]
 pub struct ChainState {
     /// Key and value; capped at 64 keys and 64 KiB by the writer.
@@ -55,16 +95,23 @@ pub struct ChainState {
     pub started: usize,
     /// What they did, in the order of the chain.
     pub timings: Vec<PluginTiming>,
+    /// Where the chain goes on.
+    pub position: Position,
+    /// What was asked for in hooks.
+    pub wanted: Vec<WantedBody>,
+    /// Some plugin may write the response's body: then nobody knows the length of one that is not sent, to HEAD.
+    pub writes_response_body: bool,
 }
 
 impl ChainState {
     /// How many bytes of memory it owns.
     pub fn memory(&self) -> usize {
-        let ChainState { values, pairs, started: _, timings } = self;
+        let ChainState { values, pairs, started: _, timings, position: _, wanted, writes_response_body: _ } = self;
         let within: usize = values.iter().chain(pairs).map(|(key, value)| key.capacity() + value.capacity()).sum();
         within
             + (values.capacity() + pairs.capacity()) * size_of::<(Vec<u8>, Vec<u8>)>()
             + timings.capacity() * size_of::<PluginTiming>()
+            + wanted.capacity() * size_of::<WantedBody>()
     }
 
     /// Forgets everything; keeps no memory but that of the lists.
@@ -73,7 +120,35 @@ impl ChainState {
         self.pairs.clear();
         self.started = 0;
         self.timings.clear();
+        self.position = Position::default();
+        self.wanted.clear();
+        self.writes_response_body = false;
     }
+
+    /// What that plugin asked for of that side.
+    pub fn wanted_by(&mut self, plugin: usize, side: Side) -> Option<&mut WantedBody> {
+        self.wanted.iter_mut().find(|wanted| wanted.plugin == plugin && wanted.side == side)
+    }
+
+    /// The pause is over; see [`Step::Resume`].
+    pub fn resume(&mut self, is_good: bool) {
+        if let Step::Resume { result, .. } = &mut self.position.step {
+            *result = Some(is_good);
+        }
+    }
+}
+
+/// What is known of a body when hooks are called.
+#[derive(Debug)]
+pub enum HookBody<'a> {
+    /// There is no place for one: answers to HEAD, 204, 304, and the response in the request phase.
+    None,
+    /// It is not here: it is still to come, or has gone by.
+    Coming,
+    /// All of it, empty where the message has none. It may be replaced, also where it is empty.
+    Whole(&'a mut Vec<u8>),
+    /// It is above the limit.
+    TooLarge,
 }
 
 /// What a hook sees of its exchange.
@@ -83,13 +158,10 @@ pub struct HookContext<'a> {
     pub request: &'a mut RequestHead,
     /// `Some` in the response phase: as it will be sent, without framing and hop-by-hop fields.
     pub response: Option<&'a mut ResponseHead>,
-    /// The whole request body, where it was asked for: empty where there is none. A plugin may replace it, also an empty
-    /// one; then the request gets the Content-Length of the new one. `None` where it was not asked for, and in the
-    /// response phase where it is not at hand any more.
-    pub request_body: Option<&'a mut Vec<u8>>,
-    /// The whole response body, where it was asked for; may be replaced like the request's. `None` where it was not
-    /// asked for, and where there can be none: answers to HEAD, 204, 304.
-    pub response_body: Option<&'a mut Vec<u8>>,
+    /// The request's body. One that a plugin has replaced gets the Content-Length of the new one.
+    pub request_body: HookBody<'a>,
+    /// The response's body.
+    pub response_body: HookBody<'a>,
     /// The client's own target.
     pub original_target: &'a [u8],
     /// The Host that the client sent, or the authority of its URL; empty where it sent neither.
@@ -112,12 +184,13 @@ pub struct HookContext<'a> {
 
 /// A chain of plugins.
 pub trait Hooks: Send + Sync {
-    /// Which bodies to buffer: always the same.
-    fn wants(&self) -> BufferBodies;
-    /// Calls the hooks of a phase: [`Phase::Request`] after routing and rewriting (and after the body, where it is wanted),
-    /// before connecting; [`Phase::Response`] after the final response head (and the body, where it is wanted), before its
-    /// first byte is sent; [`Phase::Done`] once for each request that had its first phase, when it is over, however it ended.
-    fn call(&self, phase: Phase, view: &mut HookContext<'_>) -> Verdict;
+    /// Calls the hooks of a phase, or goes on with them: [`Phase::Request`] when the head is complete, after routing and
+    /// rewriting; [`Phase::Response`] when the head of the final response is, before its first byte is sent; [`Phase::Done`] once
+    /// for each request that had its first phase, when it is over, however it ended.
+    ///
+    /// After [`Verdict::AwaitBody`] it is called again when the body is whole or too large, after [`Verdict::Pause`] when the
+    /// ticket was resumed and [`ChainState::resume`] called.
+    fn call(&self, phase: Phase, context: &mut HookContext<'_>) -> Verdict;
 }
 
 #[cfg(test)]
@@ -134,8 +207,8 @@ mod tests {
             HookContext {
                 request,
                 response: None,
-                request_body: None,
-                response_body: None,
+                request_body: HookBody::Coming,
+                response_body: HookBody::None,
                 original_target: b"/",
                 client_host: b"",
                 peer: &PEER,

@@ -3,6 +3,7 @@
 //! | file | one job |
 //! |---|---|
 //! | [`route`] | the longest matching prefix, and the target to forward |
+//! | [`tickets`] | who may resume a paused exchange, from any thread |
 //! | [`events`] | what goes into a connection and what comes out |
 //! | [`cause`] | why a request was not a plain success |
 //! | [`request_log`] | what the access log will say, and who hears of it |
@@ -24,6 +25,7 @@
 //! | [`proxy_connection`] | one client connection: events in, commands out |
 
 pub mod route;
+pub mod tickets;
 pub mod events;
 pub mod cause;
 pub mod request_log;

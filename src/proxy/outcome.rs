@@ -4,7 +4,7 @@ use super::cause::Cause;
 use super::context::{Client, Context};
 use super::events::{CloseMode, Command, Side};
 use super::forward::{Persistence, finish_head};
-use super::hooks::{HookContext, Phase, Verdict};
+use super::hooks::{HookBody, HookContext, Phase, Verdict};
 use super::memory::Buffers;
 use super::request_log::{AccessRecord, ResponseSource};
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
@@ -27,6 +27,16 @@ pub(super) enum LocalBody<'a> {
     Reason,
     Bytes(&'a [u8]),
     Shared(SharedText),
+}
+
+/// How far hooks have come.
+pub(super) enum HookResult {
+    /// All of them let the message pass.
+    Passed,
+    /// The next one waits for the body.
+    AwaitBody,
+    /// A plugin has answered in the upstream's place.
+    Answered,
 }
 
 impl Transaction {
@@ -92,18 +102,30 @@ impl Transaction {
         }
     }
 
-    /// Calls hooks. Returns whether they let request and response go on: if not, a plugin has answered in the upstream's place.
-    pub(super) fn pass_hooks(&mut self, ctx: &mut Context<'_, '_>, phase: Phase) -> Result<bool, Cause> {
+    /// Calls hooks, or goes on with them.
+    #[inline(always)]
+    pub(super) fn pass_hooks(&mut self, ctx: &mut Context<'_, '_>, phase: Phase) -> Result<HookResult, Cause> {
+        match self.hooks(&ctx.client.runtime) {
+            None => Ok(HookResult::Passed),
+            Some(_) => self.pass_some_hooks(ctx, phase),
+        }
+    }
+
+    #[inline(never)]
+    fn pass_some_hooks(&mut self, ctx: &mut Context<'_, '_>, phase: Phase) -> Result<HookResult, Cause> {
         match self.call_hooks(ctx, phase) {
-            Verdict::Continue => Ok(true),
+            Verdict::Continue => Ok(HookResult::Passed),
+            Verdict::AwaitBody => Ok(HookResult::AwaitBody),
             Verdict::Respond(answer) => {
                 self.log.set_cause(Cause::PluginAnswered);
                 self.log.source = Some(ResponseSource::Plugin);
                 let lines = answer.fields.iter().map(|line| (line.name, line.value));
                 self.send_local(ctx, answer.status, lines, LocalBody::Bytes(&answer.body));
-                Ok(false)
+                Ok(HookResult::Answered)
             }
-            Verdict::Fail => Err(Cause::PluginFailed),
+            Verdict::TooLarge if phase == Phase::Request => Err(Cause::RequestTooLarge),
+            Verdict::TooLarge => Err(Cause::ResponseTooLarge),
+            Verdict::Fail | Verdict::Pause(_) => Err(Cause::PluginFailed),
         }
     }
 
@@ -190,6 +212,21 @@ impl Transaction {
         Ok(())
     }
 
+    /// How much of `data` may be buffered, for which there is room then: one byte above the limit shows that the body is too
+    /// large, and is the last one.
+    pub(super) fn fit_body<'d>(
+        &mut self,
+        ctx: &Context<'_, '_>,
+        side: Side,
+        data: &'d [u8],
+    ) -> Result<&'d [u8], Cause> {
+        let body = if side == Side::Client { &self.buf.request_body } else { &self.buf.response_body };
+        let left = ctx.client.runtime.config.plugin_body_limit.saturating_sub(body.len());
+        let data = &data[..data.len().min(left.saturating_add(1))];
+        self.reserve_body(ctx, side, body.len() + data.len(), true)?;
+        Ok(data)
+    }
+
     /// Whether the client is sent the body of a response with that status.
     pub(super) fn gets_body(&self, status: u16) -> bool {
         !self.is_client_head() && !has_no_body(status)
@@ -236,15 +273,23 @@ impl Transaction {
     fn call_hooks(&mut self, ctx: &Context<'_, '_>, phase: Phase) -> Verdict {
         let Client { runtime, peer, details, .. } = &*ctx.client;
         let Some(hooks) = self.hooks(runtime) else { return Verdict::Continue };
-        let wants = self.wants(runtime);
         let gets_body = self.gets_body(self.buf.response.status);
         let (route, upstream) = (self.route(runtime), self.upstream(runtime));
         let Buffers { request, response, original_target, request_body, response_body, chain, scratch, .. } =
             &mut self.buf;
         response.fields.remove_all(HOP_BY_HOP);
         let mut context = HookContext {
-            request_body: wants.request.then_some(request_body),
-            response_body: (wants.response && phase == Phase::Response && gets_body).then_some(response_body),
+            request_body: match self.request_state {
+                _ if self.too_large.request => HookBody::TooLarge,
+                RequestState::Done => HookBody::Whole(request_body),
+                _ => HookBody::Coming,
+            },
+            response_body: match &self.response_state {
+                _ if phase != Phase::Response || !gets_body => HookBody::None,
+                _ if self.too_large.response => HookBody::TooLarge,
+                ResponseState::Body { body, .. } if !body.is_nothing() => HookBody::Coming,
+                _ => HookBody::Whole(response_body),
+            },
             response: match phase {
                 Phase::Request => None,
                 Phase::Response => Some(response),

@@ -12,7 +12,7 @@ use super::forward::{forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
 use super::hooks::Phase;
 use super::memory::Buffers;
-use super::outcome::{LocalBody, PLAIN_TEXT};
+use super::outcome::{HookResult, LocalBody, PLAIN_TEXT};
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
 use super::strip::strip_after_hooks;
 use crate::bytes::ByteQueue;
@@ -171,10 +171,11 @@ impl Transaction {
         self.send_local(ctx, 200, content_type(media_type), LocalBody::Shared(text));
     }
 
-    /// Makes of the head the one to forward, and queues it: at once, or where plugins read the body, when that is complete.
+    /// Makes of the head the one to forward, and gives it to the request hooks.
     fn forward(&mut self, ctx: &mut Context<'_, '_>, plan: ForwardPlan, framing: Framing) -> Result<(), Cause> {
         self.route_index = Some(plan.route);
         self.attempt = self.choose_upstream(ctx, plan.route);
+        self.request_framing = framing;
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
         let (Some(route), Some(upstream)) = (self.route(runtime), self.upstream(runtime)) else { return Ok(()) };
         let Buffers { request, original_target, new_target, offered, scratch, .. } = &mut self.buf;
@@ -186,66 +187,95 @@ impl Transaction {
         }
         let Some(body) = Body::new(framing) else {
             self.set_request("head, no body", RequestState::Done);
-            return self.queue_request(ctx, framing);
+            return self.pass_request(ctx);
         };
         self.log.has_request_body = true;
-        let mut max_bytes = route.options.max_body_bytes.unwrap_or(u64::MAX);
-        let mut mode = if framing == Framing::Chunked { BodyMode::Chunked } else { BodyMode::Passthrough };
-        if self.wants(runtime).request {
-            mode = BodyMode::Buffer;
-            max_bytes = max_bytes.min(runtime.config.plugin_body_limit as u64);
-            if let Framing::Length(len) = framing {
-                self.reserve_body(ctx, Side::Client, len.min(max_bytes) as usize, false)?;
-            }
-            self.buf.request.fields.remove(b"Expect");
-        }
-        // Where the upstream is not told of it, because the body comes here first or because the client nominated the field
-        // and expects it of its next hop, the client gets its 100 from us.
-        let awaits_continue = plan.expects_continue && self.buf.request.fields.get(HeaderId::Expect).is_some();
-        if plan.expects_continue && !awaits_continue {
-            self.buf.to_client.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
-        }
-        self.set_request("head, body follows", RequestState::Body { body, mode, max_bytes, awaits_continue });
-        if mode == BodyMode::Buffer { Ok(()) } else { self.queue_request(ctx, framing) }
+        let max_bytes = route.options.max_body_bytes.unwrap_or(u64::MAX);
+        let limit = runtime.config.plugin_body_limit as u64;
+        self.too_large.request = matches!(framing, Framing::Length(len) if len > limit);
+        let awaits_continue = plan.expects_continue;
+        let body = RequestState::Body { body, mode: streaming_mode(framing), max_bytes, awaits_continue };
+        self.set_request("head, body follows", body);
+        self.pass_request(ctx)
     }
 
-    /// Calls the request hooks; where they let the request pass, queues the forwarded head, and the body where it was buffered
-    /// for them, and asks for a connection to write them to.
-    fn queue_request(&mut self, ctx: &mut Context<'_, '_>, mut framing: Framing) -> Result<(), Cause> {
+    /// Calls the request hooks, from where they stopped; where all of them let the request pass, it is queued.
+    fn pass_request(&mut self, ctx: &mut Context<'_, '_>) -> Result<(), Cause> {
         // Rule G21: where a plugin answers or fails here, the upstream is not contacted.
-        if self.hooks(&ctx.client.runtime).is_some() && !self.pass_hooks(ctx, Phase::Request)? {
-            return Ok(());
+        match self.pass_hooks(ctx, Phase::Request)? {
+            HookResult::Passed => self.queue_request(ctx),
+            HookResult::AwaitBody => return self.buffer_request_body(ctx),
+            HookResult::Answered => {}
         }
-        let runtime = &ctx.client.runtime;
-        let len = self.buf.request_body.len() as u64;
-        if self.wants(runtime).request && (framing != Framing::None || len > 0) {
+        Ok(())
+    }
+
+    /// From now on the body goes into memory. So it is asked for here, and the upstream is not told of the expectation.
+    fn buffer_request_body(&mut self, ctx: &mut Context<'_, '_>) -> Result<(), Cause> {
+        let RequestState::Body { mode, .. } = &mut self.request_state else { return Err(Cause::PluginFailed) };
+        *mode = BodyMode::Buffer;
+        if let Framing::Length(len) = self.request_framing {
+            self.reserve_body(ctx, Side::Client, len as usize, false)?;
+        }
+        self.buf.request.fields.remove(b"Expect");
+        self.send_continue();
+        Ok(())
+    }
+
+    /// Where the upstream is not told of it, because the body comes here first or because the client nominated the field and
+    /// expects it of its next hop, the client gets its 100 from us.
+    fn send_continue(&mut self) {
+        if let RequestState::Body { awaits_continue: awaits @ true, .. } = &mut self.request_state
+            && self.buf.request.fields.get(HeaderId::Expect).is_none()
+        {
+            *awaits = false;
+            self.buf.to_client.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+    }
+
+    /// Queues the forwarded head, and what was buffered of the body; and asks for a connection to write them to.
+    fn queue_request(&mut self, ctx: &mut Context<'_, '_>) {
+        self.send_continue();
+        let Some(upstream) = self.upstream(&ctx.client.runtime) else { return };
+        let Buffers { request, request_body, to_upstream, offered, .. } = &mut self.buf;
+        let mut framing = self.request_framing;
+        let len = request_body.len() as u64;
+        let is_whole = matches!(self.request_state, RequestState::Done);
+        if is_whole && (framing != Framing::None || len > 0) {
             framing = Framing::Length(len);
         }
-        let Some(upstream) = self.upstream(runtime) else { return Ok(()) };
-        let Buffers { request, request_body, to_upstream, offered, .. } = &mut self.buf;
         request.fields.remove_all(strip_after_hooks(upstream));
         let authorization = upstream.authorization.as_deref();
         write_request_head(request, framing, authorization, offered, to_upstream.buf());
         if let Some(attempt) = &mut self.attempt {
             attempt.queued = (to_upstream.len(), framing);
         }
+        let streaming = streaming_mode(framing);
         if !request_body.is_empty() {
             self.has_upload_begun = true;
-            to_upstream.extend(request_body);
+            write_body(streaming, request_body, to_upstream);
+            if !is_whole {
+                *request_body = Vec::new();
+                self.reserved.shrink_to(to_upstream.capacity());
+            }
+        }
+        if let RequestState::Body { mode, .. } = &mut self.request_state {
+            *mode = streaming;
         }
         self.connect_upstream(ctx, false);
-        Ok(())
     }
 
     #[inline(never)]
     fn read_request_body(&mut self, ctx: &mut Context<'_, '_>, data: &[u8]) -> Result<usize, Cause> {
+        let mut data = data;
         if let RequestState::Body { mode: BodyMode::Buffer, .. } = self.request_state {
-            self.reserve_body(ctx, Side::Client, self.buf.request_body.len() + data.len(), true)?;
+            data = self.fit_body(ctx, Side::Client, data)?;
         }
         let RequestState::Body { body, mode, awaits_continue, max_bytes } = &mut self.request_state else {
             return Ok(data.len());
         };
-        if *mode != BodyMode::Buffer {
+        let is_buffered = *mode == BodyMode::Buffer;
+        if !is_buffered {
             // Framing that is taken counts: it will not come again either.
             self.has_upload_begun = true;
             *awaits_continue = false;
@@ -260,6 +290,9 @@ impl Transaction {
         let (taken, is_complete) = read?;
         if is_complete {
             self.end_request_body(ctx);
+        } else if is_buffered && self.buf.request_body.len() > ctx.client.runtime.config.plugin_body_limit {
+            self.too_large.request = true;
+            self.pass_request(ctx)?;
         }
         Ok(taken)
     }
@@ -276,7 +309,7 @@ impl Transaction {
                 self.buf.to_upstream.extend(b"\r\n");
             }
             BodyMode::Buffer => {
-                if let Err(cause) = self.queue_request(ctx, Framing::Chunked) {
+                if let Err(cause) = self.pass_request(ctx) {
                     self.send_error(ctx, cause);
                 }
             }
@@ -303,6 +336,19 @@ impl Transaction {
             }
             _ => self.on_client_lost(ctx, Cause::ClientGone),
         }
+    }
+}
+
+/// How a body with that framing is passed on while it comes.
+fn streaming_mode(framing: Framing) -> BodyMode {
+    if framing == Framing::Chunked { BodyMode::Chunked } else { BodyMode::Passthrough }
+}
+
+/// Writes what was buffered of a body, as it would have been passed on.
+pub(super) fn write_body(mode: BodyMode, buffered: &[u8], out: &mut ByteQueue) {
+    match mode {
+        BodyMode::Chunked => write_chunk(out.buf(), |out| out.extend_from_slice(buffered)),
+        BodyMode::Passthrough | BodyMode::Buffer => out.extend(buffered),
     }
 }
 

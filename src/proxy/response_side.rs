@@ -11,9 +11,10 @@ use super::forward::{
 };
 use super::hooks::Phase;
 use super::memory::{Buffers, KEPT_CAPACITY};
+use super::outcome::HookResult;
 use super::request_log::ResponseSource;
-use super::request_side::{head_limits, read_body};
-use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Reuse, Transaction};
+use super::request_side::{head_limits, read_body, write_body};
+use super::state::{BodyMode, HalfClose, ReceivedHead, RequestState, ResponseState, Reuse, Transaction};
 use crate::http::body::Body;
 use crate::http::chars::{is_word, list_has, parse_decimal};
 use crate::http::chunked::LAST_CHUNK;
@@ -185,25 +186,37 @@ impl Transaction {
         if self.buf.response.status == UPGRADE_REQUIRED {
             list_protocols(fields, &mut self.buf.offered);
         }
+        self.received = ReceivedHead { status: self.buf.response.status, framing, declared };
+        let limit = ctx.client.runtime.config.plugin_body_limit as u64;
+        self.too_large.response = matches!(framing, Framing::Length(len) if len > limit);
         self.forward_response_head(ctx);
         self.log.source = Some(ResponseSource::Upstream);
-        let Some(body) = Body::new(framing) else {
-            if self.send_response_head(ctx, framing, declared)? {
-                self.complete_response(ctx, reuse);
-            }
-            return Ok(());
-        };
-        self.log.has_response_body = !self.is_client_head();
+        let body = Body::new(framing).unwrap_or(Body::NOTHING);
+        self.log.has_response_body = !body.is_nothing() && !self.is_client_head();
         self.set_response("final head", ResponseState::Body { body, mode: BodyMode::Buffer, reuse, is_pushed });
-        if self.wants(&ctx.client.runtime).response && !self.is_client_head() {
-            let limit = ctx.client.runtime.config.plugin_body_limit as u64;
-            return match framing {
-                Framing::Length(len) => self.reserve_body(ctx, Side::Upstream, len.min(limit) as usize, false),
-                _ => Ok(()),
-            };
+        self.pass_response(ctx)
+    }
+
+    /// Calls the response hooks, from where they stopped; where all of them let the response pass, its head leaves, and what was
+    /// buffered of the body.
+    fn pass_response(&mut self, ctx: &mut Context<'_, '_>) -> Result<(), Cause> {
+        match self.pass_hooks(ctx, Phase::Response)? {
+            HookResult::Passed => {}
+            HookResult::AwaitBody => {
+                return match self.received.framing {
+                    Framing::Length(len) => self.reserve_body(ctx, Side::Upstream, len as usize, false),
+                    _ => Ok(()),
+                };
+            }
+            HookResult::Answered => return Ok(()),
         }
-        // A plugin may have made it one that has no place for this body, which may be an endless one.
-        if self.send_response_head(ctx, framing, declared)? && !self.gets_body(self.buf.response.status) {
+        let ResponseState::Body { body, reuse, .. } = &self.response_state else { return Ok(()) };
+        let (is_whole, reuse) = (body.is_nothing(), *reuse);
+        self.send_response_head(ctx, is_whole);
+        if is_whole {
+            self.complete_response(ctx, reuse);
+        } else if !self.gets_body(self.buf.response.status) {
+            // A plugin has made it one that has no place for this body, which may be an endless one.
             self.end_upload(ctx);
         }
         Ok(())
@@ -213,21 +226,23 @@ impl Transaction {
         self.buf.response.status < 400 || reuse != Reuse::No
     }
 
-    /// The framing that the client gets for a response that was received as `received`, after hooks have changed its status
-    /// or written its body (`is_rewritable`). `declared`: its Content-Length, where that is not the framing.
-    fn client_framing(&self, received: Framing, declared: Option<u64>, is_rewritable: bool) -> Framing {
+    /// The framing that the client gets for a response, after hooks have changed its status or written its body. `is_whole`: what
+    /// there is of the body is here.
+    fn client_framing(&self, is_whole: bool) -> Framing {
+        let ReceivedHead { framing: received, declared, status: received_status } = self.received;
         match (received, self.buf.response.status) {
             (_, 204) => Framing::None,
             // A response without a body may announce the length of the one that it does not have (RFC 9110 section 8.6),
-            // unless plugins may write that body: nobody knows its length then.
+            // unless plugins may write that body: nobody knows its length then. Nor is it known of a 304 that a plugin made what
+            // a 200 would have.
             (Framing::None, status) if !self.gets_body(status) => {
-                declared.filter(|_| !is_rewritable).map_or(Framing::None, Framing::Length)
+                let is_known = !self.buf.chain.writes_response_body && (status == received_status || status != 304);
+                declared.filter(|_| is_known).map_or(Framing::None, Framing::Length)
             }
             (_, 304) => Framing::None,
-            (_, status) if is_rewritable && self.gets_body(status) => {
-                Framing::Length(self.buf.response_body.len() as u64)
-            }
-            // A plugin turned the request into a HEAD, or the status into one with a body: the client waits for one.
+            // That is 0 where a plugin turned the request into a HEAD, or the status into one with a body: the client waits for
+            // one.
+            (_, status) if is_whole && self.gets_body(status) => Framing::Length(self.buf.response_body.len() as u64),
             (Framing::None, _) => Framing::Length(0),
             (Framing::Length(_), _) => received,
             // A close-delimited body becomes chunked, so that the client can tell its end from a truncated one (rule G11) and
@@ -239,46 +254,33 @@ impl Transaction {
         }
     }
 
-    /// Calls the response hooks; where they let the response pass, its head leaves, and the body that was buffered for them.
-    /// Returns whether that is so: if not, a plugin has answered.
-    fn send_response_head(
-        &mut self,
-        ctx: &mut Context<'_, '_>,
-        received: Framing,
-        declared: Option<u64>,
-    ) -> Result<bool, Cause> {
-        let received_status = self.buf.response.status;
-        if self.hooks(&ctx.client.runtime).is_some() && !self.pass_hooks(ctx, Phase::Response)? {
-            return Ok(false);
-        }
-        let is_rewritable = self.wants(&ctx.client.runtime).response;
+    /// Queues the head of the response, and what was buffered of its body.
+    fn send_response_head(&mut self, ctx: &mut Context<'_, '_>, is_whole: bool) {
         let status = self.buf.response.status;
-        if status != received_status {
+        if status != self.received.status {
             self.buf.response.reason.clear();
             self.buf.response.reason.extend_from_slice(reason_phrase(status).as_bytes());
         }
-        // What a 200 would have is not known of a 304 that a plugin made.
-        let declared = declared.filter(|_| status == received_status || status != 304);
-        let framing = self.client_framing(received, declared, is_rewritable);
+        let framing = self.client_framing(is_whole);
         self.is_persistent &= framing != Framing::UntilClose && !ctx.client.is_draining;
         self.log.status = status;
         let (persistence, gets_body) = (self.persistence(), self.gets_body(status));
         let Buffers { request_body, response, response_body, offered, to_client, .. } = &mut self.buf;
         let protocols = if status == UPGRADE_REQUIRED { &offered[..] } else { b"" };
         write_response_head(response, framing, persistence, protocols, to_client.buf());
+        let streaming = if framing == Framing::Chunked { BodyMode::Chunked } else { BodyMode::Passthrough };
         if let ResponseState::Body { mode, .. } = &mut self.response_state {
-            *mode = if framing == Framing::Chunked { BodyMode::Chunked } else { BodyMode::Passthrough };
+            *mode = streaming;
         }
-        if is_rewritable && gets_body {
-            to_client.extend(response_body);
+        if gets_body && !response_body.is_empty() {
+            write_body(streaming, response_body, to_client);
             self.log.bytes_out += response_body.len() as u64;
-            if response_body.len() > KEPT_CAPACITY {
+            if response_body.len() > KEPT_CAPACITY || !is_whole {
                 // The client may take long to read it, and nobody looks at this one any more.
                 *response_body = Vec::new();
                 self.reserved.shrink_to(2 * request_body.capacity() + to_client.capacity());
             }
         }
-        Ok(true)
     }
 
     /// Takes what has arrived of the body. It is queued for the client at once, whole or not: nothing waits for more
@@ -286,28 +288,28 @@ impl Transaction {
     #[inline(never)]
     fn read_response_body(&mut self, ctx: &mut Context<'_, '_>, data: &[u8]) -> Result<usize, Cause> {
         let ResponseState::Body { mode, .. } = self.response_state else { return Ok(data.len()) };
+        let mut data = data;
         if mode == BodyMode::Buffer {
-            self.reserve_body(ctx, Side::Upstream, self.buf.response_body.len() + data.len(), true)?;
+            data = self.fit_body(ctx, Side::Upstream, data)?;
         }
         let ResponseState::Body { body, .. } = &mut self.response_state else { return Ok(data.len()) };
         let (count, read) = read_body(body, mode, data, &mut self.buf.response_body, &mut self.buf.to_client);
         if mode != BodyMode::Buffer {
             self.log.bytes_out += count;
         }
-        // First, because the bytes up to an error came before it.
-        if self.buf.response_body.len() > ctx.client.runtime.config.plugin_body_limit {
-            return Err(Cause::ResponseTooLarge);
-        }
         let (taken, is_complete) = read.map_err(Cause::BadResponse)?;
         if is_complete {
             self.end_response_body(ctx)?;
+        } else if mode == BodyMode::Buffer && self.buf.response_body.len() > ctx.client.runtime.config.plugin_body_limit
+        {
+            self.too_large.response = true;
+            self.pass_response(ctx)?;
         }
         Ok(taken)
     }
 
     pub(super) fn end_response_body(&mut self, ctx: &mut Context<'_, '_>) -> Result<(), Cause> {
-        let ResponseState::Body { body, mode, reuse, .. } = &self.response_state else { return Ok(()) };
-        let (mode, reuse) = (*mode, *reuse);
+        let ResponseState::Body { body, mode, reuse, .. } = &mut self.response_state else { return Ok(()) };
         match mode {
             BodyMode::Passthrough => {}
             BodyMode::Chunked => {
@@ -316,10 +318,12 @@ impl Transaction {
                 self.buf.to_client.extend(LAST_CHUNK);
                 write_trailers(&mut self.buf.trailers, self.buf.to_client.buf());
             }
-            // Its length is that of what plugins leave of it.
-            BodyMode::Buffer if !self.send_response_head(ctx, Framing::Length(0), None)? => return Ok(()),
-            BodyMode::Buffer => {}
+            BodyMode::Buffer => {
+                *body = Body::NOTHING;
+                return self.pass_response(ctx);
+            }
         }
+        let reuse = *reuse;
         self.complete_response(ctx, reuse);
         Ok(())
     }

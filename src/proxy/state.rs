@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::events::{CloseMode, Side};
-use super::hooks::{BufferBodies, Hooks};
+use super::hooks::Hooks;
 use super::memory::{Buffers, Reservation, method_memory};
 use super::request_log::RequestLog;
 use super::runtime::{Runtime, UpstreamId};
@@ -83,7 +83,7 @@ pub(super) enum BodyMode {
     Passthrough,
     /// To the other side in chunks of ours.
     Chunked,
-    /// Into memory, for plugins. The head waits for it.
+    /// Into memory, for plugins. The head waits for them.
     Buffer,
 }
 
@@ -152,8 +152,8 @@ pub static RESPONSE: Table = Table::new(&[
     (&["AwaitHead"], "1xx", "AwaitHead"),
     (&["AwaitHead"], "101", "Open"),
     (&["AwaitHead"], "final head", "Body"),
-    (&["AwaitHead", "Body"], "response complete before the request", "AwaitUpload"),
-    (&["AwaitHead", "Body", "AwaitUpload"], "response complete", "Done"),
+    (&["Body"], "response complete before the request", "AwaitUpload"),
+    (&["Body", "AwaitUpload"], "response complete", "Done"),
     (&["Open"], "EOF", "EofReceived"),
     (&["EofReceived"], "all passed on", "ShutdownSent"),
     (&["Body", "Open", "EofReceived", "ShutdownSent"], "truncated", "Closing"),
@@ -272,6 +272,28 @@ pub(super) struct Transaction {
     pub reserved: Reservation,
     pub last_activity: LastActivity,
     pub log: RequestLog,
+    /// How the client frames its body.
+    pub request_framing: Framing,
+    /// The final response, from its head on until hooks have let it pass.
+    pub received: ReceivedHead,
+    /// Whose body is larger than plugins may be given: it streams on.
+    pub too_large: TooLarge,
+}
+
+/// What the head of a final response said.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ReceivedHead {
+    pub status: u16,
+    pub framing: Framing,
+    /// Its Content-Length, where that is not the framing.
+    pub declared: Option<u64>,
+}
+
+/// See [`Transaction::too_large`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct TooLarge {
+    pub request: bool,
+    pub response: bool,
 }
 
 /// The upstream that a request goes to, where its route has several.
@@ -314,6 +336,9 @@ impl Transaction {
             reserved,
             last_activity,
             log,
+            request_framing,
+            received,
+            too_large,
         } = self;
         *request_state = RequestState::Head { since: now, parser: HeadParser::new() };
         *response_state = ResponseState::None;
@@ -323,6 +348,7 @@ impl Transaction {
         reserved.shrink_to(0);
         *last_activity = LastActivity { client_read: now, client_write: now, upstream_read: now, upstream_write: now };
         *log = RequestLog { started: now, ..RequestLog::default() };
+        (*request_framing, *received, *too_large) = (Framing::None, ReceivedHead::default(), TooLarge::default());
     }
 
     /// Which route the request takes.
@@ -338,11 +364,6 @@ impl Transaction {
     /// The plugins of its route, if any.
     pub fn hooks<'a>(&self, runtime: &'a Runtime) -> Option<&'a Arc<dyn Hooks>> {
         runtime.hooks(self.route_index?)
-    }
-
-    /// Which bodies are buffered for them.
-    pub fn wants(&self, runtime: &Runtime) -> BufferBodies {
-        self.hooks(runtime).map_or(BufferBodies::default(), |hooks| hooks.wants())
     }
 
     pub fn upstream_id(&self, runtime: &Runtime) -> Option<UpstreamId> {

@@ -13,7 +13,7 @@ use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
 use mini_rproxy::log::Logger;
 use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::plugin::chain::Chain;
-use mini_rproxy::proxy::hooks::{ChainState, HookContext, Hooks, Phase, Verdict};
+use mini_rproxy::proxy::hooks::{ChainState, HookBody, HookContext, Hooks, Phase, Verdict};
 use mini_rproxy::proxy::proxy_connection::{Peer, PeerDetails};
 use mini_rproxy::proxy::request_log::RequestLog;
 use mini_rproxy_plugin::host::Limits;
@@ -176,8 +176,8 @@ impl Exchange {
         HookContext {
             request: &mut self.request,
             response: with_response.then_some(&mut self.response),
-            request_body: self.request_body.as_mut(),
-            response_body: self.response_body.as_mut(),
+            request_body: self.request_body.as_mut().map_or(HookBody::Coming, HookBody::Whole),
+            response_body: self.response_body.as_mut().map_or(HookBody::None, HookBody::Whole),
             original_target: b"/fitness/users?id=1",
             client_host: b"proxy.example",
             peer: &self.peer,
@@ -217,6 +217,9 @@ pub fn word(verdict: &Verdict) -> String {
         Verdict::Continue => "continue".to_owned(),
         Verdict::Respond(answer) => format!("respond {}", answer.status),
         Verdict::Fail => "fail".to_owned(),
+        Verdict::AwaitBody => "await body".to_owned(),
+        Verdict::TooLarge => "too large".to_owned(),
+        Verdict::Pause(_) => "pause".to_owned(),
     }
 }
 

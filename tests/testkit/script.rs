@@ -5,8 +5,10 @@
 //! config:                       the configuration file, indented by two; left out: one route, /a to origin.example
 //!   routes: ...
 //! peer: 192.0.2.1:5000          who the client is (that is the default); `peer: unix`, `peer: tls 192.0.2.1:5000`
-//! HOOK request respond 403 no   a plugin: request|response, then respond STATUS TEXT, fail, set NAME: VALUE,
-//! HOOK want request             remove NAME, body TEXT, method TOKEN, status NUMBER; or want request|response
+//! HOOK request respond 403 no   a plugin: request|response|request-body|response-body|resume, then respond STATUS TEXT,
+//!                               fail, set NAME: VALUE, remove NAME, body TEXT, method TOKEN, status NUMBER,
+//!                               want request|response [optional], pause, pause resumed
+//! HOOK want request             it always waits for that body: request, response; and then optional
 //!
 //! C> GET /a/x HTTP/1.1          the client sends a line; with a \ at the end, one without CRLF
 //! C>                            \r \n \t \0 \xNN \\ are what they are elsewhere
@@ -28,11 +30,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mini_rproxy::config::Config;
+use mini_rproxy::proxy::hooks::Side as HookSide;
 use mini_rproxy::proxy::proxy_connection::{ConnectError, Peer, Side};
 
 use super::Random;
 use super::invariants;
-use super::plugin::{Op, Plugin};
+use super::plugin::{Op, Ops, Plugin, Wants};
 use super::strict::Token;
 use super::wire::{End, Ending, Entry, Pool, Setup, Split, Wire};
 
@@ -68,8 +71,8 @@ pub struct Script {
     items: Vec<Item>,
     config: Arc<Config>,
     peer: Peer,
-    wants: (bool, bool),
-    hooks: (Vec<Op>, Vec<Op>),
+    wants: Wants,
+    hooks: Ops,
 }
 
 fn side_of(letter: &str) -> Option<Side> {
@@ -94,8 +97,7 @@ impl Script {
         let mut is_config = false;
         let mut peer =
             Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), is_tls: false, ..Peer::default() };
-        let mut wants = (false, false);
-        let mut hooks = (Vec::new(), Vec::new());
+        let (mut wants, mut hooks) = (Wants::default(), Ops::default());
         for (number, line) in (1..).zip(text.lines()) {
             let fail = |what: &str| format!("line {number}: {what}: {line}");
             if is_config && (line.starts_with("  ") || line.is_empty()) {
@@ -114,13 +116,7 @@ impl Script {
                 peer = Peer { address, is_tls: value.starts_with("tls "), ..Peer::default() };
                 items.push(Item::Text(line.to_owned()));
             } else if let Some(hook) = line.strip_prefix("HOOK ") {
-                match hook.split_once(' ') {
-                    Some(("want", "request")) => wants.0 = true,
-                    Some(("want", "response")) => wants.1 = true,
-                    Some(("request", op)) => hooks.0.push(parse_op(op).ok_or_else(|| fail("hook"))?),
-                    Some(("response", op)) => hooks.1.push(parse_op(op).ok_or_else(|| fail("hook"))?),
-                    _ => return Err(fail("hook")),
-                }
+                parse_hook(hook, &mut wants, &mut hooks).ok_or_else(|| fail("hook"))?;
                 items.push(Item::Text(line.to_owned()));
             } else if ["C<", "U<", "X ", "H ", "LOG ", "!! "].iter().any(|start| line.starts_with(start)) {
                 // What is expected is made anew.
@@ -154,13 +150,8 @@ impl Script {
 
     /// A wire on which this script can run.
     pub fn setup(&self, split: Split, lane: bool) -> Setup {
-        let is_plugin = self.wants != (false, false) || !self.hooks.0.is_empty() || !self.hooks.1.is_empty();
-        let plugin = is_plugin.then(|| {
-            let mut plugin =
-                Plugin { on_request: self.hooks.0.clone(), on_response: self.hooks.1.clone(), ..Plugin::default() };
-            (plugin.wants.request, plugin.wants.response) = self.wants;
-            Arc::new(plugin)
-        });
+        let plugin = Plugin { wants: self.wants, ops: self.hooks.clone(), ..Plugin::default() };
+        let plugin = (!plugin.is_idle()).then(|| Arc::new(plugin));
         Setup { config: Arc::clone(&self.config), peer: self.peer, plugin, split, lane }
     }
 
@@ -298,6 +289,24 @@ fn difference(expected: &str, found: &str) -> String {
     format!("line {}\nexpected\n{}found\n{}", same + 1, part(expected), part(found))
 }
 
+/// A line of a plugin, as it stands behind `HOOK`.
+pub fn parse_hook(line: &str, wants: &mut Wants, hooks: &mut Ops) -> Option<()> {
+    let (hook, op) = line.split_once(' ')?;
+    let ops = match (hook, op) {
+        ("want", "request") => return Some(wants.request = true),
+        ("want", "response") => return Some(wants.response = true),
+        ("want", "optional") => return Some(wants.is_optional = true),
+        ("request", _) => &mut hooks.on_request,
+        ("response", _) => &mut hooks.on_response,
+        ("request-body", _) => &mut hooks.on_request_body,
+        ("response-body", _) => &mut hooks.on_response_body,
+        ("resume", _) => &mut hooks.on_resume,
+        _ => return None,
+    };
+    ops.push(parse_op(op)?);
+    Some(())
+}
+
 fn parse_op(text: &str) -> Option<Op> {
     let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
     Some(match word {
@@ -314,6 +323,13 @@ fn parse_op(text: &str) -> Option<Op> {
         "body" => Op::Body(rest.to_owned()),
         "method" => Op::Method(rest.to_owned()),
         "status" => Op::Status(rest.parse().ok()?),
+        "want" => match rest.split_once(' ').unwrap_or((rest, "")) {
+            ("request", word @ ("" | "optional")) => Op::Want(HookSide::Request, !word.is_empty()),
+            ("response", word @ ("" | "optional")) => Op::Want(HookSide::Response, !word.is_empty()),
+            _ => return None,
+        },
+        "pause" if rest.is_empty() => Op::Pause,
+        "pause" if rest == "resumed" => Op::PauseResumed,
         _ => return None,
     })
 }

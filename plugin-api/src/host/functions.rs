@@ -566,10 +566,7 @@ pub(super) unsafe extern "C" fn body_get<A: ExchangeAccess>(
         let access = unsafe { shared::<A>(x) }?;
         let side = readable(access, number)?;
         check_wanted(access, side)?;
-        if access.body_is_too_large(side) {
-            return Err(HostError::Limit);
-        }
-        let body = access.body(side).ok_or(HostError::NotFound)?;
+        let body = access.body(side)?;
         // SAFETY: the contract of this file.
         unsafe { write_out(out, Str::new(body)) }
     })
@@ -584,10 +581,7 @@ pub(super) unsafe extern "C" fn body_set<A: ExchangeAccess>(x: *mut abi::Exchang
         let access = unsafe { checked::<A>(x, &written_in(side)) }?;
         check_wanted(access, side)?;
         let body = bytes(body)?;
-        if access.body(side).is_none() {
-            // The answer to a HEAD, a 204 or a 304: there is no place for a body.
-            return Err(HostError::NotFound);
-        }
+        access.body(side)?;
         if body.len() > access.limits().body_bytes {
             return Err(HostError::Limit);
         }

@@ -158,12 +158,9 @@ pub trait ExchangeAccess {
     fn values(&self) -> &Vec<(Vec<u8>, Vec<u8>)>;
     /// The values of this exchange.
     fn values_mut(&mut self) -> &mut Vec<(Vec<u8>, Vec<u8>)>;
-    /// A buffered body; `None` where none is kept, or where the message cannot have one.
-    fn body(&self, side: Side) -> Option<&[u8]>;
-    /// Whether the body is above the limit and passes without the plugin, which has agreed to that.
-    fn body_is_too_large(&self, _side: Side) -> bool {
-        false
-    }
+    /// A buffered body that the plugin asked for: `NotFound` where the message cannot have one, `Limit` where it is too large,
+    /// `WrongPhase` where it is not here.
+    fn body(&self, side: Side) -> Result<&[u8], HostError>;
     /// Replaces a body that [`Self::body`] gave.
     fn set_body(&mut self, side: Side, body: Vec<u8>);
     /// Asks for the body of that side, with these flags.

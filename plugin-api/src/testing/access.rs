@@ -142,20 +142,19 @@ impl ExchangeAccess for TestAccess<'_> {
         &mut self.exchange.values
     }
 
-    fn body(&self, side: Side) -> Option<&[u8]> {
+    fn body(&self, side: Side) -> Result<&[u8], HostError> {
         let x = &*self.exchange;
-        if !self.is_body_there || self.body_is_too_large(side) {
-            return None;
+        if !self.is_body_there || side != side_of(self.phase) {
+            return Err(HostError::WrongPhase);
         }
         match side {
-            Side::Request => Some(x.request_body.as_slice()).filter(|_| self.phase == Phase::Request),
-            Side::Response if x.method == b"HEAD" || matches!(x.status.as_str(), "204" | "304") => None,
-            Side::Response => Some(x.response_body.as_slice()).filter(|_| self.phase == Phase::Response),
+            _ if x.is_too_large(side) => Err(HostError::Limit),
+            Side::Request => Ok(&x.request_body),
+            Side::Response if x.method == b"HEAD" || matches!(x.status.as_str(), "204" | "304") => {
+                Err(HostError::NotFound)
+            }
+            Side::Response => Ok(&x.response_body),
         }
-    }
-
-    fn body_is_too_large(&self, side: Side) -> bool {
-        self.is_body_there && side == side_of(self.phase) && self.exchange.is_too_large(side)
     }
 
     fn set_body(&mut self, side: Side, body: Vec<u8>) {
