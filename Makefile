@@ -159,7 +159,7 @@ ASAN_SKIPS := r19_r20 constant_memory more_stalled_receivers large_chunked_bodie
 	a_hundred_thousand_routes e11_a_wall_clock e7_process_1 s23_the_catalogue
 asan: plugins
 	@mkdir -p '$(TARGET)/asan/x86_64-unknown-linux-gnu/debug/examples'
-	@for name in basic_auth header_demo json_rewrite jwt_claims rate_limit; do \
+	@for name in access_log_json basic_auth forward_auth header_demo json_rewrite jwt_claims rate_limit request_id; do \
 		cp "$(TARGET)/plugins/$$name.so" "$(TARGET)/asan/x86_64-unknown-linux-gnu/debug/examples/lib$$name.so"; done
 	HOSTILE_SLACK_KIB=300000 RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(CARGO) test --locked --target x86_64-unknown-linux-gnu \
 		--target-dir '$(TARGET)/asan' --all-features $(addprefix --test ,$(ASAN_TESTS)) -- $(addprefix --skip ,$(ASAN_SKIPS))

@@ -59,6 +59,11 @@ fn scenarios(folder: &Path) -> Vec<Scenario> {
                 get("Authorization: Basic YW5uOnNlY3JldA==\r\nX-Remote-User: root\r\n"),
             ],
         ),
+        scenario(
+            "request_id",
+            "{field: X-Trace}",
+            &[get("X-Trace: abc-1\r\n"), request("HEAD /", "x-trace: of-the-client\r\n", "")],
+        ),
         scenario("rate_limit", "{per_second: 0.0001, burst: 1}", &[both]),
         scenario(
             "json_rewrite",

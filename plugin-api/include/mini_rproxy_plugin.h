@@ -151,7 +151,7 @@ typedef struct mrp_host {
     mrp_status (*body_set)(mrp_exchange *, uint32_t side, mrp_str body);
 
     /* Only in create(). want: adds flags to those of the descriptor. config_get: a value by its JSON pointer, such as "/realm"
-       or "/users/0": texts as they are, all else as JSON. metric_define: it appears in /metrics, as
+       or "/users/0" ("" is the whole): texts as they are, all else as JSON; it stays until the process ends. metric_define: it appears in /metrics, as
        mini_rproxy_plugin_<plugin>_<name>. */
     mrp_status (*want)(mrp_ctx *, uint32_t flags);
     mrp_status (*config_get)(mrp_ctx *, mrp_str pointer, mrp_str *out);

@@ -14,11 +14,14 @@ static ALL: &[&Descriptor] = {
     use mini_rproxy_plugin::descriptor;
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     &[
+        &descriptor::<access_log_json::AccessLogJson>(VERSION),
         &descriptor::<basic_auth::BasicAuth>(VERSION),
+        &descriptor::<forward_auth::ForwardAuth>(VERSION),
         &descriptor::<header_demo::HeaderDemo>(VERSION),
         &descriptor::<json_rewrite::JsonRewrite>(VERSION),
         &descriptor::<jwt_claims::JwtClaims>(VERSION),
         &descriptor::<rate_limit::RateLimit>(VERSION),
+        &descriptor::<request_id::RequestId>(VERSION),
     ]
 };
 

@@ -30,22 +30,20 @@ static mrp_str str(const char *text)
 static mrp_status create(const mrp_host *host, mrp_ctx *ctx, mrp_str config, void **self)
 {
     demo *d = malloc(sizeof *d);
-    char *copy;
     if (d == NULL)
         return MRP_INVALID;
-    if (config.len == 0)
-        config = str("true");
-    /* The configuration is only lent: what is needed later must be copied. */
-    copy = malloc(config.len);
-    if (copy == NULL) {
-        free(d);
-        return MRP_INVALID;
-    }
-    memcpy(copy, config.ptr, config.len);
     d->host = host;
     d->ctx = ctx;
-    d->value.ptr = copy;
-    d->value.len = config.len;
+    /* "config: {value: hello}", else "config: hello", else none. What config_get gives stays; config itself is only lent. */
+    if (host->config_get(ctx, str("/value"), &d->value) != MRP_OK) {
+        if (config.len > 0 && (config.ptr[0] == '{' || config.ptr[0] == '[')) {
+            host->log(ctx, MRP_LOG_ERROR, str("config must be a text, or a mapping with value"));
+            free(d);
+            return MRP_INVALID;
+        }
+        if (host->config_get(ctx, str(""), &d->value) != MRP_OK || d->value.len == 0)
+            d->value = str("true");
+    }
     host->log(ctx, MRP_LOG_DEBUG, str("header_demo_c is there"));
     *self = d;
     return MRP_OK;
@@ -69,9 +67,7 @@ static mrp_verdict on_response(void *self, mrp_exchange *x)
 
 static void destroy(void *self)
 {
-    demo *d = self;
-    free((void *)d->value.ptr);
-    free(d);
+    free(self);
 }
 
 const mrp_plugin MRP_PLUGIN_SYMBOL = MRP_PLUGIN_INIT("header_demo_c", "1.0.0",

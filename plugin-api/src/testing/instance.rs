@@ -175,8 +175,8 @@ impl InstanceAccess for Arc<TestHost> {
     fn define_metric(&self, is_gauge: bool, name: &str, _: &str) -> Result<u32, HostError> {
         self.check_in_create()?;
         let mut metrics = lock(&self.metrics);
-        if metrics.iter().any(|metric| metric.name == name) {
-            return Err(HostError::Invalid);
+        if let Some(known) = metrics.iter().position(|metric| metric.name == name) {
+            return if metrics[known].is_gauge == is_gauge { Ok(known as u32) } else { Err(HostError::Invalid) };
         }
         metrics.push(Metric { name: name.to_owned(), is_gauge, value: 0 });
         Ok(metrics.len() as u32 - 1)

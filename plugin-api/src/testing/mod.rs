@@ -503,8 +503,8 @@ mod tests {
             if let Some("true") = setup.config("/always") {
                 setup.want(Needs::REQUEST_BODY.and(Needs::RESPONSE_BODY))?;
             }
-            setup.counter("seen_total", "Bodies.")?;
-            assert!(setup.counter("seen_total", "Twice.").is_err());
+            setup.counter("bodies_total", "Said twice.")?;
+            assert!(setup.gauge("bodies_total", "Of another kind.").is_err());
             assert!(setup.counter("Seen", "No name.").is_err());
             let (seen, open) = (setup.counter("bodies_total", "Bodies.")?, setup.gauge("open", "Exchanges.")?);
             Ok(Reader { oversize, asks_early: setup.config("/early") == Some("true"), seen, open })

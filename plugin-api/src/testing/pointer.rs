@@ -1,9 +1,8 @@
 //! Looks into a JSON text, for `config_get`: this crate has no dependencies, and a test needs no more than this.
 
-/// The value at a JSON pointer (RFC 6901): a text as it is, all else as it is written. A configuration that is no object
+/// The value at a JSON pointer (RFC 6901): a text as it is, all else without white space. A configuration that is no object
 /// and no array is one text. `None` where there is no such value.
 pub(super) fn get(config: &str, pointer: &str) -> Option<String> {
-    let config = config.trim();
     if !config.starts_with(['{', '[']) {
         return pointer.is_empty().then(|| config.to_owned());
     }
@@ -13,7 +12,19 @@ pub(super) fn get(config: &str, pointer: &str) -> Option<String> {
             value = member(value, &step.replace("~1", "/").replace("~0", "~"))?;
         }
     }
-    if value.starts_with('"') { text(value) } else { Some(value.to_owned()) }
+    if value.starts_with('"') { text(value) } else { Some(compact(value)) }
+}
+
+/// The same value without white space between its parts.
+fn compact(value: &str) -> String {
+    let (mut in_text, mut is_escaped) = (false, false);
+    let is_part = |char: &char| {
+        let is_part = in_text || !char.is_ascii_whitespace();
+        in_text ^= *char == '"' && !is_escaped;
+        is_escaped = *char == '\\' && !is_escaped;
+        is_part
+    };
+    value.chars().filter(is_part).collect()
 }
 
 /// The member of that name, or the element of that number.
@@ -95,11 +106,11 @@ mod tests {
     #[test]
     fn pointers_lead_to_values() {
         let config =
-            r#" {"realm": "a \"b\" \u00e4\ud83d\ude00", "n": [1, {"x/y": true}, [] , null], "": {"~": -1.5e3} } "#;
+            r#"{"realm": "a \"b\" \u00e4\ud83d\ude00", "n": [1, {"x/y": true}, [] , null], "": {"~": -1.5e3} }"#;
         for (pointer, expected) in [
             ("/realm", Some("a \"b\" ä😀")),
             ("/n/0", Some("1")),
-            ("/n/1", Some("{\"x/y\": true}")),
+            ("/n/1", Some("{\"x/y\":true}")),
             ("/n/1/x~1y", Some("true")),
             ("/n/2", Some("[]")),
             ("/n/3", Some("null")),
@@ -110,13 +121,17 @@ mod tests {
             ("/realm/x", None),
             ("/other", None),
             ("realm", None),
-            ("", Some(config.trim())),
+            ("/n", Some("[1,{\"x/y\":true},[],null]")),
         ] {
             assert_eq!(super::get(config, pointer).as_deref(), expected, "{pointer}");
         }
-        for (config, pointer, expected) in
-            [("hello", "", Some("hello")), ("hello", "/a", None), ("{}", "/a", None), ("[", "/0", None)]
-        {
+        for (config, pointer, expected) in [
+            ("hello", "", Some("hello")),
+            ("hello", "/a", None),
+            ("", "", Some("")),
+            ("{}", "/a", None),
+            ("[", "/0", None),
+        ] {
             assert_eq!(super::get(config, pointer).as_deref(), expected, "{config} {pointer}");
         }
     }
