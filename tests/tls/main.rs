@@ -10,6 +10,7 @@ mod support;
 mod certificates;
 mod ends;
 
+mod attributes;
 mod downstream;
 mod leaving;
 mod reload;
