@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 use mini_rproxy::config::LogFormat;
 use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
 use mini_rproxy::log;
+use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::plugin::chain::Chain;
 use mini_rproxy::plugin::{descriptor as checks, elf};
-use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::proxy::hooks::{ChainState, HookBody, HookContext, Hooks, Phase, Verdict as ChainVerdict};
 use mini_rproxy::proxy::proxy_connection::Peer;
 use mini_rproxy::proxy::request_log::RequestLog;
@@ -106,6 +106,8 @@ enum Op {
     Value(Vec<u8>, Option<Vec<u8>>),
     ValueOf(Vec<u8>),
     Body(Vec<u8>),
+    /// For the line of the access log.
+    Pair(Vec<u8>, Vec<u8>),
     Method(Vec<u8>),
     Target(Vec<u8>),
     Authority(Vec<u8>),
@@ -135,7 +137,7 @@ const NAMES: [&str; 16] = [
     "",
     "X A",
     "X-A:",
-    "keep-alive",
+    "path",
     "X-Long-Name-That-Takes-Room-In-The-Head",
 ];
 
@@ -154,6 +156,7 @@ impl Op {
             8 => Op::Value(name(input), Some(input.text().repeat(usize::from(kind)))),
             9 => Op::Value(name(input), (kind < 128).then(Vec::new)),
             10 => Op::ValueOf(name(input)),
+            11 if kind >= 128 => Op::Pair(name(input), input.text().repeat(usize::from(kind % 4))),
             11 => Op::Body(input.text().to_vec()),
             12 => match kind % 3 {
                 0 => Op::Method(input.text().to_vec()),
@@ -176,6 +179,7 @@ struct Model {
     status: u16,
     lines: Vec<Line>,
     values: Vec<Line>,
+    pairs: Vec<Line>,
     body: Vec<u8>,
 }
 
@@ -269,6 +273,22 @@ impl Model {
             Op::ValueOf(key) => {
                 Answer::Bytes(self.values.iter().find(|(other, _)| other == key).map(|(_, value)| value.clone()))
             }
+            Op::Pair(key, value) => Answer::Done({
+                let place = self.pairs.iter().position(|(other, _)| other == key);
+                if !validate::is_token(key) {
+                    Err(HostError::Invalid)
+                } else if validate::ACCESS_KEYS.split(' ').any(|own| own.as_bytes().eq_ignore_ascii_case(key)) {
+                    Err(HostError::Denied)
+                } else if key.len() > 64 || value.len() > 512 || (place.is_none() && self.pairs.len() == 8) {
+                    Err(HostError::Limit)
+                } else {
+                    match place {
+                        Some(place) => self.pairs[place].1.clone_from(value),
+                        None => self.pairs.push((key.clone(), value.clone())),
+                    }
+                    Ok(())
+                }
+            }),
             Op::Body(body) => Answer::Done(if body.len() > self.limits.body_bytes {
                 Err(HostError::Limit)
             } else {
@@ -348,6 +368,7 @@ macro_rules! call_both {
             Op::Value(key, None) => Answer::Found($x.remove_value(key)),
             Op::ValueOf(key) => Answer::Bytes($x.value(key).map(<[u8]>::to_vec)),
             Op::Body(body) => Answer::Done($x.set_body(body)),
+            Op::Pair(key, value) => Answer::Done($x.access_add(key, value)),
             Op::Method(_) | Op::Target(_) | Op::Authority(_) | Op::Status(_) => $other,
         }
     };
@@ -457,6 +478,7 @@ pub fn plugin_fields(data: &[u8]) {
             &[("Accept", "*/*"), ("X-A", "1"), ("x-a", "2")]
         }),
         values: Vec::new(),
+        pairs: Vec::new(),
         body: b"body".to_vec(),
     };
     in_the_proxy(&ops, &model);
@@ -504,6 +526,7 @@ fn in_the_proxy(ops: &[Op], model: &Model) {
         values
     };
     assert_eq!(sorted(state.values), sorted(result.values));
+    assert_eq!(state.pairs, result.pairs);
 }
 
 fn in_the_sdk(ops: &[Op], model: &Model) {

@@ -162,7 +162,8 @@ typedef struct mrp_host {
     mrp_status (*metric_add)(mrp_ctx *, uint32_t metric, int64_t delta);
     mrp_status (*resume)(mrp_ctx *, uint64_t ticket, mrp_verdict verdict);
 
-    /* log_exchange: with client, method and path. access_add: a pair in the line of the access log. */
+    /* log_exchange: with client, method and path. access_add: a pair in the line of the access log; at most 8 of all plugins
+       together, with keys of 64 bytes (a token, and none of the line's own) and values of 512. */
     void (*log_exchange)(mrp_exchange *, int32_t level, mrp_str message);
     mrp_status (*access_add)(mrp_exchange *, mrp_str key, mrp_str value);
 

@@ -302,7 +302,8 @@ pub struct Host {
     pub resume: Option<ResumeFn>,
     /// Writes a message together with client, method and path.
     pub log_exchange: Option<LogExchangeFn>,
-    /// Adds a pair to the exchange's line in the access log; the same key replaces.
+    /// Adds a pair to the exchange's line in the access log; the same key replaces. At most 8 of all plugins together, with
+    /// keys of 64 bytes (a token, and none of the line's own) and values of 512.
     pub access_add: Option<AccessAddFn>,
     /// Asks for the body of a side in this exchange: when all of it is there, the body hook of that side runs.
     pub want_body: Option<WantBodyFn>,

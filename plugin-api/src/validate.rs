@@ -1,6 +1,16 @@
 //! Checks of what a plugin writes into a message, the same in the proxy and in [`crate::testing`]. Nothing that passes can
 //! break the framing of a message, add a second line to a field, or change what concerns the connection.
 
+/// What all plugins together may add to the line of the access log: pairs, and bytes of a key and of a value.
+pub const MAX_PAIRS: usize = 8;
+/// See [`MAX_PAIRS`].
+pub const MAX_PAIR_KEY: usize = 64;
+/// See [`MAX_PAIRS`].
+pub const MAX_PAIR_VALUE: usize = 512;
+/// The line's own keys.
+pub const ACCESS_KEYS: &str = "time level msg client method path prefix upstream status bytes_in bytes_out reused retries \
+                               head_ms connect_ms first_byte_ms total_ms why rule detail timeline advice";
+
 /// Keys in the values of one exchange.
 pub const MAX_VALUE_KEYS: usize = 64;
 /// Bytes of all keys and values of one exchange.

@@ -160,7 +160,8 @@ mod tests {
     use crate::http::error::HttpError;
     use crate::http::head::Method;
     use crate::proxy::cause::Cause;
-    use crate::proxy::request_log::{ACCESS_KEYS, RequestLog};
+    use crate::proxy::request_log::RequestLog;
+    use mini_rproxy_plugin::validate::ACCESS_KEYS;
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
     use std::time::Duration;

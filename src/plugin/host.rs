@@ -15,15 +15,10 @@ use crate::log::Logger;
 use crate::mono_time::MonoTime;
 use crate::proxy::cause::Cause;
 use crate::proxy::hooks::{HookBody, HookContext, LocalResponse, WantedBody};
-use crate::proxy::request_log::{ACCESS_KEYS, ResponseSource, path_of};
+use crate::proxy::request_log::{ResponseSource, path_of};
 use crate::proxy::tickets::Ticket;
 
 use super::context::MAX_MESSAGE;
-
-/// What one request's line in the access log may get of all plugins together.
-const MAX_PAIRS: usize = 8;
-const MAX_PAIR_KEY: usize = 64;
-const MAX_PAIR_VALUE: usize = 512;
 
 /// The table that every plugin gets. It stays until the process ends, as the interface promises.
 pub static TABLE: abi::Host = table::<HookAccess<'static, 'static>>();
@@ -290,20 +285,12 @@ impl ExchangeAccess for HookAccess<'_, '_> {
         }
     }
 
-    fn add_to_access_line(&mut self, key: &[u8], value: &[u8]) -> Result<(), HostError> {
-        let pairs = &mut self.hooks.state.pairs;
-        if ACCESS_KEYS.split(' ').any(|known| known.as_bytes() == key) {
-            return Err(HostError::Denied);
-        }
-        let known = pairs.iter().position(|(other, _)| other == key);
-        if key.len() > MAX_PAIR_KEY || value.len() > MAX_PAIR_VALUE || (known.is_none() && pairs.len() >= MAX_PAIRS) {
-            return Err(HostError::Limit);
-        }
-        match known {
-            Some(place) => pairs[place].1 = value.to_vec(),
-            None => pairs.push((key.to_vec(), value.to_vec())),
-        }
-        Ok(())
+    fn access_pairs(&self) -> &Vec<(Vec<u8>, Vec<u8>)> {
+        &self.hooks.state.pairs
+    }
+
+    fn access_pairs_mut(&mut self) -> &mut Vec<(Vec<u8>, Vec<u8>)> {
+        &mut self.hooks.state.pairs
     }
 
     fn want_body(&mut self, side: Side, flags: u32) -> Result<(), HostError> {
@@ -478,25 +465,6 @@ mod tests {
         let log = RequestLog { client: "192.0.2.7:0".parse().ok(), ..log };
         let found = attributes(Phase::Request, &log, &peer, None);
         assert_eq!(found, expected(&[&[(Attr::ClientAddr, "192.0.2.7")], &at_first[..]].concat()));
-    }
-
-    #[test]
-    fn pairs_for_the_access_line_are_few_and_never_the_keys_of_the_line() {
-        let (mut request, mut state, logger) = (RequestHead::default(), ChainState::default(), logger());
-        let mut hooks = HookContext::of_request(&mut request, &mut state);
-        let mut access = HookAccess::new(&mut hooks, Phase::Request, caller(&logger));
-        for key in ACCESS_KEYS.split(' ') {
-            assert_eq!(access.add_to_access_line(key.as_bytes(), b"forged"), Err(HostError::Denied), "{key}");
-        }
-        let (long, longer) = ([b'x'; MAX_PAIR_VALUE], [b'x'; MAX_PAIR_VALUE + 1]);
-        assert_eq!(access.add_to_access_line(b"key", &longer), Err(HostError::Limit));
-        assert_eq!(access.add_to_access_line(&longer[..=MAX_PAIR_KEY], b""), Err(HostError::Limit));
-        for number in 0..MAX_PAIRS {
-            assert_eq!(access.add_to_access_line(format!("key{number}").as_bytes(), &long), Ok(()));
-        }
-        assert_eq!(access.add_to_access_line(b"one_more", b""), Err(HostError::Limit));
-        assert_eq!(access.add_to_access_line(b"key0", b"another"), Ok(()));
-        assert_eq!((state.pairs.len(), &state.pairs[0].1[..]), (MAX_PAIRS, &b"another"[..]));
     }
 
     #[test]

@@ -96,10 +96,6 @@ pub fn path_of(target: &[u8]) -> &[u8] {
     &target[..find(target, b'?').unwrap_or(target.len())]
 }
 
-/// The keys of the line: plugins add no pairs with these.
-pub const ACCESS_KEYS: &str = "time level msg client method path prefix upstream status bytes_in bytes_out reused retries \
-                               head_ms connect_ms first_byte_ms total_ms why rule detail timeline advice";
-
 /// What one plugin did within one exchange, for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PluginTiming {

@@ -608,14 +608,28 @@ pub(super) unsafe extern "C" fn log_exchange<A: ExchangeAccess>(x: *mut abi::Exc
 pub(super) unsafe extern "C" fn access_add<A: ExchangeAccess>(x: *mut abi::Exchange, key: Str, value: Str) -> Status {
     guard(|| {
         // SAFETY: the contract of this file.
-        unsafe { shared::<A>(x) }?;
+        let pairs = unsafe { shared::<A>(x) }?.access_pairs();
         let (key, value) = (bytes(key)?, bytes(value)?);
         if !validate::is_token(key) {
             return Err(HostError::Invalid);
         }
-        let (key, value) = (Copied::new(key), Copied::new(value));
+        // One key must not have two values in a line, of which one is not true.
+        if validate::ACCESS_KEYS.split(' ').any(|own| own.as_bytes().eq_ignore_ascii_case(key)) {
+            return Err(HostError::Denied);
+        }
+        let place = pairs.iter().position(|(other, _)| other == key);
+        let is_long = key.len() > validate::MAX_PAIR_KEY || value.len() > validate::MAX_PAIR_VALUE;
+        if is_long || (place.is_none() && pairs.len() >= validate::MAX_PAIRS) {
+            return Err(HostError::Limit);
+        }
+        let (key, value) = (key.to_vec(), value.to_vec());
         // SAFETY: the contract of this file; what was borrowed is not used below.
-        unsafe { exclusive::<A>(x) }.add_to_access_line(key.get(), value.get())
+        let pairs = unsafe { exclusive::<A>(x) }.access_pairs_mut();
+        match place {
+            Some(place) => pairs[place].1 = value,
+            None => pairs.push((key, value)),
+        }
+        Ok(())
     })
 }
 

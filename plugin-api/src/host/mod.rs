@@ -172,11 +172,11 @@ pub trait ExchangeAccess {
         Err(HostError::Unsupported)
     }
     /// Writes a message that is about this exchange. What the plugin sends may hold any bytes.
-    fn log(&self, _level: Level, _message: &[u8]) {}
-    /// Adds a pair to the line of the access log.
-    fn add_to_access_line(&mut self, _key: &[u8], _value: &[u8]) -> Result<(), HostError> {
-        Err(HostError::Unsupported)
-    }
+    fn log(&self, level: Level, message: &[u8]);
+    /// The pairs for the line of the access log.
+    fn access_pairs(&self) -> &Vec<(Vec<u8>, Vec<u8>)>;
+    /// The pairs for the line of the access log.
+    fn access_pairs_mut(&mut self) -> &mut Vec<(Vec<u8>, Vec<u8>)>;
     /// Keeps an answer, which counts if the hook returns `RESPOND`; a later one replaces it.
     fn set_answer(&mut self, status: u16, fields: Vec<(Vec<u8>, Vec<u8>)>, body: Vec<u8>);
 }
@@ -220,21 +220,13 @@ pub trait InstanceAccess: Send + Sync {
     /// Writes it. What the plugin sends may hold any bytes.
     fn log(&self, level: Level, message: &[u8]);
     /// Adds to what the plugin asks for: known flags only. An error where `create` is over.
-    fn want(&self, _flags: u32) -> Result<(), HostError> {
-        Err(HostError::Unsupported)
-    }
+    fn want(&self, flags: u32) -> Result<(), HostError>;
     /// A value of the configuration, which stays until the process ends. An error where `create` is over.
-    fn config(&self, _pointer: &str) -> Result<&[u8], HostError> {
-        Err(HostError::Unsupported)
-    }
+    fn config(&self, pointer: &str) -> Result<&[u8], HostError>;
     /// Adds a metric with a valid name. An error where `create` is over.
-    fn define_metric(&self, _is_gauge: bool, _name: &str, _help: &str) -> Result<u32, HostError> {
-        Err(HostError::Unsupported)
-    }
+    fn define_metric(&self, is_gauge: bool, name: &str, help: &str) -> Result<u32, HostError>;
     /// Adds to a metric.
-    fn add_to_metric(&self, _metric: u32, _delta: i64) -> Result<(), HostError> {
-        Err(HostError::Unsupported)
-    }
+    fn add_to_metric(&self, metric: u32, delta: i64) -> Result<(), HostError>;
     /// Ends a pause; `is_good`: not by a failure.
     fn resume(&self, _ticket: u64, _is_good: bool) -> Result<(), HostError> {
         Err(HostError::Unsupported)

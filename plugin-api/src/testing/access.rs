@@ -180,13 +180,12 @@ impl ExchangeAccess for TestAccess<'_> {
         self.exchange.log.borrow_mut().push((level, String::from_utf8_lossy(message).into_owned()));
     }
 
-    fn add_to_access_line(&mut self, key: &[u8], value: &[u8]) -> Result<(), HostError> {
-        let access = &mut self.exchange.access;
-        match access.iter_mut().find(|(other, _)| other == key) {
-            Some((_, place)) => *place = value.to_vec(),
-            None => access.push((key.to_vec(), value.to_vec())),
-        }
-        Ok(())
+    fn access_pairs(&self) -> &Lines {
+        &self.exchange.access
+    }
+
+    fn access_pairs_mut(&mut self) -> &mut Lines {
+        &mut self.exchange.access
     }
 
     fn set_answer(&mut self, status: u16, fields: Lines, body: Vec<u8>) {
