@@ -33,10 +33,10 @@ use mini_rproxy::net::probe::{probe, running_config};
 use mini_rproxy::net::server::{Server, ServerOptions};
 use mini_rproxy::net::signal::{self, SignalEvent};
 use mini_rproxy::net::tls::Tls;
-use mini_rproxy::plugin::{chain, instances};
-use mini_rproxy::proxy::hooks::Hooks;
+use mini_rproxy::plugin::chain;
+use mini_rproxy::plugin::instances::{self, Plugins};
 use mini_rproxy::proxy::proxy_connection::Peer;
-use mini_rproxy::proxy::runtime::{RouteHooks, Runtime};
+use mini_rproxy::proxy::runtime::Runtime;
 use mini_rproxy::start_error::StartError;
 
 /// A reload logs so many differences, and of the others only how many they are: the log could not hold them all.
@@ -107,9 +107,10 @@ fn print(text: &str) -> Result<ExitCode, ExitError> {
 
 /// The configuration as the file and the flags have it.
 fn load(flags: &Flags) -> Result<Config, ExitError> {
+    let folder = flags.plugin_dir.as_deref().map(instances::files).transpose()?.unwrap_or_default();
     let mut config = match flags.config_path() {
-        Some(path) => Config::load(path)?,
-        None => Config::from_flags(&flags.listen, &flags.routes).map_err(usage)?,
+        Some(path) => Config::load(path, &folder)?,
+        None => Config::from_flags(&flags.listen, &flags.routes, &folder).map_err(usage)?,
     };
     config.log.access |= flags.verbose;
     if let Some(size) = &flags.memory_budget {
@@ -131,12 +132,11 @@ fn located(flags: &Flags, error: &StartError) -> String {
 /// `-check`: the files that the configuration names, and with `-against` what a reload would change.
 fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     let tls = Tls::load(config).map_err(|error| located(flags, &error))?;
-    let has_plugins = !config.plugins.is_empty() || flags.plugin_dir.is_some();
     // The proxy starts with certificates that are out of their time: a reload may come soon, and some clients accept them.
-    for warning in tls.warnings.iter().chain(&config.warning(has_plugins)) {
+    for warning in tls.warnings.iter().chain(&config.warnings()) {
         print_error(format_args!("warning: {warning}"));
     }
-    instances::check(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| located(flags, &error))?;
+    instances::check(&config.plugins).map_err(|error| located(flags, &error))?;
     let Some(running) = &flags.against else { return print("the configuration is good\n") };
     let differences = running_config(running, config)?.differences(&FullConfig::of(config));
     if differences.is_empty() {
@@ -156,7 +156,6 @@ fn flags_of_process_1(flags: Flags) -> Flags {
 
 /// `-explain`: what would happen to a request that is sent on this host.
 fn explain_request(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
-    let plugins = instances::names(&config.plugins, flags.plugin_dir.as_deref()).map_err(|error| error.to_string())?;
     let host = config.listen_addr.iter().find_map(|address| match address {
         ListenAddr::Tcp { addr, .. } if addr.port() != 80 => Some(format!("localhost:{}", addr.port())),
         _ => None,
@@ -166,7 +165,7 @@ fn explain_request(config: Config, flags: &Flags) -> Result<ExitCode, ExitError>
     let address = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let peer = Peer { address, is_tls: false, listener: ListenerProtocol::Plain };
     let runtime = Rc::new(Runtime::new(Arc::new(config), None));
-    let (text, is_served) = explain(Clock::default().now(), &runtime, &peer, &typed, &plugins);
+    let (text, is_served) = explain(Clock::default().now(), &runtime, &peer, &typed);
     print(&text)?;
     Ok(if is_served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -190,10 +189,9 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     log::log_panics(logger.clone());
     logger.set_debug(flags.trace);
     logger.set_access(config.log.access);
-    // Plugins are created before the loops start and destroyed after they have ended: this reference is dropped last.
-    let chain = chain::load(&config.plugins, flags.plugin_dir.as_deref(), chain::limits(&config), logger.clone())
-        .map_err(|error| located(flags, &error))?;
-    let hooks = RouteHooks::from(chain.clone().map(|chain| chain as Arc<dyn Hooks>));
+    // Plugins are created before the loops start, and the last ones are destroyed after they have ended.
+    let plugins = Plugins::none(logger.clone()).reload(&config.plugins).map_err(|error| located(flags, &error))?;
+    let hooks = chain::of_routes(&plugins, &config, &logger);
     for socket in &inherited {
         let message = "a socket was handed over; it is used instead of the addresses in the configuration";
         logger.line(Level::Info, message).text("name", &socket.name).send();
@@ -203,7 +201,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
         config: Arc::new(config),
         inherited,
         takeover: flags.takeover,
-        hooks: hooks.clone(),
+        hooks,
         lookup: Box::new(SystemLookup),
         new_log: Arc::new(move || Box::new(worker_log.clone())),
         on_end: Box::new(move || {
@@ -212,7 +210,7 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
         }),
     })
     .map_err(|error| located(flags, &error))?;
-    let running = Running { logger, flags, server, hooks };
+    let running = Running { logger, flags, server, plugins };
     running.log_start();
     activation::notify("READY=1");
     Ok(running.serve(&events)?)
@@ -232,7 +230,8 @@ struct Running<'a> {
     logger: Logger,
     flags: &'a Flags,
     server: Server,
-    hooks: RouteHooks,
+    /// Destroyed behind the last worker.
+    plugins: Plugins,
 }
 
 impl Running<'_> {
@@ -295,8 +294,8 @@ impl Running<'_> {
                 line.value("routes", routes).value("certificates", certificates).send();
             }
             Err(error) => {
-                let message =
-                    "configuration and certificates are kept as they were, because the new ones cannot be used";
+                let message = "configuration, certificates and plugins are kept as they were, because the new ones cannot \
+                               be used";
                 self.logger.line(Level::Warn, message).text("reason", error).send();
             }
         }
@@ -305,16 +304,12 @@ impl Running<'_> {
     fn try_reload(&mut self, read: fn(&Flags) -> Result<Config, ExitError>) -> Result<bool, String> {
         let mut config = read(self.flags).map_err(|ExitError(_, message)| message)?;
         let old = Arc::clone(self.server.config());
-        if config.plugins != old.plugins {
-            let message = "the list of plugins has changed, and plugins are created before the first request and \
-                           destroyed after the last one: this needs a restart";
-            return Err(message.to_owned());
-        }
         let differences = old.differences(&config);
         config.keep_restart_only(&old);
         let known: Vec<_> = self.server.addresses().iter().map(|(address, _)| (*address).to_owned()).collect();
-        let is_everywhere =
-            self.server.reload(Arc::new(config), self.hooks.clone()).map_err(|error| located(self.flags, &error))?;
+        let plugins = self.plugins.reload(&config.plugins).map_err(|error| located(self.flags, &error))?;
+        let hooks = chain::of_routes(&plugins, &config, &self.logger);
+        let is_everywhere = self.server.reload(Arc::new(config), hooks).map_err(|error| located(self.flags, &error))?;
         for difference in differences.iter().take(MAX_DIFFERENCES) {
             let (level, message) = match difference.needs_restart {
                 true => (Level::Warn, "kept as it was, since this needs a restart"),
@@ -326,6 +321,8 @@ impl Running<'_> {
             let more = differences.len() - MAX_DIFFERENCES;
             self.logger.line(Level::Info, "reload: more of that").value("differences", more).send();
         }
+        plugins.log_changes(&self.plugins);
+        self.plugins = plugins;
         self.log_listening(&known);
         Ok(is_everywhere)
     }
@@ -365,7 +362,7 @@ impl Running<'_> {
 
     /// The addresses that it listens on, without those that are `known`, and what is wrong with its certificates.
     fn log_listening(&self, known: &[String]) {
-        for warning in &self.server.tls.warnings {
+        for warning in self.server.tls.warnings.iter().chain(&self.server.config().warnings()) {
             self.logger.line(Level::Warn, warning).send();
         }
         for (address, protocol) in self.server.addresses() {
@@ -408,7 +405,8 @@ mod tests {
         })
         .expect("loopback");
         let flags = Flags::default();
-        let mut running = Running { logger: logger.clone(), flags: &flags, server, hooks: RouteHooks::default() };
+        let plugins = Plugins::none(logger.clone());
+        let mut running = Running { logger: logger.clone(), flags: &flags, server, plugins };
         running.reload(|_| panic!("a library"));
         assert!(logger.flush(LOG_FLUSH_TIMEOUT));
         let mut buf = [0; 4096];

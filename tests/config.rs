@@ -16,6 +16,84 @@ fn refused(text: &str, expected: &str) {
 }
 
 #[test]
+fn mistakes_in_the_plugins_of_a_route() {
+    let with = |list: &str, plugins: &str| {
+        format!("routes:\n  - prefix: /a\n    upstream: http://a\n    plugins: {list}\nplugins: {plugins}\n")
+    };
+    let two = "[{path: /lib/auth.so}, {builtin: header_demo, name: demo}]";
+    for (list, plugins, expected) in [
+        ("[auht]", two, r#"config.yaml:4:15: there is no plugin "auht"; did you mean "auth"?"#),
+        ("[demo, zzz]", two, r#"config.yaml:4:21: there is no plugin "zzz"; the plugins are auth, demo"#),
+        ("[header_demo]", two, r#"config.yaml:4:15: there is no plugin "header_demo"; the plugins are auth, demo"#),
+        ("[demo, auth, demo]", two, r#"config.yaml:4:27: the plugin "demo" stands twice in this list: remove one"#),
+        (
+            "[auth]",
+            "[]",
+            r#"config.yaml:4:15: there is no plugin "auth": add it to the list "plugins:" at the top level"#,
+        ),
+        (
+            "{a: b}",
+            two,
+            r#"config.yaml:4:14: expected the name of a plugin: 1 to 64 letters, digits, "_", "-" and ".", or a list of them, found a mapping"#,
+        ),
+    ] {
+        refused(&with(list, plugins), expected);
+    }
+}
+
+#[test]
+fn plugins_have_names_and_routes_choose_among_them() {
+    let text = "plugins: [{path: /lib/auth.so}, {path: /lib/auth.so, name: auth-2}, {path: '/lib/od d.2.so'}, {builtin: demo}]\n\
+                routes:\n\
+                - {prefix: /all, upstream: 'http://a'}\n\
+                - {prefix: /none, upstream: 'http://a', plugins: []}\n\
+                - {prefix: /two, upstream: 'http://a', plugins: [demo, auth]}\n\
+                - {prefix: /one, upstream: 'http://a', plugins: auth}\n\
+                - {prefix: /empty, upstream: 'http://a', plugins: }\n";
+    let config = Config::parse(text, "f").unwrap_or_else(|error| panic!("{error}"));
+    let names = |route: usize| -> Vec<&str> {
+        config.plugins_of(&config.routes[route].options).iter().map(|plugin| plugin.name.as_str()).collect()
+    };
+    assert_eq!(names(0), ["auth", "auth-2", "od_d.2", "demo"]);
+    assert_eq!(names(1), [""; 0]);
+    assert_eq!(names(2), ["demo", "auth"]);
+    assert_eq!(names(3), ["auth"]);
+    assert_eq!(names(4), names(0));
+}
+
+/// Those of `-plugindir` come behind the list, without the files that it has already, whatever it calls them.
+#[test]
+fn the_plugins_of_a_folder_are_known_by_their_files() {
+    let folder = std::env::temp_dir().join(format!("mini-rproxy-config-folder-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let files = ["a.so", "b.so"].map(|name| folder.join(name));
+    files.iter().for_each(|file| std::fs::write(file, "").unwrap());
+    let yaml = folder.join("config.yaml");
+    let load = |plugins: &str| {
+        let text = format!("routes: [{{prefix: /, upstream: 'http://a', plugins: [b]}}]\nplugins: {plugins}\n");
+        std::fs::write(&yaml, text).unwrap();
+        Config::load(&yaml, &files)
+    };
+    let names = |config: &Config| config.plugins.iter().map(|plugin| plugin.name.clone()).collect::<Vec<_>>();
+    let config = load("[{builtin: x}]").unwrap();
+    assert_eq!(names(&config), ["x", "a", "b"]);
+    assert!(config.plugins[0].required && !config.plugins[2].required);
+    assert_eq!(config.warnings(), [""; 0]);
+    let config = load(&format!(
+        "[{{path: {}/../{}/a.so, name: first}}]",
+        folder.display(),
+        folder.file_name().unwrap().to_str().unwrap()
+    ));
+    let config = config.unwrap();
+    assert_eq!(names(&config), ["first", "b"]);
+    let warning = format!("{} of -plugindir is left out, because the list of plugins has it", files[0].display());
+    assert_eq!(config.warnings(), [warning]);
+    let error = load("[{path: /elsewhere/b.so}]").unwrap_err();
+    assert!(error.contains("two plugins have the name \"b\"") && error.contains("name: b_2"), "{error}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn mistakes_in_routes_and_syntax() {
     for (text, expected) in [
         (
@@ -55,7 +133,7 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - prefix: /a\n    upstream: http://a\n    zzz: 1\n",
-            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are prefix, upstream, upstreams, strip_prefix, host, rewrite_redirects, rewrite_cookies, redirect_to_slash, upgrade, max_body_bytes, timeouts, upstream_tls"#,
+            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are prefix, upstream, upstreams, strip_prefix, host, rewrite_redirects, rewrite_cookies, redirect_to_slash, upgrade, max_body_bytes, timeouts, upstream_tls, plugins"#,
         ),
         (
             "routes:\n  - prefix: /a\n    prefix: /b\n    upstream: http://a\n",
@@ -365,6 +443,18 @@ fn mistakes_in_other_settings() {
             "config.yaml:3:5: a plugin has either a path or a builtin: write one of them",
         ),
         (
+            "plugins:\n  - {path: /a, name: a b}\n",
+            r#"config.yaml:3:22: expected the name of a plugin: 1 to 64 letters, digits, "_", "-" and ".", found "a b""#,
+        ),
+        (
+            "plugins:\n  - path: /a/x.so\n  - path: /b/x.so\n",
+            r#"config.yaml:4:5: two plugins have the name "x", /a/x.so and /b/x.so: give one of them another, for example "name: x_2""#,
+        ),
+        (
+            "plugins:\n  - path: /a/x.so\n  - builtin: y\n    name: x\n",
+            r#"config.yaml:4:5: two plugins have the name "x", /a/x.so and y: give one of them another, for example "name: x_2""#,
+        ),
+        (
             "plugins:\n  - {path: /a, config: {a: 1, a: 2}}\n",
             r#"config.yaml:3:24: the key "a" stands twice in this mapping: remove one"#,
         ),
@@ -456,14 +546,14 @@ fn files_that_cannot_be_read_are_named_with_a_remedy() {
     let missing = Path::new("/nowhere/config.yaml");
     let expected =
         "/nowhere/config.yaml: no such file; copy config.example.yml to make one, or name another with -config PATH";
-    assert_eq!(Config::load(missing).map(drop).map_err(|error| error.to_string()), Err(expected.to_owned()));
+    assert_eq!(Config::load(missing, &[]).map(drop).map_err(|error| error.to_string()), Err(expected.to_owned()));
     let expected =
         "/: cannot be read: this is no regular file, and a reload has to read it again; name another with -config PATH";
-    let directory = Config::load(Path::new("/")).map(drop).map_err(|error| error.to_string());
+    let directory = Config::load(Path::new("/"), &[]).map(drop).map_err(|error| error.to_string());
     assert_eq!(directory, Err(expected.to_owned()));
     let latin1 = std::env::temp_dir().join(format!("mini-rproxy-latin1-{}.yaml", std::process::id()));
     std::fs::write(&latin1, b"# ok\n# caf\xe9\n").expect("the temporary directory is writable");
-    let refused = Config::load(&latin1).map(drop).map_err(|error| error.to_string());
+    let refused = Config::load(&latin1, &[]).map(drop).map_err(|error| error.to_string());
     let expected = format!("{}:2:6: this byte is not UTF-8: save the file as UTF-8 text", latin1.display());
     std::fs::remove_file(&latin1).expect("it was just made");
     assert_eq!(refused, Err(expected));

@@ -59,6 +59,7 @@ const SHOWN_BY: &[(&str, &str)] = &[
     ("admin.listen_addr", "e2e/metrics::with_an_entrance_of_its_own_it_is_nowhere_else"),
     ("admin.configz", "builtin_configz_can_be_turned_off"),
     ("admin.metrics", "e2e/metrics::it_can_be_turned_off"),
+    ("plugins.name", "e2e/plugins::routes_have_their_own_plugins_and_the_others_stream"),
     ("plugins.path", "e2e/plugins::a_plugin_that_does_not_start_says_why_in_the_log_and_on_stderr"),
     ("plugins.builtin", "plugin_static::r22_builtin_plugins_work"),
     ("plugins.required", "e2e/start_up::what_would_stop_the_start_is_found_by_check_too"),
@@ -86,6 +87,7 @@ const SHOWN_BY: &[(&str, &str)] = &[
     ("routes.upstream_tls.ca_file", "tls/trust::g8_the_name_and_the_verification_are_the_routes_own"),
     ("routes.upstream_tls.server_name", "tls/trust::g8_the_name_and_the_verification_are_the_routes_own"),
     ("routes.upstream_tls.insecure_skip_verify", "tls/trust::g8_the_name_and_the_verification_are_the_routes_own"),
+    ("routes.plugins", "e2e/plugins::routes_have_their_own_plugins_and_the_others_stream"),
 ];
 
 #[test]

@@ -6,12 +6,13 @@ use std::fs;
 use std::path::Path;
 
 use mini_rproxy::config::PluginConfig;
-use mini_rproxy::plugin::chain::{self, Chain};
+use mini_rproxy::plugin::chain::Chain;
+use mini_rproxy::plugin::instances;
 
 #[path = "plugins/common.rs"]
 mod common;
 
-use common::{Exchange, LIMITS, Lines, build_c, build_rust, cc, compiler, folder, root, word};
+use common::{Exchange, LIMITS, Lines, build_c, build_rust, cc, compiler, folder, load, root, word};
 
 /// The message with which this file is refused; empty where it is taken.
 fn refusal(path: &Path) -> String {
@@ -29,7 +30,12 @@ fn assert_refused(path: &Path, part: &str) {
 }
 
 fn listed(path: &Path, required: bool, config: &str) -> PluginConfig {
-    PluginConfig { path: Some(path.to_owned()), required, config: config.to_owned(), ..PluginConfig::default() }
+    PluginConfig { config: config.to_owned(), ..PluginConfig::of_file(path.to_owned(), required) }
+}
+
+/// Those of a folder, as `-plugindir` adds them.
+fn folder_of(path: &Path) -> Vec<PluginConfig> {
+    instances::files(path).unwrap().into_iter().map(|path| PluginConfig::of_file(path, false)).collect()
 }
 
 #[test]
@@ -42,17 +48,18 @@ fn r01_what_is_no_plugin_is_named() {
 
     // Required: the start stops. Not required: logged. In a folder: logged, and the others are counted.
     let lines = Lines::new();
-    assert!(chain::load(&[listed(&path, true, "")], None, LIMITS, lines.logger()).is_err());
-    assert!(chain::load(&[listed(&path, false, "")], None, LIMITS, lines.logger()).unwrap().is_none());
-    assert!(lines.has(path.to_str().unwrap(), "skipped, since it is not required"), "{:?}", lines.all());
+    assert!(load(&[listed(&path, true, "")], lines.logger()).is_err());
+    assert_eq!(load(&[listed(&path, false, "")], lines.logger()).unwrap().names().count(), 0);
+    assert!(lines.has("no_symbol", "skipped, since it is not required"), "{:?}", lines.all());
+    assert!(lines.has("no_symbol", path.to_str().unwrap()), "{:?}", lines.all());
 
     let good = dir.join("header.so");
     fs::copy(build_rust("header_demo", "header_demo"), &good).unwrap();
     fs::write(dir.join("notes.txt"), "not a plugin").unwrap();
-    let chain = chain::load(&[], Some(&dir), LIMITS, lines.logger()).unwrap().unwrap();
-    assert_eq!(chain.names().collect::<Vec<_>>(), ["header_demo"]);
+    let chain = load(&folder_of(&dir), lines.logger()).unwrap();
+    assert_eq!(chain.names().collect::<Vec<_>>(), ["header"]);
     assert!(lines.has("", "1 of 2 plugins loaded"), "{:?}", lines.all());
-    let error = chain::load(&[], Some(&dir.join("nowhere")), LIMITS, lines.logger()).unwrap_err();
+    let error = instances::files(&dir.join("nowhere")).unwrap_err();
     assert!(error.to_string().contains("make it, or name another with -plugindir DIR"), "{error}");
 }
 
@@ -66,8 +73,8 @@ fn r01_a_folder_is_read_in_name_order() {
     let demo = root().join("examples/plugins/header_demo_c/header_demo.c");
     cc(&["-shared", "-fPIC", "-o", c.to_str().unwrap(), demo.to_str().unwrap()]);
     fs::remove_file(letters).unwrap();
-    let chain = chain::load(&[], Some(&dir), LIMITS, Lines::new().logger()).unwrap().unwrap();
-    assert_eq!(chain.names().collect::<Vec<_>>(), ["header_demo_c", "header_demo"]);
+    let chain = load(&folder_of(&dir), Lines::new().logger()).unwrap();
+    assert_eq!(chain.names().collect::<Vec<_>>(), ["10", "20"]);
 }
 
 #[test]
@@ -197,20 +204,20 @@ fn r08_a_plugin_that_is_not_created_is_skipped_or_stops_the_start() {
     for config in ["create:error", "create:panic", "create:bomb", "\u{fffd}", "create:error on_request:panic"] {
         let is_good = config == "\u{fffd}";
         let lines = Lines::new();
-        let required = chain::load(&[listed(&faulty, true, config)], None, LIMITS, lines.logger());
+        let required = load(&[listed(&faulty, true, config)], lines.logger());
         assert_eq!(required.is_ok(), is_good, "{config}");
         if let Err(error) = required {
             assert!(error.to_string().contains("create failed"), "{error}");
             assert!(lines.has("faulty", "create"), "{:?}", lines.all());
         }
         let list = [listed(&faulty, false, config), listed(&header, true, "")];
-        let chain = chain::load(&list, None, LIMITS, lines.logger()).unwrap().unwrap();
+        let chain = load(&list, lines.logger()).unwrap();
         let mut x = Exchange::new();
         assert_eq!(word(&x.on_request(&chain)), "continue");
         assert_eq!(x.request_field("x-demo-request").as_deref(), Some("true"));
     }
     // A configuration that the plugin does not understand.
-    let error = chain::load(&[listed(&header, true, "a\nb")], None, LIMITS, Lines::new().logger()).unwrap_err();
+    let error = load(&[listed(&header, true, "a\nb")], Lines::new().logger()).unwrap_err();
     assert!(error.to_string().contains("create failed"), "{error}");
 }
 
@@ -287,8 +294,9 @@ fn r24_the_same_file_twice_makes_two_instances() {
     let path = dir.join("header.so");
     fs::copy(build_rust("header_demo", "header_demo"), &path).unwrap();
     let Some(letters) = build_c("letters.c", &dir.join("letters.so"), &[]) else { return };
-    let list = [listed(&letters, true, "a"), listed(&letters, true, "b"), listed(&path, true, "")];
-    let chain = chain::load(&list, None, LIMITS, Lines::new().logger()).unwrap().unwrap();
+    let second = PluginConfig { name: "second".to_owned(), ..listed(&letters, true, "b") };
+    let list = [listed(&letters, true, "a"), second, listed(&path, true, "")];
+    let chain = load(&list, Lines::new().logger()).unwrap();
     let mut x = Exchange::new();
     assert_eq!(word(&x.on_request(&chain)), "continue");
     assert_eq!(x.request_field("x-letters").as_deref(), Some("ab"));

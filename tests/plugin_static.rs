@@ -5,18 +5,18 @@
 use std::path::Path;
 
 use mini_rproxy::config::PluginConfig;
-use mini_rproxy::plugin::chain;
+use mini_rproxy::plugin::instances;
 
 #[path = "plugins/common.rs"]
 mod common;
 
-use common::{LIMITS, Lines};
+use common::{Lines, load};
 
 #[test]
 fn r22_files_are_refused_with_a_remedy() {
-    let path = PluginConfig { path: Some("/usr/lib/some.so".into()), ..PluginConfig::default() };
-    let list = chain::load(&[path], None, LIMITS, Lines::new().logger()).unwrap_err().to_string();
-    let dir = chain::load(&[], Some(Path::new("/usr/lib")), LIMITS, Lines::new().logger()).unwrap_err().to_string();
+    let path = PluginConfig::of_file("/usr/lib/some.so".into(), true);
+    let list = load(&[path], Lines::new().logger()).unwrap_err().to_string();
+    let dir = instances::files(Path::new("/usr/lib")).unwrap_err();
     for message in [list, dir] {
         assert!(message.contains("without dlopen") && message.contains("list it as builtin"), "{message}");
     }
@@ -24,10 +24,10 @@ fn r22_files_are_refused_with_a_remedy() {
 
 #[test]
 fn r22_builtin_plugins_work() {
-    let demo = PluginConfig { builtin: Some("header_demo".to_owned()), ..PluginConfig::default() };
-    let loaded = chain::load(&[demo], None, LIMITS, Lines::new().logger());
+    let (name, builtin) = ("demo".to_owned(), Some("header_demo".to_owned()));
+    let loaded = load(&[PluginConfig { name, builtin, ..PluginConfig::default() }], Lines::new().logger());
     if cfg!(feature = "builtin-plugins") {
-        assert_eq!(loaded.unwrap().unwrap().names().collect::<Vec<_>>(), ["header_demo"]);
+        assert_eq!(loaded.unwrap().names().collect::<Vec<_>>(), ["demo"]);
     } else {
         assert!(loaded.unwrap_err().to_string().contains("linked in: none"));
     }

@@ -3,7 +3,7 @@
 //!
 //! All of it is what the structs serialize to, which has no credentials.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,14 +12,16 @@ use serde_yaml::{Mapping, Value};
 
 use super::keys::{Config, PluginConfig, RouteConfig};
 
-/// What only counts at start: threads, memory and plugins are set up there, and the log is begun.
-const RESTART_ONLY: [&str; 4] = ["workers", "limits.memory_budget", "log.format", "plugins"];
+/// What only counts at start: threads and memory are set up there, and the log is begun.
+const RESTART_ONLY: [&str; 3] = ["workers", "limits.memory_budget", "log.format"];
 
 /// A configuration as it is printed. It holds nothing that a plugin is told, since /configz shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FullConfig {
     /// All but the routes.
     settings: Mapping,
+    /// The names of the plugins, in their order.
+    plugins: Vec<String>,
     /// By prefix: what is different from a route that says nothing for itself.
     routes: BTreeMap<String, Mapping>,
 }
@@ -59,6 +61,14 @@ impl Config {
     pub fn differences(&self, new: &Config) -> Vec<Difference> {
         let mut found = FullConfig::of(self).differences(&FullConfig::of(new));
         let old: HashMap<_, _> = self.routes.iter().map(|route| (&route.prefix, &route.upstreams)).collect();
+        for plugin in &new.plugins {
+            let is_changed = |old: &&PluginConfig| old.name == plugin.name && old.config != plugin.config;
+            if self.plugins.iter().any(|old| is_changed(&old)) {
+                // It may be a secret.
+                let what = format!("plugins.{}.config (not shown)", plugin.name);
+                found.push(Difference { kind: "changed", what, needs_restart: false });
+            }
+        }
         for route in new.routes.iter() {
             let mut pairs = old.get(&route.prefix).into_iter().flat_map(|old| old.iter().zip(&*route.upstreams));
             // Credentials are not shown.
@@ -74,9 +84,9 @@ impl Config {
 impl FullConfig {
     /// The whole configuration.
     pub fn of(config: &Config) -> FullConfig {
-        // What a plugin is told may be a secret.
-        let plugins = config.plugins.iter().map(|plugin| PluginConfig { config: String::new(), ..plugin.clone() });
-        let settings = to_mapping(&Config { plugins: plugins.collect(), routes: Default::default(), ..config.clone() });
+        let bare_config = Config { plugins: Vec::new(), routes: Default::default(), ..config.clone() };
+        let mut settings = to_mapping(&bare_config);
+        settings.insert("plugins".into(), plugins(&config.plugins).into());
         let bare = to_mapping(&config.bare_route());
         let mut known = HashMap::new();
         let in_words = |route: &RouteConfig| {
@@ -90,13 +100,20 @@ impl FullConfig {
             let words = std::iter::once(("upstream".into(), upstream)).chain(own.clone()).collect();
             (route.prefix.clone(), words)
         };
-        FullConfig { settings, routes: config.routes.iter().map(in_words).collect() }
+        let plugins = config.plugins.iter().map(|plugin| plugin.name.clone()).collect();
+        FullConfig { settings, plugins, routes: config.routes.iter().map(in_words).collect() }
     }
 
     /// What is different in `new`.
     pub fn differences(&self, new: &FullConfig) -> Vec<Difference> {
         let mut found = Vec::new();
         compare("", &self.settings, &new.settings, &mut found);
+        let (old_order, new_order) = (self.plugins.join(", "), new.plugins.join(", "));
+        let is_moved = self.plugins.iter().collect::<BTreeSet<_>>() == new.plugins.iter().collect();
+        if is_moved && old_order != new_order {
+            let what = format!("the order of plugins {old_order} -> {new_order}");
+            found.push(Difference { kind: "changed", what, needs_restart: false });
+        }
         let whole_route = |kind, prefix: &str, route: &Mapping| {
             let upstreams = route.get("upstream").map(words).unwrap_or_default();
             Difference { kind, what: format!("route {prefix} to {upstreams}"), needs_restart: false }
@@ -111,6 +128,16 @@ impl FullConfig {
         found.extend(added.map(|(prefix, new)| whole_route("added", prefix, new)));
         found
     }
+}
+
+/// The plugins by their names, without what a plugin is told, which may be a secret.
+fn plugins(list: &[PluginConfig]) -> Mapping {
+    let words = |plugin: &PluginConfig| {
+        let kind = if plugin.builtin.is_some() { "builtin " } else { "" };
+        let required = if plugin.required { "" } else { " (not required)" };
+        format!("{kind}{}{required}", plugin.source())
+    };
+    list.iter().map(|plugin| (plugin.name.as_str().into(), words(plugin).into())).collect()
 }
 
 fn to_mapping(config: &impl Serialize) -> Mapping {
@@ -149,7 +176,10 @@ fn compare(start: &str, old: &Mapping, new: &Mapping, found: &mut Vec<Difference
             compare(&format!("{name}."), &old, &new, found);
             continue;
         }
-        let (kind, what) = match both.map(|value| value.map(words).unwrap_or_default()) {
+        // A route that has none of a list is another than one that says nothing of it.
+        let is_none = |value: &Value| start.starts_with("route ") && value.as_sequence().is_some_and(Vec::is_empty);
+        let in_words = |value: &Value| if is_none(value) { "none".to_owned() } else { words(value) };
+        let (kind, what) = match both.map(|value| value.map(in_words).unwrap_or_default()) {
             [old, new] if old == new => continue,
             [old, new] if old.is_empty() => ("added", new),
             [old, new] if new.is_empty() => ("removed", old),
@@ -228,6 +258,11 @@ mod tests {
                     "added: route /b: strip_prefix false",
                 ],
             ),
+            (
+                "lists that a route leaves empty",
+                BASE.replace("http://a'", "http://a', plugins: [], upgrade: []"),
+                &["added: route /a: upgrade none", "added: route /a: plugins none"],
+            ),
             ("their order", "routes:\n- {prefix: /b, upstream: 'http://u:p@b/base', host: client}\n- {prefix: /a, upstream: 'http://a'}".to_owned(), &[]),
         ] {
             let (whole, told) = both_ways(BASE, &new);
@@ -284,12 +319,36 @@ mod tests {
         let (whole, told) = both_ways(&old, &old.replace("secret", "other"));
         assert_eq!(
             (whole, told),
-            (Vec::new(), Vec::new()),
-            "a reload with another list of plugins is refused as a whole"
+            (vec!["changed: plugins.x.config (not shown)".to_owned()], Vec::new()),
+            "the words of a plugin are not compared with a running proxy"
         );
         let (whole, told) = both_ways(&old, &old.replace("/x.so", "/y.so"));
         assert_eq!(whole, told);
-        assert!(whole.iter().all(|line| line.contains("plugins") && line.contains("restart")), "{whole:?}");
+        assert_eq!(whole, ["removed: plugins.x /x.so", "added: plugins.y /y.so"]);
+    }
+
+    #[test]
+    fn what_is_different_in_the_list_of_plugins_is_told_by_name() {
+        let base = format!("{BASE}plugins: [{{path: /x.so}}, {{builtin: y}}, {{path: /x.so, name: z}}]\n");
+        for (from, to, expected) in [
+            (
+                "{builtin: y}, {path: /x.so, name: z}",
+                "{path: /x.so, name: z}, {builtin: y}",
+                "changed: the order of plugins x, y, z -> x, z, y",
+            ),
+            ("{builtin: y}, ", "", "removed: plugins.y builtin y"),
+            ("{builtin: y}", "{builtin: w, name: y}", "changed: plugins.y builtin y -> builtin w"),
+            (
+                "{builtin: y}",
+                "{builtin: y, required: false}",
+                "changed: plugins.y builtin y -> builtin y (not required)",
+            ),
+            ("name: z}", "name: z}, {path: /n.so}", "added: plugins.n /n.so"),
+            ("host: client", "host: client, plugins: [z, x]", "added: route /b: plugins z, x"),
+        ] {
+            let (whole, told) = both_ways(&base, &base.replace(from, to));
+            assert_eq!((whole, told), (vec![expected.to_owned()], vec![expected.to_owned()]), "{to}");
+        }
     }
 
     #[test]
@@ -298,7 +357,7 @@ mod tests {
         let mut new = config(&format!("{BASE}workers: 2\nlog: {{format: json}}\ntimeouts: {{drain: 1s}}"));
         new.keep_restart_only(&old);
         let left: Vec<String> = old.differences(&new).iter().map(Difference::to_string).collect();
-        assert_eq!(left, ["changed: timeouts.drain 10s -> 1s"]);
+        assert_eq!(left, ["changed: timeouts.drain 10s -> 1s", "removed: plugins.x builtin x"]);
     }
 
     #[test]
@@ -330,7 +389,8 @@ routes:
     max_body_bytes: 1000
     timeouts: {connect: 1s, response_head: 90s}
   - {prefix: "/c'\"", upstream: "http://b", host: fixed.example:81, upgrade: [WebSocket, x/1], max_body_bytes: unlimited}
-  - {prefix: /d, upstream: "http://b"}
+  - {prefix: /d, upstream: "http://b", plugins: []}
+  - {prefix: /h, upstream: "http://b", plugins: [no_config, first]}
   - {prefix: /several, upstreams: ["http://a/x", "http://b:1/x/", "http://[::1]/x"]}
 HTTPSworkers: 3
 limits: {max_connections: 77, memory_budget: 8MiB, max_head_bytes: 4KiB, max_header_fields: 9, max_body_bytes: 1025, max_requests_per_connection: 0}
@@ -346,6 +406,7 @@ proxy_protocol: {from: [192.0.2.7, "2001:db8::/32"]}
 admin: {configz: false, metrics: false, listen_addr: ["127.0.0.1:10", "unix:/run/admin"]}
 plugins:
   - path: /lib/x.so
+    name: first
     config: {a: [1, null, "true"], b: {}}
   - builtin: header_demo
     required: false

@@ -16,7 +16,9 @@ use serde_yaml::Value;
 use smart_default::SmartDefault;
 
 use super::listen::ListenAddr;
-use super::scalar::{As, Count, GIB, HumanDuration, KIB, MIB, Network, Notation as _, Or, Protocol, Size, fill_in};
+use super::scalar::{
+    As, Count, GIB, HumanDuration, KIB, MIB, Network, Notation as _, Or, PluginName, Protocol, Size, fill_in,
+};
 use super::url::{HostPolicy, ServerName, UpstreamUrl};
 
 /// Everything that can be configured.
@@ -64,8 +66,11 @@ pub struct Config {
     pub redirect_to_slash: bool,
     /// The built-in resources.
     pub admin: AdminConfig,
-    /// In the order in which their request hooks run.
+    /// In the order in which their request hooks run: those of the file, then those of `-plugindir`.
     pub plugins: Vec<PluginConfig>,
+    /// Files of `-plugindir` that the list has already.
+    #[serde(skip)]
+    pub left_out: Vec<PathBuf>,
     /// The largest body that is buffered for plugins.
     #[serde(with = "As::<Size<0, GIB>>")]
     #[default(1024 * 1024)]
@@ -80,6 +85,12 @@ impl Config {
         let (listen_addr, plugins) = (Vec::new(), Vec::new());
         let admin = AdminConfig { listen_addr: Vec::new(), ..self.admin };
         Config { listen_addr, routes: Arc::new(routes), tls: None, admin, plugins, ..self.clone() }
+    }
+
+    /// The plugins that run on a route, in the order of their request hooks.
+    pub fn plugins_of(&self, route: &RouteOptions) -> Vec<&PluginConfig> {
+        let Some(names) = &route.plugins else { return self.plugins.iter().collect() };
+        names.iter().filter_map(|name| self.plugins.iter().find(|plugin| plugin.name == *name)).collect()
     }
 
     /// Whether a peer with this address has to begin with a PROXY header.
@@ -359,10 +370,14 @@ pub struct AdminConfig {
     pub metrics: bool,
 }
 
-/// One listed plugin. It has either a path or the name of one that is built in.
+/// One plugin of the list, or of `-plugindir`. It has either a path or the name of one that is built in.
 #[derive(Clone, Debug, SmartDefault, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the key path or builtin")]
 pub struct PluginConfig {
+    /// What routes, the log and the metrics call it. Where the file does not say, the builtin's name, or that of the file
+    /// without `.so`.
+    #[serde(deserialize_with = "As::<PluginName>::deserialize")]
+    pub name: String,
     /// A shared library.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
@@ -375,6 +390,28 @@ pub struct PluginConfig {
     /// As the plugin gets it: a string verbatim, a mapping or list as JSON, nothing as empty.
     #[serde(deserialize_with = "plugin_config")]
     pub config: String,
+}
+
+impl PluginConfig {
+    /// A file without a configuration.
+    pub fn of_file(path: PathBuf, required: bool) -> PluginConfig {
+        let mut plugin = PluginConfig { path: Some(path), required, ..PluginConfig::default() };
+        plugin.name = plugin.default_name();
+        plugin
+    }
+
+    /// Where it comes from: its file, or the name of one that is built in.
+    pub fn source(&self) -> String {
+        let path = self.path.as_ref().map(|path| path.display().to_string());
+        path.or_else(|| self.builtin.clone()).unwrap_or_default()
+    }
+
+    /// The name of one that is given none.
+    pub(super) fn default_name(&self) -> String {
+        let stem = self.path.as_ref().and_then(|path| path.file_stem()).unwrap_or_default().to_string_lossy();
+        let name = self.builtin.as_deref().unwrap_or(&stem).chars().take(PluginName::MAX_LEN);
+        name.map(|c| if PluginName::allows(c) { c } else { '_' }).collect()
+    }
 }
 
 fn plugin_config<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -486,6 +523,9 @@ pub struct RouteOptions {
     pub timeouts: Timeouts,
     /// How its upstream is verified, if that is an `https://` one.
     pub upstream_tls: UpstreamTls,
+    /// The names of the plugins that run, in this order; `None`: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugins: Option<Vec<String>>,
 }
 
 impl Default for RouteOptions {
@@ -529,6 +569,8 @@ pub(crate) struct RawRoute {
     pub(super) max_body_bytes: Option<Option<u64>>,
     pub(super) timeouts: Option<Box<RawTimeouts>>,
     pub(super) upstream_tls: Option<Box<UpstreamTls>>,
+    #[serde(deserialize_with = "As::<PluginName>::list")]
+    pub(super) plugins: Option<Vec<String>>,
 }
 
 /// The time-outs that a route can have for itself: the others end before its route is known.
@@ -581,6 +623,7 @@ impl RawRoute {
                 server_name: own_tls.server_name.or_else(|| top_tls.server_name.clone()),
                 insecure_skip_verify: own_tls.insecure_skip_verify.or(top_tls.insecure_skip_verify),
             },
+            plugins: self.plugins,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::{from_yaml, located, place_of_byte, place_of_value, quoted};
 use super::keys::{Config, LogFormat, RawRoute};
@@ -12,8 +12,9 @@ use super::url::UpstreamUrl;
 
 impl Config {
     /// Reads and checks the file at `path`. An error is one sentence: the file, line and column, what is wrong and how to
-    /// correct it. The environment variable `LOG_MODE=json` changes the default of `log.format`.
-    pub fn load(path: &Path) -> Result<Config, String> {
+    /// correct it. The environment variable `LOG_MODE=json` changes the default of `log.format`. `folder` are the files of
+    /// `-plugindir`.
+    pub fn load(path: &Path, folder: &[PathBuf]) -> Result<Config, String> {
         let name = path.display().to_string();
         let bytes = read_bytes(path).map_err(|error| {
             let problem = match error.kind() {
@@ -26,18 +27,18 @@ impl Config {
             let place = place_of_byte(&bytes, error.valid_up_to());
             located(&name, place, "this byte is not UTF-8: save the file as UTF-8 text")
         })?;
-        parse(text, &name, default_format())
+        parse(text, &name, default_format(), folder)
     }
 
     /// Checks `text`; `name` stands for the file in messages. The environment is not looked at.
     pub fn parse(text: &str, name: &str) -> Result<Config, String> {
-        parse(text, name, Ok(LogFormat::Text))
+        parse(text, name, Ok(LogFormat::Text), &[])
     }
 
     /// What `-listen ADDRESS` and `-route /prefix=upstream` say, each as often as it was written; everything else has its
     /// default. An upstream is a URL, or `host:port` for a plain one. The environment variable `LOG_MODE=json` counts
     /// here too.
-    pub fn from_flags(listen: &[String], routes: &[String]) -> Result<Config, String> {
+    pub fn from_flags(listen: &[String], routes: &[String], folder: &[PathBuf]) -> Result<Config, String> {
         let mut config = Config::default();
         if !listen.is_empty() {
             let addresses = listen.iter().map(|text| <ListenAddr as Notation>::parse(text)).collect::<Result<_, _>>();
@@ -45,9 +46,10 @@ impl Config {
         }
         let routes = routes.iter().map(|text| route(text)).collect::<Result<_, _>>();
         config.raw_routes = routes.map_err(|error| format!("-route: {error}"))?;
-        config.validate(default_format()).map_err(|(path, message)| match path.as_str() {
+        config.validate(default_format(), folder).map_err(|(path, message)| match path.as_str() {
             "listen_addr" => format!("-listen: {message}"),
             "" => message,
+            path if path.starts_with("plugins") => format!("-plugindir: {message}"),
             _ => format!("-route: {message}"),
         })?;
         Ok(config)
@@ -93,9 +95,9 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-fn parse(text: &str, name: &str, format: Result<LogFormat, String>) -> Result<Config, String> {
+fn parse(text: &str, name: &str, format: Result<LogFormat, String>, folder: &[PathBuf]) -> Result<Config, String> {
     let mut config: Config = serde_yaml::from_str(text).map_err(|error| from_yaml(name, text, error))?;
-    config.validate(format).map_err(|(path, message)| located(name, place_of_value(text, &path), message))?;
+    config.validate(format, folder).map_err(|(path, message)| located(name, place_of_value(text, &path), message))?;
     Ok(config)
 }
 
@@ -134,7 +136,7 @@ mod tests {
         let _ = fs::remove_file(&socket);
         let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
         for path in [socket.as_path(), Path::new("/dev/null")] {
-            let error = Config::load(path).expect_err("no file");
+            let error = Config::load(path, &[]).expect_err("no file");
             assert!(error.contains("no regular file"), "{error}");
         }
         let _ = fs::remove_file(&socket);
@@ -142,7 +144,7 @@ mod tests {
 
     fn config(listen: &[&str], routes: &[&str]) -> Result<Config, String> {
         let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
-        Config::from_flags(&owned(listen), &owned(routes))
+        Config::from_flags(&owned(listen), &owned(routes), &[])
     }
 
     #[test]

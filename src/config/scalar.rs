@@ -292,6 +292,27 @@ impl Notation for Protocol {
     }
 }
 
+/// What the log, routes and metrics call a plugin.
+pub(super) struct PluginName;
+
+impl PluginName {
+    pub const MAX_LEN: usize = 64;
+
+    pub fn allows(c: char) -> bool {
+        c.is_ascii_alphanumeric() || "_-.".contains(c)
+    }
+}
+
+impl Notation for PluginName {
+    type Value = String;
+    const EXPECTED: &'static str = "the name of a plugin: 1 to 64 letters, digits, \"_\", \"-\" and \".\"";
+
+    fn read(text: &str) -> Result<Option<String>, String> {
+        let is_name = matches!(text.len(), 1..=Self::MAX_LEN) && text.chars().all(Self::allows);
+        Ok(is_name.then(|| text.to_owned()))
+    }
+}
+
 /// A range of addresses, or one address.
 pub(super) struct Network;
 

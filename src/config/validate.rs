@@ -3,13 +3,15 @@
 //! A refusal names the value by its path, for example `routes.3.upstreams`: its place in the file is looked up from it.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::hash::Hash;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::error::quoted;
+use super::error::{did_you_mean, quoted};
 use super::keys::{
-    CertificateFiles, Config, Health, Limits, LogFormat, MAX_UPSTREAMS, MemorySize, RawRoute, RequestLine, RouteConfig,
-    RouteOptions, TlsListen,
+    CertificateFiles, Config, Health, Limits, LogFormat, MAX_UPSTREAMS, MemorySize, PluginConfig, RawRoute,
+    RequestLine, RouteConfig, RouteOptions, TlsListen,
 };
 use super::prefix;
 use super::scalar::{HumanDuration, Notation as _, fill_in, print_size};
@@ -22,8 +24,13 @@ pub(super) type ValidationError = (String, String);
 const MIN_SHARE: usize = 512 * 1024;
 
 impl Config {
-    /// Completes what was read. `format` is that of the log where nothing is said about it.
-    pub(super) fn validate(&mut self, format: Result<LogFormat, String>) -> Result<(), ValidationError> {
+    /// Completes what was read. `format` is that of the log where nothing is said about it, `folder` the files of
+    /// `-plugindir`.
+    pub(super) fn validate(
+        &mut self,
+        format: Result<LogFormat, String>,
+        folder: &[PathBuf],
+    ) -> Result<(), ValidationError> {
         self.upstream_tls.insecure_skip_verify.get_or_insert(false);
         let (limits, default) = (&mut self.limits, Limits::default());
         let values = [
@@ -37,17 +44,67 @@ impl Config {
         if let Some(tls) = &mut self.tls {
             tls.validate().map_err(at("tls"))?;
         }
-        for (index, plugin) in self.plugins.iter().enumerate() {
-            if plugin.path.is_some() == plugin.builtin.is_some() {
-                let message = "a plugin has either a path or a builtin: write one of them";
-                return Err((format!("plugins.{index}"), message.to_owned()));
-            }
-        }
+        self.resolve_plugins(folder)?;
         self.resolve_routes()?;
         self.check_addresses()?;
         let format = self.log.format.map_or(format, Ok).map_err(|message| (String::new(), message))?;
         self.log.format = Some(format);
         self.cap_workers();
+        Ok(())
+    }
+
+    /// Names the plugins, and appends those of the folder: they are not required, and those that the list has are left out.
+    fn resolve_plugins(&mut self, folder: &[PathBuf]) -> Result<(), ValidationError> {
+        for (index, plugin) in self.plugins.iter_mut().enumerate() {
+            if plugin.path.is_some() == plugin.builtin.is_some() {
+                let message = "a plugin has either a path or a builtin: write one of them";
+                return Err((format!("plugins.{index}"), message.to_owned()));
+            }
+            if plugin.name.is_empty() {
+                plugin.name = plugin.default_name();
+            }
+        }
+        let file = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        let listed: HashSet<_> = self.plugins.iter().filter_map(|plugin| plugin.path.as_ref()).map(file).collect();
+        let (left_out, added) = folder.iter().cloned().partition(|path| listed.contains(&file(path)));
+        self.left_out = left_out;
+        let added: Vec<PathBuf> = added;
+        self.plugins.extend(added.into_iter().map(|path| PluginConfig::of_file(path, false)));
+        let mut first_with = HashMap::new();
+        for (index, plugin) in self.plugins.iter().enumerate() {
+            if let Some(first) = first_with.insert(&plugin.name, index) {
+                let source = |index: usize| self.plugins[index].source();
+                let (name, one, other) = (quoted(&plugin.name), source(first), source(index));
+                let message = format!(
+                    "two plugins have the name {name}, {one} and {other}: give one of them another, for example \
+                     \"name: {}_2\"",
+                    plugin.name
+                );
+                return Err((format!("plugins.{index}"), message));
+            }
+        }
+        Ok(())
+    }
+
+    /// The names that a route lists are those of plugins, each once.
+    fn check_plugins_of(&self, route: &RawRoute) -> Result<(), ValidationError> {
+        let names = route.plugins.as_deref().unwrap_or_default();
+        for (index, name) in names.iter().enumerate() {
+            let known: Vec<&str> = self.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
+            let quoted = quoted(name);
+            let message = if names[..index].contains(name) {
+                format!("the plugin {quoted} stands twice in this list: remove one")
+            } else if known.contains(&name.as_str()) {
+                continue;
+            } else if let Some(meant) = did_you_mean(name, &known) {
+                format!("there is no plugin {quoted}; did you mean {meant:?}?")
+            } else if known.is_empty() {
+                format!("there is no plugin {quoted}: add it to the list \"plugins:\" at the top level")
+            } else {
+                format!("there is no plugin {quoted}; the plugins are {}", known.join(", "))
+            };
+            return Err((format!("plugins.{index}"), message));
+        }
         Ok(())
     }
 
@@ -65,9 +122,16 @@ impl Config {
         }
     }
 
-    /// What is accepted and will hardly do what is meant. `has_plugins` counts those of `-plugindir` too.
-    pub fn warning(&self, has_plugins: bool) -> Option<String> {
-        let budget = self.limits.memory_budget.filter(|_| has_plugins)?;
+    /// What is accepted and will hardly do what is meant.
+    pub fn warnings(&self) -> Vec<String> {
+        let left_out = |path: &PathBuf| {
+            format!("{} of -plugindir is left out, because the list of plugins has it", path.display())
+        };
+        self.left_out.iter().map(left_out).chain(self.body_warning()).collect()
+    }
+
+    fn body_warning(&self) -> Option<String> {
+        let budget = self.limits.memory_budget.filter(|_| !self.plugins.is_empty())?;
         // A body is there twice for a while, and bodies get half of what a share has for exchanges: `net::memory_budget`.
         let max = budget / self.workers.max(1) / 32 * 7;
         let [limit, budget] = [self.plugin_body_limit, budget].map(|size| print_size(size as u64));
@@ -86,7 +150,6 @@ impl Config {
         self.workers = old.workers;
         self.limits.memory_budget = old.limits.memory_budget;
         self.log.format = old.log.format;
-        self.plugins.clone_from(&old.plugins);
     }
 
     /// What holds for a route that says nothing for itself.
@@ -115,6 +178,7 @@ impl Config {
                     format!("the prefix {this} is that of route number {number}, {other}, too: remove one of them");
                 return Err(at_route(message));
             }
+            self.check_plugins_of(&route).map_err(|(path, message)| (format!("routes.{number}.{path}"), message))?;
             let upstreams = shared(&mut known_upstreams, route.take_upstreams().map_err(at_route)?.into());
             let options = shared(&mut known_options, Arc::new(route.merged_with(self)));
             routes.push(RouteConfig { prefix, upstreams, options });

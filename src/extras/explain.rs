@@ -47,15 +47,9 @@ pub struct ExplainRequest<'a> {
     pub host: &'a str,
 }
 
-/// Explains what would happen to a request from `peer`. `plugins` are the names of those that would run. Returns the
+/// Explains what would happen to a request from `peer`. Returns the
 /// text, and whether the request would be served, by an upstream or by the proxy itself, and not refused.
-pub fn explain(
-    now: &Now,
-    runtime: &Rc<Runtime>,
-    peer: &Peer,
-    request: &ExplainRequest<'_>,
-    plugins: &[String],
-) -> (String, bool) {
+pub fn explain(now: &Now, runtime: &Rc<Runtime>, peer: &Peer, request: &ExplainRequest<'_>) -> (String, bool) {
     let mut out = String::new();
     let client = peer.address.map_or("on a unix socket".to_owned(), |address| format!("at {}", address.ip()));
     let transport = if peer.is_tls { "with TLS" } else { "without TLS" };
@@ -70,11 +64,6 @@ pub fn explain(
     let is_served = if let Some(Command::Connect { upstream, .. }) = connection.poll_command() {
         connection.handle(&mut worker, Input::Connected { reused: false });
         received.explain_forwarding(peer, upstream, connection.output(Side::Upstream), &mut out);
-        if !plugins.is_empty() {
-            let title =
-                "plugins: they would run in this order, and in reverse order on the response; here they did not";
-            put!(out, "\n{title}\n  {}", plugins.join("\n  "));
-        }
         true
     } else {
         let answer = connection.output(Side::Client).to_vec();
@@ -186,6 +175,23 @@ impl<'a> Received<'a> {
             let is_secret = line.id == HeaderId::Authorization;
             let shown = if is_secret { HeaderRef { value: b"(not shown)", ..line } } else { line };
             put_field(out, '+', &shown, reason_to_add(line.id));
+        }
+        self.explain_plugins(route, out);
+    }
+
+    fn explain_plugins(&self, route: &RouteConfig, out: &mut String) {
+        let plugins = self.runtime.config.plugins_of(&route.options);
+        if !plugins.is_empty() {
+            put!(
+                out,
+                "\nplugins: they would run in this order, and in reverse order on the response; here they did not"
+            );
+        } else if !self.runtime.config.plugins.is_empty() {
+            put!(out, "\nplugins: none on this route (the route's key plugins)");
+        }
+        for plugin in plugins {
+            let built_in = if plugin.builtin.is_some() { " (built in)" } else { "" };
+            put!(out, "  {}: {}{built_in}", plugin.name, plugin.source());
         }
     }
 
@@ -300,14 +306,15 @@ mod tests {
             is_tls: false,
             listener: ListenerProtocol::Plain,
         };
-        explain(&now, &runtime, &peer, &typed, &["one.so".to_owned(), "two.so".to_owned()])
+        explain(&now, &runtime, &peer, &typed)
     }
 
     #[test]
     fn each_change_stands_there_with_its_reason() {
         let fields =
             ["Connection: x-trace", "X-Trace: 1", "Accept: */*", "Authorization: Basic abc", "content_length: 5"];
-        let found = explained(ROUTES, "127.0.0.1", "GET /fitness/users/1?x=2", &fields);
+        let plugins = "plugins: [{path: /lib/one.so}, {builtin: header_demo, name: two}]\n";
+        let found = explained(&format!("{ROUTES}{plugins}"), "127.0.0.1", "GET /fitness/users/1?x=2", &fields);
         let expected = "\
 Nothing is sent. This is what would happen to the request of a client at 127.0.0.1, without TLS.
 No Host was given: localhost:8080 is assumed.
@@ -342,8 +349,8 @@ fields: passed as they are, - left out, + added
 + Authorization: (not shown)                     G8: the credentials of the upstream's URL
 
 plugins: they would run in this order, and in reverse order on the response; here they did not
-  one.so
-  two.so
+  one: /lib/one.so
+  two: header_demo (built in)
 ";
         assert_eq!(found.0, expected, "found:\n{}", found.0);
         assert!(found.1);

@@ -22,10 +22,11 @@ use mini_rproxy_plugin::host::{ExchangeHandle, Limits, Phase, Side};
 use mini_rproxy_plugin::{Descriptor, abi};
 
 use super::host::{Caller, HookAccess};
-use super::instances::{self, Instance};
+use super::instances::{Instance, Plugins};
 use crate::config::{Config, PluginConfig};
 use crate::log::{Level, Logger};
 use crate::proxy::hooks::{HookBody, HookContext, Hooks, PluginTiming, Position, Step, Verdict};
+use crate::proxy::runtime::RouteHooks;
 use crate::start_error::StartError;
 
 /// A hook that takes longer is reported: meanwhile nothing else moves on that thread.
@@ -48,21 +49,26 @@ pub fn limits(config: &Config) -> Limits {
     }
 }
 
-/// A chain of all plugins that [`instances::load`] loads. `None` where there are none, so that the request path pays nothing.
-pub fn load(
-    list: &[PluginConfig],
-    dir: Option<&Path>,
-    limits: Limits,
-    logger: Logger,
-) -> Result<Option<Arc<Chain>>, StartError> {
-    let plugins: Vec<_> = instances::load(list, dir, &logger)?.into_iter().map(Arc::new).collect();
-    Ok(if plugins.is_empty() { None } else { Some(Arc::new(Chain { plugins, limits, logger })) })
+/// Which plugins run on which route.
+pub fn of_routes(plugins: &Plugins, config: &Config, logger: &Logger) -> RouteHooks {
+    let chain = |list: &[&PluginConfig]| {
+        let chain = Chain::of(plugins, list, limits(config), logger.clone());
+        // So that the request path pays nothing where there are none.
+        (!chain.plugins.is_empty()).then(|| Arc::new(chain) as Arc<dyn Hooks>)
+    };
+    RouteHooks::new(config, chain)
 }
 
 impl Chain {
     /// An empty chain.
     pub fn new(limits: Limits, logger: Logger) -> Chain {
         Chain { plugins: Vec::new(), limits, logger }
+    }
+
+    /// Those of the list that were loaded.
+    pub fn of(plugins: &Plugins, list: &[&PluginConfig], limits: Limits, logger: Logger) -> Chain {
+        let plugins = list.iter().filter_map(|plugin| plugins.get(&plugin.name).cloned()).collect();
+        Chain { plugins, limits, logger }
     }
 
     /// Loads a file and appends the plugin.
@@ -263,7 +269,7 @@ mod tests {
         let late = abi::Plugin { on_request: None, ..both };
         for (raw, name) in [(late, "late"), (both, "both")] {
             let descriptor = ValidDescriptor { raw, name, version: "1" };
-            chain.push(Instance::create(&descriptor, "", &chain.logger).expect("it is in order"));
+            chain.push(Instance::create(&descriptor, name, "", &chain.logger).expect("it is in order"));
         }
         let (mut request, mut response) = (RequestHead::default(), ResponseHead::default());
         let mut state = ChainState::default();

@@ -1,13 +1,17 @@
-//! From the list in the configuration to plugins that are created: finds, checks and loads them; and destroys them.
+//! From the list in the configuration to plugins that are created: finds, checks and loads them, keeps those that a reload
+//! does not change, and destroys those that nobody uses any more.
 #![allow(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicU32;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 
 use mini_rproxy_plugin::host::Context;
 use mini_rproxy_plugin::{Descriptor, abi};
@@ -16,19 +20,15 @@ use super::builtin;
 use super::context::PluginContext;
 use super::descriptor::{self, ValidDescriptor};
 use super::host::TABLE;
-use super::load;
+use super::load::{self, FileStamp};
 use crate::config::PluginConfig;
 use crate::log::{Level, Logger};
 use crate::start_error::StartError;
 
-fn plugin_error(source: impl Display, reason: String) -> StartError {
-    StartError::about(source.to_string(), format!("plugin {source}: {reason}"))
-}
-
-/// One plugin, created. Dropping it destroys it: whoever has it last is no thread that serves requests.
+/// One plugin, created. When nobody has it any more, it is destroyed.
 #[derive(Debug)]
 pub struct Instance {
-    /// The plugin's name.
+    /// The name of its entry.
     pub name: &'static str,
     /// Its functions and flags.
     pub raw: abi::Plugin,
@@ -36,6 +36,8 @@ pub struct Instance {
     pub this: *mut c_void,
     /// How often a hook of it took too long.
     pub slow: AtomicU32,
+    /// To the thread that destroys it; `None`: the thread that has it last does.
+    destroyer: Option<Sender<Option<Retired>>>,
 }
 
 // SAFETY: `this` is only ever passed to the plugin's own functions, and the interface demands that these may run on
@@ -45,26 +47,31 @@ unsafe impl Send for Instance {}
 unsafe impl Sync for Instance {}
 
 impl Instance {
-    /// Loads a file and creates the plugin.
-    pub fn from_file(path: &Path, config: &str, logger: &Logger) -> Result<Instance, StartError> {
-        let created = load::load(path).and_then(|descriptor| Instance::create(&descriptor, config, logger));
-        created.map_err(|reason| plugin_error(path.display(), reason))
-    }
-
     /// Creates a plugin by its descriptor.
     pub fn linked_in(descriptor: &'static Descriptor, config: &str, logger: &Logger) -> Result<Instance, StartError> {
         // SAFETY: a `Descriptor` is complete, and a static one stays.
         let valid = unsafe { descriptor::read(std::ptr::from_ref(descriptor.raw()).cast()) };
-        let created = valid.and_then(|valid| Instance::create(&valid, config, logger));
+        let created = valid.and_then(|valid| Instance::create(&valid, valid.name, config, logger));
         created.map_err(|reason| plugin_error(descriptor.name(), reason))
     }
 
+    /// Loads a file and creates the plugin.
+    pub fn from_file(path: &Path, config: &str, logger: &Logger) -> Result<Instance, StartError> {
+        let loaded = load::load(path).and_then(|valid| Instance::create(&valid, valid.name, config, logger));
+        loaded.map_err(|reason| plugin_error(path.display(), reason))
+    }
+
     /// Creates a plugin whose descriptor was checked.
-    pub(super) fn create(descriptor: &ValidDescriptor, config: &str, logger: &Logger) -> Result<Instance, String> {
-        let ValidDescriptor { mut raw, name, version } = *descriptor;
+    pub(super) fn create(
+        descriptor: &ValidDescriptor,
+        name: &'static str,
+        config: &str,
+        logger: &Logger,
+    ) -> Result<Instance, String> {
+        let ValidDescriptor { mut raw, version, .. } = *descriptor;
         let create = raw.create.ok_or("create is null")?;
         let (context, creation) = PluginContext::new(name, config, logger.clone());
-        let ctx = Context::new(Box::new(context)).as_ctx();
+        let ctx = kept(Context::new(Box::new(context)));
         let mut this = std::ptr::null_mut();
         // SAFETY: the descriptor was checked, so `create` is the plugin's function of this type. Table and context stay
         // until the process ends; configuration and result outlive the call.
@@ -79,90 +86,242 @@ impl Instance {
         }
         raw.flags |= wanted;
         log_about(logger, Level::Info, name, &format!("loaded, version {version}"));
-        Ok(Instance { name, raw, this, slow: AtomicU32::new(0) })
+        Ok(Instance { name, raw, this, slow: AtomicU32::new(0), destroyer: None })
     }
 }
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        if let Some(destroy) = self.raw.destroy {
-            // SAFETY: what `create` gave, destroyed once: nobody else has it any more.
+        let retired = Some(Retired { name: self.name, destroy: self.raw.destroy, this: self.this });
+        let unsent = match &self.destroyer {
+            // It fails where the thread has ended.
+            Some(destroyer) => destroyer.send(retired).map_or_else(|unsent| unsent.0, |()| None),
+            None => retired,
+        };
+        if let Some(retired) = unsent {
+            retired.destroy();
+        }
+    }
+}
+
+/// What is left of an instance that no exchange has any more.
+#[derive(Debug)]
+struct Retired {
+    name: &'static str,
+    destroy: Option<unsafe extern "C" fn(*mut c_void)>,
+    this: *mut c_void,
+}
+
+// SAFETY: the interface lets `destroy` run on any thread that serves no requests.
+unsafe impl Send for Retired {}
+
+impl Retired {
+    fn destroy(self) {
+        if let Some(destroy) = self.destroy {
+            // SAFETY: what `create` gave, and nobody else has it any more.
             unsafe { destroy(self.this) }
         }
     }
+}
+
+/// The thread that destroys: a plugin may take its time over it. Dropping this ends it, when all that was sent is destroyed.
+#[derive(Debug)]
+struct Destroyer {
+    sender: Sender<Option<Retired>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Destroyer {
+    fn start(logger: Logger) -> io::Result<Destroyer> {
+        let (sender, retired): (_, Receiver<Option<Retired>>) = channel();
+        let destroy_all = move || {
+            while let Ok(Some(retired)) = retired.recv() {
+                let name = retired.name;
+                retired.destroy();
+                log_about(&logger, Level::Info, name, "destroyed");
+            }
+        };
+        let thread = thread::Builder::new().name("plugins".to_owned()).spawn(destroy_all)?;
+        Ok(Destroyer { sender, thread: Some(thread) })
+    }
+}
+
+impl Drop for Destroyer {
+    fn drop(&mut self) {
+        // Both fail where a plugin has ended the thread: then there is nothing to wait for.
+        let _ = self.sender.send(None);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// All plugins of a configuration, in its order.
+#[derive(Debug)]
+pub struct Plugins {
+    entries: Vec<Entry>,
+    logger: Logger,
+    /// Dropped behind the instances.
+    destroyer: Option<Arc<Destroyer>>,
+}
+
+/// An entry of the list, and what was made of it.
+#[derive(Debug)]
+struct Entry {
+    config: PluginConfig,
+    /// `None` for one that is built in.
+    file: Option<FileStamp>,
+    /// `None` where it is not required and could not be loaded.
+    instance: Option<Arc<Instance>>,
+}
+
+impl Plugins {
+    /// None.
+    pub fn none(logger: Logger) -> Plugins {
+        Plugins { entries: Vec::new(), logger, destroyer: None }
+    }
+
+    /// The plugins of `list`: of what has not changed, the instances that are there already; all others are loaded and
+    /// created. What was loaded, and what was skipped and why, is logged.
+    ///
+    /// # Errors
+    /// A required plugin cannot be loaded, or one that is not required and that runs now. Nothing has changed then.
+    pub fn reload(&self, list: &[PluginConfig]) -> Result<Plugins, StartError> {
+        let mut destroyer = self.destroyer.clone();
+        if destroyer.is_none() && !list.is_empty() {
+            destroyer = Some(Arc::new(Destroyer::start(self.logger.clone())?));
+        }
+        let mut new = Plugins { entries: Vec::with_capacity(list.len()), logger: self.logger.clone(), destroyer };
+        for config in list {
+            let before = self.entry(&config.name);
+            let entry = new.load(config, before).or_else(|reason| {
+                let error = entry_error(config, reason);
+                if config.required || before.is_some_and(|before| before.instance.is_some()) {
+                    return Err(error);
+                }
+                let message = format!("skipped, since it is not required: {error}");
+                log_about(&self.logger, Level::Error, &config.name, &message);
+                Ok(Entry { config: config.clone(), file: None, instance: None })
+            })?;
+            new.entries.push(entry);
+        }
+        if list.iter().any(|config| !config.required) {
+            let loaded = new.entries.iter().filter(|entry| entry.instance.is_some()).count();
+            self.logger.line(Level::Info, format_args!("{loaded} of {} plugins loaded", list.len())).send();
+        }
+        Ok(new)
+    }
+
+    /// One plugin, as it was `before` where nothing of it has changed.
+    fn load(&self, config: &PluginConfig, before: Option<&Entry>) -> Result<Entry, String> {
+        let file = config.path.as_deref().map(load::check).transpose()?.map(|(_, stamp)| stamp);
+        let is_same = |before: &&Entry| {
+            let PluginConfig { path, builtin, config: told, .. } = &before.config;
+            (path, builtin, told, &before.file) == (&config.path, &config.builtin, &config.config, &file)
+        };
+        if let Some(instance) = before.filter(is_same).and_then(|before| before.instance.clone()) {
+            return Ok(Entry { config: config.clone(), file, instance: Some(instance) });
+        }
+        let descriptor = match (&config.path, &config.builtin) {
+            (Some(path), _) => load::load(path)?,
+            (None, name) => {
+                let raw = builtin::find(name.as_deref().unwrap_or_default())?.raw();
+                // SAFETY: a `Descriptor` is complete, and a static one stays.
+                unsafe { descriptor::read(std::ptr::from_ref(raw).cast()) }?
+            }
+        };
+        let mut instance = Instance::create(&descriptor, interned(&config.name), &config.config, &self.logger)?;
+        instance.destroyer = self.destroyer.as_ref().map(|destroyer| destroyer.sender.clone());
+        Ok(Entry { config: config.clone(), file, instance: Some(Arc::new(instance)) })
+    }
+
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.config.name == name)
+    }
+
+    /// The plugin of that name, if it was loaded.
+    pub fn get(&self, name: &str) -> Option<&Arc<Instance>> {
+        self.entry(name)?.instance.as_ref()
+    }
+
+    /// What has changed since `old`, in the log.
+    pub fn log_changes(&self, old: &Plugins) {
+        let log = |change, name: &str| log_about(&self.logger, Level::Info, name, change);
+        for Entry { config, instance, .. } in &self.entries {
+            match (old.get(&config.name), instance) {
+                (None, Some(_)) => log("reload: plugin added", &config.name),
+                (Some(old), Some(new)) if !Arc::ptr_eq(old, new) => log("reload: plugin replaced", &config.name),
+                _ => {}
+            }
+        }
+        for gone in old.entries.iter().filter(|old| old.instance.is_some() && self.get(&old.config.name).is_none()) {
+            log("reload: plugin removed", &gone.config.name);
+        }
+    }
+}
+
+/// The other way round than they were created.
+impl Drop for Plugins {
+    fn drop(&mut self) {
+        while self.entries.pop().is_some() {}
+    }
+}
+
+/// Whether what [`Plugins::reload`] needs is there. Nothing is loaded and no code of a plugin runs, so this cannot tell what
+/// `create` will say.
+pub fn check(list: &[PluginConfig]) -> Result<(), StartError> {
+    list.iter().filter(|plugin| plugin.required).try_for_each(|plugin| {
+        let found = match &plugin.path {
+            Some(path) => load::check(path).map(drop),
+            None => builtin::find(&plugin.source()).map(drop),
+        };
+        found.map_err(|reason| entry_error(plugin, reason))
+    })
+}
+
+/// The `*.so` files of a folder in the order of their names.
+pub fn files(dir: &Path) -> Result<Vec<PathBuf>, String> {
+    let files = || fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>();
+    let unreadable = |error| format!("cannot be read: {error}; make it, or name another with -plugindir DIR");
+    let files = load::available().and_then(|()| files().map_err(unreadable));
+    let mut files = files.map_err(|reason| format!("plugin folder {}: {reason}", dir.display()))?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "so"));
+    files.sort();
+    Ok(files)
+}
+
+fn entry_error(plugin: &PluginConfig, reason: String) -> StartError {
+    let (name, source) = (&plugin.name, plugin.source());
+    // Several may come from one file.
+    let what = if source.contains(name) { source.clone() } else { format!("{name} ({source})") };
+    StartError::about(source, format!("plugin {what}: {reason}"))
+}
+
+fn plugin_error(source: impl Display, reason: String) -> StartError {
+    StartError::about(source.to_string(), format!("plugin {source}: {reason}"))
 }
 
 fn log_about(logger: &Logger, level: Level, plugin: &str, message: &str) {
     logger.line(level, message).text("plugin", plugin).send();
 }
 
-/// Loads and creates all plugins: first the `plugins:` list in its order, then the `*.so` files of `dir` in the order of
-/// their names.
-///
-/// What was loaded, and what was skipped and why, is logged. An error stops the start: a required plugin of the list, a
-/// folder that cannot be read, or any file where this binary cannot load files.
-pub fn load(list: &[PluginConfig], dir: Option<&Path>, logger: &Logger) -> Result<Vec<Instance>, StartError> {
-    let (all, mut instances) = (with_files(list, dir)?, Vec::new());
-    for plugin in &all {
-        let created = match &plugin.path {
-            Some(path) => Instance::from_file(path, &plugin.config, logger),
-            None => builtin::find(&source(plugin))
-                .map_err(|reason| plugin_error(source(plugin), reason))
-                .and_then(|found| Instance::linked_in(found, &plugin.config, logger)),
-        };
-        match created {
-            Ok(instance) => instances.push(instance),
-            Err(error) if plugin.required => return Err(error),
-            Err(error) => {
-                let message = format!("skipped, since it is not required: {error}");
-                log_about(logger, Level::Error, &source(plugin), &message);
-            }
-        }
+/// The name for as long as the process runs, as logs and metrics need it: kept once, however often plugins are reloaded.
+fn interned(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = names.get(name) {
+        return known;
     }
-    if dir.is_some() {
-        let message = format!("{} of {} plugins loaded", instances.len(), all.len());
-        logger.line(Level::Info, &message).send();
-    }
-    Ok(instances)
+    let new: &'static str = String::from(name).leak();
+    names.insert(new);
+    new
 }
 
-/// Whether what [`load()`] needs is there: required plugins of the list, and the folder. Nothing is loaded and no code of a
-/// plugin runs, so this cannot tell what `create` will say.
-pub fn check(list: &[PluginConfig], dir: Option<&Path>) -> Result<(), StartError> {
-    with_files(list, dir)?.iter().filter(|plugin| plugin.required).try_for_each(|plugin| {
-        let found = match &plugin.path {
-            Some(path) => load::check(path).map(drop),
-            None => builtin::find(&source(plugin)).map(drop),
-        };
-        found.map_err(|reason| plugin_error(source(plugin), reason))
-    })
-}
-
-/// What [`load()`] would load, in its order, for people; nothing is loaded.
-pub fn names(list: &[PluginConfig], dir: Option<&Path>) -> Result<Vec<String>, StartError> {
-    let name = |plugin| source(plugin) + if plugin.path.is_some() { "" } else { " (built in)" };
-    Ok(with_files(list, dir)?.iter().map(name).collect())
-}
-
-/// The path of a plugin, or its name.
-fn source(plugin: &PluginConfig) -> String {
-    let path = plugin.path.as_ref().map(|path| path.display().to_string());
-    path.or_else(|| plugin.builtin.clone()).unwrap_or_default()
-}
-
-/// The list, and behind it the `*.so` files of the folder in the order of their names, which are not required.
-fn with_files(list: &[PluginConfig], dir: Option<&Path>) -> Result<Vec<PluginConfig>, StartError> {
-    let mut all = list.to_vec();
-    let Some(dir) = dir else { return Ok(all) };
-    let files = || fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>();
-    let unreadable = |error| format!("cannot be read: {error}; make it, or name another with -plugindir DIR");
-    let files = load::available().and_then(|()| files().map_err(unreadable));
-    let mut files = files.map_err(|reason| plugin_error(format_args!("folder {}", dir.display()), reason))?;
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "so"));
-    files.sort();
-    let plugin = |path| PluginConfig { path: Some(path), required: false, ..PluginConfig::default() };
-    all.extend(files.into_iter().map(plugin));
-    Ok(all)
+/// A context stays until the process ends, since threads of a plugin may log for as long. It is kept here, so that it counts
+/// as no leak.
+fn kept(context: &'static Context) -> *mut abi::Ctx {
+    static CONTEXTS: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+    let ctx = context.as_ctx();
+    CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner).push(ctx.addr());
+    ctx
 }
 
 #[cfg(test)]
@@ -186,7 +345,7 @@ mod tests {
         }
         let logger = Logger::start(LogFormat::Text, io::sink()).expect("a thread");
         let raw = abi::Plugin { create: Some(refuse), ..*mini_rproxy_plugin::descriptor::<Nothing>("1").raw() };
-        let result = Instance::create(&ValidDescriptor { raw, name: "silent", version: "1" }, "", &logger);
+        let result = Instance::create(&ValidDescriptor { raw, name: "silent", version: "1" }, "silent", "", &logger);
         assert_eq!(result.err(), Some("create failed with status -1: the plugin did not log why".to_owned()));
     }
 }

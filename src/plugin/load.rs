@@ -6,7 +6,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use super::descriptor::ValidDescriptor;
 use super::elf;
@@ -21,9 +24,43 @@ pub fn available() -> Result<(), String> {
         .to_owned())
 }
 
+/// Which file it is, and when it was written last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: Option<SystemTime>,
+}
+
+/// What was loaded, and by which name. It is never unloaded, so no other file gets such an inode.
+static LOADED: Mutex<Vec<(PathBuf, FileStamp)>> = Mutex::new(Vec::new());
+
 /// Loads the shared object at `path` and checks its descriptor. Constructors of the library run; `create` does not.
 pub fn load(path: &Path) -> Result<ValidDescriptor, String> {
-    open(&check(path)?)
+    let (path, stamp) = check(path)?;
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let versions: Vec<_> = loaded.iter().filter(|(known, _)| *known == path).map(|(_, stamp)| *stamp).collect();
+    let version = versions.iter().position(|known| *known == stamp).unwrap_or_else(|| {
+        loaded.push((path.clone(), stamp));
+        versions.len()
+    });
+    drop(loaded);
+    open(&spelled(&path, version))
+}
+
+/// The same path, for each version of the file in another way: the dynamic loader would not look at a file again that it
+/// knows by that name.
+fn spelled(path: &Path, version: usize) -> PathBuf {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+    if version == 0 {
+        return path.to_owned();
+    }
+    let mut spelled = dir.as_os_str().to_owned();
+    spelled.push("/");
+    format!("{version:b}").chars().for_each(|bit| spelled.push(if bit == '1' { "./" } else { "/" }));
+    spelled.push(name);
+    spelled.into()
 }
 
 #[cfg(not(all(feature = "dlopen", not(target_feature = "crt-static"))))]
@@ -54,7 +91,7 @@ fn open(path: &Path) -> Result<ValidDescriptor, String> {
 }
 
 /// Checks everything that can be known about the file before it is mapped; returns the path that [`load`] opens.
-pub fn check(path: &Path) -> Result<PathBuf, String> {
+pub fn check(path: &Path) -> Result<(PathBuf, FileStamp), String> {
     available()?;
     let unreadable = |error: io::Error| format!("cannot read it: {error}; correct its path, or its permissions");
     // dlopen searches the library path for names without a slash, so it gets an absolute one. Links are resolved, so that
@@ -68,5 +105,16 @@ pub fn check(path: &Path) -> Result<PathBuf, String> {
     let file = File::open(&path).map_err(unreadable)?;
     file.take(64 * 1024).read_to_end(&mut start).map_err(unreadable)?;
     elf::check(&start, metadata.len())?;
-    Ok(path)
+    let (device, inode, size) = (metadata.dev(), metadata.ino(), metadata.len());
+    let stamp = FileStamp { device, inode, size, modified: metadata.modified().ok() };
+    let loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_overwritten = |(_, old): &(PathBuf, FileStamp)| (old.device, old.inode) == (device, inode) && *old != stamp;
+    if loaded.iter().any(is_overwritten) {
+        return Err(
+            "the file was overwritten while it is in use: replace it by renaming, that is, write the new one under \
+                    another name (cp new.so x.so.new) and rename that (mv x.so.new x.so)"
+                .to_owned(),
+        );
+    }
+    Ok((path, stamp))
 }

@@ -385,6 +385,10 @@ impl ProxyConnection {
             if let ConnectionState::Active(transaction) = self.set_state(event, to) {
                 self.client.write_idle_ms = millis(transaction.timeouts(&self.client.runtime).write_idle);
                 worker.transactions.recycle(transaction);
+                // The old configuration, and its plugins, may be there for this connection alone.
+                if !Rc::ptr_eq(&self.client.runtime, worker.runtime) {
+                    self.client.runtime = Rc::clone(worker.runtime);
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ pub use super::events::UpstreamId;
 use super::hooks::Hooks;
 use super::route::Router;
 use crate::bytes::SharedText;
-use crate::config::{Config, FullConfig, RouteConfig, RouteOptions, Scheme, UpstreamTls, UpstreamUrl};
+use crate::config::{Config, FullConfig, PluginConfig, RouteConfig, RouteOptions, Scheme, UpstreamTls, UpstreamUrl};
 
 /// One origin: what connections are pooled by. Routes that lead to the same origin share it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -147,6 +147,22 @@ pub struct RouteHooks {
     chains: Arc<[Option<Arc<dyn Hooks>>]>,
     /// For each route which one; empty where all have the first.
     of_routes: Arc<[u32]>,
+}
+
+impl RouteHooks {
+    /// `chain` is called once for each selection.
+    pub fn new(config: &Config, mut chain: impl FnMut(&[&PluginConfig]) -> Option<Arc<dyn Hooks>>) -> RouteHooks {
+        let (mut chains, mut known, mut numbers) =
+            (Vec::new(), HashMap::new(), Vec::with_capacity(config.routes.len()));
+        for route in config.routes.iter() {
+            numbers.push(*known.entry(&route.options.plugins).or_insert_with(|| {
+                chains.push(chain(&config.plugins_of(&route.options)));
+                chains.len() as u32 - 1
+            }));
+        }
+        let of_routes = if chains.len() > 1 { numbers.into() } else { Arc::default() };
+        RouteHooks { chains: chains.into(), of_routes }
+    }
 }
 
 /// The same plugins on all routes.

@@ -39,7 +39,7 @@ fn plugins_are_named_and_not_loaded() {
     let config = format!("{CONFIG}plugins: [{{path: /not/there.so}}, {{builtin: no_such}}]\n");
     let (code, stdout, _) = explain(&config, &["-explain", "/a"]);
     assert_eq!(code, Some(0));
-    assert!(stdout.ends_with("here they did not\n  /not/there.so\n  no_such (built in)\n"), "{stdout}");
+    assert!(stdout.ends_with("here they did not\n  there: /not/there.so\n  no_such: no_such (built in)\n"), "{stdout}");
 }
 
 /// What is foretold is what an upstream gets.

@@ -21,6 +21,8 @@ mod logins;
 mod metrics;
 mod nginx;
 #[cfg(feature = "dlopen")]
+mod plugin_reload;
+#[cfg(feature = "dlopen")]
 mod plugins;
 mod pipes;
 mod pool;

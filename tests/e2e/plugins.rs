@@ -1,16 +1,19 @@
 //! Plugins as a user loads them: shared objects beside the binary, flags and configuration.
 
 use std::fs;
+use std::io;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
 
 use tempfile::TempDir;
 
 use crate::support::programs::{c_plugin, shared_object};
-use crate::support::{Launch, Origin, Peer, Proxy};
+use crate::support::{Launch, Origin, Peer, Proxy, Stream};
 
 /// One list entry of `plugins`.
 fn listed(path: &Path, config: &str) -> String {
-    format!("plugins:\n  - path: {}\n    config: {config}\n", path.display())
+    format!("plugins:\n  - path: {}\n    name: listed\n    config: {config}\n", path.display())
 }
 
 #[test]
@@ -53,8 +56,100 @@ fn metrics_tell_what_plugins_cost() {
     assert_eq!(proxy.connect().get("/x").status(), 200);
     proxy.access("/x");
     let metrics = proxy.connect().get("/metrics").text().to_owned();
-    assert!(metrics.contains("mini_rproxy_plugin_faults_total{plugin=\"header_demo\"} 0\n"), "{metrics}");
-    assert!(metrics.contains("mini_rproxy_plugin_seconds_total{plugin=\"header_demo\"} 0.0"), "{metrics}");
+    assert!(metrics.contains("mini_rproxy_plugin_faults_total{plugin=\"listed\"} 0\n"), "{metrics}");
+    assert!(metrics.contains("mini_rproxy_plugin_seconds_total{plugin=\"listed\"} 0.0"), "{metrics}");
+}
+
+/// What a download has: more than is buffered for plugins.
+const DOWNLOAD: u64 = 3 * 1024 * 1024;
+
+/// Answers `/json`, `/download`, and `/events`, which sends an event each time that it is told to.
+fn application(events: Receiver<()>) -> Origin {
+    let events = Mutex::new(events);
+    Origin::start(move |mut peer, _| {
+        while let Some(request) = peer.request() {
+            match request.target() {
+                "/json" => {
+                    peer.send(
+                        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 7\r\n\r\n{\"a\":1}",
+                    );
+                }
+                "/download" => {
+                    peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {DOWNLOAD}\r\n\r\n"));
+                    Stream::new(1, DOWNLOAD).write_to(peer.stream()).expect("the client takes all");
+                }
+                _ => {
+                    peer.send(
+                        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+                    );
+                    while events.lock().unwrap().recv().is_ok() {
+                        peer.send("9\r\ndata: x\n\n\r\n");
+                    }
+                    peer.send("0\r\n\r\n");
+                }
+            }
+        }
+    })
+}
+
+#[test]
+fn routes_have_their_own_plugins_and_the_others_stream() {
+    let (Some(rewrite), Some(demo)) = (shared_object("json_rewrite"), shared_object("header_demo")) else { return };
+    let (next, events) = channel();
+    let origin = application(events);
+    let (rewrite, demo, url) = (rewrite.display(), demo.display(), origin.url());
+    let proxy = Proxy::start(&format!(
+        "plugins:\n\
+         - {{path: {rewrite}, name: rewrite, config: {{set: {{/b: 2}}}}}}\n\
+         - {{path: {demo}, name: first, config: one}}\n\
+         - {{path: {demo}, name: second, config: two}}\n\
+         routes:\n\
+         - {{prefix: /app, upstream: '{url}', plugins: [rewrite, second]}}\n\
+         - {{prefix: /files, upstream: '{url}', plugins: []}}\n\
+         - {{prefix: /all, upstream: '{url}'}}\n"
+    ));
+    for _ in 0..2 {
+        let app = proxy.connect().get("/app/json");
+        assert_eq!((app.text(), app.all("X-Demo-Response")), (r#"{"a":1,"b":2}"#, vec!["two"]));
+        let all = proxy.connect().get("/all/json");
+        assert_eq!((all.text(), all.all("X-Demo-Response")), (r#"{"a":1,"b":2}"#, vec!["one"]), "in reverse order");
+        let none = proxy.connect().get("/files/json");
+        assert_eq!((none.text(), none.field("X-Demo-Response")), (r#"{"a":1}"#, None));
+    }
+    // Above plugin_body_limit, and it arrives all the same, byte by byte.
+    let mut client = proxy.connect();
+    client.send("GET /files/download HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    assert_eq!(client.head().expect("a head").field("Content-Length"), Some(&*DOWNLOAD.to_string()));
+    let (stream, read) = client.into_parts();
+    Stream::new(1, DOWNLOAD).compare(io::Read::chain(read.as_slice(), stream)).expect("what the origin sent");
+    // The next event is sent when this one has arrived.
+    let mut client = proxy.connect();
+    client.send("GET /files/events HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(client.head().expect("a head").status(), 200);
+    for _ in 0..3 {
+        next.send(()).expect("the origin runs");
+        assert_eq!(client.bytes(14), b"9\r\ndata: x\n\n\r\n");
+    }
+    drop(next);
+    assert_eq!(client.bytes(5), b"0\r\n\r\n");
+    let metrics = proxy.connect().get("/metrics").text().to_owned();
+    for name in ["rewrite", "first", "second"] {
+        assert!(metrics.contains(&format!("mini_rproxy_plugin_faults_total{{plugin=\"{name}\"}} 0\n")), "{metrics}");
+    }
+}
+
+#[test]
+fn a_file_of_the_folder_that_is_listed_is_left_out_and_told() {
+    let Some(plugin) = shared_object("header_demo") else { return };
+    let folder = TempDir::new().expect("a temporary folder");
+    let listed = folder.path().join("demo.so");
+    fs::copy(plugin, &listed).expect("a copy");
+    let origin = Origin::echo();
+    let flag = folder.path().to_str().expect("a temporary path is text");
+    let yaml = origin.config(&format!("plugins: [{{path: {}, name: mine, config: x}}]", listed.display()));
+    let proxy = Launch::new(&yaml).arg("-plugindir").arg(flag).start();
+    assert_eq!(proxy.connect().get("/").all("X-Demo-Response"), ["x"]);
+    proxy.log.wait_for("the warning", |line| line.contains("demo.so of -plugindir is left out"));
 }
 
 /// A proxy in front of which `basic_auth` stands; the password of `ann` is `secret`.

@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 /// Puts another configuration into place, as a careful operator does: whole or not at all.
-fn write_config(proxy: &Proxy, yaml: &str) {
+pub fn write_config(proxy: &Proxy, yaml: &str) {
     let (path, new) = (proxy.folder().join("config.yaml"), proxy.folder().join("config.new"));
     let listen = if yaml.contains("listen_addr:") { "" } else { "listen_addr: 127.0.0.1:0\n" };
     fs::write(&new, format!("{listen}{yaml}")).expect("the folder is ours");
@@ -21,7 +21,7 @@ fn write_config(proxy: &Proxy, yaml: &str) {
 }
 
 /// Reloads and waits until that is done; there were `before` reloads before.
-fn reload(proxy: &Proxy, yaml: &str, before: usize) {
+pub fn reload(proxy: &Proxy, yaml: &str, before: usize) {
     write_config(proxy, yaml);
     proxy.signal("HUP");
     proxy.log.wait_for_many("reloads", before + 1, |line| line.contains("configuration reloaded"));
@@ -121,7 +121,7 @@ fn a_reload_that_is_not_possible_changes_nothing_and_says_why() {
     for (number, (yaml, why)) in [
         (good.replace("upstream", "upstraem"), "config.yaml:"),
         (format!("listen_addr: ['127.0.0.1:0', '{taken}']\n{good}"), "address in use"),
-        (format!("{good}plugins: [{{builtin: x}}]\n"), "needs a restart"),
+        (format!("{good}plugins: [{{builtin: x}}]\n"), "plugin x: not linked into this program"),
         (String::new(), "there are no routes"),
     ]
     .into_iter()

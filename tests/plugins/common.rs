@@ -7,18 +7,26 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mini_rproxy::config::LogFormat;
+use mini_rproxy::config::{LogFormat, PluginConfig};
 use mini_rproxy::http::fields::Fields;
 use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
 use mini_rproxy::log::Logger;
 use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::plugin::chain::Chain;
+use mini_rproxy::plugin::instances::Plugins;
 use mini_rproxy::proxy::hooks::{ChainState, HookBody, HookContext, Hooks, Phase, Verdict};
 use mini_rproxy::proxy::proxy_connection::{Peer, PeerDetails};
 use mini_rproxy::proxy::request_log::RequestLog;
+use mini_rproxy::start_error::StartError;
 use mini_rproxy_plugin::host::Limits;
 
 pub const LIMITS: Limits = Limits { head_bytes: 16 * 1024, field_lines: 256, body_bytes: 1024 };
+
+/// The plugins of a list, as one chain.
+pub fn load(list: &[PluginConfig], logger: Logger) -> Result<Chain, StartError> {
+    let plugins = Plugins::none(logger.clone()).reload(list)?;
+    Ok(Chain::of(&plugins, &list.iter().collect::<Vec<_>>(), LIMITS, logger))
+}
 
 /// A log that remembers its lines.
 pub struct Lines {

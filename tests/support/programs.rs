@@ -42,6 +42,11 @@ pub fn shared_object(name: &str) -> Option<PathBuf> {
 
 /// A plugin of `tests/plugins`, built into `folder`. `None` where there is no C compiler.
 pub fn c_plugin(name: &str, folder: &Path) -> Option<PathBuf> {
+    c_plugin_with(name, folder, &[])
+}
+
+/// The same, with more arguments for the compiler.
+pub fn c_plugin_with(name: &str, folder: &Path, more: &[&str]) -> Option<PathBuf> {
     if is_missing("cc") {
         return None;
     }
@@ -51,6 +56,7 @@ pub fn c_plugin(name: &str, folder: &Path) -> Option<PathBuf> {
         .args(["-std=c99", "-shared", "-fPIC", "-I"])
         .arg(root.join("plugin-api/include"))
         .arg(root.join("tests/plugins").join(format!("{name}.c")))
+        .args(more)
         .arg("-o")
         .arg(&path)
         .status();
