@@ -157,7 +157,7 @@ impl Drop for Destroyer {
 /// All plugins of a configuration, in its order.
 #[derive(Debug)]
 pub struct Plugins {
-    entries: Vec<Entry>,
+    entries: Vec<PluginEntry>,
     logger: Logger,
     /// Dropped behind the instances.
     destroyer: Option<Arc<Destroyer>>,
@@ -165,7 +165,7 @@ pub struct Plugins {
 
 /// An entry of the list, and what was made of it.
 #[derive(Debug)]
-struct Entry {
+struct PluginEntry {
     config: PluginConfig,
     /// `None` for one that is built in.
     file: Option<FileStamp>,
@@ -199,7 +199,7 @@ impl Plugins {
                 }
                 let message = format!("skipped, since it is not required: {error}");
                 log_about(&self.logger, Level::Error, &config.name, &message);
-                Ok(Entry { config: config.clone(), file: None, instance: None })
+                Ok(PluginEntry { config: config.clone(), file: None, instance: None })
             })?;
             new.entries.push(entry);
         }
@@ -211,14 +211,14 @@ impl Plugins {
     }
 
     /// One plugin, as it was `before` where nothing of it has changed.
-    fn load(&self, config: &PluginConfig, before: Option<&Entry>) -> Result<Entry, String> {
+    fn load(&self, config: &PluginConfig, before: Option<&PluginEntry>) -> Result<PluginEntry, String> {
         let file = config.path.as_deref().map(load::check).transpose()?.map(|(_, stamp)| stamp);
-        let is_same = |before: &&Entry| {
+        let is_same = |before: &&PluginEntry| {
             let PluginConfig { path, builtin, config: told, .. } = &before.config;
             (path, builtin, told, &before.file) == (&config.path, &config.builtin, &config.config, &file)
         };
         if let Some(instance) = before.filter(is_same).and_then(|before| before.instance.clone()) {
-            return Ok(Entry { config: config.clone(), file, instance: Some(instance) });
+            return Ok(PluginEntry { config: config.clone(), file, instance: Some(instance) });
         }
         let descriptor = match (&config.path, &config.builtin) {
             (Some(path), _) => load::load(path)?,
@@ -230,10 +230,10 @@ impl Plugins {
         };
         let mut instance = Instance::create(&descriptor, interned(&config.name), &config.config, &self.logger)?;
         instance.destroyer = self.destroyer.as_ref().map(|destroyer| destroyer.sender.clone());
-        Ok(Entry { config: config.clone(), file, instance: Some(Arc::new(instance)) })
+        Ok(PluginEntry { config: config.clone(), file, instance: Some(Arc::new(instance)) })
     }
 
-    fn entry(&self, name: &str) -> Option<&Entry> {
+    fn entry(&self, name: &str) -> Option<&PluginEntry> {
         self.entries.iter().find(|entry| entry.config.name == name)
     }
 
@@ -245,7 +245,7 @@ impl Plugins {
     /// What has changed since `old`, in the log.
     pub fn log_changes(&self, old: &Plugins) {
         let log = |change, name: &str| log_about(&self.logger, Level::Info, name, change);
-        for Entry { config, instance, .. } in &self.entries {
+        for PluginEntry { config, instance, .. } in &self.entries {
             match (old.get(&config.name), instance) {
                 (None, Some(_)) => log("reload: plugin added", &config.name),
                 (Some(old), Some(new)) if !Arc::ptr_eq(old, new) => log("reload: plugin replaced", &config.name),

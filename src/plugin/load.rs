@@ -9,7 +9,6 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
 
 use super::descriptor::ValidDescriptor;
 use super::elf;
@@ -30,7 +29,8 @@ pub struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
-    modified: Option<SystemTime>,
+    /// Seconds and nanoseconds: only ever compared.
+    modified: (i64, i64),
 }
 
 /// What was loaded, and by which name. It is never unloaded, so no other file gets such an inode.
@@ -106,7 +106,7 @@ pub fn check(path: &Path) -> Result<(PathBuf, FileStamp), String> {
     file.take(64 * 1024).read_to_end(&mut start).map_err(unreadable)?;
     elf::check(&start, metadata.len())?;
     let (device, inode, size) = (metadata.dev(), metadata.ino(), metadata.len());
-    let stamp = FileStamp { device, inode, size, modified: metadata.modified().ok() };
+    let stamp = FileStamp { device, inode, size, modified: (metadata.mtime(), metadata.mtime_nsec()) };
     let loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     let is_overwritten = |(_, old): &(PathBuf, FileStamp)| (old.device, old.inode) == (device, inode) && *old != stamp;
     if loaded.iter().any(is_overwritten) {
