@@ -4,8 +4,8 @@
 # make size     lines of code, comments and tests by layers, the core file by file, and what only shrinks
 # make plugins  builds the example plugins into target/plugins/
 # make features the checks and tests that depend on which features are in
-# make static   builds the fully static binaries into target/static/, without and with TLS; FEATURES=builtin-plugins
-#               links the example plugins in
+# make static   builds the fully static binaries into target/static/: without TLS, with it, and with it and the host of
+#               WebAssembly filters; FEATURES=builtin-plugins links the example plugins in
 # make cross    the static binaries for ARM, MIPS, RISC-V and x86, into target/cross/bin/; CROSS_TARGETS chooses. Needs zig
 #               (python3 -m pip install ziglang) and rustup component add rust-src, or rustup target add TARGET
 # make cross-test  unit tests, wire scripts, the catalogue, invariants and faults as ARM and big-endian MIPS programs under
@@ -62,7 +62,7 @@ tests: plugins static
 
 # Each feature alone, and none; then what a build without dlopen says and does.
 features:
-	@set -e; for features in '' tls dlopen builtin-plugins; do \
+	@set -e; for features in '' tls dlopen builtin-plugins wasm; do \
 		echo "features: $${features:-none}"; \
 		$(CARGO) clippy --locked --quiet --no-default-features --features "$$features" --all-targets --target-dir '$(TARGET)/features' -- -D warnings; \
 	done

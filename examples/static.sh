@@ -1,5 +1,6 @@
 #!/bin/sh
-# "make static": the fully static, stripped binary in two forms, without and with TLS.
+# "make static": the fully static, stripped binary in three forms: without TLS, with it, and with it and the host of
+# Proxy-Wasm modules, which gives a static binary plugins at run time.
 #
 #   make static                                             for this machine
 #   make static FEATURES=builtin-plugins                    with the example plugins linked in
@@ -60,6 +61,7 @@ build() {
 build mini-rproxy "${FEATURES:-}"
 if grep -q '^tls *=' Cargo.toml; then
     build mini-rproxy-tls "tls ${FEATURES:-}"
+    build mini-rproxy-wasm "tls wasm ${FEATURES:-}"
 else
-    echo "no feature tls: mini-rproxy-tls is not built"
+    echo "no feature tls: mini-rproxy-tls and mini-rproxy-wasm are not built"
 fi

@@ -12,6 +12,7 @@ pub fn features() -> String {
         ("dlopen", cfg!(feature = "dlopen") && !is_static),
         ("tls", cfg!(feature = "tls")),
         ("builtin-plugins", cfg!(feature = "builtin-plugins")),
+        ("wasm", cfg!(feature = "wasm")),
     ];
     all.iter().filter(|(_, is_in)| *is_in).map(|(name, _)| *name).collect::<Vec<_>>().join(",")
 }

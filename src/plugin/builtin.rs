@@ -5,25 +5,30 @@
 //! by `unsafe extern "C" { static name: Descriptor; }`.
 
 use mini_rproxy_plugin::Descriptor;
+#[cfg(any(feature = "builtin-plugins", feature = "wasm"))]
+use mini_rproxy_plugin::descriptor;
 
-#[cfg(not(feature = "builtin-plugins"))]
-static ALL: &[&Descriptor] = &[];
-
-#[cfg(feature = "builtin-plugins")]
-static ALL: &[&Descriptor] = {
-    use mini_rproxy_plugin::descriptor;
-    const VERSION: &str = env!("CARGO_PKG_VERSION");
-    &[
-        &descriptor::<access_log_json::AccessLogJson>(VERSION),
-        &descriptor::<basic_auth::BasicAuth>(VERSION),
-        &descriptor::<forward_auth::ForwardAuth>(VERSION),
-        &descriptor::<header_demo::HeaderDemo>(VERSION),
-        &descriptor::<json_rewrite::JsonRewrite>(VERSION),
-        &descriptor::<jwt_claims::JwtClaims>(VERSION),
-        &descriptor::<rate_limit::RateLimit>(VERSION),
-        &descriptor::<request_id::RequestId>(VERSION),
-    ]
-};
+/// Feature `wasm` adds the host of Proxy-Wasm modules.
+static ALL: &[&Descriptor] = &[
+    #[cfg(feature = "builtin-plugins")]
+    &descriptor::<access_log_json::AccessLogJson>(crate::about::VERSION),
+    #[cfg(feature = "builtin-plugins")]
+    &descriptor::<basic_auth::BasicAuth>(crate::about::VERSION),
+    #[cfg(feature = "builtin-plugins")]
+    &descriptor::<forward_auth::ForwardAuth>(crate::about::VERSION),
+    #[cfg(feature = "builtin-plugins")]
+    &descriptor::<header_demo::HeaderDemo>(crate::about::VERSION),
+    #[cfg(feature = "builtin-plugins")]
+    &descriptor::<json_rewrite::JsonRewrite>(crate::about::VERSION),
+    #[cfg(feature = "builtin-plugins")]
+    &descriptor::<jwt_claims::JwtClaims>(crate::about::VERSION),
+    #[cfg(feature = "builtin-plugins")]
+    &descriptor::<rate_limit::RateLimit>(crate::about::VERSION),
+    #[cfg(feature = "builtin-plugins")]
+    &descriptor::<request_id::RequestId>(crate::about::VERSION),
+    #[cfg(feature = "wasm")]
+    &descriptor::<proxy_wasm::ProxyWasm>(crate::about::VERSION),
+];
 
 /// The descriptor of that name.
 pub fn find(name: &str) -> Result<&'static Descriptor, String> {
