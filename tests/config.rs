@@ -242,7 +242,7 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - {prefix: /a, upstream: http://a, timeouts: {drain: 1s}}\n",
-            r#"config.yaml:2:49: unknown key "drain"; the keys known here are body_idle, write_idle, connect, response_head, response_idle, tunnel_idle, tunnel_half_closed"#,
+            r#"config.yaml:2:49: unknown key "drain"; the keys known here are body_idle, write_idle, connect, response_head, response_idle, tunnel_idle, tunnel_half_closed, plugin"#,
         ),
         (
             "routes:\n  - {prefix: /a, upstream: http://a, max_body_bytes: lots}\n",

@@ -34,6 +34,8 @@ enum Op {
     Connect(Pool),
     Advance(u64),
     Drain,
+    Resume(bool),
+    Wake,
 }
 
 /// Bytes that print as text.
@@ -216,6 +218,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => pools.prop_map(Op::Connect),
         2 => select(vec![1_u64, 1900, 5000, 10_000, 30_000, 59_000, 61_000, 4_000_000]).prop_map(Op::Advance),
         1 => Just(Op::Drain),
+        4 => any::<bool>().prop_map(Op::Resume),
+        1 => Just(Op::Wake),
     ]
 }
 
@@ -268,6 +272,8 @@ fn runtime() -> impl Strategy<Value = Proxy> {
             PluginOp::Method("HEAD".to_owned()),
             PluginOp::Status(204),
             PluginOp::Status(200),
+            PluginOp::Pause,
+            PluginOp::PauseResumed,
             PluginOp::Want(HookSide::Request, false),
             PluginOp::Want(HookSide::Request, true),
             PluginOp::Want(HookSide::Response, false),
@@ -327,6 +333,14 @@ fn run(runtime: &Proxy, ops: &[Op], split: Split, lane: bool) -> Result<Wire, Te
             }
             Op::Drain => {
                 wire.drain();
+                wire.run()
+            }
+            Op::Resume(is_good) => {
+                wire.resume(*is_good);
+                wire.run()
+            }
+            Op::Wake => {
+                wire.wake();
                 wire.run()
             }
         };

@@ -152,6 +152,9 @@ fn event(code: u8, input: &mut Input<'_>, side: &mut Side) -> Option<Event> {
         0x95 => Event::Connect(Pool::Fails(ConnectError::DnsFail)),
         0x98..0xa0 => Event::Advance(Duration::from_millis(ADVANCES_MS[usize::from(code & 7)])),
         0xa0 => Event::Drain,
+        0xa1 => Event::Resume(true),
+        0xa2 => Event::Resume(false),
+        0xa3 => Event::Wake,
         _ => return None,
     })
 }
@@ -217,6 +220,9 @@ pub fn encode<'e>(hooks: &[&str], seed: u8, events: impl Iterator<Item = &'e Eve
                 data.push(0x98 + nearest as u8);
             }
             Event::Drain => data.push(0xa0),
+            Event::Resume(true) => data.push(0xa1),
+            Event::Resume(false) => data.push(0xa2),
+            Event::Wake => data.push(0xa3),
         }
     }
     data

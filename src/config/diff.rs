@@ -470,6 +470,7 @@ timeouts:
   response_idle: 1m
   tunnel_idle: 1h
   tunnel_half_closed: 30s
+  plugin: 10s
   drain: 10s
 pool:
   max_idle: 256

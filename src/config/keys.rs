@@ -181,6 +181,10 @@ pub struct Timeouts {
     #[serde(with = "As::<HumanDuration>")]
     #[default(Duration::from_secs(30))]
     pub tunnel_half_closed: Duration,
+    /// For a plugin that has paused a request or response; 504 after it.
+    #[serde(with = "As::<HumanDuration>")]
+    #[default(Duration::from_secs(10))]
+    pub plugin: Duration,
     /// For what is in flight, after a request to stop.
     #[serde(with = "As::<HumanDuration>")]
     #[default(Duration::from_secs(10))]
@@ -591,6 +595,8 @@ pub(crate) struct RawTimeouts {
     pub(super) tunnel_idle: Option<Duration>,
     #[serde(deserialize_with = "As::<HumanDuration>::deserialize")]
     pub(super) tunnel_half_closed: Option<Duration>,
+    #[serde(deserialize_with = "As::<HumanDuration>::deserialize")]
+    pub(super) plugin: Option<Duration>,
 }
 
 impl RawRoute {
@@ -616,6 +622,7 @@ impl RawRoute {
                 response_idle: own.response_idle.unwrap_or(top.response_idle),
                 tunnel_idle: own.tunnel_idle.unwrap_or(top.tunnel_idle),
                 tunnel_half_closed: own.tunnel_half_closed.unwrap_or(top.tunnel_half_closed),
+                plugin: own.plugin.unwrap_or(top.plugin),
                 ..*top
             },
             upstream_tls: UpstreamTls {

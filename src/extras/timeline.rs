@@ -39,6 +39,7 @@ pub fn trace_event(input: &Input<'_>) -> Option<TraceEvent> {
         }
         Input::ConnectFailed(ConnectError::TlsFailed) => (None, "no connection: the TLS handshake failed", 0),
         Input::ConnectFailed(ConnectError::Failed) => (None, "no connection: unreachable, or no descriptor", 0),
+        Input::Resumed => (None, "a plugin goes on", 0),
         Input::Drained(_) | Input::Tick => return None,
     })
 }

@@ -12,12 +12,14 @@
 
 use std::io::IoSlice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::extras::metrics::Counter;
 use crate::extras::proxy_protocol::ProxyHeader;
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{CloseMode, Command, Input, ProxyConnection, ReadPurpose, Side};
+use crate::proxy::tickets::await_resume;
 
 use super::conn::{Conn, ReadOutcome, WriteOutcome};
 use super::event_source::EventSource;
@@ -25,6 +27,7 @@ use super::slab::Key;
 use super::splice::{Pipes, SPLICE_COST};
 use super::upstream_state::UpstreamConn;
 use super::worker::{ClientConn, Lifecycle, LoopContext, PendingInput, Worker};
+use super::worker_queue::WorkerMsg;
 
 /// Bytes that one connection may move in one run of the loop, both directions together; also the most that is written at once.
 const RUN_BYTES: usize = 256 * 1024;
@@ -195,6 +198,7 @@ impl Worker {
         let Some(client) = self.clients.get_mut(key) else { return false };
         match client.pending.take() {
             Some(PendingInput::Connect | PendingInput::Handshake) => return self.continue_connect(key),
+            Some(PendingInput::Resumed) => client.connection.handle(&mut self.ctx.worker(), Input::Resumed),
             Some(PendingInput::Evict) => client.connection.evict(&mut self.ctx.worker()),
             None => return false,
         }
@@ -210,6 +214,10 @@ impl Worker {
             is_any = true;
             match command {
                 Command::Connect { upstream, is_new } => self.acquire(key, upstream, is_new),
+                Command::AwaitResume(ticket) => {
+                    let queue = Arc::clone(&self.queue);
+                    await_resume(ticket, Box::new(move || queue.push(WorkerMsg::Resume(key))));
+                }
                 Command::Release { is_login_bound } => self.release(key, is_login_bound),
                 Command::Shutdown(side) => {
                     if let Some(mut session) = self.session(key)

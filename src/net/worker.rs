@@ -105,6 +105,8 @@ pub(super) enum PendingInput {
     Handshake,
     /// Its place is needed.
     Evict,
+    /// The pause of its request may be over.
+    Resumed,
 }
 
 impl ClientConn {
@@ -342,6 +344,13 @@ impl Worker {
         for message in self.queue.take() {
             match message {
                 WorkerMsg::Dns(event) => self.on_dns_event(event),
+                WorkerMsg::Resume(key) => {
+                    if let Some(client) = self.clients.get_mut(key) {
+                        // While a request is paused nothing else is pending; a message that comes too late means nothing.
+                        client.pending.get_or_insert(PendingInput::Resumed);
+                        self.enqueue(key);
+                    }
+                }
                 WorkerMsg::Stop => self.lifecycle = Lifecycle::Stopped,
                 WorkerMsg::Drain if self.lifecycle == Lifecycle::Running => self.begin_drain(),
                 WorkerMsg::Reload(msg) if self.lifecycle == Lifecycle::Running => self.reload(*msg),

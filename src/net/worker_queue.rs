@@ -9,12 +9,15 @@ use mio::Waker;
 use crate::proxy::runtime::{Runtime, UpstreamId};
 
 use super::acceptor::ListenerUpdate;
+use super::slab::Key;
 use super::tls::Tls;
 
 /// A message for a worker.
 pub enum WorkerMsg {
     /// A look-up has ended.
     Dns(DnsEvent),
+    /// The pause of a client's request may be over.
+    Resume(Key),
     /// Another configuration.
     Reload(Box<ReloadMsg>),
     /// Take no new connections, finish what is in flight, end.

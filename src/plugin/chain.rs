@@ -135,6 +135,7 @@ impl Chain {
                 position.nth += usize::from(!is_body_next);
             }
             Verdict::Pause(ticket) => {
+                context.state.paused = Some((index, ticket.number()));
                 context.state.position.step = Step::Resume { ticket: ticket.number(), result: None };
             }
             _ => {}

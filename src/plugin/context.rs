@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::extras::plugin_metrics::{self, PluginMetric};
 use crate::log::Logger;
+use crate::proxy::tickets;
 
 /// Longer messages of plugins are cut.
 pub const MAX_MESSAGE: usize = 4096;
@@ -94,6 +95,10 @@ impl InstanceAccess for PluginContext {
         // The first free place, or the one that it has already.
         let is_its_place = |place: &OnceLock<_>| std::ptr::eq(*place.get_or_init(|| metric), metric);
         self.metrics.iter().position(is_its_place).map(|place| place as u32).ok_or(HostError::Limit)
+    }
+
+    fn resume(&self, ticket: u64, is_good: bool) -> Result<(), HostError> {
+        if tickets::resume(ticket, is_good) { Ok(()) } else { Err(HostError::NotFound) }
     }
 
     fn add_to_metric(&self, metric: u32, delta: i64) -> Result<(), HostError> {

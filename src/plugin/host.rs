@@ -128,6 +128,10 @@ impl<'v, 'x> HookAccess<'v, 'x> {
             Attr::TimeTotalUs => micros(log.started, now),
             Attr::UpstreamAddr => log.upstream_addr?.to_string(),
             Attr::Retries => log.retries.to_string(),
+            Attr::Ticket => {
+                let paused = self.hooks.state.paused.filter(|(plugin, _)| *plugin == self.caller.index);
+                paused?.1.to_string()
+            }
             _ => return None,
         })
     }
@@ -291,6 +295,10 @@ impl ExchangeAccess for HookAccess<'_, '_> {
 
     fn access_pairs_mut(&mut self) -> &mut Vec<(Vec<u8>, Vec<u8>)> {
         &mut self.hooks.state.pairs
+    }
+
+    fn pause(&mut self) -> Result<u64, HostError> {
+        Ok(self.ticket.get_or_insert_with(Ticket::issue).number())
     }
 
     fn want_body(&mut self, side: Side, flags: u32) -> Result<(), HostError> {

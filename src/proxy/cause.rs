@@ -40,6 +40,7 @@ pub enum Cause {
     TunnelEvicted,
     PluginAnswered,
     PluginFailed,
+    PluginTimeout,
 }
 
 impl From<HttpError> for Cause {
@@ -82,6 +83,7 @@ impl Cause {
             Cause::TunnelEvicted => ("tunnel_evicted", 0),
             Cause::PluginAnswered => ("plugin_answered", 0),
             Cause::PluginFailed => ("plugin_failed", 502),
+            Cause::PluginTimeout => ("plugin_timeout", 504),
         }
     }
 
@@ -210,7 +212,8 @@ mod tests {
             Cause::TunnelHalfClosed => Cause::TunnelEvicted,
             Cause::TunnelEvicted => Cause::PluginAnswered,
             Cause::PluginAnswered => Cause::PluginFailed,
-            Cause::PluginFailed => return None,
+            Cause::PluginFailed => Cause::PluginTimeout,
+            Cause::PluginTimeout => return None,
         })
     }
 

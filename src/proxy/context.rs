@@ -74,7 +74,7 @@ impl Client {
 pub(super) struct Commands {
     /// Release, or Close of the upstream.
     release: Option<Command>,
-    /// Connect, or Shutdown of the upstream.
+    /// Connect, or AwaitResume, or Shutdown of the upstream.
     upstream: Option<Command>,
     shutdown_client: bool,
     close_client: Option<CloseMode>,
@@ -87,7 +87,9 @@ impl Commands {
                 // What waits was about the connection that is released.
                 (self.release, self.upstream) = (Some(command), None);
             }
-            Command::Connect { .. } | Command::Shutdown(Side::Upstream) => self.upstream = Some(command),
+            Command::Connect { .. } | Command::AwaitResume(_) | Command::Shutdown(Side::Upstream) => {
+                self.upstream = Some(command);
+            }
             Command::Shutdown(Side::Client) => self.shutdown_client = true,
             Command::Close(Side::Client, mode) => self.close_client = Some(mode),
         }

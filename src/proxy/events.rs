@@ -73,6 +73,8 @@ pub enum Input<'a> {
     },
     /// The other answer to [`Command::Connect`].
     ConnectFailed(ConnectError),
+    /// The answer to [`Command::AwaitResume`]: its ticket may have been resumed.
+    Resumed,
     /// A deadline may have passed.
     Tick,
 }
@@ -88,6 +90,9 @@ pub enum Command {
         /// Not from the pool.
         is_new: bool,
     },
+    /// A plugin waits for the ticket with this number. Answered by [`Input::Resumed`] when it is resumed: at once or later, or
+    /// never.
+    AwaitResume(u64),
     /// The upstream connection is not needed any more; it goes into the pool.
     Release {
         /// Somebody may have logged in on it: from now on it serves this client's connection and nobody else, also when it is

@@ -44,6 +44,8 @@ impl Transaction {
     pub(super) fn read_interest(&self, side: Side) -> Option<ReadPurpose> {
         let waiting = match (side, &self.request_state, &self.response_state) {
             (Side::Client, RequestState::Head { .. }, _) => return Some(ReadPurpose::NewRequest),
+            // A plugin decides first what becomes of it.
+            (Side::Client, RequestState::Body { .. }, ResponseState::Paused { .. }) => return None,
             (Side::Client, RequestState::Body { mode: BodyMode::Buffer, .. }, _)
             | (Side::Upstream, _, ResponseState::Body { mode: BodyMode::Buffer, .. }) => {
                 return Some(ReadPurpose::Reserved);
@@ -76,6 +78,7 @@ impl Transaction {
             // What is within the kernel is not seen, and so not which side waits for the other.
             _ if self.log.timeline.is_some() => 0,
             (Side::Client, _, _) if !self.is_connected() => 0,
+            (_, _, ResponseState::Paused { .. }) => 0,
             (Side::Client, RequestState::Body { body, mode: BodyMode::Passthrough, .. }, _)
             | (Side::Upstream, _, ResponseState::Body { body, mode: BodyMode::Passthrough, .. }) => body.bypass_limit(),
             (Side::Client, RequestState::Tunnel(HalfClose::Open), _)
@@ -123,6 +126,7 @@ impl Transaction {
             ResponseState::AwaitHead { .. } if self.is_request_sent() => {
                 Some((last_of_upstream + timeouts.response_head, Cause::ResponseTimeout))
             }
+            ResponseState::Paused { since, .. } => Some((*since + timeouts.plugin, Cause::PluginTimeout)),
             // A response may keep step with the upload.
             ResponseState::Body { is_pushed: false, .. }
                 if self.read_interest(Side::Upstream).is_some() && !client_is_slow =>

@@ -97,6 +97,8 @@ pub struct ChainState {
     pub timings: Vec<PluginTiming>,
     /// Where the chain goes on.
     pub position: Position,
+    /// Which plugin has paused, and the number of its ticket, until that is resumed.
+    pub paused: Option<(usize, u64)>,
     /// What was asked for in hooks.
     pub wanted: Vec<WantedBody>,
     /// Some plugin may write the response's body: then nobody knows the length of one that is not sent, to HEAD.
@@ -106,7 +108,8 @@ pub struct ChainState {
 impl ChainState {
     /// How many bytes of memory it owns.
     pub fn memory(&self) -> usize {
-        let ChainState { values, pairs, started: _, timings, position: _, wanted, writes_response_body: _ } = self;
+        let ChainState { values, pairs, started: _, timings, position: _, paused: _, wanted, writes_response_body: _ } =
+            self;
         let within: usize = values.iter().chain(pairs).map(|(key, value)| key.capacity() + value.capacity()).sum();
         within
             + (values.capacity() + pairs.capacity()) * size_of::<(Vec<u8>, Vec<u8>)>()
@@ -121,6 +124,7 @@ impl ChainState {
         self.started = 0;
         self.timings.clear();
         self.position = Position::default();
+        self.paused = None;
         self.wanted.clear();
         self.writes_response_body = false;
     }
@@ -132,6 +136,7 @@ impl ChainState {
 
     /// The pause is over; see [`Step::Resume`].
     pub fn resume(&mut self, is_good: bool) {
+        self.paused = None;
         if let Step::Resume { result, .. } = &mut self.position.step {
             *result = Some(is_good);
         }

@@ -7,7 +7,8 @@ use super::forward::{Persistence, finish_head};
 use super::hooks::{HookBody, HookContext, Phase, Verdict};
 use super::memory::Buffers;
 use super::request_log::{AccessRecord, ResponseSource};
-use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
+use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Suspended, Transaction};
+use super::tickets::Ticket;
 use crate::bytes::SharedText;
 use crate::http::body::Body;
 use crate::http::chars::write_decimal;
@@ -35,8 +36,8 @@ pub(super) enum HookResult {
     Passed,
     /// The next one waits for the body.
     AwaitBody,
-    /// A plugin has answered in the upstream's place.
-    Answered,
+    /// A plugin has answered in the upstream's place, or has asked to wait.
+    Stopped,
 }
 
 impl Transaction {
@@ -121,12 +122,56 @@ impl Transaction {
                 self.log.source = Some(ResponseSource::Plugin);
                 let lines = answer.fields.iter().map(|line| (line.name, line.value));
                 self.send_local(ctx, answer.status, lines, LocalBody::Bytes(&answer.body));
-                Ok(HookResult::Answered)
+                Ok(HookResult::Stopped)
+            }
+            Verdict::Pause(ticket) => {
+                self.pause(ctx, ticket);
+                Ok(HookResult::Stopped)
             }
             Verdict::TooLarge if phase == Phase::Request => Err(Cause::RequestTooLarge),
             Verdict::TooLarge => Err(Cause::ResponseTooLarge),
-            Verdict::Fail | Verdict::Pause(_) => Err(Cause::PluginFailed),
+            Verdict::Fail => Err(Cause::PluginFailed),
         }
+    }
+
+    /// Waits until the ticket is resumed.
+    fn pause(&mut self, ctx: &mut Context<'_, '_>, ticket: Ticket) {
+        ctx.client.commands.push(Command::AwaitResume(ticket.number()));
+        let before =
+            self.set_response("pause", ResponseState::Paused { since: ctx.now(), ticket, next: Suspended::Request });
+        if let (ResponseState::Body { body, reuse, is_pushed, .. }, ResponseState::Paused { next, .. }) =
+            (before, &mut self.response_state)
+        {
+            *next = Suspended::Response { body, reuse, is_pushed };
+        }
+    }
+
+    /// Goes on with the hooks that have paused, and then with what has come meanwhile.
+    pub(super) fn on_resumed(&mut self, ctx: &mut Context<'_, '_>) {
+        let ResponseState::Paused { ticket, next, .. } = &mut self.response_state else { return };
+        // It may have been meant for another pause.
+        let Some(is_good) = ticket.resumed() else { return };
+        self.buf.chain.resume(is_good);
+        let result = match std::mem::replace(next, Suspended::Request) {
+            Suspended::Request => {
+                self.set_response("request resumed", ResponseState::None);
+                self.pass_request(ctx)
+            }
+            Suspended::Response { body, reuse, is_pushed } => {
+                let body = ResponseState::Body { body, mode: BodyMode::Buffer, reuse, is_pushed };
+                self.set_response("response resumed", body);
+                let result = self.pass_response(ctx);
+                self.last_activity.upstream_read = ctx.now();
+                result
+            }
+        };
+        if let Err(cause) = result {
+            self.send_error(ctx, cause);
+        }
+        if !self.buf.upstream_input.is_empty() {
+            self.on_bytes(ctx, Side::Upstream, &[]);
+        }
+        self.on_bytes(ctx, Side::Client, &[]);
     }
 
     /// Nothing more of the request is wanted. Where it is incomplete, the connection cannot serve another.

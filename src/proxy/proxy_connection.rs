@@ -141,6 +141,7 @@ impl ProxyConnection {
                 | ResponseState::Connecting { .. }
                 | ResponseState::AwaitHead { .. }
                 | ResponseState::Body { .. }
+                | ResponseState::Paused { .. }
         );
         if !is_early {
             self.advance(worker);
@@ -426,6 +427,7 @@ impl Transaction {
             Input::Drained(side) => self.last_activity.on_written(ctx.now(), side),
             Input::Connected { reused } => self.on_connected(ctx, reused),
             Input::ConnectFailed(error) => self.on_connect_failed(ctx, error),
+            Input::Resumed => self.on_resumed(ctx),
             Input::Tick => self.on_tick(ctx),
         }
     }
@@ -563,6 +565,7 @@ impl Transaction {
             _ if self.is_connected() && !self.buf.to_upstream.is_empty() => "the upstream to take the request",
             (RequestState::Head { .. }, _) => "the client's request head",
             (_, ResponseState::Tunnel(_)) => "either end of the tunnel",
+            (_, ResponseState::Paused { .. }) => "a plugin",
             (RequestState::Body { .. }, _) if self.is_connected() => "the client's request body",
             (_, ResponseState::AwaitHead { .. }) => "the upstream's response head",
             (_, ResponseState::Body { .. }) => "the upstream's response body",

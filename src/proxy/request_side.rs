@@ -60,6 +60,9 @@ impl Transaction {
                     }
                 }
                 RequestState::Body { .. } if rest.is_empty() => return taken,
+                RequestState::Body { .. } if matches!(self.response_state, ResponseState::Paused { .. }) => {
+                    return taken;
+                }
                 RequestState::Body { .. } => self.read_request_body(ctx, rest),
                 RequestState::Done => return taken,
                 RequestState::Tunnel(HalfClose::Open) => {
@@ -200,12 +203,12 @@ impl Transaction {
     }
 
     /// Calls the request hooks, from where they stopped; where all of them let the request pass, it is queued.
-    fn pass_request(&mut self, ctx: &mut Context<'_, '_>) -> Result<(), Cause> {
+    pub(super) fn pass_request(&mut self, ctx: &mut Context<'_, '_>) -> Result<(), Cause> {
         // Rule G21: where a plugin answers or fails here, the upstream is not contacted.
         match self.pass_hooks(ctx, Phase::Request)? {
             HookResult::Passed => self.queue_request(ctx),
             HookResult::AwaitBody => return self.buffer_request_body(ctx),
-            HookResult::Answered => {}
+            HookResult::Stopped => {}
         }
         Ok(())
     }

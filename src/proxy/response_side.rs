@@ -14,7 +14,7 @@ use super::memory::{Buffers, KEPT_CAPACITY};
 use super::outcome::HookResult;
 use super::request_log::ResponseSource;
 use super::request_side::{head_limits, read_body, write_body};
-use super::state::{BodyMode, HalfClose, ReceivedHead, RequestState, ResponseState, Reuse, Transaction};
+use super::state::{BodyMode, HalfClose, ReceivedHead, RequestState, ResponseState, Reuse, Suspended, Transaction};
 use crate::http::body::Body;
 use crate::http::chars::{is_word, list_has, parse_decimal};
 use crate::http::chunked::LAST_CHUNK;
@@ -59,6 +59,7 @@ impl Transaction {
                     }
                 }
                 ResponseState::Body { .. } | ResponseState::AwaitUpload if rest.is_empty() => return taken,
+                ResponseState::Paused { next: Suspended::Response { .. }, .. } => return taken,
                 ResponseState::Body { .. } => self.read_response_body(ctx, rest),
                 ResponseState::Tunnel(HalfClose::Open) => {
                     self.buf.to_client.extend(rest);
@@ -199,7 +200,7 @@ impl Transaction {
 
     /// Calls the response hooks, from where they stopped; where all of them let the response pass, its head leaves, and what was
     /// buffered of the body.
-    fn pass_response(&mut self, ctx: &mut Context<'_, '_>) -> Result<(), Cause> {
+    pub(super) fn pass_response(&mut self, ctx: &mut Context<'_, '_>) -> Result<(), Cause> {
         match self.pass_hooks(ctx, Phase::Response)? {
             HookResult::Passed => {}
             HookResult::AwaitBody => {
@@ -208,7 +209,7 @@ impl Transaction {
                     _ => Ok(()),
                 };
             }
-            HookResult::Answered => return Ok(()),
+            HookResult::Stopped => return Ok(()),
         }
         let ResponseState::Body { body, reuse, .. } = &self.response_state else { return Ok(()) };
         let (is_whole, reuse) = (body.is_nothing(), *reuse);
@@ -394,7 +395,9 @@ impl Transaction {
                 self.last_activity.upstream_read = ctx.now();
             }
             ResponseState::Tunnel(_) => self.send_error(ctx, Cause::UpstreamTruncated),
-            ResponseState::AwaitHead { reuse, .. } | ResponseState::Body { reuse, .. } => {
+            ResponseState::AwaitHead { reuse, .. }
+            | ResponseState::Body { reuse, .. }
+            | ResponseState::Paused { next: Suspended::Response { reuse, .. }, .. } => {
                 *reuse = Reuse::No;
                 // Not cleared: a stale connection may make us send the same bytes again on another.
                 self.buf.to_upstream.consume(self.buf.to_upstream.len());

@@ -16,6 +16,7 @@ use super::hooks::Hooks;
 use super::memory::{Buffers, Reservation, method_memory};
 use super::request_log::RequestLog;
 use super::runtime::{Runtime, UpstreamId};
+use super::tickets::Ticket;
 use crate::config::{RouteConfig, UpstreamUrl};
 use crate::extras::balance::Lease;
 use crate::http::body::Body;
@@ -66,6 +67,8 @@ pub(super) enum ResponseState {
     /// The response body. `is_pushed`: it is made of parts that come whenever there is news, and may be silent for as long
     /// as it likes.
     Body { body: Body, mode: BodyMode, reuse: Reuse, is_pushed: bool },
+    /// Nothing, and nothing of the client's body: a plugin has paused what comes next.
+    Paused { since: MonoTime, ticket: Ticket, next: Suspended },
     /// Nothing more: the response is complete, and the rest of the request is still on its way to the upstream.
     AwaitUpload,
     /// Nothing: the response is complete, the upstream's or one of our own, and no upstream connection is held.
@@ -74,6 +77,15 @@ pub(super) enum ResponseState {
     Tunnel(HalfClose),
     /// Nothing: the end came too early. The client's connection is closed in this way when it has got what there was.
     Closing(CloseMode),
+}
+
+/// What a pause holds up.
+#[derive(Debug)]
+pub(super) enum Suspended {
+    /// The request: no upstream is needed yet.
+    Request,
+    /// The response, of which this is still to come.
+    Response { body: Body, reuse: Reuse, is_pushed: bool },
 }
 
 /// Where a body goes.
@@ -145,7 +157,10 @@ pub static REQUEST: Table = Table::new(&[
 
 /// The upstream's side of a request; `None` is the first state of each. The last three are directions of a tunnel.
 pub static RESPONSE: Table = Table::new(&[
-    (&["None", "Connecting", "AwaitHead", "Body"], "our own response", "Done"),
+    (&["None", "Connecting", "AwaitHead", "Body", "Paused"], "our own response", "Done"),
+    (&["None", "Body"], "pause", "Paused"),
+    (&["Paused"], "request resumed", "None"),
+    (&["Paused"], "response resumed", "Body"),
     (&["None", "Connecting", "AwaitHead"], "connection asked for", "Connecting"),
     (&["Connecting"], "connected", "AwaitHead"),
     (&["Connecting"], "connect failed", "None"),
@@ -163,6 +178,7 @@ pub static RESPONSE: Table = Table::new(&[
             "Connecting",
             "AwaitHead",
             "Body",
+            "Paused",
             "AwaitUpload",
             "Done",
             "Open",
@@ -234,6 +250,7 @@ impl ResponseState {
             ResponseState::Connecting { .. } => "Connecting",
             ResponseState::AwaitHead { .. } => "AwaitHead",
             ResponseState::Body { .. } => "Body",
+            ResponseState::Paused { .. } => "Paused",
             ResponseState::AwaitUpload => "AwaitUpload",
             ResponseState::Done => "Done",
             ResponseState::Tunnel(direction) => direction.name(),
@@ -380,10 +397,10 @@ impl Transaction {
         self.request_state = to;
     }
 
-    /// Moves the upstream's side to another state.
-    pub fn set_response(&mut self, event: &str, to: ResponseState) {
+    /// Moves the upstream's side to another state; gives back the one before.
+    pub fn set_response(&mut self, event: &str, to: ResponseState) -> ResponseState {
         RESPONSE.check(self.response_state.name(), event, to.name());
-        self.response_state = to;
+        std::mem::replace(&mut self.response_state, to)
     }
 
     /// How many bytes of memory it owns. What is reserved for bodies counts before they are there.
@@ -399,7 +416,11 @@ impl Transaction {
 
     /// Whether an upstream connection is in use, or asked for.
     pub fn holds_upstream(&self) -> bool {
-        !matches!(self.response_state, ResponseState::None | ResponseState::Done | ResponseState::Closing(_))
+        match self.response_state {
+            ResponseState::None | ResponseState::Done | ResponseState::Closing(_) => false,
+            ResponseState::Paused { next: Suspended::Request, .. } => false,
+            _ => true,
+        }
     }
 
     /// Whether bytes can be written to the upstream.
@@ -411,7 +432,10 @@ impl Transaction {
     pub fn has_response_begun(&self) -> bool {
         match self.response_state {
             ResponseState::Body { mode, .. } => mode != BodyMode::Buffer,
-            ResponseState::None | ResponseState::Connecting { .. } | ResponseState::AwaitHead { .. } => false,
+            ResponseState::None
+            | ResponseState::Connecting { .. }
+            | ResponseState::AwaitHead { .. }
+            | ResponseState::Paused { .. } => false,
             _ => true,
         }
     }

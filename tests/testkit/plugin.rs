@@ -174,7 +174,8 @@ impl Plugin {
                 return Verdict::Fail;
             }
         };
-        self.run(side, view, ops, needs.is_some())
+        let is_given = view.state.wanted_by(0, side).is_some_and(|wanted| wanted.is_given);
+        self.run(side, view, ops, always || is_given)
     }
 
     fn run(&self, side: Side, view: &mut HookContext<'_>, ops: &[Op], has_body: bool) -> Verdict {
@@ -213,7 +214,8 @@ impl Plugin {
                     let ticket = Ticket::issue();
                     let number = ticket.number();
                     *self.ticket.lock().expect("no hook panics") = number;
-                    if let Op::PauseResumed = op {
+                    // Not again and again without end.
+                    if let (Op::PauseResumed, Step::Hook | Step::Body) = (op, view.state.position.step) {
                         tickets::resume(number, true);
                     }
                     view.state.position.step = Step::Resume { ticket: number, result: None };

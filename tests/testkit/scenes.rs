@@ -25,13 +25,19 @@ pub const CONFIGS: [&str; 5] = [
 ];
 
 /// Plugins, as `HOOK` lines. Mostly there is none.
-pub const PLUGINS: [&[&str]; 6] = [
+pub const PLUGINS: [&[&str]; 12] = [
     &["request respond 403 no"],
     &["want request", "request set X-Set: 1"],
     &["want response", "response body another"],
     &["want request", "want response", "request body another", "response status 404"],
     &["response fail"],
     &["request method HEAD"],
+    &["request want request optional", "request-body set X-Set: 1"],
+    &["request want response", "response-body body another"],
+    &["request pause"],
+    &["request pause", "response pause", "resume want request", "resume want response optional"],
+    &["request want request", "request-body pause", "want response", "response pause", "resume set X-Set: 1"],
+    &["request pause resumed", "response pause", "resume respond 403 no"],
 ];
 
 /// One client connection with all that comes over it and befalls it.
@@ -48,10 +54,15 @@ pub struct Scene {
 impl Scene {
     pub fn of(random: &mut Random) -> Scene {
         let config = CONFIGS[random.below(CONFIGS.len())];
-        let hooks = if random.below(6) == 0 { PLUGINS[random.below(PLUGINS.len())] } else { &[] };
+        let hooks = if random.below(3) == 0 { PLUGINS[random.below(PLUGINS.len())] } else { &[] };
         let mut events = Vec::new();
+        let is_pausing = hooks.iter().any(|line| line.contains("pause"));
         for _ in 0..1 + random.below(8) {
             act(random, &mut events);
+            while is_pausing && random.below(3) > 0 {
+                let end = if random.below(8) > 0 { Event::Resume(true) } else { Event::Resume(false) };
+                events.push(end);
+            }
         }
         let mut ambushes: Vec<Ambush> = (0..random.below(8).saturating_sub(5)).map(|_| ambush(random)).collect();
         ambushes.sort_by_key(|ambush| std::cmp::Reverse(ambush.after));
@@ -72,10 +83,12 @@ fn ending(random: &mut Random) -> Ending {
 }
 
 fn ambush(random: &mut Random) -> Ambush {
-    let what = match random.below(8) {
+    let what = match random.below(10) {
         0..5 => Mishap::Stop(side(random), ending(random)),
         5 => Mishap::Unwritable(side(random)),
         6 => Mishap::Late(Duration::from_millis(span_ms(random))),
+        7 => Mishap::Resume(random.below(4) > 0),
+        8 => Mishap::Wake,
         _ => Mishap::Drain,
     };
     Ambush { after: 1 + random.below(80) as u32, what }

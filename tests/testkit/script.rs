@@ -21,6 +21,8 @@
 //!                               timeout, dns, failed; pending: it goes on
 //! T+5s                          time passes
 //! DRAIN                         the process is asked to stop
+//! RESUME, RESUME fail           the plugin's last pause ends, or fails; `X not found` where there is none to end
+//! WAKE                          the connection is told that a pause may be over
 //! ```
 //! Lines of bytes that stand together are sent together. What comes out follows each event: first `C<`, what the client
 //! got; then, for each upstream connection, `U<`, what the upstream got, `X` commands, `H` calls of hooks and `LOG`
@@ -55,6 +57,10 @@ pub enum Event {
     Connect(Pool),
     Advance(Duration),
     Drain,
+    /// The plugin's last pause ends, not by a failure.
+    Resume(bool),
+    /// A wake-up that means nothing.
+    Wake,
 }
 
 /// A part of the file, in order.
@@ -204,6 +210,8 @@ pub fn apply(wire: &mut Wire, event: &Event) -> Result<(), String> {
         Event::Connect(answer) => wire.connect(*answer),
         Event::Advance(by) => return wire.advance(*by),
         Event::Drain => wire.drain(),
+        Event::Resume(is_good) => wire.resume(*is_good),
+        Event::Wake => wire.wake(),
     }
     wire.run()
 }
@@ -245,6 +253,9 @@ pub fn write(config: &str, hooks: &[String], events: &[Event]) -> String {
             }
             Event::Advance(by) => text += &format!("T+{}ms\n", by.as_millis()),
             Event::Drain => text += "DRAIN\n",
+            Event::Resume(true) => text += "RESUME\n",
+            Event::Resume(false) => text += "RESUME fail\n",
+            Event::Wake => text += "WAKE\n",
         }
     }
     text
@@ -359,8 +370,12 @@ fn parse_event(line: &str) -> Option<Event> {
             _ => return None,
         }));
     }
-    if line == "DRAIN" {
-        return Some(Event::Drain);
+    match line {
+        "DRAIN" => return Some(Event::Drain),
+        "RESUME" => return Some(Event::Resume(true)),
+        "RESUME fail" => return Some(Event::Resume(false)),
+        "WAKE" => return Some(Event::Wake),
+        _ => {}
     }
     let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
     if let Some(side) = first.strip_suffix('>').and_then(side_of) {

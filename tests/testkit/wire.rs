@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mini_rproxy::config::{Config, UpstreamUrl};
@@ -18,6 +19,7 @@ use mini_rproxy::proxy::proxy_connection::{
 };
 use mini_rproxy::proxy::request_log::RequestLog;
 use mini_rproxy::proxy::runtime::Runtime;
+use mini_rproxy::proxy::tickets::await_resume;
 use selftest::judge::LogEntry;
 
 use super::Random;
@@ -119,6 +121,8 @@ pub enum Mishap {
     Unwritable(Side),
     Late(Duration),
     Drain,
+    Resume(bool),
+    Wake,
 }
 
 /// How the pool answers.
@@ -257,6 +261,8 @@ pub struct Wire {
     start: MonoTime,
     elapsed: Duration,
     plugin: Option<Arc<Plugin>>,
+    /// A pause has ended, and the connection was not told yet.
+    woken: Arc<AtomicBool>,
     pub client: End,
     pub origin: End,
     pub link: Link,
@@ -298,6 +304,7 @@ impl Wire {
             start,
             elapsed: Duration::ZERO,
             plugin: setup.plugin.clone(),
+            woken: Arc::default(),
             client: End::default(),
             origin: End::default(),
             link: Link::None,
@@ -376,6 +383,18 @@ impl Wire {
         }
     }
 
+    /// The plugin's last pause ends.
+    pub fn resume(&mut self, is_good: bool) {
+        if !self.plugin.as_ref().is_some_and(|plugin| plugin.resume(is_good)) {
+            self.note("X not found");
+        }
+    }
+
+    /// A wake-up, be it for a pause or for none.
+    pub fn wake(&mut self) {
+        self.handle(Input::Resumed);
+    }
+
     /// The process is asked to stop.
     pub fn drain(&mut self) {
         self.exchange.drain();
@@ -405,6 +424,10 @@ impl Wire {
     pub fn run(&mut self) -> Result<(), String> {
         for _ in 0..10_000_000 {
             let mut moved = self.carry_out();
+            if self.woken.swap(false, Ordering::Relaxed) {
+                self.handle(Input::Resumed);
+                moved = true;
+            }
             for step in self.split.order() {
                 // A peer that is asked to come later comes later: that is not rest.
                 if self.split.strikes(4) {
@@ -443,6 +466,8 @@ impl Wire {
                 self.handle(Input::Tick);
             }
             Mishap::Drain => self.drain(),
+            Mishap::Resume(is_good) => self.resume(is_good),
+            Mishap::Wake => self.wake(),
         }
         true
     }
@@ -493,6 +518,11 @@ impl Wire {
                         Pool::Reused if is_new => self.connected(Pool::New),
                         answer => self.connected(answer),
                     }
+                }
+                Command::AwaitResume(ticket) => {
+                    self.note("X pause");
+                    let woken = Arc::clone(&self.woken);
+                    await_resume(ticket, Box::new(move || woken.store(true, Ordering::Relaxed)));
                 }
                 Command::Release { is_login_bound } => {
                     // The pool takes no connection on which something is waiting (rule M12).
