@@ -214,7 +214,8 @@ impl Worker {
             is_any = true;
             match command {
                 Command::Connect { upstream, is_new } => self.acquire(key, upstream, is_new),
-                Command::AwaitResume(ticket) => {
+                Command::AwaitResume => {
+                    let Some(ticket) = client.connection.awaited_ticket() else { continue };
                     let queue = Arc::clone(&self.queue);
                     await_resume(ticket, Box::new(move || queue.push(WorkerMsg::Resume(key))));
                 }

@@ -87,7 +87,7 @@ impl Commands {
                 // What waits was about the connection that is released.
                 (self.release, self.upstream) = (Some(command), None);
             }
-            Command::Connect { .. } | Command::AwaitResume(_) | Command::Shutdown(Side::Upstream) => {
+            Command::Connect { .. } | Command::AwaitResume | Command::Shutdown(Side::Upstream) => {
                 self.upstream = Some(command);
             }
             Command::Shutdown(Side::Client) => self.shutdown_client = true,

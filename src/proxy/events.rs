@@ -90,9 +90,9 @@ pub enum Command {
         /// Not from the pool.
         is_new: bool,
     },
-    /// A plugin waits for the ticket with this number. Answered by [`Input::Resumed`] when it is resumed: at once or later, or
-    /// never.
-    AwaitResume(u64),
+    /// A plugin has paused: wait for `ProxyConnection::awaited_ticket`. Answered by [`Input::Resumed`] when that is resumed: at
+    /// once or later, or never.
+    AwaitResume,
     /// The upstream connection is not needed any more; it goes into the pool.
     Release {
         /// Somebody may have logged in on it: from now on it serves this client's connection and nobody else, also when it is

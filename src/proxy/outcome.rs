@@ -136,7 +136,7 @@ impl Transaction {
 
     /// Waits until the ticket is resumed.
     fn pause(&mut self, ctx: &mut Context<'_, '_>, ticket: Ticket) {
-        ctx.client.commands.push(Command::AwaitResume(ticket.number()));
+        ctx.client.commands.push(Command::AwaitResume);
         let before =
             self.set_response("pause", ResponseState::Paused { since: ctx.now(), ticket, next: Suspended::Request });
         if let (ResponseState::Body { body, reuse, is_pushed, .. }, ResponseState::Paused { next, .. }) =

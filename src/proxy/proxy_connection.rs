@@ -197,6 +197,14 @@ impl ProxyConnection {
         !self.client.commands.is_empty()
     }
 
+    /// The number of the ticket that a paused request waits for.
+    pub fn awaited_ticket(&self) -> Option<u64> {
+        match &self.transaction()?.response_state {
+            ResponseState::Paused { ticket, .. } => Some(ticket.number()),
+            _ => None,
+        }
+    }
+
     fn transaction(&self) -> Option<&Transaction> {
         match &self.state {
             ConnectionState::Active(transaction) => Some(transaction),

@@ -519,10 +519,12 @@ impl Wire {
                         answer => self.connected(answer),
                     }
                 }
-                Command::AwaitResume(ticket) => {
+                Command::AwaitResume => {
                     self.note("X pause");
                     let woken = Arc::clone(&self.woken);
-                    await_resume(ticket, Box::new(move || woken.store(true, Ordering::Relaxed)));
+                    if let Some(ticket) = self.exchange.awaited_ticket() {
+                        await_resume(ticket, Box::new(move || woken.store(true, Ordering::Relaxed)));
+                    }
                 }
                 Command::Release { is_login_bound } => {
                     // The pool takes no connection on which something is waiting (rule M12).
