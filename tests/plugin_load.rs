@@ -208,7 +208,7 @@ fn r08_a_plugin_that_is_not_created_is_skipped_or_stops_the_start() {
         assert_eq!(required.is_ok(), is_good, "{config}");
         if let Err(error) = required {
             assert!(error.to_string().contains("create failed"), "{error}");
-            assert!(lines.has("faulty", "create"), "{:?}", lines.all());
+            assert!(lines.has("libfaulty", "create"), "{:?}", lines.all());
         }
         let list = [listed(&faulty, false, config), listed(&header, true, "")];
         let chain = load(&list, lines.logger()).unwrap();

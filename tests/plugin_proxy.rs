@@ -13,7 +13,13 @@ use support::{Launch, Origin, Peer, Proxy};
 
 /// A configuration with these plugins in front of `origin`.
 fn config(origin: &Origin, plugins: &[(&Path, &str)], more: &str) -> String {
-    let lines = plugins.iter().map(|(path, config)| format!("  - path: {}\n    config: {config:?}\n", path.display()));
+    // One file may stand there several times.
+    let lines = plugins.iter().enumerate().map(|(number, (path, config))| {
+        let name = path.file_stem().unwrap().to_str().unwrap().trim_start_matches("lib");
+        let earlier = plugins[..number].iter().filter(|(other, _)| other == path).count();
+        let name = if earlier == 0 { name.to_owned() } else { format!("{name}-{}", earlier + 1) };
+        format!("  - path: {}\n    name: {name}\n    config: {config:?}\n", path.display())
+    });
     origin.config(&format!("plugins:\n{}{more}", lines.collect::<String>()))
 }
 

@@ -238,6 +238,7 @@ fn configz(routes: &[RouteConfig]) -> String {
 mod tests {
     use super::*;
     use crate::config::{AdminConfig, RouteOptions};
+    use crate::proxy::hooks::{HookContext, Phase, Verdict};
 
     fn route(prefix: &str, host: &str, port: u16, base_path: &str) -> RouteConfig {
         let upstream = UpstreamUrl {
@@ -320,6 +321,43 @@ mod tests {
         ];
         let ids = UpstreamNumbers::new(&routes, None).ids;
         assert_eq!(ids.iter().map(|id| id.0).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 3]);
+    }
+
+    /// A chain of no plugins.
+    struct Nothing;
+    impl Hooks for Nothing {
+        fn call(&self, _: Phase, _: &mut HookContext<'_>) -> Verdict {
+            Verdict::Continue
+        }
+    }
+
+    #[test]
+    fn each_selection_of_plugins_is_one_chain_for_all_routes_that_make_it() {
+        let selections = ["", ", plugins: []", ", plugins: [b, a]", ", plugins: [a, b]", ", plugins: [b]"];
+        let mut text = "plugins: [{builtin: a}, {builtin: b}]\nroutes:\n".to_owned();
+        for number in 0..5_000 {
+            text +=
+                &format!("- {{prefix: /{number}, upstream: 'http://a'{}}}\n", selections[number % selections.len()]);
+        }
+        let config = Arc::new(Config::parse(&text, "test").expect("valid"));
+        let mut made = Vec::new();
+        let hooks = RouteHooks::new(&config, |list| {
+            made.push(list.iter().map(|plugin| plugin.name.clone()).collect::<Vec<_>>().concat());
+            (!list.is_empty()).then(|| Arc::new(Nothing) as Arc<dyn Hooks>)
+        });
+        assert_eq!(made, ["ab", "", "ba", "ab", "b"], "once each");
+        let runtime = Runtime::new(Arc::clone(&config), hooks);
+        let chain = |runtime: &Runtime, route: u32| runtime.hooks(route).map(|hooks| Arc::as_ptr(hooks).cast::<()>());
+        assert_eq!(chain(&runtime, 1), None);
+        for route in 0..5_000 {
+            assert_eq!(chain(&runtime, route), chain(&runtime, route % 5), "{route}");
+        }
+        for route in [0, 1, 4] {
+            assert_eq!(chain(&runtime.narrowed_to(route + 5), 0), chain(&runtime, route), "{route}");
+        }
+        // Where all routes have the same, there is no list of them.
+        let same = RouteHooks::new(&self::runtime(true).config, |_| Some(Arc::new(Nothing)));
+        assert!(same.of_routes.is_empty() && same.chains.len() == 1);
     }
 
     #[test]
