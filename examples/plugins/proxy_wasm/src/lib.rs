@@ -11,6 +11,7 @@
 //!     config:
 //!       module: /etc/mini-rproxy/deny.wasm
 //!       config: {paths: [/private]}
+//!       bodies: [request]       # which bodies the module gets, whole
 //!       fuel: 10M               # instructions for one callback
 //!       memory: 8MiB            # of one instance
 //!       on_crash: fail          # or skip: go on without the module
@@ -82,15 +83,23 @@ impl Plugin for ProxyWasm {
     const NAME: &'static str = "proxy_wasm";
 
     fn create(setup: &Setup, config: &[u8]) -> Result<Self, Error> {
-        Ok(ProxyWasm { entry: Entry::new(Config::parse(config)?, setup.logger())? })
+        Ok(ProxyWasm { entry: Entry::new(Config::parse(config)?, setup)? })
     }
 
     fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
         self.verdict(self.entry.run(|instance| instance.request(x)))
     }
 
+    fn on_request_body(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
+        self.verdict(self.entry.run(|instance| instance.request_body(x)))
+    }
+
     fn on_response(&self, x: &mut ResponsePhase<'_>) -> Result<Verdict, Error> {
         self.verdict(self.entry.run(|instance| instance.response(x)))
+    }
+
+    fn on_response_body(&self, x: &mut ResponsePhase<'_>) -> Result<Verdict, Error> {
+        self.verdict(self.entry.run(|instance| instance.response_body(x)))
     }
 
     fn on_done(&self, x: &DonePhase<'_>) {

@@ -60,7 +60,7 @@ fn pseudo_header<'v>(
         (Side::Request, b":method") => Some(exchange.request().method()),
         (Side::Request, b":path") => Some(path(exchange, context)),
         (Side::Request, b":authority" | b"host") => Some(authority(exchange, context)),
-        (Side::Request, b":scheme") => Some(b"http"),
+        (Side::Request, b":scheme") => Some(exchange.request().scheme().as_bytes()),
         (Side::Response, b":status") => {
             let status = exchange.response()?.status();
             *digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8);
@@ -77,7 +77,7 @@ pub fn path<'v>(exchange: &'v Exchange<'_, '_>, context: &'v Context) -> &'v [u8
 
 /// The Host that the client sent, or what the module has made of it.
 pub fn authority<'v>(exchange: &'v Exchange<'_, '_>, context: &'v Context) -> &'v [u8] {
-    context.authority.as_deref().unwrap_or_else(|| exchange.request().authority())
+    context.authority.as_deref().unwrap_or_else(|| exchange.request().client_host())
 }
 
 /// Appends the value of that name to `out`: several lines as one, with commas. Says whether there was one.

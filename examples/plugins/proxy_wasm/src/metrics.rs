@@ -1,6 +1,11 @@
 //! Metrics of a module. All instances of an entry count in the same ones.
+//!
+//! The proxy takes new ones only while an entry is created: those that a module defines when it starts appear in /metrics,
+//! and later ones only in the module. Of a histogram the number and the sum of its values appear.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use mini_rproxy_plugin::{Counter, Error, Gauge, Setup};
 
 use crate::guest::{Guest, Outcome, Status};
 
@@ -22,6 +27,52 @@ struct Metric {
     name: Vec<u8>,
     /// Of a histogram: how many values were recorded.
     value: u64,
+    published: Option<Published>,
+}
+
+/// A metric of the proxy.
+#[derive(Clone, Copy, Debug)]
+enum Published {
+    Counter(Counter),
+    Gauge(Gauge),
+    Histogram { count: Counter, sum: Counter },
+}
+
+impl Metric {
+    fn publish(&self, setup: &Setup) -> Result<Published, Error> {
+        let (name, help) = (public_name(&self.name), "Of a Proxy-Wasm module.");
+        match self.kind {
+            Kind::Counter => Ok(Published::Counter(setup.counter(&name, help)?)),
+            Kind::Gauge => Ok(Published::Gauge(setup.gauge(&name, help)?)),
+            Kind::Histogram => {
+                let [count, sum] = ["count", "sum"].map(|part| setup.counter(&format!("{name}_{part}"), help));
+                Ok(Published::Histogram { count: count?, sum: sum? })
+            }
+        }
+    }
+
+    /// Tells the proxy that the value was `old`, and of a histogram what was recorded.
+    fn tell(&self, old: u64, recorded: u64) {
+        let growth = |from: u64, to: u64| u32::try_from(to.wrapping_sub(from)).unwrap_or(u32::MAX);
+        match self.published {
+            Some(Published::Counter(counter)) => counter.add(growth(old, self.value)),
+            Some(Published::Gauge(gauge)) => gauge.add(self.value.wrapping_sub(old) as i64),
+            Some(Published::Histogram { count, sum }) => {
+                count.add(growth(old, self.value));
+                sum.add(growth(0, recorded));
+            }
+            None => {}
+        }
+    }
+}
+
+/// A name that the proxy takes: lower-case letters, digits and `_`, a letter first, with room for `_count` behind it.
+fn public_name(name: &[u8]) -> String {
+    const MAX_LEN: usize = 58;
+    let safe = |byte: &u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase().into() } else { '_' };
+    let name: String = name.iter().map(safe).collect();
+    let prefix = if name.starts_with(|first: char| first.is_ascii_lowercase()) { "" } else { "m_" };
+    format!("{prefix}{name}").chars().take(MAX_LEN).collect()
 }
 
 /// The metrics of one entry.
@@ -32,6 +83,28 @@ impl Metrics {
     fn all(&self) -> MutexGuard<'_, Vec<Metric>> {
         // Nothing that is done under the lock can leave it half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes what there is known to the proxy.
+    pub fn publish(&self, setup: &Setup) {
+        for metric in self.all().iter_mut() {
+            match metric.publish(setup) {
+                Ok(published) => {
+                    metric.published = Some(published);
+                    let recorded = 0;
+                    metric.tell(0, recorded);
+                }
+                Err(error) => setup.warn(format_args!("a metric of the module does not appear in /metrics: {error}")),
+            }
+        }
+    }
+
+    /// The end of an entry: what gauges show of it goes. Counters keep what was counted.
+    pub fn withdraw(&self) {
+        for metric in self.all().iter_mut().filter(|metric| metric.kind == Kind::Gauge) {
+            let old = std::mem::take(&mut metric.value);
+            metric.tell(old, 0);
+        }
     }
 
     /// The number of a metric: the same for the same kind and name.
@@ -49,7 +122,7 @@ impl Metrics {
         if all.len() == MAX_METRICS || name.len() > MAX_NAME {
             return Err(Status::InternalFailure);
         }
-        all.push(Metric { kind, name: name.to_vec(), value: 0 });
+        all.push(Metric { kind, name: name.to_vec(), value: 0, published: None });
         Ok(all.len() as u32)
     }
 
@@ -60,11 +133,13 @@ impl Metrics {
 
     fn record(&self, id: u32, value: u64) -> Result<(), Status> {
         self.change(id, |metric| {
+            let old = metric.value;
             metric.value = match metric.kind {
                 Kind::Counter => metric.value.wrapping_add(value),
                 Kind::Gauge => value,
                 Kind::Histogram => metric.value.wrapping_add(1),
             };
+            metric.tell(old, value);
             Ok(())
         })
     }
@@ -74,7 +149,9 @@ impl Metrics {
             Kind::Counter if delta < 0 => Err(Status::BadArgument),
             Kind::Histogram => Err(Status::BadArgument),
             Kind::Counter | Kind::Gauge => {
-                metric.value = metric.value.wrapping_add_signed(delta);
+                let old = metric.value;
+                metric.value = old.wrapping_add_signed(delta);
+                metric.tell(old, 0);
                 Ok(())
             }
         })
@@ -131,6 +208,17 @@ mod tests {
         for id in [0, 4, u32::MAX] {
             assert_eq!((metrics.get(id), metrics.record(id, 1)), (Err(Status::NotFound), Err(Status::NotFound)));
         }
+    }
+
+    #[test]
+    fn names_are_made_to_fit() {
+        for (name, expected) in
+            [("http.Requests-2xx", "http_requests_2xx"), ("2xx", "m_2xx"), ("", "m_"), ("é", "m___")]
+        {
+            assert_eq!(public_name(name.as_bytes()), expected);
+        }
+        let long = public_name(&[b'x'; 300]) + "_count";
+        assert!(mini_rproxy_plugin::validate::is_metric_name(&long), "{long}");
     }
 
     #[test]

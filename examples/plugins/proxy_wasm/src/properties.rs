@@ -5,8 +5,6 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mini_rproxy_plugin::RequestView;
-
 use crate::exchange::{Exchange, Side};
 use crate::guest::{Guest, Outcome, Status};
 use crate::maps;
@@ -58,12 +56,17 @@ fn bytes(out: &mut Vec<u8>, value: &[u8]) -> Option<()> {
 /// Appends the value of a path.
 fn read(state: &mut State, path: &[&str], out: &mut Vec<u8>) -> Option<()> {
     match path {
-        ["plugin_name"] => return bytes(out, state.entry.name().as_bytes()),
         ["plugin_root_id"] => return bytes(out, state.entry.config.root_id.as_bytes()),
         ["plugin_vm_id"] => return bytes(out, state.entry.config.vm_id.as_deref().unwrap_or("").as_bytes()),
         // This proxy stands before a service: what it sees is inbound.
         ["listener_direction"] => return number(out, 1),
         _ => {}
+    }
+    if *path == ["plugin_name"] {
+        return match state.exchange() {
+            Some(exchange) => bytes(out, exchange.plugin_name().as_bytes()),
+            None => bytes(out, state.entry.name().as_bytes()),
+        };
     }
     let (exchange, context) = state.exchange_and_context()?;
     let request = exchange.request();
@@ -71,12 +74,27 @@ fn read(state: &mut State, path: &[&str], out: &mut Vec<u8>) -> Option<()> {
         ["request", rest @ ..] => read_request(exchange, context, rest, out),
         ["response", "code"] => number(out, exchange.response()?.status().into()),
         ["response", "headers", name] => header(exchange, context, Side::Response, name, out),
-        ["source", "address"] => bytes(out, request.client_addr()?.as_bytes()),
+        ["response", "size"] => number(out, exchange.outcome()?.bytes_out()),
+        // With its port, as Envoy has it.
+        ["source", "address"] => bytes(out, address(request.client_addr()?, request.client_port()).as_bytes()),
+        ["source", "port"] => number(out, request.client_port()?.into()),
+        ["destination", "address"] => bytes(out, request.local_addr()?.as_bytes()),
+        ["destination", "port"] => number(out, request.local_addr()?.rsplit_once(':')?.1.parse().ok()?),
+        ["connection", "tls_version"] => bytes(out, request.tls_version()?.as_bytes()),
+        ["connection", "requested_server_name"] => bytes(out, request.tls_server_name()?.as_bytes()),
         ["connection", "mtls"] => bytes(out, &[0]),
-        ["upstream", "address"] => bytes(out, request.upstream()),
+        ["upstream", "address"] => bytes(out, exchange.outcome()?.upstream_addr()?.as_bytes()),
         ["cluster_name"] | ["xds", "cluster_name"] => bytes(out, request.upstream()),
         ["route_name"] | ["xds", "route_name"] => bytes(out, request.route_prefix()),
         _ => bytes(out, exchange.value(&format!("{OWN}{}", path.join(".")))?),
+    }
+}
+
+fn address(ip: &str, port: Option<u16>) -> String {
+    match port {
+        Some(port) if ip.contains(':') => format!("[{ip}]:{port}"),
+        Some(port) => format!("{ip}:{port}"),
+        None => ip.to_owned(),
     }
 }
 
@@ -93,7 +111,9 @@ fn read_request(exchange: &Exchange<'_, '_>, context: &Context, path: &[&str], o
         ["query"] => bytes(out, mark.map_or(&[], |mark| &target[mark + 1..])),
         ["host"] => bytes(out, maps::authority(exchange, context)),
         ["method"] => bytes(out, exchange.request().method()),
-        ["scheme"] => bytes(out, scheme(exchange.request())),
+        ["scheme"] => bytes(out, exchange.request().scheme().as_bytes()),
+        ["protocol"] => bytes(out, exchange.request().protocol().as_bytes()),
+        ["size"] => number(out, exchange.outcome()?.bytes_in()),
         ["headers", name] => header(exchange, context, Side::Request, name, out),
         ["referer"] => header(exchange, context, Side::Request, "referer", out),
         ["useragent"] => header(exchange, context, Side::Request, "user-agent", out),
@@ -102,9 +122,4 @@ fn read_request(exchange: &Exchange<'_, '_>, context: &Context, path: &[&str], o
         ["duration"] => number(out, SystemTime::now().duration_since(context.started).ok()?.as_nanos() as u64),
         _ => None,
     }
-}
-
-/// How the client speaks to the proxy.
-pub fn scheme<'v>(_: &'v RequestView<'_>) -> &'v [u8] {
-    b"http"
 }

@@ -20,9 +20,9 @@ fn fields_and_pseudo_headers_of_the_request_are_read() {
         (":path", "/a?b=c"),
         (":method", "GET"),
         (":scheme", "http"),
-        (":authority", "upstream.example"),
-        ("host", "upstream.example"),
-        ("Host", "upstream.example"),
+        (":authority", "www.example"),
+        ("host", "www.example"),
+        ("Host", "www.example"),
         (":PATH", "/a?b=c"),
         ("x-one", "1"),
         ("X-ONE", "1"),
@@ -51,7 +51,7 @@ fn the_count_and_the_pairs_hold_pseudo_headers_first_and_names_in_lower_case() {
         format!("(call $num (local.get $count)) (call $num (call $get_pairs (i32.const 0) {AT})) (call $out) {size}");
     let log = run(&body, &mut x);
     let names = [":authority", ":path", ":method", ":scheme", "x-one", "x-one"];
-    let values = ["upstream.example", "/a", "POST", "http", "1", "2"];
+    let values = ["www.example", "/a", "POST", "http", "1", "2"];
     let mut expected = vec![6, 0, 0, 0];
     for (name, value) in names.iter().zip(values) {
         expected.extend([name.len() as u8, 0, 0, 0, value.len() as u8, 0, 0, 0]);
@@ -196,9 +196,10 @@ fn a_module_answers_in_the_upstreams_place() {
     );
     let wasm = Wasm::new(&on_request(&body));
     let Outcome::Respond(answer) = wasm.request(&mut Exchange::get("/")) else { panic!("{:?}", wasm.log()) };
+    let pair = |name: &[u8], value: &[u8]| (name.to_vec(), value.to_vec());
     assert_eq!(
         (answer.status, answer.fields, answer.body),
-        (403, vec![(b"x-a".to_vec(), b"1".to_vec())], b"no\n".to_vec())
+        (403, vec![pair(b"x-a", b"1"), pair(b"content-type", b"text/plain")], b"no\n".to_vec())
     );
     assert_eq!(wasm.log(), ["0"]);
     // In the response phase it replaces the upstream's.
@@ -278,7 +279,7 @@ fn properties_that_are_texts() {
         ("request.path", "/a?b=c"),
         ("request.url_path", "/a"),
         ("request.query", "b=c"),
-        ("request.host", "upstream.example"),
+        ("request.host", "www.example"),
         ("request.method", "PUT"),
         ("request.scheme", "http"),
         ("request.headers.x-one", "1"),
@@ -286,10 +287,12 @@ fn properties_that_are_texts() {
         ("request.referer", "r"),
         ("request.useragent", "u"),
         ("request.id", "7"),
-        ("source.address", "192.0.2.1"),
+        ("source.address", "192.0.2.1:50000"),
         ("cluster_name", "upstream.example"),
         ("route_name", "/"),
-        ("plugin_name", "test.wasm"),
+        ("destination.address", "192.0.2.80:80"),
+        ("request.protocol", "HTTP/1.1"),
+        ("plugin_name", "proxy_wasm"),
     ];
     let lines = [("X-One", "1"), ("Referer", "r"), ("User-Agent", "u"), ("X-Request-Id", "7")];
     let x = lines.iter().fold(Exchange::new("PUT", "/a?b=c"), |x, (name, value)| x.field(name, value));
@@ -310,6 +313,36 @@ fn properties_that_are_numbers() {
     assert_eq!(run_response(&property("response.headers.x-a"), &mut x), ["0", "1"]);
     let len = format!("(drop (call $get_property $s(\"response\\00code\") {AT})) (call $num (i32.load (i32.const 4)))");
     assert_eq!(run_response(&len, &mut x), ["8"]);
+}
+
+#[test]
+fn properties_of_the_connection_and_of_the_end() {
+    use mini_rproxy_plugin::host::Attr;
+    let x = Exchange::get("/")
+        .attr(Attr::TlsVersion, "TLSv1.3")
+        .attr(Attr::TlsServerName, "www")
+        .attr(Attr::Scheme, "https");
+    for (path, expected) in [
+        ("connection.tls_version", "TLSv1.3"),
+        ("connection.requested_server_name", "www"),
+        ("request.scheme", "https"),
+    ] {
+        assert_eq!(run(&property(path), &mut x.clone()), ["0", expected], "{path}");
+    }
+    let number = |path: &str| {
+        let path = path.replace('.', "\\00");
+        format!("(call $num (call $get_property $s(\"{path}\") {AT})) (call $num (i32.load (i32.load (i32.const 0))))")
+    };
+    assert_eq!(run(&(number("source.port") + &number("destination.port")), &mut x.clone()), ["0", "50000", "0", "80"]);
+    let wasm = Wasm::new(&format!(
+        "(func (export \"proxy_on_log\") (param i32) {} {})",
+        number("request.size"),
+        number("response.size")
+    ));
+    let mut x = x.attr(Attr::BytesIn, 7).attr(Attr::BytesOut, 9);
+    wasm.request(&mut x);
+    x.done(&wasm.plugin);
+    assert_eq!(wasm.log(), ["0", "7", "0", "9"]);
 }
 
 #[test]
@@ -470,4 +503,28 @@ fn what_is_not_offered_is_answered_as_the_sdks_expect() {
     for (call, expected) in rows {
         assert_eq!(run(&format!("(call $num (call {call}))"), &mut Exchange::get("/")), [expected], "{call}");
     }
+}
+
+#[test]
+fn metrics_of_the_start_appear_in_the_proxys() {
+    let functions = r#"(func (export "proxy_on_configure") (param i32 i32) (result i32)
+            (drop (call $define_metric (i32.const 0) $s("My.Hits") (i32.const 8)))
+            (drop (call $define_metric (i32.const 1) $s("level") (i32.const 12)))
+            (drop (call $define_metric (i32.const 2) $s("took") (i32.const 16)))
+            (drop (call $increment_metric (i32.load (i32.const 8)) (i64.const 1))) (i32.const 1))"#
+        .to_owned()
+        + &on_request(
+            "(drop (call $increment_metric (i32.load (i32.const 8)) (i64.const 2)))
+            (drop (call $record_metric (i32.load (i32.const 12)) (i64.const 7)))
+            (drop (call $increment_metric (i32.load (i32.const 12)) (i64.const -3)))
+            (drop (call $record_metric (i32.load (i32.const 16)) (i64.const 5)))",
+        );
+    let wasm = Wasm::new(&functions);
+    assert_eq!(wasm.plugin.metric("my_hits"), Some(1));
+    wasm.request(&mut Exchange::get("/"));
+    wasm.request(&mut Exchange::get("/"));
+    // Once more by the start of this thread's instance.
+    assert_eq!(wasm.plugin.metric("my_hits"), Some(6));
+    let rest = ["level", "took_count", "took_sum"].map(|name| wasm.plugin.metric(name));
+    assert_eq!(rest, [Some(4), Some(2), Some(10)]);
 }
