@@ -168,15 +168,18 @@ impl Chain {
             Caller { index, name: plugin.name, flags: plugin.raw.flags, limits: self.limits, logger: &self.logger };
         let mut handle = ExchangeHandle::new(HookAccess::new(context, phase, caller));
         let (this, x) = (plugin.this, handle.as_exchange());
-        // SAFETY (all three): the plugin's own hook with its own `this`, not yet destroyed. The handle is valid until the call
+        // Of all three: the plugin's own hook with its own `this`, not yet destroyed. The handle is valid until the call
         // returns and not used otherwise meanwhile.
         let verdict = match (phase, step) {
             (Phase::Done, _) => plugin.raw.on_done.map(|hook| {
+                // SAFETY: see above.
                 unsafe { hook(this, x) }
                 abi::CONTINUE
             }),
+            // SAFETY: see above.
             (_, Step::Resume { result: Some(true), ticket }) => on_resume.map(|hook| unsafe { hook(this, x, ticket) }),
             (_, Step::Resume { .. }) => Some(abi::FAIL),
+            // SAFETY: see above.
             (_, Step::Hook | Step::Body) => hook.map(|hook| unsafe { hook(this, x) }),
         };
         let Some(verdict) = verdict else { return Verdict::Continue };

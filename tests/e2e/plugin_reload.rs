@@ -141,7 +141,7 @@ fn a_plugin_that_cannot_be_created_refuses_the_whole_reload() {
     let origin = Origin::echo();
     let yaml = |entries: &[String], more: &str| origin.config(&format!("{more}\nplugins:\n{}", entries.concat()));
     let (one, refusing) = (counted.entry("a", "one"), counted.entry("b", "refuse"));
-    let proxy = Proxy::start(&yaml(&[one.clone()], ""));
+    let proxy = Proxy::start(&yaml(std::slice::from_ref(&one), ""));
     let optional = |entry: &str| entry.replace("- {", "- {required: false, ");
     for (number, (entries, what)) in [
         (vec![counted.entry("a", "new"), refusing.clone()], "plugin b ("),
@@ -290,7 +290,7 @@ fn storm(launch: impl FnOnce(&str) -> Launch, reloads: usize) -> Option<(Counted
 
 #[test]
 fn fifty_reloads_under_load_lose_nothing_and_destroy_each_instance_once() {
-    storm(|yaml| Launch::quiet(yaml), 50);
+    storm(Launch::quiet, 50);
 }
 
 #[test]
