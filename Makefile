@@ -138,6 +138,7 @@ loom:
 
 valgrind:
 	$(CARGO) test --locked --all-features --test plugin_memory -- --ignored
+	$(CARGO) test --locked --all-features --test e2e -- --ignored valgrind
 
 # What needs no sockets and no dlopen: the plugin boundary, where the unsafe code is, by itself and driven by the proxy's chain
 # of plugins; then the pure layers. Left out is what reads large files or much YAML: a minute and more each.

@@ -245,7 +245,7 @@ impl Running<'_> {
                     self.logger.line(Level::Warn, "no reload: the proxy is stopping").send();
                 }
                 Ok(SignalEvent::Reload) => {
-                    activation::notify(&activation::reloading());
+                    activation::notify_reload();
                     self.reload(load);
                     activation::notify("READY=1");
                 }

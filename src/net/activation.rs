@@ -69,7 +69,7 @@ fn take(fd: RawFd) -> Result<Socket, String> {
     Ok(socket)
 }
 
-/// Tells the service manager how the process stands: `READY=1`, `STOPPING=1`, or [`reloading`]. Without `NOTIFY_SOCKET`, a
+/// Tells the service manager how the process stands: `READY=1`, `STOPPING=1`; or see [`notify_reload`]. Without `NOTIFY_SOCKET`, a
 /// path or a name after `@`, nothing is sent; and a manager that does not get it will see for itself.
 pub fn notify(state: &str) {
     let Some(name) = env::var_os("NOTIFY_SOCKET") else { return };
@@ -85,8 +85,11 @@ pub fn notify(state: &str) {
 }
 
 /// The proxy reads its configuration again; `READY=1` says that this is over. systemd wants to know when, on the clock of its
-/// own log.
-pub fn reloading() -> String {
+/// own log. Valgrind has no such clock, and where nobody asks it is not read.
+pub fn notify_reload() {
+    if env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
     let now = Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)).unwrap_or_default();
-    format!("RELOADING=1\nMONOTONIC_USEC={}", now.as_micros())
+    notify(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.as_micros()));
 }
