@@ -222,6 +222,18 @@ fn r08_a_plugin_that_is_not_created_is_skipped_or_stops_the_start() {
 }
 
 #[test]
+fn r17_the_examples_of_the_guide_compile() {
+    let guide = fs::read_to_string(root().join("plugin-api/README.md")).unwrap();
+    let examples: Vec<&str> = guide.split("```c\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(examples.len(), 2);
+    for (number, example) in examples.iter().enumerate() {
+        let source = folder(&format!("r17-guide-{number}")).join("example.c");
+        fs::write(&source, example).unwrap();
+        cc(&["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only", source.to_str().unwrap()]);
+    }
+}
+
+#[test]
 fn r17_the_header_compiles_as_c99_c11_and_cpp11() {
     let dir = folder("r17");
     let strict = ["-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only"];

@@ -1,9 +1,10 @@
 //! Sets and removes members of JSON responses.
 //!
-//! Lesson: a plugin that needs a whole body asks for it in `NEEDS`, and pays: every response is buffered, up to the
-//! proxy's `plugin_body_limit` (above it the client gets 502), and nothing streams. And who changes a body must see to
-//! what describes it: a compressed body cannot be read (so the request must not ask for one), parts of a body cannot be
-//! changed (so no ranges), and an entity tag would name bytes that the client never gets.
+//! Lesson: a plugin that needs a body asks for it at the head, and only where it will use it: a download or an event stream
+//! on the same route passes as if there were no plugin. What it asks for is buffered, up to the proxy's `plugin_body_limit`;
+//! above it the client gets 502, since members that are to be removed must not slip through. And who changes a body must
+//! see to what describes it: a compressed body cannot be read (so the request must not ask for one), parts of a body cannot
+//! be changed (so no ranges), and an entity tag would name bytes that the client never gets.
 //!
 //! ```yaml
 //! plugins:
@@ -16,7 +17,7 @@
 //! find is left alone. Bodies that are no JSON, and answers that are no success, pass unchanged. Integers beyond 64 bits
 //! become floating point numbers, as in most JSON parsers.
 
-use mini_rproxy_plugin::{Error, Logger, Needs, Plugin, RequestPhase, ResponsePhase, Setup, Verdict};
+use mini_rproxy_plugin::{Error, HostError, Logger, Oversize, Plugin, RequestPhase, ResponsePhase, Setup, Verdict};
 use serde_json::{Map, Value};
 
 /// The configuration.
@@ -117,7 +118,6 @@ fn is_json(content_type: &[u8]) -> bool {
 
 impl Plugin for JsonRewrite {
     const NAME: &'static str = "json_rewrite";
-    const NEEDS: Needs = Needs::RESPONSE_BODY;
 
     fn create(setup: &Setup, config: &[u8]) -> Result<Self, Error> {
         let config: Config = serde_json::from_slice(config)
@@ -143,20 +143,31 @@ impl Plugin for JsonRewrite {
 
     fn on_response(&self, x: &mut ResponsePhase<'_>) -> Result<Verdict, Error> {
         let is_plain = x.field("content-encoding").is_none_or(|coding| coding.eq_ignore_ascii_case(b"identity"));
-        let is_ours = x.status() == 200 && is_plain && x.field("content-type").is_some_and(is_json);
-        // An answer to HEAD shows no body, but speaks of the one that GET would be given, which would be another one.
-        let is_head = x.request().method() == b"HEAD";
-        let new = if is_ours { x.body().and_then(|body| self.rewrite(body)) } else { None };
-        if new.is_some() || (is_ours && is_head) {
-            if let Some(new) = new {
-                x.set_body(new)?;
-            }
-            for name in ["etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges"] {
-                x.remove_field(name)?;
+        if x.status() == 200 && is_plain && x.field("content-type").is_some_and(is_json) {
+            x.want_body(Oversize::Refuse)?;
+            // An answer to HEAD shows no body, but speaks of the one that GET would be given, which would be another one.
+            if x.request().method() == b"HEAD" {
+                remove_validators(x)?;
             }
         }
         Ok(Verdict::Continue)
     }
+
+    fn on_response_body(&self, x: &mut ResponsePhase<'_>) -> Result<Verdict, Error> {
+        if let Some(new) = x.body().and_then(|body| self.rewrite(body)) {
+            x.set_body(new)?;
+            remove_validators(x)?;
+        }
+        Ok(Verdict::Continue)
+    }
+}
+
+/// Removes what describes the bytes of the upstream.
+fn remove_validators(x: &mut ResponsePhase<'_>) -> Result<(), HostError> {
+    for name in ["etag", "content-md5", "digest", "content-digest", "repr-digest", "accept-ranges"] {
+        x.remove_field(name)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
