@@ -16,6 +16,7 @@
 #               choose, BENCH_QUICK=1 gives a first look, PROXY=target/pgo/mini-rproxy measures another build
 # make pgo      the release binary, compiled with a profile of itself at work, into target/pgo/; needs llvm-tools
 # make bench-instructions  instructions and system calls of a request, counted by valgrind and strace: the same on a busy machine
+# make bench-logins  p99 of a request beside eight logins whose passwords are checked, against that of a request alone
 # make bench-micro  single steps: reading heads, routing, chunks, plugins
 # make selftest  the smuggling catalogue through the binary; docs/smuggling.md tells how to play it against any proxy
 # make differential  the smuggling catalogue through this proxy, nginx and HAProxy, as a table
@@ -38,7 +39,7 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run check size test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-micro selftest differential faults soak fuzz fuzz-short fuzz-check coverage loom valgrind miri asan apps wasm-envoy clean
+.PHONY: run check size test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-logins bench-micro selftest differential faults soak fuzz fuzz-short fuzz-check coverage loom valgrind miri asan apps wasm-envoy clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -185,6 +186,9 @@ pgo:
 bench-instructions:
 	@$(MAKE) --no-print-directory bench SCENARIO=instructions,calls
 	@sh benches/instructions.sh
+
+bench-logins:
+	$(CARGO) test --locked --release --features builtin-plugins --test plugin_examples -- --ignored --nocapture p99
 
 bench-micro:
 	$(CARGO) bench --locked

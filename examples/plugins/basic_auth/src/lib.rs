@@ -1,14 +1,15 @@
 //! Asks for a name and a password (RFC 7617) and compares them with an htpasswd file.
 //!
 //! Lesson: hooks must not block, and a good password hash is slow on purpose (50 ms and more). So
+//! - slow checks run on a thread of their own, while the exchange waits and others are served;
 //! - a password that was right is remembered as a keyed hash: each user costs one slow check, not each request;
-//! - slow checks have a budget for each second. Above it the answer is 429: whoever guesses passwords holds up nobody;
+//! - slow checks have a budget for each second, and a bounded queue. Above that the answer is 429: guesses cost little;
 //! - a name that does not exist costs as much as a wrong password, so that answers do not tell names.
 //!
 //! ```yaml
 //! plugins:
 //!   - path: target/plugins/basic_auth.so
-//!     config: {htpasswd: /etc/mini-rproxy/htpasswd, realm: staff, checks_per_second: 4}
+//!     config: {htpasswd: /etc/mini-rproxy/htpasswd, realm: staff}
 //! ```
 //! The file is read once, at start. Its lines are `name:hash` with bcrypt (`htpasswd -B`) or SHA-crypt (`htpasswd -5`,
 //! `openssl passwd -6`); older kinds are refused with the number of the line. The upstream does not see the password, but
@@ -16,7 +17,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 // `make loom` runs the tests of `mod loom_tests` with a lock that threads get in every possible order.
@@ -28,7 +29,7 @@ use std::sync::Mutex;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use mini_rproxy_plugin::{Error, Plugin, RequestPhase, Setup, Verdict, validate};
+use mini_rproxy_plugin::{Error, Plugin, Pool, RequestPhase, Setup, Verdict, validate};
 use sha_crypt::{PasswordVerifier, ShaCrypt};
 use sha2::Sha256;
 
@@ -45,6 +46,12 @@ struct Config {
     /// Slow checks for all threads together.
     #[serde(default = "default_checks")]
     checks_per_second: u32,
+    /// Threads for slow checks.
+    #[serde(default = "default_threads")]
+    threads: usize,
+    /// Requests that wait for such a thread.
+    #[serde(default = "default_waiting")]
+    waiting: usize,
 }
 
 fn default_realm() -> String {
@@ -52,7 +59,15 @@ fn default_realm() -> String {
 }
 
 fn default_checks() -> u32 {
-    4
+    10
+}
+
+fn default_threads() -> usize {
+    1
+}
+
+fn default_waiting() -> usize {
+    32
 }
 
 /// One line of the file.
@@ -66,6 +81,13 @@ struct User {
 /// The plugin.
 #[derive(Debug)]
 pub struct BasicAuth {
+    guard: Arc<Guard>,
+    pool: Pool,
+}
+
+/// What hooks and slow checks share.
+#[derive(Debug)]
+struct Guard {
     users: HashMap<String, User>,
     challenge: String,
     key: [u8; 32],
@@ -102,11 +124,11 @@ impl Budget {
 enum Answer {
     Right,
     Wrong,
-    /// The budget for slow checks is spent.
+    /// The budget for slow checks is spent, or too many wait for one.
     Later,
 }
 
-impl BasicAuth {
+impl Guard {
     fn parse(text: &str) -> Result<HashMap<String, User>, Error> {
         let mut users = HashMap::new();
         for (index, line) in text.lines().enumerate() {
@@ -141,16 +163,22 @@ impl BasicAuth {
         mac
     }
 
+    /// Whether it is a password that was right before.
+    fn is_verified(&self, name: &str, password: &[u8]) -> bool {
+        let known = self.users.get(name).and_then(|user| user.verified.get());
+        known.is_some_and(|known| self.mac(name, password).verify_slice(known).is_ok())
+    }
+
+    /// Takes its time.
     fn check(&self, name: &str, password: &[u8]) -> Answer {
-        let user = self.users.get(name);
-        if let Some(known) = user.and_then(|user| user.verified.get())
-            && self.mac(name, password).verify_slice(known).is_ok()
-        {
+        // Another request with it may have been checked while this one waited.
+        if self.is_verified(name, password) {
             return Answer::Right;
         }
         if !self.checks.take_now() {
             return Answer::Later;
         }
+        let user = self.users.get(name);
         // For a name that does not exist some other hash is computed, only to take as long.
         let Some(hash) = user.or_else(|| self.users.values().next()).map(|user| user.hash.as_str()) else {
             return Answer::Wrong;
@@ -161,6 +189,25 @@ impl BasicAuth {
                 Answer::Right
             }
             (_, _) => Answer::Wrong,
+        }
+    }
+
+    /// What an answer means for the request with that name.
+    fn apply(&self, x: &mut RequestPhase<'_>, answer: Answer, name: &str) -> Result<Verdict, Error> {
+        match answer {
+            Answer::Right => {
+                x.remove_field("authorization")?;
+                x.set_field(USER_FIELD, name)?;
+                x.set_value("basic_auth.user", name)?;
+                Ok(Verdict::Continue)
+            }
+            Answer::Wrong => {
+                let fields = [("WWW-Authenticate", self.challenge.as_str()), ("Content-Type", "text/plain")];
+                Ok(x.respond(401, &fields, "a name and a password are needed\n")?)
+            }
+            Answer::Later => {
+                Ok(x.respond(429, &[("Retry-After", "1"), ("Content-Type", "text/plain")], "too many attempts\n")?)
+            }
         }
     }
 }
@@ -201,7 +248,7 @@ impl Plugin for BasicAuth {
             .map_err(|error| Error::new(format!("config must be a mapping with htpasswd: {error}")))?;
         let text = fs::read_to_string(&config.htpasswd)
             .map_err(|error| Error::new(format!("{}: {error}", config.htpasswd)))?;
-        let users = BasicAuth::parse(&text)?;
+        let users = Guard::parse(&text)?;
         let realm = config.realm.replace('\\', "\\\\").replace('"', "\\\"");
         if !validate::is_field_value(realm.as_bytes()) {
             return Err(Error::new("realm must be without line breaks and spaces around it"));
@@ -211,26 +258,27 @@ impl Plugin for BasicAuth {
         setup.info(format_args!("{} users", users.len()));
         let checks =
             Budget { start: Instant::now(), per_second: config.checks_per_second.max(1), spent: Mutex::new((0, 0)) };
-        Ok(BasicAuth { users, challenge: format!("Basic realm=\"{realm}\", charset=\"UTF-8\""), key, checks })
+        let challenge = format!("Basic realm=\"{realm}\", charset=\"UTF-8\"");
+        let pool = Pool::new(setup, config.threads.clamp(1, 64), config.waiting)?;
+        Ok(BasicAuth { guard: Arc::new(Guard { users, challenge, key, checks }), pool })
     }
 
     fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
-        let given = x.field("authorization").and_then(credentials);
-        let answer = given.as_ref().map_or(Answer::Wrong, |(name, password)| self.check(name, password));
-        match (answer, given) {
-            (Answer::Right, Some((name, _))) => {
-                x.remove_field("authorization")?;
-                x.set_field(USER_FIELD, &name)?;
-                x.set_value("basic_auth.user", &name)?;
-                Ok(Verdict::Continue)
-            }
-            (Answer::Later, _) => {
-                Ok(x.respond(429, &[("Retry-After", "1"), ("Content-Type", "text/plain")], "too many attempts\n")?)
-            }
-            (Answer::Right | Answer::Wrong, _) => {
-                let fields = [("WWW-Authenticate", self.challenge.as_str()), ("Content-Type", "text/plain")];
-                Ok(x.respond(401, &fields, "a name and a password are needed\n")?)
-            }
+        let Some((name, password)) = x.field("authorization").and_then(credentials) else {
+            return self.guard.apply(x, Answer::Wrong, "");
+        };
+        if self.guard.is_verified(&name, &password) {
+            return self.guard.apply(x, Answer::Right, &name);
+        }
+        let (pause, guard) = (x.pause()?, Arc::clone(&self.guard));
+        let verdict = pause.verdict();
+        let check = move || {
+            let answer = guard.check(&name, &password);
+            pause.resume(move |x| guard.apply(x, answer, &name));
+        };
+        match self.pool.run(check) {
+            Ok(()) => Ok(verdict),
+            Err(_) => self.guard.apply(x, Answer::Later, ""),
         }
     }
 }
@@ -239,7 +287,6 @@ impl Plugin for BasicAuth {
 mod tests {
     use super::*;
     use mini_rproxy_plugin::testing::{Exchange, Instance, Outcome};
-    use std::time::Duration;
 
     /// An instance over a file that is gone afterwards: it is read only once.
     fn plugin(name: &str, lines: &str, more: &str) -> Result<Instance<BasicAuth>, String> {
@@ -248,6 +295,14 @@ mod tests {
         let plugin = Instance::new(format!("{{\"htpasswd\": {path:?}{more}}}"));
         fs::remove_file(&path).unwrap();
         plugin
+    }
+
+    /// What becomes of a request in the end.
+    fn ask(mut x: Exchange, plugin: &Instance<BasicAuth>) -> Outcome {
+        match x.request(plugin) {
+            Outcome::Pause => x.resumed(plugin),
+            other => other,
+        }
     }
 
     fn with(name: &str, password: &str) -> Exchange {
@@ -270,14 +325,14 @@ mod tests {
         let plugin = plugin("right", &users(), ", \"checks_per_second\": 1000").unwrap();
         for name in ["ann", "bob", "cy"] {
             let mut x = with(name, "swordfish").field("x-remote-user", "root");
-            assert_eq!(x.request(&plugin), Outcome::Continue, "{name}");
+            assert_eq!((x.request(&plugin), x.resumed(&plugin)), (Outcome::Pause, Outcome::Continue), "{name}");
             assert_eq!(x.request_field("X-Remote-User"), Some(name));
             assert_eq!(x.request_field("authorization"), None, "the upstream does not see the password");
             assert_eq!(x.value("basic_auth.user"), Some(name));
-            assert_eq!(with(name, "Swordfish").request(&plugin).status(), Some(401), "{name}");
-            assert_eq!(with(name, "").request(&plugin).status(), Some(401), "{name}");
+            assert_eq!(ask(with(name, "Swordfish"), &plugin).status(), Some(401), "{name}");
+            assert_eq!(ask(with(name, ""), &plugin).status(), Some(401), "{name}");
         }
-        let outcome = with("nobody", "swordfish").request(&plugin);
+        let outcome = ask(with("nobody", "swordfish"), &plugin);
         assert_eq!(outcome.status(), Some(401));
         assert_eq!(outcome.field("www-authenticate"), Some("Basic realm=\"mini-rproxy\", charset=\"UTF-8\""));
     }
@@ -297,20 +352,52 @@ mod tests {
     }
 
     #[test]
+    fn others_are_answered_while_a_password_is_checked() {
+        let slow =
+            format!("ann:{}\nbob:{}\n", bcrypt::hash("swordfish", 4).unwrap(), bcrypt::hash("pike", 11).unwrap());
+        let plugin = plugin("beside", &slow, "").unwrap();
+        assert_eq!(ask(with("ann", "swordfish"), &plugin), Outcome::Continue);
+        // The hook comes back at once: the check is under way, or has yet to begin.
+        let mut login = with("bob", "pike");
+        assert_eq!(login.request(&plugin), Outcome::Pause);
+        assert_eq!(with("ann", "swordfish").request(&plugin), Outcome::Continue);
+        assert_eq!(Exchange::get("/").request(&plugin).status(), Some(401));
+        assert_eq!(login.resumed(&plugin), Outcome::Continue);
+    }
+
+    #[test]
+    fn more_than_can_wait_are_refused_at_once() {
+        let slow = format!("ann:{}\n", bcrypt::hash("swordfish", 11).unwrap());
+        let plugin = plugin("full", &slow, ", \"waiting\": 2").unwrap();
+        let mut crowd: Vec<Exchange> = (0..20).map(|_| with("ann", "swordfish")).collect();
+        let outcomes: Vec<Outcome> = crowd.iter_mut().map(|x| x.request(&plugin)).collect();
+        assert_eq!(outcomes[..3], [Outcome::Pause, Outcome::Pause, Outcome::Pause], "one thread, and two places");
+        assert!(outcomes.iter().any(|outcome| outcome.status() == Some(429)), "{outcomes:?}");
+        for (mut x, outcome) in crowd.into_iter().zip(outcomes) {
+            if outcome == Outcome::Pause {
+                assert_eq!(x.resumed(&plugin), Outcome::Continue);
+            }
+        }
+    }
+
+    #[test]
     fn a_password_that_was_right_is_checked_slowly_once() {
         let slow = format!("ann:{}\n", bcrypt::hash("swordfish", 8).unwrap());
         let plugin = plugin("once", &slow, ", \"checks_per_second\": 1").unwrap();
-        let mut statuses = Vec::new();
-        let start = Instant::now();
-        for _ in 0..100 {
-            statuses.push(with("ann", "swordfish").request(&plugin).status());
+        // All of them wait for the thread; the first check answers them all.
+        let mut crowd: Vec<Exchange> = (0..20).map(|_| with("ann", "swordfish")).collect();
+        let first: Vec<Outcome> = crowd.iter_mut().map(|x| x.request(&plugin)).collect();
+        assert_eq!(first[0], Outcome::Pause);
+        for (mut x, outcome) in crowd.into_iter().zip(first) {
+            let outcome = if outcome == Outcome::Pause { x.resumed(&plugin) } else { outcome };
+            assert_eq!(outcome, Outcome::Continue, "one of them was slow, for which there is a budget");
         }
-        assert_eq!(statuses, [None; 100], "one of them was slow, for which there is a budget");
-        assert!(start.elapsed() < Duration::from_secs(2));
+        // From then on no thread is needed.
+        assert_eq!(with("ann", "swordfish").request(&plugin), Outcome::Continue);
         // Guesses soon meet the end of the budget; who was there before is not touched by it.
-        let guesses: Vec<_> = (0..20).map(|guess| with("ann", &guess.to_string()).request(&plugin).status()).collect();
+        let guesses: Vec<_> = (0..20).map(|guess| ask(with("ann", &guess.to_string()), &plugin).status()).collect();
         assert!(guesses.contains(&Some(429)), "{guesses:?}");
-        assert_eq!(with("ann", "swordfish").request(&plugin).status(), None);
+        assert_eq!(with("ann", "swordfish").request(&plugin), Outcome::Continue);
     }
 
     #[test]
