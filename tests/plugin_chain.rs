@@ -139,6 +139,37 @@ fn r11_answer_and_failure_in_the_response_phase() {
 
 #[cfg(feature = "dlopen")]
 #[test]
+fn r11_an_answer_passes_the_response_hooks_of_all_or_of_those_behind() {
+    let done =
+        |lines: &Lines| lines.of("letters").into_iter().filter(|text| text.starts_with("done")).collect::<Vec<_>>();
+    // Of on_request: all plugins, and all are told of the end.
+    let Some((chain, lines)) = letters("r11d", &["a", "b:r", "c"]) else { return };
+    let mut x = Exchange::new();
+    assert_eq!(word(&x.on_request(&chain)), "respond 403");
+    assert_eq!(word(&x.on_response(&chain)), "continue");
+    assert_eq!(x.response_field("x-letters").as_deref(), Some("cba"));
+    x.on_done(&chain);
+    assert_eq!(done(&lines), ["done c", "done b", "done a"]);
+    // Of on_response: those behind.
+    let Some((chain, _)) = letters("r11d", &["a", "b:R", "c"]) else { return };
+    let mut x = Exchange::new();
+    assert_eq!(word(&x.on_request(&chain)), "continue");
+    assert_eq!(word(&x.on_response(&chain)), "respond 418");
+    x.state.skip_plugin();
+    assert_eq!(word(&x.on_response(&chain)), "continue");
+    assert_eq!(x.response_field("x-letters").as_deref(), Some("cba"));
+    // Where one fails with the answer of another, the one between them, of which no hook ran, is told nothing.
+    let Some((chain, lines)) = letters("r11d", &["a:r", "b", "c:F"]) else { return };
+    let mut x = Exchange::new();
+    assert_eq!(word(&x.on_request(&chain)), "respond 403");
+    assert_eq!(word(&x.on_response(&chain)), "fail");
+    x.on_done(&chain);
+    x.on_done(&chain);
+    assert_eq!(done(&lines), ["done c", "done a"]);
+}
+
+#[cfg(feature = "dlopen")]
+#[test]
 fn r12_verdicts_that_mean_nothing_are_failures() {
     let rows = [
         ("a:v", "fail"),

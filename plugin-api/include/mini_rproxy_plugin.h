@@ -2,7 +2,8 @@
  * Native plugins for mini-rproxy: the binary interface, version 1.0.
  *
  * A plugin is a shared object which exports one data symbol, MiniRProxyPluginInstance, of type mrp_plugin.
- * The host calls on_request before it forwards a request and on_response after the upstream has responded.
+ * The host calls on_request before it forwards a request and on_response after the upstream has responded, or when it or a
+ * plugin answers in the upstream's place: see MRP_RESPONSE_SOURCE.
  *
  * Memory:  (1) Arguments are borrowed for the length of the call; bytes that are kept longer must be copied.
  *          (2) Bytes which the host hands out live until the next changing call on that exchange, or the end of the hook.

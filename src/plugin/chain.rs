@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! on_request    a ─► b ─► c ─► upstream      respond or fail: the rest is not called, nor the upstream
-//! on_response   a ◄─ b ◄─ c ◄─ upstream      the other way round; respond or fail: the rest is not called
-//! on_done       for each plugin that the request reached, last one first, however the exchange ended
+//! on_response   a ◄─ b ◄─ c ◄─ upstream      the other way round; respond: the rest sees that answer; fail: 502, as it is
+//! on_done       for each plugin of which a hook ran, last one first, however the exchange ended
 //! ```
+//!
+//! An answer of a plugin in `on_request`, and any of the proxy itself, passes `on_response` of all plugins.
 //!
 //! Before a hook the chain stops for a body that the plugin always wants; behind it for one that the hook asked for, which gets
 //! a hook of its own; or it stops because a hook pauses. [`Hooks::call`] goes on where it stopped.
@@ -161,8 +163,10 @@ impl Chain {
             (_, Step::Resume { .. }) => ("on_resume", None),
             (Phase::Done, _) => ("on_done", None),
         };
-        if phase == Phase::Request {
-            context.state.started = index + 1;
+        match phase {
+            Phase::Request => context.state.started = index + 1,
+            Phase::Response => context.state.responded = self.plugins.len() - index,
+            Phase::Done => {}
         }
         let caller =
             Caller { index, name: plugin.name, flags: plugin.raw.flags, limits: self.limits, logger: &self.logger };
@@ -223,7 +227,9 @@ impl Hooks for Chain {
     fn call(&self, phase: Phase, context: &mut HookContext<'_>) -> Verdict {
         let mut clock = Instant::now();
         if phase == Phase::Done {
-            for index in (0..std::mem::take(&mut context.state.started)).rev() {
+            let started = std::mem::take(&mut context.state.started);
+            let responded = self.plugins.len() - std::mem::take(&mut context.state.responded);
+            for index in (0..self.plugins.len()).rev().filter(|index| *index < started || *index >= responded) {
                 self.call_plugin(index, phase, Step::Hook, context, &mut clock);
             }
             return Verdict::Continue;

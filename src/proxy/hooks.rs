@@ -91,8 +91,10 @@ pub struct ChainState {
     pub values: Vec<(Vec<u8>, Vec<u8>)>,
     /// What they have added to the line of the access log.
     pub pairs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// How many plugins' `on_request` ran; `on_done` is owed to these.
+    /// How many plugins' `on_request` ran, counted from the first one; `on_done` is owed to these ...
     pub started: usize,
+    /// ... and to those whose `on_response` ran, counted from the last one.
+    pub responded: usize,
     /// What they did, in the order of the chain.
     pub timings: Vec<PluginTiming>,
     /// Where the chain goes on.
@@ -108,8 +110,17 @@ pub struct ChainState {
 impl ChainState {
     /// How many bytes of memory it owns.
     pub fn memory(&self) -> usize {
-        let ChainState { values, pairs, started: _, timings, position: _, paused: _, wanted, writes_response_body: _ } =
-            self;
+        let ChainState {
+            values,
+            pairs,
+            started: _,
+            responded: _,
+            timings,
+            position: _,
+            paused: _,
+            wanted,
+            writes_response_body: _,
+        } = self;
         let within: usize = values.iter().chain(pairs).map(|(key, value)| key.capacity() + value.capacity()).sum();
         within
             + (values.capacity() + pairs.capacity()) * size_of::<(Vec<u8>, Vec<u8>)>()
@@ -121,7 +132,7 @@ impl ChainState {
     pub fn clear(&mut self) {
         self.values.clear();
         self.pairs.clear();
-        self.started = 0;
+        (self.started, self.responded) = (0, 0);
         self.timings.clear();
         self.position = Position::default();
         self.paused = None;
@@ -132,6 +143,23 @@ impl ChainState {
     /// What that plugin asked for of that side.
     pub fn wanted_by(&mut self, plugin: usize, side: Side) -> Option<&mut WantedBody> {
         self.wanted.iter_mut().find(|wanted| wanted.plugin == plugin && wanted.side == side)
+    }
+
+    /// Whether a response hook ran.
+    pub fn has_responded(&self) -> bool {
+        self.responded > 0
+    }
+
+    /// There is another response, which no plugin has seen.
+    pub fn restart_response(&mut self) {
+        self.position = Position::default();
+        self.wanted.iter_mut().for_each(|wanted| wanted.is_given &= wanted.side == Side::Request);
+    }
+
+    /// The plugin that was called last has answered: what follows is for those behind it.
+    pub fn skip_plugin(&mut self) {
+        self.position.nth += 1;
+        self.position.step = Step::Hook;
     }
 
     /// The pause is over; see [`Step::Resume`].

@@ -4,7 +4,7 @@ use super::cause::Cause;
 use super::context::{Client, Context};
 use super::events::{CloseMode, Command, Side};
 use super::forward::{Persistence, finish_head};
-use super::hooks::{HookBody, HookContext, Phase, Verdict};
+use super::hooks::{HookBody, HookContext, LocalResponse, Phase, Verdict};
 use super::memory::Buffers;
 use super::request_log::{AccessRecord, ResponseSource};
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Suspended, Transaction};
@@ -12,7 +12,7 @@ use super::tickets::Ticket;
 use crate::bytes::SharedText;
 use crate::http::body::Body;
 use crate::http::chars::write_decimal;
-use crate::http::fields::HOP_BY_HOP;
+use crate::http::fields::{Fields, HOP_BY_HOP};
 use crate::http::framing::{Framing, has_no_body};
 use crate::http::head::{Method, reason_phrase};
 
@@ -46,8 +46,8 @@ impl Transaction {
         if self.is_persistent { Persistence::KeepAlive(self.buf.request.version) } else { Persistence::Close }
     }
 
-    /// Queues a response of our own: a built-in resource, an error, or what a plugin answers. It is the final response; the
-    /// upstream is not needed any more, and neither is the rest of the request.
+    /// Sends a response of our own: a built-in resource, a redirect, an error. On a route with plugins it passes their response
+    /// hooks, all of them, like any other.
     pub(super) fn send_local<'a>(
         &mut self,
         ctx: &mut Context<'_, '_>,
@@ -55,9 +55,92 @@ impl Transaction {
         lines: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
         body: LocalBody<'_>,
     ) {
+        self.begin_local(ctx, ResponseSource::Proxy);
+        match self.hooks(&ctx.client.runtime) {
+            None => self.queue_local(ctx, status, lines, body),
+            Some(_) => {
+                let mut fields = Fields::new();
+                lines.for_each(|(name, value)| fields.add(name, value));
+                let body = match body {
+                    LocalBody::Reason => reason_text(status),
+                    LocalBody::Bytes(bytes) => bytes.to_vec(),
+                    LocalBody::Shared(text) => text.as_bytes().to_vec(),
+                };
+                self.buf.chain.restart_response();
+                self.pass_local(ctx, LocalResponse { status, fields, body });
+            }
+        }
+    }
+
+    /// A response of our own is the final one; the upstream is not needed any more, and neither is the rest of the request.
+    fn begin_local(&mut self, ctx: &mut Context<'_, '_>, source: ResponseSource) {
         self.close_upstream(ctx, CloseMode::Close);
         self.abandon_request();
         self.set_response("our own response", ResponseState::Done);
+        self.log.source = Some(source);
+        self.too_large.response = false;
+    }
+
+    /// Calls the response hooks that have not seen it yet for a response of our own, and queues it. Where a plugin answers in
+    /// its place, those behind it see that. Where one fails, or wants to wait, nobody else is asked.
+    #[inline(never)]
+    fn pass_local(&mut self, ctx: &mut Context<'_, '_>, mut answer: LocalResponse) {
+        loop {
+            self.set_local(answer);
+            match self.call_hooks(ctx, Phase::Response) {
+                Verdict::Continue => return self.queue_response(ctx),
+                Verdict::Respond(other) => {
+                    self.log.set_cause(Cause::PluginAnswered);
+                    self.log.source = Some(ResponseSource::Plugin);
+                    self.buf.chain.skip_plugin();
+                    answer = *other;
+                }
+                Verdict::Fail | Verdict::AwaitBody | Verdict::TooLarge | Verdict::Pause(_) => {
+                    self.log.set_cause(Cause::PluginFailed);
+                    self.log.source = Some(ResponseSource::Proxy);
+                    return self.send_bare_error(ctx);
+                }
+            }
+        }
+    }
+
+    /// The answer to a plugin that has failed with a response: no plugin sees it.
+    fn send_bare_error(&mut self, ctx: &mut Context<'_, '_>) {
+        let mut fields = Fields::new();
+        fields.add(PLAIN_TEXT.0, PLAIN_TEXT.1);
+        let status = Cause::PluginFailed.status();
+        self.set_local(LocalResponse { status, fields, body: reason_text(status) });
+        self.queue_response(ctx);
+    }
+
+    /// Puts a response of our own where plugins see it.
+    fn set_local(&mut self, answer: LocalResponse) {
+        let LocalResponse { status, fields, body } = answer;
+        self.log.has_response_body = !body.is_empty() && self.gets_body(status);
+        self.buf.response_body = body;
+        let response = &mut self.buf.response;
+        (response.status, response.fields) = (status, fields);
+        response.reason.clear();
+        response.reason.extend_from_slice(reason_phrase(status).as_bytes());
+    }
+
+    /// Queues what plugins have left of it.
+    fn queue_response(&mut self, ctx: &mut Context<'_, '_>) {
+        let fields = std::mem::take(&mut self.buf.response.fields);
+        let body = std::mem::take(&mut self.buf.response_body);
+        let lines = fields.iter().map(|line| (line.name, line.value));
+        self.queue_local(ctx, self.buf.response.status, lines, LocalBody::Bytes(&body));
+        self.buf.response.fields = fields;
+    }
+
+    /// Queues a response of our own.
+    fn queue_local<'a>(
+        &mut self,
+        ctx: &mut Context<'_, '_>,
+        status: u16,
+        lines: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
+        body: LocalBody<'_>,
+    ) {
         self.log.status = status;
         self.is_persistent &= !ctx.client.is_draining;
         let reason = reason_phrase(status);
@@ -66,8 +149,6 @@ impl Transaction {
             LocalBody::Bytes(bytes) => bytes.len(),
             LocalBody::Shared(text) => text.len(),
         };
-        self.log.source.get_or_insert(ResponseSource::Proxy);
-        self.log.has_response_body = len > 0 && self.gets_body(status);
         let (date, persistence) = (&ctx.worker.now.date, self.persistence());
         write_local_head(status, lines, len, persistence, date, self.buf.to_client.buf());
         if !self.gets_body(status) {
@@ -97,6 +178,9 @@ impl Transaction {
             self.abandon_request();
             self.is_persistent = false;
             self.set_response("truncated", ResponseState::Closing(mode));
+        } else if cause == Cause::PluginFailed && self.buf.chain.has_responded() {
+            self.begin_local(ctx, ResponseSource::Proxy);
+            self.send_bare_error(ctx);
         } else {
             let allow = cause.allow().map(|methods| (&b"Allow"[..], methods.as_bytes()));
             self.send_local(ctx, cause.status(), allow.into_iter().chain([PLAIN_TEXT]), LocalBody::Reason);
@@ -119,9 +203,9 @@ impl Transaction {
             Verdict::AwaitBody => Ok(HookResult::AwaitBody),
             Verdict::Respond(answer) => {
                 self.log.set_cause(Cause::PluginAnswered);
-                self.log.source = Some(ResponseSource::Plugin);
-                let lines = answer.fields.iter().map(|line| (line.name, line.value));
-                self.send_local(ctx, answer.status, lines, LocalBody::Bytes(&answer.body));
+                self.begin_local(ctx, ResponseSource::Plugin);
+                self.buf.chain.skip_plugin();
+                self.pass_local(ctx, *answer);
                 Ok(HookResult::Stopped)
             }
             Verdict::Pause(ticket) => {
@@ -294,7 +378,7 @@ impl Transaction {
     #[inline(never)]
     pub(super) fn log_request(&mut self, ctx: &mut Context<'_, '_>) {
         ctx.client.served = ctx.client.served.saturating_add(1);
-        if self.buf.chain.started > 0 {
+        if self.buf.chain.started > 0 || self.buf.chain.has_responded() {
             self.call_hooks(ctx, Phase::Done);
         }
         let runtime = &ctx.client.runtime;
@@ -338,7 +422,7 @@ impl Transaction {
             response: match phase {
                 Phase::Request => None,
                 Phase::Response => Some(response),
-                // Where the upstream gave a final response.
+                // Where there was a final response.
                 Phase::Done => (response.status >= 200).then_some(response),
             },
             request,
@@ -354,6 +438,11 @@ impl Transaction {
         };
         hooks.call(phase, &mut context)
     }
+}
+
+/// The body of an error.
+fn reason_text(status: u16) -> Vec<u8> {
+    [reason_phrase(status), "\n"].concat().into_bytes()
 }
 
 /// Appends the head of a final response of our own with these field lines, for a body of `len` bytes. Date is added where it

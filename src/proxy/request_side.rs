@@ -136,8 +136,11 @@ impl Transaction {
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
         let framing = request_framing(request)?;
         let handler = admit(request, framing, options, peer, runtime, &mut scratch.host, new_target)?;
-        if let Handler::Upstream(plan) = handler {
-            return self.forward(ctx, plan, framing);
+        match handler {
+            Handler::Upstream(plan) => return self.forward(ctx, plan, framing),
+            // The route's plugins will see it.
+            Handler::ToSlash(plan) => self.prepare(ctx, plan),
+            _ => {}
         }
         // The body of a request for a built-in resource is of no interest: where there is one, the connection ends.
         if Body::new(framing).is_none() {
@@ -157,8 +160,8 @@ impl Transaction {
                 let allow = (&b"Allow"[..], FORWARDED_METHODS.as_bytes());
                 return self.send_local(ctx, 204, [allow].into_iter(), LocalBody::Bytes(b""));
             }
-            Handler::ToSlash => {
-                let location = std::mem::take(&mut self.buf.new_target);
+            Handler::ToSlash(_) => {
+                let location = self.buf.request.target.clone();
                 let lines = [(&b"Location"[..], &location[..]), PLAIN_TEXT];
                 return self.send_local(ctx, 301, lines.into_iter(), LocalBody::Reason);
             }
@@ -174,13 +177,12 @@ impl Transaction {
         self.send_local(ctx, 200, content_type(media_type), LocalBody::Shared(text));
     }
 
-    /// Makes of the head the one to forward, and gives it to the request hooks.
-    fn forward(&mut self, ctx: &mut Context<'_, '_>, plan: ForwardPlan, framing: Framing) -> Result<(), Cause> {
+    /// Makes of the head the one to forward.
+    fn prepare(&mut self, ctx: &mut Context<'_, '_>, plan: ForwardPlan) {
         self.route_index = Some(plan.route);
         self.attempt = self.choose_upstream(ctx, plan.route);
-        self.request_framing = framing;
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
-        let (Some(route), Some(upstream)) = (self.route(runtime), self.upstream(runtime)) else { return Ok(()) };
+        let (Some(route), Some(upstream)) = (self.route(runtime), self.upstream(runtime)) else { return };
         let Buffers { request, original_target, new_target, offered, scratch, .. } = &mut self.buf;
         std::mem::swap(&mut request.target, original_target);
         std::mem::swap(&mut request.target, new_target);
@@ -188,12 +190,22 @@ impl Transaction {
         if !forward_request(request, &plan, runtime, upstream, peer, offered, scratch) {
             ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant);
         }
+    }
+
+    /// Makes of the head the one to forward, and gives it to the request hooks.
+    fn forward(&mut self, ctx: &mut Context<'_, '_>, plan: ForwardPlan, framing: Framing) -> Result<(), Cause> {
+        self.request_framing = framing;
+        self.prepare(ctx, plan);
+        let runtime = &ctx.client.runtime;
         let Some(body) = Body::new(framing) else {
             self.set_request("head, no body", RequestState::Done);
             return self.pass_request(ctx);
         };
         self.log.has_request_body = true;
-        let max_bytes = route.options.max_body_bytes.unwrap_or(u64::MAX);
+        let max_bytes = self.route(runtime).and_then(|route| route.options.max_body_bytes).unwrap_or(u64::MAX);
+        if matches!(framing, Framing::Length(len) if len > max_bytes) {
+            return Err(Cause::RequestTooLarge);
+        }
         let limit = runtime.config.plugin_body_limit as u64;
         self.too_large.request = matches!(framing, Framing::Length(len) if len > limit);
         let awaits_continue = plan.expects_continue;

@@ -157,6 +157,7 @@ impl Plugin {
                 &self.ops.on_request
             }
             Step::Hook => {
+                view.state.responded = 1;
                 let status = view.response.as_ref().map_or(0, |head| head.status);
                 self.note(format!("response {status}{shown}"));
                 &self.ops.on_response
