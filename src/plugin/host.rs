@@ -298,6 +298,10 @@ impl ExchangeAccess for HookAccess<'_, '_> {
     }
 
     fn pause(&mut self) -> Result<u64, HostError> {
+        // Whoever waits for an answer of ours has waited long enough.
+        if self.phase == Phase::Response && self.hooks.log.source.is_some_and(|who| who != ResponseSource::Upstream) {
+            return Err(HostError::WrongPhase);
+        }
         Ok(self.ticket.get_or_insert_with(Ticket::issue).number())
     }
 
