@@ -98,17 +98,16 @@ impl Transaction {
                 Verdict::Fail | Verdict::AwaitBody | Verdict::TooLarge | Verdict::Pause(_) => {
                     self.log.set_cause(Cause::PluginFailed);
                     self.log.source = Some(ResponseSource::Proxy);
-                    return self.send_bare_error(ctx);
+                    return self.send_bare_error(ctx, Cause::PluginFailed.status());
                 }
             }
         }
     }
 
-    /// The answer to a plugin that has failed with a response: no plugin sees it.
-    fn send_bare_error(&mut self, ctx: &mut Context<'_, '_>) {
+    /// The answer where a plugin has failed with a response, or never resumed it: no plugin sees it.
+    fn send_bare_error(&mut self, ctx: &mut Context<'_, '_>, status: u16) {
         let mut fields = Fields::new();
         fields.add(PLAIN_TEXT.0, PLAIN_TEXT.1);
-        let status = Cause::PluginFailed.status();
         self.set_local(LocalResponse { status, fields, body: reason_text(status) });
         self.queue_response(ctx);
     }
@@ -178,9 +177,9 @@ impl Transaction {
             self.abandon_request();
             self.is_persistent = false;
             self.set_response("truncated", ResponseState::Closing(mode));
-        } else if cause == Cause::PluginFailed && self.buf.chain.has_responded() {
+        } else if matches!(cause, Cause::PluginFailed | Cause::PluginTimeout) && self.buf.chain.has_responded() {
             self.begin_local(ctx, ResponseSource::Proxy);
-            self.send_bare_error(ctx);
+            self.send_bare_error(ctx, cause.status());
         } else {
             let allow = cause.allow().map(|methods| (&b"Allow"[..], methods.as_bytes()));
             self.send_local(ctx, cause.status(), allow.into_iter().chain([PLAIN_TEXT]), LocalBody::Reason);
