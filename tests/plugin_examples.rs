@@ -121,6 +121,23 @@ fn a_client_that_leaves_while_it_waits_and_an_answer_that_comes_too_late() {
 }
 
 #[test]
+fn request_ids_are_on_every_answer_and_in_the_log() {
+    let origin = Origin::start(|mut peer, _| {
+        // It answers once, then it only closes.
+        if peer.request().is_some_and(|request| request.target() == "/good") {
+            let _ = peer.try_send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let proxy = Proxy::start(&origin.config("plugins:\n  - builtin: request_id\n"));
+    for (target, status) in [("/good", 200), ("/bad", 502)] {
+        let response = proxy.connect().get(target);
+        assert_eq!(response.status(), status);
+        let id = response.field("X-Request-Id").unwrap_or_else(|| panic!("{target} has none: {response:?}"));
+        assert!(proxy.access(target).contains(&format!("request_id={id}")), "{}", proxy.access(target));
+    }
+}
+
+#[test]
 fn the_json_log_tells_what_clients_got() {
     let (origin, folder) = (Origin::echo(), TempDir::new().expect("a temporary folder"));
     let file = folder.path().join("log");
