@@ -1,5 +1,5 @@
-//! The filters of `filters/`: written in Rust on the SDK of the Proxy-Wasm project, compiled to WebAssembly, and run here.
-//! `filters/build.sh` makes them.
+//! The filters of `filters/`: written in Rust on the SDK of the Proxy-Wasm project (and one in AssemblyScript), compiled to
+//! WebAssembly, and run here. `filters/build.sh` makes them.
 
 mod support;
 
@@ -80,6 +80,21 @@ fn clients_are_counted_by_all_threads_together() {
     assert!(admitted == 20 || admitted == 40, "{admitted}");
     assert_eq!(from("192.0.2.8"), None);
     assert!(wasm.errors().is_empty(), "{:?}", wasm.errors());
+}
+
+#[test]
+fn a_filter_in_assemblyscript() {
+    // On the SDK of solo.io, which picks the filter by its root id and traps by `abort`.
+    let wasm = filter("add", r#""config": "hello", "root_id": "add","#);
+    for _ in 0..3 {
+        let mut x = Exchange::get("/");
+        wasm.request(&mut x);
+        x.upstream_answers(200, &[], "");
+        assert_eq!(wasm.response(&mut x), Outcome::Continue, "{:?}", wasm.log());
+        assert_eq!(x.response_field("x-as"), Some("hello"));
+        x.done(&wasm.plugin);
+    }
+    assert!(wasm.errors().is_empty());
 }
 
 #[test]

@@ -61,7 +61,9 @@ impl HttpContext for Filter {
         }
         let page = self.get_http_response_body(0, len).unwrap_or_default();
         if let Some(at) = page.windows(7).rposition(|part| part.eq_ignore_ascii_case(b"</body>")) {
-            self.set_http_response_body(at, 0, &self.text);
+            // As a whole: Envoy puts nothing into the middle of a body.
+            let page = [&page[..at], &self.text, &page[at..]].concat();
+            self.set_http_response_body(0, len, &page);
         }
         Action::Continue
     }
