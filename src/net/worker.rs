@@ -616,7 +616,9 @@ mod tests {
 
     use crate::config::Config;
     use crate::extras::metrics::Registry;
+    use crate::proxy::hooks::{HookContext, Hooks, LocalResponse, Phase, Step, Verdict};
     use crate::proxy::proxy_connection::{AccessRecord, Observer};
+    use crate::proxy::tickets::{self, Ticket};
 
     use super::super::dns::SystemLookup;
 
@@ -649,6 +651,47 @@ mod tests {
         };
         let registry = Arc::new(Registry::new(1, Duration::ZERO));
         Worker::new(seed, runtime, MeteredObserver::new(registry, 0, Box::new(Silent)))
+    }
+
+    /// Pauses each request, and answers it when a thread of its own has resumed it.
+    struct Pausing;
+
+    impl Hooks for Pausing {
+        fn call(&self, phase: Phase, context: &mut HookContext<'_>) -> Verdict {
+            let step = context.state.position.step;
+            if let (Phase::Request, Step::Resume { result, .. }) = (phase, step) {
+                assert_eq!(result, Some(true));
+                return Verdict::Respond(Box::new(LocalResponse { status: 204, ..LocalResponse::default() }));
+            }
+            if phase != Phase::Request {
+                return Verdict::Continue;
+            }
+            let ticket = Ticket::issue();
+            let number = ticket.number();
+            context.state.position.step = Step::Resume { ticket: number, result: None };
+            std::thread::spawn(move || assert!(tickets::resume(number, true)));
+            Verdict::Pause(ticket)
+        }
+    }
+
+    #[test]
+    fn a_thread_that_resumes_a_paused_request_wakes_the_worker() {
+        let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("threads");
+        let mut worker = worker(&resolver);
+        let config = Config::parse("routes: [{prefix: /, upstream: 'http://127.0.0.1:1'}]", "test").expect("valid");
+        worker.ctx.runtime = Rc::new(Runtime::new(Arc::new(config), Some(Arc::new(Pausing) as Arc<dyn Hooks>)));
+        let mut client = client(&mut worker);
+        client.write_all("GET /a HTTP/1.1\r\nHost: h\r\n\r\n".repeat(20).as_bytes()).expect("room");
+        let mut events = Events::with_capacity(EVENTS);
+        let mut answers = String::new();
+        while answers.matches("HTTP/1.1 204").count() < 20 {
+            worker.poll.poll(&mut events, worker.poll_timeout()).expect("a poller");
+            worker.ctx.clock.read();
+            worker.run_once(events.iter().map(|event| (event.token(), SocketFlags::of(event))));
+            let _ = client.read_to_string(&mut answers);
+            assert!(!answers.contains(" 504 "), "{answers}");
+        }
+        resolver.stop();
     }
 
     /// A client of `worker`: the far end.
