@@ -2,7 +2,7 @@
 # make test     everything that CI runs
 # make check    format, lints, rustdoc, unit tests, wire scripts and the rules of the layers: for while you work
 # make size     lines of code, comments and tests by layers, the core file by file, and what only shrinks
-# make plugins  builds the example plugins into target/plugins/
+# make plugins  builds the example plugins into target/plugins/, and prints their sizes
 # make features the checks and tests that depend on which features are in
 # make static   builds the fully static binaries into target/static/: without TLS, with it, and with it and the host of
 #               WebAssembly filters; FEATURES=builtin-plugins links the example plugins in
@@ -87,6 +87,7 @@ plugins:
 			$(CC) -Wall -Wextra -Werror -shared -fPIC -I plugin-api/include -o "$(TARGET)/plugins/$$name.so.new" "$$folder"*.c; \
 		fi; \
 		mv "$(TARGET)/plugins/$$name.so.new" "$(TARGET)/plugins/$$name.so"; \
+		echo "$(TARGET)/plugins/$$name.so: $$(( $$(wc -c <"$(TARGET)/plugins/$$name.so") / 1024 )) KiB"; \
 	done
 
 static:

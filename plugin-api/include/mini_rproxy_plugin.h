@@ -23,6 +23,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -205,6 +206,15 @@ typedef struct mrp_plugin {
 
 /* static initialiser of an mrp_str from a string literal */
 #define MRP_STR(literal) { (literal), sizeof(literal) - 1 }
+
+/* an mrp_str at run time, of a text that ends with a NUL */
+static inline mrp_str mrp_text(const char *text)
+{
+    mrp_str out;
+    out.ptr = text;
+    out.len = strlen(text);
+    return out;
+}
 
 /* initialiser of an mrp_plugin in C: MRP_PLUGIN_INIT("hush", "1.0", .create = create, .on_response = on_response) */
 #define MRP_PLUGIN_INIT(plugin_name, plugin_version, ...)                                                         \

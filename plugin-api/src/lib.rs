@@ -189,6 +189,11 @@ pub use types::{Descriptor, Error, HostError, Level, Logger, Needs, Oversize, Pa
 #[doc = include_str!("../README.md")]
 mod readme {}
 
+/// So do those of the reference.
+#[cfg(doctest)]
+#[doc = include_str!("../FUNCTIONS.md")]
+mod functions {}
+
 /// A plugin. One instance is shared by all threads of the proxy.
 pub trait Plugin: Send + Sync + Sized + 'static {
     /// How it appears in logs and in `plugins: [{builtin: ...}]`: 1 to 64 visible ASCII characters.
