@@ -11,6 +11,7 @@
 //! | [`plugin_elf`] | what is accepted lies within the file |
 //! | [`plugin_record`] | what is accepted keeps every rule of the interface |
 //! | [`plugin_fields`] | the host's functions do to a message what a model does to a list of pairs |
+//! | [`wasm_calls`] | a WebAssembly module calls host functions with any arguments: no panic, and messages stay valid |
 //! | [`exchange`] | all invariants of the tests, whatever clients, upstreams, plugins and the clock do |
 //!
 //! A finding first becomes a test (a row of a table, or a file in `tests/wire`), and then it is mended.
@@ -23,6 +24,7 @@ mod input;
 mod plugin;
 mod proxy_header;
 mod target;
+mod wasm;
 
 /// The tests' own wire, strict parser and invariants.
 #[path = "../../tests/testkit/mod.rs"]
@@ -35,12 +37,13 @@ pub use head::{request_head, response_head};
 pub use plugin::{plugin_elf, plugin_fields, plugin_record};
 pub use proxy_header::proxy_header;
 pub use target::target_route;
+pub use wasm::wasm_calls;
 
 /// A fuzz target.
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("chunked_roundtrip", chunked_roundtrip),
     ("config", config),
     ("exchange", exchange),
@@ -52,4 +55,5 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("target_route", target_route),
+    ("wasm_calls", wasm_calls),
 ];
