@@ -416,11 +416,13 @@ impl Transaction {
 
     /// Whether an upstream connection is in use, or asked for.
     pub fn holds_upstream(&self) -> bool {
-        match self.response_state {
-            ResponseState::None | ResponseState::Done | ResponseState::Closing(_) => false,
-            ResponseState::Paused { next: Suspended::Request, .. } => false,
-            _ => true,
-        }
+        !matches!(
+            self.response_state,
+            ResponseState::None
+                | ResponseState::Paused { next: Suspended::Request, .. }
+                | ResponseState::Done
+                | ResponseState::Closing(_)
+        )
     }
 
     /// Whether bytes can be written to the upstream.

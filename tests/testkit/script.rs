@@ -303,15 +303,22 @@ fn difference(expected: &str, found: &str) -> String {
 /// A line of a plugin, as it stands behind `HOOK`.
 pub fn parse_hook(line: &str, wants: &mut Wants, hooks: &mut Ops) -> Option<()> {
     let (hook, op) = line.split_once(' ')?;
-    let ops = match (hook, op) {
-        ("want", "request") => return Some(wants.request = true),
-        ("want", "response") => return Some(wants.response = true),
-        ("want", "optional") => return Some(wants.is_optional = true),
-        ("request", _) => &mut hooks.on_request,
-        ("response", _) => &mut hooks.on_response,
-        ("request-body", _) => &mut hooks.on_request_body,
-        ("response-body", _) => &mut hooks.on_response_body,
-        ("resume", _) => &mut hooks.on_resume,
+    if hook == "want" {
+        let want = match op {
+            "request" => &mut wants.request,
+            "response" => &mut wants.response,
+            "optional" => &mut wants.is_optional,
+            _ => return None,
+        };
+        *want = true;
+        return Some(());
+    }
+    let ops = match hook {
+        "request" => &mut hooks.on_request,
+        "response" => &mut hooks.on_response,
+        "request-body" => &mut hooks.on_request_body,
+        "response-body" => &mut hooks.on_response_body,
+        "resume" => &mut hooks.on_resume,
         _ => return None,
     };
     ops.push(parse_op(op)?);
