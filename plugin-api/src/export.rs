@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::Plugin;
 use crate::abi::{self, Status};
-use crate::pause::Continuation;
+use crate::pause::{Continuation, abandon};
 use crate::phase::{DonePhase, RequestPhase, ResponsePhase};
 use crate::setup::{HostLink, Setup};
 use crate::types::{Descriptor, Error, Logger, Verdict};
@@ -150,7 +150,9 @@ unsafe fn in_request<P: Plugin>(
     // SAFETY: passed on to the caller.
     let Instance { host, plugin } = unsafe { instance::<P>(this) };
     // SAFETY: as above.
-    verdict(contain(&host.log, entry, || hook(plugin, &mut unsafe { RequestPhase::new(host, x) })))
+    let mut phase = unsafe { RequestPhase::new(host, x) };
+    let result = contain(&host.log, entry, || hook(plugin, &mut phase));
+    verdict(host, entry, result, phase.ticket)
 }
 
 /// Runs a hook of the response phase.
@@ -166,7 +168,9 @@ unsafe fn in_response<P: Plugin>(
     // SAFETY: passed on to the caller.
     let Instance { host, plugin } = unsafe { instance::<P>(this) };
     // SAFETY: as above.
-    verdict(contain(&host.log, entry, || hook(plugin, &mut unsafe { ResponsePhase::new(host, x) })))
+    let mut phase = unsafe { ResponsePhase::new(host, x) };
+    let result = contain(&host.log, entry, || hook(plugin, &mut phase));
+    verdict(host, entry, result, phase.ticket)
 }
 
 unsafe extern "C" fn on_request<P: Plugin>(this: *mut c_void, x: *mut abi::Exchange) -> abi::Verdict {
@@ -200,7 +204,16 @@ unsafe extern "C" fn on_resume<P: Plugin>(this: *mut c_void, x: *mut abi::Exchan
     }
 }
 
-fn verdict(result: Option<Verdict>) -> abi::Verdict {
+/// What a hook returns; `ticket` is that of its pause, which it need not end in.
+fn verdict(host: &HostLink, entry: &str, result: Option<Verdict>, ticket: Option<u64>) -> abi::Verdict {
+    if let Some(ticket) = ticket
+        && !matches!(result, Some(Verdict::Pause(_)))
+    {
+        contain(&host.log, entry, || {
+            abandon(host, ticket);
+            Ok(())
+        });
+    }
     match result {
         Some(Verdict::Continue) => abi::CONTINUE,
         Some(Verdict::Respond(_)) => abi::RESPOND,

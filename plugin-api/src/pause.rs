@@ -81,6 +81,10 @@ impl<P> Pause<P> {
         Ok(Pause { host: Some(Arc::clone(host)), ticket, _phase: PhantomData })
     }
 
+    pub(crate) fn ticket(&self) -> u64 {
+        self.ticket
+    }
+
     /// What the hook returns.
     pub fn verdict(&self) -> Verdict {
         Verdict::Pause(PauseToken(()))
@@ -128,6 +132,12 @@ impl<P> Drop for Pause<P> {
     }
 }
 
+/// Ends a pause whose hook does not wait. What it was resumed with already is dropped; from here on nobody can resume it.
+pub(crate) fn abandon(host: &HostLink, ticket: u64) {
+    resume(host, ticket, abi::FAIL);
+    drop(host.take_continuation(ticket));
+}
+
 /// Says whether the exchange was still waiting.
 fn resume(host: &HostLink, ticket: u64, verdict: abi::Verdict) -> bool {
     // SAFETY: the host's function with its ctx; any thread may call it.
@@ -152,6 +162,9 @@ mod tests {
 
     /// The other ends of the instance that was made last.
     static LAST: Mutex<Option<(Receiver<RequestPause>, Receiver<ResponsePause>)>> = Mutex::new(None);
+
+    /// What the next continuation holds.
+    static HELD: Mutex<Option<Arc<()>>> = Mutex::new(None);
 
     impl Plugin for Waits {
         const NAME: &'static str = "waits";
@@ -179,6 +192,15 @@ mod tests {
                     return Ok(x.respond(429, &[], "")?);
                 }
                 Some(b"panic") => panic!("with a pause"),
+                Some(b"resume and go on" | b"resume and fail") => {
+                    let held = HELD.lock().unwrap().take();
+                    assert!(pause.resume(move |_| panic!("{held:?}: nobody waits")));
+                    return if x.field("x-do") == Some(b"resume and fail") {
+                        Err(Error::new("no"))
+                    } else {
+                        Ok(Verdict::Continue)
+                    };
+                }
                 Some(b"at once") => {
                     assert!(pause.resume(|x| Ok(x.set_field("x-resumed", "1").map(|()| Verdict::Continue)?)));
                     return Ok(verdict);
@@ -310,6 +332,18 @@ mod tests {
         assert_eq!(x.request(&plugin), Outcome::Pause);
         drop(x);
         assert!(!requests.recv().unwrap().resume(|_| Ok(Verdict::Continue)), "an exchange that is not even told");
+    }
+
+    #[test]
+    fn what_a_hook_would_have_gone_on_with_is_dropped_when_it_does_not_wait() {
+        let (plugin, ..) = waits();
+        for (what, outcome) in [("resume and go on", Outcome::Continue), ("resume and fail", Outcome::Fail)] {
+            let held = Arc::new(());
+            *HELD.lock().unwrap() = Some(Arc::clone(&held));
+            let mut x = Exchange::get("/").field("x-do", what);
+            assert_eq!(x.request(&plugin), outcome, "{what}");
+            assert_eq!(Arc::strong_count(&held), 1, "{what}");
+        }
     }
 
     #[test]

@@ -442,6 +442,8 @@ impl ResponseView<'_> {
 #[derive(Debug)]
 pub struct RequestPhase<'x> {
     view: RequestView<'x>,
+    /// That of its pause.
+    pub(crate) ticket: Option<u64>,
 }
 
 impl<'x> Deref for RequestPhase<'x> {
@@ -457,7 +459,7 @@ impl<'x> RequestPhase<'x> {
     /// As [`RawExchange::new`], in the request phase.
     pub(crate) unsafe fn new(host: &'x Arc<HostLink>, x: *mut abi::Exchange) -> Self {
         // SAFETY: passed on to the caller.
-        RequestPhase { view: RequestView { raw: unsafe { RawExchange::new(host, x) } } }
+        RequestPhase { view: RequestView { raw: unsafe { RawExchange::new(host, x) } }, ticket: None }
     }
 
     fn raw(&self) -> &RawExchange<'x> {
@@ -498,7 +500,9 @@ impl<'x> RequestPhase<'x> {
 
     /// Lets this exchange wait for a thread of the plugin's own: see [`Pause`].
     pub fn pause(&mut self) -> Result<RequestPause, HostError> {
-        Pause::new(self.raw().host, self.raw().x)
+        let pause = Pause::new(self.raw().host, self.raw().x)?;
+        self.ticket = Some(pause.ticket());
+        Ok(pause)
     }
 
     writers!(abi::REQUEST);
@@ -509,6 +513,8 @@ impl<'x> RequestPhase<'x> {
 pub struct ResponsePhase<'x> {
     request: RequestView<'x>,
     view: ResponseView<'x>,
+    /// That of its pause.
+    pub(crate) ticket: Option<u64>,
 }
 
 impl<'x> Deref for ResponsePhase<'x> {
@@ -525,7 +531,7 @@ impl<'x> ResponsePhase<'x> {
     pub(crate) unsafe fn new(host: &'x Arc<HostLink>, x: *mut abi::Exchange) -> Self {
         // SAFETY: passed on to the caller.
         let raw = unsafe { RawExchange::new(host, x) };
-        ResponsePhase { request: RequestView { raw }, view: ResponseView { raw } }
+        ResponsePhase { request: RequestView { raw }, view: ResponseView { raw }, ticket: None }
     }
 
     fn raw(&self) -> &RawExchange<'x> {
@@ -560,7 +566,9 @@ impl<'x> ResponsePhase<'x> {
 
     /// Lets this exchange wait for a thread of the plugin's own: see [`Pause`]. Not for answers of the proxy itself.
     pub fn pause(&mut self) -> Result<ResponsePause, HostError> {
-        Pause::new(self.raw().host, self.raw().x)
+        let pause = Pause::new(self.raw().host, self.raw().x)?;
+        self.ticket = Some(pause.ticket());
+        Ok(pause)
     }
 
     writers!(abi::RESPONSE);
