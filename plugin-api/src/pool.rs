@@ -86,7 +86,7 @@ impl Pool {
     pub fn run<J: FnOnce() + Send + 'static>(&self, job: J) -> Result<(), J> {
         let mut queue = self.shared.queue();
         // A job that an idle thread has yet to pick up does not wait.
-        if queue.waiting.len() >= self.shared.max_waiting + queue.idle {
+        if queue.waiting.len() >= self.shared.max_waiting.saturating_add(queue.idle) {
             return Err(job);
         }
         queue.waiting.push_back(Box::new(job));
@@ -153,6 +153,18 @@ mod tests {
         assert!(pool.run(back).is_ok(), "the same job, later");
         drop(ends);
         assert_eq!(begins.recv(), Ok("d"));
+    }
+
+    #[test]
+    fn there_may_be_room_for_as_many_as_come() {
+        let pool = pool(2, usize::MAX);
+        let (begun, begins) = channel();
+        for _ in 0..10 {
+            let begun = begun.clone();
+            assert!(pool.run(move || begun.send(()).unwrap()).is_ok());
+        }
+        drop(begun);
+        assert_eq!(begins.iter().count(), 10);
     }
 
     #[test]
