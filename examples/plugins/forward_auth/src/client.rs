@@ -1,4 +1,5 @@
-//! A tiny HTTP/1.1 client: one GET at a time over a kept connection, with one time limit for all of it. It blocks.
+//! A tiny HTTP/1.1 client: one GET at a time over a kept connection, with one time limit for all but the look-up of a name,
+//! which the system bounds. It blocks.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -154,7 +155,13 @@ impl<R: Read> Reader<R> {
     /// Reads more; says whether there was any.
     fn fill(&mut self) -> io::Result<bool> {
         let mut bytes = [0; 4096];
-        let count = self.from.read(&mut bytes)?;
+        let count = loop {
+            match self.from.read(&mut bytes) {
+                // By a signal: the time limit counts on.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
         self.buf.extend_from_slice(&bytes[..count]);
         Ok(count > 0)
     }
@@ -342,6 +349,19 @@ mod tests {
         for (text, (status, body, can_be_kept)) in rows {
             assert_eq!(read(text.as_bytes()), Ok((status, body.to_owned(), can_be_kept)), "{text}");
         }
+    }
+
+    #[test]
+    fn a_signal_does_not_end_the_reading() {
+        struct Interrupted<'a>(bool, &'a [u8]);
+        impl Read for Interrupted<'_> {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                self.0 = !self.0;
+                if self.0 { Err(io::ErrorKind::Interrupted.into()) } else { self.1.read(buf) }
+            }
+        }
+        let (answer, _) = read_answer(Interrupted(false, b"HTTP/1.1 200 OK\r\n\r\nok")).unwrap();
+        assert_eq!(answer.body, b"ok");
     }
 
     #[test]

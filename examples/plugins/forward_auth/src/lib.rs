@@ -104,9 +104,18 @@ fn with_port(host: &str) -> String {
     if has_port { host.to_owned() } else { format!("{}:80", host.trim_end_matches(':')) }
 }
 
+/// A client may send a whole URL as its target: the rules of a service are for paths.
+fn path_and_query(target: &[u8]) -> Vec<u8> {
+    let scheme = target.windows(3).position(|bytes| bytes == b"://");
+    let Some(scheme) = scheme.filter(|_| target[0] != b'/') else { return target.to_vec() };
+    let rest = &target[scheme + 3..];
+    let rest = &rest[rest.iter().position(|byte| b"/?".contains(byte)).unwrap_or(rest.len())..];
+    if rest.first() == Some(&b'/') { rest.to_vec() } else { [b"/", rest].concat() }
+}
+
 /// Whether an upstream may take one name for the other.
 fn looks_like(name: &[u8], field: &str) -> bool {
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
     name.len() == field.len() && name.iter().zip(field.bytes()).all(|(&a, b)| plain(a) == plain(b))
 }
 
@@ -123,7 +132,7 @@ impl Service {
         line("X-Forwarded-Method", x.method());
         line("X-Forwarded-Proto", x.scheme().as_bytes());
         line("X-Forwarded-Host", x.client_host());
-        line("X-Forwarded-Uri", x.original_target());
+        line("X-Forwarded-Uri", &path_and_query(x.original_target()));
         if let Some(address) = x.client_addr() {
             line("X-Forwarded-For", address.as_bytes());
         }
@@ -291,6 +300,7 @@ mod tests {
             .field("cookie", "session=1")
             .field("X-Other", "1")
             .field("Remote_User", "root")
+            .field("Remote.User", "root")
             .field("remote-user", "root");
         assert_eq!(ask(&plugin, &mut x), Outcome::Continue);
         assert_eq!(x.request_fields().len(), 3, "two of the client's, and one of the service's");
@@ -314,6 +324,23 @@ mod tests {
         assert_eq!(ask(&plugin, &mut x), Outcome::Continue);
         assert_eq!(x.request_field("Remote-User"), Some("ann"));
         assert_eq!(plugin.metric("failed_total"), Some(0));
+    }
+
+    #[test]
+    fn the_service_is_told_a_path_where_the_client_sends_a_url() {
+        let (address, questions) = service(vec![vec![GOOD; 5]]);
+        let plugin = plugin(&address, "");
+        for (target, uri) in [
+            ("http://www.example/admin?x=http://y/", "/admin?x=http://y/"),
+            ("HTTPS://www.example?x", "/?x"),
+            ("http://www.example", "/"),
+            ("/a://b", "/a://b"),
+            ("*", "*"),
+        ] {
+            assert_eq!(ask(&plugin, &mut Exchange::new("OPTIONS", target)), Outcome::Continue);
+            let question = questions.recv().unwrap();
+            assert!(question.contains(&format!("X-Forwarded-Uri: {uri}\r\n")), "{question}");
+        }
     }
 
     fn text(bytes: &[u8]) -> &str {
