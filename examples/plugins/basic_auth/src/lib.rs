@@ -33,7 +33,8 @@ use mini_rproxy_plugin::{Error, Plugin, Pool, RequestPhase, Setup, Verdict, vali
 use sha_crypt::{PasswordVerifier, ShaCrypt};
 use sha2::Sha256;
 
-/// The field in which the upstream gets the name. What the client sends under this name never comes through.
+/// The field in which the upstream gets the name. What the client sends under this name (also with `_` for `-`) never comes
+/// through.
 const USER_FIELD: &str = "X-Remote-User";
 
 /// The configuration.
@@ -197,6 +198,7 @@ impl Guard {
         match answer {
             Answer::Right => {
                 x.remove_field("authorization")?;
+                strip(x)?;
                 x.set_field(USER_FIELD, name)?;
                 x.set_value("basic_auth.user", name)?;
                 Ok(Verdict::Continue)
@@ -210,6 +212,18 @@ impl Guard {
             }
         }
     }
+}
+
+/// Removes what an upstream may take for the field with the name, such as `X_Remote_User`.
+fn strip(x: &mut RequestPhase<'_>) -> Result<(), Error> {
+    let plain = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+    let is_forged = |name: &[u8]| name.iter().map(|&byte| plain(byte)).eq(USER_FIELD.bytes().map(plain));
+    let names = x.fields().map(|(name, _)| name);
+    let forged: Vec<Vec<u8>> = names.filter(|name| is_forged(name)).map(<[u8]>::to_vec).collect();
+    for name in forged {
+        x.remove_field(name)?;
+    }
+    Ok(())
 }
 
 fn is_supported(hash: &str) -> bool {
@@ -324,9 +338,9 @@ mod tests {
     fn right_and_wrong_passwords() {
         let plugin = plugin("right", &users(), ", \"checks_per_second\": 1000").unwrap();
         for name in ["ann", "bob", "cy"] {
-            let mut x = with(name, "swordfish").field("x-remote-user", "root");
+            let mut x = with(name, "swordfish").field("x-remote-user", "root").field("X_Remote_User", "root");
             assert_eq!((x.request(&plugin), x.resumed(&plugin)), (Outcome::Pause, Outcome::Continue), "{name}");
-            assert_eq!(x.request_field("X-Remote-User"), Some(name));
+            assert_eq!((x.request_field("X-Remote-User"), x.request_fields().len()), (Some(name), 1));
             assert_eq!(x.request_field("authorization"), None, "the upstream does not see the password");
             assert_eq!(x.value("basic_auth.user"), Some(name));
             assert_eq!(ask(with(name, "Swordfish"), &plugin).status(), Some(401), "{name}");
