@@ -197,8 +197,13 @@ impl Worker {
     fn deliver(&mut self, key: Key) -> bool {
         let Some(client) = self.clients.get_mut(key) else { return false };
         match client.pending.take() {
-            Some(PendingInput::Connect | PendingInput::Handshake) => return self.continue_connect(key),
-            Some(PendingInput::Resumed) => client.connection.handle(&mut self.ctx.worker(), Input::Resumed),
+            // A late word about an attempt to connect that was given up may have taken the place of that of a pause.
+            Some(PendingInput::Connect | PendingInput::Handshake) if client.connection.awaited_ticket().is_none() => {
+                return self.continue_connect(key);
+            }
+            Some(PendingInput::Connect | PendingInput::Handshake | PendingInput::Resumed) => {
+                client.connection.handle(&mut self.ctx.worker(), Input::Resumed);
+            }
             Some(PendingInput::Evict) => client.connection.evict(&mut self.ctx.worker()),
             None => return false,
         }

@@ -346,7 +346,7 @@ impl Worker {
                 WorkerMsg::Dns(event) => self.on_dns_event(event),
                 WorkerMsg::Resume(key) => {
                     if let Some(client) = self.clients.get_mut(key) {
-                        // While a request is paused nothing else is pending; a message that comes too late means nothing.
+                        // Whatever else is pending will do, too; a message that comes too late means nothing.
                         client.pending.get_or_insert(PendingInput::Resumed);
                         self.enqueue(key);
                     }
@@ -674,8 +674,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_thread_that_resumes_a_paused_request_wakes_the_worker() {
+    /// Twenty paused requests of one client are resumed. `late`: something else that comes with each turn of the loop.
+    fn resume_twenty(late: Option<PendingInput>) {
         let resolver = DnsCache::start(Box::new(SystemLookup), Duration::from_secs(30)).expect("threads");
         let mut worker = worker(&resolver);
         let config = Config::parse("routes: [{prefix: /, upstream: 'http://127.0.0.1:1'}]", "test").expect("valid");
@@ -687,11 +687,24 @@ mod tests {
         while answers.matches("HTTP/1.1 204").count() < 20 {
             worker.poll.poll(&mut events, worker.poll_timeout()).expect("a poller");
             worker.ctx.clock.read();
+            let key = worker.clients.keys()[0];
+            let pending = &mut worker.clients.get_mut(key).expect("a client").pending;
+            *pending = late.or(*pending);
             worker.run_once(events.iter().map(|event| (event.token(), SocketFlags::of(event))));
             let _ = client.read_to_string(&mut answers);
             assert!(!answers.contains(" 504 "), "{answers}");
         }
         resolver.stop();
+    }
+
+    #[test]
+    fn a_thread_that_resumes_a_paused_request_wakes_the_worker() {
+        resume_twenty(None);
+    }
+
+    #[test]
+    fn a_late_look_up_of_the_request_before_does_not_take_the_place_of_a_resumed_pause() {
+        resume_twenty(Some(PendingInput::Connect));
     }
 
     /// A client of `worker`: the far end.
