@@ -149,7 +149,9 @@ impl Transaction {
             LocalBody::Shared(text) => text.len(),
         };
         let (date, persistence) = (&ctx.worker.now.date, self.persistence());
-        write_local_head(status, lines, len, persistence, date, self.buf.to_client.buf());
+        // What plugins make of a body nobody knows where there is none (RFC 9110 section 8.6).
+        let is_known = !(self.is_client_head() && self.buf.chain.writes_response_body);
+        write_local_head(status, lines, is_known.then_some(len), persistence, date, self.buf.to_client.buf());
         if !self.gets_body(status) {
             return;
         }
@@ -444,12 +446,12 @@ fn reason_text(status: u16) -> Vec<u8> {
     [reason_phrase(status), "\n"].concat().into_bytes()
 }
 
-/// Appends the head of a final response of our own with these field lines, for a body of `len` bytes. Date is added where it
-/// is missing.
+/// Appends the head of a final response of our own with these field lines, for a body of `len` bytes, where that is known. Date
+/// is added where it is missing.
 fn write_local_head<'a>(
     status: u16,
     lines: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
-    len: usize,
+    len: Option<usize>,
     persistence: Persistence,
     date: &[u8; 29],
     out: &mut Vec<u8>,
@@ -463,7 +465,8 @@ fn write_local_head<'a>(
         write_all(&[b"Date: ", date, b"\r\n"]);
     }
     lines.for_each(|(name, value)| write_all(&[name, b": ", value, b"\r\n"]));
-    let framing = if has_no_body(status) { Framing::None } else { Framing::Length(len as u64) };
+    let len = len.filter(|_| !has_no_body(status));
+    let framing = len.map_or(Framing::None, |len| Framing::Length(len as u64));
     finish_head(framing, persistence, b"", out);
 }
 
@@ -502,7 +505,7 @@ mod tests {
         ] {
             let mut out = Vec::new();
             let lines = lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-            write_local_head(status, lines, 5, persistence, DATE, &mut out);
+            write_local_head(status, lines, Some(5), persistence, DATE, &mut out);
             let head = String::from_utf8(out).expect("text").replace("Date: Sun, 06 Nov 1994 08:49:37 GMT", "D");
             assert_eq!(head.replace("\r\n", "|"), format!("HTTP/1.1 {expected}|"), "{name}");
         }
