@@ -180,7 +180,6 @@ impl Transaction {
     /// Makes of the head the one to forward.
     fn prepare(&mut self, ctx: &mut Context<'_, '_>, plan: ForwardPlan) {
         self.route_index = Some(plan.route);
-        self.attempt = self.choose_upstream(ctx, plan.route);
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
         let (Some(route), Some(upstream)) = (self.route(runtime), self.upstream(runtime)) else { return };
         let Buffers { request, original_target, new_target, offered, scratch, .. } = &mut self.buf;
@@ -195,6 +194,7 @@ impl Transaction {
     /// Makes of the head the one to forward, and gives it to the request hooks.
     fn forward(&mut self, ctx: &mut Context<'_, '_>, plan: ForwardPlan, framing: Framing) -> Result<(), Cause> {
         self.request_framing = framing;
+        self.attempt = self.choose_upstream(ctx, plan.route);
         self.prepare(ctx, plan);
         let runtime = &ctx.client.runtime;
         let Some(body) = Body::new(framing) else {
