@@ -16,6 +16,8 @@ pub(crate) struct Writer {
     log: Logger,
     written: Counter,
     dropped: Counter,
+    /// Whether only a part of the last line was written.
+    is_torn: bool,
     /// Whether the last lines could not be written: that is told once.
     is_failing: bool,
 }
@@ -24,10 +26,30 @@ fn open(path: &str) -> io::Result<File> {
     File::options().append(true).create(true).open(path)
 }
 
+/// Writes lines, behind the end of one that is torn.
+fn write_lines(to: &mut impl Write, mut lines: &[u8], is_torn: &mut bool) -> io::Result<()> {
+    if *is_torn {
+        to.write_all(b"\n")?;
+        *is_torn = false;
+    }
+    while !lines.is_empty() {
+        match to.write(lines) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                *is_torn = lines[count - 1] != b'\n';
+                lines = &lines[count..];
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 impl Writer {
     pub(crate) fn open(path: Option<String>, log: Logger, written: Counter, dropped: Counter) -> Result<Writer, Error> {
         let file = path.as_deref().map(|path| open(path).map_err(|error| Error::new(format!("{path}: {error}"))));
-        Ok(Writer { file: file.transpose()?, path, log, written, dropped, is_failing: false })
+        Ok(Writer { file: file.transpose()?, path, log, written, dropped, is_torn: false, is_failing: false })
     }
 
     /// Writes until nobody sends any more.
@@ -58,15 +80,19 @@ impl Writer {
     }
 
     fn write(&mut self, batch: &[u8]) -> io::Result<()> {
-        let Some(path) = &self.path else { return io::stderr().write_all(batch) };
+        let Some(path) = &self.path else { return write_lines(&mut io::stderr(), batch, &mut self.is_torn) };
         let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         // Renamed or removed: the next lines belong to a new one.
         let named = fs::metadata(path).ok().map(place);
         let file = match self.file.take() {
             Some(file) if named.is_some() && file.metadata().ok().map(place) == named => file,
-            Some(_) | None => open(path)?,
+            Some(_) | None => {
+                let file = open(path)?;
+                self.is_torn = false;
+                file
+            }
         };
-        self.file.insert(file).write_all(batch)
+        write_lines(self.file.insert(file), batch, &mut self.is_torn)
     }
 }
 
@@ -89,6 +115,30 @@ mod tests {
             let path = PATH.lock().unwrap().take();
             *WRITER.lock().unwrap() = Some(Writer::open(path, setup.logger(), written, dropped)?);
             Ok(Lender)
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_torn_by_a_full_disk_costs_none_of_the_next_ones() {
+        /// Has room for so many bytes.
+        struct Disk(Vec<u8>, usize);
+        impl Write for Disk {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let count = bytes.len().min(self.1 - self.0.len());
+                self.0.extend_from_slice(&bytes[..count]);
+                if count == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(count) }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        for (room, expected) in [(6, "one\ntw\nnext\n"), (4, "one\nnext\n"), (0, "next\n")] {
+            let (mut disk, mut is_torn) = (Disk(Vec::new(), room), false);
+            assert!(write_lines(&mut disk, b"one\ntwo\n", &mut is_torn).is_err());
+            assert!(write_lines(&mut disk, b"lost\n", &mut is_torn).is_err());
+            disk.1 = 100;
+            write_lines(&mut disk, b"next\n", &mut is_torn).unwrap();
+            assert_eq!(String::from_utf8(disk.0).unwrap(), expected);
         }
     }
 
