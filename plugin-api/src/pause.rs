@@ -1,5 +1,6 @@
 //! Exchanges that wait for a thread of the plugin's own.
 
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -93,7 +94,13 @@ impl<P> Pause<P> {
     fn resume_with(mut self, continuation: Continuation) -> bool {
         let Some(host) = self.host.take() else { return false };
         // There before the host is told: the exchange may go on at once.
-        host.continuations().insert(self.ticket, continuation);
+        match host.continuations().entry(self.ticket) {
+            // Its hook has paused twice: both have one ticket, and the first one counts.
+            Entry::Occupied(_) => return false,
+            Entry::Vacant(place) => {
+                place.insert(continuation);
+            }
+        }
         let is_waiting = resume(&host, self.ticket, abi::CONTINUE);
         if !is_waiting {
             drop(host.take_continuation(self.ticket));
@@ -201,6 +208,12 @@ mod tests {
                         Ok(Verdict::Continue)
                     };
                 }
+                Some(b"twice") => {
+                    let other = x.pause()?;
+                    assert!(pause.resume(|x| Ok(x.set_field("x-resumed", "1").map(|()| Verdict::Continue)?)));
+                    assert!(!other.resume(|_| Err(Error::new("it was resumed before"))));
+                    return Ok(verdict);
+                }
                 Some(b"at once") => {
                     assert!(pause.resume(|x| Ok(x.set_field("x-resumed", "1").map(|()| Verdict::Continue)?)));
                     return Ok(verdict);
@@ -257,10 +270,12 @@ mod tests {
     #[test]
     fn a_pause_may_end_before_its_hook_does() {
         let (plugin, ..) = waits();
-        let mut x = Exchange::get("/").field("x-do", "at once");
-        assert_eq!(x.request(&plugin), Outcome::Pause);
-        assert_eq!(x.resumed(&plugin), Outcome::Continue);
-        assert_eq!(x.request_field("x-resumed"), Some("1"));
+        for how in ["at once", "twice"] {
+            let mut x = Exchange::get("/").field("x-do", how);
+            assert_eq!(x.request(&plugin), Outcome::Pause);
+            assert_eq!(x.resumed(&plugin), Outcome::Continue, "{how}");
+            assert_eq!(x.request_field("x-resumed"), Some("1"));
+        }
     }
 
     #[test]
