@@ -11,7 +11,7 @@ use super::script::Event;
 use super::wire::{Ambush, Ending, Mishap, Pool};
 
 /// Configurations, as they stand in a `.wire` file. All have a route for `/a`.
-pub const CONFIGS: [&str; 5] = [
+pub const CONFIGS: [&str; 6] = [
     "routes: [{prefix: /a, upstream: 'http://o'}]\n",
     "routes: [{prefix: /a, upstream: 'http://o/base', max_body_bytes: 15, host: client}]\n\
      limits: {max_requests_per_connection: 3, max_interim_responses: 1, max_header_fields: 6}\n\
@@ -22,6 +22,7 @@ pub const CONFIGS: [&str; 5] = [
      limits: {max_head_bytes: 1KiB, max_request_line: 256}\n",
     "routes: [{prefix: /a, upstreams: ['http://one:81', 'http://two:82/', 'http://three']}]\n\
      health: {failures: 1, eject: 1s, max_eject: 2s}\n",
+    "routes: [{prefix: /a, upstream: 'http://o'}]\nplugin_body_limit: 6\n",
 ];
 
 /// Plugins, as `HOOK` lines. Mostly there is none.
