@@ -222,13 +222,15 @@ impl Transaction {
     /// Waits until the ticket is resumed.
     fn pause(&mut self, ctx: &mut Context<'_, '_>, ticket: Ticket) {
         ctx.client.commands.push(Command::AwaitResume);
-        let before =
-            self.set_response("pause", ResponseState::Paused { since: ctx.now(), ticket, next: Suspended::Request });
-        if let (ResponseState::Body { body, reuse, is_pushed, .. }, ResponseState::Paused { next, .. }) =
-            (before, &mut self.response_state)
-        {
-            *next = Suspended::Response { body, reuse, is_pushed };
-        }
+        let next = match &mut self.response_state {
+            ResponseState::Body { body, reuse, is_pushed, .. } => Suspended::Response {
+                body: std::mem::replace(body, Body::NOTHING),
+                reuse: *reuse,
+                is_pushed: *is_pushed,
+            },
+            _ => Suspended::Request,
+        };
+        self.set_response("pause", ResponseState::Paused { since: ctx.now(), ticket, next });
     }
 
     /// Goes on with the hooks that have paused, and then with what has come meanwhile.

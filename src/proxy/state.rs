@@ -397,10 +397,10 @@ impl Transaction {
         self.request_state = to;
     }
 
-    /// Moves the upstream's side to another state; gives back the one before.
-    pub fn set_response(&mut self, event: &str, to: ResponseState) -> ResponseState {
+    /// Moves the upstream's side to another state.
+    pub fn set_response(&mut self, event: &str, to: ResponseState) {
         RESPONSE.check(self.response_state.name(), event, to.name());
-        std::mem::replace(&mut self.response_state, to)
+        self.response_state = to;
     }
 
     /// How many bytes of memory it owns. What is reserved for bodies counts before they are there.
