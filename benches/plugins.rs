@@ -11,9 +11,10 @@ use mini_rproxy::http::head::{RequestHead, ResponseHead};
 use mini_rproxy::log;
 use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::plugin::chain::Chain;
-use mini_rproxy::proxy::hooks::{ChainState, HookBody, HookContext, Hooks, Phase};
+use mini_rproxy::proxy::hooks::{ChainState, HookBody, HookContext, Hooks, Phase, Verdict as Decided};
 use mini_rproxy::proxy::proxy_connection::Peer;
 use mini_rproxy::proxy::request_log::RequestLog;
+use mini_rproxy::proxy::tickets::await_resume;
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::{Descriptor, Error, Plugin, RequestPhase, ResponsePhase, Setup, Verdict, descriptor};
 
@@ -101,7 +102,11 @@ fn run(bencher: Bencher<'_, '_>, members: &[&'static Descriptor]) {
             upstream: "upstream.example",
             state: &mut state,
         };
-        black_box(hooks.call(Phase::Request, &mut view));
+        if let Decided::Pause(ticket) = black_box(hooks.call(Phase::Request, &mut view)) {
+            await_resume(ticket.number(), Box::new(|| ()));
+            view.state.resume(ticket.resumed() == Some(true));
+            black_box(hooks.call(Phase::Request, &mut view));
+        }
         view.response = Some(&mut response);
         black_box(hooks.call(Phase::Response, &mut view));
         hooks.call(Phase::Done, &mut view);
@@ -129,6 +134,29 @@ fn one_header_plugin(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn four_header_plugins(bencher: Bencher<'_, '_>) {
     run(bencher, &[&HEADER, &HEADER, &HEADER, &HEADER]);
+}
+
+/// Pauses, and resumes at once: what a pause costs beside the waiting. The wake-up of the worker is not part of it.
+struct Pausing;
+
+impl Plugin for Pausing {
+    const NAME: &'static str = "pausing";
+    fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
+        Ok(Pausing)
+    }
+    fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
+        let pause = x.pause()?;
+        let verdict = pause.verdict();
+        pause.resume(|_| Ok(Verdict::Continue));
+        Ok(verdict)
+    }
+}
+
+static PAUSING: Descriptor = descriptor::<Pausing>("1");
+
+#[divan::bench]
+fn one_that_pauses_and_is_resumed(bencher: Bencher<'_, '_>) {
+    run(bencher, &[&PAUSING]);
 }
 
 fn main() {

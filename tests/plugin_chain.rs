@@ -1,16 +1,19 @@
 //! What a chain of plugins does to an exchange, called by the interface that the proxy uses (`proxy::hooks`).
 //! The numbers in front of the tests are those of the rows in the interface's test table.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mini_rproxy::http::head::{Method, ResponseHead};
 use mini_rproxy::plugin::chain::Chain;
 #[cfg(feature = "dlopen")]
-use mini_rproxy::proxy::hooks::{ChainState, Verdict as Decided};
+use mini_rproxy::proxy::hooks::ChainState;
+use mini_rproxy::proxy::hooks::Verdict as Decided;
 use mini_rproxy_plugin::host::Limits;
 use mini_rproxy_plugin::{
-    Descriptor, DonePhase, Error, HostError, Needs, Plugin, RequestPhase, ResponsePhase, Setup, Verdict, descriptor,
+    Descriptor, DonePhase, Error, HostError, Level, Needs, Oversize, Plugin, RequestPause, RequestPhase, ResponsePhase,
+    Setup, Side, Verdict, descriptor,
 };
 
 #[path = "plugins/common.rs"]
@@ -519,6 +522,105 @@ fn r23_bodies_are_there_when_asked_for() {
     let mut x = Exchange::new();
     x.response = ResponseHead { status: 204, ..ResponseHead::default() };
     assert_eq!(word(&x.on_response(&with)), "continue", "{:?}", lines.all());
+}
+
+fn note(x: &mut RequestPhase<'_>, word: &str) -> Result<Verdict, Error> {
+    x.add_field("x-steps", word)?;
+    Ok(Verdict::Continue)
+}
+
+/// Asks for bodies at the head, and tells what it gets.
+struct Asker;
+
+impl Plugin for Asker {
+    const NAME: &'static str = "asker";
+    fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
+        Ok(Asker)
+    }
+    fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
+        x.want_body(Side::Request, Oversize::Refuse)?;
+        x.want_body(Side::Response, Oversize::Skip)?;
+        assert_eq!(x.body(), None, "it is not there yet");
+        assert_eq!(x.set_body("x"), Err(HostError::WrongPhase));
+        note(x, "head")
+    }
+    fn on_request_body(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
+        let body = String::from_utf8_lossy(x.body().unwrap_or(b"none")).into_owned();
+        x.set_body(body.to_uppercase())?;
+        note(x, &body)
+    }
+    fn on_response(&self, x: &mut ResponsePhase<'_>) -> Result<Verdict, Error> {
+        assert_eq!(x.body(), None, "it is not there yet, whoever else has asked");
+        x.set_field("x-head", "seen")?;
+        Ok(Verdict::Continue)
+    }
+    fn on_response_body(&self, x: &mut ResponsePhase<'_>) -> Result<Verdict, Error> {
+        let what = if x.body_is_too_large() { b"too large" } else { x.body().unwrap_or(b"none") }.to_vec();
+        x.set_field("x-body", what)?;
+        Ok(Verdict::Continue)
+    }
+}
+
+/// Pauses each request, and leaves the pause where the test finds it.
+struct Pauser;
+
+static PAUSES: Mutex<Vec<RequestPause>> = Mutex::new(Vec::new());
+
+impl Plugin for Pauser {
+    const NAME: &'static str = "pauser";
+    fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
+        Ok(Pauser)
+    }
+    fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
+        let pause = x.pause()?;
+        let verdict = pause.verdict();
+        PAUSES.lock().unwrap().push(pause);
+        note(x, "pause").map(|_| verdict)
+    }
+    fn on_done(&self, x: &DonePhase<'_>) {
+        x.log(Level::Info, "done");
+    }
+}
+
+static ASKER: Descriptor = descriptor::<Asker>("1");
+static PAUSER: Descriptor = descriptor::<Pauser>("1");
+
+#[test]
+fn a_chain_stops_for_bodies_and_pauses_and_goes_on_where_it_stopped() {
+    plugin!(Last, Needs::NOTHING, |x| note(x, "last"), |_| Ok(Verdict::Continue));
+    static LAST: Descriptor = descriptor::<Last>("1");
+    let (chain, lines) = chain(&[(&ASKER, ""), (&PAUSER, ""), (&LAST, "")]);
+    let steps = |x: &Exchange| -> Vec<String> {
+        let all = x.request.fields.iter().filter(|line| line.name == b"x-steps");
+        all.map(|line| String::from_utf8_lossy(line.value).into_owned()).collect()
+    };
+    for is_failure in [false, true] {
+        let mut x = Exchange::new();
+        assert_eq!(word(&x.on_request(&chain)), "await body", "{:?}", lines.all());
+        assert_eq!(steps(&x), ["head"]);
+        x.request_body = Some(b"hello".to_vec());
+        let Decided::Pause(ticket) = x.on_request(&chain) else { panic!("{:?}", lines.all()) };
+        assert_eq!((steps(&x), ticket.resumed()), (vec!["head".into(), "hello".into(), "pause".into()], None));
+        let pause = PAUSES.lock().unwrap().pop().expect("it has paused");
+        if is_failure {
+            drop(pause);
+        } else {
+            assert!(pause.resume(|x| note(x, "resumed")));
+        }
+        assert_eq!(ticket.resumed(), Some(!is_failure));
+        x.state.resume(!is_failure);
+        assert_eq!(word(&x.on_request(&chain)), if is_failure { "fail" } else { "continue" }, "{:?}", lines.all());
+        assert_eq!(steps(&x).len(), if is_failure { 3 } else { 5 });
+        assert_eq!(x.request_body.as_deref(), Some(&b"HELLO"[..]));
+        if is_failure {
+            continue;
+        }
+        assert_eq!(steps(&x)[3..], ["resumed", "last"]);
+        x.response_body = Some(b"world".to_vec());
+        assert_eq!(word(&x.on_response(&chain)), "continue", "{:?}", lines.all());
+        let fields = ["x-head", "x-body"].map(|name| x.response_field(name));
+        assert_eq!(fields, [Some("seen".to_owned()), Some("world".to_owned())]);
+    }
 }
 
 #[test]
