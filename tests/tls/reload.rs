@@ -35,7 +35,7 @@ fn certificates_are_reloaded_or_kept_as_a_whole() {
     // A key that does not belong to the certificate, as while somebody copies files.
     copy(&new.certificate, &used.certificate);
     proxy.signal("HUP");
-    let line = proxy.log.wait_for("the refusal", |line| line.contains("certificates are kept"));
+    let line = proxy.log.wait_for("the refusal", |line| line.contains("are kept as they were"));
     assert!(line.contains("does not belong to the certificate"), "{line}");
     assert_eq!(shown(&proxy, &authority), first);
 
