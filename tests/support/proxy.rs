@@ -15,6 +15,15 @@ use super::{Peer, is_missing, send_signal, try_signal};
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_mini-rproxy");
 
+/// Before the binary: under valgrind, which ends it with 99 where it finds something.
+pub const VALGRIND: [&str; 5] = [
+    "valgrind",
+    "--leak-check=full",
+    "--errors-for-leak-kinds=definite",
+    "--show-leak-kinds=definite",
+    "--error-exitcode=99",
+];
+
 /// How to start a proxy; everything but the configuration is optional.
 pub struct Launch {
     command: Command,
@@ -248,6 +257,12 @@ impl Proxy {
         // The pipes end with the process: an event to wait for, where `wait` knows no time limit.
         self.log.wait_for_end();
         self.child.wait().expect("it is our child")
+    }
+
+    /// Whether [`VALGRIND`], under which it ran, has found nothing.
+    pub fn assert_no_valgrind_errors(&self) {
+        let report: Vec<String> = self.log.all().into_iter().filter(|line| line.starts_with("==")).collect();
+        assert!(report.iter().any(|line| line.contains("ERROR SUMMARY: 0 errors")), "{}", report.join("\n"));
     }
 
     /// The access log line about the request with this path.
