@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 use mini_rproxy_plugin::host::{ExchangeHandle, Limits, Phase, Side};
 use mini_rproxy_plugin::{Descriptor, abi};
 
-use super::host::{Caller, HookAccess};
-use super::instances::{Instance, Plugins};
+use super::host::{Caller, HookAccess, wants_always};
+use super::instances::{Instance, Plugins, log_about};
 use crate::config::{Config, PluginConfig};
 use crate::log::{Level, Logger};
 use crate::proxy::hooks::{HookBody, HookContext, Hooks, PluginTiming, Position, Step, Verdict};
@@ -95,22 +95,15 @@ impl Chain {
         self.plugins.iter().map(|plugin| plugin.name)
     }
 
-    fn log(&self, level: Level, plugin: &str, message: &str) {
-        self.logger.line(level, message).text("plugin", plugin).send();
-    }
-
     /// Takes the next step with the plugin at `index`, and says in the position what comes after it. `clock` is the time before
     /// the hook and becomes the time after it: one reading of the clock is the end of a hook and the start of the next one.
     fn step(&self, index: usize, phase: Phase, context: &mut HookContext<'_>, clock: &mut Instant) -> Verdict {
         let plugin = &self.plugins[index];
         let flags = plugin.raw.flags;
         let step = context.state.position.step;
-        let (side, flag) = match phase {
-            Phase::Request => (Side::Request, abi::WANT_REQUEST_BODY),
-            Phase::Response | Phase::Done => (Side::Response, abi::WANT_RESPONSE_BODY),
-        };
+        let side = if phase == Phase::Request { Side::Request } else { Side::Response };
         let needs_body = match step {
-            Step::Hook if flags & flag != 0 => Some(flags & abi::BODY_OPTIONAL != 0),
+            Step::Hook if flags & wants_always(side) != 0 => Some(flags & abi::BODY_OPTIONAL != 0),
             Step::Body => context.state.wanted_by(index, side).map(|wanted| wanted.is_optional),
             Step::Hook | Step::Resume { .. } => None,
         };
@@ -203,7 +196,7 @@ impl Chain {
             (other, ..) => format!("it returned verdict {other}, which means nothing"),
         };
         timings[index].faults += 1;
-        self.log(Level::Error, plugin.name, &format!("{entry}: {why}; the client gets 502"));
+        log_about(&self.logger, Level::Error, plugin.name, &format!("{entry}: {why}; the client gets 502"));
         Verdict::Fail
     }
 
@@ -215,7 +208,7 @@ impl Chain {
             // The first, the second, the fourth ...: a plugin that is always slow must not fill the log.
             if count.is_power_of_two() {
                 let text = format!("{entry} took {took:?} and held up everything else on its thread; count {count}");
-                self.log(Level::Warn, plugin.name, &text);
+                log_about(&self.logger, Level::Warn, plugin.name, &text);
             }
         }
         took
@@ -260,22 +253,13 @@ mod tests {
     use crate::http::head::{RequestHead, ResponseHead};
     use crate::plugin::descriptor::ValidDescriptor;
     use crate::proxy::hooks::ChainState;
-    use mini_rproxy_plugin::{Error, Plugin, Setup};
     use std::io;
-
-    struct Nothing;
-    impl Plugin for Nothing {
-        const NAME: &'static str = "nothing";
-        fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
-            Ok(Nothing)
-        }
-    }
 
     #[test]
     fn the_time_of_a_plugin_without_a_request_hook_is_its_own() {
         let logger = Logger::start(LogFormat::Text, io::sink()).expect("a thread");
         let mut chain = Chain::new(Limits { head_bytes: 1024, field_lines: 10, body_bytes: 0 }, logger);
-        let both = *mini_rproxy_plugin::descriptor::<Nothing>("1").raw();
+        let both = crate::plugin::idle_descriptor();
         let late = abi::Plugin { on_request: None, ..both };
         for (raw, name) in [(late, "late"), (both, "both")] {
             let descriptor = ValidDescriptor { raw, name, version: "1" };

@@ -1,6 +1,7 @@
 //! What the C functions of the host table do for one instance of a plugin, in `create` and later from any thread.
 //! No `unsafe`.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -12,8 +13,11 @@ use crate::extras::plugin_metrics::{self, PluginMetric};
 use crate::log::Logger;
 use crate::proxy::tickets;
 
-/// Longer messages of plugins are cut.
-pub const MAX_MESSAGE: usize = 4096;
+/// A message of a plugin, which may be any bytes, as text. Longer ones are cut.
+pub fn message_text(message: &[u8]) -> Cow<'_, str> {
+    const MAX_LEN: usize = 4096;
+    String::from_utf8_lossy(message.get(..MAX_LEN).unwrap_or(message))
+}
 
 /// So many metrics one plugin may have.
 const MAX_METRICS: usize = 64;
@@ -39,7 +43,7 @@ pub struct PluginContext {
 }
 
 impl PluginContext {
-    /// A context for `create`; whoever takes the [`Creation`] out of its place ends that.
+    /// A context for `create`, which is over when the [`Creation`] is taken out of its place.
     pub fn new(name: &str, config: &str, logger: Logger) -> (PluginContext, Arc<Mutex<Option<Creation>>>) {
         // Anything else is plain text, although some of it could be read as JSON.
         let json = config.starts_with(['{', '[']).then(|| serde_json::from_str(config).ok()).flatten();
@@ -61,7 +65,7 @@ impl InstanceAccess for PluginContext {
 
     fn log(&self, level: Level, message: &[u8]) {
         if self.is_enabled(level) {
-            let message = String::from_utf8_lossy(message.get(..MAX_MESSAGE).unwrap_or(message));
+            let message = message_text(message);
             if level == Level::Error
                 && let Some(creation) = &mut *self.creation()
             {
@@ -80,8 +84,8 @@ impl InstanceAccess for PluginContext {
         let creation = self.creation();
         let config = &creation.as_ref().ok_or(HostError::WrongPhase)?.config;
         match config.pointer(pointer).ok_or(HostError::NotFound)? {
-            Value::String(text) => Ok(keep(text)),
-            value => Ok(keep(&value.to_string())),
+            Value::String(text) => Ok(keep(text).as_bytes()),
+            value => Ok(keep(&value.to_string()).as_bytes()),
         }
     }
 
@@ -107,15 +111,15 @@ impl InstanceAccess for PluginContext {
     }
 }
 
-/// The same text, which stays until the process ends, as the interface promises. What is asked for again, by another instance
-/// or after a reload, takes no more memory.
-fn keep(text: &str) -> &'static [u8] {
+/// The same text, which stays until the process ends, as names in logs and metrics need it, and as the interface promises of
+/// the configuration. What is asked for again, by another instance or after a reload, takes no more memory.
+pub fn keep(text: &str) -> &'static str {
     static KEPT: Mutex<Option<HashSet<&'static str>>> = Mutex::new(None);
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     let kept = kept.get_or_insert_default();
     let text = kept.get(text).copied().unwrap_or_else(|| Box::leak(text.into()));
     kept.insert(text);
-    text.as_bytes()
+    text
 }
 
 #[cfg(test)]

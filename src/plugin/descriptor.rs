@@ -5,7 +5,7 @@
 //! end is not read.
 #![allow(unsafe_code)]
 
-use mini_rproxy_plugin::abi;
+use mini_rproxy_plugin::{Descriptor, abi};
 
 /// The part that never moves.
 const PREFIX: usize = 12;
@@ -70,6 +70,12 @@ pub fn parse(bytes: &[u8]) -> Result<abi::Plugin, String> {
     }
 }
 
+/// Checks the descriptor of a plugin that is linked in.
+pub fn check(descriptor: &'static Descriptor) -> Result<ValidDescriptor, String> {
+    // SAFETY: a `Descriptor` is complete, and a static one stays.
+    unsafe { read(std::ptr::from_ref(descriptor.raw()).cast()) }
+}
+
 /// Reads and checks the descriptor at `address`.
 ///
 /// # Safety
@@ -103,20 +109,8 @@ unsafe fn text(text: abi::Str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mini_rproxy_plugin::{Error, Plugin, Setup, descriptor};
+    use crate::plugin::idle_descriptor as good;
     use std::mem::offset_of;
-
-    struct Nothing;
-    impl Plugin for Nothing {
-        const NAME: &'static str = "nothing";
-        fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
-            Ok(Nothing)
-        }
-    }
-
-    fn good() -> abi::Plugin {
-        *descriptor::<Nothing>("1.2").raw()
-    }
 
     fn bytes(descriptor: &abi::Plugin) -> Vec<u8> {
         // SAFETY: the descriptor has no padding (see the pinned layout), so every byte is set.

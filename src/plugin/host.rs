@@ -18,7 +18,7 @@ use crate::proxy::hooks::{HookBody, HookContext, LocalResponse, WantedBody};
 use crate::proxy::request_log::{ResponseSource, path_of};
 use crate::proxy::tickets::Ticket;
 
-use super::context::MAX_MESSAGE;
+use super::context::message_text;
 
 /// The table that every plugin gets. It stays until the process ends, as the interface promises.
 pub static TABLE: abi::Host = table::<HookAccess<'static, 'static>>();
@@ -142,7 +142,7 @@ fn yes_or_no(is_so: bool) -> &'static [u8] {
 }
 
 /// The flag of a plugin that always wants the body of that side.
-fn flag(side: Side) -> u32 {
+pub(super) fn wants_always(side: Side) -> u32 {
     match side {
         Side::Request => abi::WANT_REQUEST_BODY,
         Side::Response => abi::WANT_RESPONSE_BODY,
@@ -159,7 +159,7 @@ impl ExchangeAccess for HookAccess<'_, '_> {
     }
 
     fn flags(&self) -> u32 {
-        let asked = |side| if self.wanted(side).is_some() { flag(side) } else { 0 };
+        let asked = |side| if self.wanted(side).is_some() { wants_always(side) } else { 0 };
         self.caller.flags | asked(Side::Request) | asked(Side::Response)
     }
 
@@ -248,7 +248,7 @@ impl ExchangeAccess for HookAccess<'_, '_> {
     }
 
     fn body(&self, side: Side) -> Result<&[u8], HostError> {
-        if self.caller.flags & flag(side) == 0 && !self.wanted(side).is_some_and(|wanted| wanted.is_given) {
+        if self.caller.flags & wants_always(side) == 0 && !self.wanted(side).is_some_and(|wanted| wanted.is_given) {
             return Err(HostError::WrongPhase);
         }
         let body = match side {
@@ -281,8 +281,7 @@ impl ExchangeAccess for HookAccess<'_, '_> {
     fn log(&self, level: Level, message: &[u8]) {
         let HookContext { log, original_target, .. } = *self.hooks;
         if self.caller.logger.is_enabled(level) {
-            let message = String::from_utf8_lossy(message.get(..MAX_MESSAGE).unwrap_or(message));
-            let mut line = self.caller.logger.line(level, &message);
+            let mut line = self.caller.logger.line(level, message_text(message));
             line.text("plugin", self.caller.name).client(log.client);
             line.bytes("method", log.method.as_ref().map_or(b"", Method::as_bytes));
             line.bytes("path", path_of(original_target)).send();
@@ -298,7 +297,7 @@ impl ExchangeAccess for HookAccess<'_, '_> {
     }
 
     fn pause(&mut self) -> Result<u64, HostError> {
-        // Whoever waits for an answer of ours has waited long enough.
+        // A client that gets an answer of ours has waited long enough.
         if self.phase == Phase::Response && self.hooks.log.source.is_some_and(|who| who != ResponseSource::Upstream) {
             return Err(HostError::WrongPhase);
         }

@@ -2,7 +2,6 @@
 //! does not change, and destroys those that nobody uses any more.
 #![allow(unsafe_code)]
 
-use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::fmt::Display;
 use std::fs;
@@ -10,14 +9,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use mini_rproxy_plugin::host::Context;
 use mini_rproxy_plugin::{Descriptor, abi};
 
 use super::builtin;
-use super::context::PluginContext;
+use super::context::{PluginContext, keep};
 use super::descriptor::{self, ValidDescriptor};
 use super::host::TABLE;
 use super::load::{self, FileStamp};
@@ -49,15 +48,16 @@ unsafe impl Sync for Instance {}
 impl Instance {
     /// Creates a plugin by its descriptor.
     pub fn linked_in(descriptor: &'static Descriptor, config: &str, logger: &Logger) -> Result<Instance, StartError> {
-        // SAFETY: a `Descriptor` is complete, and a static one stays.
-        let valid = unsafe { descriptor::read(std::ptr::from_ref(descriptor.raw()).cast()) };
+        let valid = descriptor::check(descriptor);
         let created = valid.and_then(|valid| Instance::create(&valid, valid.name, config, logger));
         created.map_err(|reason| plugin_error(descriptor.name(), reason))
     }
 
     /// Loads a file and creates the plugin.
     pub fn from_file(path: &Path, config: &str, logger: &Logger) -> Result<Instance, StartError> {
-        let loaded = load::load(path).and_then(|valid| Instance::create(&valid, valid.name, config, logger));
+        let loaded = load::check(path)
+            .and_then(load::load)
+            .and_then(|valid| Instance::create(&valid, valid.name, config, logger));
         loaded.map_err(|reason| plugin_error(path.display(), reason))
     }
 
@@ -71,7 +71,7 @@ impl Instance {
         let ValidDescriptor { mut raw, version, .. } = *descriptor;
         let create = raw.create.ok_or("create is null")?;
         let (context, creation) = PluginContext::new(name, config, logger.clone());
-        let ctx = kept(Context::new(Box::new(context)));
+        let ctx = Context::new(Box::new(context)).as_ctx();
         let mut this = std::ptr::null_mut();
         // SAFETY: the descriptor was checked, so `create` is the plugin's function of this type. Table and context stay
         // until the process ends; configuration and result outlive the call.
@@ -212,7 +212,8 @@ impl Plugins {
 
     /// One plugin, as it was `before` where nothing of it has changed.
     fn load(&self, config: &PluginConfig, before: Option<&PluginEntry>) -> Result<PluginEntry, String> {
-        let file = config.path.as_deref().map(load::check).transpose()?.map(|(_, stamp)| stamp);
+        let checked = config.path.as_deref().map(load::check).transpose()?;
+        let file = checked.as_ref().map(|(_, stamp)| *stamp);
         let is_same = |before: &&PluginEntry| {
             let PluginConfig { path, builtin, config: told, .. } = &before.config;
             (path, builtin, told, &before.file) == (&config.path, &config.builtin, &config.config, &file)
@@ -220,15 +221,11 @@ impl Plugins {
         if let Some(instance) = before.filter(is_same).and_then(|before| before.instance.clone()) {
             return Ok(PluginEntry { config: config.clone(), file, instance: Some(instance) });
         }
-        let descriptor = match (&config.path, &config.builtin) {
-            (Some(path), _) => load::load(path)?,
-            (None, name) => {
-                let raw = builtin::find(name.as_deref().unwrap_or_default())?.raw();
-                // SAFETY: a `Descriptor` is complete, and a static one stays.
-                unsafe { descriptor::read(std::ptr::from_ref(raw).cast()) }?
-            }
+        let descriptor = match checked {
+            Some(checked) => load::load(checked)?,
+            None => descriptor::check(builtin::find(&config.source())?)?,
         };
-        let mut instance = Instance::create(&descriptor, interned(&config.name), &config.config, &self.logger)?;
+        let mut instance = Instance::create(&descriptor, keep(&config.name), &config.config, &self.logger)?;
         instance.destroyer = self.destroyer.as_ref().map(|destroyer| destroyer.sender.clone());
         Ok(PluginEntry { config: config.clone(), file, instance: Some(Arc::new(instance)) })
     }
@@ -299,44 +296,14 @@ fn plugin_error(source: impl Display, reason: String) -> StartError {
     StartError::about(source.to_string(), format!("plugin {source}: {reason}"))
 }
 
-fn log_about(logger: &Logger, level: Level, plugin: &str, message: &str) {
+pub(super) fn log_about(logger: &Logger, level: Level, plugin: &str, message: &str) {
     logger.line(level, message).text("plugin", plugin).send();
-}
-
-/// The name for as long as the process runs, as logs and metrics need it: kept once, however often plugins are reloaded.
-fn interned(name: &str) -> &'static str {
-    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = names.get(name) {
-        return known;
-    }
-    let new: &'static str = String::from(name).leak();
-    names.insert(new);
-    new
-}
-
-/// A context stays until the process ends, since threads of a plugin may log for as long. It is kept here, so that it counts
-/// as no leak.
-fn kept(context: &'static Context) -> *mut abi::Ctx {
-    static CONTEXTS: Mutex<Vec<usize>> = Mutex::new(Vec::new());
-    let ctx = context.as_ctx();
-    CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner).push(ctx.addr());
-    ctx
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::LogFormat;
-    use mini_rproxy_plugin::{Error, Plugin, Setup};
-
-    struct Nothing;
-    impl Plugin for Nothing {
-        const NAME: &'static str = "nothing";
-        fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
-            Ok(Nothing)
-        }
-    }
 
     #[test]
     fn a_create_that_fails_without_a_message_is_reported_as_such() {
@@ -344,7 +311,7 @@ mod tests {
             abi::INVALID
         }
         let logger = Logger::start(LogFormat::Text, io::sink()).expect("a thread");
-        let raw = abi::Plugin { create: Some(refuse), ..*mini_rproxy_plugin::descriptor::<Nothing>("1").raw() };
+        let raw = abi::Plugin { create: Some(refuse), ..crate::plugin::idle_descriptor() };
         let result = Instance::create(&ValidDescriptor { raw, name: "silent", version: "1" }, "silent", "", &logger);
         assert_eq!(result.err(), Some("create failed with status -1: the plugin did not log why".to_owned()));
     }

@@ -33,12 +33,14 @@ pub struct FileStamp {
     modified: (i64, i64),
 }
 
-/// What was loaded, and by which name. It is never unloaded, so no other file gets such an inode.
-static LOADED: Mutex<Vec<(PathBuf, FileStamp)>> = Mutex::new(Vec::new());
+/// A shared object that [`check`] has found good: its path without links, and which file that is.
+pub type CheckedFile = (PathBuf, FileStamp);
 
-/// Loads the shared object at `path` and checks its descriptor. Constructors of the library run; `create` does not.
-pub fn load(path: &Path) -> Result<ValidDescriptor, String> {
-    let (path, stamp) = check(path)?;
+/// What was loaded, and by which name. It is never unloaded, so no other file gets such an inode.
+static LOADED: Mutex<Vec<CheckedFile>> = Mutex::new(Vec::new());
+
+/// Loads a shared object and checks its descriptor. Constructors of the library run; `create` does not.
+pub fn load((path, stamp): CheckedFile) -> Result<ValidDescriptor, String> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     let versions: Vec<_> = loaded.iter().filter(|(known, _)| *known == path).map(|(_, stamp)| *stamp).collect();
     let version = versions.iter().position(|known| *known == stamp).unwrap_or_else(|| {
@@ -90,8 +92,8 @@ fn open(path: &Path) -> Result<ValidDescriptor, String> {
     unsafe { super::descriptor::read(address.cast_const().cast()) }
 }
 
-/// Checks everything that can be known about the file before it is mapped; returns the path that [`load`] opens.
-pub fn check(path: &Path) -> Result<(PathBuf, FileStamp), String> {
+/// Checks everything that can be known about the file before it is mapped.
+pub fn check(path: &Path) -> Result<CheckedFile, String> {
     available()?;
     let unreadable = |error: io::Error| format!("cannot read it: {error}; correct its path, or its permissions");
     // dlopen searches the library path for names without a slash, so it gets an absolute one. Links are resolved, so that
@@ -108,7 +110,7 @@ pub fn check(path: &Path) -> Result<(PathBuf, FileStamp), String> {
     let (device, inode, size) = (metadata.dev(), metadata.ino(), metadata.len());
     let stamp = FileStamp { device, inode, size, modified: (metadata.mtime(), metadata.mtime_nsec()) };
     let loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_overwritten = |(_, old): &(PathBuf, FileStamp)| (old.device, old.inode) == (device, inode) && *old != stamp;
+    let is_overwritten = |(_, old): &CheckedFile| (old.device, old.inode) == (device, inode) && *old != stamp;
     if loaded.iter().any(is_overwritten) {
         return Err(
             "the file was overwritten while it is in use: replace it by renaming, that is, write the new one under \

@@ -23,3 +23,18 @@ pub mod context;
 pub mod host;
 pub mod instances;
 pub mod chain;
+
+/// The descriptor of a plugin that does nothing.
+#[cfg(test)]
+fn idle_descriptor() -> mini_rproxy_plugin::abi::Plugin {
+    use mini_rproxy_plugin::{Error, Plugin, Setup};
+
+    struct Nothing;
+    impl Plugin for Nothing {
+        const NAME: &'static str = "nothing";
+        fn create(_: &Setup, _: &[u8]) -> Result<Self, Error> {
+            Ok(Nothing)
+        }
+    }
+    *mini_rproxy_plugin::descriptor::<Nothing>("1.2").raw()
+}
