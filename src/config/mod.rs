@@ -1,7 +1,7 @@
 //! The configuration: one YAML file, checked as a whole before anything starts.
 //!
-//! This folder is the only place that knows the YAML library. It binds, resolves and opens nothing
-//! but the file itself, and asks of plugins only whether two names are one file.
+//! This folder is the only place that knows the YAML library. It binds, resolves and opens nothing but the file itself, and asks of
+//! plugins only whether two names are one file.
 //!
 //! | file | one job |
 //! |---|---|

@@ -88,9 +88,9 @@ impl Config {
 
     /// The names that a route lists are those of plugins, each once.
     fn check_plugins_of(&self, route: &RawRoute) -> Result<(), ValidationError> {
-        let names = route.plugins.as_deref().unwrap_or_default();
+        let Some(names) = &route.plugins else { return Ok(()) };
+        let known: Vec<&str> = self.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
         for (index, name) in names.iter().enumerate() {
-            let known: Vec<&str> = self.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
             let quoted = quoted(name);
             let message = if names[..index].contains(name) {
                 format!("the plugin {quoted} stands twice in this list: remove one")

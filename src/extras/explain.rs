@@ -47,8 +47,7 @@ pub struct ExplainRequest<'a> {
     pub host: &'a str,
 }
 
-/// Explains what would happen to a request from `peer`. Returns the
-/// text, and whether the request would be served, by an upstream or by the proxy itself, and not refused.
+/// Explains what would happen to a request from `peer`. Returns the text, and whether the request would be served, by an upstream or by the proxy itself, and not refused.
 pub fn explain(now: &Now, runtime: &Rc<Runtime>, peer: &Peer, request: &ExplainRequest<'_>) -> (String, bool) {
     let mut out = String::new();
     let client = peer.address.map_or("on a unix socket".to_owned(), |address| format!("at {}", address.ip()));

@@ -1,4 +1,4 @@
-//! The tickets of paused exchanges: whoever holds the number of one may resume its exchange, once, from any thread.
+//! The tickets of paused exchanges: by the number of one its exchange is resumed, once, from any thread.
 //!
 //! ```text
 //!   issued ──await_resume──► waiting ──resume──► resumed        the wake function is called once, by whichever comes last
