@@ -64,7 +64,7 @@ pub fn plugin_record(data: &[u8]) {
         assert!(says >= abi::MIN_PLUGIN_SIZE && data.len() >= abi::MIN_PLUGIN_SIZE);
         assert!((0..=abi::ABI_MINOR).contains(&record.min_host_minor) && record.flags & !abi::KNOWN_FLAGS == 0);
         assert!(record.reserved0 == 0 && record.reserved1 == 0 && record.create.is_some());
-        assert!(record.on_request.is_some() || record.on_response.is_some());
+        assert!(record.on_request.is_some() || record.on_response.is_some() || record.on_done.is_some());
         let has = |at: usize| says >= at + size_of::<usize>();
         assert!(record.on_done.is_none() || has(offset_of!(abi::Plugin, on_done)), "a short record has no late hooks");
         assert!(record.destroy.is_none() || has(offset_of!(abi::Plugin, destroy)), "a short record has no late hooks");
