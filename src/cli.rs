@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::did_you_mean;
+use crate::config::{STDIN, did_you_mean};
 
 /// What the proxy is asked to do; [`help`] says what each is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Flags {
 
 /// All flags as they are written after the dashes, what stands for the value of those that take one, and what they do.
 const FLAGS: [(&str, &str, &str); 16] = [
-    ("config", "PATH", "the configuration file (default: config.yaml)"),
+    ("config", "PATH", "the configuration file, or - for standard input (default: config.yaml)"),
     ("route", "PREFIX=UPSTREAM", "a route, instead of a configuration file; may be repeated"),
     ("listen", "ADDRESS", "with -route: where to listen (default: :8080); may be repeated"),
     ("verbose", "", "log one line per request: route, upstream, status, cause, times"),
@@ -165,6 +165,8 @@ fn parse_flags(mut args: impl Iterator<Item = String>) -> Result<(Action, Flags)
         "-H goes with -explain"
     } else if flags.against.is_some() && action != Action::Check {
         "-against goes with -check"
+    } else if flags.against.as_deref() == Some(STDIN) && flags.config_path() == Some(Path::new(STDIN)) {
+        "-config - and -against - would both read standard input: give one of them a name"
     } else {
         return Ok((action, flags));
     };
@@ -172,7 +174,7 @@ fn parse_flags(mut args: impl Iterator<Item = String>) -> Result<(Action, Flags)
 }
 
 /// The flag that `arg` is, and its value: after a "=", or the next argument. Another flag in its place means that it was
-/// forgotten; a path that begins with a dash can be written `./-path`. Only for `-against` a dash is a value.
+/// forgotten; a path that begins with a dash can be written `./-path`. A dash alone is standard input.
 fn next_flag(arg: &str, args: &mut impl Iterator<Item = String>) -> Result<(&'static str, String), String> {
     let Some(written) = arg.strip_prefix('-').filter(|written| !written.is_empty()) else {
         return Err(format!("{arg:?} is not a flag; the configuration is named by -config PATH"));
@@ -189,7 +191,11 @@ fn next_flag(arg: &str, args: &mut impl Iterator<Item = String>) -> Result<(&'st
         return if inline.is_none() { Ok((flag, String::new())) } else { Err(format!("-{flag} takes no value")) };
     }
     let value = inline.map(str::to_owned).or_else(|| args.next()).unwrap_or_default();
-    let is_value = if value == "-" { flag == "against" } else { !value.is_empty() && !value.starts_with('-') };
+    let is_value = if value == STDIN {
+        ["against", "config"].contains(&flag)
+    } else {
+        !value.is_empty() && !value.starts_with('-')
+    };
     if is_value { Ok((flag, value)) } else { Err(format!("-{flag} needs a value: -{flag} {placeholder}")) }
 }
 
@@ -241,6 +247,7 @@ mod tests {
                 "-check -against=http://127.0.0.1:8080",
                 (Action::Check, Flags { against: Some("http://127.0.0.1:8080".into()), ..Flags::default() }),
             ),
+            ("-config - -check", (Action::Check, Flags { config: Some("-".into()), ..Flags::default() })),
             ("-against - -check", (Action::Check, Flags { against: Some("-".into()), ..Flags::default() })),
             ("-config x.yaml --print-config", (Action::PrintConfig, other)),
             ("-explain /x -H A:b -H=c:d", (Action::Explain, asked("/x", &["A:b", "c:d"]))),
@@ -298,6 +305,10 @@ mod tests {
             ("-config=", "-config needs a value: -config PATH; -help lists all flags"),
             ("-config -verbose", "-config needs a value: -config PATH; -help lists all flags"),
             ("-against x", "-against goes with -check; -help lists all flags"),
+            (
+                "-check -config - -against -",
+                "-config - and -against - would both read standard input: give one of them a name; -help lists all flags",
+            ),
             ("-check -against", "-against needs a value: -against URL; -help lists all flags"),
             ("-plugindir -", "-plugindir needs a value: -plugindir DIR; -help lists all flags"),
             ("-plugindir", "-plugindir needs a value: -plugindir DIR; -help lists all flags"),

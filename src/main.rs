@@ -14,6 +14,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use mini_rproxy::about;
 use mini_rproxy::cli::{self, Action, Flags};
-use mini_rproxy::config::{Config, FullConfig, ListenAddr, Scheme, place_of};
+use mini_rproxy::config::{Config, FullConfig, ListenAddr, STDIN, Scheme, place_of};
 use mini_rproxy::extras::explain::{ExplainRequest, explain};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation;
@@ -302,6 +303,9 @@ impl Running<'_> {
     }
 
     fn try_reload(&mut self, read: fn(&Flags) -> Result<Config, ExitError>) -> Result<bool, String> {
+        if self.flags.config_path() == Some(Path::new(STDIN)) {
+            return Err("standard input cannot be read again: name a file with -config PATH".to_owned());
+        }
         let mut config = read(self.flags).map_err(|ExitError(_, message)| message)?;
         let old = Arc::clone(self.server.config());
         let differences = old.differences(&config);

@@ -165,16 +165,16 @@ fn mistakes_in_routes_and_syntax() {
             r#"config.yaml:2:5: "http://b": either all upstreams of a route have credentials or none"#,
         ),
         (
-            "routes:\n  - {prefix: /a, upstreams: [http://a, b]}\n",
-            "config.yaml:2:40: an upstream is asked over TCP, and its URL begins with http:// or https://: write http://127.0.0.1:9001/base, for example",
+            "routes:\n  - {prefix: /a, upstreams: [http://a, b//c]}\n",
+            "config.yaml:2:40: the URL of an upstream begins with http:// or https://: write http://127.0.0.1:9001/base or http://unix:/run/app.sock, for example",
         ),
         (
-            "routes:\n  - {prefix: /a, upstream: 127.0.0.1:9001}\n",
-            "config.yaml:2:28: an upstream is asked over TCP, and its URL begins with http:// or https://: write http://127.0.0.1:9001/base, for example",
+            "routes:\n  - {prefix: /a, upstream: 'unix:run/app.sock'}\n",
+            "config.yaml:2:28: a unix socket is written http://unix:/run/app.sock, or http://unix:/run/app.sock:/base: an absolute path of at most 107 bytes without \":\"",
         ),
         (
-            "routes:\n  - {prefix: /a, upstream: 'unix:/run/app.sock'}\n",
-            "config.yaml:2:28: an upstream is asked over TCP, and its URL begins with http:// or https://: write http://127.0.0.1:9001/base, for example",
+            "routes:\n  - {prefix: /a, upstream: 'https://unix:/run/app.sock'}\n",
+            "config.yaml:2:28: TLS is not spoken over a unix socket: write http://unix:/path",
         ),
         ("listen: ':8080'\nroutes: []\n", r#"config.yaml:1:1: unknown key "listen"; did you mean "listen_addr"?"#),
         ("routes:\n  -\n", r#"config.yaml:2:4: this route has no prefix: add "prefix: /path""#),
@@ -198,7 +198,7 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - {prefix: /a, upstream: ftp://user:secret@a}\n",
-            "config.yaml:2:28: an upstream is asked over TCP, and its URL begins with http:// or https://: write http://127.0.0.1:9001/base, for example",
+            "config.yaml:2:28: the URL of an upstream begins with http:// or https://: write http://127.0.0.1:9001/base or http://unix:/run/app.sock, for example",
         ),
         (
             "routes:\n  - {prefix: /a, upstream: http://a, upstream_tls: {ca_file: x.pem}}\n",
@@ -511,7 +511,7 @@ fn mistakes_about_tls() {
             r#"config.yaml:2:20: ":8080" in listen_addr and ":8080" in tls.listen_addr overlap: remove one, or choose another"#,
         );
         let config = Config::parse(https, "f").unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(config.routes[0].upstream().port, 443);
+        assert_eq!(config.routes[0].upstream().endpoint.to_string(), "a:443");
         let text = format!("{ROUTES}tls: {{certificate: a, key: b, certificates: [{{certificate: c, key: d}}]}}\n");
         let config = Config::parse(&text, "f").unwrap_or_else(|error| panic!("{error}"));
         let names = config.tls.expect("it is there").certificates.into_iter().map(|pair| pair.certificate);

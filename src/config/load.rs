@@ -1,7 +1,7 @@
 //! From the file to a [`Config`], or from two flags: one line in an init script is enough for a route (rule E10).
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::error::{from_yaml, located, place_of_byte, place_of_value, quoted};
@@ -11,12 +11,13 @@ use super::scalar::Notation;
 use super::url::UpstreamUrl;
 
 impl Config {
-    /// Reads and checks the file at `path`. An error is one sentence: the file, line and column, what is wrong and how to
+    /// Reads and checks the file at `path`, or standard input where that is `-`. An error is one sentence: the file, line and column, what is wrong and how to
     /// correct it. The environment variable `LOG_MODE=json` changes the default of `log.format`. `folder` are the files of
     /// `-plugindir`.
     pub fn load(path: &Path, folder: &[PathBuf]) -> Result<Config, String> {
-        let name = path.display().to_string();
-        let bytes = read_bytes(path).map_err(|error| {
+        let is_stdin = path == Path::new(STDIN);
+        let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
+        let bytes = if is_stdin { read_stdin() } else { read_bytes(path) }.map_err(|error| {
             let problem = match error.kind() {
                 ErrorKind::NotFound => "no such file; copy config.example.yml to make one, or",
                 _ => &format!("cannot be read: {error};"),
@@ -36,7 +37,7 @@ impl Config {
     }
 
     /// What `-listen ADDRESS` and `-route /prefix=upstream` say, each as often as it was written; everything else has its
-    /// default. An upstream is a URL, or `host:port` for a plain one. The environment variable `LOG_MODE=json` counts
+    /// default. The environment variable `LOG_MODE=json` counts
     /// here too.
     pub fn from_flags(listen: &[String], routes: &[String], folder: &[PathBuf]) -> Result<Config, String> {
         let mut config = Config::default();
@@ -67,6 +68,9 @@ pub(super) fn default_format() -> Result<LogFormat, String> {
 
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
+/// The path that means standard input.
+pub const STDIN: &str = "-";
+
 /// Line and column, from 1, where the configuration `file` names the file `named`; `None` where it is not found, since it
 /// is written in another way.
 pub fn place_of(file: &Path, named: &Path) -> Option<(usize, usize)> {
@@ -88,11 +92,19 @@ fn place_in(text: &str, word: &str) -> Option<(usize, usize)> {
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     match fs::metadata(path)? {
         file if !file.is_file() => Err(io::Error::other("this is no regular file, and a reload has to read it again")),
-        file if file.len() > MAX_FILE_BYTES => {
-            Err(io::Error::other("it is larger than 64MiB, which no configuration is"))
-        }
+        file if file.len() > MAX_FILE_BYTES => Err(too_large()),
         _ => fs::read(path),
     }
+}
+
+fn read_stdin() -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let len = io::stdin().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if len as u64 > MAX_FILE_BYTES { Err(too_large()) } else { Ok(bytes) }
+}
+
+fn too_large() -> io::Error {
+    io::Error::other("it is larger than 64MiB, which no configuration is")
 }
 
 fn parse(text: &str, name: &str, format: Result<LogFormat, String>, folder: &[PathBuf]) -> Result<Config, String> {
@@ -107,8 +119,7 @@ fn route(text: &str) -> Result<RawRoute, String> {
     let (prefix, upstream) = text
         .split_once('=')
         .ok_or_else(|| "a route is written /prefix=host:port or /prefix=http://host:port/base".to_owned())?;
-    let upstream = if upstream.contains("://") { upstream.to_owned() } else { format!("http://{upstream}") };
-    let upstream = <UpstreamUrl as Notation>::parse(&upstream)?;
+    let upstream = <UpstreamUrl as Notation>::parse(upstream)?;
     Ok(RawRoute { prefix: prefix.to_owned(), upstream: Some(upstream), ..RawRoute::default() })
 }
 
@@ -181,7 +192,7 @@ mod tests {
             (
                 &[],
                 &["/a=ftp://h"],
-                "-route: an upstream is asked over TCP, and its URL begins with http:// or https://: write http://127.0.0.1:9001/base, for example",
+                "-route: the URL of an upstream begins with http:// or https://: write http://127.0.0.1:9001/base or http://unix:/run/app.sock, for example",
             ),
             (
                 &[],

@@ -31,5 +31,5 @@ pub use keys::{
     Timeouts, TlsListen, UpstreamTls,
 };
 pub use listen::ListenAddr;
-pub use load::place_of;
-pub use url::{HostPolicy, Scheme, UpstreamUrl};
+pub use load::{STDIN, place_of};
+pub use url::{Endpoint, HostPolicy, Scheme, UpstreamUrl};

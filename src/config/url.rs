@@ -1,4 +1,4 @@
-//! Upstream URLs: `http://[user:password@]host[:port][/base]`, taken apart strictly.
+//! Upstream URLs: `http://[user:password@]host[:port][/base]` and `http://unix:/path/of/socket[:/base]`, taken apart strictly.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,11 +14,9 @@ use super::scalar::Notation;
 pub struct UpstreamUrl {
     /// Before `://`.
     pub scheme: Scheme,
-    /// Name in lower case or IP literal, without brackets.
-    pub host: String,
-    /// As written, or that of the scheme.
-    pub port: u16,
-    /// The Host value: brackets where needed, no default port.
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// What it is called: brackets where needed, no default port; `unix:` and the path of a socket.
     pub authority: String,
     /// Empty or `/base`, never with a trailing slash.
     pub base_path: String,
@@ -29,7 +27,9 @@ pub struct UpstreamUrl {
 /// Without credentials.
 impl fmt::Display for UpstreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.scheme.name(), self.authority, self.base_path)
+        let is_behind_path = matches!(self.endpoint, Endpoint::Unix(_)) && !self.base_path.is_empty();
+        let colon = if is_behind_path { ":" } else { "" };
+        write!(f, "{}://{}{colon}{}", self.scheme.name(), self.authority, self.base_path)
     }
 }
 
@@ -38,6 +38,30 @@ impl fmt::Debug for UpstreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hidden = if self.authorization.is_some() { " (credentials hidden)" } else { "" };
         write!(f, "UpstreamUrl({self}{hidden})")
+    }
+}
+
+/// Where an upstream listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// In a network.
+    Tcp {
+        /// Name in lower case or IP literal, without brackets.
+        host: String,
+        /// Never 0.
+        port: u16,
+    },
+    /// On this host: the absolute path of a stream socket.
+    Unix(String),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Endpoint::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Endpoint::Unix(path) => write!(f, "unix:{path}"),
+        }
     }
 }
 
@@ -69,12 +93,17 @@ impl Scheme {
 }
 
 // What is wrong with an upstream URL. None of it holds text of the URL, which may contain a password.
-const NOT_HTTP: &str = "an upstream is asked over TCP, and its URL begins with http:// or https://: write http://127.0.0.1:9001/base, for example";
+const NOT_HTTP: &str = "the URL of an upstream begins with http:// or https://: write http://127.0.0.1:9001/base or http://unix:/run/app.sock, for example";
 const NO_HOST: &str = "the upstream URL names no host: write http://host:port";
 const HOST: &str = "the host of the upstream URL is neither a name nor an address; an IPv6 address stands in brackets: http://[::1]:9001";
 const PORT: &str = "the port of the upstream URL is a number from 1 to 65535";
 const CREDENTIALS: &str = "the credentials of the upstream URL are user:password@, with \"@\", \":\", \"/\" and \"%\" in them written as %40, %3A, %2F and %25";
+const UNIX: &str = "a unix socket is written http://unix:/run/app.sock, or http://unix:/run/app.sock:/base: an absolute path of at most 107 bytes without \":\"";
+const UNIX_TLS: &str = "TLS is not spoken over a unix socket: write http://unix:/path";
 const NO_TLS: &str = "this build cannot speak TLS to an upstream: use http://, or build it with the feature \"tls\"";
+
+/// What fits into the address of a unix socket (`sun_path`), with the byte that ends it.
+const MAX_SOCKET_PATH: usize = 107;
 
 impl UpstreamUrl {
     /// Takes `url` apart.
@@ -93,15 +122,37 @@ impl UpstreamUrl {
             None => (None, authority),
         };
         let authorization = credentials.map(authorization).transpose()?;
-        let (host, port) = split_host(authority)?;
-        let port = port.unwrap_or(scheme.default_port());
-        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        let authority = if port == scheme.default_port() { bracketed } else { format!("{bracketed}:{port}") };
+        let (endpoint, authority, path) = match authority.strip_prefix("unix:") {
+            Some(rest) if rest.parse::<u16>().is_err() => {
+                // As in nginx: the path of the socket ends at the first colon.
+                let (socket, path) = path.split_once(':').unwrap_or((path, ""));
+                let is_path = rest.is_empty() && matches!(socket.len(), 2..=MAX_SOCKET_PATH);
+                if !is_path || !(path.is_empty() || path.starts_with('/')) {
+                    return Err(UNIX);
+                }
+                if scheme == Scheme::Https {
+                    return Err(UNIX_TLS);
+                }
+                (Endpoint::Unix(socket.to_owned()), format!("unix:{socket}"), path)
+            }
+            _ => {
+                let (host, port) = split_host(authority)?;
+                let port = port.unwrap_or(scheme.default_port());
+                let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                let authority = if port == scheme.default_port() { bracketed } else { format!("{bracketed}:{port}") };
+                (Endpoint::Tcp { host, port }, authority, path)
+            }
+        };
         let base_path = path.trim_end_matches('/').to_owned();
         if prefix::normal_form(&base_path).split(|&byte| byte == b'/').any(|part| matches!(part, b"." | b"..")) {
             return Err(DOT_SEGMENT);
         }
-        Ok(UpstreamUrl { scheme, host, port, authority, base_path, authorization })
+        Ok(UpstreamUrl { scheme, endpoint, authority, base_path, authorization })
+    }
+
+    /// The Host value of requests to it.
+    pub fn host_value(&self) -> &str {
+        if let Endpoint::Unix(_) = self.endpoint { "localhost" } else { &self.authority }
     }
 }
 
@@ -111,7 +162,9 @@ impl Notation for UpstreamUrl {
 
     // The text is not shown: there may be a password in it.
     fn read(text: &str) -> Result<Option<UpstreamUrl>, String> {
-        let url = UpstreamUrl::parse(text)?;
+        // A host and a port alone are meant for plain HTTP; two slashes may be those of a scheme with a mistake in it.
+        let url =
+            if text.contains("//") { UpstreamUrl::parse(text) } else { UpstreamUrl::parse(&format!("http://{text}")) }?;
         if url.scheme == Scheme::Https && !cfg!(feature = "tls") { Err(NO_TLS.to_owned()) } else { Ok(Some(url)) }
     }
 }
@@ -232,8 +285,54 @@ mod tests {
         ] {
             let (host, authority) = (host.to_owned(), authority.to_owned());
             let base_path = base_path.to_owned();
-            let expected = UpstreamUrl { scheme, host, port, authority, base_path, authorization: None };
+            let endpoint = Endpoint::Tcp { host, port };
+            let expected = UpstreamUrl { scheme, endpoint, authority, base_path, authorization: None };
             assert_eq!(UpstreamUrl::parse(url), Ok(expected), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_is_a_path_and_behind_a_colon_the_base_path() {
+        for (url, path, base_path, shown) in [
+            ("http://unix:/run/app.sock", "/run/app.sock", "", "http://unix:/run/app.sock"),
+            ("http://unix:/run/app.sock:", "/run/app.sock", "", "http://unix:/run/app.sock"),
+            ("http://unix:/run/app.sock:/", "/run/app.sock", "", "http://unix:/run/app.sock"),
+            ("http://unix:/run/app.sock:/base/", "/run/app.sock", "/base", "http://unix:/run/app.sock:/base"),
+            ("http://unix:/a/../b%41:/c:d", "/a/../b%41", "/c:d", "http://unix:/a/../b%41:/c:d"),
+            ("http://u:p@unix:/run/a:/b", "/run/a", "/b", "http://unix:/run/a:/b"),
+        ] {
+            let parsed = UpstreamUrl::parse(url).expect("a valid URL");
+            assert_eq!((&parsed.endpoint, &*parsed.base_path), (&Endpoint::Unix(path.to_owned()), base_path), "{url}");
+            assert_eq!((parsed.host_value(), parsed.authority == format!("unix:{path}")), ("localhost", true), "{url}");
+            assert_eq!((parsed.to_string().as_str(), parsed.authorization.is_some()), (shown, url.contains('@')));
+            assert_eq!(UpstreamUrl::parse(shown).map(|again| again.endpoint), Ok(parsed.endpoint), "it reads back");
+        }
+        for (len, is_good) in [(107, true), (108, false)] {
+            let url = format!("http://unix:/{}", "p".repeat(len - 1));
+            assert_eq!(UpstreamUrl::parse(&url).is_ok(), is_good, "{len} bytes");
+        }
+        assert!(UpstreamUrl::parse("http://unix:8080/x").is_ok_and(|url| url.host_value() == "unix:8080"), "a host");
+    }
+
+    #[test]
+    fn without_a_scheme_plain_http_is_meant() {
+        for (text, shown) in [
+            ("127.0.0.1:9001", "http://127.0.0.1:9001"),
+            ("localhost", "http://localhost"),
+            ("app:80/base", "http://app/base"),
+            ("[::1]:9001", "http://[::1]:9001"),
+            ("unix:/run/app.sock:/b", "http://unix:/run/app.sock:/b"),
+            ("https://e.example", "https://e.example"),
+        ] {
+            let url = <UpstreamUrl as Notation>::parse(text);
+            assert_eq!(
+                url.map(|url| url.to_string()).ok().as_deref(),
+                Some(shown).filter(|_| cfg!(feature = "tls") || !shown.starts_with("https")),
+                "{text}"
+            );
+        }
+        for text in ["http:/e.example", "http//e.example", "htp://e.example", "/run/app.sock", "9001", "", "a b"] {
+            assert!(<UpstreamUrl as Notation>::parse(text).is_err(), "{text}");
         }
     }
 
@@ -248,7 +347,13 @@ mod tests {
             ("127.0.0.1:90010", NOT_HTTP),
             ("unix:/run/app.sock", NOT_HTTP),
             ("unix//run/app.sock", NOT_HTTP),
-            ("http://unix:/run/app.sock:/base", PORT),
+            ("http://unix:", UNIX),
+            ("http://unix:/", UNIX),
+            ("http://unix:run/app.sock", UNIX),
+            ("http://unix:/run/app.sock:base", UNIX),
+            ("http://unix:/run/app.sock:/base/../x", DOT_SEGMENT),
+            ("http://unix:/run/app.sock:/%zz", BYTE),
+            ("https://unix:/run/app.sock", UNIX_TLS),
             ("/run/app.sock", NOT_HTTP),
             ("ws://e.example", NOT_HTTP),
             (" http://e.example", NOT_HTTP),

@@ -93,7 +93,7 @@ pub fn rewrite_request(fields: &mut Fields, map: &PrefixMap<'_>, limit: usize, b
 /// Lets Destination and If, which were rewritten for upstream `old`, name `new` instead. All upstreams of a route have one
 /// base path.
 pub fn readdress_request(fields: &mut Fields, old: &UpstreamUrl, new: &UpstreamUrl) {
-    let origin = |upstream: &UpstreamUrl| format!("{}://{}/", upstream.scheme.name(), upstream.authority);
+    let origin = |upstream: &UpstreamUrl| format!("{}://{}/", upstream.scheme.name(), upstream.host_value());
     for index in fields.indices(REQUEST_FIELDS).collect::<Vec<_>>() {
         if let Some(value) = fields.nth(index).and_then(|line| str::from_utf8(line.value).ok()) {
             let value = value.replace(&origin(old), &origin(new));
@@ -189,7 +189,7 @@ impl PrefixMap<'_> {
             let is_kept = url.scheme.is_some_and(|scheme| scheme != self.upstream.scheme);
             return (!self.is_of_another_route(url.path)).then_some(if is_kept { url.origin } else { b"" });
         }
-        (is_sent || is_same_name(url.authority, self.upstream.authority.as_bytes())).then_some(b"")
+        (is_sent || is_same_name(url.authority, self.upstream.host_value().as_bytes())).then_some(b"")
     }
 
     /// Whether a path of the public place belongs to another route; one for `/` takes whatever there is, which says nothing.
@@ -285,7 +285,7 @@ impl PrefixMap<'_> {
     /// cookie. Without Domain it is a cookie of the host that the client asked.
     fn is_foreign_domain(&self, domain: &[u8]) -> bool {
         let takes_in = |host: &[u8]| is_in_domain(host, domain);
-        (takes_in(self.upstream.host.as_bytes()) || takes_in(host_of(self.sent_host)))
+        (takes_in(host_of(self.upstream.host_value().as_bytes())) || takes_in(host_of(self.sent_host)))
             && !takes_in(host_of(self.client_host))
     }
 }

@@ -1,11 +1,11 @@
 //! The addresses of an upstream, and in which order a new connection tries them.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::ConnectError;
+
+use super::socket::Address;
 
 /// An address that failed is tried last for so long; then it may have come back.
 const FAILED_ADDRESS_TIME: Duration = Duration::from_secs(30);
@@ -15,18 +15,18 @@ const FAILED_ADDRESS_TIME: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub struct Addresses {
     /// Empty where they are not known.
-    list: Arc<[SocketAddr]>,
+    list: Vec<Address>,
     /// Where the next attempt begins.
     next: usize,
     /// Those that failed, each until when it is tried last. Mostly empty.
-    failed: Vec<(SocketAddr, MonoTime)>,
+    failed: Vec<(Address, MonoTime)>,
 }
 
 /// Addresses that are tried in turn.
 #[derive(Debug, Default)]
 pub struct ConnectAttempt {
     /// Those that have not failed. The last one is tried first.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
     /// Of the failures so far the one that says most.
     pub failure: Option<ConnectError>,
 }
@@ -37,7 +37,7 @@ impl Addresses {
     }
 
     /// Other addresses. What is known of those that stay is kept.
-    pub fn set(&mut self, list: Arc<[SocketAddr]>) {
+    pub fn set(&mut self, list: Vec<Address>) {
         self.failed.retain(|(address, _)| list.contains(address));
         self.list = list;
     }
@@ -46,20 +46,20 @@ impl Addresses {
         self.failed.retain(|(_, until)| *until > now);
         let (before, from) = self.list.split_at(self.next % self.list.len().max(1));
         self.next = self.next.wrapping_add(1);
-        let backwards = from.iter().chain(before).rev().copied();
-        let has_failed = |address: &SocketAddr| self.failed.iter().any(|(failed, _)| failed == address);
+        let backwards = from.iter().chain(before).rev().cloned();
+        let has_failed = |address: &Address| self.failed.iter().any(|(failed, _)| failed == address);
         let (mut addresses, good) = backwards.partition::<Vec<_>, _>(has_failed);
         addresses.extend(good);
         ConnectAttempt { addresses, failure: None }
     }
 
-    pub fn note_failure(&mut self, now: MonoTime, address: SocketAddr) {
-        self.note_success(address);
+    pub fn note_failure(&mut self, now: MonoTime, address: Address) {
+        self.note_success(&address);
         self.failed.push((address, now + FAILED_ADDRESS_TIME));
     }
 
-    pub fn note_success(&mut self, address: SocketAddr) {
-        self.failed.retain(|(failed, _)| *failed != address);
+    pub fn note_success(&mut self, address: &Address) {
+        self.failed.retain(|(failed, _)| failed != address);
     }
 }
 
@@ -75,8 +75,8 @@ mod tests {
     use super::*;
     use crate::proxy::proxy_connection::CertificateError;
 
-    fn address(port: u16) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], port))
+    fn address(port: u16) -> Address {
+        Address::Tcp(([127, 0, 0, 1], port).into())
     }
 
     fn known(ports: &[u16]) -> Addresses {
@@ -85,7 +85,7 @@ mod tests {
 
     /// The ports in the order in which a new attempt tries them.
     fn order(known: &mut Addresses, now: MonoTime) -> Vec<u16> {
-        known.attempt(now).addresses.iter().rev().map(SocketAddr::port).collect()
+        known.attempt(now).addresses.iter().rev().filter_map(Address::tcp).map(|address| address.port()).collect()
     }
 
     #[test]
@@ -107,10 +107,10 @@ mod tests {
         known.note_failure(now, address(3));
         assert_eq!(order(&mut known, now), [2, 1, 3], "begins at 1; of those that failed none is left out");
         // Other addresses, of which one is the same.
-        known.set([address(3), address(4)].into());
+        known.set(vec![address(3), address(4)]);
         assert_eq!(order(&mut known, now), [4, 3]);
         assert_eq!(order(&mut known, now), [4, 3]);
-        known.note_success(address(3));
+        known.note_success(&address(3));
         assert_eq!(order(&mut known, now), [3, 4]);
         known.note_failure(now, address(3));
         known.next = 0;

@@ -8,7 +8,7 @@
 //! socket did not take. So "can read" and "can write" are answered here and not by the socket's readiness alone, and
 //! [`Conn::flush`] has to be called whenever the socket may have become writable, whether or not there is more to write.
 
-pub use super::socket::{ReadOutcome, Socket, SocketFlags, WriteOutcome};
+pub use super::socket::{Address, ReadOutcome, Socket, SocketFlags, WriteOutcome};
 
 use super::tls::TlsLayer;
 use crate::proxy::proxy_connection::PeerDetails;

@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::mono_time::MonoTime;
-use crate::proxy::runtime::{Origin, UpstreamId};
+use crate::proxy::runtime::UpstreamId;
 
 use super::worker_queue::{DnsEvent, WorkerMsg, WorkerQueue};
 
@@ -78,11 +78,10 @@ struct Name {
 }
 
 impl Names {
-    fn lookup(&mut self, queue: &Arc<WorkerQueue>, upstream: UpstreamId, origin: &Origin, is_next: bool) {
+    fn lookup(&mut self, queue: &Arc<WorkerQueue>, upstream: UpstreamId, (host, port): (&str, u16), is_next: bool) {
         let name = self.by_id.entry(upstream).or_insert_with(|| {
             self.due.push(Reverse((MonoTime::FIRST, upstream)));
-            let (host, port) = (origin.host.clone(), origin.port);
-            Name { host, port, is_checked: false, addresses: Arc::default(), waiting: Vec::new() }
+            Name { host: host.to_owned(), port, is_checked: false, addresses: Arc::default(), waiting: Vec::new() }
         });
         if name.is_checked && !is_next {
             queue.push(WorkerMsg::Dns(DnsEvent { upstream, addresses: name.addresses.clone() }));
@@ -143,11 +142,11 @@ impl DnsCache {
         Ok(DnsCache(resolver))
     }
 
-    /// Wants the addresses of an upstream, which come into `queue`: at once where they are known, or with `is_next` when
+    /// Wants the addresses of an upstream with this host and port, which come into `queue`: at once where they are known, or with `is_next` when
     /// they are looked up again.
-    pub fn lookup(&self, queue: &Arc<WorkerQueue>, upstream: UpstreamId, origin: &Origin, is_next: bool) {
+    pub fn lookup(&self, queue: &Arc<WorkerQueue>, upstream: UpstreamId, name: (&str, u16), is_next: bool) {
         let mut names = self.0.lock();
-        names.lookup(queue, upstream, origin, is_next);
+        names.lookup(queue, upstream, name, is_next);
         if names.next_due().is_some_and(|due| due <= MonoTime::now()) {
             self.0.call_thread(&mut names);
         }
@@ -222,10 +221,6 @@ mod tests {
     const NAME: UpstreamId = UpstreamId(3);
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn origin(host: &str) -> Origin {
-        Origin { host: host.to_owned(), port: 80, scheme: crate::config::Scheme::Http, tls: None }
-    }
-
     fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
         texts.iter().map(|text| text.parse().expect("an address")).collect()
     }
@@ -249,7 +244,7 @@ mod tests {
         }
 
         fn ask(&self, cache: &DnsCache, id: UpstreamId, host: &str) {
-            cache.lookup(&self.queue, id, &origin(host), false);
+            cache.lookup(&self.queue, id, (host, 80), false);
         }
 
         fn wait_for(&mut self, count: usize) -> Vec<DnsEvent> {
@@ -283,7 +278,7 @@ mod tests {
         }
 
         fn ask(&mut self, is_next: bool) {
-            self.names.lookup(&self.asker.queue, NAME, &origin("origin.test"), is_next);
+            self.names.lookup(&self.asker.queue, NAME, ("origin.test", 80), is_next);
         }
 
         /// Looks up what is due; tells whether there was anything.
@@ -442,7 +437,7 @@ mod tests {
         asker.ask(&cache, NAME, "name");
         for _ in 0..3 {
             asker.wait_for(1);
-            cache.lookup(&asker.queue, NAME, &origin("name"), true);
+            cache.lookup(&asker.queue, NAME, ("name", 80), true);
         }
         cache.stop();
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::config::{Config, ListenAddr, PoolLimits, RouteConfig, RouteOptions, Scheme, UpstreamUrl};
+use crate::config::{Config, Endpoint, ListenAddr, PoolLimits, RouteConfig, RouteOptions, Scheme, UpstreamUrl};
 use crate::proxy::cause::Cause;
 use crate::proxy::proxy_connection::{AccessRecord, Observer};
 
@@ -65,8 +65,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn route(prefix: &str, host: &str, port: u16) -> RouteConfig {
     let upstream = UpstreamUrl {
         scheme: Scheme::Http,
-        host: host.to_owned(),
-        port,
+        endpoint: Endpoint::Tcp { host: host.to_owned(), port },
         authority: format!("{host}:{port}"),
         base_path: String::new(),
         authorization: None,

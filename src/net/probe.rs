@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::config::{Config, FullConfig, ListenAddr, Scheme, UpstreamUrl};
+use crate::config::{Config, Endpoint, FullConfig, ListenAddr, Scheme, UpstreamUrl};
 
 /// For each step. Docker's own limit for a probe is 30 s.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -46,9 +46,9 @@ pub fn running_config(place: &str, config: &Config) -> Result<FullConfig, String
     } else if let Some(socket) = place.strip_prefix("unix:") {
         SockAddr::unix(socket).and_then(|socket| get(&[socket], config, "localhost", path, MAX_ANSWER))
     } else {
-        let url = configz_url(place)?;
-        let addresses = (url.host.as_str(), url.port).to_socket_addrs().map(|all| all.map(SockAddr::from).collect());
-        addresses.and_then(|addresses: Vec<_>| get(&addresses, config, &url.authority, path, MAX_ANSWER))
+        let (authority, host, port) = configz_url(place)?;
+        let addresses = (host, port).to_socket_addrs().map(|all| all.map(SockAddr::from).collect());
+        addresses.and_then(|addresses: Vec<_>| get(&addresses, config, &authority, path, MAX_ANSWER))
     };
     let answer = answer.map_err(|error| format!("{place} does not answer: {error}"))?;
     let answer = String::from_utf8_lossy(&answer);
@@ -61,17 +61,21 @@ pub fn running_config(place: &str, config: &Config) -> Result<FullConfig, String
     })
 }
 
-/// `http://HOST:PORT`, with or without `/configz`.
-fn configz_url(url: &str) -> Result<UpstreamUrl, String> {
-    let is_good = |url: &UpstreamUrl| {
-        url.scheme == Scheme::Http && url.authorization.is_none() && ["", "/configz"].contains(&&*url.base_path)
-    };
-    UpstreamUrl::parse(url).ok().filter(is_good).ok_or_else(|| {
-        format!(
+/// The Host value, host and port of `http://HOST:PORT`, with or without `/configz`.
+fn configz_url(url: &str) -> Result<(String, String, u16), String> {
+    match UpstreamUrl::parse(url) {
+        Ok(UpstreamUrl {
+            scheme: Scheme::Http,
+            endpoint: Endpoint::Tcp { host, port },
+            authority,
+            base_path,
+            authorization: None,
+        }) if ["", "/configz"].contains(&&*base_path) => Ok((authority, host, port)),
+        _ => Err(format!(
             "-against {url}: write http://HOST:PORT or unix:/PATH; for https, curl -k 'https://HOST:PORT/configz?outline' \
              | mini-rproxy -check -against -"
-        )
-    })
+        )),
+    }
 }
 
 /// Where a socket that is bound to `address` is reached. Where the host has no IPv6, the proxy listens on IPv4.
@@ -173,7 +177,7 @@ mod tests {
             ("http://", None),
             ("http://a b", None),
         ] {
-            assert_eq!(configz_url(url).ok().map(|url| url.authority).as_deref(), expected, "{url}");
+            assert_eq!(configz_url(url).ok().map(|(authority, ..)| authority).as_deref(), expected, "{url}");
         }
     }
 

@@ -62,11 +62,15 @@ mod tests {
         let of_a_request = Rc::clone(&first);
         drop(first);
         configs.push(Rc::clone(&second), tls);
-        let port = |configs: &ConfigHistory, id| configs.find_upstream(id).map(|(origin, _)| origin.port);
+        let port =
+            |configs: &ConfigHistory, id| configs.find_upstream(id).map(|(origin, _)| origin.endpoint.to_string());
         assert!(!configs.drop_unused(), "a request needs it");
-        assert_eq!((port(&configs, one), port(&configs, two)), (Some(1), Some(2)));
+        assert_eq!(
+            (port(&configs, one), port(&configs, two)),
+            (Some("127.0.0.1:1".to_owned()), Some("127.0.0.1:2".to_owned()))
+        );
         drop(of_a_request);
         assert!(configs.drop_unused());
-        assert_eq!((port(&configs, one), port(&configs, two)), (None, Some(2)));
+        assert_eq!((port(&configs, one), port(&configs, two)), (None, Some("127.0.0.1:2".to_owned())));
     }
 }

@@ -9,6 +9,7 @@
 use std::io::{self, ErrorKind, IoSlice, Write as _};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -112,6 +113,22 @@ impl SocketFlags {
     }
 }
 
+/// What can be connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// In a network.
+    Tcp(SocketAddr),
+    /// The path of a unix stream socket.
+    Unix(Arc<str>),
+}
+
+impl Address {
+    /// `None` for a unix socket.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        if let Address::Tcp(address) = self { Some(*address) } else { None }
+    }
+}
+
 /// A socket, TCP or local, and its readiness.
 #[derive(Debug)]
 pub struct Socket {
@@ -141,12 +158,16 @@ impl Socket {
     }
 
     /// Begins to connect. The socket is of no use before [`Socket::finish_connect`] says so.
-    pub fn connect(address: SocketAddr) -> io::Result<Socket> {
+    pub fn connect(address: &Address) -> io::Result<Socket> {
         #[cfg(test)]
-        if let Some(fd) = super::loop_faults::connect(address) {
+        if let Some(fd) = super::loop_faults::connect() {
             return Ok(Socket::new(fd?, SocketFlags::empty()));
         }
-        Ok(Socket::new(mio::net::TcpStream::connect(address)?.into(), SocketFlags::empty()))
+        let fd = match address {
+            Address::Tcp(address) => mio::net::TcpStream::connect(*address)?.into(),
+            Address::Unix(path) => mio::net::UnixStream::connect(&**path)?.into(),
+        };
+        Ok(Socket::new(fd, SocketFlags::empty()))
     }
 
     /// Whether the attempt to connect is over; pending where the event was spurious. An error waits in the socket; without
@@ -616,15 +637,15 @@ mod tests {
     #[test]
     fn m7_a_refused_attempt_is_told_from_one_that_waits_and_one_that_succeeded() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-        let address = listener.local_addr().expect("bound");
+        let address = Address::Tcp(listener.local_addr().expect("bound"));
         let mut poll = mio::Poll::new().expect("poll");
-        let mut conn = Socket::connect(address).expect("a socket");
+        let mut conn = Socket::connect(&address).expect("a socket");
         conn.register(poll.registry(), TOKEN).expect("register");
         wait(&mut poll, &mut conn, |conn| conn.has(SocketFlags::WRITABLE));
         assert!(matches!(conn.finish_connect(), Poll::Ready(Ok(()))));
         drop(listener);
         // Nobody listens there any more.
-        let mut conn = Socket::connect(address).expect("a socket");
+        let mut conn = Socket::connect(&address).expect("a socket");
         conn.register(poll.registry(), TOKEN).expect("register");
         let mut events = Events::with_capacity(8);
         let refused = loop {

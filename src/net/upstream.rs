@@ -10,6 +10,7 @@
 //! say that an attempt can be continued; that is done when its client is driven. Nothing here blocks. Connections stay in
 //! their slots, registered, also while they are idle, so that an end is noticed at once (rule M12).
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -17,26 +18,28 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::config::Scheme;
+use crate::config::{Endpoint, Scheme};
 use crate::extras::metrics::Counter;
 use crate::proxy::cause::Cause;
 use crate::proxy::proxy_connection::{ConnectError, Input};
-use crate::proxy::runtime::UpstreamId;
+use crate::proxy::runtime::{Origin, UpstreamId};
 
 use super::acceptor::is_exhaustion;
 use super::addresses::Addresses;
-use super::conn::{Conn, ReadOutcome, Socket, SocketFlags};
+use super::conn::{Address, Conn, ReadOutcome, Socket, SocketFlags};
 use super::event_source::EventSource;
 use super::slab::Key;
-use super::tls::HandshakeError;
 use super::upstream_state::{UpstreamConn, UpstreamState, Upstreams};
 use super::worker::{Lifecycle, PendingInput, Worker};
 use super::worker_queue::DnsEvent;
 
 /// How often an idle connection is read before it counts as a busy one.
 const MAX_IDLE_READS: u32 = 8;
-/// A failed handshake with an upstream is logged at most this often: one that has such a problem has it all the time.
-const TLS_WARN_INTERVAL: Duration = Duration::from_secs(60);
+/// What is wrong with an upstream's certificate or socket is logged at most this often: one that has such a problem has it
+/// all the time.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+/// When a unix socket whose queue is full is tried again: no event tells that there is room.
+const QUEUE_RETRY: Duration = Duration::from_millis(5);
 /// How many login-bound connections a client keeps. Beyond that the oldest is closed.
 const MAX_LOGIN_CONNS: usize = 4;
 /// Addresses that no new connection has needed for so long are not refreshed any more, but looked up before the next use.
@@ -89,11 +92,17 @@ impl Worker {
         let entry = by_id.entry(upstream).or_default();
         entry.used_at = now;
         if entry.addresses.is_empty() {
-            let Ok(ip) = origin.host.parse::<IpAddr>() else {
-                entry.resolving.push(client_key);
-                return self.dns.lookup(&self.queue, upstream, origin, false);
+            let address = match &origin.endpoint {
+                Endpoint::Unix(path) => Address::Unix(Arc::from(path.as_str())),
+                Endpoint::Tcp { host, port } => {
+                    let Ok(ip) = host.parse::<IpAddr>() else {
+                        entry.resolving.push(client_key);
+                        return self.dns.lookup(&self.queue, upstream, (host, *port), false);
+                    };
+                    Address::Tcp(SocketAddr::new(ip, *port))
+                }
             };
-            entry.addresses.set(Arc::from([SocketAddr::new(ip, origin.port)]));
+            entry.addresses.set(vec![address]);
         }
         self.continue_connect(client_key);
     }
@@ -103,11 +112,13 @@ impl Worker {
         let now = self.ctx.now();
         let Some(entry) = self.upstreams.by_id.get_mut(&upstream) else { return };
         if !addresses.is_empty() {
-            entry.addresses.set(addresses);
+            entry.addresses.set(addresses.iter().copied().map(Address::Tcp).collect());
         }
         let is_used = !entry.addresses.is_empty() && now - entry.used_at <= MAX_UNUSED;
         match self.configs.find_upstream(upstream) {
-            Some((origin, _)) if is_used => self.dns.lookup(&self.queue, upstream, origin, true),
+            Some((Origin { endpoint: Endpoint::Tcp { host, port }, .. }, _)) if is_used => {
+                self.dns.lookup(&self.queue, upstream, (host, *port), true);
+            }
             _ => entry.addresses = Addresses::default(),
         }
         for client_key in std::mem::take(&mut entry.resolving) {
@@ -138,9 +149,9 @@ impl Worker {
             let known = &mut by_id.entry(*upstream).or_default().addresses;
             match (result, attempt.addresses.pop()) {
                 (Ok(()), Some(address)) => {
-                    known.note_success(address);
-                    (*state, *connected_at, *at) = (UpstreamState::Busy(client_key), now, Some(address));
-                    break Ok(address);
+                    known.note_success(&address);
+                    (*state, *connected_at, *at) = (UpstreamState::Busy(client_key), now, address.tcp());
+                    break Ok(*at);
                 }
                 (Err(error), Some(address)) => {
                     known.note_failure(now, address);
@@ -158,7 +169,7 @@ impl Worker {
             client.upstream = client.upstream.filter(|_| result.is_ok());
             let outcome = match result {
                 Ok(address) => {
-                    client.connection.set_upstream_addr(Some(address));
+                    client.connection.set_upstream_addr(address);
                     Input::Connected { reused: false }
                 }
                 Err(error) => Input::ConnectFailed(error),
@@ -177,9 +188,26 @@ impl Worker {
         let Some(conn) = conn else {
             let known = &mut by_id.entry(*upstream).or_default().addresses;
             let attempt = attempt.get_or_insert_with(|| known.attempt(now));
-            let address = *attempt.addresses.last().ok_or(ConnectError::DnsFail)?;
-            self.open_socket(client_key, key, address).map_err(|error| classify(&error))?;
-            return Poll::Pending;
+            let address = attempt.addresses.last().cloned().ok_or(ConnectError::DnsFail)?;
+            let upstream = *upstream;
+            return match (self.open_socket(client_key, key, &address), address) {
+                (Ok(()), _) => Poll::Pending,
+                (Err(error), Address::Unix(_)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(UpstreamConn { timer, until, .. }) = self.upstreams.conns.get_mut(key) {
+                        *until = now + QUEUE_RETRY;
+                        self.timers.set(timer, *until, EventSource::Upstream(key).token());
+                    }
+                    Poll::Pending
+                }
+                (Err(error), address) => {
+                    if let Address::Unix(path) = address {
+                        let hint =
+                            "does the application run, and may this user write to its socket and enter its folder?";
+                        self.warn(upstream, format_args!("cannot connect to upstream unix:{path}: {error}; {hint}"));
+                    }
+                    Poll::Ready(Err(classify(&error)))
+                }
+            };
         };
         let pending = if *until <= now { Poll::Ready(Err(ConnectError::TimedOut)) } else { Poll::Pending };
         if let Some(tls) = &mut conn.tls {
@@ -187,8 +215,11 @@ impl Worker {
                 Poll::Pending => pending,
                 Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
                 Poll::Ready(Err(error)) => {
-                    let upstream = *upstream;
-                    self.warn_tls(upstream, &error);
+                    let (upstream, message) = (*upstream, &error.message);
+                    let endpoint = self.configs.find_upstream(upstream).map(|(origin, _)| origin.endpoint.to_string());
+                    let hint = Cause::Connect(error.cause).detail().unwrap_or_default();
+                    let endpoint = endpoint.unwrap_or_default();
+                    self.warn(upstream, format_args!("no TLS connection to upstream {endpoint}: {message}; {hint}"));
                     Poll::Ready(Err(error.cause))
                 }
             };
@@ -211,7 +242,7 @@ impl Worker {
         }
     }
 
-    fn open_socket(&mut self, client_key: Key, key: Key, address: SocketAddr) -> io::Result<()> {
+    fn open_socket(&mut self, client_key: Key, key: Key, address: &Address) -> io::Result<()> {
         let mut socket = match Socket::connect(address) {
             Err(error) if is_exhaustion(&error) && self.free_descriptors() => Socket::connect(address)?,
             result => result?,
@@ -242,14 +273,10 @@ impl Worker {
         true
     }
 
-    fn warn_tls(&mut self, upstream: UpstreamId, error: &HandshakeError) {
+    fn warn(&mut self, upstream: UpstreamId, message: fmt::Arguments<'_>) {
         let now = self.ctx.now();
-        let Some((origin, _)) = self.configs.find_upstream(upstream) else { return };
-        if self.upstreams.by_id.entry(upstream).or_default().tls_warn_limit.is_due(now, TLS_WARN_INTERVAL) {
-            let (host, port, message) = (&origin.host, origin.port, &error.message);
-            let hint = Cause::Connect(error.cause).detail().unwrap_or_default();
-            let log = &mut self.ctx.observer.log;
-            log.warn(format_args!("no TLS connection to upstream {host}, port {port}: {message}; {hint}"));
+        if self.upstreams.by_id.entry(upstream).or_default().warn_limit.is_due(now, WARN_INTERVAL) {
+            self.ctx.observer.log.warn(message);
         }
     }
 
@@ -399,7 +426,8 @@ fn is_clean_idle(conn: &mut Conn, buf: &mut [u8]) -> bool {
 
 fn classify(error: &io::Error) -> ConnectError {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => ConnectError::Refused,
+        // A unix socket that does not exist.
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => ConnectError::Refused,
         io::ErrorKind::TimedOut => ConnectError::TimedOut,
         _ => ConnectError::Failed,
     }

@@ -18,7 +18,7 @@ use super::slab::{Key, Slab};
 pub struct UpstreamConn {
     pub upstream: UpstreamId,
     pub state: UpstreamState,
-    /// What it is connected to.
+    /// What it is connected to; `None` for a unix socket, too.
     pub address: Option<SocketAddr>,
     /// `None` while there is no address to connect to.
     pub conn: Option<Conn>,
@@ -52,7 +52,7 @@ pub struct UpstreamEntry {
     pub addresses: Addresses,
     /// When a new connection last needed the addresses.
     pub used_at: MonoTime,
-    pub tls_warn_limit: LogLimiter,
+    pub warn_limit: LogLimiter,
 }
 
 /// All upstreams of a worker, and the connections to them.

@@ -55,7 +55,7 @@ pub fn forward_request(
     head.authority.extend_from_slice(match &route.options.host {
         HostPolicy::Client if !host.is_empty() => host,
         // An HTTP/1.0 client need not say which host it means; the upstream must be told one.
-        HostPolicy::Client | HostPolicy::Upstream => upstream.authority.as_bytes(),
+        HostPolicy::Client | HostPolicy::Upstream => upstream.host_value().as_bytes(),
         HostPolicy::Fixed(name) => name.as_bytes(),
     });
     head.fields.remove_all(removed(plan, trust));

@@ -114,9 +114,9 @@ impl Transaction {
         let (old, new) = (&route.upstreams[before], &route.upstreams[attempt.nth]);
         let buf = &mut self.buf;
         // Unless a plugin has chosen another Host.
-        if route.options.host == HostPolicy::Upstream && buf.request.authority == old.authority.as_bytes() {
+        if route.options.host == HostPolicy::Upstream && buf.request.authority == old.host_value().as_bytes() {
             buf.request.authority.clear();
-            buf.request.authority.extend_from_slice(new.authority.as_bytes());
+            buf.request.authority.extend_from_slice(new.host_value().as_bytes());
             readdress_request(&mut buf.request.fields, old, new);
         }
         let (head_len, framing) = attempt.queued;

@@ -10,26 +10,26 @@ pub use super::events::UpstreamId;
 use super::hooks::Hooks;
 use super::route::Router;
 use crate::bytes::SharedText;
-use crate::config::{Config, FullConfig, PluginConfig, RouteConfig, RouteOptions, Scheme, UpstreamTls, UpstreamUrl};
+use crate::config::{
+    Config, Endpoint, FullConfig, PluginConfig, RouteConfig, RouteOptions, Scheme, UpstreamTls, UpstreamUrl,
+};
 
 /// One origin: what connections are pooled by. Routes that lead to the same origin share it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// How to speak to it.
     pub scheme: Scheme,
-    /// Name or IP literal, without brackets.
-    pub host: String,
-    /// Never 0.
-    pub port: u16,
+    /// Where it listens.
+    pub endpoint: Endpoint,
     /// How it is verified; `None` for [`Scheme::Http`]. Connections that were verified in another way are not shared.
     pub tls: Option<UpstreamTls>,
 }
 
 impl Origin {
     fn of(upstream: &UpstreamUrl, options: &RouteOptions) -> Origin {
-        let UpstreamUrl { scheme, host, port, .. } = upstream;
+        let UpstreamUrl { scheme, endpoint, .. } = upstream;
         let tls = (*scheme == Scheme::Https).then(|| options.upstream_tls.clone());
-        Origin { scheme: *scheme, host: host.clone(), port: *port, tls }
+        Origin { scheme: *scheme, endpoint: endpoint.clone(), tls }
     }
 }
 
@@ -243,8 +243,7 @@ mod tests {
     fn route(prefix: &str, host: &str, port: u16, base_path: &str) -> RouteConfig {
         let upstream = UpstreamUrl {
             scheme: Scheme::Http,
-            host: host.to_owned(),
-            port,
+            endpoint: Endpoint::Tcp { host: host.to_owned(), port },
             authority: format!("{host}:{port}"),
             base_path: base_path.to_owned(),
             authorization: Some("Basic c2VjcmV0".to_owned()),
@@ -276,7 +275,7 @@ mod tests {
     #[test]
     fn routes_to_the_same_origin_share_an_upstream() {
         let runtime = runtime(true);
-        let names: Vec<_> = runtime.upstreams().map(|(_, origin)| format!("{}:{}", origin.host, origin.port)).collect();
+        let names: Vec<_> = runtime.upstreams().map(|(_, origin)| origin.endpoint.to_string()).collect();
         assert_eq!(names, ["one.example:8000", "two.example:8000", "one.example:8001"]);
         assert_eq!(runtime.upstreams.ids, [UpstreamId(0), UpstreamId(1), UpstreamId(0), UpstreamId(2)]);
         let found = runtime.router.find(b"/c\"/x").expect("a route");
@@ -289,15 +288,19 @@ mod tests {
             let routes = ports.iter().map(|port| route(&format!("/{port}"), "one.example", *port, "")).collect();
             Arc::new(Config { routes: Arc::new(routes), ..Config::default() })
         };
+        let port = |origin: &Origin| match origin.endpoint {
+            Endpoint::Tcp { port, .. } => port,
+            Endpoint::Unix(_) => 0,
+        };
         let numbers =
-            |runtime: &Runtime| runtime.upstreams().map(|(id, origin)| (id.0, origin.port)).collect::<Vec<_>>();
+            |runtime: &Runtime| runtime.upstreams().map(|(id, origin)| (id.0, port(origin))).collect::<Vec<_>>();
         let first = Runtime::new(with(&[1, 2, 3]), None);
         let second = first.reload(with(&[4, 3, 1]), RouteHooks::default());
         assert_eq!(numbers(&second), [(0, 1), (2, 3), (3, 4)]);
         assert_eq!(second.upstreams.ids, [UpstreamId(3), UpstreamId(2), UpstreamId(0)]);
         let third = second.reload(with(&[2, 3]), RouteHooks::default());
         assert_eq!(numbers(&third), [(2, 3), (4, 2)], "the one that was away is a new one");
-        assert_eq!(third.origin(UpstreamId(4)).map(|origin| origin.port), Some(2));
+        assert_eq!(third.origin(UpstreamId(4)).map(port), Some(2));
         assert_eq!(third.origin(UpstreamId(1)), None);
     }
 

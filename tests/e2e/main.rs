@@ -35,6 +35,7 @@ mod streaming;
 mod takeover;
 mod timeouts;
 mod trace;
+mod unix_upstreams;
 mod upstreams;
 mod under_prefix;
 mod websocket;

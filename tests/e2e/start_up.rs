@@ -30,6 +30,32 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
+fn a_configuration_comes_by_standard_input_and_a_reload_says_that_it_cannot_be_read_again() {
+    let origin = Origin::echo();
+    let command = |more: &str| format!("exec '{BINARY}' -config - {more} <config.yaml");
+    let proxy = Launch::with(&origin.config(""), |folder| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &command("-verbose")]).current_dir(folder);
+        shell
+    })
+    .start();
+    assert_eq!(proxy.connect().get("/before").status(), 200);
+    proxy.signal("HUP");
+    let line = proxy.log.wait_for("the refusal", |line| line.contains("are kept as they were"));
+    assert!(line.contains("standard input cannot be read again"), "{line}");
+    assert_eq!(proxy.connect().get("/after").status(), 200);
+    for (yaml, code, expected) in [(GOOD, 0, "the configuration is good"), ("x: 1\n", 1, "standard input:1:1: unknown")]
+    {
+        let folder = TempDir::new().expect("a temporary folder");
+        fs::write(folder.path().join("config.yaml"), yaml).expect("a file");
+        let output = Command::new("sh").args(["-c", &command("-check")]).current_dir(folder.path()).output();
+        let output = output.expect("a shell");
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.code() == Some(code) && said.contains(expected), "{said}");
+    }
+}
+
+#[test]
 fn errors_are_one_line_with_a_place_and_end_with_1() {
     let route = "  - prefix: /a\n    upstream: http://127.0.0.1:9\n";
     let cases: [(&str, String, &[&str]); 9] = [
@@ -41,7 +67,7 @@ fn errors_are_one_line_with_a_place_and_end_with_1() {
         ("an unknown key of a route", format!("routes:\n{route}    upstrem: x\n"), &["config.yaml", "upstrem"]),
         ("the same prefix twice", format!("routes:\n{route}{route}"), &["config.yaml", "/a"]),
         ("the same prefix, written otherwise", format!("routes:\n{route}{}", route.replace("/a", "/a/")), &["/a"]),
-        ("a bad URL", "routes:\n  - prefix: /\n    upstream: nonsense\n".into(), &["config.yaml:3:", "http://"]),
+        ("a bad URL", "routes:\n  - prefix: /\n    upstream: http//nonsense\n".into(), &["config.yaml:3:", "http://"]),
         (
             "a scheme of another kind",
             "routes:\n  - prefix: /\n    upstream: ftp://x\n".into(),

@@ -509,7 +509,7 @@ impl Wire {
                 Command::Connect { upstream, is_new } => {
                     let origin = self.runtime.origin(upstream).expect("an upstream of this runtime");
                     let new_word = if is_new { " new" } else { "" };
-                    let note = format!("X connect {}:{}{new_word}", origin.host, origin.port);
+                    let note = format!("X connect {}{new_word}", origin.endpoint);
                     self.note(note);
                     self.link = Link::Connecting;
                     self.origin = End::default();

@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
@@ -69,7 +68,7 @@ pub(in crate::net) fn registered(fd: RawFd, token: Token) {
 }
 
 /// Instead of a connection to an address; `None` outside of these tests.
-pub(in crate::net) fn connect(_: SocketAddr) -> Option<io::Result<OwnedFd>> {
+pub(in crate::net) fn connect() -> Option<io::Result<OwnedFd>> {
     with_fault_plan(|plan| {
         if !plan.is_fair && plan.random.is_one_in(20) {
             return Err(ErrorKind::ConnectionRefused.into());

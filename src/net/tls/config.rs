@@ -8,7 +8,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
-use crate::config::{Config, Scheme, UpstreamTls};
+use crate::config::{Config, Endpoint, Scheme, UpstreamTls};
 use crate::proxy::runtime::Origin;
 use crate::start_error::StartError;
 
@@ -44,7 +44,7 @@ impl Tls {
         for route in config.routes.iter() {
             let tls = &route.options.upstream_tls;
             for url in route.upstreams.iter().filter(|url| url.scheme == Scheme::Https) {
-                let name = expected_name(tls, &url.host);
+                let name = expected_name(tls, &url.endpoint);
                 if ServerName::try_from(name).is_err() {
                     let what = "set upstream_tls.server_name of its route";
                     return Err(format!("no certificate can be for the name {name:?}: {what}").into());
@@ -78,7 +78,7 @@ impl Tls {
     pub fn connect(&self, origin: &Origin) -> Option<Box<dyn TlsLayer>> {
         let tls = origin.tls.as_ref()?;
         let config = self.clients.get(&VerifyPolicy::of(tls))?;
-        let name = ServerName::try_from(expected_name(tls, &origin.host).to_owned()).ok()?;
+        let name = ServerName::try_from(expected_name(tls, &origin.endpoint).to_owned()).ok()?;
         let session = ClientConnection::new(Arc::clone(config), name).ok()?;
         Some(Box::new(TlsStream::new(session.into())))
     }
@@ -98,7 +98,8 @@ fn server_config(resolver: CertResolver, provider: &Arc<CryptoProvider>) -> Resu
 }
 
 /// The name that is sent as SNI and verified (rule G8). The last dot of a name means the root of the DNS, and is in no certificate.
-fn expected_name<'a>(tls: &'a UpstreamTls, host: &'a str) -> &'a str {
+fn expected_name<'a>(tls: &'a UpstreamTls, endpoint: &'a Endpoint) -> &'a str {
+    let host = if let Endpoint::Tcp { host, .. } = endpoint { host } else { "" };
     let name = tls.server_name.as_deref().unwrap_or(host);
     name.strip_suffix('.').unwrap_or(name)
 }
