@@ -49,6 +49,11 @@ fn the_systemd_service_starts_what_the_binary_takes_and_is_hardened() {
         assert_eq!(value(key), Some(expected), "{key}");
     }
     assert!(read("systemd/mini-rproxy.socket").contains("\nListenStream="));
+    let https = read("systemd/mini-rproxy-https.socket");
+    // The name by which it speaks TLS: see `activation`.
+    for line in ["ListenStream=443", "FileDescriptorName=https", "Service=mini-rproxy.service"] {
+        assert!(https.lines().any(|told| told == line), "{line}");
+    }
 }
 
 #[test]
@@ -58,7 +63,7 @@ fn systemd_understands_the_units_and_finds_little_exposed() {
         return;
     }
     let folder = TempDir::new().expect("a folder");
-    for unit in ["mini-rproxy.service", "mini-rproxy.socket"] {
+    for unit in ["mini-rproxy.service", "mini-rproxy.socket", "mini-rproxy-https.socket"] {
         // Only what is installed is found executable.
         let text = read(&format!("systemd/{unit}")).replace("/usr/local/bin/mini-rproxy", BINARY);
         fs::write(folder.path().join(unit), text).expect("a file");
@@ -68,7 +73,8 @@ fn systemd_understands_the_units_and_finds_little_exposed() {
         let text = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     };
-    let (is_good, said) = analyze(&["verify", "--man=no", "./mini-rproxy.service", "./mini-rproxy.socket"]);
+    let units = ["./mini-rproxy.service", "./mini-rproxy.socket", "./mini-rproxy-https.socket"];
+    let (is_good, said) = analyze(&[&["verify", "--man=no"][..], &units].concat());
     assert!(is_good && !said.contains("mini-rproxy"), "{said}");
     // 10 is everything, 0 nothing; what is left is the network.
     let (is_good, said) = analyze(&["security", "--offline=true", "--threshold=15", "./mini-rproxy.service"]);

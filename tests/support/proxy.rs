@@ -240,6 +240,13 @@ impl Proxy {
         Peer::connect(self.address)
     }
 
+    /// Where it listens for a protocol: `http`, `https` or `admin`.
+    pub fn address_of(&self, protocol: &str) -> SocketAddr {
+        let is_wanted = |line: &str| line.contains("\"listening\"") && value(line, "protocol") == Some(protocol);
+        let line = self.log.wait_for("a listener's line", is_wanted);
+        value(&line, "address").and_then(|text| text.parse().ok()).expect("an address")
+    }
+
     pub fn url(&self, target: &str) -> String {
         format!("http://{}{target}", self.address)
     }

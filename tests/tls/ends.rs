@@ -114,10 +114,7 @@ pub fn listen_both(pair: &Pair) -> String {
 
 /// Where a proxy listens for a protocol.
 pub fn address_of(proxy: &Proxy, protocol: &str) -> SocketAddr {
-    let wanted = format!("protocol={protocol}");
-    let line = proxy.log.wait_for("a listener's line", |line| line.contains("\"listening\"") && line.contains(&wanted));
-    let address = line.split("address=").nth(1).and_then(|rest| rest.split(' ').next());
-    address.and_then(|text| text.parse().ok()).expect("an address")
+    proxy.address_of(protocol)
 }
 
 /// Starts `openssl` and collects what it prints.
