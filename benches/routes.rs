@@ -31,7 +31,7 @@ fn lookup_with(bencher: Bencher<'_, '_>, count: u32, rest: &str) {
     bencher.bench_local(|| {
         // 7919 is a prime: all routes come up, in no order that a cache could guess.
         next = (next + 7919) % paths.len();
-        router.find(black_box(paths[next].as_bytes()))
+        router.find(b"h.example", black_box(paths[next].as_bytes()))
     });
 }
 
@@ -46,14 +46,59 @@ fn lookup_of_one_route(bencher: Bencher<'_, '_>, count: u32) {
     let prefixes = prefixes(count);
     let router = Router::new(prefixes.iter().map(String::as_str));
     let path = format!("{}/users/123/orders", prefixes[prefixes.len() / 2]);
-    bencher.bench_local(|| router.find(black_box(path.as_bytes())));
+    bencher.bench_local(|| router.find(b"h.example", black_box(path.as_bytes())));
+}
+
+/// A look-up among routes for `hosts` hosts, each with its share of them.
+fn lookup_by_host_with(bencher: Bencher<'_, '_>, count: u32, hosts: u32) {
+    let host = |number: u32| format!("service-{:06}.example", number % hosts);
+    let prefix = |number: u32| format!("/api/v1/path-{:06}", number / hosts);
+    let mut text = "routes:\n".to_owned();
+    for number in 0..count {
+        let (host, prefix) = (host(number), prefix(number));
+        writeln!(text, "- {{hosts: {host}, prefix: {prefix}, upstream: 'http://o'}}").expect("memory takes everything");
+    }
+    let config = Config::parse(&text, "bench").unwrap_or_else(|error| panic!("{error}"));
+    let router = Router::of(config.routes.iter());
+    let requests: Vec<_> =
+        (0..count).map(|number| (host(number), format!("{}/users/123/orders", prefix(number)))).collect();
+    let mut next = 0;
+    bencher.bench_local(|| {
+        next = (next + 7919) % requests.len();
+        let (host, path) = &requests[next];
+        router.find(black_box(host.as_bytes()), black_box(path.as_bytes()))
+    });
+}
+
+#[divan::bench(args = COUNTS, sample_count = 50, sample_size = 2_000)]
+fn lookup_by_host(bencher: Bencher<'_, '_>, count: u32) {
+    lookup_by_host_with(bencher, count, count);
+}
+
+#[divan::bench(args = COUNTS, sample_count = 50, sample_size = 2_000)]
+fn lookup_by_host_with_100_prefixes(bencher: Bencher<'_, '_>, count: u32) {
+    lookup_by_host_with(bencher, count, count.div_ceil(100));
+}
+
+/// The same route again and again, of 100,000 for as many hosts.
+#[divan::bench(args = COUNTS, sample_count = 50, sample_size = 2_000)]
+fn lookup_of_one_host(bencher: Bencher<'_, '_>, count: u32) {
+    let mut text = "routes:\n".to_owned();
+    for number in 0..count {
+        writeln!(text, "- {{hosts: service-{number:06}.example, prefix: /, upstream: 'http://o'}}")
+            .expect("memory takes everything");
+    }
+    let config = Config::parse(&text, "bench").unwrap_or_else(|error| panic!("{error}"));
+    let router = Router::of(config.routes.iter());
+    let host = format!("service-{:06}.example", count / 2);
+    bencher.bench_local(|| router.find(black_box(host.as_bytes()), black_box(b"/users/123/orders")));
 }
 
 #[divan::bench(args = COUNTS, sample_count = 50, sample_size = 2_000)]
 fn lookup_without_a_route(bencher: Bencher<'_, '_>, count: u32) {
     let prefixes = prefixes(count);
     let router = Router::new(prefixes.iter().map(String::as_str));
-    bencher.bench_local(|| router.find(black_box(b"/api/v1/service-xxxxxx/users/123/orders")));
+    bencher.bench_local(|| router.find(b"h.example", black_box(b"/api/v1/service-xxxxxx/users/123/orders")));
 }
 
 /// From the text of the file to a [`Runtime`].

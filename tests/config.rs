@@ -133,7 +133,7 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - prefix: /a\n    upstream: http://a\n    zzz: 1\n",
-            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are prefix, upstream, upstreams, strip_prefix, host, rewrite_redirects, rewrite_cookies, redirect_to_slash, upgrade, max_body_bytes, timeouts, upstream_tls, plugins"#,
+            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are hosts, prefix, upstream, upstreams, strip_prefix, host, rewrite_redirects, rewrite_cookies, redirect_to_slash, upgrade, max_body_bytes, timeouts, upstream_tls, plugins"#,
         ),
         (
             "routes:\n  - prefix: /a\n    prefix: /b\n    upstream: http://a\n",
@@ -187,6 +187,22 @@ fn mistakes_in_routes_and_syntax() {
         (
             "routes:\n  - prefix: /a\n    upstream: http://a\n  - prefix: /a\n    upstream: http://a\n",
             r#"config.yaml:4:5: the prefix "/a" is that of route number 1, "/a", too: remove one of them"#,
+        ),
+        (
+            "routes:\n  - {hosts: [a, b], prefix: /a, upstream: http://a}\n  - {hosts: [c, B], prefix: /a/, upstream: http://a}\n",
+            r#"config.yaml:3:5: the prefix "/a/" for the host b is that of route number 1, "/a", too: remove one of them"#,
+        ),
+        (
+            "routes:\n  - {hosts: [a, A.], prefix: /a, upstream: http://a}\n",
+            "config.yaml:2:13: the host a stands twice in this list: remove one",
+        ),
+        (
+            "routes:\n  - {hosts: [], prefix: /a, upstream: http://a}\n",
+            "config.yaml:2:13: this list is empty: name a host, or remove the key for all hosts",
+        ),
+        (
+            "routes:\n  - {hosts: a.example:80, prefix: /a, upstream: http://a}\n",
+            r#"config.yaml:2:13: "a.example:80": a host stands here without a port, and is meant with any: remove the port"#,
         ),
         (
             "routes:\n  - {prefix: a, upstream: http://a}\n",

@@ -67,6 +67,7 @@ const SHOWN_BY: &[(&str, &str)] = &[
     ("plugins.config", "plugin_proxy::r13_r14_order_and_values"),
     ("log.format", "e2e/trace::in_json_the_life_is_one_string"),
     ("log.access", "e2e/reload::the_access_log_can_be_turned_on_and_off"),
+    ("routes.hosts", "g7_routes_for_hosts"),
     ("routes.prefix", "prefix_rewriting_is_off"),
     ("routes.upstream", "prefix_rewriting_is_off"),
     ("routes.upstreams", "g17_a_stale_connection_to_one_of_several"),

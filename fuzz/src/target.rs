@@ -134,7 +134,7 @@ fn route(path: &[u8], query: &[u8], prefixes: &[&str], base: u8) {
             valid.push(*prefix);
         }
     }
-    let found = Router::new(valid.iter().copied()).find(path);
+    let found = Router::new(valid.iter().copied()).find(b"", path);
     assert_eq!(found, find(&valid, path), "{} in {valid:?}", path.escape_ascii());
     let Some(found) = found else { return };
     let base = ["", "/base", "/b/c%20"][usize::from(base) % 3];

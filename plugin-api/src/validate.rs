@@ -8,7 +8,7 @@ pub const MAX_PAIR_KEY: usize = 64;
 /// See [`MAX_PAIRS`].
 pub const MAX_PAIR_VALUE: usize = 512;
 /// The line's own keys.
-pub const ACCESS_KEYS: &str = "time level msg client method path prefix upstream status bytes_in bytes_out reused retries \
+pub const ACCESS_KEYS: &str = "time level msg client method path prefix route_host upstream status bytes_in bytes_out reused retries \
                                head_ms connect_ms first_byte_ms total_ms why rule detail timeline advice";
 
 /// Keys in the values of one exchange.

@@ -22,7 +22,7 @@ pub struct FullConfig {
     settings: Mapping,
     /// The names of the plugins, in their order.
     plugins: Vec<String>,
-    /// By prefix: what is different from a route that says nothing for itself.
+    /// By name: what is different from a route that says nothing for itself.
     routes: BTreeMap<String, Mapping>,
 }
 
@@ -60,7 +60,7 @@ impl Config {
     /// What is different in `new`.
     pub fn differences(&self, new: &Config) -> Vec<Difference> {
         let mut found = FullConfig::of(self).differences(&FullConfig::of(new));
-        let old: HashMap<_, _> = self.routes.iter().map(|route| (&route.prefix, &route.upstreams)).collect();
+        let old: HashMap<_, _> = self.routes.iter().map(|route| (route.name(), &route.upstreams)).collect();
         for plugin in &new.plugins {
             let is_changed = |old: &&PluginConfig| old.name == plugin.name && old.config != plugin.config;
             if self.plugins.iter().any(|old| is_changed(&old)) {
@@ -70,10 +70,10 @@ impl Config {
             }
         }
         for route in new.routes.iter() {
-            let mut pairs = old.get(&route.prefix).into_iter().flat_map(|old| old.iter().zip(&*route.upstreams));
+            let mut pairs = old.get(&route.name()).into_iter().flat_map(|old| old.iter().zip(&*route.upstreams));
             // Credentials are not shown.
             if pairs.any(|(old, new)| old != new && old.to_string() == new.to_string()) {
-                let what = format!("route {}: the credentials in its upstream URL", route.prefix);
+                let what = format!("route {}: the credentials in its upstream URL", route.name());
                 found.push(Difference { kind: "changed", what, needs_restart: false });
             }
         }
@@ -97,8 +97,10 @@ impl FullConfig {
             });
             let mut urls: Vec<Value> = route.upstreams.iter().map(|url| url.to_string().into()).collect();
             let upstream = if urls.len() == 1 { urls.remove(0) } else { urls.into() };
-            let words = std::iter::once(("upstream".into(), upstream)).chain(own.clone()).collect();
-            (route.prefix.clone(), words)
+            let hosts: Vec<Value> = route.hosts.iter().map(|host| (&**host).into()).collect();
+            let hosts = (!hosts.is_empty()).then(|| ("hosts".into(), hosts.into()));
+            let words = hosts.into_iter().chain([("upstream".into(), upstream)]).chain(own.clone()).collect();
+            (route.name(), words)
         };
         let plugins = config.plugins.iter().map(|plugin| plugin.name.clone()).collect();
         FullConfig { settings, plugins, routes: config.routes.iter().map(in_words).collect() }
@@ -263,6 +265,11 @@ mod tests {
                 BASE.replace("http://a'", "http://a', plugins: [], upgrade: []"),
                 &["added: route /a: upgrade none", "added: route /a: plugins none"],
             ),
+            (
+                "hosts",
+                more("- {hosts: [a.example, '*.b.example'], prefix: /a, upstream: 'http://c'}"),
+                &["added: route a.example/a to http://c"],
+            ),
             ("their order", "routes:\n- {prefix: /b, upstream: 'http://u:p@b/base', host: client}\n- {prefix: /a, upstream: 'http://a'}".to_owned(), &[]),
         ] {
             let (whole, told) = both_ways(BASE, &new);
@@ -325,6 +332,26 @@ mod tests {
         let (whole, told) = both_ways(&old, &old.replace("/x.so", "/y.so"));
         assert_eq!(whole, told);
         assert_eq!(whole, ["removed: plugins.x /x.so", "added: plugins.y /y.so"]);
+    }
+
+    #[test]
+    fn g7_routes_of_hosts_are_told_by_the_first_of_them() {
+        let hosts = "- {hosts: [a.example, b.example], prefix: /a, upstream: 'http://u:p@c'}\n";
+        let base = format!("{BASE}{hosts}");
+        for (from, to, expected) in [
+            (
+                "b.example]",
+                "'*.c.example']",
+                "changed: route a.example/a: hosts a.example, b.example -> a.example, *.c.example",
+            ),
+            ("@c", "@d", "changed: route a.example/a: upstream http://c -> http://d"),
+            (hosts, "", "removed: route a.example/a to http://c"),
+        ] {
+            let (whole, told) = both_ways(&base, &base.replace(from, to));
+            assert_eq!((whole, told), (vec![expected.to_owned()], vec![expected.to_owned()]), "{to}");
+        }
+        let (whole, _) = both_ways(&base, &base.replace("u:p@c", "u:q@c"));
+        assert_eq!(whole, ["changed: route a.example/a: the credentials in its upstream URL"]);
     }
 
     #[test]
@@ -391,6 +418,7 @@ routes:
   - {prefix: "/c'\"", upstream: "http://b", host: fixed.example:81, upgrade: [WebSocket, x/1], max_body_bytes: unlimited}
   - {prefix: /d, upstream: "http://b", plugins: []}
   - {prefix: /h, upstream: "http://b", plugins: [no_config, first]}
+  - {hosts: [A.example., "*.b.example", "[0::1]", 127.0.0.1], prefix: /a, upstream: "http://a"}
   - {prefix: /several, upstreams: ["http://a/x", "http://b:1/x/", "http://[::1]/x"]}
 HTTPSworkers: 3
 limits: {max_connections: 77, memory_budget: 8MiB, max_head_bytes: 4KiB, max_header_fields: 9, max_body_bytes: 1025, max_requests_per_connection: 0}

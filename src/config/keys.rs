@@ -19,7 +19,7 @@ use super::listen::ListenAddr;
 use super::scalar::{
     As, Count, GIB, HumanDuration, KIB, MIB, Network, Notation as _, Or, PluginName, Protocol, Size, fill_in,
 };
-use super::url::{HostPolicy, ServerName, UpstreamUrl};
+use super::url::{HostPolicy, RouteHost, ServerName, UpstreamUrl};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, SmartDefault, PartialEq, Serialize, Deserialize)]
@@ -475,6 +475,10 @@ pub enum Rewrite {
 /// One route, checked. It is printed as it could stand in the file, with all that holds for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RouteConfig {
+    /// The hosts that it is for, as they are compared: lower case, no port, `*.` in front of a name for all names that end
+    /// so. Empty: all hosts. Shared by all routes that say the same.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub hosts: Arc<[Box<str>]>,
     /// As written in the file, for people.
     pub prefix: String,
     /// One or more, up to [`MAX_UPSTREAMS`], which all have the same base path; either all of them have credentials or none.
@@ -500,6 +504,16 @@ impl RouteConfig {
     /// The only upstream of the route, or the first.
     pub fn upstream(&self) -> &UpstreamUrl {
         &self.upstreams[0]
+    }
+
+    /// The first of its hosts, if it has any: with the prefix it names the route.
+    pub fn host(&self) -> Option<&str> {
+        self.hosts.first().map(|host| &**host)
+    }
+
+    /// The one name that no other route has: `/prefix`, or `a.example/prefix`.
+    pub fn name(&self) -> String {
+        [self.host().unwrap_or_default(), &self.prefix].concat()
     }
 
     /// What the route takes from the path, without a slash at its end; empty for nothing.
@@ -556,6 +570,8 @@ pub struct Rewrites {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the keys prefix and upstream")]
 pub(crate) struct RawRoute {
+    #[serde(deserialize_with = "As::<RouteHost>::list")]
+    pub(super) hosts: Option<Vec<Box<str>>>,
     pub(super) prefix: String,
     #[serde(deserialize_with = "As::<UpstreamUrl>::deserialize")]
     pub(super) upstream: Option<UpstreamUrl>,

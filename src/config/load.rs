@@ -8,7 +8,7 @@ use super::error::{from_yaml, located, place_of_byte, place_of_value, quoted};
 use super::keys::{Config, LogFormat, RawRoute};
 use super::listen::ListenAddr;
 use super::scalar::Notation;
-use super::url::UpstreamUrl;
+use super::url::{RouteHost, UpstreamUrl};
 
 impl Config {
     /// Reads and checks the file at `path`, or standard input where that is `-`. An error is one sentence: the file, line and column, what is wrong and how to
@@ -36,7 +36,7 @@ impl Config {
         parse(text, name, Ok(LogFormat::Text), &[])
     }
 
-    /// What `-listen ADDRESS` and `-route /prefix=upstream` say, each as often as it was written; everything else has its
+    /// What `-listen ADDRESS` and `-route [HOST]/prefix=upstream` say, each as often as it was written; everything else has its
     /// default. The environment variable `LOG_MODE=json` counts
     /// here too.
     pub fn from_flags(listen: &[String], routes: &[String], folder: &[PathBuf]) -> Result<Config, String> {
@@ -113,14 +113,16 @@ fn parse(text: &str, name: &str, format: Result<LogFormat, String>, folder: &[Pa
     Ok(config)
 }
 
-/// `/path=host:port`
+/// `/path=host:port`, or `a.example/path=host:port` for one host
 fn route(text: &str) -> Result<RawRoute, String> {
     // The text is not shown: there may be a password in it.
     let (prefix, upstream) = text
         .split_once('=')
         .ok_or_else(|| "a route is written /prefix=host:port or /prefix=http://host:port/base".to_owned())?;
     let upstream = <UpstreamUrl as Notation>::parse(upstream)?;
-    Ok(RawRoute { prefix: prefix.to_owned(), upstream: Some(upstream), ..RawRoute::default() })
+    let (host, prefix) = prefix.split_at(prefix.find('/').unwrap_or_default());
+    let hosts = (!host.is_empty()).then(|| <RouteHost as Notation>::parse(host)).transpose()?.map(|host| vec![host]);
+    Ok(RawRoute { hosts, prefix: prefix.to_owned(), upstream: Some(upstream), ..RawRoute::default() })
 }
 
 #[cfg(test)]
@@ -168,6 +170,12 @@ mod tests {
                 "routes: [{prefix: /a, upstream: 'http://127.0.0.1:9001'}]",
             ),
             ("a name", &[], &["/=origin"], "routes: [{prefix: /, upstream: 'http://origin'}]"),
+            (
+                "a host",
+                &[],
+                &["A.example/=h:1", "*.b/x=h:2", "[0::1]/=h:3"],
+                "routes: [{hosts: a.example, prefix: /, upstream: 'http://h:1'}, {hosts: '*.b', prefix: /x, upstream: 'http://h:2'}, {hosts: '[::1]', prefix: /, upstream: 'http://h:3'}]",
+            ),
             ("IPv6", &[], &["/=[::1]:9001"], "routes: [{prefix: /, upstream: 'http://[::1]:9001'}]"),
             ("a base", &[], &["/a=h:1/b=c"], "routes: [{prefix: /a, upstream: 'http://h:1/b=c'}]"),
             ("a URL", &[], &["/a=http://u:p@h/b"], "routes: [{prefix: /a, upstream: 'http://u:p@h/b'}]"),
@@ -187,6 +195,11 @@ mod tests {
         for (listen, routes, expected) in [
             (&[][..], &["/a"][..], "-route: a route is written /prefix=host:port or /prefix=http://host:port/base"),
             (&[], &["a=h:1"], "-route: \"a\": a prefix begins with \"/\": write \"prefix: /path\""),
+            (
+                &[],
+                &["a.example:80/=h:1"],
+                "-route: \"a.example:80\": a host stands here without a port, and is meant with any: remove the port",
+            ),
             (&[], &["/a="], "-route: the upstream URL names no host: write http://host:port"),
             (&[], &["/a=h:99999"], "-route: the port of the upstream URL is a number from 1 to 65535"),
             (

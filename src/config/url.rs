@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde::{Serialize, Serializer};
 
+use super::error::quoted;
 use super::prefix::{self, BYTE, DOT_SEGMENT};
 use super::scalar::Notation;
 
@@ -215,6 +216,35 @@ impl Notation for ServerName {
     }
 }
 
+/// One of the hosts that a route is for: a name, an address, or `*.` and a name, for all names that end so.
+pub(super) struct RouteHost;
+
+impl Notation for RouteHost {
+    /// As hosts are compared: in lower case, without a dot at the end, an IPv6 address in brackets.
+    type Value = Box<str>;
+    const EXPECTED: &'static str = "a host such as a.example or \"*.a.example\"";
+
+    fn read(text: &str) -> Result<Option<Box<str>>, String> {
+        let (wildcard, name) = text.strip_prefix("*.").map_or(("", text), |name| ("*.", name));
+        let problem = match split_host(name) {
+            _ if text.contains('/') => "a host stands here alone, without http:// and without a path: write a.example",
+            _ if text == "*" => "a route without the key hosts is for all hosts: remove the key",
+            _ if name.contains('*') => {
+                "\"*.\" can stand in front of a name, as in \"*.a.example\", and \"*\" nowhere else"
+            }
+            Ok((_, Some(_))) | Err(PORT) => "a host stands here without a port, and is meant with any: remove the port",
+            Ok((host, None)) if wildcard.is_empty() && host.contains(':') => {
+                return Ok(Some(format!("[{host}]").into()));
+            }
+            Ok((host, None)) if wildcard.is_empty() || host.parse::<IpAddr>().is_err() => {
+                return Ok(Some([wildcard, host.strip_suffix('.').unwrap_or(&host)].concat().into()));
+            }
+            _ => "this is neither a name nor an address: write a.example, \"*.a.example\", 127.0.0.1 or \"[::1]\"",
+        };
+        Err(format!("{}: {problem}", quoted(text)))
+    }
+}
+
 /// `host`, `host:port`, `[v6]` or `[v6]:port`: the host in lower case or as an address without brackets.
 fn split_host(authority: &str) -> Result<(String, Option<u16>), &'static str> {
     match authority.rsplit_once(':') {
@@ -395,6 +425,48 @@ mod tests {
             ("http://e.example/%2e", DOT_SEGMENT),
         ] {
             assert_eq!(UpstreamUrl::parse(url), Err(expected), "{url}");
+        }
+    }
+
+    #[test]
+    fn hosts_of_routes_have_one_spelling() {
+        for (text, expected) in [
+            ("a.example", Ok("a.example")),
+            ("A.Example.", Ok("a.example")),
+            ("localhost", Ok("localhost")),
+            ("my_service", Ok("my_service")),
+            ("*.A.example", Ok("*.a.example")),
+            ("*.example.", Ok("*.example")),
+            ("127.0.0.1", Ok("127.0.0.1")),
+            ("[0:0::A]", Ok("[::a]")),
+            ("a.example:80", Err("without a port")),
+            ("*.a.example:80", Err("without a port")),
+            ("[::1]:80", Err("without a port")),
+            ("a.example:", Err("without a port")),
+            ("http://a.example", Err("without http://")),
+            ("https://a.example:1/", Err("without http://")),
+            ("a.example/x", Err("without a path")),
+            ("*", Err("for all hosts")),
+            ("a.*.example", Err("in front of a name")),
+            ("*.*.example", Err("in front of a name")),
+            ("*a.example", Err("in front of a name")),
+            ("a*", Err("in front of a name")),
+            ("*.127.0.0.1", Err("neither a name nor an address")),
+            ("*.[::1]", Err("neither a name nor an address")),
+            ("*.", Err("neither a name nor an address")),
+            ("", Err("neither a name nor an address")),
+            (".", Err("neither a name nor an address")),
+            (".a.example", Err("neither a name nor an address")),
+            ("::1", Err("neither a name nor an address")),
+            ("a b", Err("neither a name nor an address")),
+            ("user@a.example", Err("neither a name nor an address")),
+            ("caf\u{e9}.example", Err("neither a name nor an address")),
+        ] {
+            match (RouteHost::parse(text), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(&*found, expected, "{text}"),
+                (Err(found), Err(expected)) => assert!(found.contains(expected), "{text}: {found}"),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
         }
     }
 

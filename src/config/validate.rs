@@ -162,7 +162,8 @@ impl Config {
         let raw = std::mem::take(&mut self.raw_routes);
         let mut routes: Vec<RouteConfig> = Vec::with_capacity(raw.len());
         let mut first_with = HashMap::with_capacity(raw.len());
-        let (mut known_upstreams, mut known_options) = (HashSet::new(), HashSet::new());
+        let (mut known_hosts, mut known_upstreams, mut known_options) =
+            (HashSet::new(), HashSet::new(), HashSet::new());
         for mut route in raw {
             let number = routes.len();
             let at_route = |message: String| (format!("routes.{number}"), message);
@@ -172,16 +173,24 @@ impl Config {
             }
             prefix::check(&prefix)
                 .map_err(|error| (format!("routes.{number}.prefix"), format!("{}: {error}", quoted(&prefix))))?;
-            if let Some(first) = first_with.insert(prefix::normal_form(&prefix), number) {
-                let (this, other, number) = (quoted(&prefix), quoted(&routes[first].prefix), first + 1);
-                let message =
-                    format!("the prefix {this} is that of route number {number}, {other}, too: remove one of them");
-                return Err(at_route(message));
+            let hosts = route.take_hosts().map_err(|message| (format!("routes.{number}.hosts"), message))?;
+            let places = if hosts.is_empty() { &[Box::default()][..] } else { &hosts };
+            for host in places {
+                // No host has a slash in it.
+                let place = [host.as_bytes(), &prefix::normal_form(&prefix)].concat();
+                if let Some(first) = first_with.insert(place, number) {
+                    let (this, other, first) = (quoted(&prefix), quoted(&routes[first].prefix), first + 1);
+                    let of_host = if host.is_empty() { String::new() } else { format!(" for the host {host}") };
+                    return Err(at_route(format!(
+                        "the prefix {this}{of_host} is that of route number {first}, {other}, too: remove one of them"
+                    )));
+                }
             }
             self.check_plugins_of(&route).map_err(|(path, message)| (format!("routes.{number}.{path}"), message))?;
+            let hosts = shared(&mut known_hosts, hosts.into());
             let upstreams = shared(&mut known_upstreams, route.take_upstreams().map_err(at_route)?.into());
             let options = shared(&mut known_options, Arc::new(route.merged_with(self)));
-            routes.push(RouteConfig { prefix, upstreams, options });
+            routes.push(RouteConfig { hosts, prefix, upstreams, options });
         }
         if routes.is_empty() {
             let message =
@@ -243,6 +252,19 @@ impl TlsListen {
 }
 
 impl RawRoute {
+    /// Takes out the hosts that it is for, each once; none for all hosts.
+    fn take_hosts(&mut self) -> Result<Vec<Box<str>>, String> {
+        let Some(hosts) = self.hosts.take() else { return Ok(Vec::new()) };
+        let mut known = HashSet::with_capacity(hosts.len());
+        match hosts.iter().find(|host| !known.insert(*host)) {
+            Some(host) => Err(format!("the host {host} stands twice in this list: remove one")),
+            None if hosts.is_empty() => {
+                Err("this list is empty: name a host, or remove the key for all hosts".to_owned())
+            }
+            None => Ok(hosts),
+        }
+    }
+
     /// Takes out its upstreams, of which there is at least one. They stand for each other: a request may go to any of them.
     fn take_upstreams(&mut self) -> Result<Vec<UpstreamUrl>, String> {
         let upstreams = match (self.upstream.take(), self.upstreams.take()) {

@@ -11,7 +11,7 @@ use crate::config::{RouteConfig, UpstreamUrl};
 use crate::http::fields::{HeaderId, HeaderRef};
 use crate::http::framing::request_framing;
 use crate::http::head::{HeadLimits, Method, RequestHead, parse_head};
-use crate::http::target::{Target, parse_target};
+use crate::http::target::{Target, check_host, parse_target};
 use crate::proxy::admit::{ForwardPlan, Handler, admit};
 use crate::proxy::cause::Cause;
 use crate::proxy::connection::read_options;
@@ -240,27 +240,58 @@ impl<'a> Received<'a> {
         put!(out, "\nanswer\n{}", String::from_utf8_lossy(answer));
     }
 
-    /// Which route is chosen, and why not the others: each is asked alone.
+    /// Which route is chosen, and why not the others: each is asked alone. Those of other hosts may be very many, and are
+    /// only counted.
     fn explain_routes(&self, chosen: Option<u32>, out: &mut String) {
         let target = parse_target(&self.parsed.target, self.parsed.method == Method::Options);
-        let Ok(Target { path, .. }) = target else { return };
-        let routes = &self.runtime.config.routes;
+        let Ok(target @ Target { path, .. }) = target else { return };
+        let Ok(host) = check_host(&target, self.parsed.version, &self.parsed.fields, b"") else { return };
+        let (routes, router) = (&self.runtime.config.routes, &self.runtime.router);
+        let of_host = router.host(host);
+        let is_taken = |name: &Box<str>| of_host.is_some() && router.host(name.as_bytes()) == of_host;
         put!(out, "\nroute");
+        if router.has_hosts() {
+            let name = routes.iter().flat_map(|route| &*route.hosts).find(|name| is_taken(name));
+            let words = match name {
+                Some(name) => {
+                    format!("of the hosts that routes are for, {name} is the most specific one that takes it in")
+                }
+                None => "no route is for this host: those for all hosts remain".to_owned(),
+            };
+            put!(out, "{:COLUMN$} {words}", format!("  {}", printable(host)));
+        }
+        let mut elsewhere = 0;
         for (index, route) in (0..).zip(routes.iter()) {
             let prefix = route.prefix.as_str();
+            let is_for_all = route.hosts.is_empty();
+            if !is_for_all && !route.hosts.iter().any(is_taken) {
+                elsewhere += 1;
+                continue;
+            }
             let (sign, words) = if chosen == Some(index) {
                 ('>', "takes the path, and no longer prefix does: chosen")
-            } else if Router::new([prefix]).find(path).is_some() {
-                (' ', "takes the path too, but is shorter")
+            } else if Router::new([prefix]).find(b"", path).is_some() {
+                let is_late = is_for_all && chosen.is_some_and(|chosen| !routes[chosen as usize].hosts.is_empty());
+                (
+                    ' ',
+                    if is_late {
+                        "takes the path too, but is for all hosts"
+                    } else {
+                        "takes the path too, but is shorter"
+                    },
+                )
             } else if path.starts_with(prefix.trim_end_matches('/').as_bytes()) {
                 (' ', "does not: the path only begins with the same letters, and prefixes are whole segments")
             } else {
                 continue;
             };
-            put!(out, "{:COLUMN$} {words}", format!("{sign} {prefix}"));
+            put!(out, "{:COLUMN$} {words}", format!("{sign} {}", route.name()));
         }
         if chosen.is_none() {
             put!(out, "  none takes {}", printable(path));
+        }
+        if elsewhere > 0 {
+            put!(out, "  not asked, because they are for other hosts: {elsewhere}");
         }
     }
 }
@@ -487,6 +518,46 @@ plugins: they would run in this order, and in reverse order on the response; her
         for part in [upstreams, "+ GET /x/b HTTP/1.1\n", "+ Host: one:81 "] {
             assert!(found.contains(part), "no {part:?} in\n{found}");
         }
+    }
+
+    #[test]
+    fn g7_the_route_is_told_by_host() {
+        let config = "routes:\n\
+            - {hosts: [a.example, '*.b.example'], prefix: /x, upstream: 'http://one'}\n\
+            - {hosts: '*.b.example', prefix: /, upstream: 'http://two'}\n\
+            - {hosts: '*.example', prefix: /x, upstream: 'http://three'}\n\
+            - {prefix: /x, upstream: 'http://four'}\n";
+        let named = |host: &str| format!("of the hosts that routes are for, {host} is the most specific one");
+        for (request, fields, upstream, parts) in [
+            (
+                "http://z.B.example:8443/x/y",
+                &[][..],
+                "one",
+                &[
+                    "No Host was given: z.B.example:8443 is assumed.",
+                    &named("*.b.example"),
+                    "> a.example/x ",
+                    "  *.b.example/ ",
+                    "for other hosts: 1\n",
+                    "is for all hosts",
+                ][..],
+            ),
+            ("GET /x", &["Host: a.example"], "one", &[&named("a.example"), "> a.example/x ", "for other hosts: 2\n"]),
+            ("GET /x", &["Host: q.example"], "three", &[&named("*.example"), "> *.example/x "]),
+            ("GET /x", &[], "four", &["no route is for this host", "> /x ", "for other hosts: 3\n"]),
+        ] {
+            let (found, is_served) = explained(config, "192.0.2.1", request, fields);
+            assert!(is_served && found.contains(&format!("\nupstream\n  http://{upstream}:")), "{request}: {found}");
+            for part in parts {
+                assert!(found.contains(part), "{request}: no {part:?} in\n{found}");
+            }
+        }
+        let found = explained(config, "192.0.2.1", "GET /q", &["Host: a.example"]);
+        assert!(
+            !found.1 && found.0.contains(&named("a.example")) && found.0.contains("  none takes /q\n"),
+            "{}",
+            found.0
+        );
     }
 
     #[test]

@@ -83,9 +83,9 @@ impl<const N: usize> LabeledCounters<N> {
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     simple: [u64; Counter::Dialed as usize + 1],
-    /// Of the upstream that is counted: no allocation for each.
+    /// Of the upstream or route that is counted: no allocation for each.
     name: String,
-    /// By prefix, `none` for requests without a route.
+    /// By prefix, in front of it the first host of a route that has some; `none` for requests without a route.
     pub routes: LabeledCounters<ROUTE_NUMBERS>,
     /// By scheme and authority: attempts, those that got no answer, how often the upstream was ejected, and 1 while it is.
     pub upstreams: LabeledCounters<4>,
@@ -134,13 +134,17 @@ impl Metrics {
 
     /// Counts a finished request.
     pub fn count_request(&self, record: &AccessRecord<'_>) {
-        let name = match record.prefix {
-            Some(prefix) if record.is_counted_by_prefix => prefix,
-            Some(_) => OTHER,
-            None => "none",
-        };
         let (log, counters) = (record.log, &mut *self.lock());
-        let route = counters.routes.of(name);
+        let route = match (record.prefix, record.route_host) {
+            (None, _) => counters.routes.of("none"),
+            (Some(_), _) if !record.is_counted_by_prefix => counters.routes.of(OTHER),
+            (Some(prefix), None) => counters.routes.of(prefix),
+            (Some(prefix), Some(host)) => {
+                counters.name.clear();
+                [host, prefix].into_iter().for_each(|part| counters.name.push_str(part));
+                counters.routes.of(&counters.name)
+            }
+        };
         let class = usize::from(log.status / 100);
         route[if class < CLASSES.len() { class } else { 0 }] += 1;
         // How long a tunnel stays open says nothing about anybody's speed.

@@ -1,6 +1,6 @@
 //! /metrics: what all workers have counted, in the text format that Prometheus reads (version 0.0.4).
 //!
-//! A fixed, small set. Labels are bounded: routes by prefix (never by path), status classes, causes, plugins.
+//! A fixed, small set. Labels are bounded: routes by prefix (never by path) and their first host, status classes, causes, plugins.
 
 use std::fmt::Display;
 
@@ -53,7 +53,7 @@ pub fn to_text(registry: &Registry) -> String {
         for (class, (word, count)) in CLASSES.iter().zip(*numbers).enumerate() {
             // A series that begins at 1 hides its first increase; the odd class hardly ever comes up.
             if *count > 0 || class > 0 {
-                text.sample("", &[("route", name), ("code", word)], count);
+                text.sample("", &route_labels(name, Some(("code", word))), count);
             }
         }
     }
@@ -63,10 +63,10 @@ pub fn to_text(registry: &Registry) -> String {
         let bounds = BOUNDS.iter().map(|micros| (*micros as f64 / 1e6).to_string());
         for (bound, count) in bounds.chain(["+Inf".to_owned()]).zip(&numbers[ROUTE_DURATIONS..ROUTE_MICROS]) {
             up_to_here += count;
-            text.sample("_bucket", &[("route", name), ("le", &bound)], up_to_here);
+            text.sample("_bucket", &route_labels(name, Some(("le", &bound))), up_to_here);
         }
-        text.sample("_sum", &[("route", name)], numbers[ROUTE_MICROS] as f64 / 1e6);
-        text.sample("_count", &[("route", name)], up_to_here);
+        text.sample("_sum", &route_labels(name, None), numbers[ROUTE_MICROS] as f64 / 1e6);
+        text.sample("_count", &route_labels(name, None), up_to_here);
     }
 
     text.number("requests_in_flight", count(Counter::BecameBusy) - count(Counter::BecameIdle));
@@ -94,6 +94,14 @@ pub fn to_text(registry: &Registry) -> String {
         text.sample("", &[], metric.value());
     }
     text.out
+}
+
+/// The labels for the name of a route, in front of whose prefix the first of its hosts may stand, and another one.
+fn route_labels<'a>(name: &'a str, other: Option<(&'a str, &'a str)>) -> Vec<(&'a str, &'a str)> {
+    // A host has no slash in it, and prefixes begin with one.
+    let (host, route) = name.split_at(name.find('/').unwrap_or_default());
+    let host = (!host.is_empty()).then_some(("host", host));
+    [("route", route)].into_iter().chain(host).chain(other).collect()
 }
 
 /// Writes families and their samples. Times are floating-point numbers, as they are for who reads them.
@@ -181,6 +189,12 @@ mod tests {
             registry.of_worker(worker).count_request(&record);
             registry.of_worker(worker).increment(Counter::Accepted);
         }
+        for route_host in [Some("a.example"), Some("*.b.example")] {
+            let log = RequestLog { status: 200, ..RequestLog::default() };
+            let record =
+                AccessRecord { prefix: Some("/h"), route_host, is_counted_by_prefix: true, ..AccessRecord::new(&log) };
+            registry.of_worker(0).count_request(&record);
+        }
         for (worker, event) in [
             (0, UpstreamEvent::Attempted),
             (1, UpstreamEvent::Attempted),
@@ -204,6 +218,10 @@ mod tests {
             "mini_rproxy_requests_total{route=\"/a\",code=\"1xx\"} 0",
             "mini_rproxy_requests_total{route=\"/a\",code=\"2xx\"} 2",
             "mini_rproxy_requests_total{route=\"/a\",code=\"5xx\"} 1",
+            "mini_rproxy_requests_total{route=\"/h\",host=\"a.example\",code=\"2xx\"} 1",
+            "mini_rproxy_requests_total{route=\"/h\",host=\"*.b.example\",code=\"2xx\"} 1",
+            "mini_rproxy_request_duration_seconds_bucket{route=\"/h\",host=\"a.example\",le=\"+Inf\"} 1",
+            "mini_rproxy_request_duration_seconds_count{route=\"/h\",host=\"a.example\"} 1",
             "mini_rproxy_request_duration_seconds_bucket{route=\"/a\",le=\"0.0005\"} 0",
             "mini_rproxy_request_duration_seconds_bucket{route=\"/a\",le=\"0.001\"} 1",
             "mini_rproxy_request_duration_seconds_bucket{route=\"/a\",le=\"0.01\"} 2",

@@ -194,7 +194,8 @@ impl PrefixMap<'_> {
 
     /// Whether a path of the public place belongs to another route; one for `/` takes whatever there is, which says nothing.
     fn is_of_another_route(&self, path: &[u8]) -> bool {
-        let found = strip_parent(path, self.outer_prefix()).and_then(|path| self.runtime.router.find(path));
+        let found =
+            strip_parent(path, self.outer_prefix()).and_then(|path| self.runtime.router.find(self.client_host, path));
         found.is_some_and(|found| found.route != self.route && found.prefix_len > 0)
     }
 
@@ -223,7 +224,7 @@ impl PrefixMap<'_> {
         let place = Url::split(reference).and_then(|url| {
             let path = strip_parent(url.path, self.outer_prefix()).unwrap_or(url.path);
             // What a request for it would become.
-            let found = self.runtime.router.find(path).filter(|found| found.route == self.route)?;
+            let found = self.runtime.router.find(self.client_host, path).filter(|found| found.route == self.route)?;
             let is_public = self.is_told(url.authority) || is_same_name(url.authority, self.client_host);
             ((url.origin.is_empty() || is_public) && !has_dot_segment(path)).then_some((url, path, found.prefix_len))
         });
@@ -420,7 +421,7 @@ mod tests {
         let options = Arc::new(RouteOptions { rewrites, strip_prefix, ..RouteOptions::default() });
         let route = |prefix: &&str| {
             let (upstreams, options) = (Arc::clone(&upstreams), Arc::clone(&options));
-            RouteConfig { prefix: (*prefix).to_owned(), upstreams, options }
+            RouteConfig { hosts: Arc::default(), prefix: (*prefix).to_owned(), upstreams, options }
         };
         let routes = Arc::new(prefixes.iter().map(route).collect());
         Runtime::new(Arc::new(Config { routes, ..Config::default() }), None)

@@ -71,6 +71,7 @@ fn route(prefix: &str, host: &str, port: u16) -> RouteConfig {
         authorization: None,
     };
     RouteConfig {
+        hosts: Arc::default(),
         prefix: prefix.to_owned(),
         upstreams: Arc::new([upstream]),
         options: Arc::new(RouteOptions::default()),

@@ -60,11 +60,11 @@ impl Observer for MeteredObserver {
         }
     }
 
-    fn left_unmapped(&mut self, prefix: &str, now: MonoTime) {
+    fn left_unmapped(&mut self, route: &str, now: MonoTime) {
         self.metrics.increment(Counter::UnmappedHeads);
         if self.unmapped.is_due(now, Duration::from_secs(60)) {
             self.log.warn(format_args!(
-                "route {prefix}: a head would be larger than max_head_bytes when mapped to or from the prefix: it is \
+                "route {route}: a head would be larger than max_head_bytes when mapped to or from the prefix: it is \
                  passed on as it came"
             ));
         }
@@ -99,6 +99,9 @@ impl Observer for Logger {
         line.client(log.client).bytes("method", record.method()).bytes("path", record.path());
         if let Some(prefix) = record.prefix {
             line.text("prefix", prefix);
+        }
+        if let Some(host) = record.route_host {
+            line.text("route_host", host);
         }
         if let Some(upstream) = record.upstream {
             line.text("upstream", upstream);
@@ -198,6 +201,7 @@ mod tests {
             ended: log.started + Duration::from_secs(2),
             target: b"/fitness/a%20b?c=d",
             prefix: Some("/fitness"),
+            route_host: Some("a.example"),
             upstream: Some("127.0.0.1:9001"),
             ..AccessRecord::new(log)
         }
@@ -234,7 +238,7 @@ mod tests {
         let line = said(true, &record(&log()));
         assert!(
             line.ends_with(
-                " client=192.0.2.7:4711 method=GET path=/fitness/a%20b prefix=/fitness upstream=127.0.0.1:9001 \
+                " client=192.0.2.7:4711 method=GET path=/fitness/a%20b prefix=/fitness route_host=a.example upstream=127.0.0.1:9001 \
                  status=200 bytes_in=0 bytes_out=12 reused=true retries=0 head_ms=0.040 connect_ms=1.500 \
                  total_ms=2000.000\n"
             ),

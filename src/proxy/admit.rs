@@ -7,7 +7,7 @@ use super::cause::{Cause, FORWARDED_METHODS};
 use super::connection::{Options, allowed_protocols};
 use super::events::{ListenerProtocol, Peer};
 use super::forwarded::{PeerTrust, believed_prefix, is_local};
-use super::route::write_target;
+use super::route::{Router, write_target};
 use super::runtime::Runtime;
 use crate::http::chars::parse_decimal;
 use crate::http::error::HttpError;
@@ -89,7 +89,7 @@ pub fn admit(
     if peer.listener == ListenerProtocol::Admin {
         return Err(Cause::NoRoute);
     }
-    let found = runtime.router.find(path).ok_or(Cause::NoRoute)?;
+    let found = runtime.router.find(host, path).ok_or(Cause::NoRoute)?;
     if is_options && max_forwards(&head.fields)? == Some(0) {
         return Ok(Handler::Options);
     }
@@ -110,6 +110,12 @@ pub fn admit(
     let stripped = if route.options.strip_prefix { found.prefix_len } else { 0 };
     write_target(target, &route.upstream().base_path, path, query, stripped);
     Ok(Handler::Upstream(ForwardPlan { route: found.route, upgrade, expects_continue }))
+}
+
+/// Whether a TLS client has named a host in its handshake and another one in its request, and there are routes for both of
+/// them (RFC 9110 section 7.4). Two names that one `*.` takes in are one host here.
+pub fn is_misdirected(router: &Router, server_name: &[u8], host: &[u8]) -> bool {
+    router.has_hosts() && matches!([server_name, host].map(|name| router.host(name)), [Some(a), Some(b)] if a != b)
 }
 
 /// Rules G10 and S15, RFC 9110 section 10.1.1: ignored in HTTP/1.0 and where no body follows; 417 for any other
@@ -247,6 +253,35 @@ mod tests {
             let refusal = judge(&runtime, start, lines).expect_err(name);
             assert_eq!((refusal.status(), refusal.why()), (status, why), "{name}");
             assert_eq!(refusal.allow().is_some(), status == 405, "{name}: Allow with 405 and only there");
+        }
+    }
+
+    #[test]
+    fn g7_a_tls_client_that_asked_for_another_host_is_misdirected() {
+        let router = |text: &str| Router::of(Config::parse(text, "test").expect("valid").routes.iter());
+        let hosts = router(
+            "routes:\n\
+             - {hosts: [a.example, '*.b.example', c.b.example], prefix: /, upstream: 'http://o'}\n\
+             - {hosts: d.example, prefix: /, upstream: 'http://o'}\n\
+             - {prefix: /, upstream: 'http://o'}\n",
+        );
+        for (server_name, host, expected) in [
+            ("a.example", "a.example", false),
+            ("a.example", "A.example.:8443", false),
+            ("a.example", "d.example", true),
+            ("d.example", "a.example:8443", true),
+            ("x.b.example", "y.b.example", false),
+            ("x.b.example", "c.b.example", true),
+            ("c.b.example", "x.b.example", true),
+            ("", "a.example", false),
+            ("a.example", "", false),
+            ("a.example", "other.example", false),
+            ("other.example", "a.example", false),
+        ] {
+            let found = is_misdirected(&hosts, server_name.as_bytes(), host.as_bytes());
+            assert_eq!(found, expected, "{server_name:?} {host:?}");
+            let none = router("routes: [{prefix: /, upstream: 'http://o'}]");
+            assert!(!is_misdirected(&none, server_name.as_bytes(), host.as_bytes()));
         }
     }
 

@@ -18,6 +18,7 @@ pub enum Cause {
     /// What was expected instead.
     BadProxyHeader(&'static str),
     NoRoute,
+    Misdirected,
     /// The methods that would have been allowed.
     MethodRefused(&'static str),
     ExpectationFailed,
@@ -57,6 +58,7 @@ impl Cause {
             Cause::TlsOnPlainPort => ("tls_on_plain_port", 400),
             Cause::BadProxyHeader(_) => ("bad_proxy_header", 400),
             Cause::NoRoute => ("no_route", 404),
+            Cause::Misdirected => ("misdirected", 421),
             Cause::MethodRefused(_) => ("method_refused", 405),
             Cause::ExpectationFailed => ("expectation_failed", 417),
             Cause::RequestTooLarge => ("body_too_large", 413),
@@ -108,7 +110,7 @@ impl Cause {
 
     /// Whether the connection is as good as before: the request was understood, there is just nothing for it here.
     pub const fn keeps_connection(self) -> bool {
-        matches!(self, Cause::NoRoute | Cause::MethodRefused(_))
+        matches!(self, Cause::NoRoute | Cause::Misdirected | Cause::MethodRefused(_))
     }
 
     /// The rule that was broken, by the client or by the upstream, where that is the cause.
@@ -184,7 +186,8 @@ mod tests {
             Cause::Rule(_) => Cause::TlsOnPlainPort,
             Cause::TlsOnPlainPort => Cause::BadProxyHeader(""),
             Cause::BadProxyHeader(_) => Cause::NoRoute,
-            Cause::NoRoute => Cause::MethodRefused("GET"),
+            Cause::NoRoute => Cause::Misdirected,
+            Cause::Misdirected => Cause::MethodRefused("GET"),
             Cause::MethodRefused(_) => Cause::ExpectationFailed,
             Cause::ExpectationFailed => Cause::RequestTooLarge,
             Cause::RequestTooLarge => Cause::ResponseTooLarge,

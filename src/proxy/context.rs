@@ -62,6 +62,12 @@ pub(super) struct ClientDetails {
 }
 
 impl Client {
+    /// The host that a TLS client has named in its handshake; empty for none.
+    pub fn server_name(&self) -> &[u8] {
+        let details = self.details.as_ref().and_then(|details| details.peer.as_ref());
+        details.and_then(|details| details.server_name.as_deref()).unwrap_or_default().as_bytes()
+    }
+
     /// Whether the connection may serve a request after the current one.
     pub fn may_serve_another(&self) -> bool {
         let most = self.runtime.config.limits.max_requests_per_connection;

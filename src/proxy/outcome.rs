@@ -10,6 +10,7 @@ use super::request_log::{AccessRecord, ResponseSource};
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Suspended, Transaction};
 use super::tickets::Ticket;
 use crate::bytes::SharedText;
+use crate::config::RouteConfig;
 use crate::http::body::Body;
 use crate::http::chars::write_decimal;
 use crate::http::fields::{Fields, HOP_BY_HOP};
@@ -392,6 +393,7 @@ impl Transaction {
             ended: ctx.worker.now.instant,
             target: &self.buf.original_target,
             prefix: self.route(runtime).map(|route| route.prefix.as_str()),
+            route_host: self.route(runtime).and_then(RouteConfig::host),
             is_counted_by_prefix: self.route_index.is_some_and(|index| index < runtime.counted_routes),
             upstream: self.upstream(runtime).map(|upstream| upstream.authority.as_str()),
             plugins: &self.buf.chain.timings,

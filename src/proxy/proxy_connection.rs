@@ -74,10 +74,12 @@ impl ProxyConnection {
         self.client.peer.is_tls |= is_tls;
     }
 
-    /// Whether there are plugins, which may ask for the details of the peer, and nobody has told them yet. They are known with
-    /// the first byte.
+    /// Whether there are plugins, which may ask for the details of the peer, or routes for hosts, one of which a TLS client has
+    /// named in its handshake; and nobody has told them yet. They are known with the first byte.
     pub fn wants_peer_details(&self) -> bool {
-        self.client.runtime.has_hooks() && self.client.details.as_ref().is_none_or(|details| details.peer.is_none())
+        let Client { runtime, peer, .. } = &self.client;
+        (runtime.has_hooks() || peer.is_tls && runtime.router.has_hosts())
+            && self.client.details.as_ref().is_none_or(|details| details.peer.is_none())
     }
 
     /// Tells them.

@@ -19,8 +19,8 @@ pub trait Observer {
     fn access(&mut self, record: &AccessRecord<'_>);
     /// Something happened to an upstream that is one of several.
     fn upstream(&mut self, _upstream: &UpstreamUrl, _event: UpstreamEvent) {}
-    /// A head of the route with this prefix was not mapped, because it would have become too large.
-    fn left_unmapped(&mut self, _prefix: &str, _now: MonoTime) {}
+    /// A head of the route with this name was not mapped, because it would have become too large.
+    fn left_unmapped(&mut self, _route: &str, _now: MonoTime) {}
     /// Something that the operator should know of.
     fn warn(&mut self, _message: fmt::Arguments<'_>) {}
     /// Something that is good to know, and asks for nothing.
@@ -46,6 +46,8 @@ pub struct AccessRecord<'a> {
     pub target: &'a [u8],
     /// `None` where no route was chosen.
     pub prefix: Option<&'a str>,
+    /// The first host that the route is for, where it is not for all of them.
+    pub route_host: Option<&'a str>,
     /// Whether the route has counters of its own: of very many routes only the first ones do.
     pub is_counted_by_prefix: bool,
     /// Host and port of the upstream, where a route was chosen; of several the one that was asked last.
@@ -67,6 +69,7 @@ impl<'a> AccessRecord<'a> {
             ended: log.started,
             target: b"",
             prefix: None,
+            route_host: None,
             is_counted_by_prefix: false,
             upstream: None,
             plugins: &[],

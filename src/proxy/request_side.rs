@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::admit::{ForwardPlan, Handler, admit};
+use super::admit::{ForwardPlan, Handler, admit, is_misdirected};
 use super::cause::{Cause, FORWARDED_METHODS};
 use super::connection::read_options;
 use super::context::Context;
@@ -135,7 +135,13 @@ impl Transaction {
         self.is_persistent = options.is_persistent(request.version) && ctx.client.may_serve_another();
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
         let framing = request_framing(request)?;
-        let handler = admit(request, framing, options, peer, runtime, &mut scratch.host, new_target)?;
+        let handler = admit(request, framing, options, peer, runtime, &mut scratch.host, new_target);
+        // Built-in resources are the same for all hosts.
+        let is_routed = matches!(handler, Ok(Handler::Upstream(_) | Handler::ToSlash(_)) | Err(Cause::NoRoute));
+        if is_routed && peer.is_tls && is_misdirected(&runtime.router, ctx.client.server_name(), &scratch.host) {
+            return Err(Cause::Misdirected);
+        }
+        let handler = handler?;
         match handler {
             Handler::Upstream(plan) => return self.forward(ctx, plan, framing),
             // The route's plugins will see it.
@@ -187,7 +193,7 @@ impl Transaction {
         std::mem::swap(&mut request.target, new_target);
         self.log.client = client_address(peer, &request.fields, &runtime.config.forwarded);
         if !forward_request(request, &plan, runtime, upstream, peer, offered, scratch) {
-            ctx.worker.observer.left_unmapped(&route.prefix, ctx.worker.now.instant);
+            ctx.worker.observer.left_unmapped(&route.name(), ctx.worker.now.instant);
         }
     }
 

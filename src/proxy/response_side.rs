@@ -122,8 +122,8 @@ impl Transaction {
         let (Some(index), Some(upstream)) = (self.route_index, self.upstream(runtime)) else { return };
         let Buffers { request, response, scratch, .. } = &mut self.buf;
         if !rewrite_response_head(response, request, runtime, index, upstream, scratch) {
-            let prefix = &runtime.config.routes[index as usize].prefix;
-            ctx.worker.observer.left_unmapped(prefix, ctx.worker.now.instant);
+            let route = runtime.config.routes[index as usize].name();
+            ctx.worker.observer.left_unmapped(&route, ctx.worker.now.instant);
         }
     }
 

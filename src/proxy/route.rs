@@ -1,12 +1,20 @@
-//! Routing: the longest prefix of whole path segments wins.
+//! Routing: the most specific host, and of its routes the one with the longest prefix of whole path segments.
 //!
 //! All prefixes stand in one table, and a path is asked for segment by segment, up to as many as the longest prefix has: the
 //! cost of a look-up does not depend on the number of routes, nor their memory on how many segments they have. Segments are
 //! compared with percent-encoded unreserved characters decoded; what is forwarded is cut from the bytes as sent (rule G7).
+//!
+//! A host that routes are for has a number, and its prefixes stand in the same table, behind that number. Of a request's host
+//! one is taken: the same name, else the longest `*.` that the name ends with. Where none of its prefixes takes the path, the
+//! routes for all hosts are asked, and no other host's.
+
+use std::net::Ipv6Addr;
 
 use hashbrown::HashMap;
 
+use crate::config::RouteConfig;
 use crate::config::prefix::{self, MAX_PREFIX, MAX_SEGMENT};
+use crate::http::target::host_of;
 
 /// What a path led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,30 +28,94 @@ pub struct Match {
 /// The routing table.
 #[derive(Debug, Default)]
 pub struct Router {
-    /// By prefix, in its normal form: that of `/` is empty.
+    /// By prefix, in its normal form: that of `/` is empty. Those of a host stand behind its [`HostKey`].
     routes: HashMap<Box<[u8]>, u32>,
     /// The most segments that a prefix has.
     depth: usize,
+    /// The numbers of the hosts that routes are for. `*.a.example` is `.a.example` here.
+    hosts: HashMap<Box<[u8]>, u32>,
+    /// The most labels that one with `*.` has.
+    wildcard_depth: usize,
+}
+
+/// The longest name of a host, and an IPv6 address in brackets is shorter.
+const MAX_HOST: usize = 253;
+
+/// NUL, with which no prefix begins, and the number of a host.
+type HostKey = [u8; 5];
+
+fn host_key(number: u32) -> HostKey {
+    let [a, b, c, d] = number.to_ne_bytes();
+    [0, a, b, c, d]
 }
 
 impl Router {
-    /// Builds the table from prefixes in file order, which the configuration has checked: each begins with `/`, has no
-    /// dot segments and no empty segments but perhaps a last one, and no two are the same.
+    /// Builds the table from prefixes for all hosts, in file order, which the configuration has checked: each begins with
+    /// `/`, has no dot segments and no empty segments but perhaps a last one, and no two are the same.
     pub fn new<'a>(prefixes: impl IntoIterator<Item = &'a str>) -> Router {
         let mut router = Router::default();
-        for (route, prefix) in (0..).zip(prefixes) {
-            router.depth = router.depth.max(prefix::segments(prefix).count());
-            router.routes.insert(prefix::normal_form(prefix).into(), route);
-        }
+        (0..).zip(prefixes).for_each(|(route, prefix)| router.add(route, &[], prefix));
         router
     }
 
-    /// The route for `path` (as sent, without the query), if any.
-    pub fn find(&self, path: &[u8]) -> Option<Match> {
+    /// Builds the table of these routes.
+    pub fn of<'a>(routes: impl IntoIterator<Item = &'a RouteConfig>) -> Router {
+        let mut router = Router::default();
+        (0..).zip(routes).for_each(|(number, route)| router.add(number, &route.hosts, &route.prefix));
+        router
+    }
+
+    fn add(&mut self, route: u32, hosts: &[Box<str>], prefix: &str) {
+        self.depth = self.depth.max(prefix::segments(prefix).count());
+        let normal = prefix::normal_form(prefix);
+        for host in hosts {
+            let name = host.strip_prefix('*').unwrap_or(host);
+            if name.starts_with('.') {
+                self.wildcard_depth = self.wildcard_depth.max(name.matches('.').count());
+            }
+            let next = self.hosts.len() as u32;
+            let number = *self.hosts.entry(name.as_bytes().into()).or_insert(next);
+            self.routes.insert([&host_key(number)[..], &normal].concat().into(), route);
+        }
+        if hosts.is_empty() {
+            self.routes.insert(normal.into(), route);
+        }
+    }
+
+    /// The route for `path` (as sent, without the query) of the host in `authority`, if any.
+    pub fn find(&self, authority: &[u8], path: &[u8]) -> Option<Match> {
+        let of_host = if self.has_hosts() { self.find_of_host(authority, path) } else { None };
+        of_host.or_else(|| self.find_behind(b"", path))
+    }
+
+    /// Whether any route is for some hosts only.
+    pub fn has_hosts(&self) -> bool {
+        !self.hosts.is_empty()
+    }
+
+    /// The number of the most specific host of a route that takes in the host of `authority`.
+    pub fn host(&self, authority: &[u8]) -> Option<u32> {
+        let mut buf = [0; MAX_HOST];
+        let host = normal_host(authority, &mut buf)?;
+        let labels = host.iter().enumerate().rev().filter(|(at, byte)| *at > 0 && **byte == b'.');
+        // The longest comes last.
+        let wildcard = || labels.take(self.wildcard_depth).filter_map(|(at, _)| self.hosts.get(&host[at..])).last();
+        self.hosts.get(host).or_else(wildcard).copied()
+    }
+
+    #[inline(never)]
+    fn find_of_host(&self, authority: &[u8], path: &[u8]) -> Option<Match> {
+        self.find_behind(&host_key(self.host(authority)?), path)
+    }
+
+    /// The longest prefix of `path` among those that stand behind `start`.
+    #[inline(always)]
+    fn find_behind(&self, start: &[u8], path: &[u8]) -> Option<Match> {
         let matched = |normal: &[u8], prefix_len| self.routes.get(normal).map(|&route| Match { route, prefix_len });
-        let mut best = matched(b"", 0);
-        let (mut normal, mut buf) = ([0; MAX_PREFIX], [0; MAX_SEGMENT]);
-        let (mut len, mut walked) = (0, 0);
+        let mut best = matched(start, 0);
+        let (mut normal, mut buf) = ([0; size_of::<HostKey>() + MAX_PREFIX], [0; MAX_SEGMENT]);
+        normal[..start.len()].copy_from_slice(start);
+        let (mut len, mut walked) = (start.len(), 0);
         for _ in 0..self.depth {
             let Some(rest) = path[walked..].strip_prefix(b"/") else { break };
             let segment_len = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
@@ -57,6 +129,21 @@ impl Router {
         }
         best
     }
+}
+
+/// The host of `authority` as hosts of routes are written: lower case, without port and without a dot at the end, the usual
+/// spelling of an IPv6 address. `None` where it is too long for any.
+fn normal_host<'a>(authority: &[u8], buf: &'a mut [u8; MAX_HOST]) -> Option<&'a [u8]> {
+    let host = host_of(authority);
+    let host = host.strip_suffix(b".").unwrap_or(host);
+    let literal = host.strip_prefix(b"[").and_then(|host| str::from_utf8(host.strip_suffix(b"]")?).ok());
+    let address = literal.and_then(|literal| literal.parse::<Ipv6Addr>().ok()).map(|address| format!("[{address}]"));
+    let host = address.as_ref().map_or(host, |address| address.as_bytes());
+    // A name that begins with a dot has no label in front of it, and would be one with `*`.
+    let normal = buf.get_mut(..host.len()).filter(|_| !host.starts_with(b"."))?;
+    normal.copy_from_slice(host);
+    normal.make_ascii_lowercase();
+    Some(normal)
 }
 
 /// Appends the target to forward: `base_path` joined with what stands in `path` after its first `prefix_len` bytes, byte
@@ -80,7 +167,7 @@ mod tests {
     /// Routes `target` by one prefix and writes what is forwarded.
     fn forwarded(prefix: &str, base_path: &str, target: &str) -> Option<String> {
         let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
-        let found = Router::new([prefix]).find(path.as_bytes())?;
+        let found = Router::new([prefix]).find(b"", path.as_bytes())?;
         let mut out = Vec::new();
         write_target(&mut out, base_path, path.as_bytes(), query.as_bytes(), found.prefix_len);
         Some(String::from_utf8(out).expect("ASCII in, ASCII out"))
@@ -156,10 +243,88 @@ mod tests {
             ("/a/%62/c/%64/e", (3, 12)),
         ] {
             let (route, prefix_len) = expected;
-            assert_eq!(Router::new(prefixes).find(path.as_bytes()), Some(Match { route, prefix_len }), "{path}");
+            assert_eq!(Router::new(prefixes).find(b"", path.as_bytes()), Some(Match { route, prefix_len }), "{path}");
             let reversed = Router::new(prefixes.into_iter().rev());
-            assert_eq!(reversed.find(path.as_bytes()), Some(Match { route: 3 - route, prefix_len }), "{path}");
+            assert_eq!(reversed.find(b"", path.as_bytes()), Some(Match { route: 3 - route, prefix_len }), "{path}");
         }
+    }
+
+    const HOSTS: &str = "routes:\n\
+        - {hosts: [a.example, '[::1]', 127.0.0.1], prefix: /x, upstream: 'http://a'}\n\
+        - {hosts: '*.example', prefix: /, upstream: 'http://a'}\n\
+        - {hosts: ['*.b.example', B.example.], prefix: /x/y, upstream: 'http://a'}\n\
+        - {hosts: '*.b.example', prefix: /x, upstream: 'http://a'}\n\
+        - {hosts: c.b.example, prefix: /only, upstream: 'http://a'}\n\
+        - {prefix: /x, upstream: 'http://a'}\n\
+        - {prefix: /x/y/z, upstream: 'http://a'}\n";
+
+    fn router(text: &str) -> Router {
+        Router::of(crate::config::Config::parse(text, "test").unwrap_or_else(|error| panic!("{error}")).routes.iter())
+    }
+
+    #[test]
+    fn g7_the_most_specific_host_is_taken_and_then_the_routes_for_all() {
+        let long = format!("{}.b.example", ["a"; 121].join("."));
+        let too_long = format!("aaaa.{long}");
+        for (host, path, expected) in [
+            // The host itself.
+            ("a.example", "/x", Some(0)),
+            ("a.example", "/x/y", Some(0)),
+            ("a.example", "/x/y/z", Some(0)),
+            ("a.example", "/other", None),
+            ("A.Example", "/x", Some(0)),
+            ("a.example:8080", "/x", Some(0)),
+            ("a.example.", "/x", Some(0)),
+            ("a.example.:80", "/x", Some(0)),
+            ("a.example..", "/x", Some(5)),
+            ("[::1]", "/x", Some(0)),
+            ("[0:0::1]:8443", "/x", Some(0)),
+            ("[::2]", "/x", Some(5)),
+            ("127.0.0.1:80", "/x", Some(0)),
+            ("b.example", "/x/y", Some(2)),
+            ("b.example", "/x", Some(5)),
+            // The longest of those with `*.`, and no shorter one where its prefixes do not take the path.
+            ("z.example", "/q", Some(1)),
+            ("y.z.example", "/q", Some(1)),
+            ("z.b.example", "/x/y", Some(2)),
+            ("z.b.example", "/x/z", Some(3)),
+            ("z.y.b.example", "/x/z", Some(3)),
+            ("z.b.example", "/q", None),
+            ("c.b.example", "/only", Some(4)),
+            ("c.b.example", "/x/y", Some(5)),
+            ("c.b.example", "/x/y/z", Some(6)),
+            (&long, "/x", Some(3)),
+            (&too_long, "/x", Some(5)),
+            // One label at least.
+            (".b.example", "/x/z", Some(5)),
+            (".example", "/x", Some(5)),
+            ("example", "/x", Some(5)),
+            ("xb.example", "/q", Some(1)),
+            ("*.b.example", "/x/z", Some(3)),
+            // None that routes are for.
+            ("other.test", "/x", Some(5)),
+            ("", "/x", Some(5)),
+            ("", "/q", None),
+            ("a.example/", "/x", Some(5)),
+            ("a%2eexample", "/x", Some(5)),
+        ] {
+            let found = router(HOSTS).find(host.as_bytes(), path.as_bytes()).map(|found| found.route);
+            assert_eq!(found, expected, "{host} {path}");
+        }
+        let prefix_len = router(HOSTS).find(b"z.b.example", b"/%78/y/z").map(|found| found.prefix_len);
+        assert_eq!(prefix_len, Some(6));
+        assert!(!Router::new(["/"]).has_hosts() && router(HOSTS).has_hosts());
+    }
+
+    #[test]
+    fn g7_the_longest_prefix_of_a_host_is_found() {
+        let prefix = "/a".repeat(MAX_PREFIX / 2);
+        let text = format!(
+            "routes:\n- {{prefix: /, upstream: 'http://a'}}\n- {{hosts: h, prefix: '{prefix}', upstream: 'http://a'}}\n"
+        );
+        let (path, expected) = (format!("{prefix}/b"), Match { route: 1, prefix_len: MAX_PREFIX });
+        assert_eq!(router(&text).find(b"h", path.as_bytes()), Some(expected));
+        assert_eq!(router(&text).find(b"i", path.as_bytes()), Some(Match { route: 0, prefix_len: 0 }));
     }
 
     #[test]
@@ -171,9 +336,9 @@ mod tests {
 
     #[test]
     fn an_empty_table_and_an_empty_path_find_nothing() {
-        assert_eq!(Router::default().find(b"/"), None);
-        assert_eq!(Router::new(["/a"]).find(b""), None);
-        assert_eq!(Router::new(["/a"]).find(b"*"), None);
+        assert_eq!(Router::default().find(b"", b"/"), None);
+        assert_eq!(Router::new(["/a"]).find(b"", b""), None);
+        assert_eq!(Router::new(["/a"]).find(b"", b"*"), None);
     }
 
     #[test]
@@ -189,7 +354,7 @@ mod tests {
             (format!("/a/{}", "b/".repeat(MAX_PREFIX)), (1, 2)),
         ] {
             let (route, prefix_len) = expected;
-            assert_eq!(router.find(path.as_bytes()), Some(Match { route, prefix_len }), "{path}");
+            assert_eq!(router.find(b"", path.as_bytes()), Some(Match { route, prefix_len }), "{path}");
         }
     }
 
@@ -197,6 +362,6 @@ mod tests {
     fn a_long_segment_ends_the_walk() {
         let router = Router::new(["/a", "/"]);
         let path = format!("/a/{}", "%61".repeat(5000));
-        assert_eq!(router.find(path.as_bytes()), Some(Match { route: 0, prefix_len: 2 }));
+        assert_eq!(router.find(b"", path.as_bytes()), Some(Match { route: 0, prefix_len: 2 }));
     }
 }

@@ -42,7 +42,7 @@ const MAX_COUNTED_ROUTES: u32 = 1000;
 pub struct Runtime {
     /// As it was loaded.
     pub config: Arc<Config>,
-    /// From paths to indices into `config.routes`.
+    /// From hosts and paths to indices into `config.routes`.
     pub router: Arc<Router>,
     upstreams: Arc<UpstreamNumbers>,
     /// So many of `config.routes`, from the first one, are counted by their prefix.
@@ -66,7 +66,7 @@ impl Runtime {
     }
 
     fn build(config: Arc<Config>, hooks: RouteHooks, before: Option<&Runtime>) -> Runtime {
-        let router = Router::new(config.routes.iter().map(|route| route.prefix.as_str()));
+        let router = Router::of(config.routes.iter());
         let upstreams = UpstreamNumbers::new(&config.routes, before.map(|before| &*before.upstreams));
         let configz = if config.admin.configz { configz(&config.routes) } else { String::new() };
         Runtime {
@@ -217,6 +217,8 @@ impl UpstreamNumbers {
 /// One route, as /configz shows it: no credentials, because upstream URLs serialize without.
 #[derive(Serialize)]
 struct PublicRoute<'a> {
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    hosts: &'a [Box<str>],
     prefix: &'a str,
     /// Of several the first.
     upstream: &'a UpstreamUrl,
@@ -227,6 +229,7 @@ struct PublicRoute<'a> {
 
 fn configz(routes: &[RouteConfig]) -> String {
     let routes = routes.iter().map(|route| PublicRoute {
+        hosts: &route.hosts,
         prefix: &route.prefix,
         upstream: route.upstream(),
         upstreams: (route.upstreams.len() > 1).then_some(&route.upstreams),
@@ -249,6 +252,7 @@ mod tests {
             authorization: Some("Basic c2VjcmV0".to_owned()),
         };
         RouteConfig {
+            hosts: Arc::default(),
             prefix: prefix.to_owned(),
             upstreams: Arc::new([upstream]),
             options: Arc::new(RouteOptions::default()),
@@ -278,7 +282,7 @@ mod tests {
         let names: Vec<_> = runtime.upstreams().map(|(_, origin)| origin.endpoint.to_string()).collect();
         assert_eq!(names, ["one.example:8000", "two.example:8000", "one.example:8001"]);
         assert_eq!(runtime.upstreams.ids, [UpstreamId(0), UpstreamId(1), UpstreamId(0), UpstreamId(2)]);
-        let found = runtime.router.find(b"/c\"/x").expect("a route");
+        let found = runtime.router.find(b"", b"/c\"/x").expect("a route");
         assert_eq!(runtime.upstreams_of(found.route), [UpstreamId(0)]);
     }
 
@@ -383,5 +387,8 @@ mod tests {
         );
         assert_eq!(&**runtime(true).configz, expected);
         assert_eq!(&**runtime(false).configz, "");
+        let text = "routes: [{hosts: [A.example, '*.b'], prefix: /, upstream: 'http://o'}]";
+        let runtime = Runtime::new(Arc::new(Config::parse(text, "test").expect("valid")), None);
+        assert_eq!(&**runtime.configz, r#"[{"hosts":["a.example","*.b"],"prefix":"/","upstream":"http://o"}]"#);
     }
 }

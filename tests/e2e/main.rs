@@ -14,6 +14,7 @@ mod curl;
 mod explain;
 mod faults;
 mod git;
+mod hosts;
 mod life_cycle;
 mod limits;
 mod log_lines;

@@ -5,6 +5,7 @@
 //! config:                       the configuration file, indented by two; left out: one route, /a to origin.example
 //!   routes: ...
 //! peer: 192.0.2.1:5000          who the client is (that is the default); `peer: unix`, `peer: tls 192.0.2.1:5000`
+//! SNI a.example                 the host that it named in its TLS handshake
 //! HOOK request respond 403 no   a plugin: request|response|request-body|response-body|resume, then respond STATUS TEXT,
 //!                               fail, set NAME: VALUE, remove NAME, body TEXT, method TOKEN, status NUMBER,
 //!                               want request|response [optional], pause, pause resumed
@@ -33,7 +34,7 @@ use std::time::Duration;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::proxy::hooks::Side as HookSide;
-use mini_rproxy::proxy::proxy_connection::{ConnectError, Peer, Side};
+use mini_rproxy::proxy::proxy_connection::{ConnectError, Peer, PeerDetails, Side};
 
 use super::Random;
 use super::invariants;
@@ -77,6 +78,7 @@ pub struct Script {
     items: Vec<Item>,
     config: Arc<Config>,
     peer: Peer,
+    server_name: Option<String>,
     wants: Wants,
     hooks: Ops,
 }
@@ -103,7 +105,7 @@ impl Script {
         let mut is_config = false;
         let mut peer =
             Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), is_tls: false, ..Peer::default() };
-        let (mut wants, mut hooks) = (Wants::default(), Ops::default());
+        let (mut server_name, mut wants, mut hooks) = (None, Wants::default(), Ops::default());
         for (number, line) in (1..).zip(text.lines()) {
             let fail = |what: &str| format!("line {number}: {what}: {line}");
             if is_config && (line.starts_with("  ") || line.is_empty()) {
@@ -120,6 +122,9 @@ impl Script {
                 let address =
                     if address == "unix" { None } else { Some(address.parse().map_err(|_| fail("address"))?) };
                 peer = Peer { address, is_tls: value.starts_with("tls "), ..Peer::default() };
+                items.push(Item::Text(line.to_owned()));
+            } else if let Some(name) = line.strip_prefix("SNI ") {
+                server_name = Some(name.to_owned());
                 items.push(Item::Text(line.to_owned()));
             } else if let Some(hook) = line.strip_prefix("HOOK ") {
                 parse_hook(hook, &mut wants, &mut hooks).ok_or_else(|| fail("hook"))?;
@@ -143,7 +148,7 @@ impl Script {
             config.push_str(DEFAULT_CONFIG);
         }
         let config = Arc::new(Config::parse(&config, "config").map_err(|error| error.to_string())?);
-        Ok(Script { items, config, peer, wants, hooks })
+        Ok(Script { items, config, peer, server_name, wants, hooks })
     }
 
     /// What happens, in order.
@@ -164,6 +169,10 @@ impl Script {
     /// Runs the events, and gives what came out after each of them.
     pub fn run(&self, split: Split, lane: bool) -> Result<Vec<Vec<String>>, String> {
         let mut wire = Wire::new(&self.setup(split, lane));
+        if self.server_name.is_some() {
+            let server_name = self.server_name.clone();
+            wire.exchange.set_peer_details(PeerDetails { server_name, ..PeerDetails::default() });
+        }
         let mut outcomes = Vec::new();
         for item in &self.items {
             let Item::Event(event, lines) = item else { continue };

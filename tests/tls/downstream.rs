@@ -135,6 +135,40 @@ fn the_certificate_is_chosen_by_name() {
 }
 
 #[test]
+fn g7_a_client_that_asked_for_another_site_is_misdirected() {
+    let authority = Authority::new();
+    let names = ["a.test", "b.test", "x.c.test", "y.c.test", "other.test"];
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&format!(
+        "workers: 1\nlog: {{access: true}}\n{}routes:\n\
+         - {{hosts: a.test, prefix: /a, upstream: '{url}'}}\n\
+         - {{hosts: b.test, prefix: /, upstream: '{url}'}}\n\
+         - {{hosts: '*.c.test', prefix: /, upstream: '{url}'}}\n\
+         - {{prefix: /, upstream: '{url}'}}\n",
+        listen(&authority.issue(&names)),
+        url = origin.url(),
+    ));
+    for (asked, host, path, status) in [
+        ("a.test", "A.test.:8443", "/a", 200),
+        ("a.test", "b.test", "/a", 421),
+        ("b.test", "a.test", "/none", 421),
+        ("a.test", "x.c.test", "/a", 421),
+        ("x.c.test", "y.c.test", "/a", 200),
+        ("a.test", "other.test", "/a", 200),
+        ("other.test", "a.test", "/a", 200),
+        ("a.test", "b.test", "/health", 200),
+    ] {
+        let mut client = connect(proxy.address, &authority, asked);
+        // The connection lives on for the site that it was opened for.
+        for (host, path, status) in [(host, path, status), (asked, "/a", 200)] {
+            client.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+            assert_eq!(client.response().status(), status, "{asked}: {host}{path}");
+        }
+    }
+    proxy.log.wait_for("the cause", |line| line.contains("status=421") && line.contains("why=misdirected"));
+}
+
+#[test]
 fn handshakes_that_are_not_finished_end_in_time() {
     let authority = Authority::new();
     let (_origin, proxy) = start(&authority, "timeouts: { request_head: 400ms }");
