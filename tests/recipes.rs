@@ -85,6 +85,7 @@ fn is_taken(yaml: &str, row: &str) {
 #[test]
 fn websockets_pass_and_are_refused_where_none_belong() {
     let server = Origin::start(|peer, _| {
+        #[expect(clippy::result_large_err, reason = "the library's own type")]
         let check = |request: &tungstenite::handshake::server::Request, response| {
             assert_eq!(request.headers()["Host"], "chat.example.com");
             Ok(response)
