@@ -7,11 +7,12 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::thread;
 
-use support::{Launch, Origin, Peer, Proxy, curl, curl_ok, free_address, is_missing, value, wait_until};
+use support::{Launch, Origin, Peer, Proxy, curl, is_missing, value, wait_until};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/recipes")
@@ -209,6 +210,26 @@ for form in dated, "host mini-rproxy[1]: " + line:
     let said = String::from_utf8(output.stdout).expect("text");
     let mut addresses = said.lines().map(str::to_owned);
     [addresses.next(), addresses.next()].map(|address| address.expect("a line for each form"))
+}
+
+#[test]
+fn an_application_on_a_unix_socket_is_asked_for_the_clients_host() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let path = folder.path().join("app.sock");
+    let listener = UnixListener::bind(&path).expect("a free path");
+    thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("the proxy connects");
+        let mut application = Peer::over(stream);
+        while let Some(request) = application.request() {
+            let host = request.field("Host").expect("a Host");
+            application.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{host}", host.len()));
+        }
+    });
+    let proxy =
+        Proxy::start(&recipe("unix-socket.yaml", &[ANY_8080, ("/run/app/app.sock", &path.display().to_string())]));
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nHost: shop.example.com\r\n\r\n");
+    assert_eq!(client.response().text(), "shop.example.com");
 }
 
 /// Certificates and what listens with them.
