@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use mini_rproxy::about;
 use mini_rproxy::cli::{self, Action, Flags};
-use mini_rproxy::config::{Config, FullConfig, ListenAddr, STDIN, Scheme, place_of};
+use mini_rproxy::config::{Config, ConfigzAccess, FullConfig, ListenAddr, STDIN, Scheme, place_of};
 use mini_rproxy::extras::explain::{ExplainRequest, explain};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation;
@@ -346,7 +346,7 @@ impl Running<'_> {
                 None => limits.text(name, "unlimited"),
             };
         }
-        limits.value("connections", server.max_connections).send();
+        limits.value("connections", server.max_connections).text("connections_by", server.max_connections_by).send();
         if server.descriptor_limit.is_some_and(|limit| limit < 2 * server.max_connections + 64) {
             let message = "the descriptor limit is low: a client may need two, and 64 more are needed beside";
             logger.line(Level::Warn, message).send();
@@ -360,6 +360,13 @@ impl Running<'_> {
                 let mut line = logger.line(Level::Warn, message);
                 line.text("prefix", &route.prefix).text("upstream", &upstream.authority).send();
             }
+        }
+        let is_public = |address: &ListenAddr| matches!(address, ListenAddr::Tcp { addr, .. } if !addr.ip().to_canonical().is_loopback());
+        let tls = config.tls.iter().flat_map(|tls| &tls.listen_addr);
+        if config.admin.configz == ConfigzAccess::Everybody && config.listen_addr.iter().chain(tls).any(is_public) {
+            let message =
+                "everybody who reaches the proxy can see its routes at /configz: admin.configz: local or false";
+            logger.line(Level::Warn, message).send();
         }
         self.log_listening(&[]);
     }

@@ -421,7 +421,7 @@ routes:
   - {hosts: [A.example., "*.b.example", "[0::1]", 127.0.0.1], prefix: /a, upstream: "http://a"}
   - {prefix: /several, upstreams: ["http://a/x", "http://b:1/x/", "http://[::1]/x"]}
 HTTPSworkers: 3
-limits: {max_connections: 77, memory_budget: 8MiB, max_head_bytes: 4KiB, max_header_fields: 9, max_body_bytes: 1025, max_requests_per_connection: 0}
+limits: {max_connections: 77, max_connections_per_client: 7, memory_budget: 8MiB, max_head_bytes: 4KiB, max_header_fields: 9, max_body_bytes: 1025, max_requests_per_connection: 0}
 timeouts: {request_head: 1500ms, connect: {address: 1s, total: 9s}, drain: 2h}
 pool: {max_idle: 0, max_idle_per_upstream: 1, idle_timeout: 1s, max_age: 2m}
 dns: {refresh: 1h}
@@ -431,7 +431,7 @@ rewrite_cookies: off
 redirect_to_slash: true
 forwarded: {trusted_proxies: [10.0.0.0/8, 127.0.0.1, "::1"], enabled: false}
 proxy_protocol: {from: [192.0.2.7, "2001:db8::/32"]}
-admin: {configz: false, metrics: false, listen_addr: ["127.0.0.1:10", "unix:/run/admin"]}
+admin: {configz: local, health: /healthz, metrics: false, listen_addr: ["127.0.0.1:10", "unix:/run/admin"]}
 plugins:
   - path: /lib/x.so
     name: first
@@ -479,6 +479,7 @@ routes:
 workers: 2
 limits:
   max_connections: auto
+  max_connections_per_client: unlimited
   memory_budget: unlimited
   max_head_bytes: 16KiB
   max_header_fields: 256
@@ -523,6 +524,7 @@ rewrite_cookies: auto
 redirect_to_slash: false
 admin:
   configz: true
+  health: true
   metrics: true
 plugins: []
 plugin_body_limit: 1MiB

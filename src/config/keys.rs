@@ -16,8 +16,10 @@ use serde_yaml::Value;
 use smart_default::SmartDefault;
 
 use super::listen::ListenAddr;
+use super::prefix::is_plain;
 use super::scalar::{
-    As, Count, GIB, HumanDuration, KIB, MIB, Network, Notation as _, Or, PluginName, Protocol, Size, fill_in,
+    As, Count, GIB, HumanDuration, KIB, LimitedThings, MIB, Network, Notation as _, Or, PluginName, Protocol, Ranged,
+    Size, fill_in, switch_or_text,
 };
 use super::url::{HostPolicy, RouteHost, ServerName, UpstreamUrl};
 
@@ -83,7 +85,7 @@ impl Config {
     /// The same with these routes, for requests that are in flight: without what only a start needs.
     pub fn with_routes(&self, routes: Vec<RouteConfig>) -> Config {
         let (listen_addr, plugins) = (Vec::new(), Vec::new());
-        let admin = AdminConfig { listen_addr: Vec::new(), ..self.admin };
+        let admin = AdminConfig { listen_addr: Vec::new(), ..self.admin.clone() };
         Config { listen_addr, routes: Arc::new(routes), tls: None, admin, plugins, ..self.clone() }
     }
 
@@ -105,9 +107,12 @@ impl Config {
 #[derive(Clone, Copy, Debug, SmartDefault, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of limits such as \"max_head_bytes: 16KiB\"")]
 pub struct Limits {
-    /// Client connections over all workers. `None`: derived from the descriptor limit at start.
+    /// Client connections over all workers. `None`: derived from the descriptor limit and the memory.
     #[serde(with = "As::<Or<Count<1, 1_000_000>>>")]
     pub max_connections: Option<usize>,
+    /// Client connections of one address, over all workers; of IPv6, of one /64. `None`: unlimited.
+    #[serde(with = "As::<Or<Ranged<LimitedThings, 1, 1_000_000, u32>>>")]
+    pub max_connections_per_client: Option<u32>,
     /// What all buffers together may take (`net::memory_budget`). `None`: as much as the other limits allow.
     #[serde(with = "As::<MemorySize>")]
     pub memory_budget: Option<usize>,
@@ -366,12 +371,66 @@ pub struct AdminConfig {
     /// [`Config::listen_addr`].
     #[serde(deserialize_with = "As::<ListenAddr>::list", skip_serializing_if = "Vec::is_empty")]
     pub listen_addr: Vec<ListenAddr>,
-    /// Whether /configz answers.
-    #[default(true)]
-    pub configz: bool,
+    /// Whom /configz answers.
+    #[serde(deserialize_with = "configz_access")]
+    pub configz: ConfigzAccess,
+    /// The path at which the proxy says that it runs; `None`: nowhere.
+    #[serde(deserialize_with = "health_path", serialize_with = "print_health_path")]
+    #[default(Some(HEALTH_PATH.to_owned()))]
+    pub health: Option<String>,
     /// Whether /metrics answers.
     #[default(true)]
     pub metrics: bool,
+}
+
+/// Whom /configz answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConfigzAccess {
+    /// Every client.
+    #[default]
+    Everybody,
+    /// Clients on this host, and at `admin.listen_addr`.
+    Local,
+    /// Nobody.
+    Off,
+}
+
+impl Serialize for ConfigzAccess {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            ConfigzAccess::Everybody => serializer.serialize_bool(true),
+            ConfigzAccess::Local => serializer.serialize_str("local"),
+            ConfigzAccess::Off => serializer.serialize_bool(false),
+        }
+    }
+}
+
+fn configz_access<'de, D: Deserializer<'de>>(from: D) -> Result<ConfigzAccess, D::Error> {
+    switch_or_text(from, "true, local or false", |text| match text {
+        "true" => Some(ConfigzAccess::Everybody),
+        "local" => Some(ConfigzAccess::Local),
+        "false" => Some(ConfigzAccess::Off),
+        _ => None,
+    })
+}
+
+const HEALTH_PATH: &str = "/health";
+
+fn health_path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let is_path = |text: &str| text.starts_with('/') && is_plain(text) && !["/configz", "/metrics"].contains(&text);
+    switch_or_text(from, "true, false or a path such as /healthz", |text| match text {
+        "true" => Some(Some(HEALTH_PATH.to_owned())),
+        "false" => Some(None),
+        path => is_path(path).then(|| Some(path.to_owned())),
+    })
+}
+
+fn print_health_path<S: Serializer>(path: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path.as_deref() {
+        Some(HEALTH_PATH) => serializer.serialize_bool(true),
+        Some(path) => serializer.serialize_str(path),
+        None => serializer.serialize_bool(false),
+    }
 }
 
 /// One plugin of the list, or of `-plugindir`. It has either a path or the name of one that is built in.

@@ -115,6 +115,33 @@ impl<'de> Visitor<'de> for ScalarVisitor<'_> {
     }
 }
 
+/// A switch or a text, both of which `read` knows by their words.
+pub(super) fn switch_or_text<'de, T, D: Deserializer<'de>>(
+    from: D,
+    expected: &'static str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<T, D::Error> {
+    struct SwitchOrText<F>(&'static str, F);
+
+    impl<T, F: Fn(&str) -> Option<T>> Visitor<'_> for SwitchOrText<F> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+
+        fn visit_bool<E: Error>(self, switch: bool) -> Result<T, E> {
+            self.visit_str(if switch { "true" } else { "false" })
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+            (self.1)(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+        }
+    }
+
+    from.deserialize_any(SwitchOrText(expected, read))
+}
+
 /// From the largest to the smallest. Of those that are 1 the first is printed.
 type Units = [(&'static str, u64)];
 
@@ -143,6 +170,15 @@ pub(super) struct Things;
 impl Unit for Things {
     const EXPECTED: &'static str = "a whole number";
     const OPEN: [&'static str; 2] = ["auto", "a whole number, or auto"];
+    const UNITS: &'static Units = &[("", 1)];
+}
+
+/// The same, where none means that there is no limit.
+pub(super) struct LimitedThings;
+
+impl Unit for LimitedThings {
+    const EXPECTED: &'static str = "a whole number";
+    const OPEN: [&'static str; 2] = ["unlimited", "a whole number, or unlimited"];
     const UNITS: &'static Units = &[("", 1)];
 }
 

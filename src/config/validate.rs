@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::error::{did_you_mean, quoted};
 use super::keys::{
-    CertificateFiles, Config, Health, Limits, LogFormat, MAX_UPSTREAMS, MemorySize, PluginConfig, RawRoute,
-    RequestLine, RouteConfig, RouteOptions, TlsListen,
+    CertificateFiles, Config, ConfigzAccess, Health, Limits, LogFormat, MAX_UPSTREAMS, MemorySize, PluginConfig,
+    RawRoute, RequestLine, RouteConfig, RouteOptions, TlsListen,
 };
 use super::prefix;
 use super::scalar::{HumanDuration, Notation as _, fill_in, print_size};
@@ -127,7 +127,33 @@ impl Config {
         let left_out = |path: &PathBuf| {
             format!("{} of -plugindir is left out, because the list of plugins has it", path.display())
         };
-        self.left_out.iter().map(left_out).chain(self.body_warning()).collect()
+        self.left_out.iter().map(left_out).chain(self.body_warning()).chain(self.hidden_routes()).collect()
+    }
+
+    /// Routes whose own path is that of a built-in resource, which wins.
+    fn hidden_routes(&self) -> impl Iterator<Item = String> {
+        let admin = &self.admin;
+        let built_ins = [
+            (admin.health.as_deref(), "to all clients", "set admin.health to false or to another path"),
+            (
+                Some("/configz").filter(|_| admin.configz != ConfigzAccess::Off),
+                if admin.configz == ConfigzAccess::Local { "to clients on this host" } else { "to all clients" },
+                "set admin.configz to false",
+            ),
+            (
+                Some("/metrics").filter(|_| admin.metrics && admin.listen_addr.is_empty()),
+                "to clients on this host",
+                "set admin.metrics to false",
+            ),
+        ];
+        built_ins.into_iter().filter_map(|(path, who, remedy)| {
+            let path = path?;
+            let is_hidden = |route: &&RouteConfig| {
+                route.prefix.len() > 1 && prefix::normal_form(&route.prefix) == prefix::normal_form(path)
+            };
+            let route = self.routes.iter().find(is_hidden)?;
+            Some(format!("the proxy itself answers {path} {who}, not the route {}: {remedy}", route.prefix))
+        })
     }
 
     fn body_warning(&self) -> Option<String> {

@@ -40,6 +40,7 @@ pub enum Counter {
     /// Set, not counted.
     MaxClients,
     LimitReached,
+    ClientLimitReached,
     BecameBusy,
     BecameIdle,
     /// Upstream connections from the pool.

@@ -29,6 +29,7 @@ client_connections_total Client connections that were accepted.
 client_connections_open Client connections that are open.
 client_connections_max Client connections that may be open at once, without those at admin.listen_addr.
 client_connections_max_reached_total How often a worker had no place for further clients, which wait then.
+client_connections_max_per_client_reached_total Client connections that were closed at once: their client had as many as it may have.
 client_connections_refused_total Client connections that were closed at once: no descriptor or no place for them.
 tls_handshake_failures_total TLS handshakes with clients that had begun and were never complete, by reason.
 body_bytes_total Body bytes of finished requests, received from clients (in) and given to them (out).
@@ -83,6 +84,7 @@ pub fn to_text(registry: &Registry) -> String {
     text.number("client_connections_open", count(Counter::Accepted) - count(Counter::Closed));
     text.number("client_connections_max", count(Counter::MaxClients));
     text.number("client_connections_max_reached_total", count(Counter::LimitReached));
+    text.number("client_connections_max_per_client_reached_total", count(Counter::ClientLimitReached));
     text.number("client_connections_refused_total", count(Counter::Refused));
     text.table("reason", &counters.handshake_failures, ["tls_handshake_failures_total"]);
     text.family("body_bytes_total");

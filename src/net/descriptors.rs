@@ -1,10 +1,14 @@
-//! How many connections and pipes the descriptor limit allows (rule E3).
+//! How many connections the descriptor limit and the memory allow, and how many pipes (rule E3).
 
 use rustix::process::{Resource, getrlimit};
 
-/// The most connections that are derived from a descriptor limit. Containers often have a limit of a thousand million, and
-/// memory would run out first.
-const MAX_CONNECTIONS: usize = 1024;
+/// What a client connection with its upstream may need of the memory, ours and the kernel's. Containers often have a
+/// descriptor limit of a thousand million: there memory would run out first.
+const MEMORY_PER_CONNECTION: u64 = 64 * 1024;
+/// However little memory there is.
+const MIN_CONNECTIONS: usize = 64;
+/// Where neither limit is known.
+const UNKNOWN: usize = 1024;
 
 /// Descriptors left for listeners, pollers, idle upstream connections, log and plugins.
 const RESERVED: usize = 64;
@@ -18,15 +22,18 @@ pub fn limit() -> Option<usize> {
     getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok())
 }
 
-/// How many client connections may be open at once: as configured, or half of what the limit leaves, because each client
-/// may need a connection to an upstream.
-pub fn max_connections(configured: Option<usize>, limit: Option<usize>) -> usize {
-    configured.unwrap_or_else(|| match limit {
+/// How many client connections may be open at once, and by what: half of what the descriptor limit leaves, because each
+/// client may need a connection to an upstream, or what the memory has room for.
+pub fn max_connections(limit: Option<usize>, memory: Option<u64>) -> (usize, &'static str) {
+    let by_descriptors = limit.map(|limit| match limit < 2 * RESERVED {
         // Too low for the reserve: run with few connections rather than not at all.
-        Some(limit) if limit < 2 * RESERVED => (limit / 4).max(1),
-        Some(limit) => ((limit - RESERVED - 2 * (limit / DESCRIPTORS_PER_PIPE)) / 2).min(MAX_CONNECTIONS),
-        None => MAX_CONNECTIONS,
-    })
+        true => (limit / 4).max(1),
+        false => (limit - RESERVED - 2 * (limit / DESCRIPTORS_PER_PIPE)) / 2,
+    });
+    let by_memory = memory.map(|memory| usize::try_from(memory / MEMORY_PER_CONNECTION).unwrap_or(usize::MAX));
+    let bounds =
+        [by_descriptors.map(|most| (most, "descriptors")), by_memory.map(|most| (most.max(MIN_CONNECTIONS), "memory"))];
+    bounds.into_iter().flatten().min().unwrap_or((UNKNOWN, "default"))
 }
 
 /// How many pipes a worker may have, each with two descriptors. None where descriptors are few.
@@ -39,19 +46,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn e3_the_connection_limit_is_derived_and_capped() {
-        for (name, configured, limit, expected) in [
-            ("usual", None, Some(1024), 464),
-            ("high", None, Some(20_000), 1024),
-            ("docker", None, Some(1_073_741_816), 1024),
-            ("no limit", None, None, 1024),
-            ("low", None, Some(256), 92),
-            ("just enough", None, Some(128), 30),
-            ("very low", None, Some(40), 10),
-            ("absurd", None, Some(3), 1),
-            ("configured", Some(5000), Some(1024), 5000),
+    fn e3_the_connection_limit_is_derived_from_descriptors_and_memory() {
+        const MIB: u64 = 1024 * 1024;
+        for (name, limit, memory, expected) in [
+            ("usual", Some(1024), Some(1024 * MIB), (464, "descriptors")),
+            ("many", Some(20_000), Some(4096 * MIB), (9656, "descriptors")),
+            ("docker", Some(1_073_741_816), Some(512 * MIB), (8192, "memory")),
+            ("no limit", None, Some(16 * MIB), (256, "memory")),
+            ("little memory", Some(1024), Some(MIB), (64, "memory")),
+            ("nothing is known", None, None, (1024, "default")),
+            ("low", Some(256), Some(MIB), (64, "memory")),
+            ("low", Some(256), None, (92, "descriptors")),
+            ("just enough", Some(128), None, (30, "descriptors")),
+            ("very low", Some(40), Some(MIB), (10, "descriptors")),
+            ("absurd", Some(3), None, (1, "descriptors")),
         ] {
-            assert_eq!(max_connections(configured, limit), expected, "{name}");
+            assert_eq!(max_connections(limit, memory), expected, "{name}");
         }
     }
 
@@ -68,7 +78,7 @@ mod tests {
             assert_eq!(pipes(limit, workers), expected, "{limit:?} for {workers}");
         }
         for limit in [64, 128, 129, 1024, 2000] {
-            let connections = max_connections(None, Some(limit));
+            let (connections, _) = max_connections(Some(limit), None);
             assert!(2 * connections + 2 * pipes(Some(limit), 1) <= limit, "{limit}");
         }
     }

@@ -20,6 +20,8 @@
 //! | [`dns`] | names to addresses, on threads of their own |
 //! | [`observer`] | what a worker says: warnings and access lines |
 //! | [`reload`] | the configuration, and old ones that requests still need |
+//! | `host_memory` | how much memory this process may use |
+//! | `client_counts` | the connections of each client, where they are limited |
 //! | [`worker`] | one event loop: run, events, timers, accept, drain, reload |
 //! | `session` | one client and its upstream, from accept to close |
 //! | `addresses` | the addresses of an upstream, and in which order they are tried |
@@ -43,6 +45,8 @@ mod acceptor;
 mod worker_queue;
 pub mod activation;
 pub mod descriptors;
+mod host_memory;
+mod client_counts;
 pub mod memory_budget;
 pub mod malloc_trim;
 pub mod dns;

@@ -25,8 +25,9 @@ pub fn probe(config: &Config) -> Result<(), String> {
         ListenAddr::Tcp { addr, .. } => Ok(on_this_host(*addr)),
         ListenAddr::Unix { path, .. } => SockAddr::unix(path).map(|path| vec![path]),
     };
+    let path = config.admin.health.as_deref().ok_or("admin.health is false: there is nothing to ask for")?;
     let version_and_status = 12;
-    match addresses.and_then(|addresses| get(&addresses, config, "localhost", "/health", version_and_status)) {
+    match addresses.and_then(|addresses| get(&addresses, config, "localhost", path, version_and_status)) {
         // With 400 a TLS port answers a request in the clear: that it answers is what was asked.
         Ok(answer) if [b"HTTP/1.1 200", b"HTTP/1.1 400"].iter().any(|alive| answer == **alive) => Ok(()),
         Ok(answer) => Err(format!("{address} answers {:?}", String::from_utf8_lossy(&answer))),

@@ -21,10 +21,12 @@ use crate::start_error::StartError;
 
 use super::acceptor::Acceptor;
 use super::activation::Inherited;
+use super::client_counts::ClientCounts;
 use super::clock::since_1970;
 use super::descriptors;
 use super::dns::{DnsCache, Lookup};
 use super::event_source::EventSource;
+use super::host_memory;
 use super::listeners::{ListenerProtocol, ListenerSet};
 use super::malloc_trim;
 use super::memory_budget::{self, MemoryBudget};
@@ -66,6 +68,8 @@ pub struct Server {
     pub descriptor_limit: Option<usize>,
     /// How many client connections may be open at once, over all workers.
     pub max_connections: usize,
+    /// What that follows from: `max_connections`, `descriptors`, `memory` or `memory_budget`.
+    pub max_connections_by: &'static str,
     dns: DnsCache,
     threads: Vec<JoinHandle<thread::Result<io::Result<()>>>>,
 }
@@ -77,7 +81,7 @@ impl Server {
         let workers = config.workers;
         let memory_budget = config.limits.memory_budget;
         let descriptor_limit = descriptors::limit();
-        let max_connections = max_connections(&config, descriptor_limit);
+        let (max_connections, max_connections_by) = max_connections(&config, descriptor_limit);
         // Before anything listens: a client that comes in at once must find everything in its place.
         let tls = Tls::load(&config)?;
         let (listeners, updates) = ListenerSet::open(&config, inherited, workers, takeover)?;
@@ -93,11 +97,12 @@ impl Server {
             tls,
             descriptor_limit,
             max_connections,
+            max_connections_by,
             threads: Vec::with_capacity(workers),
         };
         // What reading the configuration took: with 100,000 routes 7 of 36 MiB.
         malloc_trim::trim();
-        let registry = Arc::new(Registry::new(workers, since_1970()));
+        let (registry, client_counts) = (Arc::new(Registry::new(workers, since_1970())), ClientCounts::default());
         for (number, (poll, update)) in polls.into_iter().zip(updates).enumerate() {
             let init = WorkerInit {
                 acceptor: Acceptor::new(update.new, max_connections.div_ceil(workers)),
@@ -107,6 +112,7 @@ impl Server {
                 dns: server.dns.clone(),
                 queue: Arc::clone(&server.workers.queues[number]),
                 tls: server.tls.clone(),
+                client_counts: client_counts.clone(),
             };
             let (runtime, new_log, registry) = (server.runtime.clone(), Arc::clone(&new_log), Arc::clone(&registry));
             let workers = Arc::clone(&server.workers);
@@ -142,7 +148,7 @@ impl Server {
         let updates = self.listeners.update(&config)?;
         // From here on nothing fails.
         (self.runtime, self.tls) = (runtime, tls);
-        self.max_connections = max_connections(&config, self.descriptor_limit);
+        (self.max_connections, self.max_connections_by) = max_connections(&config, self.descriptor_limit);
         let max_clients = self.max_connections.div_ceil(self.workers.queues.len());
         let (receipt, receipts) = channel();
         for (queue, listeners) in self.workers.queues.iter().zip(updates) {
@@ -178,10 +184,12 @@ impl Server {
     }
 }
 
-/// How many clients may be inside, over all workers.
-fn max_connections(config: &Config, descriptor_limit: Option<usize>) -> usize {
-    let most = descriptors::max_connections(config.limits.max_connections, descriptor_limit);
-    config.limits.memory_budget.map_or(most, |budget| most.min(memory_budget::connections(budget)))
+/// How many clients may be inside, over all workers, and by what.
+fn max_connections(config: &Config, descriptor_limit: Option<usize>) -> (usize, &'static str) {
+    let auto = || descriptors::max_connections(descriptor_limit, host_memory::limit());
+    let most = config.limits.max_connections.map_or_else(auto, |most| (most, "max_connections"));
+    let budget = config.limits.memory_budget.map(|budget| (memory_budget::connections(budget), "memory_budget"));
+    budget.filter(|budget| budget.0 < most.0).unwrap_or(most)
 }
 
 /// What all threads know of the workers.

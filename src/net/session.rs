@@ -138,7 +138,14 @@ impl Worker {
         match proxy_header.read(conn, connection, &mut self.read_buf, is_late && !is_unwanted) {
             Ok(true) => {
                 client.active = now;
-                return true;
+                let peer = *connection.peer();
+                match self.client_place(&peer) {
+                    Ok(place) => {
+                        self.client_places.extend(place.map(|place| (key, place)));
+                        return true;
+                    }
+                    Err(()) => self.remove_client(key),
+                }
             }
             Ok(false) if is_unwanted => self.remove_client(key),
             Ok(false) => self.suspend(key, deadline),
@@ -295,6 +302,7 @@ impl Worker {
     pub(super) fn remove_client(&mut self, key: Key) {
         let Some(mut client) = self.clients.remove(key) else { return };
         self.timers.cancel(&mut client.timer, EventSource::Client(key).token());
+        self.client_places.remove(&key);
         self.admin_clients -= usize::from(client.is_admin());
         if let Some(error) = client.conn.tls.as_mut().and_then(|tls| tls.take_handshake_error()) {
             self.on_handshake_error(client.connection.peer(), &error);

@@ -22,6 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use mio::{Events, Poll, Token};
 
 use crate::extras::metrics::Counter;
@@ -33,6 +34,7 @@ use crate::proxy::proxy_connection::{
 use crate::proxy::runtime::Runtime;
 
 use super::acceptor::{ACCEPT_BACKOFF, Acceptor, FreeSlots, is_exhaustion};
+use super::client_counts::{ClientCounts, ClientPlace};
 use super::clock::Clock;
 use super::conn::{Conn, Socket, SocketFlags};
 use super::dns::DnsCache;
@@ -183,6 +185,8 @@ pub(super) struct WorkerInit {
     pub queue: Arc<WorkerQueue>,
     /// What TLS connections are made of.
     pub tls: Tls,
+    /// The connections of each client, over all workers.
+    pub client_counts: ClientCounts,
 }
 
 /// One event loop.
@@ -211,6 +215,10 @@ pub struct Worker {
     pub(super) proxy_header_warnings: LogLimiter,
     handshake_warnings: LogLimiter,
     limit_warnings: LogLimiter,
+    client_limit_warnings: LogLimiter,
+    client_counts: ClientCounts,
+    /// Of the clients that are counted by it.
+    pub(super) client_places: HashMap<Key, ClientPlace>,
     /// Whether all places were taken at the end of the last run.
     is_at_limit: bool,
     pub(super) ctx: LoopContext,
@@ -221,7 +229,7 @@ pub struct Worker {
 impl Worker {
     /// A worker with no connection. To be made on its own thread.
     pub(super) fn new(init: WorkerInit, runtime: Rc<Runtime>, observer: MeteredObserver) -> Worker {
-        let WorkerInit { poll, acceptor, memory, pipes, dns, queue, tls } = init;
+        let WorkerInit { poll, acceptor, memory, pipes, dns, queue, tls, client_counts } = init;
         observer.metrics.set(Counter::MaxClients, acceptor.max_clients as u64);
         Worker {
             poll,
@@ -242,6 +250,9 @@ impl Worker {
             proxy_header_warnings: LogLimiter::default(),
             handshake_warnings: LogLimiter::default(),
             limit_warnings: LogLimiter::default(),
+            client_limit_warnings: LogLimiter::default(),
+            client_counts,
+            client_places: HashMap::new(),
             is_at_limit: false,
             pipes,
             read_buf: vec![0; memory.max_read].into_boxed_slice(),
@@ -470,9 +481,11 @@ impl Worker {
 
     /// A client that was just accepted.
     pub(super) fn add_client(&mut self, fd: OwnedFd, address: Option<SocketAddr>, protocol: ListenerProtocol) {
-        let now = self.ctx.clock.now();
         let mut conn = Conn::from(Socket::accepted(fd));
         let is_tls = protocol == ListenerProtocol::Tls;
+        let peer = Peer { address, is_tls, listener: protocol };
+        let Ok(place) = self.client_place(&peer) else { return self.closed.push(conn) };
+        let now = self.ctx.clock.now();
         if is_tls {
             conn.tls = self.configs.tls().and_then(Tls::accept);
             // Never in the clear what is meant to be secret.
@@ -480,7 +493,6 @@ impl Worker {
                 return self.reject(conn);
             }
         }
-        let peer = Peer { address, is_tls, listener: protocol };
         let mut client = ClientConn {
             conn,
             connection: ProxyConnection::new(now, peer, Rc::clone(&self.ctx.runtime)),
@@ -500,12 +512,36 @@ impl Worker {
         }
         match self.clients.insert(client) {
             Ok(key) => {
+                self.client_places.extend(place.map(|place| (key, place)));
                 self.admin_clients += usize::from(protocol == ListenerProtocol::Admin);
                 self.ctx.observer.metrics.increment(Counter::Accepted);
                 self.enqueue(key);
             }
             Err(client) => self.reject(client.conn),
         }
+    }
+
+    /// Counts a client under its address, where that is limited; an error: it has as many connections as it may have. Load
+    /// balancers are not counted, but those for which they speak, when that is known.
+    pub(super) fn client_place(&mut self, peer: &Peer) -> Result<Option<ClientPlace>, ()> {
+        let config = &self.ctx.runtime.config;
+        let (Some(max), Some(address)) = (config.limits.max_connections_per_client, peer.address) else {
+            return Ok(None);
+        };
+        if peer.listener == ListenerProtocol::Admin || config.expects_proxy_header(address.ip()) {
+            return Ok(None);
+        }
+        let place = self.client_counts.enter(address.ip(), max);
+        if place.is_none() {
+            self.ctx.observer.metrics.increment(Counter::ClientLimitReached);
+            if self.client_limit_warnings.is_due(self.ctx.now(), LIMIT_WARNING_INTERVAL) {
+                self.ctx.observer.log.warn(format_args!(
+                    "{} has {max} connections, and further ones are closed at once: limits.max_connections_per_client",
+                    address.ip().to_canonical()
+                ));
+            }
+        }
+        place.map(Some).ok_or(())
     }
 
     /// There is no place for this one.
@@ -648,6 +684,7 @@ mod tests {
             dns: resolver.clone(),
             queue: Arc::new(WorkerQueue::new(waker)),
             tls: Tls::load(&runtime.config).expect("there is none"),
+            client_counts: ClientCounts::default(),
         };
         let registry = Arc::new(Registry::new(1, Duration::ZERO));
         Worker::new(seed, runtime, MeteredObserver::new(registry, 0, Box::new(Silent)))
@@ -813,7 +850,8 @@ mod tests {
             run(&mut worker);
             let mut answer = String::new();
             balancer.read_to_string(&mut answer).expect("text, and an end");
-            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            let status = if is_drain { "503" } else { "200" };
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         }
         resolver.stop();
     }

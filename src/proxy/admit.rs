@@ -9,6 +9,7 @@ use super::events::{ListenerProtocol, Peer};
 use super::forwarded::{PeerTrust, believed_prefix, is_local};
 use super::route::{Router, write_target};
 use super::runtime::Runtime;
+use crate::config::ConfigzAccess;
 use crate::http::chars::parse_decimal;
 use crate::http::error::HttpError;
 use crate::http::fields::{Fields, HeaderId};
@@ -22,7 +23,7 @@ const BUILT_IN_METHODS: &str = "GET, HEAD";
 /// Who answers a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handler {
-    /// The proxy: 200 on `/health`.
+    /// The proxy: 200 on `/health`, 503 while it is going to stop.
     Health,
     /// The proxy: the routes, on `/configz`.
     Configz,
@@ -138,15 +139,31 @@ fn built_in(
     runtime: &Runtime,
 ) -> Result<Option<Handler>, Cause> {
     let by = match path {
-        b"/health" => Handler::Health,
-        b"/configz" if runtime.config.admin.configz && query == b"?outline" => Handler::FullConfig,
-        b"/configz" if runtime.config.admin.configz => Handler::Configz,
+        path if runtime.config.admin.health.as_deref().is_some_and(|health| health.as_bytes() == path) => {
+            Handler::Health
+        }
+        b"/configz" if has_configz(head, peer, runtime) => {
+            if query == b"?outline" {
+                Handler::FullConfig
+            } else {
+                Handler::Configz
+            }
+        }
         b"/metrics" if has_metrics(head, peer, runtime) => Handler::Metrics,
         _ => return Ok(None),
     };
     match head.method {
         Method::Get | Method::Head => Ok(Some(by)),
         _ => Err(Cause::MethodRefused(BUILT_IN_METHODS)),
+    }
+}
+
+/// The same for `/configz`, which everybody may see by default.
+fn has_configz(head: &RequestHead, peer: &Peer, runtime: &Runtime) -> bool {
+    match runtime.config.admin.configz {
+        ConfigzAccess::Everybody => true,
+        ConfigzAccess::Local => peer.listener == ListenerProtocol::Admin || is_local(peer, &head.fields),
+        ConfigzAccess::Off => false,
     }
 }
 
@@ -336,9 +353,32 @@ mod tests {
             assert_eq!(judge(&runtime, start, lines).map(|(admission, _)| admission), Ok(by), "{start}");
         }
         let mut config = Config::clone(&runtime.config);
-        config.admin.configz = false;
+        config.admin.configz = ConfigzAccess::Off;
         let refused = judge(&Runtime::new(Arc::new(config), None), "GET /configz HTTP/1.1", "");
         assert_eq!(refused.map_err(|refusal| refusal.status()), Err(404), "/configz turned off");
+        let with = |admin: &str| {
+            let text = format!("routes: [{{prefix: /a, upstream: 'http://o'}}]\nadmin: {admin}\n");
+            Runtime::new(Arc::new(Config::parse(&text, "test").expect("valid")), None)
+        };
+        let (here, there) = (
+            Peer { address: "127.0.0.1:5".parse().ok(), ..Peer::default() },
+            Peer { address: "192.0.2.1:5".parse().ok(), ..Peer::default() },
+        );
+        let admin_port = Peer { listener: ListenerProtocol::Admin, ..there };
+        for (admin, peer, start, lines, by) in [
+            ("{configz: local}", &here, "GET /configz HTTP/1.1", "", Some(Handler::Configz)),
+            ("{configz: local}", &admin_port, "GET /configz HTTP/1.1", "", Some(Handler::Configz)),
+            ("{configz: local}", &there, "GET /configz HTTP/1.1", "", None),
+            ("{configz: local}", &here, "GET /configz HTTP/1.1", "Via: 1.1 other\r\n", None),
+            ("{configz: true}", &there, "GET /configz HTTP/1.1", "", Some(Handler::Configz)),
+            ("{health: true}", &there, "GET /health HTTP/1.1", "", Some(Handler::Health)),
+            ("{health: false}", &there, "GET /health HTTP/1.1", "", None),
+            ("{health: /-/up}", &there, "GET /-/up?x HTTP/1.1", "", Some(Handler::Health)),
+            ("{health: /-/up}", &there, "GET /health HTTP/1.1", "", None),
+        ] {
+            let found = judge_from(peer, &with(admin), start, lines).map(|(by, _)| by).ok();
+            assert_eq!(found, by, "{admin} {start} {lines}");
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::http::head::{HeadLimits, Method};
 
 /// The body of /health.
 const HEALTH: &[u8] = b"{\"message\":\"OK\"}";
+const STOPPING: &[u8] = b"{\"message\":\"stopping\"}";
 
 /// The first byte of a TLS connection: the type of the record that a ClientHello comes in. No request begins with it.
 const TLS_HANDSHAKE: u8 = 22;
@@ -161,7 +162,10 @@ impl Transaction {
         let content_type = |media_type| [(&b"Content-Type"[..], media_type)].into_iter();
         let runtime = &ctx.client.runtime;
         let (media_type, text) = match handler {
-            Handler::Health => return self.send_local(ctx, 200, content_type(JSON), LocalBody::Bytes(HEALTH)),
+            Handler::Health => {
+                let (status, body) = if ctx.client.is_draining { (503, STOPPING) } else { (200, HEALTH) };
+                return self.send_local(ctx, status, content_type(JSON), LocalBody::Bytes(body));
+            }
             Handler::Options => {
                 let allow = (&b"Allow"[..], FORWARDED_METHODS.as_bytes());
                 return self.send_local(ctx, 204, [allow].into_iter(), LocalBody::Bytes(b""));

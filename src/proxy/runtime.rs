@@ -11,7 +11,8 @@ use super::hooks::Hooks;
 use super::route::Router;
 use crate::bytes::SharedText;
 use crate::config::{
-    Config, Endpoint, FullConfig, PluginConfig, RouteConfig, RouteOptions, Scheme, UpstreamTls, UpstreamUrl,
+    Config, ConfigzAccess, Endpoint, FullConfig, PluginConfig, RouteConfig, RouteOptions, Scheme, UpstreamTls,
+    UpstreamUrl,
 };
 
 /// One origin: what connections are pooled by. Routes that lead to the same origin share it.
@@ -68,7 +69,8 @@ impl Runtime {
     fn build(config: Arc<Config>, hooks: RouteHooks, before: Option<&Runtime>) -> Runtime {
         let router = Router::of(config.routes.iter());
         let upstreams = UpstreamNumbers::new(&config.routes, before.map(|before| &*before.upstreams));
-        let configz = if config.admin.configz { configz(&config.routes) } else { String::new() };
+        let has_configz = config.admin.configz != ConfigzAccess::Off;
+        let configz = if has_configz { configz(&config.routes) } else { String::new() };
         Runtime {
             counted_routes: MAX_COUNTED_ROUTES,
             config,
@@ -259,7 +261,7 @@ mod tests {
         }
     }
 
-    fn runtime(configz: bool) -> Runtime {
+    fn runtime(configz: ConfigzAccess) -> Runtime {
         let routes = vec![
             route("/a/", "one.example", 8000, ""),
             route("/b", "two.example", 8000, "/base"),
@@ -278,7 +280,7 @@ mod tests {
 
     #[test]
     fn routes_to_the_same_origin_share_an_upstream() {
-        let runtime = runtime(true);
+        let runtime = runtime(ConfigzAccess::Everybody);
         let names: Vec<_> = runtime.upstreams().map(|(_, origin)| origin.endpoint.to_string()).collect();
         assert_eq!(names, ["one.example:8000", "two.example:8000", "one.example:8001"]);
         assert_eq!(runtime.upstreams.ids, [UpstreamId(0), UpstreamId(1), UpstreamId(0), UpstreamId(2)]);
@@ -363,13 +365,13 @@ mod tests {
             assert_eq!(chain(&runtime.narrowed_to(route + 5), 0), chain(&runtime, route), "{route}");
         }
         // Where all routes have the same, there is no list of them.
-        let same = RouteHooks::new(&self::runtime(true).config, |_| Some(Arc::new(Nothing)));
+        let same = RouteHooks::new(&self::runtime(ConfigzAccess::Everybody).config, |_| Some(Arc::new(Nothing)));
         assert!(same.of_routes.is_empty() && same.chains.len() == 1);
     }
 
     #[test]
     fn what_a_running_request_needs_of_its_configuration_is_its_route() {
-        let runtime = runtime(true);
+        let runtime = runtime(ConfigzAccess::Everybody);
         let narrowed = runtime.narrowed_to(1);
         assert_eq!(narrowed.config.routes.len(), 1);
         assert!(Arc::ptr_eq(&narrowed.config.routes[0].upstreams, &runtime.config.routes[1].upstreams));
@@ -385,8 +387,8 @@ mod tests {
             r#"{"prefix":"/c\"","upstream":"http://one.example:8000/other"},"#,
             r#"{"prefix":"/d","upstream":"http://one.example:8001"}]"#,
         );
-        assert_eq!(&**runtime(true).configz, expected);
-        assert_eq!(&**runtime(false).configz, "");
+        assert_eq!(&**runtime(ConfigzAccess::Everybody).configz, expected);
+        assert_eq!(&**runtime(ConfigzAccess::Off).configz, "");
         let text = "routes: [{hosts: [A.example, '*.b'], prefix: /, upstream: 'http://o'}]";
         let runtime = Runtime::new(Arc::new(Config::parse(text, "test").expect("valid")), None);
         assert_eq!(&**runtime.configz, r#"[{"hosts":["a.example","*.b"],"prefix":"/","upstream":"http://o"}]"#);

@@ -1,6 +1,6 @@
 //! Limits over sockets: what is too large is refused before any upstream hears of it.
 
-use crate::support::{Origin, Proxy, value};
+use crate::support::{Origin, Peer, Proxy, value, wait_until};
 
 fn start(more: &str) -> (Origin, Proxy) {
     let origin = Origin::echo();
@@ -109,4 +109,82 @@ fn ambiguous_requests_are_refused_with_their_rule_in_the_log() {
         proxy.log.wait_for(&format!("why={rule} ({path})"), wanted);
     }
     assert_eq!(origin.connections(), 0);
+}
+
+/// How many of a crowd of new connections are served; they stay open.
+fn served(proxy: &Proxy, count: usize) -> Vec<Peer> {
+    let mut clients: Vec<Peer> = (0..count).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        // Where it was closed already, that fails.
+        let _ = client.try_send("GET /x HTTP/1.1\r\nHost: test\r\n\r\n");
+    }
+    clients.into_iter().filter_map(|mut client| (!client.is_closed()).then_some(client)).collect()
+}
+
+#[test]
+fn one_client_has_only_so_many_connections_and_no_place_is_lost() {
+    let origin = Origin::echo();
+    let limits = "limits: {max_connections_per_client: 3, max_body_bytes: 5}\nadmin: {listen_addr: '127.0.0.1:0'}\nlisten_addr: 127.0.0.1:0\n";
+    let proxy = Proxy::start(&origin.config(&format!("workers: 2\n{limits}timeouts: {{request_head: 100ms}}\n")));
+    let first = served(&proxy, 8);
+    assert_eq!(first.len(), 3);
+    let warning = proxy.log.wait_for("a warning", |line| line.contains("limits.max_connections_per_client"));
+    assert!(warning.contains("127.0.0.1 has 3 connections"), "{warning}");
+    let line = proxy.log.wait_for("the other address", |line| value(line, "protocol") == Some("admin"));
+    let admin = value(&line, "address").expect("an address").parse().expect("an address");
+    let closed = "mini_rproxy_client_connections_max_per_client_reached_total";
+    let metrics = Peer::connect(admin).get("/metrics").text().to_owned();
+    assert!(metrics.lines().any(|line| line == format!("{closed} 5")), "its address has more: {metrics}");
+    drop(first);
+    // However a connection ends, its place is free again.
+    type End = fn(Peer);
+    let ends: [End; 5] = [
+        drop,
+        |client| client.reset(),
+        |mut client| {
+            client.send("GET nonsense\r\n\r\n");
+            client.rest();
+        },
+        |mut client| {
+            client.send("POST /x HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\n\r\n");
+            assert_eq!(client.response().status(), 413);
+        },
+        |mut client| {
+            client.send("GET /half");
+            client.rest();
+        },
+    ];
+    for end in ends {
+        for _ in 0..4 {
+            let mut client = loop {
+                // The end of the one before may not have been seen yet.
+                if let Some(client) = served(&proxy, 1).pop() {
+                    break client;
+                }
+            };
+            client.response();
+            end(client);
+        }
+    }
+    wait_until("all places to be free", || served(&proxy, 4).len() == 3);
+}
+
+#[test]
+fn clients_of_a_load_balancer_are_counted_by_the_address_that_it_tells() {
+    let origin = Origin::echo();
+    let more = "workers: 1\nproxy_protocol: {from: [127.0.0.0/8]}\nlimits: {max_connections_per_client: 2}\n";
+    let proxy = Proxy::start(&origin.config(more));
+    let from = |client: &str| {
+        let mut peer = proxy.connect();
+        peer.send(format!("PROXY {client}\r\nGET /x HTTP/1.1\r\nHost: test\r\n\r\n"));
+        (!peer.is_closed()).then_some(peer)
+    };
+    let one = "TCP4 192.0.2.1 198.51.100.1 4711 443";
+    let open =
+        [from(one), from(one), from("TCP6 2001:db8::1 ::1 1 2"), from("UNKNOWN"), from("UNKNOWN"), from("UNKNOWN")];
+    assert!(open.iter().all(Option::is_some), "the balancer itself is not counted");
+    assert!(
+        from(one).is_none() && from("TCP6 2001:db8::2 ::1 1 2").is_some() && from("TCP6 2001:db8::3 ::1 1 2").is_some()
+    );
+    proxy.log.wait_for("a warning", |line| line.contains("192.0.2.1 has 2 connections"));
 }

@@ -32,6 +32,7 @@ use crate::proxy::runtime::Runtime;
 use selftest::strict::{Kind, Parser, Strictness};
 
 use super::acceptor::{Acceptor, Listener};
+use super::client_counts::ClientCounts;
 use super::dns::{DnsCache, SystemLookup};
 use super::event_source::EventSource;
 use super::listeners::ListenerProtocol;
@@ -105,6 +106,7 @@ impl World {
         let budget = random.is_one_in(4).then_some(1 << 20);
         let said = Rc::new(RefCell::new(Said::default()));
         let seed = WorkerInit {
+            client_counts: ClientCounts::default(),
             acceptor: Acceptor::new(Vec::new(), 100),
             poll,
             memory: MemoryBudget::new(budget, 1),
