@@ -166,6 +166,8 @@ compile_error!(
 );
 
 pub mod abi;
+#[cfg(feature = "client")]
+pub mod client;
 mod export;
 pub mod host;
 mod pause;

@@ -15,13 +15,14 @@
 //! | 301, 302, 303, 307, 308, 401, 403, 429 | the client gets that answer, with the fields of `answer` and its body |
 //! | anything else, or nothing in time | 502, and the reason in the log |
 
-mod client;
-
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use client::{Answer, Client};
+use mini_rproxy_plugin::client::{Answer, Client, parse_url};
 use mini_rproxy_plugin::{Counter, Error, Level, Plugin, Pool, RequestPhase, Setup, Verdict, validate};
+
+/// Bytes of an answer's body, which a client may be given.
+const MAX_BODY: usize = 64 * 1024;
 
 /// The configuration.
 #[derive(Debug, serde::Deserialize)]
@@ -76,6 +77,7 @@ pub struct ForwardAuth {
 #[derive(Debug)]
 struct Service {
     client: Client,
+    timeout: Duration,
     host: String,
     path: String,
     /// Fields of a request that the service is sent.
@@ -85,23 +87,6 @@ struct Service {
     /// Fields of its other answers that the client is sent.
     answer: Vec<String>,
     failed: Counter,
-}
-
-/// Host with port, and path, of an `http` URL.
-fn parse_url(url: &str) -> Result<(&str, &str), Error> {
-    let rest = url.strip_prefix("http://").ok_or_else(|| Error::new("url must begin with http://"))?;
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let path = if path.is_empty() { "/" } else { path };
-    if !validate::is_authority(host.as_bytes()) || !validate::is_target(path.as_bytes()) {
-        return Err(Error::new("url must be http://HOST:PORT/PATH"));
-    }
-    Ok((host, path))
-}
-
-/// Where to connect to: with a port.
-fn with_port(host: &str) -> String {
-    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.ends_with(']'));
-    if has_port { host.to_owned() } else { format!("{}:80", host.trim_end_matches(':')) }
 }
 
 /// A client may send a whole URL as its target: the rules of a service are for paths.
@@ -176,7 +161,7 @@ impl Service {
             }
             status => {
                 self.failed.add(1);
-                x.log(Level::Error, format_args!("{} answered {status}", self.client.address));
+                x.log(Level::Error, format_args!("{} answered {status}", self.client.address()));
                 Ok(x.respond(502, &[("Content-Type", "text/plain")], "the login service has failed\n")?)
             }
         }
@@ -200,7 +185,8 @@ impl Plugin for ForwardAuth {
             return Err(Error::new("threads must be from 1 to 64, and timeout_ms above 0"));
         }
         let service = Arc::new(Service {
-            client: Client::new(with_port(host), Duration::from_millis(config.timeout_ms)),
+            client: Client::new(host, MAX_BODY),
+            timeout: Duration::from_millis(config.timeout_ms),
             host: host.to_owned(),
             path: path.to_owned(),
             send: config.send,
@@ -219,12 +205,12 @@ impl Plugin for ForwardAuth {
         let pause = x.pause()?;
         let verdict = pause.verdict();
         let ask = move || {
-            let answer = service.client.ask(&question);
+            let answer = service.client.ask(&question, Instant::now() + service.timeout);
             pause.resume(move |x| match answer {
                 Ok(answer) => service.apply(x, &answer),
                 Err(error) => {
                     service.failed.add(1);
-                    x.log(Level::Error, format_args!("{}: {error}", service.client.address));
+                    x.log(Level::Error, format_args!("{}: {error}", service.client.address()));
                     Ok(x.respond(502, &[("Content-Type", "text/plain")], "the login service cannot be reached\n")?)
                 }
             });
@@ -434,11 +420,6 @@ mod tests {
         ] {
             let error = Instance::<ForwardAuth>::new(config).unwrap_err();
             assert!(error.contains(part), "{error}");
-        }
-        for (host, address) in
-            [("a", "a:80"), ("a:", "a:80"), ("a:1", "a:1"), ("[::1]", "[::1]:80"), ("[::1]:1", "[::1]:1")]
-        {
-            assert_eq!(with_port(host), address);
         }
     }
 }

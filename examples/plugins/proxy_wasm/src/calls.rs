@@ -25,7 +25,7 @@ pub fn log(guest: &mut Guest<'_>, level: u32, message: u32, len: u32) -> Outcome
     guest.charge(LOG_FUEL)?;
     guest.charge_bytes(len as usize)?;
     let (memory, state) = guest.parts()?;
-    state.entry.log_module(level, memory.bytes(message, len)?);
+    state.log(level, memory.bytes(message, len)?);
     Ok(())
 }
 
@@ -79,7 +79,7 @@ pub fn done(guest: &mut Guest<'_>) -> Outcome {
 pub fn continue_stream(guest: &mut Guest<'_>, stream: u32) -> Outcome {
     match stream {
         0 | 1 => {
-            guest.state().requests.has_continued = true;
+            continue_exchange(guest.state());
             Ok(())
         }
         2 | 3 => Err(Status::Unimplemented.into()),
@@ -87,11 +87,17 @@ pub fn continue_stream(guest: &mut Guest<'_>, stream: u32) -> Outcome {
     }
 }
 
+/// Lets the exchange go on, where it is the one whose hook runs: no other can be reached.
+pub fn continue_exchange(state: &mut State) {
+    state.requests.has_continued |= state.exchange().is_some();
+}
+
 /// `proxy_close_stream`
 pub fn close_stream(guest: &mut Guest<'_>, stream: u32) -> Outcome {
     match stream {
         0 | 1 => {
-            guest.state().requests.has_closed = true;
+            let state = guest.state();
+            state.requests.has_closed |= state.exchange().is_some();
             Ok(())
         }
         2 | 3 => Err(Status::Unimplemented.into()),
@@ -102,6 +108,7 @@ pub fn close_stream(guest: &mut Guest<'_>, stream: u32) -> Outcome {
 /// What `proxy_get_buffer_bytes` can read.
 enum Buffer {
     Body(Side),
+    CallBody,
     VmConfig,
     PluginConfig,
 }
@@ -111,10 +118,11 @@ impl Buffer {
         match number {
             0 => Ok(Buffer::Body(Side::Request)),
             1 => Ok(Buffer::Body(Side::Response)),
+            4 => Ok(Buffer::CallBody),
             6 => Ok(Buffer::VmConfig),
             7 => Ok(Buffer::PluginConfig),
-            // Streams below HTTP, calls, gRPC and foreign functions.
-            2..=5 | 8 => Err(Status::NotFound),
+            // Streams below HTTP, gRPC and foreign functions.
+            2 | 3 | 5 | 8 => Err(Status::NotFound),
             _ => Err(Status::BadArgument),
         }
     }
@@ -122,6 +130,7 @@ impl Buffer {
     fn bytes<'s>(&self, state: &'s mut State) -> Result<&'s [u8], Status> {
         match *self {
             Buffer::Body(side) => state.exchange().and_then(|exchange| exchange.body(side)).ok_or(Status::NotFound),
+            Buffer::CallBody => state.call_answer.as_ref().map(|answer| &*answer.body).ok_or(Status::NotFound),
             Buffer::VmConfig => Ok(&state.entry.config.vm_config.0),
             Buffer::PluginConfig => Ok(&state.entry.config.config.0),
         }
@@ -208,7 +217,7 @@ pub fn send_local_response(
     Ok(())
 }
 
-/// `proxy_get_status`: of a call, and there are none.
+/// `proxy_get_status`: of a gRPC call, and there are none.
 pub fn get_status(guest: &mut Guest<'_>, code_at: u32, data_at: u32, len_at: u32) -> Outcome {
     let mut memory = guest.memory()?;
     memory.write_u32(code_at, 0)?;

@@ -1,5 +1,6 @@
 //! The configuration of an entry.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use mini_rproxy_plugin::Error;
@@ -34,6 +35,15 @@ pub struct Config {
     pub memory: usize,
     #[serde(default)]
     pub on_crash: OnCrash,
+    /// Services that the module may call, as `http://HOST:PORT`, by the names that it calls them by.
+    #[serde(default)]
+    pub clusters: BTreeMap<String, String>,
+    /// Calls that run at the same time.
+    #[serde(default = "default_threads")]
+    pub threads: usize,
+    /// Calls that wait for one of these threads.
+    #[serde(default = "default_waiting")]
+    pub waiting: usize,
     /// Crashes in a minute, after which the module rests until the minute is over.
     #[serde(default = "default_crashes")]
     pub max_crashes: usize,
@@ -83,6 +93,14 @@ fn default_memory() -> usize {
 
 fn default_crashes() -> usize {
     10
+}
+
+fn default_threads() -> usize {
+    4
+}
+
+fn default_waiting() -> usize {
+    64
 }
 
 /// What a module's memory may be at most: the address space of WebAssembly, and more than any filter needs.
@@ -137,6 +155,9 @@ impl Config {
         }
         if config.fuel < MIN_FUEL {
             return Err(Error::new("fuel must be at least 10k: about as many instructions may a callback take"));
+        }
+        if !(1..=64).contains(&config.threads) {
+            return Err(Error::new("threads must be from 1 to 64: so many calls run at the same time"));
         }
         Ok(config)
     }
@@ -201,6 +222,7 @@ mod tests {
             (r#"{"module": "x", "fuel": -5}"#, "-5 is no amount"),
             (r#"{"module": "x", "memory": "1KiB"}"#, "memory must be from 64KiB"),
             (r#"{"module": "x", "memory": "2GiB"}"#, "to 1GiB"),
+            (r#"{"module": "x", "threads": 0}"#, "threads must be from 1 to 64"),
             (r#"{"module": "x", "bodies": ["both"]}"#, "unknown variant `both`"),
             (r#"{"module": "x", "on_crash": "retry"}"#, "unknown variant `retry`"),
         ] {

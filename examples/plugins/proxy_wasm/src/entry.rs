@@ -6,13 +6,14 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use mini_rproxy_plugin::{Error, Level, Logger, Setup};
+use mini_rproxy_plugin::{Error, Logger, Setup, Verdict};
 use wasmi::{Linker, Module};
 
 use crate::config::{Config, OnCrash};
+use crate::http_call::Clusters;
 use crate::instance::Instance;
 use crate::metrics::Metrics;
 use crate::shared::{SharedData, shared_data};
@@ -29,11 +30,15 @@ pub enum Failure {
     Crash(String),
     /// It crashed too often before.
     Resting,
+    /// It crashed while the exchange waited.
+    Lost,
 }
 
 /// What all instances of an entry share.
 pub struct Entry {
     pub config: Config,
+    /// The plugin has them: it ends on a thread that can wait for calls which are under way.
+    pub clusters: Weak<Clusters>,
     pub log: Logger,
     pub shared: Arc<SharedData>,
     pub metrics: Metrics,
@@ -62,7 +67,7 @@ thread_local! {
 
 impl Entry {
     /// Loads the module, and tries whether it starts.
-    pub fn new(config: Config, setup: &Setup) -> Result<Arc<Entry>, Error> {
+    pub fn new(config: Config, setup: &Setup, clusters: Weak<Clusters>) -> Result<Arc<Entry>, Error> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let module = module::load(&config.module)?;
         let linker = imports::link(module.engine(), &module)
@@ -76,6 +81,7 @@ impl Entry {
             crashes: Mutex::default(),
             is_over: AtomicBool::new(false),
             config,
+            clusters,
             log: setup.logger(),
         });
         let instance = Instance::new(&entry).map_err(|why| Error::new(entry.named(&why)))?;
@@ -102,10 +108,21 @@ impl Entry {
         format!("module {} {what}", self.name())
     }
 
-    /// Writes a line that the module wrote.
-    pub fn log_module(&self, level: Level, message: &[u8]) {
-        if self.log.is_enabled(level) {
-            self.log.log(level, String::from_utf8_lossy(message));
+    /// What becomes of an exchange whose module has failed.
+    pub fn failed(&self, failure: Failure, log: impl FnOnce(String)) -> Result<Verdict, Error> {
+        let why = match failure {
+            Failure::Crash(why) => why,
+            // It was told when the module began to rest.
+            Failure::Resting if self.config.on_crash == OnCrash::Skip => return Ok(Verdict::Continue),
+            Failure::Resting => "the module has crashed too often in the last minute".to_owned(),
+            Failure::Lost => self.named("crashed while this exchange waited for a call"),
+        };
+        match self.config.on_crash {
+            OnCrash::Fail => Err(Error::new(why)),
+            OnCrash::Skip => {
+                log(why);
+                Ok(Verdict::Continue)
+            }
         }
     }
 

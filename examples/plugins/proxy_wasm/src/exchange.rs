@@ -4,7 +4,7 @@
 //! two, and has the only `unsafe` of this crate.
 
 use mini_rproxy_plugin::{
-    DonePhase, FieldLines, HostError, Oversize, RequestPhase, RequestView, ResponsePhase, ResponseView, Verdict,
+    DonePhase, FieldLines, HostError, Level, Oversize, RequestPhase, RequestView, ResponsePhase, ResponseView, Verdict,
 };
 use wasmi::Store;
 
@@ -197,6 +197,15 @@ impl Exchange<'_, '_> {
         }
     }
 
+    /// Writes a line together with the client, the method and the path.
+    pub fn log(&self, level: Level, text: &str) {
+        match &self.0 {
+            Phase::Request(phase) => phase.log(level, text),
+            Phase::Response(phase) => phase.log(level, text),
+            Phase::Done(phase) => phase.log(level, text),
+        }
+    }
+
     pub fn respond(&mut self, status: u16, fields: &[(&str, &str)], body: &[u8]) -> Result<Verdict, HostError> {
         match &mut self.0 {
             Phase::Request(phase) => phase.respond(status, fields, body),
@@ -218,6 +227,11 @@ impl Lent {
             Some((owner, exchange)) if *owner == context => Some(exchange),
             _ => None,
         }
+    }
+
+    /// The exchange that is lent, whichever context is the effective one.
+    pub fn any(&self) -> Option<&Exchange<'static, 'static>> {
+        self.0.as_ref().map(|(_, exchange)| exchange)
     }
 }
 

@@ -5,7 +5,7 @@ use wasmi::{Caller, Engine, ExternType, Linker, Module, Val, ValType};
 use crate::guest::{Fault, Guest, Outcome, Status};
 use crate::state::State;
 use crate::wasi::{Errno, WasiFault, WasiOutcome};
-use crate::{calls, maps, metrics, properties, shared, wasi};
+use crate::{calls, http_call, maps, metrics, properties, shared, wasi};
 
 /// What a function returns to the module.
 fn returned(outcome: Outcome) -> Result<u32, wasmi::Error> {
@@ -112,13 +112,13 @@ fn stub(module: &str, name: &str) -> Option<Stub> {
             Some(|_, results| all(results, Errno::NotImplemented as u32))
         }
         ("env", "proxy_continue_request" | "proxy_continue_response") => Some(|state, results| {
-            state.requests.has_continued = true;
+            calls::continue_exchange(state);
             all(results, 0)
         }),
         // The route is chosen before plugins run, and stays.
         ("env", "proxy_clear_route_cache") => Some(|_, results| all(results, 0)),
         // An error that the SDKs know, where any other would make them panic.
-        ("env", "proxy_http_call" | "proxy_grpc_call" | "proxy_grpc_stream") => {
+        ("env", "proxy_grpc_call" | "proxy_grpc_stream") => {
             Some(|_, results| all(results, Status::InternalFailure as u32))
         }
         ("env", "proxy_grpc_send" | "proxy_grpc_cancel" | "proxy_grpc_close") => {
@@ -145,6 +145,8 @@ fn list(f: &mut Functions) -> Result<(), wasmi::Error> {
         "proxy_get_configuration" => calls::get_configuration, (data_at: u32, len_at: u32);
         "proxy_send_local_response" => calls::send_local_response, (status: u32, details: u32, details_len: u32,
             body: u32, body_len: u32, fields: u32, fields_len: u32, grpc_status: u32);
+        "proxy_http_call" => http_call::call, (cluster: u32, cluster_len: u32, fields: u32, fields_len: u32,
+            body: u32, body_len: u32, trailers: u32, trailers_len: u32, timeout: u32, token_at: u32);
         "proxy_get_status" => calls::get_status, (code_at: u32, data_at: u32, len_at: u32);
         "proxy_call_foreign_function" => calls::call_foreign_function, (name: u32, name_len: u32, arguments: u32,
             arguments_len: u32, data_at: u32, len_at: u32);

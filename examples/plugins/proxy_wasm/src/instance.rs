@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use mini_rproxy_plugin::{DonePhase, RequestPhase, ResponsePhase, Verdict};
+use mini_rproxy_plugin::{DonePhase, Level, Verdict};
 use wasmi::{Store, TrapCode, TypedFunc, WasmParams, WasmResults};
 
 use crate::config::Body;
 use crate::entry::Entry;
 use crate::exchange::{Exchange, Side, lend};
+use crate::http_call::{Done, Mailbox};
 use crate::maps;
 use crate::state::{Context, ROOT, Requests, State};
 
@@ -18,14 +19,32 @@ const MAX_ENDING: usize = 1_000;
 /// Items of queues that a module is told of before one request.
 const MAX_READY: usize = 16;
 
+/// The actions that callbacks return.
+const CONTINUE: u32 = 0;
+const PAUSE: u32 = 1;
+
+/// The part of a message for which a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Head,
+    Body,
+}
+
 /// What a module wants next.
 #[derive(Debug)]
 pub enum Next {
     Continue,
     /// It has answered.
     Respond(Verdict),
-    /// It waits.
+    /// It waits, and nothing will come.
     Pause,
+    /// It waits for calls.
+    Wait {
+        mailbox: Arc<Mailbox>,
+        context: u32,
+    },
+    /// It waited in an instance that is no more.
+    Lost,
     /// It has closed the stream.
     Close,
 }
@@ -35,6 +54,8 @@ enum OnHeaders {
     Old(TypedFunc<(u32, u32), u32>),
     New(TypedFunc<(u32, u32, u32), u32>),
 }
+
+type OnCallResponse = TypedFunc<(u32, u32, u32, u32, u32), ()>;
 
 /// The callbacks that the module exports; all are optional.
 struct Exports {
@@ -46,6 +67,7 @@ struct Exports {
     on_done: Option<TypedFunc<u32, u32>>,
     on_log: Option<TypedFunc<u32, ()>>,
     on_delete: Option<TypedFunc<u32, ()>>,
+    on_http_call_response: Option<OnCallResponse>,
     on_tick: Option<TypedFunc<u32, ()>>,
     on_queue_ready: Option<TypedFunc<(u32, u32), ()>>,
 }
@@ -147,6 +169,7 @@ impl Instance {
             on_done: exported(&instance, &store, "proxy_on_done")?,
             on_log: exported(&instance, &store, "proxy_on_log")?,
             on_delete: exported(&instance, &store, "proxy_on_delete")?,
+            on_http_call_response: exported(&instance, &store, "proxy_on_http_call_response")?,
             on_tick: exported(&instance, &store, "proxy_on_tick")?,
             on_queue_ready: exported(&instance, &store, "proxy_on_queue_ready")?,
         };
@@ -158,28 +181,39 @@ impl Instance {
         &self.store.data().entry
     }
 
-    /// The request hook.
-    pub fn request(&mut self, x: &mut RequestPhase<'_>) -> Result<Next, String> {
-        self.run_due()?;
-        let next = self.headers(Exchange::from(&mut *x), Side::Request)?;
-        self.want_body(x.into(), Side::Request, Body::Request, next)
-    }
-
-    /// The whole body of the request is there.
-    pub fn request_body(&mut self, x: &mut RequestPhase<'_>) -> Result<Next, String> {
-        self.body(x.into(), Side::Request)
-    }
-
-    /// The response hook.
-    pub fn response(&mut self, x: &mut ResponsePhase<'_>) -> Result<Next, String> {
-        self.run_due()?;
-        let next = self.headers(Exchange::from(&mut *x), Side::Response)?;
-        self.want_body(x.into(), Side::Response, Body::Response, next)
-    }
-
-    /// The whole body of the response is there.
-    pub fn response_body(&mut self, x: &mut ResponsePhase<'_>) -> Result<Next, String> {
-        self.body(x.into(), Side::Response)
+    /// A hook: runs the callback of that part of the message. Where the exchange has waited for calls, `is_resumed`, the
+    /// callback has run already, and the module is told of the answers.
+    pub fn run(
+        &mut self,
+        mut exchange: Exchange<'_, '_>,
+        side: Side,
+        part: Part,
+        is_resumed: bool,
+    ) -> Result<Next, String> {
+        let (context, is_new) = if is_resumed {
+            let Some(context) = self.known_context(&exchange) else { return Ok(Next::Lost) };
+            (context, false)
+        } else {
+            if part == Part::Head {
+                self.run_due()?;
+            }
+            self.context(&mut exchange)?
+        };
+        let Instance { store, exports, .. } = self;
+        let next = lend(store, context, exchange, |store| {
+            if is_new {
+                let create = &exports.on_context_create;
+                call_optional(store, create, "proxy_on_context_create", context, (context, ROOT))?;
+            }
+            match (tell_answers(store, exports, context, is_resumed)?, is_resumed) {
+                // What comes late decides nothing else: nobody waits for it.
+                (Next::Pause | Next::Continue, false) => callback(store, exports, context, side, part),
+                (next, _) => Ok(next),
+            }
+            .and_then(|next| settle(store, context, side, part, next))
+        })?;
+        self.end_done()?;
+        Ok(next)
     }
 
     /// Whether the module has a callback for each body that is configured.
@@ -194,71 +228,6 @@ impl Instance {
             }
         }
         Ok(())
-    }
-
-    /// Asks for the body, where the module gets it and there is one. A module that pauses at the head waits for the body: the
-    /// head waits with it, and so there is nothing else to do.
-    fn want_body(
-        &mut self,
-        mut exchange: Exchange<'_, '_>,
-        side: Side,
-        body: Body,
-        next: Next,
-    ) -> Result<Next, String> {
-        let is_wanted = self.entry().config.bodies.contains(&body) && exchange.has_body(side);
-        match next {
-            Next::Continue | Next::Pause if is_wanted => {
-                exchange.want_body().map_err(|error| format!("cannot be given a body: {error}"))?;
-                Ok(Next::Continue)
-            }
-            next => Ok(next),
-        }
-    }
-
-    fn body(&mut self, mut exchange: Exchange<'_, '_>, side: Side) -> Result<Next, String> {
-        let (context, is_new) = self.context(&mut exchange)?;
-        let Instance { store, exports, .. } = self;
-        let (func, name) = match side {
-            Side::Request => (&exports.on_request_body, "proxy_on_request_body"),
-            Side::Response => (&exports.on_response_body, "proxy_on_response_body"),
-        };
-        let len = exchange.body(side).map_or(0, <[u8]>::len) as u32;
-        let action = lend(store, context, exchange, |store| {
-            if is_new {
-                let create = &exports.on_context_create;
-                call_optional(store, create, "proxy_on_context_create", context, (context, ROOT))?;
-            }
-            const IS_END: u32 = 1;
-            call_optional(store, func, name, context, (context, len, IS_END))
-        })?;
-        let requests = std::mem::take(&mut self.store.data_mut().requests);
-        self.end_done()?;
-        Ok(next(requests, action.unwrap_or(0)))
-    }
-
-    fn headers(&mut self, mut exchange: Exchange<'_, '_>, side: Side) -> Result<Next, String> {
-        let (context, is_new) = self.context(&mut exchange)?;
-        let Instance { store, exports, .. } = self;
-        let (func, name) = match side {
-            Side::Request => (&exports.on_request_headers, "proxy_on_request_headers"),
-            Side::Response => (&exports.on_response_headers, "proxy_on_response_headers"),
-        };
-        let count = maps::count(&exchange, side);
-        let is_end = u32::from(!exchange.has_body(side));
-        let action = lend(store, context, exchange, |store| {
-            if is_new {
-                let create = &exports.on_context_create;
-                call_optional(store, create, "proxy_on_context_create", context, (context, ROOT))?;
-            }
-            match func {
-                Some(OnHeaders::New(func)) => call(store, func, name, context, (context, count, is_end)),
-                Some(OnHeaders::Old(func)) => call(store, func, name, context, (context, count)),
-                None => Ok(0),
-            }
-        })?;
-        let requests = std::mem::take(&mut self.store.data_mut().requests);
-        self.end_done()?;
-        Ok(next(requests, action))
     }
 
     /// The context of an exchange. It is a new one in the request hook, and where the instance that had it has crashed.
@@ -295,6 +264,7 @@ impl Instance {
     pub fn done(&mut self, x: &DonePhase<'_>) -> Result<(), String> {
         let exchange = Exchange::from(x);
         let Some(context) = self.known_context(&exchange) else { return Ok(()) };
+        self.store.data().mailbox.forget(context);
         let Instance { store, exports, .. } = self;
         lend(store, context, exchange, |store| {
             let is_done = call_optional(store, &exports.on_done, "proxy_on_done", context, context)?;
@@ -319,8 +289,8 @@ impl Instance {
         Ok(())
     }
 
-    /// Ticks that are due, and queues that have something new. A module runs only on its worker's thread, and so before a
-    /// request of that thread.
+    /// Ticks that are due, queues that have something new, and answers for which no exchange is left. A module runs only on
+    /// its worker's thread, and so before a request of that thread.
     fn run_due(&mut self) -> Result<(), String> {
         let Instance { store, exports, .. } = self;
         let state = store.data_mut();
@@ -342,13 +312,107 @@ impl Instance {
                 index += 1;
             }
         }
+        let mailbox = Arc::clone(&store.data().mailbox);
+        for _ in 0..MAX_READY {
+            let contexts = &store.data().contexts;
+            let has_no_exchange = |id| contexts.get(&id).is_none_or(|context| context.is_ending);
+            let Some(done) = mailbox.take(has_no_exchange) else { break };
+            tell(store, exports, done)?;
+        }
         Ok(())
+    }
+}
+
+/// Runs the callback of a part of a message.
+fn callback(store: &mut Store<State>, exports: &Exports, context: u32, side: Side, part: Part) -> Result<Next, String> {
+    let Some(exchange) = store.data_mut().lent.get(context) else { return Ok(Next::Continue) };
+    let action = match part {
+        Part::Head => {
+            let (func, name) = match side {
+                Side::Request => (&exports.on_request_headers, "proxy_on_request_headers"),
+                Side::Response => (&exports.on_response_headers, "proxy_on_response_headers"),
+            };
+            let (count, is_end) = (maps::count(exchange, side), u32::from(!exchange.has_body(side)));
+            match func {
+                Some(OnHeaders::New(func)) => Some(call(store, func, name, context, (context, count, is_end))?),
+                Some(OnHeaders::Old(func)) => Some(call(store, func, name, context, (context, count))?),
+                None => None,
+            }
+        }
+        Part::Body => {
+            let (func, name) = match side {
+                Side::Request => (&exports.on_request_body, "proxy_on_request_body"),
+                Side::Response => (&exports.on_response_body, "proxy_on_response_body"),
+            };
+            const IS_END: u32 = 1;
+            let len = exchange.body(side).map_or(0, <[u8]>::len) as u32;
+            call_optional(store, func, name, context, (context, len, IS_END))?
+        }
+    };
+    let requests = std::mem::take(&mut store.data_mut().requests);
+    Ok(next(requests, action.unwrap_or(CONTINUE)))
+}
+
+/// Tells the module of the answers that have come for an exchange. An exchange that has waited for them goes on when the module
+/// says so; the others are for its next callback.
+fn tell_answers(store: &mut Store<State>, exports: &Exports, context: u32, is_resumed: bool) -> Result<Next, String> {
+    let mailbox = Arc::clone(&store.data().mailbox);
+    while let Some(done) = mailbox.take(|other| other == context) {
+        tell(store, exports, done)?;
+        match next(std::mem::take(&mut store.data_mut().requests), PAUSE) {
+            Next::Pause => {}
+            Next::Continue if !is_resumed => {}
+            next => return Ok(next),
+        }
+    }
+    Ok(Next::Pause)
+}
+
+/// Tells the module of the end of a call. It belongs to the root context, as in Envoy: SDKs find the exchange by the token.
+fn tell(store: &mut Store<State>, exports: &Exports, done: Done) -> Result<(), String> {
+    let state = store.data_mut();
+    match state.contexts.get_mut(&done.context) {
+        Some(context) => context.calls.open -= 1,
+        None if done.context == ROOT => state.root_calls.open -= 1,
+        None => {}
+    }
+    if let Err(why) = &done.result {
+        state.log(Level::Warn, format!("a call of the module has failed: {why}").as_bytes());
+    }
+    // Without an answer there are no fields, not even a status.
+    let count =
+        done.result.as_ref().map_or((0, 0), |answer| (answer.fields.len() as u32 + 1, answer.body.len() as u32));
+    state.call_answer = done.result.ok();
+    let params = (ROOT, done.token, count.0, count.1, 0);
+    let result = call_optional(store, &exports.on_http_call_response, "proxy_on_http_call_response", ROOT, params);
+    store.data_mut().call_answer = None;
+    result.map(|_| ())
+}
+
+/// What becomes of an exchange whose module is not done: it waits for calls, or for its body. A module that pauses at the head
+/// gets the body when no call is left: the head waits with it.
+fn settle(store: &mut Store<State>, context: u32, side: Side, part: Part, next: Next) -> Result<Next, String> {
+    let state = store.data_mut();
+    let has_calls = state.contexts.get(&context).is_some_and(|context| context.calls.open > 0);
+    if matches!(next, Next::Pause) && has_calls {
+        return Ok(Next::Wait { mailbox: Arc::clone(&state.mailbox), context });
+    }
+    let body = match side {
+        Side::Request => Body::Request,
+        Side::Response => Body::Response,
+    };
+    let is_wanted = part == Part::Head && state.entry.config.bodies.contains(&body);
+    match (next, state.lent.get(context)) {
+        (Next::Continue | Next::Pause, Some(exchange)) if is_wanted && exchange.has_body(side) => {
+            exchange.want_body().map_err(|error| format!("cannot be given a body: {error}"))?;
+            Ok(Next::Continue)
+        }
+        (next, _) => Ok(next),
     }
 }
 
 /// What follows from what the module asked for and from the action that it returned.
 fn next(requests: Requests, action: u32) -> Next {
-    const CONTINUE: u32 = 0;
     match requests {
         Requests { answer: Some(answer), .. } => Next::Respond(answer),
         Requests { has_closed: true, .. } => Next::Close,

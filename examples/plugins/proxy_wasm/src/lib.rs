@@ -28,6 +28,7 @@ mod config;
 mod entry;
 mod exchange;
 mod guest;
+mod http_call;
 mod imports;
 mod instance;
 mod maps;
@@ -41,15 +42,19 @@ mod wasi;
 
 use std::sync::Arc;
 
-use mini_rproxy_plugin::{DonePhase, Error, Plugin, RequestPhase, ResponsePhase, Setup, Verdict};
+use mini_rproxy_plugin::{DonePhase, Error, Level, Plugin, RequestPhase, ResponsePhase, Setup, Verdict};
 
-use config::{Config, OnCrash};
+use config::Config;
 use entry::{Entry, Failure};
-use instance::Next;
+use exchange::{Exchange, Side};
+use http_call::Clusters;
+use instance::{Next, Part};
 
 /// The plugin: one module with its configuration.
 pub struct ProxyWasm {
     entry: Arc<Entry>,
+    /// Dropped last: that waits for calls which are under way.
+    _clusters: Arc<Clusters>,
 }
 
 impl Drop for ProxyWasm {
@@ -58,53 +63,64 @@ impl Drop for ProxyWasm {
     }
 }
 
-impl ProxyWasm {
-    /// What the hook returns.
-    fn verdict(&self, result: Result<Next, Failure>) -> Result<Verdict, Error> {
-        match (result, self.entry.config.on_crash) {
-            (Ok(Next::Continue), _) => Ok(Verdict::Continue),
-            (Ok(Next::Respond(answer)), _) => Ok(answer),
-            (Ok(Next::Close), _) => Err(Error::new("the module closed the stream")),
-            (Ok(Next::Pause), _) => Err(Error::new("the module paused the stream, and nothing can continue it")),
-            (Err(Failure::Crash(why)), OnCrash::Fail) => Err(Error::new(why)),
-            (Err(Failure::Resting), OnCrash::Fail) => {
-                Err(Error::new("the module has crashed too often in the last minute"))
+/// Runs a hook of a phase. Where the module waits for calls, the exchange waits with it, and goes on here.
+macro_rules! hook {
+    ($name:ident, $phase:ident, $side:expr) => {
+        fn $name(entry: &Arc<Entry>, x: &mut $phase<'_>, part: Part, is_resumed: bool) -> Result<Verdict, Error> {
+            let next = match entry.run(|instance| instance.run(Exchange::from(&mut *x), $side, part, is_resumed)) {
+                Ok(next) => next,
+                Err(failure) => return entry.failed(failure, |why| x.log(Level::Error, why)),
+            };
+            match next {
+                Next::Continue => Ok(Verdict::Continue),
+                Next::Respond(answer) => Ok(answer),
+                Next::Wait { mailbox, context } => {
+                    let pause = x.pause()?;
+                    let (verdict, entry) = (pause.verdict(), Arc::clone(entry));
+                    mailbox.wait(context, move || {
+                        pause.resume(move |x| $name(&entry, x, part, true));
+                    });
+                    Ok(verdict)
+                }
+                Next::Lost => entry.failed(Failure::Lost, |why| x.log(Level::Error, why)),
+                Next::Close => Err(Error::new("the module closed the stream")),
+                Next::Pause => Err(Error::new("the module paused the stream, and nothing can continue it")),
             }
-            (Err(Failure::Crash(why)), OnCrash::Skip) => {
-                self.entry.log.error(why);
-                Ok(Verdict::Continue)
-            }
-            (Err(Failure::Resting), OnCrash::Skip) => Ok(Verdict::Continue),
         }
-    }
+    };
 }
+
+hook!(in_request, RequestPhase, Side::Request);
+hook!(in_response, ResponsePhase, Side::Response);
 
 impl Plugin for ProxyWasm {
     const NAME: &'static str = "proxy_wasm";
 
     fn create(setup: &Setup, config: &[u8]) -> Result<Self, Error> {
-        Ok(ProxyWasm { entry: Entry::new(Config::parse(config)?, setup)? })
+        let config = Config::parse(config)?;
+        let clusters = Arc::new(Clusters::new(&config, setup)?);
+        Ok(ProxyWasm { entry: Entry::new(config, setup, Arc::downgrade(&clusters))?, _clusters: clusters })
     }
 
     fn on_request(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
-        self.verdict(self.entry.run(|instance| instance.request(x)))
+        in_request(&self.entry, x, Part::Head, false)
     }
 
     fn on_request_body(&self, x: &mut RequestPhase<'_>) -> Result<Verdict, Error> {
-        self.verdict(self.entry.run(|instance| instance.request_body(x)))
+        in_request(&self.entry, x, Part::Body, false)
     }
 
     fn on_response(&self, x: &mut ResponsePhase<'_>) -> Result<Verdict, Error> {
-        self.verdict(self.entry.run(|instance| instance.response(x)))
+        in_response(&self.entry, x, Part::Head, false)
     }
 
     fn on_response_body(&self, x: &mut ResponsePhase<'_>) -> Result<Verdict, Error> {
-        self.verdict(self.entry.run(|instance| instance.response_body(x)))
+        in_response(&self.entry, x, Part::Body, false)
     }
 
     fn on_done(&self, x: &DonePhase<'_>) {
         if let Err(Failure::Crash(why)) = self.entry.run_existing(|instance| instance.done(x)) {
-            self.entry.log.error(why);
+            x.log(Level::Error, why);
         }
     }
 }

@@ -7,6 +7,7 @@
 //! What only the proxy may write (`content-length`, `connection` ...) is left as it is, and the module gets `OK`: many filters
 //! remove the length of a body that they change, which the proxy does by itself, and the Rust SDK panics on any other status.
 
+use mini_rproxy_plugin::client::Answer;
 use mini_rproxy_plugin::{HostError, validate};
 
 use crate::exchange::{Exchange, Side};
@@ -14,14 +15,33 @@ use crate::guest::{Guest, Outcome, Status};
 use crate::state::Context;
 use crate::target;
 
-/// The message that a number of `proxy_map_type_t` stands for; `None` for maps that are always empty here: trailers pass by
-/// plugins, and there is no gRPC.
-fn side(map: u32) -> Result<Option<Side>, Status> {
-    match map {
-        0 => Ok(Some(Side::Request)),
-        2 => Ok(Some(Side::Response)),
-        1 | 3..=7 => Ok(None),
-        _ => Err(Status::BadArgument),
+/// What a number of `proxy_map_type_t` stands for.
+#[derive(Clone, Copy)]
+enum Map {
+    Head(Side),
+    /// That of the answer to a call.
+    Call,
+    /// Those that are always empty here: trailers pass by plugins, and there is no gRPC.
+    Empty,
+}
+
+impl Map {
+    fn of(number: u32) -> Result<Map, Status> {
+        match number {
+            0 => Ok(Map::Head(Side::Request)),
+            2 => Ok(Map::Head(Side::Response)),
+            6 => Ok(Map::Call),
+            1 | 3..=5 | 7 => Ok(Map::Empty),
+            _ => Err(Status::BadArgument),
+        }
+    }
+
+    /// The message that may be changed.
+    fn side(number: u32) -> Result<Side, Status> {
+        match Map::of(number)? {
+            Map::Head(side) => Ok(side),
+            Map::Call | Map::Empty => Err(Status::BadArgument),
+        }
     }
 }
 
@@ -62,12 +82,15 @@ fn pseudo_header<'v>(
         (Side::Request, b":authority" | b"host") => Some(authority(exchange, context)),
         (Side::Request, b":scheme") => Some(exchange.request().scheme().as_bytes()),
         (Side::Response, b":status") => {
-            let status = exchange.response()?.status();
-            *digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8);
+            *digits = status_digits(exchange.response()?.status());
             Some(digits)
         }
         _ => None,
     }
+}
+
+fn status_digits(status: u16) -> [u8; 3] {
+    [status / 100 % 10, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8)
 }
 
 /// The client's target, or what the module has made of it.
@@ -88,15 +111,28 @@ pub fn value(exchange: &Exchange<'_, '_>, context: &Context, side: Side, name: &
         out.extend_from_slice(value.unwrap_or_default());
         return value.is_some();
     }
-    let mut nth = 0;
-    while let Some(value) = exchange.nth_field(side, name, nth) {
-        if nth > 0 {
+    join((0..).map_while(|nth| exchange.nth_field(side, name, nth)), out)
+}
+
+/// The same for the answer to a call.
+fn call_value(answer: &Answer, name: &[u8], out: &mut Vec<u8>) -> bool {
+    if name == b":status" {
+        out.extend_from_slice(&status_digits(answer.status));
+        return true;
+    }
+    std::str::from_utf8(name).is_ok_and(|name| join(answer.all(name), out))
+}
+
+fn join<'v>(values: impl Iterator<Item = &'v [u8]>, out: &mut Vec<u8>) -> bool {
+    let mut count = 0;
+    for value in values {
+        if count > 0 {
             out.push(b',');
         }
         out.extend_from_slice(value);
-        nth += 1;
+        count += 1;
     }
-    nth > 0
+    count > 0
 }
 
 /// A map as `proxy_get_header_map_pairs` gives it: the count, the lengths, then names and values with a NUL behind each.
@@ -177,23 +213,37 @@ pub fn pairs(guest: &mut Guest<'_>, map: u32, data_at: u32, len_at: u32) -> Outc
 }
 
 fn serialize(guest: &mut Guest<'_>, map: u32, out: &mut Vec<u8>) -> Outcome {
-    if let (Some(side), Some((exchange, context))) = (side(map)?, guest.state().exchange_and_context()) {
-        let mut pairs = Pairs::default();
-        for_each(exchange, context, side, |name, value| pairs.add(name, value));
-        pairs.write(out);
+    let (mut pairs, state) = (Pairs::default(), guest.state());
+    match Map::of(map)? {
+        Map::Head(side) => {
+            if let Some((exchange, context)) = state.exchange_and_context() {
+                for_each(exchange, context, side, |name, value| pairs.add(name, value));
+            }
+        }
+        Map::Call => {
+            if let Some(answer) = &state.call_answer {
+                pairs.add(b":status", &status_digits(answer.status));
+                answer.fields.iter().for_each(|(name, value)| pairs.add(name.as_bytes(), value));
+            }
+        }
+        Map::Empty => {}
     }
+    pairs.write(out);
     Ok(())
 }
 
 /// `proxy_get_header_map_value`
 pub fn get(guest: &mut Guest<'_>, map: u32, name: u32, name_len: u32, data_at: u32, len_at: u32) -> Outcome {
-    let side = side(map)?;
+    let map = Map::of(map)?;
     let name = guest.memory()?.bytes(name, name_len)?.to_vec();
     guest.charge_bytes(name.len())?;
     guest.give(data_at, len_at, |state, out| {
-        let found = match (side, state.exchange_and_context()) {
-            (Some(side), Some((exchange, context))) => value(exchange, context, side, &name, out),
-            _ => false,
+        let found = match map {
+            Map::Head(side) => state
+                .exchange_and_context()
+                .is_some_and(|(exchange, context)| value(exchange, context, side, &name, out)),
+            Map::Call => state.call_answer.as_ref().is_some_and(|answer| call_value(answer, &name, out)),
+            Map::Empty => false,
         };
         if found { Ok(()) } else { Err(Status::NotFound.into()) }
     })
@@ -223,7 +273,7 @@ pub fn remove(guest: &mut Guest<'_>, map: u32, name: u32, name_len: u32) -> Outc
 }
 
 fn change(guest: &mut Guest<'_>, map: u32, name: (u32, u32), value: Option<(u32, u32)>, adds: bool) -> Outcome {
-    let side = side(map)?.ok_or(Status::BadArgument)?;
+    let side = Map::side(map)?;
     guest.charge_bytes((name.1 as usize).saturating_add(value.map_or(0, |value| value.1 as usize)))?;
     let (memory, state) = guest.parts()?;
     let name = memory.bytes(name.0, name.1)?;
@@ -316,7 +366,7 @@ fn set_pseudo_header(
 
 /// `proxy_set_header_map_pairs`: what the map does not name is removed, but for pseudo headers and what only the proxy writes.
 pub fn set_pairs(guest: &mut Guest<'_>, map: u32, data: u32, len: u32) -> Outcome {
-    let side = side(map)?.ok_or(Status::BadArgument)?;
+    let side = Map::side(map)?;
     guest.charge_bytes((len as usize).saturating_mul(2))?;
     let (memory, state) = guest.parts()?;
     let pairs = parse_pairs(memory.bytes(data, len)?)?;

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use mini_rproxy_plugin::Verdict;
+use mini_rproxy_plugin::client::Answer;
+use mini_rproxy_plugin::{Level, Verdict};
 use wasmi::{Memory, StoreLimits, StoreLimitsBuilder, TypedFunc};
 
 use crate::entry::Entry;
 use crate::exchange::{Exchange, Lent};
+use crate::http_call::{Calls, Mailbox};
 
 /// The root context: there is one in each instance.
 pub const ROOT: u32 = 1;
@@ -24,13 +26,14 @@ pub struct Context {
     pub path: Option<Vec<u8>>,
     /// The `:authority` that the module has set.
     pub authority: Option<Vec<u8>>,
+    pub calls: Calls,
     /// `proxy_on_done` said that the module is not done yet; the module ends the context by `proxy_done`.
     pub is_ending: bool,
 }
 
 impl Context {
     pub fn new() -> Context {
-        Context { started: SystemTime::now(), path: None, authority: None, is_ending: false }
+        Context { started: SystemTime::now(), path: None, authority: None, calls: Calls::default(), is_ending: false }
     }
 }
 
@@ -63,6 +66,13 @@ pub struct State {
     /// The context that host functions act upon.
     pub effective: u32,
     pub requests: Requests,
+    /// What the threads that make calls have for this instance.
+    pub mailbox: Arc<Mailbox>,
+    pub root_calls: Calls,
+    /// That of the last call. 0 stands for none.
+    pub last_token: u32,
+    /// During `proxy_on_http_call_response`: the answer, where there is one.
+    pub call_answer: Option<Answer>,
     /// Contexts for which `proxy_done` was called after they had waited for it.
     pub ended: Vec<u32>,
     /// While `proxy_on_vm_start` runs: ABI 0.1.0 has one function for both configurations.
@@ -93,11 +103,28 @@ impl State {
             contexts: HashMap::new(),
             effective: ROOT,
             requests: Requests::default(),
+            mailbox: Arc::default(),
+            root_calls: Calls::default(),
+            last_token: 0,
+            call_answer: None,
             ended: Vec::new(),
             is_starting: false,
             tick: None,
             next_tick: Instant::now(),
             queues: Vec::new(),
+        }
+    }
+
+    /// Writes a line that the module wrote, together with the exchange whose hook runs.
+    pub fn log(&self, level: Level, message: &[u8]) {
+        let log = self.entry.log;
+        if !log.is_enabled(level) {
+            return;
+        }
+        let text = String::from_utf8_lossy(message);
+        match self.lent.any() {
+            Some(exchange) => exchange.log(level, &text),
+            None => log.log(level, text),
         }
     }
 

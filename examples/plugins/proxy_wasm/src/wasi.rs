@@ -89,7 +89,7 @@ pub fn fd_write(guest: &mut Guest<'_>, fd: u32, parts: u32, count: u32, written_
     }
     memory.write_u32(written_at, written)?;
     guest.charge_bytes(text.len())?;
-    guest.state().entry.log_module(level, text.trim_ascii_end());
+    guest.state().log(level, text.trim_ascii_end());
     Ok(())
 }
 

@@ -24,7 +24,7 @@ fn headers_are_set_removed_and_renamed() {
     assert_eq!(wasm.response(&mut x), Outcome::Continue);
     let fields = ["server", "x-served-by", "x-a"].map(|name| x.response_field(name));
     assert_eq!(fields, [None, Some("s"), Some("1")]);
-    x.done(&wasm.plugin);
+    wasm.done(&mut x);
     assert!(wasm.errors().is_empty());
 }
 
@@ -92,7 +92,7 @@ fn a_filter_in_assemblyscript() {
         x.upstream_answers(200, &[], "");
         assert_eq!(wasm.response(&mut x), Outcome::Continue, "{:?}", wasm.log());
         assert_eq!(x.response_field("x-as"), Some("hello"));
-        x.done(&wasm.plugin);
+        wasm.done(&mut x);
     }
     assert!(wasm.errors().is_empty());
 }

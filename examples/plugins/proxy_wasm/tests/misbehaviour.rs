@@ -170,7 +170,7 @@ fn a_trap_in_each_callback() {
         let wasm = Wasm::new(&format!("(func (export \"{name}\") (param i32) {result} unreachable)"));
         let mut x = Exchange::get("/");
         assert_eq!(wasm.request(&mut x), Outcome::Continue);
-        x.done(&wasm.plugin);
+        wasm.done(&mut x);
         assert_eq!(wasm.errors().len(), 1, "{name}");
         assert!(wasm.errors()[0].contains(&format!("crashed in {name}")), "{:?}", wasm.errors());
         assert_eq!(wasm.request(&mut Exchange::get("/")), Outcome::Continue);
@@ -200,7 +200,7 @@ fn other_exchanges_go_on_after_a_crash() {
     // Its context went with the old instance: the new one gets another for it, and the response is filtered all the same.
     other.upstream_answers(200, &[], "");
     assert_eq!(wasm.response(&mut other), Outcome::Continue);
-    other.done(&wasm.plugin);
+    wasm.done(&mut other);
     let numbers: Vec<_> = wasm.log().into_iter().filter(|line| line.parse::<u32>().is_ok()).collect();
     assert_eq!(numbers, ["2"]);
     assert_eq!(wasm.errors().len(), 1);

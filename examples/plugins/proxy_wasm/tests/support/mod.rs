@@ -6,6 +6,8 @@
 #![allow(dead_code)]
 
 use std::fs;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mini_rproxy_plugin::Level;
 use mini_rproxy_plugin::testing::{Exchange, Instance, Outcome};
@@ -133,6 +135,10 @@ pub fn on_response(body: &str) -> String {
 /// A module in a file, loaded.
 pub struct Wasm {
     pub plugin: Instance<ProxyWasm>,
+    /// What was logged, by itself or about an exchange.
+    lines: Mutex<Vec<(Level, String)>>,
+    /// How many of these are the plugin's own.
+    own: AtomicUsize,
     _folder: tempfile::TempDir,
 }
 
@@ -143,7 +149,8 @@ impl Wasm {
         let path = folder.path().join("test.wasm");
         fs::write(&path, module).unwrap();
         let config = format!("{{{config} \"module\": {:?}}}", path.to_str().unwrap());
-        Ok(Wasm { plugin: Instance::new(config)?, _folder: folder })
+        let plugin = Instance::new(config)?;
+        Ok(Wasm { plugin, lines: Mutex::default(), own: AtomicUsize::new(0), _folder: folder })
     }
 
     pub fn new(functions: &str) -> Wasm {
@@ -154,22 +161,52 @@ impl Wasm {
         Wasm::try_new(&module(functions), config).unwrap()
     }
 
-    /// What was logged since the last time, without levels.
+    /// All that was logged.
+    pub fn lines(&self) -> Vec<(Level, String)> {
+        self.keep(&[]);
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// What the plugin has logged by itself meanwhile, then `more`.
+    fn keep(&self, more: &[(Level, String)]) {
+        let mut lines = self.lines.lock().unwrap();
+        let own = self.plugin.log();
+        lines.extend_from_slice(&own[self.own.swap(own.len(), Ordering::Relaxed)..]);
+        lines.extend_from_slice(more);
+    }
+
+    /// The same without levels.
     pub fn log(&self) -> Vec<String> {
-        self.plugin.log().into_iter().map(|(_, text)| text).collect()
+        self.lines().into_iter().map(|(_, text)| text).collect()
     }
 
     /// Errors alone.
     pub fn errors(&self) -> Vec<String> {
-        self.plugin.log().into_iter().filter(|(level, _)| *level == Level::Error).map(|(_, text)| text).collect()
+        self.lines().into_iter().filter(|(level, _)| *level == Level::Error).map(|(_, text)| text).collect()
+    }
+
+    /// Runs a hook, and keeps what it logged about the exchange.
+    fn hook<R>(&self, x: &mut Exchange, run: impl FnOnce(&mut Exchange, &Instance<ProxyWasm>) -> R) -> R {
+        let before = x.log().len();
+        let result = run(x, &self.plugin);
+        self.keep(&x.log()[before..]);
+        result
     }
 
     pub fn request(&self, x: &mut Exchange) -> Outcome {
-        x.request(&self.plugin)
+        self.hook(x, Exchange::request)
     }
 
     pub fn response(&self, x: &mut Exchange) -> Outcome {
-        x.response(&self.plugin)
+        self.hook(x, Exchange::response)
+    }
+
+    pub fn resumed(&self, x: &mut Exchange) -> Outcome {
+        self.hook(x, Exchange::resumed)
+    }
+
+    pub fn done(&self, x: &mut Exchange) {
+        self.hook(x, Exchange::done)
     }
 }
 

@@ -1,40 +1,63 @@
-//! A tiny HTTP/1.1 client: one GET at a time over a kept connection, with one time limit for all but the look-up of a name,
-//! which the system bounds. It blocks.
+//! A tiny HTTP client for plugins that ask another service: kept connections, and one time limit for all but the look-up of a
+//! name, which the system bounds. It blocks: call it on a [`Pool`](crate::Pool) while the exchange waits in a
+//! [`Pause`](crate::Pause).
+//!
+//! Behind the feature `client`.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::Error;
+use crate::validate;
+
 /// Bytes of an answer's head, and of each line of its chunks.
 const MAX_HEAD: usize = 16 * 1024;
 /// Field lines of an answer.
 const MAX_FIELDS: usize = 64;
-/// Bytes of an answer's body, which a client may be given.
-const MAX_BODY: usize = 64 * 1024;
 /// Connections that are kept.
 const MAX_IDLE: usize = 16;
 
+/// Host with port, and path, of an `http` URL.
+pub fn parse_url(url: &str) -> Result<(&str, &str), Error> {
+    let rest = url.strip_prefix("http://").ok_or_else(|| Error::new("url must begin with http://"))?;
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let path = if path.is_empty() { "/" } else { path };
+    if !validate::is_authority(host.as_bytes()) || !validate::is_target(path.as_bytes()) {
+        return Err(Error::new("url must be http://HOST:PORT/PATH"));
+    }
+    Ok((host, path))
+}
+
+/// Where to connect to: with a port.
+fn with_port(host: &str) -> String {
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.ends_with(']'));
+    if has_port { host.to_owned() } else { format!("{}:80", host.trim_end_matches(':')) }
+}
+
 /// One service.
 #[derive(Debug)]
-pub(crate) struct Client {
-    /// Host and port to connect to.
-    pub(crate) address: String,
-    pub(crate) timeout: Duration,
+pub struct Client {
+    address: String,
+    max_body: usize,
     idle: Mutex<Vec<TcpStream>>,
 }
 
 /// What the service said.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) fields: Vec<(String, Vec<u8>)>,
-    pub(crate) body: Vec<u8>,
+pub struct Answer {
+    /// 200 to 999
+    pub status: u16,
+    /// Field lines in order.
+    pub fields: Vec<(String, Vec<u8>)>,
+    /// Empty where there is none.
+    pub body: Vec<u8>,
 }
 
 impl Answer {
     /// The values of the lines of that name.
-    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let lines = self.fields.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
         lines.map(|(_, value)| value.as_slice())
     }
@@ -85,16 +108,22 @@ impl Write for Timed<'_> {
 }
 
 impl Client {
-    pub(crate) fn new(address: String, timeout: Duration) -> Client {
-        Client { address, timeout, idle: Mutex::default() }
+    /// For the service at `host`, which may have a port. An answer with a body above `max_body` bytes is an error.
+    pub fn new(host: &str, max_body: usize) -> Client {
+        Client { address: with_port(host), max_body, idle: Mutex::default() }
     }
 
-    /// Sends a request without a body, and reads what comes back.
-    pub(crate) fn ask(&self, request: &[u8]) -> io::Result<Answer> {
-        let end = Instant::now() + self.timeout;
-        if let Some(stream) = self.kept() {
+    /// Host and port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Sends a request, head and body as they go over the wire, and reads what comes back.
+    pub fn ask(&self, request: &[u8], end: Instant) -> io::Result<Answer> {
+        let can_be_repeated = [&b"GET "[..], b"HEAD ", b"OPTIONS "].iter().any(|method| request.starts_with(method));
+        if can_be_repeated && let Some(stream) = self.kept() {
             match self.exchange(stream, end, request) {
-                // The service may have closed a connection that nobody used. To ask twice does no harm.
+                // The service may have closed a connection that nobody used.
                 Err(error) if error.kind() != io::ErrorKind::TimedOut && error.kind() != io::ErrorKind::InvalidData => {
                 }
                 other => return other,
@@ -136,7 +165,7 @@ impl Client {
     fn exchange(&self, stream: TcpStream, end: Instant, request: &[u8]) -> io::Result<Answer> {
         let mut timed = Timed { stream: &stream, end };
         timed.write_all(request)?;
-        let (answer, can_be_kept) = read_answer(&mut timed)?;
+        let (answer, can_be_kept) = read_answer(&mut timed, request.starts_with(b"HEAD "), self.max_body)?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if can_be_kept && idle.len() < MAX_IDLE {
             idle.push(stream);
@@ -202,32 +231,36 @@ enum Framing {
     UntilClose,
 }
 
-/// Reads an answer to a GET; says whether the connection can be used again.
-pub(crate) fn read_answer(from: impl Read) -> io::Result<(Answer, bool)> {
+/// Reads an answer; says whether the connection can be used again.
+fn read_answer(from: impl Read, is_head: bool, max_body: usize) -> io::Result<(Answer, bool)> {
     let mut reader = Reader { from, buf: Vec::new() };
-    let mut answer = read_head(&mut reader)?;
+    let (mut answer, mut version) = read_head(&mut reader)?;
     while (100..200).contains(&answer.status) {
         if answer.status == 101 {
             return Err(invalid("it switched protocols"));
         }
-        answer = read_head(&mut reader)?;
+        (answer, version) = read_head(&mut reader)?;
     }
-    let framing = framing(&answer)?;
+    // HTTP/1.0 has no chunks, and keeps no connection that it did not promise to keep.
+    if version == 0 && answer.all("transfer-encoding").next().is_some() {
+        return Err(invalid("its framing is unclear"));
+    }
+    let framing = if is_head { Framing::Length(0) } else { framing(&answer)? };
     let can_be_kept = match framing {
         Framing::Length(length) => {
-            if length > MAX_BODY {
+            if length > max_body {
                 return Err(invalid("its body is too large"));
             }
             answer.body = reader.take(length)?;
             true
         }
         Framing::Chunked => {
-            answer.body = read_chunks(&mut reader)?;
+            answer.body = read_chunks(&mut reader, max_body)?;
             true
         }
         Framing::UntilClose => {
             while reader.fill()? {
-                if reader.buf.len() > MAX_BODY {
+                if reader.buf.len() > max_body {
                     return Err(invalid("its body is too large"));
                 }
             }
@@ -237,19 +270,17 @@ pub(crate) fn read_answer(from: impl Read) -> io::Result<(Answer, bool)> {
     };
     let closes =
         answer.all("connection").any(|value| value.to_ascii_lowercase().windows(5).any(|word| word == b"close"));
-    Ok((answer, can_be_kept && !closes && reader.buf.is_empty()))
+    Ok((answer, can_be_kept && version == 1 && !closes && reader.buf.is_empty()))
 }
 
-fn read_head(reader: &mut Reader<impl Read>) -> io::Result<Answer> {
+/// Reads a head; gives the minor version beside it.
+fn read_head(reader: &mut Reader<impl Read>) -> io::Result<(Answer, u8)> {
     loop {
         let mut lines = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut head = httparse::Response::new(&mut lines);
         let parsed = head.parse(&reader.buf).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         if let httparse::Status::Complete(length) = parsed {
-            // HTTP/1.0 keeps no connection that it did not promise to keep, and promises nothing that is needed here.
-            if head.version != Some(1) {
-                return Err(invalid("it does not speak HTTP/1.1"));
-            }
+            let version = head.version.unwrap_or(0);
             let field = |line: &httparse::Header<'_>| (line.name.to_owned(), line.value.to_vec());
             let answer = Answer {
                 status: head.code.unwrap_or(0),
@@ -257,7 +288,7 @@ fn read_head(reader: &mut Reader<impl Read>) -> io::Result<Answer> {
                 body: Vec::new(),
             };
             reader.buf.drain(..length);
-            return Ok(answer);
+            return Ok((answer, version));
         }
         if reader.buf.len() > MAX_HEAD {
             return Err(invalid("its head is too large"));
@@ -295,7 +326,7 @@ fn number(digits: &[u8], radix: u32) -> Option<usize> {
     if digits.is_empty() { None } else { digits.iter().try_fold(0, add) }
 }
 
-fn read_chunks(reader: &mut Reader<impl Read>) -> io::Result<Vec<u8>> {
+fn read_chunks(reader: &mut Reader<impl Read>, max_body: usize) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let line = reader.line()?;
@@ -304,7 +335,7 @@ fn read_chunks(reader: &mut Reader<impl Read>) -> io::Result<Vec<u8>> {
         if size == 0 {
             break;
         }
-        if size > MAX_BODY || body.len() + size > MAX_BODY {
+        if size > max_body || body.len() + size > max_body {
             return Err(invalid("its body is too large"));
         }
         body.append(&mut reader.take(size)?);
@@ -326,16 +357,27 @@ mod tests {
     use super::*;
 
     fn read(text: &[u8]) -> Result<(u16, String, bool), String> {
-        let (answer, can_be_kept) = read_answer(text).map_err(|error| error.to_string())?;
+        let (answer, can_be_kept) = read_answer(text, false, 65536).map_err(|error| error.to_string())?;
         Ok((answer.status, String::from_utf8_lossy(&answer.body).into_owned(), can_be_kept))
     }
 
     #[test]
+    fn port_80_is_that_of_a_host_without() {
+        for (host, address) in
+            [("a", "a:80"), ("a:", "a:80"), ("a:1", "a:1"), ("[::1]", "[::1]:80"), ("[::1]:1", "[::1]:1")]
+        {
+            assert_eq!(Client::new(host, 0).address(), address);
+        }
+    }
+
+    #[test]
     fn answers_are_read_to_their_end() {
-        let rows: [(&str, (u16, &str, bool)); 9] = [
+        let rows: [(&str, (u16, &str, bool)); 11] = [
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", (200, "ok", true)),
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokmore", (200, "ok", false)),
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: Close\r\n\r\nok", (200, "ok", false)),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", (200, "ok", false)),
+            ("HTTP/1.0 200 OK\r\n\r\nuntil the end", (200, "until the end", false)),
             ("HTTP/1.1 401 No\r\n\r\nuntil the end", (401, "until the end", false)),
             ("HTTP/1.1 204 No Content\r\n\r\n", (204, "", true)),
             ("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", (304, "", true)),
@@ -360,8 +402,17 @@ mod tests {
                 if self.0 { Err(io::ErrorKind::Interrupted.into()) } else { self.1.read(buf) }
             }
         }
-        let (answer, _) = read_answer(Interrupted(false, b"HTTP/1.1 200 OK\r\n\r\nok")).unwrap();
+        let (answer, _) = read_answer(Interrupted(false, b"HTTP/1.1 200 OK\r\n\r\nok"), false, 2).unwrap();
         assert_eq!(answer.body, b"ok");
+    }
+
+    #[test]
+    fn an_answer_to_head_has_no_body_whatever_its_fields_say() {
+        for field in ["Content-Length: 5", "Transfer-Encoding: chunked", "X: y"] {
+            let text = format!("HTTP/1.1 200 OK\r\n{field}\r\n\r\n");
+            let (answer, can_be_kept) = read_answer(text.as_bytes(), true, 10).unwrap();
+            assert_eq!((answer.body, can_be_kept), (Vec::new(), true), "{field}");
+        }
     }
 
     #[test]
@@ -377,7 +428,8 @@ mod tests {
             "",
             "HTTP/1.1 200 OK\r\n",
             "SSH-2.0-OpenSSH\r\n\r\n",
-            "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
             "HTTP/1.1 101 Switching\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok",
             "HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok",
