@@ -122,22 +122,11 @@ impl ChainState {
             writes_response_body: _,
         } = self;
         let within: usize = values.iter().chain(pairs).map(|(key, value)| key.capacity() + value.capacity()).sum();
-        within
+        size_of::<ChainState>()
+            + within
             + (values.capacity() + pairs.capacity()) * size_of::<(Vec<u8>, Vec<u8>)>()
             + timings.capacity() * size_of::<PluginTiming>()
             + wanted.capacity() * size_of::<WantedBody>()
-    }
-
-    /// Forgets everything; keeps no memory but that of the lists.
-    pub fn clear(&mut self) {
-        self.values.clear();
-        self.pairs.clear();
-        (self.started, self.responded) = (0, 0);
-        self.timings.clear();
-        self.position = Position::default();
-        self.paused = None;
-        self.wanted.clear();
-        self.writes_response_body = false;
     }
 
     /// What that plugin asked for of that side.

@@ -38,8 +38,8 @@ pub(super) struct Buffers {
     /// Whole bodies, where plugins asked for them.
     pub request_body: Vec<u8>,
     pub response_body: Vec<u8>,
-    /// What plugins keep between their calls.
-    pub chain: ChainState,
+    /// What plugins keep between their calls; there from the choice of a route that has some.
+    pub chain: Option<Box<ChainState>>,
     pub scratch: Scratch,
 }
 
@@ -51,7 +51,7 @@ impl Buffers {
         self.trailers.clear();
         self.to_client.clear();
         self.to_upstream.clear();
-        self.chain.clear();
+        self.chain = None;
         let Buffers { upstream_input, original_target, offered, request_body, response_body, .. } = self;
         for bytes in [upstream_input, original_target, offered, request_body, response_body] {
             bytes.clear();
@@ -87,7 +87,7 @@ impl Buffers {
             + to_client.capacity()
             + to_upstream.capacity()
             + method_memory(method)
-            + chain.memory()
+            + chain.as_ref().map_or(0, |chain| chain.memory())
     }
 
     /// Bytes from that side that are held.

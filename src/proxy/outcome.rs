@@ -57,9 +57,10 @@ impl Transaction {
         body: LocalBody<'_>,
     ) {
         self.begin_local(ctx, ResponseSource::Proxy);
-        match self.hooks(&ctx.client.runtime) {
+        match &mut self.buf.chain {
             None => self.queue_local(ctx, status, lines, body),
-            Some(_) => {
+            Some(chain) => {
+                chain.restart_response();
                 let mut fields = Fields::new();
                 lines.for_each(|(name, value)| fields.add(name, value));
                 let body = match body {
@@ -67,7 +68,6 @@ impl Transaction {
                     LocalBody::Bytes(bytes) => bytes.to_vec(),
                     LocalBody::Shared(text) => text.as_bytes().to_vec(),
                 };
-                self.buf.chain.restart_response();
                 self.pass_local(ctx, LocalResponse { status, fields, body });
             }
         }
@@ -93,7 +93,7 @@ impl Transaction {
                 Verdict::Respond(other) => {
                     self.log.set_cause(Cause::PluginAnswered);
                     self.log.source = Some(ResponseSource::Plugin);
-                    self.buf.chain.skip_plugin();
+                    self.buf.chain.iter_mut().for_each(|chain| chain.skip_plugin());
                     answer = *other;
                 }
                 Verdict::Fail | Verdict::AwaitBody | Verdict::TooLarge | Verdict::Pause(_) => {
@@ -151,7 +151,7 @@ impl Transaction {
         };
         let (date, persistence) = (&ctx.worker.now.date, self.persistence());
         // What plugins make of a body nobody knows where there is none (RFC 9110 section 8.6).
-        let is_known = !(self.is_client_head() && self.buf.chain.writes_response_body);
+        let is_known = !(self.is_client_head() && self.may_write_response_body());
         write_local_head(status, lines, is_known.then_some(len), persistence, date, self.buf.to_client.buf());
         if !self.gets_body(status) {
             return;
@@ -180,7 +180,9 @@ impl Transaction {
             self.abandon_request();
             self.is_persistent = false;
             self.set_response("truncated", ResponseState::Closing(mode));
-        } else if matches!(cause, Cause::PluginFailed | Cause::PluginTimeout) && self.buf.chain.has_responded() {
+        } else if matches!(cause, Cause::PluginFailed | Cause::PluginTimeout)
+            && self.buf.chain.as_ref().is_some_and(|chain| chain.has_responded())
+        {
             self.begin_local(ctx, ResponseSource::Proxy);
             self.send_bare_error(ctx, cause.status());
         } else {
@@ -190,23 +192,15 @@ impl Transaction {
     }
 
     /// Calls hooks, or goes on with them.
-    #[inline(always)]
-    pub(super) fn pass_hooks(&mut self, ctx: &mut Context<'_, '_>, phase: Phase) -> Result<HookResult, Cause> {
-        match self.hooks(&ctx.client.runtime) {
-            None => Ok(HookResult::Passed),
-            Some(_) => self.pass_some_hooks(ctx, phase),
-        }
-    }
-
     #[inline(never)]
-    fn pass_some_hooks(&mut self, ctx: &mut Context<'_, '_>, phase: Phase) -> Result<HookResult, Cause> {
+    pub(super) fn pass_hooks(&mut self, ctx: &mut Context<'_, '_>, phase: Phase) -> Result<HookResult, Cause> {
         match self.call_hooks(ctx, phase) {
             Verdict::Continue => Ok(HookResult::Passed),
             Verdict::AwaitBody => Ok(HookResult::AwaitBody),
             Verdict::Respond(answer) => {
                 self.log.set_cause(Cause::PluginAnswered);
                 self.begin_local(ctx, ResponseSource::Plugin);
-                self.buf.chain.skip_plugin();
+                self.buf.chain.iter_mut().for_each(|chain| chain.skip_plugin());
                 self.pass_local(ctx, *answer);
                 Ok(HookResult::Stopped)
             }
@@ -218,6 +212,11 @@ impl Transaction {
             Verdict::TooLarge => Err(Cause::ResponseTooLarge),
             Verdict::Fail => Err(Cause::PluginFailed),
         }
+    }
+
+    /// Whether plugins may write the body of the response: nobody knows the length of one that is not sent then.
+    pub(super) fn may_write_response_body(&self) -> bool {
+        self.buf.chain.as_ref().is_some_and(|chain| chain.writes_response_body)
     }
 
     /// Waits until the ticket is resumed.
@@ -239,7 +238,7 @@ impl Transaction {
         let ResponseState::Paused { ticket, next, .. } = &mut self.response_state else { return };
         // It may have been meant for another pause.
         let Some(is_good) = ticket.resumed() else { return };
-        self.buf.chain.resume(is_good);
+        self.buf.chain.iter_mut().for_each(|chain| chain.resume(is_good));
         let result = match std::mem::replace(next, Suspended::Request) {
             Suspended::Request => {
                 self.set_response("request resumed", ResponseState::None);
@@ -382,12 +381,16 @@ impl Transaction {
     #[inline(never)]
     pub(super) fn log_request(&mut self, ctx: &mut Context<'_, '_>) {
         ctx.client.served = ctx.client.served.saturating_add(1);
-        if self.buf.chain.started > 0 || self.buf.chain.has_responded() {
+        if self.buf.chain.as_ref().is_some_and(|chain| chain.started > 0 || chain.has_responded()) {
             self.call_hooks(ctx, Phase::Done);
         }
         let runtime = &ctx.client.runtime;
+        let none = (&[][..], &[][..]);
+        let (plugins, pairs) = self.buf.chain.as_ref().map_or(none, |chain| (&chain.timings[..], &chain.pairs[..]));
         let timeline = self.log.timeline.take().map(|timeline| timeline.finish(ctx.now()));
-        self.log.client = self.log.client.or(ctx.client.peer.address);
+        if self.log.client.is_none() {
+            self.log.client = ctx.client.peer.address;
+        }
         ctx.worker.observer.access(&AccessRecord {
             log: &self.log,
             ended: ctx.worker.now.instant,
@@ -396,8 +399,8 @@ impl Transaction {
             route_host: self.route(runtime).and_then(RouteConfig::host),
             is_counted_by_prefix: self.route_index.is_some_and(|index| index < runtime.counted_routes),
             upstream: self.upstream(runtime).map(|upstream| upstream.authority.as_str()),
-            plugins: &self.buf.chain.timings,
-            pairs: &self.buf.chain.pairs,
+            plugins,
+            pairs,
             timeline: timeline.as_deref(),
         });
         // The balance should know that this one is over before it chooses again.
@@ -411,6 +414,7 @@ impl Transaction {
         let (route, upstream) = (self.route(runtime), self.upstream(runtime));
         let Buffers { request, response, original_target, request_body, response_body, chain, scratch, .. } =
             &mut self.buf;
+        let Some(chain) = chain else { return Verdict::Continue };
         response.fields.remove_all(HOP_BY_HOP);
         let mut context = HookContext {
             request_body: match self.request_state {

@@ -192,36 +192,43 @@ impl Transaction {
         self.route_index = Some(plan.route);
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
         let (Some(route), Some(upstream)) = (self.route(runtime), self.upstream(runtime)) else { return };
-        let Buffers { request, original_target, new_target, offered, scratch, .. } = &mut self.buf;
+        let Buffers { request, original_target, new_target, offered, chain, scratch, .. } = &mut self.buf;
         std::mem::swap(&mut request.target, original_target);
         std::mem::swap(&mut request.target, new_target);
         self.log.client = client_address(peer, &request.fields, &runtime.config.forwarded);
+        if runtime.hooks(plan.route).is_some() {
+            *chain = Some(Box::default());
+        }
         if !forward_request(request, &plan, runtime, upstream, peer, offered, scratch) {
             ctx.worker.observer.left_unmapped(&route.name(), ctx.worker.now.instant);
         }
     }
 
-    /// Makes of the head the one to forward, and gives it to the request hooks.
+    /// Makes of the head the one to forward, and gives it to the request hooks, where there are some.
     fn forward(&mut self, ctx: &mut Context<'_, '_>, plan: ForwardPlan, framing: Framing) -> Result<(), Cause> {
         self.request_framing = framing;
         self.attempt = self.choose_upstream(ctx, plan.route);
         self.prepare(ctx, plan);
-        let runtime = &ctx.client.runtime;
-        let Some(body) = Body::new(framing) else {
+        if let Some(body) = Body::new(framing) {
+            self.log.has_request_body = true;
+            let runtime = &ctx.client.runtime;
+            let max_bytes = self.route(runtime).and_then(|route| route.options.max_body_bytes).unwrap_or(u64::MAX);
+            if matches!(framing, Framing::Length(len) if len > max_bytes) {
+                return Err(Cause::RequestTooLarge);
+            }
+            let limit = runtime.config.plugin_body_limit as u64;
+            self.too_large.request = matches!(framing, Framing::Length(len) if len > limit);
+            let awaits_continue = plan.expects_continue;
+            let body = RequestState::Body { body, mode: streaming_mode(framing), max_bytes, awaits_continue };
+            self.set_request("head, body follows", body);
+        } else {
             self.set_request("head, no body", RequestState::Done);
-            return self.pass_request(ctx);
-        };
-        self.log.has_request_body = true;
-        let max_bytes = self.route(runtime).and_then(|route| route.options.max_body_bytes).unwrap_or(u64::MAX);
-        if matches!(framing, Framing::Length(len) if len > max_bytes) {
-            return Err(Cause::RequestTooLarge);
         }
-        let limit = runtime.config.plugin_body_limit as u64;
-        self.too_large.request = matches!(framing, Framing::Length(len) if len > limit);
-        let awaits_continue = plan.expects_continue;
-        let body = RequestState::Body { body, mode: streaming_mode(framing), max_bytes, awaits_continue };
-        self.set_request("head, body follows", body);
-        self.pass_request(ctx)
+        if self.buf.chain.is_some() {
+            return self.pass_request(ctx);
+        }
+        self.queue_request(ctx);
+        Ok(())
     }
 
     /// Calls the request hooks, from where they stopped; where all of them let the request pass, it is queued.
@@ -259,8 +266,8 @@ impl Transaction {
     }
 
     /// Queues the forwarded head, and what was buffered of the body; and asks for a connection to write them to.
+    #[inline(always)]
     fn queue_request(&mut self, ctx: &mut Context<'_, '_>) {
-        self.send_continue();
         let Some(upstream) = self.upstream(&ctx.client.runtime) else { return };
         let Buffers { request, request_body, to_upstream, offered, .. } = &mut self.buf;
         let mut framing = self.request_framing;
@@ -286,6 +293,7 @@ impl Transaction {
         }
         if let RequestState::Body { mode, .. } = &mut self.request_state {
             *mode = streaming;
+            self.send_continue();
         }
         self.connect_upstream(ctx, false);
     }

@@ -195,23 +195,31 @@ impl Transaction {
         let body = Body::new(framing).unwrap_or(Body::NOTHING);
         self.log.has_response_body = !body.is_nothing() && !self.is_client_head();
         self.set_response("final head", ResponseState::Body { body, mode: BodyMode::Buffer, reuse, is_pushed });
-        self.pass_response(ctx)
+        if self.buf.chain.is_some() {
+            return self.pass_response(ctx);
+        }
+        self.start_response(ctx);
+        Ok(())
     }
 
-    /// Calls the response hooks, from where they stopped; where all of them let the response pass, its head leaves, and what was
-    /// buffered of the body.
+    /// Calls the response hooks, from where they stopped; where all of them let the response pass, it is sent.
     pub(super) fn pass_response(&mut self, ctx: &mut Context<'_, '_>) -> Result<(), Cause> {
         match self.pass_hooks(ctx, Phase::Response)? {
-            HookResult::Passed => {}
+            HookResult::Passed => self.start_response(ctx),
             HookResult::AwaitBody => {
-                return match self.received.framing {
-                    Framing::Length(len) => self.reserve_body(ctx, Side::Upstream, len as usize, false),
-                    _ => Ok(()),
-                };
+                if let Framing::Length(len) = self.received.framing {
+                    self.reserve_body(ctx, Side::Upstream, len as usize, false)?;
+                }
             }
-            HookResult::Stopped => return Ok(()),
+            HookResult::Stopped => {}
         }
-        let ResponseState::Body { body, reuse, .. } = &self.response_state else { return Ok(()) };
+        Ok(())
+    }
+
+    /// The head of the response leaves, and what was buffered of its body.
+    #[inline(always)]
+    fn start_response(&mut self, ctx: &mut Context<'_, '_>) {
+        let ResponseState::Body { body, reuse, .. } = &self.response_state else { return };
         let (is_whole, reuse) = (body.is_nothing(), *reuse);
         self.send_response_head(ctx, is_whole);
         if is_whole {
@@ -220,7 +228,6 @@ impl Transaction {
             // A plugin has made it one that has no place for this body, which may be an endless one.
             self.end_upload(ctx);
         }
-        Ok(())
     }
 
     fn is_upload_wanted(&self, reuse: Reuse) -> bool {
@@ -237,7 +244,7 @@ impl Transaction {
             // unless plugins may write that body: nobody knows its length then. Nor is it known of a 304 that a plugin made what
             // a 200 would have.
             (Framing::None, status) if !self.gets_body(status) => {
-                let is_known = !self.buf.chain.writes_response_body && (status == received_status || status != 304);
+                let is_known = !self.may_write_response_body() && (status == received_status || status != 304);
                 declared.filter(|_| is_known).map_or(Framing::None, Framing::Length)
             }
             (_, 304) => Framing::None,

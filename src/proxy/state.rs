@@ -525,6 +525,7 @@ impl TransactionPool {
 mod tests {
     use super::*;
     use crate::http::head::Method;
+    use crate::proxy::hooks::ChainState;
 
     /// Makes one buffer own a lot.
     type Grow = fn(&mut Transaction, Vec<u8>);
@@ -547,11 +548,15 @@ mod tests {
         ("offered protocols", |transaction, bytes| transaction.buf.offered = bytes),
         ("request body", |transaction, bytes| transaction.buf.request_body = bytes),
         ("response body", |transaction, bytes| transaction.buf.response_body = bytes),
-        ("plugin values", |transaction, bytes| transaction.buf.chain.values.push((b"key".to_vec(), bytes))),
-        ("plugin keys", |transaction, bytes| transaction.buf.chain.values.push((bytes, Vec::new()))),
-        ("pairs of the access line", |transaction, bytes| transaction.buf.chain.pairs.push((b"key".to_vec(), bytes))),
+        ("plugin values", |transaction, bytes| chain(transaction).values.push((b"key".to_vec(), bytes))),
+        ("plugin keys", |transaction, bytes| chain(transaction).values.push((bytes, Vec::new()))),
+        ("pairs of the access line", |transaction, bytes| chain(transaction).pairs.push((b"key".to_vec(), bytes))),
         ("named by Connection", |transaction, bytes| transaction.buf.scratch.connection_named = bytes),
     ];
+
+    fn chain(transaction: &mut Transaction) -> &mut ChainState {
+        transaction.buf.chain.get_or_insert_default()
+    }
 
     #[test]
     fn e4_everything_that_grows_with_what_peers_send_is_counted() {
