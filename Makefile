@@ -172,10 +172,10 @@ apps:
 	$(CARGO) build --locked --quiet
 	bash tests/apps/run.sh
 
-# The proxy is built by itself, with the features that users get. The plugin of the comparison is built as it is, too.
+# The proxy is built by itself, with the features that users get. The plugins of the comparison are built as they are, too.
 bench:
 	$(CARGO) build --locked --release
-	$(CARGO) build --locked --release --package header_demo --examples
+	$(CARGO) build --locked --release --package header_demo --package proxy_wasm --examples
 	$(CARGO) build --locked --release --package mini-rproxy-bench
 	@$(TARGET)/release/mini-rproxy-bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(REPEAT),--repeat $(REPEAT)) \
 		$(if $(REQUESTS),--requests $(REQUESTS)) $(if $(BENCH_QUICK),--quick) $(if $(PROXY),--proxy $(PROXY))

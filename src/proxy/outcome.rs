@@ -409,7 +409,7 @@ impl Transaction {
 
     fn call_hooks(&mut self, ctx: &Context<'_, '_>, phase: Phase) -> Verdict {
         let Client { runtime, peer, details, .. } = &*ctx.client;
-        let Some(hooks) = self.hooks(runtime) else { return Verdict::Continue };
+        let Some(hooks) = self.route_index.and_then(|route| runtime.hooks(route)) else { return Verdict::Continue };
         let gets_body = self.gets_body(self.buf.response.status);
         let (route, upstream) = (self.route(runtime), self.upstream(runtime));
         let Buffers { request, response, original_target, request_body, response_body, chain, scratch, .. } =

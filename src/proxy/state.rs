@@ -8,11 +8,9 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::events::{CloseMode, Side};
-use super::hooks::Hooks;
 use super::memory::{Buffers, Reservation, method_memory};
 use super::request_log::RequestLog;
 use super::runtime::{Runtime, UpstreamId};
@@ -376,11 +374,6 @@ impl Transaction {
     /// The chosen upstream, or the only one.
     pub fn upstream<'a>(&self, runtime: &'a Runtime) -> Option<&'a UpstreamUrl> {
         Some(&self.route(runtime)?.upstreams[self.nth_upstream()])
-    }
-
-    /// The plugins of its route, if any.
-    pub fn hooks<'a>(&self, runtime: &'a Runtime) -> Option<&'a Arc<dyn Hooks>> {
-        runtime.hooks(self.route_index?)
     }
 
     pub fn upstream_id(&self, runtime: &Runtime) -> Option<UpstreamId> {

@@ -101,11 +101,13 @@ pub struct Setup {
     pub tls: Tls,
     /// Field changes.
     pub marking: Marking,
+    /// So many WebAssembly filters, in ours alone: each sets a field on requests and one on responses.
+    pub filters: usize,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { workers: 1, connections: 2048, routes: 0, tls: Tls::Without, marking: Marking::Off }
+        Setup { workers: 1, connections: 2048, routes: 0, tls: Tls::Without, marking: Marking::Off, filters: 0 }
     }
 }
 
@@ -309,6 +311,7 @@ impl Workshop {
         };
         let plugins = match setup.marking {
             Marking::On => format!("plugins: [{{path: {}}}]", self.plugin.display()),
+            Marking::Off if setup.filters > 0 => self.filters(setup.filters)?,
             Marking::Off => String::new(),
         };
         let words: BTreeMap<&str, String> = [
@@ -333,6 +336,23 @@ impl Workshop {
         let path = self.folder.join(format!("{}-{name}", peer.word()));
         fs::write(&path, fill(template, setup, &words)).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(path)
+    }
+
+    /// The lines of a configuration for so many WebAssembly filters.
+    fn filters(&self, count: usize) -> Result<String, String> {
+        let module = self.folder.join("headers.wasm");
+        fs::write(&module, FILTER).map_err(|error| format!("{}: {error}", module.display()))?;
+        let host = self.plugin.with_file_name("libproxy_wasm.so");
+        let mut text = "plugins:\n".to_owned();
+        for number in 0..count {
+            let _ = writeln!(
+                text,
+                "  - {{name: filter-{number}, path: {}, config: {{module: {}, config: \"{FILTER_CONFIG}\"}}}}",
+                host.display(),
+                module.display()
+            );
+        }
+        Ok(text)
     }
 
     /// The lines of a configuration for so many routes.
@@ -362,6 +382,9 @@ impl Workshop {
         Ok(text)
     }
 }
+
+const FILTER: &[u8] = include_bytes!("../../../examples/plugins/proxy_wasm/filters/headers.wasm");
+const FILTER_CONFIG: &str = "request set x-bench 1\\nresponse set x-bench 1";
 
 const SPLICE: &str = "    option splice-request\n    option splice-response";
 

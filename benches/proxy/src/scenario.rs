@@ -42,6 +42,7 @@ pub const SCENARIOS: &[Scenario] = &[
         run: tls_behind,
     },
     Scenario { name: "plugin", about: "a field set on requests and responses, in ours by a plugin", run: plugin },
+    Scenario { name: "wasm", about: "a WebAssembly filter that sets a field on requests and responses", run: wasm },
     Scenario { name: "websocket", about: "WebSocket echo of 100 bytes, 64 connections", run: websocket },
     Scenario { name: "slow", about: "100 fast clients beside 1,900 slow readers; 256 slow downloads", run: slow },
     Scenario { name: "start", about: "the start, with one route", run: start },
@@ -160,6 +161,48 @@ fn plugin(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
     let fleet = bench.fleet(&PROXIES, &Setup { marking: Marking::On, ..Setup::default() });
     bench.cost(&mut row, &fleet, 20_000, |_, running| keep_alive(running, 64, get("/marked/small", SMALL)));
     Ok(vec![row])
+}
+
+/// What one filter more costs each request, and in memory. With and without it are measured in turn.
+fn wasm(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    const MANY: usize = 17;
+    let requests = bench.extent.requests(20_000);
+    let mut rows = ["a request without a filter", "with one", "what the filter costs it"]
+        .map(|what| Row::new(scenario.name, what, Unit::MicrosPerRequest));
+    let fleets = [0, 1].map(|filters| bench.fleet(&[Peer::Ours], &Setup { filters, ..Setup::default() }));
+    let mut sessions = Vec::new();
+    for running in fleets.iter().flat_map(Fleet::values) {
+        let mut session = Session::open(keep_alive(running, 64, get("/app/small", SMALL)))?;
+        session.run(requests / 10)?;
+        sessions.push((running, session));
+    }
+    for _ in 0..bench.extent.repeat {
+        let mut costs = Vec::new();
+        for ((running, session), row) in sessions.iter_mut().zip(&mut rows) {
+            let before = running.cpu_time();
+            session.run(requests)?;
+            costs.push((running.cpu_time() - before).as_secs_f64() * 1e6 / requests as f64);
+            row.add(Peer::Ours, costs[costs.len() - 1]);
+        }
+        if let [without, with] = costs[..] {
+            rows[2].add(Peer::Ours, with - without);
+        }
+    }
+    rows[2].at_most_value(6.0);
+    let mut memory = ["resident with one filter", "with 17", "each of the other 16"]
+        .map(|what| Row::new(scenario.name, what, Unit::Mebibytes));
+    let mut residents = Vec::new();
+    for (filters, row) in [1, MANY].into_iter().zip(&mut memory) {
+        let fleet = bench.fleet(&[Peer::Ours], &Setup { filters, ..Setup::default() });
+        if let Some(running) = fleet.get(&Peer::Ours) {
+            residents.push(mebibytes(running.resident()));
+            row.add(Peer::Ours, mebibytes(running.resident()));
+        }
+    }
+    if let [one, many] = residents[..] {
+        memory[2].add(Peer::Ours, (many - one) / (MANY - 1) as f64);
+    }
+    Ok(rows.into_iter().chain(memory).collect())
 }
 
 fn websocket(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {

@@ -11,7 +11,9 @@ fn command(args: &[&str]) -> Option<(Command, PathBuf)> {
     let program = Path::new(env!("CARGO_BIN_EXE_mini-rproxy-bench"));
     let must = std::env::var("CI").as_deref() == Ok("true");
     // Cargo builds them for the whole workspace, but not for this package alone.
-    for needed in ["mini-rproxy", "examples/libheader_demo.so"].map(|name| program.with_file_name(name)) {
+    for needed in ["mini-rproxy", "examples/libheader_demo.so", "examples/libproxy_wasm.so"]
+        .map(|name| program.with_file_name(name))
+    {
         if !needed.is_file() {
             assert!(!must, "{} is missing, and CI must not skip its tests", needed.display());
             eprintln!("skipped: {} is not built", needed.display());
