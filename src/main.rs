@@ -133,9 +133,12 @@ fn located(flags: &Flags, error: &StartError) -> String {
 /// `-check`: the files that the configuration names, and with `-against` what a reload would change.
 fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     let tls = Tls::load(config).map_err(|error| located(flags, &error))?;
-    // The proxy starts with certificates that are out of their time: a reload may come soon, and some clients accept them.
-    for warning in tls.warnings.iter().chain(&config.warnings()) {
+    for warning in config.warnings() {
         print_error(format_args!("warning: {warning}"));
+    }
+    // The proxy starts with certificates that are out of their time: a reload may come soon, and some clients accept them.
+    if !tls.warnings.is_empty() {
+        return Err(tls.warnings.join("; ").into());
     }
     instances::check(&config.plugins).map_err(|error| located(flags, &error))?;
     let Some(running) = &flags.against else { return print("the configuration is good\n") };

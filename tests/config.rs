@@ -435,7 +435,7 @@ fn mistakes_in_other_settings() {
             "config.yaml:2:9: max_request_line (8KiB) is above max_head_bytes (4KiB): lower the one, or raise the other",
         ),
         ("health: {failures: 0}\n", "config.yaml:2:20: 0 is out of range: write one from 1 to 1000"),
-        ("admin: {configz: \"true\"}\n", "config.yaml:2:18: expected true or false without quotes, found \"true\""),
+        ("admin: {configz: \"true\"}\n", "config.yaml:2:18: expected true, local or false, found \"true\""),
         (
             "limits: {max_request_line: 32KiB}\n",
             "config.yaml:2:9: max_request_line (32KiB) is above max_head_bytes (16KiB): lower the one, or raise the other",

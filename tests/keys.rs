@@ -52,6 +52,17 @@ const SHOWN_BY: &[(&str, &str)] = &[
     ("tls.key", "tls/trust::what_is_wrong_with_the_files_is_told_at_start"),
     ("tls.certificates.certificate", "tls/downstream::the_certificate_is_chosen_by_name"),
     ("tls.certificates.key", "tls/reload::certificates_are_reloaded_or_kept_as_a_whole"),
+    ("tls.client_ca", "tls/client_certificates::g4_a_client_shows_a_certificate_and_the_upstream_is_told_whose_it_is"),
+    ("tls.client_auth", "tls/client_certificates::where_certificates_are_optional_only_bad_ones_are_refused"),
+    ("tls.min_version", "tls/client_certificates::an_older_version_than_min_version_is_refused_and_told"),
+    (
+        "upstream_tls.certificate",
+        "tls/client_certificates::each_route_shows_its_own_certificate_to_the_upstream_and_shares_no_connection_with_another",
+    ),
+    (
+        "upstream_tls.key",
+        "tls/client_certificates::each_route_shows_its_own_certificate_to_the_upstream_and_shares_no_connection_with_another",
+    ),
     ("upstream_tls.ca_file", "tls/trust::e2_the_start_report_says_whom_it_trusts"),
     ("upstream_tls.server_name", "tls/trust::g8_what_the_top_says_of_verification_is_for_all_routes"),
     ("upstream_tls.insecure_skip_verify", "tls/trust::g8_what_the_top_says_of_verification_is_for_all_routes"),
@@ -89,6 +100,14 @@ const SHOWN_BY: &[(&str, &str)] = &[
     ("routes.timeouts.tunnel_idle", "timeout_of_a_route_tunnel_idle"),
     ("routes.timeouts.tunnel_half_closed", "timeout_of_a_route_tunnel_half_closed"),
     ("routes.timeouts.plugin", "timeout_of_a_route_plugin"),
+    (
+        "routes.upstream_tls.certificate",
+        "tls/client_certificates::each_route_shows_its_own_certificate_to_the_upstream_and_shares_no_connection_with_another",
+    ),
+    (
+        "routes.upstream_tls.key",
+        "tls/client_certificates::each_route_shows_its_own_certificate_to_the_upstream_and_shares_no_connection_with_another",
+    ),
     ("routes.upstream_tls.ca_file", "tls/trust::g8_the_name_and_the_verification_are_the_routes_own"),
     ("routes.upstream_tls.server_name", "tls/trust::g8_the_name_and_the_verification_are_the_routes_own"),
     ("routes.upstream_tls.insecure_skip_verify", "tls/trust::g8_the_name_and_the_verification_are_the_routes_own"),

@@ -449,8 +449,8 @@ log: {format: json, access: true}
   - {prefix: /e, upstream: "https://b", upstream_tls: {ca_file: "/x y", server_name: Z.example}}
   - {prefix: /f, upstream: "https://b", upstream_tls: {insecure_skip_verify: true}}
   - {prefix: /g, upstream: "https://b"}
-upstream_tls: {ca_file: /ca, server_name: "::1"}
-tls: {listen_addr: ":9", certificate: a, key: b, certificates: [{certificate: c, key: d}]}
+upstream_tls: {ca_file: /ca, server_name: "::1", certificate: a, key: b}
+tls: {listen_addr: ":9", certificate: a, key: b, certificates: [{certificate: c, key: d}], client_ca: e, client_auth: optional, min_version: 1.3}
 "#;
             let text = &text.replace("\nHTTPS", if cfg!(feature = "tls") { https } else { "\n" });
             let config = Config::parse(text, name).unwrap_or_else(|error| panic!("{error}"));

@@ -95,6 +95,11 @@ impl Config {
         names.iter().filter_map(|name| self.plugins.iter().find(|plugin| plugin.name == *name)).collect()
     }
 
+    /// Whether clients are asked for certificates.
+    pub fn verifies_clients(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+    }
+
     /// Whether a peer with this address has to begin with a PROXY header.
     pub fn expects_proxy_header(&self, address: IpAddr) -> bool {
         // An IPv4 peer of a dual-stack socket appears as ::ffff:a.b.c.d.
@@ -309,10 +314,48 @@ pub struct TlsListen {
     pub(super) key: Option<PathBuf>,
     /// Never empty. A client gets the first one that has the name it asks for, else the first.
     pub certificates: Vec<CertificateFiles>,
+    /// The authorities of clients, in PEM. `None`: clients are not asked for certificates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client has to show one; there with `client_ca`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_auth: Option<ClientAuth>,
+    /// The oldest version of TLS that is spoken.
+    #[serde(deserialize_with = "tls_version")]
+    pub min_version: TlsVersion,
+}
+
+/// Whether a client has to show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", expecting = "required or optional")]
+pub enum ClientAuth {
+    /// Without one there is no connection.
+    Required,
+    /// One that is shown has to be good.
+    Optional,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum TlsVersion {
+    #[default]
+    #[serde(rename = "1.2")]
+    Tls12,
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+fn tls_version<'de, D: Deserializer<'de>>(from: D) -> Result<TlsVersion, D::Error> {
+    switch_or_text(from, "1.2 or 1.3", |text| match text {
+        "1.2" => Some(TlsVersion::Tls12),
+        "1.3" => Some(TlsVersion::Tls13),
+        _ => None,
+    })
 }
 
 /// A certificate and its key, both in PEM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a mapping with the keys certificate and key")]
 pub struct CertificateFiles {
     /// The certificate, followed by those of intermediate authorities.
@@ -331,11 +374,22 @@ pub struct UpstreamTls {
     /// The name to ask for and to verify. `None`: the host of the URL (rule G8).
     #[serde(deserialize_with = "As::<ServerName>::deserialize", skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
+    /// Our certificate for upstreams that ask for one, and its key: both or none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// Its private key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
     /// Accept any certificate; `None` in a route that says nothing about it.
     pub insecure_skip_verify: Option<bool>,
 }
 
 impl UpstreamTls {
+    /// Our certificate for upstreams that ask for one.
+    pub fn client_certificate(&self) -> Option<CertificateFiles> {
+        Some(CertificateFiles { certificate: self.certificate.clone()?, key: self.key.clone()? })
+    }
+
     /// Whether any certificate is accepted.
     pub fn is_insecure(&self) -> bool {
         self.insecure_skip_verify == Some(true)
@@ -679,6 +733,9 @@ impl RawRoute {
     pub(super) fn merged_with(self, config: &Config) -> RouteOptions {
         let (own, top) = (self.timeouts.unwrap_or_default(), &config.timeouts);
         let (own_tls, top_tls) = (self.upstream_tls.unwrap_or_default(), &config.upstream_tls);
+        // They belong together.
+        let pair = if own_tls.certificate.is_some() { &*own_tls } else { top_tls };
+        let (certificate, key) = (pair.certificate.clone(), pair.key.clone());
         RouteOptions {
             strip_prefix: self.strip_prefix.unwrap_or(true),
             host: self.host.unwrap_or(HostPolicy::Upstream),
@@ -701,6 +758,8 @@ impl RawRoute {
                 ..*top
             },
             upstream_tls: UpstreamTls {
+                certificate,
+                key,
                 ca_file: own_tls.ca_file.or_else(|| top_tls.ca_file.clone()),
                 server_name: own_tls.server_name.or_else(|| top_tls.server_name.clone()),
                 insecure_skip_verify: own_tls.insecure_skip_verify.or(top_tls.insecure_skip_verify),

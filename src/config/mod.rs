@@ -26,9 +26,9 @@ mod diff;
 pub use diff::{Difference, FullConfig};
 pub use error::did_you_mean;
 pub use keys::{
-    AdminConfig, CertificateFiles, Config, ConfigzAccess, ConnectTimeout, DnsConfig, ForwardedPolicy, Health, Limits,
-    LogConfig, LogFormat, MAX_UPSTREAMS, PluginConfig, PoolLimits, ProxyProtocol, Rewrite, Rewrites, RouteConfig,
-    RouteOptions, Timeouts, TlsListen, UpstreamTls,
+    AdminConfig, CertificateFiles, ClientAuth, Config, ConfigzAccess, ConnectTimeout, DnsConfig, ForwardedPolicy,
+    Health, Limits, LogConfig, LogFormat, MAX_UPSTREAMS, PluginConfig, PoolLimits, ProxyProtocol, Rewrite, Rewrites,
+    RouteConfig, RouteOptions, Timeouts, TlsListen, TlsVersion, UpstreamTls,
 };
 pub use listen::ListenAddr;
 pub use load::{STDIN, place_of};

@@ -115,7 +115,7 @@ impl<'de> Visitor<'de> for ScalarVisitor<'_> {
     }
 }
 
-/// A switch or a text, both of which `read` knows by their words.
+/// A switch, a number or a text, all of which `read` knows as they are written.
 pub(super) fn switch_or_text<'de, T, D: Deserializer<'de>>(
     from: D,
     expected: &'static str,
@@ -131,11 +131,18 @@ pub(super) fn switch_or_text<'de, T, D: Deserializer<'de>>(
         }
 
         fn visit_bool<E: Error>(self, switch: bool) -> Result<T, E> {
-            self.visit_str(if switch { "true" } else { "false" })
+            let value = (self.1)(if switch { "true" } else { "false" });
+            value.ok_or_else(|| E::invalid_type(Unexpected::Bool(switch), &self))
+        }
+
+        fn visit_f64<E: Error>(self, number: f64) -> Result<T, E> {
+            self.visit_str(&number.to_string())
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-            (self.1)(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            // A switch has no quotes.
+            let value = (self.1)(text).filter(|_| !["true", "false"].contains(&text));
+            value.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
         }
     }
 

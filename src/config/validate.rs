@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::error::{did_you_mean, quoted};
 use super::keys::{
-    CertificateFiles, Config, ConfigzAccess, Health, Limits, LogFormat, MAX_UPSTREAMS, MemorySize, PluginConfig,
-    RawRoute, RequestLine, RouteConfig, RouteOptions, TlsListen,
+    CertificateFiles, ClientAuth, Config, ConfigzAccess, Health, Limits, LogFormat, MAX_UPSTREAMS, MemorySize,
+    PluginConfig, RawRoute, RequestLine, RouteConfig, RouteOptions, TlsListen, UpstreamTls,
 };
 use super::prefix;
 use super::scalar::{HumanDuration, Notation as _, fill_in, print_size};
@@ -32,6 +32,7 @@ impl Config {
         folder: &[PathBuf],
     ) -> Result<(), ValidationError> {
         self.upstream_tls.insecure_skip_verify.get_or_insert(false);
+        self.upstream_tls.validate().map_err(at("upstream_tls"))?;
         let (limits, default) = (&mut self.limits, Limits::default());
         let values = [
             (&mut limits.max_request_line, default.max_request_line),
@@ -212,6 +213,8 @@ impl Config {
                     )));
                 }
             }
+            let upstream_tls = route.upstream_tls.as_deref();
+            upstream_tls.map_or(Ok(()), UpstreamTls::validate).map_err(|message| at_route(message.to_owned()))?;
             self.check_plugins_of(&route).map_err(|(path, message)| (format!("routes.{number}.{path}"), message))?;
             let hosts = shared(&mut known_hosts, hosts.into());
             let upstreams = shared(&mut known_upstreams, route.take_upstreams().map_err(at_route)?.into());
@@ -273,7 +276,22 @@ impl TlsListen {
             (None, Some(_)) => return Err("this key has no certificate: add \"certificate: cert.pem\" beside it"),
             (None, None) => return Err("tls needs both: add \"certificate: cert.pem\" and \"key: key.pem\""),
         }
+        match (&self.client_ca, &mut self.client_auth) {
+            (Some(_), auth) => drop(auth.get_or_insert(ClientAuth::Required)),
+            (None, Some(_)) => return Err("client_auth says nothing without authorities: add \"client_ca: ca.pem\""),
+            (None, None) => {}
+        }
         Ok(())
+    }
+}
+
+impl UpstreamTls {
+    fn validate(&self) -> Result<(), &'static str> {
+        match (&self.certificate, &self.key) {
+            (Some(_), None) => Err("this certificate has no key: add \"key: key.pem\" beside it"),
+            (None, Some(_)) => Err("this key has no certificate: add \"certificate: cert.pem\" beside it"),
+            _ => Ok(()),
+        }
     }
 }
 

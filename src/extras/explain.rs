@@ -14,6 +14,7 @@ use crate::http::head::{HeadLimits, Method, RequestHead, parse_head};
 use crate::http::target::{Target, check_host, parse_target};
 use crate::proxy::admit::{ForwardPlan, Handler, admit};
 use crate::proxy::cause::Cause;
+use crate::proxy::client_cert::is_client_cert_field;
 use crate::proxy::connection::read_options;
 use crate::proxy::events::{Command, Input, Now, Peer, Side};
 use crate::proxy::forwarded::PeerTrust;
@@ -173,7 +174,13 @@ impl<'a> Received<'a> {
             // What is added of that name is the upstream's own.
             let is_secret = line.id == HeaderId::Authorization;
             let shown = if is_secret { HeaderRef { value: b"(not shown)", ..line } } else { line };
-            put_field(out, '+', &shown, reason_to_add(line.id));
+            let is_cert = is_client_cert_field(line.name);
+            put_field(
+                out,
+                '+',
+                &shown,
+                reason_to_add(line.id).or(is_cert.then_some("tls.client_ca: what the client has shown")),
+            );
         }
         self.explain_plugins(route, out);
     }

@@ -208,12 +208,19 @@ pub struct Registry {
     workers: Vec<Arc<Metrics>>,
     /// When the process began, since 1970.
     pub started: Duration,
+    /// Of each of our certificates' files when it expires, in seconds since 1970.
+    expiries: Mutex<Vec<(String, u64)>>,
 }
 
 impl Registry {
     /// For so many workers.
     pub fn new(workers: usize, started: Duration) -> Registry {
-        Registry { workers: (0..workers).map(|_| Arc::default()).collect(), started }
+        Registry { workers: (0..workers).map(|_| Arc::default()).collect(), started, expiries: Mutex::default() }
+    }
+
+    /// When our certificates expire.
+    pub fn expiries(&self) -> MutexGuard<'_, Vec<(String, u64)>> {
+        self.expiries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Those of one worker.

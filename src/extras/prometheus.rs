@@ -31,6 +31,7 @@ client_connections_max Client connections that may be open at once, without thos
 client_connections_max_reached_total How often a worker had no place for further clients, which wait then.
 client_connections_max_per_client_reached_total Client connections that were closed at once: their client had as many as it may have.
 client_connections_refused_total Client connections that were closed at once: no descriptor or no place for them.
+tls_certificate_expiry_timestamp_seconds When a certificate of the configuration expires, in seconds since 1970.
 tls_handshake_failures_total TLS handshakes with clients that had begun and were never complete, by reason.
 body_bytes_total Body bytes of finished requests, received from clients (in) and given to them (out).
 plugin_seconds_total Time that the hooks of a plugin took.
@@ -86,6 +87,10 @@ pub fn to_text(registry: &Registry) -> String {
     text.number("client_connections_max_reached_total", count(Counter::LimitReached));
     text.number("client_connections_max_per_client_reached_total", count(Counter::ClientLimitReached));
     text.number("client_connections_refused_total", count(Counter::Refused));
+    text.family("tls_certificate_expiry_timestamp_seconds");
+    for (file, expiry) in &*registry.expiries() {
+        text.sample("", &[("certificate", file)], expiry);
+    }
     text.table("reason", &counters.handshake_failures, ["tls_handshake_failures_total"]);
     text.family("body_bytes_total");
     text.sample("", &[("direction", "in")], count(Counter::BytesIn));

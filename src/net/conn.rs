@@ -87,8 +87,8 @@ impl Conn {
 
     /// What is known of the peer beside its address.
     pub fn peer_details(&self) -> PeerDetails {
-        let (tls_version, server_name) = self.tls.as_ref().map_or((None, None), |tls| tls.session_details());
-        PeerDetails { local: self.socket.local_addr(), tls_version, server_name }
+        let details = self.tls.as_ref().map(|tls| tls.session_details());
+        PeerDetails { local: self.socket.local_addr(), ..details.unwrap_or_default() }
     }
 
     /// Sends the end; reading goes on.

@@ -71,6 +71,7 @@ pub struct Server {
     /// What that follows from: `max_connections`, `descriptors`, `memory` or `memory_budget`.
     pub max_connections_by: &'static str,
     dns: DnsCache,
+    registry: Arc<Registry>,
     threads: Vec<JoinHandle<thread::Result<io::Result<()>>>>,
 }
 
@@ -98,11 +99,13 @@ impl Server {
             descriptor_limit,
             max_connections,
             max_connections_by,
+            registry: Arc::new(Registry::new(workers, since_1970())),
             threads: Vec::with_capacity(workers),
         };
         // What reading the configuration took: with 100,000 routes 7 of 36 MiB.
         malloc_trim::trim();
-        let (registry, client_counts) = (Arc::new(Registry::new(workers, since_1970())), ClientCounts::default());
+        let (registry, client_counts) = (Arc::clone(&server.registry), ClientCounts::default());
+        registry.expiries().clone_from(&server.tls.expiries);
         for (number, (poll, update)) in polls.into_iter().zip(updates).enumerate() {
             let init = WorkerInit {
                 acceptor: Acceptor::new(update.new, max_connections.div_ceil(workers)),
@@ -148,6 +151,7 @@ impl Server {
         let updates = self.listeners.update(&config)?;
         // From here on nothing fails.
         (self.runtime, self.tls) = (runtime, tls);
+        self.registry.expiries().clone_from(&self.tls.expiries);
         (self.max_connections, self.max_connections_by) = max_connections(&config, self.descriptor_limit);
         let max_clients = self.max_connections.div_ceil(self.workers.queues.len());
         let (receipt, receipts) = channel();

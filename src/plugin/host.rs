@@ -418,6 +418,7 @@ mod tests {
             local: "[::ffff:192.0.2.1]:443".parse().ok(),
             tls_version: Some("TLSv1.3"),
             server_name: Some("proxy.example".to_owned()),
+            client_subject: None,
         };
         let always = [
             (Attr::ClientAddr, "192.0.2.7"),

@@ -135,7 +135,7 @@ pub struct Peer {
     pub listener: ListenerProtocol,
 }
 
-/// More of a client's connection, for plugins: told only where there are some.
+/// More of a client's connection: told only where it is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct PeerDetails {
     /// The address that it came to; `None` on a unix socket.
@@ -144,6 +144,8 @@ pub struct PeerDetails {
     pub tls_version: Option<&'static str>,
     /// The name that it asked for in its handshake.
     pub server_name: Option<String>,
+    /// The subject of the certificate that it has shown, which was verified.
+    pub client_subject: Option<String>,
 }
 
 /// What clients of a listening socket speak.

@@ -15,6 +15,7 @@
 //! | [`strip`] | which lines of a request do not pass, and why |
 //! | [`forward`] | received head to forwarded head |
 //! | `memory` | the memory of a request, and what bodies that plugins read may take of it |
+//! | [`client_cert`] | what upstreams are told about a client's certificate |
 //! | [`state`] | the states of a connection, and every transition between them |
 //! | `context` | what a step may touch and ask for |
 //! | `flow_control` | backpressure: whether a side is read; time-outs: how long it may be silent |
@@ -36,6 +37,7 @@ pub mod forwarded;
 pub mod admit;
 pub mod strip;
 pub mod forward;
+pub mod client_cert;
 mod memory;
 pub mod state;
 mod context;

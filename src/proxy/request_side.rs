@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::admit::{ForwardPlan, Handler, admit, is_misdirected};
 use super::cause::{Cause, FORWARDED_METHODS};
+use super::client_cert::set_client_cert;
 use super::connection::read_options;
 use super::context::Context;
 use super::events::Side;
@@ -201,6 +202,10 @@ impl Transaction {
         }
         if !forward_request(request, &plan, runtime, upstream, peer, offered, scratch) {
             ctx.worker.observer.left_unmapped(&route.name(), ctx.worker.now.instant);
+        }
+        if runtime.config.verifies_clients() {
+            let details = ctx.client.details.as_ref().and_then(|details| details.peer.as_ref());
+            set_client_cert(&mut request.fields, details);
         }
     }
 

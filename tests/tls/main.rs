@@ -8,6 +8,7 @@
 mod support;
 
 mod certificates;
+mod client_certificates;
 mod ends;
 
 mod attributes;

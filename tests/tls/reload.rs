@@ -66,14 +66,19 @@ fn certificates_out_of_their_time_are_told() {
         let is_told = |line: &str| line.contains(expected) && line.contains(&used.certificate.display().to_string());
         replace(&used, &bad);
         let mut check = Launch::new(&yaml).arg("-check").spawn();
-        assert_eq!(check.wait().code(), Some(0), "it would start");
-        check.log.wait_for("the warning of -check", |line| line.contains("warning: ") && is_told(line));
+        assert_eq!(check.wait().code(), Some(1), "it would start, and clients would refuse it");
+        check.log.wait_for("the error of -check", |line| is_told(line));
         let proxy = Proxy::start(&yaml);
         proxy.log.wait_for("the warning", |line| line.contains("level=warn") && is_told(line));
         replace(&used, &good);
         proxy.signal("HUP");
         proxy.log.wait_for("the reload", |line| line.contains("configuration reloaded"));
-        assert_eq!(connect(proxy.address, &authority, "localhost").get("/").status(), 200);
+        let mut client = connect(proxy.address, &authority, "localhost");
+        let metric = "mini_rproxy_tls_certificate_expiry_timestamp_seconds";
+        // 2080-01-01.
+        let expected = format!("{metric}{{certificate=\"{}\"}} 3471292800", used.certificate.display());
+        let metrics = client.get("/metrics").text().to_owned();
+        assert!(metrics.lines().any(|line| line == expected), "{metrics}");
         replace(&used, &bad);
         proxy.signal("HUP");
         proxy.log.wait_for_many("the second warning", 2, |line| line.contains("level=warn") && is_told(line));

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::CryptoProvider;
@@ -27,19 +28,24 @@ pub(super) struct CertResolver {
 }
 
 impl CertResolver {
-    /// Reads all pairs. For each certificate that clients refuse now, `warnings` gets one.
+    /// Reads all pairs.
     pub fn load(
         files: &[CertificateFiles],
         provider: &CryptoProvider,
-        warnings: &mut Vec<String>,
+        dates: &mut Dates,
     ) -> Result<CertResolver, StartError> {
-        let keys = files.iter().map(|pair| {
-            let key = read_pair(pair, provider)?;
-            warnings.extend(date_warning(&pair.certificate, &key));
-            Ok(Arc::new(key))
-        });
+        let keys = files.iter().map(|pair| read_pair(pair, provider, dates).map(Arc::new));
         Ok(CertResolver { keys: keys.collect::<Result<_, StartError>>()? })
     }
+}
+
+/// What is noticed of the dates of our certificates.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dates {
+    /// For each certificate that peers refuse now.
+    pub warnings: Vec<String>,
+    /// Of each file when its certificate expires, in seconds since 1970.
+    pub expiries: Vec<(String, u64)>,
 }
 
 impl ResolvesServerCert for CertResolver {
@@ -80,6 +86,17 @@ fn date_warning(path: &Path, key: &CertifiedKey) -> Option<String> {
     }
 }
 
+/// In seconds since 1970.
+fn not_after(key: &CertifiedKey) -> Option<u64> {
+    // By then all are.
+    let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(1 << 40));
+    let certificate = ParsedCertificate::try_from(key.end_entity_cert().ok()?).ok()?;
+    match check_dates(&certificate, end_of_time) {
+        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => Some(not_after.as_secs()),
+        _ => None,
+    }
+}
+
 /// An error if the certificate is expired or not valid yet. rustls has no function for that alone; but the dates are what
 /// webpki looks at first, and without any root it looks at nothing else but this certificate.
 pub(super) fn check_dates(certificate: &ParsedCertificate<'_>, now: UnixTime) -> Result<(), Error> {
@@ -92,7 +109,12 @@ pub(super) fn check_dates(certificate: &ParsedCertificate<'_>, now: UnixTime) ->
     }
 }
 
-fn read_pair(files: &CertificateFiles, provider: &CryptoProvider) -> Result<CertifiedKey, StartError> {
+/// Reads a pair of ours.
+pub(super) fn read_pair(
+    files: &CertificateFiles,
+    provider: &CryptoProvider,
+    dates: &mut Dates,
+) -> Result<CertifiedKey, StartError> {
     let chain = read_certificates(&files.certificate)?;
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|error| match error {
         pem::Error::NoItemsFound => {
@@ -100,7 +122,7 @@ fn read_pair(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Cert
         }
         _ => not_pem(&files.key),
     })?;
-    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+    let key = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
             let certificate = files.certificate.display();
             let what = format!("this key does not belong to the certificate in {certificate}");
@@ -108,7 +130,10 @@ fn read_pair(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Cert
         }
         Error::InvalidCertificate(_) => unusable(&files.certificate, error),
         _ => unusable(&files.key, error),
-    })
+    })?;
+    dates.warnings.extend(date_warning(&files.certificate, &key));
+    dates.expiries.extend(not_after(&key).map(|end| (files.certificate.display().to_string(), end)));
+    Ok(key)
 }
 
 /// All certificates of a PEM file; at least one.

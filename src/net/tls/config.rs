@@ -6,14 +6,18 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::sign::SingleCertAndKey;
+use rustls::version::TLS13;
+use rustls::{ALL_VERSIONS, ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
-use crate::config::{Config, Endpoint, Scheme, UpstreamTls};
+use crate::config::{CertificateFiles, ClientAuth, Config, Endpoint, Scheme, TlsListen, TlsVersion, UpstreamTls};
 use crate::proxy::runtime::Origin;
 use crate::start_error::StartError;
 
 use super::TlsLayer;
-use super::certificates::{CertResolver, setup_error};
+use super::certificates::{CertResolver, Dates, read_certificates, read_pair, setup_error, unusable};
 use super::stream::TlsStream;
 use super::trust::{self, VerifyPolicy};
 
@@ -21,11 +25,13 @@ use super::trust::{self, VerifyPolicy};
 #[derive(Clone, Debug)]
 pub struct Tls {
     server: Option<Arc<ServerConfig>>,
-    clients: HashMap<VerifyPolicy, Arc<ClientConfig>>,
+    clients: HashMap<(VerifyPolicy, Option<CertificateFiles>), Arc<ClientConfig>>,
     /// What upstreams are verified against: a phrase for each set of roots.
     pub trusted: Vec<String>,
-    /// One warning for each of our certificates that clients refuse now.
+    /// One warning for each of our certificates that peers refuse now.
     pub warnings: Vec<String>,
+    /// Of each file of ours when its certificate expires, in seconds since 1970.
+    pub expiries: Vec<(String, u64)>,
     /// How many certificates we have.
     pub certificates: usize,
 }
@@ -34,10 +40,10 @@ impl Tls {
     /// Reads all files that the configuration names.
     pub fn load(config: &Config) -> Result<Tls, StartError> {
         let provider = Arc::new(ring::default_provider());
-        let (mut server, mut certificates, mut warnings) = (None, 0, Vec::new());
+        let (mut server, mut certificates, mut dates) = (None, 0, Dates::default());
         if let Some(tls) = &config.tls {
-            let resolver = CertResolver::load(&tls.certificates, &provider, &mut warnings)?;
-            server = Some(Arc::new(server_config(resolver, &provider)?));
+            let resolver = CertResolver::load(&tls.certificates, &provider, &mut dates)?;
+            server = Some(Arc::new(server_config(tls, resolver, &provider)?));
             certificates = tls.certificates.len();
         }
         let (mut clients, mut trusted) = (HashMap::new(), Vec::new());
@@ -49,20 +55,30 @@ impl Tls {
                     let what = "set upstream_tls.server_name of its route";
                     return Err(format!("no certificate can be for the name {name:?}: {what}").into());
                 }
-                if let Entry::Vacant(entry) = clients.entry(VerifyPolicy::of(tls)) {
-                    let client = trust::client_config(entry.key(), &provider, &mut trusted)?;
+                if let Entry::Vacant(entry) = clients.entry((VerifyPolicy::of(tls), tls.client_certificate())) {
+                    let (policy, own) = entry.key();
+                    let mut client = trust::client_config(policy, &provider, &mut trusted)?;
+                    if let Some(own) = own {
+                        let key = read_pair(own, &provider, &mut dates)?;
+                        client.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(key));
+                    }
                     entry.insert(Arc::new(client));
                 }
             }
         }
-        Ok(Tls { server, clients, trusted, warnings, certificates })
+        // Policies that differ in our own certificate alone trust the same.
+        trusted.sort();
+        trusted.dedup();
+        let Dates { warnings, expiries } = dates;
+        Ok(Tls { server, clients, trusted, warnings, expiries, certificates })
     }
 
     /// Reads all files anew that `config` names. Clients may go on using their session tickets: our certificates can
     /// change, but the tickets are still ours.
     pub fn reload(&self, config: &Config) -> Result<Tls, StartError> {
         let mut new = Tls::load(config)?;
-        if let (Some(new), Some(old)) = (&mut new.server, &self.server) {
+        // A ticket stands for the certificate that its client has shown, under the authorities of that time.
+        if let (Some(new), Some(old), false) = (&mut new.server, &self.server, config.verifies_clients()) {
             Arc::make_mut(new).ticketer = Arc::clone(&old.ticketer);
         }
         Ok(new)
@@ -77,24 +93,41 @@ impl Tls {
     /// TLS for a connection to `origin`; `None` where it is not spoken, or cannot be.
     pub fn connect(&self, origin: &Origin) -> Option<Box<dyn TlsLayer>> {
         let tls = origin.tls.as_ref()?;
-        let config = self.clients.get(&VerifyPolicy::of(tls))?;
+        let config = self.clients.get(&(VerifyPolicy::of(tls), tls.client_certificate()))?;
         let name = ServerName::try_from(expected_name(tls, &origin.endpoint).to_owned()).ok()?;
         let session = ClientConnection::new(Arc::clone(config), name).ok()?;
         Some(Box::new(TlsStream::new(session.into())))
     }
 }
 
-fn server_config(resolver: CertResolver, provider: &Arc<CryptoProvider>) -> Result<ServerConfig, StartError> {
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
-        .with_safe_default_protocol_versions()
+fn server_config(
+    tls: &TlsListen,
+    resolver: CertResolver,
+    provider: &Arc<CryptoProvider>,
+) -> Result<ServerConfig, StartError> {
+    let versions = if tls.min_version == TlsVersion::Tls13 { &[&TLS13][..] } else { ALL_VERSIONS };
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(versions);
+    let mut config = builder
         .map_err(setup_error)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(client_verifier(tls, provider)?)
         .with_cert_resolver(Arc::new(resolver));
     // HTTP/1.0 for clients that offer nothing newer: an ALPN offer without a common protocol ends the handshake.
     config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
     // Sessions are resumed from tickets that the clients keep, not from memory of ours.
     config.ticketer = ring::Ticketer::new().map_err(setup_error)?;
     Ok(config)
+}
+
+/// Who judges the certificates of clients.
+fn client_verifier(tls: &TlsListen, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, StartError> {
+    let Some(path) = &tls.client_ca else { return Ok(WebPkiClientVerifier::no_client_auth()) };
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        roots.add(certificate).map_err(|error| unusable(path, error))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let builder = if tls.client_auth == Some(ClientAuth::Optional) { builder.allow_unauthenticated() } else { builder };
+    Ok(builder.build().map_err(setup_error)?)
 }
 
 /// The name that is sent as SNI and verified (rule G8). The last dot of a name means the root of the DNS, and is in no certificate.

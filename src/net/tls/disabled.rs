@@ -11,6 +11,7 @@ use super::TlsLayer;
 pub struct Tls {
     pub trusted: Vec<String>,
     pub warnings: Vec<String>,
+    pub expiries: Vec<(String, u64)>,
     pub certificates: usize,
 }
 

@@ -34,6 +34,8 @@ impl HandshakeError {
                 | CertificateRevoked
                 | CertificateUnknown,
             ) => ("certificate_refused", "the certificate is refused"),
+            Error::NoCertificatesPresented => (TLS_CLIENT_CERT, "it shows no certificate"),
+            Error::InvalidCertificate(_) => (TLS_CLIENT_CERT, "its certificate is not accepted"),
             Error::AlertReceived(_) => ("alert", "the handshake is refused"),
             Error::InvalidMessage(_) | Error::InappropriateMessage { .. } => ("not_tls", "it does not speak TLS"),
             // The last one came with TLS 1.2.
@@ -42,7 +44,7 @@ impl HandshakeError {
                 | Tls12NotOfferedOrEnabled
                 | SupportedVersionsExtensionRequired
                 | SignatureAlgorithmsExtensionRequired,
-            ) => ("old_version", "it offers no version from TLS 1.2 on"),
+            ) => ("old_version", "it offers no version of TLS that is spoken here"),
             Error::PeerIncompatible(_) => ("incompatible", "there is nothing in common"),
             _ => ("other", "the handshake failed"),
         };
@@ -53,6 +55,9 @@ impl HandshakeError {
         HandshakeError { cause, reason, message: format!("{meaning} ({error})") }
     }
 }
+
+/// Of clients. Upstreams are told of by their cause.
+const TLS_CLIENT_CERT: &str = "tls_client_cert";
 
 const NO_COMMON_CIPHER: (&str, &str) = (
     "no_common_cipher",

@@ -6,6 +6,7 @@
 //! | `handshake_error` | what a failed handshake is called |
 //! | `certificates` | our certificates and keys, and the choice among them by SNI |
 //! | `trust` | roots, and the verification of upstreams |
+//! | `subject` | the subject of a client's certificate as text |
 //! | `stream` | handshake and records of one connection |
 //! | `config` | what is made of the configuration at the start and at a reload |
 //! | `disabled` | the same in builds without TLS: nothing |
@@ -19,6 +20,8 @@ mod certificates;
 #[cfg(feature = "tls")]
 mod trust;
 #[cfg(feature = "tls")]
+mod subject;
+#[cfg(feature = "tls")]
 mod stream;
 #[cfg_attr(not(feature = "tls"), path = "disabled.rs")]
 mod config;
@@ -26,7 +29,7 @@ mod config;
 use std::fmt;
 use std::task::Poll;
 
-use crate::proxy::proxy_connection::ConnectError;
+use crate::proxy::proxy_connection::{ConnectError, PeerDetails};
 
 use super::socket::{ReadOutcome, Socket, WriteOutcome};
 
@@ -40,8 +43,8 @@ pub trait TlsLayer: fmt::Debug {
     /// Continues a handshake that we began, as far as the socket goes.
     fn handshake(&mut self, socket: &mut Socket) -> Poll<Result<(), HandshakeError>>;
 
-    /// The version that was agreed on, and the name that a client asked for.
-    fn session_details(&self) -> (Option<&'static str>, Option<String>);
+    /// What is known of the peer: all but its addresses.
+    fn session_details(&self) -> PeerDetails;
 
     /// Why the handshake was never complete, where it had begun. Asked once, when the connection is closed.
     fn take_handshake_error(&mut self) -> Option<HandshakeError>;

@@ -22,8 +22,11 @@ use std::task::Poll;
 
 use rustls::{Connection, Error, ProtocolVersion};
 
+use crate::proxy::proxy_connection::PeerDetails;
+
 use crate::net::socket::{ReadOutcome, Socket, SocketFlags, WriteOutcome};
 
+use super::subject::subject_of;
 use super::{HandshakeError, TlsLayer};
 
 /// A full one fills the worker's read buffer.
@@ -220,14 +223,22 @@ impl TlsLayer for TlsStream {
         }
     }
 
-    fn session_details(&self) -> (Option<&'static str>, Option<String>) {
-        let version = match self.session.protocol_version() {
+    fn session_details(&self) -> PeerDetails {
+        let tls_version = match self.session.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => Some("TLSv1.2"),
             Some(ProtocolVersion::TLSv1_3) => Some("TLSv1.3"),
             _ => None,
         };
-        let Connection::Server(session) = &self.session else { return (version, None) };
-        (version, session.server_name().map(str::to_owned))
+        let Connection::Server(session) = &self.session else {
+            return PeerDetails { tls_version, ..PeerDetails::default() };
+        };
+        let certificate = session.peer_certificates().and_then(|chain| chain.first());
+        PeerDetails {
+            tls_version,
+            server_name: session.server_name().map(str::to_owned),
+            client_subject: certificate.map(|certificate| subject_of(certificate).unwrap_or_default()),
+            ..PeerDetails::default()
+        }
     }
 
     fn take_handshake_error(&mut self) -> Option<HandshakeError> {
