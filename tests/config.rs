@@ -448,7 +448,7 @@ fn mistakes_in_other_settings() {
             "listen_addr: '0.0.0.0:80'\nadmin: {listen_addr: '127.0.0.1:80'}\n",
             r#"config.yaml:3:22: "0.0.0.0:80" in listen_addr and "127.0.0.1:80" in admin.listen_addr overlap: remove one, or choose another"#,
         ),
-        ("admin: {configz: 1}\n", "config.yaml:2:18: expected true or false, found the number 1"),
+        ("admin: {configz: 1}\n", "config.yaml:2:18: expected true, local or false, found the number 1"),
         ("admin: {metric: true}\n", r#"config.yaml:2:9: unknown key "metric"; did you mean "metrics"?"#),
         (
             "plugins:\n  - required: true\n",
