@@ -17,6 +17,9 @@ import threading
 import time
 
 FILTERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "filters")
+# Signed with the secret below; it expires in the year 2100.
+JWT = ("eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQxMDI0NDQ4MDAsImlzcyI6Imh0dHBzOi8vaXNzdWVyLmV4YW1wbGUiLCJzdWIiOiJhbm4ifQ"
+       ".yZAPFHLWbfFE_ju7UemzFD1P_rNEUjiyNdDoef8qczI")
 # Module, its configuration, whether it gets response bodies, requests: (method, target, fields).
 GET = lambda target, **fields: ("GET", target, {name.replace("_", "-"): value for name, value in fields.items()})
 CASES = [
@@ -28,6 +31,12 @@ CASES = [
     ("token", "key secret", False, [GET("/"), GET("/", authorization="Bearer x"), GET("/", authorization="Bearer ff.ff"),
      GET("/", authorization="Bearer fffffffff.98b5a2ee8ea8f2f9")]),
     ("rate", "limit 3", False, [GET("/")] * 5),
+    # The service is the upstream itself, which answers 200 to all, and says no user.
+    ("auth", "cluster up\npath /verify", False, [GET("/", x_user="forged"), GET("/a?b", cookie="c=d"), ("POST", "/p", {})]),
+    ("auth", "cluster none\npath /verify", False, [GET("/")]),
+    ("jwt", "secret 0123456789abcdef0123456789abcdef\nissuer https://issuer.example", False,
+     [GET("/"), GET("/", authorization="Bearer a.b.c"), GET("/", authorization=f"Bearer {JWT}", x_jwt_sub="forged"),
+      GET("/", authorization=f"Bearer {JWT}x")]),
     ("inject", "<b>new</b>", True, [GET("/page"), GET("/"), GET("/page", accept_encoding="gzip"), ("HEAD", "/page", {})]),
 ]
 # What the two write by themselves, each in its way.
@@ -112,7 +121,8 @@ def envoy_config(module, config, port, upstream):
 
 
 def own_config(module, config, has_bodies, port, upstream):
-    plugin = {"module": module, "config": config, "bodies": ["response"] if has_bodies else []}
+    plugin = {"module": module, "config": config, "bodies": ["response"] if has_bodies else [],
+              "clusters": {"up": f"http://127.0.0.1:{upstream}"}}
     return {"listen_addr": f"127.0.0.1:{port}", "routes": [{"prefix": "/", "upstream": f"http://127.0.0.1:{upstream}"}],
             "plugins": [{"builtin": "proxy_wasm", "config": plugin}]}
 

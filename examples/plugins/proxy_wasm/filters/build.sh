@@ -7,9 +7,9 @@ set -eu
 cd "$(dirname "$0")"
 target=${CARGO_TARGET_DIR:-../../../../target/filters}
 # The folders of whoever builds do not belong into the modules.
-RUSTFLAGS="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src/=" \
+RUSTFLAGS="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src/= --remap-path-prefix=$(rustc --print sysroot)/lib/rustlib/src/rust/=" \
     cargo build --locked --release --target wasm32-unknown-unknown --examples --target-dir "$target"
-for name in headers deny token rate inject; do
+for name in headers deny token rate inject auth jwt; do
     cp "$target/wasm32-unknown-unknown/release/examples/$name.wasm" "$name.wasm"
 done
 ls -l ./*.wasm

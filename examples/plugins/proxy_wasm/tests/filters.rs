@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mini_rproxy_plugin::testing::{Exchange, Outcome};
@@ -65,6 +67,86 @@ fn tokens_are_checked() {
         let answer = wasm.request(&mut Exchange::get("/").field("Authorization", &bad));
         assert_eq!((answer.status(), answer.field("www-authenticate")), (Some(401), Some("Bearer")), "{bad}");
     }
+}
+
+/// A service that knows two users, and says so on `/verify`.
+fn login_service() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let answer = |question: &str| match question.lines().find_map(|line| line.strip_prefix("authorization: ")) {
+        Some("Bearer ann") if question.starts_with("GET /verify HTTP/1.1") => "200 OK\r\nX-User: ann",
+        Some("Bearer bob") => "403 Forbidden\r\nX-No: 1",
+        Some("Bearer broken") => "500 Oh\r\nX-No: 1",
+        _ => "401 Who\r\nWWW-Authenticate: Bearer realm=a",
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let (mut question, mut buf) = (Vec::new(), [0; 1024]);
+            while !question.ends_with(b"\r\n\r\n") {
+                let len = stream.read(&mut buf).unwrap();
+                question.extend_from_slice(&buf[..len]);
+            }
+            let answer = answer(std::str::from_utf8(&question).unwrap());
+            write!(stream, "HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn a_service_is_asked_who_may_pass() {
+    let clusters = format!("\"clusters\": {{\"auth\": \"http://{}\"}},", login_service());
+    let wasm = filter("auth", &format!("\"config\": \"cluster auth\\npath /verify\", {clusters}"));
+    for (token, status) in [("ann", None), ("bob", Some(403)), ("eve", Some(401)), ("broken", Some(503)), ("ann", None)]
+    {
+        let mut x = Exchange::get("/").field("Authorization", format!("Bearer {token}")).field("X-User", "forged");
+        assert_eq!(wasm.request(&mut x), Outcome::Pause, "{:?}", wasm.log());
+        let outcome = wasm.resumed(&mut x);
+        assert_eq!(outcome.status(), status, "{token}: {:?}", wasm.log());
+        assert_eq!(outcome.field("www-authenticate"), (status == Some(401)).then_some("Bearer realm=a"));
+        assert_eq!(x.request_field("x-user"), (token == "ann").then_some("ann"));
+        wasm.done(&mut x);
+    }
+    // A cluster that is not there.
+    let other = filter("auth", &format!("\"config\": \"cluster other\\npath /verify\", {clusters}"));
+    assert_eq!(other.request(&mut Exchange::get("/")).status(), Some(503));
+}
+
+#[test]
+fn signatures_and_claims_of_jwt_are_checked() {
+    let wasm = filter("jwt", r#""config": "secret 0123456789abcdef0123456789abcdef\nissuer https://issuer.example","#);
+    // Signed elsewhere. HS256 of sub ann that expires in the year 2100; then, with one change each and, but for the first
+    // two, with a good signature: another secret, a changed claim, expired, another issuer, not valid yet, without exp, "none".
+    let good = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQxMDI0NDQ4MDAsImlzcyI6Imh0dHBzOi8vaXNzdWVyLmV4YW1wbGUiLCJzdWIiOiJhbm4ifQ.yZAPFHLWbfFE_ju7UemzFD1P_rNEUjiyNdDoef8qczI";
+    let bad = [
+        "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQxMDI0NDQ4MDAsImlzcyI6Imh0dHBzOi8vaXNzdWVyLmV4YW1wbGUiLCJzdWIiOiJhbm4ifQ.xaRE6IXY1_12dCDvy2WCm3yVS2Q_NJmSTYhXebigx-0",
+        "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQxMDI0NDQ4MDAsImlzcyI6Imh0dHBzOi8vaXNzdWVyLmV4YW1wbGUiLCJzdWIiOiJib2IifQ.yZAPFHLWbfFE_ju7UemzFD1P_rNEUjiyNdDoef8qczI",
+        "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjEwMDAwMDAwMDAsImlzcyI6Imh0dHBzOi8vaXNzdWVyLmV4YW1wbGUifQ.2haLS7Xf8rLmm8lkwT7onSdTwjVV1Q_4als2QPOoRak",
+        "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQxMDI0NDQ4MDAsImlzcyI6Imh0dHBzOi8vb3RoZXIuZXhhbXBsZSJ9.JWTddGlyj4md2l8v_Ukt1adMq9tF7biPfxc-pk7WZmA",
+        "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjQxMDI0NDQ4MDAsIm5iZiI6NDEwMjQ0NDAwMCwiaXNzIjoiaHR0cHM6Ly9pc3N1ZXIuZXhhbXBsZSJ9.O873glcXu_m-a_B5NtRlYifandMJDBSp62zjSV5inGw",
+        "eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIn0.iJ2LYITS-4-fekoHE021F-1RDf2deN1ACBdo355NrRo",
+        "eyJhbGciOiJub25lIn0.eyJleHAiOjQxMDI0NDQ4MDAsImlzcyI6Imh0dHBzOi8vaXNzdWVyLmV4YW1wbGUiLCJzdWIiOiJhbm4ifQ._zTER4Mu3OfcrqJvoYubAuYgDmzQJueGeNXxeL2ebzM",
+    ];
+    let mut x = Exchange::get("/").field("Authorization", format!("bearer {good}")).field("X-JWT-Sub", "forged");
+    assert_eq!(wasm.request(&mut x), Outcome::Continue, "{:?}", wasm.log());
+    assert_eq!(x.request_field("x-jwt-sub"), Some("ann"));
+    let unsigned = good.rsplit_once('.').unwrap().0;
+    let others = [format!("{unsigned}."), unsigned.to_owned(), format!("{good}A"), String::new(), "a.b.c".to_owned()];
+    for bad in bad.into_iter().chain(others.iter().map(String::as_str)) {
+        let answer = wasm.request(&mut Exchange::get("/").field("Authorization", format!("Bearer {bad}")));
+        assert_eq!(answer.status(), Some(401), "{bad}");
+        assert!(answer.field("www-authenticate").is_some_and(|value| value.starts_with("Bearer")));
+    }
+    let basic = wasm.request(&mut Exchange::get("/").field("Authorization", format!("Basic {good}")));
+    assert_eq!(basic.status(), Some(401));
+    let log = wasm.log().join("\n");
+    for why in
+        ["another signature", "expired", "another issuer", "not valid yet", "claims without", "another algorithm"]
+    {
+        assert!(log.contains(&format!("refused: {why}")), "{why}: {log}");
+    }
+    assert!(wasm.errors().is_empty());
 }
 
 #[test]
