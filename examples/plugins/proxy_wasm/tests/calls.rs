@@ -450,6 +450,22 @@ fn clocks_and_random_numbers() {
 }
 
 #[test]
+fn what_the_runtime_of_go_needs() {
+    // A nap is over at once: the event has the number of the subscription and its kind. There are no folders.
+    let body = r#"
+        (i64.store (i32.const 200) (i64.const 7)) (i32.store8 (i32.const 208) (i32.const 1))
+        (i32.store (i32.const 300) (i32.const -1)) (i32.store (i32.const 308) (i32.const -1))
+        (call $num (call $poll (i32.const 200) (i32.const 300) (i32.const 1) (i32.const 0)))
+        (call $num (i32.load (i32.const 0))) (call $num (i32.load (i32.const 300))) (call $num (i32.load (i32.const 308)))
+        (call $num (call $poll (i32.const 200) (i32.const 300) (i32.const 0) (i32.const 0)))
+        (call $num (call $poll (i32.const -4) (i32.const 300) (i32.const 1) (i32.const 0)))
+        (call $num (call $poll (i32.const 200) (i32.const -4) (i32.const 1) (i32.const 0)))
+        (call $num (call $poll (i32.const 200) (i32.const 300) (i32.const 1) (i32.const -2)))
+        (call $num (call $prestat (i32.const 3) (i32.const 0)))"#;
+    assert_eq!(run(body, &mut Exchange::get("/")), ["0", "1", "7", "65536", "28", "21", "21", "21", "8"]);
+}
+
+#[test]
 fn standard_output_is_logged() {
     let body = r#"
         (i32.store (i32.const 100) (i32.const 200)) (i32.store (i32.const 104) (i32.const 3))

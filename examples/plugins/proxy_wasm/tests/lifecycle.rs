@@ -209,6 +209,7 @@ fn all_versions_of_the_interface_are_spoken() {
         ("proxy_abi_version_0_1_0", "", ""),
         ("proxy_abi_version_0_1_0", "(result i32)", "drop"),
         ("proxy_abi_version_0_2_0", "(result i32)", "drop"),
+        ("proxy_abi_version_0_2_100", "(result i32)", "drop"),
     ] {
         let wasm = Wasm::try_new(&old(version, result, drop), r#""vm_config": "vm", "config": "plugin","#).unwrap();
         assert_eq!(wasm.request(&mut Exchange::get("/")), Outcome::Continue);
