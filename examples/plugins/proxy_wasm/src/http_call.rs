@@ -18,7 +18,7 @@ use crate::maps::{parse_pairs, trimmed};
 use crate::state::{ROOT, State};
 
 /// Calls of one exchange at a time.
-const MAX_AT_A_TIME: u32 = 8;
+const MAX_AT_A_TIME: u32 = 16;
 /// Calls of one exchange in all: a chain of them must end.
 const MAX_IN_ALL: u32 = 100;
 /// The longest time that a call may take; also for modules that name none.
@@ -139,10 +139,11 @@ pub struct Calls {
     made: u32,
 }
 
-/// The request as it goes over the wire.
-fn request(lines: &[(&[u8], &[u8])], body: &[u8]) -> Option<Vec<u8>> {
+/// The request as it goes over the wire. An authority that the module leaves empty is `host`.
+fn request(lines: &[(&[u8], &[u8])], body: &[u8], host: &str) -> Option<Vec<u8>> {
     let pseudo = |wanted: &str| lines.iter().find(|(name, _)| *name == wanted.as_bytes()).map(|(_, value)| *value);
     let (method, path, authority) = (pseudo(":method")?, pseudo(":path")?, pseudo(":authority").or(pseudo("host"))?);
+    let authority = if authority.is_empty() { host.as_bytes() } else { authority };
     if !validate::is_token(method)
         || matches!(method, b"CONNECT" | b"TRACE")
         || !validate::is_target(path)
@@ -197,7 +198,7 @@ pub fn call(
     let body = memory.bytes(body, body_len)?;
     // There are none in what is sent.
     parse_pairs(memory.bytes(trailers, trailers_len)?)?;
-    let request = request(&lines, body).ok_or(Status::BadArgument)?;
+    let request = request(&lines, body, client.address()).ok_or(Status::BadArgument)?;
     // Before the call: what is made known must have a place.
     memory.write_u32(token_at, 0)?;
     let context = state.effective;
