@@ -213,6 +213,28 @@ for form in dated, "host mini-rproxy[1]: " + line:
 }
 
 #[test]
+fn each_site_has_its_routes_and_other_names_have_none() {
+    let sites = ["www", "api", "apps"]
+        .map(|name| Origin::answering(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len())));
+    let [www, api, apps] = [0, 1, 2].map(|number: usize| upstream(&sites[number]));
+    let replaced = [ANY_8080, ("127.0.0.1:9001", &www), ("127.0.0.1:9002", &api), ("127.0.0.1:9003", &apps)];
+    let proxy = Proxy::start(&recipe("hosts.yaml", &replaced));
+    for (host, path, expected) in [
+        ("www.example.com", "/x", "www"),
+        ("example.com:8080", "/api/x", "www"),
+        ("WWW.example.com", "/api/x", "api"),
+        ("a.b.apps.example.com", "/api/x", "apps"),
+        ("apps.example.com", "/", "Not Found\n"),
+        ("192.0.2.1", "/", "Not Found\n"),
+    ] {
+        let mut client = proxy.connect();
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        assert_eq!(client.response().text(), expected, "{host}{path}");
+    }
+    proxy.log.wait_for("the cause", |line| value(line, "why") == Some("no_route"));
+}
+
+#[test]
 fn an_application_on_a_unix_socket_is_asked_for_the_clients_host() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let path = folder.path().join("app.sock");
