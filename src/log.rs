@@ -16,7 +16,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::iter;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -96,12 +96,31 @@ impl Logger {
             Level::Debug => "debug",
         };
         match self.0.format {
-            LogFormat::Text => line.push(format_args!("time={time} level={level} msg=\"")),
+            LogFormat::Text | LogFormat::Combined => line.push(format_args!("time={time} level={level} msg=\"")),
             LogFormat::Json => line.push(format_args!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"msg\":\"")),
         }
         line.escape_text(message);
         line.buf.push(b'"');
         line
+    }
+
+    /// Begins an access line of the Combined Log Format, where that is the format: `address - - [time] `.
+    pub fn combined(&self, client: Option<IpAddr>) -> Option<LogLine<'_>> {
+        const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+        if self.0.format != LogFormat::Combined {
+            return None;
+        }
+        let mut line = LogLine { log: &self.0, buf: Vec::with_capacity(LINE_CAPACITY) };
+        let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        // 2026-01-31T12:00:00Z
+        let (year, month, day, clock) = (&time[..4], &time[5..7], &time[8..10], &time[11..19]);
+        let month = month.parse().map_or(0, |month: usize| 3 * (month - 1));
+        match client {
+            Some(client) => line.push(format_args!("{}", client.to_canonical())),
+            None => line.push(format_args!("-")),
+        }
+        line.push(format_args!(" - - [{day}/{}/{year}:{clock} +0000]", &MONTHS[month..month + 3]));
+        Some(line)
     }
 
     /// Turns debug lines and timelines on or off, for all clones.
@@ -217,6 +236,23 @@ impl LogLine<'_> {
         self
     }
 
+    /// Adds what has no key: bytes that a peer sent, between quotes.
+    pub fn string(&mut self, parts: &[&[u8]]) -> &mut Self {
+        self.buf.extend_from_slice(b" \"");
+        parts.iter().for_each(|part| self.escape(part));
+        self.buf.push(b'"');
+        self
+    }
+
+    /// Adds a number without a key, or `-` where it is 0.
+    pub fn number(&mut self, number: u64) -> &mut Self {
+        match number {
+            0 => self.push(format_args!(" -")),
+            _ => self.push(format_args!(" {number}")),
+        }
+        self
+    }
+
     /// Adds a duration in milliseconds with three decimals; the key should end with `_ms`.
     pub fn millis(&mut self, key: &str, value: Duration) -> &mut Self {
         self.value(key, format_args!("{}.{:03}", value.as_millis(), value.subsec_micros() % 1000))
@@ -255,7 +291,7 @@ impl LogLine<'_> {
 
     fn key(&mut self, key: &str) -> &mut Self {
         match self.log.format {
-            LogFormat::Text => self.push(format_args!(" {key}=")),
+            LogFormat::Text | LogFormat::Combined => self.push(format_args!(" {key}=")),
             LogFormat::Json => self.push(format_args!(",\"{key}\":")),
         }
         self
@@ -268,7 +304,7 @@ impl LogLine<'_> {
         write(self);
         let value = &self.buf[start..];
         let is_bare = !value.is_empty() && !value.iter().any(|byte| matches!(byte, b' ' | b'"' | b'\\' | b'='));
-        if self.log.format == LogFormat::Text && is_bare {
+        if self.log.format != LogFormat::Json && is_bare {
             self.buf.remove(start - 1);
         } else {
             self.buf.push(b'"');
@@ -289,7 +325,7 @@ impl LogLine<'_> {
     /// Adds what stands inside of quotes. In text visible ASCII stays and everything else becomes `\xNN`: a terminal shows
     /// exactly what was sent. In JSON bytes that are not UTF-8 become the characters of the same number.
     fn escape(&mut self, bytes: &[u8]) {
-        if self.log.format == LogFormat::Text {
+        if self.log.format != LogFormat::Json {
             for &byte in bytes {
                 match byte {
                     b'"' | b'\\' => self.buf.extend_from_slice(&[b'\\', byte]),

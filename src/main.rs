@@ -29,6 +29,7 @@ use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation;
 use mini_rproxy::net::clock::Clock;
 use mini_rproxy::net::dns::SystemLookup;
+use mini_rproxy::net::error_pages;
 use mini_rproxy::net::listeners::ListenerProtocol;
 use mini_rproxy::net::probe::{probe, running_config};
 use mini_rproxy::net::server::{Server, ServerOptions};
@@ -140,6 +141,7 @@ fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     if !tls.warnings.is_empty() {
         return Err(tls.warnings.join("; ").into());
     }
+    error_pages::load(config).map_err(|error| located(flags, &error))?;
     instances::check(&config.plugins).map_err(|error| located(flags, &error))?;
     let Some(running) = &flags.against else { return print("the configuration is good\n") };
     let differences = running_config(running, config)?.differences(&FullConfig::of(config));

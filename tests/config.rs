@@ -42,6 +42,139 @@ fn mistakes_in_the_plugins_of_a_route() {
 }
 
 #[test]
+fn mistakes_in_changes_to_headers() {
+    let with = |edits: &str| format!("{ROUTES}request_headers: {edits}\n");
+    for (edits, expected) in [
+        (
+            "{set: {Host: a}}",
+            "config.yaml:2:25: \"Host\" cannot be changed here: the Host that an upstream sees is said by the key host of a route",
+        ),
+        ("{st: {A: b}}", "config.yaml:2:19: unknown key \"st\"; the keys known here are remove, set, add"),
+        (
+            "{set: {'A B': c}}",
+            "config.yaml:2:25: expected the name of a header field such as X-Frame-Options, found \"A B\"",
+        ),
+        (
+            "{set: {A: \"b\\r\\nC: d\"}}",
+            "config.yaml:2:28: \"b\\r\\nC: d\": a field has one line, and no control characters in it",
+        ),
+        (
+            "{add: {A: []}}",
+            "config.yaml:2:18: \"A\" has no value: write \"\" for an empty one, or put the name into remove",
+        ),
+    ] {
+        refused(&with(edits), expected);
+    }
+    let many: String = (0..65).map(|number| format!("A{number}: b, ")).collect();
+    let long = format!("A: [{}]", vec!["x".repeat(4096); 4].join(", "));
+    for lines in [many, long] {
+        let error = Config::parse(&with(&format!("{{set: {{{lines}}}}}")), "f").expect_err("too much");
+        assert!(error.contains("too many for a head: write at most 64 of 16384"), "{error}");
+    }
+    let text = "routes: [{prefix: /, upstream: 'http://u:p@a', request_headers: {add: {authorization: x}}}]";
+    assert!(Config::parse(text, "f").is_err_and(|error| error.contains("and request_headers have credentials")));
+}
+
+/// Each name that frames a message, or that a rule or another key writes, whatever stands between its letters.
+#[test]
+fn headers_that_rules_own_cannot_be_changed() {
+    for name in [
+        "Content-Length",
+        "content_length",
+        "Transfer-Encoding",
+        "TRANSFER.ENCODING",
+        "TE",
+        "Trailer",
+        "Connection",
+        "Keep-Alive",
+        "Proxy-Connection",
+        "Upgrade",
+        "HTTP2-Settings",
+        "Expect",
+        "Host",
+        "Via",
+        "Date",
+        "Forwarded",
+        "X-Forwarded-For",
+        "x_forwarded_for",
+        "X-Forwarded-Host",
+        "X-Forwarded-Proto",
+        "X-Forwarded-Prefix",
+        "X-Real-IP",
+        "Proxy-Authenticate",
+        "Proxy-Authorization",
+    ] {
+        for key in ["request_headers", "response_headers"] {
+            for edits in
+                [format!("{{remove: [{name}]}}"), format!("{{set: {{{name}: x}}}}"), format!("{{add: {{{name}: x}}}}")]
+            {
+                for text in [
+                    format!("{ROUTES}{key}: {edits}"),
+                    format!("routes: [{{prefix: /, upstream: 'http://a', {key}: {edits}}}]"),
+                ] {
+                    let error = Config::parse(&text, "f").expect_err(&text);
+                    assert!(error.contains("cannot be changed here: "), "{text}: {error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn changes_to_headers_are_printed_and_read_again() {
+    let text = "request_headers: {remove: [A, B], set: {C: 1, D: \"\", E: ' f '}, add: {Set-Cookie: [g, 'h: \"i\"']}}\n\
+                response_headers: {set: {X-Forwarded-Port: \"443\"}}\n\
+                routes:\n\
+                - {prefix: /a, upstream: 'http://a', request_headers: {set: {J: k}}}\n\
+                - {prefix: /b, upstream: 'http://a', response_headers: {add: {L: [m, n]}}}\n";
+    let config = Config::parse(text, "f").unwrap_or_else(|error| panic!("{error}"));
+    let printed = config.to_yaml();
+    assert_eq!(Config::parse(&printed, "f").as_ref(), Ok(&config), "{printed}");
+    let edits = config.request_headers.expect("some");
+    assert_eq!(edits.removed().collect::<Vec<_>>(), ["A", "B", "C", "D", "E"]);
+    let lines: Vec<_> = edits.lines().collect();
+    assert_eq!(lines, [("C", "1"), ("D", ""), ("E", "f"), ("Set-Cookie", "g"), ("Set-Cookie", "h: \"i\"")]);
+}
+
+#[test]
+fn mistakes_in_ranges_and_error_pages() {
+    let with = |keys: &str| format!("routes: [{{prefix: /a, upstream: 'http://a', {keys}}}]\n");
+    for (text, expected) in [
+        (
+            with("allow: [10.0.0.1/8]"),
+            "config.yaml:1:53: 10.0.0.1/8 is an address inside a range: write 10.0.0.0/8 for the range",
+        ),
+        (
+            with("deny: ['::ffff:192.0.2.1']"),
+            "config.yaml:1:52: ::ffff:192.0.2.1/128: IPv4 addresses are written as such, also where they come in by IPv6: write 192.0.2.1",
+        ),
+        (
+            format!("{ROUTES}error_pages: {{404: a.html, 6xx: b.html}}\n"),
+            "config.yaml:2:28: expected a status from 400 to 599, or 4xx or 5xx, found \"6xx\"",
+        ),
+        (
+            format!("{ROUTES}error_pages: {{399: a.html}}\n"),
+            "config.yaml:2:15: expected a status from 400 to 599, or 4xx or 5xx, found \"399\"",
+        ),
+        (
+            format!("{ROUTES}log: {{format: apache}}\n"),
+            "config.yaml:2:15: expected one of text, json, combined, found \"apache\"",
+        ),
+    ] {
+        refused(&text, expected);
+    }
+    let text = format!(
+        "{}error_pages: {{404: a.html, 5xx: b.txt}}\nvia: false\nlog: {{format: combined, fields: full, query: false}}\n",
+        with("allow: [], deny: [192.0.2.1, '2001:db8::/32']")
+    );
+    let config = Config::parse(&text, "f").unwrap_or_else(|error| panic!("{error}"));
+    let printed = config.to_yaml();
+    assert_eq!(Config::parse(&printed, "f").as_ref(), Ok(&config), "{printed}");
+    let options = &config.routes[0].options;
+    assert!(options.is_restricted() && options.allow.as_ref().is_some_and(Vec::is_empty));
+}
+
+#[test]
 fn plugins_have_names_and_routes_choose_among_them() {
     let text = "plugins: [{path: /lib/auth.so}, {path: /lib/auth.so, name: auth-2}, {path: '/lib/od d.2.so'}, {builtin: demo}]\n\
                 routes:\n\
@@ -133,7 +266,7 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - prefix: /a\n    upstream: http://a\n    zzz: 1\n",
-            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are hosts, prefix, upstream, upstreams, strip_prefix, host, rewrite_redirects, rewrite_cookies, redirect_to_slash, upgrade, max_body_bytes, timeouts, upstream_tls, plugins"#,
+            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are hosts, prefix, upstream, upstreams, strip_prefix, host, rewrite_redirects, rewrite_cookies, redirect_to_slash, upgrade, max_body_bytes, timeouts, upstream_tls, plugins, request_headers, response_headers, allow, deny"#,
         ),
         (
             "routes:\n  - prefix: /a\n    prefix: /b\n    upstream: http://a\n",
@@ -312,7 +445,7 @@ fn mistakes_in_routes_and_syntax() {
         ("routes: &a [*a]\n", "config.yaml:1:9: expected a mapping with the keys prefix and upstream, found a list"),
         (
             "<<: {a: 1}\n",
-            r#"config.yaml:1:1: unknown key "<<"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, proxy_protocol, rewrite_redirects, rewrite_cookies, redirect_to_slash, admin, plugins, plugin_body_limit, log"#,
+            r#"config.yaml:1:1: unknown key "<<"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, proxy_protocol, rewrite_redirects, rewrite_cookies, redirect_to_slash, request_headers, response_headers, via, error_pages, admin, plugins, plugin_body_limit, log"#,
         ),
     ] {
         refused(text, expected);
@@ -329,7 +462,7 @@ fn mistakes_in_other_settings() {
         ),
         (
             "1: 2\n",
-            r#"config.yaml:2:1: unknown key "1"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, proxy_protocol, rewrite_redirects, rewrite_cookies, redirect_to_slash, admin, plugins, plugin_body_limit, log"#,
+            r#"config.yaml:2:1: unknown key "1"; the keys known here are listen_addr, routes, workers, limits, timeouts, pool, dns, health, tls, upstream_tls, forwarded, proxy_protocol, rewrite_redirects, rewrite_cookies, redirect_to_slash, request_headers, response_headers, via, error_pages, admin, plugins, plugin_body_limit, log"#,
         ),
         (
             "[a]: 2\n",
@@ -421,7 +554,7 @@ fn mistakes_in_other_settings() {
             "forwarded: {trusted_proxies: [all]}\n",
             r#"config.yaml:2:31: expected an address or a range such as 10.0.0.0/8, found "all""#,
         ),
-        ("log: {format: xml}\n", r#"config.yaml:2:15: expected text or json, found "xml""#),
+        ("log: {format: xml}\n", r#"config.yaml:2:15: expected one of text, json, combined, found "xml""#),
         (
             "health: {eject: 10s, max_eject: 5s}\n",
             "config.yaml:2:9: eject (10s) is above max_eject (5s): lower the one, or raise the other",

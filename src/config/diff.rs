@@ -10,7 +10,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
-use super::keys::{Config, PluginConfig, RouteConfig};
+use super::headers::HeaderEdits;
+use super::keys::{Config, PluginConfig, RouteConfig, RouteOptions};
 
 /// What only counts at start: threads and memory are set up there, and the log is begun.
 const RESTART_ONLY: [&str; 3] = ["workers", "limits.memory_budget", "log.format"];
@@ -60,7 +61,8 @@ impl Config {
     /// What is different in `new`.
     pub fn differences(&self, new: &Config) -> Vec<Difference> {
         let mut found = FullConfig::of(self).differences(&FullConfig::of(new));
-        let old: HashMap<_, _> = self.routes.iter().map(|route| (route.name(), &route.upstreams)).collect();
+        let old: HashMap<_, _> = self.routes.iter().map(|route| (route.name(), route)).collect();
+        found.extend(hidden_change("", &self.request_headers, &new.request_headers));
         for plugin in &new.plugins {
             let is_changed = |old: &&PluginConfig| old.name == plugin.name && old.config != plugin.config;
             if self.plugins.iter().any(|old| is_changed(&old)) {
@@ -70,7 +72,10 @@ impl Config {
             }
         }
         for route in new.routes.iter() {
-            let mut pairs = old.get(&route.name()).into_iter().flat_map(|old| old.iter().zip(&*route.upstreams));
+            let Some(old) = old.get(&route.name()) else { continue };
+            let (before, after) = (&old.options.request_headers, &route.options.request_headers);
+            found.extend(hidden_change(&format!("route {}: ", route.name()), before, after));
+            let mut pairs = old.upstreams.iter().zip(&*route.upstreams);
             // Credentials are not shown.
             if pairs.any(|(old, new)| old != new && old.to_string() == new.to_string()) {
                 let what = format!("route {}: the credentials in its upstream URL", route.name());
@@ -84,14 +89,16 @@ impl Config {
 impl FullConfig {
     /// The whole configuration.
     pub fn of(config: &Config) -> FullConfig {
-        let bare_config = Config { plugins: Vec::new(), routes: Default::default(), ..config.clone() };
+        let request_headers = without_values(&config.request_headers);
+        let bare_config = Config { plugins: Vec::new(), routes: Default::default(), request_headers, ..config.clone() };
         let mut settings = to_mapping(&bare_config);
         settings.insert("plugins".into(), plugins(&config.plugins).into());
         let bare = to_mapping(&config.bare_route());
         let mut known = HashMap::new();
         let in_words = |route: &RouteConfig| {
             let own = known.entry(Arc::as_ptr(&route.options)).or_insert_with(|| {
-                let mut options = to_mapping(&*route.options);
+                let request_headers = without_values(&route.options.request_headers);
+                let mut options = to_mapping(&RouteOptions { request_headers, ..(*route.options).clone() });
                 keep_own(&mut options, &bare);
                 options
             });
@@ -130,6 +137,18 @@ impl FullConfig {
         found.extend(added.map(|(prefix, new)| whole_route("added", prefix, new)));
         found
     }
+}
+
+/// What is set for upstreams may be a secret.
+fn without_values(edits: &Option<Arc<HeaderEdits>>) -> Option<Arc<HeaderEdits>> {
+    edits.as_ref().map(|edits| Arc::new(edits.without_values()))
+}
+
+/// That values are different, where nothing else is.
+fn hidden_change(start: &str, old: &Option<Arc<HeaderEdits>>, new: &Option<Arc<HeaderEdits>>) -> Option<Difference> {
+    let is_hidden = old != new && without_values(old) == without_values(new);
+    let what = format!("{start}the values in request_headers (not shown)");
+    is_hidden.then_some(Difference { kind: "changed", what, needs_restart: false })
 }
 
 /// The plugins by their names, without what a plugin is told, which may be a secret.
@@ -287,6 +306,19 @@ mod tests {
         let (whole, told) = both_ways(&old, &old.replace("u:p@", "u:q@"));
         assert_eq!(whole, ["changed: route /b: the credentials in its upstream URL"]);
         assert_eq!(told, [""; 0]);
+        let edits = "request_headers: {set: {X-Key: hidden}}\n";
+        let first =
+            format!("{BASE}{edits}").replace("host: client", "host: client, request_headers: {add: {A: hidden}}");
+        let (whole, told) = both_ways(&first, &first.replace("hidden", "others"));
+        let expected = ["the values in", "route /b: the values in"]
+            .map(|what| format!("changed: {what} request_headers (not shown)"));
+        assert_eq!((whole, told), (expected.to_vec(), Vec::new()));
+        assert!(!to_json(&FullConfig::of(&config(&first))).contains("hidden"));
+        let (whole, _) = both_ways(&first, &first.replace("X-Key", "X-Other"));
+        assert_eq!(
+            whole,
+            ["removed: request_headers.set.X-Key (not shown)", "added: request_headers.set.X-Other (not shown)"]
+        );
         let several = "routes: [{prefix: /, upstreams: ['http://u:p@a', 'http://u:p@b', 'http://u:p@c']}]";
         for (name, from, to, expected) in [
             ("the second one's", "u:p@b", "u:q@b", &["changed: route /: the credentials in its upstream URL"][..]),
@@ -522,6 +554,7 @@ proxy_protocol:
 rewrite_redirects: auto
 rewrite_cookies: auto
 redirect_to_slash: false
+via: true
 admin:
   configz: true
   health: true
@@ -531,6 +564,8 @@ plugin_body_limit: 1MiB
 log:
   format: text
   access: false
+  fields: short
+  query: true
 "#;
         assert_eq!(printed, expected);
     }

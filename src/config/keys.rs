@@ -3,6 +3,7 @@
 //! The structs are the configuration. What a route may say for itself is in `RawRoute`; what then holds for it, in
 //! [`RouteOptions`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -15,11 +16,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_yaml::Value;
 use smart_default::SmartDefault;
 
+use super::headers::HeaderEdits;
 use super::listen::ListenAddr;
+use super::log_keys::LogConfig;
 use super::prefix::is_plain;
 use super::scalar::{
-    As, Count, GIB, HumanDuration, KIB, LimitedThings, MIB, Network, Notation as _, Or, PluginName, Protocol, Ranged,
-    Size, fill_in, switch_or_text,
+    As, Count, ErrorClass, GIB, HumanDuration, KIB, LimitedThings, MIB, Network, Notation as _, Or, PluginName,
+    Protocol, Ranged, Size, fill_in, switch_or_text,
 };
 use super::url::{HostPolicy, RouteHost, ServerName, UpstreamUrl};
 
@@ -66,6 +69,18 @@ pub struct Config {
     pub rewrite_cookies: Rewrite,
     /// Whether a prefix without a slash at its end is redirected to the one with it.
     pub redirect_to_slash: bool,
+    /// Lines of all requests to upstreams; those of a route are changed after these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_headers: Option<Arc<HeaderEdits>>,
+    /// The same of all responses, those of the proxy itself included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_headers: Option<Arc<HeaderEdits>>,
+    /// Whether requests get a Via line (RFC 9110 section 7.6.3).
+    #[default(true)]
+    pub via: bool,
+    /// The bodies of the proxy's own errors: files, by status (`404`) or class (`5xx`).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub error_pages: BTreeMap<ErrorClass, PathBuf>,
     /// The built-in resources.
     pub admin: AdminConfig,
     /// In the order in which their request hooks run: those of the file, then those of `-plugindir`.
@@ -553,27 +568,6 @@ fn is_json(value: &Value) -> bool {
     }
 }
 
-/// What the log looks like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a mapping with the keys format and access")]
-pub struct LogConfig {
-    /// How a line is written; `None` only while the file is read.
-    pub format: Option<LogFormat>,
-    /// One line per request.
-    pub access: bool,
-}
-
-/// How a log line is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", expecting = "text or json")]
-pub enum LogFormat {
-    /// `key=value`
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// Whether something of a response is mapped to where clients see it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", expecting = "auto or off")]
@@ -657,6 +651,25 @@ pub struct RouteOptions {
     /// The names of the plugins that run, in this order; `None`: all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plugins: Option<Vec<String>>,
+    /// Its own, which come after those of the top level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_headers: Option<Arc<HeaderEdits>>,
+    /// The same for responses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_headers: Option<Arc<HeaderEdits>>,
+    /// Which clients are served; `None`: all but those of `deny`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<IpNet>>,
+    /// Which are not, even if `allow` has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deny: Option<Vec<IpNet>>,
+}
+
+impl RouteOptions {
+    /// Whether some clients are not served.
+    pub fn is_restricted(&self) -> bool {
+        self.allow.is_some() || self.deny.is_some()
+    }
 }
 
 impl Default for RouteOptions {
@@ -704,6 +717,12 @@ pub(crate) struct RawRoute {
     pub(super) upstream_tls: Option<Box<UpstreamTls>>,
     #[serde(deserialize_with = "As::<PluginName>::list")]
     pub(super) plugins: Option<Vec<String>>,
+    pub(super) request_headers: Option<Arc<HeaderEdits>>,
+    pub(super) response_headers: Option<Arc<HeaderEdits>>,
+    #[serde(deserialize_with = "As::<Network>::list")]
+    pub(super) allow: Option<Vec<IpNet>>,
+    #[serde(deserialize_with = "As::<Network>::list")]
+    pub(super) deny: Option<Vec<IpNet>>,
 }
 
 /// The time-outs that a route can have for itself: the others end before its route is known.
@@ -765,6 +784,10 @@ impl RawRoute {
                 insecure_skip_verify: own_tls.insecure_skip_verify.or(top_tls.insecure_skip_verify),
             },
             plugins: self.plugins,
+            request_headers: self.request_headers,
+            response_headers: self.response_headers,
+            allow: self.allow,
+            deny: self.deny,
         }
     }
 }

@@ -5,8 +5,9 @@ use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::error::{from_yaml, located, place_of_byte, place_of_value, quoted};
-use super::keys::{Config, LogFormat, RawRoute};
+use super::keys::{Config, RawRoute};
 use super::listen::ListenAddr;
+use super::log_keys::LogFormat;
 use super::scalar::Notation;
 use super::url::{RouteHost, UpstreamUrl};
 

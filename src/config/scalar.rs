@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Unexpected, Visitor};
 use serde::ser::Serializer;
+use serde::{Deserialize, Serialize};
 
 use super::error::quoted;
 
@@ -356,6 +357,31 @@ impl Notation for PluginName {
     }
 }
 
+/// The status of an error, or the class of some.
+struct Status;
+
+impl Notation for Status {
+    type Value = String;
+    const EXPECTED: &'static str = "a status from 400 to 599, or 4xx or 5xx";
+
+    fn read(text: &str) -> Result<Option<String>, String> {
+        let is_status = text.len() == 3 && text.parse().is_ok_and(|status| (400..600_u16).contains(&status));
+        Ok((is_status || matches!(text, "4xx" | "5xx")).then(|| text.to_owned()))
+    }
+}
+
+/// A status such as `404`, or a class: `4xx` or `5xx`. Statuses come before their class.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ErrorClass(#[serde(deserialize_with = "As::<Status>::deserialize")] String);
+
+impl ErrorClass {
+    /// Whether the status is this one, or one of the class.
+    pub fn has(&self, status: u16) -> bool {
+        self.0.parse() == Ok(status) || self.0.strip_suffix("xx").is_some_and(|class| class.parse() == Ok(status / 100))
+    }
+}
+
 /// A range of addresses, or one address.
 pub(super) struct Network;
 
@@ -365,6 +391,10 @@ impl Notation for Network {
 
     fn read(text: &str) -> Result<Option<IpNet>, String> {
         match text.parse::<IpAddr>().map(IpNet::from).ok().or_else(|| text.parse().ok()) {
+            Some(IpNet::V6(network)) if network.addr().to_ipv4_mapped().is_some() => Err(format!(
+                "{network}: IPv4 addresses are written as such, also where they come in by IPv6: write {}",
+                network.addr().to_canonical()
+            )),
             Some(network) if network != network.trunc() => {
                 Err(format!("{network} is an address inside a range: write {} for the range", network.trunc()))
             }

@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::{did_you_mean, quoted};
+use super::headers::HeaderEdits;
 use super::keys::{
-    CertificateFiles, ClientAuth, Config, ConfigzAccess, Health, Limits, LogFormat, MAX_UPSTREAMS, MemorySize,
-    PluginConfig, RawRoute, RequestLine, RouteConfig, RouteOptions, TlsListen, UpstreamTls,
+    CertificateFiles, ClientAuth, Config, ConfigzAccess, Health, Limits, MAX_UPSTREAMS, MemorySize, PluginConfig,
+    RawRoute, RequestLine, RouteConfig, RouteOptions, TlsListen, UpstreamTls,
 };
+use super::log_keys::LogFormat;
 use super::prefix;
 use super::scalar::{HumanDuration, Notation as _, fill_in, print_size};
 use super::url::{Scheme, UpstreamUrl};
@@ -45,6 +47,7 @@ impl Config {
         if let Some(tls) = &mut self.tls {
             tls.validate().map_err(at("tls"))?;
         }
+        check_headers([&self.request_headers, &self.response_headers])?;
         self.resolve_plugins(folder)?;
         self.resolve_routes()?;
         self.check_addresses()?;
@@ -216,6 +219,8 @@ impl Config {
             let upstream_tls = route.upstream_tls.as_deref();
             upstream_tls.map_or(Ok(()), UpstreamTls::validate).map_err(|message| at_route(message.to_owned()))?;
             self.check_plugins_of(&route).map_err(|(path, message)| (format!("routes.{number}.{path}"), message))?;
+            check_headers([&route.request_headers, &route.response_headers])
+                .map_err(|(path, message)| (format!("routes.{number}.{path}"), message))?;
             let hosts = shared(&mut known_hosts, hosts.into());
             let upstreams = shared(&mut known_upstreams, route.take_upstreams().map_err(at_route)?.into());
             let options = shared(&mut known_options, Arc::new(route.merged_with(self)));
@@ -249,6 +254,11 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn check_headers(edits: [&Option<Arc<HeaderEdits>>; 2]) -> Result<(), ValidationError> {
+    let mut all = edits.into_iter().zip(["request_headers", "response_headers"]);
+    all.try_for_each(|(edits, key)| edits.iter().try_for_each(|edits| edits.check()).map_err(at(key)))
 }
 
 fn at<M: Into<String>>(path: &str) -> impl FnOnce(M) -> ValidationError {
@@ -320,6 +330,10 @@ impl RawRoute {
         };
         if self.upstream_tls.is_some() && upstreams.iter().all(|url| url.scheme == Scheme::Http) {
             return Err("upstream_tls has no effect on an http:// upstream: write https://, or remove it".to_owned());
+        }
+        let adds_credentials = self.request_headers.as_ref().is_some_and(|edits| edits.has_line("Authorization"));
+        if upstreams[0].authorization.is_some() && adds_credentials {
+            return Err("the URL of the upstream and request_headers have credentials: remove one of them".to_owned());
         }
         for (index, url) in upstreams.iter().enumerate() {
             let is_same = |other: &UpstreamUrl| (other.scheme, &other.authority) == (url.scheme, &url.authority);

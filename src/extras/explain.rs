@@ -7,8 +7,8 @@
 use std::fmt::Write as _;
 use std::rc::Rc;
 
-use crate::config::{RouteConfig, UpstreamUrl};
-use crate::http::fields::{HeaderId, HeaderRef};
+use crate::config::{HeaderEdits, RouteConfig, RouteOptions, UpstreamUrl};
+use crate::http::fields::{HeaderId, HeaderRef, is_look_alike};
 use crate::http::framing::request_framing;
 use crate::http::head::{HeadLimits, Method, RequestHead, parse_head};
 use crate::http::target::{Target, check_host, parse_target};
@@ -68,7 +68,7 @@ pub fn explain(now: &Now, runtime: &Rc<Runtime>, peer: &Peer, request: &ExplainR
     } else {
         let answer = connection.output(Side::Client).to_vec();
         connection.sent(&mut worker, Side::Client, answer.len());
-        received.explain_answer(&answer, last.0, &mut out);
+        received.explain_answer(peer, &answer, last.0, &mut out);
         last.0.is_none()
     };
     (out, is_served)
@@ -137,7 +137,7 @@ impl<'a> Received<'a> {
         let options = read_options(&self.parsed.fields, connection_named).ok()?;
         let framing = request_framing(&self.parsed).ok()?;
         match admit(&self.parsed, framing, options, peer, self.runtime, &mut Vec::new(), &mut Vec::new()).ok()? {
-            Handler::Upstream(plan) => Some(plan),
+            Handler::Upstream(plan) | Handler::Forbidden(plan) => Some(plan),
             _ => None,
         }
     }
@@ -154,6 +154,7 @@ impl<'a> Received<'a> {
         let mut forwarded = RequestHead::default();
         let _ = parse_head(sent, &UNLIMITED, &mut forwarded);
         let trust = PeerTrust::of(peer, &self.runtime.config.forwarded);
+        let edits = [&self.runtime.config.request_headers, &route.options.request_headers].map(Option::as_deref);
         let mut added: Vec<HeaderRef<'_>> = forwarded.fields.iter().collect();
         for line in self.lines() {
             let is_same =
@@ -167,7 +168,9 @@ impl<'a> Received<'a> {
                 put_field(out, '-', &line, Some("S9: some origins would take it for a framing field"));
             } else {
                 let reason = reason_to_strip(&line, &plan, trust, &connection_named, upstream);
-                put_field(out, '-', &line, Some(reason.unwrap_or("changed, see below")));
+                let by_key =
+                    || key_that(edits, |edits| edits.removed().any(|name| is_look_alike(name.as_bytes(), line.name)));
+                put_field(out, '-', &line, Some(reason.or_else(by_key).unwrap_or("changed, see below")));
             }
         }
         for line in added {
@@ -175,14 +178,19 @@ impl<'a> Received<'a> {
             let is_secret = line.id == HeaderId::Authorization;
             let shown = if is_secret { HeaderRef { value: b"(not shown)", ..line } } else { line };
             let is_cert = is_client_cert_field(line.name);
+            let is_it = |(name, value): (&str, &str)| (name.as_bytes(), value.as_bytes()) == (line.name, line.value);
+            let by_key = key_that(edits, |edits| edits.lines().any(is_it));
             put_field(
                 out,
                 '+',
                 &shown,
-                reason_to_add(line.id).or(is_cert.then_some("tls.client_ca: what the client has shown")),
+                by_key.or(reason_to_add(line.id)).or(is_cert.then_some("tls.client_ca: what the client has shown")),
             );
         }
         self.explain_plugins(route, out);
+        explain_access(&route.options, out);
+        let edits = [&self.runtime.config.response_headers, &route.options.response_headers].map(Option::as_deref);
+        explain_response_headers(edits, out);
     }
 
     fn explain_plugins(&self, route: &RouteConfig, out: &mut String) {
@@ -232,12 +240,18 @@ impl<'a> Received<'a> {
         put!(out, "    G7, G6: what remains of path and query passes byte for byte");
     }
 
-    fn explain_answer(&self, answer: &[u8], cause: Option<Cause>, out: &mut String) {
+    fn explain_answer(&self, peer: &Peer, answer: &[u8], cause: Option<Cause>, out: &mut String) {
         let Some(cause) = cause else {
             return put!(out, "\nanswered by the proxy itself\n{}", String::from_utf8_lossy(answer));
         };
         if cause == Cause::NoRoute {
             self.explain_routes(None, out);
+        }
+        if cause == Cause::Forbidden
+            && let Some(plan) = self.plan(peer, &mut Vec::new())
+        {
+            self.explain_routes(Some(plan.route), out);
+            explain_access(&self.runtime.config.routes[plan.route as usize].options, out);
         }
         put!(out, "\nrefused\n  why={}", cause.why());
         if let Some(detail) = cause.detail() {
@@ -300,6 +314,33 @@ impl<'a> Received<'a> {
         if elsewhere > 0 {
             put!(out, "  not asked, because they are for other hosts: {elsewhere}");
         }
+    }
+}
+
+/// `request_headers` or `response_headers` of the top level and of the route.
+type BothEdits<'a> = [Option<&'a HeaderEdits>; 2];
+
+/// Which of the two does something; what the route says comes last.
+fn key_that(edits: BothEdits<'_>, does: impl Fn(&HeaderEdits) -> bool) -> Option<&'static str> {
+    let reasons = ["as the top level's key request_headers says", "as the route's key request_headers says"];
+    edits.into_iter().zip(reasons).rev().find_map(|(edits, reason)| edits.is_some_and(&does).then_some(reason))
+}
+
+/// Which clients the route serves, where that is not everybody.
+fn explain_access(options: &RouteOptions, out: &mut String) {
+    for (key, ranges) in [("allow", &options.allow), ("deny", &options.deny)] {
+        let Some(ranges) = ranges else { continue };
+        let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+        put!(out, "\nclients, as the route's key {key} says: {}", ranges.join(", "));
+    }
+}
+
+fn explain_response_headers(edits: BothEdits<'_>, out: &mut String) {
+    for (edits, whose) in edits.into_iter().zip(["top level", "route"]) {
+        let Some(edits) = edits else { continue };
+        put!(out, "\nfields of each response, as the {whose}'s key response_headers says: - removed, then + added");
+        edits.removed().for_each(|name| put!(out, "- {name}"));
+        edits.lines().for_each(|(name, value)| put!(out, "+ {name}: {value}"));
     }
 }
 
@@ -391,6 +432,36 @@ plugins: they would run in this order, and in reverse order on the response; her
 ";
         assert_eq!(found.0, expected, "found:\n{}", found.0);
         assert!(found.1);
+    }
+
+    #[test]
+    fn what_keys_change_is_told_with_the_key() {
+        let config = "request_headers: {remove: [Cookie], set: {X-Key: one}}\n\
+            response_headers: {set: {X-Frame-Options: DENY}}\n\
+            routes: [{prefix: /, upstream: 'http://a', request_headers: {set: {X-Key: two}}, \
+            response_headers: {remove: [Server]}}]\n";
+        let found = explained(config, "127.0.0.1", "GET /x", &["Cookie: a=b", "x_key: forged"]).0;
+        let squeezed = found.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in [
+            "- Cookie: a=b as the top level's key request_headers says",
+            "- x_key: forged as the route's key request_headers says",
+            "+ X-Key: two as the route's key request_headers says",
+            "top level's key response_headers says: - removed, then + added - X-Frame-Options + X-Frame-Options: DENY",
+            "route's key response_headers says: - removed, then + added - Server",
+        ] {
+            assert!(squeezed.contains(part), "no {part:?} in\n{found}");
+        }
+        assert!(!found.contains("X-Key: one"), "{found}");
+    }
+
+    #[test]
+    fn who_is_not_let_in_is_told_the_ranges() {
+        let config = "routes: [{prefix: /, upstream: 'http://a', allow: [10.0.0.0/8, 192.0.2.1], deny: 10.0.0.66}]\n";
+        for (peer, is_in) in [("10.0.0.1", true), ("192.0.2.1", true), ("10.0.0.66", false), ("192.0.2.2", false)] {
+            let (found, is_served) = explained(config, peer, "GET /x", &[]);
+            assert_eq!((is_served, found.contains("why=forbidden")), (is_in, !is_in), "{peer}");
+            assert!(found.contains("> / ") && found.contains("key allow says: 10.0.0.0/8, 192.0.2.1/32\n"), "{found}");
+        }
     }
 
     #[test]

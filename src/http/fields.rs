@@ -136,11 +136,10 @@ impl HeaderId {
     }
 }
 
-/// Whether `name` is `word` (in lower case) for a reader to whom every byte that is no letter or digit is a dash.
-fn is_look_alike(name: &[u8], word: &[u8]) -> bool {
-    let same = |byte: u8, letter: u8| match letter {
-        b'-' => !byte.is_ascii_alphanumeric(),
-        _ => byte.eq_ignore_ascii_case(&letter),
+/// Whether `name` is `word` for a reader to whom every byte that is no letter or digit is the same, whatever the case.
+pub fn is_look_alike(name: &[u8], word: &[u8]) -> bool {
+    let same = |byte: u8, letter: u8| {
+        byte.eq_ignore_ascii_case(&letter) || !(byte.is_ascii_alphanumeric() || letter.is_ascii_alphanumeric())
     };
     name.len() == word.len() && name.iter().zip(word).all(|(byte, letter)| same(*byte, *letter))
 }

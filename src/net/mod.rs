@@ -47,6 +47,7 @@ pub mod activation;
 pub mod descriptors;
 mod host_memory;
 mod client_counts;
+pub mod error_pages;
 pub mod memory_budget;
 pub mod malloc_trim;
 pub mod dns;

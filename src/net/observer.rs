@@ -12,7 +12,9 @@ use crate::bytes::SharedText;
 use crate::config::UpstreamUrl;
 use crate::extras::metrics::{Counter, Metrics, Registry};
 use crate::extras::prometheus;
-use crate::log::{Level, Logger};
+use crate::http::chars::find;
+use crate::http::head::Version;
+use crate::log::{Level, LogLine, Logger};
 use crate::mono_time::MonoTime;
 use crate::proxy::proxy_connection::{AccessRecord, Observer, UpstreamEvent};
 
@@ -89,12 +91,47 @@ impl Observer for MeteredObserver {
     }
 }
 
+/// What `log.fields: full` adds to a line.
+const DETAIL_KEYS: [&str; 5] = ["host", "version", "query", "user_agent", "referer"];
+
+fn version_of(version: Version) -> &'static [u8] {
+    match version {
+        Version::Http10 => b"1.0",
+        Version::Http11 => b"1.1",
+    }
+}
+
+/// `address - - [time] "GET /x?y HTTP/1.1" 200 12 "referer" "user agent"`; `-` stands for what is not there.
+fn send_combined(mut line: LogLine<'_>, record: &AccessRecord<'_>) {
+    let log = record.log;
+    match log.details.as_deref() {
+        _ if record.method().is_empty() => line.string(&[b"-"]),
+        Some(details) => {
+            line.string(&[record.method(), b" ", record.shown_target(), b" HTTP/", version_of(details.version)])
+        }
+        None => line.string(&[record.method(), b" ", record.shown_target()]),
+    };
+    line.number(log.status.into()).number(log.bytes_out);
+    let details = log.details.as_deref().map(|details| [&details.referer[..], &details.user_agent]);
+    for value in details.unwrap_or_default() {
+        line.string(&[if value.is_empty() { b"-" } else { value }]);
+    }
+    line.send();
+}
+
 impl Observer for Logger {
     fn access(&mut self, record: &AccessRecord<'_>) {
         if record.timeline.is_none() && !self.has_access() {
             return;
         }
         let log = record.log;
+        let details = log.details.as_deref();
+        if let Some(line) = self.combined(log.client.map(|client| client.ip())).filter(|_| self.has_access()) {
+            send_combined(line, record);
+            if record.timeline.is_none() {
+                return;
+            }
+        }
         let mut line = self.line(Level::Info, "request");
         line.client(log.client).bytes("method", record.method()).bytes("path", record.path());
         if let Some(prefix) = record.prefix {
@@ -130,7 +167,20 @@ impl Observer for Logger {
                 }
             }
         }
+        if let Some(details) = details {
+            let target = record.shown_target();
+            let query = find(target, b'?').map_or(&b""[..], |at| &target[at + 1..]);
+            let values =
+                [details.host.as_slice(), version_of(details.version), query, &details.user_agent, &details.referer];
+            for (key, value) in DETAIL_KEYS.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
+                line.bytes(key, value);
+            }
+        }
         for (key, value) in record.pairs {
+            // A key of the line that plugins may use where the line does not.
+            if details.is_some() && DETAIL_KEYS.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(key)) {
+                continue;
+            }
             // Tokens have no byte above ASCII.
             line.bytes(&String::from_utf8_lossy(key), value);
         }

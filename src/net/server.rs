@@ -25,6 +25,7 @@ use super::client_counts::ClientCounts;
 use super::clock::since_1970;
 use super::descriptors;
 use super::dns::{DnsCache, Lookup};
+use super::error_pages;
 use super::event_source::EventSource;
 use super::host_memory;
 use super::listeners::{ListenerProtocol, ListenerSet};
@@ -90,9 +91,11 @@ impl Server {
         let queue =
             |poll: &Poll| Ok(Arc::new(WorkerQueue::new(Waker::new(poll.registry(), EventSource::Waker.token())?)));
         let queues = polls.iter().map(queue).collect::<io::Result<Vec<_>>>()?;
+        let mut runtime = Runtime::new(Arc::clone(&config), hooks);
+        runtime.error_pages = error_pages::load(&config)?;
         let mut server = Server {
             dns: DnsCache::start(lookup, config.dns.refresh)?,
-            runtime: Runtime::new(config, hooks),
+            runtime,
             listeners,
             workers: Arc::new(Workers { queues, running: AtomicUsize::new(workers), on_end }),
             tls,
@@ -146,7 +149,8 @@ impl Server {
     /// that it adds are opened. On an error nothing has changed. What is fixed at start stays as it is: the number of workers
     /// and the memory budget. Returns whether all workers have it; one that is busy takes it when it is not.
     pub fn reload(&mut self, config: Arc<Config>, hooks: RouteHooks) -> Result<bool, StartError> {
-        let runtime = self.runtime.reload(Arc::clone(&config), hooks);
+        let mut runtime = self.runtime.reload(Arc::clone(&config), hooks);
+        runtime.error_pages = error_pages::load(&config)?;
         let tls = self.tls.reload(&config)?;
         let updates = self.listeners.update(&config)?;
         // From here on nothing fails.

@@ -3,13 +3,18 @@
 //! The order is that of blame: first what makes the connection unsafe to go on with (framing, Host, target), then what
 //! the proxy answers by itself, then the route and its limits.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
 use super::cause::{Cause, FORWARDED_METHODS};
 use super::connection::{Options, allowed_protocols};
 use super::events::{ListenerProtocol, Peer};
-use super::forwarded::{PeerTrust, believed_prefix, is_local};
+use super::forwarded::{PeerTrust, believed_prefix, client_address, is_local};
 use super::route::{Router, write_target};
 use super::runtime::Runtime;
 use crate::config::ConfigzAccess;
+use crate::config::RouteOptions;
 use crate::http::chars::parse_decimal;
 use crate::http::error::HttpError;
 use crate::http::fields::{Fields, HeaderId};
@@ -35,6 +40,8 @@ pub enum Handler {
     Options,
     /// The proxy: a redirect from the prefix of a route to the same with a slash, where the links of pages are relative to.
     ToSlash(ForwardPlan),
+    /// The proxy: 403, since the route is not there for this client.
+    Forbidden(ForwardPlan),
     /// The upstream of a route.
     Upstream(ForwardPlan),
 }
@@ -91,10 +98,16 @@ pub fn admit(
         return Err(Cause::NoRoute);
     }
     let found = runtime.router.find(host, path).ok_or(Cause::NoRoute)?;
+    let route = &runtime.config.routes[found.route as usize];
+    if route.options.is_restricted() {
+        let client = client_address(peer, &head.fields, &runtime.config.forwarded);
+        if !is_allowed(&route.options, client.map(|client| client.ip())) {
+            return Ok(Handler::Forbidden(ForwardPlan { route: found.route, upgrade: false, expects_continue }));
+        }
+    }
     if is_options && max_forwards(&head.fields)? == Some(0) {
         return Ok(Handler::Options);
     }
-    let route = &runtime.config.routes[found.route as usize];
     let upgrade = options.upgrade
         && matches!(framing, Framing::None | Framing::Length(0))
         && head.version == Version::Http11
@@ -117,6 +130,15 @@ pub fn admit(
 /// them (RFC 9110 section 7.4). Two names that one `*.` takes in are one host here.
 pub fn is_misdirected(router: &Router, server_name: &[u8], host: &[u8]) -> bool {
     router.has_hosts() && matches!([server_name, host].map(|name| router.host(name)), [Some(a), Some(b)] if a != b)
+}
+
+/// Whether a route with these options serves a client with this address. One without an address (on a unix socket) is in no
+/// range.
+fn is_allowed(options: &RouteOptions, address: Option<IpAddr>) -> bool {
+    // An IPv4 client of a dual-stack socket appears as ::ffff:a.b.c.d.
+    let address = address.map(|address| address.to_canonical());
+    let has = |ranges: &Vec<IpNet>| address.is_some_and(|address| ranges.iter().any(|range| range.contains(&address)));
+    !options.deny.as_ref().is_some_and(has) && options.allow.as_ref().is_none_or(has)
 }
 
 /// Rules G10 and S15, RFC 9110 section 10.1.1: ignored in HTTP/1.0 and where no body follows; 417 for any other

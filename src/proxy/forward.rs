@@ -4,16 +4,18 @@
 //! away (rule G2). Whatever stands in a head, no line that speaks for one connection is ever written (rule G1), framing
 //! fields included: `write_framing` writes those of the message that leaves.
 
+use std::sync::Arc;
+
 use super::admit::{ForwardPlan, max_forwards};
 use super::connection::{allowed_protocols, remove_connection_named};
 use super::events::Peer;
 use super::forwarded::{PeerTrust, add_forwarded, believed_prefix};
 use super::runtime::Runtime;
 use super::strip::removed;
-use crate::config::{HostPolicy, UpstreamUrl};
+use crate::config::{HeaderEdits, HostPolicy, UpstreamUrl};
 use crate::extras::response_rewrite::{PrefixMap, REQUEST_FIELDS, RESPONSE_FIELDS, rewrite_request, rewrite_response};
 use crate::http::chars::{add_to_list, is_token, list_members, split, write_decimal};
-use crate::http::fields::{FORWARDED, Fields, HOP_BY_HOP, HeaderId, HeaderSet};
+use crate::http::fields::{FORWARDED, Fields, HOP_BY_HOP, HeaderId, HeaderSet, is_look_alike};
 use crate::http::framing::Framing;
 use crate::http::head::{Method, RequestHead, ResponseHead, Version, write_request, write_response};
 
@@ -80,12 +82,14 @@ pub fn forward_request(
         };
         has_room = rewrite_request(&mut head.fields, &map, runtime.config.limits.max_head_bytes, buf);
     }
-    // RFC 9110 section 7.6.3: the version in which the message was received, then our name.
-    let via: &[u8] = match head.version {
-        Version::Http10 => b"1.0 mini-rproxy",
-        Version::Http11 => b"1.1 mini-rproxy",
-    };
-    head.fields.add_known(HeaderId::Via, b"Via", |out| out.extend_from_slice(via));
+    if runtime.config.via {
+        // RFC 9110 section 7.6.3: the version in which the message was received, then our name.
+        let via: &[u8] = match head.version {
+            Version::Http10 => b"1.0 mini-rproxy",
+            Version::Http11 => b"1.1 mini-rproxy",
+        };
+        head.fields.add_known(HeaderId::Via, b"Via", |out| out.extend_from_slice(via));
+    }
     if head.method == Method::Options
         && let Ok(Some(left @ 1..)) = max_forwards(&head.fields)
     {
@@ -94,6 +98,18 @@ pub fn forward_request(
         head.fields.set(b"Max-Forwards", buf);
     }
     has_room
+}
+
+/// Changes lines as the configuration says: the top level first, then the route. Plugins come before it: what the operator
+/// has written holds. A client that sends `X_User` does not get past a line that sets or removes `X-User`.
+#[inline]
+pub fn edit_fields(fields: &mut Fields, edits: [&Option<Arc<HeaderEdits>>; 2]) {
+    for edits in edits.into_iter().flatten() {
+        for name in edits.removed() {
+            fields.retain(|line| !is_look_alike(line.name, name.as_bytes()));
+        }
+        edits.lines().for_each(|(name, value)| fields.add(name.as_bytes(), value.as_bytes()));
+    }
 }
 
 /// Appends the whole forwarded request head. `authorization` is what the upstream's URL says, `offered` which protocols to

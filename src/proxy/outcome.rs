@@ -1,9 +1,11 @@
 //! How a request ends: responses of our own, truncated responses, clients that leave, the hooks and the line in the log.
 
+use std::sync::Arc;
+
 use super::cause::Cause;
 use super::context::{Client, Context};
 use super::events::{CloseMode, Command, Side};
-use super::forward::{Persistence, finish_head};
+use super::forward::{Persistence, edit_fields, finish_head};
 use super::hooks::{HookBody, HookContext, LocalResponse, Phase, Verdict};
 use super::memory::Buffers;
 use super::request_log::{AccessRecord, ResponseSource};
@@ -107,9 +109,13 @@ impl Transaction {
 
     /// The answer where a plugin has failed with a response, or never resumed it: no plugin sees it.
     fn send_bare_error(&mut self, ctx: &mut Context<'_, '_>, status: u16) {
+        let (media_type, body) = match ctx.client.runtime.error_page(status) {
+            Some(page) => (page.media_type.as_bytes(), page.text.as_bytes().to_vec()),
+            None => (PLAIN_TEXT.1, reason_text(status)),
+        };
         let mut fields = Fields::new();
-        fields.add(PLAIN_TEXT.0, PLAIN_TEXT.1);
-        self.set_local(LocalResponse { status, fields, body: reason_text(status) });
+        fields.add(PLAIN_TEXT.0, media_type);
+        self.set_local(LocalResponse { status, fields, body });
         self.queue_response(ctx);
     }
 
@@ -135,6 +141,23 @@ impl Transaction {
 
     /// Queues a response of our own.
     fn queue_local<'a>(
+        &mut self,
+        ctx: &mut Context<'_, '_>,
+        status: u16,
+        lines: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
+        body: LocalBody<'_>,
+    ) {
+        let edits = self.response_headers(&ctx.client.runtime);
+        if let [None, None] = edits {
+            return self.queue_edited(ctx, status, lines, body);
+        }
+        let mut fields = Fields::new();
+        lines.for_each(|(name, value)| fields.add(name, value));
+        edit_fields(&mut fields, edits);
+        self.queue_edited(ctx, status, fields.iter().map(|line| (line.name, line.value)), body);
+    }
+
+    fn queue_edited<'a>(
         &mut self,
         ctx: &mut Context<'_, '_>,
         status: u16,
@@ -187,7 +210,11 @@ impl Transaction {
             self.send_bare_error(ctx, cause.status());
         } else {
             let allow = cause.allow().map(|methods| (&b"Allow"[..], methods.as_bytes()));
-            self.send_local(ctx, cause.status(), allow.into_iter().chain([PLAIN_TEXT]), LocalBody::Reason);
+            let (content_type, body) = match ctx.client.runtime.error_page(cause.status()) {
+                Some(page) => ((PLAIN_TEXT.0, page.media_type.as_bytes()), LocalBody::Shared(Arc::clone(&page.text))),
+                None => (PLAIN_TEXT, LocalBody::Reason),
+            };
+            self.send_local(ctx, cause.status(), allow.into_iter().chain([content_type]), body);
         }
     }
 
@@ -395,6 +422,7 @@ impl Transaction {
             log: &self.log,
             ended: ctx.worker.now.instant,
             target: &self.buf.original_target,
+            has_query: runtime.config.log.query,
             prefix: self.route(runtime).map(|route| route.prefix.as_str()),
             route_host: self.route(runtime).and_then(RouteConfig::host),
             is_counted_by_prefix: self.route_index.is_some_and(|index| index < runtime.counted_routes),

@@ -10,7 +10,7 @@ use crate::bytes::SharedText;
 use crate::config::UpstreamUrl;
 use crate::extras::timeline::Timeline;
 use crate::http::chars::find;
-use crate::http::head::Method;
+use crate::http::head::{Method, RequestHead, Version};
 use crate::mono_time::MonoTime;
 
 /// Hears of finished requests; all it is given is borrowed.
@@ -44,6 +44,8 @@ pub struct AccessRecord<'a> {
     pub ended: MonoTime,
     /// The client's target; empty where the request head was not understood.
     pub target: &'a [u8],
+    /// Whether a log that shows queries may show its query.
+    pub has_query: bool,
     /// `None` where no route was chosen.
     pub prefix: Option<&'a str>,
     /// The first host that the route is for, where it is not for all of them.
@@ -68,6 +70,7 @@ impl<'a> AccessRecord<'a> {
             log,
             ended: log.started,
             target: b"",
+            has_query: true,
             prefix: None,
             route_host: None,
             is_counted_by_prefix: false,
@@ -86,6 +89,11 @@ impl<'a> AccessRecord<'a> {
     /// The client's target without the query, which may hold what has no place in a log.
     pub fn path(&self) -> &'a [u8] {
         path_of(self.target)
+    }
+
+    /// The target for a log that shows queries.
+    pub fn shown_target(&self) -> &'a [u8] {
+        if self.has_query { self.target } else { self.path() }
     }
 
     /// From the first byte of the head to the end.
@@ -158,6 +166,42 @@ pub struct RequestLog {
     pub client: Option<SocketAddr>,
     /// What happened so far, where the observer wants it.
     pub timeline: Option<Box<Timeline>>,
+    /// More of the head, where the configuration of the log asks for it.
+    pub details: Option<Box<RequestDetails>>,
+}
+
+/// What the head of a request said, before anything was changed in it. Values that are long are cut: a line has no place
+/// for more.
+#[derive(Debug)]
+pub struct RequestDetails {
+    /// As the client sent it.
+    pub version: Version,
+    /// Empty where there is none, as the others.
+    pub host: Vec<u8>,
+    /// Without its query, where queries are not logged.
+    pub referer: Vec<u8>,
+    /// The client's program.
+    pub user_agent: Vec<u8>,
+}
+
+impl RequestDetails {
+    /// Of this head.
+    pub fn of(head: &RequestHead, has_query: bool) -> Box<RequestDetails> {
+        const MAX_VALUE: usize = 1024;
+        let value = |name: &[u8]| {
+            let line = head.fields.iter().find(|line| line.name.eq_ignore_ascii_case(name));
+            line.map_or(&b""[..], |line| &line.value[..line.value.len().min(MAX_VALUE)])
+        };
+        let referer = if has_query { value(b"referer") } else { path_of(value(b"referer")) };
+        let values = [value(b"host"), value(b"user-agent"), referer];
+        let [host, user_agent, referer] = values.map(<[u8]>::to_vec);
+        Box::new(RequestDetails { version: head.version, host, user_agent, referer })
+    }
+
+    /// How many bytes of memory it owns.
+    pub fn memory(&self) -> usize {
+        size_of::<Self>() + self.host.capacity() + self.user_agent.capacity() + self.referer.capacity()
+    }
 }
 
 impl RequestLog {

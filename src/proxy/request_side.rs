@@ -9,11 +9,12 @@ use super::client_cert::set_client_cert;
 use super::connection::read_options;
 use super::context::Context;
 use super::events::Side;
-use super::forward::{forward_request, write_request_head};
+use super::forward::{edit_fields, forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
 use super::hooks::Phase;
 use super::memory::Buffers;
 use super::outcome::{HookResult, LocalBody, PLAIN_TEXT};
+use super::request_log::RequestDetails;
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
 use super::strip::strip_after_hooks;
 use crate::bytes::ByteQueue;
@@ -118,6 +119,10 @@ impl Transaction {
         if !Rc::ptr_eq(&ctx.client.runtime, ctx.worker.runtime) {
             ctx.client.runtime = Rc::clone(ctx.worker.runtime);
         }
+        let log = &ctx.client.runtime.config.log;
+        if log.wants_details() {
+            self.log.details = Some(RequestDetails::of(&self.buf.request, log.query));
+        }
         if let Err(cause) = self.admit(ctx) {
             let is_complete = request_framing(&self.buf.request).is_ok_and(|framing| Body::new(framing).is_none());
             if is_complete && cause.keeps_connection() {
@@ -147,7 +152,7 @@ impl Transaction {
         match handler {
             Handler::Upstream(plan) => return self.forward(ctx, plan, framing),
             // The route's plugins will see it.
-            Handler::ToSlash(plan) => self.prepare(ctx, plan),
+            Handler::ToSlash(plan) | Handler::Forbidden(plan) => self.prepare(ctx, plan),
             _ => {}
         }
         // The body of a request for a built-in resource is of no interest: where there is one, the connection ends.
@@ -176,6 +181,7 @@ impl Transaction {
                 let lines = [(&b"Location"[..], &location[..]), PLAIN_TEXT];
                 return self.send_local(ctx, 301, lines.into_iter(), LocalBody::Reason);
             }
+            Handler::Forbidden(_) => return self.send_error(ctx, Cause::Forbidden),
             Handler::FullConfig if is_local(&ctx.client.peer, &self.buf.request.fields) => {
                 (JSON, runtime.full_config())
             }
@@ -273,7 +279,8 @@ impl Transaction {
     /// Queues the forwarded head, and what was buffered of the body; and asks for a connection to write them to.
     #[inline(always)]
     fn queue_request(&mut self, ctx: &mut Context<'_, '_>) {
-        let Some(upstream) = self.upstream(&ctx.client.runtime) else { return };
+        let runtime = &ctx.client.runtime;
+        let (Some(route), Some(upstream)) = (self.route(runtime), self.upstream(runtime)) else { return };
         let Buffers { request, request_body, to_upstream, offered, .. } = &mut self.buf;
         let mut framing = self.request_framing;
         let len = request_body.len() as u64;
@@ -281,6 +288,7 @@ impl Transaction {
         if is_whole && (framing != Framing::None || len > 0) {
             framing = Framing::Length(len);
         }
+        edit_fields(&mut request.fields, [&runtime.config.request_headers, &route.options.request_headers]);
         request.fields.remove_all(strip_after_hooks(upstream));
         let authorization = upstream.authorization.as_deref();
         write_request_head(request, framing, authorization, offered, to_upstream.buf());

@@ -6,8 +6,8 @@ use super::connection::{Options, has_connection_login, read_options};
 use super::context::Context;
 use super::events::{CloseMode, Command, ConnectError, Side};
 use super::forward::{
-    Persistence, UPGRADE_REQUIRED, forward_response, list_protocols, rewrite_response_head, write_response_head,
-    write_trailers,
+    Persistence, UPGRADE_REQUIRED, edit_fields, forward_response, list_protocols, rewrite_response_head,
+    write_response_head, write_trailers,
 };
 use super::hooks::Phase;
 use super::memory::{Buffers, KEPT_CAPACITY};
@@ -157,6 +157,8 @@ impl Transaction {
         };
         drop(protocols);
         self.forward_response_head(ctx);
+        let edits = self.response_headers(&ctx.client.runtime);
+        edit_fields(&mut self.buf.response.fields, edits);
         let persistence = Persistence::KeepAlive(Version::Http11);
         write_response_head(&self.buf.response, Framing::None, persistence, &protocol, self.buf.to_client.buf());
         self.log.status = 101;
@@ -273,7 +275,9 @@ impl Transaction {
         self.is_persistent &= framing != Framing::UntilClose && !ctx.client.is_draining;
         self.log.status = status;
         let (persistence, gets_body) = (self.persistence(), self.gets_body(status));
+        let edits = self.response_headers(&ctx.client.runtime);
         let Buffers { request_body, response, response_body, offered, to_client, .. } = &mut self.buf;
+        edit_fields(&mut response.fields, edits);
         let protocols = if status == UPGRADE_REQUIRED { &offered[..] } else { b"" };
         write_response_head(response, framing, persistence, protocols, to_client.buf());
         let streaming = if framing == Framing::Chunked { BodyMode::Chunked } else { BodyMode::Passthrough };

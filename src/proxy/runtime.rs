@@ -11,8 +11,8 @@ use super::hooks::Hooks;
 use super::route::Router;
 use crate::bytes::SharedText;
 use crate::config::{
-    Config, ConfigzAccess, Endpoint, FullConfig, PluginConfig, RouteConfig, RouteOptions, Scheme, UpstreamTls,
-    UpstreamUrl,
+    Config, ConfigzAccess, Endpoint, ErrorClass, FullConfig, PluginConfig, RouteConfig, RouteOptions, Scheme,
+    UpstreamTls, UpstreamUrl,
 };
 
 /// One origin: what connections are pooled by. Routes that lead to the same origin share it.
@@ -34,6 +34,17 @@ impl Origin {
     }
 }
 
+/// The body of an error that the proxy answers with.
+#[derive(Clone, Debug)]
+pub struct ErrorPage {
+    /// When it is sent.
+    pub class: ErrorClass,
+    /// Its Content-Type.
+    pub media_type: &'static str,
+    /// The body.
+    pub text: SharedText,
+}
+
 /// So many routes have counters of their own; the others share some, so that what is counted stays bounded.
 const MAX_COUNTED_ROUTES: u32 = 1000;
 
@@ -49,6 +60,8 @@ pub struct Runtime {
     /// So many of `config.routes`, from the first one, are counted by their prefix.
     pub counted_routes: u32,
     hooks: RouteHooks,
+    /// What is sent with errors instead of the reason phrase.
+    pub error_pages: Arc<[ErrorPage]>,
     /// The body of /configz, made once; empty where /configz does not answer.
     pub configz: SharedText,
     /// The body of /configz?outline, while somebody is sent it.
@@ -77,6 +90,7 @@ impl Runtime {
             router: Arc::new(router),
             upstreams: Arc::new(upstreams),
             hooks,
+            error_pages: Arc::default(),
             configz: Arc::new(configz.into()),
             full_config: Arc::default(),
         }
@@ -104,6 +118,11 @@ impl Runtime {
         let RouteHooks { chains, of_routes } = &self.hooks;
         // Where there is no number, there is one chain for all.
         chains.get(of_routes.get(route as usize).map_or(0, |nth| *nth as usize))?.as_ref()
+    }
+
+    /// What is sent with an error of that status instead of its reason phrase.
+    pub fn error_page(&self, status: u16) -> Option<&ErrorPage> {
+        self.error_pages.iter().find(|page| page.class.has(status))
     }
 
     /// Whether there are plugins on any route.

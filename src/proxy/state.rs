@@ -8,6 +8,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::events::{CloseMode, Side};
@@ -15,7 +16,7 @@ use super::memory::{Buffers, Reservation, method_memory};
 use super::request_log::RequestLog;
 use super::runtime::{Runtime, UpstreamId};
 use super::tickets::Ticket;
-use crate::config::{RouteConfig, UpstreamUrl};
+use crate::config::{HeaderEdits, RouteConfig, UpstreamUrl};
 use crate::extras::balance::Lease;
 use crate::http::body::Body;
 use crate::http::framing::Framing;
@@ -376,6 +377,11 @@ impl Transaction {
         Some(&self.route(runtime)?.upstreams[self.nth_upstream()])
     }
 
+    /// What is changed in the field lines of its responses, by the top level and by its route.
+    pub fn response_headers<'a>(&self, runtime: &'a Runtime) -> [&'a Option<Arc<HeaderEdits>>; 2] {
+        [&runtime.config.response_headers, self.route(runtime).map_or(&None, |route| &route.options.response_headers)]
+    }
+
     pub fn upstream_id(&self, runtime: &Runtime) -> Option<UpstreamId> {
         Some(runtime.upstreams_of(self.route_index?)[self.nth_upstream()])
     }
@@ -398,7 +404,8 @@ impl Transaction {
 
     /// How many bytes of memory it owns. What is reserved for bodies counts before they are there.
     pub fn memory(&self) -> usize {
-        let log = self.log.method.as_ref().map_or(0, method_memory);
+        let details = self.log.details.as_ref().map_or(0, |details| details.memory());
+        let log = self.log.method.as_ref().map_or(0, method_memory) + details;
         (size_of::<Transaction>() + self.buf.memory() + log).max(self.reserved.bytes())
     }
 

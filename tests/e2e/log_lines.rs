@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::reload::reload;
 use crate::support::{Launch, Origin, Proxy, value};
 
 /// Bytes that would end a line, a field or a string, were they copied out as they are. Those that the grammar refuses
@@ -141,4 +142,88 @@ fn without_verbose_there_is_no_line_for_a_request() {
     proxy.signal("TERM");
     proxy.wait();
     assert!(!proxy.log.all().iter().any(|line| line.contains("/silence")));
+}
+
+#[test]
+fn full_lines_have_more_of_the_request() {
+    let origin = Origin::echo();
+    let request =
+        "GET /x?token=1 HTTP/1.1\r\nHost: a.example\r\nUser-Agent: me \"1\"\r\nReferer: http://r/?secret=2\r\n\r\n";
+    for (config, log, expected) in [
+        ("short", "log: {}", ""),
+        (
+            "full",
+            "log: {fields: full}",
+            " host=a.example version=1.1 query=\"token=1\" user_agent=\"me \\\"1\\\"\" referer=\"http://r/?secret=2\"",
+        ),
+        (
+            "without queries",
+            "log: {fields: full, query: false}",
+            " host=a.example version=1.1 user_agent=\"me \\\"1\\\"\" referer=http://r/",
+        ),
+    ] {
+        let proxy = Proxy::start(&origin.config(&format!("{log}\nrequest_headers: {{remove: [User-Agent]}}")));
+        let mut client = proxy.connect();
+        client.send(request);
+        assert_eq!(client.response().status(), 200);
+        let line = proxy.access("/x");
+        let (_, rest) = line.split_once(" total_ms=").expect("all times");
+        assert_eq!(rest.split_once(' ').map_or("", |(_, rest)| rest), expected.trim_start(), "{config}: {line}");
+        // No line is longer for what a client sends.
+        client.send(format!("GET /long HTTP/1.1\r\nHost: h\r\nUser-Agent: {}\r\n\r\n", "u".repeat(9000)));
+        assert_eq!(client.response().status(), 200);
+        let line = proxy.access("/long");
+        assert!(line.len() < 2000 && line.contains(&"u".repeat(1024)) == (config != "short"), "{line}");
+    }
+}
+
+#[test]
+fn fields_and_queries_change_with_a_reload_and_the_format_does_not() {
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&origin.config("log: {fields: short}"));
+    assert_eq!(proxy.connect().get("/one?q").status(), 200);
+    assert!(!proxy.access("/one").contains("host="));
+    reload(&proxy, &origin.config("log: {fields: full, format: combined}"), 0);
+    proxy.log.wait_for("what stays", |line| line.contains("log.format text -> combined"));
+    assert_eq!(proxy.connect().get("/two?q").status(), 200);
+    let line = proxy.access("/two");
+    assert!(line.contains(" host=") && line.contains(" query=q"), "{line}");
+}
+
+#[test]
+fn combined_lines_are_those_of_apache_and_a_client_cannot_break_them() {
+    let origin = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let proxy = Proxy::start(&origin.config("log: {format: combined}"));
+    let mut client = proxy.connect();
+    client.send("GET /x?y HTTP/1.1\r\nHost: h\r\nUser-Agent: a\"b\\ \u{e4}\r\nReferer: http://r/?z\r\n\r\n");
+    assert_eq!(client.response().status(), 200);
+    let line = proxy.log.wait_for("its line", |line| line.contains("/x?y"));
+    let (client_part, rest) = line.split_once(" - - [").expect("no user");
+    assert_eq!(client_part, "127.0.0.1");
+    let (time, rest) = rest.split_once("] ").expect("a time");
+    let shape: String = time
+        .chars()
+        .map(|c| {
+            if c.is_ascii_digit() {
+                '0'
+            } else if c.is_ascii_alphabetic() {
+                'a'
+            } else {
+                c
+            }
+        })
+        .collect();
+    assert_eq!(shape, "00/aaa/0000:00:00:00 +0000", "{time}");
+    assert_eq!(rest, "\"GET /x?y HTTP/1.1\" 200 2 \"http://r/?z\" \"a\\\"b\\\\ \\xc3\\xa4\"");
+    client.send("HEAD /none HTTP/1.0\r\n\r\n");
+    let line = proxy.log.wait_for("its line", |line| line.contains("/none"));
+    assert!(line.ends_with("] \"HEAD /none HTTP/1.0\" 200 - \"-\" \"-\""), "{line}");
+    provoke(&proxy);
+    proxy.log.wait_for("the last one", |line| line.contains("/the-end"));
+    for line in proxy.log.all() {
+        assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "a control byte: {line:?}");
+        assert!(line.starts_with("time=") || line.starts_with("127.0.0.1 - - ["), "{line}");
+    }
+    // What is no request is told as ever.
+    assert!(proxy.log.all().iter().any(|line| line.starts_with("time=") && line.contains("msg=\"listening\"")));
 }

@@ -11,6 +11,7 @@ mod bundled_upstream;
 mod clock;
 mod crowd;
 mod curl;
+mod error_pages;
 mod explain;
 mod faults;
 mod git;

@@ -13,7 +13,7 @@ use crate::support::{Launch, Origin};
 const GOOD: &str = "listen_addr: 127.0.0.1:0\nroutes:\n  - prefix: /\n    upstream: http://127.0.0.1:9\n";
 
 /// Runs the binary, which is expected to end by itself, in a folder with `config.yaml`.
-fn run(yaml: &str, args: &[&str]) -> Output {
+pub fn run(yaml: &str, args: &[&str]) -> Output {
     let folder = TempDir::new().expect("a temporary folder");
     fs::write(folder.path().join("config.yaml"), yaml).expect("a configuration file");
     // `timeout` is part of every system that has a shell worth the name; without it a proxy that starts would hang.
