@@ -137,11 +137,11 @@ fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     for warning in config.warnings() {
         print_error(format_args!("warning: {warning}"));
     }
+    error_pages::load(config).map_err(|error| located(flags, &error))?;
     // The proxy starts with certificates that are out of their time: a reload may come soon, and some clients accept them.
     if !tls.warnings.is_empty() {
         return Err(tls.warnings.join("; ").into());
     }
-    error_pages::load(config).map_err(|error| located(flags, &error))?;
     instances::check(&config.plugins).map_err(|error| located(flags, &error))?;
     let Some(running) = &flags.against else { return print("the configuration is good\n") };
     let differences = running_config(running, config)?.differences(&FullConfig::of(config));
@@ -360,7 +360,7 @@ impl Running<'_> {
             logger.line(Level::Info, "https upstreams are verified").text("by", roots).send();
         }
         for route in config.routes.iter().filter(|route| route.options.upstream_tls.is_insecure()) {
-            for upstream in route.upstreams.iter().filter(|upstream| upstream.scheme == Scheme::Https) {
+            for upstream in route.upstreams().iter().filter(|upstream| upstream.scheme == Scheme::Https) {
                 let message = "insecure_skip_verify: anybody between here and the upstream can read and change all";
                 let mut line = logger.line(Level::Warn, message);
                 line.text("prefix", &route.prefix).text("upstream", &upstream.authority).send();

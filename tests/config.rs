@@ -266,7 +266,7 @@ fn mistakes_in_routes_and_syntax() {
         ),
         (
             "routes:\n  - prefix: /a\n    upstream: http://a\n    zzz: 1\n",
-            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are hosts, prefix, upstream, upstreams, strip_prefix, host, rewrite_redirects, rewrite_cookies, redirect_to_slash, upgrade, max_body_bytes, timeouts, upstream_tls, plugins, request_headers, response_headers, allow, deny"#,
+            r#"config.yaml:4:5: unknown key "zzz"; the keys known here are hosts, prefix, upstream, upstreams, redirect, strip_prefix, host, rewrite_redirects, rewrite_cookies, redirect_to_slash, upgrade, max_body_bytes, timeouts, upstream_tls, plugins, request_headers, response_headers, allow, deny"#,
         ),
         (
             "routes:\n  - prefix: /a\n    prefix: /b\n    upstream: http://a\n",
@@ -275,7 +275,7 @@ fn mistakes_in_routes_and_syntax() {
         ("routes:\n  - upstream: http://a\n", r#"config.yaml:2:5: this route has no prefix: add "prefix: /path""#),
         (
             "routes:\n  - prefix: /a\n",
-            r#"config.yaml:2:5: this route has no upstream: add "upstream: http://host:port""#,
+            r#"config.yaml:2:5: this route has no upstream: add "upstream: http://host:port", or "redirect: URL""#,
         ),
         (
             "routes:\n  - {prefix: /a, upstream: http://a, upstreams: [http://b]}\n",
@@ -320,6 +320,74 @@ fn mistakes_in_routes_and_syntax() {
         (
             "routes:\n  - prefix: /a\n    upstream: http://a\n  - prefix: /a\n    upstream: http://a\n",
             r#"config.yaml:4:5: the prefix "/a" is that of route number 1, "/a", too: remove one of them"#,
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: new.example}\n",
+            "config.yaml:2:5: redirect: a redirect leads to a URL that begins with http:// or https://, or to a path that begins with one slash: write https://new.example/base, for example",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: '//new.example'}\n",
+            "config.yaml:2:5: redirect: a redirect leads to a URL that begins with http:// or https://, or to a path that begins with one slash: write https://new.example/base, for example",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: 'ftp://new.example'}\n",
+            "config.yaml:2:5: redirect: a redirect leads to a URL that begins with http:// or https://, or to a path that begins with one slash: write https://new.example/base, for example",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: 'https://'}\n",
+            "config.yaml:2:5: redirect: a redirect leads to a URL that begins with http:// or https://, or to a path that begins with one slash: write https://new.example/base, for example",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: 'https://user:secret@new.example'}\n",
+            "config.yaml:2:5: redirect: a redirect leads to a URL that begins with http:// or https://, or to a path that begins with one slash: write https://new.example/base, for example",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: 'https://new.example:x/'}\n",
+            "config.yaml:2:5: redirect: a redirect leads to a URL that begins with http:// or https://, or to a path that begins with one slash: write https://new.example/base, for example",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: 'javascript:alert(1)'}\n",
+            "config.yaml:2:5: redirect: a redirect leads to a URL that begins with http:// or https://, or to a path that begins with one slash: write https://new.example/base, for example",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: /x?y}\n",
+            "config.yaml:2:5: redirect: the query of the request comes behind it: remove what begins with ? or #, or add keep_path: false",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: \"/x\\r\\nSet-Cookie: a\"}\n",
+            "config.yaml:2:5: redirect: only visible ASCII but ? # and \\ can stand here, and two hexadecimal digits after each %: percent-encode a path (a space is %20, % is %25), write a name as xn--...",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: '/\\evil.example'}\n",
+            "config.yaml:2:5: redirect: only visible ASCII but ? # and \\ can stand here, and two hexadecimal digits after each %: percent-encode a path (a space is %20, % is %25), write a name as xn--...",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: {to: /x, status: 304}}\n",
+            "config.yaml:2:5: redirect: 304 is no status that redirects to one place: write 301, 302, 303, 307 or 308",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: {to: /x, status: 200}}\n",
+            "config.yaml:2:45: 200 is out of range: write one from 301 to 308",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: {}}\n",
+            "config.yaml:2:5: redirect: a redirect leads to a URL that begins with http:// or https://, or to a path that begins with one slash: write https://new.example/base, for example",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: [/x]}\n",
+            "config.yaml:2:28: expected a URL such as https://new.example/base, a path, or {to: /new, status: 308, keep_path: true}, found a list",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: /x, upstream: http://a}\n",
+            "config.yaml:2:5: this route redirects and asks no upstream: remove upstream, or redirect",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: /x, host: client}\n",
+            "config.yaml:2:5: this route redirects and asks no upstream: remove host, or redirect",
+        ),
+        (
+            "routes:\n  - {prefix: /a, redirect: /x, redirect_to_slash: false}\n",
+            "config.yaml:2:5: this route redirects and asks no upstream: remove redirect_to_slash, or redirect",
         ),
         (
             "routes:\n  - {hosts: [a, b], prefix: /a, upstream: http://a}\n  - {hosts: [c, B], prefix: /a/, upstream: http://a}\n",
@@ -660,7 +728,7 @@ fn mistakes_about_tls() {
             r#"config.yaml:2:20: ":8080" in listen_addr and ":8080" in tls.listen_addr overlap: remove one, or choose another"#,
         );
         let config = Config::parse(https, "f").unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(config.routes[0].upstream().endpoint.to_string(), "a:443");
+        assert_eq!(config.routes[0].upstreams()[0].endpoint.to_string(), "a:443");
         let text = format!("{ROUTES}tls: {{certificate: a, key: b, certificates: [{{certificate: c, key: d}}]}}\n");
         let config = Config::parse(&text, "f").unwrap_or_else(|error| panic!("{error}"));
         let names = config.tls.expect("it is there").certificates.into_iter().map(|pair| pair.certificate);
@@ -758,7 +826,7 @@ fn many_routes_share_what_they_say_alike() {
     }
     let config = Config::parse(&text, "f").unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(config.routes.len(), 10_000);
-    assert!(std::sync::Arc::ptr_eq(&config.routes[0].upstreams, &config.routes[9_999].upstreams));
+    assert!(std::ptr::eq(config.routes[0].upstreams(), config.routes[9_999].upstreams()));
     assert!(std::sync::Arc::ptr_eq(&config.routes[0].options, &config.routes[9_999].options));
 }
 

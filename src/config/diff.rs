@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
 use super::headers::HeaderEdits;
-use super::keys::{Config, PluginConfig, RouteConfig, RouteOptions};
+use super::keys::{Config, PluginConfig, RouteConfig, RouteOptions, RouteTarget};
+use super::validate::UPSTREAM_ONLY;
 
 /// What only counts at start: threads and memory are set up there, and the log is begun.
 const RESTART_ONLY: [&str; 3] = ["workers", "limits.memory_budget", "log.format"];
@@ -53,7 +54,11 @@ impl Config {
         // Of these only what is the route's own: the others need not have an effect there.
         bare.retain(|_, value| value.is_mapping());
         for route in file.get_mut("routes").and_then(Value::as_sequence_mut).into_iter().flatten() {
-            keep_own(route.as_mapping_mut().expect("a route is a mapping"), &bare);
+            let route = route.as_mapping_mut().expect("a route is a mapping");
+            keep_own(route, &bare);
+            if route.contains_key("redirect") {
+                route.retain(|key, _| key.as_str().is_none_or(|key| !UPSTREAM_ONLY.contains(&key)));
+            }
         }
         serde_yaml::to_string(&file).expect("a value is always YAML")
     }
@@ -75,7 +80,7 @@ impl Config {
             let Some(old) = old.get(&route.name()) else { continue };
             let (before, after) = (&old.options.request_headers, &route.options.request_headers);
             found.extend(hidden_change(&format!("route {}: ", route.name()), before, after));
-            let mut pairs = old.upstreams.iter().zip(&*route.upstreams);
+            let mut pairs = old.upstreams().iter().zip(route.upstreams());
             // Credentials are not shown.
             if pairs.any(|(old, new)| old != new && old.to_string() == new.to_string()) {
                 let what = format!("route {}: the credentials in its upstream URL", route.name());
@@ -102,11 +107,16 @@ impl FullConfig {
                 keep_own(&mut options, &bare);
                 options
             });
-            let mut urls: Vec<Value> = route.upstreams.iter().map(|url| url.to_string().into()).collect();
-            let upstream = if urls.len() == 1 { urls.remove(0) } else { urls.into() };
+            let target = match &route.target {
+                RouteTarget::Upstreams(upstreams) => {
+                    let mut urls: Vec<Value> = upstreams.iter().map(|url| url.to_string().into()).collect();
+                    ("upstream".into(), if urls.len() == 1 { urls.remove(0) } else { urls.into() })
+                }
+                RouteTarget::Redirect(redirect) => ("redirect".into(), to_mapping(&**redirect).into()),
+            };
             let hosts: Vec<Value> = route.hosts.iter().map(|host| (&**host).into()).collect();
             let hosts = (!hosts.is_empty()).then(|| ("hosts".into(), hosts.into()));
-            let words = hosts.into_iter().chain([("upstream".into(), upstream)]).chain(own.clone()).collect();
+            let words = hosts.into_iter().chain([target]).chain(own.clone()).collect();
             (route.name(), words)
         };
         let plugins = config.plugins.iter().map(|plugin| plugin.name.clone()).collect();
@@ -124,8 +134,9 @@ impl FullConfig {
             found.push(Difference { kind: "changed", what, needs_restart: false });
         }
         let whole_route = |kind, prefix: &str, route: &Mapping| {
-            let upstreams = route.get("upstream").map(words).unwrap_or_default();
-            Difference { kind, what: format!("route {prefix} to {upstreams}"), needs_restart: false }
+            let target = route.get("upstream").or_else(|| route.get("redirect")?.get("to")).map(words);
+            let what = format!("route {prefix} to {}", target.unwrap_or_default());
+            Difference { kind, what, needs_restart: false }
         };
         for (prefix, old) in &self.routes {
             match new.routes.get(prefix) {
@@ -283,6 +294,21 @@ mod tests {
                 "lists that a route leaves empty",
                 BASE.replace("http://a'", "http://a', plugins: [], upgrade: []"),
                 &["added: route /a: upgrade none", "added: route /a: plugins none"],
+            ),
+            (
+                "a redirect",
+                more("- {prefix: /c, redirect: 'https://new'}"),
+                &["added: route /c to https://new"],
+            ),
+            (
+                "a redirect instead of an upstream",
+                BASE.replace("upstream: 'http://a'", "redirect: {to: /x, status: 301}"),
+                &[
+                    "removed: route /a: upstream http://a",
+                    "added: route /a: redirect.to /x",
+                    "added: route /a: redirect.status 301",
+                    "added: route /a: redirect.keep_path true",
+                ],
             ),
             (
                 "hosts",
@@ -450,6 +476,8 @@ routes:
   - {prefix: "/c'\"", upstream: "http://b", host: fixed.example:81, upgrade: [WebSocket, x/1], max_body_bytes: unlimited}
   - {prefix: /d, upstream: "http://b", plugins: []}
   - {prefix: /h, upstream: "http://b", plugins: [no_config, first]}
+  - {prefix: /r, redirect: "https://New.example/x"}
+  - {prefix: /r2, strip_prefix: false, plugins: [], redirect: {to: "/x?y#z", status: 302, keep_path: false}}
   - {hosts: [A.example., "*.b.example", "[0::1]", 127.0.0.1], prefix: /a, upstream: "http://a"}
   - {prefix: /several, upstreams: ["http://a/x", "http://b:1/x/", "http://[::1]/x"]}
 HTTPSworkers: 3
@@ -482,7 +510,7 @@ log: {format: json, access: true}
   - {prefix: /f, upstream: "https://b", upstream_tls: {insecure_skip_verify: true}}
   - {prefix: /g, upstream: "https://b"}
 upstream_tls: {ca_file: /ca, server_name: "::1", certificate: a, key: b}
-tls: {listen_addr: ":9", certificate: a, key: b, certificates: [{certificate: c, key: d}], client_ca: e, client_auth: optional, min_version: 1.3}
+tls: {listen_addr: ":9", certificate: a, key: b, certificates: [{certificate: c, key: d}], client_ca: e, client_auth: optional, min_version: 1.3, redirect_http: true}
 "#;
             let text = &text.replace("\nHTTPS", if cfg!(feature = "tls") { https } else { "\n" });
             let config = Config::parse(text, name).unwrap_or_else(|error| panic!("{error}"));

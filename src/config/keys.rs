@@ -24,7 +24,8 @@ use super::scalar::{
     As, Count, ErrorClass, GIB, HumanDuration, KIB, LimitedThings, MIB, Network, Notation as _, Or, PluginName,
     Protocol, Ranged, Size, fill_in, switch_or_text,
 };
-use super::url::{HostPolicy, RouteHost, ServerName, UpstreamUrl};
+use super::tls_keys::{TlsListen, UpstreamTls};
+use super::url::{HostPolicy, RouteHost, UpstreamUrl};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, SmartDefault, PartialEq, Serialize, Deserialize)]
@@ -315,102 +316,6 @@ pub struct Health {
     pub max_eject: Duration,
 }
 
-/// Where TLS is spoken to clients, and with which certificates.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a mapping with the keys certificate and key")]
-pub struct TlsListen {
-    /// Where; empty: on every address of [`Config::listen_addr`], none of which speaks plain HTTP then.
-    #[serde(deserialize_with = "As::<ListenAddr>::list", skip_serializing_if = "Vec::is_empty")]
-    pub listen_addr: Vec<ListenAddr>,
-    /// With `key` the first of `certificates`, where it is put when the file is read.
-    #[serde(skip_serializing)]
-    pub(super) certificate: Option<PathBuf>,
-    #[serde(skip_serializing)]
-    pub(super) key: Option<PathBuf>,
-    /// Never empty. A client gets the first one that has the name it asks for, else the first.
-    pub certificates: Vec<CertificateFiles>,
-    /// The authorities of clients, in PEM. `None`: clients are not asked for certificates.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_ca: Option<PathBuf>,
-    /// Whether a client has to show one; there with `client_ca`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_auth: Option<ClientAuth>,
-    /// The oldest version of TLS that is spoken.
-    #[serde(deserialize_with = "tls_version")]
-    pub min_version: TlsVersion,
-}
-
-/// Whether a client has to show a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", expecting = "required or optional")]
-pub enum ClientAuth {
-    /// Without one there is no connection.
-    Required,
-    /// One that is shown has to be good.
-    Optional,
-}
-
-/// A version of TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum TlsVersion {
-    #[default]
-    #[serde(rename = "1.2")]
-    Tls12,
-    #[serde(rename = "1.3")]
-    Tls13,
-}
-
-fn tls_version<'de, D: Deserializer<'de>>(from: D) -> Result<TlsVersion, D::Error> {
-    switch_or_text(from, "1.2 or 1.3", |text| match text {
-        "1.2" => Some(TlsVersion::Tls12),
-        "1.3" => Some(TlsVersion::Tls13),
-        _ => None,
-    })
-}
-
-/// A certificate and its key, both in PEM.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a mapping with the keys certificate and key")]
-pub struct CertificateFiles {
-    /// The certificate, followed by those of intermediate authorities.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-}
-
-/// How an `https://` upstream is verified.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a mapping such as \"ca_file: /etc/ssl/my-ca.pem\"")]
-pub struct UpstreamTls {
-    /// The authorities to trust, in PEM. `None`: those of the system, else those that are built in (rule E2).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    /// The name to ask for and to verify. `None`: the host of the URL (rule G8).
-    #[serde(deserialize_with = "As::<ServerName>::deserialize", skip_serializing_if = "Option::is_none")]
-    pub server_name: Option<String>,
-    /// Our certificate for upstreams that ask for one, and its key: both or none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<PathBuf>,
-    /// Its private key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<PathBuf>,
-    /// Accept any certificate; `None` in a route that says nothing about it.
-    pub insecure_skip_verify: Option<bool>,
-}
-
-impl UpstreamTls {
-    /// Our certificate for upstreams that ask for one.
-    pub fn client_certificate(&self) -> Option<CertificateFiles> {
-        Some(CertificateFiles { certificate: self.certificate.clone()?, key: self.key.clone()? })
-    }
-
-    /// Whether any certificate is accepted.
-    pub fn is_insecure(&self) -> bool {
-        self.insecure_skip_verify == Some(true)
-    }
-}
-
 /// X-Forwarded-*, Forwarded and X-Real-IP (rule G4).
 #[derive(Clone, Debug, SmartDefault, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the keys trusted_proxies and enabled")]
@@ -588,29 +493,82 @@ pub struct RouteConfig {
     pub hosts: Arc<[Box<str>]>,
     /// As written in the file, for people.
     pub prefix: String,
-    /// One or more, up to [`MAX_UPSTREAMS`], which all have the same base path; either all of them have credentials or none.
-    /// Shared by all routes that say the same.
-    #[serde(flatten, serialize_with = "one_or_several")]
-    pub upstreams: Arc<[UpstreamUrl]>,
+    /// Where it leads.
+    #[serde(flatten)]
+    pub target: RouteTarget,
     /// Shared by all routes that say the same.
     #[serde(flatten)]
     pub options: Arc<RouteOptions>,
 }
 
+/// Where a route leads. Shared by all routes that say the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteTarget {
+    /// One or more, up to [`MAX_UPSTREAMS`], which all have the same base path; either all of them have credentials or none.
+    Upstreams(Arc<[UpstreamUrl]>),
+    /// The proxy answers, and sends clients elsewhere.
+    Redirect(Arc<Redirect>),
+}
+
 /// A route has no more upstreams than this.
 pub const MAX_UPSTREAMS: usize = 64;
 
-fn one_or_several<S: Serializer>(upstreams: &[UpstreamUrl], serializer: S) -> Result<S::Ok, S::Error> {
-    match upstreams {
-        [one] => serializer.collect_map([("upstream", one)]),
-        several => serializer.collect_map([("upstreams", several)]),
+impl Serialize for RouteTarget {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            RouteTarget::Redirect(redirect) => serializer.collect_map([("redirect", redirect)]),
+            RouteTarget::Upstreams(upstreams) => match &**upstreams {
+                [one] => serializer.collect_map([("upstream", one)]),
+                several => serializer.collect_map([("upstreams", several)]),
+            },
+        }
     }
 }
 
+/// Where clients are sent: a text for `to` alone, or a mapping. It is checked with its route.
+#[derive(Clone, Debug, SmartDefault, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Redirect {
+    /// An http or https URL, or a path that begins with one slash.
+    pub to: String,
+    /// 301, 302, 303, 307 or 308.
+    #[serde(with = "As::<Count<301, 308, u16>>")]
+    #[default(308)]
+    pub status: u16,
+    /// Whether path and query of the request are appended.
+    #[default(true)]
+    pub keep_path: bool,
+}
+
+fn redirect<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<Redirect>>, D::Error> {
+    struct ToOrAll;
+
+    impl<'de> Visitor<'de> for ToOrAll {
+        type Value = Redirect;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a URL such as https://new.example/base, a path, or {to: /new, status: 308, keep_path: true}")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Redirect, E> {
+            Ok(Redirect { to: text.to_owned(), ..Redirect::default() })
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mapping: A) -> Result<Redirect, A::Error> {
+            Redirect::deserialize(MapAccessDeserializer::new(mapping))
+        }
+    }
+
+    from.deserialize_any(ToOrAll).map(|redirect| Some(Box::new(redirect)))
+}
+
 impl RouteConfig {
-    /// The only upstream of the route, or the first.
-    pub fn upstream(&self) -> &UpstreamUrl {
-        &self.upstreams[0]
+    /// Its upstreams; none where it redirects.
+    pub fn upstreams(&self) -> &[UpstreamUrl] {
+        match &self.target {
+            RouteTarget::Upstreams(upstreams) => upstreams,
+            RouteTarget::Redirect(_) => &[],
+        }
     }
 
     /// The first of its hosts, if it has any: with the prefix it names the route.
@@ -670,6 +628,15 @@ impl RouteOptions {
     pub fn is_restricted(&self) -> bool {
         self.allow.is_some() || self.deny.is_some()
     }
+
+    /// Whether a client with this address is served. One without an address (on a unix socket) is in no range.
+    pub fn is_allowed(&self, address: Option<IpAddr>) -> bool {
+        // An IPv4 client of a dual-stack socket appears as ::ffff:a.b.c.d.
+        let address = address.map(|address| address.to_canonical());
+        let has =
+            |ranges: &Vec<IpNet>| address.is_some_and(|address| ranges.iter().any(|range| range.contains(&address)));
+        !self.deny.as_ref().is_some_and(has) && self.allow.as_ref().is_none_or(has)
+    }
 }
 
 impl Default for RouteOptions {
@@ -703,6 +670,8 @@ pub(crate) struct RawRoute {
     pub(super) upstream: Option<UpstreamUrl>,
     #[serde(deserialize_with = "As::<UpstreamUrl>::list")]
     pub(super) upstreams: Option<Vec<UpstreamUrl>>,
+    #[serde(deserialize_with = "redirect")]
+    pub(super) redirect: Option<Box<Redirect>>,
     pub(super) strip_prefix: Option<bool>,
     #[serde(deserialize_with = "As::<HostPolicy>::deserialize")]
     pub(super) host: Option<HostPolicy>,

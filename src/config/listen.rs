@@ -36,6 +36,11 @@ impl ListenAddr {
         let addr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
         ListenAddr::Tcp { addr, dual_stack: true, fallback_v4: true }
     }
+
+    /// `None` for a unix socket.
+    pub fn port(&self) -> Option<u16> {
+        if let ListenAddr::Tcp { addr, .. } = self { Some(addr.port()) } else { None }
+    }
 }
 
 /// As it is written in the file.

@@ -8,7 +8,7 @@
 //! | `error` | what is wrong, as one sentence with its place |
 //! | `scalar` | values that are one text or number: durations, sizes, counts, words |
 //! | [`prefix`], `url`, `listen` | values with a grammar of their own |
-//! | `headers`, `log_keys` | changes to field lines; the log |
+//! | `headers`, `log_keys`, `tls_keys` | changes to field lines; the log; TLS on both sides |
 //! | `keys` | **the keys, their defaults and ranges**: the structs of the file are the configuration |
 //! | `validate` | what no value alone can tell: checks, and defaults that depend on other keys |
 //! | `load` | from the file, or from `-listen` and `-route`, to a [`Config`] |
@@ -21,6 +21,7 @@ mod url;
 mod listen;
 mod headers;
 mod log_keys;
+mod tls_keys;
 mod keys;
 mod validate;
 mod load;
@@ -30,12 +31,13 @@ pub use diff::{Difference, FullConfig};
 pub use error::did_you_mean;
 pub use headers::HeaderEdits;
 pub use keys::{
-    AdminConfig, CertificateFiles, ClientAuth, Config, ConfigzAccess, ConnectTimeout, DnsConfig, ForwardedPolicy,
-    Health, Limits, MAX_UPSTREAMS, PluginConfig, PoolLimits, ProxyProtocol, Rewrite, Rewrites, RouteConfig,
-    RouteOptions, Timeouts, TlsListen, TlsVersion, UpstreamTls,
+    AdminConfig, Config, ConfigzAccess, ConnectTimeout, DnsConfig, ForwardedPolicy, Health, Limits, MAX_UPSTREAMS,
+    PluginConfig, PoolLimits, ProxyProtocol, Redirect, Rewrite, Rewrites, RouteConfig, RouteOptions, RouteTarget,
+    Timeouts,
 };
 pub use listen::ListenAddr;
 pub use load::{STDIN, place_of};
 pub use log_keys::{LogConfig, LogFields, LogFormat};
 pub use scalar::ErrorClass;
+pub use tls_keys::{CertificateFiles, ClientAuth, TlsListen, TlsVersion, UpstreamTls};
 pub use url::{Endpoint, HostPolicy, Scheme, UpstreamUrl};

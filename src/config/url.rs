@@ -109,11 +109,7 @@ const MAX_SOCKET_PATH: usize = 107;
 impl UpstreamUrl {
     /// Takes `url` apart.
     pub fn parse(url: &str) -> Result<UpstreamUrl, &'static str> {
-        // Schemes are compared without case (RFC 3986 section 3.1).
-        let known =
-            |name: &str| [Scheme::Http, Scheme::Https].into_iter().find(|s| s.name().eq_ignore_ascii_case(name));
-        let (scheme, rest) = url.split_once("://").ok_or(NOT_HTTP)?;
-        let scheme = known(scheme).ok_or(NOT_HTTP)?;
+        let (scheme, rest) = split_scheme(url).ok_or(NOT_HTTP)?;
         if !prefix::is_plain(url) {
             return Err(BYTE);
         }
@@ -245,8 +241,15 @@ impl Notation for RouteHost {
     }
 }
 
+/// The scheme of an http or https URL, whatever its case (RFC 3986 section 3.1), and what follows its `://`.
+pub(super) fn split_scheme(url: &str) -> Option<(Scheme, &str)> {
+    let (name, rest) = url.split_once("://")?;
+    let known = [Scheme::Http, Scheme::Https].into_iter().find(|scheme| scheme.name().eq_ignore_ascii_case(name));
+    known.map(|scheme| (scheme, rest))
+}
+
 /// `host`, `host:port`, `[v6]` or `[v6]:port`: the host in lower case or as an address without brackets.
-fn split_host(authority: &str) -> Result<(String, Option<u16>), &'static str> {
+pub(super) fn split_host(authority: &str) -> Result<(String, Option<u16>), &'static str> {
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => {
             let is_number = !port.starts_with('+');

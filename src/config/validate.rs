@@ -11,13 +11,14 @@ use std::sync::Arc;
 use super::error::{did_you_mean, quoted};
 use super::headers::HeaderEdits;
 use super::keys::{
-    CertificateFiles, ClientAuth, Config, ConfigzAccess, Health, Limits, MAX_UPSTREAMS, MemorySize, PluginConfig,
-    RawRoute, RequestLine, RouteConfig, RouteOptions, TlsListen, UpstreamTls,
+    Config, ConfigzAccess, Health, Limits, MAX_UPSTREAMS, MemorySize, PluginConfig, RawRoute, Redirect, RequestLine,
+    RouteConfig, RouteOptions, RouteTarget,
 };
 use super::log_keys::LogFormat;
-use super::prefix;
+use super::prefix::{self, BYTE, is_plain};
 use super::scalar::{HumanDuration, Notation as _, fill_in, print_size};
-use super::url::{Scheme, UpstreamUrl};
+use super::tls_keys::{CertificateFiles, ClientAuth, TlsListen, UpstreamTls};
+use super::url::{Scheme, UpstreamUrl, split_host, split_scheme};
 
 /// Path and message.
 pub(super) type ValidationError = (String, String);
@@ -192,8 +193,8 @@ impl Config {
         let raw = std::mem::take(&mut self.raw_routes);
         let mut routes: Vec<RouteConfig> = Vec::with_capacity(raw.len());
         let mut first_with = HashMap::with_capacity(raw.len());
-        let (mut known_hosts, mut known_upstreams, mut known_options) =
-            (HashSet::new(), HashSet::new(), HashSet::new());
+        let (mut known_hosts, mut known_options) = (HashSet::new(), HashSet::new());
+        let (mut known_upstreams, mut known_redirects) = (HashSet::new(), HashSet::new());
         for mut route in raw {
             let number = routes.len();
             let at_route = |message: String| (format!("routes.{number}"), message);
@@ -222,9 +223,15 @@ impl Config {
             check_headers([&route.request_headers, &route.response_headers])
                 .map_err(|(path, message)| (format!("routes.{number}.{path}"), message))?;
             let hosts = shared(&mut known_hosts, hosts.into());
-            let upstreams = shared(&mut known_upstreams, route.take_upstreams().map_err(at_route)?.into());
+            let target = match route.take_redirect().map_err(at_route)? {
+                Some(redirect) => RouteTarget::Redirect(shared(&mut known_redirects, redirect.into())),
+                None => {
+                    let upstreams = route.take_upstreams().map_err(at_route)?;
+                    RouteTarget::Upstreams(shared(&mut known_upstreams, upstreams.into()))
+                }
+            };
             let options = shared(&mut known_options, Arc::new(route.merged_with(self)));
-            routes.push(RouteConfig { hosts, prefix, upstreams, options });
+            routes.push(RouteConfig { hosts, prefix, target, options });
         }
         if routes.is_empty() {
             let message =
@@ -274,6 +281,40 @@ fn shared<T: ?Sized + Eq + Hash>(known: &mut HashSet<Arc<T>>, new: Arc<T>) -> Ar
     shared
 }
 
+/// Keys of a route that say how an upstream is asked.
+pub(super) const UPSTREAM_ONLY: [&str; 9] = [
+    "upstream",
+    "upstreams",
+    "host",
+    "upstream_tls",
+    "rewrite_redirects",
+    "rewrite_cookies",
+    "redirect_to_slash",
+    "upgrade",
+    "max_body_bytes",
+];
+
+impl Redirect {
+    fn check(&self) -> Result<(), String> {
+        const TO: &str = "a redirect leads to a URL that begins with http:// or https://, or to a path that begins with one slash: write https://new.example/base, for example";
+        if !matches!(self.status, 301 | 302 | 303 | 307 | 308) {
+            let status = self.status;
+            return Err(format!("{status} is no status that redirects to one place: write 301, 302, 303, 307 or 308"));
+        }
+        if !self.to.starts_with('/') || self.to.starts_with("//") {
+            let (_, rest) = split_scheme(&self.to).ok_or(TO)?;
+            split_host(rest.split(['/', '?', '#']).next().unwrap_or_default()).map_err(|_| TO)?;
+        }
+        // Path and query of requests come behind it.
+        if self.keep_path && self.to.contains(['?', '#']) {
+            let message =
+                "the query of the request comes behind it: remove what begins with ? or #, or add keep_path: false";
+            return Err(message.to_owned());
+        }
+        if is_plain(&self.to.replace(['?', '#'], "/")) { Ok(()) } else { Err(BYTE.to_owned()) }
+    }
+}
+
 impl TlsListen {
     fn validate(&mut self) -> Result<(), &'static str> {
         if !cfg!(feature = "tls") {
@@ -290,6 +331,9 @@ impl TlsListen {
             (Some(_), auth) => drop(auth.get_or_insert(ClientAuth::Required)),
             (None, Some(_)) => return Err("client_auth says nothing without authorities: add \"client_ca: ca.pem\""),
             (None, None) => {}
+        }
+        if self.redirect_http && self.listen_addr.is_empty() {
+            return Err("redirect_http needs listen_addr beside it: without it no address speaks plain HTTP");
         }
         Ok(())
     }
@@ -319,13 +363,37 @@ impl RawRoute {
         }
     }
 
+    /// Takes out where it redirects to, if it does.
+    fn take_redirect(&mut self) -> Result<Option<Redirect>, String> {
+        let Some(redirect) = self.redirect.take() else { return Ok(None) };
+        let is_said = [
+            self.upstream.is_some(),
+            self.upstreams.is_some(),
+            self.host.is_some(),
+            self.upstream_tls.is_some(),
+            self.rewrite_redirects.is_some(),
+            self.rewrite_cookies.is_some(),
+            self.redirect_to_slash.is_some(),
+            self.upgrade.is_some(),
+            self.max_body_bytes.is_some(),
+        ];
+        if let Some((key, _)) = UPSTREAM_ONLY.iter().zip(is_said).find(|(_, is_said)| *is_said) {
+            return Err(format!("this route redirects and asks no upstream: remove {key}, or redirect"));
+        }
+        redirect.check().map_err(|problem| format!("redirect: {problem}"))?;
+        Ok(Some(*redirect))
+    }
+
     /// Takes out its upstreams, of which there is at least one. They stand for each other: a request may go to any of them.
     fn take_upstreams(&mut self) -> Result<Vec<UpstreamUrl>, String> {
         let upstreams = match (self.upstream.take(), self.upstreams.take()) {
             (Some(one), None) => vec![one],
             (None, Some(several)) if matches!(several.len(), 1..=MAX_UPSTREAMS) => several,
             (Some(_), Some(_)) => return Err("this route has both: put its upstream into upstreams".to_owned()),
-            (None, None) => return Err("this route has no upstream: add \"upstream: http://host:port\"".to_owned()),
+            (None, None) => {
+                let message = "this route has no upstream: add \"upstream: http://host:port\", or \"redirect: URL\"";
+                return Err(message.to_owned());
+            }
             (None, Some(_)) => return Err(format!("a route has 1 to {MAX_UPSTREAMS} upstreams: add or remove some")),
         };
         if self.upstream_tls.is_some() && upstreams.iter().all(|url| url.scheme == Scheme::Http) {

@@ -137,7 +137,7 @@ impl<'a> Received<'a> {
         let options = read_options(&self.parsed.fields, connection_named).ok()?;
         let framing = request_framing(&self.parsed).ok()?;
         match admit(&self.parsed, framing, options, peer, self.runtime, &mut Vec::new(), &mut Vec::new()).ok()? {
-            Handler::Upstream(plan) | Handler::Forbidden(plan) => Some(plan),
+            Handler::Upstream(plan) | Handler::Redirect(plan, _) | Handler::Forbidden(plan) => Some(plan),
             _ => None,
         }
     }
@@ -148,7 +148,7 @@ impl<'a> Received<'a> {
         let route = &self.runtime.config.routes[plan.route as usize];
         self.explain_routes(Some(plan.route), out);
         let upstream = self.explain_upstream(&plan, chosen, out);
-        self.explain_request_line(sent, route, out);
+        self.explain_request_line(sent, route, upstream, out);
 
         put!(out, "\nfields: passed as they are, - left out, + added");
         let mut forwarded = RequestHead::default();
@@ -177,15 +177,11 @@ impl<'a> Received<'a> {
             // What is added of that name is the upstream's own.
             let is_secret = line.id == HeaderId::Authorization;
             let shown = if is_secret { HeaderRef { value: b"(not shown)", ..line } } else { line };
-            let is_cert = is_client_cert_field(line.name);
             let is_it = |(name, value): (&str, &str)| (name.as_bytes(), value.as_bytes()) == (line.name, line.value);
             let by_key = key_that(edits, |edits| edits.lines().any(is_it));
-            put_field(
-                out,
-                '+',
-                &shown,
-                by_key.or(reason_to_add(line.id)).or(is_cert.then_some("tls.client_ca: what the client has shown")),
-            );
+            let is_cert = is_client_cert_field(line.name);
+            let by_cert = is_cert.then_some("tls.client_ca: what the client has shown");
+            put_field(out, '+', &shown, by_key.or(reason_to_add(line.id)).or(by_cert));
         }
         self.explain_plugins(route, out);
         explain_access(&route.options, out);
@@ -213,16 +209,16 @@ impl<'a> Received<'a> {
     fn explain_upstream(&self, plan: &ForwardPlan, chosen: UpstreamId, out: &mut String) -> &UpstreamUrl {
         let route = &self.runtime.config.routes[plan.route as usize];
         let nth = self.runtime.upstreams_of(plan.route).iter().position(|id| *id == chosen).unwrap_or_default();
-        let (upstream, timeouts) = (&route.upstreams[nth], &route.options.timeouts);
+        let (upstream, timeouts) = (&route.upstreams()[nth], &route.options.timeouts);
         let (connect, response_head) = (timeouts.connect.total, timeouts.response_head);
         put!(out, "\nupstream\n  {upstream}: {connect:?} to connect, {response_head:?} for the response head");
-        for other in route.upstreams.iter().filter(|other| !std::ptr::eq(*other, upstream)) {
+        for other in route.upstreams().iter().filter(|other| !std::ptr::eq(*other, upstream)) {
             put!(out, "  or {other}");
         }
         upstream
     }
 
-    fn explain_request_line(&self, sent: &[u8], route: &RouteConfig, out: &mut String) {
+    fn explain_request_line(&self, sent: &[u8], route: &RouteConfig, upstream: &UpstreamUrl, out: &mut String) {
         let first_line = |head: &[u8]| printable(head.split(|&byte| byte == b'\r').next().unwrap_or_default());
         let (received, sent) = (first_line(&self.head), first_line(sent));
         put!(out, "\nrequest line");
@@ -230,7 +226,7 @@ impl<'a> Received<'a> {
             return put!(out, "  {received}");
         }
         put!(out, "- {received}\n+ {sent}");
-        let (prefix, base) = (route.stripped_prefix(), &route.upstream().base_path);
+        let (prefix, base) = (route.stripped_prefix(), &upstream.base_path);
         if !prefix.is_empty() {
             put!(out, "    {prefix} is stripped (the route's key strip_prefix)");
         }
@@ -242,6 +238,9 @@ impl<'a> Received<'a> {
 
     fn explain_answer(&self, peer: &Peer, answer: &[u8], cause: Option<Cause>, out: &mut String) {
         let Some(cause) = cause else {
+            if let Some(plan) = self.plan(peer, &mut Vec::new()) {
+                self.explain_routes(Some(plan.route), out);
+            }
             return put!(out, "\nanswered by the proxy itself\n{}", String::from_utf8_lossy(answer));
         };
         if cause == Cause::NoRoute {
@@ -594,6 +593,18 @@ plugins: they would run in this order, and in reverse order on the response; her
         let upstreams =
             "  http://one:81/x: 5s to connect, 60s for the response head\n  or http://two/x\n  or http://three/x\n";
         for part in [upstreams, "+ GET /x/b HTTP/1.1\n", "+ Host: one:81 "] {
+            assert!(found.contains(part), "no {part:?} in\n{found}");
+        }
+    }
+
+    #[test]
+    fn redirects_are_shown_with_their_route() {
+        let config = "routes: [{prefix: /a, redirect: 'https://new.example/b'}, {prefix: /, upstream: 'http://o'}]";
+        let (found, is_served) = explained(config, "192.0.2.1", "PUT /a/x?y", &[]);
+        assert!(is_served);
+        for part in
+            ["> /a  ", "\nanswered by the proxy itself\nHTTP/1.1 308 ", "\r\nLocation: https://new.example/b/x?y\r\n"]
+        {
             assert!(found.contains(part), "no {part:?} in\n{found}");
         }
     }

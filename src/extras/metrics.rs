@@ -189,8 +189,8 @@ impl Metrics {
 
     /// The configuration is another one now: an upstream that it does not name is not left alone any more.
     pub fn forget_ejected(&self, config: &Config) {
-        let groups = config.routes.iter().filter(|route| route.upstreams.len() > 1);
-        let upstreams = groups.flat_map(|route| &*route.upstreams);
+        let groups = config.routes.iter().filter(|route| route.upstreams().len() > 1);
+        let upstreams = groups.flat_map(|route| route.upstreams());
         let names: HashSet<String> = upstreams.map(|url| upstream_name(url).collect()).collect();
         for (_, [.., ejected]) in self.lock().upstreams.0.iter_mut().filter(|(name, _)| !names.contains(*name)) {
             *ejected = 0;

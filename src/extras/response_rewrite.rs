@@ -398,7 +398,7 @@ fn is_in_domain(host: &[u8], domain: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Rewrites, RouteOptions};
+    use crate::config::{Config, Rewrites, RouteOptions, RouteTarget};
     use std::sync::Arc;
 
     use proptest::collection::vec;
@@ -417,11 +417,11 @@ mod tests {
 
     /// The first of these prefixes leads to the upstream.
     fn runtime(prefixes: &[&str], strip_prefix: bool, upstream: &str, rewrites: Rewrites) -> Runtime {
-        let upstreams: Arc<[_]> = Arc::new([UpstreamUrl::parse(upstream).expect("a valid URL")]);
+        let target = RouteTarget::Upstreams(Arc::new([UpstreamUrl::parse(upstream).expect("a valid URL")]));
         let options = Arc::new(RouteOptions { rewrites, strip_prefix, ..RouteOptions::default() });
         let route = |prefix: &&str| {
-            let (upstreams, options) = (Arc::clone(&upstreams), Arc::clone(&options));
-            RouteConfig { hosts: Arc::default(), prefix: (*prefix).to_owned(), upstreams, options }
+            let (target, options) = (target.clone(), Arc::clone(&options));
+            RouteConfig { hosts: Arc::default(), prefix: (*prefix).to_owned(), target, options }
         };
         let routes = Arc::new(prefixes.iter().map(route).collect());
         Runtime::new(Arc::new(Config { routes, ..Config::default() }), None)
@@ -445,7 +445,7 @@ mod tests {
                 runtime: &self.runtime,
                 route: 0,
                 public_prefix: [self.outer, self.config().stripped_prefix()].concat().as_bytes(),
-                upstream: self.config().upstream(),
+                upstream: &self.config().upstreams()[0],
                 sent_host: self.sent_host.as_bytes(),
                 told_host: self.told_host.as_bytes(),
                 client_host: self.client_host.as_bytes(),
@@ -473,7 +473,7 @@ mod tests {
         #[track_caller]
         fn check(&self, name: &str, value: &str, expected: &str) {
             let found = self.map(name, value.as_bytes());
-            let (upstream, prefix) = (self.config().upstream(), &self.config().prefix);
+            let (upstream, prefix) = (&self.config().upstreams()[0], &self.config().prefix);
             assert_eq!(String::from_utf8_lossy(&found), expected, "{upstream} at {prefix}: {name}: {value}");
         }
     }

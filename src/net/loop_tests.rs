@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::config::{Config, Endpoint, ListenAddr, PoolLimits, RouteConfig, RouteOptions, Scheme, UpstreamUrl};
+use crate::config::{
+    Config, Endpoint, ListenAddr, PoolLimits, RouteConfig, RouteOptions, RouteTarget, Scheme, UpstreamUrl,
+};
 use crate::proxy::cause::Cause;
 use crate::proxy::proxy_connection::{AccessRecord, Observer};
 
@@ -73,7 +75,7 @@ fn route(prefix: &str, host: &str, port: u16) -> RouteConfig {
     RouteConfig {
         hosts: Arc::default(),
         prefix: prefix.to_owned(),
-        upstreams: Arc::new([upstream]),
+        target: RouteTarget::Upstreams(Arc::new([upstream])),
         options: Arc::new(RouteOptions::default()),
     }
 }

@@ -3,24 +3,19 @@
 //! The order is that of blame: first what makes the connection unsafe to go on with (framing, Host, target), then what
 //! the proxy answers by itself, then the route and its limits.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-
 use super::cause::{Cause, FORWARDED_METHODS};
 use super::connection::{Options, allowed_protocols};
 use super::events::{ListenerProtocol, Peer};
 use super::forwarded::{PeerTrust, believed_prefix, client_address, is_local};
-use super::route::{Router, write_target};
+use super::route::{Match, Router, write_target};
 use super::runtime::Runtime;
-use crate::config::ConfigzAccess;
-use crate::config::RouteOptions;
-use crate::http::chars::parse_decimal;
+use crate::config::{ConfigzAccess, Redirect, RouteTarget, Scheme};
+use crate::http::chars::{parse_decimal, write_decimal};
 use crate::http::error::HttpError;
 use crate::http::fields::{Fields, HeaderId};
 use crate::http::framing::Framing;
 use crate::http::head::{Method, RequestHead, Version};
-use crate::http::target::{Target, check_host, parse_target};
+use crate::http::target::{Target, check_host, host_of, parse_target};
 
 /// The methods of the built-in resources, for the Allow field.
 const BUILT_IN_METHODS: &str = "GET, HEAD";
@@ -38,8 +33,11 @@ pub enum Handler {
     Metrics,
     /// The proxy: OPTIONS that goes no further (`*`, or Max-Forwards: 0).
     Options,
-    /// The proxy: a redirect from the prefix of a route to the same with a slash, where the links of pages are relative to.
-    ToSlash(ForwardPlan),
+    /// The proxy: a redirect with this status, because the route is one, or from the prefix of a route to the same with a slash,
+    /// where the links of pages are relative to.
+    Redirect(ForwardPlan, u16),
+    /// The proxy: a redirect to the same with TLS.
+    ToHttps,
     /// The proxy: 403, since the route is not there for this client.
     Forbidden(ForwardPlan),
     /// The upstream of a route.
@@ -59,7 +57,7 @@ pub struct ForwardPlan {
 
 /// Judges a request head whose body is framed like that. `host` holds a Host that was admitted before, or nothing; the one
 /// of this request is left there. For [`Handler::Upstream`] the target to forward is left in `target`, for
-/// [`Handler::ToSlash`] that of the redirect.
+/// redirects where they lead.
 ///
 /// # Errors
 /// Why it is answered with an error.
@@ -97,17 +95,38 @@ pub fn admit(
     if peer.listener == ListenerProtocol::Admin {
         return Err(Cause::NoRoute);
     }
-    let found = runtime.router.find(host, path).ok_or(Cause::NoRoute)?;
+    let found = runtime.router.find(host, path);
+    if let Some(port) = runtime.https_port
+        && wants_https(head, peer, runtime)
+        && !is_acme_challenge(path, found)
+    {
+        if host.is_empty() {
+            return Err(HttpError::HostMissing.into());
+        }
+        write_https_url(target, host, port, [path, query]);
+        return Ok(Handler::ToHttps);
+    }
+    let found = found.ok_or(Cause::NoRoute)?;
     let route = &runtime.config.routes[found.route as usize];
     if route.options.is_restricted() {
         let client = client_address(peer, &head.fields, &runtime.config.forwarded);
-        if !is_allowed(&route.options, client.map(|client| client.ip())) {
+        if !route.options.is_allowed(client.map(|client| client.ip())) {
             return Ok(Handler::Forbidden(ForwardPlan { route: found.route, upgrade: false, expects_continue }));
         }
     }
     if is_options && max_forwards(&head.fields)? == Some(0) {
         return Ok(Handler::Options);
     }
+    let stripped = if route.options.strip_prefix { found.prefix_len } else { 0 };
+    let outer = || believed_prefix(PeerTrust::of(peer, &runtime.config.forwarded), &head.fields);
+    let upstream = match &route.target {
+        RouteTarget::Upstreams(upstreams) => &upstreams[0],
+        RouteTarget::Redirect(redirect) => {
+            write_location(target, redirect, outer(), [path, query], stripped);
+            let plan = ForwardPlan { route: found.route, upgrade: false, expects_continue };
+            return Ok(Handler::Redirect(plan, redirect.status));
+        }
+    };
     let upgrade = options.upgrade
         && matches!(framing, Framing::None | Framing::Length(0))
         && head.version == Version::Http11
@@ -116,29 +135,67 @@ pub fn admit(
     let may_follow = matches!(head.method, Method::Get | Method::Head) && !upgrade;
     let is_bare_prefix = found.prefix_len == path.len() && found.prefix_len > 0 && !path.ends_with(b"/");
     if route.options.rewrites.redirect_to_slash && is_bare_prefix && may_follow {
-        let outer = believed_prefix(PeerTrust::of(peer, &runtime.config.forwarded), &head.fields);
         // No prefix begins with two slashes, which would lead to another host.
-        [outer, path, b"/", query].iter().for_each(|part| target.extend_from_slice(part));
-        return Ok(Handler::ToSlash(ForwardPlan { route: found.route, upgrade, expects_continue }));
+        [outer(), path, b"/", query].iter().for_each(|part| target.extend_from_slice(part));
+        return Ok(Handler::Redirect(ForwardPlan { route: found.route, upgrade, expects_continue }, 301));
     }
-    let stripped = if route.options.strip_prefix { found.prefix_len } else { 0 };
-    write_target(target, &route.upstream().base_path, path, query, stripped);
+    write_target(target, &upstream.base_path, path, query, stripped);
     Ok(Handler::Upstream(ForwardPlan { route: found.route, upgrade, expects_continue }))
+}
+
+/// Appends where a redirect leads. A path comes behind `outer`, the prefix that a trusted proxy before us has stripped.
+fn write_location(out: &mut Vec<u8>, redirect: &Redirect, outer: &[u8], [path, query]: [&[u8]; 2], stripped: usize) {
+    let to = &*redirect.to;
+    // Of a URL scheme and authority. What is appended to them begins with a slash, so no other authority can come of it.
+    let origin_len = to
+        .find("://")
+        .map(|at| at + 3)
+        .filter(|_| !to.starts_with('/'))
+        .map_or(0, |start| to[start..].find(['/', '?', '#']).map_or(to.len(), |len| start + len));
+    let (origin, base_path) = to.split_at(origin_len);
+    out.extend_from_slice(if origin.is_empty() { outer } else { origin.as_bytes() });
+    if redirect.keep_path {
+        write_target(out, base_path.trim_end_matches('/'), path, query, stripped);
+    } else {
+        out.extend_from_slice(base_path.as_bytes());
+    }
+    if let [b'/', b'/' | b'\\', ..] = out[..] {
+        // It would lead to another host (RFC 3986 section 4.2; browsers take a backslash for a slash).
+        out.splice(..0, *b"/.");
+    }
+}
+
+/// Whether `tls.redirect_http` is meant for a client: not on a unix socket, where a proxy in front of this one asks, which may
+/// speak TLS itself; nor where a trusted proxy says that the client speaks TLS with it.
+fn wants_https(head: &RequestHead, peer: &Peer, runtime: &Runtime) -> bool {
+    let is_behind_tls = || {
+        let proto = head.fields.get(HeaderId::XForwardedProto).unwrap_or_default();
+        let trust = PeerTrust::of(peer, &runtime.config.forwarded);
+        trust == PeerTrust::Trusted && proto.eq_ignore_ascii_case(b"https")
+    };
+    peer.listener == ListenerProtocol::Plain && !peer.is_tls && peer.address.is_some() && !is_behind_tls()
+}
+
+/// Whether a route takes the questions of certificate authorities (RFC 8555 section 8.3), which are asked without TLS.
+fn is_acme_challenge(path: &[u8], found: Option<Match>) -> bool {
+    const PLACE: &[u8] = b"/.well-known/acme-challenge/";
+    path.starts_with(PLACE) && found.is_some_and(|found| found.prefix_len + 1 >= PLACE.len())
+}
+
+/// Appends the URL with TLS of what is asked for at `authority`, which is valid: nothing in it ends it early.
+fn write_https_url(out: &mut Vec<u8>, authority: &[u8], port: u16, path_and_query: [&[u8]; 2]) {
+    [b"https://", host_of(authority)].iter().for_each(|part| out.extend_from_slice(part));
+    if port != Scheme::Https.default_port() {
+        out.push(b':');
+        write_decimal(port.into(), out);
+    }
+    path_and_query.iter().for_each(|part| out.extend_from_slice(part));
 }
 
 /// Whether a TLS client has named a host in its handshake and another one in its request, and there are routes for both of
 /// them (RFC 9110 section 7.4). Two names that one `*.` takes in are one host here.
 pub fn is_misdirected(router: &Router, server_name: &[u8], host: &[u8]) -> bool {
     router.has_hosts() && matches!([server_name, host].map(|name| router.host(name)), [Some(a), Some(b)] if a != b)
-}
-
-/// Whether a route with these options serves a client with this address. One without an address (on a unix socket) is in no
-/// range.
-fn is_allowed(options: &RouteOptions, address: Option<IpAddr>) -> bool {
-    // An IPv4 client of a dual-stack socket appears as ::ffff:a.b.c.d.
-    let address = address.map(|address| address.to_canonical());
-    let has = |ranges: &Vec<IpNet>| address.is_some_and(|address| ranges.iter().any(|range| range.contains(&address)));
-    !options.deny.as_ref().is_some_and(has) && options.allow.as_ref().is_none_or(has)
 }
 
 /// Rules G10 and S15, RFC 9110 section 10.1.1: ignored in HTTP/1.0 and where no body follows; 417 for any other
@@ -324,6 +381,230 @@ mod tests {
         }
     }
 
+    /// Where a redirect leads, as the status and the Location.
+    fn redirected(runtime: &Runtime, peer: &Peer, start: &str, lines: &str) -> Option<(u16, String)> {
+        match judge_from(peer, runtime, start, lines) {
+            Ok((Handler::Redirect(_, status), target)) => Some((status, target)),
+            Ok((Handler::ToHttps, target)) => Some((308, target)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_redirect_leads_where_its_route_says_and_to_no_other_host() {
+        let long = "https://new.example/base";
+        for (name, route, start, expected) in [
+            // prefix, redirect
+            ("a path and a query", ("/a", long), "GET /a/x?y=1&z HTTP/1.1", "https://new.example/base/x?y=1&z"),
+            ("nothing more", ("/a", long), "GET /a HTTP/1.1", "https://new.example/base"),
+            ("a slash", ("/a", long), "GET /a/ HTTP/1.1", "https://new.example/base/"),
+            (
+                "a base with a slash",
+                ("/a", "https://new.example/base/"),
+                "GET /a/x HTTP/1.1",
+                "https://new.example/base/x",
+            ),
+            (
+                "no base",
+                ("/a", "https://new.example"),
+                "GET /a?x=@evil.example HTTP/1.1",
+                "https://new.example/?x=@evil.example",
+            ),
+            ("the root", ("/", "http://new.example:8080"), "GET / HTTP/1.0", "http://new.example:8080/"),
+            ("IPv6", ("/", "https://[::1]:8443/"), "GET /x HTTP/1.1", "https://[::1]:8443/x"),
+            ("another method", ("/a", long), "DELETE /a/x HTTP/1.1", "https://new.example/base/x"),
+            ("OPTIONS", ("/a", long), "OPTIONS /a/x HTTP/1.1", "https://new.example/base/x"),
+            ("a target that is a URL", ("/a", long), "GET http://h/a/x HTTP/1.1", "https://new.example/base/x"),
+            ("as it was sent", ("/a", long), "GET /%61/%41%2F HTTP/1.1", "https://new.example/base/%41%2F"),
+            ("to a path", ("/a", "/b"), "GET /a/x?y HTTP/1.1", "/b/x?y"),
+            ("to the root", ("/a", "/"), "GET /a/x HTTP/1.1", "/x"),
+            ("to the root, nothing more", ("/a", "/"), "GET /a HTTP/1.1", "/"),
+            // What could become another authority.
+            (
+                "a name behind a name",
+                ("/a", "https://new.example"),
+                "GET /a/.evil.example HTTP/1.1",
+                "https://new.example/.evil.example",
+            ),
+            (
+                "a slash and a name",
+                ("/a", "https://new.example"),
+                "GET /a//evil.example HTTP/1.1",
+                "https://new.example//evil.example",
+            ),
+            (
+                "userinfo",
+                ("/a", "https://new.example"),
+                "GET /a/@evil.example HTTP/1.1",
+                "https://new.example/@evil.example",
+            ),
+            (
+                "a port",
+                ("/a", "https://new.example"),
+                "GET /a/:80@evil.example HTTP/1.1",
+                "https://new.example/:80@evil.example",
+            ),
+            (
+                "a backslash",
+                ("/a", "https://new.example"),
+                "GET /a/\\evil.example HTTP/1.1",
+                "https://new.example/\\evil.example",
+            ),
+            ("two slashes to the root", ("/a", "/"), "GET /a//evil.example/x HTTP/1.1", "/.//evil.example/x"),
+            ("three", ("/a", "/"), "GET /a///evil.example HTTP/1.1", "/.///evil.example"),
+            ("a backslash to the root", ("/a", "/"), "GET /a/\\evil.example HTTP/1.1", "/./\\evil.example"),
+            ("two slashes of the root itself", ("/", "/"), "GET //evil.example HTTP/1.1", "/.//evil.example"),
+            ("two slashes to a path", ("/a", "/b"), "GET /a//evil.example HTTP/1.1", "/b//evil.example"),
+            // What could end a line stays encoded.
+            (
+                "line ends",
+                ("/a", "/"),
+                "GET /a/x%0d%0aSet-Cookie:%20a?%0d%0a HTTP/1.1",
+                "/x%0d%0aSet-Cookie:%20a?%0d%0a",
+            ),
+        ] {
+            let text = format!("routes: [{{prefix: {}, redirect: '{}'}}]", route.0, route.1);
+            let runtime = Runtime::new(Arc::new(Config::parse(&text, "test").expect(name)), None);
+            let found = redirected(&runtime, &Peer::default(), start, "");
+            assert_eq!(found, Some((308, expected.to_owned())), "{name}");
+            assert!(!expected.starts_with("//") && !expected.starts_with("/\\"), "{name}");
+        }
+        // A prefix takes whole segments, so no name can grow out of one.
+        let runtime = Runtime::new(
+            Arc::new(Config::parse("routes: [{prefix: /a, redirect: 'https://new.example'}]", "test").expect("valid")),
+            None,
+        );
+        for start in ["GET /a.evil.example HTTP/1.1", "GET /a@evil.example HTTP/1.1", "GET /a\\evil HTTP/1.1"] {
+            assert_eq!(judge(&runtime, start, ""), Err(Cause::NoRoute), "{start}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_keeps_what_it_is_told_to_keep() {
+        let text = "forwarded: {trusted_proxies: [10.0.0.1]}\n\
+            routes:\n\
+            - {prefix: /kept, strip_prefix: false, redirect: {to: 'https://new.example/base', status: 301}}\n\
+            - {prefix: /one, redirect: {to: 'https://new.example/page?a=b#c', status: 303, keep_path: false}}\n\
+            - {prefix: /host, redirect: {to: 'https://new.example', status: 302, keep_path: false}}\n\
+            - {prefix: /path, redirect: {to: /new/, status: 307, keep_path: false}}\n\
+            - {prefix: /root, redirect: /}\n";
+        let runtime = Runtime::new(Arc::new(Config::parse(text, "test").expect("valid")), None);
+        let peer = |text: &str| Peer { address: text.parse().ok(), ..Peer::default() };
+        let (near, front) = (peer("192.0.2.1:1"), peer("10.0.0.1:1"));
+        let outer = "X-Forwarded-Prefix: /p/\r\n";
+        for (peer, path, expected) in [
+            (&near, "/kept/x?y", (301, "https://new.example/base/kept/x?y")),
+            (&near, "/one/x?y", (303, "https://new.example/page?a=b#c")),
+            (&near, "/host/x?y", (302, "https://new.example")),
+            (&near, "/path/x?y", (307, "/new/")),
+            // Behind a proxy that has stripped a prefix.
+            (&front, "/path", (307, "/p/new/")),
+            (&front, "/root//x", (308, "/p//x")),
+            (&front, "/one", (303, "https://new.example/page?a=b#c")),
+            (&near, "/root//x", (308, "/.//x")),
+        ] {
+            let found = redirected(&runtime, peer, &format!("GET {path} HTTP/1.1"), outer);
+            assert_eq!(found, Some((expected.0, expected.1.to_owned())), "{path}");
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn clients_without_tls_are_redirected_to_it() {
+        let text = "forwarded: {trusted_proxies: [10.0.0.1]}\n\
+            tls: {listen_addr: ['unix:/run/x', ':8443', ':9443'], certificate: c, key: k, redirect_http: true}\n\
+            routes:\n\
+            - {hosts: with.example, prefix: /.well-known/acme-challenge, upstream: 'http://o'}\n\
+            - {hosts: deep.example, prefix: /.well-known/acme-challenge/x, upstream: 'http://o'}\n\
+            - {hosts: short.example, prefix: /.well-known, upstream: 'http://o'}\n\
+            - {prefix: /a, upstream: 'http://o'}\n";
+        let runtime = |text: &str| Runtime::new(Arc::new(Config::parse(text, "test").expect("valid")), None);
+        let with_tls = runtime(text);
+        let usual = runtime(&text.replace("'unix:/run/x', ':8443', ':9443'", "':443'"));
+        let plain = Peer { address: "192.0.2.1:1".parse().ok(), ..Peer::default() };
+        let front = Peer { address: "10.0.0.1:1".parse().ok(), ..Peer::default() };
+        let https = "X-Forwarded-Proto: https\r\n";
+        let asked = |runtime: &Runtime, peer: &Peer, host: &str, start: &str, lines: &str| {
+            let mut head = RequestHead::default();
+            let text = format!("{start}\r\n{host}{lines}\r\n");
+            parse_head(text.as_bytes(), &LIMITS, &mut head).expect("a valid head").expect("a whole head");
+            let (framing, options) = (request_framing(&head)?, read_options(&head.fields, &mut Vec::new())?);
+            let mut target = Vec::new();
+            let found = admit(&head, framing, options, peer, runtime, &mut Vec::new(), &mut target)?;
+            let location = (found == Handler::ToHttps).then(|| String::from_utf8(target).expect("ASCII"));
+            Ok(location.unwrap_or_default())
+        };
+        let challenge = "GET /.well-known/acme-challenge/x HTTP/1.1";
+        for (runtime, peer, host, start, lines, expected) in [
+            (
+                &with_tls,
+                &plain,
+                "Host: A.example:80\r\n",
+                "GET /a?b=c HTTP/1.1",
+                "",
+                Ok("https://A.example:8443/a?b=c"),
+            ),
+            (&usual, &plain, "Host: a.example:8080\r\n", "GET / HTTP/1.1", "", Ok("https://a.example/")),
+            (&usual, &plain, "Host: [::1]:80\r\n", "GET //x/\\y HTTP/1.1", "", Ok("https://[::1]//x/\\y")),
+            (&usual, &plain, "Host: a\r\n", "GET http://a HTTP/1.1", "", Ok("https://a/")),
+            (&usual, &plain, "Host: a\r\n", "POST /none HTTP/1.1", "Content-Length: 1\r\n", Ok("https://a/none")),
+            (&usual, &plain, "Host: a;b=&c\r\n", "GET /%0d%0a HTTP/1.1", "", Ok("https://a;b=&c/%0d%0a")),
+            (&usual, &plain, "Host: a/b\r\n", "GET / HTTP/1.1", "", Err(Cause::Rule(HttpError::HostInvalid))),
+            (&usual, &plain, "Host: a@b\r\n", "GET / HTTP/1.1", "", Err(Cause::Rule(HttpError::HostInvalid))),
+            (&usual, &plain, "", "GET / HTTP/1.0", "", Err(Cause::Rule(HttpError::HostMissing))),
+            (&usual, &plain, "", "GET http://a/x HTTP/1.0", "", Ok("https://a/x")),
+            // Questions of a certificate authority, where a route is for them.
+            (&usual, &plain, "Host: with.example\r\n", challenge, "", Ok("")),
+            (&usual, &plain, "Host: deep.example\r\n", challenge, "", Ok("")),
+            (
+                &usual,
+                &plain,
+                "Host: short.example\r\n",
+                challenge,
+                "",
+                Ok("https://short.example/.well-known/acme-challenge/x"),
+            ),
+            (&usual, &plain, "Host: a\r\n", challenge, "", Ok("https://a/.well-known/acme-challenge/x")),
+            (
+                &usual,
+                &plain,
+                "Host: with.example\r\n",
+                "GET /.well-known/acme-challenge HTTP/1.1",
+                "",
+                Ok("https://with.example/.well-known/acme-challenge"),
+            ),
+            // Built-in resources.
+            (&usual, &plain, "Host: a\r\n", "GET /health HTTP/1.1", "", Ok("")),
+            // Others than plain clients.
+            (
+                &usual,
+                &Peer { is_tls: true, listener: ListenerProtocol::Tls, ..plain },
+                "Host: a\r\n",
+                "GET /a HTTP/1.1",
+                "",
+                Ok(""),
+            ),
+            (&usual, &Peer { is_tls: true, ..plain }, "Host: a\r\n", "GET /a HTTP/1.1", "", Ok("")),
+            (&usual, &Peer { address: None, ..plain }, "Host: a\r\n", "GET /a HTTP/1.1", "", Ok("")),
+            (
+                &usual,
+                &Peer { listener: ListenerProtocol::Admin, ..plain },
+                "Host: a\r\n",
+                "GET /a HTTP/1.1",
+                "",
+                Err(Cause::NoRoute),
+            ),
+            (&usual, &front, "Host: a\r\n", "GET /a HTTP/1.1", https, Ok("")),
+            (&usual, &front, "Host: a\r\n", "GET /a HTTP/1.1", "", Ok("https://a/a")),
+            (&usual, &plain, "Host: a\r\n", "GET /a HTTP/1.1", https, Ok("https://a/a")),
+        ] {
+            let found = asked(runtime, peer, host, start, lines);
+            assert_eq!(found, expected.map(str::to_owned), "{host} {start} {peer:?}");
+        }
+        let off = runtime(&text.replace(", redirect_http: true", ""));
+        assert_eq!(asked(&off, &plain, "Host: a\r\n", "GET /a HTTP/1.1", ""), Ok(String::new()));
+    }
+
     #[test]
     fn a_bare_prefix_is_redirected_where_that_is_on() {
         let config = "redirect_to_slash: true\n\
@@ -355,7 +636,7 @@ mod tests {
             ("to another host", "10.0.0.1:1", "GET /a HTTP/1.1", "X-Forwarded-Prefix: //x\r\n", Some("/a/")),
         ] {
             let (admission, target) = judge_from(&from(peer), &runtime, start, lines).expect(name);
-            let found = matches!(admission, Handler::ToSlash(_)).then_some(target);
+            let found = matches!(admission, Handler::Redirect(_, 301)).then_some(target);
             assert_eq!(found.as_deref(), expected, "{name}");
         }
     }

@@ -32,14 +32,15 @@ pub struct Scratch {
     pub buf: Vec<u8>,
 }
 
-/// Turns a request head of `peer` into the one to forward to `upstream`, in place. The target is left alone. The protocols
+/// Turns a request head of `peer` into the one to forward to `upstream`, in place, or
+/// into the one that plugins see with a redirect. The target is left alone. The protocols
 /// to offer are left in `offered`, comma-separated, where the plan has an upgrade in it. Returns whether there was room to
 /// rewrite the places that it names.
 pub fn forward_request(
     head: &mut RequestHead,
     plan: &ForwardPlan,
     runtime: &Runtime,
-    upstream: &UpstreamUrl,
+    upstream: Option<&UpstreamUrl>,
     peer: &Peer,
     offered: &mut Vec<u8>,
     scratch: &mut Scratch,
@@ -57,7 +58,9 @@ pub fn forward_request(
     head.authority.extend_from_slice(match &route.options.host {
         HostPolicy::Client if !host.is_empty() => host,
         // An HTTP/1.0 client need not say which host it means; the upstream must be told one.
-        HostPolicy::Client | HostPolicy::Upstream => upstream.host_value().as_bytes(),
+        HostPolicy::Client | HostPolicy::Upstream => {
+            upstream.map_or(&**host, |upstream| upstream.host_value().as_bytes())
+        }
         HostPolicy::Fixed(name) => name.as_bytes(),
     });
     head.fields.remove_all(removed(plan, trust));
@@ -69,7 +72,9 @@ pub fn forward_request(
         add_forwarded(&mut head.fields, peer, host, public_prefix, buf);
     }
     let mut has_room = true;
-    if head.fields.may_contain_any(REQUEST_FIELDS) {
+    if let Some(upstream) = upstream
+        && head.fields.may_contain_any(REQUEST_FIELDS)
+    {
         let told_host = head.fields.get(HeaderId::XForwardedHost).unwrap_or_default().to_vec();
         let map = PrefixMap {
             sent_host: &head.authority,
@@ -287,7 +292,7 @@ mod tests {
         read_options(&head.fields, &mut scratch.connection_named).expect("few options");
         scratch.host.extend_from_slice(head.fields.get(HeaderId::Host).unwrap_or_default());
         let peer = Peer { address: None, is_tls: false, ..Peer::default() };
-        let upstream = runtime.config.routes[0].upstream();
+        let upstream = runtime.config.routes[0].upstreams().first();
         let mut offered = b"left over".to_vec();
         forward_request(&mut head, &plan, &runtime, upstream, &peer, &mut offered, &mut scratch);
         let mut out = Vec::new();

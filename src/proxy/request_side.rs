@@ -144,7 +144,10 @@ impl Transaction {
         let framing = request_framing(request)?;
         let handler = admit(request, framing, options, peer, runtime, &mut scratch.host, new_target);
         // Built-in resources are the same for all hosts.
-        let is_routed = matches!(handler, Ok(Handler::Upstream(_) | Handler::ToSlash(_)) | Err(Cause::NoRoute));
+        let is_routed = matches!(
+            handler,
+            Ok(Handler::Upstream(_) | Handler::Redirect(..) | Handler::Forbidden(_)) | Err(Cause::NoRoute)
+        );
         if is_routed && peer.is_tls && is_misdirected(&runtime.router, ctx.client.server_name(), &scratch.host) {
             return Err(Cause::Misdirected);
         }
@@ -152,7 +155,7 @@ impl Transaction {
         match handler {
             Handler::Upstream(plan) => return self.forward(ctx, plan, framing),
             // The route's plugins will see it.
-            Handler::ToSlash(plan) | Handler::Forbidden(plan) => self.prepare(ctx, plan),
+            Handler::Redirect(plan, _) | Handler::Forbidden(plan) => self.prepare(ctx, plan),
             _ => {}
         }
         // The body of a request for a built-in resource is of no interest: where there is one, the connection ends.
@@ -176,11 +179,8 @@ impl Transaction {
                 let allow = (&b"Allow"[..], FORWARDED_METHODS.as_bytes());
                 return self.send_local(ctx, 204, [allow].into_iter(), LocalBody::Bytes(b""));
             }
-            Handler::ToSlash(_) => {
-                let location = self.buf.request.target.clone();
-                let lines = [(&b"Location"[..], &location[..]), PLAIN_TEXT];
-                return self.send_local(ctx, 301, lines.into_iter(), LocalBody::Reason);
-            }
+            Handler::Redirect(_, status) => return self.send_redirect(ctx, status, &self.buf.request.target.clone()),
+            Handler::ToHttps => return self.send_redirect(ctx, 308, &self.buf.new_target.clone()),
             Handler::Forbidden(_) => return self.send_error(ctx, Cause::Forbidden),
             Handler::FullConfig if is_local(&ctx.client.peer, &self.buf.request.fields) => {
                 (JSON, runtime.full_config())
@@ -194,11 +194,16 @@ impl Transaction {
         self.send_local(ctx, 200, content_type(media_type), LocalBody::Shared(text));
     }
 
+    fn send_redirect(&mut self, ctx: &mut Context<'_, '_>, status: u16, location: &[u8]) {
+        let lines = [(&b"Location"[..], location), PLAIN_TEXT];
+        self.send_local(ctx, status, lines.into_iter(), LocalBody::Reason);
+    }
+
     /// Makes of the head the one to forward.
     fn prepare(&mut self, ctx: &mut Context<'_, '_>, plan: ForwardPlan) {
         self.route_index = Some(plan.route);
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
-        let (Some(route), Some(upstream)) = (self.route(runtime), self.upstream(runtime)) else { return };
+        let (Some(route), upstream) = (self.route(runtime), self.upstream(runtime)) else { return };
         let Buffers { request, original_target, new_target, offered, chain, scratch, .. } = &mut self.buf;
         std::mem::swap(&mut request.target, original_target);
         std::mem::swap(&mut request.target, new_target);

@@ -111,7 +111,7 @@ impl Transaction {
     /// Writes the queued head anew, for the chosen upstream instead of the one with the number `before`.
     fn rewrite_queued_head(&mut self, route: &RouteConfig, before: usize) {
         let Some(attempt) = &mut self.attempt else { return };
-        let (old, new) = (&route.upstreams[before], &route.upstreams[attempt.nth]);
+        let (old, new) = (&route.upstreams()[before], &route.upstreams()[attempt.nth]);
         let buf = &mut self.buf;
         // Unless a plugin has chosen another Host.
         if route.options.host == HostPolicy::Upstream && buf.request.authority == old.host_value().as_bytes() {

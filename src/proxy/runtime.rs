@@ -11,8 +11,8 @@ use super::hooks::Hooks;
 use super::route::Router;
 use crate::bytes::SharedText;
 use crate::config::{
-    Config, ConfigzAccess, Endpoint, ErrorClass, FullConfig, PluginConfig, RouteConfig, RouteOptions, Scheme,
-    UpstreamTls, UpstreamUrl,
+    Config, ConfigzAccess, Endpoint, ErrorClass, FullConfig, ListenAddr, PluginConfig, Redirect, RouteConfig,
+    RouteOptions, RouteTarget, Scheme, UpstreamTls, UpstreamUrl,
 };
 
 /// One origin: what connections are pooled by. Routes that lead to the same origin share it.
@@ -57,6 +57,8 @@ pub struct Runtime {
     /// From hosts and paths to indices into `config.routes`.
     pub router: Arc<Router>,
     upstreams: Arc<UpstreamNumbers>,
+    /// Where clients without TLS are redirected: the port in their URL.
+    pub https_port: Option<u16>,
     /// So many of `config.routes`, from the first one, are counted by their prefix.
     pub counted_routes: u32,
     hooks: RouteHooks,
@@ -84,7 +86,12 @@ impl Runtime {
         let upstreams = UpstreamNumbers::new(&config.routes, before.map(|before| &*before.upstreams));
         let has_configz = config.admin.configz != ConfigzAccess::Off;
         let configz = if has_configz { configz(&config.routes) } else { String::new() };
+        let https_port = config.tls.as_ref().filter(|tls| tls.redirect_http).map(|tls| {
+            let port = tls.listen_addr.iter().find_map(ListenAddr::port);
+            port.unwrap_or(Scheme::Https.default_port())
+        });
         Runtime {
+            https_port,
             counted_routes: MAX_COUNTED_ROUTES,
             config,
             router: Arc::new(router),
@@ -154,7 +161,7 @@ impl Runtime {
         Some(&origins[at].1)
     }
 
-    /// The upstreams of a route that [`Router::find`] gave, in file order: at least one.
+    /// The upstreams of a route that [`Router::find`] gave, in file order; none where it redirects.
     pub fn upstreams_of(&self, route: u32) -> &[UpstreamId] {
         let UpstreamNumbers { ids, starts, .. } = &*self.upstreams;
         &ids[starts[route as usize] as usize..starts[route as usize + 1] as usize]
@@ -223,7 +230,7 @@ impl UpstreamNumbers {
         };
         let (mut ids, mut starts, mut numbers) = (Vec::with_capacity(routes.len()), vec![0], HashMap::new());
         for route in routes {
-            for upstream in &*route.upstreams {
+            for upstream in route.upstreams() {
                 let number = numbers.entry(Origin::of(upstream, &route.options));
                 ids.push(*number.or_insert_with_key(|origin| known.get(origin).copied().unwrap_or_else(&mut new_id)));
             }
@@ -242,18 +249,22 @@ struct PublicRoute<'a> {
     hosts: &'a [Box<str>],
     prefix: &'a str,
     /// Of several the first.
-    upstream: &'a UpstreamUrl,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<&'a UpstreamUrl>,
     /// All of them, where there are several.
     #[serde(skip_serializing_if = "Option::is_none")]
     upstreams: Option<&'a [UpstreamUrl]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redirect: Option<&'a Redirect>,
 }
 
 fn configz(routes: &[RouteConfig]) -> String {
     let routes = routes.iter().map(|route| PublicRoute {
         hosts: &route.hosts,
         prefix: &route.prefix,
-        upstream: route.upstream(),
-        upstreams: (route.upstreams.len() > 1).then_some(&route.upstreams),
+        upstream: route.upstreams().first(),
+        upstreams: Some(route.upstreams()).filter(|all| all.len() > 1),
+        redirect: if let RouteTarget::Redirect(redirect) = &route.target { Some(redirect) } else { None },
     });
     serde_json::to_string(&routes.collect::<Vec<_>>()).expect("text always becomes JSON")
 }
@@ -275,7 +286,7 @@ mod tests {
         RouteConfig {
             hosts: Arc::default(),
             prefix: prefix.to_owned(),
-            upstreams: Arc::new([upstream]),
+            target: RouteTarget::Upstreams(Arc::new([upstream])),
             options: Arc::new(RouteOptions::default()),
         }
     }
@@ -333,9 +344,9 @@ mod tests {
     fn g8_connections_that_are_verified_differently_are_not_shared() {
         let https = |prefix: &str, tls: UpstreamTls| {
             let plain = route(prefix, "one.example", 443, "");
-            let upstream = UpstreamUrl { scheme: Scheme::Https, ..plain.upstream().clone() };
+            let upstream = UpstreamUrl { scheme: Scheme::Https, ..plain.upstreams()[0].clone() };
             let options = RouteOptions { upstream_tls: tls, ..RouteOptions::default() };
-            RouteConfig { upstreams: Arc::new([upstream]), options: Arc::new(options), ..plain }
+            RouteConfig { target: RouteTarget::Upstreams(Arc::new([upstream])), options: Arc::new(options), ..plain }
         };
         let insecure = UpstreamTls { insecure_skip_verify: Some(true), ..UpstreamTls::default() };
         let named = UpstreamTls { server_name: Some("two.example".to_owned()), ..UpstreamTls::default() };
@@ -393,7 +404,7 @@ mod tests {
         let runtime = runtime(ConfigzAccess::Everybody);
         let narrowed = runtime.narrowed_to(1);
         assert_eq!(narrowed.config.routes.len(), 1);
-        assert!(Arc::ptr_eq(&narrowed.config.routes[0].upstreams, &runtime.config.routes[1].upstreams));
+        assert!(std::ptr::eq(narrowed.config.routes[0].upstreams(), runtime.config.routes[1].upstreams()));
         assert_eq!(narrowed.config.timeouts, runtime.config.timeouts);
         assert_eq!((narrowed.upstreams_of(0), narrowed.counted_routes), (runtime.upstreams_of(1), 1));
     }
@@ -408,8 +419,13 @@ mod tests {
         );
         assert_eq!(&**runtime(ConfigzAccess::Everybody).configz, expected);
         assert_eq!(&**runtime(ConfigzAccess::Off).configz, "");
-        let text = "routes: [{hosts: [A.example, '*.b'], prefix: /, upstream: 'http://o'}]";
+        let text = "routes: [{hosts: [A.example, '*.b'], prefix: /, upstream: 'http://o'}, {prefix: /, redirect: /x}]";
         let runtime = Runtime::new(Arc::new(Config::parse(text, "test").expect("valid")), None);
-        assert_eq!(&**runtime.configz, r#"[{"hosts":["a.example","*.b"],"prefix":"/","upstream":"http://o"}]"#);
+        assert_eq!(runtime.https_port, None);
+        let expected = concat!(
+            r#"[{"hosts":["a.example","*.b"],"prefix":"/","upstream":"http://o"},"#,
+            r#"{"prefix":"/","redirect":{"to":"/x","status":308,"keep_path":true}}]"#,
+        );
+        assert_eq!(&**runtime.configz, expected);
     }
 }

@@ -372,9 +372,9 @@ impl Transaction {
         self.route_index.map(|index| &runtime.config.routes[index as usize])
     }
 
-    /// The chosen upstream, or the only one.
+    /// The chosen upstream, or the only one; none where the route redirects.
     pub fn upstream<'a>(&self, runtime: &'a Runtime) -> Option<&'a UpstreamUrl> {
-        Some(&self.route(runtime)?.upstreams[self.nth_upstream()])
+        self.route(runtime)?.upstreams().get(self.nth_upstream())
     }
 
     /// What is changed in the field lines of its responses, by the top level and by its route.
@@ -383,7 +383,7 @@ impl Transaction {
     }
 
     pub fn upstream_id(&self, runtime: &Runtime) -> Option<UpstreamId> {
-        Some(runtime.upstreams_of(self.route_index?)[self.nth_upstream()])
+        runtime.upstreams_of(self.route_index?).get(self.nth_upstream()).copied()
     }
 
     fn nth_upstream(&self) -> usize {

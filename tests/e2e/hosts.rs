@@ -1,7 +1,7 @@
 //! Several sites on one address.
 
 use super::reload::reload;
-use crate::support::{Origin, Proxy};
+use crate::support::{Origin, Proxy, curl_ok, is_missing};
 
 fn get(proxy: &Proxy, target: &str, host: &str) -> (u16, String) {
     let mut client = proxy.connect();
@@ -49,4 +49,30 @@ fn g7_each_site_has_its_routes_and_a_reload_changes_them() {
     reload(&proxy, &config("b.example"), 0);
     assert_eq!(get(&proxy, "/x", "b.example"), (200, "one".to_owned()));
     assert_eq!(get(&proxy, "/x", "a.example"), (200, "two".to_owned()));
+}
+
+#[test]
+fn a_client_follows_a_redirect_of_a_route() {
+    if is_missing("curl") {
+        return;
+    }
+    let origin = Origin::echo();
+    let config = |to: &str| {
+        format!(
+            "workers: 1\nlog: {{access: true}}\nroutes:\n- {{prefix: /old, redirect: {to}}}\n\
+             - {{prefix: /new, upstream: '{}'}}\n",
+            origin.url()
+        )
+    };
+    let proxy = Proxy::start(&config("{to: /new/base, status: 307}"));
+    let follow = |path: &str| curl_ok(&["-L", "-d", "x", "-w", "%{url_effective} %{num_redirects}", &proxy.url(path)]);
+    let seen = follow("/old/x?y=1");
+    assert!(seen.starts_with("POST /base/x?y=1 HTTP/1.1\n"), "{seen}");
+    assert!(seen.ends_with(&format!("{} 1", proxy.url("/new/base/x?y=1"))), "{seen}");
+    proxy.log.wait_for("its line", |line| line.contains(" prefix=/old status=307 "));
+    reload(&proxy, &config("/new/other"), 0);
+    let what = "what=\"route /old: redirect.to /new/base -> /new/other\"";
+    proxy.log.wait_for("the difference", |line| line.contains(what));
+    let seen = follow("/old");
+    assert!(seen.starts_with("POST /other HTTP/1.1\n"), "{seen}");
 }

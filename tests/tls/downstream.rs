@@ -10,7 +10,7 @@ use crate::ends::{
     SClient, address_of, client_config, connect, dial, end, listen, listen_both, openssl, rest, session,
 };
 use crate::support::programs::Haproxy;
-use crate::support::{Origin, PATIENCE, Peer, Proxy, Stream, curl, curl_ok, fingerprint, is_missing};
+use crate::support::{Origin, PATIENCE, Peer, Proxy, Stream, curl, curl_ok, fingerprint, free_address, is_missing};
 
 /// A proxy that speaks TLS only, in front of an origin that tells requests back.
 fn start(authority: &Authority, more: &str) -> (Origin, Proxy) {
@@ -166,6 +166,38 @@ fn g7_a_client_that_asked_for_another_site_is_misdirected() {
         }
     }
     proxy.log.wait_for("the cause", |line| line.contains("status=421") && line.contains("why=misdirected"));
+}
+
+#[test]
+fn clients_without_tls_are_sent_to_it() {
+    let authority = Authority::new();
+    let (origin, address) = (Origin::echo(), free_address());
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let socket = folder.path().join("plain.sock");
+    let listen = format!("listen_addr: [\"127.0.0.1:0\", \"unix:{}\"]\n", socket.display());
+    let yaml = |on: bool| {
+        let pair = authority.issue(&["localhost"]).yaml();
+        let routes = format!("routes: [{{prefix: /, upstream: '{}'}}]\n", origin.url());
+        format!("workers: 1\n{listen}tls: {{ listen_addr: \"{address}\", redirect_http: {on}, {pair} }}\n{routes}")
+    };
+    let proxy = Proxy::start(&yaml(true));
+    let mut client = Peer::connect(address_of(&proxy, "http"));
+    for (request, status, location) in [
+        ("GET /x?y HTTP/1.1\r\nHost: localhost:80", 308, Some(format!("https://localhost:{}/x?y", address.port()))),
+        ("GET /health HTTP/1.1\r\nHost: localhost", 200, None),
+        ("GET /x HTTP/1.0", 400, None),
+    ] {
+        client.send(format!("{request}\r\n\r\n"));
+        let response = client.response();
+        assert_eq!((response.status(), response.field("Location")), (status, location.as_deref()), "{request}");
+    }
+    assert_eq!(connect(address, &authority, "localhost").get("/x").status(), 200);
+    // Who asks over a unix socket may have taken TLS off.
+    let mut local = std::os::unix::net::UnixStream::connect(&socket).expect("it listens");
+    local.write_all(b"GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("it reads");
+    let mut seen = String::new();
+    local.read_to_string(&mut seen).expect("text");
+    assert!(seen.starts_with("HTTP/1.1 200 OK\r\n"), "{seen}");
 }
 
 #[test]

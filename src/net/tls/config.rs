@@ -49,7 +49,7 @@ impl Tls {
         let (mut clients, mut trusted) = (HashMap::new(), Vec::new());
         for route in config.routes.iter() {
             let tls = &route.options.upstream_tls;
-            for url in route.upstreams.iter().filter(|url| url.scheme == Scheme::Https) {
+            for url in route.upstreams().iter().filter(|url| url.scheme == Scheme::Https) {
                 let name = expected_name(tls, &url.endpoint);
                 if ServerName::try_from(name).is_err() {
                     let what = "set upstream_tls.server_name of its route";
