@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use support::{Launch, Origin, Peer, Proxy, curl, is_missing, value, wait_until};
+use support::{Launch, Origin, Peer, Proxy, curl, free_address, is_missing, value, wait_until};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/recipes")
@@ -177,15 +177,20 @@ fn prometheus_and_fail2ban_get_what_they_read() {
     wait_until("the request's count", || prometheus.get("/metrics").text().contains(counted));
     assert_eq!(proxy.connect().get("/metrics").status(), 401, "the upstream's own, elsewhere");
 
-    let line = proxy.access("/login");
+    let text = proxy.access("/login");
+    let proxy = Proxy::start(&yaml.replace("access: true", "format: combined"));
+    assert_eq!(proxy.connect().get("/login").status(), 401);
+    let combined = proxy.log.wait_for("the line", |line| line.contains("\"GET /login HTTP/1.1\" 401"));
     if is_missing("python3") {
         return;
     }
-    let other = line.replace("status=401", "status=200");
-    let forged = other.replace("path=/login", "path=/status=401");
-    let ipv6 = line.replace("client=127.0.0.1", "client=[2001:db8::1]");
-    for (line, expected) in [(&line, "127.0.0.1"), (&ipv6, "2001:db8::1"), (&other, ""), (&forged, "")] {
-        assert_eq!(banned(line), [expected; 2], "{line}");
+    for (line, status) in [(text, "status=401"), (combined, "\" 401 ")] {
+        let other = line.replace(status, &status.replace("401", "200"));
+        let forged = other.replace("/login", "/\"status=401\"401");
+        let ipv6 = line.replace("client=127.0.0.1", "client=[2001:db8::1]").replace("127.0.0.1 -", "2001:db8::1 -");
+        for (line, expected) in [(&line, "127.0.0.1"), (&ipv6, "2001:db8::1"), (&other, ""), (&forged, "")] {
+            assert_eq!(banned(line), [expected; 2], "{line}");
+        }
     }
 }
 
@@ -196,13 +201,12 @@ fn banned(line: &str) -> [String; 2] {
 import configparser, re, sys
 filter = configparser.ConfigParser()
 filter.read_string(sys.argv[1])
-fail = re.sub("<ADDR>", "(?P<address>[0-9a-fA-F:.]+)", filter["Definition"]["failregex"])
+fails = filter["Definition"]["failregex"].replace("<ADDR>", "(?P<address>[0-9a-fA-F:.]+)").strip().split("\n")
 line = sys.argv[2]
-dated = re.sub(r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "", line, count=1)
+dated = re.sub(r"\d{4}-\d\d-\d\dT[0-9:.]+Z|\d\d/[A-Z][a-z]{2}/[0-9: +]+", "", line, count=1)
 assert dated != line
 for form in dated, "host mini-rproxy[1]: " + line:
-    found = re.search(fail, form)
-    print(found["address"] if found else "")
+    print(next((found["address"] for found in (re.search(fail, form) for fail in fails) if found), ""))
 "#;
     let output = Command::new("python3").args(["-c", FILTER, &recipe("fail2ban-filter.conf", &[]), line]).output();
     let output = output.expect("python3 runs");
@@ -221,7 +225,7 @@ fn each_site_has_its_routes_and_other_names_have_none() {
     let proxy = Proxy::start(&recipe("hosts.yaml", &replaced));
     for (host, path, expected) in [
         ("www.example.com", "/x", "www"),
-        ("example.com:8080", "/api/x", "www"),
+        ("www.example.com:8080", "/apix", "www"),
         ("WWW.example.com", "/api/x", "api"),
         ("a.b.apps.example.com", "/api/x", "apps"),
         ("apps.example.com", "/", "Not Found\n"),
@@ -232,6 +236,10 @@ fn each_site_has_its_routes_and_other_names_have_none() {
         assert_eq!(client.response().text(), expected, "{host}{path}");
     }
     proxy.log.wait_for("the cause", |line| value(line, "why") == Some("no_route"));
+    let mut client = proxy.connect();
+    client.send("GET /api/x?y HTTP/1.1\r\nHost: example.com\r\n\r\n");
+    let answer = client.response();
+    assert_eq!((answer.status(), answer.field("Location")), (308, Some("https://www.example.com/api/x?y")));
 }
 
 #[test]
@@ -266,44 +274,56 @@ mod tls {
         fs::write(folder.join(names[1]), made.signing_key.serialize_pem()).expect("a file");
     }
 
-    /// What is answered to `https://NAME/...` by somebody who has the certificate in `file`.
-    fn ask(proxy: &Proxy, name: &str, file: &Path) -> bool {
+    /// The answer to `https://NAME/`, if it is given by somebody who has the certificate in `file`.
+    fn ask(proxy: &Proxy, name: &str, file: &Path) -> Option<String> {
         let address = proxy.address_of("https");
         let connect_to = format!("::{address}");
         let url = format!("https://{name}/");
-        curl(&["--connect-to", &connect_to, "--cacert", &file.display().to_string(), &url]).status.success()
+        let output = curl(&["-i", "--connect-to", &connect_to, "--cacert", &file.display().to_string(), &url]);
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     #[test]
-    fn a_challenge_is_served_and_the_hook_brings_a_new_certificate() {
+    fn a_site_with_https_passes_challenges_on_and_the_hook_brings_a_new_certificate() {
         if is_missing("curl") {
             return;
         }
-        let challenges = Origin::echo();
+        let (challenges, site) = (Origin::echo(), Origin::echo());
         let folder = tempfile::TempDir::new().expect("a folder");
         let at = folder.path();
         certificate("www.example.com", at, ["cert.pem", "key.pem"]);
         fs::copy(at.join("cert.pem"), at.join("old.pem")).expect("a copy");
-        let path = at.display().to_string();
+        let (path, secure) = (at.display().to_string(), free_address());
         let proxy = Proxy::start(&recipe(
-            "acme.yaml",
+            "https.yaml",
             &[
                 ("\":80\"", "127.0.0.1:0"),
-                ("\":443\"", "127.0.0.1:0"),
+                ("\":443\"", &secure.to_string()),
                 ("/etc/mini-rproxy/tls/cert.pem", &format!("{path}/cert.pem")),
                 ("/etc/mini-rproxy/tls/key.pem", &format!("{path}/key.pem")),
                 ("127.0.0.1:8402", &upstream(&challenges)),
+                ("127.0.0.1:9001", &upstream(&site)),
             ],
         ));
-        let mut client = Peer::connect(proxy.address_of("http"));
-        client.send("GET /.well-known/acme-challenge/token HTTP/1.1\r\nHost: www.example.com\r\n\r\n");
-        let seen = client.response();
+        let ask_plain = |target: &str| {
+            let mut client = Peer::connect(proxy.address_of("http"));
+            client.send(format!("GET {target} HTTP/1.1\r\nHost: www.example.com\r\n\r\n"));
+            client.response()
+        };
+        let seen = ask_plain("/.well-known/acme-challenge/token");
         let expected = "GET /.well-known/acme-challenge/token HTTP/1.1\n";
         assert!(seen.text().starts_with(expected) && seen.text().contains("Host: www.example.com\n"), "{seen:?}");
+        assert_eq!(challenges.connections(), 1);
+        let seen = ask_plain("/x?y");
+        let expected = format!("https://www.example.com:{}/x?y", secure.port());
+        assert_eq!((seen.status(), seen.field("Location")), (308, Some(expected.as_str())));
+        let seen = ask(&proxy, "www.example.com", &at.join("cert.pem")).expect("it is trusted");
+        assert!(seen.contains("\r\nStrict-Transport-Security: max-age=31536000\r\n"), "{seen}");
+        assert!(seen.contains("X-Forwarded-Proto: https\n"), "{seen}");
 
         for (number, names) in [["fullchain.pem", "privkey.pem"], ["new.crt", "new.key"]].into_iter().enumerate() {
             certificate("www.example.com", at, names);
-            assert!(!ask(&proxy, "www.example.com", &at.join(names[0])));
+            assert!(ask(&proxy, "www.example.com", &at.join(names[0])).is_none());
             let reload = format!("kill -HUP {}", proxy.pid());
             let script = recipe(
                 "acme-hook.sh",
@@ -317,8 +337,8 @@ mod tls {
             };
             assert!(hook.status().expect("sh runs").success());
             proxy.log.wait_for_many("reloads", number + 1, |line| line.contains("configuration reloaded"));
-            assert!(ask(&proxy, "www.example.com", &at.join(names[0])), "the new one is served");
-            assert!(!ask(&proxy, "www.example.com", &at.join("old.pem")), "and not the old one");
+            assert!(ask(&proxy, "www.example.com", &at.join(names[0])).is_some(), "the new one is served");
+            assert!(ask(&proxy, "www.example.com", &at.join("old.pem")).is_none(), "and not the old one");
         }
     }
 }
