@@ -268,7 +268,7 @@ impl<'a> Received<'a> {
         let Ok(host) = check_host(&target, self.parsed.version, &self.parsed.fields, b"") else { return };
         let (routes, router) = (&self.runtime.config.routes, &self.runtime.router);
         let of_host = router.host(host);
-        let is_taken = |name: &Box<str>| of_host.is_some() && router.host(name.as_bytes()) == of_host;
+        let is_taken = |name: &str| of_host.is_some() && router.host(name.as_bytes()) == of_host;
         put!(out, "\nroute");
         if router.has_hosts() {
             let name = routes.iter().flat_map(|route| &*route.hosts).find(|name| is_taken(name));
@@ -284,7 +284,7 @@ impl<'a> Received<'a> {
         for (index, route) in (0..).zip(routes.iter()) {
             let prefix = route.prefix.as_str();
             let is_for_all = route.hosts.is_empty();
-            if !is_for_all && !route.hosts.iter().any(is_taken) {
+            if !is_for_all && !route.hosts.iter().any(|name| is_taken(name)) {
                 elsewhere += 1;
                 continue;
             }

@@ -6,7 +6,8 @@ use std::path::Path;
 /// In bytes; `None` where nothing tells it.
 pub fn limit() -> Option<u64> {
     let info = rustix::system::sysinfo();
-    let total = u64::try_from(info.totalram).ok()?.saturating_mul(info.mem_unit.into());
+    #[allow(clippy::useless_conversion, reason = "it has 32 bits on some systems")]
+    let total = u64::from(info.totalram).saturating_mul(info.mem_unit.into());
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     // Without a limit version 1 tells a number that no machine has.
     let limit = cgroup_limit(Path::new("/sys/fs/cgroup"), &groups).filter(|limit| *limit < total);

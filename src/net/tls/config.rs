@@ -127,7 +127,7 @@ fn client_verifier(tls: &TlsListen, provider: &Arc<CryptoProvider>) -> Result<Ar
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     let builder = if tls.client_auth == Some(ClientAuth::Optional) { builder.allow_unauthenticated() } else { builder };
-    Ok(builder.build().map_err(setup_error)?)
+    builder.build().map_err(setup_error)
 }
 
 /// The name that is sent as SNI and verified (rule G8). The last dot of a name means the root of the DNS, and is in no certificate.
