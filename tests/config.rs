@@ -103,6 +103,8 @@ fn headers_that_rules_own_cannot_be_changed() {
         "X-Real-IP",
         "Proxy-Authenticate",
         "Proxy-Authorization",
+        "X-Client-Cert-Verify",
+        "x_client_cert_subject",
     ] {
         for key in ["request_headers", "response_headers"] {
             for edits in

@@ -104,6 +104,10 @@ const REFUSED: &[(&[&str], &str)] = &[
         "who may speak of the client, and whether the proxy does, is said by the key forwarded",
     ),
     (&["via"], "write \"via: false\" at the top level, and the proxy adds none"),
+    (
+        &["x-client-cert-verify", "x-client-cert-subject"],
+        "what a client has shown is asked for, and told to upstreams, by the key tls.client_ca",
+    ),
     (&["date"], "it says when a response was made, and whoever made it writes it: leave it out"),
 ];
 

@@ -288,7 +288,8 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>, String> {
 fn entry_error(plugin: &PluginConfig, reason: String) -> StartError {
     let (name, source) = (&plugin.name, plugin.source());
     // Several may come from one file.
-    let what = if source.contains(name) { source.clone() } else { format!("{name} ({source})") };
+    let is_told = Path::new(&source).file_stem().is_some_and(|stem| stem == name.as_str());
+    let what = if is_told { source.clone() } else { format!("{name} ({source})") };
     StartError::about(source, format!("plugin {what}: {reason}"))
 }
 

@@ -450,7 +450,7 @@ fn s23_failed_handshakes_are_told_and_counted() {
     for (reason, said, act) in [
         ("plain_http", "it speaks plain HTTP", &(|| drop(proxy.connect().get("/"))) as &dyn Fn()),
         ("certificate_refused", "UnknownCA", &|| drop(curl(&[&url]))),
-        ("old_version", "no version from TLS 1.2 on", &|| {
+        ("old_version", "no version of TLS that is spoken here", &|| {
             let client = SClient::start(proxy.address, &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"]);
             client.lines.wait_for("an alert", |line| line.contains("alert"));
         }),
