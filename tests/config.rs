@@ -147,6 +147,14 @@ fn mistakes_in_ranges_and_error_pages() {
             "config.yaml:1:53: 10.0.0.1/8 is an address inside a range: write 10.0.0.0/8 for the range",
         ),
         (
+            with("allow: "),
+            "config.yaml:1:10: a route's hosts, allow and deny need a value: write a list, or remove the key",
+        ),
+        (
+            with("hosts: "),
+            "config.yaml:1:10: a route's hosts, allow and deny need a value: write a list, or remove the key",
+        ),
+        (
             with("deny: ['::ffff:192.0.2.1']"),
             "config.yaml:1:52: ::ffff:192.0.2.1/128: IPv4 addresses are written as such, also where they come in by IPv6: write 192.0.2.1",
         ),

@@ -188,7 +188,12 @@ fn prometheus_and_fail2ban_get_what_they_read() {
         let other = line.replace(status, &status.replace("401", "200"));
         let forged = other.replace("/login", "/\"status=401\"401");
         let ipv6 = line.replace("client=127.0.0.1", "client=[2001:db8::1]").replace("127.0.0.1 -", "2001:db8::1 -");
-        for (line, expected) in [(&line, "127.0.0.1"), (&ipv6, "2001:db8::1"), (&other, ""), (&forged, "")] {
+        // As a trusted proxy tells it.
+        let (before, client) = line.split_at(line.find("127.0.0.1").expect("a client"));
+        let no_port = format!("{before}127.0.0.1{}", &client[client.find(' ').expect("more")..]);
+        for (line, expected) in
+            [(&no_port, "127.0.0.1"), (&line, "127.0.0.1"), (&ipv6, "2001:db8::1"), (&other, ""), (&forged, "")]
+        {
             assert_eq!(banned(line), [expected; 2], "{line}");
         }
     }
@@ -201,7 +206,7 @@ fn banned(line: &str) -> [String; 2] {
 import configparser, re, sys
 filter = configparser.ConfigParser()
 filter.read_string(sys.argv[1])
-fails = filter["Definition"]["failregex"].replace("<ADDR>", "(?P<address>[0-9a-fA-F:.]+)").strip().split("\n")
+fails = filter["Definition"]["failregex"].replace("<ADDR>", "(?P<address>(?:[0-9]{1,3}[.]){3}[0-9]{1,3}|[0-9a-fA-F]*:[0-9a-fA-F:.]*)").strip().split("\n")
 line = sys.argv[2]
 dated = re.sub(r"\d{4}-\d\d-\d\dT[0-9:.]+Z|\d\d/[A-Z][a-z]{2}/[0-9: +]+", "", line, count=1)
 assert dated != line

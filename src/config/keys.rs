@@ -663,7 +663,7 @@ pub struct Rewrites {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the keys prefix and upstream")]
 pub(crate) struct RawRoute {
-    #[serde(deserialize_with = "As::<RouteHost>::list")]
+    #[serde(deserialize_with = "As::<RouteHost>::said_list")]
     pub(super) hosts: Option<Vec<Box<str>>>,
     pub(super) prefix: String,
     #[serde(deserialize_with = "As::<UpstreamUrl>::deserialize")]
@@ -688,9 +688,9 @@ pub(crate) struct RawRoute {
     pub(super) plugins: Option<Vec<String>>,
     pub(super) request_headers: Option<Arc<HeaderEdits>>,
     pub(super) response_headers: Option<Arc<HeaderEdits>>,
-    #[serde(deserialize_with = "As::<Network>::list")]
+    #[serde(deserialize_with = "As::<Network>::said_list")]
     pub(super) allow: Option<Vec<IpNet>>,
-    #[serde(deserialize_with = "As::<Network>::list")]
+    #[serde(deserialize_with = "As::<Network>::said_list")]
     pub(super) deny: Option<Vec<IpNet>>,
 }
 

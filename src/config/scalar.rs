@@ -53,6 +53,16 @@ impl<N: Notation> As<N> {
         Ok(if is_said { all.into() } else { T::default() })
     }
 
+    /// The same where a forgotten value would let everybody in.
+    pub fn said_list<'de, T: From<Vec<N::Value>>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        match Self::read(from, true)? {
+            (true, all) => Ok(all.into()),
+            (false, _) => {
+                Err(D::Error::custom("a route's hosts, allow and deny need a value: write a list, or remove the key"))
+            }
+        }
+    }
+
     fn read<'de, D: Deserializer<'de>>(from: D, may_be_list: bool) -> Result<(bool, Vec<N::Value>), D::Error> {
         let mut all = Vec::new();
         let read = &mut |text: &str| N::parse(text).map(|value| all.push(value));

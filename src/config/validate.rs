@@ -282,7 +282,7 @@ fn shared<T: ?Sized + Eq + Hash>(known: &mut HashSet<Arc<T>>, new: Arc<T>) -> Ar
 }
 
 /// Keys of a route that say how an upstream is asked.
-pub(super) const UPSTREAM_ONLY: [&str; 9] = [
+pub(super) const UPSTREAM_ONLY: [&str; 10] = [
     "upstream",
     "upstreams",
     "host",
@@ -292,6 +292,7 @@ pub(super) const UPSTREAM_ONLY: [&str; 9] = [
     "redirect_to_slash",
     "upgrade",
     "max_body_bytes",
+    "request_headers",
 ];
 
 impl Redirect {
@@ -376,6 +377,7 @@ impl RawRoute {
             self.redirect_to_slash.is_some(),
             self.upgrade.is_some(),
             self.max_body_bytes.is_some(),
+            self.request_headers.is_some(),
         ];
         if let Some((key, _)) = UPSTREAM_ONLY.iter().zip(is_said).find(|(_, is_said)| *is_said) {
             return Err(format!("this route redirects and asks no upstream: remove {key}, or redirect"));

@@ -135,11 +135,12 @@ impl Worker {
         // One that says nothing and is closed for another one, or by a drain, did nothing wrong.
         let is_unwanted = client.pending.is_some() || (is_late && is_draining);
         let ClientConn { proxy_header, conn, connection, .. } = client;
+        let sender = connection.peer().address;
         match proxy_header.read(conn, connection, &mut self.read_buf, is_late && !is_unwanted) {
             Ok(true) => {
                 client.active = now;
                 let peer = *connection.peer();
-                match self.client_place(&peer) {
+                match self.client_place(&peer, peer.address != sender) {
                     Ok(place) => {
                         self.client_places.extend(place.map(|place| (key, place)));
                         return true;

@@ -38,8 +38,9 @@ const MAX_IDLE_READS: u32 = 8;
 /// What is wrong with an upstream's certificate or socket is logged at most this often: one that has such a problem has it
 /// all the time.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
-/// When a unix socket whose queue is full is tried again: no event tells that there is room.
-const QUEUE_RETRY: Duration = Duration::from_millis(5);
+/// When a unix socket whose queue is full is tried again, since no event tells that there is room: after as long again as
+/// it has waited, within these.
+const QUEUE_RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 /// How many login-bound connections a client keeps. Beyond that the oldest is closed.
 const MAX_LOGIN_CONNS: usize = 4;
 /// Addresses that no new connection has needed for so long are not refreshed any more, but looked up before the next use.
@@ -80,6 +81,7 @@ impl Worker {
             timer: None,
             until: now,
             connected_at: now,
+            queued_at: None,
             is_login_bound: false,
         };
         let Some(client) = self.clients.get_mut(client_key) else { return };
@@ -193,14 +195,12 @@ impl Worker {
             return match (self.open_socket(client_key, key, &address), address) {
                 (Ok(()), _) => Poll::Pending,
                 (Err(error), Address::Unix(_)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if let Some(UpstreamConn { timer, until, .. }) = self.upstreams.conns.get_mut(key) {
-                        *until = now + QUEUE_RETRY;
-                        self.timers.set(timer, *until, EventSource::Upstream(key).token());
-                    }
-                    Poll::Pending
+                    self.await_queue(client_key, key)
                 }
                 (Err(error), address) => {
-                    if let Address::Unix(path) = address {
+                    if let Address::Unix(path) = address
+                        && !is_exhaustion(&error)
+                    {
                         let hint =
                             "does the application run, and may this user write to its socket and enter its folder?";
                         self.warn(upstream, format_args!("cannot connect to upstream unix:{path}: {error}; {hint}"));
@@ -240,6 +240,24 @@ impl Worker {
             // Never in the clear what was meant to be secret.
             Some((Scheme::Https, None)) | None => Poll::Ready(Err(ConnectError::TlsFailed)),
         }
+    }
+
+    /// The queue of a unix socket is full.
+    fn await_queue(&mut self, client_key: Key, key: Key) -> Poll<Result<(), ConnectError>> {
+        let now = self.ctx.now();
+        let most = self.clients.get(client_key).map(|client| client.connection.connect_address_timeout());
+        let Some(UpstreamConn { timer, until, queued_at, .. }) = self.upstreams.conns.get_mut(key) else {
+            return Poll::Pending;
+        };
+        let waited = now - *queued_at.get_or_insert(now);
+        let left = most.unwrap_or_default().saturating_sub(waited);
+        if left.is_zero() {
+            *queued_at = None;
+            return Poll::Ready(Err(ConnectError::TimedOut));
+        }
+        *until = now + waited.clamp(QUEUE_RETRY.0, QUEUE_RETRY.1).min(left);
+        self.timers.set(timer, *until, EventSource::Upstream(key).token());
+        Poll::Pending
     }
 
     fn open_socket(&mut self, client_key: Key, key: Key, address: &Address) -> io::Result<()> {

@@ -484,7 +484,7 @@ impl Worker {
         let mut conn = Conn::from(Socket::accepted(fd));
         let is_tls = protocol == ListenerProtocol::Tls;
         let peer = Peer { address, is_tls, listener: protocol };
-        let Ok(place) = self.client_place(&peer) else { return self.closed.push(conn) };
+        let Ok(place) = self.client_place(&peer, false) else { return self.closed.push(conn) };
         let now = self.ctx.clock.now();
         if is_tls {
             conn.tls = self.configs.tls().and_then(Tls::accept);
@@ -522,13 +522,14 @@ impl Worker {
     }
 
     /// Counts a client under its address, where that is limited; an error: it has as many connections as it may have. Load
-    /// balancers are not counted, but those for which they speak, when that is known.
-    pub(super) fn client_place(&mut self, peer: &Peer) -> Result<Option<ClientPlace>, ()> {
+    /// balancers are not counted, but those for which they speak, when that is known (`is_told`).
+    pub(super) fn client_place(&mut self, peer: &Peer, is_told: bool) -> Result<Option<ClientPlace>, ()> {
         let config = &self.ctx.runtime.config;
         let (Some(max), Some(address)) = (config.limits.max_connections_per_client, peer.address) else {
             return Ok(None);
         };
-        if peer.listener == ListenerProtocol::Admin || config.expects_proxy_header(address.ip()) {
+        let is_balancer = !is_told && config.expects_proxy_header(address.ip());
+        if peer.listener == ListenerProtocol::Admin || is_balancer {
             return Ok(None);
         }
         let place = self.client_counts.enter(address.ip(), max);

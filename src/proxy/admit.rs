@@ -6,11 +6,11 @@
 use super::cause::{Cause, FORWARDED_METHODS};
 use super::connection::{Options, allowed_protocols};
 use super::events::{ListenerProtocol, Peer};
-use super::forwarded::{PeerTrust, believed_prefix, client_address, is_local};
+use super::forwarded::{PeerTrust, believed_prefix, client_address, is_local, is_trusted};
 use super::route::{Match, Router, write_target};
 use super::runtime::Runtime;
 use crate::config::{ConfigzAccess, Redirect, RouteTarget, Scheme};
-use crate::http::chars::{parse_decimal, write_decimal};
+use crate::http::chars::{list_members, parse_decimal, write_decimal};
 use crate::http::error::HttpError;
 use crate::http::fields::{Fields, HeaderId};
 use crate::http::framing::Framing;
@@ -111,6 +111,8 @@ pub fn admit(
     if route.options.is_restricted() {
         let client = client_address(peer, &head.fields, &runtime.config.forwarded);
         if !route.options.is_allowed(client.map(|client| client.ip())) {
+            // What plugins see of it is what was asked for.
+            write_target(target, "", path, query, 0);
             return Ok(Handler::Forbidden(ForwardPlan { route: found.route, upgrade: false, expects_continue }));
         }
     }
@@ -169,9 +171,10 @@ fn write_location(out: &mut Vec<u8>, redirect: &Redirect, outer: &[u8], [path, q
 /// speak TLS itself; nor where a trusted proxy says that the client speaks TLS with it.
 fn wants_https(head: &RequestHead, peer: &Peer, runtime: &Runtime) -> bool {
     let is_behind_tls = || {
-        let proto = head.fields.get(HeaderId::XForwardedProto).unwrap_or_default();
-        let trust = PeerTrust::of(peer, &runtime.config.forwarded);
-        trust == PeerTrust::Trusted && proto.eq_ignore_ascii_case(b"https")
+        let is_trusted = peer.address.is_some_and(|peer| is_trusted(peer.ip(), &runtime.config.forwarded));
+        // The first one speaks of the client itself.
+        let proto = head.fields.values(HeaderId::XForwardedProto).flat_map(list_members).next();
+        is_trusted && proto.is_some_and(|proto| proto.eq_ignore_ascii_case(b"https"))
     };
     peer.listener == ListenerProtocol::Plain && !peer.is_tls && peer.address.is_some() && !is_behind_tls()
 }
@@ -573,6 +576,9 @@ mod tests {
                 "",
                 Ok("https://with.example/.well-known/acme-challenge"),
             ),
+            // The first of several has seen the client.
+            (&usual, &front, "Host: a\r\n", "GET /a HTTP/1.1", "X-Forwarded-Proto: https, http\r\n", Ok("")),
+            (&usual, &front, "Host: a\r\n", "GET / HTTP/1.1", "X-Forwarded-Proto: http, https\r\n", Ok("https://a/")),
             // Built-in resources.
             (&usual, &plain, "Host: a\r\n", "GET /health HTTP/1.1", "", Ok("")),
             // Others than plain clients.

@@ -130,8 +130,10 @@ impl Transaction {
             }
             self.send_error(ctx, cause);
         }
-        // For the log; `forward` has done so with that of a request for an upstream.
+        // For the log; `prepare` has done so with those of a request that has a route.
         if self.route_index.is_none() {
+            let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
+            self.log.client = client_address(peer, &self.buf.request.fields, &runtime.config.forwarded);
             std::mem::swap(&mut self.buf.original_target, &mut self.buf.request.target);
         }
     }

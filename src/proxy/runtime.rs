@@ -115,6 +115,7 @@ impl Runtime {
             upstreams: Arc::new(UpstreamNumbers { origins: Vec::new(), ids, starts, next: 0 }),
             counted_routes: (route < self.counted_routes).into(),
             hooks: self.hooks(route).cloned().into(),
+            error_pages: Arc::default(),
             configz: SharedText::default(),
             ..self.clone()
         }

@@ -187,4 +187,8 @@ fn clients_of_a_load_balancer_are_counted_by_the_address_that_it_tells() {
         from(one).is_none() && from("TCP6 2001:db8::2 ::1 1 2").is_some() && from("TCP6 2001:db8::3 ::1 1 2").is_some()
     );
     proxy.log.wait_for("a warning", |line| line.contains("192.0.2.1 has 2 connections"));
+    // An address that could be a balancer's, too.
+    let near = "TCP4 127.9.9.9 198.51.100.1 4711 443";
+    let open = [from(near), from(near)];
+    assert!(open.iter().all(Option::is_some) && from(near).is_none(), "it is counted as the others");
 }

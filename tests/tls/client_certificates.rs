@@ -97,6 +97,27 @@ fn where_certificates_are_optional_only_bad_ones_are_refused() {
     assert!(ask(proxy.address, client(&authority, Some(&authority.issue(&["a"]))), "/bad").is_err());
 }
 
+/// A session that is resumed is not verified again, and a certificate may have expired since.
+#[test]
+fn g4_a_client_shows_its_certificate_on_each_connection() {
+    let (authority, clients, origin) = (Authority::new(), Authority::named("Clients"), Origin::echo());
+    let own = authority.issue(&["localhost"]);
+    let kinds = |more: &str| {
+        let proxy = Proxy::start(&yaml(&origin, &listen(&own), more));
+        // It keeps what it may resume from.
+        let config = client(&authority, Some(&clients.issue(&["a"])));
+        [(); 2].map(|()| {
+            let mut stream = StreamOwned::new(session(config.clone(), "localhost"), dial(proxy.address));
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("is taken");
+            stream.read_to_string(&mut String::new()).expect("an answer");
+            stream.conn.handshake_kind()
+        })
+    };
+    use rustls::HandshakeKind::{Full, Resumed};
+    assert_eq!(kinds("min_version: 1.2"), [Some(Full), Some(Resumed)], "where no certificate is asked for");
+    assert_eq!(kinds(&format!("client_ca: {}", clients.file.display())), [Some(Full), Some(Full)]);
+}
+
 /// An origin that asks for certificates of `clients` and tells which of `known` it was shown.
 fn asking(authority: &Authority, clients: &Authority, known: [&Pair; 2]) -> Origin {
     let known = known.map(|pair| chain_and_key(pair).0.remove(0));

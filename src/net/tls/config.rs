@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{ALL_VERSIONS, ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
@@ -69,7 +69,12 @@ impl Tls {
         // Policies that differ in our own certificate alone trust the same.
         trusted.sort();
         trusted.dedup();
-        let Dates { warnings, expiries } = dates;
+        // A pair of files may be read for several policies.
+        let Dates { mut warnings, mut expiries } = dates;
+        warnings.sort();
+        warnings.dedup();
+        expiries.sort();
+        expiries.dedup();
         Ok(Tls { server, clients, trusted, warnings, expiries, certificates })
     }
 
@@ -77,8 +82,10 @@ impl Tls {
     /// change, but the tickets are still ours.
     pub fn reload(&self, config: &Config) -> Result<Tls, StartError> {
         let mut new = Tls::load(config)?;
-        // A ticket stands for the certificate that its client has shown, under the authorities of that time.
-        if let (Some(new), Some(old), false) = (&mut new.server, &self.server, config.verifies_clients()) {
+        if let (Some(new), Some(old)) = (&mut new.server, &self.server)
+            && new.ticketer.enabled()
+            && old.ticketer.enabled()
+        {
             Arc::make_mut(new).ticketer = Arc::clone(&old.ticketer);
         }
         Ok(new)
@@ -113,8 +120,14 @@ fn server_config(
         .with_cert_resolver(Arc::new(resolver));
     // HTTP/1.0 for clients that offer nothing newer: an ALPN offer without a common protocol ends the handshake.
     config.alpn_protocols = vec![b"http/1.1".to_vec(), b"http/1.0".to_vec()];
-    // Sessions are resumed from tickets that the clients keep, not from memory of ours.
-    config.ticketer = ring::Ticketer::new().map_err(setup_error)?;
+    if tls.client_ca.is_some() {
+        // A session that is resumed is not verified again: it would outlive the certificate that its client has shown.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    } else {
+        // Sessions are resumed from tickets that the clients keep, not from memory of ours.
+        config.ticketer = ring::Ticketer::new().map_err(setup_error)?;
+    }
     Ok(config)
 }
 

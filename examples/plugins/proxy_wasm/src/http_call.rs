@@ -188,7 +188,8 @@ pub fn call(
     token_at: u32,
 ) -> Outcome {
     guest.charge(CALL_FUEL)?;
-    guest.charge_bytes((fields_len as usize).saturating_add(body_len as usize))?;
+    let lens = [cluster_len, fields_len, body_len, trailers_len];
+    guest.charge_bytes(lens.iter().fold(0, |sum: usize, len| sum.saturating_add(*len as usize)))?;
     let (mut memory, state) = guest.parts()?;
     let cluster = memory.text(cluster, cluster_len)?;
     let entry = Arc::clone(&state.entry);
