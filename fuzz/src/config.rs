@@ -24,5 +24,5 @@ pub fn config(data: &[u8]) {
     }
     chain::limits(&config);
     let site = Runtime::new(Arc::new(config), None);
-    assert!(site.upstreams().next().is_some() || config.routes.iter().all(|route| route.upstreams().is_empty()));
+    assert!(site.upstreams().next().is_some() || site.config.routes.iter().all(|route| route.upstreams().is_empty()));
 }

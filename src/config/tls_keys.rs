@@ -12,7 +12,7 @@ use super::url::ServerName;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping with the keys certificate and key")]
 pub struct TlsListen {
-    /// Where; empty: on every address of [`Config::listen_addr`], none of which speaks plain HTTP then.
+    /// Where; empty: on every address of [`Config::listen_addr`](super::Config::listen_addr), none of which speaks plain HTTP then.
     #[serde(deserialize_with = "As::<ListenAddr>::list", skip_serializing_if = "Vec::is_empty")]
     pub listen_addr: Vec<ListenAddr>,
     /// With `key` the first of `certificates`, where it is put when the file is read.
