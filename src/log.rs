@@ -115,11 +115,8 @@ impl Logger {
         // 2026-01-31T12:00:00Z
         let (year, month, day, clock) = (&time[..4], &time[5..7], &time[8..10], &time[11..19]);
         let month = month.parse().map_or(0, |month: usize| 3 * (month - 1));
-        match client {
-            Some(client) => line.push(format_args!("{}", client.to_canonical())),
-            None => line.push(format_args!("-")),
-        }
-        line.push(format_args!(" - - [{day}/{}/{year}:{clock} +0000]", &MONTHS[month..month + 3]));
+        let client = client.map_or("-".to_owned(), |client| client.to_canonical().to_string());
+        line.push(format_args!("{client} - - [{day}/{}/{year}:{clock} +0000]", &MONTHS[month..month + 3]));
         Some(line)
     }
 

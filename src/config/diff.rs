@@ -77,13 +77,16 @@ impl Config {
             }
         }
         for route in new.routes.iter() {
-            let Some(old) = old.get(&route.name()) else { continue };
+            let name = route.name();
+            let Some(old) = old.get(&name) else { continue };
             let (before, after) = (&old.options.request_headers, &route.options.request_headers);
-            found.extend(hidden_change(&format!("route {}: ", route.name()), before, after));
+            if before != after {
+                found.extend(hidden_change(&format!("route {name}: "), before, after));
+            }
             let mut pairs = old.upstreams().iter().zip(route.upstreams());
             // Credentials are not shown.
             if pairs.any(|(old, new)| old != new && old.to_string() == new.to_string()) {
-                let what = format!("route {}: the credentials in its upstream URL", route.name());
+                let what = format!("route {name}: the credentials in its upstream URL");
                 found.push(Difference { kind: "changed", what, needs_restart: false });
             }
         }

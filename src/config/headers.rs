@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::error::quoted;
-use super::scalar::{As, Notation};
+use super::scalar::{As, Notation, is_tchar};
 
 /// Lines that one mapping may remove, set and add, and how long all of them may be: a head has to stay one that others read.
 const MAX_LINES: usize = 64;
@@ -108,7 +108,7 @@ const REFUSED: &[(&[&str], &str)] = &[
         &["x-client-cert-verify", "x-client-cert-subject"],
         "what a client has shown is asked for, and told to upstreams, by the key tls.client_ca",
     ),
-    (&["date"], "it says when a response was made, and whoever made it writes it: leave it out"),
+    (&["date"], "it says when a response was made, and its maker writes it: leave it out"),
 ];
 
 impl Notation for FieldName {
@@ -116,7 +116,6 @@ impl Notation for FieldName {
     const EXPECTED: &'static str = "the name of a header field such as X-Frame-Options";
 
     fn read(text: &str) -> Result<Option<String>, String> {
-        let is_tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         if !matches!(text.len(), 1..=128) || !text.bytes().all(is_tchar) {
             return Ok(None);
         }

@@ -102,7 +102,8 @@ impl Config {
     pub fn with_routes(&self, routes: Vec<RouteConfig>) -> Config {
         let (listen_addr, plugins) = (Vec::new(), Vec::new());
         let admin = AdminConfig { listen_addr: Vec::new(), ..self.admin.clone() };
-        Config { listen_addr, routes: Arc::new(routes), tls: None, admin, plugins, ..self.clone() }
+        let error_pages = BTreeMap::new();
+        Config { listen_addr, routes: Arc::new(routes), tls: None, admin, error_pages, plugins, ..self.clone() }
     }
 
     /// The plugins that run on a route, in the order of their request hooks.

@@ -12,8 +12,8 @@ use super::scalar::Notation;
 use super::url::{RouteHost, UpstreamUrl};
 
 impl Config {
-    /// Reads and checks the file at `path`, or standard input where that is `-`. An error is one sentence: the file, line and column, what is wrong and how to
-    /// correct it. The environment variable `LOG_MODE=json` changes the default of `log.format`. `folder` are the files of
+    /// Reads and checks the file at `path`, or standard input where that is `-`. An error is one sentence: the file, line and
+    /// column, what is wrong and how to correct it. The environment variable `LOG_MODE=json` changes the default of `log.format`. `folder` are the files of
     /// `-plugindir`.
     pub fn load(path: &Path, folder: &[PathBuf]) -> Result<Config, String> {
         let is_stdin = path == Path::new(STDIN);

@@ -206,9 +206,10 @@ impl Config {
                 .map_err(|error| (format!("routes.{number}.prefix"), format!("{}: {error}", quoted(&prefix))))?;
             let hosts = route.take_hosts().map_err(|message| (format!("routes.{number}.hosts"), message))?;
             let places = if hosts.is_empty() { &[Box::default()][..] } else { &hosts };
+            let normal = prefix::normal_form(&prefix);
             for host in places {
                 // No host has a slash in it.
-                let place = [host.as_bytes(), &prefix::normal_form(&prefix)].concat();
+                let place = [host.as_bytes(), &normal].concat();
                 if let Some(first) = first_with.insert(place, number) {
                     let (this, other, first) = (quoted(&prefix), quoted(&routes[first].prefix), first + 1);
                     let of_host = if host.is_empty() { String::new() } else { format!(" for the host {host}") };
@@ -321,12 +322,12 @@ impl TlsListen {
         if !cfg!(feature = "tls") {
             return Err("this build cannot listen with TLS: remove tls, or build it with the feature \"tls\"");
         }
-        match (self.certificate.take(), self.key.take()) {
-            (Some(certificate), Some(key)) => self.certificates.insert(0, CertificateFiles { certificate, key }),
-            (None, None) if !self.certificates.is_empty() => {}
-            (Some(_), None) => return Err("this certificate has no key: add \"key: key.pem\" beside it"),
-            (None, Some(_)) => return Err("this key has no certificate: add \"certificate: cert.pem\" beside it"),
-            (None, None) => return Err("tls needs both: add \"certificate: cert.pem\" and \"key: key.pem\""),
+        check_pair(&self.certificate, &self.key)?;
+        if let (Some(certificate), Some(key)) = (self.certificate.take(), self.key.take()) {
+            self.certificates.insert(0, CertificateFiles { certificate, key });
+        }
+        if self.certificates.is_empty() {
+            return Err("tls needs both: add \"certificate: cert.pem\" and \"key: key.pem\"");
         }
         match (&self.client_ca, &mut self.client_auth) {
             (Some(_), auth) => drop(auth.get_or_insert(ClientAuth::Required)),
@@ -342,11 +343,16 @@ impl TlsListen {
 
 impl UpstreamTls {
     fn validate(&self) -> Result<(), &'static str> {
-        match (&self.certificate, &self.key) {
-            (Some(_), None) => Err("this certificate has no key: add \"key: key.pem\" beside it"),
-            (None, Some(_)) => Err("this key has no certificate: add \"certificate: cert.pem\" beside it"),
-            _ => Ok(()),
-        }
+        check_pair(&self.certificate, &self.key)
+    }
+}
+
+/// Both are named, or none.
+fn check_pair(certificate: &Option<PathBuf>, key: &Option<PathBuf>) -> Result<(), &'static str> {
+    match (certificate, key) {
+        (Some(_), None) => Err("this certificate has no key: add \"key: key.pem\" beside it"),
+        (None, Some(_)) => Err("this key has no certificate: add \"certificate: cert.pem\" beside it"),
+        _ => Ok(()),
     }
 }
 

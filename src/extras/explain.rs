@@ -48,7 +48,8 @@ pub struct ExplainRequest<'a> {
     pub host: &'a str,
 }
 
-/// Explains what would happen to a request from `peer`. Returns the text, and whether the request would be served, by an upstream or by the proxy itself, and not refused.
+/// Explains what would happen to a request from `peer`. Returns the text, and whether the request would be served, by an
+/// upstream or by the proxy itself, and not refused.
 pub fn explain(now: &Now, runtime: &Rc<Runtime>, peer: &Peer, request: &ExplainRequest<'_>) -> (String, bool) {
     let mut out = String::new();
     let client = peer.address.map_or("on a unix socket".to_owned(), |address| format!("at {}", address.ip()));
@@ -179,8 +180,7 @@ impl<'a> Received<'a> {
             let shown = if is_secret { HeaderRef { value: b"(not shown)", ..line } } else { line };
             let is_it = |(name, value): (&str, &str)| (name.as_bytes(), value.as_bytes()) == (line.name, line.value);
             let by_key = key_that(edits, |edits| edits.lines().any(is_it));
-            let is_cert = is_client_cert_field(line.name);
-            let by_cert = is_cert.then_some("tls.client_ca: what the client has shown");
+            let by_cert = is_client_cert_field(line.name).then_some("tls.client_ca: what the client has shown");
             put_field(out, '+', &shown, by_key.or(reason_to_add(line.id)).or(by_cert));
         }
         self.explain_plugins(route, out);
@@ -237,19 +237,17 @@ impl<'a> Received<'a> {
     }
 
     fn explain_answer(&self, peer: &Peer, answer: &[u8], cause: Option<Cause>, out: &mut String) {
+        let plan = self.plan(peer, &mut Vec::new()).filter(|_| matches!(cause, None | Some(Cause::Forbidden)));
+        if let Some(plan) = plan {
+            self.explain_routes(Some(plan.route), out);
+        }
         let Some(cause) = cause else {
-            if let Some(plan) = self.plan(peer, &mut Vec::new()) {
-                self.explain_routes(Some(plan.route), out);
-            }
             return put!(out, "\nanswered by the proxy itself\n{}", String::from_utf8_lossy(answer));
         };
         if cause == Cause::NoRoute {
             self.explain_routes(None, out);
         }
-        if cause == Cause::Forbidden
-            && let Some(plan) = self.plan(peer, &mut Vec::new())
-        {
-            self.explain_routes(Some(plan.route), out);
+        if let Some(plan) = plan {
             explain_access(&self.runtime.config.routes[plan.route as usize].options, out);
         }
         put!(out, "\nrefused\n  why={}", cause.why());
@@ -280,6 +278,7 @@ impl<'a> Received<'a> {
             };
             put!(out, "{:COLUMN$} {words}", format!("  {}", printable(host)));
         }
+        let is_chosen_by_host = chosen.is_some_and(|chosen| !routes[chosen as usize].hosts.is_empty());
         let mut elsewhere = 0;
         for (index, route) in (0..).zip(routes.iter()) {
             let prefix = route.prefix.as_str();
@@ -288,18 +287,13 @@ impl<'a> Received<'a> {
                 elsewhere += 1;
                 continue;
             }
+            let takes_path = Router::new([prefix]).find(b"", path).is_some();
             let (sign, words) = if chosen == Some(index) {
                 ('>', "takes the path, and no longer prefix does: chosen")
-            } else if Router::new([prefix]).find(b"", path).is_some() {
-                let is_late = is_for_all && chosen.is_some_and(|chosen| !routes[chosen as usize].hosts.is_empty());
-                (
-                    ' ',
-                    if is_late {
-                        "takes the path too, but is for all hosts"
-                    } else {
-                        "takes the path too, but is shorter"
-                    },
-                )
+            } else if takes_path && is_for_all && is_chosen_by_host {
+                (' ', "takes the path too, but is for all hosts")
+            } else if takes_path {
+                (' ', "takes the path too, but is shorter")
             } else if path.starts_with(prefix.trim_end_matches('/').as_bytes()) {
                 (' ', "does not: the path only begins with the same letters, and prefixes are whole segments")
             } else {

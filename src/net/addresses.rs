@@ -29,6 +29,8 @@ pub struct ConnectAttempt {
     pub addresses: Vec<Address>,
     /// Of the failures so far the one that says most.
     pub failure: Option<ConnectError>,
+    /// Since when the queue of the unix socket that is tried is full.
+    pub queued_at: Option<MonoTime>,
 }
 
 impl Addresses {
@@ -50,7 +52,7 @@ impl Addresses {
         let has_failed = |address: &Address| self.failed.iter().any(|(failed, _)| failed == address);
         let (mut addresses, good) = backwards.partition::<Vec<_>, _>(has_failed);
         addresses.extend(good);
-        ConnectAttempt { addresses, failure: None }
+        ConnectAttempt { addresses, ..ConnectAttempt::default() }
     }
 
     pub fn note_failure(&mut self, now: MonoTime, address: Address) {
@@ -67,6 +69,7 @@ impl ConnectAttempt {
     /// Of several failures the one counts that says most.
     pub fn note(&mut self, error: ConnectError) {
         self.failure = self.failure.max(Some(error));
+        self.queued_at = None;
     }
 }
 

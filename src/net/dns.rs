@@ -142,8 +142,8 @@ impl DnsCache {
         Ok(DnsCache(resolver))
     }
 
-    /// Wants the addresses of an upstream with this host and port, which come into `queue`: at once where they are known, or with `is_next` when
-    /// they are looked up again.
+    /// Wants the addresses of an upstream with this host and port, which come into `queue`: at once where they are known, or
+    /// with `is_next` when they are looked up again.
     pub fn lookup(&self, queue: &Arc<WorkerQueue>, upstream: UpstreamId, name: (&str, u16), is_next: bool) {
         let mut names = self.0.lock();
         names.lookup(queue, upstream, name, is_next);

@@ -103,8 +103,8 @@ fn version_of(version: Version) -> &'static [u8] {
 
 /// `address - - [time] "GET /x?y HTTP/1.1" 200 12 "referer" "user agent"`; `-` stands for what is not there.
 fn send_combined(mut line: LogLine<'_>, record: &AccessRecord<'_>) {
-    let log = record.log;
-    match log.details.as_deref() {
+    let (log, details) = (record.log, record.log.details.as_deref());
+    match details {
         _ if record.method().is_empty() => line.string(&[b"-"]),
         Some(details) => {
             line.string(&[record.method(), b" ", record.shown_target(), b" HTTP/", version_of(details.version)])
@@ -112,8 +112,7 @@ fn send_combined(mut line: LogLine<'_>, record: &AccessRecord<'_>) {
         None => line.string(&[record.method(), b" ", record.shown_target()]),
     };
     line.number(log.status.into()).number(log.bytes_out);
-    let details = log.details.as_deref().map(|details| [&details.referer[..], &details.user_agent]);
-    for value in details.unwrap_or_default() {
+    for value in details.map(|details| [&details.referer[..], &details.user_agent]).unwrap_or_default() {
         line.string(&[if value.is_empty() { b"-" } else { value }]);
     }
     line.send();

@@ -81,7 +81,6 @@ impl Worker {
             timer: None,
             until: now,
             connected_at: now,
-            queued_at: None,
             is_login_bound: false,
         };
         let Some(client) = self.clients.get_mut(client_key) else { return };
@@ -242,17 +241,21 @@ impl Worker {
         }
     }
 
+    /// How long the client's attempt at one address may take.
+    fn address_timeout(&self, client_key: Key) -> Duration {
+        self.clients.get(client_key).map(|client| client.connection.connect_address_timeout()).unwrap_or_default()
+    }
+
     /// The queue of a unix socket is full.
     fn await_queue(&mut self, client_key: Key, key: Key) -> Poll<Result<(), ConnectError>> {
-        let now = self.ctx.now();
-        let most = self.clients.get(client_key).map(|client| client.connection.connect_address_timeout());
-        let Some(UpstreamConn { timer, until, queued_at, .. }) = self.upstreams.conns.get_mut(key) else {
+        let (now, most) = (self.ctx.now(), self.address_timeout(client_key));
+        let Some(UpstreamConn { state, timer, until, .. }) = self.upstreams.conns.get_mut(key) else {
             return Poll::Pending;
         };
-        let waited = now - *queued_at.get_or_insert(now);
-        let left = most.unwrap_or_default().saturating_sub(waited);
+        let UpstreamState::Connecting(_, Some(attempt)) = state else { return Poll::Pending };
+        let waited = now - *attempt.queued_at.get_or_insert(now);
+        let left = most.saturating_sub(waited);
         if left.is_zero() {
-            *queued_at = None;
             return Poll::Ready(Err(ConnectError::TimedOut));
         }
         *until = now + waited.clamp(QUEUE_RETRY.0, QUEUE_RETRY.1).min(left);
@@ -267,10 +270,10 @@ impl Worker {
         };
         let token = EventSource::Upstream(key).token();
         socket.register(self.poll.registry(), token)?;
-        let timeout = self.clients.get(client_key).map(|client| client.connection.connect_address_timeout());
+        let timeout = self.address_timeout(client_key);
         if let Some(UpstreamConn { conn, timer, until, .. }) = self.upstreams.conns.get_mut(key) {
             *conn = Some(socket.into());
-            *until = self.ctx.now() + timeout.unwrap_or_default();
+            *until = self.ctx.now() + timeout;
             self.timers.set(timer, *until, token);
         }
         Ok(())

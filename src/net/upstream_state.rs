@@ -26,8 +26,6 @@ pub struct UpstreamConn {
     /// When the attempt at an address is given up, or an idle connection closed.
     pub until: MonoTime,
     pub connected_at: MonoTime,
-    /// Since when the queue of the unix socket to connect to is full.
-    pub queued_at: Option<MonoTime>,
     /// A client has logged in on it (NTLM, Negotiate), and such a login holds for the connection: from now on it serves
     /// that client only.
     pub is_login_bound: bool,

@@ -221,16 +221,10 @@ fn built_in(
     runtime: &Runtime,
 ) -> Result<Option<Handler>, Cause> {
     let by = match path {
-        path if runtime.config.admin.health.as_deref().is_some_and(|health| health.as_bytes() == path) => {
-            Handler::Health
-        }
-        b"/configz" if has_configz(head, peer, runtime) => {
-            if query == b"?outline" {
-                Handler::FullConfig
-            } else {
-                Handler::Configz
-            }
-        }
+        path if runtime.config.admin.health.as_deref().map(str::as_bytes) == Some(path) => Handler::Health,
+        b"/configz" if !has_configz(head, peer, runtime) => return Ok(None),
+        b"/configz" if query == b"?outline" => Handler::FullConfig,
+        b"/configz" => Handler::Configz,
         b"/metrics" if has_metrics(head, peer, runtime) => Handler::Metrics,
         _ => return Ok(None),
     };

@@ -2,20 +2,14 @@
 //! send itself.
 
 use super::events::PeerDetails;
-use crate::http::fields::Fields;
+use crate::http::fields::{Fields, is_look_alike};
 
 const VERIFY: &[u8] = b"X-Client-Cert-Verify";
 const SUBJECT: &[u8] = b"X-Client-Cert-Subject";
 
 /// Whether some origin takes a field of this name for one of the two (rule G4).
 pub fn is_client_cert_field(name: &[u8]) -> bool {
-    let is_like = |own: &u8, byte: &u8| match own {
-        b'-' => !byte.is_ascii_alphanumeric(),
-        own => own.eq_ignore_ascii_case(byte),
-    };
-    [VERIFY, SUBJECT]
-        .iter()
-        .any(|own| own.len() == name.len() && own.iter().zip(name).all(|(own, byte)| is_like(own, byte)))
+    is_look_alike(name, VERIFY) || is_look_alike(name, SUBJECT)
 }
 
 /// Removes what the client says about it, and writes what is known.

@@ -62,10 +62,14 @@ pub(super) struct ClientDetails {
 }
 
 impl Client {
+    /// What was told of its connection, where that was asked for.
+    pub fn peer_details(&self) -> Option<&PeerDetails> {
+        self.details.as_ref()?.peer.as_ref()
+    }
+
     /// The host that a TLS client has named in its handshake; empty for none.
     pub fn server_name(&self) -> &[u8] {
-        let details = self.details.as_ref().and_then(|details| details.peer.as_ref());
-        details.and_then(|details| details.server_name.as_deref()).unwrap_or_default().as_bytes()
+        self.peer_details().and_then(|details| details.server_name.as_deref()).unwrap_or_default().as_bytes()
     }
 
     /// Whether the connection may serve a request after the current one.

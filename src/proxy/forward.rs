@@ -32,10 +32,9 @@ pub struct Scratch {
     pub buf: Vec<u8>,
 }
 
-/// Turns a request head of `peer` into the one to forward to `upstream`, in place, or
-/// into the one that plugins see with a redirect. The target is left alone. The protocols
-/// to offer are left in `offered`, comma-separated, where the plan has an upgrade in it. Returns whether there was room to
-/// rewrite the places that it names.
+/// Turns a request head of `peer` into the one to forward to `upstream`, in place, or into the one that plugins see with a
+/// redirect. The target is left alone. The protocols to offer are left in `offered`, comma-separated, where the plan has an
+/// upgrade in it. Returns whether there was room to rewrite the places that it names.
 pub fn forward_request(
     head: &mut RequestHead,
     plan: &ForwardPlan,
@@ -109,6 +108,10 @@ pub fn forward_request(
 /// has written holds. A client that sends `X_User` does not get past a line that sets or removes `X-User`.
 #[inline]
 pub fn edit_fields(fields: &mut Fields, edits: [&Option<Arc<HeaderEdits>>; 2]) {
+    // Mostly so, and cheaper than an iterator that finds nothing.
+    if let [None, None] = edits {
+        return;
+    }
     for edits in edits.into_iter().flatten() {
         for name in edits.removed() {
             fields.retain(|line| !is_look_alike(line.name, name.as_bytes()));

@@ -9,6 +9,7 @@ use super::forward::{Persistence, edit_fields, finish_head};
 use super::hooks::{HookBody, HookContext, LocalResponse, Phase, Verdict};
 use super::memory::Buffers;
 use super::request_log::{AccessRecord, ResponseSource};
+use super::runtime::Runtime;
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Suspended, Transaction};
 use super::tickets::Ticket;
 use crate::bytes::SharedText;
@@ -31,6 +32,24 @@ pub(super) enum LocalBody<'a> {
     Reason,
     Bytes(&'a [u8]),
     Shared(SharedText),
+}
+
+impl LocalBody<'_> {
+    fn into_bytes(self, status: u16) -> Vec<u8> {
+        match self {
+            LocalBody::Reason => reason_text(status),
+            LocalBody::Bytes(bytes) => bytes.to_vec(),
+            LocalBody::Shared(text) => text.as_bytes().to_vec(),
+        }
+    }
+}
+
+/// The Content-Type and the body of an error: its page, where one is configured.
+fn error_content(runtime: &Runtime, status: u16) -> ((&'static [u8], &'static [u8]), LocalBody<'static>) {
+    match runtime.error_page(status) {
+        Some(page) => ((PLAIN_TEXT.0, page.media_type.as_bytes()), LocalBody::Shared(Arc::clone(&page.text))),
+        None => (PLAIN_TEXT, LocalBody::Reason),
+    }
 }
 
 /// How far hooks have come.
@@ -65,12 +84,7 @@ impl Transaction {
                 chain.restart_response();
                 let mut fields = Fields::new();
                 lines.for_each(|(name, value)| fields.add(name, value));
-                let body = match body {
-                    LocalBody::Reason => reason_text(status),
-                    LocalBody::Bytes(bytes) => bytes.to_vec(),
-                    LocalBody::Shared(text) => text.as_bytes().to_vec(),
-                };
-                self.pass_local(ctx, LocalResponse { status, fields, body });
+                self.pass_local(ctx, LocalResponse { status, fields, body: body.into_bytes(status) });
             }
         }
     }
@@ -109,13 +123,10 @@ impl Transaction {
 
     /// The answer where a plugin has failed with a response, or never resumed it: no plugin sees it.
     fn send_bare_error(&mut self, ctx: &mut Context<'_, '_>, status: u16) {
-        let (media_type, body) = match ctx.client.runtime.error_page(status) {
-            Some(page) => (page.media_type.as_bytes(), page.text.as_bytes().to_vec()),
-            None => (PLAIN_TEXT.1, reason_text(status)),
-        };
+        let ((name, media_type), body) = error_content(&ctx.client.runtime, status);
         let mut fields = Fields::new();
-        fields.add(PLAIN_TEXT.0, media_type);
-        self.set_local(LocalResponse { status, fields, body });
+        fields.add(name, media_type);
+        self.set_local(LocalResponse { status, fields, body: body.into_bytes(status) });
         self.queue_response(ctx);
     }
 
@@ -210,10 +221,7 @@ impl Transaction {
             self.send_bare_error(ctx, cause.status());
         } else {
             let allow = cause.allow().map(|methods| (&b"Allow"[..], methods.as_bytes()));
-            let (content_type, body) = match ctx.client.runtime.error_page(cause.status()) {
-                Some(page) => ((PLAIN_TEXT.0, page.media_type.as_bytes()), LocalBody::Shared(Arc::clone(&page.text))),
-                None => (PLAIN_TEXT, LocalBody::Reason),
-            };
+            let (content_type, body) = error_content(&ctx.client.runtime, cause.status());
             self.send_local(ctx, cause.status(), allow.into_iter().chain([content_type]), body);
         }
     }
@@ -436,7 +444,7 @@ impl Transaction {
     }
 
     fn call_hooks(&mut self, ctx: &Context<'_, '_>, phase: Phase) -> Verdict {
-        let Client { runtime, peer, details, .. } = &*ctx.client;
+        let Client { runtime, peer, .. } = &*ctx.client;
         let Some(hooks) = self.route_index.and_then(|route| runtime.hooks(route)) else { return Verdict::Continue };
         let gets_body = self.gets_body(self.buf.response.status);
         let (route, upstream) = (self.route(runtime), self.upstream(runtime));
@@ -466,7 +474,7 @@ impl Transaction {
             original_target,
             client_host: &scratch.host,
             peer,
-            details: details.as_ref().and_then(|details| details.peer.as_ref()),
+            details: ctx.client.peer_details(),
             log: &self.log,
             now: ctx.now(),
             route_prefix: route.map_or("", |route| &route.prefix),

@@ -217,8 +217,7 @@ impl Transaction {
             ctx.worker.observer.left_unmapped(&route.name(), ctx.worker.now.instant);
         }
         if runtime.config.verifies_clients() {
-            let details = ctx.client.details.as_ref().and_then(|details| details.peer.as_ref());
-            set_client_cert(&mut request.fields, details);
+            set_client_cert(&mut request.fields, ctx.client.peer_details());
         }
     }
 
