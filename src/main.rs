@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use mini_rproxy::about;
 use mini_rproxy::cli::{self, Action, Flags};
-use mini_rproxy::config::{Config, ConfigzAccess, FullConfig, ListenAddr, STDIN, Scheme, place_of};
+use mini_rproxy::config::{Config, ConfigzAccess, FullConfig, ListenAddr, STDIN, Scheme, place_of, print_size};
 use mini_rproxy::extras::explain::{ExplainRequest, explain};
 use mini_rproxy::log::{self, Level, Logger};
 use mini_rproxy::net::activation;
@@ -344,13 +344,12 @@ impl Running<'_> {
         start.text("version", about::VERSION).value("pid", std::process::id()).value("workers", config.workers);
         start.value("routes", config.routes.len()).text("features", about::features()).send();
         let mut limits = logger.line(Level::Info, "limits");
-        for (name, limit) in [("descriptors", server.descriptor_limit), ("memory_budget", config.limits.memory_budget)]
-        {
-            match limit {
-                Some(limit) => limits.value(name, limit),
-                None => limits.text(name, "unlimited"),
-            };
-        }
+        match server.descriptor_limit {
+            Some(limit) => limits.value("descriptors", limit),
+            None => limits.text("descriptors", "unlimited"),
+        };
+        let budget = config.limits.memory_budget.map(|size| print_size(size as u64));
+        limits.text("memory_budget", budget.as_deref().unwrap_or("unlimited"));
         limits.value("connections", server.max_connections).text("connections_by", server.max_connections_by).send();
         if server.descriptor_limit.is_some_and(|limit| limit < 2 * server.max_connections + 64) {
             let message = "the descriptor limit is low: a client may need two, and 64 more are needed beside";

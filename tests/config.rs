@@ -593,7 +593,7 @@ fn mistakes_in_other_settings() {
         ),
         (
             "listen_addr: 8080\n",
-            r#"config.yaml:2:14: "8080": a listening address is a number, not a name, with a port from 0 to 65535, such as ":8080", 127.0.0.1:8080 or "[::1]:8080", or unix:/run/proxy.sock"#,
+            r#"config.yaml:2:14: 8080 is a port alone: write ":8080" for all addresses, or 127.0.0.1:8080"#,
         ),
         (
             "listen_addr: [::1]:8080\n",
@@ -603,6 +603,10 @@ fn mistakes_in_other_settings() {
         (
             "listen_addr: [':1', ':1']\n",
             r#"config.yaml:2:14: ":1" in listen_addr and ":1" in listen_addr overlap: remove one, or choose another"#,
+        ),
+        (
+            "admin: {listen_addr: [':1', '9090']}\n",
+            r#"config.yaml:2:29: 9090 is a port alone: write ":9090" for all addresses, or 127.0.0.1:9090"#,
         ),
         (
             "listen_addr: [':1', '[::]:1']\n",
@@ -918,5 +922,116 @@ fn defaults_follow_the_keys_they_depend_on() {
     let keys = ["limits", "timeouts", "pool", "dns", "health", "upstream_tls", "forwarded", "proxy_protocol", "admin"];
     for key in keys.into_iter().chain(["log", "plugins"]) {
         assert_eq!(parse(&format!("{key}:")), parse(""), "{key}");
+    }
+}
+
+/// Keys of nginx, HAProxy, Caddy and others.
+#[test]
+fn names_from_other_proxies_lead_to_ours() {
+    for (theirs, ours) in [
+        ("proxy_pass", "upstream"),
+        ("backend", "upstream"),
+        ("server", "upstream"),
+        ("path", "prefix"),
+        ("location", "prefix"),
+        ("server_name", "hosts"),
+        ("return", "redirect"),
+    ] {
+        let expected = format!("config.yaml:1:11: unknown key \"{theirs}\"; did you mean \"{ours}\"?");
+        refused(&format!("routes: [{{{theirs}: x, host: client}}]\n"), &expected);
+    }
+    for (theirs, ours) in [
+        ("server", "routes"),
+        ("location", "routes"),
+        ("backend", "routes"),
+        ("frontend", "routes"),
+        ("path", "routes"),
+        ("http", "routes"),
+        ("listen", "listen_addr"),
+    ] {
+        let expected = format!("config.yaml:2:1: unknown key \"{theirs}\"; did you mean \"{ours}\"?");
+        refused(&format!("{ROUTES}{theirs}: x\n"), &expected);
+    }
+}
+
+#[test]
+fn routes_that_do_not_get_what_they_seem_to_are_warned_of() {
+    let warnings = |more: &str, prefix: &str| {
+        let text = format!(
+            "{more}\nroutes:\n- {{prefix: '{prefix}', upstream: 'http://a'}}\n- {{hosts: b, prefix: /b, upstream: 'http://b'}}\n"
+        );
+        Config::parse(&text, "f").unwrap_or_else(|error| panic!("{error}\nin:\n{text}")).warnings()
+    };
+    for (more, prefix, expected) in [
+        (
+            "",
+            "/health",
+            "the proxy itself answers /health to all clients, not the route /health: set admin.health to false or to another path",
+        ),
+        (
+            "",
+            "/%68ealth/",
+            "the proxy itself answers /health to all clients, not the route /%68ealth/: set admin.health to false or to another path",
+        ),
+        (
+            "admin: {health: /up}",
+            "/up",
+            "the proxy itself answers /up to all clients, not the route /up: set admin.health to false or to another path",
+        ),
+        (
+            "",
+            "/configz",
+            "the proxy itself answers /configz to all clients, not the route /configz: set admin.configz to false",
+        ),
+        (
+            "admin: {configz: local}",
+            "/configz",
+            "the proxy itself answers /configz to clients on this host, not the route /configz: set admin.configz to false",
+        ),
+        (
+            "",
+            "/metrics",
+            "the proxy itself answers /metrics to clients on this host, not the route /metrics: set admin.metrics to false",
+        ),
+        (
+            "admin: {health: /b}",
+            "/a",
+            "the proxy itself answers /b to all clients, not the route /b: set admin.health to false or to another path",
+        ),
+        (
+            "",
+            "/a*",
+            "the prefix \"/a*\" takes paths that begin with just these characters: no character in a prefix stands for others, and all paths below it belong to it",
+        ),
+        (
+            "",
+            "/a/$1",
+            "the prefix \"/a/$1\" takes paths that begin with just these characters: no character in a prefix stands for others, and all paths below it belong to it",
+        ),
+        (
+            "",
+            "/{id}",
+            "the prefix \"/{id}\" takes paths that begin with just these characters: no character in a prefix stands for others, and all paths below it belong to it",
+        ),
+        (
+            "",
+            "/^a",
+            "the prefix \"/^a\" takes paths that begin with just these characters: no character in a prefix stands for others, and all paths below it belong to it",
+        ),
+    ] {
+        assert_eq!(warnings(more, prefix), [expected], "{more} {prefix}");
+    }
+    for (more, prefix) in [
+        ("", "/"),
+        ("", "/healthz"),
+        ("", "/health/x"),
+        ("", "/~user/a.b;v=1"),
+        ("admin: {health: false}", "/health"),
+        ("admin: {health: /up}", "/health"),
+        ("admin: {configz: false}", "/configz"),
+        ("admin: {metrics: false}", "/metrics"),
+        ("admin: {listen_addr: ':9090'}", "/metrics"),
+    ] {
+        assert_eq!(warnings(more, prefix), [""; 0], "{more} {prefix}");
     }
 }

@@ -191,8 +191,17 @@ fn cut(quoted: &str) -> String {
     }
 }
 
+/// Keys and flags of nginx, HAProxy and others, and ours.
+const OTHER_NAMES: &str = "proxy_pass=upstream backend=upstream server=upstream path=prefix location=prefix uri=prefix \
+    server_name=hosts domain=hosts return=redirect http=routes server=routes location=routes backend=routes \
+    frontend=routes path=routes t=check c=config f=config T=print-config V=version v=version";
+
 /// The one of `known` that was most likely meant by `word`, if any is near.
 pub fn did_you_mean<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let is_other_name = |ours: &&str| OTHER_NAMES.split(' ').any(|pair| pair.split_once('=') == Some((word, ours)));
+    if let Some(ours) = known.iter().copied().find(is_other_name) {
+        return Some(ours);
+    }
     let word = word.to_ascii_lowercase();
     let likeness = |known: &str| strsim::jaro_winkler(&word, known);
     let best = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;

@@ -38,6 +38,6 @@ pub use keys::{
 pub use listen::ListenAddr;
 pub use load::{STDIN, place_of};
 pub use log_keys::{LogConfig, LogFields, LogFormat};
-pub use scalar::ErrorClass;
+pub use scalar::{ErrorClass, print_size};
 pub use tls_keys::{CertificateFiles, ClientAuth, TlsListen, TlsVersion, UpstreamTls};
 pub use url::{Endpoint, HostPolicy, Scheme, UpstreamUrl};

@@ -317,7 +317,8 @@ fn print_number(number: u64, units: &Units) -> String {
     units.iter().find(fits).map_or_else(String::new, |(name, unit)| format!("{}{name}", number / unit))
 }
 
-pub(super) fn print_size(bytes: u64) -> String {
+/// As it would be written in the file.
+pub fn print_size(bytes: u64) -> String {
     print_number(bytes, Bytes::UNITS)
 }
 

@@ -132,7 +132,16 @@ impl Config {
         let left_out = |path: &PathBuf| {
             format!("{} of -plugindir is left out, because the list of plugins has it", path.display())
         };
-        self.left_out.iter().map(left_out).chain(self.body_warning()).chain(self.hidden_routes()).collect()
+        let of_routes = self.hidden_routes().chain(self.pattern_warning());
+        self.left_out.iter().map(left_out).chain(self.body_warning()).chain(of_routes).collect()
+    }
+
+    /// A prefix that would be a pattern in nginx or Caddy.
+    fn pattern_warning(&self) -> Option<String> {
+        let prefix =
+            self.routes.iter().map(|route| &route.prefix).find(|prefix| prefix.contains(['*', '$', '^', '{']))?;
+        let words = "no character in a prefix stands for others, and all paths below it belong to it";
+        Some(format!("the prefix {} takes paths that begin with just these characters: {words}", quoted(prefix)))
     }
 
     /// Routes whose own path is that of a built-in resource, which wins.

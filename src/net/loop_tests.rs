@@ -274,11 +274,12 @@ fn m7_a_refused_address_goes_on_to_the_next_and_all_are_used_in_turn() {
         read_until(&mut client, b"ok");
         assert_eq!(proxy.heard(), Said::Access { status: 200, reused: false, why: None });
     }
-    for (path, why) in [("/dead", "connect_refused"), ("/gone", "dns_fail")] {
+    for (path, name, why) in [("/dead", "dead.test", "connect_refused"), ("/gone", "gone.test", "dns_fail")] {
         let mut client = proxy.client();
         client.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).expect("write");
         assert!(read_head(&mut client).starts_with("HTTP/1.1 502 "), "{path}");
         assert_eq!(proxy.heard(), Said::Access { status: 502, reused: false, why: Some(why) });
+        assert_eq!(proxy.heard(), Said::Warning(format!("a request to upstream {name}:80 failed ({why})")));
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! Whether or not anything is said, everything is counted: a [`MeteredObserver`] stands between the proxy connections and the log.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct MeteredObserver {
     /// For what is not counted.
     pub log: Box<dyn Observer>,
     unmapped: LogLimiter,
+    /// When it was last said of an upstream that it fails, of so many that memory stays bounded.
+    failing: HashMap<String, LogLimiter>,
     /// The texts of /metrics that clients are still sent, the newest last, and when each was made.
     texts: Vec<(MonoTime, Weak<Box<str>>)>,
 }
@@ -40,7 +43,8 @@ impl MeteredObserver {
     /// For the worker with this number.
     pub fn new(registry: Arc<Registry>, number: usize, log: Box<dyn Observer>) -> MeteredObserver {
         let metrics = Arc::clone(registry.of_worker(number));
-        MeteredObserver { metrics, registry, log, unmapped: LogLimiter::default(), texts: Vec::new() }
+        let unmapped = LogLimiter::default();
+        MeteredObserver { metrics, registry, log, unmapped, failing: HashMap::new(), texts: Vec::new() }
     }
 }
 
@@ -48,6 +52,14 @@ impl Observer for MeteredObserver {
     fn access(&mut self, record: &AccessRecord<'_>) {
         self.metrics.count_request(record);
         self.log.access(record);
+        // Without lines of requests the log would say nothing of it.
+        if let (Some(cause), Some(upstream)) = (record.log.cause, record.upstream)
+            && matches!(cause.status(), 502 | 504)
+            && (self.failing.len() < 1024 || self.failing.contains_key(upstream))
+            && self.failing.entry(upstream.to_owned()).or_default().is_due(record.ended, Duration::from_secs(60))
+        {
+            self.log.warn(format_args!("a request to upstream {upstream} failed ({})", cause.why()));
+        }
     }
 
     fn upstream(&mut self, upstream: &UpstreamUrl, event: UpstreamEvent) {
@@ -329,7 +341,7 @@ mod tests {
         let log = RequestLog { cause: Some(Cause::NoRoute), ..log() };
         let record = AccessRecord { timeline: Some("one\n\u{1b}two\n"), ..record(&log) };
         let line = said(false, &record);
-        assert!(line.ends_with(" total_ms=2000.000 why=no_route\n    one\n    \\x1btwo\n    no route has a prefix of the path (404): the routes: `/configz`\n"), "{line}");
+        assert!(line.ends_with(" total_ms=2000.000 why=no_route\n    one\n    \\x1btwo\n    no route has a prefix of the path, or none is for the host (404): the routes: `/configz`; `-explain` tells which of the two\n"), "{line}");
     }
 
     #[test]

@@ -483,7 +483,7 @@ impl Session<'_> {
         let outcome = from.read(&mut read_buf[..most]);
         let ReadOutcome::Bytes(len) = outcome else { return self.on_read(side, outcome, budget) };
         budget.bytes += len;
-        if purpose == ReadPurpose::NewRequest && connection.wants_peer_details() {
+        if purpose == ReadPurpose::NewRequest && connection.wants_peer_details(&ctx.runtime) {
             connection.set_peer_details(from.peer_details());
         }
         let bytes = &read_buf[..len];

@@ -625,6 +625,10 @@ impl Worker {
         for key in self.clients.keys() {
             let Some(client) = self.clients.get_mut(key) else { continue };
             client.connection.use_config(&runtime);
+            // Requests that have come already are admitted by it, too.
+            if client.connection.is_active() && client.connection.wants_peer_details(&runtime) {
+                client.connection.set_peer_details(client.conn.peer_details());
+            }
             // Time-outs may be shorter now.
             self.enqueue(key);
         }

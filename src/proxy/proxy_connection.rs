@@ -76,10 +76,10 @@ impl ProxyConnection {
 
     /// Whether there are plugins, which may ask for the details of the peer, or routes for hosts, one of which a TLS client has
     /// named in its handshake, or clients that show certificates; and nobody has told them yet. They are known with the first byte.
-    pub fn wants_peer_details(&self) -> bool {
-        let Client { runtime, peer, .. } = &self.client;
-        (runtime.has_hooks() || peer.is_tls && (runtime.router.has_hosts() || runtime.config.verifies_clients()))
-            && self.client.details.as_ref().is_none_or(|details| details.peer.is_none())
+    pub fn wants_peer_details(&self, runtime: &Runtime) -> bool {
+        let is_tls = self.client.peer.is_tls;
+        (runtime.has_hooks() || is_tls && (runtime.router.has_hosts() || runtime.config.verifies_clients()))
+            && self.client.peer_details().is_none()
     }
 
     /// Tells them.

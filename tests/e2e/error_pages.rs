@@ -37,7 +37,12 @@ fn errors_of_the_proxy_have_the_bodies_of_files() {
         assert_eq!(answer.body, body.as_bytes(), "{request}");
         assert_eq!(answer.field("Allow").is_some(), status == 405, "{request}");
     }
-    // Of HEAD the length alone.
+    // Of HEAD the length alone, of one that is no request, too.
+    let mut bad = proxy.connect();
+    bad.send("HEAD  /none HTTP/1.1\r\nHost: h\r\n\r\n");
+    let rest = String::from_utf8(bad.rest()).expect("ASCII");
+    assert!(rest.starts_with("HTTP/1.1 400 ") && rest.contains("\r\nContent-Type: application/json\r\n"), "{rest}");
+    assert!(rest.contains("\r\nContent-Length: 2\r\n") && rest.ends_with("\r\n\r\n"), "{rest}");
     client.send("HEAD /none HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     let rest = String::from_utf8(client.rest()).expect("ASCII");
     assert!(rest.contains("\r\nContent-Length: 17\r\n") && rest.ends_with("\r\n\r\n"), "{rest}");

@@ -30,6 +30,18 @@ fn exit_codes_tell_what_would_happen() {
         assert_eq!((found, stderr.as_str()), (code, ""), "{args:?}");
         assert!(stdout.contains(expected), "{args:?}: {stdout}");
     }
+    let of_host = CONFIG.replace("prefix: /a", "hosts: [a.example], prefix: /a");
+    for (host, words) in [
+        ("a.example", "of the hosts that routes are for, a.example is the most specific one"),
+        (
+            "b.example",
+            "no route is for this host: those for all hosts remain\n  none takes /a\n  not asked, because they are for other hosts: 1\n",
+        ),
+    ] {
+        let (code, stdout, _) = explain(&of_host, &["-explain", "/a", "-H", &format!("Host: {host}")]);
+        assert_eq!((code, stdout.contains(words)), (Some((host != "a.example").into()), true), "{stdout}");
+        assert_eq!(stdout.contains("none is for the host"), host != "a.example", "{stdout}");
+    }
     let (code, stdout, stderr) = explain("routes: []\n", &["-explain", "/a"]);
     assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
 }

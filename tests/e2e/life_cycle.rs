@@ -166,11 +166,11 @@ fn e6_a_full_pipe_stops_the_log_and_not_the_proxy() {
 #[test]
 fn the_start_is_reported() {
     let origin = Origin::echo();
-    let proxy = Proxy::start(&origin.config("workers: 3"));
+    let proxy = Launch::new(&origin.config("workers: 3\nlimits: {memory_budget: 2097152}")).start();
     assert_eq!(proxy.connect().get("/").status(), 200);
     proxy.access("/");
     let report = proxy.log.all().join("\n");
-    for word in ["listening", "workers=3", "routes", "connections"] {
+    for word in ["listening", "workers=3", "routes", "connections", " memory_budget=2MiB "] {
         assert!(report.contains(word), "{word} is not in the report:\n{report}");
     }
 }

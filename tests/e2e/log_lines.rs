@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::reload::reload;
-use crate::support::{Launch, Origin, Proxy, value};
+use crate::support::{Launch, Origin, Proxy, refusing_address, value};
 
 /// Bytes that would end a line, a field or a string, were they copied out as they are. Those that the grammar refuses
 /// are in requests that get a 400; the log must survive these as well.
@@ -226,4 +226,32 @@ fn combined_lines_are_those_of_apache_and_a_client_cannot_break_them() {
     }
     // What is no request is told as ever.
     assert!(proxy.log.all().iter().any(|line| line.starts_with("time=") && line.contains("msg=\"listening\"")));
+}
+
+#[test]
+fn an_upstream_that_fails_is_told_without_lines_of_requests() {
+    let (refusing, _port) = refusing_address();
+    let silent = Origin::start(|mut peer, _| drop(peer.request()));
+    let good = Origin::answering("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n");
+    let yaml = format!(
+        "workers: 1\nroutes:\n- {{prefix: /refused, upstream: 'http://{refusing}'}}\n\
+         - {{prefix: /silent, upstream: '{}'}}\n- {{prefix: /, upstream: '{}'}}\n",
+        silent.url(),
+        good.url()
+    );
+    let mut proxy = Launch::quiet(&yaml).start();
+    let mut client = proxy.connect();
+    for path in ["/refused", "/silent", "/refused", "/silent", "/an-answer-of-its-own"] {
+        assert_eq!(client.get(path).status(), 502, "{path}");
+    }
+    drop(client);
+    proxy.signal("TERM");
+    proxy.wait();
+    let lines = proxy.log.all();
+    let told: Vec<_> = lines.iter().filter(|line| line.contains("level=warn") && line.contains("upstream")).collect();
+    for (upstream, why) in [(refusing.to_string(), "connect_refused"), (silent.address.to_string(), "upstream_reset")] {
+        let expected = format!("a request to upstream {upstream} failed ({why})");
+        assert_eq!(told.iter().filter(|line| line.contains(&expected)).count(), 1, "once a minute: {lines:?}");
+    }
+    assert_eq!(told.len(), 2, "{told:?}");
 }

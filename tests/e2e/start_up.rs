@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use mini_rproxy::plugin::load;
 use tempfile::TempDir;
 
+use super::reload::reload;
 use crate::support::proxy::BINARY;
 use crate::support::{Launch, Origin};
 
@@ -202,9 +203,13 @@ fn e10_one_line_without_a_file_is_a_proxy() {
         let mut command = Command::new(BINARY);
         command.current_dir(empty).args(["-listen", "127.0.0.1:0", "-memory-budget", "8MiB"]);
         command.args(["-route", &format!("/path={}", first.address), "-route", &format!("/={}", second.url())]);
+        command.args(["-route", &format!("*.a.example/={}", first.address)]);
         command
     });
     let proxy = proxy.start();
+    let mut client = proxy.connect();
+    client.send("GET /path HTTP/1.1\r\nHost: b.a.example\r\n\r\n");
+    assert!(client.response().text().starts_with("GET /path HTTP/1.1\n"), "the route of that host");
     assert!(proxy.connect().get("/path/x").text().starts_with("GET /x HTTP/1.1\n"));
     assert_eq!(proxy.connect().get("/y").text(), "second");
 }
@@ -300,5 +305,54 @@ fn a_log_mode_that_is_none_is_told() {
         let message = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{mode}: {message}");
         assert_eq!(message.contains("LOG_MODE: expected text or json, found \"xml\""), code == 1, "{message}");
+    }
+}
+
+/// What is accepted and will hardly do what is meant is told by `-check`, at the start and at each reload.
+#[test]
+fn a_route_that_is_hidden_is_told_by_check_at_the_start_and_at_a_reload() {
+    let yaml = GOOD.replace("prefix: /\n", "prefix: /health\n");
+    let expected = "the proxy itself answers /health to all clients, not the route /health";
+    let output = run(&yaml, &["-check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let message = text(&output.stderr);
+    assert!(message.starts_with(&format!("mini-rproxy: warning: {expected}")), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    let proxy = Launch::new(&yaml).start();
+    let is_it = |line: &str| line.contains("level=warn") && line.contains(expected);
+    proxy.log.wait_for("the warning", is_it);
+    reload(&proxy, &yaml, 0);
+    proxy.log.wait_for_many("the second warning", 2, is_it);
+    assert_eq!(proxy.connect().get("/health").text(), "{\"message\":\"OK\"}");
+    reload(&proxy, &format!("admin: {{health: false}}\n{}", yaml.replace("/health", "/health*")), 1);
+    proxy.log.wait_for("another one", |line| {
+        line.contains("level=warn") && line.contains("the prefix \\\"/health*\\\" takes")
+    });
+    assert_eq!(run(GOOD, &["-check"]).stderr, b"", "nothing is hidden");
+}
+
+#[test]
+fn a_start_warns_where_everybody_can_see_the_routes() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let socket = format!("unix:{}", folder.path().join("sock").display());
+    for (listen, admin, is_warned) in [
+        ("0.0.0.0:0", "{}", true),
+        ("[::]:0", "{}", true),
+        (":0", "{configz: true}", true),
+        ("127.0.0.1:0", "{}", false),
+        ("127.0.0.2:0", "{}", false),
+        ("[::1]:0", "{}", false),
+        (&socket, "{}", false),
+        ("0.0.0.0:0", "{configz: local}", false),
+        ("0.0.0.0:0", "{configz: false}", false),
+    ] {
+        // It stands in front of the addresses.
+        let yaml = GOOD.replace("127.0.0.1:0", &format!("\"{listen}\"")) + &format!("admin: {admin}\n");
+        let proxy = Launch::new(&yaml).spawn();
+        proxy.log.wait_for("the addresses", |line| line.contains("msg=\"listening\""));
+        let is_it = |line: &String| {
+            line.contains("level=warn") && line.contains("everybody who reaches the proxy can see its routes")
+        };
+        assert_eq!(proxy.log.all().iter().any(is_it), is_warned, "{listen} {admin}: {:?}", proxy.log.all());
     }
 }

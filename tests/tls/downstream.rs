@@ -201,6 +201,20 @@ fn clients_without_tls_are_sent_to_it() {
 }
 
 #[test]
+fn a_start_warns_where_everybody_can_see_the_routes_by_tls() {
+    let (authority, origin) = (Authority::new(), Origin::echo());
+    let pair = authority.issue(&["localhost"]).yaml();
+    for (address, is_warned) in [("0.0.0.0:0", true), ("127.0.0.1:0", false)] {
+        let proxy = Proxy::start(
+            &origin.config(&format!("listen_addr: 127.0.0.1:0\ntls: {{ listen_addr: \"{address}\", {pair} }}\n")),
+        );
+        let told = proxy.log.all();
+        let is_it = |line: &String| line.contains("everybody who reaches the proxy can see its routes");
+        assert_eq!(told.iter().any(is_it), is_warned, "{address}: {told:?}");
+    }
+}
+
+#[test]
 fn handshakes_that_are_not_finished_end_in_time() {
     let authority = Authority::new();
     let (_origin, proxy) = start(&authority, "timeouts: { request_head: 400ms }");

@@ -1,5 +1,8 @@
 //! SIGHUP: certificates are read again, and nothing else is disturbed.
 
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+
 use rustls::StreamOwned;
 
 use crate::certificates::{Authority, Pair};
@@ -51,6 +54,41 @@ fn certificates_are_reloaded_or_kept_as_a_whole() {
     assert_eq!(shown(&proxy, &authority), second);
 
     assert_eq!(running.get("/").status(), 200, "the connection from before goes on");
+}
+
+/// Requests that have come before the first `hosts` are admitted by them all the same.
+#[test]
+fn g7_a_client_of_before_is_misdirected_by_the_first_hosts() {
+    let authority = Authority::new();
+    let pair = authority.issue(&["a.test", "b.test"]);
+    let (asked, is_asked) = channel();
+    let (answer, may_answer) = channel();
+    let may_answer = Mutex::new(may_answer);
+    let origin = Origin::start(move |mut peer, _| {
+        while peer.request().is_some() {
+            asked.send(()).expect("the test runs");
+            may_answer.lock().expect("not poisoned").recv().expect("the test runs");
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let yaml = |[a, b]: [&str; 2]| {
+        let url = origin.url();
+        let routes = format!("- {{{a}prefix: /, upstream: '{url}'}}\n- {{{b}prefix: /b, upstream: '{url}'}}\n");
+        format!("workers: 1\nlisten_addr: 127.0.0.1:0\n{}routes:\n{routes}", listen(&pair))
+    };
+    let proxy = Proxy::start(&yaml(["", ""]));
+    let mut client = connect(proxy.address, &authority, "a.test");
+    let request = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    client.send(request("a.test") + &request("b.test") + &request("a.test"));
+    is_asked.recv().expect("the first one");
+    std::fs::write(proxy.folder().join("config.yaml"), yaml(["hosts: a.test, ", "hosts: b.test, "])).expect("a file");
+    proxy.signal("HUP");
+    proxy.log.wait_for("the reload", |line| line.contains("configuration reloaded"));
+    answer.send(()).expect("the origin waits");
+    assert_eq!(client.response().status(), 200);
+    assert_eq!(client.response().status(), 421);
+    answer.send(()).expect("the origin will wait");
+    assert_eq!(client.response().status(), 200);
 }
 
 #[test]
