@@ -3,8 +3,10 @@
 //! Two spellings are the same where only percent-encoded unreserved characters (RFC 3986 section 2.3) or the case of
 //! hexadecimal digits differ: `/%66itness` is `/fitness`, `/a%2fb` is `/a%2Fb`. An encoded slash stays an encoded slash.
 
-/// The longest segment of a prefix, in bytes after normalising. A path's segment that is longer matches nothing.
-pub const MAX_SEGMENT: usize = 255;
+use std::borrow::Cow;
+
+/// The longest segment of a prefix, in bytes after normalising.
+const MAX_SEGMENT: usize = 255;
 /// The longest prefix, in bytes as written, and so in its normal form.
 pub const MAX_PREFIX: usize = 1024;
 
@@ -30,13 +32,11 @@ pub fn check(prefix: &str) -> Result<(), &'static str> {
     if inner.is_empty() {
         return Ok(());
     }
-    inner.strip_suffix('/').unwrap_or(inner).split('/').try_for_each(|segment| {
-        match normalise(segment.as_bytes(), &mut [0; MAX_SEGMENT]) {
-            Some([]) => Err(EMPTY_SEGMENT),
-            Some(b"." | b"..") => Err(DOT_SEGMENT),
-            Some(_) => Ok(()),
-            None => Err(LONG_SEGMENT),
-        }
+    inner.strip_suffix('/').unwrap_or(inner).split('/').try_for_each(|segment| match &*normalise(segment.as_bytes()) {
+        [] => Err(EMPTY_SEGMENT),
+        b"." | b".." => Err(DOT_SEGMENT),
+        segment if segment.len() > MAX_SEGMENT => Err(LONG_SEGMENT),
+        _ => Ok(()),
     })
 }
 
@@ -56,38 +56,25 @@ pub fn segments(prefix: &str) -> impl Iterator<Item = &str> {
 
 /// The one spelling of all prefixes that match the same paths as this one: two routes may not share it.
 pub fn normal_form(prefix: &str) -> Vec<u8> {
-    let mut buf = [0; MAX_SEGMENT];
-    let mut normal = Vec::with_capacity(prefix.len());
-    for segment in segments(prefix) {
-        normal.push(b'/');
-        normal.extend_from_slice(normalise(segment.as_bytes(), &mut buf).unwrap_or(segment.as_bytes()));
-    }
-    normal
+    normalise(prefix.strip_suffix('/').unwrap_or(prefix).as_bytes()).into_owned()
 }
 
-/// `segment` with unreserved characters decoded and other `%xx` in upper case; `None` where it is longer than any
-/// segment of a prefix. Allocates nothing; `buf` is used only where there is something to change.
-pub fn normalise<'a>(segment: &'a [u8], buf: &'a mut [u8; MAX_SEGMENT]) -> Option<&'a [u8]> {
-    if !segment.contains(&b'%') {
-        return (segment.len() <= MAX_SEGMENT).then_some(segment);
+/// `path` with unreserved characters decoded and other `%xx` in upper case. It has as many slashes as before.
+pub fn normalise(path: &[u8]) -> Cow<'_, [u8]> {
+    if !path.contains(&b'%') {
+        return Cow::Borrowed(path);
     }
-    let (mut len, mut rest) = (0, segment);
-    while !rest.is_empty() {
-        let encoded = encoded_byte(rest);
-        let (written, after) = rest.split_at(if encoded.is_some() { 3 } else { 1 });
-        // RFC 3986 section 2.3.
-        let is_unreserved = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-        let decoded = encoded.filter(is_unreserved);
-        let written = decoded.as_ref().map_or(written, std::slice::from_ref);
-        let into = buf.get_mut(len..len + written.len())?;
-        into.copy_from_slice(written);
-        if encoded.is_some() && decoded.is_none() {
-            into.make_ascii_uppercase();
+    let (mut normal, mut rest) = (Vec::with_capacity(path.len()), path);
+    while let Some(&first) = rest.first() {
+        match encoded_byte(rest) {
+            // RFC 3986 section 2.3.
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => normal.push(byte),
+            Some(_) => normal.extend(rest[..3].iter().map(u8::to_ascii_uppercase)),
+            None => normal.push(first),
         }
-        len += written.len();
-        rest = after;
+        rest = &rest[if encoded_byte(rest).is_some() { 3 } else { 1 }..];
     }
-    Some(&buf[..len])
+    Cow::Owned(normal)
 }
 
 /// The byte that a `%xx` at the start of `bytes` stands for.
@@ -162,18 +149,7 @@ mod tests {
             // Decoded once: what comes out is not looked at again.
             ("%2566", "%2566"),
         ] {
-            let mut buf = [0; MAX_SEGMENT];
-            assert_eq!(normalise(segment.as_bytes(), &mut buf), Some(expected.as_bytes()), "{segment}");
+            assert_eq!(&*normalise(segment.as_bytes()), expected.as_bytes(), "{segment}");
         }
-    }
-
-    #[test]
-    fn a_segment_longer_than_any_prefix_matches_nothing() {
-        let mut buf = [0; MAX_SEGMENT];
-        assert_eq!(normalise(&[b'a'; 256], &mut buf), None);
-        let encoded = b"%61".repeat(256);
-        assert_eq!(normalise(&encoded, &mut buf), None);
-        let encoded = b"%2f".repeat(86);
-        assert_eq!(normalise(&encoded, &mut buf), None);
     }
 }

@@ -198,7 +198,7 @@ fn write_https_url(out: &mut Vec<u8>, authority: &[u8], port: u16, path_and_quer
 /// Whether a TLS client has named a host in its handshake and another one in its request, and there are routes for both of
 /// them (RFC 9110 section 7.4). Two names that one `*.` takes in are one host here.
 pub fn is_misdirected(router: &Router, server_name: &[u8], host: &[u8]) -> bool {
-    router.has_hosts() && matches!([server_name, host].map(|name| router.host(name)), [Some(a), Some(b)] if a != b)
+    matches!([server_name, host].map(|name| router.host(name)), [Some(a), Some(b)] if a != b)
 }
 
 /// Rules G10 and S15, RFC 9110 section 10.1.1: ignored in HTTP/1.0 and where no body follows; 417 for any other

@@ -108,6 +108,13 @@ pub struct ChainState {
 }
 
 impl ChainState {
+    /// For another exchange: the vectors keep their places.
+    pub fn clear(&mut self) {
+        let ChainState { mut values, mut pairs, mut timings, mut wanted, .. } = std::mem::take(self);
+        (values.clear(), pairs.clear(), timings.clear(), wanted.clear());
+        *self = ChainState { values, pairs, timings, wanted, ..ChainState::default() };
+    }
+
     /// How many bytes of memory it owns.
     pub fn memory(&self) -> usize {
         let ChainState {

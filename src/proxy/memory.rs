@@ -40,6 +40,8 @@ pub(super) struct Buffers {
     pub response_body: Vec<u8>,
     /// What plugins keep between their calls; there from the choice of a route that has some.
     pub chain: Option<Box<ChainState>>,
+    /// An empty one, for the next request.
+    pub spare_chain: Option<Box<ChainState>>,
     pub scratch: Scratch,
 }
 
@@ -51,7 +53,10 @@ impl Buffers {
         self.trailers.clear();
         self.to_client.clear();
         self.to_upstream.clear();
-        self.chain = None;
+        if let Some(mut chain) = self.chain.take() {
+            chain.clear();
+            self.spare_chain = Some(chain);
+        }
         let Buffers { upstream_input, original_target, offered, request_body, response_body, .. } = self;
         for bytes in [upstream_input, original_target, offered, request_body, response_body] {
             bytes.clear();
@@ -75,6 +80,7 @@ impl Buffers {
             request_body,
             response_body,
             chain,
+            spare_chain,
             scratch: Scratch { connection_named, host, public_prefix, buf },
         } = self;
         let heads = [target, authority, reason, original_target, new_target, offered];
@@ -87,7 +93,7 @@ impl Buffers {
             + to_client.capacity()
             + to_upstream.capacity()
             + method_memory(method)
-            + chain.as_ref().map_or(0, |chain| chain.memory())
+            + [chain, spare_chain].into_iter().flatten().map(|chain| chain.memory()).sum::<usize>()
     }
 
     /// Bytes from that side that are held.

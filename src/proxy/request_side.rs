@@ -206,13 +206,13 @@ impl Transaction {
         self.route_index = Some(plan.route);
         let (runtime, peer) = (&ctx.client.runtime, &ctx.client.peer);
         let (Some(route), upstream) = (self.route(runtime), self.upstream(runtime)) else { return };
-        let Buffers { request, original_target, new_target, offered, chain, scratch, .. } = &mut self.buf;
+        let Buffers { request, original_target, new_target, offered, chain, spare_chain, scratch, .. } = &mut self.buf;
+        if runtime.hooks(plan.route).is_some() {
+            *chain = Some(spare_chain.take().unwrap_or_default());
+        }
         std::mem::swap(&mut request.target, original_target);
         std::mem::swap(&mut request.target, new_target);
         self.log.client = client_address(peer, &request.fields, &runtime.config.forwarded);
-        if runtime.hooks(plan.route).is_some() {
-            *chain = Some(Box::default());
-        }
         if !forward_request(request, &plan, runtime, upstream, peer, offered, scratch) {
             ctx.worker.observer.left_unmapped(&route.name(), ctx.worker.now.instant);
         }

@@ -4,16 +4,17 @@
 //! cost of a look-up does not depend on the number of routes, nor their memory on how many segments they have. Segments are
 //! compared with percent-encoded unreserved characters decoded; what is forwarded is cut from the bytes as sent (rule G7).
 //!
-//! A host that routes are for has a number, and its prefixes stand in the same table, behind that number. Of a request's host
+//! A host that routes are for has a number, and its prefixes stand in the same table, together with that number. Of a request's host
 //! one is taken: the same name, else the longest `*.` that the name ends with. Where none of its prefixes takes the path, the
 //! routes for all hosts are asked, and no other host's.
 
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-use hashbrown::HashMap;
+use hashbrown::{Equivalent, HashMap};
 
 use crate::config::RouteConfig;
-use crate::config::prefix::{self, MAX_PREFIX, MAX_SEGMENT};
+use crate::config::prefix::{self, MAX_PREFIX};
 use crate::http::target::host_of;
 
 /// What a path led to.
@@ -28,8 +29,7 @@ pub struct Match {
 /// The routing table.
 #[derive(Debug, Default)]
 pub struct Router {
-    /// By prefix, in its normal form: that of `/` is empty. Those of a host stand behind its [`HostKey`].
-    routes: HashMap<Box<[u8]>, u32>,
+    routes: HashMap<RouteKey<Box<[u8]>>, u32>,
     /// The most segments that a prefix has.
     depth: usize,
     /// The numbers of the hosts that routes are for. `*.a.example` is `.a.example` here.
@@ -41,12 +41,21 @@ pub struct Router {
 /// The longest name of a host, and an IPv6 address in brackets is shorter.
 const MAX_HOST: usize = 253;
 
-/// NUL, with which no prefix begins, and the number of a host.
-type HostKey = [u8; 5];
+/// What stands in the table.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct RouteKey<P> {
+    /// The number of a host, or [`ALL_HOSTS`].
+    host: u32,
+    /// In its normal form: that of `/` is empty.
+    prefix: P,
+}
 
-fn host_key(number: u32) -> HostKey {
-    let [a, b, c, d] = number.to_ne_bytes();
-    [0, a, b, c, d]
+const ALL_HOSTS: u32 = u32::MAX;
+
+impl Equivalent<RouteKey<Box<[u8]>>> for RouteKey<&[u8]> {
+    fn equivalent(&self, key: &RouteKey<Box<[u8]>>) -> bool {
+        (self.host, self.prefix) == (key.host, &*key.prefix)
+    }
 }
 
 impl Router {
@@ -67,25 +76,32 @@ impl Router {
 
     fn add(&mut self, route: u32, hosts: &[Box<str>], prefix: &str) {
         self.depth = self.depth.max(prefix::segments(prefix).count());
-        let normal = prefix::normal_form(prefix);
+        let normal = Box::<[u8]>::from(prefix::normal_form(prefix));
         for host in hosts {
             let name = host.strip_prefix('*').unwrap_or(host);
             if name.starts_with('.') {
                 self.wildcard_depth = self.wildcard_depth.max(name.matches('.').count());
             }
             let next = self.hosts.len() as u32;
-            let number = *self.hosts.entry(name.as_bytes().into()).or_insert(next);
-            self.routes.insert([&host_key(number)[..], &normal].concat().into(), route);
+            let host = *self.hosts.entry(name.as_bytes().into()).or_insert(next);
+            self.routes.insert(RouteKey { host, prefix: normal.clone() }, route);
         }
         if hosts.is_empty() {
-            self.routes.insert(normal.into(), route);
+            self.routes.insert(RouteKey { host: ALL_HOSTS, prefix: normal }, route);
         }
     }
 
     /// The route for `path` (as sent, without the query) of the host in `authority`, if any.
     pub fn find(&self, authority: &[u8], path: &[u8]) -> Option<Match> {
-        let of_host = if self.has_hosts() { self.find_of_host(authority, path) } else { None };
-        of_host.or_else(|| self.find_behind(b"", path))
+        // Where so many segments end.
+        let end_of = |segments| (0..path.len()).filter(|&at| path[at] == b'/').nth(segments).unwrap_or(path.len());
+        // What is longer than any prefix is not looked at.
+        let normal = prefix::normalise(&path[..end_of(self.depth)]);
+        let of_host = self.host(authority).and_then(|host| self.longest(host, &normal));
+        let (route, len) = of_host.or_else(|| self.longest(ALL_HOSTS, &normal))?;
+        let is_as_sent = matches!(normal, Cow::Borrowed(_));
+        let segments = || normal[..len].iter().filter(|&&byte| byte == b'/').count();
+        Some(Match { route, prefix_len: if is_as_sent { len } else { end_of(segments()) } })
     }
 
     /// Whether any route is for some hosts only.
@@ -95,6 +111,9 @@ impl Router {
 
     /// The number of the most specific host of a route that takes in the host of `authority`.
     pub fn host(&self, authority: &[u8]) -> Option<u32> {
+        if !self.has_hosts() {
+            return None;
+        }
         let mut buf = [0; MAX_HOST];
         let host = normal_host(authority, &mut buf)?;
         let labels = host.iter().enumerate().rev().filter(|(at, byte)| *at > 0 && **byte == b'.');
@@ -103,31 +122,19 @@ impl Router {
         self.hosts.get(host).or_else(wildcard).copied()
     }
 
-    #[inline(never)]
-    fn find_of_host(&self, authority: &[u8], path: &[u8]) -> Option<Match> {
-        self.find_behind(&host_key(self.host(authority)?), path)
-    }
-
-    /// The longest prefix of `path` among those that stand behind `start`.
-    #[inline(always)]
-    fn find_behind(&self, start: &[u8], path: &[u8]) -> Option<Match> {
-        let matched = |normal: &[u8], prefix_len| self.routes.get(normal).map(|&route| Match { route, prefix_len });
-        let mut best = matched(start, 0);
-        let (mut normal, mut buf) = ([0; size_of::<HostKey>() + MAX_PREFIX], [0; MAX_SEGMENT]);
-        normal[..start.len()].copy_from_slice(start);
-        let (mut len, mut walked) = (start.len(), 0);
+    /// The route of `host` with the longest prefix of the path, which is in its normal form, and the length of that prefix.
+    fn longest(&self, host: u32, normal: &[u8]) -> Option<(u32, usize)> {
+        let at = |prefix: &[u8]| self.routes.get(&RouteKey { host, prefix }).map(|&route| (route, prefix.len()));
+        let (mut best, mut len) = (None, 0);
         for _ in 0..self.depth {
-            let Some(rest) = path[walked..].strip_prefix(b"/") else { break };
-            let segment_len = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
-            let Some(segment) = prefix::normalise(&rest[..segment_len], &mut buf) else { break };
-            let Some([slash, place @ ..]) = normal.get_mut(len..=len + segment.len()) else { break };
-            *slash = b'/';
-            place.copy_from_slice(segment);
-            len += 1 + segment.len();
-            walked += 1 + segment_len;
-            best = matched(&normal[..len], walked).or(best);
+            let Some(rest) = normal[len..].strip_prefix(b"/") else { break };
+            len += 1 + rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len());
+            if len > MAX_PREFIX {
+                break;
+            }
+            best = at(&normal[..len]).or(best);
         }
-        best
+        best.or_else(|| at(b""))
     }
 }
 
