@@ -17,6 +17,7 @@ use crate::http::chars::find;
 use crate::http::head::Version;
 use crate::log::{Level, LogLine, Logger};
 use crate::mono_time::MonoTime;
+use crate::proxy::cause::Cause;
 use crate::proxy::proxy_connection::{AccessRecord, Observer, UpstreamEvent};
 
 /// One worker's observer: it counts what the proxy connections tell it and hands it on to the log.
@@ -55,6 +56,7 @@ impl Observer for MeteredObserver {
         // Without lines of requests the log would say nothing of it.
         if let (Some(cause), Some(upstream)) = (record.log.cause, record.upstream)
             && matches!(cause.status(), 502 | 504)
+            && !matches!(cause, Cause::PluginFailed | Cause::PluginTimeout | Cause::ResponseTooLarge)
             && (self.failing.len() < 1024 || self.failing.contains_key(upstream))
             && self.failing.entry(upstream.to_owned()).or_default().is_due(record.ended, Duration::from_secs(60))
         {
@@ -223,7 +225,6 @@ mod tests {
     use crate::config::LogFormat;
     use crate::http::error::HttpError;
     use crate::http::head::Method;
-    use crate::proxy::cause::Cause;
     use crate::proxy::request_log::RequestLog;
     use mini_rproxy_plugin::validate::ACCESS_KEYS;
     use std::io::{self, Write};
@@ -292,6 +293,29 @@ mod tests {
         drop((first, slow));
         observer.metrics(at(100));
         assert_eq!(observer.texts.len(), 1, "nobody is sent the others any more");
+    }
+
+    #[test]
+    fn a_failure_is_told_of_the_upstream_whose_it_is_once_a_minute() {
+        let kept = Kept::default();
+        let logger = Logger::start(LogFormat::Text, kept.clone()).expect("a thread");
+        let mut observer =
+            MeteredObserver::new(Arc::new(Registry::new(1, Duration::ZERO)), 0, Box::new(logger.clone()));
+        for (seconds, cause) in [
+            (0, Cause::PluginTimeout),
+            (0, Cause::PluginFailed),
+            (0, Cause::RequestTooLarge),
+            (0, Cause::UpstreamReset),
+            (59, Cause::ResponseTimeout),
+            (61, Cause::ResponseTimeout),
+        ] {
+            let log = RequestLog { cause: Some(cause), ..log() };
+            observer.access(&AccessRecord { ended: MonoTime::FIRST + Duration::from_secs(seconds), ..record(&log) });
+        }
+        assert!(logger.flush(Duration::from_secs(10)));
+        let text = String::from_utf8(kept.0.lock().expect("whole").clone()).expect("ASCII");
+        let told: Vec<_> = text.lines().filter_map(|line| line.split("upstream 127.0.0.1:9001 ").nth(1)).collect();
+        assert_eq!(told, ["failed (upstream_reset)\"", "failed (response_timeout)\""], "{text}");
     }
 
     #[test]
