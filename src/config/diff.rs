@@ -318,11 +318,90 @@ mod tests {
                 more("- {hosts: [a.example, '*.b.example'], prefix: /a, upstream: 'http://c'}"),
                 &["added: route a.example/a to http://c"],
             ),
+            (
+                "who is served",
+                BASE.replace("http://a'", "http://a', allow: [10.0.0.0/8, '::1'], deny: []"),
+                &["added: route /a: allow 10.0.0.0/8, ::1/128", "added: route /a: deny none"],
+            ),
+            (
+                "who is served of none",
+                BASE.replace("http://a'", "http://a', allow: []"),
+                &["added: route /a: allow none"],
+            ),
+            (
+                "a unix socket",
+                BASE.replace("http://a'", "http://unix:/run/a.sock:/x'"),
+                &["changed: route /a: upstream http://a -> http://unix:/run/a.sock:/x"],
+            ),
+            (
+                "several upstreams",
+                BASE.replace("upstream: 'http://a'", "upstreams: ['http://a', 'http://unix:/run/a.sock']"),
+                &["changed: route /a: upstream http://a -> http://a, http://unix:/run/a.sock"],
+            ),
+            (
+                "fields of responses",
+                more("response_headers: {set: {A: b}, remove: [C]}").replace("http://a'", "http://a', response_headers: {add: {D: [e, f]}}"),
+                &[
+                    "added: response_headers.remove C",
+                    "added: response_headers.set.A b",
+                    "added: route /a: response_headers.add.D e, f",
+                ],
+            ),
+            (
+                "who may see what",
+                more("admin: {configz: local, health: /up}"),
+                &["changed: admin.configz true -> local", "changed: admin.health true -> /up"],
+            ),
+            (
+                "the log",
+                more("log: {fields: full, query: false, access: true}"),
+                &["changed: log.access false -> true", "changed: log.fields short -> full", "changed: log.query true -> false"],
+            ),
+            (
+                "the rest",
+                more("via: false\nerror_pages: {404: a.html, 5xx: b.html}\nlimits: {max_connections_per_client: 7}"),
+                &[
+                    "changed: limits.max_connections_per_client unlimited -> 7",
+                    "changed: via true -> false",
+                    "added: error_pages.404 a.html",
+                    "added: error_pages.5xx b.html",
+                ],
+            ),
             ("their order", "routes:\n- {prefix: /b, upstream: 'http://u:p@b/base', host: client}\n- {prefix: /a, upstream: 'http://a'}".to_owned(), &[]),
         ] {
             let (whole, told) = both_ways(BASE, &new);
             assert_eq!(whole, expected, "{name}");
             assert_eq!(told, expected, "{name}, by way of /configz");
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn what_is_different_in_tls_is_told() {
+        let pair = "certificate: a, key: b";
+        let with = |tls: &str| format!("{BASE}tls: {{listen_addr: ':9', {pair}{tls}}}\n");
+        for (new, expected) in [
+            (with(", redirect_http: true"), &["changed: tls.redirect_http false -> true"][..]),
+            (with(", min_version: 1.3"), &["changed: tls.min_version 1.2 -> 1.3"]),
+            (with(", client_ca: c"), &["added: tls.client_ca c", "added: tls.client_auth required"]),
+            (
+                format!("{}upstream_tls: {{{pair}}}\n", with("")),
+                &["added: upstream_tls.certificate a", "added: upstream_tls.key b"],
+            ),
+            (
+                with("").replace("http://a'", "https://a', upstream_tls: {certificate: c, key: d}"),
+                &[
+                    "changed: route /a: upstream http://a -> https://a",
+                    "added: route /a: upstream_tls.certificate c",
+                    "added: route /a: upstream_tls.key d",
+                ],
+            ),
+        ] {
+            let (whole, told) = both_ways(&with(""), &new);
+            assert_eq!(
+                (&whole[..], &told[..]),
+                (&expected.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>()[..], &whole[..])
+            );
         }
     }
 
@@ -482,7 +561,8 @@ routes:
   - {prefix: /r, redirect: "https://New.example/x"}
   - {prefix: /r2, strip_prefix: false, plugins: [], redirect: {to: "/x?y#z", status: 302, keep_path: false}}
   - {hosts: [A.example., "*.b.example", "[0::1]", 127.0.0.1], prefix: /a, upstream: "http://a"}
-  - {prefix: /several, upstreams: ["http://a/x", "http://b:1/x/", "http://[::1]/x"]}
+  - {prefix: /several, upstreams: ["http://a/x", "http://b:1/x/", "http://[::1]/x", "http://unix:/run/a%20b.sock:/x"]}
+  - {prefix: /unix, upstream: "http://unix:/run/app.sock", allow: [10.0.0.0/8, "::1"], deny: []}
 HTTPSworkers: 3
 limits: {max_connections: 77, max_connections_per_client: 7, memory_budget: 8MiB, max_head_bytes: 4KiB, max_header_fields: 9, max_body_bytes: 1025, max_requests_per_connection: 0}
 timeouts: {request_head: 1500ms, connect: {address: 1s, total: 9s}, drain: 2h}
@@ -504,7 +584,9 @@ plugins:
     config: "  verbatim: [\n\ttext "
   - builtin: no_config
 plugin_body_limit: 0
-log: {format: json, access: true}
+via: false
+error_pages: {404: a.html, 5xx: b.html}
+log: {format: json, access: true, fields: full, query: false}
 "#,
             ),
         ] {

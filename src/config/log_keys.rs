@@ -5,7 +5,7 @@ use smart_default::SmartDefault;
 
 /// What the log looks like.
 #[derive(Clone, Copy, Debug, SmartDefault, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a mapping with the keys format and access")]
+#[serde(default, deny_unknown_fields, expecting = "a mapping such as \"access: true\"")]
 pub struct LogConfig {
     /// How a line is written; `None` only while the file is read.
     pub format: Option<LogFormat>,

@@ -529,6 +529,13 @@ plugins: they would run in this order, and in reverse order on the response; her
                 &["- Max-Forwards: 5 changed", "+ Max-Forwards: 4 RFC 9110 section 7.6.2"],
             ),
             (
+                "a unix socket",
+                "routes: [{prefix: /, upstream: 'http://unix:/run/app.sock:/base'}]",
+                "GET /x",
+                &[],
+                &["http://unix:/run/app.sock:/base: 5s to connect", "+ GET /base/x HTTP/1.1", "+ Host: localhost G8"],
+            ),
+            (
                 "the proxy's own",
                 ROUTES,
                 "/health",
@@ -601,6 +608,24 @@ plugins: they would run in this order, and in reverse order on the response; her
         {
             assert!(found.contains(part), "no {part:?} in\n{found}");
         }
+    }
+
+    #[test]
+    fn what_is_turned_off_is_not_shown() {
+        let shown = |config: &str| explained(config, "192.0.2.1", "GET /x", &[]).0.contains("+ Via: ");
+        assert!(shown(ROUTES) && !shown(&format!("{ROUTES}via: false\n")));
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_redirect_to_tls_is_shown() {
+        let tls = "tls: {listen_addr: ':8443', certificate: a, key: b, redirect_http: true}\n";
+        let (found, is_served) = explained(&format!("{ROUTES}{tls}"), "192.0.2.1", "/fitness?x", &["Host: a:80"]);
+        let part = "\nanswered by the proxy itself\nHTTP/1.1 308 ";
+        assert!(
+            is_served && found.contains(part) && found.contains("\r\nLocation: https://a:8443/fitness?x\r\n"),
+            "{found}"
+        );
     }
 
     #[test]

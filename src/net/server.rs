@@ -69,7 +69,7 @@ pub struct Server {
     pub descriptor_limit: Option<usize>,
     /// How many client connections may be open at once, over all workers.
     pub max_connections: usize,
-    /// What that follows from: `max_connections`, `descriptors`, `memory` or `memory_budget`.
+    /// What that follows from: `max_connections`, `descriptors`, `memory`, `memory_budget` or `default`.
     pub max_connections_by: &'static str,
     dns: DnsCache,
     registry: Arc<Registry>,

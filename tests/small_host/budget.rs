@@ -136,15 +136,15 @@ fn settled_memory_kib(proxy: &Proxy) -> u64 {
 #[test]
 fn e3_the_connection_limit_is_made_of_budget_and_descriptors_and_told() {
     let bench = Bench::new();
-    for (flags, more, script, expected) in [
-        (&["-memory-budget", "8MiB"][..], "", "ulimit -n 2000", CONNECTIONS),
-        (&["-memory-budget=1MiB"], "", "ulimit -n 2000", 32),
-        (&[], "limits: {memory_budget: 2MiB}", "ulimit -n 2000", 64),
-        (&["-memory-budget", "4MiB"], "limits: {memory_budget: 2MiB}", "ulimit -n 2000", 128),
+    for (flags, more, script, budget, expected, by) in [
+        (&["-memory-budget", "8MiB"][..], "", "ulimit -n 2000", "8MiB", CONNECTIONS, "memory_budget"),
+        (&["-memory-budget=1MiB"], "", "ulimit -n 2000", "1MiB", 32, "memory_budget"),
+        (&[], "limits: {memory_budget: 2097152}", "ulimit -n 2000", "2MiB", 64, "memory_budget"),
+        (&["-memory-budget", "4MiB"], "limits: {memory_budget: 2MiB}", "ulimit -n 2000", "4MiB", 128, "memory_budget"),
         // One pipe for each 64 descriptors, two ends each, and 64 in reserve; the rest in pairs.
-        (&["-memory-budget", "8MiB"], "", "ulimit -n 264", (264 - 64 - 4 * 2) / 2),
-        (&["-memory-budget", "8MiB"], "limits: {max_connections: 7}", "ulimit -n 2000", 7),
-        (&["-memory-budget", "unlimited"], "", "ulimit -n 264", (264 - 64 - 4 * 2) / 2),
+        (&["-memory-budget", "8MiB"], "", "ulimit -n 264", "8MiB", (264 - 64 - 4 * 2) / 2, "descriptors"),
+        (&["-memory-budget", "8MiB"], "limits: {max_connections: 7}", "ulimit -n 2000", "8MiB", 7, "max_connections"),
+        (&["-memory-budget", "unlimited"], "", "ulimit -n 264", "unlimited", (264 - 64 - 4 * 2) / 2, "descriptors"),
     ] {
         let yaml = format!("routes: [{{prefix: /, upstream: \"{}\"}}]\nworkers: 1\n{more}\n", bench.echo.url());
         let launch = flags.iter().fold(Launch::after(script, &yaml), |launch, flag| launch.arg(flag));
@@ -154,7 +154,8 @@ fn e3_the_connection_limit_is_made_of_budget_and_descriptors_and_told() {
             Some(expected.to_string().as_str()),
             "{flags:?} {more} {script}: {line}"
         );
-        assert!(value(&line, "memory_budget").is_some(), "{line}");
+        let told = (value(&line, "memory_budget"), value(&line, "connections_by"));
+        assert_eq!(told, (Some(budget), Some(by)), "{line}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Certificates of clients: those that ours show to us, and the one that we show to upstreams.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use rustls::version::TLS12;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use crate::certificates::{Authority, Pair};
-use crate::ends::{address_of, client_config, dial, listen, listen_both, session};
+use crate::ends::{address_of, client_config, copy, dial, listen, listen_both, session};
 use crate::support::{Launch, Origin, Peer, Proxy, wait_until};
 
 fn roots(authority: &Authority) -> RootCertStore {
@@ -118,6 +119,49 @@ fn g4_a_client_shows_its_certificate_on_each_connection() {
     assert_eq!(kinds(&format!("client_ca: {}", clients.file.display())), [Some(Full), Some(Full)]);
 }
 
+#[test]
+fn a_reload_takes_other_authorities_and_versions_for_new_connections() {
+    let (authority, old, new) = (Authority::new(), Authority::named("Old"), Authority::named("New"));
+    let (own, origin) = (authority.issue(&["localhost"]), Origin::echo());
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let used = folder.path().join("clients.pem");
+    copy(&old.file, &used);
+    let more = format!("client_ca: {}", used.display());
+    let proxy = Proxy::start(&yaml(&origin, &listen(&own), &more));
+    let [of_old, of_new] = [&old, &new].map(|clients| client(&authority, Some(&clients.issue(&["a"]))));
+    let mut open = Peer::over(StreamOwned::new(session(of_old.clone(), "localhost"), dial(proxy.address)));
+    assert_eq!(open.get("/").status(), 200);
+    assert!(ask(proxy.address, of_new.clone(), "/").is_err());
+    let reload = |count: usize| {
+        proxy.signal("HUP");
+        proxy.log.wait_for_many("reloads", count, |line| line.contains("configuration reloaded"));
+    };
+    copy(&new.file, &used);
+    reload(1);
+    assert!(ask(proxy.address, of_new.clone(), "/").is_ok());
+    assert!(ask(proxy.address, of_old.clone(), "/").is_err());
+    assert_eq!(open.get("/").status(), 200, "a connection from before goes on");
+    // Without a certificate, and not in an old version.
+    let later = yaml(&origin, &listen(&own), &format!("{more}, client_auth: optional, min_version: 1.3"));
+    fs::write(proxy.folder().join("config.yaml"), format!("listen_addr: 127.0.0.1:0\n{later}")).expect("a file");
+    reload(2);
+    assert!(ask(proxy.address, client(&authority, None), "/").is_ok());
+    assert!(ask(proxy.address, of_version_1_2(&authority), "/").is_err());
+    // A file that is none changes nothing.
+    fs::write(&used, "none").expect("a file");
+    proxy.signal("HUP");
+    let line = proxy.log.wait_for("the refusal", |line| line.contains("are kept as they were"));
+    assert!(line.contains("clients.pem"), "{line}");
+    assert!(ask(proxy.address, of_new, "/").is_ok() && ask(proxy.address, of_old, "/").is_err());
+}
+
+/// A client that speaks TLS 1.2 only.
+fn of_version_1_2(authority: &Authority) -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let old = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS12]).expect("a version");
+    old.with_root_certificates(roots(authority)).with_no_client_auth()
+}
+
 /// An origin that asks for certificates of `clients` and tells which of `known` it was shown.
 fn asking(authority: &Authority, clients: &Authority, known: [&Pair; 2]) -> Origin {
     let known = known.map(|pair| chain_and_key(pair).0.remove(0));
@@ -174,9 +218,7 @@ fn each_route_shows_its_own_certificate_to_the_upstream_and_shares_no_connection
 fn an_older_version_than_min_version_is_refused_and_told() {
     let (authority, origin) = (Authority::new(), Origin::echo());
     let own = authority.issue(&["localhost"]);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let old = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS12]).expect("a version");
-    let old = old.with_root_certificates(roots(&authority)).with_no_client_auth();
+    let old = of_version_1_2(&authority);
     for (version, is_let_in) in [("1.2", true), ("1.3", false), ("'1.3'", false)] {
         let proxy = Proxy::start(&yaml(&origin, &listen(&own), &format!("min_version: {version}")));
         assert_eq!(ask(proxy.address, old.clone(), "/").is_ok(), is_let_in, "{version}");
