@@ -86,12 +86,13 @@ impl Transaction {
     /// read: it begins like any other.
     #[cold]
     fn on_bad_head(&mut self, head: &[u8], limits: &HeadLimits, error: HttpError) -> Cause {
-        /// A log line has no place for more.
-        const MAX_TARGET: usize = 1024;
         if head.first() == Some(&TLS_HANDSHAKE) {
             return Cause::TlsOnPlainPort;
         }
         let line = head.strip_prefix(b"\r\n").unwrap_or(head);
+        if error == HttpError::BadSpacing && line.starts_with(b"PROXY ") {
+            return Cause::BadProxyHeader("expected no PROXY header: proxy_protocol.from does not list this peer");
+        }
         // Whatever is wrong with it: an answer to HEAD has no body (RFC 9110 section 9.3.2).
         if line.starts_with(b"HEAD ") {
             self.log.method = Some(Method::Head);
@@ -103,7 +104,8 @@ impl Transaction {
             && is_token(&line[..space])
         {
             self.log.method = Some(Method::of(&line[..space]));
-            let target = line[space + 1..].iter().take(MAX_TARGET).take_while(|byte| byte.is_ascii_graphic());
+            // A log line has no place for more.
+            let target = line[space + 1..].iter().take(1024).take_while(|byte| byte.is_ascii_graphic());
             self.buf.original_target.clear();
             self.buf.original_target.extend(target);
         }
