@@ -47,13 +47,9 @@ impl MeteredObserver {
         let unmapped = LogLimiter::default();
         MeteredObserver { metrics, registry, log, unmapped, failing: HashMap::new(), texts: Vec::new() }
     }
-}
 
-impl Observer for MeteredObserver {
-    fn access(&mut self, record: &AccessRecord<'_>) {
-        self.metrics.count_request(record);
-        self.log.access(record);
-        // Without lines of requests the log would say nothing of it.
+    /// Without lines of requests the log would say nothing of an upstream that fails.
+    fn warn_of_failure(&mut self, record: &AccessRecord<'_>) {
         if let (Some(cause), Some(upstream)) = (record.log.cause, record.upstream)
             && matches!(cause.status(), 502 | 504)
             && !matches!(cause, Cause::PluginFailed | Cause::PluginTimeout | Cause::ResponseTooLarge)
@@ -62,6 +58,14 @@ impl Observer for MeteredObserver {
         {
             self.log.warn(format_args!("a request to upstream {upstream} failed ({})", cause.why()));
         }
+    }
+}
+
+impl Observer for MeteredObserver {
+    fn access(&mut self, record: &AccessRecord<'_>) {
+        self.metrics.count_request(record);
+        self.log.access(record);
+        self.warn_of_failure(record);
     }
 
     fn upstream(&mut self, upstream: &UpstreamUrl, event: UpstreamEvent) {
