@@ -663,6 +663,23 @@ fn mistakes_in_other_settings() {
             "listen_addr: '0.0.0.0:80'\nadmin: {listen_addr: '127.0.0.1:80'}\n",
             r#"config.yaml:3:22: "0.0.0.0:80" in listen_addr and "127.0.0.1:80" in admin.listen_addr overlap: remove one, or choose another"#,
         ),
+        ("admin: {health: up}\n", "config.yaml:2:17: expected true, false or a path such as /healthz, found \"up\""),
+        (
+            "admin: {health: /configz}\n",
+            "config.yaml:2:17: expected true, false or a path such as /healthz, found \"/configz\"",
+        ),
+        ("error_pages: 404.html\n", "config.yaml:2:14: expected a mapping, found \"404.html\""),
+        ("log: {fields: all}\n", "config.yaml:2:15: expected short or full, found \"all\""),
+        ("log: combined\n", "config.yaml:2:6: expected a mapping such as \"access: true\", found \"combined\""),
+        ("via: off\n", "config.yaml:2:6: expected true or false, found \"off\""),
+        (
+            "limits: {max_connections_per_client: 0}\n",
+            "config.yaml:2:38: 0 is out of range: write one from 1 to 1000000",
+        ),
+        (
+            "limits: {max_connections_per_client: auto}\n",
+            "config.yaml:2:38: expected a whole number, or unlimited, found \"auto\"",
+        ),
         ("admin: {configz: 1}\n", "config.yaml:2:18: expected true, local or false, found the number 1"),
         ("admin: {metric: true}\n", r#"config.yaml:2:9: unknown key "metric"; did you mean "metrics"?"#),
         (
@@ -936,6 +953,11 @@ fn names_from_other_proxies_lead_to_ours() {
         ("location", "prefix"),
         ("server_name", "hosts"),
         ("return", "redirect"),
+        ("rewrite", "strip_prefix"),
+        ("websocket", "upgrade"),
+        ("headers", "request_headers"),
+        ("proxy_set_header", "request_headers"),
+        ("add_header", "response_headers"),
     ] {
         let expected = format!("config.yaml:1:11: unknown key \"{theirs}\"; did you mean \"{ours}\"?");
         refused(&format!("routes: [{{{theirs}: x, host: client}}]\n"), &expected);
@@ -948,6 +970,9 @@ fn names_from_other_proxies_lead_to_ours() {
         ("path", "routes"),
         ("http", "routes"),
         ("listen", "listen_addr"),
+        ("port", "listen_addr"),
+        ("ssl", "tls"),
+        ("https", "tls"),
     ] {
         let expected = format!("config.yaml:2:1: unknown key \"{theirs}\"; did you mean \"{ours}\"?");
         refused(&format!("{ROUTES}{theirs}: x\n"), &expected);

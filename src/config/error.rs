@@ -106,6 +106,7 @@ fn in_our_words(path: &str, said: &str) -> Option<String> {
             "a list of routes, each \"- prefix: /api\" with its \"upstream:\" in the line below"
         }
         "a sequence" => "a list",
+        "a map" => "a mapping",
         _ => expected,
     };
     let found = match kind {
@@ -193,8 +194,10 @@ fn cut(quoted: &str) -> String {
 
 /// Keys and flags of nginx, HAProxy and others, and ours.
 const OTHER_NAMES: &str = "proxy_pass=upstream backend=upstream server=upstream path=prefix location=prefix uri=prefix \
-    server_name=hosts domain=hosts return=redirect http=routes server=routes location=routes backend=routes \
-    frontend=routes path=routes t=check c=config f=config T=print-config V=version v=version";
+    server_name=hosts domain=hosts return=redirect rewrite=strip_prefix websocket=upgrade proxy_set_header=request_headers \
+    headers=request_headers add_header=response_headers http=routes server=routes location=routes backend=routes \
+    frontend=routes path=routes port=listen_addr ssl=tls https=tls ssl_certificate=certificate ssl_certificate_key=key \
+    t=check c=config f=config T=print-config V=version v=version";
 
 /// The one of `known` that was most likely meant by `word`, if any is near.
 pub fn did_you_mean<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {

@@ -76,7 +76,7 @@ pub const STDIN: &str = "-";
 /// is written in another way.
 pub fn place_of(file: &Path, named: &Path) -> Option<(usize, usize)> {
     let text = String::from_utf8(read_bytes(file).ok()?).ok()?;
-    place_in(&text, named.to_str()?)
+    place_in(&text, named.to_str().filter(|named| !named.is_empty())?)
 }
 
 fn place_in(text: &str, word: &str) -> Option<(usize, usize)> {

@@ -117,6 +117,20 @@ fn what_is_missing_or_wrong_closes_the_connection_and_is_told() {
     assert!(metrics.contains("mini_rproxy_causes_total{why=\"bad_proxy_header\"} 3\n"), "{metrics}");
 }
 
+/// It comes in as ::ffff:127.0.0.1.
+#[test]
+fn an_ipv4_peer_of_a_dual_stack_socket_is_listed_as_such() {
+    let origin = Origin::echo();
+    let proxy = Proxy::start(&origin.config(&listed("listen_addr: '[::]:0'\n")));
+    for (address, start, expected) in
+        [("127.0.0.1", "PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n", "192.0.2.1"), ("[::1]", "", "::1")]
+    {
+        let mut client = Peer::connect(format!("{address}:{}", proxy.address.port()).parse().expect("an address"));
+        client.send(start);
+        assert!(client.get("/").text().contains(&format!("X-Forwarded-For: {expected}\n")), "{address}");
+    }
+}
+
 #[test]
 fn from_others_it_is_a_bad_request() {
     let origin = Origin::echo();
