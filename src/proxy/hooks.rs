@@ -111,7 +111,10 @@ impl ChainState {
     /// For another exchange: the vectors keep their places.
     pub fn clear(&mut self) {
         let ChainState { mut values, mut pairs, mut timings, mut wanted, .. } = std::mem::take(self);
-        (values.clear(), pairs.clear(), timings.clear(), wanted.clear());
+        values.clear();
+        pairs.clear();
+        timings.clear();
+        wanted.clear();
         *self = ChainState { values, pairs, timings, wanted, ..ChainState::default() };
     }
 
