@@ -170,8 +170,9 @@ fn explain_request(config: Config, flags: &Flags) -> Result<ExitCode, ExitError>
     let typed = ExplainRequest { request: &flags.request, fields: &flags.fields, host };
     let address = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let peer = Peer { address, is_tls: false, listener: ListenerProtocol::Plain };
-    let runtime = Rc::new(Runtime::new(Arc::new(config), None));
-    let (text, is_served) = explain(Clock::default().now(), &runtime, &peer, &typed);
+    let mut runtime = Runtime::new(Arc::new(config), None);
+    runtime.error_pages = error_pages::load(&runtime.config).map_err(|error| located(flags, &error))?;
+    let (text, is_served) = explain(Clock::default().now(), &Rc::new(runtime), &peer, &typed);
     print(&text)?;
     Ok(if is_served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -76,12 +76,13 @@ pub const STDIN: &str = "-";
 /// is written in another way.
 pub fn place_of(file: &Path, named: &Path) -> Option<(usize, usize)> {
     let text = String::from_utf8(read_bytes(file).ok()?).ok()?;
-    place_in(&text, named.to_str().filter(|named| !named.is_empty())?)
+    place_in(&text, named.to_str()?)
 }
 
 fn place_in(text: &str, word: &str) -> Option<(usize, usize)> {
     let is_end = |c: char| c.is_whitespace() || "\"',[]{}".contains(c);
-    text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#')).find_map(|(number, line)| {
+    let is_looked_at = |line: &str| !word.is_empty() && !line.trim_start().starts_with('#');
+    text.lines().enumerate().filter(|(_, line)| is_looked_at(line)).find_map(|(number, line)| {
         let (at, _) = line.match_indices(word).find(|(at, _)| {
             line[..*at].ends_with(is_end) && line[at + word.len()..].chars().next().is_none_or(is_end)
         })?;
@@ -139,6 +140,7 @@ mod tests {
             ("/etc/a.pem", Some((5, 20))),
             ("/etc/k", Some((5, 38))),
             ("/etc", None),
+            ("", None),
         ] {
             assert_eq!(place_in(text, word), expected, "{word}");
         }

@@ -67,8 +67,12 @@ pub fn explain(now: &Now, runtime: &Rc<Runtime>, peer: &Peer, request: &ExplainR
         received.explain_forwarding(peer, upstream, connection.output(Side::Upstream), &mut out);
         true
     } else {
-        let answer = connection.output(Side::Client).to_vec();
-        connection.sent(&mut worker, Side::Client, answer.len());
+        let mut answer = Vec::new();
+        while let part @ [_, ..] = connection.output(Side::Client) {
+            let len = part.len();
+            answer.extend_from_slice(part);
+            connection.sent(&mut worker, Side::Client, len);
+        }
         received.explain_answer(peer, &answer, last.0, &mut out);
         last.0.is_none()
     };
@@ -528,6 +532,7 @@ plugins: they would run in this order, and in reverse order on the response; her
                 &["Max-Forwards: 5"],
                 &["- Max-Forwards: 5 changed", "+ Max-Forwards: 4 RFC 9110 section 7.6.2"],
             ),
+            ("long answers", ROUTES, "/configz", &[], &["HTTP/1.1 200 OK", "[{\"prefix\":\"/fitness\","]),
             (
                 "a unix socket",
                 "routes: [{prefix: /, upstream: 'http://unix:/run/app.sock:/base'}]",

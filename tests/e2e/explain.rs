@@ -42,6 +42,14 @@ fn exit_codes_tell_what_would_happen() {
         assert_eq!((code, stdout.contains(words)), (Some((host != "a.example").into()), true), "{stdout}");
         assert_eq!(stdout.contains("none is for the host"), host != "a.example", "{stdout}");
     }
+    let mut page = tempfile::Builder::new().suffix(".html").tempfile().expect("a temporary file");
+    page.write_all(b"<h1>nothing here</h1>").expect("it is ours");
+    let with_page = format!("{CONFIG}error_pages: {{404: {}}}\n", page.path().display());
+    let (code, stdout, _) = explain(&with_page, &["-explain", "/b"]);
+    assert!(code == Some(1) && stdout.ends_with("\r\n\r\n<h1>nothing here</h1>\n"), "{stdout}");
+    drop(page);
+    let (code, _, stderr) = explain(&with_page, &["-explain", "/b"]);
+    assert!(code == Some(1) && stderr.contains("No such file"), "{stderr}");
     let (code, stdout, stderr) = explain("routes: []\n", &["-explain", "/a"]);
     assert_eq!((code, stdout.as_str()), (Some(1), ""), "{stderr}");
 }

@@ -5,7 +5,7 @@
 pub const MAX_FILE_LINES: usize = 800;
 
 /// Of `src/` without tests. The goal is 15,000.
-pub const MAX_SRC_LINES: usize = 20_895;
+pub const MAX_SRC_LINES: usize = 20_901;
 
 /// Of the files of `CORE` without tests. The goal is 6,000.
 pub const MAX_CORE_LINES: usize = 9_950;
