@@ -38,8 +38,8 @@ fn most(path: &Path) -> (u64, u64) {
     // Each program with glibc knows the names of its settings.
     let is_glibc = bytes.windows(12).any(|word| word == b"glibc.malloc");
     match (is_glibc, path.ends_with("mini-rproxy-tls")) {
-        (false, false) => (3 * MIB / 2, 3 * 1024),
-        (false, true) => (4 * MIB, 3 * 1024),
+        (false, false) => (2 * MIB, 3 * 1024),
+        (false, true) => (13 * MIB / 4, 3 * 1024),
         (true, false) => (14 * MIB / 5, 3 * 1024),
         // 2.9 MiB of it is the file, which the kernel maps in steps of 64 KiB around each page that is touched.
         (true, true) => (4 * MIB, 7 * 1024 / 2),
