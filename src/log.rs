@@ -212,6 +212,14 @@ impl LogLine<'_> {
         self.quoted(key, |line| line.escape_text(value))
     }
 
+    /// The same where there is some.
+    pub fn text_if(&mut self, key: &str, value: Option<impl fmt::Display>) -> &mut Self {
+        match value {
+            Some(value) => self.text(key, value),
+            None => self,
+        }
+    }
+
     /// Adds bytes that a peer sent.
     pub fn bytes(&mut self, key: &str, value: &[u8]) -> &mut Self {
         self.quoted(key, |line| line.escape(value))
@@ -361,10 +369,7 @@ pub fn log_panics(logger: Logger) {
         let payload = panic.payload();
         let cause = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
         let mut line = logger.line(Level::Error, "panic: this is a bug");
-        line.text("cause", cause.unwrap_or("unknown"));
-        if let Some(place) = panic.location() {
-            line.text("place", place);
-        }
+        line.text("cause", cause.unwrap_or("unknown")).text_if("place", panic.location());
         line.text("thread", thread::current().name().unwrap_or("unnamed")).send();
     }));
 }

@@ -140,7 +140,7 @@ fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     error_pages::load(config).map_err(|error| located(flags, &error))?;
     // The proxy starts with certificates that are out of their time: a reload may come soon, and some clients accept them.
     if !tls.warnings.is_empty() {
-        return Err(tls.warnings.join("; ").into());
+        return Err(Vec::from_iter(tls.warnings).join("; ").into());
     }
     instances::check(&config.plugins).map_err(|error| located(flags, &error))?;
     let Some(running) = &flags.against else { return print("the configuration is good\n") };

@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
 use super::headers::HeaderEdits;
-use super::keys::{Config, PluginConfig, RouteConfig, RouteOptions, RouteTarget};
-use super::validate::UPSTREAM_ONLY;
+use super::keys::{Config, PluginConfig, RawRoute, RouteConfig, RouteOptions, RouteTarget};
 
 /// What only counts at start: threads and memory are set up there, and the log is begun.
 const RESTART_ONLY: [&str; 3] = ["workers", "limits.memory_budget", "log.format"];
@@ -50,14 +49,15 @@ impl Config {
     /// The effective configuration as YAML. Read again it gives the same configuration, but for credentials in upstream
     /// URLs, which are left out: they are never shown.
     pub fn to_yaml(&self) -> String {
-        let (mut file, mut bare) = (to_mapping(self), to_mapping(&self.bare_route()));
+        let (mut file, mut bare) = (to_mapping(self), to_mapping(&RawRoute::default().merged_with(self)));
         // Of these only what is the route's own: the others need not have an effect there.
         bare.retain(|_, value| value.is_mapping());
         for route in file.get_mut("routes").and_then(Value::as_sequence_mut).into_iter().flatten() {
             let route = route.as_mapping_mut().expect("a route is a mapping");
             keep_own(route, &bare);
             if route.contains_key("redirect") {
-                route.retain(|key, _| key.as_str().is_none_or(|key| !UPSTREAM_ONLY.contains(&key)));
+                let of_upstreams = RawRoute::default().upstream_keys();
+                route.retain(|key, _| of_upstreams.iter().all(|(of_upstreams, _)| key != of_upstreams));
             }
         }
         serde_yaml::to_string(&file).expect("a value is always YAML")
@@ -101,7 +101,7 @@ impl FullConfig {
         let bare_config = Config { plugins: Vec::new(), routes: Default::default(), request_headers, ..config.clone() };
         let mut settings = to_mapping(&bare_config);
         settings.insert("plugins".into(), plugins(&config.plugins).into());
-        let bare = to_mapping(&config.bare_route());
+        let bare = to_mapping(&RawRoute::default().merged_with(config));
         let mut known = HashMap::new();
         let in_words = |route: &RouteConfig| {
             let own = known.entry(Arc::as_ptr(&route.options)).or_insert_with(|| {

@@ -18,7 +18,7 @@ const MAX_BYTES: usize = 16 * 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping such as \"set: {X-Frame-Options: DENY}\"")]
 pub struct HeaderEdits {
-    #[serde(deserialize_with = "As::<FieldName>::list", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "As::<EditedName>::list", skip_serializing_if = "Vec::is_empty")]
     remove: Vec<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     set: FieldLines,
@@ -36,11 +36,6 @@ impl HeaderEdits {
     pub fn lines(&self) -> impl Iterator<Item = (&str, &str)> {
         let all = self.set.iter().chain(&self.add);
         all.flat_map(|(name, values)| values.0.iter().map(|value| (name.0.as_str(), value.as_str())))
-    }
-
-    /// Whether it writes a line of that name.
-    pub(super) fn has_line(&self, name: &str) -> bool {
-        self.lines().any(|(other, _)| other.eq_ignore_ascii_case(name))
     }
 
     /// The same with what stands for all values: those for upstreams may be secrets.
@@ -68,16 +63,15 @@ impl HeaderEdits {
 /// By name the values, each of which is a line.
 type FieldLines = BTreeMap<EditedName, EditedValues>;
 
+/// A name whose lines may be changed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-struct EditedName(#[serde(deserialize_with = "As::<FieldName>::deserialize")] String);
+struct EditedName(#[serde(deserialize_with = "As::<EditedName>::deserialize")] String);
 
+/// Without the white space around each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-struct EditedValues(#[serde(deserialize_with = "As::<FieldValue>::list")] Vec<String>);
-
-/// A name whose lines may be changed.
-struct FieldName;
+struct EditedValues(#[serde(deserialize_with = "As::<EditedValues>::list")] Vec<String>);
 
 /// Names that are not for these keys, in lower case, and why.
 const REFUSED: &[(&[&str], &str)] = &[
@@ -111,7 +105,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["date"], "it says when a response was made, and its maker writes it: leave it out"),
 ];
 
-impl Notation for FieldName {
+impl Notation for EditedName {
     type Value = String;
     const EXPECTED: &'static str = "the name of a header field such as X-Frame-Options";
 
@@ -127,10 +121,8 @@ impl Notation for FieldName {
     }
 }
 
-/// A value, without the white space around it.
-struct FieldValue;
-
-impl Notation for FieldValue {
+/// One of them.
+impl Notation for EditedValues {
     type Value = String;
     const EXPECTED: &'static str = "the value of a header field, in quotes where YAML reads it as no text";
 

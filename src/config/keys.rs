@@ -640,6 +640,7 @@ impl RouteOptions {
     }
 }
 
+#[cfg(test)]
 impl Default for RouteOptions {
     fn default() -> Self {
         RawRoute::default().merged_with(&Config::default())

@@ -41,6 +41,42 @@ impl ListenAddr {
     pub fn port(&self) -> Option<u16> {
         if let ListenAddr::Tcp { addr, .. } = self { Some(addr.port()) } else { None }
     }
+
+    /// Whether only one of the two can be listened on: the same address, or one that is part of the other. Port 0 is another
+    /// port each time.
+    pub(super) fn overlaps(&self, other: &ListenAddr) -> bool {
+        use ListenAddr::{Tcp, Unix};
+        match (self, other) {
+            (Tcp { addr: a, dual_stack: a_dual, .. }, Tcp { addr: b, dual_stack: b_dual, .. }) => {
+                let covers = |one: &SocketAddr, dual_stack: bool, other: &SocketAddr| {
+                    one.ip().is_unspecified() && (dual_stack || one.is_ipv4() == other.is_ipv4())
+                };
+                let is_shared = a.ip() == b.ip() || covers(a, *a_dual, b) || covers(b, *b_dual, a);
+                a.port() != 0 && a.port() == b.port() && is_shared
+            }
+            (Unix { path, .. }, Unix { path: other, .. }) => path == other,
+            _ => false,
+        }
+    }
+
+    /// Takes a listening address apart. Port 0 lets the system choose.
+    pub fn parse(text: &str) -> Result<ListenAddr, &'static str> {
+        let (address, option) = text.split_once('?').map_or((text, None), |(address, option)| (address, Some(option)));
+        if let Some(path) = address.strip_prefix("unix:") {
+            return parse_unix(path, option);
+        }
+        let is_any = address.starts_with(':');
+        let in_full = if is_any { format!("[::]{address}") } else { address.to_owned() };
+        let addr: SocketAddr = in_full.parse().map_err(|_| ADDRESS)?;
+        let is_all_v6 = addr.ip() == Ipv6Addr::UNSPECIFIED;
+        match option {
+            None => Ok(ListenAddr::Tcp { addr, dual_stack: is_all_v6, fallback_v4: is_any }),
+            Some("v6only") if is_all_v6 && !is_any => {
+                Ok(ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false })
+            }
+            Some(_) => Err(OPTION),
+        }
+    }
 }
 
 /// As it is written in the file.
@@ -83,44 +119,6 @@ const OPTION: &str =
 const UNIX_PATH: &str =
     "the path of a unix socket is absolute, and has at most 107 bytes and no NUL: write unix:/run/proxy.sock";
 const UNIX_MODE: &str = "the mode of a unix socket is three or four octal digits, at most 0777, and lets somebody write, without which nobody can connect: write ?mode=0660";
-
-impl ListenAddr {
-    /// Whether only one of the two can be listened on: the same address, or one that is part of the other. Port 0 is another
-    /// port each time.
-    pub(super) fn overlaps(&self, other: &ListenAddr) -> bool {
-        use ListenAddr::{Tcp, Unix};
-        match (self, other) {
-            (Tcp { addr: a, dual_stack: a_dual, .. }, Tcp { addr: b, dual_stack: b_dual, .. }) => {
-                let covers = |one: &SocketAddr, dual_stack: bool, other: &SocketAddr| {
-                    one.ip().is_unspecified() && (dual_stack || one.is_ipv4() == other.is_ipv4())
-                };
-                let is_shared = a.ip() == b.ip() || covers(a, *a_dual, b) || covers(b, *b_dual, a);
-                a.port() != 0 && a.port() == b.port() && is_shared
-            }
-            (Unix { path, .. }, Unix { path: other, .. }) => path == other,
-            _ => false,
-        }
-    }
-
-    /// Takes a listening address apart. Port 0 lets the system choose.
-    pub fn parse(text: &str) -> Result<ListenAddr, &'static str> {
-        let (address, option) = text.split_once('?').map_or((text, None), |(address, option)| (address, Some(option)));
-        if let Some(path) = address.strip_prefix("unix:") {
-            return parse_unix(path, option);
-        }
-        let is_any = address.starts_with(':');
-        let in_full = if is_any { format!("[::]{address}") } else { address.to_owned() };
-        let addr: SocketAddr = in_full.parse().map_err(|_| ADDRESS)?;
-        let is_all_v6 = addr.ip() == Ipv6Addr::UNSPECIFIED;
-        match option {
-            None => Ok(ListenAddr::Tcp { addr, dual_stack: is_all_v6, fallback_v4: is_any }),
-            Some("v6only") if is_all_v6 && !is_any => {
-                Ok(ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false })
-            }
-            Some(_) => Err(OPTION),
-        }
-    }
-}
 
 fn parse_unix(path: &str, option: Option<&str>) -> Result<ListenAddr, &'static str> {
     // The size of `sun_path`, less its NUL.

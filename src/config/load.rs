@@ -1,14 +1,14 @@
 //! From the file to a [`Config`], or from two flags: one line in an init script is enough for a route (rule E10).
 
-use std::fs;
-use std::io::{self, ErrorKind, Read as _};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use super::error::{from_yaml, located, place_of_byte, place_of_value, quoted};
 use super::keys::{Config, RawRoute};
 use super::listen::ListenAddr;
 use super::log_keys::LogFormat;
-use super::scalar::Notation;
+use super::scalar::{Notation, print_size};
 use super::url::{RouteHost, UpstreamUrl};
 
 impl Config {
@@ -18,7 +18,8 @@ impl Config {
     pub fn load(path: &Path, folder: &[PathBuf]) -> Result<Config, String> {
         let is_stdin = path == Path::new(STDIN);
         let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
-        let bytes = if is_stdin { read_stdin() } else { read_bytes(path) }.map_err(|error| {
+        let bytes = if is_stdin { read_all(io::stdin(), MAX_FILE_BYTES) } else { read_file(path, MAX_FILE_BYTES) };
+        let bytes = bytes.map_err(|error| {
             let problem = match error.kind() {
                 ErrorKind::NotFound => "no such file; copy config.example.yml to make one, or",
                 _ => &format!("cannot be read: {error};"),
@@ -67,7 +68,8 @@ pub(super) fn default_format() -> Result<LogFormat, String> {
     }
 }
 
-const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// More than any file that a configuration is, or names.
+pub const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The path that means standard input.
 pub const STDIN: &str = "-";
@@ -75,7 +77,7 @@ pub const STDIN: &str = "-";
 /// Line and column, from 1, where the configuration `file` names the file `named`; `None` where it is not found, since it
 /// is written in another way.
 pub fn place_of(file: &Path, named: &Path) -> Option<(usize, usize)> {
-    let text = String::from_utf8(read_bytes(file).ok()?).ok()?;
+    let text = String::from_utf8(read_file(file, MAX_FILE_BYTES).ok()?).ok()?;
     place_in(&text, named.to_str()?)
 }
 
@@ -90,23 +92,19 @@ fn place_in(text: &str, word: &str) -> Option<(usize, usize)> {
     })
 }
 
-/// Reads a regular file, with a cap: whatever else the path may name, a pipe for example, may block for ever.
-fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    match fs::metadata(path)? {
-        file if !file.is_file() => Err(io::Error::other("this is no regular file, and a reload has to read it again")),
-        file if file.len() > MAX_FILE_BYTES => Err(too_large()),
-        _ => fs::read(path),
+/// Reads a regular file of at most `max` bytes: whatever else the path may name, a pipe for example, may block for ever.
+pub fn read_file(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("this is no regular file, and a reload has to read it again"));
     }
+    read_all(File::open(path)?, max)
 }
 
-fn read_stdin() -> io::Result<Vec<u8>> {
+fn read_all(from: impl Read, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let len = io::stdin().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if len as u64 > MAX_FILE_BYTES { Err(too_large()) } else { Ok(bytes) }
-}
-
-fn too_large() -> io::Error {
-    io::Error::other("it is larger than 64MiB, which no configuration is")
+    let len = from.take(max + 1).read_to_end(&mut bytes)? as u64;
+    let too_large = || io::Error::other(format!("it is larger than {}, which is too large", print_size(max)));
+    if len > max { Err(too_large()) } else { Ok(bytes) }
 }
 
 fn parse(text: &str, name: &str, format: Result<LogFormat, String>, folder: &[PathBuf]) -> Result<Config, String> {

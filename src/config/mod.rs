@@ -36,7 +36,7 @@ pub use keys::{
     Timeouts,
 };
 pub use listen::ListenAddr;
-pub use load::{STDIN, place_of};
+pub use load::{MAX_FILE_BYTES, STDIN, place_of, read_file};
 pub use log_keys::{LogConfig, LogFields, LogFormat};
 pub use scalar::{ErrorClass, print_size};
 pub use tls_keys::{CertificateFiles, ClientAuth, TlsListen, TlsVersion, UpstreamTls};

@@ -372,10 +372,7 @@ impl Notation for PluginName {
     }
 }
 
-/// The status of an error, or the class of some.
-struct Status;
-
-impl Notation for Status {
+impl Notation for ErrorClass {
     type Value = String;
     const EXPECTED: &'static str = "a status from 400 to 599, or 4xx or 5xx";
 
@@ -388,7 +385,7 @@ impl Notation for Status {
 /// A status such as `404`, or a class: `4xx` or `5xx`. Statuses come before their class.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ErrorClass(#[serde(deserialize_with = "As::<Status>::deserialize")] String);
+pub struct ErrorClass(#[serde(deserialize_with = "As::<ErrorClass>::deserialize")] String);
 
 impl ErrorClass {
     /// Whether the status is this one, or one of the class.

@@ -12,12 +12,12 @@ use super::error::{did_you_mean, quoted};
 use super::headers::HeaderEdits;
 use super::keys::{
     Config, ConfigzAccess, Health, Limits, MAX_UPSTREAMS, MemorySize, PluginConfig, RawRoute, Redirect, RequestLine,
-    RouteConfig, RouteOptions, RouteTarget,
+    RouteConfig, RouteTarget,
 };
 use super::log_keys::LogFormat;
 use super::prefix::{self, BYTE, is_plain};
 use super::scalar::{HumanDuration, Notation as _, fill_in, print_size};
-use super::tls_keys::{CertificateFiles, ClientAuth, TlsListen, UpstreamTls};
+use super::tls_keys::{CertificateFiles, ClientAuth, TlsListen};
 use super::url::{Scheme, UpstreamUrl, split_host, split_scheme};
 
 /// Path and message.
@@ -35,7 +35,7 @@ impl Config {
         folder: &[PathBuf],
     ) -> Result<(), ValidationError> {
         self.upstream_tls.insecure_skip_verify.get_or_insert(false);
-        self.upstream_tls.validate().map_err(at("upstream_tls"))?;
+        check_pair(&self.upstream_tls.certificate, &self.upstream_tls.key).map_err(at("upstream_tls"))?;
         let (limits, default) = (&mut self.limits, Limits::default());
         let values = [
             (&mut limits.max_request_line, default.max_request_line),
@@ -192,11 +192,6 @@ impl Config {
         self.log.format = old.log.format;
     }
 
-    /// What holds for a route that says nothing for itself.
-    pub(super) fn bare_route(&self) -> RouteOptions {
-        RawRoute::default().merged_with(self)
-    }
-
     /// What many routes say alike is kept once, so that 100,000 routes stay small.
     fn resolve_routes(&mut self) -> Result<(), ValidationError> {
         let raw = std::mem::take(&mut self.raw_routes);
@@ -204,16 +199,14 @@ impl Config {
         let mut first_with = HashMap::with_capacity(raw.len());
         let (mut known_hosts, mut known_options) = (HashSet::new(), HashSet::new());
         let (mut known_upstreams, mut known_redirects) = (HashSet::new(), HashSet::new());
-        for mut route in raw {
+        let mut resolve = |mut route: RawRoute| {
             let number = routes.len();
-            let at_route = |message: String| (format!("routes.{number}"), message);
             let prefix = std::mem::take(&mut route.prefix);
             if prefix.is_empty() {
-                return Err(at_route("this route has no prefix: add \"prefix: /path\"".to_owned()));
+                return Err(at("")("this route has no prefix: add \"prefix: /path\""));
             }
-            prefix::check(&prefix)
-                .map_err(|error| (format!("routes.{number}.prefix"), format!("{}: {error}", quoted(&prefix))))?;
-            let hosts = route.take_hosts().map_err(|message| (format!("routes.{number}.hosts"), message))?;
+            prefix::check(&prefix).map_err(|error| at("prefix")(format!("{}: {error}", quoted(&prefix))))?;
+            let hosts = route.take_hosts().map_err(at("hosts"))?;
             let places = if hosts.is_empty() { &[Box::default()][..] } else { &hosts };
             let normal = prefix::normal_form(&prefix);
             for host in places {
@@ -222,26 +215,31 @@ impl Config {
                 if let Some(first) = first_with.insert(place, number) {
                     let (this, other, first) = (quoted(&prefix), quoted(&routes[first].prefix), first + 1);
                     let of_host = if host.is_empty() { String::new() } else { format!(" for the host {host}") };
-                    return Err(at_route(format!(
+                    return Err(at("")(format!(
                         "the prefix {this}{of_host} is that of route number {first}, {other}, too: remove one of them"
                     )));
                 }
             }
-            let upstream_tls = route.upstream_tls.as_deref();
-            upstream_tls.map_or(Ok(()), UpstreamTls::validate).map_err(|message| at_route(message.to_owned()))?;
-            self.check_plugins_of(&route).map_err(|(path, message)| (format!("routes.{number}.{path}"), message))?;
-            check_headers([&route.request_headers, &route.response_headers])
-                .map_err(|(path, message)| (format!("routes.{number}.{path}"), message))?;
+            if let Some(tls) = &route.upstream_tls {
+                check_pair(&tls.certificate, &tls.key).map_err(at(""))?;
+            }
+            self.check_plugins_of(&route)?;
+            check_headers([&route.request_headers, &route.response_headers])?;
             let hosts = shared(&mut known_hosts, hosts.into());
-            let target = match route.take_redirect().map_err(at_route)? {
+            let target = match route.take_redirect().map_err(at(""))? {
                 Some(redirect) => RouteTarget::Redirect(shared(&mut known_redirects, redirect.into())),
                 None => {
-                    let upstreams = route.take_upstreams().map_err(at_route)?;
+                    let upstreams = route.take_upstreams().map_err(at(""))?;
                     RouteTarget::Upstreams(shared(&mut known_upstreams, upstreams.into()))
                 }
             };
             let options = shared(&mut known_options, Arc::new(route.merged_with(self)));
             routes.push(RouteConfig { hosts, prefix, target, options });
+            Ok(())
+        };
+        for (number, route) in raw.into_iter().enumerate() {
+            let path_of = |path: String| format!("routes.{number}.{path}").trim_end_matches('.').to_owned();
+            resolve(route).map_err(|(path, message)| (path_of(path), message))?;
         }
         if routes.is_empty() {
             let message =
@@ -291,20 +289,6 @@ fn shared<T: ?Sized + Eq + Hash>(known: &mut HashSet<Arc<T>>, new: Arc<T>) -> Ar
     shared
 }
 
-/// Keys of a route that say how an upstream is asked.
-pub(super) const UPSTREAM_ONLY: [&str; 10] = [
-    "upstream",
-    "upstreams",
-    "host",
-    "upstream_tls",
-    "rewrite_redirects",
-    "rewrite_cookies",
-    "redirect_to_slash",
-    "upgrade",
-    "max_body_bytes",
-    "request_headers",
-];
-
 impl Redirect {
     fn check(&self) -> Result<(), String> {
         const TO: &str = "a redirect leads to a URL that begins with http:// or https://, or to a path that begins with one slash: write https://new.example/base, for example";
@@ -350,12 +334,6 @@ impl TlsListen {
     }
 }
 
-impl UpstreamTls {
-    fn validate(&self) -> Result<(), &'static str> {
-        check_pair(&self.certificate, &self.key)
-    }
-}
-
 /// Both are named, or none.
 fn check_pair(certificate: &Option<PathBuf>, key: &Option<PathBuf>) -> Result<(), &'static str> {
     match (certificate, key) {
@@ -379,22 +357,26 @@ impl RawRoute {
         }
     }
 
+    /// The keys that say how an upstream is asked, and whether they are there.
+    pub(super) fn upstream_keys(&self) -> [(&'static str, bool); 10] {
+        [
+            ("upstream", self.upstream.is_some()),
+            ("upstreams", self.upstreams.is_some()),
+            ("host", self.host.is_some()),
+            ("upstream_tls", self.upstream_tls.is_some()),
+            ("rewrite_redirects", self.rewrite_redirects.is_some()),
+            ("rewrite_cookies", self.rewrite_cookies.is_some()),
+            ("redirect_to_slash", self.redirect_to_slash.is_some()),
+            ("upgrade", self.upgrade.is_some()),
+            ("max_body_bytes", self.max_body_bytes.is_some()),
+            ("request_headers", self.request_headers.is_some()),
+        ]
+    }
+
     /// Takes out where it redirects to, if it does.
     fn take_redirect(&mut self) -> Result<Option<Redirect>, String> {
         let Some(redirect) = self.redirect.take() else { return Ok(None) };
-        let is_said = [
-            self.upstream.is_some(),
-            self.upstreams.is_some(),
-            self.host.is_some(),
-            self.upstream_tls.is_some(),
-            self.rewrite_redirects.is_some(),
-            self.rewrite_cookies.is_some(),
-            self.redirect_to_slash.is_some(),
-            self.upgrade.is_some(),
-            self.max_body_bytes.is_some(),
-            self.request_headers.is_some(),
-        ];
-        if let Some((key, _)) = UPSTREAM_ONLY.iter().zip(is_said).find(|(_, is_said)| *is_said) {
+        if let Some((key, _)) = self.upstream_keys().iter().find(|(_, is_said)| *is_said) {
             return Err(format!("this route redirects and asks no upstream: remove {key}, or redirect"));
         }
         redirect.check().map_err(|problem| format!("redirect: {problem}"))?;
@@ -416,7 +398,8 @@ impl RawRoute {
         if self.upstream_tls.is_some() && upstreams.iter().all(|url| url.scheme == Scheme::Http) {
             return Err("upstream_tls has no effect on an http:// upstream: write https://, or remove it".to_owned());
         }
-        let adds_credentials = self.request_headers.as_ref().is_some_and(|edits| edits.has_line("Authorization"));
+        let mut lines = self.request_headers.iter().flat_map(|edits| edits.lines());
+        let adds_credentials = lines.any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
         if upstreams[0].authorization.is_some() && adds_credentials {
             return Err("the URL of the upstream and request_headers have credentials: remove one of them".to_owned());
         }

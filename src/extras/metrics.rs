@@ -4,7 +4,7 @@
 //! The lock is a worker's own and nearly always free: it costs a few nanoseconds, is right on processors without 64-bit
 //! atomics, and lets a reader see one moment. Tables are bounded however many routes there are: see [`MAX_NAMES`].
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -209,7 +209,7 @@ pub struct Registry {
     /// When the process began, since 1970.
     pub started: Duration,
     /// Of each of our certificates' files when it expires, in seconds since 1970.
-    expiries: Mutex<Vec<(String, u64)>>,
+    expiries: Mutex<BTreeSet<(String, u64)>>,
 }
 
 impl Registry {
@@ -219,7 +219,7 @@ impl Registry {
     }
 
     /// When our certificates expire.
-    pub fn expiries(&self) -> MutexGuard<'_, Vec<(String, u64)>> {
+    pub fn expiries(&self) -> MutexGuard<'_, BTreeSet<(String, u64)>> {
         self.expiries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

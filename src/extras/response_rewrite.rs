@@ -62,7 +62,7 @@ pub struct PrefixMap<'a> {
 }
 
 /// Rewrites the fields of a response, all or none: they may grow by `room` bytes. Returns whether that was enough. `buf` is
-/// scratch space: where it is large enough, nothing is allocated.
+/// scratch space.
 pub fn rewrite_response(fields: &mut Fields, map: &PrefixMap<'_>, room: usize, buf: &mut Vec<u8>) -> bool {
     let rewrites = map.config().options.rewrites;
     let redirects = if rewrites.redirects == Rewrite::Off { HeaderSet::default() } else { REDIRECTS };
@@ -111,14 +111,12 @@ fn rewrite(
     buf: &mut Vec<u8>,
     write: impl Fn(&HeaderRef<'_>, &mut Vec<u8>, usize),
 ) -> bool {
-    const NUMBER: usize = size_of::<usize>();
-    // Of each line that changes: index, length and bytes of the new value.
+    // Of each line that changes: its index, and where in the buffer the new value is.
+    let mut changes = Vec::new();
     buf.clear();
     for index in fields.indices(ids) {
         let Some(line) = fields.nth(index) else { break };
-        let (entry, start) = (buf.len(), buf.len() + 2 * NUMBER);
-        buf.extend_from_slice(&index.to_ne_bytes());
-        buf.extend_from_slice(&[0; NUMBER]);
+        let start = buf.len();
         let max = line.value.len().saturating_add(room);
         write(&line, buf, start.saturating_add(max));
         let len = buf.len() - start;
@@ -127,19 +125,12 @@ fn rewrite(
         }
         room = max - len;
         if buf[start..] == *line.value {
-            buf.truncate(entry);
+            buf.truncate(start);
         } else {
-            buf[start - NUMBER..start].copy_from_slice(&len.to_ne_bytes());
+            changes.push((index, start..buf.len()));
         }
     }
-    let mut rest = &buf[..];
-    while let Some((index, after)) = rest.split_first_chunk()
-        && let Some((len, after)) = after.split_first_chunk()
-    {
-        let (value, others) = after.split_at(usize::from_ne_bytes(*len));
-        fields.set_value(usize::from_ne_bytes(*index), value);
-        rest = others;
-    }
+    changes.into_iter().for_each(|(index, value)| fields.set_value(index, &buf[value]));
     true
 }
 

@@ -92,6 +92,7 @@ pub struct ListenerUpdate {
 }
 
 /// A worker's listening sockets.
+#[derive(Default)]
 pub struct Acceptor {
     listeners: Vec<Listener>,
     /// The most clients, beside the operator's.
@@ -117,14 +118,7 @@ pub type Accepted = (OwnedFd, Option<SocketAddr>, ListenerProtocol);
 
 impl Acceptor {
     pub fn new(listeners: Vec<Listener>, max_clients: usize) -> Acceptor {
-        Acceptor {
-            listeners,
-            max_clients,
-            next: 0,
-            paused_until: None,
-            reserve: reserve_socket(),
-            warnings: LogLimiter::default(),
-        }
+        Acceptor { listeners, max_clients, reserve: reserve_socket(), ..Acceptor::default() }
     }
 
     /// Registers all sockets; once.

@@ -1,14 +1,12 @@
 //! The files of `error_pages`: read at the start and by each reload, so that an error costs no look at a disk.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, read_file};
 use crate::proxy::runtime::ErrorPage;
 use crate::start_error::StartError;
 
+/// All of them stay in memory.
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// Reads all of them.
@@ -24,22 +22,9 @@ pub fn load(config: &Config) -> Result<Arc<[ErrorPage]>, StartError> {
                 return Err(refused("what it is is seen from its ending: .html, .htm, .txt, .json or .xml".to_owned()));
             }
         };
-        let text = read(path).map_err(|error| refused(error.to_string()))?;
+        let text = read_file(path, MAX_BYTES).map_err(|error| refused(error.to_string()))?;
+        let text = String::from_utf8(text).map_err(|_| refused("save it as UTF-8 text".to_owned()))?;
         Ok(ErrorPage { class: class.clone(), media_type, text: Arc::new(text.into()) })
     });
     pages.collect()
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    // Whatever else it may be, a pipe for example, may block for ever.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("this is no regular file"));
-    }
-    let mut text = String::new();
-    // The library says what is no UTF-8.
-    File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(io::Error::other("it is larger than 64KiB, and all of them stay in memory"));
-    }
-    Ok(text)
 }

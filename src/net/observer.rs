@@ -151,15 +151,9 @@ impl Observer for Logger {
         }
         let mut line = self.line(Level::Info, "request");
         line.client(log.client).bytes("method", record.method()).bytes("path", record.path());
-        if let Some(prefix) = record.prefix {
-            line.text("prefix", prefix);
-        }
-        if let Some(host) = record.route_host {
-            line.text("route_host", host);
-        }
-        if let Some(upstream) = record.upstream {
-            line.text("upstream", upstream);
-        }
+        line.text_if("prefix", record.prefix)
+            .text_if("route_host", record.route_host)
+            .text_if("upstream", record.upstream);
         line.value("status", log.status)
             .value("bytes_in", log.bytes_in)
             .value("bytes_out", log.bytes_out)
@@ -177,12 +171,7 @@ impl Observer for Logger {
             }
         }
         if let Some(cause) = log.cause {
-            line.text("why", cause.why());
-            for (name, text) in [("rule", cause.rule()), ("detail", cause.detail())] {
-                if let Some(text) = text {
-                    line.text(name, text);
-                }
-            }
+            line.text("why", cause.why()).text_if("rule", cause.rule()).text_if("detail", cause.detail());
         }
         if let Some(details) = details {
             let target = record.shown_target();

@@ -6,34 +6,30 @@
 
 use mini_rproxy_plugin::Descriptor;
 #[cfg(any(feature = "builtin-plugins", feature = "wasm"))]
-use mini_rproxy_plugin::descriptor;
+use {crate::about::VERSION, mini_rproxy_plugin::descriptor};
 
-/// Feature `wasm` adds the host of Proxy-Wasm modules.
-static ALL: &[&Descriptor] = &[
+static ALL: &[&[&Descriptor]] = &[
     #[cfg(feature = "builtin-plugins")]
-    &descriptor::<access_log_json::AccessLogJson>(crate::about::VERSION),
-    #[cfg(feature = "builtin-plugins")]
-    &descriptor::<basic_auth::BasicAuth>(crate::about::VERSION),
-    #[cfg(feature = "builtin-plugins")]
-    &descriptor::<forward_auth::ForwardAuth>(crate::about::VERSION),
-    #[cfg(feature = "builtin-plugins")]
-    &descriptor::<header_demo::HeaderDemo>(crate::about::VERSION),
-    #[cfg(feature = "builtin-plugins")]
-    &descriptor::<json_rewrite::JsonRewrite>(crate::about::VERSION),
-    #[cfg(feature = "builtin-plugins")]
-    &descriptor::<jwt_claims::JwtClaims>(crate::about::VERSION),
-    #[cfg(feature = "builtin-plugins")]
-    &descriptor::<rate_limit::RateLimit>(crate::about::VERSION),
-    #[cfg(feature = "builtin-plugins")]
-    &descriptor::<request_id::RequestId>(crate::about::VERSION),
+    &[
+        &descriptor::<access_log_json::AccessLogJson>(VERSION),
+        &descriptor::<basic_auth::BasicAuth>(VERSION),
+        &descriptor::<forward_auth::ForwardAuth>(VERSION),
+        &descriptor::<header_demo::HeaderDemo>(VERSION),
+        &descriptor::<json_rewrite::JsonRewrite>(VERSION),
+        &descriptor::<jwt_claims::JwtClaims>(VERSION),
+        &descriptor::<rate_limit::RateLimit>(VERSION),
+        &descriptor::<request_id::RequestId>(VERSION),
+    ],
+    // The host of Proxy-Wasm modules.
     #[cfg(feature = "wasm")]
-    &descriptor::<proxy_wasm::ProxyWasm>(crate::about::VERSION),
+    &[&descriptor::<proxy_wasm::ProxyWasm>(VERSION)],
 ];
 
 /// The descriptor of that name.
 pub fn find(name: &str) -> Result<&'static Descriptor, String> {
-    ALL.iter().find(|descriptor| descriptor.name() == name).copied().ok_or_else(|| {
-        let names: Vec<&str> = ALL.iter().map(|descriptor| descriptor.name()).collect();
+    let all = || ALL.iter().copied().flatten();
+    all().find(|descriptor| descriptor.name() == name).copied().ok_or_else(|| {
+        let names: Vec<&str> = all().map(|descriptor| descriptor.name()).collect();
         let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         format!("not linked into this program; linked in: {names}")
     })

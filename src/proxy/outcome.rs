@@ -16,7 +16,7 @@ use crate::bytes::SharedText;
 use crate::config::RouteConfig;
 use crate::http::body::Body;
 use crate::http::chars::write_decimal;
-use crate::http::fields::{Fields, HOP_BY_HOP};
+use crate::http::fields::{Fields, HOP_BY_HOP, HeaderId};
 use crate::http::framing::{Framing, has_no_body};
 use crate::http::head::{Method, reason_phrase};
 
@@ -37,7 +37,7 @@ pub(super) enum LocalBody<'a> {
 impl LocalBody<'_> {
     fn into_bytes(self, status: u16) -> Vec<u8> {
         match self {
-            LocalBody::Reason => reason_text(status),
+            LocalBody::Reason => [reason_phrase(status), "\n"].concat().into_bytes(),
             LocalBody::Bytes(bytes) => bytes.to_vec(),
             LocalBody::Shared(text) => text.as_bytes().to_vec(),
         }
@@ -46,7 +46,7 @@ impl LocalBody<'_> {
 
 /// The Content-Type and the body of an error: its page, where one is configured.
 fn error_content(runtime: &Runtime, status: u16) -> ((&'static [u8], &'static [u8]), LocalBody<'static>) {
-    match runtime.error_page(status) {
+    match runtime.error_pages.iter().find(|page| page.class.has(status)) {
         Some(page) => ((PLAIN_TEXT.0, page.media_type.as_bytes()), LocalBody::Shared(Arc::clone(&page.text))),
         None => (PLAIN_TEXT, LocalBody::Reason),
     }
@@ -74,16 +74,17 @@ impl Transaction {
         &mut self,
         ctx: &mut Context<'_, '_>,
         status: u16,
-        lines: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
+        lines: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
         body: LocalBody<'_>,
     ) {
         self.begin_local(ctx, ResponseSource::Proxy);
+        let mut fields = std::mem::take(&mut self.buf.response.fields);
+        fields.clear();
+        lines.into_iter().for_each(|(name, value)| fields.add(name, value));
         match &mut self.buf.chain {
-            None => self.queue_local(ctx, status, lines, body),
+            None => self.queue_local(ctx, status, fields, body),
             Some(chain) => {
                 chain.restart_response();
-                let mut fields = Fields::new();
-                lines.for_each(|(name, value)| fields.add(name, value));
                 self.pass_local(ctx, LocalResponse { status, fields, body: body.into_bytes(status) });
             }
         }
@@ -145,36 +146,12 @@ impl Transaction {
     fn queue_response(&mut self, ctx: &mut Context<'_, '_>) {
         let fields = std::mem::take(&mut self.buf.response.fields);
         let body = std::mem::take(&mut self.buf.response_body);
-        let lines = fields.iter().map(|line| (line.name, line.value));
-        self.queue_local(ctx, self.buf.response.status, lines, LocalBody::Bytes(&body));
-        self.buf.response.fields = fields;
+        self.queue_local(ctx, self.buf.response.status, fields, LocalBody::Bytes(&body));
     }
 
     /// Queues a response of our own.
-    fn queue_local<'a>(
-        &mut self,
-        ctx: &mut Context<'_, '_>,
-        status: u16,
-        lines: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
-        body: LocalBody<'_>,
-    ) {
-        let edits = self.response_headers(&ctx.client.runtime);
-        if let [None, None] = edits {
-            return self.queue_edited(ctx, status, lines, body);
-        }
-        let mut fields = Fields::new();
-        lines.for_each(|(name, value)| fields.add(name, value));
-        edit_fields(&mut fields, edits);
-        self.queue_edited(ctx, status, fields.iter().map(|line| (line.name, line.value)), body);
-    }
-
-    fn queue_edited<'a>(
-        &mut self,
-        ctx: &mut Context<'_, '_>,
-        status: u16,
-        lines: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
-        body: LocalBody<'_>,
-    ) {
+    fn queue_local(&mut self, ctx: &mut Context<'_, '_>, status: u16, mut fields: Fields, body: LocalBody<'_>) {
+        edit_fields(&mut fields, self.response_headers(&ctx.client.runtime));
         self.log.status = status;
         self.is_persistent &= !ctx.client.is_draining;
         let reason = reason_phrase(status);
@@ -186,7 +163,8 @@ impl Transaction {
         let (date, persistence) = (&ctx.worker.now.date, self.persistence());
         // What plugins make of a body nobody knows where there is none (RFC 9110 section 8.6).
         let is_known = !(self.is_client_head() && self.may_write_response_body());
-        write_local_head(status, lines, is_known.then_some(len), persistence, date, self.buf.to_client.buf());
+        write_local_head(status, &fields, is_known.then_some(len), persistence, date, self.buf.to_client.buf());
+        self.buf.response.fields = fields;
         if !self.gets_body(status) {
             return;
         }
@@ -485,16 +463,11 @@ impl Transaction {
     }
 }
 
-/// The body of an error.
-fn reason_text(status: u16) -> Vec<u8> {
-    [reason_phrase(status), "\n"].concat().into_bytes()
-}
-
 /// Appends the head of a final response of our own with these field lines, for a body of `len` bytes, where that is known. Date
 /// is added where it is missing.
-fn write_local_head<'a>(
+fn write_local_head(
     status: u16,
-    lines: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone,
+    fields: &Fields,
     len: Option<usize>,
     persistence: Persistence,
     date: &[u8; 29],
@@ -505,10 +478,10 @@ fn write_local_head<'a>(
     out.push(b' ');
     let mut write_all = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
     write_all(&[reason_phrase(status).as_bytes(), b"\r\n"]);
-    if !lines.clone().any(|(name, _)| name.eq_ignore_ascii_case(b"date")) {
+    if fields.get(HeaderId::Date).is_none() {
         write_all(&[b"Date: ", date, b"\r\n"]);
     }
-    lines.for_each(|(name, value)| write_all(&[name, b": ", value, b"\r\n"]));
+    fields.write(out);
     let len = len.filter(|_| !has_no_body(status));
     let framing = len.map_or(Framing::None, |len| Framing::Length(len as u64));
     finish_head(framing, persistence, b"", out);
@@ -548,8 +521,9 @@ mod tests {
             ),
         ] {
             let mut out = Vec::new();
-            let lines = lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-            write_local_head(status, lines, Some(5), persistence, DATE, &mut out);
+            let mut fields = Fields::new();
+            lines.iter().for_each(|(name, value)| fields.add(name.as_bytes(), value.as_bytes()));
+            write_local_head(status, &fields, Some(5), persistence, DATE, &mut out);
             let head = String::from_utf8(out).expect("text").replace("Date: Sun, 06 Nov 1994 08:49:37 GMT", "D");
             assert_eq!(head.replace("\r\n", "|"), format!("HTTP/1.1 {expected}|"), "{name}");
         }

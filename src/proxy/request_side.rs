@@ -172,7 +172,7 @@ impl Transaction {
 
     fn send_built_in(&mut self, ctx: &mut Context<'_, '_>, handler: Handler) {
         const JSON: &[u8] = b"application/json";
-        let content_type = |media_type| [(&b"Content-Type"[..], media_type)].into_iter();
+        let content_type = |media_type| [(&b"Content-Type"[..], media_type)];
         let runtime = &ctx.client.runtime;
         let (media_type, text) = match handler {
             Handler::Health => {
@@ -180,8 +180,8 @@ impl Transaction {
                 return self.send_local(ctx, status, content_type(JSON), LocalBody::Bytes(body));
             }
             Handler::Options => {
-                let allow = (&b"Allow"[..], FORWARDED_METHODS.as_bytes());
-                return self.send_local(ctx, 204, [allow].into_iter(), LocalBody::Bytes(b""));
+                let allow = [(&b"Allow"[..], FORWARDED_METHODS.as_bytes())];
+                return self.send_local(ctx, 204, allow, LocalBody::Bytes(b""));
             }
             Handler::Redirect(_, status) => return self.send_redirect(ctx, status, &self.buf.request.target.clone()),
             Handler::ToHttps => return self.send_redirect(ctx, 308, &self.buf.new_target.clone()),
@@ -199,8 +199,7 @@ impl Transaction {
     }
 
     fn send_redirect(&mut self, ctx: &mut Context<'_, '_>, status: u16, location: &[u8]) {
-        let lines = [(&b"Location"[..], location), PLAIN_TEXT];
-        self.send_local(ctx, status, lines.into_iter(), LocalBody::Reason);
+        self.send_local(ctx, status, [(&b"Location"[..], location), PLAIN_TEXT], LocalBody::Reason);
     }
 
     /// Makes of the head the one to forward.

@@ -128,11 +128,6 @@ impl Runtime {
         chains.get(of_routes.get(route as usize).map_or(0, |nth| *nth as usize))?.as_ref()
     }
 
-    /// What is sent with an error of that status instead of its reason phrase.
-    pub fn error_page(&self, status: u16) -> Option<&ErrorPage> {
-        self.error_pages.iter().find(|page| page.class.has(status))
-    }
-
     /// Whether there are plugins on any route.
     pub fn has_hooks(&self) -> bool {
         self.hooks.chains.iter().any(Option::is_some)

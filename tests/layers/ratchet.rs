@@ -8,7 +8,7 @@ pub const MAX_FILE_LINES: usize = 800;
 pub const MAX_SRC_LINES: usize = 20_901;
 
 /// Of the files of `CORE` without tests. The goal is 6,000.
-pub const MAX_CORE_LINES: usize = 9_950;
+pub const MAX_CORE_LINES: usize = 9_900;
 
 /// What one must read to follow a request from accept to the log line.
 pub const CORE: &str = "

@@ -171,7 +171,7 @@ fn what_is_wrong_with_the_files_is_told_at_start() {
         ("key without a key", listen(&cert, &text.to_string()), format!("{text}: there is no private key in it")),
         ("no PEM", listen(&text.to_string(), &key), format!("{text}: there is no \"-----BEGIN CERT")),
         ("cut PEM", listen(&cut.to_string(), &key), format!("{cut}: ")),
-        ("a pipe", listen(&pipe, &key), format!("{pipe}: cannot be read: it is no regular file")),
+        ("a pipe", listen(&pipe, &key), format!("{pipe}: cannot be read: this is no regular file")),
         ("no CA", format!("upstream_tls: {{ ca_file: {missing} }}\n"), format!("{missing}: cannot be read")),
     ] {
         let yaml = format!("{yaml}routes: [{{ prefix: /, upstream: 'https://localhost:1' }}]\n");

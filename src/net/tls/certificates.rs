@@ -1,8 +1,7 @@
 //! Our certificates and their keys, and the choice among them.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, Error, InconsistentKeys, RootCertStore};
 
-use crate::config::CertificateFiles;
+use crate::config::{CertificateFiles, MAX_FILE_BYTES, read_file};
 use crate::net::clock::date_text;
 use crate::start_error::StartError;
 
@@ -24,28 +23,16 @@ use crate::start_error::StartError;
 #[derive(Debug)]
 pub(super) struct CertResolver {
     /// Never empty.
-    keys: Vec<Arc<CertifiedKey>>,
+    pub keys: Vec<Arc<CertifiedKey>>,
 }
 
-impl CertResolver {
-    /// Reads all pairs.
-    pub fn load(
-        files: &[CertificateFiles],
-        provider: &CryptoProvider,
-        dates: &mut Dates,
-    ) -> Result<CertResolver, StartError> {
-        let keys = files.iter().map(|pair| read_pair(pair, provider, dates).map(Arc::new));
-        Ok(CertResolver { keys: keys.collect::<Result<_, StartError>>()? })
-    }
-}
-
-/// What is noticed of the dates of our certificates.
+/// What is noticed of the dates of our certificates. A pair of files may be read for several policies.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Dates {
     /// For each certificate that peers refuse now.
-    pub warnings: Vec<String>,
+    pub warnings: BTreeSet<String>,
     /// Of each file when its certificate expires, in seconds since 1970.
-    pub expiries: Vec<(String, u64)>,
+    pub expiries: BTreeSet<(String, u64)>,
 }
 
 impl ResolvesServerCert for CertResolver {
@@ -70,10 +57,8 @@ fn has_name(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
     parsed.is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
 }
 
-fn date_warning(path: &Path, key: &CertifiedKey) -> Option<String> {
-    let certificate = ParsedCertificate::try_from(key.end_entity_cert().ok()?).ok()?;
-    let path = path.display();
-    match check_dates(&certificate, UnixTime::now()) {
+fn date_warning(path: &str, certificate: &ParsedCertificate<'_>) -> Option<String> {
+    match check_dates(certificate, UnixTime::now()) {
         Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
             let end = date_text(not_after.as_secs());
             Some(format!("{path}: this certificate has expired, on {end}: get a new one and reload"))
@@ -87,11 +72,10 @@ fn date_warning(path: &Path, key: &CertifiedKey) -> Option<String> {
 }
 
 /// In seconds since 1970.
-fn not_after(key: &CertifiedKey) -> Option<u64> {
+fn not_after(certificate: &ParsedCertificate<'_>) -> Option<u64> {
     // By then all are.
     let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(1 << 40));
-    let certificate = ParsedCertificate::try_from(key.end_entity_cert().ok()?).ok()?;
-    match check_dates(&certificate, end_of_time) {
+    match check_dates(certificate, end_of_time) {
         Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => Some(not_after.as_secs()),
         _ => None,
     }
@@ -131,8 +115,11 @@ pub(super) fn read_pair(
         Error::InvalidCertificate(_) => unusable(&files.certificate, error),
         _ => unusable(&files.key, error),
     })?;
-    dates.warnings.extend(date_warning(&files.certificate, &key));
-    dates.expiries.extend(not_after(&key).map(|end| (files.certificate.display().to_string(), end)));
+    if let Ok(certificate) = key.end_entity_cert().and_then(ParsedCertificate::try_from) {
+        let path = files.certificate.display().to_string();
+        dates.warnings.extend(date_warning(&path, &certificate));
+        dates.expiries.extend(not_after(&certificate).map(|end| (path, end)));
+    }
     Ok(key)
 }
 
@@ -148,13 +135,8 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
     Ok(all)
 }
 
-/// A regular file: reading a pipe, for example, may block for ever.
 fn read(path: &Path) -> Result<Vec<u8>, StartError> {
-    let file = fs::metadata(path).and_then(|file| match file.is_file() {
-        true => fs::read(path),
-        false => Err(io::Error::other("it is no regular file")),
-    });
-    file.map_err(|error| {
+    read_file(path, MAX_FILE_BYTES).map_err(|error| {
         let remedy = "tls or upstream_tls names it: correct the path, or the file's permissions";
         in_file(path, format_args!("cannot be read: {error}; {remedy}"))
     })

@@ -1,7 +1,7 @@
 //! What is made of the configuration: how TLS is spoken with clients, and with upstreams under each way of verifying them.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
@@ -26,12 +26,13 @@ use super::trust::{self, VerifyPolicy};
 pub struct Tls {
     server: Option<Arc<ServerConfig>>,
     clients: HashMap<(VerifyPolicy, Option<CertificateFiles>), Arc<ClientConfig>>,
-    /// What upstreams are verified against: a phrase for each set of roots.
-    pub trusted: Vec<String>,
+    /// What upstreams are verified against: a phrase for each set of roots. Policies that differ in our own certificate alone
+    /// trust the same.
+    pub trusted: BTreeSet<String>,
     /// One warning for each of our certificates that peers refuse now.
-    pub warnings: Vec<String>,
+    pub warnings: BTreeSet<String>,
     /// Of each file of ours when its certificate expires, in seconds since 1970.
-    pub expiries: Vec<(String, u64)>,
+    pub expiries: BTreeSet<(String, u64)>,
     /// How many certificates we have.
     pub certificates: usize,
 }
@@ -42,11 +43,12 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         let (mut server, mut certificates, mut dates) = (None, 0, Dates::default());
         if let Some(tls) = &config.tls {
-            let resolver = CertResolver::load(&tls.certificates, &provider, &mut dates)?;
+            let keys = tls.certificates.iter().map(|pair| read_pair(pair, &provider, &mut dates).map(Arc::new));
+            let resolver = CertResolver { keys: keys.collect::<Result<_, StartError>>()? };
             server = Some(Arc::new(server_config(tls, resolver, &provider)?));
             certificates = tls.certificates.len();
         }
-        let (mut clients, mut trusted) = (HashMap::new(), Vec::new());
+        let (mut clients, mut trusted) = (HashMap::new(), BTreeSet::new());
         for route in config.routes.iter() {
             let tls = &route.options.upstream_tls;
             for url in route.upstreams().iter().filter(|url| url.scheme == Scheme::Https) {
@@ -66,15 +68,7 @@ impl Tls {
                 }
             }
         }
-        // Policies that differ in our own certificate alone trust the same.
-        trusted.sort();
-        trusted.dedup();
-        // A pair of files may be read for several policies.
-        let Dates { mut warnings, mut expiries } = dates;
-        warnings.sort();
-        warnings.dedup();
-        expiries.sort();
-        expiries.dedup();
+        let Dates { warnings, expiries } = dates;
         Ok(Tls { server, clients, trusted, warnings, expiries, certificates })
     }
 

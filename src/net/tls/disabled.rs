@@ -1,5 +1,7 @@
 //! In the place of `config` in builds without TLS. The configuration refuses what would need it.
 
+use std::collections::BTreeSet;
+
 use crate::config::Config;
 use crate::proxy::runtime::Origin;
 use crate::start_error::StartError;
@@ -9,9 +11,9 @@ use super::TlsLayer;
 #[expect(missing_docs, reason = "see tls::config")]
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    pub trusted: Vec<String>,
-    pub warnings: Vec<String>,
-    pub expiries: Vec<(String, u64)>,
+    pub trusted: BTreeSet<String>,
+    pub warnings: BTreeSet<String>,
+    pub expiries: BTreeSet<(String, u64)>,
     pub certificates: usize,
 }
 

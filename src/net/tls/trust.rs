@@ -3,6 +3,7 @@
 //! The roots are those of `ca_file`; else those of the system; else, on hosts that have none, those that are built in
 //! (rule E2). Which ones were taken is logged at start.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,7 +42,7 @@ impl VerifyPolicy {
 pub(super) fn client_config(
     policy: &VerifyPolicy,
     provider: &Arc<CryptoProvider>,
-    trusted: &mut Vec<String>,
+    trusted: &mut BTreeSet<String>,
 ) -> Result<ClientConfig, StartError> {
     let (mut roots, mut pinned) = (RootCertStore::empty(), Vec::new());
     match policy {
@@ -52,7 +53,7 @@ pub(super) fn client_config(
                 let subject = roots.roots.last().map_or(Der::from_slice(&[]), |root| root.subject.clone());
                 pinned.push(Pinned { certificate, subject });
             }
-            trusted.push(format!("the {} of {}", authorities(&roots), path.display()));
+            trusted.insert(format!("the {} of {}", authorities(&roots), path.display()));
         }
         VerifyPolicy::SystemRoots => {
             // Old stores hold certificates that are of no use any more; those that can be used are enough.
@@ -62,7 +63,7 @@ pub(super) fn client_config(
                 roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
                 origin = "that are built in, because this system has none; upstream_tls.ca_file names others";
             }
-            trusted.push(format!("the {} {origin}", authorities(&roots)));
+            trusted.insert(format!("the {} {origin}", authorities(&roots)));
         }
     }
     let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
@@ -133,10 +134,8 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        match &self.authorities {
-            None => Ok(HandshakeSignatureValid::assertion()),
-            Some(authorities) => authorities.verify_tls12_signature(message, certificate, signature),
-        }
+        let Some(authorities) = &self.authorities else { return Ok(HandshakeSignatureValid::assertion()) };
+        authorities.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -145,17 +144,12 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        match &self.authorities {
-            None => Ok(HandshakeSignatureValid::assertion()),
-            Some(authorities) => authorities.verify_tls13_signature(message, certificate, signature),
-        }
+        let Some(authorities) = &self.authorities else { return Ok(HandshakeSignatureValid::assertion()) };
+        authorities.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        match &self.authorities {
-            None => ALL_SCHEMES.to_vec(),
-            Some(authorities) => authorities.supported_verify_schemes(),
-        }
+        self.authorities.as_ref().map_or(ALL_SCHEMES.to_vec(), |authorities| authorities.supported_verify_schemes())
     }
 }
 
