@@ -205,10 +205,7 @@ pub fn flags_of(command_line: &[u8]) -> Option<Flags> {
     let command_line = String::from_utf8_lossy(command_line);
     let mut args = command_line.split_terminator('\0');
     args.find(|arg| Path::new(arg).file_name().is_some_and(|name| name == "mini-rproxy"))?;
-    match parse(args.map(str::to_owned)) {
-        Ok((Action::Run, flags)) => Some(flags),
-        _ => None,
-    }
+    if let Ok((Action::Run, flags)) = parse(args.map(str::to_owned)) { Some(flags) } else { None }
 }
 
 #[cfg(test)]

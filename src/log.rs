@@ -106,17 +106,15 @@ impl Logger {
 
     /// Begins an access line of the Combined Log Format, where that is the format: `address - - [time] `.
     pub fn combined(&self, client: Option<IpAddr>) -> Option<LogLine<'_>> {
-        const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
         if self.0.format != LogFormat::Combined {
             return None;
         }
         let mut line = LogLine { log: &self.0, buf: Vec::with_capacity(LINE_CAPACITY) };
-        let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        // 2026-01-31T12:00:00Z
-        let (year, month, day, clock) = (&time[..4], &time[5..7], &time[8..10], &time[11..19]);
-        let month = month.parse().map_or(0, |month: usize| 3 * (month - 1));
+        // Sat, 31 Jan 2026 12:00:00 GMT
+        let time = httpdate::fmt_http_date(SystemTime::now());
+        let (day, month, year, clock) = (&time[5..7], &time[8..11], &time[12..16], &time[17..25]);
         let client = client.map_or("-".to_owned(), |client| client.to_canonical().to_string());
-        line.push(format_args!("{client} - - [{day}/{}/{year}:{clock} +0000]", &MONTHS[month..month + 3]));
+        line.push(format_args!("{client} - - [{day}/{month}/{year}:{clock} +0000]"));
         Some(line)
     }
 
@@ -214,10 +212,7 @@ impl LogLine<'_> {
 
     /// The same where there is some.
     pub fn text_if(&mut self, key: &str, value: Option<impl fmt::Display>) -> &mut Self {
-        match value {
-            Some(value) => self.text(key, value),
-            None => self,
-        }
+        if let Some(value) = value { self.text(key, value) } else { self }
     }
 
     /// Adds bytes that a peer sent.

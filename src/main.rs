@@ -139,8 +139,8 @@ fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     }
     error_pages::load(config).map_err(|error| located(flags, &error))?;
     // The proxy starts with certificates that are out of their time: a reload may come soon, and some clients accept them.
-    if !tls.warnings.is_empty() {
-        return Err(Vec::from_iter(tls.warnings).join("; ").into());
+    if !tls.report.warnings.is_empty() {
+        return Err(Vec::from_iter(tls.report.warnings).join("; ").into());
     }
     instances::check(&config.plugins).map_err(|error| located(flags, &error))?;
     let Some(running) = &flags.against else { return print("the configuration is good\n") };
@@ -296,7 +296,7 @@ impl Running<'_> {
                     true => "configuration reloaded",
                     false => "configuration reloaded, but for a worker that is busy and takes it in when it is not",
                 };
-                let (routes, certificates) = (self.server.config().routes.len(), self.server.tls.certificates);
+                let (routes, certificates) = (self.server.config().routes.len(), self.server.tls.report.certificates);
                 let mut line = self.logger.line(Level::Info, message);
                 line.value("routes", routes).value("certificates", certificates).send();
             }
@@ -356,7 +356,7 @@ impl Running<'_> {
             let message = "the descriptor limit is low: a client may need two, and 64 more are needed beside";
             logger.line(Level::Warn, message).send();
         }
-        for roots in &server.tls.trusted {
+        for roots in &server.tls.report.trusted {
             logger.line(Level::Info, "https upstreams are verified").text("by", roots).send();
         }
         for route in config.routes.iter().filter(|route| route.options.upstream_tls.is_insecure()) {
@@ -378,7 +378,7 @@ impl Running<'_> {
 
     /// The addresses that it listens on, without those that are `known`, and what is wrong with its certificates.
     fn log_listening(&self, known: &[String]) {
-        for warning in self.server.tls.warnings.iter().chain(&self.server.config().warnings()) {
+        for warning in self.server.tls.report.warnings.iter().chain(&self.server.config().warnings()) {
             self.logger.line(Level::Warn, warning).send();
         }
         for (address, protocol) in self.server.addresses() {

@@ -595,9 +595,13 @@ pub struct RouteOptions {
     pub strip_prefix: bool,
     /// Which Host the upstream sees (rule G8).
     pub host: HostPolicy,
-    /// What is mapped and redirected for its application.
-    #[serde(flatten)]
-    pub rewrites: Rewrites,
+    /// Whether Location, Content-Location, Refresh and Link are mapped from the place that the upstream knows to the one
+    /// that clients see.
+    pub rewrite_redirects: Rewrite,
+    /// The same for Path and Domain of Set-Cookie.
+    pub rewrite_cookies: Rewrite,
+    /// Whether a client that asks for the prefix without a slash at its end is redirected to the one with it.
+    pub redirect_to_slash: bool,
     /// Protocol tokens that a client may upgrade to, lower case.
     pub upgrade: Vec<String>,
     /// 413 above it.
@@ -645,20 +649,6 @@ impl Default for RouteOptions {
     fn default() -> Self {
         RawRoute::default().merged_with(&Config::default())
     }
-}
-
-/// What is done for applications under a prefix: what of a response is mapped from the place that the upstream knows to the
-/// one that clients see, and how the prefix itself is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-pub struct Rewrites {
-    /// Location, Content-Location, Refresh, Link.
-    #[serde(rename = "rewrite_redirects")]
-    pub redirects: Rewrite,
-    /// Path and Domain of Set-Cookie.
-    #[serde(rename = "rewrite_cookies")]
-    pub cookies: Rewrite,
-    /// Whether a client that asks for the prefix without a slash at its end is redirected to the one with it.
-    pub redirect_to_slash: bool,
 }
 
 /// A route as it is written; `None` is what it does not say. Boxes keep 100,000 of them small that say little.
@@ -729,11 +719,9 @@ impl RawRoute {
         RouteOptions {
             strip_prefix: self.strip_prefix.unwrap_or(true),
             host: self.host.unwrap_or(HostPolicy::Upstream),
-            rewrites: Rewrites {
-                redirects: self.rewrite_redirects.unwrap_or(config.rewrite_redirects),
-                cookies: self.rewrite_cookies.unwrap_or(config.rewrite_cookies),
-                redirect_to_slash: self.redirect_to_slash.unwrap_or(config.redirect_to_slash),
-            },
+            rewrite_redirects: self.rewrite_redirects.unwrap_or(config.rewrite_redirects),
+            rewrite_cookies: self.rewrite_cookies.unwrap_or(config.rewrite_cookies),
+            redirect_to_slash: self.redirect_to_slash.unwrap_or(config.redirect_to_slash),
             upgrade: self.upgrade.unwrap_or_else(|| vec!["websocket".to_owned()]),
             max_body_bytes: self.max_body_bytes.unwrap_or(config.limits.max_body_bytes),
             timeouts: Timeouts {

@@ -32,8 +32,7 @@ pub use error::did_you_mean;
 pub use headers::HeaderEdits;
 pub use keys::{
     AdminConfig, Config, ConfigzAccess, ConnectTimeout, DnsConfig, ForwardedPolicy, Health, Limits, MAX_UPSTREAMS,
-    PluginConfig, PoolLimits, ProxyProtocol, Redirect, Rewrite, Rewrites, RouteConfig, RouteOptions, RouteTarget,
-    Timeouts,
+    PluginConfig, PoolLimits, ProxyProtocol, Redirect, Rewrite, RouteConfig, RouteOptions, RouteTarget, Timeouts,
 };
 pub use listen::ListenAddr;
 pub use load::{MAX_FILE_BYTES, STDIN, place_of, read_file};

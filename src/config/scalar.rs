@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use mini_rproxy_plugin::validate::is_token;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Unexpected, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
@@ -341,14 +342,9 @@ impl Notation for Protocol {
         if text.eq_ignore_ascii_case("h2c") {
             return Err("upgrading to h2c is never allowed: requests in it would pass unseen (rule G14)".to_owned());
         }
-        let is_name = matches!(text.len(), 1..=64) && text.bytes().all(|byte| is_tchar(byte) || byte == b'/');
+        let is_name = matches!(text.len(), 1..=64) && is_token(text.replace('/', "-").as_bytes());
         Ok(is_name.then(|| text.to_ascii_lowercase()))
     }
-}
-
-/// Whether `byte` may stand in a token (RFC 9110 section 5.6.2).
-pub(super) fn is_tchar(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// What the log, routes and metrics call a plugin.

@@ -62,11 +62,12 @@ pub struct PrefixMap<'a> {
 }
 
 /// Rewrites the fields of a response, all or none: they may grow by `room` bytes. Returns whether that was enough. `buf` is
-/// scratch space.
+/// scratch space: where it is large enough, nothing is allocated.
 pub fn rewrite_response(fields: &mut Fields, map: &PrefixMap<'_>, room: usize, buf: &mut Vec<u8>) -> bool {
-    let rewrites = map.config().options.rewrites;
-    let redirects = if rewrites.redirects == Rewrite::Off { HeaderSet::default() } else { REDIRECTS };
-    let rewritten = if rewrites.cookies == Rewrite::Off { redirects } else { redirects.with(HeaderId::SetCookie) };
+    let options = &map.config().options;
+    let redirects = if options.rewrite_redirects == Rewrite::Off { HeaderSet::default() } else { REDIRECTS };
+    let no_cookies = options.rewrite_cookies == Rewrite::Off;
+    let rewritten = if no_cookies { redirects } else { redirects.with(HeaderId::SetCookie) };
     rewrite(fields, rewritten, room, buf, |line, buf, limit| match line.id {
         HeaderId::Refresh => map.write_refresh(line.value, buf),
         HeaderId::Link => write_bracketed(line.value, *b"\"\"", buf, limit, |url, buf| map.write_reference(url, buf)),
@@ -79,7 +80,7 @@ pub fn rewrite_response(fields: &mut Fields, map: &PrefixMap<'_>, room: usize, b
 /// because a server refuses to copy to a place that is not its own: all or none, to at most `limit` bytes together. Returns
 /// whether that was enough.
 pub fn rewrite_request(fields: &mut Fields, map: &PrefixMap<'_>, limit: usize, buf: &mut Vec<u8>) -> bool {
-    if map.config().options.rewrites.redirects == Rewrite::Off {
+    if map.config().options.rewrite_redirects == Rewrite::Off {
         return true;
     }
     let before = fields.lines(REQUEST_FIELDS).map(|line| line.value.len()).sum();
@@ -111,12 +112,14 @@ fn rewrite(
     buf: &mut Vec<u8>,
     write: impl Fn(&HeaderRef<'_>, &mut Vec<u8>, usize),
 ) -> bool {
-    // Of each line that changes: its index, and where in the buffer the new value is.
-    let mut changes = Vec::new();
+    const NUMBER: usize = size_of::<usize>();
+    // Of each line that changes: index, length and bytes of the new value.
     buf.clear();
     for index in fields.indices(ids) {
         let Some(line) = fields.nth(index) else { break };
-        let start = buf.len();
+        let (entry, start) = (buf.len(), buf.len() + 2 * NUMBER);
+        buf.extend_from_slice(&index.to_ne_bytes());
+        buf.extend_from_slice(&[0; NUMBER]);
         let max = line.value.len().saturating_add(room);
         write(&line, buf, start.saturating_add(max));
         let len = buf.len() - start;
@@ -125,12 +128,19 @@ fn rewrite(
         }
         room = max - len;
         if buf[start..] == *line.value {
-            buf.truncate(start);
+            buf.truncate(entry);
         } else {
-            changes.push((index, start..buf.len()));
+            buf[start - NUMBER..start].copy_from_slice(&len.to_ne_bytes());
         }
     }
-    changes.into_iter().for_each(|(index, value)| fields.set_value(index, &buf[value]));
+    let mut rest = &buf[..];
+    while let Some((index, after)) = rest.split_first_chunk()
+        && let Some((len, after)) = after.split_first_chunk()
+    {
+        let (value, others) = after.split_at(usize::from_ne_bytes(*len));
+        fields.set_value(usize::from_ne_bytes(*index), value);
+        rest = others;
+    }
     true
 }
 
@@ -389,13 +399,14 @@ fn is_in_domain(host: &[u8], domain: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Rewrites, RouteOptions, RouteTarget};
+    use crate::config::{Config, RouteOptions, RouteTarget};
     use std::sync::Arc;
 
     use proptest::collection::vec;
     use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
-    const AUTO: Rewrites = Rewrites { redirects: Rewrite::Auto, cookies: Rewrite::Auto, redirect_to_slash: false };
+    /// Of redirects, and of cookies.
+    const AUTO: [Rewrite; 2] = [Rewrite::Auto; 2];
 
     /// A route and the Host that each side sees.
     struct Route {
@@ -407,9 +418,11 @@ mod tests {
     }
 
     /// The first of these prefixes leads to the upstream.
-    fn runtime(prefixes: &[&str], strip_prefix: bool, upstream: &str, rewrites: Rewrites) -> Runtime {
+    fn runtime(prefixes: &[&str], strip_prefix: bool, upstream: &str, rewrites: [Rewrite; 2]) -> Runtime {
+        let [rewrite_redirects, rewrite_cookies] = rewrites;
         let target = RouteTarget::Upstreams(Arc::new([UpstreamUrl::parse(upstream).expect("a valid URL")]));
-        let options = Arc::new(RouteOptions { rewrites, strip_prefix, ..RouteOptions::default() });
+        let options = RouteOptions { rewrite_redirects, rewrite_cookies, strip_prefix, ..RouteOptions::default() };
+        let options = Arc::new(options);
         let route = |prefix: &&str| {
             let (target, options) = (target.clone(), Arc::clone(&options));
             RouteConfig { hosts: Arc::default(), prefix: (*prefix).to_owned(), target, options }
@@ -896,9 +909,9 @@ mod tests {
         let off = Rewrite::Off;
         for (name, rewrites, expected) in [
             ("both", AUTO, "/p/x|a; Path=/p|/x|</p/x>|"),
-            ("no redirects", Rewrites { redirects: off, ..AUTO }, "/x|a; Path=/p|/x|</x>|"),
-            ("no cookies", Rewrites { cookies: off, ..AUTO }, "/p/x|a; Path=/|/x|</p/x>|"),
-            ("neither", Rewrites { redirects: off, cookies: off, ..AUTO }, "/x|a; Path=/|/x|</x>|"),
+            ("no redirects", [off, Rewrite::Auto], "/x|a; Path=/p|/x|</x>|"),
+            ("no cookies", [Rewrite::Auto, off], "/p/x|a; Path=/|/x|</p/x>|"),
+            ("neither", [off, off], "/x|a; Path=/|/x|</x>|"),
         ] {
             let mut fields = Fields::new();
             lines.iter().for_each(|(name, value)| fields.add(name.as_bytes(), value.as_bytes()));

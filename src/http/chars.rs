@@ -2,6 +2,8 @@
 //!
 //! Rust's own number parsers accept a leading `+`; digits of a protocol are never given to them (rules S2, S5).
 
+pub use mini_rproxy_plugin::validate::is_token;
+
 /// Whether `byte` may stand in a token (tchar of RFC 9110 section 5.6.2).
 pub const fn is_tchar(byte: u8) -> bool {
     matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'0'..=b'9' | b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~')
@@ -17,11 +19,6 @@ pub const fn is_field_byte(byte: u8) -> bool {
 pub const fn is_host_byte(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~')
         || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=')
-}
-
-/// Whether `name` is a token (RFC 9110 section 5.6.2): at least one tchar, nothing else.
-pub fn is_token(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|&byte| is_tchar(byte))
 }
 
 /// Where `byte` is found first.

@@ -1,7 +1,5 @@
 //! What can be wrong with a message: one table for all of `http`.
 
-use std::fmt;
-
 /// Makes the enum of the rows, and what is told of each.
 macro_rules! errors {
     ($($name:ident $rule:literal $status:literal $expected:literal)*) => {
@@ -98,14 +96,6 @@ impl HttpError {
         self.row().2
     }
 }
-
-impl fmt::Display for HttpError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.expected())
-    }
-}
-
-impl std::error::Error for HttpError {}
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,8 @@
 //! Two recipients that find different ends are how requests are smuggled. So nothing is repaired here: a message whose
 //! framing fields could be understood in two ways is refused, even where the RFC would allow a guess.
 
+pub use mini_rproxy_plugin::validate::is_bodiless as has_no_body;
+
 use super::chars;
 use super::error::HttpError;
 use super::fields::{Fields, HeaderId, HeaderSet};
@@ -29,11 +31,6 @@ pub enum Framing {
 pub fn request_framing(head: &RequestHead) -> Result<Framing, HttpError> {
     // A request without framing fields has no body: it is never ended by closing (rule S4).
     Ok(declared_framing(&head.fields, head.version)?.unwrap_or(Framing::None))
-}
-
-/// Whether responses of that status end with their head, whatever their fields say (RFC 9112 section 6.3).
-pub const fn has_no_body(status: u16) -> bool {
-    matches!(status, 204 | 304)
 }
 
 /// The framing of a response's body. `to_head` says that the request was a HEAD. 1xx, 204, 304 and answers to HEAD end
@@ -252,7 +249,7 @@ mod tests {
     fn errors_name_their_rule() {
         for (error, rule) in [(HttpError::LengthAndCoding, "S1"), (HttpError::UnknownCoding, "S3")] {
             assert_eq!(error.rule(), rule);
-            assert!(error.to_string().starts_with("expected"));
+            assert!(error.expected().starts_with("expected"));
         }
     }
 }

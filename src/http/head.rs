@@ -825,7 +825,7 @@ mod tests {
                     // Lines are judged here as they come, there together.
                     (Err(_), Err(_) | Ok(None)) => {}
                     (Ok(ours), theirs) => assert_eq!(Ok(&ours), theirs.as_ref(), "{kind:?} {name}"),
-                    (Err(error), Ok(Some(text))) => panic!("{kind:?} {name}: {error}, but {text}"),
+                    (Err(error), Ok(Some(text))) => panic!("{kind:?} {name}: {error:?}, but {text}"),
                 }
             }
             accepted += usize::from(strict_text(Kind::Requests, &input).is_ok_and(|text| text.is_some()));

@@ -536,7 +536,7 @@ mod tests {
             [(HttpError::Fragment, "S12"), (HttpError::HostRepeated, "S11"), (HttpError::DotSegment, "S20")]
         {
             assert_eq!(error.rule(), rule);
-            assert!(error.to_string().starts_with("expected"));
+            assert!(error.expected().starts_with("expected"));
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The connections of each address; none is kept that has no connection.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +18,7 @@ impl ClientCounts {
     /// Counts one more connection of the client with this address, unless it has `max` of them.
     pub fn enter(&self, address: IpAddr, max: u32) -> Option<ClientPlace> {
         let client = client_of(address);
-        let mut counts = self.lock();
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(client).or_default();
         if *count >= max {
             return None;
@@ -26,16 +26,12 @@ impl ClientCounts {
         *count += 1;
         Some(ClientPlace(self.clone(), client))
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for ClientPlace {
     fn drop(&mut self) {
         let ClientPlace(counts, client) = self;
-        let mut counts = counts.lock();
+        let mut counts = counts.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(client) {
             *count -= 1;
             if *count == 0 {
@@ -72,6 +68,6 @@ mod tests {
             network.iter().all(Option::is_some) && enter("2001:db8::2").is_none() && enter("2001:db8:0:1::1").is_some()
         );
         drop((second, network));
-        assert!(counts.lock().is_empty());
+        assert!(counts.0.lock().expect("no test panics").is_empty());
     }
 }

@@ -35,34 +35,22 @@ impl From<Socket> for Conn {
 impl Conn {
     /// Whether a read may bring something.
     pub fn can_read(&self) -> bool {
-        match &self.tls {
-            None => self.socket.can_read(),
-            Some(tls) => tls.can_read(&self.socket),
-        }
+        if let Some(tls) = &self.tls { tls.can_read(&self.socket) } else { self.socket.can_read() }
     }
 
     /// Whether a write may succeed.
     pub fn can_write(&self) -> bool {
-        match &self.tls {
-            None => self.socket.can_write(),
-            Some(tls) => tls.can_write(&self.socket),
-        }
+        if let Some(tls) = &self.tls { tls.can_write(&self.socket) } else { self.socket.can_write() }
     }
 
     /// Reads once.
     pub fn read(&mut self, buf: &mut [u8]) -> ReadOutcome {
-        match &mut self.tls {
-            None => self.socket.read(buf),
-            Some(tls) => tls.read(&mut self.socket, buf),
-        }
+        if let Some(tls) = &mut self.tls { tls.read(&mut self.socket, buf) } else { self.socket.read(buf) }
     }
 
     /// Writes once. After a failure nothing is written any more, and a read is due: it tells what became of the peer.
     pub fn write(&mut self, bytes: &[u8]) -> WriteOutcome {
-        match &mut self.tls {
-            None => self.socket.write(bytes),
-            Some(tls) => tls.write(&mut self.socket, bytes),
-        }
+        if let Some(tls) = &mut self.tls { tls.write(&mut self.socket, bytes) } else { self.socket.write(bytes) }
     }
 
     /// Writes what TLS still holds; `Blocked` where that is nothing, or nothing can be written now.
@@ -93,10 +81,7 @@ impl Conn {
 
     /// Sends the end; reading goes on.
     pub fn shutdown_write(&mut self) {
-        match &mut self.tls {
-            None => self.socket.shutdown_write(),
-            Some(tls) => tls.shutdown_write(&mut self.socket),
-        }
+        if let Some(tls) = &mut self.tls { tls.shutdown_write(&mut self.socket) } else { self.socket.shutdown_write() }
     }
 
     /// Says that the end is meant, before the connection is closed. For a plain one closing says it.

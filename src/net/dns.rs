@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::mono_time::MonoTime;
 use crate::proxy::runtime::UpstreamId;
 
-use super::worker_queue::{DnsEvent, WorkerMsg, WorkerQueue};
+use super::worker_queue::{WorkerMsg, WorkerQueue};
 
 /// The most look-ups, and so threads, at the same time. Only so many names whose servers do not answer hold up others.
 const MAX_LOOKUPS: usize = 32;
@@ -84,7 +84,7 @@ impl Names {
             Name { host: host.to_owned(), port, is_checked: false, addresses: Arc::default(), waiting: Vec::new() }
         });
         if name.is_checked && !is_next {
-            queue.push(WorkerMsg::Dns(DnsEvent { upstream, addresses: name.addresses.clone() }));
+            queue.push(WorkerMsg::Dns(upstream, name.addresses.clone()));
         } else if !name.waiting.iter().any(|other| Arc::ptr_eq(other, queue)) {
             name.waiting.push(Arc::clone(queue));
         }
@@ -114,7 +114,7 @@ impl Names {
             name.addresses = Arc::from(&found[..found.len().min(MAX_ADDRESSES)]);
         }
         for queue in name.waiting.drain(..) {
-            queue.push(WorkerMsg::Dns(DnsEvent { upstream, addresses: name.addresses.clone() }));
+            queue.push(WorkerMsg::Dns(upstream, name.addresses.clone()));
         }
         let pause = if name.addresses.is_empty() { RETRY_AFTER } else { self.refresh };
         self.due.push(Reverse((now + pause, upstream)));
@@ -122,10 +122,7 @@ impl Names {
 }
 
 /// The names that all workers look up.
-#[derive(Clone)]
-pub(super) struct DnsCache(Arc<Resolver>);
-
-struct Resolver {
+pub(super) struct DnsCache {
     /// Results are published while this is locked, so that they arrive in the order in which they were found.
     names: Mutex<Names>,
     /// One thread waits here.
@@ -135,43 +132,41 @@ struct Resolver {
 
 impl DnsCache {
     /// Starts the first thread.
-    pub fn start(source: Box<dyn Lookup>, refresh: Duration) -> io::Result<DnsCache> {
+    pub fn start(source: Box<dyn Lookup>, refresh: Duration) -> io::Result<Arc<DnsCache>> {
         let names = Mutex::new(Names { refresh, ..Names::default() });
-        let resolver = Arc::new(Resolver { names, wake: Condvar::new(), source });
-        resolver.start_thread(&mut resolver.lock())?;
-        Ok(DnsCache(resolver))
+        let cache = Arc::new(DnsCache { names, wake: Condvar::new(), source });
+        cache.start_thread(&mut cache.lock())?;
+        Ok(cache)
     }
 
     /// Wants the addresses of an upstream with this host and port, which come into `queue`: at once where they are known, or
     /// with `is_next` when they are looked up again.
-    pub fn lookup(&self, queue: &Arc<WorkerQueue>, upstream: UpstreamId, name: (&str, u16), is_next: bool) {
-        let mut names = self.0.lock();
+    pub fn lookup(self: &Arc<Self>, queue: &Arc<WorkerQueue>, upstream: UpstreamId, name: (&str, u16), is_next: bool) {
+        let mut names = self.lock();
         names.lookup(queue, upstream, name, is_next);
         if names.next_due().is_some_and(|due| due <= MonoTime::now()) {
-            self.0.call_thread(&mut names);
+            self.call_thread(&mut names);
         }
     }
 
     /// After a reload: another refresh time.
     pub fn set_refresh(&self, refresh: Duration) {
-        self.0.lock().refresh = refresh;
+        self.lock().refresh = refresh;
     }
 
     /// Ends the thread that waits; the others end by themselves.
     pub fn stop(&self) {
-        self.0.lock().is_stopped = true;
-        self.0.wake.notify_one();
+        self.lock().is_stopped = true;
+        self.wake.notify_one();
     }
-}
 
-impl Resolver {
     /// A thread panicked while it held the lock: what it guards is changed in single steps, so it is whole.
     fn lock(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has a thread see to what is due. If this host allows no more threads, those that run get to it.
-    fn call_thread(self: &Arc<Resolver>, names: &mut Names) {
+    fn call_thread(self: &Arc<DnsCache>, names: &mut Names) {
         if names.is_one_waiting {
             self.wake.notify_one();
         } else if names.threads < MAX_LOOKUPS {
@@ -179,14 +174,14 @@ impl Resolver {
         }
     }
 
-    fn start_thread(self: &Arc<Resolver>, names: &mut Names) -> io::Result<()> {
-        let resolver = Arc::clone(self);
-        thread::Builder::new().name("resolver".to_owned()).spawn(move || resolver.run())?;
+    fn start_thread(self: &Arc<DnsCache>, names: &mut Names) -> io::Result<()> {
+        let cache = Arc::clone(self);
+        thread::Builder::new().name("resolver".to_owned()).spawn(move || cache.run())?;
         names.threads += 1;
         Ok(())
     }
 
-    fn run(self: &Arc<Resolver>) {
+    fn run(self: &Arc<DnsCache>) {
         let mut names = self.lock();
         while !names.is_stopped {
             let now = MonoTime::now();
@@ -238,16 +233,17 @@ mod tests {
             Asker { poll, queue: Arc::new(WorkerQueue::new(waker)) }
         }
 
-        fn take(&self) -> Vec<DnsEvent> {
-            let event = |message| if let WorkerMsg::Dns(event) = message { Some(event) } else { None };
+        fn take(&self) -> Vec<(UpstreamId, Vec<SocketAddr>)> {
+            let event =
+                |message| if let WorkerMsg::Dns(id, found) = message { Some((id, found.to_vec())) } else { None };
             self.queue.take().into_iter().filter_map(event).collect()
         }
 
-        fn ask(&self, cache: &DnsCache, id: UpstreamId, host: &str) {
+        fn ask(&self, cache: &Arc<DnsCache>, id: UpstreamId, host: &str) {
             cache.lookup(&self.queue, id, (host, 80), false);
         }
 
-        fn wait_for(&mut self, count: usize) -> Vec<DnsEvent> {
+        fn wait_for(&mut self, count: usize) -> Vec<(UpstreamId, Vec<SocketAddr>)> {
             let (mut events, mut all) = (Events::with_capacity(4), self.take());
             while all.len() < count {
                 self.poll.poll(&mut events, Some(Duration::from_secs(5))).expect("poll");
@@ -259,9 +255,9 @@ mod tests {
 
         /// The next result.
         fn wait(&mut self) -> Vec<SocketAddr> {
-            let [event] = <[_; 1]>::try_from(self.wait_for(1)).expect("one");
-            assert_eq!(event.upstream, NAME);
-            event.addresses.to_vec()
+            let [(upstream, addresses)] = <[_; 1]>::try_from(self.wait_for(1)).expect("one");
+            assert_eq!(upstream, NAME);
+            addresses
         }
     }
 
@@ -292,7 +288,7 @@ mod tests {
 
         /// The results that have arrived.
         fn results(&self) -> Vec<Vec<SocketAddr>> {
-            self.asker.take().into_iter().map(|event| event.addresses.to_vec()).collect()
+            self.asker.take().into_iter().map(|(_, addresses)| addresses).collect()
         }
     }
 
@@ -378,7 +374,7 @@ mod tests {
     }
 
     struct Crowd {
-        cache: DnsCache,
+        cache: Arc<DnsCache>,
         release: Option<Sender<()>>,
         most: Arc<AtomicUsize>,
     }
@@ -413,7 +409,7 @@ mod tests {
             asker.ask(&crowd.cache, UpstreamId(id), "hanging");
         }
         asker.ask(&crowd.cache, UpstreamId(100), "other");
-        assert_eq!(asker.wait_for(1)[0].upstream, UpstreamId(100));
+        assert_eq!(asker.wait_for(1)[0].0, UpstreamId(100));
         // More than can be looked up at a time: none is lost.
         for id in 8..50 {
             asker.ask(&crowd.cache, UpstreamId(id), "hanging");
@@ -468,7 +464,7 @@ mod tests {
                     while MonoTime::now() < end {
                         asker.ask(&crowd.cache, NAME, "name");
                         for event in asker.take() {
-                            let port = event.addresses[0].port();
+                            let port = event.1[0].port();
                             // The ports count the look-ups, and may begin again.
                             assert!(port.wrapping_sub(last) < 1 << 15, "{port} after {last}");
                             last = port;

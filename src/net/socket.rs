@@ -266,11 +266,7 @@ impl Socket {
     /// Reads once with `read`, which is asked for at most `max` bytes.
     pub fn read_with(&mut self, max: usize, mut read: impl FnMut(&AnySocket) -> io::Result<usize>) -> ReadOutcome {
         loop {
-            let result = match self.inject_fault() {
-                Some(error) => Err(error),
-                None => read(&self.fd),
-            };
-            match result {
+            match self.inject_fault().and_then(|()| read(&self.fd)) {
                 Ok(0) => {
                     self.flags |= SocketFlags::READ_CLOSED;
                     return ReadOutcome::Eof;
@@ -309,11 +305,7 @@ impl Socket {
     /// Writes `len` bytes once with `write`.
     pub fn write_with(&mut self, len: usize, mut write: impl FnMut(&AnySocket) -> io::Result<usize>) -> WriteOutcome {
         loop {
-            let result = match self.inject_fault() {
-                Some(error) => Err(error),
-                None => write(&self.fd),
-            };
-            match result {
+            match self.inject_fault().and_then(|()| write(&self.fd)) {
                 Ok(taken) if taken > 0 || len == 0 => {
                     self.full_writes = self.full_writes.saturating_add(1);
                     if taken < len {
@@ -378,11 +370,11 @@ impl Socket {
     }
 
     /// In tests: now and then the error that a call might give as well.
-    fn inject_fault(&self) -> Option<io::Error> {
+    fn inject_fault(&self) -> io::Result<()> {
         #[cfg(test)]
-        return super::loop_faults::inject_fault(self.fd.as_raw_fd());
+        return super::loop_faults::inject_fault(self.fd.as_raw_fd()).map_or(Ok(()), Err);
         #[cfg(not(test))]
-        None
+        Ok(())
     }
 
     /// Whether the connection is known to be broken, without reading: asked when the poller saw an error and nothing is to

@@ -31,7 +31,6 @@ use super::event_source::EventSource;
 use super::slab::Key;
 use super::upstream_state::{UpstreamConn, UpstreamState, Upstreams};
 use super::worker::{Lifecycle, PendingInput, Worker};
-use super::worker_queue::DnsEvent;
 
 /// How often an idle connection is read before it counts as a busy one.
 const MAX_IDLE_READS: u32 = 8;
@@ -109,7 +108,7 @@ impl Worker {
     }
 
     /// A look-up has ended. Where the addresses are in use, the next result is wanted, too.
-    pub(super) fn on_dns_event(&mut self, DnsEvent { upstream, addresses }: DnsEvent) {
+    pub(super) fn on_dns_event(&mut self, upstream: UpstreamId, addresses: &[SocketAddr]) {
         let now = self.ctx.now();
         let Some(entry) = self.upstreams.by_id.get_mut(&upstream) else { return };
         if !addresses.is_empty() {

@@ -180,7 +180,7 @@ pub(super) struct WorkerInit {
     /// This worker's pipes.
     pub pipes: Pipes,
     /// The names that all workers look up.
-    pub dns: DnsCache,
+    pub dns: Arc<DnsCache>,
     /// What other threads have to say.
     pub queue: Arc<WorkerQueue>,
     /// What TLS connections are made of.
@@ -197,7 +197,7 @@ pub struct Worker {
     /// When clients, and admin clients, may be searched again for those that can be closed for others.
     evict_at: [MonoTime; 2],
     pub(super) upstreams: Upstreams,
-    pub(super) dns: DnsCache,
+    pub(super) dns: Arc<DnsCache>,
     pub(super) timers: Timers,
     /// When free memory is to be returned to the kernel.
     trim_at: Option<MonoTime>,
@@ -354,7 +354,7 @@ impl Worker {
     fn on_messages(&mut self) {
         for message in self.queue.take() {
             match message {
-                WorkerMsg::Dns(event) => self.on_dns_event(event),
+                WorkerMsg::Dns(upstream, addresses) => self.on_dns_event(upstream, &addresses),
                 WorkerMsg::Resume(key) => {
                     if let Some(client) = self.clients.get_mut(key) {
                         // Whatever else is pending will do, too; a message that comes too late means nothing.
@@ -673,7 +673,7 @@ mod tests {
     }
 
     /// A worker that is driven by hand, and whose /configz is long.
-    fn worker(resolver: &DnsCache) -> Worker {
+    fn worker(resolver: &Arc<DnsCache>) -> Worker {
         let routes: String =
             (0..3000).map(|n| format!("- {{prefix: /{n}, upstream: 'http://upstream.example'}}\n")).collect();
         let config = format!("proxy_protocol: {{from: [192.0.2.0/24]}}\nroutes:\n{routes}");

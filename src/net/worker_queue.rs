@@ -14,8 +14,8 @@ use super::tls::Tls;
 
 /// A message for a worker.
 pub enum WorkerMsg {
-    /// A look-up has ended.
-    Dns(DnsEvent),
+    /// A look-up has ended: the addresses of an upstream. None: it does not resolve now.
+    Dns(UpstreamId, Arc<[SocketAddr]>),
     /// The pause of a client's request may be over.
     Resume(Key),
     /// Another configuration.
@@ -24,14 +24,6 @@ pub enum WorkerMsg {
     Drain,
     /// End now.
     Stop,
-}
-
-/// The result of a look-up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DnsEvent {
-    pub upstream: UpstreamId,
-    /// Empty: it does not resolve now.
-    pub addresses: Arc<[SocketAddr]>,
 }
 
 /// What a reload changes for a worker. The main thread has made everything that can fail.

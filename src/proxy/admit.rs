@@ -136,7 +136,7 @@ pub fn admit(
     // Other methods would have to send their body twice, and clients of other protocols do not follow.
     let may_follow = matches!(head.method, Method::Get | Method::Head) && !upgrade;
     let is_bare_prefix = found.prefix_len == path.len() && found.prefix_len > 0 && !path.ends_with(b"/");
-    if route.options.rewrites.redirect_to_slash && is_bare_prefix && may_follow {
+    if route.options.redirect_to_slash && is_bare_prefix && may_follow {
         // No prefix begins with two slashes, which would lead to another host.
         [outer(), path, b"/", query].iter().for_each(|part| target.extend_from_slice(part));
         return Ok(Handler::Redirect(ForwardPlan { route: found.route, upgrade, expects_continue }, 301));

@@ -112,10 +112,7 @@ impl Buffers {
 
 /// How many bytes of memory a method owns.
 pub(super) fn method_memory(method: &Method) -> usize {
-    match method {
-        Method::Other(token) => token.len(),
-        _ => 0,
-    }
+    if let Method::Other(token) = method { token.len() } else { 0 }
 }
 
 /// What one transaction has reserved for bodies. It is given back when this is dropped.

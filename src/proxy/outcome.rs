@@ -96,7 +96,7 @@ impl Transaction {
         self.abandon_request();
         self.set_response("our own response", ResponseState::Done);
         self.log.source = Some(source);
-        self.too_large.response = false;
+        self.response_too_large = false;
     }
 
     /// Calls the response hooks that have not seen it yet for a response of our own, and queues it. Where a plugin answers in
@@ -432,13 +432,13 @@ impl Transaction {
         response.fields.remove_all(HOP_BY_HOP);
         let mut context = HookContext {
             request_body: match self.request_state {
-                _ if self.too_large.request => HookBody::TooLarge,
+                _ if self.request_too_large => HookBody::TooLarge,
                 RequestState::Done => HookBody::Whole(request_body),
                 _ => HookBody::Coming,
             },
             response_body: match &self.response_state {
                 _ if phase != Phase::Response || !gets_body => HookBody::None,
-                _ if self.too_large.response => HookBody::TooLarge,
+                _ if self.response_too_large => HookBody::TooLarge,
                 ResponseState::Body { body, .. } if !body.is_nothing() => HookBody::Coming,
                 _ => HookBody::Whole(response_body),
             },

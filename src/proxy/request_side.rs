@@ -235,7 +235,7 @@ impl Transaction {
                 return Err(Cause::RequestTooLarge);
             }
             let limit = runtime.config.plugin_body_limit as u64;
-            self.too_large.request = matches!(framing, Framing::Length(len) if len > limit);
+            self.request_too_large = matches!(framing, Framing::Length(len) if len > limit);
             let awaits_continue = plan.expects_continue;
             let body = RequestState::Body { body, mode: streaming_mode(framing), max_bytes, awaits_continue };
             self.set_request("head, body follows", body);
@@ -344,7 +344,7 @@ impl Transaction {
         if is_complete {
             self.end_request_body(ctx);
         } else if is_buffered && self.buf.request_body.len() > ctx.client.runtime.config.plugin_body_limit {
-            self.too_large.request = true;
+            self.request_too_large = true;
             self.pass_request(ctx)?;
         }
         Ok(taken)

@@ -191,7 +191,7 @@ impl Transaction {
         }
         self.received = ReceivedHead { status: self.buf.response.status, framing, declared };
         let limit = ctx.client.runtime.config.plugin_body_limit as u64;
-        self.too_large.response = matches!(framing, Framing::Length(len) if len > limit);
+        self.response_too_large = matches!(framing, Framing::Length(len) if len > limit);
         self.forward_response_head(ctx);
         self.log.source = Some(ResponseSource::Upstream);
         let body = Body::new(framing).unwrap_or(Body::NOTHING);
@@ -314,7 +314,7 @@ impl Transaction {
             self.end_response_body(ctx)?;
         } else if mode == BodyMode::Buffer && self.buf.response_body.len() > ctx.client.runtime.config.plugin_body_limit
         {
-            self.too_large.response = true;
+            self.response_too_large = true;
             self.pass_response(ctx)?;
         }
         Ok(taken)

@@ -12,7 +12,7 @@ use super::route::Router;
 use crate::bytes::SharedText;
 use crate::config::{
     Config, ConfigzAccess, Endpoint, ErrorClass, FullConfig, ListenAddr, PluginConfig, Redirect, RouteConfig,
-    RouteOptions, RouteTarget, Scheme, UpstreamTls, UpstreamUrl,
+    RouteTarget, Scheme, UpstreamTls, UpstreamUrl,
 };
 
 /// One origin: what connections are pooled by. Routes that lead to the same origin share it.
@@ -24,14 +24,6 @@ pub struct Origin {
     pub endpoint: Endpoint,
     /// How it is verified; `None` for [`Scheme::Http`]. Connections that were verified in another way are not shared.
     pub tls: Option<UpstreamTls>,
-}
-
-impl Origin {
-    fn of(upstream: &UpstreamUrl, options: &RouteOptions) -> Origin {
-        let UpstreamUrl { scheme, endpoint, .. } = upstream;
-        let tls = (*scheme == Scheme::Https).then(|| options.upstream_tls.clone());
-        Origin { scheme: *scheme, endpoint: endpoint.clone(), tls }
-    }
 }
 
 /// The body of an error that the proxy answers with.
@@ -226,8 +218,9 @@ impl UpstreamNumbers {
         };
         let (mut ids, mut starts, mut numbers) = (Vec::with_capacity(routes.len()), vec![0], HashMap::new());
         for route in routes {
-            for upstream in route.upstreams() {
-                let number = numbers.entry(Origin::of(upstream, &route.options));
+            for UpstreamUrl { scheme, endpoint, .. } in route.upstreams() {
+                let tls = (*scheme == Scheme::Https).then(|| route.options.upstream_tls.clone());
+                let number = numbers.entry(Origin { scheme: *scheme, endpoint: endpoint.clone(), tls });
                 ids.push(*number.or_insert_with_key(|origin| known.get(origin).copied().unwrap_or_else(&mut new_id)));
             }
             starts.push(u32::try_from(ids.len()).expect("a configuration file has fewer than 2^32 upstreams"));

@@ -124,81 +124,69 @@ pub(super) enum Reuse {
 
 /// Transitions: from any of these states, at this event, to that state.
 pub struct Table {
-    rows: &'static [(&'static [&'static str], &'static str, &'static str)],
+    rows: &'static [(&'static str, &'static str, &'static str)],
     /// Which of `transitions` were made so far; in debug builds only.
     made: [AtomicBool; 64],
 }
 
 /// The client's connection.
 pub static CONNECTION: Table = Table::new(&[
-    (&["Idle"], "first byte of a request", "Active"),
-    (&["Idle"], "EOF, time-out or drain", "Closed"),
-    (&["Idle"], "bad PROXY header", "Closed"),
-    (&["Active"], "answered, keep-alive", "Idle"),
-    (&["Active"], "answered, close", "Closed"),
-    (&["Active"], "answered, the client may be sending", "Lingering"),
-    (&["Lingering"], "EOF or time-out", "Closed"),
+    ("Idle", "first byte of a request", "Active"),
+    ("Idle", "EOF, time-out or drain", "Closed"),
+    ("Idle", "bad PROXY header", "Closed"),
+    ("Active", "answered, keep-alive", "Idle"),
+    ("Active", "answered, close", "Closed"),
+    ("Active", "answered, the client may be sending", "Lingering"),
+    ("Lingering", "EOF or time-out", "Closed"),
 ]);
 
 /// The client's side of a request; `Head` is the first state of each. The last four are directions of a tunnel.
 pub static REQUEST: Table = Table::new(&[
-    (&["Head"], "head, no body", "Done"),
-    (&["Head"], "head, body follows", "Body"),
-    (&["Head", "Body"], "rest not wanted", "Discard"),
-    (&["Body"], "body complete", "Done"),
-    (&["Body", "Discard"], "EOF after the response", "Done"),
-    (&["Done"], "101", "Open"),
-    (&["Open"], "EOF", "EofReceived"),
-    (&["EofReceived"], "all passed on", "ShutdownSent"),
-    (&["Open", "EofReceived", "ShutdownSent"], "upstream takes no more", "Lost"),
-    (&["Open", "EofReceived", "ShutdownSent", "Lost"], "rest not wanted", "Discard"),
+    ("Head", "head, no body", "Done"),
+    ("Head", "head, body follows", "Body"),
+    ("Head Body", "rest not wanted", "Discard"),
+    ("Body", "body complete", "Done"),
+    ("Body Discard", "EOF after the response", "Done"),
+    ("Done", "101", "Open"),
+    ("Open", "EOF", "EofReceived"),
+    ("EofReceived", "all passed on", "ShutdownSent"),
+    ("Open EofReceived ShutdownSent", "upstream takes no more", "Lost"),
+    ("Open EofReceived ShutdownSent Lost", "rest not wanted", "Discard"),
 ]);
 
 /// The upstream's side of a request; `None` is the first state of each. The last three are directions of a tunnel.
 pub static RESPONSE: Table = Table::new(&[
-    (&["None", "Connecting", "AwaitHead", "Body", "Paused"], "our own response", "Done"),
-    (&["None", "Body"], "pause", "Paused"),
-    (&["Paused"], "request resumed", "None"),
-    (&["Paused"], "response resumed", "Body"),
-    (&["None", "Connecting", "AwaitHead"], "connection asked for", "Connecting"),
-    (&["Connecting"], "connected", "AwaitHead"),
-    (&["Connecting"], "connect failed", "None"),
-    (&["AwaitHead"], "1xx", "AwaitHead"),
-    (&["AwaitHead"], "101", "Open"),
-    (&["AwaitHead"], "final head", "Body"),
-    (&["Body"], "response complete before the request", "AwaitUpload"),
-    (&["Body", "AwaitUpload"], "response complete", "Done"),
-    (&["Open"], "EOF", "EofReceived"),
-    (&["EofReceived"], "all passed on", "ShutdownSent"),
-    (&["Body", "Open", "EofReceived", "ShutdownSent"], "truncated", "Closing"),
+    ("None Connecting AwaitHead Body Paused", "our own response", "Done"),
+    ("None Body", "pause", "Paused"),
+    ("Paused", "request resumed", "None"),
+    ("Paused", "response resumed", "Body"),
+    ("None Connecting AwaitHead", "connection asked for", "Connecting"),
+    ("Connecting", "connected", "AwaitHead"),
+    ("Connecting", "connect failed", "None"),
+    ("AwaitHead", "1xx", "AwaitHead"),
+    ("AwaitHead", "101", "Open"),
+    ("AwaitHead", "final head", "Body"),
+    ("Body", "response complete before the request", "AwaitUpload"),
+    ("Body AwaitUpload", "response complete", "Done"),
+    ("Open", "EOF", "EofReceived"),
+    ("EofReceived", "all passed on", "ShutdownSent"),
+    ("Body Open EofReceived ShutdownSent", "truncated", "Closing"),
     (
-        &[
-            "None",
-            "Connecting",
-            "AwaitHead",
-            "Body",
-            "Paused",
-            "AwaitUpload",
-            "Done",
-            "Open",
-            "EofReceived",
-            "ShutdownSent",
-            "Closing",
-        ],
+        "None Connecting AwaitHead Body Paused AwaitUpload Done Open EofReceived ShutdownSent Closing",
         "client lost",
         "Closing",
     ),
-    (&["Open", "EofReceived", "ShutdownSent"], "tunnel idle", "Closing"),
+    ("Open EofReceived ShutdownSent", "tunnel idle", "Closing"),
 ]);
 
 impl Table {
-    const fn new(rows: &'static [(&'static [&'static str], &'static str, &'static str)]) -> Table {
+    const fn new(rows: &'static [(&'static str, &'static str, &'static str)]) -> Table {
         Table { rows, made: [const { AtomicBool::new(false) }; 64] }
     }
 
     /// From one state, at an event, to another.
     pub fn transitions(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
-        self.rows.iter().flat_map(|(from, event, to)| from.iter().map(move |from| (*from, *event, *to)))
+        self.rows.iter().flat_map(|(from, event, to)| from.split(' ').map(move |from| (from, *event, *to)))
     }
 
     /// Those that were never made since the program began. In release builds that is not known.
@@ -292,8 +280,10 @@ pub(super) struct Transaction {
     pub request_framing: Framing,
     /// The final response, from its head on until hooks have let it pass.
     pub received: ReceivedHead,
-    /// Whose body is larger than plugins may be given: it streams on.
-    pub too_large: TooLarge,
+    /// Whether its body is larger than plugins may be given: it streams on.
+    pub request_too_large: bool,
+    /// The same of the response.
+    pub response_too_large: bool,
 }
 
 /// What the head of a final response said.
@@ -303,13 +293,6 @@ pub(super) struct ReceivedHead {
     pub framing: Framing,
     /// Its Content-Length, where that is not the framing.
     pub declared: Option<u64>,
-}
-
-/// See [`Transaction::too_large`].
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct TooLarge {
-    pub request: bool,
-    pub response: bool,
 }
 
 /// The upstream that a request goes to, where its route has several.
@@ -354,7 +337,8 @@ impl Transaction {
             log,
             request_framing,
             received,
-            too_large,
+            request_too_large,
+            response_too_large,
         } = self;
         *request_state = RequestState::Head { since: now, parser: HeadParser::new() };
         *response_state = ResponseState::None;
@@ -364,7 +348,8 @@ impl Transaction {
         reserved.shrink_to(0);
         *last_activity = LastActivity { client_read: now, client_write: now, upstream_read: now, upstream_write: now };
         *log = RequestLog { started: now, ..RequestLog::default() };
-        (*request_framing, *received, *too_large) = (Framing::None, ReceivedHead::default(), TooLarge::default());
+        (*request_framing, *received) = (Framing::None, ReceivedHead::default());
+        (*request_too_large, *response_too_large) = (false, false);
     }
 
     /// Which route the request takes.

@@ -9,7 +9,6 @@
 //! that does not pause.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Tells the exchange's thread that there is something for it.
@@ -35,7 +34,7 @@ fn tickets() -> MutexGuard<'static, Tickets> {
 }
 
 /// The right of one exchange to wait. When it is dropped the exchange waits no more, and its number means nothing.
-#[derive(PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Ticket(u64);
 
 impl Ticket {
@@ -67,12 +66,6 @@ impl Drop for Ticket {
         let entry = tickets().entries.remove(&self.0);
         // A wake function that nobody called owns things; they are dropped without the lock.
         drop(entry);
-    }
-}
-
-impl fmt::Debug for Ticket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ticket({})", self.0)
     }
 }
 

@@ -98,7 +98,7 @@ const EVERYTHING: SocketFlags =
 const STILL: u32 = 60;
 
 impl World {
-    fn new(seed: u64, runtime: &Rc<Runtime>, resolver: &DnsCache) -> World {
+    fn new(seed: u64, runtime: &Rc<Runtime>, resolver: &Arc<DnsCache>) -> World {
         let mut random = Random::new(seed);
         let is_fair = random.below(2) == 0;
         let tokens = HashMap::new();
@@ -327,7 +327,7 @@ impl World {
 }
 
 /// Plays one scenario; returns how many exchanges it had.
-fn scenario(seed: u64, runtime: &Rc<Runtime>, resolver: &DnsCache) -> Result<u64, String> {
+fn scenario(seed: u64, runtime: &Rc<Runtime>, resolver: &Arc<DnsCache>) -> Result<u64, String> {
     let mut world = World::new(seed, runtime, resolver);
     for number in 0..1 + world.random.below(4) {
         world.add_client(1000 * (1 + number));
@@ -338,7 +338,7 @@ fn scenario(seed: u64, runtime: &Rc<Runtime>, resolver: &DnsCache) -> Result<u64
     result.map(|()| answered)
 }
 
-fn contained(seed: u64, runtime: &Rc<Runtime>, resolver: &DnsCache) -> Result<u64, String> {
+fn contained(seed: u64, runtime: &Rc<Runtime>, resolver: &Arc<DnsCache>) -> Result<u64, String> {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(seed, runtime, resolver)));
     let result = outcome.unwrap_or_else(|_| Err("a panic, see above".to_owned()));
     let again = format!("again: FAULT_SEED={seed:#x} cargo test --lib net::loop_faults");

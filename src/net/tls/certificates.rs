@@ -1,6 +1,5 @@
 //! Our certificates and their keys, and the choice among them.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,21 +17,14 @@ use crate::config::{CertificateFiles, MAX_FILE_BYTES, read_file};
 use crate::net::clock::date_text;
 use crate::start_error::StartError;
 
+use super::TlsReport;
+
 /// Chooses the certificate for a client: the first that has the name which the client asks for, or the first of all where
 /// none has it; and of several with that name the first that the client can use.
 #[derive(Debug)]
 pub(super) struct CertResolver {
     /// Never empty.
     pub keys: Vec<Arc<CertifiedKey>>,
-}
-
-/// What is noticed of the dates of our certificates. A pair of files may be read for several policies.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Dates {
-    /// For each certificate that peers refuse now.
-    pub warnings: BTreeSet<String>,
-    /// Of each file when its certificate expires, in seconds since 1970.
-    pub expiries: BTreeSet<(String, u64)>,
 }
 
 impl ResolvesServerCert for CertResolver {
@@ -97,7 +89,7 @@ pub(super) fn check_dates(certificate: &ParsedCertificate<'_>, now: UnixTime) ->
 pub(super) fn read_pair(
     files: &CertificateFiles,
     provider: &CryptoProvider,
-    dates: &mut Dates,
+    report: &mut TlsReport,
 ) -> Result<CertifiedKey, StartError> {
     let chain = read_certificates(&files.certificate)?;
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|error| match error {
@@ -117,8 +109,8 @@ pub(super) fn read_pair(
     })?;
     if let Ok(certificate) = key.end_entity_cert().and_then(ParsedCertificate::try_from) {
         let path = files.certificate.display().to_string();
-        dates.warnings.extend(date_warning(&path, &certificate));
-        dates.expiries.extend(not_after(&certificate).map(|end| (path, end)));
+        report.warnings.extend(date_warning(&path, &certificate));
+        report.expiries.extend(not_after(&certificate).map(|end| (path, end)));
     }
     Ok(key)
 }

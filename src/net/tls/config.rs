@@ -1,7 +1,7 @@
 //! What is made of the configuration: how TLS is spoken with clients, and with upstreams under each way of verifying them.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
@@ -16,39 +16,31 @@ use crate::config::{CertificateFiles, ClientAuth, Config, Endpoint, Scheme, TlsL
 use crate::proxy::runtime::Origin;
 use crate::start_error::StartError;
 
-use super::TlsLayer;
-use super::certificates::{CertResolver, Dates, read_certificates, read_pair, setup_error, unusable};
+use super::certificates::{CertResolver, read_certificates, read_pair, setup_error, unusable};
 use super::stream::TlsStream;
 use super::trust::{self, VerifyPolicy};
+use super::{TlsLayer, TlsReport};
 
 /// Everything that is needed to speak TLS, shared by all workers.
 #[derive(Clone, Debug)]
 pub struct Tls {
     server: Option<Arc<ServerConfig>>,
     clients: HashMap<(VerifyPolicy, Option<CertificateFiles>), Arc<ClientConfig>>,
-    /// What upstreams are verified against: a phrase for each set of roots. Policies that differ in our own certificate alone
-    /// trust the same.
-    pub trusted: BTreeSet<String>,
-    /// One warning for each of our certificates that peers refuse now.
-    pub warnings: BTreeSet<String>,
-    /// Of each file of ours when its certificate expires, in seconds since 1970.
-    pub expiries: BTreeSet<(String, u64)>,
-    /// How many certificates we have.
-    pub certificates: usize,
+    /// What was noticed when the files were read.
+    pub report: TlsReport,
 }
 
 impl Tls {
     /// Reads all files that the configuration names.
     pub fn load(config: &Config) -> Result<Tls, StartError> {
         let provider = Arc::new(ring::default_provider());
-        let (mut server, mut certificates, mut dates) = (None, 0, Dates::default());
+        let (mut server, mut clients, mut report) = (None, HashMap::new(), TlsReport::default());
         if let Some(tls) = &config.tls {
-            let keys = tls.certificates.iter().map(|pair| read_pair(pair, &provider, &mut dates).map(Arc::new));
+            let keys = tls.certificates.iter().map(|pair| read_pair(pair, &provider, &mut report).map(Arc::new));
             let resolver = CertResolver { keys: keys.collect::<Result<_, StartError>>()? };
             server = Some(Arc::new(server_config(tls, resolver, &provider)?));
-            certificates = tls.certificates.len();
+            report.certificates = tls.certificates.len();
         }
-        let (mut clients, mut trusted) = (HashMap::new(), BTreeSet::new());
         for route in config.routes.iter() {
             let tls = &route.options.upstream_tls;
             for url in route.upstreams().iter().filter(|url| url.scheme == Scheme::Https) {
@@ -59,17 +51,16 @@ impl Tls {
                 }
                 if let Entry::Vacant(entry) = clients.entry((VerifyPolicy::of(tls), tls.client_certificate())) {
                     let (policy, own) = entry.key();
-                    let mut client = trust::client_config(policy, &provider, &mut trusted)?;
+                    let mut client = trust::client_config(policy, &provider, &mut report.trusted)?;
                     if let Some(own) = own {
-                        let key = read_pair(own, &provider, &mut dates)?;
+                        let key = read_pair(own, &provider, &mut report)?;
                         client.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(key));
                     }
                     entry.insert(Arc::new(client));
                 }
             }
         }
-        let Dates { warnings, expiries } = dates;
-        Ok(Tls { server, clients, trusted, warnings, expiries, certificates })
+        Ok(Tls { server, clients, report })
     }
 
     /// Reads all files anew that `config` names. Clients may go on using their session tickets: our certificates can

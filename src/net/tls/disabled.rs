@@ -1,20 +1,15 @@
 //! In the place of `config` in builds without TLS. The configuration refuses what would need it.
 
-use std::collections::BTreeSet;
-
 use crate::config::Config;
 use crate::proxy::runtime::Origin;
 use crate::start_error::StartError;
 
-use super::TlsLayer;
+use super::{TlsLayer, TlsReport};
 
 #[expect(missing_docs, reason = "see tls::config")]
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    pub trusted: BTreeSet<String>,
-    pub warnings: BTreeSet<String>,
-    pub expiries: BTreeSet<(String, u64)>,
-    pub certificates: usize,
+    pub report: TlsReport,
 }
 
 #[expect(missing_docs, reason = "see tls::config")]

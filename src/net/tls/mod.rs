@@ -26,6 +26,7 @@ mod stream;
 #[cfg_attr(not(feature = "tls"), path = "disabled.rs")]
 mod config;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::task::Poll;
 
@@ -70,6 +71,20 @@ pub trait TlsLayer: fmt::Debug {
 
     /// Sends close_notify, then FIN. Reading goes on: a tunnel may be open in one direction only.
     fn shutdown_write(&mut self, socket: &mut Socket);
+}
+
+/// What the configuration makes of TLS, for the log and the metrics.
+#[derive(Clone, Debug, Default)]
+pub struct TlsReport {
+    /// What upstreams are verified against: a phrase for each set of roots. Policies that differ in our own certificate alone
+    /// trust the same.
+    pub trusted: BTreeSet<String>,
+    /// One warning for each of our certificates that peers refuse now. A pair of files may be read for several policies.
+    pub warnings: BTreeSet<String>,
+    /// Of each file of ours when its certificate expires, in seconds since 1970.
+    pub expiries: BTreeSet<(String, u64)>,
+    /// How many certificates we have.
+    pub certificates: usize,
 }
 
 /// Why a handshake failed.

@@ -51,7 +51,7 @@ pub(super) fn client_config(
             for certificate in read_certificates(path)? {
                 roots.add(certificate.clone()).map_err(|error| unusable(path, error))?;
                 let subject = roots.roots.last().map_or(Der::from_slice(&[]), |root| root.subject.clone());
-                pinned.push(Pinned { certificate, subject });
+                pinned.push((certificate, subject));
             }
             trusted.insert(format!("the {} of {}", authorities(&roots), path.display()));
         }
@@ -96,14 +96,8 @@ struct Verifier {
     /// `None` accepts every certificate, so its key proves nothing either: neither is looked at, and both may be of a kind
     /// that rustls cannot read.
     authorities: Option<Arc<WebPkiServerVerifier>>,
-    pinned: Vec<Pinned>,
-}
-
-/// A certificate of `ca_file`, and whose it is.
-#[derive(Debug)]
-struct Pinned {
-    certificate: CertificateDer<'static>,
-    subject: Der<'static>,
+    /// The certificates of `ca_file`, and whose each is.
+    pinned: Vec<(CertificateDer<'static>, Der<'static>)>,
 }
 
 impl ServerCertVerifier for Verifier {
@@ -117,11 +111,11 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         let Some(authorities) = &self.authorities else { return Ok(ServerCertVerified::assertion()) };
         let result = authorities.verify_server_cert(certificate, intermediates, name, ocsp, now);
-        match self.pinned.iter().find(|pinned| pinned.certificate == *certificate) {
-            Some(pinned) if result.is_err() => {
+        match self.pinned.iter().find(|(pinned, _)| pinned == certificate) {
+            Some((_, subject)) if result.is_err() => {
                 let parsed = ParsedCertificate::try_from(certificate)?;
                 check_dates(&parsed, now)?;
-                verify_pinned_name(&parsed, &pinned.subject, name)?;
+                verify_pinned_name(&parsed, subject, name)?;
                 Ok(ServerCertVerified::assertion())
             }
             _ => result,
