@@ -10,7 +10,7 @@ use std::sync::Arc;
 // In a box, because making an `Arc<str>` of a string copies it.
 pub type SharedText = Arc<Box<str>>;
 
-/// Bytes that wait to be written.
+/// Bytes that wait to be written. An empty queue that was just made owns no memory.
 #[derive(Debug, Default)]
 pub struct ByteQueue {
     bytes: Vec<u8>,
@@ -21,11 +21,6 @@ pub struct ByteQueue {
 }
 
 impl ByteQueue {
-    /// An empty queue, which owns no memory.
-    pub const fn new() -> Self {
-        ByteQueue { bytes: Vec::new(), shared: None, sent: 0 }
-    }
-
     /// The bytes that still wait, oldest first: first those that are not shared, and when they have left, those that are.
     pub fn pending(&self) -> &[u8] {
         match &self.shared {
@@ -104,7 +99,7 @@ impl ByteQueue {
         let in_pieces = self.sent > 0;
         self.consume(len);
         if in_pieces && self.is_empty() && self.bytes.capacity() > kept_capacity {
-            *self = ByteQueue::new();
+            *self = ByteQueue::default();
         }
     }
 
@@ -127,7 +122,7 @@ mod tests {
 
     #[test]
     fn bytes_leave_in_the_order_in_which_they_came() {
-        let mut queue = ByteQueue::new();
+        let mut queue = ByteQueue::default();
         queue.extend(b"abcdef");
         queue.consume(4);
         queue.extend(b"gh");
@@ -140,7 +135,7 @@ mod tests {
 
     #[test]
     fn what_was_sent_can_be_sent_again_until_the_next_append() {
-        let mut queue = ByteQueue::new();
+        let mut queue = ByteQueue::default();
         queue.extend(b"GET");
         queue.consume(3);
         queue.rewind();
@@ -155,7 +150,7 @@ mod tests {
             ("not all of it", &[4000, 4000], 9000, true),
             ("a small one in pieces", &[40, 50], 90, true),
         ] {
-            let mut queue = ByteQueue::new();
+            let mut queue = ByteQueue::default();
             queue.extend(&vec![0; len]);
             pieces.iter().for_each(|piece| queue.discard(*piece, 4096));
             assert_eq!(queue.capacity() > 0, expected, "{name}");
@@ -165,7 +160,7 @@ mod tests {
     #[test]
     fn e4_a_shared_text_follows_the_bytes_before_it_and_is_freed_when_it_has_left() {
         let text: SharedText = Arc::new("shared".into());
-        let mut queue = ByteQueue::new();
+        let mut queue = ByteQueue::default();
         queue.extend(b"own");
         queue.extend_shared(Arc::clone(&text));
         assert_eq!((queue.pending(), queue.len()), (&b"own"[..], 9));
@@ -178,14 +173,14 @@ mod tests {
         assert!(queue.is_empty() && queue.pending().is_empty());
         assert_eq!(Arc::strong_count(&text), 1);
         for (name, text, expected) in [("nothing behind it", "", &b""[..]), ("something behind it", "ab", b"b")] {
-            let mut queue = ByteQueue::new();
+            let mut queue = ByteQueue::default();
             queue.extend_shared(Arc::new(text.into()));
             queue.consume(text.len().min(1));
             assert_eq!(queue.pending(), expected, "{name}");
             queue.extend(b"more");
             assert_eq!(queue.pending(), [expected, b"more"].concat(), "{name}");
         }
-        let mut queue = ByteQueue::new();
+        let mut queue = ByteQueue::default();
         queue.extend(b"a");
         queue.extend_shared(Arc::clone(&text));
         queue.clear();
@@ -195,7 +190,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "consumed 2 of 1")]
     fn consuming_more_than_waits_is_a_bug_of_the_caller() {
-        let mut queue = ByteQueue::new();
+        let mut queue = ByteQueue::default();
         queue.extend(b"x");
         queue.consume(2);
     }

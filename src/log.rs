@@ -89,12 +89,7 @@ impl Logger {
     pub fn line(&self, level: Level, message: impl fmt::Display) -> LogLine<'_> {
         let mut line = LogLine { log: &self.0, buf: Vec::with_capacity(LINE_CAPACITY) };
         let time = humantime::format_rfc3339_millis(SystemTime::now());
-        let level = match level {
-            Level::Error => "error",
-            Level::Warn => "warn",
-            Level::Info => "info",
-            Level::Debug => "debug",
-        };
+        let level = ["error", "warn", "info", "debug"][level as usize];
         match self.0.format {
             LogFormat::Text | LogFormat::Combined => line.push(format_args!("time={time} level={level} msg=\"")),
             LogFormat::Json => line.push(format_args!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"msg\":\"")),
@@ -246,9 +241,10 @@ impl LogLine<'_> {
 
     /// Adds a number without a key, or `-` where it is 0.
     pub fn number(&mut self, number: u64) -> &mut Self {
-        match number {
-            0 => self.push(format_args!(" -")),
-            _ => self.push(format_args!(" {number}")),
+        if number == 0 {
+            self.push(format_args!(" -"))
+        } else {
+            self.push(format_args!(" {number}"))
         }
         self
     }

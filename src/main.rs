@@ -382,11 +382,7 @@ impl Running<'_> {
             self.logger.line(Level::Warn, warning).send();
         }
         for (address, protocol) in self.server.addresses() {
-            let protocol = match protocol {
-                ListenerProtocol::Plain => "http",
-                ListenerProtocol::Tls => "https",
-                ListenerProtocol::Admin => "admin",
-            };
+            let protocol = ["http", "https", "admin"][protocol as usize];
             if !known.iter().any(|known| known == address) {
                 self.logger.line(Level::Info, "listening").text("address", address).text("protocol", protocol).send();
             }

@@ -119,7 +119,7 @@ pub fn request_head(data: &[u8]) {
             let mut head = RequestHead::default();
             (parse_head(bytes, limits, &mut head), request_text(&head))
         };
-        let (mut reader, mut in_pieces) = (HeadParser::new(), RequestHead::default());
+        let (mut reader, mut in_pieces) = (HeadParser::default(), RequestHead::default());
         let read = |bytes: &[u8]| (reader.read(bytes, limits, &mut in_pieces), request_text(&in_pieces));
         if !check(bytes, seed, limits, parse, read) {
             if limits.head_bytes == LIMITS[1].head_bytes {
@@ -158,7 +158,7 @@ pub fn response_head(data: &[u8]) {
             let mut head = ResponseHead::default();
             (parse_head(bytes, limits, &mut head), response_text(&head))
         };
-        let (mut reader, mut in_pieces) = (HeadParser::new(), ResponseHead::default());
+        let (mut reader, mut in_pieces) = (HeadParser::default(), ResponseHead::default());
         let read = |bytes: &[u8]| (reader.read(bytes, limits, &mut in_pieces), response_text(&in_pieces));
         if !check(bytes, seed, limits, parse, read) {
             if limits.head_bytes == LIMITS[1].head_bytes {

@@ -18,13 +18,6 @@ pub struct LogConfig {
     pub query: bool,
 }
 
-impl LogConfig {
-    /// Whether access lines have more of a request than its method and path.
-    pub fn wants_details(&self) -> bool {
-        self.access && (self.fields == LogFields::Full || self.format == Some(LogFormat::Combined))
-    }
-}
-
 /// How much access lines have of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", expecting = "short or full")]

@@ -76,10 +76,7 @@ impl<N: Notation> As<N> {
         N: Printed,
     {
         let text = N::print(value);
-        match text.parse() {
-            Ok(number) => serializer.serialize_u64(number),
-            Err(_) => serializer.serialize_str(&text),
-        }
+        if let Ok(number) = text.parse() { serializer.serialize_u64(number) } else { serializer.serialize_str(&text) }
     }
 }
 

@@ -84,7 +84,7 @@ pub type ParseResult = Result<Option<usize>, HttpError>;
 ///
 /// Where a head may come in many pieces, a [`HeadParser`] does the same without starting over.
 pub fn parse_head(input: &[u8], limits: &HeadLimits, head: &mut impl Head) -> ParseResult {
-    HeadParser::new().read(input, limits, head)
+    HeadParser::default().read(input, limits, head)
 }
 
 /// Remembers what it has seen of a head, so that one which arrives in small pieces is not searched over and over.
@@ -103,11 +103,6 @@ pub struct HeadParser {
 pub const CRLF: &[u8] = b"\r\n";
 
 impl HeadParser {
-    /// A parser at the start of a head.
-    pub const fn new() -> Self {
-        HeadParser { seen: 0, line_start: 0 }
-    }
-
     /// Like [`parse_head`], where `input` begins with all that earlier calls were given.
     pub fn read<H: Head>(&mut self, input: &[u8], limits: &HeadLimits, head: &mut H) -> ParseResult {
         head.clear();
@@ -134,7 +129,7 @@ impl HeadParser {
             let is_bare = |line: &[u8]| !line.ends_with(CRLF);
             match head.parse(lines, limits) {
                 Ok(Some(len)) => {
-                    *self = HeadParser::new();
+                    *self = HeadParser::default();
                     return Ok(Some(len));
                 }
                 Ok(None) if !lines_of(&lines[self.line_start..]).any(is_bare) => self.line_start = lines.len(),
@@ -485,17 +480,17 @@ mod tests {
 
     /// Invariants 1 and 2: the same answer whole, byte by byte, as any prefix, and whatever follows.
     fn answer(name: &str, input: &[u8], parse: fn(&mut HeadParser, &[u8]) -> Parsed) -> Parsed {
-        let whole = parse(&mut HeadParser::new(), input);
+        let whole = parse(&mut HeadParser::default(), input);
         for junk in [&b"\n"[..], b"\r\n\r\n", b"\0 \xff: GET / HTTP/1.1\r\n", &[b'x'; 300]] {
             if whole != Ok(None) {
-                let followed = parse(&mut HeadParser::new(), &[input, junk].concat());
+                let followed = parse(&mut HeadParser::default(), &[input, junk].concat());
                 assert_eq!(followed, whole, "{name}: followed by {:?}", junk.escape_ascii().to_string());
             }
         }
-        let mut reader = HeadParser::new();
+        let mut reader = HeadParser::default();
         let mut decided = false;
         for len in (0..=input.len()).step_by(CUT_EVERY) {
-            let fresh = parse(&mut HeadParser::new(), &input[..len]);
+            let fresh = parse(&mut HeadParser::default(), &input[..len]);
             if !decided {
                 assert_eq!(parse(&mut reader, &input[..len]), fresh, "{name}: {len} bytes, one at a time");
             }
@@ -503,7 +498,7 @@ mod tests {
             assert_eq!(fresh, if decided { whole.clone() } else { Ok(None) }, "{name}: {len} bytes at once");
         }
         for first in (0..=input.len()).step_by(CUT_EVERY) {
-            let mut reader = HeadParser::new();
+            let mut reader = HeadParser::default();
             let found = match parse(&mut reader, &input[..first]) {
                 Ok(None) => parse(&mut reader, input),
                 decided => decided,
@@ -732,7 +727,7 @@ mod tests {
 
     #[test]
     fn a_reader_reads_one_head_after_the_other() {
-        let mut reader = HeadParser::new();
+        let mut reader = HeadParser::default();
         for cut in [3, 20, 23] {
             let input = b"GET / HTTP/1.1\r\na: b\r\n\r\n";
             assert_eq!(request(&mut reader, &input[..cut]), Ok(None));
@@ -843,7 +838,7 @@ mod tests {
         let lines = MAX_FIELD_LINES + 3;
         for piece in [1, 7, 155, 160, 4096, input.len()] {
             RUNS.set(0);
-            let (mut reader, mut head) = (HeadParser::new(), RequestHead::default());
+            let (mut reader, mut head) = (HeadParser::default(), RequestHead::default());
             let ends = (1..=input.len()).filter(|end| end % piece == 0 || *end == input.len());
             let pieces = ends.clone().count();
             let mut read = Ok(None);

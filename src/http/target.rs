@@ -213,7 +213,7 @@ fn split_authority(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let port = match rest {
         // An empty port is as good as none (RFC 3986 section 3.2.3).
         [] | [b':'] => None,
-        [b':', digits @ ..] => Some(parse_port(digits)?),
+        [b':', digits @ ..] if digits.len() <= 5 => Some(u16::try_from(chars::parse_decimal(digits)?).ok()?),
         _ => return None,
     };
     Some((host, port))
@@ -239,12 +239,6 @@ fn reg_name_len(authority: &[u8]) -> Option<usize> {
             _ => return (len > 0).then_some(len),
         }
     }
-}
-
-/// port of RFC 3986 section 3.2.3, where there is one: 1 to 5 digits, no more than 65535.
-fn parse_port(digits: &[u8]) -> Option<u16> {
-    let number = if digits.len() <= 5 { chars::parse_decimal(digits)? } else { return None };
-    u16::try_from(number).ok()
 }
 
 /// The host of an authority, with its brackets where it has them; empty where it is not valid.

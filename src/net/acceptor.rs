@@ -78,8 +78,8 @@ impl Listener {
 
     /// Whether it is worth a try. When it is to be closed, it is tried once more.
     fn can_accept(&self, now: MonoTime, free: FreeSlots) -> bool {
-        let is_free = if self.protocol == ListenerProtocol::Admin { free.admin } else { free.public };
-        is_free && (self.is_ready || self.is_closing(now))
+        let is_admin = self.protocol == ListenerProtocol::Admin;
+        free[usize::from(is_admin)] && (self.is_ready || self.is_closing(now))
     }
 }
 
@@ -105,13 +105,8 @@ pub struct Acceptor {
     warnings: LogLimiter,
 }
 
-/// For which clients there is a free slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FreeSlots {
-    pub public: bool,
-    /// The operator, and probes of the proxy's health.
-    pub admin: bool,
-}
+/// Whether there is a free slot for clients, and for those of the operator and probes of the proxy's health.
+pub type FreeSlots = [bool; 2];
 
 /// A connection from a client, and what is spoken there.
 pub type Accepted = (OwnedFd, Option<SocketAddr>, ListenerProtocol);
@@ -209,7 +204,7 @@ impl Acceptor {
         // With the reserve descriptor, one connection is accepted and closed at once.
         if is_exhaustion(error) {
             if self.reserve.take().is_some()
-                && let Ok(Some(_)) = self.accept(now, FreeSlots { public: true, admin: true })
+                && let Ok(Some(_)) = self.accept(now, [true; 2])
             {
                 metrics.increment(Counter::Refused);
             }
@@ -259,7 +254,7 @@ mod tests {
     use std::io::Read;
     use std::net::{TcpListener as StdListener, TcpStream as StdStream};
 
-    const ALL: FreeSlots = FreeSlots { public: true, admin: true };
+    const ALL: FreeSlots = [true; 2];
 
     fn acceptor() -> (Acceptor, SocketAddr) {
         let socket = StdListener::bind("127.0.0.1:0").expect("loopback");
@@ -343,7 +338,7 @@ mod tests {
             [ListenerProtocol::Plain, ListenerProtocol::Admin, ListenerProtocol::Plain, ListenerProtocol::Admin]
                 .map(Some)
         );
-        let full = FreeSlots { public: false, admin: true };
+        let full = [false, true];
         assert_eq!(speaks(&mut acceptor, full), None, "nobody waits whom there is a place for");
         assert!(!acceptor.can_accept(now, full) && acceptor.can_accept(now, ALL));
         assert_eq!(speaks(&mut acceptor, ALL), Some(ListenerProtocol::Plain));

@@ -17,7 +17,11 @@ pub struct ClientPlace(ClientCounts, IpAddr);
 impl ClientCounts {
     /// Counts one more connection of the client with this address, unless it has `max` of them.
     pub fn enter(&self, address: IpAddr, max: u32) -> Option<ClientPlace> {
-        let client = client_of(address);
+        // A client of IPv6 has a whole /64 to choose addresses from.
+        let client = match address.to_canonical() {
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+            v4 => v4,
+        };
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(client).or_default();
         if *count >= max {
@@ -38,14 +42,6 @@ impl Drop for ClientPlace {
                 counts.remove(client);
             }
         }
-    }
-}
-
-/// Whom an address stands for: a client of IPv6 has a whole /64 to choose addresses from.
-fn client_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 => v4,
     }
 }
 

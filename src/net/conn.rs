@@ -26,12 +26,6 @@ pub struct Conn {
     pub tls: Option<Box<dyn TlsLayer>>,
 }
 
-impl From<Socket> for Conn {
-    fn from(socket: Socket) -> Conn {
-        Conn { socket, tls: None }
-    }
-}
-
 impl Conn {
     /// Whether a read may bring something.
     pub fn can_read(&self) -> bool {
@@ -66,11 +60,8 @@ impl Conn {
     /// How many bytes of memory it owns beside its own slot. A TLS session does not tell what it owns; what is said here
     /// for it was measured.
     pub fn memory(&self) -> usize {
-        match (&self.tls, self.needs_flush()) {
-            (None, _) => 0,
-            (Some(_), false) => SESSION,
-            (Some(_), true) => SESSION + UNSENT,
-        }
+        let unsent = if self.needs_flush() { UNSENT } else { 0 };
+        self.tls.as_ref().map_or(0, |_| SESSION + unsent)
     }
 
     /// What is known of the peer beside its address.

@@ -356,10 +356,8 @@ fn publish(entries: &mut [ListenerEntry]) -> Result<(), String> {
 
 /// What is spoken where nothing else is said: TLS, if there is a certificate and no address of its own for TLS.
 fn main_protocol(config: &Config) -> ListenerProtocol {
-    match &config.tls {
-        Some(tls) if tls.listen_addr.is_empty() => ListenerProtocol::Tls,
-        _ => ListenerProtocol::Plain,
-    }
+    let is_tls = config.tls.as_ref().is_some_and(|tls| tls.listen_addr.is_empty());
+    if is_tls { ListenerProtocol::Tls } else { ListenerProtocol::Plain }
 }
 
 /// What is spoken on a socket that was handed over with this name.

@@ -43,7 +43,7 @@ pub fn connections(budget: usize) -> usize {
 }
 
 /// What a worker may own, and what it owns; and the clients that wait for memory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct MemoryBudget {
     /// The most that proxy connections may own; `usize::MAX` is no limit.
     max: usize,
@@ -68,15 +68,8 @@ impl MemoryBudget {
             None => (usize::MAX, READ, RECYCLED),
             Some(share) => (share - share / 8, (share / 32).clamp(SMALL_READ, READ), share / 8),
         };
-        MemoryBudget {
-            max,
-            owned: 0,
-            max_read,
-            max_recycled,
-            max_buffered_bodies: if max == usize::MAX { max } else { max / 2 },
-            waiting_new: BTreeSet::new(),
-            waiting_in_flight: BTreeSet::new(),
-        }
+        let max_buffered_bodies = if max == usize::MAX { max } else { max / 2 };
+        MemoryBudget { max, max_read, max_recycled, max_buffered_bodies, ..MemoryBudget::default() }
     }
 
     /// Whether there is a budget at all; where there is none, nothing needs to be counted.

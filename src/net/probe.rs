@@ -89,17 +89,16 @@ fn on_this_host(address: SocketAddr) -> Vec<SockAddr> {
     ips.iter().map(|ip| SocketAddr::new(*ip, address.port()).into()).collect()
 }
 
-fn connect(address: &SockAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::from(i32::from(address.family())), Type::STREAM, None)?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
-    socket.set_write_timeout(Some(TIMEOUT))?;
-    if address.is_unix() { socket.connect(address) } else { socket.connect_timeout(address, TIMEOUT) }?;
-    Ok(socket)
-}
-
 /// The first `max` bytes of the answer of the first address that answers.
 fn get(addresses: &[SockAddr], config: &Config, host: &str, path: &str, max: u64) -> io::Result<Vec<u8>> {
-    let none = Err(ErrorKind::NotFound.into());
+    let connect = |address: &SockAddr| {
+        let socket = Socket::new(Domain::from(i32::from(address.family())), Type::STREAM, None)?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.set_write_timeout(Some(TIMEOUT))?;
+        if address.is_unix() { socket.connect(address) } else { socket.connect_timeout(address, TIMEOUT) }?;
+        Ok(socket)
+    };
+    let none = Err(io::Error::from(ErrorKind::NotFound));
     let mut socket = addresses.iter().fold(none, |found, address| found.or_else(|_| connect(address)))?;
     if socket.local_addr()?.as_socket().is_some_and(|local| config.expects_proxy_header(local.ip())) {
         // What a load balancer says that asks for itself.

@@ -7,25 +7,11 @@ use crate::proxy::runtime::{Origin, Runtime, UpstreamId};
 
 use super::tls::Tls;
 
-/// The current configuration, behind those that only requests which began with them still use.
-pub struct ConfigHistory(Vec<(Rc<Runtime>, Tls)>);
+/// The current configuration, and what its TLS connections are made of, behind those that only requests which began with
+/// them still use. Never empty.
+pub struct ConfigHistory(pub Vec<(Rc<Runtime>, Tls)>);
 
 impl ConfigHistory {
-    /// With the first configuration.
-    pub fn new(runtime: Rc<Runtime>, tls: Tls) -> ConfigHistory {
-        ConfigHistory(vec![(runtime, tls)])
-    }
-
-    /// Another configuration is the current one.
-    pub fn push(&mut self, runtime: Rc<Runtime>, tls: Tls) {
-        self.0.push((runtime, tls));
-    }
-
-    /// What TLS connections with clients are made of.
-    pub fn tls(&self) -> Option<&Tls> {
-        self.0.last().map(|(_, tls)| tls)
-    }
-
     /// Where `upstream` is and what a TLS connection to it is made of. The newest configuration that has it is asked:
     /// its certificates are the freshest.
     pub fn find_upstream(&self, upstream: UpstreamId) -> Option<(&Origin, &Tls)> {
@@ -58,10 +44,10 @@ mod tests {
         let first = Rc::new(Runtime::new(config(1), None));
         let second = Rc::new(first.reload(config(2), None.into()));
         let (one, two) = (first.upstreams_of(0)[0], second.upstreams_of(0)[0]);
-        let mut configs = ConfigHistory::new(Rc::clone(&first), tls.clone());
+        let mut configs = ConfigHistory(vec![(Rc::clone(&first), tls.clone())]);
         let of_a_request = Rc::clone(&first);
         drop(first);
-        configs.push(Rc::clone(&second), tls);
+        configs.0.push((Rc::clone(&second), tls));
         let port =
             |configs: &ConfigHistory, id| configs.find_upstream(id).map(|(origin, _)| origin.endpoint.to_string());
         assert!(!configs.drop_unused(), "a request needs it");

@@ -277,10 +277,7 @@ impl Worker {
         let has_moved = has_flushed || conn.socket.has_drained();
         let until = flush_until.filter(|_| !has_moved).unwrap_or(now + idle);
         *flush_until = Some(until);
-        match until > now {
-            true => self.suspend(key, Some(until.min(now + check))),
-            false => self.remove_client(key),
-        }
+        if until > now { self.suspend(key, Some(until.min(now + check))) } else { self.remove_client(key) }
     }
 
     /// What remains to do before a client waits for an event or until `deadline`.
@@ -316,7 +313,9 @@ impl Worker {
         if let Some(upstream) = client.upstream {
             self.close_upstream(upstream);
         }
-        self.close_login_conns(key);
+        for upstream in self.upstreams.login_conns.remove(&key).unwrap_or_default() {
+            self.close_upstream(upstream);
+        }
         self.closed.push(client.conn);
     }
 
@@ -367,10 +366,7 @@ fn conns<'a>(
 }
 
 fn other(side: Side) -> Side {
-    match side {
-        Side::Client => Side::Upstream,
-        Side::Upstream => Side::Client,
-    }
+    if side == Side::Client { Side::Upstream } else { Side::Client }
 }
 
 impl Session<'_> {

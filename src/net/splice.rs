@@ -166,9 +166,10 @@ impl Pipes {
         let window = to.socket.splice_window().min(if self.are_short() { ONE_READ } else { usize::MAX });
         pipe.from = side;
         let outcome = pipe.fill(&mut from.socket, usize::try_from(left).map_or(window, |left| left.min(window)));
-        match pipe.len {
-            0 => self.release(pipe),
-            _ => *slot = Some(pipe),
+        if pipe.len == 0 {
+            self.release(pipe)
+        } else {
+            *slot = Some(pipe)
         }
         Some(outcome)
     }
@@ -239,7 +240,7 @@ mod tests {
     const LEFT: u64 = 1 << 20;
 
     fn conn(stream: UnixStream) -> Conn {
-        Conn::from(socket(stream))
+        Conn { socket: socket(stream), tls: None }
     }
 
     /// A connection from which more is likely to come, and its sender.

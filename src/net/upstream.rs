@@ -72,16 +72,8 @@ impl Worker {
     fn begin_connect(&mut self, client_key: Key, upstream: UpstreamId) {
         let now = self.ctx.now();
         let Upstreams { conns, by_id, .. } = &mut self.upstreams;
-        let new = UpstreamConn {
-            upstream,
-            state: UpstreamState::Connecting(client_key, None),
-            address: None,
-            conn: None,
-            timer: None,
-            until: now,
-            connected_at: now,
-            is_login_bound: false,
-        };
+        let state = UpstreamState::Connecting(client_key, None);
+        let new = UpstreamConn { upstream, state, until: now, connected_at: now, ..UpstreamConn::default() };
         let Some(client) = self.clients.get_mut(client_key) else { return };
         let found = self.configs.find_upstream(upstream);
         client.upstream = found.and_then(|_| conns.insert(new).ok());
@@ -271,7 +263,7 @@ impl Worker {
         socket.register(self.poll.registry(), token)?;
         let timeout = self.address_timeout(client_key);
         if let Some(UpstreamConn { conn, timer, until, .. }) = self.upstreams.conns.get_mut(key) {
-            *conn = Some(socket.into());
+            *conn = Some(Conn { socket, tls: None });
             *until = self.ctx.now() + timeout;
             self.timers.set(timer, *until, token);
         }
@@ -361,12 +353,6 @@ impl Worker {
             self.upstreams.by_id.entry(upstream).or_default().idle.push((now, key));
             self.upstreams.idle_count += 1;
             self.trim_pool(upstream);
-        }
-    }
-
-    pub(super) fn close_login_conns(&mut self, client_key: Key) {
-        for key in self.upstreams.login_conns.remove(&client_key).unwrap_or_default() {
-            self.close_upstream(key);
         }
     }
 

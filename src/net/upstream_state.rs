@@ -15,6 +15,7 @@ use super::log_limiter::LogLimiter;
 use super::slab::{Key, Slab};
 
 /// A connection to an upstream, or an attempt at one.
+#[derive(Default)]
 pub struct UpstreamConn {
     pub upstream: UpstreamId,
     pub state: UpstreamState,
@@ -32,12 +33,14 @@ pub struct UpstreamConn {
 }
 
 /// Who has an upstream connection. A client's `upstream` names the one that it waits for or uses, and both end together.
+#[derive(Default)]
 pub enum UpstreamState {
     /// This client waits: for addresses, for one of them to answer, and with TLS for the end of the handshake.
     Connecting(Key, Option<ConnectAttempt>),
     /// This client uses it.
     Busy(Key),
     /// Nobody: it is in the pool, or among the login-bound connections of a client.
+    #[default]
     Idle,
 }
 

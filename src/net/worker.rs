@@ -246,7 +246,7 @@ impl Worker {
             queue,
             lifecycle: Lifecycle::Running,
             closed: Vec::new(),
-            configs: ConfigHistory::new(Rc::clone(&runtime), tls),
+            configs: ConfigHistory(vec![(Rc::clone(&runtime), tls)]),
             proxy_header_warnings: LogLimiter::default(),
             handshake_warnings: LogLimiter::default(),
             limit_warnings: LogLimiter::default(),
@@ -427,7 +427,7 @@ impl Worker {
     /// Whether there is a place and memory for one more client. Admin clients have places of their own, so that `/health` and
     /// `/metrics` answer when all others are taken: a supervisor would end the proxy otherwise.
     fn free_slots(&self) -> FreeSlots {
-        FreeSlots { public: !self.is_full(false) && self.ctx.memory.is_plentiful(), admin: !self.is_full(true) }
+        [!self.is_full(false) && self.ctx.memory.is_plentiful(), !self.is_full(true)]
     }
 
     fn is_full(&self, is_admin: bool) -> bool {
@@ -481,13 +481,13 @@ impl Worker {
 
     /// A client that was just accepted.
     pub(super) fn add_client(&mut self, fd: OwnedFd, address: Option<SocketAddr>, protocol: ListenerProtocol) {
-        let mut conn = Conn::from(Socket::accepted(fd));
+        let mut conn = Conn { socket: Socket::accepted(fd), tls: None };
         let is_tls = protocol == ListenerProtocol::Tls;
         let peer = Peer { address, is_tls, listener: protocol };
         let Ok(place) = self.client_place(&peer, false) else { return self.closed.push(conn) };
         let now = self.ctx.clock.now();
         if is_tls {
-            conn.tls = self.configs.tls().and_then(Tls::accept);
+            conn.tls = self.configs.0.last().and_then(|(_, tls)| tls.accept());
             // Never in the clear what is meant to be secret.
             if conn.tls.is_none() {
                 return self.reject(conn);
@@ -614,7 +614,7 @@ impl Worker {
     fn reload(&mut self, msg: ReloadMsg) {
         let ReloadMsg { runtime, tls, listeners, max_clients, receipt } = msg;
         let runtime = Rc::new(runtime);
-        self.configs.push(Rc::clone(&runtime), tls);
+        self.configs.0.push((Rc::clone(&runtime), tls));
         self.ctx.runtime = Rc::clone(&runtime);
         self.reload_upstreams();
         self.acceptor.max_clients = max_clients;

@@ -143,10 +143,7 @@ fn yes_or_no(is_so: bool) -> &'static [u8] {
 
 /// The flag of a plugin that always wants the body of that side.
 pub(super) fn wants_always(side: Side) -> u32 {
-    match side {
-        Side::Request => abi::WANT_REQUEST_BODY,
-        Side::Response => abi::WANT_RESPONSE_BODY,
-    }
+    if side == Side::Request { abi::WANT_REQUEST_BODY } else { abi::WANT_RESPONSE_BODY }
 }
 
 fn digits(status: u16) -> [u8; 3] {
@@ -269,10 +266,8 @@ impl ExchangeAccess for HookAccess<'_, '_> {
     }
 
     fn set_body(&mut self, side: Side, body: Vec<u8>) {
-        let place = match side {
-            Side::Request => &mut self.hooks.request_body,
-            Side::Response => &mut self.hooks.response_body,
-        };
+        let hooks = &mut *self.hooks;
+        let place = if side == Side::Request { &mut hooks.request_body } else { &mut hooks.response_body };
         if let HookBody::Whole(place) = place {
             **place = body;
         }

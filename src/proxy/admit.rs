@@ -236,24 +236,17 @@ fn built_in(
 
 /// The same for `/configz`, which everybody may see by default.
 fn has_configz(head: &RequestHead, peer: &Peer, runtime: &Runtime) -> bool {
-    match runtime.config.admin.configz {
-        ConfigzAccess::Everybody => true,
-        ConfigzAccess::Local => peer.listener == ListenerProtocol::Admin || is_local(peer, &head.fields),
-        ConfigzAccess::Off => false,
-    }
+    let access = runtime.config.admin.configz;
+    let is_near = || peer.listener == ListenerProtocol::Admin || is_local(peer, &head.fields);
+    access == ConfigzAccess::Everybody || (access == ConfigzAccess::Local && is_near())
 }
 
 /// Whether `/metrics` is there for this client. Numbers about the traffic are nobody's business, so without a listener
 /// of its own it is there for local clients only; to others it looks as if it did not exist.
 fn has_metrics(head: &RequestHead, peer: &Peer, runtime: &Runtime) -> bool {
-    let config = &runtime.config;
-    config.admin.metrics
-        && match peer.listener {
-            ListenerProtocol::Admin => true,
-            ListenerProtocol::Plain | ListenerProtocol::Tls => {
-                config.admin.listen_addr.is_empty() && is_local(peer, &head.fields)
-            }
-        }
+    let admin = &runtime.config.admin;
+    let is_local = || admin.listen_addr.is_empty() && is_local(peer, &head.fields);
+    admin.metrics && (peer.listener == ListenerProtocol::Admin || is_local())
 }
 
 /// RFC 9110 section 7.6.2.

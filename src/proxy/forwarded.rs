@@ -66,10 +66,7 @@ fn parse_node(text: &[u8]) -> Option<SocketAddr> {
     let text = std::str::from_utf8(text.trim_ascii()).ok()?;
     let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
-    let ip = match bare {
-        Some(v6) => v6.parse().ok().map(IpAddr::V6),
-        None => text.parse().ok(),
-    };
+    let ip = if let Some(v6) = bare { v6.parse().ok().map(IpAddr::V6) } else { text.parse().ok() };
     ip.map(|ip| SocketAddr::new(ip, 0)).or_else(|| text.parse().ok())
 }
 

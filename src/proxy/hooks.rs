@@ -144,11 +144,6 @@ impl ChainState {
         self.wanted.iter_mut().find(|wanted| wanted.plugin == plugin && wanted.side == side)
     }
 
-    /// Whether a response hook ran.
-    pub fn has_responded(&self) -> bool {
-        self.responded > 0
-    }
-
     /// There is another response, which no plugin has seen.
     pub fn restart_response(&mut self) {
         self.position = Position::default();

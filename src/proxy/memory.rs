@@ -98,10 +98,7 @@ impl Buffers {
 
     /// Bytes from that side that are held.
     pub fn input(&mut self, side: Side) -> &mut Vec<u8> {
-        match side {
-            Side::Client => &mut self.client_input,
-            Side::Upstream => &mut self.upstream_input,
-        }
+        if side == Side::Client { &mut self.client_input } else { &mut self.upstream_input }
     }
 
     /// Whether the client has sent more after its request than an empty line, or the half of one.
@@ -118,16 +115,12 @@ pub(super) fn method_memory(method: &Method) -> usize {
 /// What one transaction has reserved for bodies. It is given back when this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Reservation {
-    bytes: usize,
+    pub bytes: usize,
     /// What is left for all bodies of the worker.
     left: Option<Rc<Cell<usize>>>,
 }
 
 impl Reservation {
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Makes it at least `bytes`; returns whether there was enough left.
     #[must_use]
     pub fn grow_to(&mut self, bytes: usize, left: &Rc<Cell<usize>>) -> bool {
@@ -167,7 +160,7 @@ mod tests {
         assert!(!second.grow_to(41, &left));
         assert!(second.grow_to(40, &left) && !first.grow_to(61, &left));
         first.shrink_to(10);
-        assert_eq!((first.bytes(), second.bytes(), left.get()), (10, 40, 50));
+        assert_eq!((first.bytes, second.bytes, left.get()), (10, 40, 50));
         drop((first, second));
         assert_eq!(left.get(), 100);
     }

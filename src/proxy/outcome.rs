@@ -193,7 +193,7 @@ impl Transaction {
             self.is_persistent = false;
             self.set_response("truncated", ResponseState::Closing(mode));
         } else if matches!(cause, Cause::PluginFailed | Cause::PluginTimeout)
-            && self.buf.chain.as_ref().is_some_and(|chain| chain.has_responded())
+            && self.buf.chain.as_ref().is_some_and(|chain| chain.responded > 0)
         {
             self.begin_local(ctx, ResponseSource::Proxy);
             self.send_bare_error(ctx, cause.status());
@@ -394,7 +394,7 @@ impl Transaction {
     #[inline(never)]
     pub(super) fn log_request(&mut self, ctx: &mut Context<'_, '_>) {
         ctx.client.served = ctx.client.served.saturating_add(1);
-        if self.buf.chain.as_ref().is_some_and(|chain| chain.started > 0 || chain.has_responded()) {
+        if self.buf.chain.as_ref().is_some_and(|chain| chain.started > 0 || chain.responded > 0) {
             self.call_hooks(ctx, Phase::Done);
         }
         let runtime = &ctx.client.runtime;

@@ -363,7 +363,7 @@ impl ProxyConnection {
 
     /// Moves the connection to another state. What was active is recycled by the caller.
     fn set_state(&mut self, event: &str, to: ConnectionState) -> ConnectionState {
-        CONNECTION.check(self.state.name(), event, to.name());
+        CONNECTION.check(&self.state, event, &to);
         std::mem::replace(&mut self.state, to)
     }
 
@@ -550,10 +550,7 @@ impl Transaction {
     }
 
     fn read(&mut self, ctx: &mut Context<'_, '_>, side: Side, bytes: &[u8]) -> usize {
-        match side {
-            Side::Client => self.read_client(ctx, bytes),
-            Side::Upstream => self.read_upstream(ctx, bytes),
-        }
+        if side == Side::Client { self.read_client(ctx, bytes) } else { self.read_upstream(ctx, bytes) }
     }
 
     /// Notes in the timeline what has just happened, where there is one.

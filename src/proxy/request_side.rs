@@ -18,7 +18,7 @@ use super::request_log::RequestDetails;
 use super::state::{BodyMode, HalfClose, RequestState, ResponseState, Transaction};
 use super::strip::strip_after_hooks;
 use crate::bytes::ByteQueue;
-use crate::config::Config;
+use crate::config::{Config, LogFields, LogFormat};
 use crate::extras::prometheus;
 use crate::http::body::Body;
 use crate::http::chars::{find, is_token};
@@ -122,7 +122,7 @@ impl Transaction {
             ctx.client.runtime = Rc::clone(ctx.worker.runtime);
         }
         let log = &ctx.client.runtime.config.log;
-        if log.wants_details() {
+        if log.access && (log.fields == LogFields::Full || log.format == Some(LogFormat::Combined)) {
             self.log.details = Some(RequestDetails::of(&self.buf.request, log.query));
         }
         if let Err(cause) = self.admit(ctx) {

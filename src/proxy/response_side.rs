@@ -29,7 +29,7 @@ impl Transaction {
         let ResponseState::Connecting { .. } = self.response_state else { return };
         let has_login = has_connection_login(&self.buf.request.fields, HeaderId::Authorization);
         let reuse = if has_login { Reuse::LoginBound } else { Reuse::Shared };
-        self.set_response("connected", ResponseState::AwaitHead { interim: 0, reuse, parser: HeadParser::new() });
+        self.set_response("connected", ResponseState::AwaitHead { interim: 0, reuse, parser: HeadParser::default() });
         self.log.connected = Some(ctx.now());
         self.log.reused = reused;
         self.last_activity.upstream_read = ctx.now();
@@ -132,7 +132,10 @@ impl Transaction {
         if interim >= ctx.client.runtime.config.limits.max_interim_responses {
             return Err(Cause::BadResponse(HttpError::TooManyInterim));
         }
-        self.set_response("1xx", ResponseState::AwaitHead { interim: interim + 1, reuse, parser: HeadParser::new() });
+        self.set_response(
+            "1xx",
+            ResponseState::AwaitHead { interim: interim + 1, reuse, parser: HeadParser::default() },
+        );
         if self.buf.response.status == 100 {
             if let RequestState::Body { awaits_continue, .. } = &mut self.request_state {
                 *awaits_continue = false;

@@ -54,10 +54,7 @@ impl Ticket {
 
     /// Whether it was resumed, and then whether not for a failure.
     pub fn resumed(&self) -> Option<bool> {
-        match tickets().entries.get(&self.0) {
-            Some(Entry::Resumed(is_good)) => Some(*is_good),
-            _ => None,
-        }
+        if let Some(Entry::Resumed(is_good)) = tickets().entries.get(&self.0) { Some(*is_good) } else { None }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a failed handshake is called.
 
-use rustls::{AlertDescription, CertificateError as Refused, Error, PeerIncompatible};
+use rustls::{AlertDescription as Alert, CertificateError as Refused, Error, PeerIncompatible as Offer};
 
 use crate::proxy::proxy_connection::{CertificateError, ConnectError};
 
@@ -14,25 +14,17 @@ impl HandshakeError {
 
     /// `is_agreed`: both sides have agreed on a cipher suite before.
     pub(super) fn of(error: &Error, is_agreed: bool) -> HandshakeError {
-        use AlertDescription::{
-            BadCertificate, CertificateExpired, CertificateRevoked, CertificateUnknown, HandshakeFailure, UnknownCA,
-            UnsupportedCertificate,
-        };
-        use PeerIncompatible::{
-            NoCipherSuitesInCommon, SignatureAlgorithmsExtensionRequired, SupportedVersionsExtensionRequired,
-            Tls12NotOffered, Tls12NotOfferedOrEnabled,
-        };
         let (reason, meaning) = match error {
             // A server says no more than that where it finds none.
-            Error::AlertReceived(HandshakeFailure) if !is_agreed => NO_COMMON_CIPHER,
-            Error::PeerIncompatible(NoCipherSuitesInCommon) => NO_COMMON_CIPHER,
+            Error::AlertReceived(Alert::HandshakeFailure) if !is_agreed => NO_COMMON_CIPHER,
+            Error::PeerIncompatible(Offer::NoCipherSuitesInCommon) => NO_COMMON_CIPHER,
             Error::AlertReceived(
-                UnknownCA
-                | BadCertificate
-                | UnsupportedCertificate
-                | CertificateExpired
-                | CertificateRevoked
-                | CertificateUnknown,
+                Alert::UnknownCA
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateExpired
+                | Alert::CertificateRevoked
+                | Alert::CertificateUnknown,
             ) => ("certificate_refused", "the certificate is refused"),
             Error::NoCertificatesPresented => (TLS_CLIENT_CERT, "it shows no certificate"),
             Error::InvalidCertificate(_) => (TLS_CLIENT_CERT, "its certificate is not accepted"),
@@ -40,10 +32,10 @@ impl HandshakeError {
             Error::InvalidMessage(_) | Error::InappropriateMessage { .. } => ("not_tls", "it does not speak TLS"),
             // The last one came with TLS 1.2.
             Error::PeerIncompatible(
-                Tls12NotOffered
-                | Tls12NotOfferedOrEnabled
-                | SupportedVersionsExtensionRequired
-                | SignatureAlgorithmsExtensionRequired,
+                Offer::Tls12NotOffered
+                | Offer::Tls12NotOfferedOrEnabled
+                | Offer::SupportedVersionsExtensionRequired
+                | Offer::SignatureAlgorithmsExtensionRequired,
             ) => ("old_version", "it offers no version of TLS that is spoken here"),
             Error::PeerIncompatible(_) => ("incompatible", "there is nothing in common"),
             _ => ("other", "the handshake failed"),

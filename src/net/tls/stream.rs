@@ -216,9 +216,7 @@ impl TlsLayer for TlsStream {
             match self.read(socket, &mut []) {
                 ReadOutcome::Bytes(_) | ReadOutcome::Overhead(_) => {}
                 ReadOutcome::Blocked => return Poll::Pending,
-                ReadOutcome::Eof | ReadOutcome::Failed => {
-                    return Poll::Ready(Err(self.take_error()));
-                }
+                ReadOutcome::Eof | ReadOutcome::Failed => return Poll::Ready(Err(self.take_error())),
             }
         }
     }

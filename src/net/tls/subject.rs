@@ -44,10 +44,9 @@ fn name_text(mut name: &[u8]) -> Option<String> {
             attributes.push(format!("{}={}", type_text(kind), value_text(value)?));
             set = others;
         }
-        parts.push(attributes.join("+"));
+        parts.insert(0, attributes.join("+"));
         name = rest;
     }
-    parts.reverse();
     Some(parts.join(","))
 }
 
