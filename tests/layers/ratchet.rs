@@ -5,10 +5,10 @@
 pub const MAX_FILE_LINES: usize = 800;
 
 /// Of `src/` without tests. The goal is 15,000.
-pub const MAX_SRC_LINES: usize = 20_901;
+pub const MAX_SRC_LINES: usize = 20_500;
 
 /// Of the files of `CORE` without tests. The goal is 6,000.
-pub const MAX_CORE_LINES: usize = 9_900;
+pub const MAX_CORE_LINES: usize = 9_800;
 
 /// What one must read to follow a request from accept to the log line.
 pub const CORE: &str = "
