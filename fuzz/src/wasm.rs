@@ -10,7 +10,7 @@ use proxy_wasm::ProxyWasm;
 use crate::input::Input;
 
 /// The functions and their arguments: `i` 32 bits, `l` 64 bits, `s` an address and a length that are good most of the time.
-const FUNCTIONS: [(&str, &str, &str); 33] = [
+const FUNCTIONS: [(&str, &str, &str); 39] = [
     ("env", "proxy_log", "is"),
     ("env", "proxy_get_log_level", "i"),
     ("env", "proxy_get_current_time_nanoseconds", "i"),
@@ -37,17 +37,28 @@ const FUNCTIONS: [(&str, &str, &str); 33] = [
     ("env", "proxy_get_shared_data", "siii"),
     ("env", "proxy_set_shared_data", "ssi"),
     ("env", "proxy_register_shared_queue", "si"),
+    ("env", "proxy_resolve_shared_queue", "ssi"),
     ("env", "proxy_enqueue_shared_queue", "is"),
     ("env", "proxy_dequeue_shared_queue", "iii"),
     ("env", "proxy_define_metric", "isi"),
     ("env", "proxy_record_metric", "il"),
+    ("env", "proxy_increment_metric", "il"),
+    ("env", "proxy_get_metric", "ii"),
     ("wasi_snapshot_preview1", "fd_write", "iiii"),
     ("wasi_snapshot_preview1", "random_get", "s"),
     ("wasi_snapshot_preview1", "clock_time_get", "ili"),
+    ("wasi_snapshot_preview1", "poll_oneoff", "iiii"),
+    ("wasi_snapshot_preview1", "environ_sizes_get", "ii"),
+    ("env", "proxy_http_call", "ssssii"),
 ];
 
 /// What lies in the module's memory: names, paths, values and a map.
 const DATA: &str = r":path\00:method\00:authority\00:status\00content-length\00x-a\00host\00request\00headers\00/a?b\00GET\00200\00\02\00\00\00\01\00\00\00\01\00\00\00\03\00\00\00\00\00\00\00a\001\00x-b\00\00 \0d\0a";
+
+/// Where the name of the cluster lies, with the fields of a call behind it.
+const CLUSTER: usize = 1024;
+const CALL: &[u8] =
+    b"\x03\0\0\0\x07\0\0\0\x03\0\0\0\x05\0\0\0\x01\0\0\0\x0a\0\0\0\x01\0\0\0:method\0GET\0:path\0/\0:authority\0a\0";
 
 /// A number: mostly small, sometimes at the edges.
 fn number(input: &mut Input<'_>) -> i32 {
@@ -70,6 +81,8 @@ fn module(input: &mut Input<'_>) -> String {
         let _ = write!(text, "(import \"{module}\" \"{name}\" (func $f{index} (param{params}) (result i32)))");
     }
     let _ = write!(text, "(memory (export \"memory\") 1) (data (i32.const 0) \"{DATA}\")");
+    let call: String = CALL.iter().map(|byte| format!("\\{byte:02x}")).collect();
+    let _ = write!(text, "(data (i32.const {CLUSTER}) \"c{call}\")");
     text.push_str("(func (export \"proxy_abi_version_0_2_1\"))");
     // An allocator that is good, or says always the same.
     let _ = match input.byte() % 4 {
@@ -86,9 +99,23 @@ fn module(input: &mut Input<'_>) -> String {
         ("proxy_on_response_headers", "(param i32 i32 i32)"),
         ("proxy_on_response_body", "(param i32 i32 i32)"),
         ("proxy_on_done", "(param i32)"),
+        ("proxy_on_http_call_response", "(param i32 i32 i32 i32 i32)"),
     ];
     for (name, params) in callbacks {
-        let _ = write!(text, "(func (export \"{name}\") {params} (result i32)");
+        let is_answer = name == "proxy_on_http_call_response";
+        let _ = write!(text, "(func (export \"{name}\") {params} {}", if is_answer { "" } else { "(result i32)" });
+        // A call that can be made, of a GET that nobody answers: random arguments hardly ever are one.
+        if input.byte().is_multiple_of(4) {
+            let call = FUNCTIONS.len() - 1;
+            let _ = write!(
+                text,
+                "(drop (call $f{call} (i32.const {CLUSTER}) (i32.const 1) (i32.const {}) (i32.const {}) (i32.const 0)
+                    (i32.const {}) (i32.const 0) (i32.const 0) (i32.const 1000) (i32.const 0)))",
+                CLUSTER + 1,
+                CALL.len(),
+                number(input)
+            );
+        }
         for _ in 0..input.byte() % 16 {
             let index = usize::from(input.byte()) % FUNCTIONS.len();
             let _ = write!(text, "(drop (call $f{index}");
@@ -101,7 +128,10 @@ fn module(input: &mut Input<'_>) -> String {
             }
             text.push_str("))");
         }
-        let _ = write!(text, "(i32.const {}))", input.byte() % 3);
+        let _ = match is_answer {
+            true => write!(text, ")"),
+            false => write!(text, "(i32.const {}))", input.byte() % 3),
+        };
     }
     text + ")"
 }
@@ -119,14 +149,22 @@ pub fn wasm_calls(data: &[u8]) {
     });
     fs::write(&path, wasm).expect("a file");
     let config = format!(
-        "{{\"module\": {path:?}, \"bodies\": [\"request\", \"response\"], \"fuel\": \"100k\", \"max_crashes\": 1000}}"
+        "{{\"module\": {path:?}, \"clusters\": {{\"c\": \"http://127.0.0.1:1\"}}, \"bodies\": [\"request\", \"response\"], \"fuel\": \"100k\", \"max_crashes\": 1000}}"
     );
     let plugin = Instance::<ProxyWasm>::new(config).expect("a module that starts");
     fs::remove_file(&path).expect("our file");
     let mut x = Exchange::new("POST", "/a?b").field("x-a", "1").field("Content-Length", "4").body("body");
-    if x.request(&plugin) == Outcome::Continue {
+    let go_on = |x: &mut Exchange, mut outcome: Outcome| {
+        while outcome == Outcome::Pause {
+            outcome = x.resumed(&plugin);
+        }
+        outcome
+    };
+    let outcome = x.request(&plugin);
+    if go_on(&mut x, outcome) == Outcome::Continue {
         x.upstream_answers(200, &[("Server", "s"), ("Content-Length", "6")], "answer");
-        let _ = x.response(&plugin);
+        let outcome = x.response(&plugin);
+        let _ = go_on(&mut x, outcome);
     }
     x.done(&plugin);
     for (_, line) in plugin.log() {
