@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! cargo run --release --example requests small 1000000      # or: browser
+//! cargo run --release --features wasm --example requests filter 1000000
 //! sh benches/instructions.sh                                # instructions for each, by callgrind
 //! ```
+//!
+//! `filter` is `small` with a WebAssembly filter that sets a field of the request and one of the response.
 //!
 //! It does what the event loop does with one client connection and a pooled upstream connection: the bytes of a request
 //! come from the client, the bytes of a response from the upstream, and what is to be written is taken.
@@ -13,8 +16,11 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mini_rproxy::config::Config;
+use mini_rproxy::config::{Config, LogFormat};
+use mini_rproxy::log::Logger;
 use mini_rproxy::mono_time::MonoTime;
+use mini_rproxy::plugin::chain;
+use mini_rproxy::plugin::instances::Plugins;
 use mini_rproxy::proxy::proxy_connection::{
     AccessRecord, Balance, Command, Input, Now, Observer, Peer, ProxyConnection, Side, TransactionPool, WorkerContext,
 };
@@ -27,6 +33,12 @@ use heads::{BROWSER, SMALL};
 
 /// The body of each response.
 const CONTENT: &str = "hello";
+
+const FILTER: &str = concat!(
+    "plugins: [{builtin: proxy_wasm, config: {module: '",
+    env!("CARGO_MANIFEST_DIR"),
+    "/examples/plugins/proxy_wasm/filters/headers.wasm', config: \"request set x-a 1\\nresponse set x-b 2\"}}]\n"
+);
 
 /// Counts what is over.
 struct Counter(u64);
@@ -41,25 +53,29 @@ impl Observer for Counter {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let chosen = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["small", count] => count.parse().map(|count| (SMALL, count)),
-        ["browser", count] => count.parse().map(|count| (BROWSER, count)),
-        _ => "".parse().map(|count| (SMALL, count)),
+        ["small", count] => count.parse().map(|count| (SMALL, "", count)),
+        ["browser", count] => count.parse().map(|count| (BROWSER, "", count)),
+        ["filter", count] => count.parse().map(|count| (SMALL, FILTER, count)),
+        _ => "".parse().map(|count| (SMALL, "", count)),
     };
-    let Ok(([request, response], count)) = chosen else {
-        eprintln!("usage: requests small|browser COUNT");
+    let Ok(([request, response], plugins, count)) = chosen else {
+        eprintln!("usage: requests small|browser|filter COUNT");
         return ExitCode::from(2);
     };
     let started = MonoTime::now();
-    run(request.as_bytes(), [response, CONTENT].concat().as_bytes(), count);
+    run(request.as_bytes(), [response, CONTENT].concat().as_bytes(), plugins, count);
     println!("{} ns for each of {count} requests", (MonoTime::now() - started).as_nanos() / u128::from(count.max(1)));
     ExitCode::SUCCESS
 }
 
-fn run(request: &[u8], response: &[u8], count: u64) {
+fn run(request: &[u8], response: &[u8], plugins: &str, count: u64) {
     let text = "routes: [{prefix: /app, upstream: 'http://127.0.0.1:9000/base'}]\n\
         limits: {max_requests_per_connection: 0}\n";
-    let config = Config::parse(text, "requests").expect("valid");
-    let runtime = Rc::new(Runtime::new(Arc::new(config), None));
+    let config = Config::parse(&[text, plugins].concat(), "requests").expect("valid");
+    let logger = Logger::start(LogFormat::Text, std::io::stderr()).expect("a thread");
+    let plugins = Plugins::none(logger.clone()).reload(&config.plugins).expect("plugins that start");
+    let hooks = chain::of_routes(&plugins, &config, &logger);
+    let runtime = Rc::new(Runtime::new(Arc::new(config), hooks));
     let now = Now { instant: MonoTime::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
     let peer = Peer { address: Some("192.0.2.1:5000".parse().expect("an address")), is_tls: false, ..Peer::default() };
     let mut exchange = ProxyConnection::new(&now, peer, Rc::clone(&runtime));
