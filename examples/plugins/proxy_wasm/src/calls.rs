@@ -140,7 +140,7 @@ impl Buffer {
 /// `proxy_get_buffer_bytes`
 pub fn get_buffer(guest: &mut Guest<'_>, buffer: u32, start: u32, max_len: u32, data_at: u32, len_at: u32) -> Outcome {
     let buffer = Buffer::of(buffer)?;
-    guest.give(data_at, len_at, |state, out| {
+    guest.give(data_at, len_at, |_, state, out| {
         let bytes = buffer.bytes(state)?;
         let from = bytes.get(start as usize..).ok_or(Status::BadArgument)?;
         out.extend_from_slice(from.get(..max_len as usize).unwrap_or(from));
@@ -159,7 +159,7 @@ pub fn get_buffer_status(guest: &mut Guest<'_>, buffer: u32, len_at: u32, flags_
 /// `proxy_get_configuration` of ABI 0.1.0: that of the callback which runs.
 pub fn get_configuration(guest: &mut Guest<'_>, data_at: u32, len_at: u32) -> Outcome {
     let buffer = if guest.state().is_starting { Buffer::VmConfig } else { Buffer::PluginConfig };
-    guest.give(data_at, len_at, |state, out| {
+    guest.give(data_at, len_at, |_, state, out| {
         out.extend_from_slice(buffer.bytes(state)?);
         Ok(())
     })

@@ -58,7 +58,9 @@ static ENDED: AtomicUsize = AtomicUsize::new(0);
 /// The instances of one thread.
 struct Instances {
     ended: usize,
-    list: Vec<Instance>,
+    /// Each stays where it is: they are large, and every hook takes one out.
+    #[expect(clippy::vec_box, reason = "moved out and back with every hook")]
+    list: Vec<Box<Instance>>,
 }
 
 thread_local! {
@@ -131,7 +133,7 @@ impl Entry {
         let instance = match self.take_instance() {
             Some(instance) => Ok(instance),
             None if self.is_resting() => return Err(Failure::Resting),
-            None => Instance::new(self),
+            None => Instance::new(self).map(Box::new),
         };
         let result = instance.and_then(|instance| with(instance, run));
         result.map_err(|why| Failure::Crash(self.crashed(&why)))
@@ -147,7 +149,7 @@ impl Entry {
     }
 
     /// This thread's instance. It is away from the list while it runs: what ends by a panic does not come back either.
-    fn take_instance(self: &Arc<Entry>) -> Option<Instance> {
+    fn take_instance(self: &Arc<Entry>) -> Option<Box<Instance>> {
         INSTANCES.with_borrow_mut(|instances| {
             let ended = ENDED.load(Ordering::Acquire);
             if instances.ended != ended {
@@ -187,7 +189,7 @@ impl Entry {
 }
 
 /// Runs something in an instance, which comes back to the list of its thread unless it has crashed.
-fn with<R>(mut instance: Instance, run: impl FnOnce(&mut Instance) -> Result<R, String>) -> Result<R, String> {
+fn with<R>(mut instance: Box<Instance>, run: impl FnOnce(&mut Instance) -> Result<R, String>) -> Result<R, String> {
     let value = run(&mut instance)?;
     INSTANCES.with_borrow_mut(|instances| instances.list.push(instance));
     Ok(value)

@@ -70,7 +70,7 @@ impl<'c> Guest<'c> {
     /// Takes fuel for work of the host, which would otherwise be free: a loop of large copies must end like any other.
     pub fn charge(&mut self, fuel: usize) -> Outcome {
         let left = self.caller.get_fuel().map_err(Fault::Trap)?;
-        let left_after = left.checked_sub(fuel as u64).ok_or(Fault::Trap(TrapCode::OutOfFuel.into()))?;
+        let left_after = left.checked_sub(fuel as u64).ok_or_else(|| Fault::Trap(TrapCode::OutOfFuel.into()))?;
         self.caller.set_fuel(left_after).map_err(Fault::Trap)
     }
 
@@ -94,18 +94,18 @@ impl<'c> Guest<'c> {
     }
 
     /// Has the module allocate, and copies what `fill` makes into it. The address goes to `data_at`, the length to `len_at`;
-    /// no bytes are a null address.
+    /// no bytes are a null address. `fill` may read the memory meanwhile: what is asked for is not copied out of it.
     pub fn give(
         &mut self,
         data_at: u32,
         len_at: u32,
-        fill: impl FnOnce(&mut State, &mut Vec<u8>) -> Outcome,
+        fill: impl FnOnce(&Memory<'_>, &mut State, &mut Vec<u8>) -> Outcome,
     ) -> Outcome {
         // A buffer that stays: most calls allocate nothing on this side.
         let mut bytes = std::mem::take(&mut self.state().buffer);
         bytes.clear();
-        let state = self.state();
-        let result = fill(state, &mut bytes).and_then(|()| self.give_bytes(data_at, len_at, &bytes));
+        let filled = self.parts().and_then(|(memory, state)| fill(&memory, state, &mut bytes));
+        let result = filled.and_then(|()| self.give_bytes(data_at, len_at, &bytes));
         self.state().buffer = bytes;
         result
     }

@@ -264,13 +264,15 @@ impl Instance {
     pub fn done(&mut self, x: &DonePhase<'_>) -> Result<(), String> {
         let exchange = Exchange::from(x);
         let Some(context) = self.known_context(&exchange) else { return Ok(()) };
-        self.store.data().mailbox.forget(context);
+        if self.store.data().has_calls() {
+            self.store.data().mailbox.forget(context);
+        }
         let Instance { store, exports, .. } = self;
         lend(store, context, exchange, |store| {
             let is_done = call_optional(store, &exports.on_done, "proxy_on_done", context, context)?;
             let state = store.data_mut();
-            let ending = state.contexts.values().filter(|context| context.is_ending).count();
-            if is_done.unwrap_or(1) != 0 || ending >= MAX_ENDING {
+            let ending = || state.contexts.values().filter(|context| context.is_ending).count();
+            if is_done.unwrap_or(1) != 0 || ending() >= MAX_ENDING {
                 return end_context(store, exports, context);
             }
             if let Some(context) = state.contexts.get_mut(&context) {
@@ -311,6 +313,9 @@ impl Instance {
             } else {
                 index += 1;
             }
+        }
+        if !store.data().has_calls() {
+            return Ok(());
         }
         let mailbox = Arc::clone(&store.data().mailbox);
         for _ in 0..MAX_READY {
@@ -356,6 +361,9 @@ fn callback(store: &mut Store<State>, exports: &Exports, context: u32, side: Sid
 /// Tells the module of the answers that have come for an exchange. An exchange that has waited for them goes on when the module
 /// says so; the others are for its next callback.
 fn tell_answers(store: &mut Store<State>, exports: &Exports, context: u32, is_resumed: bool) -> Result<Next, String> {
+    if !store.data().has_calls() {
+        return Ok(Next::Pause);
+    }
     let mailbox = Arc::clone(&store.data().mailbox);
     while let Some(done) = mailbox.take(|other| other == context) {
         tell(store, exports, done)?;

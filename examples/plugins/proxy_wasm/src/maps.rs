@@ -12,7 +12,7 @@ use mini_rproxy_plugin::{HostError, validate};
 
 use crate::exchange::{Exchange, Side};
 use crate::guest::{Guest, Outcome, Status};
-use crate::state::Context;
+use crate::state::{Context, State};
 use crate::target;
 
 /// What a number of `proxy_map_type_t` stands for.
@@ -65,7 +65,8 @@ fn for_each(exchange: &Exchange<'_, '_>, context: &Context, side: Side, mut each
 /// How many lines `for_each` gives.
 pub fn count(exchange: &Exchange<'_, '_>, side: Side) -> u32 {
     let pseudo = if side == Side::Request { 4 } else { 1 };
-    exchange.fields(side).map_or(0, |fields| pseudo + fields.count() as u32)
+    // Of all lines there are as many as there can be: nobody has to ask for each.
+    exchange.fields(side).map_or(0, |fields| pseudo + fields.size_hint().1.unwrap_or(0) as u32)
 }
 
 /// The value of a pseudo header. `digits` is where a status is written.
@@ -135,31 +136,32 @@ fn join<'v>(values: impl Iterator<Item = &'v [u8]>, out: &mut Vec<u8>) -> bool {
     count > 0
 }
 
-/// A map as `proxy_get_header_map_pairs` gives it: the count, the lengths, then names and values with a NUL behind each.
-#[derive(Default)]
-struct Pairs {
-    lens: Vec<u8>,
-    bytes: Vec<u8>,
-    count: u32,
+/// Writes a map as `proxy_get_header_map_pairs` gives it: the count, the lengths, then names and values with a NUL behind each.
+struct Pairs<'o> {
+    out: &'o mut Vec<u8>,
+    /// Where the lengths of the next line go.
+    at: usize,
 }
 
-impl Pairs {
-    fn add(&mut self, name: &[u8], value: &[u8]) {
-        self.count += 1;
-        self.lens.extend_from_slice(&(name.len() as u32).to_le_bytes());
-        self.lens.extend_from_slice(&(value.len() as u32).to_le_bytes());
-        self.bytes.extend(name.iter().map(u8::to_ascii_lowercase));
-        self.bytes.push(0);
-        self.bytes.extend_from_slice(value);
-        self.bytes.push(0);
+impl<'o> Pairs<'o> {
+    /// A map of so many lines, behind nothing. Without lines it is no bytes.
+    fn new(count: usize, out: &'o mut Vec<u8>) -> Pairs<'o> {
+        if count > 0 {
+            out.extend_from_slice(&(count as u32).to_le_bytes());
+            out.resize(4 + 8 * count, 0);
+        }
+        Pairs { out, at: 4 }
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
-        if self.count > 0 {
-            out.extend_from_slice(&self.count.to_le_bytes());
-            out.extend_from_slice(&self.lens);
-            out.extend_from_slice(&self.bytes);
+    fn add(&mut self, name: &[u8], value: &[u8]) {
+        for part in [name, value] {
+            self.out[self.at..self.at + 4].copy_from_slice(&(part.len() as u32).to_le_bytes());
+            self.at += 4;
         }
+        self.out.extend(name.iter().map(u8::to_ascii_lowercase));
+        self.out.push(0);
+        self.out.extend_from_slice(value);
+        self.out.push(0);
     }
 }
 
@@ -197,52 +199,47 @@ pub fn parse_pairs(bytes: &[u8]) -> Result<Lines<'_>, Status> {
 /// `proxy_get_header_map_size`
 pub fn size(guest: &mut Guest<'_>, map: u32, size_at: u32) -> Outcome {
     let mut bytes = Vec::new();
-    serialize(guest, map, &mut bytes)?;
+    serialize(guest.state(), map, &mut bytes)?;
     guest.charge_bytes(bytes.len())?;
     guest.memory()?.write_u32(size_at, bytes.len() as u32)
 }
 
 /// `proxy_get_header_map_pairs`
 pub fn pairs(guest: &mut Guest<'_>, map: u32, data_at: u32, len_at: u32) -> Outcome {
-    let mut bytes = Vec::new();
-    serialize(guest, map, &mut bytes)?;
-    guest.give(data_at, len_at, |_, out| {
-        out.extend_from_slice(&bytes);
-        Ok(())
-    })
+    guest.give(data_at, len_at, |_, state, out| serialize(state, map, out))
 }
 
-fn serialize(guest: &mut Guest<'_>, map: u32, out: &mut Vec<u8>) -> Outcome {
-    let (mut pairs, state) = (Pairs::default(), guest.state());
+fn serialize(state: &mut State, map: u32, out: &mut Vec<u8>) -> Outcome {
     match Map::of(map)? {
         Map::Head(side) => {
             if let Some((exchange, context)) = state.exchange_and_context() {
+                let mut pairs = Pairs::new(count(exchange, side) as usize, out);
                 for_each(exchange, context, side, |name, value| pairs.add(name, value));
             }
         }
         Map::Call => {
             if let Some(answer) = &state.call_answer {
+                let mut pairs = Pairs::new(answer.fields.len() + 1, out);
                 pairs.add(b":status", &status_digits(answer.status));
                 answer.fields.iter().for_each(|(name, value)| pairs.add(name.as_bytes(), value));
             }
         }
         Map::Empty => {}
     }
-    pairs.write(out);
     Ok(())
 }
 
 /// `proxy_get_header_map_value`
 pub fn get(guest: &mut Guest<'_>, map: u32, name: u32, name_len: u32, data_at: u32, len_at: u32) -> Outcome {
     let map = Map::of(map)?;
-    let name = guest.memory()?.bytes(name, name_len)?.to_vec();
-    guest.charge_bytes(name.len())?;
-    guest.give(data_at, len_at, |state, out| {
+    guest.charge_bytes(name_len as usize)?;
+    guest.give(data_at, len_at, |memory, state, out| {
+        let name = memory.bytes(name, name_len)?;
         let found = match map {
             Map::Head(side) => state
                 .exchange_and_context()
-                .is_some_and(|(exchange, context)| value(exchange, context, side, &name, out)),
-            Map::Call => state.call_answer.as_ref().is_some_and(|answer| call_value(answer, &name, out)),
+                .is_some_and(|(exchange, context)| value(exchange, context, side, name, out)),
+            Map::Call => state.call_answer.as_ref().is_some_and(|answer| call_value(answer, name, out)),
             Map::Empty => false,
         };
         if found { Ok(()) } else { Err(Status::NotFound.into()) }
@@ -393,11 +390,11 @@ mod tests {
     use super::*;
 
     fn serialized(lines: &[(&str, &str)]) -> Vec<u8> {
-        let (mut pairs, mut out) = (Pairs::default(), Vec::new());
+        let mut out = Vec::new();
+        let mut pairs = Pairs::new(lines.len(), &mut out);
         for (name, value) in lines {
             pairs.add(name.as_bytes(), value.as_bytes());
         }
-        pairs.write(&mut out);
         out
     }
 

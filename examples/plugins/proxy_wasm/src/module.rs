@@ -13,6 +13,10 @@ const MAX_RECURSION: usize = 1_000;
 /// Bytes of the interpreter's stack for the values of one callback.
 const MAX_STACK_BYTES: usize = 1 << 20;
 
+/// Stacks that are kept for the next callback. A thread in a callback uses one, and a second one where the host has the module
+/// allocate: those of all workers should find theirs.
+const MAX_CACHED_STACKS: usize = 128;
+
 /// The versions of the interface that this host speaks; a module exports the one that it was built for. The last one is
 /// Higress's: 0.2.0 and some functions more, which are missed by name where a module imports them.
 const VERSIONS: [&str; 4] =
@@ -28,6 +32,7 @@ fn engine() -> Engine {
         .ignore_custom_sections(true)
         .set_max_recursion_depth(MAX_RECURSION)
         .set_max_stack_height(MAX_STACK_BYTES)
+        .set_max_cached_stacks(MAX_CACHED_STACKS)
         .wasm_multi_memory(false);
     Engine::new(&config)
 }

@@ -22,15 +22,10 @@ fn segments(path: &[u8]) -> Result<Vec<&str>, Status> {
 /// `proxy_get_property`
 pub fn get(guest: &mut Guest<'_>, path: u32, path_len: u32, data_at: u32, len_at: u32) -> Outcome {
     guest.charge_bytes(path_len as usize)?;
-    let path = guest.memory()?.bytes(path, path_len)?.to_vec();
-    let path = segments(&path)?;
-    guest.give(
-        data_at,
-        len_at,
-        |state, out| {
-            if read(state, &path, out).is_some() { Ok(()) } else { Err(Status::NotFound.into()) }
-        },
-    )
+    guest.give(data_at, len_at, |memory, state, out| {
+        let path = segments(memory.bytes(path, path_len)?)?;
+        if read(state, &path, out).is_some() { Ok(()) } else { Err(Status::NotFound.into()) }
+    })
 }
 
 /// `proxy_set_property`

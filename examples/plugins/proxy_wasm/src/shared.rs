@@ -166,10 +166,9 @@ impl Queue {
 /// `proxy_get_shared_data`
 pub fn get(guest: &mut Guest<'_>, key: u32, key_len: u32, data_at: u32, len_at: u32, cas_at: u32) -> Outcome {
     guest.charge_bytes(key_len as usize)?;
-    let key = guest.memory()?.bytes(key, key_len)?.to_vec();
     let mut cas = 0;
-    guest.give(data_at, len_at, |state, out| {
-        cas = state.entry.shared.get(&key, out).ok_or(Status::NotFound)?;
+    guest.give(data_at, len_at, |memory, state, out| {
+        cas = state.entry.shared.get(memory.bytes(key, key_len)?, out).ok_or(Status::NotFound)?;
         Ok(())
     })?;
     guest.memory()?.write_u32(cas_at, cas)
@@ -220,7 +219,7 @@ pub fn enqueue(guest: &mut Guest<'_>, queue: u32, value: u32, value_len: u32) ->
 
 /// `proxy_dequeue_shared_queue`
 pub fn dequeue(guest: &mut Guest<'_>, queue: u32, data_at: u32, len_at: u32) -> Outcome {
-    guest.give(data_at, len_at, |state, out| Ok(state.entry.shared.dequeue(queue, out)?))
+    guest.give(data_at, len_at, |_, state, out| Ok(state.entry.shared.dequeue(queue, out)?))
 }
 
 #[cfg(test)]

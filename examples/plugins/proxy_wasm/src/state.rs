@@ -1,6 +1,6 @@
 //! What the host keeps for one instance of a module: the data of its store.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -62,7 +62,7 @@ pub struct State {
     /// The exchange of the hook that runs.
     pub lent: Lent,
     /// The contexts of exchanges; the root context is not among them.
-    pub contexts: HashMap<u32, Context>,
+    pub contexts: BTreeMap<u32, Context>,
     /// The context that host functions act upon.
     pub effective: u32,
     pub requests: Requests,
@@ -100,7 +100,7 @@ impl State {
             is_allocating: false,
             buffer: Vec::new(),
             lent: Lent::default(),
-            contexts: HashMap::new(),
+            contexts: BTreeMap::new(),
             effective: ROOT,
             requests: Requests::default(),
             mailbox: Arc::default(),
@@ -113,6 +113,11 @@ impl State {
             next_tick: Instant::now(),
             queues: Vec::new(),
         }
+    }
+
+    /// Whether the module can make calls, and answers may have come.
+    pub fn has_calls(&self) -> bool {
+        !self.entry.config.clusters.is_empty()
     }
 
     /// Writes a line that the module wrote, together with the exchange whose hook runs.
