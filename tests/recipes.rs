@@ -159,7 +159,7 @@ fn a_router_runs_two_routes_without_a_file() {
         command
     });
     let proxy = proxy.start();
-    proxy.log.wait_for("the budget", |line| value(line, "memory_budget") == Some("2097152"));
+    proxy.log.wait_for("the budget", |line| value(line, "memory_budget") == Some("2MiB"));
     assert!(proxy.connect().get("/x").text().starts_with("GET /x HTTP/1.1\n"));
     assert_eq!(proxy.connect().get("/cam/x").status(), 204);
 }
