@@ -193,8 +193,11 @@ fn guarded(origin: &Origin, users: usize, cost: u32, more: &str) -> (Proxy, Temp
         writeln!(lines, "user{user}:$2b${cost:02}${hash}").expect("text grows");
     }
     std::fs::write(&file, lines).expect("a file");
-    let config =
-        format!("workers: 1\nplugins:\n  - builtin: basic_auth\n    config: {{htpasswd: {}{more}}}\n", file.display());
+    let config = format!(
+        "workers: 1\nlimits: {{max_requests_per_connection: 0}}\n\
+        plugins:\n  - builtin: basic_auth\n    config: {{htpasswd: {}{more}}}\n",
+        file.display()
+    );
     (Launch::quiet(&origin.config(&config)).start(), folder)
 }
 
