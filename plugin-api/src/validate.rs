@@ -18,7 +18,11 @@ pub const MAX_VALUE_BYTES: usize = 64 * 1024;
 
 /// Whether `name` is a token (RFC 9110 section 5.6.2).
 pub fn is_token(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    let is_tchar = |byte: &u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+    };
+    !name.is_empty() && name.iter().all(is_tchar)
 }
 
 /// Whether `value` may be a field value (RFC 9110 section 5.5): no control but HTAB, no white space at either end.
@@ -128,6 +132,8 @@ mod tests {
         let rows: &[(&[u8], bool)] =
             &[(b"x-demo", true), (b"X_1!", true), (b"", false), (b"a b", false), (b"a:", false), (b"a\xff", false)];
         check("token", is_token, rows);
+        let tchars: Vec<u8> = (0..=255).filter(|&byte| is_token(&[byte])).collect();
+        assert_eq!(tchars, b"!#$%&'*+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ^_`abcdefghijklmnopqrstuvwxyz|~");
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Notation for ListenAddr {
     const EXPECTED: &'static str = "a listening address such as \":8080\" or 127.0.0.1:8080";
 
     fn read(text: &str) -> Result<Option<ListenAddr>, String> {
-        if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        if text.parse::<u16>().is_ok() {
             return Err(format!("{text} is a port alone: write \":{text}\" for all addresses, or 127.0.0.1:{text}"));
         }
         ListenAddr::parse(text).map(Some).map_err(|error| format!("{}: {error}", quoted(text)))

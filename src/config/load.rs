@@ -94,8 +94,12 @@ fn place_in(text: &str, word: &str) -> Option<(usize, usize)> {
 
 /// Reads a regular file of at most `max` bytes: whatever else the path may name, a pipe for example, may block for ever.
 pub fn read_file(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
         return Err(io::Error::other("this is no regular file, and a reload has to read it again"));
+    }
+    if metadata.len() > max {
+        return Err(too_large(max));
     }
     read_all(File::open(path)?, max)
 }
@@ -103,8 +107,11 @@ pub fn read_file(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 fn read_all(from: impl Read, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let len = from.take(max + 1).read_to_end(&mut bytes)? as u64;
-    let too_large = || io::Error::other(format!("it is larger than {}, which is too large", print_size(max)));
-    if len > max { Err(too_large()) } else { Ok(bytes) }
+    if len > max { Err(too_large(max)) } else { Ok(bytes) }
+}
+
+fn too_large(max: u64) -> io::Error {
+    io::Error::other(format!("it is larger than {}, which is too large", print_size(max)))
 }
 
 fn parse(text: &str, name: &str, format: Result<LogFormat, String>, folder: &[PathBuf]) -> Result<Config, String> {

@@ -138,8 +138,10 @@ impl Config {
 
     /// A prefix that would be a pattern in nginx or Caddy.
     fn pattern_warning(&self) -> Option<String> {
-        let prefix =
-            self.routes.iter().map(|route| &route.prefix).find(|prefix| prefix.contains(['*', '$', '^', '{']))?;
+        // A `$` begins names, too, such as /$metadata.
+        let is_pattern =
+            |prefix: &&str| prefix.contains(['*', '^', '{']) || prefix.contains("$1") || prefix.ends_with('$');
+        let prefix = self.routes.iter().map(|route| route.prefix.as_str()).find(is_pattern)?;
         let words = "no character in a prefix stands for others, and all paths below it belong to it";
         Some(format!("the prefix {} takes paths that begin with just these characters: {words}", quoted(prefix)))
     }

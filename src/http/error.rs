@@ -27,7 +27,7 @@ errors! {
     BareLf              "S8"  400 "CRLF at the end of each line, found LF alone"
     BareCr              "S8"  400 "LF after CR"
     Control             "S8"  400 "no control character in the first line"
-    EmptyStartLine      "S12" 400 "a request line or status line, found an empty line; a PROXY header of version 2 begins with one: proxy_protocol.from"
+    EmptyStartLine      "S12" 400 "a request line or status line, found an empty line"
     BadSpacing          "S12" 400 "method, target and version with one space between them"
     BadMethod           "S12" 400 "a token as method"
     NonAsciiTarget      "S12" 400 "an ASCII request target"

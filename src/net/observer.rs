@@ -37,6 +37,9 @@ pub struct MeteredObserver {
 
 /// A client that asks for /metrics while another one is still sent a text that is no older gets the same text.
 const TEXT_AGE: Duration = Duration::from_secs(1);
+/// Upstreams of which it is known when they failed last (rule E4).
+const MAX_FAILING: usize = 1024;
+
 /// So many texts there may be at the same time; then the newest one has to do, whatever its age (rule E4).
 const MAX_TEXTS: usize = 4;
 
@@ -48,14 +51,20 @@ impl MeteredObserver {
         MeteredObserver { metrics, registry, log, unmapped, failing: HashMap::new(), texts: Vec::new() }
     }
 
-    /// Without lines of requests the log would say nothing of an upstream that fails.
+    /// Without lines of requests the log would say nothing else of an upstream that fails.
     fn warn_of_failure(&mut self, record: &AccessRecord<'_>) {
         if let (Some(cause), Some(upstream)) = (record.log.cause, record.upstream)
             && matches!(cause.status(), 502 | 504)
             && !matches!(cause, Cause::PluginFailed | Cause::PluginTimeout | Cause::ResponseTooLarge)
-            && (self.failing.len() < 1024 || self.failing.contains_key(upstream))
-            && self.failing.entry(upstream.to_owned()).or_default().is_due(record.ended, Duration::from_secs(60))
         {
+            const MINUTE: Duration = Duration::from_secs(60);
+            if self.failing.len() >= MAX_FAILING && !self.failing.contains_key(upstream) {
+                self.failing.retain(|_, last| !last.is_due(record.ended, MINUTE));
+            }
+            let is_full = self.failing.len() >= MAX_FAILING && !self.failing.contains_key(upstream);
+            if is_full || !self.failing.entry(upstream.to_owned()).or_default().is_due(record.ended, MINUTE) {
+                return;
+            }
             self.log.warn(format_args!("a request to upstream {upstream} failed ({})", cause.why()));
         }
     }

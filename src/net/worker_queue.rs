@@ -14,7 +14,7 @@ use super::tls::Tls;
 
 /// A message for a worker.
 pub enum WorkerMsg {
-    /// A look-up has ended: the addresses of an upstream. None: it does not resolve now.
+    /// A look-up has ended: the addresses of an upstream. Empty: it does not resolve now.
     Dns(UpstreamId, Arc<[SocketAddr]>),
     /// The pause of a client's request may be over.
     Resume(Key),

@@ -84,7 +84,7 @@ pub struct WantedBody {
 }
 
 /// The values that plugins share within one exchange, and how far the chain came. The exchange keeps it between the
-/// calls and looks at nothing in it but `writes_response_body`.
+/// calls.
 #[derive(Debug, Default)]
 pub struct ChainState {
     /// Key and value; capped at 64 keys and 64 KiB by the writer.

@@ -90,8 +90,12 @@ impl Transaction {
             return Cause::TlsOnPlainPort;
         }
         let line = head.strip_prefix(b"\r\n").unwrap_or(head);
-        if error == HttpError::BadSpacing && line.starts_with(b"PROXY ") {
-            return Cause::BadProxyHeader("expected no PROXY header: proxy_protocol.from does not list this peer");
+        let is_version_1 =
+            || line.starts_with(b"PROXY ") && matches!(error, HttpError::BadSpacing | HttpError::MissingVersion);
+        if is_version_1() || head.starts_with(b"\r\n\r\n\0\r\nQUIT\n") {
+            return Cause::BadProxyHeader(
+                "expected no PROXY header here: proxy_protocol.from does not list this peer, or it sent two",
+            );
         }
         // Whatever is wrong with it: an answer to HEAD has no body (RFC 9110 section 9.3.2).
         if line.starts_with(b"HEAD ") {
