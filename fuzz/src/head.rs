@@ -97,14 +97,14 @@ fn version_text(version: Version) -> &'static [u8] {
 }
 
 /// With limits that are out of the way, what we refuse the independent parser refuses, or has not seen the end of.
-fn check_refusal<E: std::fmt::Display>(kind: Kind, bytes: &[u8], result: Result<Option<usize>, E>) {
+fn check_refusal<E: std::fmt::Debug>(kind: Kind, bytes: &[u8], result: Result<Option<usize>, E>) {
     let Some(message) = oracle(kind, bytes) else { return };
     match result {
         Ok(Some(_)) => {}
         Ok(None) => panic!("the independent parser finds a head: {}", message.head.start),
         Err(error) => {
             let is_limit = message.head.fields.len() > LIMITS[1].field_lines || bytes.len() > LIMITS[1].head_bytes;
-            assert!(is_limit, "{error}: {}", message.head.start);
+            assert!(is_limit, "{error:?}: {}", message.head.start);
         }
     }
 }
