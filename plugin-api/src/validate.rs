@@ -16,13 +16,14 @@ pub const MAX_VALUE_KEYS: usize = 64;
 /// Bytes of all keys and values of one exchange.
 pub const MAX_VALUE_BYTES: usize = 64 * 1024;
 
+/// Whether `byte` may stand in a token (tchar of RFC 9110 section 5.6.2).
+pub const fn is_tchar(byte: u8) -> bool {
+    matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'0'..=b'9' | b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~')
+}
+
 /// Whether `name` is a token (RFC 9110 section 5.6.2).
 pub fn is_token(name: &[u8]) -> bool {
-    let is_tchar = |byte: &u8| {
-        byte.is_ascii_alphanumeric()
-            || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
-    };
-    !name.is_empty() && name.iter().all(is_tchar)
+    !name.is_empty() && name.iter().all(|&byte| is_tchar(byte))
 }
 
 /// Whether `value` may be a field value (RFC 9110 section 5.5): no control but HTAB, no white space at either end.

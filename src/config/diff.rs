@@ -52,11 +52,11 @@ impl Config {
         let (mut file, mut bare) = (to_mapping(self), to_mapping(&RawRoute::default().merged_with(self)));
         // Of these only what is the route's own: the others need not have an effect there.
         bare.retain(|_, value| value.is_mapping());
+        let of_upstreams = RawRoute::default().upstream_keys();
         for route in file.get_mut("routes").and_then(Value::as_sequence_mut).into_iter().flatten() {
             let route = route.as_mapping_mut().expect("a route is a mapping");
             keep_own(route, &bare);
             if route.contains_key("redirect") {
-                let of_upstreams = RawRoute::default().upstream_keys();
                 route.retain(|key, _| of_upstreams.iter().all(|(of_upstreams, _)| key != of_upstreams));
             }
         }

@@ -66,13 +66,14 @@ pub fn normalise(path: &[u8]) -> Cow<'_, [u8]> {
     }
     let (mut normal, mut rest) = (Vec::with_capacity(path.len()), path);
     while let Some(&first) = rest.first() {
-        match encoded_byte(rest) {
+        let encoded = encoded_byte(rest);
+        match encoded {
             // RFC 3986 section 2.3.
             Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => normal.push(byte),
             Some(_) => normal.extend(rest[..3].iter().map(u8::to_ascii_uppercase)),
             None => normal.push(first),
         }
-        rest = &rest[if encoded_byte(rest).is_some() { 3 } else { 1 }..];
+        rest = &rest[if encoded.is_some() { 3 } else { 1 }..];
     }
     Cow::Owned(normal)
 }

@@ -21,6 +21,7 @@ use std::str::FromStr;
 
 use crate::config::Config;
 use crate::net::conn::{Conn, ReadOutcome, SocketFlags};
+use crate::proxy::events::PROXY_SIGNATURE;
 use crate::proxy::proxy_connection::{ListenerProtocol, Peer, ProxyConnection};
 
 /// So many bytes of a header are looked at together.
@@ -29,7 +30,6 @@ pub const MAX_PEEK: usize = 4096;
 const MAX_LINE: usize = 107;
 const LINE_START: &[u8; 6] = b"PROXY ";
 
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The part of a binary header that is always there.
 const FIXED: usize = 16;
 
@@ -133,7 +133,7 @@ pub struct Header {
 /// They are no header, or not a right one; the text says what was expected.
 pub fn parse_header(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
     let may_begin_with = |start: &[u8]| bytes.iter().zip(start).all(|(byte, expected)| byte == expected);
-    if may_begin_with(SIGNATURE) {
+    if may_begin_with(PROXY_SIGNATURE) {
         parse_binary(bytes)
     } else if may_begin_with(LINE_START) {
         parse_line(bytes)
@@ -276,12 +276,12 @@ mod tests {
         assert_eq!(read(&line(107).as_bytes()[..106]), Ok(None));
         for len in 0..6 {
             assert_eq!(read(&b"PROXY "[..len]), Ok(None), "both may still come: {len}");
-            assert_eq!(read(&SIGNATURE[..len]), Ok(None), "{len}");
+            assert_eq!(read(&PROXY_SIGNATURE[..len]), Ok(None), "{len}");
         }
     }
 
     fn header(what: u8, family: u8, length: u16, rest: &[u8]) -> Vec<u8> {
-        [&SIGNATURE[..], &[what, family], &length.to_be_bytes(), rest].concat()
+        [&PROXY_SIGNATURE[..], &[what, family], &length.to_be_bytes(), rest].concat()
     }
 
     #[test]
@@ -321,7 +321,7 @@ mod tests {
             assert!(bytes.len() <= MAX_PEEK, "{name}: it is decided by then");
         }
         assert_eq!(read(&header(0x21, 0x11, 12, &v4[..11])), Ok(None));
-        assert_eq!(read(&SIGNATURE[..]), Ok(None));
+        assert_eq!(read(&PROXY_SIGNATURE[..]), Ok(None));
         let mut other = header(0x21, 0x11, 12, &v4);
         other[11] = b'X';
         assert_eq!(read(&other), Err(MISSING));

@@ -2,12 +2,7 @@
 //!
 //! Rust's own number parsers accept a leading `+`; digits of a protocol are never given to them (rules S2, S5).
 
-pub use mini_rproxy_plugin::validate::is_token;
-
-/// Whether `byte` may stand in a token (tchar of RFC 9110 section 5.6.2).
-pub const fn is_tchar(byte: u8) -> bool {
-    matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'0'..=b'9' | b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~')
-}
+pub use mini_rproxy_plugin::validate::{is_tchar, is_token};
 
 /// Whether `byte` may stand in a field value: VCHAR, SP, HTAB, obs-text (RFC 9110 section 5.5).
 pub const fn is_field_byte(byte: u8) -> bool {

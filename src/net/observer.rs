@@ -37,11 +37,11 @@ pub struct MeteredObserver {
 
 /// A client that asks for /metrics while another one is still sent a text that is no older gets the same text.
 const TEXT_AGE: Duration = Duration::from_secs(1);
-/// Upstreams of which it is known when they failed last (rule E4).
-const MAX_FAILING: usize = 1024;
-
 /// So many texts there may be at the same time; then the newest one has to do, whatever its age (rule E4).
 const MAX_TEXTS: usize = 4;
+
+/// Upstreams of which it is known when they failed last (rule E4).
+const MAX_FAILING: usize = 1024;
 
 impl MeteredObserver {
     /// For the worker with this number.
@@ -60,12 +60,13 @@ impl MeteredObserver {
             const MINUTE: Duration = Duration::from_secs(60);
             if self.failing.len() >= MAX_FAILING && !self.failing.contains_key(upstream) {
                 self.failing.retain(|_, last| !last.is_due(record.ended, MINUTE));
+                if self.failing.len() >= MAX_FAILING {
+                    return;
+                }
             }
-            let is_full = self.failing.len() >= MAX_FAILING && !self.failing.contains_key(upstream);
-            if is_full || !self.failing.entry(upstream.to_owned()).or_default().is_due(record.ended, MINUTE) {
-                return;
+            if self.failing.entry(upstream.to_owned()).or_default().is_due(record.ended, MINUTE) {
+                self.log.warn(format_args!("a request to upstream {upstream} failed ({})", cause.why()));
             }
-            self.log.warn(format_args!("a request to upstream {upstream} failed ({})", cause.why()));
         }
     }
 }

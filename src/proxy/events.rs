@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::mono_time::MonoTime;
 
+/// What a PROXY header of version 2 begins with. No request does.
+pub const PROXY_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
 /// Names an upstream, for as long as the process runs: an origin keeps its number over reloads, and the number of one that
 /// is gone is never given again. So a number that somebody kept too long finds nothing instead of a stranger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,7 +1,8 @@
 //! The memory of one request and its response. It is recycled: an idle connection owns none of it, and a busy one
-//! allocates nothing but for a path with percent-encoded segments. What bodies that plugins read may need is reserved before they are read (rule E4): a dozen slow clients
-//! whose bodies fill the memory together would wait for each other, so a request for which there is not enough left is
-//! answered with 503, and one that has a reservation is read in full, however short memory is.
+//! allocates nothing but for a path with percent-encoded segments. What bodies that plugins read may need is reserved before
+//! they are read (rule E4): a dozen slow clients whose bodies fill the memory together would wait for each other, so a
+//! request for which there is not enough left is answered with 503, and one that has a reservation is read in full, however
+//! short memory is.
 
 use std::cell::Cell;
 use std::rc::Rc;

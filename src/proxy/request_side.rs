@@ -8,7 +8,7 @@ use super::cause::{Cause, FORWARDED_METHODS};
 use super::client_cert::set_client_cert;
 use super::connection::read_options;
 use super::context::Context;
-use super::events::Side;
+use super::events::{PROXY_SIGNATURE, Side};
 use super::forward::{edit_fields, forward_request, write_request_head};
 use super::forwarded::{client_address, is_local};
 use super::hooks::Phase;
@@ -92,7 +92,7 @@ impl Transaction {
         let line = head.strip_prefix(b"\r\n").unwrap_or(head);
         let is_version_1 =
             || line.starts_with(b"PROXY ") && matches!(error, HttpError::BadSpacing | HttpError::MissingVersion);
-        if is_version_1() || head.starts_with(b"\r\n\r\n\0\r\nQUIT\n") {
+        if is_version_1() || head.starts_with(PROXY_SIGNATURE) {
             return Cause::BadProxyHeader(
                 "expected no PROXY header here: proxy_protocol.from does not list this peer, or it sent two",
             );

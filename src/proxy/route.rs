@@ -4,9 +4,9 @@
 //! cost of a look-up does not depend on the number of routes, nor their memory on how many segments they have. Segments are
 //! compared with percent-encoded unreserved characters decoded; what is forwarded is cut from the bytes as sent (rule G7).
 //!
-//! A host that routes are for has a number, and its prefixes stand in the same table, together with that number. Of a request's host
-//! one is taken: the same name, else the longest `*.` that the name ends with. Where none of its prefixes takes the path, the
-//! routes for all hosts are asked, and no other host's.
+//! A host that routes are for has a number, and its prefixes stand in the same table, together with that number. Of a
+//! request's host one is taken: the same name, else the longest `*.` that the name ends with. Where none of its prefixes
+//! takes the path, the routes for all hosts are asked, and no other host's.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;

@@ -44,9 +44,10 @@ fn name_text(mut name: &[u8]) -> Option<String> {
             attributes.push(format!("{}={}", type_text(kind), value_text(value)?));
             set = others;
         }
-        parts.insert(0, attributes.join("+"));
+        parts.push(attributes.join("+"));
         name = rest;
     }
+    parts.reverse();
     Some(parts.join(","))
 }
 
