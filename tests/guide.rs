@@ -119,20 +119,20 @@ fn check_excerpt(excerpt: &[&str], source: &str, name: Option<&str>) -> Result<(
     let text = fs::read_to_string(root().join(source)).map_err(|error| format!("{source}: {error}"))?;
     let lines: Vec<&str> = text.lines().collect();
     let ranges = match name {
-        None => vec![0..lines.len()],
+        None => vec![(0, lines.len())],
         Some(name) => items(&blank(&text), name)
             .into_iter()
             .map(|(first, count)| {
                 // What is written above an item belongs to it.
                 let is_above =
                     |line: &&&str| line.trim_start().starts_with("///") || line.trim_start().starts_with("#[");
-                first - lines[..first].iter().rev().take_while(is_above).count()..first + count
+                (first - lines[..first].iter().rev().take_while(is_above).count(), first + count)
             })
             .collect(),
     };
     let mut problem = format!("{source} has no {}", name.unwrap_or_default());
-    for range in ranges {
-        match difference(excerpt, &lines[range]) {
+    for (first, end) in ranges {
+        match difference(excerpt, &lines[first..end]) {
             None => return Ok(()),
             Some(line) => problem = format!("{source} {}: not so, or not there: {line}", name.unwrap_or_default()),
         }
