@@ -453,7 +453,7 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
 const LONG_RUN: usize = 80;
 
 /// Bytes as lines of a script.
-fn render_bytes(letter: char, bytes: &[u8], lines: &mut Vec<String>) {
+pub fn render_bytes(letter: char, bytes: &[u8], lines: &mut Vec<String>) {
     let mut line = String::new();
     let mut rest = bytes;
     while let [byte, after @ ..] = rest {
