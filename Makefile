@@ -24,6 +24,9 @@
 # make soak     ten minutes of mixed traffic, with figures (SOAK_SECONDS); not part of make test
 # make fuzz     runs each fuzz target for FUZZ_SECONDS (default 20), with any toolchain; FUZZ_TARGETS chooses
 # make coverage  which lines of src/http and src/proxy the tests and the committed fuzz inputs run; needs llvm_profparser
+# make mutants  changes src/http and src/proxy in some two thousand ways, one by one, and says which change no test notices: half a
+#               day; SHARD=0/20 takes every twentieth. Needs cargo-mutants (cargo install cargo-mutants)
+# make guide    the guide as a book, in target/guide; needs mdBook (cargo install mdbook). Its pages are docs/guide/*.md
 # make loom     every order in which threads can meet, for the plugins that share state
 # make valgrind ten thousand requests through plugins under valgrind
 # make miri     the pure layers' tests and the plugin boundary under Miri, where a toolchain has it (MIRI_TOOLCHAIN: nightly)
@@ -39,7 +42,7 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run check size test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-logins bench-micro selftest differential faults soak fuzz fuzz-short fuzz-check coverage loom valgrind miri asan apps wasm-envoy clean
+.PHONY: run check size test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-logins bench-micro selftest differential faults soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -133,6 +136,15 @@ fuzz-check:
 # Needs cov, of the crate llvm_profparser. MISSED=1 tells the lines, too.
 coverage:
 	@CARGO='$(CARGO)' sh fuzz/coverage.sh $(if $(MISSED),missed)
+
+# What sits on sockets is left out: it takes half of the time, and is not what is changed.
+mutants:
+	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) mutants --file 'src/http/**' --file 'src/proxy/**' --no-shuffle --minimum-test-timeout 60 \
+		$(if $(SHARD),--shard $(SHARD) --sharding round-robin) --output '$(TARGET)' --no-default-features --cargo-arg=--locked \
+		-- --lib --test wire --test smuggling -- --skip net::
+
+guide:
+	mdbook build docs/guide
 
 # Apart from the other builds, since all crates are compiled with this flag.
 loom:
