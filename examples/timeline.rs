@@ -86,7 +86,7 @@ fn of_log(text: &str, path: &str) -> Vec<Row> {
         if let Ok(entry) = serde_json::from_str::<serde_json::Value>(line) {
             let value = |key: &str| entry[key].as_str().map_or(entry[key].to_string(), str::to_owned);
             of_request(path, value, entry["timeline"].as_str().unwrap_or_default().lines(), &mut rows);
-        } else if line.contains(" msg=\"request\" ") {
+        } else if line.contains("msg=\"request\" ") {
             let value = |key: &str| {
                 let value = line.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
                 value.unwrap_or_default().to_owned()
