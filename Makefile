@@ -19,6 +19,8 @@
 # make bench-logins  p99 of a request beside eight logins whose passwords are checked, against that of a request alone
 # make bench-micro  single steps: reading heads, routing, chunks, plugins
 # make selftest  the smuggling catalogue through the binary; docs/smuggling.md tells how to play it against any proxy
+# make stage N  judges stage N of the toy proxy in examples/tiny; PROXY='command' judges a program of yours, in any language,
+#               that is started as: command LISTEN UPSTREAM [PREFIX]. make stages judges all ten, as a table. DETAILS=1 tells more
 # make differential  the smuggling catalogue through this proxy, nginx and HAProxy, as a table
 # make faults   a million exchanges with seeded faults in memory, and 100,000 through the loop (FAULT_EXCHANGES)
 # make soak     ten minutes of mixed traffic, with figures (SOAK_SECONDS); not part of make test
@@ -42,7 +44,7 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run check size test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-logins bench-micro selftest differential faults soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
+.PHONY: run check size test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-logins bench-micro selftest stage stages differential faults soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -209,6 +211,22 @@ bench-micro:
 selftest:
 	$(CARGO) build --locked --package mini-rproxy --package selftest --bin mini-rproxy --bin selftest
 	@$(TARGET)/debug/selftest --binary $(TARGET)/debug/mini-rproxy
+
+# In "make stage 5" the number is an argument and no target.
+ifneq (,$(filter lesson stage,$(firstword $(MAKECMDGOALS))))
+N := $(word 2,$(MAKECMDGOALS))
+$(if $(N),$(eval $(N): ; @:))
+endif
+
+# What is given on make's command line is in the environment of the recipe, whatever quotes it has.
+STAGE := $(TARGET)/debug/stage --target '$(TARGET)/tiny' $(if $(DETAILS),--details)
+stage:
+	@$(CARGO) build --locked --quiet --package selftest --bin stage
+	@export PROXY; $(STAGE) $(N) $(if $(PROXY),--proxy "$$PROXY")
+
+stages:
+	@$(CARGO) build --locked --quiet --package selftest --bin stage
+	@$(STAGE) --all
 
 # DIFFERENTIAL_DETAILS=1 names each entry that they treat differently.
 differential:

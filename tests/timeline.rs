@@ -18,7 +18,9 @@ fn the_pictures_of_the_guide_are_what_is_drawn() {
     for entry in fs::read_dir(root.join("docs/guide/pictures")).expect("the guide has pictures") {
         let path = entry.expect("an entry of a folder").path();
         let picture = fs::read_to_string(&path).expect("a picture that is text");
-        let Some(source) = picture.split_once(COMMAND).and_then(|(_, rest)| rest.split_once("</desc>")) else { continue };
+        let Some(source) = picture.split_once(COMMAND).and_then(|(_, rest)| rest.split_once("</desc>")) else {
+            continue;
+        };
         let mut words = source.0.split(' ');
         let file = words.next().expect("there is always one");
         let text = fs::read_to_string(root.join(file)).expect("the file that is drawn");

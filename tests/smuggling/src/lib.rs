@@ -12,6 +12,9 @@
 //! | [`judge`](mod@judge) | what was observed against what was expected |
 //! | [`runner`] | entries through a proxy, over sockets |
 //! | [`report`] | what came of a run |
+//! | [`program`] | a program that is judged, as a process |
+//! | [`wire_script`], [`player`] | a conversation as a text, and through a program; `examples/tiny/scripts` |
+//! | [`stages`] | the ten stages of `examples/tiny`: what each must pass, and its score |
 
 pub mod strict;
 pub mod entry;
@@ -20,3 +23,7 @@ pub mod upstream;
 pub mod judge;
 pub mod runner;
 pub mod report;
+pub mod program;
+pub mod wire_script;
+pub mod player;
+pub mod stages;

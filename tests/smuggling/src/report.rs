@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::entry::Entry;
 use crate::judge::{Observed, Verdict, judge, verdict};
+use crate::player::shorten;
 
 /// What each rule is about, in the order of the report.
 const RULES: [(&str, &str); 24] = [
@@ -125,13 +126,6 @@ pub fn title(entry: &Entry) -> String {
 fn rest(entries: &[Entry], observed: &[Observed]) -> String {
     let left = entries.len() - observed.len();
     if left > 0 { format!("; {left} were not played, because time was up") } else { String::new() }
-}
-
-/// The beginning of some bytes, as text.
-fn shorten(bytes: &[u8]) -> String {
-    const MAX_LEN: usize = 300;
-    let more = if bytes.len() > MAX_LEN { format!(" ... ({} bytes)", bytes.len()) } else { String::new() };
-    format!("{}{more}", bytes[..bytes.len().min(MAX_LEN)].escape_ascii())
 }
 
 #[cfg(test)]

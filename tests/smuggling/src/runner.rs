@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::entry::{ClientOutcome, Entry};
 use crate::judge::{LogEntry, Observed, client_parser};
 use crate::strict::{Parser, Strictness};
-use crate::upstream::{PROBE, serve, wake};
+use crate::upstream::{CLOSE_TIMEOUT, PROBE, serve, wake};
 
 /// How long a client waits for bytes from mini-rproxy. Where all goes well it never waits.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -80,10 +80,22 @@ pub fn run_entry(
     strictness: Strictness,
     timeout: Duration,
 ) -> io::Result<Observed> {
+    run_entry_within(stream, upstream, entry, strictness, timeout, CLOSE_TIMEOUT)
+}
+
+/// The same; the proxy may take `close_timeout` to close its idle connections to the upstream behind the entry.
+pub fn run_entry_within(
+    stream: TcpStream,
+    upstream: &TcpListener,
+    entry: &Entry,
+    strictness: Strictness,
+    timeout: Duration,
+    close_timeout: Duration,
+) -> io::Result<Observed> {
     let is_over = AtomicBool::new(false);
 
     thread::scope(|scope| {
-        let serving = scope.spawn(|| serve(upstream, entry, strictness, &is_over));
+        let serving = scope.spawn(|| serve(upstream, entry, strictness, &is_over, close_timeout));
         let exchanged = send(stream, entry, strictness, timeout);
         is_over.store(true, Ordering::Release);
         wake(upstream)?;

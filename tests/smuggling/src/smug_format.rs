@@ -339,7 +339,7 @@ fn split_word(text: &str) -> (&str, &str) {
 }
 
 /// Appends a line: CRLF at its end unless there is a `\`.
-fn unescape_line(text: &str, out: &mut Vec<u8>) -> Option<()> {
+pub(crate) fn unescape_line(text: &str, out: &mut Vec<u8>) -> Option<()> {
     // An escaped backslash at the end is a backslash.
     let slashes = text.len() - text.trim_end_matches('\\').len();
     if slashes % 2 == 1 {

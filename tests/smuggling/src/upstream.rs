@@ -22,7 +22,7 @@ const PLAIN_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const PLAIN_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
 
 /// How long a proxy may take to close its idle connections after the upstream has.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The responses of an entry, over all connections to the upstream.
 #[derive(Debug)]
@@ -118,12 +118,14 @@ struct Shared<'a> {
 }
 
 /// Plays the upstream of `entry` until `is_over` is set and a last connection ([`wake`]) has come; then closes all
-/// connections and returns what they brought. `strictness` is for what the proxy sends.
+/// connections and returns what they brought. `strictness` is for what the proxy sends; it may take `close_timeout` to close
+/// its idle connections.
 pub fn serve(
     listener: &TcpListener,
     entry: &Entry,
     strictness: Strictness,
     is_over: &AtomicBool,
+    close_timeout: Duration,
 ) -> io::Result<Received> {
     listener.set_nonblocking(false)?;
     let shared = &Mutex::new(Shared { script: Script::new(entry), heads: Vec::new() });
@@ -149,7 +151,7 @@ pub fn serve(
         // The proxy keeps idle connections, and would use them for the next entry. What it has sent is read before its end.
         drop(running);
         streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Write)));
-        let _ = all_ended.recv_timeout(CLOSE_TIMEOUT);
+        let _ = all_ended.recv_timeout(close_timeout);
         streams.iter().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
         threads.into_iter().map(|thread| thread.join().expect("no panic in a connection")).collect::<Vec<_>>()
     });
