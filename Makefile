@@ -1,6 +1,9 @@
 # make run      try the proxy: builds it, starts it on :8080 in front of a bundled upstream
 # make test     everything that CI runs
 # make check    format, lints, rustdoc, unit tests, wire scripts and the rules of the layers: for while you work
+# make lessons  lists thirty lessons, two for each chapter of the guide: each takes one thing out of a copy of the tree
+# make lesson 5 begins one; HINT=1 to 3 helps, HINT=4 is the solution, CHECK=1 judges: see examples/lessons/README.md
+# make lessons-check  whether exactly the tests that each lesson names fail without its piece: ten minutes
 # make size     lines of code, comments and tests by layers, the core file by file, and what only shrinks
 # make plugins  builds the example plugins into target/plugins/, and prints their sizes
 # make features the checks and tests that depend on which features are in
@@ -44,18 +47,44 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-.PHONY: run check size test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-logins bench-micro selftest stage stages differential faults soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
+# The numbers behind "make lesson" are no targets.
+ifeq ($(firstword $(MAKECMDGOALS)),lesson)
+LESSON := $(or $(N),$(filter 0% 1% 2% 3% 4% 5% 6% 7% 8% 9%,$(MAKECMDGOALS)))
+.PHONY: $(LESSON)
+$(LESSON) lesson-number: ; @:
+endif
+
+.PHONY: run check lessons lesson lessons-fresh lessons-check size test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-logins bench-micro selftest stage stages differential faults soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
 
-check: fmt clippy doc
+check: fmt clippy doc lessons-fresh
 	$(CARGO) test --locked --all-features --lib --test wire --test layers --test config --test keys
+
+LESSONS := $(TARGET)/lessons/run
+$(LESSONS): examples/lessons/main.rs
+	@mkdir -p $(TARGET)/lessons
+	@$(or $(RUSTC),rustc) --edition 2024 -o $@ $<
+
+lessons: $(LESSONS)
+	@TARGET='$(TARGET)' $(LESSONS) list
+
+lesson: $(LESSONS)
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' $(LESSONS) lesson '$(LESSON)' $(if $(HERE),--here) $(if $(RESET),--reset) $(if $(CHECK),--check) \
+		$(if $(HINT),--hint '$(HINT)') $(if $(SOLUTION),--hint 4)
+
+# LESSONS_CHECK=5 takes one of them.
+lessons-check: $(LESSONS)
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' $(LESSONS) prove $(LESSONS_CHECK)
+
+lessons-fresh: $(LESSONS)
+	@$(LESSONS) fresh
 
 size:
 	@$(CARGO) test --locked --quiet --test layers size::table -- --ignored --nocapture
 
-test: fmt clippy tests features doc faults fuzz-check fuzz-short loom valgrind cross-short
+test: fmt clippy tests features doc faults fuzz-check fuzz-short loom valgrind lessons-check cross-short
 
 fmt:
 	$(CARGO) fmt --all -- --check
