@@ -7,12 +7,12 @@ use selftest::report::{Report, by_rule};
 use selftest::runner::run_binary;
 use selftest::smug_format::parse;
 
-use crate::support::proxy::BINARY;
+use crate::support::proxy::program;
 
 #[test]
 fn s23_the_catalogue_passes_and_each_rule_is_logged() {
     let folder = tempfile::TempDir::new().expect("an empty folder");
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(program());
     command.current_dir(&folder).env_clear();
     let entries = entries().expect("a good catalogue");
     let report = by_rule(&entries, &run_binary(command, &entries).expect("it runs"));
@@ -27,7 +27,7 @@ fn s23_the_catalogue_passes_and_each_rule_is_logged() {
 fn what_is_not_as_the_entry_says_fails() {
     let play = |text: &str| -> Report {
         let entries = parse("test", text).expect("a good text");
-        by_rule(&entries, &run_binary(Command::new(BINARY), &entries).expect("it runs"))
+        by_rule(&entries, &run_binary(Command::new(program()), &entries).expect("it runs"))
     };
     let good = "S1 x\n> POST / HTTP/1.1\n> Host: a\n> Content-Length: 2\n>\n> hi\\\n= 200\n^ POST / length:hi\n";
     let report = play(good);

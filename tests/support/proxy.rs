@@ -6,14 +6,27 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
 use super::lines::Lines;
 use super::{Peer, is_missing, send_signal, try_signal};
 
-/// The binary under test.
+/// The binary that was built.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_mini-rproxy");
+
+/// The program under test: the binary, or what the environment variable `PROXY_BINARY` names, which takes the same flags and
+/// the same configuration (`make blocking`).
+pub fn program() -> &'static str {
+    static PROGRAM: LazyLock<String> = LazyLock::new(|| {
+        let Ok(path) = std::env::var("PROXY_BINARY") else { return BINARY.to_owned() };
+        // Not every test stays in the folder in which it begins.
+        let path = fs::canonicalize(&path).unwrap_or_else(|error| panic!("PROXY_BINARY={path}: {error}"));
+        path.into_os_string().into_string().expect("a path in UTF-8")
+    });
+    &PROGRAM
+}
 
 /// Before the binary: under valgrind, which ends it with 99 where it finds something.
 pub const VALGRIND: [&str; 5] = [
@@ -34,13 +47,13 @@ pub struct Launch {
 impl Launch {
     /// With this configuration. Where it does not say where to listen, a free port is taken.
     pub fn new(yaml: &str) -> Launch {
-        Launch::under(&[], BINARY, yaml)
+        Launch::under(&[], program(), yaml)
     }
 
     /// Without `-verbose`.
     pub fn quiet(yaml: &str) -> Launch {
         let mut launch = Launch::new(yaml);
-        launch.command = Command::new(BINARY);
+        launch.command = Command::new(program());
         let config = launch.config_path();
         launch.command.arg("-config").arg(config);
         launch
@@ -48,7 +61,7 @@ impl Launch {
 
     /// Within a shell that runs `script` first, for example `ulimit -n 64`. The process stays the same one.
     pub fn after(script: &str, yaml: &str) -> Launch {
-        Launch::under(&["sh", "-c", &format!("{script}; exec \"$0\" \"$@\"")], BINARY, yaml)
+        Launch::under(&["sh", "-c", &format!("{script}; exec \"$0\" \"$@\"")], program(), yaml)
     }
 
     /// As a user without any rights, from a copy of the binary that such a user may read.
@@ -56,7 +69,7 @@ impl Launch {
         use std::os::unix::fs::PermissionsExt;
         let mut launch = Launch::new(yaml);
         let copy = launch.folder.path().join("mini-rproxy");
-        copy_program(BINARY, &copy);
+        copy_program(program(), &copy);
         fs::set_permissions(launch.folder.path(), fs::Permissions::from_mode(0o755)).expect("the folder is ours");
         let config = launch.config_path();
         fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).expect("the file is ours");
@@ -82,10 +95,10 @@ impl Launch {
         }
         let mut launch = Launch::new(yaml);
         let root = launch.folder.path().join("root");
-        let libraries = Command::new("ldd").arg(BINARY).output().expect("ldd runs");
+        let libraries = Command::new("ldd").arg(program()).output().expect("ldd runs");
         let libraries = String::from_utf8_lossy(&libraries.stdout).into_owned();
         let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
-        for (from, to) in paths.map(|path| (path, path)).chain([(BINARY, "/mini-rproxy")]) {
+        for (from, to) in paths.map(|path| (path, path)).chain([(program(), "/mini-rproxy")]) {
             let to = root.join(&to[1..]);
             fs::create_dir_all(to.parent().expect("a file in the root")).expect("a folder");
             copy_program(from, &to);
@@ -120,7 +133,7 @@ impl Launch {
             eprintln!("skipped: a mount namespace is not allowed here");
             return None;
         }
-        Some(Launch::under(&wrapper, BINARY, yaml))
+        Some(Launch::under(&wrapper, program(), yaml))
     }
 
     /// `binary` as the last words of the command `wrapper`, which is to become it.
