@@ -216,9 +216,18 @@ impl Play {
         Ok(())
     }
 
+    /// On the connection of the last request; where no step has looked at one, on the first that has brought a head. A proxy that
+    /// does without this response may have sent none: what is expected next tells.
     fn send_response(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let number = *self.requests.last().ok_or_else(|| Failure::new("no request has come yet"))?;
-        let _ = self.upstreams[number].stream.write_all(bytes);
+        let begun = |play: &Play| play.upstreams.iter().position(|peer| !peer.parser.messages.is_empty());
+        let mut place = self.requests.last().copied();
+        if place.is_none() {
+            self.wait(|play| begun(play).is_some() || play.clients.iter().any(|client| !client.raw.is_empty()));
+            place = begun(self);
+        }
+        if let Some(number) = place {
+            let _ = self.upstreams[number].stream.write_all(bytes);
+        }
         Ok(())
     }
 
