@@ -148,6 +148,8 @@ fn answer(mut client: &TcpStream, upstream: &mut impl BufRead, request: &Request
         }
     };
     let framing = response_framing(request.method, status, &response)?;
+    // The version is of this hop, here too.
+    response.start = response.start.replacen("HTTP/1.0", "HTTP/1.1", 1);
     response.remove_hop_by_hop();
     // HTTP/1.0 does not know chunks: there the body ends with the connection.
     let chunks = if is_http10 { Chunks::Removed } else { Chunks::Kept };

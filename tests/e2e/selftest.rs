@@ -1,11 +1,13 @@
 //! The smuggling catalogue through the built binary, as `make selftest` plays it.
 
+use std::path::Path;
 use std::process::Command;
 
 use selftest::entry::entries;
 use selftest::report::{Report, by_rule};
 use selftest::runner::run_binary;
 use selftest::smug_format::parse;
+use selftest::stages::{LAST, judge_program};
 
 use crate::support::proxy::program;
 
@@ -21,6 +23,15 @@ fn s23_the_catalogue_passes_and_each_rule_is_logged() {
         assert!(report.text.lines().any(|line| line.starts_with(&format!("pass {rule}"))), "{rule} in {}", report.text);
     }
     assert!(folder.path().read_dir().expect("the folder").next().is_none(), "nothing is written");
+}
+
+/// They are for programs of whatever kind, so that what they ask must not be more than this proxy does.
+#[test]
+fn the_stages_of_the_toy_proxy_are_passed() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny");
+    let command = format!("sh '{}' '{BINARY}'", tiny.join("mini-rproxy.sh").display());
+    let score = judge_program(&command, &tiny.join("scripts"), LAST).expect("it runs");
+    assert!(score.is_pass(), "{}", score.report());
 }
 
 #[test]

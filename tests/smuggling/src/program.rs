@@ -2,7 +2,9 @@
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -93,9 +95,22 @@ impl Drop for Program {
     }
 }
 
-/// An address on which nothing listens now.
+/// Ports that the kernel gives to nobody who does not ask for them: those that it chooses by itself are above.
+const PORTS: Range<u32> = 10_000..30_000;
+
+/// An address on which nothing listens now. Each is given out once: two programs that start at the same time would otherwise
+/// be taken for each other. Another process of the judge begins elsewhere.
 pub fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(211);
+    for _ in PORTS {
+        let offset = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start);
+        let port = u16::try_from(PORTS.start + offset).map_err(io::Error::other)?;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return listener.local_addr();
+        }
+    }
+    Err(io::Error::other("no port is free"))
 }
 
 /// Reads to the end, and keeps the beginning.

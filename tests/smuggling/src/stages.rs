@@ -108,7 +108,11 @@ pub fn scripts(folder: &Path, last: usize) -> io::Result<Vec<(usize, WireScript)
 /// and about tunnels, which the toy does not offer.
 pub fn attacks_and_neighbours(last: usize) -> io::Result<Vec<Entry>> {
     let belongs = |entry: &Entry| STAGES[..last].iter().any(|stage| stage.families.contains(&entry.family));
-    let is_built_in = |entry: &Entry| entry.forwarded.is_empty() && !entry.is_attack();
+    // Harmless, and yet not forwarded: it is the proxy itself that answers.
+    let is_built_in = |entry: &Entry| {
+        let is_health = entry.request.windows(9).any(|window| window == b" /health ");
+        is_health || (entry.forwarded.is_empty() && !entry.is_attack())
+    };
     let mut entries = entries().map_err(io::Error::other)?;
     entries.retain(|entry| belongs(entry) && !is_built_in(entry) && entry.outcome != ClientOutcome::Tunnel);
     Ok(entries)

@@ -62,13 +62,17 @@ fn run() -> Result<bool, Box<dyn Error>> {
         Ok(judge_program(&command, &tiny.join("scripts"), number)?)
     };
     if is_all {
-        let mut is_pass = true;
+        let (mut is_pass, mut wrong) = (true, String::new());
         print!("{TABLE_HEAD}");
         for stage in STAGES {
             let score = judge(stage.number)?;
             print!("{}", score.row());
             is_pass &= score.is_pass();
+            if !score.is_pass() {
+                wrong += &score.report();
+            }
         }
+        print!("{wrong}");
         return Ok(is_pass);
     }
     let score = judge(number.ok_or("which stage? --help tells more")?)?;
