@@ -205,19 +205,18 @@ impl Bench {
         command
     }
 
-    fn program(command: &mut Command, name: &str) {
-        if matches!(name, "lib" | "net") {
-            command.arg("--lib")
-        } else {
-            command.args(["--test", name])
-        };
+    /// The arguments that choose a program.
+    fn target_of(program: &str) -> Vec<&str> {
+        let is_lib = program == "lib" || part_of(program).is_some();
+        if is_lib { vec!["--lib"] } else { vec!["--test", program] }
     }
 
     /// Builds these test programs. What the compiler says is the error.
     fn build<'n>(&self, programs: impl IntoIterator<Item = &'n str>) -> Result<(), String> {
         let mut command = self.cargo(BUILD_SECONDS);
         command.args(["--quiet", "--no-run"]);
-        programs.into_iter().collect::<BTreeSet<_>>().iter().for_each(|name| Bench::program(&mut command, name));
+        let programs: BTreeSet<_> = programs.into_iter().map(Bench::target_of).collect();
+        command.args(programs.into_iter().flatten());
         let output = command.output().map_err(|error| format!("timeout: {error}"))?;
         if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
     }
@@ -225,8 +224,7 @@ impl Bench {
     /// Runs a test program that is built: all of it, or one test.
     fn run(&self, program: &str, test: Option<&str>, outcome: &mut Outcome) -> Result<(), String> {
         let mut command = self.cargo(RUN_SECONDS);
-        Bench::program(&mut command, program);
-        command.arg("--");
+        command.args(Bench::target_of(program)).arg("--");
         match (test, part_of(program)) {
             (Some(test), _) => _ = command.args(["--exact", test]),
             (None, Some(part)) => _ = command.arg(part),
