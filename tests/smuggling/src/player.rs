@@ -276,7 +276,16 @@ impl Play {
             (None, true) => "the client's connection was closed, without a response".to_owned(),
             (None, false) => format!("no response came to the client within {timeout:?}"),
         };
-        Err(Failure { came: client.raw.clone(), ..Failure::new(wrong) })
+        if !client.raw.is_empty() {
+            return Err(Failure { came: client.raw.clone(), ..Failure::new(wrong) });
+        }
+        // What went to the upstream instead says more.
+        match self.upstreams.iter().rfind(|peer| !peer.raw.is_empty()) {
+            Some(peer) => {
+                Err(Failure { came: peer.raw.clone(), ..Failure::new(format!("{wrong}; the upstream got this")) })
+            }
+            None => Err(Failure::new(wrong)),
+        }
     }
 
     fn expect_close(&mut self) -> Result<(), Failure> {

@@ -272,7 +272,11 @@ impl Score {
 
     fn first_wrong(&self) -> String {
         if let Some((stage, script, failure)) = self.first_wrong_script() {
-            return explain_script(&STAGES[stage - 1], script, failure);
+            let wrong = self.scripts.iter().filter(|(.., failure)| failure.is_some());
+            let others: Vec<&str> = wrong.skip(1).map(|(_, script, _)| script.name.as_str()).collect();
+            let others =
+                if others.is_empty() { String::new() } else { format!("also wrong: {}\n\n", others.join(", ")) };
+            return explain_script(&STAGES[stage - 1], script, failure) + &others;
         }
         match self.first_wrong_entry() {
             Some((entry, verdict)) if self.stage == LAST => explain_entry(entry, *verdict),
