@@ -1,7 +1,7 @@
 //! The program that is judged: any proxy that is started as `PROGRAM LISTEN UPSTREAM [PREFIX]`.
 
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::Range;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -106,8 +106,10 @@ pub fn free_address() -> io::Result<SocketAddr> {
     for _ in PORTS {
         let offset = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start);
         let port = u16::try_from(PORTS.start + offset).map_err(io::Error::other)?;
-        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            return listener.local_addr();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        // Not by listening there: a process that another thread starts at this moment would have the socket for a moment longer.
+        if TcpStream::connect(address).is_err() {
+            return Ok(address);
         }
     }
     Err(io::Error::other("no port is free"))
