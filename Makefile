@@ -7,6 +7,7 @@
 # make size     lines of code, comments and tests by layers, the core file by file, and what only shrinks
 # make plugins  builds the example plugins into target/plugins/, and prints their sizes
 # make features the checks and tests that depend on which features are in
+# make blocking the catalogue and most end-to-end tests against examples/blocking.rs: the same core, without an event loop
 # make static   builds the fully static binaries into target/static/: without TLS, with it, and with it and the host of
 #               WebAssembly filters; FEATURES=builtin-plugins links the example plugins in
 # make cross    the static binaries for ARM, MIPS, RISC-V and x86, into target/cross/bin/; CROSS_TARGETS chooses. Needs zig
@@ -84,7 +85,7 @@ lessons-fresh: $(LESSONS)
 size:
 	@$(CARGO) test --locked --quiet --test layers size::table -- --ignored --nocapture
 
-test: fmt clippy tests features doc faults fuzz-check fuzz-short loom valgrind lessons-check cross-short
+test: fmt clippy tests features blocking doc faults fuzz-check fuzz-short loom valgrind lessons-check cross-short
 
 fmt:
 	$(CARGO) fmt --all -- --check
@@ -104,6 +105,20 @@ features:
 	done
 	$(CARGO) test --locked --no-default-features --features builtin-plugins --target-dir '$(TARGET)/features' \
 		--lib --test plugin_static --test plugin_chain --test config --test wire
+
+# All tests of these files, but for what that program cannot do: reload and PROXY headers (five tests), warnings of the loop (two),
+# trace by a signal, a text that many clients share, and the last bytes before a reset.
+BLOCKING_TESTS := builtin_answers clock crowd curl faults git hosts limits log_lines logins nginx pool streaming timeouts trace \
+	under_prefix websocket
+BLOCKING_SKIPS := a_client_follows_a_redirect_of_a_route g7_each_site_has_its_routes fields_and_queries_change_with_a_reload \
+	clients_of_a_load_balancer one_client_has_only_so_many_connections \
+	an_upstream_that_fails_is_told e4_a_head_that_would_outgrow a_running_proxy_begins_and_stops_at_a_signal \
+	e4_clients_that_do_not_read_a_long_answer g11_a_tunnel_that_is_reset_delivers
+blocking:
+	$(CARGO) build --locked --all-features --package mini-rproxy --package selftest --example blocking --bin selftest
+	@$(TARGET)/debug/selftest --binary $(TARGET)/debug/examples/blocking
+	PROXY_BINARY='$(TARGET)/debug/examples/blocking' $(CARGO) test --locked --all-features --test e2e -- \
+		$(addprefix --skip ,$(BLOCKING_SKIPS)) $(addsuffix ::,$(BLOCKING_TESTS))
 
 doc:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --all-features --no-deps

@@ -1,12 +1,8 @@
-//! The same proxy without an event loop: threads, and sockets that block. `docs/guide/blocking.md` explains it.
+//! The same proxy without an event loop: threads, and sockets that block. docs/guide/blocking.md explains it;
+//! `cargo run --example blocking -- -config config.yaml -verbose` runs it.
 //!
-//! ```text
-//! cargo run --example blocking -- -config config.yaml -verbose
-//! make blocking                         # the smuggling catalogue and the end-to-end tests through this program
-//! ```
-//!
-//! What a proxy decides is decided in [`ProxyConnection`], which owns no socket: bytes and events go in, bytes and commands come
-//! out. Each client has a thread that owns one, writes and connects. Each socket has a thread that reads once when it is told to.
+//! What a proxy decides is decided in [`ProxyConnection`], which owns no socket: bytes and events go in, bytes and
+//! commands come out. Each client has a thread that owns one, connects and writes; each socket has one that reads when told to.
 //!
 //! ```text
 //!  client ──► reader ──┐                           ┌── reader ◄── upstream
@@ -14,12 +10,10 @@
 //!    └─────── write ─────────────────┘   └────────────── write ──────┘
 //! ```
 
-use std::error::Error;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -32,43 +26,34 @@ use mini_rproxy::proxy::proxy_connection::{
     Balance, CloseMode, Command, ConnectError, Input, Peer, ProxyConnection, Side, TransactionPool, WorkerContext,
 };
 use mini_rproxy::proxy::runtime::{Runtime, UpstreamId};
-use socket2::SockRef;
 
-/// The most that is read at once.
-const PIECE: usize = 16 * 1024;
-/// A write that blocks for so long gives up, for its thread to look at what else has happened, and is tried again. As often the
-/// pool is looked through.
+/// A write that blocks for so long gives up, so that its thread sees what else has happened; then it is tried again.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What was read, and from which socket. No bytes: its end.
 type Event = (Side, Arc<TcpStream>, io::Result<Vec<u8>>);
 
-/// A connection and its reader, which reads once for each sender that it is given.
+/// A connection, and a thread that reads from it once for each sender that it is given.
 struct Socket {
     stream: Arc<TcpStream>,
-    reader: Sender<(Side, Sender<Event>)>,
-    /// It was told to, and has not brought anything yet; or the end.
+    reader: mpsc::Sender<(Side, mpsc::Sender<Event>)>,
+    /// It was told to read and has not brought anything yet, or has found the end.
     is_reading: bool,
     made: MonoTime,
-    /// Where it leads to; a client's nowhere.
     upstream: UpstreamId,
 }
-
-/// Idle connections to upstreams, and until when they are good.
-static POOL: Mutex<Vec<(MonoTime, Socket)>> = Mutex::new(Vec::new());
 
 impl Socket {
     fn new(stream: TcpStream, upstream: UpstreamId) -> io::Result<Socket> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PAUSE))?;
-        let (stream, (reader, orders)) = (Arc::new(stream), channel::<(_, Sender<_>)>());
+        let (stream, (reader, orders)) = (Arc::new(stream), mpsc::channel::<(_, mpsc::Sender<_>)>());
         let from = Arc::clone(&stream);
         thread::Builder::new().spawn(move || {
-            let mut buf = [0; PIECE];
+            let mut buf = [0; 16 * 1024];
             for (side, events) in orders {
                 let result = (&*from).read(&mut buf).map(|len| buf[..len].to_vec());
-                // Where the client is gone, nobody wants to know.
-                let _ = events.send((side, Arc::clone(&from), result));
+                let _ = events.send((side, Arc::clone(&from), result)); // In vain where the client is gone.
             }
         })?;
         Ok(Socket { stream, reader, is_reading: false, made: MonoTime::now(), upstream })
@@ -83,19 +68,25 @@ impl Socket {
     }
 }
 
+/// Its reader holds it, too, and wakes up by this.
 impl Drop for Socket {
     fn drop(&mut self) {
-        // Its reader holds it, too, and wakes up by this.
         let _ = self.stream.shutdown(Shutdown::Read);
     }
 }
 
-fn connect(upstream: UpstreamId, endpoint: &Endpoint, timeout: Duration) -> Result<Socket, ConnectError> {
-    let Endpoint::Tcp { host, port } = endpoint else { return Err(ConnectError::Failed) };
+/// Idle connections to upstreams, and until when they are good.
+fn pool() -> MutexGuard<'static, Vec<(MonoTime, Socket)>> {
+    static POOL: Mutex<Vec<(MonoTime, Socket)>> = Mutex::new(Vec::new());
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn connect(runtime: &Runtime, upstream: UpstreamId, timeout: Duration) -> Result<Socket, ConnectError> {
+    let origin = runtime.origin(upstream).ok_or(ConnectError::Failed)?;
+    let Endpoint::Tcp { host, port } = &origin.endpoint else { return Err(ConnectError::Failed) };
     let mut failure = ConnectError::DnsFail;
     for address in (host.as_str(), *port).to_socket_addrs().map_err(|_| failure)? {
-        let stream = TcpStream::connect_timeout(&address, timeout);
-        failure = match stream.and_then(|stream| Socket::new(stream, upstream)) {
+        failure = match TcpStream::connect_timeout(&address, timeout).and_then(|stream| Socket::new(stream, upstream)) {
             Ok(socket) => return Ok(socket),
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => ConnectError::Refused,
             Err(error) if error.kind() == ErrorKind::TimedOut => ConnectError::TimedOut,
@@ -105,146 +96,102 @@ fn connect(upstream: UpstreamId, endpoint: &Endpoint, timeout: Duration) -> Resu
     Err(failure)
 }
 
-/// A client, and the upstream that it uses at the moment.
-struct Client {
-    core: ProxyConnection,
-    /// By [`Side`]. Without the first one it is over.
-    sockets: [Option<Socket>; 2],
-    /// Somebody may have logged in on its upstream connection, which is for nobody else then.
-    is_logged_in: bool,
-    events: (Sender<Event>, Receiver<Event>),
-    // What the core borrows for the length of a call.
-    clock: Clock,
-    runtime: Rc<Runtime>,
-    balance: Balance,
-    transactions: TransactionPool,
-    logger: Logger,
-}
-
-impl Client {
-    fn new((stream, address): (TcpStream, SocketAddr), runtime: Runtime, logger: Logger) -> io::Result<Client> {
-        let (clock, runtime) = (Clock::default(), Rc::new(runtime));
-        let peer = Peer { address: Some(address), ..Peer::default() };
-        let core = ProxyConnection::new(clock.now(), peer, Rc::clone(&runtime));
-        let sockets = [Some(Socket::new(stream, UpstreamId::default())?), None];
-        let (balance, transactions) = (Balance::default(), TransactionPool::default());
-        let (events, is_logged_in) = (channel(), false);
-        Ok(Client { core, sockets, is_logged_in, events, clock, runtime, balance, transactions, logger })
-    }
-
-    /// The whole contract: carry out the commands, write the output, read where that is wanted; then wait for an event or for the
-    /// deadline.
-    fn run(mut self) {
-        while self.sockets[0].is_some() {
-            while let Some(command) = self.core.poll_command() {
-                self.carry_out(command);
-            }
-            let is_writing = self.write(Side::Client) | self.write(Side::Upstream);
-            for side in [Side::Client, Side::Upstream] {
-                // Where the core does not want it, the peer has to wait: that is backpressure.
-                if self.core.read_interest(side).is_some()
-                    && let Some(socket) = self.sockets[side as usize].as_mut().filter(|socket| !socket.is_reading)
-                {
-                    socket.is_reading = socket.reader.send((side, self.events.0.clone())).is_ok();
+/// The life of a client's connection, and the whole contract with the core.
+fn serve((stream, address): (TcpStream, SocketAddr), runtime: Runtime, mut logger: Logger) -> io::Result<()> {
+    let (mut clock, runtime, (sender, events)) = (Clock::default(), Rc::new(runtime), mpsc::channel::<Event>());
+    let (balance, transactions, observer) = (&mut Balance::default(), &mut TransactionPool::default(), &mut logger);
+    let peer = Peer { address: Some(address), ..Peer::default() };
+    let mut core = ProxyConnection::new(clock.now(), peer, Rc::clone(&runtime));
+    // By `Side`. Somebody may have logged in on that of the upstream: then it is for nobody else.
+    let (mut sockets, mut is_logged_in) = ([Some(Socket::new(stream, UpstreamId::default())?), None], false);
+    let (mut answer, mut is_busy) = (None, true);
+    while sockets[0].is_some() {
+        // 1. Wait for an event or for the deadline, where there is nothing to do before.
+        let left = core.deadline().map_or(Duration::MAX, |deadline| deadline - MonoTime::now());
+        let event = events.recv_timeout(if is_busy { Duration::ZERO } else { left });
+        is_busy = false;
+        clock.read();
+        let worker = &mut WorkerContext { now: clock.now(), runtime: &runtime, balance, transactions, observer };
+        // 2. Hand in what has happened. Late news of a connection that was closed is none.
+        if let Some(answer) = answer.take() {
+            core.handle(worker, answer);
+        }
+        let mut input = Input::Tick;
+        if let Ok((side, stream, result)) = &event
+            && let Some(socket) = sockets[*side as usize].as_mut().filter(|socket| Arc::ptr_eq(&socket.stream, stream))
+        {
+            input = match result.as_deref() {
+                Ok([]) => Input::Eof(*side),
+                Ok(bytes) => Input::Bytes(*side, bytes),
+                Err(_) => Input::Reset(*side),
+            };
+            socket.is_reading = !matches!(input, Input::Bytes(..));
+        }
+        core.handle(worker, input);
+        // 3. Carry out the commands.
+        while let Some(command) = core.poll_command() {
+            match command {
+                Command::Connect { upstream, is_new } => {
+                    let is_usable = |socket: &Socket| !is_new && socket.upstream == upstream && socket.is_silent();
+                    let idle = sockets[1].take().filter(is_usable).or_else(|| {
+                        let mut pool = pool();
+                        let newest = pool.iter().rposition(|(_, socket)| is_usable(socket))?;
+                        Some(pool.remove(newest).1)
+                    });
+                    let (reused, timeout) = (idle.is_some(), core.connect_address_timeout());
+                    let result = idle.map_or_else(|| connect(&runtime, upstream, timeout), Ok);
+                    answer = Some(
+                        result.as_ref().err().map_or(Input::Connected { reused }, |error| Input::ConnectFailed(*error)),
+                    );
+                    (sockets[1], is_busy) = (result.ok(), true);
+                    core.set_upstream_addr(sockets[1].as_ref().and_then(|socket| socket.stream.peer_addr().ok()));
                 }
-            }
-            let left = self.core.deadline().map_or(Duration::MAX, |deadline| deadline - MonoTime::now());
-            match self.events.1.recv_timeout(if is_writing { Duration::ZERO } else { left }) {
-                Ok(event) => self.on_event(event),
-                Err(_) => self.handle(Input::Tick),
-            }
-        }
-    }
-
-    fn with_core(&mut self, call: impl FnOnce(&mut ProxyConnection, &mut WorkerContext<'_>)) {
-        self.clock.read();
-        let Client { core, clock, runtime, balance, transactions, logger: observer, .. } = self;
-        call(core, &mut WorkerContext { now: clock.now(), runtime, balance, transactions, observer });
-    }
-
-    fn handle(&mut self, input: Input<'_>) {
-        self.with_core(|core, context| core.handle(context, input));
-    }
-
-    fn on_event(&mut self, (side, stream, result): Event) {
-        // Late news of a connection that was closed means nothing.
-        let is_current = |socket: &&mut Socket| Arc::ptr_eq(&socket.stream, &stream);
-        let Some(socket) = self.sockets[side as usize].as_mut().filter(is_current) else { return };
-        // At the end there is nothing more to read.
-        socket.is_reading = !result.as_ref().is_ok_and(|bytes| !bytes.is_empty());
-        self.handle(match result.as_deref() {
-            Ok([]) => Input::Eof(side),
-            Ok(bytes) => Input::Bytes(side, bytes),
-            Err(_) => Input::Reset(side),
-        });
-    }
-
-    /// Writes what waits for `side`, as far as that goes now; says whether anything waited.
-    fn write(&mut self, side: Side) -> bool {
-        let (output, socket) = (self.core.output(side), &self.sockets[side as usize]);
-        let Some(socket) = socket.as_ref().filter(|_| !output.is_empty()) else { return false };
-        match (&*socket.stream).write(output) {
-            Ok(len) => self.with_core(|core, context| core.sent(context, side, len)),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(_) => self.handle(Input::Unwritable(side)),
-        }
-        true
-    }
-
-    fn carry_out(&mut self, command: Command) {
-        match command {
-            Command::Connect { upstream, is_new } => {
-                let is_usable = |socket: &Socket| !is_new && socket.upstream == upstream && socket.is_silent();
-                let kept = self.sockets[1].take().filter(is_usable);
-                let idle = kept.or_else(|| {
-                    let mut pool = POOL.lock().ok()?;
-                    let newest = pool.iter().rposition(|(_, socket)| is_usable(socket))?;
-                    Some(pool.remove(newest).1)
-                });
-                let (reused, timeout) = (idle.is_some(), self.core.connect_address_timeout());
-                let origin = self.runtime.origin(upstream).ok_or(ConnectError::Failed);
-                match idle.map_or_else(|| connect(upstream, &origin?.endpoint, timeout), Ok) {
-                    Ok(socket) => {
-                        self.core.set_upstream_addr(socket.stream.peer_addr().ok());
-                        self.sockets[1] = Some(socket);
-                        self.handle(Input::Connected { reused });
+                Command::Release { is_login_bound } => {
+                    is_logged_in |= is_login_bound;
+                    if let Some(socket) = sockets[1].take_if(|_| !is_logged_in) {
+                        let (mut pool, limits) = (pool(), runtime.config.pool);
+                        let until = (MonoTime::now() + limits.idle_timeout).min(socket.made + limits.max_age);
+                        let same = pool.iter().filter(|(_, other)| other.upstream == socket.upstream).count();
+                        if same < limits.max_idle_per_upstream && pool.len() < limits.max_idle {
+                            pool.push((until, socket));
+                        }
                     }
-                    Err(error) => self.handle(Input::ConnectFailed(error)),
+                }
+                Command::Shutdown(side) => {
+                    let _ = sockets[side as usize].as_ref().map(|socket| socket.stream.shutdown(Shutdown::Write));
+                }
+                Command::Close(side, mode) => {
+                    if let (Some(socket), CloseMode::Abort) = (sockets[side as usize].take(), mode) {
+                        let _ = socket2::SockRef::from(&*socket.stream).set_linger(Some(Duration::ZERO)); // Resets it.
+                    }
+                }
+                Command::AwaitResume => {} // Only plugins ask for that.
+            }
+        }
+        for side in [Side::Client, Side::Upstream] {
+            let Some(socket) = &mut sockets[side as usize] else { continue };
+            // 4. Write what waits, as far as that goes now.
+            if let output @ [_, ..] = core.output(side) {
+                is_busy = true;
+                match (&*socket.stream).write(output) {
+                    Ok(len) => core.sent(worker, side, len),
+                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                    Err(_) => core.handle(worker, Input::Unwritable(side)),
                 }
             }
-            Command::Release { is_login_bound } => {
-                self.is_logged_in |= is_login_bound;
-                let (now, limits) = (MonoTime::now(), &self.runtime.config.pool);
-                if let Some(socket) = self.sockets[1].take_if(|_| !self.is_logged_in)
-                    && let Ok(mut pool) = POOL.lock()
-                    && pool.len() < limits.max_idle
-                    && pool.iter().filter(|(_, other)| other.upstream == socket.upstream).count()
-                        < limits.max_idle_per_upstream
-                {
-                    pool.push(((now + limits.idle_timeout).min(socket.made + limits.max_age), socket));
-                }
+            // 5. Read where that is wanted. Where it is not, the peer has to wait: that is backpressure.
+            if !socket.is_reading && core.read_interest(side).is_some() {
+                socket.is_reading = socket.reader.send((side, sender.clone())).is_ok();
             }
-            Command::Shutdown(side) => {
-                let _ = self.sockets[side as usize].as_ref().map(|socket| socket.stream.shutdown(Shutdown::Write));
-            }
-            Command::Close(side, mode) => {
-                if let (Some(socket), CloseMode::Abort) = (self.sockets[side as usize].take(), mode) {
-                    // What std cannot say yet: when all have dropped it, it is reset.
-                    let _ = SockRef::from(&*socket.stream).set_linger(Some(Duration::ZERO));
-                }
-            }
-            // Only plugins ask for that.
-            Command::AwaitResume => {}
         }
     }
+    Ok(())
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (action, flags) = cli::parse(std::env::args().skip(1))?;
-    let mut config = match flags.config_path() {
-        Some(path) => Config::load(path, &[])?,
-        None => Config::from_flags(&flags.listen, &flags.routes, &[])?,
-    };
+    let of_flags = || Config::from_flags(&flags.listen, &flags.routes, &[]);
+    let mut config = flags.config_path().map_or_else(of_flags, |path| Config::load(path, &[]))?;
     config.log.access |= flags.verbose;
     let is_plain = |url: &_| matches!(url, UpstreamUrl { scheme: Scheme::Http, endpoint: Endpoint::Tcp { .. }, .. });
     let is_known = action == Action::Run && config.tls.is_none() && config.plugins.is_empty();
@@ -254,9 +201,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let logger = Logger::to_stdout(config.log.format.unwrap_or_default())?;
     logger.set_access(config.log.access);
+    logger.set_debug(flags.trace);
     let mut runtime = Runtime::new(Arc::new(config), None);
     runtime.error_pages = error_pages::load(&runtime.config).map_err(|error| error.to_string())?;
-    let (sender, signals) = channel();
+    let (sender, signals) = mpsc::channel();
     signal::listen(sender, |_| {})?;
     for address in &runtime.config.listen_addr {
         let ListenAddr::Tcp { addr, .. } = address else { return Err("this example has no unix sockets".into()) };
@@ -265,27 +213,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (runtime, logger) = (runtime.clone(), logger.clone());
         thread::spawn(move || {
             loop {
-                let client = listener.accept().and_then(|accepted| {
-                    let (runtime, logger) = (runtime.clone(), logger.clone());
-                    thread::Builder::new().spawn(move || Client::new(accepted, runtime, logger).map(Client::run))
-                });
-                if let Err(error) = client {
-                    // Out of descriptors or threads; some are given back soon.
-                    logger.line(Level::Warn, "a client was turned away").text("reason", error).send();
-                    thread::sleep(PAUSE);
+                let (runtime, logger) = (runtime.clone(), logger.clone());
+                let start = |client| thread::Builder::new().spawn(move || serve(client, runtime, logger));
+                if listener.accept().and_then(start).is_err() {
+                    thread::sleep(PAUSE); // Out of descriptors or threads; some are given back soon.
                 }
             }
         });
     }
-    thread::spawn(|| {
-        loop {
-            POOL.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .retain(|(until, socket)| *until > MonoTime::now() && socket.is_silent());
-            thread::sleep(PAUSE);
-        }
-    });
-    while signals.recv()? != signal::SignalEvent::Stop {}
+    while !matches!(signals.recv_timeout(PAUSE), Ok(signal::SignalEvent::Stop)) {
+        // Whoever has ended in the pool is closed (rule M12).
+        pool().retain(|(until, socket)| *until > MonoTime::now() && socket.is_silent());
+    }
     logger.flush(Duration::from_secs(1));
     Ok(())
 }
