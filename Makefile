@@ -257,7 +257,7 @@ selftest:
 	@$(TARGET)/debug/selftest --binary $(TARGET)/debug/mini-rproxy
 
 # In "make stage 5" the number is an argument and no target.
-ifneq (,$(filter lesson stage,$(firstword $(MAKECMDGOALS))))
+ifeq ($(firstword $(MAKECMDGOALS)),stage)
 N := $(word 2,$(MAKECMDGOALS))
 $(if $(N),$(eval $(N): ; @:))
 endif
