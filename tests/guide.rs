@@ -97,6 +97,17 @@ fn the_tour_is_short() {
     assert!(lines <= MAX_TOUR_LINES, "the tour has {lines} lines, and may have {MAX_TOUR_LINES}");
 }
 
+#[test]
+fn the_table_of_contents_names_each_page() {
+    let contents = read(&root().join("docs/SUMMARY.md"));
+    let missing: Vec<_> = pages()
+        .iter()
+        .map(|path| path.strip_prefix(root().join("docs")).expect("a page of docs/").display().to_string())
+        .filter(|page| page != "SUMMARY.md" && !contents.contains(&format!("({page})")))
+        .collect();
+    assert!(missing.is_empty(), "docs/SUMMARY.md: {missing:?}");
+}
+
 /// What is wrong with an excerpt of `item`, if anything.
 fn difference(excerpt: &[&str], item: &[&str]) -> Option<String> {
     let mut rest = item;
