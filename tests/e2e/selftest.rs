@@ -29,7 +29,7 @@ fn s23_the_catalogue_passes_and_each_rule_is_logged() {
 #[test]
 fn the_stages_of_the_toy_proxy_are_passed() {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/tiny");
-    let command = format!("sh '{}' '{BINARY}'", tiny.join("mini-rproxy.sh").display());
+    let command = format!("sh '{}' '{}'", tiny.join("mini-rproxy.sh").display(), program());
     let score = judge_program(&command, &tiny.join("scripts"), LAST).expect("it runs");
     assert!(score.is_pass(), "{}", score.report());
 }
