@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use selftest::player::play;
 use selftest::stages::{LAST, SCRIPT_TIMEOUT, STAGES, Score, compile, judge_program, scripts};
@@ -52,6 +53,29 @@ fn check_table(file: &str, text: &str, score: &Score) {
         };
         assert!(is_same, "{file} has {found}, measured was {measured}: {row}");
     }
+}
+
+#[test]
+fn a_failure_shows_what_came() {
+    let tiny = tiny();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tiny-failure");
+    let relay = compile(&tiny, &STAGES[0], &folder).expect("a stage that compiles");
+    let scripts = scripts(&tiny.join("scripts"), 2).expect("good scripts");
+    let (_, script) = scripts.iter().find(|(_, script)| script.name == "02-no-request-line").expect("it is there");
+    let failure = play(&relay, script, Duration::from_secs(1)).expect("it starts").expect("a relay does not refuse it");
+    let score = Score { stage: 2, scripts: vec![(2, script.clone(), Some(failure))], entries: Vec::new() };
+    let report = score.report();
+    for line in [
+        "FAIL examples/tiny/scripts/02-no-request-line.wire: What is no request line is refused,",
+        "     what went before:\n       C> hello\n       C>\n",
+        "       C< HTTP/1.1 400|405 *\n     what came:\n       hello\n",
+        "     - no response came to the client within 1s; the upstream got this\n",
+        "     read docs/guide/tiny-02-head.md\n",
+        "FAIL: stage 2, 0 of 1 scripts",
+    ] {
+        assert!(report.contains(line), "{line} in {report}");
+    }
+    assert!(!score.is_pass());
 }
 
 #[test]
