@@ -13,7 +13,7 @@
 # make cross    the static binaries for ARM, MIPS, RISC-V and x86, into target/cross/bin/; CROSS_TARGETS chooses. Needs zig
 #               (python3 -m pip install ziglang) and rustup component add rust-src, or rustup target add TARGET
 # make cross-test  unit tests, wire scripts, the catalogue, invariants and faults as ARM and big-endian MIPS programs under
-#               qemu; then the binary of each target, end to end. make test does it for two of them, with fewer exchanges
+#               qemu; then the binary of each target, end to end. make test runs the tests for MIPS, and the binaries of both
 # make check-targets  type-checks for 32-bit, ARM and musl targets, where they are installed
 # make apps     logs in to two applications under prefixes, with a browser; needs node, npm, Chromium and the network
 # make bench    what a request costs this proxy, nginx, HAProxy and a bare relay: SCENARIO=small,new REPEAT=5 REQUESTS=1000
@@ -55,7 +55,7 @@ LESSON := $(or $(N),$(filter 0% 1% 2% 3% 4% 5% 6% 7% 8% 9%,$(MAKECMDGOALS)))
 $(LESSON) lesson-number: ; @:
 endif
 
-.PHONY: run check lessons lesson lessons-fresh lessons-check size test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-logins bench-micro selftest stage stages differential faults soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
+.PHONY: run check lessons lesson lessons-fresh lessons-check size test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-logins bench-micro selftest stage stages differential faults faults-short soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -85,7 +85,7 @@ lessons-fresh: $(LESSONS)
 size:
 	@$(CARGO) test --locked --quiet --test layers size::table -- --ignored --nocapture
 
-test: fmt clippy tests features blocking doc faults fuzz-check fuzz-short loom valgrind lessons-check cross-short
+test: fmt clippy tests features blocking doc faults-short fuzz-check fuzz-short loom valgrind lessons-check cross-short
 
 fmt:
 	$(CARGO) fmt --all -- --check
@@ -149,11 +149,12 @@ cross-test:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' CROSS_TARGETS='$(CROSS_TARGETS)' CROSS_TEST_TARGETS='$(CROSS_TEST_TARGETS)' \
 		$(if $(CROSS_FAULT_EXCHANGES),CROSS_FAULT_EXCHANGES=$(CROSS_FAULT_EXCHANGES)) sh tests/cross/run.sh
 
-# Two processors that differ in all that matters from the usual one; "make cross-test" alone does seven, and 100,000 exchanges.
+# The tests on one processor that differs from the usual one in both that matters, size and order of bytes, and the binaries of
+# two. "make cross-test" alone does seven, the tests on ARM too, and 100,000 exchanges.
 CROSS_SHORT := armv7-unknown-linux-musleabihf mips-unknown-linux-musl
 cross-short:
-	@$(MAKE) --no-print-directory cross-test CROSS_TARGETS='$(CROSS_SHORT)' CROSS_TEST_TARGETS='$(CROSS_SHORT)' \
-		CROSS_FAULT_EXCHANGES='$(or $(CROSS_FAULT_EXCHANGES),20000)'
+	@$(MAKE) --no-print-directory cross-test CROSS_TARGETS='$(CROSS_SHORT)' CROSS_TEST_TARGETS=mips-unknown-linux-musl \
+		CROSS_FAULT_EXCHANGES='$(or $(CROSS_FAULT_EXCHANGES),5000)'
 
 check-targets:
 	@CARGO='$(CARGO)' CHECK_TARGETS='$(CHECK_TARGETS)' sh examples/check-targets.sh
@@ -163,6 +164,11 @@ faults:
 	FAULT_EXCHANGES=$(or $(FAULT_EXCHANGES),1000000) LOOP_FAULT_EXCHANGES=$(or $(LOOP_FAULT_EXCHANGES),100000) \
 		$(CARGO) test --locked --profile faults --no-default-features --lib --test faults -- --nocapture faults
 
+# The same, as a part of "make test".
+faults-short:
+	@$(MAKE) --no-print-directory faults FAULT_EXCHANGES='$(or $(FAULT_EXCHANGES),200000)' \
+		LOOP_FAULT_EXCHANGES='$(or $(LOOP_FAULT_EXCHANGES),20000)'
+
 soak:
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --release --test soak -- --ignored --nocapture
 
@@ -171,7 +177,7 @@ fuzz:
 
 # The same, as a part of "make test": without a C++ compiler it says so, and fails in CI only.
 fuzz-short:
-	@FUZZ_SKIP_IF_MISSING=1 CARGO='$(CARGO)' FUZZ_SECONDS='$(FUZZ_SECONDS)' sh fuzz/run.sh
+	@FUZZ_SKIP_IF_MISSING=1 CARGO='$(CARGO)' FUZZ_SECONDS='$(or $(FUZZ_SECONDS),5)' sh fuzz/run.sh
 
 # The targets are ordinary functions: here they run over the committed inputs, with any compiler and without libFuzzer.
 fuzz-check:
