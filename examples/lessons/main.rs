@@ -450,7 +450,8 @@ impl Runner {
         }
         println!("\n{}\n", lesson.symptom);
         let begun = if is_new { "" } else { ", where you have begun (RESET=1 begins anew)" };
-        println!("The tree of this lesson is {}{begun}. Its tests are built and run ...", tree.display());
+        let place = if options.is_here { "this checkout".to_owned() } else { tree.display().to_string() };
+        println!("The tree of this lesson is {place}{begun}. Its tests are built and run ...");
         let outcome = self.run_named(lesson, tree)?;
         show_failures(tree, &outcome.failed);
         let missing = outcome.show_missing(lesson);
