@@ -44,8 +44,10 @@ use super::wire::{End, Ending, Entry, Pool, Setup, Split, Wire};
 
 const DEFAULT_CONFIG: &str = "routes:\n  - prefix: /a\n    upstream: http://origin.example\n";
 
-/// How many ways of cutting at random each script is run in.
-const RANDOM_RUNS: u64 = 20;
+/// In how many ways of cutting at random each script is run: 20, or what the environment says.
+fn random_runs() -> u64 {
+    std::env::var("RANDOM_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(20)
+}
 
 /// Something that happens.
 #[derive(Clone, Debug)]
@@ -289,7 +291,7 @@ pub fn check(text: &str) -> Result<(), String> {
         let lane_name = if lane { ", relay lane" } else { "" };
         ways.push((format!("byte by byte{lane_name}"), Split::Bytes, lane));
         let random = |seed| (format!("random split, seed {seed}{lane_name}"), Split::Random(Random::new(seed)), lane);
-        ways.extend((1..=RANDOM_RUNS).map(random));
+        ways.extend((1..=random_runs()).map(random));
     }
     for (name, split, lane) in ways {
         let other = script.run(split, lane).map_err(|error| format!("{name}: {error}"))?;
