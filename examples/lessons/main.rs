@@ -44,6 +44,10 @@ const BUILD_SECONDS: u32 = 1200;
 const RUN_SECONDS: u32 = 300;
 /// How much is shown of a failure, and of a script.
 const MAX_SHOWN_LINES: usize = 25;
+/// And how much of a script before the line at which it went another way.
+const SHOWN_BEFORE: usize = 15;
+/// Of more failures only the names are shown.
+const MAX_SHOWN_FAILURES: usize = 3;
 
 /// A test program and the name of a test in it.
 type TestName = (String, String);
@@ -349,11 +353,22 @@ fn indent(text: &str, sign: &str) -> String {
 }
 
 fn show_failures(tree: &Path, failed: &BTreeMap<TestName, String>) {
-    for ((program, test), message) in failed {
+    for (index, ((program, test), message)) in failed.iter().enumerate() {
         println!("\nFAILED {program} {test}");
+        if index >= MAX_SHOWN_FAILURES {
+            continue;
+        }
         let script = tree.join("tests/wire").join(format!("{test}.wire"));
         if let ("wire", Ok(text)) = (program.as_str(), read(&script)) {
-            println!("  the script, {}:\n{}", script.display(), indent(&text, "| "));
+            let odd = message.lines().find_map(|line| line.strip_prefix("line ")?.parse::<usize>().ok()).unwrap_or(1);
+            let first = odd.saturating_sub(SHOWN_BEFORE);
+            let shown: Vec<&str> = text.lines().skip(first).collect();
+            println!(
+                "  the script, {}, from line {}:\n{}",
+                script.display(),
+                first + 1,
+                indent(&shown.join("\n"), "| ")
+            );
         }
         println!("  what was wrong:\n{}", indent(message, ""));
     }
@@ -382,8 +397,12 @@ impl Runner {
                 chapter = lesson.chapter();
                 println!("docs/guide/{chapter}.md");
             }
-            let is_begun = self.tree_of(lesson, false).exists();
-            println!("{:>4}  {}{}", lesson.number, lesson.title, if is_begun { "  (begun)" } else { "" });
+            let state = match (self.passed(lesson).exists(), self.tree_of(lesson, false).exists()) {
+                (true, _) => "  (passed)",
+                (false, true) => "  (begun)",
+                (false, false) => "",
+            };
+            println!("{:>4}  {}{state}", lesson.number, lesson.title);
         }
         println!("\nmake lesson {} begins one.", self.lessons.first().map_or(1, |lesson| lesson.number));
     }
@@ -399,7 +418,10 @@ impl Runner {
         fs::create_dir_all(&place).map_err(error)?;
         fs::create_dir_all(&target).map_err(error)?;
         let lock = File::create(self.folder.join("lock")).map_err(error)?;
-        lock.lock().map_err(error)?;
+        if lock.try_lock().is_err() {
+            println!("Another lesson is being built: waiting for it ...");
+            lock.lock().map_err(error)?;
+        }
         copy_tree(tree, &place, TRACKED_AND_NEW)?;
         Ok(Bench {
             tree: place,
@@ -412,7 +434,8 @@ impl Runner {
     fn lesson(&self, number: &str, options: &Options) -> Result<bool, String> {
         let lesson = number.parse().ok().and_then(|number| self.lessons.iter().find(|lesson| lesson.number == number));
         let lesson = lesson.ok_or_else(|| {
-            format!("there is no lesson {number:?}: make lessons lists them, make lesson 5 begins one")
+            let named = if number.is_empty() { String::new() } else { format!(" {number}") };
+            format!("there is no lesson{named}: make lessons lists them, make lesson 5 begins one")
         })?;
         let tree = self.tree_of(lesson, options.is_here);
         match options.hint {
@@ -439,6 +462,7 @@ impl Runner {
         } else {
             if options.is_reset && tree.exists() {
                 fs::remove_dir_all(tree).map_err(|error| format!("{}: {error}", tree.display()))?;
+                _ = fs::remove_file(self.passed(lesson));
             }
             is_new = !tree.exists();
             if is_new {
@@ -530,12 +554,23 @@ impl Runner {
                 lesson.fails.len(),
                 outcome.passed.len() - lesson.fails.len()
             ),
-            (false, 0, others) => println!("\nNOT YET: the lesson's tests pass, but {others} others fail now."),
             (false, left, others) => {
-                println!("\nNOT YET: {left} of the lesson's tests do not pass, and {others} others fail.")
+                let all = lesson.fails.len();
+                println!("\nNOT YET: of the lesson's {all} tests {left} do not pass yet; of all others {others} fail.")
             }
         }
+        let passed = self.passed(lesson);
+        if is_good {
+            write(&passed, "")?
+        } else {
+            _ = fs::remove_file(passed)
+        }
         Ok(is_good)
+    }
+
+    /// The file that tells that a lesson's repair was judged good.
+    fn passed(&self, lesson: &Lesson) -> PathBuf {
+        self.folder.join(format!("{:02}.passed", lesson.number))
     }
 
     fn fresh(&self) -> Result<bool, String> {

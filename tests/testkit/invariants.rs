@@ -97,7 +97,9 @@ pub fn what_leaves_pleases_the_strict_parser(wire: &Wire) -> Result<(), String> 
     if error.is_some_and(|answer| {
         answer.head.status() < 400 || !answer.head.members("connection").contains(&"close".to_owned())
     }) {
-        return Err("what was not understood was not refused".to_owned());
+        return Err(
+            "the strict parser does not understand what the client sent, and the proxy did not refuse it".to_owned()
+        );
     }
     let Some(loan) = wire.loans.last() else { return Ok(()) };
     if let Some(error) = &loan.requests.error {

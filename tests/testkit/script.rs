@@ -306,7 +306,7 @@ pub fn check(text: &str) -> Result<(), String> {
 fn difference(expected: &str, found: &str) -> String {
     let same = expected.lines().zip(found.lines()).take_while(|(a, b)| a == b).count();
     let part = |text: &str| -> String {
-        text.lines().skip(same.saturating_sub(3)).take(24).map(|line| format!("  {line}\n")).collect()
+        text.lines().skip(same.saturating_sub(3)).take(9).map(|line| format!("  {line}\n")).collect()
     };
     format!("line {}\nexpected\n{}found\n{}", same + 1, part(expected), part(found))
 }
