@@ -48,14 +48,17 @@ TARGET_TRIPLE ?= $(shell $(or $(RUSTC),rustc) -vV | sed -n 's/^host: //p')
 CHECK_TARGETS ?= i686-unknown-linux-gnu aarch64-unknown-linux-gnu armv7-unknown-linux-gnueabihf \
 	x86_64-unknown-linux-musl aarch64-unknown-linux-musl
 
-# The numbers behind "make lesson" are no targets.
-ifeq ($(firstword $(MAKECMDGOALS)),lesson)
-LESSON := $(or $(N),$(filter 0% 1% 2% 3% 4% 5% 6% 7% 8% 9%,$(MAKECMDGOALS)))
-.PHONY: $(LESSON)
-$(LESSON) lesson-number: ; @:
+# In "make lesson 5" and "make stage 5" the number is an argument and no target.
+ifneq (,$(filter lesson stage,$(firstword $(MAKECMDGOALS))))
+ARGUMENTS := $(wordlist 2,$(words $(MAKECMDGOALS)),$(MAKECMDGOALS))
+N := $(or $(ARGUMENTS),$(N))
+ifneq (,$(ARGUMENTS))
+.PHONY: $(ARGUMENTS)
+$(ARGUMENTS): ; @:
+endif
 endif
 
-.PHONY: run check lessons lesson lessons-fresh lessons-check size test fmt clippy tests features doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-logins bench-micro selftest stage stages differential faults faults-short soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
+.PHONY: run check lessons lesson lessons-fresh lessons-check size test fmt clippy tests features blocking doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-logins bench-micro selftest stage stages differential faults faults-short soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -72,7 +75,7 @@ lessons: $(LESSONS)
 	@TARGET='$(TARGET)' $(LESSONS) list
 
 lesson: $(LESSONS)
-	@CARGO='$(CARGO)' TARGET='$(TARGET)' $(LESSONS) lesson '$(LESSON)' $(if $(HERE),--here) $(if $(RESET),--reset) $(if $(CHECK),--check) \
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' $(LESSONS) lesson '$(N)' $(if $(HERE),--here) $(if $(RESET),--reset) $(if $(CHECK),--check) \
 		$(if $(HINT),--hint '$(HINT)') $(if $(SOLUTION),--hint 4)
 
 # LESSONS_CHECK=5 takes one of them.
@@ -266,12 +269,6 @@ bench-micro:
 selftest:
 	$(CARGO) build --locked --package mini-rproxy --package selftest --bin mini-rproxy --bin selftest
 	@$(TARGET)/debug/selftest --binary $(TARGET)/debug/mini-rproxy
-
-# In "make stage 5" the number is an argument and no target.
-ifeq ($(firstword $(MAKECMDGOALS)),stage)
-N := $(word 2,$(MAKECMDGOALS))
-$(if $(N),$(eval $(N): ; @:))
-endif
 
 # What is given on make's command line is in the environment of the recipe, whatever quotes it has.
 STAGE := $(TARGET)/debug/stage --target '$(TARGET)/tiny' $(if $(DETAILS),--details)

@@ -19,6 +19,11 @@ pub mod invariants;
 pub mod script;
 pub mod scenes;
 
+/// In how many ways of cutting at random something is run: what the environment variable `RANDOM_RUNS` says, or else `usual`.
+pub fn random_runs(usual: u64) -> u64 {
+    std::env::var("RANDOM_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(usual)
+}
+
 /// Marsaglia's xorshift: the same numbers on every run.
 #[derive(Clone, Debug)]
 pub struct Random(u64);

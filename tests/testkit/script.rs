@@ -36,18 +36,16 @@ use mini_rproxy::config::Config;
 use mini_rproxy::proxy::hooks::Side as HookSide;
 use mini_rproxy::proxy::proxy_connection::{ConnectError, Peer, PeerDetails, Side};
 
-use super::Random;
 use super::invariants;
 use super::plugin::{Op, Ops, Plugin, Wants};
 use super::strict::Token;
 use super::wire::{End, Ending, Entry, Pool, Setup, Split, Wire};
+use super::{Random, random_runs};
 
 const DEFAULT_CONFIG: &str = "routes:\n  - prefix: /a\n    upstream: http://origin.example\n";
 
-/// In how many ways of cutting at random each script is run: 20, or what the environment says.
-fn random_runs() -> u64 {
-    std::env::var("RANDOM_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(20)
-}
+/// How many ways of cutting at random each script is run in.
+const RANDOM_RUNS: u64 = 20;
 
 /// Something that happens.
 #[derive(Clone, Debug)]
@@ -291,7 +289,7 @@ pub fn check(text: &str) -> Result<(), String> {
         let lane_name = if lane { ", relay lane" } else { "" };
         ways.push((format!("byte by byte{lane_name}"), Split::Bytes, lane));
         let random = |seed| (format!("random split, seed {seed}{lane_name}"), Split::Random(Random::new(seed)), lane);
-        ways.extend((1..=random_runs()).map(random));
+        ways.extend((1..=random_runs(RANDOM_RUNS)).map(random));
     }
     for (name, split, lane) in ways {
         let other = script.run(split, lane).map_err(|error| format!("{name}: {error}"))?;

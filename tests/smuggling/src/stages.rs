@@ -241,6 +241,11 @@ impl Score {
         (of_stage().filter(|(.., failure)| failure.is_none()).count(), of_stage().count())
     }
 
+    /// The same for all stages together.
+    fn all_scripts(&self) -> (usize, usize) {
+        (self.scripts.iter().filter(|(.., failure)| failure.is_none()).count(), self.scripts.len())
+    }
+
     /// Whether everything that the stage must pass has passed.
     pub fn is_pass(&self) -> bool {
         self.first_wrong_script().is_none() && (self.stage < LAST || self.first_wrong_entry().is_none())
@@ -277,8 +282,7 @@ impl Score {
         }
         text += &self.first_wrong();
         let page = STAGES[self.stage - 1].page();
-        let (passed, all) =
-            (1..=self.stage).map(|stage| self.scripts_of(stage)).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        let (passed, all) = self.all_scripts();
         let word = if self.is_pass() { "pass" } else { "FAIL" };
         let _ = writeln!(text, "{word}: stage {}, {passed} of {all} scripts ({page})", self.stage);
         text
@@ -314,8 +318,7 @@ impl Score {
     /// A row of the table of all stages.
     pub fn row(&self) -> String {
         let stage = STAGES[self.stage - 1];
-        let (passed, all) =
-            self.scripts.iter().fold((0, 0), |(passed, all), (.., f)| (passed + usize::from(f.is_none()), all + 1));
+        let (passed, all) = self.all_scripts();
         let (attacks, harmless) = (self.counts(true), self.counts(false));
         let Counts { refused, passed: through, dirty } = attacks;
         format!(
