@@ -173,6 +173,7 @@ faults-short:
 		LOOP_FAULT_EXCHANGES='$(or $(LOOP_FAULT_EXCHANGES),20000)'
 
 soak:
+	$(CARGO) build --locked --release --package header_demo --examples
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --release --test soak -- --ignored --nocapture
 
 fuzz:

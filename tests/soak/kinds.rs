@@ -1,16 +1,23 @@
 //! The kinds of traffic. A round of each ends with everything verified, or says what was wrong.
 
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use tungstenite::Message;
 
+use crate::certificates::Authority;
+use crate::ends;
 use crate::support::{Peer, Proxy, Stream, fingerprint};
 use crate::upstreams::Restarted;
 
 pub struct World<'a> {
     pub proxy: &'a Proxy,
     pub restarted: &'a Restarted,
+    /// Who has signed the certificates of the proxy and of the origin that speaks TLS.
+    pub authority: &'a Authority,
+    /// The file of the plugin that runs on `/plugin`, where plugins were built.
+    pub plugin: Option<PathBuf>,
 }
 
 pub struct Kind {
@@ -41,6 +48,9 @@ pub const KINDS: &[Kind] = &[
     kind("requests to an upstream that restarts", 3, 5, flaky),
     kind("restarts of that upstream", 1, 4_000, restart),
     kind("rubbish", 1, 50, rubbish),
+    kind("TLS: 20 requests, to an origin with TLS", 3, 50, tls),
+    kind("TLS: a handshake for one request", 2, 20, handshake),
+    kind("requests through a plugin", 2, 20, plugin),
     kind("SIGHUP", 1, 3_000, reload),
 ];
 
@@ -208,8 +218,49 @@ fn rubbish(world: &World<'_>, round: u64) -> Result<(), String> {
     if matches!(status, 400 | 505) { Ok(()) } else { Err(format!("status {status}")) }
 }
 
-/// Only this sends the signal, so that one more line tells that it was carried out.
-fn reload(world: &World<'_>, _: u64) -> Result<(), String> {
+fn tls(world: &World<'_>, round: u64) -> Result<(), String> {
+    let mut client = ends::connect(world.proxy.address_of("https"), world.authority, "localhost");
+    for number in 0..20 {
+        let path = format!("/tell/{round}/{number}");
+        let answer = client.get(&format!("/tls{path}"));
+        expect("status", answer.status(), 200)?;
+        expect("line", answer.text().lines().next(), Some(format!("GET {path} HTTP/1.1").as_str()))?;
+    }
+    // Some say goodbye, some do not.
+    if round.is_multiple_of(2) {
+        ends::end(client.inner());
+    }
+    Ok(())
+}
+
+fn handshake(world: &World<'_>, round: u64) -> Result<(), String> {
+    let len = 1 + round % 100_000;
+    let mut client = ends::connect(world.proxy.address_of("https"), world.authority, "localhost");
+    let answer = client.get(&format!("/ok/length/{len}"));
+    expect("status", answer.status(), 200)?;
+    Stream::new(len, len).compare(&answer.body[..]).map_err(|error| error.to_string())
+}
+
+/// The field is on each response, whichever instance of the plugin has set it.
+fn plugin(world: &World<'_>, round: u64) -> Result<(), String> {
+    let mut client = world.proxy.connect();
+    for number in 0..10 {
+        let answer = client.get(&format!("/plugin/{round}/{number}"));
+        expect("status", answer.status(), 200)?;
+        if world.plugin.is_some() {
+            expect("X-Demo-Response", answer.field("X-Demo-Response"), Some("soak"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Every twentieth reload finds another file of the same plugin. Only this sends the signal, so that one more line tells
+/// that it was carried out.
+fn reload(world: &World<'_>, round: u64) -> Result<(), String> {
+    if let Some(plugin) = world.plugin.as_ref().filter(|_| round.is_multiple_of(20)) {
+        let new = plugin.with_extension("new");
+        std::fs::copy(plugin, &new).and_then(|_| std::fs::rename(&new, plugin)).map_err(|error| error.to_string())?;
+    }
     let is_told = |line: &str| line.contains("configuration reloaded");
     let log = &world.proxy.log;
     let before = log.all().iter().filter(|line| is_told(line)).count();

@@ -7,11 +7,20 @@
 //! ```
 //!
 //! It ends with two tables, and fails when something unexpected came back, or when memory or descriptors did not go back
-//! to where they were. Ignored in `cargo test`: it takes its time on purpose.
+//! to where they were. `make soak` builds the plugin that is replaced again and again. Ignored in `cargo test`: it takes its time on purpose.
+
+#![cfg(feature = "tls")]
 
 #[path = "../support/mod.rs"]
 #[allow(unused_imports, reason = "each test crate uses another part of it")]
 mod support;
+
+#[path = "../tls/certificates.rs"]
+#[allow(dead_code, reason = "each test crate uses another part of it")]
+mod certificates;
+#[path = "../tls/ends.rs"]
+#[allow(dead_code, reason = "each test crate uses another part of it")]
+mod ends;
 
 mod kinds;
 mod upstreams;
@@ -21,7 +30,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use certificates::Authority;
 use kinds::{KINDS, Kind, World};
+use support::programs::shared_object;
 use support::{Launch, Proxy, SetOnDrop};
 use upstreams::{Restarted, honest, websockets};
 
@@ -101,15 +112,33 @@ fn mixed_traffic_leaves_nothing_behind() {
         }
     }));
     let (honest, websockets, restarted) = (honest(), websockets(), Restarted::start());
+    let authority = Authority::new();
+    let pair = authority.issue(&["localhost"]);
+    let with_tls = ends::echo(&pair);
+    let files = tempfile::TempDir::new().expect("a temporary folder");
+    let plugin = shared_object("header_demo").map(|built| {
+        let copy = files.path().join("header_demo.so");
+        std::fs::copy(built, &copy).expect("a copy");
+        copy
+    });
+    let plugins = plugin.iter().map(|path| format!("plugins: [{{path: {}, config: soak}}]\n", path.display()));
     let yaml = format!(
-        "workers: 2\npool: {{idle_timeout: 1s}}\nroutes:\n  - {{prefix: /ok, upstream: \"{}\"}}\n  - {{prefix: /ws, upstream: \
-         \"{}\"}}\n  - {{prefix: /flaky, upstream: \"http://{}\"}}\n",
-        honest.url(),
+        "workers: 2\npool: {{idle_timeout: 1s}}\n{}{}upstream_tls: {{ca_file: {}}}\nroutes:\n\
+         - {{prefix: /ok, upstream: \"{ok}\", plugins: []}}\n\
+         - {{prefix: /plugin, upstream: \"{ok}\"}}\n\
+         - {{prefix: /ws, upstream: \"{}\", plugins: []}}\n\
+         - {{prefix: /flaky, upstream: \"http://{}\", plugins: []}}\n\
+         - {{prefix: /tls, upstream: \"https://localhost:{}\", plugins: []}}\n",
+        plugins.collect::<String>(),
+        ends::listen_both(&pair),
+        authority.file.display(),
         websockets.url(),
-        restarted.address
+        restarted.address,
+        with_tls.address.port(),
+        ok = honest.url(),
     );
     let proxy = Launch::quiet(&yaml).start();
-    let world = World { proxy: &proxy, restarted: &restarted };
+    let world = World { proxy: &proxy, restarted: &restarted, authority: &authority, plugin };
     // Each kind once: what is made once and kept is there before anything is counted.
     for kind in KINDS {
         (kind.round)(&world, 0).unwrap_or_else(|failure| panic!("{}: {failure}", kind.name));
