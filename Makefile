@@ -15,6 +15,7 @@
 # make cross-test  unit tests, wire scripts, the catalogue, invariants and faults as ARM and big-endian MIPS programs under
 #               qemu; then the binary of each target, end to end. make test runs the tests for MIPS, and the binaries of both
 # make check-targets  type-checks for 32-bit, ARM and musl targets, where they are installed
+# make man      the man pages mini-rproxy.1 and .5 and the completions for bash, zsh and fish, into target/man/
 # make apps     logs in to two applications under prefixes, with a browser; needs node, npm, Chromium and the network
 # make bench    what a request costs this proxy, nginx, HAProxy and a bare relay: SCENARIO=small,new REPEAT=5 REQUESTS=1000
 #               choose, BENCH_QUICK=1 gives a first look, PROXY=target/pgo/mini-rproxy measures another build
@@ -58,7 +59,7 @@ $(ARGUMENTS): ; @:
 endif
 endif
 
-.PHONY: run check lessons lesson lessons-fresh lessons-check size test fmt clippy tests features blocking doc plugins static cross cross-test cross-short check-targets bench pgo bench-instructions bench-logins bench-micro selftest stage stages differential faults faults-short soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
+.PHONY: run check lessons lesson lessons-fresh lessons-check size test fmt clippy tests features blocking doc plugins static cross cross-test cross-short check-targets man bench pgo bench-instructions bench-logins bench-micro selftest stage stages differential faults faults-short soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -158,6 +159,15 @@ CROSS_SHORT := armv7-unknown-linux-musleabihf mips-unknown-linux-musl
 cross-short:
 	@$(MAKE) --no-print-directory cross-test CROSS_TARGETS='$(CROSS_SHORT)' CROSS_TEST_TARGETS=mips-unknown-linux-musl \
 		CROSS_FAULT_EXCHANGES='$(or $(CROSS_FAULT_EXCHANGES),5000)'
+
+# The date of the pages is that of the commit, where there is one.
+man:
+	@$(CARGO) build --locked --quiet --package mini-rproxy-man
+	@mkdir -p '$(TARGET)/man'
+	@set -e; export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null)}"; \
+	for form in 1 5 bash zsh fish; do \
+		'$(TARGET)/debug/mini-rproxy-man' $$form >'$(TARGET)/man/mini-rproxy.'$$form; \
+	done
 
 check-targets:
 	@CARGO='$(CARGO)' CHECK_TARGETS='$(CHECK_TARGETS)' sh examples/check-targets.sh

@@ -47,7 +47,7 @@ impl Flags {
 }
 
 /// All flags as they are written after the dashes, what stands for the value of those that take one, and what they do.
-const FLAGS: [(&str, &str, &str); 16] = [
+pub const FLAGS: [(&str, &str, &str); 16] = [
     ("config", "PATH", "the configuration file, or - for standard input (default: config.yaml)"),
     ("route", "PREFIX=UPSTREAM", "a route, instead of a configuration file; may be repeated"),
     ("listen", "ADDRESS", "with -route: where to listen (default: :8080); may be repeated"),
@@ -87,7 +87,7 @@ const FLAGS: [(&str, &str, &str); 16] = [
 ];
 
 /// Flags that may be given more than once.
-const REPEATABLE: [&str; 3] = ["route", "listen", "H"];
+pub const REPEATABLE: [&str; 3] = ["route", "listen", "H"];
 
 /// What `-help` prints.
 pub fn help() -> String {
