@@ -83,7 +83,7 @@ pub const FLAGS: [(&str, &str, &str); 16] = [
     ("H", "'Name: value'", "with -explain: a field line of the request; may be repeated"),
     ("print-config", "", "print the configuration with every default, without credentials"),
     ("version", "", "print the version"),
-    ("help", "", "print this; also -h"),
+    ("help", "", "print this help; also -h"),
 ];
 
 /// Flags that may be given more than once.

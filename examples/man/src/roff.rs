@@ -1,14 +1,14 @@
 //! Markdown as a man page: the macros of man(7), which groff and mandoc both know.
 //!
-//! A table becomes tagged paragraphs, because its cells are far too wide for columns on a terminal. What is typed literally
-//! is bold, and links are their words.
+//! A table becomes tagged paragraphs, because its cells are far too wide for columns on a terminal. What is typed as it stands
+//! is bold, and links are their words. Code is made to fit 80 columns.
 
-use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag, TagEnd};
+use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 
-/// Bytes of a line of the source: mandoc's advice.
+/// Bytes of a line of the source, as mandoc advises.
 const MAX_LINE: usize = 78;
-/// Columns that a line of code may take: 80, less the indentation.
-const MAX_CODE: usize = 68;
+/// Columns for a line of code: 80, less the indentation.
+const MAX_CODE: usize = 71;
 
 /// Markdown as the paragraphs and sections of a page.
 pub fn from_markdown(markdown: &str) -> String {
@@ -19,15 +19,20 @@ pub fn from_markdown(markdown: &str) -> String {
     page.out
 }
 
-/// The first line of a page. `date` may be empty.
+/// How a page begins. `date` may be empty.
 pub fn title(section: u8, date: &str, version: &str) -> String {
-    // No hyphens in names of keys, and no gaps around them.
+    // Without hyphens, which would stand in the middle of keys, and without gaps that make both margins straight.
     format!(".TH MINI\\-RPROXY {section} \"{date}\" \"mini\\-rproxy {version}\"\n.nr HY 0\n.ad l\n")
 }
 
+/// A section of Markdown, or a heading for what follows.
+pub fn section(name: &str, markdown: &str) -> String {
+    from_markdown(&format!("## {name}\n\n{markdown}\n"))
+}
+
 /// A tagged paragraph. The tag is roff, the text is Markdown.
-pub fn tagged(tag: &str, text: &str) -> String {
-    format!(".TP\n{tag}\n{}", from_markdown(text).trim_start_matches(".PP\n"))
+pub fn tagged(tag: &str, markdown: &str) -> String {
+    format!(".TP\n{tag}\n{}", from_markdown(markdown).trim_start_matches(".PP\n"))
 }
 
 /// What is typed as it stands.
@@ -35,66 +40,88 @@ pub fn literal(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
         match c {
-            '\\' => out += "\\e",
             '-' => out += "\\-",
             '\'' => out += "\\(aq",
             '`' => out += "\\(ga",
             '^' => out += "\\(ha",
             '~' => out += "\\(ti",
-            _ => push(&mut out, c),
+            _ => out += &escaped(c),
         }
     }
     out
 }
 
-/// Words of a sentence.
-fn prose(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        match c {
-            '\\' => out += "\\e",
-            _ => push(&mut out, c),
-        }
+/// A character of a sentence, in which quotes and hyphens may look as those of a book.
+fn escaped(c: char) -> String {
+    match c {
+        '\\' => "\\e".to_owned(),
+        c if c.is_ascii() => c.into(),
+        c => format!("\\[u{:04X}]", u32::from(c)),
     }
-    out
 }
 
-fn push(out: &mut String, c: char) {
-    if c.is_ascii() { out.push(c) } else { *out += &format!("\\[u{:04X}]", u32::from(c)) }
+/// A line of text: without the mark in front, one with such a beginning would be a request.
+fn text_line(line: &str) -> String {
+    let mark = if line.starts_with(['.', '\'']) { "\\&" } else { "" };
+    format!("{mark}{line}\n")
 }
 
-/// A line that begins with one of these would be a request.
-fn guarded(line: &str) -> String {
-    if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.to_owned() }
-}
-
-/// Words as lines: short ones, and one at least for each sentence, so that all ends of sentences look alike.
-fn lines(text: &str) -> String {
+/// Words as lines. Each sentence begins a new one, so that the ends of all sentences look alike on the page.
+pub fn lines(words: &str) -> String {
     let (mut out, mut line) = (String::new(), String::new());
-    for word in text.split_whitespace() {
-        let is_new_sentence = [". ", "? ", "! ", ".\\fR "].iter().any(|end| format!("{line} ").ends_with(end));
-        if !line.is_empty() && (is_new_sentence || line.len() + 1 + word.len() > MAX_LINE) {
-            out += &format!("{}\n", guarded(&line));
-            line.clear();
+    for word in words.split_whitespace() {
+        let is_sentence = [".", "?", "!", ".\\fR", ".)"].iter().any(|end| line.ends_with(end));
+        if !line.is_empty() && (is_sentence || line.len() + 1 + word.len() > MAX_LINE) {
+            out += &text_line(&std::mem::take(&mut line));
         }
         if !line.is_empty() {
             line.push(' ');
         }
         line += word;
     }
-    if line.is_empty() { out } else { out + &format!("{}\n", guarded(&line)) }
+    if line.is_empty() { out } else { out + &text_line(&line) }
 }
 
-/// A line of code; a comment that would be cut off at 80 columns comes before it.
-fn code_line(line: &str) -> String {
-    let code = match line.split_once(" # ") {
-        Some((code, comment)) if line.chars().count() > MAX_CODE && !code.trim().is_empty() => {
-            let indent = &code[..code.len() - code.trim_start().len()];
-            format!("{indent}# {comment}\n{}", code.trim_end())
-        }
-        _ => line.to_owned(),
+/// A line of code as one or more that fit, with the same meaning: a comment goes in front of what it speaks of; a command is
+/// continued behind a backslash, a mapping or a list in YAML behind a comma, and what is only read behind any space.
+fn fitted(line: &str, language: &str) -> Vec<String> {
+    let indent = &line[..line.len() - line.trim_start().len()];
+    if line.chars().count() <= MAX_CODE {
+        return vec![line.to_owned()];
+    }
+    if let Some((code, comment)) =
+        line.split_once(" # ").filter(|(code, _)| !code.trim().is_empty() && language != "text")
+    {
+        let mut all = fitted(&format!("{indent}# {}", comment.trim()), "#");
+        all.extend(fitted(code.trim_end(), language));
+        return all;
+    }
+    // Where to break, by preference, and how much of that stays in the first line.
+    let (stops, next, more): (&[(&str, usize)], _, _) = match language {
+        "sh" => (&[(" && ", 4), (" -", 1)], "    ", " \\"),
+        "yaml" => (&[(", ", 2)], "    ", ""),
+        "#" => (&[(" ", 1)], "# ", ""),
+        _ => (&[(" ", 1)], "    ", ""),
     };
-    code.lines().map(|line| guarded(&literal(line)) + "\n").collect()
+    let room = line.char_indices().nth(MAX_CODE - more.len()).map_or(line.len(), |(at, _)| at);
+    let is_free = |at: usize| at > indent.len() + 2 && (language == "text" || is_unquoted(&line[..at]));
+    let ends = |(stop, kept): &(&str, usize)| {
+        line[..room].rmatch_indices(stop).map(|(at, _)| at).find(|at| is_free(*at)).map(|at| at + kept)
+    };
+    let Some(end) = stops.iter().find_map(ends) else { return vec![line.to_owned()] };
+    let (first, rest) = line.split_at(end);
+    let mut all = vec![format!("{}{more}", first.trim_end())];
+    all.extend(fitted(&format!("{indent}{next}{rest}"), language));
+    all
+}
+
+/// Whether the text after this is outside of quotes.
+fn is_unquoted(text: &str) -> bool {
+    let mut open = None;
+    for c in text.chars().filter(|c| ['"', '\''].contains(c)) {
+        open = if open == Some(c) { None } else { open.or(Some(c)) };
+    }
+    open.is_none()
 }
 
 /// The page so far, and what is open.
@@ -103,49 +130,52 @@ struct Page {
     out: String,
     /// Words that wait for the end of their paragraph, heading or cell, with escapes.
     words: String,
-    /// Fonts around the words, the innermost one last.
+    /// Fonts around the next word, the innermost one last.
     fonts: Vec<char>,
-    /// How to begin the next paragraph, where it is not a plain one: the first one of a section or of an item.
-    begun: bool,
+    /// Whether the next paragraph has begun: behind a heading, or the mark of an item.
+    has_begun: bool,
     lists: usize,
-    code: Option<String>,
+    /// The anchor that a link leads to.
+    anchor: String,
+    /// The language and the text of a block of code.
+    code: Option<(String, String)>,
     table: Vec<Vec<String>>,
 }
 
 impl Page {
     fn take(&mut self, event: Event<'_>) {
         match event {
-            Event::Start(Tag::Heading { .. }) => self.words.clear(),
             Event::End(TagEnd::Heading(level)) => self.heading(level),
             Event::Start(Tag::Paragraph) => self.begin_paragraph(),
-            Event::End(TagEnd::Paragraph) => self.end_paragraph(),
+            Event::End(TagEnd::Paragraph | TagEnd::Item) => self.end_paragraph(),
             Event::Start(Tag::List(_)) => {
                 self.end_paragraph();
-                if self.lists > 0 {
-                    self.out += ".RS 2\n";
-                }
+                self.out += if self.lists > 0 { ".RS 2\n" } else { "" };
                 self.lists += 1;
             }
             Event::End(TagEnd::List(_)) => {
                 self.lists -= 1;
-                if self.lists > 0 {
-                    self.out += ".RE\n";
-                }
+                self.out += if self.lists > 0 { ".RE\n" } else { "" };
             }
             Event::Start(Tag::Item) => {
                 self.out += ".IP \\(bu 2\n";
-                self.begun = true;
+                self.has_begun = true;
             }
-            Event::End(TagEnd::Item) => self.end_paragraph(),
-            Event::Start(Tag::CodeBlock(_)) => {
+            Event::Start(Tag::CodeBlock(kind)) => {
                 self.begin_paragraph();
-                self.code = Some(String::new());
+                let CodeBlockKind::Fenced(language) = kind else { panic!("a block of code without a fence") };
+                self.code = Some((language.into_string(), String::new()));
             }
             Event::End(TagEnd::CodeBlock) => {
-                let code: String = self.code.take().unwrap_or_default().lines().map(code_line).collect();
+                let (language, code) = self.code.take().expect("a block ends that has begun");
+                let code: String = code
+                    .lines()
+                    .flat_map(|line| fitted(line, &language))
+                    .map(|line| text_line(&literal(&line)))
+                    .collect();
                 self.out += &format!(".in +2n\n.EX\n{code}.EE\n.in\n");
+                self.has_begun = false;
             }
-            Event::Start(Tag::Table(_)) => self.table.clear(),
             Event::Start(Tag::TableHead | Tag::TableRow) => self.table.push(Vec::new()),
             Event::End(TagEnd::TableCell) => {
                 let cell = std::mem::take(&mut self.words);
@@ -155,14 +185,22 @@ impl Page {
             Event::Start(Tag::Emphasis) => self.open('I'),
             Event::Start(Tag::Strong) => self.open('B'),
             Event::End(TagEnd::Emphasis | TagEnd::Strong) => self.close(),
+            Event::Start(Tag::Link { dest_url, .. }) => self.anchor = dest_url.into_string(),
+            Event::End(TagEnd::Link) => {
+                if let Some(anchor) = self.anchor.strip_prefix('#').filter(|_| self.words.ends_with("below")) {
+                    self.words += &format!(" ({})", anchor.replace('-', " ").to_uppercase());
+                }
+            }
             Event::Code(text) => {
                 self.open('B');
                 self.words += &literal(&text);
+                // This end is none of the sentence.
+                self.words += if text.ends_with(['.', '?', '!']) { "\\&" } else { "" };
                 self.close();
             }
             Event::Text(text) => match &mut self.code {
-                Some(code) => *code += &text,
-                None => self.words += &prose(&text),
+                Some((_, code)) => *code += &text,
+                None => self.words.extend(text.chars().map(escaped)),
             },
             Event::SoftBreak | Event::HardBreak => self.words.push(' '),
             _ => {}
@@ -179,85 +217,61 @@ impl Page {
         self.words += &format!("\\f{}", self.fonts.last().unwrap_or(&'R'));
     }
 
+    /// The title of a page is left to [`title`].
     fn heading(&mut self, level: HeadingLevel) {
-        let words = std::mem::take(&mut self.words).replace('"', "\\(dq");
+        let words = std::mem::take(&mut self.words);
         match level {
             HeadingLevel::H1 => return,
-            HeadingLevel::H2 => self.out += &format!(".SH \"{}\"\n", upper(&words)),
-            _ => self.out += &format!(".SS \"{words}\"\n"),
+            HeadingLevel::H2 => self.out += &format!(".SH {}\n", words.to_uppercase()),
+            _ => self.out += &format!(".SS {words}\n"),
         }
-        self.begun = true;
+        self.has_begun = true;
     }
 
     fn begin_paragraph(&mut self) {
         self.end_paragraph();
-        if !std::mem::take(&mut self.begun) {
+        if !std::mem::take(&mut self.has_begun) {
             self.out += if self.lists > 0 { ".IP\n" } else { ".PP\n" };
         }
     }
 
     fn end_paragraph(&mut self) {
-        let words = std::mem::take(&mut self.words);
-        if !words.is_empty() {
-            self.out += &lines(&words);
-            self.begun = false;
+        if !self.words.is_empty() {
+            self.out += &lines(&std::mem::take(&mut self.words));
+            self.has_begun = false;
         }
     }
 
-    /// The first cell of a row is the tag; what the others are stands in the head of the table.
+    /// The first cell of a row is the tag, and the head of the table says what the others are.
     fn end_table(&mut self) {
         let mut rows = std::mem::take(&mut self.table).into_iter();
         let head = rows.next().unwrap_or_default();
         for row in rows {
-            let mut cells = row.into_iter();
-            match cells.next().filter(|tag| !tag.is_empty()) {
-                // Each name of several on a line of its own: a tag is not broken into lines.
-                Some(tag) => {
-                    self.out += &format!(".TP\n{}\n", guarded(&bold(&tag).replace("\\fR, \\fB", "\\fR\n.TQ\n\\fB")))
-                }
-                // As the row above.
-                None => self.out += ".IP\n",
-            }
+            let (tag, cells) = row.split_first().expect("a row has cells");
+            self.out += &if tag.is_empty() { ".IP\n".to_owned() } else { format!(".TP\n{}", tag_lines(tag)) };
+            // What is short stands in one line, the text in lines of its own.
             let mut parts = vec![String::new()];
-            for (name, cell) in head.iter().skip(1).zip(cells).filter(|(_, cell)| !cell.is_empty()) {
-                let is_text = ["", "meaning", "written"].contains(&name.as_str());
-                if is_text {
-                    parts.extend([cell, String::new()]);
+            for (name, cell) in head[1..].iter().zip(cells).filter(|(_, cell)| !cell.is_empty()) {
+                if ["", "meaning", "written", "mapped"].contains(&name.as_str()) {
+                    parts.extend([cell.clone(), String::new()]);
                     continue;
                 }
                 let part = parts.last_mut().expect("there is one from the start");
-                if !part.is_empty() {
-                    *part += "; ";
-                }
-                *part += &if name == "type" { cell } else { format!("{name}: {cell}") };
+                *part += if part.is_empty() { "" } else { "; " };
+                let name = name.split(',').next().unwrap_or(name);
+                *part += &if name == "type" { cell.clone() } else { format!("{name}: {cell}") };
             }
-            let parts: Vec<_> = parts.iter().filter(|part| !part.is_empty()).map(|part| lines(part)).collect();
+            let parts: Vec<_> = parts.iter().map(|part| lines(part)).filter(|part| !part.is_empty()).collect();
             self.out += &parts.join(".br\n");
         }
-        self.begun = false;
+        self.has_begun = false;
     }
 }
 
-/// A tag is bold, whatever it is made of.
-fn bold(tag: &str) -> String {
-    if tag.contains("\\f") { tag.to_owned() } else { format!("\\fB{tag}\\fR") }
-}
-
-/// Capitals, but for the escapes.
-fn upper(words: &str) -> String {
-    words
-        .split('\\')
-        .enumerate()
-        .map(|(at, part)| {
-            let escape = if at == 0 {
-                0
-            } else if part.starts_with(['f', '(']) {
-                2 + usize::from(part.starts_with('('))
-            } else {
-                1
-            };
-            let (escape, words) = part.split_at(escape.min(part.len()));
-            format!("{}{escape}{}", if at == 0 { "" } else { "\\" }, words.to_uppercase())
-        })
-        .collect()
+/// A tag is bold, and of several names each has its own line, because a tag is never broken.
+fn tag_lines(tag: &str) -> String {
+    if !tag.contains("\\f") {
+        return format!("\\fB{tag}\\fR\n");
+    }
+    text_line(&tag.replace("\\fR, \\fB", "\\fR\n.TQ\n\\fB"))
 }
