@@ -16,6 +16,8 @@
 #               qemu; then the binary of each target, end to end. make test runs the tests for MIPS, and the binaries of both
 # make check-targets  type-checks for 32-bit, ARM and musl targets, where they are installed
 # make man      the man pages mini-rproxy.1 and .5 and the completions for bash, zsh and fish, into target/man/
+# make install  builds and installs: the binary, man pages, completions, systemd units; PREFIX=/usr/local, DESTDIR= for packages.
+#               make uninstall removes exactly that
 # make apps     logs in to two applications under prefixes, with a browser; needs node, npm, Chromium and the network
 # make bench    what a request costs this proxy, nginx, HAProxy and a bare relay: SCENARIO=small,new REPEAT=5 REQUESTS=1000
 #               choose, BENCH_QUICK=1 gives a first look, PROXY=target/pgo/mini-rproxy measures another build
@@ -59,7 +61,7 @@ $(ARGUMENTS): ; @:
 endif
 endif
 
-.PHONY: run check lessons lesson lessons-fresh lessons-check size test fmt clippy tests features blocking doc plugins static cross cross-test cross-short check-targets man bench pgo bench-instructions bench-logins bench-micro selftest stage stages differential faults faults-short soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
+.PHONY: run check lessons lesson lessons-fresh lessons-check size test fmt clippy tests features blocking doc plugins static cross cross-test cross-short check-targets man install uninstall bench pgo bench-instructions bench-logins bench-micro selftest stage stages differential faults faults-short soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -168,6 +170,10 @@ man:
 	for form in 1 5 bash zsh fish; do \
 		'$(TARGET)/debug/mini-rproxy-man' $$form >'$(TARGET)/man/mini-rproxy.'$$form; \
 	done
+
+install uninstall:
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' BINARY='$(BINARY)' MAN='$(MAN)' \
+		sh examples/install.sh $@
 
 check-targets:
 	@CARGO='$(CARGO)' CHECK_TARGETS='$(CHECK_TARGETS)' sh examples/check-targets.sh

@@ -7,8 +7,8 @@ const FILE: &str = "PATH";
 const FOLDER: &str = "DIR";
 
 /// The beginning of what a flag does: up to the first pause.
-fn summary(what: &str) -> &str {
-    what.split(['\n', ';', '(']).next().unwrap_or(what).trim_end()
+fn summary(what: &str) -> String {
+    what.split([';', '(']).next().unwrap_or(what).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Flags with values like this one, as alternatives of a pattern.
@@ -66,7 +66,7 @@ pub fn zsh() -> String {
     let mut text = "#compdef mini-rproxy\n\n_arguments".to_owned();
     for (name, value, what) in FLAGS {
         let once = if REPEATABLE.contains(&name) { "*".to_owned() } else { format!("(-{name} --{name})") };
-        let what = quoted(&escaped(summary(what), &['[', ']']));
+        let what = quoted(&escaped(&summary(what), &['[', ']']));
         let takes = match value {
             "" => String::new(),
             FILE => format!(":{value}:_files"),
@@ -89,8 +89,10 @@ pub fn fish() -> String {
             FOLDER => " -x -a '(__fish_complete_directories)'",
             _ => " -x",
         };
-        let long = if name.len() == 1 { format!("-s {name}") } else { format!("-o {name} -l {name}") };
-        text += &format!("complete -c mini-rproxy {long}{takes} -d '{}'\n", escaped(summary(what), &['\\', '\'']));
+        text += &format!(
+            "complete -c mini-rproxy -o {name} -l {name}{takes} -d '{}'\n",
+            escaped(&summary(what), &['\\', '\''])
+        );
     }
     text
 }

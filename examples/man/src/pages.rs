@@ -133,9 +133,9 @@ fn option(name: &str, value: &str, what: &str) -> String {
 
 /// A line of the synopsis.
 fn call(flags: &str) -> String {
-    let word = |word: &str| {
-        let flag = flag_in(word).map_or(String::new(), literal);
-        literal(word).replacen(&flag, &format!("\\fB{flag}\\fR"), 1)
+    let word = |word: &str| match flag_in(word).map(literal) {
+        Some(flag) => literal(word).replace(&flag, &format!("\\fB{flag}\\fR")),
+        None => literal(word),
     };
     let words: Vec<String> = flags.split(' ').map(word).collect();
     // Dots that are no end of a sentence.

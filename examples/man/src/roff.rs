@@ -104,7 +104,7 @@ fn fitted(line: &str, language: &str) -> Vec<String> {
         _ => (&[(" ", 1)], "    ", ""),
     };
     let room = line.char_indices().nth(MAX_CODE - more.len()).map_or(line.len(), |(at, _)| at);
-    let is_free = |at: usize| at > indent.len() + 2 && (language == "text" || is_unquoted(&line[..at]));
+    let is_free = |at: usize| at > indent.len() + 2 && (!["sh", "yaml"].contains(&language) || is_unquoted(&line[..at]));
     let ends = |(stop, kept): &(&str, usize)| {
         line[..room].rmatch_indices(stop).map(|(at, _)| at).find(|at| is_free(*at)).map(|at| at + kept)
     };
@@ -274,4 +274,65 @@ fn tag_lines(tag: &str) -> String {
         return format!("\\fB{tag}\\fR\n");
     }
     text_line(&tag.replace("\\fR, \\fB", "\\fR\n.TQ\n\\fB"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markdown_becomes_paragraphs_of_a_page() {
+        for (markdown, expected) in [
+            ("# Title\n\nOne *two*\n**three**.", ".PP\nOne \\fItwo\\fR \\fBthree\\fR.\n"),
+            ("## A name\n\nText.\n\n### Below\n\nMore.", ".SH A NAME\nText.\n.SS Below\nMore.\n"),
+            ("It is so. This\n[too](x.md).", ".PP\nIt is so.\nThis too.\n"),
+            ("**It is `so`.** Yes.", ".PP\n\\fBIt is \\fBso\\fB.\\fR\nYes.\n"),
+            ("`*.` it is", ".PP\n\\fB*.\\&\\fR it is\n"),
+            (".so and 'as', \\\\ → `-x ~'`", ".PP\n\\&.so and 'as', \\e \\[u2192] \\fB\\-x \\(ti\\(aq\\fR\n"),
+            ("see [below](#two-words)", ".PP\nsee below (TWO WORDS)\n"),
+            ("- one\n- two\n\nEnd.", ".IP \\(bu 2\none\n.IP \\(bu 2\ntwo\n.PP\nEnd.\n"),
+            ("- one\n\n  more\n- two", ".IP \\(bu 2\none\n.IP\nmore\n.IP \\(bu 2\ntwo\n"),
+            ("```sh\n.x -y\\n\n```\nEnd.", ".PP\n.in +2n\n.EX\n\\&.x \\-y\\en\n.EE\n.in\n.PP\nEnd.\n"),
+            (
+                "| key | type | default | meaning | reload |\n|-|-|-|-|-|\n| `a`, `b` | size | `1` | it is | never |\n| `c` | | | is not | |",
+                ".TP\n\\fBa\\fR\n.TQ\n\\fBb\\fR\nsize; default: \\fB1\\fR\n.br\nit is\n.br\nreload: never\n.TP\n\\fBc\\fR\nis not\n",
+            ),
+            ("| a | b |\n|-|-|\n| x | y |\n| | z |", ".TP\n\\fBx\\fR\nb: y\n.IP\nb: z\n"),
+        ] {
+            assert_eq!(from_markdown(markdown), expected, "{markdown}");
+        }
+    }
+
+    #[test]
+    fn long_lines_of_code_are_continued() {
+        let long = "x".repeat(40);
+        for (line, language, expected) in [
+            (format!("a {long} {long}"), "text", vec![format!("a {long}"), format!("    {long}")]),
+            (format!("a -x {long} -y {long}"), "sh", vec![format!("a -x {long} \\"), format!("    -y {long}")]),
+            (format!("a {long} '&& -x' {long}"), "sh", vec![format!("a {long} '&& -x' {long}")]),
+            (format!("a {long} && b -x {long}"), "sh", vec![format!("a {long} && \\"), format!("    b -x {long}")]),
+            (format!("  a: {long} # {long}"), "yaml", vec![format!("  # {long}"), format!("  a: {long}")]),
+            (format!("  # {long} {long}"), "#", vec![format!("  # {long}"), format!("  # {long}")]),
+            (long.repeat(3), "text", vec![long.repeat(3)]),
+        ] {
+            assert_eq!(fitted(&line, language), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn yaml_that_was_broken_into_lines_says_the_same() {
+        let pages = [include_str!("../../../README.md"), include_str!("../../../docs/configuration.md")];
+        let blocks = pages
+            .iter()
+            .flat_map(|page| page.split("```yaml\n").skip(1))
+            .map(|rest| rest.split("```").next().unwrap_or(rest));
+        let mut broken = 0;
+        for block in blocks {
+            let lines: Vec<String> = block.lines().flat_map(|line| fitted(line, "yaml")).collect();
+            broken += lines.len() - block.lines().count();
+            let parsed = |text: &str| serde_yaml::from_str::<serde_yaml::Value>(text).expect("YAML");
+            assert_eq!(parsed(&lines.join("\n")), parsed(block), "{block}");
+        }
+        assert!(broken > 10, "{broken} lines more: the blocks were not found");
+    }
 }
