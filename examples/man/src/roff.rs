@@ -104,7 +104,8 @@ fn fitted(line: &str, language: &str) -> Vec<String> {
         _ => (&[(" ", 1)], "    ", ""),
     };
     let room = line.char_indices().nth(MAX_CODE - more.len()).map_or(line.len(), |(at, _)| at);
-    let is_free = |at: usize| at > indent.len() + 2 && (!["sh", "yaml"].contains(&language) || is_unquoted(&line[..at]));
+    let is_free =
+        |at: usize| at > indent.len() + 2 && (!["sh", "yaml"].contains(&language) || is_unquoted(&line[..at]));
     let ends = |(stop, kept): &(&str, usize)| {
         line[..room].rmatch_indices(stop).map(|(at, _)| at).find(|at| is_free(*at)).map(|at| at + kept)
     };
