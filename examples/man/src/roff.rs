@@ -293,6 +293,7 @@ mod tests {
             ("see [below](#two-words)", ".PP\nsee below (TWO WORDS)\n"),
             ("- one\n- two\n\nEnd.", ".IP \\(bu 2\none\n.IP \\(bu 2\ntwo\n.PP\nEnd.\n"),
             ("- one\n\n  more\n- two", ".IP \\(bu 2\none\n.IP\nmore\n.IP \\(bu 2\ntwo\n"),
+            ("- one\n  - two\n- three", ".IP \\(bu 2\none\n.RS 2\n.IP \\(bu 2\ntwo\n.RE\n.IP \\(bu 2\nthree\n"),
             ("```sh\n.x -y\\n\n```\nEnd.", ".PP\n.in +2n\n.EX\n\\&.x \\-y\\en\n.EE\n.in\n.PP\nEnd.\n"),
             (
                 "| key | type | default | meaning | reload |\n|-|-|-|-|-|\n| `a`, `b` | size | `1` | it is | never |\n| `c` | | | is not | |",
