@@ -121,7 +121,7 @@ BLOCKING_SKIPS := a_client_follows_a_redirect_of_a_route g7_each_site_has_its_ro
 	an_upstream_that_fails_is_told e4_a_head_that_would_outgrow a_running_proxy_begins_and_stops_at_a_signal \
 	e4_clients_that_do_not_read_a_long_answer g11_a_tunnel_that_is_reset_delivers
 blocking:
-	$(CARGO) build --locked --all-features --package mini-rproxy --package selftest --example blocking --bin selftest
+	$(CARGO) build --locked --all-features --package mini-rproxy --package mini-rproxy-selftest --example blocking --bin selftest
 	@$(TARGET)/debug/selftest --binary $(TARGET)/debug/examples/blocking
 	PROXY_BINARY='$(TARGET)/debug/examples/blocking' $(CARGO) test --locked --all-features --test e2e -- \
 		$(addprefix --skip ,$(BLOCKING_SKIPS)) $(addsuffix ::,$(BLOCKING_TESTS))
@@ -136,7 +136,7 @@ plugins:
 		[ -d "$$folder" ] || continue; \
 		name=$$(basename "$$folder"); \
 		if [ -e "$$folder/Cargo.toml" ]; then \
-			$(CARGO) build --locked --quiet --release --package "$$name" --examples; \
+			$(CARGO) build --locked --quiet --release --manifest-path "$$folder/Cargo.toml" --examples; \
 			cp "$(TARGET)/release/examples/lib$$name.so" "$(TARGET)/plugins/$$name.so.new"; \
 		else \
 			$(CC) -Wall -Wextra -Werror -shared -fPIC -I plugin-api/include -o "$(TARGET)/plugins/$$name.so.new" "$$folder"*.c; \
@@ -225,7 +225,7 @@ guide:
 
 # Apart from the other builds, since all crates are compiled with this flag.
 loom:
-	RUSTFLAGS='--cfg loom' $(CARGO) test --locked -p rate_limit -p basic_auth --lib --target-dir '$(TARGET)/loom' loom
+	RUSTFLAGS='--cfg loom' $(CARGO) test --locked -p mini-rproxy-rate-limit -p mini-rproxy-basic-auth --lib --target-dir '$(TARGET)/loom' loom
 
 valgrind:
 	$(CARGO) test --locked --all-features --test plugin_memory -- --ignored
@@ -264,7 +264,7 @@ apps:
 # The proxy is built by itself, with the features that users get. The plugins of the comparison are built as they are, too.
 bench:
 	$(CARGO) build --locked --release
-	$(CARGO) build --locked --release --package header_demo --package proxy_wasm --examples
+	$(CARGO) build --locked --release --package mini-rproxy-header-demo --package mini-rproxy-proxy-wasm --examples
 	$(CARGO) build --locked --release --package mini-rproxy-bench
 	@$(TARGET)/release/mini-rproxy-bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(REPEAT),--repeat $(REPEAT)) \
 		$(if $(REQUESTS),--requests $(REQUESTS)) $(if $(BENCH_QUICK),--quick) $(if $(PROXY),--proxy $(PROXY))
@@ -284,17 +284,17 @@ bench-micro:
 	$(CARGO) bench --locked
 
 selftest:
-	$(CARGO) build --locked --package mini-rproxy --package selftest --bin mini-rproxy --bin selftest
+	$(CARGO) build --locked --package mini-rproxy --package mini-rproxy-selftest --bin mini-rproxy --bin selftest
 	@$(TARGET)/debug/selftest --binary $(TARGET)/debug/mini-rproxy
 
 # What is given on make's command line is in the environment of the recipe, whatever quotes it has.
 STAGE := $(TARGET)/debug/stage --target '$(TARGET)/tiny' $(if $(DETAILS),--details)
 stage:
-	@$(CARGO) build --locked --quiet --package selftest --bin stage
+	@$(CARGO) build --locked --quiet --package mini-rproxy-selftest --bin stage
 	@export PROXY; $(STAGE) $(N) $(if $(PROXY),--proxy "$$PROXY")
 
 stages:
-	@$(CARGO) build --locked --quiet --package selftest --bin stage
+	@$(CARGO) build --locked --quiet --package mini-rproxy-selftest --bin stage
 	@$(STAGE) --all
 
 # DIFFERENTIAL_DETAILS=1 names each entry that they treat differently.

@@ -33,7 +33,7 @@ echo "2. it works"
 rm -rf "$pgo/raw"
 "$TARGET/release/mini-rproxy-bench" --scenario small,browser,new,chunked,down-64k,up-64k,websocket,tls-front,tls-behind \
     --repeat 1 --requests 20000 --proxy "$counting" --out "$pgo/bench" >"$pgo/training.log"
-$CARGO run --locked --quiet --package selftest -- --binary "$counting" >>"$pgo/training.log"
+$CARGO run --locked --quiet --package mini-rproxy-selftest -- --binary "$counting" >>"$pgo/training.log"
 
 echo "3. a build that knows"
 "$profdata" merge -o "$pgo/mini-rproxy.profdata" "$pgo/raw"

@@ -8,7 +8,7 @@ TARGET=${TARGET:-${CARGO_TARGET_DIR:-target}}
 
 # A debug build: sooner there than a release build, and fast enough to look at.
 $CARGO build --locked --bin mini-rproxy --example upstream
-$CARGO build --locked --package header_demo --examples
+$CARGO build --locked --package mini-rproxy-header-demo --examples
 
 "$TARGET/debug/examples/upstream" &
 upstream=$!

@@ -739,7 +739,7 @@ fn an_answer_has_the_limit_of_bodies() {
 #[test]
 fn r20_ten_thousand_requests_through_rust_and_c() {
     let Some((mut chain, _)) = letters("r20", &["a"]) else { return };
-    chain.add_file(&common::build_rust("header_demo", "header_demo"), "").unwrap();
+    chain.add_file(&common::build_rust("mini-rproxy-header-demo", "header_demo"), "").unwrap();
     chain.add_descriptor(&FAULTY, "on_done:error").unwrap();
     let mut x = Exchange::new();
     for round in 0..10_000 {
@@ -771,7 +771,7 @@ fn r21_a_shared_object_and_a_linked_in_plugin_do_the_same() {
     let rate = "{\"per_second\": 1, \"burst\": 1}";
     let json = "{\"remove\": [\"/a\"]}";
     for (name, config) in [("header_demo", "x"), ("rate_limit", rate), ("json_rewrite", json)] {
-        let path = common::build_rust(name, name);
+        let path = common::build_rust(&format!("mini-rproxy-{}", name.replace('_', "-")), name);
         let loaded = transcript(&|chain| chain.add_file(&path, config).unwrap());
         let linked = transcript(&|chain| {
             chain.add_descriptor(mini_rproxy::plugin::builtin::find(name).unwrap(), config).unwrap()

@@ -54,7 +54,7 @@ fn r01_what_is_no_plugin_is_named() {
     assert!(lines.has("no_symbol", path.to_str().unwrap()), "{:?}", lines.all());
 
     let good = dir.join("header.so");
-    fs::copy(build_rust("header_demo", "header_demo"), &good).unwrap();
+    fs::copy(build_rust("mini-rproxy-header-demo", "header_demo"), &good).unwrap();
     fs::write(dir.join("notes.txt"), "not a plugin").unwrap();
     let chain = load(&folder_of(&dir), lines.logger()).unwrap();
     assert_eq!(chain.names().collect::<Vec<_>>(), ["header"]);
@@ -67,7 +67,7 @@ fn r01_what_is_no_plugin_is_named() {
 fn r01_a_folder_is_read_in_name_order() {
     let dir = folder("r01-order");
     let Some(letters) = build_c("letters.c", &dir.join("letters.so"), &[]) else { return };
-    let header = build_rust("header_demo", "header_demo");
+    let header = build_rust("mini-rproxy-header-demo", "header_demo");
     fs::copy(&header, dir.join("20.so")).unwrap();
     let c = dir.join("10.so");
     let demo = root().join("examples/plugins/header_demo_c/header_demo.c");
@@ -80,7 +80,7 @@ fn r01_a_folder_is_read_in_name_order() {
 #[test]
 fn r02_cut_files_are_refused_and_harm_nobody() {
     let dir = folder("r02");
-    let good = fs::read(build_rust("header_demo", "header_demo")).unwrap();
+    let good = fs::read(build_rust("mini-rproxy-header-demo", "header_demo")).unwrap();
     let write = |name: &str, bytes: &[u8]| {
         let path = dir.join(name);
         fs::write(&path, bytes).unwrap();
@@ -117,7 +117,7 @@ fn r02_cut_files_are_refused_and_harm_nobody() {
 #[test]
 fn r03_foreign_files_are_refused_with_both_names() {
     let dir = folder("r03");
-    let good = fs::read(build_rust("header_demo", "header_demo")).unwrap();
+    let good = fs::read(build_rust("mini-rproxy-header-demo", "header_demo")).unwrap();
     let rows: &[(&str, usize, &[u8], &str)] = &[
         ("machine", 18, &[0xf3, 0], "built for RISC-V (64-bit, little-endian), but this program is for "),
         ("class", 4, &[1], "32-bit"),
@@ -200,7 +200,7 @@ fn r06_older_and_newer_plugins_load_and_run() {
 #[test]
 fn r08_a_plugin_that_is_not_created_is_skipped_or_stops_the_start() {
     let faulty = build_rust("mini-rproxy-plugin", "faulty");
-    let header = build_rust("header_demo", "header_demo");
+    let header = build_rust("mini-rproxy-header-demo", "header_demo");
     for config in ["create:error", "create:panic", "create:bomb", "\u{fffd}", "create:error on_request:panic"] {
         let is_good = config == "\u{fffd}";
         let lines = Lines::new();
@@ -289,7 +289,7 @@ fn r17_two_plugins_in_c_fit_into_one_program() {
 
 #[test]
 fn r22_the_wrapper_crate_exports_the_symbol() {
-    let path = build_rust("header_demo", "header_demo");
+    let path = build_rust("mini-rproxy-header-demo", "header_demo");
     let Ok(output) = std::process::Command::new("nm").args(["-D", "--defined-only"]).arg(&path).output() else {
         println!("skipped: there is no nm");
         return;
@@ -304,7 +304,7 @@ fn r22_the_wrapper_crate_exports_the_symbol() {
 fn r24_the_same_file_twice_makes_two_instances() {
     let dir = folder("r24");
     let path = dir.join("header.so");
-    fs::copy(build_rust("header_demo", "header_demo"), &path).unwrap();
+    fs::copy(build_rust("mini-rproxy-header-demo", "header_demo"), &path).unwrap();
     let Some(letters) = build_c("letters.c", &dir.join("letters.so"), &[]) else { return };
     let second = PluginConfig { name: "second".to_owned(), ..listed(&letters, true, "b") };
     let list = [listed(&letters, true, "a"), second, listed(&path, true, "")];

@@ -17,7 +17,7 @@ fn config(name: &str, origin: &Origin) -> Option<String> {
     let in_c = common::folder(name).join("header_demo_c.so");
     let source = common::root().join("examples/plugins/header_demo_c/header_demo.c");
     common::cc(&["-shared", "-fPIC", "-g", "-o", in_c.to_str()?, source.to_str()?])?;
-    let in_rust: PathBuf = common::build_rust("header_demo", "header_demo");
+    let in_rust: PathBuf = common::build_rust("mini-rproxy-header-demo", "header_demo");
     Some(origin.config(&format!(
         "workers: 2\nplugins:\n  - {{path: {}, config: one}}\n  - {{path: {}, config: two}}\n",
         in_rust.display(),

@@ -43,7 +43,7 @@ fn r01_a_required_plugin_that_does_not_load_stops_the_start() {
 #[test]
 fn r01_a_folder_of_plugins_is_loaded_as_far_as_it_goes() {
     let dir = common::folder("proxy-r01");
-    std::fs::copy(common::build_rust("header_demo", "header_demo"), dir.join("b.so")).unwrap();
+    std::fs::copy(common::build_rust("mini-rproxy-header-demo", "header_demo"), dir.join("b.so")).unwrap();
     std::fs::write(dir.join("a.so"), "no plugin").unwrap();
     let origin = Origin::echo();
     let proxy = Launch::new(&origin.config("")).arg("-plugindir").arg(dir.to_str().unwrap()).start();
@@ -75,7 +75,7 @@ fn debug_messages_are_logged_while_timelines_are() {
 
 #[test]
 fn r09_failures_and_panics_end_one_exchange_with_502() {
-    let (faulty, header) = (faulty(), common::build_rust("header_demo", "header_demo"));
+    let (faulty, header) = (faulty(), common::build_rust("mini-rproxy-header-demo", "header_demo"));
     for fault in ["on_request:panic", "on_request:bomb", "on_request:error", "on_response:panic", "on_response:error"] {
         let origin = Origin::echo();
         let proxy = Proxy::start(&config(&origin, &[(&header, ""), (&faulty, fault)], ""));
@@ -146,7 +146,7 @@ fn r13_r14_order_and_values() {
 #[test]
 fn r19_r20_many_requests_on_many_connections() {
     let Some(letters) = letters("proxy-r19") else { return };
-    let header = common::build_rust("header_demo", "header_demo");
+    let header = common::build_rust("mini-rproxy-header-demo", "header_demo");
     let origin = Origin::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     let proxy = Launch::quiet(&config(&origin, &[(&letters, "a"), (&header, "")], "workers: 4\n")).start();
     let run = |count: usize| {

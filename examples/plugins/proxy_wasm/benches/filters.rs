@@ -1,4 +1,4 @@
-//! What a filter costs a request: the module with its host functions, without a proxy. `cargo bench -p proxy_wasm`
+//! What a filter costs a request: the module with its host functions, without a proxy. `cargo bench -p mini-rproxy-proxy-wasm`
 
 use std::path::PathBuf;
 
