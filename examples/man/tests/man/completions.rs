@@ -52,7 +52,7 @@ fn complete(shell: &str, form: &str, named: &str, script: &str, args: &[&str]) {
     fs::write(folder.join("script"), script).expect("the script");
     let mut command = Command::new("timeout");
     command
-        .args(["120", shell])
+        .args(["600", shell])
         .args(args)
         .arg("../script")
         .current_dir(&files)
