@@ -250,19 +250,17 @@ impl Page {
         for row in rows {
             let (tag, cells) = row.split_first().expect("a row has cells");
             self.out += &if tag.is_empty() { ".IP\n".to_owned() } else { format!(".TP\n{}", tag_lines(tag)) };
-            // What is short stands in one line, the text in lines of its own.
-            let mut parts = vec![String::new()];
+            let mut parts: Vec<String> = Vec::new();
             for (name, cell) in head[1..].iter().zip(cells).filter(|(_, cell)| !cell.is_empty()) {
-                if ["", "meaning", "written", "mapped"].contains(&name.as_str()) {
-                    parts.extend([cell.clone(), String::new()]);
-                    continue;
-                }
-                let part = parts.last_mut().expect("there is one from the start");
-                *part += if part.is_empty() { "" } else { "; " };
+                // As much of it as a label needs.
                 let name = name.split(',').next().unwrap_or(name);
-                *part += &if name == "type" { cell.clone() } else { format!("{name}: {cell}") };
+                match (name, parts.last_mut()) {
+                    ("" | "type" | "meaning" | "written" | "mapped", _) => parts.push(cell.clone()),
+                    ("default", Some(kind)) => *kind += &format!("; default: {cell}"),
+                    _ => parts.push(format!("{name}: {cell}")),
+                }
             }
-            let parts: Vec<_> = parts.iter().map(|part| lines(part)).filter(|part| !part.is_empty()).collect();
+            let parts: Vec<String> = parts.iter().map(|part| lines(part)).collect();
             self.out += &parts.join(".br\n");
         }
         self.has_begun = false;
