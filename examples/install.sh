@@ -64,23 +64,25 @@ if ! mkdir -p "$root/" 2>/dev/null || ! [ -w "$root/" ]; then
     fail "$root/ cannot be written: use sudo, or another PREFIX, such as PREFIX=\$HOME/.local"
 fi
 
-# A file, and the command that makes it. Under sudo there is often no cargo: then what was made before is taken.
+# A file, how it is made, and that with all arguments. Under sudo there is often no cargo: then what was made before is taken.
 made() {
-    file=$1
-    shift
+    file=$1 by=$2
+    shift 2
     if command -v "$CARGO" >/dev/null; then
         "$@"
-    elif ! [ -e "$file" ]; then
-        fail "there is no $CARGO here, and no $file: run '$*' first, as the user who has Rust"
+    elif [ -e "$file" ]; then
+        echo "make install: there is no $CARGO here: $file as it is" >&2
+    else
+        fail "there is no $CARGO here, and no $file: run '$by' first, as the user who has Rust"
     fi
 }
 if [ -z "${BINARY:-}" ]; then
     BINARY=$TARGET/release/mini-rproxy
-    made "$BINARY" "$CARGO" build --release --locked
+    made "$BINARY" 'cargo build --release --locked' "$CARGO" build --release --locked
 fi
 if [ -z "${MAN:-}" ]; then
     MAN=$TARGET/man
-    made "$MAN/mini-rproxy.1" make --no-print-directory man
+    made "$MAN/mini-rproxy.1" 'make man' make --no-print-directory man CARGO="$CARGO" TARGET="$TARGET"
 fi
 files | while read -r _ _ source; do
     [ -r "$source" ] || fail "$source is missing"
