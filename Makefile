@@ -14,6 +14,10 @@
 #               (python3 -m pip install ziglang) and rustup component add rust-src, or rustup target add TARGET
 # make cross-test  unit tests, wire scripts, the catalogue, invariants and faults as ARM and big-endian MIPS programs under
 #               qemu; then the binary of each target, end to end. make test runs the tests for MIPS, and the binaries of both
+# make dist     the files of a release, into target/dist: archives, sums, SBOM, .deb, OpenWrt's package, an image; PARTS and
+#               CROSS_TARGETS choose. Needs what make cross needs, cargo-deb and cargo-cyclonedx: see docs/releases.md
+# make dist-test  makes some of them and uses them as their users do; ALL=1 all of them. make image, make deb: one of them
+# make dist-reproducible  whether two folders make the same bytes of one target
 # make check-targets  type-checks for 32-bit, ARM and musl targets, where they are installed
 # make man      the man pages mini-rproxy.1 and .5 and the completions for bash, zsh and fish, into target/man/
 # make install  builds and installs: the binary, man pages, completions, systemd units; PREFIX=/usr/local, DESTDIR= for packages.
@@ -65,7 +69,7 @@ $(ARGUMENTS): ; @:
 endif
 endif
 
-.PHONY: run check lessons lesson lessons-fresh lessons-check size test fmt clippy tests features blocking doc plugins static cross cross-test cross-short check-targets man install uninstall bench pgo bench-instructions bench-logins bench-micro selftest stage stages differential faults faults-short soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
+.PHONY: run check lessons lesson lessons-fresh lessons-check size test fmt clippy tests features blocking doc plugins static cross cross-test cross-short dist dist-test dist-reproducible deb image check-targets man install uninstall bench pgo bench-instructions bench-logins bench-micro selftest stage stages differential faults faults-short soak fuzz fuzz-short fuzz-check coverage mutants guide loom valgrind miri asan apps wasm-envoy clean
 
 run:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' sh examples/run.sh
@@ -95,7 +99,7 @@ lessons-fresh: $(LESSONS)
 size:
 	@$(CARGO) test --locked --quiet --test layers size::table -- --ignored --nocapture
 
-test: fmt clippy tests features blocking doc faults-short fuzz-check fuzz-short loom valgrind lessons-check cross-short workflows publish-short
+test: fmt clippy tests features blocking doc faults-short fuzz-check fuzz-short loom valgrind lessons-check cross-short dist-test workflows publish-short
 
 fmt:
 	$(CARGO) fmt --all -- --check
@@ -178,6 +182,20 @@ man:
 install uninstall:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' BINARY='$(BINARY)' MAN='$(MAN)' \
 		sh examples/install.sh $@
+dist: man
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' CROSS_TARGETS='$(CROSS_TARGETS)' PARTS='$(PARTS)' sh examples/dist/dist.sh
+
+deb:
+	@$(MAKE) --no-print-directory dist PARTS=deb
+
+image:
+	@$(MAKE) --no-print-directory dist PARTS='archives image' CROSS_TARGETS='$(or $(IMAGE_TARGET),$(shell uname -m)-unknown-linux-musl)'
+
+dist-test:
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' DIST_TARGETS='$(DIST_TARGETS)' ALL='$(ALL)' sh tests/dist/run.sh
+
+dist-reproducible:
+	@TARGET='$(TARGET)' sh tests/dist/reproducible.sh
 
 check-targets:
 	@CARGO='$(CARGO)' CHECK_TARGETS='$(CHECK_TARGETS)' sh examples/check-targets.sh

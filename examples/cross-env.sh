@@ -1,4 +1,5 @@
-# What "make cross" and "make cross-test" share: how to compile, link and run for another machine. To be read with ".".
+# What "make cross", "make cross-test" and "make dist" share: the targets, and how to compile, link and run for another machine.
+# To be read with ".".
 #
 # Rust's standard library for a target comes from rustup (rustup target add TARGET) where it is installed, else it is built
 # from its sources, which have to be of the very same compiler: of the toolchain in use or of nightly (rustup component add
@@ -7,6 +8,8 @@
 CARGO=${CARGO:-cargo}
 TARGET=${TARGET:-target}
 TARGET=$(mkdir -p "$TARGET/cross" && cd "$TARGET" && pwd)
+CROSS_TARGETS=${CROSS_TARGETS:-"x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf \
+i686-unknown-linux-musl mipsel-unknown-linux-musl mips-unknown-linux-musl riscv64gc-unknown-linux-musl"}
 
 # Sets CROSS_ZIG, or fails.
 find_zig() {
@@ -64,8 +67,12 @@ use_target() {
     lower=$(echo "$triple" | tr - _) upper=$(echo "$triple" | tr a-z- A-Z_)
     export "CARGO_TARGET_${upper}_LINKER=$PWD/examples/cross-cc.sh" "CC_$lower=$PWD/examples/cross-cc.sh"
     export "AR_$lower=$PWD/examples/cross-ar.sh" "CARGO_TARGET_${upper}_RUNNER=$cross_qemu"
-    # The start-up code is zig's, and the linker says nothing that matters while it succeeds. Messages of a panic name source
-    # files without the folder of whoever built it.
-    export RUSTFLAGS="-C target-feature=+crt-static -C link-self-contained=no -C default-linker-libraries=yes \
--A linker-messages --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src="
+    # Nothing names the folders of whoever built it: messages of a panic name source files, and those of C programs may. The
+    # same source makes the same bytes in each of them.
+    crates=${CARGO_HOME:-$HOME/.cargo}/registry/src
+    export "CFLAGS_$lower=-ffile-prefix-map=$crates="
+    # The start-up code is zig's, and the linker says nothing that matters while it succeeds.
+    export RUSTFLAGS="-C target-feature=+crt-static -C link-self-contained=no -C default-linker-libraries=yes -A linker-messages \
+--remap-path-prefix=$PWD=. --remap-path-prefix=$TARGET=target --remap-path-prefix=$crates= \
+--remap-path-prefix=$(${RUSTC:-rustc} --print sysroot)/lib/rustlib/src/rust=/rust"
 }

@@ -8,8 +8,6 @@
 set -eu
 cd "$(dirname "$0")/.."
 . examples/cross-env.sh
-CROSS_TARGETS=${CROSS_TARGETS:-"x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf \
-i686-unknown-linux-musl mipsel-unknown-linux-musl mips-unknown-linux-musl riscv64gc-unknown-linux-musl"}
 mkdir -p "$TARGET/cross/bin"
 failed=
 
