@@ -16,7 +16,11 @@ fail() {
     exit 1
 }
 deb=$(ls "$DIST"/*.deb)
-lintian --allow-root --fail-on error "$deb" >"$folder/log" 2>&1 || { cat "$folder/log" >&2; fail "lintian finds errors"; }
+if command -v lintian >/dev/null; then
+    lintian --allow-root --fail-on error "$deb" >"$folder/log" 2>&1 || { cat "$folder/log" >&2; fail "lintian finds errors"; }
+else
+    echo "dist-test: ${deb##*/}: lintian is not there to look at it"
+fi
 
 # From where this machine has its packages.
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")

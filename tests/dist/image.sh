@@ -1,8 +1,8 @@
 #!/bin/sh
-# image.sh VERSION: the image is what skopeo and umoci read, says what the Dockerfile says, and its program serves as process 1
-# of it, tells its health and stops at its stop signal.
+# image.sh VERSION QEMU: the image is what skopeo and umoci read, says what the Dockerfile says, and its program serves as
+# process 1 of it, tells its health and stops at its stop signal. QEMU is empty where this machine runs it by itself.
 set -eu
-version=$1
+version=$1 qemu=$2
 image=$DIST/mini-rproxy-image.tar
 folder=$(mktemp -d)
 pid=
@@ -41,19 +41,21 @@ routes: [{prefix: /, upstream: "http://127.0.0.1:9"}]
 CONFIG
 chmod 644 "$folder/root/config.yaml"
 chmod 755 "$folder" "$folder/root"
+[ -z "$qemu" ] || cp "$qemu" "$folder/root/qemu"
 cat >"$folder/run" <<'RUN'
 set -eu
-root=$1
+root=$1 qemu=${2:+/qemu}
 mkdir "$root/proc"
 ip link set lo up
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
-unshare --pid --fork --kill-child --mount-proc=/proc --root "$root" --setuid 65534 --setgid 65534 /mini-rproxy -config /config.yaml \
+unshare --pid --fork --kill-child --mount-proc=/proc --root "$root" --setuid 65534 --setgid 65534 $qemu /mini-rproxy -config /config.yaml \
     >"$root.log" 2>&1 &
 # As an engine runs the health check: beside process 1, with nothing but its name.
 is_healthy() {
     child=$(cat "/proc/$!/task/$!/children") child=${child% }
-    [ "$child" ] && nsenter --target "$child" --pid --mount --root --wd=/ --setuid 65534 --setgid 65534 /mini-rproxy -healthcheck
+    [ "$child" ] && nsenter --target "$child" --pid --mount --root --wd=/ --setuid 65534 --setgid 65534 $qemu /mini-rproxy \
+        -healthcheck
 }
 tries=0
 until is_healthy >"$root.health" 2>&1; do
@@ -66,5 +68,5 @@ grep -q '^NSpid:.*	1$' "/proc/$child/status"
 kill -TERM "$child"
 wait "$!"
 RUN
-unshare --net --mount sh "$folder/run" "$folder/root" || fail "it does not run as the image says"
+unshare --net --mount sh "$folder/run" "$folder/root" "$qemu" || fail "it does not run as the image says"
 echo "dist-test: mini-rproxy-image.tar: read by skopeo and umoci, and its program run as process 1"

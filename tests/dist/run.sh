@@ -1,22 +1,22 @@
 #!/bin/sh
 # "make dist-test": makes the files of a release for some targets, and uses them as their users would.
 #
-#   DIST_TARGETS      whose archives and packages are made and run
-#   ALL=1             all targets, the SBOM, and the same bytes from two folders
+#   DIST_TARGETS      whose archives and packages are made and run; the first one's program is in the image
+#   ALL=1             all targets, the SBOM, lintian, and the same bytes from two folders
 #
 # Where something is missing it says what and succeeds; with CI=true it fails.
 set -eu
 cd "$(dirname "$0")/../.."
 all_targets=$(unset CROSS_TARGETS && . examples/cross-env.sh && echo "$CROSS_TARGETS")
-native=$(uname -m)-unknown-linux-musl
-CROSS_TARGETS=${DIST_TARGETS:-$native armv7-unknown-linux-musleabihf mips-unknown-linux-musl}
+CROSS_TARGETS=${DIST_TARGETS:-armv7-unknown-linux-musleabihf mips-unknown-linux-musl}
 PARTS="archives deb ipk image"
 [ -z "${ALL:-}" ] || CROSS_TARGETS=$all_targets PARTS="archives sbom deb ipk image"
 . examples/cross-env.sh
 PATH=$TARGET/tools/bin:$PATH:/usr/sbin
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 DIST=$TARGET/dist
-export CARGO TARGET DIST CROSS_TARGETS PARTS PATH
+IMAGE_TARGET=${CROSS_TARGETS%% *}
+export CARGO TARGET DIST CROSS_TARGETS IMAGE_TARGET PARTS PATH
 
 skip() {
     echo "skipped: dist-test: $1"
@@ -32,8 +32,8 @@ for triple in $CROSS_TARGETS; do
     [ "$cross_qemu" ] || skip "qemu-$machine is missing: the package qemu-user-static"
 done
 [ "$(id -u)" = 0 ] || skip "only root may make a Debian system to install into"
-for program in curl cc python3 unshare debootstrap dpkg-deb lintian skopeo umoci; do
-    command -v $program >/dev/null || skip "$program is missing, a package of Debian"
+for program in curl cc python3 unshare debootstrap skopeo umoci ${ALL:+lintian}; do
+    command -v "$program" >/dev/null || skip "$program is missing, a package of Debian"
 done
 command -v cargo-deb >/dev/null || skip "cargo-deb is missing: cargo install --locked --root target/tools cargo-deb"
 [ -z "${ALL:-}" ] || command -v cargo-cyclonedx >/dev/null ||
@@ -75,7 +75,9 @@ PYTHON
     echo "dist-test: $name.tar.gz: unpacked, and both programs run"
     sh tests/dist/ipk.sh "$version" "$triple" "$cross_qemu" "$folder/$name"
 done
+use_target "$IMAGE_TARGET"
+[ "$machine" != "$(uname -m)" ] || cross_qemu=
 unset RUSTFLAGS RUSTC RUSTC_BOOTSTRAP
-sh tests/dist/image.sh "$version"
+sh tests/dist/image.sh "$version" "$cross_qemu"
 sh tests/dist/deb.sh
 [ -z "${ALL:-}" ] || sh tests/dist/reproducible.sh
