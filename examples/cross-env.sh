@@ -7,7 +7,7 @@
 
 CARGO=${CARGO:-cargo}
 TARGET=${TARGET:-target}
-TARGET=$(mkdir -p "$TARGET/cross" && cd "$TARGET" && pwd)
+TARGET=$(mkdir -p "$TARGET/cross" && cd "$TARGET" && pwd -P)
 CROSS_TARGETS=${CROSS_TARGETS:-"x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf \
 i686-unknown-linux-musl mipsel-unknown-linux-musl mips-unknown-linux-musl riscv64gc-unknown-linux-musl"}
 
@@ -23,6 +23,16 @@ find_zig() {
 
 # Where sources of the standard library stand beside a compiler.
 has_sources() { [ -d "$("$@" --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library/std" ]; }
+
+# Sets $hide_rust and $hide_c, options with which no program names the folders of whoever built it: messages of a panic name
+# source files, and those of C may. The same source makes the same bytes in every folder. A folder may have two names.
+hide_folders() {
+    crates=${CARGO_HOME:-$HOME/.cargo}/registry/src
+    real=$(readlink -m "$crates")
+    hide_c="-ffile-prefix-map=$crates= -ffile-prefix-map=$real="
+    hide_rust="--remap-path-prefix=$(pwd -P)=. --remap-path-prefix=$TARGET=target --remap-path-prefix=$crates= \
+--remap-path-prefix=$real= --remap-path-prefix=$("${RUSTC:-rustc}" --print sysroot)/lib/rustlib/src/rust=/rust"
+}
 
 # use_target TRIPLE: sets what cargo needs. $cross_cargo is the command with its toolchain, $cross_options are cargo's
 # options, $cross_qemu runs a program. Fails, with the reason in $why.
@@ -67,12 +77,9 @@ use_target() {
     lower=$(echo "$triple" | tr - _) upper=$(echo "$triple" | tr a-z- A-Z_)
     export "CARGO_TARGET_${upper}_LINKER=$PWD/examples/cross-cc.sh" "CC_$lower=$PWD/examples/cross-cc.sh"
     export "AR_$lower=$PWD/examples/cross-ar.sh" "CARGO_TARGET_${upper}_RUNNER=$cross_qemu"
-    # Nothing names the folders of whoever built it: messages of a panic name source files, and those of C programs may. The
-    # same source makes the same bytes in each of them.
-    crates=${CARGO_HOME:-$HOME/.cargo}/registry/src
-    export "CFLAGS_$lower=-ffile-prefix-map=$crates="
+    hide_folders
+    export "CFLAGS_$lower=$hide_c"
     # The start-up code is zig's, and the linker says nothing that matters while it succeeds.
-    export RUSTFLAGS="-C target-feature=+crt-static -C link-self-contained=no -C default-linker-libraries=yes -A linker-messages \
---remap-path-prefix=$PWD=. --remap-path-prefix=$TARGET=target --remap-path-prefix=$crates= \
---remap-path-prefix=$(${RUSTC:-rustc} --print sysroot)/lib/rustlib/src/rust=/rust"
+    export RUSTFLAGS="-C target-feature=+crt-static -C link-self-contained=no -C default-linker-libraries=yes \
+-A linker-messages $hide_rust"
 }

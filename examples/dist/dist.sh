@@ -89,6 +89,8 @@ sbom() {
 
 # For this machine, with plugins from shared objects. What is made for it here and named in Cargo.toml is in target/deb.
 deb() {
+    { [ "${DEBFULLNAME:-}" ] && [ "${DEBEMAIL:-}" ]; } || git log -1 >/dev/null 2>&1 ||
+        fail "there is no commit to take the maintainer from: set DEBFULLNAME and DEBEMAIL"
     maintainer="${DEBFULLNAME:-$(git log -1 --format=%an)} <${DEBEMAIL:-$(git log -1 --format=%ae)}>"
     rm -rf target/deb
     mkdir -p target/deb/man
@@ -101,11 +103,10 @@ deb() {
     printf 'mini-rproxy (%s-1) stable; urgency=medium\n\n  * Release %s.\n\n -- %s  %s\n' "$version" "$version" "$maintainer" "$date" \
         >target/deb/changelog
     notices target/deb "$(rustc -vV | sed -n 's/^host: //p')" dlopen,tls >target/deb/THIRD-PARTY.txt
-    crates=${CARGO_HOME:-$HOME/.cargo}/registry/src
+    hide_folders
     # A folder of its own, in which only these flags are used.
-    RUSTFLAGS="--remap-path-prefix=$PWD=. --remap-path-prefix=$TARGET=target --remap-path-prefix=$crates= \
---remap-path-prefix=$(rustc --print sysroot)/lib/rustlib/src/rust=/rust" CFLAGS="-ffile-prefix-map=$crates=" \
-        CARGO_TARGET_DIR=$TARGET/deb-build $CARGO deb --quiet --locked --maintainer "$maintainer" --output "$dist"
+    RUSTFLAGS=$hide_rust CFLAGS=$hide_c CARGO_TARGET_DIR=$TARGET/deb-build $CARGO deb --quiet --locked --maintainer "$maintainer" \
+        --output "$dist"
     (cd "$dist" && ls -- *.deb)
 }
 

@@ -48,6 +48,9 @@ for path in usr/bin/mini-rproxy etc/mini-rproxy/config.yaml usr/lib/systemd/syst
     usr/share/doc/mini-rproxy/THIRD-PARTY.txt usr/share/doc/mini-rproxy/copyright; do
     grep -qxF "/$path" "$folder/installed" || fail "/$path is not installed"
 done
+for path in "$PWD" "${CARGO_HOME:-$HOME/.cargo}" "$(rustc --print sysroot)"; do
+    ! grep -qF "$path" "$root/usr/bin/mini-rproxy" || fail "the program names a folder of this machine: $path"
+done
 ! grep -q wants/ "$folder/installed" || fail "a unit is enabled"
 grep -q '^mini-rproxy:.*:/usr/sbin/nologin$' "$root/etc/passwd" || fail "there is no user mini-rproxy"
 
@@ -80,6 +83,9 @@ rm "$root/usr/lib/mini-rproxy/plugins/demo.so"
 echo "# by hand" >"$folder/config"
 sed /^plugins:/d "$root/etc/mini-rproxy/config.yaml" >>"$folder/config"
 cp "$folder/config" "$root/etc/mini-rproxy/config.yaml"
+# As systemctl enable does it.
+mkdir -p "$root/etc/systemd/system/sockets.target.wants"
+ln -s /usr/lib/systemd/system/mini-rproxy.socket "$root/etc/systemd/system/sockets.target.wants/"
 
 # A newer version: what was changed by hand stays.
 dpkg-deb --raw-extract "$deb" "$folder/next"
