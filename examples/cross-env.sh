@@ -24,14 +24,15 @@ find_zig() {
 # Where sources of the standard library stand beside a compiler.
 has_sources() { [ -d "$("$@" --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library/std" ]; }
 
-# Sets $hide_rust and $hide_c, options with which no program names the folders of whoever built it: messages of a panic name
-# source files, and those of C may. The same source makes the same bytes in every folder. A folder may have two names.
+# Sets $hide_rust and $hide_c, options of $compiler and of C compilers with which no program names the folders of whoever built
+# it: messages of a panic name source files, and those of C may. The same source makes the same bytes in every folder. A
+# folder may have two names.
 hide_folders() {
     crates=${CARGO_HOME:-$HOME/.cargo}/registry/src
     real=$(readlink -m "$crates")
     hide_c="-ffile-prefix-map=$crates= -ffile-prefix-map=$real="
     hide_rust="--remap-path-prefix=$(pwd -P)=. --remap-path-prefix=$TARGET=target --remap-path-prefix=$crates= \
---remap-path-prefix=$real= --remap-path-prefix=$("${RUSTC:-rustc}" --print sysroot)/lib/rustlib/src/rust=/rust"
+--remap-path-prefix=$real= --remap-path-prefix=$($compiler --print sysroot)/lib/rustlib/src/rust=/rust"
 }
 
 # use_target TRIPLE: sets what cargo needs. $cross_cargo is the command with its toolchain, $cross_options are cargo's
@@ -55,15 +56,16 @@ use_target() {
     # x86_64 runs them by itself.
     [ "$machine" != i386 ] || [ "$(uname -m)" != x86_64 ] || cross_qemu=env
 
-    cross_cargo=$CARGO cross_options="--locked --target $triple --target-dir $TARGET/cross"
+    compiler=rustc cross_cargo=$CARGO cross_options="--locked --target $triple --target-dir $TARGET/cross"
     unset RUSTC RUSTC_BOOTSTRAP
     if ! [ -d "$(rustc --print target-libdir --target "$triple" 2>/dev/null)" ]; then
         if has_sources rustc; then
             :
         elif has_sources rustc +nightly; then
-            cross_cargo="cargo +nightly"
+            compiler="rustc +nightly" cross_cargo="cargo +nightly"
         elif has_sources /usr/bin/rustc; then
-            export RUSTC=/usr/bin/rustc
+            compiler=/usr/bin/rustc
+            export RUSTC=$compiler
         else
             why="Rust's standard library is missing for $triple, and so are its sources: rustup component add rust-src"
             return 1

@@ -103,6 +103,7 @@ deb() {
     printf 'mini-rproxy (%s-1) stable; urgency=medium\n\n  * Release %s.\n\n -- %s  %s\n' "$version" "$version" "$maintainer" "$date" \
         >target/deb/changelog
     notices target/deb "$(rustc -vV | sed -n 's/^host: //p')" dlopen,tls >target/deb/THIRD-PARTY.txt
+    compiler=rustc
     hide_folders
     # A folder of its own, in which only these flags are used.
     RUSTFLAGS=$hide_rust CFLAGS=$hide_c CARGO_TARGET_DIR=$TARGET/deb-build $CARGO deb --quiet --locked --maintainer "$maintainer" \
