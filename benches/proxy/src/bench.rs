@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::child::are_ending;
 use crate::load::{Load, Session, Style};
-use crate::peer::{PEERS, Peer, Running, Setup, Workshop, ask};
+use crate::peer::{PEERS, Peer, Running, Workshop, ask, ask_for};
 use crate::row::{Row, Unit};
-use crate::wire::Exchange;
+use crate::setup::{CREDENTIALS, Extra, Setup};
+use crate::wire::{Exchange, HOST, field, get_with};
 
 /// How much is done.
 #[derive(Clone, Debug)]
@@ -46,9 +47,9 @@ pub struct Bench {
 pub type Fleet = BTreeMap<Peer, Running>;
 
 /// Without splicing: for all scenarios but those with bodies.
-pub const COPYING: [Peer; 4] = [Peer::Relay, Peer::HaProxy, Peer::Nginx, Peer::Ours];
+pub const COPYING: [Peer; 5] = [Peer::Relay, Peer::HaProxy, Peer::Nginx, Peer::Envoy, Peer::Ours];
 /// Those that understand HTTP.
-pub const PROXIES: [Peer; 3] = [Peer::HaProxy, Peer::Nginx, Peer::Ours];
+pub const PROXIES: [Peer; 4] = [Peer::HaProxy, Peer::Nginx, Peer::Envoy, Peer::Ours];
 
 impl Bench {
     /// Leaves out who is not there, with a sentence.
@@ -73,7 +74,7 @@ impl Bench {
     pub fn fleet(&self, peers: &[Peer], setup: &Setup) -> Fleet {
         let mut fleet = Fleet::new();
         for peer in self.taking_part(peers) {
-            match self.workshop.start(peer, setup).and_then(|running| proxies(peer, running)) {
+            match self.workshop.start(peer, setup).and_then(|running| proxies(peer, setup, running)) {
                 Ok(running) => drop(fleet.insert(peer, running)),
                 Err(error) => left_out(peer, "what follows", &error),
             }
@@ -81,19 +82,27 @@ impl Bench {
         fleet
     }
 
-    /// The processor time that requests cost each peer, interleaved: the first repetition of all, the second of all...
-    pub fn cost(&self, row: &mut Row, fleet: &Fleet, requests: u64, load: impl Fn(Peer, &Running) -> Load) {
+    /// The processor time that requests cost each peer.
+    pub fn cost(&self, row: &mut Row, fleet: &Fleet, requests: u64, load: impl Fn(&Running) -> Load) {
+        self.costs(std::slice::from_mut(row), &[fleet], requests, |_, running| load(running));
+    }
+
+    /// The same for several rows, each with a fleet of its own, all interleaved: the first repetition of all peers of all rows,
+    /// the second of all... `load` is told the row's number.
+    pub fn costs(&self, rows: &mut [Row], fleets: &[&Fleet], requests: u64, load: impl Fn(usize, &Running) -> Load) {
         let requests = self.extent.requests(requests);
         let mut sessions = Vec::new();
-        for (peer, running) in fleet {
-            let opened = Session::open(load(*peer, running)).and_then(|mut session| {
-                // Each connection has done one request already; where one is much work that is enough.
-                session.run(requests / 10)?;
-                Ok(session)
-            });
-            match opened {
-                Ok(session) => sessions.push((*peer, running, session)),
-                Err(error) => left_out(*peer, &row.scenario, &error),
+        for (at, fleet) in fleets.iter().enumerate() {
+            for (peer, running) in *fleet {
+                let opened = Session::open(load(at, running)).and_then(|mut session| {
+                    // Each connection has done one request already; where one is much work that is enough.
+                    session.run(requests / 10)?;
+                    Ok(session)
+                });
+                match opened {
+                    Ok(session) => sessions.push((at, *peer, running, session)),
+                    Err(error) => left_out(*peer, &rows[at].scenario, &error),
+                }
             }
         }
         for repetition in 0..self.extent.repeat {
@@ -101,7 +110,8 @@ impl Bench {
             let count = sessions.len().max(1);
             sessions.rotate_left(repetition.min(1) % count);
             let mut failed = Vec::new();
-            for (peer, running, session) in &mut sessions {
+            for (at, peer, running, session) in &mut sessions {
+                let row = &mut rows[*at];
                 let before = running.cpu_time();
                 match session.run(requests) {
                     Ok(outcome) => {
@@ -115,11 +125,11 @@ impl Bench {
                         left_out(*peer, &row.scenario, &error);
                         row.figures.remove(peer);
                         row.pace.remove(peer);
-                        failed.push(*peer);
+                        failed.push((*at, *peer));
                     }
                 }
             }
-            sessions.retain(|(peer, _, _)| !failed.contains(peer));
+            sessions.retain(|(at, peer, _, _)| !failed.contains(&(*at, *peer)));
         }
     }
 }
@@ -129,7 +139,7 @@ fn per(unit: Unit, seconds: f64, requests: u64, body_bytes: u64) -> f64 {
     match unit {
         Unit::SecondsPerGibibyte => seconds / ((requests * body_bytes) as f64 / (1u64 << 30) as f64),
         Unit::MicrosPerRequest => seconds * 1e6 / requests as f64,
-        Unit::BytesEach | Unit::Mebibytes | Unit::Milliseconds | Unit::Ratio | Unit::EachRequest => f64::NAN,
+        _ => f64::NAN,
     }
 }
 
@@ -145,14 +155,33 @@ pub fn keep_alive(running: &Running, connections: usize, exchange: Exchange) -> 
     Load { addresses: vec![running.address], tls: None, connections, exchange, style: Style::KeepAlive }
 }
 
-/// Whether what arrives at the origin is what this peer has to make of it: status, content and the stripped path.
-fn proxies(peer: Peer, running: Running) -> Result<Running, String> {
+/// Whether what arrives at the origin is what this peer has to make of it: status, content and the stripped path. Then whether it
+/// does what else it was set up for.
+fn proxies(peer: Peer, setup: &Setup, running: Running) -> Result<Running, String> {
     let sent = "/app/where/it/went?x=1";
     let expected = if peer.is_proxy() { "/where/it/went?x=1" } else { sent };
-    let (_, content) = ask(running.address, sent)?;
+    let (head, content) = ask(running.address, sent)?;
     if content != expected.as_bytes() {
         let content = String::from_utf8_lossy(&content);
         return Err(format!("the origin saw {content:?} where {expected:?} was expected"));
+    }
+    let has = |head: &[u8], name: &str, value: &[u8]| {
+        let is_there = field(head, name) == Some(value);
+        if is_there { Ok(()) } else { Err(format!("its response is without {name}")) }
+    };
+    match setup.extra {
+        Extra::Nothing | Extra::Filters(0) | Extra::Limit | Extra::Reload => {}
+        Extra::Filters(_) => has(&head, "x-bench", b"1")?,
+        Extra::Marking => has(&ask(running.address, "/marked/small")?.0, "x-demo-response", b"true")?,
+        Extra::Login(_) => {
+            let path = "/login/small";
+            match ask(running.address, path) {
+                Err(error) if error.contains(" 401 ") => {}
+                other => return Err(format!("without a password it is {other:?} and not 401")),
+            }
+            let fields = format!("Connection: close\r\n{CREDENTIALS}");
+            ask_for(running.address, path, &get_with(HOST, path, &fields, 0).request)?;
+        }
     }
     Ok(running)
 }

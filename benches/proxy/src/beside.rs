@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use crate::bench::{Bench, COPYING, keep_alive, left_out};
 use crate::load::Session;
 use crate::origin::SMALL;
-use crate::peer::{Peer, Running, Setup};
+use crate::peer::{Peer, Running};
 use crate::row::{Row, Unit};
+use crate::setup::Setup;
 use crate::slow::SlowReaders;
 use crate::wire::get;
 

@@ -8,8 +8,8 @@ use crate::peer::Peer;
 use crate::row::{Row, Unit, figure};
 
 /// Ours first, the floors last.
-const ORDER: [Peer; 6] =
-    [Peer::Ours, Peer::Nginx, Peer::HaProxy, Peer::SplicingHaProxy, Peer::Relay, Peer::SplicingRelay];
+const ORDER: [Peer; 7] =
+    [Peer::Ours, Peer::Nginx, Peer::HaProxy, Peer::SplicingHaProxy, Peer::Envoy, Peer::Relay, Peer::SplicingRelay];
 
 const COLUMN: usize = 430;
 const MARGIN: usize = 24;
@@ -31,13 +31,13 @@ text { font: 12px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-s
 .heading { font-weight: 600 }
 .small { font-size: 11px; fill: #59636e }
 .ground { fill: #ffffff; stroke: #d1d9e0 }
-.ours { fill: #d9622b } .nginx { fill: #2f9e6b } .haproxy { fill: #4a7fd4 } .relay { fill: #a3adb8 }
+.ours { fill: #d9622b } .nginx { fill: #2f9e6b } .haproxy { fill: #4a7fd4 } .envoy { fill: #a05cc8 } .relay { fill: #a3adb8 }
 .one { stroke: #d9622b; stroke-dasharray: 2 3 }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 }
   .small { fill: #9198a1 }
   .ground { fill: #0d1117; stroke: #3d444d }
-  .ours { fill: #f0824a } .nginx { fill: #3fb57f } .haproxy { fill: #6a9bea } .relay { fill: #6e7883 }
+  .ours { fill: #f0824a } .nginx { fill: #3fb57f } .haproxy { fill: #6a9bea } .envoy { fill: #bd85e0 } .relay { fill: #6e7883 }
   .one { stroke: #f0824a }
 }
 ";
@@ -121,15 +121,14 @@ fn write_group(text: &mut String, group: &Group<'_>, left: usize, top: usize, mo
             Peer::Ours => "ours",
             Peer::Nginx => "nginx",
             Peer::HaProxy | Peer::SplicingHaProxy => "haproxy",
+            Peer::Envoy => "envoy",
             Peer::Relay | Peer::SplicingRelay => "relay",
         };
         let ratio = value / group.ours;
         let len = room * ratio.min(most) / most;
         let label = match peer {
             Peer::Ours => format!("{} {unit}", figure(*value)),
-            Peer::Nginx | Peer::HaProxy | Peer::SplicingHaProxy | Peer::Relay | Peer::SplicingRelay => {
-                format!("{} {unit}, {}×", figure(*value), figure(ratio))
-            }
+            _ => format!("{} {unit}, {}×", figure(*value), figure(ratio)),
         };
         write_text(text, left, y + BAR - 2, "", peer.title());
         let _ = writeln!(

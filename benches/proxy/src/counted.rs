@@ -11,8 +11,9 @@ use std::path::Path;
 use crate::bench::{Bench, COPYING, keep_alive, left_out};
 use crate::load::Session;
 use crate::origin::{CHUNKED, SMALL};
-use crate::peer::{Peer, Setup, Tool, find};
+use crate::peer::{Peer, Tool, find};
 use crate::row::{Row, Unit};
+use crate::setup::Setup;
 use crate::wire::{Exchange, browser_get, get, upload};
 
 /// Few, so that each event loop finds about as much at a time in either run.
@@ -39,7 +40,8 @@ pub fn instructions(bench: &Bench, scenario: &str) -> Result<Vec<Row>, String> {
         ("user-space instructions, browser-size heads", browser_get("/app/fields", SMALL), 10_000.0),
     ] {
         let mut row = Row::new(scenario, what, Unit::EachRequest);
-        for peer in bench.taking_part(&COPYING) {
+        // Envoy's start alone would take callgrind minutes.
+        for peer in bench.taking_part(&COPYING).into_iter().filter(|peer| *peer != Peer::Envoy) {
             match per_request(bench, peer, &exchange, &tool, instructions_in) {
                 Ok(counted) => row.add(peer, counted.values().sum()),
                 Err(error) => left_out(peer, scenario, &error),

@@ -1,15 +1,22 @@
 //! The load generator: a fixed number of requests over a fixed number of connections, each response checked.
 //!
-//! A closed loop: a connection sends its next request when the response to the last one is complete. One thread, epoll
-//! edge-triggered, one `write` and one `read` for a small request, so that it costs no more than a bare relay does.
+//! A closed loop, where a connection sends its next request when the response to the last one is complete; or an open one, where
+//! each request has its time, whether or not those before it are answered. One thread, epoll edge-triggered, one `write` and
+//! one `read` for a small request, so that it costs no more than a bare relay does.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
@@ -20,6 +27,7 @@ use crate::wire::{Exchange, Progress, ResponseReader, client_frame, server_frame
 /// Silence after which a run is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
 const SCRATCH: usize = 256 * 1024;
+const TIMER: Token = Token(usize::MAX);
 
 /// How requests share connections.
 #[derive(Clone, Debug)]
@@ -89,6 +97,31 @@ enum Turn {
     Done,
 }
 
+/// How far a run is.
+struct Run {
+    requests: u64,
+    started: u64,
+    began: Instant,
+    /// From the time of one request to that of the next; nothing in a closed loop.
+    every: Option<Duration>,
+    /// Those without a request: the next one is for who has been idle longest.
+    idle: VecDeque<usize>,
+    latencies: Vec<Duration>,
+}
+
+impl Run {
+    /// When the next request is to be sent.
+    fn next(&self) -> Option<Instant> {
+        if self.started == self.requests {
+            return None;
+        }
+        let now = Instant::now();
+        let Some(every) = self.every else { return Some(now) };
+        let time = self.began + Duration::from_secs_f64(every.as_secs_f64() * self.started as f64);
+        (time <= now).then_some(time)
+    }
+}
+
 /// Open connections through one proxy, warm: each has done a request.
 #[derive(Debug)]
 pub struct Session {
@@ -145,56 +178,86 @@ impl Session {
         Ok(Client { link, reader, stage: Stage::Idle, began: Instant::now() })
     }
 
-    /// Does this many requests.
+    /// Does this many requests, each as soon as a connection is free.
     pub fn run(&mut self, requests: u64) -> Result<Outcome, String> {
+        self.run_with(requests, None)
+    }
+
+    /// Does this many requests at fixed times. What a request takes counts from its time, also where no connection was free
+    /// then: a proxy that stops for a while is late for all requests of that while, and not for one of each connection.
+    pub fn run_at(&mut self, requests: u64, every: Duration) -> Result<Outcome, String> {
+        // Not epoll's own time-out: that is in milliseconds.
+        let timer = timer(every).map_err(|error| format!("cannot make a timer: {error}"))?;
+        let raw = timer.as_raw_fd();
+        let mut source = SourceFd(&raw);
+        let registered = self.poll.registry().register(&mut source, TIMER, Interest::READABLE);
+        registered.map_err(|error| format!("cannot wait for a timer: {error}"))?;
+        self.run_with(requests, Some((every, &timer)))
+    }
+
+    fn run_with(&mut self, requests: u64, timer: Option<(Duration, &OwnedFd)>) -> Result<Outcome, String> {
         let mut events = Events::with_capacity(512);
-        let mut latencies = Vec::with_capacity(requests as usize);
-        let began = Instant::now();
-        let mut started = 0;
-        let fails = |error: String, done: usize| format!("request {done} of {requests} failed: {error}");
-        for slot in 0..self.clients.len() {
-            if started == requests {
-                break;
-            }
-            started += 1;
-            self.begin(slot).map_err(|error| fails(error, latencies.len()))?;
-        }
-        while (latencies.len() as u64) < requests {
+        let mut run = Run {
+            requests,
+            started: 0,
+            began: Instant::now(),
+            every: timer.map(|(every, _)| every),
+            idle: (0..self.clients.len()).collect(),
+            latencies: Vec::with_capacity(requests as usize),
+        };
+        let fails = |error: String, run: &Run| format!("request {} of {requests} failed: {error}", run.latencies.len());
+        let mut last = run.began;
+        self.start(&mut run).map_err(|error| fails(error, &run))?;
+        while (run.latencies.len() as u64) < requests {
             match self.poll.poll(&mut events, Some(PATIENCE)) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(format!("epoll has failed: {error}")),
-                Ok(()) if events.is_empty() => {
-                    return Err(fails(format!("nothing came for {} s", PATIENCE.as_secs()), latencies.len()));
+                // At fixed times there is always an event: that of the timer.
+                Ok(()) if events.is_empty() || timer.is_some() && last.elapsed() > PATIENCE => {
+                    return Err(fails(format!("nothing came for {} s", PATIENCE.as_secs()), &run));
                 }
                 Ok(()) => {}
             }
             for event in &events {
-                let slot = event.token().0;
-                if let Turn::Busy = self.turn(slot).map_err(|error| fails(error, latencies.len()))? {
-                    continue;
+                if event.token() == TIMER {
+                    // Only a timer that was read goes on.
+                    let _ = timer.map(|(_, timer)| rustix::io::read(timer, &mut [0; 8]));
+                } else {
+                    let slot = event.token().0;
+                    if let Turn::Busy = self.turn(slot).map_err(|error| fails(error, &run))? {
+                        continue;
+                    }
+                    last = Instant::now();
+                    run.latencies.push(last - self.clients[slot].began);
+                    if let Style::NewConnection = self.load.style {
+                        // In its place; the old one is closed by being dropped.
+                        self.clients[slot] = self.connect(slot).map_err(|error| fails(error.to_string(), &run))?;
+                    }
+                    run.idle.push_back(slot);
                 }
-                latencies.push(self.clients[slot].began.elapsed());
-                if let Style::NewConnection = self.load.style {
-                    // In its place; the old one is closed by being dropped.
-                    self.clients[slot] =
-                        self.connect(slot).map_err(|error| fails(error.to_string(), latencies.len()))?;
-                }
-                if started < requests {
-                    started += 1;
-                    self.begin(slot).map_err(|error| fails(error, latencies.len()))?;
-                }
+                self.start(&mut run).map_err(|error| fails(error, &run))?;
             }
         }
-        let elapsed = began.elapsed();
+        let (elapsed, mut latencies) = (run.began.elapsed(), run.latencies);
         latencies.sort_unstable();
         Ok(Outcome { elapsed, latencies })
     }
 
+    /// Sends the requests whose time has come, as far as connections are free.
+    fn start(&mut self, run: &mut Run) -> Result<(), String> {
+        while let (Some(slot), Some(time)) = (run.idle.front().copied(), run.next()) {
+            run.idle.pop_front();
+            run.started += 1;
+            self.begin(slot, time)?;
+        }
+        Ok(())
+    }
+
     /// Sends the next request as far as the socket takes it.
-    fn begin(&mut self, slot: usize) -> Result<(), String> {
+    fn begin(&mut self, slot: usize, time: Instant) -> Result<(), String> {
         let client = &mut self.clients[slot];
         client.stage = Stage::Sending { sent: 0 };
-        client.began = Instant::now();
+        client.began = time;
         client.send(&self.request).map_err(|error| error.to_string())
     }
 
@@ -211,7 +274,13 @@ impl Session {
                 Ok(0) if client.stage == Stage::Closing => return Ok(Turn::Done),
                 Ok(0) => return Err("the connection was closed too early".to_owned()),
                 Ok(len) => len,
-                Err(error) if is_not_yet(&error) => return Ok(Turn::Busy),
+                Err(error) if is_not_yet(&error) => {
+                    // A handshake may just have ended, and no other event will tell of it.
+                    if client.link.is_tls() {
+                        client.send(&self.request).map_err(|error| error.to_string())?;
+                    }
+                    return Ok(Turn::Busy);
+                }
                 Err(error) => return Err(error.to_string()),
             };
             let complete = client.reader.read(&self.scratch[..len])? == Progress::Complete;
@@ -244,6 +313,14 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// A descriptor that is readable once in each of these spans.
+fn timer(every: Duration) -> io::Result<OwnedFd> {
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+    let span = Timespec { tv_sec: every.as_secs() as i64, tv_nsec: i64::from(every.subsec_nanos().max(1)) };
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: span, it_value: span })?;
+    Ok(timer)
 }
 
 /// Not now, but after an event: also while a connection is being made.

@@ -1,14 +1,16 @@
-//! What a request costs mini-rproxy, nginx, HAProxy and a bare relay: processor time of the proxy's process, measured in
+//! What a request costs mini-rproxy, nginx, HAProxy, Envoy and a bare relay: processor time of the proxy's process, measured in
 //! one run, interleaved, each proxy with one worker on a core of its own. `make bench` runs it.
 //!
 //! | file | one job |
 //! |---|---|
 //! | `cores`, `child`, `account` | pinning, child processes, what the kernel says they used |
 //! | `wire`, `certificate`, `link` | requests and the check of responses; TLS |
-//! | `relay`, `origin`, `load`, `slow` | the bare relay, the origin behind, the load generator, slow clients |
-//! | `peer` | how each proxy is configured and started |
+//! | `relay`, `origin`, `load` | the bare relay, the origin behind, the load generator |
+//! | `slow`, `steady` | clients that read slowly, clients that nothing stops |
+//! | `peer`, `setup` | where each proxy is and how it is started; its configuration |
 //! | `row`, `bench` | figures and targets, the interleaved measurement |
 //! | `counted`, `beside`, `scaling` | instructions and system calls, slow readers, two workers |
+//! | `connections`, `latency`, `routes`, `plugins`, `reload`, `overload` | more of what is measured |
 //! | `scenario` | all scenarios |
 //! | `chart`, `report` | a picture; tables and JSON |
 #![deny(unsafe_code)]
@@ -23,12 +25,20 @@ mod relay;
 mod origin;
 mod load;
 mod slow;
+mod steady;
 mod peer;
+mod setup;
 mod row;
 mod bench;
 mod counted;
 mod beside;
 mod scaling;
+mod connections;
+mod latency;
+mod routes;
+mod plugins;
+mod reload;
+mod overload;
 mod scenario;
 mod chart;
 mod report;
@@ -43,12 +53,13 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use bench::{Bench, Extent};
 use cores::Cores;
-use peer::{PEERS, Setup, Workshop};
+use peer::{PEERS, Workshop};
 use report::Circumstances;
 use scenario::{SCENARIOS, Scenario};
+use setup::Setup;
 
 const HELP: &str = "\
-What a request costs mini-rproxy, nginx, HAProxy and a bare relay.
+What a request costs mini-rproxy, nginx, HAProxy, Envoy and a bare relay.
 
 Usage: mini-rproxy-bench [COMMAND] [flags]
 
@@ -61,8 +72,10 @@ Usage: mini-rproxy-bench [COMMAND] [flags]
   --requests N       requests in each, instead of the scenario's own number
   --quick            a first look: 3 repetitions of a fifth of the requests
   --proxy PATH       mini-rproxy (default: beside this program)
-  --plugin PATH      its plugin header_demo (default: examples/libheader_demo.so beside this program)
+  --plugin PATH      its plugin header_demo, with others beside it (default: examples/libheader_demo.so beside this program)
   --out DIR          where results go (default: target/bench)
+
+PEER_NGINX, PEER_HAPROXY and PEER_ENVOY in the environment name other programs than those in PATH.
 ";
 
 #[derive(Debug)]
@@ -159,7 +172,7 @@ fn command(options: &Options) -> Result<(), String> {
         "help" => print!("{HELP}"),
         "list" => {
             for scenario in SCENARIOS {
-                println!("{:14}{}", scenario.name, scenario.about);
+                println!("{:16}{}", scenario.name, scenario.about);
             }
         }
         "check" => check(options)?,

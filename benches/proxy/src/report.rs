@@ -50,16 +50,22 @@ impl Circumstances {
 
 /// What the peers call themselves.
 fn versions() -> String {
-    let ask = |program: &str, flag: &str| {
-        let output = std::process::Command::new(crate::peer::find(program).ok()?).arg(flag).output().ok()?;
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let word = text.split([' ', '/']).find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
-        let end = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
-        Some(word[..end].to_owned())
+    let ask = |peer: Peer, flag: &str| {
+        let output = std::process::Command::new(crate::peer::program(peer).ok()?).arg(flag).output().ok()?;
+        version_in(&String::from_utf8_lossy(&[output.stdout, output.stderr].concat()))
     };
-    let or_none = |version: Option<String>| version.unwrap_or_else(|| "not there".to_owned());
-    format!("nginx {}, HAProxy {}", or_none(ask("nginx", "-v")), or_none(ask("haproxy", "-v")))
+    [(Peer::Nginx, "-v"), (Peer::HaProxy, "-v"), (Peer::Envoy, "--version")]
+        .map(|(peer, flag)| format!("{} {}", peer.title(), ask(peer, flag).unwrap_or_else(|| "not there".to_owned())))
+        .join(", ")
+}
+
+/// The first word that is a number with a dot in it. Envoy prints a hash before it.
+fn version_in(text: &str) -> Option<String> {
+    let word = |word: &str| {
+        let end = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());
+        Some(word[..end].to_owned()).filter(|number| number.contains('.') && !number.starts_with('.'))
+    };
+    text.split([' ', '/']).find_map(word)
 }
 
 /// The date in UTC.
@@ -163,4 +169,21 @@ pub fn as_json(rows: &[Row], circumstances: &Circumstances) -> Value {
         "command": circumstances.command,
         "rows": rows.iter().map(of).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_what_programs_say() {
+        for (said, expected) in [
+            ("nginx version: nginx/1.22.1\n", "1.22.1"),
+            ("HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/\n", "2.6.12"),
+            ("envoy  version: 9e55809337/1.40.0/Clean/RELEASE/BoringSSL\n", "1.40.0"),
+        ] {
+            assert_eq!(version_in(said).as_deref(), Some(expected));
+        }
+        assert_eq!(version_in("no such option"), None);
+    }
 }

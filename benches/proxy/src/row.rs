@@ -17,10 +17,14 @@ pub enum Unit {
     Mebibytes,
     /// 1/1000 s.
     Milliseconds,
+    /// 1/1,000,000 s.
+    Microseconds,
     /// One figure over another.
     Ratio,
     /// Things counted, for each request.
     EachRequest,
+    /// Things counted.
+    Count,
 }
 
 impl Unit {
@@ -32,8 +36,10 @@ impl Unit {
             Unit::BytesEach => "bytes each",
             Unit::Mebibytes => "MiB",
             Unit::Milliseconds => "ms",
+            Unit::Microseconds => "us",
             Unit::Ratio => "ratio",
             Unit::EachRequest => "a request",
+            Unit::Count => "in all",
         }
     }
 }
@@ -63,6 +69,11 @@ impl Samples {
     /// One over the other, repetition by repetition: what disturbs a repetition disturbs both.
     pub fn over(&self, other: &Samples) -> Samples {
         Samples(self.0.iter().zip(&other.0).map(|(one, other)| one / other).collect())
+    }
+
+    /// One without the other, likewise.
+    pub fn minus(&self, other: &Samples) -> Samples {
+        Samples(self.0.iter().zip(&other.0).map(|(one, other)| one - other).collect())
     }
 }
 
@@ -168,14 +179,14 @@ impl Row {
         }
     }
 
-    /// The target: ours at most `limit` times that of nginx or HAProxy, whichever is smaller.
-    pub fn at_most_better_peer(&mut self, limit: f64) {
-        let better = [Peer::HaProxy, Peer::Nginx]
+    /// The target: ours at most `limit` times that of nginx, HAProxy or Envoy, whichever is smallest.
+    pub fn at_most_best_peer(&mut self, limit: f64) {
+        let best = [Peer::HaProxy, Peer::Nginx, Peer::Envoy]
             .into_iter()
-            .filter_map(|peer| Some((peer, self.figures.get(&peer)?.median())))
-            .min_by(|one, other| one.1.total_cmp(&other.1));
-        if let Some((peer, _)) = better {
-            self.at_most(limit, peer);
+            .filter_map(|peer| Some((peer, self.figures.get(&peer)?)))
+            .min_by(|one, other| one.1.median().total_cmp(&other.1.median()));
+        if let Some((peer, figures)) = best {
+            self.at_most_times(limit, &format!("{}, the best peer", peer.title()), &figures.clone());
         }
     }
 
@@ -260,7 +271,7 @@ mod tests {
             row.add(peer, value);
         }
         row.at_most(0.8, Peer::HaProxy);
-        row.at_most_better_peer(0.8);
+        row.at_most_best_peer(0.8);
         row.at_most(1.0, Peer::Relay);
         row.at_least_value(9.0);
         let sentences: Vec<_> = row.goals.iter().map(Goal::sentence).collect();
@@ -268,7 +279,7 @@ mod tests {
             sentences,
             [
                 "0.75 x HAProxy (at most 0.80): met",
-                "0.90 x nginx (at most 0.80): **missed**",
+                "0.90 x nginx, the best peer (at most 0.80): **missed**",
                 "9.00 (at least 9.00): met"
             ]
         );

@@ -13,8 +13,9 @@ use crate::bench::{Bench, PROXIES, keep_alive, left_out};
 use crate::cores::pin_thread;
 use crate::load::{Load, Session};
 use crate::origin::SMALL;
-use crate::peer::{Peer, Running, Setup, Tool};
+use crate::peer::{Peer, Running, Tool};
 use crate::row::{Row, Unit};
+use crate::setup::Setup;
 use crate::wire::get;
 
 /// To both workers together.
@@ -51,7 +52,7 @@ pub fn workers(bench: &Bench, scenario: &str) -> Result<Vec<Row>, String> {
             cost.figures.remove(&peer);
         }
     }
-    capacity.at_least_value(1.8);
+    capacity.at_least_value(1.95);
     Ok(vec![capacity, cost])
 }
 

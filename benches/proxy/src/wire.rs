@@ -4,6 +4,8 @@ use memchr::memmem;
 
 /// The route that every proxy strips; the origin sees the rest.
 pub const PREFIX: &str = "/app";
+/// Whom requests are for, unless they say otherwise.
+pub const HOST: &str = "bench.example";
 
 /// The fields of a browser: about 700 bytes with the request line.
 const BROWSER_FIELDS: &str = "\
@@ -31,26 +33,30 @@ pub struct Exchange {
 
 /// GET for `path` with no more fields than a request needs.
 pub fn get(path: &str, content: u64) -> Exchange {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n");
+    get_with(HOST, path, "", content)
+}
+
+/// The same for another host, or with further field lines.
+pub fn get_with(host: &str, path: &str, fields: &str, content: u64) -> Exchange {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bench\r\nAccept: */*\r\n{fields}\r\n");
     Exchange { request: request.into_bytes(), content }
 }
 
 /// GET with the fields of a browser.
 pub fn browser_get(path: &str, content: u64) -> Exchange {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: bench.example\r\n{BROWSER_FIELDS}\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{BROWSER_FIELDS}\r\n");
     Exchange { request: request.into_bytes(), content }
 }
 
 /// GET on a connection that is for this request alone.
 pub fn last_get(path: &str, content: u64) -> Exchange {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: bench.example\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
     Exchange { request: request.into_bytes(), content }
 }
 
 /// POST of `len` bytes.
 pub fn upload(path: &str, len: usize, content: u64) -> Exchange {
-    let mut request =
-        format!("POST {path} HTTP/1.1\r\nHost: bench.example\r\nContent-Length: {len}\r\n\r\n").into_bytes();
+    let mut request = format!("POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {len}\r\n\r\n").into_bytes();
     request.resize(request.len() + len, b'u');
     Exchange { request, content }
 }
@@ -65,7 +71,7 @@ pub const MESSAGE: usize = 100;
 /// The opening handshake of RFC 6455.
 pub fn websocket(path: &str) -> Vec<u8> {
     format!(
-        "GET {path} HTTP/1.1\r\nHost: bench.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {WEBSOCKET_KEY}\r\n\r\n"
     )
     .into_bytes()

@@ -11,8 +11,9 @@ fn command(args: &[&str]) -> Option<(Command, PathBuf)> {
     let program = Path::new(env!("CARGO_BIN_EXE_mini-rproxy-bench"));
     let must = std::env::var("CI").as_deref() == Ok("true");
     // Cargo builds them for the whole workspace, but not for this package alone.
-    for needed in ["mini-rproxy", "examples/libheader_demo.so", "examples/libproxy_wasm.so"]
-        .map(|name| program.with_file_name(name))
+    for needed in
+        ["mini-rproxy", "examples/libheader_demo.so", "examples/libproxy_wasm.so", "examples/libbasic_auth.so"]
+            .map(|name| program.with_file_name(name))
     {
         if !needed.is_file() {
             assert!(!must, "{} is missing, and CI must not skip its tests", needed.display());
@@ -20,7 +21,8 @@ fn command(args: &[&str]) -> Option<(Command, PathBuf)> {
             return None;
         }
     }
-    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(args.join(" ").replace(['-', ' '], ""));
+    // Short, because the path of a unix socket is limited.
+    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(args.last().expect("arguments"));
     let mut command = Command::new(program);
     command.args(args).arg("--out").arg(&out);
     Some((command, out))
@@ -60,6 +62,15 @@ fn each_scenario_runs_to_its_end() {
         assert!(table.lines().any(|line| line.starts_with(&format!("| {name} |"))), "{name}: {table}");
         assert!(!said.contains("is left out of"), "{name}: {said}");
     }
+}
+
+/// Another version than the one that was meant must not be measured in its place.
+#[test]
+fn a_peer_that_is_not_where_the_environment_says_is_an_error() {
+    let Some((mut command, _)) = command(&["--scenario", "small", "--requests", "1"]) else { return };
+    let output = command.env("PEER_NGINX", "/nowhere/nginx").output().expect("the benchmark runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("PEER_NGINX is /nowhere/nginx, which is no file"), "{said}");
 }
 
 /// Proxies that were ended look like proxies that failed: there must be no results, and nothing must be left running.
