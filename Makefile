@@ -211,7 +211,7 @@ faults-short:
 		LOOP_FAULT_EXCHANGES='$(or $(LOOP_FAULT_EXCHANGES),20000)'
 
 soak:
-	$(CARGO) build --locked --release --package header_demo --examples
+	$(CARGO) build --locked --release --package mini-rproxy-header-demo --examples
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(CARGO) test --locked --release --test soak -- --ignored --nocapture
 
 fuzz:
@@ -334,7 +334,7 @@ msrv:
 	$(CARGO) +$(MSRV) check --locked --workspace --all-features
 
 deny:
-	$(CARGO) deny --locked --all-features check
+	$(CARGO) deny --locked --all-features check --deny warnings
 
 # The same versions as in the workspace, also those that crates.io does not have yet.
 publish-check:
