@@ -23,8 +23,9 @@
 # make install  builds and installs: the binary, man pages, completions, systemd units; PREFIX=/usr/local, DESTDIR= for packages.
 #               make uninstall removes exactly that
 # make apps     logs in to two applications under prefixes, with a browser; needs node, npm, Chromium and the network
-# make bench    what a request costs this proxy, nginx, HAProxy and a bare relay: SCENARIO=small,new REPEAT=5 REQUESTS=1000
-#               choose, BENCH_QUICK=1 gives a first look, PROXY=target/pgo/mini-rproxy measures another build
+# make bench    what a request costs this proxy, nginx, HAProxy, Envoy and a bare relay: SCENARIO=small,new REPEAT=5 REQUESTS=1000
+#               choose, BENCH_QUICK=1 gives a first look; PEER_NGINX=, PEER_HAPROXY=, PEER_ENVOY= and PROXY=target/pgo/mini-rproxy
+#               name other programs
 # make pgo      the release binary, compiled with a profile of itself at work, into target/pgo/; needs llvm-tools
 # make bench-instructions  instructions and system calls of a request, counted by valgrind and strace: the same on a busy machine
 # make bench-logins  p99 of a request beside eight logins whose passwords are checked, against that of a request alone
@@ -286,7 +287,7 @@ apps:
 # The proxy is built by itself, with the features that users get. The plugins of the comparison are built as they are, too.
 bench:
 	$(CARGO) build --locked --release
-	$(CARGO) build --locked --release --package mini-rproxy-header-demo --package mini-rproxy-proxy-wasm --examples
+	$(CARGO) build --locked --release --package mini-rproxy-header-demo --package mini-rproxy-proxy-wasm --package mini-rproxy-basic-auth --examples
 	$(CARGO) build --locked --release --package mini-rproxy-bench
 	@$(TARGET)/release/mini-rproxy-bench $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(REPEAT),--repeat $(REPEAT)) \
 		$(if $(REQUESTS),--requests $(REQUESTS)) $(if $(BENCH_QUICK),--quick) $(if $(PROXY),--proxy $(PROXY))
