@@ -107,7 +107,7 @@ deb() {
     hide_folders
     # A folder of its own, in which only these flags are used.
     RUSTFLAGS=$hide_rust CFLAGS=$hide_c CARGO_TARGET_DIR=$TARGET/deb-build $CARGO deb --quiet --locked --maintainer "$maintainer" \
-        --output "$dist"
+        --output "$dist" >/dev/null
     (cd "$dist" && ls -- *.deb)
 }
 
