@@ -499,11 +499,9 @@ impl Transaction {
             }
             (_, ResponseState::Done | ResponseState::Closing(_)) if !self.buf.to_client.is_empty() => return None,
             (_, ResponseState::Closing(mode)) => *mode,
-            // RFC 9112 section 9.3: the next request follows on the same connection, unless it would only idle while the
-            // process is waiting to stop.
-            (RequestState::Done, ResponseState::Done)
-                if self.is_persistent && (self.buf.has_pipelined() || !ctx.client.is_draining) =>
-            {
+            // RFC 9112 section 9.3: the next request follows on the same connection, also while the process is waiting to
+            // stop: the client was not told that this response is the last one.
+            (RequestState::Done, ResponseState::Done) if self.is_persistent => {
                 let skipped = self.buf.client_input.len() as u8;
                 return Some(("answered, keep-alive", ConnectionState::Idle { since: now, skipped }));
             }

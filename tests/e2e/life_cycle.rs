@@ -60,6 +60,35 @@ fn e5_a_signal_lets_the_download_finish_and_refuses_what_is_new() {
     }
 }
 
+/// A response that has begun before the signal does not say that it is the last one: the client may send the next request
+/// as soon as it ends.
+#[test]
+fn e5_a_client_that_was_not_told_of_the_end_may_ask_once_more() {
+    let (go_on, step) = channel();
+    let step = Mutex::new(step);
+    let origin = Origin::start(move |mut peer, _| {
+        while peer.request().is_some() {
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345");
+            step.lock().expect("one thread only").recv_timeout(PATIENCE).expect("the test goes on");
+            peer.send("67890");
+        }
+    });
+    let mut proxy = Proxy::start(&origin.config("timeouts: { drain: 1h }"));
+    let mut client = proxy.connect();
+    client.send("GET /first HTTP/1.1\r\nHost: test\r\n\r\n");
+    let first = client.head().expect("a response");
+    assert_eq!(first.field("Connection"), None, "{first:?}");
+    proxy.signal("TERM");
+    wait_until_refused(&proxy);
+    go_on.send(()).expect("the origin waits");
+    assert_eq!(client.bytes(10), b"1234567890");
+    go_on.send(()).expect("the origin waits");
+    let second = client.get("/second");
+    assert_eq!((second.status(), second.field("Connection")), (200, Some("close")), "{second:?}");
+    assert_eq!(client.rest(), b"");
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
 #[test]
 fn e5_a_second_signal_ends_it_at_once() {
     let (origin, is_half, go_on) = in_two_halves();
