@@ -20,7 +20,12 @@ pub struct Origin {
 impl Origin {
     /// Calls `serve` with each connection and its number, counted from 0.
     pub fn start(serve: impl Fn(Peer, usize) + Send + Sync + 'static) -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Origin::start_at(([127, 0, 0, 1], 0).into(), serve)
+    }
+
+    /// The same at an address of the test's choice.
+    pub fn start_at(address: SocketAddr, serve: impl Fn(Peer, usize) + Send + Sync + 'static) -> Origin {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let (connections, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let origin = Origin { address, connections: connections.clone(), stop: stop.clone() };
