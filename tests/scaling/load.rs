@@ -30,7 +30,7 @@ struct Kind {
 }
 
 const KIB: u64 = 1024;
-const SLOW: Duration = Duration::from_secs(1);
+const SLOW: Duration = Duration::from_secs(2);
 const AT_ONCE: Duration = Duration::ZERO;
 
 const KINDS: [Kind; 7] = [
@@ -40,7 +40,7 @@ const KINDS: [Kind; 7] = [
     Kind { name: "uploads, new connections", clients: 1, up: 300 * KIB, down: 0, takes: AT_ONCE, is_kept: false },
     Kind { name: "downloads, kept connections", clients: 1, up: 0, down: 1024 * KIB, takes: AT_ONCE, is_kept: true },
     Kind { name: "downloads, new connections", clients: 1, up: 0, down: 1024 * KIB, takes: AT_ONCE, is_kept: false },
-    Kind { name: "downloads of a second", clients: 6, up: 0, down: 200 * KIB, takes: SLOW, is_kept: true },
+    Kind { name: "downloads of two seconds", clients: 6, up: 0, down: 200 * KIB, takes: SLOW, is_kept: true },
 ];
 
 /// What became of the requests of one kind.
