@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::mono_time::MonoTime;
-use mini_rproxy::proxy::hooks::{HookBody, HookContext, Hooks, Phase, Verdict};
+use mini_rproxy::proxy::hooks::{HookBody, HookContext, Hooks, Phase, Side as HookSide, Verdict, WantedBody};
 use mini_rproxy::proxy::proxy_connection::{
     AccessRecord, Balance, Command, Input, Now, Observer, Peer, ProxyConnection, Side, TransactionPool, WorkerContext,
 };
+use mini_rproxy::proxy::request_log::PluginTiming;
 use mini_rproxy::proxy::runtime::Runtime;
 
 struct Counting;
@@ -23,6 +24,13 @@ thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
     /// The size of the largest one.
     static LARGEST: Cell<usize> = const { Cell::new(0) };
+    /// How many bytes are allocated.
+    static LIVE: Cell<usize> = const { Cell::new(0) };
+}
+
+fn live(more: usize, less: usize) {
+    // Another thread may free what this one has allocated.
+    LIVE.with(|live| live.set(live.get().wrapping_add(more).wrapping_sub(less)));
 }
 
 fn count(size: usize) {
@@ -34,17 +42,20 @@ fn count(size: usize) {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
+        live(layout.size(), 0);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        live(0, layout.size());
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size);
+        live(size, layout.size());
         // SAFETY: the caller's promise is passed on.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -102,9 +113,13 @@ impl Bench {
     }
 
     fn with(hooks: Option<Arc<dyn Hooks>>) -> Bench {
-        let text =
+        Bench::of("", hooks)
+    }
+
+    fn of(more: &str, hooks: Option<Arc<dyn Hooks>>) -> Bench {
+        let routes =
             "routes: [{prefix: /app, upstream: 'http://127.0.0.1:9000/base'}, {prefix: /, upstream: 'http://o'}]\n";
-        let config = Config::parse(text, "test").expect("the test's configuration is valid");
+        let config = Config::parse(&format!("{routes}{more}"), "test").expect("the test's configuration is valid");
         let runtime = Rc::new(Runtime::new(Arc::new(config), hooks));
         let now = Now { instant: MonoTime::now(), date: *b"Sun, 06 Nov 1994 08:49:37 GMT" };
         let peer =
@@ -217,6 +232,22 @@ fn an_idle_connection_owns_no_buffer() {
     assert_eq!(COUNT.with(Cell::get) - before, 0);
 }
 
+#[test]
+fn what_is_kept_for_the_next_requests_goes_when_it_is_asked_for() {
+    let mut bench = Bench::new();
+    bench.transactions = TransactionPool::of(0, usize::MAX);
+    let (request, response) = (b"GET /app HTTP/1.1\r\nHost: h\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n");
+    bench.serve(request, response, usize::MAX);
+    let before = LIVE.with(Cell::get);
+    bench.transactions = TransactionPool::default();
+    bench.serve(request, response, usize::MAX);
+    let kept = LIVE.with(Cell::get).wrapping_sub(before);
+    bench.transactions.clear();
+    let left = LIVE.with(Cell::get).wrapping_sub(before);
+    // The list of what is kept.
+    assert!(kept > 2048 && left < 512, "{kept} bytes, then {left}");
+}
+
 /// A plugin that reads all bodies.
 struct Reader;
 
@@ -239,6 +270,49 @@ fn e4_a_declared_body_owns_no_memory_before_it_comes() {
     assert!(largest < 64 * 1024, "{largest} bytes at once");
     // They are reserved all the same.
     assert!(bench.exchange.memory() > 1_000_000 && other.exchange.memory() > 1_000_000);
+}
+
+/// A plugin that leaves something in each list that plugins have.
+struct Hoarder;
+
+impl Hooks for Hoarder {
+    fn call(&self, phase: Phase, context: &mut HookContext<'_>) -> Verdict {
+        let chain = &mut *context.state;
+        for list in [&mut chain.values, &mut chain.pairs] {
+            list.push((b"a key".to_vec(), vec![b'x'; 1000]));
+            list.push((Vec::new(), vec![b'y'; 10]));
+        }
+        chain.wanted.push(WantedBody { plugin: 0, side: HookSide::Request, is_optional: true, is_given: true });
+        chain.timings.push(PluginTiming { plugin: "hoarder", time: Duration::ZERO, faults: 0 });
+        let body = if phase == Phase::Request { &context.request_body } else { &context.response_body };
+        if let HookBody::Coming = body { Verdict::AwaitBody } else { Verdict::Continue }
+    }
+}
+
+/// Rule E4: what is not counted would be in no limit.
+#[test]
+fn e4_a_connection_owns_what_it_says() {
+    let upload = format!("FOO /app/%7Euser/page?x=1 HTTP/1.1\r\n{BROWSER}Content-Length: 3000\r\n\r\n");
+    let response = format!("{ORIGIN}Content-Length: 5000\r\nConnection: x-odd\r\nX-Odd: 1\r\n\r\n");
+    let hoarder = || Some(Arc::new(Hoarder) as Arc<dyn Hooks>);
+    for (name, hooks) in [("without plugins", None), ("with one", hoarder())] {
+        let mut bench = Bench::of("log: {fields: full}\n", hooks);
+        // Lists of commands and of balances are there, and nothing is kept of the first request.
+        bench.transactions = TransactionPool::of(0, usize::MAX);
+        bench.serve(b"GET /app HTTP/1.1\r\nHost: h\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n", usize::MAX);
+        let before = LIVE.with(Cell::get);
+        for (side, text, len) in [
+            (Side::Client, "FOO /app/%7Eus", 0),
+            (Side::Client, &upload["FOO /app/%7Eus".len()..], 2000),
+            (Side::Client, "", 1000),
+            (Side::Upstream, "HTTP/1.1 2", 0),
+            (Side::Upstream, &response["HTTP/1.1 2".len()..], 4000),
+        ] {
+            bench.handle(Input::Bytes(side, &[text.as_bytes(), &vec![b'z'; len]].concat()));
+            let owned = LIVE.with(Cell::get).wrapping_sub(before);
+            assert_eq!(owned, bench.exchange.memory(), "{name}: after {text:?} and {len} bytes");
+        }
+    }
 }
 
 #[test]

@@ -208,6 +208,8 @@ pub struct Setup {
 pub struct Log {
     pub lines: Vec<String>,
     pub entries: Vec<LogEntry>,
+    /// The timeline of each request, where they are wanted.
+    pub timelines: Option<Vec<String>>,
 }
 
 impl Observer for Log {
@@ -221,6 +223,10 @@ impl Observer for Log {
         }
         if record.log.reused {
             line += " reused";
+        }
+        if let Some(details) = &record.log.details {
+            let [host, user_agent] = [&details.host, &details.user_agent].map(|value| value.escape_ascii());
+            line += &format!(" host={host} user_agent={user_agent}");
         }
         if record.log.retries > 0 {
             line += &format!(" retries={}", record.log.retries);
@@ -236,8 +242,19 @@ impl Observer for Log {
             line += &format!(" rule={rule}");
         }
         self.lines.push(line);
+        if let Some(timelines) = &mut self.timelines {
+            timelines.extend(record.timeline.map(str::to_owned));
+        }
         let method = String::from_utf8_lossy(record.method()).into_owned();
         self.entries.push(LogEntry { method, status: *status, why: rule.or(why).map(str::to_owned) });
+    }
+
+    fn left_unmapped(&mut self, route: &str, _now: MonoTime) {
+        self.lines.push(format!("LOG a head of {route} is left as it is"));
+    }
+
+    fn wants_timeline(&self) -> bool {
+        self.timelines.is_some()
     }
 
     fn upstream(&mut self, upstream: &UpstreamUrl, event: UpstreamEvent) {
@@ -395,6 +412,11 @@ impl Wire {
         self.handle(Input::Resumed);
     }
 
+    /// All bodies that plugins read may take so many bytes together.
+    pub fn limit_bodies(&mut self, bodies: usize) {
+        self.transactions = TransactionPool::of(usize::MAX, bodies);
+    }
+
     /// The process is asked to stop.
     pub fn drain(&mut self) {
         self.exchange.drain();
@@ -472,7 +494,8 @@ impl Wire {
         true
     }
 
-    fn with_env<T>(&mut self, call: impl FnOnce(&mut ProxyConnection, &mut WorkerContext<'_>) -> T) -> T {
+    /// A call of the exchange that needs its worker.
+    pub fn with_env<T>(&mut self, call: impl FnOnce(&mut ProxyConnection, &mut WorkerContext<'_>) -> T) -> T {
         let now = Now { instant: self.start + self.elapsed, date: DATE };
         let mut env = WorkerContext {
             now: &now,
