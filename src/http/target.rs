@@ -494,6 +494,7 @@ mod tests {
             ("/..%c1%9cx", true),
             ("/%ef%bc%8e%ef%bc%8e", true),
             ("/%e2%80%a5/", true),
+            ("/%e2%80%a6%20/", true),
             ("/%e2%80%a4%uff0e", true),
             ("/..%ef%bc%8f", true),
             ("/.", true),

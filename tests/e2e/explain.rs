@@ -25,6 +25,11 @@ fn exit_codes_tell_what_would_happen() {
         (&["-explain", "GET /a/../x"], Some(1), "  why=S20\n"),
         (&["-explain", "/b"], Some(1), "  none takes /b\n"),
         (&["-explain", "GET /a", "-H", "Host: h", "-H", "A: b"], Some(0), "\n  A: b\n"),
+        (
+            &["-explain", "MOVE /a", "-H", "Host: h", "-H", "Destination: http://h/a/b"],
+            Some(0),
+            "\n+ Destination: http://127.0.0.1:9/b              G8: where the upstream has what the client named\n",
+        ),
     ] {
         let (found, stdout, stderr) = explain(CONFIG, args);
         assert_eq!((found, stderr.as_str()), (code, ""), "{args:?}");
