@@ -296,7 +296,7 @@ fn e4_a_connection_owns_what_it_says() {
     let response = format!("{ORIGIN}Content-Length: 5000\r\nConnection: x-odd\r\nX-Odd: 1\r\n\r\n");
     let hoarder = || Some(Arc::new(Hoarder) as Arc<dyn Hooks>);
     for (name, hooks) in [("without plugins", None), ("with one", hoarder())] {
-        let mut bench = Bench::of("log: {fields: full}\n", hooks);
+        let mut bench = Bench::of("log: {access: true, fields: full}\n", hooks);
         // Lists of commands and of balances are there, and nothing is kept of the first request.
         bench.transactions = TransactionPool::of(0, usize::MAX);
         bench.serve(b"GET /app HTTP/1.1\r\nHost: h\r\n\r\n", b"HTTP/1.1 204 No Content\r\n\r\n", usize::MAX);
