@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::proxy::hooks::{HookContext, Hooks, Phase, Verdict};
-use mini_rproxy::proxy::proxy_connection::{Command, Input, Peer, PeerDetails, ProxyConnection, Side};
+use mini_rproxy::proxy::proxy_connection::{Command, ConnectError, Input, Peer, PeerDetails, ProxyConnection, Side};
 use mini_rproxy::proxy::runtime::Runtime;
 
 mod testkit;
@@ -373,6 +373,31 @@ fn the_log_has_the_details_that_it_shows() {
     for log in ["", "log: {access: true, format: json}\n", "log: {fields: full}\n"] {
         assert!(!notes(log).contains("host="), "{log}");
     }
+}
+
+#[test]
+fn the_log_knows_whether_there_was_a_body_and_may_show_the_query() {
+    let facts = |log: &str| {
+        // Plugins may ask whether there is a body, in errors of ours, too.
+        let mut wire = wire_with(&format!("{ROUTES}{log}"), Some(Plugin::default()));
+        for method in ["GET", "HEAD"] {
+            let request = format!("{method} /a?x HTTP/1.1\r\nHost: h\r\n\r\n");
+            wire.connect(Pool::Fails(ConnectError::Refused));
+            wire.say(Side::Client, &request);
+            wire.say(Side::Client, &request);
+            let body = if method == "GET" { "ok" } else { "" };
+            wire.say(Side::Upstream, &format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{body}"));
+        }
+        wire.say(Side::Client, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n");
+        wire.say(Side::Upstream, "HTTP/1.1 204 No Content\r\n\r\n");
+        wire.log.facts
+    };
+    let expected = |target: &str| {
+        [(target, true), (target, true), (target, false), (target, false), ("/a", false)]
+            .map(|(target, has)| (target.to_owned(), has))
+    };
+    assert_eq!(facts(""), expected("/a?x"));
+    assert_eq!(facts("log: {query: false}\n"), expected("/a"));
 }
 
 #[test]

@@ -246,6 +246,19 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_done_is_told() {
+        let untrusted = |error| Cause::Connect(ConnectError::Untrusted(error)).detail().unwrap_or_default();
+        assert!(untrusted(CertificateError::Expired).contains("renew it"));
+        assert!(untrusted(CertificateError::WrongName).contains("upstream_tls.server_name"));
+        assert!(untrusted(CertificateError::UnknownIssuer).contains("upstream_tls.ca_file"));
+        assert!(Cause::Connect(ConnectError::TlsFailed).detail().is_some_and(|text| text.contains("TLS 1.2 or 1.3")));
+        assert_eq!(Cause::NoRoute.detail(), None);
+        // A limit has a row of its own among the rules.
+        assert!(Cause::Rule(HttpError::HeadTooLarge).hint().contains("larger than this limit"));
+        assert!(!Cause::Rule(HttpError::BadSpacing).hint().contains("larger than this limit"));
+    }
+
+    #[test]
     fn rules_are_told_of_both_sides() {
         for (cause, why, status, rule) in [
             (Cause::Rule(HttpError::LengthAndCoding), "S1", 400, Some("S1")),

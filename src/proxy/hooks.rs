@@ -248,4 +248,14 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn another_response_has_another_body() {
+        let wanted = |side| WantedBody { plugin: 0, side, is_optional: false, is_given: true };
+        let mut chain =
+            ChainState { wanted: vec![wanted(Side::Request), wanted(Side::Response)], ..ChainState::default() };
+        chain.wanted.push(WantedBody { is_given: false, ..wanted(Side::Request) });
+        chain.restart_response();
+        assert_eq!(chain.wanted.iter().map(|wanted| wanted.is_given).collect::<Vec<_>>(), [true, false, false]);
+    }
 }

@@ -208,6 +208,8 @@ pub struct Setup {
 pub struct Log {
     pub lines: Vec<String>,
     pub entries: Vec<LogEntry>,
+    /// The target that a log shows, and whether there is a body in the response.
+    pub facts: Vec<(String, bool)>,
     /// The timeline of each request, where they are wanted.
     pub timelines: Option<Vec<String>>,
 }
@@ -242,6 +244,8 @@ impl Observer for Log {
             line += &format!(" rule={rule}");
         }
         self.lines.push(line);
+        let shown = String::from_utf8_lossy(record.shown_target()).into_owned();
+        self.facts.push((shown, record.log.has_response_body));
         if let Some(timelines) = &mut self.timelines {
             timelines.extend(record.timeline.map(str::to_owned));
         }
