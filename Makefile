@@ -232,7 +232,6 @@ fuzz-check:
 coverage:
 	@CARGO='$(CARGO)' sh fuzz/coverage.sh $(if $(MISSED),missed)
 
-# What sits on sockets is left out: it takes half of the time, and is not what is changed.
 mutants:
 	CARGO_PROFILE_DEV_DEBUG=0 RANDOM_RUNS=2 PROPTEST_CASES=64 $(CARGO) mutants --file 'src/http/**' --file 'src/proxy/**' --no-shuffle \
 		--minimum-test-timeout 60 $(if $(SHARD),--shard $(SHARD) --sharding round-robin) --output '$(TARGET)' --cargo-arg=--locked \

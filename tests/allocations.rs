@@ -28,34 +28,32 @@ thread_local! {
     static LIVE: Cell<usize> = const { Cell::new(0) };
 }
 
-fn live(more: usize, less: usize) {
+/// Memory of `more` bytes takes the place of one of `less`; 0 is none.
+fn count(more: usize, less: usize) {
+    if more > 0 {
+        COUNT.with(|count| count.set(count.get() + 1));
+        LARGEST.with(|largest| largest.set(largest.get().max(more)));
+    }
     // Another thread may free what this one has allocated.
     LIVE.with(|live| live.set(live.get().wrapping_add(more).wrapping_sub(less)));
-}
-
-fn count(size: usize) {
-    COUNT.with(|count| count.set(count.get() + 1));
-    LARGEST.with(|largest| largest.set(largest.get().max(size)));
 }
 
 // SAFETY: everything is handed on to the system's allocator as it came.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        live(layout.size(), 0);
+        count(layout.size(), 0);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        live(0, layout.size());
+        count(0, layout.size());
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size);
-        live(size, layout.size());
+        count(size, layout.size());
         // SAFETY: the caller's promise is passed on.
         unsafe { System.realloc(pointer, layout, size) }
     }

@@ -17,6 +17,8 @@ use testkit::wire::{Entry, Pool, Setup, Split, Wire};
 
 const ROUTES: &str =
     "routes: [{prefix: /a, upstream: http://origin.example}, {prefix: /b, upstream: http://b.example}]\n";
+const UPGRADE: &str = "GET /a HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 const SECOND: Duration = Duration::from_secs(1);
 
 fn config(text: &str) -> Arc<Config> {
@@ -32,11 +34,35 @@ fn wire() -> Wire {
     wire_with(ROUTES, None)
 }
 
+/// One whose observer wants timelines.
+fn traced(plugin: Option<Plugin>) -> Wire {
+    let mut wire = wire_with(ROUTES, plugin);
+    wire.log.timelines = Some(Vec::new());
+    wire
+}
+
 impl Wire {
-    /// A peer sends this, and everything that can move moves.
+    /// Everything that can move moves.
+    fn settle(&mut self) {
+        self.run().expect("no invariant is broken");
+    }
+
+    /// A peer sends this.
     fn say(&mut self, side: Side, text: &str) {
         self.send(side, text.as_bytes());
-        self.run().expect("no invariant is broken");
+        self.settle();
+    }
+
+    /// A tunnel, from an idle connection.
+    fn upgrade(&mut self) {
+        self.say(Side::Client, UPGRADE);
+        self.say(Side::Upstream, SWITCHED);
+        assert!(self.exchange.is_tunnel());
+    }
+
+    /// Of the requests so far, where a wire is [`traced`].
+    fn timelines(&mut self) -> String {
+        self.log.timelines.take().expect("they are wanted").concat()
     }
 
     fn wait(&mut self) {
@@ -52,8 +78,7 @@ impl Wire {
 
 #[test]
 fn the_timeline_says_what_is_waited_for() {
-    let mut wire = wire();
-    wire.log.timelines = Some(Vec::new());
+    let mut wire = traced(None);
     wire.connect(Pool::Pending);
     wire.say(Side::Client, "POST /a HTTP/1.1\r\n");
     wire.wait();
@@ -61,10 +86,10 @@ fn the_timeline_says_what_is_waited_for() {
     wire.wait();
     wire.takes(Side::Upstream, Some(0));
     wire.connect(Pool::New);
-    wire.run().expect("no invariant is broken");
+    wire.settle();
     wire.wait();
     wire.takes(Side::Upstream, None);
-    wire.run().expect("no invariant is broken");
+    wire.settle();
     wire.wait();
     wire.say(Side::Client, "body");
     wire.wait();
@@ -74,7 +99,7 @@ fn the_timeline_says_what_is_waited_for() {
     wire.say(Side::Upstream, "done");
     wire.wait();
     wire.takes(Side::Client, None);
-    wire.run().expect("no invariant is broken");
+    wire.settle();
     let expected = "    0.000 ms  the client sent 18 bytes; waiting for the client's request head
  1000.000 ms  the client sent 30 bytes; waiting for a connection to the upstream
  2000.000 ms  a new connection; waiting for the upstream to take the request
@@ -88,24 +113,23 @@ fn the_timeline_says_what_is_waited_for() {
 1000.000 ms for the upstream to take the request, 1000.000 ms for the client's request body, 1000.000 ms for the \
 upstream's response head, 1000.000 ms for the client to take the response, 1000.000 ms for the upstream's response body
 ";
-    assert_eq!(format!("\n{}", wire.log.timelines.expect("wanted").concat()), format!("\n{expected}"));
+    assert_eq!(format!("\n{}", wire.timelines()), format!("\n{expected}"));
 }
 
 #[test]
 fn the_timeline_knows_plugins_and_tunnels() {
     let ops = Ops { on_request: vec![Op::Pause], ..Ops::default() };
-    let mut wire = wire_with(ROUTES, Some(Plugin { ops, ..Plugin::default() }));
-    wire.log.timelines = Some(Vec::new());
-    wire.say(Side::Client, "GET /a HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    let mut wire = traced(Some(Plugin { ops, ..Plugin::default() }));
+    wire.say(Side::Client, UPGRADE);
     wire.wait();
     wire.resume(true);
-    wire.run().expect("no invariant is broken");
-    wire.say(Side::Upstream, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    wire.settle();
+    wire.say(Side::Upstream, SWITCHED);
     wire.wait();
     assert!(wire.exchange.is_tunnel());
     wire.with_env(|exchange, worker| exchange.evict(worker));
-    wire.run().expect("no invariant is broken");
-    let timeline = wire.log.timelines.take().expect("wanted").concat();
+    wire.settle();
+    let timeline = wire.timelines();
     assert!(
         timeline.contains("waited 1000.000 ms for a plugin, 1000.000 ms for either end of the tunnel"),
         "{timeline}"
@@ -114,12 +138,11 @@ fn the_timeline_knows_plugins_and_tunnels() {
 
 #[test]
 fn the_client_body_is_waited_for_only_when_the_upstream_is_there() {
-    let mut wire = wire();
-    wire.log.timelines = Some(Vec::new());
+    let mut wire = traced(None);
     wire.connect(Pool::Pending);
     wire.say(Side::Client, "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody");
     wire.advance(Duration::from_secs(60)).expect("no invariant is broken");
-    let timeline = wire.log.timelines.take().expect("wanted").concat();
+    let timeline = wire.timelines();
     assert!(timeline.contains("; waited 5000.000 ms for a connection to the upstream\n"), "{timeline}");
 }
 
@@ -139,12 +162,10 @@ fn who_is_evicted_ends_or_says_so_with_its_response() {
     assert_eq!(answer.head.members("Connection"), ["close"]);
 
     let mut tunnel = wire();
-    tunnel.say(Side::Client, "GET /a HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
-    tunnel.say(Side::Upstream, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
-    assert!(tunnel.exchange.is_tunnel());
+    tunnel.upgrade();
     tunnel.notes();
     tunnel.with_env(|exchange, worker| exchange.evict(worker));
-    tunnel.run().expect("no invariant is broken");
+    tunnel.settle();
     assert!(tunnel.notes().iter().any(|note| note.contains("why=tunnel_evicted")));
     assert!(tunnel.is_over);
 }
@@ -251,7 +272,7 @@ fn bytes_pass_unseen_where_nothing_is_to_be_seen_in_them() {
         wire.say(Side::Client, upload);
         assert_eq!(limits(&wire), [0, 0], "there is no upstream yet");
         wire.connect(Pool::New);
-        wire.run().expect("no invariant is broken");
+        wire.settle();
         wire
     };
     let mut plain = begin(None, false);
@@ -274,8 +295,7 @@ fn bytes_pass_unseen_where_nothing_is_to_be_seen_in_them() {
     assert_eq!(paused.exchange.read_interest(Side::Client), None);
 
     let mut tunnel = wire();
-    tunnel.say(Side::Client, "GET /a HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
-    tunnel.say(Side::Upstream, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    tunnel.upgrade();
     assert_eq!(limits(&tunnel), [u64::MAX, u64::MAX]);
 }
 
@@ -356,7 +376,7 @@ fn the_last_hook_sees_the_response_where_there_was_one() {
     wire.say(Side::Client, request);
     wire.say(Side::Upstream, "HTTP/1.1 103 Early Hints\r\n\r\n");
     wire.stop(Side::Client, testkit::wire::Ending::Rst);
-    wire.run().expect("no invariant is broken");
+    wire.settle();
     assert_eq!(*last.0.lock().expect("no hook panics"), [Some(299), Some(502), None]);
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mini_rproxy::cli::FLAGS;
@@ -18,6 +19,13 @@ fn tags(page: &str) -> BTreeSet<String> {
         ["\\fB", "\\fI", "\\fR"].iter().fold(text.replace("\\-", "-"), |text, font| text.replace(font, ""))
     };
     pairs.map(|pair| plain(pair[1]).replace("\\(aq", "'")).collect()
+}
+
+/// As a file.
+fn page(folder: &Path, form: &str) -> PathBuf {
+    let path = folder.join(format!("mini-rproxy.{form}"));
+    fs::write(&path, made(form)).expect("a page");
+    path
 }
 
 #[test]
@@ -87,8 +95,7 @@ fn man_has_nothing_to_complain_of_and_the_pages_fit_80_columns() {
     }
     let folder = folder("man");
     for form in ["1", "5"] {
-        let path = folder.join(format!("mini-rproxy.{form}"));
-        fs::write(&path, made(form)).expect("a page");
+        let path = page(&folder, form);
         let mut man = Command::new("man");
         man.args(["--warnings", "-E", "UTF-8", "-P", "cat", "-l"])
             .arg(&path)
@@ -120,8 +127,7 @@ fn mandoc_has_nothing_to_complain_of() {
     }
     let folder = folder("mandoc");
     for form in ["1", "5"] {
-        let path = folder.join(format!("mini-rproxy.{form}"));
-        fs::write(&path, made(form)).expect("a page");
+        let path = page(&folder, form);
         let (is_good, complaints) = said(Command::new("mandoc").args(["-T", "lint"]).arg(&path));
         assert!(is_good && complaints.is_empty(), "{form}: {complaints}");
     }
