@@ -13,6 +13,7 @@ use selftest::strict::Strictness;
 use tempfile::TempDir;
 
 use crate::support::PATIENCE;
+use crate::support::programs::command;
 
 /// A client of a peer waits so long for bytes that may never come.
 const SHORT: Duration = Duration::from_millis(700);
@@ -60,9 +61,8 @@ impl Peer {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(self.name);
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{path}:/usr/sbin:/usr/local/sbin")).stdin(Stdio::null());
+        let mut command = command(self.name);
+        command.stdin(Stdio::null());
         command
     }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::support::lines::Lines;
+use crate::support::programs::command;
 use crate::support::proxy::{Launch, Proxy, is_root, program};
 use crate::support::{is_missing, wait_until};
 
@@ -65,6 +66,12 @@ pub fn is_inside(test: &str) -> bool {
     false
 }
 
+/// Whether this is a namespace of a user who is not root, in which there is root alone.
+fn has_one_user() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").expect("Linux has it");
+    map.split_whitespace().nth(2) == Some("1")
+}
+
 /// One of the two places where an instance runs, `one` and `two`; each start there is another instance.
 pub struct Place {
     pub name: &'static str,
@@ -118,18 +125,27 @@ pub struct Balancer {
 
 impl Balancer {
     pub fn haproxy() -> Balancer {
-        Balancer::start(&["haproxy", "-db", "-f"], "haproxy.cfg")
+        if !has_one_user() {
+            return Balancer::start(&["haproxy", "-db", "-f"], &example("haproxy.cfg"));
+        }
+        // There is no other user whom it could become.
+        let text = fs::read_to_string(example("haproxy.cfg")).expect("an example");
+        let is_user = |line: &str| ["user ", "group "].iter().any(|word| line.trim_start().starts_with(word));
+        let lines: String = text.split_inclusive('\n').filter(|line| !is_user(line)).collect();
+        let config = Path::new("/run/haproxy.cfg");
+        fs::write(config, lines).expect("/run is ours");
+        Balancer::start(&["haproxy", "-db", "-f"], config)
     }
 
     pub fn nginx() -> Balancer {
-        Balancer::start(&["nginx", "-g", "daemon off; master_process off;", "-e", "stderr", "-c"], "nginx.conf")
+        let words = ["nginx", "-g", "daemon off; master_process off;", "-e", "stderr", "-c"];
+        Balancer::start(&words, &example("nginx.conf"))
     }
 
-    fn start(words: &[&str], config: &str) -> Balancer {
-        let path = format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default());
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", "balancer"]).args(words).arg(example(config));
-        command.env("PATH", path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    fn start(words: &[&str], config: &Path) -> Balancer {
+        let mut command = command("ip");
+        command.args(["netns", "exec", "balancer"]).args(words).arg(config);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("ip runs");
         let log = Lines::default();
         log.collect(child.stdout.take().expect("stdout is piped"));
@@ -143,24 +159,42 @@ impl Balancer {
         balancer
     }
 
+    /// What HAProxy answers to a command on its socket.
+    fn ask(&self, command: &str) -> String {
+        let mut socket = UnixStream::connect("/run/haproxy.sock").expect("HAProxy's socket");
+        socket.write_all(format!("{command}\n").as_bytes()).expect("it listens");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("it answers");
+        answer
+    }
+
+    /// Has HAProxy use a server (`ready`), or send it nothing new (`drain`).
+    pub fn set_state(&self, name: &str, state: &str) {
+        let answer = self.ask(&format!("set server site/{name} state {state}"));
+        assert_eq!(answer.trim(), "", "HAProxy, which says nothing when it obeys");
+    }
+
     /// What HAProxy says of a server: whether it is asked, and how many sessions it had.
     pub fn server(&self, name: &str) -> Server {
-        let mut socket = UnixStream::connect("/run/haproxy.sock").expect("HAProxy's socket");
-        socket.write_all(b"show stat -1 4 -1\n").expect("it listens");
-        let mut table = String::new();
-        socket.read_to_string(&mut table).expect("it answers");
+        let table = self.ask("show stat -1 4 -1");
         let mut rows = table.lines().map(|line| line.trim_start_matches("# ").split(',').collect::<Vec<_>>());
         let names = rows.next().expect("the names of the columns");
         let row = rows.find(|row| row.get(1) == Some(&name)).unwrap_or_else(|| panic!("no server {name}: {table}"));
         let value = |column: &str| row[names.iter().position(|name| *name == column).expect("a column")];
-        // "UP 1/2" is one that fails and is still asked.
-        Server { is_up: value("status").starts_with("UP"), total: value("stot").parse().expect("a number") }
+        Server { status: value("status").to_owned(), total: value("stot").parse().expect("a number") }
     }
 }
 
 pub struct Server {
-    pub is_up: bool,
+    pub status: String,
     pub total: u64,
+}
+
+impl Server {
+    /// Whether it gets new connections: "UP 1/2" is one that fails and is still asked.
+    pub fn is_up(&self) -> bool {
+        self.status.starts_with("UP")
+    }
 }
 
 impl Drop for Balancer {

@@ -14,13 +14,26 @@ use super::lines::Lines;
 use super::proxy::BINARY;
 use super::{PATIENCE, free_address};
 
+/// What follows PATH: daemons live in sbin, which is not in every user's.
+const SBIN: [&str; 2] = ["/usr/sbin", "/usr/local/sbin"];
+
+fn path() -> std::ffi::OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(SBIN.map(PathBuf::from));
+    std::env::join_paths(folders).expect("they come from a PATH")
+}
+
+/// A command that finds all that `is_missing` finds.
+pub fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("PATH", path());
+    command
+}
+
 /// Whether `program` is not on this machine. Where CI=true that is an error, elsewhere the test says that it is skipped.
 #[must_use]
 pub fn is_missing(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Daemons live in sbin, which is not in every user's PATH.
-    let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    let is_there = places.into_iter().any(|folder| folder.join(program).is_file());
+    let is_there = std::env::split_paths(&path()).any(|folder| folder.join(program).is_file());
     if !is_there {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "{program} is missing, and CI must not skip its tests");
         eprintln!("skipped: {program} is not installed");
@@ -136,9 +149,7 @@ impl Nginx {
 
     /// Starts the program on what was prepared in `folder`.
     fn spawn(folder: &Path) -> (Child, Lines) {
-        let path = format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default());
-        let mut child = Command::new("nginx")
-            .env("PATH", path)
+        let mut child = command("nginx")
             .args(["-e", "stderr", "-p"])
             .arg(folder)
             .arg("-c")
@@ -236,9 +247,7 @@ impl Haproxy {
         );
         let config_path = folder.path().join("haproxy.cfg");
         fs::write(&config_path, config).expect("a configuration file");
-        let path = format!("{}:/usr/sbin:/usr/local/sbin", std::env::var("PATH").unwrap_or_default());
-        let child = Command::new("haproxy")
-            .env("PATH", path)
+        let child = command("haproxy")
             .args(["-q", "-db", "-f"])
             .arg(&config_path)
             .stdin(Stdio::null())
