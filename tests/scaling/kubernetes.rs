@@ -17,6 +17,9 @@ use crate::support::{Launch, Peer, Proxy, is_missing, wait_until};
 /// The oldest version that they are for, and the newest of which the checker has the schemas.
 const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 
+/// How long a balancer takes to find out that a node has a pod, or none any more: docs/scaling.md.
+const BALANCER_SECONDS: u64 = 3 * 10;
+
 const FILES: [&str; 2] = ["deployment.yaml", "daemonset.yaml"];
 
 fn documents(name: &str) -> Vec<Value> {
@@ -122,6 +125,8 @@ fn what_the_manifests_promise_agrees() {
         let needed = Duration::from_secs(sleep + 5) + config.timeouts.drain;
         let grace = number(&workload.pod["terminationGracePeriodSeconds"]);
         assert!(Duration::from_secs(grace) >= needed, "{file}: {grace} s of grace, and {needed:?} are needed");
+        let (_, tag) = text(&proxy["image"]).rsplit_once(':').expect("a tag");
+        assert_eq!(tag, env!("CARGO_PKG_VERSION"), "{file}: the image's tag, and Cargo.toml");
         let limit =
             text(&proxy["resources"]["limits"]["memory"]).strip_suffix("Mi").and_then(|mib| mib.parse::<usize>().ok());
         let budget = config.limits.memory_budget.expect("a memory budget");
@@ -144,6 +149,15 @@ fn what_the_manifests_promise_agrees() {
         documents.find(|document| document["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
     });
     let labels = &deployment["spec"]["template"]["metadata"]["labels"];
+    // A node is in the balancer when its health check was answered three times, and out when it failed three times.
+    assert_eq!(service["spec"]["externalTrafficPolicy"], "Local");
+    let container = Workload::of("deployment.yaml").container("mini-rproxy").clone();
+    for (name, seconds) in [
+        ("minReadySeconds", &deployment["spec"]["minReadySeconds"]),
+        ("sleep", &container["lifecycle"]["preStop"]["sleep"]["seconds"]),
+    ] {
+        assert!(number(seconds) >= BALANCER_SECONDS, "{name}: {seconds:?}, and a balancer takes {BALANCER_SECONDS}");
+    }
     for selector in [
         &deployment["spec"]["selector"]["matchLabels"],
         &budget["spec"]["selector"]["matchLabels"],
