@@ -3,7 +3,7 @@
 #
 #   PREFIX    where to: /usr/local; for the files of a package /usr
 #   DESTDIR   a folder that stands for the root of the file system, to make a package of: none
-#   BINARY    another binary than target/release/mini-rproxy, which is built before
+#   BINARY    another binary than target/release/mini-rproxy, which is built before; root takes what another user has built
 #   MAN       the folder with the man pages and completions, where they are made already
 #
 # Each file is made beside its place and renamed, so that a proxy that runs is not disturbed. What is configured, in
@@ -64,11 +64,14 @@ if ! mkdir -p "$root/" 2>/dev/null || ! [ -w "$root/" ]; then
     fail "$root/ cannot be written: use sudo, or another PREFIX, such as PREFIX=\$HOME/.local"
 fi
 
-# A file, how it is made, and that with all arguments. Under sudo there is often no cargo: then what was made before is taken.
+# A file, how it is made, and that with all arguments. Under sudo there is often no cargo, or another one, and what it made would
+# belong to root: what a user has made before is taken.
 made() {
     file=$1 by=$2
     shift 2
-    if command -v "$CARGO" >/dev/null; then
+    if [ "$(id -u)" = 0 ] && [ "$(find "$file" ! -user 0 2>/dev/null)" ]; then
+        echo "make install: $file as it is, because it is another user's than root" >&2
+    elif command -v "${CARGO%% *}" >/dev/null; then
         "$@"
     elif [ -e "$file" ]; then
         echo "make install: there is no $CARGO here: $file as it is" >&2
@@ -78,7 +81,8 @@ made() {
 }
 if [ -z "${BINARY:-}" ]; then
     BINARY=$TARGET/release/mini-rproxy
-    made "$BINARY" 'cargo build --release --locked' "$CARGO" build --release --locked
+    # shellcheck disable=SC2086 # one word or several, such as "cargo +nightly"
+    made "$BINARY" 'cargo build --release --locked' $CARGO build --release --locked
 fi
 if [ -z "${MAN:-}" ]; then
     MAN=$TARGET/man

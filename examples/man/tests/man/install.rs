@@ -100,6 +100,39 @@ fn what_is_installed_works_and_goes_again() {
     assert!(!prefix.join("share/doc/mini-rproxy").exists());
 }
 
+/// A cargo of two words, which builds a file that says how it was called.
+#[test]
+fn what_is_built_before_is_not_built_by_root_again() {
+    let folder = folder("built");
+    let (cargo, target, root) = (folder.join("cargo.sh"), folder.join("target"), folder.join("root"));
+    fs::create_dir_all(target.join("man")).expect("a folder");
+    for form in ["1", "5", "bash", "zsh", "fish"] {
+        fs::write(target.join("man").join(format!("mini-rproxy.{form}")), "").expect("a page");
+    }
+    fs::write(&cargo, "mkdir -p \"$TARGET/release\" && echo \"$*\" >\"$TARGET/release/mini-rproxy\"\n")
+        .expect("a script");
+    let install = || {
+        let mut script = Command::new("sh");
+        script.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../install.sh")).arg("install");
+        script.env("CARGO", format!("sh {}", cargo.display())).env("TARGET", &target).env("DESTDIR", &root);
+        script.env("MAN", target.join("man")).env_remove("BINARY").env_remove("PREFIX");
+        let (is_good, text) = said(&mut script);
+        assert!(is_good, "{text}");
+        (fs::read_to_string(root.join("usr/local/bin/mini-rproxy")).expect("it is installed"), text)
+    };
+    assert_eq!(install().0, "build --release --locked\n");
+
+    let built = target.join("release/mini-rproxy");
+    fs::write(&built, "built before").expect("our file");
+    if std::os::unix::fs::chown(&built, Some(65534), None).is_err() {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "only root has files of others, and CI must not skip");
+        eprintln!("skipped: only root has files of others");
+        return;
+    }
+    let (installed, text) = install();
+    assert!(installed == "built before" && text.contains("as it is, because it is another user's"), "{text}");
+}
+
 #[test]
 fn a_prefix_that_cannot_be_is_told() {
     for (prefix, expected) in [
