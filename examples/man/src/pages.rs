@@ -50,10 +50,7 @@ pub fn command() -> String {
         section("SIGNALS", &signals),
         section("ENVIRONMENT", part(OPERATING, "Environment")),
         section("FILES", FILES),
-        section(
-            "EXAMPLES",
-            &format!("A `config.yaml`, and what to do with it:\n{}", part(README, "A first configuration")),
-        ),
+        section("EXAMPLES", &format!("A `config.yaml`, and what to do with it:\n{}", first_configuration())),
         from_markdown(&recipes("sh")),
         section("SEE ALSO", "**mini-rproxy**(5), **systemd.socket**(5)\n"),
     ]
@@ -101,6 +98,13 @@ fn part<'a>(page: &'a str, heading: &str) -> &'a str {
         .split_once(&format!("\n## {heading}\n"))
         .unwrap_or_else(|| panic!("no section of the documentation is called {heading:?}"));
     text.split("\n## ").next().unwrap_or(text)
+}
+
+/// README's example. Where it names the documentation, which is not installed, the other page stands.
+fn first_configuration() -> String {
+    let (text, link) = (part(README, "A first configuration"), "[docs/configuration.md](docs/configuration.md)");
+    assert!(text.contains(link), "README names the page about the configuration in another way");
+    text.replace(link, "**mini-rproxy**(5)")
 }
 
 /// The paragraph that begins so.

@@ -88,6 +88,16 @@ fn the_sections_are_there_in_their_order() {
     }
 }
 
+/// The folder docs/ is not installed.
+#[test]
+fn no_page_sends_to_a_file_of_the_sources() {
+    for form in ["1", "5"] {
+        let page = made(form).replace("\\-", "-");
+        let lines: Vec<&str> = page.lines().filter(|line| line.contains("docs/")).collect();
+        assert!(lines.is_empty(), "{form}: {lines:?}");
+    }
+}
+
 #[test]
 fn man_has_nothing_to_complain_of_and_the_pages_fit_80_columns() {
     if !is_installed("man") {
