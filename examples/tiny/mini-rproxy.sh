@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # mini-rproxy as a program that the judge of the stages can start: sh mini-rproxy.sh BINARY LISTEN UPSTREAM [PREFIX]
 #
 #   make stage 10 PROXY='sh examples/tiny/mini-rproxy.sh target/debug/mini-rproxy'

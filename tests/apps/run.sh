@@ -20,6 +20,7 @@ done
 work=$(mktemp -d)
 pids=()
 # Only what was started here; what has ended by itself is no error.
+# shellcheck disable=SC2154 # it is the loop's
 trap 'for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done; wait 2>/dev/null || true; rm -rf "$work"' EXIT
 
 packages=${APPS_PACKAGES:-$work/packages}

@@ -5,7 +5,7 @@
 set -eu
 upstream=$1 qemu=$2 program=$3
 folder=$(mktemp -d)
-upstream_pid= proxy_pid=
+upstream_pid='' proxy_pid=''
 clean_up() {
     [ -z "$proxy_pid" ] || kill "$proxy_pid" 2>/dev/null || true
     [ -z "$upstream_pid" ] || kill "$upstream_pid" 2>/dev/null || true
@@ -20,6 +20,7 @@ fail() {
 }
 
 # Three ports that are free now.
+# shellcheck disable=SC2046 # three words
 set -- $(python3 -c '
 import socket
 sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]

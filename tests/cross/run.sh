@@ -45,6 +45,7 @@ done
 
 sh examples/cross.sh
 # For this machine, without what use_target has set.
+# shellcheck disable=SC2086 # one word or several
 env -u RUSTFLAGS -u RUSTC -u RUSTC_BOOTSTRAP $CARGO build --quiet --locked --example upstream --target-dir "$TARGET"
 for triple in $CROSS_TARGETS; do
     use_target "$triple"
