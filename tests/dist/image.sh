@@ -5,8 +5,7 @@ set -eu
 version=$1 qemu=$2
 image=$DIST/mini-rproxy-image.tar
 folder=$(mktemp -d)
-pid=
-trap '[ -z "$pid" ] || kill "$pid" 2>/dev/null || true; rm -rf "$folder"' EXIT
+trap 'rm -rf "$folder"' EXIT
 trap 'exit 1' INT TERM
 fail() {
     echo "mini-rproxy-image.tar: $1" >&2
@@ -49,12 +48,17 @@ mkdir "$root/proc"
 ip link set lo up
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
-unshare --pid --fork --kill-child --mount-proc=/proc --root "$root" --setuid 65534 --setgid 65534 $qemu /mini-rproxy -config /config.yaml \
+unshare --pid --fork --mount-proc=/proc --root "$root" --setuid 65534 --setgid 65534 $qemu /mini-rproxy -config /config.yaml \
     >"$root.log" 2>&1 &
+# The program, a child of unshare, is ended whatever fails below. unshare's --kill-child does not outlast its --setuid.
+find_child() {
+    child=$(cat "/proc/$!/task/$!/children" 2>/dev/null) child=${child% }
+    [ "$child" ]
+}
+trap '! find_child || kill -KILL "$child"' EXIT
 # As an engine runs the health check: beside process 1, with nothing but its name.
 is_healthy() {
-    child=$(cat "/proc/$!/task/$!/children") child=${child% }
-    [ "$child" ] && nsenter --target "$child" --pid --mount --root --wd=/ --setuid 65534 --setgid 65534 $qemu /mini-rproxy \
+    find_child && nsenter --target "$child" --pid --mount --root --wd=/ --setuid 65534 --setgid 65534 $qemu /mini-rproxy \
         -healthcheck
 }
 tries=0
@@ -66,6 +70,7 @@ done
 [ "$(curl --silent http://127.0.0.1:8080/health)" = '{"message":"OK"}' ]
 grep -q '^NSpid:.*	1$' "/proc/$child/status"
 kill -TERM "$child"
+trap - EXIT
 wait "$!"
 RUN
 unshare --net --mount sh "$folder/run" "$folder/root" "$qemu" || fail "it does not run as the image says"
