@@ -185,20 +185,24 @@ man:
 install uninstall:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' BINARY='$(BINARY)' MAN='$(MAN)' \
 		sh examples/install.sh $@
+
+# What Rust calls this machine, with musl.
+IMAGE_TARGET ?= $(shell uname -m | sed 's/$$/-unknown-linux-musl/; s/^riscv64-/riscv64gc-/; s/^armv7l\(.*\)/armv7\1eabihf/')
 dist: man
-	@CARGO='$(CARGO)' TARGET='$(TARGET)' CROSS_TARGETS='$(CROSS_TARGETS)' PARTS='$(PARTS)' sh examples/dist/dist.sh
+	@CARGO='$(CARGO)' TARGET='$(TARGET)' CROSS_TARGETS='$(CROSS_TARGETS)' PARTS='$(PARTS)' IMAGE_TARGET='$(IMAGE_TARGET)' \
+		sh examples/dist/dist.sh
 
 deb:
 	@$(MAKE) --no-print-directory dist PARTS=deb
 
 image:
-	@$(MAKE) --no-print-directory dist PARTS='archives image' CROSS_TARGETS='$(or $(IMAGE_TARGET),$(shell uname -m)-unknown-linux-musl)'
+	@$(MAKE) --no-print-directory dist PARTS='archives image' CROSS_TARGETS='$(IMAGE_TARGET)'
 
 dist-test:
 	@CARGO='$(CARGO)' TARGET='$(TARGET)' DIST_TARGETS='$(DIST_TARGETS)' ALL='$(ALL)' sh tests/dist/run.sh
 
 dist-reproducible:
-	@TARGET='$(TARGET)' sh tests/dist/reproducible.sh
+	@TARGET='$(TARGET)' IMAGE_TARGET='$(IMAGE_TARGET)' sh tests/dist/reproducible.sh
 
 check-targets:
 	@CARGO='$(CARGO)' CHECK_TARGETS='$(CHECK_TARGETS)' sh examples/check-targets.sh

@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2034 # what is set here is used by who reads it
 # What "make cross", "make cross-test" and "make dist" share: the targets, and how to compile, link and run for another machine.
 # To be read with ".".
 #
@@ -26,13 +27,21 @@ has_sources() { [ -d "$("$@" --print sysroot 2>/dev/null)/lib/rustlib/src/rust/l
 
 # Sets $hide_rust and $hide_c, options of $compiler and of C compilers with which no program names the folders of whoever built
 # it: messages of a panic name source files, and those of C may. The same source makes the same bytes in every folder. A
-# folder may have two names.
+# folder may have two names. Fails, with the reason in $why.
 hide_folders() {
     crates=${CARGO_HOME:-$HOME/.cargo}/registry/src
-    real=$(readlink -m "$crates")
+    why="$crates, where cargo keeps crates, cannot be made or read: set CARGO_HOME to a folder that can"
+    mkdir -p "$crates" && real=$(cd "$crates" && pwd -P) || return 1
+    why="'$compiler --print sysroot' fails"
+    sysroot=$($compiler --print sysroot) || return 1
+    # Options of compilers are separated by blanks.
+    for folder in "$(pwd -P)" "$TARGET" "$crates" "$real" "$sysroot"; do
+        why="the name of the folder '$folder' has a blank, which compilers' options cannot have: choose another one"
+        case $folder in *[[:space:]]*) return 1 ;; esac
+    done
     hide_c="-ffile-prefix-map=$crates= -ffile-prefix-map=$real="
     hide_rust="--remap-path-prefix=$(pwd -P)=. --remap-path-prefix=$TARGET=target --remap-path-prefix=$crates= \
---remap-path-prefix=$real= --remap-path-prefix=$($compiler --print sysroot)/lib/rustlib/src/rust=/rust"
+--remap-path-prefix=$real= --remap-path-prefix=$sysroot/lib/rustlib/src/rust=/rust"
 }
 
 # use_target TRIPLE: sets what cargo needs. $cross_cargo is the command with its toolchain, $cross_options are cargo's
@@ -54,7 +63,7 @@ use_target() {
     cross_qemu=$(command -v "qemu-$machine-static" || command -v "qemu-$machine" || true)
     # Up to 8.0, qemu starts signal handlers of i386 with a stack that is not aligned, and programs with SSE2 crash there. An
     # x86_64 runs them by itself.
-    [ "$machine" != i386 ] || [ "$(uname -m)" != x86_64 ] || cross_qemu=env
+    [ "$machine" != i386 ] || [ "$(uname -m)" != x86_64 ] || cross_qemu="env"
 
     compiler=rustc cross_cargo=$CARGO cross_options="--locked --target $triple --target-dir $TARGET/cross"
     unset RUSTC RUSTC_BOOTSTRAP
@@ -79,7 +88,7 @@ use_target() {
     lower=$(echo "$triple" | tr - _) upper=$(echo "$triple" | tr a-z- A-Z_)
     export "CARGO_TARGET_${upper}_LINKER=$PWD/examples/cross-cc.sh" "CC_$lower=$PWD/examples/cross-cc.sh"
     export "AR_$lower=$PWD/examples/cross-ar.sh" "CARGO_TARGET_${upper}_RUNNER=$cross_qemu"
-    hide_folders
+    hide_folders || return 1
     export "CFLAGS_$lower=$hide_c"
     # The start-up code is zig's, and the linker says nothing that matters while it succeeds.
     export RUSTFLAGS="-C target-feature=+crt-static -C link-self-contained=no -C default-linker-libraries=yes \

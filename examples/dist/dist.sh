@@ -4,19 +4,22 @@
 #
 #   make dist                                             all parts, for all targets
 #   make dist PARTS='archives ipk' CROSS_TARGETS=mips-unknown-linux-musl
-#   PARTS             archives; sbom; deb; ipk and image, which are made from the archives
+#   PARTS             archives; sbom; deb; ipk and image, which are made from the archives. By default all; without the image
+#                     where CROSS_TARGETS leaves its target out
 #   CROSS_TARGETS     whose archives and packages for OpenWrt are made
-#   IMAGE_TARGET      whose program is in the image
+#   IMAGE_TARGET      whose program is in the image: this machine's
 #   IPK_ARCH          what the router calls its processor, where it is not the usual name for the target
 #   SOURCE_DATE_EPOCH the time of all files, in seconds; the commit's
 #   DEBFULLNAME, DEBEMAIL  who answers for the .deb; the commit's author
 #
-# The same source and tools make the same bytes in every folder.
+# The same source and tools make the same bytes in every folder. What other parts of this version have made stays there; what is of
+# another version goes.
 set -eu
 cd "$(dirname "$0")/../.."
 . examples/cross-env.sh
-PARTS=${PARTS:-archives sbom deb ipk image}
-IMAGE_TARGET=${IMAGE_TARGET:-$(uname -m)-unknown-linux-musl}
+default_parts="archives sbom deb ipk"
+case " $CROSS_TARGETS " in *" $IMAGE_TARGET "*) default_parts="$default_parts image" ;; esac
+PARTS=${PARTS:-$default_parts}
 export PATH="$TARGET/tools/bin:$PATH"
 dist=$TARGET/dist
 work=$dist/.work
@@ -26,15 +29,28 @@ fail() {
     echo "make dist: $1" >&2
     exit 1
 }
+# need PROGRAM [WHERE IT IS FROM]
 need() {
-    command -v "$1" >/dev/null || fail "$1 is missing: cargo install --locked --root target/tools $1"
+    command -v "$1" >/dev/null || fail "$1 is missing: ${2:-cargo install --locked --root target/tools $1}"
 }
+python="a package of every distribution"
 for part in $PARTS; do
     case $part in
-    archives) find_zig || fail "$why" ;;
+    archives)
+        need python3 "$python"
+        for triple in $CROSS_TARGETS; do (use_target "$triple" || fail "$why"); done
+        ;;
     sbom) need cargo-cyclonedx ;;
-    deb) need cargo-deb ;;
-    ipk | image) ;;
+    deb) need cargo-deb && need python3 "$python" ;;
+    ipk) ;;
+    image)
+        need python3 "$python"
+        case " $CROSS_TARGETS " in
+        *" $IMAGE_TARGET "*) ;;
+        *) [ -e "$dist/mini-rproxy-$version-$IMAGE_TARGET.tar.gz" ] || fail "the image is made from the archive for $IMAGE_TARGET, \
+which is not there: name it in CROSS_TARGETS, or another one in IMAGE_TARGET" ;;
+        esac
+        ;;
     *) fail "$part is no part; there are archives, sbom, deb, ipk, image" ;;
     esac
 done
@@ -46,6 +62,10 @@ export SOURCE_DATE_EPOCH
 umask 022
 rm -rf "$work"
 mkdir -p "$work"
+of_others() { find "$dist" -maxdepth 1 -name 'mini-rproxy[-_][0-9]*' ! -name "mini-rproxy[-_]$version-*" "$@"; }
+# The name of the image has no version.
+[ -z "$(of_others)" ] || rm -f "$dist/mini-rproxy-image.tar"
+of_others -delete
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
 
@@ -104,7 +124,7 @@ deb() {
         >target/deb/changelog
     notices target/deb "$(rustc -vV | sed -n 's/^host: //p')" dlopen,tls >target/deb/THIRD-PARTY.txt
     compiler=rustc
-    hide_folders
+    hide_folders || fail "$why"
     # A folder of its own, in which only these flags are used.
     RUSTFLAGS=$hide_rust CFLAGS=$hide_c CARGO_TARGET_DIR=$TARGET/deb-build $CARGO deb --quiet --locked --maintainer "$maintainer" \
         --output "$dist" >/dev/null

@@ -1,9 +1,12 @@
 #!/bin/sh
-# "make dist-reproducible": the archive and the SBOM of one target, made in two folders and with two names of cargo's own, are
-# the same, byte for byte. REPRODUCIBLE_TARGET chooses it.
+# "make dist-reproducible": archive, SBOM, package for OpenWrt and image of one target, made in two folders and with two names of
+# cargo's own, are the same, byte for byte. REPRODUCIBLE_TARGET chooses it.
 set -eu
 cd "$(dirname "$0")/../.."
-target=${REPRODUCIBLE_TARGET:-$(uname -m)-unknown-linux-musl}
+target=${REPRODUCIBLE_TARGET:-$IMAGE_TARGET}
+parts="archives sbom ipk"
+# There is no platform of images for MIPS.
+case $target in mips*) ;; *) parts="$parts image" ;; esac
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 tools=$(cd "${TARGET:-target}" && pwd)/tools/bin
 export SOURCE_DATE_EPOCH PATH="$tools:$PATH"
@@ -17,7 +20,8 @@ build() {
     shift
     mkdir "$folder/$name"
     git ls-files -z | tar -c --null -T - | tar -x -C "$folder/$name"
-    env -u CARGO_TARGET_DIR -u MAKEFLAGS -u TARGET "$@" make --no-print-directory -C "$folder/$name" dist PARTS='archives sbom' CROSS_TARGETS="$target"
+    env -u CARGO_TARGET_DIR -u MAKEFLAGS -u TARGET "$@" make --no-print-directory -C "$folder/$name" dist PARTS="$parts" CROSS_TARGETS="$target" \
+        IMAGE_TARGET="$target"
     # Only what is compared: each folder has 1 GB.
     mv "$folder/$name/target/dist" "$folder/$name.dist"
     rm -rf "${folder:?}/$name"

@@ -39,13 +39,27 @@ command -v cargo-deb >/dev/null || skip "cargo-deb is missing: cargo install --l
 [ -z "${ALL:-}" ] || command -v cargo-cyclonedx >/dev/null ||
     skip "cargo-cyclonedx is missing: cargo install --locked --root target/tools cargo-cyclonedx"
 
-rm -rf "$DIST"
-env -u RUSTFLAGS -u RUSTC -u RUSTC_BOOTSTRAP make --no-print-directory dist
-(cd "$DIST" && sha256sum --check --quiet --strict SHA256SUMS) || fail "SHA256SUMS is wrong"
-
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 trap 'exit 1' INT TERM
+rm -rf "$DIST"
+# refused EXPECTED COMMAND...: what cannot be made is told before anything is built.
+refused() {
+    expected=$1
+    shift
+    ! said=$("$@" 2>&1) || fail "$* succeeds"
+    case $said in *"$expected"*) ;; *) fail "$* says '$said', and not '$expected'" ;; esac
+    [ ! -e "$DIST" ] || fail "$* has begun"
+}
+refused "which is not there: name it in CROSS_TARGETS" env PARTS='archives image' CROSS_TARGETS=mips-unknown-linux-musl \
+    IMAGE_TARGET=x86_64-unknown-linux-musl sh examples/dist/dist.sh
+refused "has a blank" env PARTS=archives CARGO_HOME="$folder/a blank" sh examples/dist/dist.sh
+# Of another version, and no part of this one.
+install -D /dev/null "$DIST/mini-rproxy-0.0.0-$IMAGE_TARGET.tar.gz"
+env -u RUSTFLAGS -u RUSTC -u RUSTC_BOOTSTRAP make --no-print-directory dist
+(cd "$DIST" && sha256sum --check --quiet --strict SHA256SUMS) || fail "SHA256SUMS is wrong"
+[ ! -e "$DIST/mini-rproxy-0.0.0-$IMAGE_TARGET.tar.gz" ] || fail "an archive of another version stays"
+
 for triple in $CROSS_TARGETS; do
     use_target "$triple"
     name=mini-rproxy-$version-$triple
