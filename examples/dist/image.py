@@ -2,12 +2,12 @@
 without a container engine: an OCI image layout as a tar file, which docker load, podman load and skopeo copy oci-archive: read.
 """
 
-import gzip
 import hashlib
 import io
 import json
 import os
 import pathlib
+import subprocess
 import sys
 import tarfile
 import time
@@ -78,7 +78,9 @@ def main():
         return json.dumps(value, indent=1, sort_keys=True).encode()
 
     layer = tar([("mini-rproxy", 0o755, program)] + [(f"licenses/{file}", 0o644, data) for file, data in texts])
-    packed = blob("layer.v1.tar+gzip", gzip.compress(layer, 9, mtime=0))
+    # As the archives are packed: what Python makes of it differs from version to version.
+    gzip = subprocess.run(["gzip", "-9n"], input=layer, stdout=subprocess.PIPE, check=True)
+    packed = blob("layer.v1.tar+gzip", gzip.stdout)
     settings = blob("config.v1+json", text({
         "created": created, "os": "linux", **PLATFORMS[machine], "config": config(pathlib.Path("Dockerfile").read_text()),
         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},

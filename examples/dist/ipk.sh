@@ -53,7 +53,7 @@ Version: $version-1
 License: MIT OR Apache-2.0
 Section: net
 Architecture: $arch
-Installed-Size: $(du -sb "$work/data" | cut -f1)
+Installed-Size: $(find "$work/data" -type f -exec cat {} + | wc -c)
 Description: A small HTTP/1.1 reverse proxy, with TLS: one static program, configured by /etc/mini-rproxy.yaml
 CONTROL
 pack "$work/package/control.tar.gz" "$work/control"

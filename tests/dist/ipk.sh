@@ -56,7 +56,8 @@ LIST
 for line in "Package: mini-rproxy" "Version: $version-1" "Architecture: $arch"; do
     grep -qxF "$line" "$folder/control/control" || fail "no line '$line' in control"
 done
-grep -qE '^Installed-Size: [0-9]{7}$' "$folder/control/control" || fail "Installed-Size is not its bytes"
+size=$(find "$folder/data" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum }')
+grep -qx "Installed-Size: $size" "$folder/control/control" || fail "Installed-Size is not the $size bytes of its files"
 echo /etc/mini-rproxy.yaml | is "$folder/control/conffiles"
 
 # The scripts call what OpenWrt has for them, as opkg starts them.
