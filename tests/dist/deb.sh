@@ -37,9 +37,23 @@ dpkg_() {
     chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin dpkg "$@" >"$folder/log" 2>&1 ||
         { cat "$folder/log" >&2; fail "dpkg $*"; }
 }
+# As where systemd runs, which is asked through this program.
+mkdir -p "$root/run/systemd/system"
+cat >"$root/usr/bin/systemctl" <<'SYSTEMCTL'
+#!/bin/sh
+echo "$*" >>/tmp/systemctl
+SYSTEMCTL
+chmod 755 "$root/usr/bin/systemctl"
+# asked [LINE]: what systemd was asked since the last time, but to read its files again.
+asked() {
+    grep -sv daemon-reload "$root/tmp/systemctl" >"$folder/asked" || true
+    rm -f "$root/tmp/systemctl"
+    { [ $# = 0 ] || echo "$1"; } | diff -u - "$folder/asked" || fail "systemd is asked for something else"
+}
 listing >"$folder/before"
 cp "$deb" "$root/tmp/first.deb"
 dpkg_ -i /tmp/first.deb
+asked
 listing | comm -13 "$folder/before" - >"$folder/installed"
 for path in usr/bin/mini-rproxy etc/mini-rproxy/config.yaml usr/lib/systemd/system/mini-rproxy.service \
     usr/lib/systemd/system/mini-rproxy.socket usr/lib/systemd/system/mini-rproxy-https.socket usr/lib/mini-rproxy/plugins/README \
@@ -63,6 +77,8 @@ command=$(sed -n 's/^ExecStart=//p' "$root/usr/lib/systemd/system/mini-rproxy.se
 inside() { chroot --userspec=mini-rproxy:mini-rproxy "$root" "$@"; }
 inside $command -check >"$root.health" 2>&1 || { cat "$root.health" >&2; exit 1; }
 chroot --userspec=mini-rproxy:mini-rproxy "$root" $command >"$root.log" 2>&1 &
+# Whatever fails below.
+trap 'kill "$!" 2>/dev/null || true' EXIT
 tries=0
 until inside $command -healthcheck >"$root.health" 2>&1; do
     tries=$((tries + 1))
@@ -72,6 +88,7 @@ done
 [ "$(curl --silent http://127.0.0.1:8080/health)" = '{"message":"OK"}' ]
 if [ $# = 2 ]; then curl --silent --include http://127.0.0.1:8080/example/ | grep -qi "^$2"; fi
 kill -TERM "$!"
+trap - EXIT
 wait "$!"
 RUN
 run() { unshare --net sh "$folder/run" "$root" "$@" || fail "what the unit starts does not run"; }
@@ -93,6 +110,7 @@ sed -i 's/^Version: .*/Version: 1000.0-1/' "$folder/next/DEBIAN/control"
 dpkg-deb --build --root-owner-group -Zgzip "$folder/next" "$root/tmp/next.deb" >/dev/null
 dpkg_ -i /tmp/next.deb
 chroot "$root" dpkg-query -W mini-rproxy | grep -q '1000\.0-1$' || fail "it is not upgraded"
+asked 'try-restart mini-rproxy.service'
 cmp "$folder/config" "$root/etc/mini-rproxy/config.yaml" || fail "an upgrade changes the configuration"
 run
 
