@@ -110,12 +110,11 @@ struct Run {
 }
 
 impl Run {
-    /// When the next request is to be sent.
-    fn next(&self) -> Option<Instant> {
+    /// When the next request was to be sent, if that is not still to come.
+    fn next(&self, now: Instant) -> Option<Instant> {
         if self.started == self.requests {
             return None;
         }
-        let now = Instant::now();
         let Some(every) = self.every else { return Some(now) };
         let time = self.began + Duration::from_secs_f64(every.as_secs_f64() * self.started as f64);
         (time <= now).then_some(time)
@@ -180,27 +179,34 @@ impl Session {
 
     /// Does this many requests, each as soon as a connection is free.
     pub fn run(&mut self, requests: u64) -> Result<Outcome, String> {
-        self.run_with(requests, None)
+        self.run_with(requests, Instant::now(), None)
     }
 
     /// Does this many requests at fixed times. What a request takes counts from its time, also where no connection was free
     /// then: a proxy that stops for a while is late for all requests of that while, and not for one of each connection.
     pub fn run_at(&mut self, requests: u64, every: Duration) -> Result<Outcome, String> {
+        // Before the timer is set: each time that it wakes us, a request is due, and not almost.
+        let began = Instant::now();
         // Not epoll's own time-out: that is in milliseconds.
         let timer = timer(every).map_err(|error| format!("cannot make a timer: {error}"))?;
         let raw = timer.as_raw_fd();
         let mut source = SourceFd(&raw);
         let registered = self.poll.registry().register(&mut source, TIMER, Interest::READABLE);
         registered.map_err(|error| format!("cannot wait for a timer: {error}"))?;
-        self.run_with(requests, Some((every, &timer)))
+        self.run_with(requests, began, Some((every, &timer)))
     }
 
-    fn run_with(&mut self, requests: u64, timer: Option<(Duration, &OwnedFd)>) -> Result<Outcome, String> {
+    fn run_with(
+        &mut self,
+        requests: u64,
+        began: Instant,
+        timer: Option<(Duration, &OwnedFd)>,
+    ) -> Result<Outcome, String> {
         let mut events = Events::with_capacity(512);
         let mut run = Run {
             requests,
             started: 0,
-            began: Instant::now(),
+            began,
             every: timer.map(|(every, _)| every),
             idle: (0..self.clients.len()).collect(),
             latencies: Vec::with_capacity(requests as usize),
@@ -245,7 +251,7 @@ impl Session {
 
     /// Sends the requests whose time has come, as far as connections are free.
     fn start(&mut self, run: &mut Run) -> Result<(), String> {
-        while let (Some(slot), Some(time)) = (run.idle.front().copied(), run.next()) {
+        while let (Some(slot), Some(time)) = (run.idle.front().copied(), run.next(Instant::now())) {
             run.idle.pop_front();
             run.started += 1;
             self.begin(slot, time)?;
@@ -326,4 +332,41 @@ fn timer(every: Duration) -> io::Result<OwnedFd> {
 /// Not now, but after an event: also while a connection is being made.
 fn is_not_yet(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_that_are_late_keep_their_times() {
+        let began = Instant::now();
+        let after = |tenths: u32| began + Duration::from_millis(100) * tenths;
+        let run = |started, every| {
+            let (idle, latencies) = (VecDeque::new(), Vec::new());
+            Run { requests: 20, started, began, every, idle, latencies }
+        };
+        let every = Some(Duration::from_millis(100));
+        for (name, started, every, expected) in [
+            ("the first", 0, every, Some(began)),
+            ("one that is late", 3, every, Some(after(3))),
+            ("one that is due", 10, every, Some(after(10))),
+            ("one that is still to come", 11, every, None),
+            ("none is left", 20, every, None),
+            ("a closed loop", 11, None, Some(after(10))),
+            ("a closed loop at its end", 20, None, None),
+        ] {
+            assert_eq!(run(started, every).next(after(10)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_percentile_is_one_of_the_latencies() {
+        let of = |count: u64, share| {
+            let latencies = (1..=count).map(Duration::from_millis).collect();
+            Outcome { elapsed: Duration::ZERO, latencies }.percentile(share).as_millis()
+        };
+        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|share| of(101, share)), [1, 51, 100, 101]);
+        assert_eq!((of(1, 0.99), of(0, 0.99)), (1, 0));
+    }
 }
