@@ -60,7 +60,9 @@ fn each_scenario_runs_to_its_end() {
         };
         let (table, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(table.lines().any(|line| line.starts_with(&format!("| {name} |"))), "{name}: {table}");
-        assert!(!said.contains("is left out of"), "{name}: {said}");
+        // A tool may be missing, such as strace; not where CI runs.
+        let has_failed = |line: &str| line.contains("is left out of") && !line.contains("is not installed");
+        assert!(!said.lines().any(has_failed), "{name}: {said}");
     }
 }
 
