@@ -36,17 +36,16 @@ impl Certificate {
     }
 
     /// Makes the files.
-    pub fn make(folder: &Path) -> Result<Certificate, String> {
-        let files = Certificate::at(folder);
+    pub fn make(&self) -> Result<(), String> {
         let made = rcgen::generate_simple_self_signed([NAME.to_owned()])
             .map_err(|error| format!("cannot make a certificate: {error}"))?;
         let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
         for (path, text) in
-            [(&files.certificate, certificate.clone()), (&files.key, key.clone()), (&files.both, certificate + &key)]
+            [(&self.certificate, certificate.clone()), (&self.key, key.clone()), (&self.both, certificate + &key)]
         {
             fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         }
-        Ok(files)
+        Ok(())
     }
 
     /// A client that trusts it.

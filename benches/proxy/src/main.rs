@@ -189,9 +189,6 @@ fn prepare(options: &Options) -> Result<Bench, String> {
     // Runs beside each other must not share configurations.
     let folder = options.out.join(std::process::id().to_string());
     end_with_signals(&folder)?;
-    // Before there is anything to clean up, so that the path is whole wherever a proxy is started.
-    fs::create_dir_all(&folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
-    let folder = fs::canonicalize(&folder).map_err(|error| error.to_string())?;
     if cores.count < 2 {
         eprintln!("there is one core alone: proxy and load generator share it, and the figures say little");
     }
@@ -227,19 +224,7 @@ fn check(options: &Options) -> Result<(), String> {
     for peer in fleet.keys() {
         println!("{} proxies", peer.title());
     }
-    let all = fleet.len() == peers.len();
-    finish(bench);
-    if all { Ok(()) } else { Err("not all of them do".to_owned()) }
-}
-
-/// Ends the proxies. After a signal it does not return: the thread that has it ends the process, and there is no result.
-fn finish(bench: Bench) {
-    while child::are_ending() {
-        thread::park();
-    }
-    let folder = bench.workshop.folder.clone();
-    drop(bench);
-    let _ = fs::remove_dir_all(folder);
+    if fleet.len() == peers.len() { Ok(()) } else { Err("not all of them do".to_owned()) }
 }
 
 fn chosen(options: &Options) -> Result<Vec<&'static Scenario>, String> {
@@ -266,7 +251,8 @@ fn run(options: &Options) -> Result<(), String> {
         eprintln!("{}: {}", scenario.name, scenario.about);
         rows.extend((scenario.run)(&bench, scenario)?);
     }
-    finish(bench);
+    // After a signal it ends here.
+    drop(bench);
     let table = report::markdown(&rows, &circumstances);
     println!("{table}");
     let json = format!("{:#}\n", report::as_json(&rows, &circumstances));

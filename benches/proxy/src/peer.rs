@@ -6,11 +6,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::account::{anonymous, cpu_time_by_thread, raise_descriptor_limit, resident};
 use crate::certificate::Certificate;
-use crate::child::Child;
+use crate::child::{Child, are_ending};
 use crate::cores::Cores;
 use crate::origin;
 use crate::setup::{Extra, Setup};
@@ -196,26 +197,28 @@ pub fn find(program: &str) -> Result<PathBuf, String> {
 }
 
 impl Workshop {
-    /// Starts the origin; everything is kept in `folder`.
+    /// Starts the origin; everything is kept in `folder`, which is there as long as this value.
     pub fn new(folder: &Path, cores: Cores, proxy: PathBuf, plugin: PathBuf) -> Result<Workshop, String> {
         PEERS.into_iter().try_for_each(|peer| named(peer).map(drop))?;
-        fs::create_dir_all(folder.join("nginx-temp"))
-            .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+        // Before anything is in it, so that the path is whole wherever a proxy is started.
+        let made = fs::create_dir_all(folder.join("nginx-temp")).and_then(|()| fs::canonicalize(folder));
+        let folder = made.map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
         let mut workshop = Workshop {
-            certificate: Certificate::make(folder)?,
-            folder: folder.to_owned(),
+            certificate: Certificate::at(&folder),
+            folder,
             cores,
             proxy,
             plugin,
             descriptors: raise_descriptor_limit(),
             origin: None,
         };
+        workshop.certificate.make()?;
         let load = workshop.cores.load;
         let mut command = own_program()?;
-        command.args(["role-origin", &folder.display().to_string()]);
+        command.arg("role-origin").arg(&workshop.folder);
         let (child, addresses) = start_own("the origin", &mut command, &[load], load)?;
         let [plain, tls] = addresses[..] else { return Err("the origin told no addresses".to_owned()) };
-        let unix = origin::unix_path(folder);
+        let unix = origin::unix_path(&workshop.folder);
         workshop.origin = Some(Origin { plain, tls, unix, _child: child });
         Ok(workshop)
     }
@@ -321,6 +324,16 @@ fn own_program() -> Result<Command, String> {
 }
 
 /// `command` under a tool.
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        // After a signal the thread that has it ends the process: there is no result and no error.
+        while are_ending() {
+            thread::park();
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
 fn under(tool: &Tool, command: Command) -> Command {
     let Some((first, rest)) = tool.words.split_first() else { return command };
     let mut whole = Command::new(first);

@@ -69,10 +69,12 @@ fn each_scenario_runs_to_its_end() {
 /// Another version than the one that was meant must not be measured in its place.
 #[test]
 fn a_peer_that_is_not_where_the_environment_says_is_an_error() {
-    let Some((mut command, _)) = command(&["--scenario", "small", "--requests", "1"]) else { return };
+    let Some((mut command, out)) = command(&["--scenario", "small", "--requests", "1"]) else { return };
+    let _ = std::fs::remove_dir_all(&out);
     let output = command.env("PEER_NGINX", "/nowhere/nginx").output().expect("the benchmark runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("PEER_NGINX is /nowhere/nginx, which is no file"), "{said}");
+    assert!(!out.exists(), "{} is left over", out.display());
 }
 
 /// Proxies that were ended look like proxies that failed: there must be no results, and nothing must be left running.
