@@ -245,7 +245,7 @@ fn run(options: &Options) -> Result<(), String> {
     let scenarios = chosen(options)?;
     let bench = prepare(options)?;
     let circumstances =
-        Circumstances::find(["mini-rproxy-bench".to_owned(), options.words.join(" ")].join(" ").trim_end().to_owned());
+        Circumstances::find(format!("mini-rproxy-bench {}", options.words.join(" ")).trim_end(), &bench.workshop.proxy);
     let mut rows = Vec::new();
     for scenario in scenarios {
         eprintln!("{}: {}", scenario.name, scenario.about);

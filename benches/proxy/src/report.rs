@@ -1,11 +1,12 @@
 //! What was measured, as tables for people and as JSON for programs.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::peer::{PEERS, Peer};
+use crate::peer::{PEERS, Peer, program};
 use crate::row::{Row, Samples, figure};
 
 /// Where and when a run was made.
@@ -21,7 +22,7 @@ pub struct Circumstances {
 
 impl Circumstances {
     /// Asks the system.
-    pub fn find(command: String) -> Circumstances {
+    pub fn find(command: &str, proxy: &Path) -> Circumstances {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let cpus = read("/proc/cpuinfo");
         let models: Vec<&str> = cpus
@@ -34,7 +35,7 @@ impl Circumstances {
             models.first().unwrap_or(&"unknown processor"),
             read("/proc/sys/kernel/osrelease").trim()
         );
-        Circumstances { machine, versions: versions(), command }
+        Circumstances { machine, versions: versions(proxy), command: command.to_owned() }
     }
 
     /// One sentence for the reader of a table.
@@ -48,13 +49,14 @@ impl Circumstances {
     }
 }
 
-/// What the peers call themselves.
-fn versions() -> String {
+/// What the proxies call themselves.
+fn versions(proxy: &Path) -> String {
     let ask = |peer: Peer, flag: &str| {
-        let output = std::process::Command::new(crate::peer::program(peer).ok()?).arg(flag).output().ok()?;
+        let path = if peer == Peer::Ours { proxy.to_owned() } else { program(peer).ok()? };
+        let output = std::process::Command::new(path).arg(flag).output().ok()?;
         version_in(&String::from_utf8_lossy(&[output.stdout, output.stderr].concat()))
     };
-    [(Peer::Nginx, "-v"), (Peer::HaProxy, "-v"), (Peer::Envoy, "--version")]
+    [(Peer::Ours, "-version"), (Peer::Nginx, "-v"), (Peer::HaProxy, "-v"), (Peer::Envoy, "--version")]
         .map(|(peer, flag)| format!("{} {}", peer.title(), ask(peer, flag).unwrap_or_else(|| "not there".to_owned())))
         .join(", ")
 }
