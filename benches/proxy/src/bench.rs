@@ -170,7 +170,7 @@ fn proxies(peer: Peer, setup: &Setup, running: Running) -> Result<Running, Strin
         if is_there { Ok(()) } else { Err(format!("its response is without {name}")) }
     };
     match setup.extra {
-        Extra::Nothing | Extra::Filters(0) | Extra::Limit | Extra::Reload => {}
+        Extra::Nothing | Extra::Bodies | Extra::Filters(0) | Extra::Limit | Extra::Reload => {}
         Extra::Filters(_) => has(&head, "x-bench", b"1")?,
         Extra::Marking => has(&ask(running.address, "/marked/small")?.0, "x-demo-response", b"true")?,
         Extra::Login(_) => {

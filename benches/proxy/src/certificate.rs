@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -48,15 +49,16 @@ impl Certificate {
         Ok(())
     }
 
-    /// A client that trusts it.
+    /// A client that trusts it. It resumes no session, as if each of its connections were another client's.
     pub fn client(&self) -> Result<Arc<ClientConfig>, String> {
         let mut roots = RootCertStore::empty();
         roots.add(self.read()?).map_err(|error| format!("the certificate is not one: {error}"))?;
-        let config = ClientConfig::builder_with_provider(provider())
+        let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| format!("TLS 1.3 is not there: {error}"))?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
     }
 

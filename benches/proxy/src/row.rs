@@ -179,9 +179,9 @@ impl Row {
         }
     }
 
-    /// The target: ours at most `limit` times that of nginx, HAProxy or Envoy, whichever is smallest.
+    /// The target: ours at most `limit` times that of nginx, HAProxy (splicing or not) or Envoy, whichever is smallest.
     pub fn at_most_best_peer(&mut self, limit: f64) {
-        let best = [Peer::HaProxy, Peer::Nginx, Peer::Envoy]
+        let best = [Peer::HaProxy, Peer::SplicingHaProxy, Peer::Nginx, Peer::Envoy]
             .into_iter()
             .filter_map(|peer| Some((peer, self.figures.get(&peer)?)))
             .min_by(|one, other| one.1.median().total_cmp(&other.1.median()));

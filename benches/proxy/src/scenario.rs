@@ -7,7 +7,7 @@ use crate::load::{Load, Style};
 use crate::origin::{CHUNKED, SMALL};
 use crate::peer::{PEERS, Peer};
 use crate::row::{Row, Unit};
-use crate::setup::{Setup, Tls, Way};
+use crate::setup::{Extra, Setup, Tls, Way};
 use crate::wire::{self, Exchange, browser_get, get, last_get, upload};
 use crate::{beside, connections, counted, latency, overload, plugins, reload, routes, scaling};
 
@@ -107,7 +107,7 @@ fn new_connections(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, Strin
 fn down_64k(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
     let mut row = bodies(bench, scenario, 8_000, 16, get("/app/body/65536", 65_536));
     row.at_most(1.0, Peer::Relay);
-    row.at_most(0.65, Peer::HaProxy);
+    row.at_most(0.85, Peer::SplicingHaProxy);
     Ok(vec![row])
 }
 
@@ -150,7 +150,7 @@ fn cost(
 /// What a GiB costs all peers, with and without splicing.
 fn bodies(bench: &Bench, scenario: &Scenario, requests: u64, connections: usize, exchange: Exchange) -> Row {
     let mut row = Row::new(scenario.name, scenario.about, Unit::SecondsPerGibibyte);
-    let fleet = bench.fleet(&PEERS, &Setup::default());
+    let fleet = bench.fleet(&PEERS, &Setup { extra: Extra::Bodies, ..Setup::default() });
     bench.cost(&mut row, &fleet, requests, |running| keep_alive(running, connections, exchange.clone()));
     row
 }

@@ -50,6 +50,8 @@ pub enum Extra {
     Filters(usize),
     /// `/login/` asks for a password.
     Login(Password),
+    /// Bodies that are longer than the buffers that are usual.
+    Bodies,
     /// The limit of connections is meant to be reached.
     Limit,
     /// The configuration is read again while requests come.
@@ -103,6 +105,7 @@ impl Setup {
             ("# tls", self.tls == Tls::With),
             ("# marked", self.extra == Extra::Marking),
             ("# filter", matches!(self.extra, Extra::Filters(1..))),
+            ("# bodies", self.extra == Extra::Bodies),
             ("# login", matches!(self.extra, Extra::Login(_))),
             ("# limit", self.extra == Extra::Limit),
         ]
@@ -150,11 +153,14 @@ impl Workshop {
             &format!("{}-htpasswd", peer.word()),
             format!("bench:{}\n", if is_sha_1(peer, setup) { SHA_1 } else { SHA_CRYPT }).as_bytes(),
         )?;
+        // nginx counts those to the origin, too: two for each client that is served.
+        let is_double = peer == Peer::Nginx && setup.extra == Extra::Limit;
+        let connections = if is_double { 2 * setup.connections } else { setup.connections };
         let words: BTreeMap<&str, String> = [
             ("PORT", port.to_string()),
             ("TLS_PORT", tls_port.to_string()),
             ("WORKERS", setup.workers.to_string()),
-            ("CONNECTIONS", setup.connections.to_string()),
+            ("CONNECTIONS", connections.to_string()),
             ("DESCRIPTORS", self.descriptors.to_string()),
             ("FOLDER", self.folder.display().to_string()),
             ("ORIGIN", self.origin_for(peer, setup.way)),
@@ -166,7 +172,7 @@ impl Workshop {
             ("ROUTES", routes),
             ("HOSTS", hosts),
             ("ROUTE_LENGTH", route(0).len().to_string()),
-            ("PLUGINS", self.plugins(peer, setup)?),
+            ("PLUGINS", self.plugins(peer, setup)),
             ("FILTER", self.write("headers.wasm", FILTER)?),
             ("FILTER_CONFIG", FILTER_CONFIG.to_owned()),
             ("HTPASSWD", htpasswd),
@@ -201,19 +207,15 @@ impl Workshop {
     }
 
     /// The lines of our configuration for plugins.
-    fn plugins(&self, peer: Peer, setup: &Setup) -> Result<String, String> {
+    fn plugins(&self, peer: Peer, setup: &Setup) -> String {
         let count = match setup.extra {
-            _ if peer != Peer::Ours => return Ok(String::new()),
-            Extra::Nothing | Extra::Limit | Extra::Reload => return Ok(String::new()),
-            Extra::Marking => return Ok(format!("plugins: [{{path: {}}}]", self.plugin.display())),
+            _ if peer != Peer::Ours => return String::new(),
+            Extra::Nothing | Extra::Bodies | Extra::Limit | Extra::Reload => return String::new(),
+            Extra::Marking => return format!("plugins: [{{path: {}}}]", self.plugin.display()),
             Extra::Login(_) => {
                 let path = self.plugin.with_file_name("libbasic_auth.so");
                 let file = self.folder.join(format!("{}-htpasswd", peer.word()));
-                return Ok(format!(
-                    "plugins: [{{path: {}, config: {{htpasswd: {}}}}}]",
-                    path.display(),
-                    file.display()
-                ));
+                return format!("plugins: [{{path: {}, config: {{htpasswd: {}}}}}]", path.display(), file.display());
             }
             Extra::Filters(count) => count,
         };
@@ -228,7 +230,7 @@ impl Workshop {
                 module.display()
             );
         }
-        Ok(text)
+        text
     }
 
     /// The lines of a configuration for many routes, and those that stand below it where they are for hosts.
