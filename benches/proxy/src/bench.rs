@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::child::are_ending;
 use crate::load::{Load, Session, Style};
-use crate::peer::{PEERS, Peer, Running, Workshop, ask, ask_for};
+use crate::peer::{PEERS, Peer, Running, START_PATIENCE, Workshop, ask, ask_for};
 use crate::row::{Row, Unit};
 use crate::setup::{CREDENTIALS, Extra, Setup};
 use crate::wire::{Exchange, HOST, field, get_with};
@@ -29,6 +29,11 @@ impl Extent {
             None if self.quick => full.div_ceil(5),
             None => full,
         }
+    }
+
+    /// `full` connections, or fewer, and never more.
+    pub fn connections(&self, full: usize) -> usize {
+        (self.requests(full as u64) as usize).min(full)
     }
 }
 
@@ -106,9 +111,7 @@ impl Bench {
             }
         }
         for repetition in 0..self.extent.repeat {
-            // Each time another one begins, so that none always follows the same.
-            let count = sessions.len().max(1);
-            sessions.rotate_left(repetition.min(1) % count);
+            rotate(&mut sessions, repetition);
             let mut failed = Vec::new();
             for (at, peer, running, session) in &mut sessions {
                 let row = &mut rows[*at];
@@ -123,8 +126,7 @@ impl Bench {
                     }
                     Err(error) => {
                         left_out(*peer, &row.scenario, &error);
-                        row.figures.remove(peer);
-                        row.pace.remove(peer);
+                        row.forget(*peer);
                         failed.push((*at, *peer));
                     }
                 }
@@ -132,6 +134,37 @@ impl Bench {
             sessions.retain(|(at, peer, _, _)| !failed.contains(&(*at, *peer)));
         }
     }
+
+    /// Measures these peers in turn, again and again: each time a figure for each row. One that fails once has none in any row:
+    /// the median of what went well is another figure than those of the others.
+    pub fn repeat<const N: usize>(
+        &self,
+        repetitions: usize,
+        rows: &mut [Row; N],
+        mut peers: Vec<Peer>,
+        mut measure: impl FnMut(Peer) -> Result<[f64; N], String>,
+    ) {
+        for repetition in 0..repetitions {
+            rotate(&mut peers, repetition);
+            peers.retain(|peer| match measure(*peer) {
+                Ok(figures) => {
+                    rows.iter_mut().zip(figures).for_each(|(row, figure)| row.add(*peer, figure));
+                    true
+                }
+                Err(error) => {
+                    left_out(*peer, &rows[0].scenario, &error);
+                    rows.iter_mut().for_each(|row| row.forget(*peer));
+                    false
+                }
+            });
+        }
+    }
+}
+
+/// Each repetition begins with another peer.
+fn rotate<T>(all: &mut [T], repetition: usize) {
+    let count = all.len().max(1);
+    all.rotate_left(repetition.min(1) % count);
 }
 
 /// Processor time in the row's unit.
@@ -180,7 +213,7 @@ fn proxies(peer: Peer, setup: &Setup, running: Running) -> Result<Running, Strin
                 other => return Err(format!("without a password it is {other:?} and not 401")),
             }
             let fields = format!("Connection: close\r\n{CREDENTIALS}");
-            ask_for(running.address, path, &get_with(HOST, path, &fields, 0).request)?;
+            ask_for(running.address, &get_with(HOST, path, &fields, 0).request, START_PATIENCE)?;
         }
     }
     Ok(running)

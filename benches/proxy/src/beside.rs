@@ -2,16 +2,17 @@
 //!
 //! A latency is a time on the clock, so that anything else on the machine disturbs it. Therefore both figures of a
 //! ratio are taken right after one another, repetitions alternate between the proxies, and the bare relay is measured
-//! like them.
+//! like them. The fast clients are a closed loop: each sends its next request when it has its response, as fast as the proxy can.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::bench::{Bench, COPYING, keep_alive, left_out};
+use crate::bench::{Bench, COPYING, keep_alive};
 use crate::load::Session;
 use crate::origin::SMALL;
 use crate::peer::{Peer, Running};
 use crate::row::{Row, Unit};
+use crate::scenario::{Scenario, mebibytes};
 use crate::setup::Setup;
 use crate::slow::SlowReaders;
 use crate::wire::get;
@@ -20,38 +21,29 @@ const FAST: usize = 100;
 const SLOW: usize = 1_900;
 const DOWNLOADS: usize = 256;
 
-/// The 99th percentile of the fast clients' latency, alone and beside slow readers, and one over the other.
-pub fn latency(bench: &Bench, scenario: &str) -> Vec<Row> {
+/// The 99th percentile of the fast clients' latency, alone and beside slow readers, and one over the other; then memory.
+pub fn slow(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
     let requests = bench.extent.requests(40_000);
-    let mut alone = Row::new(scenario, "p99 of 100 fast clients alone", Unit::Milliseconds);
-    let mut beside = Row::new(scenario, "p99 of 100 fast clients beside 1,900 slow readers", Unit::Milliseconds);
-    let mut ratio = Row::new(scenario, "the one p99 over the other", Unit::Ratio);
+    let mut rows = [
+        ("p99 of 100 fast clients alone", Unit::Milliseconds),
+        ("p99 of 100 fast clients beside 1,900 slow readers", Unit::Milliseconds),
+        ("the one p99 over the other", Unit::Ratio),
+    ]
+    .map(|(what, unit)| Row::new(scenario.name, what, unit));
     // Two for each client, and room: nginx closes idle clients when less than a sixteenth is left.
     let fleet = bench.fleet(&COPYING, &Setup { connections: 3 * (FAST + SLOW), ..Setup::default() });
-    for _ in 0..bench.extent.repeat {
-        for (peer, running) in &fleet {
-            let measured = (|| {
-                let mut session = Session::open(keep_alive(running, FAST, get("/app/small", SMALL)))?;
-                session.run(requests.div_ceil(4))?;
-                let before = p99(&mut session, requests)?;
-                let readers = SlowReaders::start(running.address, SLOW, bench.workshop.cores.load)?;
-                settle(running);
-                let with = p99(&mut session, requests)?;
-                drop(readers);
-                Ok::<_, String>((before, with))
-            })();
-            match measured {
-                Ok((before, with)) => {
-                    alone.add(*peer, before);
-                    beside.add(*peer, with);
-                    ratio.add(*peer, with / before);
-                }
-                Err(error) => left_out(*peer, scenario, &error),
-            }
-        }
-    }
-    ratio.at_most(1.0, Peer::Relay);
-    vec![alone, beside, ratio]
+    bench.repeat(bench.extent.repeat, &mut rows, fleet.keys().copied().collect(), |peer| {
+        let running = &fleet[&peer];
+        let mut session = Session::open(keep_alive(running, FAST, get("/app/small", SMALL)))?;
+        session.run(requests.div_ceil(4))?;
+        let alone = p99(&mut session, requests)?;
+        let _readers = SlowReaders::start(running.address, SLOW, bench.workshop.cores.load)?;
+        settle(running);
+        let beside = p99(&mut session, requests)?;
+        Ok([alone, beside, beside / alone])
+    });
+    rows[2].at_most(1.0, Peer::Relay);
+    Ok(rows.into_iter().chain([memory(bench, scenario)]).collect())
 }
 
 fn p99(session: &mut Session, requests: u64) -> Result<f64, String> {
@@ -73,24 +65,21 @@ fn settle(running: &Running) {
 }
 
 /// What a process takes while 256 readers of a GiB each hardly read.
-pub fn memory(bench: &Bench, scenario: &str) -> Row {
-    let mut memory = Row::new(scenario, "resident with 256 slow downloads", Unit::Mebibytes);
-    for peer in bench.taking_part(&COPYING) {
+fn memory(bench: &Bench, scenario: &Scenario) -> Row {
+    let mut rows = [Row::new(scenario.name, "resident with 256 slow downloads", Unit::Mebibytes)];
+    bench.repeat(1, &mut rows, bench.taking_part(&COPYING), |peer| {
         // A fresh process: what the fast clients left behind does not count.
         let fleet = bench.fleet(&[peer], &Setup::default());
-        let Some(running) = fleet.get(&peer) else { continue };
-        match SlowReaders::start(running.address, DOWNLOADS, bench.workshop.cores.load) {
-            Ok(_readers) => {
-                // The most of two seconds: after the first burst it does not grow any more.
-                let most = (0..8).map(|_| {
-                    thread::sleep(Duration::from_millis(250));
-                    running.resident()
-                });
-                memory.add(peer, most.max().unwrap_or_default() as f64 / f64::from(1 << 20));
-            }
-            Err(error) => left_out(peer, scenario, &error),
-        }
-    }
+        let running = fleet.get(&peer).ok_or("it does not run")?;
+        let _readers = SlowReaders::start(running.address, DOWNLOADS, bench.workshop.cores.load)?;
+        // The most of two seconds: after the first burst it does not grow any more.
+        let most = (0..8).map(|_| {
+            thread::sleep(Duration::from_millis(250));
+            running.resident()
+        });
+        Ok([mebibytes(most.max().unwrap_or_default())])
+    });
+    let [mut memory] = rows;
     memory.at_most_value(8.0);
     memory
 }

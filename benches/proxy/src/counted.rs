@@ -8,96 +8,78 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crate::bench::{Bench, COPYING, keep_alive, left_out};
+use crate::bench::{Bench, COPYING, keep_alive};
 use crate::load::Session;
 use crate::origin::{CHUNKED, SMALL};
 use crate::peer::{Peer, Tool, find};
 use crate::row::{Row, Unit};
+use crate::scenario::Scenario;
 use crate::setup::Setup;
 use crate::wire::{Exchange, browser_get, get, upload};
 
 /// Few, so that each event loop finds about as much at a time in either run.
 const CONNECTIONS: usize = 16;
 
-/// Calls that move bytes.
 /// Requests before any are counted: a connection is not yet what it will be. Ours reads no more than 8 KiB at once for a client
 /// until that has taken 64 whole pieces. So the first 21 chunked responses on a connection take eight calls on sockets each, and
 /// those after them four.
 const WARM: u64 = 25 * CONNECTIONS as u64;
 
+/// Calls that move bytes.
 const ON_SOCKETS: &[&str] =
     &["read", "write", "readv", "writev", "recvfrom", "sendto", "recvmsg", "sendmsg", "splice", "sendfile"];
 const WAITING: &[&str] = &["epoll_wait", "epoll_pwait", "epoll_pwait2", "poll"];
 const ARMING: &[&str] = &["epoll_ctl"];
 
 /// User-space instructions of a small request and of one with a browser's fields.
-pub fn instructions(bench: &Bench, scenario: &str) -> Result<Vec<Row>, String> {
-    let tool = |file: &Path| Tool {
-        words: ["valgrind", "--quiet", "--tool=callgrind"]
-            .map(str::to_owned)
-            .into_iter()
-            .chain([format!("--callgrind-out-file={}", file.display())])
-            .collect(),
+pub fn instructions(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let tool = |file: &Path| {
+        let out = format!("--callgrind-out-file={}", file.display());
+        Tool { words: ["valgrind", "--quiet", "--tool=callgrind", &out].map(str::to_owned).into() }
     };
+    // Envoy's start alone would take callgrind minutes.
+    let peers: Vec<Peer> = bench.taking_part(&COPYING).into_iter().filter(|peer| *peer != Peer::Envoy).collect();
     let mut rows = Vec::new();
     for (what, exchange, limit) in [
         ("user-space instructions, small", get("/app/small", SMALL), 5_000.0),
         ("user-space instructions, browser-size heads", browser_get("/app/fields", SMALL), 10_000.0),
     ] {
-        let mut row = Row::new(scenario, what, Unit::EachRequest);
-        // Envoy's start alone would take callgrind minutes.
-        for peer in bench.taking_part(&COPYING).into_iter().filter(|peer| *peer != Peer::Envoy) {
-            match per_request(bench, peer, &exchange, &tool, instructions_in) {
-                Ok(counted) => row.add(peer, counted.values().sum()),
-                Err(error) => left_out(peer, scenario, &error),
-            }
-        }
-        row.at_most_value(limit);
-        rows.push(row);
+        let mut row = [Row::new(scenario.name, what, Unit::EachRequest)];
+        bench.repeat(1, &mut row, peers.clone(), |peer| {
+            Ok([per_request(bench, peer, &exchange, &tool, instructions_in)?.values().sum()])
+        });
+        row[0].at_most_value(limit);
+        rows.extend(row);
     }
     Ok(rows)
 }
 
 /// System calls of a small request; and those that move bytes for a chunked response and an upload.
-pub fn calls(bench: &Bench, scenario: &str) -> Result<Vec<Row>, String> {
+pub fn calls(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
     let tool = |file: &Path| Tool {
-        words: ["strace", "-f", "-c", "-o"]
-            .map(str::to_owned)
-            .into_iter()
-            .chain([file.display().to_string()])
-            .collect(),
+        words: ["strace", "-f", "-c", "-o", &file.display().to_string()].map(str::to_owned).into(),
     };
-    let row = |what: &str| Row::new(scenario, what, Unit::EachRequest);
-    let mut rows =
-        ["on sockets, small", "waits for events, small", "epoll_ctl, small", "others, small"].map(row).to_vec();
-    let more = [
+    let counted = |peer, exchange: &Exchange| per_request(bench, peer, exchange, &tool, calls_in);
+    let row = |what: &str| Row::new(scenario.name, what, Unit::EachRequest);
+    let peers = bench.taking_part(&COPYING);
+    let mut small = ["on sockets, small", "waits for events, small", "epoll_ctl, small", "others, small"].map(row);
+    bench.repeat(1, &mut small, peers.clone(), |peer| {
+        let counted = counted(peer, &get("/app/small", SMALL))?;
+        let [sockets, waits, arming] = [ON_SOCKETS, WAITING, ARMING].map(|names| sum(&counted, names));
+        let others = counted.values().sum::<f64>() - sockets - waits - arming;
+        Ok([sockets, waits, arming, others.max(0.0)])
+    });
+    // Half a call in a hundred requests may be one that found nothing.
+    small[0].at_most_value(4.005);
+    small[2].at_most_value(0.005);
+    let mut rows: Vec<Row> = small.into();
+    for (what, exchange) in [
         ("on sockets, chunked response", get("/app/chunked", CHUNKED)),
         ("on sockets, 64 KiB upload", upload("/app/upload", 65_536, SMALL)),
-    ];
-    for peer in bench.taking_part(&COPYING) {
-        match per_request(bench, peer, &get("/app/small", SMALL), &tool, calls_in) {
-            Ok(counted) => {
-                let named = [ON_SOCKETS, WAITING, ARMING].map(|names| sum(&counted, names));
-                let others = counted.values().sum::<f64>() - named.iter().sum::<f64>();
-                for (row, calls) in rows.iter_mut().zip(named.into_iter().chain([others.max(0.0)])) {
-                    row.add(peer, calls);
-                }
-            }
-            Err(error) => left_out(peer, scenario, &error),
-        }
-    }
-    // Half a call in a hundred requests may be one that found nothing.
-    rows[0].at_most_value(4.005);
-    rows[2].at_most_value(0.005);
-    for (what, exchange) in more {
-        let mut row = row(what);
-        for peer in bench.taking_part(&COPYING) {
-            match per_request(bench, peer, &exchange, &tool, calls_in) {
-                Ok(counted) => row.add(peer, sum(&counted, ON_SOCKETS)),
-                Err(error) => left_out(peer, scenario, &error),
-            }
-        }
-        rows.push(row);
+    ] {
+        let mut row = [row(what)];
+        bench.repeat(1, &mut row, peers.clone(), |peer| Ok([sum(&counted(peer, &exchange)?, ON_SOCKETS)]));
+        rows.extend(row);
     }
     Ok(rows)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -107,7 +107,7 @@ struct Origin {
     tls: SocketAddr,
     unix: PathBuf,
     /// Ends with this value.
-    _child: Child,
+    child: Child,
 }
 
 /// A proxy that runs.
@@ -219,7 +219,7 @@ impl Workshop {
         let (child, addresses) = start_own("the origin", &mut command, &[load], load)?;
         let [plain, tls] = addresses[..] else { return Err("the origin told no addresses".to_owned()) };
         let unix = origin::unix_path(&workshop.folder);
-        workshop.origin = Some(Origin { plain, tls, unix, _child: child });
+        workshop.origin = Some(Origin { plain, tls, unix, child });
         Ok(workshop)
     }
 
@@ -236,6 +236,11 @@ impl Workshop {
     /// The unix socket on which it listens.
     pub fn unix_origin(&self) -> &Path {
         &self.running_origin().unix
+    }
+
+    /// The processor time that this program and the origin have used.
+    pub fn load_time(&self) -> Duration {
+        cpu_time_by_thread(&[std::process::id(), self.running_origin().child.id()]).values().sum()
     }
 
     fn running_origin(&self) -> &Origin {
@@ -319,11 +324,6 @@ impl Workshop {
     }
 }
 
-fn own_program() -> Result<Command, String> {
-    std::env::current_exe().map(Command::new).map_err(|error| format!("cannot find this program: {error}"))
-}
-
-/// `command` under a tool.
 impl Drop for Workshop {
     fn drop(&mut self) {
         // After a signal the thread that has it ends the process: there is no result and no error.
@@ -334,6 +334,11 @@ impl Drop for Workshop {
     }
 }
 
+fn own_program() -> Result<Command, String> {
+    std::env::current_exe().map(Command::new).map_err(|error| format!("cannot find this program: {error}"))
+}
+
+/// `command` under a tool.
 fn under(tool: &Tool, command: Command) -> Command {
     let Some((first, rest)) = tool.words.split_first() else { return command };
     let mut whole = Command::new(first);
@@ -363,7 +368,7 @@ fn free_port() -> Result<u16, String> {
 }
 
 /// 100,000 routes take Envoy half a minute of processor time, and valgrind makes everything fifty times slower.
-const START_PATIENCE: Duration = Duration::from_secs(120);
+pub const START_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Asks until it answers, as fast as it can: the time until then is measured.
 fn wait_for_answer(child: &mut Child, address: SocketAddr, log: &Path) -> Result<(), String> {
@@ -385,28 +390,35 @@ fn wait_for_answer(child: &mut Child, address: SocketAddr, log: &Path) -> Result
 
 /// One GET on a connection of its own; gives head and content of a 200.
 pub fn ask(address: SocketAddr, path: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
-    let exchange = get_with(HOST, path, "Connection: close\r\n", 0);
-    ask_for(address, path, &exchange.request)
+    let request = get_with(HOST, path, "Connection: close\r\n", 0).request;
+    ask_for(address, &request, START_PATIENCE).map_err(|error| format!("GET {path}: {error}"))
 }
 
 /// The same for a request as it is; it has to ask for the end of the connection.
-pub fn ask_for(address: SocketAddr, path: &str, request: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
-    let says = |error: std::io::Error| format!("GET {path}: {error}");
-    let mut stream = TcpStream::connect(address).map_err(says)?;
-    stream.set_read_timeout(Some(START_PATIENCE)).map_err(says)?;
-    stream.write_all(request).map_err(says)?;
+pub fn ask_for(address: SocketAddr, request: &[u8], patience: Duration) -> Result<(Vec<u8>, Vec<u8>), String> {
+    ask_on(connect(address, patience).map_err(|error| error.to_string())?, request)
+}
+
+/// A connection on which a read may take so long.
+pub fn connect(address: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    Ok(stream)
+}
+
+/// Head and content of a 200 to this request, or to what this is the rest of.
+pub fn ask_on(mut stream: TcpStream, request: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).map_err(says)?;
-    let end = head_end(&bytes).ok_or_else(|| format!("GET {path}: no answer"))?;
+    stream.write_all(request).and_then(|()| stream.read_to_end(&mut bytes)).map_err(|error| error.to_string())?;
+    let end = head_end(&bytes).ok_or("no answer")?;
     let content = bytes.split_off(end);
     if !bytes.starts_with(b"HTTP/1.1 200 ") {
-        let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
-        return Err(format!("GET {path}: {}", String::from_utf8_lossy(line)));
+        return Err(String::from_utf8_lossy(bytes.split(|byte| *byte == b'\r').next().unwrap_or_default()).into());
     }
     if let Some(length) = field(&bytes, "content-length")
         && length != content.len().to_string().as_bytes()
     {
-        return Err(format!("GET {path}: {} bytes of content came", content.len()));
+        return Err(format!("{} bytes of content came", content.len()));
     }
     Ok((bytes, content))
 }

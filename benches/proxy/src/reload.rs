@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::bench::{Bench, left_out};
+use crate::bench::Bench;
 use crate::origin::SMALL;
 use crate::peer::{Peer, Running, ask};
 use crate::row::{Row, Unit};
+use crate::scenario::Scenario;
 use crate::setup::{Extra, Setup, route};
 use crate::steady::{Seen, SteadyClients};
 use crate::wire::get;
@@ -23,24 +24,17 @@ const BESIDE: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The longest pause without and with a reload, requests that had to be repeated, and how long it takes.
-pub fn reload(bench: &Bench, scenario: &str) -> Vec<Row> {
+pub fn reload(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
     let mut rows = [
         ("longest response time during a reload of 1,000 routes", Unit::Milliseconds),
         ("the same without a reload", Unit::Milliseconds),
         ("requests whose connection ended without a response", Unit::Count),
         ("from the signal until a new route answers", Unit::Milliseconds),
     ]
-    .map(|(what, unit)| Row::new(scenario, what, unit));
+    .map(|(what, unit)| Row::new(scenario.name, what, unit));
     let peers = bench.taking_part(&[Peer::HaProxy, Peer::Nginx, Peer::Ours]);
-    for _ in 0..bench.extent.repeat {
-        for peer in &peers {
-            match measure(bench, *peer) {
-                Ok(figures) => rows.iter_mut().zip(figures).for_each(|(row, figure)| row.add(*peer, figure)),
-                Err(error) => left_out(*peer, scenario, &error),
-            }
-        }
-    }
-    rows.into()
+    bench.repeat(bench.extent.repeat, &mut rows, peers, |peer| measure(bench, peer));
+    Ok(rows.into())
 }
 
 fn measure(bench: &Bench, peer: Peer) -> Result<[f64; 4], String> {

@@ -4,7 +4,7 @@ use crate::bench::{Bench, Fleet, PROXIES, keep_alive};
 use crate::origin::SMALL;
 use crate::peer::Peer;
 use crate::row::{Row, Unit};
-use crate::scenario::mebibytes;
+use crate::scenario::{Scenario, mebibytes};
 use crate::setup::{Setup, host, route};
 use crate::wire::{HOST, get_with};
 
@@ -13,7 +13,7 @@ const FULL: &[(usize, usize)] = &[(10, 0), (1_000, 0), (100_000, 0), (100_000, 1
 const QUICK: &[(usize, usize)] = &[(10, 0), (1_000, 0), (1_000, 10)];
 
 /// Rows for each number of routes.
-pub fn routes(bench: &Bench, scenario: &str) -> Vec<Row> {
+pub fn routes(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
     let counts = if bench.extent.quick { QUICK } else { FULL };
     let fleets: Vec<Fleet> = counts
         .iter()
@@ -25,7 +25,7 @@ pub fn routes(bench: &Bench, scenario: &str) -> Vec<Row> {
     };
     let mut rows: Vec<Row> = counts
         .iter()
-        .map(|count| Row::new(scenario, &format!("a request to one of {}", named(*count)), Unit::MicrosPerRequest))
+        .map(|count| Row::new(scenario.name, &format!("a request to one of {}", named(*count)), Unit::MicrosPerRequest))
         .collect();
     bench.costs(&mut rows, &fleets.iter().collect::<Vec<_>>(), 15_000, |at, running| {
         let (routes, hosts) = counts[at];
@@ -37,8 +37,8 @@ pub fn routes(bench: &Bench, scenario: &str) -> Vec<Row> {
         rows[1..].iter_mut().for_each(|row| row.at_most_times(1.05, "10 routes", &few));
     }
     for (count, fleet) in counts.iter().zip(fleets) {
-        let mut load = Row::new(scenario, &format!("exec to first answer, {}", named(*count)), Unit::Milliseconds);
-        let mut memory = Row::new(scenario, &format!("resident, {}", named(*count)), Unit::Mebibytes);
+        let mut load = Row::new(scenario.name, &format!("exec to first answer, {}", named(*count)), Unit::Milliseconds);
+        let mut memory = Row::new(scenario.name, &format!("resident, {}", named(*count)), Unit::Mebibytes);
         for (peer, running) in &fleet {
             load.add(*peer, running.first_answer.as_secs_f64() * 1e3);
             memory.add(*peer, mebibytes(running.resident()));
@@ -49,5 +49,5 @@ pub fn routes(bench: &Bench, scenario: &str) -> Vec<Row> {
         }
         rows.extend([load, memory]);
     }
-    rows
+    Ok(rows)
 }

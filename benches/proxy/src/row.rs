@@ -19,6 +19,8 @@ pub enum Unit {
     Milliseconds,
     /// 1/1,000,000 s.
     Microseconds,
+    /// Things in each second.
+    PerSecond,
     /// One figure over another.
     Ratio,
     /// Things counted, for each request.
@@ -37,6 +39,7 @@ impl Unit {
             Unit::Mebibytes => "MiB",
             Unit::Milliseconds => "ms",
             Unit::Microseconds => "us",
+            Unit::PerSecond => "a second",
             Unit::Ratio => "ratio",
             Unit::EachRequest => "a request",
             Unit::Count => "in all",
@@ -164,6 +167,12 @@ impl Row {
         self.figures.entry(peer).or_default().0.push(value);
     }
 
+    /// Takes out a peer that has failed.
+    pub fn forget(&mut self, peer: Peer) {
+        self.figures.remove(&peer);
+        self.pace.remove(&peer);
+    }
+
     /// The target: ours at most `limit` times this peer's.
     pub fn at_most(&mut self, limit: f64, against: Peer) {
         if let Some(other) = self.figures.get(&against).cloned() {
@@ -223,7 +232,8 @@ pub fn figure(value: f64) -> String {
     }
 }
 
-fn thousands(value: f64) -> String {
+/// A whole number, with commas.
+pub fn thousands(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

@@ -15,6 +15,7 @@ use crate::load::{Load, Session};
 use crate::origin::SMALL;
 use crate::peer::{Peer, Running, Tool};
 use crate::row::{Row, Unit};
+use crate::scenario::Scenario;
 use crate::setup::Setup;
 use crate::wire::get;
 
@@ -22,9 +23,9 @@ use crate::wire::get;
 const CONNECTIONS: usize = 256;
 
 /// Two workers over one; and what a request costs there over what it costs where nothing is shared.
-pub fn workers(bench: &Bench, scenario: &str) -> Result<Vec<Row>, String> {
-    let mut capacity = Row::new(scenario, "requests that two workers can do, over one", Unit::Ratio);
-    let mut cost = Row::new(scenario, "CPU a request, two workers over two processes", Unit::Ratio);
+pub fn workers(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
+    let mut capacity = Row::new(scenario.name, "requests that two workers can do, over one", Unit::Ratio);
+    let mut cost = Row::new(scenario.name, "CPU a request, two workers over two processes", Unit::Ratio);
     let rounds = bench.extent.requests(60_000).div_ceil(CONNECTIONS as u64);
     let cores = [bench.workshop.cores.proxy, bench.workshop.cores.load];
     for peer in bench.taking_part(&PROXIES) {
@@ -47,7 +48,7 @@ pub fn workers(bench: &Bench, scenario: &str) -> Result<Vec<Row>, String> {
             Ok::<_, String>(())
         })();
         if let Err(error) = measured {
-            left_out(peer, scenario, &error);
+            left_out(peer, scenario.name, &error);
             capacity.figures.remove(&peer);
             cost.figures.remove(&peer);
         }

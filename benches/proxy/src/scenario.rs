@@ -2,14 +2,22 @@
 
 use std::sync::Arc;
 
-use crate::bench::{Bench, COPYING, PROXIES, keep_alive, left_out};
+use crate::bench::{Bench, COPYING, PROXIES, keep_alive};
+use crate::beside::slow;
+use crate::connections::{idle, tls_idle, websockets};
+use crate::counted::{calls, instructions};
+use crate::latency::latency;
 use crate::load::{Load, Style};
 use crate::origin::{CHUNKED, SMALL};
+use crate::overload::overload;
 use crate::peer::{PEERS, Peer};
+use crate::plugins::{login, plugin, wasm};
+use crate::reload::reload;
+use crate::routes::routes;
 use crate::row::{Row, Unit};
+use crate::scaling::workers;
 use crate::setup::{Extra, Setup, Tls, Way};
 use crate::wire::{self, Exchange, browser_get, get, last_get, upload};
-use crate::{beside, connections, counted, latency, overload, plugins, reload, routes, scaling};
 
 /// One scenario.
 #[derive(Clone, Copy)]
@@ -46,7 +54,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "wasm", about: "a WebAssembly filter that sets a field on requests and responses", run: wasm },
     Scenario { name: "login", about: "a password with each request", run: login },
     Scenario { name: "websocket", about: "WebSocket echo of 100 bytes, 64 connections", run: websocket },
-    Scenario { name: "websocket-open", about: "5,000 open WebSockets", run: websocket_open },
+    Scenario { name: "websocket-open", about: "5,000 open WebSockets", run: websockets },
     Scenario { name: "latency", about: "response times at a fixed rate of requests, for all the same", run: latency },
     Scenario { name: "slow", about: "100 fast clients beside 1,900 slow readers; 256 slow downloads", run: slow },
     Scenario { name: "reload", about: "a reload of 1,000 routes while requests come", run: reload },
@@ -189,81 +197,19 @@ pub fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / (1 << 20) as f64
 }
 
-fn idle(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    Ok(vec![connections::idle(bench, scenario.name)?])
-}
-
-fn tls_idle(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    Ok(vec![connections::tls_idle(bench, scenario.name)?])
-}
-
-fn websocket_open(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    Ok(connections::websockets(bench, scenario.name))
-}
-
-fn routes(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    Ok(routes::routes(bench, scenario.name))
-}
-
-fn plugin(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    Ok(vec![plugins::plugin(bench, scenario.name, scenario.about)])
-}
-
-fn wasm(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    Ok(plugins::wasm(bench, scenario.name))
-}
-
-fn login(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    Ok(plugins::login(bench, scenario.name))
-}
-
-fn latency(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    latency::latency(bench, scenario.name)
-}
-
-fn reload(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    Ok(reload::reload(bench, scenario.name))
-}
-
-fn overload(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    Ok(overload::overload(bench, scenario.name))
-}
-
-fn slow(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    let mut rows = beside::latency(bench, scenario.name);
-    rows.push(beside::memory(bench, scenario.name));
-    Ok(rows)
-}
-
-fn instructions(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    counted::instructions(bench, scenario.name)
-}
-
-fn calls(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    counted::calls(bench, scenario.name)
-}
-
 fn start(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    let mut memory = Row::new(scenario.name, "resident after the first answer", Unit::Mebibytes);
-    let mut written = Row::new(scenario.name, "of that not from files", Unit::Mebibytes);
-    let mut answer = Row::new(scenario.name, "exec to first answer", Unit::Milliseconds);
-    for _ in 0..bench.extent.repeat.max(3) {
-        for peer in bench.taking_part(&COPYING) {
-            match bench.workshop.start(peer, &Setup { connections: 1024, ..Setup::default() }) {
-                Ok(running) => {
-                    memory.add(peer, mebibytes(running.resident()));
-                    written.add(peer, mebibytes(running.anonymous()));
-                    answer.add(peer, running.first_answer.as_secs_f64() * 1e3);
-                }
-                Err(error) => left_out(peer, scenario.name, &error),
-            }
-        }
-    }
-    memory.at_most_value(3.0);
-    answer.at_most_value(3.0);
-    Ok(vec![memory, written, answer])
-}
-
-fn workers(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
-    scaling::workers(bench, scenario.name)
+    let mut rows = [
+        ("resident after the first answer", Unit::Mebibytes),
+        ("of that not from files", Unit::Mebibytes),
+        ("exec to first answer", Unit::Milliseconds),
+    ]
+    .map(|(what, unit)| Row::new(scenario.name, what, unit));
+    bench.repeat(bench.extent.repeat.max(3), &mut rows, bench.taking_part(&COPYING), |peer| {
+        let running = bench.workshop.start(peer, &Setup { connections: 1024, ..Setup::default() })?;
+        let first_answer = running.first_answer.as_secs_f64() * 1e3;
+        Ok([mebibytes(running.resident()), mebibytes(running.anonymous()), first_answer])
+    });
+    rows[0].at_most_value(3.0);
+    rows[2].at_most_value(3.0);
+    Ok(rows.into())
 }
