@@ -432,3 +432,96 @@ fn a_head_that_would_outgrow_its_limit_when_it_is_mapped_is_told() {
         assert_eq!(wire.notes().starts_with(&told), is_told, "{len}");
     }
 }
+
+#[test]
+fn who_is_silent_is_known_by_who_has_to_move() {
+    let timeouts = "timeouts: {response_idle: 5s, write_idle: 30s}\n";
+    let end = |media_type: &str, takes| {
+        let mut wire = wire_with(&format!("{timeouts}{ROUTES}"), None);
+        wire.say(Side::Client, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n");
+        wire.takes(Side::Client, takes);
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {media_type}\r\nContent-Length: 9\r\n\r\n");
+        wire.say(Side::Upstream, &format!("{head}some"));
+        wire.advance(40 * SECOND).expect("no invariant is broken");
+        let log = wire.notes().into_iter().find(|note| note.starts_with("LOG")).unwrap_or_default();
+        log.split_once(" total=").map(|(_, end)| end.to_owned()).unwrap_or_default()
+    };
+    assert_eq!(end("text/plain", None), "5s why=response_idle_timeout");
+    assert_eq!(end("text/plain", Some(0)), "30s why=client_write_timeout");
+    assert_eq!(end("text/event-stream; a=b", None), "", "news may take long");
+    assert_eq!(end("text/event-streams", None), "5s why=response_idle_timeout");
+    assert_eq!(end("text/event_stream;", None), "5s why=response_idle_timeout");
+}
+
+#[test]
+fn g15_a_reset_behind_the_end_of_a_tunnel_is_a_loss() {
+    let mut tunnel = wire();
+    tunnel.upgrade();
+    tunnel.stop(Side::Upstream, testkit::wire::Ending::Fin);
+    tunnel.settle();
+    tunnel.notes();
+    tunnel.with_env(|exchange, worker| exchange.handle(worker, Input::Eof(Side::Upstream)));
+    tunnel.settle();
+    assert_eq!(tunnel.notes(), [""; 0], "it has ended already");
+    tunnel.with_env(|exchange, worker| exchange.handle(worker, Input::Reset(Side::Upstream)));
+    tunnel.settle();
+    assert!(tunnel.notes().iter().any(|note| note.ends_with("why=upstream_truncated")));
+}
+
+#[test]
+fn g20_an_upload_whose_answer_is_there_ends_when_nobody_takes_it() {
+    let mut wire = wire();
+    wire.say(Side::Client, "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf");
+    wire.say(Side::Upstream, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    wire.notes();
+    wire.break_off(Side::Upstream);
+    wire.settle();
+    assert!(wire.notes().contains(&"X close upstream".to_owned()));
+}
+
+#[test]
+fn a_response_that_has_begun_is_no_failure_of_its_upstream() {
+    let mut wire = wire_with(
+        "health: {failures: 1}\nroutes: [{prefix: /a, upstreams: ['http://one:81', 'http://two:82']}]\n",
+        None,
+    );
+    wire.say(Side::Client, "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n");
+    wire.say(Side::Upstream, "HTTP/1.1 2");
+    wire.stop(Side::Upstream, testkit::wire::Ending::Rst);
+    wire.settle();
+    let notes = wire.notes().concat();
+    assert!(notes.contains("why=upstream_truncated") && !notes.contains("left alone"), "{notes}");
+}
+
+#[test]
+fn a_bad_proxy_header_is_logged_with_the_address_that_sent_it() {
+    let mut wire = wire();
+    let address = wire.with_env(|exchange, worker| exchange.reject_proxy_header(worker, "a PROXY header"));
+    assert_eq!(address, Some("192.0.2.1:5000".parse().expect("an address")));
+    assert!(wire.notes().concat().ends_with("why=bad_proxy_header"));
+    assert!(matches!(wire.exchange.poll_command(), Some(Command::Close(Side::Client, _))));
+}
+
+#[test]
+fn the_whole_configuration_is_for_this_host_only() {
+    let body = |address: &str| {
+        let mut wire = wire_with(ROUTES, None);
+        wire.exchange.set_client(Some(address.parse().expect("an address")), false);
+        wire.say(Side::Client, "GET /configz?outline HTTP/1.1\r\nHost: h\r\n\r\n");
+        wire.answered.final_responses().next().expect("an answer").body.clone()
+    };
+    assert!(body("127.0.0.1:1").starts_with(b"{\"settings\""));
+    assert!(body("192.0.2.1:1").starts_with(b"[{\"prefix\""));
+}
+
+#[test]
+fn e4_the_first_thousand_routes_are_counted_by_prefix() {
+    let routes: String = (0..1001).map(|at| format!("- {{prefix: /{at:04}, upstream: 'http://o'}}\n")).collect();
+    let mut wire = wire_with(&format!("routes:\n{routes}"), None);
+    let counted = ["0000", "0999", "1000", "none"].map(|prefix| {
+        wire.say(Side::Client, &format!("GET /{prefix} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        wire.say(Side::Upstream, "HTTP/1.1 204 No Content\r\n\r\n");
+        wire.log.is_counted_by_prefix
+    });
+    assert_eq!(counted, [true, true, false, false]);
+}

@@ -397,6 +397,14 @@ mod tests {
     }
 
     #[test]
+    fn s7_what_is_no_end_of_data_is_known_before_its_line_ends() {
+        assert_eq!(decode([&b"3\r\nabc"[..], b"\r"]), Ok(None));
+        for end in [&b"XX"[..], b"\rX", b"XXXX"] {
+            assert_eq!(decode([&b"3\r\nabc"[..], end]), Err(HttpError::BadDataEnd), "{}", end.escape_ascii());
+        }
+    }
+
+    #[test]
     fn s5_chunk_lines_are_hex_digits_and_crlf() {
         assert_table(&[
             ("no data", b"0\r\n\r\n", Ok(b"")),

@@ -402,6 +402,7 @@ mod tests {
             ),
             ("the root", ("/", "http://new.example:8080"), "GET / HTTP/1.0", "http://new.example:8080/"),
             ("IPv6", ("/", "https://[::1]:8443/"), "GET /x HTTP/1.1", "https://[::1]:8443/x"),
+            ("one letter", ("/", "http://a"), "GET /x HTTP/1.1", "http://a/x"),
             ("another method", ("/a", long), "DELETE /a/x HTTP/1.1", "https://new.example/base/x"),
             ("OPTIONS", ("/a", long), "OPTIONS /a/x HTTP/1.1", "https://new.example/base/x"),
             ("a target that is a URL", ("/a", long), "GET http://h/a/x HTTP/1.1", "https://new.example/base/x"),

@@ -210,6 +210,8 @@ pub struct Log {
     pub entries: Vec<LogEntry>,
     /// The target that a log shows, and whether there is a body in the response.
     pub facts: Vec<(String, bool)>,
+    /// Whether metrics have a row for the route of the last request.
+    pub is_counted_by_prefix: bool,
     /// The timeline of each request, where they are wanted.
     pub timelines: Option<Vec<String>>,
 }
@@ -246,6 +248,7 @@ impl Observer for Log {
         self.lines.push(line);
         let shown = String::from_utf8_lossy(record.shown_target()).into_owned();
         self.facts.push((shown, record.log.has_response_body));
+        self.is_counted_by_prefix = record.is_counted_by_prefix;
         if let Some(timelines) = &mut self.timelines {
             timelines.extend(record.timeline.map(str::to_owned));
         }
