@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use mini_rproxy::config::Config;
 use mini_rproxy::proxy::hooks::{HookContext, Hooks, Phase, Verdict};
-use mini_rproxy::proxy::proxy_connection::{Command, ConnectError, Input, Peer, PeerDetails, ProxyConnection, Side};
+use mini_rproxy::proxy::proxy_connection::{
+    Command, ConnectError, Input, Peer, PeerDetails, ProxyConnection, ReadPurpose, Side,
+};
 use mini_rproxy::proxy::runtime::Runtime;
 
 mod testkit;
 
 use testkit::plugin::{Op, Ops, Plugin, Wants};
-use testkit::wire::{Entry, Pool, Setup, Split, Wire};
+use testkit::wire::{Ending, Entry, Pool, Setup, Split, Wire};
 
 const ROUTES: &str =
     "routes: [{prefix: /a, upstream: http://origin.example}, {prefix: /b, upstream: http://b.example}]\n";
@@ -319,6 +321,9 @@ fn e4_bodies_that_plugins_read_are_reserved_before_they_are_read() {
         let mut wire = wire_with(ROUTES, Some(Plugin { wants, ..Plugin::default() }));
         wire.limit_bodies(bodies);
         wire.say(Side::Client, "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n");
+        if bodies == 2000 {
+            assert_eq!(wire.exchange.read_interest(Side::Client), Some(ReadPurpose::Reserved));
+        }
         wire.say(Side::Client, &"x".repeat(1000));
         wire.say(Side::Upstream, "HTTP/1.1 204 No Content\r\n\r\n");
         wire.answered.final_responses().next().expect("an answer").head.status()
@@ -375,7 +380,7 @@ fn the_last_hook_sees_the_response_where_there_was_one() {
     wire.say(Side::Upstream, "HTTP/1.1 nonsense\r\n\r\n");
     wire.say(Side::Client, request);
     wire.say(Side::Upstream, "HTTP/1.1 103 Early Hints\r\n\r\n");
-    wire.stop(Side::Client, testkit::wire::Ending::Rst);
+    wire.stop(Side::Client, Ending::Rst);
     wire.settle();
     assert_eq!(*last.0.lock().expect("no hook panics"), [Some(299), Some(502), None]);
 }
@@ -457,7 +462,7 @@ fn who_is_silent_is_known_by_who_has_to_move() {
 fn g15_a_reset_behind_the_end_of_a_tunnel_is_a_loss() {
     let mut tunnel = wire();
     tunnel.upgrade();
-    tunnel.stop(Side::Upstream, testkit::wire::Ending::Fin);
+    tunnel.stop(Side::Upstream, Ending::Fin);
     tunnel.settle();
     tunnel.notes();
     tunnel.with_env(|exchange, worker| exchange.handle(worker, Input::Eof(Side::Upstream)));
@@ -466,6 +471,20 @@ fn g15_a_reset_behind_the_end_of_a_tunnel_is_a_loss() {
     tunnel.with_env(|exchange, worker| exchange.handle(worker, Input::Reset(Side::Upstream)));
     tunnel.settle();
     assert!(tunnel.notes().iter().any(|note| note.ends_with("why=upstream_truncated")));
+}
+
+#[test]
+fn g11_what_comes_through_a_tunnel_is_delivered_after_both_sides_stopped_the_other_direction() {
+    let mut tunnel = wire();
+    tunnel.upgrade();
+    tunnel.break_off(Side::Upstream);
+    tunnel.settle();
+    tunnel.stop(Side::Client, Ending::Fin);
+    tunnel.settle();
+    tunnel.notes();
+    tunnel.takes(Side::Client, Some(0));
+    tunnel.say(Side::Upstream, "the rest");
+    assert_eq!((tunnel.exchange.output(Side::Client), tunnel.exchange.has_command()), (&b"the rest"[..], false));
 }
 
 #[test]
@@ -487,7 +506,7 @@ fn a_response_that_has_begun_is_no_failure_of_its_upstream() {
     );
     wire.say(Side::Client, "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n");
     wire.say(Side::Upstream, "HTTP/1.1 2");
-    wire.stop(Side::Upstream, testkit::wire::Ending::Rst);
+    wire.stop(Side::Upstream, Ending::Rst);
     wire.settle();
     let notes = wire.notes().concat();
     assert!(notes.contains("why=upstream_truncated") && !notes.contains("left alone"), "{notes}");
@@ -524,4 +543,20 @@ fn e4_the_first_thousand_routes_are_counted_by_prefix() {
         wire.log.is_counted_by_prefix
     });
     assert_eq!(counted, [true, true, false, false]);
+}
+
+#[test]
+fn a_body_that_a_plugin_has_collected_does_not_go_to_head() {
+    let ops = Ops {
+        on_request: vec![Op::Method("GET".to_owned())],
+        on_response_body: vec![Op::Body("another".to_owned())],
+        ..Ops::default()
+    };
+    let wants = Wants { response: true, ..Wants::default() };
+    let mut wire = wire_with(ROUTES, Some(Plugin { wants, ops, ..Plugin::default() }));
+    wire.say(Side::Client, "HEAD /a HTTP/1.1\r\nHost: h\r\n\r\n");
+    wire.takes(Side::Client, Some(0));
+    wire.say(Side::Upstream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let answer = wire.exchange.output(Side::Client);
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(b"\r\n\r\n"), "{}", answer.escape_ascii());
 }

@@ -510,6 +510,7 @@ plugins: they would run in this order, and in reverse order on the response; her
                 &["Content-Length: 5", "Expect: 100-continue"],
                 &["\nContent-Length: 5\n", "\nExpect: 100-continue\n"],
             ),
+            ("a length with zeros", ROUTES, "PUT /x", &["Content-Length: 005"], &["+ Content-Length: 5 S13"]),
             ("nothing to expect", ROUTES, "PUT /x", &["Expect: 100-continue"], &["G10: there is no body to wait for"]),
             (
                 "an upgrade",

@@ -338,6 +338,7 @@ mod tests {
             ("an underscore", "my_service", true),
             ("sub-delims", "a!$&'()*+;=b~", true),
             ("percent-encoded", "a%2fb", true),
+            ("percent-encoded, at the start and at the end", "%61bcdef%2f:80", true),
             ("IPv4", "127.0.0.1:80", true),
             ("IPv6", "[2001:db8::1]", true),
             ("IPv6 and a port", "[::ffff:1.2.3.4]:65535", true),

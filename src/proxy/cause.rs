@@ -252,6 +252,7 @@ mod tests {
         assert!(untrusted(CertificateError::WrongName).contains("upstream_tls.server_name"));
         assert!(untrusted(CertificateError::UnknownIssuer).contains("upstream_tls.ca_file"));
         assert!(Cause::Connect(ConnectError::TlsFailed).detail().is_some_and(|text| text.contains("TLS 1.2 or 1.3")));
+        assert_eq!(Cause::BadProxyHeader("what is expected").detail(), Some("what is expected"));
         assert_eq!(Cause::NoRoute.detail(), None);
         // A limit has a row of its own among the rules.
         assert!(Cause::Rule(HttpError::HeadTooLarge).hint().contains("larger than this limit"));

@@ -544,4 +544,13 @@ mod tests {
             assert_eq!(transactions.kept, 0, "{name}");
         }
     }
+
+    #[test]
+    fn e4_what_is_recycled_finds_room_beside_what_is_kept() {
+        let one = Transaction::default().memory();
+        let mut transactions = TransactionPool::of(2 * one, usize::MAX);
+        let all = [(); 3].map(|()| transactions.take(MonoTime::FIRST));
+        all.into_iter().for_each(|transaction| transactions.recycle(transaction));
+        assert_eq!((transactions.boxes.len(), transactions.kept), (2, 2 * one));
+    }
 }
