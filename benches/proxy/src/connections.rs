@@ -114,7 +114,9 @@ fn open(
     if count < wanted {
         eprintln!("{}: {count} connections, because of the descriptor limit", peer.title());
     }
-    let fleet = bench.fleet(&[peer], &Setup { connections: descriptors * count + 200, ..setup.clone() });
+    // With less than a sixteenth of its places free, nginx closes new clients that have not sent their request yet.
+    let connections = descriptors * count * 9 / 8 + 200;
+    let fleet = bench.fleet(&[peer], &Setup { connections, ..setup.clone() });
     let running = fleet.get(&peer).ok_or("it does not run")?;
     let load = load(running);
     // So that what comes once is there: the pool, code pages, first buffers.
