@@ -430,7 +430,7 @@ fn a_head_that_would_outgrow_its_limit_when_it_is_mapped_is_told() {
     let mut wire = wire_with(&format!("limits: {{max_head_bytes: 1KiB, max_request_line: 1KiB}}\n{ROUTES}"), None);
     let told = ["LOG a head of /a is left as it is".to_owned()];
     let field = |len: usize| format!("Location: /{}\r\n", "x".repeat(len));
-    for (len, is_told) in [(10, false), (955, true)] {
+    for (len, is_told) in [(10, false), (933, false), (934, true)] {
         wire.say(Side::Client, "GET /a HTTP/1.1\r\nHost: h\r\n\r\n");
         wire.notes();
         wire.say(Side::Upstream, &format!("HTTP/1.1 302 Found\r\n{}Content-Length: 0\r\n\r\n", field(len)));
@@ -479,8 +479,8 @@ fn g11_what_comes_through_a_tunnel_is_delivered_after_both_sides_stopped_the_oth
     tunnel.upgrade();
     tunnel.break_off(Side::Upstream);
     tunnel.settle();
-    tunnel.stop(Side::Client, Ending::Fin);
-    tunnel.settle();
+    // It is not read any more; an end that was seen already changes nothing.
+    tunnel.with_env(|exchange, worker| exchange.handle(worker, Input::Eof(Side::Client)));
     tunnel.notes();
     tunnel.takes(Side::Client, Some(0));
     tunnel.say(Side::Upstream, "the rest");

@@ -533,6 +533,13 @@ plugins: they would run in this order, and in reverse order on the response; her
                 &["Max-Forwards: 5"],
                 &["- Max-Forwards: 5 changed", "+ Max-Forwards: 4 RFC 9110 section 7.6.2"],
             ),
+            (
+                "a destination",
+                ROUTES,
+                "COPY /fit/a",
+                &["Host: h", "Destination: http://h/fit/b"],
+                &["+ Destination: http://10.0.0.2/b G8: where the upstream has"],
+            ),
             ("long answers", ROUTES, "/configz", &[], &["HTTP/1.1 200 OK", "[{\"prefix\":\"/fitness\","]),
             (
                 "a unix socket",

@@ -472,6 +472,10 @@ mod tests {
         let (most, more) = (lines(81), lines(82));
         assert_eq!(answer("many extensions", &most), Ok(None));
         assert_eq!(answer("too many extensions", &more), Err(HttpError::TooManyExtensions));
+        // To the byte: 81 times 200, and the rest.
+        let rest = |len: usize| [most.clone(), b"1;".to_vec(), vec![b'x'; len - 1], b"\r\n".to_vec()].concat();
+        assert_eq!(answer("the most", &rest(184)), Ok(None));
+        assert_eq!(answer("one byte more", &rest(185)), Err(HttpError::TooManyExtensions));
     }
 
     #[test]
@@ -483,6 +487,12 @@ mod tests {
         assert_eq!(answer("more", &ones(21_000)), Err(HttpError::TooMuchOverhead));
         // 5 bytes for 2 are below.
         assert_eq!(answer("two bytes each", &b"2\r\naa\r\n".repeat(60_000)), Ok(None));
+        // To the byte: 20,480 times 5 of framing is what is free; with three bytes for each of data it may go on.
+        let free = |count: usize| [b"001\r\na\r\n".to_vec(), ones(count)].concat();
+        assert_eq!(answer("what is free", &free(20_479)), Ok(None));
+        assert_eq!(answer("one chunk more", &free(20_480)), Err(HttpError::TooMuchOverhead));
+        let thrice = [b"0004\r\naaaa\r\n".to_vec(), b"02\r\naa\r\n".repeat(20_000)].concat();
+        assert_eq!(answer("three for each", &thrice), Ok(None));
     }
 
     #[test]

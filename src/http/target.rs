@@ -363,6 +363,8 @@ mod tests {
             ("from 0x80", "\u{e9}", false),
             ("broken percent-encoding", "a%2", false),
             ("percent-encoding that is none", "a%zz", false),
+            ("only the first digit is one", "a%2z", false),
+            ("only the second digit is one", "a%z2", false),
             ("IPv6 without brackets", "::1", false),
             ("IPv6 without an end", "[::1", false),
             ("IPv6 with a zone", "[fe80::1%25eth0]", false),

@@ -477,13 +477,14 @@ impl TransactionPool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::head::Method;
+    use crate::http::head::{Method, RequestHead};
     use crate::proxy::hooks::ChainState;
+    use crate::proxy::request_log::RequestDetails;
 
     /// Makes one buffer own a lot.
     type Grow = fn(&mut Transaction, Vec<u8>);
 
-    const EVERY_BUFFER: [(&str, Grow); 21] = [
+    const EVERY_BUFFER: [(&str, Grow); 24] = [
         ("client input", |transaction, bytes| transaction.buf.client_input = bytes),
         ("upstream input", |transaction, bytes| transaction.buf.upstream_input = bytes),
         ("to the client", |transaction, bytes| *transaction.buf.to_client.buf() = bytes),
@@ -505,7 +506,15 @@ mod tests {
         ("plugin keys", |transaction, bytes| chain(transaction).values.push((bytes, Vec::new()))),
         ("pairs of the access line", |transaction, bytes| chain(transaction).pairs.push((b"key".to_vec(), bytes))),
         ("named by Connection", |transaction, bytes| transaction.buf.scratch.connection_named = bytes),
+        ("logged Host", |transaction, bytes| details(transaction).host = bytes),
+        ("logged Referer", |transaction, bytes| details(transaction).referer = bytes),
+        ("logged User-Agent", |transaction, bytes| details(transaction).user_agent = bytes),
     ];
+
+    fn details(transaction: &mut Transaction) -> &mut RequestDetails {
+        let head = RequestHead::default();
+        transaction.log.details.insert(RequestDetails::of(&head, true))
+    }
 
     fn chain(transaction: &mut Transaction) -> &mut ChainState {
         transaction.buf.chain.get_or_insert_default()
