@@ -35,9 +35,10 @@ hide_folders() {
     why="'$compiler --print sysroot' fails"
     sysroot=$($compiler --print sysroot) || return 1
     # Options of compilers are separated by blanks.
-    for folder in "$(pwd -P)" "$TARGET" "$crates" "$real" "$sysroot"; do
-        why="the name of the folder '$folder' has a blank, which compilers' options cannot have: choose another one"
-        case $folder in *[[:space:]]*) return 1 ;; esac
+    # A name that no script has which reads this file: some of them remove their own folder in the end.
+    for hidden in "$(pwd -P)" "$TARGET" "$crates" "$real" "$sysroot"; do
+        why="the name of the folder '$hidden' has a blank, which compilers' options cannot have: choose another one"
+        case $hidden in *[[:space:]]*) return 1 ;; esac
     done
     hide_c="-ffile-prefix-map=$crates= -ffile-prefix-map=$real="
     hide_rust="--remap-path-prefix=$(pwd -P)=. --remap-path-prefix=$TARGET=target --remap-path-prefix=$crates= \

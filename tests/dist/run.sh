@@ -40,7 +40,9 @@ command -v cargo-deb >/dev/null || skip "cargo-deb is missing: cargo install --l
     skip "cargo-cyclonedx is missing: cargo install --locked --root target/tools cargo-cyclonedx"
 
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+# Its name is in the trap itself: no variable that is set later can make it remove another one.
+# shellcheck disable=SC2064
+trap "rm -rf '$folder'" EXIT
 trap 'exit 1' INT TERM
 rm -rf "$DIST"
 # refused EXPECTED COMMAND...: what cannot be made is told before anything is built.
