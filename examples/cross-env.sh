@@ -34,8 +34,8 @@ hide_folders() {
     mkdir -p "$crates" && real=$(cd "$crates" && pwd -P) || return 1
     why="'$compiler --print sysroot' fails"
     sysroot=$($compiler --print sysroot) || return 1
-    # Options of compilers are separated by blanks.
-    # A name that no script has which reads this file: some of them remove their own folder in the end.
+    # Options of compilers are separated by blanks. What is set here is set in the script that reads this file, too: not $folder,
+    # which such a script may remove in the end.
     for hidden in "$(pwd -P)" "$TARGET" "$crates" "$real" "$sysroot"; do
         why="the name of the folder '$hidden' has a blank, which compilers' options cannot have: choose another one"
         case $hidden in *[[:space:]]*) return 1 ;; esac

@@ -235,17 +235,17 @@ fn what_waits_is_told_and_is_not_told_when_it_is_gone() {
     let get = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
     let tells = |exchange: &ProxyConnection| (exchange.has_command(), exchange.has_output());
     assert_eq!(tells(&wire.exchange), (false, false));
-    wire.with_env(|exchange, worker| exchange.handle(worker, Input::Bytes(Side::Client, get)));
+    wire.handle(Input::Bytes(Side::Client, get));
     assert_eq!(tells(&wire.exchange), (true, true), "a connection is asked for, and the request waits for it");
     assert_eq!(wire.exchange.output(Side::Upstream), b"");
     assert!(matches!(wire.exchange.poll_command(), Some(Command::Connect { .. })));
     assert_eq!(tells(&wire.exchange), (false, true));
-    wire.with_env(|exchange, worker| exchange.handle(worker, Input::Connected { reused: false }));
+    wire.handle(Input::Connected { reused: false });
     let len = wire.exchange.output(Side::Upstream).len();
     wire.with_env(|exchange, worker| exchange.sent(worker, Side::Upstream, len));
     assert_eq!(tells(&wire.exchange), (false, false));
     let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
-    wire.with_env(|exchange, worker| exchange.handle(worker, Input::Bytes(Side::Upstream, answer)));
+    wire.handle(Input::Bytes(Side::Upstream, answer));
     assert!(wire.exchange.has_output(), "the response");
 }
 
@@ -334,14 +334,14 @@ fn e4_bodies_that_plugins_read_are_reserved_before_they_are_read() {
 #[test]
 fn an_event_that_is_late_or_early_changes_nothing() {
     let mut wire = wire();
-    wire.with_env(|exchange, worker| exchange.handle(worker, Input::Tick));
+    wire.handle(Input::Tick);
     assert!(wire.exchange.is_idle(), "its time has not come");
-    wire.with_env(|exchange, worker| exchange.handle(worker, Input::Eof(Side::Upstream)));
+    wire.handle(Input::Eof(Side::Upstream));
     assert!(wire.exchange.is_idle(), "of an upstream that it has given back");
-    wire.with_env(|exchange, worker| exchange.handle(worker, Input::Eof(Side::Client)));
+    wire.handle(Input::Eof(Side::Client));
     assert!(matches!(wire.exchange.poll_command(), Some(Command::Close(Side::Client, _))));
     for input in [Input::Eof(Side::Client), Input::Reset(Side::Client), Input::Tick, Input::Bytes(Side::Client, b"G")] {
-        wire.with_env(|exchange, worker| exchange.handle(worker, input));
+        wire.handle(input);
         assert!(!wire.exchange.has_command(), "it is closed");
     }
 }
@@ -465,10 +465,10 @@ fn g15_a_reset_behind_the_end_of_a_tunnel_is_a_loss() {
     tunnel.stop(Side::Upstream, Ending::Fin);
     tunnel.settle();
     tunnel.notes();
-    tunnel.with_env(|exchange, worker| exchange.handle(worker, Input::Eof(Side::Upstream)));
+    tunnel.handle(Input::Eof(Side::Upstream));
     tunnel.settle();
     assert_eq!(tunnel.notes(), [""; 0], "it has ended already");
-    tunnel.with_env(|exchange, worker| exchange.handle(worker, Input::Reset(Side::Upstream)));
+    tunnel.handle(Input::Reset(Side::Upstream));
     tunnel.settle();
     assert!(tunnel.notes().iter().any(|note| note.ends_with("why=upstream_truncated")));
 }
@@ -480,7 +480,7 @@ fn g11_what_comes_through_a_tunnel_is_delivered_after_both_sides_stopped_the_oth
     tunnel.break_off(Side::Upstream);
     tunnel.settle();
     // It is not read any more; an end that was seen already changes nothing.
-    tunnel.with_env(|exchange, worker| exchange.handle(worker, Input::Eof(Side::Client)));
+    tunnel.handle(Input::Eof(Side::Client));
     tunnel.notes();
     tunnel.takes(Side::Client, Some(0));
     tunnel.say(Side::Upstream, "the rest");

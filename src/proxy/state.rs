@@ -512,8 +512,7 @@ mod tests {
     ];
 
     fn details(transaction: &mut Transaction) -> &mut RequestDetails {
-        let head = RequestHead::default();
-        transaction.log.details.insert(RequestDetails::of(&head, true))
+        transaction.log.details.insert(RequestDetails::of(&RequestHead::default(), true))
     }
 
     fn chain(transaction: &mut Transaction) -> &mut ChainState {

@@ -22,6 +22,13 @@ fn stop(load: &Load, instance: &mut Instance) {
     eprintln!("{} ended; {slow} slow downloads were under way", instance.name);
 }
 
+/// Starts another instance in the place of one that has ended, and waits until it has its share.
+fn replace(load: &Load, place: &mut Place, instance: &mut Instance, come_back: impl FnOnce(&Place)) {
+    *instance = place.start();
+    come_back(place);
+    wait_until("answers of the new instance", || load.answers_of(&instance.name) > 20);
+}
+
 /// As an orchestrator does it that takes an instance out of the balancer and waits before it stops it.
 fn replaced_after_it_has_left(leave: fn(&Balancer, &Instance, &Place), come_back: fn(&Balancer, &Place)) {
     let mut both = two_instances();
@@ -36,9 +43,7 @@ fn replaced_after_it_has_left(leave: fn(&Balancer, &Instance, &Place), come_back
             assert_eq!(balancer.server(place.name).total, total, "{} is asked by new connections", place.name);
             stop(load, instance);
             load.go_on();
-            *instance = place.start();
-            come_back(&balancer, place);
-            wait_until("answers of the new instance", || load.answers_of(&instance.name) > 20);
+            replace(load, place, instance, |place| come_back(&balancer, place));
             assert!(balancer.server(place.name).is_up());
         }
     });
@@ -82,8 +87,7 @@ fn replaced_by_sigterm_alone(balancer: fn() -> Balancer) {
             wait_until("a slow download", || load.slow_downloads_of(&instance.name) > 0);
             stop(load, instance);
             load.go_on();
-            *instance = place.start();
-            wait_until("answers of the new instance", || load.answers_of(&instance.name) > 20);
+            replace(load, place, instance, |_| ());
         }
     });
     load.assert_nothing_is_lost();

@@ -523,7 +523,8 @@ impl Wire {
         result
     }
 
-    fn handle(&mut self, input: Input<'_>) {
+    /// Something has happened, whatever else the wire thinks.
+    pub fn handle(&mut self, input: Input<'_>) {
         self.with_env(|exchange, env| exchange.handle(env, input));
     }
 

@@ -49,8 +49,8 @@ pub fn workers(bench: &Bench, scenario: &Scenario) -> Result<Vec<Row>, String> {
         })();
         if let Err(error) = measured {
             left_out(peer, scenario.name, &error);
-            capacity.figures.remove(&peer);
-            cost.figures.remove(&peer);
+            capacity.forget(peer);
+            cost.forget(peer);
         }
     }
     capacity.at_least_value(1.95);

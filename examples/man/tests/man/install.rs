@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::{PROGRAM, folder, made, said};
+use crate::{FORMS, PROGRAM, file, folder, said};
 
 /// A build of the proxy. Cargo makes one for the whole workspace, but not for this package alone.
 fn binary() -> Option<PathBuf> {
@@ -41,8 +41,8 @@ fn what_is_installed_works_and_goes_again() {
     let folder = folder("install");
     let (pages, root) = (folder.join("pages"), folder.join("root"));
     fs::create_dir_all(&pages).expect("a folder");
-    for form in ["1", "5", "bash", "zsh", "fish"] {
-        fs::write(pages.join(format!("mini-rproxy.{form}")), made(form)).expect("a page");
+    for form in FORMS {
+        file(&pages, form);
     }
     let make = |action: &str, prefix: &str| {
         let mut make = Command::new("make");
@@ -106,8 +106,8 @@ fn what_is_built_before_is_not_built_by_root_again() {
     let folder = folder("built");
     let (cargo, target, root) = (folder.join("cargo.sh"), folder.join("target"), folder.join("root"));
     fs::create_dir_all(target.join("man")).expect("a folder");
-    for form in ["1", "5", "bash", "zsh", "fish"] {
-        fs::write(target.join("man").join(format!("mini-rproxy.{form}")), "").expect("a page");
+    for form in FORMS {
+        file(&target.join("man"), form);
     }
     fs::write(&cargo, "mkdir -p \"$TARGET/release\" && echo \"$*\" >\"$TARGET/release/mini-rproxy\"\n")
         .expect("a script");

@@ -10,12 +10,22 @@ mod pages;
 /// The program that makes them.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mini-rproxy-man");
 
-/// One of the five.
+/// One of the [`FORMS`].
 fn made(form: &str) -> String {
     // mandoc complains of a page without a date.
     let output = Command::new(PROGRAM).arg(form).env("SOURCE_DATE_EPOCH", "1764460800").output().expect("it runs");
     assert!(output.status.success(), "{form}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// The five.
+const FORMS: [&str; 5] = ["1", "5", "bash", "zsh", "fish"];
+
+/// One of them, as a file.
+fn file(folder: &Path, form: &str) -> PathBuf {
+    let path = folder.join(format!("mini-rproxy.{form}"));
+    std::fs::write(&path, made(form)).expect("a file");
+    path
 }
 
 /// An empty folder for one test.

@@ -1,13 +1,11 @@
 //! What is in the pages, and how they look on a terminal.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mini_rproxy::cli::FLAGS;
 
-use crate::{folder, is_installed, made, said};
+use crate::{file, folder, is_installed, made, said};
 
 const CONFIGURATION: &str = include_str!("../../../../docs/configuration.md");
 
@@ -19,13 +17,6 @@ fn tags(page: &str) -> BTreeSet<String> {
         ["\\fB", "\\fI", "\\fR"].iter().fold(text.replace("\\-", "-"), |text, font| text.replace(font, ""))
     };
     pairs.map(|pair| plain(pair[1]).replace("\\(aq", "'")).collect()
-}
-
-/// As a file.
-fn page(folder: &Path, form: &str) -> PathBuf {
-    let path = folder.join(format!("mini-rproxy.{form}"));
-    fs::write(&path, made(form)).expect("a page");
-    path
 }
 
 #[test]
@@ -105,7 +96,7 @@ fn man_has_nothing_to_complain_of_and_the_pages_fit_80_columns() {
     }
     let folder = folder("man");
     for form in ["1", "5"] {
-        let path = page(&folder, form);
+        let path = file(&folder, form);
         let mut man = Command::new("man");
         man.args(["--warnings", "-E", "UTF-8", "-P", "cat", "-l"])
             .arg(&path)
@@ -137,7 +128,7 @@ fn mandoc_has_nothing_to_complain_of() {
     }
     let folder = folder("mandoc");
     for form in ["1", "5"] {
-        let path = page(&folder, form);
+        let path = file(&folder, form);
         let (is_good, complaints) = said(Command::new("mandoc").args(["-T", "lint"]).arg(&path));
         assert!(is_good && complaints.is_empty(), "{form}: {complaints}");
     }
