@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "each test crate uses another part of it")]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -26,10 +26,9 @@ pub use stream::Stream;
 /// How long anything may take before a test gives up: far above what it needs, so that a busy machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An address that was free a moment ago, for programs that cannot choose a port themselves.
+/// For programs that cannot choose a port themselves.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound listener has an address")
+    selftest::program::free_address().expect("a free port")
 }
 
 /// An address that refuses connections for as long as the socket lives: it is bound but does not listen.
