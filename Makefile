@@ -109,7 +109,9 @@ clippy:
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 
 # With the plugins and the static binaries, because they too are tested as a user builds them.
-tests: plugins static
+# Side by side: what is linked as a whole keeps one core busy.
+tests:
+	@$(MAKE) --no-print-directory -j2 --output-sync plugins static
 	$(CARGO) test --locked --workspace --all-features
 
 # Each feature alone, and none; then what a build without dlopen says and does.
