@@ -176,7 +176,7 @@ impl Outcome {
     /// Names the tests of a lesson that were not run, and counts them.
     fn show_missing(&self, lesson: &Lesson) -> usize {
         let was_run = |test: &TestName| self.passed.contains(test) || self.failed.contains_key(test);
-        let missing = lesson.fails.iter().filter(|test| !was_run(test));
+        let missing = lesson.fails.iter().chain(&lesson.may_fail).filter(|test| !was_run(test));
         missing.inspect(|(program, test)| println!("\nNOT RUN {program} {test}")).count()
     }
 }
@@ -612,7 +612,7 @@ impl Runner {
             let outcome = outcome.map_err(|error| format!("{}: {error}", lesson.path.display()))?;
             let found: BTreeSet<TestName> =
                 outcome.failed.keys().filter(|test| !lesson.may_fail.contains(test)).cloned().collect();
-            let is_exact = found == lesson.fails;
+            let is_exact = found == lesson.fails && outcome.show_missing(lesson) == 0;
             let verdict = if is_exact { "ok" } else { "WRONG" };
             println!(
                 "{:>2} {verdict}: {} tests fail ({} s)  {}",
