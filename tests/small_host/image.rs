@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
 use crate::static_binary::{as_nobody, binaries, is_inside, root};
 use crate::support::proxy::{BINARY, is_root};
-use crate::support::{Launch, Origin, is_missing, send_signal};
+use crate::support::{Launch, Origin, free_address, is_missing, send_signal};
 
 /// One stage: where it begins from, and its instructions in order.
 #[derive(Default)]
@@ -121,11 +120,10 @@ fn the_health_of_a_proxy_that_was_started_with_a_route_is_told() {
     let (_, image) = stages().pop().expect("stages");
     let health = image.words("HEALTHCHECK");
     for init in [&[][..], &["sh", "-c", "\"$@\"; exit $?", "init"]] {
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
         let launch = Launch::with("", |_| {
             let mut command = Command::new("unshare");
             command.args(namespace).args(init).arg(BINARY);
-            command.args(["-verbose", "-listen", &free.to_string(), "-route", &route]);
+            command.args(["-verbose", "-listen", &free_address().to_string(), "-route", &route]);
             command
         });
         let proxy = launch.start();
