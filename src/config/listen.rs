@@ -182,7 +182,7 @@ mod tests {
             socket.listen(1).ok()?;
             Some(socket)
         };
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+        let port = selftest::program::free_address().expect("a free port").port();
         let all = ["", "0.0.0.0", "127.0.0.1", "127.0.0.2", "[::]", "[::]?v6only", "[::1]"];
         let all = all.map(|host| match host.strip_suffix("?v6only") {
             Some(host) => format!("{host}:{port}?v6only"),

@@ -653,12 +653,12 @@ mod tests {
             set.update(&moved).is_err(),
             "it was port 0 that was asked for: nobody knows that this is the same one"
         );
-        drop(first);
-        let (port, other) = (format!("127.0.0.1:{port}"), std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
-        let fixed = config(&format!("'{port}'"));
-        drop(set);
-        (set, _) = ListenerSet::open(&fixed, Vec::new(), 1, false).expect("it is free again");
-        let everywhere = config(&format!("'0.0.0.0:{}'", port.rsplit(':').next().expect("a port")));
+        drop((first, set));
+        // Not the same port: the kernel could give it to somebody else at this moment.
+        let fixed = selftest::program::free_address().expect("a free port");
+        let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        (set, _) = ListenerSet::open(&config(&format!("'{fixed}'")), Vec::new(), 1, false).expect("it is free");
+        let everywhere = config(&format!("'0.0.0.0:{}'", fixed.port()));
         set.update(&everywhere).expect("our own port");
         let taken = config(&format!("'{}'", other.local_addr().expect("bound")));
         let error = set.update(&taken).expect_err("somebody else's");
