@@ -81,8 +81,8 @@ pub const FLAGS: [(&str, &str, &str); 16] = [
          0 (served) or 1 (refused)",
     ),
     ("H", "'Name: value'", "with -explain: a field line of the request; may be repeated"),
-    ("print-config", "", "print the configuration with every default, without credentials"),
-    ("version", "", "print the version"),
+    ("print-config", "", "print the configuration with every default; only secrets in upstream URLs are left out"),
+    ("version", "", "print the version, and what this binary was built with"),
     ("help", "", "print this help; also -h"),
 ];
 

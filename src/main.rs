@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 fn execute(action: Action, flags: Flags) -> Result<ExitCode, ExitError> {
     match action {
         Action::Help => print(&cli::help()),
-        Action::Version => print(&format!("mini-rproxy {}\n", about::VERSION)),
+        Action::Version => print(&format!("mini-rproxy {} features={}\n", about::VERSION, about::features())),
         Action::PrintConfig => print(&load(&flags)?.to_yaml()),
         Action::Check => check(&load(&flags)?, &flags),
         Action::Healthcheck => {
@@ -146,7 +146,7 @@ fn check(config: &Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     let Some(running) = &flags.against else { return print("the configuration is good\n") };
     let differences = running_config(running, config)?.differences(&FullConfig::of(config));
     if differences.is_empty() {
-        return print("the configuration is good, and a reload would change nothing\n");
+        return print("the configuration is good, and a reload would change nothing that can be compared\n");
     }
     print(&differences.iter().map(|difference| format!("{difference}\n")).collect::<String>())?;
     Ok(ExitCode::from(3))
@@ -202,6 +202,9 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
     for socket in &inherited {
         let message = "a socket was handed over; it is used instead of the addresses in the configuration";
         logger.line(Level::Info, message).text("name", &socket.name).send();
+    }
+    if config.tls.is_some() && !inherited.is_empty() && inherited.iter().all(|socket| socket.name != "https") {
+        logger.line(Level::Warn, "tls.listen_addr is not opened: no socket named https was handed over").send();
     }
     let worker_log = logger.clone();
     let server = Server::start(ServerOptions {

@@ -551,7 +551,11 @@ fn mistakes_in_other_settings() {
             "config.yaml:2:3: a key is one word, not a list or a mapping; a value that begins with [ or { needs quotes",
         ),
         ("workers: 1\nworkers: 2\n", r#"config.yaml:3:1: the key "workers" stands twice in this mapping: remove one"#),
-        ("timeouts: {keep_alive: 10}\n", "config.yaml:2:24: 10 has no unit: write 10s for seconds, or use ms, m or h"),
+        ("timeouts: {keep_alive: 0}\n", "config.yaml:2:24: 0ms is out of range: write one from 1ms to 365d"),
+        (
+            "timeouts: {keep_alive: 10}\n",
+            "config.yaml:2:24: 10 has no unit: write 10s for seconds, or use ms, m, h or d",
+        ),
         (
             "timeouts: {keep_alive: 10parsec}\n",
             r#"config.yaml:2:24: expected a duration such as 500ms, 10s, 1m or 1h, found "10parsec""#,
@@ -724,7 +728,7 @@ fn mistakes_in_other_settings() {
         ),
         (
             "timeouts: &t {keep_alive: 5}\npool: *t\n",
-            "config.yaml:2:27: 5 has no unit: write 5s for seconds, or use ms, m or h",
+            "config.yaml:2:27: 5 has no unit: write 5s for seconds, or use ms, m, h or d",
         ),
         ("# \u{80}", "config.yaml:2:3: a control character, which YAML does not allow: remove it"),
         ("# \u{fffe}", "config.yaml:2:3: a control character, which YAML does not allow: remove it"),

@@ -272,11 +272,13 @@ impl Notation for HumanDuration {
     const EXPECTED: &'static str = "a duration such as 500ms, 10s, 1m or 1h";
 
     fn read(text: &str) -> Result<Option<Duration>, String> {
-        if text.parse::<u64>().is_ok() {
-            return Err(format!("{text} has no unit: write {text}s for seconds, or use ms, m or h"));
-        }
         let in_range = |millis| in_range(millis, 1, 365 * 24 * 3_600_000, DURATION_UNITS);
-        Ok(parse_sum(text, DURATION_UNITS).map(in_range).transpose()?.map(Duration::from_millis))
+        let sum = match text.parse::<u64>() {
+            Ok(0) => Some(0),
+            Ok(_) => return Err(format!("{text} has no unit: write {text}s for seconds, or use ms, m, h or d")),
+            Err(_) => parse_sum(text, DURATION_UNITS),
+        };
+        Ok(sum.map(in_range).transpose()?.map(Duration::from_millis))
     }
 }
 

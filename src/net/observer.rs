@@ -368,7 +368,7 @@ mod tests {
         let log = RequestLog { cause: Some(Cause::NoRoute), ..log() };
         let record = AccessRecord { timeline: Some("one\n\u{1b}two\n"), ..record(&log) };
         let line = said(false, &record);
-        assert!(line.ends_with(" total_ms=2000.000 why=no_route\n    one\n    \\x1btwo\n    no route has a prefix of the path, or none is for the host (404): the routes: `/configz`; `-explain` tells which of the two\n"), "{line}");
+        assert!(line.ends_with(" total_ms=2000.000 why=no_route\n    one\n    \\x1btwo\n    no route has a prefix of the path, or none is for the host (404): the routes and their `hosts`: `/configz`\n"), "{line}");
     }
 
     #[test]

@@ -170,8 +170,8 @@ impl CertificateError {
                  upstream_tls.ca_file"
             }
             CertificateError::Unacceptable => {
-                "the certificate of the upstream is not acceptable: it may be revoked, damaged, made for another \
-                 purpose, or a self-signed authority; get it a server's certificate"
+                "the certificate of the upstream is not acceptable: where it is self-signed, name its file in \
+                 upstream_tls.ca_file; else it is revoked, damaged or for another purpose, and a new one is needed"
             }
         }
     }

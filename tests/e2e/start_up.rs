@@ -255,7 +255,9 @@ fn help_and_version_go_to_standard_output() {
     for flag in ["-version", "--version"] {
         let output = run(GOOD, &[flag]);
         assert_eq!(output.status.code(), Some(0));
-        assert!(text(&output.stdout).contains(env!("CARGO_PKG_VERSION")), "{output:?}");
+        let expected =
+            format!("mini-rproxy {} features={}\n", env!("CARGO_PKG_VERSION"), mini_rproxy::about::features());
+        assert_eq!(text(&output.stdout), expected);
     }
 }
 

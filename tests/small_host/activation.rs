@@ -123,6 +123,15 @@ fn a_socket_named_https_speaks_tls_and_the_others_do_not() {
         let output = curl(&["-k", "-w", "%{http_code}", "-o", "/dev/null", &url]);
         assert_eq!(String::from_utf8_lossy(&output.stdout), "200", "{url}");
     }
+    assert!(!proxy.log.all().iter().any(|line| line.contains("is not opened")));
+    drop(proxy);
+
+    // The socket unit for port 443 was forgotten.
+    let alone = ["python3", "-c", MANAGER, "http", &plain_port, "--"];
+    let proxy = Launch::under(&alone, BINARY, &origin.config(&both)).start();
+    proxy.log.wait_for("the warning", |line| {
+        line.contains("level=warn") && line.contains("tls.listen_addr is not opened: no socket named https")
+    });
     drop(proxy);
 
     let mut proxy = Launch::under(&manager, BINARY, &origin.config("listen_addr: 127.0.0.1:0")).spawn();

@@ -14,11 +14,19 @@ fn get(proxy: &Proxy) -> u16 {
 fn what_cannot_be_verified_is_answered_with_502_and_told_with_its_remedy() {
     let authority = Authority::new();
     let stranger = Authority::new();
-    let table: [(&str, Pair, &str, &str); 5] = [
+    let ca = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let table: [(&str, Pair, &str, &str); 6] = [
         ("wrong name", authority.issue(&["other.test"]), "is for another name", "not valid for name"),
         ("expired", authority.issue_for_years(&["localhost"], 2010, 2011), "has expired", "expired"),
         ("from the future", authority.issue_for_years(&["localhost"], 2090, 2091), "is not valid yet", "not valid yet"),
         ("self-signed", authority.self_signed(&["localhost"]), "nobody who is trusted here", "UnknownIssuer"),
+        // As "openssl req -x509" makes them.
+        (
+            "an authority of itself",
+            authority.self_signed_with(&["localhost"], ca),
+            "name its file in upstream_tls.ca_file",
+            "CaUsedAsEndEntity",
+        ),
         ("unknown issuer", stranger.issue(&["localhost"]), "nobody who is trusted here", "invalid peer"),
     ];
     for (name, pair, detail, warning) in table {
@@ -144,6 +152,18 @@ fn e2_the_start_report_says_whom_it_trusts() {
     assert!(!proxy.log.all().iter().any(|line| line.contains("verified")), "nothing to verify, nothing to say");
 }
 
+/// X.509 version 1, as "openssl x509 -req" of OpenSSL 3.0 makes them.
+const VERSION_1: &str = "-----BEGIN CERTIFICATE-----
+MIIBJDCBywIUMHmnq89bryd+QhKc0nip+leuVX4wCgYIKoZIzj0EAwIwFDESMBAG
+A1UEAwwJbG9jYWxob3N0MCAXDTI2MTEzMDIxMDIxM1oYDzIxMjYxMTA2MjEwMjEz
+WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AAT2IpLC/CDyA4JJFo90ZaldrD5XwrfW822IHXh9D6/FRnzkfLU6geKEOmz/ucpS
+i1OYHuwinPdEMlaZHTEZq7SCMAoGCCqGSM49BAMCA0gAMEUCIAIU+3uqN5KEvq2R
+1OrSaIrqSSI/aIxCtU+olM1pJ6OoAiEA+uXPcHV1NgO+Bjsj7hoERk3ME312SVCX
+Y+rL0JuSlD0=
+-----END CERTIFICATE-----
+";
+
 #[test]
 fn what_is_wrong_with_the_files_is_told_at_start() {
     let authority = Authority::new();
@@ -153,7 +173,10 @@ fn what_is_wrong_with_the_files_is_told_at_start() {
     let cut = authority.folder().join("cut.pem");
     let whole = std::fs::read_to_string(&one.certificate).expect("a file");
     std::fs::write(&cut, &whole[..whole.len() / 2]).expect("a file");
+    let version_1 = authority.folder().join("version-1.pem");
+    std::fs::write(&version_1, VERSION_1).expect("a file");
     let (cert, key) = (one.certificate.display().to_string(), one.key.display().to_string());
+    let version_1 = version_1.display().to_string();
     let (other_key, text, cut) = (other.key.display().to_string(), text.display(), cut.display());
     let missing = "/does/not/exist.pem";
     let pipe = authority.folder().join("pipe").display().to_string();
@@ -171,6 +194,8 @@ fn what_is_wrong_with_the_files_is_told_at_start() {
         ("key without a key", listen(&cert, &text.to_string()), format!("{text}: there is no private key in it")),
         ("no PEM", listen(&text.to_string(), &key), format!("{text}: there is no \"-----BEGIN CERT")),
         ("cut PEM", listen(&cut.to_string(), &key), format!("{cut}: ")),
+        ("version 1", listen(&version_1, &key), format!("{version_1}: cannot be used (")),
+        ("version 1, remedy", listen(&version_1, &key), "make one of X.509 version 3".to_owned()),
         ("a pipe", listen(&pipe, &key), format!("{pipe}: cannot be read: this is no regular file")),
         ("no CA", format!("upstream_tls: {{ ca_file: {missing} }}\n"), format!("{missing}: cannot be read")),
     ] {

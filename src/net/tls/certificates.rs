@@ -104,7 +104,9 @@ pub(super) fn read_pair(
             let what = format!("this key does not belong to the certificate in {certificate}");
             in_file(&files.key, format_args!("{what}: name the two that were made together"))
         }
-        Error::InvalidCertificate(_) => unusable(&files.certificate, error),
+        Error::InvalidCertificate(why) => {
+            in_file(&files.certificate, format_args!("cannot be used ({why}): make one of X.509 version 3"))
+        }
         _ => unusable(&files.key, error),
     })?;
     if let Ok(certificate) = key.end_entity_cert().and_then(ParsedCertificate::try_from) {
