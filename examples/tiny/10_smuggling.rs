@@ -25,8 +25,8 @@ const MAX_INTERIM_RESPONSES: usize = 8;
 const MAX_CHUNK_LINE_BYTES: u64 = 256;
 const MAX_TRAILER_BYTES: u64 = 8 * 1024;
 
-/// So many bytes of chunk lines are allowed with however little data; above it, four for each byte of data.
-const MAX_CHUNK_OVERHEAD: u64 = 16 * 1024;
+/// The most bytes of chunk extensions in one body.
+const MAX_CHUNK_EXTENSIONS: u64 = 16 * 1024;
 
 /// The most connections to the upstream that are kept while nobody uses them.
 const MAX_IDLE: usize = 16;
@@ -548,13 +548,13 @@ fn copy_exactly(reader: &mut impl Read, writer: &mut impl Write, length: u64) ->
 
 /// Copies the content of chunks. Extensions and trailer fields are checked, and dropped: they are about this hop.
 fn copy_chunks(reader: &mut impl BufRead, writer: &mut impl Write, chunks: Chunks) -> Result<(), Error> {
-    let (mut overhead, mut data) = (0, 0);
+    let mut extensions = 0;
     loop {
         let line = read_line(&mut reader.take(MAX_CHUNK_LINE_BYTES))?;
         let size = read_chunk_size(&line)?;
-        // Framing costs its reader more than its sender (S5).
-        overhead += line.len() as u64 + 4;
-        if overhead > MAX_CHUNK_OVERHEAD && overhead / 4 > data {
+        // A size has 16 digits at most, and what stands beside it are extensions (S5).
+        extensions += (line.len() as u64).saturating_sub(16);
+        if extensions > MAX_CHUNK_EXTENSIONS {
             return Err(BAD_REQUEST);
         }
         if size == 0 {
@@ -564,7 +564,6 @@ fn copy_chunks(reader: &mut impl BufRead, writer: &mut impl Write, chunks: Chunk
             write!(writer, "{size:x}\r\n")?;
         }
         copy_exactly(reader, writer, size)?;
-        data += size;
         // The line end behind the data of the chunk (S7). Not a line: it may be two other bytes, and no line end follows.
         let mut end = [0; 2];
         reader.read_exact(&mut end)?;

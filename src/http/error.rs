@@ -67,7 +67,6 @@ errors! {
     BadChunkLineEnd     "S5"  400 "CRLF at the end of a chunk line"
     ChunkLineTooLong    "S5"  400 "a shorter chunk line"
     TooManyExtensions   "S5"  400 "fewer bytes of chunk extensions"
-    TooMuchOverhead     "S5"  400 "larger chunks"
     BadExtension        "S6"  400 "chunk extensions as ;name, ;name=token or ;name=\"text\""
     BadDataEnd          "S7"  400 "CRLF after the data of a chunk"
     TrailersTooLarge    "S8"  400 "a smaller trailer section"
