@@ -355,7 +355,7 @@ fn publish(entries: &mut [ListenerEntry]) -> Result<(), String> {
 }
 
 /// What is spoken where nothing else is said: TLS, if there is a certificate and no address of its own for TLS.
-fn main_protocol(config: &Config) -> ListenerProtocol {
+pub(super) fn main_protocol(config: &Config) -> ListenerProtocol {
     let is_tls = config.tls.as_ref().is_some_and(|tls| tls.listen_addr.is_empty());
     if is_tls { ListenerProtocol::Tls } else { ListenerProtocol::Plain }
 }

@@ -10,6 +10,9 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::{Config, Endpoint, FullConfig, ListenAddr, Scheme, UpstreamUrl};
+use crate::proxy::proxy_connection::ListenerProtocol;
+
+use super::listeners::main_protocol;
 
 /// For each step. Docker's own limit for a probe is 30 s.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -27,9 +30,11 @@ pub fn probe(config: &Config) -> Result<(), String> {
     };
     let path = config.admin.health.as_deref().ok_or("admin.health is false: there is nothing to ask for")?;
     let version_and_status = 12;
+    let is_tls = config.admin.listen_addr.is_empty() && main_protocol(config) == ListenerProtocol::Tls;
     match addresses.and_then(|addresses| get(&addresses, config, "localhost", path, version_and_status)) {
-        // With 400 a TLS port answers a request in the clear: that it answers is what was asked.
-        Ok(answer) if [b"HTTP/1.1 200", b"HTTP/1.1 400"].iter().any(|alive| answer == **alive) => Ok(()),
+        Ok(answer) if answer == b"HTTP/1.1 200" => Ok(()),
+        // So a TLS port answers a request in the clear: that it answers is what was asked.
+        Ok(answer) if answer == b"HTTP/1.1 400" && is_tls => Ok(()),
         Ok(answer) => Err(format!("{address} answers {:?}", String::from_utf8_lossy(&answer))),
         Err(error) => Err(format!("{address} does not answer: {error}")),
     }
@@ -100,7 +105,13 @@ fn get(addresses: &[SockAddr], config: &Config, host: &str, path: &str, max: u64
     };
     let none = Err(io::Error::from(ErrorKind::NotFound));
     let mut socket = addresses.iter().fold(none, |found, address| found.or_else(|_| connect(address)))?;
-    if socket.local_addr()?.as_socket().is_some_and(|local| config.expects_proxy_header(local.ip())) {
+    let peer_port = socket.peer_addr()?.as_socket().map(|peer| peer.port());
+    let is_its =
+        |address: &ListenAddr| matches!(address, ListenAddr::Tcp { addr, .. } if Some(addr.port()) == peer_port);
+    // The operator's address takes no header.
+    if !config.admin.listen_addr.iter().any(is_its)
+        && socket.local_addr()?.as_socket().is_some_and(|local| config.expects_proxy_header(local.ip()))
+    {
         // What a load balancer says that asks for itself.
         socket.write_all(b"PROXY UNKNOWN\r\n")?;
     }
@@ -131,7 +142,7 @@ mod tests {
         assert!(error.starts_with("unix:/no/such/socket does not answer"), "{error}");
     }
 
-    fn probe_an_answer(answer: &'static [u8]) -> Result<(), String> {
+    fn probe_an_answer(answer: &'static [u8], more: Config, is_admin: bool) -> Result<(), String> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let addr = listener.local_addr().expect("bound");
         let server = thread::spawn(move || {
@@ -142,10 +153,10 @@ mod tests {
             assert_eq!(request, expected);
             stream.write_all(answer).expect("a reader");
         });
-        let result = probe(&Config {
-            listen_addr: vec![ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false }],
-            ..Config::default()
-        });
+        let mut config = more;
+        let list = if is_admin { &mut config.admin.listen_addr } else { &mut config.listen_addr };
+        *list = vec![ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false }];
+        let result = probe(&config);
         server.join().expect("no panic");
         result.map_err(|error| error.replace(&addr.to_string(), "ADDRESS"))
     }
@@ -154,14 +165,30 @@ mod tests {
     fn only_an_answer_of_a_proxy_is_a_sign_of_health() {
         for (answer, expected) in [
             (&b"HTTP/1.1 200 OK\r\n\r\n"[..], Ok(())),
-            (b"HTTP/1.1 400 Bad Request\r\n\r\n", Ok(())),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", Err("ADDRESS answers \"HTTP/1.1 400\"")),
             (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", Err("ADDRESS answers \"HTTP/1.1 503\"")),
             (b"SSH-2.0-OpenSSH\r\n", Err("ADDRESS answers \"SSH-2.0-Open\"")),
             (b"HTTP", Err("ADDRESS answers \"HTTP\"")),
             (b"", Err("ADDRESS does not answer: unexpected end of file")),
         ] {
-            assert_eq!(probe_an_answer(answer), expected.map_err(str::to_owned));
+            assert_eq!(probe_an_answer(answer, Config::default(), false), expected.map_err(str::to_owned));
         }
+    }
+
+    #[test]
+    fn a_port_for_tls_is_healthy_when_it_refuses_plain_http() {
+        let tls = || Config { tls: Some(Default::default()), ..Config::default() };
+        let answer = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+        assert_eq!(probe_an_answer(answer, tls(), false), Ok(()));
+        let refused = "ADDRESS answers \"HTTP/1.1 400\"".to_owned();
+        assert_eq!(probe_an_answer(answer, tls(), true), Err(refused), "the operator's address speaks plain HTTP");
+    }
+
+    #[test]
+    fn the_operators_address_gets_no_proxy_header() {
+        let mut config = Config::default();
+        config.proxy_protocol.from = vec!["127.0.0.0/8".parse().expect("a range")];
+        assert_eq!(probe_an_answer(b"HTTP/1.1 200 OK\r\n\r\n", config, true), Ok(()));
     }
 
     #[test]
