@@ -7,10 +7,12 @@ use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::AtomicU32;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
+use std::time::Duration;
 
 use mini_rproxy_plugin::host::Context;
 use mini_rproxy_plugin::{Descriptor, abi};
@@ -124,33 +126,43 @@ impl Retired {
     }
 }
 
+/// The process does not wait longer for plugins that take their time over the end.
+const DESTROY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The thread that destroys: a plugin may take its time over it. Dropping this ends it, when all that was sent is destroyed.
 #[derive(Debug)]
 struct Destroyer {
     sender: Sender<Option<Retired>>,
-    thread: Option<JoinHandle<()>>,
+    /// Tells when the thread has ended: then nobody can send any more.
+    ended: Receiver<()>,
+    logger: Logger,
 }
 
 impl Destroyer {
     fn start(logger: Logger) -> io::Result<Destroyer> {
         let (sender, retired): (_, Receiver<Option<Retired>>) = channel();
+        let (alive, ended) = channel();
+        let thread_log = logger.clone();
         let destroy_all = move || {
+            let _alive = alive;
             while let Ok(Some(retired)) = retired.recv() {
                 let name = retired.name;
                 retired.destroy();
-                log_about(&logger, Level::Info, name, "destroyed");
+                log_about(&thread_log, Level::Info, name, "destroyed");
             }
         };
-        let thread = thread::Builder::new().name("plugins".to_owned()).spawn(destroy_all)?;
-        Ok(Destroyer { sender, thread: Some(thread) })
+        thread::Builder::new().name("plugins".to_owned()).spawn(destroy_all)?;
+        Ok(Destroyer { sender, ended, logger })
     }
 }
 
 impl Drop for Destroyer {
     fn drop(&mut self) {
-        // Both fail where a plugin has ended the thread: then there is nothing to wait for.
+        // It fails where a plugin has ended the thread: then there is nothing to wait for.
         let _ = self.sender.send(None);
-        let _ = self.thread.take().map(JoinHandle::join);
+        if self.ended.recv_timeout(DESTROY_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            self.logger.line(Level::Warn, "not waiting any longer for a plugin that is being destroyed").send();
+        }
     }
 }
 
@@ -160,7 +172,7 @@ pub struct Plugins {
     entries: Vec<PluginEntry>,
     logger: Logger,
     /// Dropped behind the instances.
-    destroyer: Option<Arc<Destroyer>>,
+    destroyer: Option<Rc<Destroyer>>,
 }
 
 /// An entry of the list, and what was made of it.
@@ -187,7 +199,7 @@ impl Plugins {
     pub fn reload(&self, list: &[PluginConfig]) -> Result<Plugins, StartError> {
         let mut destroyer = self.destroyer.clone();
         if destroyer.is_none() && !list.is_empty() {
-            destroyer = Some(Arc::new(Destroyer::start(self.logger.clone())?));
+            destroyer = Some(Rc::new(Destroyer::start(self.logger.clone())?));
         }
         let mut new = Plugins { entries: Vec::with_capacity(list.len()), logger: self.logger.clone(), destroyer };
         for config in list {

@@ -234,6 +234,16 @@ fn e5_the_drain_has_an_end_while_a_worker_is_inside_a_plugin() {
 }
 
 #[test]
+fn e5_the_end_does_not_wait_for_ever_for_a_plugin_that_is_destroyed() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let Some(plugin) = c_plugin("held", folder.path()) else { return };
+    let mut proxy = Proxy::start(&format!("{}{}", Origin::echo().config(""), listed(&plugin, "destroy")));
+    proxy.signal("TERM");
+    assert_eq!(proxy.wait().code(), Some(0));
+    proxy.log.wait_for("the reason", |line| line.contains("not waiting any longer for a plugin"));
+}
+
+#[test]
 fn e5_a_second_signal_ends_it_while_a_reload_waits_for_a_worker() {
     let folder = TempDir::new().expect("a temporary folder");
     let Some((mut proxy, _client)) = held(&folder, "timeouts: {drain: 1h}") else { return };

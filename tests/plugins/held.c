@@ -1,5 +1,6 @@
 /*
- * A plugin whose request hook never ends; without a configuration it does not start, and says why in two lines.
+ * A plugin whose request hook never ends, or with the configuration "destroy" its destruction; without one it does not
+ * start, and says why in two lines.
  */
 #include "mini_rproxy_plugin.h"
 
@@ -16,6 +17,7 @@ static mrp_str str(const char *text)
 
 static const mrp_host *the_host;
 static mrp_ctx *the_ctx;
+static int holds_destroy;
 
 static mrp_status create(const mrp_host *host, mrp_ctx *ctx, mrp_str config, void **self)
 {
@@ -26,6 +28,7 @@ static mrp_status create(const mrp_host *host, mrp_ctx *ctx, mrp_str config, voi
         host->log(ctx, MRP_LOG_ERROR, str("nothing to hold:\nwrite\tconfig"));
         return MRP_INVALID;
     }
+    holds_destroy = config.len == 7 && memcmp(config.ptr, "destroy", 7) == 0;
     return MRP_OK;
 }
 
@@ -33,10 +36,19 @@ static mrp_verdict on_request(void *self, mrp_exchange *x)
 {
     (void)self;
     (void)x;
+    if (holds_destroy)
+        return MRP_CONTINUE;
     the_host->log(the_ctx, MRP_LOG_INFO, str("holding"));
     for (;;)
         pause();
 }
 
+static void destroy(void *self)
+{
+    (void)self;
+    while (holds_destroy)
+        pause();
+}
+
 const mrp_plugin MRP_PLUGIN_SYMBOL =
-    MRP_PLUGIN_INIT("held", "1", .create = create, .on_request = on_request);
+    MRP_PLUGIN_INIT("held", "1", .create = create, .on_request = on_request, .destroy = destroy);
