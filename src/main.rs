@@ -203,7 +203,8 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
         let message = "a socket was handed over; it is used instead of the addresses in the configuration";
         logger.line(Level::Info, message).text("name", &socket.name).send();
     }
-    if config.tls.is_some() && !inherited.is_empty() && inherited.iter().all(|socket| socket.name != "https") {
+    let has_tls_addr = config.tls.as_ref().is_some_and(|tls| !tls.listen_addr.is_empty());
+    if has_tls_addr && !inherited.is_empty() && inherited.iter().all(|socket| socket.name != "https") {
         logger.line(Level::Warn, "tls.listen_addr is not opened: no socket named https was handed over").send();
     }
     let worker_log = logger.clone();

@@ -629,11 +629,6 @@ pub struct RouteOptions {
 }
 
 impl RouteOptions {
-    /// Whether some clients are not served.
-    pub fn is_restricted(&self) -> bool {
-        self.allow.is_some() || self.deny.is_some()
-    }
-
     /// Whether a client with this address is served. One without an address (on a unix socket) is in no range.
     pub fn is_allowed(&self, address: Option<IpAddr>) -> bool {
         // An IPv4 client of a dual-stack socket appears as ::ffff:a.b.c.d.

@@ -108,7 +108,7 @@ pub fn admit(
     }
     let found = found.ok_or(Cause::NoRoute)?;
     let route = &runtime.config.routes[found.route as usize];
-    if route.options.is_restricted() {
+    if route.options.allow.is_some() || route.options.deny.is_some() {
         let client = client_address(peer, &head.fields, &runtime.config.forwarded);
         if !route.options.is_allowed(client.map(|client| client.ip())) {
             // What plugins see of it is what was asked for.

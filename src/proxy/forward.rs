@@ -225,8 +225,9 @@ pub fn finish_head(framing: Framing, persistence: Persistence, protocols: &[u8],
 }
 
 /// Appends the trailer section of a response and the empty line after it (rules G16 and S17): what routes, frames or
-/// authenticates a message has no business behind it.
-pub fn write_trailers(trailers: &mut Fields, out: &mut Vec<u8>) {
+/// authenticates a message has no business behind it. What its head's Connection named ends here, too (rule G1).
+pub fn write_trailers(trailers: &mut Fields, connection_named: &[u8], out: &mut Vec<u8>) {
+    remove_connection_named(trailers, connection_named);
     trailers.remove_all(HOP_BY_HOP.or(FORWARDED).or(NOT_IN_TRAILERS));
     trailers.retain(|line| !line.name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"content-")));
     trailers.write(out);
@@ -245,6 +246,7 @@ const NOT_IN_TRAILERS: HeaderSet = HeaderSet::of(&[
     HeaderId::MaxForwards,
     HeaderId::Refresh,
     HeaderId::SetCookie,
+    HeaderId::WwwAuthenticate,
 ]);
 
 /// Appends the field line that announces a framing. The value is ours, never the peer's (rule S13); the kind is the one
@@ -403,6 +405,8 @@ mod tests {
         let mut trailers = Fields::new();
         for name in [
             "X-Sum",
+            "X-Named",
+            "WWW-Authenticate",
             "Content-Length",
             "content-type",
             "Host",
@@ -415,7 +419,8 @@ mod tests {
             trailers.add(name.as_bytes(), b"1");
         }
         let mut out = Vec::new();
-        write_trailers(&mut trailers, &mut out);
+        // The lists of all Connection lines, as `read_options` collects them.
+        write_trailers(&mut trailers, b"x-named", &mut out);
         assert_eq!(text(&out), "X-Sum: 1\r\nServer-Timing: 1\r\n\r\n");
     }
 

@@ -137,15 +137,7 @@ impl ProxyConnection {
         change(transaction, &mut ctx);
         transaction.trace(ctx.now(), event);
         // Before the end of a response only one side has something to do.
-        let is_early = matches!(
-            transaction.response_state,
-            ResponseState::None
-                | ResponseState::Connecting { .. }
-                | ResponseState::AwaitHead { .. }
-                | ResponseState::Body { .. }
-                | ResponseState::Paused { .. }
-        );
-        if !is_early {
+        if transaction.response_state.is_late() {
             self.advance(worker);
         }
         // A write time-out runs from the moment at which there is something to write.

@@ -192,7 +192,8 @@ impl Transaction {
         if self.buf.response.status == UPGRADE_REQUIRED {
             list_protocols(fields, &mut self.buf.offered);
         }
-        self.received = ReceivedHead { status: self.buf.response.status, framing, declared };
+        let is_early = !matches!(self.request_state, RequestState::Done) || !self.buf.to_upstream.is_empty();
+        self.received = ReceivedHead { status: self.buf.response.status, framing, declared, is_early };
         let limit = ctx.client.runtime.config.plugin_body_limit as u64;
         self.response_too_large = matches!(framing, Framing::Length(len) if len > limit);
         self.forward_response_head(ctx);
@@ -242,7 +243,7 @@ impl Transaction {
     /// The framing that the client gets for a response, after hooks have changed its status or written its body. `is_whole`: what
     /// there is of the body is here.
     fn client_framing(&self, is_whole: bool) -> Framing {
-        let ReceivedHead { framing: received, declared, status: received_status } = self.received;
+        let ReceivedHead { framing: received, declared, status: received_status, .. } = self.received;
         match (received, self.buf.response.status) {
             (_, 204) => Framing::None,
             // A response without a body may announce the length of the one that it does not have (RFC 9110 section 8.6),
@@ -331,7 +332,7 @@ impl Transaction {
                 let limits = head_limits(&ctx.client.runtime.config);
                 parse_head(body.trailers(), &limits, &mut self.buf.trailers).map_err(Cause::BadResponse)?;
                 self.buf.to_client.extend(LAST_CHUNK);
-                write_trailers(&mut self.buf.trailers, self.buf.to_client.buf());
+                write_trailers(&mut self.buf.trailers, &self.buf.scratch.connection_named, self.buf.to_client.buf());
             }
             BodyMode::Buffer => {
                 *body = Body::NOTHING;
@@ -347,7 +348,7 @@ impl Transaction {
     fn complete_response(&mut self, ctx: &mut Context<'_, '_>, reuse: Reuse) {
         let is_sent = matches!(self.request_state, RequestState::Done) && self.buf.to_upstream.is_empty();
         let has_rest = !is_sent && matches!(self.request_state, RequestState::Done | RequestState::Body { .. });
-        if is_sent && reuse != Reuse::No {
+        if !self.received.is_early && reuse != Reuse::No {
             let is_login_bound = reuse == Reuse::LoginBound;
             if is_login_bound {
                 ctx.client.details.get_or_insert_default().login_upstream = self.upstream_id(&ctx.client.runtime);

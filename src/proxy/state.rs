@@ -79,6 +79,14 @@ pub(super) enum ResponseState {
     Closing(CloseMode),
 }
 
+impl ResponseState {
+    /// Whether the response is complete, or there is a tunnel, or an end.
+    pub fn is_late(&self) -> bool {
+        use ResponseState::{AwaitUpload, Closing, Done, Tunnel};
+        matches!(self, AwaitUpload | Done | Tunnel(_) | Closing(_))
+    }
+}
+
 /// What a pause holds up.
 #[derive(Debug)]
 pub(super) enum Suspended {
@@ -261,6 +269,8 @@ pub(super) struct ReceivedHead {
     pub framing: Framing,
     /// Its Content-Length, where that is not the framing.
     pub declared: Option<u64>,
+    /// It came before the whole request had left.
+    pub is_early: bool,
 }
 
 /// The upstream that a request goes to, where its route has several.
@@ -385,14 +395,8 @@ impl Transaction {
 
     /// Whether the client has been given the head of a final response, or part of one.
     pub fn has_response_begun(&self) -> bool {
-        match self.response_state {
-            ResponseState::Body { mode, .. } => mode != BodyMode::Buffer,
-            ResponseState::None
-            | ResponseState::Connecting { .. }
-            | ResponseState::AwaitHead { .. }
-            | ResponseState::Paused { .. } => false,
-            _ => true,
-        }
+        let is_sent = matches!(self.response_state, ResponseState::Body { mode, .. } if mode != BodyMode::Buffer);
+        is_sent || self.response_state.is_late()
     }
 
     /// The client may wait for `100 Continue` for as long as the upstream makes it.
