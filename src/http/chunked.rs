@@ -11,6 +11,8 @@
 //! Invariants: what comes out does not depend on how the bytes were split; after an error there is only that error; after
 //! the end nothing more is consumed.
 
+use smallvec::SmallVec;
+
 use super::chars;
 use super::error::HttpError;
 use super::head::{CRLF, check_field_line};
@@ -38,8 +40,8 @@ pub struct ChunkedDecoder {
     state: State,
     /// Bytes of chunk extensions so far.
     extensions: usize,
-    /// The start of a line that has not arrived whole; of trailers, all that came of the section.
-    held: Vec<u8>,
+    /// The start of a line that has not arrived whole; of trailers, all that came of the section. A short one owns no memory.
+    held: SmallVec<[u8; 32]>,
     /// Where in `held` the line begins.
     line_start: usize,
 }
@@ -545,7 +547,7 @@ mod tests {
     fn bodies_without_trailers_own_no_memory() {
         let mut decoder = ChunkedDecoder::default();
         assert_eq!(decoder.decode(b"0\r\n\r\n"), Ok(ChunkEvent::End { consumed: 5 }));
-        assert_eq!(decoder.held.capacity(), 0);
+        assert!(!decoder.held.spilled());
         assert_eq!(decoder.trailers(), b"\r\n");
     }
 
