@@ -243,11 +243,8 @@ impl Worker {
                 Command::Close(Side::Upstream, mode) => {
                     client.pending = None;
                     let Some(upstream) = client.upstream.take() else { continue };
-                    if mode == CloseMode::Close {
-                        self.finish_upstream(upstream);
-                        continue;
-                    }
-                    if let Some(conn) = self.upstreams.conns.get_mut(upstream).and_then(UpstreamConn::ready) {
+                    let conn = self.upstreams.conns.get_mut(upstream).and_then(UpstreamConn::ready);
+                    if let (Some(conn), CloseMode::Abort) = (conn, mode) {
                         conn.socket.reset_on_close();
                     }
                     self.close_upstream(upstream);

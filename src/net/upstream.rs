@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   acquire ──an idle one────────────────────────────► Busy ◄──acquire──┐
-//!      └─none─► Connecting: addresses ──► TCP ──► TLS ──┘ ├──release──► Idle
-//!                    └── no such name, or all failed      └──finish──► Closing ──last bytes of TLS──► closed
+//!      └─none─► Connecting: addresses ──► TCP ──► TLS ──┘ └──release──► Idle
+//!                    └── no such name, or all failed ──► closed
 //! ```
 //!
 //! A new connection tries the upstream's addresses in turn, each with a time-out of its own. Events, timers and look-ups only
@@ -26,7 +26,7 @@ use crate::proxy::runtime::{Origin, UpstreamId};
 
 use super::acceptor::is_exhaustion;
 use super::addresses::Addresses;
-use super::conn::{Address, Conn, ReadOutcome, Socket, SocketFlags, WriteOutcome};
+use super::conn::{Address, Conn, ReadOutcome, Socket, SocketFlags};
 use super::event_source::EventSource;
 use super::slab::Key;
 use super::upstream_state::{UpstreamConn, UpstreamState, Upstreams};
@@ -303,7 +303,6 @@ impl Worker {
             UpstreamState::Busy(client_key) => self.enqueue(client_key),
             UpstreamState::Idle if is_clean_idle(conn, &mut self.read_buf) => {}
             UpstreamState::Idle => self.close_upstream(key),
-            UpstreamState::Closing => self.finish_upstream(key),
         }
     }
 
@@ -317,28 +316,8 @@ impl Worker {
             UpstreamState::Idle if *is_login_bound => {}
             _ if *until > self.ctx.now() => self.timers.set(timer, *until, EventSource::Upstream(key).token()),
             UpstreamState::Connecting(client_key, _) => self.wake(client_key, PendingInput::Connect),
-            UpstreamState::Idle | UpstreamState::Closing => self.close_upstream(key),
+            UpstreamState::Idle => self.close_upstream(key),
         }
-    }
-
-    /// Closes a connection that its client is done with, when what waits in its TLS session has left, or when the upstream has
-    /// taken nothing of that for a while (rule M9). What the kernel was given it delivers by itself.
-    pub(super) fn finish_upstream(&mut self, key: Key) {
-        let until = self.ctx.now() + self.ctx.runtime.config.timeouts.write_idle;
-        if let Some(UpstreamConn { state, conn: Some(conn), timer, until: end, .. }) = self.upstreams.conns.get_mut(key)
-            && !matches!(state, UpstreamState::Connecting(..))
-        {
-            conn.send_close_notify();
-            let outcome = conn.flush();
-            if outcome != WriteOutcome::Failed && conn.needs_flush() {
-                if outcome != WriteOutcome::Blocked || !matches!(state, UpstreamState::Closing) {
-                    (*state, *end) = (UpstreamState::Closing, until);
-                    self.timers.set(timer, until, EventSource::Upstream(key).token());
-                }
-                return;
-            }
-        }
-        self.close_upstream(key);
     }
 
     /// Takes back the connection that the client used: into the pool, or with `is_login_bound` for this client alone.
@@ -359,7 +338,7 @@ impl Worker {
             // What was not drained may hide a byte too many, or the end (rule M12).
             && conn.as_mut().is_some_and(|conn| conn.can_write() && is_clean_idle(conn, &mut self.read_buf));
         if !is_wanted {
-            self.finish_upstream(key);
+            self.close_upstream(key);
         } else if is_login_bound {
             let Upstreams { conns, login_conns, .. } = &mut self.upstreams;
             let kept = login_conns.entry(client_key).or_default();

@@ -42,8 +42,6 @@ pub enum UpstreamState {
     /// Nobody: it is in the pool, or among the login-bound connections of a client.
     #[default]
     Idle,
-    /// Nobody any more: it is closed when the last bytes in its TLS session have left.
-    Closing,
 }
 
 /// What a worker knows of one upstream.

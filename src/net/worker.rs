@@ -307,8 +307,7 @@ impl Worker {
         }
         let now = self.ctx.now();
         if let Lifecycle::Draining(until) = self.lifecycle
-            && (until <= now
-                || (self.acceptor.is_closed() && self.clients.is_empty() && self.upstreams.conns.is_empty()))
+            && (until <= now || (self.acceptor.is_closed() && self.clients.is_empty()))
         {
             self.lifecycle = Lifecycle::Stopped;
         }

@@ -1,16 +1,13 @@
 //! Origins with TLS: what is agreed with them, and how they may end.
 
 use std::io::Write;
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
+use std::sync::Arc;
 
 use rustls::{ServerConnection, StreamOwned};
 
 use crate::certificates::Authority;
 use crate::ends::{Served, config, echo, end, origin};
-use crate::support::{Nginx, Origin, PATIENCE, Proxy, Stream, curl_ok, is_missing, value};
+use crate::support::{Nginx, Origin, Proxy, Stream, curl_ok, is_missing, value};
 
 fn nginx(authority: &Authority, server: &str) -> Option<Nginx> {
     if is_missing("nginx") || is_missing("curl") {
@@ -225,38 +222,4 @@ fn many_requests_share_few_connections() {
         }
     }
     assert_eq!(origin.connections(), 1, "one after the other needs one");
-}
-
-#[test]
-fn m9_the_end_of_an_upload_leaves_also_behind_an_early_answer() {
-    let authority = Authority::new();
-    let (sender, received) = channel();
-    let sender = Mutex::new(sender);
-    // It answers at once, reads for a while nothing, and then all that there is.
-    let origin = origin(&authority.issue(&["localhost"]), move |mut peer, _| {
-        let Some(head) = peer.head() else { return };
-        let length: usize = head.field("Content-Length").expect("a length").parse().expect("a number");
-        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-        thread::sleep(Duration::from_millis(500));
-        // An end without close_notify is an error.
-        let body = peer.try_rest().map(|body| body.len());
-        let _ = sender.lock().expect("whole").send((length, body.map_err(|error| error.to_string())));
-    });
-    let proxy = Proxy::start(&config(&origin, &authority, ""));
-    // More than the sockets hold: where the last write ends in the middle of a record depends on the length.
-    let lengths: Vec<usize> = (1..=40).map(|step| step * 75_000).collect();
-    thread::scope(|scope| {
-        for &length in &lengths {
-            let proxy = &proxy;
-            scope.spawn(move || {
-                let mut client = proxy.connect();
-                client.send(format!("PUT / HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"));
-                client.send(vec![b'x'; length]);
-                assert_eq!(client.response().status(), 200);
-            });
-        }
-    });
-    let mut all: Vec<_> = lengths.iter().map(|_| received.recv_timeout(PATIENCE).expect("each is told")).collect();
-    all.sort();
-    assert_eq!(all, lengths.into_iter().map(|length| (length, Ok(length))).collect::<Vec<_>>());
 }

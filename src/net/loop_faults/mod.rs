@@ -197,7 +197,6 @@ impl World {
                     let owners = login_conns.iter().filter(|(_, kept)| kept.contains(&key));
                     owners.filter(|(client, _)| clients.get(**client).is_some()).count() == 1
                 }
-                UpstreamState::Closing => timer.is_some(),
                 UpstreamState::Idle => timer.is_some() && idle.iter().any(|(_, idle)| *idle == key),
             };
             if !is_right {
