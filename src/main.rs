@@ -204,7 +204,8 @@ fn run(config: Config, flags: &Flags) -> Result<ExitCode, ExitError> {
         logger.line(Level::Info, message).text("name", &socket.name).send();
     }
     let has_tls_addr = config.tls.as_ref().is_some_and(|tls| !tls.listen_addr.is_empty());
-    if has_tls_addr && !inherited.is_empty() && inherited.iter().all(|socket| socket.name != "https") {
+    let has = |is_it: fn(&str) -> bool| inherited.iter().any(|socket| is_it(&socket.name));
+    if has_tls_addr && has(|name| name != "admin") && !has(|name| name == "https") {
         logger.line(Level::Warn, "tls.listen_addr is not opened: no socket named https was handed over").send();
     }
     let worker_log = logger.clone();

@@ -105,9 +105,9 @@ fn get(addresses: &[SockAddr], config: &Config, host: &str, path: &str, max: u64
     };
     let none = Err(io::Error::from(ErrorKind::NotFound));
     let mut socket = addresses.iter().fold(none, |found, address| found.or_else(|_| connect(address)))?;
-    let peer_port = socket.peer_addr()?.as_socket().map(|peer| peer.port());
-    let is_its =
-        |address: &ListenAddr| matches!(address, ListenAddr::Tcp { addr, .. } if Some(addr.port()) == peer_port);
+    let peer = socket.peer_addr()?.as_socket();
+    let is_peer = |addr: &SocketAddr| peer.is_some_and(|peer| on_this_host(*addr).contains(&peer.into()));
+    let is_its = |address: &ListenAddr| matches!(address, ListenAddr::Tcp { addr, .. } if is_peer(addr));
     // The operator's address takes no header.
     if !config.admin.listen_addr.iter().any(is_its)
         && socket.local_addr()?.as_socket().is_some_and(|local| config.expects_proxy_header(local.ip()))

@@ -56,7 +56,7 @@ impl Transaction {
         let is_sent_again = match cause {
             // Nothing of the request has left, whatever its method is (rule G17).
             Cause::Connect(_) => self.try_next_upstream(ctx, cause),
-            // A part of a response has come: the upstream is there, and what it has answered is never repeated.
+            // A response has come, or a part of one: the upstream is there, and what it has answered is never repeated.
             Cause::UpstreamReset | Cause::UpstreamTruncated if has_begun => false,
             _ if self.received.status > 0 => false,
             // Rule G17: a connection from the pool may just have been stale. That is no failure of the upstream.
