@@ -134,8 +134,8 @@ impl Lease {
             // A try as a last resort has shown nothing new.
             _ => return None,
         };
-        // 2^16 times the shortest ejection is above the longest one.
-        let span = health.eject.saturating_mul(1 << times.min(16)).min(health.max_eject);
+        // 2^31 times the shortest one, a millisecond, are 24 days.
+        let span = health.eject.saturating_mul(1 << times.min(31)).min(health.max_eject);
         ejection.set(Some(Ejection { until: now + span, times: times + 1, is_probed: false }));
         epoch.set(epoch.get().wrapping_add(1));
         Some(span)
@@ -272,6 +272,19 @@ mod tests {
         drop(lease);
         play.fail(ALL[0]);
         assert_eq!(play.fail(ALL[0]), Some(HEALTH.eject), "an answer forgives");
+    }
+
+    #[test]
+    fn however_short_the_first_ejection_is_the_cap_is_reached() {
+        let health = Health { failures: 1, eject: Duration::from_millis(1), max_eject: Duration::from_secs(600) };
+        let mut play = Play::new();
+        let mut spans = (0..22).map(|_| {
+            play.wait(600);
+            let (_, mut lease) = play.choose(&ALL[..1]);
+            lease.failed(play.now, &health).expect("it fails each time that it is tried")
+        });
+        assert_eq!(spans.nth(16), Some(Duration::from_millis(1 << 16)));
+        assert_eq!(spans.last(), Some(health.max_eject));
     }
 
     #[test]

@@ -149,9 +149,13 @@ impl DnsCache {
         }
     }
 
-    /// After a reload: another refresh time.
+    /// After a reload: another refresh time, also for what was looked up before.
     pub fn set_refresh(&self, refresh: Duration) {
-        self.lock().refresh = refresh;
+        let mut names = self.lock();
+        names.refresh = refresh;
+        let latest = MonoTime::now() + refresh;
+        names.due = names.due.drain().map(|Reverse((due, upstream))| Reverse((due.min(latest), upstream))).collect();
+        self.wake.notify_one();
     }
 
     /// Ends the thread that waits; the others end by themselves.
@@ -436,6 +440,17 @@ mod tests {
             cache.lookup(&asker.queue, NAME, ("name", 80), true);
         }
         cache.stop();
+    }
+
+    #[test]
+    fn e1_a_shorter_refresh_holds_at_once() {
+        let crowd = Crowd::new(HOUR);
+        let mut asker = Asker::new();
+        asker.ask(&crowd.cache, NAME, "name");
+        asker.wait_for(1);
+        crowd.cache.lookup(&asker.queue, NAME, ("name", 80), true);
+        crowd.cache.set_refresh(Duration::from_millis(20));
+        asker.wait_for(1);
     }
 
     #[test]

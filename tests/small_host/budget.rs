@@ -112,9 +112,14 @@ impl Download {
 
 /// Whether a new request is answered within `time`.
 fn is_served(proxy: &Proxy, time: Duration) -> bool {
-    let mut client = TcpStream::connect(proxy.address).expect("the kernel takes the connection");
+    is_answered(proxy.address, "/", time)
+}
+
+fn is_answered(address: SocketAddr, target: &str, time: Duration) -> bool {
+    let mut client = TcpStream::connect(address).expect("the kernel takes the connection");
     client.set_read_timeout(Some(time)).expect("a socket");
-    client.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").expect("is taken");
+    let request = format!("GET {target} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    client.write_all(request.as_bytes()).expect("is taken");
     match client.read(&mut [0; 12]) {
         Ok(len) => len > 0,
         Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()) => false,
@@ -211,8 +216,10 @@ fn e4_slow_readers_hold_one_small_read_each_and_others_are_served_beside_them() 
 #[test]
 fn e4_large_heads_are_bounded_by_the_budget_and_waiting_requests_are_served_afterwards() {
     let bench = Bench::new();
-    let more = "workers: 1\nlimits: {max_head_bytes: 64KiB}\ntimeouts: {request_head: 8s}";
+    let more = "workers: 1\nadmin: {listen_addr: \"127.0.0.1:0\"}\nlimits: {max_head_bytes: 64KiB}\n\
+                timeouts: {request_head: 8s}";
     let proxy = bench.start(&["-memory-budget", "8MiB"], more);
+    let admin = proxy.address_of("admin");
     let mut download = Download::begin(&proxy);
     let crowd = begin_large_heads(&proxy);
     let mut most = 0;
@@ -221,6 +228,7 @@ fn e4_large_heads_are_bounded_by_the_budget_and_waiting_requests_are_served_afte
     while start.elapsed() < Duration::from_secs(2) {
         most = most.max(proxy.own_memory_kib());
         were_kept_waiting |= !is_served(&proxy, Duration::from_millis(100));
+        assert!(is_answered(admin, "/health", Duration::from_secs(4)), "a supervisor would end the proxy");
         download.goes_on("beside large heads");
     }
     eprintln!("large heads: {most} KiB held");
