@@ -18,8 +18,9 @@
 //! What does not grow with what peers send (the code, stacks, the routing table, one read buffer for each worker, the log's
 //! queue) is not counted, nor are the kernel's socket buffers.
 
-use std::collections::BTreeSet;
 use std::mem::take;
+
+use indexmap::IndexSet;
 
 use crate::proxy::proxy_connection::ReadPurpose;
 
@@ -56,9 +57,9 @@ pub struct MemoryBudget {
     /// still read.
     pub max_buffered_bodies: usize,
     /// Those that wait with a new request: until memory is plentiful.
-    waiting_new: BTreeSet<Key>,
+    waiting_new: IndexSet<Key>,
     /// Those that wait with a request in flight: until there is any.
-    waiting_in_flight: BTreeSet<Key>,
+    waiting_in_flight: IndexSet<Key>,
 }
 
 impl MemoryBudget {
@@ -110,10 +111,11 @@ impl MemoryBudget {
         None
     }
 
-    /// Takes out the clients that wait for memory which there is now.
+    /// Takes out the clients that wait for memory which there is now. Who came first is first, and keeps its place before those
+    /// that come later when it has to wait again.
     pub fn take_ready(&mut self) -> impl Iterator<Item = Key> + use<> {
-        let in_flight = if self.is_exhausted() { BTreeSet::new() } else { take(&mut self.waiting_in_flight) };
-        let new = if self.is_plentiful() { take(&mut self.waiting_new) } else { BTreeSet::new() };
+        let in_flight = if self.is_exhausted() { IndexSet::new() } else { take(&mut self.waiting_in_flight) };
+        let new = if self.is_plentiful() { take(&mut self.waiting_new) } else { IndexSet::new() };
         in_flight.into_iter().chain(new)
     }
 
@@ -182,6 +184,20 @@ mod tests {
             assert!(memory.is_plentiful(), "and back from {owned}");
             assert_eq!(memory.take_ready().count(), waiting);
         }
+    }
+
+    #[test]
+    fn m4_who_came_first_is_first() {
+        let mut memory = MemoryBudget::new(Some(8 * MIB), 1);
+        let mut counted = 0;
+        memory.update(&mut counted, 8 * MIB);
+        let came = [5, 1, 9, 1, 3].map(|bits| Key::from_bits(bits).expect("a key"));
+        for key in came {
+            assert_eq!(memory.grant(ReadPurpose::NewRequest, key), None);
+        }
+        memory.update(&mut counted, 0);
+        let order: Vec<usize> = memory.take_ready().map(Key::bits).collect();
+        assert_eq!(order, [5, 1, 9, 3]);
     }
 
     #[test]

@@ -397,6 +397,11 @@ impl Session<'_> {
     /// Lets the proxy connection carry out a time-out; in a drain, an idle one ends. Before that it hears of peers that have
     /// taken some of what the kernel holds for them, while there is more: a slow reader is not a silent one.
     fn time_out(&mut self, is_draining: bool) {
+        // It is not idle: its next request is there, and waits for memory. For a small piece there is room.
+        if self.client.connection.is_idle() && self.client.conn.can_read() && !self.client.is_overdue {
+            self.client.is_overdue = true;
+            return;
+        }
         if is_draining && self.client.connection.is_idle() {
             return self.client.connection.drain();
         }
@@ -447,6 +452,8 @@ impl Session<'_> {
             return self.check_reset(side);
         }
         let Some(purpose) = self.client.connection.read_interest(side) else { return self.check_reset(side) };
+        // The operator is answered also when memory is short: heads of few clients, and texts that are shared.
+        let is_first = self.client.is_admin() || std::mem::take(&mut self.client.is_overdue);
         let Session { key, client, upstream, pipes, ctx, read_buf } = self;
         let ClientConn { conn, connection, pipe, .. } = &mut **client;
         let (Some(from), to) = conns(side, conn, upstream) else { return false };
@@ -456,7 +463,8 @@ impl Session<'_> {
         if has_output && to.as_ref().is_some_and(|to| to.socket.is_slow()) {
             return self.check_reset(side);
         }
-        let Some(granted) = ctx.memory.grant(purpose, *key) else { return self.check_end(side) };
+        let granted = if is_first { Some(HEAD_READ) } else { ctx.memory.grant(purpose, *key) };
+        let Some(granted) = granted else { return self.check_end(side) };
         let is_fast = to.as_ref().is_none_or(|to| to.socket.is_fast());
         let mut most = if is_fast { granted } else { granted.min(SLOW_READ) };
         if purpose == ReadPurpose::NewRequest {

@@ -92,6 +92,8 @@ pub(super) struct ClientConn {
     pub is_queued: bool,
     /// Whether it moved so much when it was last driven that others go first.
     pub is_bulk: bool,
+    /// Its next request has waited for memory for as long as it may: a small piece of it is read, whatever the budget says.
+    pub is_overdue: bool,
     /// The memory that it was last counted with.
     pub counted: u32,
     /// What a load balancer has to say before anything else.
@@ -504,6 +506,7 @@ impl Worker {
             active: now.instant,
             is_queued: false,
             is_bulk: false,
+            is_overdue: false,
             counted: 0,
             proxy_header: ProxyHeader::of(&peer, &self.ctx.runtime.config),
         };
@@ -564,7 +567,9 @@ impl Worker {
         let mut found = Vec::new();
         for (key, client) in self.clients.iter().filter(|(_, client)| client.is_admin() == is_admin) {
             let is_tunnel = client.connection.is_tunnel();
-            let is_idle = is_tunnel || client.connection.is_idle() && !client.conn.needs_flush();
+            // A request that has come may wait for memory.
+            let is_busy = client.conn.needs_flush() || client.conn.can_read();
+            let is_idle = is_tunnel || client.connection.is_idle() && !is_busy;
             let min_age = if is_tunnel { quiet } else { MIN_IDLE };
             if is_idle && !client.is_queued && now - client.active >= min_age {
                 found.push((is_tunnel, client.active, key));

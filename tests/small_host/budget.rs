@@ -242,6 +242,21 @@ fn e4_large_heads_are_bounded_by_the_budget_and_waiting_requests_are_served_afte
 }
 
 #[test]
+fn e4_a_connection_whose_next_request_waits_for_memory_is_not_idle() {
+    let bench = Bench::new();
+    let more = "workers: 1\nlimits: {max_head_bytes: 64KiB}\ntimeouts: {request_head: 18s, keep_alive: 8s}";
+    let proxy = bench.start(&["-memory-budget", "8MiB"], more);
+    let mut client = proxy.connect();
+    assert_eq!(client.get("/").status(), 200);
+    let crowd = begin_large_heads(&proxy);
+    wait_until("memory to be short", || !is_served(&proxy, Duration::from_secs(1)));
+    // It would be closed without an answer when the connection has been kept alive for long enough.
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\nok");
+    assert_eq!(client.response().status(), 200);
+    drop(crowd);
+}
+
+#[test]
 fn e4_without_a_budget_the_same_heads_take_more() {
     let bench = Bench::new();
     let more = "workers: 1\nlimits: {max_head_bytes: 64KiB}\ntimeouts: {request_head: 1h}";
