@@ -6,7 +6,7 @@
 //! | owned | new connections | new requests | what is under way |
 //! |---|---|---|---|
 //! | less than three quarters | are accepted | are read | goes at full speed |
-//! | three quarters or more | wait in the kernel's queue | wait, up to `timeouts.request_head` | goes on in small pieces, one at a time |
+//! | three quarters or more | wait in the kernel's queue | wait; when an idle connection's time is over, a small piece is read | goes on in small pieces, one at a time |
 //! | all | wait | wait | waits until something ends or is written |
 //!
 //! The last quarter is kept for what is under way: there is room for the small piece of each connection, because the
