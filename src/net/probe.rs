@@ -142,7 +142,7 @@ mod tests {
         assert!(error.starts_with("unix:/no/such/socket does not answer"), "{error}");
     }
 
-    fn probe_an_answer(answer: &'static [u8], more: Config, is_admin: bool) -> Result<(), String> {
+    fn probe_an_answer(answer: &'static [u8], mut config: Config, is_admin: bool) -> Result<(), String> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let addr = listener.local_addr().expect("bound");
         let server = thread::spawn(move || {
@@ -153,7 +153,6 @@ mod tests {
             assert_eq!(request, expected);
             stream.write_all(answer).expect("a reader");
         });
-        let mut config = more;
         let list = if is_admin { &mut config.admin.listen_addr } else { &mut config.listen_addr };
         *list = vec![ListenAddr::Tcp { addr, dual_stack: false, fallback_v4: false }];
         let result = probe(&config);

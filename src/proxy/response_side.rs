@@ -346,8 +346,11 @@ impl Transaction {
 
     /// The response is complete: the connection goes back to the pool if both ends of it are clean (rules S14 and S18).
     fn complete_response(&mut self, ctx: &mut Context<'_, '_>, reuse: Reuse) {
-        let is_sent = matches!(self.request_state, RequestState::Done) && self.buf.to_upstream.is_empty();
-        let has_rest = !is_sent && matches!(self.request_state, RequestState::Done | RequestState::Body { .. });
+        let has_rest = match self.request_state {
+            RequestState::Done => !self.buf.to_upstream.is_empty(),
+            RequestState::Body { .. } => true,
+            _ => false,
+        };
         if !self.received.is_early && reuse != Reuse::No {
             let is_login_bound = reuse == Reuse::LoginBound;
             if is_login_bound {
