@@ -59,7 +59,8 @@ pub trait TlsLayer: fmt::Debug {
     /// Reads once: what is decrypted already, or what one read of the socket brings.
     fn read(&mut self, socket: &mut Socket, buf: &mut [u8]) -> ReadOutcome;
 
-    /// Encrypts and writes. What is taken counts as sent: what the socket does not take now, it gets as soon as it can.
+    /// Encrypts and writes. What is taken counts as sent, but for a last byte while the socket has not taken all: it is to be
+    /// given again, and tells when that has left.
     fn write(&mut self, socket: &mut Socket, bytes: &[u8]) -> WriteOutcome;
 
     /// Writes encrypted bytes that wait, as far as the socket takes them (rule M11). Also tells, once, of a failure that

@@ -11,7 +11,8 @@
 //! 1. Nothing that came before the handshake was complete is ever read as content (rule S19): rustls gives none out.
 //! 2. An end without close_notify is a failure and not an end, so that a body which the end delimits cannot be cut
 //!    unnoticed (rule G11).
-//! 3. Little waits inside: decrypted bytes of about one record, encrypted ones of one write.
+//! 3. Little waits inside: decrypted bytes of about one record, encrypted ones of one write. The last byte of a write counts
+//!    as sent only when all has left: nobody takes a message for sent, and closes, while its end is here (rule M9).
 //! 4. What rustls wants to send is sent as soon as the socket takes it, whether or not there is anything else to write
 //!    (rule M11).
 //! 5. A failure of the socket is told once, whichever call met it.
@@ -78,6 +79,8 @@ pub(super) struct TlsStream {
     decrypted: Vec<u8>,
     read_state: ReadState,
     write_state: WriteState,
+    /// The last byte of what was encrypted does not count as sent yet.
+    holds_last: bool,
     /// Why the handshake has failed.
     error: Option<HandshakeError>,
     has_received: bool,
@@ -90,6 +93,7 @@ impl TlsStream {
             decrypted: Vec::new(),
             read_state: ReadState::Open,
             write_state: WriteState::Open,
+            holds_last: false,
             error: None,
             has_received: false,
         }
@@ -277,22 +281,29 @@ impl TlsLayer for TlsStream {
         if !self.can_write(socket) {
             return WriteOutcome::Blocked;
         }
+        if std::mem::take(&mut self.holds_last) {
+            return WriteOutcome::Bytes(1);
+        }
         let max = if socket.is_slow() { SLOW_WRITE } else { MAX_WRITE };
         let taken = self.session.writer().write(&bytes[..bytes.len().min(max)]).unwrap_or(0);
-        match self.flush(socket) {
-            WriteOutcome::Bytes(_) | WriteOutcome::Blocked if taken > 0 => WriteOutcome::Bytes(taken),
+        let outcome = self.flush(socket);
+        self.holds_last = self.session.wants_write();
+        match outcome {
+            WriteOutcome::Bytes(_) | WriteOutcome::Blocked if taken > 0 => {
+                written(taken - usize::from(self.holds_last))
+            }
             // The keys are used up, or the peer is gone.
             _ => WriteOutcome::Failed,
         }
     }
 
     fn flush(&mut self, socket: &mut Socket) -> WriteOutcome {
-        let written = self.send_records(socket);
+        let sent = self.send_records(socket);
         if self.write_state == WriteState::Failed {
             self.write_state = WriteState::Closed;
             return WriteOutcome::Failed;
         }
-        if written > 0 { WriteOutcome::Bytes(written) } else { WriteOutcome::Blocked }
+        written(sent)
     }
 
     fn needs_flush(&self, socket: &Socket) -> bool {
@@ -306,6 +317,10 @@ impl TlsLayer for TlsStream {
             self.send_records(socket);
         }
     }
+}
+
+fn written(len: usize) -> WriteOutcome {
+    if len > 0 { WriteOutcome::Bytes(len) } else { WriteOutcome::Blocked }
 }
 
 /// A socket as rustls writes to it.
@@ -326,5 +341,89 @@ impl Write for SocketWriter<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+
+    /// A server's end, and its client in front of it; the handshake is complete.
+    fn pair() -> (TlsStream, Socket, StreamOwned<ClientConnection, TcpStream>) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let (certificate, key) = (made.cert.der().clone(), made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+        let server = server.expect("versions").with_no_client_auth();
+        let key = PrivateKeyDer::try_from(key).expect("a key");
+        let server = server.with_single_cert(vec![certificate.clone()], key).expect("a pair");
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).expect("a root");
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let client = client.expect("versions").with_root_certificates(roots).with_no_client_auth();
+        let name = ServerName::try_from("localhost").expect("a name");
+        let client = ClientConnection::new(Arc::new(client), name).expect("a session");
+
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        let mut peer =
+            StreamOwned::new(client, TcpStream::connect(listener.local_addr().expect("bound")).expect("loopback"));
+        let (socket, _) = listener.accept().expect("a connection");
+        socket.set_nonblocking(true).expect("a socket");
+        let mut socket = Socket::accepted(socket.into());
+        let mut stream = TlsStream::new(ServerConnection::new(Arc::new(server)).expect("a session").into());
+        peer.sock.set_nonblocking(true).expect("a socket");
+        while peer.conn.is_handshaking() || stream.is_handshaking() {
+            let _ = peer.conn.complete_io(&mut peer.sock);
+            socket.on_event(SocketFlags::READABLE);
+            assert!(!matches!(stream.handshake(&mut socket), Poll::Ready(Err(_))));
+        }
+        peer.sock.set_nonblocking(false).expect("a socket");
+        (stream, socket, peer)
+    }
+
+    /// Closing right after the last write would cut off what still waits in the session.
+    #[test]
+    fn m9_the_last_byte_of_a_write_counts_as_sent_when_all_has_left() {
+        let (mut stream, mut socket, mut peer) = pair();
+        let text = vec![b'x'; 40_000];
+        let (mut given, mut sent) = (0, 0);
+        let last = loop {
+            given += text.len();
+            match stream.write(&mut socket, &text) {
+                WriteOutcome::Bytes(len) if len == text.len() => sent += len,
+                outcome => break outcome,
+            }
+        };
+        assert!(stream.needs_flush(&socket), "the peer reads nothing: some of the last write waits");
+        sent += last.written();
+        // A slow peer is given less at once.
+        let held = last.written() + 1;
+        given -= text.len() - held;
+        assert_eq!(stream.write(&mut socket, b"x"), WriteOutcome::Blocked, "until all has left");
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; given];
+            peer.read_exact(&mut all).map(|()| (all, peer))
+        });
+        while stream.needs_flush(&socket) {
+            socket.on_event(SocketFlags::WRITABLE);
+            stream.flush(&mut socket);
+            std::thread::yield_now();
+        }
+        let (all, mut peer) = reader.join().expect("no panic").expect("all that was given");
+        assert_eq!(all.len(), sent + 1);
+        assert_eq!(
+            stream.write(&mut socket, b"xyz"),
+            WriteOutcome::Bytes(1),
+            "the byte that was held is not sent again"
+        );
+        assert_eq!(stream.write(&mut socket, b"yz"), WriteOutcome::Bytes(2));
+        let mut rest = [0; 2];
+        peer.read_exact(&mut rest).expect("the rest");
+        assert_eq!(&rest, b"yz");
     }
 }
