@@ -167,7 +167,6 @@ impl Worker {
     /// One round: reading, then what the proxy connection makes of it: writing to the client, commands, writing to the
     /// upstream; and a time-out that has passed, if nothing moves any more.
     fn step(&mut self, key: Key, budget: &mut Budget) -> Progress {
-        let is_draining = self.lifecycle != Lifecycle::Running;
         let Some(mut session) = self.session(key) else { return Progress::Idle(None) };
         let mut moved = session.drain_pipe(budget);
         // What is left of the last time goes first: then what is read now may find an empty queue and bypass it.
@@ -192,9 +191,9 @@ impl Worker {
         if moved && session.may_go_on() {
             return Progress::Moved;
         }
-        match session.client.deadline(is_draining) {
+        match session.client.deadline(session.is_draining) {
             Some(deadline) if deadline <= session.ctx.now() => {
-                session.time_out(is_draining);
+                session.time_out();
                 Progress::Moved
             }
             deadline => Progress::Idle(deadline),
@@ -338,7 +337,8 @@ impl Worker {
         let upstream = client.upstream.and_then(|key| self.upstreams.conns.get_mut(key));
         let upstream = upstream.and_then(UpstreamConn::ready);
         let (pipes, ctx, read_buf) = (&mut self.pipes, &mut self.ctx, &mut *self.read_buf);
-        Some(Session { key, client, upstream, pipes, ctx, read_buf })
+        let is_draining = self.lifecycle != Lifecycle::Running;
+        Some(Session { key, client, upstream, pipes, ctx, read_buf, is_draining })
     }
 }
 
@@ -350,6 +350,7 @@ struct Session<'a> {
     pipes: &'a mut Pipes,
     ctx: &'a mut LoopContext,
     read_buf: &'a mut [u8],
+    is_draining: bool,
 }
 
 /// The connection to `side`, and the one to the other side.
@@ -396,13 +397,8 @@ impl Session<'_> {
 
     /// Lets the proxy connection carry out a time-out; in a drain, an idle one ends. Before that it hears of peers that have
     /// taken some of what the kernel holds for them, while there is more: a slow reader is not a silent one.
-    fn time_out(&mut self, is_draining: bool) {
-        // It is not idle: its next request is there, and waits for memory. For a small piece there is room.
-        if self.client.connection.is_idle() && self.client.conn.can_read() && !self.client.is_overdue {
-            self.client.is_overdue = true;
-            return;
-        }
-        if is_draining && self.client.connection.is_idle() {
+    fn time_out(&mut self) {
+        if self.is_draining && self.client.connection.is_idle() {
             return self.client.connection.drain();
         }
         for side in [Side::Client, Side::Upstream] {
@@ -452,9 +448,8 @@ impl Session<'_> {
             return self.check_reset(side);
         }
         let Some(purpose) = self.client.connection.read_interest(side) else { return self.check_reset(side) };
-        // The operator is answered also when memory is short: heads of few clients, and texts that are shared.
-        let is_first = self.client.is_admin() || std::mem::take(&mut self.client.is_overdue);
-        let Session { key, client, upstream, pipes, ctx, read_buf } = self;
+        let is_admin = self.client.is_admin();
+        let Session { key, client, upstream, pipes, ctx, read_buf, is_draining } = self;
         let ClientConn { conn, connection, pipe, .. } = &mut **client;
         let (Some(from), to) = conns(side, conn, upstream) else { return false };
         let has_output = !connection.output(other(side)).is_empty();
@@ -463,7 +458,12 @@ impl Session<'_> {
         if has_output && to.as_ref().is_some_and(|to| to.socket.is_slow()) {
             return self.check_reset(side);
         }
-        let granted = if is_first { Some(HEAD_READ) } else { ctx.memory.grant(purpose, *key) };
+        let granted = ctx.memory.grant(purpose, *key).or_else(|| {
+            // The operator is answered also when memory is short: heads of few clients, and texts that are shared. And where
+            // the next request has waited for memory for as long as it may, there is room for a small piece.
+            let is_overdue = *is_draining || connection.deadline().is_some_and(|deadline| deadline <= ctx.now());
+            (is_admin || (connection.is_idle() && is_overdue)).then_some(HEAD_READ)
+        });
         let Some(granted) = granted else { return self.check_end(side) };
         let is_fast = to.as_ref().is_none_or(|to| to.socket.is_fast());
         let mut most = if is_fast { granted } else { granted.min(SLOW_READ) };

@@ -92,8 +92,6 @@ pub(super) struct ClientConn {
     pub is_queued: bool,
     /// Whether it moved so much when it was last driven that others go first.
     pub is_bulk: bool,
-    /// Its next request has waited for memory for as long as it may: a small piece of it is read, whatever the budget says.
-    pub is_overdue: bool,
     /// The memory that it was last counted with.
     pub counted: u32,
     /// What a load balancer has to say before anything else.
@@ -506,7 +504,6 @@ impl Worker {
             active: now.instant,
             is_queued: false,
             is_bulk: false,
-            is_overdue: false,
             counted: 0,
             proxy_header: ProxyHeader::of(&peer, &self.ctx.runtime.config),
         };
