@@ -120,8 +120,9 @@ impl Config {
         Ok(())
     }
 
-    /// No more workers than the memory budget has room for.
+    /// No more workers than the memory budget has room for, and one connection for each.
     fn cap_workers(&mut self) {
+        self.workers = self.workers.min(self.limits.max_connections.unwrap_or(usize::MAX));
         if let Some(budget) = self.limits.memory_budget {
             self.workers = self.workers.min(budget / MIN_SHARE).max(1);
         }

@@ -111,7 +111,7 @@ impl Server {
         registry.expiries().clone_from(&server.tls.report.expiries);
         for (number, (poll, update)) in polls.into_iter().zip(updates).enumerate() {
             let init = WorkerInit {
-                acceptor: Acceptor::new(update.new, max_connections.div_ceil(workers)),
+                acceptor: Acceptor::new(update.new, share(max_connections, workers, number)),
                 poll,
                 memory: MemoryBudget::new(memory_budget, workers),
                 pipes: Pipes::new(descriptors::pipes(descriptor_limit, workers)),
@@ -157,9 +157,9 @@ impl Server {
         (self.runtime, self.tls) = (runtime, tls);
         self.registry.expiries().clone_from(&self.tls.report.expiries);
         (self.max_connections, self.max_connections_by) = max_connections(&config, self.descriptor_limit);
-        let max_clients = self.max_connections.div_ceil(self.workers.queues.len());
         let (receipt, receipts) = channel();
-        for (queue, listeners) in self.workers.queues.iter().zip(updates) {
+        for (number, (queue, listeners)) in self.workers.queues.iter().zip(updates).enumerate() {
+            let max_clients = share(self.max_connections, self.workers.queues.len(), number);
             let (runtime, tls, receipt) = (self.runtime.clone(), self.tls.clone(), receipt.clone());
             let msg = ReloadMsg { runtime, tls, listeners, max_clients, receipt };
             queue.push(WorkerMsg::Reload(Box::new(msg)));
@@ -198,6 +198,11 @@ fn max_connections(config: &Config, descriptor_limit: Option<usize>) -> (usize, 
     let most = config.limits.max_connections.map_or_else(auto, |most| (most, "max_connections"));
     let budget = config.limits.memory_budget.map(|budget| (memory_budget::connections(budget), "memory_budget"));
     budget.filter(|budget| budget.0 < most.0).unwrap_or(most)
+}
+
+/// The part of it that the worker with that number has; never none, its part of the newcomers has no other.
+fn share(max_connections: usize, workers: usize, number: usize) -> usize {
+    (max_connections / workers + usize::from(number < max_connections % workers)).max(1)
 }
 
 /// What all threads know of the workers.

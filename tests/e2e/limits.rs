@@ -122,6 +122,19 @@ fn served(proxy: &Proxy, count: usize) -> Vec<Peer> {
 }
 
 #[test]
+fn e3_the_workers_share_the_places_and_make_none() {
+    let origin = Origin::echo();
+    for (workers, max, used) in [(4, 2, 2), (2, 3, 2), (3, 7, 3)] {
+        let yaml = origin.config(&format!("workers: {workers}\nlimits: {{max_connections: {max}}}\n"));
+        let proxy = Proxy::start(&yaml);
+        let places = format!("mini_rproxy_client_connections_max {max}");
+        // A worker tells its share when it begins.
+        wait_until("so many places", || proxy.connect().get("/metrics").text().lines().any(|line| line == places));
+        proxy.log.wait_for("its workers", |line| value(line, "workers") == Some(&used.to_string()));
+    }
+}
+
+#[test]
 fn one_client_has_only_so_many_connections_and_no_place_is_lost() {
     let origin = Origin::echo();
     let limits = "limits: {max_connections_per_client: 3, max_body_bytes: 5}\nadmin: {listen_addr: '127.0.0.1:0'}\nlisten_addr: 127.0.0.1:0\n";
