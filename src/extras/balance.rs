@@ -48,6 +48,7 @@ struct Backend {
 #[derive(Clone, Copy, Debug)]
 struct Ejection {
     until: MonoTime,
+    span: Duration,
     /// How often in a row, without an answer in between.
     times: u32,
     /// One request is finding out. If it comes to no result, another one may.
@@ -59,7 +60,7 @@ struct Ejection {
 enum Rank {
     /// The client has logged in there.
     Preferred,
-    /// Somebody has to find out, and this request may be repeated elsewhere.
+    /// Somebody has to find out, and this request may be repeated elsewhere, or such a one has not come for as long again.
     Probe(MonoTime),
     /// Requests under way, and when it was last chosen.
     Up(u32, u64),
@@ -87,7 +88,7 @@ impl Balance {
         repeatable: bool,
         preferred: Option<UpstreamId>,
     ) -> Option<(usize, Lease)> {
-        let backends = &mut self.backends;
+        let (backends, extra_spans) = (&mut self.backends, u32::from(!repeatable));
         let (_, nth, backend) = upstreams
             .iter()
             .enumerate()
@@ -97,7 +98,9 @@ impl Balance {
                 let rank = match backend.ejection.get() {
                     None if preferred == Some(*id) => Rank::Preferred,
                     None => Rank::Up(backend.in_flight.get(), backend.chosen.get()),
-                    Some(Ejection { until, is_probed: false, .. }) if until <= now && repeatable => Rank::Probe(until),
+                    Some(Ejection { until, span, is_probed: false, .. }) if until + span * extra_spans <= now => {
+                        Rank::Probe(until)
+                    }
                     Some(Ejection { until, .. }) => Rank::LastResort(until),
                 };
                 (rank, nth, Rc::clone(backend))
@@ -136,7 +139,7 @@ impl Lease {
         };
         // 2^31 times the shortest one, a millisecond, are 24 days.
         let span = health.eject.saturating_mul(1 << times.min(31)).min(health.max_eject);
-        ejection.set(Some(Ejection { until: now + span, times: times + 1, is_probed: false }));
+        ejection.set(Some(Ejection { until: now + span, span, times: times + 1, is_probed: false }));
         epoch.set(epoch.get().wrapping_add(1));
         Some(span)
     }
@@ -306,6 +309,16 @@ mod tests {
         let chosen = play.balance.choose(play.now, &ALL, &mut 0, false, None).map(|(nth, _)| nth);
         assert_eq!(chosen, Some(1));
         assert_eq!(play.choose(&ALL).0, 0);
+    }
+
+    #[test]
+    fn g17_where_nothing_can_be_repeated_something_has_to_probe_in_the_end() {
+        let mut play = Play::new();
+        play.fail(ALL[0]);
+        play.fail(ALL[0]);
+        play.wait(2);
+        let chosen = play.balance.choose(play.now, &ALL, &mut 0, false, None).map(|(nth, _)| nth);
+        assert_eq!(chosen, Some(0), "twice its time is over");
     }
 
     #[test]
