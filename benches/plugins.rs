@@ -11,6 +11,7 @@ use mini_rproxy::http::head::{RequestHead, ResponseHead};
 use mini_rproxy::log;
 use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::plugin::chain::Chain;
+use mini_rproxy::plugin::instances::Instance;
 use mini_rproxy::proxy::hooks::{ChainState, HookBody, HookContext, Hooks, Phase, Verdict as Decided};
 use mini_rproxy::proxy::proxy_connection::Peer;
 use mini_rproxy::proxy::request_log::RequestLog;
@@ -70,9 +71,10 @@ const LINES: [(&str, &str); 16] = [
 
 fn run(bencher: Bencher<'_, '_>, members: &[&'static Descriptor]) {
     let logger = log::Logger::start(LogFormat::Text, std::io::sink()).expect("a thread");
-    let mut chain = Chain::new(Limits { head_bytes: 16384, field_lines: 256, body_bytes: 1 << 20 }, logger);
+    let limits = Limits { head_bytes: 16384, field_lines: 256, body_bytes: 1 << 20 };
+    let mut chain = Chain::new(limits, logger.clone());
     for descriptor in members {
-        chain.add_descriptor(descriptor, "").expect("it asks for no configuration");
+        chain.push(Arc::new(Instance::linked_in(descriptor, "", &logger).expect("it asks for no configuration")));
     }
     let hooks: Option<Arc<dyn Hooks>> = if members.is_empty() { None } else { Some(Arc::new(chain)) };
     let (mut request, mut response, mut state) =

@@ -28,7 +28,7 @@ fn chain(members: &[(&'static Descriptor, &str)]) -> (Chain, Lines) {
     let lines = Lines::new();
     let mut chain = Chain::new(LIMITS, lines.logger());
     for (descriptor, config) in members {
-        chain.add_descriptor(descriptor, config).unwrap();
+        common::push_linked_in(&mut chain, descriptor, config, &lines.logger());
     }
     (chain, lines)
 }
@@ -40,7 +40,7 @@ fn letters(test: &str, configs: &[&str]) -> Option<(Chain, Lines)> {
     let lines = Lines::new();
     let mut chain = Chain::new(LIMITS, lines.logger());
     for config in configs {
-        chain.add_file(&path, config).unwrap();
+        common::push_file(&mut chain, &path, config, lines.logger());
     }
     Some((chain, lines))
 }
@@ -100,14 +100,14 @@ fn r09_panics_are_contained_in_a_shared_object() {
     for config in ["on_request:panic", "on_request:bomb", "on_request:error", "on_done:bomb destroy:bomb"] {
         let lines = Lines::new();
         let mut chain = Chain::new(LIMITS, lines.logger());
-        chain.add_file(&path, config).unwrap();
+        common::push_file(&mut chain, &path, config, lines.logger());
         let mut x = Exchange::new();
         let expected = if config.starts_with("on_request") { "fail" } else { "continue" };
         assert_eq!(word(&x.on_request(&chain)), expected, "{config}");
         x.on_done(&chain);
         drop(chain);
         let place = config.split(':').next().unwrap();
-        assert!(lines.has("faulty", place), "{config}: {:?}", lines.all());
+        assert!(lines.has("libfaulty", place), "{config}: {:?}", lines.all());
     }
 }
 
@@ -340,7 +340,7 @@ fn r15_careless_arguments_are_refused() {
     let Some(path) = common::build_c("nulls.c", &common::folder("r15").join("nulls.so"), &[]) else { return };
     let lines = Lines::new();
     let mut chain = Chain::new(LIMITS, lines.logger());
-    chain.add_file(&path, "").unwrap();
+    common::push_file(&mut chain, &path, "", lines.logger());
     let mut x = Exchange::new();
     assert_eq!(word(&x.on_request(&chain)), "continue", "{:?}", lines.all());
     x.on_done(&chain);
@@ -705,8 +705,9 @@ fn limits_are_those_of_the_host() {
         |_| Ok(Verdict::Continue)
     );
     static GROWS: Descriptor = descriptor::<Grows>("1");
-    let mut chain = Chain::new(Limits { head_bytes: 200, field_lines: 100, body_bytes: 0 }, Lines::new().logger());
-    chain.add_descriptor(&GROWS, "").unwrap();
+    let logger = Lines::new().logger();
+    let mut chain = Chain::new(Limits { head_bytes: 200, field_lines: 100, body_bytes: 0 }, logger.clone());
+    common::push_linked_in(&mut chain, &GROWS, "", &logger);
     let mut x = Exchange::new();
     assert_eq!(word(&x.on_request(&chain)), "continue");
     // GET /users?id=1 HTTP/1.1, Host: upstream.example and Accept: */* take 26 + 24 + 13 bytes, each line 20.
@@ -738,9 +739,10 @@ fn an_answer_has_the_limit_of_bodies() {
 #[cfg(feature = "dlopen")]
 #[test]
 fn r20_ten_thousand_requests_through_rust_and_c() {
-    let Some((mut chain, _)) = letters("r20", &["a"]) else { return };
-    chain.add_file(&common::build_rust("mini-rproxy-header-demo", "header_demo"), "").unwrap();
-    chain.add_descriptor(&FAULTY, "on_done:error").unwrap();
+    let Some((mut chain, lines)) = letters("r20", &["a"]) else { return };
+    let header_demo = common::build_rust("mini-rproxy-header-demo", "header_demo");
+    common::push_file(&mut chain, &header_demo, "", lines.logger());
+    common::push_linked_in(&mut chain, &FAULTY, "on_done:error", &lines.logger());
     let mut x = Exchange::new();
     for round in 0..10_000 {
         x.request.fields.clear();
@@ -758,9 +760,10 @@ fn r20_ten_thousand_requests_through_rust_and_c() {
 #[cfg(all(feature = "dlopen", feature = "builtin-plugins"))]
 #[test]
 fn r21_a_shared_object_and_a_linked_in_plugin_do_the_same() {
-    let transcript = |add: &dyn Fn(&mut Chain)| {
-        let mut chain = Chain::new(LIMITS, Lines::new().logger());
-        add(&mut chain);
+    let transcript = |push: &dyn Fn(&mut Chain, mini_rproxy::log::Logger)| {
+        let logger = Lines::new().logger();
+        let mut chain = Chain::new(LIMITS, logger.clone());
+        push(&mut chain, logger);
         let mut x = Exchange::new();
         let (request, response) = (word(&x.on_request(&chain)), word(&x.on_response(&chain)));
         let (mut sent, mut received) = (Vec::new(), Vec::new());
@@ -772,9 +775,10 @@ fn r21_a_shared_object_and_a_linked_in_plugin_do_the_same() {
     let json = "{\"remove\": [\"/a\"]}";
     for (name, config) in [("header_demo", "x"), ("rate_limit", rate), ("json_rewrite", json)] {
         let path = common::build_rust(&format!("mini-rproxy-{}", name.replace('_', "-")), name);
-        let loaded = transcript(&|chain| chain.add_file(&path, config).unwrap());
-        let linked = transcript(&|chain| {
-            chain.add_descriptor(mini_rproxy::plugin::builtin::find(name).unwrap(), config).unwrap()
+        let loaded = transcript(&|chain, logger| common::push_file(chain, &path, config, logger));
+        let linked = transcript(&|chain, logger| {
+            let descriptor = mini_rproxy::plugin::builtin::find(name).unwrap();
+            common::push_linked_in(chain, descriptor, config, &logger);
         });
         assert_eq!(loaded, linked, "{name}");
     }

@@ -6,19 +6,17 @@ use std::fs;
 use std::path::Path;
 
 use mini_rproxy::config::PluginConfig;
-use mini_rproxy::plugin::chain::Chain;
 use mini_rproxy::plugin::instances;
 
 #[path = "plugins/common.rs"]
 mod common;
 
-use common::{Exchange, LIMITS, Lines, build_c, build_rust, cc, compiler, folder, load, root, word};
+use common::{Exchange, Lines, build_c, build_rust, cc, compiler, folder, load, root, word};
 
 /// The message with which this file is refused; empty where it is taken.
 fn refusal(path: &Path) -> String {
-    let lines = Lines::new();
-    let mut chain = Chain::new(LIMITS, lines.logger());
-    let message = chain.add_file(path, "a").err().map(|error| error.to_string()).unwrap_or_default();
+    let loaded = load(&[listed(path, true, "a")], Lines::new().logger());
+    let message = loaded.err().map(|error| error.to_string()).unwrap_or_default();
     assert!(message.is_empty() || message.contains(path.to_str().unwrap()), "the path is missing in: {message}");
     message
 }
@@ -187,8 +185,7 @@ fn r06_older_and_newer_plugins_load_and_run() {
     for (name, flag) in [("older", "-DCUT_AFTER_ON_RESPONSE"), ("newer", "-DEXTRA")] {
         let flags = ["-std=gnu99", "-Wno-error", flag];
         let Some(path) = build_c("record.c", &dir.join(name).with_extension("so"), &flags) else { return };
-        let mut chain = Chain::new(LIMITS, Lines::new().logger());
-        chain.add_file(&path, "").unwrap();
+        let chain = load(&[listed(&path, true, "")], Lines::new().logger()).unwrap();
         let mut x = Exchange::new();
         assert_eq!(word(&x.on_request(&chain)), "continue", "{name}");
         assert_eq!(x.request_field("x-record").as_deref(), Some("ran"), "{name}");

@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::io;
 use std::mem::offset_of;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use mini_rproxy::config::LogFormat;
 use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
 use mini_rproxy::log;
 use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::plugin::chain::Chain;
-use mini_rproxy::plugin::{descriptor as checks, elf};
+use mini_rproxy::plugin::{descriptor as checks, elf, instances};
 use mini_rproxy::proxy::hooks::{ChainState, HookBody, HookContext, Hooks, Phase, Verdict as ChainVerdict};
 use mini_rproxy::proxy::proxy_connection::Peer;
 use mini_rproxy::proxy::request_log::RequestLog;
@@ -447,8 +447,9 @@ fn hosts() -> &'static ([Chain; 2], Instance<Scripted>) {
     static DECL: Descriptor = descriptor::<Scripted>("1");
     HOSTS.get_or_init(|| {
         let chains = LIMITS.map(|limits| {
-            let mut chain = Chain::new(limits, log::Logger::start(LogFormat::Text, io::sink()).expect("a thread"));
-            chain.add_descriptor(&DECL, "").expect("it is in order");
+            let logger = log::Logger::start(LogFormat::Text, io::sink()).expect("a thread");
+            let mut chain = Chain::new(limits, logger.clone());
+            chain.push(Arc::new(instances::Instance::linked_in(&DECL, "", &logger).expect("it is in order")));
             chain
         });
         (chains, Instance::new("").expect("it can be created"))

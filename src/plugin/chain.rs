@@ -15,13 +15,12 @@
 //! inside the plugin and arrives here as "fail"; one that reached us would end the process.
 #![allow(unsafe_code)]
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use mini_rproxy_plugin::abi;
 use mini_rproxy_plugin::host::{ExchangeHandle, Limits, Phase, Side};
-use mini_rproxy_plugin::{Descriptor, abi};
 
 use super::host::{Caller, HookAccess, wants_always};
 use super::instances::{Instance, Plugins, log_about};
@@ -29,7 +28,6 @@ use crate::config::{Config, PluginConfig};
 use crate::log::{Level, Logger};
 use crate::proxy::hooks::{HookBody, HookContext, Hooks, PluginTiming, Position, Step, Verdict};
 use crate::proxy::runtime::RouteHooks;
-use crate::start_error::StartError;
 
 /// A hook that takes longer is reported: meanwhile nothing else moves on that thread.
 const SLOW: Duration = Duration::from_millis(5);
@@ -73,21 +71,9 @@ impl Chain {
         Chain { plugins, limits, logger }
     }
 
-    /// Loads a file and appends the plugin.
-    pub fn add_file(&mut self, path: &Path, config: &str) -> Result<(), StartError> {
-        self.push(Instance::from_file(path, config, &self.logger)?);
-        Ok(())
-    }
-
-    /// Appends a plugin by its descriptor.
-    pub fn add_descriptor(&mut self, descriptor: &'static Descriptor, config: &str) -> Result<(), StartError> {
-        self.push(Instance::linked_in(descriptor, config, &self.logger)?);
-        Ok(())
-    }
-
     /// Appends a plugin.
-    fn push(&mut self, plugin: Instance) {
-        self.plugins.push(Arc::new(plugin));
+    pub fn push(&mut self, plugin: Arc<Instance>) {
+        self.plugins.push(plugin);
     }
 
     /// The plugins' names in order.
@@ -263,7 +249,7 @@ mod tests {
         let late = abi::Plugin { on_request: None, ..both };
         for (raw, name) in [(late, "late"), (both, "both")] {
             let descriptor = ValidDescriptor { raw, name, version: "1" };
-            chain.push(Instance::create(&descriptor, name, "", &chain.logger).expect("it is in order"));
+            chain.push(Arc::new(Instance::create(&descriptor, name, "", &chain.logger).expect("it is in order")));
         }
         let (mut request, mut response) = (RequestHead::default(), ResponseHead::default());
         let mut state = ChainState::default();

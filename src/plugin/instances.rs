@@ -3,7 +3,6 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
-use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,18 +48,9 @@ unsafe impl Sync for Instance {}
 
 impl Instance {
     /// Creates a plugin by its descriptor.
-    pub fn linked_in(descriptor: &'static Descriptor, config: &str, logger: &Logger) -> Result<Instance, StartError> {
-        let valid = descriptor::check(descriptor);
-        let created = valid.and_then(|valid| Instance::create(&valid, valid.name, config, logger));
-        created.map_err(|reason| plugin_error(descriptor.name(), reason))
-    }
-
-    /// Loads a file and creates the plugin.
-    pub fn from_file(path: &Path, config: &str, logger: &Logger) -> Result<Instance, StartError> {
-        let loaded = load::check(path)
-            .and_then(load::load)
-            .and_then(|valid| Instance::create(&valid, valid.name, config, logger));
-        loaded.map_err(|reason| plugin_error(path.display(), reason))
+    pub fn linked_in(descriptor: &'static Descriptor, config: &str, logger: &Logger) -> Result<Instance, String> {
+        let valid = descriptor::check(descriptor)?;
+        Instance::create(&valid, valid.name, config, logger)
     }
 
     /// Creates a plugin whose descriptor was checked.
@@ -303,10 +293,6 @@ fn entry_error(plugin: &PluginConfig, reason: String) -> StartError {
     let is_told = Path::new(&source).file_stem().is_some_and(|stem| stem == name.as_str());
     let what = if is_told { source.clone() } else { format!("{name} ({source})") };
     StartError::about(source, format!("plugin {what}: {reason}"))
-}
-
-fn plugin_error(source: impl Display, reason: String) -> StartError {
-    StartError::about(source.to_string(), format!("plugin {source}: {reason}"))
 }
 
 pub(super) fn log_about(logger: &Logger, level: Level, plugin: &str, message: &str) {

@@ -13,11 +13,12 @@ use mini_rproxy::http::head::{Method, RequestHead, ResponseHead};
 use mini_rproxy::log::Logger;
 use mini_rproxy::mono_time::MonoTime;
 use mini_rproxy::plugin::chain::Chain;
-use mini_rproxy::plugin::instances::Plugins;
+use mini_rproxy::plugin::instances::{Instance, Plugins};
 use mini_rproxy::proxy::hooks::{ChainState, HookBody, HookContext, Hooks, Phase, Verdict};
 use mini_rproxy::proxy::proxy_connection::{Peer, PeerDetails};
 use mini_rproxy::proxy::request_log::RequestLog;
 use mini_rproxy::start_error::StartError;
+use mini_rproxy_plugin::Descriptor;
 use mini_rproxy_plugin::host::Limits;
 
 pub const LIMITS: Limits = Limits { head_bytes: 16 * 1024, field_lines: 256, body_bytes: 1024 };
@@ -26,6 +27,18 @@ pub const LIMITS: Limits = Limits { head_bytes: 16 * 1024, field_lines: 256, bod
 pub fn load(list: &[PluginConfig], logger: Logger) -> Result<Chain, StartError> {
     let plugins = Plugins::none(logger.clone()).reload(list)?;
     Ok(Chain::of(&plugins, &list.iter().collect::<Vec<_>>(), LIMITS, logger))
+}
+
+/// Appends the plugin of a file.
+pub fn push_file(chain: &mut Chain, path: &Path, config: &str, logger: Logger) {
+    let listed = PluginConfig { config: config.to_owned(), ..PluginConfig::of_file(path.to_owned(), true) };
+    let plugins = Plugins::none(logger).reload(std::slice::from_ref(&listed)).unwrap();
+    chain.push(Arc::clone(plugins.get(&listed.name).unwrap()));
+}
+
+/// Appends a plugin that is linked in.
+pub fn push_linked_in(chain: &mut Chain, descriptor: &'static Descriptor, config: &str, logger: &Logger) {
+    chain.push(Arc::new(Instance::linked_in(descriptor, config, logger).unwrap()));
 }
 
 /// A log that remembers its lines.
