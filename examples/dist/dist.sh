@@ -38,6 +38,7 @@ for part in $PARTS; do
     case $part in
     archives)
         need python3 "$python"
+        find_zig || fail "$why"
         for triple in $CROSS_TARGETS; do (use_target "$triple" || fail "$why"); done
         ;;
     sbom) need cargo-cyclonedx ;;
@@ -89,6 +90,7 @@ archive() {
     install -D -m 755 -t "$folder/openwrt" examples/openwrt/mini-rproxy.init
     cp -r "$TARGET/man" "$folder"
     zig_lib=$($CROSS_ZIG env | sed -n 's/.*lib_dir"* *[=:] *"\(.*\)".*/\1/p')
+    [ "$zig_lib" ] || fail "'$CROSS_ZIG env' names no lib_dir, where the notices of musl are"
     ZIG_LIB=$zig_lib notices "$folder" "$1" tls >"$folder/THIRD-PARTY.txt"
     tar --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime="@$SOURCE_DATE_EPOCH" \
         -C "$work" -c "$name" | gzip -9n >"$dist/$name.tar.gz"

@@ -58,7 +58,8 @@ refused "which is not there: name it in CROSS_TARGETS" env PARTS='archives image
 refused "has a blank" env PARTS=archives CARGO_HOME="$folder/a blank" sh examples/dist/dist.sh
 # Of another version, and no part of this one.
 install -D /dev/null "$DIST/mini-rproxy-0.0.0-$IMAGE_TARGET.tar.gz"
-env -u RUSTFLAGS -u RUSTC -u RUSTC_BOOTSTRAP make --no-print-directory dist
+# In the environment of who types it: not all that use_target has set here.
+env -u CROSS_ZIG -u RUSTFLAGS -u RUSTC -u RUSTC_BOOTSTRAP make --no-print-directory dist
 (cd "$DIST" && sha256sum --check --quiet --strict SHA256SUMS) || fail "SHA256SUMS is wrong"
 [ ! -e "$DIST/mini-rproxy-0.0.0-$IMAGE_TARGET.tar.gz" ] || fail "an archive of another version stays"
 
