@@ -2,7 +2,8 @@
 
 use mini_rproxy::http::fields::{Fields, HeaderSet};
 use mini_rproxy::http::head::{
-    HeadLimits, HeadParser, RequestHead, ResponseHead, Version, parse_head, write_request, write_response,
+    HeadLimits, HeadParser, MAX_FIELD_LINES, RequestHead, ResponseHead, Version, parse_head, write_request,
+    write_response,
 };
 use mini_rproxy_plugin::validate::{is_field_value, is_token};
 
@@ -12,7 +13,8 @@ use crate::testkit::strict::{Kind, Message, Parser, Strictness};
 /// Small enough to be met, and large enough to be out of the way.
 const LIMITS: [HeadLimits; 2] = [
     HeadLimits { head_bytes: 100, field_lines: 3, request_line: 30 },
-    HeadLimits { head_bytes: 1 << 20, field_lines: 256, request_line: 1 << 20 },
+    // Host may be one line more when it is written again.
+    HeadLimits { head_bytes: 1 << 20, field_lines: MAX_FIELD_LINES - 1, request_line: 1 << 20 },
 ];
 
 /// A head as text, to compare.
@@ -137,7 +139,8 @@ pub fn request_head(data: &[u8]) {
         write_request(&head, HeaderSet::default(), &mut written);
         written.extend_from_slice(b"\r\n");
         let mut again = RequestHead::default();
-        assert_eq!(parse_head(&written, &LIMITS[1], &mut again), Ok(Some(written.len())), "what we write we read");
+        let limits = HeadLimits { field_lines: MAX_FIELD_LINES, ..LIMITS[1] };
+        assert_eq!(parse_head(&written, &limits, &mut again), Ok(Some(written.len())), "what we write we read");
         let mut expected = RequestHead { version: Version::Http11, ..head.clone() };
         expected.fields.clear();
         expected.fields.add(b"Host", b"upstream.example");
