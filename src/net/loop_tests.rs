@@ -152,9 +152,9 @@ fn read_until(stream: &mut TcpStream, end: &[u8]) -> String {
     let mut bytes = Vec::new();
     let mut byte = [0];
     while !bytes.ends_with(end) {
-        match stream.read(&mut byte) {
-            Ok(1) => bytes.push(byte[0]),
-            other => panic!("after {:?}: {other:?}", String::from_utf8_lossy(&bytes)),
+        match stream.read_exact(&mut byte) {
+            Ok(()) => bytes.push(byte[0]),
+            Err(error) => panic!("after {:?}: {error}", String::from_utf8_lossy(&bytes)),
         }
     }
     String::from_utf8(bytes).expect("ASCII")
@@ -246,11 +246,11 @@ fn the_newest_idle_connection_is_used_first_and_the_oldest_goes_when_there_are_t
             read_until(client, b"\r\n\r\nok");
             proxy.heard();
         }
-        assert_eq!(pairs[0].1.read(&mut [0]).expect("a clean end"), 0, "the oldest is closed");
+        assert_eq!(pairs[0].1.read_to_end(&mut Vec::new()).expect("a clean end"), 0, "the oldest is closed");
         let mut client = proxy.client();
         once(&mut client, &mut pairs[2].1);
         pairs[2].1.write_all(b"x").expect("write");
-        assert_eq!(pairs[2].1.read(&mut [0]).expect("a clean end"), 0, "a byte too many ends it");
+        assert_eq!(pairs[2].1.read_to_end(&mut Vec::new()).expect("a clean end"), 0, "a byte too many ends it");
         once(&mut client, &mut pairs[1].1);
     }
 }
@@ -436,9 +436,9 @@ fn m10_a_slow_head_is_answered_with_408_and_an_idle_connection_is_closed() {
     let mut idle = proxy.client();
     idle.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").expect("write");
     read_until(&mut idle, b"\"OK\"}");
-    assert_eq!(idle.read(&mut [0; 8]).expect("a clean end"), 0);
+    assert_eq!(idle.read_to_end(&mut Vec::new()).expect("a clean end"), 0);
     let mut silent = proxy.client();
-    assert_eq!(silent.read(&mut [0; 8]).expect("a clean end"), 0);
+    assert_eq!(silent.read_to_end(&mut Vec::new()).expect("a clean end"), 0);
 }
 
 #[test]
@@ -452,11 +452,11 @@ fn e5_draining_finishes_what_is_in_flight_and_closes_the_rest() {
     read_head(&mut upstream);
     let mut server = proxy.server.take().expect("running");
     server.drain();
-    assert_eq!(idle.read(&mut [0; 8]).expect("a clean end"), 0);
+    assert_eq!(idle.read_to_end(&mut Vec::new()).expect("a clean end"), 0);
     upstream.write_all(OK).expect("write");
     let answer = read_until(&mut busy, b"ok");
     assert!(answer.contains("Connection: close\r\n"), "{answer}");
-    assert_eq!(busy.read(&mut [0; 8]).expect("a clean end"), 0);
+    assert_eq!(busy.read_to_end(&mut Vec::new()).expect("a clean end"), 0);
     assert!(server.join().is_ok());
     assert!(TcpStream::connect(&proxy.address).is_err(), "nobody listens any more");
 }
@@ -491,7 +491,7 @@ fn m5_newcomers_wait_at_the_limit_and_the_longest_idle_client_makes_room() {
     for client in &mut others {
         ask(client);
     }
-    assert_eq!(oldest.read(&mut [0; 8]).expect("a clean end"), 0);
+    assert_eq!(oldest.read_to_end(&mut Vec::new()).expect("a clean end"), 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! What is compared is anonymous memory: the pages of the binary itself depend on how it was built, not on what clients do.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -120,9 +120,13 @@ fn is_answered(address: SocketAddr, target: &str, time: Duration) -> bool {
     client.set_read_timeout(Some(time)).expect("a socket");
     let request = format!("GET {target} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     client.write_all(request.as_bytes()).expect("is taken");
-    match client.read(&mut [0; 12]) {
-        Ok(len) => len > 0,
-        Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&error.kind()) => false,
+    match client.read_exact(&mut [0]) {
+        Ok(()) => true,
+        Err(error)
+            if [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::UnexpectedEof].contains(&error.kind()) =>
+        {
+            false
+        }
         Err(error) => panic!("{error}"),
     }
 }

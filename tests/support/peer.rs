@@ -219,8 +219,9 @@ impl<S: Read + Write> Peer<S> {
 
     /// What is there now, at least one byte; empty at the end.
     pub fn some_bytes(&mut self) -> io::Result<Vec<u8>> {
-        let bytes = self.reader.fill_buf()?.to_vec();
-        self.reader.consume(bytes.len());
+        let len = self.fill()?;
+        let bytes = self.reader.buffer()[..len].to_vec();
+        self.reader.consume(len);
         Ok(bytes)
     }
 
@@ -238,9 +239,25 @@ impl<S: Read + Write> Peer<S> {
 
     /// Waits until the other side has closed, in whatever way, and says whether it sent nothing more before.
     pub fn is_closed(&mut self) -> bool {
-        match self.reader.fill_buf() {
-            Ok(bytes) => bytes.is_empty(),
+        match self.fill() {
+            Ok(len) => len == 0,
             Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        }
+    }
+
+    /// Waits for bytes, and tells how many there are; none at the end.
+    fn fill(&mut self) -> io::Result<usize> {
+        uninterrupted(|| self.reader.fill_buf().map(<[u8]>::len))
+    }
+}
+
+/// A read of a socket with a time-out is interrupted when the process was stopped for a while and goes on, also where no signal
+/// is handled (signal(7)).
+fn uninterrupted(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }
@@ -248,6 +265,6 @@ impl<S: Read + Write> Peer<S> {
 /// The `Read` half, for bodies of any size.
 impl<S: Read> Read for Peer<S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.reader.read(buf)
+        uninterrupted(|| self.reader.read(buf))
     }
 }
