@@ -123,7 +123,7 @@ features:
 	$(CARGO) test --locked --no-default-features --features builtin-plugins --target-dir '$(TARGET)/features' \
 		--lib --test plugin_static --test plugin_chain --test config --test wire
 
-# All tests of these files, but for what that program cannot do: reload and PROXY headers (five tests), warnings of the loop (two),
+# All tests of these files, but for what that program cannot do: workers, reload and PROXY headers (six tests), warnings of the loop (two),
 # trace by a signal, a text that many clients share, the last bytes before a reset, and to see that a slow reader reads before
 # there is room for a write (only the loop asks the kernel how much is not acknowledged).
 BLOCKING_TESTS := builtin_answers clock crowd curl faults git hosts limits log_lines logins nginx pool streaming timeouts trace \
@@ -132,7 +132,7 @@ BLOCKING_SKIPS := a_client_follows_a_redirect_of_a_route g7_each_site_has_its_ro
 	clients_of_a_load_balancer one_client_has_only_so_many_connections \
 	an_upstream_that_fails_is_told e4_a_head_that_would_outgrow a_running_proxy_begins_and_stops_at_a_signal \
 	e4_clients_that_do_not_read_a_long_answer g11_a_tunnel_that_is_reset_delivers \
-	a_steady_reader_is_not_cut_although_it_was_fast_before
+	a_steady_reader_is_not_cut_although_it_was_fast_before e3_the_workers_share_the_places
 blocking:
 	$(CARGO) build --locked --all-features --package mini-rproxy --package mini-rproxy-selftest --example blocking --bin selftest
 	@$(TARGET)/debug/selftest --binary $(TARGET)/debug/examples/blocking
