@@ -123,9 +123,9 @@ features:
 	$(CARGO) test --locked --no-default-features --features builtin-plugins --target-dir '$(TARGET)/features' \
 		--lib --test plugin_static --test plugin_chain --test config --test wire
 
-# All tests of these files, but for what that program cannot do: workers, reload and PROXY headers (six tests), warnings of the loop (two),
-# trace by a signal, a text that many clients share, the last bytes before a reset, and to see that a slow reader reads before
-# there is room for a write (only the loop asks the kernel how much is not acknowledged).
+# All tests of these files, but for what that program cannot do: workers, reload and PROXY headers (six tests), warnings of the
+# loop (two), trace by a signal, a text that many clients share, the last bytes before a reset, and to see that a slow reader reads
+# before there is room for a write (only the loop asks the kernel how much is not acknowledged).
 BLOCKING_TESTS := builtin_answers clock crowd curl faults git hosts limits log_lines logins nginx pool streaming timeouts trace \
 	under_prefix websocket
 BLOCKING_SKIPS := a_client_follows_a_redirect_of_a_route g7_each_site_has_its_routes fields_and_queries_change_with_a_reload \
